@@ -1,0 +1,36 @@
+"""voxtral-onnx: export Voxtral Mini 4B Realtime to 4-bit ONNX and transcribe with onnxruntime.
+
+    from voxtral_onnx import Transcriber
+
+    with Transcriber("tiny") as transcriber:
+        print(transcriber.transcribe("clip.wav").text)
+
+`export` needs the extra `export` (torch, onnx); `Transcriber` needs onnxruntime and NumPy only.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .exporter.export import export
+    from .runtime.stream import Stream
+    from .runtime.transcribe import Transcriber, Transcript
+
+__version__ = "0.1.0"
+__all__ = ["Stream", "Transcriber", "Transcript", "__version__", "export"]
+
+_HOMES = {
+    "export": ".exporter.export",
+    "Stream": ".runtime.stream",
+    "Transcriber": ".runtime.transcribe",
+    "Transcript": ".runtime.transcribe",
+}
+
+
+def __getattr__(name: str):
+    """Import the heavy modules behind the public names on first use."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

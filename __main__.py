@@ -1,0 +1,5 @@
+"""`python -m voxtral_onnx` runs the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,59 @@
+"""Errors a user can act on, one class for each exit code of the command line.
+
+VoxtralOnnxError          1   base; the command line catches this one
+├── CheckpointError       3   missing or misshapen tensor, unknown params, no tokenizer
+├── ArtifactError         4   manifest absent, newer format, changed file, not an artifact
+├── QuantizationError     5   weight not 2-D, non-finite, impossible recipe
+├── AudioError            6   unreadable, non-finite, wrong rate
+├── DeviceError           7   execution provider or dependency missing
+├── StorageError          9   disk full, folder not writable
+└── ShapeError            1   a caller's array does not fit the contract
+"""
+
+from __future__ import annotations
+
+
+class VoxtralOnnxError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 1
+
+
+class CheckpointError(VoxtralOnnxError, ValueError):
+    """The checkpoint is not what the model's definition asks for."""
+
+    exit_code = 3
+
+
+class ArtifactError(VoxtralOnnxError):
+    """The exported artifact is missing, damaged or of another format."""
+
+    exit_code = 4
+
+
+class QuantizationError(VoxtralOnnxError, ValueError):
+    """A weight or a recipe cannot be quantised as asked."""
+
+    exit_code = 5
+
+
+class AudioError(VoxtralOnnxError, ValueError):
+    """The audio cannot be read or holds values that are not sound."""
+
+    exit_code = 6
+
+
+class DeviceError(VoxtralOnnxError, RuntimeError):
+    """An execution provider or an optional dependency is missing."""
+
+    exit_code = 7
+
+
+class StorageError(VoxtralOnnxError, OSError):
+    """Writing failed: disk full, folder read-only."""
+
+    exit_code = 9
+
+
+class ShapeError(VoxtralOnnxError, ValueError):
+    """An array does not have the shape that the contract names."""

@@ -1,0 +1,1 @@
+"""Checkpoint to artifact: trace the graphs without weights, then stream the weights in."""

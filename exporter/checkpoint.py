@@ -1,0 +1,235 @@
+"""Checkpoint folders of either layout as lazy tensors under one set of names.
+
+Files are memory-mapped; `Tensor.rows` copies only what is asked for and `Tensor.release` drops the pages behind, so
+resident memory does not grow with the checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import VoxtralConfig
+from ..errors import CheckpointError
+from . import weights
+
+_DTYPES = {"BF16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
+_MAX_HEADER = 100 << 20  # bytes, the bound that the safetensors format sets
+_CARD_KEYS = {"scope", "trained_delays_ms"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a mapped file, in our row order."""
+
+    name: str
+    shape: tuple[int, ...]
+    stored: np.ndarray  # as in the file; bf16 as uint16
+    is_bf16: bool
+    order: np.ndarray | None  # stored row of each of our rows, None for the same order
+    mapping: mmap.mmap
+    offset: int  # bytes from the start of the mapping
+
+    def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float32 copy of the rows [start, stop) along the first axis."""
+        part = self.stored[start:stop] if self.order is None else self.stored[self.order[start:stop]]
+        if self.is_bf16:  # a bfloat16 is the upper half of a float32
+            return np.left_shift(part, 16, dtype=np.uint32).view(np.float32)
+        return part.astype(np.float32)
+
+    def release(self) -> None:
+        """Let the operating system drop this tensor's pages."""
+        start = self.offset - self.offset % mmap.PAGESIZE
+        if hasattr(self.mapping, "madvise"):
+            self.mapping.madvise(mmap.MADV_DONTNEED, start, self.offset + self.stored.nbytes - start)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Optional `card.json`: what neither the hyperparameters nor the tokenizer say."""
+
+    scope: str | None = None  # one sentence shown to users
+    trained_delays_ms: tuple[int, ...] = (*range(80, 1201, 80), 2400)  # Mistral's model card
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model's hyperparameters, tensors and tokenizer, whatever the layout on disk."""
+
+    folder: Path
+    layout: str
+    config: VoxtralConfig
+    tensors: Mapping[str, Tensor]
+    tokenizer: bytes  # tekken.json as it is
+    card: Card
+
+    def fingerprint(self) -> str:
+        """sha256 over the hyperparameters and the first row of every tensor: the same for every layout."""
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(name.encode())
+            digest.update(tensor.rows(0, None if len(tensor.shape) == 1 else 1).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors as stored."""
+        return sum(tensor.stored.nbytes for tensor in self.tensors.values())
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open a folder in Mistral's or Hugging Face's layout and check its census.
+
+    Mistral: `params.json`, `consolidated.safetensors`. Hugging Face: `config.json`, `processor_config.json`,
+    `model.safetensors` or `model.safetensors.index.json` with shards. Both: `tekken.json`. Where a folder holds both,
+    Mistral's is read.
+
+    Raises:
+        CheckpointError: a file or tensor is missing, damaged, unknown or misshapen.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: expected a checkpoint folder, found {'a file' if folder.exists() else 'nothing'}")
+    if (folder / "params.json").exists():
+        config = VoxtralConfig.from_params(_read_json(folder / "params.json"))
+        found = _open_safetensors(folder / "consolidated.safetensors")
+        layout = weights.MISTRAL
+    elif (folder / "config.json").exists():
+        config = VoxtralConfig.from_hf(
+            _read_json(folder / "config.json"), _read_json(folder / "processor_config.json")
+        )
+        found = _open_hf_files(folder)
+        live = any(name.startswith("model.") for name in found)
+        layout = weights.HF_LIVE if live else weights.HF
+    else:
+        raise CheckpointError(
+            f"{folder}: expected params.json (Mistral's layout) or config.json (Hugging Face's), found neither"
+        )
+    tensors = _take_census(folder, found, config, layout)
+    tokenizer = _read_bytes(folder / "tekken.json")
+    return Checkpoint(folder, layout.name, config, tensors, tokenizer, _read_card(folder / "card.json"))
+
+
+def _take_census(
+    folder: Path, found: dict[str, Tensor], config: VoxtralConfig, layout: weights.Layout
+) -> dict[str, Tensor]:
+    """Rename what was found; list by name all that is missing, extra or misshapen."""
+    problems, tensors, expected = [], {}, weights.tensor_shapes(config)
+    for name, shape in expected.items():
+        stored_name = layout.rename(name)
+        tensor = found.pop(stored_name, None)
+        if tensor is None:
+            problems.append(f"missing {stored_name} {list(shape)}")
+        elif tensor.shape != shape:
+            problems.append(f"misshapen {stored_name}: expected {list(shape)}, got {list(tensor.shape)}")
+        else:
+            head_dim = weights.rotary_head_dim(name, config) if layout.interleaved else None
+            order = weights.half_split_rows(shape[0], head_dim) if head_dim else None
+            tensors[name] = Tensor(
+                name, shape, tensor.stored, tensor.is_bf16, order, tensor.mapping, tensor.offset
+            )
+    for name in layout.tied_copies & found.keys():
+        copy = found.pop(name)
+        table = tensors.get(weights.EMBEDDING)
+        if table is not None and not (copy.shape == table.shape and np.array_equal(copy.stored, table.stored)):
+            problems.append(f"{name} differs from the embedding, but this architecture ties them")
+        copy.release()
+    problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in found.items()]
+    if problems:
+        shown = "\n  ".join(problems[:20] + [f"… and {len(problems) - 20} more"] * (len(problems) > 20))
+        raise CheckpointError(
+            f"{folder}: expected the {len(expected)} tensors of this configuration in the {layout.name} layout, "
+            f"got {len(problems)} differences:\n  {shown}"
+        )
+    return tensors
+
+
+def _open_hf_files(folder: Path) -> dict[str, Tensor]:
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return _open_safetensors(folder / "model.safetensors")
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index}: expected an object 'weight_map', got {type(weight_map).__name__}")
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(weight_map.values())):
+        tensors |= _open_safetensors(folder / shard)
+    if lost := sorted(set(weight_map) - tensors.keys()):
+        raise CheckpointError(f"{index}: names {len(lost)} tensors that its shards do not hold, as {lost[0]}")
+    return tensors
+
+
+def _open_safetensors(path: Path) -> dict[str, Tensor]:
+    """Map a safetensors file. Source: the format's README; offsets count from the end of the header."""
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size < 8:
+                raise CheckpointError(f"{path}: expected a safetensors header, the file has {size} bytes; download it again")
+            (header_size,) = struct.unpack("<Q", file.read(8))
+            if header_size > min(_MAX_HEADER, size - 8):
+                raise CheckpointError(
+                    f"{path}: expected a safetensors file, its header would be {header_size:,} bytes of {size:,}; "
+                    "download it again"
+                )
+            header = json.loads(file.read(header_size))
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); download it again") from error
+
+    header.pop("__metadata__", None)
+    tensors, base = {}, 8 + header_size
+    for name, entry in header.items():
+        try:
+            dtype, shape, (begin, end) = _DTYPES.get(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: malformed entry for {name}; download it again") from error
+        if dtype is None:
+            raise CheckpointError(f"{path}: {name}: expected BF16, F16 or F32, got {entry['dtype']}")
+        count = int(np.prod(shape, dtype=np.int64))
+        if end - begin != count * dtype.itemsize:
+            raise CheckpointError(f"{path}: {name}: {list(shape)} {entry['dtype']} does not fit {end - begin:,} bytes")
+        if base + end > size:
+            raise CheckpointError(
+                f"{path}: truncated: {name} ends at byte {base + end:,}, the file has {size:,}; download it again"
+            )
+        stored = np.frombuffer(mapping, dtype, count, base + begin).reshape(shape)
+        tensors[name] = Tensor(name, shape, stored, entry["dtype"] == "BF16", None, mapping, base + begin)
+    return tensors
+
+
+def _read_card(path: Path) -> Card:
+    if not path.exists():
+        return Card()
+    values = _read_json(path)
+    if set(values) - _CARD_KEYS:
+        raise CheckpointError(f"{path}: expected the keys {sorted(_CARD_KEYS)}, got {sorted(values)}")
+    delays = values.get("trained_delays_ms")
+    return Card(values.get("scope"), tuple(delays) if delays else Card().trained_delays_ms)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(_read_bytes(path))
+    except ValueError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: not valid JSON ({error})") from error

@@ -1,0 +1,213 @@
+"""Fused operators: plain PyTorch when run, one ONNX node when traced.
+
+The plain form is the reference that tests compare the runtime's kernels with, so it follows the operator's contract,
+caches and row positions included. Sources: ONNX Runtime contrib operator schemas; ONNX opset 23.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+_tracing = False
+
+
+@contextmanager
+def tracing() -> Iterator[None]:
+    """Emit ONNX nodes instead of computing.
+
+    An own flag, because `torch.onnx.is_in_onnx_export` is false under `torch.export`, which would silently trace the
+    plain forms.
+    """
+    global _tracing
+    _tracing = True
+    try:
+        yield
+    finally:
+        _tracing = False
+
+
+def matmul_nbits(
+    x: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    zero_points: Tensor | None,
+    bias: Tensor | None,
+    *,
+    in_features: int,
+    bits: int,
+    block_size: int,
+    accuracy_level: int,
+) -> Tensor:
+    """x [..., K] times a block-quantised weight [N, num_blocks, block_size * bits / 8], transposed: [..., N]."""
+    if _tracing:
+        attributes = {
+            "K": in_features,
+            "N": weight.shape[0],
+            "bits": bits,
+            "block_size": block_size,
+            "accuracy_level": accuracy_level,
+        }
+        inputs = _without_trailing_none([x, weight, scales, zero_points, None, bias])
+        return _node("com.microsoft::MatMulNBits", inputs, attributes, x, (*x.shape[:-1], weight.shape[0]))
+    values = _dequantize(weight, scales, zero_points, bits).flatten(1)[:, :in_features]
+    return F.linear(x, values.to(x.dtype), bias)
+
+
+def gather_block_quantized(ids: Tensor, weight: Tensor, scales: Tensor, *, bits: int, block_size: int) -> Tensor:
+    """Rows of a symmetric block-quantised table: ids [...], scales [V, num_blocks, 1] -> [..., num_blocks * block]."""
+    if _tracing:
+        attributes = {"bits": bits, "block_size": block_size, "gather_axis": 0, "quantize_axis": 2}
+        shape = (*ids.shape, weight.shape[1], block_size)
+        rows = _node("com.microsoft::GatherBlockQuantized", [weight, ids, scales], attributes, scales, shape)
+    else:
+        rows = _dequantize(weight[ids], scales[ids].squeeze(-1), None, bits)
+    return rows.flatten(-2)
+
+
+def gather(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows of a float table [V, ...] by ids [...]: [..., ...]."""
+    if _tracing:
+        return _node("Gather", [table, ids], {"axis": 0}, table, (*ids.shape, *table.shape[1:]))
+    return table[ids]
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last axis, summed in float32."""
+    if _tracing:
+        attributes = {"axis": -1, "epsilon": eps, "stash_type": 1}
+        return _node("SimplifiedLayerNormalization", [x, weight], attributes, x, x.shape)
+    return F.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype) * weight
+
+
+def add_rms_norm(x: Tensor, skip: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(rms_norm(x + skip), x + skip)."""
+    if _tracing:
+        statistics = (*x.shape[:-1], 1)  # two optional outputs that nothing uses
+        normed, _, _, total = _nodes(
+            "com.microsoft::SkipSimplifiedLayerNormalization",
+            [x, skip, weight],
+            {"epsilon": eps},
+            x,
+            [x.shape, statistics, statistics, x.shape],
+        )
+        return normed, total
+    total = x + skip
+    return rms_norm(total, weight, eps), total
+
+
+def rotary_embedding(x: Tensor, cos: Tensor, sin: Tensor, *, num_heads: int) -> Tensor:
+    """Rotate the half-split pairs of x [batch, seq, num_heads * head_dim] by cos, sin [batch, seq, head_dim / 2]."""
+    if _tracing:
+        attributes = {"num_heads": num_heads, "interleaved": 0}
+        return _node("RotaryEmbedding", [x, cos, sin], attributes, x, x.shape)
+    heads = x.unflatten(-1, (num_heads, -1))
+    half = heads.shape[-1] // 2
+    a, b = heads[..., :half], heads[..., half:]
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+
+
+def group_query_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    seqlens_k: Tensor,
+    total_sequence_length: Tensor,
+    *,
+    num_heads: int,
+    window: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention of already rotated rows over a fixed buffer, `window` keys at most.
+
+    query [batch, seq, num_heads * head_dim]; key, value [batch, seq, kv_heads * head_dim]; past [batch, kv_heads,
+    capacity, head_dim]; seqlens_k int32 [batch] is the buffer row of the last new position. Returns the output and the
+    buffers with the new rows written.
+    """
+    batch, seq, _ = query.shape
+    kv_heads, head_dim = past_key.shape[1], past_key.shape[3]
+    if _tracing:
+        attributes = {
+            "num_heads": num_heads,
+            "kv_num_heads": kv_heads,
+            "scale": head_dim**-0.5,
+            "local_window_size": window,
+        }
+        inputs = [query, key, value, past_key, past_value, seqlens_k, total_sequence_length]
+        shapes = [query.shape, past_key.shape, past_value.shape]
+        out, present_key, present_value = _nodes(
+            "com.microsoft::GroupQueryAttention", inputs, attributes, query, shapes
+        )
+        return out, present_key, present_value
+
+    rows = seqlens_k[:, None].long() - (seq - 1) + torch.arange(seq)  # [batch, seq]
+    index = rows[:, None, :, None].expand(batch, kv_heads, seq, head_dim)
+
+    def write(past: Tensor, new: Tensor) -> Tensor:
+        return past.scatter(2, index, new.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2))
+
+    present_key, present_value = write(past_key, key), write(past_value, value)
+    distance = rows[:, :, None] - torch.arange(past_key.shape[2])  # [batch, seq, capacity]
+    mask = ((distance >= 0) & (distance < window))[:, None]
+    heads = query.unflatten(-1, (num_heads, head_dim)).transpose(1, 2)
+    out = F.scaled_dot_product_attention(heads, present_key, present_value, mask, enable_gqa=True)
+    return out.transpose(1, 2).flatten(-2), present_key, present_value
+
+
+def silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x)."""
+    if _tracing:
+        return _node("com.microsoft::QuickGelu", [x], {"alpha": 1.0}, x, x.shape)
+    return F.silu(x)
+
+
+def project(x: Tensor, table: Tensor) -> Tensor:
+    """x [batch, seq, K] times the transpose of a float table [N, K], without a second copy of it."""
+    if _tracing:
+        batch, seq, size = x.shape
+        rows = x.reshape(-1, size)
+        out = _node("Gemm", [rows, table], {"transB": 1}, x, (rows.shape[0], table.shape[0]))
+        return out.reshape(batch, seq, -1)
+    return F.linear(x, table)
+
+
+def _dequantize(weight: Tensor, scales: Tensor, zero_points: Tensor | None, bits: int) -> Tensor:
+    """float32 [..., num_blocks, block_size]."""
+    codes = _codes(weight, bits)
+    if zero_points is None:
+        return (codes - 2.0 ** (bits - 1)) * scales[..., None].float()
+    zeros = _codes(zero_points, bits)[..., : scales.shape[-1]]
+    return (codes - zeros[..., None]) * scales[..., None].float()
+
+
+def _codes(packed: Tensor, bits: int) -> Tensor:
+    if bits == 4:
+        packed = torch.stack((packed & 15, packed >> 4), -1).flatten(-2)
+    return packed.float()
+
+
+def _without_trailing_none(inputs: list[Tensor | None]) -> list[Tensor | None]:
+    while inputs[-1] is None:
+        inputs.pop()
+    return inputs
+
+
+def _node(op: str, inputs: Sequence[Tensor | None], attributes: dict[str, Any], like: Tensor, shape) -> Tensor:
+    return torch.onnx.ops.symbolic(op, inputs, attributes, dtype=like.dtype, shape=shape, version=_version(op))
+
+
+def _nodes(op: str, inputs: Sequence[Tensor | None], attributes: dict[str, Any], like: Tensor, shapes) -> Sequence[Tensor]:
+    return torch.onnx.ops.symbolic_multi_out(
+        op, inputs, attributes, dtypes=[like.dtype] * len(shapes), shapes=shapes, version=_version(op)
+    )
+
+
+def _version(op: str) -> int | None:
+    return 1 if op.startswith("com.microsoft::") else None

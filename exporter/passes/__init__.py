@@ -1,0 +1,28 @@
+"""Clean-ups after tracing, one rule a file. Each changes the model in place and returns how often it applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from .common_subexpressions import merge_common_subexpressions
+from .constants import fold_constants
+from .debug_info import strip_debug_info
+from .optional_outputs import drop_optional_outputs
+from .reshapes import make_reshapes_static
+from .unused_nodes import remove_unused_nodes
+
+PIPELINE: tuple[Callable[[ir.Model], int], ...] = (
+    fold_constants,
+    make_reshapes_static,
+    remove_unused_nodes,
+    merge_common_subexpressions,
+    drop_optional_outputs,
+    strip_debug_info,
+)
+
+
+def clean(model: ir.Model) -> dict[str, int]:
+    """Run the pipeline; the count of each rule by its name."""
+    return {rule.__name__: rule(model) for rule in PIPELINE}

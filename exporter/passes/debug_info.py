@@ -1,0 +1,21 @@
+"""Source lines, docstrings and the tracer's own axis names do not belong in an artifact."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+
+def strip_debug_info(model: ir.Model) -> int:
+    """Rule: metadata goes, and so do shapes of inner values, which name axes in the tracer's words.
+
+    Runtimes infer them again from the inputs. Returns how many values were stripped.
+    """
+    ClearMetadataAndDocStringPass()(model)
+    stripped, wanted = 0, set(model.graph.outputs)
+    for node in model.graph:
+        for value in node.outputs:
+            if value not in wanted and value.shape is not None:
+                value.shape, value.type = None, None
+                stripped += 1
+    return stripped

@@ -1,0 +1,120 @@
+"""Module to ONNX graph, without a single weight in memory.
+
+Traps that this file is shaped by: the `meta` device breaks `torch.onnx.ops.symbolic`, so modules live in FakeTensorMode;
+`torch.onnx.export` left to capture by itself falls back to unfused graphs without an error, so `torch.export` runs first
+and the operators are counted; two inputs that are one tensor object are merged, so every example is its own tensor.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim
+
+from ..manifest import TensorSpec
+from . import ops
+from .families.native import GraphPlan
+from .passes import clean
+
+OPSET = 23  # the highest that every tested host accepts; RotaryEmbedding and RMSNormalization begin there
+EXAMPLE_SIZES = {"batch": 2, "seq": 3, "chunk": 5, "capacity": 64}  # 1 would be traced as a constant
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A graph whose initializers hold no values, and the module whose parameters they are."""
+
+    plan: GraphPlan
+    module: nn.Module
+    model: ir.Model
+    operators: dict[str, int]
+    passes: dict[str, int]
+
+
+def trace(plan: GraphPlan) -> Traced:
+    """Trace one graph of the plan; its initializers are named after the checkpoint's tensors.
+
+    Raises:
+        AssertionError: the graph does not hold the fused operators that the plan names.
+    """
+    with FakeTensorMode(), torch.no_grad(), ops.tracing(), _quiet():
+        module = plan.module().eval()
+        program = torch.export.export(
+            module, tuple(_example(spec) for spec in plan.inputs), dynamic_shapes=_dynamic_shapes(plan), strict=False
+        )
+    with _quiet():
+        traced = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            optimize=False,
+            verbose=False,
+            input_names=[spec.name for spec in plan.inputs],
+            output_names=[spec.name for spec in plan.outputs],
+        )
+    assert traced is not None
+    model = traced.model
+    passes = clean(model)
+    for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True):
+        assert value.name == spec.name, f"{plan.role}: expected {spec.name}, traced {value.name}"
+        value.shape = ir.Shape(spec.shape)
+    operators = dict(sorted(Counter(node.op_type for node in model.graph).items()))
+    for operator, count in plan.fused_operators.items():
+        found = operators.get(operator, 0)
+        assert found == count, f"{plan.role}: expected {count} {operator} nodes, traced {found}"
+    model.producer_name, model.producer_version = "voxtral-onnx", ""
+    return Traced(plan, module, model, operators, passes)
+
+
+def _dynamic_shapes(plan: GraphPlan) -> tuple:
+    """One entry for each argument of `forward`; the caches share its last, `*past`."""
+    dims = {name: Dim(name, min=1, max=1 << 20) for name in EXAMPLE_SIZES}
+
+    def axes(spec: TensorSpec) -> dict:
+        found = {}
+        for axis, size in enumerate(spec.shape):
+            if isinstance(size, str):
+                factor, name = _parse_axis(size)
+                found[axis] = dims[name] if factor == 1 else factor * dims[name]
+        return found
+
+    plain = [axes(spec) for spec in plan.inputs if not spec.name.startswith("past_key_values.")]
+    past = [axes(spec) for spec in plan.inputs if spec.name.startswith("past_key_values.")]
+    return (*plain, tuple(past))
+
+
+def _example(spec: TensorSpec) -> torch.Tensor:
+    shape = []
+    for size in spec.shape:
+        factor, name = _parse_axis(size) if isinstance(size, str) else (size, "")
+        shape.append(factor * EXAMPLE_SIZES.get(name, 1))
+    return torch.empty(shape, dtype=getattr(torch, spec.dtype))
+
+
+def _parse_axis(axis: str) -> tuple[int, str]:
+    factor, _, name = axis.rpartition("*")
+    return int(factor or 1), name
+
+
+class _quiet:  # noqa: N801
+    """Silence what torch's exporter says about its own internals."""
+
+    def __enter__(self):
+        self.logger = logging.getLogger("torch.onnx")
+        self.level = self.logger.level
+        self.logger.setLevel(logging.ERROR)
+        self.warnings = warnings.catch_warnings()
+        self.warnings.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *error):
+        self.warnings.__exit__(*error)
+        self.logger.setLevel(self.level)

@@ -1,0 +1,285 @@
+"""`voxtral_onnx.json`: the contract between export and every host.
+
+The exporter writes it last; the runtime, the page and other hosts read names, shapes, rules and hashes from it and
+repeat none of them in code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import TransformerConfig, VoxtralConfig
+from .errors import ArtifactError, StorageError
+
+FORMAT = 1
+FILE_NAME = "voxtral_onnx.json"
+PIECE_SIZE = 16 << 20  # bytes hashed apart, because browsers cannot hash a stream
+MAX_DELAY_TOKENS = 30  # 2400 ms, the longest delay the model was trained with
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a graph; a symbolic axis is a name or an integer times a name, as `8*chunk`."""
+
+    name: str
+    dtype: str  # NumPy's name
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSpec:
+    """One ONNX file, its contract and its weights."""
+
+    path: str  # below the artifact folder
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    data: tuple[str, ...]  # external data files, below the artifact folder
+    parameters: int  # weights bound, counted before quantisation
+    operators: Mapping[str, int]  # nodes by operator
+    passes: Mapping[str, int]  # what each clean-up after tracing changed
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """One way to run the model: an activation type and a quantisation recipe."""
+
+    activation_dtype: str
+    recipe: Mapping[str, Any]
+    encoder: GraphSpec
+    decoder: GraphSpec
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """The fixed buffer of one key-value cache, and when its rows move.
+
+    Positions fill rows from 0. When row `capacity` would be written, the last `keep` rows move to the front first.
+    So the row of a position is a function of the position alone; no call may cross a move.
+    """
+
+    num_layers: int
+    num_key_value_heads: int
+    head_dim: int
+    rope_theta: float
+    rows_per_token: int
+    window: int  # keys a query sees, itself included
+    keep: int  # rows that move; at least window - 1, a multiple of rows_per_token
+    capacity: int  # rows of the buffer, a multiple of rows_per_token
+
+    def __post_init__(self):
+        if self.keep >= self.capacity or self.keep % self.rows_per_token or self.capacity % self.rows_per_token:
+            raise ArtifactError(f"cache of {self.capacity} rows cannot keep {self.keep} in steps of {self.rows_per_token}")
+
+    @classmethod
+    def of(cls, stack: TransformerConfig, rows_per_token: int, slack: int, context: int | None = None) -> CacheSpec:
+        """A buffer of `context` (or the whole window) rows and about `slack` more, both in whole tokens."""
+        visible = min(stack.sliding_window, context or stack.sliding_window)
+        keep = _round_up(visible - 1, rows_per_token)
+        return cls(
+            num_layers=stack.num_hidden_layers,
+            num_key_value_heads=stack.num_key_value_heads,
+            head_dim=stack.head_dim,
+            rope_theta=stack.rope_theta,
+            rows_per_token=rows_per_token,
+            window=stack.sliding_window,
+            keep=keep,
+            capacity=keep + _round_up(slack, rows_per_token),
+        )
+
+    def row(self, position: int) -> int:
+        """The buffer row of an absolute position."""
+        if position < self.capacity:
+            return position
+        return self.keep + (position - self.keep) % (self.capacity - self.keep)
+
+    def room(self, position: int) -> int:
+        """How many rows a call that starts at `position` may write before the next move."""
+        return self.capacity - self.row(position)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Ids with a meaning, looked up by name in `tekken.json`."""
+
+    bos: int
+    eos: int
+    streaming_pad: int
+    streaming_word: int
+    first_text: int  # ids below are special and have no bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """How audio becomes positions (MODEL.md, steps 1, 2 and 7)."""
+
+    left_pad_tokens: int  # silence before the audio
+    right_pad_tokens: int  # silence after it, besides the delay and what completes the last token
+    look_back_samples: int  # a mel frame's window starts this far before the frame
+    look_ahead_samples: int  # samples a token needs beyond its own
+    max_chunk_tokens: int  # tokens worth encoding in one call
+    default_delay_tokens: int
+    max_delay_tokens: int
+    trained_delay_tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpec:
+    """Size and hashes of one file."""
+
+    size: int
+    sha256: str
+    pieces: tuple[str, ...]  # sha256 of every 16 MiB, where there is more than one
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything a host needs to know."""
+
+    format: int
+    generator: str
+    fingerprint: str  # of the checkpoint's weights, the same for every layout
+    scope: str | None  # what the model is for, in one sentence, where that must be said
+    config: VoxtralConfig
+    tokens: Tokens
+    streaming: Streaming
+    caches: Mapping[str, CacheSpec]  # encoder, decoder
+    mel: GraphSpec
+    precisions: Mapping[str, Precision]
+    files: Mapping[str, FileSpec]
+
+    def graphs(self) -> Iterator[GraphSpec]:
+        """Every graph of the artifact."""
+        yield self.mel
+        for precision in self.precisions.values():
+            yield from (precision.encoder, precision.decoder)
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest; its appearance says that the artifact is complete."""
+        values = asdict(self)
+        text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+        write_whole(folder / FILE_NAME, text.encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read and validate the manifest of an artifact folder.
+
+        Raises:
+            ArtifactError: no manifest, another format, or one that does not parse.
+        """
+        path = folder / FILE_NAME
+        try:
+            values = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise ArtifactError(
+                f"{folder}: no {FILE_NAME}: not an exported artifact, or its export did not finish; "
+                "run: voxtral-onnx export SOURCE"
+            ) from None
+        except (ValueError, OSError) as error:
+            raise ArtifactError(f"{path}: cannot be read ({error}); export again") from error
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != FORMAT:
+            newer = isinstance(found, int) and found > FORMAT
+            advice = "upgrade voxtral-onnx" if newer else "export again"
+            raise ArtifactError(f"{path}: expected format {FORMAT}, got {found!r}; {advice}")
+        try:
+            return cls._parse(values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{path}: not a valid manifest ({error!r}); export again") from error
+
+    @classmethod
+    def _parse(cls, values: Mapping[str, Any]) -> Manifest:
+        return cls(
+            format=values["format"],
+            generator=values["generator"],
+            fingerprint=values["fingerprint"],
+            scope=values["scope"],
+            config=VoxtralConfig.from_dict(values["config"]),
+            tokens=Tokens(**values["tokens"]),
+            streaming=Streaming(
+                **{**values["streaming"], "trained_delay_tokens": tuple(values["streaming"]["trained_delay_tokens"])}
+            ),
+            caches={name: CacheSpec(**cache) for name, cache in values["caches"].items()},
+            mel=_graph(values["mel"]),
+            precisions={
+                name: Precision(
+                    precision["activation_dtype"],
+                    precision["recipe"],
+                    _graph(precision["encoder"]),
+                    _graph(precision["decoder"]),
+                )
+                for name, precision in values["precisions"].items()
+            },
+            files={
+                name: FileSpec(file["size"], file["sha256"], tuple(file["pieces"]))
+                for name, file in values["files"].items()
+            },
+        )
+
+    def check_files(self, folder: Path, *, hashes: bool = False) -> None:
+        """Compare the files with the manifest: sizes always, contents when `hashes` is set.
+
+        Raises:
+            ArtifactError: naming every file that is absent or differs.
+        """
+        wrong = []
+        for name, expected in self.files.items():
+            path = folder / name
+            size = path.stat().st_size if path.is_file() else None
+            if size is None:
+                wrong.append(f"{name}: missing")
+            elif size != expected.size:
+                wrong.append(f"{name}: expected {expected.size:,} bytes, got {size:,}")
+            elif hashes and (found := hash_file(path).sha256) != expected.sha256:
+                wrong.append(f"{name}: expected sha256 {expected.sha256[:16]}…, got {found[:16]}…")
+        if wrong:
+            raise ArtifactError(f"{folder}: " + "; ".join(wrong) + "; copy the artifact again or export again")
+
+
+def hash_file(path: Path) -> FileSpec:
+    """Size, sha256 of the whole and of every 16 MiB piece."""
+    whole, pieces, size = hashlib.sha256(), [], 0
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_SIZE):
+            size += len(piece)
+            whole.update(piece)
+            pieces.append(hashlib.sha256(piece).hexdigest())
+    return FileSpec(size, whole.hexdigest(), tuple(pieces) if len(pieces) > 1 else ())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that its name only ever stands for the whole content.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _graph(values: Mapping[str, Any]) -> GraphSpec:
+    def tensors(items):
+        return tuple(TensorSpec(item["name"], item["dtype"], tuple(item["shape"])) for item in items)
+
+    return GraphSpec(
+        path=values["path"],
+        inputs=tensors(values["inputs"]),
+        outputs=tensors(values["outputs"]),
+        data=tuple(values["data"]),
+        parameters=values["parameters"],
+        operators=values["operators"],
+        passes=values["passes"],
+    )

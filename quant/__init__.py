@@ -1,0 +1,1 @@
+"""Block quantisation in MatMulNBits' layout: methods, packing, and recipes that say which tensor gets which bits."""

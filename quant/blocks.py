@@ -1,0 +1,56 @@
+"""Rows of a weight to 4- or 8-bit blocks along K, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import QuantizationError
+from .methods import METHODS
+from .packing import pack, unpack
+from .recipe import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A quantised weight [N, K] in MatMulNBits' layout."""
+
+    packed: np.ndarray  # uint8 [N, num_blocks, block_size * bits / 8]
+    scales: np.ndarray  # float32 [N, num_blocks]
+    zero_points: np.ndarray | None  # uint8 [N, ceil(num_blocks * bits / 8)]; None: the middle code
+
+
+def quantize_blockwise(weight: np.ndarray, rule: Rule, name: str = "weight") -> Blocks:
+    """Quantise each row of `weight` in blocks along K.
+
+    Args:
+        weight: float32 [N, K]; where K does not divide by the block size the tail is zero-padded.
+        rule: bits, block size and method.
+        name: for messages.
+
+    Raises:
+        QuantizationError: weight is not 2-D or has a non-finite value.
+    Source: ONNX Runtime contrib operator MatMulNBits, inputs B, scales and zero_points.
+    """
+    if weight.ndim != 2:
+        raise QuantizationError(f"{name}: expected 2 dimensions, got {list(weight.shape)}")
+    if not np.isfinite(weight).all():
+        raise QuantizationError(f"{name}: has non-finite values; the checkpoint is damaged or not a trained model")
+    if tail := -weight.shape[1] % rule.block_size:
+        weight = np.pad(weight, ((0, 0), (0, tail)))
+    blocks = weight.reshape(weight.shape[0], -1, rule.block_size)
+    codes, scales, zero_points = METHODS[rule.method](blocks, rule.bits)
+    if not np.isfinite(scales).all():
+        raise QuantizationError(f"{name}: values up to {np.abs(weight).max():.3g} need a scale beyond float16's range")
+    return Blocks(pack(codes, rule.bits), scales, None if zero_points is None else pack(zero_points, rule.bits))
+
+
+def dequantize_blockwise(blocks: Blocks, rule: Rule, num_columns: int) -> np.ndarray:
+    """The inverse of `quantize_blockwise` up to rounding: float32 [N, num_columns]."""
+    num_blocks = blocks.scales.shape[1]
+    codes = unpack(blocks.packed, rule.bits, rule.block_size).astype(np.float32)
+    middle = np.float32(1 << (rule.bits - 1))
+    zeros = middle if blocks.zero_points is None else unpack(blocks.zero_points, rule.bits, num_blocks)[..., None]
+    values = (codes - zeros) * blocks.scales[..., None]
+    return values.reshape(len(codes), -1)[:, :num_columns]

@@ -1,0 +1,94 @@
+"""Recipes: which tensor gets which bits, as data in TOML files.
+
+    accuracy_level = 4            # of MatMulNBits; 4 multiplies in int8, 0 in float
+    [[rules]]
+    tensors = "language_model.embed_tokens"   # shell pattern over module names; the first rule that matches counts
+    bits = 4
+    block_size = 32
+    method = "rtn_symmetric"
+
+A tensor that no rule matches stays in the activation type.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ..errors import QuantizationError
+from .methods import HAS_ZERO_POINTS, METHODS
+
+_FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How the tensors of one pattern are quantised."""
+
+    tensors: str
+    bits: int
+    block_size: int
+    method: str
+
+    def __post_init__(self):
+        if self.bits not in (4, 8):
+            raise QuantizationError(f"rule {self.tensors!r}: bits: expected 4 or 8, got {self.bits!r}")
+        if self.block_size not in (16, 32, 64, 128):  # 256 fails on CUDA
+            raise QuantizationError(f"rule {self.tensors!r}: block_size: expected 16, 32, 64 or 128, got {self.block_size!r}")
+        if self.method not in METHODS:
+            raise QuantizationError(f"rule {self.tensors!r}: method: expected one of {list(METHODS)}, got {self.method!r}")
+
+    @property
+    def has_zero_points(self) -> bool:
+        """Whether the method writes zero points."""
+        return HAS_ZERO_POINTS[self.method]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Rules in order, and the accuracy level that the graphs state."""
+
+    name: str
+    accuracy_level: int
+    rules: tuple[Rule, ...]
+
+    def __post_init__(self):
+        if self.accuracy_level not in (0, 1, 2, 3, 4):
+            raise QuantizationError(f"recipe {self.name}: accuracy_level: expected 0 to 4, got {self.accuracy_level!r}")
+
+    def rule_for(self, module: str) -> Rule | None:
+        """The first rule whose pattern matches the module's name, None for a tensor that stays float."""
+        return next((rule for rule in self.rules if fnmatchcase(module, rule.tensors)), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return asdict(self)
+
+
+FLOAT = Recipe("float", 0, ())
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A recipe by the name of a shipped one or from a TOML file.
+
+    Raises:
+        QuantizationError: neither exists, or the file is not a recipe.
+    """
+    path = _FOLDER / f"{name_or_path}.toml"
+    if not path.is_file():
+        path = Path(name_or_path)
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        known = sorted(file.stem for file in _FOLDER.glob("*.toml"))
+        raise QuantizationError(f"recipe {name_or_path!r}: expected a file or one of {known}, found neither") from None
+    except (OSError, ValueError) as error:
+        raise QuantizationError(f"recipe {path}: cannot be read ({error})") from error
+    try:
+        rules = tuple(Rule(**rule) for rule in values.pop("rules"))
+        return Recipe(path.stem, rules=rules, **values)
+    except (KeyError, TypeError) as error:
+        raise QuantizationError(f"recipe {path}: expected accuracy_level and rules as in quant/recipes, got {error}") from error
