@@ -7,6 +7,7 @@ VoxtralOnnxError          1   base; the command line catches this one
 ├── AudioError            6   unreadable, non-finite, wrong rate
 ├── DeviceError           7   execution provider or dependency missing
 ├── StorageError          9   disk full, folder not writable
+├── UsageError            2   a value that no command accepts
 └── ShapeError            1   a caller's array does not fit the contract
 """
 
@@ -57,3 +58,9 @@ class StorageError(VoxtralOnnxError, OSError):
 
 class ShapeError(VoxtralOnnxError, ValueError):
     """An array does not have the shape that the contract names."""
+
+
+class UsageError(VoxtralOnnxError, ValueError):
+    """An option has a value that it cannot have."""
+
+    exit_code = 2

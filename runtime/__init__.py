@@ -1,0 +1,1 @@
+"""Artifact to text on onnxruntime: audio, sessions, caches, streams. Needs neither torch nor onnx."""

@@ -1,0 +1,157 @@
+"""Audio files, arrays and standard input to mono samples at the model's rate, block by block.
+
+Every change to the sound is listed in `AudioSource.notes`, for the user to read.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf, log10
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+from ..errors import AudioError, UsageError
+from .stream import check_samples
+
+BLOCK_SECONDS = 1.28  # read at a time: 16 tokens, the largest encoder call
+QUIET_DBFS = -34.0  # upstream users report missed words on clips whose peak is below 0.02
+AUTO_GAIN_PEAK = 0.95
+GAINS = ("none", "auto")
+
+
+@dataclass(frozen=True, slots=True)
+class AudioSource:
+    """Audio that was looked through once: known to be finite, its length and peak measured."""
+
+    name: str
+    duration: float  # seconds
+    peak: float  # full scale 1
+    notes: tuple[str, ...]  # what is done to the sound, and what a user should know of it
+    _file: str | BinaryIO | np.ndarray
+    _rate: int
+    _gain: float
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """float32 [n] at the model's rate, mono."""
+        for block in _read(self._file, self._rate):
+            yield block if self._gain == 1 else block * np.float32(self._gain)
+
+
+def open_audio(source: str | Path | np.ndarray, sample_rate: int, *, gain: str = "none") -> AudioSource:
+    """Look through a file, `-` (standard input) or an array.
+
+    Args:
+        source: a path to anything that libsndfile reads; `-` for a WAV or raw s16le at `sample_rate` on standard
+            input; or a float array [n] at `sample_rate`.
+        sample_rate: the model's, in Hz.
+        gain: `none`, or `auto` to scale the peak to 0.95.
+
+    Raises:
+        AudioError: not readable, not finite.
+    """
+    if gain not in GAINS:
+        raise UsageError(f"gain: expected one of {list(GAINS)}, got {gain!r}")
+    if isinstance(source, np.ndarray):
+        name, file = "array", check_samples(source)
+    elif str(source) == "-":
+        name, file = "standard input", _spool_stdin(sample_rate)
+    else:
+        name, file = str(source), str(source)
+        if not Path(source).exists():
+            raise AudioError(f"{source}: no such file")
+
+    notes: list[str] = []
+    if not isinstance(file, np.ndarray):
+        with _open(name, file) as sound:
+            if sound.samplerate != sample_rate:
+                notes.append(f"resampled from {sound.samplerate} Hz to {sample_rate} Hz")
+            if sound.channels > 1:
+                notes.append(f"{sound.channels} channels averaged")
+            promised = sound.frames / sound.samplerate
+    else:
+        promised = len(file) / sample_rate
+    length, peak = 0, 0.0
+    for block in _read(file, sample_rate, name):
+        if not np.isfinite(block).all():
+            at = (length + int(np.flatnonzero(~np.isfinite(block))[0])) / sample_rate
+            raise AudioError(f"{name}: a sample near {at:.2f} s is not a finite number: the recording is damaged")
+        length += len(block)
+        peak = max(peak, float(np.abs(block).max(initial=0)))
+    duration = length / sample_rate
+    if promised > duration + 0.1 and promised < 1e8:  # a WAV from a pipe promises 2^31 frames or so
+        notes.append(f"cut off: the header promises {promised:.1f} s, the file holds {duration:.1f} s")
+    factor = AUTO_GAIN_PEAK / peak if gain == "auto" and peak > 0 else 1.0
+    if factor != 1:
+        notes.append(f"gain {20 * log10(factor):+.1f} dB")
+    elif dbfs(peak) < QUIET_DBFS and length:
+        level = "digital silence" if peak == 0 else f"quiet, its peak is {dbfs(peak):.0f} dBFS; --gain auto may help"
+        notes.append(level)
+    elif peak > 1:
+        notes.append(f"exceeds full scale, its peak is {dbfs(peak):+.1f} dBFS")
+    return AudioSource(name, duration, peak, tuple(notes), file, sample_rate, factor)
+
+
+def dbfs(peak: float) -> float:
+    """Decibels relative to full scale."""
+    return 20 * log10(peak) if peak > 0 else -inf
+
+
+def _read(file: str | BinaryIO | np.ndarray, sample_rate: int, name: str = "audio") -> Iterator[np.ndarray]:
+    """Mono blocks at `sample_rate`."""
+    if isinstance(file, np.ndarray):
+        size = int(BLOCK_SECONDS * sample_rate)
+        yield from (file[start : start + size] for start in range(0, len(file), size))
+        return
+    with _open(name, file) as sound:
+        resample = None
+        if sound.samplerate != sample_rate:
+            resample = soxr.ResampleStream(sound.samplerate, sample_rate, 1, dtype="float32", quality="HQ")
+        size = int(BLOCK_SECONDS * sound.samplerate)
+        while True:
+            try:
+                frames = sound.read(size, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                raise AudioError(f"{name}: damaged after {sound.tell() / sound.samplerate:.1f} s ({error})") from error
+            mono = frames.mean(1) if sound.channels > 1 else frames[:, 0]
+            is_last = len(frames) < size
+            yield mono if resample is None else resample.resample_chunk(mono, last=is_last)
+            if is_last:
+                return
+
+
+def _open(name: str, file: str | BinaryIO) -> soundfile.SoundFile:
+    if not isinstance(file, str):
+        file.seek(0)
+    try:
+        return soundfile.SoundFile(file)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError(
+            f"{name}: not a readable audio file ({error}); convert it first: ffmpeg -i IN -ar 16000 -ac 1 OUT.wav"
+        ) from error
+
+
+def _spool_stdin(sample_rate: int) -> BinaryIO:
+    """Standard input as a seekable WAV; raw bytes are s16le at `sample_rate`."""
+    import shutil
+    import sys
+
+    head = sys.stdin.buffer.read(12)
+    spool = tempfile.TemporaryFile()  # noqa: SIM115, closed when the source is dropped
+    if head[:4] in (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM"):
+        spool.write(head)
+        shutil.copyfileobj(sys.stdin.buffer, spool)
+        return spool
+    with soundfile.SoundFile(spool, "w", sample_rate, 1, "PCM_16", format="WAV") as wav:
+        rest = head
+        while data := sys.stdin.buffer.read(1 << 20):
+            whole = len(rest + data) // 2 * 2
+            wav.buffer_write((rest + data)[:whole], dtype="int16")
+            rest = (rest + data)[whole:]
+        wav.buffer_write(rest[: len(rest) // 2 * 2], dtype="int16")
+    return spool

@@ -1,0 +1,64 @@
+"""What a graph carries from call to call, in fixed buffers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..manifest import CacheSpec
+from .session import Session, import_onnxruntime
+
+
+class KVCache:
+    """Key-value buffers of one stream, bound as past and present, and the convolution states beside them.
+
+    The manifest's rule says which rows move and when (`CacheSpec`). The buffers are zero pages until rows are written,
+    so a stream's memory grows with its context and no further than the window.
+    """
+
+    def __init__(self, session: Session, spec: CacheSpec):
+        ort = import_onnxruntime()
+        self.spec, self.position = spec, 0
+        self.buffers: list[np.ndarray] = []  # [1, kv_heads, capacity, head_dim], key and value of each layer
+        self.binding = session.ort.io_binding()
+        for tensor in session.graph.inputs:
+            is_cache = tensor.name.startswith("past_key_values.")
+            if not (is_cache or tensor.name.endswith("_state")):
+                continue
+            shape = [1 if size == "batch" else spec.capacity if size == "capacity" else size for size in tensor.shape]
+            array = np.zeros(shape, tensor.dtype)
+            value = ort.OrtValue.ortvalue_from_numpy(array)  # shares the array's memory
+            present = tensor.name.replace("past_key_values", "present") if is_cache else f"present_{tensor.name}"
+            self.binding.bind_ortvalue_input(tensor.name, value)
+            self.binding.bind_ortvalue_output(present, value)
+            if is_cache:
+                self.buffers.append(array)
+        dtype = next(tensor.dtype for tensor in session.graph.inputs if tensor.name == "cos")
+        self.dtype = np.dtype(dtype)
+        self.inverse_frequencies = spec.rope_theta ** (-np.arange(0, spec.head_dim, 2) / spec.head_dim)
+
+    @property
+    def room(self) -> int:
+        """Rows the next call may write: no call crosses a move."""
+        return self.spec.room(self.position)
+
+    def positions(self, rows: int) -> dict[str, np.ndarray]:
+        """The inputs that place the next `rows` rows: rotation by absolute position, writing by buffer row.
+
+        Angles are computed in float64, so positions have no end.
+        """
+        assert 0 < rows <= self.room, f"{rows} rows at position {self.position} cross a move of the cache"
+        angles = np.arange(self.position, self.position + rows)[None, :, None] * self.inverse_frequencies
+        return {
+            "cos": np.cos(angles).astype(self.dtype),
+            "sin": np.sin(angles).astype(self.dtype),
+            "seqlens_k": np.array([self.spec.row(self.position) + rows - 1], np.int32),
+            "total_sequence_length": np.array(self.spec.capacity, np.int32),  # a smaller one may mean "no past"
+        }
+
+    def advance(self, rows: int) -> None:
+        """Count rows as written, and move the last `keep` rows to the front where the buffer is full."""
+        full = self.room == rows
+        self.position += rows
+        if full:
+            for buffer in self.buffers:
+                buffer[:, :, : self.spec.keep] = buffer[:, :, self.spec.capacity - self.spec.keep :].copy()

@@ -1,0 +1,118 @@
+"""Segments to text, SRT and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from unicodedata import east_asian_width
+
+from .segments import Segment
+
+if TYPE_CHECKING:
+    from .transcribe import Transcript
+
+FORMATS = ("txt", "json", "srt")
+MAX_COLUMNS = 42  # of a caption line; an East Asian wide character takes two
+MAX_LINES = 2
+MAX_SECONDS = 7.0
+PAUSE_SECONDS = 1.0  # silence that ends a caption
+SENTENCE_ENDS = tuple(".!?。！？؟।")  # noqa: RUF001
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What stands on screen at one time."""
+
+    start: float
+    end: float
+    lines: tuple[str, ...]
+
+
+def captions(segments: Iterable[Segment]) -> Iterator[Caption]:
+    """Break segments into captions at sentence ends, pauses, and where lines or time are full."""
+    pending: list[Segment] = []
+    for segment in segments:
+        if pending and (
+            segment.end - pending[-1].end > PAUSE_SECONDS + (segment.end - segment.start)
+            or segment.end - pending[0].start > MAX_SECONDS
+            or len(_wrap("".join(part.text for part in [*pending, segment]))) > MAX_LINES
+        ):
+            yield _caption(pending)
+            pending = []
+        pending.append(segment)
+        if segment.text.rstrip().endswith(SENTENCE_ENDS):
+            yield _caption(pending)
+            pending = []
+    if pending:
+        yield _caption(pending)
+
+
+def to_srt(segments: Iterable[Segment]) -> str:
+    """SubRip text."""
+    blocks = []
+    for number, caption in enumerate(captions(segments), 1):
+        blocks.append(f"{number}\n{_clock(caption.start)} --> {_clock(caption.end)}\n" + "\n".join(caption.lines) + "\n")
+    return "\n".join(blocks)
+
+
+def to_json(transcript: Transcript) -> str:
+    """One line of JSON: whisper's fields, then ours."""
+    values = {
+        "text": transcript.text,
+        "segments": [
+            {
+                "id": segment.id,
+                "start": round(segment.start, 3),
+                "end": round(segment.end, 3),
+                "text": segment.text,
+                "avg_logprob": round(segment.logprob, 4),
+            }
+            for segment in transcript.segments
+        ],
+        "duration": round(transcript.duration, 3),
+        "token_ids": list(transcript.token_ids),
+        "info": transcript.info,
+    }
+    return json.dumps(values, ensure_ascii=False)
+
+
+def render(transcript: Transcript, output_format: str) -> str:
+    """The transcript in one of FORMATS, ending in a newline."""
+    if output_format == "srt":
+        return to_srt(transcript.segments)
+    return (to_json(transcript) if output_format == "json" else transcript.text) + "\n"
+
+
+def columns(text: str) -> int:
+    """Columns that a terminal or a subtitle line needs."""
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _caption(segments: Sequence[Segment]) -> Caption:
+    return Caption(segments[0].start, segments[-1].end, tuple(_wrap("".join(part.text for part in segments))))
+
+
+def _wrap(text: str) -> list[str]:
+    """Lines of at most MAX_COLUMNS, broken at spaces, inside words only where a word is longer or has no spaces."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".lstrip()
+        if columns(joined) <= MAX_COLUMNS:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for character in word:
+            if columns(lines[-1] + character) > MAX_COLUMNS:
+                lines.append("")
+            lines[-1] += character
+    return lines
+
+
+def _clock(seconds: float) -> str:
+    milliseconds = round(seconds * 1000)
+    hours, rest = divmod(milliseconds, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    return f"{hours:02}:{minutes:02}:{rest // 1000:02},{rest % 1000:03}"

@@ -1,0 +1,230 @@
+"""Transcriber: an artifact loaded once, files and streams transcribed with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ..manifest import CacheSpec, Manifest, Streaming
+from .artifact import find_artifact, open_artifact
+from .audio import AudioSource, open_audio
+from .decoder import Decoder
+from .encoder import Encoder
+from .segments import Segment, group
+from .session import Session, resolve_device
+from .stream import Stream, Token
+from .tokenizer import Tokenizer
+
+DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
+DEFAULT_PRECISIONS = ("q4f16", "q4", "q8", "fp16", "fp32")  # the first that the artifact has
+
+
+class Transcriber:
+    """A loaded model.
+
+        with Transcriber("tiny") as transcriber:
+            for segment in transcriber.transcribe("clip.wav"):
+                print(segment.end, segment.text)
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        device: str = "auto",
+        delay_ms: int | None = None,
+        context: int = DEFAULT_CONTEXT,
+        *,
+        precision: str | None = None,
+        threads: int | None = None,
+    ):
+        """Load an artifact.
+
+        Args:
+            model: its folder, or "tiny"; None takes $VOXTRAL_ONNX_MODEL or the last finished export.
+            device: "auto" or "cpu".
+            delay_ms: how long the model listens before it writes, a multiple of 80 up to 2400; None for the model's
+                own, 480.
+            context: decoder positions of 80 ms that attention sees; fewer than the model's window take less memory.
+            precision: which of the artifact's; None takes the first of q4f16, q4, q8, fp16, fp32.
+            threads: for onnxruntime; None for one a core.
+
+        Raises:
+            ArtifactError, DeviceError, UsageError: as errors.py describes.
+        """
+        self.folder = find_artifact(model)
+        self.manifest = manifest = open_artifact(self.folder)
+        self.device = resolve_device(device)
+        self.precision = _choose_precision(manifest, precision)
+        graphs = manifest.precisions[self.precision]
+        self.num_delay_tokens = delay_tokens(manifest, delay_ms)
+        self.context = context
+        mel, encoder, decoder = (
+            Session(self.folder, graph, self.device, threads) for graph in (manifest.mel, graphs.encoder, graphs.decoder)
+        )
+        self.tokenizer = Tokenizer(self.folder / "tekken.json", manifest.tokens)
+        self.encoder = Encoder(manifest, mel, encoder)
+        self.decoder = Decoder(decoder, _decoder_cache(manifest, context))
+
+    def __enter__(self) -> Transcriber:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the sessions."""
+        del self.encoder, self.decoder
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz that `stream()` and arrays must have."""
+        return self.manifest.config.audio.sample_rate
+
+    def stream(self, delay_ms: int | None = None) -> Stream:
+        """A new live stream; the model's end-of-text does not end it."""
+        return Stream(self, self.num_delay_tokens if delay_ms is None else delay_tokens(self.manifest, delay_ms))
+
+    def transcribe(self, audio: str | Path | np.ndarray | AudioSource, *, gain: str = "none") -> Transcript:
+        """Begin to transcribe a file, an array (float [n] at the model's rate) or an opened source.
+
+        The transcript decodes while it is iterated; its fields decode what is left.
+
+        Raises:
+            AudioError: the audio cannot be read or is not finite.
+        """
+        source = audio if isinstance(audio, AudioSource) else open_audio(audio, self.sample_rate, gain=gain)
+        return Transcript(self, source)
+
+
+class Transcript:
+    """Text, segments and token ids of one audio source, decoded as they are asked for."""
+
+    def __init__(self, transcriber: Transcriber, source: AudioSource):
+        """Made by `Transcriber.transcribe`."""
+        self.source, self.transcriber = source, transcriber
+        self.duration = source.duration
+        self.stream = Stream(transcriber, transcriber.num_delay_tokens, stop_at_eos=True)
+        self._tokens: list[Token] = []
+        self._segments: list[Segment] = []
+        self._pending = group(self.tokens(), transcriber.manifest.tokens)
+
+    def tokens(self) -> Iterator[Token]:
+        """The generated tokens as they are decided; may be iterated once, before any other access."""
+        for block in self.source.blocks():
+            for token in self.stream.iter_feed(block):
+                self._tokens.append(token)
+                yield token
+            if self.stream.finished:  # the model said that the text has ended
+                return
+        for token in self.stream.iter_finish():
+            self._tokens.append(token)
+            yield token
+
+    def __iter__(self) -> Iterator[Segment]:
+        """Segments, the decoded ones first."""
+        count = 0
+        while True:
+            if count == len(self._segments):
+                segment = next(self._pending, None)
+                if segment is None:
+                    return
+                self._segments.append(self._clamped(segment))
+            yield self._segments[count]
+            count += 1
+
+    def _clamped(self, segment: Segment) -> Segment:
+        start, end = min(segment.start, self.duration), min(segment.end, self.duration)
+        return Segment(segment.id, start, end, segment.text, segment.token_ids, segment.logprob)
+
+    @property
+    def segments(self) -> list[Segment]:
+        """All word groups."""
+        return list(self)
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return self.transcriber.tokenizer.decode(list(self.token_ids))
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The generated ids without the prompt, one for every 80 ms."""
+        for _ in self:
+            pass
+        return tuple(token.token_id for token in self._tokens)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What ran, and the time it took."""
+        timings, transcriber = self.stream.timings, self.transcriber
+        seconds = timings.encode_seconds + timings.decode_seconds
+        return {
+            "precision": transcriber.precision,
+            "device": transcriber.device,
+            "delay_ms": delay_ms(transcriber.manifest, self.stream.num_delay_tokens),
+            "context": transcriber.context,
+            "encode_ms": round(1000 * timings.encode_seconds, 1),
+            "decode_ms": round(1000 * timings.decode_seconds, 1),
+            "rtf": round(seconds / self.duration, 4) if self.duration else None,
+            "tokens_per_second": round(timings.steps / seconds, 1) if seconds else None,
+        }
+
+
+def delay_tokens(manifest: Manifest, milliseconds: int | None) -> int:
+    """Delay in tokens.
+
+    Raises:
+        UsageError: not a multiple of a token's length, or out of the model's range.
+    """
+    rules = manifest.streaming
+    if milliseconds is None:
+        return rules.default_delay_tokens
+    step = _ms_per_token(manifest)
+    tokens, rest = divmod(milliseconds, step)
+    if rest or not 1 <= tokens <= rules.max_delay_tokens:
+        raise UsageError(
+            f"delay: expected a multiple of {step} ms from {step} to {rules.max_delay_tokens * step}, got {milliseconds} ms"
+        )
+    return int(tokens)
+
+
+def delay_ms(manifest: Manifest, tokens: int) -> int:
+    """Delay in milliseconds."""
+    return tokens * _ms_per_token(manifest)
+
+
+def untrained_delay(manifest: Manifest, tokens: int) -> str | None:
+    """A warning where the model was not trained with this delay."""
+    rules: Streaming = manifest.streaming
+    if tokens in rules.trained_delay_tokens:
+        return None
+    trained = ", ".join(str(delay_ms(manifest, tokens)) for tokens in rules.trained_delay_tokens)
+    return f"the model was not trained with a delay of {delay_ms(manifest, tokens)} ms, but with {trained}"
+
+
+def _ms_per_token(manifest: Manifest) -> int:
+    return 1000 * manifest.config.audio.samples_per_token // manifest.config.audio.sample_rate
+
+
+def _choose_precision(manifest: Manifest, asked: str | None) -> str:
+    if asked is None:
+        return next(name for name in DEFAULT_PRECISIONS if name in manifest.precisions)
+    if asked not in manifest.precisions:
+        raise UsageError(
+            f"precision: the artifact has {', '.join(manifest.precisions)}, not {asked!r}; "
+            f"add it: voxtral-onnx export SOURCE -o ARTIFACT --precision {asked}"
+        )
+    return asked
+
+
+def _decoder_cache(manifest: Manifest, context: int) -> CacheSpec:
+    if not 64 <= context:
+        raise UsageError(f"context: expected at least 64 positions of 80 ms, got {context}")
+    stack = manifest.config.decoder
+    if context >= stack.sliding_window:
+        return manifest.caches["decoder"]
+    return CacheSpec.of(stack, 1, context // 4, context)
