@@ -27,7 +27,16 @@ from .trace import Traced
 
 ALIGNMENT = 4096  # bytes; what onnxruntime needs to map a tensor
 SLICE_ELEMENTS = 1 << 19  # converted at a time; smaller slices lose the second thread to the interpreter's lock
-Progress = Callable[[str, int], None]  # tensor name, bytes of the checkpoint read since the last call
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one graph is."""
+
+    graph: str  # its file
+    tensor: str  # the tensor last bound, empty while the graph is traced
+    done: int  # bytes of the checkpoint
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,7 @@ def lay_out(traced: Traced, shard_size: int) -> Layout:
     return layout
 
 
-def bind(traced: Traced, checkpoint: Checkpoint, layout: Layout, folder: Path, progress: Progress) -> int:
+def bind(traced: Traced, checkpoint: Checkpoint, layout: Layout, folder: Path, on_progress: Callable[[Progress], None]) -> int:
     """Write the data files as `*.partial`, rename them when whole, and point the graph's initializers at them.
 
     Returns how many of the checkpoint's parameters went in.
@@ -91,15 +100,18 @@ def bind(traced: Traced, checkpoint: Checkpoint, layout: Layout, folder: Path, p
         StorageError: the disk is full or the folder cannot be written.
         QuantizationError: a weight is not finite.
     """
-    initializers, num_parameters = traced.model.graph.initializers, 0
+    initializers, num_parameters, done = traced.model.graph.initializers, 0, 0
+    fills = list(_fills(traced.module, checkpoint))
+    total = sum(tensor.stored.nbytes for fill in fills for tensor in fill.tensors)
     with _DataFiles(folder, layout) as files, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for fill in _fills(traced.module, checkpoint):
+        for fill in fills:
             pending = [pool.submit(fill.write, files, start, stop) for start, stop in fill.slices()]
-            for done in pending:
-                done.result()
+            for future in pending:
+                future.result()
             for tensor in fill.tensors:
                 num_parameters += tensor.stored.size
-                progress(tensor.name, tensor.stored.nbytes)
+                done += tensor.stored.nbytes
+                on_progress(Progress(traced.plan.graph_file, tensor.name, done, total))
                 tensor.release()
     for name, place in layout.places.items():
         value = initializers[name]

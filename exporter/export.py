@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 
 from .. import __version__
-from ..errors import ArtifactError, CheckpointError, QuantizationError, StorageError
+from ..errors import ArtifactError, StorageError, UsageError
 from ..manifest import FILE_NAME, FORMAT, CacheSpec, GraphSpec, Manifest, Precision, hash_file, write_whole
 from ..quant.recipe import FLOAT, Recipe, load_recipe
 from .bind import Progress, bind, lay_out
@@ -53,8 +53,7 @@ def export(
     precisions: Sequence[str] = ("q4f16",),
     recipe: str | None = None,
     shard_size: int = SHARD_SIZE,
-    on_start: Callable[[str, int], None] = lambda what, num_bytes: None,
-    on_progress: Progress = lambda name, num_bytes: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
     """Export a checkpoint to an artifact folder.
 
@@ -64,8 +63,7 @@ def export(
         precisions: names out of PRECISIONS.
         recipe: name or TOML file of the recipe for the 4- and 8-bit precisions, instead of their own.
         shard_size: bytes at which a new data file begins.
-        on_start: called with a name and the bytes to read before each graph is bound.
-        on_progress: called with each tensor's name and bytes.
+        on_progress: called before each graph is traced and after each tensor is bound.
 
     Returns:
         The artifact folder.
@@ -82,9 +80,9 @@ def export(
     existing = _prepare_folder(folder, fingerprint, kinds)
 
     def export_graph(plan: native.GraphPlan) -> GraphSpec:
+        on_progress(Progress(plan.graph_file, "", 0, 0))
         traced = trace(plan)
         layout = lay_out(traced, shard_size)
-        on_start(f"{plan.role} {plan.graph_file}", checkpoint.num_bytes)
         num_parameters = bind(traced, checkpoint, layout, folder, on_progress)
         _save(traced.model, folder / plan.graph_file)
         return _graph_spec(traced, tuple(layout.sizes), num_parameters)
@@ -131,7 +129,7 @@ def resolve_source(source: str | Path) -> Path:
 
 def _precision_kind(name: str) -> PrecisionKind:
     if name not in PRECISIONS:
-        raise QuantizationError(f"precision: expected some of {list(PRECISIONS)}, got {name!r}")
+        raise UsageError(f"precision: expected some of {list(PRECISIONS)}, got {name!r}")
     return PRECISIONS[name]
 
 

@@ -17,7 +17,7 @@ FORMATS = ("txt", "json", "srt")
 MAX_COLUMNS = 42  # of a caption line; an East Asian wide character takes two
 MAX_LINES = 2
 MAX_SECONDS = 7.0
-PAUSE_SECONDS = 1.0  # silence that ends a caption
+PAUSE_SECONDS = 0.2  # between one group's end and the earliest start of the next: surely silence
 SENTENCE_ENDS = tuple(".!?。！？؟।")  # noqa: RUF001
 
 
@@ -35,7 +35,7 @@ def captions(segments: Iterable[Segment]) -> Iterator[Caption]:
     pending: list[Segment] = []
     for segment in segments:
         if pending and (
-            segment.end - pending[-1].end > PAUSE_SECONDS + (segment.end - segment.start)
+            segment.start - pending[-1].end > PAUSE_SECONDS
             or segment.end - pending[0].start > MAX_SECONDS
             or len(_wrap("".join(part.text for part in [*pending, segment]))) > MAX_LINES
         ):

@@ -75,20 +75,9 @@ class Session:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # 2x slower on a busy machine
-        options.log_severity_level = 3
         if threads:
             options.intra_op_num_threads = threads
-        path = folder / graph.path
-        try:
-            self.ort = ort.InferenceSession(str(path), options, providers=[_PROVIDERS[device]])
-        except Exception as error:  # onnxruntime's own exceptions share no narrower base
-            raise ArtifactError(f"{path}: onnxruntime cannot load it ({error}); export again") from error
-        self.graph = graph
-        for kind, found, expected in (
-            ("input", self.ort.get_inputs(), graph.inputs),
-            ("output", self.ort.get_outputs(), graph.outputs),
-        ):
-            _check_contract(path, kind, found, expected)
+        self.graph, self.ort = graph, _load(ort, folder, graph, options, device)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
         """The first output of a graph without state."""
@@ -105,6 +94,32 @@ class Session:
         self.ort.run_with_iobinding(cache.binding)
         cache.advance(feeds["cos"].shape[1])
         return cache.binding.get_outputs()[-1].numpy()  # the buffers were bound before
+
+
+def check_graph(folder: Path, graph: GraphSpec) -> None:
+    """Compare a graph's inputs and outputs with the manifest, without preparing its weights.
+
+    Raises:
+        ArtifactError: the file does not load, or its inputs or outputs are others.
+        DeviceError: onnxruntime is missing.
+    """
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    _load(ort, folder, graph, options, "cpu")
+
+
+def _load(ort, folder: Path, graph: GraphSpec, options, device: str) -> onnxruntime.InferenceSession:
+    path = folder / graph.path
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[_PROVIDERS[device]])
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        raise ArtifactError(f"{path}: onnxruntime cannot load it ({error}); export again") from error
+    _check_contract(path, "input", session.get_inputs(), graph.inputs)
+    _check_contract(path, "output", session.get_outputs(), graph.outputs)
+    return session
 
 
 def _check_contract(path: Path, kind: str, found: Sequence[onnxruntime.NodeArg], expected: Sequence[TensorSpec]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,41 +88,50 @@ class Transcriber:
         """A new live stream; the model's end-of-text does not end it."""
         return Stream(self, self.num_delay_tokens if delay_ms is None else delay_tokens(self.manifest, delay_ms))
 
-    def transcribe(self, audio: str | Path | np.ndarray | AudioSource, *, gain: str = "none") -> Transcript:
+    def transcribe(
+        self,
+        audio: str | Path | np.ndarray | AudioSource,
+        *,
+        gain: str = "none",
+        on_token: Callable[[Token], None] = lambda token: None,
+    ) -> Transcript:
         """Begin to transcribe a file, an array (float [n] at the model's rate) or an opened source.
 
-        The transcript decodes while it is iterated; its fields decode what is left.
+        The transcript decodes while it is iterated; its fields decode what is left. `on_token` sees every token as it
+        is decided, which is earlier than its word group is whole.
 
         Raises:
             AudioError: the audio cannot be read or is not finite.
         """
         source = audio if isinstance(audio, AudioSource) else open_audio(audio, self.sample_rate, gain=gain)
-        return Transcript(self, source)
+        return Transcript(self, source, on_token)
 
 
 class Transcript:
     """Text, segments and token ids of one audio source, decoded as they are asked for."""
 
-    def __init__(self, transcriber: Transcriber, source: AudioSource):
+    def __init__(self, transcriber: Transcriber, source: AudioSource, on_token: Callable[[Token], None]):
         """Made by `Transcriber.transcribe`."""
         self.source, self.transcriber = source, transcriber
         self.duration = source.duration
         self.stream = Stream(transcriber, transcriber.num_delay_tokens, stop_at_eos=True)
-        self._tokens: list[Token] = []
+        self._on_token = on_token
+        self._token_ids: list[int] = []
         self._segments: list[Segment] = []
-        self._pending = group(self.tokens(), transcriber.manifest.tokens)
+        self._pending = group(self._decode(), transcriber.manifest.tokens)
 
-    def tokens(self) -> Iterator[Token]:
-        """The generated tokens as they are decided; may be iterated once, before any other access."""
+    def _decode(self) -> Iterator[Token]:
+        for token in self._run():
+            self._token_ids.append(token.token_id)
+            self._on_token(token)
+            yield token
+
+    def _run(self) -> Iterator[Token]:
         for block in self.source.blocks():
-            for token in self.stream.iter_feed(block):
-                self._tokens.append(token)
-                yield token
+            yield from self.stream.iter_feed(block)
             if self.stream.finished:  # the model said that the text has ended
                 return
-        for token in self.stream.iter_finish():
-            self._tokens.append(token)
-            yield token
+        yield from self.stream.iter_finish()
 
     def __iter__(self) -> Iterator[Segment]:
         """Segments, the decoded ones first."""
@@ -155,7 +164,7 @@ class Transcript:
         """The generated ids without the prompt, one for every 80 ms."""
         for _ in self:
             pass
-        return tuple(token.token_id for token in self._tokens)
+        return tuple(self._token_ids)
 
     @property
     def info(self) -> dict[str, Any]:

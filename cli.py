@@ -1,0 +1,395 @@
+"""The command line: parse, call one public function, print. Results go to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from . import __version__
+from .errors import AudioError, DeviceError, UsageError, VoxtralOnnxError
+
+if TYPE_CHECKING:
+    from .exporter.bind import Progress
+    from .manifest import Manifest
+    from .runtime.transcribe import Transcriber, Transcript
+
+SOME_FAILED = 10  # exit code: some of several inputs
+INTERRUPTED = 130
+NO_READER = 141  # what a shell reports for a closed pipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Export Voxtral Mini 4B Realtime to 4-bit ONNX, and transcribe with it on your own machine.",
+)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"voxtral-onnx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command(rich_help_panel="Build")
+def export(
+    source: Annotated[str, typer.Argument(help="A checkpoint folder, in Mistral's or Hugging Face's layout; or [b]tiny[/].")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Artifact folder.", show_default="./<name>-onnx")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Comma-separated: q4f16, q4, q8, fp16, fp32.")
+    ] = "q4f16",
+    recipe: Annotated[
+        str | None, typer.Option(help="Quantisation recipe: a name or a TOML file.", show_default="the precision's own")
+    ] = None,
+    shard_size: Annotated[str, typer.Option(help="Size at which a new weight file begins.")] = "512MiB",
+) -> None:
+    """Export a checkpoint to ONNX; prints the artifact's folder."""
+    from time import perf_counter
+
+    _require_export_packages()
+    from .exporter.export import export as run_export
+    from .manifest import Manifest
+    from .runtime.artifact import remember_export
+
+    began = perf_counter()
+    with _ExportProgress() as progress:
+        folder = run_export(
+            source,
+            output,
+            precisions=[name.strip() for name in precision.split(",")],
+            recipe=recipe,
+            shard_size=parse_size(shard_size),
+            on_progress=progress.update,
+        )
+    remember_export(folder)
+    size = sum(file.size for file in Manifest.read(folder).files.values())
+    _say(f"{format_size(size)} in {perf_counter() - began:.0f} s, {format_size(peak_memory())} of memory at most")
+    print(folder)
+
+
+@app.command(rich_help_panel="Run")
+def transcribe(
+    audio: Annotated[
+        list[str], typer.Argument(help="Audio files (WAV, FLAC, Ogg, MP3 …); [b]-[/] reads a WAV or raw s16le from stdin.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Artifact folder, or [b]tiny[/].", show_default="$VOXTRAL_ONNX_MODEL or last export"),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Which of the artifact's.", show_default="q4f16, else what it has")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    delay: Annotated[
+        int | None,
+        typer.Option(help="Milliseconds to listen before writing: a multiple of 80 up to 2400.", show_default="the model's, 480"),
+    ] = None,
+    context: Annotated[int, typer.Option(help="Positions of 80 ms that attention sees.")] = 8192,
+    gain: Annotated[str, typer.Option(help="[b]auto[/] scales the peak to 0.95; [b]none[/].")] = "none",
+    output_format: Annotated[
+        str, typer.Option("--output-format", "-f", help="txt, json, srt, or all with --output-dir.")
+    ] = "txt",
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(help="Write one file a clip and format here, besides the text on stdout."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Same as --output-format json.")] = False,
+    threads: Annotated[int | None, typer.Option(help="For onnxruntime.", show_default="one a core")] = None,
+    language: Annotated[str | None, typer.Option(hidden=True)] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "--initial-prompt", hidden=True)] = None,
+) -> None:
+    """Transcribe audio files; words appear on stdout as they are decoded."""
+    if language is not None or prompt is not None:
+        raise UsageError(
+            "the model has neither a language setting nor a text prompt: it detects the language by itself; "
+            "leave --language and --prompt out"
+        )
+    formats = _formats("json" if as_json else output_format, output_dir)
+    _refuse_name_clashes(audio, output_dir)
+    if output_dir is not None and not output_dir.is_dir():
+        output_dir.mkdir(parents=True)
+
+    from .runtime.transcribe import Transcriber
+
+    failed: list[VoxtralOnnxError] = []
+    with Transcriber(model, device, delay, context, precision=precision, threads=threads) as transcriber:
+        _introduce(transcriber)
+        for path in audio:
+            try:
+                _transcribe_one(transcriber, path, gain, formats, output_dir)
+            except AudioError as error:
+                failed.append(error)
+                _print_error(error)
+    if failed:
+        raise typer.Exit(failed[0].exit_code if len(audio) == 1 else SOME_FAILED)
+
+
+@app.command(rich_help_panel="Inspect")
+def inspect(
+    artifact: Annotated[str | None, typer.Argument(help="Artifact folder, or [b]tiny[/].", show_default="last export")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Also compare the contents of all files with their hashes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The manifest, with what was checked.")] = False,
+) -> None:
+    """Show what an artifact holds, and check its sizes, graphs and, with --check, hashes."""
+    from .runtime.artifact import find_artifact, open_artifact
+    from .runtime.session import check_graph
+
+    folder = find_artifact(artifact)
+    manifest = open_artifact(folder)
+    checked = ["sizes"]
+    try:
+        for graph in manifest.graphs():
+            check_graph(folder, graph)
+        checked.append("graphs")
+    except DeviceError as error:
+        _say(f"inputs and outputs of the graphs not checked: {error}")
+    if check:
+        manifest.check_files(folder, hashes=True)
+        checked.append("hashes")
+    if as_json:
+        from dataclasses import asdict
+
+        print(json.dumps({"folder": str(folder), "checked": checked, **asdict(manifest)}, ensure_ascii=False))
+    else:
+        _print_artifact(folder, manifest, checked)
+
+
+def main() -> None:
+    """Run the command line: errors a user can act on are one line on stderr and an exit code."""
+    try:
+        app([_with_hyphens(argument) for argument in sys.argv[1:]])
+    except VoxtralOnnxError as error:
+        _print_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(NO_READER)
+
+
+def _with_hyphens(argument: str) -> str:
+    """Whisper spells its flags with underscores; both are understood."""
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 512MiB, 2GB or 1000000.
+
+    Raises:
+        UsageError: not a size.
+    """
+    units = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+    number = text.strip().lower().rstrip("kmgib")
+    unit = text.strip().lower()[len(number) :]
+    try:
+        size = int(float(number) * units[unit])
+    except (ValueError, KeyError):
+        raise UsageError(f"size: expected a number with B, KB, MB, GB, KiB, MiB or GiB, got {text!r}") from None
+    if size < 1 << 20:
+        raise UsageError(f"size: expected at least 1MiB, got {text!r}")
+    return size
+
+
+def format_size(num_bytes: int) -> str:
+    """Bytes for people: 8.2 MB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.{1 if num_bytes < 100 * size else 0}f} {unit}"
+    return f"{num_bytes} B"
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process in bytes, 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _formats(output_format: str, output_dir: Path | None) -> tuple[str, ...]:
+    from .runtime.captions import FORMATS
+
+    if output_format == "all":
+        if output_dir is None:
+            raise UsageError("--output-format all writes files: add --output-dir FOLDER")
+        return FORMATS
+    if output_format not in FORMATS:
+        raise UsageError(f"output format: expected one of {', '.join(FORMATS)}, all, got {output_format!r}")
+    return (output_format,)
+
+
+def _refuse_name_clashes(audio: list[str], output_dir: Path | None) -> None:
+    stems = Counter(_stem(path) for path in audio)
+    if output_dir is not None and (clashes := [stem for stem, count in stems.items() if count > 1]):
+        raise UsageError(f"several inputs would be written as {clashes[0]}.*: transcribe them into different folders")
+
+
+def _stem(path: str) -> str:
+    return "stdin" if path == "-" else Path(path).stem
+
+
+def _introduce(transcriber: Transcriber) -> None:
+    from .runtime.transcribe import delay_ms, untrained_delay
+
+    manifest, tokens = transcriber.manifest, transcriber.num_delay_tokens
+    context = "" if transcriber.context >= manifest.config.decoder.sliding_window else f", context {transcriber.context}"
+    _say(
+        f"{transcriber.folder.name}: {transcriber.precision} on {transcriber.device}, "
+        f"delay {delay_ms(manifest, tokens)} ms{context}"
+    )
+    for note in (manifest.scope, untrained_delay(manifest, tokens)):
+        if note:
+            _say(f"note: {note}")
+
+
+def _transcribe_one(
+    transcriber: Transcriber, path: str, gain: str, formats: tuple[str, ...], output_dir: Path | None
+) -> None:
+    from .manifest import write_whole
+    from .runtime.audio import open_audio
+    from .runtime.captions import render
+
+    source = open_audio(path, transcriber.sample_rate, gain=gain)
+    for note in source.notes:
+        _say(f"{source.name}: {note}")
+    shows_words = output_dir is not None or formats == ("txt",)
+    words = _WordPrinter()
+    transcript = transcriber.transcribe(source, on_token=lambda token: words.show(token.text) if shows_words else None)
+    texts = {name: render(transcript, name) for name in formats}
+    if shows_words:
+        words.end()
+    else:
+        sys.stdout.write(texts[formats[0]])
+        sys.stdout.flush()
+    if output_dir is not None:
+        for name, text in texts.items():
+            write_whole(output_dir / f"{_stem(path)}.{name}", text.encode())
+    _say(f"{source.name}: {_timing_line(transcript)}")
+
+
+class _WordPrinter:
+    """Text on stdout as it comes, without the space that the first word begins with."""
+
+    def __init__(self):
+        self.begun = False
+
+    def show(self, text: str) -> None:
+        if not self.begun:
+            text = text.removeprefix(" ")
+        if text:
+            self.begun = True
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    def end(self) -> None:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+
+
+def _timing_line(transcript: Transcript) -> str:
+    info = transcript.info
+    rtf = "–" if info["rtf"] is None else f"{info['rtf']:.3f}"  # noqa: RUF001
+    return (
+        f"{transcript.duration:.2f} s of audio: encode {info['encode_ms']:.0f} ms, decode {info['decode_ms']:.0f} ms, "
+        f"RTF {rtf}, {info['tokens_per_second']:.0f} tokens/s, {format_size(peak_memory())} of memory"
+    )
+
+
+def _print_artifact(folder: Path, manifest: Manifest, checked: list[str]) -> None:
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    streaming = manifest.streaming
+    console.print(f"[b]{escape(str(folder))}[/]  format {manifest.format}, by {escape(manifest.generator)}")
+    if manifest.scope:
+        console.print(f"[dim]{escape(manifest.scope)}[/]")
+    console.print(
+        f"windows: encoder {manifest.caches['encoder'].window} frames, decoder {manifest.caches['decoder'].window} tokens; "
+        f"delay {streaming.default_delay_tokens} of 1 to {streaming.max_delay_tokens} tokens"
+    )
+    table = Table("precision", "graph", "parameters", "weights", "nodes", "operators", box=None, pad_edge=False)
+    for column in table.columns[2:5]:
+        column.justify = "right"
+    for name, precision in manifest.precisions.items():
+        for graph in (precision.encoder, precision.decoder):
+            size = sum(manifest.files[file].size for file in graph.data)
+            common = Counter(graph.operators).most_common(3)
+            table.add_row(
+                name,
+                Path(graph.path).name,
+                f"{graph.parameters / 1e6:,.1f} M",
+                format_size(size),
+                str(sum(graph.operators.values())),
+                ", ".join(f"{count} {operator}" for operator, count in common),
+            )
+    console.print(table)
+    total = sum(file.size for file in manifest.files.values())
+    console.print(f"{len(manifest.files)} files, {format_size(total)}; checked: {', '.join(checked)}")
+
+
+class _ExportProgress:
+    """A bar on stderr: graph, tensor, bytes."""
+
+    def __enter__(self) -> _ExportProgress:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = ("{task.description}", BarColumn(24), DownloadColumn(), TimeElapsedColumn(), "{task.fields[tensor]}")
+        self.bar = Progress(*(TextColumn(c) if isinstance(c, str) else c for c in columns), console=stderr)
+        self.bar.start()
+        self.tasks = {}
+        return self
+
+    def update(self, progress: Progress) -> None:
+        if progress.graph not in self.tasks:
+            self.tasks[progress.graph] = self.bar.add_task(Path(progress.graph).stem, total=None, tensor="tracing")
+        tensor = progress.tensor if progress.done < progress.total else ""
+        if progress.tensor:
+            self.bar.update(self.tasks[progress.graph], completed=progress.done, total=progress.total, tensor=tensor)
+
+    def __exit__(self, *error) -> None:
+        self.bar.stop()
+
+
+def _require_export_packages() -> None:
+    from importlib.util import find_spec
+
+    if missing := [name for name in ("torch", "onnx", "onnxscript", "onnx_ir") if find_spec(name) is None]:
+        raise DeviceError(
+            f"export needs {', '.join(missing)}; run:\n"
+            "  pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install 'voxtral-onnx[export]'"
+        )
+
+
+def _say(message: str) -> None:
+    stderr.print(escape(message))
+
+
+def _print_error(error: VoxtralOnnxError) -> None:
+    stderr.print(f"[bold red]error:[/] {escape(str(error))}")
