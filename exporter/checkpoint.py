@@ -12,6 +12,7 @@ import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,10 @@ def _open_hf_files(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return _open_safetensors(folder / "model.safetensors")
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{index}: expected an object 'weight_map', got {type(weight_map).__name__}")
+    values = _read_json(index)
+    weight_map = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f"{index}: expected an object 'weight_map' from tensors to files; download it again")
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         tensors |= _open_safetensors(folder / shard)
@@ -180,6 +182,8 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
                     "download it again"
                 )
             header = json.loads(file.read(header_size))
+            if not isinstance(header, dict):
+                raise ValueError(f"its header is a {type(header).__name__}")
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing") from None
@@ -193,11 +197,13 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
     for name, entry in header.items():
         try:
             dtype, shape, (begin, end) = _DTYPES.get(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
+            if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
+                raise ValueError("sizes and offsets are whole numbers")
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: malformed entry for {name}; download it again") from error
         if dtype is None:
             raise CheckpointError(f"{path}: {name}: expected BF16, F16 or F32, got {entry['dtype']}")
-        count = int(np.prod(shape, dtype=np.int64))
+        count = prod(shape)
         if end - begin != count * dtype.itemsize:
             raise CheckpointError(f"{path}: {name}: {list(shape)} {entry['dtype']} does not fit {end - begin:,} bytes")
         if base + end > size:
@@ -213,10 +219,16 @@ def _read_card(path: Path) -> Card:
     if not path.exists():
         return Card()
     values = _read_json(path)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: expected an object, got {type(values).__name__}")
     if set(values) - _CARD_KEYS:
         raise CheckpointError(f"{path}: expected the keys {sorted(_CARD_KEYS)}, got {sorted(values)}")
-    delays = values.get("trained_delays_ms")
-    return Card(values.get("scope"), tuple(delays) if delays else Card().trained_delays_ms)
+    scope, delays = values.get("scope"), values.get("trained_delays_ms", Card().trained_delays_ms)
+    if not isinstance(scope, str | None):
+        raise CheckpointError(f"{path}: 'scope': expected a sentence, got {scope!r}")
+    if not isinstance(delays, list | tuple) or not all(isinstance(delay, int) for delay in delays):
+        raise CheckpointError(f"{path}: 'trained_delays_ms': expected a list of milliseconds, got {delays!r}")
+    return Card(scope, tuple(delays))
 
 
 def _read_bytes(path: Path) -> bytes:

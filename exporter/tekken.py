@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from operator import index
 from typing import Any
 
 from ..config import VoxtralConfig
@@ -25,12 +26,12 @@ def read_tekken(
     """
     try:
         values = json.loads(content)
-        ids = {entry["token_str"]: entry["rank"] for entry in values["special_tokens"]}
-        first_text = values["config"]["default_num_special_tokens"]
-        vocab_size = values["config"]["default_vocab_size"]
+        ids = {entry["token_str"]: index(entry["rank"]) for entry in values["special_tokens"]}
+        first_text = index(values["config"]["default_num_special_tokens"])
+        vocab_size = index(values["config"]["default_vocab_size"])
         audio = values["audio"]
         rate, delay_ms = audio["sampling_rate"], audio["transcription_delay_ms"]
-        left_pad_tokens = audio["streaming_n_left_pad_tokens"]
+        left_pad_tokens = index(audio["streaming_n_left_pad_tokens"])
         num_ranks = len(values["vocab"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
@@ -48,7 +49,7 @@ def read_tekken(
         raise CheckpointError(f"tekken.json: {first_text} special and {num_ranks} text tokens do not make {vocab_size}")
 
     ms_per_token = 1000 * config.audio.samples_per_token // rate
-    trained = tuple(_delay_tokens(delay, ms_per_token) for delay in trained_delays_ms)
+    trained = tuple(_delay_tokens("card.json: trained delay", delay, ms_per_token) for delay in trained_delays_ms)
     return (
         Tokens(**{field: ids[name] for field, name in _NAMES.items()}, first_text=first_text),
         Streaming(
@@ -57,20 +58,18 @@ def read_tekken(
             look_back_samples=config.audio.n_fft // 2,
             look_ahead_samples=config.audio.n_fft // 2 - config.audio.hop_length,
             max_chunk_tokens=MAX_CHUNK_TOKENS,
-            default_delay_tokens=_delay_tokens(delay_ms, ms_per_token),
+            default_delay_tokens=_delay_tokens("tekken.json: transcription delay", delay_ms, ms_per_token),
             max_delay_tokens=MAX_DELAY_TOKENS,
             trained_delay_tokens=trained,
         ),
     )
 
 
-def _delay_tokens(delay_ms: int, ms_per_token: int) -> int:
-    tokens, rest = divmod(delay_ms, ms_per_token)
-    if rest or not 1 <= tokens <= MAX_DELAY_TOKENS:
-        raise CheckpointError(
-            f"delay: expected a multiple of {ms_per_token} ms up to {MAX_DELAY_TOKENS * ms_per_token}, got {delay_ms} ms"
-        )
-    return tokens
+def _delay_tokens(what: str, delay_ms: Any, ms_per_token: int) -> int:
+    longest = MAX_DELAY_TOKENS * ms_per_token
+    if not isinstance(delay_ms, int | float) or delay_ms % ms_per_token or not ms_per_token <= delay_ms <= longest:
+        raise CheckpointError(f"{what}: expected a multiple of {ms_per_token} ms up to {longest}, got {delay_ms!r} ms")
+    return int(delay_ms // ms_per_token)
 
 
 def _check(what: str, found: Any, wanted: Any) -> None:

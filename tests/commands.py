@@ -1,0 +1,46 @@
+"""Results of the command line, and what every refusal has in common."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+SAMPLES = Path(__file__).parent.parent / "assets" / "tiny" / "samples"
+TEXTS = {
+    sample["file"]: sample["model_text"] for sample in json.loads((SAMPLES / "transcripts.json").read_text())["samples"]
+}
+CLIP = SAMPLES / "command-hibari.wav"
+TEXT = TEXTS[CLIP.name]
+LONG_CLIP = SAMPLES / "long-mixed.wav"
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    def assert_refused(self, code: int, *parts: str) -> None:
+        """One error with this exit code, whose message holds these parts; nothing on stdout, no traceback."""
+        assert self.code == code, self.err
+        assert "Traceback" not in self.err
+        assert len(re.findall("^error: ", self.err, re.MULTILINE)) == 1, self.err
+        message = self.err[self.err.index("error: ") :]
+        for part in parts:
+            assert part in message
+        assert self.out == ""
+
+    def assert_misused(self, *parts: str) -> None:
+        """Refused by the option parser, which draws a box that breaks lines."""
+        assert self.code == 2, self.err
+        flat = " ".join(re.sub("[│╭╮╰╯─]", " ", self.err).split())
+        for part in parts:
+            assert part in flat
+
+
+def clean_environment(state: Path, **extra: str) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name != "VOXTRAL_ONNX_MODEL"}
+    return environment | {"XDG_STATE_HOME": str(state / "state"), "PYTHONIOENCODING": "utf-8"} | extra

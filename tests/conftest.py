@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from commands import Result, clean_environment
+from voxtral_onnx import cli, export
+from voxtral_onnx.manifest import Manifest
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tmp_path_factory) -> Path:
+    """The embedded checkpoint in every precision. Read only: tests that write take `artifact`."""
+    return export("tiny", tmp_path_factory.mktemp("artifact") / "tiny", precisions=("q4f16", "q4", "fp32", "q8", "fp16"))
+
+
+@pytest.fixture
+def artifact(tiny_artifact, tmp_path) -> Path:
+    """A copy with the precision q4f16 alone, to damage."""
+    return copy_artifact(tiny_artifact, tmp_path / "artifact")
+
+
+def copy_artifact(source: Path, target: Path, precision: str = "q4f16") -> Path:
+    manifest = Manifest.read(source)
+    manifest = replace(manifest, precisions={precision: manifest.precisions[precision]})
+    names = {"tekken.json"} | {name for graph in manifest.graphs() for name in (graph.path, *graph.data)}
+    (target / "onnx").mkdir(parents=True)
+    for name in names:
+        shutil.copyfile(source / name, target / name)
+    replace(manifest, files={name: manifest.files[name] for name in sorted(names)}).write(target)
+    return target
+
+
+@pytest.fixture(autouse=True)
+def _own_state(monkeypatch, tmp_path_factory):
+    """No test reads or writes the user's remembered export."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    monkeypatch.delenv("VOXTRAL_ONNX_MODEL", raising=False)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command line inside this process: fast, and everything but the process itself is real."""
+
+    def run(*arguments) -> Result:
+        monkeypatch.setattr(sys, "argv", ["voxtral-onnx", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return Result(stop.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def tmpfs(tmp_path):
+    """Make file systems of a given size, or skip where that needs rights that we lack."""
+    mounted = []
+
+    def make(options: str) -> Path:
+        folder = tmp_path / f"tmpfs{len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a tmpfs is not permitted here")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def process(tmp_path):
+    """The command line as a process of its own."""
+
+    def process(*arguments, **options) -> Result:
+        done = subprocess.run(
+            [sys.executable, "-m", "voxtral_onnx", *map(str, arguments)],
+            capture_output=True,
+            check=False,
+            cwd=tmp_path,
+            env=clean_environment(tmp_path),
+            timeout=120,
+            **options,
+        )
+        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return process
