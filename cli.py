@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from . import __version__
-from .errors import AudioError, DeviceError, UsageError, VoxtralOnnxError
+from .errors import AudioError, DeviceError, StorageError, UsageError, VoxtralOnnxError
 
 if TYPE_CHECKING:
     from .exporter.bind import Progress
@@ -32,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Export Voxtral Mini 4B Realtime to 4-bit ONNX, and transcribe with it on your own machine.",
 )
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -82,10 +83,13 @@ def export(
             shard_size=parse_size(shard_size),
             on_progress=progress.update,
         )
-    remember_export(folder)
+    try:
+        remember_export(folder)
+    except StorageError as error:
+        _say(f"note: not remembered as the last export: {error}")
     size = sum(file.size for file in Manifest.read(folder).files.values())
     _say(f"{format_size(size)} in {perf_counter() - began:.0f} s, {format_size(peak_memory())} of memory at most")
-    print(folder)
+    _write(f"{folder}\n")
 
 
 @app.command(rich_help_panel="Run")
@@ -115,7 +119,7 @@ def transcribe(
         typer.Option(help="Write one file a clip and format here, besides the text on stdout."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Same as --output-format json.")] = False,
-    threads: Annotated[int | None, typer.Option(help="For onnxruntime.", show_default="one a core")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="For onnxruntime.", show_default="one a core")] = None,
     language: Annotated[str | None, typer.Option(hidden=True)] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "--initial-prompt", hidden=True)] = None,
 ) -> None:
@@ -127,8 +131,11 @@ def transcribe(
         )
     formats = _formats("json" if as_json else output_format, output_dir)
     _refuse_name_clashes(audio, output_dir)
-    if output_dir is not None and not output_dir.is_dir():
-        output_dir.mkdir(parents=True)
+    if output_dir is not None:
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{output_dir}: cannot be made ({error.strerror or error})") from error
 
     from .runtime.transcribe import Transcriber
 
@@ -170,7 +177,7 @@ def inspect(
     if as_json:
         from dataclasses import asdict
 
-        print(json.dumps({"folder": str(folder), "checked": checked, **asdict(manifest)}, ensure_ascii=False))
+        _write(json.dumps({"folder": str(folder), "checked": checked, **asdict(manifest)}, ensure_ascii=False) + "\n")
     else:
         _print_artifact(folder, manifest, checked)
 
@@ -178,23 +185,19 @@ def inspect(
 def main() -> None:
     """Run the command line: errors a user can act on are one line on stderr and an exit code."""
     try:
-        app([_with_hyphens(argument) for argument in sys.argv[1:]])
+        app(_with_hyphens(sys.argv[1:]))
     except VoxtralOnnxError as error:
         _print_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(NO_READER)
 
 
-def _with_hyphens(argument: str) -> str:
-    """Whisper spells its flags with underscores; both are understood."""
-    if not argument.startswith("--"):
-        return argument
-    flag, equals, value = argument.partition("=")
-    return flag.replace("_", "-") + equals + value
+def _with_hyphens(arguments: list[str]) -> list[str]:
+    """Whisper spells its flags with underscores; both are understood, up to a `--` alone."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = [re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), argument) for argument in arguments[:end]]
+    return flags + arguments[end:]
 
 
 def parse_size(text: str) -> int:
@@ -261,7 +264,7 @@ def _introduce(transcriber: Transcriber) -> None:
     manifest, tokens = transcriber.manifest, transcriber.num_delay_tokens
     context = "" if transcriber.context >= manifest.config.decoder.sliding_window else f", context {transcriber.context}"
     _say(
-        f"{transcriber.folder.name}: {transcriber.precision} on {transcriber.device}, "
+        f"{transcriber.folder}: {transcriber.precision} on {transcriber.device}, "
         f"delay {delay_ms(manifest, tokens)} ms{context}"
     )
     for note in (manifest.scope, untrained_delay(manifest, tokens)):
@@ -284,10 +287,10 @@ def _transcribe_one(
     transcript = transcriber.transcribe(source, on_token=lambda token: words.show(token.text) if shows_words else None)
     texts = {name: render(transcript, name) for name in formats}
     if shows_words:
-        words.end()
+        words.show(transcript.stream.text.flush())
+        _write("\n")
     else:
-        sys.stdout.write(texts[formats[0]])
-        sys.stdout.flush()
+        _write(texts[formats[0]])
     if output_dir is not None:
         for name, text in texts.items():
             write_whole(output_dir / f"{_stem(path)}.{name}", text.encode())
@@ -301,16 +304,23 @@ class _WordPrinter:
         self.begun = False
 
     def show(self, text: str) -> None:
-        if not self.begun:
+        if text and not self.begun:
+            self.begun = True
             text = text.removeprefix(" ")
         if text:
-            self.begun = True
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            _write(text)
 
-    def end(self) -> None:
-        sys.stdout.write("\n")
+
+def _write(text: str) -> None:
+    """Results to stdout at once; a reader that left ends the process quietly."""
+    try:
+        sys.stdout.write(text)
         sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter fails again at its end
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(NO_READER) from None
+        raise StorageError(f"standard output: cannot be written ({error.strerror or error})") from error
 
 
 def _timing_line(transcript: Transcript) -> str:

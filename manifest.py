@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,7 @@ class Manifest:
         path = folder / FILE_NAME
         try:
             values = json.loads(path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ArtifactError(
                 f"{folder}: no {FILE_NAME}: not an exported artifact, or its export did not finish; "
                 "run: voxtral-onnx export SOURCE"
@@ -188,7 +189,7 @@ class Manifest:
             raise ArtifactError(f"{path}: expected format {FORMAT}, got {found!r}; {advice}")
         try:
             return cls._parse(values)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path}: not a valid manifest ({error!r}); export again") from error
 
     @classmethod
@@ -262,7 +263,8 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -143,24 +143,51 @@ def _prepare_folder(folder: Path, fingerprint: str, precisions) -> Manifest | No
     From here to the end of the export the folder says that it is unfinished, and what for.
     """
     existing = None
-    if folder.exists() and any(folder.iterdir()):
+    if _is_occupied(folder):
         if (folder / FILE_NAME).exists():
             existing = Manifest.read(folder)
             found = existing.fingerprint
         elif (folder / UNFINISHED).exists():
-            found = json.loads((folder / UNFINISHED).read_text() or "{}").get("fingerprint")
+            found = _unfinished_fingerprint(folder / UNFINISHED)
         else:
             raise ArtifactError(f"{folder}: exists and is no artifact; choose another folder with --output")
         if found != fingerprint:
             raise ArtifactError(f"{folder}: holds an artifact of another checkpoint; choose another folder with --output")
     try:
-        (folder / "onnx").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / UNFINISHED, json.dumps({"fingerprint": fingerprint}).encode())  # first: makes a rerun possible
+        (folder / "onnx").mkdir(exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be made ({error.strerror or error}); choose another with --output") from error
-    write_whole(folder / UNFINISHED, json.dumps({"fingerprint": fingerprint}).encode())
+        if isinstance(error, StorageError):
+            raise
+        raise _cannot_be_made(folder, error) from error
     if existing and set(precisions) & set(existing.precisions):
-        (folder / FILE_NAME).unlink()  # its files are about to change
+        kept = {name: kind for name, kind in existing.precisions.items() if name not in precisions}
+        if kept:
+            files = {"tekken.json", existing.mel.path} | {file for kind in kept.values() for file in _files(kind)}
+            existing = replace(existing, precisions=kept, files={name: existing.files[name] for name in sorted(files)})
+            existing.write(folder)
+        else:
+            (folder / FILE_NAME).unlink()
     return existing
+
+
+def _is_occupied(folder: Path) -> bool:
+    try:
+        return folder.exists() and any(folder.iterdir())
+    except OSError as error:
+        raise _cannot_be_made(folder, error) from error
+
+
+def _unfinished_fingerprint(path: Path) -> str | None:
+    try:
+        return json.loads(path.read_bytes())["fingerprint"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _cannot_be_made(folder: Path, error: OSError) -> StorageError:
+    return StorageError(f"{folder}: cannot be made ({error.strerror or error}); choose another folder with --output")
 
 
 def _export_mel(checkpoint: Checkpoint, folder: Path) -> GraphSpec:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import platformdirs
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, StorageError
 from ..manifest import FILE_NAME, Manifest, write_whole
 
 ENVIRONMENT_VARIABLE = "VOXTRAL_ONNX_MODEL"
@@ -58,16 +58,23 @@ def open_artifact(folder: Path) -> Manifest:
 
 
 def remember_export(folder: Path) -> None:
-    """Make this artifact the one that run commands take when none is named."""
+    """Make this artifact the one that run commands take when none is named.
+
+    Raises:
+        StorageError: the user's state folder cannot be written.
+    """
     path = _state_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path.parent}: cannot be made ({error.strerror or error})") from error
     write_whole(path, json.dumps({"last_export": str(folder.resolve())}).encode())
 
 
 def _last_export() -> str | None:
     try:
         return json.loads(_state_file().read_text())["last_export"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -5,7 +5,9 @@ Every change to the sound is listed in `AudioSource.notes`, for the user to read
 
 from __future__ import annotations
 
+import re
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf, log10
@@ -20,12 +22,13 @@ from ..errors import AudioError, UsageError
 from .stream import check_samples
 
 BLOCK_SECONDS = 1.28  # read at a time: 16 tokens, the largest encoder call
+UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)  # a WAV written to a pipe promises about this much, or twice as much
 QUIET_DBFS = -34.0  # upstream users report missed words on clips whose peak is below 0.02
 AUTO_GAIN_PEAK = 0.95
 GAINS = ("none", "auto")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class AudioSource:
     """Audio that was looked through once: known to be finite, its length and peak measured."""
 
@@ -57,34 +60,32 @@ def open_audio(source: str | Path | np.ndarray, sample_rate: int, *, gain: str =
     """
     if gain not in GAINS:
         raise UsageError(f"gain: expected one of {list(GAINS)}, got {gain!r}")
+    notes: list[str] = []
     if isinstance(source, np.ndarray):
         name, file = "array", check_samples(source)
     elif str(source) == "-":
-        name, file = "standard input", _spool_stdin(sample_rate)
+        name, (file, is_raw) = "standard input", _spool_stdin(sample_rate)
+        if is_raw:
+            notes.append(f"read as raw 16-bit samples at {sample_rate} Hz")
     else:
         name, file = str(source), str(source)
-        if not Path(source).exists():
-            raise AudioError(f"{source}: no such file")
+        _require_file(file)
 
-    notes: list[str] = []
     if not isinstance(file, np.ndarray):
         with _open(name, file) as sound:
             if sound.samplerate != sample_rate:
                 notes.append(f"resampled from {sound.samplerate} Hz to {sample_rate} Hz")
             if sound.channels > 1:
                 notes.append(f"{sound.channels} channels averaged")
-            promised = sound.frames / sound.samplerate
+            promised = _promised_seconds(sound)
     else:
         promised = len(file) / sample_rate
     length, peak = 0, 0.0
     for block in _read(file, sample_rate, name):
-        if not np.isfinite(block).all():
-            at = (length + int(np.flatnonzero(~np.isfinite(block))[0])) / sample_rate
-            raise AudioError(f"{name}: a sample near {at:.2f} s is not a finite number: the recording is damaged")
         length += len(block)
         peak = max(peak, float(np.abs(block).max(initial=0)))
     duration = length / sample_rate
-    if promised > duration + 0.1 and promised < 1e8:  # a WAV from a pipe promises 2^31 frames or so
+    if promised > duration + 0.1:
         notes.append(f"cut off: the header promises {promised:.1f} s, the file holds {duration:.1f} s")
     factor = AUTO_GAIN_PEAK / peak if gain == "auto" and peak > 0 else 1.0
     if factor != 1:
@@ -94,7 +95,10 @@ def open_audio(source: str | Path | np.ndarray, sample_rate: int, *, gain: str =
         notes.append(level)
     elif peak > 1:
         notes.append(f"exceeds full scale, its peak is {dbfs(peak):+.1f} dBFS")
-    return AudioSource(name, duration, peak, tuple(notes), file, sample_rate, factor)
+    opened = AudioSource(name, duration, peak, tuple(notes), file, sample_rate, factor)
+    if not isinstance(file, str | np.ndarray):
+        weakref.finalize(opened, file.close)
+    return opened
 
 
 def dbfs(peak: float) -> float:
@@ -118,6 +122,10 @@ def _read(file: str | BinaryIO | np.ndarray, sample_rate: int, name: str = "audi
                 frames = sound.read(size, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 raise AudioError(f"{name}: damaged after {sound.tell() / sound.samplerate:.1f} s ({error})") from error
+            if not np.isfinite(frames).all():
+                bad = sound.tell() - len(frames) + int(np.flatnonzero(~np.isfinite(frames).all(1))[0])
+                at = bad / sound.samplerate
+                raise AudioError(f"{name}: the sample at {at:.2f} s is not a finite number: the recording is damaged")
             mono = frames.mean(1) if sound.channels > 1 else frames[:, 0]
             is_last = len(frames) < size
             yield mono if resample is None else resample.resample_chunk(mono, last=is_last)
@@ -130,14 +138,36 @@ def _open(name: str, file: str | BinaryIO) -> soundfile.SoundFile:
         file.seek(0)
     try:
         return soundfile.SoundFile(file)
-    except (soundfile.LibsndfileError, OSError) as error:
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: by its name a file without a header
         raise AudioError(
             f"{name}: not a readable audio file ({error}); convert it first: ffmpeg -i IN -ar 16000 -ac 1 OUT.wav"
         ) from error
 
 
-def _spool_stdin(sample_rate: int) -> BinaryIO:
-    """Standard input as a seekable WAV; raw bytes are s16le at `sample_rate`."""
+def _require_file(path: str) -> None:
+    try:
+        exists = Path(path).exists()
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not exists:
+        raise AudioError(f"{path}: no such file")
+
+
+def _promised_seconds(sound: soundfile.SoundFile) -> float:
+    """The length that the header promises, 0 where it does not know.
+
+    libsndfile corrects the length of a WAV that was cut off; only its log still says what the header says.
+    """
+    frames = sound.frames
+    if found := re.search(r"^data : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE):
+        promised, held = map(int, found.groups())
+        frames = frames * promised // held if held and promised < UNKNOWN_BYTES else 0
+    seconds = frames / sound.samplerate
+    return seconds if seconds < 1e8 else 0
+
+
+def _spool_stdin(sample_rate: int) -> tuple[BinaryIO, bool]:
+    """Standard input as a seekable file, and whether it was raw: s16le at `sample_rate`, a WAV from here on."""
     import shutil
     import sys
 
@@ -146,7 +176,7 @@ def _spool_stdin(sample_rate: int) -> BinaryIO:
     if head[:4] in (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM"):
         spool.write(head)
         shutil.copyfileobj(sys.stdin.buffer, spool)
-        return spool
+        return spool, False
     with soundfile.SoundFile(spool, "w", sample_rate, 1, "PCM_16", format="WAV") as wav:
         rest = head
         while data := sys.stdin.buffer.read(1 << 20):
@@ -154,4 +184,4 @@ def _spool_stdin(sample_rate: int) -> BinaryIO:
             wav.buffer_write((rest + data)[:whole], dtype="int16")
             rest = (rest + data)[whole:]
         wav.buffer_write(rest[: len(rest) // 2 * 2], dtype="int16")
-    return spool
+    return spool, True

@@ -39,14 +39,14 @@ def captions(segments: Iterable[Segment]) -> Iterator[Caption]:
             or segment.end - pending[0].start > MAX_SECONDS
             or len(_wrap("".join(part.text for part in [*pending, segment]))) > MAX_LINES
         ):
-            yield _caption(pending)
+            yield from _screens(pending)
             pending = []
         pending.append(segment)
         if segment.text.rstrip().endswith(SENTENCE_ENDS):
-            yield _caption(pending)
+            yield from _screens(pending)
             pending = []
     if pending:
-        yield _caption(pending)
+        yield from _screens(pending)
 
 
 def to_srt(segments: Iterable[Segment]) -> str:
@@ -90,8 +90,16 @@ def columns(text: str) -> int:
     return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
 
 
-def _caption(segments: Sequence[Segment]) -> Caption:
-    return Caption(segments[0].start, segments[-1].end, tuple(_wrap("".join(part.text for part in segments))))
+def _screens(segments: Sequence[Segment]) -> Iterator[Caption]:
+    """One caption; several that share the time where one segment is longer than a screen, none where it is blank."""
+    lines = _wrap("".join(part.text for part in segments))
+    if not lines[0]:
+        return
+    start, count = segments[0].start, -(-len(lines) // MAX_LINES)
+    seconds = (segments[-1].end - start) / count
+    for i in range(count):
+        screen = lines[i * MAX_LINES : (i + 1) * MAX_LINES]
+        yield Caption(start + i * seconds, start + (i + 1) * seconds, tuple(screen))
 
 
 def _wrap(text: str) -> list[str]:

@@ -124,7 +124,7 @@ def _load(ort, folder: Path, graph: GraphSpec, options, device: str) -> onnxrunt
 
 def _check_contract(path: Path, kind: str, found: Sequence[onnxruntime.NodeArg], expected: Sequence[TensorSpec]) -> None:
     have = {arg.name: (arg.type, len(arg.shape)) for arg in found}
-    want = {spec.name: (_ONNX_TYPES[spec.dtype], len(spec.shape)) for spec in expected}
+    want = {spec.name: (_ONNX_TYPES.get(spec.dtype, spec.dtype), len(spec.shape)) for spec in expected}
     if have != want:
         name = sorted(name for name in have.keys() | want.keys() if have.get(name) != want.get(name))[0]
         raise ArtifactError(

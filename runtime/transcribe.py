@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import ArtifactError, UsageError
 from ..manifest import CacheSpec, Manifest, Streaming
 from .artifact import find_artifact, open_artifact
 from .audio import AudioSource, open_audio
@@ -221,7 +221,9 @@ def _ms_per_token(manifest: Manifest) -> int:
 
 def _choose_precision(manifest: Manifest, asked: str | None) -> str:
     if asked is None:
-        return next(name for name in DEFAULT_PRECISIONS if name in manifest.precisions)
+        asked = next((name for name in DEFAULT_PRECISIONS if name in manifest.precisions), None)
+        if asked is None:
+            raise ArtifactError(f"the artifact has none of the precisions {', '.join(DEFAULT_PRECISIONS)}; export again")
     if asked not in manifest.precisions:
         raise UsageError(
             f"precision: the artifact has {', '.join(manifest.precisions)}, not {asked!r}; "

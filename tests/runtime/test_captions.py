@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxtral_onnx.runtime.captions import MAX_COLUMNS, MAX_LINES, captions, columns, to_srt
+from voxtral_onnx.runtime.segments import Segment
+
+LATIN = st.text("abcdefghijklmnopqrstuvwxyzäöüß'-", min_size=1, max_size=12)
+ARABIC = st.text("ابتثجحخدذرزسشصضطظعغفقكلمنهوي", min_size=1, max_size=9)
+CJK = st.text("今日天気明報東京都道府県中文字幕한국어", min_size=1, max_size=14)
+LONG = st.text("abc今日م", min_size=80, max_size=300)
+END = st.sampled_from(["", "", "", ".", "?", "。", "؟"])
+WORDS = st.tuples(st.sampled_from(["", " ", "  ", "\n"]), st.one_of(LATIN, ARABIC, CJK, LONG, st.just("")), END)
+SEGMENTS = st.lists(st.tuples(WORDS.map("".join), st.floats(0, 3), st.floats(0, 0.8)), max_size=60)
+
+
+def timed(words) -> list[Segment]:
+    """Segments that follow each other as the model's do."""
+    segments, end = [], 0.0
+    for i, (text, pause, length) in enumerate(words):
+        start = end + pause
+        end = start + length
+        segments.append(Segment(i, start, end, text, (), 0.0))
+    return segments
+
+
+def parse_srt(text: str) -> list[tuple[int, int, list[str]]]:
+    """Start and end in milliseconds, and lines; asserts the format."""
+    blocks = []
+    for number, block in enumerate(text.split("\n\n") if text else [], 1):
+        head, times, *lines = block.removesuffix("\n").split("\n")
+        assert head == str(number)
+        match = re.fullmatch(r"(\d\d):(\d\d):(\d\d),(\d{3}) --> (\d\d):(\d\d):(\d\d),(\d{3})", times)
+        assert match is not None, times
+        h, m, s, ms, h2, m2, s2, ms2 = map(int, match.groups())
+        blocks.append((((h * 60 + m) * 60 + s) * 1000 + ms, ((h2 * 60 + m2) * 60 + s2) * 1000 + ms2, lines))
+    return blocks
+
+
+def letters(text: str) -> str:
+    return "".join(text.split())
+
+
+@given(SEGMENTS)
+def test_srt_keeps_text_order_and_limits(words):
+    segments = timed(words)
+    blocks = parse_srt(to_srt(segments))
+    previous_end = 0
+    for start, end, lines in blocks:
+        assert previous_end <= start <= end
+        previous_end = end
+        assert 1 <= len(lines) <= MAX_LINES
+        assert all(line.strip() and columns(line) <= MAX_COLUMNS for line in lines)
+    assert letters("".join(line for _, _, lines in blocks for line in lines)) == letters(
+        "".join(segment.text for segment in segments)
+    )
+
+
+@given(st.lists(LATIN, min_size=1, max_size=40))
+def test_short_words_are_never_broken(words):
+    segments = timed([(" " + word, 0, 0.3) for word in words])
+    shown = [word for caption in captions(segments) for line in caption.lines for word in line.split()]
+    assert shown == words
+
+
+def test_captions_end_at_sentences_pauses_and_seven_seconds():
+    words = [(" one.", 0, 0.5), (" two", 0, 0.5), (" three", 0.5, 0.5), *[(" x", 0, 1)] * 8]
+    shown = ["".join(caption.lines) for caption in captions(timed(words))]
+    assert shown == ["one.", "two", "three x x x x x x", "x x"]
+
+
+def test_a_group_longer_than_a_screen_shares_its_time():
+    text = "".join(chr(0x4E00 + i) for i in range(63))  # three lines
+    first, second = captions(timed([(text, 0, 0.8)]))
+    assert (first.lines, second.lines) == ((text[:21], text[21:42]), (text[42:],))
+    assert (first.start, first.end, second.start, second.end) == (0, 0.4, 0.4, 0.8)
+
+
+def test_no_text_is_an_empty_srt():
+    assert to_srt([]) == ""
+    assert to_srt(timed([(" ", 0, 1)])) == ""
+
+
+def test_columns_of_wide_characters():
+    assert columns("ab") == 2
+    assert columns("今日") == 4
