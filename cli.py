@@ -185,7 +185,7 @@ def inspect(
 def main() -> None:
     """Run the command line: errors a user can act on are one line on stderr and an exit code."""
     try:
-        app(_with_hyphens(sys.argv[1:]))
+        app(_with_hyphens(sys.argv[1:]), prog_name="voxtral-onnx")
     except VoxtralOnnxError as error:
         _print_error(error)
         sys.exit(error.exit_code)
@@ -211,7 +211,7 @@ def parse_size(text: str) -> int:
     unit = text.strip().lower()[len(number) :]
     try:
         size = int(float(number) * units[unit])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise UsageError(f"size: expected a number with B, KB, MB, GB, KiB, MiB or GiB, got {text!r}") from None
     if size < 1 << 20:
         raise UsageError(f"size: expected at least 1MiB, got {text!r}")

@@ -155,7 +155,8 @@ def _prepare_folder(folder: Path, fingerprint: str, precisions) -> Manifest | No
             raise ArtifactError(f"{folder}: holds an artifact of another checkpoint; choose another folder with --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / UNFINISHED, json.dumps({"fingerprint": fingerprint}).encode())  # first: makes a rerun possible
+        # First, because a rerun is refused where neither this file nor a manifest stands.
+        write_whole(folder / UNFINISHED, json.dumps({"fingerprint": fingerprint}).encode())
         (folder / "onnx").mkdir(exist_ok=True)
     except OSError as error:
         if isinstance(error, StorageError):

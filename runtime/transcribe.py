@@ -223,7 +223,8 @@ def _choose_precision(manifest: Manifest, asked: str | None) -> str:
     if asked is None:
         asked = next((name for name in DEFAULT_PRECISIONS if name in manifest.precisions), None)
         if asked is None:
-            raise ArtifactError(f"the artifact has none of the precisions {', '.join(DEFAULT_PRECISIONS)}; export again")
+            known = ", ".join(DEFAULT_PRECISIONS)
+            raise ArtifactError(f"the artifact has none of the precisions {known}; export again")
     if asked not in manifest.precisions:
         raise UsageError(
             f"precision: the artifact has {', '.join(manifest.precisions)}, not {asked!r}; "

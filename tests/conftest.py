@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from commands import Result, clean_environment
+
 from voxtral_onnx import cli, export
 from voxtral_onnx.manifest import Manifest
 
@@ -16,7 +16,9 @@ from voxtral_onnx.manifest import Manifest
 @pytest.fixture(scope="session")
 def tiny_artifact(tmp_path_factory) -> Path:
     """The embedded checkpoint in every precision. Read only: tests that write take `artifact`."""
-    return export("tiny", tmp_path_factory.mktemp("artifact") / "tiny", precisions=("q4f16", "q4", "fp32", "q8", "fp16"))
+    return export(
+        "tiny", tmp_path_factory.mktemp("artifact") / "tiny", precisions=("q4f16", "q4", "fp32", "q8", "fp16")
+    )
 
 
 @pytest.fixture

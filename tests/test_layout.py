@@ -56,7 +56,7 @@ def imports(file: Path, *, at_load: bool = False) -> set[str]:
                 package = file.relative_to(ROOT).parent.parts
                 base = package[: len(package) - child.level + 1]
                 path = [*base, *(child.module.split(".") if child.module else [])]
-                found.update("." + ".".join([*path, alias.name] if not path else path) for alias in child.names)
+                found.update("." + ".".join(path or [alias.name]) for alias in child.names)
             walk(child)
 
     walk(ast.parse(file.read_text()))

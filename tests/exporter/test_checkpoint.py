@@ -5,9 +5,9 @@ import struct
 
 import numpy as np
 import pytest
+from checkpoints import TINY, small_tensors, write_hf, write_mistral
 from safetensors.numpy import load_file, save_file
 
-from checkpoints import TINY, small_tensors, write_hf, write_mistral
 from voxtral_onnx.exporter import weights
 from voxtral_onnx.exporter.checkpoint import open_checkpoint
 
@@ -109,9 +109,18 @@ def test_truncated_safetensors(size, parts, mistral, refuse):
         (safetensors_bytes({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}), ["malformed entry for a"]),
         (safetensors_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", 4]}}), ["malformed entry for a"]),
         (safetensors_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-8, -4]}}), ["malformed entry for a"]),
-        (safetensors_bytes({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)), ["does not fit 4 bytes"]),
-        (safetensors_bytes({"a": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}, bytes(8)), ["BF16, F16 or F32, got F64"]),
-        (safetensors_bytes({"a": {"dtype": "I8", "shape": [1], "data_offsets": [0, 1]}}, bytes(1)), ["BF16, F16 or F32, got I8"]),
+        (
+            safetensors_bytes({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
+            ["does not fit 4 bytes"],
+        ),
+        (
+            safetensors_bytes({"a": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}, bytes(8)),
+            ["BF16, F16 or F32, got F64"],
+        ),
+        (
+            safetensors_bytes({"a": {"dtype": "I8", "shape": [1], "data_offsets": [0, 1]}}, bytes(1)),
+            ["BF16, F16 or F32, got I8"],
+        ),
     ],
 )
 def test_corrupt_safetensors_header(content, parts, mistral, refuse):
@@ -144,9 +153,15 @@ def encoder_args(params):
         (lambda p: p.update(rope_theta=float("nan")), ["'rope_theta'", "expected a positive number, got nan"]),
         (lambda p: p.update(tied_embeddings=False), ["'tied_embeddings'", "expected True, got False"]),
         (lambda p: p.update(head_dim=31), ["head_dim 31 is odd"]),
-        (lambda p: encoder_args(p).update(pos_embed="sinusoidal"), ["'pos_embed'", "expected 'rope', got 'sinusoidal'"]),
+        (
+            lambda p: encoder_args(p).update(pos_embed="sinusoidal"),
+            ["'pos_embed'", "expected 'rope', got 'sinusoidal'"],
+        ),
         (lambda p: encoder_args(p).update(n_kv_heads=3), ["2 query heads cannot share 3 key-value heads"]),
-        (lambda p: p["multimodal"].update(whisper_model_args=[]), ["whisper_model_args", "expected an object, got list"]),
+        (
+            lambda p: p["multimodal"].update(whisper_model_args=[]),
+            ["whisper_model_args", "expected an object, got list"],
+        ),
         (lambda p: encoder_args(p)["audio_encoding_args"].update(frame_rate=12.4), ["mel frames a token"]),
         (lambda p: ["a list"], ["params.json", "expected an object, got list"]),
     ],

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-
 from commands import CLIP, TEXT
+
 from voxtral_onnx.errors import AudioError
 from voxtral_onnx.runtime.audio import open_audio
 

@@ -1,0 +1,240 @@
+"""Exports that cannot finish: what is said, what is left, and that the next one succeeds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from checkpoints import write_mistral
+from conftest import copy_artifact
+
+from voxtral_onnx import export
+from voxtral_onnx.errors import UsageError
+from voxtral_onnx.exporter.export import UNFINISHED
+from voxtral_onnx.manifest import FILE_NAME, Manifest
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_mistral(tmp_path_factory.mktemp("checkpoint") / "small")
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    return export(checkpoint, tmp_path_factory.mktemp("exported") / "small", precisions=("q4", "fp32"))
+
+
+@pytest.fixture
+def both(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "both")
+
+
+def files_of(folder) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_whole(folder, *precisions):
+    """A finished artifact with these precisions and not one file more."""
+    manifest = Manifest.read(folder)
+    manifest.check_files(folder, hashes=True)
+    assert tuple(manifest.precisions) == precisions
+    assert files_of(folder) == manifest.files.keys() | {FILE_NAME}
+
+
+def assert_unfinished(folder, whole):
+    """No manifest, nothing partial, and every file under its final name is what a finished export has there."""
+    left = files_of(folder)
+    assert FILE_NAME not in left
+    assert not [name for name in left if name.endswith(".partial")]
+    for name in left - {UNFINISHED}:
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+class Interrupt:
+    """Stop an export at its n-th report, as Ctrl-C would."""
+
+    def __init__(self, reports: int):
+        self.reports = reports
+
+    def __call__(self, progress) -> None:
+        self.reports -= 1
+        if self.reports == 0:
+            raise KeyboardInterrupt
+
+
+def test_export_survives_a_state_folder_that_cannot_be_written(checkpoint, tmp_path, run, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("voxtral_onnx.exporter.export.export", lambda *arguments, **options: tmp_path)
+    monkeypatch.setattr(Manifest, "read", lambda folder: type("Empty", (), {"files": {}}))
+    result = run("export", checkpoint)
+    assert (result.code, result.out) == (0, f"{tmp_path}\n")
+    assert "note: not remembered as the last export" in result.err
+
+
+def test_interrupted_export_leaves_nothing_that_looks_finished_and_the_next_one_works(
+    checkpoint, exported, tmp_path, run
+):
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        export(checkpoint, out, precisions=("fp32",), on_progress=Interrupt(4))
+    assert_unfinished(out, exported)
+    (out / "onnx/encoder.onnx.partial").write_bytes(b"what a killed process leaves")
+    result = run("export", checkpoint, "-o", out, "--precision", "fp32")
+    assert (result.code, result.out) == (0, f"{out}\n")
+    assert_whole(out, "fp32")
+    assert json.loads(run("inspect", "--json").out)["folder"] == str(out)  # the last export is remembered
+
+
+def test_added_precision_keeps_the_others(checkpoint, exported, tmp_path):
+    out = copy_artifact(exported, tmp_path / "out", "fp32")
+    before = {name: (out / name).stat().st_mtime_ns for name in files_of(out) if "coder" in name}
+    export(checkpoint, out, precisions=("q4",))
+    assert_whole(out, "q4", "fp32")
+    assert before == {name: (out / name).stat().st_mtime_ns for name in before}
+    assert Manifest.read(out) == Manifest.read(exported)
+
+
+@pytest.mark.parametrize(("again", "kept"), [(("fp32",), ("q4",)), (("q4",), ("fp32",))])
+def test_interrupted_renewal_keeps_the_other_precision(again, kept, checkpoint, both):
+    with pytest.raises(KeyboardInterrupt):
+        export(checkpoint, both, precisions=again, on_progress=Interrupt(1))
+    manifest = Manifest.read(both)
+    manifest.check_files(both, hashes=True)
+    assert tuple(manifest.precisions) == kept
+
+
+def test_interrupted_renewal_of_all_precisions_leaves_no_manifest(checkpoint, both, exported):
+    with pytest.raises(KeyboardInterrupt):
+        export(checkpoint, both, precisions=("q4", "fp32"), on_progress=Interrupt(1))
+    assert_unfinished(both, exported)
+
+
+@pytest.mark.parametrize("size", ["nr_inodes=1", "size=512k", "size=1m", "size=2m"])
+def test_full_disk(size, checkpoint, exported, tmpfs, run):
+    disk = tmpfs(size)
+    result = run("export", checkpoint, "-o", disk, "--precision", "fp32")
+    result.assert_refused(9, str(disk), "cannot be written (No space left on device)")
+    assert_unfinished(disk, exported)
+    assert ("onnx/encoder.onnx" in files_of(disk)) == (size == "size=2m")
+
+
+def test_full_disk_at_the_first_file_allows_another_try(checkpoint, tmpfs):
+    disk = tmpfs("nr_inodes=1")
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left on device"):
+            export(checkpoint, disk)
+
+
+def test_full_disk_while_adding_keeps_the_artifact(checkpoint, exported, tmpfs, run):
+    disk = tmpfs("size=64m")
+    copy_artifact(exported, disk / "small", "q4")
+    used = sum((disk / "small" / name).stat().st_size for name in files_of(disk / "small"))
+    subprocess.run(["mount", "-o", f"remount,size={used + 200_000}", str(disk)], check=True)
+    run("export", checkpoint, "-o", disk / "small", "--precision", "fp32").assert_refused(9, "No space left on device")
+    Manifest.read(disk / "small").check_files(disk / "small", hashes=True)
+    assert not list(disk.rglob("*.partial"))
+
+
+def test_output_below_a_file(checkpoint, tmp_path, run):
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "out"):
+        result = run("export", checkpoint, "-o", output)
+        result.assert_refused(9, f"{output}: cannot be made (Not a directory)", "--output")
+
+
+@pytest.mark.parametrize("below", ["", "out"])
+def test_read_only_folder(below, checkpoint, tmpfs, run):
+    folder = tmpfs("ro") / below
+    run("export", checkpoint, "-o", folder).assert_refused(9, str(folder), "(Read-only file system)")
+
+
+def test_output_that_is_something_else(checkpoint, tmp_path, run):
+    (tmp_path / "precious.txt").write_text("mine")
+    result = run("export", checkpoint, "-o", tmp_path)
+    result.assert_refused(4, f"{tmp_path}: exists and is no artifact; choose another folder with --output")
+    assert files_of(tmp_path) == {"precious.txt"}
+
+
+def test_artifact_of_another_checkpoint(exported, tmp_path, run):
+    other = write_mistral(tmp_path / "other", seed=1)
+    before = files_of(exported)
+    run("export", other, "-o", exported).assert_refused(4, "holds an artifact of another checkpoint", "--output")
+    assert files_of(exported) == before
+
+
+@pytest.mark.parametrize("content", ['{"fingerprint": "another"}', "", "[]", "{"])
+def test_unfinished_export_of_another_checkpoint(content, checkpoint, tmp_path, run):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / UNFINISHED).write_text(content)
+    result = run("export", checkpoint, "-o", tmp_path / "out")
+    result.assert_refused(4, "holds an artifact of another checkpoint")
+
+
+def test_artifact_of_a_newer_format(checkpoint, tmp_path, run):
+    (tmp_path / FILE_NAME).write_text(json.dumps({"format": 2}))
+    run("export", checkpoint, "-o", tmp_path).assert_refused(4, "expected format 1, got 2; upgrade voxtral-onnx")
+
+
+@pytest.mark.parametrize("names", ["q5", "q4,q5", "", "q4,"])
+def test_unknown_precision(names, checkpoint, tmp_path, run):
+    result = run("export", checkpoint, "-o", tmp_path / "out", "--precision", names)
+    result.assert_refused(2, "precision: expected some of ['q4f16', 'q4', 'q8', 'fp16', 'fp32'], got")
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_precision_in_python(checkpoint, tmp_path):
+    with pytest.raises(UsageError, match="got 'int3'"):
+        export(checkpoint, tmp_path / "out", precisions=("int3",))
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("many", "got 'many'"),
+        ("12PB", "got '12PB'"),
+        ("", "got ''"),
+        ("1KiB", "at least 1MiB"),
+        ("nanMB", "got 'nanMB'"),
+        ("inf", "got 'inf'"),
+    ],
+)
+def test_impossible_shard_size(size, message, checkpoint, tmp_path, run):
+    run("export", checkpoint, "-o", tmp_path / "out", "--shard-size", size).assert_refused(2, "size: expected", message)
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (None, ["found neither", "default", "q8"]),
+        ("rules = 3 =", ["cannot be read"]),
+        ("accuracy_level = 4", ["expected accuracy_level and rules"]),
+        ("accuracy_level = 9\nrules = []", ["accuracy_level: expected 0 to 4, got 9"]),
+        ("accuracy_level = 4\nrules = [3]", ["expected accuracy_level and rules"]),
+        ("accuracy_level = 4\nrules = 3", ["expected accuracy_level and rules"]),
+        (
+            'accuracy_level = 4\n[[rules]]\ntensors = "*"\nbits = 3\nblock_size = 32\nmethod = "rtn_symmetric"',
+            ["rule '*': bits: expected 4 or 8, got 3"],
+        ),
+    ],
+)
+def test_impossible_recipe(content, parts, checkpoint, tmp_path, run):
+    if content is not None:
+        (tmp_path / "recipe.toml").write_text(content)
+    result = run("export", checkpoint, "-o", tmp_path / "out", "--recipe", tmp_path / "recipe.toml")
+    result.assert_refused(5, *parts)
+
+
+@pytest.mark.parametrize("missing", [("torch",), ("torch", "onnx", "onnxscript", "onnx_ir"), ("onnx_ir",)])
+def test_export_packages_missing(missing, checkpoint, run, monkeypatch):
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    result = run("export", checkpoint)
+    result.assert_refused(
+        7,
+        f"export needs {', '.join(missing)}; run:\n"
+        "  pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install 'voxtral-onnx[export]'",
+    )
