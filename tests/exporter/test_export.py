@@ -122,8 +122,9 @@ def test_full_disk(size, checkpoint, exported, tmpfs, run):
     assert ("onnx/encoder.onnx" in files_of(disk)) == (size == "size=2m")
 
 
-def test_full_disk_at_the_first_file_allows_another_try(checkpoint, tmpfs):
-    disk = tmpfs("nr_inodes=1")
+@pytest.mark.parametrize("inodes", [1, 2, 3])
+def test_full_disk_at_the_first_files_allows_another_try(inodes, checkpoint, tmpfs):
+    disk = tmpfs(f"nr_inodes={inodes}")
     for _ in range(2):
         with pytest.raises(OSError, match="No space left on device"):
             export(checkpoint, disk)
