@@ -12,10 +12,12 @@ def strip_debug_info(model: ir.Model) -> int:
     Runtimes infer them again from the inputs. Returns how many values were stripped.
     """
     ClearMetadataAndDocStringPass()(model)
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
     stripped, wanted = 0, set(model.graph.outputs)
     for node in model.graph:
         for value in node.outputs:
-            if value not in wanted and value.shape is not None:
+            if value not in wanted and (value.shape is not None or value.type is not None):
                 value.shape, value.type = None, None
                 stripped += 1
     return stripped

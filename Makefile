@@ -1,0 +1,48 @@
+# PyTorch's own index of CPU builds: without it Linux wheels bring gigabytes of CUDA.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PYTHON ?= python3
+PYTEST_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+DIST ?= dist
+
+.PHONY: help demo install test check bench wheel clean
+
+help:  ## show this
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/run.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) 'torch>=2.13,<2.14'
+	$(BIN)/pip install --quiet -e '.[cpu,export]'
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp
+	$(BIN)/pip install --quiet -e '.[cpu,export,dev]'
+	mkdir -p .link && ln -sfn .. .link/voxtral_onnx
+	touch $@
+
+demo: $(VENV)/run.stamp  ## export the embedded checkpoint, transcribe two clips, compare with their transcripts
+	$(BIN)/voxtral-onnx export tiny --output assets/tiny-onnx --precision q4f16,q4
+	$(BIN)/python examples/demo.py
+
+install: $(VENV)/dev.stamp  ## set up .venv for development
+
+test: $(VENV)/dev.stamp  ## run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/dev.stamp  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/dev.stamp  ## make the numbers of the README (needs espeak-ng, flite and hibari-tts)
+	$(BIN)/python bench/wer.py
+
+wheel: $(VENV)/dev.stamp  ## build the wheel with the embedded model's artifact in it
+	$(BIN)/voxtral-onnx export tiny --output assets/tiny-onnx --precision q4f16,q4
+	rm -rf build/lib build/bdist.*
+	$(BIN)/python -m build --wheel --outdir $(DIST) .
+
+clean:  ## remove everything that was made here
+	rm -rf $(VENV) .link build dist assets/tiny-onnx *.egg-info

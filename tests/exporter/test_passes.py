@@ -1,0 +1,81 @@
+"""Each clean-up applies where its rule says, and nowhere else."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from voxtral_onnx.exporter.passes import PIPELINE
+from voxtral_onnx.exporter.passes.constants import fold_constants
+from voxtral_onnx.exporter.passes.optional_outputs import drop_optional_outputs
+from voxtral_onnx.exporter.passes.reshapes import make_reshapes_static
+from voxtral_onnx.exporter.passes.unused_nodes import remove_unused_nodes
+from voxtral_onnx.manifest import Manifest
+
+
+def model_of(nodes, inputs, outputs):
+    graph = ir.Graph(inputs, outputs, nodes=nodes, opset_imports={"": 23, "com.microsoft": 1}, name="test")
+    return ir.Model(graph, ir_version=10)
+
+
+def value(name, shape, dtype=ir.DataType.FLOAT):
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "target"),
+    [
+        (["batch", "seq", 8, 32], ["batch", "seq", 256], [0, 0, 256]),
+        (["batch", "seq", 256], ["batch", "rows", 256], [0, -1, 256]),
+        (["batch", "seq", 8], ["seq", "batch", 8], None),  # two axes moved: not a matter of copying
+        (["rows", 8], ["batch", "seq", 8], None),
+    ],
+)
+def test_reshapes_become_static(before, after, target):
+    data, shape = value("data", before), value("shape", [len(after)], ir.DataType.INT64)
+    node = ir.node("Reshape", [data, shape], outputs=[value("out", after)])
+    model = model_of([node], [data, shape], node.outputs)
+    assert make_reshapes_static(model) == int(target is not None)
+    if target is None:
+        assert node.inputs[1] is shape
+    else:
+        constant = ir.convenience.get_const_tensor(node.inputs[1])
+        assert constant is not None and constant.numpy().tolist() == target
+
+
+def test_constant_reshapes_are_left_alone():
+    data, target = value("data", ["batch", 8]), ir.tensor(np.array([-1], np.int64), name="target")
+    constant = ir.node("Constant", [], {"value": target})
+    constant.outputs[0].name = "target"
+    node = ir.node("Reshape", [data, constant.outputs[0]], outputs=[value("out", ["n"])])
+    assert make_reshapes_static(model_of([constant, node], [data], node.outputs)) == 0
+
+
+def test_unread_optional_outputs_go():
+    x, skip, weight = value("x", [1, 4]), value("skip", [1, 4]), value("weight", [4])
+    norm = ir.node("SkipSimplifiedLayerNormalization", [x, skip, weight], domain="com.microsoft", num_outputs=4)
+    last = ir.node("SkipSimplifiedLayerNormalization", [x, norm.outputs[3], weight], domain="com.microsoft", num_outputs=4)
+    for number, output in enumerate((*norm.outputs, *last.outputs)):
+        output.name = f"v{number}"
+    model = model_of([norm, last], [x, skip, weight], [norm.outputs[0], last.outputs[0]])
+    assert drop_optional_outputs(model) == 5
+    assert [output.name for output in norm.outputs] == ["v0", "", "", "v3"]
+    assert [output.name for output in last.outputs] == ["v4"]
+
+
+def test_folding_and_removing_leave_used_nodes():
+    x = value("x", ["n"])
+    relu, unread = ir.node("Relu", [x]), ir.node("Neg", [x])
+    relu.outputs[0].name, unread.outputs[0].name = "y", "z"
+    model = model_of([relu, unread], [x], relu.outputs)
+    assert fold_constants(model) == 0
+    assert remove_unused_nodes(model) == 1
+    assert [node.op_type for node in model.graph] == ["Relu"]
+
+
+def test_every_pass_is_counted_in_the_manifest(toy_artifact):
+    manifest = Manifest.read(toy_artifact)
+    for precision in manifest.precisions.values():
+        for graph in (precision.encoder, precision.decoder):
+            assert list(graph.passes) == [rule.__name__ for rule in PIPELINE]
+            assert graph.passes["drop_optional_outputs"] > 0 and graph.passes["strip_debug_info"] > 0
+    assert manifest.precisions["q4"].decoder.passes["make_reshapes_static"] == 1

@@ -1,0 +1,79 @@
+"""The exporter's modules run by PyTorch on a checkpoint's float32 weights, with whole sequences or call by call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from voxtral_onnx.config import TransformerConfig
+from voxtral_onnx.exporter import bind
+from voxtral_onnx.exporter.checkpoint import Checkpoint
+from voxtral_onnx.exporter.modules import Build, Decoder, Encoder
+from voxtral_onnx.exporter.tekken import read_tekken
+from voxtral_onnx.quant.recipe import FLOAT, Recipe
+
+
+@dataclass
+class Memory:
+    """Stands where the data files stand: the same fills, into arrays."""
+
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def write(self, name: str, array: np.ndarray, at: int) -> None:
+        flat = self.arrays[name].reshape(-1).view(np.uint8)
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        flat[at : at + len(data)] = data
+
+
+def eager_modules(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> tuple[Encoder, Decoder]:
+    """Both steps with the checkpoint's weights, filled by the exporter's own binding."""
+    build = Build(torch.float32, recipe)
+    tokens, _ = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
+    modules = Encoder(build, checkpoint.config).eval(), Decoder(build, checkpoint.config, tokens).eval()
+    for module in modules:
+        memory = Memory({name: np.zeros_like(value.numpy()) for name, value in module.state_dict().items()})
+        for fill in bind._fills(module, checkpoint):
+            for start, stop in fill.slices():
+                fill.write(memory, start, stop)
+        for name in memory.arrays:
+            if name.endswith(".gather_scales"):
+                memory.arrays[name] = memory.arrays[name.replace(".gather_scales", ".scales")][..., None]
+        module.load_state_dict({name: torch.from_numpy(array) for name, array in memory.arrays.items()})
+    return modules
+
+
+def rotation(stack: TransformerConfig, start: int, rows: int, batch: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin [batch, rows, head_dim / 2] of absolute positions."""
+    frequencies = stack.rope_theta ** (-torch.arange(0, stack.head_dim, 2, dtype=torch.float64) / stack.head_dim)
+    angles = torch.arange(start, start + rows, dtype=torch.float64)[:, None] * frequencies
+    angles = angles.expand(batch, rows, -1)
+    return angles.cos().float(), angles.sin().float()
+
+
+def empty_caches(stack: TransformerConfig, capacity: int, batch: int = 1) -> list[torch.Tensor]:
+    """Zero buffers for every layer's keys and values."""
+    shape = (batch, stack.num_key_value_heads, capacity, stack.head_dim)
+    return [torch.zeros(shape) for _ in range(2 * stack.num_hidden_layers)]
+
+
+@torch.no_grad()
+def encode_whole(encoder: Encoder, checkpoint: Checkpoint, input_features: np.ndarray) -> torch.Tensor:
+    """Audio embeddings [1, tokens, hidden_size] of a whole recording in one call."""
+    stack, frames = checkpoint.config.encoder, input_features.shape[2] // 2
+    states = torch.zeros(1, input_features.shape[1], 2), torch.zeros(1, stack.hidden_size, 1)
+    at = torch.tensor([frames - 1], dtype=torch.int32), torch.tensor(frames, dtype=torch.int32)
+    rows = rotation(stack, 0, frames)
+    return encoder(torch.from_numpy(input_features), *states, *rows, *at, *empty_caches(stack, frames))[0]
+
+
+@torch.no_grad()
+def decode_whole(
+    decoder: Decoder, checkpoint: Checkpoint, ids: torch.Tensor, audio_embeds: torch.Tensor, delay: int
+) -> torch.Tensor:
+    """Logits [1, seq, vocab_size] of a whole token sequence in one call."""
+    stack, seq = checkpoint.config.decoder, ids.shape[1]
+    at = torch.tensor([seq - 1], dtype=torch.int32), torch.tensor(seq, dtype=torch.int32)
+    rows, caches = rotation(stack, 0, seq), empty_caches(stack, seq)
+    return decoder(ids, audio_embeds, torch.tensor([delay]), *rows, *at, torch.zeros(1, seq), *caches)[2]

@@ -1,0 +1,153 @@
+"""Ladder, rung 4: streams are offline transcription, whatever the chunks, and both are transformers' generate."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import toy
+from transformers import VoxtralRealtimeFeatureExtractor
+
+from voxtral_onnx import Transcriber
+from voxtral_onnx.errors import AudioError
+from voxtral_onnx.runtime.stream import Stream
+
+SECONDS = 9.0  # both windows roll many times, the caches move 3 and 20 times
+
+
+@pytest.fixture(scope="module")
+def transcriber(toy_artifact):
+    with Transcriber(toy_artifact, precision="fp32") as transcriber:
+        yield transcriber
+
+
+@pytest.fixture(scope="module")
+def whole(transcriber):
+    """Token ids of the babble as a file."""
+    return list(transcriber.transcribe(toy.babble(SECONDS)).token_ids)
+
+
+def input_features(samples, delay):
+    """Mel of the padded audio, by transformers' feature extractor."""
+    padding = -len(samples) % 1280 + 1280 * (delay + 11)
+    padded = np.concatenate((np.zeros(32 * 1280, np.float32), samples, np.zeros(padding, np.float32)))
+    return VoxtralRealtimeFeatureExtractor()(padded, sampling_rate=16000, return_tensors="pt").input_features
+
+
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default `max_length`")  # of the oracle
+@pytest.mark.parametrize("delay", [1, 6, 30])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tokens_equal_transformers_generate(toy_model, toy_artifact, delay, streaming):
+    samples = toy.babble(SECONDS, seed=delay)
+    mel = input_features(samples, delay)
+    length = 33 + delay
+    prompt = torch.tensor([[toy.BOS] + [toy.PAD] * (32 + delay)])
+    features = mel
+    if streaming:
+        features = (
+            mel[..., start:stop]
+            for start, stop in [(0, 8 * length)] + [(8 * t, 8 * t + 8) for t in range(length, mel.shape[2] // 8)]
+        )
+    expected = toy_model.generate(
+        input_ids=prompt, input_features=features, num_delay_tokens=delay, do_sample=False, max_new_tokens=10_000
+    )[0, length:].tolist()
+    with Transcriber(toy_artifact, precision="fp32", delay_ms=80 * delay) as transcriber:
+        tokens = list(transcriber.transcribe(samples).token_ids)
+    assert len(set(tokens)) > 20, "the model must not repeat itself"
+    assert tokens == expected[: len(tokens)] and len(expected) - len(tokens) <= int(streaming)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.lists(st.one_of(st.integers(0, 3), st.integers(0, 20_000)), min_size=1, max_size=40))
+def test_any_chunking_gives_the_same_tokens(transcriber, whole, sizes):
+    samples, stream, tokens, at = toy.babble(SECONDS), transcriber.stream(), [], 0
+    for size in sizes:
+        tokens += stream.feed(samples[at : at + size])
+        at += size
+    tokens += stream.feed(samples[at:])
+    tokens += stream.finish()
+    assert [token.token_id for token in tokens] == whole
+
+
+def test_four_bits_stream_like_they_transcribe(toy_artifact):
+    samples = toy.babble(SECONDS)
+    with Transcriber(toy_artifact, precision="q4") as transcriber:
+        expected = list(transcriber.transcribe(samples).token_ids)
+        stream = transcriber.stream()
+        tokens = [token for part in np.split(samples, range(1280, len(samples), 1280)) for token in stream.feed(part)]
+        tokens += stream.finish()
+    assert [token.token_id for token in tokens] == expected
+
+
+def test_tokens_come_when_their_audio_is_there(transcriber):
+    """The first token needs the delay, one token and the look-ahead; each next one 80 ms more (spec 5.3)."""
+    samples, stream = toy.babble(3.0), transcriber.stream()
+    first = 7 * 1280 + 40
+    assert stream.feed(samples[: first - 1]) == []
+    assert [token.index for token in stream.feed(samples[first - 1 : first])] == [0]
+    assert stream.feed(samples[first : first + 1279]) == []
+    assert [token.index for token in stream.feed(samples[first + 1279 : first + 1280])] == [1]
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 1279, 1280, 1281, 16000])
+def test_number_of_tokens(transcriber, num_samples):
+    """N - L = ceil(n / 1280) + 10 (spec 3.3, 4.3)."""
+    stream = transcriber.stream()
+    tokens = stream.feed(np.zeros(num_samples, np.float32)) + stream.finish()
+    assert len(tokens) == -(-num_samples // 1280) + 10
+    assert [token.end for token in tokens] == [0.08 * (i + 1) for i in range(len(tokens))] or np.allclose(
+        [token.end for token in tokens], 0.08 * np.arange(1, len(tokens) + 1)
+    )
+
+
+def test_memory_of_a_stream_does_not_grow(transcriber):
+    stream = transcriber.stream()
+    sizes = set()
+    for second in range(30):
+        stream.feed(toy.babble(1.0, seed=second))
+        sizes.add(len(stream.samples) // 2560)
+    assert stream.encoder_cache.position > 5 * stream.encoder_cache.spec.capacity
+    assert len(sizes) == 1
+
+
+def test_end_of_text_ends_a_file_but_not_a_stream(transcriber, monkeypatch):
+    samples = toy.babble(3.0)
+    tokens = list(transcriber.transcribe(samples).token_ids)
+    seventh = next(i for i in range(5, len(tokens)) if tokens[i] not in tokens[:i])
+    monkeypatch.setattr(Stream, "__init__", _with_eos(Stream.__init__, tokens[seventh]))
+    assert list(transcriber.transcribe(samples).token_ids) == tokens[: seventh + 1]
+    stream = transcriber.stream()
+    assert [token.token_id for token in stream.feed(samples) + stream.finish()] == tokens
+
+
+def _with_eos(init, token_id):
+    """Streams in which another token means the end of the text."""
+    from dataclasses import replace
+
+    def wrapped(self, *arguments, **options):
+        init(self, *arguments, **options)
+        self.ids = replace(self.ids, eos=token_id)
+
+    return wrapped
+
+
+def test_a_smaller_context_is_the_same_for_every_chunking(toy_artifact, whole):
+    samples = toy.babble(SECONDS)
+    with Transcriber(toy_artifact, precision="fp32", context=64) as transcriber:
+        assert list(transcriber.transcribe(samples).token_ids) == whole  # 64 positions are more than the window
+
+
+@pytest.mark.parametrize(
+    "samples", [np.array([np.nan]), np.array([0.0, np.inf]), np.zeros((2, 3)), np.zeros(4, np.int16), np.array("x")]
+)
+def test_bad_samples_are_refused_and_change_nothing(transcriber, samples):
+    good = toy.babble(1.0)
+    stream = transcriber.stream()
+    tokens = stream.feed(good)
+    with pytest.raises(AudioError, match="samples"):
+        stream.feed(samples)
+    tokens += stream.finish()
+    other = transcriber.stream()
+    assert tokens == other.feed(good) + other.finish()
+    with pytest.raises(AudioError, match="finished"):
+        stream.feed(good)

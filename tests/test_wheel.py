@@ -1,0 +1,59 @@
+"""The wheel in an empty environment: what a user gets."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "assets" / "tiny" / "samples"
+MAX_WHEEL = 60_000_000
+OLDEST = ("onnxruntime==1.30.0", "numpy==1.26.4", "typer==0.15.1", "rich==13.7.0", "soundfile==0.12.1", "soxr==0.5.0")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(["make", "wheel", f"DIST={folder}"], cwd=ROOT, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_contents(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name.removeprefix("voxtral_onnx/") for name in archive.namelist() if ".dist-info/" not in name}
+        info = [name for name in archive.namelist() if ".dist-info/" in name]
+    sources = {
+        str(path.relative_to(ROOT))
+        for pattern in ("*.py", "exporter/**/*.py", "quant/**/*.py", "runtime/**/*.py", "quant/recipes/*.toml")
+        for path in ROOT.glob(pattern)
+    }
+    tiny = {str(path.relative_to(ROOT)) for path in (ROOT / "assets" / "tiny").rglob("*") if path.is_file()}
+    manifest = json.loads((ROOT / "assets" / "tiny-onnx" / "voxtral_onnx.json").read_text())
+    artifact = {f"assets/tiny-onnx/{name}" for name in ("voxtral_onnx.json", *manifest["files"])}
+    assert set(manifest["precisions"]) == {"q4f16", "q4"}
+    assert names == sources | tiny | artifact | {"py.typed"}
+    assert any(name.endswith("LICENSE") for name in info) and any(name.endswith("NOTICE.txt") for name in info)
+    assert wheel.stat().st_size <= MAX_WHEEL
+
+
+@pytest.mark.parametrize("versions", [(), OLDEST], ids=["newest", "oldest"])
+def test_transcribes_without_torch(wheel, tmp_path, versions):
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", f"voxtral-onnx[cpu] @ {wheel.as_uri()}", *versions], check=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    command = [python.parent / "voxtral-onnx", "transcribe", "--model", "tiny", SAMPLES / "date-hibari.wav"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "thursday the seventeenth of november nineteen forty one\n"
+    assert "not a dictation model" in done.stderr
+    listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
+    assert "torch" not in listed and "\nonnx " not in listed
+    refused = subprocess.run(
+        [python.parent / "voxtral-onnx", "export", "tiny"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert refused.returncode == 7 and "pip install" in refused.stderr and not refused.stdout
