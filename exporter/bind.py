@@ -212,6 +212,7 @@ def _copy(name: str, tensor: Tensor, dtype: torch.dtype) -> _Fill:
 
     def write(files: _DataFiles, start: int, stop: int) -> None:
         files.write(name, tensor.rows(start, stop).astype(kind), start * row_elements * kind.itemsize)
+        tensor.release(start, stop)
 
     return _Fill((tensor,), write, tensor.shape[0], row_elements)
 
@@ -232,6 +233,7 @@ def _quantize(prefix: str, tensor: Tensor, part: modules.QuantizedLinear | modul
         for field_name, array in pieces.items():
             if array is not None:
                 files.write(prefix + field_name, array, start * array.nbytes // (stop - start))
+        tensor.release(start, stop)
 
     return _Fill((tensor,), write, *tensor.shape)
 

@@ -46,11 +46,14 @@ class Tensor:
             return np.left_shift(part, 16, dtype=np.uint32).view(np.float32)
         return part.astype(np.float32)
 
-    def release(self) -> None:
-        """Let the operating system drop this tensor's pages."""
-        start = self.offset - self.offset % mmap.PAGESIZE
+    def release(self, start: int = 0, stop: int | None = None) -> None:
+        """Let the operating system drop the pages of the rows [start, stop), in the file's order."""
+        row = self.stored.nbytes // self.shape[0]
+        begin = self.offset + start * row
+        end = self.offset + (self.shape[0] if stop is None else stop) * row
+        begin -= begin % mmap.PAGESIZE
         if hasattr(self.mapping, "madvise"):
-            self.mapping.madvise(mmap.MADV_DONTNEED, start, self.offset + self.stored.nbytes - start)
+            self.mapping.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
 import torch
 
 from .. import __version__
+from ..config import VoxtralConfig
 from ..errors import ArtifactError, StorageError, UsageError
 from ..manifest import FILE_NAME, FORMAT, CacheSpec, GraphSpec, Manifest, Precision, hash_file, write_whole
 from ..quant.recipe import FLOAT, Recipe, load_recipe
@@ -79,9 +81,10 @@ def export(
     folder = Path(output) if output is not None else Path(f"{Path(source).name}-onnx")
     existing = _prepare_folder(folder, fingerprint, kinds)
 
-    def export_graph(plan: native.GraphPlan) -> GraphSpec:
+    def export_graph(plan_of: Callable[[VoxtralConfig], native.GraphPlan]) -> GraphSpec:
+        plan = plan_of(checkpoint.config)
         on_progress(Progress(plan.graph_file, "", 0, 0))
-        traced = trace(plan)
+        traced = trace(plan_of, checkpoint.config)
         layout = lay_out(traced, shard_size)
         num_parameters = bind(traced, checkpoint, layout, folder, on_progress)
         _save(traced.model, folder / plan.graph_file)
@@ -91,8 +94,8 @@ def export(
     done = dict(existing.precisions) if existing else {}
     for name, kind in kinds.items():
         build = Build(getattr(torch, kind.dtype), recipes[name])
-        encoder = native.encoder_plan(checkpoint.config, build, kind.dtype, kind.suffix)
-        decoder = native.decoder_plan(checkpoint.config, tokens, build, kind.dtype, kind.suffix)
+        encoder = partial(native.encoder_plan, build=build, dtype=kind.dtype, suffix=kind.suffix)
+        decoder = partial(native.decoder_plan, tokens=tokens, build=build, dtype=kind.dtype, suffix=kind.suffix)
         done[name] = Precision(kind.dtype, recipes[name].to_dict(), export_graph(encoder), export_graph(decoder))
 
     write_whole(folder / "tekken.json", checkpoint.tokenizer)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 import torch
@@ -18,10 +19,12 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
+from ..config import VoxtralConfig
 from ..manifest import TensorSpec
 from . import ops
 from .families.native import GraphPlan
 from .passes import clean
+from .repeat import TRACED_LAYERS, repeat_last_layer
 
 OPSET = 23  # the highest that every tested host accepts; RotaryEmbedding and RMSNormalization begin there
 EXAMPLE_SIZES = {"batch": 2, "seq": 3, "chunk": 5, "capacity": 64}  # 1 would be traced as a constant
@@ -38,16 +41,45 @@ class Traced:
     passes: dict[str, int]
 
 
-def trace(plan: GraphPlan) -> Traced:
-    """Trace one graph of the plan; its initializers are named after the checkpoint's tensors.
+def trace(plan_of: Callable[[VoxtralConfig], GraphPlan], config: VoxtralConfig) -> Traced:
+    """Trace one graph; its initializers are named after the checkpoint's tensors.
+
+    Two layers are traced and the second is repeated to the configuration's depth.
 
     Raises:
         AssertionError: the graph does not hold the fused operators that the plan names.
     """
-    with FakeTensorMode(), torch.no_grad(), ops.tracing(), _quiet():
+    plan = plan_of(config)
+    with FakeTensorMode():
         module = plan.module().eval()
+    model = _trace_whole(plan_of(_shortened(config)))
+    passes = clean(model)
+    repeat_last_layer(model, len([spec for spec in plan.inputs if spec.name.startswith("past_key_values.")]) // 2)
+    for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True):
+        assert value.name == spec.name, f"{plan.role}: expected {spec.name}, traced {value.name}"
+        value.shape = ir.Shape(spec.shape)
+    operators = dict(sorted(Counter(node.op_type for node in model.graph).items()))
+    for operator, count in plan.fused_operators.items():
+        found = operators.get(operator, 0)
+        assert found == count, f"{plan.role}: expected {count} {operator} nodes, traced {found}"
+    model.producer_name, model.producer_version = "voxtral-onnx", ""
+    return Traced(plan, module, model, operators, passes)
+
+
+def _shortened(config: VoxtralConfig) -> VoxtralConfig:
+    def two_layers(stack):
+        return replace(stack, num_hidden_layers=min(stack.num_hidden_layers, TRACED_LAYERS))
+
+    return replace(config, encoder=two_layers(config.encoder), decoder=two_layers(config.decoder))
+
+
+def _trace_whole(plan: GraphPlan) -> ir.Model:
+    with FakeTensorMode(), torch.no_grad(), ops.tracing(), _quiet():
         program = torch.export.export(
-            module, tuple(_example(spec) for spec in plan.inputs), dynamic_shapes=_dynamic_shapes(plan), strict=False
+            plan.module().eval(),
+            tuple(_example(spec) for spec in plan.inputs),
+            dynamic_shapes=_dynamic_shapes(plan),
+            strict=False,
         )
     with _quiet():
         traced = torch.onnx.export(
@@ -61,17 +93,7 @@ def trace(plan: GraphPlan) -> Traced:
             output_names=[spec.name for spec in plan.outputs],
         )
     assert traced is not None
-    model = traced.model
-    passes = clean(model)
-    for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True):
-        assert value.name == spec.name, f"{plan.role}: expected {spec.name}, traced {value.name}"
-        value.shape = ir.Shape(spec.shape)
-    operators = dict(sorted(Counter(node.op_type for node in model.graph).items()))
-    for operator, count in plan.fused_operators.items():
-        found = operators.get(operator, 0)
-        assert found == count, f"{plan.role}: expected {count} {operator} nodes, traced {found}"
-    model.producer_name, model.producer_version = "voxtral-onnx", ""
-    return Traced(plan, module, model, operators, passes)
+    return traced.model
 
 
 def _dynamic_shapes(plan: GraphPlan) -> tuple:

@@ -26,8 +26,8 @@ def toy_config(**decoder) -> VoxtralConfig:
     """heads * head_dim differs from hidden_size, queries are grouped, windows roll within seconds."""
     config = VoxtralConfig(
         AudioConfig(16000, 400, 160, 128, 1.5, 8),
-        EncoderConfig(64, 96, 2, 3, 3, 32, 22, 1e6, 1e-5, downsample_factor=4),
-        DecoderConfig(96, 160, 2, 6, 2, 16, 26, 1e6, 1e-5, vocab_size=1300, time_embedding_rank=32),
+        EncoderConfig(64, 96, 4, 3, 3, 32, 22, 1e6, 1e-5, downsample_factor=4),
+        DecoderConfig(96, 160, 3, 6, 2, 16, 26, 1e6, 1e-5, vocab_size=1300, time_embedding_rank=32),
     )
     return replace(config, decoder=replace(config.decoder, **decoder))
 

@@ -1,0 +1,81 @@
+"""A traced layer, repeated: graphs of any depth from a trace of two layers.
+
+Layer 0 differs from the others, because nothing is pending before its first norm; layer 1 stands for all that follow.
+Tracing costs seconds a layer, repeating nothing.
+"""
+
+from __future__ import annotations
+
+import re
+
+import onnx_ir as ir
+
+TRACED_LAYERS = 2
+_LAYER = re.compile(r"(?<=\.)1(?=\.)")  # the layer's number in names of weights and caches
+
+
+def repeat_last_layer(model: ir.Model, num_layers: int) -> None:
+    """Append copies of layer 1 to a graph of two layers until it has `num_layers`.
+
+    A copy reads what the layer before it left: the residual stream and the pending branch, which the final norm reads
+    in the traced graph. Names of weights, caches and inner values get the copy's number.
+    """
+    graph = model.graph
+    first, last = _norm(graph, "layers.1.input_layernorm"), _norm(graph, r"^[^.]+\.norm")
+    nodes = list(graph)
+    body = nodes[nodes.index(first) : nodes.index(last)]
+    inner = {output for node in body for output in node.outputs}
+    entries, exits = first.inputs[:2], last.inputs[:2]  # residual, branch
+    ends = exits  # of the layer before
+
+    for number in range(TRACED_LAYERS, num_layers):
+        values: dict[ir.Value | None, ir.Value | None] = dict(zip(entries, ends, strict=True))
+
+        def mapped(value: ir.Value | None, values=values, number=number) -> ir.Value | None:
+            if value in values or value is None:
+                return values.get(value)
+            if value.is_initializer() and ".layers.1." in str(value.name):
+                values[value] = _copy(value, number)
+                graph.register_initializer(values[value])
+            elif value.is_graph_input() and str(value.name).startswith("past_key_values.1."):
+                values[value] = _copy(value, number)
+                graph.inputs.append(values[value])
+            else:
+                assert value not in inner, f"{value.name} is read before it is written"
+                return value  # shared by all layers: rotation, positions, constants
+            return values[value]
+
+        for node in body:
+            inputs = [mapped(value) for value in node.inputs]
+            outputs = [_copy(output, number) for output in node.outputs]
+            values |= zip(node.outputs, outputs, strict=True)
+            graph.insert_before(
+                last,
+                ir.Node(
+                    node.domain,
+                    node.op_type,
+                    inputs,
+                    attributes=node.attributes.values(),
+                    outputs=outputs,
+                    name=f"{node.name}.{number}",
+                ),
+            )
+            graph.outputs.extend(
+                copy for output, copy in zip(node.outputs, outputs, strict=True) if output.is_graph_output()
+            )
+        ends = [values[value] for value in exits]
+    for index, value in enumerate(ends):
+        last.replace_input_with(index, value)
+
+
+def _norm(graph: ir.Graph, weight: str) -> ir.Node:
+    """The node that reads the norm weight of that name."""
+    return next(
+        node for node in graph for value in node.inputs if value is not None and re.search(weight, str(value.name))
+    )
+
+
+def _copy(value: ir.Value, number: int) -> ir.Value:
+    name = str(value.name)
+    renamed = _LAYER.sub(str(number), name, count=1) if _LAYER.search(name) else name and f"{name}.{number}"
+    return ir.Value(name=renamed, shape=value.shape, type=value.type, const_value=value.const_value)
