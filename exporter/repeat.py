@@ -20,6 +20,8 @@ def repeat_last_layer(model: ir.Model, num_layers: int) -> None:
     A copy reads what the layer before it left: the residual stream and the pending branch, which the final norm reads
     in the traced graph. Names of weights, caches and inner values get the copy's number.
     """
+    if num_layers <= TRACED_LAYERS:
+        return
     graph = model.graph
     first, last = _norm(graph, "layers.1.input_layernorm"), _norm(graph, r"^[^.]+\.norm")
     nodes = list(graph)
