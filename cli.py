@@ -53,13 +53,13 @@ def options(
 
 @app.command(rich_help_panel="Build")
 def export(
-    source: Annotated[str, typer.Argument(help="A checkpoint folder, in Mistral's or Hugging Face's layout; or [b]tiny[/].")],
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint folder, in Mistral's or Hugging Face's layout; or [b]tiny[/].")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Artifact folder.", show_default="./<name>-onnx")
     ] = None,
-    precision: Annotated[
-        str, typer.Option(help="Comma-separated: q4f16, q4, q8, fp16, fp32.")
-    ] = "q4f16",
+    precision: Annotated[str, typer.Option(help="Comma-separated: q4f16, q4, q8, fp16, fp32.")] = "q4f16",
     recipe: Annotated[
         str | None, typer.Option(help="Quantisation recipe: a name or a TOML file.", show_default="the precision's own")
     ] = None,
@@ -95,11 +95,14 @@ def export(
 @app.command(rich_help_panel="Run")
 def transcribe(
     audio: Annotated[
-        list[str], typer.Argument(help="Audio files (WAV, FLAC, Ogg, MP3 …); [b]-[/] reads a WAV or raw s16le from stdin.")
+        list[str],
+        typer.Argument(help="Audio files (WAV, FLAC, Ogg, MP3 …); [b]-[/] reads a WAV or raw s16le from stdin."),
     ],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Artifact folder, or [b]tiny[/].", show_default="$VOXTRAL_ONNX_MODEL or last export"),
+        typer.Option(
+            "--model", "-m", help="Artifact folder, or [b]tiny[/].", show_default="$VOXTRAL_ONNX_MODEL or last export"
+        ),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Which of the artifact's.", show_default="q4f16, else what it has")
@@ -107,7 +110,9 @@ def transcribe(
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
     delay: Annotated[
         int | None,
-        typer.Option(help="Milliseconds to listen before writing: a multiple of 80 up to 2400.", show_default="the model's, 480"),
+        typer.Option(
+            help="Milliseconds to listen before writing: a multiple of 80 up to 2400.", show_default="the model's, 480"
+        ),
     ] = None,
     context: Annotated[int, typer.Option(help="Positions of 80 ms that attention sees.")] = 8192,
     gain: Annotated[str, typer.Option(help="[b]auto[/] scales the peak to 0.95; [b]none[/].")] = "none",
@@ -154,8 +159,12 @@ def transcribe(
 
 @app.command(rich_help_panel="Inspect")
 def inspect(
-    artifact: Annotated[str | None, typer.Argument(help="Artifact folder, or [b]tiny[/].", show_default="last export")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Also compare the contents of all files with their hashes.")] = False,
+    artifact: Annotated[
+        str | None, typer.Argument(help="Artifact folder, or [b]tiny[/].", show_default="last export")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Also compare the contents of all files with their hashes.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The manifest, with what was checked.")] = False,
 ) -> None:
     """Show what an artifact holds, and check its sizes, graphs and, with --check, hashes."""
@@ -262,7 +271,9 @@ def _introduce(transcriber: Transcriber) -> None:
     from .runtime.transcribe import delay_ms, untrained_delay
 
     manifest, tokens = transcriber.manifest, transcriber.num_delay_tokens
-    context = "" if transcriber.context >= manifest.config.decoder.sliding_window else f", context {transcriber.context}"
+    context = (
+        "" if transcriber.context >= manifest.config.decoder.sliding_window else f", context {transcriber.context}"
+    )
     _say(
         f"{transcriber.folder}: {transcriber.precision} on {transcriber.device}, "
         f"delay {delay_ms(manifest, tokens)} ms{context}"
@@ -340,8 +351,9 @@ def _print_artifact(folder: Path, manifest: Manifest, checked: list[str]) -> Non
     console.print(f"[b]{escape(str(folder))}[/]  format {manifest.format}, by {escape(manifest.generator)}")
     if manifest.scope:
         console.print(f"[dim]{escape(manifest.scope)}[/]")
+    caches = manifest.caches
     console.print(
-        f"windows: encoder {manifest.caches['encoder'].window} frames, decoder {manifest.caches['decoder'].window} tokens; "
+        f"windows: encoder {caches['encoder'].window} frames, decoder {caches['decoder'].window} tokens; "
         f"delay {streaming.default_delay_tokens} of 1 to {streaming.max_delay_tokens} tokens"
     )
     table = Table("precision", "graph", "parameters", "weights", "nodes", "operators", box=None, pad_edge=False)

@@ -174,7 +174,9 @@ class VoxtralConfig:
         audio = _Section("processor_config.json", processor).section("feature_extractor")
         n_fft = audio.integer("n_fft")
         audio.expect(win_length=n_fft)
-        _expect("config.json: audio_config.num_mel_bins", encoder.integer("num_mel_bins"), audio.integer("feature_size"))
+        _expect(
+            "config.json: audio_config.num_mel_bins", encoder.integer("num_mel_bins"), audio.integer("feature_size")
+        )
 
         def stack(section: _Section, num_key_value_heads: int) -> dict[str, Any]:
             rope = section.section("rope_parameters")

@@ -74,7 +74,9 @@ class CacheSpec:
 
     def __post_init__(self):
         if self.keep >= self.capacity or self.keep % self.rows_per_token or self.capacity % self.rows_per_token:
-            raise ArtifactError(f"cache of {self.capacity} rows cannot keep {self.keep} in steps of {self.rows_per_token}")
+            raise ArtifactError(
+                f"cache of {self.capacity} rows cannot keep {self.keep} in steps of {self.rows_per_token}"
+            )
 
     @classmethod
     def of(cls, stack: TransformerConfig, rows_per_token: int, slack: int, context: int | None = None) -> CacheSpec:

@@ -103,7 +103,7 @@ def write_twin(folder: Path, layers: float = 1.0, seed: int = 0) -> int:
                 count = min(left, SLICE)
                 start = rng.integers(0, SLICE)
                 values = _scaled(pool[start : start + count], name, shape)
-                file.write((values.view(np.uint32) >> 16).astype(np.uint16))
+                file.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
                 left -= count
     return offset
 
@@ -134,7 +134,7 @@ def _tekken(vocab_size: int) -> dict:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Write a full-size random twin of the released checkpoint.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=float, default=1.0, help="fraction of the layers")
     arguments = parser.parse_args()

@@ -9,7 +9,9 @@ from voxtral_onnx import Transcriber
 SAMPLES = Path(__file__).parent.parent / "assets" / "tiny" / "samples"
 CLIPS = ("date-hibari.wav", "command-hibari.wav")
 
-stored = {sample["file"]: sample["text"] for sample in json.loads((SAMPLES / "transcripts.json").read_text())["samples"]}
+stored = {
+    sample["file"]: sample["text"] for sample in json.loads((SAMPLES / "transcripts.json").read_text())["samples"]
+}
 all_equal = True
 with Transcriber("tiny") as transcriber:
     for clip in CLIPS:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -91,7 +92,9 @@ def lay_out(traced: Traced, shard_size: int) -> Layout:
     return layout
 
 
-def bind(traced: Traced, checkpoint: Checkpoint, layout: Layout, folder: Path, on_progress: Callable[[Progress], None]) -> int:
+def bind(
+    traced: Traced, checkpoint: Checkpoint, layout: Layout, folder: Path, on_progress: Callable[[Progress], None]
+) -> int:
     """Write the data files as `*.partial`, rename them when whole, and point the graph's initializers at them.
 
     Returns how many of the checkpoint's parameters went in.
@@ -101,7 +104,7 @@ def bind(traced: Traced, checkpoint: Checkpoint, layout: Layout, folder: Path, o
         QuantizationError: a weight is not finite.
     """
     initializers, num_parameters, done = traced.model.graph.initializers, 0, 0
-    fills = list(_fills(traced.module, checkpoint))
+    fills = list(fills_of(traced.module, checkpoint))
     total = sum(tensor.stored.nbytes for fill in fills for tensor in fill.tensors)
     with _DataFiles(folder, layout) as files, ThreadPoolExecutor(os.cpu_count()) as pool:
         for fill in fills:
@@ -115,6 +118,7 @@ def bind(traced: Traced, checkpoint: Checkpoint, layout: Layout, folder: Path, o
                 tensor.release()
     for name, place in layout.places.items():
         value = initializers[name]
+        assert value.dtype is not None and value.shape is not None
         value.const_value = ir.ExternalTensor(
             Path(place.file).name,
             place.offset,
@@ -126,8 +130,17 @@ def bind(traced: Traced, checkpoint: Checkpoint, layout: Layout, folder: Path, o
         )
     for name in initializers.keys() - layout.places.keys():  # constants of the tracer
         value = initializers[name]
+        assert value.const_value is not None
         value.const_value = ir.tensor(value.const_value.numpy(), name=name)
     return num_parameters
+
+
+class Sink(Protocol):
+    """Where initializers are written."""
+
+    def write(self, name: str, array: np.ndarray, at: int) -> None:
+        """Write an array's bytes `at` bytes into the initializer's place, from any thread."""
+        ...
 
 
 class _DataFiles:
@@ -151,10 +164,10 @@ class _DataFiles:
         return self
 
     def write(self, name: str, array: np.ndarray, at: int) -> None:
-        """Write an array's bytes `at` bytes into the initializer's place."""
+        """Write to the initializer's file."""
         place = self.layout.places[name]
         assert at + array.nbytes <= place.size, f"{name}: {array.nbytes} bytes at {at} exceed {place.size}"
-        view, offset = memoryview(np.ascontiguousarray(array)).cast("B"), place.offset + at
+        view, offset = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, place.offset + at
         while view:
             try:
                 written = os.pwrite(self.handles[place.file], view, offset)
@@ -172,11 +185,11 @@ class _DataFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fill:
+class Fill:
     """How some initializers are made from some tensors, in slices of rows."""
 
     tensors: tuple[Tensor, ...]
-    write: Callable[[_DataFiles, int, int], None]  # files, first row, end row
+    write: Callable[[Sink, int, int], None]  # to where, first row, end row
     num_rows: int = 1
     row_elements: int = 1
 
@@ -186,7 +199,7 @@ class _Fill:
             yield start, min(start + step, self.num_rows)
 
 
-def _fills(module: nn.Module, checkpoint: Checkpoint) -> Iterator[_Fill]:
+def fills_of(module: nn.Module, checkpoint: Checkpoint) -> Iterator[Fill]:
     """The fills of every parameter of a traced module."""
     for path, part in module.named_modules():
         prefix = path + "." if path else ""
@@ -202,50 +215,51 @@ def _fills(module: nn.Module, checkpoint: Checkpoint) -> Iterator[_Fill]:
                 yield _delay_gains(prefix, tensors, part)
             case modules.Decoder():
                 yield _blank_mask(prefix + "blank_mask", part)
-        if getattr(part, "bias", None) is not None:
-            yield _copy(prefix + "bias", tensors[prefix + "bias"], part.bias.dtype)
+        bias = getattr(part, "bias", None)
+        if bias is not None:
+            yield _copy(prefix + "bias", tensors[prefix + "bias"], bias.dtype)
 
 
-def _copy(name: str, tensor: Tensor, dtype: torch.dtype) -> _Fill:
+def _copy(name: str, tensor: Tensor, dtype: torch.dtype) -> Fill:
     row_elements = prod(tensor.shape[1:])
     kind = _numpy_dtype(dtype)
 
-    def write(files: _DataFiles, start: int, stop: int) -> None:
-        files.write(name, tensor.rows(start, stop).astype(kind), start * row_elements * kind.itemsize)
+    def write(sink: Sink, start: int, stop: int) -> None:
+        sink.write(name, tensor.rows(start, stop).astype(kind), start * row_elements * kind.itemsize)
         tensor.release(start, stop)
 
-    return _Fill((tensor,), write, tensor.shape[0], row_elements)
+    return Fill((tensor,), write, tensor.shape[0], row_elements)
 
 
-def _transpose(name: str, tensor: Tensor, dtype: torch.dtype) -> _Fill:
-    def write(files: _DataFiles, start: int, stop: int) -> None:
-        files.write(name, tensor.rows().T.astype(_numpy_dtype(dtype)), 0)
+def _transpose(name: str, tensor: Tensor, dtype: torch.dtype) -> Fill:
+    def write(sink: Sink, start: int, stop: int) -> None:
+        sink.write(name, tensor.rows().T.astype(_numpy_dtype(dtype)), 0)
 
-    return _Fill((tensor,), write)
+    return Fill((tensor,), write)
 
 
-def _quantize(prefix: str, tensor: Tensor, part: modules.QuantizedLinear | modules.QuantizedTiedEmbedding) -> _Fill:
+def _quantize(prefix: str, tensor: Tensor, part: modules.QuantizedLinear | modules.QuantizedTiedEmbedding) -> Fill:
     kind = _numpy_dtype(part.scales.dtype)
 
-    def write(files: _DataFiles, start: int, stop: int) -> None:
+    def write(sink: Sink, start: int, stop: int) -> None:
         blocks = quantize_blockwise(tensor.rows(start, stop), part.rule, tensor.name)
         pieces = {"weight": blocks.packed, "scales": blocks.scales.astype(kind), "zero_points": blocks.zero_points}
         for field_name, array in pieces.items():
             if array is not None:
-                files.write(prefix + field_name, array, start * array.nbytes // (stop - start))
+                sink.write(prefix + field_name, array, start * array.nbytes // (stop - start))
         tensor.release(start, stop)
 
-    return _Fill((tensor,), write, *tensor.shape)
+    return Fill((tensor,), write, *tensor.shape)
 
 
-def _delay_gains(prefix: str, tensors, part: modules.DelayGain) -> _Fill:
+def _delay_gains(prefix: str, tensors, part: modules.DelayGain) -> Fill:
     linear1, linear2 = (tensors[f"{prefix}{name}.weight"] for name in ("linear1", "linear2"))
 
-    def write(files: _DataFiles, start: int, stop: int) -> None:
+    def write(sink: Sink, start: int, stop: int) -> None:
         gains = delay_gains(linear1.rows(), linear2.rows())
-        files.write(prefix + "table", gains[:, None].astype(_numpy_dtype(part.table.dtype)), 0)
+        sink.write(prefix + "table", gains[:, None].astype(_numpy_dtype(part.table.dtype)), 0)
 
-    return _Fill((linear1, linear2), write)
+    return Fill((linear1, linear2), write)
 
 
 def delay_gains(linear1: np.ndarray, linear2: np.ndarray) -> np.ndarray:
@@ -262,13 +276,13 @@ def delay_gains(linear1: np.ndarray, linear2: np.ndarray) -> np.ndarray:
     return (1 + inner @ torch.from_numpy(linear2).double().T).numpy()
 
 
-def _blank_mask(name: str, part: modules.Decoder) -> _Fill:
-    def write(files: _DataFiles, start: int, stop: int) -> None:
+def _blank_mask(name: str, part: modules.Decoder) -> Fill:
+    def write(sink: Sink, start: int, stop: int) -> None:
         mask = np.zeros(tuple(part.blank_mask.shape), np.float32)
         mask[part.blank] = modules.MASKED
-        files.write(name, mask, 0)
+        sink.write(name, mask, 0)
 
-    return _Fill((), write)
+    return Fill((), write)
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
@@ -277,7 +291,7 @@ def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
 
 def _num_bytes(value: ir.Value) -> int:
     assert value.shape is not None and value.dtype is not None
-    return prod(int(size) for size in value.shape) * int(value.dtype.itemsize)
+    return prod(value.shape.numpy()) * int(value.dtype.itemsize)
 
 
 def _aligned(size: int) -> int:

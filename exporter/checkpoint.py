@@ -100,15 +100,15 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: a file or tensor is missing, damaged, unknown or misshapen.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: expected a checkpoint folder, found {'a file' if folder.exists() else 'nothing'}")
+        raise CheckpointError(
+            f"{folder}: expected a checkpoint folder, found {'a file' if folder.exists() else 'nothing'}"
+        )
     if (folder / "params.json").exists():
         config = VoxtralConfig.from_params(_read_json(folder / "params.json"))
         found = _open_safetensors(folder / "consolidated.safetensors")
         layout = weights.MISTRAL
     elif (folder / "config.json").exists():
-        config = VoxtralConfig.from_hf(
-            _read_json(folder / "config.json"), _read_json(folder / "processor_config.json")
-        )
+        config = VoxtralConfig.from_hf(_read_json(folder / "config.json"), _read_json(folder / "processor_config.json"))
         found = _open_hf_files(folder)
         live = any(name.startswith("model.") for name in found)
         layout = weights.HF_LIVE if live else weights.HF
@@ -136,9 +136,7 @@ def _take_census(
         else:
             head_dim = weights.rotary_head_dim(name, config) if layout.interleaved else None
             order = weights.half_split_rows(shape[0], head_dim) if head_dim else None
-            tensors[name] = Tensor(
-                name, shape, tensor.stored, tensor.is_bf16, order, tensor.mapping, tensor.offset
-            )
+            tensors[name] = Tensor(name, shape, tensor.stored, tensor.is_bf16, order, tensor.mapping, tensor.offset)
     for name in layout.tied_copies & found.keys():
         copy = found.pop(name)
         table = tensors.get(weights.EMBEDDING)
@@ -177,7 +175,9 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             size = path.stat().st_size
             if size < 8:
-                raise CheckpointError(f"{path}: expected a safetensors header, the file has {size} bytes; download it again")
+                raise CheckpointError(
+                    f"{path}: expected a safetensors header, the file has {size} bytes; download it again"
+                )
             (header_size,) = struct.unpack("<Q", file.read(8))
             if header_size > min(_MAX_HEADER, size - 8):
                 raise CheckpointError(

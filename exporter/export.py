@@ -155,7 +155,9 @@ def _prepare_folder(folder: Path, fingerprint: str, precisions) -> Manifest | No
         else:
             raise ArtifactError(f"{folder}: exists and is no artifact; choose another folder with --output")
         if found != fingerprint:
-            raise ArtifactError(f"{folder}: holds an artifact of another checkpoint; choose another folder with --output")
+            raise ArtifactError(
+                f"{folder}: holds an artifact of another checkpoint; choose another folder with --output"
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # First, because a rerun is refused where neither this file nor a manifest stands.

@@ -1,5 +1,8 @@
 """The log-mel front end as an ONNX graph, so that no host needs a second implementation of it."""
 
+# The body of an onnxscript function is a graph, not Python: its operators are typed for arrays.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 import numpy as np
@@ -41,9 +44,7 @@ def mel_model(audio: AudioConfig) -> ir.Model:
         spectrum = opset23.Conv(channel, opset23.Constant(value=fourier), strides=[hop])
         power = opset23.MatMul(opset23.Constant(value=doubled), opset23.Mul(spectrum, spectrum))
         log = opset23.Log(opset23.Max(power, opset23.Constant(value=floor)))
-        log10 = opset23.Max(
-            opset23.Mul(log, opset23.Constant(value=to_log10)), opset23.Constant(value=lowest)
-        )
+        log10 = opset23.Max(opset23.Mul(log, opset23.Constant(value=to_log10)), opset23.Constant(value=lowest))
         shift = opset23.Constant(value=four)
         input_features = opset23.Div(opset23.Add(log10, shift), shift)
         return input_features
@@ -56,7 +57,7 @@ def mel_model(audio: AudioConfig) -> ir.Model:
 
 
 def fourier_rows(n_fft: int) -> np.ndarray:
-    """Real rows, then imaginary rows of the Fourier matrix times a periodic Hann window: float32 [n_fft + 2, 1, n_fft]."""
+    """Real, then imaginary rows of the Fourier matrix times a periodic Hann window: float32 [n_fft + 2, 1, n_fft]."""
     samples = np.arange(n_fft)
     window = 0.5 * (1 - np.cos(2 * np.pi * samples / n_fft))
     angles = 2 * np.pi * np.arange(n_fft // 2 + 1)[:, None] * samples / n_fft

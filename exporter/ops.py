@@ -44,7 +44,7 @@ def matmul_nbits(
     block_size: int,
     accuracy_level: int,
 ) -> Tensor:
-    """x [..., K] times a block-quantised weight [N, num_blocks, block_size * bits / 8], transposed: [..., N]."""
+    """X [..., K] times a block-quantised weight [N, num_blocks, block_size * bits / 8], transposed: [..., N]."""
     if _tracing:
         attributes = {
             "K": in_features,
@@ -78,7 +78,7 @@ def gather(table: Tensor, ids: Tensor) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last axis, summed in float32."""
+    """X / rms(x) * weight over the last axis, summed in float32."""
     if _tracing:
         attributes = {"axis": -1, "epsilon": eps, "stash_type": 1}
         return _node("SimplifiedLayerNormalization", [x, weight], attributes, x, x.shape)
@@ -162,14 +162,14 @@ def group_query_attention(
 
 
 def silu(x: Tensor) -> Tensor:
-    """x * sigmoid(x)."""
+    """X * sigmoid(x)."""
     if _tracing:
         return _node("com.microsoft::QuickGelu", [x], {"alpha": 1.0}, x, x.shape)
     return F.silu(x)
 
 
 def project(x: Tensor, table: Tensor) -> Tensor:
-    """x [batch, seq, K] times the transpose of a float table [N, K], without a second copy of it."""
+    """X [batch, seq, K] times the transpose of a float table [N, K], without a second copy of it."""
     if _tracing:
         batch, seq, size = x.shape
         rows = x.reshape(-1, size)
@@ -203,7 +203,9 @@ def _node(op: str, inputs: Sequence[Tensor | None], attributes: dict[str, Any], 
     return torch.onnx.ops.symbolic(op, inputs, attributes, dtype=like.dtype, shape=shape, version=_version(op))
 
 
-def _nodes(op: str, inputs: Sequence[Tensor | None], attributes: dict[str, Any], like: Tensor, shapes) -> Sequence[Tensor]:
+def _nodes(
+    op: str, inputs: Sequence[Tensor | None], attributes: dict[str, Any], like: Tensor, shapes
+) -> Sequence[Tensor]:
     return torch.onnx.ops.symbolic_multi_out(
         op, inputs, attributes, dtypes=[like.dtype] * len(shapes), shapes=shapes, version=_version(op)
     )

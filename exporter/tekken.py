@@ -16,9 +16,7 @@ MAX_CHUNK_TOKENS = 16  # larger encoder calls are slower per row
 _NAMES = {"bos": "<s>", "eos": "</s>", "streaming_pad": "[STREAMING_PAD]", "streaming_word": "[STREAMING_WORD]"}
 
 
-def read_tekken(
-    content: bytes, config: VoxtralConfig, trained_delays_ms: tuple[int, ...]
-) -> tuple[Tokens, Streaming]:
+def read_tekken(content: bytes, config: VoxtralConfig, trained_delays_ms: tuple[int, ...]) -> tuple[Tokens, Streaming]:
     """Look up ids by name and derive the streaming constants.
 
     Raises:

@@ -1,8 +1,9 @@
 """Module to ONNX graph, without a single weight in memory.
 
-Traps that this file is shaped by: the `meta` device breaks `torch.onnx.ops.symbolic`, so modules live in FakeTensorMode;
-`torch.onnx.export` left to capture by itself falls back to unfused graphs without an error, so `torch.export` runs first
-and the operators are counted; two inputs that are one tensor object are merged, so every example is its own tensor.
+Traps that this file is shaped by: the `meta` device breaks `torch.onnx.ops.symbolic`, so modules live in
+FakeTensorMode; `torch.onnx.export` left to capture by itself falls back to unfused graphs without an error, so
+`torch.export` runs first and the operators are counted; two inputs that are one tensor object are merged, so every
+example is its own tensor.
 """
 
 from __future__ import annotations

@@ -37,9 +37,13 @@ class Rule:
         if self.bits not in (4, 8):
             raise QuantizationError(f"rule {self.tensors!r}: bits: expected 4 or 8, got {self.bits!r}")
         if self.block_size not in (16, 32, 64, 128):  # 256 fails on CUDA
-            raise QuantizationError(f"rule {self.tensors!r}: block_size: expected 16, 32, 64 or 128, got {self.block_size!r}")
+            raise QuantizationError(
+                f"rule {self.tensors!r}: block_size: expected 16, 32, 64 or 128, got {self.block_size!r}"
+            )
         if self.method not in METHODS:
-            raise QuantizationError(f"rule {self.tensors!r}: method: expected one of {list(METHODS)}, got {self.method!r}")
+            raise QuantizationError(
+                f"rule {self.tensors!r}: method: expected one of {list(METHODS)}, got {self.method!r}"
+            )
 
     @property
     def has_zero_points(self) -> bool:
@@ -91,4 +95,6 @@ def load_recipe(name_or_path: str) -> Recipe:
         rules = tuple(Rule(**rule) for rule in values.pop("rules"))
         return Recipe(path.stem, rules=rules, **values)
     except (KeyError, TypeError) as error:
-        raise QuantizationError(f"recipe {path}: expected accuracy_level and rules as in quant/recipes, got {error}") from error
+        raise QuantizationError(
+            f"recipe {path}: expected accuracy_level and rules as in quant/recipes, got {error}"
+        ) from error

@@ -24,7 +24,8 @@ class KVCache:
             is_cache = tensor.name.startswith("past_key_values.")
             if not (is_cache or tensor.name.endswith("_state")):
                 continue
-            shape = [1 if size == "batch" else spec.capacity if size == "capacity" else size for size in tensor.shape]
+            sizes = {"batch": 1, "capacity": spec.capacity}
+            shape = [sizes[size] if isinstance(size, str) else size for size in tensor.shape]
             array = np.zeros(shape, tensor.dtype)
             value = ort.OrtValue.ortvalue_from_numpy(array)  # shares the array's memory
             present = tensor.name.replace("past_key_values", "present") if is_cache else f"present_{tensor.name}"

@@ -53,7 +53,9 @@ def to_srt(segments: Iterable[Segment]) -> str:
     """SubRip text."""
     blocks = []
     for number, caption in enumerate(captions(segments), 1):
-        blocks.append(f"{number}\n{_clock(caption.start)} --> {_clock(caption.end)}\n" + "\n".join(caption.lines) + "\n")
+        blocks.append(
+            f"{number}\n{_clock(caption.start)} --> {_clock(caption.end)}\n" + "\n".join(caption.lines) + "\n"
+        )
     return "\n".join(blocks)
 
 

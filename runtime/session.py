@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider"}
 _INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
-_ONNX_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "int64": "tensor(int64)", "int32": "tensor(int32)"}
+_ONNX_TYPES = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "int64": "tensor(int64)",
+    "int32": "tensor(int32)",
+}
 
 
 def import_onnxruntime():
@@ -81,7 +86,7 @@ class Session:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
         """The first output of a graph without state."""
-        return self.ort.run(None, feeds)[0]
+        return np.asarray(self.ort.run(None, feeds)[0])
 
     def step(self, cache: KVCache, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
         """Run the next rows of a cache, whose buffers are bound as past and present; one output comes back.
@@ -122,7 +127,9 @@ def _load(ort, folder: Path, graph: GraphSpec, options, device: str) -> onnxrunt
     return session
 
 
-def _check_contract(path: Path, kind: str, found: Sequence[onnxruntime.NodeArg], expected: Sequence[TensorSpec]) -> None:
+def _check_contract(
+    path: Path, kind: str, found: Sequence[onnxruntime.NodeArg], expected: Sequence[TensorSpec]
+) -> None:
     have = {arg.name: (arg.type, len(arg.shape)) for arg in found}
     want = {spec.name: (_ONNX_TYPES.get(spec.dtype, spec.dtype), len(spec.shape)) for spec in expected}
     if have != want:

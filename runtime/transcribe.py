@@ -26,9 +26,9 @@ DEFAULT_PRECISIONS = ("q4f16", "q4", "q8", "fp16", "fp32")  # the first that the
 class Transcriber:
     """A loaded model.
 
-        with Transcriber("tiny") as transcriber:
-            for segment in transcriber.transcribe("clip.wav"):
-                print(segment.end, segment.text)
+    with Transcriber("tiny") as transcriber:
+        for segment in transcriber.transcribe("clip.wav"):
+            print(segment.end, segment.text)
     """
 
     def __init__(
@@ -63,7 +63,8 @@ class Transcriber:
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
         self.context = context
         mel, encoder, decoder = (
-            Session(self.folder, graph, self.device, threads) for graph in (manifest.mel, graphs.encoder, graphs.decoder)
+            Session(self.folder, graph, self.device, threads)
+            for graph in (manifest.mel, graphs.encoder, graphs.decoder)
         )
         self.tokenizer = Tokenizer(self.folder / "tekken.json", manifest.tokens)
         self.encoder = Encoder(manifest, mel, encoder)
@@ -201,9 +202,8 @@ def delay_tokens(manifest: Manifest, milliseconds: int | None) -> int:
     step = _ms_per_token(manifest)
     tokens, rest = divmod(milliseconds, step)
     if rest or not 1 <= tokens <= rules.max_delay_tokens:
-        raise UsageError(
-            f"delay: expected a multiple of {step} ms from {step} to {rules.max_delay_tokens * step}, got {milliseconds} ms"
-        )
+        longest = rules.max_delay_tokens * step
+        raise UsageError(f"delay: expected a multiple of {step} ms from {step} to {longest}, got {milliseconds} ms")
     return int(tokens)
 
 
@@ -240,7 +240,7 @@ def _choose_precision(manifest: Manifest, asked: str | None) -> str:
 
 
 def _decoder_cache(manifest: Manifest, context: int) -> CacheSpec:
-    if not 64 <= context:
+    if not context >= 64:
         raise UsageError(f"context: expected at least 64 positions of 80 ms, got {context}")
     stack = manifest.config.decoder
     if context >= stack.sliding_window:

@@ -80,7 +80,7 @@ def run(monkeypatch, capsys):
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             cli.main()
-        return Result(stop.value.code or 0, *capsys.readouterr())
+        return Result(int(stop.value.code or 0), *capsys.readouterr())
 
     return run
 

@@ -51,7 +51,7 @@ def imports(file: Path, *, at_load: bool = False) -> set[str]:
             if isinstance(child, ast.Import):
                 found.update(alias.name for alias in child.names)
             elif isinstance(child, ast.ImportFrom) and child.level == 0:
-                found.add(child.module)
+                found.add(str(child.module))
             elif isinstance(child, ast.ImportFrom):
                 package = file.relative_to(ROOT).parent.parts
                 base = package[: len(package) - child.level + 1]

@@ -1,6 +1,7 @@
 """Rung 6 in small: the trained checkpoint writes its stored transcripts."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,6 @@ def test_segments_carry_the_text_in_order(transcribers):
     transcript = transcribers("fp32").transcribe(SAMPLES / "long-mixed.wav")
     segments = list(transcript)
     assert "".join(segment.text for segment in segments).strip() == transcript.text
-    assert all(a.end <= b.end and a.end <= b.start for a, b in zip(segments, segments[1:], strict=False))
+    assert all(a.end <= b.end and a.end <= b.start for a, b in pairwise(segments))
     assert all(0 <= s.start <= s.end <= transcript.duration and s.logprob <= 0 for s in segments)
     assert segments == transcript.segments

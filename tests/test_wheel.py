@@ -45,7 +45,9 @@ def test_contents(wheel):
 def test_transcribes_without_torch(wheel, tmp_path, versions):
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", f"voxtral-onnx[cpu] @ {wheel.as_uri()}", *versions], check=True)
+    subprocess.run(
+        [python, "-m", "pip", "install", "-q", f"voxtral-onnx[cpu] @ {wheel.as_uri()}", *versions], check=True
+    )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     command = [python.parent / "voxtral-onnx", "transcribe", "--model", "tiny", SAMPLES / "date-hibari.wav"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
@@ -54,6 +56,10 @@ def test_transcribes_without_torch(wheel, tmp_path, versions):
     listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
     assert "torch" not in listed and "\nonnx " not in listed
     refused = subprocess.run(
-        [python.parent / "voxtral-onnx", "export", "tiny"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [python.parent / "voxtral-onnx", "export", "tiny"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert refused.returncode == 7 and "pip install" in refused.stderr and not refused.stdout

@@ -26,7 +26,7 @@ class GraphPlan:
 
 
 def encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -> GraphPlan:
-    """c tokens a call: 8c mel frames -> 4c encoder frames -> c audio embeddings; batch 1."""
+    """C tokens a call: 8c mel frames -> 4c encoder frames -> c audio embeddings; batch 1."""
     stack, frames = config.encoder, config.audio.frames_per_token
     rows = f"{stack.downsample_factor}*chunk"
     states = [("conv1_state", (1, config.audio.n_mels, 2)), ("conv2_state", (1, stack.hidden_size, 1))]

@@ -42,7 +42,12 @@ def run_both(session, module, feeds):
 def positions(stack, start, rows, row, batch=1):
     cos, sin = rotation(stack, start, rows, batch)
     last = torch.full((batch,), row + rows - 1, dtype=torch.int32)
-    return {"cos": cos, "sin": sin, "seqlens_k": last, "total_sequence_length": torch.tensor(CAPACITY, dtype=torch.int32)}
+    return {
+        "cos": cos,
+        "sin": sin,
+        "seqlens_k": last,
+        "total_sequence_length": torch.tensor(CAPACITY, dtype=torch.int32),
+    }
 
 
 def named_caches(prefix, caches):
@@ -108,7 +113,7 @@ def test_decoder_rows_have_lengths_and_delays_of_their_own(both):
 
 
 def test_choice_breaks_ties_towards_the_lower_id(both):
-    checkpoint, (_, decoder), _ = both
+    _, (_, decoder), _ = both
     blank = decoder.blank
     logits = torch.full((1, 4, 50), -3.0)
     logits[0, 0, [blank, 40]] = 2.0  # the blank is lower

@@ -25,11 +25,15 @@ def layouts(toy_model, toy_checkpoint, tmp_path_factory):
 
 
 def hashes(folder):
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.*")}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.*")
+    }
 
 
 def test_all_layouts_give_the_same_artifact(layouts, tmp_path):
-    artifacts = {name: hashes(export(folder, tmp_path / name, precisions=["q4f16"])) for name, folder in layouts.items()}
+    artifacts = {
+        name: hashes(export(folder, tmp_path / name, precisions=["q4f16"])) for name, folder in layouts.items()
+    }
     assert "voxtral_onnx.json" in artifacts["mistral"]
     assert all(files == artifacts["mistral"] for files in artifacts.values())
 

@@ -38,6 +38,7 @@ def test_reshapes_become_static(before, after, target):
     if target is None:
         assert node.inputs[1] is shape
     else:
+        assert node.inputs[1] is not None
         constant = ir.convenience.get_const_tensor(node.inputs[1])
         assert constant is not None and constant.numpy().tolist() == target
 
@@ -53,7 +54,9 @@ def test_constant_reshapes_are_left_alone():
 def test_unread_optional_outputs_go():
     x, skip, weight = value("x", [1, 4]), value("skip", [1, 4]), value("weight", [4])
     norm = ir.node("SkipSimplifiedLayerNormalization", [x, skip, weight], domain="com.microsoft", num_outputs=4)
-    last = ir.node("SkipSimplifiedLayerNormalization", [x, norm.outputs[3], weight], domain="com.microsoft", num_outputs=4)
+    last = ir.node(
+        "SkipSimplifiedLayerNormalization", [x, norm.outputs[3], weight], domain="com.microsoft", num_outputs=4
+    )
     for number, output in enumerate((*norm.outputs, *last.outputs)):
         output.name = f"v{number}"
     model = model_of([norm, last], [x, skip, weight], [norm.outputs[0], last.outputs[0]])

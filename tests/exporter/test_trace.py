@@ -47,8 +47,8 @@ def test_repeated_layers_equal_traced_ones(recipe, part):
     clean(whole)
     repeated = trace(plan_of, config).model
     assert wiring(repeated) == wiring(whole)
-    shapes = {name: tuple(value.shape) for name, value in whole.graph.initializers.items()}
-    assert {name: tuple(value.shape) for name, value in repeated.graph.initializers.items()} == shapes
+    shapes = {name: value.shape for name, value in whole.graph.initializers.items()}
+    assert {name: value.shape for name, value in repeated.graph.initializers.items()} == shapes
 
 
 @pytest.mark.parametrize("layers", [1, 2])

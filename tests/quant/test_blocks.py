@@ -87,7 +87,7 @@ def test_onnxruntime_reads_the_same_weights(method, bits, columns, block_size):
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
     identity = np.eye(columns, dtype=np.float32)
     result = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"A": identity})[0]
-    assert_parity(result.T, dequantize_blockwise(blocks, rule, columns), atol=1e-5, what="weights")
+    assert_parity(np.asarray(result).T, dequantize_blockwise(blocks, rule, columns), atol=1e-5, what="weights")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -34,7 +34,7 @@ def eager_modules(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> tuple[Encod
     modules = Encoder(build, checkpoint.config).eval(), Decoder(build, checkpoint.config, tokens).eval()
     for module in modules:
         memory = Memory({name: np.zeros_like(value.numpy()) for name, value in module.state_dict().items()})
-        for fill in bind._fills(module, checkpoint):
+        for fill in bind.fills_of(module, checkpoint):
             for start, stop in fill.slices():
                 fill.write(memory, start, stop)
         for name in memory.arrays:

@@ -202,12 +202,9 @@ def tekken(config: VoxtralConfig) -> bytes:
     return json.dumps(
         {
             "config": {"default_num_special_tokens": NUM_SPECIAL, "default_vocab_size": config.decoder.vocab_size},
-            "vocab": [
-                {"rank": i, "token_bytes": base64.b64encode(piece).decode()} for i, piece in enumerate(pieces)
-            ],
+            "vocab": [{"rank": i, "token_bytes": base64.b64encode(piece).decode()} for i, piece in enumerate(pieces)],
             "special_tokens": [
-                {"rank": i, "token_str": named.get(i, f"<SPECIAL_{i}>"), "is_control": True}
-                for i in range(NUM_SPECIAL)
+                {"rank": i, "token_str": named.get(i, f"<SPECIAL_{i}>"), "is_control": True} for i in range(NUM_SPECIAL)
             ],
             "audio": {
                 "sampling_rate": 16000,

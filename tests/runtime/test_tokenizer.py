@@ -9,14 +9,17 @@ import mistral_common
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mistral_common.tokens.tokenizers.tekken import SpecialTokenPolicy, Tekkenizer
+from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
+from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 from voxtral_onnx.errors import ArtifactError
 from voxtral_onnx.manifest import Tokens
 from voxtral_onnx.runtime.tokenizer import TextDecoder, Tokenizer
 
 TINY = Path(__file__).parents[2] / "assets" / "tiny" / "tekken.json"
-REAL = Path(mistral_common.__file__).parent / "data" / "tekken_240718.json"  # the vocabulary of Voxtral, 150,000 entries
+REAL = (
+    Path(mistral_common.__file__).parent / "data" / "tekken_240718.json"
+)  # the vocabulary of Voxtral, 150,000 entries
 TOKENS = Tokens(bos=1, eos=2, streaming_pad=32, streaming_word=33, first_text=1000)
 
 
