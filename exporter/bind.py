@@ -194,6 +194,7 @@ class Fill:
     row_elements: int = 1
 
     def slices(self) -> Iterator[tuple[int, int]]:
+        """Row ranges of bounded size."""
         step = max(1, SLICE_ELEMENTS // self.row_elements)
         for start in range(0, self.num_rows, step):
             yield start, min(start + step, self.num_rows)
