@@ -86,35 +86,43 @@ class Transcriber:
 
     def stream(self, delay_ms: int | None = None) -> Stream:
         """A new live stream; the model's end-of-text does not end it."""
-        return Stream(self, self.num_delay_tokens if delay_ms is None else delay_tokens(self.manifest, delay_ms))
+        return Stream(self, self._delay_tokens(delay_ms))
 
     def transcribe(
         self,
         audio: str | Path | np.ndarray | AudioSource,
         *,
+        delay_ms: int | None = None,
         gain: str = "none",
         on_token: Callable[[Token], None] = lambda token: None,
     ) -> Transcript:
         """Begin to transcribe a file, an array (float [n] at the model's rate) or an opened source.
 
         The transcript decodes while it is iterated; its fields decode what is left. `on_token` sees every token as it
-        is decided, which is earlier than its word group is whole.
+        is decided, which is earlier than its word group is whole. `delay_ms` is for this audio alone; None takes the
+        transcriber's.
 
         Raises:
             AudioError: the audio cannot be read or is not finite.
+            UsageError: the delay is not one that the model can have.
         """
         source = audio if isinstance(audio, AudioSource) else open_audio(audio, self.sample_rate, gain=gain)
-        return Transcript(self, source, on_token)
+        return Transcript(self, source, self._delay_tokens(delay_ms), on_token)
+
+    def _delay_tokens(self, delay_ms: int | None) -> int:
+        return self.num_delay_tokens if delay_ms is None else delay_tokens(self.manifest, delay_ms)
 
 
 class Transcript:
     """Text, segments and token ids of one audio source, decoded as they are asked for."""
 
-    def __init__(self, transcriber: Transcriber, source: AudioSource, on_token: Callable[[Token], None]):
+    def __init__(
+        self, transcriber: Transcriber, source: AudioSource, num_delay_tokens: int, on_token: Callable[[Token], None]
+    ):
         """Made by `Transcriber.transcribe`."""
         self.source, self.transcriber = source, transcriber
         self.duration = source.duration
-        self.stream = Stream(transcriber, transcriber.num_delay_tokens, stop_at_eos=True)
+        self.stream = Stream(transcriber, num_delay_tokens, stop_at_eos=True)
         self._on_token = on_token
         self._token_ids: list[int] = []
         self._segments: list[Segment] = []
