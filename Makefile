@@ -36,7 +36,8 @@ check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: $(VENV)/dev.stamp  ## make the numbers of the README (needs espeak-ng, flite and hibari-tts)
+bench: $(VENV)/dev.stamp  ## make the numbers of the README (needs Debian's espeak-ng and flite)
+	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python bench/wer.py
 
 wheel: $(VENV)/dev.stamp  ## build the wheel with the embedded model's artifact in it

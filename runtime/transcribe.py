@@ -77,8 +77,9 @@ class Transcriber:
         self.close()
 
     def close(self) -> None:
-        """Release the sessions."""
-        del self.encoder, self.decoder
+        """Release the sessions; what is still streaming keeps them until it is done."""
+        self.__dict__.pop("encoder", None)
+        self.__dict__.pop("decoder", None)
 
     @property
     def sample_rate(self) -> int:

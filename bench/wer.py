@@ -1,0 +1,384 @@
+"""Word error rates of the tiny checkpoint's artifact: fp32, q4 and q4f16 at each trained delay.
+
+    apt-get install espeak-ng flite && pip install hibari-tts
+    python bench/wer.py
+
+Speaks the held-out sentences with three synthesizers, transcribes every clip with every setting, prints Markdown
+tables and writes results/wer.json. Intervals are 95 % percentile intervals of a bootstrap over clips; each resample is
+the same for all settings, so that differences between precisions are paired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from voxtral_onnx import Transcriber, __version__
+from voxtral_onnx.errors import DeviceError, VoxtralOnnxError
+from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.runtime.audio import open_audio
+
+ROOT = Path(__file__).parent.parent
+SENTENCES = ROOT / "assets" / "tiny" / "heldout.tsv"
+RESULTS = ROOT / "bench" / "results" / "wer.json"
+PRECISIONS = ("fp32", "q4", "q4f16")  # the first is what the others are compared with
+DELAYS_MS = (240, 480, 960)  # those the checkpoint was trained with
+SETTINGS = [(precision, delay_ms) for precision in PRECISIONS for delay_ms in DELAYS_MS]
+VOICES = {
+    "espeak-ng": ("en-us", "en-gb+f2", "en-us+m3", "en-gb-scotland+m7", "en-us+f4", "en-gb-x-rp+m1"),
+    "flite": ("awb", "rms", "slt", "kal16"),
+    "hibari-tts": ("heart",),  # the one voice inside the package
+}
+SEED = 0
+RESAMPLES = 10_000
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A sentence in one voice."""
+
+    kind: str  # domain or free
+    text: str
+    synthesizer: str
+    voice: str
+    path: Path
+
+
+def plan_clips(sentences: Iterable[tuple[str, str]], folder: Path, versions: dict[str, str]) -> list[Clip]:
+    """Domain sentences in all synthesizers, free ones in one synthesizer each; voices in rotation."""
+    clips = []
+    seen: Counter[str] = Counter()
+    for kind, text in sentences:
+        turn = seen[kind]
+        seen[kind] += 1
+        names = list(VOICES)
+        if kind == "free":
+            turn, name = divmod(turn, len(names))
+            names = [names[name]]
+        for name in names:
+            voice = VOICES[name][turn % len(VOICES[name])]
+            file = hashlib.sha256(text.encode()).hexdigest()[:16] + ".wav"
+            clips.append(Clip(kind, text, name, voice, folder / f"{name}-{versions[name]}" / voice / file))
+    return clips
+
+
+def read_sentences(limit: int | None) -> list[tuple[str, str]]:
+    """(kind, text) of the held-out sentences, at most `limit` of each kind."""
+    rows = [tuple(line.split("\t")) for line in SENTENCES.read_text(encoding="utf-8").splitlines()]
+    kinds = [[row for row in rows if row[0] == kind][:limit] for kind in ("domain", "free")]
+    return [(kind, text) for rows in kinds for kind, text in rows]
+
+
+def find_synthesizers() -> dict[str, str]:
+    """The version of each synthesizer.
+
+    Raises:
+        DeviceError: a program, a package or a voice is missing. Both programs speak with another voice where theirs is
+            missing, without a word about it, so the voices are looked up.
+    """
+    modules = {
+        "hibari": "hibari-tts",
+        "jiwer": "jiwer",
+        "torch": "'voxtral-onnx[export]'",
+        "onnx_ir": "'voxtral-onnx[export]'",
+    }
+    packages = sorted({package for module, package in modules.items() if find_spec(module) is None})
+    programs = [program for program in ("espeak-ng", "flite") if shutil.which(program) is None]
+    if programs or packages:
+        commands = [("apt-get install", programs), ("pip install", packages)]
+        lines = [f"\n  {command} {' '.join(names)}" for command, names in commands if names]
+        raise DeviceError(f"missing: {', '.join(programs + packages)}; run:{''.join(lines)}")
+
+    languages = set(ask("espeak-ng", "--voices=en").split())
+    variants = set(re.findall(r"!v/(\S+)", ask("espeak-ng", "--voices=variant")))
+    have = {
+        "espeak-ng": {voice for voice in VOICES["espeak-ng"] if set(voice.split("+")[1:]) <= variants}
+        & {voice for voice in VOICES["espeak-ng"] if voice.split("+")[0] in languages},
+        "flite": set(ask("flite", "-lv").split()),
+    }
+    for program, voices in have.items():
+        if absent := sorted(set(VOICES[program]) - voices):
+            raise DeviceError(
+                f"{program}: no voice {', '.join(absent)}; use Debian's package: apt-get install {program}"
+            )
+    return {program: read_version(program) for program in have} | {"hibari-tts": metadata.version("hibari-tts")}
+
+
+def ask(*command: str) -> str:
+    """What a program prints; flite's exit code is 1 even where it did as asked."""
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def read_version(program: str) -> str:
+    """The dotted number in what a program says of itself.
+
+    Raises:
+        DeviceError: it says none.
+    """
+    match = re.search(r"\d+(\.\d+)+", ask(program, "--version"))
+    if match is None:
+        raise DeviceError(f"{program}: --version names no version; use Debian's package: apt-get install {program}")
+    return match.group()
+
+
+def speak(clip: Clip) -> None:
+    """Write a clip's WAV unless it is there."""
+    if clip.path.exists():
+        return
+    clip.path.parent.mkdir(parents=True, exist_ok=True)
+    partial = clip.path.with_suffix(f".{os.getpid()}.partial")
+    SPEAKERS[clip.synthesizer](clip, partial)
+    partial.replace(clip.path)
+
+
+def speak_espeak(clip: Clip, path: Path) -> None:
+    """Speak with espeak-ng."""
+    subprocess.run(["espeak-ng", "-v", clip.voice, "-w", path, clip.text], check=True)
+
+
+def speak_flite(clip: Clip, path: Path) -> None:
+    """Speak with flite."""
+    subprocess.run(["flite", "-voice", clip.voice, "-t", clip.text, "-o", path], check=True)
+
+
+def speak_hibari(clip: Clip, path: Path) -> None:
+    """Speak with hibari-tts."""
+    load_hibari(clip.voice).save(clip.text, str(path), seed=SEED)
+
+
+SPEAKERS: dict[str, Callable[[Clip, Path], None]] = {
+    "espeak-ng": speak_espeak,
+    "flite": speak_flite,
+    "hibari-tts": speak_hibari,
+}
+
+
+@cache
+def load_hibari(voice: str):
+    """The synthesizer, loaded once a process."""
+    from hibari import Hibari
+
+    return Hibari(voice)
+
+
+@cache
+def load_transcriber(artifact: Path, precision: str) -> Transcriber:
+    """A transcriber of one thread, loaded once a process."""
+    return Transcriber(artifact, "cpu", precision=precision, threads=1)
+
+
+def transcribe(artifact: Path, clip: Clip) -> list[str]:
+    """The text of a clip in each setting."""
+    transcribers = {precision: load_transcriber(artifact, precision) for precision in PRECISIONS}
+    source = open_audio(clip.path, transcribers[PRECISIONS[0]].sample_rate)
+    samples = np.concatenate(list(source.blocks()))  # read and resampled once for all settings
+    return [transcribers[precision].transcribe(samples, delay_ms=delay_ms).text for precision, delay_ms in SETTINGS]
+
+
+def normalize(text: str) -> str:
+    """Lower-case words without punctuation, as the model writes them: an apostrophe stays inside a word only."""
+    words = (word.strip("'") for word in re.findall(r"[\w']+", text.lower()))
+    return " ".join(word for word in words if word)
+
+
+def count_errors(clips: list[Clip], texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """Errors [clips, settings] and words of the reference [clips]."""
+    import jiwer
+
+    references = [normalize(clip.text) for clip in clips]
+    errors = np.zeros((len(clips), len(SETTINGS)))
+    for row, (reference, hypotheses) in enumerate(zip(references, texts, strict=True)):
+        for column, hypothesis in enumerate(hypotheses):
+            found = jiwer.process_words(reference, normalize(hypothesis))
+            errors[row, column] = found.substitutions + found.deletions + found.insertions
+    return errors, np.array([len(reference.split()) for reference in references], float)
+
+
+def resample_rates(errors: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Word error rates in per cent [resamples, settings], clips drawn with replacement, the same for all settings."""
+    rng = np.random.default_rng(SEED)
+    rates = []
+    for _ in range(0, RESAMPLES, 1000):
+        counts = rng.multinomial(len(words), np.full(len(words), 1 / len(words)), size=1000)  # [1000, clips]
+        rates.append(100 * (counts @ errors) / (counts @ words)[:, None])
+    return np.concatenate(rates)
+
+
+def interval(values: np.ndarray) -> list[float]:
+    """The middle 95 %."""
+    return [round(float(bound), 3) for bound in np.percentile(values, (2.5, 97.5))]
+
+
+def summarize(kind: str, synthesizer: str, errors: np.ndarray, words: np.ndarray) -> Iterator[dict[str, Any]]:
+    """One row of results for each setting of these clips."""
+    rates = 100 * errors.sum(0) / words.sum()
+    resampled = resample_rates(errors, words)
+    for column, (precision, delay_ms) in enumerate(SETTINGS):
+        baseline = SETTINGS.index((PRECISIONS[0], delay_ms))
+        row = {
+            "kind": kind,
+            "synthesizer": synthesizer,
+            "precision": precision,
+            "delay_ms": delay_ms,
+            "clips": len(words),
+            "words": int(words.sum()),
+            "errors": int(errors[:, column].sum()),
+            "wer": round(float(rates[column]), 3),
+            "wer_interval": interval(resampled[:, column]),
+        }
+        if precision != PRECISIONS[0]:
+            row["difference"] = round(float(rates[column] - rates[baseline]), 3)
+            row["difference_interval"] = interval(resampled[:, column] - resampled[:, baseline])
+        yield row
+
+
+def render_table(rows: list[dict[str, Any]]) -> str:
+    """Rows of one kind and synthesizer as a Markdown table, a line a precision and a line a difference."""
+    first = rows[0]
+    lines = [
+        f"{first['kind']}, {first['synthesizer']}: {first['clips']} clips, {first['words']} words; WER in %",
+        "",
+        "| | " + " | ".join(f"{delay_ms} ms" for delay_ms in DELAYS_MS) + " |",
+        "|---" * (1 + len(DELAYS_MS)) + "|",
+    ]
+    for precision in PRECISIONS:
+        chosen = [row for row in rows if row["precision"] == precision]
+        cells = [f"{row['wer']:.2f} ({' to '.join(f'{x:.2f}' for x in row['wer_interval'])})" for row in chosen]
+        lines.append(f"| {precision} | {' | '.join(cells)} |")
+    for precision in PRECISIONS[1:]:
+        chosen = [row for row in rows if row["precision"] == precision]
+        cells = [
+            f"{row['difference']:+.2f} ({' to '.join(f'{x:+.2f}' for x in row['difference_interval'])})"
+            for row in chosen
+        ]
+        lines.append(f"| {precision} - {PRECISIONS[0]} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, system and the packages that the numbers depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    packages = ("onnxruntime", "numpy", "soxr", "soundfile", "jiwer")
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in packages},
+    }
+
+
+def hash_clips(clips: list[Clip]) -> str:
+    """One sha256 over all WAVs in order: two runs heard the same sound where it agrees."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(clip.path.read_bytes())
+    return digest.hexdigest()
+
+
+def write_transcripts(path: Path, clips: list[Clip], texts: list[list[str]]) -> None:
+    """Every text that is not exact, for looking at the errors."""
+    with path.open("w", encoding="utf-8") as file:
+        for clip, hypotheses in zip(clips, texts, strict=True):
+            for (precision, delay_ms), hypothesis in zip(SETTINGS, hypotheses, strict=True):
+                if (found := normalize(hypothesis)) != (reference := normalize(clip.text)):
+                    print(
+                        clip.kind,
+                        clip.synthesizer,
+                        clip.voice,
+                        precision,
+                        delay_ms,
+                        reference,
+                        found,
+                        sep="\t",
+                        file=file,
+                    )
+
+
+def measure(
+    sentences: Annotated[
+        int | None,
+        typer.Option(
+            min=len(VOICES), help="A quick run: the first N of each kind; results go to the cache.", show_default="all"
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = os.cpu_count() or 1,
+    cache_folder: Annotated[
+        Path, typer.Option("--cache", help="Folder of the WAVs, the artifact and transcripts.tsv.")
+    ] = ROOT / "build" / "wer",
+) -> None:
+    """Measure word error rates of the tiny checkpoint in fp32, q4 and q4f16."""
+    versions = find_synthesizers()
+    from voxtral_onnx import export  # here, as the workers import this file and need no torch
+
+    clips = plan_clips(read_sentences(sentences), cache_folder / "wav", versions)
+    artifact = export("tiny", cache_folder / "tiny-onnx", precisions=PRECISIONS)
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:  # torch's threads do not survive a fork
+
+        def run(what: str, function: Callable, *arguments: Iterable) -> list:
+            results = pool.map(function, *arguments, chunksize=4)
+            return list(track(results, what, len(clips), console=stderr))
+
+        run("speaking", speak, clips)
+        texts = run("transcribing", transcribe, [artifact] * len(clips), clips)
+    errors, words = count_errors(clips, texts)
+    write_transcripts(cache_folder / "transcripts.tsv", clips, texts)
+
+    rows = []
+    for kind in ("domain", "free"):
+        for synthesizer in ("all", *VOICES):
+            chosen = [clip.kind == kind and synthesizer in ("all", clip.synthesizer) for clip in clips]
+            rows += summarize(kind, synthesizer, errors[chosen], words[chosen])
+            print(render_table(rows[-len(SETTINGS) :]))
+    results = {
+        "measured": "word error rate of the tiny checkpoint's held-out sentences, in per cent; intervals hold 95 %",
+        "voxtral_onnx": __version__,
+        "machine": describe_machine(),
+        "checkpoint": Manifest.read(artifact).fingerprint,
+        "synthesizers": {name: {"version": versions[name], "voices": VOICES[name]} for name in VOICES},
+        "clips_sha256": hash_clips(clips),
+        "bootstrap": {"unit": "clip", "resamples": RESAMPLES, "seed": SEED},
+        "difference": f"to {PRECISIONS[0]} at the same delay, paired by clip",
+        "results": rows,
+    }
+    output = RESULTS if sentences is None else cache_folder / "wer.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(results, indent=1) + "\n")
+    stderr.print(f"written: {output}")
+
+
+def main() -> None:
+    """Run the command line: errors a user can act on are one line on stderr and an exit code."""
+    try:
+        typer.run(measure)
+    except VoxtralOnnxError as error:
+        stderr.print(f"error: {error}", markup=False)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
