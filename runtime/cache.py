@@ -41,6 +41,11 @@ class KVCache:
         self.dtype = np.dtype(dtype)
         self.inverse_frequencies = spec.rope_theta ** (-np.arange(0, spec.head_dim, 2) / spec.head_dim)
 
+    def live(self) -> list[np.ndarray]:
+        """Views of all that later calls can see: convolution states and written rows."""
+        written = self.spec.row(self.position)
+        return [*self.states, *(buffer[:, :, :written] for buffer in self.buffers)]
+
     @property
     def room(self) -> int:
         """Rows the next call may write: no call crosses a move."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,23 @@ class Transcriber:
     def stream(self, delay_ms: int | None = None) -> Stream:
         """A new live stream; the model's end-of-text does not end it."""
         return Stream(self, self._delay(delay_ms))
+
+    def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
+        """A stream that goes on where `Stream.save` wrote it.
+
+        Raises:
+            ArtifactError: not a saved stream, or one of another artifact, precision, delay or context.
+        """
+        stream = self.stream(delay_ms)
+        stream.restore(path)
+        return stream
+
+    def identity(self, num_delay_tokens: int) -> str:
+        """Hash of all that a stream's state depends on."""
+        graphs = self.manifest.precisions[self.precision]
+        names = [self.manifest.mel.path, *(f for g in (graphs.encoder, graphs.decoder) for f in (g.path, *g.data))]
+        facts = [*(self.manifest.files[name].sha256 for name in names), str(num_delay_tokens), str(self.context)]
+        return hashlib.sha256(" ".join(facts).encode()).hexdigest()
 
     def _delay(self, milliseconds: int | None) -> int:
         return self.num_delay_tokens if milliseconds is None else delay_tokens(self.manifest, milliseconds)
