@@ -138,7 +138,7 @@ class Stream:
             ArtifactError: not a saved stream, or one of another artifact, precision, delay or context.
         """
         try:
-            with np.load(path) as saved:
+            with Path(path).open("rb") as file, np.load(file) as saved:
                 state = json.loads(str(saved["state"]))
                 arrays = {name: saved[name] for name in saved.files if name != "state"}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
