@@ -356,20 +356,21 @@ def _print_artifact(folder: Path, manifest: Manifest, checked: list[str]) -> Non
         f"windows: encoder {caches['encoder'].window} frames, decoder {caches['decoder'].window} tokens; "
         f"delay {streaming.default_delay_tokens} of 1 to {streaming.max_delay_tokens} tokens"
     )
-    table = Table("precision", "graph", "parameters", "weights", "nodes", "operators", box=None, pad_edge=False)
-    for column in table.columns[2:5]:
+    shown = ("MatMulNBits", "MatMul", "GroupQueryAttention")
+    table = Table(
+        "precision", "graph", "parameters", "weights", "nodes", *shown[:2], "attention", box=None, pad_edge=False
+    )
+    for column in table.columns[2:]:
         column.justify = "right"
     for name, precision in manifest.precisions.items():
-        for graph in (precision.encoder, precision.decoder):
-            size = sum(manifest.files[file].size for file in graph.data)
-            common = Counter(graph.operators).most_common(3)
+        for role, graph in (("encoder", precision.encoder), ("decoder", precision.decoder)):
             table.add_row(
                 name,
-                Path(graph.path).name,
+                role,
                 f"{graph.parameters / 1e6:,.1f} M",
-                format_size(size),
+                format_size(sum(manifest.files[file].size for file in graph.data)),
                 str(sum(graph.operators.values())),
-                ", ".join(f"{count} {operator}" for operator, count in common),
+                *(str(graph.operators.get(operator, 0)) for operator in shown),
             )
     console.print(table)
     total = sum(file.size for file in manifest.files.values())
