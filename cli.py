@@ -125,6 +125,10 @@ def transcribe(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Same as --output-format json.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="For onnxruntime.", show_default="one a core")] = None,
+    prepacked: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps weights packed for this machine: twice the disk, loads faster."),
+    ] = None,
     language: Annotated[str | None, typer.Option(hidden=True)] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "--initial-prompt", hidden=True)] = None,
 ) -> None:
@@ -145,7 +149,8 @@ def transcribe(
     from .runtime.transcribe import Transcriber
 
     failed: list[VoxtralOnnxError] = []
-    with Transcriber(model, device, delay, context, precision=precision, threads=threads) as transcriber:
+    options = {"precision": precision, "threads": threads, "prepacked": prepacked}
+    with Transcriber(model, device, delay, context, **options) as transcriber:
         _introduce(transcriber)
         for path in audio:
             try:
