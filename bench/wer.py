@@ -179,7 +179,7 @@ SPEAKERS: dict[str, Callable[[Clip, Path], None]] = {
 @cache
 def load_hibari(voice: str):
     """The synthesizer, loaded once a process."""
-    from hibari import Hibari
+    from hibari import Hibari  # pyright: ignore[reportMissingImports]: of the extra `bench`
 
     return Hibari(voice)
 
