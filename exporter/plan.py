@@ -149,8 +149,9 @@ class ExportPlan:
         """Bytes that must be free before the export, less what it removes first."""
         manifests = 2 * MANIFEST_BYTES * len({graph.precision for graph in self.graphs})
         written = sum(-(-file.size // BLOCK) * BLOCK for file in self.files if not file.is_reused)
-        stale = stale_files(self.state, self.kept, self.finished)
-        return max(0, written + manifests - sum(_size(self.folder / name) or 0 for name in stale))
+        stale = {self.folder / name for name in stale_files(self.state, self.kept, self.finished)}
+        stale |= set((self.folder / "onnx").glob("*.partial"))
+        return max(0, written + manifests - sum(_size(path) or 0 for path in stale))
 
     @property
     def disk_free(self) -> int:

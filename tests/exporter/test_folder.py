@@ -212,6 +212,15 @@ def test_predicted_sizes_are_those_written(checkpoint, exported, tmp_path):
     assert plan.disk_needed >= sum(map(len, contents(exported).values()))
 
 
+def test_what_a_killed_export_left_is_room(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    before = plan_export(checkpoint, out).disk_needed
+    (out / "onnx").mkdir(parents=True)
+    (out / UNFINISHED).write_text(json.dumps({"fingerprint": plan_export(checkpoint, tmp_path / "other").fingerprint}))
+    (out / "onnx/audio_encoder_q4f16.onnx_data.partial").write_bytes(bytes(50_000))
+    assert plan_export(checkpoint, out).disk_needed == before - 50_000
+
+
 def test_dry_run_writes_nothing(checkpoint, tmp_path, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for output in ([], ["-o", tmp_path / "out"]):
