@@ -399,6 +399,8 @@ def _print_artifact(folder: Path, manifest: Manifest, checked: list[str]) -> Non
 def _print_plan(plan: ExportPlan) -> None:
     from rich.table import Table
 
+    from .exporter.memory import PEAK
+
     console = Console(highlight=False, soft_wrap=True)
     table = Table("file", "size", "", box=None, pad_edge=False)
     table.columns[1].justify = "right"
@@ -409,7 +411,7 @@ def _print_plan(plan: ExportPlan) -> None:
     console.print(table)
     console.print(
         f"disk: {format_size(plan.disk_needed)} needed, {format_size(plan.disk_free)} free; "
-        f"memory: about {format_size(plan.memory_needed)}; time: about {plan.seconds:.0f} s with {plan.threads} threads"
+        f"memory: about {format_size(PEAK)}; time: about {plan.seconds:.0f} s with {plan.threads} threads"
     )
 
 

@@ -268,7 +268,8 @@ def _copy(name: str, tensor: Tensor) -> Fill:
 
 
 def _transpose(name: str, tensor: Tensor) -> Fill:
-    return Fill((tensor,), lambda start, stop: {name: tensor.rows().T})
+    rows, columns = tensor.shape
+    return Fill((tensor,), lambda start, stop: {name: tensor.columns(start, stop)}, None, columns, rows)
 
 
 def _quantize(prefix: str, tensor: Tensor, rule: Rule) -> Fill:

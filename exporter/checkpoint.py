@@ -47,11 +47,26 @@ class Tensor:
         Raises:
             CheckpointError: the file has shrunk since it was opened.
         """
+        self._require_whole()
+        return self._widen(self.stored[start:stop] if self.order is None else self.stored[self.order[start:stop]])
+
+    def columns(self, start: int, stop: int) -> np.ndarray:
+        """float32 copy of the columns [start, stop) of a matrix, transposed: [stop - start, rows].
+
+        Raises:
+            CheckpointError: the file has shrunk since it was opened.
+        """
+        self._require_whole()
+        part = self.stored[:, start:stop].T
+        return self._widen(part if self.order is None else part[:, self.order])
+
+    def _require_whole(self) -> None:
         # Reading a mapped page beyond the file's end kills the process, so its size is asked for before every read. A
         # file that shrinks between the question and the read still does.
         if self.mapping.size() < self.offset + self.stored.nbytes:
             raise CheckpointError(f"{self.name}: its file has shrunk while it was read; download it again")
-        part = self.stored[start:stop] if self.order is None else self.stored[self.order[start:stop]]
+
+    def _widen(self, part: np.ndarray) -> np.ndarray:
         if self.is_bf16:  # a bfloat16 is the upper half of a float32
             return np.left_shift(part, 16, dtype=np.uint32).view(np.float32)
         return part.astype(np.float32)

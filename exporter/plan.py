@@ -159,13 +159,6 @@ class ExportPlan:
         return shutil.disk_usage(self._place).free
 
     @property
-    def memory_needed(self) -> int:
-        """Resident bytes at most, estimated: a precision that keeps floats holds a whole tensor to transpose it."""
-        largest = max(tensor.stored.size for name, tensor in self.checkpoint.tensors.items() if "_proj." in name)
-        keeps_floats = any(not graph.recipe.rules for graph in self.graphs)
-        return memory.PEAK + (10 * largest if keeps_floats else 0)
-
-    @property
     def seconds(self) -> float:
         """Time that the export will take, estimated from rates measured on two cores."""
         open_graphs = [graph for graph in self.graphs if graph.plan.graph_file not in self.finished]
