@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DeviceError, UsageError
+from ..errors import AudioError, DeviceError, UsageError
 from .artifact import find_artifact, open_artifact
 from .audio import AudioSource, open_audio
 from .cache import KVCache
@@ -128,6 +128,8 @@ def bench(
     """
     if repeat < 1:
         raise UsageError(f"repeat: expected at least 1, got {repeat}")
+    if str(audio) == "-":
+        raise UsageError("audio: expected a file, as every run reads it again, got standard input")
     folder = find_artifact(model)
     manifest = open_artifact(folder)
     if precisions is None:
@@ -206,7 +208,7 @@ def open_clip(audio: str | Path | None, sample_rate: int) -> AudioSource:
     """
     source = open_audio(sample_clip(sample_rate) if audio is None else audio, sample_rate)
     if not source.duration:
-        raise UsageError(f"{source.name}: an empty clip has no speed")
+        raise AudioError(f"{source.name}: an empty clip has no speed")
     return source
 
 

@@ -30,7 +30,8 @@ def require_memory(manifest: Manifest, precision: str, context: int) -> None:
     if available is None or (needed := needed_memory(manifest, precision, context)) <= available:
         return
     ways = []
-    smaller = [size for size in CONTEXTS if size < min(context, manifest.config.decoder.sliding_window)]
+    context = min(context, manifest.config.decoder.sliding_window)
+    smaller = [size for size in CONTEXTS if size < context]
     if fitting := [size for size in smaller if needed_memory(manifest, precision, size) <= available]:
         ways.append(f"--context {fitting[0]}")
     others = [name for name in manifest.precisions if needed_memory(manifest, name, context) <= available]
