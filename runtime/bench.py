@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -107,6 +107,7 @@ def bench(
     delay_ms: int | None = None,
     context: int = DEFAULT_CONTEXT,
     threads: int | None = None,
+    prepacked: str | Path | None = None,
     repeat: int = 3,
     details: bool = False,
 ) -> Iterator[Measurement]:
@@ -120,6 +121,7 @@ def bench(
         delay_ms: as `Transcriber` takes it.
         context: as `Transcriber` takes it.
         threads: for onnxruntime, and to read memory with; None for one a core.
+        prepacked: as `Transcriber` takes it; made before anything is measured.
         repeat: transcriptions of the clip, of which the fastest counts.
         details: also time single calls, and the machine's memory.
 
@@ -140,34 +142,40 @@ def bench(
         chosen = [choose_precision(manifest, name) for name in precisions]
     open_clip(audio, manifest.config.audio.sample_rate)
     for precision in chosen:
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            future = process.submit(
-                measure, folder, audio, precision, device, delay_ms, context, threads, repeat, details
-            )
-            try:
-                measurement = future.result()
-            except BrokenProcessPool as error:
-                raise DeviceError(
-                    f"{precision}: the measuring process was ended from outside, most likely for want of memory; "
-                    "try a smaller --precision or --context"
-                ) from error
-        yield measurement
+        options = {
+            "device": device,
+            "delay_ms": delay_ms,
+            "context": context,
+            "precision": precision,
+            "threads": threads,
+            "prepacked": prepacked,
+        }
+        if prepacked is not None:
+            _in_new_process(_load, folder, options)
+        yield _in_new_process(measure, folder, options, audio, repeat, details)
+
+
+def _in_new_process(function: Callable[..., Any], folder: Path, options: Mapping[str, Any], *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        try:
+            return process.submit(function, folder, options, *arguments).result()
+        except BrokenProcessPool as error:
+            raise DeviceError(
+                f"{options['precision']}: its process was ended from outside, most likely for want of memory; "
+                "try another --precision or a smaller --context"
+            ) from error
+
+
+def _load(folder: Path, options: Mapping[str, Any]) -> None:
+    Transcriber(folder, **options).close()
 
 
 def measure(
-    folder: Path,
-    audio: str | Path | None,
-    precision: str,
-    device: str,
-    delay_ms: int | None,
-    context: int,
-    threads: int | None,
-    repeat: int,
-    details: bool,
+    folder: Path, options: Mapping[str, Any], audio: str | Path | None, repeat: int, details: bool
 ) -> Measurement:
-    """`bench` of one precision in this process."""
+    """`bench` in this process, of one transcriber with these options."""
     began = perf_counter()
-    transcriber = Transcriber(folder, device, delay_ms, context, precision=precision, threads=threads)
+    transcriber = Transcriber(folder, **options)
     load_seconds, loaded_memory = perf_counter() - began, resident_memory()
     began = perf_counter()
     _first_step(transcriber)
@@ -181,7 +189,7 @@ def measure(
     peak = peak_memory()
     best = min(runs, key=lambda run: run.encode_ms + run.decode_ms)
     seconds = (best.encode_ms + best.decode_ms) / 1000
-    threads = threads or num_cores()
+    threads = options["threads"] or num_cores()
     return Measurement(
         precision=transcriber.precision,
         device=transcriber.device,

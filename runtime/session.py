@@ -70,8 +70,10 @@ def resolve_device(device: str) -> str:
 class Session:
     """One graph of an artifact, loaded and checked."""
 
-    def __init__(self, folder: Path, graph: GraphSpec, device: str, threads: int | None = None):
-        """Load a graph by path, so that its weights are mapped.
+    def __init__(
+        self, folder: Path, graph: GraphSpec, device: str, threads: int | None = None, *, path: Path | None = None
+    ):
+        """Load a graph by path, so that its weights are mapped; `path` names another form of the same graph.
 
         Raises:
             ArtifactError: the file does not load, or its inputs or outputs are not the manifest's.
@@ -80,9 +82,10 @@ class Session:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # 2x slower on a busy machine
+        options.add_session_config_entry("session.prepack.enable_parallel", "1")  # half the load time on two cores
         if threads:
             options.intra_op_num_threads = threads
-        self.graph, self.ort = graph, _load(ort, folder, graph, options, device)
+        self.graph, self.ort = graph, _load(ort, path or folder / graph.path, graph, options, device)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
         """The first output of a graph without state."""
@@ -112,11 +115,10 @@ def check_graph(folder: Path, graph: GraphSpec) -> None:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
-    _load(ort, folder, graph, options, "cpu")
+    _load(ort, folder / graph.path, graph, options, "cpu")
 
 
-def _load(ort, folder: Path, graph: GraphSpec, options, device: str) -> onnxruntime.InferenceSession:
-    path = folder / graph.path
+def _load(ort, path: Path, graph: GraphSpec, options, device: str) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     try:
         session = ort.InferenceSession(str(path), options, providers=[_PROVIDERS[device]])

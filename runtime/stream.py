@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
-from ..errors import AudioError
+from ..errors import ArtifactError, AudioError
+from ..manifest import write_whole
 from .tokenizer import TextDecoder
 
 if TYPE_CHECKING:
@@ -41,7 +47,7 @@ class Stream:
     """Audio in, tokens out, at constant memory for any length.
 
     Identical tokens whatever the sizes of the chunks fed: positions, cache moves and the end depend on the count of
-    samples alone.
+    samples alone. `async for token in stream` gives what is decided from then on, while a thread feeds.
     """
 
     def __init__(self, transcriber: Transcriber, num_delay_tokens: int, *, stop_at_eos: bool = False):
@@ -58,6 +64,7 @@ class Stream:
         self.finished = False
         self.text = TextDecoder(transcriber.tokenizer)
         self.timings = Timings()
+        self._listener: tuple[asyncio.AbstractEventLoop, asyncio.Queue[Token | None]] | None = None
         silence = self.rules.look_back_samples + self.rules.left_pad_tokens * self.audio.samples_per_token
         self.samples = np.zeros(silence, np.float32)  # from look_back before the next token to encode
 
@@ -99,6 +106,72 @@ class Stream:
         num_tokens = self.rules.left_pad_tokens + -(-self.num_samples // per_token) + pad_tokens
         yield from self._advance(last=num_tokens - 1)
         self.finished = True
+        self._tell(None)
+
+    def save(self, path: str | Path) -> None:
+        """Write the stream's state; `Transcriber.load_stream` goes on from it, in another process too.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        state = {
+            "identity": self.transcriber.identity(self.num_delay_tokens),
+            "stop_at_eos": self.stop_at_eos,
+            "num_samples": self.num_samples,
+            "num_generated": self.num_generated,
+            "next_id": self.next_id,
+            "finished": self.finished,
+            "text": self.text.state(),
+        }
+        arrays = {"samples": self.samples}
+        for name, cache in (("encoder", self.encoder_cache), ("decoder", self.decoder_cache)):
+            state[f"{name}_position"] = cache.position
+            arrays |= {f"{name}_{i}": rows for i, rows in enumerate(cache.live())}
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, state=np.array(json.dumps(state)), **arrays)
+        write_whole(Path(path), content.getvalue())
+
+    def restore(self, path: str | Path) -> None:
+        """Take over a saved state; called by `Transcriber.load_stream`.
+
+        Raises:
+            ArtifactError: not a saved stream, or one of another artifact, precision, delay or context.
+        """
+        try:
+            with Path(path).open("rb") as file, np.load(file) as saved:
+                state = json.loads(str(saved["state"]))
+                arrays = {name: saved[name] for name in saved.files if name != "state"}
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise ArtifactError(f"{path}: not a saved stream ({error})") from error
+        if state["identity"] != self.transcriber.identity(self.num_delay_tokens):
+            raise ArtifactError(
+                f"{path}: saved with another artifact, precision, delay or context; open a stream with the same"
+            )
+        self.stop_at_eos, self.finished, self.next_id = state["stop_at_eos"], state["finished"], state["next_id"]
+        self.num_samples, self.num_generated = state["num_samples"], state["num_generated"]
+        self.samples = arrays["samples"]
+        self.text.restore(state["text"])
+        for name, cache in (("encoder", self.encoder_cache), ("decoder", self.decoder_cache)):
+            cache.position = state[f"{name}_position"]
+            for i, rows in enumerate(cache.live()):
+                rows[...] = arrays[f"{name}_{i}"]
+
+    def __aiter__(self) -> Stream:
+        self._listener = (asyncio.get_running_loop(), asyncio.Queue())
+        return self
+
+    async def __anext__(self) -> Token:
+        assert self._listener is not None, "iterate with `async for`"
+        queue = self._listener[1]
+        token = None if self.finished and queue.empty() else await queue.get()
+        if token is None:
+            raise StopAsyncIteration
+        return token
+
+    def _tell(self, token: Token | None) -> None:
+        if self._listener is not None:
+            loop, queue = self._listener
+            loop.call_soon_threadsafe(queue.put_nowait, token)
 
     def _advance(self, last: int | None = None) -> Iterator[Token]:
         """Encode and decode what the samples allow, up to `last` positions in all."""
@@ -135,9 +208,13 @@ class Stream:
                 continue
             self.next_id = choice.token_id
             is_end = self.stop_at_eos and choice.token_id == self.ids.eos
-            yield self._token(choice)
+            self.finished = is_end
+            token = self._token(choice)
+            self._tell(token)
             if is_end:
-                self.finished = True
+                self._tell(None)
+            yield token
+            if is_end:
                 return
 
     def _token(self, choice) -> Token:

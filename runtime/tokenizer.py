@@ -46,6 +46,16 @@ class TextDecoder:
         """The text that this token completes."""
         return self.utf8.decode(self.tokenizer.bytes_of(token_id))
 
+    def state(self) -> list[str | int]:
+        """What an unfinished character left behind, as JSON holds it."""
+        pending, flags = self.utf8.getstate()
+        return [pending.hex(), flags]
+
+    def restore(self, state: list[str | int]) -> None:
+        """The inverse of `state`."""
+        pending, flags = state
+        self.utf8.setstate((bytes.fromhex(str(pending)), int(flags)))
+
     def flush(self) -> str:
         """A replacement character where the last one was cut off."""
         return self.utf8.decode(b"", final=True)

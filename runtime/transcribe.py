@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from .cache import decoder_cache_spec
 from .decoder import Decoder
 from .encoder import Encoder
 from .memory import require_memory
+from .prepacked import prepacked_graph
 from .segments import Segment, group
 from .session import Session, resolve_device
 from .stream import Stream, Token
@@ -42,6 +44,7 @@ class Transcriber:
         *,
         precision: str | None = None,
         threads: int | None = None,
+        prepacked: str | Path | None = None,
     ):
         """Load an artifact.
 
@@ -53,6 +56,8 @@ class Transcriber:
             context: decoder positions of 80 ms that attention sees; fewer than the model's window take less memory.
             precision: which of the artifact's; None takes the first of q4f16, q4, q8, fp16, fp32.
             threads: for onnxruntime; None for one a core.
+            prepacked: a folder for weights in the layout of this machine's kernels, made on first use; they load
+                faster and processes share their memory.
 
         Raises:
             ArtifactError, DeviceError, UsageError: as errors.py describes.
@@ -65,10 +70,18 @@ class Transcriber:
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
         self.context = context
         decoder_cache = decoder_cache_spec(manifest, context)
-        require_memory(manifest, self.precision, context)
-        mel, encoder, decoder = (
-            Session(self.folder, graph, self.device, threads)
-            for graph in (manifest.mel, graphs.encoder, graphs.decoder)
+        if prepacked is None:  # pages of a file, which processes share and the system can drop, fit always
+            require_memory(manifest, self.precision, context)
+        mel = Session(self.folder, manifest.mel, self.device, threads)
+        encoder, decoder = (
+            Session(
+                self.folder,
+                graph,
+                self.device,
+                threads,
+                path=prepacked_graph(manifest, self.folder, graph, Path(prepacked)) if prepacked else None,
+            )
+            for graph in (graphs.encoder, graphs.decoder)
         )
         self.tokenizer = Tokenizer(self.folder / "tekken.json", manifest.tokens)
         self.encoder = Encoder(manifest, mel, encoder)
@@ -93,6 +106,23 @@ class Transcriber:
     def stream(self, delay_ms: int | None = None) -> Stream:
         """A new live stream; the model's end-of-text does not end it."""
         return Stream(self, self._delay(delay_ms))
+
+    def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
+        """A stream that goes on where `Stream.save` wrote it.
+
+        Raises:
+            ArtifactError: not a saved stream, or one of another artifact, precision, delay or context.
+        """
+        stream = self.stream(delay_ms)
+        stream.restore(path)
+        return stream
+
+    def identity(self, num_delay_tokens: int) -> str:
+        """Hash of all that a stream's state depends on."""
+        graphs = self.manifest.precisions[self.precision]
+        names = [self.manifest.mel.path, *(f for g in (graphs.encoder, graphs.decoder) for f in (g.path, *g.data))]
+        facts = [*(self.manifest.files[name].sha256 for name in names), str(num_delay_tokens), str(self.context)]
+        return hashlib.sha256(" ".join(facts).encode()).hexdigest()
 
     def _delay(self, milliseconds: int | None) -> int:
         return self.num_delay_tokens if milliseconds is None else delay_tokens(self.manifest, milliseconds)

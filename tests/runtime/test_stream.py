@@ -1,5 +1,7 @@
 """Ladder, rung 4: streams are offline transcription, whatever the chunks, and both are transformers' generate."""
 
+import asyncio
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from reference import toy
 from transformers import VoxtralRealtimeFeatureExtractor
 
 from voxtral_onnx import Transcriber
-from voxtral_onnx.errors import AudioError
+from voxtral_onnx.errors import ArtifactError, AudioError
 from voxtral_onnx.runtime.stream import Stream
 
 SECONDS = 9.0  # both windows roll many times, the caches move 3 and 20 times
@@ -151,3 +153,69 @@ def test_bad_samples_are_refused_and_change_nothing(transcriber, samples):
     assert tokens == other.feed(good) + other.finish()
     with pytest.raises(AudioError, match="finished"):
         stream.feed(good)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 2.0, 6.0])
+def test_a_saved_stream_goes_on(transcriber, whole, tmp_path, seconds):
+    samples, cut = toy.babble(SECONDS), int(16000 * seconds) + 7
+    stream = transcriber.stream()
+    tokens = stream.feed(samples[:cut])
+    stream.save(tmp_path / "stream.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["stream.npz"]
+    resumed = transcriber.load_stream(tmp_path / "stream.npz")
+    tokens += resumed.feed(samples[cut:]) + resumed.finish()
+    assert [token.token_id for token in tokens] == whole
+    assert [token.index for token in tokens] == list(range(len(whole)))
+    assert "".join(token.text for token in tokens) == "".join(t.text for t in transcriber_tokens(transcriber, samples))
+
+
+def transcriber_tokens(transcriber, samples):
+    stream = transcriber.stream()
+    return stream.feed(samples) + stream.finish()
+
+
+def test_a_finished_stream_stays_finished(transcriber, tmp_path):
+    stream = transcriber.stream()
+    stream.finish()
+    stream.save(tmp_path / "stream.npz")
+    with pytest.raises(AudioError, match="finished"):
+        transcriber.load_stream(tmp_path / "stream.npz").feed(np.zeros(10, np.float32))
+
+
+def test_a_stream_of_another_setting_is_refused(transcriber, toy_artifact, tmp_path):
+    stream = transcriber.stream()
+    stream.feed(toy.babble(1.0))
+    stream.save(tmp_path / "stream.npz")
+    (tmp_path / "text").write_text("not a stream")
+    (tmp_path / "cut").write_bytes((tmp_path / "stream.npz").read_bytes()[:-1000])
+    with pytest.raises(ArtifactError, match="another artifact, precision, delay or context"):
+        transcriber.load_stream(tmp_path / "stream.npz", delay_ms=80)
+    with (
+        Transcriber(toy_artifact, precision="q4") as other,
+        pytest.raises(ArtifactError, match="another artifact, precision"),
+    ):
+        other.load_stream(tmp_path / "stream.npz")
+    for name in ("text", "cut", "absent"):
+        with pytest.raises(ArtifactError, match=f"{name}: not a saved stream"):
+            transcriber.load_stream(tmp_path / name)
+
+
+def test_async_iteration_gives_tokens_while_a_thread_feeds(transcriber, whole):
+    samples = toy.babble(SECONDS)
+
+    async def listen():
+        stream = transcriber.stream()
+        tokens = aiter(stream)
+
+        def feed():
+            for part in np.split(samples, range(8000, len(samples), 8000)):
+                stream.feed(part)
+            stream.finish()
+
+        feeding = asyncio.create_task(asyncio.to_thread(feed))
+        heard = [token.token_id async for token in tokens]
+        await feeding
+        assert [token async for token in stream] == [], "a finished stream has no more"
+        return heard
+
+    assert asyncio.run(listen()) == whole
