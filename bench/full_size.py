@@ -182,7 +182,7 @@ def _memory_factor(folder: Path, measured: Measurement) -> float:
     manifest = Manifest.read(folder)
     assert measured.details is not None
     caches = cache_bytes(manifest, measured.precision, DEFAULT_CONTEXT)
-    resident = max(measured.details.loaded_memory, measured.details.full_memory - caches)
+    resident = max(measured.details.load_peak_memory, measured.details.full_memory - caches)
     return (resident - FIXED_MEMORY) / weight_bytes(manifest, measured.precision)
 
 

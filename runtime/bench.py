@@ -67,7 +67,8 @@ class Details:
     """What explains a measurement."""
 
     load_seconds: float
-    loaded_memory: int  # bytes resident after loading
+    load_peak_memory: int  # bytes resident at most while loading
+    loaded_memory: int  # and after it
     first_step_seconds: float  # from there, until the first encoder and decoder call are done
     chunk_tokens: int  # in an encoder chunk
     empty_window: CallTimes
@@ -176,7 +177,7 @@ def measure(
     """`bench` in this process, of one transcriber with these options."""
     began = perf_counter()
     transcriber = Transcriber(folder, **options)
-    load_seconds, loaded_memory = perf_counter() - began, resident_memory()
+    loading = perf_counter() - began, peak_memory(), resident_memory()
     began = perf_counter()
     _first_step(transcriber)
     first_step_seconds = perf_counter() - began
@@ -204,7 +205,7 @@ def measure(
         tokens_per_second=steps / seconds,
         peak_memory=peak,
         runs=tuple(runs),
-        details=_details(transcriber, threads, load_seconds, loaded_memory, first_step_seconds) if details else None,
+        details=_details(transcriber, threads, loading, first_step_seconds) if details else None,
     )
 
 
@@ -286,7 +287,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _details(
-    transcriber: Transcriber, threads: int, load_seconds: float, loaded_memory: int, first_step_seconds: float
+    transcriber: Transcriber, threads: int, loading: tuple[float, int, int], first_step_seconds: float
 ) -> Details:
     encoder_cache, decoder_cache = transcriber.encoder.new_cache(), transcriber.decoder.new_cache()
     empty = _time_calls(transcriber, encoder_cache, decoder_cache, full=False)
@@ -298,8 +299,9 @@ def _details(
     decoder_bytes = sum(manifest.files[file].size for file in manifest.precisions[transcriber.precision].decoder.data)
     bandwidth = read_bandwidth(threads)
     return Details(
-        load_seconds=load_seconds,
-        loaded_memory=loaded_memory,
+        load_seconds=loading[0],
+        load_peak_memory=loading[1],
+        loaded_memory=loading[2],
         first_step_seconds=first_step_seconds,
         chunk_tokens=manifest.streaming.max_chunk_tokens,
         empty_window=empty,

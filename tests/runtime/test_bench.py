@@ -41,7 +41,7 @@ def test_details(rows, tiny_artifact):
         details = row.details
         assert details.load_seconds > 0
         assert details.first_step_seconds > 0
-        assert 0 < details.loaded_memory <= row.peak_memory * 1.01
+        assert 0 < details.loaded_memory <= details.load_peak_memory * 1.01 <= row.peak_memory * 1.02
         for window in (details.empty_window, details.full_window):
             for latency in (window.encoder, window.encoder_chunk, window.decoder):
                 assert 0 < latency.min <= latency.p50 <= latency.p95
@@ -96,12 +96,12 @@ def test_table(tiny_artifact, run):
     assert "q4f16: the fastest of 1 runs over 2.17 s of audio" in result.err
 
 
-def test_json_of_all_precisions(tiny_artifact, run):
-    result = run("bench", tiny_artifact, "--precision", "q4f16,q8", "--repeat", 1, "--json", CLIP)
+def test_json(tiny_artifact, run):
+    result = run("bench", tiny_artifact, "--precision", "q8", "--repeat", 1, "--json", CLIP)
     assert result.code == 0
     report = json.loads(result.out)
     assert {"cpu", "cores", "memory", "packages", "load_average"} <= report["machine"].keys()
-    assert [row["precision"] for row in report["results"]] == ["q4f16", "q8"]
+    assert [row["precision"] for row in report["results"]] == ["q8"]
     assert report["results"][0]["details"]["full_window"]["decoder"]["p50"] > 0
 
 
