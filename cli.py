@@ -19,6 +19,7 @@ from .errors import AudioError, DeviceError, StorageError, UsageError, VoxtralOn
 
 if TYPE_CHECKING:
     from .exporter.bind import Progress
+    from .exporter.plan import ExportPlan
     from .manifest import Manifest
     from .runtime.bench import Latency, Measurement
     from .runtime.transcribe import Transcriber, Transcript
@@ -65,32 +66,45 @@ def export(
         str | None, typer.Option(help="Quantisation recipe: a name or a TOML file.", show_default="the precision's own")
     ] = None,
     shard_size: Annotated[str, typer.Option(help="Size at which a new weight file begins.")] = "512MiB",
+    threads: Annotated[int | None, typer.Option(min=1, help="For quantising.", show_default="one a core")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print files, disk, memory and time needed, and write nothing.")
+    ] = False,
 ) -> None:
-    """Export a checkpoint to ONNX; prints the artifact's folder."""
+    """Export a checkpoint to ONNX; prints the artifact's folder. One that was interrupted is taken up again."""
     from time import perf_counter
 
     _require_export_packages()
     from .exporter.export import export as run_export
+    from .exporter.plan import plan_export
     from .manifest import Manifest
     from .runtime.artifact import remember_export
     from .runtime.memory import peak_memory
 
+    names = [name.strip() for name in precision.split(",")]
+    size = parse_size(shard_size)
+    if dry_run:
+        plan = plan_export(source, output, precisions=names, recipe=recipe, shard_size=size, threads=threads)
+        _print_plan(plan)
+        plan.require_room()
+        return
     began = perf_counter()
     with _ExportProgress() as progress:
         folder = run_export(
             source,
             output,
-            precisions=[name.strip() for name in precision.split(",")],
+            precisions=names,
             recipe=recipe,
-            shard_size=parse_size(shard_size),
+            shard_size=size,
+            threads=threads,
             on_progress=progress.update,
         )
     try:
         remember_export(folder)
     except StorageError as error:
         _say(f"note: not remembered as the last export: {error}")
-    size = sum(file.size for file in Manifest.read(folder).files.values())
-    _say(f"{format_size(size)} in {perf_counter() - began:.0f} s, {format_size(peak_memory())} of memory at most")
+    written = sum(file.size for file in Manifest.read(folder).files.values())
+    _say(f"{format_size(written)} in {perf_counter() - began:.0f} s, {format_size(peak_memory())} of memory at most")
     _write(f"{folder}\n")
 
 
@@ -477,6 +491,23 @@ def _latency(latency: Latency) -> str:
     return f"{latency.min:.2f} / {latency.p50:.2f} / {latency.p95:.2f}"
 
 
+def _print_plan(plan: ExportPlan) -> None:
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table("file", "size", "", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    for file in plan.files:
+        note = "reused" if file.is_reused else "" if file.is_exact else "about"
+        table.add_row(file.name, format_size(file.size), note)
+    console.print(f"[b]{escape(str(plan.folder))}[/]")
+    console.print(table)
+    console.print(
+        f"disk: {format_size(plan.disk_needed)} needed, {format_size(plan.disk_free)} free; "
+        f"memory: about {format_size(plan.memory_needed)}; time: about {plan.seconds:.0f} s with {plan.threads} threads"
+    )
+
+
 class _ExportProgress:
     """A bar on stderr: graph, tensor, bytes."""
 
@@ -490,11 +521,12 @@ class _ExportProgress:
         return self
 
     def update(self, progress: Progress) -> None:
-        if progress.graph not in self.tasks:
-            self.tasks[progress.graph] = self.bar.add_task(Path(progress.graph).stem, total=None, tensor="tracing")
+        if progress.graphs not in self.tasks:
+            names = ", ".join(Path(graph).stem for graph in progress.graphs)
+            self.tasks[progress.graphs] = self.bar.add_task(names, total=None, tensor="tracing")
         tensor = progress.tensor if progress.done < progress.total else ""
         if progress.tensor:
-            self.bar.update(self.tasks[progress.graph], completed=progress.done, total=progress.total, tensor=tensor)
+            self.bar.update(self.tasks[progress.graphs], completed=progress.done, total=progress.total, tensor=tensor)
 
     def __exit__(self, *error) -> None:
         self.bar.stop()
@@ -503,11 +535,14 @@ class _ExportProgress:
 def _require_export_packages() -> None:
     from importlib.util import find_spec
 
+    from .exporter import memory
+
     if missing := [name for name in ("torch", "onnx", "onnxscript", "onnx_ir") if find_spec(name) is None]:
         raise DeviceError(
             f"export needs {', '.join(missing)}; run:\n"
             "  pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install 'voxtral-onnx[export]'"
         )
+    memory.require_addresses(memory.IMPORTS)
 
 
 def _say(message: str) -> None:

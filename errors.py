@@ -5,8 +5,8 @@ VoxtralOnnxError          1   base; the command line catches this one
 ├── ArtifactError         4   manifest absent, newer format, changed file, not an artifact
 ├── QuantizationError     5   weight not 2-D, non-finite, impossible recipe
 ├── AudioError            6   unreadable, non-finite, wrong rate
-├── DeviceError           7   execution provider or dependency missing, too little memory
-├── StorageError          9   disk full, folder not writable
+├── DeviceError           7   execution provider or dependency missing, too little memory to run
+├── StorageError          9   disk full, folder not writable or in use, memory limit too small
 ├── UsageError            2   a value that no command accepts
 └── ShapeError            1   a caller's array does not fit the contract
 """
@@ -51,7 +51,7 @@ class DeviceError(VoxtralOnnxError, RuntimeError):
 
 
 class StorageError(VoxtralOnnxError, OSError):
-    """Writing failed: disk full, folder read-only."""
+    """What the work needs is not there: disk space, a folder to write, memory."""
 
     exit_code = 9
 

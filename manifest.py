@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -44,6 +45,28 @@ class GraphSpec:
     operators: Mapping[str, int]  # nodes by operator
     passes: Mapping[str, int]  # what each clean-up after tracing changed
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The graph's own file and its weights."""
+        return (self.path, *self.data)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> GraphSpec:
+        """The inverse of `asdict`, after JSON."""
+
+        def tensors(items):
+            return tuple(TensorSpec(item["name"], item["dtype"], tuple(item["shape"])) for item in items)
+
+        return cls(
+            path=values["path"],
+            inputs=tensors(values["inputs"]),
+            outputs=tensors(values["outputs"]),
+            data=tuple(values["data"]),
+            parameters=values["parameters"],
+            operators=values["operators"],
+            passes=values["passes"],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Precision:
@@ -53,6 +76,11 @@ class Precision:
     recipe: Mapping[str, Any]
     encoder: GraphSpec
     decoder: GraphSpec
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Of both graphs."""
+        return (*self.encoder.files, *self.decoder.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +166,11 @@ class FileSpec:
     sha256: str
     pieces: tuple[str, ...]  # sha256 of every 16 MiB, where there is more than one
 
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> FileSpec:
+        """The inverse of `asdict`, after JSON."""
+        return cls(values["size"], values["sha256"], tuple(values["pieces"]))
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -207,20 +240,17 @@ class Manifest:
                 **{**values["streaming"], "trained_delay_tokens": tuple(values["streaming"]["trained_delay_tokens"])}
             ),
             caches={name: CacheSpec(**cache) for name, cache in values["caches"].items()},
-            mel=_graph(values["mel"]),
+            mel=GraphSpec.parse(values["mel"]),
             precisions={
                 name: Precision(
                     precision["activation_dtype"],
                     precision["recipe"],
-                    _graph(precision["encoder"]),
-                    _graph(precision["decoder"]),
+                    GraphSpec.parse(precision["encoder"]),
+                    GraphSpec.parse(precision["decoder"]),
                 )
                 for name, precision in values["precisions"].items()
             },
-            files={
-                name: FileSpec(file["size"], file["sha256"], tuple(file["pieces"]))
-                for name, file in values["files"].items()
-            },
+            files={name: FileSpec.parse(file) for name, file in values["files"].items()},
         )
 
     def check_files(self, folder: Path, *, hashes: bool = False) -> None:
@@ -255,35 +285,34 @@ def hash_file(path: Path) -> FileSpec:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that its name only ever stands for the whole content.
+    """Write a file so that its name only ever stands for the whole content, after a power cut too.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(content)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power cut, where the system offers that."""
+    with suppress(OSError):  # Windows opens no folders, and some network file systems flush none
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
-
-
-def _graph(values: Mapping[str, Any]) -> GraphSpec:
-    def tensors(items):
-        return tuple(TensorSpec(item["name"], item["dtype"], tuple(item["shape"])) for item in items)
-
-    return GraphSpec(
-        path=values["path"],
-        inputs=tensors(values["inputs"]),
-        outputs=tensors(values["outputs"]),
-        data=tuple(values["data"]),
-        parameters=values["parameters"],
-        operators=values["operators"],
-        passes=values["passes"],
-    )

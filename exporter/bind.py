@@ -1,14 +1,16 @@
-"""Weights into a traced graph: every initializer gets its place in the data files, then the checkpoint streams in.
+"""Weights into traced graphs: every initializer gets its place in the data files, then the checkpoint streams in.
 
-Places follow from shapes alone, so all sizes are known before a byte is written. Rows are read, converted and written
-in slices; memory does not grow with the tensor.
+Places follow from the module's shapes alone, so all sizes are known before anything is traced or written. Rows are
+read, converted and written in slices. Graphs of several precisions are filled in one pass: what two of them quantise by
+the same rule is read and quantised once.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -20,8 +22,9 @@ import torch
 from torch import nn
 
 from ..errors import StorageError
-from ..manifest import MAX_DELAY_TOKENS
+from ..manifest import MAX_DELAY_TOKENS, sync_folder
 from ..quant.blocks import quantize_blockwise
+from ..quant.recipe import Rule
 from . import modules
 from .checkpoint import Checkpoint, Tensor
 from .trace import Traced
@@ -32,10 +35,10 @@ SLICE_ELEMENTS = 1 << 19  # converted at a time; smaller slices lose the second 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one graph is."""
+    """How far the graphs are that are made together."""
 
-    graph: str  # its file
-    tensor: str  # the tensor last bound, empty while the graph is traced
+    graphs: tuple[str, ...]  # their files
+    tensor: str  # the tensor last bound, empty while a graph is traced
     done: int  # bytes of the checkpoint
     total: int
 
@@ -57,19 +60,19 @@ class Layout:
     sizes: dict[str, int] = field(default_factory=dict)
 
 
-def lay_out(traced: Traced, shard_size: int) -> Layout:
-    """Give every initializer that the checkpoint fills its place, in the module's order, the tied table last and apart.
+def lay_out(module: nn.Module, data_file: str, shard_size: int) -> Layout:
+    """Give every parameter of a module its place, in the module's order, the tied table last and apart.
 
-    A file ends before it would outgrow `shard_size` bytes; a larger tensor stands alone.
+    A file ends before it would outgrow `shard_size` bytes; a larger tensor stands alone. The first is `data_file`, the
+    next `data_file` with `_1`.
     """
     layout = Layout()
-    initializers = traced.model.graph.initializers
-    table = [name for name in traced.module.state_dict() if ".embed_tokens." in name]
-    others = [name for name in traced.module.state_dict() if name not in table]
+    sizes = {name: value.numel() * value.element_size() for name, value in module.state_dict().items()}
+    table = [name for name in sizes if ".embed_tokens." in name]
     shards: list[list[str]] = [[]]
     size = 0
-    for name in others:
-        need = _aligned(_num_bytes(initializers[name]))
+    for name in [name for name in sizes if name not in table]:
+        need = _aligned(sizes[name])
         if shards[-1] and size + need > shard_size:
             shards.append([])
             size = 0
@@ -78,12 +81,11 @@ def lay_out(traced: Traced, shard_size: int) -> Layout:
     if table:
         shards.append([name for name in table if not name.endswith(".gather_scales")])
     for number, shard in enumerate(shards):
-        file = traced.plan.data_file + (f"_{number}" if number else "")
+        file = data_file + (f"_{number}" if number else "")
         offset = 0
         for name in shard:
-            need = _num_bytes(initializers[name])
-            layout.places[name] = Place(file, offset, need)
-            offset += _aligned(need)
+            layout.places[name] = Place(file, offset, sizes[name])
+            offset += _aligned(sizes[name])
         last = layout.places[shard[-1]]
         layout.sizes[file] = last.offset + last.size
     for name in table:
@@ -93,32 +95,48 @@ def lay_out(traced: Traced, shard_size: int) -> Layout:
 
 
 def bind(
-    traced: Traced, checkpoint: Checkpoint, layout: Layout, folder: Path, on_progress: Callable[[Progress], None]
+    graphs: Sequence[tuple[Traced, Layout]],
+    checkpoint: Checkpoint,
+    folder: Path,
+    threads: int,
+    on_progress: Callable[[Progress], None],
 ) -> int:
-    """Write the data files as `*.partial`, rename them when whole, and point the graph's initializers at them.
+    """Write the data files as `*.partial`, rename them when whole, and point the graphs' initializers at them.
 
-    Returns how many of the checkpoint's parameters went in.
+    The graphs are one module in several precisions. Returns how many of the checkpoint's parameters went into each.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
         QuantizationError: a weight is not finite.
+        CheckpointError: a file of the checkpoint has shrunk.
     """
-    initializers, num_parameters, done = traced.model.graph.initializers, 0, 0
-    fills = list(fills_of(traced.module, checkpoint))
-    total = sum(tensor.stored.nbytes for fill in fills for tensor in fill.tensors)
-    with _DataFiles(folder, layout) as files, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for fill in fills:
-            pending = [pool.submit(fill.write, files, start, stop) for start, stop in fill.slices()]
-            for future in pending:
-                future.result()
-            for tensor in fill.tensors:
+    files = tuple(traced.plan.graph_file for traced, _ in graphs)
+    steps = list(zip(*(fills_of(traced.module, checkpoint) for traced, _ in graphs), strict=True))
+    total, done, num_parameters = sum(tensor.stored.nbytes for step in steps for tensor in step[0].tensors), 0, 0
+    with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
+        sinks = [stack.enter_context(_DataFiles(folder, layout, traced.module)) for traced, layout in graphs]
+        for step in steps:
+            for fill in {fill.rule: fill for fill in step}.values():
+                same = [sink for sink, other in zip(sinks, step, strict=True) if other.rule == fill.rule]
+                pending = [pool.submit(fill.write, same, start, stop) for start, stop in fill.slices()]
+                for future in pending:
+                    future.result()
+            for tensor in step[0].tensors:
                 num_parameters += tensor.stored.size
                 done += tensor.stored.nbytes
-                on_progress(Progress(traced.plan.graph_file, tensor.name, done, total))
+                on_progress(Progress(files, tensor.name, done, total))
                 tensor.release()
+    for traced, layout in graphs:
+        _point_at_files(traced, layout, folder)
+    return num_parameters
+
+
+def _point_at_files(traced: Traced, layout: Layout, folder: Path) -> None:
+    initializers = traced.model.graph.initializers
     for name, place in layout.places.items():
         value = initializers[name]
         assert value.dtype is not None and value.shape is not None
+        assert prod(value.shape.numpy()) * int(value.dtype.itemsize) == place.size, f"{name}: traced in another size"
         value.const_value = ir.ExternalTensor(
             Path(place.file).name,
             place.offset,
@@ -132,22 +150,23 @@ def bind(
         value = initializers[name]
         assert value.const_value is not None
         value.const_value = ir.tensor(value.const_value.numpy(), name=name)
-    return num_parameters
 
 
 class Sink(Protocol):
     """Where initializers are written."""
 
-    def write(self, name: str, array: np.ndarray, at: int) -> None:
-        """Write an array's bytes `at` bytes into the initializer's place, from any thread."""
+    def write(self, name: str, values: np.ndarray, at: int) -> None:
+        """Write values from the initializer's element `at` on, in its own type, from any thread."""
         ...
 
 
 class _DataFiles:
     """Open data files of one graph, written at any offset from any thread."""
 
-    def __init__(self, folder: Path, layout: Layout):
-        self.layout, self.paths, self.handles = layout, {name: folder / name for name in layout.sizes}, {}
+    def __init__(self, folder: Path, layout: Layout, module: nn.Module):
+        self.folder, self.layout, self.handles = folder, layout, {}
+        self.paths = {name: folder / name for name in layout.sizes}
+        self.dtypes = {name: _numpy_dtype(value.dtype) for name, value in module.state_dict().items()}
 
     def __enter__(self) -> _DataFiles:
         for name, path in self.paths.items():
@@ -163,11 +182,13 @@ class _DataFiles:
                 raise _storage_error(path, error) from error
         return self
 
-    def write(self, name: str, array: np.ndarray, at: int) -> None:
+    def write(self, name: str, values: np.ndarray, at: int) -> None:
         """Write to the initializer's file."""
-        place = self.layout.places[name]
-        assert at + array.nbytes <= place.size, f"{name}: {array.nbytes} bytes at {at} exceed {place.size}"
-        view, offset = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, place.offset + at
+        place, dtype = self.layout.places[name], self.dtypes[name]
+        array = np.ascontiguousarray(values.astype(dtype, copy=False))
+        view, offset = array.reshape(-1).view(np.uint8).data, at * dtype.itemsize
+        assert offset + array.nbytes <= place.size, f"{name}: {array.nbytes} bytes at {offset} exceed {place.size}"
+        offset += place.offset
         while view:
             try:
                 written = os.pwrite(self.handles[place.file], view, offset)
@@ -176,12 +197,22 @@ class _DataFiles:
             view, offset = view[written:], offset + written
 
     def __exit__(self, error, *_) -> None:
-        for name, handle in self.handles.items():
-            os.close(handle)
+        try:
             if error is None:
-                _partial(self.paths[name]).replace(self.paths[name])
-            else:
-                _partial(self.paths[name]).unlink(missing_ok=True)
+                for handle in self.handles.values():
+                    os.fsync(handle)
+        except OSError as failure:
+            error = failure
+            raise _storage_error(self.folder, failure) from failure
+        finally:
+            for handle in self.handles.values():
+                os.close(handle)
+            for path in self.paths.values():
+                if error is None:
+                    _partial(path).replace(path)
+                else:
+                    _partial(path).unlink(missing_ok=True)
+                sync_folder(path.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +220,8 @@ class Fill:
     """How some initializers are made from some tensors, in slices of rows."""
 
     tensors: tuple[Tensor, ...]
-    write: Callable[[Sink, int, int], None]  # to where, first row, end row
+    make: Callable[[int, int], dict[str, np.ndarray]]  # first row, end row -> values of these rows by initializer
+    rule: Rule | None = None  # fills of one part of the module by the same rule make the same values
     num_rows: int = 1
     row_elements: int = 1
 
@@ -199,68 +231,59 @@ class Fill:
         for start in range(0, self.num_rows, step):
             yield start, min(start + step, self.num_rows)
 
+    def write(self, sinks: Sequence[Sink], start: int, stop: int) -> None:
+        """Make the rows [start, stop) once and write them to every sink."""
+        for name, values in self.make(start, stop).items():
+            for sink in sinks:
+                sink.write(name, values, start * (values.size // (stop - start)))
+
 
 def fills_of(module: nn.Module, checkpoint: Checkpoint) -> Iterator[Fill]:
-    """The fills of every parameter of a traced module."""
+    """The fills of every parameter of a traced module, in the same order for every precision."""
     for path, part in module.named_modules():
         prefix = path + "." if path else ""
         tensors = checkpoint.tensors
         match part:
             case modules.QuantizedLinear() | modules.QuantizedTiedEmbedding():
-                yield _quantize(prefix, tensors[prefix + "weight"], part)
+                yield _quantize(prefix, tensors[prefix + "weight"], part.rule)
             case modules.Linear():
-                yield _transpose(prefix + "weight", tensors[prefix + "weight"], part.weight.dtype)
+                yield _transpose(prefix + "weight", tensors[prefix + "weight"])
             case modules.RMSNorm() | modules.Conv() | modules.TiedEmbedding():
-                yield _copy(prefix + "weight", tensors[prefix + "weight"], part.weight.dtype)
+                yield _copy(prefix + "weight", tensors[prefix + "weight"])
             case modules.DelayGain():
-                yield _delay_gains(prefix, tensors, part)
+                yield _delay_gains(prefix, tensors)
             case modules.Decoder():
                 yield _blank_mask(prefix + "blank_mask", part)
-        bias = getattr(part, "bias", None)
-        if bias is not None:
-            yield _copy(prefix + "bias", tensors[prefix + "bias"], bias.dtype)
+        if getattr(part, "bias", None) is not None:
+            yield _copy(prefix + "bias", tensors[prefix + "bias"])
 
 
-def _copy(name: str, tensor: Tensor, dtype: torch.dtype) -> Fill:
-    row_elements = prod(tensor.shape[1:])
-    kind = _numpy_dtype(dtype)
-
-    def write(sink: Sink, start: int, stop: int) -> None:
-        sink.write(name, tensor.rows(start, stop).astype(kind), start * row_elements * kind.itemsize)
+def _copy(name: str, tensor: Tensor) -> Fill:
+    def make(start: int, stop: int) -> dict[str, np.ndarray]:
+        values = tensor.rows(start, stop)
         tensor.release(start, stop)
+        return {name: values}
 
-    return Fill((tensor,), write, tensor.shape[0], row_elements)
-
-
-def _transpose(name: str, tensor: Tensor, dtype: torch.dtype) -> Fill:
-    def write(sink: Sink, start: int, stop: int) -> None:
-        sink.write(name, tensor.rows().T.astype(_numpy_dtype(dtype)), 0)
-
-    return Fill((tensor,), write)
+    return Fill((tensor,), make, None, tensor.shape[0], prod(tensor.shape[1:]))
 
 
-def _quantize(prefix: str, tensor: Tensor, part: modules.QuantizedLinear | modules.QuantizedTiedEmbedding) -> Fill:
-    kind = _numpy_dtype(part.scales.dtype)
+def _transpose(name: str, tensor: Tensor) -> Fill:
+    return Fill((tensor,), lambda start, stop: {name: tensor.rows().T})
 
-    def write(sink: Sink, start: int, stop: int) -> None:
-        blocks = quantize_blockwise(tensor.rows(start, stop), part.rule, tensor.name)
-        pieces = {"weight": blocks.packed, "scales": blocks.scales.astype(kind), "zero_points": blocks.zero_points}
-        for field_name, array in pieces.items():
-            if array is not None:
-                sink.write(prefix + field_name, array, start * array.nbytes // (stop - start))
+
+def _quantize(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
+    def make(start: int, stop: int) -> dict[str, np.ndarray]:
+        blocks = quantize_blockwise(tensor.rows(start, stop), rule, tensor.name)
         tensor.release(start, stop)
+        pieces = {"weight": blocks.packed, "scales": blocks.scales, "zero_points": blocks.zero_points}
+        return {prefix + name: values for name, values in pieces.items() if values is not None}
 
-    return Fill((tensor,), write, *tensor.shape)
+    return Fill((tensor,), make, rule, *tensor.shape)
 
 
-def _delay_gains(prefix: str, tensors, part: modules.DelayGain) -> Fill:
+def _delay_gains(prefix: str, tensors) -> Fill:
     linear1, linear2 = (tensors[f"{prefix}{name}.weight"] for name in ("linear1", "linear2"))
-
-    def write(sink: Sink, start: int, stop: int) -> None:
-        gains = delay_gains(linear1.rows(), linear2.rows())
-        sink.write(prefix + "table", gains[:, None].astype(_numpy_dtype(part.table.dtype)), 0)
-
-    return Fill((linear1, linear2), write)
+    return Fill((linear1, linear2), lambda start, stop: {prefix + "table": delay_gains(linear1.rows(), linear2.rows())})
 
 
 def delay_gains(linear1: np.ndarray, linear2: np.ndarray) -> np.ndarray:
@@ -278,21 +301,16 @@ def delay_gains(linear1: np.ndarray, linear2: np.ndarray) -> np.ndarray:
 
 
 def _blank_mask(name: str, part: modules.Decoder) -> Fill:
-    def write(sink: Sink, start: int, stop: int) -> None:
+    def make(start: int, stop: int) -> dict[str, np.ndarray]:
         mask = np.zeros(tuple(part.blank_mask.shape), np.float32)
         mask[part.blank] = modules.MASKED
-        sink.write(name, mask, 0)
+        return {name: mask}
 
-    return Fill((), write)
+    return Fill((), make)
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
     return np.dtype(str(dtype).removeprefix("torch."))
-
-
-def _num_bytes(value: ir.Value) -> int:
-    assert value.shape is not None and value.dtype is not None
-    return prod(value.shape.numpy()) * int(value.dtype.itemsize)
 
 
 def _aligned(size: int) -> int:

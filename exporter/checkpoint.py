@@ -6,6 +6,7 @@ resident memory does not grow with the checkpoint.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import mmap
@@ -19,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from ..config import VoxtralConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, StorageError
 from . import weights
 
 _DTYPES = {"BF16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
 _MAX_HEADER = 100 << 20  # bytes, the bound that the safetensors format sets
+_SUFFIXES = {".safetensors", ".json"}
 _CARD_KEYS = {"scope", "trained_delays_ms"}
 
 
@@ -40,7 +42,15 @@ class Tensor:
     offset: int  # bytes from the start of the mapping
 
     def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """float32 copy of the rows [start, stop) along the first axis."""
+        """float32 copy of the rows [start, stop) along the first axis.
+
+        Raises:
+            CheckpointError: the file has shrunk since it was opened.
+        """
+        # Reading a mapped page beyond the file's end kills the process, so its size is asked for before every read. A
+        # file that shrinks between the question and the read still does.
+        if self.mapping.size() < self.offset + self.stored.nbytes:
+            raise CheckpointError(f"{self.name}: its file has shrunk while it was read; download it again")
         part = self.stored[start:stop] if self.order is None else self.stored[self.order[start:stop]]
         if self.is_bf16:  # a bfloat16 is the upper half of a float32
             return np.left_shift(part, 16, dtype=np.uint32).view(np.float32)
@@ -74,6 +84,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     tokenizer: bytes  # tekken.json as it is
     card: Card
+    files: Mapping[str, tuple[int, int]]  # size and time of change in nanoseconds of each file, when it was opened
 
     def fingerprint(self) -> str:
         """sha256 over the hyperparameters and the first row of every tensor: the same for every layout."""
@@ -83,10 +94,21 @@ class Checkpoint:
             digest.update(tensor.rows(0, None if len(tensor.shape) == 1 else 1).tobytes())
         return digest.hexdigest()
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all tensors as stored."""
-        return sum(tensor.stored.nbytes for tensor in self.tensors.values())
+    def check_unchanged(self) -> None:
+        """Compare sizes and times of the files with those at opening.
+
+        Raises:
+            CheckpointError: naming every file that changed while it was read.
+        """
+        now = _versions(self.folder)
+        if changed := sorted(name for name in {*self.files, *now} if self.files.get(name) != now.get(name)):
+            raise CheckpointError(
+                f"{self.folder}: changed while it was read: {', '.join(changed)}; export again when nothing writes it"
+            )
+
+    def num_bytes(self, *prefixes: str) -> int:
+        """Bytes of the tensors whose names begin so, as stored."""
+        return sum(tensor.stored.nbytes for name, tensor in self.tensors.items() if name.startswith(prefixes or ""))
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -103,6 +125,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: expected a checkpoint folder, found {'a file' if folder.exists() else 'nothing'}"
         )
+    files = _versions(folder)
     if (folder / "params.json").exists():
         config = VoxtralConfig.from_params(_read_json(folder / "params.json"))
         found = _open_safetensors(folder / "consolidated.safetensors")
@@ -118,7 +141,16 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         )
     tensors = _take_census(folder, found, config, layout)
     tokenizer = _read_bytes(folder / "tekken.json")
-    return Checkpoint(folder, layout.name, config, tensors, tokenizer, _read_card(folder / "card.json"))
+    return Checkpoint(folder, layout.name, config, tensors, tokenizer, _read_card(folder / "card.json"), files)
+
+
+def _versions(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of every file that a checkpoint may consist of."""
+    try:
+        found = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES}
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
 
 
 def _take_census(
@@ -193,6 +225,11 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise StorageError(
+                f"{path}: cannot be mapped: the limit on this process's memory leaves no room for its "
+                f"{path.stat().st_size / 1e6:,.0f} MB; raise it (ulimit -v unlimited)"
+            ) from error
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}); download it again") from error
 
     header.pop("__metadata__", None)

@@ -55,7 +55,7 @@ def trace(plan_of: Callable[[VoxtralConfig], GraphPlan], config: VoxtralConfig) 
         module = plan.module().eval()
     model = _trace_whole(plan_of(_shortened(config)))
     passes = clean(model)
-    repeat_last_layer(model, len([spec for spec in plan.inputs if spec.name.startswith("past_key_values.")]) // 2)
+    repeat_last_layer(model, plan.num_layers)
     for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True):
         assert value.name == spec.name, f"{plan.role}: expected {spec.name}, traced {value.name}"
         value.shape = ir.Shape(spec.shape)

@@ -69,7 +69,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest."""
-        return asdict(self)
+        return {**asdict(self), "rules": [asdict(rule) for rule in self.rules]}
 
 
 FLOAT = Recipe("float", 0, ())

@@ -24,6 +24,11 @@ class GraphPlan:
     data_file: str  # stem of the external data files
     fused_operators: dict[str, int]  # what tracing must find, layer by layer
 
+    @property
+    def num_layers(self) -> int:
+        """Layers that keep keys and values."""
+        return sum(spec.name.startswith("past_key_values.") for spec in self.inputs) // 2
+
 
 def encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -> GraphPlan:
     """C tokens a call: 8c mel frames -> 4c encoder frames -> c audio embeddings; batch 1."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from checkpoints import write_mistral
 from conftest import copy_artifact
 
 from voxtral_onnx import export
-from voxtral_onnx.errors import UsageError
-from voxtral_onnx.exporter.export import UNFINISHED
+from voxtral_onnx.errors import StorageError, UsageError
+from voxtral_onnx.exporter.folder import UNFINISHED
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 
 
@@ -113,30 +113,47 @@ def test_interrupted_renewal_of_all_precisions_leaves_no_manifest(checkpoint, bo
     assert_unfinished(both, exported)
 
 
-@pytest.mark.parametrize("size", ["nr_inodes=1", "size=512k", "size=1m", "size=2m"])
-def test_full_disk(size, checkpoint, exported, tmpfs, run):
-    disk = tmpfs(size)
-    result = run("export", checkpoint, "-o", disk, "--precision", "fp32")
-    result.assert_refused(9, str(disk), "cannot be written (No space left on device)")
-    assert_unfinished(disk, exported)
-    assert ("onnx/encoder.onnx" in files_of(disk)) == (size == "size=2m")
+class Fill:
+    """Take what is left of a disk at the n-th report."""
+
+    def __init__(self, disk, reports: int):
+        self.disk, self.reports = disk, reports
+
+    def __call__(self, progress) -> None:
+        self.reports -= 1
+        if self.reports == 0:
+            with suppress(OSError), (self.disk / "filler").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
 
 
-@pytest.mark.parametrize("inodes", [1, 2, 3])
+@pytest.mark.parametrize("reports", [1, 2, 30])
+def test_full_disk(reports, checkpoint, exported, tmpfs):
+    disk = tmpfs("size=64m")
+    with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)"):
+        export(checkpoint, disk / "out", precisions=("fp32",), on_progress=Fill(disk, reports))
+    assert_unfinished(disk / "out", exported)
+    assert ("onnx/encoder.onnx" in files_of(disk / "out")) == (reports == 30)
+    (disk / "filler").unlink()
+    assert export(checkpoint, disk / "out", precisions=("fp32",)) == disk / "out"
+    assert_whole(disk / "out", "fp32")
+
+
+@pytest.mark.parametrize("inodes", [1, 2, 3, 4])
 def test_full_disk_at_the_first_files_allows_another_try(inodes, checkpoint, tmpfs):
     disk = tmpfs(f"nr_inodes={inodes}")
     for _ in range(2):
-        with pytest.raises(OSError, match="No space left on device"):
+        with pytest.raises(StorageError, match="No space left on device"):
             export(checkpoint, disk)
+    assert not (files_of(disk) - {UNFINISHED})
 
 
-def test_full_disk_while_adding_keeps_the_artifact(checkpoint, exported, tmpfs, run):
+def test_full_disk_while_adding_keeps_the_artifact(checkpoint, exported, tmpfs):
     disk = tmpfs("size=64m")
-    copy_artifact(exported, disk / "small", "q4")
-    used = sum((disk / "small" / name).stat().st_size for name in files_of(disk / "small"))
-    subprocess.run(["mount", "-o", f"remount,size={used + 200_000}", str(disk)], check=True)
-    run("export", checkpoint, "-o", disk / "small", "--precision", "fp32").assert_refused(9, "No space left on device")
-    Manifest.read(disk / "small").check_files(disk / "small", hashes=True)
+    out = copy_artifact(exported, disk / "small", "q4")
+    with pytest.raises(StorageError, match="No space left on device"):
+        export(checkpoint, out, precisions=("fp32",), on_progress=Fill(disk, 2))
+    Manifest.read(out).check_files(out, hashes=True)
     assert not list(disk.rglob("*.partial"))
 
 

@@ -21,10 +21,8 @@ class Memory:
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def write(self, name: str, array: np.ndarray, at: int) -> None:
-        flat = self.arrays[name].reshape(-1).view(np.uint8)
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        flat[at : at + len(data)] = data
+    def write(self, name: str, values: np.ndarray, at: int) -> None:
+        self.arrays[name].reshape(-1)[at : at + values.size] = values.reshape(-1)
 
 
 def eager_modules(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> tuple[Encoder, Decoder]:
@@ -36,7 +34,7 @@ def eager_modules(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> tuple[Encod
         memory = Memory({name: np.zeros_like(value.numpy()) for name, value in module.state_dict().items()})
         for fill in bind.fills_of(module, checkpoint):
             for start, stop in fill.slices():
-                fill.write(memory, start, stop)
+                fill.write([memory], start, stop)
         for name in memory.arrays:
             if name.endswith(".gather_scales"):
                 memory.arrays[name] = memory.arrays[name.replace(".gather_scales", ".scales")][..., None]

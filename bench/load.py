@@ -1,0 +1,125 @@
+"""Where the memory and the seconds of loading a decoder go, on the CPU.
+
+    python bench/load.py ARTIFACT...        # of the full-size twin: bench/twin.py, then voxtral-onnx export
+
+Loads each precision's decoder in a process of its own and writes results/load.json. Resident memory is told apart into
+anonymous pages, which must stay, and pages of files, which the system can drop and processes share. What onnxruntime's
+4-bit kernel should hold is computed beside it: packed codes, and float32 scales and sums of every block.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.runtime.cache import KVCache
+from voxtral_onnx.runtime.decoder import Decoder
+from voxtral_onnx.runtime.prepacked import prepacked_graph
+from voxtral_onnx.runtime.session import Session
+
+RESULTS = Path(__file__).parent / "results" / "load.json"
+MB = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One decoder, loaded and stepped once."""
+
+    recipe: str
+    precision: str
+    way: str
+    file_mb: float  # graph and data files
+    codes_mb: float  # 4-bit codes as stored, computed
+    blocks_mb: float  # a float32 for every block, computed: the kernel keeps one of scales and one of sums
+    seconds: float  # to load, files in the page cache
+    anonymous_mb: float
+    mapped_mb: float
+    first_step_seconds: float
+    first_step_anonymous_mb: float  # added by the first step
+
+
+def measure(folder: Path, precision: str, prepacked: Path | None) -> Load:
+    """Load a decoder in this process."""
+    manifest = Manifest.read(folder)
+    graph = manifest.precisions[precision].decoder
+    path = prepacked_graph(manifest, folder, graph, prepacked) if prepacked else None
+    for name in (graph.path, *graph.data):
+        (folder / name).read_bytes()  # into the page cache
+    base = _resident("RssAnon")
+    began = perf_counter()
+    session = Session(folder, graph, "cpu", path=path)
+    seconds = perf_counter() - began
+    anonymous, mapped = _resident("RssAnon"), _resident("RssFile")
+    spec = manifest.caches["decoder"]
+    cache = KVCache(session, spec)
+    embeds = np.zeros((1, manifest.config.decoder.hidden_size), cache.dtype)
+    began = perf_counter()
+    Decoder(session, spec).step(cache, [manifest.tokens.bos], embeds, manifest.streaming.default_delay_tokens)
+    first_step = perf_counter() - began
+    rules = manifest.precisions[precision].recipe["rules"]
+    block_size = rules[-1]["block_size"] if rules else 0
+    weights = graph.parameters
+    return Load(
+        recipe=manifest.precisions[precision].recipe["name"],
+        precision=precision,
+        way="saved packed" if prepacked else "packed at load",
+        file_mb=sum(manifest.files[name].size for name in (graph.path, *graph.data)) / MB,
+        codes_mb=weights * rules[-1]["bits"] / 8 / MB if rules else 0,
+        blocks_mb=weights / block_size * 4 / MB if block_size else 0,
+        seconds=seconds,
+        anonymous_mb=anonymous - base,
+        mapped_mb=mapped,
+        first_step_seconds=first_step,
+        first_step_anonymous_mb=_resident("RssAnon") - anonymous,
+    )
+
+
+def _resident(kind: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(kind):
+            return int(line.split()[1]) * 1024 / MB
+    return 0.0
+
+
+def main() -> None:
+    """Measure every precision of the artifacts, each in a process of its own."""
+    parser = argparse.ArgumentParser(description="Memory and seconds of loading a decoder.")
+    parser.add_argument("artifacts", nargs="+", type=Path)
+    parser.add_argument("--one", nargs=2, metavar=("PRECISION", "PREPACKED"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        precision, prepacked = arguments.one
+        print(json.dumps(asdict(measure(arguments.artifacts[0], precision, Path(prepacked) if prepacked else None))))
+        return
+    loads = []
+    print("| recipe | precision | way | file MB | codes | blocks | load s | anonymous MB | mapped MB | first step |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for folder in arguments.artifacts:
+        for precision in Manifest.read(folder).precisions:
+            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                for prepacked in ("", "", scratch, scratch):  # the first warms up, the first saved one also saves
+                    command = [sys.executable, __file__, str(folder), "--one", precision, prepacked]
+                    load = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                    print(
+                        f"| {load['recipe']} | {load['precision']} | {load['way']} | {load['file_mb']:.0f} "
+                        f"| {load['codes_mb']:.0f} | {load['blocks_mb']:.0f} | {load['seconds']:.1f} "
+                        f"| {load['anonymous_mb']:.0f} | {load['mapped_mb']:.0f} "
+                        f"| {load['first_step_seconds']:.2f} s, +{load['first_step_anonymous_mb']:.0f} MB |",
+                        flush=True,
+                    )
+                    loads.append(load)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(loads, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

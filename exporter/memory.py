@@ -1,0 +1,65 @@
+"""Limits on this process's memory, looked at before the tracer is imported: its imports fail without naming memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import StorageError
+
+PEAK = 560_000_000  # bytes resident in an export of the 4B model; nearly all of it is torch and its tracer
+IMPORTS = 850_000_000  # bytes of addresses that torch, onnx and NumPy map when they are imported
+TRACING = 450_000_000  # and that tracing and binding map on top of the opened checkpoint
+THREAD = 80_000_000  # and each thread: a stack of 8 MB and an arena of the C library
+
+
+def require_addresses(needed: int) -> None:
+    """Refuse to begin when this process may not map so many more bytes.
+
+    Raises:
+        StorageError: saying what is needed and what the limit is.
+    """
+    limit = _limit()
+    if limit is not None and limit - _mapped() < needed:
+        raise StorageError(
+            f"memory: an export needs {(_mapped() + needed) / 1e6:,.0f} MB of addresses (about {PEAK / 1e6:,.0f} MB of "
+            f"them resident), this process is limited to {limit / 1e6:,.0f} MB; raise the limit (ulimit -v unlimited)"
+        )
+
+
+@contextmanager
+def named_memory_errors() -> Iterator[None]:
+    """Say in our words that memory ran out; NumPy, PyTorch and the interpreter each have their own.
+
+    Raises:
+        StorageError: in the place of theirs.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        is_no_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        if is_no_memory or any(words in str(error) for words in ("allocate memory", "bad_alloc", "start new thread")):
+            raise StorageError(
+                f"memory: ran out of it ({str(error) or 'MemoryError'}); an export needs about {PEAK / 1e6:,.0f} MB: "
+                "free memory, raise its limit, or take fewer --threads"
+            ) from error
+        raise
+
+
+def _limit() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _mapped() -> int:
+    if sys.platform != "linux":  # elsewhere nothing enforces the limit
+        return 0
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")

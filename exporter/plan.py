@@ -1,0 +1,300 @@
+"""What an export will write, reuse and need, known before a byte is written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .. import __version__
+from ..config import VoxtralConfig
+from ..errors import ArtifactError, StorageError, UsageError
+from ..manifest import Manifest, Streaming, Tokens
+from ..quant.recipe import FLOAT, Recipe, load_recipe
+from . import memory
+from .bind import Layout, lay_out
+from .checkpoint import Checkpoint, open_checkpoint
+from .families import native
+from .folder import TOKENIZER, FinishedGraph, State, look, stale_files
+from .mel import mel_model
+from .modules import Build
+from .tekken import read_tekken
+
+TINY = Path(__file__).parent.parent / "assets" / "tiny"
+MEL = "onnx/mel.onnx"
+SHARD_SIZE = 512 << 20  # bytes; browsers without JSPI read each data file whole
+
+# Measured on the 4B model's shapes with 2 cores of an x86 server (bench/twin.py makes the checkpoint).
+TRACE_SECONDS = 4.0  # of one core, for a graph
+QUANTIZE_RATE = 0.4e9  # bytes of checkpoint that one core quantises a second, reading included
+CONVERT_RATE = 0.2e9  # the same where a precision keeps floats
+STORE_RATE = 0.4e9  # bytes written, flushed and hashed a second
+
+LAYER_BYTES = 10_000  # of a graph's file, for each layer and once more: 9,400 in the 4B model
+MANIFEST_BYTES = 64_000  # for each precision
+BLOCK = 4096  # bytes, what file systems round sizes up to
+
+
+_ROLE_TENSORS = {"encoder": ("audio_tower.", "multi_modal_projector."), "decoder": ("language_model.",)}
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionKind:
+    """An activation type, the recipe it has unless told otherwise, and the suffix of its files (transformers.js's)."""
+
+    dtype: str
+    recipe: str | None
+    suffix: str
+
+
+PRECISIONS = {
+    "q4f16": PrecisionKind("float16", "default", "_q4f16"),
+    "q4": PrecisionKind("float32", "default", "_q4"),
+    "q8": PrecisionKind("float32", "q8", "_quantized"),
+    "fp16": PrecisionKind("float16", None, "_fp16"),
+    "fp32": PrecisionKind("float32", None, ""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedGraph:
+    """One graph of one precision, and where its weights will stand."""
+
+    precision: str
+    plan_of: Callable[[VoxtralConfig], native.GraphPlan]
+    plan: native.GraphPlan
+    recipe: Recipe
+    layout: Layout
+
+    def is_made(self, finished: FinishedGraph | None, folder: Path) -> bool:
+        """Whether the files of an earlier export are this graph."""
+        return (
+            finished is not None
+            and finished.recipe == self.recipe.to_dict()
+            and {name: finished.files[name].size for name in finished.graph.data} == self.layout.sizes
+            and all(_size(folder / name) == file.size for name, file in finished.files.items())
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file of the artifact that an export makes or takes over."""
+
+    name: str  # below the artifact folder
+    size: int  # bytes
+    is_exact: bool  # False: estimated, because it follows from tracing
+    is_reused: bool  # stands already
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """An export before it begins: what it reads, and what it will write, reuse and need."""
+
+    folder: Path
+    fingerprint: str  # of the checkpoint
+    checkpoint: Checkpoint
+    tokens: Tokens
+    streaming: Streaming
+    graphs: tuple[PlannedGraph, ...]
+    shared: Mapping[str, bytes]  # content of the files that all precisions share
+    state: State  # of the folder
+    finished: Mapping[str, FinishedGraph]  # graphs that an earlier export finished, by path
+    kept: Manifest | None  # the manifest of the precisions that stay as they are
+    threads: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the bytes of every graph depend on, besides its recipe and its sizes."""
+        packages = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy")
+        return {
+            "generator": f"voxtral-onnx {__version__}",
+            "packages": {name: version(name) for name in packages},
+            "fingerprint": self.fingerprint,
+            "checkpoint": {name: list(stamp) for name, stamp in self.checkpoint.files.items()},
+        }
+
+    @property
+    def files(self) -> tuple[PlannedFile, ...]:
+        """Every file of the asked precisions, and those that all precisions share; without the manifest."""
+        found = [
+            PlannedFile(name, len(content), True, _size(self.folder / name) == len(content))
+            for name, content in self.shared.items()
+        ]
+        for graph in self.graphs:
+            is_reused = graph.plan.graph_file in self.finished
+            size = LAYER_BYTES * (1 + graph.plan.num_layers)
+            if is_reused:
+                size = self.finished[graph.plan.graph_file].files[graph.plan.graph_file].size
+            found.append(PlannedFile(graph.plan.graph_file, size, is_reused, is_reused))
+            found += [PlannedFile(name, size, True, is_reused) for name, size in graph.layout.sizes.items()]
+        return tuple(found)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes to be written."""
+        return sum(file.size for file in self.files if not file.is_reused)
+
+    @property
+    def disk_needed(self) -> int:
+        """Bytes that must be free before the export, less what it removes first."""
+        manifests = 2 * MANIFEST_BYTES * len({graph.precision for graph in self.graphs})
+        written = sum(-(-file.size // BLOCK) * BLOCK for file in self.files if not file.is_reused)
+        stale = {self.folder / name for name in stale_files(self.state, self.kept, self.finished)}
+        stale |= set((self.folder / "onnx").glob("*.partial"))
+        return max(0, written + manifests - sum(_size(path) or 0 for path in stale))
+
+    @property
+    def disk_free(self) -> int:
+        """Bytes free where the folder is or will be."""
+        return shutil.disk_usage(self._place).free
+
+    @property
+    def memory_needed(self) -> int:
+        """Resident bytes at most, estimated: a precision that keeps floats holds a whole tensor to transpose it."""
+        largest = max(tensor.stored.size for name, tensor in self.checkpoint.tensors.items() if "_proj." in name)
+        keeps_floats = any(not graph.recipe.rules for graph in self.graphs)
+        return memory.PEAK + (10 * largest if keeps_floats else 0)
+
+    @property
+    def seconds(self) -> float:
+        """Time that the export will take, estimated from rates measured on two cores."""
+        open_graphs = [graph for graph in self.graphs if graph.plan.graph_file not in self.finished]
+        quantized = {(graph.plan.role, graph.recipe.rules) for graph in open_graphs}
+        seconds = 0.0
+        for role, rules in quantized:
+            read = self.checkpoint.num_bytes(*_ROLE_TENSORS[role])
+            seconds += read / (QUANTIZE_RATE if rules else CONVERT_RATE)
+        cores = min(self.threads, os.cpu_count() or 1)
+        return len(open_graphs) * TRACE_SECONDS + seconds / cores + self.num_bytes / STORE_RATE
+
+    def require_room(self) -> None:
+        """Compare what is needed with what there is.
+
+        Raises:
+            StorageError: the disk is too small.
+        """
+        if self.disk_needed > self.disk_free:
+            raise StorageError(
+                f"{self.folder}: needs {self.disk_needed / 1e6:,.1f} MB of disk, {self._place} has "
+                f"{self.disk_free / 1e6:,.1f} MB free; free space or choose another folder with --output"
+            )
+
+    @property
+    def _place(self) -> Path:
+        return next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+
+
+def plan_export(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    precisions: Sequence[str] = ("q4f16",),
+    recipe: str | None = None,
+    shard_size: int = SHARD_SIZE,
+    threads: int | None = None,
+) -> ExportPlan:
+    """Plan what `export` would do with the same arguments; nothing is written.
+
+    Raises:
+        CheckpointError, QuantizationError, ArtifactError, StorageError, UsageError: as errors.py describes.
+    """
+    kinds = {name: _precision_kind(name) for name in precisions}
+    recipes = {
+        name: FLOAT if kind.recipe is None else load_recipe(recipe or kind.recipe) for name, kind in kinds.items()
+    }
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads: expected at least 1, got {threads}")
+    threads = threads or os.cpu_count() or 1
+    checkpoint = open_checkpoint(resolve_source(source))
+    memory.require_addresses(memory.TRACING + threads * memory.THREAD)
+    tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
+    folder = Path(output) if output is not None else Path(f"{Path(source).name}-onnx")
+    fingerprint = checkpoint.fingerprint()
+
+    def planned(name: str, plan_of: Callable[..., native.GraphPlan]) -> PlannedGraph:
+        plan = plan_of(checkpoint.config)
+        with FakeTensorMode():
+            layout = lay_out(plan.module(), plan.data_file, shard_size)
+        return PlannedGraph(name, plan_of, plan, recipes[name], layout)
+
+    graphs = []
+    for name, kind in kinds.items():
+        build = Build(getattr(torch, kind.dtype), recipes[name])
+        options = {"build": build, "dtype": kind.dtype, "suffix": kind.suffix}
+        graphs += [
+            planned(name, partial(native.encoder_plan, **options)),
+            planned(name, partial(native.decoder_plan, tokens=tokens, **options)),
+        ]
+    shared = {
+        MEL: ir.to_proto(mel_model(checkpoint.config.audio)).SerializeToString(deterministic=True),
+        TOKENIZER: checkpoint.tokenizer,
+    }
+    state = look(folder, fingerprint)
+    return _with_earlier_work(
+        ExportPlan(
+            folder,
+            fingerprint,
+            checkpoint,
+            tokens,
+            streaming,
+            tuple(graphs),
+            shared,
+            state,
+            finished={},
+            kept=None,
+            threads=threads,
+        )
+    )
+
+
+def resolve_source(source: str | Path) -> Path:
+    """The checkpoint folder that a user means."""
+    return TINY if str(source) == "tiny" and not Path(source).exists() else Path(source)
+
+
+def _with_earlier_work(plan: ExportPlan) -> ExportPlan:
+    """Take over finished graphs, and keep the precisions that are not made anew."""
+    record, manifest = plan.state.record, plan.state.manifest
+    earlier = record.finished if record and record.facts == plan.facts else {}
+    finished = {
+        graph.plan.graph_file: earlier[graph.plan.graph_file]
+        for graph in plan.graphs
+        if graph.is_made(earlier.get(graph.plan.graph_file), plan.folder)
+    }
+    if manifest is None:
+        return replace(plan, finished=finished)
+    renewed = {graph.precision for graph in plan.graphs if graph.plan.graph_file not in finished}
+    precisions = {name: kind for name, kind in manifest.precisions.items() if name not in renewed}
+    if not precisions:
+        return replace(plan, finished=finished)
+    names = {*plan.shared, *(file for kind in precisions.values() for file in kind.files)}
+    kept = replace(manifest, precisions=precisions, files={name: manifest.files[name] for name in sorted(names)})
+    replace(kept, files={name: kept.files[name] for name in names - plan.shared.keys()}).check_files(plan.folder)
+    for name, content in plan.shared.items():
+        if hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
+            raise ArtifactError(
+                f"{plan.folder}: its {name} is not what this checkpoint and version would write (made by "
+                f"{manifest.generator}); export all of its precisions together: --precision "
+                f"{','.join([*precisions, *sorted(renewed)])}, or choose another folder with --output"
+            )
+    return replace(plan, finished=finished, kept=kept)
+
+
+def _precision_kind(name: str) -> PrecisionKind:
+    if name not in PRECISIONS:
+        raise UsageError(f"precision: expected some of {list(PRECISIONS)}, got {name!r}")
+    return PRECISIONS[name]
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
