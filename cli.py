@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .exporter.bind import Progress
     from .exporter.plan import ExportPlan
     from .manifest import Manifest
+    from .runtime.bench import Latency, Measurement
     from .runtime.transcribe import Transcriber, Transcript
 
 SOME_FAILED = 10  # exit code: some of several inputs
@@ -78,6 +79,7 @@ def export(
     from .exporter.plan import plan_export
     from .manifest import Manifest
     from .runtime.artifact import remember_export
+    from .runtime.memory import peak_memory
 
     names = [name.strip() for name in precision.split(",")]
     size = parse_size(shard_size)
@@ -210,6 +212,62 @@ def inspect(
         _print_artifact(folder, manifest, checked)
 
 
+@app.command(rich_help_panel="Inspect")
+def bench(
+    artifact: Annotated[
+        str | None,
+        typer.Argument(help="Artifact folder, or [b]tiny[/].", show_default="$VOXTRAL_ONNX_MODEL or last export"),
+    ] = None,
+    audio: Annotated[
+        str | None, typer.Argument(help="An audio file.", show_default="15.95 s of the embedded samples")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated, or [b]all[/]: a row each.", show_default="q4f16, else what it has"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    delay: Annotated[
+        int | None, typer.Option(help="Milliseconds to listen before writing.", show_default="the model's, 480")
+    ] = None,
+    context: Annotated[int, typer.Option(help="Positions of 80 ms that attention sees.")] = 8192,
+    threads: Annotated[int | None, typer.Option(min=1, help="For onnxruntime.", show_default="one a core")] = None,
+    prepacked: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps weights packed for this machine: twice the disk, loads faster."),
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Runs; the row is the fastest.")] = 3,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also time loading, single calls, memory.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, with the machine.")] = False,
+) -> None:
+    """Measure how fast an artifact transcribes, each precision in a process of its own."""
+    from .runtime import bench as benchmark
+
+    precisions = [name.strip() for name in precision.split(",")] if precision else None
+    machine = benchmark.describe_machine()
+    rows = []
+    for row in benchmark.bench(
+        artifact,
+        audio,
+        precisions=precisions,
+        device=device,
+        delay_ms=delay,
+        context=context,
+        threads=threads,
+        prepacked=prepacked,
+        repeat=repeat,
+        details=verbose or as_json,
+    ):
+        rows.append(row)
+        _say(f"{row.precision}: the fastest of {repeat} runs over {row.audio_seconds:.2f} s of audio")
+    if as_json:
+        from dataclasses import asdict
+
+        results = [asdict(row) for row in rows]
+        _write(json.dumps({"voxtral_onnx": __version__, "machine": machine, "results": results}) + "\n")
+    else:
+        _write(_format_measurements(rows))
+
+
 def main() -> None:
     """Run the command line: errors a user can act on are one line on stderr and an exit code."""
     try:
@@ -252,16 +310,6 @@ def format_size(num_bytes: int) -> str:
         if num_bytes >= size:
             return f"{num_bytes / size:.{1 if num_bytes < 100 * size else 0}f} {unit}"
     return f"{num_bytes} B"
-
-
-def peak_memory() -> int:
-    """Largest resident size of this process in bytes, 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _formats(output_format: str, output_dir: Path | None) -> tuple[str, ...]:
@@ -354,6 +402,8 @@ def _write(text: str) -> None:
 
 
 def _timing_line(transcript: Transcript) -> str:
+    from .runtime.memory import peak_memory
+
     info = transcript.info
     rtf = "–" if info["rtf"] is None else f"{info['rtf']:.3f}"  # noqa: RUF001
     return (
@@ -394,6 +444,51 @@ def _print_artifact(folder: Path, manifest: Manifest, checked: list[str]) -> Non
     console.print(table)
     total = sum(file.size for file in manifest.files.values())
     console.print(f"{len(manifest.files)} files, {format_size(total)}; checked: {', '.join(checked)}")
+
+
+def _format_measurements(rows: list[Measurement]) -> str:
+    from .runtime.bench import markdown_table
+
+    runs = [
+        (
+            f"{row.precision} {row.device}",
+            f"{row.encode_ms:,.0f}",
+            f"{row.decode_ms:,.0f}",
+            f"{row.rtf:.3f}",
+            f"{row.tokens_per_second:,.1f}",
+            format_size(row.peak_memory),
+        )
+        for row in rows
+    ]
+    parts = [markdown_table(("Path", "Encode ms", "Decode ms", "RTF", "Tokens/s", "Memory"), runs)]
+    calls, lines = [], []
+    for row in rows:
+        if (details := row.details) is None:
+            continue
+        empty, full, path = details.empty_window, details.full_window, f"{row.precision} {row.device}"
+        calls += [
+            (f"{path}: encoder, 1 token", _latency(empty.encoder), _latency(full.encoder)),
+            (
+                f"{path}: encoder, {details.chunk_tokens} tokens",
+                _latency(empty.encoder_chunk),
+                _latency(full.encoder_chunk),
+            ),
+            (f"{path}: decoder, 1 token", _latency(empty.decoder), _latency(full.decoder)),
+        ]
+        lines.append(
+            f"{path}: loaded in {details.load_seconds:.2f} s, {format_size(details.loaded_memory)}; first step "
+            f"{details.first_step_seconds:.2f} s; {format_size(details.full_memory)} with full caches; a decoder step "
+            f"reads {format_size(details.decoder_bytes)} of weights at {details.bandwidth_share:.0%} of the "
+            f"{details.read_bytes_per_second / 1e9:.1f} GB/s that {row.threads} threads read"
+        )
+    if calls:
+        parts.append(markdown_table(("Milliseconds: min / p50 / p95", "Empty window", "Full window"), calls))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _latency(latency: Latency) -> str:
+    return f"{latency.min:.2f} / {latency.p50:.2f} / {latency.p95:.2f}"
 
 
 def _print_plan(plan: ExportPlan) -> None:

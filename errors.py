@@ -5,7 +5,7 @@ VoxtralOnnxError          1   base; the command line catches this one
 ├── ArtifactError         4   manifest absent, newer format, changed file, not an artifact
 ├── QuantizationError     5   weight not 2-D, non-finite, impossible recipe
 ├── AudioError            6   unreadable, non-finite, wrong rate
-├── DeviceError           7   execution provider or dependency missing
+├── DeviceError           7   execution provider or dependency missing, too little memory to run
 ├── StorageError          9   disk full, folder not writable or in use, memory limit too small
 ├── UsageError            2   a value that no command accepts
 └── ShapeError            1   a caller's array does not fit the contract
@@ -45,7 +45,7 @@ class AudioError(VoxtralOnnxError, ValueError):
 
 
 class DeviceError(VoxtralOnnxError, RuntimeError):
-    """An execution provider or an optional dependency is missing."""
+    """An execution provider, an optional dependency or memory is missing."""
 
     exit_code = 7
 

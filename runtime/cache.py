@@ -8,7 +8,8 @@ from math import prod
 
 import numpy as np
 
-from ..manifest import CacheSpec
+from ..errors import UsageError
+from ..manifest import CacheSpec, Manifest
 from .session import Session, import_onnxruntime
 
 
@@ -72,6 +73,20 @@ class KVCache:
         if full:
             for buffer in self.buffers:
                 buffer[:, :, : self.spec.keep] = buffer[:, :, self.spec.capacity - self.spec.keep :].copy()
+
+
+def decoder_cache_spec(manifest: Manifest, context: int) -> CacheSpec:
+    """The decoder's buffer for `context` positions, at most its window.
+
+    Raises:
+        UsageError: too few positions.
+    """
+    if not context >= 64:
+        raise UsageError(f"context: expected at least 64 positions of 80 ms, got {context}")
+    stack = manifest.config.decoder
+    if context >= stack.sliding_window:
+        return manifest.caches["decoder"]
+    return CacheSpec.of(stack, 1, context // 4, context)
 
 
 def lazy_zeros(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:

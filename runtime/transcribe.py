@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError, UsageError
-from ..manifest import CacheSpec, Manifest, Streaming
+from ..manifest import Manifest, Streaming
 from .artifact import find_artifact, open_artifact
 from .audio import AudioSource, open_audio
+from .cache import decoder_cache_spec
 from .decoder import Decoder
 from .encoder import Encoder
+from .memory import require_memory
 from .prepacked import prepacked_graph
 from .segments import Segment, group
 from .session import Session, resolve_device
@@ -63,10 +65,13 @@ class Transcriber:
         self.folder = find_artifact(model)
         self.manifest = manifest = open_artifact(self.folder)
         self.device = resolve_device(device)
-        self.precision = _choose_precision(manifest, precision)
+        self.precision = choose_precision(manifest, precision)
         graphs = manifest.precisions[self.precision]
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
         self.context = context
+        decoder_cache = decoder_cache_spec(manifest, context)
+        if prepacked is None:  # pages of a file, which processes share and the system can drop, fit always
+            require_memory(manifest, self.precision, context)
         mel = Session(self.folder, manifest.mel, self.device, threads)
         encoder, decoder = (
             Session(
@@ -80,7 +85,7 @@ class Transcriber:
         )
         self.tokenizer = Tokenizer(self.folder / "tekken.json", manifest.tokens)
         self.encoder = Encoder(manifest, mel, encoder)
-        self.decoder = Decoder(decoder, _decoder_cache(manifest, context))
+        self.decoder = Decoder(decoder, decoder_cache)
 
     def __enter__(self) -> Transcriber:
         return self
@@ -255,7 +260,13 @@ def _ms_per_token(manifest: Manifest) -> int:
     return 1000 * manifest.config.audio.samples_per_token // manifest.config.audio.sample_rate
 
 
-def _choose_precision(manifest: Manifest, asked: str | None) -> str:
+def choose_precision(manifest: Manifest, asked: str | None = None) -> str:
+    """The precision asked for, or the first of DEFAULT_PRECISIONS that the artifact has.
+
+    Raises:
+        UsageError: the artifact has not the one asked for.
+        ArtifactError: it has none that is known.
+    """
     if asked is None:
         asked = next((name for name in DEFAULT_PRECISIONS if name in manifest.precisions), None)
         if asked is None:
@@ -267,12 +278,3 @@ def _choose_precision(manifest: Manifest, asked: str | None) -> str:
             f"add it: voxtral-onnx export SOURCE -o ARTIFACT --precision {asked}"
         )
     return asked
-
-
-def _decoder_cache(manifest: Manifest, context: int) -> CacheSpec:
-    if not context >= 64:
-        raise UsageError(f"context: expected at least 64 positions of 80 ms, got {context}")
-    stack = manifest.config.decoder
-    if context >= stack.sliding_window:
-        return manifest.caches["decoder"]
-    return CacheSpec.of(stack, 1, context // 4, context)

@@ -76,7 +76,7 @@ def test_version(run):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["-h"], ["--help"], ["export", "-h"], ["transcribe", "--help"], ["inspect", "-h"]]
+    "arguments", [["-h"], ["--help"], ["export", "-h"], ["transcribe", "--help"], ["inspect", "-h"], ["bench", "-h"]]
 )
 def test_help(arguments, run):
     result = run(*arguments)

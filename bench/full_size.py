@@ -1,0 +1,288 @@
+"""Time, memory and sizes of the 4B model, measured on a random twin of its shape (twin.py).
+
+    python bench/full_size.py [--twin build/twin] [--precisions q4f16,q4,q8,fp16,fp32] [--keep]
+
+Exports every precision alone and all in one call, runs what fits this machine's memory, prints the README's tables
+and writes results/full_size.json. Each measurement has a process of its own. What was written besides is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Annotated, Any
+
+import soundfile
+import typer
+from rich.console import Console
+from twin import write_twin
+
+from voxtral_onnx import __version__
+from voxtral_onnx.errors import DeviceError, StorageError, VoxtralOnnxError
+from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.runtime.bench import Measurement, bench, describe_machine, markdown_table, sample_clip
+from voxtral_onnx.runtime.memory import FIXED_MEMORY, cache_bytes, peak_memory, weight_bytes
+from voxtral_onnx.runtime.transcribe import DEFAULT_CONTEXT
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results" / "full_size.json"
+PRECISIONS = "q4f16,q4,q8,fp16,fp32"
+TWIN_GB = 8.9
+ARTIFACT_GB = {"q4f16": 2.6, "q4": 2.8, "q8": 5.0, "fp16": 9.0, "fp32": 17.8}  # rounded up, to ask the disk for
+TIMED_CLIP = 60.0  # seconds, for the two shipped precisions
+SHORT_CLIP = 2.0  # for the others, of which only single calls are told
+TIMED = ("q4f16", "q4")
+COLD, HALF = "cold file cache", "half the layers"
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def export_once(checkpoint: Path, folder: Path, precisions: list[str]) -> dict[str, Any]:
+    """Export in this process; seconds and CPU seconds by phase, and its peak memory."""
+    began, clocks = perf_counter(), {}
+    from voxtral_onnx import export
+    from voxtral_onnx.exporter.bind import Progress
+
+    phase, last = "import", (began, 0.0)
+
+    def enter(name: str) -> None:
+        nonlocal phase, last
+        now = perf_counter(), process_time()
+        wall, cpu = clocks.get(phase, (0.0, 0.0))
+        clocks[phase] = wall + now[0] - last[0], cpu + now[1] - last[1]
+        phase, last = name, now
+
+    def follow(progress: Progress) -> None:
+        if not progress.tensor:
+            enter("trace")
+        elif phase == "trace":  # the first tensor, a norm, is bound
+            enter("bind")
+        if progress.tensor and progress.done == progress.total:
+            enter("save")
+
+    enter("open")
+    export(checkpoint, folder, precisions=precisions, on_progress=follow)
+    enter("end")
+    return {
+        "precisions": precisions,
+        "seconds": round(perf_counter() - began, 1),
+        "cpu_seconds": round(process_time(), 1),
+        "peak_memory": peak_memory(),
+        "phases": {
+            name: {"seconds": round(wall, 1), "cpu_seconds": round(cpu, 1)} for name, (wall, cpu) in clocks.items()
+        },
+    }
+
+
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function where no earlier one has left memory."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def forget_pages(folder: Path) -> None:
+    """Take a folder's files out of the system's file cache."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_pages(folder: Path) -> None:
+    """Bring a folder's files into the system's file cache."""
+    for path in folder.iterdir():
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 24):
+                pass
+
+
+def require_disk(work: Path, precisions: list[str], *, with_twin: bool) -> None:
+    """Refuse before anything is written.
+
+    Raises:
+        StorageError: less is free than the run writes.
+    """
+    needed = sum(ARTIFACT_GB[name] for name in precisions) + TWIN_GB * (1.5 if with_twin else 0.5)
+    free = shutil.disk_usage(work).free / 1e9
+    if free < needed:
+        raise StorageError(
+            f"{work}: needs {needed:.0f} GB, {free:.0f} GB are free; choose fewer --precisions or --work"
+        )
+
+
+def measure_export(checkpoint: Path, folder: Path, precisions: list[str], note: str) -> dict[str, Any]:
+    """Export in a new process, the checkpoint in the system's file cache unless the note says otherwise."""
+    (forget_pages if note == COLD else read_pages)(checkpoint)
+    load = os.getloadavg()[0]
+    row = in_new_process(export_once, checkpoint, folder, precisions)
+    stderr.print(f"exported {','.join(precisions)} {note}: {row['seconds']} s, {row['peak_memory'] / 1e6:.0f} MB")
+    return {"note": note, "load_average": round(load, 2), **row}
+
+
+def measure_run(folder: Path, precision: str, work: Path) -> dict[str, Any]:
+    """Load, single calls and a clip.
+
+    Raises:
+        DeviceError: it does not fit this machine's memory.
+    """
+    seconds = TIMED_CLIP if precision in TIMED else SHORT_CLIP
+    clip = work / f"clip-{seconds:.0f}.wav"
+    soundfile.write(clip, sample_clip(16000, seconds), 16000)
+    load = os.getloadavg()[0]
+    measured = next(bench(folder, clip, precisions=[precision], repeat=1, details=True))
+    stderr.print(f"ran {precision}: RTF {measured.rtf:.2f}, {measured.peak_memory / 1e9:.1f} GB")
+    return {
+        "load_average": round(load, 2),
+        "memory_per_weight_byte": round(_memory_factor(folder, measured), 3),
+        **asdict(measured),
+    }
+
+
+def measure_precision(
+    name: str, twin: Path, half: Path, work: Path, results: dict[str, Any], *, is_first: bool
+) -> None:
+    """Export one precision and run it; where it does not fit, half of its layers, for their memory alone."""
+    folder = work / "artifact"
+    if is_first:
+        results["exports"].append(measure_export(twin, folder, [name], COLD))
+        shutil.rmtree(folder)
+    results["exports"].append(measure_export(twin, folder, [name], ""))
+    results["artifact_bytes"][name] = sum(file.size for file in Manifest.read(folder).files.values())
+    try:
+        results["runs"].append({"layers": 1.0, **measure_run(folder, name, work)})
+        fits = True
+    except DeviceError as error:
+        stderr.print(f"{name}: {error}", markup=False)
+        fits = False
+    shutil.rmtree(folder)
+    if is_first or not fits:
+        row = measure_export(half, folder, [name], HALF)
+        if is_first:
+            results["exports"].append(row)
+    if not fits:
+        try:
+            results["runs"].append({"layers": 0.5, **measure_run(folder, name, work)})
+        except DeviceError as error:
+            stderr.print(f"{name}, half the layers: {error}", markup=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _memory_factor(folder: Path, measured: Measurement) -> float:
+    """Resident bytes for each byte of weights, the caches and the fixed part taken off: what `needed_memory` uses."""
+    manifest = Manifest.read(folder)
+    assert measured.details is not None
+    caches = cache_bytes(manifest, measured.precision, DEFAULT_CONTEXT)
+    resident = max(measured.details.load_peak_memory, measured.details.full_memory - caches)
+    return (resident - FIXED_MEMORY) / weight_bytes(manifest, measured.precision)
+
+
+def write_results(results: dict[str, Any]) -> None:
+    """Write what is measured so far: the whole takes long."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def render_tables(results: dict[str, Any]) -> str:
+    """The README's tables."""
+    sizes = results["artifact_bytes"]
+    exports = markdown_table(
+        ("Export", "Artifact GB", "Seconds", "CPU s", "Trace CPU s", "Bind CPU s", "Peak memory MB"),
+        [
+            (
+                ", ".join(row["precisions"]) + (f" ({row['note']})" if row["note"] else ""),
+                "–" if row["note"] == HALF else f"{sum(sizes[name] for name in row['precisions']) / 1e9:.2f}",  # noqa: RUF001
+                f"{row['seconds']:.0f}",
+                f"{row['cpu_seconds']:.0f}",
+                f"{row['phases']['trace']['cpu_seconds']:.0f}",
+                f"{row['phases']['bind']['cpu_seconds']:.0f}",
+                f"{row['peak_memory'] / 1e6:.0f}",
+            )
+            for row in results["exports"]
+        ],
+    )
+    whole = [row for row in results["runs"] if row["layers"] == 1]
+    runs = markdown_table(
+        ("Path", "Load s", "Loaded GB", "Full caches GB", "Encoder ms", "Decoder ms", "Full decoder ms", "RTF 60 s"),
+        [
+            (
+                f"{row['precision']} {row['device']}",
+                f"{row['details']['load_seconds']:.1f}",
+                f"{row['details']['loaded_memory'] / 1e9:.2f}",
+                f"{row['details']['full_memory'] / 1e9:.2f}",
+                _chunk_latency(row["details"]),
+                f"{row['details']['empty_window']['decoder']['p50']:.0f}",
+                f"{row['details']['full_window']['decoder']['p50']:.0f}",
+                f"{row['rtf']:.2f}" if row["precision"] in TIMED else "not run",
+            )
+            for row in whole
+        ],
+    )
+    return f"{exports}\n\nMedians of single calls a token; the encoder in chunks, its window full.\n\n{runs}"
+
+
+def _chunk_latency(details: dict[str, Any]) -> str:
+    return f"{details['full_window']['encoder_chunk']['p50'] / details['chunk_tokens']:.0f}"
+
+
+def measure(
+    work: Annotated[Path, typer.Option(help="Folder to write to.")] = ROOT / "build" / "full-size",
+    twin: Annotated[
+        Path | None, typer.Option(help="A folder that twin.py wrote.", show_default="written, deleted")
+    ] = None,
+    precisions: Annotated[str, typer.Option(help="Comma-separated.")] = PRECISIONS,
+    keep: Annotated[bool, typer.Option("--keep", help="Delete nothing.")] = False,
+) -> None:
+    """Measure exports and runs of the full-size random twin."""
+    names = precisions.split(",")
+    work.mkdir(parents=True, exist_ok=True)
+    if any(work.iterdir()):
+        raise StorageError(f"{work}: is not empty, and would be deleted; choose another --work")
+    require_disk(work, names, with_twin=twin is None)
+    with ExitStack() as after:
+        if not keep:
+            after.callback(shutil.rmtree, work)
+        if twin is None:
+            twin = work / "twin"
+            in_new_process(write_twin, twin)
+        half = work / "half"
+        in_new_process(write_twin, half, 0.5)
+        machine = describe_machine()
+        machine["packages"] |= {name: metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnx-ir")}
+        results: dict[str, Any] = {
+            "measured": "a random twin of the released checkpoint's names, shapes and dtypes; bytes and seconds",
+            "voxtral_onnx": __version__,
+            "machine": machine,
+            "artifact_bytes": {},
+            "exports": [],
+            "runs": [],
+        }
+        for name in names:
+            measure_precision(name, twin, half, work, results, is_first=name == names[0])
+            write_results(results)
+        results["exports"].append(measure_export(twin, work / "artifact", names, "in one call"))
+        write_results(results)
+    print(render_tables(results))
+    stderr.print(f"written: {RESULTS}")
+
+
+def main() -> None:
+    """Run the command line: errors a user can act on are one line on stderr and an exit code."""
+    try:
+        typer.run(measure)
+    except VoxtralOnnxError as error:
+        stderr.print(f"error: {error}", markup=False)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

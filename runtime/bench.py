@@ -1,0 +1,370 @@
+"""How fast an artifact runs on this machine, and where the time goes.
+
+The decoder step reads all of the decoder's weights, so its floor is their size over the machine's memory bandwidth;
+both are measured here in one run.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from ..errors import AudioError, DeviceError, UsageError
+from .artifact import find_artifact, open_artifact
+from .audio import AudioSource, open_audio
+from .cache import KVCache
+from .memory import peak_memory, resident_memory, total_memory
+from .transcribe import DEFAULT_CONTEXT, Transcriber, choose_precision, delay_ms
+
+SAMPLES = Path(__file__).parent.parent / "assets" / "tiny" / "samples"
+CLIP_SECONDS = 15.95
+CALLS = 40  # of each kind at most
+SECONDS_OF_CALLS = 4.0  # no further call of a kind is begun after this long
+MIN_CALLS = 5
+READ_BYTES = 512 << 20  # far beyond the caches that one processor sees
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One transcription of the clip."""
+
+    encode_ms: float
+    decode_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds of one call, made again and again at the same position."""
+
+    calls: int
+    min: float
+    p50: float
+    p95: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallTimes:
+    """Calls with the caches empty, or with the whole window filled."""
+
+    encoder: Latency  # one token, as live streams have it
+    encoder_chunk: Latency  # the largest chunk, as files have it
+    decoder: Latency  # one token
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What explains a measurement."""
+
+    load_seconds: float
+    load_peak_memory: int  # bytes resident at most while loading
+    loaded_memory: int  # and after it
+    first_step_seconds: float  # from there, until the first encoder and decoder call are done
+    chunk_tokens: int  # in an encoder chunk
+    empty_window: CallTimes
+    full_window: CallTimes
+    full_memory: int  # bytes resident with the caches full
+    decoder_bytes: int  # of weights, all read in a decoder step
+    read_bytes_per_second: float  # of memory, with as many threads; the fastest of some passes
+    bandwidth_share: float  # that the fastest decoder step with an empty window reaches
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """The fastest run over a clip."""
+
+    precision: str
+    device: str
+    threads: int
+    delay_ms: int
+    context: int
+    audio_seconds: float
+    steps: int  # decoder positions, the prompt's included
+    encode_ms: float  # of the whole clip
+    decode_ms: float
+    rtf: float
+    tokens_per_second: float  # steps over the time of both
+    peak_memory: int  # bytes resident at most, loading included; 0 where the system does not say
+    runs: tuple[Run, ...]
+    details: Details | None
+
+
+def bench(
+    model: str | Path | None = None,
+    audio: str | Path | None = None,
+    *,
+    precisions: Sequence[str] | None = None,
+    device: str = "auto",
+    delay_ms: int | None = None,
+    context: int = DEFAULT_CONTEXT,
+    threads: int | None = None,
+    prepacked: str | Path | None = None,
+    repeat: int = 3,
+    details: bool = False,
+) -> Iterator[Measurement]:
+    """Measure each precision in a process of its own, so that its memory is its own.
+
+    Args:
+        model: as `Transcriber` takes it.
+        audio: a file; None for 15.95 s of the embedded samples.
+        precisions: of the artifact; None for the one that `Transcriber` takes, `["all"]` for all.
+        device: as `Transcriber` takes it.
+        delay_ms: as `Transcriber` takes it.
+        context: as `Transcriber` takes it.
+        threads: for onnxruntime, and to read memory with; None for one a core.
+        prepacked: as `Transcriber` takes it; made before anything is measured.
+        repeat: transcriptions of the clip, of which the fastest counts.
+        details: also time single calls, and the machine's memory.
+
+    Raises:
+        ArtifactError, AudioError, DeviceError, UsageError: as errors.py describes.
+    """
+    if repeat < 1:
+        raise UsageError(f"repeat: expected at least 1, got {repeat}")
+    if str(audio) == "-":
+        raise UsageError("audio: expected a file, as every run reads it again, got standard input")
+    folder = find_artifact(model)
+    manifest = open_artifact(folder)
+    if precisions is None:
+        chosen = [choose_precision(manifest)]
+    elif list(precisions) == ["all"]:
+        chosen = list(manifest.precisions)
+    else:
+        chosen = [choose_precision(manifest, name) for name in precisions]
+    open_clip(audio, manifest.config.audio.sample_rate)
+    for precision in chosen:
+        options = {
+            "device": device,
+            "delay_ms": delay_ms,
+            "context": context,
+            "precision": precision,
+            "threads": threads,
+            "prepacked": prepacked,
+        }
+        if prepacked is not None:
+            _in_new_process(_load, folder, options)
+        yield _in_new_process(measure, folder, options, audio, repeat, details)
+
+
+def _in_new_process(function: Callable[..., Any], folder: Path, options: Mapping[str, Any], *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        try:
+            return process.submit(function, folder, options, *arguments).result()
+        except BrokenProcessPool as error:
+            raise DeviceError(
+                f"{options['precision']}: its process was ended from outside, most likely for want of memory; "
+                "try another --precision or a smaller --context"
+            ) from error
+
+
+def _load(folder: Path, options: Mapping[str, Any]) -> None:
+    Transcriber(folder, **options).close()
+
+
+def measure(
+    folder: Path, options: Mapping[str, Any], audio: str | Path | None, repeat: int, details: bool
+) -> Measurement:
+    """`bench` in this process, of one transcriber with these options."""
+    began = perf_counter()
+    transcriber = Transcriber(folder, **options)
+    loading = perf_counter() - began, peak_memory(), resident_memory()
+    began = perf_counter()
+    _first_step(transcriber)
+    first_step_seconds = perf_counter() - began
+
+    source = open_clip(audio, transcriber.sample_rate)
+    runs, steps = [], 0
+    for _ in range(repeat):
+        run, steps = transcribe_once(transcriber, source)
+        runs.append(run)
+    peak = peak_memory()
+    best = min(runs, key=lambda run: run.encode_ms + run.decode_ms)
+    seconds = (best.encode_ms + best.decode_ms) / 1000
+    threads = options["threads"] or num_cores()
+    return Measurement(
+        precision=transcriber.precision,
+        device=transcriber.device,
+        threads=threads,
+        delay_ms=_delay_ms(transcriber),
+        context=transcriber.context,
+        audio_seconds=source.duration,
+        steps=steps,
+        encode_ms=best.encode_ms,
+        decode_ms=best.decode_ms,
+        rtf=seconds / source.duration,
+        tokens_per_second=steps / seconds,
+        peak_memory=peak,
+        runs=tuple(runs),
+        details=_details(transcriber, threads, loading, first_step_seconds) if details else None,
+    )
+
+
+def open_clip(audio: str | Path | None, sample_rate: int) -> AudioSource:
+    """The file, or what is measured without one.
+
+    Raises:
+        AudioError: not readable, or empty.
+    """
+    source = open_audio(sample_clip(sample_rate) if audio is None else audio, sample_rate)
+    if not source.duration:
+        raise AudioError(f"{source.name}: an empty clip has no speed")
+    return source
+
+
+def sample_clip(sample_rate: int, seconds: float = CLIP_SECONDS) -> np.ndarray:
+    """The embedded samples one after the other, again from the first where they end, cut to a length."""
+    files = sorted(SAMPLES.glob("*.wav"))
+    spoken = np.concatenate([block for file in files for block in open_audio(file, sample_rate).blocks()])
+    return np.resize(spoken, round(seconds * sample_rate))
+
+
+def transcribe_once(transcriber: Transcriber, source: AudioSource) -> tuple[Run, int]:
+    """Transcribe to the clip's last sample, whatever the model says, so that all runs have as many steps."""
+    stream = transcriber.stream()
+    for block in source.blocks():
+        stream.feed(block)
+    stream.finish()
+    timings = stream.timings
+    return Run(1000 * timings.encode_seconds, 1000 * timings.decode_seconds), timings.steps
+
+
+def read_bandwidth(threads: int, passes: int = 7) -> float:
+    """Bytes a second that `threads` threads read from memory together, in the fastest pass."""
+    parts = np.array_split(np.ones(READ_BYTES // 8, np.uint64), threads)
+    seconds = []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(passes):
+            began = perf_counter()
+            list(pool.map(np.bitwise_or.reduce, parts))  # among NumPy's reductions the one that waits for memory only
+            seconds.append(perf_counter() - began)
+    return READ_BYTES / min(seconds)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that reads well as text too: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        return "| " + " | ".join([cells[0].ljust(widths[0]), *aligned[1:]]) + " |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([line(header), line(rule), *map(line, rows)])
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the numbers depend on: processor, cores, memory, versions, and how busy the machine is now."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    runtimes = {distribution.name for distribution in metadata.distributions(name="onnxruntime")} | {
+        distribution.name for distribution in metadata.distributions(name="onnxruntime-gpu")
+    }
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": num_cores(),
+        "memory": total_memory(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in (*sorted(runtimes), "numpy")},
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _details(
+    transcriber: Transcriber, threads: int, loading: tuple[float, int, int], first_step_seconds: float
+) -> Details:
+    encoder_cache, decoder_cache = transcriber.encoder.new_cache(), transcriber.decoder.new_cache()
+    empty = _time_calls(transcriber, encoder_cache, decoder_cache, full=False)
+    for cache in (encoder_cache, decoder_cache):
+        _fill(cache)
+    full = _time_calls(transcriber, encoder_cache, decoder_cache, full=True)
+    full_memory = resident_memory()
+    manifest = transcriber.manifest
+    decoder_bytes = sum(manifest.files[file].size for file in manifest.precisions[transcriber.precision].decoder.data)
+    bandwidth = read_bandwidth(threads)
+    return Details(
+        load_seconds=loading[0],
+        load_peak_memory=loading[1],
+        loaded_memory=loading[2],
+        first_step_seconds=first_step_seconds,
+        chunk_tokens=manifest.streaming.max_chunk_tokens,
+        empty_window=empty,
+        full_window=full,
+        full_memory=full_memory,
+        decoder_bytes=decoder_bytes,
+        read_bytes_per_second=bandwidth,
+        bandwidth_share=decoder_bytes / (empty.decoder.min / 1000) / bandwidth,
+    )
+
+
+def _first_step(transcriber: Transcriber) -> None:
+    embeds = transcriber.encoder.encode(transcriber.encoder.new_cache(), _silence(transcriber, 1))
+    bos = transcriber.manifest.tokens.bos
+    transcriber.decoder.step(transcriber.decoder.new_cache(), [bos], embeds, transcriber.num_delay_tokens)
+
+
+def _time_calls(transcriber: Transcriber, encoder_cache: KVCache, decoder_cache: KVCache, *, full: bool) -> CallTimes:
+    encoder, decoder, manifest = transcriber.encoder, transcriber.decoder, transcriber.manifest
+    rng = np.random.default_rng(0)
+    hidden_size = manifest.config.decoder.hidden_size
+    embeds = rng.standard_normal((1, hidden_size), np.float32).astype(decoder_cache.dtype)
+    one, chunk = (_silence(transcriber, tokens) for tokens in (1, manifest.streaming.max_chunk_tokens))
+    pad = manifest.tokens.streaming_pad
+
+    def at_place(cache: KVCache, call: Callable[[], Any]) -> Callable[[], Any]:
+        def placed() -> None:
+            cache.position = cache.spec.capacity if full else 0  # at its capacity a query sees the whole window
+            call()
+
+        return placed
+
+    return CallTimes(
+        encoder=_time(at_place(encoder_cache, lambda: encoder.encode(encoder_cache, one))),
+        encoder_chunk=_time(at_place(encoder_cache, lambda: encoder.encode(encoder_cache, chunk))),
+        decoder=_time(
+            at_place(decoder_cache, lambda: decoder.step(decoder_cache, [pad], embeds, transcriber.num_delay_tokens))
+        ),
+    )
+
+
+def _fill(cache: KVCache) -> None:
+    values = np.random.default_rng(0).standard_normal(cache.buffers[0].shape, np.float32).astype(cache.dtype)
+    for buffer in cache.buffers:
+        buffer[...] = values
+
+
+def _time(call: Callable[[], Any]) -> Latency:
+    call()  # the first of a shape also allocates
+    milliseconds: list[float] = []
+    while len(milliseconds) < CALLS and (len(milliseconds) < MIN_CALLS or sum(milliseconds) < 1000 * SECONDS_OF_CALLS):
+        began = perf_counter()
+        call()
+        milliseconds.append(1000 * (perf_counter() - began))
+    p50, p95 = np.percentile(milliseconds, (50, 95))
+    return Latency(len(milliseconds), min(milliseconds), float(p50), float(p95))
+
+
+def _silence(transcriber: Transcriber, tokens: int) -> np.ndarray:
+    rules, audio = transcriber.manifest.streaming, transcriber.manifest.config.audio
+    size = rules.look_back_samples + tokens * audio.samples_per_token + rules.look_ahead_samples
+    return np.zeros(size, np.float32)
+
+
+def _delay_ms(transcriber: Transcriber) -> int:
+    return delay_ms(transcriber.manifest, transcriber.num_delay_tokens)
