@@ -82,7 +82,10 @@ class Session:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # 2x slower on a busy machine
-        options.add_session_config_entry("session.prepack.enable_parallel", "1")  # half the load time on two cores
+        if "MatMulNBits" in graph.operators:
+            # Half the load time on two cores. Codes stay mapped pages until all are packed; floats would stand in
+            # memory twice.
+            options.add_session_config_entry("session.prepack.enable_parallel", "1")
         if threads:
             options.intra_op_num_threads = threads
         self.graph, self.ort = graph, _load(ort, path or folder / graph.path, graph, options, device)
