@@ -281,12 +281,18 @@ def measure(
         half = work / "half"
         in_new_process(write_twin, half, 0.5)
         machine = describe_machine()
+        del machine["load_average"]  # every row has its own
         machine["packages"] |= {name: metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnx-ir")}
         results = earlier_results(machine, names)
         for name in names:
             measure_precision(name, twin, half, work, results, is_first=name == TIMED[0])
             write_results(results)
         results["exports"].append(measure_export(twin, work / "artifact", list(TIMED), ONE_CALL))
+        results["artifact_bytes"] |= {
+            name: sum(manifest.files[file].size for file in precision.files)
+            for manifest in [Manifest.read(work / "artifact")]
+            for name, precision in manifest.precisions.items()
+        }
         write_results(results)
     print(render_tables(results))
     stderr.print(f"written: {RESULTS}")

@@ -24,6 +24,7 @@ from ..errors import CheckpointError, StorageError
 from . import weights
 
 _DTYPES = {"BF16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
+HUGE_PAGE = 2 << 20  # bytes; the system may map as many around the page that is read
 _MAX_HEADER = 100 << 20  # bytes, the bound that the safetensors format sets
 _SUFFIXES = {".safetensors", ".json"}
 _CARD_KEYS = {"scope", "trained_delays_ms"}
@@ -74,9 +75,10 @@ class Tensor:
     def release(self, start: int = 0, stop: int | None = None) -> None:
         """Let the operating system drop the pages of the rows [start, stop), in the file's order."""
         row = self.stored.nbytes // self.shape[0]
-        begin = self.offset + start * row
-        end = self.offset + (self.shape[0] if stop is None else stop) * row
-        begin -= begin % mmap.PAGESIZE
+        begin = self.offset + start * row - HUGE_PAGE
+        end = self.offset + (self.shape[0] if stop is None else stop) * row + HUGE_PAGE
+        begin = max(0, begin - begin % mmap.PAGESIZE)
+        end = min(end, len(self.mapping))
         if hasattr(self.mapping, "madvise"):
             self.mapping.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
@@ -107,6 +109,7 @@ class Checkpoint:
         for name, tensor in sorted(self.tensors.items()):
             digest.update(name.encode())
             digest.update(tensor.rows(0, None if len(tensor.shape) == 1 else 1).tobytes())
+            tensor.release(0, 1)
         return digest.hexdigest()
 
     def check_unchanged(self) -> None:

@@ -14,7 +14,7 @@ from .cache import decoder_cache_spec
 
 # Bytes resident for each byte of weights on disk, caches apart: onnxruntime arranges weights anew in memory of its own.
 # Source: bench/results/full_size.json, "memory_per_weight_byte", rounded up; fp16 and fp32 with half of the layers.
-MEMORY_PER_WEIGHT_BYTE = {"q4f16": 1.75, "q4": 1.45, "q8": 1.35, "fp16": 2.4, "fp32": 1.4}
+MEMORY_PER_WEIGHT_BYTE = {"q4f16": 1.75, "q4": 1.5, "q8": 1.35, "fp16": 2.2, "fp32": 1.2}
 FIXED_MEMORY = 150 << 20  # bytes of Python, its packages and activations; source: `bench` of the tiny artifact
 CONTEXTS = (4096, 2048, 1024, 512, 256, 128, 64)  # that a refusal may propose
 UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number beyond this
