@@ -158,12 +158,13 @@ class Stream:
 
     def __aiter__(self) -> Stream:
         self._listener = (asyncio.get_running_loop(), asyncio.Queue())
+        if self.finished:
+            self._tell(None)
         return self
 
     async def __anext__(self) -> Token:
         assert self._listener is not None, "iterate with `async for`"
-        queue = self._listener[1]
-        token = None if self.finished and queue.empty() else await queue.get()
+        token = await self._listener[1].get()  # the end too comes this way, behind tokens still on theirs
         if token is None:
             raise StopAsyncIteration
         return token
