@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,8 @@ class Load:
     codes_mb: float  # 4-bit codes as stored, computed
     blocks_mb: float  # a float32 for every block, computed: the kernel keeps one of scales and one of sums
     seconds: float  # to load, files in the page cache
+    user_seconds: float  # of all cores: packing
+    system_seconds: float  # of all cores: zeroing the pages that packed weights stand in
     anonymous_mb: float
     mapped_mb: float
     first_step_seconds: float
@@ -55,9 +58,9 @@ def measure(folder: Path, precision: str, prepacked: Path | None) -> Load:
     for name in (graph.path, *graph.data):
         (folder / name).read_bytes()  # into the page cache
     base = _resident("RssAnon")
-    began = perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_SELF), perf_counter()
     session = Session(folder, graph, "cpu", path=path)
-    seconds = perf_counter() - began
+    seconds, after = perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
     anonymous, mapped = _resident("RssAnon"), _resident("RssFile")
     spec = manifest.caches["decoder"]
     cache = KVCache(session, spec)
@@ -76,6 +79,8 @@ def measure(folder: Path, precision: str, prepacked: Path | None) -> Load:
         codes_mb=weights * rules[-1]["bits"] / 8 / MB if rules else 0,
         blocks_mb=weights / block_size * 4 / MB if block_size else 0,
         seconds=seconds,
+        user_seconds=after.ru_utime - before.ru_utime,
+        system_seconds=after.ru_stime - before.ru_stime,
         anonymous_mb=anonymous - base,
         mapped_mb=mapped,
         first_step_seconds=first_step,
@@ -101,7 +106,8 @@ def main() -> None:
         print(json.dumps(asdict(measure(arguments.artifacts[0], precision, Path(prepacked) if prepacked else None))))
         return
     loads = []
-    print("| recipe | precision | way | file MB | codes | blocks | load s | anonymous MB | mapped MB | first step |")
+    print("| recipe | precision | way | file MB | codes | blocks ", end="")
+    print("| load s (user + system) | anonymous MB | mapped MB | first step |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for folder in arguments.artifacts:
         for precision in Manifest.read(folder).precisions:
@@ -112,6 +118,7 @@ def main() -> None:
                     print(
                         f"| {load['recipe']} | {load['precision']} | {load['way']} | {load['file_mb']:.0f} "
                         f"| {load['codes_mb']:.0f} | {load['blocks_mb']:.0f} | {load['seconds']:.1f} "
+                        f"({load['user_seconds']:.1f} + {load['system_seconds']:.1f}) "
                         f"| {load['anonymous_mb']:.0f} | {load['mapped_mb']:.0f} "
                         f"| {load['first_step_seconds']:.2f} s, +{load['first_step_anonymous_mb']:.0f} MB |",
                         flush=True,
