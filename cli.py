@@ -78,8 +78,8 @@ def export(
     from .exporter.export import export as run_export
     from .exporter.plan import plan_export
     from .manifest import Manifest
+    from .memory import peak_memory
     from .runtime.artifact import remember_export
-    from .runtime.memory import peak_memory
 
     names = [name.strip() for name in precision.split(",")]
     size = parse_size(shard_size)
@@ -402,7 +402,7 @@ def _write(text: str) -> None:
 
 
 def _timing_line(transcript: Transcript) -> str:
-    from .runtime.memory import peak_memory
+    from .memory import peak_memory
 
     info = transcript.info
     rtf = "–" if info["rtf"] is None else f"{info['rtf']:.3f}"  # noqa: RUF001
@@ -544,7 +544,7 @@ def _require_export_packages() -> None:
             f"export needs {', '.join(missing)}; run:\n"
             "  pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install 'voxtral-onnx[export]'"
         )
-    memory.require_addresses(memory.IMPORTS)
+    memory.require_memory(memory.IMPORTS)
 
 
 def _say(message: str) -> None:

@@ -209,7 +209,7 @@ def plan_export(
         raise UsageError(f"threads: expected at least 1, got {threads}")
     threads = threads or os.cpu_count() or 1
     checkpoint = open_checkpoint(resolve_source(source))
-    memory.require_addresses(memory.TRACING + threads * memory.THREAD)
+    memory.require_memory(memory.TRACING + threads * memory.THREAD)
     tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
     folder = Path(output) if output is not None else Path(f"{Path(source).name}-onnx")
     fingerprint = checkpoint.fingerprint()

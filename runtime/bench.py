@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import AudioError, DeviceError, UsageError
+from ..memory import peak_memory, resident_memory, total_memory
 from .artifact import find_artifact, open_artifact
 from .audio import AudioSource, open_audio
 from .cache import KVCache
-from .memory import peak_memory, resident_memory, total_memory
 from .transcribe import DEFAULT_CONTEXT, Transcriber, choose_precision, delay_ms
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "tiny" / "samples"

@@ -17,7 +17,7 @@ from .cache import decoder_cache_spec
 from .decoder import Decoder
 from .encoder import Encoder
 from .memory import require_memory
-from .prepacked import prepacked_graph
+from .prepacked import prepacked_folder, prepacked_graph
 from .segments import Segment, group
 from .session import Session, resolve_device
 from .stream import Stream, Token
@@ -70,7 +70,9 @@ class Transcriber:
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
         self.context = context
         decoder_cache = decoder_cache_spec(manifest, context)
-        if prepacked is None:  # pages of a file, which processes share and the system can drop, fit always
+        if prepacked is None or not all(
+            prepacked_folder(manifest, graph, Path(prepacked)).is_dir() for graph in (graphs.encoder, graphs.decoder)
+        ):  # weights saved packed are pages of a file, which processes share and the system can drop: they fit always
             require_memory(manifest, self.precision, context)
         mel = Session(self.folder, manifest.mel, self.device, threads)
         encoder, decoder = (
