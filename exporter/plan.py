@@ -294,7 +294,7 @@ def _with_earlier_work(plan: ExportPlan) -> ExportPlan:
     kept = replace(manifest, precisions=precisions, files={name: manifest.files[name] for name in sorted(names)})
     replace(kept, files={name: kept.files[name] for name in names - plan.shared.keys()}).check_files(plan.folder)
     for name, content in plan.shared.items():
-        if name not in kept.files or hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
+        if name in kept.files and hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
             raise ArtifactError(
                 f"{plan.folder}: its {name} is not what this checkpoint and version would write (made by "
                 f"{manifest.generator}); export all of its precisions together: --precision "

@@ -182,7 +182,7 @@ def test_the_released_model_is_that_of_its_params():
 
 
 def test_hyperparameters_that_are_none(tmp_path, refuse):
-    contents = {name: (np.float32(value), "F32") for name, value in small_tensors().items()}
+    contents = {name: (value.astype(np.float32), "F32") for name, value in small_tensors().items()}
     ggufs.write(tmp_path / MODEL, contents, **{gguf.CONFIG: json.dumps({"audio": {}})})
     refuse(tmp_path / MODEL, gguf.CONFIG, "not the hyperparameters")
 
@@ -312,7 +312,7 @@ def set_part(part, value):
 
 
 def test_vectors_and_convolutions_are_floats(own, refuse):
-    tensors = {name: (np.float32(value), "F32") for name, value in small_tensors().items()}
+    tensors = {name: (value.astype(np.float32), "F32") for name, value in small_tensors().items()}
     ggufs.write(own / MODEL, tensors | {"norm.weight": (ggufs.stored(np.ones((1, 64), np.float32), "Q8_0")[0], "Q8_0")})
     refuse(own / MODEL, "norm.weight [64]: expected rows in whole blocks of Q8_0", "vectors as floats")
 
