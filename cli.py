@@ -119,6 +119,7 @@ def convert(
     ] = None,
 ) -> None:
     """Write an artifact's weights as a GGUF with Mistral's names, without rounding them."""
+    _require_export_packages()
     from .exporter.convert import convert as run_convert
     from .runtime.artifact import find_artifact
 

@@ -224,7 +224,7 @@ def plan_export(
     recipes = {name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint) for name, kind in kinds.items()}
     memory.require_addresses(memory.TRACING + threads * memory.THREAD)
     tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
-    folder = Path(output) if output is not None else Path(f"{_name(source)}-onnx")
+    folder = Path(output) if output is not None else default_folder(source)
     fingerprint = checkpoint.fingerprint()
 
     def planned(name: str, plan_of: Callable[..., native.GraphPlan]) -> PlannedGraph:
@@ -269,10 +269,11 @@ def resolve_source(source: str | Path) -> Path:
     return TINY if str(source) == "tiny" and not Path(source).exists() else Path(source)
 
 
-def _name(source: str | Path) -> str:
-    """What an artifact is called after its source: a folder, a GGUF or a pattern of shards."""
+def default_folder(source: str | Path) -> Path:
+    """The artifact's folder where none is named: after a folder, a GGUF or a pattern of shards."""
     name = Path(source).name.removesuffix(".gguf")
-    return re.sub(r"[*?[].*", "", name).rstrip("-._") or Path(source).parent.name
+    stem = re.sub(r"[*?[].*", "", name).rstrip("-._") or Path(source).parent.name
+    return Path(f"{stem}-onnx")
 
 
 def _with_earlier_work(plan: ExportPlan) -> ExportPlan:

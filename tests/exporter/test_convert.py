@@ -55,15 +55,6 @@ def from_q4_0(q4_0, tmp_path_factory):
     return export(q4_0, folder, tokenizer=TINY / "tekken.json", precisions=("q4f16",))
 
 
-@pytest.fixture(scope="module")
-def from_toy_q8_0(toy_checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
-    path = folder / "toy-q8_0.gguf"
-    ggufs.write_model(path, toy.toy_config(), ggufs.mistral_tensors(toy_checkpoint), "Q8_0")
-    shutil.copyfile(toy_checkpoint / "tekken.json", folder / "tekken.json")
-    return path, export(path, folder / "artifact", precisions=("q8",))
-
-
 def report_of(folder: Path, precision: str) -> dict:
     return json.loads((folder / FILE_NAME).read_text())["precisions"][precision]
 
@@ -161,15 +152,6 @@ def test_q4_0_and_back_is_byte_equal(q4_0, from_q4_0, run, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_q8_0_and_back_is_byte_equal(from_toy_q8_0, run, tmp_path):
-    path, artifact = from_toy_q8_0
-    assert report_of(artifact, "q8")["summary"].startswith("bit-equal: 52 Q8_0;")
-    assert run("convert", artifact, tmp_path / "back.gguf").code == 0
-    before, after = content_of(path), content_of(tmp_path / "back.gguf")
-    assert before.keys() == after.keys()
-    assert all(np.array_equal(after[name][1], content) for name, (_, content) in before.items())
-
-
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
     """One layer with every type, exported: the values of each type under our names and in our order, the folder."""
@@ -184,7 +166,7 @@ def mixed(tmp_path_factory):
             kinds[name] = kind[0]
     theirs = {weights.mistral_name(name): kind for name, kind in kinds.items()}
     values = ggufs.write_model(folder / "mixed.gguf", config, tensors, lambda name: theirs.get(name, "F32"))
-    options = {"tokenizer": TINY / "tekken.json", "precisions": ("q4f16", "fp32")}
+    options = {"tokenizer": TINY / "tekken.json", "precisions": ("q4f16", "q8", "fp32")}
     out = export(folder / "mixed.gguf", folder / "out", **options)
     return {name: (kinds[name], half_split(values[weights.mistral_name(name)], name, config)) for name in kinds}, out
 
@@ -202,6 +184,16 @@ def test_every_other_type_is_rounded_by_the_recipe(mixed):
             packed = quantize_blockwise(values, rule).packed
             assert np.array_equal(found[name].stored_rows(), packed.reshape(len(packed), -1)), name
     assert "bit-equal: 2 Q4_0; requantised: 1 BF16, 1 F16, 2 Q4_1, " in report_of(folder, "q4f16")["summary"]
+
+
+def test_q8_0_and_back_is_byte_equal(mixed, tmp_path):
+    _, folder = mixed
+    assert "bit-equal: 2 Q8_0; " in report_of(folder, "q8")["summary"]
+    assert weights_of(folder, "q8")[1].name == "gguf-q8_0"
+    assert "17 Q8_0" in convert(folder, tmp_path / "back.gguf", precision="q8").summary
+    before, after = content_of(folder.parent / "mixed.gguf"), content_of(tmp_path / "back.gguf")
+    kept = [name for name, (kind, _) in before.items() if kind == "Q8_0"]
+    assert len(kept) == 2 and all(np.array_equal(after[name][1], before[name][1]) for name in kept)
 
 
 def test_every_type_is_exact_in_float32(mixed, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import ggufs
 import numpy as np
@@ -19,6 +20,7 @@ from voxtral_onnx.config import RELEASED, VoxtralConfig
 from voxtral_onnx.errors import CheckpointError, QuantizationError
 from voxtral_onnx.exporter import gguf, weights
 from voxtral_onnx.exporter.checkpoint import open_checkpoint
+from voxtral_onnx.exporter.plan import default_folder
 from voxtral_onnx.quant.gguf import repack
 
 MODEL = "model.gguf"
@@ -255,6 +257,34 @@ def test_swapped_shards_of_equal_size_are_noticed_by_their_scales(folder, tmp_pa
         for tensor in open_checkpoint(shards[0], folder / "tekken.json").tensors.values():
             if tensor.encoding == gguf.Q4_0:
                 repack(tensor.stored_rows(), 4, tensor.name)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("models/voxtral-q4.gguf", "voxtral-q4-onnx"),
+        ("models/shards/shard-*", "shard-onnx"),
+        ("models/shards/*", "shards-onnx"),
+        ("models/shards", "shards-onnx"),
+        ("shard-aa", "shard-aa-onnx"),
+        ("voxtral-4b/", "voxtral-4b-onnx"),
+        ("tiny", "tiny-onnx"),
+    ],
+)
+def test_artifacts_are_called_after_their_source(source, name):
+    assert default_folder(source) == Path(name)
+
+
+def test_one_of_several_ggufs_is_refused(own, refuse):
+    tensors = {name: (value.astype(np.float32), "F32") for name, value in small_tensors().items()}
+    ggufs.write(own / MODEL, tensors, **{"split.count": 3})
+    refuse(own / MODEL, "one of 3 GGUFs that hold a model together", "--merge")
+
+
+def test_an_artifact_is_no_checkpoint(tmp_path, refuse):
+    (tmp_path / "artifact").mkdir()
+    (tmp_path / "artifact" / "voxtral_onnx.json").write_text("{}")
+    refuse(tmp_path / "artifact", "an artifact, not a checkpoint")
 
 
 def test_names_that_match_no_gguf(own, tmp_path, refuse):
