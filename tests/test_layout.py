@@ -21,7 +21,7 @@ ALLOWED = {  # part: the parts that it may import
     "__main__": {"cli"},
     "__init__": {"exporter", "runtime"},
 }
-EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript"}
+EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}
 PARTS_WITHOUT_EXPORT_PACKAGES = ("errors", "config", "manifest", "memory", "runtime", "cli", "__main__", "__init__")
 
