@@ -111,9 +111,11 @@ def export(
 @app.command(rich_help_panel="Run")
 def transcribe(
     audio: Annotated[
-        list[str],
-        typer.Argument(help="Audio files (WAV, FLAC, Ogg, MP3 …); [b]-[/] reads a WAV or raw s16le from stdin."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="Audio files (WAV, FLAC, Ogg, MP3 …), folders, patterns; [b]-[/] reads a WAV or raw s16le from stdin."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -133,18 +135,32 @@ def transcribe(
     context: Annotated[int, typer.Option(help="Positions of 80 ms that attention sees.")] = 8192,
     gain: Annotated[str, typer.Option(help="[b]auto[/] scales the peak to 0.95; [b]none[/].")] = "none",
     output_format: Annotated[
-        str, typer.Option("--output-format", "-f", help="txt, json, srt, or all with --output-dir.")
+        str, typer.Option("--output-format", "-f", help="txt, json, srt, vtt, tsv, lrc, or all with --output-dir.")
     ] = "txt",
     output_dir: Annotated[
         Path | None,
         typer.Option(help="Write one file a clip and format here, besides the text on stdout."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Same as --output-format json.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out files whose output stands in --output-dir.")
+    ] = False,
+    blank_guard: Annotated[
+        bool, typer.Option(help="After 16 s without a word, make blanks less likely; told where it fires.")
+    ] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="For onnxruntime.", show_default="one a core")] = None,
     prepacked: Annotated[
         Path | None,
         typer.Option(help="Folder that keeps weights packed for this machine: twice the disk, loads faster."),
     ] = None,
+    stdin: Annotated[
+        bool, typer.Option("--stdin", help="Live: raw samples from standard input, captions as they are spoken.")
+    ] = False,
+    rate: Annotated[int, typer.Option(help="Of the samples from --stdin, in Hz.")] = 16000,
+    sample_format: Annotated[str, typer.Option(help="Of the samples from --stdin: s16le or f32le.")] = "s16le",
+    stream_json: Annotated[
+        bool, typer.Option("--stream-json", help="Live: one JSON event a line (partial, group, silence, final).")
+    ] = False,
     language: Annotated[str | None, typer.Option(hidden=True)] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "--initial-prompt", hidden=True)] = None,
 ) -> None:
@@ -154,7 +170,16 @@ def transcribe(
             "the model has neither a language setting nor a text prompt: it detects the language by itself; "
             "leave --language and --prompt out"
         )
+    from .runtime.audio import find_audio
+
+    if stdin == bool(audio):
+        raise UsageError("give audio files, or --stdin for raw samples as they are spoken" + " (not both)" * stdin)
+    if stream_json and not stdin:
+        raise UsageError("--stream-json tells of speech as it comes: add --stdin, or use --json for files")
     formats = _formats("json" if as_json else output_format, output_dir)
+    if skip_existing and output_dir is None:
+        raise UsageError("--skip-existing looks for outputs in a folder: add --output-dir FOLDER")
+    audio = find_audio(audio or [])
     _refuse_name_clashes(audio, output_dir)
     if output_dir is not None:
         try:
@@ -165,15 +190,27 @@ def transcribe(
     from .runtime.transcribe import Transcriber
 
     failed: list[VoxtralOnnxError] = []
-    options = {"precision": precision, "threads": threads, "prepacked": prepacked}
+    if skip_existing and output_dir is not None:
+        done = [path for path in audio if all((output_dir / f"{_stem(path)}.{name}").is_file() for name in formats)]
+        audio = [path for path in audio if path not in done]
+        _say(f"{len(done)} skipped, their output stands in {output_dir}; {len(audio)} to do")
+        if not audio:
+            return
+    options = {"precision": precision, "threads": threads, "prepacked": prepacked, "blank_guard": blank_guard}
     with Transcriber(model, device, delay, context, **options) as transcriber:
         _introduce(transcriber)
-        for path in audio:
+        if stdin:
+            _transcribe_stdin(transcriber, sample_format, rate, formats, output_dir, stream_json)
+            return
+        for number, path in enumerate(audio, 1):
+            count = f"[{number}/{len(audio)}] " if len(audio) > 1 else ""
             try:
-                _transcribe_one(transcriber, path, gain, formats, output_dir)
+                _transcribe_one(transcriber, path, gain, formats, output_dir, count)
             except AudioError as error:
                 failed.append(error)
                 _print_error(error)
+    if len(failed) < len(audio) > 1:
+        _say(f"{len(audio) - len(failed)} of {len(audio)} files transcribed")
     if failed:
         raise typer.Exit(failed[0].exit_code if len(audio) == 1 else SOME_FAILED)
 
@@ -351,7 +388,7 @@ def _introduce(transcriber: Transcriber) -> None:
 
 
 def _transcribe_one(
-    transcriber: Transcriber, path: str, gain: str, formats: tuple[str, ...], output_dir: Path | None
+    transcriber: Transcriber, path: str, gain: str, formats: tuple[str, ...], output_dir: Path | None, count: str
 ) -> None:
     from .manifest import write_whole
     from .runtime.audio import open_audio
@@ -359,7 +396,7 @@ def _transcribe_one(
 
     source = open_audio(path, transcriber.sample_rate, gain=gain)
     for note in source.notes:
-        _say(f"{source.name}: {note}")
+        _say(f"{count}{source.name}: {note}")
     shows_words = output_dir is not None or formats == ("txt",)
     words = _WordPrinter()
     transcript = transcriber.transcribe(source, on_token=lambda token: words.show(token.text) if shows_words else None)
@@ -372,7 +409,66 @@ def _transcribe_one(
     if output_dir is not None:
         for name, text in texts.items():
             write_whole(output_dir / f"{_stem(path)}.{name}", text.encode())
-    _say(f"{source.name}: {_timing_line(transcript)}")
+    if fired := transcript.stream.overrides:
+        seconds = [f"{transcript.stream.seconds_of(override.index):.1f}" for override in fired]
+        _say(f"{count}{source.name}: the blank guard chose a word at {', '.join(seconds)} s (--no-blank-guard: never)")
+    _say(f"{count}{source.name}: {_timing_line(transcript)}")
+
+
+def _transcribe_stdin(
+    transcriber: Transcriber,
+    sample_format: str,
+    rate: int,
+    formats: tuple[str, ...],
+    output_dir: Path | None,
+    stream_json: bool,
+) -> None:
+    """Show speech as it comes; Ctrl-C and SIGTERM end the capture, and what was captured is still transcribed."""
+    import signal
+
+    from .manifest import write_whole
+    from .runtime.captions import Recording, render
+    from .runtime.live import Capture, Meter, Notice, Silence, listen, raw_blocks
+    from .runtime.segments import Segment
+
+    stdin = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+    stream, meter, words = transcriber.stream(), Meter(), _WordPrinter()
+    capture = Capture(raw_blocks(stdin, sample_format, rate, transcriber.sample_rate))
+    recording = Recording([], [])
+    shows_words = not stream_json and (output_dir is not None or formats == ("txt",))
+    keeps = output_dir is not None or not shows_words
+
+    def show(event) -> None:
+        match event:
+            case Notice():
+                _say(f"note: {event.text}")
+            case Segment() if keeps:
+                recording.segments.append(event)
+        if stream_json:
+            if (line := _event(event)) is not None:
+                _write(json.dumps(line, ensure_ascii=False) + "\n")
+        elif shows_words and not isinstance(event, Segment | Silence | Notice):
+            words.show(event.text)
+
+    status = _LiveMeter(meter)
+    stopped_by: list[int] = []
+
+    def stop(number: int, frame) -> None:
+        if stopped_by:
+            raise KeyboardInterrupt
+        stopped_by.append(number)
+        capture.stop()
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    broken: AudioError | None = None
+    try:
+        with status:
+            listen(stream, capture, meter, show)
+    except AudioError as error:
+        broken = error  # what came before it is whole
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class _WordPrinter:

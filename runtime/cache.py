@@ -47,6 +47,12 @@ class KVCache:
         written = self.spec.row(self.position)
         return [*self.states, *(buffer[:, :, :written] for buffer in self.buffers)]
 
+    def load(self, position: int, live: Sequence[np.ndarray]) -> None:
+        """Take over what `live` gave at a position."""
+        self.position = position
+        for mine, theirs in zip(self.live(), live, strict=True):
+            mine[...] = theirs
+
     @property
     def room(self) -> int:
         """Rows the next call may write: no call crosses a move."""

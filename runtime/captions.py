@@ -1,9 +1,10 @@
-"""Segments to text, SRT and JSON."""
+"""Segments to text, subtitles and JSON."""
 
 from __future__ import annotations
 
+import html
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from unicodedata import east_asian_width
@@ -13,7 +14,6 @@ from .segments import Segment
 if TYPE_CHECKING:
     from .transcribe import Transcript
 
-FORMATS = ("txt", "json", "srt")
 MAX_COLUMNS = 42  # of a caption line; an East Asian wide character takes two
 MAX_LINES = 2
 MAX_SECONDS = 7.0
@@ -53,10 +53,33 @@ def to_srt(segments: Iterable[Segment]) -> str:
     """SubRip text."""
     blocks = []
     for number, caption in enumerate(captions(segments), 1):
-        blocks.append(
-            f"{number}\n{_clock(caption.start)} --> {_clock(caption.end)}\n" + "\n".join(caption.lines) + "\n"
-        )
+        start, end = (_clock(seconds).replace(".", ",") for seconds in (caption.start, caption.end))
+        blocks.append(f"{number}\n{start} --> {end}\n" + "\n".join(caption.lines) + "\n")
     return "\n".join(blocks)
+
+
+def to_vtt(segments: Iterable[Segment]) -> str:
+    """WebVTT text. Source: the W3C's WebVTT, section 4.2.2; `<` and `&` begin tags and entities there."""
+    blocks = ["WEBVTT\n"]
+    for caption in captions(segments):
+        text = "\n".join(html.escape(line, quote=False) for line in caption.lines)
+        blocks.append(f"{_clock(caption.start)} --> {_clock(caption.end)}\n{text}\n")
+    return "\n".join(blocks)
+
+
+def to_tsv(segments: Iterable[Segment]) -> str:
+    """Captions as tab-separated milliseconds and text, with a header, as whisper writes them."""
+    rows = [(round(1000 * c.start), round(1000 * c.end), " ".join(c.lines)) for c in captions(segments)]
+    return "".join(f"{start}\t{end}\t{text}\n" for start, end, text in [("start", "end", "text"), *rows])
+
+
+def to_lrc(segments: Iterable[Segment]) -> str:
+    """Lyrics: captions with the minutes, seconds and hundredths at which they begin."""
+    lines = []
+    for caption in captions(segments):
+        minutes, rest = divmod(round(100 * caption.start), 6000)
+        lines.append(f"[{minutes:02}:{rest // 100:02}.{rest % 100:02}]{' '.join(caption.lines)}\n")
+    return "".join(lines)
 
 
 def to_json(transcript: Transcript) -> str:
@@ -80,11 +103,20 @@ def to_json(transcript: Transcript) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
+_RENDERERS: dict[str, Callable[[Transcript], str]] = {
+    "txt": lambda transcript: transcript.text + "\n",
+    "json": lambda transcript: to_json(transcript) + "\n",
+    "srt": lambda transcript: to_srt(transcript.segments),
+    "vtt": lambda transcript: to_vtt(transcript.segments),
+    "tsv": lambda transcript: to_tsv(transcript.segments),
+    "lrc": lambda transcript: to_lrc(transcript.segments),
+}
+FORMATS = tuple(_RENDERERS)
+
+
 def render(transcript: Transcript, output_format: str) -> str:
     """The transcript in one of FORMATS, ending in a newline."""
-    if output_format == "srt":
-        return to_srt(transcript.segments)
-    return (to_json(transcript) if output_format == "json" else transcript.text) + "\n"
+    return _RENDERERS[output_format](transcript)
 
 
 def columns(text: str) -> int:
@@ -125,4 +157,4 @@ def _clock(seconds: float) -> str:
     milliseconds = round(seconds * 1000)
     hours, rest = divmod(milliseconds, 3_600_000)
     minutes, rest = divmod(rest, 60_000)
-    return f"{hours:02}:{minutes:02}:{rest // 1000:02},{rest % 1000:03}"
+    return f"{hours:02}:{minutes:02}:{rest // 1000:02}.{rest % 1000:03}"

@@ -30,16 +30,28 @@ class Decoder:
         """Buffers for one stream."""
         return KVCache(self.session, self.spec)
 
-    def step(self, cache: KVCache, token_ids: list[int], audio_embeds: np.ndarray, num_delay_tokens: int) -> Choice:
+    def step(
+        self,
+        cache: KVCache,
+        token_ids: list[int],
+        audio_embeds: np.ndarray,
+        num_delay_tokens: int,
+        blank_penalty: float = 0.0,
+    ) -> Choice:
         """Run the next positions; the choice at the last of them.
 
-        token_ids: the tokens that stand at these positions; audio_embeds: [len(token_ids), hidden_size].
+        Args:
+            cache: of the stream.
+            token_ids: the tokens that stand at these positions.
+            audio_embeds: [len(token_ids), hidden_size].
+            num_delay_tokens: of the stream.
+            blank_penalty: taken off the blank's logit before the choice; logprob and margin are those before.
         """
         feeds = {
             "input_ids": np.array([token_ids], np.int64),
             "audio_embeds": audio_embeds[None],
             "num_delay_tokens": np.array([num_delay_tokens], np.int64),
-            "blank_penalty": np.zeros((1, len(token_ids)), np.float32),
+            "blank_penalty": np.full((1, len(token_ids)), blank_penalty, np.float32),
             **cache.positions(len(token_ids)),
         }
         token_id, logprob, blank_margin = self.session.step(cache, feeds, "step")[0, -1]

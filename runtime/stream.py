@@ -16,10 +16,15 @@ import numpy as np
 
 from ..errors import ArtifactError, AudioError
 from ..manifest import write_whole
+from .decoder import Choice
 from .tokenizer import TextDecoder
 
 if TYPE_CHECKING:
     from .transcribe import Transcriber
+
+BLANKS_UNPENALISED = 200  # in a row, 16 s; pauses in speech were seen up to 165 (vLLM pull request 47615)
+BLANK_PENALTY_STEP = 0.5  # of a logit, for each blank beyond
+MAX_BLANK_PENALTY = 7.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,16 @@ class Token:
     end: float  # seconds of audio that this token stands for the end of, the delay taken off
     logprob: float
     blank_margin: float
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A decision that the blank guard turned: a word instead of one more blank."""
+
+    index: int  # of the token
+    blanks: int  # in a row before it
+    blank_margin: float  # by which the blank would have won
+    penalty: float
 
 
 @dataclass(slots=True)
@@ -50,10 +65,18 @@ class Stream:
     samples alone. `async for token in stream` gives what is decided from then on, while a thread feeds.
     """
 
-    def __init__(self, transcriber: Transcriber, num_delay_tokens: int, *, stop_at_eos: bool = False):
-        """Made by `Transcriber.stream`."""
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        num_delay_tokens: int,
+        *,
+        stop_at_eos: bool = False,
+        start: Stream | None = None,
+    ):
+        """Made by `Transcriber.stream`; `start` is a stream that has heard nothing yet, to begin where it stands."""
         manifest = transcriber.manifest
         self.transcriber, self.num_delay_tokens, self.stop_at_eos = transcriber, num_delay_tokens, stop_at_eos
+        self.guard = transcriber.blank_guard
         self.rules, self.audio, self.ids = manifest.streaming, manifest.config.audio, manifest.tokens
         self.encoder_cache = transcriber.encoder.new_cache()
         self.decoder_cache = transcriber.decoder.new_cache()
@@ -61,12 +84,18 @@ class Stream:
         self.num_samples = 0  # fed
         self.num_generated = 0
         self.next_id = self.ids.bos
+        self.blanks = 0  # generated in a row
+        self.overrides: list[Override] = []  # what the blank guard did
         self.finished = False
         self.text = TextDecoder(transcriber.tokenizer)
         self.timings = Timings()
         self._listener: tuple[asyncio.AbstractEventLoop, asyncio.Queue[Token | None]] | None = None
         silence = self.rules.look_back_samples + self.rules.left_pad_tokens * self.audio.samples_per_token
         self.samples = np.zeros(silence, np.float32)  # from look_back before the next token to encode
+        if start is not None:
+            self.next_id, self.samples = start.next_id, start.samples
+            self.encoder_cache.load(start.encoder_cache.position, start.encoder_cache.live())
+            self.decoder_cache.load(start.decoder_cache.position, start.decoder_cache.live())
 
     def feed(self, samples: np.ndarray) -> list[Token]:
         """Take the next samples and return the tokens they decide.
@@ -120,6 +149,7 @@ class Stream:
             "num_samples": self.num_samples,
             "num_generated": self.num_generated,
             "next_id": self.next_id,
+            "blanks": self.blanks,
             "finished": self.finished,
             "text": self.text.state(),
         }
@@ -149,12 +179,12 @@ class Stream:
             )
         self.stop_at_eos, self.finished, self.next_id = state["stop_at_eos"], state["finished"], state["next_id"]
         self.num_samples, self.num_generated = state["num_samples"], state["num_generated"]
+        self.blanks = state["blanks"]
         self.samples = arrays["samples"]
         self.text.restore(state["text"])
         for name, cache in (("encoder", self.encoder_cache), ("decoder", self.decoder_cache)):
-            cache.position = state[f"{name}_position"]
-            for i, rows in enumerate(cache.live()):
-                rows[...] = arrays[f"{name}_{i}"]
+            saved = [arrays[f"{name}_{i}"] for i in range(len(cache.live()))]
+            cache.load(state[f"{name}_position"], saved)
 
     def __aiter__(self) -> Stream:
         self._listener = (asyncio.get_running_loop(), asyncio.Queue())
@@ -200,7 +230,10 @@ class Stream:
             rows = min(len(audio_embeds) - at, in_prompt, cache.room) if in_prompt > 0 else 1
             blanks = [self.ids.streaming_pad] * (rows - 1)
             began = perf_counter()
-            choice = decoder.step(cache, [self.next_id, *blanks], audio_embeds[at : at + rows], self.num_delay_tokens)
+            penalty = self.blank_penalty()
+            choice = decoder.step(
+                cache, [self.next_id, *blanks], audio_embeds[at : at + rows], self.num_delay_tokens, penalty
+            )
             self.timings.decode_seconds += perf_counter() - began
             self.timings.steps += rows
             at += rows
@@ -208,6 +241,7 @@ class Stream:
                 self.next_id = self.ids.streaming_pad
                 continue
             self.next_id = choice.token_id
+            self._count_blanks(choice, penalty)
             is_end = self.stop_at_eos and choice.token_id == self.ids.eos
             self.finished = is_end
             token = self._token(choice)
@@ -218,11 +252,31 @@ class Stream:
             if is_end:
                 return
 
-    def _token(self, choice) -> Token:
-        index = self.num_generated
+    def blank_penalty(self) -> float:
+        """What the blank's logit loses at the next position: it grows where nothing but blanks has been written.
+
+        The model can fall into a rut in which every blank makes the next more likely, while people speak. True silence
+        keeps its margin above the largest penalty. Source: vLLM issue 47614 and pull request 47615.
+        """
+        beyond = self.blanks - BLANKS_UNPENALISED
+        return min(MAX_BLANK_PENALTY, BLANK_PENALTY_STEP * beyond) if self.guard and beyond > 0 else 0.0
+
+    def _count_blanks(self, choice: Choice, penalty: float) -> None:
+        if choice.token_id == self.ids.streaming_pad:
+            self.blanks += 1
+            return
+        if penalty and choice.blank_margin > 0:
+            self.overrides.append(Override(self.num_generated, self.blanks, choice.blank_margin, penalty))
+        self.blanks = 0
+
+    def _token(self, choice: Choice) -> Token:
+        index, end = self.num_generated, self.seconds_of(self.num_generated)
         self.num_generated += 1
-        end = (index + 1) * self.audio.samples_per_token / self.audio.sample_rate  # spec: left pad and delay cancel
         return Token(index, choice.token_id, self.text.push(choice.token_id), end, choice.logprob, choice.blank_margin)
+
+    def seconds_of(self, index: int) -> float:
+        """Where in the audio a generated token stands: its end, the delay taken off (left pad and delay cancel)."""
+        return (index + 1) * self.audio.samples_per_token / self.audio.sample_rate
 
 
 def check_samples(samples: np.ndarray) -> np.ndarray:

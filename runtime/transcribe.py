@@ -45,6 +45,7 @@ class Transcriber:
         precision: str | None = None,
         threads: int | None = None,
         prepacked: str | Path | None = None,
+        blank_guard: bool = True,
     ):
         """Load an artifact.
 
@@ -58,6 +59,8 @@ class Transcriber:
             threads: for onnxruntime; None for one a core.
             prepacked: a folder for weights in the layout of this machine's kernels, made on first use; they load
                 faster and processes share their memory.
+            blank_guard: after 16 s without a word, make blanks less likely step by step (`Stream.overrides` tells where
+                that changed a decision).
 
         Raises:
             ArtifactError, DeviceError, UsageError: as errors.py describes.
@@ -68,7 +71,8 @@ class Transcriber:
         self.precision = choose_precision(manifest, precision)
         graphs = manifest.precisions[self.precision]
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
-        self.context = context
+        self.context, self.blank_guard = context, blank_guard
+        self._starts: dict[int, Stream] = {}  # by delay: streams that have heard the silence before the audio
         decoder_cache = decoder_cache_spec(manifest, context)
         if prepacked is None or not all(
             prepacked_folder(manifest, graph, Path(prepacked)).is_dir() for graph in (graphs.encoder, graphs.decoder)
@@ -99,6 +103,7 @@ class Transcriber:
         """Release the sessions; what is still streaming keeps them until it is done."""
         self.__dict__.pop("encoder", None)
         self.__dict__.pop("decoder", None)
+        self._starts.clear()
 
     @property
     def sample_rate(self) -> int:
@@ -107,7 +112,15 @@ class Transcriber:
 
     def stream(self, delay_ms: int | None = None) -> Stream:
         """A new live stream; the model's end-of-text does not end it."""
-        return Stream(self, self._delay(delay_ms))
+        return self._stream(self._delay(delay_ms))
+
+    def _stream(self, num_delay_tokens: int, *, stop_at_eos: bool = False) -> Stream:
+        """A stream behind the silence that comes before all audio, which is run once for each delay."""
+        start = self._starts.get(num_delay_tokens)
+        if start is None:
+            start = self._starts[num_delay_tokens] = Stream(self, num_delay_tokens)
+            start.feed(np.zeros(0, np.float32))
+        return Stream(self, num_delay_tokens, stop_at_eos=stop_at_eos, start=start)
 
     def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
         """A stream that goes on where `Stream.save` wrote it.
@@ -158,7 +171,7 @@ class Transcript:
         """Made by `Transcriber.transcribe`."""
         self.source, self.transcriber = source, transcriber
         self.duration = source.duration
-        self.stream = Stream(transcriber, num_delay_tokens, stop_at_eos=True)
+        self.stream = transcriber._stream(num_delay_tokens, stop_at_eos=True)
         self._on_token = on_token
         self._token_ids: list[int] = []
         self._segments: list[Segment] = []
@@ -220,6 +233,7 @@ class Transcript:
             "device": transcriber.device,
             "delay_ms": delay_ms(transcriber.manifest, self.stream.num_delay_tokens),
             "context": transcriber.context,
+            "blank_guard": len(self.stream.overrides) if transcriber.blank_guard else None,
             "encode_ms": round(1000 * timings.encode_seconds, 1),
             "decode_ms": round(1000 * timings.decode_seconds, 1),
             "rtf": round(seconds / self.duration, 4) if self.duration else None,

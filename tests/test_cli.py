@@ -121,7 +121,8 @@ def test_delay_out_of_range(delay, transcribe):
     [
         (["--precision", "q2"], ["precision: the artifact has q4f16, q4, q8, fp16, fp32, not 'q2'"]),
         (["--context", "63"], ["context: expected at least 64 positions of 80 ms, got 63"]),
-        (["-f", "vtt"], ["output format: expected one of txt, json, srt, all, got 'vtt'"]),
+        (["-f", "ass"], ["output format: expected one of txt, json, srt, vtt, tsv, lrc, all, got 'ass'"]),
+        (["--skip-existing"], ["--skip-existing looks for outputs in a folder: add --output-dir FOLDER"]),
         (["-f", ""], ["output format: expected one of"]),
         (["-f", "all"], ["--output-format all writes files: add --output-dir FOLDER"]),
         (["--language", "en"], ["neither a language setting nor a text prompt", "leave --language and --prompt out"]),
@@ -245,6 +246,41 @@ def test_all_formats_into_a_folder(transcribe, tmp_path):
     assert written.keys() == {f"{CLIP.stem}.{name}" for name in FORMATS}
     assert written[f"{CLIP.stem}.txt"] == TEXT + "\n"
     assert json.loads(written[f"{CLIP.stem}.json"])["text"] == TEXT
+
+
+def test_folders_and_patterns(transcribe, tmp_path):
+    for name in ("b/one.wav", "b/deep/two.WAV", "c/three.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(CLIP.read_bytes())
+    (tmp_path / "b/notes.txt").write_text("no audio")
+    result = transcribe(tmp_path / "b", tmp_path / "?/three.wav")
+    assert (result.code, result.out) == (0, 3 * f"{TEXT}\n")
+    names = [line.partition("] ")[2].partition(":")[0] for line in result.err.splitlines() if line.startswith("[")]
+    assert names == [str(tmp_path / name) for name in ("b/deep/two.WAV", "b/one.wav", "c/three.wav")]
+    assert result.err.splitlines()[-1] == "3 of 3 files transcribed"
+
+
+def test_nothing_to_transcribe(transcribe, tmp_path):
+    (tmp_path / "notes.txt").write_text("no audio")
+    transcribe(tmp_path).assert_refused(6, f"{tmp_path}: a folder without audio files (.wav, ")
+    transcribe(tmp_path / "*.wav").assert_refused(6, "*.wav: matches no file")
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_name_first(transcribe, tmp_path):
+    (tmp_path / "[a]*.wav").write_bytes(CLIP.read_bytes())
+    assert transcribe(tmp_path / "[a]*.wav").out == TEXT + "\n"
+
+
+def test_existing_outputs_are_skipped(transcribe, tmp_path):
+    command = ("-f", "srt", "--output-dir", tmp_path, "--skip-existing")
+    assert transcribe(*command, CLIPS[0]).code == 0
+    (tmp_path / f"{CLIPS[0].stem}.srt").write_text("corrected by hand")
+    result = transcribe(*command, *CLIPS[:2])
+    assert (result.code, result.out) == (0, TEXTS[CLIPS[1].name] + "\n")
+    assert f"1 skipped, their output stands in {tmp_path}; 1 to do" in result.err
+    assert (tmp_path / f"{CLIPS[0].stem}.srt").read_text() == "corrected by hand"
+    result = transcribe(*command, *CLIPS[:2])
+    assert (result.code, result.out) == (0, "")
 
 
 def test_output_folder_below_a_file(transcribe, tmp_path):

@@ -12,6 +12,7 @@ from transformers import VoxtralRealtimeFeatureExtractor
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import ArtifactError, AudioError
+from voxtral_onnx.runtime import stream as streaming
 from voxtral_onnx.runtime.stream import Stream
 
 SECONDS = 9.0  # both windows roll many times, the caches move 3 and 20 times
@@ -219,3 +220,46 @@ def test_async_iteration_gives_tokens_while_a_thread_feeds(transcriber, whole):
         return heard
 
     assert asyncio.run(listen()) == whole
+
+
+@pytest.mark.parametrize("delay", [1, 6, 30])
+def test_a_warm_start_is_the_silence_before_the_audio(transcriber, delay):
+    """Bit for bit what a stream has that ran the silence itself, and unharmed by the streams that began there."""
+    samples = toy.babble(3.0, seed=delay)
+    cold = Stream(transcriber, delay)
+    tokens = cold.feed(samples) + cold.finish()
+    for _ in range(2):
+        warm = transcriber.stream(delay_ms=80 * delay)
+        assert warm.feed(samples) + warm.finish() == tokens
+    silent = warm.rules.left_pad_tokens - 1  # the last of them hears the first samples of the audio
+    assert warm.timings.steps == cold.timings.steps - silent
+
+
+@pytest.mark.parametrize(("blanks", "penalty"), [(0, 0), (200, 0), (201, 0.5), (213, 6.5), (214, 7), (10_000, 7)])
+def test_penalty_grows_with_the_blanks(transcriber, blanks, penalty):
+    stream = transcriber.stream()
+    stream.blanks = blanks
+    assert stream.blank_penalty() == penalty
+    stream.guard = False
+    assert stream.blank_penalty() == 0
+
+
+def test_blank_guard_breaks_a_rut_and_reports_it(tiny_artifact, monkeypatch, tmp_path):
+    """Silence as the rut: a penalty without bound forces a word after every fifth blank."""
+    monkeypatch.setattr(streaming, "BLANKS_UNPENALISED", 4)
+    monkeypatch.setattr(streaming, "BLANK_PENALTY_STEP", 1e4)
+    monkeypatch.setattr(streaming, "MAX_BLANK_PENALTY", 1e4)
+    silence = np.zeros(2 * 16000, np.float32)
+    with Transcriber(tiny_artifact, precision="fp32", blank_guard=False) as transcriber:
+        blank = transcriber.manifest.tokens.streaming_pad
+        assert set(transcriber.transcribe(silence).token_ids) == {blank}
+    with Transcriber(tiny_artifact, precision="fp32") as transcriber:
+        stream = transcriber.stream()
+        tokens = stream.feed(silence)
+        stream.save(tmp_path / "stream.npz")
+        resumed = transcriber.load_stream(tmp_path / "stream.npz")
+        assert resumed.feed(silence) == stream.feed(silence), "the count of blanks is saved"
+    forced = [token for token in tokens if token.token_id != blank]
+    assert forced and [override.index for override in stream.overrides[: len(forced)]] == [t.index for t in forced]
+    assert all(override.blanks == 5 and override.blank_margin > 0 for override in stream.overrides[: len(forced)])
+    assert [override.blank_margin for override in stream.overrides[: len(forced)]] == [t.blank_margin for t in forced]
