@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,10 +23,15 @@ if TYPE_CHECKING:
     from .exporter.plan import ExportPlan
     from .manifest import Manifest
     from .runtime.bench import Latency, Measurement
+    from .runtime.live import Meter, Notice, Silence
+    from .runtime.segments import Segment
+    from .runtime.stream import Token
     from .runtime.transcribe import Transcriber, Transcript
 
 SOME_FAILED = 10  # exit code: some of several inputs
 INTERRUPTED = 130
+TERMINATED = 143
+WORD_COLUMN = 70  # of a terminal, behind which a live line is broken at the next space
 NO_READER = 141  # what a shell reports for a closed pipe
 
 app = typer.Typer(
@@ -427,34 +433,34 @@ def _transcribe_stdin(
     import signal
 
     from .manifest import write_whole
+    from .memory import peak_memory
     from .runtime.captions import Recording, render
     from .runtime.live import Capture, Meter, Notice, Silence, listen, raw_blocks
     from .runtime.segments import Segment
 
     stdin = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
-    stream, meter, words = transcriber.stream(), Meter(), _WordPrinter()
+    stream, meter = transcriber.stream(), Meter()
+    screen = _LiveScreen(meter)
     capture = Capture(raw_blocks(stdin, sample_format, rate, transcriber.sample_rate))
-    recording = Recording([], [])
+    recording = Recording([])
     shows_words = not stream_json and (output_dir is not None or formats == ("txt",))
     keeps = output_dir is not None or not shows_words
 
-    def show(event) -> None:
+    def show(event: Token | Segment | Silence | Notice) -> None:
         match event:
             case Notice():
-                _say(f"note: {event.text}")
+                screen.say(f"note: {event.text}")
             case Segment() if keeps:
                 recording.segments.append(event)
         if stream_json:
-            if (line := _event(event)) is not None:
-                _write(json.dumps(line, ensure_ascii=False) + "\n")
+            _write(json.dumps(_event(event), ensure_ascii=False) + "\n")
         elif shows_words and not isinstance(event, Segment | Silence | Notice):
-            words.show(event.text)
+            screen.show(event.text)
 
-    status = _LiveMeter(meter)
     stopped_by: list[int] = []
 
     def stop(number: int, frame) -> None:
-        if stopped_by:
+        if stopped_by:  # again: do not wait for what is still to transcribe
             raise KeyboardInterrupt
         stopped_by.append(number)
         capture.stop()
@@ -462,13 +468,109 @@ def _transcribe_stdin(
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     broken: AudioError | None = None
     try:
-        with status:
+        with screen:
             listen(stream, capture, meter, show)
     except AudioError as error:
-        broken = error  # what came before it is whole
+        broken = error  # what was captured before is transcribed
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    recording.duration, recording.info = meter.captured, meter.summary()
+    if stream_json:
+        _write(json.dumps({"type": "final", "text": recording.text, **recording.info}, ensure_ascii=False) + "\n")
+    elif shows_words:
+        screen.end(stream.text.flush())
+    texts = {name: render(recording, name) for name in formats} if keeps else {}
+    if output_dir is not None:
+        for name, text in texts.items():
+            write_whole(output_dir / f"stdin.{name}", text.encode())
+    elif not shows_words and not stream_json:
+        _write(texts[formats[0]])
+    _say(f"{meter}, {format_size(peak_memory())} of memory")
+    if broken is not None:
+        raise broken
+    if signal.SIGTERM in stopped_by:
+        raise typer.Exit(TERMINATED)
+
+
+def _event(event: Token | Segment | Silence | Notice) -> dict[str, object]:
+    """An event of a live stream as `--stream-json` writes it."""
+    from .runtime.captions import segment_values
+    from .runtime.live import Notice, Silence
+    from .runtime.segments import Segment
+
+    match event:
+        case Segment():
+            return {"type": "group", **segment_values(event)}
+        case Silence():
+            return {"type": "silence", "start": round(event.start, 3)}
+        case Notice():
+            return {"type": "notice", "text": event.text}
+    return {"type": "partial", "end": round(event.end, 3), "text": event.text}
+
+
+class _LiveScreen:
+    """Words on stdout, and below them, where stderr is a terminal, how the stream keeps up."""
+
+    def __init__(self, meter: Meter):
+        self.meter, self.words = meter, _WordPrinter()
+        self.lock, self.ended = threading.Lock(), threading.Event()
+        self.column = 0  # of the cursor, where both are one terminal
+        self.shares = sys.stdout.isatty() and stderr.is_terminal
+
+    def __enter__(self) -> _LiveScreen:
+        if stderr.is_terminal:
+            self.drawing = threading.Thread(target=self._draw, daemon=True)
+            self.drawing.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if stderr.is_terminal:
+            self.ended.set()
+            self.drawing.join()
+            self._status("")
+
+    def show(self, text: str) -> None:
+        """Add to the words; lines are broken by us, because the line below them must be known."""
+        from .runtime.captions import columns
+
+        if not self.shares:
+            self.words.show(text)
+            return
+        with self.lock:
+            for character in text:
+                if self.column + columns(character) >= stderr.width or (character == " " and self.column > WORD_COLUMN):
+                    _write("\x1b[K\n\x1b[K")
+                    self.column = 0
+                if not (self.column == 0 and character == " "):
+                    _write(character)
+                    self.column += columns(character)
+
+    def say(self, message: str) -> None:
+        """A line of its own on stderr."""
+        with self.lock:
+            if self.shares and self.column:
+                _write("\x1b[K\n\x1b[K")
+                self.column = 0
+            _say(message)
+
+    def end(self, text: str) -> None:
+        """The last words."""
+        self.show(text)
+        _write("\n")
+
+    def _draw(self) -> None:
+        levels = " ▁▂▃▄▅▆▇█"
+        while not self.ended.wait(0.25):
+            level = levels[min(len(levels) - 1, int(self.meter.level * len(levels)))]
+            self._status(f"{level} {self.meter}")
+
+    def _status(self, line: str) -> None:
+        line = line[: stderr.width - 1]
+        with self.lock:
+            below, above = ("\n", f"\x1b[A\x1b[{self.column + 1}G") if self.shares else ("", "\r")
+            sys.stderr.write(f"{below}\r\x1b[2m{line}\x1b[m\x1b[K{above}")
+            sys.stderr.flush()
 
 
 class _WordPrinter:

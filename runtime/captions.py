@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
 from .segments import Segment
@@ -19,6 +19,25 @@ MAX_LINES = 2
 MAX_SECONDS = 7.0
 PAUSE_SECONDS = 0.2  # between one group's end and the earliest start of the next: surely silence
 SENTENCE_ENDS = tuple(".!?。！？؟।")  # noqa: RUF001
+
+
+@dataclass(slots=True)
+class Recording:
+    """What was transcribed of a live stream, with the fields of a `Transcript` that captions need."""
+
+    segments: list[Segment]
+    duration: float = 0.0  # seconds
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(segment.text for segment in self.segments).removeprefix(" ")
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Those of text alone."""
+        return tuple(token_id for segment in self.segments for token_id in segment.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +101,11 @@ def to_lrc(segments: Iterable[Segment]) -> str:
     return "".join(lines)
 
 
-def to_json(transcript: Transcript) -> str:
+def to_json(transcript: Transcript | Recording) -> str:
     """One line of JSON: whisper's fields, then ours."""
     values = {
         "text": transcript.text,
-        "segments": [
-            {
-                "id": segment.id,
-                "start": round(segment.start, 3),
-                "end": round(segment.end, 3),
-                "text": segment.text,
-                "avg_logprob": round(segment.logprob, 4),
-            }
-            for segment in transcript.segments
-        ],
+        "segments": [segment_values(segment) for segment in transcript.segments],
         "duration": round(transcript.duration, 3),
         "token_ids": list(transcript.token_ids),
         "info": transcript.info,
@@ -103,7 +113,18 @@ def to_json(transcript: Transcript) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
-_RENDERERS: dict[str, Callable[[Transcript], str]] = {
+def segment_values(segment: Segment) -> dict[str, Any]:
+    """A segment as JSON holds it."""
+    return {
+        "id": segment.id,
+        "start": round(segment.start, 3),
+        "end": round(segment.end, 3),
+        "text": segment.text,
+        "avg_logprob": round(segment.logprob, 4),
+    }
+
+
+_RENDERERS: dict[str, Callable[[Any], str]] = {
     "txt": lambda transcript: transcript.text + "\n",
     "json": lambda transcript: to_json(transcript) + "\n",
     "srt": lambda transcript: to_srt(transcript.segments),
@@ -114,7 +135,7 @@ _RENDERERS: dict[str, Callable[[Transcript], str]] = {
 FORMATS = tuple(_RENDERERS)
 
 
-def render(transcript: Transcript, output_format: str) -> str:
+def render(transcript: Transcript | Recording, output_format: str) -> str:
     """The transcript in one of FORMATS, ending in a newline."""
     return _RENDERERS[output_format](transcript)
 

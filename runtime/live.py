@@ -1,6 +1,7 @@
 """Sound as it is spoken to events: audio is captured in a thread of its own and waits there when the model is behind.
 
-Nothing is dropped. A stream that is behind takes all that waits at once, so the encoder works in larger, cheaper chunks.
+Nothing is dropped. A stream that is behind takes all that waits at once: the encoder then works in larger, cheaper
+chunks.
 """
 
 from __future__ import annotations
@@ -69,6 +70,18 @@ class Meter:
     def percentile(self, percent: float) -> float:
         """Of the recent latencies, in seconds: from the arrival of the last sample a token may use to its text."""
         return float(np.percentile(list(self.latencies), percent)) if self.latencies else 0.0
+
+    def summary(self) -> dict[str, float]:
+        """Its values by name, times in seconds and latencies in milliseconds."""
+        latencies = {f"latency_p{p}_ms": round(1000 * self.percentile(p), 1) for p in (50, 95, 99)}
+        return {"duration": round(self.captured, 3), "rtf": round(self.rtf, 4), **latencies}
+
+    def __str__(self) -> str:
+        p50, p95, p99 = (1000 * self.percentile(p) for p in (50, 95, 99))
+        return (
+            f"{self.captured:.1f} s of audio, {self.backlog:.1f} s behind, latency p50 {p50:.0f}, p95 {p95:.0f}, "
+            f"p99 {p99:.0f} ms, RTF {self.rtf:.3f}"
+        )
 
 
 class Capture:
@@ -199,14 +212,16 @@ class _Watch:
     """What is worth a notice."""
 
     def __init__(self, rate: int):
-        self.rate, self.zeros, self.said = rate, 0, set[str]()
+        self.rate, self.said = rate, set[str]()
+        self.zeros = 0  # samples in a row, up to now
 
     def look(self, block: np.ndarray, backlog: float) -> Iterator[str]:
         """Notices that a block and the audio that waits give rise to."""
-        self.zeros = 0 if np.any(block) else self.zeros + len(block)
+        edges = np.concatenate(([-1 - self.zeros], np.flatnonzero(block), [len(block)]))
+        longest, self.zeros = int(np.diff(edges).max()) - 1, int(edges[-1] - edges[-2]) - 1
         found = {
             f"the input has been digital silence for {MUTED_SECONDS:.0f} s: is it muted?": (
-                self.zeros >= MUTED_SECONDS * self.rate
+                longest >= MUTED_SECONDS * self.rate
             ),
             "the input exceeds full scale: turn it down": np.count_nonzero(np.abs(block) >= CLIPPED) > len(block) / 100,
             f"more than {BEHIND_SECONDS:.0f} s behind: this machine is slower than the speech; text comes late, "

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -97,7 +98,6 @@ def test_error_as_a_process(process):
     ("arguments", "parts"),
     [
         (["frobnicate"], ["No such command 'frobnicate'"]),
-        (["transcribe"], ["Missing argument 'audio"]),
         (["export"], ["Missing argument 'source"]),
         (["transcribe", "--loud", "a.wav"], ["No such option: --loud"]),
         (["transcribe", "--delay", "soon", "a.wav"], ["Invalid value for '--delay'"]),
@@ -333,6 +333,65 @@ def test_reader_that_leaves_ends_the_process_quietly(start, minute):
     error = process.stderr.read().decode()
     assert process.wait(60) == cli.NO_READER
     assert [line for line in error.splitlines() if not line.startswith("note: ")] == error.splitlines()[:1]
+
+
+RAW = (soundfile.read(CLIP, dtype="int16")[0]).tobytes()
+
+
+def test_live_from_standard_input(process, tiny_artifact):
+    result = process("transcribe", "-m", tiny_artifact, "--stdin", input=RAW)
+    assert (result.code, result.out) == (0, TEXT + "\n")
+    assert re.search(r"s of audio, .* latency p50 \d+, p95 \d+, p99 \d+ ms, RTF ", result.err.splitlines()[-1])
+
+
+def test_live_events(process, tiny_artifact):
+    result = process("transcribe", "-m", tiny_artifact, "--stdin", "--stream-json", input=RAW + bytes(100_000))
+    events = [json.loads(line) for line in result.out.splitlines()]
+    assert {event["type"] for event in events} - {"notice"} == {"partial", "group", "silence", "final"}
+    assert "".join(event["text"] for event in events if event["type"] == "partial").strip() == TEXT
+    assert "".join(event["text"] for event in events if event["type"] == "group").strip() == TEXT
+    assert events[-1]["type"] == "final" and events[-1]["text"] == TEXT
+
+
+def test_live_subtitles(process, tiny_artifact, tmp_path):
+    result = process("transcribe", "-m", tiny_artifact, "--stdin", "-f", "srt", input=RAW)
+    assert result.out.startswith("1\n00:00:") and TEXT.split()[0] in result.out
+    process("transcribe", "-m", tiny_artifact, "--stdin", "-f", "all", "--output-dir", tmp_path / "out", input=RAW)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"stdin.{name}" for name in FORMATS}
+    assert (tmp_path / "out/stdin.srt").read_text() == result.out
+
+
+def test_live_input_that_ends_inside_a_sample(process, tiny_artifact):
+    result = process("transcribe", "-m", tiny_artifact, "--stdin", input=RAW + b"x")
+    assert (result.code, result.out) == (6, TEXT + "\n")
+    assert "error: the input ended inside a sample: 1 of 2 bytes (s16le)" in result.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_capture_and_keeps_what_was_said(number, code, start):
+    process = start("--stdin", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write(RAW)
+    process.stdin.flush()
+    begun = read_word(process.stdout.fileno())
+    process.send_signal(number)
+    rest = process.stdout.read().decode()
+    process.stdin.close()
+    assert process.wait(60) == code, process.stderr.read()
+    assert begun + rest == TEXT + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give audio files, or --stdin"),
+        (["--stdin", CLIP], "not both"),
+        (["--stream-json", CLIP], "add --stdin"),
+        (["--stdin", "--sample-format", "s24le"], "sample format: expected one of"),
+        (["--stdin", "--rate", "10"], "rate: expected 1000 to 768000 Hz"),
+    ],
+)
+def test_misuse_of_live_input(arguments, words, process, tiny_artifact):
+    process("transcribe", "-m", tiny_artifact, *arguments, input=b"").assert_refused(2, words)
 
 
 def test_inspect_for_a_reader_that_leaves(process, tiny_artifact):
