@@ -19,6 +19,10 @@ from . import __version__
 from .errors import AudioError, DeviceError, StorageError, UsageError, VoxtralOnnxError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
     from .exporter.bind import Progress
     from .exporter.plan import ExportPlan
     from .manifest import Manifest
@@ -164,6 +168,11 @@ def transcribe(
     ] = False,
     rate: Annotated[int, typer.Option(help="Of the samples from --stdin, in Hz.")] = 16000,
     sample_format: Annotated[str, typer.Option(help="Of the samples from --stdin: s16le or f32le.")] = "s16le",
+    mic: Annotated[bool, typer.Option("--mic", help="Live: a microphone; Ctrl-C ends it.")] = False,
+    input_device: Annotated[
+        str | None, typer.Option(help="Number or name of the microphone.", show_default="the system's")
+    ] = None,
+    list_devices: Annotated[bool, typer.Option("--list-devices", help="List microphones and exit.")] = False,
     stream_json: Annotated[
         bool, typer.Option("--stream-json", help="Live: one JSON event a line (partial, group, silence, final).")
     ] = False,
@@ -178,10 +187,13 @@ def transcribe(
         )
     from .runtime.audio import find_audio
 
-    if stdin == bool(audio):
-        raise UsageError("give audio files, or --stdin for raw samples as they are spoken" + " (not both)" * stdin)
-    if stream_json and not stdin:
-        raise UsageError("--stream-json tells of speech as it comes: add --stdin, or use --json for files")
+    if list_devices:
+        _print_microphones()
+        return
+    if stdin + mic + bool(audio) != 1:
+        raise UsageError("give audio files, or --mic, or --stdin for raw samples as they are spoken: one of the three")
+    if stream_json and audio:
+        raise UsageError("--stream-json tells of speech as it comes: add --mic or --stdin, or use --json for files")
     formats = _formats("json" if as_json else output_format, output_dir)
     if skip_existing and output_dir is None:
         raise UsageError("--skip-existing looks for outputs in a folder: add --output-dir FOLDER")
@@ -205,8 +217,10 @@ def transcribe(
     options = {"precision": precision, "threads": threads, "prepacked": prepacked, "blank_guard": blank_guard}
     with Transcriber(model, device, delay, context, **options) as transcriber:
         _introduce(transcriber)
-        if stdin:
-            _transcribe_stdin(transcriber, sample_format, rate, formats, output_dir, stream_json)
+        if stdin or mic:
+            hz = transcriber.sample_rate
+            blocks = _stdin_blocks(sample_format, rate, hz) if stdin else _mic_blocks(input_device, hz)
+            _transcribe_live(transcriber, "stdin" if stdin else "mic", blocks, formats, output_dir, stream_json)
             return
         for number, path in enumerate(audio, 1):
             count = f"[{number}/{len(audio)}] " if len(audio) > 1 else ""
@@ -421,10 +435,37 @@ def _transcribe_one(
     _say(f"{count}{source.name}: {_timing_line(transcript)}")
 
 
-def _transcribe_stdin(
+def _stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    from .runtime.live import raw_blocks
+
+    stdin = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+    return raw_blocks(stdin, sample_format, rate, sample_rate)
+
+
+def _mic_blocks(device: str | None, sample_rate: int) -> Iterator[np.ndarray]:
+    from .runtime.mic import Microphone
+
+    microphone = Microphone(int(device) if device and device.isdigit() else device, sample_rate)
+    resampled = "" if microphone.rate == sample_rate else f", resampled from {microphone.rate} Hz"
+    _say(f"{microphone.name}{resampled}: speak, Ctrl-C ends it")
+    return iter(microphone)
+
+
+def _print_microphones() -> None:
+    from .runtime.mic import input_devices
+
+    devices = input_devices()
+    if not devices:
+        raise DeviceError("no microphone is connected")
+    for device in devices:
+        default = "  (default)" if device.is_default else ""
+        _write(f"{device.index}  {device.name}  {device.channels} channels, {device.rate:.0f} Hz{default}\n")
+
+
+def _transcribe_live(
     transcriber: Transcriber,
-    sample_format: str,
-    rate: int,
+    name: str,
+    blocks: Iterator[np.ndarray],
     formats: tuple[str, ...],
     output_dir: Path | None,
     stream_json: bool,
@@ -435,13 +476,12 @@ def _transcribe_stdin(
     from .manifest import write_whole
     from .memory import peak_memory
     from .runtime.captions import Recording, render
-    from .runtime.live import Capture, Meter, Notice, Silence, listen, raw_blocks
+    from .runtime.live import Capture, Meter, Notice, Silence, listen
     from .runtime.segments import Segment
 
-    stdin = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
     stream, meter = transcriber.stream(), Meter()
     screen = _LiveScreen(meter)
-    capture = Capture(raw_blocks(stdin, sample_format, rate, transcriber.sample_rate))
+    capture = Capture(blocks)
     recording = Recording([])
     shows_words = not stream_json and (output_dir is not None or formats == ("txt",))
     keeps = output_dir is not None or not shows_words
@@ -480,10 +520,10 @@ def _transcribe_stdin(
         _write(json.dumps({"type": "final", "text": recording.text, **recording.info}, ensure_ascii=False) + "\n")
     elif shows_words:
         screen.end(stream.text.flush())
-    texts = {name: render(recording, name) for name in formats} if keeps else {}
+    texts = {kind: render(recording, kind) for kind in formats} if keeps else {}
     if output_dir is not None:
-        for name, text in texts.items():
-            write_whole(output_dir / f"stdin.{name}", text.encode())
+        for kind, text in texts.items():
+            write_whole(output_dir / f"{name}.{kind}", text.encode())
     elif not shows_words and not stream_json:
         _write(texts[formats[0]])
     _say(f"{meter}, {format_size(peak_memory())} of memory")

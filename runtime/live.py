@@ -11,8 +11,8 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from io import RawIOBase
 from time import perf_counter
-from typing import BinaryIO
 
 import numpy as np
 import soxr
@@ -233,7 +233,7 @@ class _Watch:
                 yield text
 
 
-def raw_blocks(file: BinaryIO, raw_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+def raw_blocks(file: RawIOBase, raw_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
     """Raw mono samples of a pipe as they come, at the model's rate.
 
     Args:

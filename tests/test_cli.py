@@ -383,9 +383,10 @@ def test_a_signal_ends_the_capture_and_keeps_what_was_said(number, code, start):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give audio files, or --stdin"),
-        (["--stdin", CLIP], "not both"),
-        (["--stream-json", CLIP], "add --stdin"),
+        ([], "give audio files, or --mic, or --stdin"),
+        (["--stdin", CLIP], "one of the three"),
+        (["--stdin", "--mic"], "one of the three"),
+        (["--stream-json", CLIP], "add --mic or --stdin"),
         (["--stdin", "--sample-format", "s24le"], "sample format: expected one of"),
         (["--stdin", "--rate", "10"], "rate: expected 1000 to 768000 Hz"),
     ],

@@ -173,7 +173,7 @@ def test_half_a_sample_at_the_end():
         next(blocks)
 
 
-@pytest.mark.parametrize(("arguments", "words"), [(("s24le", 16000), "sample format"), (("s16le", 10), "rate")])
-def test_misuse(arguments, words):
+@pytest.mark.parametrize(("kind", "rate", "words"), [("s24le", 16000, "sample format"), ("s16le", 10, "rate")])
+def test_misuse(kind, rate, words):
     with pytest.raises(UsageError, match=words):
-        next(raw_blocks(Pipe([]), *arguments, 16000))
+        next(raw_blocks(Pipe([]), kind, rate, 16000))
