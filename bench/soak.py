@@ -62,7 +62,8 @@ def soundscape(name: str, seconds: float) -> np.ndarray:
         case "noise":
             return rng.normal(0, 0.03, len(time)).astype(np.float32)
         case "hum":
-            return (0.1 * sum(np.sin(2 * np.pi * 50 * k * time) / k for k in range(1, 6))).astype(np.float32)
+            harmonics = np.arange(1, 6)
+            return (0.1 * (np.sin(2 * np.pi * 50 * np.outer(time, harmonics)) / harmonics).sum(1)).astype(np.float32)
     chords = 220 * 2 ** (rng.integers(0, 24, (len(time) // (RATE // 2) + 1, 3)) / 12)  # a new one every half second
     frequencies = chords.repeat(RATE // 2, 0)[: len(time)]
     return (0.1 * np.sin(2 * np.pi * np.cumsum(frequencies, 0) / RATE).sum(1)).astype(np.float32)
