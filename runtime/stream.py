@@ -126,7 +126,7 @@ class Stream:
         arrays = {"samples": self.samples}
         for name, cache in (("encoder", self.encoder_cache), ("decoder", self.decoder_cache)):
             state[f"{name}_position"] = cache.position
-            arrays |= {f"{name}_{i}": rows for i, rows in enumerate(cache.live())}
+            arrays |= {f"{name}_{i}": rows for i, rows in enumerate(cache.save())}
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, state=np.array(json.dumps(state)), **arrays)
         write_whole(Path(path), content.getvalue())
@@ -152,9 +152,8 @@ class Stream:
         self.samples = arrays["samples"]
         self.text.restore(state["text"])
         for name, cache in (("encoder", self.encoder_cache), ("decoder", self.decoder_cache)):
-            cache.position = state[f"{name}_position"]
-            for i, rows in enumerate(cache.live()):
-                rows[...] = arrays[f"{name}_{i}"]
+            saved = [arrays[f"{name}_{i}"] for i in range(len(cache.states) + len(cache.buffers))]
+            cache.restore(state[f"{name}_position"], saved)
 
     def __aiter__(self) -> Stream:
         self._listener = (asyncio.get_running_loop(), asyncio.Queue())
