@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from voxtral_onnx.manifest import FILE_NAME, FileSpec, Manifest, hash_file
+from voxtral_onnx.manifest import FileSpec, Manifest, hash_file
 
 POOL = 1 << 26  # random values that all tensors are cut from, more bytes than a GPU caches
 CODE_SPREAD = {4: 4.6, 8: 73.9}  # standard deviation of uniform codes
@@ -52,6 +54,28 @@ def fill(skeleton: Path, folder: Path) -> int:
     manifest = Manifest.read(folder)
     rng = np.random.default_rng(0)
     normal, codes = rng.standard_normal(POOL, np.float32), rng.integers(0, 256, 4 * POOL, np.uint8)
+
+    def write(tensor, shapes: dict[str, tuple[int, ...]], files: dict[str, np.memmap]) -> int:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        if not place:
+            return 0
+        count, start = prod(shapes[tensor.name]), int(place["offset"])
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        if tensor.name.endswith("blank_mask"):
+            values = np.where(np.arange(count) == manifest.tokens.streaming_pad, -1e30, 0.0)
+        elif tensor.name.endswith("zero_points"):
+            values = np.full(count, MIDDLE, np.uint8)
+        elif dtype == np.uint8:
+            values = cut(codes, start, count)
+        else:
+            values = cut(normal, start, count) * np.float32(spread(tensor.name, shapes)) + np.float32(
+                center(tensor.name, shapes)
+            )
+        content = values.astype(dtype, copy=False).view(np.uint8)
+        assert len(content) == int(place["length"]), tensor.name
+        files[f"onnx/{place['location']}"][start : start + len(content)] = content
+        return len(content)
+
     written = 0
     for precision in manifest.precisions.values():
         for graph in (precision.encoder, precision.decoder):
@@ -59,25 +83,15 @@ def fill(skeleton: Path, folder: Path) -> int:
             files = {name: np.memmap(folder / name, np.uint8, "w+", shape=(size,)) for name, size in sizes.items()}
             tensors = onnx.load(str(folder / graph.path), load_external_data=False).graph.initializer
             shapes = {tensor.name: tuple(tensor.dims) for tensor in tensors}
-            for tensor in tensors:
-                place = {entry.key: entry.value for entry in tensor.external_data}
-                if not place:
-                    continue
-                shape, dtype = shapes[tensor.name], onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-                if dtype == np.uint8:
-                    values = _cut(codes, prod(shape), rng)
-                    values = np.full_like(values, MIDDLE) if tensor.name.endswith("zero_points") else values
-                else:
-                    values = _cut(normal, prod(shape), rng) * spread(tensor.name, shapes) + center(tensor.name, shapes)
-                if tensor.name.endswith("blank_mask"):
-                    values = np.where(np.arange(len(values)) == manifest.tokens.streaming_pad, -1e30, 0.0)
-                file, start = files[f"onnx/{place['location']}"], int(place["offset"])
-                content = values.astype(dtype, copy=False).view(np.uint8)
-                assert len(content) == int(place["length"]), tensor.name
-                file[start : start + len(content)] = content
-                written += len(content)
-    assert (folder / FILE_NAME).exists()
+            with ThreadPoolExecutor() as pool:
+                written += sum(pool.map(write, tensors, repeat(shapes), repeat(files)))
     return written
+
+
+def cut(pool: np.ndarray, start: int, count: int) -> np.ndarray:
+    """Some of the pool's values, others for every tensor, repeated where there are not enough."""
+    start %= len(pool) // 2
+    return pool[start : start + count] if start + count <= len(pool) else np.resize(pool, count)
 
 
 def spread(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
@@ -102,11 +116,6 @@ def center(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
         inputs = num_blocks * block_bytes * 8 // bits
         return (0.7 if "embed_tokens" in name else 0.7 * inputs**-0.5) / CODE_SPREAD[bits]
     return float((len(shapes[name]) == 1 and "bias" not in name) or name.endswith("table"))
-
-
-def _cut(pool: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    start = rng.integers(0, len(pool) // 2)
-    return np.resize(pool[start:], count)
 
 
 if __name__ == "__main__":

@@ -339,8 +339,8 @@ class CudaBuffer:
 class CudaBinding:
     """Inputs at fixed addresses, updated in place; short calls of a session that captures are replayed as CUDA graphs.
 
-    A shape's first call lets onnxruntime allocate the output, which later ones write to; the second is recorded, for which
-    onnxruntime repeats it.
+    A shape's first call lets onnxruntime allocate the output, which later ones write to. The second is recorded, for
+    which onnxruntime repeats it.
     """
 
     reusable = True  # recordings hold these addresses and last as long as the session

@@ -6,7 +6,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from commands import CLIP, TEXT, TEXTS, SAMPLES
+from commands import CLIP, SAMPLES, TEXT, TEXTS
 from reference import toy
 
 from voxtral_onnx import Transcriber
