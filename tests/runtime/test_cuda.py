@@ -7,7 +7,6 @@ from threading import Thread
 import numpy as np
 import pytest
 from commands import CLIP, SAMPLES, TEXT, TEXTS
-from reference import toy
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import DeviceError, UsageError
@@ -130,7 +129,7 @@ def test_steps_allocate_nothing(transcriber):
 
 
 def test_streams_in_threads_do_not_disturb_each_other(transcriber):
-    samples, found = [speech(8.0), toy.babble(8.0)], [None, None]
+    samples, found = [speech(8.0), speech(8.0)[::-1]], [None, None]
     expected = [tokens_of(transcriber, part)[0] for part in samples]
 
     def run(i):
