@@ -135,7 +135,10 @@ def transcribe(
     precision: Annotated[
         str | None, typer.Option(help="Which of the artifact's.", show_default="q4f16, else what it has")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="Run on the CPU what the device cannot, and say so.")
+    ] = False,
     delay: Annotated[
         int | None,
         typer.Option(
@@ -214,7 +217,13 @@ def transcribe(
         _say(f"{len(done)} skipped, their output stands in {output_dir}; {len(audio)} to do")
         if not audio:
             return
-    options = {"precision": precision, "threads": threads, "prepacked": prepacked, "blank_guard": blank_guard}
+    options = {
+        "precision": precision,
+        "threads": threads,
+        "prepacked": prepacked,
+        "blank_guard": blank_guard,
+        "allow_fallback": allow_fallback,
+    }
     with Transcriber(model, device, delay, context, **options) as transcriber:
         _introduce(transcriber)
         if stdin or mic:
@@ -282,7 +291,10 @@ def bench(
         str | None,
         typer.Option(help="Comma-separated, or [b]all[/]: a row each.", show_default="q4f16, else what it has"),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="Run on the CPU what the device cannot, and say so.")
+    ] = False,
     delay: Annotated[
         int | None, typer.Option(help="Milliseconds to listen before writing.", show_default="the model's, 480")
     ] = None,
@@ -311,10 +323,13 @@ def bench(
         context=context,
         threads=threads,
         prepacked=prepacked,
+        allow_fallback=allow_fallback,
         repeat=repeat,
         details=verbose or as_json,
     ):
         rows.append(row)
+        for note in row.notes:
+            _say(f"note: {note}")
         _say(f"{row.precision}: the fastest of {repeat} runs over {row.audio_seconds:.2f} s of audio")
     if as_json:
         from dataclasses import asdict
@@ -402,7 +417,7 @@ def _introduce(transcriber: Transcriber) -> None:
         f"{transcriber.folder}: {transcriber.precision} on {transcriber.device}, "
         f"delay {delay_ms(manifest, tokens)} ms{context}"
     )
-    for note in (manifest.scope, untrained_delay(manifest, tokens)):
+    for note in (*transcriber.notes, manifest.scope, untrained_delay(manifest, tokens)):
         if note:
             _say(f"note: {note}")
 
@@ -694,7 +709,7 @@ def _format_measurements(rows: list[Measurement]) -> str:
             f"{row.decode_ms:,.0f}",
             f"{row.rtf:.3f}",
             f"{row.tokens_per_second:,.1f}",
-            format_size(row.peak_memory),
+            format_size(row.peak_memory) + (f" + {format_size(row.device_memory)}" if row.device_memory else ""),
         )
         for row in rows
     ]

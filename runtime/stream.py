@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -49,6 +49,14 @@ class Override:
     penalty: float
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A stream at one time."""
+
+    values: dict[str, Any]  # as JSON holds them
+    arrays: dict[str, np.ndarray]
+
+
 @dataclass(slots=True)
 class Timings:
     """Where the time of a stream went."""
@@ -71,9 +79,8 @@ class Stream:
         num_delay_tokens: int,
         *,
         stop_at_eos: bool = False,
-        start: Stream | None = None,
     ):
-        """Made by `Transcriber.stream`; `start` is a stream that has heard nothing yet, to begin where it stands."""
+        """Made by `Transcriber.stream`."""
         manifest = transcriber.manifest
         self.transcriber, self.num_delay_tokens, self.stop_at_eos = transcriber, num_delay_tokens, stop_at_eos
         self.guard = transcriber.blank_guard
@@ -92,10 +99,6 @@ class Stream:
         self._listener: tuple[asyncio.AbstractEventLoop, asyncio.Queue[Token | None]] | None = None
         silence = self.rules.look_back_samples + self.rules.left_pad_tokens * self.audio.samples_per_token
         self.samples = np.zeros(silence, np.float32)  # from look_back before the next token to encode
-        if start is not None:
-            self.next_id, self.samples = start.next_id, start.samples
-            self.encoder_cache.load(start.encoder_cache.position, start.encoder_cache.live())
-            self.decoder_cache.load(start.decoder_cache.position, start.decoder_cache.live())
 
     def feed(self, samples: np.ndarray) -> list[Token]:
         """Take the next samples and return the tokens they decide.
@@ -137,28 +140,43 @@ class Stream:
         self.finished = True
         self._tell(None)
 
-    def save(self, path: str | Path) -> None:
-        """Write the stream's state; `Transcriber.load_stream` goes on from it, in another process too.
-
-        Raises:
-            StorageError: the file cannot be written.
-        """
-        state = {
-            "identity": self.transcriber.identity(self.num_delay_tokens),
-            "stop_at_eos": self.stop_at_eos,
+    def snapshot(self) -> Snapshot:
+        """All that later tokens depend on."""
+        caches = {"encoder": self.encoder_cache, "decoder": self.decoder_cache}
+        values = {
             "num_samples": self.num_samples,
             "num_generated": self.num_generated,
             "next_id": self.next_id,
             "blanks": self.blanks,
             "finished": self.finished,
             "text": self.text.state(),
+            **{name: cache.position for name, cache in caches.items()},
         }
-        arrays = {"samples": self.samples}
+        rows = {f"{name}_{i}": rows for name, cache in caches.items() for i, rows in enumerate(cache.save())}
+        return Snapshot(values, {"samples": self.samples, **rows})
+
+    def take_over(self, snapshot: Snapshot) -> None:
+        """Go on where `snapshot` was taken."""
+        values, arrays = snapshot.values, snapshot.arrays
+        self.num_samples, self.num_generated = values["num_samples"], values["num_generated"]
+        self.next_id, self.blanks, self.finished = values["next_id"], values["blanks"], values["finished"]
+        self.text.restore(values["text"])
+        self.samples = arrays["samples"]
         for name, cache in (("encoder", self.encoder_cache), ("decoder", self.decoder_cache)):
-            state[f"{name}_position"] = cache.position
-            arrays |= {f"{name}_{i}": rows for i, rows in enumerate(cache.live())}
+            count = sum(key.startswith(f"{name}_") for key in arrays)
+            cache.restore(values[name], [arrays[f"{name}_{i}"] for i in range(count)])
+
+    def save(self, path: str | Path) -> None:
+        """Write the stream's state; `Transcriber.load_stream` goes on from it, in another process too.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        snapshot = self.snapshot()
+        identity = self.transcriber.identity(self.num_delay_tokens)
+        values = {"identity": identity, "stop_at_eos": self.stop_at_eos, **snapshot.values}
         content = io.BytesIO()
-        np.savez(content, allow_pickle=False, state=np.array(json.dumps(state)), **arrays)
+        np.savez(content, allow_pickle=False, state=np.array(json.dumps(values)), **snapshot.arrays)
         write_whole(Path(path), content.getvalue())
 
     def restore(self, path: str | Path) -> None:
@@ -169,22 +187,16 @@ class Stream:
         """
         try:
             with Path(path).open("rb") as file, np.load(file) as saved:
-                state = json.loads(str(saved["state"]))
+                values = json.loads(str(saved["state"]))
                 arrays = {name: saved[name] for name in saved.files if name != "state"}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise ArtifactError(f"{path}: not a saved stream ({error})") from error
-        if state["identity"] != self.transcriber.identity(self.num_delay_tokens):
+        if values["identity"] != self.transcriber.identity(self.num_delay_tokens):
             raise ArtifactError(
                 f"{path}: saved with another artifact, precision, delay or context; open a stream with the same"
             )
-        self.stop_at_eos, self.finished, self.next_id = state["stop_at_eos"], state["finished"], state["next_id"]
-        self.num_samples, self.num_generated = state["num_samples"], state["num_generated"]
-        self.blanks = state["blanks"]
-        self.samples = arrays["samples"]
-        self.text.restore(state["text"])
-        for name, cache in (("encoder", self.encoder_cache), ("decoder", self.decoder_cache)):
-            saved = [arrays[f"{name}_{i}"] for i in range(len(cache.live()))]
-            cache.load(state[f"{name}_position"], saved)
+        self.stop_at_eos = values["stop_at_eos"]
+        self.take_over(Snapshot(values, arrays))
 
     def __aiter__(self) -> Stream:
         self._listener = (asyncio.get_running_loop(), asyncio.Queue())
