@@ -82,6 +82,12 @@ class KVCache:
             for buffer in self.buffers:
                 buffer.move_rows(self.spec.keep)
 
+    def rewind(self, rows: int) -> None:
+        """Take back the last rows, which are written over; none may be older than the last move."""
+        if rows:
+            assert self.spec.row(self.position) - rows >= self.spec.keep or self.position < self.spec.capacity
+            self.position -= rows
+
 
 def decoder_cache_spec(manifest: Manifest, context: int) -> CacheSpec:
     """The decoder's buffer for `context` positions, at most its window.

@@ -79,11 +79,12 @@ class Stream:
         num_delay_tokens: int,
         *,
         stop_at_eos: bool = False,
+        guessed_blanks: int = 0,
     ):
         """Made by `Transcriber.stream`."""
         manifest = transcriber.manifest
         self.transcriber, self.num_delay_tokens, self.stop_at_eos = transcriber, num_delay_tokens, stop_at_eos
-        self.guard = transcriber.blank_guard
+        self.guard, self.guessed_blanks = transcriber.blank_guard, guessed_blanks
         self.rules, self.audio, self.ids = manifest.streaming, manifest.config.audio, manifest.tokens
         self.encoder_cache = transcriber.encoder.new_cache()
         self.decoder_cache = transcriber.decoder.new_cache()
@@ -235,51 +236,77 @@ class Stream:
             yield from self._decode(audio_embeds)
 
     def _decode(self, audio_embeds: np.ndarray) -> Iterator[Token]:
-        """One token a position; the prompt's positions in one call where they stand together."""
-        decoder, cache, at = self.transcriber.decoder, self.decoder_cache, 0
-        while at < len(audio_embeds):
-            in_prompt = self.prompt_length - cache.position
-            rows = min(len(audio_embeds) - at, in_prompt, cache.room) if in_prompt > 0 else 1
-            blanks = [self.ids.streaming_pad] * (rows - 1)
-            began = perf_counter()
-            penalty = self.blank_penalty()
-            choice = decoder.step(
-                cache, [self.next_id, *blanks], audio_embeds[at : at + rows], self.num_delay_tokens, penalty
-            )
-            self.timings.decode_seconds += perf_counter() - began
-            self.timings.steps += rows
-            at += rows
-            if cache.position < self.prompt_length:
-                self.next_id = self.ids.streaming_pad
-                continue
-            self.next_id = choice.token_id
-            self._count_blanks(choice, penalty)
-            is_end = self.stop_at_eos and choice.token_id == self.ids.eos
-            self.finished = is_end
-            token = self._token(choice)
-            self._tell(token)
-            if is_end:
-                self._tell(None)
-            yield token
-            if is_end:
-                return
+        """One token a position; the prompt's positions in one call, and after a blank also those guessed to be blanks.
 
-    def blank_penalty(self) -> float:
-        """What the blank's logit loses at the next position: it grows where nothing but blanks has been written.
+        A guess costs less than a call of its own, because a call reads all weights for however many positions. What
+        follows a wrong guess is run again.
+        """
+        cache, blank, at = self.decoder_cache, self.ids.streaming_pad, 0
+        while at < len(audio_embeds):
+            left, in_prompt = len(audio_embeds) - at, self.prompt_length - cache.position
+            rows = min(left, in_prompt, cache.room) if in_prompt > 0 else 1 + self._guesses(left)
+            choices = self._step([self.next_id] + [blank] * (rows - 1), audio_embeds[at : at + rows])
+            if in_prompt > 0:  # positions whose choice is not asked for
+                choices = choices[-1:] if cache.position >= self.prompt_length else []
+                at += rows - len(choices)
+                self.timings.steps += rows - len(choices)
+                self.next_id = blank
+            for row, choice in enumerate(choices):
+                behind = len(choices) - row - 1
+                if len(choices) > 1 and choice.is_close():  # calls of one position decide, or speed would change text
+                    cache.rewind(behind + 1)
+                    [choice], behind = self._step([blank], audio_embeds[at : at + 1]), 0
+                is_right = choice.token_id == blank and behind > 0
+                if not is_right:
+                    cache.rewind(behind)
+                at += 1
+                yield self._decided(choice)
+                if self.finished:
+                    return
+                if not is_right:
+                    break
+
+    def _step(self, token_ids: list[int], audio_embeds: np.ndarray) -> list[Choice]:
+        began = perf_counter()
+        penalties = [self.blank_penalty(row) for row in range(len(token_ids))]
+        choices = self.transcriber.decoder.step(
+            self.decoder_cache, token_ids, audio_embeds, self.num_delay_tokens, penalties
+        )
+        self.timings.decode_seconds += perf_counter() - began
+        return choices
+
+    def _guesses(self, left: int) -> int:
+        """Blanks to guess beyond the next position, where `left` positions can be run."""
+        if self.next_id != self.ids.streaming_pad:
+            return 0
+        return max(0, min(self.guessed_blanks, left - 1, self.decoder_cache.room - 2))  # rows cannot move back
+
+    def blank_penalty(self, ahead: int = 0) -> float:
+        """What the blank's logit loses so many positions ahead: it grows where nothing but blanks has been written.
 
         The model can fall into a rut in which every blank makes the next more likely, while people speak. True silence
         keeps its margin above the largest penalty. Source: vLLM issue 47614 and pull request 47615.
         """
-        beyond = self.blanks - BLANKS_UNPENALISED
+        beyond = self.blanks + ahead - BLANKS_UNPENALISED
         return min(MAX_BLANK_PENALTY, BLANK_PENALTY_STEP * beyond) if self.guard and beyond > 0 else 0.0
 
-    def _count_blanks(self, choice: Choice, penalty: float) -> None:
+    def _decided(self, choice: Choice) -> Token:
+        self.timings.steps += 1
+        self.next_id = choice.token_id
         if choice.token_id == self.ids.streaming_pad:
             self.blanks += 1
-            return
-        if penalty and choice.blank_margin > 0:
-            self.overrides.append(Override(self.num_generated, self.blanks, choice.blank_margin, penalty))
-        self.blanks = 0
+        else:
+            if choice.blank_margin > 0:
+                self.overrides.append(
+                    Override(self.num_generated, self.blanks, choice.blank_margin, self.blank_penalty())
+                )
+            self.blanks = 0
+        self.finished = self.stop_at_eos and choice.token_id == self.ids.eos
+        token = self._token(choice)
+        self._tell(token)
+        if self.finished:
+            self._tell(None)
+        return token
 
     def _token(self, choice: Choice) -> Token:
         index, end = self.num_generated, self.seconds_of(self.num_generated)

@@ -25,6 +25,7 @@ from .stream import Snapshot, Stream, Token
 from .tokenizer import Tokenizer
 
 DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
+GUESSED_BLANKS = {"cpu": 1, "cuda": 0}  # positions run ahead after a blank of a file; source: bench/guessing.py
 DEFAULT_PRECISIONS = ("q4f16", "q4", "q8", "fp16", "fp32")  # the first that the artifact has
 
 
@@ -136,7 +137,8 @@ class Transcriber:
             stream = Stream(self, num_delay_tokens)
             stream.feed(np.zeros(0, np.float32))
             start = self._starts[num_delay_tokens] = stream.snapshot()
-        stream = Stream(self, num_delay_tokens, stop_at_eos=stop_at_eos)
+        guessed_blanks = GUESSED_BLANKS[self.device.partition(":")[0]] if stop_at_eos else 0
+        stream = Stream(self, num_delay_tokens, stop_at_eos=stop_at_eos, guessed_blanks=guessed_blanks)
         stream.take_over(start)
         return stream
 

@@ -4,7 +4,9 @@ import asyncio
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from commands import LONG_CLIP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import toy
@@ -13,8 +15,11 @@ from transformers import VoxtralRealtimeFeatureExtractor
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import ArtifactError, AudioError
 from voxtral_onnx.runtime import stream as streaming
+from voxtral_onnx.runtime import transcribe as transcribing
+from voxtral_onnx.runtime.decoder import Choice, Decoder
 from voxtral_onnx.runtime.stream import Stream
 
+SPEECH = soundfile.read(LONG_CLIP, dtype="float32")[0]
 SECONDS = 9.0  # both windows roll many times, the caches move 3 and 20 times
 
 
@@ -259,7 +264,55 @@ def test_blank_guard_breaks_a_rut_and_reports_it(tiny_artifact, monkeypatch, tmp
         stream.save(tmp_path / "stream.npz")
         resumed = transcriber.load_stream(tmp_path / "stream.npz")
         assert resumed.feed(silence) == stream.feed(silence), "the count of blanks is saved"
-    forced = [token for token in tokens if token.token_id != blank]
+    forced = [token for token in tokens if token.token_id != blank and token.blank_margin > 0]
     assert forced and [override.index for override in stream.overrides[: len(forced)]] == [t.index for t in forced]
     assert all(override.blanks == 5 and override.blank_margin > 0 for override in stream.overrides[: len(forced)])
     assert [override.blank_margin for override in stream.overrides[: len(forced)]] == [t.blank_margin for t in forced]
+
+
+@pytest.mark.parametrize("guessed", [1, 3, 7])
+def test_guessed_blanks_change_no_token(tiny_artifact, monkeypatch, guessed):
+    """Speech with pauses: right and wrong guesses, across moves of the cache and from window to window."""
+    samples = np.concatenate([SPEECH, np.zeros(20 * 16000, np.float32), SPEECH])
+    with Transcriber(tiny_artifact, precision="fp32") as transcriber:
+        plain = transcriber.stream()
+        expected = plain.feed(samples) + plain.finish()
+        monkeypatch.setitem(transcribing.GUESSED_BLANKS, "cpu", guessed)
+        transcript = transcriber.transcribe(samples)
+        assert list(transcript.token_ids) == [token.token_id for token in expected]
+        assert transcript.stream.timings.steps == plain.timings.steps
+        assert transcript.stream.decoder_cache.position == plain.decoder_cache.position
+        calls = []
+        monkeypatch.setattr(Decoder, "step", _counted(Decoder.step, calls))
+        again = transcriber.transcribe(samples)
+        assert again.token_ids == transcript.token_ids
+    assert len(calls) < len(expected) * (0.75 if guessed == 1 else 0.6), "guesses save calls"
+    assert sum(calls) > len(expected), "some guesses were wrong"
+
+
+def _counted(step, calls):
+    def wrapped(self, cache, token_ids, *arguments):
+        calls.append(len(token_ids))
+        return step(self, cache, token_ids, *arguments)
+
+    return wrapped
+
+
+def test_close_decisions_are_made_again_alone(tiny_artifact, monkeypatch):
+    """With every margin called close, each position is run alone after all, into the same cache rows."""
+    monkeypatch.setattr(Choice, "is_close", lambda self: True)
+    with Transcriber(tiny_artifact, precision="q4") as transcriber:
+        plain = transcriber.stream()
+        expected = plain.feed(SPEECH) + plain.finish()
+        transcript = transcriber.transcribe(SPEECH)
+        assert list(transcript.token_ids) == [token.token_id for token in expected]
+        for mine, theirs in zip(transcript.stream.decoder_cache.save(), plain.decoder_cache.save(), strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=0.05)  # of 8-bit activations in other chunks
+
+
+@pytest.mark.parametrize(
+    ("margin", "probability", "is_close"),
+    [(0.04, 0.5, True), (-0.04, 0.9, True), (0.06, 0.2, False), (-3, 0.52, False), (-3, 0.5, True), (-3, 0.3, True)],
+)
+def test_what_is_close(margin, probability, is_close):
+    assert Choice(7, float(np.log(probability)), margin).is_close() == is_close
