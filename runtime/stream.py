@@ -268,7 +268,10 @@ class Stream:
 
     def _step(self, token_ids: list[int], audio_embeds: np.ndarray) -> list[Choice]:
         began = perf_counter()
-        penalties = [self.blank_penalty(row) for row in range(len(token_ids))]
+        next_row = (
+            self.prompt_length - 1 + self.num_generated - self.decoder_cache.position
+        )  # whose choice is asked for
+        penalties = [self.blank_penalty(max(0, row - next_row)) for row in range(len(token_ids))]
         choices = self.transcriber.decoder.step(
             self.decoder_cache, token_ids, audio_embeds, self.num_delay_tokens, penalties
         )
