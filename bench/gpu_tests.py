@@ -49,7 +49,8 @@ def first_line(*command: str) -> str | None:
 def main() -> int:
     """Exit code of pytest; without a CUDA device nothing is written."""
     seen = Outcomes()
-    code = pytest.main(["-m", "gpu", "--rootdir", str(ROOT), str(ROOT / "tests"), *sys.argv[1:]], plugins=[seen])
+    os.chdir(ROOT)
+    code = pytest.main(["-m", "gpu", *sys.argv[1:]], plugins=[seen])
     counts = Counter(seen.outcomes.values())
     if not counts["passed"] and not counts["failed"]:
         print(f"nothing ran: {'; '.join(sorted(seen.reasons)) or 'no test was found'}")
