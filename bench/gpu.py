@@ -18,12 +18,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from products import measure_products
 
 from voxtral_onnx import Transcriber, __version__
 from voxtral_onnx.errors import VoxtralOnnxError
 from voxtral_onnx.runtime import bench
+from voxtral_onnx.runtime.audio import open_audio
 from voxtral_onnx.runtime.cache import KVCache
-from voxtral_onnx.runtime.device import Cuda
+from voxtral_onnx.runtime.cuda import Cuda, CudaBinding
 
 ROOT = Path(__file__).parent.parent
 CLIPS = (10.0, 60.0, 600.0)  # seconds
@@ -31,6 +33,7 @@ LIVE_SECONDS = 300.0
 ROWS = (1, 16, 64, 128, 256)
 ROWS_CONTEXT = 1024
 CALLS = 200
+CLIP = ROOT / "assets" / "tiny" / "samples" / "command-hibari.wav"
 STATISTICS = {"min": 0, "p50": 50, "p95": 95, "p99": 99, "max": 100}
 
 
@@ -92,30 +95,28 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
         results[f"{name}, move of the window"] = timed(
             lambda cache=cache: [buffer.move_rows(cache.spec.keep) for buffer in cache.buffers], 20
         )
-    results["decoder, inputs and output alone"] = timed(lambda: transfer(decoder_cache, embeds))
+    results["decoder, inputs and output alone"] = timed(lambda: transfer(decoder_cache))
     return results
 
 
-def transfer(cache: KVCache, embeds: np.ndarray) -> None:
-    """What a step moves between host and device besides running: changed inputs there, one output back."""
-    feeds = {**cache.positions(1), "input_ids": np.array([[np.random.default_rng().integers(1000)]], np.int64)}
-    for name, array in {
-        **feeds,
-        "audio_embeds": embeds[None] + np.random.default_rng().random(1).astype(embeds.dtype),
-    }.items():
-        cache.binding._feed(name, array)  # type: ignore[attr-defined]
-    next(iter(cache.binding._outputs.values())).numpy()  # type: ignore[attr-defined]
+def transfer(cache: KVCache) -> None:
+    """What a step moves between host and device besides running: its inputs there, one output back."""
+    assert isinstance(cache.binding, CudaBinding)
+    call = cache.binding._bound
+    assert call is not None and call.output is not None
+    call._value.update_inplace(call._staged)
+    call.output.numpy()
 
 
 def measure_clips(transcriber: Transcriber) -> dict[str, Any]:
     """Whole files: real-time factors, the second of two runs."""
     results = {}
     for seconds in CLIPS:
-        clip = bench.open_clip(bench.sample_clip(transcriber.sample_rate, seconds), transcriber.sample_rate)
-        for _ in range(2):
-            began = perf_counter()
-            run, steps = bench.transcribe_once(transcriber, clip)
-            wall = perf_counter() - began
+        clip = open_audio(bench.sample_clip(transcriber.sample_rate, seconds), transcriber.sample_rate)
+        bench.transcribe_once(transcriber, clip)
+        began = perf_counter()
+        run, steps = bench.transcribe_once(transcriber, clip)
+        wall = perf_counter() - began
         results[f"{seconds:.0f} s"] = {
             "rtf": round(wall / seconds, 5),
             "wall_seconds": round(wall, 3),
@@ -141,7 +142,8 @@ def measure_live(transcriber: Transcriber) -> dict[str, Any]:
 
 def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
     """Raw decoder steps of many streams at once, all at the end of a window of ROWS_CONTEXT positions."""
-    ort = __import__("onnxruntime")
+    import onnxruntime as ort
+
     decoder, device, config = transcriber.decoder, transcriber.runs_on, transcriber.manifest.config.decoder
     assert isinstance(device, Cuda)
     session, spec, rng = decoder.session, decoder.spec, np.random.default_rng(0)
@@ -251,7 +253,7 @@ def main(
     artifact: Annotated[Path, typer.Argument(help="Full-size artifact with q4f16, and fp16 for its ratio.")],
     block_128: Annotated[Path | None, typer.Option(help="The same with recipe small.")] = None,
     cpu_precision: Annotated[str, typer.Option(help="Measured on the CPU, for its ratio; empty for none.")] = "",
-    parts: Annotated[str, typer.Option(help="Comma-separated.")] = "steps,clips,live,rows,profile",
+    parts: Annotated[str, typer.Option(help="Comma-separated.")] = "steps,clips,live,rows,products,profile",
     out: Annotated[Path, typer.Option()] = ROOT / "bench" / "results" / "gpu_speed.json",
 ) -> None:
     """Measure all of it."""
@@ -263,34 +265,32 @@ def main(
         "machine": bench.describe_machine(),
     }
     chosen = parts.split(",")
-    known = {"steps": measure_steps, "clips": measure_clips, "live": measure_live}
-    most = {name: known[name] for name in known if name in chosen}
-    plans: list[tuple[str, Callable[[], Any]]] = [
-        ("q4f16", lambda: measure_artifact(artifact, "q4f16", bench.DEFAULT_CONTEXT, most)),
-        ("q4f16, context 1024", lambda: measure_artifact(artifact, "q4f16", ROWS_CONTEXT, {**most, **rows})),
-        ("fp16", lambda: measure_artifact(artifact, "fp16", bench.DEFAULT_CONTEXT, most)),
-    ]
-    rows = {"rows": measure_rows} if "rows" in chosen else {}
+    known = {"steps": measure_steps, "clips": measure_clips, "live": measure_live, "rows": measure_rows}
+
+    def plan(folder: Path, precision: str, context: int, *names: str) -> Callable[[], Any]:
+        taken = {name: known[name] for name in names if name in chosen}
+        return lambda: measure_artifact(folder, precision, context, taken)
+
+    plans: dict[str, Callable[[], Any]] = {
+        "q4f16": plan(artifact, "q4f16", bench.DEFAULT_CONTEXT, "steps", "clips", "live"),
+        "q4f16, context 1024": plan(artifact, "q4f16", ROWS_CONTEXT, "steps", "live", "rows"),
+        "fp16": plan(artifact, "fp16", bench.DEFAULT_CONTEXT, "steps"),
+    }
     if block_128:
-        plans.append(
-            ("q4f16, blocks of 128", lambda: measure_artifact(block_128, "q4f16", bench.DEFAULT_CONTEXT, most))
-        )
+        plans["q4f16, blocks of 128"] = plan(block_128, "q4f16", bench.DEFAULT_CONTEXT, "steps")
+    if "products" in chosen:
+        plans["products, microseconds"] = lambda: measure_products(Cuda())
     if "profile" in chosen:
-        plans.append(("profile", lambda: measure_artifact(artifact, "q4f16", 1024, {"kernels": profile})))
+        plans["profile"] = lambda: measure_artifact(artifact, "q4f16", ROWS_CONTEXT, {"kernels": profile})
     if cpu_precision:
-        clip = ROOT / "assets" / "tiny" / "samples" / "command-hibari.wav"
-        plans.append(
-            (
-                f"{cpu_precision} on the CPU",
-                lambda: asdict(
-                    next(bench.bench(artifact, clip, precisions=[cpu_precision], device="cpu", repeat=1, details=True))
-                ),
-            )
+        options = {"device": "cpu", "precision": cpu_precision}
+        plans[f"{cpu_precision} on the CPU"] = lambda: asdict(
+            bench.measure(artifact, {**options, "threads": None}, CLIP, 1, True)
         )
-    for name, plan in plans:
+    for name, measure in plans.items():
         began = perf_counter()
         try:
-            results[name] = plan()
+            results[name] = measure()
         except VoxtralOnnxError as error:
             results[name] = {"error": str(error)}
         print(f"{name}: {perf_counter() - began:.1f} s {results[name].get('error', '')}", flush=True)

@@ -13,8 +13,9 @@ from voxtral_onnx.errors import DeviceError, UsageError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime import memory
 from voxtral_onnx.runtime.cache import KVCache
-from voxtral_onnx.runtime.device import Cpu, HostBuffer, open_device, out_of_memory_is_said
-from voxtral_onnx.runtime.rows import move_rows_model
+from voxtral_onnx.runtime.cuda import out_of_memory_is_said
+from voxtral_onnx.runtime.device import Cpu, HostBuffer, open_device
+from voxtral_onnx.runtime.rows import move_rows_model, zeros_model
 
 without_cuda = pytest.mark.skipif(
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA"
@@ -82,6 +83,15 @@ def test_rows_move_in_one_buffer(capacity, data, dtype):
     assert np.array_equal(buffer.read(), expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_zeros(dtype):
+    model = zeros_model(np.dtype(dtype))
+    onnx.checker.check_model(onnx.load_model_from_string(model), full_check=True)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    zeros = np.asarray(session.run(None, {"shape": np.array([2, 3, 1])})[0])
+    assert (zeros.shape, zeros.dtype, zeros.any()) == ((2, 3, 1), dtype, False)
+
+
 def test_saved_caches_are_restored(tiny_artifact):
     with Transcriber(tiny_artifact, "cpu", precision="fp32") as transcriber:
         cache = transcriber.encoder.new_cache()
@@ -135,12 +145,13 @@ def test_used_bindings_serve_the_next_stream_as_new_ones(tiny_artifact):
     assert cache.binding.buffers.keys() == binding.buffers.keys()
 
 
-class Gpu:
+class Gpu(Cpu):
     """A device with so much memory of its own."""
 
     name = "cuda:0"
 
     def __init__(self, free):
+        super().__init__()
         self.free = free
 
     def free_memory(self):
