@@ -8,39 +8,56 @@ from ..errors import DeviceError
 from ..manifest import CacheSpec, Manifest
 from ..memory import available_memory
 from .cache import decoder_cache_spec
+from .device import Device
 
 # Bytes resident for each byte of weights on disk, caches apart: onnxruntime arranges weights anew in memory of its own.
 # Source: bench/results/full_size.json, "memory_per_weight_byte", rounded up; fp16 and fp32 with half of the layers.
 MEMORY_PER_WEIGHT_BYTE = {"q4f16": 1.75, "q4": 1.5, "q8": 1.35, "fp16": 2.2, "fp32": 1.2}
+DEVICE_FIXED_MEMORY = 1 << 30  # bytes of CUDA's context, its libraries' workspaces and activations
 FIXED_MEMORY = 150 << 20  # bytes of Python, its packages and activations; source: `bench` of the tiny artifact
 CONTEXTS = (4096, 2048, 1024, 512, 256, 128, 64)  # that a refusal may propose
 
 
-def require_memory(manifest: Manifest, precision: str, context: int) -> None:
+def require_memory(manifest: Manifest, precision: str, context: int, device: Device | None = None) -> None:
     """Refuse a model that cannot fit. Where the system does not say what there is, nothing is refused.
 
     Raises:
         DeviceError: with what is needed, what there is, and what would fit.
     """
-    available = available_memory()
-    if available is None or (needed := needed_memory(manifest, precision, context)) <= available:
+    free = device.free_memory() if device else None
+    on_device, available = free is not None, available_memory() if free is None else free
+
+    def needed(precision: str, context: int) -> int:
+        return needed_memory(manifest, precision, context, on_device=on_device)
+
+    if available is None or needed(precision, context) <= available:
         return
     ways = []
     context = min(context, manifest.config.decoder.sliding_window)
     smaller = [size for size in CONTEXTS if size < context]
-    if fitting := [size for size in smaller if needed_memory(manifest, precision, size) <= available]:
+    if fitting := [size for size in smaller if needed(precision, size) <= available]:
         ways.append(f"--context {fitting[0]}")
-    others = [name for name in manifest.precisions if needed_memory(manifest, name, context) <= available]
+    others = [
+        name
+        for name, graphs in manifest.precisions.items()
+        if needed(name, context) <= available and not (on_device and graphs.activation_dtype != "float16")
+    ]
     ways += [f"--precision {name}" for name in others]
     advice = f"what would fit: {', '.join(ways)}" if ways else "no precision of this artifact would fit"
+    holder = f"free on {device.name} are" if device and on_device else "this process may still take"
     raise DeviceError(
-        f"memory: {precision} with context {context} needs about {needed / 1e9:.2f} GB, "
-        f"this process may still take {available / 1e9:.2f} GB; {advice}"
+        f"memory: {precision} with context {context} needs about {needed(precision, context) / 1e9:.2f} GB, "
+        f"{holder} {available / 1e9:.2f} GB; {advice}"
     )
 
 
-def needed_memory(manifest: Manifest, precision: str, context: int) -> int:
-    """Bytes that a transcriber with one stream takes at most: weights, and caches with all their rows written."""
+def needed_memory(manifest: Manifest, precision: str, context: int, *, on_device: bool = False) -> int:
+    """Bytes that a transcriber with one stream takes at most: weights, and caches with all their rows written.
+
+    On a device weights stay as they are on disk.
+    """
+    if on_device:
+        return weight_bytes(manifest, precision) + cache_bytes(manifest, precision, context) + DEVICE_FIXED_MEMORY
     weights = MEMORY_PER_WEIGHT_BYTE[precision] * weight_bytes(manifest, precision)
     return int(weights) + cache_bytes(manifest, precision, context) + FIXED_MEMORY
 
