@@ -26,6 +26,7 @@ from . import weights
 _DTYPES = {"BF16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
 HUGE_PAGE = 2 << 20  # bytes; the system may map as many around the page that is read
 _MAX_HEADER = 100 << 20  # bytes, the bound that the safetensors format sets
+_INDEX = "model.safetensors.index.json"
 _SUFFIXES = {".safetensors", ".json"}
 _CARD_KEYS = {"scope", "trained_delays_ms"}
 
@@ -144,22 +145,53 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             f"{folder}: expected a checkpoint folder, found {'a file' if folder.exists() else 'nothing'}"
         )
     files = _versions(folder)
+    config = read_config(folder)
     if (folder / "params.json").exists():
-        config = VoxtralConfig.from_params(_read_json(folder / "params.json"))
         found = _open_safetensors(folder / "consolidated.safetensors")
         layout = weights.MISTRAL
-    elif (folder / "config.json").exists():
-        config = VoxtralConfig.from_hf(_read_json(folder / "config.json"), _read_json(folder / "processor_config.json"))
+    else:
         found = _open_hf_files(folder)
         live = any(name.startswith("model.") for name in found)
         layout = weights.HF_LIVE if live else weights.HF
-    else:
-        raise CheckpointError(
-            f"{folder}: expected params.json (Mistral's layout) or config.json (Hugging Face's), found neither"
-        )
     tensors = _take_census(folder, found, config, layout)
     tokenizer = _read_bytes(folder / "tekken.json")
-    return Checkpoint(folder, layout.name, config, tensors, tokenizer, _read_card(folder / "card.json"), files)
+    return Checkpoint(folder, layout.name, config, tensors, tokenizer, read_card(folder), files)
+
+
+def read_config(folder: Path) -> VoxtralConfig:
+    """The hyperparameters of a checkpoint folder of either layout.
+
+    Raises:
+        CheckpointError: there are none, or they are not of this architecture.
+    """
+    if (folder / "params.json").exists():
+        return VoxtralConfig.from_params(_read_json(folder / "params.json"))
+    if (folder / "config.json").exists():
+        return VoxtralConfig.from_hf(_read_json(folder / "config.json"), _read_json(folder / "processor_config.json"))
+    raise CheckpointError(
+        f"{folder}: expected params.json (Mistral's layout) or config.json (Hugging Face's), found neither"
+    )
+
+
+def shard_names(folder: Path) -> list[str]:
+    """The weight files of a checkpoint in Hugging Face's layout: those of the index, or the one.
+
+    Raises:
+        CheckpointError: the index is damaged.
+    """
+    return sorted(set(_read_weight_map(folder).values())) or ["model.safetensors"]
+
+
+def _read_weight_map(folder: Path) -> dict[str, str]:
+    """Tensors and their files; empty where there is no index."""
+    index = folder / _INDEX
+    if not index.exists():
+        return {}
+    values = _read_json(index)
+    weight_map = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f"{index}: expected an object 'weight_map' from tensors to files; download it again")
+    return weight_map
 
 
 def _versions(folder: Path) -> dict[str, tuple[int, int]]:
@@ -204,18 +236,13 @@ def _take_census(
 
 
 def _open_hf_files(folder: Path) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return _open_safetensors(folder / "model.safetensors")
-    values = _read_json(index)
-    weight_map = values.get("weight_map") if isinstance(values, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError(f"{index}: expected an object 'weight_map' from tensors to files; download it again")
     tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(weight_map.values())):
+    for shard in shard_names(folder):
         tensors |= _open_safetensors(folder / shard)
-    if lost := sorted(set(weight_map) - tensors.keys()):
-        raise CheckpointError(f"{index}: names {len(lost)} tensors that its shards do not hold, as {lost[0]}")
+    if lost := sorted(_read_weight_map(folder).keys() - tensors.keys()):
+        raise CheckpointError(
+            f"{folder}: its index names {len(lost)} tensors that its shards do not hold, as {lost[0]}"
+        )
     return tensors
 
 
@@ -273,7 +300,13 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_card(path: Path) -> Card:
+def read_card(folder: Path) -> Card:
+    """`card.json`, or what it stands for where there is none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = folder / "card.json"
     if not path.exists():
         return Card()
     values = _read_json(path)

@@ -19,13 +19,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from .. import __version__
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, StorageError, UsageError
-from ..manifest import Manifest, Streaming, Tokens
+from ..manifest import TOKENIZER, Manifest, Streaming, Tokens
 from ..quant.recipe import FLOAT, Recipe, load_recipe
 from . import memory
 from .bind import Layout, lay_out
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint, read_card, read_config
 from .families import native
-from .folder import TOKENIZER, FinishedGraph, State, look, stale_files
+from .folder import FinishedGraph, State, look, stale_files
 from .mel import mel_model
 from .modules import Build
 from .tekken import read_tekken
@@ -201,10 +201,7 @@ def plan_export(
     Raises:
         CheckpointError, QuantizationError, ArtifactError, StorageError, UsageError: as errors.py describes.
     """
-    kinds = {name: _precision_kind(name) for name in precisions}
-    recipes = {
-        name: FLOAT if kind.recipe is None else load_recipe(recipe or kind.recipe) for name, kind in kinds.items()
-    }
+    recipes = _recipes(precisions, recipe)
     if threads is not None and threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
     threads = threads or os.cpu_count() or 1
@@ -214,20 +211,7 @@ def plan_export(
     folder = Path(output) if output is not None else Path(f"{Path(source).name}-onnx")
     fingerprint = checkpoint.fingerprint()
 
-    def planned(name: str, plan_of: Callable[..., native.GraphPlan]) -> PlannedGraph:
-        plan = plan_of(checkpoint.config)
-        with FakeTensorMode():
-            layout = lay_out(plan.module(), plan.data_file, shard_size)
-        return PlannedGraph(name, plan_of, plan, recipes[name], layout)
-
-    graphs = []
-    for name, kind in kinds.items():
-        build = Build(getattr(torch, kind.dtype), recipes[name])
-        options = {"build": build, "dtype": kind.dtype, "suffix": kind.suffix}
-        graphs += [
-            planned(name, partial(native.encoder_plan, **options)),
-            planned(name, partial(native.decoder_plan, tokens=tokens, **options)),
-        ]
+    graphs = _plan_graphs(checkpoint.config, tokens, recipes, shard_size)
     shared = {
         MEL: ir.to_proto(mel_model(checkpoint.config.audio)).SerializeToString(deterministic=True),
         TOKENIZER: checkpoint.tokenizer,
@@ -240,7 +224,7 @@ def plan_export(
             checkpoint,
             tokens,
             streaming,
-            tuple(graphs),
+            graphs,
             shared,
             state,
             finished={},
@@ -250,9 +234,51 @@ def plan_export(
     )
 
 
+def estimate_size(
+    folder: Path, *, precisions: Sequence[str] = ("q4f16",), recipe: str | None = None, shard_size: int = SHARD_SIZE
+) -> int:
+    """Bytes of the weight files that an export would write, from a checkpoint's small files alone.
+
+    Raises:
+        CheckpointError, QuantizationError, UsageError: as errors.py describes.
+    """
+    config, card = read_config(folder), read_card(folder)
+    tokens, _ = read_tekken((folder / TOKENIZER).read_bytes(), config, card.trained_delays_ms)
+    graphs = _plan_graphs(config, tokens, _recipes(precisions, recipe), shard_size)
+    return sum(size for graph in graphs for size in graph.layout.sizes.values())
+
+
 def resolve_source(source: str | Path) -> Path:
     """The checkpoint folder that a user means."""
     return TINY if str(source) == "tiny" and not Path(source).exists() else Path(source)
+
+
+def _recipes(precisions: Sequence[str], recipe: str | None) -> dict[str, Recipe]:
+    """What each precision is made by."""
+    kinds = {name: _precision_kind(name) for name in precisions}
+    return {name: FLOAT if kind.recipe is None else load_recipe(recipe or kind.recipe) for name, kind in kinds.items()}
+
+
+def _plan_graphs(
+    config: VoxtralConfig, tokens: Tokens, recipes: Mapping[str, Recipe], shard_size: int
+) -> tuple[PlannedGraph, ...]:
+    """Encoder and decoder of each precision."""
+
+    def planned(name: str, plan_of: Callable[..., native.GraphPlan]) -> PlannedGraph:
+        plan = plan_of(config)
+        with FakeTensorMode():
+            layout = lay_out(plan.module(), plan.data_file, shard_size)
+        return PlannedGraph(name, plan_of, plan, recipes[name], layout)
+
+    graphs = []
+    for name, recipe in recipes.items():
+        dtype, suffix = PRECISIONS[name].dtype, PRECISIONS[name].suffix
+        options = {"build": Build(getattr(torch, dtype), recipe), "dtype": dtype, "suffix": suffix}
+        graphs += [
+            planned(name, partial(native.encoder_plan, **options)),
+            planned(name, partial(native.decoder_plan, tokens=tokens, **options)),
+        ]
+    return tuple(graphs)
 
 
 def _with_earlier_work(plan: ExportPlan) -> ExportPlan:

@@ -1,4 +1,7 @@
-"""The folders, and which of them may import which."""
+"""The folders, and which of them may import which.
+
+`hub` stands below exporter and runtime, because checkpoints and artifacts are downloaded by the same rules.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,17 @@ ALLOWED = {  # part: the parts that it may import
     "errors": set(),
     "config": {"errors"},
     "manifest": {"config", "errors"},
+    "hub": {"manifest", "errors"},
     "quant": {"manifest", "config", "errors"},
-    "exporter": {"quant", "manifest", "config", "errors"},
-    "runtime": {"manifest", "config", "errors"},
-    "cli": {"exporter", "quant", "runtime", "manifest", "config", "errors"},
+    "exporter": {"quant", "hub", "manifest", "config", "errors"},
+    "runtime": {"hub", "manifest", "config", "errors"},
+    "cli": {"exporter", "quant", "runtime", "hub", "manifest", "config", "errors"},
     "__main__": {"cli"},
     "__init__": {"exporter", "runtime"},
 }
 EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}
-PARTS_WITHOUT_EXPORT_PACKAGES = ("errors", "config", "manifest", "runtime", "cli", "__main__", "__init__")
+PARTS_WITHOUT_EXPORT_PACKAGES = ("errors", "config", "manifest", "hub", "runtime", "cli", "__main__", "__init__")
 
 
 def source_files() -> list[Path]:
