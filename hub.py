@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
-from huggingface_hub import constants, get_token
+from huggingface_hub import constants, get_token, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import WeakFileLock, get_session, hf_raise_for_status
 
@@ -35,7 +35,7 @@ from .errors import StorageError, UsageError
 from .manifest import sync_folder, write_whole
 
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before further attempts, counted anew whenever bytes have come
-BLOCK = 1 << 20  # bytes of an unfinished file that are hashed at a time
+BLOCK = 1 << 20  # bytes after which progress is reported
 
 _REPOSITORY = re.compile(r"([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@(.+))?", re.ASCII | re.IGNORECASE)
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -82,7 +82,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a download is."""
+    """How far a download is; reported for every MiB."""
 
     file: str  # on its way; empty while another process may be downloading the same
     done: int  # bytes of all files, those of earlier calls included
@@ -103,6 +103,13 @@ class Snapshot:
         """Where these files are kept, and others that follow from them."""
         facts = "\n".join(f"{name} {self.files[name].digest}" for name in sorted(names))
         return _home(self.repository) / hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+    def folder_of_others(self, names: Iterable[str]) -> Path | None:
+        """Where huggingface_hub keeps these files, if other programs have downloaded them all; links among them."""
+        files = {name: self.files[name] for name in names}
+        paths = {try_to_load_from_cache(self.repository.repo_id, name, revision=self.commit) for name in files}
+        folders = {Path(path).parent for path in paths if isinstance(path, str)}
+        return next((folder for folder in folders if not _missing(files, folder)), None)
 
     def remember(self) -> None:
         """Make this what the revision stands for offline."""
@@ -131,35 +138,36 @@ class Snapshot:
         require_room({folder: remaining(files, folder)})
         with _named_errors(self.repository):
             folder.mkdir(parents=True, exist_ok=True)
-            meter = _Meter(on_progress, sum(file.size for file in files.values()))
-            meter.report("", meter.total - remaining(files, folder))
+            total = sum(file.size for file in files.values())
+            on_progress(Progress("", total - remaining(files, folder), total))
             with WeakFileLock(folder.with_name(f"{folder.name}.lock")):
                 missing = _missing(files, folder)
-                meter.done = meter.total - sum(file.size for file in missing.values())
+                meter = _Meter(on_progress, total - sum(file.size for file in missing.values()), total)
                 for name, file in missing.items():
                     url = f"{constants.ENDPOINT}/{self.repository.repo_id}/resolve/{self.commit}/{quote(name)}"
                     _download(url, file, folder / name, partial(meter.report, name))
 
 
 class _Meter:
-    """Adds up what came."""
+    """Adds up what came, and reports it in steps."""
 
-    def __init__(self, on_progress: Callable[[Progress], None], total: int):
-        self.on_progress, self.total, self.done = on_progress, total, 0
+    def __init__(self, on_progress: Callable[[Progress], None], done: int, total: int):
+        self.on_progress, self.done, self.total = on_progress, done, total
+        self.reported = Progress("", done, total)
 
     def report(self, file: str, came: int = 0, wait: float = 0) -> None:
         self.done += came
-        self.on_progress(Progress(file, self.done, self.total, wait))
+        is_step = self.done >= self.reported.done + BLOCK or self.done == self.total
+        if is_step or wait or file != self.reported.file:
+            self.reported = Progress(file, self.done, self.total, wait)
+            self.on_progress(self.reported)
 
 
 class _Patience:
     """How long to wait before the next attempt."""
 
-    def __init__(self):
-        self.renew()
-
-    def renew(self) -> None:
-        self.waits = iter(WAITS)
+    def __init__(self, waits: Sequence[float]):
+        self.waits = iter(waits)
 
     def after(self, error: Exception) -> float:
         """Seconds; or the error again, where another attempt would meet the same or enough were made."""
@@ -201,7 +209,7 @@ def look_up(repository: Repository, *, offline: bool = False) -> Snapshot:
                 "run it once without --offline and HF_HUB_OFFLINE"
             )
     url = f"{constants.ENDPOINT}/api/models/{repository.repo_id}/revision/{quote(repository.revision, safe='')}"
-    patience = _Patience()
+    patience = _Patience(WAITS[:2])  # nothing is lost yet
     with _named_errors(repository):
         while True:
             try:
@@ -262,7 +270,7 @@ def _parse(answer: Mapping[str, Any]) -> tuple[str, dict[str, RemoteFile]]:
 
 def _download(url: str, file: RemoteFile, path: Path, report: Callable[..., None]) -> None:
     """Bring one file, going on with what an earlier call left of it."""
-    unfinished, digest, size, patience = _unfinished(path), file.hash(), 0, _Patience()
+    unfinished, digest, size, patience = _unfinished(path), file.hash(), 0, _Patience(WAITS)
     path.parent.mkdir(parents=True, exist_ok=True)
     with unfinished.open("a+b") as handle:
         handle.seek(0)
@@ -277,7 +285,7 @@ def _download(url: str, file: RemoteFile, path: Path, report: Callable[..., None
                     digest.update(block)
                     size += len(block)
                     report(len(block))
-                    patience.renew()
+                    patience = _Patience(WAITS)
             except _HTTPError as error:
                 wait = patience.after(error)
                 report(wait=wait)
@@ -373,8 +381,8 @@ def _named_errors(repository: Repository) -> Iterator[None]:
         ) from error
     except _HTTPError as error:
         raise StorageError(
-            f"{repository}: no connection to {constants.ENDPOINT} ({error}); run it again later, what has come is "
-            "kept; --offline takes what was downloaded before"
+            f"{repository}: no such path here, and no connection to {constants.ENDPOINT} ({error}); run it again "
+            "later, what has come is kept; --offline takes what was downloaded before"
         ) from error
     except OSError as error:
         raise StorageError(

@@ -240,9 +240,7 @@ def _open_hf_files(folder: Path) -> dict[str, Tensor]:
     for shard in shard_names(folder):
         tensors |= _open_safetensors(folder / shard)
     if lost := sorted(_read_weight_map(folder).keys() - tensors.keys()):
-        raise CheckpointError(
-            f"{folder}: its index names {len(lost)} tensors that its shards do not hold, as {lost[0]}"
-        )
+        raise CheckpointError(f"{folder / _INDEX}: names {len(lost)} tensors that its shards do not hold, as {lost[0]}")
     return tensors
 
 

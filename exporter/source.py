@@ -94,6 +94,7 @@ def find_remote(
     if "config.json" in small:
         weights = shard_names(folder)
         _require(repository, weights, files)
+    folder = snapshot.folder_of_others([*small, *weights]) or folder
     return RemoteCheckpoint(snapshot, folder, {name: files[name] for name in weights})
 
 

@@ -96,7 +96,10 @@ def hub_server(monkeypatch, tmp_path):
 
     server = HubServer()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "hub" / "assets"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub" / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hub" / "token"))
     monkeypatch.setattr(hub, "WAITS", (0.001, 0.001, 0.001))
     monkeypatch.delenv("HF_TOKEN", raising=False)

@@ -123,7 +123,7 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             if name not in files:
                 return self.answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
             if not name.endswith(LFS):
-                return self.send_file(name, files[name])
+                return self.send_file(name, files[name], {"X-Repo-Commit": commit})
             digest = hashlib.sha256(files[name]).hexdigest()
             location = f"http://localhost:{server.http.server_port}/lfs/{repo_id}/{digest}"
             headers = {"Location": location, "X-Repo-Commit": commit, "X-Linked-Etag": f'"{digest}"'}
@@ -139,11 +139,12 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        def send_file(self, name: str, body: bytes) -> None:
+        def send_file(self, name: str, body: bytes, more: Mapping[str, str] | None = None) -> None:
             faults = server.faults
             if faults.flip == name:
                 body = bytes([body[0] ^ 1]) + body[1:]
             status, headers = 200, {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "Accept-Ranges": "bytes"}
+            headers |= more or {}
             if faults.knows_ranges and (match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))):
                 start = int(match[1])
                 headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
@@ -152,6 +153,8 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             for key, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(key, value)
             self.end_headers()
+            if self.command == "HEAD":
+                return
             cut = faults.drops.pop(0) if faults.drops else None
             for start in range(0, len(body), PIECE):
                 stop = min(start + PIECE, len(body))

@@ -98,7 +98,7 @@ def test_error_as_a_process(process):
     [
         (["frobnicate"], ["No such command 'frobnicate'"]),
         (["transcribe"], ["Missing argument 'audio"]),
-        (["export"], ["Missing argument 'source"]),
+        (["export", "a", "b"], ["Got unexpected extra argument"]),
         (["transcribe", "--loud", "a.wav"], ["No such option: --loud"]),
         (["transcribe", "--delay", "soon", "a.wav"], ["Invalid value for '--delay'"]),
         (["transcribe", "--threads", "0", "a.wav"], ["Invalid value for '--threads'"]),

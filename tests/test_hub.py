@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from checkpoints import write_hf, write_mistral
-from commands import CLIP, TEXT
-from conftest import EXACT_RECIPE
+from commands import CLIP, TEXT, clean_environment
+from conftest import EXACT_RECIPE, copy_artifact
 from hub_server import HubServer
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 
-from voxtral_onnx import hub
+from voxtral_onnx import Transcriber, hub
 from voxtral_onnx.errors import CheckpointError, StorageError, UsageError
 from voxtral_onnx.exporter.source import DEFAULT_SOURCE, find_remote
 from voxtral_onnx.manifest import FILE_NAME, Manifest
@@ -121,6 +124,7 @@ def test_download_is_whole_and_asked_for_once(published, monkeypatch):
     tokens = {request.path.split("/")[1]: request.token for request in files}
     assert (listing.token, tokens) == ("Bearer hf_secret", {"org": "Bearer hf_secret", "lfs": None})
     assert seen[0] == hub.Progress("", 0, len(BIG) + 2)
+    assert len(seen) <= 2 + len(FILES) + len(BIG) // hub.BLOCK
     assert [p.done for p in seen] == sorted(p.done for p in seen)
     assert seen[-1].done == len(BIG) + 2
     count = len(published.requests)
@@ -174,7 +178,7 @@ def test_dropped_connection_is_taken_up_again(cuts, knows_ranges, hub_server):
 
 def test_patience_ends_and_what_came_is_kept(published):
     published.faults.drops = [2, 1000, 0, 0, 0]  # the first is that of params.json, which comes whole
-    with refused("no connection to http", "run it again later, what has come is kept"):
+    with refused("org/name: no such path here, and no connection to http", "what has come is kept"):
         bring()
     (unfinished,) = (constants_home() / "org--name").glob("*/*.partial")
     assert unfinished.read_bytes() == BIG[:1000]
@@ -248,8 +252,11 @@ def test_refusals(when, error, parts, published):
 
 
 def test_passing_statuses_are_waited_for(published):
-    published.faults.statuses = [503, 429, 500]
-    assert content(bring()) == FILES
+    published.faults.statuses = [503, 429]
+    snapshot = hub.look_up(hub.Repository("org/name", "main"))
+    published.faults.statuses = [500, 502, 504]
+    snapshot.download(snapshot.files, folder := snapshot.folder(snapshot.files))
+    assert content(folder) == FILES
 
 
 def test_what_is_no_hub(published):
@@ -361,6 +368,22 @@ def test_only_what_an_export_needs_is_downloaded(hub_server, tmp_path):
     assert needed_of(both, hub_server, "org/both") == expected
 
 
+def test_checkpoint_that_another_program_downloaded_is_taken_as_it_is(hub_server, tmp_path):
+    hub_server.publish("org/name", write_mistral(tmp_path / "mistral"))
+    names = ("consolidated.safetensors", "params.json", "tekken.json")
+    paths = [Path(hf_hub_download("org/name", name, endpoint=hub_server.url)) for name in names]
+    assert paths[0].is_symlink()
+    hub_server.requests.clear()
+    remote = find_remote("org/name")
+    assert remote is not None and remote.num_bytes == 0
+    assert remote.fetch() == paths[0].parent
+    assert hub_server.taken() == ["params.json", "tekken.json"]
+    paths[0].unlink()
+    paths[0].write_bytes(b"cut short")
+    assert (remote := find_remote("org/name")) and remote.fetch() != paths[0].parent
+    assert paths[0].read_bytes() == b"cut short"
+
+
 @pytest.mark.parametrize("with_index", [True, False])
 def test_hugging_face_layout_by_its_index(with_index, hub_server, tmp_path):
     folder = write_hf(tmp_path / "hf")
@@ -451,6 +474,11 @@ def test_arguments_are_looked_at_before_the_download(toy_repository, run, tmp_pa
     assert "consolidated.safetensors" not in toy_repository.taken()
 
 
+def files_of(precision: str) -> list[str]:
+    manifest = Manifest.read(find_artifact(ARTIFACT, []))
+    return list(manifest.precisions[precision].files)
+
+
 def test_artifact_is_run_by_its_name(published_artifact, run):
     result = run("transcribe", "--model", ARTIFACT, CLIP)
     assert (result.code, result.out) == (0, TEXT + "\n")
@@ -459,12 +487,83 @@ def test_artifact_is_run_by_its_name(published_artifact, run):
     result = run("transcribe", "--model", f"{ARTIFACT}@main", "--offline", CLIP)
     assert (result.code, result.out) == (0, TEXT + "\n")
     assert len(result.err.splitlines()) == 3  # nothing of downloads
-    assert published_artifact.requests == []
     refused = run("transcribe", "--model", ARTIFACT, "--offline", "--precision", "q8", CLIP)
     refused.assert_refused(9, "offline, and not here yet: onnx/encoder_quantized.onnx, ")
-    assert run("inspect", "--check", ARTIFACT).out.endswith("\nnot in this folder: q4, q8, fp16, fp32\n")
+    assert run("inspect", "--check", "--offline", ARTIFACT).out.endswith("\nnot in this folder: q4, q8, fp16, fp32\n")
+    assert published_artifact.requests == []
 
 
-def files_of(precision: str) -> list[str]:
-    manifest = Manifest.read(find_artifact(ARTIFACT, []))
-    return list(manifest.precisions[precision].files)
+def test_artifact_in_python_and_by_the_environment(published_artifact, monkeypatch):
+    monkeypatch.setenv("VOXTRAL_ONNX_MODEL", f"{ARTIFACT}@main")
+    seen = []
+    with Transcriber(precision="q4", on_download=seen.append) as transcriber:
+        assert transcriber.transcribe(CLIP).text == TEXT
+    assert seen[-1].done == seen[-1].total
+    assert published_artifact.taken()[3:] == files_of("q4")
+    find_artifact(ARTIFACT, ["all"])
+    assert sorted(published_artifact.taken()) == sorted(published_artifact.repositories[ARTIFACT]["main"])
+
+
+def test_inspect_shows_what_could_be_downloaded(published_artifact, run):
+    result = run("inspect", ARTIFACT)
+    assert result.code == 0
+    assert published_artifact.taken() == [FILE_NAME, "tekken.json", "onnx/mel.onnx"]
+    assert "q4f16 " in result.out
+    assert result.out.endswith("\nnot in this folder: q4f16, q4, q8, fp16, fp32\n")
+    assert json.loads(run("inspect", "--json", ARTIFACT).out)["held"] == []
+
+
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        (["params.json"], "org/name: a checkpoint, not an artifact; run: voxtral-onnx export org/name"),
+        (["config.json"], "run: voxtral-onnx export org/name"),
+        (["README.md"], f"org/name: no {FILE_NAME}: not an exported artifact"),
+        ([FILE_NAME], "expected format 1, got None"),
+    ],
+)
+def test_repository_that_is_no_artifact(names, part, hub_server, run):
+    hub_server.publish("org/name", dict.fromkeys(names, b"{}"))
+    run("transcribe", "-m", "org/name", CLIP).assert_refused(4, part)
+    run("inspect", "org/name").assert_refused(4, part)
+
+
+def test_repository_that_its_manifest_does_not_describe(hub_server, artifact, run):
+    files = content(artifact)
+    graph = "onnx/encoder_q4f16.onnx"
+    for changed in (files | {graph: files[graph] + b"x"}, {n: b for n, b in files.items() if n != graph}):
+        hub_server.publish("org/name", changed)
+        run("transcribe", "-m", "org/name", CLIP).assert_refused(4, f"names other files than it holds: {graph}; ")
+    tekken = files["tekken.json"]
+    hub_server.publish("org/name", files | {"tekken.json": tekken.replace(b"{", b" ", 1)})
+    result = run("transcribe", "-m", "org/name", CLIP)  # no LFS file: only the manifest knows its sha256
+    assert result.code == 9
+    assert "tekken.json: expected" in result.err
+
+
+def test_download_that_was_killed_goes_on(hub_server, artifact, tmp_path):
+    hub_server.publish(ARTIFACT, artifact)
+    hub_server.faults.hold = 1_500_000
+    environment = clean_environment(tmp_path, HF_ENDPOINT=hub_server.url, HF_HOME=str(tmp_path / "home"))
+    command = [sys.executable, "-m", "voxtral_onnx", "transcribe", "-m", ARTIFACT, str(CLIP)]
+    killed = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert hub_server.held.wait(60)
+    deadline = time.monotonic() + 60
+    while not (parts := [p for p in tmp_path.rglob("*.partial") if p.stat().st_size > 1_000_000]):
+        assert time.monotonic() < deadline
+    killed.kill()
+    killed.wait()
+    hub_server.resumed.set()
+    (unfinished,) = parts
+    size, name = unfinished.stat().st_size, f"onnx/{unfinished.stem}"
+    assert not unfinished.with_suffix("").exists()
+    hub_server.requests.clear()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == TEXT + "\n"
+    assert f"bytes={size}-" in [request.range for request in hub_server.requests]
+    assert hub_server.taken()[0] == name  # nothing that had come whole
+    hub_server.requests.clear()
+    done = subprocess.run(
+        command, env=environment | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (done.stdout, hub_server.requests) == (TEXT + "\n", [])
