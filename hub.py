@@ -7,7 +7,7 @@
         5f3c….lock        held by who downloads; others wait
 
 `huggingface_hub` knows the server, the token, the proxy and the errors. Its own downloads would not do: they begin
-anew after a kill, compare no hashes and end in links, which onnxruntime and OpenVINO refuse in models.
+anew after a kill, compare no hashes, and its cache consists of links, which onnx and OpenVINO refuse in models.
 """
 
 from __future__ import annotations
@@ -144,6 +144,7 @@ class Snapshot:
                 missing = _missing(files, folder)
                 meter = _Meter(on_progress, total - sum(file.size for file in missing.values()), total)
                 for name, file in missing.items():
+                    meter.report(name)
                     url = f"{constants.ENDPOINT}/{self.repository.repo_id}/resolve/{self.commit}/{quote(name)}"
                     _download(url, file, folder / name, partial(meter.report, name))
 
@@ -292,7 +293,7 @@ def _download(url: str, file: RemoteFile, path: Path, report: Callable[..., None
                 time.sleep(wait)
         handle.flush()
         os.fsync(handle.fileno())
-    if size != file.size or digest.hexdigest() != file.digest:
+    if digest.hexdigest() != file.digest:
         unfinished.unlink()
         raise StorageError(
             f"{path.name}: expected {file.size:,} bytes with hash {file.digest[:16]}…, got {size:,} with "
@@ -367,8 +368,8 @@ def _named_errors(repository: Repository) -> Iterator[None]:
         raise StorageError(f"{repository}: accept its licence on {page}, then {log_in}") from error
     except RepositoryNotFoundError as error:
         raise StorageError(
-            f"{repository}: neither a path here nor a repository that the hub shows; check the name, and where it is "
-            f"private {log_in}"
+            f"{repository}: neither a path here nor a repository that the hub shows; check the name; if it is private, "
+            f"{log_in}"
         ) from error
     except RevisionNotFoundError as error:
         raise StorageError(f"{repository.repo_id}: no branch, tag or commit {repository.revision!r}") from error

@@ -229,7 +229,7 @@ def test_unfinished_file_that_is_whole_needs_no_request(published):
         ((403, "GatedRepo"), ["accept its licence"]),
         (
             (401, "RepoNotFound"),
-            "neither a path here nor a repository that the hub shows; check the name, and where it",
+            "neither a path here nor a repository that the hub shows; check the name; if it is private, log in",
         ),
         ((404, "RepoNotFound"), ["neither a path here nor a repository"]),
         ((404, "RevisionNotFound"), ["org/name: no branch, tag or commit 'main'"]),
