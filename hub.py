@@ -4,7 +4,7 @@
         main.json         what the hub said of this revision when all that was needed of it had come; for --offline
         5f3c…/            files, in a folder named for what they hold: a commit that changes none of them downloads none
         5f3c…/*.partial   on its way; a later call goes on with it
-        5f3c….lock        held by who downloads; others wait
+        *.lock            held by who writes; others wait
 
 `huggingface_hub` knows the server, the token, the proxy and the errors. Its own downloads would not do: they begin
 anew after a kill, compare no hashes, and its cache consists of links, which onnx and OpenVINO refuse in models.
@@ -113,9 +113,11 @@ class Snapshot:
 
     def remember(self) -> None:
         """Make this what the revision stands for offline."""
-        files = {name: asdict(file) for name, file in self.files.items()}
-        with _named_errors(self.repository):
-            write_whole(_record(self.repository), json.dumps({"commit": self.commit, "files": files}).encode())
+        if _recall(self.repository, self.is_offline) != self:
+            files = {name: asdict(file) for name, file in self.files.items()}
+            record = _record(self.repository)
+            with _named_errors(self.repository), WeakFileLock(record.with_name(f"{record.name}.lock")):
+                write_whole(record, json.dumps({"commit": self.commit, "files": files}).encode())
 
     def download(
         self,
@@ -143,6 +145,7 @@ class Snapshot:
             with WeakFileLock(folder.with_name(f"{folder.name}.lock")):
                 missing = _missing(files, folder)
                 meter = _Meter(on_progress, total - sum(file.size for file in missing.values()), total)
+                meter.report("")  # that all is there, where another process brought it
                 for name, file in missing.items():
                     meter.report(name)
                     url = f"{constants.ENDPOINT}/{self.repository.repo_id}/resolve/{self.commit}/{quote(name)}"

@@ -41,9 +41,9 @@ def find_artifact(
     asked = model or os.environ.get(ENVIRONMENT_VARIABLE) or _last_export()
     if not asked:
         raise ArtifactError(
-            "no model: give --model FOLDER, or export one first:\n"
+            "no model: give --model FOLDER or ORG/NAME, or export one first:\n"
             "  voxtral-onnx export tiny\n"
-            "  voxtral-onnx export CHECKPOINT_FOLDER"
+            "  voxtral-onnx export  # downloads the released model, 8.9 GB"
         )
     if str(asked) == "tiny" and not Path(asked).exists():
         if not (EMBEDDED / FILE_NAME).exists():

@@ -336,16 +336,22 @@ def test_two_at_once_download_every_file_once(published):
     first = threading.Thread(target=lambda: folders.append(bring()))
     first.start()
     assert published.held.wait(60)
-    waiting = threading.Event()
-    second = threading.Thread(target=lambda: folders.append(bring(on_progress=lambda progress: waiting.set())))
+    seen, waits = [], threading.Event()
+
+    def see(progress: hub.Progress) -> None:
+        seen.append(progress)
+        waits.set()
+
+    second = threading.Thread(target=lambda: folders.append(bring(on_progress=see)))
     second.start()
-    assert waiting.wait(60)
+    assert waits.wait(60)
     published.resumed.set()
     for thread in (first, second):
         thread.join(60)
     assert folders[0] == folders[1]
     assert content(folders[0]) == FILES
     assert sorted(published.taken()) == ["model.safetensors", "params.json"]
+    assert [(progress.file, progress.done == progress.total) for progress in seen] == [("", False), ("", True)]
 
 
 def needed_of(folder: Path, server: HubServer, name: str = "org/name") -> list[str]:
