@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
+    from rich.progress import Progress as RichProgress
 
+    from . import hub
     from .exporter.bind import Progress
     from .exporter.plan import ExportPlan
+    from .exporter.source import RemoteCheckpoint
     from .manifest import Manifest
     from .runtime.bench import Latency, Measurement
     from .runtime.live import Meter, Notice, Silence
@@ -66,12 +69,13 @@ def options(
 @app.command(rich_help_panel="Build")
 def export(
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="A checkpoint folder, in Mistral's or Hugging Face's layout; a GGUF or the first of its shards; or "
-            "[b]tiny[/]."
+            help="A checkpoint folder, in Mistral's or Hugging Face's layout; a GGUF or the first of its shards; "
+            "ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/].",
+            show_default="mistralai/Voxtral-Mini-4B-Realtime-2602",
         ),
-    ],
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Artifact folder.", show_default="./<name>-onnx")
     ] = None,
@@ -84,31 +88,51 @@ def export(
     ] = None,
     shard_size: Annotated[str, typer.Option(help="Size at which a new weight file begins.")] = "512MiB",
     threads: Annotated[int | None, typer.Option(min=1, help="For quantising.", show_default="one a core")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a source on the hub.", show_default="main")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print files, disk, memory and time needed, and write nothing.")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
 ) -> None:
     """Export a checkpoint to ONNX; prints the artifact's folder. One that was interrupted is taken up again."""
     from time import perf_counter
 
     _require_export_packages()
     from .exporter.export import export as run_export
-    from .exporter.plan import plan_export
+    from .exporter.plan import estimate_size, plan_export
     from .exporter.report import summaries
+    from .exporter.source import DEFAULT_SOURCE, find_remote
     from .manifest import Manifest
     from .memory import peak_memory
     from .runtime.artifact import remember_export
 
     names = [name.strip() for name in precision.split(",")]
     options = {"tokenizer": tokenizer, "precisions": names, "recipe": recipe, "shard_size": parse_size(shard_size)}
+    place: str | Path = source or DEFAULT_SOURCE
+    with _DownloadProgress() as download:
+        remote = find_remote(place, revision, offline=offline, on_progress=download.update)
+    if remote is not None:
+        output = output or remote.output
+        artifact_size = estimate_size(remote.folder, **options)
+        _print_download(remote, output, artifact_size, console=Console(soft_wrap=True) if dry_run else stderr)
+        remote.require_room(output, artifact_size)
+        if dry_run and remote.num_bytes:
+            return
+        if source is None and remote.num_bytes and not yes:
+            _confirm_download()
+        with _DownloadProgress() as download:
+            place = remote.fetch(download.update)
     if dry_run:
-        plan = plan_export(source, output, threads=threads, **options)
+        plan = plan_export(place, output, **options, threads=threads)
         _print_plan(plan)
         plan.require_room()
         return
     began = perf_counter()
     with _ExportProgress() as progress:
-        folder = run_export(source, output, threads=threads, on_progress=progress.update, **options)
+        folder = run_export(place, output, **options, threads=threads, on_progress=progress.update)
     try:
         remember_export(folder)
     except StorageError as error:
@@ -149,7 +173,10 @@ def transcribe(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Artifact folder, or [b]tiny[/].", show_default="$VOXTRAL_ONNX_MODEL or last export"
+            "--model",
+            "-m",
+            help="Artifact folder; ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/].",
+            show_default="$VOXTRAL_ONNX_MODEL or last export",
         ),
     ] = None,
     precision: Annotated[
@@ -199,6 +226,7 @@ def transcribe(
     stream_json: Annotated[
         bool, typer.Option("--stream-json", help="Live: one JSON event a line (partial, group, silence, final).")
     ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
     language: Annotated[str | None, typer.Option(hidden=True)] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "--initial-prompt", hidden=True)] = None,
 ) -> None:
@@ -243,8 +271,11 @@ def transcribe(
         "prepacked": prepacked,
         "blank_guard": blank_guard,
         "allow_fallback": allow_fallback,
+        "offline": offline,
     }
-    with Transcriber(model, device, delay, context, **options) as transcriber:
+    with _DownloadProgress() as download:
+        loaded = Transcriber(model, device, delay, context, **options, on_download=download.update)
+    with loaded as transcriber:
         _introduce(transcriber)
         if stdin or mic:
             hz = transcriber.sample_rate
@@ -267,42 +298,56 @@ def transcribe(
 @app.command(rich_help_panel="Inspect")
 def inspect(
     artifact: Annotated[
-        str | None, typer.Argument(help="Artifact folder, or [b]tiny[/].", show_default="last export")
+        str | None,
+        typer.Argument(
+            help="Artifact folder; ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/].",
+            show_default="$VOXTRAL_ONNX_MODEL or last export",
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Also compare the contents of all files with their hashes.")
     ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The manifest, with what was checked.")] = False,
 ) -> None:
     """Show what an artifact holds, and check its sizes, graphs and, with --check, hashes."""
-    from .runtime.artifact import find_artifact, open_artifact
+    from .manifest import Manifest
+    from .runtime.artifact import find_artifact
     from .runtime.session import check_graph
 
-    folder = find_artifact(artifact)
-    manifest = open_artifact(folder)
+    with _DownloadProgress() as download:
+        folder = find_artifact(artifact, [], offline=offline, on_download=download.update)
+    manifest = Manifest.read(folder)
+    held = manifest.held(folder)
+    part = held if len(held) < len(manifest.precisions) else None  # None is everything
+    manifest.check_files(folder, part)
     checked = ["sizes"]
     try:
-        for graph in manifest.graphs():
+        for graph in manifest.graphs(part):
             check_graph(folder, graph)
         checked.append("graphs")
     except DeviceError as error:
         _say(f"inputs and outputs of the graphs not checked: {error}")
     if check:
-        manifest.check_files(folder, hashes=True)
+        manifest.check_files(folder, part, hashes=True)
         checked.append("hashes")
     if as_json:
         from dataclasses import asdict
 
-        _write(json.dumps({"folder": str(folder), "checked": checked, **asdict(manifest)}, ensure_ascii=False) + "\n")
+        facts = {"folder": str(folder), "held": held, "checked": checked}
+        _write(json.dumps({**facts, **asdict(manifest)}, ensure_ascii=False) + "\n")
     else:
-        _print_artifact(folder, manifest, checked)
+        _print_artifact(folder, manifest, held, checked)
 
 
 @app.command(rich_help_panel="Inspect")
 def bench(
     artifact: Annotated[
         str | None,
-        typer.Argument(help="Artifact folder, or [b]tiny[/].", show_default="$VOXTRAL_ONNX_MODEL or last export"),
+        typer.Argument(
+            help="Artifact folder; ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/].",
+            show_default="$VOXTRAL_ONNX_MODEL or last export",
+        ),
     ] = None,
     audio: Annotated[
         str | None, typer.Argument(help="An audio file.", show_default="15.95 s of the embedded samples")
@@ -325,6 +370,7 @@ def bench(
         typer.Option(help="Folder that keeps weights packed for this machine: twice the disk, loads faster."),
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Runs; the row is the fastest.")] = 3,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also time loading, single calls, memory.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, with the machine.")] = False,
 ) -> None:
@@ -334,23 +380,26 @@ def bench(
     precisions = [name.strip() for name in precision.split(",")] if precision else None
     machine = benchmark.describe_machine()
     rows = []
-    for row in benchmark.bench(
-        artifact,
-        audio,
-        precisions=precisions,
-        device=device,
-        delay_ms=delay,
-        context=context,
-        threads=threads,
-        prepacked=prepacked,
-        allow_fallback=allow_fallback,
-        repeat=repeat,
-        details=verbose or as_json,
-    ):
-        rows.append(row)
-        for note in row.notes:
-            _say(f"note: {note}")
-        _say(f"{row.precision}: the fastest of {repeat} runs over {row.audio_seconds:.2f} s of audio")
+    with _DownloadProgress() as download:
+        for row in benchmark.bench(
+            artifact,
+            audio,
+            precisions=precisions,
+            device=device,
+            delay_ms=delay,
+            context=context,
+            threads=threads,
+            prepacked=prepacked,
+            allow_fallback=allow_fallback,
+            repeat=repeat,
+            details=verbose or as_json,
+            offline=offline,
+            on_download=download.update,
+        ):
+            rows.append(row)
+            for note in row.notes:
+                _say(f"note: {note}")
+            _say(f"{row.precision}: the fastest of {repeat} runs over {row.audio_seconds:.2f} s of audio")
     if as_json:
         from dataclasses import asdict
 
@@ -685,7 +734,7 @@ def _timing_line(transcript: Transcript) -> str:
     )
 
 
-def _print_artifact(folder: Path, manifest: Manifest, checked: list[str]) -> None:
+def _print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: list[str]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
@@ -715,8 +764,12 @@ def _print_artifact(folder: Path, manifest: Manifest, checked: list[str]) -> Non
                 *(str(graph.operators.get(operator, 0)) for operator in shown),
             )
     console.print(table)
-    total = sum(file.size for file in manifest.files.values())
-    console.print(f"{len(manifest.files)} files, {format_size(total)}; checked: {', '.join(checked)}")
+    elsewhere = [name for name in manifest.precisions if name not in held]
+    files = manifest.files_of(held) if elsewhere else manifest.files
+    size = format_size(sum(file.size for file in files.values()))
+    console.print(f"{len(files)} files, {size}; checked: {', '.join(checked)}")
+    if elsewhere:
+        console.print(f"not in this folder: {', '.join(elsewhere)}")
 
 
 def _format_measurements(rows: list[Measurement]) -> str:
@@ -781,6 +834,61 @@ def _print_plan(plan: ExportPlan) -> None:
         f"disk: {format_size(plan.disk_needed)} needed, {format_size(plan.disk_free)} free; "
         f"memory: about {format_size(PEAK)}; time: about {plan.seconds:.0f} s with {plan.threads} threads"
     )
+
+
+def _print_download(remote: RemoteCheckpoint, output: Path, artifact_size: int, console: Console) -> None:
+    from .exporter.memory import PEAK
+
+    snapshot, num_bytes = remote.snapshot, remote.num_bytes
+    here = sum(file.size for file in remote.weights.values()) - num_bytes
+    console.print(
+        f"[b]{escape(str(snapshot.repository))}[/] at {snapshot.commit[:12]}: {format_size(num_bytes)} to download, "
+        f"{format_size(here)} here already\n"
+        f"disk: {format_size(num_bytes)} in {escape(str(remote.folder))}, about {format_size(artifact_size)} in "
+        f"{escape(str(output))}; memory: about {format_size(PEAK)}",
+        highlight=False,
+    )
+
+
+def _confirm_download() -> None:
+    if not sys.stdin.isatty():
+        raise UsageError("the download is not begun without being asked for: add --yes, or name a folder that holds it")
+    if not typer.confirm("Download it and export it?", err=True):
+        raise typer.Exit(INTERRUPTED)
+
+
+class _DownloadProgress:
+    """A bar on stderr for every download that has something to bring: file, bytes, rate, time left."""
+
+    def __init__(self):
+        self.bar = None
+
+    def __enter__(self) -> _DownloadProgress:
+        return self
+
+    def update(self, progress: hub.Progress) -> None:
+        self.bar = self.bar or self._start()
+        what = Path(progress.file).name or "waiting for another download of the same"
+        if progress.wait:
+            what = f"connection lost, again in {progress.wait:.0f} s"
+        self.bar.update(self.bar.task_ids[0], description=what, completed=progress.done, total=progress.total)
+        if progress.done == progress.total:
+            self.__exit__()
+
+    def _start(self) -> RichProgress:
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (BarColumn(24), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        bar = RichProgress(TextColumn("{task.description}", markup=False), *columns, console=stderr)
+        bar.add_task("")
+        bar.start()
+        return bar
+
+    def __exit__(self, *error) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        self.bar = None
 
 
 class _ExportProgress:

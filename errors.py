@@ -6,7 +6,7 @@ VoxtralOnnxError          1   base; the command line catches this one
 ├── QuantizationError     5   weight not 2-D, non-finite, impossible recipe
 ├── AudioError            6   unreadable, non-finite, wrong rate
 ├── DeviceError           7   execution provider or dependency missing, too little memory to run
-├── StorageError          9   disk full, folder not writable or in use, memory limit too small
+├── StorageError          9   disk full, folder not writable or in use, memory limit too small, download failed
 ├── UsageError            2   a value that no command accepts
 └── ShapeError            1   a caller's array does not fit the contract
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from .errors import ArtifactError, StorageError
 
 FORMAT = 1
 FILE_NAME = "voxtral_onnx.json"
+TOKENIZER = "tekken.json"
 PIECE_SIZE = 16 << 20  # bytes hashed apart, because browsers cannot hash a stream
 MAX_DELAY_TOKENS = 30  # 2400 ms, the longest delay the model was trained with
 
@@ -188,11 +189,30 @@ class Manifest:
     precisions: Mapping[str, Precision]
     files: Mapping[str, FileSpec]
 
-    def graphs(self) -> Iterator[GraphSpec]:
-        """Every graph of the artifact."""
+    def graphs(self, precisions: Iterable[str] | None = None) -> Iterator[GraphSpec]:
+        """The graphs of all precisions, or of some."""
         yield self.mel
-        for precision in self.precisions.values():
-            yield from (precision.encoder, precision.decoder)
+        for name in self.precisions if precisions is None else precisions:
+            yield from (self.precisions[name].encoder, self.precisions[name].decoder)
+
+    def files_of(self, precisions: Iterable[str]) -> dict[str, FileSpec]:
+        """What it takes to run these precisions.
+
+        Raises:
+            ArtifactError: the manifest says nothing of a file that a graph has.
+        """
+        names = (TOKENIZER, *self.mel.files, *(file for name in precisions for file in self.precisions[name].files))
+        if lost := sorted(set(names) - self.files.keys()):
+            raise ArtifactError(f"{FILE_NAME}: gives no size and hash of {', '.join(lost)}; export again")
+        return {name: self.files[name] for name in names}
+
+    def held(self, folder: Path) -> list[str]:
+        """Precisions of which a folder holds a file: a download brings one of several."""
+        return [
+            name
+            for name, precision in self.precisions.items()
+            if any((folder / file).exists() for file in precision.files)
+        ]
 
     def write(self, folder: Path) -> None:
         """Write the manifest; its appearance says that the artifact is complete."""
@@ -253,14 +273,14 @@ class Manifest:
             files={name: FileSpec.parse(file) for name, file in values["files"].items()},
         )
 
-    def check_files(self, folder: Path, *, hashes: bool = False) -> None:
-        """Compare the files with the manifest: sizes always, contents when `hashes` is set.
+    def check_files(self, folder: Path, precisions: Iterable[str] | None = None, *, hashes: bool = False) -> None:
+        """Compare all files, or those of some precisions, with the manifest: sizes, and contents when `hashes` is set.
 
         Raises:
             ArtifactError: naming every file that is absent or differs.
         """
         wrong = []
-        for name, expected in self.files.items():
+        for name, expected in (self.files if precisions is None else self.files_of(precisions)).items():
             path = folder / name
             size = path.stat().st_size if path.is_file() else None
             if size is None:

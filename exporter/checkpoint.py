@@ -20,6 +20,7 @@ from .tensors import BF16, F16, F32, Span, Tensor, map_file
 
 _ENCODINGS = {encoding.name: encoding for encoding in (BF16, F16, F32)}
 _MAX_HEADER = 100 << 20  # bytes, the bound that the safetensors format sets
+_INDEX = "model.safetensors.index.json"
 _SUFFIXES = {".safetensors", ".json"}
 _CARD_KEYS = {"scope", "trained_delays_ms"}
 
@@ -97,22 +98,53 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
         files = _versions(path for path in sorted(source.iterdir()) if path.suffix in _SUFFIXES)
     except OSError as error:
         raise CheckpointError(f"{source}: cannot be read ({error.strerror or error})") from error
+    config = read_config(source)
     if has_params:
-        config = VoxtralConfig.from_params(_read_json(source / "params.json"))
         found = _open_safetensors(source / "consolidated.safetensors")
         layout = weights.MISTRAL
-    elif has_config:
-        config = VoxtralConfig.from_hf(_read_json(source / "config.json"), _read_json(source / "processor_config.json"))
+    else:
         found = _open_hf_files(source)
         live = any(name.startswith("model.") for name in found)
         layout = weights.HF_LIVE if live else weights.HF
-    else:
-        raise CheckpointError(
-            f"{source}: expected params.json (Mistral's layout), config.json (Hugging Face's) or a GGUF, found neither"
-        )
     tensors = _take_census(source, found, config, layout)
     content = _read_bytes(tokenizer or source / "tekken.json")
-    return Checkpoint(source, layout.name, config, tensors, content, _read_card(source / "card.json"), files)
+    return Checkpoint(source, layout.name, config, tensors, content, read_card(source), files)
+
+
+def read_config(folder: Path) -> VoxtralConfig:
+    """The hyperparameters of a checkpoint folder of either layout.
+
+    Raises:
+        CheckpointError: there are none, or they are not of this architecture.
+    """
+    if (folder / "params.json").exists():
+        return VoxtralConfig.from_params(_read_json(folder / "params.json"))
+    if (folder / "config.json").exists():
+        return VoxtralConfig.from_hf(_read_json(folder / "config.json"), _read_json(folder / "processor_config.json"))
+    raise CheckpointError(
+        f"{folder}: expected params.json (Mistral's layout), config.json (Hugging Face's) or a GGUF, found neither"
+    )
+
+
+def shard_names(folder: Path) -> list[str]:
+    """The weight files of a checkpoint in Hugging Face's layout: those of the index, or the one.
+
+    Raises:
+        CheckpointError: the index is damaged.
+    """
+    return sorted(set(_read_weight_map(folder).values())) or ["model.safetensors"]
+
+
+def _read_weight_map(folder: Path) -> dict[str, str]:
+    """Tensors and their files; empty where there is no index."""
+    index = folder / _INDEX
+    if not index.exists():
+        return {}
+    values = _read_json(index)
+    weight_map = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f"{index}: expected an object 'weight_map' from tensors to files; download it again")
+    return weight_map
 
 
 def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Checkpoint:
@@ -185,18 +217,11 @@ def _take_census(
 
 
 def _open_hf_files(folder: Path) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return _open_safetensors(folder / "model.safetensors")
-    values = _read_json(index)
-    weight_map = values.get("weight_map") if isinstance(values, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError(f"{index}: expected an object 'weight_map' from tensors to files; download it again")
     tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(weight_map.values())):
+    for shard in shard_names(folder):
         tensors |= _open_safetensors(folder / shard)
-    if lost := sorted(set(weight_map) - tensors.keys()):
-        raise CheckpointError(f"{index}: names {len(lost)} tensors that its shards do not hold, as {lost[0]}")
+    if lost := sorted(_read_weight_map(folder).keys() - tensors.keys()):
+        raise CheckpointError(f"{folder / _INDEX}: names {len(lost)} tensors that its shards do not hold, as {lost[0]}")
     return tensors
 
 
@@ -251,7 +276,13 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one.encoding == other.encoding and np.array_equal(one.stored_rows(), other.stored_rows())
 
 
-def _read_card(path: Path) -> Card:
+def read_card(folder: Path) -> Card:
+    """`card.json`, or what it stands for where there is none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = folder / "card.json"
     if not path.exists():
         return Card()
     values = _read_json(path)

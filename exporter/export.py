@@ -10,15 +10,16 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from .. import __version__
+from .. import __version__, hub
 from ..errors import StorageError
 from ..manifest import FORMAT, CacheSpec, FileSpec, GraphSpec, Manifest, Precision, hash_file, write_whole
 from .bind import Progress, bind
 from .folder import FinishedGraph, Record, begin, end, hold, look, write_shared
 from .mel import INPUT, output_spec
 from .memory import named_memory_errors
-from .plan import MEL, PRECISIONS, SHARD_SIZE, ExportPlan, PlannedGraph, plan_export
+from .plan import MEL, PRECISIONS, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
 from .report import write_report
+from .source import find_remote
 from .trace import trace
 
 ENCODER_SLACK = 256  # frames between two moves of the encoder's cache
@@ -33,6 +34,8 @@ def export(
     recipe: str | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
+    offline: bool = False,
+    on_download: Callable[[hub.Progress], None] = lambda progress: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
     """Export a checkpoint to an artifact folder.
@@ -41,13 +44,16 @@ def export(
     one. The same arguments give the same bytes, with any number of threads.
 
     Args:
-        source: a checkpoint folder of either layout, a GGUF or its shards, or "tiny" for the embedded checkpoint.
+        source: a checkpoint folder of either layout, a GGUF or its shards, "tiny" for the embedded checkpoint, or
+            ORG/NAME[@REVISION] of the hub, of which the needed files are downloaded first.
         output: the artifact folder, by default `./<name>-onnx`. An artifact of the same checkpoint is added to.
         tokenizer: Mistral's `tekken.json`, by default the one beside the weights.
         precisions: names out of PRECISIONS.
         recipe: name or TOML file of the recipe for the 4- and 8-bit precisions, instead of their own.
         shard_size: bytes at which a new data file begins.
         threads: that quantise; by default one a core.
+        offline: ask no hub, take what was downloaded before.
+        on_download: called for every block of a download.
         on_progress: called before each graph is traced and after each tensor is bound.
 
     Returns:
@@ -56,15 +62,12 @@ def export(
     Raises:
         CheckpointError, QuantizationError, ArtifactError, StorageError: as errors.py describes.
     """
-    plan = plan_export(
-        source,
-        output,
-        tokenizer=tokenizer,
-        precisions=precisions,
-        recipe=recipe,
-        shard_size=shard_size,
-        threads=threads,
-    )
+    options = {"tokenizer": tokenizer, "precisions": precisions, "recipe": recipe, "shard_size": shard_size}
+    if (remote := find_remote(source, offline=offline, on_progress=on_download)) is not None:
+        output = Path(output or remote.output)
+        remote.require_room(output, estimate_size(remote.folder, **options))
+        source = remote.fetch(on_download)
+    plan = plan_export(source, output, **options, threads=threads)
     plan.require_room()
     with named_memory_errors(), hold(plan.folder):
         if look(plan.folder, plan.fingerprint) != plan.state:

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError, StorageError
-from ..manifest import FILE_NAME, FileSpec, GraphSpec, Manifest, sync_folder, write_whole
+from ..manifest import FILE_NAME, TOKENIZER, FileSpec, GraphSpec, Manifest, sync_folder, write_whole
 
 UNFINISHED = "unfinished.json"
 LOCK = "export.lock"
-TOKENIZER = "tekken.json"
 DELAY_NETWORK = "delay_network.gguf"  # the decoder's matrices that no graph holds (convert.py)
 
 

@@ -20,15 +20,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from .. import __version__
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, StorageError, UsageError
-from ..manifest import Manifest, Streaming, Tokens
+from ..manifest import TOKENIZER, Manifest, Streaming, Tokens
 from ..quant import gguf
 from ..quant.recipe import FLOAT, Recipe, load_recipe
 from . import memory
 from .bind import Layout, lay_out
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint, read_card, read_config
 from .convert import delay_network
 from .families import native
-from .folder import DELAY_NETWORK, TOKENIZER, FinishedGraph, State, look, stale_files
+from .folder import DELAY_NETWORK, FinishedGraph, State, look, stale_files
 from .mel import mel_model
 from .modules import Build
 from .tekken import read_tekken
@@ -60,9 +60,9 @@ class PrecisionKind:
     suffix: str
     as_stored: str | None = None  # the recipe instead, for a GGUF that holds such blocks
 
-    def recipe_for(self, checkpoint: Checkpoint) -> Recipe:
+    def recipe_for(self, checkpoint: Checkpoint | None) -> Recipe:
         """The recipe unless told otherwise."""
-        if self.as_stored is not None:
+        if self.as_stored is not None and checkpoint is not None:
             kept = load_recipe(self.as_stored)
             stored = {tensor.encoding.name for tensor in checkpoint.tensors.values()}
             if any(gguf.keeps(rule, name) for rule in kept.rules for name in stored):
@@ -215,32 +215,17 @@ def plan_export(
     Raises:
         CheckpointError, QuantizationError, ArtifactError, StorageError, UsageError: as errors.py describes.
     """
-    kinds = {name: _precision_kind(name) for name in precisions}
-    chosen = load_recipe(recipe) if recipe else None
     if threads is not None and threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
     threads = threads or os.cpu_count() or 1
     checkpoint = open_checkpoint(resolve_source(source), Path(tokenizer) if tokenizer else None)
-    recipes = {name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint) for name, kind in kinds.items()}
+    recipes = _recipes(precisions, recipe, checkpoint)
     memory.require_memory(memory.TRACING + threads * memory.THREAD)
     tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
     folder = Path(output) if output is not None else default_folder(source)
     fingerprint = checkpoint.fingerprint()
 
-    def planned(name: str, plan_of: Callable[..., native.GraphPlan]) -> PlannedGraph:
-        plan = plan_of(checkpoint.config)
-        with FakeTensorMode():
-            layout = lay_out(plan.module(), plan.data_file, shard_size)
-        return PlannedGraph(name, plan_of, plan, recipes[name], layout)
-
-    graphs = []
-    for name, kind in kinds.items():
-        build = Build(getattr(torch, kind.dtype), recipes[name])
-        options = {"build": build, "dtype": kind.dtype, "suffix": kind.suffix}
-        graphs += [
-            planned(name, partial(native.encoder_plan, **options)),
-            planned(name, partial(native.decoder_plan, tokens=tokens, **options)),
-        ]
+    graphs = _plan_graphs(checkpoint.config, tokens, recipes, shard_size)
     shared = {
         MEL: ir.to_proto(mel_model(checkpoint.config.audio)).SerializeToString(deterministic=True),
         TOKENIZER: checkpoint.tokenizer,
@@ -254,7 +239,7 @@ def plan_export(
             checkpoint,
             tokens,
             streaming,
-            tuple(graphs),
+            graphs,
             shared,
             state,
             finished={},
@@ -262,6 +247,25 @@ def plan_export(
             threads=threads,
         )
     )
+
+
+def estimate_size(
+    folder: Path,
+    *,
+    tokenizer: str | Path | None = None,
+    precisions: Sequence[str] = ("q4f16",),
+    recipe: str | None = None,
+    shard_size: int = SHARD_SIZE,
+) -> int:
+    """Bytes of the weight files that an export would write, from a checkpoint's small files alone.
+
+    Raises:
+        CheckpointError, QuantizationError, UsageError: as errors.py describes.
+    """
+    config, card = read_config(folder), read_card(folder)
+    tokens, _ = read_tekken(Path(tokenizer or folder / TOKENIZER).read_bytes(), config, card.trained_delays_ms)
+    graphs = _plan_graphs(config, tokens, _recipes(precisions, recipe, None), shard_size)
+    return sum(size for graph in graphs for size in graph.layout.sizes.values())
 
 
 def resolve_source(source: str | Path) -> Path:
@@ -274,6 +278,35 @@ def default_folder(source: str | Path) -> Path:
     name = Path(source).name.removesuffix(".gguf")
     stem = re.sub(r"[*?[].*", "", name).rstrip("-._") or Path(source).parent.name
     return Path(f"{stem}-onnx")
+
+
+def _recipes(precisions: Sequence[str], recipe: str | None, checkpoint: Checkpoint | None) -> dict[str, Recipe]:
+    """What each precision is made by."""
+    kinds = {name: _precision_kind(name) for name in precisions}
+    chosen = load_recipe(recipe) if recipe else None
+    return {name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint) for name, kind in kinds.items()}
+
+
+def _plan_graphs(
+    config: VoxtralConfig, tokens: Tokens, recipes: Mapping[str, Recipe], shard_size: int
+) -> tuple[PlannedGraph, ...]:
+    """Encoder and decoder of each precision."""
+
+    def planned(name: str, plan_of: Callable[..., native.GraphPlan]) -> PlannedGraph:
+        plan = plan_of(config)
+        with FakeTensorMode():
+            layout = lay_out(plan.module(), plan.data_file, shard_size)
+        return PlannedGraph(name, plan_of, plan, recipes[name], layout)
+
+    graphs = []
+    for name, recipe in recipes.items():
+        dtype, suffix = PRECISIONS[name].dtype, PRECISIONS[name].suffix
+        options = {"build": Build(getattr(torch, dtype), recipe), "dtype": dtype, "suffix": suffix}
+        graphs += [
+            planned(name, partial(native.encoder_plan, **options)),
+            planned(name, partial(native.decoder_plan, tokens=tokens, **options)),
+        ]
+    return tuple(graphs)
 
 
 def _with_earlier_work(plan: ExportPlan) -> ExportPlan:

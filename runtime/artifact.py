@@ -1,32 +1,49 @@
-"""Finding the artifact that a user means."""
+"""Finding the artifact that a user means, and bringing one that is published on the hub."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
-from ..errors import ArtifactError, StorageError
+from ..errors import ArtifactError, StorageError, UsageError
 from ..manifest import FILE_NAME, Manifest, write_whole
 
+if TYPE_CHECKING:
+    from ..hub import Progress, Repository
+
 ENVIRONMENT_VARIABLE = "VOXTRAL_ONNX_MODEL"
+DEFAULT_PRECISIONS = ("q4f16", "q4", "q8", "fp16", "fp32")  # the first that the artifact has
 EMBEDDED = Path(__file__).parent.parent / "assets" / "tiny-onnx"
 
 
-def find_artifact(model: str | Path | None = None) -> Path:
+def find_artifact(
+    model: str | Path | None = None,
+    precisions: Sequence[str] | None = None,
+    *,
+    offline: bool = False,
+    on_download: Callable[[Progress], None] = lambda progress: None,
+) -> Path:
     """The folder of the artifact: `model`, else $VOXTRAL_ONNX_MODEL, else the last finished export.
+
+    Of an artifact that ORG/NAME[@REVISION] names, what `precisions` need is downloaded; as `choose_precisions` takes
+    them.
 
     Raises:
         ArtifactError: nothing was named or exported, or what was named is not an artifact.
+        StorageError: as `hub.Snapshot.download`.
+        UsageError: as `choose_precisions`.
     """
     asked = model or os.environ.get(ENVIRONMENT_VARIABLE) or _last_export()
     if not asked:
         raise ArtifactError(
-            "no model: give --model FOLDER, or export one first:\n"
+            "no model: give --model FOLDER or ORG/NAME, or export one first:\n"
             "  voxtral-onnx export tiny\n"
-            "  voxtral-onnx export CHECKPOINT_FOLDER"
+            "  voxtral-onnx export  # downloads the released model, 8.9 GB"
         )
     if str(asked) == "tiny" and not Path(asked).exists():
         if not (EMBEDDED / FILE_NAME).exists():
@@ -36,6 +53,11 @@ def find_artifact(model: str | Path | None = None) -> Path:
             )
         return EMBEDDED
     folder = Path(asked)
+    if isinstance(asked, str) and not folder.exists():
+        from ..hub import find_repository  # late: its imports take 0.3 s
+
+        if repository := find_repository(asked):
+            return _fetch(repository, precisions, offline, on_download)
     is_checkpoint = folder.suffix == ".gguf" or any(
         (folder / name).exists() for name in ("params.json", "consolidated.safetensors", "config.json")
     )
@@ -46,15 +68,71 @@ def find_artifact(model: str | Path | None = None) -> Path:
     return folder
 
 
-def open_artifact(folder: Path) -> Manifest:
-    """Read the manifest and compare the sizes of all files.
+def open_artifact(folder: Path, precisions: Sequence[str] | None = None) -> tuple[Manifest, list[str]]:
+    """Read the manifest, choose precisions and compare the sizes of their files; others need not be there.
 
     Raises:
         ArtifactError: no artifact, another format, or a file that is missing or of another size.
+        UsageError: as `choose_precisions`.
     """
     manifest = Manifest.read(folder)
-    manifest.check_files(folder)
-    return manifest
+    chosen = choose_precisions(manifest, precisions)
+    manifest.check_files(folder, chosen)
+    return manifest, chosen
+
+
+def choose_precisions(manifest: Manifest, asked: Sequence[str] | None = None) -> list[str]:
+    """The precisions asked for, all for `["all"]`, or the first of DEFAULT_PRECISIONS that the artifact has.
+
+    Raises:
+        UsageError: the artifact has not the one asked for.
+        ArtifactError: it has none that is known.
+    """
+    if asked is None:
+        asked = [name for name in DEFAULT_PRECISIONS if name in manifest.precisions][:1]
+        if not asked:
+            known = ", ".join(DEFAULT_PRECISIONS)
+            raise ArtifactError(f"the artifact has none of the precisions {known}; export again")
+    if list(asked) == ["all"]:
+        return list(manifest.precisions)
+    for name in asked:
+        if name not in manifest.precisions:
+            raise UsageError(
+                f"precision: the artifact has {', '.join(manifest.precisions)}, not {name!r}; "
+                f"add it: voxtral-onnx export SOURCE -o ARTIFACT --precision {name}"
+            )
+    return list(asked)
+
+
+def _fetch(
+    repository: Repository,
+    precisions: Sequence[str] | None,
+    offline: bool,
+    on_download: Callable[[Progress], None],
+) -> Path:
+    """Download what these precisions need of a published artifact; returns its folder."""
+    from .. import hub
+
+    snapshot = hub.look_up(repository, offline=offline)
+    if FILE_NAME not in snapshot.files:
+        if snapshot.files.keys() & {"params.json", "config.json"}:
+            raise ArtifactError(f"{repository}: a checkpoint, not an artifact; run: voxtral-onnx export {repository}")
+        raise ArtifactError(f"{repository}: no {FILE_NAME}: not an exported artifact")
+    folder = snapshot.folder([FILE_NAME])
+    snapshot.download({FILE_NAME: snapshot.files[FILE_NAME]}, folder, on_download)
+    manifest = Manifest.read(folder)
+    needed = {
+        name: hub.RemoteFile(file.size, file.sha256)
+        for name, file in manifest.files_of(choose_precisions(manifest, precisions)).items()
+    }
+    if wrong := [name for name, file in needed.items() if not file.may_be(snapshot.files.get(name))]:
+        raise ArtifactError(
+            f"{repository}: its {FILE_NAME} names other files than it holds: {', '.join(wrong)}; "
+            "choose another revision, ORG/NAME@REVISION"
+        )
+    snapshot.download(needed, folder, on_download)
+    snapshot.remember()
+    return folder
 
 
 def remember_export(folder: Path) -> None:

@@ -16,7 +16,7 @@ from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +25,10 @@ from ..memory import peak_memory, resident_memory, total_memory
 from .artifact import find_artifact, open_artifact
 from .audio import AudioSource, open_audio
 from .cache import KVCache
-from .transcribe import DEFAULT_CONTEXT, Transcriber, choose_precision, delay_ms
+from .transcribe import DEFAULT_CONTEXT, Transcriber, delay_ms
+
+if TYPE_CHECKING:
+    from ..hub import Progress
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "tiny" / "samples"
 CLIP_SECONDS = 15.95
@@ -114,6 +117,8 @@ def bench(
     allow_fallback: bool = False,
     repeat: int = 3,
     details: bool = False,
+    offline: bool = False,
+    on_download: Callable[[Progress], None] = lambda progress: None,
 ) -> Iterator[Measurement]:
     """Measure each precision in a process of its own, so that its memory is its own.
 
@@ -129,22 +134,18 @@ def bench(
         allow_fallback: as `Transcriber` takes it.
         repeat: transcriptions of the clip, of which the fastest counts.
         details: also time single calls, and the machine's memory.
+        offline: as `Transcriber` takes it.
+        on_download: as `Transcriber` takes it.
 
     Raises:
-        ArtifactError, AudioError, DeviceError, UsageError: as errors.py describes.
+        ArtifactError, AudioError, DeviceError, StorageError, UsageError: as errors.py describes.
     """
     if repeat < 1:
         raise UsageError(f"repeat: expected at least 1, got {repeat}")
     if str(audio) == "-":
         raise UsageError("audio: expected a file, as every run reads it again, got standard input")
-    folder = find_artifact(model)
-    manifest = open_artifact(folder)
-    if precisions is None:
-        chosen = [choose_precision(manifest)]
-    elif list(precisions) == ["all"]:
-        chosen = list(manifest.precisions)
-    else:
-        chosen = [choose_precision(manifest, name) for name in precisions]
+    folder = find_artifact(model, precisions, offline=offline, on_download=on_download)
+    manifest, chosen = open_artifact(folder, precisions)
     open_clip(audio, manifest.config.audio.sample_rate)
     for precision in chosen:
         options = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ArtifactError, UsageError
+from ..errors import UsageError
 from ..manifest import Manifest, Streaming
 from .artifact import find_artifact, open_artifact
 from .audio import AudioSource, open_audio
@@ -24,9 +24,11 @@ from .session import Session
 from .stream import Snapshot, Stream, Token
 from .tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from ..hub import Progress
+
 DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
 GUESSED_BLANKS = {"cpu": 1, "cuda": 0}  # positions run ahead after a blank of a file; source: bench/guessing.py
-DEFAULT_PRECISIONS = ("q4f16", "q4", "q8", "fp16", "fp32")  # the first that the artifact has
 
 
 class Transcriber:
@@ -49,11 +51,14 @@ class Transcriber:
         prepacked: str | Path | None = None,
         blank_guard: bool = True,
         allow_fallback: bool = False,
+        offline: bool = False,
+        on_download: Callable[[Progress], None] = lambda progress: None,
     ):
         """Load an artifact.
 
         Args:
-            model: its folder, or "tiny"; None takes $VOXTRAL_ONNX_MODEL or the last finished export.
+            model: its folder, "tiny", or ORG/NAME[@REVISION] of the hub, of which the files of one precision are
+                downloaded; None takes $VOXTRAL_ONNX_MODEL or the last finished export.
             device: "cpu", "cuda" or "cuda:N"; "auto" takes CUDA where it is there and computes in this precision.
             delay_ms: how long the model listens before it writes, a multiple of 80 up to 2400; None for the model's
                 own, 480.
@@ -65,13 +70,16 @@ class Transcriber:
             blank_guard: after 16 s without a word, make blanks less likely step by step (`Stream.overrides` tells where
                 that changed a decision).
             allow_fallback: run what the device cannot on the CPU, and say so in `notes`, instead of raising.
+            offline: ask no hub, take what was downloaded before.
+            on_download: called for every block of a download.
 
         Raises:
-            ArtifactError, DeviceError, UsageError: as errors.py describes.
+            ArtifactError, DeviceError, StorageError, UsageError: as errors.py describes.
         """
-        self.folder = find_artifact(model)
-        self.manifest = manifest = open_artifact(self.folder)
-        self.precision = choose_precision(manifest, precision)
+        asked = None if precision is None else [precision]
+        self.folder = find_artifact(model, asked, offline=offline, on_download=on_download)
+        self.manifest, (self.precision,) = open_artifact(self.folder, asked)
+        manifest = self.manifest
         graphs = manifest.precisions[self.precision]
         self.runs_on = open_device(device, graphs.activation_dtype, allow_fallback=allow_fallback)
         if prepacked and self.device != "cpu":
@@ -294,23 +302,3 @@ def untrained_delay(manifest: Manifest, tokens: int) -> str | None:
 
 def _ms_per_token(manifest: Manifest) -> int:
     return 1000 * manifest.config.audio.samples_per_token // manifest.config.audio.sample_rate
-
-
-def choose_precision(manifest: Manifest, asked: str | None = None) -> str:
-    """The precision asked for, or the first of DEFAULT_PRECISIONS that the artifact has.
-
-    Raises:
-        UsageError: the artifact has not the one asked for.
-        ArtifactError: it has none that is known.
-    """
-    if asked is None:
-        asked = next((name for name in DEFAULT_PRECISIONS if name in manifest.precisions), None)
-        if asked is None:
-            known = ", ".join(DEFAULT_PRECISIONS)
-            raise ArtifactError(f"the artifact has none of the precisions {known}; export again")
-    if asked not in manifest.precisions:
-        raise UsageError(
-            f"precision: the artifact has {', '.join(manifest.precisions)}, not {asked!r}; "
-            f"add it: voxtral-onnx export SOURCE -o ARTIFACT --precision {asked}"
-        )
-    return asked

@@ -86,6 +86,29 @@ def run(monkeypatch, capsys):
 
 
 @pytest.fixture
+def hub_server(monkeypatch, tmp_path):
+    """A hub on this machine that this process takes for the one; it downloads into `tmp_path / "hub"`."""
+    from hub_server import HubServer
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    from voxtral_onnx import hub
+
+    server = HubServer()
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "hub" / "assets"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub" / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hub" / "token"))
+    monkeypatch.setattr(hub, "WAITS", (0.001, 0.001, 0.001))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield server
+    close_session()
+    server.close()
+
+
+@pytest.fixture
 def tmpfs(tmp_path):
     """Make file systems of a given size, or skip where that needs rights that we lack."""
     mounted = []

@@ -98,7 +98,7 @@ def test_error_as_a_process(process):
     ("arguments", "parts"),
     [
         (["frobnicate"], ["No such command 'frobnicate'"]),
-        (["export"], ["Missing argument 'source"]),
+        (["export", "a", "b"], ["Got unexpected extra argument"]),
         (["transcribe", "--loud", "a.wav"], ["No such option: --loud"]),
         (["transcribe", "--delay", "soon", "a.wav"], ["Invalid value for '--delay'"]),
         (["transcribe", "--threads", "0", "a.wav"], ["Invalid value for '--threads'"]),

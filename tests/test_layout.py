@@ -1,4 +1,7 @@
-"""The folders, and which of them may import which."""
+"""The folders, and which of them may import which.
+
+`hub` stands below exporter and runtime, because checkpoints and artifacts are downloaded by the same rules.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,27 @@ ALLOWED = {  # part: the parts that it may import
     "config": {"errors"},
     "manifest": {"config", "errors"},
     "memory": set(),
+    "hub": {"manifest", "errors"},
     "quant": {"manifest", "config", "errors"},
-    "exporter": {"quant", "manifest", "memory", "config", "errors"},
-    "runtime": {"manifest", "memory", "config", "errors"},
-    "cli": {"exporter", "quant", "runtime", "manifest", "memory", "config", "errors"},
+    "exporter": {"quant", "hub", "manifest", "memory", "config", "errors"},
+    "runtime": {"hub", "manifest", "memory", "config", "errors"},
+    "cli": {"exporter", "quant", "runtime", "hub", "manifest", "memory", "config", "errors"},
     "__main__": {"cli"},
     "__init__": {"exporter", "runtime"},
 }
 EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}
-PARTS_WITHOUT_EXPORT_PACKAGES = ("errors", "config", "manifest", "memory", "runtime", "cli", "__main__", "__init__")
+PARTS_WITHOUT_EXPORT_PACKAGES = (
+    "errors",
+    "config",
+    "manifest",
+    "memory",
+    "hub",
+    "runtime",
+    "cli",
+    "__main__",
+    "__init__",
+)
 
 
 def source_files() -> list[Path]:

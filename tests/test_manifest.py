@@ -175,8 +175,8 @@ def test_damaged_tokenizer(artifact, run):
 
 
 def test_nothing_named_and_nothing_exported(run):
-    commands = ("  voxtral-onnx export tiny\n", "  voxtral-onnx export CHECKPOINT_FOLDER\n")
-    run("transcribe", CLIP).assert_refused(4, "no model: give --model FOLDER", *commands)
+    commands = ("  voxtral-onnx export tiny\n", "  voxtral-onnx export  # downloads the released model, 8.9 GB\n")
+    run("transcribe", CLIP).assert_refused(4, "no model: give --model FOLDER or ORG/NAME", *commands)
     run("inspect").assert_refused(4, *commands)
 
 

@@ -1,0 +1,193 @@
+"""A hub on this machine: the endpoints that downloads use, on a real socket, with faults on request.
+
+    GET /api/models/ORG/NAME/revision/REVISION?blobs=True     commit, files, sizes, hashes
+    GET /ORG/NAME/resolve/REVISION/PATH                       small files; redirects to the next for those in LFS
+    GET /lfs/ORG/NAME/SHA256                                  on another host name, as the hub's storage is
+
+Source: the answers of huggingface.co, as huggingface_hub's code reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+LFS = (".safetensors", ".onnx", ".onnx_data")
+PIECE = 1 << 16  # bytes sent at a time
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str  # without the query
+    range: str | None
+    token: str | None
+    agent: str | None
+
+
+@dataclass
+class Faults:
+    """What goes wrong; a test sets it, the server uses it up."""
+
+    drops: list[int] = field(default_factory=list)  # bytes of a body after which the connection is cut, one a request
+    statuses: list[int] = field(default_factory=list)  # of the next answers, with no word why
+    error: tuple[int, str] | None = None  # status and X-Error-Code of every answer
+    flip: str | None = None  # a file of which one byte is wrong
+    knows_ranges: bool = True
+    body: bytes | None = None  # of every answer
+    hold: int | None = None  # bytes of a file after which the server waits until `resumed` is set
+
+
+class HubServer:
+    def __init__(self):
+        self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}  # by name and revision
+        self.requests: list[Request] = []
+        self.faults = Faults()
+        self.held, self.resumed = threading.Event(), threading.Event()
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self.resumed.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+    def publish(self, repo_id: str, content: Path | Mapping[str, bytes], revision: str = "main") -> str:
+        """A new commit, of these files or of a folder's; returns it."""
+        if isinstance(content, Path):
+            files = {str(p.relative_to(content)): p.read_bytes() for p in sorted(content.rglob("*")) if p.is_file()}
+        else:
+            files = dict(content)
+        digests = [f"{name} {hashlib.sha256(body).hexdigest()}" for name, body in files.items()]
+        commit = hashlib.sha1("\n".join(digests).encode()).hexdigest()
+        self.repositories.setdefault(repo_id, {}).update({revision: files, commit: files})
+        return commit
+
+    def commit(self, repo_id: str, revision: str) -> str:
+        files = self.repositories[repo_id][revision]
+        names = [name for name, held in self.repositories[repo_id].items() if held is files]
+        return next(name for name in names if re.fullmatch("[0-9a-f]{40}", name))
+
+    def taken(self) -> list[str]:
+        """Files of which a body was asked for, in order."""
+        return [r.path.split("/resolve/")[1].partition("/")[2] for r in self.requests if "/resolve/" in r.path]
+
+
+def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format, *arguments) -> None: ...
+
+        def do_GET(self) -> None:
+            path, headers, faults = unquote(urlsplit(self.path).path), self.headers, server.faults
+            token, agent = headers.get("Authorization"), headers.get("User-Agent")
+            server.requests.append(Request(self.command, path, headers.get("Range"), token, agent))
+            if faults.statuses:
+                return self.answer(faults.statuses.pop(0), b"{}")
+            if faults.error:
+                return self.answer(faults.error[0], b"{}", {"X-Error-Code": faults.error[1]})
+            if faults.body is not None:
+                return self.answer(200, faults.body)
+            parts = path.strip("/").split("/")
+            if parts[0] == "lfs":
+                files = {
+                    f"{name}": body
+                    for revision in server.repositories["/".join(parts[1:3])].values()
+                    for name, body in revision.items()
+                }
+                name = next(n for n, body in files.items() if hashlib.sha256(body).hexdigest() == parts[3])
+                return self.send_file(name, files[name])
+            is_listing = parts[:2] == ["api", "models"]
+            repo_id, revision = "/".join(parts[2:4] if is_listing else parts[:2]), parts[5 if is_listing else 3]
+            if repo_id not in server.repositories:
+                return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            if revision not in server.repositories[repo_id]:
+                return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+            files, commit = server.repositories[repo_id][revision], server.commit(repo_id, revision)
+            if is_listing:
+                listing = {"id": repo_id, "sha": commit, "siblings": [entry(*file) for file in files.items()]}
+                return self.answer(200, json.dumps(listing).encode())
+            name = "/".join(parts[4:])
+            if name not in files:
+                return self.answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+            if not name.endswith(LFS):
+                return self.send_file(name, files[name], {"X-Repo-Commit": commit})
+            digest = hashlib.sha256(files[name]).hexdigest()
+            location = f"http://localhost:{server.http.server_port}/lfs/{repo_id}/{digest}"
+            headers = {"Location": location, "X-Repo-Commit": commit, "X-Linked-Etag": f'"{digest}"'}
+            return self.answer(302, b"", headers | {"X-Linked-Size": str(len(files[name]))})
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+            self.send_response(status)
+            for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def send_file(self, name: str, body: bytes, more: Mapping[str, str] | None = None) -> None:
+            faults = server.faults
+            if faults.flip == name:
+                body = bytes([body[0] ^ 1]) + body[1:]
+            status, headers = 200, {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "Accept-Ranges": "bytes"}
+            headers |= more or {}
+            if faults.knows_ranges and (match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))):
+                start = int(match[1])
+                headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+                status, body = 206, body[start:]
+            self.send_response(status)
+            for key, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            cut = faults.drops.pop(0) if faults.drops else None
+            for start in range(0, len(body), PIECE):
+                stop = min(start + PIECE, len(body))
+                if faults.hold is not None and stop > faults.hold:
+                    self.wfile.write(body[start : faults.hold])
+                    self.wfile.flush()
+                    server.held.set()
+                    server.resumed.wait(60)
+                    start, faults.hold = faults.hold, None
+                if cut is not None and stop > cut:
+                    self.wfile.write(body[start:cut])
+                    self.wfile.flush()
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    self.close_connection = True
+                    return
+                self.wfile.write(body[start:stop])
+
+        def finish(self) -> None:
+            with suppress(OSError):  # the client is gone
+                super().finish()
+
+        def handle(self) -> None:
+            with suppress(OSError):
+                super().handle()
+
+    return Handler
+
+
+def entry(name: str, body: bytes) -> dict:
+    """A file as the hub lists it."""
+    size = len(body)
+    blob = hashlib.sha1(b"blob %d\0" % size + body).hexdigest()
+    if not name.endswith(LFS):
+        return {"rfilename": name, "size": size, "blobId": blob}
+    lfs = {"size": size, "sha256": hashlib.sha256(body).hexdigest(), "pointerSize": 130}
+    return {"rfilename": name, "size": size, "blobId": "0" * 40, "lfs": lfs}
