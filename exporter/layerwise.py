@@ -86,8 +86,11 @@ class Layerwise:
                 (`language_model.embed_tokens`) included; once for every `ROWS` positions.
         """
         self.checkpoint, self.build, self.observe = checkpoint, Build(torch.float32, recipe), observe
-        self.tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
-        self.num_delay_tokens = streaming.default_delay_tokens if num_delay_tokens is None else num_delay_tokens
+        self.tokens, self.streaming = read_tekken(
+            checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms
+        )
+        default = self.streaming.default_delay_tokens
+        self.num_delay_tokens = default if num_delay_tokens is None else num_delay_tokens
 
     def encode(self, input_features: Tensor, keep: dict[str, Tensor] | None = None) -> Tensor:
         """Audio embeddings [tokens, hidden_size] of log-mel frames [n_mels, frames].
