@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from ..config import TransformerConfig, VoxtralConfig
 from ..errors import ShapeError
 from ..quant.recipe import FLOAT, Recipe
+from . import ops
 from .bind import fills_of
 from .checkpoint import Checkpoint
 from .modules import (
@@ -47,13 +47,44 @@ Stage = Callable[[Tensor], Tensor]
 Observer = Callable[[str, Tensor], None]
 
 
-@dataclass(frozen=True, slots=True)
 class Choices:
-    """What the decoder decides at every position, as the decoder graph's output `step` has it."""
+    """What the decoder decides at every position, as its graph's output `step` has it, from slices of logits.
 
-    ids: Tensor  # int64 [rows]
-    logprobs: Tensor  # float32 [rows], of the chosen ids
-    blank_margins: Tensor  # float32 [rows], the blank's logit less the best other one
+    word: float64 [rows], the best logit besides the blank's; blank: the blank's; log_sum: of all their exponentials.
+    """
+
+    def __init__(self, rows: int, blank_id: int):
+        self.blank_id = blank_id
+        self.word = torch.full((rows,), -torch.inf, dtype=torch.float64)
+        self.blank, self.log_sum = self.word.clone(), self.word.clone()
+        self.best = torch.zeros(rows, dtype=torch.long)
+
+    def see(self, first: int, logits: Tensor) -> None:
+        """Take the logits [rows, ids] of the ids from `first` on; slices come in order."""
+        self.log_sum = torch.logaddexp(self.log_sum, logits.double().logsumexp(-1))
+        at = self.blank_id - first
+        if 0 <= at < logits.shape[1]:
+            self.blank = logits[:, at].double()
+            logits = logits.index_fill(1, torch.tensor([at]), -torch.inf)
+        highest, best = logits.max(-1)
+        self.best = torch.where(highest > self.word, best + first, self.best)
+        self.word = torch.maximum(self.word, highest)
+
+    @property
+    def blank_margins(self) -> Tensor:
+        """The blank's logit less the best other one: float64 [rows]."""
+        return self.blank - self.word
+
+    @property
+    def ids(self) -> Tensor:
+        """The chosen tokens, int64 [rows]; a tie goes to the lower id."""
+        is_blank = (self.blank > self.word) | ((self.blank == self.word) & (self.best > self.blank_id))
+        return torch.where(is_blank, self.blank_id, self.best)
+
+    @property
+    def logprobs(self) -> Tensor:
+        """Of the chosen tokens: float64 [rows]."""
+        return torch.maximum(self.word, self.blank) - self.log_sum
 
 
 class Layerwise:
@@ -149,10 +180,12 @@ class Layerwise:
 
     def _load(self, name: str, module: Module) -> Module:
         fill(module, self.checkpoint, name)
-        if self.observe:
-            for path, part in module.named_modules(prefix=name):
-                if isinstance(part, Linear | QuantizedLinear):
-                    part.register_forward_pre_hook(partial(_report, self.observe, path))
+        for path, part in list(module.named_modules()):
+            if isinstance(part, Linear | QuantizedLinear):
+                linear = part if isinstance(part, Linear) else _Dequantized(part)
+                module.set_submodule(path, linear)
+                if self.observe:
+                    linear.register_forward_pre_hook(partial(_report, self.observe, f"{name}.{path}"))
         return module
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -160,13 +193,18 @@ class Layerwise:
         unique, places = input_ids.unique(return_inverse=True)
         return self._table([(row, row + 1) for row in unique.tolist()]).embed(places)
 
+    def heads(self) -> Iterator[tuple[int, Stage]]:
+        """The head in slices of the vocabulary: first id, final hidden states [rows, hidden_size] -> [rows, ids]."""
+        vocab_size = self.checkpoint.config.decoder.vocab_size
+        for start in range(0, vocab_size, TABLE_ROWS):
+            yield start, self._table([(start, min(start + TABLE_ROWS, vocab_size))]).logits
+
     def logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Logits of final hidden states [rows, hidden_size] in slices of the vocabulary: first id, [rows, ids]."""
         if self.observe:
             self.observe(TABLE, hidden)
-        vocab_size = self.checkpoint.config.decoder.vocab_size
-        for start in range(0, vocab_size, TABLE_ROWS):
-            yield start, self._table([(start, min(start + TABLE_ROWS, vocab_size))]).logits(hidden)
+        for start, head in self.heads():
+            yield start, head(hidden)
 
     def _table(self, ranges: Sequence[tuple[int, int]]):
         """The table's rows of these ranges, one after the other."""
@@ -184,20 +222,10 @@ class Layerwise:
 
     def choose(self, hidden: Tensor) -> Choices:
         """The greedy choice at final hidden states [rows, hidden_size]; MODEL.md step 8."""
-        blank = self.tokens.streaming_pad
-        word = torch.full((len(hidden),), -torch.inf)
-        best, blank_logit, log_sum = torch.zeros(len(hidden), dtype=torch.long), word.clone(), word.clone()
+        choices = Choices(len(hidden), self.tokens.streaming_pad)
         for first, logits in self.logits(hidden):
-            log_sum = torch.logaddexp(log_sum, logits.logsumexp(-1))
-            if first <= blank < first + logits.shape[1]:
-                blank_logit = logits[:, blank - first].clone()
-                logits[:, blank - first] = -torch.inf
-            highest, at = logits.max(-1)
-            best = torch.where(highest > word, at + first, best)
-            word = torch.maximum(word, highest)
-        is_blank = (blank_logit > word) | ((blank_logit == word) & (best > blank))
-        ids = torch.where(is_blank, blank, best)
-        return Choices(ids, torch.maximum(word, blank_logit) - log_sum, blank_logit - word)
+            choices.see(first, logits)
+        return choices
 
 
 def encoder_stages(config: VoxtralConfig) -> tuple[str, ...]:
@@ -258,6 +286,23 @@ def _run_layer(layer: Layer, stack: TransformerConfig, num_delay_tokens: Tensor,
         residual, branch, key, value = layer(part, None, at, *past, num_delay_tokens)
         parts.append((residual + branch)[0])
     return torch.cat(parts)
+
+
+class _Dequantized(nn.Module):
+    """A quantised linear layer with its weights as floats, because several calls multiply by them."""
+
+    def __init__(self, part: QuantizedLinear):
+        super().__init__()
+        self.bias = part.bias
+        self.weight = nn.Parameter(torch.empty(len(part.weight), part.in_features), requires_grad=False)
+        for start in range(0, len(part.weight), ROWS):  # in slices, because every step of unpacking copies
+            rows = slice(start, start + ROWS)
+            zeros = None if part.zero_points is None else part.zero_points[rows]
+            values = ops.dequantize(part.weight[rows], part.scales[rows], zeros, part.rule.bits)
+            self.weight[rows] = values.flatten(1)[:, : part.in_features]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
 
 
 def _report(observe: Observer, name: str, part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
