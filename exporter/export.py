@@ -14,6 +14,7 @@ from .. import __version__
 from ..errors import StorageError
 from ..manifest import FORMAT, CacheSpec, FileSpec, GraphSpec, Manifest, Precision, hash_file, write_whole
 from .bind import Progress, bind
+from .checkpoint import Checkpoint
 from .folder import FinishedGraph, Record, begin, end, hold, look, write_shared
 from .mel import INPUT, output_spec
 from .memory import named_memory_errors
@@ -24,7 +25,7 @@ ENCODER_SLACK = 256  # frames between two moves of the encoder's cache
 
 
 def export(
-    source: str | Path,
+    source: str | Path | Checkpoint,
     output: str | Path | None = None,
     *,
     precisions: Sequence[str] = ("q4f16",),
@@ -39,7 +40,7 @@ def export(
     one. The same arguments give the same bytes, with any number of threads.
 
     Args:
-        source: a checkpoint folder of either layout, or "tiny" for the embedded checkpoint.
+        source: a checkpoint folder of either layout, "tiny" for the embedded checkpoint, or an opened checkpoint.
         output: the artifact folder, by default `./<name>-onnx`. An artifact of the same checkpoint is added to.
         precisions: names out of PRECISIONS.
         recipe: name or TOML file of the recipe for the 4- and 8-bit precisions, instead of their own.

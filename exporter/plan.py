@@ -188,11 +188,11 @@ class ExportPlan:
 
 
 def plan_export(
-    source: str | Path,
+    source: str | Path | Checkpoint,
     output: str | Path | None = None,
     *,
     precisions: Sequence[str] = ("q4f16",),
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
 ) -> ExportPlan:
@@ -202,16 +202,14 @@ def plan_export(
         CheckpointError, QuantizationError, ArtifactError, StorageError, UsageError: as errors.py describes.
     """
     kinds = {name: _precision_kind(name) for name in precisions}
-    recipes = {
-        name: FLOAT if kind.recipe is None else load_recipe(recipe or kind.recipe) for name, kind in kinds.items()
-    }
+    recipes = {name: FLOAT if kind.recipe is None else _recipe(recipe or kind.recipe) for name, kind in kinds.items()}
     if threads is not None and threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
     threads = threads or os.cpu_count() or 1
-    checkpoint = open_checkpoint(resolve_source(source))
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(resolve_source(source))
     memory.require_addresses(memory.TRACING + threads * memory.THREAD)
     tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
-    folder = Path(output) if output is not None else Path(f"{Path(source).name}-onnx")
+    folder = output_folder(checkpoint, output)
     fingerprint = checkpoint.fingerprint()
 
     def planned(name: str, plan_of: Callable[..., native.GraphPlan]) -> PlannedGraph:
@@ -253,6 +251,15 @@ def plan_export(
 def resolve_source(source: str | Path) -> Path:
     """The checkpoint folder that a user means."""
     return TINY if str(source) == "tiny" and not Path(source).exists() else Path(source)
+
+
+def output_folder(checkpoint: Checkpoint, output: str | Path | None) -> Path:
+    """The artifact folder that a user means."""
+    return Path(output) if output is not None else Path(f"{checkpoint.folder.name}-onnx")
+
+
+def _recipe(recipe: str | Recipe) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
 
 
 def _with_earlier_work(plan: ExportPlan) -> ExportPlan:

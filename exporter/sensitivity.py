@@ -71,7 +71,7 @@ class Sensitivity:
 
     group: Group
     drift: Drift
-    forms: Mapping[tuple[int, int], Form]  # by bits and block size
+    forms: tuple[Form, ...]  # from the smallest on
 
 
 def groups_of(config: VoxtralConfig) -> list[Group]:
@@ -95,27 +95,50 @@ def _runs(count: int, most: int) -> Iterator[tuple[str, range]]:
         yield (str(start) if len(layers) == 1 else f"{start}-{layers[-1]}"), layers
 
 
+def form_sizes(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[Group, dict[tuple[int, int], int]]:
+    """Bytes of every group of tensors in each form that it can have, by bits and block size, from the smallest on.
+
+    dtype: of the artifact's activations and scales.
+    """
+    config, tokens = checkpoint.config, Layerwise(checkpoint).tokens
+    groups = groups_of(config)
+    sizes: dict[Group, dict[tuple[int, int], int]] = {group: {} for group in groups}
+    for form in FORMS:
+        able = [group for group in groups if TABLE not in group.patterns or config.decoder.hidden_size % form[1] == 0]
+        build = Build(dtype, Recipe("", 0, tuple(rule for group in able for rule in group.rules(*form))))
+        with FakeTensorMode():
+            layouts = [
+                lay_out(module, "data", 1 << 60) for module in (Encoder(build, config), Decoder(build, config, tokens))
+            ]
+        places = {name: place.size for layout in layouts for name, place in layout.places.items()}
+        for group in able:
+            sizes[group][form] = sum(
+                -(-size // ALIGNMENT) * ALIGNMENT
+                for name, size in places.items()
+                if group.has(name.rpartition(".")[0]) and not name.endswith(".gather_scales")
+            )
+    return sizes
+
+
 def measure_sensitivities(
     checkpoint: Checkpoint,
     clips: Sequence[Clip],
-    dtype: torch.dtype,
+    sizes: Mapping[Group, Mapping[tuple[int, int], int]],
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> list[Sensitivity]:
-    """Drift and forms of every group of a checkpoint's tensors.
+    """Drift and forms of groups of a checkpoint's tensors.
 
     Args:
         checkpoint: of the float model.
         clips: what `calibrate` makes of some recordings.
-        dtype: of the artifact's activations and scales, which sizes depend on.
+        sizes: the groups, as `form_sizes` returns them.
         on_stage: called with the name of every stage before it runs.
     """
-    groups = groups_of(checkpoint.config)
-    recipes = [Recipe(group.name, 0, group.rules(*MEASURED)) for group in groups]
+    recipes = [Recipe(group.name, 0, group.rules(*MEASURED)) for group in sizes]
     drifts = measure_drifts(checkpoint, clips, recipes, on_stage)
-    sizes = _sizes(checkpoint, groups, dtype)
     return [
         Sensitivity(group, drift, _forms(checkpoint, group, drift, size))
-        for group, drift, size in zip(groups, drifts, sizes, strict=True)
+        for group, drift, size in zip(sizes, drifts, sizes.values(), strict=True)
     ]
 
 
@@ -202,12 +225,9 @@ def _drift(reference: Choices, other: Choices, gap: Tensor) -> Drift:
 
 def _forms(
     checkpoint: Checkpoint, group: Group, drift: Drift, sizes: Mapping[tuple[int, int], int]
-) -> dict[tuple[int, int], Form]:
+) -> tuple[Form, ...]:
     errors = {form: _squared_error(checkpoint, group, *form) for form in sizes}
-    return {
-        form: Form(f"{form[0]} bits, block {form[1]}", size, drift.total * errors[form] / errors[MEASURED])
-        for form, size in sizes.items()
-    }
+    return tuple(Form(*form, size, drift.total * errors[form] / errors[MEASURED]) for form, size in sizes.items())
 
 
 def _squared_error(checkpoint: Checkpoint, group: Group, bits: int, block_size: int) -> float:
@@ -223,25 +243,3 @@ def _squared_error(checkpoint: Checkpoint, group: Group, bits: int, block_size: 
         change = rows - dequantize_blockwise(quantize_blockwise(rows, rule, name), rule, rows.shape[1])
         errors.append(float(np.square(change, dtype=np.float64).sum() / np.square(rows, dtype=np.float64).sum()))
     return float(np.mean(errors))
-
-
-def _sizes(checkpoint: Checkpoint, groups: Sequence[Group], dtype: torch.dtype) -> list[dict[tuple[int, int], int]]:
-    """Bytes of each group in each form that it can have."""
-    config, tokens = checkpoint.config, Layerwise(checkpoint).tokens
-    sizes: list[dict[tuple[int, int], int]] = [{} for _ in groups]
-    for form in FORMS:
-        able = [group for group in groups if TABLE not in group.patterns or config.decoder.hidden_size % form[1] == 0]
-        build = Build(dtype, Recipe("", 0, tuple(rule for group in able for rule in group.rules(*form))))
-        with FakeTensorMode():
-            layouts = [
-                lay_out(module, "data", 1 << 60) for module in (Encoder(build, config), Decoder(build, config, tokens))
-            ]
-        places = {name: place.size for layout in layouts for name, place in layout.places.items()}
-        for group, found in zip(groups, sizes, strict=True):
-            if group in able:
-                found[form] = sum(
-                    -(-size // ALIGNMENT) * ALIGNMENT
-                    for name, size in places.items()
-                    if group.has(name.rpartition(".")[0]) and not name.endswith(".gather_scales")
-                )
-    return sizes

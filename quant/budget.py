@@ -19,7 +19,8 @@ CELLS = 100_000  # that the bytes to spend are counted in; sizes round up to the
 class Form:
     """One way to store a group of tensors."""
 
-    label: str
+    bits: int
+    block_size: int
     size: int  # bytes
     drift: float  # how far the model's decisions move, 0 or more
 

@@ -11,7 +11,7 @@ from voxtral_onnx.quant import budget as budgets
 from voxtral_onnx.quant.budget import Form, spend
 
 forms = st.lists(
-    st.builds(Form, st.just("form"), st.integers(0, 60), st.floats(0, 9).map(lambda x: round(x, 3))),
+    st.builds(Form, st.just(4), st.just(32), st.integers(0, 60), st.floats(0, 9).map(lambda x: round(x, 3))),
     min_size=1,
     max_size=4,
 )
@@ -59,6 +59,6 @@ def test_rounded_sizes_still_fit(groups, budget):
 
 
 def test_a_larger_budget_never_drifts_more():
-    groups = [[Form("4", 10, 3.0 / (i + 1)), Form("8", 19 + i, 0.1)] for i in range(8)]
+    groups = [[Form(4, 32, 10, 3.0 / (i + 1)), Form(8, 32, 19 + i, 0.1)] for i in range(8)]
     drifts = [total(groups, spend(groups, budget))[1] for budget in range(80, 200)]
     assert drifts == sorted(drifts, reverse=True) and drifts[0] > drifts[-1] == pytest.approx(0.8)
