@@ -59,10 +59,17 @@ def options(
 @app.command(rich_help_panel="Build")
 def export(
     source: Annotated[
-        str, typer.Argument(help="A checkpoint folder, in Mistral's or Hugging Face's layout; or [b]tiny[/].")
+        str,
+        typer.Argument(
+            help="A checkpoint folder, in Mistral's or Hugging Face's layout; a GGUF or the first of its shards; or "
+            "[b]tiny[/]."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Artifact folder.", show_default="./<name>-onnx")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Mistral's tekken.json.", show_default="beside the weights")
     ] = None,
     precision: Annotated[str, typer.Option(help="Comma-separated: q4f16, q4, q8, fp16, fp32.")] = "q4f16",
     recipe: Annotated[
@@ -80,32 +87,27 @@ def export(
     _require_export_packages()
     from .exporter.export import export as run_export
     from .exporter.plan import plan_export
+    from .exporter.report import summaries
     from .manifest import Manifest
     from .runtime.artifact import remember_export
     from .runtime.memory import peak_memory
 
     names = [name.strip() for name in precision.split(",")]
-    size = parse_size(shard_size)
+    options = {"tokenizer": tokenizer, "precisions": names, "recipe": recipe, "shard_size": parse_size(shard_size)}
     if dry_run:
-        plan = plan_export(source, output, precisions=names, recipe=recipe, shard_size=size, threads=threads)
+        plan = plan_export(source, output, threads=threads, **options)
         _print_plan(plan)
         plan.require_room()
         return
     began = perf_counter()
     with _ExportProgress() as progress:
-        folder = run_export(
-            source,
-            output,
-            precisions=names,
-            recipe=recipe,
-            shard_size=size,
-            threads=threads,
-            on_progress=progress.update,
-        )
+        folder = run_export(source, output, threads=threads, on_progress=progress.update, **options)
     try:
         remember_export(folder)
     except StorageError as error:
         _say(f"note: not remembered as the last export: {error}")
+    for note in summaries(folder):
+        _say(note)
     written = sum(file.size for file in Manifest.read(folder).files.values())
     _say(f"{format_size(written)} in {perf_counter() - began:.0f} s, {format_size(peak_memory())} of memory at most")
     _write(f"{folder}\n")
@@ -166,6 +168,23 @@ def quantize(
         _write(json.dumps({"folder": str(folder), **table}) + "\n")
     else:
         _write(f"{folder}\n")
+
+
+@app.command(rich_help_panel="Build")
+def convert(
+    artifact: Annotated[str, typer.Argument(help="Artifact folder, or [b]tiny[/].")],
+    output: Annotated[Path, typer.Argument(help="The GGUF to be written.")],
+    precision: Annotated[
+        str | None, typer.Option(help="Which of the artifact's.", show_default="the first that a GGUF can hold")
+    ] = None,
+) -> None:
+    """Write an artifact's weights as a GGUF with Mistral's names, without rounding them."""
+    from .exporter.convert import convert as run_convert
+    from .runtime.artifact import find_artifact
+
+    conversion = run_convert(find_artifact(artifact), output, precision=precision)
+    _say(conversion.summary)
+    _write(f"{output}\n")
 
 
 @app.command(rich_help_panel="Run")
@@ -645,7 +664,7 @@ def _require_export_packages() -> None:
 
     from .exporter import memory
 
-    if missing := [name for name in ("torch", "onnx", "onnxscript", "onnx_ir") if find_spec(name) is None]:
+    if missing := [name for name in ("torch", "onnx", "onnxscript", "onnx_ir", "gguf") if find_spec(name) is None]:
         raise DeviceError(
             f"export needs {', '.join(missing)}; run:\n"
             "  pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install 'voxtral-onnx[export]'"
