@@ -146,6 +146,7 @@ def quantize(
         raise UsageError("--audio calibrates a --budget; without one nothing is measured")
     checkpoint = open_source(source)
     rate = checkpoint.config.audio.sample_rate
+    _say(f"{checkpoint.source}: {checkpoint.layout}")
     spent: list[Budget] = []
     with _ExportProgress() as progress:
         folder = run_quantize(
@@ -609,7 +610,7 @@ def _read_start(path: str, sample_rate: int, seconds: float) -> np.ndarray:
 def _print_budget(budget: Budget) -> None:
     from rich.table import Table
 
-    table = Table("tensors", "drift", "margin", "flips", "chosen", "size", "left", box=None, pad_edge=False)
+    table = Table("tensors", "4-bit drift", "margin", "flips", "chosen", "size", "drift", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     for part, form in zip(budget.sensitivities, budget.chosen, strict=True):

@@ -18,6 +18,7 @@ from ..errors import QuantizationError, StorageError, UsageError
 from ..manifest import write_whole
 from ..quant.budget import Form, spend
 from ..quant.recipe import FLOAT, Recipe, Rule, load_recipe
+from .artifact import is_artifact, open_artifact
 from .bind import ALIGNMENT, Progress
 from .calibrate import calibrate, embedded_recordings
 from .checkpoint import Checkpoint, open_checkpoint
@@ -90,10 +91,14 @@ def quantize(
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_source(source)
     folder = output_folder(checkpoint, output)
+    if floats := [name for name in precisions if name in PRECISIONS and PRECISIONS[name].recipe is None]:
+        raise UsageError(f"precision: {', '.join(floats)} quantises nothing; that is what `export` is for")
+    if folder.exists() and folder.resolve() == checkpoint.source.resolve():
+        raise UsageError(f"{folder}: is what is read; choose another folder with --output")
     if budget is not None:
         if recipe is not None:
             raise UsageError("budget: makes a recipe of its own; leave --recipe or --budget out")
-        if len(precisions) != 1 or PRECISIONS[precisions[0]].recipe != "default":
+        if len(precisions) != 1 or precisions[0] not in ("q4f16", "q4"):
             raise UsageError(f"budget: expected one precision of q4f16 and q4, got {','.join(precisions)}")
         with named_memory_errors():
             spent = spend_budget(checkpoint, folder, precisions[0], budget, recordings, on_stage)
@@ -111,8 +116,13 @@ def quantize(
 
 
 def open_source(source: str | Path) -> Checkpoint:
-    """What a user wants quantised."""
-    return open_checkpoint(resolve_source(source))
+    """The checkpoint or artifact that a user wants quantised.
+
+    Raises:
+        CheckpointError, ArtifactError, QuantizationError: neither, a damaged one, or an artifact of 4 bits alone.
+    """
+    folder = resolve_source(source)
+    return open_artifact(folder) if is_artifact(folder) else open_checkpoint(folder)
 
 
 def spend_budget(
