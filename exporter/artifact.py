@@ -110,11 +110,11 @@ def open_artifact(folder: Path) -> Checkpoint:
     network, _ = gguf.open_gguf([folder / DELAY_NETWORK])
     tensors = {}
     for name, shape in tensor_shapes(manifest.config).items():
+        module = name.removesuffix(".weight")
         if ".ada_rms_norm." in name:
             tensors[name] = replace(network[mistral_name(name)], name=name)
-        elif scales := found.get(name.replace(".weight", ".scales")):
-            zero_points = found.get(name.replace(".weight", ".zero_points"))
-            tensors[name] = EightBits.of(found[name], scales, zero_points, shape)
+        elif scales := found.get(f"{module}.scales"):
+            tensors[name] = EightBits.of(found[name], scales, found.get(f"{module}.zero_points"), shape)
         elif len(shape) == 2 and name != EMBEDDING:
             tensors[name] = Transposed.of(found[name])
         else:
