@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from . import hub
     from .exporter.bind import Progress
     from .exporter.plan import ExportPlan
+    from .exporter.quantize import Budget
     from .exporter.source import RemoteCheckpoint
     from .manifest import Manifest
     from .runtime.bench import Latency, Measurement
@@ -142,6 +143,64 @@ def export(
     written = sum(file.size for file in Manifest.read(folder).files.values())
     _say(f"{format_size(written)} in {perf_counter() - began:.0f} s, {format_size(peak_memory())} of memory at most")
     _write(f"{folder}\n")
+
+
+@app.command(rich_help_panel="Build")
+def quantize(
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint folder, or an artifact of floats or 8 bits; or [b]tiny[/].")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Artifact folder.", show_default="./<name>-onnx")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Comma-separated: q4f16, q4, q8; one with --budget.")] = "q4f16",
+    recipe: Annotated[
+        str | None, typer.Option(help="Quantisation recipe: a name or a TOML file.", show_default="the precision's own")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Size of the artifact, as 2.4GB: measures where bits matter, and spends it.")
+    ] = None,
+    audio: Annotated[
+        list[str] | None,
+        typer.Option(help="With --budget: speech to measure on, 30 s in all.", show_default="the embedded samples"),
+    ] = None,
+    shard_size: Annotated[str, typer.Option(help="Size at which a new weight file begins.")] = "512MiB",
+    threads: Annotated[int | None, typer.Option(min=1, help="For quantising.", show_default="one a core")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The folder, and what --budget measured and chose.")] = False,
+) -> None:
+    """Quantise a checkpoint or a float artifact, by a recipe or to a size; prints the new artifact's folder."""
+    _require_export_packages()
+    from .exporter.calibrate import SECONDS
+    from .exporter.quantize import open_source
+    from .exporter.quantize import quantize as run_quantize
+
+    if audio and budget is None:
+        raise UsageError("--audio calibrates a --budget; without one nothing is measured")
+    checkpoint = open_source(source)
+    rate = checkpoint.config.audio.sample_rate
+    _say(f"{checkpoint.source}: {checkpoint.layout}")
+    spent: list[Budget] = []
+    with _ExportProgress() as progress:
+        folder = run_quantize(
+            checkpoint,
+            output,
+            precisions=[name.strip() for name in precision.split(",")],
+            recipe=recipe,
+            budget=None if budget is None else parse_size(budget),
+            recordings=[_read_start(path, rate, SECONDS) for path in audio] if audio else None,
+            shard_size=parse_size(shard_size),
+            threads=threads,
+            on_progress=progress.update,
+            on_stage=progress.measure,
+            on_budget=spent.append,
+        )
+    for found in spent:
+        _print_budget(found)
+    if as_json:
+        table = json.loads(spent[0].table.read_bytes()) if spent else {}
+        _write(json.dumps({"folder": str(folder), **table}) + "\n")
+    else:
+        _write(f"{folder}\n")
 
 
 @app.command(rich_help_panel="Build")
@@ -891,6 +950,46 @@ class _DownloadProgress:
         self.bar = None
 
 
+def _read_start(path: str, sample_rate: int, seconds: float) -> np.ndarray:
+    """The first seconds of an audio file."""
+    import numpy as np
+
+    from .runtime.audio import open_audio
+
+    source, blocks, left = open_audio(path, sample_rate), [np.zeros(0, np.float32)], int(seconds * sample_rate)
+    for note in source.notes:
+        _say(f"{source.name}: {note}")
+    for block in source.blocks():
+        blocks.append(block[:left])
+        left -= len(blocks[-1])
+        if not left:
+            break
+    return np.concatenate(blocks)
+
+
+def _print_budget(budget: Budget) -> None:
+    from rich.table import Table
+
+    table = Table("tensors", "4-bit drift", "margin", "flips", "chosen", "size", "drift", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for part, form in zip(budget.sensitivities, budget.chosen, strict=True):
+        table.add_row(
+            part.group.name,
+            f"{part.drift.total:.1e}",
+            f"{part.drift.margin:.3f}",
+            str(part.drift.flips),
+            f"{form.bits} bits, {form.block_size}",
+            format_size(form.size),
+            f"{form.drift:.1e}",
+        )
+    stderr.print(table)
+    _say(
+        f"{format_size(budget.size)} of {format_size(budget.num_bytes)}, drift {budget.drift:.1e} nats; "
+        f"recipe: {budget.recipe}, everything measured: {budget.table}"
+    )
+
+
 class _ExportProgress:
     """A bar on stderr: graph, tensor, bytes."""
 
@@ -910,6 +1009,12 @@ class _ExportProgress:
         tensor = progress.tensor if progress.done < progress.total else ""
         if progress.tensor:
             self.bar.update(self.tasks[progress.graphs], completed=progress.done, total=progress.total, tensor=tensor)
+
+    def measure(self, stage: str) -> None:
+        """Name the part of the model that is being measured."""
+        if "" not in self.tasks:
+            self.tasks[""] = self.bar.add_task("measuring", total=None, tensor="")
+        self.bar.update(self.tasks[""], tensor=stage)
 
     def __exit__(self, *error) -> None:
         self.bar.stop()

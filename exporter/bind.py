@@ -240,9 +240,9 @@ class Fill:
                 sink.write(name, values, start * (values.size // (stop - start)))
 
 
-def fills_of(module: nn.Module, checkpoint: Checkpoint) -> Iterator[Fill]:
-    """The fills of every parameter of a traced module, in the same order for every precision."""
-    for path, part in module.named_modules():
+def fills_of(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> Iterator[Fill]:
+    """The fills of every parameter of a module with this name in the model, in the same order for every precision."""
+    for path, part in module.named_modules(prefix=name):
         prefix = path + "." if path else ""
         tensors = checkpoint.tensors
         match part:

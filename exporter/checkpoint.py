@@ -60,7 +60,7 @@ class Checkpoint:
         Raises:
             CheckpointError: naming every file that changed while it was read.
         """
-        now = _versions(self.files)
+        now = versions(self.files)
         if changed := sorted(path.name for path in self.files if self.files[path] != now.get(path)):
             raise CheckpointError(
                 f"{self.source}: changed while it was read: {', '.join(changed)}; export again when nothing writes it"
@@ -95,7 +95,7 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
             f"{source}: expected a checkpoint folder or a GGUF, found {'a file' if source.exists() else 'nothing'}"
         )
     try:
-        files = _versions(path for path in sorted(source.iterdir()) if path.suffix in _SUFFIXES)
+        files = versions(path for path in sorted(source.iterdir()) if path.suffix in _SUFFIXES)
     except OSError as error:
         raise CheckpointError(f"{source}: cannot be read ({error.strerror or error})") from error
     config = read_config(source)
@@ -154,7 +154,7 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
             f"{source}: a GGUF says too little about its tokenizer, and there is no {tokenizer}; pass Mistral's: "
             "--tokenizer tekken.json"
         )
-    files = _versions((*shards, tokenizer))
+    files = versions((*shards, tokenizer))
     found, metadata = gguf.open_gguf(shards)
     layout = next((layout for layout in weights.GGUF_LAYOUTS if layout.rename(weights.EMBEDDING) in found), None)
     if layout is None:
@@ -176,7 +176,7 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
     return Checkpoint(source, layout.name, config, tensors, _read_bytes(tokenizer), Card(), files)
 
 
-def _versions(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+def versions(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
     """Size and time of change of those files that exist."""
     found = {path: path.stat() for path in paths if path.exists()}
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}

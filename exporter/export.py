@@ -14,6 +14,7 @@ from .. import __version__, hub
 from ..errors import StorageError
 from ..manifest import FORMAT, CacheSpec, FileSpec, GraphSpec, Manifest, Precision, hash_file, write_whole
 from .bind import Progress, bind
+from .checkpoint import Checkpoint
 from .folder import FinishedGraph, Record, begin, end, hold, look, write_shared
 from .mel import INPUT, output_spec
 from .memory import named_memory_errors
@@ -26,7 +27,7 @@ ENCODER_SLACK = 256  # frames between two moves of the encoder's cache
 
 
 def export(
-    source: str | Path,
+    source: str | Path | Checkpoint,
     output: str | Path | None = None,
     *,
     tokenizer: str | Path | None = None,
@@ -44,8 +45,8 @@ def export(
     one. The same arguments give the same bytes, with any number of threads.
 
     Args:
-        source: a checkpoint folder of either layout, a GGUF or its shards, "tiny" for the embedded checkpoint, or
-            ORG/NAME[@REVISION] of the hub, of which the needed files are downloaded first.
+        source: a checkpoint folder of either layout, a GGUF or its shards, "tiny" for the embedded checkpoint,
+            ORG/NAME[@REVISION] of the hub, of which the needed files are downloaded first, or an opened checkpoint.
         output: the artifact folder, by default `./<name>-onnx`. An artifact of the same checkpoint is added to.
         tokenizer: Mistral's `tekken.json`, by default the one beside the weights.
         precisions: names out of PRECISIONS.
@@ -63,7 +64,8 @@ def export(
         CheckpointError, QuantizationError, ArtifactError, StorageError: as errors.py describes.
     """
     options = {"tokenizer": tokenizer, "precisions": precisions, "recipe": recipe, "shard_size": shard_size}
-    if (remote := find_remote(source, offline=offline, on_progress=on_download)) is not None:
+    remote = None if isinstance(source, Checkpoint) else find_remote(source, offline=offline, on_progress=on_download)
+    if remote is not None:
         output = Path(output or remote.output)
         remote.require_room(output, estimate_size(remote.folder, **options))
         source = remote.fetch(on_download)

@@ -201,12 +201,12 @@ class ExportPlan:
 
 
 def plan_export(
-    source: str | Path,
+    source: str | Path | Checkpoint,
     output: str | Path | None = None,
     *,
     tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
 ) -> ExportPlan:
@@ -218,11 +218,14 @@ def plan_export(
     if threads is not None and threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
     threads = threads or os.cpu_count() or 1
-    checkpoint = open_checkpoint(resolve_source(source), Path(tokenizer) if tokenizer else None)
+    if isinstance(source, Checkpoint):
+        checkpoint = source
+    else:
+        checkpoint = open_checkpoint(resolve_source(source), Path(tokenizer) if tokenizer else None)
     recipes = _recipes(precisions, recipe, checkpoint)
     memory.require_memory(memory.TRACING + threads * memory.THREAD)
     tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
-    folder = Path(output) if output is not None else default_folder(source)
+    folder = default_folder(checkpoint.source) if output is None else Path(output)
     fingerprint = checkpoint.fingerprint()
 
     graphs = _plan_graphs(checkpoint.config, tokens, recipes, shard_size)
@@ -275,15 +278,17 @@ def resolve_source(source: str | Path) -> Path:
 
 def default_folder(source: str | Path) -> Path:
     """The artifact's folder where none is named: after a folder, a GGUF or a pattern of shards."""
-    name = Path(source).name.removesuffix(".gguf")
-    stem = re.sub(r"[*?[].*", "", name).rstrip("-._") or Path(source).parent.name
-    return Path(f"{stem}-onnx")
+    source = Path(source)
+    name = re.sub(r"[*?[].*", "", source.name.removesuffix(".gguf")).rstrip("-._")
+    return Path(f"{name or source.parent.name}-onnx")
 
 
-def _recipes(precisions: Sequence[str], recipe: str | None, checkpoint: Checkpoint | None) -> dict[str, Recipe]:
+def _recipes(
+    precisions: Sequence[str], recipe: str | Recipe | None, checkpoint: Checkpoint | None
+) -> dict[str, Recipe]:
     """What each precision is made by."""
     kinds = {name: _precision_kind(name) for name in precisions}
-    chosen = load_recipe(recipe) if recipe else None
+    chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
     return {name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint) for name, kind in kinds.items()}
 
 

@@ -12,6 +12,7 @@ A tensor that no rule matches stays in the activation type.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -76,6 +77,13 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest."""
         return {**asdict(self), "rules": [asdict(rule) for rule in self.rules]}
+
+    def to_toml(self, comment: str) -> str:
+        """The text of a recipe file, with a comment above."""
+        lines = [*(f"# {line}" for line in comment.splitlines()), f"accuracy_level = {self.accuracy_level}"]
+        for rule in self.rules:
+            lines += ["", "[[rules]]", *(f"{key} = {json.dumps(value)}" for key, value in asdict(rule).items())]
+        return "\n".join(lines) + "\n"
 
 
 FLOAT = Recipe("float", 0, ())

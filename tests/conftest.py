@@ -56,7 +56,8 @@ def artifact(tiny_artifact, tmp_path) -> Path:
 def copy_artifact(source: Path, target: Path, precision: str = "q4f16") -> Path:
     manifest = Manifest.read(source)
     manifest = replace(manifest, precisions={precision: manifest.precisions[precision]})
-    names = {"tekken.json"} | {name for graph in manifest.graphs() for name in (graph.path, *graph.data)}
+    names = {name for name in manifest.files if "/" not in name}
+    names |= {name for graph in manifest.graphs() for name in (graph.path, *graph.data)}
     (target / "onnx").mkdir(parents=True)
     for name in names:
         shutil.copyfile(source / name, target / name)

@@ -1,0 +1,221 @@
+"""quantize(): the same bytes from an artifact as from its checkpoint, and artifacts that keep to their budget."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from checkpoints import write_mistral
+from conftest import copy_artifact
+from parity import assert_parity
+from reference import toy
+
+from voxtral_onnx import export, quantize
+from voxtral_onnx.errors import AudioError, QuantizationError, UsageError
+from voxtral_onnx.exporter.artifact import open_artifact
+from voxtral_onnx.exporter.checkpoint import open_checkpoint
+from voxtral_onnx.exporter.folder import UNFINISHED
+from voxtral_onnx.exporter.quantize import spend_budget
+from voxtral_onnx.exporter.sensitivity import groups_of
+from voxtral_onnx.manifest import FILE_NAME, Manifest
+from voxtral_onnx.quant.recipe import load_recipe
+
+SOUND = [toy.babble(0.4)]
+PRECISIONS = ("q4f16", "q8", "fp16", "fp32")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Its weights are float16 values, which every float artifact holds exactly."""
+    return write_mistral(tmp_path_factory.mktemp("checkpoint") / "small")
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    return export(checkpoint, tmp_path_factory.mktemp("exported") / "small", precisions=PRECISIONS)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("source", "precision"), [("fp32", "q4f16"), ("fp16", "q8")])
+def test_a_float_artifact_gives_the_bytes_that_its_checkpoint_gives(exported, tmp_path, source, precision):
+    artifact = copy_artifact(exported, tmp_path / "source", source)
+    before = contents(artifact)
+    folder = quantize(artifact, tmp_path / "out", precisions=(precision,))
+    found, expected = contents(folder), contents(exported)
+    assert contents(artifact) == before
+    manifest = Manifest.read(folder)
+    assert manifest.precisions == {precision: Manifest.read(exported).precisions[precision]}
+    assert found.keys() == manifest.files.keys() | {FILE_NAME}
+    for name in manifest.files:
+        assert found[name] == expected[name], name
+
+
+@pytest.mark.parametrize(("source", "error"), [("fp32", 0), ("fp16", 0), ("q8", 0.01)])
+def test_tensors_of_an_artifact_are_the_checkpoints(checkpoint, exported, tmp_path, source, error):
+    original = open_checkpoint(checkpoint)
+    opened = open_artifact(copy_artifact(exported, tmp_path / "source", source))
+    assert opened.config == original.config and opened.tokenizer == original.tokenizer and opened.card == original.card
+    assert opened.tensors.keys() == original.tensors.keys()
+    assert (opened.fingerprint() == original.fingerprint()) == (error == 0)
+    for name, tensor in original.tensors.items():
+        other, rows = opened.tensors[name], tensor.rows()
+        atol = error * np.abs(rows).max()
+        assert_parity(other.rows(), rows, atol=atol, what=name)
+        assert_parity(other.rows(3, 9), other.rows()[3:9], atol=0, what=f"{name}, some rows")
+        if rows.ndim == 2 and ".ada_rms_norm." not in name:
+            assert_parity(other.columns(5, 50), other.rows()[:, 5:50].T, atol=0, what=f"{name}, some columns")
+        other.release(0, 2)
+        other.release()
+        assert_parity(other.rows(), rows, atol=atol, what=f"{name}, read again")
+
+
+def test_the_most_exact_precision_is_read(exported):
+    assert open_artifact(exported).layout == "artifact, fp32"
+
+
+def test_four_bits_are_not_rounded_again(exported, tmp_path, run):
+    artifact = copy_artifact(exported, tmp_path / "source", "q4f16")
+    run("quantize", artifact).assert_refused(
+        5, "holds 4-bit weights alone (q4f16)", "quantise the checkpoint", Manifest.read(artifact).fingerprint[:16]
+    )
+
+
+def test_eight_bits_become_four(exported, tmp_path, run):
+    artifact = copy_artifact(exported, tmp_path / "source", "q8")
+    result = run("quantize", artifact, "-o", tmp_path / "out")
+    assert (result.code, result.out) == (0, f"{tmp_path / 'out'}\n")
+    assert "artifact, q8" in result.err
+    folder = tmp_path / "out"
+    Manifest.read(folder).check_files(folder, hashes=True)
+    assert Manifest.read(folder).fingerprint != Manifest.read(exported).fingerprint
+
+
+def test_floats_are_not_quantisation(exported, tmp_path, run):
+    run("quantize", exported, "-o", tmp_path / "out", "--precision", "q4f16,fp16").assert_refused(2, "fp16", "`export`")
+
+
+def test_what_is_read_is_not_written(exported, run):
+    run("quantize", exported, "-o", exported).assert_refused(2, "is what is read")
+
+
+def test_a_damaged_artifact_is_refused(exported, tmp_path, run):
+    artifact = copy_artifact(exported, tmp_path / "source", "fp32")
+    (artifact / "onnx/audio_encoder.onnx_data").unlink()
+    run("quantize", artifact, "-o", tmp_path / "out").assert_refused(4, "audio_encoder.onnx_data: missing")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_call_is_taken_up_again(exported, tmp_path):
+    artifact = copy_artifact(exported, tmp_path / "source", "fp32")
+    reports = 0
+
+    def interrupt(progress):
+        nonlocal reports
+        reports += 1
+        if reports == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize(artifact, tmp_path / "out", on_progress=interrupt)
+    assert UNFINISHED in contents(tmp_path / "out") and FILE_NAME not in contents(tmp_path / "out")
+    quantize(artifact, tmp_path / "out")
+    assert Manifest.read(tmp_path / "out").precisions["q4f16"] == Manifest.read(exported).precisions["q4f16"]
+
+
+@pytest.fixture(scope="module")
+def measured(toy_checkpoint, tmp_path_factory):
+    """A budget between all in 4 and all in 8 bits, spent."""
+    spent = []
+    folder = tmp_path_factory.mktemp("budget") / "toy"
+    quantize(toy_checkpoint, folder, budget=2_300_000, recordings=SOUND, on_budget=spent.append)
+    return folder, spent[0]
+
+
+def test_budget_is_kept_and_its_recipe_is_what_was_exported(measured):
+    folder, spent = measured
+    manifest = Manifest.read(folder)
+    size = sum(file.size for file in manifest.files.values()) + (folder / FILE_NAME).stat().st_size
+    assert 2_100_000 < size <= spent.size <= 2_300_000
+    recipe = load_recipe(str(spent.recipe))
+    assert manifest.precisions["q4f16"].recipe == json.loads(json.dumps(recipe.to_dict()))
+    assert len({(form.bits, form.block_size) for form in spent.chosen}) > 1
+    groups = groups_of(manifest.config)
+    for group, form in zip(groups, spent.chosen, strict=True):
+        for pattern in group.patterns:
+            rule = recipe.rule_for(pattern.replace("*", "anything"))
+            assert rule is not None and (rule.bits, rule.block_size) == (form.bits, form.block_size)
+    table = json.loads(spent.table.read_bytes())
+    assert [part["group"]["name"] for part in table["sensitivities"]] == [group.name for group in groups]
+    assert (table["budget"], table["size"], table["drift"]) == (2_300_000, spent.size, spent.drift)
+
+
+def test_artifact_of_mixed_forms_transcribes(measured):
+    """Layers of different forms are different nodes: the graph is run, not only checked."""
+    from voxtral_onnx import Transcriber
+
+    with Transcriber(measured[0], context=64) as transcriber:
+        assert len(transcriber.transcribe(toy.babble(1)).token_ids) == 13 + 10
+
+
+def test_another_budget_measures_nothing_again(measured, toy_checkpoint, tmp_path):
+    checkpoint, spent, stages = open_checkpoint(toy_checkpoint), measured[1], []
+    shutil.copy(spent.table, tmp_path / "toy-sensitivity.json")
+    again = spend_budget(checkpoint, tmp_path / "toy", "q4f16", 2_200_000, SOUND, stages.append)
+    assert not stages
+    assert again.drift > spent.drift and again.sensitivities == spent.sensitivities
+    with pytest.raises(KeyboardInterrupt):  # with other sounds it does
+        spend_budget(checkpoint, tmp_path / "toy", "q4f16", 2_200_000, [toy.babble(0.4, seed=1)], _interrupt)
+
+
+def _interrupt(stage):
+    raise KeyboardInterrupt
+
+
+def test_budget_that_cannot_be_met_says_the_least(toy_checkpoint, tmp_path):
+    with pytest.raises(QuantizationError, match=r"q4 takes [0-9,]+ bytes at least, got 100") as error:
+        quantize(toy_checkpoint, tmp_path / "toy", precisions=("q4",), budget=100)
+    least = int(str(error.value).split(" takes ")[1].split(" ")[0].replace(",", ""))
+    with pytest.raises(KeyboardInterrupt):  # that much begins to measure
+        quantize(
+            toy_checkpoint, tmp_path / "toy", precisions=("q4",), budget=least, on_stage=_interrupt, recordings=SOUND
+        )
+    with pytest.raises(QuantizationError, match=f"got {least - 1:,}"):
+        quantize(toy_checkpoint, tmp_path / "toy", precisions=("q4",), budget=least - 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"budget": 50_000_000}, QuantizationError, "hold the model without quantising.*--precision fp16"),
+        ({"budget": 2_300_000, "recordings": [np.zeros(0)]}, AudioError, "hold no samples"),
+        ({"budget": 2_300_000, "recipe": "small"}, UsageError, "a recipe of its own"),
+        ({"budget": 2_300_000, "precisions": ("q4", "q4f16")}, UsageError, "one precision"),
+        ({"budget": 2_300_000, "precisions": ("q8",)}, UsageError, "one precision"),
+    ],
+)
+def test_budgets_that_make_no_sense(toy_checkpoint, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        quantize(toy_checkpoint, tmp_path / "toy", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_command(toy_checkpoint, tmp_path, run):
+    soundfile.write(tmp_path / "sound.wav", SOUND[0], 16000)
+    soundfile.write(tmp_path / "empty.wav", SOUND[0][:0], 16000)
+    budget = ("quantize", toy_checkpoint, "-o", tmp_path / "toy", "--budget", "2.3MB")
+    run(*budget, "--audio", tmp_path / "empty.wav").assert_refused(6, "hold no samples")
+    run("quantize", toy_checkpoint, "--audio", tmp_path / "sound.wav").assert_refused(2, "--budget")
+    result = run(*budget, "--audio", tmp_path / "sound.wav", "--json")
+    values = json.loads(result.out)
+    assert values["folder"] == str(tmp_path / "toy") and values["size"] <= 2_300_000
+    assert "decoder 2 mlp" in result.err and "toy-recipe.toml" in result.err
+    edited = (tmp_path / "toy-recipe.toml").read_text().replace("bits = 8", "bits = 4")
+    (tmp_path / "mine.toml").write_text(edited)
+    result = run("export", toy_checkpoint, "-o", tmp_path / "mine", "--recipe", tmp_path / "mine.toml", "--dry-run")
+    assert result.code == 0, result.err
