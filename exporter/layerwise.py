@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from ..config import TransformerConfig, VoxtralConfig
 from ..errors import ShapeError
 from ..quant.recipe import FLOAT, Recipe
+from . import ops
 from .bind import fills_of
 from .checkpoint import Checkpoint
 from .modules import (
@@ -48,13 +48,44 @@ Stage = Callable[[Tensor], Tensor]
 Observer = Callable[[str, Tensor], None]
 
 
-@dataclass(frozen=True, slots=True)
 class Choices:
-    """What the decoder decides at every position, as the decoder graph's output `step` has it."""
+    """What the decoder decides at every position, as its graph's output `step` has it, from slices of logits.
 
-    ids: Tensor  # int64 [rows]
-    logprobs: Tensor  # float32 [rows], of the chosen ids
-    blank_margins: Tensor  # float32 [rows], the blank's logit less the best other one
+    word: float64 [rows], the best logit besides the blank's; blank: the blank's; log_sum: of all their exponentials.
+    """
+
+    def __init__(self, rows: int, blank_id: int):
+        self.blank_id = blank_id
+        self.word = torch.full((rows,), -torch.inf, dtype=torch.float64)
+        self.blank, self.log_sum = self.word.clone(), self.word.clone()
+        self.best = torch.zeros(rows, dtype=torch.long)
+
+    def see(self, first: int, logits: Tensor) -> None:
+        """Take the logits [rows, ids] of the ids from `first` on; slices come in order."""
+        self.log_sum = torch.logaddexp(self.log_sum, logits.double().logsumexp(-1))
+        at = self.blank_id - first
+        if 0 <= at < logits.shape[1]:
+            self.blank = logits[:, at].double()
+            logits = logits.index_fill(1, torch.tensor([at]), -torch.inf)
+        highest, best = logits.max(-1)
+        self.best = torch.where(highest > self.word, best + first, self.best)
+        self.word = torch.maximum(self.word, highest)
+
+    @property
+    def blank_margins(self) -> Tensor:
+        """The blank's logit less the best other one: float64 [rows]."""
+        return self.blank - self.word
+
+    @property
+    def ids(self) -> Tensor:
+        """The chosen tokens, int64 [rows]; a tie goes to the lower id."""
+        is_blank = (self.blank > self.word) | ((self.blank == self.word) & (self.best > self.blank_id))
+        return torch.where(is_blank, self.blank_id, self.best)
+
+    @property
+    def logprobs(self) -> Tensor:
+        """Of the chosen tokens: float64 [rows]."""
+        return torch.maximum(self.word, self.blank) - self.log_sum
 
 
 class Layerwise:
@@ -88,8 +119,11 @@ class Layerwise:
         """
         self.checkpoint, self.config = checkpoint, checkpoint.config
         self.build, self.observe = Build(torch.float32, recipe), observe
-        self.tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
-        self.num_delay_tokens = streaming.default_delay_tokens if num_delay_tokens is None else num_delay_tokens
+        self.tokens, self.streaming = read_tekken(
+            checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms
+        )
+        default = self.streaming.default_delay_tokens
+        self.num_delay_tokens = default if num_delay_tokens is None else num_delay_tokens
 
     def encode(self, input_features: Tensor, keep: dict[str, Tensor] | None = None) -> Tensor:
         """Audio embeddings [tokens, hidden_size] of log-mel frames [n_mels, frames].
@@ -132,26 +166,32 @@ class Layerwise:
         config, build = self.config, self.build
         encoder, decoder = config.encoder, config.decoder
         if name == STEM:
-            return partial(_run_stem, self.load(name, Embedder(build, config.audio.n_mels, encoder.hidden_size)))
+            return partial(_run_stem, self._load(name, Embedder(build, config.audio.n_mels, encoder.hidden_size)))
         if name == PROJECTOR:
             joined = encoder.hidden_size * encoder.downsample_factor
-            norm = self.load("audio_tower.norm", RMSNorm(build, encoder.hidden_size, encoder.rms_norm_eps))
-            projector = self.load(name, Projector(build, joined, decoder.hidden_size))
+            norm = self._load("audio_tower.norm", RMSNorm(build, encoder.hidden_size, encoder.rms_norm_eps))
+            projector = self._load(name, Projector(build, joined, decoder.hidden_size))
             return lambda x: projector(norm(x, None)[0].reshape(-1, joined))
         if name == FINAL_NORM:
-            norm = self.load(name, RMSNorm(build, decoder.hidden_size, decoder.rms_norm_eps))
+            norm = self._load(name, RMSNorm(build, decoder.hidden_size, decoder.rms_norm_eps))
             return lambda x: norm(x, None)[0]
         is_encoder = name.startswith("audio_tower.")
         stack = encoder if is_encoder else decoder
-        layer = self.load(name, Layer(build, name, stack, bias=is_encoder, delay=not is_encoder))
+        layer = self._load(name, Layer(build, name, stack, bias=is_encoder, delay=not is_encoder))
         return partial(_run_layer, layer, stack, torch.tensor([self.num_delay_tokens]))
 
-    def _load(self, name: str, module: Module) -> Module:
+    def load(self, name: str, module: nn.Module) -> None:
+        """Give a module, whose name in the model this is, its weights; another source of weights replaces this."""
         fill(module, self.checkpoint, name)
-        if self.observe:
-            for path, part in module.named_modules(prefix=name):
-                if isinstance(part, Linear | QuantizedLinear):
-                    part.register_forward_pre_hook(partial(_report, self.observe, path))
+
+    def _load(self, name: str, module: Module) -> Module:
+        self.load(name, module)
+        for path, part in list(module.named_modules()):
+            if isinstance(part, Linear | QuantizedLinear):
+                linear = part if isinstance(part, Linear) else _Dequantized(part)
+                module.set_submodule(path, linear)
+                if self.observe:
+                    linear.register_forward_pre_hook(partial(_report, self.observe, f"{name}.{path}"))
         return module
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -159,13 +199,18 @@ class Layerwise:
         unique, places = input_ids.unique(return_inverse=True)
         return self.table([(row, row + 1) for row in unique.tolist()]).embed(places)
 
+    def heads(self) -> Iterator[tuple[int, Stage]]:
+        """The head in slices of the vocabulary: first id, final hidden states [rows, hidden_size] -> [rows, ids]."""
+        vocab_size = self.config.decoder.vocab_size
+        for start in range(0, vocab_size, TABLE_ROWS):
+            yield start, self.table([(start, min(start + TABLE_ROWS, vocab_size))]).logits
+
     def logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Logits of final hidden states [rows, hidden_size] in slices of the vocabulary: first id, [rows, ids]."""
         if self.observe:
             self.observe(TABLE, hidden)
-        vocab_size = self.config.decoder.vocab_size
-        for start in range(0, vocab_size, TABLE_ROWS):
-            yield start, self.table([(start, min(start + TABLE_ROWS, vocab_size))]).logits(hidden)
+        for start, head in self.heads():
+            yield start, head(hidden)
 
     def table(self, ranges: Sequence[tuple[int, int]]) -> TiedEmbedding | QuantizedTiedEmbedding:
         """The table's rows of these ranges, one after the other; another source of weights replaces this."""
@@ -183,20 +228,10 @@ class Layerwise:
 
     def choose(self, hidden: Tensor) -> Choices:
         """The greedy choice at final hidden states [rows, hidden_size]; MODEL.md step 8."""
-        blank = self.tokens.streaming_pad
-        word = torch.full((len(hidden),), -torch.inf)
-        best, blank_logit, log_sum = torch.zeros(len(hidden), dtype=torch.long), word.clone(), word.clone()
+        choices = Choices(len(hidden), self.tokens.streaming_pad)
         for first, logits in self.logits(hidden):
-            log_sum = torch.logaddexp(log_sum, logits.logsumexp(-1))
-            if first <= blank < first + logits.shape[1]:
-                blank_logit = logits[:, blank - first].clone()
-                logits[:, blank - first] = -torch.inf
-            highest, at = logits.max(-1)
-            best = torch.where(highest > word, at + first, best)
-            word = torch.maximum(word, highest)
-        is_blank = (blank_logit > word) | ((blank_logit == word) & (best > blank))
-        ids = torch.where(is_blank, blank, best)
-        return Choices(ids, torch.maximum(word, blank_logit) - log_sum, blank_logit - word)
+            choices.see(first, logits)
+        return choices
 
 
 def encoder_stages(config: VoxtralConfig) -> tuple[str, ...]:
@@ -257,6 +292,23 @@ def _run_layer(layer: Layer, stack: TransformerConfig, num_delay_tokens: Tensor,
         residual, branch, key, value = layer(part, None, at, *past, num_delay_tokens)
         parts.append((residual + branch)[0])
     return torch.cat(parts)
+
+
+class _Dequantized(nn.Module):
+    """A quantised linear layer with its weights as floats, because several calls multiply by them."""
+
+    def __init__(self, part: QuantizedLinear):
+        super().__init__()
+        self.bias = part.bias
+        self.weight = nn.Parameter(torch.empty(len(part.weight), part.in_features), requires_grad=False)
+        for start in range(0, len(part.weight), ROWS):  # in slices, because every step of unpacking copies
+            rows = slice(start, start + ROWS)
+            zeros = None if part.zero_points is None else part.zero_points[rows]
+            values = ops.dequantize(part.weight[rows], part.scales[rows], zeros, part.rule.bits)
+            self.weight[rows] = values.flatten(1)[:, : part.in_features]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
 
 
 def _report(observe: Observer, name: str, part: nn.Module, inputs: tuple[Tensor, ...]) -> None:

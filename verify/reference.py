@@ -42,28 +42,20 @@ class ArtifactModel(Layerwise):
         self.encoder = StagedGraph(folder, graphs.encoder, manifest.config)
         self.decoder = StagedGraph(folder, graphs.decoder, manifest.config)
 
-    def load(self, name: str, module: nn.Module) -> nn.Module:
+    def load(self, name: str, module: nn.Module) -> None:
         """Give a module, whose name in the model this is, the artifact's weights."""
-        self._assign(module, {key: self._weights(f"{name}.{key}") for key in module.state_dict()})
-        return module
+        _assign(module, {key: self._weights(f"{name}.{key}") for key in module.state_dict()})
 
     def table(self, ranges: Sequence[tuple[int, int]]) -> TiedEmbedding | QuantizedTiedEmbedding:
         """The table's rows of these ranges, one after the other."""
         hidden_size = self.config.decoder.hidden_size
         table = self.build.tied_embedding(EMBEDDING, sum(stop - start for start, stop in ranges), hidden_size)
         rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
-        self._assign(table, {key: self.decoder.weights(f"{EMBEDDING}.{key}", rows) for key in table.state_dict()})
+        _assign(table, {key: self.decoder.weights(f"{EMBEDDING}.{key}", rows) for key in table.state_dict()})
         return table
 
     def _weights(self, name: str) -> np.ndarray:
         return (self.decoder if name.startswith("language_model.") else self.encoder).weights(name)
-
-    @staticmethod
-    def _assign(module: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
-        state = module.state_dict()
-        module.load_state_dict(
-            {name: torch.from_numpy(values).to(state[name].dtype) for name, values in weights.items()}, assign=True
-        )
 
     @torch.no_grad()
     def call(self, stage: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -82,14 +74,17 @@ class ArtifactModel(Layerwise):
             return {NEXT + RESIDUAL: x.transpose(1, 2), **states}
         if stage == PROJECTOR:
             joined = encoder.hidden_size * encoder.downsample_factor
-            norm = self.load("audio_tower.norm", RMSNorm(build, encoder.hidden_size, encoder.rms_norm_eps))
-            projector = self.load(stage, Projector(build, joined, decoder.hidden_size))
+            norm = RMSNorm(build, encoder.hidden_size, encoder.rms_norm_eps)
+            projector = Projector(build, joined, decoder.hidden_size)
+            self.load("audio_tower.norm", norm)
+            self.load(stage, projector)
             hidden = norm(feeds[RESIDUAL], feeds[BRANCH])[0]
             return {"audio_embeds": projector(hidden.reshape(1, -1, joined))}
         if stage == EMBEDDING:
             return {NEXT + RESIDUAL: self.embed(feeds["input_ids"][0])[None] + feeds["audio_embeds"]}
         if stage == HEAD:
-            norm = self.load(stage, RMSNorm(build, decoder.hidden_size, decoder.rms_norm_eps))
+            norm = RMSNorm(build, decoder.hidden_size, decoder.rms_norm_eps)
+            self.load(stage, norm)
             hidden = norm(feeds[RESIDUAL], feeds[BRANCH])[0]
             logits = torch.cat([part for _, part in self.logits(hidden[0])], -1)[None]
             with torch.device("meta"):
@@ -107,3 +102,8 @@ class ArtifactModel(Layerwise):
         )
         present = (f"present.{stage.split('.')[-1]}.{part}" for part in ("key", "value"))
         return {NEXT + RESIDUAL: residual, NEXT + BRANCH: branch, **dict(zip(present, (key, value), strict=True))}
+
+
+def _assign(module: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
+    types = {name: value.dtype for name, value in module.state_dict().items()}
+    module.load_state_dict({key: torch.from_numpy(values).to(types[key]) for key, values in weights.items()}, assign=True)

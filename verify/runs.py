@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import AudioError
+from ..exporter.calibrate import pad_samples
 from ..exporter.layerwise import Layerwise, decoder_stages, encoder_stages
 from ..manifest import Manifest
 from ..runtime.audio import open_audio
@@ -124,10 +125,14 @@ def whole(model: Layerwise, manifest: Manifest, mel: Session, clips: Sequence[Cl
 @torch.no_grad()
 def encode(model: Layerwise, manifest: Manifest, mel: Session, clips: Sequence[Clip]) -> list[torch.Tensor]:
     """Audio embeddings [positions, hidden_size] of each clip with its silence around it."""
-    parts = [torch.from_numpy(mel.run({"audio": _padded(manifest, clip.samples)[None]})[0]) for clip in clips]
+    rules, audio = manifest.streaming, manifest.config.audio
+    parts = []
+    for clip in clips:
+        samples = pad_samples(clip.samples, audio, rules, rules.default_delay_tokens)
+        parts.append(torch.from_numpy(mel.run({"audio": samples[None]})[0]))
     for stage in encoder_stages(model.config):
         parts = model.run(stage, parts)
-    return parts
+    return [part[:-1] for part in parts]  # the last position used is the one before the last
 
 
 @torch.no_grad()
@@ -163,15 +168,6 @@ def log_sum_exp(logits: np.ndarray) -> np.ndarray:
     """log(sum(exp(logits))) over the last axis."""
     highest = logits.max(-1, keepdims=True)
     return (highest + np.log(np.exp(logits - highest).sum(-1, keepdims=True)))[..., 0]
-
-
-def _padded(manifest: Manifest, samples: np.ndarray) -> np.ndarray:
-    """The samples that the mel frames of all positions but the last need; MODEL.md steps 1, 2 and 9."""
-    rules, per_token = manifest.streaming, manifest.config.audio.samples_per_token
-    behind = rules.default_delay_tokens + rules.right_pad_tokens - 1  # the last position is not used
-    before = rules.look_back_samples + rules.left_pad_tokens * per_token
-    after = -len(samples) % per_token + behind * per_token + rules.look_ahead_samples
-    return np.pad(samples, (before, after))
 
 
 def _pieces(samples: np.ndarray) -> Iterator[np.ndarray]:
