@@ -114,11 +114,10 @@ def run(session: StageSession, spec: CacheSpec, case: Case, chunks: Sequence[int
             for tensor in session.inputs
             if tensor.name in case.feeds
         } | states
-        if caches:
-            rows = (end - begin) * spec.rows_per_token
-            feeds |= _positions(spec, position, rows, spec.row(position), spec.capacity)
-            feeds |= zip(names, caches, strict=True)
-            position += rows
+        rows = (end - begin) * spec.rows_per_token
+        feeds |= _positions(spec, position, rows, spec.row(position), spec.capacity)
+        feeds |= zip(names, caches, strict=True)
+        position += rows
         outputs = session.call(feeds)
         states = {name: outputs[f"present_{name}"] for name in states}
         caches = [outputs.pop(name.replace("past_key_values", "present")) for name in names]

@@ -1,0 +1,2 @@
+def render(certificate, name):
+    return "x"
