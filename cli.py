@@ -192,6 +192,7 @@ def inspect(
     """Show what an artifact holds, and check its sizes, graphs and, with --check, hashes."""
     from .runtime.artifact import find_artifact, open_artifact
     from .runtime.session import check_graph
+    from .verify.certificate import read_verdict
 
     folder = find_artifact(artifact)
     manifest = open_artifact(folder)
@@ -208,9 +209,11 @@ def inspect(
     if as_json:
         from dataclasses import asdict
 
-        _write(json.dumps({"folder": str(folder), "checked": checked, **asdict(manifest)}, ensure_ascii=False) + "\n")
+        shown = {"folder": str(folder), "checked": checked, "certificate": read_verdict(folder), **asdict(manifest)}
+        _write(json.dumps(shown, ensure_ascii=False) + "\n")
     else:
         _print_artifact(folder, manifest, checked)
+        _write(f"certificate: {read_verdict(folder)}\n")
 
 
 @app.command(rich_help_panel="Inspect")
@@ -524,15 +527,12 @@ class _Steps:
 
 
 def _print_certificate(certificate: Certificate) -> None:
-    from rich.table import Table
-
-    console = Console(highlight=False, soft_wrap=True)
-    table = Table("rung", "precision", "check", "", "", box=None, pad_edge=False)
     colours = {"passed": "green", "failed": "bold red", "not judged": "yellow", "not run": "yellow"}
+    console = Console(highlight=False, soft_wrap=True)
     for finding in certificate.findings:
-        status = f"[{colours[finding.status]}]{finding.status}[/]"
-        table.add_row(str(finding.rung), finding.precision or "", finding.check, status, escape(finding.summary))
-    console.print(table)
+        status = f"[{colours[finding.status]}]{finding.status:10}[/]"
+        where = f"{finding.rung}  {finding.precision or 'all':6}  {finding.check:32}"
+        console.print(f"{where}  {status}  {escape(finding.summary)}")
     for sentence in certificate.not_checked:
         console.print(f"[dim]not checked: {escape(sentence)}[/]")
     console.print(f"[b]{certificate.verdict}[/] in {certificate.seconds:.0f} s")

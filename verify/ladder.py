@@ -100,7 +100,7 @@ def verify(
         checkpoint=None if checkpoint is None else Path(checkpoint).name,
         rungs=tuple(sorted({0, *rungs})),
         precisions=tuple(chosen),
-        findings=tuple(findings),
+        findings=tuple(sorted(findings, key=lambda finding: finding.rung)),
         not_checked=tuple(_not_checked(source, findings, manifest, chosen)),
         details=details,
         thresholds=[asdict(threshold) for threshold in thresholds.ALL],
@@ -139,7 +139,9 @@ class _Ladder:
         self.model = ArtifactModel(folder, manifest, precision)
         graphs = manifest.precisions[precision]
         self.is_exact = graphs.activation_dtype == "float32" and not graphs.recipe["rules"]
-        self.providers = [name for name in import_onnxruntime().get_available_providers() if name not in HIDDEN_PROVIDERS]
+        self.providers = [
+            name for name in import_onnxruntime().get_available_providers() if name not in HIDDEN_PROVIDERS
+        ]
 
     def climb(self) -> Iterator[Finding]:
         """The findings of the rungs that were asked for."""
@@ -184,7 +186,10 @@ class _Ladder:
         count = sum(len(graph.graph.initializers) for graph in (self.model.encoder, self.model.decoder))
         if errors:
             return self._finding(
-                3, check, PASSED, f"{len(errors)} of {count} tensors are rounded in the way of {self.manifest.generator}"
+                3,
+                check,
+                PASSED,
+                f"{len(errors)} of {count} tensors are rounded in the way of {self.manifest.generator}",
             )
         return self._finding(3, check, PASSED, f"all of {count} tensors are what an export writes")
 
@@ -252,12 +257,19 @@ class _Ladder:
         error = relative_error(run.logits, offline.logits)
         other = np.flatnonzero(run.token_ids != offline.token_ids)
         broken = [at for at in other if not _tie(run, offline, int(at))[0]]
-        finding = self._judge(4, check, (error, f"the logits, {len(run.token_ids) - len(other)} of {len(run.token_ids)} tokens the same"), threshold)
+        finding = self._judge(
+            4,
+            check,
+            (error, f"the logits, {len(run.token_ids) - len(other)} of {len(run.token_ids)} tokens the same"),
+            threshold,
+        )
         if finding.status == PASSED and broken:
             return self._finding(4, check, FAILED, f"token {broken[0]} differs beyond the noise of its logits")
         return finding
 
-    def _float(self, clips: Sequence[Clip], runs: Sequence[Run], texts: Sequence[str], mel, tokenizer) -> Iterator[Finding]:
+    def _float(
+        self, clips: Sequence[Clip], runs: Sequence[Run], texts: Sequence[str], mel, tokenizer
+    ) -> Iterator[Finding]:
         rungs = sorted(self.rungs & {5, 6})
         if self.is_exact:
             for rung in rungs:
@@ -280,7 +292,10 @@ class _Ladder:
         float_texts = [tokenizer.decode(ids.tolist()) for ids in written]
         words = [_errors(clip, *pair) for clip, *pair in zip(clips, float_texts, texts, strict=True) if clip.text]
         self.details["clips"] = words
-        rates = {name: sum(row[f"{name}_edits"] for row in words) / max(1, sum(row["characters"] for row in words)) for name in ("float", "shipped")}
+        rates = {
+            name: sum(row[f"{name}_edits"] for row in words) / max(1, sum(row["characters"] for row in words))
+            for name in ("float", "shipped")
+        }
         margins = [np.concatenate([run.margins for run in kind]) for kind in (forced, runs)]
         self.details["margins"] = margin_histogram(*margins)
         judged = bool(words) and rates["float"] < thresholds.FLOAT_CER.value
@@ -349,7 +364,9 @@ def _check_modules(manifest: Manifest) -> Finding:
         return Finding(2, check, None, NOT_RUN, "transformers is missing")
     error, limit = compare_with_transformers(manifest), thresholds.MODULE_ERROR.value
     status = PASSED if error <= limit else FAILED
-    return Finding(2, check, None, status, f"module error {error:.2g} against transformers {version}, at most {limit:g}")
+    return Finding(
+        2, check, None, status, f"module error {error:.2g} against transformers {version}, at most {limit:g}"
+    )
 
 
 def _open_source(checkpoint: str | Path, manifest: Manifest, folder: Path) -> Checkpoint:

@@ -36,6 +36,8 @@ def compare_with_transformers(manifest: Manifest) -> float:
     The model has two layers a stack, small windows and the artifact's own ratios of heads; its random weights are
     saved by transformers, opened as any checkpoint, and run by the exporter's modules.
     """
+    from transformers.utils import logging
+
     config = _small(manifest.config)
     rng = np.random.default_rng(0)
     frames = TOKENS * config.audio.frames_per_token
@@ -45,6 +47,7 @@ def compare_with_transformers(manifest: Manifest) -> float:
         warnings.simplefilter("ignore")
         folder = Path(name)
         model = _random_model(config)
+        logging.disable_progress_bar()
         model.save_pretrained(folder)
         extractor = {"feature_size": config.audio.n_mels, "n_fft": config.audio.n_fft}
         extractor |= {"win_length": config.audio.n_fft, "hop_length": config.audio.hop_length}
@@ -71,7 +74,9 @@ def compare_with_transformers(manifest: Manifest) -> float:
 def _from_start(stack, rows: int) -> tuple[torch.Tensor, ...]:
     """cos, sin, seqlens_k, total_sequence_length and empty caches of a call over all rows."""
     last, total = torch.tensor([rows - 1], dtype=torch.int32), torch.tensor(rows, dtype=torch.int32)
-    caches = (torch.zeros(1, stack.num_key_value_heads, rows, stack.head_dim) for _ in range(2 * stack.num_hidden_layers))
+    caches = (
+        torch.zeros(1, stack.num_key_value_heads, rows, stack.head_dim) for _ in range(2 * stack.num_hidden_layers)
+    )
     return (*rotation(stack, 0, rows), last, total, *caches)
 
 
@@ -80,9 +85,7 @@ def _small(config: VoxtralConfig) -> VoxtralConfig:
         kv_heads = 2
         heads = kv_heads * (stack.num_attention_heads // stack.num_key_value_heads)
         sizes = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "head_dim": 16}
-        return replace(
-            stack, num_attention_heads=heads, num_key_value_heads=kv_heads, sliding_window=window, **sizes
-        )
+        return replace(stack, num_attention_heads=heads, num_key_value_heads=kv_heads, sliding_window=window, **sizes)
 
     decoder = replace(shrink(config.decoder, TOKENS // 2), vocab_size=512)
     return replace(config, encoder=shrink(config.encoder, TOKENS), decoder=decoder)

@@ -106,4 +106,6 @@ class ArtifactModel(Layerwise):
 
 def _assign(module: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     types = {name: value.dtype for name, value in module.state_dict().items()}
-    module.load_state_dict({key: torch.from_numpy(values).to(types[key]) for key, values in weights.items()}, assign=True)
+    module.load_state_dict(
+        {key: torch.from_numpy(values).to(types[key]) for key, values in weights.items()}, assign=True
+    )

@@ -112,7 +112,9 @@ class _Recorder:
         return np.array([[[chosen, row[chosen] - log_sum_exp(row), margin]]], np.float32)
 
 
-def whole(model: Layerwise, manifest: Manifest, mel: Session, clips: Sequence[Clip], ids: Sequence[np.ndarray]) -> list[Run]:
+def whole(
+    model: Layerwise, manifest: Manifest, mel: Session, clips: Sequence[Clip], ids: Sequence[np.ndarray]
+) -> list[Run]:
     """What a model says at the same positions to given tokens, all recordings at once: no cache, no chunks.
 
     ids: what was written for each clip, int64 [n], fed back as the stream feeds it.

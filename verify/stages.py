@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import onnx_ir as ir
@@ -35,7 +36,7 @@ class StagedGraph:
         Raises:
             ArtifactError: the file does not parse, or has no layers of the names that the exporter gives.
         """
-        self.path, self.spec = folder / spec.path, spec
+        self.path, self.spec, self.lock = folder / spec.path, spec, Lock()
         try:
             self.graph = ir.load(self.path).graph
         except Exception as error:  # protobuf's own errors share no narrower base
@@ -67,7 +68,8 @@ class StagedGraph:
         if tensor is None:
             raise ArtifactError(f"{self.path}: no initializer {name}; export again")
         try:
-            return tensor.numpy()
+            with self.lock:  # a tensor may be mapped by one thread only
+                return tensor.numpy()
         except (OSError, ValueError) as error:
             raise ArtifactError(f"{self.path}: {name}: its data cannot be read ({error}); export again") from error
 

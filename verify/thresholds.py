@@ -65,9 +65,13 @@ BLANK_FLIPS = Threshold(
     0,
     "decisions between blank and word that the float model makes with a margin over 1.0, turned over",
 )
-AGREEMENT = Threshold("token agreement, at least", 0.98, "tokens that the float model also chooses, after the same ones")
+AGREEMENT = Threshold(
+    "token agreement, at least", 0.98, "tokens that the float model also chooses, after the same ones"
+)
 CHARACTERS_LOST = Threshold(
-    "characters lost", 0.02, "character error rate above the float model's on the same clips; a word is about 0.01 of them"
+    "characters lost",
+    0.02,
+    "character error rate above the float model's on the same clips; a word is about 0.01 of them",
 )
 FLOAT_CER = Threshold(
     "float CER",

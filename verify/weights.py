@@ -107,7 +107,9 @@ def _rounding_steps(
         rows = slice(start, start + ROWS)
         scales = graph.weights(f"{name}.scales", rows).astype(np.float32)
         zero_points = graph.weights(f"{name}.zero_points", rows) if rule.has_zero_points else None
-        made = dequantize_blockwise(Blocks(graph.weights(f"{name}.weight", rows), scales, zero_points), rule, num_columns)
+        made = dequantize_blockwise(
+            Blocks(graph.weights(f"{name}.weight", rows), scales, zero_points), rule, num_columns
+        )
         step = np.repeat(np.maximum(np.abs(scales), 1e-30), rule.block_size, 1)[:, :num_columns]
         worst = max(worst, float(np.max(np.abs(made - tensor.rows(start, start + len(made))) / step)))
         tensor.release(start, start + len(made))
