@@ -24,7 +24,7 @@ class TensorDifference:
 
     graph: str  # precision and role
     name: str
-    kind: str  # "codes", "values", "shape", "only in a", "only in b"
+    kind: str  # "codes", "values", "only in a", "only in b", or both types and shapes
     num_different: int
     size: int
     max_relative: float | None  # of differing floats, |a - b| / max(|a|, |b|)
@@ -86,7 +86,8 @@ def diff(a: str | Path, b: str | Path) -> Difference:
                     tensors.append(compared)
                 else:
                     num_equal += 1
-    return Difference(*map(str, folders), _fact_differences(first, second), graphs, tuple(tensors), num_equal)
+    facts = _fact_differences(first, second)
+    return Difference(str(folders[0]), str(folders[1]), facts, graphs, tuple(tensors), num_equal)
 
 
 def _load(folder: Path, spec: GraphSpec) -> StagedGraph:

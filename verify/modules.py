@@ -59,15 +59,17 @@ def compare_with_transformers(manifest: Manifest) -> float:
         encoder, decoder = Encoder(build, config), Decoder(build, config, replace(manifest.tokens, streaming_pad=0))
         for module in (encoder, decoder):
             fill(module, checkpoint)
-        wanted_embeds = model.model.get_audio_features(features, use_cache=False).pooler_output
+        heard = model.model.get_audio_features(features, use_cache=False)
+        wanted_embeds = getattr(heard, "pooler_output").reshape(1, TOKENS, -1)  # noqa: B009, of a union of types
         wanted = model(input_ids=ids, input_features=features, num_delay_tokens=DELAY, use_cache=False).logits
+        assert wanted is not None
 
         rows = TOKENS * config.encoder.downsample_factor
         states = torch.zeros(1, config.audio.n_mels, 2), torch.zeros(1, config.encoder.hidden_size, 1)
         embeds = encoder(features, *states, *_from_start(config.encoder, rows))[0]
         at, past = _from_start(config.decoder, TOKENS)[:4], _from_start(config.decoder, TOKENS)[4:]
         logits = decoder(ids, embeds, torch.tensor([DELAY]), *at, torch.zeros(1, TOKENS), *past)[2]
-    pairs = ((embeds.reshape(wanted_embeds.shape), wanted_embeds), (logits, wanted))
+    pairs = ((embeds, wanted_embeds), (logits, wanted))
     return max(relative_error(got.numpy(), want.numpy()) for got, want in pairs)
 
 
@@ -92,7 +94,7 @@ def _small(config: VoxtralConfig) -> VoxtralConfig:
 
 
 def _random_model(config: VoxtralConfig):
-    """transformers' class with weights that make it do something: its own initialisation repeats one token."""
+    """Transformers' class with weights that make it do something: its own initialisation repeats one token."""
     from transformers import VoxtralRealtimeConfig, VoxtralRealtimeForConditionalGeneration
 
     def stack(part) -> dict:

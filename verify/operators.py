@@ -68,7 +68,8 @@ OPERATORS = {
 def _signature(node: ir.Node) -> tuple | None:
     if node.op_type not in OPERATORS:
         return None
-    shapes = [tuple(value.shape.numpy()) for value in node.inputs if value is not None and _is_weight(value)]
+    weights = [value.const_value for value in node.inputs if value is not None]
+    shapes = [tuple(tensor.shape.numpy()) for tensor in weights if tensor is not None]
     attributes = tuple(sorted((name, str(attribute.value)) for name, attribute in node.attributes.items()))
     size = "x".join(map(str, max(shapes, key=len))) if shapes else ""
     kernel = node.attributes.get("num_heads")
@@ -182,7 +183,7 @@ class _Inputs:
             raise ArtifactError(f"{self.graph.path}: {self.node.name}: input {index} is missing; export again")
         return value
 
-    def _weight(self, index: int, rows=slice(None)) -> Tensor:  # noqa: B008
+    def _weight(self, index: int, rows: np.ndarray | slice = slice(None)) -> Tensor:
         values = self.graph.weights(str(self._input(index).name), rows)
         return torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.float32))
 

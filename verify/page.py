@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from math import log10
 from pathlib import Path
 from string import Template
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _TEMPLATE = Path(__file__).with_name("certificate.html")
 _CLASSES = {"passed": "passed", "failed": "failed", "not judged": "open", "not run": "open"}
+_KINDS = {"float": "float model", "shipped": "as shipped"}
 WIDTH, HEIGHT = 460, 190  # of a drawing, in its own units
 LEFT, BOTTOM = 40, 24  # of its axes
 FLOOR = 1e-8  # the least error that is drawn
@@ -33,18 +35,18 @@ def render(certificate: Certificate, name: str) -> str:
 
 
 def _header(certificate: Certificate, name: str) -> str:
-    failed = certificate.verdict == "failed"
+    kind, stamp = ("failed", "FAILED") if certificate.verdict == "failed" else ("passed", "VERIFIED")
+    made = certificate.created.replace("T", " ").replace("+00:00", " UTC")
+    source = escape(certificate.checkpoint or "not given")
     facts = {
         "manifest sha256": f"<code>{certificate.manifest_sha256}</code>",
-        "checkpoint": escape(certificate.checkpoint or "not given")
-        + f' <span class="soft">fingerprint <code>{certificate.fingerprint[:16]}…</code></span>',
+        "checkpoint": f'{source} <span class="soft">fingerprint <code>{certificate.fingerprint[:16]}…</code></span>',
         "precisions": escape(", ".join(certificate.precisions)),
         "rungs": ", ".join(map(str, certificate.rungs)),
     }
     return (
-        f'<header><div><h1>{escape(name)}</h1><p class="soft">{escape(certificate.generator)}, '
-        f"{escape(certificate.created.replace('T', ' ').replace('+00:00', ' UTC'))}, {certificate.seconds:.0f} s</p></div>"
-        f'<div class="stamp {"failed" if failed else "passed"}">{"FAILED" if failed else "VERIFIED"}</div></header>'
+        f'<header><div><h1>{escape(name)}</h1><p class="soft">{escape(certificate.generator)}, {escape(made)}, '
+        f'{certificate.seconds:.0f} s</p></div><div class="stamp {kind}">{stamp}</div></header>'
         f'<div class="card">{_facts(facts)}</div>'
     )
 
@@ -97,8 +99,11 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
     if stages:
         others = list(stages[0]["providers"])
         rows = [
-            (escape(row["name"]), *(f"{row[kind]:.1e}" for kind in ("graph", "streamed", "shipped")))
-            + tuple(f"{row['providers'][other]:.1e}" for other in others)
+            (
+                escape(row["name"]),
+                *(f"{row[kind]:.1e}" for kind in ("graph", "streamed", "shipped")),
+                *(f"{row['providers'][other]:.1e}" for other in others),
+            )
             for row in stages
         ]
         columns = ("stage", "one call", "call by call", "as shipped", *(f"{other} against CPU" for other in others))
@@ -110,14 +115,10 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
 
 
 def _words(clips: Sequence[Mapping[str, Any]]) -> str:
-    rows = []
-    for row in clips:
-        texts = [row["text"], row["float_text"], row["shipped_text"]]
-        shown = [escape(text) if text == texts[0] else f"<del>{escape(text) or '–'}</del>" for text in texts]  # noqa: RUF001
-        same = "<span class='soft'>the same</span>"
-        rows.append(
-            (escape(row["clip"]), *(shown if texts[0] != texts[1] or texts[0] != texts[2] else (shown[0], same, same)))
-        )
+    rows = [
+        (escape(row["clip"]), escape(row["text"]), *(_against(row["text"], row[f"{kind}_text"]) for kind in _KINDS))
+        for row in clips
+    ]
     totals = {key: sum(row[key] for row in clips) for key in ("words", "characters")}
     rates = [
         (
@@ -125,12 +126,16 @@ def _words(clips: Sequence[Mapping[str, Any]]) -> str:
             f"{sum(row[f'{kind}_word_edits'] for row in clips) / max(1, totals['words']):.1%}",
             f"{sum(row[f'{kind}_edits'] for row in clips) / max(1, totals['characters']):.1%}",
         )
-        for kind, title in (("float", "float model"), ("shipped", "as shipped"))
+        for kind, title in _KINDS.items()
     ]
     summary = f"{len(clips)} clips, {totals['words']} words"
     table = _table((summary, "words wrong", "characters wrong"), rates, numbers={1, 2})
     texts = _fold("Transcripts", _table(("clip", "text", "float model", "as shipped"), rows))
     return f'<div class="card"><h3>Words</h3>{table}{texts}</div>'
+
+
+def _against(wanted: str, text: str) -> str:
+    return '<span class="soft">the same</span>' if text == wanted else f"<del>{escape(text) or 'nothing'}</del>"
 
 
 def _thresholds(values: Iterable[Mapping[str, Any]]) -> str:
@@ -146,7 +151,8 @@ def _machine(certificate: Certificate) -> str:
     if memory:
         facts["memory"] = f"{memory / 1e9:.1f} GB"
     facts["packages"] = escape(", ".join(f"{name} {version}" for name, version in packages.items()))
-    return f'<h2>Machine</h2><div class="card">{_facts({key.replace("_", " "): value for key, value in facts.items()})}</div>'
+    facts = {name.replace("_", " "): value for name, value in facts.items()}
+    return f'<h2>Machine</h2><div class="card">{_facts(facts)}</div>'
 
 
 def _draw_stages(stages: Sequence[Mapping[str, Any]], graph_limit: float, shipped_limit: float) -> str:
@@ -164,16 +170,15 @@ def _draw_stages(stages: Sequence[Mapping[str, Any]], graph_limit: float, shippe
         marks.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH}" y1="{at:.1f}" y2="{at:.1f}"/>')
         label = "1" if decade == 0 else f"1e{decade}"
         marks.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{label}</text>')
-    for limit in (graph_limit, shipped_limit):
-        marks.append(f'<line class="limit" x1="{LEFT}" x2="{WIDTH}" y1="{y(limit):.1f}" y2="{y(limit):.1f}"/>')
+    limits = [y(limit) for limit in (graph_limit, shipped_limit)]
+    marks += [f'<line class="limit" x1="{LEFT}" x2="{WIDTH}" y1="{at:.1f}" y2="{at:.1f}"/>' for at in limits]
     radius = max(1.6, min(4.0, step / 3))
     for number, stage in enumerate(stages):
         x = LEFT + step * (number + 0.5)
         title = f"{escape(stage['name'])}: {stage['graph']:.1e}, as shipped {stage['shipped']:.1e}"
         for kind, colour in (("graph", "first"), ("shipped", "second")):
-            marks.append(
-                f'<circle class="{colour}" cx="{x:.1f}" cy="{y(stage[kind]):.1f}" r="{radius:.1f}"><title>{title}</title></circle>'
-            )
+            place = f'cx="{x:.1f}" cy="{y(stage[kind]):.1f}" r="{radius:.1f}"'
+            marks.append(f'<circle class="{colour}" {place}><title>{title}</title></circle>')
     border = next((n for n, stage in enumerate(stages) if stage["name"].startswith("language_model")), len(stages))
     x = LEFT + step * border
     marks.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{HEIGHT - BOTTOM + 4}"/>')
@@ -191,19 +196,17 @@ def _draw_margins(histogram: Mapping[str, Sequence[float]]) -> str:
         return LEFT + (WIDTH - LEFT) * (value - low) / (high - low)
 
     marks = [f'<line class="axis" x1="{LEFT}" x2="{WIDTH}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>']
-    for begin, end, *counts in zip(edges, edges[1:], histogram["float"], histogram["shipped"], strict=False):
+    for number, (begin, end) in enumerate(pairwise(edges)):
         width = (x(end) - x(begin)) * 0.42
-        for number, (count, colour, kind) in enumerate(
-            zip(counts, ("first", "second"), ("float", "as shipped"), strict=True)
-        ):
-            if count:
-                height = (HEIGHT - BOTTOM - 8) * count**0.5 / highest
-                marks.append(
-                    f'<rect class="{colour}" x="{x(begin) + number * width:.1f}" y="{HEIGHT - BOTTOM - height:.1f}" '
-                    f'width="{width:.1f}" height="{height:.1f}" rx="1"><title>{begin:g} to {end:g}: {count} {kind}</title></rect>'
-                )
-    for value in sorted({low, 0.0 if low < 0 < high else low, high}):
-        marks.append(f'<text x="{x(value):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{value:g}</text>')
+        for side, (key, kind, colour) in enumerate(zip(_KINDS, _KINDS.values(), ("first", "second"), strict=True)):
+            count = histogram[key][number]
+            height = (HEIGHT - BOTTOM - 8) * count**0.5 / highest
+            place = f'x="{x(begin) + side * width:.1f}" y="{HEIGHT - BOTTOM - height:.1f}" rx="1"'
+            size = f'width="{width:.1f}" height="{height:.1f}"'
+            title = f"{begin:g} to {end:g}: {count} {kind}"
+            marks.append(f'<rect class="{colour}" {place} {size}><title>{title}</title></rect>')
+    ticks = sorted({low, 0.0 if low < 0 < high else low, high})
+    marks += [f'<text x="{x(at):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{at:g}</text>' for at in ticks]
     if low < 0 < high:
         marks.append(f'<line class="limit" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="4" y2="{HEIGHT - BOTTOM}"/>')
     for share in (1.0, 0.25):

@@ -1,4 +1,4 @@
-"""One stage at a time: its graph against its module, in one call, call by call across a move of the cache, as shipped."""
+"""One stage at a time: its graph against its module, in one call, call by call over a move of the cache, as shipped."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..manifest import MAX_DELAY_TOKENS, CacheSpec, Manifest, TensorSpec
-from .reference import ArtifactModel
-from .stages import StagedGraph, StageSession
+from .reference import ArtifactModel, Computation
+from .stages import StageSession
 
 POSITIONS = ("cos", "sin", "seqlens_k", "total_sequence_length")
 CHUNKS = (2, 1, 3)  # tokens a call; where the window is full, the cache's rows move after the first
@@ -50,9 +50,11 @@ def probe(model: ArtifactModel, manifest: Manifest, providers: Sequence[str] = (
     for graph, spec in ((model.encoder, manifest.caches["encoder"]), (model.decoder, manifest.caches["decoder"])):
         full = spec.capacity - CHUNKS[0] * spec.rows_per_token
         for seed, stage in enumerate(graph.stages):
-            session = graph.load(stage, exact=True)
+            session, compute = graph.load(stage, exact=True), model.computation(stage)
             starts = (0, full) if stage in graph.layers else (0,)
-            cases = [draw(model, stage, session, spec, start, np.random.default_rng(seed)) for start in starts]
+            vocab_size = manifest.config.decoder.vocab_size
+            cases = [draw(session, compute, spec, start, vocab_size, np.random.default_rng(seed)) for start in starts]
+            del compute  # its weights
             wanted = [expected_of(session, spec, case, sum(case.one_call)) for case in cases]
             exact = max(map(worst_error, (run(session, spec, case, case.one_call) for case in cases), wanted))
             wanted_at_last = (expected_of(session, spec, case, sum(CHUNKS)) for case in cases)
@@ -63,20 +65,26 @@ def probe(model: ArtifactModel, manifest: Manifest, providers: Sequence[str] = (
             for provider in providers:
                 session = graph.load(stage, exact=False, provider=provider)
                 others[provider] = max(
-                    worst_error(run(session, spec, case, case.one_call), made) for case, made in zip(cases, shipped)
+                    worst_error(run(session, spec, case, case.one_call), made)
+                    for case, made in zip(cases, shipped, strict=True)
                 )
             yield StageErrors(stage, exact, streamed, max(map(worst_error, shipped, wanted)), others)
 
 
 def draw(
-    model: ArtifactModel, stage: str, session: StageSession, spec: CacheSpec, start: int, rng: np.random.Generator
+    session: StageSession,
+    compute: Computation,
+    spec: CacheSpec,
+    start: int,
+    vocab_size: int,
+    rng: np.random.Generator,
 ) -> Case:
     """A case whose first row stands at position `start`."""
     feeds: Values = {}
     for tensor in session.inputs:
         shape = [_size(axis, sum(CHUNKS)) for axis in tensor.shape]
         if tensor.name == "input_ids":
-            feeds[tensor.name] = rng.integers(0, model.config.decoder.vocab_size, shape)
+            feeds[tensor.name] = rng.integers(0, vocab_size, shape)
         elif tensor.name == "num_delay_tokens":
             feeds[tensor.name] = rng.integers(1, MAX_DELAY_TOKENS + 1, shape)
         elif tensor.name == "blank_penalty":
@@ -90,8 +98,10 @@ def draw(
     if names:
         rows = sum(CHUNKS) * spec.rows_per_token
         whole |= _positions(spec, start, rows, row=start, capacity=start + rows)
-        whole |= {name: np.pad(part, ((0, 0), (0, 0), (0, rows), (0, 0))) for name, part in zip(names, history)}
-    return Case(feeds, history, model.call(stage, whole))
+        room = ((0, 0), (0, 0), (0, rows), (0, 0))
+        room = ((0, 0), (0, 0), (0, rows), (0, 0))
+        whole |= {name: np.pad(part, room) for name, part in zip(names, history, strict=True)}
+    return Case(feeds, history, compute(whole))
 
 
 def run(session: StageSession, spec: CacheSpec, case: Case, chunks: Sequence[int]) -> Values:

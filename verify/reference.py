@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ from ..exporter.modules import (
 from ..manifest import Manifest
 from ..quant.recipe import Recipe
 from .stages import BRANCH, EMBEDDING, HEAD, NEXT, PROJECTOR, RESIDUAL, STEM, StagedGraph
+
+Tensors = Mapping[str, Tensor]
+Computation = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 class ArtifactModel(Layerwise):
@@ -57,51 +61,57 @@ class ArtifactModel(Layerwise):
     def _weights(self, name: str) -> np.ndarray:
         return (self.decoder if name.startswith("language_model.") else self.encoder).weights(name)
 
-    @torch.no_grad()
-    def call(self, stage: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What the module of a stage gives for the inputs of the stage's graph, under the names of its outputs."""
-        outputs = self._call(stage, {name: torch.from_numpy(values) for name, values in feeds.items()})
-        return {name: value.numpy() for name, value in outputs.items()}
+    def computation(self, stage: str) -> Computation:
+        """What a stage's graph must compute, from its inputs to its outputs by their names; weights are loaded once."""
+        run = self._computation(stage)
 
-    def _call(self, stage: str, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        def compute(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            with torch.no_grad():
+                outputs = run({name: torch.from_numpy(values) for name, values in feeds.items()})
+            return {name: value.numpy() for name, value in outputs.items()}
+
+        return compute
+
+    def _computation(self, stage: str) -> Callable[[Tensors], Tensors]:
         config, build, encoder, decoder = self.config, self.build, self.config.encoder, self.config.decoder
         if stage == STEM:
-            stem = Embedder(build, config.audio.n_mels, encoder.hidden_size)
-            self.load(stage, stem)
-            x, conv1_state = stem.conv1(feeds["conv1_state"], feeds["input_features"])
-            x, conv2_state = stem.conv2(feeds["conv2_state"], x)
-            states = {"present_conv1_state": conv1_state, "present_conv2_state": conv2_state}
-            return {NEXT + RESIDUAL: x.transpose(1, 2), **states}
+            return partial(_run_stem, self._load(stage, Embedder(build, config.audio.n_mels, encoder.hidden_size)))
         if stage == PROJECTOR:
             joined = encoder.hidden_size * encoder.downsample_factor
-            norm = RMSNorm(build, encoder.hidden_size, encoder.rms_norm_eps)
-            projector = Projector(build, joined, decoder.hidden_size)
-            self.load("audio_tower.norm", norm)
-            self.load(stage, projector)
-            hidden = norm(feeds[RESIDUAL], feeds[BRANCH])[0]
-            return {"audio_embeds": projector(hidden.reshape(1, -1, joined))}
+            norm = self._load("audio_tower.norm", RMSNorm(build, encoder.hidden_size, encoder.rms_norm_eps))
+            projector = self._load(stage, Projector(build, joined, decoder.hidden_size))
+            return lambda x: {"audio_embeds": projector(norm(x[RESIDUAL], x[BRANCH])[0].reshape(1, -1, joined))}
         if stage == EMBEDDING:
-            return {NEXT + RESIDUAL: self.embed(feeds["input_ids"][0])[None] + feeds["audio_embeds"]}
+            return lambda x: {NEXT + RESIDUAL: self.embed(x["input_ids"][0])[None] + x["audio_embeds"]}
         if stage == HEAD:
-            norm = RMSNorm(build, decoder.hidden_size, decoder.rms_norm_eps)
-            self.load(stage, norm)
-            hidden = norm(feeds[RESIDUAL], feeds[BRANCH])[0]
-            logits = torch.cat([part for _, part in self.logits(hidden[0])], -1)[None]
+            norm = self._load(stage, RMSNorm(build, decoder.hidden_size, decoder.rms_norm_eps))
             with torch.device("meta"):
                 tail = Decoder(build, config, self.tokens)
             tail.blank_mask = nn.Parameter(torch.from_numpy(self.decoder.weights("blank_mask")), requires_grad=False)
-            step = tail.choose(logits, feeds["blank_penalty"])
-            return {"next_ids": step[..., 0].long(), "step": step, "logits": logits}
-        is_encoder = stage.startswith("audio_tower.")
+            return partial(self._run_head, norm, tail)
+        is_encoder = stage in self.encoder.layers
         layer = Layer(build, stage, encoder if is_encoder else decoder, bias=is_encoder, delay=not is_encoder)
-        self.load(stage, layer)
-        past = (f"past_key_values.{stage.split('.')[-1]}.{part}" for part in ("key", "value"))
-        at = Positions(*(feeds[name] for name in ("cos", "sin", "seqlens_k", "total_sequence_length")))
-        residual, branch, key, value = layer(
-            feeds[RESIDUAL], feeds.get(BRANCH), at, *(feeds[name] for name in past), feeds.get("num_delay_tokens")
-        )
-        present = (f"present.{stage.split('.')[-1]}.{part}" for part in ("key", "value"))
-        return {NEXT + RESIDUAL: residual, NEXT + BRANCH: branch, **dict(zip(present, (key, value), strict=True))}
+        return partial(_run_layer, self._load(stage, layer), stage.rpartition(".")[2])
+
+    def _run_head(self, norm: RMSNorm, tail: Decoder, x: Tensors) -> Tensors:
+        hidden = norm(x[RESIDUAL], x[BRANCH])[0]
+        logits = torch.cat([part for _, part in self.logits(hidden[0])], -1)[None]
+        step = tail.choose(logits, x["blank_penalty"])
+        return {"next_ids": step[..., 0].long(), "step": step, "logits": logits}
+
+
+def _run_stem(stem: Embedder, x: Tensors) -> Tensors:
+    y, conv1_state = stem.conv1(x["conv1_state"], x["input_features"])
+    y, conv2_state = stem.conv2(x["conv2_state"], y)
+    return {NEXT + RESIDUAL: y.transpose(1, 2), "present_conv1_state": conv1_state, "present_conv2_state": conv2_state}
+
+
+def _run_layer(layer: Layer, number: str, x: Tensors) -> Tensors:
+    at = Positions(x["cos"], x["sin"], x["seqlens_k"], x["total_sequence_length"])
+    past = (x[f"past_key_values.{number}.{part}"] for part in ("key", "value"))
+    residual, branch, key, value = layer(x[RESIDUAL], x.get(BRANCH), at, *past, x.get("num_delay_tokens"))
+    present = {f"present.{number}.key": key, f"present.{number}.value": value}
+    return {NEXT + RESIDUAL: residual, NEXT + BRANCH: branch, **present}
 
 
 def _assign(module: nn.Module, weights: Mapping[str, np.ndarray]) -> None:

@@ -41,7 +41,7 @@ class Run:
     token_ids: np.ndarray  # int64 [n]
     logprobs: np.ndarray  # float32 [n]
     margins: np.ndarray  # float32 [n], the blank's logit less the best other one
-    logits: np.ndarray | None = None  # float32 [n, vocab_size], where they were asked for
+    logits: np.ndarray  # float32 [n, vocab_size], n = 0 where they were not asked for
 
 
 def embedded_clips(sample_rate: int) -> list[Clip]:
@@ -76,7 +76,7 @@ def stream(transcriber: Transcriber, samples: np.ndarray, *, in_pieces: bool = F
     """As shipped, through a live stream to the clip's last sample, whatever the model says of its end."""
     live, session, recorder = transcriber.stream(), transcriber.decoder.session, _Recorder(transcriber)
     if logits:
-        transcriber.decoder.session = recorder
+        transcriber.decoder.session = recorder  # pyright: ignore[reportAttributeAccessIssue]: as much of one as is used
     try:
         tokens: list[Token] = []
         for piece in _pieces(samples) if in_pieces else [samples]:
@@ -88,7 +88,7 @@ def stream(transcriber: Transcriber, samples: np.ndarray, *, in_pieces: bool = F
         np.array([token.token_id for token in tokens]),
         np.array([token.logprob for token in tokens], np.float32),
         np.array([token.blank_margin for token in tokens], np.float32),
-        np.stack(recorder.rows[-len(tokens) :]) if logits else None,
+        np.stack(recorder.rows[-len(tokens) :]) if logits else np.empty((0, 0), np.float32),
     )
 
 
@@ -110,18 +110,6 @@ class _Recorder:
         held_back[self.blank] -= feeds["blank_penalty"][0, -1]
         chosen, margin = int(held_back.argmax()), row[self.blank] - others.max()
         return np.array([[[chosen, row[chosen] - log_sum_exp(row), margin]]], np.float32)
-
-
-def whole(
-    model: Layerwise, manifest: Manifest, mel: Session, clips: Sequence[Clip], ids: Sequence[np.ndarray]
-) -> list[Run]:
-    """What a model says at the same positions to given tokens, all recordings at once: no cache, no chunks.
-
-    ids: what was written for each clip, int64 [n], fed back as the stream feeds it.
-    """
-    with torch.no_grad():
-        audio_embeds = encode(model, manifest, mel, clips)
-        return decode(model, manifest, audio_embeds, ids)
 
 
 @torch.no_grad()

@@ -58,15 +58,14 @@ TIE = Threshold(
 KL_DIVERGENCE = Threshold(
     "KL divergence",
     0.05,
-    "nats a token, in the mean over all tokens: float model to artifact; default 4-bit tiny has 0.005",
+    "nats a token, in the mean: the artifact against the float model; tiny in 4 bits has 0.003",
 )
+SURE_MARGIN = 1.0  # logits between blank and the best word from which a decision is the model's, not chance's
 BLANK_FLIPS = Threshold(
-    "blank flips",
-    0,
-    "decisions between blank and word that the float model makes with a margin over 1.0, turned over",
+    "blank flips", 0, "sure decisions between blank and word, with a margin over 1.0 in float, that are turned over"
 )
 AGREEMENT = Threshold(
-    "token agreement, at least", 0.98, "tokens that the float model also chooses, after the same ones"
+    "token agreement, at least", 0.98, "share of tokens that the float model chooses too, after the same ones"
 )
 CHARACTERS_LOST = Threshold(
     "characters lost",

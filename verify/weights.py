@@ -33,6 +33,10 @@ class WeightError:
     is_reordered: bool  # the rows are there, but elsewhere
     steps: float | None  # of the quantiser, from the checkpoint's value to the nearest code at most; None: a float
 
+    def is_rounding(self, most_steps: float) -> bool:
+        """Whether another way to round explains it."""
+        return self.steps is not None and self.steps <= most_steps
+
     def __str__(self) -> str:
         how = f"{self.num_different:,} of {self.size:,} values differ, the first in row {self.first_row:,}"
         return f"{self.name}: {'its rows stand in another order' if self.is_reordered else how}"

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .runs import Clip
+
 BINS = 32  # of the margin histogram
 
 
@@ -25,6 +27,22 @@ def count_edits(wanted: Sequence, got: Sequence) -> int:
         for j, b in enumerate(got, 1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
     return row[-1]
+
+
+def compare_texts(clip: Clip, float_text: str, shipped_text: str) -> dict[str, Any]:
+    """What two models wrote of a clip whose text is known, and the edits in words and characters."""
+    wanted = normalize(clip.text or "")
+    row: dict[str, Any] = {"clip": clip.name, "text": wanted, "characters": len(wanted), "words": len(wanted.split())}
+    for kind, text in (("float", float_text), ("shipped", shipped_text)):
+        got = normalize(text)
+        row[f"{kind}_text"], row[f"{kind}_edits"] = got, count_edits(wanted, got)
+        row[f"{kind}_word_edits"] = count_edits(wanted.split(), got.split())
+    return row
+
+
+def error_rate(rows: Sequence[dict[str, Any]], kind: str) -> float:
+    """Character error rate of "float" or "shipped" over rows of `compare_texts`."""
+    return sum(row[f"{kind}_edits"] for row in rows) / max(1, sum(row["characters"] for row in rows))
 
 
 def softmax_divergence(wanted: np.ndarray, got: np.ndarray) -> np.ndarray:

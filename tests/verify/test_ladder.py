@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 from conftest import copy_artifact
 from damage import attribute, edit_graph, edit_tensor, nodes
 
 from voxtral_onnx import verify
-from voxtral_onnx.errors import CheckpointError, UsageError, VerificationError
+from voxtral_onnx.errors import VerificationError
 from voxtral_onnx.verify.certificate import read_verdict
 
 LAYER = "language_model.layers.1"
@@ -93,17 +94,9 @@ def rotate_other_pairs(graph):
 
 def move_a_state(graph):
     (cut,) = [node for node in graph.node if "present_conv1_state" in node.output]
-    bounds = {tensor.name: tensor for tensor in graph.initializer}
-    for name, value in ((cut.input[1], -3), (cut.input[2], -1)):
-        graph.initializer.append(onnx_tensor(f"{name}_moved", value))
-        assert bounds[name].dims == [1]
-    cut.input[1], cut.input[2] = f"{cut.input[1]}_moved", f"{cut.input[2]}_moved"
-
-
-def onnx_tensor(name, value):
-    import onnx
-
-    return onnx.numpy_helper.from_array(np.array([value], np.int64), name)
+    for index, value in ((1, -3), (2, -1)):
+        cut.input[index] += "_moved"
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), cut.input[index]))
 
 
 def forget_the_zero_points(graph):
@@ -111,18 +104,9 @@ def forget_the_zero_points(graph):
 
 
 def choose_another_blank(graph):
-    for node in graph.node:
-        if node.op_type == "Gather" and node.input[0] == "logits":
-            constant = next(other for other in graph.node if node.input[1] in other.output)
-            attribute(
-                constant, "value_int" if any(a.name == "value_int" for a in constant.attribute) else "value"
-            ).t.CopyFrom(onnx_scalar(33))
-
-
-def onnx_scalar(value):
-    import onnx
-
-    return onnx.numpy_helper.from_array(np.array(value, np.int64))
+    (gather,) = [node for node in nodes(graph, "Gather") if node.input[0] == "logits"]
+    (constant,) = [node for node in graph.node if gather.input[1] in node.output]
+    constant.attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(np.array(33)))
 
 
 @pytest.mark.parametrize(
