@@ -39,8 +39,8 @@ def _header(certificate: Certificate, name: str) -> str:
     made = certificate.created.replace("T", " ").replace("+00:00", " UTC")
     source = escape(certificate.checkpoint or "not given")
     facts = {
-        "manifest sha256": f"<code>{certificate.manifest_sha256}</code>",
-        "checkpoint": f'{source} <span class="soft">fingerprint <code>{certificate.fingerprint[:16]}…</code></span>',
+        "manifest sha256": f"<code>{escape(certificate.manifest_sha256)}</code>",
+        "checkpoint": f'{source} <span class="soft">fingerprint <code>{escape(certificate.fingerprint[:16])}…</code></span>',
         "precisions": escape(", ".join(certificate.precisions)),
         "rungs": ", ".join(map(str, certificate.rungs)),
     }

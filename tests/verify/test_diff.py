@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from conftest import copy_artifact
 from damage import attribute, edit_graph, edit_tensor, nodes
@@ -26,7 +27,7 @@ def test_copies_are_equal(pair, run):
 
 def test_changes_are_counted(pair, run):
     def change_codes(weight):
-        weight[2, 0, :3] ^= [0x01, 0x10, 0x11]  # 1 + 1 + 2 codes
+        weight[2, 0, :3] ^= np.array([0x01, 0x10, 0x11], np.uint8)  # 1 + 1 + 2 codes
 
     def change_scales(scales):
         scales[0, 0] *= 1.25
