@@ -37,10 +37,10 @@ def render(certificate: Certificate, name: str) -> str:
 def _header(certificate: Certificate, name: str) -> str:
     kind, stamp = ("failed", "FAILED") if certificate.verdict == "failed" else ("passed", "VERIFIED")
     made = certificate.created.replace("T", " ").replace("+00:00", " UTC")
-    source = escape(certificate.checkpoint or "not given")
+    source, fingerprint = escape(certificate.checkpoint or "not given"), escape(certificate.fingerprint[:16])
     facts = {
         "manifest sha256": f"<code>{escape(certificate.manifest_sha256)}</code>",
-        "checkpoint": f'{source} <span class="soft">fingerprint <code>{escape(certificate.fingerprint[:16])}…</code></span>',
+        "checkpoint": f'{source} <span class="soft">fingerprint <code>{fingerprint}…</code></span>',
         "precisions": escape(", ".join(certificate.precisions)),
         "rungs": ", ".join(map(str, certificate.rungs)),
     }

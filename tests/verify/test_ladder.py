@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
+from commands import SAMPLES, TEXTS
 from conftest import copy_artifact
 from damage import attribute, edit_graph, edit_tensor, nodes
 
 from voxtral_onnx import verify
 from voxtral_onnx.errors import VerificationError
+from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.verify.certificate import read_verdict
+from voxtral_onnx.verify.probe import probe
+from voxtral_onnx.verify.reference import ArtifactModel
+from voxtral_onnx.verify.stages import CPU
 
 LAYER = "language_model.layers.1"
 
@@ -133,6 +140,90 @@ def test_intact_toy_passes_the_rungs_of_graphs_and_streams(toy, toy_checkpoint):
     assert {finding.status for finding in certificate.findings} == {"passed"}
     assert {finding.rung for finding in certificate.findings} == {0, 1, 3, 4}
     assert certificate.not_checked == ()
+    assert read_verdict(toy).endswith("q4 on rungs 0, 1, 3, 4")
     stages = certificate.details["q4"]["stages"]
     assert [stage["name"] for stage in stages][:2] == ["audio_tower.embedder", "audio_tower.layers.0"]
     assert len(stages) == 6 + 5
+
+
+def test_a_changed_byte_fails_on_the_first_rung(toy):
+    path = next((toy / "onnx").glob("decoder_model*"))
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    (found,) = failures(toy)
+    assert found.rung == 0 and path.name in found.summary
+
+
+def test_what_is_open_without_the_checkpoint_is_said(toy):
+    certificate = verify(toy, rungs=[2, 3])
+    assert [finding.status for finding in certificate.findings] == ["passed", "passed", "not run", "passed", "passed"]
+    (sentence,) = certificate.not_checked
+    assert "Whether the weights are the checkpoint's" in sentence
+
+
+def test_cache_rows_that_move_one_too_far_are_found(toy):
+    manifest = Manifest.read(toy)
+    spec = manifest.caches["decoder"]
+    moved = replace(spec, keep=spec.keep - 2)
+    replace(manifest, caches={**manifest.caches, "decoder": moved}).write(toy)
+    (found,) = failures(toy, rungs=[4])[:1]
+    assert (found.check, found.rung) == ("stages call by call", 4) and "language_model.layers" in found.summary
+
+
+def test_damage_in_the_weights_shows_in_the_float_model_beside_them(tiny_artifact, tmp_path):
+    """Without the checkpoint, by the precision fp32 of the same artifact."""
+    folder = tmp_path / "tiny"
+    copy_artifact(tiny_artifact, folder, "q4f16")
+    edit_tensor(folder, "decoder", f"{LAYER}.self_attn.o_proj.scales", zero)
+    damaged, fp32 = Manifest.read(folder), copy_artifact(tiny_artifact, tmp_path / "fp32", "fp32")
+    for path in (fp32 / "onnx").iterdir():
+        path.replace(folder / "onnx" / path.name)
+    both = Manifest.read(fp32)
+    precisions = {**damaged.precisions, **both.precisions}
+    replace(damaged, precisions=precisions, files={**damaged.files, **both.files}).write(folder)
+    (tmp_path / "clip.wav").write_bytes((SAMPLES / "time-flite.wav").read_bytes())
+    (tmp_path / "clip.txt").write_text(TEXTS["time-flite.wav"])
+    found = failures(folder, precisions=["q4f16"], audio=[tmp_path / "clip.wav"], rungs=[5, 6])
+    assert [row.check for row in found] == ["quantised against float", "words"]
+
+
+def test_another_versions_rounding_passes_and_its_damage_does_not(toy, toy_checkpoint):
+    def one_code_up(weight):
+        weight[0, 0, 0] ^= 1
+
+    name = f"{LAYER}.mlp.up_proj.weight"
+    edit_tensor(toy, "decoder", name, one_code_up)
+    assert failures(toy, checkpoint=toy_checkpoint, rungs=[3])[0].summary.startswith(name)
+    replace(Manifest.read(toy), generator="voxtral-onnx 0.0.1").write(toy)
+    certificate = verify(toy, checkpoint=toy_checkpoint, rungs=[3])
+    assert "1 in the way of voxtral-onnx 0.0.1" in certificate.findings[1].summary
+    edit_tensor(toy, "decoder", name, flip_a_row_of_nibbles)
+    assert failures(toy, checkpoint=toy_checkpoint, rungs=[3])[0].summary.startswith(name)
+
+
+def test_every_provider_is_compared_with_the_cpu(toy):
+    manifest = Manifest.read(toy)
+    for errors in probe(ArtifactModel(toy, manifest, "q4"), manifest, providers=[CPU]):
+        assert errors.providers == {CPU: 0.0}
+
+
+def test_wrong_arguments_are_refused(toy, tiny_artifact, run):
+    run("verify", toy, "--checkpoint", "tiny").assert_refused(3, "expected the checkpoint that", "fingerprint")
+    run("verify", toy, "--rungs", "7").assert_refused(2, "expected some of 0 to 6, got 7")
+    run("verify", toy, "--rungs", "a").assert_refused(2, "numbers from 0 to 6")
+    run("verify", toy, "--precision", "q8").assert_refused(2, "the artifact has q4")
+    run("verify", toy, "--audio", toy / "none.wav", "--rungs", "4").assert_refused(6, "none.wav")
+    assert not (toy / "certificate.json").exists()
+
+
+def test_the_command_line_prints_the_rungs_and_fails(toy, run):
+    passed = run("verify", toy, "--rungs", "3")
+    assert passed.code == 0
+    assert "graphs against modules" in passed.out and "not checked: Whether the weights" in passed.out
+    assert re.search(r"^passed in \d+ s$", passed.out, re.MULTILINE)
+    edit_graph(toy, "decoder", widen_a_window)
+    failed = run("verify", toy, "--rungs", "3", "--json")
+    assert failed.code == 8
+    assert json.loads(failed.out)["verdict"] == "failed"
+    assert f"error: {toy}: q4, rung 3, graphs against modules: graph error" in failed.err
