@@ -57,8 +57,10 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """One word for all findings."""
-        return FAILED if self.failures else PASSED
+        """For all findings: passed where something beyond the hashes did and nothing failed."""
+        if self.failures:
+            return FAILED
+        return PASSED if any(row.status == PASSED and row.rung > 0 for row in self.findings) else NOT_JUDGED
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the verdict first."""
@@ -95,6 +97,8 @@ def read_verdict(folder: Path) -> str:
         return f"not verified: {JSON_NAME} cannot be read; run: voxtral-onnx verify {folder}"
     if manifest != hash_manifest(folder):
         return "not verified: the certificate is of another artifact, or of this one before it changed"
+    if verdict == NOT_JUDGED:
+        return "not verified: the certificate judges nothing but the hashes of the files"
     if verdict != PASSED:
         return f"FAILED on {created[:10]}: {failed[0] if failed else 'see the certificate'}"
     return f"verified on {created[:10]}: {', '.join(precisions)} on rungs {', '.join(map(str, rungs))}"

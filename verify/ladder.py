@@ -21,6 +21,7 @@ from ..runtime.transcribe import choose_precision
 from . import thresholds
 from .certificate import FAILED, HTML_NAME, NOT_JUDGED, NOT_RUN, PASSED, Certificate, Finding, hash_manifest
 from .modules import compare_with_transformers, transformers_version
+from .page import format_error
 from .rungs import Rungs
 from .runs import embedded_clips, open_clips
 
@@ -116,9 +117,8 @@ def _check_modules(manifest: Manifest) -> Finding:
         return Finding(2, check, None, NOT_RUN, "transformers is missing")
     error, limit = compare_with_transformers(manifest), thresholds.MODULE_ERROR.value
     status, bound = (PASSED, "at most") if error <= limit else (FAILED, "more than")
-    return Finding(
-        2, check, None, status, f"module error {error:.1e} against transformers {version}, {bound} {limit:g}"
-    )
+    measured = f"module error {format_error(error)} against transformers {version}"
+    return Finding(2, check, None, status, f"{measured}, {bound} {format_error(limit)}")
 
 
 def _open_source(checkpoint: str | Path, manifest: Manifest, folder: Path) -> Checkpoint:

@@ -47,7 +47,7 @@ def probe_operators(model: ArtifactModel, manifest: Manifest, providers: Sequenc
                 outputs = session.call(feeds)
                 got = [outputs[tensor.name] for tensor in session.outputs]
                 error = max(map(relative_error, got, [value.numpy() for value in expected]))
-                yield OperatorError(signature[0], provider, error)
+                yield OperatorError(f"{'encoder' if graph.is_encoder else 'decoder'}: {signature[0]}", provider, error)
 
 
 OPERATORS = {

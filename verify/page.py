@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _TEMPLATE = Path(__file__).with_name("certificate.html")
 _CLASSES = {"passed": "passed", "failed": "failed", "not judged": "open", "not run": "open"}
+_STAMPS = {"passed": "VERIFIED", "failed": "FAILED", "not judged": "NOT JUDGED"}
 _KINDS = {"float": "float model", "shipped": "as shipped"}
 WIDTH, HEIGHT = 460, 190  # of a drawing, in its own units
 LEFT, BOTTOM = 40, 24  # of its axes
@@ -28,14 +29,17 @@ def render(certificate: Certificate, name: str) -> str:
     for precision, details in certificate.details.items():
         parts.append(_precision(precision, details, limits))
     parts += [_thresholds(certificate.thresholds), _machine(certificate)]
-    verdict = "FAILED" if certificate.verdict == "failed" else "verified"
-    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        name=escape(name), verdict=verdict, body="\n".join(parts)
-    )
+    values = {"name": escape(name), "verdict": _STAMPS[certificate.verdict], "body": "\n".join(parts)}
+    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(values)
+
+
+def format_error(error: float) -> str:
+    """Two digits, and an exponent without zeros: 1.5e-6, 0.015."""
+    return f"{error:.2g}".replace("e-0", "e-")
 
 
 def _header(certificate: Certificate, name: str) -> str:
-    kind, stamp = ("failed", "FAILED") if certificate.verdict == "failed" else ("passed", "VERIFIED")
+    kind, stamp = _CLASSES[certificate.verdict], _STAMPS[certificate.verdict]
     made = certificate.created.replace("T", " ").replace("+00:00", " UTC")
     source, fingerprint = escape(certificate.checkpoint or "not given"), escape(certificate.fingerprint[:16])
     facts = {
@@ -94,15 +98,15 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
     if clips := details.get("clips"):
         parts.append(_words(clips))
     if operators := details.get("operators"):
-        rows = [(escape(row["name"]), escape(row["provider"]), f"{row['error']:.1e}") for row in operators]
+        rows = [(escape(row["name"]), escape(row["provider"]), format_error(row["error"])) for row in operators]
         parts.append(_fold("Operators", _table(("operator", "provider", "error"), rows, numbers={2})))
     if stages:
         others = list(stages[0]["providers"])
         rows = [
             (
                 escape(row["name"]),
-                *(f"{row[kind]:.1e}" for kind in ("graph", "streamed", "shipped")),
-                *(f"{row['providers'][other]:.1e}" for other in others),
+                *(format_error(row[kind]) for kind in ("graph", "streamed", "shipped")),
+                *(format_error(row["providers"][other]) for other in others),
             )
             for row in stages
         ]
@@ -139,7 +143,7 @@ def _against(wanted: str, text: str) -> str:
 
 
 def _thresholds(values: Iterable[Mapping[str, Any]]) -> str:
-    rows = [(escape(row["name"]), f"{row['value']:g}", escape(row["why"])) for row in values]
+    rows = [(escape(row["name"]), format_error(row["value"]), escape(row["why"])) for row in values]
     return f'<h2>Thresholds</h2><div class="card">{_table(("name", "value", "why"), rows, numbers={1})}</div>'
 
 
@@ -175,7 +179,8 @@ def _draw_stages(stages: Sequence[Mapping[str, Any]], graph_limit: float, shippe
     radius = max(1.6, min(4.0, step / 3))
     for number, stage in enumerate(stages):
         x = LEFT + step * (number + 0.5)
-        title = f"{escape(stage['name'])}: {stage['graph']:.1e}, as shipped {stage['shipped']:.1e}"
+        errors = [format_error(stage[kind]) for kind in ("graph", "shipped")]
+        title = f"{escape(stage['name'])}: {errors[0]}, as shipped {errors[1]}"
         for kind, colour in (("graph", "first"), ("shipped", "second")):
             place = f'cx="{x:.1f}" cy="{y(stage[kind]):.1f}" r="{radius:.1f}"'
             marks.append(f'<circle class="{colour}" {place}><title>{title}</title></circle>')
@@ -231,7 +236,7 @@ def _table(
 
 
 def _fold(title: str, content: str) -> str:
-    return f"<details><summary>{title}</summary>{content}</details>"
+    return f'<details><summary>{title}</summary><div class="card">{content}</div></details>'
 
 
 def _facts(facts: Mapping[str, str]) -> str:

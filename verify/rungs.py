@@ -21,6 +21,7 @@ from ..runtime.transcribe import Transcriber
 from . import thresholds
 from .certificate import FAILED, NOT_JUDGED, NOT_RUN, PASSED, Finding
 from .operators import probe_operators
+from .page import format_error
 from .probe import StageErrors, probe, relative_error
 from .reference import ArtifactModel
 from .runs import Clip, Run, decode, embedded_clips, encode, stream
@@ -93,9 +94,8 @@ class Rungs:
 
     def _judge(self, rung: int, check: str, error: float, where: str, threshold: Threshold) -> Finding:
         status, limit = (PASSED, "at most") if error <= threshold.value else (FAILED, "more than")
-        return self._finding(
-            rung, check, status, f"{threshold.name} {error:.1e} in {where}, {limit} {threshold.value:g}"
-        )
+        measured, bound = f"{threshold.name} {format_error(error)}", f"{limit} {format_error(threshold.value)}"
+        return self._finding(rung, check, status, f"{measured} in {where}, {bound}")
 
     def _say(self, message: str) -> None:
         self.on_progress(f"{self.precision}: {message}")

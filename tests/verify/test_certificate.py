@@ -67,6 +67,14 @@ def test_a_certificate_of_another_artifact_is_stale(verified, artifact):
     assert read_verdict(artifact).startswith("not verified: the certificate is of another artifact")
 
 
+def test_hashes_alone_verify_nothing(artifact):
+    from voxtral_onnx import verify
+
+    assert verify(artifact, rungs=[]).verdict == "not judged"
+    assert read_verdict(artifact).startswith("not verified: the certificate judges nothing")
+    assert "NOT JUDGED" in (artifact / "certificate.html").read_text()
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"verdict": "passed"}', b"\xff"])
 def test_an_unreadable_certificate_verifies_nothing(artifact, content):
     (artifact / "certificate.json").write_bytes(content)

@@ -132,7 +132,7 @@ def test_damaged_graphs_are_found_without_the_checkpoint(toy, role, change, stag
     edit_graph(toy, role, change)
     found = failures(toy, rungs=[3])[0]
     assert (found.rung, found.check) == (3, "graphs against modules")
-    assert f" in {stage}, more than 1e-05" in found.summary
+    assert f" in {stage}, more than 1e-5" in found.summary
 
 
 def test_intact_toy_passes_the_rungs_of_graphs_and_streams(toy, toy_checkpoint):
