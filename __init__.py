@@ -5,7 +5,7 @@
     with Transcriber("tiny") as transcriber:
         print(transcriber.transcribe("clip.wav").text)
 
-`export` and `quantize` need the extra `export` (torch, onnx); `Transcriber` needs onnxruntime and NumPy only.
+`export`, `quantize` and `verify` need the extra `export` (torch, onnx); `Transcriber` needs onnxruntime and NumPy only.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from .exporter.quantize import quantize
     from .runtime.stream import Stream
     from .runtime.transcribe import Transcriber, Transcript
+    from .verify.ladder import verify
 
 __version__ = "0.1.0"
-__all__ = ["Stream", "Transcriber", "Transcript", "__version__", "export", "quantize"]
+__all__ = ["Stream", "Transcriber", "Transcript", "__version__", "export", "quantize", "verify"]
 
 _HOMES = {
     "export": ".exporter.export",

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from . import __version__
-from .errors import AudioError, DeviceError, StorageError, UsageError, VoxtralOnnxError
+from .errors import AudioError, DeviceError, StorageError, UsageError, VerificationError, VoxtralOnnxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .runtime.segments import Segment
     from .runtime.stream import Token
     from .runtime.transcribe import Transcriber, Transcript
+    from .verify.certificate import Certificate
 
 SOME_FAILED = 10  # exit code: some of several inputs
 INTERRUPTED = 130
@@ -373,6 +374,7 @@ def inspect(
     from .manifest import Manifest
     from .runtime.artifact import find_artifact
     from .runtime.session import check_graph
+    from .verify.certificate import read_verdict
 
     with _DownloadProgress() as download:
         folder = find_artifact(artifact, [], offline=offline, on_download=download.update)
@@ -393,10 +395,72 @@ def inspect(
     if as_json:
         from dataclasses import asdict
 
-        facts = {"folder": str(folder), "held": held, "checked": checked}
+        facts = {"folder": str(folder), "held": held, "checked": checked, "certificate": read_verdict(folder)}
         _write(json.dumps({**facts, **asdict(manifest)}, ensure_ascii=False) + "\n")
     else:
         _print_artifact(folder, manifest, held, checked)
+        _write(f"certificate: {read_verdict(folder)}\n")
+
+
+@app.command(rich_help_panel="Inspect")
+def verify(
+    artifact: Annotated[
+        str | None,
+        typer.Argument(help="Artifact folder, or [b]tiny[/].", show_default="$VOXTRAL_ONNX_MODEL or last export"),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="What it was exported from; without it weights are not compared.")
+    ] = None,
+    audio: Annotated[
+        list[str] | None,
+        typer.Option(help="A recording, its text in a .txt beside it; several times.", show_default="embedded samples"),
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Comma-separated.", show_default="all that it has")] = None,
+    rungs: Annotated[str, typer.Option(help="Comma-separated, of 0 to 6: as [b]1,2,3,4[/].")] = "0,1,2,3,4,5,6",
+    as_json: Annotated[bool, typer.Option("--json", help="The whole certificate.")] = False,
+) -> None:
+    """Check an artifact from single operators to words, and write its certificate beside it."""
+    _require_export_packages()
+    from .verify.ladder import verify as run_verify
+
+    if not re.fullmatch("[0-9]+(,[0-9]+)*", rungs):
+        raise UsageError(f"rungs: expected numbers from 0 to 6 with commas, got {rungs!r}")
+    names = [name.strip() for name in precision.split(",")] if precision else None
+    failed, began = None, _Steps()
+    with began:
+        try:
+            certificate = run_verify(
+                artifact,
+                checkpoint=checkpoint,
+                audio=audio or (),
+                precisions=names,
+                rungs=[int(rung) for rung in rungs.split(",")],
+                on_progress=began.show,
+            )
+        except VerificationError as error:
+            failed, certificate = error, error.report
+    if as_json:
+        _write(json.dumps(certificate.to_dict(), ensure_ascii=False) + "\n")
+    else:
+        _print_certificate(certificate)
+    if failed:
+        raise failed
+
+
+@app.command(rich_help_panel="Inspect")
+def diff(
+    a: Annotated[str, typer.Argument(help="Artifact folder.")],
+    b: Annotated[str, typer.Argument(help="Another.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Every difference, with its numbers.")] = False,
+) -> None:
+    """Compare two artifacts: manifest, recipes, graphs, and weights tensor by tensor. Exit code 8 where they differ."""
+    _require_export_packages()
+    from .verify.diff import diff as run_diff
+
+    difference = run_diff(a, b)
+    _write(json.dumps(difference.to_dict(), ensure_ascii=False) + "\n" if as_json else difference.render())
+    if not difference.is_equal:
+        raise typer.Exit(VerificationError.exit_code)
 
 
 @app.command(rich_help_panel="Inspect")
@@ -829,6 +893,33 @@ def _print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: 
     console.print(f"{len(files)} files, {size}; checked: {', '.join(checked)}")
     if elsewhere:
         console.print(f"not in this folder: {', '.join(elsewhere)}")
+
+
+class _Steps:
+    """What is being checked, on stderr."""
+
+    def __enter__(self) -> _Steps:
+        self.status = stderr.status("")
+        self.status.start()
+        return self
+
+    def show(self, message: str) -> None:
+        self.status.update(escape(message))
+
+    def __exit__(self, *error) -> None:
+        self.status.stop()
+
+
+def _print_certificate(certificate: Certificate) -> None:
+    colours = {"passed": "green", "failed": "bold red", "not judged": "yellow", "not run": "yellow"}
+    console = Console(highlight=False, soft_wrap=True)
+    for finding in certificate.findings:
+        status = f"[{colours[finding.status]}]{finding.status:10}[/]"
+        where = f"{finding.rung}  {finding.precision or 'all':6}  {finding.check:32}"
+        console.print(f"{where}  {status}  {escape(finding.summary)}")
+    for sentence in certificate.not_checked:
+        console.print(f"[dim]not checked: {escape(sentence)}[/]")
+    console.print(f"[b]{certificate.verdict}[/] in {certificate.seconds:.0f} s")
 
 
 def _format_measurements(rows: list[Measurement]) -> str:

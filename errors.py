@@ -6,12 +6,15 @@ VoxtralOnnxError          1   base; the command line catches this one
 ├── QuantizationError     5   weight not 2-D, non-finite, impossible recipe
 ├── AudioError            6   unreadable, non-finite, wrong rate
 ├── DeviceError           7   execution provider or dependency missing, too little memory to run
+├── VerificationError     8   an artifact fails a rung of the ladder, or two artifacts differ
 ├── StorageError          9   disk full, folder not writable or in use, memory limit too small, download failed
 ├── UsageError            2   a value that no command accepts
 └── ShapeError            1   a caller's array does not fit the contract
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class VoxtralOnnxError(Exception):
@@ -48,6 +51,16 @@ class DeviceError(VoxtralOnnxError, RuntimeError):
     """An execution provider, an optional dependency or memory is missing."""
 
     exit_code = 7
+
+
+class VerificationError(VoxtralOnnxError):
+    """An artifact does not compute what it should; `report` holds all that was found."""
+
+    exit_code = 8
+
+    def __init__(self, message: str, report: Any):
+        super().__init__(message)
+        self.report = report
 
 
 class StorageError(VoxtralOnnxError, OSError):

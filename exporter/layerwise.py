@@ -34,6 +34,7 @@ from .modules import (
     QuantizedLinear,
     QuantizedTiedEmbedding,
     RMSNorm,
+    TiedEmbedding,
 )
 from .tekken import read_tekken
 
@@ -116,7 +117,8 @@ class Layerwise:
             observe: called with the name and the inputs [rows, in_features] of every linear layer that runs, the head
                 (`language_model.embed_tokens`) included; once for every `ROWS` positions.
         """
-        self.checkpoint, self.build, self.observe = checkpoint, Build(torch.float32, recipe), observe
+        self.checkpoint, self.config = checkpoint, checkpoint.config
+        self.build, self.observe = Build(torch.float32, recipe), observe
         self.tokens, self.streaming = read_tekken(
             checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms
         )
@@ -131,14 +133,14 @@ class Layerwise:
         Raises:
             ShapeError: the frames are not those of whole tokens.
         """
-        audio = self.checkpoint.config.audio
+        audio = self.config.audio
         n_mels, frames = input_features.shape
         if n_mels != audio.n_mels or frames % audio.frames_per_token:
             raise ShapeError(
                 f"input_features: expected [{audio.n_mels}, multiple of {audio.frames_per_token}], "
                 f"got {list(input_features.shape)}"
             )
-        return self._through(encoder_stages(self.checkpoint.config), input_features, keep)
+        return self._through(encoder_stages(self.config), input_features, keep)
 
     def decode(self, input_ids: Tensor, audio_embeds: Tensor, keep: dict[str, Tensor] | None = None) -> Tensor:
         """Final hidden states [seq, hidden_size] for a whole token sequence, int64 [seq], and its audio embeddings.
@@ -146,7 +148,7 @@ class Layerwise:
         keep: receives the input of every stage by the stage's name.
         """
         x = self.embed(input_ids) + audio_embeds
-        return self._through(decoder_stages(self.checkpoint.config), x, keep)
+        return self._through(decoder_stages(self.config), x, keep)
 
     def _through(self, stages: Sequence[str], x: Tensor, keep: dict[str, Tensor] | None) -> Tensor:
         for name in stages:
@@ -161,7 +163,7 @@ class Layerwise:
         return [stage(x) for x in inputs]
 
     def _stage(self, name: str) -> Stage:
-        config, build = self.checkpoint.config, self.build
+        config, build = self.config, self.build
         encoder, decoder = config.encoder, config.decoder
         if name == STEM:
             return partial(_run_stem, self._load(name, Embedder(build, config.audio.n_mels, encoder.hidden_size)))
@@ -178,8 +180,12 @@ class Layerwise:
         layer = self._load(name, Layer(build, name, stack, bias=is_encoder, delay=not is_encoder))
         return partial(_run_layer, layer, stack, torch.tensor([self.num_delay_tokens]))
 
-    def _load(self, name: str, module: Module) -> Module:
+    def load(self, name: str, module: nn.Module) -> None:
+        """Give a module, whose name in the model this is, its weights; another source of weights replaces this."""
         fill(module, self.checkpoint, name)
+
+    def _load(self, name: str, module: Module) -> Module:
+        self.load(name, module)
         for path, part in list(module.named_modules()):
             if isinstance(part, Linear | QuantizedLinear):
                 linear = part if isinstance(part, Linear) else _Dequantized(part)
@@ -191,13 +197,13 @@ class Layerwise:
     def embed(self, input_ids: Tensor) -> Tensor:
         """Rows of the tied table: int64 [seq] -> [seq, hidden_size]."""
         unique, places = input_ids.unique(return_inverse=True)
-        return self._table([(row, row + 1) for row in unique.tolist()]).embed(places)
+        return self.table([(row, row + 1) for row in unique.tolist()]).embed(places)
 
     def heads(self) -> Iterator[tuple[int, Stage]]:
         """The head in slices of the vocabulary: first id, final hidden states [rows, hidden_size] -> [rows, ids]."""
-        vocab_size = self.checkpoint.config.decoder.vocab_size
+        vocab_size = self.config.decoder.vocab_size
         for start in range(0, vocab_size, TABLE_ROWS):
-            yield start, self._table([(start, min(start + TABLE_ROWS, vocab_size))]).logits
+            yield start, self.table([(start, min(start + TABLE_ROWS, vocab_size))]).logits
 
     def logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Logits of final hidden states [rows, hidden_size] in slices of the vocabulary: first id, [rows, ids]."""
@@ -206,9 +212,9 @@ class Layerwise:
         for start, head in self.heads():
             yield start, head(hidden)
 
-    def _table(self, ranges: Sequence[tuple[int, int]]):
-        """The table's rows of these ranges, one after the other."""
-        hidden_size = self.checkpoint.config.decoder.hidden_size
+    def table(self, ranges: Sequence[tuple[int, int]]) -> TiedEmbedding | QuantizedTiedEmbedding:
+        """The table's rows of these ranges, one after the other; another source of weights replaces this."""
+        hidden_size = self.config.decoder.hidden_size
         table = self.build.tied_embedding(TABLE, sum(stop - start for start, stop in ranges), hidden_size)
         sink = _Parameters(table, TABLE)
         for fill in fills_of(table, self.checkpoint, TABLE):

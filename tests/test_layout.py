@@ -21,9 +21,10 @@ ALLOWED = {  # part: the parts that it may import
     "quant": {"manifest", "config", "errors"},
     "exporter": {"quant", "hub", "manifest", "memory", "config", "errors"},
     "runtime": {"hub", "manifest", "memory", "config", "errors"},
-    "cli": {"exporter", "quant", "runtime", "hub", "manifest", "memory", "config", "errors"},
+    "verify": {"exporter", "quant", "runtime", "manifest", "config", "errors"},
+    "cli": {"verify", "exporter", "quant", "runtime", "hub", "manifest", "memory", "config", "errors"},
     "__main__": {"cli"},
-    "__init__": {"exporter", "runtime"},
+    "__init__": {"verify", "exporter", "runtime"},
 }
 EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}
@@ -110,7 +111,12 @@ def test_running_needs_no_export_packages(file):
 def test_command_line_imports_heavy_things_late(name):
     names = imports(ROOT / name, at_load=True)
     assert not foreign(names) & HEAVY
-    assert not own(names) & {"exporter", "quant", "runtime", "manifest"}
+    assert not own(names) & {"verify", "exporter", "quant", "runtime", "manifest"}
+
+
+@pytest.mark.parametrize("name", ["__init__.py", "certificate.py", "page.py"])
+def test_a_certificate_is_read_without_export_packages(name):
+    assert not foreign(imports(ROOT / "verify" / name, at_load=True)) & EXPORT_ONLY
 
 
 def test_onnxruntime_is_imported_late():
