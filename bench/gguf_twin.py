@@ -30,11 +30,11 @@ from voxtral_onnx.exporter.convert import convert
 from voxtral_onnx.exporter.report import FILE_NAME
 from voxtral_onnx.exporter.tensors import F32, Tensor
 from voxtral_onnx.exporter.weights import mistral_name
+from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.quant.blocks import quantize_blockwise
 from voxtral_onnx.quant.gguf import restore
 from voxtral_onnx.quant.recipe import Rule
 from voxtral_onnx.runtime.bench import describe_machine
-from voxtral_onnx.runtime.memory import peak_memory
 
 RESULTS = Path(__file__).parent / "results" / "gguf.json"
 SHARD = "512m"

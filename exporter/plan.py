@@ -222,7 +222,7 @@ def plan_export(
     threads = threads or os.cpu_count() or 1
     checkpoint = open_checkpoint(resolve_source(source), Path(tokenizer) if tokenizer else None)
     recipes = {name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint) for name, kind in kinds.items()}
-    memory.require_addresses(memory.TRACING + threads * memory.THREAD)
+    memory.require_memory(memory.TRACING + threads * memory.THREAD)
     tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
     folder = Path(output) if output is not None else default_folder(source)
     fingerprint = checkpoint.fingerprint()
