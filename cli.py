@@ -208,9 +208,7 @@ def quantize(
 def convert(
     artifact: Annotated[str, typer.Argument(help="Artifact folder, or [b]tiny[/].")],
     output: Annotated[Path, typer.Argument(help="The GGUF to be written.")],
-    precision: Annotated[
-        str | None, typer.Option(help="Which of the artifact's.", show_default="the first that a GGUF can hold")
-    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Which of the artifact's.", show_default="its first")] = None,
 ) -> None:
     """Write an artifact's weights as a GGUF with Mistral's names, without rounding them."""
     _require_export_packages()

@@ -15,6 +15,7 @@ from gguf import GGUFReader
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import toy
 
 from voxtral_onnx.config import RELEASED, VoxtralConfig
 from voxtral_onnx.errors import CheckpointError, QuantizationError
@@ -115,20 +116,21 @@ def test_a_file_cut_anywhere_holds_the_same_tensors(every_type, cuts):
 @pytest.mark.parametrize("layout", weights.GGUF_LAYOUTS, ids=lambda layout: layout.name)
 def test_every_naming_scheme_is_the_same_model(layout, toy_checkpoint, tmp_path):
     """Mistral's names and voxtral.cpp's keep interleaved rotary rows, transcribe.cpp's are split in halves."""
-    checkpoint = open_checkpoint(toy_checkpoint)
-    interleaved = ggufs.mistral_tensors(toy_checkpoint)
-    tensors = {
-        layout.rename(name): interleaved[weights.mistral_name(name)] if layout.interleaved else tensor.rows()
-        for name, tensor in checkpoint.tensors.items()
-    }
+    config, interleaved = toy.toy_config(), ggufs.mistral_tensors(toy_checkpoint)
+    names = {name: interleaved[weights.mistral_name(name)] for name in weights.tensor_shapes(config)}
+    ours = {name: ggufs.half_split(values, name, config) for name, values in names.items()}
+    tensors = {layout.rename(name): (names if layout.interleaved else ours)[name] for name in names}
     tensors |= {name: np.ones(4, np.float32) for name in layout.extras}
-    ggufs.write_model(tmp_path / MODEL, checkpoint.config, tensors, "F16")
+    ggufs.write_model(tmp_path / MODEL, config, tensors, "F16")
     opened = open_checkpoint(tmp_path / MODEL, toy_checkpoint / "tekken.json")
-    assert opened.layout == layout.name and opened.config == checkpoint.config
-    assert opened.tensors.keys() == checkpoint.tensors.keys()
+    assert opened.layout == layout.name and opened.config == config
+    assert opened.tensors.keys() == ours.keys()
     for name, tensor in opened.tensors.items():
-        wanted = checkpoint.tensors[name].rows()
-        assert np.array_equal(tensor.rows(), wanted.astype(np.float16) if wanted.ndim == 2 else wanted), name
+        wanted = ours[name].astype(np.float16) if ours[name].ndim == 2 else ours[name]
+        assert np.array_equal(tensor.rows(), wanted), name
+        if wanted.ndim == 2:
+            assert np.array_equal(tensor.rows(5, 9), wanted[5:9]), name
+            assert np.array_equal(tensor.columns(5, 9), wanted[:, 5:9].T), name
 
 
 @pytest.mark.parametrize(
