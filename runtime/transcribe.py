@@ -64,7 +64,7 @@ class Transcriber:
             prepacked: a folder for weights in the layout of this machine's kernels, made on first use; they load
                 faster and processes share their memory.
             offline: ask no hub, take what was downloaded before.
-            on_download: called for every block of a download.
+            on_download: called for every MiB of a download.
 
         Raises:
             ArtifactError, DeviceError, StorageError, UsageError: as errors.py describes.
