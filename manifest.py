@@ -290,7 +290,7 @@ class Manifest:
             elif hashes and (found := hash_file(path).sha256) != expected.sha256:
                 wrong.append(f"{name}: expected sha256 {expected.sha256[:16]}…, got {found[:16]}…")
         if wrong:
-            raise ArtifactError(f"{folder}: " + "; ".join(wrong) + "; copy the artifact again, or download or export it")
+            raise ArtifactError(f"{folder}: " + "; ".join(wrong) + "; copy the artifact again, download or export it")
 
 
 def hash_file(path: Path) -> FileSpec:
