@@ -18,6 +18,7 @@ from .folder import FinishedGraph, Record, begin, end, hold, look, write_shared
 from .mel import INPUT, output_spec
 from .memory import named_memory_errors
 from .plan import MEL, PRECISIONS, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
+from .report import write_report
 from .source import find_remote
 from .trace import trace
 
@@ -28,6 +29,7 @@ def export(
     source: str | Path,
     output: str | Path | None = None,
     *,
+    tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
     recipe: str | None = None,
     shard_size: int = SHARD_SIZE,
@@ -42,9 +44,10 @@ def export(
     one. The same arguments give the same bytes, with any number of threads.
 
     Args:
-        source: a checkpoint folder of either layout, "tiny" for the embedded checkpoint, or ORG/NAME[@REVISION] of the
-            hub, of which the needed files are downloaded first.
+        source: a checkpoint folder of either layout, a GGUF or its shards, "tiny" for the embedded checkpoint, or
+            ORG/NAME[@REVISION] of the hub, of which the needed files are downloaded first.
         output: the artifact folder, by default `./<name>-onnx`. An artifact of the same checkpoint is added to.
+        tokenizer: Mistral's `tekken.json`, by default the one beside the weights.
         precisions: names out of PRECISIONS.
         recipe: name or TOML file of the recipe for the 4- and 8-bit precisions, instead of their own.
         shard_size: bytes at which a new data file begins.
@@ -59,12 +62,12 @@ def export(
     Raises:
         CheckpointError, QuantizationError, ArtifactError, StorageError: as errors.py describes.
     """
+    options = {"tokenizer": tokenizer, "precisions": precisions, "recipe": recipe, "shard_size": shard_size}
     if (remote := find_remote(source, offline=offline, on_progress=on_download)) is not None:
         output = Path(output or remote.output)
-        options = {"precisions": precisions, "recipe": recipe, "shard_size": shard_size}
         remote.require_room(output, estimate_size(remote.folder, **options))
         source = remote.fetch(on_download)
-    plan = plan_export(source, output, precisions=precisions, recipe=recipe, shard_size=shard_size, threads=threads)
+    plan = plan_export(source, output, **options, threads=threads)
     plan.require_room()
     with named_memory_errors(), hold(plan.folder):
         if look(plan.folder, plan.fingerprint) != plan.state:
@@ -80,7 +83,9 @@ def export(
             if missing:
                 finished |= _export_graphs(missing, plan, on_progress)
                 Record(plan.fingerprint, plan.facts, tuple(planned), finished).write(plan.folder)
-        end(plan.folder, _manifest(plan, finished))
+        manifest = _manifest(plan, finished)
+        write_report(plan.folder, manifest, plan.checkpoint, plan.threads)
+        end(plan.folder, manifest)
     return plan.folder
 
 

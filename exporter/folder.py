@@ -25,6 +25,7 @@ from ..manifest import FILE_NAME, TOKENIZER, FileSpec, GraphSpec, Manifest, sync
 
 UNFINISHED = "unfinished.json"
 LOCK = "export.lock"
+DELAY_NETWORK = "delay_network.gguf"  # the decoder's matrices that no graph holds (convert.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,7 @@ def _remove(folder: Path, names: set[str]) -> None:
             (folder / name).unlink(missing_ok=True)
     for path in (folder / "onnx").glob("*.partial"):
         path.unlink()
-    for name in (FILE_NAME, TOKENIZER):
+    for name in (FILE_NAME, TOKENIZER, DELAY_NETWORK):
         (folder / f"{name}.partial").unlink(missing_ok=True)
 
 

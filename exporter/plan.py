@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,12 +21,14 @@ from .. import __version__
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, StorageError, UsageError
 from ..manifest import TOKENIZER, Manifest, Streaming, Tokens
+from ..quant import gguf
 from ..quant.recipe import FLOAT, Recipe, load_recipe
 from . import memory
 from .bind import Layout, lay_out
 from .checkpoint import Checkpoint, open_checkpoint, read_card, read_config
+from .convert import delay_network
 from .families import native
-from .folder import FinishedGraph, State, look, stale_files
+from .folder import DELAY_NETWORK, FinishedGraph, State, look, stale_files
 from .mel import mel_model
 from .modules import Build
 from .tekken import read_tekken
@@ -55,12 +58,22 @@ class PrecisionKind:
     dtype: str
     recipe: str | None
     suffix: str
+    as_stored: str | None = None  # the recipe instead, for a GGUF that holds such blocks
+
+    def recipe_for(self, checkpoint: Checkpoint | None) -> Recipe:
+        """The recipe unless told otherwise."""
+        if self.as_stored is not None and checkpoint is not None:
+            kept = load_recipe(self.as_stored)
+            stored = {tensor.encoding.name for tensor in checkpoint.tensors.values()}
+            if any(gguf.keeps(rule, name) for rule in kept.rules for name in stored):
+                return kept
+        return load_recipe(self.recipe) if self.recipe else FLOAT
 
 
 PRECISIONS = {
-    "q4f16": PrecisionKind("float16", "default", "_q4f16"),
-    "q4": PrecisionKind("float32", "default", "_q4"),
-    "q8": PrecisionKind("float32", "q8", "_quantized"),
+    "q4f16": PrecisionKind("float16", "default", "_q4f16", "gguf-q4_0"),
+    "q4": PrecisionKind("float32", "default", "_q4", "gguf-q4_0"),
+    "q8": PrecisionKind("float32", "q8", "_quantized", "gguf-q8_0"),
     "fp16": PrecisionKind("float16", None, "_fp16"),
     "fp32": PrecisionKind("float32", None, ""),
 }
@@ -120,7 +133,7 @@ class ExportPlan:
             "generator": f"voxtral-onnx {__version__}",
             "packages": {name: version(name) for name in packages},
             "fingerprint": self.fingerprint,
-            "checkpoint": {name: list(stamp) for name, stamp in self.checkpoint.files.items()},
+            "checkpoint": {path.name: list(stamp) for path, stamp in self.checkpoint.files.items()},
         }
 
     @property
@@ -191,6 +204,7 @@ def plan_export(
     source: str | Path,
     output: str | Path | None = None,
     *,
+    tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
     recipe: str | None = None,
     shard_size: int = SHARD_SIZE,
@@ -201,20 +215,21 @@ def plan_export(
     Raises:
         CheckpointError, QuantizationError, ArtifactError, StorageError, UsageError: as errors.py describes.
     """
-    recipes = _recipes(precisions, recipe)
     if threads is not None and threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
     threads = threads or os.cpu_count() or 1
-    checkpoint = open_checkpoint(resolve_source(source))
-    memory.require_addresses(memory.TRACING + threads * memory.THREAD)
+    checkpoint = open_checkpoint(resolve_source(source), Path(tokenizer) if tokenizer else None)
+    recipes = _recipes(precisions, recipe, checkpoint)
+    memory.require_memory(memory.TRACING + threads * memory.THREAD)
     tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
-    folder = Path(output) if output is not None else Path(f"{Path(source).name}-onnx")
+    folder = Path(output) if output is not None else default_folder(source)
     fingerprint = checkpoint.fingerprint()
 
     graphs = _plan_graphs(checkpoint.config, tokens, recipes, shard_size)
     shared = {
         MEL: ir.to_proto(mel_model(checkpoint.config.audio)).SerializeToString(deterministic=True),
         TOKENIZER: checkpoint.tokenizer,
+        DELAY_NETWORK: delay_network(checkpoint),
     }
     state = look(folder, fingerprint)
     return _with_earlier_work(
@@ -235,7 +250,12 @@ def plan_export(
 
 
 def estimate_size(
-    folder: Path, *, precisions: Sequence[str] = ("q4f16",), recipe: str | None = None, shard_size: int = SHARD_SIZE
+    folder: Path,
+    *,
+    tokenizer: str | Path | None = None,
+    precisions: Sequence[str] = ("q4f16",),
+    recipe: str | None = None,
+    shard_size: int = SHARD_SIZE,
 ) -> int:
     """Bytes of the weight files that an export would write, from a checkpoint's small files alone.
 
@@ -243,8 +263,8 @@ def estimate_size(
         CheckpointError, QuantizationError, UsageError: as errors.py describes.
     """
     config, card = read_config(folder), read_card(folder)
-    tokens, _ = read_tekken((folder / TOKENIZER).read_bytes(), config, card.trained_delays_ms)
-    graphs = _plan_graphs(config, tokens, _recipes(precisions, recipe), shard_size)
+    tokens, _ = read_tekken(Path(tokenizer or folder / TOKENIZER).read_bytes(), config, card.trained_delays_ms)
+    graphs = _plan_graphs(config, tokens, _recipes(precisions, recipe, None), shard_size)
     return sum(size for graph in graphs for size in graph.layout.sizes.values())
 
 
@@ -253,10 +273,18 @@ def resolve_source(source: str | Path) -> Path:
     return TINY if str(source) == "tiny" and not Path(source).exists() else Path(source)
 
 
-def _recipes(precisions: Sequence[str], recipe: str | None) -> dict[str, Recipe]:
+def default_folder(source: str | Path) -> Path:
+    """The artifact's folder where none is named: after a folder, a GGUF or a pattern of shards."""
+    name = Path(source).name.removesuffix(".gguf")
+    stem = re.sub(r"[*?[].*", "", name).rstrip("-._") or Path(source).parent.name
+    return Path(f"{stem}-onnx")
+
+
+def _recipes(precisions: Sequence[str], recipe: str | None, checkpoint: Checkpoint | None) -> dict[str, Recipe]:
     """What each precision is made by."""
     kinds = {name: _precision_kind(name) for name in precisions}
-    return {name: FLOAT if kind.recipe is None else load_recipe(recipe or kind.recipe) for name, kind in kinds.items()}
+    chosen = load_recipe(recipe) if recipe else None
+    return {name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint) for name, kind in kinds.items()}
 
 
 def _plan_graphs(
@@ -296,11 +324,11 @@ def _with_earlier_work(plan: ExportPlan) -> ExportPlan:
     precisions = {name: kind for name, kind in manifest.precisions.items() if name not in renewed}
     if not precisions:
         return replace(plan, finished=finished)
-    names = {*plan.shared, *(file for kind in precisions.values() for file in kind.files)}
+    names = {*plan.shared, *(file for kind in precisions.values() for file in kind.files)} & manifest.files.keys()
     kept = replace(manifest, precisions=precisions, files={name: manifest.files[name] for name in sorted(names)})
     replace(kept, files={name: kept.files[name] for name in names - plan.shared.keys()}).check_files(plan.folder)
     for name, content in plan.shared.items():
-        if hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
+        if name in kept.files and hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
             raise ArtifactError(
                 f"{plan.folder}: its {name} is not what this checkpoint and version would write (made by "
                 f"{manifest.generator}); export all of its precisions together: --precision "

@@ -34,8 +34,12 @@ def rtn_asymmetric(blocks: np.ndarray, bits: int) -> Quantized:
     return _encode(blocks, scales, zero_points[..., None], top), scales, zero_points.astype(np.uint8)
 
 
-METHODS: dict[str, Method] = {"rtn_symmetric": rtn_symmetric, "rtn_asymmetric": rtn_asymmetric}
-HAS_ZERO_POINTS = {"rtn_symmetric": False, "rtn_asymmetric": True}
+METHODS: dict[str, Method] = {
+    "rtn_symmetric": rtn_symmetric,
+    "rtn_asymmetric": rtn_asymmetric,
+    "as_stored": rtn_symmetric,  # where a GGUF holds no such blocks (quant/gguf.py)
+}
+HAS_ZERO_POINTS = {"rtn_symmetric": False, "rtn_asymmetric": True, "as_stored": False}
 
 
 def _extremes(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

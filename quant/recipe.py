@@ -13,6 +13,7 @@ A tensor that no rule matches stays in the activation type.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -66,6 +67,11 @@ class Recipe:
     def rule_for(self, module: str) -> Rule | None:
         """The first rule whose pattern matches the module's name, None for a tensor that stays float."""
         return next((rule for rule in self.rules if fnmatchcase(module, rule.tensors)), None)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """The inverse of `to_dict`."""
+        return cls(values["name"], values["accuracy_level"], tuple(Rule(**rule) for rule in values["rules"]))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest."""

@@ -16,17 +16,28 @@ ALLOWED = {  # part: the parts that it may import
     "errors": set(),
     "config": {"errors"},
     "manifest": {"config", "errors"},
+    "memory": set(),
     "hub": {"manifest", "errors"},
     "quant": {"manifest", "config", "errors"},
-    "exporter": {"quant", "hub", "manifest", "config", "errors"},
-    "runtime": {"hub", "manifest", "config", "errors"},
-    "cli": {"exporter", "quant", "runtime", "hub", "manifest", "config", "errors"},
+    "exporter": {"quant", "hub", "manifest", "memory", "config", "errors"},
+    "runtime": {"hub", "manifest", "memory", "config", "errors"},
+    "cli": {"exporter", "quant", "runtime", "hub", "manifest", "memory", "config", "errors"},
     "__main__": {"cli"},
     "__init__": {"exporter", "runtime"},
 }
-EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript"}
+EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}
-PARTS_WITHOUT_EXPORT_PACKAGES = ("errors", "config", "manifest", "hub", "runtime", "cli", "__main__", "__init__")
+PARTS_WITHOUT_EXPORT_PACKAGES = (
+    "errors",
+    "config",
+    "manifest",
+    "memory",
+    "hub",
+    "runtime",
+    "cli",
+    "__main__",
+    "__init__",
+)
 
 
 def source_files() -> list[Path]:
