@@ -506,8 +506,8 @@ def test_artifact_in_python_and_by_the_environment(published_artifact, monkeypat
         assert transcriber.transcribe(CLIP).text == TEXT
     assert seen[-1].done == seen[-1].total
     assert published_artifact.taken()[3:] == files_of("q4")
-    find_artifact(ARTIFACT, ["all"])
-    assert sorted(published_artifact.taken()) == sorted(published_artifact.repositories[ARTIFACT]["main"])
+    manifest = Manifest.read(find_artifact(ARTIFACT, ["all"]))
+    assert sorted(published_artifact.taken()) == sorted([FILE_NAME, *manifest.files_of(manifest.precisions)])
 
 
 def test_inspect_shows_what_could_be_downloaded(published_artifact, run):
