@@ -378,17 +378,16 @@ def inspect(
         folder = find_artifact(artifact, [], offline=offline, on_download=download.update)
     manifest = Manifest.read(folder)
     held = manifest.held(folder)
-    part = held if len(held) < len(manifest.precisions) else None  # None is everything
-    manifest.check_files(folder, part)
+    manifest.check_files(folder, held)
     checked = ["sizes"]
     try:
-        for graph in manifest.graphs(part):
+        for graph in manifest.graphs(held):
             check_graph(folder, graph)
         checked.append("graphs")
     except DeviceError as error:
         _say(f"inputs and outputs of the graphs not checked: {error}")
     if check:
-        manifest.check_files(folder, part, hashes=True)
+        manifest.check_files(folder, held, hashes=True)
         checked.append("hashes")
     if as_json:
         from dataclasses import asdict
@@ -885,11 +884,9 @@ def _print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: 
                 *(str(graph.operators.get(operator, 0)) for operator in shown),
             )
     console.print(table)
-    elsewhere = [name for name in manifest.precisions if name not in held]
-    files = manifest.files_of(held) if elsewhere else manifest.files
-    size = format_size(sum(file.size for file in files.values()))
-    console.print(f"{len(files)} files, {size}; checked: {', '.join(checked)}")
-    if elsewhere:
+    sizes = [file.size for name, file in manifest.files.items() if (folder / name).exists()]
+    console.print(f"{len(sizes)} files, {format_size(sum(sizes))}; checked: {', '.join(checked)}")
+    if elsewhere := [name for name in manifest.precisions if name not in held]:
         console.print(f"not in this folder: {', '.join(elsewhere)}")
 
 

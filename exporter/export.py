@@ -54,7 +54,7 @@ def export(
         shard_size: bytes at which a new data file begins.
         threads: that quantise; by default one a core.
         offline: ask no hub, take what was downloaded before.
-        on_download: called for every block of a download.
+        on_download: called for every MiB of a download.
         on_progress: called before each graph is traced and after each tensor is bound.
 
     Returns:

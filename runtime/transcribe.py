@@ -71,7 +71,7 @@ class Transcriber:
                 that changed a decision).
             allow_fallback: run what the device cannot on the CPU, and say so in `notes`, instead of raising.
             offline: ask no hub, take what was downloaded before.
-            on_download: called for every block of a download.
+            on_download: called for every MiB of a download.
 
         Raises:
             ArtifactError, DeviceError, StorageError, UsageError: as errors.py describes.

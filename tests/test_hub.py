@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from checkpoints import write_hf, write_mistral
 from commands import CLIP, TEXT, clean_environment
-from conftest import EXACT_RECIPE, copy_artifact
+from conftest import EXACT_RECIPE
 from hub_server import HubServer
 from huggingface_hub import constants, hf_hub_download
 
@@ -433,7 +434,10 @@ def test_export_gives_the_bytes_of_the_local_checkpoint(toy_repository, toy_arti
     monkeypatch.chdir(tmp_path)
     result = run("export", "org/toy", "--precision", "q4", "--recipe", EXACT_RECIPE)
     assert (result.code, result.out) == (0, "toy-onnx\n")
-    assert content(tmp_path / "toy-onnx") == content(copy_artifact(toy_artifact, tmp_path / "local", "q4"))
+    made, local = Manifest.read(tmp_path / "toy-onnx"), Manifest.read(toy_artifact)
+    files = {name: local.files[name] for name in made.files}
+    assert made == replace(local, precisions={"q4": local.precisions["q4"]}, files=files)
+    made.check_files(tmp_path / "toy-onnx", hashes=True)
     assert toy_repository.taken() == ["params.json", "tekken.json", "consolidated.safetensors"]
     for part in ("org/toy at ", " to download, 0 B here already", "memory: about 560 MB", "consolidated.safetensors"):
         assert part in result.err
@@ -506,8 +510,8 @@ def test_artifact_in_python_and_by_the_environment(published_artifact, monkeypat
         assert transcriber.transcribe(CLIP).text == TEXT
     assert seen[-1].done == seen[-1].total
     assert published_artifact.taken()[3:] == files_of("q4")
-    find_artifact(ARTIFACT, ["all"])
-    assert sorted(published_artifact.taken()) == sorted(published_artifact.repositories[ARTIFACT]["main"])
+    manifest = Manifest.read(find_artifact(ARTIFACT, ["all"]))
+    assert sorted(published_artifact.taken()) == sorted([FILE_NAME, *manifest.files_of(manifest.precisions)])
 
 
 def test_inspect_shows_what_could_be_downloaded(published_artifact, run):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import onnx
 import pytest
 from checkpoints import TINY, write_hf, write_mistral
 from commands import CLIP, TEXT
+from conftest import copy_artifact
 
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 
@@ -166,6 +168,17 @@ def test_every_wrong_file_is_named(artifact, refuse):
     os.truncate(artifact / DATA, 0)
     (artifact / "onnx/mel.onnx").unlink()
     refuse(f"{DATA}: expected", "got 0", "onnx/mel.onnx: missing")
+
+
+def test_precision_that_is_not_there_is_not_needed(tiny_artifact, tmp_path, run):
+    folder = copy_artifact(tiny_artifact, tmp_path / "artifact")
+    shutil.copyfile(tiny_artifact / FILE_NAME, folder / FILE_NAME)  # which names five precisions
+    assert run("transcribe", "-m", folder, CLIP).out == TEXT + "\n"
+    assert run("inspect", "--check", folder).out.endswith("\nnot in this folder: q4, q8, fp16, fp32\n")
+    run("transcribe", "-m", folder, "--precision", "q4", CLIP).assert_refused(4, "onnx/encoder_q4.onnx: missing")
+    (folder / "onnx/encoder_q4.onnx").write_bytes(b"cut short")
+    run("inspect", folder).assert_refused(4, "onnx/encoder_q4.onnx: expected ", "onnx/decoder_q4.onnx: missing")
+    run("transcribe", "-m", folder, CLIP).assert_refused(4, "onnx/encoder_q4.onnx: expected ")
 
 
 def test_damaged_tokenizer(artifact, run):
