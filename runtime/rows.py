@@ -13,15 +13,15 @@ _ELEMENT_TYPES = {"float32": 1, "float16": 10}
 _INT, _TENSOR = 2, 4  # AttributeProto.AttributeType
 
 
-def zeros_model(dtype: np.dtype) -> bytes:
-    """An ONNX model, `shape` int64 [n] -> `zeros` of that shape."""
+def zeros_model(dtype: np.dtype, rank: int) -> bytes:
+    """An ONNX model, `shape` int64 [rank] -> `zeros` of that shape."""
     element_type = _ELEMENT_TYPES[dtype.name]
     zero = _field(1, 1) + _field(2, element_type) + _field(9, bytes(dtype.itemsize))
     return _model(
         _node("ConstantOfShape", ("shape",), "zeros", _field(1, "value") + _field(5, zero) + _field(20, _TENSOR))
         + _field(2, "zeros")
-        + _field(11, _value_info("shape", INT64, ("n",)))
-        + _field(12, _value_info("zeros", element_type, None))
+        + _field(11, _value_info("shape", INT64, (rank,)))
+        + _field(12, _value_info("zeros", element_type, tuple(f"size_{i}" for i in range(rank))))
     )
 
 
@@ -59,10 +59,9 @@ def _initializer(name: str, value: int) -> bytes:
     return _field(5, _field(1, 1) + _field(2, INT64) + _field(8, name) + _field(9, data))
 
 
-def _value_info(name: str, element_type: int, shape: tuple[int | str, ...] | None) -> bytes:
-    dims = b"".join(_field(1, _field(2 if isinstance(size, str) else 1, size)) for size in shape or ())
-    tensor = _field(1, element_type) + (b"" if shape is None else _field(2, dims))
-    return _field(1, name) + _field(2, _field(1, tensor))
+def _value_info(name: str, element_type: int, shape: tuple[int | str, ...]) -> bytes:
+    dims = b"".join(_field(1, _field(2 if isinstance(size, str) else 1, size)) for size in shape)
+    return _field(1, name) + _field(2, _field(1, _field(1, element_type) + _field(2, dims)))
 
 
 def _field(number: int, value: int | str | bytes) -> bytes:

@@ -85,7 +85,7 @@ def test_rows_move_in_one_buffer(capacity, data, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_zeros(dtype):
-    model = zeros_model(np.dtype(dtype))
+    model = zeros_model(np.dtype(dtype), 3)
     onnx.checker.check_model(onnx.load_model_from_string(model), full_check=True)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     zeros = np.asarray(session.run(None, {"shape": np.array([2, 3, 1])})[0])
