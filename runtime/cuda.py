@@ -69,7 +69,6 @@ class Cuda:
         settings = {
             "device_id": str(self.index),
             "use_tf32": "0",  # float32 means float32
-            "cudnn_conv_algo_search": "HEURISTIC",  # or every new length of audio is searched for anew
             "arena_extend_strategy": "kSameAsRequested",
             "enable_cuda_graph": str(int(captures)),
         }

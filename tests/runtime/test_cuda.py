@@ -126,7 +126,7 @@ def test_a_second_stream_takes_the_buffers_of_the_first(transcriber):
 
 
 def test_steps_allocate_nothing(transcriber):
-    samples, stream = speech(), transcriber.stream()
+    samples, stream, taken = speech(), transcriber.stream(), 0
     for start in range(0, len(samples), 1280):
         stream.feed(samples[start : start + 1280])
         if start == 160_000:  # by then all shapes were seen twice, and rows have moved
