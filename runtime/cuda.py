@@ -55,7 +55,7 @@ class Cuda:
             ort.preload_dlls()
         try:
             self.zeros((1,), np.dtype(np.float16))
-        except DeviceError as error:
+        except Exception as error:  # onnxruntime's own exceptions share no narrower base
             reasons = "; ".join(filter(None, (_library_error(ort), *printed.getvalue().splitlines(), str(error))))
             raise DeviceError(f"{self.name}: {reasons}; CUDA's libraries come with:\n  {_CUDA_LIBRARIES}") from error
 

@@ -41,7 +41,7 @@ def require_memory(manifest: Manifest, precision: str, context: int, device: Dev
     smaller = [size for size in CONTEXTS if size < context]
     if fitting := [size for size in smaller if needed(precision, size) <= available]:
         ways.append(f"--context {fitting[0]}")
-    others = [
+    others = [  # a device computes in float16 only
         name
         for name, graphs in manifest.precisions.items()
         if needed(name, context) <= available and not (on_device and graphs.activation_dtype != "float16")
