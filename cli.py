@@ -949,8 +949,13 @@ def _format_measurements(rows: list[Measurement]) -> str:
         lines.append(
             f"{path}: loaded in {details.load_seconds:.2f} s, {format_size(details.loaded_memory)}; first step "
             f"{details.first_step_seconds:.2f} s; {format_size(details.full_memory)} with full caches; a decoder step "
-            f"reads {format_size(details.decoder_bytes)} of weights at {details.bandwidth_share:.0%} of the "
-            f"{details.read_bytes_per_second / 1e9:.1f} GB/s that {row.threads} threads read"
+            f"reads {format_size(details.decoder_bytes)} of weights"
+            + (
+                ""
+                if row.device_memory
+                else f" at {details.bandwidth_share:.0%} of the {details.read_bytes_per_second / 1e9:.1f} GB/s "
+                f"that {row.threads} threads read"
+            )
         )
     if calls:
         parts.append(markdown_table(("Milliseconds: min / p50 / p95", "Empty window", "Full window"), calls))

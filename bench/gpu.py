@@ -89,7 +89,10 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
             noise = rng.standard_normal(len(bench._silence(transcriber, tokens))).astype(np.float32) * np.float32(0.1)
             at = encoder_cache.spec.capacity if window == "full" else 0
             call = placed(encoder_cache, at, lambda noise=noise: encoder.encode(encoder_cache, noise))
-            results[f"encoder, {window} window, {tokens} tokens"] = timed(call, CALLS // 2)
+            for records in (False, True):
+                device.records = records
+                name = f"encoder, {window} window, {tokens} tokens, {'replayed' if records else 'every call anew'}"
+                results[name] = timed(call, CALLS // 2)
             results[f"mel, {tokens} tokens"] = timed(lambda noise=noise: encoder.mel.run({"audio": noise[None]}), 50)
     for name, cache in (("encoder", encoder_cache), ("decoder", decoder_cache)):
         results[f"{name}, move of the window"] = timed(
@@ -103,9 +106,9 @@ def transfer(cache: KVCache) -> None:
     """What a step moves between host and device besides running: its inputs there, one output back."""
     assert isinstance(cache.binding, CudaBinding)
     call = cache.binding._bound
-    assert call is not None and call.output is not None
+    assert call is not None
     call._value.update_inplace(call._staged)
-    call.output.numpy()
+    call.outputs[0].numpy()
 
 
 def measure_clips(transcriber: Transcriber) -> dict[str, Any]:
@@ -192,35 +195,47 @@ def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
     return results
 
 
-def profile(transcriber: Transcriber, steps: int = 20) -> list[dict[str, Any]] | str:
-    """Kernel times of a decoder step with a window of 512 positions, by PyTorch's profiler where it is installed."""
-    try:
-        import torch
-    except ImportError:
-        return "PyTorch is not installed"
-    decoder, device, cache = transcriber.decoder, transcriber.runs_on, transcriber.decoder.new_cache()
+def profile(transcriber: Transcriber) -> dict[str, Any]:
+    """Kernel times of a decoder step and of an encoder call of 16 tokens, by PyTorch's profiler."""
+    encoder, decoder, device = transcriber.encoder, transcriber.decoder, transcriber.runs_on
     assert isinstance(device, Cuda)
-    bench._fill(cache)
-    embeds = np.ones((1, transcriber.manifest.config.decoder.hidden_size), cache.dtype)
-    pad = transcriber.manifest.tokens.streaming_pad
-    step = placed(cache, 512, lambda: decoder.step(cache, [pad], embeds, transcriber.num_delay_tokens))
+    encoder_cache, decoder_cache = encoder.new_cache(), decoder.new_cache()
+    for cache in (encoder_cache, decoder_cache):
+        bench._fill(cache)
+    embeds = np.ones((1, transcriber.manifest.config.decoder.hidden_size), decoder_cache.dtype)
+    pad, delay = transcriber.manifest.tokens.streaming_pad, transcriber.num_delay_tokens
+    noise = np.random.default_rng(0).standard_normal(len(bench._silence(transcriber, 16))).astype(np.float32)
+    calls = {
+        "decoder": placed(decoder_cache, 512, lambda: decoder.step(decoder_cache, [pad], embeds, delay)),
+        "encoder, 16 tokens": placed(
+            encoder_cache, encoder_cache.spec.capacity, lambda: encoder.encode(encoder_cache, noise)
+        ),
+    }
     device.records = False
     try:
-        timed(step, 5)
-        torch.cuda.init()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-            for _ in range(steps):
-                step()
+        return {name: kernel_times(call) for name, call in calls.items()}
     finally:
         device.records = True
+
+
+def kernel_times(call: Callable[[], Any], calls: int = 20) -> list[dict[str, Any]]:
+    """Microseconds and launches a call, by kernel."""
+    import torch
+
+    timed(call, 5)
+    torch.cuda.init()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        for _ in range(calls):
+            call()
     events = sorted(profiler.key_averages(), key=lambda event: -event.device_time_total)
     return [
         {
             "kernel": event.key[:160],
-            "us_per_step": round(event.device_time_total / steps, 2),
-            "calls_per_step": round(event.count / steps, 2),
+            "microseconds": round(event.device_time_total / calls, 2),
+            "launches": round(event.count / calls, 2),
         }
         for event in events
+        if event.device_time_total
     ]
 
 

@@ -36,7 +36,7 @@ class KVCache:
             present = tensor.name.replace("past_key_values", "present") if is_cache else f"present_{tensor.name}"
             buffer = self.binding.buffers.get(tensor.name)
             if buffer is None or buffer.shape != shape:
-                buffer = self.binding.hold(tensor.name, present, shape, dtype)
+                buffer = self.binding.hold(tensor.name, present, shape, dtype, appends=is_cache)
             elif not is_cache:  # rows of an earlier stream are written over before they are read
                 buffer.write(np.zeros(shape, dtype))
             (self.buffers if is_cache else self.states).append(buffer)

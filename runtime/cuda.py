@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DeviceError
-from .device import CUDA, Binding, Buffer, import_onnxruntime
-from .rows import move_rows_model, zeros_model
+from .device import CUDA, Binding, Buffer, HostBuffer, import_onnxruntime
+from .rows import move_rows_model, read_rows_model, write_rows_model, zeros_model
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -27,7 +27,6 @@ _INSTALL_GPU = "pip uninstall -y onnxruntime && pip install 'voxtral-onnx[gpu]'"
 _CUDA_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]' nvidia-cublas"
 _READ_BY_THE_HOST = ("total_sequence_length",)  # an input that CUDA's kernels want in the host's memory
 _ALIGNMENT = 256  # bytes, as CUDA allocates
-_MAX_RECORDED_ROWS = 8  # longer calls are rare, and their kernels outweigh the time to launch them
 _SHAPE_OPERATORS = {"Concat", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"}  # on the CPU by choice
 _OUT_OF_MEMORY = ("out of memory", "Failed to allocate memory", "is smaller than requested bytes")
 
@@ -56,7 +55,7 @@ class Cuda:
             ort.preload_dlls()
         try:
             self.zeros((1,), np.dtype(np.float16))
-        except DeviceError as error:
+        except Exception as error:  # onnxruntime's own exceptions share no narrower base
             reasons = "; ".join(filter(None, (_library_error(ort), *printed.getvalue().splitlines(), str(error))))
             raise DeviceError(f"{self.name}: {reasons}; CUDA's libraries come with:\n  {_CUDA_LIBRARIES}") from error
 
@@ -116,17 +115,38 @@ class Cuda:
         Raises:
             DeviceError: it is full.
         """
-        binding = self._helper(zeros_model, dtype).io_binding()
+        binding = self._helper(zeros_model, dtype, len(shape)).io_binding()
         binding.bind_cpu_input("shape", np.array(shape, np.int64))
         binding.bind_output("zeros", "cuda", self.index)
         with out_of_memory_is_said(self.name):
-            self._helper(zeros_model, dtype).run_with_iobinding(binding)
+            self._helper(zeros_model, dtype, len(shape)).run_with_iobinding(binding)
         return binding.get_outputs()[0]
+
+    def read_rows(self, value: onnxruntime.OrtValue, dtype: np.dtype, rows: int) -> np.ndarray:
+        """The first rows along the third axis."""
+        session = self._helper(read_rows_model, dtype)
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("past", value)
+        binding.bind_cpu_input("end", np.array([rows], np.int64))
+        binding.bind_output("rows", "cuda", self.index)
+        with out_of_memory_is_said(self.name):
+            session.run_with_iobinding(binding)
+        return binding.get_outputs()[0].numpy()
+
+    def write_rows(self, value: onnxruntime.OrtValue, rows: np.ndarray) -> None:
+        """Replace the first rows along the third axis."""
+        self._in_place(self._helper(write_rows_model, rows.dtype), value, {"rows": self.put(rows)})
 
     def move_rows(self, value: onnxruntime.OrtValue, dtype: np.dtype, keep: int) -> None:
         """Move the last `keep` rows along the third axis to the front."""
-        session = self._helper(move_rows_model, dtype, value.shape()[2], keep)
+        self._in_place(self._helper(move_rows_model, dtype, value.shape()[2], keep), value, {})
+
+    def _in_place(
+        self, session: onnxruntime.InferenceSession, value: onnxruntime.OrtValue, others: Mapping[str, Any]
+    ) -> None:
         binding = session.io_binding()
+        for name, other in others.items():
+            binding.bind_ortvalue_input(name, other)
         binding.bind_ortvalue_input("past", value)
         binding.bind_ortvalue_output("present", value)
         with out_of_memory_is_said(self.name):
@@ -151,13 +171,19 @@ class CudaBuffer:
 
     def read(self, rows: int | None = None) -> np.ndarray:
         """See `Buffer`; a copy."""
-        return self.value.numpy()[:, :, :rows]
+        if rows is None:
+            return self.value.numpy()
+        if not rows:
+            return np.zeros((*self.shape[:2], 0, *self.shape[3:]), self.dtype)
+        return self.device.read_rows(self.value, self.dtype, rows)
 
     def write(self, values: np.ndarray) -> None:
-        """See `Buffer`; the rows behind them become zeros."""
-        whole = np.zeros(self.shape, self.dtype)
-        whole[:, :, : values.shape[2]] = values
-        self.value.update_inplace(whole)
+        """See `Buffer`."""
+        values = np.ascontiguousarray(values, self.dtype)
+        if values.shape == self.shape:
+            self.value.update_inplace(values)
+        elif values.shape[2]:
+            self.device.write_rows(self.value, values)
 
     def move_rows(self, keep: int) -> None:
         """See `Buffer`."""
@@ -165,10 +191,10 @@ class CudaBuffer:
 
 
 class CudaBinding:
-    """Inputs at fixed addresses; short calls of a session that captures are replayed as CUDA graphs.
+    """Inputs at fixed addresses; calls of a session that captures are replayed as CUDA graphs.
 
-    A shape's first call lets onnxruntime allocate the output, which later ones write to. The second is recorded, for
-    which onnxruntime repeats it.
+    A shape's first call lets onnxruntime allocate the outputs, which later ones write to. The second is recorded, for
+    which onnxruntime repeats it: states that do not append are therefore inputs and outputs in different places.
     """
 
     reusable = True  # recordings hold these addresses and last as long as the session
@@ -177,14 +203,19 @@ class CudaBinding:
         self.buffers: dict[str, Buffer] = {}
         self._device, self._session, self._io = device, session, session.io_binding()
         self._captures = session.get_provider_options()[CUDA]["enable_cuda_graph"] == "1"
+        self._states: dict[str, tuple[str, HostBuffer]] = {}  # a few kB each, which travel with the inputs
         self._calls: dict[tuple, _Call] = {}  # by the shapes of all inputs
         self._bound: _Call | None = None
 
-    def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype) -> CudaBuffer:
+    def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool) -> Buffer:
         """See `Binding`."""
-        self.buffers[past] = buffer = CudaBuffer(self._device, shape, dtype)
-        self._io.bind_ortvalue_input(past, buffer.value)
-        self._io.bind_ortvalue_output(present, buffer.value)
+        if appends:
+            self.buffers[past] = buffer = CudaBuffer(self._device, shape, dtype)
+            self._io.bind_ortvalue_input(past, buffer.value)
+            self._io.bind_ortvalue_output(present, buffer.value)
+        else:
+            self.buffers[past] = buffer = HostBuffer(shape, dtype)
+            self._states[past] = present, buffer
         return buffer
 
     def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
@@ -193,57 +224,62 @@ class CudaBinding:
         Raises:
             DeviceError: the device's memory is full.
         """
+        feeds = {**feeds, **{past: buffer.array for past, (_, buffer) in self._states.items()}}
         shapes = (fetch, *(array.shape for array in feeds.values()))
         call = self._calls.get(shapes)
         if call is None:
-            call = self._calls[shapes] = _Call(self._device, feeds)
+            names = [fetch, *(present for present, _ in self._states.values())]
+            call = self._calls[shapes] = _Call(self._device, feeds, names)
         if call is not self._bound:
-            call.bind(self._io, fetch)
+            call.bind(self._io)
             self._bound = call
         call.upload(feeds)
-        records = self._device.records and call.output is not None and feeds["cos"].shape[1] <= _MAX_RECORDED_ROWS
+        options = call.options(self._device.records) if self._captures else None
         with self._device.lock, out_of_memory_is_said(self._device.name):  # recorded sessions run one call at a time
-            self._session.run_with_iobinding(self._io, call.options(records) if self._captures else None)
-        output = call.output
-        if output is None:
-            output = call.output = self._io.get_outputs()[-1]  # the buffers were bound before
-            self._bound = None  # the next call is bound to that output
-        return output.numpy()
+            self._session.run_with_iobinding(self._io, options)
+        if not call.outputs:
+            call.outputs = self._io.get_outputs()[-len(call.fetched) :]  # the buffers were bound before
+            self._bound = None  # the next call is bound to these outputs
+        output, *states = (value.numpy() for value in call.outputs)
+        for (_, buffer), values in zip(self._states.values(), states, strict=True):
+            buffer.write(values)
+        return output
 
 
 class _Call:
-    """Memory for the inputs and the output of all calls with the same shapes.
+    """Memory for the inputs and the outputs of all calls with the same shapes.
 
     The inputs stand one behind the other, because each transfer to the device takes longer than its few bytes.
     """
 
-    def __init__(self, device: Cuda, feeds: Mapping[str, np.ndarray]):
-        self._device, self._options = device, {}
+    def __init__(self, device: Cuda, feeds: Mapping[str, np.ndarray], fetched: list[str]):
+        self._device, self._options, self.fetched = device, {}, fetched
         self._on_host = {name: array for name, array in feeds.items() if name in _READ_BY_THE_HOST}
         self._places: dict[str, tuple[int, np.ndarray]] = {}  # offset, and a view of what is transferred
-        places, size = {}, 0
+        offsets, size = {}, 0
         for name in feeds.keys() - self._on_host.keys():
-            places[name] = size
+            offsets[name] = size
             size += -(-feeds[name].nbytes // _ALIGNMENT) * _ALIGNMENT
         self._staged = np.zeros(size, np.uint8)
-        for name, offset in places.items():
+        for name, offset in offsets.items():
             array = feeds[name]
             view = self._staged[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
             self._places[name] = offset, view
         self._value = device.put(self._staged)
-        self.output: onnxruntime.OrtValue | None = None
+        self.outputs: list[onnxruntime.OrtValue] = []
 
-    def bind(self, io: Any, fetch: str) -> None:
-        """Make these the inputs and the output of the next call."""
+    def bind(self, io: Any) -> None:
+        """Make these the inputs and the outputs of the next call."""
         index, address = self._device.index, self._value.data_ptr()
         for name, (offset, view) in self._places.items():
             io.bind_input(name, "cuda", index, view.dtype.type, view.shape, address + offset)
         for name, array in self._on_host.items():
             io.bind_cpu_input(name, array)
-        if self.output is None:
-            io.bind_output(fetch, "cuda", index)
-        else:
-            io.bind_ortvalue_output(fetch, self.output)
+        for i, name in enumerate(self.fetched):
+            if self.outputs:
+                io.bind_ortvalue_output(name, self.outputs[i])
+            else:
+                io.bind_output(name, "cuda", index)
 
     def upload(self, feeds: Mapping[str, np.ndarray]) -> None:
         """Transfer the inputs; what the host reads must not have changed."""
@@ -254,6 +290,7 @@ class _Call:
 
     def options(self, records: bool) -> Any:
         """What says whether the call is recorded or replayed, and as which."""
+        records = records and bool(self.outputs)
         if records not in self._options:
             options = self._options[records] = import_onnxruntime().RunOptions()
             options.add_run_config_entry("gpu_graph_id", str(next(self._device.recording_ids)) if records else "-1")

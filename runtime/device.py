@@ -76,8 +76,11 @@ class Binding(Protocol):
     buffers: dict[str, Buffer]  # by the input's name
     reusable: bool  # by another stream after this one
 
-    def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype) -> Buffer:
-        """A buffer of zeros that is the input `past` and the output `present` of every call."""
+    def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool) -> Buffer:
+        """A buffer of zeros that is the input `past` and then the output `present` of every call.
+
+        `appends`: calls write behind the rows they read, so that one repeated does the same again.
+        """
         ...
 
     def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
@@ -94,8 +97,7 @@ class Device(Protocol):
     def open(self, path: str, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
         """A session all of whose nodes run here.
 
-        `captures`: its calls with equal shapes are recorded and replayed where the device can do that; they must be
-        repeatable.
+        `captures`: calls with equal shapes are recorded and replayed where the device can do that.
         """
         ...
 
@@ -194,7 +196,7 @@ class HostBinding:
         self.buffers: dict[str, Buffer] = {}
         self._session, self._io = session, session.io_binding()
 
-    def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype) -> HostBuffer:
+    def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool) -> HostBuffer:
         """See `Binding`."""
         self.buffers[past] = buffer = HostBuffer(shape, dtype)
         value = import_onnxruntime().OrtValue.ortvalue_from_numpy(buffer.array)  # shares the array's memory

@@ -13,7 +13,7 @@ from .device import Device
 # Bytes resident for each byte of weights on disk, caches apart: onnxruntime arranges weights anew in memory of its own.
 # Source: bench/results/full_size.json, "memory_per_weight_byte", rounded up; fp16 and fp32 with half of the layers.
 MEMORY_PER_WEIGHT_BYTE = {"q4f16": 1.75, "q4": 1.5, "q8": 1.35, "fp16": 2.2, "fp32": 1.2}
-DEVICE_FIXED_MEMORY = 1 << 30  # bytes of CUDA's context, its libraries' workspaces and activations
+DEVICE_FIXED_MEMORY = 1300 << 20  # of CUDA's context, workspaces, activations; source: bench/results/gpu_speed.json
 FIXED_MEMORY = 150 << 20  # bytes of Python, its packages and activations; source: `bench` of the tiny artifact
 CONTEXTS = (4096, 2048, 1024, 512, 256, 128, 64)  # that a refusal may propose
 
@@ -37,7 +37,7 @@ def require_memory(manifest: Manifest, precision: str, context: int, device: Dev
     smaller = [size for size in CONTEXTS if size < context]
     if fitting := [size for size in smaller if needed(precision, size) <= available]:
         ways.append(f"--context {fitting[0]}")
-    others = [
+    others = [  # a device computes in float16 only
         name
         for name, graphs in manifest.precisions.items()
         if needed(name, context) <= available and not (on_device and graphs.activation_dtype != "float16")

@@ -1,4 +1,4 @@
-"""Two small graphs for buffers on a device: one makes zeros, one moves a buffer's last rows to its front in place.
+"""Small graphs for buffers on a device: zeros, and rows that are read, written or moved where they are.
 
 onnxruntime has no calls for that, and the runtime has no `onnx` to build graphs with: the few fields of the file format
 that they need are written here. Source: onnx.proto.
@@ -13,15 +13,42 @@ _ELEMENT_TYPES = {"float32": 1, "float16": 10}
 _INT, _TENSOR = 2, 4  # AttributeProto.AttributeType
 
 
-def zeros_model(dtype: np.dtype) -> bytes:
-    """An ONNX model, `shape` int64 [n] -> `zeros` of that shape."""
+def zeros_model(dtype: np.dtype, rank: int) -> bytes:
+    """An ONNX model, `shape` int64 [rank] -> `zeros` of that shape."""
     element_type = _ELEMENT_TYPES[dtype.name]
     zero = _field(1, 1) + _field(2, element_type) + _field(9, bytes(dtype.itemsize))
     return _model(
         _node("ConstantOfShape", ("shape",), "zeros", _field(1, "value") + _field(5, zero) + _field(20, _TENSOR))
         + _field(2, "zeros")
-        + _field(11, _value_info("shape", INT64, ("n",)))
-        + _field(12, _value_info("zeros", element_type, None))
+        + _field(11, _value_info("shape", INT64, (rank,)))
+        + _field(12, _value_info("zeros", element_type, tuple(f"size_{i}" for i in range(rank))))
+    )
+
+
+def read_rows_model(dtype: np.dtype) -> bytes:
+    """An ONNX model, `past` [1, heads, capacity, head_dim], `end` int64 [1] -> the first rows, `rows`."""
+    element_type = _ELEMENT_TYPES[dtype.name]
+    return _model(
+        _node("Slice", ("past", "start", "end", "axis"), "rows")
+        + _field(2, "read_rows")
+        + _initializer("start", 0)
+        + _initializer("axis", 2)
+        + _field(11, _value_info("past", element_type, (1, "heads", "capacity", "head_dim")))
+        + _field(11, _value_info("end", INT64, (1,)))
+        + _field(12, _value_info("rows", element_type, (1, "heads", "num_rows", "head_dim")))
+    )
+
+
+def write_rows_model(dtype: np.dtype) -> bytes:
+    """An ONNX model, `past` [1, heads, capacity, head_dim] and its new first `rows` -> `present`, the same buffer."""
+    element_type = _ELEMENT_TYPES[dtype.name]
+    shape = (1, "heads", "capacity", "head_dim")
+    return _model(
+        _node("TensorScatter", ("past", "rows"), "present", _rows_axis())
+        + _field(2, "write_rows")
+        + _field(11, _value_info("past", element_type, shape))
+        + _field(11, _value_info("rows", element_type, (1, "heads", "num_rows", "head_dim")))
+        + _field(12, _value_info("present", element_type, shape))
     )
 
 
@@ -35,7 +62,7 @@ def move_rows_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
     constants = {"start": capacity - keep, "end": capacity, "axis": 2}
     return _model(
         _node("Slice", ("past", "start", "end", "axis"), "kept")
-        + _node("TensorScatter", ("past", "kept"), "present", _field(1, "axis") + _field(3, 2) + _field(20, _INT))
+        + _node("TensorScatter", ("past", "kept"), "present", _rows_axis())
         + _field(2, "move_rows")
         + b"".join(_initializer(name, value) for name, value in constants.items())
         + _field(11, _value_info("past", element_type, shape))
@@ -53,16 +80,20 @@ def _node(operator: str, inputs: tuple[str, ...], output: str, attribute: bytes 
     return _field(1, content if attribute is None else content + _field(5, attribute))
 
 
+def _rows_axis() -> bytes:
+    """TensorScatter's attribute: it writes along the third axis."""
+    return _field(1, "axis") + _field(3, 2) + _field(20, _INT)
+
+
 def _initializer(name: str, value: int) -> bytes:
     """An int64 of shape [1]."""
     data = np.array([value], "<i8").tobytes()
     return _field(5, _field(1, 1) + _field(2, INT64) + _field(8, name) + _field(9, data))
 
 
-def _value_info(name: str, element_type: int, shape: tuple[int | str, ...] | None) -> bytes:
-    dims = b"".join(_field(1, _field(2 if isinstance(size, str) else 1, size)) for size in shape or ())
-    tensor = _field(1, element_type) + (b"" if shape is None else _field(2, dims))
-    return _field(1, name) + _field(2, _field(1, tensor))
+def _value_info(name: str, element_type: int, shape: tuple[int | str, ...]) -> bytes:
+    dims = b"".join(_field(1, _field(2 if isinstance(size, str) else 1, size)) for size in shape)
+    return _field(1, name) + _field(2, _field(1, _field(1, element_type) + _field(2, dims)))
 
 
 def _field(number: int, value: int | str | bytes) -> bytes:

@@ -94,10 +94,9 @@ def check_graph(folder: Path, graph: GraphSpec) -> None:
 
 def _load(path: Path, graph: GraphSpec, options, device: Device) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
-    types = {tensor.dtype for tensor in graph.inputs if tensor.name.startswith("past_key_values.")}
-    is_repeatable = not any(tensor.name.endswith("_state") for tensor in graph.inputs)
+    has_caches = any(tensor.name.startswith("past_key_values.") for tensor in graph.inputs)
     try:
-        session = device.open(str(path), options, captures=is_repeatable and types == {"float16"})
+        session = device.open(str(path), options, captures=has_caches)
     except DeviceError:
         raise
     except Exception as error:  # onnxruntime's own exceptions share no narrower base

@@ -74,8 +74,9 @@ def test_replay_is_running_anew_across_moves_of_the_window(transcriber):
         results.append((tokens, stream.decoder_cache.save()))
         cache = stream.decoder_cache
         assert cache.position > cache.spec.capacity + 10 * (cache.spec.capacity - cache.spec.keep)
-        recorded = [call for call in cache.binding._calls.values() if True in call._options]
-        assert len(recorded) == records  # of single positions
+        if records:
+            for each in (cache, stream.encoder_cache):
+                assert any(True in call._options for call in each.binding._calls.values()), "nothing was recorded"
         del stream, cache
     (anew, anew_rows), (replayed, replayed_rows) = results
     assert anew == replayed  # ids, logprobs and margins to the last bit
@@ -93,8 +94,11 @@ def test_rows_move_in_place(device, dtype, capacity, keep):
     buffer.move_rows(keep)
     values[:, :, :keep] = values[:, :, capacity - keep :].copy()
     assert np.array_equal(buffer.read(), values)
+    values[:, :, :2] += 1
     buffer.write(values[:, :, :2])
+    assert np.array_equal(buffer.read(), values)
     assert np.array_equal(buffer.read(2), values[:, :, :2])
+    assert buffer.read(0).shape[2] == 0
 
 
 @pytest.mark.parametrize("resume_on", ["cuda", "cpu"])
@@ -125,10 +129,11 @@ def test_a_second_stream_takes_the_buffers_of_the_first(transcriber):
 
 
 def test_steps_allocate_nothing(transcriber):
-    samples, stream = speech(), transcriber.stream()
-    stream.feed(samples[:80_000])
-    taken = transcriber.runs_on.taken_memory()
-    stream.feed(samples[80_000:])
+    samples, stream, taken = speech(), transcriber.stream(), 0
+    for start in range(0, len(samples), 1280):
+        stream.feed(samples[start : start + 1280])
+        if start == 160_000:  # by then all shapes were seen twice, and rows have moved
+            taken = transcriber.runs_on.taken_memory()
     assert transcriber.runs_on.taken_memory() == taken
 
 
