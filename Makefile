@@ -6,7 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DIST ?= dist
 
-.PHONY: help demo install test check bench wheel clean
+VENV_GPU := .venv-gpu
+
+.PHONY: help demo install test test-gpu check bench wheel clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +33,17 @@ install: $(VENV)/dev.stamp  ## set up .venv for development
 test: $(VENV)/dev.stamp  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# The wheels of onnxruntime with and without CUDA exclude each other, so this has an environment of its own.
+$(VENV_GPU)/dev.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV_GPU)
+	$(VENV_GPU)/bin/pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) 'torch>=2.13,<2.14'
+	$(VENV_GPU)/bin/pip install --quiet -e '.[gpu,export,dev]'
+	mkdir -p .link && ln -sfn .. .link/voxtral_onnx
+	touch $@
+
+test-gpu: $(VENV_GPU)/dev.stamp  ## run the tests that need a CUDA device; results go to bench/results/gpu.json
+	$(VENV_GPU)/bin/python bench/gpu_tests.py $(PYTEST_ARGS)
+
 check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,4 +60,4 @@ wheel: $(VENV)/dev.stamp  ## build the wheel with the embedded model's artifact 
 	$(BIN)/python -m build --wheel --outdir $(DIST) .
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) .link build dist assets/tiny-onnx *.egg-info
+	rm -rf $(VENV) $(VENV_GPU) .link build dist assets/tiny-onnx *.egg-info

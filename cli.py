@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,8 @@ from . import __version__
 from .errors import AudioError, DeviceError, StorageError, UsageError, VoxtralOnnxError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
 
     from .exporter.bind import Progress
@@ -25,10 +28,15 @@ if TYPE_CHECKING:
     from .exporter.quantize import Budget
     from .manifest import Manifest
     from .runtime.bench import Latency, Measurement
+    from .runtime.live import Meter, Notice, Silence
+    from .runtime.segments import Segment
+    from .runtime.stream import Token
     from .runtime.transcribe import Transcriber, Transcript
 
 SOME_FAILED = 10  # exit code: some of several inputs
 INTERRUPTED = 130
+TERMINATED = 143
+WORD_COLUMN = 70  # of a terminal, behind which a live line is broken at the next space
 NO_READER = 141  # what a shell reports for a closed pipe
 
 app = typer.Typer(
@@ -89,8 +97,8 @@ def export(
     from .exporter.plan import plan_export
     from .exporter.report import summaries
     from .manifest import Manifest
+    from .memory import peak_memory
     from .runtime.artifact import remember_export
-    from .runtime.memory import peak_memory
 
     names = [name.strip() for name in precision.split(",")]
     options = {"tokenizer": tokenizer, "precisions": names, "recipe": recipe, "shard_size": parse_size(shard_size)}
@@ -180,6 +188,7 @@ def convert(
     ] = None,
 ) -> None:
     """Write an artifact's weights as a GGUF with Mistral's names, without rounding them."""
+    _require_export_packages()
     from .exporter.convert import convert as run_convert
     from .runtime.artifact import find_artifact
 
@@ -191,9 +200,11 @@ def convert(
 @app.command(rich_help_panel="Run")
 def transcribe(
     audio: Annotated[
-        list[str],
-        typer.Argument(help="Audio files (WAV, FLAC, Ogg, MP3 …); [b]-[/] reads a WAV or raw s16le from stdin."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="Audio files (WAV, FLAC, Ogg, MP3 …), folders, patterns; [b]-[/] reads a WAV or raw s16le from stdin."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -203,7 +214,10 @@ def transcribe(
     precision: Annotated[
         str | None, typer.Option(help="Which of the artifact's.", show_default="q4f16, else what it has")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="Run on the CPU what the device cannot, and say so.")
+    ] = False,
     delay: Annotated[
         int | None,
         typer.Option(
@@ -213,18 +227,37 @@ def transcribe(
     context: Annotated[int, typer.Option(help="Positions of 80 ms that attention sees.")] = 8192,
     gain: Annotated[str, typer.Option(help="[b]auto[/] scales the peak to 0.95; [b]none[/].")] = "none",
     output_format: Annotated[
-        str, typer.Option("--output-format", "-f", help="txt, json, srt, or all with --output-dir.")
+        str, typer.Option("--output-format", "-f", help="txt, json, srt, vtt, tsv, lrc, or all with --output-dir.")
     ] = "txt",
     output_dir: Annotated[
         Path | None,
         typer.Option(help="Write one file a clip and format here, besides the text on stdout."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Same as --output-format json.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out files whose output stands in --output-dir.")
+    ] = False,
+    blank_guard: Annotated[
+        bool, typer.Option(help="After 16 s without a word, make blanks less likely; told where it fires.")
+    ] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="For onnxruntime.", show_default="one a core")] = None,
     prepacked: Annotated[
         Path | None,
         typer.Option(help="Folder that keeps weights packed for this machine: twice the disk, loads faster."),
     ] = None,
+    stdin: Annotated[
+        bool, typer.Option("--stdin", help="Live: raw samples from standard input, captions as they are spoken.")
+    ] = False,
+    rate: Annotated[int, typer.Option(help="Of the samples from --stdin, in Hz.")] = 16000,
+    sample_format: Annotated[str, typer.Option(help="Of the samples from --stdin: s16le or f32le.")] = "s16le",
+    mic: Annotated[bool, typer.Option("--mic", help="Live: a microphone; Ctrl-C ends it.")] = False,
+    input_device: Annotated[
+        str | None, typer.Option(help="Number or name of the microphone.", show_default="the system's")
+    ] = None,
+    list_devices: Annotated[bool, typer.Option("--list-devices", help="List microphones and exit.")] = False,
+    stream_json: Annotated[
+        bool, typer.Option("--stream-json", help="Live: one JSON event a line (partial, group, silence, final).")
+    ] = False,
     language: Annotated[str | None, typer.Option(hidden=True)] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "--initial-prompt", hidden=True)] = None,
 ) -> None:
@@ -234,7 +267,19 @@ def transcribe(
             "the model has neither a language setting nor a text prompt: it detects the language by itself; "
             "leave --language and --prompt out"
         )
+    from .runtime.audio import find_audio
+
+    if list_devices:
+        _print_microphones()
+        return
+    if stdin + mic + bool(audio) != 1:
+        raise UsageError("give audio files, or --mic, or --stdin for raw samples as they are spoken: one of the three")
+    if stream_json and audio:
+        raise UsageError("--stream-json tells of speech as it comes: add --mic or --stdin, or use --json for files")
     formats = _formats("json" if as_json else output_format, output_dir)
+    if skip_existing and output_dir is None:
+        raise UsageError("--skip-existing looks for outputs in a folder: add --output-dir FOLDER")
+    audio = find_audio(audio or [])
     _refuse_name_clashes(audio, output_dir)
     if output_dir is not None:
         try:
@@ -245,15 +290,35 @@ def transcribe(
     from .runtime.transcribe import Transcriber
 
     failed: list[VoxtralOnnxError] = []
-    options = {"precision": precision, "threads": threads, "prepacked": prepacked}
+    if skip_existing and output_dir is not None:
+        done = [path for path in audio if all((output_dir / f"{_stem(path)}.{name}").is_file() for name in formats)]
+        audio = [path for path in audio if path not in done]
+        _say(f"{len(done)} skipped, their output stands in {output_dir}; {len(audio)} to do")
+        if not audio:
+            return
+    options = {
+        "precision": precision,
+        "threads": threads,
+        "prepacked": prepacked,
+        "blank_guard": blank_guard,
+        "allow_fallback": allow_fallback,
+    }
     with Transcriber(model, device, delay, context, **options) as transcriber:
         _introduce(transcriber)
-        for path in audio:
+        if stdin or mic:
+            hz = transcriber.sample_rate
+            blocks = _stdin_blocks(sample_format, rate, hz) if stdin else _mic_blocks(input_device, hz)
+            _transcribe_live(transcriber, "stdin" if stdin else "mic", blocks, formats, output_dir, stream_json)
+            return
+        for number, path in enumerate(audio, 1):
+            count = f"[{number}/{len(audio)}] " if len(audio) > 1 else ""
             try:
-                _transcribe_one(transcriber, path, gain, formats, output_dir)
+                _transcribe_one(transcriber, path, gain, formats, output_dir, count)
             except AudioError as error:
                 failed.append(error)
                 _print_error(error)
+    if len(failed) < len(audio) > 1:
+        _say(f"{len(audio) - len(failed)} of {len(audio)} files transcribed")
     if failed:
         raise typer.Exit(failed[0].exit_code if len(audio) == 1 else SOME_FAILED)
 
@@ -305,7 +370,10 @@ def bench(
         str | None,
         typer.Option(help="Comma-separated, or [b]all[/]: a row each.", show_default="q4f16, else what it has"),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="Run on the CPU what the device cannot, and say so.")
+    ] = False,
     delay: Annotated[
         int | None, typer.Option(help="Milliseconds to listen before writing.", show_default="the model's, 480")
     ] = None,
@@ -334,10 +402,13 @@ def bench(
         context=context,
         threads=threads,
         prepacked=prepacked,
+        allow_fallback=allow_fallback,
         repeat=repeat,
         details=verbose or as_json,
     ):
         rows.append(row)
+        for note in row.notes:
+            _say(f"note: {note}")
         _say(f"{row.precision}: the fastest of {repeat} runs over {row.audio_seconds:.2f} s of audio")
     if as_json:
         from dataclasses import asdict
@@ -425,13 +496,13 @@ def _introduce(transcriber: Transcriber) -> None:
         f"{transcriber.folder}: {transcriber.precision} on {transcriber.device}, "
         f"delay {delay_ms(manifest, tokens)} ms{context}"
     )
-    for note in (manifest.scope, untrained_delay(manifest, tokens)):
+    for note in (*transcriber.notes, manifest.scope, untrained_delay(manifest, tokens)):
         if note:
             _say(f"note: {note}")
 
 
 def _transcribe_one(
-    transcriber: Transcriber, path: str, gain: str, formats: tuple[str, ...], output_dir: Path | None
+    transcriber: Transcriber, path: str, gain: str, formats: tuple[str, ...], output_dir: Path | None, count: str
 ) -> None:
     from .manifest import write_whole
     from .runtime.audio import open_audio
@@ -439,7 +510,7 @@ def _transcribe_one(
 
     source = open_audio(path, transcriber.sample_rate, gain=gain)
     for note in source.notes:
-        _say(f"{source.name}: {note}")
+        _say(f"{count}{source.name}: {note}")
     shows_words = output_dir is not None or formats == ("txt",)
     words = _WordPrinter()
     transcript = transcriber.transcribe(source, on_token=lambda token: words.show(token.text) if shows_words else None)
@@ -452,7 +523,188 @@ def _transcribe_one(
     if output_dir is not None:
         for name, text in texts.items():
             write_whole(output_dir / f"{_stem(path)}.{name}", text.encode())
-    _say(f"{source.name}: {_timing_line(transcript)}")
+    if fired := transcript.stream.overrides:
+        seconds = [f"{transcript.stream.seconds_of(override.index):.1f}" for override in fired]
+        _say(f"{count}{source.name}: the blank guard chose a word at {', '.join(seconds)} s (--no-blank-guard: never)")
+    _say(f"{count}{source.name}: {_timing_line(transcript)}")
+
+
+def _stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    from .runtime.live import raw_blocks
+
+    stdin = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+    return raw_blocks(stdin, sample_format, rate, sample_rate)
+
+
+def _mic_blocks(device: str | None, sample_rate: int) -> Iterator[np.ndarray]:
+    from .runtime.mic import Microphone
+
+    microphone = Microphone(int(device) if device and device.isdigit() else device, sample_rate)
+    resampled = "" if microphone.rate == sample_rate else f", resampled from {microphone.rate} Hz"
+    _say(f"{microphone.name}{resampled}: speak, Ctrl-C ends it")
+    return iter(microphone)
+
+
+def _print_microphones() -> None:
+    from .runtime.mic import input_devices
+
+    devices = input_devices()
+    if not devices:
+        raise DeviceError("no microphone is connected")
+    for device in devices:
+        default = "  (default)" if device.is_default else ""
+        _write(f"{device.index}  {device.name}  {device.channels} channels, {device.rate:.0f} Hz{default}\n")
+
+
+def _transcribe_live(
+    transcriber: Transcriber,
+    name: str,
+    blocks: Iterator[np.ndarray],
+    formats: tuple[str, ...],
+    output_dir: Path | None,
+    stream_json: bool,
+) -> None:
+    """Show speech as it comes; Ctrl-C and SIGTERM end the capture, and what was captured is still transcribed."""
+    import signal
+
+    from .manifest import write_whole
+    from .memory import peak_memory
+    from .runtime.captions import Recording, render
+    from .runtime.live import Capture, Meter, Notice, Silence, listen
+    from .runtime.segments import Segment
+
+    stream, meter = transcriber.stream(), Meter()
+    screen = _LiveScreen(meter)
+    capture = Capture(blocks)
+    recording = Recording([])
+    shows_words = not stream_json and (output_dir is not None or formats == ("txt",))
+    keeps = output_dir is not None or not shows_words
+
+    def show(event: Token | Segment | Silence | Notice) -> None:
+        match event:
+            case Notice():
+                screen.say(f"note: {event.text}")
+            case Segment() if keeps:
+                recording.segments.append(event)
+        if stream_json:
+            _write(json.dumps(_event(event), ensure_ascii=False) + "\n")
+        elif shows_words and not isinstance(event, Segment | Silence | Notice):
+            screen.show(event.text)
+
+    stopped_by: list[int] = []
+
+    def stop(number: int, frame) -> None:
+        if stopped_by:  # again: do not wait for what is still to transcribe
+            raise KeyboardInterrupt
+        stopped_by.append(number)
+        capture.stop()
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    broken: AudioError | None = None
+    try:
+        with screen:
+            listen(stream, capture, meter, show)
+    except AudioError as error:
+        broken = error  # what was captured before is transcribed
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    recording.duration, recording.info = meter.captured, meter.summary()
+    if stream_json:
+        _write(json.dumps({"type": "final", "text": recording.text, **recording.info}, ensure_ascii=False) + "\n")
+    elif shows_words:
+        screen.end(stream.text.flush())
+    texts = {kind: render(recording, kind) for kind in formats} if keeps else {}
+    if output_dir is not None:
+        for kind, text in texts.items():
+            write_whole(output_dir / f"{name}.{kind}", text.encode())
+    elif not shows_words and not stream_json:
+        _write(texts[formats[0]])
+    _say(f"{meter}, {format_size(peak_memory())} of memory")
+    if broken is not None:
+        raise broken
+    if signal.SIGTERM in stopped_by:
+        raise typer.Exit(TERMINATED)
+
+
+def _event(event: Token | Segment | Silence | Notice) -> dict[str, object]:
+    """An event of a live stream as `--stream-json` writes it."""
+    from .runtime.captions import segment_values
+    from .runtime.live import Notice, Silence
+    from .runtime.segments import Segment
+
+    match event:
+        case Segment():
+            return {"type": "group", **segment_values(event)}
+        case Silence():
+            return {"type": "silence", "start": round(event.start, 3)}
+        case Notice():
+            return {"type": "notice", "text": event.text}
+    return {"type": "partial", "end": round(event.end, 3), "text": event.text}
+
+
+class _LiveScreen:
+    """Words on stdout, and below them, where stderr is a terminal, how the stream keeps up."""
+
+    def __init__(self, meter: Meter):
+        self.meter, self.words = meter, _WordPrinter()
+        self.lock, self.ended = threading.Lock(), threading.Event()
+        self.column = 0  # of the cursor, where both are one terminal
+        self.shares = sys.stdout.isatty() and stderr.is_terminal
+
+    def __enter__(self) -> _LiveScreen:
+        if stderr.is_terminal:
+            self.drawing = threading.Thread(target=self._draw, daemon=True)
+            self.drawing.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if stderr.is_terminal:
+            self.ended.set()
+            self.drawing.join()
+            self._status("")
+
+    def show(self, text: str) -> None:
+        """Add to the words; lines are broken by us, because the line below them must be known."""
+        from .runtime.captions import columns
+
+        if not self.shares:
+            self.words.show(text)
+            return
+        with self.lock:
+            for character in text:
+                if self.column + columns(character) >= stderr.width or (character == " " and self.column > WORD_COLUMN):
+                    _write("\x1b[K\n\x1b[K")
+                    self.column = 0
+                if not (self.column == 0 and character == " "):
+                    _write(character)
+                    self.column += columns(character)
+
+    def say(self, message: str) -> None:
+        """A line of its own on stderr."""
+        with self.lock:
+            if self.shares and self.column:
+                _write("\x1b[K\n\x1b[K")
+                self.column = 0
+            _say(message)
+
+    def end(self, text: str) -> None:
+        """The last words."""
+        self.show(text)
+        _write("\n")
+
+    def _draw(self) -> None:
+        levels = " ▁▂▃▄▅▆▇█"
+        while not self.ended.wait(0.25):
+            level = levels[min(len(levels) - 1, int(self.meter.level * len(levels)))]
+            self._status(f"{level} {self.meter}")
+
+    def _status(self, line: str) -> None:
+        line = line[: stderr.width - 1]
+        with self.lock:
+            below, above = ("\n", f"\x1b[A\x1b[{self.column + 1}G") if self.shares else ("", "\r")
+            sys.stderr.write(f"{below}\r\x1b[2m{line}\x1b[m\x1b[K{above}")
+            sys.stderr.flush()
 
 
 class _WordPrinter:
@@ -482,7 +734,7 @@ def _write(text: str) -> None:
 
 
 def _timing_line(transcript: Transcript) -> str:
-    from .runtime.memory import peak_memory
+    from .memory import peak_memory
 
     info = transcript.info
     rtf = "–" if info["rtf"] is None else f"{info['rtf']:.3f}"  # noqa: RUF001
@@ -536,7 +788,7 @@ def _format_measurements(rows: list[Measurement]) -> str:
             f"{row.decode_ms:,.0f}",
             f"{row.rtf:.3f}",
             f"{row.tokens_per_second:,.1f}",
-            format_size(row.peak_memory),
+            format_size(row.peak_memory) + (f" + {format_size(row.device_memory)}" if row.device_memory else ""),
         )
         for row in rows
     ]
@@ -670,7 +922,7 @@ def _require_export_packages() -> None:
             f"export needs {', '.join(missing)}; run:\n"
             "  pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install 'voxtral-onnx[export]'"
         )
-    memory.require_addresses(memory.IMPORTS)
+    memory.require_memory(memory.IMPORTS)
 
 
 def _say(message: str) -> None:

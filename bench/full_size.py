@@ -31,8 +31,9 @@ from twin import write_twin
 from voxtral_onnx import __version__
 from voxtral_onnx.errors import DeviceError, StorageError, VoxtralOnnxError
 from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.runtime.bench import Measurement, bench, describe_machine, markdown_table, sample_clip
-from voxtral_onnx.runtime.memory import FIXED_MEMORY, cache_bytes, peak_memory, weight_bytes
+from voxtral_onnx.runtime.memory import FIXED_MEMORY, cache_bytes, weight_bytes
 from voxtral_onnx.runtime.transcribe import DEFAULT_CONTEXT
 
 ROOT = Path(__file__).parent.parent

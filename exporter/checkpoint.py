@@ -14,6 +14,7 @@ import numpy as np
 
 from ..config import RELEASED, VoxtralConfig
 from ..errors import CheckpointError
+from ..manifest import FILE_NAME as ARTIFACT
 from . import gguf, weights
 from .tensors import BF16, F16, F32, Span, Tensor, map_file
 
@@ -83,6 +84,8 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
     Raises:
         CheckpointError: a file or tensor is missing, damaged, unknown or misshapen.
     """
+    if (source / ARTIFACT).exists():
+        raise CheckpointError(f"{source}: an artifact, not a checkpoint; name what it was exported from")
     has_params, has_config = ((source / name).exists() for name in ("params.json", "config.json"))
     if not (has_params or has_config) and (shards := gguf.find(source)):
         return _open_gguf(source, shards, tokenizer)

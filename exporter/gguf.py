@@ -162,6 +162,11 @@ def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str |
     for _ in range(num_keys):
         key = header.text()
         metadata[key] = header.value(header.number("I"))
+    if metadata.get("split.count", 1) != 1:
+        raise CheckpointError(
+            f"{files[0]}: one of {metadata['split.count']} GGUFs that hold a model together; merge them first: "
+            "llama-gguf-split --merge FIRST OUT"
+        )
     entries = [_read_entry(header) for _ in range(num_tensors)]
     alignment = metadata.get("general.alignment", _ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):

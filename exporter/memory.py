@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from ..errors import StorageError
+from ..memory import address_limit, available_memory, mapped_memory, resident_memory
 
 PEAK = 560_000_000  # bytes resident in an export of the 4B model; nearly all of it is torch and its tracer
 IMPORTS = 850_000_000  # bytes of addresses that torch, onnx and NumPy map when they are imported
@@ -17,17 +15,25 @@ TRACING = 450_000_000  # and that tracing and binding map on top of the opened c
 THREAD = 80_000_000  # and each thread: a stack of 8 MB and an arena of the C library
 
 
-def require_addresses(needed: int) -> None:
-    """Refuse to begin when this process may not map so many more bytes.
+def require_memory(addresses: int) -> None:
+    """Refuse to begin when this process may not map so many more bytes, or cannot have `PEAK` resident.
+
+    What goes beyond a control group's limit is killed without a word.
 
     Raises:
         StorageError: saying what is needed and what the limit is.
     """
-    limit = _limit()
-    if limit is not None and limit - _mapped() < needed:
+    limit, mapped = address_limit(), mapped_memory()
+    if limit is not None and limit - mapped < addresses:
         raise StorageError(
-            f"memory: an export needs {(_mapped() + needed) / 1e6:,.0f} MB of addresses (about {PEAK / 1e6:,.0f} MB of "
+            f"memory: an export needs {(mapped + addresses) / 1e6:,.0f} MB of addresses (about {PEAK / 1e6:,.0f} MB of "
             f"them resident), this process is limited to {limit / 1e6:,.0f} MB; raise the limit (ulimit -v unlimited)"
+        )
+    available, resident = available_memory(), resident_memory()
+    if available is not None and available + resident < PEAK:
+        raise StorageError(
+            f"memory: an export needs about {PEAK / 1e6:,.0f} MB, this process may take "
+            f"{(available + resident) / 1e6:,.0f} MB; free memory or raise the limit of its control group"
         )
 
 
@@ -48,18 +54,3 @@ def named_memory_errors() -> Iterator[None]:
                 "free memory, raise its limit, or take fewer --threads"
             ) from error
         raise
-
-
-def _limit() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return None if limit == resource.RLIM_INFINITY else limit
-
-
-def _mapped() -> int:
-    if sys.platform != "linux":  # elsewhere nothing enforces the limit
-        return 0
-    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")

@@ -225,9 +225,9 @@ def plan_export(
     else:
         checkpoint = open_checkpoint(resolve_source(source), Path(tokenizer) if tokenizer else None)
     recipes = {name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint) for name, kind in kinds.items()}
-    memory.require_addresses(memory.TRACING + threads * memory.THREAD)
+    memory.require_memory(memory.TRACING + threads * memory.THREAD)
     tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
-    folder = output_folder(checkpoint, output)
+    folder = Path(output) if output is not None else default_folder(checkpoint.source)
     fingerprint = checkpoint.fingerprint()
 
     def planned(name: str, plan_of: Callable[..., native.GraphPlan]) -> PlannedGraph:
@@ -272,12 +272,11 @@ def resolve_source(source: str | Path) -> Path:
     return TINY if str(source) == "tiny" and not Path(source).exists() else Path(source)
 
 
-def output_folder(checkpoint: Checkpoint, output: str | Path | None) -> Path:
-    """The artifact folder that a user means; after the source, a folder, a GGUF or a pattern of shards."""
-    if output is not None:
-        return Path(output)
-    name = re.sub(r"[*?[].*", "", checkpoint.source.name.removesuffix(".gguf")).rstrip("-._")
-    return Path(f"{name or checkpoint.source.parent.name}-onnx")
+def default_folder(source: str | Path) -> Path:
+    """The artifact's folder where none is named: after a folder, a GGUF or a pattern of shards."""
+    name = Path(source).name.removesuffix(".gguf")
+    stem = re.sub(r"[*?[].*", "", name).rstrip("-._") or Path(source).parent.name
+    return Path(f"{stem}-onnx")
 
 
 def _with_earlier_work(plan: ExportPlan) -> ExportPlan:
@@ -299,7 +298,7 @@ def _with_earlier_work(plan: ExportPlan) -> ExportPlan:
     kept = replace(manifest, precisions=precisions, files={name: manifest.files[name] for name in sorted(names)})
     replace(kept, files={name: kept.files[name] for name in names - plan.shared.keys()}).check_files(plan.folder)
     for name, content in plan.shared.items():
-        if name not in kept.files or hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
+        if name in kept.files and hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
             raise ArtifactError(
                 f"{plan.folder}: its {name} is not what this checkpoint and version would write (made by "
                 f"{manifest.generator}); export all of its precisions together: --precision "

@@ -25,7 +25,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .export import export
 from .layerwise import TABLE, Layerwise
 from .memory import named_memory_errors
-from .plan import MANIFEST_BYTES, PRECISIONS, SHARD_SIZE, output_folder, plan_export, resolve_source
+from .plan import MANIFEST_BYTES, PRECISIONS, SHARD_SIZE, default_folder, plan_export, resolve_source
 from .sensitivity import Drift, Group, Sensitivity, form_sizes, measure_sensitivities
 
 
@@ -90,7 +90,7 @@ def quantize(
         CheckpointError, ArtifactError, StorageError, UsageError: as in `export`.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_source(source)
-    folder = output_folder(checkpoint, output)
+    folder = Path(output) if output is not None else default_folder(checkpoint.source)
     if floats := [name for name in precisions if name in PRECISIONS and PRECISIONS[name].recipe is None]:
         raise UsageError(f"precision: {', '.join(floats)} quantises nothing; that is what `export` is for")
     if folder.exists() and folder.resolve() == checkpoint.source.resolve():

@@ -5,10 +5,11 @@ Every change to the sound is listed in `AudioSource.notes`, for the user to read
 
 from __future__ import annotations
 
+import glob
 import re
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import inf, log10
 from pathlib import Path
@@ -26,6 +27,7 @@ UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)  # a WAV written to a pipe promises about
 QUIET_DBFS = -34.0  # upstream users report missed words on clips whose peak is below 0.02
 AUTO_GAIN_PEAK = 0.95
 GAINS = ("none", "auto")
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64")  # in folders
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -99,6 +101,30 @@ def open_audio(source: str | Path | np.ndarray, sample_rate: int, *, gain: str =
     if not isinstance(file, str | np.ndarray):
         weakref.finalize(opened, file.close)
     return opened
+
+
+def find_audio(inputs: Iterable[str]) -> list[str]:
+    """Every file that inputs name: a folder stands for the audio files below it, a pattern for what it matches.
+
+    Raises:
+        AudioError: a folder without audio, or a pattern that matches nothing.
+    """
+    found: list[str] = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            lacking = f"{name}: a folder without audio files ({', '.join(SUFFIXES)})"
+        elif name != "-" and not path.exists() and glob.has_magic(name):
+            files = sorted(map(Path, glob.glob(name, recursive=True)))  # noqa: PTH207, whose patterns cannot be absolute
+            lacking = f"{name}: matches no file"
+        else:
+            found.append(name)
+            continue
+        if not files:
+            raise AudioError(lacking)
+        found += map(str, files)
+    return found
 
 
 def dbfs(peak: float) -> float:

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import AudioError, DeviceError, UsageError
+from ..memory import peak_memory, resident_memory, total_memory
 from .artifact import find_artifact, open_artifact
 from .audio import AudioSource, open_audio
 from .cache import KVCache
-from .memory import peak_memory, resident_memory, total_memory
 from .transcribe import DEFAULT_CONTEXT, Transcriber, choose_precision, delay_ms
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "tiny" / "samples"
@@ -75,8 +75,8 @@ class Details:
     full_window: CallTimes
     full_memory: int  # bytes resident with the caches full
     decoder_bytes: int  # of weights, all read in a decoder step
-    read_bytes_per_second: float  # of memory, with as many threads; the fastest of some passes
-    bandwidth_share: float  # that the fastest decoder step with an empty window reaches
+    read_bytes_per_second: float  # of this machine's memory, with as many threads; the fastest of some passes
+    bandwidth_share: float  # that the fastest decoder step with an empty window reaches; above 1 only on a device
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,8 @@ class Measurement:
     rtf: float
     tokens_per_second: float  # steps over the time of both
     peak_memory: int  # bytes resident at most, loading included; 0 where the system does not say
+    device_memory: int  # bytes taken on a device with memory of its own
+    notes: tuple[str, ...]  # what ran otherwise than it was asked for
     runs: tuple[Run, ...]
     details: Details | None
 
@@ -109,6 +111,7 @@ def bench(
     context: int = DEFAULT_CONTEXT,
     threads: int | None = None,
     prepacked: str | Path | None = None,
+    allow_fallback: bool = False,
     repeat: int = 3,
     details: bool = False,
 ) -> Iterator[Measurement]:
@@ -123,6 +126,7 @@ def bench(
         context: as `Transcriber` takes it.
         threads: for onnxruntime, and to read memory with; None for one a core.
         prepacked: as `Transcriber` takes it; made before anything is measured.
+        allow_fallback: as `Transcriber` takes it.
         repeat: transcriptions of the clip, of which the fastest counts.
         details: also time single calls, and the machine's memory.
 
@@ -150,6 +154,7 @@ def bench(
             "precision": precision,
             "threads": threads,
             "prepacked": prepacked,
+            "allow_fallback": allow_fallback,
         }
         if prepacked is not None:
             _in_new_process(_load, folder, options)
@@ -204,6 +209,8 @@ def measure(
         rtf=seconds / source.duration,
         tokens_per_second=steps / seconds,
         peak_memory=peak,
+        device_memory=transcriber.runs_on.taken_memory(),
+        notes=transcriber.notes,
         runs=tuple(runs),
         details=_details(transcriber, threads, loading, first_step_seconds) if details else None,
     )
@@ -346,7 +353,7 @@ def _time_calls(transcriber: Transcriber, encoder_cache: KVCache, decoder_cache:
 def _fill(cache: KVCache) -> None:
     values = np.random.default_rng(0).standard_normal(cache.buffers[0].shape, np.float32).astype(cache.dtype)
     for buffer in cache.buffers:
-        buffer[...] = values
+        buffer.write(values)
 
 
 def _time(call: Callable[[], Any]) -> Latency:

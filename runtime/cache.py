@@ -2,50 +2,58 @@
 
 from __future__ import annotations
 
-import mmap
+import weakref
 from collections.abc import Sequence
-from math import prod
 
 import numpy as np
 
 from ..errors import UsageError
 from ..manifest import CacheSpec, Manifest
-from .session import Session, import_onnxruntime
+from .device import Buffer
+from .session import Session
 
 
 class KVCache:
     """Key-value buffers of one stream, bound as past and present, and the convolution states beside them.
 
-    The manifest's rule says which rows move and when (`CacheSpec`). The buffers take memory as rows are written, so a
-    stream grows with its context and no further than the window.
+    The manifest's rule says which rows move and when (`CacheSpec`). The buffers stand where the session runs; in this
+    process's memory they take what rows are written, so a stream grows with its context and no further than the window.
     """
 
     def __init__(self, session: Session, spec: CacheSpec):
-        ort = import_onnxruntime()
         self.spec, self.position = spec, 0
-        self.buffers: list[np.ndarray] = []  # [1, kv_heads, capacity, head_dim], key and value of each layer
-        self.states: list[np.ndarray] = []  # of the convolutions
-        self.binding = session.ort.io_binding()
+        self.buffers: list[Buffer] = []  # [1, kv_heads, capacity, head_dim], key and value of each layer
+        self.states: list[Buffer] = []  # of the convolutions
+        self.binding = session.take_binding()
+        weakref.finalize(self, session.give_back, self.binding)
         for tensor in session.graph.inputs:
             is_cache = tensor.name.startswith("past_key_values.")
             if not (is_cache or tensor.name.endswith("_state")):
                 continue
             sizes = {"batch": 1, "capacity": spec.capacity}
-            shape = [sizes[size] if isinstance(size, str) else size for size in tensor.shape]
-            array = lazy_zeros(shape, np.dtype(tensor.dtype))
-            value = ort.OrtValue.ortvalue_from_numpy(array)  # shares the array's memory
+            shape = tuple(sizes[size] if isinstance(size, str) else size for size in tensor.shape)
+            dtype = np.dtype(tensor.dtype)
             present = tensor.name.replace("past_key_values", "present") if is_cache else f"present_{tensor.name}"
-            self.binding.bind_ortvalue_input(tensor.name, value)
-            self.binding.bind_ortvalue_output(present, value)
-            (self.buffers if is_cache else self.states).append(array)
+            buffer = self.binding.buffers.get(tensor.name)
+            if buffer is None or buffer.shape != shape:
+                buffer = self.binding.hold(tensor.name, present, shape, dtype)
+            elif not is_cache:  # rows of an earlier stream are written over before they are read
+                buffer.write(np.zeros(shape, dtype))
+            (self.buffers if is_cache else self.states).append(buffer)
         dtype = next(tensor.dtype for tensor in session.graph.inputs if tensor.name == "cos")
         self.dtype = np.dtype(dtype)
         self.inverse_frequencies = spec.rope_theta ** (-np.arange(0, spec.head_dim, 2) / spec.head_dim)
 
-    def live(self) -> list[np.ndarray]:
-        """Views of all that later calls can see: convolution states and written rows."""
+    def save(self) -> list[np.ndarray]:
+        """All that later calls can see: convolution states and written rows."""
         written = self.spec.row(self.position)
-        return [*self.states, *(buffer[:, :, :written] for buffer in self.buffers)]
+        return [*(state.read() for state in self.states), *(buffer.read(written) for buffer in self.buffers)]
+
+    def restore(self, position: int, arrays: Sequence[np.ndarray]) -> None:
+        """Take over what `save` gave at that position."""
+        self.position = position
+        for buffer, values in zip((*self.states, *self.buffers), arrays, strict=True):
+            buffer.write(values)
 
     @property
     def room(self) -> int:
@@ -72,7 +80,13 @@ class KVCache:
         self.position += rows
         if full:
             for buffer in self.buffers:
-                buffer[:, :, : self.spec.keep] = buffer[:, :, self.spec.capacity - self.spec.keep :].copy()
+                buffer.move_rows(self.spec.keep)
+
+    def rewind(self, rows: int) -> None:
+        """Take back the last rows, which are written over; none may be older than the last move."""
+        if rows:
+            assert self.spec.row(self.position) - rows >= self.spec.keep or self.position < self.spec.capacity
+            self.position -= rows
 
 
 def decoder_cache_spec(manifest: Manifest, context: int) -> CacheSpec:
@@ -87,14 +101,3 @@ def decoder_cache_spec(manifest: Manifest, context: int) -> CacheSpec:
     if context >= stack.sliding_window:
         return manifest.caches["decoder"]
     return CacheSpec.of(stack, 1, context // 4, context)
-
-
-def lazy_zeros(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Zeros whose memory is taken page by page when written.
-
-    NumPy asks for huge pages, and 2 MiB for the first row of every head of every layer are 0.7 GB of the 4B model.
-    """
-    memory = mmap.mmap(-1, max(1, prod(shape) * dtype.itemsize))
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, dtype, prod(shape)).reshape(shape)

@@ -1,11 +1,12 @@
-"""Segments to text, SRT and JSON."""
+"""Segments to text, subtitles and JSON."""
 
 from __future__ import annotations
 
+import html
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
 from .segments import Segment
@@ -13,12 +14,30 @@ from .segments import Segment
 if TYPE_CHECKING:
     from .transcribe import Transcript
 
-FORMATS = ("txt", "json", "srt")
 MAX_COLUMNS = 42  # of a caption line; an East Asian wide character takes two
 MAX_LINES = 2
 MAX_SECONDS = 7.0
 PAUSE_SECONDS = 0.2  # between one group's end and the earliest start of the next: surely silence
 SENTENCE_ENDS = tuple(".!?。！？؟।")  # noqa: RUF001
+
+
+@dataclass(slots=True)
+class Recording:
+    """What was transcribed of a live stream, with the fields of a `Transcript` that captions need."""
+
+    segments: list[Segment]
+    duration: float = 0.0  # seconds
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(segment.text for segment in self.segments).removeprefix(" ")
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Those of text alone."""
+        return tuple(token_id for segment in self.segments for token_id in segment.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +72,40 @@ def to_srt(segments: Iterable[Segment]) -> str:
     """SubRip text."""
     blocks = []
     for number, caption in enumerate(captions(segments), 1):
-        blocks.append(
-            f"{number}\n{_clock(caption.start)} --> {_clock(caption.end)}\n" + "\n".join(caption.lines) + "\n"
-        )
+        start, end = (_clock(seconds).replace(".", ",") for seconds in (caption.start, caption.end))
+        blocks.append(f"{number}\n{start} --> {end}\n" + "\n".join(caption.lines) + "\n")
     return "\n".join(blocks)
 
 
-def to_json(transcript: Transcript) -> str:
+def to_vtt(segments: Iterable[Segment]) -> str:
+    """WebVTT text. Source: the W3C's WebVTT, section 4.2.2; `<` and `&` begin tags and entities there."""
+    blocks = ["WEBVTT\n"]
+    for caption in captions(segments):
+        text = "\n".join(html.escape(line, quote=False) for line in caption.lines)
+        blocks.append(f"{_clock(caption.start)} --> {_clock(caption.end)}\n{text}\n")
+    return "\n".join(blocks)
+
+
+def to_tsv(segments: Iterable[Segment]) -> str:
+    """Captions as tab-separated milliseconds and text, with a header, as whisper writes them."""
+    rows = [(round(1000 * c.start), round(1000 * c.end), " ".join(c.lines)) for c in captions(segments)]
+    return "".join(f"{start}\t{end}\t{text}\n" for start, end, text in [("start", "end", "text"), *rows])
+
+
+def to_lrc(segments: Iterable[Segment]) -> str:
+    """Lyrics: captions with the minutes, seconds and hundredths at which they begin."""
+    lines = []
+    for caption in captions(segments):
+        minutes, rest = divmod(round(100 * caption.start), 6000)
+        lines.append(f"[{minutes:02}:{rest // 100:02}.{rest % 100:02}]{' '.join(caption.lines)}\n")
+    return "".join(lines)
+
+
+def to_json(transcript: Transcript | Recording) -> str:
     """One line of JSON: whisper's fields, then ours."""
     values = {
         "text": transcript.text,
-        "segments": [
-            {
-                "id": segment.id,
-                "start": round(segment.start, 3),
-                "end": round(segment.end, 3),
-                "text": segment.text,
-                "avg_logprob": round(segment.logprob, 4),
-            }
-            for segment in transcript.segments
-        ],
+        "segments": [segment_values(segment) for segment in transcript.segments],
         "duration": round(transcript.duration, 3),
         "token_ids": list(transcript.token_ids),
         "info": transcript.info,
@@ -80,11 +113,31 @@ def to_json(transcript: Transcript) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
-def render(transcript: Transcript, output_format: str) -> str:
+def segment_values(segment: Segment) -> dict[str, Any]:
+    """A segment as JSON holds it."""
+    return {
+        "id": segment.id,
+        "start": round(segment.start, 3),
+        "end": round(segment.end, 3),
+        "text": segment.text,
+        "avg_logprob": round(segment.logprob, 4),
+    }
+
+
+_RENDERERS: dict[str, Callable[[Any], str]] = {
+    "txt": lambda transcript: transcript.text + "\n",
+    "json": lambda transcript: to_json(transcript) + "\n",
+    "srt": lambda transcript: to_srt(transcript.segments),
+    "vtt": lambda transcript: to_vtt(transcript.segments),
+    "tsv": lambda transcript: to_tsv(transcript.segments),
+    "lrc": lambda transcript: to_lrc(transcript.segments),
+}
+FORMATS = tuple(_RENDERERS)
+
+
+def render(transcript: Transcript | Recording, output_format: str) -> str:
     """The transcript in one of FORMATS, ending in a newline."""
-    if output_format == "srt":
-        return to_srt(transcript.segments)
-    return (to_json(transcript) if output_format == "json" else transcript.text) + "\n"
+    return _RENDERERS[output_format](transcript)
 
 
 def columns(text: str) -> int:
@@ -125,4 +178,4 @@ def _clock(seconds: float) -> str:
     milliseconds = round(seconds * 1000)
     hours, rest = divmod(milliseconds, 3_600_000)
     minutes, rest = divmod(rest, 60_000)
-    return f"{hours:02}:{minutes:02}:{rest // 1000:02},{rest % 1000:03}"
+    return f"{hours:02}:{minutes:02}:{rest // 1000:02}.{rest % 1000:03}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 
 import numpy as np
 
 from ..manifest import CacheSpec
 from .cache import KVCache
 from .session import Session
+
+CLOSE_MARGIN = 0.05  # between logits; kernels for one and for several rows differ by less (design: shipped precisions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,16 @@ class Choice:
     token_id: int
     logprob: float  # of the chosen token, before any penalty
     blank_margin: float  # logit of the blank less the best other one
+
+    def is_close(self) -> bool:
+        """Whether other kernels might decide otherwise: the two best logits may be within CLOSE_MARGIN.
+
+        Where a word was chosen, the best other word is not known; one that has more than half of the probability is
+        ahead of all others by more.
+        """
+        return abs(self.blank_margin) < CLOSE_MARGIN or (
+            self.blank_margin < 0 and self.logprob < log(0.5 + CLOSE_MARGIN / 4)
+        )
 
 
 class Decoder:
@@ -30,17 +44,30 @@ class Decoder:
         """Buffers for one stream."""
         return KVCache(self.session, self.spec)
 
-    def step(self, cache: KVCache, token_ids: list[int], audio_embeds: np.ndarray, num_delay_tokens: int) -> Choice:
-        """Run the next positions; the choice at the last of them.
+    def step(
+        self,
+        cache: KVCache,
+        token_ids: Sequence[int],
+        audio_embeds: np.ndarray,
+        num_delay_tokens: int,
+        blank_penalties: Sequence[float] = (),
+    ) -> list[Choice]:
+        """Run the next positions; the choice at each.
 
-        token_ids: the tokens that stand at these positions; audio_embeds: [len(token_ids), hidden_size].
+        Args:
+            cache: of the stream.
+            token_ids: the tokens that stand at these positions.
+            audio_embeds: [len(token_ids), hidden_size].
+            num_delay_tokens: of the stream.
+            blank_penalties: taken off the blank's logit at each position before the choice, by default nothing;
+                logprob and margin are those before.
         """
         feeds = {
             "input_ids": np.array([token_ids], np.int64),
             "audio_embeds": audio_embeds[None],
             "num_delay_tokens": np.array([num_delay_tokens], np.int64),
-            "blank_penalty": np.zeros((1, len(token_ids)), np.float32),
+            "blank_penalty": np.array([blank_penalties or [0.0] * len(token_ids)], np.float32),
             **cache.positions(len(token_ids)),
         }
-        token_id, logprob, blank_margin = self.session.step(cache, feeds, "step")[0, -1]
-        return Choice(int(token_id), float(logprob), float(blank_margin))
+        steps = self.session.step(cache, feeds, "step")[0]
+        return [Choice(int(token_id), float(logprob), float(margin)) for token_id, logprob, margin in steps]

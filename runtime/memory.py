@@ -2,49 +2,62 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-
 import numpy as np
 
 from ..errors import DeviceError
 from ..manifest import CacheSpec, Manifest
+from ..memory import available_memory
 from .cache import decoder_cache_spec
+from .device import Device
 
 # Bytes resident for each byte of weights on disk, caches apart: onnxruntime arranges weights anew in memory of its own.
 # Source: bench/results/full_size.json, "memory_per_weight_byte", rounded up; fp16 and fp32 with half of the layers.
 MEMORY_PER_WEIGHT_BYTE = {"q4f16": 1.75, "q4": 1.5, "q8": 1.35, "fp16": 2.2, "fp32": 1.2}
+DEVICE_FIXED_MEMORY = 1 << 30  # bytes of CUDA's context, its libraries' workspaces and activations
 FIXED_MEMORY = 150 << 20  # bytes of Python, its packages and activations; source: `bench` of the tiny artifact
 CONTEXTS = (4096, 2048, 1024, 512, 256, 128, 64)  # that a refusal may propose
-UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number beyond this
 
 
-def require_memory(manifest: Manifest, precision: str, context: int) -> None:
+def require_memory(manifest: Manifest, precision: str, context: int, device: Device | None = None) -> None:
     """Refuse a model that cannot fit. Where the system does not say what there is, nothing is refused.
 
     Raises:
         DeviceError: with what is needed, what there is, and what would fit.
     """
-    available = available_memory()
-    if available is None or (needed := needed_memory(manifest, precision, context)) <= available:
+    free = device.free_memory() if device else None
+    on_device, available = free is not None, available_memory() if free is None else free
+
+    def needed(precision: str, context: int) -> int:
+        return needed_memory(manifest, precision, context, on_device=on_device)
+
+    if available is None or needed(precision, context) <= available:
         return
     ways = []
     context = min(context, manifest.config.decoder.sliding_window)
     smaller = [size for size in CONTEXTS if size < context]
-    if fitting := [size for size in smaller if needed_memory(manifest, precision, size) <= available]:
+    if fitting := [size for size in smaller if needed(precision, size) <= available]:
         ways.append(f"--context {fitting[0]}")
-    others = [name for name in manifest.precisions if needed_memory(manifest, name, context) <= available]
+    others = [
+        name
+        for name, graphs in manifest.precisions.items()
+        if needed(name, context) <= available and not (on_device and graphs.activation_dtype != "float16")
+    ]
     ways += [f"--precision {name}" for name in others]
     advice = f"what would fit: {', '.join(ways)}" if ways else "no precision of this artifact would fit"
+    holder = f"free on {device.name} are" if device and on_device else "this process may still take"
     raise DeviceError(
-        f"memory: {precision} with context {context} needs about {needed / 1e9:.2f} GB, "
-        f"this process may still take {available / 1e9:.2f} GB; {advice}"
+        f"memory: {precision} with context {context} needs about {needed(precision, context) / 1e9:.2f} GB, "
+        f"{holder} {available / 1e9:.2f} GB; {advice}"
     )
 
 
-def needed_memory(manifest: Manifest, precision: str, context: int) -> int:
-    """Bytes that a transcriber with one stream takes at most: weights, and caches with all their rows written."""
+def needed_memory(manifest: Manifest, precision: str, context: int, *, on_device: bool = False) -> int:
+    """Bytes that a transcriber with one stream takes at most: weights, and caches with all their rows written.
+
+    On a device weights stay as they are on disk.
+    """
+    if on_device:
+        return weight_bytes(manifest, precision) + cache_bytes(manifest, precision, context) + DEVICE_FIXED_MEMORY
     weights = MEMORY_PER_WEIGHT_BYTE[precision] * weight_bytes(manifest, precision)
     return int(weights) + cache_bytes(manifest, precision, context) + FIXED_MEMORY
 
@@ -63,99 +76,3 @@ def cache_bytes(manifest: Manifest, precision: str, context: int) -> int:
         return 2 * spec.num_layers * spec.num_key_value_heads * spec.capacity * spec.head_dim * size
 
     return buffers(manifest.caches["encoder"]) + buffers(decoder_cache_spec(manifest, context))
-
-
-def available_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this process may still take, None where the system does not say.
-
-    The least of what the system (with its swap), the process's control groups and RLIMIT_AS leave.
-    """
-    known = list(_cgroups_left(proc, cgroups))
-    system = _fields(proc / "meminfo")
-    if "MemAvailable" in system:
-        known.append(system["MemAvailable"] + system.get("SwapFree", 0))
-    if (address_space := _address_space_left(proc)) is not None:
-        known.append(address_space)
-    return min(known, default=None)
-
-
-def total_memory() -> int | None:
-    """Bytes of the machine, None where the system does not say."""
-    return _fields(Path("/proc/meminfo")).get("MemTotal")
-
-
-def peak_memory() -> int:
-    """Largest resident size of this process in bytes, 0 where the system does not say."""
-    if (peak := _fields(Path("/proc/self/status")).get("VmHWM")) is not None:
-        return peak  # unlike ru_maxrss without what the parent process had when it started this one
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def resident_memory() -> int:
-    """Resident size of this process in bytes, 0 where the system does not say."""
-    return _fields(Path("/proc/self/status")).get("VmRSS", 0)
-
-
-def _address_space_left(proc: Path) -> int | None:
-    used = _fields(proc / "self" / "status").get("VmSize")
-    if used is None:
-        return None
-    import resource
-
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return None if limit == resource.RLIM_INFINITY else max(0, limit - used)
-
-
-def _cgroups_left(proc: Path, root: Path) -> Iterator[int]:
-    """What each control group with a limit leaves, version 1 or 2, from this process's up to the mount's.
-
-    Inside a container the path may be the host's, of which only the mount itself is visible.
-    """
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, names = root, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        below = PurePosixPath(path.lstrip("/"))
-        for folder in (below, *below.parents):
-            limit, used = (_number(base / folder / name) for name in names[:2])
-            if limit is not None and used is not None and limit < UNLIMITED:
-                cached = _statistics(base / folder / "memory.stat").get(names[2], 0)  # given back when it is needed
-                yield max(0, limit - used + cached)
-
-
-def _fields(path: Path) -> dict[str, int]:
-    """Bytes by name of a file in the form of /proc/meminfo."""
-    try:
-        words = [line.replace(":", " ").split() for line in path.read_text().splitlines()]
-    except OSError:
-        return {}
-    return {name: int(rest[0]) << 10 for name, *rest in words if len(rest) == 2 and rest[1] == "kB"}
-
-
-def _statistics(path: Path) -> dict[str, int]:
-    try:
-        words = [line.split() for line in path.read_text().splitlines()]
-    except OSError:
-        return {}
-    return {name: int(value) for name, value in words}
-
-
-def _number(path: Path) -> int | None:
-    """None where there is no such file, or it says `max`."""
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None

@@ -20,18 +20,23 @@ from .session import import_onnxruntime
 _DATA = "weights.data"
 
 
+def prepacked_folder(manifest: Manifest, graph: GraphSpec, cache: Path) -> Path:
+    """Where the saved form of a graph stands in the folder `cache`, once it has been made."""
+    hashes = [manifest.files[name].sha256 for name in graph.files]
+    facts = " ".join([*hashes, import_onnxruntime().__version__, _processor()])
+    return cache / f"{Path(graph.path).stem}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+
+
 def prepacked_graph(manifest: Manifest, artifact: Path, graph: GraphSpec, cache: Path) -> Path:
     """The saved form of a graph in the folder `cache`, made now where it is missing.
 
     Raises:
         StorageError: it cannot be written.
     """
-    ort = import_onnxruntime()
-    hashes = [manifest.files[name].sha256 for name in (graph.path, *graph.data)]
-    facts = " ".join([*hashes, ort.__version__, _processor()])
-    folder = cache / f"{Path(graph.path).stem}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+    folder = prepacked_folder(manifest, graph, cache)
     if folder.is_dir():
         return folder / "model.onnx"
+    ort = import_onnxruntime()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=cache))

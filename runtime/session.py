@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ArtifactError, DeviceError, UsageError
+from ..errors import ArtifactError, DeviceError
 from ..manifest import GraphSpec, TensorSpec
+from .device import Binding, Cpu, Device, import_onnxruntime, open_device
 
 if TYPE_CHECKING:
     import onnxruntime
 
     from .cache import KVCache
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider"}
-_INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
 _ONNX_TYPES = {
     "float32": "tensor(float)",
     "float16": "tensor(float16)",
@@ -27,60 +25,25 @@ _ONNX_TYPES = {
 }
 
 
-def import_onnxruntime():
-    """The onnxruntime module.
-
-    Raises:
-        DeviceError: none of its wheels is installed, or both are, which overwrite each other.
-    """
-    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
-    if len(installed) > 1:
-        raise DeviceError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; run:\n"
-            f"  pip uninstall -y onnxruntime onnxruntime-gpu\n  {_INSTALL}"
-        )
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DeviceError(f"onnxruntime is not installed ({error}); run:\n  {_INSTALL}") from error
-    return onnxruntime
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def resolve_device(device: str) -> str:
-    """The device that `auto` stands for, or the one that was asked for.
-
-    Raises:
-        UsageError: an unknown name.
-    """
-    if device == "auto":
-        return "cpu"
-    if device not in _PROVIDERS:
-        raise UsageError(f"device: expected auto or one of {list(_PROVIDERS)}, got {device!r}")
-    return device
-
-
 class Session:
     """One graph of an artifact, loaded and checked."""
 
     def __init__(
-        self, folder: Path, graph: GraphSpec, device: str, threads: int | None = None, *, path: Path | None = None
+        self,
+        folder: Path,
+        graph: GraphSpec,
+        device: Device | str,
+        threads: int | None = None,
+        *,
+        path: Path | None = None,
     ):
         """Load a graph by path, so that its weights are mapped; `path` names another form of the same graph.
 
         Raises:
             ArtifactError: the file does not load, or its inputs or outputs are not the manifest's.
-            DeviceError: onnxruntime is missing.
+            DeviceError: onnxruntime is missing, or the device cannot run the whole graph.
         """
-        ort = import_onnxruntime()
-        options = ort.SessionOptions()
+        options = import_onnxruntime().SessionOptions()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # 2x slower on a busy machine
         if "MatMulNBits" in graph.operators:
             # Half the load time on two cores. Codes stay mapped pages until all are packed; floats would stand in
@@ -88,7 +51,18 @@ class Session:
             options.add_session_config_entry("session.prepack.enable_parallel", "1")
         if threads:
             options.intra_op_num_threads = threads
-        self.graph, self.ort = graph, _load(ort, path or folder / graph.path, graph, options, device)
+        self.graph, self.device = graph, open_device(device) if isinstance(device, str) else device
+        self.ort = _load(path or folder / graph.path, graph, options, self.device)
+        self._idle: list[Binding] = []
+
+    def take_binding(self) -> Binding:
+        """The binding of a stream that has ended, or a new one."""
+        return self._idle.pop() if self._idle else self.device.bind(self.ort)
+
+    def give_back(self, binding: Binding) -> None:
+        """Let another stream have a binding."""
+        if binding.reusable:
+            self._idle.append(binding)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
         """The first output of a graph without state."""
@@ -99,12 +73,9 @@ class Session:
 
         Feeds must hold what `cache.positions` gave for these rows; the cache advances by as many.
         """
-        for name, array in feeds.items():
-            cache.binding.bind_cpu_input(name, array)
-        cache.binding.bind_output(fetch, "cpu")
-        self.ort.run_with_iobinding(cache.binding)
+        output = cache.binding.run(feeds, fetch)
         cache.advance(feeds["cos"].shape[1])
-        return cache.binding.get_outputs()[-1].numpy()  # the buffers were bound before
+        return output
 
 
 def check_graph(folder: Path, graph: GraphSpec) -> None:
@@ -118,13 +89,17 @@ def check_graph(folder: Path, graph: GraphSpec) -> None:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
-    _load(ort, folder / graph.path, graph, options, "cpu")
+    _load(folder / graph.path, graph, options, Cpu())
 
 
-def _load(ort, path: Path, graph: GraphSpec, options, device: str) -> onnxruntime.InferenceSession:
+def _load(path: Path, graph: GraphSpec, options, device: Device) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
+    types = {tensor.dtype for tensor in graph.inputs if tensor.name.startswith("past_key_values.")}
+    is_repeatable = not any(tensor.name.endswith("_state") for tensor in graph.inputs)
     try:
-        session = ort.InferenceSession(str(path), options, providers=[_PROVIDERS[device]])
+        session = device.open(str(path), options, captures=is_repeatable and types == {"float16"})
+    except DeviceError:
+        raise
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
         raise ArtifactError(f"{path}: onnxruntime cannot load it ({error}); export again") from error
     _check_contract(path, "input", session.get_inputs(), graph.inputs)

@@ -9,17 +9,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from ..errors import ArtifactError, AudioError
 from ..manifest import write_whole
+from .decoder import Choice
 from .tokenizer import TextDecoder
 
 if TYPE_CHECKING:
     from .transcribe import Transcriber
+
+BLANKS_UNPENALISED = 200  # in a row, 16 s; pauses in speech were seen up to 165 (vLLM pull request 47615)
+BLANK_PENALTY_STEP = 0.5  # of a logit, for each blank beyond
+MAX_BLANK_PENALTY = 7.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,24 @@ class Token:
     end: float  # seconds of audio that this token stands for the end of, the delay taken off
     logprob: float
     blank_margin: float
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A decision that the blank guard turned: a word instead of one more blank."""
+
+    index: int  # of the token
+    blanks: int  # in a row before it
+    blank_margin: float  # by which the blank would have won
+    penalty: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A stream at one time."""
+
+    values: dict[str, Any]  # as JSON holds them
+    arrays: dict[str, np.ndarray]
 
 
 @dataclass(slots=True)
@@ -50,10 +73,18 @@ class Stream:
     samples alone. `async for token in stream` gives what is decided from then on, while a thread feeds.
     """
 
-    def __init__(self, transcriber: Transcriber, num_delay_tokens: int, *, stop_at_eos: bool = False):
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        num_delay_tokens: int,
+        *,
+        stop_at_eos: bool = False,
+        guessed_blanks: int = 0,
+    ):
         """Made by `Transcriber.stream`."""
         manifest = transcriber.manifest
         self.transcriber, self.num_delay_tokens, self.stop_at_eos = transcriber, num_delay_tokens, stop_at_eos
+        self.guard, self.guessed_blanks = transcriber.blank_guard, guessed_blanks
         self.rules, self.audio, self.ids = manifest.streaming, manifest.config.audio, manifest.tokens
         self.encoder_cache = transcriber.encoder.new_cache()
         self.decoder_cache = transcriber.decoder.new_cache()
@@ -61,6 +92,8 @@ class Stream:
         self.num_samples = 0  # fed
         self.num_generated = 0
         self.next_id = self.ids.bos
+        self.blanks = 0  # generated in a row
+        self.overrides: list[Override] = []  # what the blank guard did
         self.finished = False
         self.text = TextDecoder(transcriber.tokenizer)
         self.timings = Timings()
@@ -108,27 +141,43 @@ class Stream:
         self.finished = True
         self._tell(None)
 
+    def snapshot(self) -> Snapshot:
+        """All that later tokens depend on."""
+        caches = {"encoder": self.encoder_cache, "decoder": self.decoder_cache}
+        values = {
+            "num_samples": self.num_samples,
+            "num_generated": self.num_generated,
+            "next_id": self.next_id,
+            "blanks": self.blanks,
+            "finished": self.finished,
+            "text": self.text.state(),
+            **{name: cache.position for name, cache in caches.items()},
+        }
+        rows = {f"{name}_{i}": rows for name, cache in caches.items() for i, rows in enumerate(cache.save())}
+        return Snapshot(values, {"samples": self.samples, **rows})
+
+    def take_over(self, snapshot: Snapshot) -> None:
+        """Go on where `snapshot` was taken."""
+        values, arrays = snapshot.values, snapshot.arrays
+        self.num_samples, self.num_generated = values["num_samples"], values["num_generated"]
+        self.next_id, self.blanks, self.finished = values["next_id"], values["blanks"], values["finished"]
+        self.text.restore(values["text"])
+        self.samples = arrays["samples"]
+        for name, cache in (("encoder", self.encoder_cache), ("decoder", self.decoder_cache)):
+            count = sum(key.startswith(f"{name}_") for key in arrays)
+            cache.restore(values[name], [arrays[f"{name}_{i}"] for i in range(count)])
+
     def save(self, path: str | Path) -> None:
         """Write the stream's state; `Transcriber.load_stream` goes on from it, in another process too.
 
         Raises:
             StorageError: the file cannot be written.
         """
-        state = {
-            "identity": self.transcriber.identity(self.num_delay_tokens),
-            "stop_at_eos": self.stop_at_eos,
-            "num_samples": self.num_samples,
-            "num_generated": self.num_generated,
-            "next_id": self.next_id,
-            "finished": self.finished,
-            "text": self.text.state(),
-        }
-        arrays = {"samples": self.samples}
-        for name, cache in (("encoder", self.encoder_cache), ("decoder", self.decoder_cache)):
-            state[f"{name}_position"] = cache.position
-            arrays |= {f"{name}_{i}": rows for i, rows in enumerate(cache.live())}
+        snapshot = self.snapshot()
+        identity = self.transcriber.identity(self.num_delay_tokens)
+        values = {"identity": identity, "stop_at_eos": self.stop_at_eos, **snapshot.values}
         content = io.BytesIO()
-        np.savez(content, allow_pickle=False, state=np.array(json.dumps(state)), **arrays)
+        np.savez(content, allow_pickle=False, state=np.array(json.dumps(values)), **snapshot.arrays)
         write_whole(Path(path), content.getvalue())
 
     def restore(self, path: str | Path) -> None:
@@ -139,22 +188,16 @@ class Stream:
         """
         try:
             with Path(path).open("rb") as file, np.load(file) as saved:
-                state = json.loads(str(saved["state"]))
+                values = json.loads(str(saved["state"]))
                 arrays = {name: saved[name] for name in saved.files if name != "state"}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise ArtifactError(f"{path}: not a saved stream ({error})") from error
-        if state["identity"] != self.transcriber.identity(self.num_delay_tokens):
+        if values["identity"] != self.transcriber.identity(self.num_delay_tokens):
             raise ArtifactError(
                 f"{path}: saved with another artifact, precision, delay or context; open a stream with the same"
             )
-        self.stop_at_eos, self.finished, self.next_id = state["stop_at_eos"], state["finished"], state["next_id"]
-        self.num_samples, self.num_generated = state["num_samples"], state["num_generated"]
-        self.samples = arrays["samples"]
-        self.text.restore(state["text"])
-        for name, cache in (("encoder", self.encoder_cache), ("decoder", self.decoder_cache)):
-            cache.position = state[f"{name}_position"]
-            for i, rows in enumerate(cache.live()):
-                rows[...] = arrays[f"{name}_{i}"]
+        self.stop_at_eos = values["stop_at_eos"]
+        self.take_over(Snapshot(values, arrays))
 
     def __aiter__(self) -> Stream:
         self._listener = (asyncio.get_running_loop(), asyncio.Queue())
@@ -193,36 +236,89 @@ class Stream:
             yield from self._decode(audio_embeds)
 
     def _decode(self, audio_embeds: np.ndarray) -> Iterator[Token]:
-        """One token a position; the prompt's positions in one call where they stand together."""
-        decoder, cache, at = self.transcriber.decoder, self.decoder_cache, 0
-        while at < len(audio_embeds):
-            in_prompt = self.prompt_length - cache.position
-            rows = min(len(audio_embeds) - at, in_prompt, cache.room) if in_prompt > 0 else 1
-            blanks = [self.ids.streaming_pad] * (rows - 1)
-            began = perf_counter()
-            choice = decoder.step(cache, [self.next_id, *blanks], audio_embeds[at : at + rows], self.num_delay_tokens)
-            self.timings.decode_seconds += perf_counter() - began
-            self.timings.steps += rows
-            at += rows
-            if cache.position < self.prompt_length:
-                self.next_id = self.ids.streaming_pad
-                continue
-            self.next_id = choice.token_id
-            is_end = self.stop_at_eos and choice.token_id == self.ids.eos
-            self.finished = is_end
-            token = self._token(choice)
-            self._tell(token)
-            if is_end:
-                self._tell(None)
-            yield token
-            if is_end:
-                return
+        """One token a position; the prompt's positions in one call, and after a blank also those guessed to be blanks.
 
-    def _token(self, choice) -> Token:
-        index = self.num_generated
+        A guess costs less than a call of its own, because a call reads all weights for however many positions. What
+        follows a wrong guess is run again.
+        """
+        cache, blank, at = self.decoder_cache, self.ids.streaming_pad, 0
+        while at < len(audio_embeds):
+            left, in_prompt = len(audio_embeds) - at, self.prompt_length - cache.position
+            rows = min(left, in_prompt, cache.room) if in_prompt > 0 else 1 + self._guesses(left)
+            choices = self._step([self.next_id] + [blank] * (rows - 1), audio_embeds[at : at + rows])
+            if in_prompt > 0:  # positions whose choice is not asked for
+                choices = choices[-1:] if cache.position >= self.prompt_length else []
+                at += rows - len(choices)
+                self.timings.steps += rows - len(choices)
+                self.next_id = blank
+            for row, choice in enumerate(choices):
+                behind = len(choices) - row - 1
+                if len(choices) > 1 and choice.is_close():  # calls of one position decide, or speed would change text
+                    cache.rewind(behind + 1)
+                    [choice], behind = self._step([blank], audio_embeds[at : at + 1]), 0
+                is_right = choice.token_id == blank and behind > 0
+                if not is_right:
+                    cache.rewind(behind)
+                at += 1
+                yield self._decided(choice)
+                if self.finished:
+                    return
+                if not is_right:
+                    break
+
+    def _step(self, token_ids: list[int], audio_embeds: np.ndarray) -> list[Choice]:
+        began = perf_counter()
+        next_row = (
+            self.prompt_length - 1 + self.num_generated - self.decoder_cache.position
+        )  # whose choice is asked for
+        penalties = [self.blank_penalty(max(0, row - next_row)) for row in range(len(token_ids))]
+        choices = self.transcriber.decoder.step(
+            self.decoder_cache, token_ids, audio_embeds, self.num_delay_tokens, penalties
+        )
+        self.timings.decode_seconds += perf_counter() - began
+        return choices
+
+    def _guesses(self, left: int) -> int:
+        """Blanks to guess beyond the next position, where `left` positions can be run."""
+        if self.next_id != self.ids.streaming_pad:
+            return 0
+        return max(0, min(self.guessed_blanks, left - 1, self.decoder_cache.room - 2))  # rows cannot move back
+
+    def blank_penalty(self, ahead: int = 0) -> float:
+        """What the blank's logit loses so many positions ahead: it grows where nothing but blanks has been written.
+
+        The model can fall into a rut in which every blank makes the next more likely, while people speak. True silence
+        keeps its margin above the largest penalty. Source: vLLM issue 47614 and pull request 47615.
+        """
+        beyond = self.blanks + ahead - BLANKS_UNPENALISED
+        return min(MAX_BLANK_PENALTY, BLANK_PENALTY_STEP * beyond) if self.guard and beyond > 0 else 0.0
+
+    def _decided(self, choice: Choice) -> Token:
+        self.timings.steps += 1
+        self.next_id = choice.token_id
+        if choice.token_id == self.ids.streaming_pad:
+            self.blanks += 1
+        else:
+            if choice.blank_margin > 0:
+                self.overrides.append(
+                    Override(self.num_generated, self.blanks, choice.blank_margin, self.blank_penalty())
+                )
+            self.blanks = 0
+        self.finished = self.stop_at_eos and choice.token_id == self.ids.eos
+        token = self._token(choice)
+        self._tell(token)
+        if self.finished:
+            self._tell(None)
+        return token
+
+    def _token(self, choice: Choice) -> Token:
+        index, end = self.num_generated, self.seconds_of(self.num_generated)
         self.num_generated += 1
-        end = (index + 1) * self.audio.samples_per_token / self.audio.sample_rate  # spec: left pad and delay cancel
         return Token(index, choice.token_id, self.text.push(choice.token_id), end, choice.logprob, choice.blank_margin)
+
+    def seconds_of(self, index: int) -> float:
+        """Where in the audio a generated token stands: its end, the delay taken off (left pad and delay cancel)."""
+        return (index + 1) * self.audio.samples_per_token / self.audio.sample_rate
 
 
 def check_samples(samples: np.ndarray) -> np.ndarray:

@@ -15,15 +15,17 @@ from .artifact import find_artifact, open_artifact
 from .audio import AudioSource, open_audio
 from .cache import decoder_cache_spec
 from .decoder import Decoder
+from .device import Cpu, open_device
 from .encoder import Encoder
 from .memory import require_memory
-from .prepacked import prepacked_graph
+from .prepacked import prepacked_folder, prepacked_graph
 from .segments import Segment, group
-from .session import Session, resolve_device
-from .stream import Stream, Token
+from .session import Session
+from .stream import Snapshot, Stream, Token
 from .tokenizer import Tokenizer
 
 DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
+GUESSED_BLANKS = {"cpu": 1, "cuda": 0}  # positions run ahead after a blank of a file; source: bench/guessing.py
 DEFAULT_PRECISIONS = ("q4f16", "q4", "q8", "fp16", "fp32")  # the first that the artifact has
 
 
@@ -45,39 +47,49 @@ class Transcriber:
         precision: str | None = None,
         threads: int | None = None,
         prepacked: str | Path | None = None,
+        blank_guard: bool = True,
+        allow_fallback: bool = False,
     ):
         """Load an artifact.
 
         Args:
             model: its folder, or "tiny"; None takes $VOXTRAL_ONNX_MODEL or the last finished export.
-            device: "auto" or "cpu".
+            device: "cpu", "cuda" or "cuda:N"; "auto" takes CUDA where it is there and computes in this precision.
             delay_ms: how long the model listens before it writes, a multiple of 80 up to 2400; None for the model's
                 own, 480.
             context: decoder positions of 80 ms that attention sees; fewer than the model's window take less memory.
             precision: which of the artifact's; None takes the first of q4f16, q4, q8, fp16, fp32.
             threads: for onnxruntime; None for one a core.
             prepacked: a folder for weights in the layout of this machine's kernels, made on first use; they load
-                faster and processes share their memory.
+                faster and processes share their memory. For the CPU.
+            blank_guard: after 16 s without a word, make blanks less likely step by step (`Stream.overrides` tells where
+                that changed a decision).
+            allow_fallback: run what the device cannot on the CPU, and say so in `notes`, instead of raising.
 
         Raises:
             ArtifactError, DeviceError, UsageError: as errors.py describes.
         """
         self.folder = find_artifact(model)
         self.manifest = manifest = open_artifact(self.folder)
-        self.device = resolve_device(device)
         self.precision = choose_precision(manifest, precision)
         graphs = manifest.precisions[self.precision]
+        self.runs_on = open_device(device, graphs.activation_dtype, allow_fallback=allow_fallback)
+        if prepacked and self.device != "cpu":
+            raise UsageError(f"prepacked: weights are packed for the CPU, not for {self.device}; add --device cpu")
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
-        self.context = context
+        self.context, self.blank_guard = context, blank_guard
+        self._starts: dict[int, Snapshot] = {}  # by delay: streams that have heard the silence before the audio
         decoder_cache = decoder_cache_spec(manifest, context)
-        if prepacked is None:  # pages of a file, which processes share and the system can drop, fit always
-            require_memory(manifest, self.precision, context)
-        mel = Session(self.folder, manifest.mel, self.device, threads)
+        if prepacked is None or not all(
+            prepacked_folder(manifest, graph, Path(prepacked)).is_dir() for graph in (graphs.encoder, graphs.decoder)
+        ):  # weights saved packed are pages of a file, which processes share and the system can drop: they fit always
+            require_memory(manifest, self.precision, context, self.runs_on)
+        mel = Session(self.folder, manifest.mel, Cpu(), threads)  # small, and exact there
         encoder, decoder = (
             Session(
                 self.folder,
                 graph,
-                self.device,
+                self.runs_on,
                 threads,
                 path=prepacked_graph(manifest, self.folder, graph, Path(prepacked)) if prepacked else None,
             )
@@ -97,6 +109,17 @@ class Transcriber:
         """Release the sessions; what is still streaming keeps them until it is done."""
         self.__dict__.pop("encoder", None)
         self.__dict__.pop("decoder", None)
+        self._starts.clear()
+
+    @property
+    def device(self) -> str:
+        """What runs: "cpu" or "cuda:N"."""
+        return self.runs_on.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What runs otherwise than it was asked for."""
+        return tuple(self.runs_on.notes)
 
     @property
     def sample_rate(self) -> int:
@@ -105,7 +128,19 @@ class Transcriber:
 
     def stream(self, delay_ms: int | None = None) -> Stream:
         """A new live stream; the model's end-of-text does not end it."""
-        return Stream(self, self._delay(delay_ms))
+        return self._stream(self._delay(delay_ms))
+
+    def _stream(self, num_delay_tokens: int, *, stop_at_eos: bool = False) -> Stream:
+        """A stream behind the silence that comes before all audio, which is run once for each delay."""
+        start = self._starts.get(num_delay_tokens)
+        if start is None:
+            stream = Stream(self, num_delay_tokens)
+            stream.feed(np.zeros(0, np.float32))
+            start = self._starts[num_delay_tokens] = stream.snapshot()
+        guessed_blanks = GUESSED_BLANKS[self.device.partition(":")[0]] if stop_at_eos else 0
+        stream = Stream(self, num_delay_tokens, stop_at_eos=stop_at_eos, guessed_blanks=guessed_blanks)
+        stream.take_over(start)
+        return stream
 
     def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
         """A stream that goes on where `Stream.save` wrote it.
@@ -156,7 +191,7 @@ class Transcript:
         """Made by `Transcriber.transcribe`."""
         self.source, self.transcriber = source, transcriber
         self.duration = source.duration
-        self.stream = Stream(transcriber, num_delay_tokens, stop_at_eos=True)
+        self.stream = transcriber._stream(num_delay_tokens, stop_at_eos=True)
         self._on_token = on_token
         self._token_ids: list[int] = []
         self._segments: list[Segment] = []
@@ -218,6 +253,7 @@ class Transcript:
             "device": transcriber.device,
             "delay_ms": delay_ms(transcriber.manifest, self.stream.num_delay_tokens),
             "context": transcriber.context,
+            "blank_guard": len(self.stream.overrides) if transcriber.blank_guard else None,
             "encode_ms": round(1000 * timings.encode_seconds, 1),
             "decode_ms": round(1000 * timings.decode_seconds, 1),
             "rtf": round(seconds / self.duration, 4) if self.duration else None,

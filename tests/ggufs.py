@@ -74,6 +74,15 @@ def mistral_tensors(folder: Path) -> dict[str, np.ndarray]:
     }
 
 
+def half_split(values: np.ndarray, name: str, config: VoxtralConfig) -> np.ndarray:
+    """Mistral's rows in Hugging Face's order, as its converter has it."""
+    if ".q_proj." not in name and ".k_proj." not in name:
+        return values
+    head_dim = (config.encoder if name.startswith("audio_tower") else config.decoder).head_dim
+    heads = values.reshape(-1, head_dim // 2, 2, *values.shape[1:])
+    return heads.swapaxes(1, 2).reshape(values.shape)
+
+
 def config_of(folder: Path) -> VoxtralConfig:
     return open_checkpoint(folder).config
 

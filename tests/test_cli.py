@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -97,7 +98,6 @@ def test_error_as_a_process(process):
     ("arguments", "parts"),
     [
         (["frobnicate"], ["No such command 'frobnicate'"]),
-        (["transcribe"], ["Missing argument 'audio"]),
         (["export"], ["Missing argument 'source"]),
         (["transcribe", "--loud", "a.wav"], ["No such option: --loud"]),
         (["transcribe", "--delay", "soon", "a.wav"], ["Invalid value for '--delay'"]),
@@ -121,7 +121,8 @@ def test_delay_out_of_range(delay, transcribe):
     [
         (["--precision", "q2"], ["precision: the artifact has q4f16, q4, q8, fp16, fp32, not 'q2'"]),
         (["--context", "63"], ["context: expected at least 64 positions of 80 ms, got 63"]),
-        (["-f", "vtt"], ["output format: expected one of txt, json, srt, all, got 'vtt'"]),
+        (["-f", "ass"], ["output format: expected one of txt, json, srt, vtt, tsv, lrc, all, got 'ass'"]),
+        (["--skip-existing"], ["--skip-existing looks for outputs in a folder: add --output-dir FOLDER"]),
         (["-f", ""], ["output format: expected one of"]),
         (["-f", "all"], ["--output-format all writes files: add --output-dir FOLDER"]),
         (["--language", "en"], ["neither a language setting nor a text prompt", "leave --language and --prompt out"]),
@@ -247,6 +248,41 @@ def test_all_formats_into_a_folder(transcribe, tmp_path):
     assert json.loads(written[f"{CLIP.stem}.json"])["text"] == TEXT
 
 
+def test_folders_and_patterns(transcribe, tmp_path):
+    for name in ("b/one.wav", "b/deep/two.WAV", "c/three.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(CLIP.read_bytes())
+    (tmp_path / "b/notes.txt").write_text("no audio")
+    result = transcribe(tmp_path / "b", tmp_path / "?/three.wav")
+    assert (result.code, result.out) == (0, 3 * f"{TEXT}\n")
+    names = [line.partition("] ")[2].partition(":")[0] for line in result.err.splitlines() if line.startswith("[")]
+    assert names == [str(tmp_path / name) for name in ("b/deep/two.WAV", "b/one.wav", "c/three.wav")]
+    assert result.err.splitlines()[-1] == "3 of 3 files transcribed"
+
+
+def test_nothing_to_transcribe(transcribe, tmp_path):
+    (tmp_path / "notes.txt").write_text("no audio")
+    transcribe(tmp_path).assert_refused(6, f"{tmp_path}: a folder without audio files (.wav, ")
+    transcribe(tmp_path / "*.wav").assert_refused(6, "*.wav: matches no file")
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_name_first(transcribe, tmp_path):
+    (tmp_path / "[a]*.wav").write_bytes(CLIP.read_bytes())
+    assert transcribe(tmp_path / "[a]*.wav").out == TEXT + "\n"
+
+
+def test_existing_outputs_are_skipped(transcribe, tmp_path):
+    command = ("-f", "srt", "--output-dir", tmp_path, "--skip-existing")
+    assert transcribe(*command, CLIPS[0]).code == 0
+    (tmp_path / f"{CLIPS[0].stem}.srt").write_text("corrected by hand")
+    result = transcribe(*command, *CLIPS[:2])
+    assert (result.code, result.out) == (0, TEXTS[CLIPS[1].name] + "\n")
+    assert f"1 skipped, their output stands in {tmp_path}; 1 to do" in result.err
+    assert (tmp_path / f"{CLIPS[0].stem}.srt").read_text() == "corrected by hand"
+    result = transcribe(*command, *CLIPS[:2])
+    assert (result.code, result.out) == (0, "")
+
+
 def test_output_folder_below_a_file(transcribe, tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "out"):
@@ -297,6 +333,66 @@ def test_reader_that_leaves_ends_the_process_quietly(start, minute):
     error = process.stderr.read().decode()
     assert process.wait(60) == cli.NO_READER
     assert [line for line in error.splitlines() if not line.startswith("note: ")] == error.splitlines()[:1]
+
+
+RAW = (soundfile.read(CLIP, dtype="int16")[0]).tobytes()
+
+
+def test_live_from_standard_input(process, tiny_artifact):
+    result = process("transcribe", "-m", tiny_artifact, "--stdin", input=RAW)
+    assert (result.code, result.out) == (0, TEXT + "\n")
+    assert re.search(r"s of audio, .* latency p50 \d+, p95 \d+, p99 \d+ ms, RTF ", result.err.splitlines()[-1])
+
+
+def test_live_events(process, tiny_artifact):
+    result = process("transcribe", "-m", tiny_artifact, "--stdin", "--stream-json", input=RAW + bytes(100_000))
+    events = [json.loads(line) for line in result.out.splitlines()]
+    assert {event["type"] for event in events} - {"notice"} == {"partial", "group", "silence", "final"}
+    assert "".join(event["text"] for event in events if event["type"] == "partial").strip() == TEXT
+    assert "".join(event["text"] for event in events if event["type"] == "group").strip() == TEXT
+    assert events[-1]["type"] == "final" and events[-1]["text"] == TEXT
+
+
+def test_live_subtitles(process, tiny_artifact, tmp_path):
+    result = process("transcribe", "-m", tiny_artifact, "--stdin", "-f", "srt", input=RAW)
+    assert result.out.startswith("1\n00:00:") and TEXT.split()[0] in result.out
+    process("transcribe", "-m", tiny_artifact, "--stdin", "-f", "all", "--output-dir", tmp_path / "out", input=RAW)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"stdin.{name}" for name in FORMATS}
+    assert (tmp_path / "out/stdin.srt").read_text() == result.out
+
+
+def test_live_input_that_ends_inside_a_sample(process, tiny_artifact):
+    result = process("transcribe", "-m", tiny_artifact, "--stdin", input=RAW + b"x")
+    assert (result.code, result.out) == (6, TEXT + "\n")
+    assert "error: the input ended inside a sample: 1 of 2 bytes (s16le)" in result.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_capture_and_keeps_what_was_said(number, code, start):
+    process = start("--stdin", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write(RAW)
+    process.stdin.flush()
+    begun = read_word(process.stdout.fileno())
+    process.send_signal(number)
+    rest = process.stdout.read().decode()
+    process.stdin.close()
+    assert process.wait(60) == code, process.stderr.read()
+    assert begun + rest == TEXT + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give audio files, or --mic, or --stdin"),
+        (["--stdin", CLIP], "one of the three"),
+        (["--stdin", "--mic"], "one of the three"),
+        (["--stream-json", CLIP], "add --mic or --stdin"),
+        (["--stdin", "--sample-format", "s24le"], "sample format: expected one of"),
+        (["--stdin", "--rate", "10"], "rate: expected 1000 to 768000 Hz"),
+    ],
+)
+def test_misuse_of_live_input(arguments, words, process, tiny_artifact):
+    process("transcribe", "-m", tiny_artifact, *arguments, input=b"").assert_refused(2, words)
 
 
 def test_inspect_for_a_reader_that_leaves(process, tiny_artifact):

@@ -13,16 +13,17 @@ ALLOWED = {  # part: the parts that it may import
     "errors": set(),
     "config": {"errors"},
     "manifest": {"config", "errors"},
+    "memory": set(),
     "quant": {"manifest", "config", "errors"},
-    "exporter": {"quant", "manifest", "config", "errors"},
-    "runtime": {"manifest", "config", "errors"},
-    "cli": {"exporter", "quant", "runtime", "manifest", "config", "errors"},
+    "exporter": {"quant", "manifest", "memory", "config", "errors"},
+    "runtime": {"manifest", "memory", "config", "errors"},
+    "cli": {"exporter", "quant", "runtime", "manifest", "memory", "config", "errors"},
     "__main__": {"cli"},
     "__init__": {"exporter", "runtime"},
 }
-EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript"}
+EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}
-PARTS_WITHOUT_EXPORT_PACKAGES = ("errors", "config", "manifest", "runtime", "cli", "__main__", "__init__")
+PARTS_WITHOUT_EXPORT_PACKAGES = ("errors", "config", "manifest", "memory", "runtime", "cli", "__main__", "__init__")
 
 
 def source_files() -> list[Path]:

@@ -140,7 +140,7 @@ def test_what_a_renewal_leaves_over_is_removed(checkpoint, exported, tmp_path):
 
 def test_shared_files_are_not_written_again(checkpoint, exported, tmp_path):
     out = shutil.copytree(exported, tmp_path / "out")
-    shared = ["onnx/mel.onnx", "tekken.json"]
+    shared = ["onnx/mel.onnx", "tekken.json", "delay_network.gguf"]
     before = [(out / name).stat().st_mtime_ns for name in shared]
     export(checkpoint, out, precisions=("q4f16",))
     assert [(out / name).stat().st_mtime_ns for name in shared] == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import ggufs
 import numpy as np
@@ -14,11 +15,13 @@ from gguf import GGUFReader
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import toy
 
 from voxtral_onnx.config import RELEASED, VoxtralConfig
 from voxtral_onnx.errors import CheckpointError, QuantizationError
 from voxtral_onnx.exporter import gguf, weights
 from voxtral_onnx.exporter.checkpoint import open_checkpoint
+from voxtral_onnx.exporter.plan import default_folder
 from voxtral_onnx.quant.gguf import repack
 
 MODEL = "model.gguf"
@@ -113,20 +116,21 @@ def test_a_file_cut_anywhere_holds_the_same_tensors(every_type, cuts):
 @pytest.mark.parametrize("layout", weights.GGUF_LAYOUTS, ids=lambda layout: layout.name)
 def test_every_naming_scheme_is_the_same_model(layout, toy_checkpoint, tmp_path):
     """Mistral's names and voxtral.cpp's keep interleaved rotary rows, transcribe.cpp's are split in halves."""
-    checkpoint = open_checkpoint(toy_checkpoint)
-    interleaved = ggufs.mistral_tensors(toy_checkpoint)
-    tensors = {
-        layout.rename(name): interleaved[weights.mistral_name(name)] if layout.interleaved else tensor.rows()
-        for name, tensor in checkpoint.tensors.items()
-    }
+    config, interleaved = toy.toy_config(), ggufs.mistral_tensors(toy_checkpoint)
+    names = {name: interleaved[weights.mistral_name(name)] for name in weights.tensor_shapes(config)}
+    ours = {name: ggufs.half_split(values, name, config) for name, values in names.items()}
+    tensors = {layout.rename(name): (names if layout.interleaved else ours)[name] for name in names}
     tensors |= {name: np.ones(4, np.float32) for name in layout.extras}
-    ggufs.write_model(tmp_path / MODEL, checkpoint.config, tensors, "F16")
+    ggufs.write_model(tmp_path / MODEL, config, tensors, "F16")
     opened = open_checkpoint(tmp_path / MODEL, toy_checkpoint / "tekken.json")
-    assert opened.layout == layout.name and opened.config == checkpoint.config
-    assert opened.tensors.keys() == checkpoint.tensors.keys()
+    assert opened.layout == layout.name and opened.config == config
+    assert opened.tensors.keys() == ours.keys()
     for name, tensor in opened.tensors.items():
-        wanted = checkpoint.tensors[name].rows()
-        assert np.array_equal(tensor.rows(), wanted.astype(np.float16) if wanted.ndim == 2 else wanted), name
+        wanted = ours[name].astype(np.float16) if ours[name].ndim == 2 else ours[name]
+        assert np.array_equal(tensor.rows(), wanted), name
+        if wanted.ndim == 2:
+            assert np.array_equal(tensor.rows(5, 9), wanted[5:9]), name
+            assert np.array_equal(tensor.columns(5, 9), wanted[:, 5:9].T), name
 
 
 @pytest.mark.parametrize(
@@ -182,7 +186,7 @@ def test_the_released_model_is_that_of_its_params():
 
 
 def test_hyperparameters_that_are_none(tmp_path, refuse):
-    contents = {name: (np.float32(value), "F32") for name, value in small_tensors().items()}
+    contents = {name: (value.astype(np.float32), "F32") for name, value in small_tensors().items()}
     ggufs.write(tmp_path / MODEL, contents, **{gguf.CONFIG: json.dumps({"audio": {}})})
     refuse(tmp_path / MODEL, gguf.CONFIG, "not the hyperparameters")
 
@@ -257,6 +261,34 @@ def test_swapped_shards_of_equal_size_are_noticed_by_their_scales(folder, tmp_pa
                 repack(tensor.stored_rows(), 4, tensor.name)
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("models/voxtral-q4.gguf", "voxtral-q4-onnx"),
+        ("models/shards/shard-*", "shard-onnx"),
+        ("models/shards/*", "shards-onnx"),
+        ("models/shards", "shards-onnx"),
+        ("shard-aa", "shard-aa-onnx"),
+        ("voxtral-4b/", "voxtral-4b-onnx"),
+        ("tiny", "tiny-onnx"),
+    ],
+)
+def test_artifacts_are_called_after_their_source(source, name):
+    assert default_folder(source) == Path(name)
+
+
+def test_one_of_several_ggufs_is_refused(own, refuse):
+    tensors = {name: (value.astype(np.float32), "F32") for name, value in small_tensors().items()}
+    ggufs.write(own / MODEL, tensors, **{"split.count": 3})
+    refuse(own / MODEL, "one of 3 GGUFs that hold a model together", "--merge")
+
+
+def test_an_artifact_is_no_checkpoint(tmp_path, refuse):
+    (tmp_path / "artifact").mkdir()
+    (tmp_path / "artifact" / "voxtral_onnx.json").write_text("{}")
+    refuse(tmp_path / "artifact", "an artifact, not a checkpoint")
+
+
 def test_names_that_match_no_gguf(own, tmp_path, refuse):
     shutil.copyfile(own / MODEL, own / "other.gguf")
     refuse(own, "several GGUFs: model.gguf, other.gguf; name one of them")
@@ -312,7 +344,7 @@ def set_part(part, value):
 
 
 def test_vectors_and_convolutions_are_floats(own, refuse):
-    tensors = {name: (np.float32(value), "F32") for name, value in small_tensors().items()}
+    tensors = {name: (value.astype(np.float32), "F32") for name, value in small_tensors().items()}
     ggufs.write(own / MODEL, tensors | {"norm.weight": (ggufs.stored(np.ones((1, 64), np.float32), "Q8_0")[0], "Q8_0")})
     refuse(own / MODEL, "norm.weight [64]: expected rows in whole blocks of Q8_0", "vectors as floats")
 

@@ -151,7 +151,7 @@ def test_bad_recipes_say_what_is_wrong(tmp_path, text, message):
 
 
 def test_an_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(QuantizationError, match=r"'defualt'.*'default', 'q8', 'small'"):
+    with pytest.raises(QuantizationError, match=r"'defualt'.*'default', 'gguf-q4_0', 'gguf-q8_0', 'q8', 'small'"):
         load_recipe("defualt")
 
 

@@ -75,7 +75,7 @@ def test_filled_caches_are_read(tiny_artifact):
     def encode(position, value):
         cache = transcriber.encoder.new_cache()
         for buffer in cache.buffers:
-            buffer[...] = value
+            buffer.write(np.full(buffer.shape, value, buffer.dtype))
         cache.position = position
         return transcriber.encoder.encode(cache, bench._silence(transcriber, 1))
 

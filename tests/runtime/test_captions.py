@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import csv
+import html
 import re
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxtral_onnx.runtime.captions import MAX_COLUMNS, MAX_LINES, captions, columns, to_srt
+from voxtral_onnx.runtime.captions import MAX_COLUMNS, MAX_LINES, captions, columns, to_lrc, to_srt, to_tsv, to_vtt
 from voxtral_onnx.runtime.segments import Segment
 
 LATIN = st.text("abcdefghijklmnopqrstuvwxyzäöüß'-", min_size=1, max_size=12)
@@ -79,9 +81,31 @@ def test_a_group_longer_than_a_screen_shares_its_time():
     assert (first.start, first.end, second.start, second.end) == (0, 0.4, 0.4, 0.8)
 
 
-def test_no_text_is_an_empty_srt():
-    assert to_srt([]) == ""
-    assert to_srt(timed([(" ", 0, 1)])) == ""
+@given(SEGMENTS)
+def test_all_formats_show_the_same_captions(words):
+    segments = timed(words)
+    expected = parse_srt(to_srt(segments))
+    head, *blocks = to_vtt(segments).split("\n\n") if expected else [to_vtt(segments).rstrip()]
+    assert head == "WEBVTT"
+    shown = [block.removesuffix("\n").split("\n") for block in blocks]
+    assert [[html.unescape(line) for line in lines] for _, *lines in shown] == [lines for _, _, lines in expected]
+    assert [times.replace(".", ",") for times, *_ in shown] == re.findall(r"^.* --> .*$", to_srt(segments), re.M)
+    rows = list(csv.reader(to_tsv(segments).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
+    assert rows == [["start", "end", "text"], *([str(a), str(b), " ".join(lines)] for a, b, lines in expected)]
+    lyrics = [re.fullmatch(r"\[(\d\d+):([0-5]\d)\.(\d\d)\](.+)", line) for line in to_lrc(segments).splitlines()]
+    for match, (start, _, lines) in zip(lyrics, expected, strict=True):
+        assert match is not None and match[4] == " ".join(lines)
+        assert abs((int(match[1]) * 60 + int(match[2])) * 1000 + 10 * int(match[3]) - start) <= 6
+
+
+def test_vtt_escapes_what_begins_a_tag_or_an_entity():
+    assert to_vtt(timed([(" a <b> & c", 0, 1)])) == ("WEBVTT\n\n00:00:00.000 --> 00:00:01.000\na &lt;b&gt; &amp; c\n")
+
+
+def test_no_text():
+    for segments in ([], timed([(" ", 0, 1)])):
+        assert (to_srt(segments), to_vtt(segments), to_lrc(segments)) == ("", "WEBVTT\n", "")
+        assert to_tsv(segments) == "start\tend\ttext\n"
 
 
 def test_columns_of_wide_characters():

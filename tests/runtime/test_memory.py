@@ -11,8 +11,6 @@ from voxtral_onnx.errors import DeviceError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime import memory
 
-GB = 10**9
-
 
 @pytest.fixture
 def manifest(tiny_artifact):
@@ -20,73 +18,9 @@ def manifest(tiny_artifact):
 
 
 @pytest.fixture
-def system(tmp_path):
-    """A made-up /proc and /sys/fs/cgroup: write files, then ask what is available."""
-
-    class System:
-        proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
-
-        def write(self, path: str, text: str) -> None:
-            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / path).write_text(text)
-
-        def available(self) -> int | None:
-            return memory.available_memory(self.proc, self.cgroups)
-
-    return System()
-
-
-@pytest.fixture
 def has(monkeypatch):
     """Pretend that so many bytes are available."""
     return lambda number: monkeypatch.setattr(memory, "available_memory", lambda: number)
-
-
-def test_nothing_known_elsewhere(system):
-    assert system.available() is None
-
-
-def test_system(system):
-    system.write("proc/meminfo", "MemTotal: 100 kB\nMemAvailable:   60 kB\nSwapFree: 7 kB\nHugePages_Total:       0\n")
-    assert system.available() == 67 << 10
-
-
-def test_control_group_2(system):
-    system.write("proc/self/cgroup", "0::/a/b\n")
-    system.write("cgroup/a/b/memory.max", "max\n")
-    system.write("cgroup/a/b/memory.current", "10\n")
-    assert system.available() is None
-    system.write("cgroup/a/memory.max", "5000\n")
-    system.write("cgroup/a/memory.current", "3000\n")
-    assert system.available() == 2000
-    system.write("cgroup/a/memory.stat", "anon 2000\nfile 1000\ninactive_file 700\n")
-    assert system.available() == 2700
-
-
-def test_control_group_2_in_a_container(system):
-    """The path is the host's; only the mount is there."""
-    system.write("proc/self/cgroup", "0::/system.slice/docker-1234.scope\n")
-    system.write("cgroup/memory.max", "5000\n")
-    system.write("cgroup/memory.current", "4000\n")
-    assert system.available() == 1000
-
-
-def test_control_group_1(system):
-    system.write("proc/self/cgroup", "5:cpu,cpuacct:/x\n4:memory:/job:7\n")
-    system.write("cgroup/memory/job:7/memory.limit_in_bytes", "9000\n")
-    system.write("cgroup/memory/job:7/memory.usage_in_bytes", "8000\n")
-    system.write("cgroup/memory/job:7/memory.stat", "total_inactive_file 500\n")
-    system.write("cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
-    system.write("cgroup/memory/memory.usage_in_bytes", "8000\n")
-    assert system.available() == 1500
-
-
-def test_the_least_counts(system):
-    system.write("proc/meminfo", "MemAvailable: 60 kB\n")
-    system.write("proc/self/cgroup", "0::/\n")
-    system.write("cgroup/memory.max", "100\n")
-    system.write("cgroup/memory.current", "300\n")
-    assert system.available() == 0
 
 
 def test_caches_are_those_that_are_allocated(tiny_artifact, manifest):
@@ -139,8 +73,8 @@ def test_refusal_where_nothing_fits(manifest, has):
 def test_limited_address_space(left, code, tiny_artifact, tmp_path):
     """As with `ulimit -v`, but counted from what the process has before it looks for memory."""
     program = (
-        "import resource, sys; from voxtral_onnx import cli; from voxtral_onnx.runtime import memory, transcribe\n"
-        f"limit = memory._fields(memory.Path('/proc/self/status'))['VmSize'] + {left}\n"
+        "import resource, sys; from voxtral_onnx import cli; from voxtral_onnx.memory import mapped_memory\n"
+        f"from voxtral_onnx.runtime import transcribe; limit = mapped_memory() + {left}\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); cli.main()"
     )
     command = [sys.executable, "-c", program, "transcribe", "-m", str(tiny_artifact), str(CLIP)]
@@ -154,17 +88,3 @@ def test_limited_address_space(left, code, tiny_artifact, tmp_path):
         )
     else:
         assert result.code == 0
-
-
-def test_peak_is_this_process_alone(tmp_path):
-    """A child does not inherit the largest size of the process that started it."""
-    ballast = bytearray(300 << 20)
-    ballast[::4096] = b"x" * len(ballast[::4096])
-    code = (
-        "from voxtral_onnx.runtime.memory import peak_memory, resident_memory; print(peak_memory(), resident_memory())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    peak, resident = map(int, done.stdout.split())
-    assert 0 <= resident <= peak * 1.01
-    if sys.platform == "linux":
-        assert peak < 200 << 20

@@ -6,7 +6,8 @@ import pytest
 from reference import toy
 
 from voxtral_onnx import Transcriber
-from voxtral_onnx.errors import StorageError
+from voxtral_onnx.errors import DeviceError, StorageError
+from voxtral_onnx.runtime import memory
 
 
 @pytest.mark.parametrize("precision", ["q4", "q4f16", "fp32"])
@@ -36,3 +37,14 @@ def test_a_full_disk_leaves_nothing(tiny_artifact, tmpfs):
     with pytest.raises(StorageError):
         Transcriber(tiny_artifact, precision="q4", prepacked=folder / "cache")
     assert not list((folder / "cache").iterdir())
+
+
+def test_packing_needs_memory_and_what_is_packed_does_not(tiny_artifact, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 1 << 20)
+    with pytest.raises(DeviceError, match=r"memory: q4 .* needs about"):
+        Transcriber(tiny_artifact, precision="q4", prepacked=tmp_path)
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as plenty:
+        plenty.setattr(memory, "available_memory", lambda: 1 << 40)
+        Transcriber(tiny_artifact, precision="q4", prepacked=tmp_path).close()
+    Transcriber(tiny_artifact, precision="q4", prepacked=tmp_path).close()

@@ -19,7 +19,7 @@ def wheels(monkeypatch):
                 return "1.30.0"
             raise metadata.PackageNotFoundError(name)
 
-        monkeypatch.setattr("voxtral_onnx.runtime.session.metadata.version", version)
+        monkeypatch.setattr("voxtral_onnx.runtime.device.metadata.version", version)
         if not names:
             monkeypatch.setitem(sys.modules, "onnxruntime", None)
 
@@ -54,7 +54,7 @@ def test_inspect_without_a_wheel_says_what_it_did_not_check(wheels, tiny_artifac
     assert "inputs and outputs of the graphs not checked: onnxruntime is not installed" in result.err
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:9", "", "CPU"])
+@pytest.mark.parametrize("device", ["gpu", "", "CPU"])
 def test_unknown_device(device, tiny_artifact, run):
     result = run("transcribe", "-m", tiny_artifact, "--device", device, CLIP)
-    result.assert_refused(2, f"device: expected auto or one of ['cpu'], got {device!r}")
+    result.assert_refused(2, f"device: expected auto, cpu, cuda or cuda:N, got {device!r}")

@@ -4,7 +4,9 @@ import asyncio
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from commands import LONG_CLIP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import toy
@@ -12,8 +14,12 @@ from transformers import VoxtralRealtimeFeatureExtractor
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import ArtifactError, AudioError
+from voxtral_onnx.runtime import stream as streaming
+from voxtral_onnx.runtime import transcribe as transcribing
+from voxtral_onnx.runtime.decoder import Choice, Decoder
 from voxtral_onnx.runtime.stream import Stream
 
+SPEECH = soundfile.read(LONG_CLIP, dtype="float32")[0]
 SECONDS = 9.0  # both windows roll many times, the caches move 3 and 20 times
 
 
@@ -219,3 +225,95 @@ def test_async_iteration_gives_tokens_while_a_thread_feeds(transcriber, whole):
         return heard
 
     assert asyncio.run(listen()) == whole
+
+
+@pytest.mark.parametrize("delay", [1, 6, 30])
+def test_a_warm_start_is_the_silence_before_the_audio(transcriber, delay):
+    """Bit for bit what a stream has that ran the silence itself, and unharmed by the streams that began there."""
+    samples = toy.babble(3.0, seed=delay)
+    cold = Stream(transcriber, delay)
+    tokens = cold.feed(samples[:0]) + cold.feed(samples) + cold.finish()
+    transcriber.stream(delay_ms=80 * delay).feed(samples)
+    warm = transcriber.stream(delay_ms=80 * delay)
+    assert warm.feed(samples) + warm.finish() == tokens
+    silent = warm.rules.left_pad_tokens - 1  # the last of them hears the first samples of the audio
+    assert warm.timings.steps == cold.timings.steps - silent
+
+
+@pytest.mark.parametrize(("blanks", "penalty"), [(0, 0), (200, 0), (201, 0.5), (213, 6.5), (214, 7), (10_000, 7)])
+def test_penalty_grows_with_the_blanks(transcriber, blanks, penalty):
+    stream = transcriber.stream()
+    stream.blanks = blanks
+    assert stream.blank_penalty() == penalty
+    stream.guard = False
+    assert stream.blank_penalty() == 0
+
+
+def test_blank_guard_breaks_a_rut_and_reports_it(tiny_artifact, monkeypatch, tmp_path):
+    """Silence as the rut: a penalty without bound forces a word after every fifth blank."""
+    monkeypatch.setattr(streaming, "BLANKS_UNPENALISED", 4)
+    monkeypatch.setattr(streaming, "BLANK_PENALTY_STEP", 1e4)
+    monkeypatch.setattr(streaming, "MAX_BLANK_PENALTY", 1e4)
+    silence = np.zeros(2 * 16000, np.float32)
+    with Transcriber(tiny_artifact, precision="fp32", blank_guard=False) as transcriber:
+        blank = transcriber.manifest.tokens.streaming_pad
+        assert set(transcriber.transcribe(silence).token_ids) == {blank}
+    with Transcriber(tiny_artifact, precision="fp32") as transcriber:
+        stream = transcriber.stream()
+        tokens = stream.feed(silence)
+        stream.save(tmp_path / "stream.npz")
+        resumed = transcriber.load_stream(tmp_path / "stream.npz")
+        assert resumed.feed(silence) == stream.feed(silence), "the count of blanks is saved"
+    forced = [token for token in tokens if token.token_id != blank and token.blank_margin > 0]
+    assert forced and [override.index for override in stream.overrides[: len(forced)]] == [t.index for t in forced]
+    assert all(override.blanks == 5 and override.blank_margin > 0 for override in stream.overrides[: len(forced)])
+    assert [override.blank_margin for override in stream.overrides[: len(forced)]] == [t.blank_margin for t in forced]
+
+
+@pytest.mark.parametrize("guessed", [1, 3, 7])
+def test_guessed_blanks_change_no_token(tiny_artifact, monkeypatch, guessed):
+    """Speech with pauses: right and wrong guesses, across moves of the cache and from window to window."""
+    samples = np.concatenate([SPEECH, np.zeros(20 * 16000, np.float32), SPEECH])
+    with Transcriber(tiny_artifact, precision="fp32") as transcriber:
+        plain = transcriber.stream()
+        expected = plain.feed(samples) + plain.finish()
+        monkeypatch.setitem(transcribing.GUESSED_BLANKS, "cpu", guessed)
+        transcript = transcriber.transcribe(samples)
+        assert list(transcript.token_ids) == [token.token_id for token in expected]
+        assert transcript.stream.timings.steps == plain.timings.steps
+        assert transcript.stream.decoder_cache.position == plain.decoder_cache.position
+        calls = []
+        monkeypatch.setattr(Decoder, "step", _counted(Decoder.step, calls))
+        again = transcriber.transcribe(samples)
+        assert again.token_ids == transcript.token_ids
+    assert len(calls) < len(expected) * (0.75 if guessed == 1 else 0.6), "guesses save calls"
+    assert sum(calls) > len(expected), "some guesses were wrong"
+
+
+def _counted(step, calls):
+    def wrapped(self, cache, token_ids, *arguments):
+        calls.append(len(token_ids))
+        return step(self, cache, token_ids, *arguments)
+
+    return wrapped
+
+
+def test_close_decisions_are_made_again_alone(tiny_artifact, monkeypatch):
+    """With every margin called close, each position is run alone after all, into the same cache rows."""
+    monkeypatch.setattr(Choice, "is_close", lambda self: True)
+    with Transcriber(tiny_artifact, precision="q4") as transcriber:
+        guessed = transcriber.transcribe(SPEECH)
+        assert guessed.token_ids
+        monkeypatch.setitem(transcribing.GUESSED_BLANKS, "cpu", 0)
+        plain = transcriber.transcribe(SPEECH)
+        assert guessed.token_ids == plain.token_ids
+    for mine, theirs in zip(guessed.stream.decoder_cache.save(), plain.stream.decoder_cache.save(), strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("margin", "probability", "is_close"),
+    [(0.04, 0.5, True), (-0.04, 0.9, True), (0.06, 0.2, False), (-3, 0.52, False), (-3, 0.5, True), (-3, 0.3, True)],
+)
+def test_what_is_close(margin, probability, is_close):
+    assert Choice(7, float(np.log(probability)), margin).is_close() == is_close

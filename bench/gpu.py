@@ -1,0 +1,302 @@
+"""Speed and memory of the 4B model on a CUDA device.
+
+    python bench/gpu.py ARTIFACT [--block-128 ARTIFACT] [--cpu-precision q4] [--out bench/results/gpu_speed.json]
+
+Writes what it has after every measurement. The artifact is an export of twin.py's checkpoint, or skeleton.py's.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from products import measure_products
+
+from voxtral_onnx import Transcriber, __version__
+from voxtral_onnx.errors import VoxtralOnnxError
+from voxtral_onnx.runtime import bench
+from voxtral_onnx.runtime.audio import open_audio
+from voxtral_onnx.runtime.cache import KVCache
+from voxtral_onnx.runtime.cuda import Cuda, CudaBinding
+
+ROOT = Path(__file__).parent.parent
+CLIPS = (10.0, 60.0, 600.0)  # seconds
+LIVE_SECONDS = 300.0
+ROWS = (1, 16, 64, 128, 256)
+ROWS_CONTEXT = 1024
+CALLS = 200
+CLIP = ROOT / "assets" / "tiny" / "samples" / "command-hibari.wav"
+STATISTICS = {"min": 0, "p50": 50, "p95": 95, "p99": 99, "max": 100}
+
+
+def statistics(milliseconds: list[float]) -> dict[str, float]:
+    """Percentiles of many calls."""
+    values = {name: round(float(np.percentile(milliseconds, q)), 4) for name, q in STATISTICS.items()}
+    return {"calls": len(milliseconds), **values}
+
+
+def timed(call: Callable[[], Any], calls: int = CALLS) -> dict[str, float]:
+    """Time a call again and again; the first three allocate and record."""
+    for _ in range(3):
+        call()
+    milliseconds = []
+    for _ in range(calls):
+        began = perf_counter()
+        call()
+        milliseconds.append(1000 * (perf_counter() - began))
+    return statistics(milliseconds)
+
+
+def placed(cache: KVCache, position: int, call: Callable[[], Any]) -> Callable[[], Any]:
+    """A call that is always made at the same position."""
+
+    def run() -> None:
+        cache.position = position
+        call()
+
+    return run
+
+
+def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
+    """Single decoder and encoder calls: every call anew and replayed, with an empty and a full window."""
+    encoder, decoder, device = transcriber.encoder, transcriber.decoder, transcriber.runs_on
+    assert isinstance(device, Cuda)
+    encoder_cache, decoder_cache = encoder.new_cache(), decoder.new_cache()
+    for cache in (encoder_cache, decoder_cache):
+        bench._fill(cache)
+    rng = np.random.default_rng(0)
+    hidden_size = transcriber.manifest.config.decoder.hidden_size
+    embeds = rng.standard_normal((1, hidden_size), np.float32).astype(decoder_cache.dtype)
+    pad, delay = transcriber.manifest.tokens.streaming_pad, transcriber.num_delay_tokens
+    results = {}
+    for window in ("empty", "full"):
+        at = decoder_cache.spec.capacity if window == "full" else 40
+        step = placed(decoder_cache, at, lambda: decoder.step(decoder_cache, [pad], embeds, delay))
+        for records in (False, True):
+            device.records = records
+            name = f"decoder, {window} window, {'replayed' if records else 'every call anew'}"
+            results[name] = timed(step)
+        device.records = True
+        for tokens in (1, 4, 16):
+            noise = rng.standard_normal(len(bench._silence(transcriber, tokens))).astype(np.float32) * np.float32(0.1)
+            at = encoder_cache.spec.capacity if window == "full" else 0
+            call = placed(encoder_cache, at, lambda noise=noise: encoder.encode(encoder_cache, noise))
+            results[f"encoder, {window} window, {tokens} tokens"] = timed(call, CALLS // 2)
+            results[f"mel, {tokens} tokens"] = timed(lambda noise=noise: encoder.mel.run({"audio": noise[None]}), 50)
+    for name, cache in (("encoder", encoder_cache), ("decoder", decoder_cache)):
+        results[f"{name}, move of the window"] = timed(
+            lambda cache=cache: [buffer.move_rows(cache.spec.keep) for buffer in cache.buffers], 20
+        )
+    results["decoder, inputs and output alone"] = timed(lambda: transfer(decoder_cache))
+    return results
+
+
+def transfer(cache: KVCache) -> None:
+    """What a step moves between host and device besides running: its inputs there, one output back."""
+    assert isinstance(cache.binding, CudaBinding)
+    call = cache.binding._bound
+    assert call is not None and call.output is not None
+    call._value.update_inplace(call._staged)
+    call.output.numpy()
+
+
+def measure_clips(transcriber: Transcriber) -> dict[str, Any]:
+    """Whole files: real-time factors, the second of two runs."""
+    results = {}
+    for seconds in CLIPS:
+        clip = open_audio(bench.sample_clip(transcriber.sample_rate, seconds), transcriber.sample_rate)
+        bench.transcribe_once(transcriber, clip)
+        began = perf_counter()
+        run, steps = bench.transcribe_once(transcriber, clip)
+        wall = perf_counter() - began
+        results[f"{seconds:.0f} s"] = {
+            "rtf": round(wall / seconds, 5),
+            "wall_seconds": round(wall, 3),
+            "encode_ms": round(run.encode_ms, 1),
+            "decode_ms": round(run.decode_ms, 1),
+            "steps": steps,
+        }
+    return results
+
+
+def measure_live(transcriber: Transcriber) -> dict[str, Any]:
+    """80 ms at a time, as live audio comes, without the waits between: milliseconds from the samples to the token."""
+    samples = bench.sample_clip(transcriber.sample_rate, LIVE_SECONDS)
+    stream, size = transcriber.stream(), transcriber.manifest.config.audio.samples_per_token
+    stream.feed(samples[: 20 * size])
+    milliseconds = []
+    for start in range(20 * size, len(samples) - size + 1, size):
+        began = perf_counter()
+        stream.feed(samples[start : start + size])
+        milliseconds.append(1000 * (perf_counter() - began))
+    return statistics(milliseconds)
+
+
+def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
+    """Raw decoder steps of many streams at once, all at the end of a window of ROWS_CONTEXT positions."""
+    import onnxruntime as ort
+
+    decoder, device, config = transcriber.decoder, transcriber.runs_on, transcriber.manifest.config.decoder
+    assert isinstance(device, Cuda)
+    session, spec, rng = decoder.session, decoder.spec, np.random.default_rng(0)
+    results = {}
+    for rows in ROWS:
+        io, keep = session.ort.io_binding(), []
+        shape = (rows, spec.num_key_value_heads, spec.capacity, spec.head_dim)
+        noise = np.resize(rng.standard_normal((1, *shape[1:]), np.float32).astype(np.float16), shape)
+        for i in range(spec.num_layers):
+            for part in ("key", "value"):
+                value = device.put(noise)
+                keep.append(value)
+                io.bind_ortvalue_input(f"past_key_values.{i}.{part}", value)
+                io.bind_ortvalue_output(f"present.{i}.{part}", value)
+        angles = np.full((rows, 1, 1), spec.capacity) * spec.rope_theta ** (
+            -np.arange(0, spec.head_dim, 2) / spec.head_dim
+        )
+        feeds = {
+            "input_ids": rng.integers(0, config.vocab_size, (rows, 1)),
+            "audio_embeds": rng.standard_normal((rows, 1, config.hidden_size), np.float32).astype(np.float16),
+            "num_delay_tokens": np.full(rows, transcriber.num_delay_tokens, np.int64),
+            "cos": np.cos(angles).astype(np.float16),
+            "sin": np.sin(angles).astype(np.float16),
+            "seqlens_k": np.full(rows, spec.keep, np.int32),
+            "blank_penalty": np.zeros((rows, 1), np.float32),
+        }
+        for name, array in feeds.items():
+            io.bind_ortvalue_input(name, device.put(array))
+        io.bind_ortvalue_input(
+            "total_sequence_length", ort.OrtValue.ortvalue_from_numpy(np.array(spec.capacity, np.int32))
+        )
+        output = device.put(np.zeros((rows, 1, 3), np.float32))
+        io.bind_ortvalue_output("step", output)
+        for name, label in (("anew", "-1"), ("replayed", str(next(device.recording_ids)))):
+            options = ort.RunOptions()
+            options.add_run_config_entry("gpu_graph_id", label)
+
+            def step(io=io, options=options, output=output) -> None:
+                session.ort.run_with_iobinding(io, options)
+                output.numpy()
+
+            results[f"{rows} rows, {name}"] = timed(step, 50)
+        results[f"{rows} rows"] = {"finite": bool(np.isfinite(output.numpy()).all())}
+        print(rows, results[f"{rows} rows, replayed"], flush=True)
+        del io, keep, noise
+    return results
+
+
+def profile(transcriber: Transcriber, steps: int = 20) -> list[dict[str, Any]] | str:
+    """Kernel times of a decoder step with a window of 512 positions, by PyTorch's profiler where it is installed."""
+    try:
+        import torch
+    except ImportError:
+        return "PyTorch is not installed"
+    decoder, device, cache = transcriber.decoder, transcriber.runs_on, transcriber.decoder.new_cache()
+    assert isinstance(device, Cuda)
+    bench._fill(cache)
+    embeds = np.ones((1, transcriber.manifest.config.decoder.hidden_size), cache.dtype)
+    pad = transcriber.manifest.tokens.streaming_pad
+    step = placed(cache, 512, lambda: decoder.step(cache, [pad], embeds, transcriber.num_delay_tokens))
+    device.records = False
+    try:
+        timed(step, 5)
+        torch.cuda.init()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            for _ in range(steps):
+                step()
+    finally:
+        device.records = True
+    events = sorted(profiler.key_averages(), key=lambda event: -event.device_time_total)
+    return [
+        {
+            "kernel": event.key[:160],
+            "us_per_step": round(event.device_time_total / steps, 2),
+            "calls_per_step": round(event.count / steps, 2),
+        }
+        for event in events
+    ]
+
+
+def describe_gpu() -> str:
+    """Name, memory and driver."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, check=False).stdout.decode().strip()
+
+
+def measure_artifact(artifact: Path, precision: str, context: int, parts: dict[str, Callable]) -> dict[str, Any]:
+    """Load, then each part; memory of the device after loading, with one stream and at the end."""
+    result: dict[str, Any] = {"precision": precision, "context": context}
+    began = perf_counter()
+    with Transcriber(artifact, "cuda", precision=precision, context=context) as transcriber:
+        device = transcriber.runs_on
+        result["load_seconds"] = round(perf_counter() - began, 2)
+        result["device_memory_loaded"] = device.taken_memory()
+        began = perf_counter()
+        bench._first_step(transcriber)
+        result["first_step_seconds"] = round(perf_counter() - began, 2)
+        result["device_memory_with_a_stream"] = device.taken_memory()
+        for name, part in parts.items():
+            result[name] = part(transcriber)
+            print(precision, context, name, json.dumps(result[name])[:1500], flush=True)
+        result["device_memory_at_the_end"] = device.taken_memory()
+    return result
+
+
+def main(
+    artifact: Annotated[Path, typer.Argument(help="Full-size artifact with q4f16, and fp16 for its ratio.")],
+    block_128: Annotated[Path | None, typer.Option(help="The same with recipe small.")] = None,
+    cpu_precision: Annotated[str, typer.Option(help="Measured on the CPU, for its ratio; empty for none.")] = "",
+    parts: Annotated[str, typer.Option(help="Comma-separated.")] = "steps,clips,live,rows,products,profile",
+    out: Annotated[Path, typer.Option()] = ROOT / "bench" / "results" / "gpu_speed.json",
+) -> None:
+    """Measure all of it."""
+    results: dict[str, Any] = {
+        "measured": "random weights of the 4B model's shapes; milliseconds and bytes",
+        "voxtral_onnx": __version__,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "gpu": describe_gpu(),
+        "machine": bench.describe_machine(),
+    }
+    chosen = parts.split(",")
+    known = {"steps": measure_steps, "clips": measure_clips, "live": measure_live, "rows": measure_rows}
+
+    def plan(folder: Path, precision: str, context: int, *names: str) -> Callable[[], Any]:
+        taken = {name: known[name] for name in names if name in chosen}
+        return lambda: measure_artifact(folder, precision, context, taken)
+
+    plans: dict[str, Callable[[], Any]] = {
+        "q4f16": plan(artifact, "q4f16", bench.DEFAULT_CONTEXT, "steps", "clips", "live"),
+        "q4f16, context 1024": plan(artifact, "q4f16", ROWS_CONTEXT, "steps", "live", "rows"),
+        "fp16": plan(artifact, "fp16", bench.DEFAULT_CONTEXT, "steps"),
+    }
+    if block_128:
+        plans["q4f16, blocks of 128"] = plan(block_128, "q4f16", bench.DEFAULT_CONTEXT, "steps")
+    if "products" in chosen:
+        plans["products, microseconds"] = lambda: measure_products(Cuda())
+    if "profile" in chosen:
+        plans["profile"] = lambda: measure_artifact(artifact, "q4f16", ROWS_CONTEXT, {"kernels": profile})
+    if cpu_precision:
+        options = {"device": "cpu", "precision": cpu_precision}
+        plans[f"{cpu_precision} on the CPU"] = lambda: asdict(
+            bench.measure(artifact, {**options, "threads": None}, CLIP, 1, True)
+        )
+    for name, measure in plans.items():
+        began = perf_counter()
+        try:
+            results[name] = measure()
+        except VoxtralOnnxError as error:
+            results[name] = {"error": str(error)}
+        print(f"{name}: {perf_counter() - began:.1f} s {results[name].get('error', '')}", flush=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

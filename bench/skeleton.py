@@ -1,0 +1,134 @@
+"""The 4B model for machines that no checkpoint can be brought to: its graphs alone, a few MB, and random weights there.
+
+    python bench/skeleton.py make build/twin build/skeleton --precision q4f16,fp16     (twin.py wrote the first)
+    python bench/skeleton.py fill build/skeleton build/artifact
+
+Sizes, types and places of the weights are those of an export; the values mean nothing and keep activations in range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from voxtral_onnx.manifest import FileSpec, Manifest, hash_file
+
+POOL = 1 << 26  # random values that all tensors are cut from, more bytes than a GPU caches
+CODE_SPREAD = {4: 4.6, 8: 73.9}  # standard deviation of uniform codes
+MIDDLE = 0x88  # of 4-bit zero points, two in a byte
+
+
+def make(checkpoint: Path, folder: Path, precisions: list[str], recipe: str | None) -> None:
+    """Export without weights: data files are empty, and the manifest has their sizes."""
+    from voxtral_onnx.exporter import bind, export
+
+    def leave_empty(graphs, checkpoint, folder, threads, on_progress) -> int:
+        for traced, layout in graphs:
+            for name in layout.sizes:
+                (folder / name).touch()
+            bind._point_at_files(traced, layout, folder)
+            sizes.update(layout.sizes)
+        return 0
+
+    def describe(names, plan) -> dict[str, FileSpec]:
+        return {name: FileSpec(sizes[name], "", ()) if name in sizes else hash_file(folder / name) for name in names}
+
+    sizes: dict[str, int] = {}
+    export.bind, export._hash_files = leave_empty, describe
+    export.export(checkpoint, folder, precisions=precisions, recipe=recipe)
+    for name in sizes:
+        (folder / name).unlink()
+
+
+def fill(skeleton: Path, folder: Path) -> int:
+    """Copy a skeleton and write its weights; bytes written."""
+    import onnx
+
+    shutil.copytree(skeleton, folder)
+    manifest = Manifest.read(folder)
+    rng = np.random.default_rng(0)
+    normal, codes = rng.standard_normal(POOL, np.float32), rng.integers(0, 256, 4 * POOL, np.uint8)
+
+    def write(tensor, shapes: dict[str, tuple[int, ...]], files: dict[str, np.memmap]) -> int:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        if not place:
+            return 0
+        count, start = prod(shapes[tensor.name]), int(place["offset"])
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        if tensor.name.endswith("blank_mask"):
+            values = np.where(np.arange(count) == manifest.tokens.streaming_pad, -1e30, 0.0)
+        elif tensor.name.endswith("zero_points"):
+            values = np.full(count, MIDDLE, np.uint8)
+        elif dtype == np.uint8:
+            values = cut(codes, start, count)
+        else:
+            values = cut(normal, start, count) * np.float32(spread(tensor.name, shapes)) + np.float32(
+                center(tensor.name, shapes)
+            )
+        content = values.astype(dtype, copy=False).view(np.uint8)
+        assert len(content) == int(place["length"]), tensor.name
+        files[f"onnx/{place['location']}"][start : start + len(content)] = content
+        return len(content)
+
+    written = 0
+    for precision in manifest.precisions.values():
+        for graph in (precision.encoder, precision.decoder):
+            sizes = {name: manifest.files[name].size for name in graph.data}
+            files = {name: np.memmap(folder / name, np.uint8, "w+", shape=(size,)) for name, size in sizes.items()}
+            tensors = onnx.load(str(folder / graph.path), load_external_data=False).graph.initializer
+            shapes = {tensor.name: tuple(tensor.dims) for tensor in tensors}
+            with ThreadPoolExecutor() as pool:
+                written += sum(pool.map(write, tensors, repeat(shapes), repeat(files)))
+    return written
+
+
+def cut(pool: np.ndarray, start: int, count: int) -> np.ndarray:
+    """Some of the pool's values, others for every tensor, repeated where there are not enough."""
+    start %= len(pool) // 2
+    return pool[start : start + count] if start + count <= len(pool) else np.resize(pool, count)
+
+
+def spread(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
+    """Standard deviation of a float tensor; scales are constant."""
+    shape = shapes[name]
+    if name.endswith("scales"):
+        return 0.0
+    if len(shape) == 1 or name.endswith("table"):
+        return 0.02
+    if "embed_tokens" in name:
+        return 0.7
+    inputs = shape[0] if len(shape) == 2 else prod(shape[1:])  # MatMul's weights stand transposed, Conv's do not
+    return 0.7 * inputs**-0.5
+
+
+def center(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
+    """Mean of a float tensor."""
+    if name.endswith("scales"):
+        weight = shapes[name.removesuffix("gather_scales").removesuffix("scales") + "weight"]
+        _, num_blocks, block_bytes = weight
+        bits = 4 if block_bytes in (16, 64) else 8
+        inputs = num_blocks * block_bytes * 8 // bits
+        return (0.7 if "embed_tokens" in name else 0.7 * inputs**-0.5) / CODE_SPREAD[bits]
+    return float((len(shapes[name]) == 1 and "bias" not in name) or name.endswith("table"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description="Graphs of the 4B model without its weights, and random ones for them."
+    )
+    parser.add_argument("what", choices=["make", "fill"])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--precision", default="q4f16")
+    parser.add_argument("--recipe")
+    arguments = parser.parse_args()
+    if arguments.what == "make":
+        make(arguments.source, arguments.folder, arguments.precision.split(","), arguments.recipe)
+    else:
+        print(f"{fill(arguments.source, arguments.folder) / 1e9:.2f} GB")

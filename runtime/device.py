@@ -1,0 +1,222 @@
+"""Where graphs run, and how a call's inputs, states and output are bound there: the CPU here, CUDA in cuda.py.
+
+onnxruntime replaces a provider that does not load, and a kernel that is not there, by the CPU without an error; nothing
+here does unless it was allowed to.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..errors import DeviceError, UsageError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
+CUDA = "CUDAExecutionProvider"
+
+
+def import_onnxruntime():
+    """The onnxruntime module.
+
+    Raises:
+        DeviceError: none of its wheels is installed, or both are, which overwrite each other.
+    """
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if len(installed) > 1:
+        raise DeviceError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; run:\n"
+            f"  pip uninstall -y onnxruntime onnxruntime-gpu\n  {_INSTALL}"
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise DeviceError(f"onnxruntime is not installed ({error}); run:\n  {_INSTALL}") from error
+    return onnxruntime
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+class Buffer(Protocol):
+    """An array that stays where a session runs, bound as input and output of its calls."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    nbytes: int
+
+    def read(self, rows: int | None = None) -> np.ndarray:
+        """Its values, or the first rows along the third axis."""
+        ...
+
+    def write(self, values: np.ndarray) -> None:
+        """Replace the values, or those of the first rows along the third axis."""
+        ...
+
+    def move_rows(self, keep: int) -> None:
+        """Move the last `keep` rows to the front."""
+        ...
+
+
+class Binding(Protocol):
+    """The inputs and outputs of one session for one stream."""
+
+    buffers: dict[str, Buffer]  # by the input's name
+    reusable: bool  # by another stream after this one
+
+    def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype) -> Buffer:
+        """A buffer of zeros that is the input `past` and the output `present` of every call."""
+        ...
+
+    def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
+        """One output of a call."""
+        ...
+
+
+class Device(Protocol):
+    """Where sessions run."""
+
+    name: str  # as `--device` takes it
+    notes: list[str]  # what differs from what was asked for
+
+    def open(self, path: str, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
+        """A session all of whose nodes run here.
+
+        `captures`: its calls with equal shapes are recorded and replayed where the device can do that; they must be
+        repeatable.
+        """
+        ...
+
+    def bind(self, session: onnxruntime.InferenceSession) -> Binding:
+        """What one stream's calls of a session bind."""
+        ...
+
+    def free_memory(self) -> int | None:
+        """Bytes free where the buffers are, None for the machine's memory."""
+        ...
+
+    def taken_memory(self) -> int:
+        """Bytes that are no longer free there since the device was opened; 0 for the machine's memory."""
+        ...
+
+
+def open_device(asked: str, activation_dtype: str = "float16", *, allow_fallback: bool = False) -> Device:
+    """The device that was asked for; `auto` is CUDA where it runs graphs of this type, else the CPU.
+
+    Raises:
+        UsageError: an unknown name.
+        DeviceError: what was asked for is not there, and nothing less is allowed.
+    """
+    kind, _, index = asked.partition(":")
+    if asked == "cpu" or (asked == "auto" and CUDA not in import_onnxruntime().get_available_providers()):
+        return Cpu()
+    if asked != "auto" and not (kind == "cuda" and (index.isdecimal() or asked == "cuda")):
+        raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {asked!r}")
+    try:
+        if activation_dtype != "float16":
+            raise DeviceError(
+                f"CUDA has attention in float16 only, and this precision computes in {activation_dtype}; "
+                "choose --precision q4f16 or fp16, or --device cpu"
+            )
+        from .cuda import Cuda
+
+        return Cuda(int(index or 0))
+    except DeviceError as error:
+        if asked == "auto" or allow_fallback:
+            return Cpu(str(error))
+        raise
+
+
+class Cpu:
+    """onnxruntime's own kernels; buffers are arrays of this process."""
+
+    name = "cpu"
+
+    def __init__(self, reason: str | None = None):
+        """`reason`: why this is not what was asked for."""
+        self.notes = [] if reason is None else [f"running on the CPU: {reason}"]
+
+    def open(self, path: str, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
+        """See `Device`."""
+        return import_onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def bind(self, session: onnxruntime.InferenceSession) -> Binding:
+        """See `Device`."""
+        return HostBinding(session)
+
+    def free_memory(self) -> int | None:
+        """See `Device`."""
+        return None
+
+    def taken_memory(self) -> int:
+        """See `Device`."""
+        return 0
+
+
+class HostBuffer:
+    """Memory of this process, taken page by page as rows are written: a stream grows with its context."""
+
+    def __init__(self, shape: Sequence[int], dtype: np.dtype):
+        self.array = lazy_zeros(shape, dtype)
+        self.shape, self.dtype, self.nbytes = self.array.shape, self.array.dtype, self.array.nbytes
+
+    def read(self, rows: int | None = None) -> np.ndarray:
+        """See `Buffer`; a view."""
+        return self.array[:, :, :rows]
+
+    def write(self, values: np.ndarray) -> None:
+        """See `Buffer`."""
+        self.array[:, :, : values.shape[2]] = values
+
+    def move_rows(self, keep: int) -> None:
+        """See `Buffer`."""
+        self.array[:, :, :keep] = self.array[:, :, self.shape[2] - keep :].copy()
+
+
+class HostBinding:
+    """Arrays are bound without a copy."""
+
+    reusable = False  # new buffers cost nothing, and used ones keep their memory
+
+    def __init__(self, session: onnxruntime.InferenceSession):
+        self.buffers: dict[str, Buffer] = {}
+        self._session, self._io = session, session.io_binding()
+
+    def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype) -> HostBuffer:
+        """See `Binding`."""
+        self.buffers[past] = buffer = HostBuffer(shape, dtype)
+        value = import_onnxruntime().OrtValue.ortvalue_from_numpy(buffer.array)  # shares the array's memory
+        self._io.bind_ortvalue_input(past, value)
+        self._io.bind_ortvalue_output(present, value)
+        return buffer
+
+    def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
+        """See `Binding`."""
+        for name, array in feeds.items():
+            self._io.bind_cpu_input(name, array)
+        self._io.bind_output(fetch, "cpu")
+        self._session.run_with_iobinding(self._io)
+        return self._io.get_outputs()[-1].numpy()  # the buffers were bound before
+
+
+def lazy_zeros(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Zeros whose memory is taken page by page when written.
+
+    NumPy asks for huge pages, and 2 MiB for the first row of every head of every layer are 0.7 GB of the 4B model.
+    """
+    memory = mmap.mmap(-1, max(1, prod(shape) * dtype.itemsize))
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype, prod(shape)).reshape(shape)

@@ -1,0 +1,265 @@
+"""Sound as it is spoken to events: audio is captured in a thread of its own and waits there when the model is behind.
+
+Nothing is dropped. A stream that is behind takes all that waits at once: the encoder then works in larger, cheaper
+chunks.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import RawIOBase
+from time import perf_counter
+
+import numpy as np
+import soxr
+
+from ..errors import AudioError, UsageError
+from .segments import Segment, group
+from .stream import Stream, Token, check_samples
+
+RAW_FORMATS = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
+READ_BYTES = 1 << 16  # at most in one read, which returns what is there
+RECENT_STEPS = 4096  # whose latency the meter knows: 5.5 minutes
+SILENCE_SECONDS = 2.0  # without text until a silence is told
+BEHIND_SECONDS = 2.0  # of audio that waits until it is told
+MUTED_SECONDS = 5.0  # of samples that are all zero
+CLIPPED = 0.999  # full scale; a converter's largest value is just below 1
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """No text for a while; told once, when it has lasted SILENCE_SECONDS."""
+
+    start: float  # seconds, where the last text ended
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a speaker should know; each is told once."""
+
+    text: str
+
+
+Event = Token | Segment | Silence | Notice
+
+
+@dataclass(slots=True)
+class Meter:
+    """How a live stream keeps up, always current."""
+
+    captured: float = 0.0  # seconds of audio
+    transcribed: float = 0.0  # seconds of audio that went into the model
+    level: float = 0.0  # peak of the last block, full scale 1
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
+    busy_seconds: float = 0.0  # in the encoder and the decoder
+
+    @property
+    def backlog(self) -> float:
+        """Seconds of audio that wait."""
+        return self.captured - self.transcribed
+
+    @property
+    def rtf(self) -> float:
+        """Seconds of work for a second of audio."""
+        return self.busy_seconds / self.transcribed if self.transcribed else 0.0
+
+    def percentile(self, percent: float) -> float:
+        """Of the recent latencies, in seconds: from the arrival of the last sample a token may use to its text."""
+        return float(np.percentile(list(self.latencies), percent)) if self.latencies else 0.0
+
+    def summary(self) -> dict[str, float]:
+        """Its values by name, times in seconds and latencies in milliseconds."""
+        latencies = {f"latency_p{p}_ms": round(1000 * self.percentile(p), 1) for p in (50, 95, 99)}
+        return {"duration": round(self.captured, 3), "rtf": round(self.rtf, 4), **latencies}
+
+    def __str__(self) -> str:
+        p50, p95, p99 = (1000 * self.percentile(p) for p in (50, 95, 99))
+        return (
+            f"{self.captured:.1f} s of audio, {self.backlog:.1f} s behind, latency p50 {p50:.0f}, p95 {p95:.0f}, "
+            f"p99 {p99:.0f} ms, RTF {self.rtf:.3f}"
+        )
+
+
+class Capture:
+    """Blocks of samples taken in a thread, with the time of their arrival."""
+
+    def __init__(self, blocks: Iterator[np.ndarray]):
+        """Begin to take blocks: float [n] at the model's rate, in the order they are spoken."""
+        self._blocks, self._ready = blocks, threading.Condition()
+        self._waiting: list[np.ndarray] = []
+        self._counts: list[int] = []  # samples captured up to and with each block
+        self._times: list[float] = []
+        self._ended = False
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def stop(self) -> None:
+        """Take no more; what was captured is still handed out."""
+        with self._ready:
+            self._ended = True
+            self._ready.notify()
+
+    @property
+    def num_samples(self) -> int:
+        """Captured so far."""
+        return self._counts[-1] if self._counts else 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """All that waits, as soon as there is something; ends when the source has ended.
+
+        Raises:
+            AudioError: what the source raised, after everything before it was handed out.
+        """
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: self._waiting or self._ended)
+                waiting, self._waiting = self._waiting, []
+            if waiting:
+                yield np.concatenate(waiting)
+            elif self._error is not None:
+                raise self._error
+            else:
+                return
+
+    def arrival(self, num_samples: int) -> float:
+        """When that many samples had arrived; asked for in rising order, what is older is forgotten."""
+        with self._ready:
+            at = min(bisect_left(self._counts, num_samples), len(self._counts) - 1)
+            del self._counts[:at], self._times[:at]
+            return self._times[0]
+
+    def _run(self) -> None:
+        try:
+            for block in self._blocks:
+                samples = check_samples(block)
+                with self._ready:
+                    if self._ended:
+                        return
+                    self._waiting.append(samples)
+                    self._counts.append(self.num_samples + len(samples))
+                    self._times.append(perf_counter())
+                    self._ready.notify()
+        except BaseException as error:  # handed to the thread that iterates
+            self._error = error
+        finally:
+            self.stop()
+
+
+def listen(stream: Stream, capture: Capture, meter: Meter, on_event: Callable[[Event], None]) -> None:
+    """Transcribe what is captured until it ends, then what is still delayed.
+
+    Args:
+        stream: not finished.
+        capture: the audio.
+        meter: kept current.
+        on_event: gets every token with text at once, then its word group, silences, and notices.
+
+    Raises:
+        AudioError: the source broke; everything captured before has been transcribed.
+    """
+    rate, rules = stream.audio.sample_rate, stream.rules
+    text_end, is_silent, before = 0.0, False, stream.num_samples
+    watch = _Watch(rate)
+
+    def decided(tokens: Iterator[Token]) -> Iterator[Token]:
+        nonlocal text_end, is_silent
+        for token in tokens:
+            needed = (token.index + 1 + stream.num_delay_tokens) * stream.audio.samples_per_token
+            if before < (needed := needed + rules.look_ahead_samples) <= stream.num_samples:  # not the padding's
+                meter.latencies.append(perf_counter() - capture.arrival(needed - before))
+            if token.text:
+                on_event(token)
+                text_end, is_silent = token.end, False
+            elif not is_silent and token.end - text_end > SILENCE_SECONDS:
+                on_event(Silence(text_end))
+                is_silent = True
+            measure()
+            yield token
+
+    def measure() -> None:
+        meter.captured = capture.num_samples / rate
+        meter.transcribed = min(meter.captured, max(0, stream.num_samples - before - len(stream.samples)) / rate)
+        meter.busy_seconds = stream.timings.encode_seconds + stream.timings.decode_seconds
+
+    def tokens() -> Iterator[Token]:
+        broken: AudioError | None = None
+        blocks = iter(capture)
+        while True:
+            try:
+                block = next(blocks, None)
+            except AudioError as error:
+                block, broken = None, error
+            if block is None:
+                break
+            meter.level = float(np.abs(block).max(initial=0))
+            for notice in watch.look(block, meter.backlog):
+                on_event(Notice(notice))
+            yield from decided(stream.iter_feed(block))
+            measure()
+        yield from decided(stream.iter_finish())
+        if broken is not None:
+            raise broken
+
+    for segment in group(tokens(), stream.ids):
+        on_event(segment)
+
+
+class _Watch:
+    """What is worth a notice."""
+
+    def __init__(self, rate: int):
+        self.rate, self.said = rate, set[str]()
+        self.zeros = 0  # samples in a row, up to now
+
+    def look(self, block: np.ndarray, backlog: float) -> Iterator[str]:
+        """Notices that a block and the audio that waits give rise to."""
+        edges = np.concatenate(([-1 - self.zeros], np.flatnonzero(block), [len(block)]))
+        longest, self.zeros = int(np.diff(edges).max()) - 1, int(edges[-1] - edges[-2]) - 1
+        found = {
+            f"the input has been digital silence for {MUTED_SECONDS:.0f} s: is it muted?": (
+                longest >= MUTED_SECONDS * self.rate
+            ),
+            "the input exceeds full scale: turn it down": np.count_nonzero(np.abs(block) >= CLIPPED) > len(block) / 100,
+            f"more than {BEHIND_SECONDS:.0f} s behind: this machine is slower than the speech; text comes late, "
+            "nothing is lost": backlog > BEHIND_SECONDS,
+        }
+        for text, is_so in found.items():
+            if is_so and text not in self.said:
+                self.said.add(text)
+                yield text
+
+
+def raw_blocks(file: RawIOBase, raw_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    """Raw mono samples of a pipe as they come, at the model's rate.
+
+    Args:
+        file: unbuffered.
+        raw_format: of RAW_FORMATS.
+        rate: of the samples, in Hz.
+        sample_rate: the model's.
+
+    Raises:
+        AudioError: it ends inside a sample; all whole ones were given before.
+        UsageError: an unknown format or rate.
+    """
+    if raw_format not in RAW_FORMATS:
+        raise UsageError(f"sample format: expected one of {list(RAW_FORMATS)}, got {raw_format!r}")
+    if not 1000 <= rate <= 768_000:
+        raise UsageError(f"rate: expected 1000 to 768000 Hz, got {rate}")
+    dtype = RAW_FORMATS[raw_format]
+    resample = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+    rest = b""
+    while data := file.read(READ_BYTES):
+        data = rest + data
+        whole = len(data) - len(data) % dtype.itemsize
+        values, rest = np.frombuffer(data[:whole], dtype), data[whole:]
+        samples = values.astype(np.float32) / (1 << 15) if dtype.kind == "i" else values.astype(np.float32)
+        yield samples if resample is None else resample.resample_chunk(samples)
+    if resample is not None:
+        yield resample.resample_chunk(np.zeros(0, np.float32), last=True)
+    if rest:
+        raise AudioError(f"the input ended inside a sample: {len(rest)} of {dtype.itemsize} bytes ({raw_format})")

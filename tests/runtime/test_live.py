@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import io
+import threading
+from math import ceil
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from commands import CLIP, TEXT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxtral_onnx import Transcriber
+from voxtral_onnx.errors import AudioError, UsageError
+from voxtral_onnx.runtime.live import (
+    BEHIND_SECONDS,
+    Capture,
+    Meter,
+    Notice,
+    Silence,
+    listen,
+    raw_blocks,
+)
+from voxtral_onnx.runtime.segments import Segment
+from voxtral_onnx.runtime.stream import Token
+
+SAMPLES = soundfile.read(CLIP, dtype="float32")[0]
+
+
+@pytest.fixture(scope="module")
+def transcriber(tiny_artifact):
+    with Transcriber(tiny_artifact, precision="q4") as transcriber:
+        yield transcriber
+
+
+def hear(transcriber, blocks):
+    """Events and meter of a live stream."""
+    events, meter = [], Meter()
+    listen(transcriber.stream(), Capture(iter(blocks)), meter, events.append)
+    return events, meter
+
+
+def text_of(events) -> str:
+    return "".join(event.text for event in events if isinstance(event, Token)).strip()
+
+
+class Pipe(io.RawIOBase):
+    """A reader that returns what was sent at one time, as a pipe does."""
+
+    def __init__(self, parts):
+        self.parts = iter(parts)
+
+    def read(self, size=-1):
+        return next(self.parts, b"")
+
+
+def test_live_is_the_same_text_and_groups_as_a_file(transcriber):
+    events, meter = hear(transcriber, np.split(SAMPLES, range(1280, len(SAMPLES), 1280)))
+    assert text_of(events) == TEXT
+    groups = [(event.text, event.end) for event in events if isinstance(event, Segment)]
+    assert groups == [(segment.text, segment.end) for segment in transcriber.transcribe(SAMPLES)]
+    assert meter.captured == pytest.approx(len(SAMPLES) / 16000)
+    assert meter.backlog < 0.2, "the last token's look-ahead is still to come"
+    assert len(meter.latencies) == (len(SAMPLES) - 40) // 1280 - 6 and min(meter.latencies) > 0
+    assert meter.summary()["latency_p50_ms"] <= meter.summary()["latency_p99_ms"]
+
+
+def test_groups_come_after_their_tokens_and_before_the_next_group(transcriber):
+    events, _ = hear(transcriber, [SAMPLES])
+    spoken = ""
+    for event in events:
+        if isinstance(event, Token):
+            spoken += event.text
+        elif isinstance(event, Segment):
+            assert spoken.startswith(event.text)
+            spoken = spoken[len(event.text) :]
+    assert spoken == ""
+
+
+def test_a_broken_source_loses_nothing_that_came_before(transcriber):
+    def blocks():
+        yield SAMPLES
+        raise AudioError("unplugged")
+
+    events = []
+    with pytest.raises(AudioError, match="unplugged"):
+        listen(transcriber.stream(), Capture(blocks()), Meter(), events.append)
+    assert text_of(events) == TEXT
+
+
+def test_stopping_the_capture_drains_what_was_captured(transcriber):
+    released = threading.Event()
+
+    def blocks():
+        yield SAMPLES
+        released.wait(60)
+        yield SAMPLES
+
+    capture, events = Capture(blocks()), []
+
+    def on_event(event):
+        events.append(event)
+        capture.stop()
+
+    listen(transcriber.stream(), capture, Meter(), on_event)
+    released.set()
+    assert text_of(events) == TEXT
+
+
+def test_silence_is_told_once_until_the_next_word(transcriber):
+    silence = np.zeros(5 * 16000, np.float32)
+    events, _ = hear(transcriber, [silence, SAMPLES, silence])
+    silences = [event for event in events if isinstance(event, Silence)]
+    assert len(silences) == 2 and silences[0].start == 0 and silences[1].start > 5
+
+
+def test_notices(transcriber):
+    zeros, loud = np.zeros(16000, np.float32), np.sign(np.sin(np.arange(16000, dtype=np.float32)))
+    events, _ = hear(transcriber, [*[zeros] * 11, loud, loud])
+    texts = [event.text for event in events if isinstance(event, Notice)]
+    assert [text.split(":")[0] for text in texts if "behind" not in text] == [
+        "the input has been digital silence for 5 s",
+        "the input exceeds full scale",
+    ]
+
+
+def test_falling_behind_is_told_and_costs_no_audio(transcriber, monkeypatch):
+    """A minute at once is a backlog."""
+    taken = []
+    stream = transcriber.stream()
+    capture = Capture(iter([np.tile(SAMPLES, ceil(60 * 16000 / len(SAMPLES)))]))
+    meter = Meter()
+    events = []
+
+    def on_event(event):
+        events.append(event)
+        taken.append(meter.backlog)
+
+    listen(stream, capture, meter, on_event)
+    assert max(taken) > BEHIND_SECONDS
+    assert stream.num_samples >= 60 * 16000
+    assert text_of(events).count(TEXT.split()[0]) >= 60 * 16000 // len(SAMPLES)
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=30))
+def test_raw_samples_in_any_pieces(sizes):
+    values = np.arange(-400, 400, dtype="<i2")
+    data, parts, at = values.tobytes(), [], 0
+    for size in sizes:
+        parts.append(data[at : at + size])
+        at += size
+    parts = [part for part in [*parts, data[at:]] if part]
+    found = np.concatenate(list(raw_blocks(Pipe(parts), "s16le", 16000, 16000)))
+    assert np.array_equal(found, values / np.float32(1 << 15))
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 48000])
+def test_another_rate_is_resampled_to_its_end(rate):
+    samples = np.sin(np.arange(rate, dtype=np.float32) / 20)
+    parts = np.split(samples, range(999, rate, 999))
+    found = np.concatenate(list(raw_blocks(Pipe([p.tobytes() for p in parts]), "f32le", rate, 16000)))
+    expected = soxr.resample(samples, rate, 16000)
+    assert abs(len(found) - len(expected)) <= 1
+    assert np.abs(found[: len(expected)] - expected[: len(found)]).max() < 1e-3
+
+
+def test_half_a_sample_at_the_end():
+    blocks = raw_blocks(Pipe([b"\1\0\2"]), "s16le", 16000, 16000)
+    assert len(next(blocks)) == 1
+    with pytest.raises(AudioError, match=r"ended inside a sample: 1 of 2 bytes \(s16le\)"):
+        next(blocks)
+
+
+@pytest.mark.parametrize(("kind", "rate", "words"), [("s24le", 16000, "sample format"), ("s16le", 10, "rate")])
+def test_misuse(kind, rate, words):
+    with pytest.raises(UsageError, match=words):
+        next(raw_blocks(Pipe([]), kind, rate, 16000))
