@@ -26,9 +26,9 @@ from voxtral_onnx.exporter.layerwise import Layerwise
 from voxtral_onnx.exporter.plan import TINY, plan_export
 from voxtral_onnx.exporter.quantize import spend_budget
 from voxtral_onnx.exporter.sensitivity import FORMS, form_sizes, groups_of, measure_drifts, measure_sensitivities
+from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.quant.recipe import Recipe, load_recipe
 from voxtral_onnx.runtime.bench import describe_machine, markdown_table
-from voxtral_onnx.runtime.memory import peak_memory
 
 RESULTS = Path(__file__).parent / "results" / "budget.json"
 BUDGETS_MB = (8.6, 8.8, 9.0, 9.5, 10.0, 11.0, 12.0)
