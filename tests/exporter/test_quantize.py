@@ -13,53 +13,51 @@ from conftest import copy_artifact
 from parity import assert_parity
 from reference import toy
 
-from voxtral_onnx import export, quantize
+from voxtral_onnx import quantize
 from voxtral_onnx.errors import AudioError, QuantizationError, UsageError
 from voxtral_onnx.exporter.artifact import open_artifact
 from voxtral_onnx.exporter.checkpoint import open_checkpoint
 from voxtral_onnx.exporter.folder import UNFINISHED
+from voxtral_onnx.exporter.plan import TINY
 from voxtral_onnx.exporter.quantize import spend_budget
 from voxtral_onnx.exporter.sensitivity import groups_of
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.quant.recipe import load_recipe
 
 SOUND = [toy.babble(0.4)]
-PRECISIONS = ("q4f16", "q8", "fp16", "fp32")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """Its weights are float16 values, which every float artifact holds exactly."""
-    return write_mistral(tmp_path_factory.mktemp("checkpoint") / "small")
-
-
-@pytest.fixture(scope="module")
-def exported(checkpoint, tmp_path_factory):
-    return export(checkpoint, tmp_path_factory.mktemp("exported") / "small", precisions=PRECISIONS)
 
 
 def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("source", "precision"), [("fp32", "q4f16"), ("fp16", "q8")])
-def test_a_float_artifact_gives_the_bytes_that_its_checkpoint_gives(exported, tmp_path, source, precision):
-    artifact = copy_artifact(exported, tmp_path / "source", source)
+def test_a_float32_artifact_gives_the_bytes_that_its_checkpoint_gives(tiny_artifact, tmp_path):
+    """After an interruption, too."""
+    artifact, out = copy_artifact(tiny_artifact, tmp_path / "source", "fp32"), tmp_path / "out"
     before = contents(artifact)
-    folder = quantize(artifact, tmp_path / "out", precisions=(precision,))
-    found, expected = contents(folder), contents(exported)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(artifact, out, on_progress=_interrupt)
+    assert UNFINISHED in contents(out) and FILE_NAME not in contents(out)
+    quantize(artifact, out)
+    found, expected, manifest = contents(out), contents(tiny_artifact), Manifest.read(out)
     assert contents(artifact) == before
-    manifest = Manifest.read(folder)
-    assert manifest.precisions == {precision: Manifest.read(exported).precisions[precision]}
+    assert manifest.precisions == {"q4f16": Manifest.read(tiny_artifact).precisions["q4f16"]}
     assert found.keys() == manifest.files.keys() | {FILE_NAME}
     for name in manifest.files:
         assert found[name] == expected[name], name
 
 
-@pytest.mark.parametrize(("source", "error"), [("fp32", 0), ("fp16", 0), ("q8", 0.01)])
-def test_tensors_of_an_artifact_are_the_checkpoints(checkpoint, exported, tmp_path, source, error):
-    original = open_checkpoint(checkpoint)
-    opened = open_artifact(copy_artifact(exported, tmp_path / "source", source))
+def _interrupt(report):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [("fp32", 0), ("fp16", 2**-10), ("q8", 0.01)],  # of a tensor's largest; float16 has 11 bits
+)
+def test_tensors_of_an_artifact_are_the_checkpoints(tiny_artifact, tmp_path, source, error):
+    original = open_checkpoint(TINY)
+    opened = open_artifact(copy_artifact(tiny_artifact, tmp_path / "source", source))
     assert opened.config == original.config and opened.tokenizer == original.tokenizer and opened.card == original.card
     assert opened.tensors.keys() == original.tensors.keys()
     assert (opened.fingerprint() == original.fingerprint()) == (error == 0)
@@ -75,57 +73,42 @@ def test_tensors_of_an_artifact_are_the_checkpoints(checkpoint, exported, tmp_pa
         assert_parity(other.rows(), rows, atol=atol, what=f"{name}, read again")
 
 
-def test_the_most_exact_precision_is_read(exported):
-    assert open_artifact(exported).layout == "artifact, fp32"
+def test_the_most_exact_precision_is_read(tiny_artifact):
+    assert open_artifact(tiny_artifact).layout == "artifact, fp32"
 
 
-def test_four_bits_are_not_rounded_again(exported, tmp_path, run):
-    artifact = copy_artifact(exported, tmp_path / "source", "q4f16")
+def test_four_bits_are_not_rounded_again(tiny_artifact, tmp_path, run):
+    artifact = copy_artifact(tiny_artifact, tmp_path / "source", "q4f16")
     run("quantize", artifact).assert_refused(
         5, "holds 4-bit weights alone (q4f16)", "quantise the checkpoint", Manifest.read(artifact).fingerprint[:16]
     )
 
 
-def test_eight_bits_become_four(exported, tmp_path, run):
-    artifact = copy_artifact(exported, tmp_path / "source", "q8")
+def test_eight_bits_become_four(tiny_artifact, tmp_path, run):
+    artifact = copy_artifact(tiny_artifact, tmp_path / "source", "q8")
     result = run("quantize", artifact, "-o", tmp_path / "out")
     assert (result.code, result.out) == (0, f"{tmp_path / 'out'}\n")
     assert "artifact, q8" in result.err
     folder = tmp_path / "out"
     Manifest.read(folder).check_files(folder, hashes=True)
-    assert Manifest.read(folder).fingerprint != Manifest.read(exported).fingerprint
+    assert Manifest.read(folder).fingerprint != Manifest.read(tiny_artifact).fingerprint
 
 
-def test_floats_are_not_quantisation(exported, tmp_path, run):
-    run("quantize", exported, "-o", tmp_path / "out", "--precision", "q4f16,fp16").assert_refused(2, "fp16", "`export`")
+def test_floats_are_not_quantisation(tiny_artifact, tmp_path, run):
+    run("quantize", tiny_artifact, "-o", tmp_path / "out", "--precision", "q4f16,fp16").assert_refused(
+        2, "fp16", "`export`"
+    )
 
 
-def test_what_is_read_is_not_written(exported, run):
-    run("quantize", exported, "-o", exported).assert_refused(2, "is what is read")
+def test_what_is_read_is_not_written(tiny_artifact, run):
+    run("quantize", tiny_artifact, "-o", tiny_artifact).assert_refused(2, "is what is read")
 
 
-def test_a_damaged_artifact_is_refused(exported, tmp_path, run):
-    artifact = copy_artifact(exported, tmp_path / "source", "fp32")
+def test_a_damaged_artifact_is_refused(tiny_artifact, tmp_path, run):
+    artifact = copy_artifact(tiny_artifact, tmp_path / "source", "fp32")
     (artifact / "onnx/audio_encoder.onnx_data").unlink()
     run("quantize", artifact, "-o", tmp_path / "out").assert_refused(4, "audio_encoder.onnx_data: missing")
     assert not (tmp_path / "out").exists()
-
-
-def test_an_interrupted_call_is_taken_up_again(exported, tmp_path):
-    artifact = copy_artifact(exported, tmp_path / "source", "fp32")
-    reports = 0
-
-    def interrupt(progress):
-        nonlocal reports
-        reports += 1
-        if reports == 10:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        quantize(artifact, tmp_path / "out", on_progress=interrupt)
-    assert UNFINISHED in contents(tmp_path / "out") and FILE_NAME not in contents(tmp_path / "out")
-    quantize(artifact, tmp_path / "out")
-    assert Manifest.read(tmp_path / "out").precisions["q4f16"] == Manifest.read(exported).precisions["q4f16"]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +116,7 @@ def measured(toy_checkpoint, tmp_path_factory):
     """A budget between all in 4 and all in 8 bits, spent."""
     spent = []
     folder = tmp_path_factory.mktemp("budget") / "toy"
-    quantize(toy_checkpoint, folder, budget=2_300_000, recordings=SOUND, on_budget=spent.append)
+    quantize(toy_checkpoint, folder, budget=2_175_000, recordings=SOUND, on_budget=spent.append)
     return folder, spent[0]
 
 
@@ -141,7 +124,7 @@ def test_budget_is_kept_and_its_recipe_is_what_was_exported(measured):
     folder, spent = measured
     manifest = Manifest.read(folder)
     size = sum(file.size for file in manifest.files.values()) + (folder / FILE_NAME).stat().st_size
-    assert 2_100_000 < size <= spent.size <= 2_300_000
+    assert 2_050_000 < size <= spent.size <= 2_175_000
     recipe = load_recipe(str(spent.recipe))
     assert manifest.precisions["q4f16"].recipe == json.loads(json.dumps(recipe.to_dict()))
     assert len({(form.bits, form.block_size) for form in spent.chosen}) > 1
@@ -152,7 +135,7 @@ def test_budget_is_kept_and_its_recipe_is_what_was_exported(measured):
             assert rule is not None and (rule.bits, rule.block_size) == (form.bits, form.block_size)
     table = json.loads(spent.table.read_bytes())
     assert [part["group"]["name"] for part in table["sensitivities"]] == [group.name for group in groups]
-    assert (table["budget"], table["size"], table["drift"]) == (2_300_000, spent.size, spent.drift)
+    assert (table["budget"], table["size"], table["drift"]) == (2_175_000, spent.size, spent.drift)
 
 
 def test_artifact_of_mixed_forms_transcribes(measured):
@@ -166,15 +149,11 @@ def test_artifact_of_mixed_forms_transcribes(measured):
 def test_another_budget_measures_nothing_again(measured, toy_checkpoint, tmp_path):
     checkpoint, spent, stages = open_checkpoint(toy_checkpoint), measured[1], []
     shutil.copy(spent.table, tmp_path / "toy-sensitivity.json")
-    again = spend_budget(checkpoint, tmp_path / "toy", "q4f16", 2_200_000, SOUND, stages.append)
+    again = spend_budget(checkpoint, tmp_path / "toy", "q4f16", 2_150_000, SOUND, stages.append)
     assert not stages
     assert again.drift > spent.drift and again.sensitivities == spent.sensitivities
     with pytest.raises(KeyboardInterrupt):  # with other sounds it does
-        spend_budget(checkpoint, tmp_path / "toy", "q4f16", 2_200_000, [toy.babble(0.4, seed=1)], _interrupt)
-
-
-def _interrupt(stage):
-    raise KeyboardInterrupt
+        spend_budget(checkpoint, tmp_path / "toy", "q4f16", 2_150_000, [toy.babble(0.4, seed=1)], _interrupt)
 
 
 def test_budget_that_cannot_be_met_says_the_least(toy_checkpoint, tmp_path):
@@ -193,10 +172,10 @@ def test_budget_that_cannot_be_met_says_the_least(toy_checkpoint, tmp_path):
     ("options", "error", "message"),
     [
         ({"budget": 50_000_000}, QuantizationError, "hold the model without quantising.*--precision fp16"),
-        ({"budget": 2_300_000, "recordings": [np.zeros(0)]}, AudioError, "hold no samples"),
-        ({"budget": 2_300_000, "recipe": "small"}, UsageError, "a recipe of its own"),
-        ({"budget": 2_300_000, "precisions": ("q4", "q4f16")}, UsageError, "one precision"),
-        ({"budget": 2_300_000, "precisions": ("q8",)}, UsageError, "one precision"),
+        ({"budget": 2_175_000, "recordings": [np.zeros(0)]}, AudioError, "hold no samples"),
+        ({"budget": 2_175_000, "recipe": "small"}, UsageError, "a recipe of its own"),
+        ({"budget": 2_175_000, "precisions": ("q4", "q4f16")}, UsageError, "one precision"),
+        ({"budget": 2_175_000, "precisions": ("q8",)}, UsageError, "one precision"),
     ],
 )
 def test_budgets_that_make_no_sense(toy_checkpoint, tmp_path, options, error, message):
@@ -205,17 +184,21 @@ def test_budgets_that_make_no_sense(toy_checkpoint, tmp_path, options, error, me
     assert not list(tmp_path.iterdir())
 
 
-def test_command(toy_checkpoint, tmp_path, run):
+def test_command(tmp_path, run):
+    source = write_mistral(tmp_path / "small")
     soundfile.write(tmp_path / "sound.wav", SOUND[0], 16000)
     soundfile.write(tmp_path / "empty.wav", SOUND[0][:0], 16000)
-    budget = ("quantize", toy_checkpoint, "-o", tmp_path / "toy", "--budget", "2.3MB")
-    run(*budget, "--audio", tmp_path / "empty.wav").assert_refused(6, "hold no samples")
-    run("quantize", toy_checkpoint, "--audio", tmp_path / "sound.wav").assert_refused(2, "--budget")
-    result = run(*budget, "--audio", tmp_path / "sound.wav", "--json")
+    command = ("quantize", source, "-o", tmp_path / "out", "--budget")
+    refused = run(*command, "1MiB")
+    refused.assert_refused(5, "q4f16 takes ", "bytes at least, got 1,048,576")
+    least = int(refused.err.split(" takes ")[1].split(" ")[0].replace(",", ""))
+    command = (*command, f"{least + 20_000}B")
+    run(*command, "--audio", tmp_path / "empty.wav").assert_refused(6, "hold no samples")
+    run("quantize", source, "--audio", tmp_path / "sound.wav").assert_refused(2, "--budget")
+    result = run(*command, "--audio", tmp_path / "sound.wav", "--json")
     values = json.loads(result.out)
-    assert values["folder"] == str(tmp_path / "toy") and values["size"] <= 2_300_000
-    assert "decoder 2 mlp" in result.err and "toy-recipe.toml" in result.err
-    edited = (tmp_path / "toy-recipe.toml").read_text().replace("bits = 8", "bits = 4")
-    (tmp_path / "mine.toml").write_text(edited)
-    result = run("export", toy_checkpoint, "-o", tmp_path / "mine", "--recipe", tmp_path / "mine.toml", "--dry-run")
+    assert values["folder"] == str(tmp_path / "out") and values["size"] <= least + 20_000
+    assert "decoder 0 mlp" in result.err and "out-recipe.toml" in result.err
+    (tmp_path / "mine.toml").write_text((tmp_path / "out-recipe.toml").read_text().replace("bits = 8", "bits = 4"))
+    result = run("export", source, "-o", tmp_path / "mine", "--recipe", tmp_path / "mine.toml", "--dry-run")
     assert result.code == 0, result.err
