@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import QuantizationError
-from .methods import HAS_ZERO_POINTS, METHODS
+from .methods import METHODS
 
 _FOLDER = Path(__file__).parent / "recipes"
 
@@ -48,7 +48,7 @@ class Rule:
     @property
     def has_zero_points(self) -> bool:
         """Whether the method writes zero points."""
-        return HAS_ZERO_POINTS[self.method]
+        return METHODS[self.method].has_zero_points
 
 
 @dataclass(frozen=True, slots=True)
