@@ -5,7 +5,7 @@
     with Transcriber("tiny") as transcriber:
         print(transcriber.transcribe("clip.wav").text)
 
-`export` needs the extra `export` (torch, onnx); `Transcriber` needs onnxruntime and NumPy only.
+`export` and `quantize` need the extra `export` (torch, onnx); `Transcriber` needs onnxruntime and NumPy only.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .exporter.export import export
+    from .exporter.quantize import quantize
     from .runtime.stream import Stream
     from .runtime.transcribe import Transcriber, Transcript
 
 __version__ = "0.1.0"
-__all__ = ["Stream", "Transcriber", "Transcript", "__version__", "export"]
+__all__ = ["Stream", "Transcriber", "Transcript", "__version__", "export", "quantize"]
 
 _HOMES = {
     "export": ".exporter.export",
+    "quantize": ".exporter.quantize",
     "Stream": ".runtime.stream",
     "Transcriber": ".runtime.transcribe",
     "Transcript": ".runtime.transcribe",

@@ -18,8 +18,11 @@ from . import __version__
 from .errors import AudioError, DeviceError, StorageError, UsageError, VoxtralOnnxError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .exporter.bind import Progress
     from .exporter.plan import ExportPlan
+    from .exporter.quantize import Budget
     from .manifest import Manifest
     from .runtime.bench import Latency, Measurement
     from .runtime.transcribe import Transcriber, Transcript
@@ -56,10 +59,17 @@ def options(
 @app.command(rich_help_panel="Build")
 def export(
     source: Annotated[
-        str, typer.Argument(help="A checkpoint folder, in Mistral's or Hugging Face's layout; or [b]tiny[/].")
+        str,
+        typer.Argument(
+            help="A checkpoint folder, in Mistral's or Hugging Face's layout; a GGUF or the first of its shards; or "
+            "[b]tiny[/]."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Artifact folder.", show_default="./<name>-onnx")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Mistral's tekken.json.", show_default="beside the weights")
     ] = None,
     precision: Annotated[str, typer.Option(help="Comma-separated: q4f16, q4, q8, fp16, fp32.")] = "q4f16",
     recipe: Annotated[
@@ -77,35 +87,105 @@ def export(
     _require_export_packages()
     from .exporter.export import export as run_export
     from .exporter.plan import plan_export
+    from .exporter.report import summaries
     from .manifest import Manifest
     from .runtime.artifact import remember_export
     from .runtime.memory import peak_memory
 
     names = [name.strip() for name in precision.split(",")]
-    size = parse_size(shard_size)
+    options = {"tokenizer": tokenizer, "precisions": names, "recipe": recipe, "shard_size": parse_size(shard_size)}
     if dry_run:
-        plan = plan_export(source, output, precisions=names, recipe=recipe, shard_size=size, threads=threads)
+        plan = plan_export(source, output, threads=threads, **options)
         _print_plan(plan)
         plan.require_room()
         return
     began = perf_counter()
     with _ExportProgress() as progress:
-        folder = run_export(
-            source,
-            output,
-            precisions=names,
-            recipe=recipe,
-            shard_size=size,
-            threads=threads,
-            on_progress=progress.update,
-        )
+        folder = run_export(source, output, threads=threads, on_progress=progress.update, **options)
     try:
         remember_export(folder)
     except StorageError as error:
         _say(f"note: not remembered as the last export: {error}")
+    for note in summaries(folder):
+        _say(note)
     written = sum(file.size for file in Manifest.read(folder).files.values())
     _say(f"{format_size(written)} in {perf_counter() - began:.0f} s, {format_size(peak_memory())} of memory at most")
     _write(f"{folder}\n")
+
+
+@app.command(rich_help_panel="Build")
+def quantize(
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint folder, or an artifact of floats or 8 bits; or [b]tiny[/].")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Artifact folder.", show_default="./<name>-onnx")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Comma-separated: q4f16, q4, q8; one with --budget.")] = "q4f16",
+    recipe: Annotated[
+        str | None, typer.Option(help="Quantisation recipe: a name or a TOML file.", show_default="the precision's own")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Size of the artifact, as 2.4GB: measures where bits matter, and spends it.")
+    ] = None,
+    audio: Annotated[
+        list[str] | None,
+        typer.Option(help="With --budget: speech to measure on, 30 s in all.", show_default="the embedded samples"),
+    ] = None,
+    shard_size: Annotated[str, typer.Option(help="Size at which a new weight file begins.")] = "512MiB",
+    threads: Annotated[int | None, typer.Option(min=1, help="For quantising.", show_default="one a core")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The folder, and what --budget measured and chose.")] = False,
+) -> None:
+    """Quantise a checkpoint or a float artifact, by a recipe or to a size; prints the new artifact's folder."""
+    _require_export_packages()
+    from .exporter.calibrate import SECONDS
+    from .exporter.quantize import open_source
+    from .exporter.quantize import quantize as run_quantize
+
+    if audio and budget is None:
+        raise UsageError("--audio calibrates a --budget; without one nothing is measured")
+    checkpoint = open_source(source)
+    rate = checkpoint.config.audio.sample_rate
+    _say(f"{checkpoint.source}: {checkpoint.layout}")
+    spent: list[Budget] = []
+    with _ExportProgress() as progress:
+        folder = run_quantize(
+            checkpoint,
+            output,
+            precisions=[name.strip() for name in precision.split(",")],
+            recipe=recipe,
+            budget=None if budget is None else parse_size(budget),
+            recordings=[_read_start(path, rate, SECONDS) for path in audio] if audio else None,
+            shard_size=parse_size(shard_size),
+            threads=threads,
+            on_progress=progress.update,
+            on_stage=progress.measure,
+            on_budget=spent.append,
+        )
+    for found in spent:
+        _print_budget(found)
+    if as_json:
+        table = json.loads(spent[0].table.read_bytes()) if spent else {}
+        _write(json.dumps({"folder": str(folder), **table}) + "\n")
+    else:
+        _write(f"{folder}\n")
+
+
+@app.command(rich_help_panel="Build")
+def convert(
+    artifact: Annotated[str, typer.Argument(help="Artifact folder, or [b]tiny[/].")],
+    output: Annotated[Path, typer.Argument(help="The GGUF to be written.")],
+    precision: Annotated[
+        str | None, typer.Option(help="Which of the artifact's.", show_default="the first that a GGUF can hold")
+    ] = None,
+) -> None:
+    """Write an artifact's weights as a GGUF with Mistral's names, without rounding them."""
+    from .exporter.convert import convert as run_convert
+    from .runtime.artifact import find_artifact
+
+    conversion = run_convert(find_artifact(artifact), output, precision=precision)
+    _say(conversion.summary)
+    _write(f"{output}\n")
 
 
 @app.command(rich_help_panel="Run")
@@ -510,6 +590,46 @@ def _print_plan(plan: ExportPlan) -> None:
     )
 
 
+def _read_start(path: str, sample_rate: int, seconds: float) -> np.ndarray:
+    """The first seconds of an audio file."""
+    import numpy as np
+
+    from .runtime.audio import open_audio
+
+    source, blocks, left = open_audio(path, sample_rate), [np.zeros(0, np.float32)], int(seconds * sample_rate)
+    for note in source.notes:
+        _say(f"{source.name}: {note}")
+    for block in source.blocks():
+        blocks.append(block[:left])
+        left -= len(blocks[-1])
+        if not left:
+            break
+    return np.concatenate(blocks)
+
+
+def _print_budget(budget: Budget) -> None:
+    from rich.table import Table
+
+    table = Table("tensors", "4-bit drift", "margin", "flips", "chosen", "size", "drift", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for part, form in zip(budget.sensitivities, budget.chosen, strict=True):
+        table.add_row(
+            part.group.name,
+            f"{part.drift.total:.1e}",
+            f"{part.drift.margin:.3f}",
+            str(part.drift.flips),
+            f"{form.bits} bits, {form.block_size}",
+            format_size(form.size),
+            f"{form.drift:.1e}",
+        )
+    stderr.print(table)
+    _say(
+        f"{format_size(budget.size)} of {format_size(budget.num_bytes)}, drift {budget.drift:.1e} nats; "
+        f"recipe: {budget.recipe}, everything measured: {budget.table}"
+    )
+
+
 class _ExportProgress:
     """A bar on stderr: graph, tensor, bytes."""
 
@@ -530,6 +650,12 @@ class _ExportProgress:
         if progress.tensor:
             self.bar.update(self.tasks[progress.graphs], completed=progress.done, total=progress.total, tensor=tensor)
 
+    def measure(self, stage: str) -> None:
+        """Name the part of the model that is being measured."""
+        if "" not in self.tasks:
+            self.tasks[""] = self.bar.add_task("measuring", total=None, tensor="")
+        self.bar.update(self.tasks[""], tensor=stage)
+
     def __exit__(self, *error) -> None:
         self.bar.stop()
 
@@ -539,7 +665,7 @@ def _require_export_packages() -> None:
 
     from .exporter import memory
 
-    if missing := [name for name in ("torch", "onnx", "onnxscript", "onnx_ir") if find_spec(name) is None]:
+    if missing := [name for name in ("torch", "onnx", "onnxscript", "onnx_ir", "gguf") if find_spec(name) is None]:
         raise DeviceError(
             f"export needs {', '.join(missing)}; run:\n"
             "  pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install 'voxtral-onnx[export]'"

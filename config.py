@@ -258,3 +258,33 @@ class _Section:
 def _expect(what: str, found: Any, wanted: Any) -> None:
     if found != wanted:
         raise CheckpointError(f"{what}: expected {wanted!r}, got {found!r}")
+
+
+RELEASED = VoxtralConfig(  # mistralai/Voxtral-Mini-4B-Realtime-2602, for files that do not say
+    AudioConfig(sample_rate=16000, n_fft=400, hop_length=160, n_mels=128, global_log_mel_max=1.5, frames_per_token=8),
+    EncoderConfig(
+        hidden_size=1280,
+        intermediate_size=5120,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        head_dim=64,
+        sliding_window=750,
+        rope_theta=1e6,
+        rms_norm_eps=1e-5,
+        downsample_factor=4,
+    ),
+    DecoderConfig(
+        hidden_size=3072,
+        intermediate_size=9216,
+        num_hidden_layers=26,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        sliding_window=8192,
+        rope_theta=1e6,
+        rms_norm_eps=1e-5,
+        vocab_size=131072,
+        time_embedding_rank=32,
+    ),
+)

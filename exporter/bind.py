@@ -23,10 +23,12 @@ from torch import nn
 
 from ..errors import StorageError
 from ..manifest import MAX_DELAY_TOKENS, sync_folder
+from ..quant import gguf
 from ..quant.blocks import quantize_blockwise
 from ..quant.recipe import Rule
 from . import modules
-from .checkpoint import Checkpoint, Tensor
+from .checkpoint import Checkpoint
+from .tensors import Tensor
 from .trace import Traced
 
 ALIGNMENT = 4096  # bytes; what onnxruntime needs to map a tensor
@@ -112,7 +114,7 @@ def bind(
     """
     files = tuple(traced.plan.graph_file for traced, _ in graphs)
     steps = list(zip(*(fills_of(traced.module, checkpoint) for traced, _ in graphs), strict=True))
-    total, done, num_parameters = sum(tensor.stored.nbytes for step in steps for tensor in step[0].tensors), 0, 0
+    total, done, num_parameters = sum(tensor.num_bytes for step in steps for tensor in step[0].tensors), 0, 0
     with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
         sinks = [stack.enter_context(_DataFiles(folder, layout, traced.module)) for traced, layout in graphs]
         for step in steps:
@@ -122,8 +124,8 @@ def bind(
                 for future in pending:
                     future.result()
             for tensor in step[0].tensors:
-                num_parameters += tensor.stored.size
-                done += tensor.stored.nbytes
+                num_parameters += tensor.num_values
+                done += tensor.num_bytes
                 on_progress(Progress(files, tensor.name, done, total))
                 tensor.release()
     for traced, layout in graphs:
@@ -238,9 +240,9 @@ class Fill:
                 sink.write(name, values, start * (values.size // (stop - start)))
 
 
-def fills_of(module: nn.Module, checkpoint: Checkpoint) -> Iterator[Fill]:
-    """The fills of every parameter of a traced module, in the same order for every precision."""
-    for path, part in module.named_modules():
+def fills_of(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> Iterator[Fill]:
+    """The fills of every parameter of a module with this name in the model, in the same order for every precision."""
+    for path, part in module.named_modules(prefix=name):
         prefix = path + "." if path else ""
         tensors = checkpoint.tensors
         match part:
@@ -274,7 +276,10 @@ def _transpose(name: str, tensor: Tensor) -> Fill:
 
 def _quantize(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
     def make(start: int, stop: int) -> dict[str, np.ndarray]:
-        blocks = quantize_blockwise(tensor.rows(start, stop), rule, tensor.name)
+        if gguf.keeps(rule, tensor.encoding.name):
+            blocks = gguf.repack(tensor.stored_rows(start, stop), rule.bits, tensor.name)
+        else:
+            blocks = quantize_blockwise(tensor.rows(start, stop), rule, tensor.name)
         tensor.release(start, stop)
         pieces = {"weight": blocks.packed, "scales": blocks.scales, "zero_points": blocks.zero_points}
         return {prefix + name: values for name, values in pieces.items() if values is not None}

@@ -1,86 +1,26 @@
-"""Checkpoint folders of either layout as lazy tensors under one set of names.
-
-Files are memory-mapped; `Tensor.rows` copies only what is asked for and `Tensor.release` drops the pages behind, so
-resident memory does not grow with the checkpoint.
-"""
+"""Checkpoints of any layout as lazy tensors under one set of names."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import mmap
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..config import VoxtralConfig
-from ..errors import CheckpointError, StorageError
-from . import weights
+from ..config import RELEASED, VoxtralConfig
+from ..errors import CheckpointError
+from . import gguf, weights
+from .tensors import BF16, F16, F32, Span, Tensor, map_file
 
-_DTYPES = {"BF16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
-HUGE_PAGE = 2 << 20  # bytes; the system may map as many around the page that is read
+_ENCODINGS = {encoding.name: encoding for encoding in (BF16, F16, F32)}
 _MAX_HEADER = 100 << 20  # bytes, the bound that the safetensors format sets
 _SUFFIXES = {".safetensors", ".json"}
 _CARD_KEYS = {"scope", "trained_delays_ms"}
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """One tensor of a mapped file, in our row order."""
-
-    name: str
-    shape: tuple[int, ...]
-    stored: np.ndarray  # as in the file; bf16 as uint16
-    is_bf16: bool
-    order: np.ndarray | None  # stored row of each of our rows, None for the same order
-    mapping: mmap.mmap
-    offset: int  # bytes from the start of the mapping
-
-    def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """float32 copy of the rows [start, stop) along the first axis.
-
-        Raises:
-            CheckpointError: the file has shrunk since it was opened.
-        """
-        self._require_whole()
-        return self._widen(self.stored[start:stop] if self.order is None else self.stored[self.order[start:stop]])
-
-    def columns(self, start: int, stop: int) -> np.ndarray:
-        """float32 copy of the columns [start, stop) of a matrix, transposed: [stop - start, rows].
-
-        Raises:
-            CheckpointError: the file has shrunk since it was opened.
-        """
-        self._require_whole()
-        part = self.stored[:, start:stop].T
-        return self._widen(part if self.order is None else part[:, self.order])
-
-    def _require_whole(self) -> None:
-        # Reading a mapped page beyond the file's end kills the process, so its size is asked for before every read. A
-        # file that shrinks between the question and the read still does.
-        if self.mapping.size() < self.offset + self.stored.nbytes:
-            raise CheckpointError(f"{self.name}: its file has shrunk while it was read; download it again")
-
-    def _widen(self, part: np.ndarray) -> np.ndarray:
-        if self.is_bf16:  # a bfloat16 is the upper half of a float32
-            return np.left_shift(part, 16, dtype=np.uint32).view(np.float32)
-        return part.astype(np.float32)
-
-    def release(self, start: int = 0, stop: int | None = None) -> None:
-        """Let the operating system drop the pages of the rows [start, stop), in the file's order."""
-        row = self.stored.nbytes // self.shape[0]
-        begin = self.offset + start * row - HUGE_PAGE
-        end = self.offset + (self.shape[0] if stop is None else stop) * row + HUGE_PAGE
-        begin = max(0, begin - begin % mmap.PAGESIZE)
-        end = min(end, len(self.mapping))
-        if hasattr(self.mapping, "madvise"):
-            self.mapping.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +35,13 @@ class Card:
 class Checkpoint:
     """A model's hyperparameters, tensors and tokenizer, whatever the layout on disk."""
 
-    folder: Path
+    source: Path  # a folder, or a file
     layout: str
     config: VoxtralConfig
     tensors: Mapping[str, Tensor]
     tokenizer: bytes  # tekken.json as it is
     card: Card
-    files: Mapping[str, tuple[int, int]]  # size and time of change in nanoseconds of each file, when it was opened
+    files: Mapping[Path, tuple[int, int]]  # size and time of change in nanoseconds of each file, when it was opened
 
     def fingerprint(self) -> str:
         """sha256 over the hyperparameters and the first row of every tensor: the same for every layout."""
@@ -118,61 +58,97 @@ class Checkpoint:
         Raises:
             CheckpointError: naming every file that changed while it was read.
         """
-        now = _versions(self.folder)
-        if changed := sorted(name for name in {*self.files, *now} if self.files.get(name) != now.get(name)):
+        now = versions(self.files)
+        if changed := sorted(path.name for path in self.files if self.files[path] != now.get(path)):
             raise CheckpointError(
-                f"{self.folder}: changed while it was read: {', '.join(changed)}; export again when nothing writes it"
+                f"{self.source}: changed while it was read: {', '.join(changed)}; export again when nothing writes it"
             )
 
     def num_bytes(self, *prefixes: str) -> int:
         """Bytes of the tensors whose names begin so, as stored."""
-        return sum(tensor.stored.nbytes for name, tensor in self.tensors.items() if name.startswith(prefixes or ""))
+        return sum(tensor.num_bytes for name, tensor in self.tensors.items() if name.startswith(prefixes or ""))
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open a folder in Mistral's or Hugging Face's layout and check its census.
+def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
+    """Open a folder in Mistral's or Hugging Face's layout, or a GGUF, and check its census.
 
     Mistral: `params.json`, `consolidated.safetensors`. Hugging Face: `config.json`, `processor_config.json`,
-    `model.safetensors` or `model.safetensors.index.json` with shards. Both: `tekken.json`. Where a folder holds both,
-    Mistral's is read.
+    `model.safetensors` or `model.safetensors.index.json` with shards. Where a folder holds both, Mistral's is read.
+    GGUF: one file, or its shards as `gguf.find` describes.
+
+    Args:
+        source: the folder, the file, or a pattern of shards.
+        tokenizer: Mistral's `tekken.json`; by default the one beside the weights.
 
     Raises:
         CheckpointError: a file or tensor is missing, damaged, unknown or misshapen.
     """
-    if not folder.is_dir():
+    has_params, has_config = ((source / name).exists() for name in ("params.json", "config.json"))
+    if not (has_params or has_config) and (shards := gguf.find(source)):
+        return _open_gguf(source, shards, tokenizer)
+    if not source.is_dir():
         raise CheckpointError(
-            f"{folder}: expected a checkpoint folder, found {'a file' if folder.exists() else 'nothing'}"
+            f"{source}: expected a checkpoint folder or a GGUF, found {'a file' if source.exists() else 'nothing'}"
         )
-    files = _versions(folder)
-    if (folder / "params.json").exists():
-        config = VoxtralConfig.from_params(_read_json(folder / "params.json"))
-        found = _open_safetensors(folder / "consolidated.safetensors")
+    try:
+        files = versions(path for path in sorted(source.iterdir()) if path.suffix in _SUFFIXES)
+    except OSError as error:
+        raise CheckpointError(f"{source}: cannot be read ({error.strerror or error})") from error
+    if has_params:
+        config = VoxtralConfig.from_params(_read_json(source / "params.json"))
+        found = _open_safetensors(source / "consolidated.safetensors")
         layout = weights.MISTRAL
-    elif (folder / "config.json").exists():
-        config = VoxtralConfig.from_hf(_read_json(folder / "config.json"), _read_json(folder / "processor_config.json"))
-        found = _open_hf_files(folder)
+    elif has_config:
+        config = VoxtralConfig.from_hf(_read_json(source / "config.json"), _read_json(source / "processor_config.json"))
+        found = _open_hf_files(source)
         live = any(name.startswith("model.") for name in found)
         layout = weights.HF_LIVE if live else weights.HF
     else:
         raise CheckpointError(
-            f"{folder}: expected params.json (Mistral's layout) or config.json (Hugging Face's), found neither"
+            f"{source}: expected params.json (Mistral's layout), config.json (Hugging Face's) or a GGUF, found neither"
         )
-    tensors = _take_census(folder, found, config, layout)
-    tokenizer = _read_bytes(folder / "tekken.json")
-    return Checkpoint(folder, layout.name, config, tensors, tokenizer, _read_card(folder / "card.json"), files)
+    tensors = _take_census(source, found, config, layout)
+    content = _read_bytes(tokenizer or source / "tekken.json")
+    return Checkpoint(source, layout.name, config, tensors, content, _read_card(source / "card.json"), files)
 
 
-def _versions(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change of every file that a checkpoint may consist of."""
-    try:
-        found = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES}
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be read ({error.strerror or error})") from error
-    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
+def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Checkpoint:
+    tokenizer = tokenizer or shards[0].parent / "tekken.json"
+    if not tokenizer.is_file():
+        raise CheckpointError(
+            f"{source}: a GGUF says too little about its tokenizer, and there is no {tokenizer}; pass Mistral's: "
+            "--tokenizer tekken.json"
+        )
+    files = versions((*shards, tokenizer))
+    found, metadata = gguf.open_gguf(shards)
+    layout = next((layout for layout in weights.GGUF_LAYOUTS if layout.rename(weights.EMBEDDING) in found), None)
+    if layout is None:
+        schemes = "; ".join(
+            f"{layout.name}: {layout.rename(weights.EMBEDDING)}, {layout.rename(weights.FIRST_PROJECTION)}"
+            for layout in weights.GGUF_LAYOUTS
+        )
+        raise CheckpointError(
+            f"{source}: expected the names of one of these schemes: {schemes}; found {', '.join(sorted(found)[:3])}: "
+            "not a GGUF of Voxtral Realtime, or of a converter that is not known here"
+        )
+    config = RELEASED
+    if gguf.CONFIG in metadata:
+        try:
+            config = VoxtralConfig.from_dict(json.loads(str(metadata[gguf.CONFIG])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{source}: {gguf.CONFIG}: not the hyperparameters ({error!r})") from error
+    tensors = _take_census(source, found, config, layout)
+    return Checkpoint(source, layout.name, config, tensors, _read_bytes(tokenizer), Card(), files)
+
+
+def versions(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    """Size and time of change of those files that exist."""
+    found = {path: path.stat() for path in paths if path.exists()}
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
 
 
 def _take_census(
-    folder: Path, found: dict[str, Tensor], config: VoxtralConfig, layout: weights.Layout
+    source: Path, found: dict[str, Tensor], config: VoxtralConfig, layout: weights.Layout
 ) -> dict[str, Tensor]:
     """Rename what was found; list by name all that is missing, extra or misshapen."""
     problems, tensors, expected = [], {}, weights.tensor_shapes(config)
@@ -186,18 +162,20 @@ def _take_census(
         else:
             head_dim = weights.rotary_head_dim(name, config) if layout.interleaved else None
             order = weights.half_split_rows(shape[0], head_dim) if head_dim else None
-            tensors[name] = Tensor(name, shape, tensor.stored, tensor.is_bf16, order, tensor.mapping, tensor.offset)
+            tensors[name] = replace(tensor, name=name, order=order)
     for name in layout.tied_copies & found.keys():
         copy = found.pop(name)
         table = tensors.get(weights.EMBEDDING)
-        if table is not None and not (copy.shape == table.shape and np.array_equal(copy.stored, table.stored)):
+        if table is not None and not (copy.shape == table.shape and _same(copy, table)):
             problems.append(f"{name} differs from the embedding, but this architecture ties them")
         copy.release()
-    problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in found.items()]
+    problems += [
+        f"unexpected {name} {list(tensor.shape)}" for name, tensor in found.items() if name not in layout.extras
+    ]
     if problems:
         shown = "\n  ".join(problems[:20] + [f"… and {len(problems) - 20} more"] * (len(problems) > 20))
         raise CheckpointError(
-            f"{folder}: expected the {len(expected)} tensors of this configuration in the {layout.name} layout, "
+            f"{source}: expected the {len(expected)} tensors of this configuration in the {layout.name} layout, "
             f"got {len(problems)} differences:\n  {shown}"
         )
     return tensors
@@ -237,40 +215,37 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
             header = json.loads(file.read(header_size))
             if not isinstance(header, dict):
                 raise ValueError(f"its header is a {type(header).__name__}")
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing") from None
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-            raise StorageError(
-                f"{path}: cannot be mapped: the limit on this process's memory leaves no room for its "
-                f"{path.stat().st_size / 1e6:,.0f} MB; raise it (ulimit -v unlimited)"
-            ) from error
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}); download it again") from error
+    whole = Span((map_file(path),))
 
     header.pop("__metadata__", None)
     tensors, base = {}, 8 + header_size
     for name, entry in header.items():
         try:
-            dtype, shape, (begin, end) = _DTYPES.get(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
+            encoding, shape, (begin, end) = _ENCODINGS.get(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
             if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
                 raise ValueError("sizes and offsets are whole numbers")
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: malformed entry for {name}; download it again") from error
-        if dtype is None:
+        if encoding is None:
             raise CheckpointError(f"{path}: {name}: expected BF16, F16 or F32, got {entry['dtype']}")
-        count = prod(shape)
-        if end - begin != count * dtype.itemsize:
+        if end - begin != encoding.num_bytes(shape):
             raise CheckpointError(f"{path}: {name}: {list(shape)} {entry['dtype']} does not fit {end - begin:,} bytes")
         if base + end > size:
             raise CheckpointError(
                 f"{path}: truncated: {name} ends at byte {base + end:,}, the file has {size:,}; download it again"
             )
-        stored = np.frombuffer(mapping, dtype, count, base + begin).reshape(shape)
-        tensors[name] = Tensor(name, shape, stored, entry["dtype"] == "BF16", None, mapping, base + begin)
+        tensors[name] = Tensor(name, shape, encoding, whole.part(base + begin, base + end))
     return tensors
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.encoding == other.encoding and np.array_equal(one.stored_rows(), other.stored_rows())
 
 
 def _read_card(path: Path) -> Card:

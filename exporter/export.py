@@ -14,19 +14,22 @@ from .. import __version__
 from ..errors import StorageError
 from ..manifest import FORMAT, CacheSpec, FileSpec, GraphSpec, Manifest, Precision, hash_file, write_whole
 from .bind import Progress, bind
+from .checkpoint import Checkpoint
 from .folder import FinishedGraph, Record, begin, end, hold, look, write_shared
 from .mel import INPUT, output_spec
 from .memory import named_memory_errors
 from .plan import MEL, PRECISIONS, SHARD_SIZE, ExportPlan, PlannedGraph, plan_export
+from .report import write_report
 from .trace import trace
 
 ENCODER_SLACK = 256  # frames between two moves of the encoder's cache
 
 
 def export(
-    source: str | Path,
+    source: str | Path | Checkpoint,
     output: str | Path | None = None,
     *,
+    tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
     recipe: str | None = None,
     shard_size: int = SHARD_SIZE,
@@ -39,8 +42,10 @@ def export(
     one. The same arguments give the same bytes, with any number of threads.
 
     Args:
-        source: a checkpoint folder of either layout, or "tiny" for the embedded checkpoint.
+        source: a checkpoint folder of either layout, a GGUF or its shards, "tiny" for the embedded checkpoint, or an
+            opened checkpoint.
         output: the artifact folder, by default `./<name>-onnx`. An artifact of the same checkpoint is added to.
+        tokenizer: Mistral's `tekken.json`, by default the one beside the weights.
         precisions: names out of PRECISIONS.
         recipe: name or TOML file of the recipe for the 4- and 8-bit precisions, instead of their own.
         shard_size: bytes at which a new data file begins.
@@ -53,7 +58,15 @@ def export(
     Raises:
         CheckpointError, QuantizationError, ArtifactError, StorageError: as errors.py describes.
     """
-    plan = plan_export(source, output, precisions=precisions, recipe=recipe, shard_size=shard_size, threads=threads)
+    plan = plan_export(
+        source,
+        output,
+        tokenizer=tokenizer,
+        precisions=precisions,
+        recipe=recipe,
+        shard_size=shard_size,
+        threads=threads,
+    )
     plan.require_room()
     with named_memory_errors(), hold(plan.folder):
         if look(plan.folder, plan.fingerprint) != plan.state:
@@ -69,7 +82,9 @@ def export(
             if missing:
                 finished |= _export_graphs(missing, plan, on_progress)
                 Record(plan.fingerprint, plan.facts, tuple(planned), finished).write(plan.folder)
-        end(plan.folder, _manifest(plan, finished))
+        manifest = _manifest(plan, finished)
+        write_report(plan.folder, manifest, plan.checkpoint, plan.threads)
+        end(plan.folder, manifest)
     return plan.folder
 
 

@@ -26,6 +26,7 @@ from ..manifest import FILE_NAME, FileSpec, GraphSpec, Manifest, sync_folder, wr
 UNFINISHED = "unfinished.json"
 LOCK = "export.lock"
 TOKENIZER = "tekken.json"
+DELAY_NETWORK = "delay_network.gguf"  # the decoder's matrices that no graph holds (convert.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ def _remove(folder: Path, names: set[str]) -> None:
             (folder / name).unlink(missing_ok=True)
     for path in (folder / "onnx").glob("*.partial"):
         path.unlink()
-    for name in (FILE_NAME, TOKENIZER):
+    for name in (FILE_NAME, TOKENIZER, DELAY_NETWORK):
         (folder / f"{name}.partial").unlink(missing_ok=True)
 
 

@@ -55,7 +55,7 @@ def matmul_nbits(
         }
         inputs = _without_trailing_none([x, weight, scales, zero_points, None, bias])
         return _node("com.microsoft::MatMulNBits", inputs, attributes, x, (*x.shape[:-1], weight.shape[0]))
-    values = _dequantize(weight, scales, zero_points, bits).flatten(1)[:, :in_features]
+    values = dequantize(weight, scales, zero_points, bits).flatten(1)[:, :in_features]
     return F.linear(x, values.to(x.dtype), bias)
 
 
@@ -66,7 +66,7 @@ def gather_block_quantized(ids: Tensor, weight: Tensor, scales: Tensor, *, bits:
         shape = (*ids.shape, weight.shape[1], block_size)
         rows = _node("com.microsoft::GatherBlockQuantized", [weight, ids, scales], attributes, scales, shape)
     else:
-        rows = _dequantize(weight[ids], scales[ids].squeeze(-1), None, bits)
+        rows = dequantize(weight[ids], scales[ids].squeeze(-1), None, bits)
     return rows.flatten(-2)
 
 
@@ -178,7 +178,7 @@ def project(x: Tensor, table: Tensor) -> Tensor:
     return F.linear(x, table)
 
 
-def _dequantize(weight: Tensor, scales: Tensor, zero_points: Tensor | None, bits: int) -> Tensor:
+def dequantize(weight: Tensor, scales: Tensor, zero_points: Tensor | None, bits: int) -> Tensor:
     """float32 [..., num_blocks, block_size]."""
     codes = _codes(weight, bits)
     if zero_points is None:

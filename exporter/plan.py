@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,12 +21,14 @@ from .. import __version__
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, StorageError, UsageError
 from ..manifest import Manifest, Streaming, Tokens
+from ..quant import gguf
 from ..quant.recipe import FLOAT, Recipe, load_recipe
 from . import memory
 from .bind import Layout, lay_out
 from .checkpoint import Checkpoint, open_checkpoint
+from .convert import delay_network
 from .families import native
-from .folder import TOKENIZER, FinishedGraph, State, look, stale_files
+from .folder import DELAY_NETWORK, TOKENIZER, FinishedGraph, State, look, stale_files
 from .mel import mel_model
 from .modules import Build
 from .tekken import read_tekken
@@ -55,12 +58,22 @@ class PrecisionKind:
     dtype: str
     recipe: str | None
     suffix: str
+    as_stored: str | None = None  # the recipe instead, for a GGUF that holds such blocks
+
+    def recipe_for(self, checkpoint: Checkpoint) -> Recipe:
+        """The recipe unless told otherwise."""
+        if self.as_stored is not None:
+            kept = load_recipe(self.as_stored)
+            stored = {tensor.encoding.name for tensor in checkpoint.tensors.values()}
+            if any(gguf.keeps(rule, name) for rule in kept.rules for name in stored):
+                return kept
+        return load_recipe(self.recipe) if self.recipe else FLOAT
 
 
 PRECISIONS = {
-    "q4f16": PrecisionKind("float16", "default", "_q4f16"),
-    "q4": PrecisionKind("float32", "default", "_q4"),
-    "q8": PrecisionKind("float32", "q8", "_quantized"),
+    "q4f16": PrecisionKind("float16", "default", "_q4f16", "gguf-q4_0"),
+    "q4": PrecisionKind("float32", "default", "_q4", "gguf-q4_0"),
+    "q8": PrecisionKind("float32", "q8", "_quantized", "gguf-q8_0"),
     "fp16": PrecisionKind("float16", None, "_fp16"),
     "fp32": PrecisionKind("float32", None, ""),
 }
@@ -120,7 +133,7 @@ class ExportPlan:
             "generator": f"voxtral-onnx {__version__}",
             "packages": {name: version(name) for name in packages},
             "fingerprint": self.fingerprint,
-            "checkpoint": {name: list(stamp) for name, stamp in self.checkpoint.files.items()},
+            "checkpoint": {path.name: list(stamp) for path, stamp in self.checkpoint.files.items()},
         }
 
     @property
@@ -188,11 +201,12 @@ class ExportPlan:
 
 
 def plan_export(
-    source: str | Path,
+    source: str | Path | Checkpoint,
     output: str | Path | None = None,
     *,
+    tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
 ) -> ExportPlan:
@@ -202,16 +216,18 @@ def plan_export(
         CheckpointError, QuantizationError, ArtifactError, StorageError, UsageError: as errors.py describes.
     """
     kinds = {name: _precision_kind(name) for name in precisions}
-    recipes = {
-        name: FLOAT if kind.recipe is None else load_recipe(recipe or kind.recipe) for name, kind in kinds.items()
-    }
+    chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
     if threads is not None and threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
     threads = threads or os.cpu_count() or 1
-    checkpoint = open_checkpoint(resolve_source(source))
+    if isinstance(source, Checkpoint):
+        checkpoint = source
+    else:
+        checkpoint = open_checkpoint(resolve_source(source), Path(tokenizer) if tokenizer else None)
+    recipes = {name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint) for name, kind in kinds.items()}
     memory.require_addresses(memory.TRACING + threads * memory.THREAD)
     tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
-    folder = Path(output) if output is not None else Path(f"{Path(source).name}-onnx")
+    folder = output_folder(checkpoint, output)
     fingerprint = checkpoint.fingerprint()
 
     def planned(name: str, plan_of: Callable[..., native.GraphPlan]) -> PlannedGraph:
@@ -231,6 +247,7 @@ def plan_export(
     shared = {
         MEL: ir.to_proto(mel_model(checkpoint.config.audio)).SerializeToString(deterministic=True),
         TOKENIZER: checkpoint.tokenizer,
+        DELAY_NETWORK: delay_network(checkpoint),
     }
     state = look(folder, fingerprint)
     return _with_earlier_work(
@@ -255,6 +272,14 @@ def resolve_source(source: str | Path) -> Path:
     return TINY if str(source) == "tiny" and not Path(source).exists() else Path(source)
 
 
+def output_folder(checkpoint: Checkpoint, output: str | Path | None) -> Path:
+    """The artifact folder that a user means; after the source, a folder, a GGUF or a pattern of shards."""
+    if output is not None:
+        return Path(output)
+    name = re.sub(r"[*?[].*", "", checkpoint.source.name.removesuffix(".gguf")).rstrip("-._")
+    return Path(f"{name or checkpoint.source.parent.name}-onnx")
+
+
 def _with_earlier_work(plan: ExportPlan) -> ExportPlan:
     """Take over finished graphs, and keep the precisions that are not made anew."""
     record, manifest = plan.state.record, plan.state.manifest
@@ -270,11 +295,11 @@ def _with_earlier_work(plan: ExportPlan) -> ExportPlan:
     precisions = {name: kind for name, kind in manifest.precisions.items() if name not in renewed}
     if not precisions:
         return replace(plan, finished=finished)
-    names = {*plan.shared, *(file for kind in precisions.values() for file in kind.files)}
+    names = {*plan.shared, *(file for kind in precisions.values() for file in kind.files)} & manifest.files.keys()
     kept = replace(manifest, precisions=precisions, files={name: manifest.files[name] for name in sorted(names)})
     replace(kept, files={name: kept.files[name] for name in names - plan.shared.keys()}).check_files(plan.folder)
     for name, content in plan.shared.items():
-        if hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
+        if name not in kept.files or hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
             raise ArtifactError(
                 f"{plan.folder}: its {name} is not what this checkpoint and version would write (made by "
                 f"{manifest.generator}); export all of its precisions together: --precision "

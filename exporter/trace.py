@@ -45,7 +45,8 @@ class Traced:
 def trace(plan_of: Callable[[VoxtralConfig], GraphPlan], config: VoxtralConfig) -> Traced:
     """Trace one graph; its initializers are named after the checkpoint's tensors.
 
-    Two layers are traced and the second is repeated to the configuration's depth.
+    Two layers are traced and the second is repeated to the configuration's depth, where the recipe treats all layers
+    behind the first alike; else every layer is traced, which takes a second each.
 
     Raises:
         AssertionError: the graph does not hold the fused operators that the plan names.
@@ -53,9 +54,11 @@ def trace(plan_of: Callable[[VoxtralConfig], GraphPlan], config: VoxtralConfig) 
     plan = plan_of(config)
     with FakeTensorMode():
         module = plan.module().eval()
-    model = _trace_whole(plan_of(_shortened(config)))
+    are_alike = _are_alike(module)
+    model = _trace_whole(plan_of(_shortened(config)) if are_alike else plan)
     passes = clean(model)
-    repeat_last_layer(model, plan.num_layers)
+    if are_alike:
+        repeat_last_layer(model, plan.num_layers)
     for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True):
         assert value.name == spec.name, f"{plan.role}: expected {spec.name}, traced {value.name}"
         value.shape = ir.Shape(spec.shape)
@@ -65,6 +68,13 @@ def trace(plan_of: Callable[[VoxtralConfig], GraphPlan], config: VoxtralConfig) 
         assert found == count, f"{plan.role}: expected {count} {operator} nodes, traced {found}"
     model.producer_name, model.producer_version = "voxtral-onnx", ""
     return Traced(plan, module, model, operators, passes)
+
+
+def _are_alike(module: nn.Module) -> bool:
+    """Whether all layers behind the first have parameters of the same shapes: forms of a weight differ in theirs."""
+    (layers,) = (part for part in module.modules() if isinstance(part, nn.ModuleList))
+    shapes = [[(name, value.shape, value.dtype) for name, value in layer.state_dict().items()] for layer in layers]
+    return all(other == shapes[1] for other in shapes[1:])
 
 
 def _shortened(config: VoxtralConfig) -> VoxtralConfig:

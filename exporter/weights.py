@@ -17,6 +17,7 @@ import numpy as np
 from ..config import TransformerConfig, VoxtralConfig
 
 EMBEDDING = "language_model.embed_tokens.weight"
+FIRST_PROJECTION = "language_model.layers.0.self_attn.q_proj.weight"
 
 _EMBEDDER = "mm_streams_embeddings.embedding_module"
 _MISTRAL_PREFIXES = {
@@ -40,6 +41,47 @@ _MISTRAL_PARTS = {
     "mlp.up_proj": "feed_forward.w3",
     "ada_rms_norm.linear1": "ada_rms_norm_t_cond.0",
     "ada_rms_norm.linear2": "ada_rms_norm_t_cond.2",
+}
+_VOXTRAL_CPP_PREFIXES = {
+    "audio_tower.embedder.conv1.": "enc.conv0.",
+    "audio_tower.embedder.conv2.": "enc.conv1.",
+    "audio_tower.layers.": "enc.blk.",
+    "audio_tower.": "enc.",
+    "multi_modal_projector.linear_1.": "adapter.0.",
+    "multi_modal_projector.linear_2.": "adapter.2.",
+    "language_model.embed_tokens.": "tok_embeddings.",
+    "language_model.layers.": "dec.blk.",
+    "language_model.": "",
+}
+_VOXTRAL_CPP_PARTS = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    **{f"self_attn.{part}_proj": f"attn_{part}" for part in "qkvo"},
+    "mlp.gate_proj": "ffn_w1",
+    "mlp.down_proj": "ffn_w2",
+    "mlp.up_proj": "ffn_w3",
+    "ada_rms_norm.linear1": "ada0",
+    "ada_rms_norm.linear2": "ada2",
+}
+_TRANSCRIBE_CPP_PREFIXES = {
+    "audio_tower.embedder.conv1.": "enc.conv.0.",
+    "audio_tower.embedder.conv2.": "enc.conv.1.",
+    "audio_tower.layers.": "enc.blocks.",
+    "audio_tower.": "enc.final_",
+    "multi_modal_projector.": "proj.",
+    "language_model.embed_tokens.": "dec.token_embd.",
+    "language_model.layers.": "dec.blocks.",
+    "language_model.": "dec.output_",
+}
+_TRANSCRIBE_CPP_PARTS = {
+    "input_layernorm": "norm_attn",
+    "post_attention_layernorm": "norm_ffn",
+    **{f"self_attn.{part}_proj": f"attn.{part}" for part in "qkvo"},
+    "mlp.gate_proj": "ffn.gate",
+    "mlp.down_proj": "ffn.down",
+    "mlp.up_proj": "ffn.up",
+    "ada_rms_norm.linear1": "ada.linear_1",
+    "ada_rms_norm.linear2": "ada.linear_2",
 }
 _HF_ENCODER_PARTS = {"input_layernorm": "self_attn_layer_norm", "post_attention_layernorm": "final_layer_norm"}
 
@@ -96,12 +138,19 @@ def _layer_shapes(prefix: str, stack: TransformerConfig) -> dict[str, tuple[int,
 
 
 def mistral_name(name: str) -> str:
-    """Our name in `consolidated.safetensors`, which GGUF conversions keep."""
-    for ours, theirs in _MISTRAL_PREFIXES.items():
-        if name.startswith(ours):
-            name = theirs + name.removeprefix(ours)
-            break
-    return _replace_part(name, _MISTRAL_PARTS)
+    """Our name in `consolidated.safetensors`, which GGUF conversions may keep."""
+    return _rename(name, _MISTRAL_PREFIXES, _MISTRAL_PARTS)
+
+
+def voxtral_cpp_name(name: str) -> str:
+    """Our name in the GGUFs of voxtral.cpp. Source: the names that its loader, `voxtral.cpp`, asks for."""
+    return _rename(name, _VOXTRAL_CPP_PREFIXES, _VOXTRAL_CPP_PARTS)
+
+
+def transcribe_cpp_name(name: str) -> str:
+    """Our name in the GGUFs of transcribe.cpp. Source: its `convert-voxtral_realtime.py`."""
+    renamed = _rename(name, _TRANSCRIBE_CPP_PREFIXES, _TRANSCRIBE_CPP_PARTS)
+    return renamed.replace("attn.o.", "attn.out.") if name.startswith("audio_tower.") else renamed
 
 
 def hf_name(name: str) -> str:
@@ -120,6 +169,14 @@ def hf_live_name(name: str) -> str:
     return "model." + name
 
 
+def _rename(name: str, prefixes: dict[str, str], parts: dict[str, str]) -> str:
+    for ours, theirs in prefixes.items():
+        if name.startswith(ours):
+            name = theirs + name.removeprefix(ours)
+            break
+    return _replace_part(name, parts)
+
+
 def _replace_part(name: str, parts: dict[str, str]) -> str:
     for ours, theirs in parts.items():
         if f".{ours}." in name:
@@ -135,11 +192,20 @@ class Layout:
     rename: Callable[[str], str]
     interleaved: bool  # rotary pairs are rows (2j, 2j + 1)
     tied_copies: Collection[str] = ()  # names that may repeat the embedding
+    extras: Collection[str] = ()  # names of what the format holds besides the model
 
 
 MISTRAL = Layout("mistral", mistral_name, interleaved=True)
 HF = Layout("huggingface", hf_name, interleaved=False, tied_copies={"language_model.lm_head.weight", "lm_head.weight"})
 HF_LIVE = Layout("huggingface-live", hf_live_name, interleaved=False, tied_copies={"lm_head.weight"})
+VOXTRAL_CPP = Layout("voxtral.cpp", voxtral_cpp_name, interleaved=True, extras={"audio.mel_filters"})
+TRANSCRIBE_CPP = Layout(
+    "transcribe.cpp",
+    transcribe_cpp_name,
+    interleaved=False,
+    extras={"frontend.mel_filterbank", "frontend.window", "dec.time_embed.inv_freq"},
+)
+GGUF_LAYOUTS = (MISTRAL, VOXTRAL_CPP, TRANSCRIBE_CPP)
 
 
 def rotary_head_dim(name: str, config: VoxtralConfig) -> int | None:

@@ -47,6 +47,12 @@ def rtn_symmetric(blocks: np.ndarray, bits: int) -> Grid:
     return _symmetric(*_extremes(blocks), bits)
 
 
+@method(has_zero_points=False)
+def as_stored(blocks: np.ndarray, bits: int) -> Grid:
+    """The blocks that a GGUF holds, bit by bit (quant/gguf.py); where it holds none, `rtn_symmetric`."""
+    return rtn_symmetric(blocks, bits)
+
+
 @method(has_zero_points=True)
 def rtn_asymmetric(blocks: np.ndarray, bits: int) -> Grid:
     """Round to nearest between the block's extremes (zero included), with a zero point."""

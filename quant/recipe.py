@@ -12,7 +12,9 @@ A tensor that no rule matches stays in the activation type.
 
 from __future__ import annotations
 
+import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -67,9 +69,21 @@ class Recipe:
         """The first rule whose pattern matches the module's name, None for a tensor that stays float."""
         return next((rule for rule in self.rules if fnmatchcase(module, rule.tensors)), None)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """The inverse of `to_dict`."""
+        return cls(values["name"], values["accuracy_level"], tuple(Rule(**rule) for rule in values["rules"]))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest."""
         return {**asdict(self), "rules": [asdict(rule) for rule in self.rules]}
+
+    def to_toml(self, comment: str) -> str:
+        """The text of a recipe file, with a comment above."""
+        lines = [*(f"# {line}" for line in comment.splitlines()), f"accuracy_level = {self.accuracy_level}"]
+        for rule in self.rules:
+            lines += ["", "[[rules]]", *(f"{key} = {json.dumps(value)}" for key, value in asdict(rule).items())]
+        return "\n".join(lines) + "\n"
 
 
 FLOAT = Recipe("float", 0, ())

@@ -56,8 +56,8 @@ def test_good_folders_open(mistral, tmp_path):
 @pytest.mark.parametrize(
     ("make", "parts"),
     [
-        (lambda path: None, ["expected a checkpoint folder, found nothing"]),
-        (lambda path: path.write_text("x"), ["expected a checkpoint folder, found a file"]),
+        (lambda path: None, ["expected a checkpoint folder or a GGUF, found nothing"]),
+        (lambda path: path.write_text("x"), ["expected a checkpoint folder or a GGUF, found a file"]),
         (lambda path: path.mkdir(), ["params.json (Mistral's layout)", "config.json (Hugging Face's)", "neither"]),
     ],
     ids=["nothing", "file", "empty-folder"],

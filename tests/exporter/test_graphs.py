@@ -5,9 +5,10 @@ import pytest
 import torch
 from conftest import EXACT_RECIPE
 from parity import assert_parity
-from reference.eager import eager_modules, empty_caches, rotation
+from reference.eager import eager_modules, empty_caches
 
 from voxtral_onnx.exporter.checkpoint import open_checkpoint
+from voxtral_onnx.exporter.layerwise import rotation
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.recipe import FLOAT, load_recipe
 from voxtral_onnx.runtime.session import Session

@@ -12,6 +12,7 @@ from reference import toy
 from reference.eager import decode_whole, eager_modules, encode_whole
 
 from voxtral_onnx.exporter.checkpoint import open_checkpoint
+from voxtral_onnx.exporter.layerwise import Layerwise
 
 ATOL = 2e-4  # float32 rounding through all layers; logits have a standard deviation of about 3
 
@@ -47,6 +48,7 @@ def configs(draw):
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=configs(), seed=st.integers(0, 1000), delay=st.sampled_from([1, 6, 30]))
 def test_modules_equal_transformers(tmp_path_factory, config, seed, delay):
+    """Whole, and layer by layer."""
     model = toy.transformers_model(config, seed)
     checkpoint = open_checkpoint(toy.write_mistral(model, config, tmp_path_factory.mktemp("toy") / "mistral"))
     encoder, decoder = eager_modules(checkpoint)
@@ -66,6 +68,11 @@ def test_modules_equal_transformers(tmp_path_factory, config, seed, delay):
     assert_parity(audio_embeds.numpy(), expected.reshape(1, tokens, -1), atol=ATOL, what="audio_embeds")
     logits = decode_whole(decoder, checkpoint, ids, audio_embeds, delay)
     assert_parity(logits.numpy(), expected_logits.numpy(), atol=ATOL, what="logits")
+
+    layers = Layerwise(checkpoint, num_delay_tokens=delay)
+    hidden = layers.decode(ids[0], layers.encode(torch.from_numpy(input_features[0])))
+    logits = torch.cat([part for _, part in layers.logits(hidden)], -1)
+    assert_parity(logits.numpy(), expected_logits[0].numpy(), atol=ATOL, what="logits layer by layer")
 
 
 @pytest.mark.parametrize("broken", ["q_proj.bias", "conv2.weight", "ada_rms_norm.linear2", "k_proj.weight"])

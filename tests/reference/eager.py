@@ -1,28 +1,16 @@
-"""The exporter's modules run by PyTorch on a checkpoint's float32 weights, with whole sequences or call by call."""
+"""The exporter's modules with a checkpoint's weights, whole: what the graphs and the layer-by-layer run must equal."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from voxtral_onnx.config import TransformerConfig
-from voxtral_onnx.exporter import bind
 from voxtral_onnx.exporter.checkpoint import Checkpoint
+from voxtral_onnx.exporter.layerwise import fill, rotation
 from voxtral_onnx.exporter.modules import Build, Decoder, Encoder
 from voxtral_onnx.exporter.tekken import read_tekken
 from voxtral_onnx.quant.recipe import FLOAT, Recipe
-
-
-@dataclass
-class Memory:
-    """Stands where the data files stand: the same fills, into arrays."""
-
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def write(self, name: str, values: np.ndarray, at: int) -> None:
-        self.arrays[name].reshape(-1)[at : at + values.size] = values.reshape(-1)
 
 
 def eager_modules(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> tuple[Encoder, Decoder]:
@@ -31,23 +19,8 @@ def eager_modules(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> tuple[Encod
     tokens, _ = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
     modules = Encoder(build, checkpoint.config).eval(), Decoder(build, checkpoint.config, tokens).eval()
     for module in modules:
-        memory = Memory({name: np.zeros_like(value.numpy()) for name, value in module.state_dict().items()})
-        for fill in bind.fills_of(module, checkpoint):
-            for start, stop in fill.slices():
-                fill.write([memory], start, stop)
-        for name in memory.arrays:
-            if name.endswith(".gather_scales"):
-                memory.arrays[name] = memory.arrays[name.replace(".gather_scales", ".scales")][..., None]
-        module.load_state_dict({name: torch.from_numpy(array) for name, array in memory.arrays.items()})
+        fill(module, checkpoint)
     return modules
-
-
-def rotation(stack: TransformerConfig, start: int, rows: int, batch: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin [batch, rows, head_dim / 2] of absolute positions."""
-    frequencies = stack.rope_theta ** (-torch.arange(0, stack.head_dim, 2, dtype=torch.float64) / stack.head_dim)
-    angles = torch.arange(start, start + rows, dtype=torch.float64)[:, None] * frequencies
-    angles = angles.expand(batch, rows, -1)
-    return angles.cos().float(), angles.sin().float()
 
 
 def empty_caches(stack: TransformerConfig, capacity: int, batch: int = 1) -> list[torch.Tensor]:

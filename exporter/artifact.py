@@ -1,0 +1,144 @@
+"""An artifact as a checkpoint: its weights as lazy tensors, to be quantised without the checkpoint they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ArtifactError, QuantizationError
+from ..manifest import FILE_NAME, Manifest, Precision
+from . import gguf
+from .checkpoint import Card, Checkpoint, versions
+from .folder import DELAY_NETWORK, TOKENIZER
+from .initializers import read_initializers
+from .tensors import Tensor
+from .weights import EMBEDDING, mistral_name, tensor_shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Transposed(Tensor):
+    """A matrix that stands transposed in its file, as MatMul wants it."""
+
+    inner: Tensor = field(kw_only=True)
+
+    @classmethod
+    def of(cls, inner: Tensor) -> Transposed:
+        """The transpose of a stored matrix."""
+        return cls(inner.name, inner.shape[::-1], inner.encoding, inner.span, inner=inner)
+
+    def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float32 copy of the rows [start, stop)."""
+        return np.ascontiguousarray(self.inner.columns(start, self.shape[0] if stop is None else stop))
+
+    def columns(self, start: int, stop: int) -> np.ndarray:
+        """float32 copy of the columns [start, stop), transposed: [stop - start, rows]."""
+        return self.inner.rows(start, stop)
+
+    def release(self, start: int = 0, stop: int | None = None) -> None:
+        """Let the operating system drop the whole matrix, as each row is spread over all of it."""
+        if start == 0 and stop in (None, self.shape[0]):
+            self.inner.release()
+
+
+@dataclass(frozen=True, slots=True)
+class EightBits(Tensor):
+    """A matrix in blocks of 8-bit codes."""
+
+    inner: Tensor = field(kw_only=True)  # codes [N, num_blocks, block_size]
+    scales: Tensor = field(kw_only=True)  # [N, num_blocks]
+    zero_points: Tensor | None = field(kw_only=True)  # the same; None: 128 everywhere
+
+    @classmethod
+    def of(cls, inner: Tensor, scales: Tensor, zero_points: Tensor | None, shape: tuple[int, ...]) -> EightBits:
+        """The matrix of this shape that the blocks stand for."""
+        return cls(inner.name, shape, inner.encoding, inner.span, inner=inner, scales=scales, zero_points=zero_points)
+
+    def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float32 copy of the rows [start, stop)."""
+        return self._values(start, stop, 0, self.inner.shape[1])[:, : self.shape[1]]
+
+    def columns(self, start: int, stop: int) -> np.ndarray:
+        """float32 copy of the columns [start, stop), transposed: [stop - start, rows]."""
+        size = self.inner.shape[2]
+        first = start // size
+        return self._values(0, None, first, -(-stop // size))[:, start - first * size : stop - first * size].T
+
+    def _values(self, start: int, stop: int | None, first: int, end: int) -> np.ndarray:
+        """Rows [start, stop) of the blocks [first, end)."""
+        codes = self.inner.stored_rows(start, stop).reshape(-1, *self.inner.shape[1:])[:, first:end].astype(np.float32)
+        zeros = np.float32(128) if self.zero_points is None else self.zero_points.rows(start, stop)[:, first:end, None]
+        values = (codes - zeros) * self.scales.rows(start, stop)[:, first:end, None]
+        return values.reshape(len(values), -1)
+
+    def release(self, start: int = 0, stop: int | None = None) -> None:
+        """Let the operating system drop the pages of the rows [start, stop)."""
+        for part in (self.inner, self.scales, self.zero_points):
+            if part is not None:
+                part.release(start, stop)
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether a folder holds a finished artifact."""
+    return (folder / FILE_NAME).is_file()
+
+
+def open_artifact(folder: Path) -> Checkpoint:
+    """Open the most exact precision of an artifact: float32, float16, or blocks of 8 bits.
+
+    In float32 its tensors and its fingerprint are the checkpoint's.
+
+    Raises:
+        ArtifactError: not an artifact, a damaged one, or one of a version that kept no delay network.
+        QuantizationError: every precision has 4-bit weights.
+    """
+    manifest = Manifest.read(folder)
+    manifest.check_files(folder)
+    ranks = {name: rank for name, kind in manifest.precisions.items() if (rank := _rank(kind)) is not None}
+    if not ranks:
+        raise QuantizationError(
+            f"{folder}: holds 4-bit weights alone ({', '.join(manifest.precisions)}), and rounding twice loses more "
+            f"than the bits say; quantise the checkpoint it was made of, whose fingerprint begins with "
+            f"{manifest.fingerprint[:16]}: voxtral-onnx quantize CHECKPOINT"
+        )
+    if DELAY_NETWORK not in manifest.files:
+        raise ArtifactError(f"{folder}: holds no {DELAY_NETWORK}; export it again with this version")
+    chosen = min(ranks, key=ranks.__getitem__)
+    kind = manifest.precisions[chosen]
+    found = read_initializers(folder, kind.encoder) | read_initializers(folder, kind.decoder)
+    network, _ = gguf.open_gguf([folder / DELAY_NETWORK])
+    tensors = {}
+    for name, shape in tensor_shapes(manifest.config).items():
+        if ".ada_rms_norm." in name:
+            tensors[name] = replace(network[mistral_name(name)], name=name)
+        elif scales := found.get(name.replace(".weight", ".scales")):
+            zero_points = found.get(name.replace(".weight", ".zero_points"))
+            tensors[name] = EightBits.of(found[name], scales, zero_points, shape)
+        elif len(shape) == 2 and name != EMBEDDING:
+            tensors[name] = Transposed.of(found[name])
+        else:
+            tensors[name] = found[name]
+        if tensors[name].shape != shape:
+            raise ArtifactError(f"{folder}: {name}: expected {list(shape)}, got {list(tensors[name].shape)}")
+
+    audio = manifest.config.audio
+    ms_per_token = 1000 * audio.samples_per_token // audio.sample_rate
+    delays = tuple(ms_per_token * tokens for tokens in manifest.streaming.trained_delay_tokens)
+    return Checkpoint(
+        folder,
+        f"artifact, {chosen}",
+        manifest.config,
+        tensors,
+        (folder / TOKENIZER).read_bytes(),
+        Card(manifest.scope, delays),
+        versions(folder / name for name in (FILE_NAME, *manifest.files)),
+    )
+
+
+def _rank(precision: Precision) -> int | None:
+    """0 for the most exact; None for 4-bit weights."""
+    bits = {rule["bits"] for rule in precision.recipe["rules"]}
+    if not bits:
+        return 0 if precision.activation_dtype == "float32" else 1
+    return 2 if bits == {8} else None

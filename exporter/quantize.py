@@ -1,0 +1,222 @@
+"""quantize(): a checkpoint or an artifact of floats, quantised by a recipe or within a budget of bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..errors import QuantizationError, StorageError, UsageError
+from ..manifest import write_whole
+from ..quant.budget import Form, spend
+from ..quant.recipe import FLOAT, Recipe, Rule, load_recipe
+from .artifact import is_artifact, open_artifact
+from .bind import ALIGNMENT, Progress
+from .calibrate import calibrate, embedded_recordings
+from .checkpoint import Checkpoint, open_checkpoint
+from .export import export
+from .layerwise import TABLE, Layerwise
+from .memory import named_memory_errors
+from .plan import MANIFEST_BYTES, PRECISIONS, SHARD_SIZE, output_folder, plan_export, resolve_source
+from .sensitivity import Drift, Group, Sensitivity, form_sizes, measure_sensitivities
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How a budget was spent."""
+
+    num_bytes: int  # asked for
+    size: int  # of the artifact, as planned
+    sensitivities: tuple[Sensitivity, ...]
+    chosen: tuple[Form, ...]  # of each group
+    recipe: Path  # the TOML file that says so
+    table: Path  # the JSON file of all of this
+
+    @property
+    def drift(self) -> float:
+        """Of the whole model, in nats, as the sum of its groups'."""
+        return sum(form.drift for form in self.chosen)
+
+
+def quantize(
+    source: str | Path | Checkpoint,
+    output: str | Path | None = None,
+    *,
+    precisions: Sequence[str] = ("q4f16",),
+    recipe: str | None = None,
+    budget: int | None = None,
+    recordings: Sequence[np.ndarray] | None = None,
+    shard_size: int = SHARD_SIZE,
+    threads: int | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+    on_budget: Callable[[Budget], None] = lambda budget: None,
+) -> Path:
+    """Export what `source` holds, by a recipe or so that the artifact fits a budget.
+
+    With a budget every group of tensors is quantised alone and run on the recordings, which takes minutes, and gets
+    the bits with which the decisions of the whole drift least. Beside the folder this leaves `<folder>-recipe.toml`, to
+    edit and pass to `export`, and `<folder>-sensitivity.json`; a later call of equal source, precision and recordings
+    measures nothing again.
+
+    Args:
+        source: a checkpoint as in `export`, or an artifact of floats.
+        output: as in `export`.
+        precisions: as in `export`; with a budget one of q4f16 and q4.
+        recipe: as in `export`; not with a budget.
+        budget: bytes of an artifact with this precision alone.
+        recordings: float arrays [samples] at the model's rate, of which the first 30 s calibrate; by default the
+            embedded samples.
+        shard_size: as in `export`.
+        threads: as in `export`.
+        on_progress: as in `export`.
+        on_stage: called with the name of each part of the model that is measured, before it is.
+        on_budget: called when the budget is spent, before the export begins.
+
+    Returns:
+        The artifact folder.
+
+    Raises:
+        AudioError: the recordings hold no sound.
+        QuantizationError: the budget is too small, or floats fit into it.
+        CheckpointError, ArtifactError, StorageError, UsageError: as in `export`.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else open_source(source)
+    folder = output_folder(checkpoint, output)
+    if floats := [name for name in precisions if name in PRECISIONS and PRECISIONS[name].recipe is None]:
+        raise UsageError(f"precision: {', '.join(floats)} quantises nothing; that is what `export` is for")
+    if folder.exists() and folder.resolve() == checkpoint.source.resolve():
+        raise UsageError(f"{folder}: is what is read; choose another folder with --output")
+    if budget is not None:
+        if recipe is not None:
+            raise UsageError("budget: makes a recipe of its own; leave --recipe or --budget out")
+        if len(precisions) != 1 or precisions[0] not in ("q4f16", "q4"):
+            raise UsageError(f"budget: expected one precision of q4f16 and q4, got {','.join(precisions)}")
+        with named_memory_errors():
+            spent = spend_budget(checkpoint, folder, precisions[0], budget, recordings, on_stage)
+        on_budget(spent)
+        recipe = str(spent.recipe)
+    return export(
+        checkpoint,
+        folder,
+        precisions=precisions,
+        recipe=recipe,
+        shard_size=shard_size,
+        threads=threads,
+        on_progress=on_progress,
+    )
+
+
+def open_source(source: str | Path) -> Checkpoint:
+    """The checkpoint or artifact that a user wants quantised.
+
+    Raises:
+        CheckpointError, ArtifactError, QuantizationError: neither, a damaged one, or an artifact of 4 bits alone.
+    """
+    folder = resolve_source(source)
+    return open_artifact(folder) if is_artifact(folder) else open_checkpoint(folder)
+
+
+def spend_budget(
+    checkpoint: Checkpoint,
+    folder: Path,
+    precision: str,
+    budget: int,
+    recordings: Sequence[np.ndarray] | None,
+    on_stage: Callable[[str], None],
+) -> Budget:
+    """Measure and choose, and write the recipe and the table beside the folder.
+
+    Raises:
+        AudioError, QuantizationError, StorageError: as `quantize` describes.
+    """
+    sizes = form_sizes(checkpoint, getattr(torch, PRECISIONS[precision].dtype))
+
+    def planned(recipe: Recipe) -> int:
+        plan = plan_export(checkpoint, folder, precisions=[precision], recipe=recipe)
+        return sum(file.size for file in plan.files) + MANIFEST_BYTES
+
+    least = [min(forms, key=forms.__getitem__) for forms in sizes.values()]
+    smallest = _recipe("smallest", dict(zip(sizes, least, strict=True)))
+    ends = ALIGNMENT * (8 + budget // SHARD_SIZE)  # data files end at any byte, tensors begin at whole pages
+    fixed = planned(smallest) - sum(forms[form] for forms, form in zip(sizes.values(), least, strict=True)) + ends
+    minimum, floats = planned(smallest) + ends, planned(FLOAT)
+    if budget < minimum:
+        raise QuantizationError(f"budget: {precision} takes {minimum:,} bytes at least, got {budget:,}")
+    if budget >= floats:
+        raise QuantizationError(
+            f"budget: {budget:,} bytes hold the model without quantising, in {floats:,}; export it with --precision "
+            f"{'fp16' if PRECISIONS[precision].dtype == 'float16' else 'fp32'}"
+        )
+
+    recordings = embedded_recordings() if recordings is None else recordings
+    table = folder.with_name(f"{folder.name}-sensitivity.json")
+    facts = {
+        "generator": f"voxtral-onnx {__version__}",
+        "fingerprint": checkpoint.fingerprint(),
+        "precision": precision,
+        "recordings": [hashlib.sha256(np.float32(samples).tobytes()).hexdigest() for samples in recordings],
+    }
+    sensitivities = _read_table(table, facts)
+    if sensitivities is None:
+        clips = calibrate(Layerwise(checkpoint), recordings)
+        sensitivities = measure_sensitivities(checkpoint, clips, sizes, on_stage)
+        _write_table(table, facts, sensitivities)  # before anything else can fail: it took minutes
+    picks = spend([part.forms for part in sensitivities], budget - fixed)
+    chosen = tuple(part.forms[pick] for part, pick in zip(sensitivities, picks, strict=True))
+
+    path = folder.with_name(f"{folder.name}-recipe.toml")
+    forms = {part.group: (form.bits, form.block_size) for part, form in zip(sensitivities, chosen, strict=True)}
+    recipe = _recipe(path.stem, forms)
+    spent = Budget(budget, planned(recipe), tuple(sensitivities), chosen, path, table)
+    assert spent.size <= budget, f"planned {spent.size:,} bytes of {budget:,}"
+    comment = f"The bits with which an artifact of {spent.size:,} bytes drifts least; its budget was {budget:,}."
+    write_whole(path, recipe.to_toml(comment).encode())
+    _write_table(table, facts, sensitivities, budget=budget, size=spent.size, drift=spent.drift, chosen=chosen)
+    return spent
+
+
+def _write_table(path: Path, facts: Mapping[str, Any], sensitivities: Sequence[Sensitivity], **outcome: Any) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path.parent}: cannot be made ({error.strerror or error})") from error
+    values = {"facts": facts, "sensitivities": sensitivities, **outcome}
+    write_whole(path, (json.dumps(values, indent=1, default=asdict) + "\n").encode())
+
+
+def _read_table(path: Path, facts: Mapping[str, Any]) -> list[Sensitivity] | None:
+    """What an earlier call measured on the same model and sounds, None where there is nothing such."""
+    try:
+        values = json.loads(path.read_bytes())
+        if values["facts"] != facts:
+            return None
+        return [
+            Sensitivity(
+                Group(part["group"]["name"], tuple(part["group"]["patterns"])),
+                Drift(**part["drift"]),
+                tuple(Form(**form) for form in part["forms"]),
+            )
+            for part in values["sensitivities"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _recipe(name: str, forms: Mapping[Group, tuple[int, int]]) -> Recipe:
+    """Rules for every group; the form that most linear layers have is the rule for all others."""
+    rules = [rule for group, form in forms.items() for rule in group.rules(*form)]
+    kinds = [(rule.bits, rule.block_size, rule.method) for rule in rules]
+    ((common, _),) = Counter(
+        kind for kind, rule in zip(kinds, rules, strict=True) if rule.tensors != TABLE
+    ).most_common(1)
+    own = [rule for kind, rule in zip(kinds, rules, strict=True) if kind != common or rule.tensors == TABLE]
+    return Recipe(name, load_recipe("default").accuracy_level, (*own, Rule("*", *common)))
