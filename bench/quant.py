@@ -3,9 +3,10 @@
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/quant.py
 
-Every row is an artifact that `export` made (q4: activations in float32), run over the held-out domain sentences that
-bench/wer.py speaks. Logits are compared while each model is told the tokens that float32 chooses; words are those that
-it writes by itself, without being told. Prints Markdown tables and writes results/quant.json.
+Every row is an artifact that `export` made (q4: activations in float32), run over held-out domain sentences that
+bench/wer.py speaks: shipped recipes over many, the others over few, because the encoder costs a second of one core for
+seven clips. Logits are compared while each model is told the tokens that float32 chooses; words are those that it
+writes by itself. Prints a Markdown table and writes results/quant.json.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from voxtral_onnx.runtime.stream import Stream, Token
 
 RESULTS = wer.ROOT / "bench" / "results" / "quant.json"
 TABLE = "language_model.embed_tokens"
-FLOAT = "float32"
+FLOAT, SHIPPED = "float32", ("default", "quality", "small", "q8")
+LONG = (FLOAT, "default", "quality")  # over all sentences
 FIRM = 1.0  # blank margin above which float32's decision may not flip
 DELAY_MS = 480
 SLICE_ROWS, COLUMNS = 170, 3072  # what the exporter quantises at a time
@@ -72,11 +74,11 @@ def uniform(method: str, bits: int = 4, block_size: int = 32) -> Case:
 
 
 CASES = (
+    *(Case(name) for name in SHIPPED),
     *(uniform(f"{name}_{symmetry}") for name in ("rtn", "refit") for symmetry in ("symmetric", "asymmetric")),
-    *(uniform("refit_asymmetric", block_size=block_size) for block_size in (64, 128)),
-    uniform("rtn_asymmetric", bits=8),
-    uniform("refit_asymmetric", bits=8),
-    *(Case(name) for name in ("default", "small", "quality", "q8")),
+    *(uniform(f"{name}_asymmetric", block_size=size) for size in (64, 128) for name in ("rtn", "refit")),
+    *(uniform(f"{name}_asymmetric", bits=8) for name in ("rtn", "refit")),
+    Case("default with an 8-bit table", ((TABLE, 8, 32, "rtn_symmetric"), ("*", 4, 32, "rtn_asymmetric"))),
 )
 
 
@@ -182,20 +184,20 @@ def load_transcriber(folder: Path) -> Transcriber:
     return Transcriber(folder, "cpu", precision=precision, threads=1, delay_ms=DELAY_MS)
 
 
-def measure_clip(folders: list[Path], clip: wer.Clip) -> list[tuple[str, Tally]]:
-    """Text and tally of a clip in each artifact, the first in float32."""
+def measure_clip(folders: list[Path], clip: wer.Clip) -> dict[str, tuple[str, Tally]]:
+    """Text and tally of a clip in each artifact by its name; the first is float32's."""
     reference = load_transcriber(folders[0])
     samples = np.concatenate(list(open_audio(clip.path, reference.sample_rate).blocks()))
     replay = Replay(reference, samples)
     token_ids, blank = replay.write(), replay.ids.streaming_pad
     expected = replay.tell(token_ids)
-    found = []
+    found = {}
     for folder in folders:
         replay = Replay(load_transcriber(folder), samples)
         tally = compare(replay.tell(token_ids), expected, blank, np.array(token_ids))
         # Where every choice is the one that it was told, it writes the same by itself.
         written = token_ids if tally.agreed == tally.positions else replay.write()
-        found.append((reference.tokenizer.decode(written), tally))
+        found[folder.name] = reference.tokenizer.decode(written), tally
     return found
 
 
@@ -247,14 +249,17 @@ def seconds_per_gb(rule: Rule) -> float:
     return min(seconds) / (2 * weight.size) * 1e9
 
 
-def words_row(errors: np.ndarray, words: np.ndarray, column: int) -> dict[str, Any]:
-    """Word error rate of one case and its difference to float32's, with intervals."""
-    rates = 100 * errors.sum(0) / words.sum()
-    resampled = wer.resample_rates(errors[:, [0, column]], words)
+def words_row(clips: list[wer.Clip], texts: list[list[str]]) -> dict[str, Any]:
+    """Word error rate of one case and its difference to float32's, from the texts of both in each clip."""
+    errors, words = wer.count_errors(clips, texts)
+    reference, rate = 100 * errors.sum(0) / words.sum()
+    resampled = wer.resample_rates(errors, words)
     return {
-        "wer": round(float(rates[column]), 3),
+        "clips": len(clips),
+        "words": int(words.sum()),
+        "wer": round(float(rate), 3),
         "wer_interval": wer.interval(resampled[:, 1]),
-        "difference": round(float(rates[column] - rates[0]), 3),
+        "difference": round(float(rate - reference), 3),
         "difference_interval": wer.interval(resampled[:, 1] - resampled[:, 0]),
     }
 
@@ -280,27 +285,30 @@ def render_table(rows: list[dict[str, Any]]) -> str:
 
 
 def measure(
-    sentences: Annotated[
-        int | None,
-        typer.Option(min=3, help="A quick run: the first N sentences; results go to the cache.", show_default="all"),
-    ] = None,
+    sentences: Annotated[int, typer.Option(min=1, help="That shipped recipes are measured on, by 3 voices.")] = 300,
+    few: Annotated[int, typer.Option(min=1, help="That all others are measured on.")] = 40,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = os.cpu_count() or 1,
     cache_folder: Annotated[Path, typer.Option("--cache", help="Folder of the WAVs and the artifacts.")] = wer.ROOT
     / "build"
     / "quant",
+    output: Annotated[Path, typer.Option(help="File of the results.")] = RESULTS,
 ) -> None:
     """Measure every method and recipe on the tiny checkpoint."""
     versions = wer.find_synthesizers()
-    from voxtral_onnx import export  # here, as the workers import this file and need no torch
+    from calibrated import write_artifacts  # here, as the workers import this file and need no torch
+
+    from voxtral_onnx import export
     from voxtral_onnx.exporter.plan import TINY
 
     cache_folder.mkdir(parents=True, exist_ok=True)
     domain = [sentence for sentence in wer.read_sentences(sentences) if sentence[0] == "domain"]
     clips = wer.plan_clips(domain, cache_folder / "wav", versions)
+    checkpoint, recipes = open_checkpoint(TINY), {case.name: case.recipe(cache_folder) for case in CASES}
     folders = [export("tiny", cache_folder / FLOAT, precisions=("fp32",))]
-    recipes = [case.recipe(cache_folder) for case in CASES]
-    for case, recipe in zip(CASES, track(recipes, "exporting", console=wer.stderr), strict=True):
-        folders.append(export("tiny", cache_folder / case.name, precisions=("q4",), recipe=recipe))
+    for name, recipe in track(recipes.items(), "exporting", console=wer.stderr):
+        folders.append(export("tiny", cache_folder / name, precisions=("q4",), recipe=recipe))
+    folders += write_artifacts(checkpoint, cache_folder / uniform("refit_asymmetric").name)
+    long = [folder for folder in folders if folder.name in LONG]
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:  # torch's threads do not survive a fork
 
         def run(what: str, function, *arguments) -> list:
@@ -308,34 +316,32 @@ def measure(
             return list(track(results, what, len(clips), console=wer.stderr))
 
         run("speaking", wer.speak, clips)
-        found = run("transcribing", measure_clip, [folders] * len(clips), clips)
-    texts = [[text for text, _ in cases] for cases in found]
-    errors, words = wer.count_errors(clips, texts)
+        voices = len(wer.VOICES)
+        run_folders = [folders if i < few * voices else long for i in range(len(clips))]
+        found = run("transcribing", measure_clip, run_folders, clips)
 
-    checkpoint, rows = open_checkpoint(TINY), []
-    for column, folder in enumerate(folders):
-        tally = Tally()
-        for cases in found:
-            tally.add(cases[column][1])
-        row: dict[str, Any] = {"name": folder.name}
-        if column:
-            row |= weight_errors(recipes[column - 1], checkpoint)
+    rows = []
+    for folder in folders:
+        name, tally = folder.name, Tally()
+        measured = [i for i, cases in enumerate(found) if name in cases]
+        for i in measured:
+            tally.add(found[i][name][1])
+        row = {"name": name} | (weight_errors(recipes[name], checkpoint) if name in recipes else {})
         row["bytes"] = sum(path.stat().st_size for path in (folder / "onnx").iterdir())
-        rows.append(row | tally.row() | words_row(errors, words, column))
+        texts = [[found[i][FLOAT][0], found[i][name][0]] for i in measured]
+        rows.append(row | tally.row() | words_row([clips[i] for i in measured], texts))
     print(render_table(rows))
     results = {
         "measured": f"q4 artifacts of the tiny checkpoint against float32, delay {DELAY_MS} ms; intervals hold 95 %",
         "voxtral_onnx": __version__,
         "machine": wer.describe_machine(),
         "checkpoint": Manifest.read(folders[0]).fingerprint,
-        "clips": len(clips),
-        "words": int(words.sum()),
         "clips_sha256": wer.hash_clips(clips),
         "firm": FIRM,
         "bootstrap": {"unit": "clip", "resamples": wer.RESAMPLES, "seed": wer.SEED},
         "results": rows,
     }
-    output = RESULTS if sentences is None else cache_folder / "quant.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=1) + "\n")
     wer.stderr.print(f"written: {output}")
 
