@@ -32,6 +32,7 @@ from .folder import DELAY_NETWORK, TOKENIZER, FinishedGraph, State, look, stale_
 from .mel import mel_model
 from .modules import Build
 from .tekken import read_tekken
+from .weights import quantizable_modules
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny"
 MEL = "onnx/mel.onnx"
@@ -225,6 +226,8 @@ def plan_export(
     else:
         checkpoint = open_checkpoint(resolve_source(source), Path(tokenizer) if tokenizer else None)
     recipes = {name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint) for name, kind in kinds.items()}
+    for used in recipes.values():
+        used.check_patterns(quantizable_modules(checkpoint.config))
     memory.require_addresses(memory.TRACING + threads * memory.THREAD)
     tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
     folder = output_folder(checkpoint, output)

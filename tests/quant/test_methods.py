@@ -13,14 +13,14 @@ from voxtral_onnx.quant.packing import unpack
 from voxtral_onnx.quant.recipe import Rule, load_recipe
 
 RELATIVE_ERROR = {  # rms on Gaussian and Student-t3 weights in blocks of 32, measured with an implementation of its own
-    ("rtn_symmetric", 4): (0.0859, 0.1229),
-    ("rtn_asymmetric", 4): (0.0808, 0.1009),
-    ("refit_symmetric", 4): (0.0813, 0.1191),
-    ("refit_asymmetric", 4): (0.0768, 0.0979),
-    ("rtn_symmetric", 8): (0.0053, 0.0080),
-    ("rtn_asymmetric", 8): (0.0048, 0.0060),
-    ("refit_symmetric", 8): (0.0052, 0.0079),
-    ("refit_asymmetric", 8): (0.0046, 0.0058),
+    ("rtn_symmetric", 4): (0.0858, 0.1287),
+    ("rtn_asymmetric", 4): (0.0807, 0.1023),
+    ("refit_symmetric", 4): (0.0812, 0.1247),
+    ("refit_asymmetric", 4): (0.0769, 0.0992),
+    ("rtn_symmetric", 8): (0.0053, 0.0084),
+    ("rtn_asymmetric", 8): (0.0048, 0.0061),
+    ("refit_symmetric", 8): (0.0051, 0.0082),
+    ("refit_asymmetric", 8): (0.0046, 0.0059),
 }
 BLOCK_ERRORS = {32: 0.0859, 64: 0.0950, 128: 0.1032}  # rtn_symmetric, measured in the same way
 FLOAT16_TINY = 2.0**-24  # the smallest positive scale
@@ -136,7 +136,7 @@ def test_a_registered_method_is_a_method_of_recipes(own_method, tmp_path):
     @own_method(has_zero_points=True)
     def powers_of_two(blocks, bits):
         spread = blocks.max(-1) - blocks.min(-1)
-        return np.exp2(np.ceil(np.log2(spread / 15))), np.full(spread.shape, 7, np.float32)
+        return np.exp2(np.ceil(np.log2(spread / 7))), np.full(spread.shape, 7, np.float32)
 
     path = tmp_path / "mine.toml"
     path.write_text('accuracy_level = 4\n[[rules]]\ntensors = "*"\nbits = 4\nblock_size = 32\nmethod = "powers_of_two"')

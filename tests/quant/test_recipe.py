@@ -6,7 +6,7 @@ import pytest
 
 from voxtral_onnx.errors import QuantizationError
 from voxtral_onnx.quant import recipe as recipe_module
-from voxtral_onnx.quant.recipe import load_recipe
+from voxtral_onnx.quant.recipe import Recipe, Rule, load_recipe
 
 RECIPES = sorted((Path(recipe_module.__file__).parent / "recipes").glob("*.toml"))
 
@@ -42,7 +42,7 @@ def test_bad_recipes_say_what_is_wrong(tmp_path, text, message):
 
 
 def test_an_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(QuantizationError, match=r"'defualt'.*'default', 'q8', 'small'"):
+    with pytest.raises(QuantizationError, match=r"'defualt'.*'default'.*'q8', 'quality', 'small'"):
         load_recipe("defualt")
 
 
@@ -52,3 +52,36 @@ def test_shipped_recipes_compute_in_int8(path):
     recipe = load_recipe(path.stem)
     assert recipe.accuracy_level == 4 and recipe.name == path.stem
     assert recipe.rule_for("language_model.embed_tokens") and recipe.rule_for("audio_tower.layers.0.mlp.up_proj")
+
+
+MODULES = (
+    "audio_tower.layers.0.self_attn.q_proj",
+    "audio_tower.layers.1.mlp.down_proj",
+    "language_model.layers.0.mlp.down_proj",
+    "language_model.embed_tokens",
+)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "likely"),
+    [
+        ("languge_model.layers.*", "'language_model.layers.*'"),
+        ("*.down_prj", "'*.down_proj'"),
+        ("language_model.embed_token", "'language_model.embed_tokens'"),
+        ("audio_tower.layers.9.mlp.down_proj", "'audio_tower.layers.1.mlp.down_proj'"),
+        ("Audio_tower.*", "'audio_tower.*'"),
+        ("xyz", "expected as 'audio_tower.layers.0.self_attn.q_proj'"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_names_likely_ones(pattern, likely):
+    recipe = Recipe("mine", 4, (Rule("*.down_proj", 4, 32, "rtn_symmetric"), Rule(pattern, 4, 32, "rtn_symmetric")))
+    with pytest.raises(QuantizationError) as caught:
+        recipe.check_patterns(MODULES)
+    assert f"recipe mine: rule {pattern!r} matches no linear layer" in str(caught.value)
+    assert likely in str(caught.value)
+
+
+def test_patterns_that_match_are_accepted_even_behind_others():
+    rules = Rule("*", 4, 32, "rtn_symmetric"), Rule("audio_tower.layers.[01].*", 8, 32, "rtn_symmetric")
+    Recipe("mine", 4, rules).check_patterns(MODULES)
+    Recipe("float", 0, ()).check_patterns(MODULES)
