@@ -52,6 +52,7 @@ check: $(VENV)/dev.stamp  ## lint, format and types
 bench: $(VENV)/dev.stamp  ## make the numbers of the README (needs Debian's espeak-ng and flite, 60 GB)
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python bench/wer.py
+	$(BIN)/python bench/quant.py
 	$(BIN)/python bench/full_size.py
 
 wheel: $(VENV)/dev.stamp  ## build the wheel with the embedded model's artifact in it

@@ -205,11 +205,11 @@ def normalize(text: str) -> str:
 
 
 def count_errors(clips: list[Clip], texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
-    """Errors [clips, settings] and words of the reference [clips]."""
+    """Errors [clips, settings] and words of the reference [clips], from the texts of each clip in each setting."""
     import jiwer
 
     references = [normalize(clip.text) for clip in clips]
-    errors = np.zeros((len(clips), len(SETTINGS)))
+    errors = np.zeros((len(clips), len(texts[0])))
     for row, (reference, hypotheses) in enumerate(zip(references, texts, strict=True)):
         for column, hypothesis in enumerate(hypotheses):
             found = jiwer.process_words(reference, normalize(hypothesis))

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from .. import __version__, hub
 from ..errors import StorageError
 from ..manifest import FORMAT, CacheSpec, FileSpec, GraphSpec, Manifest, Precision, hash_file, write_whole
+from ..quant.recipe import Recipe
 from .bind import Progress, bind
 from .checkpoint import Checkpoint
 from .folder import FinishedGraph, Record, begin, end, hold, look, write_shared
@@ -32,7 +33,7 @@ def export(
     *,
     tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
     offline: bool = False,
@@ -50,7 +51,7 @@ def export(
         output: the artifact folder, by default `./<name>-onnx`. An artifact of the same checkpoint is added to.
         tokenizer: Mistral's `tekken.json`, by default the one beside the weights.
         precisions: names out of PRECISIONS.
-        recipe: name or TOML file of the recipe for the 4- and 8-bit precisions, instead of their own.
+        recipe: for the 4- and 8-bit precisions, instead of their own: a name, a TOML file's path or a recipe.
         shard_size: bytes at which a new data file begins.
         threads: that quantise; by default one a core.
         offline: ask no hub, take what was downloaded before.

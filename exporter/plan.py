@@ -32,6 +32,7 @@ from .folder import DELAY_NETWORK, FinishedGraph, State, look, stale_files
 from .mel import mel_model
 from .modules import Build
 from .tekken import read_tekken
+from .weights import quantizable_modules
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny"
 MEL = "onnx/mel.onnx"
@@ -305,6 +306,7 @@ def _plan_graphs(
 
     graphs = []
     for name, recipe in recipes.items():
+        recipe.check_patterns(quantizable_modules(config))
         dtype, suffix = PRECISIONS[name].dtype, PRECISIONS[name].suffix
         options = {"build": Build(getattr(torch, dtype), recipe), "dtype": dtype, "suffix": suffix}
         graphs += [

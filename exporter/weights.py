@@ -121,6 +121,15 @@ def tensor_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def quantizable_modules(config: VoxtralConfig) -> tuple[str, ...]:
+    """Names of the linear layers and the tied table: what recipes may speak of."""
+    return tuple(
+        name.removesuffix(".weight")
+        for name, shape in tensor_shapes(config).items()
+        if len(shape) == 2 and ".ada_rms_norm." not in name  # the delay's network becomes a table of gains
+    )
+
+
 def _layer_shapes(prefix: str, stack: TransformerConfig) -> dict[str, tuple[int, ...]]:
     hidden, inner = stack.hidden_size, stack.intermediate_size
     shapes = {

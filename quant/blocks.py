@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import QuantizationError
-from .methods import METHODS
+from .methods import METHODS, as_float16, invert
 from .packing import pack, unpack
 from .recipe import Rule
 
@@ -40,10 +40,33 @@ def quantize_blockwise(weight: np.ndarray, rule: Rule, name: str = "weight") -> 
     if tail := -weight.shape[1] % rule.block_size:
         weight = np.pad(weight, ((0, 0), (0, tail)))
     blocks = weight.reshape(weight.shape[0], -1, rule.block_size)
-    codes, scales, zero_points = METHODS[rule.method](blocks, rule.bits)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused
+        scales, zero_points = METHODS[rule.method].choose(blocks, rule.bits)
+        scales = as_float16(scales)
+    _check_grid(name, rule, blocks, scales, zero_points)
+    middle, top = 1 << (rule.bits - 1), (1 << rule.bits) - 1
+    codes = np.multiply(blocks, invert(scales)[..., None])
+    codes += np.float32(middle + 0.5) if zero_points is None else (zero_points + np.float32(0.5))[..., None]
+    np.clip(codes, 0, top + np.float32(0.5), out=codes)  # truncation below then rounds to nearest
+    zeros = None if zero_points is None else pack(zero_points.astype(np.uint8), rule.bits)
+    return Blocks(pack(codes.astype(np.uint8), rule.bits), scales, zeros)
+
+
+def _check_grid(name: str, rule: Rule, blocks: np.ndarray, scales: np.ndarray, zero_points: np.ndarray | None) -> None:
+    """Hold a method to what it says of itself."""
+    for what, array in (("scales", scales), ("zero points", zero_points)):
+        if array is not None and array.shape != blocks.shape[:-1]:
+            raise QuantizationError(
+                f"{name}: method {rule.method}: {what}: expected {list(blocks.shape[:-1])}, got {list(array.shape)}"
+            )
     if not np.isfinite(scales).all():
-        raise QuantizationError(f"{name}: values up to {np.abs(weight).max():.3g} need a scale beyond float16's range")
-    return Blocks(pack(codes, rule.bits), scales, None if zero_points is None else pack(zero_points, rule.bits))
+        raise QuantizationError(f"{name}: values up to {np.abs(blocks).max():.3g} need a scale beyond float16's range")
+    if (zero_points is not None) != rule.has_zero_points:
+        expected, got = ("some", "none") if rule.has_zero_points else ("none", "some")
+        raise QuantizationError(f"{name}: method {rule.method}: zero points: expected {expected}, got {got}")
+    top = (1 << rule.bits) - 1
+    if zero_points is not None and not ((zero_points >= 0) & (zero_points <= top) & (zero_points % 1 == 0)).all():
+        raise QuantizationError(f"{name}: method {rule.method}: zero points: expected whole codes from 0 to {top}")
 
 
 def dequantize_blockwise(blocks: Blocks, rule: Rule, num_columns: int) -> np.ndarray:

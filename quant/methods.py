@@ -1,45 +1,84 @@
 """Quantisation methods, a registry by name.
 
-A method maps float32 blocks [..., block_size] to codes (uint8, same shape), scales (float32 [...], each a float16
-value, so that float16 and float32 artifacts hold the same weights) and zero points (uint8 [...]) or None where the
-zero point is the middle code.
+A method chooses a grid for each block: from float32 blocks [..., block_size] and the number of bits to scales [...] and
+zero points [...], or None in their place where the middle code stands for zero. `quantize_blockwise` rounds the scales
+to float16 and sends every value to its nearest code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 
-Quantized = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-Method = Callable[[np.ndarray, int], Quantized]
+Grid = tuple[np.ndarray, np.ndarray | None]  # scales float32 [...], zero points: float32 [...], whole codes
+Choice = Callable[[np.ndarray, int], Grid]
+
+SHARES = (1.0, 1.08, 0.95, 0.89)  # of a block's range; twice as many lower the error by 0.2 % more
 
 
-def rtn_symmetric(blocks: np.ndarray, bits: int) -> Quantized:
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A registered method."""
+
+    choose: Choice
+    has_zero_points: bool
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(*, has_zero_points: bool) -> Callable[[Choice], Choice]:
+    """Register the decorated function, so that recipes can use it by its name."""
+
+    def register(choose: Choice) -> Choice:
+        METHODS[choose.__name__] = Method(choose, has_zero_points)
+        return choose
+
+    return register
+
+
+@method(has_zero_points=False)
+def rtn_symmetric(blocks: np.ndarray, bits: int) -> Grid:
     """Round to nearest; the value of largest magnitude becomes the lowest code, as in ggml's Q4_0."""
-    high, low = _extremes(blocks)
-    middle = 1 << (bits - 1)
-    scales = _as_float16(np.where(high > -low, high, low) / np.float32(-middle))
-    return _encode(blocks, scales, np.float32(middle), 2 * middle - 1), scales, None
+    return _symmetric(*_extremes(blocks), bits)
 
 
-def rtn_asymmetric(blocks: np.ndarray, bits: int) -> Quantized:
+@method(has_zero_points=False)
+def as_stored(blocks: np.ndarray, bits: int) -> Grid:
+    """The blocks that a GGUF holds, bit by bit (quant/gguf.py); where it holds none, `rtn_symmetric`."""
+    return rtn_symmetric(blocks, bits)
+
+
+@method(has_zero_points=True)
+def rtn_asymmetric(blocks: np.ndarray, bits: int) -> Grid:
     """Round to nearest between the block's extremes (zero included), with a zero point."""
-    high, low = _extremes(blocks)
-    top = (1 << bits) - 1
-    low = np.minimum(low, 0)
-    scales = _as_float16((np.maximum(high, 0) - low) / np.float32(top))
-    zero_points = np.clip(np.rint(-low * _invert(scales)), 0, top).astype(np.float32)
-    return _encode(blocks, scales, zero_points[..., None], top), scales, zero_points.astype(np.uint8)
+    return _asymmetric(*_extremes(blocks), bits)
 
 
-METHODS: dict[str, Method] = {
-    "rtn_symmetric": rtn_symmetric,
-    "rtn_asymmetric": rtn_asymmetric,
-    "as_stored": rtn_symmetric,  # where a GGUF holds no such blocks (quant/gguf.py)
-}
-HAS_ZERO_POINTS = {"rtn_symmetric": False, "rtn_asymmetric": True, "as_stored": False}
+@method(has_zero_points=False)
+def refit_symmetric(blocks: np.ndarray, bits: int) -> Grid:
+    """The best of several ranges, each fitted to its codes by least squares."""
+    return _fit(blocks, bits, _symmetric)
+
+
+@method(has_zero_points=True)
+def refit_asymmetric(blocks: np.ndarray, bits: int) -> Grid:
+    """The same with a zero point."""
+    return _fit(blocks, bits, _asymmetric)
+
+
+def as_float16(scales: np.ndarray) -> np.ndarray:
+    """The nearest float16 values, as float32: float16 and float32 artifacts then hold the same weights."""
+    return scales.astype(np.float16).astype(np.float32)
+
+
+def invert(scales: np.ndarray) -> np.ndarray:
+    """1 / scales, 0 where a scale is 0."""
+    return np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
 
 
 def _extremes(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -47,16 +86,56 @@ def _extremes(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.amax(-1).numpy(), values.amin(-1).numpy()
 
 
-def _as_float16(scales: np.ndarray) -> np.ndarray:
-    return scales.astype(np.float16).astype(np.float32)
+def _symmetric(high: np.ndarray, low: np.ndarray, bits: int, share: float = 1.0) -> Grid:
+    return as_float16(np.where(high > -low, high, low) * np.float32(share / -(1 << (bits - 1)))), None
 
 
-def _invert(scales: np.ndarray) -> np.ndarray:
-    return np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
+def _asymmetric(high: np.ndarray, low: np.ndarray, bits: int, share: float = 1.0) -> Grid:
+    top = (1 << bits) - 1
+    high, low = np.maximum(high, 0) * np.float32(share), np.minimum(low, 0) * np.float32(share)
+    scales = as_float16((high - low) / np.float32(top))
+    return scales, np.clip(np.rint(-low * invert(scales)), 0, np.float32(top))
 
 
-def _encode(blocks: np.ndarray, scales: np.ndarray, zero_points: np.ndarray | np.float32, top: int) -> np.ndarray:
-    codes = np.multiply(blocks, _invert(scales)[..., None])
-    codes += zero_points + np.float32(0.5)  # truncation below then rounds to nearest
-    np.clip(codes, 0, top + np.float32(0.5), out=codes)
-    return codes.astype(np.uint8)
+def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
+    """Of the grids that SHARES of the range give, and of their fits to the codes, the one of least squared error.
+
+    With codes q given, values x are fitted by d * (q - z). A block's sum of squared errors is then its sum of x * x
+    less the gain d * (2 * sum((q - z) * x) - d * sum((q - z) * (q - z))), at the float16 scale that will be stored.
+    The first grid considered is the one that rounding to nearest would use, so no block gets worse.
+
+    The axis of a block comes first here: whole arrays are added, which is fast, and one after the other, which gives
+    the same bytes on every machine and for every slice of a weight.
+    """
+    middle, count = np.float32(1 << (bits - 1)), np.float32(blocks.shape[-1])
+    x = np.ascontiguousarray(np.moveaxis(blocks, -1, 0))  # [block_size, ...]
+    q, product = np.empty_like(x), np.empty_like(x)
+    high, low, sum_x = x.max(0), x.min(0), _sum(x)
+    best: tuple[np.ndarray, ...] = ()
+    for share in SHARES:
+        d, zero_points = start(high, low, bits, share)
+        z = np.zeros_like(d) if zero_points is None else zero_points - middle  # codes count from the middle here
+        np.multiply(x, invert(d), out=q)
+        q += z
+        np.clip(np.rint(q, out=q), -middle, middle - 1, out=q)
+        sum_q, sum_qx, sum_qq = _sum(q), _sum(np.multiply(q, x, out=product)), _sum(np.multiply(q, q, out=product))
+        if not best:
+            best = _gain(d, sum_qx - z * sum_x, sum_qq - z * (2 * sum_q - count * z)), d, z
+        if zero_points is not None:
+            slope = (count * sum_qx - sum_q * sum_x) * invert(count * sum_qq - sum_q * sum_q)
+            z = np.clip(np.rint((sum_q - sum_x * invert(slope)) / count), -middle, middle - 1)
+        cross, square = sum_qx - z * sum_x, sum_qq - z * (2 * sum_q - count * z)
+        d = as_float16(cross * invert(square))
+        gain = _gain(d, cross, square)
+        better = gain > best[0]
+        best = tuple(np.where(better, new, kept) for new, kept in zip((gain, d, z), best, strict=True))
+    _, d, z = best
+    return d, None if start is _symmetric else z + middle
+
+
+def _gain(scales: np.ndarray, cross: np.ndarray, square: np.ndarray) -> np.ndarray:
+    return scales * (2 * cross - scales * square)
+
+
+def _sum(values: np.ndarray) -> np.ndarray:
+    return reduce(np.add, values)

@@ -13,15 +13,17 @@ A tensor that no rule matches stays in the activation type.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from ..errors import QuantizationError
-from .methods import HAS_ZERO_POINTS, METHODS
+from .methods import METHODS
 
 _FOLDER = Path(__file__).parent / "recipes"
 
@@ -50,7 +52,7 @@ class Rule:
     @property
     def has_zero_points(self) -> bool:
         """Whether the method writes zero points."""
-        return HAS_ZERO_POINTS[self.method]
+        return METHODS[self.method].has_zero_points
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,25 @@ class Recipe:
         """The first rule whose pattern matches the module's name, None for a tensor that stays float."""
         return next((rule for rule in self.rules if fnmatchcase(module, rule.tensors)), None)
 
+    def check_patterns(self, modules: Collection[str]) -> None:
+        """Hold every pattern against the names of the modules that can be quantised.
+
+        Raises:
+            QuantizationError: naming those that match none, and patterns like them that do.
+        """
+        problems = []
+        for pattern in dict.fromkeys(rule.tensors for rule in self.rules):
+            if not any(fnmatchcase(module, pattern) for module in modules):
+                likely = get_close_matches(pattern, {like for module in modules for like in _patterns_for(module)})
+                hint = (
+                    f"did you mean {' or '.join(map(repr, likely))}"
+                    if likely
+                    else f"expected as {next(iter(modules))!r}"
+                )
+                problems.append(f"rule {pattern!r} matches no linear layer or table of this model; {hint}")
+        if problems:
+            raise QuantizationError(f"recipe {self.name}: " + "; ".join(problems))
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """The inverse of `to_dict`."""
@@ -84,6 +105,16 @@ class Recipe:
         for rule in self.rules:
             lines += ["", "[[rules]]", *(f"{key} = {json.dumps(value)}" for key, value in asdict(rule).items())]
         return "\n".join(lines) + "\n"
+
+
+def _patterns_for(module: str) -> Iterator[str]:
+    """Patterns that someone may have meant who means this module."""
+    parts = re.sub(r"\.\d+\.", ".*.", module).split(".")
+    yield module
+    for cut in range(1, len(parts)):
+        yield ".".join((*parts[:cut], "*"))
+        yield ".".join(("*", *parts[cut:]))
+    yield ".".join(parts)
 
 
 FLOAT = Recipe("float", 0, ())

@@ -237,6 +237,10 @@ def test_impossible_shard_size(size, message, checkpoint, tmp_path, run):
             'accuracy_level = 4\n[[rules]]\ntensors = "*"\nbits = 3\nblock_size = 32\nmethod = "rtn_symmetric"',
             ["rule '*': bits: expected 4 or 8, got 3"],
         ),
+        (
+            'accuracy_level = 4\n[[rules]]\ntensors = "*.down_prj"\nbits = 8\nblock_size = 32\nmethod = "as_stored"',
+            ["rule '*.down_prj' matches no linear layer or table of this model; did you mean '*.down_proj'"],
+        ),
     ],
 )
 def test_impossible_recipe(content, parts, checkpoint, tmp_path, run):
