@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -170,13 +171,9 @@ def scale(weights: dict[str, np.ndarray], inputs: dict[str, Inputs]) -> dict[str
         for feeder, fed in feeders:
             magnitudes, spread = inputs[fed[0]].magnitudes, _same
             if feeder.endswith("v_proj"):
-                head_dim = v_rows // (2 if "language_model" in layer else 6)  # key-value heads of tiny
-                groups = magnitudes.reshape(v_rows // head_dim, -1, head_dim)
-                magnitudes = groups.mean(1).reshape(-1)
-
-                def spread(values, heads=groups.shape[0], head_dim=head_dim, group=groups.shape[1]):
-                    return np.repeat(values.reshape(heads, 1, head_dim), group, 1).reshape(-1)
-
+                heads = 2 if "language_model" in layer else 6  # key-value heads of tiny
+                groups = magnitudes.reshape(heads, -1, v_rows // heads)
+                magnitudes, spread = groups.mean(1).reshape(-1), partial(_repeat, heads=heads, times=groups.shape[1])
             factors = _best_factors([weights[f"{name}.weight"] for name in fed], inputs[fed[0]], magnitudes, spread)
             for name in fed:
                 weights[f"{name}.weight"] *= spread(factors)
@@ -190,6 +187,10 @@ def scale(weights: dict[str, np.ndarray], inputs: dict[str, Inputs]) -> dict[str
 
 def _same(values: np.ndarray) -> np.ndarray:
     return values
+
+
+def _repeat(values: np.ndarray, heads: int, times: int) -> np.ndarray:
+    return np.repeat(values.reshape(heads, 1, -1), times, 1).reshape(-1)
 
 
 def _best_factors(

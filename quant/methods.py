@@ -111,7 +111,7 @@ def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
     x = np.ascontiguousarray(np.moveaxis(blocks, -1, 0))  # [block_size, ...]
     q, product = np.empty_like(x), np.empty_like(x)
     high, low, sum_x = x.max(0), x.min(0), _sum(x)
-    best: tuple[np.ndarray, ...] = ()
+    best: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # gain, d, z
     for share in SHARES:
         d, zero_points = start(high, low, bits, share)
         z = np.zeros_like(d) if zero_points is None else zero_points - middle  # codes count from the middle here
@@ -119,7 +119,7 @@ def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
         q += z
         np.clip(np.rint(q, out=q), -middle, middle - 1, out=q)
         sum_q, sum_qx, sum_qq = _sum(q), _sum(np.multiply(q, x, out=product)), _sum(np.multiply(q, q, out=product))
-        if not best:
+        if best is None:
             best = _gain(d, sum_qx - z * sum_x, sum_qq - z * (2 * sum_q - count * z)), d, z
         if zero_points is not None:
             slope = (count * sum_qx - sum_q * sum_x) * invert(count * sum_qq - sum_q * sum_q)
@@ -128,7 +128,8 @@ def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
         d = as_float16(cross * invert(square))
         gain = _gain(d, cross, square)
         better = gain > best[0]
-        best = tuple(np.where(better, new, kept) for new, kept in zip((gain, d, z), best, strict=True))
+        best = np.where(better, gain, best[0]), np.where(better, d, best[1]), np.where(better, z, best[2])
+    assert best is not None
     _, d, z = best
     return d, None if start is _symmetric else z + middle
 
