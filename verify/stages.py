@@ -130,6 +130,7 @@ class StageSession:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False  # memory goes back with the session
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # beside PyTorch's threads
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
         if provider != CPU:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
