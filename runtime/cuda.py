@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import DeviceError
 from .device import CUDA, Binding, Buffer, HostBuffer, import_onnxruntime
-from .rows import move_rows_model, read_rows_model, write_rows_model, zeros_model
+from .rows import move_rows_model, zeros_model
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -122,31 +122,10 @@ class Cuda:
             self._helper(zeros_model, dtype, len(shape)).run_with_iobinding(binding)
         return binding.get_outputs()[0]
 
-    def read_rows(self, value: onnxruntime.OrtValue, dtype: np.dtype, rows: int) -> np.ndarray:
-        """The first rows along the third axis."""
-        session = self._helper(read_rows_model, dtype)
-        binding = session.io_binding()
-        binding.bind_ortvalue_input("past", value)
-        binding.bind_cpu_input("end", np.array([rows], np.int64))
-        binding.bind_output("rows", "cuda", self.index)
-        with out_of_memory_is_said(self.name):
-            session.run_with_iobinding(binding)
-        return binding.get_outputs()[0].numpy()
-
-    def write_rows(self, value: onnxruntime.OrtValue, rows: np.ndarray) -> None:
-        """Replace the first rows along the third axis."""
-        self._in_place(self._helper(write_rows_model, rows.dtype), value, {"rows": self.put(rows)})
-
     def move_rows(self, value: onnxruntime.OrtValue, dtype: np.dtype, keep: int) -> None:
         """Move the last `keep` rows along the third axis to the front."""
-        self._in_place(self._helper(move_rows_model, dtype, value.shape()[2], keep), value, {})
-
-    def _in_place(
-        self, session: onnxruntime.InferenceSession, value: onnxruntime.OrtValue, others: Mapping[str, Any]
-    ) -> None:
+        session = self._helper(move_rows_model, dtype, value.shape()[2], keep)
         binding = session.io_binding()
-        for name, other in others.items():
-            binding.bind_ortvalue_input(name, other)
         binding.bind_ortvalue_input("past", value)
         binding.bind_ortvalue_output("present", value)
         with out_of_memory_is_said(self.name):
@@ -171,19 +150,13 @@ class CudaBuffer:
 
     def read(self, rows: int | None = None) -> np.ndarray:
         """See `Buffer`; a copy."""
-        if rows is None:
-            return self.value.numpy()
-        if not rows:
-            return np.zeros((*self.shape[:2], 0, *self.shape[3:]), self.dtype)
-        return self.device.read_rows(self.value, self.dtype, rows)
+        return self.value.numpy()[:, :, :rows]
 
     def write(self, values: np.ndarray) -> None:
-        """See `Buffer`."""
-        values = np.ascontiguousarray(values, self.dtype)
-        if values.shape == self.shape:
-            self.value.update_inplace(values)
-        elif values.shape[2]:
-            self.device.write_rows(self.value, values)
+        """See `Buffer`; the rows behind them become zeros."""
+        whole = np.zeros(self.shape, self.dtype)
+        whole[:, :, : values.shape[2]] = values
+        self.value.update_inplace(whole)
 
     def move_rows(self, keep: int) -> None:
         """See `Buffer`."""

@@ -1,4 +1,4 @@
-"""Small graphs for buffers on a device: zeros, and rows that are read, written or moved where they are.
+"""Two small graphs for buffers on a device: one makes zeros, one moves a buffer's last rows to its front in place.
 
 onnxruntime has no calls for that, and the runtime has no `onnx` to build graphs with: the few fields of the file format
 that they need are written here. Source: onnx.proto.
@@ -25,33 +25,6 @@ def zeros_model(dtype: np.dtype, rank: int) -> bytes:
     )
 
 
-def read_rows_model(dtype: np.dtype) -> bytes:
-    """An ONNX model, `past` [1, heads, capacity, head_dim], `end` int64 [1] -> the first rows, `rows`."""
-    element_type = _ELEMENT_TYPES[dtype.name]
-    return _model(
-        _node("Slice", ("past", "start", "end", "axis"), "rows")
-        + _field(2, "read_rows")
-        + _initializer("start", 0)
-        + _initializer("axis", 2)
-        + _field(11, _value_info("past", element_type, (1, "heads", "capacity", "head_dim")))
-        + _field(11, _value_info("end", INT64, (1,)))
-        + _field(12, _value_info("rows", element_type, (1, "heads", "num_rows", "head_dim")))
-    )
-
-
-def write_rows_model(dtype: np.dtype) -> bytes:
-    """An ONNX model, `past` [1, heads, capacity, head_dim] and its new first `rows` -> `present`, the same buffer."""
-    element_type = _ELEMENT_TYPES[dtype.name]
-    shape = (1, "heads", "capacity", "head_dim")
-    return _model(
-        _node("TensorScatter", ("past", "rows"), "present", _rows_axis())
-        + _field(2, "write_rows")
-        + _field(11, _value_info("past", element_type, shape))
-        + _field(11, _value_info("rows", element_type, (1, "heads", "num_rows", "head_dim")))
-        + _field(12, _value_info("present", element_type, shape))
-    )
-
-
 def move_rows_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
     """An ONNX model, `past` [1, heads, capacity, head_dim] -> `present`; bind both to one buffer.
 
@@ -62,7 +35,7 @@ def move_rows_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
     constants = {"start": capacity - keep, "end": capacity, "axis": 2}
     return _model(
         _node("Slice", ("past", "start", "end", "axis"), "kept")
-        + _node("TensorScatter", ("past", "kept"), "present", _rows_axis())
+        + _node("TensorScatter", ("past", "kept"), "present", _field(1, "axis") + _field(3, 2) + _field(20, _INT))
         + _field(2, "move_rows")
         + b"".join(_initializer(name, value) for name, value in constants.items())
         + _field(11, _value_info("past", element_type, shape))
@@ -78,11 +51,6 @@ def _model(graph: bytes) -> bytes:
 def _node(operator: str, inputs: tuple[str, ...], output: str, attribute: bytes | None = None) -> bytes:
     content = b"".join(_field(1, name) for name in inputs) + _field(2, output) + _field(4, operator)
     return _field(1, content if attribute is None else content + _field(5, attribute))
-
-
-def _rows_axis() -> bytes:
-    """TensorScatter's attribute: it writes along the third axis."""
-    return _field(1, "axis") + _field(3, 2) + _field(20, _INT)
 
 
 def _initializer(name: str, value: int) -> bytes:

@@ -15,7 +15,7 @@ from voxtral_onnx.runtime import memory
 from voxtral_onnx.runtime.cache import KVCache
 from voxtral_onnx.runtime.cuda import out_of_memory_is_said
 from voxtral_onnx.runtime.device import Cpu, HostBuffer, open_device
-from voxtral_onnx.runtime.rows import move_rows_model, read_rows_model, write_rows_model, zeros_model
+from voxtral_onnx.runtime.rows import move_rows_model, zeros_model
 
 without_cuda = pytest.mark.skipif(
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA"
@@ -81,27 +81,6 @@ def test_rows_move_in_one_buffer(capacity, data, dtype):
     buffer.write(values)
     buffer.move_rows(keep)
     assert np.array_equal(buffer.read(), expected)
-
-
-@settings(max_examples=20, deadline=None, derandomize=True)
-@given(st.integers(1, 200), st.data(), st.sampled_from([np.float16, np.float32]))
-def test_first_rows_are_read_and_written_in_one_buffer(capacity, data, dtype):
-    rows, values = data.draw(st.integers(1, capacity)), np.ones((1, 2, capacity, 4), dtype)
-    new = np.random.default_rng(rows).standard_normal((1, 2, rows, 4)).astype(dtype)
-    value = onnxruntime.OrtValue.ortvalue_from_numpy(values)
-    sessions = []
-    for model in (write_rows_model(np.dtype(dtype)), read_rows_model(np.dtype(dtype))):
-        onnx.checker.check_model(onnx.load_model_from_string(model), full_check=True)
-        sessions.append(onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]))
-    binding = sessions[0].io_binding()
-    binding.bind_ortvalue_input("past", value)
-    binding.bind_cpu_input("rows", new)
-    binding.bind_ortvalue_output("present", value)
-    sessions[0].run_with_iobinding(binding)
-    assert np.array_equal(values[:, :, :rows], new)
-    assert (values[:, :, rows:] == 1).all()
-    read = np.asarray(sessions[1].run(None, {"past": values, "end": np.array([rows])})[0])
-    assert np.array_equal(read, new)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
