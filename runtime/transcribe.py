@@ -139,15 +139,21 @@ class Transcriber:
         return self._stream(self._delay(delay_ms))
 
     def _stream(self, num_delay_tokens: int, *, stop_at_eos: bool = False) -> Stream:
-        """A stream behind the silence that comes before all audio, which is run once for each delay."""
+        """A stream behind the silence that comes before all audio.
+
+        On the CPU the silence is run once for each delay; a device runs it sooner than whole buffers reach it.
+        """
+        device = self.device.partition(":")[0]
+        guessed_blanks = GUESSED_BLANKS[device] if stop_at_eos else 0
+        stream = Stream(self, num_delay_tokens, stop_at_eos=stop_at_eos, guessed_blanks=guessed_blanks)
+        if device != "cpu":
+            return stream
         start = self._starts.get(num_delay_tokens)
         if start is None:
-            stream = Stream(self, num_delay_tokens)
             stream.feed(np.zeros(0, np.float32))
-            start = self._starts[num_delay_tokens] = stream.snapshot()
-        guessed_blanks = GUESSED_BLANKS[self.device.partition(":")[0]] if stop_at_eos else 0
-        stream = Stream(self, num_delay_tokens, stop_at_eos=stop_at_eos, guessed_blanks=guessed_blanks)
-        stream.take_over(start)
+            self._starts[num_delay_tokens] = stream.snapshot()
+        else:
+            stream.take_over(start)
         return stream
 
     def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:

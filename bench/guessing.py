@@ -1,0 +1,97 @@
+"""What guessing blanks brings: what a decoder call of several rows costs, and how many calls files then take.
+
+    python bench/guessing.py ARTIFACT [--precision q4f16]     # of the full-size twin that bench/twin.py writes
+
+A call of several rows is timed against one of a single row, in turn. How often guesses are right is counted on the
+samples of the embedded model. Their product is the time of a token by the number of guesses. Writes
+results/guessing.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from voxtral_onnx import Transcriber
+from voxtral_onnx.runtime import transcribe
+from voxtral_onnx.runtime.bench import SAMPLES, describe_machine
+
+RESULTS = Path(__file__).parent / "results" / "guessing.json"
+ROWS = (1, 2, 3, 4)
+ROUNDS = 15
+POSITION = 512  # of the timed calls: 41 s of context
+
+
+def call_milliseconds(artifact: str, precision: str) -> dict[int, float]:
+    """Median time of a decoder call with so many rows."""
+    with Transcriber(artifact, precision=precision) as transcriber:
+        decoder, pad = transcriber.decoder, transcriber.manifest.tokens.streaming_pad
+        cache = decoder.new_cache()
+        embeds = np.zeros((max(ROWS), transcriber.manifest.config.decoder.hidden_size), cache.dtype)
+        times: dict[int, list[float]] = {rows: [] for rows in ROWS}
+        for _ in range(ROUNDS):
+            for rows in ROWS:
+                cache.position = POSITION
+                began = perf_counter()
+                decoder.step(cache, [pad] * rows, embeds[:rows], transcriber.num_delay_tokens)
+                times[rows].append(1000 * (perf_counter() - began))
+    return {rows: round(median(values), 2) for rows, values in times.items()}
+
+
+class CountedDecoder(Decoder):
+    """Counts calls by their rows."""
+
+    def __init__(self, decoder: Decoder):
+        super().__init__(decoder.session, decoder.spec)
+        self.calls: Counter[int] = Counter()
+
+    def step(self, cache, token_ids, *arguments, **options):
+        """As the decoder does it."""
+        self.calls[len(token_ids)] += 1
+        return super().step(cache, token_ids, *arguments, **options)
+
+
+def calls_per_token(guessed: int) -> dict[int, float]:
+    """Decoder calls by their rows, for each token of the samples; the prompt's are left out."""
+    transcribe.GUESSED_BLANKS["cpu"] = guessed
+    with Transcriber("tiny", precision="q4") as transcriber:
+        transcriber.stream()  # the silence before all audio, once
+        transcriber.decoder = decoder = CountedDecoder(transcriber.decoder)
+        clips = [transcriber.transcribe(path) for path in sorted(SAMPLES.glob("*.wav"))]
+        tokens = sum(len(clip.token_ids) for clip in clips)
+    return {rows: count / tokens for rows, count in decoder.calls.items() if rows <= 1 + guessed}
+
+
+def measure(
+    artifact: Annotated[str, typer.Argument(help="Of the 4B model's shape.")],
+    precision: Annotated[str, typer.Option(help="Of the artifact.")] = "q4f16",
+) -> None:
+    """Measure both and print milliseconds a token."""
+    times = call_milliseconds(artifact, precision)
+    calls = {guessed: calls_per_token(guessed) for guessed in range(max(ROWS))}
+    tokens = {
+        guessed: round(sum(times[rows] * share for rows, share in shares.items()), 2)
+        for guessed, shares in calls.items()
+    }
+    results = {
+        "machine": describe_machine(),
+        "precision": precision,
+        "call_ms": times,
+        "calls_per_token": calls,
+        "ms_per_token": tokens,
+        "gain": {guessed: round(tokens[0] / ms, 3) for guessed, ms in tokens.items()},
+    }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    del results["machine"]
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(measure)
