@@ -173,18 +173,25 @@ def expected_of(session: StageSession, spec: CacheSpec, case: Case, tokens: int)
 
 
 def worst_error(made: Values, wanted: Values) -> float:
-    """The largest `relative_error` among the wanted outputs; the three numbers of `step` count apart."""
+    """The largest `relative_error` among the wanted outputs.
+
+    Of `step` the ids count by themselves; logprob and margin are differences of logits, whose size is their measure.
+    """
     errors = []
     for name, values in wanted.items():
-        pairs = zip(made[name].T, values.T, strict=True) if name == "step" else [(made[name], values)]
-        errors += [relative_error(*pair) for pair in pairs]
+        if name != "step":
+            errors.append(relative_error(made[name], values))
+            continue
+        size = float(np.sqrt(np.mean(np.square(wanted["logits"], dtype=np.float64)) * values[..., 0].size))
+        errors.append(relative_error(made[name][..., 0], values[..., 0]))
+        errors += [relative_error(made[name][..., i], values[..., i], size) for i in (1, 2)]
     return max(errors)
 
 
-def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
-    """|got - wanted| / |wanted| in the L2 norm; infinite where a value is not finite."""
+def relative_error(got: np.ndarray, wanted: np.ndarray, size: float = 0.0) -> float:
+    """|got - wanted| over the larger of |wanted| and `size`, in the L2 norm; infinite where a value is not finite."""
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
-    error = float(np.linalg.norm(got - wanted)) / max(float(np.linalg.norm(wanted)), 1e-30)
+    error = float(np.linalg.norm(got - wanted)) / max(float(np.linalg.norm(wanted)), size, 1e-30)
     return error if np.isfinite(error) else float("inf")
 
 
