@@ -22,6 +22,7 @@ import typer
 from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime import transcribe
 from voxtral_onnx.runtime.bench import SAMPLES, describe_machine
+from voxtral_onnx.runtime.decoder import Decoder
 
 RESULTS = Path(__file__).parent / "results" / "guessing.json"
 ROWS = (1, 2, 3, 4)
