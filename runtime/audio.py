@@ -112,12 +112,16 @@ def find_audio(inputs: Iterable[str]) -> list[str]:
     found: list[str] = []
     for name in inputs:
         path = Path(name)
-        if path.is_dir():
+        try:
+            is_folder, exists = path.is_dir(), path.exists()
+        except OSError:  # too long a name: opening it says so
+            is_folder, exists = False, True
+        if is_folder:
             files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
             lacking = f"{name}: a folder without audio files ({', '.join(SUFFIXES)})"
-        elif name != "-" and not path.exists() and glob.has_magic(name):
+        elif name != "-" and not exists and glob.has_magic(name):
             files = sorted(map(Path, glob.glob(name, recursive=True)))  # noqa: PTH207, whose patterns cannot be absolute
-            lacking = f"{name}: matches no file"
+            lacking = f"{name}: no such file, and as a pattern it matches none"
         else:
             found.append(name)
             continue

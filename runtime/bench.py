@@ -189,6 +189,7 @@ def measure(
     first_step_seconds = perf_counter() - began
 
     source = open_clip(audio, transcriber.sample_rate)
+    transcriber.stream()  # what all streams share is made with the first
     runs, steps = [], 0
     for _ in range(repeat):
         run, steps = transcribe_once(transcriber, source)

@@ -263,7 +263,7 @@ def test_folders_and_patterns(transcribe, tmp_path):
 def test_nothing_to_transcribe(transcribe, tmp_path):
     (tmp_path / "notes.txt").write_text("no audio")
     transcribe(tmp_path).assert_refused(6, f"{tmp_path}: a folder without audio files (.wav, ")
-    transcribe(tmp_path / "*.wav").assert_refused(6, "*.wav: matches no file")
+    transcribe(tmp_path / "*.wav").assert_refused(6, "*.wav: no such file, and as a pattern it matches none")
 
 
 def test_a_name_that_looks_like_a_pattern_is_a_name_first(transcribe, tmp_path):

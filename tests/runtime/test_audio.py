@@ -59,7 +59,7 @@ def test_unreadable(name, content, parts, tmp_path, transcribe):
 
 
 def test_folder_is_no_audio(tmp_path, transcribe):
-    transcribe(tmp_path).assert_refused(6, "not a readable audio file")
+    transcribe(tmp_path).assert_refused(6, f"{tmp_path}: a folder without audio files (.wav, ")
 
 
 @pytest.mark.parametrize(
