@@ -859,9 +859,10 @@ def _print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: 
 
     console = Console(highlight=False)
     streaming = manifest.streaming
-    console.print(f"[b]{escape(str(folder))}[/]  format {manifest.format}, by {escape(manifest.generator)}")
+    title = f"[b]{escape(str(folder))}[/]  format {manifest.format}, by {escape(manifest.generator)}"
+    console.print(title, soft_wrap=True)
     if manifest.scope:
-        console.print(f"[dim]{escape(manifest.scope)}[/]")
+        console.print(f"[dim]{escape(manifest.scope)}[/]", soft_wrap=True)
     caches = manifest.caches
     console.print(
         f"windows: encoder {caches['encoder'].window} frames, decoder {caches['decoder'].window} tokens; "
