@@ -142,7 +142,7 @@ class Stream:
         self._tell(None)
 
     def snapshot(self) -> Snapshot:
-        """All that later tokens depend on."""
+        """All that later tokens depend on; on the CPU views of the stream's own buffers, so that one is to end here."""
         caches = {"encoder": self.encoder_cache, "decoder": self.decoder_cache}
         values = {
             "num_samples": self.num_samples,

@@ -148,12 +148,11 @@ class Transcriber:
         stream = Stream(self, num_delay_tokens, stop_at_eos=stop_at_eos, guessed_blanks=guessed_blanks)
         if device != "cpu":
             return stream
-        start = self._starts.get(num_delay_tokens)
-        if start is None:
-            stream.feed(np.zeros(0, np.float32))
-            self._starts[num_delay_tokens] = stream.snapshot()
-        else:
-            stream.take_over(start)
+        if num_delay_tokens not in self._starts:
+            silent = Stream(self, num_delay_tokens)
+            silent.feed(np.zeros(0, np.float32))
+            self._starts[num_delay_tokens] = silent.snapshot()
+        stream.take_over(self._starts[num_delay_tokens])
         return stream
 
     def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
