@@ -29,7 +29,15 @@ def test_contents(wheel):
         info = [name for name in archive.namelist() if ".dist-info/" in name]
     sources = {
         str(path.relative_to(ROOT))
-        for pattern in ("*.py", "exporter/**/*.py", "quant/**/*.py", "runtime/**/*.py", "quant/recipes/*.toml")
+        for pattern in (
+            "*.py",
+            "exporter/**/*.py",
+            "quant/**/*.py",
+            "runtime/**/*.py",
+            "verify/**/*.py",
+            "quant/recipes/*.toml",
+            "verify/*.html",
+        )
         for path in ROOT.glob(pattern)
     }
     tiny = {str(path.relative_to(ROOT)) for path in (ROOT / "assets" / "tiny").rglob("*") if path.is_file()}
