@@ -173,8 +173,10 @@ class Decoder:
 
 
 @contextmanager
-def opened(decoder: Decoder, name: str, device: str, rows: int) -> Iterator[Callable[[], np.ndarray]]:
-    """A variant, bound to buffers; the call runs one step at the same position and returns `step` and logits."""
+def opened(
+    decoder: Decoder, name: str, device: str, rows: int, settings: dict[str, str]
+) -> Iterator[Callable[..., np.ndarray]]:
+    """A variant, bound to buffers; the call runs one step at the same position and returns an output."""
     ort = import_onnxruntime()
     model = decoder.variant(*VARIANTS[name])
     path = decoder.folder / "packed_variant.onnx"
@@ -183,7 +185,8 @@ def opened(decoder: Decoder, name: str, device: str, rows: int) -> Iterator[Call
     provider: Any = ("CUDAExecutionProvider", {"enable_cuda_graph": "1", "use_tf32": "0"})
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in {"session.intra_op.allow_spinning": "0", **settings}.items():
+        options.add_session_config_entry(key, value)
     session = ort.InferenceSession(
         str(path), options, providers=[provider] if device == "cuda" else ["CPUExecutionProvider"]
     )
@@ -226,15 +229,10 @@ def opened(decoder: Decoder, name: str, device: str, rows: int) -> Iterator[Call
     for key, value in values.items():
         io.bind_ortvalue_output(key, value)
 
-    def step() -> np.ndarray:
+    def step(output: str = "step") -> np.ndarray:
         session.run_with_iobinding(io)
-        return values["step"].numpy()
+        return values[output].numpy().copy()
 
-    def logits() -> np.ndarray:
-        session.run_with_iobinding(io)
-        return values["logits"].numpy().copy()
-
-    step.logits = logits
     try:
         yield step
     finally:
@@ -247,6 +245,7 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     rows: Annotated[str, typer.Option(help="Positions a call, comma-separated.")] = "1",
     calls: Annotated[int, typer.Option()] = CALLS,
+    setting: Annotated[list[str], typer.Option(help="KEY=VALUE of onnxruntime's session configuration.")] = [],  # noqa: B006
     variants: Annotated[str, typer.Option(help="Comma-separated parts of their names.")] = "",
 ) -> None:
     """Measure all variants."""
@@ -260,8 +259,8 @@ def main(
                 if not any(part in name for part in variants.split(";")):
                     continue
                 try:
-                    with opened(decoder, name, device, count) as step:
-                        values = step.logits()
+                    with opened(decoder, name, device, count, dict(item.split("=") for item in setting)) as step:
+                        values = step("logits")
                         reference = values if reference is None else reference
                         error = float(np.abs(values - reference).max())
                         times = bench_calls(step, calls)
@@ -274,11 +273,11 @@ def main(
     finally:
         (decoder.folder / DATA).unlink()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[f"{precision} on {device}"] = {"machine": bench.describe_machine(), **found}
+    results[" ".join([precision, "on", device, *setting])] = {"machine": bench.describe_machine(), **found}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def bench_calls(step: Callable[[], Any], calls: int) -> dict[str, float]:
+def bench_calls(step: Callable[..., Any], calls: int) -> dict[str, float]:
     """Milliseconds of a call."""
     for _ in range(3):
         step()
