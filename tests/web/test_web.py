@@ -94,9 +94,7 @@ def test_units(tiny_artifact):
 @pytest.mark.node
 def test_tokens_in_webassembly_are_those_of_python(tiny_artifact, expected):
     need_node()
-    run_node(
-        "engine.test.js", VOXTRAL_ARTIFACT=str(tiny_artifact), VOXTRAL_EXPECTED=str(expected / "samples.json")
-    )
+    run_node("engine.test.js", VOXTRAL_ARTIFACT=str(tiny_artifact), VOXTRAL_EXPECTED=str(expected / "samples.json"))
 
 
 @pytest.mark.node
