@@ -53,7 +53,7 @@ export class TestServer {
     if (!found) return response.writeHead(404).end()
     const size = typeof found === 'string' ? (await stat(found)).size : found.length
     response.writeHead(range ? 206 : 200, {
-      'content-type': TYPES[path.extname(pathname)] ?? 'application/octet-stream',
+      'content-type': TYPES[path.extname(typeof found === 'string' ? found : pathname)] ?? 'application/octet-stream',
       'content-length': size - start,
       'cross-origin-opener-policy': 'same-origin',
       'cross-origin-embedder-policy': 'require-corp',
