@@ -2,6 +2,8 @@
 
 import { tensorOf } from './device.js'
 
+const VISIBLE_STEP = 256 // rows; shaders are compiled for no number of rows, but each step rounds a little otherwise
+
 /**
  * Key-value buffers of one stream, bound as past and present, and the convolution states beside them. The manifest's rule
  * says which rows move and when.
@@ -68,8 +70,18 @@ export class KVCache {
       cos: tensorOf(ort, this.dtype, angles.map(Math.cos), dims),
       sin: tensorOf(ort, this.dtype, angles.map(Math.sin), dims),
       seqlens_k: tensorOf(ort, 'int32', [this.spec.row(this.position) + rows - 1], [1]),
-      total_sequence_length: tensorOf(ort, 'int32', [this.spec.capacity], []), // a smaller one may mean "no past"
+      total_sequence_length: tensorOf(ort, 'int32', [this.visibleRows(rows)], []),
     }
+  }
+
+  /**
+   * The buffer's rows that attention goes through: WebGPU's kernels take as long for rows without keys as for those with
+   * some. More than `rows` at any time, because as many would mean "no past".
+   * @param {number} rows
+   */
+  visibleRows(rows) {
+    const written = this.spec.row(this.position) + rows
+    return Math.min(this.spec.capacity, VISIBLE_STEP * Math.ceil((written + 1) / VISIBLE_STEP))
   }
 
   /**
