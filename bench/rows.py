@@ -60,9 +60,9 @@ class CountedDecoder(Decoder):
         super().__init__(decoder.session, decoder.spec)
         self.decisions = self.close = 0
 
-    def step_rows(self, *arguments):
+    def step_rows(self, *arguments, **options):
         """As the decoder does it."""
-        choices = super().step_rows(*arguments)
+        choices = super().step_rows(*arguments, **options)
         self.decisions += len(choices)
         self.close += sum(choice.is_close() for choice in choices)
         return choices

@@ -78,9 +78,11 @@ def advance_together(decoder: Decoder, count: int, begin: Callable[[KVCache], Ro
             if place < len(rows):
                 last.move(buffers.cache(place))
                 rows[place] = last
-        if len(rows) == 1 and not ended:
+        if ended:
+            continue  # those that took their places are to be prepared
+        if len(rows) == 1:
             rows[0].advance(len(rows[0].audio_embeds))
-        elif not ended:
+        else:
             _step(decoder, buffers, rows)
 
 
