@@ -38,7 +38,7 @@ from voxtral_onnx.runtime.session import Session
 RESULTS = Path(__file__).parent / "results" / "llama_cpp.json"
 STREAMS = (1, 4)  # that make tokens at a time
 PROMPT = 39  # positions, as with a delay of 480 ms
-CALLS = 8  # timed in a round, each a token for every stream
+CALLS = 4  # timed in a round, each a token for every stream
 CONTEXT = 256
 Times = tuple[float, float]  # milliseconds of a call that gives each stream a token: elapsed, and the processor's
 Engine = Callable[[int], Times]  # by the number of streams
