@@ -174,7 +174,8 @@ def test_info_shares_the_time_of_calls(tiny_artifact):
     with Transcriber(tiny_artifact, "cpu", batch_size=2) as transcriber:
         one, two = transcriber.transcribe_many([CLIP, CLIP])
         assert one.info.keys() == two.info.keys() == transcriber.transcribe(CLIP).info.keys()
-    assert 0.5 < one.info["decode_ms"] / two.info["decode_ms"] < 2
+    assert one.info["decode_ms"] > 0 and two.info["decode_ms"] > 0
+    assert one.stream.timings.steps == two.stream.timings.steps > len(one.token_ids)
 
 
 def test_a_row_moves_by_itself(toy_transcriber):
