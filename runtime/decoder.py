@@ -9,7 +9,7 @@ from math import log
 import numpy as np
 
 from ..manifest import CacheSpec
-from .cache import KVCache
+from .cache import KVCache, KVRows
 from .session import Session
 
 CLOSE_MARGIN = 0.05  # between logits; kernels for one and for several rows differ by less (design: shipped precisions)
@@ -44,6 +44,10 @@ class Decoder:
         """Buffers for one stream."""
         return KVCache(self.session, self.spec)
 
+    def new_rows(self, count: int) -> KVRows:
+        """Buffers for so many streams that run together."""
+        return KVRows(self.session, self.spec, count)
+
     def step(
         self,
         cache: KVCache,
@@ -70,4 +74,40 @@ class Decoder:
             **cache.positions(len(token_ids)),
         }
         steps = self.session.step(cache, feeds, "step")[0]
-        return [Choice(int(token_id), float(logprob), float(margin)) for token_id, logprob, margin in steps]
+        return _choices(steps)
+
+    def step_rows(
+        self,
+        rows: KVRows,
+        caches: Sequence[KVCache],
+        token_ids: Sequence[int],
+        audio_embeds: np.ndarray,
+        num_delay_tokens: Sequence[int],
+        blank_penalties: Sequence[float],
+    ) -> list[Choice]:
+        """Run the next position of several streams in one call; the choice of each. The caches do not advance.
+
+        Attention takes a batch of single positions only.
+
+        Args:
+            rows: the streams' common buffers.
+            caches: of their first rows, in order.
+            token_ids: the token that stands at each position.
+            audio_embeds: [len(caches), hidden_size].
+            num_delay_tokens: of each stream.
+            blank_penalties: as for `step`.
+        """
+        positions = [cache.positions(1) for cache in caches]
+        feeds = {
+            "input_ids": np.array(token_ids, np.int64)[:, None],
+            "audio_embeds": audio_embeds[:, None],
+            "num_delay_tokens": np.array(num_delay_tokens, np.int64),
+            "blank_penalty": np.array(blank_penalties, np.float32)[:, None],
+            **{name: np.concatenate([at[name] for at in positions]) for name in ("cos", "sin", "seqlens_k")},
+            "total_sequence_length": positions[0]["total_sequence_length"],
+        }
+        return _choices(rows.binding(len(caches)).run(feeds, "step")[:, 0])
+
+
+def _choices(steps: np.ndarray) -> list[Choice]:
+    return [Choice(int(token_id), float(logprob), float(margin)) for token_id, logprob, margin in steps]

@@ -1,0 +1,64 @@
+"""From the start of the command to the first text on stdout, with weights packed at load and saved packed.
+
+    python bench/first_word.py ARTIFACT [--precision q4f16]     # of the full-size twin that bench/twin.py writes
+
+Each way is run once to fill the page cache and to save packed weights, then timed. Writes results/first_word.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Annotated
+
+import typer
+
+from voxtral_onnx.runtime.bench import SAMPLES, describe_machine
+
+RESULTS = Path(__file__).parent / "results" / "first_word.json"
+CLIP = SAMPLES / "command-hibari.wav"
+
+
+def first_text_seconds(command: list[str]) -> tuple[float, float]:
+    """Until the first byte, and processor seconds of all threads until then."""
+    began = perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    with process.stdout as stdout:
+        found, seconds = stdout.read(1), perf_counter() - began
+        process.kill()
+    _, _, usage = os.wait4(process.pid, 0)
+    process.returncode = 0  # it was waited for
+    assert found, f"no text: {' '.join(command)}"
+    return seconds, usage.ru_utime + usage.ru_stime
+
+
+def measure(
+    artifact: Annotated[Path, typer.Argument(help="Of the 4B model's shape.")],
+    precision: Annotated[str, typer.Option(help="Of the artifact.")] = "q4f16",
+    repeat: Annotated[int, typer.Option(help="Timed starts of each way.")] = 5,
+) -> None:
+    """Measure and print."""
+    results: dict[str, object] = {"machine": describe_machine(), "precision": precision, "clip": CLIP.name}
+    command = [sys.executable, "-m", "voxtral_onnx", "transcribe", "-m", str(artifact), "--precision", precision]
+    with TemporaryDirectory(dir=artifact.resolve().parent) as folder:
+        for way, options in {"packed at load": [], "saved packed": ["--prepacked", folder]}.items():
+            times = [first_text_seconds([*command, *options, str(CLIP)]) for _ in range(repeat + 1)][1:]
+            elapsed, busy = zip(*times, strict=True)
+            results[way] = {
+                "min": round(min(elapsed), 2),
+                "median": round(median(elapsed), 2),
+                "processor": round(median(busy), 2),
+            }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(measure)
