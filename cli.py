@@ -225,7 +225,7 @@ def transcribe(
     audio: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Audio files (WAV, FLAC, Ogg, MP3 …), folders, patterns; [b]-[/] reads a WAV or raw s16le from stdin."
+            help="Audio and, with PyAV, video files; folders, patterns; [b]-[/] reads a file or raw s16le from stdin."
         ),
     ] = None,
     model: Annotated[
@@ -344,7 +344,7 @@ def transcribe(
             count = f"[{number}/{len(audio)}] " if len(audio) > 1 else ""
             try:
                 _transcribe_one(transcriber, path, gain, formats, output_dir, count)
-            except AudioError as error:
+            except (AudioError, DeviceError) as error:  # DeviceError: what one format needs, or the memory for one file
                 failed.append(error)
                 _print_error(error)
     if len(failed) < len(audio) > 1:
