@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -266,6 +266,15 @@ def transcribe(
     blank_guard: Annotated[
         bool, typer.Option(help="After 16 s without a word, make blanks less likely; told where it fires.")
     ] = True,
+    alternatives: Annotated[
+        int, typer.Option(help="With json: each token's best N, 1 to 10, with their log probabilities.")
+    ] = 0,
+    hotwords: Annotated[
+        Path | None, typer.Option(help="A text file of words and phrases, one a line, that are made likelier.")
+    ] = None,
+    hotword_bias: Annotated[
+        float | None, typer.Option(help="Added to the logits of their tokens.", show_default="4")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="For onnxruntime.", show_default="one a core")] = None,
     prepacked: Annotated[
         Path | None,
@@ -306,6 +315,10 @@ def transcribe(
     formats = _formats("json" if as_json else output_format, output_dir)
     if skip_existing and output_dir is None:
         raise UsageError("--skip-existing looks for outputs in a folder: add --output-dir FOLDER")
+    if alternatives and not (stream_json or "json" in formats):
+        raise UsageError("--alternatives are written as JSON: add --json, or --stream-json for speech as it comes")
+    if hotword_bias is not None and hotwords is None:
+        raise UsageError("--hotword-bias is that of --hotwords FILE: add the file")
     audio = find_audio(audio or [])
     _refuse_name_clashes(audio, output_dir)
     if output_dir is not None:
@@ -328,6 +341,8 @@ def transcribe(
         "threads": threads,
         "prepacked": prepacked,
         "blank_guard": blank_guard,
+        "alternatives": alternatives,
+        **_hotword_options(hotwords, hotword_bias),
         "allow_fallback": allow_fallback,
         "offline": offline,
     }
@@ -637,6 +652,12 @@ def _transcribe_one(
         seconds = [f"{transcript.stream.seconds_of(override.index):.1f}" for override in fired]
         _say(f"{count}{source.name}: the blank guard chose a word at {', '.join(seconds)} s (--no-blank-guard: never)")
     _say(f"{count}{source.name}: {_timing_line(transcript)}")
+
+
+def _hotword_options(file: Path | None, bias: float | None) -> dict[str, Any]:
+    from .runtime.hotwords import DEFAULT_BIAS, read_hotwords
+
+    return {"hotwords": read_hotwords(file) if file else (), "hotword_bias": DEFAULT_BIAS if bias is None else bias}
 
 
 def _stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -16,12 +16,23 @@ CLOSE_MARGIN = 0.05  # between logits; kernels for one and for several rows diff
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that may stand at a position."""
+
+    token_id: int
+    text: str  # empty for a special token
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """The greedy choice at one position."""
 
     token_id: int
     logprob: float  # of the chosen token, before any penalty
     blank_margin: float  # logit of the blank less the best other one
+    alternatives: tuple[Alternative, ...] = ()  # the best tokens, where they are asked for
+    is_swayed: bool = False  # by hotwords: without them another token would have been chosen
 
     def is_close(self) -> bool:
         """Whether other kernels might decide otherwise: the two best logits may be within CLOSE_MARGIN.
@@ -51,6 +62,7 @@ class Decoder:
         audio_embeds: np.ndarray,
         num_delay_tokens: int,
         blank_penalties: Sequence[float] = (),
+        choose: Callable[[np.ndarray, float], Choice] | None = None,
     ) -> list[Choice]:
         """Run the next positions; the choice at each.
 
@@ -61,6 +73,7 @@ class Decoder:
             num_delay_tokens: of the stream.
             blank_penalties: taken off the blank's logit at each position before the choice, by default nothing;
                 logprob and margin are those before.
+            choose: makes a choice of the logits [vocab_size] and the penalty, instead of the graph.
         """
         feeds = {
             "input_ids": np.array([token_ids], np.int64),
@@ -69,5 +82,8 @@ class Decoder:
             "blank_penalty": np.array([blank_penalties or [0.0] * len(token_ids)], np.float32),
             **cache.positions(len(token_ids)),
         }
+        if choose is not None:
+            logits = self.session.step(cache, feeds, "logits")[0]
+            return [choose(*position) for position in zip(logits, feeds["blank_penalty"][0], strict=True)]
         steps = self.session.step(cache, feeds, "step")[0]
         return [Choice(int(token_id), float(logprob), float(margin)) for token_id, logprob, margin in steps]

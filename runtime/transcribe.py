@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,11 @@ from ..manifest import Manifest, Streaming
 from .artifact import find_artifact, open_artifact
 from .audio import AudioSource, open_audio
 from .cache import decoder_cache_spec
+from .chooser import Chooser, check_alternatives
 from .decoder import Decoder
 from .device import Cpu, open_device
 from .encoder import Encoder
+from .hotwords import DEFAULT_BIAS, Hotwords
 from .memory import require_memory
 from .prepacked import prepacked_folder, prepacked_graph
 from .segments import Segment, group
@@ -50,6 +53,9 @@ class Transcriber:
         threads: int | None = None,
         prepacked: str | Path | None = None,
         blank_guard: bool = True,
+        alternatives: int = 0,
+        hotwords: Iterable[str] = (),
+        hotword_bias: float = DEFAULT_BIAS,
         allow_fallback: bool = False,
         offline: bool = False,
         on_download: Callable[[Progress], None] = lambda progress: None,
@@ -69,6 +75,9 @@ class Transcriber:
                 faster and processes share their memory. For the CPU.
             blank_guard: after 16 s without a word, make blanks less likely step by step (`Stream.overrides` tells where
                 that changed a decision).
+            alternatives: how many of the best tokens each token of text comes with, 1 to 10; 0 for none.
+            hotwords: words and phrases that are made likelier.
+            hotword_bias: what their tokens' logits gain.
             allow_fallback: run what the device cannot on the CPU, and say so in `notes`, instead of raising.
             offline: ask no hub, take what was downloaded before.
             on_download: called for every MiB of a download.
@@ -85,7 +94,7 @@ class Transcriber:
         if prepacked and self.device != "cpu":
             raise UsageError(f"prepacked: weights are packed for the CPU, not for {self.device}; add --device cpu")
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
-        self.context, self.blank_guard = context, blank_guard
+        self.context, self.blank_guard, self.alternatives = context, blank_guard, check_alternatives(alternatives)
         self._starts: dict[int, Snapshot] = {}  # by delay: streams that have heard the silence before the audio
         decoder_cache = decoder_cache_spec(manifest, context)
         if prepacked is None or not all(
@@ -104,6 +113,8 @@ class Transcriber:
             for graph in (graphs.encoder, graphs.decoder)
         )
         self.tokenizer = Tokenizer(self.folder / "tekken.json", manifest.tokens)
+        words = list(hotwords)
+        self.hotwords = Hotwords(words, self.tokenizer, manifest.tokens, hotword_bias) if words else None
         self.encoder = Encoder(manifest, mel, encoder)
         self.decoder = Decoder(decoder, decoder_cache)
 
@@ -144,7 +155,8 @@ class Transcriber:
         On the CPU the silence is run once for each delay; a device runs it sooner than whole buffers reach it.
         """
         device = self.device.partition(":")[0]
-        guessed_blanks = GUESSED_BLANKS[device] if stop_at_eos else 0
+        guesses = stop_at_eos and self.hotwords is None  # whose decisions are not close or far as the graph's are
+        guessed_blanks = GUESSED_BLANKS[device] if guesses else 0
         stream = Stream(self, num_delay_tokens, stop_at_eos=stop_at_eos, guessed_blanks=guessed_blanks)
         if device != "cpu":
             return stream
@@ -154,6 +166,12 @@ class Transcriber:
             self._starts[num_delay_tokens] = silent.snapshot()
         stream.take_over(self._starts[num_delay_tokens])
         return stream
+
+    def new_chooser(self) -> Chooser | None:
+        """What chooses a stream's tokens; None leaves that to the graph."""
+        if not self.alternatives and self.hotwords is None:
+            return None
+        return Chooser(self.manifest.tokens, self.tokenizer, self.alternatives, self.hotwords)
 
     def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
         """A stream that goes on where `Stream.save` wrote it.
@@ -236,8 +254,7 @@ class Transcript:
             count += 1
 
     def _clamped(self, segment: Segment) -> Segment:
-        start, end = min(segment.start, self.duration), min(segment.end, self.duration)
-        return Segment(segment.id, start, end, segment.text, segment.token_ids, segment.logprob)
+        return replace(segment, start=min(segment.start, self.duration), end=min(segment.end, self.duration))
 
     @property
     def segments(self) -> list[Segment]:
@@ -267,6 +284,7 @@ class Transcript:
             "delay_ms": delay_ms(transcriber.manifest, self.stream.num_delay_tokens),
             "context": transcriber.context,
             "blank_guard": len(self.stream.overrides) if transcriber.blank_guard else None,
+            "hotwords": self.stream.num_swayed if transcriber.hotwords else None,
             "encode_ms": round(1000 * timings.encode_seconds, 1),
             "decode_ms": round(1000 * timings.decode_seconds, 1),
             "rtf": round(seconds / self.duration, 4) if self.duration else None,
