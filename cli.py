@@ -651,6 +651,8 @@ def _transcribe_one(
     if fired := transcript.stream.overrides:
         seconds = [f"{transcript.stream.seconds_of(override.index):.1f}" for override in fired]
         _say(f"{count}{source.name}: the blank guard chose a word at {', '.join(seconds)} s (--no-blank-guard: never)")
+    if swayed := transcript.stream.num_swayed:
+        _say(f"{count}{source.name}: hotwords changed {swayed} token{'s' * (swayed > 1)}")
     _say(f"{count}{source.name}: {_timing_line(transcript)}")
 
 
