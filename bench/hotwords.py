@@ -58,7 +58,7 @@ def score(references: list[str], hypotheses: list[str], listed: set[str]) -> dic
 
 def measure(
     artifact: Annotated[str, typer.Argument(help="Of the embedded model.")] = "tiny",
-    sentences: Annotated[int, typer.Option(help="the first N of each kind.")] = 80,
+    sentences: Annotated[int, typer.Option(help="The first N of each kind.")] = 80,
     words: Annotated[int, typer.Option(help="In the list of each kind.")] = 50,
 ) -> None:
     """Measure and print a table."""
