@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .exporter.quantize import Budget
     from .exporter.source import RemoteCheckpoint
     from .manifest import Manifest
+    from .runtime.audio import AudioSource
     from .runtime.bench import Latency, Measurement
     from .runtime.live import Meter, Notice, Silence
     from .runtime.segments import Segment
@@ -251,6 +252,9 @@ def transcribe(
         ),
     ] = None,
     context: Annotated[int, typer.Option(help="Positions of 80 ms that attention sees.")] = 8192,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Files that advance together, a token each in one call; on the CPU.")
+    ] = 1,
     gain: Annotated[str, typer.Option(help="[b]auto[/] scales the peak to 0.95; [b]none[/].")] = "none",
     output_format: Annotated[
         str, typer.Option("--output-format", "-f", help="txt, json, srt, vtt, tsv, lrc, or all with --output-dir.")
@@ -329,14 +333,16 @@ def transcribe(
 
     from .runtime.transcribe import Transcriber
 
-    failed: list[VoxtralOnnxError] = []
     if skip_existing and output_dir is not None:
         done = [path for path in audio if all((output_dir / f"{_stem(path)}.{name}").is_file() for name in formats)]
         audio = [path for path in audio if path not in done]
         _say(f"{len(done)} skipped, their output stands in {output_dir}; {len(audio)} to do")
         if not audio:
             return
+    if batch_size > 1 and not audio:
+        raise UsageError("--batch-size is for files that advance together: leave it out with --mic and --stdin")
     options = {
+        "batch_size": min(batch_size, max(1, len(audio))),
         "precision": precision,
         "threads": threads,
         "prepacked": prepacked,
@@ -355,13 +361,8 @@ def transcribe(
             blocks = _stdin_blocks(sample_format, rate, hz) if stdin else _mic_blocks(input_device, hz)
             _transcribe_live(transcriber, "stdin" if stdin else "mic", blocks, formats, output_dir, stream_json)
             return
-        for number, path in enumerate(audio, 1):
-            count = f"[{number}/{len(audio)}] " if len(audio) > 1 else ""
-            try:
-                _transcribe_one(transcriber, path, gain, formats, output_dir, count)
-            except (AudioError, DeviceError) as error:  # DeviceError: what one format needs, or the memory for one file
-                failed.append(error)
-                _print_error(error)
+        several = _transcribe_together if transcriber.batch_size > 1 else _transcribe_in_turn
+        failed = several(transcriber, audio, gain, formats, output_dir)
     if len(failed) < len(audio) > 1:
         _say(f"{len(audio) - len(failed)} of {len(audio)} files transcribed")
     if failed:
@@ -626,16 +627,80 @@ def _introduce(transcriber: Transcriber) -> None:
             _say(f"note: {note}")
 
 
-def _transcribe_one(
-    transcriber: Transcriber, path: str, gain: str, formats: tuple[str, ...], output_dir: Path | None, count: str
-) -> None:
-    from .manifest import write_whole
-    from .runtime.audio import open_audio
+def _transcribe_in_turn(
+    transcriber: Transcriber, audio: list[str], gain: str, formats: tuple[str, ...], output_dir: Path | None
+) -> list[VoxtralOnnxError]:
+    """One file after the other, word by word; the errors of those that failed."""
+    failed: list[VoxtralOnnxError] = []
+    for number, path in enumerate(audio, 1):
+        count = f"[{number}/{len(audio)}] " if len(audio) > 1 else ""
+        try:
+            _transcribe_one(transcriber, path, gain, formats, output_dir, count)
+        except (AudioError, DeviceError) as error:  # DeviceError: what one format needs, or the memory for one file
+            failed.append(error)
+            _print_error(error)
+    return failed
+
+
+def _transcribe_together(
+    transcriber: Transcriber, audio: list[str], gain: str, formats: tuple[str, ...], output_dir: Path | None
+) -> list[VoxtralOnnxError]:
+    """Several files at a time: each is written when it is done, and stdout has them in their order."""
     from .runtime.captions import render
+
+    failed: list[VoxtralOnnxError] = []
+    numbers: dict[int, int] = {}  # by the source's id
+    done: dict[int, str] = {}  # for stdout, by the file's number, as long as an earlier file is not done
+    turn = 1
+
+    def fail(number: int, error: VoxtralOnnxError) -> None:
+        failed.append(error)
+        done[number] = ""
+        _print_error(error)
+
+    def sources() -> Iterator[AudioSource]:
+        for number, path in enumerate(audio, 1):
+            try:
+                source = _open_one(transcriber, path, gain, f"[{number}/{len(audio)}] ")
+            except (AudioError, DeviceError) as error:
+                fail(number, error)
+                continue
+            numbers[id(source)] = number
+            yield source
+
+    try:
+        for transcript in transcriber.transcribe_many(sources()):
+            number = numbers.pop(id(transcript.source))
+            try:
+                texts = {name: render(transcript, name) for name in formats}
+                done[number] = texts[formats[0]] if output_dir is None else render(transcript, "txt")
+                _finish_one(transcript, texts, _stem(audio[number - 1]), output_dir, f"[{number}/{len(audio)}] ")
+            except AudioError as error:
+                fail(number, error)
+            while turn in done:
+                _write(done.pop(turn))
+                turn += 1
+    finally:  # what is done is shown even if the rest is not to come
+        for number in sorted(done):
+            _write(done[number])
+    return failed
+
+
+def _open_one(transcriber: Transcriber, path: str, gain: str, count: str) -> AudioSource:
+    from .runtime.audio import open_audio
 
     source = open_audio(path, transcriber.sample_rate, gain=gain)
     for note in source.notes:
         _say(f"{count}{source.name}: {note}")
+    return source
+
+
+def _transcribe_one(
+    transcriber: Transcriber, path: str, gain: str, formats: tuple[str, ...], output_dir: Path | None, count: str
+) -> None:
+    from .runtime.captions import render
+
+    source = _open_one(transcriber, path, gain, count)
     shows_words = output_dir is not None or formats == ("txt",)
     words = _WordPrinter()
     transcript = transcriber.transcribe(source, on_token=lambda token: words.show(token.text) if shows_words else None)
@@ -645,9 +710,16 @@ def _transcribe_one(
         _write("\n")
     else:
         _write(texts[formats[0]])
+    _finish_one(transcript, texts, _stem(path), output_dir, count)
+
+
+def _finish_one(transcript: Transcript, texts: dict[str, str], stem: str, output_dir: Path | None, count: str) -> None:
+    from .manifest import write_whole
+
+    source = transcript.source
     if output_dir is not None:
         for name, text in texts.items():
-            write_whole(output_dir / f"{_stem(path)}.{name}", text.encode())
+            write_whole(output_dir / f"{stem}.{name}", text.encode())
     if fired := transcript.stream.overrides:
         seconds = [f"{transcript.stream.seconds_of(override.index):.1f}" for override in fired]
         _say(f"{count}{source.name}: the blank guard chose a word at {', '.join(seconds)} s (--no-blank-guard: never)")

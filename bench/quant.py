@@ -122,7 +122,8 @@ class Replay(Stream):
         self.feed(samples)
         self.finish()
 
-    def _decode(self, audio_embeds: np.ndarray) -> Iterator[Token]:
+    def decode(self, audio_embeds: np.ndarray) -> Iterator[Token]:
+        """Keep them."""
         self.audio_embeds.append(audio_embeds)
         self.decoder_cache.position += len(audio_embeds)
         return iter(())
@@ -130,7 +131,7 @@ class Replay(Stream):
     def write(self) -> list[int]:
         """Tokens that the model chooses by itself, to the end of the text."""
         self.decoder_cache, self.finished = self.transcriber.decoder.new_cache(), False
-        return [token.token_id for token in super()._decode(np.concatenate(self.audio_embeds))]
+        return [token.token_id for token in super().decode(np.concatenate(self.audio_embeds))]
 
     def tell(self, token_ids: list[int]) -> np.ndarray:
         """float64 [tokens, vocab_size]: logits of each generated position, given the tokens before it."""

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import UsageError
-from ..manifest import CacheSpec, Manifest
-from .device import Buffer
+from ..manifest import CacheSpec, Manifest, TensorSpec
+from .device import Binding, Buffer, HostBinding
 from .session import Session
 
 
@@ -20,19 +20,20 @@ class KVCache:
     process's memory they take what rows are written, so a stream grows with its context and no further than the window.
     """
 
-    def __init__(self, session: Session, spec: CacheSpec):
+    def __init__(self, session: Session, spec: CacheSpec, binding: Binding | None = None):
+        """`binding`: to a row of `KVRows`; None takes one with buffers of its own."""
         self.spec, self.position = spec, 0
         self.buffers: list[Buffer] = []  # [1, kv_heads, capacity, head_dim], key and value of each layer
         self.states: list[Buffer] = []  # of the convolutions
-        self.binding = session.take_binding()
-        weakref.finalize(self, session.give_back, self.binding)
+        if binding is None:
+            binding = session.take_binding()
+            weakref.finalize(self, session.give_back, binding)
+        self.binding = binding
         for tensor in session.graph.inputs:
             is_cache = tensor.name.startswith("past_key_values.")
             if not (is_cache or tensor.name.endswith("_state")):
                 continue
-            sizes = {"batch": 1, "capacity": spec.capacity}
-            shape = tuple(sizes[size] if isinstance(size, str) else size for size in tensor.shape)
-            dtype = np.dtype(tensor.dtype)
+            shape, dtype = _shape(tensor, 1, spec), np.dtype(tensor.dtype)
             present = tensor.name.replace("past_key_values", "present") if is_cache else f"present_{tensor.name}"
             buffer = self.binding.buffers.get(tensor.name)
             if buffer is None or buffer.shape != shape:
@@ -87,6 +88,36 @@ class KVCache:
         if rows:
             assert self.spec.row(self.position) - rows >= self.spec.keep or self.position < self.spec.capacity
             self.position -= rows
+
+
+class KVRows:
+    """Caches of several streams in common buffers [rows, kv_heads, capacity, head_dim], in this process's memory.
+
+    A row by itself is a batch of one: a stream's cache, with a position and moves of its own. The first rows together
+    are a batch that one call advances by a position each.
+    """
+
+    def __init__(self, session: Session, spec: CacheSpec, rows: int):
+        self._session, self._spec = session, spec
+        self._whole = HostBinding(session.ort)
+        for tensor in session.graph.inputs:
+            if tensor.name.startswith("past_key_values."):
+                present = tensor.name.replace("past_key_values", "present")
+                self._whole.hold(tensor.name, present, _shape(tensor, rows, spec), np.dtype(tensor.dtype), appends=True)
+        self._bindings = [self._whole.part(0, count) for count in range(1, rows + 1)]
+
+    def cache(self, row: int) -> KVCache:
+        """A cache for the next stream in this row."""
+        return KVCache(self._session, self._spec, self._whole.part(row, row + 1))
+
+    def binding(self, count: int) -> HostBinding:
+        """What a call for the first `count` rows binds."""
+        return self._bindings[count - 1]
+
+
+def _shape(tensor: TensorSpec, batch: int, spec: CacheSpec) -> tuple[int, ...]:
+    sizes = {"batch": batch, "capacity": spec.capacity}
+    return tuple(sizes[size] if isinstance(size, str) else size for size in tensor.shape)
 
 
 def decoder_cache_spec(manifest: Manifest, context: int) -> CacheSpec:

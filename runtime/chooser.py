@@ -37,14 +37,15 @@ class Chooser:
         words = logits.copy()
         words[blank_id] = -np.inf
         held_back = logits[blank_id] - np.float32(blank_penalty)
-        best = int(words.argmax())
-        margin = logits[blank_id] - words[best]
-        token_id = plain = _greedy(blank_id, held_back, best, words)
+        margin = logits[blank_id] - words.max()
+        token_id, lead = self._best(words, held_back)
+        plain = token_id
         if self.hotwords is not None:
             words[self.hotwords.continuations(self.recent)] += self.hotwords.bias
             if plain != blank_id and plain >= self.ids.first_text:
                 words[self.hotwords.starts(self.recent)] += self.hotwords.bias * np.float32(START_SHARE)
-            token_id = _greedy(blank_id, held_back, int(words.argmax()), words)
+            token_id, biased_lead = self._best(words, held_back)
+            lead = min(lead, biased_lead)  # another plain choice might bias other tokens
         highest = logits.max()
         log_sum = highest + np.log(np.exp(logits - highest).sum())
         return Choice(
@@ -53,7 +54,16 @@ class Chooser:
             float(margin),
             tuple(self._alternatives(logits, log_sum)),
             is_swayed=token_id != plain,
+            lead=lead,
         )
+
+    def _best(self, words: np.ndarray, blank: np.float32) -> tuple[int, float]:
+        """The graph's rule, by which a tie goes to the lower id, and the lead over the next best."""
+        blank_id, best = self.ids.streaming_pad, int(words.argmax())
+        if (blank, -blank_id) > (words[best], -best):
+            return blank_id, float(blank - words[best])
+        second = np.partition(words, -2)[-2]
+        return best, float(words[best] - max(second, blank))
 
     def _alternatives(self, logits: np.ndarray, log_sum: np.float32) -> Iterable[Alternative]:
         count = self.num_alternatives
@@ -69,11 +79,6 @@ class Chooser:
         """Take a token as written."""
         if self.hotwords is not None and token_id != self.ids.streaming_pad:
             self.recent = [*self.recent, token_id][-self.hotwords.longest :]
-
-
-def _greedy(blank_id: int, blank: np.float32, best: int, words: np.ndarray) -> int:
-    """The graph's rule: a tie goes to the lower id."""
-    return blank_id if (blank, -blank_id) > (words[best], -best) else best
 
 
 def check_alternatives(count: int) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DeviceError
-from .device import CUDA, Binding, Buffer, HostBuffer, import_onnxruntime
+from .device import CUDA, Binding, Buffer, HostBuffer, import_onnxruntime, lazy_zeros
 from .rows import move_rows_model, zeros_model
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class CudaBinding:
             self._io.bind_ortvalue_input(past, buffer.value)
             self._io.bind_ortvalue_output(present, buffer.value)
         else:
-            self.buffers[past] = buffer = HostBuffer(shape, dtype)
+            self.buffers[past] = buffer = HostBuffer(lazy_zeros(shape, dtype))
             self._states[past] = present, buffer
         return buffer
 

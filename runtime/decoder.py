@@ -9,7 +9,7 @@ from math import log
 import numpy as np
 
 from ..manifest import CacheSpec
-from .cache import KVCache
+from .cache import KVCache, KVRows
 from .session import Session
 
 CLOSE_MARGIN = 0.05  # between logits; kernels for one and for several rows differ by less (design: shipped precisions)
@@ -33,6 +33,7 @@ class Choice:
     blank_margin: float  # logit of the blank less the best other one
     alternatives: tuple[Alternative, ...] = ()  # the best tokens, where they are asked for
     is_swayed: bool = False  # by hotwords: without them another token would have been chosen
+    lead: float | None = None  # over the next best in the logits that decided, where these are known
 
     def is_close(self) -> bool:
         """Whether other kernels might decide otherwise: the two best logits may be within CLOSE_MARGIN.
@@ -40,9 +41,14 @@ class Choice:
         Where a word was chosen, the best other word is not known; one that has more than half of the probability is
         ahead of all others by more.
         """
+        if self.lead is not None:
+            return self.lead < CLOSE_MARGIN
         return abs(self.blank_margin) < CLOSE_MARGIN or (
             self.blank_margin < 0 and self.logprob < log(0.5 + CLOSE_MARGIN / 4)
         )
+
+
+Choose = Callable[[np.ndarray, float], Choice]  # of the logits [vocab_size] at a position, and the blank's penalty
 
 
 class Decoder:
@@ -55,6 +61,10 @@ class Decoder:
         """Buffers for one stream."""
         return KVCache(self.session, self.spec)
 
+    def new_rows(self, count: int) -> KVRows:
+        """Buffers for so many streams that run together."""
+        return KVRows(self.session, self.spec, count)
+
     def step(
         self,
         cache: KVCache,
@@ -62,7 +72,7 @@ class Decoder:
         audio_embeds: np.ndarray,
         num_delay_tokens: int,
         blank_penalties: Sequence[float] = (),
-        choose: Callable[[np.ndarray, float], Choice] | None = None,
+        choose: Choose | None = None,
     ) -> list[Choice]:
         """Run the next positions; the choice at each.
 
@@ -73,7 +83,7 @@ class Decoder:
             num_delay_tokens: of the stream.
             blank_penalties: taken off the blank's logit at each position before the choice, by default nothing;
                 logprob and margin are those before.
-            choose: makes a choice of the logits [vocab_size] and the penalty, instead of the graph.
+            choose: makes the choices instead of the graph.
         """
         feeds = {
             "input_ids": np.array([token_ids], np.int64),
@@ -86,4 +96,46 @@ class Decoder:
             logits = self.session.step(cache, feeds, "logits")[0]
             return [choose(*position) for position in zip(logits, feeds["blank_penalty"][0], strict=True)]
         steps = self.session.step(cache, feeds, "step")[0]
-        return [Choice(int(token_id), float(logprob), float(margin)) for token_id, logprob, margin in steps]
+        return _choices(steps)
+
+    def step_rows(
+        self,
+        rows: KVRows,
+        caches: Sequence[KVCache],
+        token_ids: Sequence[int],
+        audio_embeds: np.ndarray,
+        num_delay_tokens: Sequence[int],
+        blank_penalties: Sequence[float],
+        chooses: Sequence[Choose | None],
+    ) -> list[Choice]:
+        """Run the next position of several streams in one call; the choice of each. The caches do not advance.
+
+        Attention takes a batch of single positions only.
+
+        Args:
+            rows: the streams' common buffers.
+            caches: of their first rows, in order.
+            token_ids: the token that stands at each position.
+            audio_embeds: [len(caches), hidden_size].
+            num_delay_tokens: of each stream.
+            blank_penalties: as for `step`.
+            chooses: of each stream as for `step`, for all or for none.
+        """
+        positions = [cache.positions(1) for cache in caches]
+        feeds = {
+            "input_ids": np.array(token_ids, np.int64)[:, None],
+            "audio_embeds": audio_embeds[:, None],
+            "num_delay_tokens": np.array(num_delay_tokens, np.int64),
+            "blank_penalty": np.array(blank_penalties, np.float32)[:, None],
+            **{name: np.concatenate([at[name] for at in positions]) for name in ("cos", "sin", "seqlens_k")},
+            "total_sequence_length": positions[0]["total_sequence_length"],
+        }
+        binding, penalties = rows.binding(len(caches)), feeds["blank_penalty"][:, 0]
+        if all(chooses):
+            logits = binding.run(feeds, "logits")[:, 0]
+            return [choose(*row) for choose, *row in zip(chooses, logits, penalties, strict=True) if choose]
+        return _choices(binding.run(feeds, "step")[:, 0])
+
+
+def _choices(steps: np.ndarray) -> list[Choice]:
+    return [Choice(int(token_id), float(logprob), float(margin)) for token_id, logprob, margin in steps]

@@ -170,9 +170,8 @@ class Cpu:
 class HostBuffer:
     """Memory of this process, taken page by page as rows are written: a stream grows with its context."""
 
-    def __init__(self, shape: Sequence[int], dtype: np.dtype):
-        self.array = lazy_zeros(shape, dtype)
-        self.shape, self.dtype, self.nbytes = self.array.shape, self.array.dtype, self.array.nbytes
+    def __init__(self, array: np.ndarray):
+        self.array, self.shape, self.dtype, self.nbytes = array, array.shape, array.dtype, array.nbytes
 
     def read(self, rows: int | None = None) -> np.ndarray:
         """See `Buffer`; a view."""
@@ -194,11 +193,23 @@ class HostBinding:
 
     def __init__(self, session: onnxruntime.InferenceSession):
         self.buffers: dict[str, Buffer] = {}
+        self._arrays: dict[tuple[str, str], np.ndarray] = {}  # by the names of input and output
         self._session, self._io = session, session.io_binding()
 
     def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool) -> HostBuffer:
         """See `Binding`."""
-        self.buffers[past] = buffer = HostBuffer(shape, dtype)
+        return self._share(past, present, lazy_zeros(shape, dtype))
+
+    def part(self, first: int, last: int) -> HostBinding:
+        """Another binding of the session, to these parts of the same buffers along the first axis."""
+        binding = HostBinding(self._session)
+        for (past, present), array in self._arrays.items():
+            binding._share(past, present, array[first:last])
+        return binding
+
+    def _share(self, past: str, present: str, array: np.ndarray) -> HostBuffer:
+        self._arrays[past, present] = array
+        self.buffers[past] = buffer = HostBuffer(array)
         value = import_onnxruntime().OrtValue.ortvalue_from_numpy(buffer.array)  # shares the array's memory
         self._io.bind_ortvalue_input(past, value)
         self._io.bind_ortvalue_output(present, value)

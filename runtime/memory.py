@@ -18,8 +18,10 @@ FIXED_MEMORY = 150 << 20  # bytes of Python, its packages and activations; sourc
 CONTEXTS = (4096, 2048, 1024, 512, 256, 128, 64)  # that a refusal may propose
 
 
-def require_memory(manifest: Manifest, precision: str, context: int, device: Device | None = None) -> None:
-    """Refuse a model that cannot fit. Where the system does not say what there is, nothing is refused.
+def require_memory(
+    manifest: Manifest, precision: str, context: int, device: Device | None = None, streams: int = 1
+) -> None:
+    """Refuse a model that cannot fit with so many streams. Where the system does not say what there is, nothing is.
 
     Raises:
         DeviceError: with what is needed, what there is, and what would fit.
@@ -28,7 +30,7 @@ def require_memory(manifest: Manifest, precision: str, context: int, device: Dev
     on_device, available = free is not None, available_memory() if free is None else free
 
     def needed(precision: str, context: int) -> int:
-        return needed_memory(manifest, precision, context, on_device=on_device)
+        return needed_memory(manifest, precision, context, streams, on_device=on_device)
 
     if available is None or needed(precision, context) <= available:
         return
@@ -37,6 +39,10 @@ def require_memory(manifest: Manifest, precision: str, context: int, device: Dev
     smaller = [size for size in CONTEXTS if size < context]
     if fitting := [size for size in smaller if needed(precision, size) <= available]:
         ways.append(f"--context {fitting[0]}")
+    if fitting := [
+        size for size in range(streams - 1, 0, -1) if needed_memory(manifest, precision, context, size) <= available
+    ]:
+        ways.append(f"--batch-size {fitting[0]}")
     others = [  # a device computes in float16 only
         name
         for name, graphs in manifest.precisions.items()
@@ -44,22 +50,26 @@ def require_memory(manifest: Manifest, precision: str, context: int, device: Dev
     ]
     ways += [f"--precision {name}" for name in others]
     advice = f"what would fit: {', '.join(ways)}" if ways else "no precision of this artifact would fit"
+    files = f" and {streams} files at a time" if streams > 1 else ""
     holder = f"free on {device.name} are" if device and on_device else "this process may still take"
     raise DeviceError(
-        f"memory: {precision} with context {context} needs about {needed(precision, context) / 1e9:.2f} GB, "
+        f"memory: {precision} with context {context}{files} needs about {needed(precision, context) / 1e9:.2f} GB, "
         f"{holder} {available / 1e9:.2f} GB; {advice}"
     )
 
 
-def needed_memory(manifest: Manifest, precision: str, context: int, *, on_device: bool = False) -> int:
-    """Bytes that a transcriber with one stream takes at most: weights, and caches with all their rows written.
+def needed_memory(
+    manifest: Manifest, precision: str, context: int, streams: int = 1, *, on_device: bool = False
+) -> int:
+    """Bytes that a transcriber takes at most: weights, and each stream's caches with all their rows written.
 
     On a device weights stay as they are on disk.
     """
+    caches = streams * cache_bytes(manifest, precision, context)
     if on_device:
-        return weight_bytes(manifest, precision) + cache_bytes(manifest, precision, context) + DEVICE_FIXED_MEMORY
+        return weight_bytes(manifest, precision) + caches + DEVICE_FIXED_MEMORY
     weights = MEMORY_PER_WEIGHT_BYTE[precision] * weight_bytes(manifest, precision)
-    return int(weights) + cache_bytes(manifest, precision, context) + FIXED_MEMORY
+    return int(weights) + caches + FIXED_MEMORY
 
 
 def weight_bytes(manifest: Manifest, precision: str) -> int:

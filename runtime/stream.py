@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import ArtifactError, AudioError
 from ..manifest import write_whole
+from .cache import KVCache
 from .decoder import Alternative, Choice
 from .tokenizer import TextDecoder
 
@@ -81,6 +82,7 @@ class Stream:
         *,
         stop_at_eos: bool = False,
         guessed_blanks: int = 0,
+        decoder_cache: KVCache | None = None,
     ):
         """Made by `Transcriber.stream`."""
         manifest = transcriber.manifest
@@ -88,7 +90,7 @@ class Stream:
         self.guard, self.guessed_blanks = transcriber.blank_guard, guessed_blanks
         self.rules, self.audio, self.ids = manifest.streaming, manifest.config.audio, manifest.tokens
         self.encoder_cache = transcriber.encoder.new_cache()
-        self.decoder_cache = transcriber.decoder.new_cache()
+        self.decoder_cache = decoder_cache or transcriber.decoder.new_cache()
         self.prompt_length = 1 + self.rules.left_pad_tokens + num_delay_tokens
         self.num_samples = 0  # fed
         self.num_generated = 0
@@ -96,6 +98,7 @@ class Stream:
         self.blanks = 0  # generated in a row
         self.overrides: list[Override] = []  # what the blank guard did
         self.chooser = transcriber.new_chooser()  # None where the graph chooses
+        self.choose = self.chooser and self.chooser.choose
         self.num_swayed = 0  # decisions that hotwords turned
         self.finished = False
         self.text = TextDecoder(transcriber.tokenizer)
@@ -116,19 +119,29 @@ class Stream:
 
     def iter_feed(self, samples: np.ndarray) -> Iterator[Token]:
         """`feed`, a token at a time."""
+        for audio_embeds in self.hear(samples):
+            yield from self.decode(audio_embeds)
+
+    def hear(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+        """The first half of `feed`: audio embeddings [tokens, hidden_size], decoded before the next are asked for."""
         if self.finished:
             raise AudioError("the stream is finished; open another with Transcriber.stream()")
         samples = check_samples(samples)
         self.num_samples += len(samples)
         self.samples = np.concatenate((self.samples, samples))
-        yield from self._advance()
+        yield from self._encode()
 
     def finish(self) -> list[Token]:
         """Take the end of the audio: append silence for what is still delayed and return the last tokens."""
         return list(self.iter_finish())
 
     def iter_finish(self) -> Iterator[Token]:
-        """`finish`, a token at a time.
+        """`finish`, a token at a time."""
+        for audio_embeds in self.hear_end():
+            yield from self.decode(audio_embeds)
+
+    def hear_end(self) -> Iterator[np.ndarray]:
+        """The first half of `finish`, like `hear`.
 
         The last position used is the one before the last: its token stands for the end of the padded audio.
         Source: transformers' `generate`, whose length is the number of audio embeddings.
@@ -140,7 +153,7 @@ class Stream:
         padding = -self.num_samples % per_token + pad_tokens * per_token + self.rules.look_ahead_samples
         self.samples = np.concatenate((self.samples, np.zeros(padding, np.float32)))
         num_tokens = self.rules.left_pad_tokens + -(-self.num_samples // per_token) + pad_tokens
-        yield from self._advance(last=num_tokens - 1)
+        yield from self._encode(last=num_tokens - 1)
         self.finished = True
         self._tell(None)
 
@@ -223,8 +236,8 @@ class Stream:
             loop, queue = self._listener
             loop.call_soon_threadsafe(queue.put_nowait, token)
 
-    def _advance(self, last: int | None = None) -> Iterator[Token]:
-        """Encode and decode what the samples allow, up to `last` positions in all."""
+    def _encode(self, last: int | None = None) -> Iterator[np.ndarray]:
+        """Encode what the samples allow, up to `last` positions in all."""
         per_token = self.audio.samples_per_token
         margin = self.rules.look_back_samples + self.rules.look_ahead_samples
         encoder = self.transcriber.encoder
@@ -239,9 +252,9 @@ class Stream:
             audio_embeds = encoder.encode(self.encoder_cache, self.samples[: tokens * per_token + margin])
             self.timings.encode_seconds += perf_counter() - began
             self.samples = self.samples[tokens * per_token :]
-            yield from self._decode(audio_embeds)
+            yield audio_embeds
 
-    def _decode(self, audio_embeds: np.ndarray) -> Iterator[Token]:
+    def decode(self, audio_embeds: np.ndarray) -> Iterator[Token]:
         """One token a position; the prompt's positions in one call, and after a blank also those guessed to be blanks.
 
         A guess costs less than a call of its own, because a call reads all weights for however many positions. What
@@ -266,7 +279,7 @@ class Stream:
                 if not is_right:
                     cache.rewind(behind)
                 at += 1
-                yield self._decided(choice)
+                yield self.decided(choice)
                 if self.finished:
                     return
                 if not is_right:
@@ -284,7 +297,7 @@ class Stream:
             audio_embeds,
             self.num_delay_tokens,
             penalties,
-            choose=self.chooser.choose if self.chooser else None,
+            self.choose,
         )
         self.timings.decode_seconds += perf_counter() - began
         return choices
@@ -304,7 +317,8 @@ class Stream:
         beyond = self.blanks + ahead - BLANKS_UNPENALISED
         return min(MAX_BLANK_PENALTY, BLANK_PENALTY_STEP * beyond) if self.guard and beyond > 0 else 0.0
 
-    def _decided(self, choice: Choice) -> Token:
+    def decided(self, choice: Choice) -> Token:
+        """Take a choice as that of the next position."""
         self.timings.steps += 1
         self.next_id = choice.token_id
         self.num_swayed += choice.is_swayed

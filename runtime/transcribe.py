@@ -14,7 +14,8 @@ from ..errors import UsageError
 from ..manifest import Manifest, Streaming
 from .artifact import find_artifact, open_artifact
 from .audio import AudioSource, open_audio
-from .cache import decoder_cache_spec
+from .batch import Row, advance_together
+from .cache import KVCache, decoder_cache_spec
 from .chooser import Chooser, check_alternatives
 from .decoder import Decoder
 from .device import Cpu, open_device
@@ -49,6 +50,7 @@ class Transcriber:
         delay_ms: int | None = None,
         context: int = DEFAULT_CONTEXT,
         *,
+        batch_size: int = 1,
         precision: str | None = None,
         threads: int | None = None,
         prepacked: str | Path | None = None,
@@ -69,6 +71,7 @@ class Transcriber:
             delay_ms: how long the model listens before it writes, a multiple of 80 up to 2400; None for the model's
                 own, 480.
             context: decoder positions of 80 ms that attention sees; fewer than the model's window take less memory.
+            batch_size: files that `transcribe_many` advances together, on the CPU; each takes caches of its own.
             precision: which of the artifact's; None takes the first of q4f16, q4, q8, fp16, fp32.
             threads: for onnxruntime; None for one a core.
             prepacked: a folder for weights in the layout of this machine's kernels, made on first use; they load
@@ -93,14 +96,19 @@ class Transcriber:
         self.runs_on = open_device(device, graphs.activation_dtype, allow_fallback=allow_fallback)
         if prepacked and self.device != "cpu":
             raise UsageError(f"prepacked: weights are packed for the CPU, not for {self.device}; add --device cpu")
+        if batch_size < 1:
+            raise UsageError(f"batch size: expected at least 1 file, got {batch_size}")
+        if batch_size > 1 and self.device != "cpu":
+            raise UsageError(f"batch size: files advance together on the CPU, not on {self.device}; add --device cpu")
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
-        self.context, self.blank_guard, self.alternatives = context, blank_guard, check_alternatives(alternatives)
+        self.context, self.batch_size, self.blank_guard = context, batch_size, blank_guard
+        self.alternatives = check_alternatives(alternatives)
         self._starts: dict[int, Snapshot] = {}  # by delay: streams that have heard the silence before the audio
         decoder_cache = decoder_cache_spec(manifest, context)
         if prepacked is None or not all(
             prepacked_folder(manifest, graph, Path(prepacked)).is_dir() for graph in (graphs.encoder, graphs.decoder)
         ):  # weights saved packed are pages of a file, which processes share and the system can drop: they fit always
-            require_memory(manifest, self.precision, context, self.runs_on)
+            require_memory(manifest, self.precision, context, self.runs_on, batch_size)
         mel = Session(self.folder, manifest.mel, Cpu(), threads)  # small, and exact there
         encoder, decoder = (
             Session(
@@ -149,15 +157,22 @@ class Transcriber:
         """A new live stream; the model's end-of-text does not end it."""
         return self._stream(self._delay(delay_ms))
 
-    def _stream(self, num_delay_tokens: int, *, stop_at_eos: bool = False) -> Stream:
+    def _stream(
+        self, num_delay_tokens: int, *, stop_at_eos: bool = False, decoder_cache: KVCache | None = None
+    ) -> Stream:
         """A stream behind the silence that comes before all audio.
 
         On the CPU the silence is run once for each delay; a device runs it sooner than whole buffers reach it.
         """
         device = self.device.partition(":")[0]
-        guesses = stop_at_eos and self.hotwords is None  # whose decisions are not close or far as the graph's are
-        guessed_blanks = GUESSED_BLANKS[device] if guesses else 0
-        stream = Stream(self, num_delay_tokens, stop_at_eos=stop_at_eos, guessed_blanks=guessed_blanks)
+        guessed_blanks = GUESSED_BLANKS[device] if stop_at_eos else 0
+        stream = Stream(
+            self,
+            num_delay_tokens,
+            stop_at_eos=stop_at_eos,
+            guessed_blanks=guessed_blanks,
+            decoder_cache=decoder_cache,
+        )
         if device != "cpu":
             return stream
         if num_delay_tokens not in self._starts:
@@ -209,37 +224,72 @@ class Transcriber:
         Raises:
             AudioError: the audio cannot be read or is not finite.
         """
-        source = audio if isinstance(audio, AudioSource) else open_audio(audio, self.sample_rate, gain=gain)
-        return Transcript(self, source, self._delay(delay_ms), on_token)
+        source = self._source(audio, gain)
+        stream = self._stream(self._delay(delay_ms), stop_at_eos=True)
+        return Transcript(source, stream, _decoded(stream, source), on_token)
+
+    def transcribe_many(
+        self, audio: Iterable[str | Path | np.ndarray | AudioSource], *, delay_ms: int | None = None, gain: str = "none"
+    ) -> Iterator[Transcript]:
+        """Transcripts of many files.
+
+        `batch_size` files advance together, a token each in one call of the decoder, which reads the weights once for
+        all; each transcript comes as soon as it is whole. A file that ends makes room for the next: only then is that
+        one taken from `audio` and opened. Sound that turns out to be damaged raises AudioError where its transcript is
+        iterated. With one file at a time, transcripts decode while they are iterated.
+
+        Args:
+            audio: what `transcribe` takes; a generator of opened sources can pass over what cannot be opened.
+            delay_ms: as for `transcribe`.
+            gain: as for `transcribe`.
+
+        Raises:
+            AudioError: audio cannot be opened.
+        """
+        num_delay_tokens = self._delay(delay_ms)
+        sources = (self._source(each, gain) for each in audio)
+
+        def begin(cache: KVCache) -> Row | None:
+            if (source := next(sources, None)) is None:
+                return None
+            return Row(source, self._stream(num_delay_tokens, stop_at_eos=True, decoder_cache=cache))
+
+        if self.batch_size == 1:
+            for source in sources:
+                yield self.transcribe(source, delay_ms=delay_ms)
+            return
+        for row in advance_together(self.decoder, self.batch_size, begin):
+            yield Transcript(row.source, row.stream, row.result(), lambda token: None)
+
+    def _source(self, audio: str | Path | np.ndarray | AudioSource, gain: str) -> AudioSource:
+        return audio if isinstance(audio, AudioSource) else open_audio(audio, self.sample_rate, gain=gain)
+
+
+def _decoded(stream: Stream, source: AudioSource) -> Iterator[Token]:
+    for block in source.blocks():
+        yield from stream.iter_feed(block)
+        if stream.finished:  # the model said that the text has ended
+            return
+    yield from stream.iter_finish()
 
 
 class Transcript:
     """Text, segments and token ids of one audio source, decoded as they are asked for."""
 
-    def __init__(
-        self, transcriber: Transcriber, source: AudioSource, num_delay_tokens: int, on_token: Callable[[Token], None]
-    ):
+    def __init__(self, source: AudioSource, stream: Stream, tokens: Iterator[Token], on_token: Callable[[Token], None]):
         """Made by `Transcriber.transcribe`."""
-        self.source, self.transcriber = source, transcriber
+        self.source, self.stream, self.transcriber = source, stream, stream.transcriber
         self.duration = source.duration
-        self.stream = transcriber._stream(num_delay_tokens, stop_at_eos=True)
-        self._on_token = on_token
+        self._tokens, self._on_token = tokens, on_token
         self._token_ids: list[int] = []
         self._segments: list[Segment] = []
-        self._pending = group(self._decode(), transcriber.manifest.tokens)
+        self._pending = group(self._taken(), stream.ids)
 
-    def _decode(self) -> Iterator[Token]:
-        for token in self._run():
+    def _taken(self) -> Iterator[Token]:
+        for token in self._tokens:
             self._token_ids.append(token.token_id)
             self._on_token(token)
             yield token
-
-    def _run(self) -> Iterator[Token]:
-        for block in self.source.blocks():
-            yield from self.stream.iter_feed(block)
-            if self.stream.finished:  # the model said that the text has ended
-                return
-        yield from self.stream.iter_finish()
 
     def __iter__(self) -> Iterator[Segment]:
         """Segments, the decoded ones first."""

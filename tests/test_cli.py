@@ -227,6 +227,51 @@ def test_one_bad_file_of_several(transcribe, tmp_path):
     assert {file.name for file in (tmp_path / "out").iterdir()} == {f"{clip.stem}.txt" for clip in CLIPS[:2]}
 
 
+def test_several_files_at_a_time(transcribe, tmp_path):
+    """The longest first: what ends before it waits for its turn on stdout."""
+    (tmp_path / "bad.wav").write_text("no")
+    files = (LONG_CLIP, CLIPS[0], tmp_path / "bad.wav", CLIPS[1], tmp_path / "none.wav", CLIPS[2])
+    options = ("--batch-size", 3, "-f", "all", "--output-dir", tmp_path / "out")
+    result = transcribe(*options, *files)
+    assert result.code == 10
+    clips = (LONG_CLIP, *CLIPS)
+    assert result.out == "".join(TEXTS[clip.name] + "\n" for clip in clips)
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == ["/bad.wav", "/none.wav"]
+    assert result.err.splitlines()[-1] == "4 of 6 files transcribed"
+    assert sum(line.startswith("[1/6] ") for line in result.err.splitlines()) == 1
+    written = {file.name: file.read_text() for file in (tmp_path / "out").iterdir()}
+    assert written.keys() == {f"{clip.stem}.{name}" for clip in clips for name in FORMATS}
+    (tmp_path / "out" / f"{CLIPS[1].stem}.srt").unlink()
+    assert transcribe(*options, "--skip-existing", *clips).out == TEXTS[CLIPS[1].name] + "\n"
+    assert transcribe(*options[:2], "-f", "srt", CLIPS[1], LONG_CLIP).out == (
+        written[f"{CLIPS[1].stem}.srt"] + written[f"{LONG_CLIP.stem}.srt"]
+    )
+
+
+def test_interrupted_files_at_a_time_show_what_is_done(transcribe, monkeypatch):
+    from voxtral_onnx.runtime import captions
+
+    render, rendered = captions.render, []
+
+    def interrupted(transcript, output_format):
+        rendered.append(transcript)
+        if len(rendered) == 3:
+            raise KeyboardInterrupt
+        return render(transcript, output_format)
+
+    monkeypatch.setattr(captions, "render", interrupted)
+    result = transcribe("--batch-size", 4, LONG_CLIP, *CLIPS)
+    assert result.code == 130
+    shown = result.out.splitlines()
+    assert len(shown) == 2 and set(shown) < {TEXTS[clip.name] for clip in CLIPS}
+
+
+def test_batch_size_of_what_is_no_file(transcribe, run):
+    transcribe("--stdin", "--batch-size", 2).assert_refused(2, "--batch-size is for files that advance together")
+    transcribe("--batch-size", 0, CLIP).assert_misused("Invalid value for '--batch-size'")
+
+
 def test_markup_and_emoji_codes_in_names_are_shown_as_they_are(transcribe, tmp_path):
     name = "a[b]:cat:[/b][red].wav"
     transcribe(tmp_path / name).assert_refused(6, f"{name}: no such file")

@@ -145,3 +145,21 @@ def test_number_of_alternatives(count, run, tiny_artifact):
 def test_alternatives_of_plain_text(run, tiny_artifact):
     result = run("transcribe", "-m", tiny_artifact, "--alternatives", 3, CLIP)
     result.assert_refused(2, "--alternatives are written as JSON: add --json")
+
+
+def test_alternatives_and_hotwords_of_files_together(tiny_artifact):
+    clips = [CLIP, CLIP.with_name("time-flite.wav"), CLIP.with_name("digits-espeak.wav")]
+    options = {"precision": "fp32", "alternatives": 2, "hotwords": ["bedroom"], "hotword_bias": 18.0}
+    with Transcriber(tiny_artifact, "cpu", **options) as transcriber:
+        expected = {str(clip): transcriber.transcribe(clip) for clip in clips}
+        shown = {name: transcript.segments for name, transcript in expected.items()}
+    assert [len(segment.alternatives[0]) for segment in shown[str(CLIP)]] == [2] * 7
+    with Transcriber(tiny_artifact, "cpu", batch_size=3, **options) as transcriber:
+        for transcript in transcriber.transcribe_many(clips):
+            alone = expected[transcript.source.name]
+            assert transcript.token_ids == alone.token_ids
+            assert transcript.info["hotwords"] == alone.info["hotwords"] == (transcript.source.name == str(CLIP))
+            for found, segment in zip(transcript.segments, shown[transcript.source.name], strict=True):
+                for one, other in zip(found.alternatives, segment.alternatives, strict=True):
+                    assert [a.token_id for a in one] == [a.token_id for a in other]
+                    assert [a.logprob for a in one] == pytest.approx([a.logprob for a in other], abs=PLAIN_ATOL)

@@ -14,7 +14,7 @@ from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime import memory
 from voxtral_onnx.runtime.cache import KVCache
 from voxtral_onnx.runtime.cuda import out_of_memory_is_said
-from voxtral_onnx.runtime.device import Cpu, HostBuffer, open_device
+from voxtral_onnx.runtime.device import Cpu, HostBuffer, lazy_zeros, open_device
 from voxtral_onnx.runtime.rows import move_rows_model, zeros_model
 
 without_cuda = pytest.mark.skipif(
@@ -69,7 +69,7 @@ def test_rows_move_in_one_buffer(capacity, data, dtype):
     model = move_rows_model(np.dtype(dtype), capacity, keep)
     onnx.checker.check_model(onnx.load_model_from_string(model), full_check=True)
     values = np.random.default_rng(keep).standard_normal((1, 2, capacity, 4)).astype(dtype)
-    expected, buffer = values.copy(), HostBuffer(values.shape, np.dtype(dtype))
+    expected, buffer = values.copy(), HostBuffer(lazy_zeros(values.shape, np.dtype(dtype)))
     expected[:, :, :keep] = values[:, :, capacity - keep :]
     buffer.write(values)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])

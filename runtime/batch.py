@@ -1,0 +1,112 @@
+"""Files decoded together: a call of the decoder reads all weights, however many files it advances by a token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import perf_counter
+
+import numpy as np
+
+from ..errors import AudioError
+from .audio import AudioSource
+from .cache import KVCache, KVRows
+from .decoder import Decoder
+from .stream import Stream, Token
+
+
+class Row:
+    """One file on its way."""
+
+    def __init__(self, source: AudioSource, stream: Stream):
+        self.source, self.stream = source, stream
+        self.tokens: list[Token] = []
+        self.error: AudioError | None = None
+        self.audio_embeds = np.zeros((0, 0))  # [positions, hidden_size], encoded and not decoded yet
+        self._chunks = self._hear()
+
+    def _hear(self) -> Iterator[np.ndarray]:
+        for block in self.source.blocks():
+            yield from self.stream.hear(block)
+        yield from self.stream.hear_end()
+
+    def prepare(self) -> bool:
+        """Encode up to the next position to decode, and run the prompt in calls of its own; False at the file's end."""
+        try:
+            while not (self.stream.finished or len(self.audio_embeds)):
+                self.audio_embeds = next(self._chunks, self.audio_embeds)
+                self.advance(max(0, self.stream.prompt_length - self.stream.decoder_cache.position))
+        except AudioError as error:
+            self.error = error
+        return not (self.stream.finished or self.error)
+
+    def advance(self, positions: int) -> None:
+        """Decode so many positions of this file alone, or what there is."""
+        self.tokens += self.stream.decode(self.audio_embeds[:positions])
+        self.audio_embeds = self.audio_embeds[positions:]
+
+    def move(self, cache: KVCache) -> None:
+        """Go on in another cache."""
+        cache.restore(self.stream.decoder_cache.position, self.stream.decoder_cache.save())
+        self.stream.decoder_cache = cache
+
+    def result(self) -> Iterator[Token]:
+        """The tokens, and the error that ended them."""
+        yield from self.tokens
+        if self.error:
+            raise self.error
+
+
+def advance_together(decoder: Decoder, count: int, begin: Callable[[KVCache], Row | None]) -> Iterator[Row]:
+    """Rows that have ended, each as soon as it has.
+
+    Args:
+        decoder: on the CPU.
+        count: rows that advance together.
+        begin: the next row, whose stream decodes into this cache; None where there is none.
+    """
+    buffers = decoder.new_rows(count)
+    rows = [row for place in range(count) if (row := begin(buffers.cache(place)))]
+    while rows:
+        ended = [place for place, row in enumerate(rows) if not row.prepare()]
+        for place in reversed(ended):
+            del rows[place].stream.encoder_cache, rows[place].stream.decoder_cache  # a transcript may be kept for long
+            yield rows[place]
+            if row := begin(buffers.cache(place)):
+                rows[place] = row
+                continue
+            last = rows.pop()  # fills the gap, because a call runs the first rows
+            if place < len(rows):
+                last.move(buffers.cache(place))
+                rows[place] = last
+        if len(rows) == 1 and not ended:
+            rows[0].advance(len(rows[0].audio_embeds))
+        elif not ended:
+            _step(decoder, buffers, rows)
+
+
+def _step(decoder: Decoder, buffers: KVRows, rows: list[Row]) -> None:
+    """Advance each row by one token.
+
+    A decision that other kernels might turn is made again alone, over the same row of the cache, so that text does not
+    depend on what else is transcribed.
+    """
+    began = perf_counter()
+    streams = [row.stream for row in rows]
+    choices = decoder.step_rows(
+        buffers,
+        [stream.decoder_cache for stream in streams],
+        [stream.next_id for stream in streams],
+        np.stack([row.audio_embeds[0] for row in rows]),
+        [stream.num_delay_tokens for stream in streams],
+        [stream.blank_penalty() for stream in streams],
+        [stream.choose for stream in streams],
+    )
+    seconds = (perf_counter() - began) / len(rows)
+    for row, choice in zip(rows, choices, strict=True):
+        row.stream.timings.decode_seconds += seconds
+        if choice.is_close():
+            row.advance(1)
+            continue
+        row.stream.decoder_cache.advance(1)
+        row.tokens.append(row.stream.decided(choice))
+        row.audio_embeds = row.audio_embeds[1:]

@@ -1,0 +1,206 @@
+"""Files that advance together give the tokens that each gives alone."""
+
+import numpy as np
+import pytest
+import soundfile
+from commands import CLIP, LONG_CLIP, SAMPLES, TEXT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import toy
+
+from voxtral_onnx import Transcriber
+from voxtral_onnx.errors import AudioError, UsageError
+from voxtral_onnx.runtime import transcribe as transcribing
+from voxtral_onnx.runtime.audio import open_audio
+from voxtral_onnx.runtime.batch import Row, advance_together
+from voxtral_onnx.runtime.cache import KVRows
+from voxtral_onnx.runtime.decoder import CLOSE_MARGIN, Choice, Decoder
+from voxtral_onnx.runtime.stream import Stream
+
+LENGTHS = (0, 1, 16_000, 50_000, 144_000)  # samples; in the longest the decoder's caches move three times
+
+
+@pytest.fixture(scope="module")
+def toy_transcriber(toy_artifact):
+    with Transcriber(toy_artifact, "cpu", precision="fp32") as transcriber:
+        yield transcriber
+
+
+@pytest.fixture(scope="module")
+def alone(toy_transcriber):
+    """Tokens of babble of each length."""
+    return {length: alone_tokens(toy_transcriber, babble(length)) for length in LENGTHS}
+
+
+def babble(length):
+    return toy.babble(10.0, seed=length)[:length]
+
+
+def alone_tokens(transcriber, samples, delay_ms=None):
+    """Of a live stream, which runs one position a call."""
+    stream = transcriber.stream(delay_ms)
+    return tuple(token.token_id for token in stream.feed(samples) + stream.finish())
+
+
+def tokens_by_length(transcripts):
+    return [(round(16000 * transcript.duration), transcript.token_ids) for transcript in transcripts]
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.integers(1, 5), st.lists(st.sampled_from(LENGTHS), max_size=8))
+def test_together_as_alone(toy_artifact, toy_transcriber, alone, batch_size, lengths):
+    """Rows that join late, end in any order, and leave gaps which the last one fills."""
+    toy_transcriber.batch_size = batch_size
+    found = tokens_by_length(toy_transcriber.transcribe_many(map(babble, lengths)))
+    assert sorted(found) == sorted((length, alone[length]) for length in lengths)
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_the_samples_together_with_a_rolling_window(tiny_artifact, batch_size):
+    clips = [soundfile.read(path, dtype="float32")[0] for path in sorted(SAMPLES.glob("*.wav"))[:: 7 - batch_size]]
+    clips.insert(1, soundfile.read(LONG_CLIP, dtype="float32")[0])
+    with Transcriber(tiny_artifact, "cpu", precision="fp32", context=64, batch_size=batch_size) as transcriber:
+        found = {len(t.source._file): t.token_ids for t in transcriber.transcribe_many(clips)}
+        assert found == {len(clip): alone_tokens(transcriber, clip) for clip in clips}
+        spec = transcriber.decoder.spec
+        assert max(map(len, found.values())) > spec.capacity + 10 * (spec.capacity - spec.keep)
+
+
+def test_shipped_precisions_differ_where_the_choice_was_close(tiny_artifact):
+    clips = [soundfile.read(path, dtype="float32")[0] for path in sorted(SAMPLES.glob("[c-n]*.wav"))]
+    with Transcriber(tiny_artifact, "cpu", precision="q4f16", batch_size=4) as transcriber:
+        for transcript in transcriber.transcribe_many(clips):
+            stream = transcriber.stream()
+            tokens = stream.feed(transcript.source._file) + stream.finish()
+            for mine, token in zip(transcript.token_ids, tokens, strict=True):
+                if mine != token.token_id:
+                    assert abs(token.blank_margin) < CLOSE_MARGIN
+                    break  # from there on contexts differ
+
+
+def test_close_decisions_are_made_alone(toy_artifact, toy_transcriber, alone, monkeypatch):
+    """With every decision called close, the batch decides nothing and leaves no trace, across moves of the caches."""
+    monkeypatch.setattr(Choice, "is_close", lambda self: True)
+    step_rows = Decoder.step_rows
+
+    def spoilt(*arguments):
+        return [Choice(choice.token_id ^ 1, 0.0, 0.0) for choice in step_rows(*arguments)]
+
+    monkeypatch.setattr(Decoder, "step_rows", spoilt)
+    toy_transcriber.batch_size = 2
+    found = tokens_by_length(toy_transcriber.transcribe_many(map(babble, LENGTHS)))
+    assert sorted(found) == sorted(alone.items())
+
+
+def test_rows_may_have_different_delays(toy_transcriber):
+    delays = [1, 6, 30]
+    sources = {delay: babble(50_000 + delay) for delay in delays}
+    waiting = iter(delays)
+
+    def begin(cache):
+        if (delay := next(waiting, None)) is None:
+            return None
+        stream = toy_transcriber._stream(delay, stop_at_eos=True, decoder_cache=cache)
+        return Row(open_audio(sources[delay], 16000), stream)
+
+    rows = list(advance_together(toy_transcriber.decoder, 3, begin))
+    found = {row.stream.num_delay_tokens: tuple(token.token_id for token in row.result()) for row in rows}
+    assert found == {delay: alone_tokens(toy_transcriber, sources[delay], 80 * delay) for delay in delays}
+
+
+def test_a_file_ends_at_the_end_of_text(toy_transcriber, alone, monkeypatch):
+    tokens = alone[144_000]
+    at = next(i for i in range(5, len(tokens)) if tokens[i] not in tokens[:i])
+    init = Stream.__init__
+
+    def with_eos(self, *arguments, **options):
+        from dataclasses import replace
+
+        init(self, *arguments, **options)
+        self.ids = replace(self.ids, eos=tokens[at])
+
+    monkeypatch.setattr(Stream, "__init__", with_eos)
+    toy_transcriber.batch_size = 2
+    found = dict(tokens_by_length(toy_transcriber.transcribe_many([babble(144_000), babble(1)])))
+    assert found[144_000] == tokens[: at + 1]
+
+
+def test_files_come_as_they_end_and_are_taken_as_rows_become_free(toy_transcriber):
+    taken = []
+
+    def sources():
+        for length in (144_000, 16_000, 1, 50_000):
+            taken.append(length)
+            yield babble(length)
+
+    toy_transcriber.batch_size = 2
+    order = [
+        (round(16000 * transcript.duration), len(taken)) for transcript in toy_transcriber.transcribe_many(sources())
+    ]
+    assert order == [(16_000, 2), (1, 3), (50_000, 4), (144_000, 4)]
+
+
+def test_damage_ends_one_file(toy_transcriber, alone, tmp_path):
+    """A file that is cut and damaged behind the reader's back."""
+    path = tmp_path / "damaged.wav"
+    soundfile.write(path, babble(144_000), 16000, "FLOAT")
+    source = open_audio(path, 16000)
+    content = bytearray(path.read_bytes())
+    content[-4:] = np.float32(np.nan).tobytes()
+    path.write_bytes(content)
+    toy_transcriber.batch_size = 2
+    transcripts = {t.duration: t for t in toy_transcriber.transcribe_many([source, babble(50_000), babble(1)])}
+    with pytest.raises(AudioError, match=r"the sample at 9\.00 s is not a finite number"):
+        _ = transcripts.pop(9.0).text
+    assert [t.token_ids for t in transcripts.values()] == [alone[50_000], alone[1]]
+
+
+def test_a_file_that_cannot_be_opened_is_the_callers(toy_transcriber, tmp_path):
+    toy_transcriber.batch_size = 2
+    with pytest.raises(AudioError, match="no such file"):
+        list(toy_transcriber.transcribe_many([babble(1), tmp_path / "none.wav"]))
+
+
+def test_one_file_at_a_time_decodes_while_it_is_iterated(tiny_artifact):
+    with Transcriber(tiny_artifact, "cpu") as transcriber:
+        (transcript,) = transcriber.transcribe_many([CLIP])
+        assert not transcript._token_ids
+        assert transcript.text.strip() == TEXT
+        assert next(transcriber.transcribe_many([CLIP], delay_ms=960)).info["delay_ms"] == 960
+
+
+def test_info_shares_the_time_of_calls(tiny_artifact):
+    with Transcriber(tiny_artifact, "cpu", batch_size=2) as transcriber:
+        one, two = transcriber.transcribe_many([CLIP, CLIP])
+        assert one.info.keys() == two.info.keys() == transcriber.transcribe(CLIP).info.keys()
+    assert 0.5 < one.info["decode_ms"] / two.info["decode_ms"] < 2
+
+
+def test_a_row_moves_by_itself(toy_transcriber):
+    decoder = toy_transcriber.decoder
+    rows = KVRows(decoder.session, decoder.spec, 2)
+    first, second = rows.cache(0), rows.cache(1)
+    for buffer in (*first.buffers, *second.buffers):
+        buffer.write(np.random.default_rng(0).standard_normal(buffer.shape).astype(buffer.dtype))
+    before = [buffer.read().copy() for buffer in second.buffers]
+    first.position = decoder.spec.capacity - 1
+    first.advance(1)
+    assert np.array_equal(first.buffers[0].read(decoder.spec.keep), before[0][:, :, -decoder.spec.keep :])
+    assert all(np.array_equal(buffer.read(), values) for buffer, values in zip(second.buffers, before, strict=True))
+    assert rows.cache(1).position == 0
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_no_rows(tiny_artifact, batch_size):
+    with pytest.raises(UsageError, match="batch size: expected at least 1 file, got"):
+        Transcriber(tiny_artifact, "cpu", batch_size=batch_size)
+
+
+def test_a_device_is_not_replaced(tiny_artifact, monkeypatch):
+    from voxtral_onnx.runtime.device import Cpu
+
+    device = Cpu()
+    device.name = "cuda:0"
+    monkeypatch.setattr(transcribing, "open_device", lambda *arguments, **options: device)
+    with pytest.raises(UsageError, match="together on the CPU, not on cuda:0; add --device cpu"):
+        Transcriber(tiny_artifact, "cuda", batch_size=2)
