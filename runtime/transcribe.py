@@ -307,6 +307,11 @@ class Transcript:
         return replace(segment, start=min(segment.start, self.duration), end=min(segment.end, self.duration))
 
     @property
+    def decoded(self) -> list[Segment]:
+        """The word groups so far; decodes nothing."""
+        return list(self._segments)
+
+    @property
     def segments(self) -> list[Segment]:
         """All word groups."""
         return list(self)
