@@ -240,7 +240,7 @@ def test_several_files_at_a_time(transcribe, tmp_path):
     assert result.out == "".join(TEXTS[clip.name] + "\n" for clip in clips)
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == ["/bad.wav", "/none.wav"]
-    assert result.err.splitlines()[-1] == "4 of 6 files transcribed"
+    assert result.err.splitlines()[-1].startswith("4 of 6 files transcribed, 0:32 of audio at ")
     assert sum(line.startswith("[1/6] ") for line in result.err.splitlines()) == 1
     written = {file.name: file.read_text() for file in (tmp_path / "out").iterdir()}
     assert written.keys() == {f"{clip.stem}.{name}" for clip in clips for name in FORMATS}
