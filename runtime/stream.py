@@ -114,6 +114,7 @@ class Stream:
 
         Raises:
             AudioError: not such an array, or one with non-finite values; the stream stays as it was.
+            ArtifactError: the artifact's weights were changed while they were in use.
         """
         return list(self.iter_feed(samples))
 
@@ -238,6 +239,7 @@ class Stream:
 
     def _encode(self, last: int | None = None) -> Iterator[np.ndarray]:
         """Encode what the samples allow, up to `last` positions in all."""
+        self.transcriber.weights.require_unchanged()
         per_token = self.audio.samples_per_token
         margin = self.rules.look_back_samples + self.rules.look_ahead_samples
         encoder = self.transcriber.encoder

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..manifest import Manifest, Streaming
-from .artifact import find_artifact, open_artifact
+from .artifact import MappedFiles, find_artifact, open_artifact
 from .audio import AudioSource, open_audio
 from .batch import Row, advance_together
 from .cache import KVCache, decoder_cache_spec
@@ -109,6 +109,8 @@ class Transcriber:
             prepacked_folder(manifest, graph, Path(prepacked)).is_dir() for graph in (graphs.encoder, graphs.decoder)
         ):  # weights saved packed are pages of a file, which processes share and the system can drop: they fit always
             require_memory(manifest, self.precision, context, self.runs_on, batch_size)
+        mapped = () if prepacked else (*graphs.encoder.data, *graphs.decoder.data)
+        self.weights = MappedFiles(self.folder, manifest, mapped)
         mel = Session(self.folder, manifest.mel, Cpu(), threads)  # small, and exact there
         encoder, decoder = (
             Session(
