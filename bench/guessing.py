@@ -1,10 +1,10 @@
 """What guessing blanks brings: what a decoder call of several rows costs, and how many calls files then take.
 
-    python bench/guessing.py ARTIFACT [--precision q4f16]     # of the full-size twin that bench/twin.py writes
+    python bench/guessing.py ARTIFACT [--precision q4f16] [--device cuda]     # full-size, or skeleton.py's
 
 A call of several rows is timed against one of a single row, in turn. How often guesses are right is counted on the
 samples of the embedded model. Their product is the time of a token by the number of guesses. Writes
-results/guessing.json.
+results/guessing.json, one entry a device.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from voxtral_onnx.runtime.bench import SAMPLES, describe_machine
 from voxtral_onnx.runtime.decoder import Decoder
 
 RESULTS = Path(__file__).parent / "results" / "guessing.json"
-ROWS = (1, 2, 3, 4)
+ROWS = (1, 2, 3, 4, 6, 8)
 ROUNDS = 15
 POSITION = 512  # of the timed calls: 41 s of context
 
 
-def call_milliseconds(artifact: str, precision: str) -> dict[int, float]:
+def call_milliseconds(artifact: str, precision: str, device: str) -> dict[int, float]:
     """Median time of a decoder call with so many rows."""
-    with Transcriber(artifact, precision=precision) as transcriber:
+    with Transcriber(artifact, device, precision=precision) as transcriber:
         decoder, pad = transcriber.decoder, transcriber.manifest.tokens.streaming_pad
         cache = decoder.new_cache()
         embeds = np.zeros((max(ROWS), transcriber.manifest.config.decoder.hidden_size), cache.dtype)
@@ -44,6 +44,11 @@ def call_milliseconds(artifact: str, precision: str) -> dict[int, float]:
                 decoder.step(cache, [pad] * rows, embeds[:rows], transcriber.num_delay_tokens)
                 times[rows].append(1000 * (perf_counter() - began))
     return {rows: round(median(values), 2) for rows, values in times.items()}
+
+
+def at_least(rows: int) -> int:
+    """The next number of rows that is timed."""
+    return min(timed for timed in ROWS if timed >= rows)
 
 
 class CountedDecoder(Decoder):
@@ -62,7 +67,7 @@ class CountedDecoder(Decoder):
 def calls_per_token(guessed: int) -> dict[int, float]:
     """Decoder calls by their rows, for each token of the samples; the prompt's are left out."""
     transcribe.GUESSED_BLANKS["cpu"] = guessed
-    with Transcriber("tiny", precision="q4") as transcriber:
+    with Transcriber("tiny", "cpu", precision="q4") as transcriber:
         transcriber.stream()  # the silence before all audio, once
         transcriber.decoder = decoder = CountedDecoder(transcriber.decoder)
         clips = [transcriber.transcribe(path) for path in sorted(SAMPLES.glob("*.wav"))]
@@ -73,12 +78,13 @@ def calls_per_token(guessed: int) -> dict[int, float]:
 def measure(
     artifact: Annotated[str, typer.Argument(help="Of the 4B model's shape.")],
     precision: Annotated[str, typer.Option(help="Of the artifact.")] = "q4f16",
+    device: Annotated[str, typer.Option(help="As transcribe takes it.")] = "cpu",
 ) -> None:
     """Measure both and print milliseconds a token."""
-    times = call_milliseconds(artifact, precision)
-    calls = {guessed: calls_per_token(guessed) for guessed in range(max(ROWS))}
+    times = call_milliseconds(artifact, precision, device)
+    calls = {rows - 1: calls_per_token(rows - 1) for rows in ROWS}
     tokens = {
-        guessed: round(sum(times[rows] * share for rows, share in shares.items()), 2)
+        guessed: round(sum(times[at_least(rows)] * share for rows, share in shares.items()), 2)
         for guessed, shares in calls.items()
     }
     results = {
@@ -89,7 +95,8 @@ def measure(
         "ms_per_token": tokens,
         "gain": {guessed: round(tokens[0] / ms, 3) for guessed, ms in tokens.items()},
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    written = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps({**written, device: results}, indent=1) + "\n")
     del results["machine"]
     print(json.dumps(results, indent=1))
 

@@ -382,10 +382,12 @@ class Decoder(nn.Module):
     def choose(self, logits: Tensor, blank_penalty: Tensor) -> Tensor:
         """Greedy choice with the blank held back: float32 [batch, seq, 3] of id, logprob and blank margin.
 
-        A tie goes to the lower id, as ArgMax has it. Ids are exact in float32 below 2^24.
+        A tie goes to the lower id, as ArgMax has it. Ids are exact in float32 below 2^24. The highest logit is gathered:
+        CUDA's ReduceMax takes 7 ms for more rows than one.
         """
         masked = logits + self.blank_mask
-        word, best = masked.amax(-1), masked.argmax(-1).float()
+        index = masked.argmax(-1, keepdim=True)
+        word, best = masked.gather(-1, index).squeeze(-1), index.squeeze(-1).float()
         blank, blank_id = logits[..., self.blank], float(self.blank)
         held_back = blank - blank_penalty
         tied = torch.where(held_back == word, best.clamp(max=blank_id), best)

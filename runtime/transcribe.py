@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..hub import Progress
 
 DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
-GUESSED_BLANKS = {"cpu": 1, "cuda": 0}  # positions run ahead after a blank of a file; source: bench/guessing.py
+GUESSED_BLANKS = {"cpu": 1, "cuda": 3}  # positions run ahead after a blank of a file; source: bench/guessing.py
 
 
 class Transcriber:

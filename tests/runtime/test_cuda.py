@@ -13,6 +13,7 @@ from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import DeviceError, UsageError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.cuda import Cuda, CudaBuffer, out_of_memory_is_said
+from voxtral_onnx.runtime.transcribe import GUESSED_BLANKS
 
 SECONDS = 30.0  # with 64 positions of context the decoder's caches move 19 times, the encoder's many more
 
@@ -64,6 +65,21 @@ def test_tokens_are_the_cpus_where_the_choice_is_clear(tiny_artifact):
     assert first == len(pairs) or abs(pairs[first][0].blank_margin) < 0.5  # from there on contexts differ
     drift = max(abs(a.blank_margin - b.blank_margin) for a, b in pairs[:first])
     assert drift < 0.5  # int8 activations on the CPU, float16 on CUDA; margins are up to 20
+
+
+@pytest.mark.parametrize("guessed", [3, 7])
+def test_guessed_blanks_change_no_clear_choice(tiny_artifact, monkeypatch, guessed):
+    """Speech and silence in turn, the window rolling; kernels for several rows are others than for one."""
+    samples = np.concatenate([speech(10.0), np.zeros(10 * 16000, np.float32), speech(5.0)])
+    monkeypatch.setitem(GUESSED_BLANKS, "cuda", guessed)
+    with Transcriber(tiny_artifact, "cuda", precision="q4f16", context=64) as transcriber:
+        plain, _ = tokens_of(transcriber, samples)
+        transcript = transcriber.transcribe(samples)
+        first = next(
+            (i for i, (a, b) in enumerate(zip(plain, transcript.token_ids, strict=True)) if a.token_id != b), -1
+        )
+        assert first < 0 or abs(plain[first].blank_margin) < 0.5
+        assert transcript.stream.decoder_cache.position == len(plain) + transcript.stream.prompt_length - 1
 
 
 def test_replay_is_running_anew_across_moves_of_the_window(transcriber):
