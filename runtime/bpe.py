@@ -20,8 +20,8 @@ _CLASSES |= {"Nd": "N", "Nl": "N", "No": "N", "Zs": "W", "Zl": "W", "Zp": "W"}
 _EXCEPTIONS = {"\r": "R", "\n": "R", " ": "_", "/": "/", "\t": "W", "\v": "W", "\f": "W", "\x85": "W"}
 
 
-class Encoder:
-    """The byte pairs of a tokenizer."""
+class TextEncoder:
+    """Merges a tokenizer's byte pairs."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer

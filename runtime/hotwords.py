@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..manifest import Tokens
-from .bpe import Encoder
+from .bpe import TextEncoder
 from .tokenizer import Tokenizer
 
 DEFAULT_BIAS = 4.0  # of a logit; source: bench/hotwords.py
@@ -37,7 +37,7 @@ class Hotwords:
         self.words = list(dict.fromkeys(" ".join(word.split()) for word in words if word.strip()))
         if not self.words:
             raise UsageError("hotwords: none given; write one word or phrase a line")
-        encoder, following = Encoder(tokenizer), defaultdict[tuple[int, ...], set[int]](set)
+        encoder, following = TextEncoder(tokenizer), defaultdict[tuple[int, ...], set[int]](set)
         spaced: set[int] = set()
         for word in self.words:
             for sequence in self._sequences(word, encoder):
@@ -50,7 +50,7 @@ class Hotwords:
         self._following = {prefix: np.array(sorted(found)) for prefix, found in following.items()}
         self._starts = {True: self._following[()], False: np.array(sorted(spaced), int)}  # by: at the start of a word?
 
-    def _sequences(self, phrase: str, encoder: Encoder) -> set[tuple[int, ...]]:
+    def _sequences(self, phrase: str, encoder: TextEncoder) -> set[tuple[int, ...]]:
         sequences = set()
         for written in (phrase, phrase[0].upper() + phrase[1:]):
             first, *rest = written.split(" ")

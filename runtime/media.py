@@ -29,6 +29,7 @@ _SIGNATURES = (
     (0, b"0&\xb2u"),
 )
 HOLE_SECONDS = 0.1  # time stamps are rounded; what is missing beyond this becomes silence, or all later times are wrong
+MAX_HOLE_SECONDS = 3600.0  # a longer one is a time stamp that is wrong
 
 
 def is_media(file: str | BinaryIO) -> bool:
@@ -73,7 +74,8 @@ class MediaFile:
         self.hole_seconds = 0.0  # made silent so far
         self._done = 0  # samples
         self._frames = self._container.decode(self._container.streams.audio[0])
-        self.samplerate, self.channels = 1, 1
+        track = self._container.streams.audio[0]
+        self.samplerate, self.channels = track.rate or 1, track.channels or 1
         self._first = self._next()
         if self._first is not None:
             self.samplerate, self.channels = self._first.sample_rate, len(self._first.layout.channels)
@@ -124,7 +126,7 @@ class MediaFile:
             if (frame.sample_rate, len(frame.layout.channels)) != (self.samplerate, self.channels):
                 raise AudioError(f"{self.name}: another rate or number of channels after {at:.1f} s; convert it first")
             hole = 0.0 if frame.time is None or frame.time > end else frame.time - start - at
-            if hole > HOLE_SECONDS:
+            if HOLE_SECONDS < hole < MAX_HOLE_SECONDS:
                 self.hole_seconds += hole
                 left = round(hole * self.samplerate)
                 self._done += left

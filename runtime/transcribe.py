@@ -123,7 +123,7 @@ class Transcriber:
             for graph in (graphs.encoder, graphs.decoder)
         )
         self.tokenizer = Tokenizer(self.folder / "tekken.json", manifest.tokens)
-        words = list(hotwords)
+        words = [hotwords] if isinstance(hotwords, str) else list(hotwords)
         self.hotwords = Hotwords(words, self.tokenizer, manifest.tokens, hotword_bias) if words else None
         self.encoder = Encoder(manifest, mel, encoder)
         self.decoder = Decoder(decoder, decoder_cache)

@@ -10,7 +10,7 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 from voxtral_onnx.errors import UsageError
 from voxtral_onnx.manifest import Tokens
-from voxtral_onnx.runtime.bpe import Encoder, split
+from voxtral_onnx.runtime.bpe import TextEncoder, split
 from voxtral_onnx.runtime.tokenizer import Tokenizer
 
 REAL = Path(mistral_common.__file__).parent / "data" / "tekken_240718.json"
@@ -28,7 +28,7 @@ WORDS = [
 
 @pytest.fixture(scope="module")
 def real():
-    return Encoder(Tokenizer(REAL, TOKENS))
+    return TextEncoder(Tokenizer(REAL, TOKENS))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_text_equals_mistral_common(real, oracle, text):
 
 
 def test_a_byte_without_a_token(real):
-    without = Encoder(real.tokenizer)
+    without = TextEncoder(real.tokenizer)
     without.__dict__["ranks"] = {piece: rank for piece, rank in real.ranks.items() if b"z" not in piece}
     assert without.encode(" pie") == real.encode(" pie")
     with pytest.raises(UsageError, match="' pizza': the tokenizer has no token for the byte b'z'"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import UsageError
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime.bpe import Encoder
+from voxtral_onnx.runtime.bpe import TextEncoder
 from voxtral_onnx.runtime.chooser import Chooser
 from voxtral_onnx.runtime.hotwords import START_SHARE, Hotwords, read_hotwords
 from voxtral_onnx.runtime.tokenizer import Tokenizer
@@ -34,7 +34,7 @@ def tokenizer(tiny_artifact, ids):
 
 @pytest.fixture(scope="module")
 def encode(tokenizer):
-    return Encoder(tokenizer).encode
+    return TextEncoder(tokenizer).encode
 
 
 @pytest.fixture

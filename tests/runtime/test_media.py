@@ -207,3 +207,11 @@ def test_rate_that_changes(tmp_path):
     (tmp_path / "a.aac").write_bytes(first + second)
     with pytest.raises(AudioError, match=r"another rate or number of channels after 2\.\d s"):
         open_audio(tmp_path / "a.aac", RATE)
+
+
+def test_a_track_without_a_sample_is_an_empty_text(tmp_path, transcribe):
+    path = write_media(tmp_path / "a.webm", "libopus", rate=48000)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"\x1f\x43\xb6\x75")])  # where the first cluster of packets begins
+    result = transcribe(path)
+    assert (result.code, result.out) == (0, "\n")
