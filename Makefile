@@ -8,7 +8,7 @@ DIST ?= dist
 
 VENV_GPU := .venv-gpu
 
-.PHONY: help demo install test test-gpu check bench wheel clean
+.PHONY: help demo install test test-gpu check bench web wheel clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,12 @@ check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	if [ -d web/node_modules ]; then cd web && node_modules/.bin/tsc -p .; else echo 'web: types not checked; run: make web'; fi
+
+web/vendor/VERSION: web/package.json web/package-lock.json web/vendor.mjs web/LICENSE.onnxruntime-web
+	cd web && npm ci --no-audit --no-fund && node vendor.mjs
+
+web: web/vendor/VERSION  ## fetch what the page needs of onnxruntime-web, and the tools to test it (needs Node.js)
 
 bench: $(VENV)/dev.stamp  ## make the numbers of the README (needs Debian's espeak-ng and flite, 60 GB)
 	$(BIN)/pip install --quiet -e '.[bench]'
@@ -63,4 +69,4 @@ wheel: $(VENV)/dev.stamp  ## build the wheel with the embedded model's artifact 
 	$(BIN)/python -m build --wheel --outdir $(DIST) .
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) $(VENV_GPU) .link build dist assets/tiny-onnx *.egg-info
+	rm -rf $(VENV) $(VENV_GPU) .link build dist assets/tiny-onnx web/node_modules web/vendor *.egg-info

@@ -368,6 +368,68 @@ def transcribe(
         raise typer.Exit(failed[0].exit_code if len(audio) == 1 else SOME_FAILED)
 
 
+@app.command(rich_help_panel="Run")
+def serve(
+    artifact: Annotated[
+        str | None,
+        typer.Argument(
+            help="Artifact folder; ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/].",
+            show_default="$VOXTRAL_ONNX_MODEL or last export",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    https: Annotated[
+        bool, typer.Option("--https", help="With a certificate of this machine's own: for browsers of other devices.")
+    ] = False,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
+) -> None:
+    """Open the page that transcribes in a browser tab; the model runs there."""
+    import webbrowser
+
+    from .runtime.artifact import find_artifact
+    from .web.server import LOCAL
+    from .web.server import serve as run_server
+    from .web.site import PRECISIONS
+
+    with _DownloadProgress() as download:
+        folder = find_artifact(artifact, list(PRECISIONS[:1]), offline=offline, on_download=download.update)
+
+    def ready(address: str) -> None:
+        _write(f"{address}\n")
+        if not https and host not in LOCAL:
+            _say("browsers of other devices give no microphone and no GPU to a page without https; add --https")
+        if not no_open:
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+    run_server(folder, host, port, https=https, on_ready=ready)
+
+
+@app.command(rich_help_panel="Build")
+def bundle(
+    artifact: Annotated[str, typer.Argument(help="Artifact folder; ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/].")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The site's folder.")],
+    precision: Annotated[
+        str | None, typer.Option(help="Comma-separated.", show_default="q4f16 and q4, where there")
+    ] = None,
+    space: Annotated[bool, typer.Option("--space", help="As a static Space of the Hugging Face hub.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
+) -> None:
+    """Write the page and a model as a folder that any static host serves; prints it."""
+    from .runtime.artifact import find_artifact
+    from .web.site import PRECISIONS
+    from .web.site import bundle as write_site
+
+    names = None if precision is None else [name.strip() for name in precision.split(",")]
+    with _DownloadProgress() as download:
+        folder = find_artifact(artifact, names or list(PRECISIONS[:1]), offline=offline, on_download=download.update)
+    site = write_site(folder, output, names, space=space)
+    size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+    _say(f"{size / 1e6:,.1f} MB")
+    _write(f"{site}\n")
+
+
 @app.command(rich_help_panel="Inspect")
 def inspect(
     artifact: Annotated[

@@ -382,8 +382,8 @@ class Decoder(nn.Module):
     def choose(self, logits: Tensor, blank_penalty: Tensor) -> Tensor:
         """Greedy choice with the blank held back: float32 [batch, seq, 3] of id, logprob and blank margin.
 
-        A tie goes to the lower id, as ArgMax has it. Ids are exact in float32 below 2^24. The highest logit is gathered:
-        CUDA's ReduceMax takes 7 ms for more rows than one.
+        A tie goes to the lower id, as ArgMax has it. Ids are exact in float32 below 2^24. The highest logit is
+        gathered: ReduceMax takes 7 ms on CUDA for more rows than one.
         """
         masked = logits + self.blank_mask
         index = masked.argmax(-1, keepdim=True)

@@ -22,7 +22,8 @@ ALLOWED = {  # part: the parts that it may import
     "exporter": {"quant", "hub", "manifest", "memory", "config", "errors"},
     "runtime": {"hub", "manifest", "memory", "config", "errors"},
     "verify": {"exporter", "quant", "runtime", "manifest", "config", "errors"},
-    "cli": {"verify", "exporter", "quant", "runtime", "hub", "manifest", "memory", "config", "errors"},
+    "web": {"manifest", "errors"},
+    "cli": {"web", "verify", "exporter", "quant", "runtime", "hub", "manifest", "memory", "config", "errors"},
     "__main__": {"cli"},
     "__init__": {"verify", "exporter", "runtime"},
 }
@@ -35,6 +36,7 @@ PARTS_WITHOUT_EXPORT_PACKAGES = (
     "memory",
     "hub",
     "runtime",
+    "web",
     "cli",
     "__main__",
     "__init__",

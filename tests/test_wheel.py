@@ -37,6 +37,12 @@ def test_contents(wheel):
             "verify/**/*.py",
             "quant/recipes/*.toml",
             "verify/*.html",
+            "web/*.py",
+            "web/*.html",
+            "web/page.css",
+            "web/sw.js",
+            "web/src/*.js",
+            "web/vendor/*",
         )
         for path in ROOT.glob(pattern)
     }

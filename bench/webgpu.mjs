@@ -1,0 +1,152 @@
+/**
+ * The page's engine on a real GPU, in Node.js on Dawn: load, encoder, decoder and live milliseconds.
+ *
+ *     node bench/webgpu.mjs ARTIFACT [--modules FOLDER] [--precision q4f16] [--context 8192] [--out FILE]
+ *
+ * FOLDER holds the npm package `webgpu` (Dawn's bindings); web/vendor comes from `make web`. The artifact is a full-size
+ * one: bench/twin.py's export, or skeleton.py's. Writes results/webgpu.json.
+ */
+
+import { execFileSync } from 'node:child_process'
+import { openAsBlob } from 'node:fs'
+import { readFile, writeFile } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { parseArgs } from 'node:util'
+
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    modules: { type: 'string', default: 'node_modules' },
+    precision: { type: 'string', default: 'q4f16' },
+    context: { type: 'string', default: '8192' },
+    calls: { type: 'string', default: '60' },
+    out: { type: 'string', default: new URL('results/webgpu.json', import.meta.url).pathname },
+  },
+})
+const artifact = positionals[0]
+const calls = Number(options.calls)
+const FLAGS = ['backend=vulkan', 'enable-dawn-features=vulkan_enable_f16_on_nvidia,allow_unsafe_apis']
+
+const dawn = await import(pathToFileURL(path.resolve(options.modules, 'webgpu/index.js')).href)
+Object.assign(globalThis, dawn.globals)
+Object.defineProperty(globalThis, 'navigator', {
+  value: { gpu: dawn.create(FLAGS), userAgent: 'node', hardwareConcurrency: 4 },
+  configurable: true,
+})
+const { openDevice, tensorOf } = await import('../web/src/device.js')
+const { choose } = await import('../web/src/choose.js')
+const { Manifest } = await import('../web/src/manifest.js')
+const { Transcriber } = await import('../web/src/transcriber.js')
+
+const round = (/** @type {number} */ value) => Math.round(1000 * value) / 1000
+const memoryOfGpu = () => {
+  const query = ['--query-gpu=memory.used', '--format=csv,noheader,nounits']
+  return Number(execFileSync('nvidia-smi', query).toString().split('\n')[0])
+}
+
+/**
+ * Milliseconds of a call, made again and again; the first ones compile shaders.
+ * @param {() => Promise<unknown>} call
+ */
+async function timed(call, count = calls) {
+  for (let i = 0; i < 3; i++) await call()
+  const times = []
+  for (let i = 0; i < count; i++) {
+    const began = performance.now()
+    await call()
+    times.push(performance.now() - began)
+  }
+  times.sort((a, b) => a - b)
+  const at = (/** @type {number} */ share) => round(times[Math.min(times.length - 1, Math.floor(share * times.length))])
+  return { calls: count, min: at(0), p50: at(0.5), p95: at(0.95), max: at(1) }
+}
+
+const manifest = new Manifest(await readFile(path.join(artifact, 'voxtral_onnx.json'), 'utf8'))
+const choice = await choose(manifest, { device: 'webgpu', precision: options.precision })
+const device = await openDevice('webgpu')
+const before = memoryOfGpu()
+let began = performance.now()
+const transcriber = await Transcriber.open({
+  manifest,
+  readFile: async (name) => openAsBlob(path.join(artifact, name)),
+  precision: options.precision,
+  device,
+  context: Number(options.context),
+})
+const results = /** @type {Record<string, any>} */ ({
+  measured: 'random weights of the 4B model’s shapes; milliseconds, MB',
+  date: new Date().toISOString().slice(0, 10),
+  adapter: choice.adapter,
+  onnxruntime_web: device.ort.env.versions.web,
+  node: process.version,
+  machine: { cpu: os.cpus()[0].model, cores: os.cpus().length },
+  precision: options.precision,
+  context: Number(options.context),
+  load_seconds: round((performance.now() - began) / 1000),
+  loaded_mb: memoryOfGpu() - before,
+})
+console.log(JSON.stringify(results))
+
+const { encoder, decoder } = transcriber
+const { config, streaming, msPerToken } = manifest
+const perToken = (config.audio.sample_rate * msPerToken) / 1000
+const noise = (/** @type {number} */ count) => Float32Array.from({ length: count }, () => 0.1 * (Math.random() - 0.5))
+const samplesOf = (/** @type {number} */ tokens) =>
+  noise(streaming.look_back_samples + tokens * perToken + streaming.look_ahead_samples)
+const whole = async (/** @type {Promise<any>} */ call) => {
+  await call
+  await device.device.queue.onSubmittedWorkDone()
+}
+
+const encoderCache = encoder.newCache()
+const decoderCache = decoder.newCache()
+const pad = manifest.tokens.streaming_pad
+const delay = streaming.default_delay_tokens
+const samples = samplesOf(1)
+for (const [window, encoderAt, decoderAt] of [
+  ['empty', 0, 40],
+  ['full', encoderCache.spec.capacity, decoderCache.spec.capacity],
+]) {
+  const place = () => {
+    encoderCache.position = Number(encoderAt)
+    decoderCache.position = Number(decoderAt)
+  }
+  for (const tokens of [1, 4, 16]) {
+    const chunk = samplesOf(tokens)
+    results[`encoder, ${window} window, ${tokens} tokens`] = await timed(async () => {
+      place()
+      await whole(encoder.encode(encoderCache, chunk))
+    })
+  }
+  const embeds = tensorOf(device.ort, encoder.dtype, noise(encoder.width), [1, 1, encoder.width])
+  results[`decoder, ${window} window`] = await timed(async () => {
+    place()
+    await decoder.step(decoderCache, [pad], embeds, delay, 0)
+  })
+  results[`encoder and decoder, ${window} window`] = await timed(async () => {
+    place()
+    await decoder.step(decoderCache, [pad], await encoder.encode(encoderCache, samples), delay, 0)
+  })
+  console.log(JSON.stringify(results, null, 1))
+}
+results['mel, 1 token'] = await timed(() =>
+  encoder.mel.run({ audio: tensorOf(device.ort, 'float32', samples, [1, samples.length]) }),
+)
+for (const [name, cache] of Object.entries({ encoder: encoderCache, decoder: decoderCache })) {
+  results[`${name}, move of the window`] = await timed(async () => {
+    cache.binding.moveRows(cache.spec.keep)
+    await device.device.queue.onSubmittedWorkDone()
+  }, 10)
+}
+
+const stream = transcriber.stream()
+for await (const _ of stream.feed(noise(20 * perToken)));
+results['live, 1 token'] = await timed(async () => {
+  for await (const _ of stream.feed(noise(perToken)));
+}, 200)
+results.used_mb = memoryOfGpu() - before
+console.log(JSON.stringify(results, null, 1))
+await writeFile(options.out, JSON.stringify(results, null, 1) + '\n')
+process.exit(0)

@@ -1,0 +1,117 @@
+"""The page: its JavaScript by node's test runner, and in a headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from voxtral_onnx import Transcriber
+from voxtral_onnx.runtime.captions import segment_values
+
+WEB = Path(__file__).parents[2] / "web"
+SAMPLES = Path(__file__).parents[2] / "assets" / "tiny" / "samples"
+CLIPS = [path.name for path in sorted(SAMPLES.glob("*.wav"))]
+SHORT = ("command-hibari.wav", 16_000)  # samples of the clip that software WebGPU transcribes, a second each step
+
+
+def require(mark: str, what: dict[str, bool]) -> None:
+    """Skip where something is missing, or fail where the environment says that it must be there."""
+    missing = [name for name, is_there in what.items() if not is_there]
+    if missing:
+        reason = f"{mark}: missing {', '.join(missing)}"
+        if mark in os.environ.get("REQUIRE", "").split(","):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def need_node() -> None:
+    require(
+        "node",
+        {
+            "node (20 or newer)": shutil.which("node") is not None,
+            "web/node_modules (make web)": (WEB / "node_modules" / "onnxruntime-web").is_dir(),
+            "web/vendor (make web)": (WEB / "vendor" / "VERSION").is_file(),
+        },
+    )
+
+
+def chromium() -> str | None:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="session")
+def expected(tiny_artifact, tmp_path_factory):
+    """What Python makes of the samples in q4, for JavaScript to compare with."""
+    values = {}
+    with Transcriber(tiny_artifact, precision="q4", device="cpu") as transcriber:
+        for name in CLIPS:
+            values[name] = transcript_values(transcriber, str(SAMPLES / name))
+        name, length = SHORT
+        samples = np.frombuffer((SAMPLES / name).read_bytes()[44:], "<i2")[:length].astype(np.float32) / 32768
+        short = transcript_values(transcriber, samples)
+    folder = tmp_path_factory.mktemp("expected")
+    (folder / "samples.json").write_text(json.dumps(values))
+    (folder / "short.json").write_text(json.dumps({"clip": name, "length": length, **short}))
+    return folder
+
+
+def transcript_values(transcriber: Transcriber, audio) -> dict:
+    tokens = []
+    transcript = transcriber.transcribe(audio, on_token=tokens.append)
+    segments = [segment_values(segment) for segment in transcript.segments]
+    return {
+        "ids": list(transcript.token_ids),
+        "margins": [token.blank_margin for token in tokens],
+        "text": transcript.text,
+        "segments": [[f"{s['start']:.3f}", f"{s['end']:.3f}", s["text"]] for s in segments],
+    }
+
+
+def run_node(*files: str, **environment: str) -> None:
+    done = subprocess.run(
+        ["node", "--test", "--test-reporter=spec", *(f"test/{file}" for file in files)],
+        cwd=WEB,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.node
+def test_units(tiny_artifact):
+    need_node()
+    run_node("units.test.js", VOXTRAL_ARTIFACT=str(tiny_artifact))
+
+
+@pytest.mark.node
+def test_tokens_in_webassembly_are_those_of_python(tiny_artifact, expected):
+    need_node()
+    run_node("engine.test.js", VOXTRAL_ARTIFACT=str(tiny_artifact), VOXTRAL_EXPECTED=str(expected / "samples.json"))
+
+
+@pytest.mark.node
+@pytest.mark.browser
+def test_the_page_in_a_browser(tiny_artifact, expected):
+    need_node()
+    require(
+        "browser",
+        {
+            "chromium": chromium() is not None,
+            "web/node_modules/playwright-core (make web)": (WEB / "node_modules" / "playwright-core").is_dir(),
+        },
+    )
+    run_node(
+        "browser.test.js",
+        CHROMIUM=str(chromium()),
+        VOXTRAL_ARTIFACT=str(tiny_artifact),
+        VOXTRAL_EXPECTED=str(expected / "samples.json"),
+        VOXTRAL_EXPECTED_SHORT=str(expected / "short.json"),
+    )

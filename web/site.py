@@ -1,0 +1,145 @@
+"""The page and an artifact as one set of files: what `serve` sends and `bundle` writes.
+
+The page's own files stand at the root, onnxruntime-web with its licence in `vendor`, the manifest and the files of some
+precisions in `artifact`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ..errors import ArtifactError, StorageError, UsageError
+from ..manifest import FILE_NAME, Manifest, hash_file, sync_folder
+
+PAGE = Path(__file__).parent
+ARTIFACT = "artifact"  # where index.html looks for the model
+PRECISIONS = ("q4f16", "q4")  # what browsers run; others are served where an artifact has neither
+SPACE_CARD = """\
+---
+title: {title}
+emoji: 🎙️
+colorFrom: indigo
+colorTo: gray
+sdk: static
+app_file: index.html
+license: apache-2.0
+custom_headers:
+  cross-origin-embedder-policy: require-corp
+  cross-origin-opener-policy: same-origin
+  cross-origin-resource-policy: cross-origin
+---
+Speech to text in this browser tab: the model ({size}) is downloaded once and runs on this computer's GPU; no sound
+leaves it. Made with {generator}.{scope} The page and onnxruntime-web come under their own licences: `vendor/LICENSE`.
+"""  # source of the keys: huggingface.co/docs/hub/spaces-config-reference
+
+
+def page_files() -> dict[str, Path]:
+    """The page's own files, by their path in a site.
+
+    Raises:
+        ArtifactError: onnxruntime-web's files are not there.
+    """
+    if not (PAGE / "vendor" / "VERSION").is_file():
+        raise ArtifactError(
+            "the page runs on onnxruntime-web, which this checkout does not hold; run: make web\n"
+            "  (the wheel has it: pip install 'voxtral-onnx[serve]')"
+        )
+    own = [PAGE / name for name in ("index.html", "minimal.html", "page.css", "sw.js")]
+    paths = [*own, *sorted((PAGE / "src").glob("*.js")), *sorted((PAGE / "vendor").iterdir())]
+    return {path.relative_to(PAGE).as_posix(): path for path in paths}
+
+
+def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Manifest:
+    """An artifact's manifest with some of its precisions: those named, or of what is there what browsers run.
+
+    Raises:
+        ArtifactError: not an artifact, or files of a precision are missing or of another size.
+        UsageError: a precision that the artifact does not have.
+    """
+    manifest = Manifest.read(artifact)
+    held = manifest.held(artifact)
+    chosen = precisions or [name for name in PRECISIONS if name in held] or held
+    if unknown := [name for name in chosen if name not in held]:
+        raise UsageError(f"precision {', '.join(unknown)}: expected one of {', '.join(held)}, which {artifact} has")
+    files = manifest.files_of(chosen)
+    manifest = replace(manifest, precisions={name: manifest.precisions[name] for name in chosen}, files=files)
+    manifest.check_files(artifact, chosen)
+    return manifest
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The manifest as a site holds it."""
+    return (json.dumps(asdict(manifest), ensure_ascii=False) + "\n").encode()
+
+
+def bundle(
+    artifact: Path,
+    output: Path,
+    precisions: Sequence[str] | None = None,
+    *,
+    space: bool = False,
+    on_file: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> Path:
+    """Write the page and an artifact as a folder that any static host serves.
+
+    Args:
+        artifact: its folder.
+        output: the site's folder; it appears when it is whole.
+        precisions: of the artifact; None for what browsers run.
+        space: add the card that makes it a static Space of the Hugging Face hub.
+        on_file: called before each file with its name, the bytes done and all bytes.
+
+    Raises:
+        ArtifactError: not a whole artifact, a file that differs from its hash, or no onnxruntime-web.
+        StorageError: the folder exists, cannot be written, or its disk is too small.
+        UsageError: a precision that the artifact does not have.
+    """
+    manifest = site_manifest(artifact, precisions)
+    sources = page_files() | {f"{ARTIFACT}/{name}": artifact / name for name in manifest.files}
+    if output.exists():
+        raise StorageError(f"{output}: exists already; remove it or choose another folder")
+    partial = output.with_name(output.name + ".partial")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        sizes = {name: path.stat().st_size for name, path in sources.items()}
+        total, free, done = sum(sizes.values()), shutil.disk_usage(output.parent).free, 0
+        if total > free:
+            raise StorageError(f"{output}: needs {total / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free")
+        for name, path in sources.items():
+            on_file(name, done, total)
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, partial / name)
+            done += sizes[name]
+        (partial / ARTIFACT / FILE_NAME).write_bytes(manifest_bytes(manifest))
+        if space:
+            (partial / "README.md").write_text(space_card(manifest), "utf-8")
+        for name, expected in manifest.files.items():
+            if hash_file(partial / ARTIFACT / name).sha256 != expected.sha256:
+                raise ArtifactError(f"{artifact / name}: differs from its sha256; download or export it again")
+        partial.rename(output)
+        sync_folder(output.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{output}: cannot be written ({error.strerror or error})") from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return output
+
+
+def space_card(manifest: Manifest) -> str:
+    """The README.md of a static Space."""
+    size = max(sum(file.size for file in manifest.files_of([name]).values()) for name in manifest.precisions)
+    return SPACE_CARD.format(
+        title="Speech to text in this tab",
+        size=f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB",
+        generator=manifest.generator,
+        scope=f" {manifest.scope}" if manifest.scope else "",
+    )

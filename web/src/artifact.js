@@ -1,0 +1,183 @@
+/** An artifact on a server, kept in the browser after the first visit; or a folder that was dropped. */
+
+import { download, sha256 } from './download.js'
+import { ArtifactError, StorageError } from './errors.js'
+import { FILE_NAME, Manifest } from './manifest.js'
+import { requireSpace } from './store.js'
+
+/**
+ * @typedef {object} Progress
+ * @property {number} received bytes
+ * @property {number} total bytes
+ * @property {number | undefined} secondsLeft once a rate is known
+ *
+ * @typedef {object} Artifact
+ * @property {Manifest} manifest
+ * @property {(precision: string) => Promise<number>} missing bytes to download
+ * @property {(precision: string, onProgress: (progress: Progress) => void) => Promise<void>} fetch
+ * @property {import('./session.js').ReadFile} readFile
+ */
+
+/** @implements {Artifact} */
+export class RemoteArtifact {
+  /**
+   * @param {string} url of the folder, with a slash at its end
+   * @param {string} record its name in the store
+   * @param {import('./store.js').Store} store
+   * @param {Manifest} manifest
+   */
+  constructor(url, record, store, manifest) {
+    this.url = url
+    this.record = record
+    this.store = store
+    this.manifest = manifest
+  }
+
+  /**
+   * The newest version that can be had: the server's, or without a network the one that is kept.
+   * @param {string} address of the folder
+   * @param {import('./store.js').Store} store
+   * @returns {Promise<RemoteArtifact>}
+   * @throws {ArtifactError} nothing there, or no artifact
+   * @throws {StorageError} no network, and nothing kept
+   */
+  static async open(address, store) {
+    const url = address.endsWith('/') ? address : `${address}/`
+    const record = await sha256(new TextEncoder().encode(url))
+    let response
+    try {
+      response = await fetch(url + FILE_NAME, { cache: 'no-cache' })
+    } catch (error) {
+      const kept = await store.readRecord(record)
+      if (kept) return new RemoteArtifact(url, record, store, new Manifest(kept))
+      throw new StorageError(`${url}: cannot be reached (${error}); connect to the network for the first visit`)
+    }
+    if (!response.ok) {
+      throw new ArtifactError(`${url + FILE_NAME}: the server says ${response.status}; check the artifact's address`)
+    }
+    return new RemoteArtifact(url, record, store, new Manifest(await response.text()))
+  }
+
+  /** @type {Artifact['missing']} */
+  async missing(precision) {
+    let bytes = 0
+    for (const { size, sha256 } of this.unique(precision)) bytes += size - Math.min(size, await this.store.size(sha256))
+    return bytes
+  }
+
+  /**
+   * Download what is not kept, then say that this version is whole and drop what no version needs.
+   * @type {Artifact['fetch']}
+   */
+  async fetch(precision, onProgress) {
+    const specs = this.manifest.filesOf(precision)
+    const isWhole = (await this.store.readRecord(this.record)) === this.manifest.text
+    if (isWhole && (await this.missing(precision)) === 0) return
+    await requireSpace(await this.missing(precision))
+    await navigator.locks.request('voxtral-onnx download', async () => {
+      const meter = new ProgressMeter([...specs.values()].reduce((sum, { size }) => sum + size, 0), onProgress)
+      for (const [name, spec] of specs) {
+        await download(this.url + name, name, spec, this.store, (bytes, isNew) => meter.add(bytes, isNew))
+      }
+      await this.store.writeRecord(this.record, this.manifest.text)
+      await this.dropUnused()
+    })
+  }
+
+  /** @type {Artifact['readFile']} */
+  readFile = async (path) => this.store.blob(this.manifest.files[path].sha256)
+
+  /** @param {string} precision */
+  unique(precision) {
+    return new Map([...this.manifest.filesOf(precision).values()].map((spec) => [spec.sha256, spec])).values()
+  }
+
+  async dropUnused() {
+    const used = new Set()
+    for (const name of await this.store.listRecords()) {
+      /** @type {{files: Record<string, import('./manifest.js').FileSpec>}} whatever its format */
+      const { files } = JSON.parse((await this.store.readRecord(name)) ?? '{"files": {}}')
+      for (const { sha256 } of Object.values(files)) used.add(sha256)
+    }
+    for (const sha256 of await this.store.list()) if (!used.has(sha256)) await this.store.remove(sha256)
+  }
+}
+
+/** @implements {Artifact} */
+export class FolderArtifact {
+  /**
+   * @param {Map<string, File>} files by path below the artifact
+   * @param {Manifest} manifest
+   */
+  constructor(files, manifest) {
+    this.files = files
+    this.manifest = manifest
+  }
+
+  /**
+   * @param {Map<string, File>} files by path; a folder around the artifact is left out
+   * @returns {Promise<FolderArtifact>}
+   * @throws {ArtifactError} no artifact, or not whole
+   */
+  static async open(files) {
+    const path = [...files.keys()].find((path) => path.split('/').at(-1) === FILE_NAME)
+    if (path === undefined) {
+      throw new ArtifactError(`the folder holds no ${FILE_NAME}: not an exported artifact; run: voxtral-onnx export SOURCE`)
+    }
+    const prefix = path.slice(0, -FILE_NAME.length)
+    const below = [...files].filter(([path]) => path.startsWith(prefix))
+    const found = new Map(below.map(([path, file]) => [path.slice(prefix.length), file]))
+    return new FolderArtifact(found, new Manifest(await /** @type {File} */ (files.get(path)).text()))
+  }
+
+  /** @type {Artifact['missing']} */
+  async missing() {
+    return 0
+  }
+
+  /** @type {Artifact['fetch']} */
+  async fetch(precision) {
+    for (const [name, { size }] of this.manifest.filesOf(precision)) {
+      const found = this.files.get(name)?.size
+      if (found !== size) {
+        throw new ArtifactError(`${name}: expected ${size} bytes, got ${found ?? 'no file'}; drop the whole artifact folder`)
+      }
+    }
+  }
+
+  /** @type {Artifact['readFile']} */
+  readFile = async (path) => /** @type {File} */ (this.files.get(path))
+}
+
+const TOLD_EVERY = 100 // milliseconds
+
+class ProgressMeter {
+  /**
+   * @param {number} total
+   * @param {(progress: Progress) => void} onProgress
+   */
+  constructor(total, onProgress) {
+    this.total = total
+    this.onProgress = onProgress
+    this.received = 0
+    this.began = performance.now()
+    this.told = 0
+    this.loaded = 0 // over the network, which makes the rate
+  }
+
+  /**
+   * @param {number} bytes
+   * @param {boolean} isNew
+   */
+  add(bytes, isNew) {
+    const now = performance.now()
+    this.received += bytes
+    if (isNew) this.loaded += bytes
+    if (now - this.told < TOLD_EVERY && this.received < this.total) return
+    this.told = now
+    const seconds = (now - this.began) / 1000
+    const rate = seconds > 0.5 ? this.loaded / seconds : 0
+    const secondsLeft = rate > 0 ? (this.total - this.received) / rate : undefined
+    this.onProgress({ received: this.received, total: this.total, secondsLeft })
+  }
+}

@@ -1,0 +1,136 @@
+/** Audio files to mono samples at the model's rate, block by block. */
+
+import { AudioError } from './errors.js'
+import { Resampler } from './resample.js'
+
+const BLOCK_SECONDS = 1.28 // 16 tokens, the largest encoder call
+const LONGEST_DECODED = 200e6 // bytes of a compressed file: the browser decodes it whole, to about ten times as much
+
+/**
+ * @typedef {object} AudioSource
+ * @property {number} duration seconds, as the file says
+ * @property {AsyncGenerator<Float32Array>} blocks
+ */
+
+/**
+ * A WAV is read slice by slice, however long; anything else is decoded whole by the browser.
+ * @param {File} file
+ * @param {number} sampleRate the model's
+ * @returns {Promise<AudioSource>}
+ * @throws {AudioError} it cannot be read
+ */
+export async function openAudio(file, sampleRate) {
+  const wav = await readWavHeader(file)
+  if (wav) return { duration: wav.frames / wav.rate, blocks: wavBlocks(file, wav, sampleRate) }
+  if (file.size > LONGEST_DECODED) {
+    throw new AudioError(
+      `${file.name}: the browser decodes other files than WAV whole, up to ${LONGEST_DECODED / 1e6} MB; this one has ` +
+        `${Math.ceil(file.size / 1e6)} MB: convert it to WAV, which is read slice by slice`,
+    )
+  }
+  let decoded
+  try {
+    const context = new OfflineAudioContext(1, 1, sampleRate) // decodes to its own rate
+    decoded = await context.decodeAudioData(await file.arrayBuffer())
+  } catch {
+    throw new AudioError(`${file.name}: the browser cannot decode it; convert it to WAV, MP3, FLAC, Ogg or M4A`)
+  }
+  const { numberOfChannels, length, duration } = decoded
+  const channels = Array.from({ length: numberOfChannels }, (_, i) => decoded.getChannelData(i))
+  async function* blocks() {
+    const size = Math.round(BLOCK_SECONDS * sampleRate)
+    for (let at = 0; at < length; at += size) {
+      yield Float32Array.from({ length: Math.min(size, length - at) }, (_, i) => mean(channels, at + i))
+    }
+  }
+  return { duration, blocks: blocks() }
+}
+
+/** @typedef {{start: number, frames: number, rate: number, channels: number, bits: number, isFloat: boolean}} Wav */
+
+/**
+ * The format and place of a WAV's samples; undefined for another kind of file.
+ * @param {Blob & {name: string}} file
+ * @returns {Promise<Wav | undefined>}
+ * @throws {AudioError} a WAV that cannot be read
+ */
+export async function readWavHeader(file) {
+  const view = async (/** @type {number} */ at, /** @type {number} */ size) =>
+    new DataView(await file.slice(at, at + size).arrayBuffer())
+  const word = (/** @type {DataView} */ v, /** @type {number} */ at) =>
+    String.fromCharCode(...new Uint8Array(v.buffer, at, 4))
+  const head = await view(0, 12)
+  if (head.byteLength < 12 || word(head, 0) !== 'RIFF' || word(head, 8) !== 'WAVE') return undefined
+  let format
+  for (let at = 12; at + 8 <= file.size; ) {
+    const chunk = await view(at, 48)
+    const size = chunk.getUint32(4, true)
+    if (word(chunk, 0) === 'fmt ' && chunk.byteLength >= 24) {
+      const extensible = chunk.getUint16(8, true) === 0xfffe && chunk.byteLength >= 34
+      const tag = chunk.getUint16(extensible ? 32 : 8, true)
+      const bits = chunk.getUint16(22, true)
+      format = { channels: chunk.getUint16(10, true), rate: chunk.getUint32(12, true), bits, isFloat: tag === 3 }
+      const isKnown = (tag === 1 && [8, 16, 24, 32].includes(bits)) || (tag === 3 && [32, 64].includes(bits))
+      if (!isKnown || !format.channels || format.rate < 1000 || format.rate > 768_000) {
+        throw new AudioError(`${file.name}: a WAV with format ${tag}, ${bits} bits; expected PCM or float samples`)
+      }
+    }
+    if (word(chunk, 0) === 'data') {
+      if (!format) break
+      const frame = (format.channels * format.bits) / 8
+      const bytes = Math.min(size, file.size - at - 8) // one written to a pipe promises more than there is
+      return { ...format, start: at + 8, frames: Math.floor(bytes / frame) }
+    }
+    at += 8 + size + (size % 2)
+  }
+  throw new AudioError(`${file.name}: a WAV without samples; record or convert it again`)
+}
+
+/**
+ * @param {Blob} file
+ * @param {Wav} wav
+ * @param {number} sampleRate
+ * @returns {AsyncGenerator<Float32Array>}
+ */
+async function* wavBlocks(file, { start, frames, rate, channels, bits, isFloat }, sampleRate) {
+  const resampler = new Resampler(rate, sampleRate)
+  const [bytes, size] = [bits / 8, Math.round(BLOCK_SECONDS * rate)]
+  const frame = channels * bytes
+  for (let at = 0; at < frames; at += size) {
+    const count = Math.min(size, frames - at)
+    const view = new DataView(await file.slice(start + at * frame, start + (at + count) * frame).arrayBuffer())
+    const mono = new Float32Array(count)
+    for (let i = 0; i < count; i++) {
+      let sum = 0
+      for (let c = 0; c < channels; c++) sum += sampleAt(view, i * frame + c * bytes, bits, isFloat)
+      mono[i] = sum / channels
+    }
+    yield resampler.push(mono)
+  }
+  yield resampler.end()
+}
+
+/**
+ * One sample, full scale 1.
+ * @param {DataView} view
+ * @param {number} at
+ * @param {number} bits
+ * @param {boolean} isFloat
+ */
+function sampleAt(view, at, bits, isFloat) {
+  if (isFloat) return bits === 32 ? view.getFloat32(at, true) : view.getFloat64(at, true)
+  if (bits === 8) return (view.getUint8(at) - 128) / 128
+  if (bits === 16) return view.getInt16(at, true) / 32768
+  if (bits === 24) return (view.getUint16(at, true) + view.getInt8(at + 2) * 65536) / 8388608
+  return view.getInt32(at, true) / 2147483648
+}
+
+/**
+ * @param {Float32Array[]} channels
+ * @param {number} at
+ */
+function mean(channels, at) {
+  let sum = 0
+  for (const channel of channels) sum += channel[at]
+  return sum / channels.length
+}

@@ -1,0 +1,84 @@
+/** What a graph carries from call to call, in fixed buffers (cache.py). */
+
+import { tensorOf } from './device.js'
+
+/**
+ * Key-value buffers of one stream, bound as past and present, and the convolution states beside them. The manifest's rule
+ * says which rows move and when.
+ */
+export class KVCache {
+  /**
+   * @param {import('./session.js').Session} session
+   * @param {import('./manifest.js').CacheSpec} spec
+   */
+  constructor(session, spec) {
+    this.session = session
+    this.spec = spec
+    this.position = 0
+    this.binding = session.takeBinding()
+    if (this.binding.isHolding) {
+      this.binding.clear()
+    } else {
+      this.hold()
+    }
+    const cos = session.graph.inputs.find(({ name }) => name === 'cos')
+    this.dtype = /** @type {import('./device.js').DataType} */ (cos?.dtype)
+    this.inverseFrequencies = Array.from(
+      { length: spec.head_dim / 2 },
+      (_, j) => spec.rope_theta ** ((-2 * j) / spec.head_dim),
+    )
+  }
+
+  /** Make the buffers. */
+  hold() {
+    for (const { name, dtype, shape } of this.session.graph.inputs) {
+      const isCache = name.startsWith('past_key_values.')
+      if (!isCache && !name.endsWith('_state')) continue
+      const dims = shape.map((size) => (size === 'batch' ? 1 : size === 'capacity' ? this.spec.capacity : Number(size)))
+      const present = isCache ? name.replace('past_key_values', 'present') : `present_${name}`
+      this.binding.hold(name, present, dims, /** @type {import('./device.js').DataType} */ (dtype), isCache)
+    }
+  }
+
+  /** Let another stream have the buffers. */
+  release() {
+    this.session.idle.push(this.binding)
+  }
+
+  /** Rows the next call may write: no call crosses a move. */
+  get room() {
+    return this.spec.room(this.position)
+  }
+
+  /**
+   * The inputs that place the next `rows` rows: rotation by absolute position, writing by buffer row. Angles are computed
+   * in float64, so positions have no end.
+   * @param {number} rows
+   */
+  positions(rows) {
+    if (!(rows > 0 && rows <= this.room)) {
+      throw new Error(`${rows} rows at position ${this.position} cross a move of the cache`)
+    }
+    const { ort } = this.session.device
+    const angles = Array.from({ length: rows }, (_, row) =>
+      this.inverseFrequencies.map((frequency) => (this.position + row) * frequency),
+    ).flat()
+    const dims = [1, rows, this.inverseFrequencies.length]
+    return {
+      cos: tensorOf(ort, this.dtype, angles.map(Math.cos), dims),
+      sin: tensorOf(ort, this.dtype, angles.map(Math.sin), dims),
+      seqlens_k: tensorOf(ort, 'int32', [this.spec.row(this.position) + rows - 1], [1]),
+      total_sequence_length: tensorOf(ort, 'int32', [this.spec.capacity], []), // a smaller one may mean "no past"
+    }
+  }
+
+  /**
+   * Count rows as written, and move the last `keep` rows to the front where the buffer is full.
+   * @param {number} rows
+   */
+  advance(rows) {
+    const isFull = this.room === rows
+    this.position += rows
+    if (isFull) this.binding.moveRows(this.spec.keep)
+  }
+}

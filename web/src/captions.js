@@ -1,0 +1,172 @@
+/** Segments to text, subtitles and JSON (captions.py). */
+
+import { roundHalfEven } from './float16.js'
+import { columns } from './wide.js'
+
+const MAX_COLUMNS = 42 // of a caption line; an East Asian wide character takes two
+const MAX_LINES = 2
+const MAX_SECONDS = 7.0
+const PAUSE_SECONDS = 0.2 // between one group's end and the earliest start of the next: surely silence
+const SENTENCE_ENDS = new Set('.!?。！？؟।')
+const SPACES = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/u // Python's str.split
+const ENTITIES = /** @type {Record<string, string>} */ ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })
+
+/**
+ * @typedef {import('./segments.js').Segment} Segment
+ * @typedef {{start: number, end: number, lines: string[]}} Caption what stands on screen at one time
+ * @typedef {{segments: Segment[], tokenIds: number[], duration: number, info: Record<string, unknown>}} Transcript
+ */
+
+/**
+ * Break segments into captions at sentence ends, pauses, and where lines or time are full.
+ * @param {Iterable<Segment>} segments
+ * @returns {Generator<Caption>}
+ */
+export function* captions(segments) {
+  /** @type {Segment[]} */
+  let pending = []
+  for (const segment of segments) {
+    const isFull =
+      pending.length > 0 &&
+      (segment.start - pending[pending.length - 1].end > PAUSE_SECONDS ||
+        segment.end - pending[0].start > MAX_SECONDS ||
+        wrap(textOf([...pending, segment])).length > MAX_LINES)
+    if (isFull) {
+      yield* screens(pending)
+      pending = []
+    }
+    pending.push(segment)
+    const last = segment.text.split(SPACES).filter(Boolean).at(-1)?.at(-1)
+    if (last && SENTENCE_ENDS.has(last)) {
+      yield* screens(pending)
+      pending = []
+    }
+  }
+  if (pending.length > 0) yield* screens(pending)
+}
+
+/** @param {Iterable<Segment>} segments */
+function toSrt(segments) {
+  const blocks = Array.from(captions(segments), ({ start, end, lines }, i) => {
+    const times = `${clock(start)} --> ${clock(end)}`.replaceAll('.', ',')
+    return `${i + 1}\n${times}\n${lines.join('\n')}\n`
+  })
+  return blocks.join('\n')
+}
+
+/** @param {Iterable<Segment>} segments */
+function toVtt(segments) {
+  const blocks = Array.from(captions(segments), ({ start, end, lines }) => {
+    const text = lines.join('\n').replace(/[&<>]/g, (character) => ENTITIES[character])
+    return `${clock(start)} --> ${clock(end)}\n${text}\n`
+  })
+  return ['WEBVTT\n', ...blocks].join('\n')
+}
+
+/** @param {Transcript} transcript */
+function toJson({ segments, tokenIds, duration, info }) {
+  return JSON.stringify({
+    text: plainText(segments),
+    segments: segments.map((segment) => ({
+      id: segment.id,
+      start: rounded(segment.start, 3),
+      end: rounded(segment.end, 3),
+      text: segment.text,
+      avg_logprob: rounded(segment.logprob, 4),
+    })),
+    duration: rounded(duration, 3),
+    token_ids: tokenIds,
+    info,
+  })
+}
+
+/**
+ * The whole text, without the space that words begin with.
+ * @param {Segment[]} segments
+ */
+export function plainText(segments) {
+  return textOf(segments).replace(/^ /, '')
+}
+
+/** @type {Record<string, (transcript: Transcript) => string>} */
+const RENDERERS = {
+  txt: ({ segments }) => plainText(segments) + '\n',
+  srt: ({ segments }) => toSrt(segments),
+  vtt: ({ segments }) => toVtt(segments),
+  json: (transcript) => toJson(transcript) + '\n',
+}
+export const FORMATS = Object.keys(RENDERERS)
+
+/**
+ * The transcript in one of FORMATS.
+ * @param {Transcript} transcript
+ * @param {string} format
+ */
+export function render(transcript, format) {
+  return RENDERERS[format](transcript)
+}
+
+/**
+ * A time as subtitles have it.
+ * @param {number} seconds
+ */
+export function clock(seconds) {
+  const milliseconds = roundHalfEven(seconds * 1000)
+  const parts = [milliseconds / 3_600_000, (milliseconds / 60_000) % 60, (milliseconds / 1000) % 60]
+  const [hours, minutes, whole] = parts.map((part) => String(Math.floor(part)).padStart(2, '0'))
+  return `${hours}:${minutes}:${whole}.${String(milliseconds % 1000).padStart(3, '0')}`
+}
+
+/** @param {Segment[]} segments */
+function textOf(segments) {
+  return segments.map((segment) => segment.text).join('')
+}
+
+/**
+ * One caption; several that share the time where one segment is longer than a screen, none where it is blank.
+ * @param {Segment[]} segments
+ * @returns {Generator<Caption>}
+ */
+function* screens(segments) {
+  const lines = wrap(textOf(segments))
+  if (!lines[0]) return
+  const start = segments[0].start
+  const count = Math.ceil(lines.length / MAX_LINES)
+  const seconds = (segments[segments.length - 1].end - start) / count
+  for (let i = 0; i < count; i++) {
+    const screen = lines.slice(i * MAX_LINES, (i + 1) * MAX_LINES)
+    yield { start: start + i * seconds, end: start + (i + 1) * seconds, lines: screen }
+  }
+}
+
+/**
+ * Lines of at most MAX_COLUMNS, broken at spaces, inside words only where a word is longer or has no spaces.
+ * @param {string} text
+ */
+function wrap(text) {
+  const lines = ['']
+  for (const word of text.split(SPACES).filter(Boolean)) {
+    const last = lines[lines.length - 1]
+    const joined = last ? `${last} ${word}` : word
+    if (columns(joined) <= MAX_COLUMNS) {
+      lines[lines.length - 1] = joined
+      continue
+    }
+    if (last) lines.push('')
+    for (const character of word) {
+      if (columns(lines[lines.length - 1] + character) > MAX_COLUMNS) lines.push('')
+      lines[lines.length - 1] += character
+    }
+  }
+  return lines
+}
+
+/**
+ * Decimal places as Python's `round`, which takes exact ties to even.
+ * @param {number} value
+ * @param {number} digits
+ */
+function rounded(value, digits) {
+  const isTie = Number.isInteger(value * 2 ** (digits + 1)) && Math.abs((value * 10 ** digits) % 1) === 0.5
+  return isTie ? roundHalfEven(value * 10 ** digits) / 10 ** digits : Number(value.toFixed(digits))
+}

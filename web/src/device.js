@@ -1,0 +1,320 @@
+/**
+ * Where graphs run, and how a call's inputs, states and output are bound there: WebGPU, or WebAssembly for small
+ * artifacts (device.py).
+ */
+
+import { DeviceError } from './errors.js'
+import { toFloat16 } from './float16.js'
+
+/**
+ * @typedef {typeof import('onnxruntime-common')} Ort
+ * @typedef {import('onnxruntime-common').Tensor} Tensor
+ * @typedef {import('onnxruntime-common').InferenceSession} OrtSession
+ * @typedef {Record<string, Tensor>} Feeds
+ * @typedef {'float32' | 'float16' | 'int32' | 'int64'} DataType
+ * @typedef {{name: string, dims?: number[], dtype?: DataType}} Fetch with `dims` the output stays on the device
+ *
+ * @typedef {object} Binding the inputs and outputs of one session for one stream
+ * @property {(past: string, present: string, dims: number[], dtype: DataType, appends: boolean) => void} hold keep a
+ *   buffer of zeros that is the input `past` and then the output `present` of every call; `appends`: calls write behind
+ *   the rows they read, so input and output may be one buffer
+ * @property {boolean} isHolding whether it has buffers
+ * @property {() => void} clear make what does not append zero again, for another stream
+ * @property {(feeds: Feeds, fetch: Fetch) => Promise<Tensor>} run one output of a call
+ * @property {(keep: number) => void} moveRows move the last `keep` rows along the third axis to the front, in all buffers
+ *   that append
+ * @property {() => void} dispose
+ *
+ * @typedef {object} Device
+ * @property {'webgpu' | 'wasm'} name
+ * @property {Ort} ort
+ * @property {(graph: Uint8Array, externalData: {path: string, data: Blob}[]) => Promise<OrtSession>} open
+ * @property {(session: OrtSession) => Binding} bind
+ * @property {(tensor: Tensor, at: number, rows: number) => Tensor} slice rows [1, rows, n] of a tensor [1, m, n], valid
+ *   until the next call
+ */
+
+const BYTES = { float32: 4, float16: 2, int32: 4, int64: 8 }
+const QUIET = 3 // onnxruntime's severity of errors
+
+/**
+ * onnxruntime-web. For WebGPU a build with the native provider: the one on JavaScript promise integration where the
+ * browser has it, which reads weights out of Blobs range by range, else the one that reads every file whole. They lack
+ * the CPU's GatherBlockQuantized, so WebAssembly has its own build.
+ * @param {Device['name']} name
+ * @returns {Promise<Device>}
+ * @throws {DeviceError} its files are not there
+ */
+export async function openDevice(name) {
+  const build = name === 'wasm' ? 'wasm' : 'Suspending' in WebAssembly ? 'jspi' : 'webgpu'
+  let ort
+  try {
+    ort = await import(new URL(`../vendor/ort.${build}.min.mjs`, import.meta.url).href)
+  } catch (error) {
+    throw new DeviceError(`onnxruntime-web is not in web/vendor (${error}); run: make web`)
+  }
+  ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency >> 1 || 1) : 1
+  return name === 'wasm' ? new Wasm(ort) : new WebGpu(ort)
+}
+
+/**
+ * A tensor of numbers, in the type that a graph wants.
+ * @param {Ort} ort
+ * @param {DataType} dtype
+ * @param {ArrayLike<number>} values
+ * @param {number[]} dims
+ */
+export function tensorOf(ort, dtype, values, dims) {
+  if (dtype === 'float16') return new ort.Tensor('float16', toFloat16(values), dims)
+  if (dtype === 'int64') return new ort.Tensor('int64', BigInt64Array.from(Array.from(values), BigInt), dims)
+  if (dtype === 'int32') return new ort.Tensor('int32', Int32Array.from(values), dims)
+  return new ort.Tensor('float32', Float32Array.from(values), dims)
+}
+
+/** onnxruntime's own kernels in WebAssembly; onnxruntime-web copies every buffer in and out at each call. */
+export class Wasm {
+  /** @param {Ort} ort */
+  constructor(ort) {
+    this.ort = ort
+    /** @type {'wasm'} */
+    this.name = 'wasm'
+  }
+
+  /** @type {Device['open']} */
+  open(graph, externalData) {
+    return this.ort.InferenceSession.create(graph, { executionProviders: ['wasm'], externalData, logSeverityLevel: QUIET })
+  }
+
+  /** @type {Device['bind']} */
+  bind(session) {
+    return new WasmBinding(this.ort, session)
+  }
+
+  /** @type {Device['slice']} */
+  slice(tensor, at, rows) {
+    const width = tensor.dims[2]
+    const data = /** @type {Float32Array} */ (tensor.data).subarray(at * width, (at + rows) * width)
+    return new this.ort.Tensor(/** @type {'float32'} */ (tensor.type), data, [1, rows, width])
+  }
+}
+
+/** @implements {Binding} */
+class WasmBinding {
+  /**
+   * @param {Ort} ort
+   * @param {OrtSession} session
+   */
+  constructor(ort, session) {
+    this.ort = ort
+    this.session = session
+    /** @type {{past: string, present: string, dims: number[], dtype: DataType, appends: boolean}[]} */
+    this.held = []
+    /** @type {Feeds} */
+    this.pasts = {}
+  }
+
+  /** @type {Binding['hold']} */
+  hold(past, present, dims, dtype, appends) {
+    this.held.push({ past, present, dims, dtype, appends })
+    this.pasts[past] = zeros(this.ort, dtype, dims)
+  }
+
+  get isHolding() {
+    return this.held.length > 0
+  }
+
+  clear() {
+    for (const { past, dims, dtype, appends } of this.held) {
+      if (!appends) this.pasts[past] = zeros(this.ort, dtype, dims)
+    }
+  }
+
+  /** @type {Binding['run']} */
+  async run(feeds, fetch) {
+    const outputs = [fetch.name, ...this.held.map(({ present }) => present)]
+    const results = await this.session.run({ ...feeds, ...this.pasts }, outputs)
+    for (const { past, present } of this.held) this.pasts[past] = results[present]
+    return results[fetch.name]
+  }
+
+  /** @type {Binding['moveRows']} */
+  moveRows(keep) {
+    for (const { past, dims, appends } of this.held) {
+      if (!appends) continue
+      const [, heads, capacity, width] = dims
+      const data = /** @type {Float32Array} */ (this.pasts[past].data)
+      for (let head = 0; head < heads; head++) {
+        const start = head * capacity * width
+        data.copyWithin(start, start + (capacity - keep) * width, start + capacity * width)
+      }
+    }
+  }
+
+  dispose() {
+    this.pasts = {}
+  }
+}
+
+/** onnxruntime's WebGPU provider; buffers stay on the GPU and one small output a call comes back. */
+export class WebGpu {
+  /** @param {Ort} ort */
+  constructor(ort) {
+    this.ort = ort
+    /** @type {'webgpu'} */
+    this.name = 'webgpu'
+    /** @type {GPUDevice | undefined} what onnxruntime computes on, once a session is open */
+    this.gpu = undefined
+    /** @type {Map<string, GPUBuffer>} buffers that one call fills and the next one reads */
+    this.scratch = new Map()
+  }
+
+  /** @type {Device['open']} */
+  async open(graph, externalData) {
+    const session = await this.ort.InferenceSession.create(graph, {
+      executionProviders: ['webgpu'],
+      externalData,
+      logSeverityLevel: QUIET,
+      preferredOutputLocation: { step: 'cpu' }, // any entry makes onnxruntime bind outputs instead of copying them
+    })
+    this.gpu = await this.ort.env.webgpu.device
+    return session
+  }
+
+  /** @type {Device['bind']} */
+  bind(session) {
+    return new WebGpuBinding(this, session)
+  }
+
+  /** @type {Device['slice']} */
+  slice(tensor, at, rows) {
+    const [, available, width] = tensor.dims
+    if (rows === available) return tensor
+    const dtype = /** @type {DataType} */ (tensor.type)
+    const bytes = width * BYTES[dtype]
+    const part = this.kept('rows', [1, rows, width], dtype)
+    const encoder = this.device.createCommandEncoder()
+    encoder.copyBufferToBuffer(tensor.gpuBuffer, at * bytes, part.gpuBuffer, 0, rows * bytes)
+    this.device.queue.submit([encoder.finish()])
+    return part
+  }
+
+  /** The GPU. */
+  get device() {
+    if (!this.gpu) throw new DeviceError('no graph was opened on the GPU; reload the page')
+    return this.gpu
+  }
+
+  /**
+   * A tensor in a buffer of its own for this name and size.
+   * @param {string} name
+   * @param {number[]} dims
+   * @param {DataType} dtype
+   */
+  kept(name, dims, dtype) {
+    const key = `${name} ${dims}`
+    let buffer = this.scratch.get(key)
+    if (!buffer) {
+      buffer = this.buffer(dims, dtype)
+      this.scratch.set(key, buffer)
+    }
+    return this.tensor(buffer, dims, dtype)
+  }
+
+  /**
+   * @param {number[]} dims
+   * @param {DataType} dtype
+   */
+  buffer(dims, dtype) {
+    return this.device.createBuffer({
+      size: 16 * Math.ceil((dims.reduce((a, b) => a * b, 1) * BYTES[dtype]) / 16), // onnxruntime binds in steps of 16
+      usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+    })
+  }
+
+  /**
+   * @param {GPUBuffer} buffer
+   * @param {number[]} dims
+   * @param {DataType} dtype
+   */
+  tensor(buffer, dims, dtype) {
+    return this.ort.Tensor.fromGpuBuffer(buffer, { dataType: dtype, dims })
+  }
+}
+
+/** @implements {Binding} */
+class WebGpuBinding {
+  /**
+   * @param {WebGpu} device
+   * @param {OrtSession} session
+   */
+  constructor(device, session) {
+    this.device = device
+    this.session = session
+    /** @type {{past: string, present: string, dims: number[], bytes: number, input: Tensor, output: Tensor}[]} */
+    this.held = []
+  }
+
+  /** @type {Binding['hold']} */
+  hold(past, present, dims, dtype, appends) {
+    const tensor = () => this.device.tensor(this.device.buffer(dims, dtype), dims, dtype)
+    const input = tensor()
+    this.held.push({ past, present, dims, bytes: BYTES[dtype], input, output: appends ? input : tensor() })
+  }
+
+  get isHolding() {
+    return this.held.length > 0
+  }
+
+  clear() {
+    for (const { input, output } of this.held) {
+      if (input === output) continue
+      this.device.device.queue.writeBuffer(input.gpuBuffer, 0, new Uint8Array(input.gpuBuffer.size))
+    }
+  }
+
+  /** @type {Binding['run']} */
+  async run(feeds, { name, dims, dtype }) {
+    /** @type {Record<string, Tensor | null>} */
+    const fetches = { [name]: dims && dtype ? this.device.kept(name, dims, dtype) : null }
+    const pasts = Object.fromEntries(this.held.map(({ past, input }) => [past, input]))
+    for (const { present, output } of this.held) fetches[present] = output
+    const results = await this.session.run({ ...feeds, ...pasts }, fetches)
+    for (const buffer of this.held) [buffer.input, buffer.output] = [buffer.output, buffer.input]
+    return results[name]
+  }
+
+  /** @type {Binding['moveRows']} */
+  moveRows(keep) {
+    const { device } = this.device
+    const encoder = device.createCommandEncoder()
+    for (const { dims, bytes, input, output } of this.held) {
+      if (input !== output) continue
+      const [, heads, capacity, width] = dims
+      const [row, buffer] = [width * bytes, input.gpuBuffer]
+      const dtype = /** @type {DataType} */ (input.type)
+      const stage = this.device.kept('stage', [1, heads, keep, width], dtype).gpuBuffer // no copy within one buffer
+      for (let head = 0; head < heads; head++) {
+        const last = ((head + 1) * capacity - keep) * row
+        encoder.copyBufferToBuffer(buffer, last, stage, head * keep * row, keep * row)
+        encoder.copyBufferToBuffer(stage, head * keep * row, buffer, head * capacity * row, keep * row)
+      }
+    }
+    device.queue.submit([encoder.finish()])
+  }
+
+  dispose() {
+    for (const { input, output } of this.held) for (const { gpuBuffer } of new Set([input, output])) gpuBuffer.destroy()
+    this.held = []
+  }
+}
+
+/**
+ * @param {Ort} ort
+ * @param {DataType} dtype
+ * @param {number[]} dims
+ */
+function zeros(ort, dtype, dims) {
+  const size = dims.reduce((a, b) => a * b, 1)
+  if (dtype === 'float16') return new ort.Tensor('float16', new Uint16Array(size), dims)
+  return new ort.Tensor('float32', new Float32Array(size), dims)
+}

@@ -1,0 +1,142 @@
+/** One file into the store, checked piece by piece as it arrives; what was checked is never downloaded again. */
+
+import { ArtifactError, StorageError } from './errors.js'
+import { PIECE_SIZE } from './manifest.js'
+
+const WAITS = [500, 1000, 2000, 4000, 8000] // milliseconds before a broken connection is tried again
+
+/**
+ * @param {string} url
+ * @param {string} name that messages give the file
+ * @param {import('./manifest.js').FileSpec} spec
+ * @param {import('./store.js').Store} store
+ * @param {(bytes: number, isNew: boolean) => void} onBytes told of what is kept and of every read; less than zero where a
+ *   piece begins again
+ * @param {number[]} [waits]
+ * @throws {ArtifactError} a piece is not what the manifest says
+ * @throws {StorageError} the server does not answer, or the disk is full; what was checked is kept
+ */
+export async function download(url, name, spec, store, onBytes, waits = WAITS) {
+  let kept = await keptBytes(spec, store)
+  let told = kept
+  onBytes(kept, false)
+  for (let tries = 0; kept < spec.size; ) {
+    const before = kept
+    try {
+      kept = await receive(url, name, spec, store, kept, (bytes) => {
+        told += bytes
+        onBytes(bytes, true)
+      })
+    } catch (error) {
+      if (error instanceof ArtifactError || error instanceof StorageError) throw error
+      kept = await store.size(spec.sha256)
+      onBytes(kept - told, false)
+      told = kept
+      tries = kept > before ? 0 : tries + 1
+      if (tries > waits.length) {
+        throw new StorageError(`${name}: the download broke off (${error}); try again, it goes on where it stopped`)
+      }
+      await new Promise((resolve) => setTimeout(resolve, waits[Math.max(0, tries - 1)]))
+    }
+  }
+}
+
+/**
+ * Whole pieces that are kept; the last one is checked again, because a power cut can leave one half written.
+ * @param {import('./manifest.js').FileSpec} spec
+ * @param {import('./store.js').Store} store
+ */
+async function keptBytes(spec, store) {
+  const size = await store.size(spec.sha256)
+  if (size > spec.size) return 0
+  const pieces = size === spec.size ? Math.ceil(size / PIECE_SIZE) : Math.floor(size / PIECE_SIZE)
+  if (pieces === 0) return 0
+  const start = (pieces - 1) * PIECE_SIZE
+  const end = Math.min(size, pieces * PIECE_SIZE)
+  const piece = await (await store.blob(spec.sha256)).slice(start, end).arrayBuffer()
+  return (await sha256(piece)) === pieceHash(spec, start) ? end : start
+}
+
+/**
+ * Read one response to its end.
+ * @param {string} url
+ * @param {string} name
+ * @param {import('./manifest.js').FileSpec} spec
+ * @param {import('./store.js').Store} store
+ * @param {number} kept
+ * @param {(bytes: number) => void} onBytes
+ * @returns {Promise<number>} bytes kept
+ */
+async function receive(url, name, spec, store, kept, onBytes) {
+  const response = await fetch(url, { headers: kept > 0 ? { Range: `bytes=${kept}-` } : {}, cache: 'no-store' })
+  if (response.status >= 500 || response.status === 429) throw new Error(`the server says ${response.status}`)
+  if (!response.ok || !response.body) {
+    throw new ArtifactError(`${name}: the server says ${response.status} ${response.statusText}; check the address`)
+  }
+  let skip = response.status === 206 ? 0 : kept // a server without ranges sends what is kept once more
+  const piece = new Uint8Array(Math.min(PIECE_SIZE, spec.size - kept))
+  let filled = 0
+  for await (let chunk of readChunks(response.body)) {
+    const skipped = Math.min(skip, chunk.length)
+    skip -= skipped
+    chunk = chunk.subarray(skipped)
+    onBytes(chunk.length)
+    while (chunk.length > 0) {
+      if (kept >= spec.size) throw new ArtifactError(`${name}: longer than the ${spec.size} bytes that the manifest says`)
+      const want = Math.min(PIECE_SIZE, spec.size - kept)
+      const part = chunk.subarray(0, want - filled)
+      piece.set(part, filled)
+      filled += part.length
+      chunk = chunk.subarray(part.length)
+      if (filled < want) continue
+      const bytes = piece.subarray(0, want)
+      const expected = pieceHash(spec, kept)
+      const found = await sha256(bytes)
+      if (found !== expected) {
+        throw new ArtifactError(
+          `${name}: bytes from ${kept}: expected sha256 ${expected.slice(0, 16)}…, got ${found.slice(0, 16)}…: ` +
+            'the server has another or a damaged file; publish the artifact again',
+        )
+      }
+      await store.append(spec.sha256, kept, bytes)
+      kept += want
+      filled = 0
+    }
+  }
+  if (kept < spec.size) throw new Error(`${kept + filled} of ${spec.size} bytes came`)
+  return kept
+}
+
+/**
+ * @param {ReadableStream<Uint8Array>} body
+ * @returns {AsyncGenerator<Uint8Array>}
+ */
+async function* readChunks(body) {
+  const reader = body.getReader()
+  try {
+    for (;;) {
+      const { done, value } = await reader.read()
+      if (done) return
+      yield value
+    }
+  } finally {
+    await reader.cancel().catch(() => {})
+  }
+}
+
+/**
+ * @param {import('./manifest.js').FileSpec} spec
+ * @param {number} offset
+ */
+function pieceHash(spec, offset) {
+  return spec.pieces.length > 0 ? spec.pieces[offset / PIECE_SIZE] : spec.sha256
+}
+
+/**
+ * @param {BufferSource} bytes
+ * @returns {Promise<string>}
+ */
+export async function sha256(bytes) {
+  const hash = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes))
+  return Array.from(hash, (byte) => byte.toString(16).padStart(2, '0')).join('')
+}

@@ -1,0 +1,288 @@
+/** The page: what was clicked to the engine, what the engine tells to the eye. */
+
+import { openAudio } from './audio.js'
+import { TranscriberClient } from './engine.js'
+import { Microphone } from './microphone.js'
+import { megabytes } from './store.js'
+import { TranscriptView } from './transcript.js'
+
+/**
+ * @template {HTMLElement} T
+ * @param {string} id
+ * @returns {T}
+ */
+const $ = (id) => /** @type {T} */ (document.getElementById(id))
+
+const query = new URLSearchParams(location.search)
+const address = /** @type {HTMLMetaElement} */ (document.querySelector('meta[name=voxtral-artifact]')).content
+/** @type {import('./messages.js').OpenOptions} */
+let options = {
+  artifactUrl: query.get('artifact') ?? address,
+  device: /** @type {'webgpu' | 'wasm' | undefined} */ (query.get('device') ?? undefined),
+  precision: query.get('precision') ?? undefined,
+  context: query.has('context') ? Number(query.get('context')) : undefined,
+}
+const engine = new TranscriberClient()
+const transcript = new TranscriptView($('transcript'))
+/** @type {Microphone | undefined} */
+let microphone
+let isPaused = false
+let isBusy = false
+/** @type {WakeLockSentinel | undefined} */
+let wakeLock
+
+/**
+ * Run what a click asked for; an error becomes a sentence on the page.
+ * @param {() => unknown} action
+ */
+async function act(action) {
+  $('error').hidden = true
+  try {
+    await action()
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error)
+    $('error').textContent = message[0].toUpperCase() + message.slice(1) + (message.endsWith('.') ? '' : '.')
+    $('error').hidden = false
+  }
+}
+
+async function look() {
+  const found = await engine.look(options)
+  showModel(found)
+  if (found.missingBytes > 0) {
+    $('load').textContent = `Download ${megabytes(found.missingBytes)} and start`
+    $('load').hidden = false
+  } else {
+    await load()
+  }
+}
+
+/** @param {import('./messages.js').Look} found */
+function showModel({ device, precision, adapter, notes, missingBytes, totalBytes, scope, delaysMs }) {
+  const where = device === 'webgpu' ? `WebGPU (${adapter})` : 'the CPU (WebAssembly)'
+  const size = missingBytes > 0 ? `${megabytes(missingBytes)} to download` : `${megabytes(totalBytes)}, all here`
+  $('what').textContent = `${precision} on ${where}: ${size}.`
+  $('notes').replaceChildren(
+    ...[scope, ...notes].filter(Boolean).map((note) => Object.assign(document.createElement('li'), { textContent: note })),
+  )
+  const delay = /** @type {HTMLInputElement} */ ($('delay'))
+  const value = delay.value && delay.max !== '100' ? delay.value : String(delaysMs.own)
+  Object.assign(delay, { min: delaysMs.step, max: delaysMs.longest, step: delaysMs.step, value })
+  showDelay()
+}
+
+function showDelay() {
+  $('delay-value').textContent = `${/** @type {HTMLInputElement} */ ($('delay')).value} ms`
+}
+
+async function load() {
+  $('load').hidden = true
+  $('what').textContent = 'Loading the model…'
+  showModel(await engine.open(options))
+  $('progress').hidden = true
+  $('listen').hidden = false
+}
+
+async function toggleMicrophone() {
+  if (microphone) return stopMicrophone()
+  if (isBusy) return
+  isBusy = true
+  try {
+    await begin(false)
+    microphone = await Microphone.open({
+      deviceId: /** @type {HTMLSelectElement} */ ($('device')).value || undefined,
+      sampleRate: engine.sampleRate,
+      onSamples: (samples, level) => {
+        if (isPaused) return
+        $('level').setAttribute('value', String(level))
+        void act(() => engine.feed(samples))
+      },
+      onEnded: () => void act(stopMicrophone),
+    })
+  } finally {
+    isBusy = false
+  }
+  await holdAwake()
+  showListening()
+  await listDevices()
+}
+
+async function stopMicrophone() {
+  await microphone?.close()
+  microphone = undefined
+  isPaused = false
+  await wakeLock?.release()
+  wakeLock = undefined
+  showListening()
+  await end()
+}
+
+function pause() {
+  isPaused = !isPaused
+  showListening()
+}
+
+function showListening() {
+  $('microphone').textContent = microphone ? 'Stop' : 'Start the microphone'
+  const button = /** @type {HTMLButtonElement} */ ($('pause'))
+  button.disabled = !microphone
+  button.textContent = isPaused ? 'Go on' : 'Pause'
+  button.setAttribute('aria-pressed', String(isPaused))
+  if (!microphone || isPaused) $('level').setAttribute('value', '0')
+}
+
+/** @param {File} file */
+async function transcribeFile(file) {
+  if (microphone) await stopMicrophone()
+  if (isBusy) return
+  isBusy = true
+  try {
+    const { duration, blocks } = await openAudio(file, engine.sampleRate)
+    await begin(true)
+    fileSeconds = duration
+    for await (const block of blocks) await engine.feed(block)
+    await end()
+  } finally {
+    isBusy = false
+    fileSeconds = 0
+  }
+}
+
+let fileSeconds = 0 // of the file that is transcribed
+
+/** @param {boolean} isFile */
+async function begin(isFile) {
+  transcript.begin()
+  await engine.start({ delayMs: Number(/** @type {HTMLInputElement} */ ($('delay')).value), isFile })
+}
+
+async function end() {
+  const { duration } = await engine.finish()
+  transcript.duration = Math.max(transcript.duration, transcript.offset + duration)
+}
+
+async function holdAwake() {
+  if (!microphone || document.visibilityState !== 'visible') return
+  wakeLock = await navigator.wakeLock?.request('screen').catch(() => undefined) // a battery saver may refuse it
+}
+
+async function listDevices() {
+  const select = /** @type {HTMLSelectElement} */ ($('device'))
+  const chosen = select.value
+  const found = (await Microphone.list()).filter(({ deviceId }) => deviceId)
+  const named = found.map(({ deviceId, label }, i) => new Option(label || `microphone ${i + 1}`, deviceId))
+  select.replaceChildren(new Option('the browser’s choice', ''), ...named)
+  select.value = found.some(({ deviceId }) => deviceId === chosen) ? chosen : ''
+}
+
+/** @param {string} format */
+function save(format) {
+  const url = URL.createObjectURL(new Blob([transcript.render(format)], { type: 'text/plain' }))
+  Object.assign(document.createElement('a'), { href: url, download: `transcript.${format}` }).click()
+  setTimeout(() => URL.revokeObjectURL(url), 10_000)
+}
+
+/** @param {FileList} files */
+async function useFolder(files) {
+  const byPath = new Map(Array.from(files, (file) => [file.webkitRelativePath || file.name, file]))
+  options = { ...options, artifactUrl: undefined, files: byPath }
+  await load()
+}
+
+/** @param {DataTransfer} data */
+async function drop(data) {
+  const entry = data.items[0]?.webkitGetAsEntry()
+  if (entry?.isDirectory) {
+    options = { ...options, artifactUrl: undefined, files: await filesBelow(/** @type {FileSystemDirectoryEntry} */ (entry)) }
+    await load()
+  } else if (data.files[0]) {
+    if ($('listen').hidden) throw new Error('load the model first, then drop a file')
+    await transcribeFile(data.files[0])
+  }
+}
+
+/**
+ * @param {FileSystemDirectoryEntry} folder
+ * @returns {Promise<Map<string, File>>}
+ */
+async function filesBelow(folder) {
+  const found = new Map()
+  const reader = folder.createReader()
+  for (;;) {
+    const entries = await /** @type {Promise<FileSystemEntry[]>} */ (new Promise((ok, no) => reader.readEntries(ok, no)))
+    if (entries.length === 0) return found
+    for (const entry of entries) {
+      if (entry.isDirectory) {
+        for (const [path, file] of await filesBelow(/** @type {FileSystemDirectoryEntry} */ (entry))) found.set(path, file)
+      } else {
+        const file = await new Promise((ok, no) => /** @type {FileSystemFileEntry} */ (entry).file(ok, no))
+        found.set(entry.fullPath, file)
+      }
+    }
+  }
+}
+
+async function remove() {
+  await engine.remove()
+  $('listen').hidden = true
+  showModel(await engine.look(options))
+  $('load').textContent = 'Download and start'
+  $('load').hidden = false
+}
+
+engine.addEventListener('progress', (event) => {
+  const { received, total, secondsLeft } = /** @type {CustomEvent} */ (event).detail
+  const left = secondsLeft === undefined ? '' : `, ${Math.ceil(secondsLeft)} s left`
+  Object.assign($('progress'), { hidden: false, max: total, value: received })
+  $('what').textContent = `Downloading: ${megabytes(received)} of ${megabytes(total)}${left}. A closed tab goes on later.`
+})
+engine.addEventListener('loading', (event) => {
+  $('what').textContent = `Loading the ${/** @type {CustomEvent} */ (event).detail}…`
+})
+engine.addEventListener('token', (event) => transcript.token(/** @type {CustomEvent} */ (event).detail))
+engine.addEventListener('segment', (event) => transcript.segment(/** @type {CustomEvent} */ (event).detail))
+engine.addEventListener('notice', (event) => {
+  const note = Object.assign(document.createElement('li'), { textContent: /** @type {CustomEvent} */ (event).detail })
+  $('notes').append(note)
+})
+engine.addEventListener('meter', (event) => {
+  const { captured, backlog, rtf, latencyP50 } = /** @type {CustomEvent} */ (event).detail
+  const of = fileSeconds ? ` of ${fileSeconds.toFixed(0)} s` : ` s, ${backlog.toFixed(1)} s behind`
+  const latency = fileSeconds ? '' : `, latency ${Math.round(latencyP50)} ms`
+  $('meter').textContent = `${captured.toFixed(1)}${of}, RTF ${rtf.toFixed(2)}${latency}`
+})
+
+const on = (/** @type {string} */ id, /** @type {string} */ type, /** @type {() => unknown} */ action) =>
+  $(id).addEventListener(type, () => void act(action))
+on('load', 'click', load)
+on('remove', 'click', remove)
+on('microphone', 'click', toggleMicrophone)
+on('pause', 'click', pause)
+on('delay', 'input', showDelay)
+on('copy', 'click', () => navigator.clipboard.writeText(transcript.render('txt')))
+on('clear', 'click', () => transcript.clear())
+on('folder', 'change', () => useFolder(/** @type {FileList} */ (/** @type {HTMLInputElement} */ ($('folder')).files)))
+on('file', 'change', async () => {
+  const input = /** @type {HTMLInputElement} */ ($('file'))
+  const file = input.files?.[0]
+  if (file) await transcribeFile(file)
+  input.value = ''
+})
+for (const button of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll('[data-format]'))) {
+  button.addEventListener('click', () => void act(() => save(button.dataset.format ?? 'txt')))
+}
+addEventListener('dragover', (event) => {
+  event.preventDefault()
+  document.body.classList.add('dropping')
+})
+addEventListener('dragleave', () => document.body.classList.remove('dropping'))
+addEventListener('drop', (event) => {
+  event.preventDefault()
+  document.body.classList.remove('dropping')
+  const { dataTransfer } = event
+  if (dataTransfer) void act(() => drop(dataTransfer))
+})
+document.addEventListener('visibilitychange', () => void holdAwake())
+if ('serviceWorker' in navigator) void navigator.serviceWorker.register('sw.js').catch(() => {}) // only for offline visits
+void act(look)
+void listDevices()

@@ -1,0 +1,80 @@
+/** Tokens to word groups with times (segments.py). */
+
+const LONGEST_WORD_SECONDS = 0.8 // mistral-common's OFFLINE_STREAMING_BUFFER_TOKENS, ten tokens
+
+/**
+ * @typedef {object} Segment one word group: what the model says between two markers
+ * @property {number} id
+ * @property {number} start seconds; the end of the group before, at most the longest word's length before `end`
+ * @property {number} end seconds, where the model says that the group ended
+ * @property {string} text as the tokens spell it, with the space it begins with
+ * @property {number[]} tokenIds
+ * @property {number} logprob mean over the group's text tokens
+ */
+
+/** Segments as soon as they are closed: at the next marker that follows text, or at the end. */
+export class Grouper {
+  /** @param {import('./manifest.js').Tokens} ids */
+  constructor(ids) {
+    this.ids = ids
+    this.count = 0
+    this.previousEnd = 0
+    /** @type {number | undefined} */
+    this.markerEnd = undefined
+    /** @type {import('./stream.js').Token[]} */
+    this.texts = []
+  }
+
+  /**
+   * The segment that this token closes, if any.
+   * @param {import('./stream.js').Token} token
+   * @returns {Segment | undefined}
+   */
+  push(token) {
+    if (token.tokenId === this.ids.streaming_word) {
+      const segment = this.end()
+      this.markerEnd = token.end
+      return segment
+    }
+    if (token.tokenId >= this.ids.first_text || token.text) this.texts.push(token)
+    return undefined
+  }
+
+  /**
+   * The segment that is still open, if any.
+   * @returns {Segment | undefined}
+   */
+  end() {
+    const texts = this.texts
+    if (texts.length === 0) return undefined
+    const end = this.markerEnd ?? texts[0].end
+    const segment = {
+      id: this.count,
+      start: Math.max(this.previousEnd, end - LONGEST_WORD_SECONDS),
+      end,
+      text: texts.map((token) => token.text).join(''),
+      tokenIds: texts.map((token) => token.tokenId),
+      logprob: texts.reduce((sum, token) => sum + token.logprob, 0) / texts.length,
+    }
+    this.count += 1
+    this.previousEnd = end
+    this.texts = []
+    return segment
+  }
+}
+
+/**
+ * All segments of a whole transcript.
+ * @param {Iterable<import('./stream.js').Token>} tokens
+ * @param {import('./manifest.js').Tokens} ids
+ * @returns {Generator<Segment>}
+ */
+export function* group(tokens, ids) {
+  const grouper = new Grouper(ids)
+  for (const token of tokens) {
+    const segment = grouper.push(token)
+    if (segment) yield segment
+  }
+  const last = grouper.end()
+  if (last) yield last
+}

@@ -1,0 +1,97 @@
+/** onnxruntime sessions that are held to the manifest's contract (session.py). */
+
+import { ArtifactError } from './errors.js'
+
+/**
+ * @typedef {import('./device.js').Feeds} Feeds
+ * @typedef {import('./device.js').Fetch} Fetch
+ * @typedef {import('./cache.js').KVCache} KVCache
+ * @typedef {(path: string) => Promise<Blob>} ReadFile one file of an artifact
+ */
+
+/** One graph of an artifact, loaded and checked. */
+export class Session {
+  /**
+   * @param {import('./device.js').Device} device
+   * @param {import('./manifest.js').GraphSpec} graph
+   * @param {import('./device.js').OrtSession} ort
+   */
+  constructor(device, graph, ort) {
+    this.device = device
+    this.graph = graph
+    this.ort = ort
+    /** @type {import('./device.js').Binding[]} */
+    this.idle = []
+  }
+
+  /**
+   * @param {import('./device.js').Device} device
+   * @param {import('./manifest.js').GraphSpec} graph
+   * @param {ReadFile} readFile
+   * @throws {ArtifactError} the file does not load, or its inputs or outputs are not the manifest's
+   */
+  static async open(device, graph, readFile) {
+    const bytes = new Uint8Array(await (await readFile(graph.path)).arrayBuffer())
+    const externalData = await Promise.all(
+      graph.data.map(async (path) => ({ path: path.slice(path.lastIndexOf('/') + 1), data: await readFile(path) })),
+    )
+    let ort
+    try {
+      ort = await device.open(bytes, externalData)
+    } catch (error) {
+      throw new ArtifactError(`${graph.path}: onnxruntime cannot load it (${error}); export again, or reload the page`)
+    }
+    checkNames(graph.path, 'input', ort.inputNames, graph.inputs)
+    checkNames(graph.path, 'output', ort.outputNames, graph.outputs)
+    return new Session(device, graph, ort)
+  }
+
+  /** The binding of a stream that has ended, or a new one. */
+  takeBinding() {
+    return this.idle.pop() ?? this.device.bind(this.ort)
+  }
+
+  /**
+   * The first output of a graph without state.
+   * @param {Feeds} feeds
+   */
+  async run(feeds) {
+    const [{ name }] = this.graph.outputs
+    return (await this.ort.run(feeds, [name]))[name]
+  }
+
+  /**
+   * Run the next rows of a cache, whose buffers are bound as past and present; one output comes back, or stays on the
+   * device.
+   * @param {KVCache} cache advances by `rows`
+   * @param {number} rows
+   * @param {Feeds} feeds besides what places the rows
+   * @param {Fetch} fetch
+   */
+  async step(cache, rows, feeds, fetch) {
+    const output = await cache.binding.run({ ...feeds, ...cache.positions(rows) }, fetch)
+    cache.advance(rows)
+    return output
+  }
+
+  /** Free the GPU's memory. */
+  async release() {
+    for (const binding of this.idle) binding.dispose()
+    this.idle = []
+    await this.ort.release()
+  }
+}
+
+/**
+ * @param {string} path
+ * @param {string} kind
+ * @param {readonly string[]} found
+ * @param {import('./manifest.js').TensorSpec[]} expected
+ */
+function checkNames(path, kind, found, expected) {
+  const want = expected.map(({ name }) => name)
+  const wrong = [...want.filter((name) => !found.includes(name)), ...found.filter((name) => !want.includes(name))]
+  if (wrong.length > 0) {
+    throw new ArtifactError(`${path}: ${kind} '${wrong[0]}' is not both in the file and in the manifest; export again`)
+  }
+}

@@ -1,0 +1,169 @@
+/** All inference, one request at a time; the page's thread stays free. */
+
+import { FolderArtifact, RemoteArtifact } from './artifact.js'
+import { choose } from './choose.js'
+import { openDevice } from './device.js'
+import { UsageError, errorValues } from './errors.js'
+import { Live } from './live.js'
+import { openStore } from './store.js'
+import { Transcriber } from './transcriber.js'
+
+/**
+ * @typedef {import('./messages.js').Request} Request
+ * @typedef {import('./messages.js').OpenOptions} OpenOptions
+ */
+
+/** @type {Transcriber | undefined} */
+let transcriber
+/** @type {Live | undefined} */
+let live
+let isFile = false
+
+/** @param {import('./messages.js').Event} event */
+const tell = (event) => post({ type: 'event', event })
+
+/** @param {import('./messages.js').Answer} answer */
+const post = (answer) => self.postMessage(answer)
+
+/** @param {OpenOptions} options */
+async function find(options) {
+  if (options.files) return FolderArtifact.open(options.files)
+  if (options.artifactUrl) return RemoteArtifact.open(options.artifactUrl, await openStore())
+  throw new UsageError('createTranscriber: expected artifactUrl or files, got neither')
+}
+
+/**
+ * @param {OpenOptions} options
+ * @returns {Promise<import('./messages.js').Look>}
+ */
+async function look(options) {
+  return describe(await find(options), options)
+}
+
+/**
+ * @param {import('./artifact.js').Artifact} artifact
+ * @param {OpenOptions} options
+ */
+async function describe(artifact, options) {
+  const { manifest } = artifact
+  const choice = await choose(manifest, options)
+  const { msPerToken: step, streaming } = manifest
+  return {
+    ...choice,
+    missingBytes: await artifact.missing(choice.precision),
+    totalBytes: [...manifest.filesOf(choice.precision).values()].reduce((sum, { size }) => sum + size, 0),
+    scope: manifest.scope,
+    sampleRate: manifest.config.audio.sample_rate,
+    delaysMs: {
+      step,
+      longest: step * streaming.max_delay_tokens,
+      own: step * streaming.default_delay_tokens,
+      trained: streaming.trained_delay_tokens.map((tokens) => step * tokens),
+    },
+  }
+}
+
+/** @param {OpenOptions} options */
+async function open(options) {
+  const artifact = await find(options)
+  const found = await describe(artifact, options)
+  const { context, blankGuard } = options
+  await artifact.fetch(found.precision, (progress) => tell({ type: 'progress', progress }))
+  await transcriber?.close()
+  transcriber = undefined
+  const device = await openDevice(found.device)
+  transcriber = await Transcriber.open({
+    manifest: artifact.manifest,
+    readFile: artifact.readFile,
+    precision: found.precision,
+    device,
+    context,
+    blankGuard,
+    onPart: (part) => tell({ type: 'loading', part }),
+  })
+  return { ...found, missingBytes: 0 }
+}
+
+/** @param {import('./messages.js').StreamOptions} options */
+async function start(options) {
+  if (!transcriber) throw new UsageError('start: no model is loaded; open one first')
+  live?.stream.release()
+  isFile = options.isFile ?? false
+  live = new Live(transcriber.stream({ delayMs: options.delayMs, stopAtEos: isFile }), tell)
+  await live.advance() // the silence before the audio
+}
+
+/**
+ * What arrives while a call runs waits for the next one, together.
+ * @param {Float32Array} samples
+ * @param {number} time
+ */
+function arrive(samples, time) {
+  if (!live) throw new UsageError('feed: no stream is open; start one first')
+  live.arrive(samples, time - performance.timeOrigin)
+}
+
+async function feed() {
+  if (!live || live.stream.finished) return
+  if (!isFile) live.watchBacklog()
+  if (live.waiting.length > 0) await live.advance()
+}
+
+async function finish() {
+  if (!live) throw new UsageError('finish: no stream is open; start one first')
+  const transcript = await live.finish()
+  stop()
+  return transcript
+}
+
+function stop() {
+  live?.stream.release()
+  live = undefined
+}
+
+async function remove() {
+  await (await openStore()).clear()
+}
+
+/** @param {Request} request */
+function run(request) {
+  switch (request.type) {
+    case 'look':
+      return look(request.options)
+    case 'open':
+      return open(request.options)
+    case 'start':
+      return start(request.options)
+    case 'feed':
+      return feed()
+    case 'finish':
+      return finish()
+    case 'stop':
+      return stop()
+    case 'remove':
+      return remove()
+    default:
+      throw new UsageError(`unknown request ${JSON.stringify(/** @type {any} */ (request).type)}; reload the page`)
+  }
+}
+
+let last = Promise.resolve()
+
+self.addEventListener('message', (/** @type {MessageEvent<Request>} */ { data: request }) => {
+  const { id } = request
+  /** @type {unknown} */
+  let refusal
+  try {
+    if (request.type === 'feed') arrive(request.samples, request.time)
+  } catch (error) {
+    refusal = error
+  }
+  last = last.then(async () => {
+    try {
+      if (refusal) throw refusal
+      post({ type: 'reply', id, value: await run(request) })
+    } catch (error) {
+      post({ type: 'error', id, error: errorValues(error) })
+    }
+  })
+})

@@ -1,0 +1,42 @@
+/**
+ * Keeps the page's own files for visits without a network, and adds the headers that threads and the GPU's timers want
+ * where a static host cannot set them. The model is kept by the engine, not here.
+ */
+
+const CACHE = 'voxtral-onnx page'
+const worker = /** @type {any} */ (self)
+const FILES = /^(|index\.html|minimal\.html|page\.css|(src|vendor)\/[^/]+)$/
+
+worker.addEventListener('install', () => worker.skipWaiting())
+worker.addEventListener('activate', (/** @type {any} */ event) => event.waitUntil(worker.clients.claim()))
+worker.addEventListener('fetch', (/** @type {any} */ event) => {
+  const { method, url } = /** @type {Request} */ (event.request)
+  const scope = worker.registration.scope
+  const { origin, pathname, href } = new URL(url)
+  if (method === 'GET' && href.startsWith(scope) && FILES.test((origin + pathname).slice(scope.length))) {
+    event.respondWith(answer(event.request))
+  }
+})
+
+/** @param {Request} request */
+async function answer(request) {
+  const cache = await caches.open(CACHE)
+  try {
+    const response = isolated(await fetch(request))
+    if (response.ok) await cache.put(request, response.clone())
+    return response
+  } catch (error) {
+    const kept = await cache.match(request, { ignoreSearch: true })
+    if (kept) return kept
+    throw error
+  }
+}
+
+/** @param {Response} response */
+function isolated(response) {
+  const headers = new Headers(response.headers)
+  headers.set('Cross-Origin-Opener-Policy', 'same-origin')
+  headers.set('Cross-Origin-Embedder-Policy', 'require-corp')
+  const { status, statusText } = response
+  return new Response(response.body, { status, statusText, headers })
+}

@@ -1,0 +1,268 @@
+/** The page and the engine in a headless Chromium: in WebAssembly, and with WebGPU on a software adapter. */
+
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { after, before, test } from 'node:test'
+import { chromium } from 'playwright-core'
+import { PIECE_SIZE } from '../src/manifest.js'
+import { ARTIFACT, SAMPLES, WEB, clip, pythonTranscripts } from './samples.js'
+import { TestServer } from './server.js'
+
+/** @typedef {import('playwright-core').Page} Page */
+
+const CLIP = 'digits-espeak.wav'
+const PATIENCE = Number(process.env.PATIENCE ?? 120_000) // milliseconds; a busy machine with two cores
+const SHOTS = process.env.SCREENSHOTS // a folder to write screenshots to
+const FLAGS = ['--headless=new', '--no-sandbox', '--disable-background-networking', '--disable-component-update', '--disable-dev-shm-usage']
+const SWIFTSHADER = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan', '--use-vulkan=swiftshader']
+const NO_GPU = ['--disable-gpu', '--disable-features=WebGPU', '--disable-blink-features=WebGPU']
+const MICROPHONE = ['--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream', `--use-file-for-fake-audio-capture=${path.join(SAMPLES, CLIP)}%noloop`]
+
+/** @type {TestServer} */
+let server
+/** @type {string[]} */
+const profiles = []
+
+before(async () => {
+  server = await new TestServer({ '/artifact/': ARTIFACT, '/': WEB }).listen()
+  server.files.set('/blank.html', Buffer.from('<!doctype html><title>blank</title>'))
+})
+after(async () => {
+  await server.close()
+  for (const profile of profiles) await rm(profile, { recursive: true, force: true })
+})
+
+/**
+ * A browser with a profile of its own, so that what it keeps lasts over its pages.
+ * @param {string[]} flags
+ */
+async function launch(flags) {
+  const profile = await mkdtemp(path.join(tmpdir(), 'voxtral-onnx-browser-'))
+  profiles.push(profile)
+  const browser = await chromium.launchPersistentContext(profile, {
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    headless: false, // the flag --headless=new below
+    args: [...FLAGS, ...flags],
+    acceptDownloads: true,
+  })
+  browser.setDefaultTimeout(PATIENCE)
+  return browser
+}
+
+/**
+ * @param {Page} page
+ * @param {string} name
+ */
+async function shoot(page, name) {
+  if (SHOTS) await page.screenshot({ path: path.join(SHOTS, `${name}.png`), fullPage: true })
+}
+
+/** @param {Page} page */
+async function violations(page) {
+  await page.addScriptTag({ path: path.join(WEB, 'node_modules/axe-core/axe.min.js') })
+  const { violations } = await page.evaluate(() => /** @type {any} */ (globalThis).axe.run())
+  return violations.map((/** @type {any} */ v) => `${v.id}: ${v.nodes.map((/** @type {any} */ n) => n.html).join(' ')}`)
+}
+
+const text = (/** @type {Page} */ page) =>
+  page.$$eval('#transcript p span', (spans) => spans.map((span) => span.textContent).join('').trim())
+
+test('the page, without WebGPU', async (t) => {
+  const browser = await launch([...NO_GPU, ...MICROPHONE])
+  const expected = (await pythonTranscripts())[CLIP]
+  const page = await browser.newPage()
+  /** @type {string[]} */
+  const problems = []
+  page.on('pageerror', (error) => problems.push(String(error)))
+  try {
+    await t.test('says what it will download, and downloads nothing before a click', async () => {
+      await page.goto(`${server.url}`)
+      await page.waitForSelector('#load:not([hidden])')
+      assert.match((await page.textContent('#what')) ?? '', /^q4 on the CPU \(WebAssembly\): \d+ MB to download\.$/)
+      assert.match((await page.textContent('#notes')) ?? '', /running on the CPU in WebAssembly: .*WebGPU/)
+      assert.ok(!server.requests.some(({ path }) => path.includes('onnx_data')))
+      assert.deepEqual(await violations(page), [])
+      await shoot(page, 'first-visit')
+    })
+    await t.test('a file becomes an srt, by keyboard alone', async () => {
+      await page.focus('#load')
+      await page.keyboard.press('Enter')
+      await page.waitForSelector('#listen:not([hidden])')
+      await page.focus('#file')
+      const [chooser] = await Promise.all([page.waitForEvent('filechooser'), page.keyboard.press('Enter')])
+      await chooser.setFiles(path.join(SAMPLES, CLIP))
+      await page.waitForFunction((words) => document.querySelectorAll('#transcript p span:not(.pending)').length >= words, expected.segments.length)
+      assert.equal(await text(page), expected.text)
+      await page.focus('[data-format=srt]')
+      const [download] = await Promise.all([page.waitForEvent('download'), page.keyboard.press('Enter')])
+      const srt = await readFile(await download.path(), 'utf8')
+      assert.match(srt, /^1\n00:00:0\d,\d{3} --> 00:00:0\d,\d{3}\n/)
+      assert.deepEqual(srt.split('\n').filter((line) => /^[a-z]/.test(line)).join(' '), expected.text)
+      assert.deepEqual(await violations(page), [])
+      await shoot(page, 'light')
+      await page.emulateMedia({ colorScheme: 'dark' })
+      assert.deepEqual(await violations(page), [])
+      await shoot(page, 'dark')
+      await page.setViewportSize({ width: 390, height: 844 })
+      assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), 'it scrolls sideways')
+      await shoot(page, 'phone')
+    })
+    await t.test('a second visit without a network has the model and the text', async () => {
+      await page.waitForFunction(async () => (await caches.keys()).some((name) => name.includes('page')))
+      await page.reload() // now through the service worker, which keeps what it sees
+      await page.waitForSelector('#listen:not([hidden])')
+      server.requests.length = 0
+      await browser.setOffline(true)
+      await page.reload()
+      await page.waitForSelector('#listen:not([hidden])')
+      assert.match((await page.textContent('#what')) ?? '', /all here/)
+      assert.equal(await text(page), expected.text)
+      assert.deepEqual(server.requests, [])
+      await browser.setOffline(false)
+    })
+    await t.test('a microphone is transcribed while it speaks, with a pause button and a meter', async () => {
+      await page.click('#clear')
+      assert.equal(await text(page), '')
+      await page.click('#microphone')
+      await page.waitForFunction(() => document.querySelectorAll('#transcript p span:not(.pending)').length >= 2)
+      await shoot(page, 'microphone')
+      assert.ok(await page.isEnabled('#pause'))
+      await page.click('#microphone')
+      await page.waitForFunction(() => document.querySelector('#microphone')?.textContent === 'Start the microphone')
+      await page.waitForFunction((words) => document.querySelectorAll('#transcript p span:not(.pending)').length >= words, 3)
+      assert.match(await text(page), /zero eight/)
+      assert.match((await page.textContent('#meter')) ?? '', /RTF [\d.]+, latency \d+ ms/)
+    })
+    await t.test('failures are sentences with a next step', async () => {
+      await page.setInputFiles('#file', { name: 'notes.txt', mimeType: 'text/plain', buffer: Buffer.from('no sound') })
+      await page.waitForSelector('#error:not([hidden])')
+      assert.match((await page.textContent('#error')) ?? '', /notes\.txt: the browser cannot decode it; convert it to WAV/)
+      await shoot(page, 'error-file')
+      await page.click('#remove')
+      await page.waitForSelector('#load:not([hidden])')
+      await page.goto(`${server.url}?artifact=nothing/`)
+      await page.waitForSelector('#error:not([hidden])')
+      assert.match((await page.textContent('#error')) ?? '', /the server says 404; check the artifact's address/)
+      await shoot(page, 'error-artifact')
+      await page.goto(`${server.url}?device=webgpu`)
+      await page.waitForSelector('#error:not([hidden])')
+      assert.match((await page.textContent('#error')) ?? '', /WebGPU/)
+      await shoot(page, 'error-webgpu')
+    })
+    assert.deepEqual(problems, [])
+  } finally {
+    await browser.close()
+  }
+})
+
+test('downloads are kept over closed tabs, and a corrupted byte is refused', async (t) => {
+  const content = Buffer.alloc(PIECE_SIZE + 5000)
+  for (let i = 0; i < content.length; i++) content[i] = (31 * i) & 255
+  const hash = (/** @type {Buffer} */ bytes) => createHash('sha256').update(bytes).digest('hex')
+  const pieces = [hash(content.subarray(0, PIECE_SIZE)), hash(content.subarray(PIECE_SIZE))]
+  const spec = { size: content.length, sha256: hash(content), pieces }
+  const browser = await launch(NO_GPU)
+  /** @param {number[]} waits @param {boolean} withoutFiles */
+  const download = async (waits, withoutFiles = false) => {
+    const page = await browser.newPage()
+    await page.goto(`${server.url}blank.html`)
+    const worker = withoutFiles
+      ? `delete FileSystemFileHandle.prototype.createSyncAccessHandle; await import('${server.url}test/store-worker.js'); postMessage('ready')`
+      : `await import('${server.url}test/store-worker.js'); postMessage('ready')`
+    const result = await page.evaluate(
+      async ({ worker, url, spec, waits }) => {
+        const source = URL.createObjectURL(new Blob([worker], { type: 'text/javascript' }))
+        const thread = new Worker(source, { type: 'module' })
+        const next = () => new Promise((resolve, reject) => Object.assign(thread, { onmessage: (/** @type {any} */ e) => resolve(e.data), onerror: (/** @type {any} */ e) => reject(new Error(e.message)) }))
+        await next()
+        thread.postMessage({ url, spec, waits })
+        return next()
+      },
+      { worker, url: `${server.url}weights`, spec, waits },
+    )
+    await page.close() // the tab
+    return result
+  }
+  try {
+    for (const withoutFiles of [false, true]) {
+      await t.test(withoutFiles ? 'in Cache Storage' : 'in the origin private file system', async () => {
+        const damaged = Buffer.from(content)
+        damaged[PIECE_SIZE + 7] ^= 1
+        server.files.set('/weights', damaged)
+        const refused = await download([], withoutFiles)
+        assert.equal(refused.name, 'ArtifactError')
+        assert.match(refused.message, /bytes from 16777216: expected sha256/)
+        assert.equal(refused.size, PIECE_SIZE)
+
+        server.files.set('/weights', content)
+        server.cuts.set('/weights', 100)
+        const broken = await download([], withoutFiles)
+        assert.equal(broken.name, 'StorageError')
+        assert.match(broken.message, /broke off .* it goes on where it stopped/)
+
+        server.requests.length = 0
+        const whole = await download([], withoutFiles)
+        assert.deepEqual([whole.kept, whole.fetched, whole.size], [PIECE_SIZE, 5000, content.length])
+        assert.equal(server.requests.find(({ path }) => path === '/weights')?.range, `bytes=${PIECE_SIZE}-`)
+        assert.equal(whole.store, withoutFiles ? 'Cache Storage' : 'origin private file system')
+      })
+    }
+  } finally {
+    await browser.close()
+  }
+})
+
+test('WebGPU gives Python’s tokens, in float32 where the adapter has no float16', async () => {
+  const expected = JSON.parse(await readFile(process.env.VOXTRAL_EXPECTED_SHORT ?? '', 'utf8'))
+  const browser = await launch(SWIFTSHADER)
+  try {
+    const page = await browser.newPage()
+    await page.goto(`${server.url}blank.html`)
+    const moved = await page.evaluate(async () => {
+      const { WebGpu } = await import(/** @type {any} */ ('/src/device.js'))
+      const gpu = await (await navigator.gpu.requestAdapter())?.requestDevice()
+      const buffers = /** @type {any[]} */ ([])
+      const ort = { Tensor: { fromGpuBuffer: (/** @type {any} */ gpuBuffer, /** @type {any} */ { dataType }) => ({ gpuBuffer, type: dataType }) } }
+      const device = Object.assign(new WebGpu(ort), { gpu })
+      const binding = device.bind({})
+      const [heads, capacity, width, keep] = [2, 10, 4, 7] // the kept rows overlap the place they go to
+      binding.hold('past', 'present', [1, heads, capacity, width], 'float32', true)
+      const { gpuBuffer } = binding.held[0].input
+      gpu?.queue.writeBuffer(gpuBuffer, 0, Float32Array.from({ length: heads * capacity * width }, (_, i) => i))
+      binding.moveRows(keep)
+      const staging = /** @type {GPUBuffer} */ (gpu?.createBuffer({ size: gpuBuffer.size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST }))
+      const encoder = /** @type {GPUCommandEncoder} */ (gpu?.createCommandEncoder())
+      encoder.copyBufferToBuffer(gpuBuffer, 0, staging, 0, gpuBuffer.size)
+      gpu?.queue.submit([encoder.finish()])
+      await staging.mapAsync(GPUMapMode.READ)
+      buffers.push(...new Float32Array(staging.getMappedRange()))
+      return buffers
+    })
+    const rows = (/** @type {number} */ head) => Array.from({ length: 28 }, (_, i) => 40 * head + 12 + i)
+    assert.deepEqual([moved.slice(0, 28), moved.slice(40, 68)], [rows(0), rows(1)])
+
+    const result = await page.evaluate(
+      async (samples) => {
+        const { createTranscriber, TranscriberClient } = await import(/** @type {any} */ ('/src/engine.js'))
+        const client = new TranscriberClient()
+        const look = await client.look({ artifactUrl: 'artifact/' })
+        client.close()
+        const transcriber = await createTranscriber({ artifactUrl: 'artifact/', device: 'webgpu' })
+        await transcriber.start({ isFile: true })
+        await transcriber.feed(Float32Array.from(samples))
+        const { tokenIds, text } = await transcriber.finish()
+        return { look, tokenIds, text }
+      },
+      Array.from((await clip(expected.clip)).subarray(0, expected.length)),
+    )
+    assert.deepEqual([result.look.device, result.look.precision], ['webgpu', 'q4'])
+    assert.match(result.look.notes.join(' '), /no shader-f16/)
+    assert.equal(result.text, expected.text)
+    assert.deepEqual(result.tokenIds, expected.ids)
+  } finally {
+    await browser.close()
+  }
+})

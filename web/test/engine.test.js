@@ -1,0 +1,89 @@
+/** The engine in WebAssembly: the tokens of the Python runtime, on the same artifact. */
+
+import assert from 'node:assert/strict'
+import { readFile } from 'node:fs/promises'
+import path from 'node:path'
+import { after, before, test } from 'node:test'
+import { openDevice } from '../src/device.js'
+import { ArtifactError, AudioError } from '../src/errors.js'
+import { Live } from '../src/live.js'
+import { Manifest } from '../src/manifest.js'
+import { Transcriber } from '../src/transcriber.js'
+import { ARTIFACT, clip, pythonTranscripts } from './samples.js'
+
+const FIRM = 0.2 // as tests/test_tiny.py: decisions with a larger margin survive the rounding of other kernels
+
+/** @type {Transcriber} */
+let transcriber
+/** @type {import('../src/device.js').Device} */
+let device
+/** @type {Manifest} */
+let manifest
+
+const readFileOf = async (/** @type {string} */ name) => new Blob([await readFile(path.join(ARTIFACT, name))])
+
+before(async () => {
+  device = await openDevice('wasm')
+  manifest = new Manifest(await readFile(path.join(ARTIFACT, 'voxtral_onnx.json'), 'utf8'))
+  transcriber = await Transcriber.open({ manifest, readFile: readFileOf, precision: 'q4', device })
+})
+after(() => transcriber.close())
+
+/**
+ * @param {Float32Array} samples
+ * @param {number} size of the chunks fed
+ */
+async function transcribe(samples, size) {
+  const live = new Live(transcriber.stream({ stopAtEos: true }), () => {})
+  for (let at = 0; at < samples.length && !live.stream.finished; at += size) {
+    live.arrive(samples.slice(at, at + size), performance.now())
+    await live.advance()
+  }
+  const transcript = await live.finish()
+  live.stream.release()
+  return transcript
+}
+
+test('every sample clip has Python’s tokens, text and times', async (t) => {
+  for (const [name, expected] of Object.entries(await pythonTranscripts())) {
+    await t.test(name, async () => {
+      const { tokenIds, text, segments } = await transcribe(await clip(name), 20480)
+      assert.equal(text, expected.text)
+      const first = tokenIds.findIndex((id, i) => id !== expected.ids[i])
+      if (first >= 0 && Math.abs(expected.margins[first]) < FIRM) {
+        return t.diagnostic(`${name}: token ${first}, a margin of ${expected.margins[first]}, went otherwise`)
+      }
+      assert.deepEqual(tokenIds, expected.ids)
+      const times = segments.map((s) => [s.start, s.end, s.text])
+      assert.deepEqual(times.map(([start, end, text]) => [Number(start).toFixed(3), Number(end).toFixed(3), text]), expected.segments)
+    })
+  }
+})
+
+test('the sizes of chunks change nothing', async () => {
+  const samples = (await clip('digits-espeak.wav')).subarray(0, 16000)
+  const [whole, pieces] = [await transcribe(samples, 16000), await transcribe(samples, 1234)]
+  assert.deepEqual(pieces.tokenIds, whole.tokenIds)
+})
+
+test('a stream refuses what is not sound and goes on', async () => {
+  const stream = transcriber.stream()
+  const damaged = Float32Array.of(0, NaN)
+  await assert.rejects(stream.feed(damaged).next(), (e) => e instanceof AudioError && /sample 1 is NaN/.test(e.message))
+  await assert.rejects(stream.feed(/** @type {any} */ ([0])).next(), AudioError)
+  assert.equal(stream.numSamples, 0)
+  for await (const _ of stream.finish());
+  assert.equal(stream.numGenerated, manifest.streaming.right_pad_tokens - 1)
+  await assert.rejects(stream.feed(new Float32Array(1)).next(), /the stream is finished/)
+  stream.release()
+})
+
+test('a file that is not the manifest’s graph is refused', async () => {
+  const [encoder, decoder] = [manifest.precisions.q4.encoder, manifest.precisions.q4.decoder]
+  const swapped = { ...manifest.precisions.q4, encoder: { ...encoder, inputs: decoder.inputs } }
+  const wrong = Object.assign(new Manifest(manifest.text), { precisions: { q4: swapped } })
+  const opened = Transcriber.open({ manifest: wrong, readFile: readFileOf, precision: 'q4', device })
+  await assert.rejects(opened, (e) => e instanceof ArtifactError && /input 'input_ids' is not both/.test(e.message))
+  const broken = Transcriber.open({ manifest, readFile: async (p) => (p.endsWith('.onnx') ? new Blob(['x']) : readFileOf(p)), precision: 'q4', device })
+  await assert.rejects(broken, /mel\.onnx: onnxruntime cannot load it/)
+})

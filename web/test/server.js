@@ -1,0 +1,85 @@
+/** A server for tests: the page, an artifact, and faults on request. */
+
+import { createReadStream } from 'node:fs'
+import { stat } from 'node:fs/promises'
+import http from 'node:http'
+import path from 'node:path'
+
+const TYPES = /** @type {Record<string, string>} */ ({
+  '.html': 'text/html',
+  '.css': 'text/css',
+  '.js': 'text/javascript',
+  '.mjs': 'text/javascript',
+  '.wasm': 'application/wasm',
+  '.json': 'application/json',
+  '.webmanifest': 'application/manifest+json',
+})
+
+export class TestServer {
+  /** @param {Record<string, string>} folders by the path they are served at */
+  constructor(folders) {
+    this.folders = folders
+    /** @type {{path: string, range: string | undefined}[]} */
+    this.requests = []
+    /** @type {Map<string, Buffer>} made up in memory, by path */
+    this.files = new Map()
+    /** @type {Map<string, number>} break the next answer for a path after so many bytes */
+    this.cuts = new Map()
+    this.server = http.createServer((request, response) => this.answer(request, response))
+  }
+
+  async listen() {
+    await new Promise((resolve) => this.server.listen(0, '127.0.0.1', () => resolve(undefined)))
+    const { port } = /** @type {import('node:net').AddressInfo} */ (this.server.address())
+    this.url = `http://localhost:${port}/`
+    return this
+  }
+
+  close() {
+    this.server.closeAllConnections()
+    return new Promise((resolve) => this.server.close(resolve))
+  }
+
+  /**
+   * @param {http.IncomingMessage} request
+   * @param {http.ServerResponse} response
+   */
+  async answer(request, response) {
+    const { pathname } = new URL(request.url ?? '/', 'http://localhost')
+    const range = /^bytes=(\d+)-$/.exec(request.headers.range ?? '')
+    this.requests.push({ path: pathname, range: request.headers.range })
+    const start = Number(range?.[1] ?? 0)
+    const found = await this.find(pathname)
+    if (!found) return response.writeHead(404).end()
+    const size = typeof found === 'string' ? (await stat(found)).size : found.length
+    response.writeHead(range ? 206 : 200, {
+      'content-type': TYPES[path.extname(typeof found === 'string' ? found : pathname)] ?? 'application/octet-stream',
+      'content-length': size - start,
+      'cross-origin-opener-policy': 'same-origin',
+      'cross-origin-embedder-policy': 'require-corp',
+      'accept-ranges': 'bytes',
+    })
+    const cut = this.cuts.get(pathname)
+    if (cut !== undefined) {
+      this.cuts.delete(pathname)
+      const part = typeof found === 'string' ? createReadStream(found, { start, end: start + cut - 1 }) : undefined
+      if (part) part.on('end', () => setTimeout(() => response.destroy(), 50)).pipe(response, { end: false })
+      else response.write(/** @type {Buffer} */ (found).subarray(start, start + cut), () => setTimeout(() => response.destroy(), 50))
+      return
+    }
+    if (typeof found === 'string') createReadStream(found, { start }).pipe(response)
+    else response.end(found.subarray(start))
+  }
+
+  /** @param {string} pathname */
+  async find(pathname) {
+    const made = this.files.get(pathname)
+    if (made) return made
+    for (const [at, folder] of Object.entries(this.folders)) {
+      if (!pathname.startsWith(at)) continue
+      const file = path.join(folder, pathname.slice(at.length) || 'index.html')
+      if (await stat(file).then((s) => s.isFile(), () => false)) return file
+    }
+    return undefined
+  }
+}

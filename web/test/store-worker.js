@@ -1,0 +1,17 @@
+/** One download into the browser's store, for browser.test.js. */
+
+import { download } from '../src/download.js'
+import { errorValues } from '../src/errors.js'
+import { openStore } from '../src/store.js'
+
+self.onmessage = async ({ data: { url, spec, waits } }) => {
+  const store = await openStore()
+  try {
+    let [kept, fetched] = [0, 0]
+    await download(url, 'weights', spec, store, (bytes, isNew) => (isNew ? (fetched += bytes) : (kept += bytes)), waits)
+    const blob = await store.blob(spec.sha256)
+    self.postMessage({ store: store.name, kept, fetched, size: blob.size })
+  } catch (error) {
+    self.postMessage({ ...errorValues(error), store: store.name, size: await store.size(spec.sha256) })
+  }
+}

@@ -1,0 +1,271 @@
+/** The parts without a model, over the same golden files as tests/runtime/test_golden.py. */
+
+import assert from 'node:assert/strict'
+import { File } from 'node:buffer'
+import { readFile } from 'node:fs/promises'
+import path from 'node:path'
+import { test } from 'node:test'
+import { readWavHeader } from '../src/audio.js'
+import { KVCache } from '../src/cache.js'
+import { captions, render } from '../src/captions.js'
+import { download, sha256 } from '../src/download.js'
+import { ArtifactError, AudioError, DeviceError, StorageError, UsageError, errorOf, errorValues } from '../src/errors.js'
+import { roundHalfEven, toFloat16 } from '../src/float16.js'
+import { CacheSpec, Manifest, PIECE_SIZE } from '../src/manifest.js'
+import { Resampler } from '../src/resample.js'
+import { group } from '../src/segments.js'
+import { TextPieces, Tokenizer } from '../src/tokenizer.js'
+import { choose } from '../src/choose.js'
+import { columns } from '../src/wide.js'
+import { ARTIFACT, GOLDEN, SAMPLES } from './samples.js'
+import { TestServer } from './server.js'
+
+const TOKENS = { bos: 1, eos: 2, streaming_pad: 32, streaming_word: 33, first_text: 1000 }
+
+/** @param {string} name */
+const golden = async (name) => JSON.parse(await readFile(path.join(GOLDEN, `${name}.json`), 'utf8'))
+const manifestText = () => readFile(path.join(ARTIFACT, 'voxtral_onnx.json'), 'utf8')
+
+test('rows move at the manifest’s rule', async () => {
+  for (const { spec, positions, rows, room } of Object.values(await golden('cache'))) {
+    const cache = new CacheSpec(spec)
+    assert.deepEqual(positions.map(/** @param {number} p */ (p) => cache.row(p)), rows)
+    assert.deepEqual(positions.map(/** @param {number} p */ (p) => cache.room(p)), room)
+  }
+  const { spec } = (await golden('cache')).encoder
+  assert.throws(() => new CacheSpec({ ...spec, keep: spec.capacity }), ArtifactError)
+})
+
+test('a cache moves when it is full, and no call may cross a move', () => {
+  /** @type {number[]} */
+  const moves = []
+  const binding = { isHolding: true, clear() {}, moveRows: (/** @type {number} */ keep) => moves.push(keep) }
+  const session = { takeBinding: () => binding, graph: { inputs: [{ name: 'cos', dtype: 'float32', shape: [] }] } }
+  const spec = new CacheSpec({ .../** @type {any} */ ({ head_dim: 4, rope_theta: 10 }), rows_per_token: 4, keep: 8, capacity: 16 })
+  const cache = new KVCache(/** @type {any} */ (session), spec)
+  const seen = []
+  for (let call = 0; call < 8; call++) {
+    cache.advance(4)
+    seen.push([cache.position, cache.room, moves.length])
+  }
+  assert.deepEqual(seen, [[4, 12, 0], [8, 8, 0], [12, 4, 0], [16, 8, 1], [20, 4, 1], [24, 8, 2], [28, 4, 2], [32, 8, 3]])
+  assert.throws(() => cache.positions(12), /cross a move/)
+})
+
+test('rotations come from the absolute position', async () => {
+  const { positions, cos, sin } = await golden('rotation')
+  const { spec } = (await golden('cache')).encoder
+  const frequencies = Array.from({ length: spec.head_dim / 2 }, (_, j) => spec.rope_theta ** ((-2 * j) / spec.head_dim))
+  for (const [i, position] of positions.entries()) {
+    for (const [j, frequency] of frequencies.entries()) {
+      assert.ok(Math.abs(Math.cos(position * frequency) - cos[i][j]) < 1e-8, `cos at ${position}`)
+      assert.ok(Math.abs(Math.sin(position * frequency) - sin[i][j]) < 1e-8, `sin at ${position}`)
+    }
+  }
+})
+
+test('float16 rounds as NumPy does', async () => {
+  const { values, bits } = await golden('float16')
+  const got = toFloat16(values)
+  for (const [i, value] of values.entries()) {
+    const expected = Object.is(value, 0) || value === 0 ? bits[i] & 0x7fff : bits[i]
+    assert.equal(value === 0 ? got[i] & 0x7fff : got[i], expected, `float16 of ${value}`)
+  }
+  assert.deepEqual([0.5, 1.5, 2.5, -1.5, 2.4999].map(roundHalfEven), [0, 2, 2, -2, 2])
+})
+
+test('tokens become text as soon as characters are whole', async () => {
+  const tokenizer = new Tokenizer(await readFile(path.join(SAMPLES, '../tekken.json'), 'utf8'), TOKENS)
+  for (const { ids, pieces, rest, text } of (await golden('text')).cases) {
+    const decoder = new TextPieces(tokenizer)
+    assert.deepEqual(ids.map(/** @param {number} id */ (id) => decoder.push(id)), pieces)
+    assert.equal(decoder.flush(), rest)
+    assert.equal(tokenizer.decode(ids), text)
+  }
+  assert.throws(() => new Tokenizer('{}', TOKENS), /not a readable Tekken tokenizer/)
+})
+
+test('word groups have Python’s times', async () => {
+  for (const { tokens, segments } of Object.values(await golden('segments'))) {
+    const given = tokens.map((/** @type {any} */ t, /** @type {number} */ index) => ({ ...t, index, tokenId: t.token_id, blankMargin: 0 }))
+    const found = [...group(given, TOKENS)]
+    assert.deepEqual(found.map((s) => [s.id, s.text, s.tokenIds]), segments.map(/** @param {any} s */ (s) => [s.id, s.text, s.token_ids]))
+    for (const [i, segment] of found.entries()) {
+      assert.ok(Math.abs(segment.start - segments[i].start) < 1e-3 && Math.abs(segment.end - segments[i].end) < 1e-3)
+      assert.ok(Math.abs(segment.logprob - segments[i].avg_logprob) < 1e-4)
+    }
+  }
+})
+
+test('captions and files are Python’s', async () => {
+  for (const [name, expected] of Object.entries(await golden('captions'))) {
+    const segments = expected.segments.map(/** @param {any} s */ (s) => ({ ...s, tokenIds: [] }))
+    assert.deepEqual([...captions(segments)], expected.captions, name)
+    const transcript = { segments, tokenIds: [], duration: expected.duration, info: { delay_ms: 480 } }
+    for (const format of ['txt', 'srt', 'vtt']) assert.equal(render(transcript, format), expected[format], `${name}.${format}`)
+    assert.deepEqual(JSON.parse(render(transcript, 'json')), JSON.parse(expected.json), name)
+  }
+  for (const [text, count] of Object.entries(await golden('columns'))) assert.equal(columns(text), count, text)
+})
+
+test('a manifest is held to its format', async () => {
+  const text = await manifestText()
+  const manifest = new Manifest(text)
+  assert.ok([...manifest.filesOf('q4').keys()].includes('onnx/mel.onnx'))
+  assert.equal(manifest.delayTokens(480), 6)
+  for (const wrong of [0, 81, 2480, 40.5]) assert.throws(() => manifest.delayTokens(wrong), UsageError)
+  assert.throws(() => manifest.decoderCache(63), UsageError)
+  const { keep, capacity } = manifest.decoderCache(64)
+  assert.deepEqual([keep, capacity], [63, 79])
+  assert.throws(() => new Manifest('{"format": 2}'), /expected format 1, got 2; reload the page of a newer/)
+  assert.throws(() => new Manifest('{"format": 1}'), /not a valid manifest \(no config\)/)
+  assert.throws(() => new Manifest('<html>'), /cannot be read/)
+  const lost = new Manifest(JSON.stringify({ ...JSON.parse(text), files: {} }))
+  assert.throws(() => lost.filesOf('q4'), /gives no size and hash/)
+})
+
+test('device and precision are chosen before anything is downloaded', async () => {
+  const manifest = new Manifest(await manifestText())
+  /** @param {{features?: string[], limits?: Record<string, number>} | null | undefined} adapter undefined: no WebGPU */
+  const withAdapter = async (adapter, asked = {}) => {
+    const limits = { maxBufferSize: 2 ** 31, maxStorageBufferBindingSize: 2 ** 27, ...adapter?.limits }
+    const found = adapter && { features: new Set(adapter.features), limits, info: { vendor: 'v', architecture: 'a' } }
+    const gpu = adapter === undefined ? undefined : { requestAdapter: async () => found }
+    Object.defineProperty(globalThis, 'navigator', { value: { gpu }, configurable: true })
+    return choose(manifest, asked)
+  }
+  assert.equal((await withAdapter({ features: ['shader-f16'] })).precision, 'q4f16')
+  const float32 = await withAdapter({})
+  assert.equal(float32.precision, 'q4')
+  assert.match(float32.notes[0], /no shader-f16/)
+  const cpu = await withAdapter(null)
+  assert.deepEqual([cpu.device, cpu.precision], ['wasm', 'q4'])
+  assert.match(cpu.notes[0], /running on the CPU in WebAssembly: .* no graphics adapter/)
+  await assert.rejects(withAdapter(undefined, { device: 'webgpu' }), DeviceError)
+  await assert.rejects(withAdapter({}, { precision: 'q4f16', device: 'webgpu' }), /shader-f16 is missing/)
+  await assert.rejects(withAdapter({ limits: { maxBufferSize: 1e5 } }, { device: 'webgpu' }), /maxBufferSize is 1 MB, q4 of this model needs/)
+  const files = Object.fromEntries(Object.entries(manifest.files).map(([name, f]) => [name, { ...f, size: 1e9 }]))
+  Object.assign(manifest, { files })
+  await assert.rejects(withAdapter(null), /needs WebGPU, on the CPU it cannot keep up/)
+})
+
+test('downloads are checked piece by piece, resume, and refuse a corrupted byte', async () => {
+  const content = Buffer.alloc(2 * PIECE_SIZE + 1000)
+  for (let i = 0; i < content.length; i++) content[i] = (7 * i) & 255
+  const hashes = [0, 1, 2].map((i) => sha256(content.subarray(i * PIECE_SIZE, (i + 1) * PIECE_SIZE)))
+  const spec = { size: content.length, sha256: await sha256(content), pieces: await Promise.all(hashes) }
+  const server = await new TestServer({}).listen()
+  server.files.set('/weights', content)
+  const url = `${server.url}weights`
+  try {
+    const store = memoryStore()
+    server.cuts.set('/weights', PIECE_SIZE + 4096) // breaks inside the second piece
+    const counted = { kept: 0, fetched: 0 }
+    await download(url, 'weights', spec, store, (bytes, isNew) => (counted[isNew ? 'fetched' : 'kept'] += bytes), [1])
+    assert.deepEqual(server.requests.map(({ range }) => range), [undefined, `bytes=${PIECE_SIZE}-`])
+    assert.equal(counted.kept + counted.fetched, content.length)
+    assert.ok(content.equals(await store.bytes(spec.sha256)))
+
+    const again = memoryStore()
+    await again.append(spec.sha256, 0, content.subarray(0, PIECE_SIZE + 5)) // a closed tab, half a piece written
+    server.requests.length = 0
+    await download(url, 'weights', spec, again, () => {}, [1])
+    assert.equal(server.requests[0].range, `bytes=${PIECE_SIZE}-`)
+    assert.ok(content.equals(await again.bytes(spec.sha256)))
+    server.requests.length = 0
+    await download(url, 'weights', spec, again, () => {}, [1])
+    assert.equal(server.requests.length, 0)
+
+    const damaged = Buffer.from(content)
+    damaged[PIECE_SIZE + 1] ^= 1
+    server.files.set('/weights', damaged)
+    const third = memoryStore()
+    const refused = download(url, 'weights', spec, third, () => {}, [1])
+    await assert.rejects(refused, (e) => e instanceof ArtifactError && /weights: bytes from 16777216: expected sha256/.test(e.message))
+    assert.equal(await third.size(spec.sha256), PIECE_SIZE)
+  } finally {
+    await server.close()
+  }
+  await assert.rejects(download(url, 'weights', spec, memoryStore(), () => {}, [1]), StorageError)
+  const missing = await new TestServer({}).listen()
+  await assert.rejects(download(`${missing.url}weights`, 'weights', spec, memoryStore(), () => {}, [1]), /the server says 404/)
+  await missing.close()
+})
+
+test('a WAV is read slice by slice, whatever its samples are', async () => {
+  for (const [bits, isFloat] of /** @type {[number, boolean][]} */ ([[8, false], [16, false], [24, false], [32, false], [32, true], [64, true]])) {
+    const wav = await readWavHeader(wavFile(bits, isFloat, 2, 100))
+    assert.deepEqual([wav?.channels, wav?.rate, wav?.frames, wav?.bits, wav?.isFloat], [2, 8000, 100, bits, isFloat])
+  }
+  assert.equal(await readWavHeader(/** @type {any} */ (new File(['OggS and more'], 'a.ogg'))), undefined)
+  await assert.rejects(readWavHeader(/** @type {any} */ (new File(['RIFF0000WAVE'], 'a.wav'))), AudioError)
+})
+
+test('resampling keeps tones below the new Nyquist frequency and removes those above, in any blocks', () => {
+  for (const rate of [8000, 22050, 44100, 48000, 96000]) {
+    const tone = (/** @type {number} */ hertz) => Float32Array.from({ length: rate / 2 }, (_, i) => Math.sin((2 * Math.PI * hertz * i) / rate))
+    const whole = new Resampler(rate, 16000)
+    const low = [...whole.push(tone(1000)), ...whole.end()]
+    assert.equal(low.length, 8000)
+    const worst = Math.max(...low.slice(500, 7500).map((x, i) => Math.abs(x - Math.sin((2 * Math.PI * 1000 * (i + 500)) / 16000))))
+    assert.ok(worst < 1e-3, `${rate} Hz: ${worst}`)
+    if (rate > 20000) {
+      const high = new Resampler(rate, 16000).push(tone(9000)).subarray(500, -500)
+      assert.ok(Math.max(...high.map(Math.abs)) < 1e-3, `${rate} Hz: an alias`)
+    }
+    const pieces = new Resampler(rate, 16000)
+    const joined = []
+    const samples = tone(1000)
+    for (let at = 0; at < samples.length; at += 997) joined.push(...pieces.push(samples.subarray(at, at + 997)))
+    assert.deepEqual([...joined, ...pieces.end()], low)
+  }
+  const same = Float32Array.of(1, 2, 3)
+  assert.equal(new Resampler(16000, 16000).push(same), same)
+})
+
+test('errors keep their kind over the worker’s border', () => {
+  const error = errorOf(errorValues(new StorageError('full')))
+  assert.ok(error instanceof StorageError)
+  assert.equal(`${error}`, 'StorageError: full')
+  assert.equal(errorOf(errorValues('text')).message, 'text')
+})
+
+function memoryStore() {
+  /** @type {Map<string, Buffer>} */
+  const files = new Map()
+  const bytes = async (/** @type {string} */ hash) => files.get(hash) ?? Buffer.alloc(0)
+  return /** @type {import('../src/store.js').Store & {bytes: typeof bytes}} */ (
+    /** @type {unknown} */ ({
+      bytes,
+      size: async (/** @type {string} */ hash) => (await bytes(hash)).length,
+      append: async (/** @type {string} */ hash, /** @type {number} */ offset, /** @type {Uint8Array} */ part) => {
+        files.set(hash, Buffer.concat([(await bytes(hash)).subarray(0, offset), part]))
+      },
+      blob: async (/** @type {string} */ hash) => new Blob([Uint8Array.from(await bytes(hash))]),
+    })
+  )
+}
+
+/**
+ * @param {number} bits
+ * @param {boolean} isFloat
+ * @param {number} channels
+ * @param {number} frames
+ * @returns {any}
+ */
+function wavFile(bits, isFloat, channels, frames) {
+  const header = Buffer.alloc(12 + 8 + 16 + 8 + 6 + 8)
+  header.write('RIFF', 0)
+  header.write('WAVE', 8)
+  header.write('fmt ', 12)
+  header.writeUInt32LE(16, 16)
+  header.writeUInt16LE(isFloat ? 3 : 1, 20)
+  header.writeUInt16LE(channels, 22)
+  header.writeUInt32LE(8000, 24)
+  header.writeUInt16LE(bits, 34)
+  header.write('LIST', 36) // of an odd size, padded
+  header.writeUInt32LE(5, 40)
+  header.write('data', 50)
+  header.writeUInt32LE(0x7fffffff, 54) // as a pipe promises
+  return new File([header, Buffer.alloc((frames * channels * bits) / 8)], 'a.wav')
+}
