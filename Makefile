@@ -58,6 +58,8 @@ web: web/vendor/VERSION  ## fetch what the page needs of onnxruntime-web, and th
 bench: $(VENV)/dev.stamp  ## make the numbers of the README (needs Debian's espeak-ng and flite, 60 GB)
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python bench/wer.py
+	$(BIN)/python bench/times.py build/wer/tiny-onnx
+	$(BIN)/python bench/hotwords.py build/wer/tiny-onnx
 	$(BIN)/python bench/quant.py
 	$(BIN)/python bench/full_size.py
 

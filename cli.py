@@ -8,8 +8,10 @@ import re
 import sys
 import threading
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 from rich.console import Console
@@ -101,8 +103,6 @@ def export(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
 ) -> None:
     """Export a checkpoint to ONNX; prints the artifact's folder. One that was interrupted is taken up again."""
-    from time import perf_counter
-
     _require_export_packages()
     from .exporter.export import export as run_export
     from .exporter.plan import estimate_size, plan_export
@@ -226,7 +226,7 @@ def transcribe(
     audio: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Audio files (WAV, FLAC, Ogg, MP3 …), folders, patterns; [b]-[/] reads a WAV or raw s16le from stdin."
+            help="Audio and, with PyAV, video files; folders, patterns; [b]-[/] reads a file or raw s16le from stdin."
         ),
     ] = None,
     model: Annotated[
@@ -270,6 +270,15 @@ def transcribe(
     blank_guard: Annotated[
         bool, typer.Option(help="After 16 s without a word, make blanks less likely; told where it fires.")
     ] = True,
+    alternatives: Annotated[
+        int, typer.Option(help="With json: each token's best N, 1 to 10, with their log probabilities.")
+    ] = 0,
+    hotwords: Annotated[
+        Path | None, typer.Option(help="A text file of words and phrases, one a line, that are made likelier.")
+    ] = None,
+    hotword_bias: Annotated[
+        float | None, typer.Option(help="Added to the logits of their tokens.", show_default="4")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="For onnxruntime.", show_default="one a core")] = None,
     prepacked: Annotated[
         Path | None,
@@ -310,6 +319,10 @@ def transcribe(
     formats = _formats("json" if as_json else output_format, output_dir)
     if skip_existing and output_dir is None:
         raise UsageError("--skip-existing looks for outputs in a folder: add --output-dir FOLDER")
+    if alternatives and not (stream_json or "json" in formats):
+        raise UsageError("--alternatives are written as JSON: add --json, or --stream-json for speech as it comes")
+    if hotword_bias is not None and hotwords is None:
+        raise UsageError("--hotword-bias is that of --hotwords FILE: add the file")
     audio = find_audio(audio or [])
     _refuse_name_clashes(audio, output_dir)
     if output_dir is not None:
@@ -334,6 +347,8 @@ def transcribe(
         "threads": threads,
         "prepacked": prepacked,
         "blank_guard": blank_guard,
+        "alternatives": alternatives,
+        **_hotword_options(hotwords, hotword_bias),
         "allow_fallback": allow_fallback,
         "offline": offline,
     }
@@ -347,9 +362,8 @@ def transcribe(
             _transcribe_live(transcriber, "stdin" if stdin else "mic", blocks, formats, output_dir, stream_json)
             return
         several = _transcribe_together if transcriber.batch_size > 1 else _transcribe_in_turn
-        failed = several(transcriber, audio, gain, formats, output_dir)
-    if len(failed) < len(audio) > 1:
-        _say(f"{len(audio) - len(failed)} of {len(audio)} files transcribed")
+        with _orderly_end():
+            failed = several(transcriber, audio, gain, formats, output_dir)
     if failed:
         raise typer.Exit(failed[0].exit_code if len(audio) == 1 else SOME_FAILED)
 
@@ -628,6 +642,12 @@ def parse_size(text: str) -> int:
     return size
 
 
+def format_time(seconds: float) -> str:
+    """Seconds for people: 1:02:03, or 2:03 below an hour."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes > 59 else f"{minutes}:{rest:02}"
+
+
 def format_size(num_bytes: int) -> str:
     """Bytes for people: 8.2 MB."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -676,91 +696,124 @@ def _introduce(transcriber: Transcriber) -> None:
 
 def _transcribe_in_turn(
     transcriber: Transcriber, audio: list[str], gain: str, formats: tuple[str, ...], output_dir: Path | None
-) -> list[AudioError]:
+) -> list[VoxtralOnnxError]:
     """One file after the other, word by word; the errors of those that failed."""
-    failed: list[AudioError] = []
-    for number, path in enumerate(audio, 1):
-        count = f"[{number}/{len(audio)}] " if len(audio) > 1 else ""
-        try:
-            _transcribe_one(transcriber, path, gain, formats, output_dir, count)
-        except AudioError as error:
-            failed.append(error)
-            _print_error(error)
+    failed: list[VoxtralOnnxError] = []
+    with _FilesScreen(len(audio)) as screen:
+        for number, path in enumerate(audio, 1):
+            count = f"[{number}/{len(audio)}] " if len(audio) > 1 else ""
+            try:
+                _transcribe_one(transcriber, path, gain, formats, output_dir, screen, count)
+            except (AudioError, DeviceError) as error:  # DeviceError: what one format needs, or memory for one file
+                failed.append(error)
+                screen.say(error)
+    _summarize(screen.files, failed)
     return failed
 
 
 def _transcribe_together(
     transcriber: Transcriber, audio: list[str], gain: str, formats: tuple[str, ...], output_dir: Path | None
-) -> list[AudioError]:
+) -> list[VoxtralOnnxError]:
     """Several files at a time: each is written when it is done, and stdout has them in their order."""
     from .runtime.captions import render
 
-    failed: list[AudioError] = []
+    failed: list[VoxtralOnnxError] = []
     numbers: dict[int, int] = {}  # by the source's id
     done: dict[int, str] = {}  # for stdout, by the file's number, as long as an earlier file is not done
     turn = 1
+    screen = _FilesScreen(len(audio))
 
-    def fail(number: int, error: AudioError) -> None:
+    def fail(number: int, error: VoxtralOnnxError) -> None:
         failed.append(error)
         done[number] = ""
-        _print_error(error)
+        screen.say(error)
 
     def sources() -> Iterator[AudioSource]:
         for number, path in enumerate(audio, 1):
             try:
-                source = _open_one(transcriber, path, gain, f"[{number}/{len(audio)}] ")
-            except AudioError as error:
+                source = _open_one(transcriber, path, gain, screen, f"[{number}/{len(audio)}] ")
+            except (AudioError, DeviceError) as error:
                 fail(number, error)
                 continue
             numbers[id(source)] = number
             yield source
 
-    try:
-        for transcript in transcriber.transcribe_many(sources()):
-            number = numbers.pop(id(transcript.source))
-            try:
-                texts = {name: render(transcript, name) for name in formats}
-                done[number] = texts[formats[0]] if output_dir is None else render(transcript, "txt")
-                _finish_one(transcript, texts, _stem(audio[number - 1]), output_dir, f"[{number}/{len(audio)}] ")
-            except AudioError as error:
-                fail(number, error)
-            while turn in done:
-                _write(done.pop(turn))
-                turn += 1
-    finally:  # what is done is shown even if the rest is not to come
-        for number in sorted(done):
-            _write(done[number])
+    with screen:
+        try:
+            for transcript in transcriber.transcribe_many(sources()):
+                number = numbers.pop(id(transcript.source))
+                try:
+                    texts = {name: render(transcript, name) for name in formats}
+                    done[number] = texts[formats[0]] if output_dir is None else render(transcript, "txt")
+                    count = f"[{number}/{len(audio)}] "
+                    _finish_one(transcript, texts, _stem(audio[number - 1]), output_dir, screen, count)
+                except AudioError as error:
+                    fail(number, error)
+                while turn in done:
+                    screen.write(done.pop(turn))
+                    turn += 1
+        finally:  # what is done is shown even if the rest is not to come
+            for number in sorted(done):
+                screen.write(done[number])
+    _summarize(screen.files, failed)
     return failed
 
 
-def _open_one(transcriber: Transcriber, path: str, gain: str, count: str) -> AudioSource:
+def _open_one(transcriber: Transcriber, path: str, gain: str, screen: _FilesScreen, count: str) -> AudioSource:
     from .runtime.audio import open_audio
 
     source = open_audio(path, transcriber.sample_rate, gain=gain)
     for note in source.notes:
-        _say(f"{count}{source.name}: {note}")
+        screen.say(f"{count}{source.name}: {note}")
     return source
 
 
 def _transcribe_one(
-    transcriber: Transcriber, path: str, gain: str, formats: tuple[str, ...], output_dir: Path | None, count: str
+    transcriber: Transcriber,
+    path: str,
+    gain: str,
+    formats: tuple[str, ...],
+    output_dir: Path | None,
+    screen: _FilesScreen,
+    count: str,
 ) -> None:
-    from .runtime.captions import render
+    from .runtime.captions import Recording, render
 
-    source = _open_one(transcriber, path, gain, count)
+    source = _open_one(transcriber, path, gain, screen, count)
     shows_words = output_dir is not None or formats == ("txt",)
-    words = _WordPrinter()
-    transcript = transcriber.transcribe(source, on_token=lambda token: words.show(token.text) if shows_words else None)
-    texts = {name: render(transcript, name) for name in formats}
+    meter = screen.files
+    meter.begin(source)
+
+    def show(token: Token) -> None:
+        meter.position = token.end
+        if shows_words:
+            screen.show(token.text)
+
+    transcript = transcriber.transcribe(source, on_token=show)
+    try:
+        texts = {name: render(transcript, name) for name in formats}
+    except BaseException:  # a signal, damage: what was decoded is not lost
+        if shows_words:
+            screen.end("")
+        elif transcript.decoded:
+            info = {**transcript.info, "broken_off_at": round(meter.position, 3)}
+            screen.write(render(Recording(transcript.decoded, source.duration, info), formats[0]))
+        raise
     if shows_words:
-        words.show(transcript.stream.text.flush())
-        _write("\n")
+        screen.end(transcript.stream.text.flush())
     else:
-        _write(texts[formats[0]])
-    _finish_one(transcript, texts, _stem(path), output_dir, count)
+        screen.write(texts[formats[0]])
+    _finish_one(transcript, texts, _stem(path), output_dir, screen, count)
 
 
-def _finish_one(transcript: Transcript, texts: dict[str, str], stem: str, output_dir: Path | None, count: str) -> None:
+def _finish_one(
+    transcript: Transcript,
+    texts: dict[str, str],
+    stem: str,
+    output_dir: Path | None,
+    screen: _FilesScreen,
+    count: str,
+) -> None:
     from .manifest import write_whole
 
     source = transcript.source
@@ -768,9 +821,58 @@ def _finish_one(transcript: Transcript, texts: dict[str, str], stem: str, output
         for name, text in texts.items():
             write_whole(output_dir / f"{stem}.{name}", text.encode())
     if fired := transcript.stream.overrides:
-        seconds = [f"{transcript.stream.seconds_of(override.index):.1f}" for override in fired]
-        _say(f"{count}{source.name}: the blank guard chose a word at {', '.join(seconds)} s (--no-blank-guard: never)")
-    _say(f"{count}{source.name}: {_timing_line(transcript)}")
+        seconds = ", ".join(f"{transcript.stream.seconds_of(override.index):.1f}" for override in fired)
+        screen.say(f"{count}{source.name}: the blank guard chose a word at {seconds} s (--no-blank-guard: never)")
+    if swayed := transcript.stream.num_swayed:
+        screen.say(f"{count}{source.name}: hotwords changed {swayed} token{'s' * (swayed > 1)}")
+    screen.say(f"{count}{source.name}: {_timing_line(transcript)}")
+    screen.files.finish(source)
+
+
+def _summarize(meter: _FilesMeter, failed: list[VoxtralOnnxError]) -> None:
+    if meter.files > 1 and len(failed) < meter.files:
+        _say(f"{meter.files - len(failed)} of {meter.files} files transcribed, {meter.total}")
+
+
+class _FilesMeter:
+    """How far several files have come."""
+
+    def __init__(self, files: int):
+        self.files, self.files_done, self.seconds_done = files, 0, 0.0
+        self.name, self.position, self.duration = "", 0.0, 0.0  # of the file at hand; seconds
+        self.began = perf_counter()
+
+    @property
+    def level(self) -> float:
+        """The share of the file at hand that is done."""
+        return self.position / self.duration if self.duration else 0.0
+
+    @property
+    def total(self) -> str:
+        """Of all files."""
+        seconds = self.seconds_done + min(self.position, self.duration)
+        speed = seconds / max(perf_counter() - self.began, 1e-9)
+        return f"{format_time(seconds)} of audio at {speed:.1f} times its speed"
+
+    def begin(self, source: AudioSource) -> None:
+        """Turn to the next file."""
+        self.name, self.position, self.duration = Path(source.name).name, 0.0, source.duration
+
+    def finish(self, source: AudioSource) -> None:
+        """Count a file as done."""
+        self.files_done, self.seconds_done = self.files_done + 1, self.seconds_done + source.duration
+        self.name, self.position, self.duration = "", 0.0, 0.0
+
+    def __str__(self) -> str:
+        here = f"{format_time(self.position)} of {format_time(self.duration)} of {self.name}" if self.name else ""
+        several = f"{self.files_done} of {self.files} files" if self.files > 1 else ""
+        return ", ".join(filter(None, (here, several, self.total)))
+
+
+def _hotword_options(file: Path | None, bias: float | None) -> dict[str, Any]:
+    from .runtime.hotwords import DEFAULT_BIAS, read_hotwords
+
+    return {"hotwords": read_hotwords(file) if file else (), "hotword_bias": DEFAULT_BIAS if bias is None else bias}
 
 
 def _stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
@@ -888,15 +990,15 @@ def _event(event: Token | Segment | Silence | Notice) -> dict[str, object]:
 
 
 class _LiveScreen:
-    """Words on stdout, and below them, where stderr is a terminal, how the stream keeps up."""
+    """Words on stdout, and below them, where stderr is a terminal, how the work goes on."""
 
-    def __init__(self, meter: Meter):
+    def __init__(self, meter: Meter | _FilesMeter):
         self.meter, self.words = meter, _WordPrinter()
         self.lock, self.ended = threading.Lock(), threading.Event()
         self.column = 0  # of the cursor, where both are one terminal
         self.shares = sys.stdout.isatty() and stderr.is_terminal
 
-    def __enter__(self) -> _LiveScreen:
+    def __enter__(self) -> Self:
         if stderr.is_terminal:
             self.drawing = threading.Thread(target=self._draw, daemon=True)
             self.drawing.start()
@@ -924,18 +1026,33 @@ class _LiveScreen:
                     _write(character)
                     self.column += columns(character)
 
-    def say(self, message: str) -> None:
+    def say(self, message: str | VoxtralOnnxError) -> None:
         """A line of its own on stderr."""
         with self.lock:
-            if self.shares and self.column:
-                _write("\x1b[K\n\x1b[K")
-                self.column = 0
-            _say(message)
+            self._clear()
+            _say(message) if isinstance(message, str) else _print_error(message)
+
+    def write(self, text: str) -> None:
+        """Whole lines on stdout."""
+        with self.lock:
+            self._clear()
+            _write(text)
 
     def end(self, text: str) -> None:
-        """The last words."""
+        """The last words, of a file or of all; those of the next one begin a line."""
         self.show(text)
-        _write("\n")
+        with self.lock:
+            _write("\x1b[J\n" if self.shares else "\n")
+            self.column, self.words = 0, _WordPrinter()
+
+    def _clear(self) -> None:
+        """Begin a line, and take away what tells how the work goes on."""
+        if self.shares:
+            _write("\n" * bool(self.column) + "\x1b[J")
+            self.column = 0
+        elif stderr.is_terminal:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
     def _draw(self) -> None:
         levels = " ▁▂▃▄▅▆▇█"
@@ -951,6 +1068,14 @@ class _LiveScreen:
             sys.stderr.flush()
 
 
+class _FilesScreen(_LiveScreen):
+    """The screen of several files."""
+
+    def __init__(self, number: int):
+        self.files = _FilesMeter(number)
+        super().__init__(self.files)
+
+
 class _WordPrinter:
     """Text on stdout as it comes, without the space that the first word begins with."""
 
@@ -963,6 +1088,21 @@ class _WordPrinter:
             text = text.removeprefix(" ")
         if text:
             _write(text)
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM ends files as Ctrl-C does: nothing half-written stays, and what was decoded is shown."""
+    import signal
+
+    def stop(number: int, frame) -> None:
+        raise SystemExit(TERMINATED)
+
+    handler = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _write(text: str) -> None:

@@ -320,10 +320,12 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
         sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:  # a signal too
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+        if isinstance(error, OSError):
+            raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import soundfile
 import soxr
+from soundfile import LibsndfileError, SoundFile
 
 from ..errors import AudioError, UsageError
+from .media import MEDIA_SUFFIXES, MediaFile, has_signature, is_media
 from .stream import check_samples
 
 BLOCK_SECONDS = 1.28  # read at a time: 16 tokens, the largest encoder call
@@ -27,7 +28,7 @@ UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)  # a WAV written to a pipe promises about
 QUIET_DBFS = -34.0  # upstream users report missed words on clips whose peak is below 0.02
 AUTO_GAIN_PEAK = 0.95
 GAINS = ("none", "auto")
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64")  # in folders
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", *MEDIA_SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -44,7 +45,7 @@ class AudioSource:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """float32 [n] at the model's rate, mono."""
-        for block in _read(self._file, self._rate):
+        for block in _read(self._file, self._rate, self.name):
             yield block if self._gain == 1 else block * np.float32(self._gain)
 
 
@@ -52,13 +53,14 @@ def open_audio(source: str | Path | np.ndarray, sample_rate: int, *, gain: str =
     """Look through a file, `-` (standard input) or an array.
 
     Args:
-        source: a path to anything that libsndfile reads; `-` for a WAV or raw s16le at `sample_rate` on standard
-            input; or a float array [n] at `sample_rate`.
+        source: a path to anything that libsndfile or PyAV reads; `-` for such a file or raw s16le at `sample_rate` on
+            standard input; or a float array [n] at `sample_rate`.
         sample_rate: the model's, in Hz.
         gain: `none`, or `auto` to scale the peak to 0.95.
 
     Raises:
-        AudioError: not readable, not finite.
+        AudioError: not readable, without sound, not finite.
+        DeviceError: what it takes to read it is not installed.
     """
     if gain not in GAINS:
         raise UsageError(f"gain: expected one of {list(GAINS)}, got {gain!r}")
@@ -73,19 +75,16 @@ def open_audio(source: str | Path | np.ndarray, sample_rate: int, *, gain: str =
         name, file = str(source), str(source)
         _require_file(file)
 
-    if not isinstance(file, np.ndarray):
-        with _open(name, file) as sound:
-            if sound.samplerate != sample_rate:
-                notes.append(f"resampled from {sound.samplerate} Hz to {sample_rate} Hz")
-            if sound.channels > 1:
-                notes.append(f"{sound.channels} channels averaged")
-            promised = _promised_seconds(sound)
+    if isinstance(file, np.ndarray):
+        length, peak, promised = len(file), float(np.abs(file).max(initial=0)), 0.0
     else:
-        promised = len(file) / sample_rate
-    length, peak = 0, 0.0
-    for block in _read(file, sample_rate, name):
-        length += len(block)
-        peak = max(peak, float(np.abs(block).max(initial=0)))
+        with _open(name, file) as sound:
+            length, peak = 0, 0.0
+            for block in _mono(sound, sample_rate, name):
+                length += len(block)
+                peak = max(peak, float(np.abs(block).max(initial=0)))
+            promised = _promised_seconds(sound)
+            notes += _changes(sound, sample_rate)
     duration = length / sample_rate
     if promised > duration + 0.1:
         notes.append(f"cut off: the header promises {promised:.1f} s, the file holds {duration:.1f} s")
@@ -136,58 +135,87 @@ def dbfs(peak: float) -> float:
     return 20 * log10(peak) if peak > 0 else -inf
 
 
-def _read(file: str | BinaryIO | np.ndarray, sample_rate: int, name: str = "audio") -> Iterator[np.ndarray]:
+def _read(file: str | BinaryIO | np.ndarray, sample_rate: int, name: str) -> Iterator[np.ndarray]:
     """Mono blocks at `sample_rate`."""
     if isinstance(file, np.ndarray):
         size = int(BLOCK_SECONDS * sample_rate)
         yield from (file[start : start + size] for start in range(0, len(file), size))
+    else:
+        with _open(name, file) as sound:
+            yield from _mono(sound, sample_rate, name)
+
+
+def _mono(sound: SoundFile | MediaFile, sample_rate: int, name: str) -> Iterator[np.ndarray]:
+    """The average of the channels, resampled, block by block."""
+    resample, done = None, 0
+    if sound.samplerate != sample_rate:
+        resample = soxr.ResampleStream(sound.samplerate, sample_rate, 1, dtype="float32", quality="HQ")
+    for frames in _frames(sound, int(BLOCK_SECONDS * sound.samplerate), name):
+        if not np.isfinite(frames).all():
+            at = (done + int(np.flatnonzero(~np.isfinite(frames).all(1))[0])) / sound.samplerate
+            raise AudioError(f"{name}: the sample at {at:.2f} s is not a finite number: the recording is damaged")
+        done += len(frames)
+        mono = frames.mean(1) if sound.channels > 1 else frames[:, 0]
+        yield mono if resample is None else resample.resample_chunk(mono)
+    if resample is not None:
+        yield resample.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _frames(sound: SoundFile | MediaFile, size: int, name: str) -> Iterator[np.ndarray]:
+    """float32 [size, channels], the last block shorter."""
+    if isinstance(sound, MediaFile):
+        yield from sound.blocks(size)
         return
-    with _open(name, file) as sound:
-        resample = None
-        if sound.samplerate != sample_rate:
-            resample = soxr.ResampleStream(sound.samplerate, sample_rate, 1, dtype="float32", quality="HQ")
-        size = int(BLOCK_SECONDS * sound.samplerate)
-        while True:
-            try:
-                frames = sound.read(size, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                raise AudioError(f"{name}: damaged after {sound.tell() / sound.samplerate:.1f} s ({error})") from error
-            if not np.isfinite(frames).all():
-                bad = sound.tell() - len(frames) + int(np.flatnonzero(~np.isfinite(frames).all(1))[0])
-                at = bad / sound.samplerate
-                raise AudioError(f"{name}: the sample at {at:.2f} s is not a finite number: the recording is damaged")
-            mono = frames.mean(1) if sound.channels > 1 else frames[:, 0]
-            is_last = len(frames) < size
-            yield mono if resample is None else resample.resample_chunk(mono, last=is_last)
-            if is_last:
-                return
+    try:
+        while len(frames := sound.read(size, dtype="float32", always_2d=True)):
+            yield frames
+    except LibsndfileError as error:
+        raise AudioError(f"{name}: damaged after {sound.tell() / sound.samplerate:.1f} s ({error})") from error
 
 
-def _open(name: str, file: str | BinaryIO) -> soundfile.SoundFile:
+def _open(name: str, file: str | BinaryIO) -> SoundFile | MediaFile:
     if not isinstance(file, str):
         file.seek(0)
     try:
-        return soundfile.SoundFile(file)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: by its name a file without a header
+        return SoundFile(file)
+    except (LibsndfileError, OSError, TypeError) as error:  # TypeError: by its name a file without a header
+        if is_media(file):
+            return MediaFile(name, file)
         raise AudioError(
             f"{name}: not a readable audio file ({error}); convert it first: ffmpeg -i IN -ar 16000 -ac 1 OUT.wav"
         ) from error
 
 
+def _changes(sound: SoundFile | MediaFile, sample_rate: int) -> Iterator[str]:
+    """What a user should know of a file that was read, besides its level and its length."""
+    if isinstance(sound, MediaFile) and sound.num_tracks > 1:
+        yield f"the first of {sound.num_tracks} audio tracks"
+    if isinstance(sound, MediaFile) and sound.hole_seconds:
+        yield f"holds no sound for {sound.hole_seconds:.1f} s in all, which are silence now"
+    if sound.samplerate != sample_rate:
+        yield f"resampled from {sound.samplerate} Hz to {sample_rate} Hz"
+    if sound.channels > 1:
+        yield f"{sound.channels} channels averaged"
+
+
 def _require_file(path: str) -> None:
     try:
-        exists = Path(path).exists()
+        size = Path(path).stat().st_size if Path(path).exists() else None
     except OSError as error:
         raise AudioError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not exists:
+    if size is None:
         raise AudioError(f"{path}: no such file")
+    if size == 0 and Path(path).is_file():
+        raise AudioError(f"{path}: not a readable audio file: it has 0 bytes")
 
 
-def _promised_seconds(sound: soundfile.SoundFile) -> float:
+def _promised_seconds(sound: SoundFile | MediaFile) -> float:
     """The length that the header promises, 0 where it does not know.
 
     libsndfile corrects the length of a WAV that was cut off; only its log still says what the header says.
     """
+    if isinstance(sound, MediaFile):
+        return sound.promised_seconds
     frames = sound.frames
     if found := re.search(r"^data : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE):
         promised, held = map(int, found.groups())
@@ -203,11 +231,11 @@ def _spool_stdin(sample_rate: int) -> tuple[BinaryIO, bool]:
 
     head = sys.stdin.buffer.read(12)
     spool = tempfile.TemporaryFile()  # noqa: SIM115, closed when the source is dropped
-    if head[:4] in (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM"):
+    if head.startswith((b"RIFF", b"RF64", b"fLaC", b"FORM", b"ID3")) or has_signature(head):
         spool.write(head)
         shutil.copyfileobj(sys.stdin.buffer, spool)
         return spool, False
-    with soundfile.SoundFile(spool, "w", sample_rate, 1, "PCM_16", format="WAV") as wav:
+    with SoundFile(spool, "w", sample_rate, 1, "PCM_16", format="WAV") as wav:
         rest = head
         while data := sys.stdin.buffer.read(1 << 20):
             whole = len(rest + data) // 2 * 2

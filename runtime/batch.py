@@ -101,6 +101,7 @@ def _step(decoder: Decoder, buffers: KVRows, rows: list[Row]) -> None:
         np.stack([row.audio_embeds[0] for row in rows]),
         [stream.num_delay_tokens for stream in streams],
         [stream.blank_penalty() for stream in streams],
+        [stream.choose for stream in streams],
     )
     seconds = (perf_counter() - began) / len(rows)
     for row, choice in zip(rows, choices, strict=True):

@@ -115,13 +115,19 @@ def to_json(transcript: Transcript | Recording) -> str:
 
 def segment_values(segment: Segment) -> dict[str, Any]:
     """A segment as JSON holds it."""
-    return {
+    values = {
         "id": segment.id,
         "start": round(segment.start, 3),
         "end": round(segment.end, 3),
         "text": segment.text,
         "avg_logprob": round(segment.logprob, 4),
     }
+    if segment.alternatives:  # a list for each text token
+        values["alternatives"] = [
+            [{"token_id": one.token_id, "text": one.text, "logprob": round(one.logprob, 4)} for one in token]
+            for token in segment.alternatives
+        ]
+    return values
 
 
 _RENDERERS: dict[str, Callable[[Any], str]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -16,12 +16,24 @@ CLOSE_MARGIN = 0.05  # between logits; kernels for one and for several rows diff
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that may stand at a position."""
+
+    token_id: int
+    text: str  # empty for a special token
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """The greedy choice at one position."""
 
     token_id: int
     logprob: float  # of the chosen token, before any penalty
     blank_margin: float  # logit of the blank less the best other one
+    alternatives: tuple[Alternative, ...] = ()  # the best tokens, where they are asked for
+    is_swayed: bool = False  # by hotwords: without them another token would have been chosen
+    lead: float | None = None  # over the next best in the logits that decided, where these are known
 
     def is_close(self) -> bool:
         """Whether other kernels might decide otherwise: the two best logits may be within CLOSE_MARGIN.
@@ -29,9 +41,14 @@ class Choice:
         Where a word was chosen, the best other word is not known; one that has more than half of the probability is
         ahead of all others by more.
         """
+        if self.lead is not None:
+            return self.lead < CLOSE_MARGIN
         return abs(self.blank_margin) < CLOSE_MARGIN or (
             self.blank_margin < 0 and self.logprob < log(0.5 + CLOSE_MARGIN / 4)
         )
+
+
+Choose = Callable[[np.ndarray, float], Choice]  # of the logits [vocab_size] at a position, and the blank's penalty
 
 
 class Decoder:
@@ -55,6 +72,7 @@ class Decoder:
         audio_embeds: np.ndarray,
         num_delay_tokens: int,
         blank_penalties: Sequence[float] = (),
+        choose: Choose | None = None,
     ) -> list[Choice]:
         """Run the next positions; the choice at each.
 
@@ -65,6 +83,7 @@ class Decoder:
             num_delay_tokens: of the stream.
             blank_penalties: taken off the blank's logit at each position before the choice, by default nothing;
                 logprob and margin are those before.
+            choose: makes the choices instead of the graph.
         """
         feeds = {
             "input_ids": np.array([token_ids], np.int64),
@@ -73,6 +92,9 @@ class Decoder:
             "blank_penalty": np.array([blank_penalties or [0.0] * len(token_ids)], np.float32),
             **cache.positions(len(token_ids)),
         }
+        if choose is not None:
+            logits = self.session.step(cache, feeds, "logits")[0]
+            return [choose(*position) for position in zip(logits, feeds["blank_penalty"][0], strict=True)]
         steps = self.session.step(cache, feeds, "step")[0]
         return _choices(steps)
 
@@ -84,6 +106,7 @@ class Decoder:
         audio_embeds: np.ndarray,
         num_delay_tokens: Sequence[int],
         blank_penalties: Sequence[float],
+        chooses: Sequence[Choose | None],
     ) -> list[Choice]:
         """Run the next position of several streams in one call; the choice of each. The caches do not advance.
 
@@ -96,6 +119,7 @@ class Decoder:
             audio_embeds: [len(caches), hidden_size].
             num_delay_tokens: of each stream.
             blank_penalties: as for `step`.
+            chooses: of each stream as for `step`, for all or for none.
         """
         positions = [cache.positions(1) for cache in caches]
         feeds = {
@@ -106,7 +130,11 @@ class Decoder:
             **{name: np.concatenate([at[name] for at in positions]) for name in ("cos", "sin", "seqlens_k")},
             "total_sequence_length": positions[0]["total_sequence_length"],
         }
-        return _choices(rows.binding(len(caches)).run(feeds, "step")[:, 0])
+        binding, penalties = rows.binding(len(caches)), feeds["blank_penalty"][:, 0]
+        if all(chooses):
+            logits = binding.run(feeds, "logits")[:, 0]
+            return [choose(*row) for choose, *row in zip(chooses, logits, penalties, strict=True) if choose]
+        return _choices(binding.run(feeds, "step")[:, 0])
 
 
 def _choices(steps: np.ndarray) -> list[Choice]:

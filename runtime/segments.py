@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..manifest import Tokens
+from .decoder import Alternative
 from .stream import Token
 
 LONGEST_WORD_SECONDS = 0.8  # mistral-common's OFFLINE_STREAMING_BUFFER_TOKENS, ten tokens
@@ -25,6 +26,7 @@ class Segment:
     text: str  # as the tokens spell it, with the space it begins with
     token_ids: tuple[int, ...]
     logprob: float  # mean over the group's text tokens
+    alternatives: tuple[tuple[Alternative, ...], ...] = ()  # to each of the text tokens, where they are asked for
 
 
 def group(tokens: Iterable[Token], ids: Tokens) -> Iterator[Segment]:
@@ -43,6 +45,7 @@ def group(tokens: Iterable[Token], ids: Tokens) -> Iterator[Segment]:
             text="".join(token.text for token in texts),
             token_ids=tuple(token.token_id for token in texts),
             logprob=sum(token.logprob for token in texts) / len(texts),
+            alternatives=tuple(token.alternatives for token in texts if token.alternatives),
         )
         count, previous_end, texts = count + 1, end, []
         return segment

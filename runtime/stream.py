@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import ArtifactError, AudioError
 from ..manifest import write_whole
 from .cache import KVCache
-from .decoder import Choice
+from .decoder import Alternative, Choice
 from .tokenizer import TextDecoder
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Token:
     end: float  # seconds of audio that this token stands for the end of, the delay taken off
     logprob: float
     blank_margin: float
+    alternatives: tuple[Alternative, ...] = ()  # the best tokens here, this one among them, where they are asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,9 @@ class Stream:
         self.next_id = self.ids.bos
         self.blanks = 0  # generated in a row
         self.overrides: list[Override] = []  # what the blank guard did
+        self.chooser = transcriber.new_chooser()  # None where the graph chooses
+        self.choose = self.chooser and self.chooser.choose
+        self.num_swayed = 0  # decisions that hotwords turned
         self.finished = False
         self.text = TextDecoder(transcriber.tokenizer)
         self.timings = Timings()
@@ -110,6 +114,7 @@ class Stream:
 
         Raises:
             AudioError: not such an array, or one with non-finite values; the stream stays as it was.
+            ArtifactError: the artifact's weights were changed while they were in use.
         """
         return list(self.iter_feed(samples))
 
@@ -162,6 +167,7 @@ class Stream:
             "next_id": self.next_id,
             "blanks": self.blanks,
             "finished": self.finished,
+            "recent": self.chooser.recent if self.chooser else [],
             "text": self.text.state(),
             **{name: cache.position for name, cache in caches.items()},
         }
@@ -174,6 +180,8 @@ class Stream:
         self.num_samples, self.num_generated = values["num_samples"], values["num_generated"]
         self.next_id, self.blanks, self.finished = values["next_id"], values["blanks"], values["finished"]
         self.text.restore(values["text"])
+        if self.chooser:
+            self.chooser.recent = values["recent"]
         self.samples = arrays["samples"]
         for name, cache in (("encoder", self.encoder_cache), ("decoder", self.decoder_cache)):
             count = sum(key.startswith(f"{name}_") for key in arrays)
@@ -231,6 +239,7 @@ class Stream:
 
     def _encode(self, last: int | None = None) -> Iterator[np.ndarray]:
         """Encode what the samples allow, up to `last` positions in all."""
+        self.transcriber.weights.require_unchanged()
         per_token = self.audio.samples_per_token
         margin = self.rules.look_back_samples + self.rules.look_ahead_samples
         encoder = self.transcriber.encoder
@@ -285,7 +294,12 @@ class Stream:
         )  # whose choice is asked for
         penalties = [self.blank_penalty(max(0, row - next_row)) for row in range(len(token_ids))]
         choices = self.transcriber.decoder.step(
-            self.decoder_cache, token_ids, audio_embeds, self.num_delay_tokens, penalties
+            self.decoder_cache,
+            token_ids,
+            audio_embeds,
+            self.num_delay_tokens,
+            penalties,
+            self.choose,
         )
         self.timings.decode_seconds += perf_counter() - began
         return choices
@@ -309,10 +323,13 @@ class Stream:
         """Take a choice as that of the next position."""
         self.timings.steps += 1
         self.next_id = choice.token_id
+        self.num_swayed += choice.is_swayed
+        if self.chooser:
+            self.chooser.decided(choice.token_id)
         if choice.token_id == self.ids.streaming_pad:
             self.blanks += 1
         else:
-            if choice.blank_margin > 0:
+            if choice.blank_margin > 0 and not choice.is_swayed:
                 self.overrides.append(
                     Override(self.num_generated, self.blanks, choice.blank_margin, self.blank_penalty())
                 )
@@ -327,7 +344,8 @@ class Stream:
     def _token(self, choice: Choice) -> Token:
         index, end = self.num_generated, self.seconds_of(self.num_generated)
         self.num_generated += 1
-        return Token(index, choice.token_id, self.text.push(choice.token_id), end, choice.logprob, choice.blank_margin)
+        text = self.text.push(choice.token_id)
+        return Token(index, choice.token_id, text, end, choice.logprob, choice.blank_margin, choice.alternatives)
 
     def seconds_of(self, index: int) -> float:
         """Where in the audio a generated token stands: its end, the delay taken off (left pad and delay cancel)."""

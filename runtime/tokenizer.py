@@ -1,4 +1,4 @@
-"""Token ids to text. The model's prompt needs no text, so nothing here encodes."""
+"""Token ids to text."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ class Tokenizer:
 
     def __init__(self, path: Path, tokens: Tokens):
         try:
-            vocab = json.loads(path.read_bytes())["vocab"]
-            self.pieces = [base64.b64decode(entry["token_bytes"]) for entry in vocab]
+            values = json.loads(path.read_bytes())
+            self.pieces = [base64.b64decode(entry["token_bytes"]) for entry in values["vocab"]]
+            config = values["config"]
+            self.num_ranks = config["default_vocab_size"] - config["default_num_special_tokens"]  # that the model has
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{path}: not a readable Tekken tokenizer ({error!r}); export again") from error
         self.first_text = tokens.first_text

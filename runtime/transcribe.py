@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,15 @@ import numpy as np
 
 from ..errors import UsageError
 from ..manifest import Manifest, Streaming
-from .artifact import find_artifact, open_artifact
+from .artifact import MappedFiles, find_artifact, open_artifact
 from .audio import AudioSource, open_audio
 from .batch import Row, advance_together
 from .cache import KVCache, decoder_cache_spec
+from .chooser import Chooser, check_alternatives
 from .decoder import Decoder
 from .device import Cpu, open_device
 from .encoder import Encoder
+from .hotwords import DEFAULT_BIAS, Hotwords
 from .memory import require_memory
 from .prepacked import prepacked_folder, prepacked_graph
 from .segments import Segment, group
@@ -52,6 +55,9 @@ class Transcriber:
         threads: int | None = None,
         prepacked: str | Path | None = None,
         blank_guard: bool = True,
+        alternatives: int = 0,
+        hotwords: Iterable[str] = (),
+        hotword_bias: float = DEFAULT_BIAS,
         allow_fallback: bool = False,
         offline: bool = False,
         on_download: Callable[[Progress], None] = lambda progress: None,
@@ -72,6 +78,9 @@ class Transcriber:
                 faster and processes share their memory. For the CPU.
             blank_guard: after 16 s without a word, make blanks less likely step by step (`Stream.overrides` tells where
                 that changed a decision).
+            alternatives: how many of the best tokens each token of text comes with, 1 to 10; 0 for none.
+            hotwords: words and phrases that are made likelier.
+            hotword_bias: what their tokens' logits gain.
             allow_fallback: run what the device cannot on the CPU, and say so in `notes`, instead of raising.
             offline: ask no hub, take what was downloaded before.
             on_download: called for every MiB of a download.
@@ -93,12 +102,15 @@ class Transcriber:
             raise UsageError(f"batch size: files advance together on the CPU, not on {self.device}; add --device cpu")
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
         self.context, self.batch_size, self.blank_guard = context, batch_size, blank_guard
+        self.alternatives = check_alternatives(alternatives)
         self._starts: dict[int, Snapshot] = {}  # by delay: streams that have heard the silence before the audio
         decoder_cache = decoder_cache_spec(manifest, context)
         if prepacked is None or not all(
             prepacked_folder(manifest, graph, Path(prepacked)).is_dir() for graph in (graphs.encoder, graphs.decoder)
         ):  # weights saved packed are pages of a file, which processes share and the system can drop: they fit always
             require_memory(manifest, self.precision, context, self.runs_on, batch_size)
+        mapped = () if prepacked else (*graphs.encoder.data, *graphs.decoder.data)
+        self.weights = MappedFiles(self.folder, manifest, mapped)
         mel = Session(self.folder, manifest.mel, Cpu(), threads)  # small, and exact there
         encoder, decoder = (
             Session(
@@ -111,6 +123,8 @@ class Transcriber:
             for graph in (graphs.encoder, graphs.decoder)
         )
         self.tokenizer = Tokenizer(self.folder / "tekken.json", manifest.tokens)
+        words = [hotwords] if isinstance(hotwords, str) else list(hotwords)
+        self.hotwords = Hotwords(words, self.tokenizer, manifest.tokens, hotword_bias) if words else None
         self.encoder = Encoder(manifest, mel, encoder)
         self.decoder = Decoder(decoder, decoder_cache)
 
@@ -169,6 +183,12 @@ class Transcriber:
             self._starts[num_delay_tokens] = silent.snapshot()
         stream.take_over(self._starts[num_delay_tokens])
         return stream
+
+    def new_chooser(self) -> Chooser | None:
+        """What chooses a stream's tokens; None leaves that to the graph."""
+        if not self.alternatives and self.hotwords is None:
+            return None
+        return Chooser(self.manifest.tokens, self.tokenizer, self.alternatives, self.hotwords)
 
     def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
         """A stream that goes on where `Stream.save` wrote it.
@@ -286,8 +306,12 @@ class Transcript:
             count += 1
 
     def _clamped(self, segment: Segment) -> Segment:
-        start, end = min(segment.start, self.duration), min(segment.end, self.duration)
-        return Segment(segment.id, start, end, segment.text, segment.token_ids, segment.logprob)
+        return replace(segment, start=min(segment.start, self.duration), end=min(segment.end, self.duration))
+
+    @property
+    def decoded(self) -> list[Segment]:
+        """The word groups so far; decodes nothing."""
+        return list(self._segments)
 
     @property
     def segments(self) -> list[Segment]:
@@ -317,6 +341,7 @@ class Transcript:
             "delay_ms": delay_ms(transcriber.manifest, self.stream.num_delay_tokens),
             "context": transcriber.context,
             "blank_guard": len(self.stream.overrides) if transcriber.blank_guard else None,
+            "hotwords": self.stream.num_swayed if transcriber.hotwords else None,
             "encode_ms": round(1000 * timings.encode_seconds, 1),
             "decode_ms": round(1000 * timings.decode_seconds, 1),
             "rtf": round(seconds / self.duration, 4) if self.duration else None,

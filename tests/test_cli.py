@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, clean_environment
 
 from voxtral_onnx import __version__, cli
 from voxtral_onnx.runtime.captions import FORMATS
+from voxtral_onnx.runtime.stream import Stream
 
 NOTES = ("command-hibari", "digits-espeak", "time-flite")
 CLIPS = [SAMPLES / f"{name}.wav" for name in NOTES]
@@ -238,7 +240,7 @@ def test_several_files_at_a_time(transcribe, tmp_path):
     assert result.out == "".join(TEXTS[clip.name] + "\n" for clip in clips)
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == ["/bad.wav", "/none.wav"]
-    assert result.err.splitlines()[-1] == "4 of 6 files transcribed"
+    assert result.err.splitlines()[-1].startswith("4 of 6 files transcribed, 0:32 of audio at ")
     assert sum(line.startswith("[1/6] ") for line in result.err.splitlines()) == 1
     written = {file.name: file.read_text() for file in (tmp_path / "out").iterdir()}
     assert written.keys() == {f"{clip.stem}.{name}" for clip in clips for name in FORMATS}
@@ -302,7 +304,9 @@ def test_folders_and_patterns(transcribe, tmp_path):
     assert (result.code, result.out) == (0, 3 * f"{TEXT}\n")
     names = [line.partition("] ")[2].partition(":")[0] for line in result.err.splitlines() if line.startswith("[")]
     assert names == [str(tmp_path / name) for name in ("b/deep/two.WAV", "b/one.wav", "c/three.wav")]
-    assert result.err.splitlines()[-1] == "3 of 3 files transcribed"
+    assert re.fullmatch(
+        r"3 of 3 files transcribed, 0:06 of audio at [\d.]+ times its speed", result.err.splitlines()[-1]
+    )
 
 
 def test_nothing_to_transcribe(transcribe, tmp_path):
@@ -455,6 +459,66 @@ def test_ctrl_c_leaves_no_output_file(start, minute, tmp_path):
     assert process.wait(60) == cli.INTERRUPTED
     assert "Traceback" not in error
     assert list(folder.iterdir()) == []
+
+
+def test_sigterm_while_an_output_is_written(transcribe, tmp_path, monkeypatch):
+    """What is there is in the file by then, and is not yet the file."""
+    monkeypatch.setattr(os, "fsync", lambda file: os.kill(os.getpid(), signal.SIGTERM))
+    result = transcribe("--output-dir", tmp_path / "out", CLIP)
+    assert (result.code, result.out) == (cli.TERMINATED, TEXT + "\n")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.fixture
+def terminate_at(monkeypatch):
+    """This process gets SIGTERM when so many tokens have been decided."""
+
+    def terminate_at(count: int) -> None:
+        decided, left = Stream.decided, iter(range(count, -1, -1))
+
+        def counting(stream, choice):
+            if next(left, None) == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return decided(stream, choice)
+
+        monkeypatch.setattr(Stream, "decided", counting)
+
+    return terminate_at
+
+
+def test_sigterm_shows_what_was_decoded(transcribe, terminate_at):
+    terminate_at(25)
+    result = transcribe("--json", CLIP)
+    values = json.loads(result.out)
+    assert result.code == cli.TERMINATED
+    assert 1 < values["info"]["broken_off_at"] < values["duration"]
+    assert TEXT.startswith(values["text"]) and 0 < len(values["text"]) < len(TEXT)
+
+
+def test_sigterm_shows_files_that_waited_for_an_earlier_one(transcribe, terminate_at):
+    terminate_at(200)
+    result = transcribe("--batch-size", 2, LONG_CLIP, CLIP)
+    assert (result.code, result.out) == (cli.TERMINATED, TEXT + "\n")
+
+
+def test_progress_of_a_file_and_of_all_is_for_terminals(start):
+    ours, theirs = pty.openpty()
+    process = start(LONG_CLIP, CLIP, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # how Linux says that the other end of a terminal is closed
+        while piece := os.read(ours, 4096):
+            shown += piece
+    os.close(ours)
+    assert process.wait(60) == 0
+    lines = re.findall(r"0:(\d\d) of 0:26 of long-mixed\.wav, 0 of 2 files, 0:\1 of audio at", shown.decode())
+    assert lines == sorted(lines) and len(set(lines)) > 1
+    assert "2 of 2 files transcribed, 0:29 of audio at" in shown.decode()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.9, "0:59"), (754, "12:34"), (36_000, "10:00:00")])
+def test_times_for_people(seconds, text):
+    assert cli.format_time(seconds) == text
 
 
 def test_words_appear_on_a_terminal_while_the_clip_is_decoded(start, minute):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -7,7 +9,8 @@ import soxr
 from commands import CLIP, TEXT
 
 from voxtral_onnx.errors import AudioError
-from voxtral_onnx.runtime.audio import open_audio
+from voxtral_onnx.memory import resident_memory
+from voxtral_onnx.runtime.audio import BLOCK_SECONDS, open_audio
 
 RATE = 16000
 SAMPLES, _ = soundfile.read(CLIP, dtype="float32")
@@ -47,7 +50,7 @@ def read(path, **options) -> np.ndarray:
         ("missing.wav", None, ["missing.wav: no such file"]),
         ("x" * 300, None, ["cannot be read", "File name too long"]),
         ("text.wav", b"hello", ["text.wav: not a readable audio file", "convert it first: ffmpeg"]),
-        ("empty-file.wav", b"", ["not a readable audio file"]),
+        ("empty-file.wav", b"", ["empty-file.wav: not a readable audio file: it has 0 bytes"]),
         ("header-cut.wav", CLIP.read_bytes()[:30], ["not a readable audio file"]),
         ("headerless.raw", HEADERLESS_BYTES, ["headerless.raw: not a readable audio file"]),
     ],
@@ -224,6 +227,22 @@ def test_standard_input_with_hardly_a_sample(content, pipe):
 
 def test_standard_input_with_a_damaged_header(pipe):
     pipe(CLIP.read_bytes()[:30]).assert_refused(6, "standard input: not a readable audio file")
+
+
+def test_ten_hours_at_constant_memory(tmp_path):
+    """A sparse file of 576 MB: looked through once, then read as blocks are asked for."""
+    path, num_samples = tmp_path / "long.wav", 36_000 * RATE
+    soundfile.write(path, np.zeros(0), RATE, "PCM_U8")
+    head = with_data_size(num_samples, path.read_bytes())
+    start = head.index(b"data") + 8
+    path.write_bytes(head[:start])
+    os.truncate(path, start + num_samples)
+    before = resident_memory()
+    source = open_audio(path, RATE)
+    assert (source.duration, source.peak, source.notes) == (36_000, 1.0, ())
+    blocks = source.blocks()
+    assert [len(next(blocks)) for _ in range(100)] == [int(BLOCK_SECONDS * RATE)] * 100
+    assert resident_memory() - before < 30e6
 
 
 class PipeOfAnySize:

@@ -1,13 +1,28 @@
 from __future__ import annotations
 
+import base64
 import csv
 import html
+import json
 import re
 
+import pytest
+from golden import streams
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
-from voxtral_onnx.runtime.captions import MAX_COLUMNS, MAX_LINES, captions, columns, to_lrc, to_srt, to_tsv, to_vtt
+from voxtral_onnx.runtime.captions import (
+    MAX_COLUMNS,
+    MAX_LINES,
+    PAUSE_SECONDS,
+    captions,
+    columns,
+    to_lrc,
+    to_srt,
+    to_tsv,
+    to_vtt,
+)
 from voxtral_onnx.runtime.segments import Segment
 
 LATIN = st.text("abcdefghijklmnopqrstuvwxyzäöüß'-", min_size=1, max_size=12)
@@ -111,3 +126,42 @@ def test_no_text():
 def test_columns_of_wide_characters():
     assert columns("ab") == 2
     assert columns("今日") == 4
+
+
+STORED = json.loads((streams.HERE / "streams.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def computed():
+    return streams.golden()
+
+
+def test_stored_streams_are_what_is_computed(computed):
+    assert json.loads(json.dumps(computed)) == STORED
+
+
+@pytest.mark.parametrize("language", streams.GROUPS)
+def test_captions_of_languages(language):
+    """By other means: the bytes joined, the widths by rich, and breaks where the groups say so."""
+    stream, groups = STORED["streams"][language], streams.GROUPS[language]
+    content = b"".join(base64.b64decode(STORED["token_bytes"].get(str(i), "")) for i in stream["token_ids"])
+    assert content.decode().removeprefix(" ") == stream["text"] == "".join(text for text, _ in groups).strip()
+    assert [segment["text"] for segment in stream["segments"]] == [text for text, _ in groups]
+    lines = [caption["lines"] for caption in stream["captions"]]
+    assert all(len(pair) <= MAX_LINES and cell_len(line) <= MAX_COLUMNS for pair in lines for line in pair)
+    ends = ["".join("".join(pair).split()) for pair in lines]
+    assert "".join(ends) == "".join(stream["text"].split())
+    shown, at = [], 0
+    for text in ends:
+        at += len(text)
+        shown.append(at)
+    at = 0
+    for (text, _), (_, silence) in zip(groups, [*groups[1:], ("", 0)], strict=True):
+        at += len("".join(text.split()))
+        if text.endswith((".", "!", "?", "؟", "।", "。", "！", "？")) or silence > PAUSE_SECONDS + 0.8:  # noqa: RUF001
+            assert at in shown, text
+    assert parse_srt(stream["srt"]) == [
+        (round(1000 * caption["start"]), round(1000 * caption["end"]), caption["lines"])
+        for caption in stream["captions"]
+    ]
+    assert html.unescape(stream["vtt"]).count("-->") == len(lines)

@@ -108,6 +108,27 @@ test('captions and files are Python’s', async () => {
   for (const [text, count] of Object.entries(await golden('columns'))) assert.equal(columns(text), count, text)
 })
 
+test('streams of other scripts become the same text and captions', async () => {
+  const { token_bytes: bytes, seconds_per_token: step, streams, ...ids } = await golden('streams')
+  const vocab = Array.from({ length: Math.max(...Object.keys(bytes).map(Number)) - ids.first_text + 1 }, (_, rank) => ({
+    token_bytes: bytes[rank + ids.first_text] ?? '',
+  }))
+  const tokens = { ...TOKENS, ...ids }
+  const tokenizer = new Tokenizer(JSON.stringify({ vocab }), tokens)
+  for (const [language, expected] of Object.entries(streams)) {
+    const pieces = new TextPieces(tokenizer)
+    const given = expected.token_ids.map((/** @type {number} */ tokenId, /** @type {number} */ index) => (
+      { index, tokenId, text: pieces.push(tokenId), end: (index + 1) * step, logprob: -0.1, blankMargin: 0 }
+    ))
+    const segments = [...group(given, tokens)]
+    assert.equal(tokenizer.decode(expected.token_ids), expected.text, language)
+    assert.deepEqual(segments.map((s) => s.text), expected.segments.map((/** @type {any} */ s) => s.text), language)
+    assert.deepEqual([...captions(segments)].map((c) => c.lines), expected.captions.map((/** @type {any} */ c) => c.lines))
+    const transcript = { segments, tokenIds: expected.token_ids, duration: 60, info: { delay_ms: 480 } }
+    for (const format of ['srt', 'vtt']) assert.equal(render(transcript, format), expected[format], `${language}.${format}`)
+  }
+})
+
 test('a manifest is held to its format', async () => {
   const text = await manifestText()
   const manifest = new Manifest(text)
