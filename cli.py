@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from .manifest import Manifest
     from .runtime.bench import Latency, Measurement
     from .runtime.live import Meter, Notice, Silence
+    from .runtime.mic import Microphone
     from .runtime.segments import Segment
     from .runtime.stream import Token
     from .runtime.transcribe import Transcriber, Transcript
+    from .runtime.vad import VoiceGate
     from .verify.certificate import Certificate
 
 SOME_FAILED = 10  # exit code: some of several inputs
@@ -266,6 +268,14 @@ def transcribe(
     blank_guard: Annotated[
         bool, typer.Option(help="After 16 s without a word, make blanks less likely; told where it fires.")
     ] = True,
+    vad: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[MODEL.onnx]",
+            help="Leave out words where nobody speaks: by loudness, or by Silero's model, version 5.",
+            show_default="nothing is left out",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="For onnxruntime.", show_default="one a core")] = None,
     prepacked: Annotated[
         Path | None,
@@ -276,7 +286,7 @@ def transcribe(
     ] = False,
     rate: Annotated[int, typer.Option(help="Of the samples from --stdin, in Hz.")] = 16000,
     sample_format: Annotated[str, typer.Option(help="Of the samples from --stdin: s16le or f32le.")] = "s16le",
-    mic: Annotated[bool, typer.Option("--mic", help="Live: a microphone; Ctrl-C ends it.")] = False,
+    mic: Annotated[bool, typer.Option("--mic", help="Live: a microphone; space or p pauses, Ctrl-C ends it.")] = False,
     input_device: Annotated[
         str | None, typer.Option(help="Number or name of the microphone.", show_default="the system's")
     ] = None,
@@ -328,6 +338,7 @@ def transcribe(
         "threads": threads,
         "prepacked": prepacked,
         "blank_guard": blank_guard,
+        "vad": vad,
         "allow_fallback": allow_fallback,
         "offline": offline,
     }
@@ -337,8 +348,8 @@ def transcribe(
         _introduce(transcriber)
         if stdin or mic:
             hz = transcriber.sample_rate
-            blocks = _stdin_blocks(sample_format, rate, hz) if stdin else _mic_blocks(input_device, hz)
-            _transcribe_live(transcriber, "stdin" if stdin else "mic", blocks, formats, output_dir, stream_json)
+            source = _stdin_blocks(sample_format, rate, hz) if stdin else _open_microphone(input_device, hz)
+            _transcribe_live(transcriber, "stdin" if stdin else "mic", source, formats, output_dir, stream_json)
             return
         for number, path in enumerate(audio, 1):
             count = f"[{number}/{len(audio)}] " if len(audio) > 1 else ""
@@ -541,9 +552,11 @@ def main() -> None:
 
 
 def _with_hyphens(arguments: list[str]) -> list[str]:
-    """Whisper spells its flags with underscores; both are understood, up to a `--` alone."""
+    """Whisper spells its flags with underscores; both are understood, up to a `--` alone. `--vad` needs no value."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags = [re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), argument) for argument in arguments[:end]]
+    followed = zip(flags, [*flags[1:], ""], strict=True)
+    flags = ["--vad=energy" if flag == "--vad" and not value.endswith(".onnx") else flag for flag, value in followed]
     return flags + arguments[end:]
 
 
@@ -636,7 +649,14 @@ def _transcribe_one(
     if fired := transcript.stream.overrides:
         seconds = [f"{transcript.stream.seconds_of(override.index):.1f}" for override in fired]
         _say(f"{count}{source.name}: the blank guard chose a word at {', '.join(seconds)} s (--no-blank-guard: never)")
+    if transcript.gate:
+        _say(f"{count}{source.name}: {_gate_line(transcript.gate)}")
     _say(f"{count}{source.name}: {_timing_line(transcript)}")
+
+
+def _gate_line(gate: VoiceGate) -> str:
+    groups = f"{gate.left_out} word groups" if gate.left_out != 1 else "1 word group"
+    return f"vad: no speech in {gate.quiet_seconds:.1f} of {gate.seconds:.1f} s, {groups} left out there"
 
 
 def _stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
@@ -646,13 +666,14 @@ def _stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[n
     return raw_blocks(stdin, sample_format, rate, sample_rate)
 
 
-def _mic_blocks(device: str | None, sample_rate: int) -> Iterator[np.ndarray]:
+def _open_microphone(device: str | None, sample_rate: int) -> Microphone:
     from .runtime.mic import Microphone
 
     microphone = Microphone(int(device) if device and device.isdigit() else device, sample_rate)
     resampled = "" if microphone.rate == sample_rate else f", resampled from {microphone.rate} Hz"
-    _say(f"{microphone.name}{resampled}: speak, Ctrl-C ends it")
-    return iter(microphone)
+    keys = "space pauses, Ctrl-C ends it" if sys.stdin.isatty() else "Ctrl-C ends it"
+    _say(f"{microphone.name}{resampled}: speak; {keys}")
+    return microphone
 
 
 def _print_microphones() -> None:
@@ -669,7 +690,7 @@ def _print_microphones() -> None:
 def _transcribe_live(
     transcriber: Transcriber,
     name: str,
-    blocks: Iterator[np.ndarray],
+    source: Microphone | Iterator[np.ndarray],
     formats: tuple[str, ...],
     output_dir: Path | None,
     stream_json: bool,
@@ -681,11 +702,13 @@ def _transcribe_live(
     from .memory import peak_memory
     from .runtime.captions import Recording, render
     from .runtime.live import Capture, Meter, Notice, Silence, listen
+    from .runtime.mic import Microphone
     from .runtime.segments import Segment
 
-    stream, meter = transcriber.stream(), Meter()
+    stream, gate, meter = transcriber.stream(), transcriber.voice_gate(), Meter()
     screen = _LiveScreen(meter)
-    capture = Capture(blocks)
+    microphone = source if isinstance(source, Microphone) else None
+    capture = Capture(iter(source))
     recording = Recording([])
     shows_words = not stream_json and (output_dir is not None or formats == ("txt",))
     keeps = output_dir is not None or not shows_words
@@ -712,8 +735,8 @@ def _transcribe_live(
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     broken: AudioError | None = None
     try:
-        with screen:
-            listen(stream, capture, meter, show)
+        with screen, _PauseKey(microphone, screen):
+            listen(stream, capture, meter, show, gate)
     except AudioError as error:
         broken = error  # what was captured before is transcribed
     finally:
@@ -730,6 +753,10 @@ def _transcribe_live(
             write_whole(output_dir / f"{name}.{kind}", text.encode())
     elif not shows_words and not stream_json:
         _write(texts[formats[0]])
+    if microphone and microphone.overflows:
+        _say(f"note: audio was lost {microphone.overflows} times before it reached us: the machine was too busy")
+    if gate:
+        _say(_gate_line(gate))
     _say(f"{meter}, {format_size(peak_memory())} of memory")
     if broken is not None:
         raise broken
@@ -815,6 +842,55 @@ class _LiveScreen:
             below, above = ("\n", f"\x1b[A\x1b[{self.column + 1}G") if self.shares else ("", "\r")
             sys.stderr.write(f"{below}\r\x1b[2m{line}\x1b[m\x1b[K{above}")
             sys.stderr.flush()
+
+
+class _PauseKey:
+    """Space or p on a terminal pauses a microphone, and lets it go on."""
+
+    def __init__(self, microphone: Microphone | None, screen: _LiveScreen):
+        self.microphone, self.screen = microphone, screen
+        self.terminal: int | None = None
+
+    def __enter__(self) -> None:
+        try:
+            import termios
+            import tty
+        except ImportError:  # Windows
+            return
+        if self.microphone is None or not sys.stdin.isatty():
+            return
+        self.terminal = terminal = sys.stdin.fileno()
+        self.settings = termios.tcgetattr(terminal)
+        tty.setcbreak(terminal, termios.TCSANOW)  # keys come at once; Ctrl-C stays a signal
+        self.ended, self.end = os.pipe()
+        self.reading = threading.Thread(target=self._read, args=(terminal, self.microphone), daemon=True)
+        self.reading.start()
+
+    def __exit__(self, *error) -> None:
+        if self.terminal is None or self.microphone is None:
+            return
+        import termios
+
+        os.close(self.end)
+        self.reading.join()
+        os.close(self.ended)
+        termios.tcsetattr(self.terminal, termios.TCSADRAIN, self.settings)
+        if seconds := self.microphone.dropped_seconds:
+            _say(f"{seconds:.1f} s dropped in pauses")
+
+    def _read(self, terminal: int, microphone: Microphone) -> None:
+        from select import select
+
+        while self.ended not in select([terminal, self.ended], [], [])[0]:
+            key = os.read(terminal, 1)
+            if not key:  # the terminal has gone
+                return
+            if key in b" pP":
+                self.screen.meter.is_paused = microphone.is_paused = not microphone.is_paused
+                if microphone.is_paused:
+                    self.screen.say("paused: what is said now is dropped; space goes on")
+                else:
+                    self.screen.say(f"on again; {microphone.dropped_seconds:.1f} s dropped so far")
 
 
 class _WordPrinter:

@@ -23,6 +23,7 @@ from .segments import Segment, group
 from .session import Session
 from .stream import Snapshot, Stream, Token
 from .tokenizer import Tokenizer
+from .vad import VoiceGate, detectors
 
 if TYPE_CHECKING:
     from ..hub import Progress
@@ -50,6 +51,7 @@ class Transcriber:
         threads: int | None = None,
         prepacked: str | Path | None = None,
         blank_guard: bool = True,
+        vad: str | Path | None = None,
         allow_fallback: bool = False,
         offline: bool = False,
         on_download: Callable[[Progress], None] = lambda progress: None,
@@ -69,6 +71,8 @@ class Transcriber:
                 faster and processes share their memory. For the CPU.
             blank_guard: after 16 s without a word, make blanks less likely step by step (`Stream.overrides` tells where
                 that changed a decision).
+            vad: leave out words where nobody speaks: "energy" tells that by loudness, or the path of Silero's model,
+                version 5. For `transcribe`; live streams take a `voice_gate`.
             allow_fallback: run what the device cannot on the CPU, and say so in `notes`, instead of raising.
             offline: ask no hub, take what was downloaded before.
             on_download: called for every MiB of a download.
@@ -86,6 +90,7 @@ class Transcriber:
             raise UsageError(f"prepacked: weights are packed for the CPU, not for {self.device}; add --device cpu")
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
         self.context, self.blank_guard = context, blank_guard
+        self._new_detector = detectors(vad, self.sample_rate) if vad else None
         self._starts: dict[int, Snapshot] = {}  # by delay: streams that have heard the silence before the audio
         decoder_cache = decoder_cache_spec(manifest, context)
         if prepacked is None or not all(
@@ -155,6 +160,10 @@ class Transcriber:
         stream.take_over(self._starts[num_delay_tokens])
         return stream
 
+    def voice_gate(self, delay_ms: int | None = None) -> VoiceGate | None:
+        """What leaves out words without speech from a new stream, where `vad` was asked for."""
+        return VoiceGate(self._new_detector(), self.manifest, self._delay(delay_ms)) if self._new_detector else None
+
     def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
         """A stream that goes on where `Stream.save` wrote it.
 
@@ -205,19 +214,22 @@ class Transcript:
         self.source, self.transcriber = source, transcriber
         self.duration = source.duration
         self.stream = transcriber._stream(num_delay_tokens, stop_at_eos=True)
+        self.gate = transcriber.voice_gate(delay_ms(transcriber.manifest, num_delay_tokens))
         self._on_token = on_token
         self._token_ids: list[int] = []
         self._segments: list[Segment] = []
         self._pending = group(self._decode(), transcriber.manifest.tokens)
 
     def _decode(self) -> Iterator[Token]:
-        for token in self._run():
+        for token in self.gate.words(self._run()) if self.gate else self._run():
             self._token_ids.append(token.token_id)
             self._on_token(token)
             yield token
 
     def _run(self) -> Iterator[Token]:
         for block in self.source.blocks():
+            if self.gate:
+                self.gate.hear(block)
             yield from self.stream.iter_feed(block)
             if self.stream.finished:  # the model said that the text has ended
                 return
