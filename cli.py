@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .exporter.source import RemoteCheckpoint
     from .manifest import Manifest
     from .runtime.bench import Latency, Measurement
+    from .runtime.doctor import Check
     from .runtime.live import Meter, Notice, Silence
     from .runtime.mic import Microphone
     from .runtime.segments import Segment
@@ -540,6 +541,46 @@ def bench(
         _write(_format_measurements(rows))
 
 
+@app.command(rich_help_panel="Inspect")
+def doctor(
+    artifact: Annotated[
+        str | None,
+        typer.Argument(
+            help="Artifact folder, or [b]tiny[/].", show_default="$VOXTRAL_ONNX_MODEL or last export, if there is one"
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated, or [b]all[/]: what is tested.", show_default="q4f16, else what it has"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    context: Annotated[int, typer.Option(help="Positions of 80 ms that attention sees.")] = 8192,
+    as_json: Annotated[bool, typer.Option("--json", help="Every check, with its numbers.")] = False,
+) -> None:
+    """Say what this machine can run and how fast; exit code 7 where something needed is missing, 8 where one fails."""
+    from dataclasses import asdict
+
+    from .runtime import doctor as examining
+    from .verify.certificate import read_self_tests
+
+    precisions = [name.strip() for name in precision.split(",")] if precision else None
+    options = {"precisions": precisions, "device": device, "context": context, "self_tests": read_self_tests}
+    checks = []
+    with _Steps() as steps:
+        steps.show("looking at this machine")
+        for check in examining.doctor(artifact, **options):
+            checks.append(check)
+            steps.show(f"{check.topic}: {check.name}")
+    if as_json:
+        _write(json.dumps([asdict(check) for check in checks], ensure_ascii=False) + "\n")
+    else:
+        _print_checks(checks)
+    found = {check.status for check in checks}
+    for status, error in ((examining.FAILED, VerificationError), (examining.MISSING, DeviceError)):
+        if status in found:
+            raise typer.Exit(error.exit_code)
+
+
 def main() -> None:
     """Run the command line: errors a user can act on are one line on stderr and an exit code."""
     try:
@@ -992,6 +1033,20 @@ def _print_certificate(certificate: Certificate) -> None:
     for sentence in certificate.not_checked:
         console.print(f"[dim]not checked: {escape(sentence)}[/]")
     console.print(f"[b]{certificate.verdict}[/] in {certificate.seconds:.0f} s")
+
+
+def _print_checks(checks: list[Check]) -> None:
+    from rich.table import Table
+
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[bold red]missing[/]"}
+    table = Table("", "", "", "", box=None, pad_edge=False, show_header=False)
+    table.columns[3].overflow = "fold"
+    topic = ""
+    for check in checks:
+        shown, topic = "" if check.topic == topic else f"[b]{check.topic}[/]", check.topic
+        status = marks.get(check.status, f"[bold red]{check.status}[/]")
+        table.add_row(shown, escape(check.name), status, escape(check.summary))
+    Console(highlight=False).print(table)
 
 
 def _format_measurements(rows: list[Measurement]) -> str:
