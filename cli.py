@@ -273,7 +273,7 @@ def transcribe(
         str | None,
         typer.Option(
             metavar="[MODEL.onnx]",
-            help="Leave out words where nobody speaks: by loudness, or by Silero's model, version 5.",
+            help="Leave out words where nobody speaks: by loudness, or by Silero's model, version 5 or 6.",
             show_default="nothing is left out",
         ),
     ] = None,

@@ -101,12 +101,14 @@ class Microphone:
         Raises:
             AudioError: the device has stopped.
         """
-        with self._stream:
-            silence = 0  # samples since the pause began
+        self._stream.start()
+        is_gone, silence = False, 0  # samples since the pause began
+        try:
             while True:
                 try:
                     block = self._blocks.get(timeout=GONE_SECONDS)
                 except queue.Empty:
+                    is_gone = True
                     raise AudioError(f"{self.name}: the microphone has stopped; is it still connected?") from None
                 if self.is_paused:
                     self.dropped_seconds += len(block) / self.rate
@@ -117,6 +119,9 @@ class Microphone:
                 else:
                     silence = 0
                 yield block if self._resample is None else self._resample.resample_chunk(block)
+        finally:
+            if not is_gone:  # or closing it may wait for what never comes
+                self._stream.close()
 
     def _take(self, samples: np.ndarray, frames: int, time: Any, status: Any) -> None:
         self.overflows += bool(status.input_overflow)

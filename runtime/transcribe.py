@@ -72,7 +72,7 @@ class Transcriber:
             blank_guard: after 16 s without a word, make blanks less likely step by step (`Stream.overrides` tells where
                 that changed a decision).
             vad: leave out words where nobody speaks: "energy" tells that by loudness, or the path of Silero's model,
-                version 5. For `transcribe`; live streams take a `voice_gate`.
+                version 5 or 6. For `transcribe`; live streams take a `voice_gate`.
             allow_fallback: run what the device cannot on the CPU, and say so in `notes`, instead of raising.
             offline: ask no hub, take what was downloaded before.
             on_download: called for every MiB of a download.

@@ -77,7 +77,7 @@ def _decibels(power: float, least: float) -> float:
 
 
 class Silero:
-    """Silero's model, version 5: the probability of speech in 512 samples, after the 64 before them.
+    """Silero's model, version 5 or 6: the probability of speech in 512 samples, after the 64 before them.
 
     Source: github.com/snakers4/silero-vad, `OnnxWrapper` and `get_speech_timestamps`.
     """
@@ -108,8 +108,8 @@ class Silero:
         found = [sorted(arg.name for arg in args) for args in (session.get_inputs(), session.get_outputs())]
         if found != [cls.INPUTS, cls.OUTPUTS]:
             raise ArtifactError(
-                f"{path}: expected Silero's voice activity detector, version 5, with inputs {cls.INPUTS} and outputs "
-                f"{cls.OUTPUTS}, got {found[0]} and {found[1]}"
+                f"{path}: expected Silero's voice activity detector, version 5 or 6, with inputs {cls.INPUTS} and "
+                f"outputs {cls.OUTPUTS}, got {found[0]} and {found[1]}"
             )
         return session
 
