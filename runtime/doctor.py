@@ -188,12 +188,14 @@ def _hardware(folder: Path) -> Iterator[Check]:
     disk = shutil.disk_usage(folder).free
     yield Check("machine", "disk", OK, f"{disk / 1e9:.1f} GB free at {folder}", {"free_disk": disk})
     threads = num_cores()
-    bandwidth = read_bandwidth(threads)
+    bandwidth, load = read_bandwidth(threads), machine["load_average"] or 0.0
+    is_busy = load > machine["cores"]
     yield Check(
         "machine",
         "bandwidth",
-        OK,
-        f"{bandwidth / 1e9:.1f} GB/s read from memory by {threads} threads",
+        NOTE if is_busy else OK,
+        f"{bandwidth / 1e9:.1f} GB/s read from memory by {threads} threads"
+        + (f"; the machine is busy (load {load:.1f}), idle it is faster" if is_busy else ""),
         {"read_bytes_per_second": bandwidth, "threads": threads},
     )
 

@@ -56,7 +56,8 @@ class Meter:
     transcribed: float = 0.0  # seconds of audio that went into the model
     level: float = 0.0  # peak of the last block, full scale 1
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
-    busy_seconds: float = 0.0  # in the encoder and the decoder
+    encode_seconds: float = 0.0  # of work, the mel frames' included
+    decode_seconds: float = 0.0
     is_paused: bool = False
 
     @property
@@ -67,7 +68,11 @@ class Meter:
     @property
     def rtf(self) -> float:
         """Seconds of work for a second of audio."""
-        return self.busy_seconds / self.transcribed if self.transcribed else 0.0
+        return self.share(self.encode_seconds + self.decode_seconds)
+
+    def share(self, seconds: float) -> float:
+        """Of the audio that was transcribed."""
+        return seconds / self.transcribed if self.transcribed else 0.0
 
     def percentile(self, percent: float) -> float:
         """Of the recent latencies, in seconds: from the arrival of the last sample a token may use to its text."""
@@ -76,14 +81,21 @@ class Meter:
     def summary(self) -> dict[str, float]:
         """Its values by name, times in seconds and latencies in milliseconds."""
         latencies = {f"latency_p{p}_ms": round(1000 * self.percentile(p), 1) for p in (50, 95, 99)}
-        return {"duration": round(self.captured, 3), "rtf": round(self.rtf, 4), **latencies}
+        parts = {"encode_ms": self.encode_seconds, "decode_ms": self.decode_seconds}
+        return {
+            "duration": round(self.captured, 3),
+            "rtf": round(self.rtf, 4),
+            **{name: round(1000 * seconds, 1) for name, seconds in parts.items()},
+            **latencies,
+        }
 
     def __str__(self) -> str:
         p50, p95, p99 = (1000 * self.percentile(p) for p in (50, 95, 99))
         paused = "PAUSED, " if self.is_paused else ""
         return (
             f"{paused}{self.captured:.1f} s of audio, {self.backlog:.1f} s behind, latency p50 {p50:.0f}, "
-            f"p95 {p95:.0f}, p99 {p99:.0f} ms, RTF {self.rtf:.3f}"
+            f"p95 {p95:.0f}, p99 {p99:.0f} ms, RTF {self.rtf:.3f} "
+            f"(encoder {self.share(self.encode_seconds):.3f}, decoder {self.share(self.decode_seconds):.3f})"
         )
 
 
@@ -196,7 +208,7 @@ def listen(
     def measure() -> None:
         meter.captured = capture.num_samples / rate
         meter.transcribed = min(meter.captured, max(0, stream.num_samples - before - len(stream.samples)) / rate)
-        meter.busy_seconds = stream.timings.encode_seconds + stream.timings.decode_seconds
+        meter.encode_seconds, meter.decode_seconds = stream.timings.encode_seconds, stream.timings.decode_seconds
 
     def tokens() -> Iterator[Token]:
         broken: AudioError | None = None

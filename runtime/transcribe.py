@@ -279,6 +279,7 @@ class Transcript:
             "delay_ms": delay_ms(transcriber.manifest, self.stream.num_delay_tokens),
             "context": transcriber.context,
             "blank_guard": len(self.stream.overrides) if transcriber.blank_guard else None,
+            "vad": self.gate.summary() if self.gate else None,
             "encode_ms": round(1000 * timings.encode_seconds, 1),
             "decode_ms": round(1000 * timings.decode_seconds, 1),
             "rtf": round(seconds / self.duration, 4) if self.duration else None,

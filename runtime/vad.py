@@ -150,15 +150,18 @@ class VoiceGate:
         """Of audio without speech, its pre-roll and hang-over."""
         return (self._quiet + max(0, self._heard - self._speech_end - self._hang_over)) / self._rate
 
-    def hear(self, samples: np.ndarray) -> np.ndarray:
-        """Take the next samples, before the tokens that they decide; returns them."""
+    def summary(self) -> dict[str, float]:
+        """Its values by name."""
+        return {"quiet_seconds": round(self.quiet_seconds, 3), "left_out": self.left_out}
+
+    def hear(self, samples: np.ndarray) -> None:
+        """Take the next samples, before the tokens that they decide."""
         samples_left = np.concatenate((self._rest, samples))
         size = self._detector.frame
         whole = len(samples_left) - len(samples_left) % size
         for at in range(0, whole, size):
             self._judge(self._detector.score(samples_left[at : at + size]))
         self._rest = samples_left[whole:].copy()
-        return samples
 
     def _judge(self, score: float) -> None:
         first = self._heard

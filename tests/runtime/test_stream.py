@@ -107,6 +107,9 @@ def test_number_of_tokens(transcriber, num_samples):
     stream = transcriber.stream()
     tokens = stream.feed(np.zeros(num_samples, np.float32)) + stream.finish()
     assert len(tokens) == -(-num_samples // 1280) + 10
+    positions = 32 + -(-num_samples // 1280) + 6 + 11 - 1
+    assert stream.decoder_cache.position == positions, "no step passes the audio"
+    assert stream.encoder_cache.position == 4 * positions
     assert [token.end for token in tokens] == [0.08 * (i + 1) for i in range(len(tokens))] or np.allclose(
         [token.end for token in tokens], 0.08 * np.arange(1, len(tokens) + 1)
     )

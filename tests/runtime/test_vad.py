@@ -156,6 +156,7 @@ def test_what_has_no_speech_is_left_out_everywhere(tiny_artifact, monkeypatch):
     with Transcriber(tiny_artifact, precision="q4", vad="energy") as transcriber:
         transcript = transcriber.transcribe(clip)
         assert (transcript.text, transcript.segments, set(transcript.token_ids)) == ("", [], {BLANK})
+        assert transcript.info["vad"]["left_out"] == len(TEXT.split())
         assert transcript.gate and transcript.gate.left_out == len(TEXT.split())
         gate, events = transcriber.voice_gate(), []
         assert gate
