@@ -34,10 +34,13 @@ if TYPE_CHECKING:
     from .manifest import Manifest
     from .runtime.audio import AudioSource
     from .runtime.bench import Latency, Measurement
+    from .runtime.doctor import Check
     from .runtime.live import Meter, Notice, Silence
+    from .runtime.mic import Microphone
     from .runtime.segments import Segment
     from .runtime.stream import Token
     from .runtime.transcribe import Transcriber, Transcript
+    from .runtime.vad import VoiceGate
     from .verify.certificate import Certificate
 
 SOME_FAILED = 10  # exit code: some of several inputs
@@ -279,6 +282,14 @@ def transcribe(
     hotword_bias: Annotated[
         float | None, typer.Option(help="Added to the logits of their tokens.", show_default="4")
     ] = None,
+    vad: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[MODEL.onnx]",
+            help="Leave out words where nobody speaks: by loudness, or by Silero's model, version 5 or 6.",
+            show_default="nothing is left out",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="For onnxruntime.", show_default="one a core")] = None,
     prepacked: Annotated[
         Path | None,
@@ -289,7 +300,7 @@ def transcribe(
     ] = False,
     rate: Annotated[int, typer.Option(help="Of the samples from --stdin, in Hz.")] = 16000,
     sample_format: Annotated[str, typer.Option(help="Of the samples from --stdin: s16le or f32le.")] = "s16le",
-    mic: Annotated[bool, typer.Option("--mic", help="Live: a microphone; Ctrl-C ends it.")] = False,
+    mic: Annotated[bool, typer.Option("--mic", help="Live: a microphone; space or p pauses, Ctrl-C ends it.")] = False,
     input_device: Annotated[
         str | None, typer.Option(help="Number or name of the microphone.", show_default="the system's")
     ] = None,
@@ -349,6 +360,7 @@ def transcribe(
         "blank_guard": blank_guard,
         "alternatives": alternatives,
         **_hotword_options(hotwords, hotword_bias),
+        "vad": vad,
         "allow_fallback": allow_fallback,
         "offline": offline,
     }
@@ -358,8 +370,8 @@ def transcribe(
         _introduce(transcriber)
         if stdin or mic:
             hz = transcriber.sample_rate
-            blocks = _stdin_blocks(sample_format, rate, hz) if stdin else _mic_blocks(input_device, hz)
-            _transcribe_live(transcriber, "stdin" if stdin else "mic", blocks, formats, output_dir, stream_json)
+            source = _stdin_blocks(sample_format, rate, hz) if stdin else _open_microphone(input_device, hz)
+            _transcribe_live(transcriber, "stdin" if stdin else "mic", source, formats, output_dir, stream_json)
             return
         several = _transcribe_together if transcriber.batch_size > 1 else _transcribe_in_turn
         with _orderly_end():
@@ -606,6 +618,46 @@ def bench(
         _write(_format_measurements(rows))
 
 
+@app.command(rich_help_panel="Inspect")
+def doctor(
+    artifact: Annotated[
+        str | None,
+        typer.Argument(
+            help="Artifact folder, or [b]tiny[/].", show_default="$VOXTRAL_ONNX_MODEL or last export, if there is one"
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated, or [b]all[/]: what is tested.", show_default="q4f16, else what it has"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    context: Annotated[int, typer.Option(help="Positions of 80 ms that attention sees.")] = 8192,
+    as_json: Annotated[bool, typer.Option("--json", help="Every check, with its numbers.")] = False,
+) -> None:
+    """Say what this machine can run and how fast; exit code 7 where something needed is missing, 8 where one fails."""
+    from dataclasses import asdict
+
+    from .runtime import doctor as examining
+    from .verify.certificate import read_self_tests
+
+    precisions = [name.strip() for name in precision.split(",")] if precision else None
+    options = {"precisions": precisions, "device": device, "context": context, "self_tests": read_self_tests}
+    checks = []
+    with _Steps() as steps:
+        steps.show("looking at this machine")
+        for check in examining.doctor(artifact, **options):
+            checks.append(check)
+            steps.show(f"{check.topic}: {check.name}")
+    if as_json:
+        _write(json.dumps([asdict(check) for check in checks], ensure_ascii=False) + "\n")
+    else:
+        _print_checks(checks)
+    found = {check.status for check in checks}
+    for status, error in ((examining.FAILED, VerificationError), (examining.MISSING, DeviceError)):
+        if status in found:
+            raise typer.Exit(error.exit_code)
+
+
 def main() -> None:
     """Run the command line: errors a user can act on are one line on stderr and an exit code."""
     try:
@@ -618,9 +670,11 @@ def main() -> None:
 
 
 def _with_hyphens(arguments: list[str]) -> list[str]:
-    """Whisper spells its flags with underscores; both are understood, up to a `--` alone."""
+    """Whisper spells its flags with underscores; both are understood, up to a `--` alone. `--vad` needs no value."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags = [re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), argument) for argument in arguments[:end]]
+    followed = zip(flags, [*flags[1:], ""], strict=True)
+    flags = ["--vad=energy" if flag == "--vad" and not value.endswith(".onnx") else flag for flag, value in followed]
     return flags + arguments[end:]
 
 
@@ -825,6 +879,8 @@ def _finish_one(
         screen.say(f"{count}{source.name}: the blank guard chose a word at {seconds} s (--no-blank-guard: never)")
     if swayed := transcript.stream.num_swayed:
         screen.say(f"{count}{source.name}: hotwords changed {swayed} token{'s' * (swayed > 1)}")
+    if transcript.gate:
+        screen.say(f"{count}{source.name}: {_gate_line(transcript.gate)}")
     screen.say(f"{count}{source.name}: {_timing_line(transcript)}")
     screen.files.finish(source)
 
@@ -875,6 +931,11 @@ def _hotword_options(file: Path | None, bias: float | None) -> dict[str, Any]:
     return {"hotwords": read_hotwords(file) if file else (), "hotword_bias": DEFAULT_BIAS if bias is None else bias}
 
 
+def _gate_line(gate: VoiceGate) -> str:
+    groups = f"{gate.left_out} word groups" if gate.left_out != 1 else "1 word group"
+    return f"vad: no speech in {gate.quiet_seconds:.1f} of {gate.seconds:.1f} s, {groups} left out there"
+
+
 def _stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
     from .runtime.live import raw_blocks
 
@@ -882,13 +943,14 @@ def _stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[n
     return raw_blocks(stdin, sample_format, rate, sample_rate)
 
 
-def _mic_blocks(device: str | None, sample_rate: int) -> Iterator[np.ndarray]:
+def _open_microphone(device: str | None, sample_rate: int) -> Microphone:
     from .runtime.mic import Microphone
 
     microphone = Microphone(int(device) if device and device.isdigit() else device, sample_rate)
     resampled = "" if microphone.rate == sample_rate else f", resampled from {microphone.rate} Hz"
-    _say(f"{microphone.name}{resampled}: speak, Ctrl-C ends it")
-    return iter(microphone)
+    keys = "space pauses, Ctrl-C ends it" if sys.stdin.isatty() else "Ctrl-C ends it"
+    _say(f"{microphone.name}{resampled}: speak; {keys}")
+    return microphone
 
 
 def _print_microphones() -> None:
@@ -905,7 +967,7 @@ def _print_microphones() -> None:
 def _transcribe_live(
     transcriber: Transcriber,
     name: str,
-    blocks: Iterator[np.ndarray],
+    source: Microphone | Iterator[np.ndarray],
     formats: tuple[str, ...],
     output_dir: Path | None,
     stream_json: bool,
@@ -917,11 +979,13 @@ def _transcribe_live(
     from .memory import peak_memory
     from .runtime.captions import Recording, render
     from .runtime.live import Capture, Meter, Notice, Silence, listen
+    from .runtime.mic import Microphone
     from .runtime.segments import Segment
 
-    stream, meter = transcriber.stream(), Meter()
+    stream, gate, meter = transcriber.stream(), transcriber.voice_gate(), Meter()
     screen = _LiveScreen(meter)
-    capture = Capture(blocks)
+    microphone = source if isinstance(source, Microphone) else None
+    capture = Capture(iter(source))
     recording = Recording([])
     shows_words = not stream_json and (output_dir is not None or formats == ("txt",))
     keeps = output_dir is not None or not shows_words
@@ -948,8 +1012,8 @@ def _transcribe_live(
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     broken: AudioError | None = None
     try:
-        with screen:
-            listen(stream, capture, meter, show)
+        with screen, _PauseKey(microphone, screen, meter):
+            listen(stream, capture, meter, show, gate)
     except AudioError as error:
         broken = error  # what was captured before is transcribed
     finally:
@@ -966,6 +1030,10 @@ def _transcribe_live(
             write_whole(output_dir / f"{name}.{kind}", text.encode())
     elif not shows_words and not stream_json:
         _write(texts[formats[0]])
+    if microphone and microphone.overflows:
+        _say(f"note: audio was lost {microphone.overflows} times before it reached us: the machine was too busy")
+    if gate:
+        _say(_gate_line(gate))
     _say(f"{meter}, {format_size(peak_memory())} of memory")
     if broken is not None:
         raise broken
@@ -1074,6 +1142,56 @@ class _FilesScreen(_LiveScreen):
     def __init__(self, number: int):
         self.files = _FilesMeter(number)
         super().__init__(self.files)
+
+
+class _PauseKey:
+    """Space or p on a terminal pauses a microphone, and lets it go on."""
+
+    def __init__(self, microphone: Microphone | None, screen: _LiveScreen, meter: Meter):
+        self.microphone, self.screen, self.meter = microphone, screen, meter
+        self.terminal: int | None = None
+
+    def __enter__(self) -> None:
+        try:
+            import termios
+            import tty
+        except ImportError:  # Windows
+            return
+        if self.microphone is None or not sys.stdin.isatty():
+            return
+        self.terminal = terminal = sys.stdin.fileno()
+        self.settings = termios.tcgetattr(terminal)
+        tty.setcbreak(terminal, termios.TCSANOW)  # keys come at once; Ctrl-C stays a signal
+        self.ended, self.end = os.pipe()
+        self.reading = threading.Thread(target=self._read, args=(terminal, self.microphone), daemon=True)
+        self.reading.start()
+
+    def __exit__(self, *error) -> None:
+        if self.terminal is None or self.microphone is None:
+            return
+        import termios
+
+        os.close(self.end)
+        self.reading.join()
+        os.close(self.ended)
+        termios.tcsetattr(self.terminal, termios.TCSADRAIN, self.settings)
+        if seconds := self.microphone.dropped_seconds:
+            _say(f"{seconds:.1f} s dropped in pauses")
+
+    def _read(self, terminal: int, microphone: Microphone) -> None:
+        from select import select
+
+        while self.ended not in select([terminal, self.ended], [], [])[0]:
+            key = os.read(terminal, 1)
+            if not key:  # the terminal has gone
+                return
+            if key in b" pP":
+                microphone.is_paused = not microphone.is_paused
+                self.meter.is_paused = microphone.is_paused
+                if microphone.is_paused:
+                    self.screen.say("paused: what is said now is dropped; space goes on")
+                else:
+                    self.screen.say(f"on again; {microphone.dropped_seconds:.1f} s dropped so far")
 
 
 class _WordPrinter:
@@ -1190,6 +1308,20 @@ def _print_certificate(certificate: Certificate) -> None:
     for sentence in certificate.not_checked:
         console.print(f"[dim]not checked: {escape(sentence)}[/]")
     console.print(f"[b]{certificate.verdict}[/] in {certificate.seconds:.0f} s")
+
+
+def _print_checks(checks: list[Check]) -> None:
+    from rich.table import Table
+
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[bold red]missing[/]"}
+    table = Table("", "", "", "", box=None, pad_edge=False, show_header=False)
+    table.columns[3].overflow = "fold"
+    topic = ""
+    for check in checks:
+        shown, topic = "" if check.topic == topic else f"[b]{check.topic}[/]", check.topic
+        status = marks.get(check.status, f"[bold red]{check.status}[/]")
+        table.add_row(shown, escape(check.name), status, escape(check.summary))
+    Console(highlight=False).print(table)
 
 
 def _format_measurements(rows: list[Measurement]) -> str:

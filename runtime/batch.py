@@ -12,20 +12,21 @@ from .audio import AudioSource
 from .cache import KVCache, KVRows
 from .decoder import Decoder
 from .stream import Stream, Token
+from .vad import VoiceGate, heard
 
 
 class Row:
     """One file on its way."""
 
-    def __init__(self, source: AudioSource, stream: Stream):
-        self.source, self.stream = source, stream
+    def __init__(self, source: AudioSource, stream: Stream, gate: VoiceGate | None = None):
+        self.source, self.stream, self.gate = source, stream, gate
         self.tokens: list[Token] = []
         self.error: AudioError | None = None
         self.audio_embeds = np.zeros((0, 0))  # [positions, hidden_size], encoded and not decoded yet
         self._chunks = self._hear()
 
     def _hear(self) -> Iterator[np.ndarray]:
-        for block in self.source.blocks():
+        for block in heard(self.source, self.gate):
             yield from self.stream.hear(block)
         yield from self.stream.hear_end()
 

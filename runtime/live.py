@@ -20,6 +20,7 @@ import soxr
 from ..errors import AudioError, UsageError
 from .segments import Segment, group
 from .stream import Stream, Token, check_samples
+from .vad import VoiceGate
 
 RAW_FORMATS = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 READ_BYTES = 1 << 16  # at most in one read, which returns what is there
@@ -55,7 +56,9 @@ class Meter:
     transcribed: float = 0.0  # seconds of audio that went into the model
     level: float = 0.0  # peak of the last block, full scale 1
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
-    busy_seconds: float = 0.0  # in the encoder and the decoder
+    encode_seconds: float = 0.0  # of work, the mel frames' included
+    decode_seconds: float = 0.0
+    is_paused: bool = False
 
     @property
     def backlog(self) -> float:
@@ -65,7 +68,11 @@ class Meter:
     @property
     def rtf(self) -> float:
         """Seconds of work for a second of audio."""
-        return self.busy_seconds / self.transcribed if self.transcribed else 0.0
+        return self.share(self.encode_seconds + self.decode_seconds)
+
+    def share(self, seconds: float) -> float:
+        """Of the audio that was transcribed."""
+        return seconds / self.transcribed if self.transcribed else 0.0
 
     def percentile(self, percent: float) -> float:
         """Of the recent latencies, in seconds: from the arrival of the last sample a token may use to its text."""
@@ -74,13 +81,21 @@ class Meter:
     def summary(self) -> dict[str, float]:
         """Its values by name, times in seconds and latencies in milliseconds."""
         latencies = {f"latency_p{p}_ms": round(1000 * self.percentile(p), 1) for p in (50, 95, 99)}
-        return {"duration": round(self.captured, 3), "rtf": round(self.rtf, 4), **latencies}
+        parts = {"encode_ms": self.encode_seconds, "decode_ms": self.decode_seconds}
+        return {
+            "duration": round(self.captured, 3),
+            "rtf": round(self.rtf, 4),
+            **{name: round(1000 * seconds, 1) for name, seconds in parts.items()},
+            **latencies,
+        }
 
     def __str__(self) -> str:
         p50, p95, p99 = (1000 * self.percentile(p) for p in (50, 95, 99))
+        paused = "PAUSED, " if self.is_paused else ""
         return (
-            f"{self.captured:.1f} s of audio, {self.backlog:.1f} s behind, latency p50 {p50:.0f}, p95 {p95:.0f}, "
-            f"p99 {p99:.0f} ms, RTF {self.rtf:.3f}"
+            f"{paused}{self.captured:.1f} s of audio, {self.backlog:.1f} s behind, latency p50 {p50:.0f}, "
+            f"p95 {p95:.0f}, p99 {p99:.0f} ms, RTF {self.rtf:.3f} "
+            f"(encoder {self.share(self.encode_seconds):.3f}, decoder {self.share(self.decode_seconds):.3f})"
         )
 
 
@@ -149,7 +164,13 @@ class Capture:
             self.stop()
 
 
-def listen(stream: Stream, capture: Capture, meter: Meter, on_event: Callable[[Event], None]) -> None:
+def listen(
+    stream: Stream,
+    capture: Capture,
+    meter: Meter,
+    on_event: Callable[[Event], None],
+    gate: VoiceGate | None = None,
+) -> None:
     """Transcribe what is captured until it ends, then what is still delayed.
 
     Args:
@@ -157,6 +178,7 @@ def listen(stream: Stream, capture: Capture, meter: Meter, on_event: Callable[[E
         capture: the audio.
         meter: kept current.
         on_event: gets every token with text at once, then its word group, silences, and notices.
+        gate: leaves out words without speech.
 
     Raises:
         AudioError: the source broke; everything captured before has been transcribed.
@@ -167,23 +189,26 @@ def listen(stream: Stream, capture: Capture, meter: Meter, on_event: Callable[[E
 
     def decided(tokens: Iterator[Token]) -> Iterator[Token]:
         nonlocal text_end, is_silent
-        for token in tokens:
+        for token in gate.words(tokens) if gate else tokens:
             needed = (token.index + 1 + stream.num_delay_tokens) * stream.audio.samples_per_token
-            if before < (needed := needed + rules.look_ahead_samples) <= stream.num_samples:  # not the padding's
-                meter.latencies.append(perf_counter() - capture.arrival(needed - before))
+            needed += rules.look_ahead_samples
+            for notice in _fired(stream, token):
+                on_event(Notice(notice))
             if token.text:
                 on_event(token)
                 text_end, is_silent = token.end, False
             elif not is_silent and token.end - text_end > SILENCE_SECONDS:
                 on_event(Silence(text_end))
                 is_silent = True
+            if before < needed <= stream.num_samples:  # not the padding's
+                meter.latencies.append(perf_counter() - capture.arrival(needed - before))
             measure()
             yield token
 
     def measure() -> None:
         meter.captured = capture.num_samples / rate
         meter.transcribed = min(meter.captured, max(0, stream.num_samples - before - len(stream.samples)) / rate)
-        meter.busy_seconds = stream.timings.encode_seconds + stream.timings.decode_seconds
+        meter.encode_seconds, meter.decode_seconds = stream.timings.encode_seconds, stream.timings.decode_seconds
 
     def tokens() -> Iterator[Token]:
         broken: AudioError | None = None
@@ -198,6 +223,8 @@ def listen(stream: Stream, capture: Capture, meter: Meter, on_event: Callable[[E
             meter.level = float(np.abs(block).max(initial=0))
             for notice in watch.look(block, meter.backlog):
                 on_event(Notice(notice))
+            if gate:
+                gate.hear(block)
             yield from decided(stream.iter_feed(block))
             measure()
         yield from decided(stream.iter_finish())
@@ -206,6 +233,14 @@ def listen(stream: Stream, capture: Capture, meter: Meter, on_event: Callable[[E
 
     for segment in group(tokens(), stream.ids):
         on_event(segment)
+
+
+def _fired(stream: Stream, token: Token) -> Iterator[str]:
+    """Guards that this token set off."""
+    if token.token_id == stream.ids.eos:
+        yield f"the model took the text to be at its end at {token.end:.1f} s; a live stream goes on"
+    if stream.overrides and stream.overrides[-1].index == token.index:
+        yield f"the blank guard chose a word at {token.end:.1f} s (--no-blank-guard: never)"
 
 
 class _Watch:

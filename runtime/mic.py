@@ -13,6 +13,7 @@ import soxr
 from ..errors import AudioError, DeviceError
 
 BLOCK_SECONDS = 0.02  # of audio that PortAudio hands over at a time
+PAUSE_SECONDS = 3.2  # of silence that begin a pause: the longest delay and word, so that what was said is written
 GONE_SECONDS = 5.0  # without a block: the device has been taken away
 
 
@@ -61,7 +62,8 @@ def input_devices() -> list[InputDevice]:
 class Microphone:
     """A device that records; iterate for blocks of float32 [n] at the model's rate, channel 1.
 
-    `overflows` counts the times that PortAudio lost audio because nobody took it in time.
+    `overflows` counts the times that PortAudio lost audio because nobody took it in time. While `is_paused`, which
+    another thread may set, what is recorded is dropped; a pause begins with silence, and then there is nothing.
     """
 
     def __init__(self, device: str | int | None, sample_rate: int):
@@ -74,6 +76,7 @@ class Microphone:
         """
         sounddevice = import_sounddevice()
         self.overflows, self._blocks = 0, queue.SimpleQueue[np.ndarray]()
+        self.is_paused, self.dropped_seconds = False, 0.0
         try:
             found = sounddevice.query_devices(device, "input")
             self.name, self.rate = found["name"], sample_rate
@@ -98,13 +101,27 @@ class Microphone:
         Raises:
             AudioError: the device has stopped.
         """
-        with self._stream:
+        self._stream.start()
+        is_gone, silence = False, 0  # samples since the pause began
+        try:
             while True:
                 try:
                     block = self._blocks.get(timeout=GONE_SECONDS)
                 except queue.Empty:
+                    is_gone = True
                     raise AudioError(f"{self.name}: the microphone has stopped; is it still connected?") from None
+                if self.is_paused:
+                    self.dropped_seconds += len(block) / self.rate
+                    silence += len(block)
+                    if silence > PAUSE_SECONDS * self.rate:
+                        continue
+                    block = np.zeros_like(block)
+                else:
+                    silence = 0
                 yield block if self._resample is None else self._resample.resample_chunk(block)
+        finally:
+            if not is_gone:  # or closing it may wait for what never comes
+                self._stream.close()
 
     def _take(self, samples: np.ndarray, frames: int, time: Any, status: Any) -> None:
         self.overflows += bool(status.input_overflow)

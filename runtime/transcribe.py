@@ -27,6 +27,7 @@ from .segments import Segment, group
 from .session import Session
 from .stream import Snapshot, Stream, Token
 from .tokenizer import Tokenizer
+from .vad import VoiceGate, detectors, heard
 
 if TYPE_CHECKING:
     from ..hub import Progress
@@ -58,6 +59,7 @@ class Transcriber:
         alternatives: int = 0,
         hotwords: Iterable[str] = (),
         hotword_bias: float = DEFAULT_BIAS,
+        vad: str | Path | None = None,
         allow_fallback: bool = False,
         offline: bool = False,
         on_download: Callable[[Progress], None] = lambda progress: None,
@@ -81,6 +83,8 @@ class Transcriber:
             alternatives: how many of the best tokens each token of text comes with, 1 to 10; 0 for none.
             hotwords: words and phrases that are made likelier.
             hotword_bias: what their tokens' logits gain.
+            vad: leave out words where nobody speaks: "energy" tells that by loudness, or the path of Silero's model,
+                version 5 or 6. For `transcribe`; live streams take a `voice_gate`.
             allow_fallback: run what the device cannot on the CPU, and say so in `notes`, instead of raising.
             offline: ask no hub, take what was downloaded before.
             on_download: called for every MiB of a download.
@@ -103,6 +107,7 @@ class Transcriber:
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
         self.context, self.batch_size, self.blank_guard = context, batch_size, blank_guard
         self.alternatives = check_alternatives(alternatives)
+        self._new_detector = detectors(vad, self.sample_rate) if vad else None
         self._starts: dict[int, Snapshot] = {}  # by delay: streams that have heard the silence before the audio
         decoder_cache = decoder_cache_spec(manifest, context)
         if prepacked is None or not all(
@@ -190,6 +195,13 @@ class Transcriber:
             return None
         return Chooser(self.manifest.tokens, self.tokenizer, self.alternatives, self.hotwords)
 
+    def voice_gate(self, delay_ms: int | None = None) -> VoiceGate | None:
+        """What leaves out words without speech from a new stream, where `vad` was asked for."""
+        return self._gate(self._delay(delay_ms))
+
+    def _gate(self, num_delay_tokens: int) -> VoiceGate | None:
+        return VoiceGate(self._new_detector(), self.manifest, num_delay_tokens) if self._new_detector else None
+
     def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
         """A stream that goes on where `Stream.save` wrote it.
 
@@ -226,9 +238,9 @@ class Transcriber:
         Raises:
             AudioError: the audio cannot be read or is not finite.
         """
-        source = self._source(audio, gain)
-        stream = self._stream(self._delay(delay_ms), stop_at_eos=True)
-        return Transcript(source, stream, _decoded(stream, source), on_token)
+        source, num_delay_tokens = self._source(audio, gain), self._delay(delay_ms)
+        stream, gate = self._stream(num_delay_tokens, stop_at_eos=True), self._gate(num_delay_tokens)
+        return Transcript(source, stream, _decoded(stream, source, gate), on_token, gate)
 
     def transcribe_many(
         self, audio: Iterable[str | Path | np.ndarray | AudioSource], *, delay_ms: int | None = None, gain: str = "none"
@@ -254,21 +266,22 @@ class Transcriber:
         def begin(cache: KVCache) -> Row | None:
             if (source := next(sources, None)) is None:
                 return None
-            return Row(source, self._stream(num_delay_tokens, stop_at_eos=True, decoder_cache=cache))
+            stream = self._stream(num_delay_tokens, stop_at_eos=True, decoder_cache=cache)
+            return Row(source, stream, self._gate(num_delay_tokens))
 
         if self.batch_size == 1:
             for source in sources:
                 yield self.transcribe(source, delay_ms=delay_ms)
             return
         for row in advance_together(self.decoder, self.batch_size, begin):
-            yield Transcript(row.source, row.stream, row.result(), lambda token: None)
+            yield Transcript(row.source, row.stream, row.result(), lambda token: None, row.gate)
 
     def _source(self, audio: str | Path | np.ndarray | AudioSource, gain: str) -> AudioSource:
         return audio if isinstance(audio, AudioSource) else open_audio(audio, self.sample_rate, gain=gain)
 
 
-def _decoded(stream: Stream, source: AudioSource) -> Iterator[Token]:
-    for block in source.blocks():
+def _decoded(stream: Stream, source: AudioSource, gate: VoiceGate | None) -> Iterator[Token]:
+    for block in heard(source, gate):
         yield from stream.iter_feed(block)
         if stream.finished:  # the model said that the text has ended
             return
@@ -278,17 +291,24 @@ def _decoded(stream: Stream, source: AudioSource) -> Iterator[Token]:
 class Transcript:
     """Text, segments and token ids of one audio source, decoded as they are asked for."""
 
-    def __init__(self, source: AudioSource, stream: Stream, tokens: Iterator[Token], on_token: Callable[[Token], None]):
+    def __init__(
+        self,
+        source: AudioSource,
+        stream: Stream,
+        tokens: Iterator[Token],
+        on_token: Callable[[Token], None],
+        gate: VoiceGate | None = None,
+    ):
         """Made by `Transcriber.transcribe`."""
         self.source, self.stream, self.transcriber = source, stream, stream.transcriber
         self.duration = source.duration
-        self._tokens, self._on_token = tokens, on_token
+        self.gate, self._tokens, self._on_token = gate, tokens, on_token
         self._token_ids: list[int] = []
         self._segments: list[Segment] = []
         self._pending = group(self._taken(), stream.ids)
 
     def _taken(self) -> Iterator[Token]:
-        for token in self._tokens:
+        for token in self.gate.words(self._tokens) if self.gate else self._tokens:
             self._token_ids.append(token.token_id)
             self._on_token(token)
             yield token
@@ -342,6 +362,7 @@ class Transcript:
             "context": transcriber.context,
             "blank_guard": len(self.stream.overrides) if transcriber.blank_guard else None,
             "hotwords": self.stream.num_swayed if transcriber.hotwords else None,
+            "vad": self.gate.summary() if self.gate else None,
             "encode_ms": round(1000 * timings.encode_seconds, 1),
             "decode_ms": round(1000 * timings.decode_seconds, 1),
             "rtf": round(seconds / self.duration, 4) if self.duration else None,

@@ -84,6 +84,17 @@ def hash_manifest(folder: Path) -> str:
     return hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest()
 
 
+def read_self_tests(folder: Path) -> dict[str, dict[str, Any]]:
+    """What hosts should write for the bundled clip, by precision; nothing where no certificate is of this artifact."""
+    try:
+        values = json.loads((folder / JSON_NAME).read_bytes())
+        if values["manifest_sha256"] != hash_manifest(folder):
+            return {}
+        return {name: found["self_test"] for name, found in values["details"].items() if "self_test" in found}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def read_verdict(folder: Path) -> str:
     """What an artifact's certificate says of it, in one line."""
     try:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import threading
+from dataclasses import replace
 from math import ceil
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import AudioError, UsageError
+from voxtral_onnx.runtime import stream as streaming
 from voxtral_onnx.runtime.live import (
     BEHIND_SECONDS,
     Capture,
@@ -124,6 +126,28 @@ def test_notices(transcriber):
         "the input has been digital silence for 5 s",
         "the input exceeds full scale",
     ]
+
+
+def test_guards_that_fire_are_told(transcriber, monkeypatch):
+    """A rut of blanks that ends by force, and an end of text that ends nothing."""
+    monkeypatch.setattr(streaming, "BLANKS_UNPENALISED", 20)
+    monkeypatch.setattr(streaming, "BLANK_PENALTY_STEP", 1e4)
+    monkeypatch.setattr(streaming, "MAX_BLANK_PENALTY", 1e4)
+    stream, events = transcriber.stream(), []
+    listen(stream, Capture(iter([np.zeros(5 * 16000, np.float32)])), Meter(), events.append)
+    fired = [f"the blank guard chose a word at {stream.seconds_of(o.index):.1f} s" for o in stream.overrides]
+    told = [event.text.partition(" (")[0] for event in events if isinstance(event, Notice)]
+    assert fired and [text for text in told if "blank guard" in text] == fired
+    monkeypatch.undo()
+
+    stream, events = transcriber.stream(), []
+    tokens = transcriber.transcribe(SAMPLES).token_ids
+    first = next(i for i, token_id in enumerate(tokens) if token_id >= 1000)
+    stream.ids = replace(stream.ids, eos=tokens[first])
+    listen(stream, Capture(iter([SAMPLES])), Meter(), events.append)
+    ends = [event.text for event in events if isinstance(event, Notice) and "at its end" in event.text]
+    assert len(ends) == tokens.count(tokens[first]) and f"at {stream.seconds_of(first):.1f} s" in ends[0]
+    assert text_of(events) == TEXT
 
 
 def test_falling_behind_is_told_and_costs_no_audio(transcriber, monkeypatch):

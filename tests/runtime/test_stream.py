@@ -1,6 +1,9 @@
 """Ladder, rung 4: streams are offline transcription, whatever the chunks, and both are transformers' generate."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from transformers import VoxtralRealtimeFeatureExtractor
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import ArtifactError, AudioError
+from voxtral_onnx.memory import resident_memory
 from voxtral_onnx.runtime import stream as streaming
 from voxtral_onnx.runtime import transcribe as transcribing
 from voxtral_onnx.runtime.decoder import Choice, Decoder
@@ -103,19 +107,26 @@ def test_number_of_tokens(transcriber, num_samples):
     stream = transcriber.stream()
     tokens = stream.feed(np.zeros(num_samples, np.float32)) + stream.finish()
     assert len(tokens) == -(-num_samples // 1280) + 10
+    positions = 32 + -(-num_samples // 1280) + 6 + 11 - 1
+    assert stream.decoder_cache.position == positions, "no step passes the audio"
+    assert stream.encoder_cache.position == 4 * positions
     assert [token.end for token in tokens] == [0.08 * (i + 1) for i in range(len(tokens))] or np.allclose(
         [token.end for token in tokens], 0.08 * np.arange(1, len(tokens) + 1)
     )
 
 
 def test_memory_of_a_stream_does_not_grow(transcriber):
+    """The short twin of bench/soak.py, whose tokens the tests of chunks compare."""
     stream = transcriber.stream()
-    sizes = set()
-    for second in range(30):
+    sizes, memory = set(), []
+    for second in range(60):
         stream.feed(toy.babble(1.0, seed=second))
         sizes.add(len(stream.samples) // 2560)
-    assert stream.encoder_cache.position > 5 * stream.encoder_cache.spec.capacity
+        memory.append(resident_memory())
+    assert stream.encoder_cache.position > 10 * stream.encoder_cache.spec.capacity
+    assert stream.decoder_cache.position > 5 * stream.decoder_cache.spec.capacity
     assert len(sizes) == 1
+    assert memory[-1] - memory[20] < 2 << 20, "a megabyte of the allocators; the caches alone would be more"
 
 
 def test_end_of_text_ends_a_file_but_not_a_stream(transcriber, monkeypatch):
@@ -178,6 +189,38 @@ def test_a_saved_stream_goes_on(transcriber, whole, tmp_path, seconds):
 def transcriber_tokens(transcriber, samples):
     stream = transcriber.stream()
     return stream.feed(samples) + stream.finish()
+
+
+SAVES = """
+import sys
+import numpy as np
+from voxtral_onnx import Transcriber
+with Transcriber(sys.argv[1], precision="fp32") as transcriber:
+    stream = transcriber.stream()
+    for block in np.array_split(np.load(sys.argv[2]), 200):
+        stream.feed(block)
+        stream.save(sys.argv[3])
+        print(stream.num_samples, flush=True)
+"""
+
+
+@pytest.mark.parametrize("saves", [1, 60])
+def test_a_killed_process_goes_on_from_its_file(transcriber, toy_artifact, whole, tmp_path, saves):
+    """Killed between or in the middle of saves; the file is always one whole state, of any of them."""
+    samples, saved = toy.babble(SECONDS), tmp_path / "stream.npz"
+    np.save(tmp_path / "samples.npy", samples)
+    command = [sys.executable, "-c", SAVES, toy_artifact, tmp_path / "samples.npy", saved]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        reached = [int(process.stdout.readline()) for _ in range(saves)][-1]
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    stream = transcriber.load_stream(saved)
+    assert reached <= stream.num_samples <= len(samples)
+    index = stream.num_generated
+    tokens = stream.feed(samples[stream.num_samples :]) + stream.finish()
+    assert [token.token_id for token in tokens] == whole[index:]
+    assert [token.index for token in tokens] == list(range(index, len(whole)))
 
 
 def test_a_finished_stream_stays_finished(transcriber, tmp_path):

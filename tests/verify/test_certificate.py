@@ -10,7 +10,7 @@ import pytest
 from conftest import copy_artifact
 
 from voxtral_onnx.manifest import FILE_NAME, Manifest
-from voxtral_onnx.verify.certificate import Certificate, Finding, hash_manifest, read_verdict
+from voxtral_onnx.verify.certificate import Certificate, Finding, hash_manifest, read_self_tests, read_verdict
 
 HIDDEN = "<script>alert('\"&')</script>"
 
@@ -43,6 +43,14 @@ def test_the_self_test_holds_what_a_host_should_write(verified):
     assert len(test["token_ids"]) == len(test["blank_margins"]) == 38
     blank = [token == 32 for token in test["token_ids"]]
     assert blank == [margin > 0 for margin in test["blank_margins"]]
+
+
+def test_doctor_tests_this_machine_with_it(verified, artifact, run):
+    assert read_self_tests(verified[0]) == {"q4f16": verified[1].details["q4f16"]["self_test"]}
+    checks = {check["name"]: check for check in json.loads(run("doctor", verified[0], "--json").out)}
+    assert checks["self-test q4f16"]["status"] == "ok"
+    assert "self-test q4f16" in run("doctor", verified[0]).out
+    assert read_self_tests(artifact) == {}
 
 
 def test_the_page_loads_nothing(verified):

@@ -1,0 +1,91 @@
+"""How late live text comes: from the arrival of the last sample that a token may use to its line on standard output.
+
+    python bench/live.py [ARTIFACT] [--seconds 60] [--precision q4f16]
+
+Samples of the embedded model are sent to `transcribe --stdin --stream-json` as a microphone gives them, 20 ms every
+20 ms, and every line that comes back is timed outside of that process. The delay that the model listens before it
+writes is not part of it. Writes results/live.json.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from threading import Thread
+from time import perf_counter, sleep
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.runtime.artifact import find_artifact
+from voxtral_onnx.runtime.bench import describe_machine, sample_clip
+
+RESULTS = Path(__file__).parent / "results" / "live.json"
+BLOCK_SECONDS = 0.02
+
+
+def send(samples: np.ndarray, rate: int, pipe: Any, times: list[float]) -> None:
+    """Write samples at the pace of time; `times` gets when each block was written."""
+    size = round(BLOCK_SECONDS * rate)
+    began = perf_counter()
+    for number, at in enumerate(range(0, len(samples), size)):
+        sleep(max(0.0, began + (number + 1) * BLOCK_SECONDS - perf_counter()))
+        pipe.write((samples[at : at + size] * 32767).astype("<i2").tobytes())
+        pipe.flush()
+        times.append(perf_counter())
+    pipe.close()
+
+
+def live(
+    artifact: Annotated[str, typer.Argument()] = "tiny",
+    seconds: Annotated[float, typer.Option(help="Of speech.")] = 60.0,
+    precision: Annotated[str, typer.Option(help="Of the artifact.")] = "q4f16",
+    threads: Annotated[int | None, typer.Option(help="For onnxruntime.")] = None,
+) -> None:
+    """Run it."""
+    manifest = Manifest.read(find_artifact(artifact))
+    rules, audio = manifest.streaming, manifest.config.audio
+    samples = sample_clip(audio.sample_rate, seconds)
+    command = [sys.executable, "-m", "voxtral_onnx", "transcribe", "-m", artifact, "--stdin", "--stream-json"]
+    command += ["--precision", precision, *(["--threads", str(threads)] if threads else [])]
+    times: list[float] = []
+    latencies, final = [], {}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout and process.stderr
+        while b"delay" not in process.stderr.readline():  # until it is loaded
+            pass
+        Thread(target=process.stderr.read, daemon=True).start()
+        sender = Thread(target=send, args=(samples, audio.sample_rate, process.stdin, times))
+        sender.start()
+        for line in process.stdout:
+            now, event = perf_counter(), json.loads(line)
+            if event["type"] == "partial":
+                tokens = round(event["end"] * audio.sample_rate / audio.samples_per_token) + rules.default_delay_tokens
+                needed = tokens * audio.samples_per_token + rules.look_ahead_samples
+                block = -(-needed // round(BLOCK_SECONDS * audio.sample_rate)) - 1
+                if needed <= len(samples):  # what the padding decides waits for nothing
+                    latencies.append(1000 * (now - times[block]))
+            elif event["type"] == "final":
+                final = event
+        sender.join()
+    percentiles = {f"p{p}_ms": round(float(np.percentile(latencies, p)), 1) for p in (50, 95, 99)}
+    results = {
+        "machine": describe_machine(),
+        "artifact": Path(artifact).name,
+        "precision": precision,
+        "seconds": seconds,
+        "texts": len(latencies),
+        "latency": {**percentiles, "max_ms": round(max(latencies), 1)},
+        "meter": {name: value for name, value in final.items() if name not in ("type", "text")},
+        "words": len(final["text"].split()),
+    }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(live)
