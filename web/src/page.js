@@ -47,6 +47,7 @@ async function act(action) {
 }
 
 async function look() {
+  $('what').textContent = 'No model is loaded.'
   const found = await engine.look(options)
   showModel(found)
   if (found.missingBytes > 0) {

@@ -218,7 +218,7 @@ test('downloads are kept over closed tabs, and a corrupted byte is refused', asy
 })
 
 test('WebGPU gives Python’s tokens, in float32 where the adapter has no float16', async () => {
-  const expected = JSON.parse(await readFile(process.env.VOXTRAL_EXPECTED_SHORT ?? '', 'utf8'))
+  const { ids } = (await pythonTranscripts())['command-hibari.wav']
   const browser = await launch(SWIFTSHADER)
   try {
     const page = await browser.newPage()
@@ -253,17 +253,20 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
         const look = await client.look({ artifactUrl: 'artifact/' })
         client.close()
         const transcriber = await createTranscriber({ artifactUrl: 'artifact/', device: 'webgpu' })
-        await transcriber.start({ isFile: true })
-        await transcriber.feed(Float32Array.from(samples))
-        const { tokenIds, text } = await transcriber.finish()
-        return { look, tokenIds, text }
+        const words = /** @type {number[][]} */ ([])
+        transcriber.addEventListener('token', (/** @type {any} */ { detail }) => words.push([detail.index, detail.tokenId]))
+        await transcriber.start()
+        await transcriber.feed(Float32Array.from(samples)) // not finished: each step takes software a second
+        return { look, words }
       },
-      Array.from((await clip(expected.clip)).subarray(0, expected.length)),
+      Array.from((await clip('command-hibari.wav')).subarray(0, 1.5 * 16000)),
     )
     assert.deepEqual([result.look.device, result.look.precision], ['webgpu', 'q4'])
     assert.match(result.look.notes.join(' '), /no shader-f16/)
-    assert.equal(result.text, expected.text)
-    assert.deepEqual(result.tokenIds, expected.ids)
+    const decided = (1.5 * 12.5 - 6) | 0 // tokens, less the delay
+    const words = ids.map((/** @type {number} */ id, /** @type {number} */ i) => [i, id]).slice(0, decided)
+    assert.deepEqual(result.words, words.filter(([, id]) => id >= 1000))
+    assert.ok(result.words.length >= 2)
   } finally {
     await browser.close()
   }
