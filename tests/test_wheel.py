@@ -37,6 +37,11 @@ def test_contents(wheel):
             "verify/**/*.py",
             "quant/recipes/*.toml",
             "verify/*.html",
+            "web/*.html",
+            "web/*.css",
+            "web/sw.js",
+            "web/src/*.js",
+            "web/vendor/*",
         )
         for path in ROOT.glob(pattern)
     }
