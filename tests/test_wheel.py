@@ -39,7 +39,7 @@ def test_contents(wheel):
             "verify/*.html",
             "web/*.py",
             "web/*.html",
-            "web/page.css",
+            "web/*.css",
             "web/sw.js",
             "web/src/*.js",
             "web/vendor/*",

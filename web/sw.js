@@ -6,8 +6,14 @@
 const CACHE = 'voxtral-onnx page'
 const worker = /** @type {any} */ (self)
 const FILES = /^(|index\.html|minimal\.html|page\.css|(src|vendor)\/[^/]+)$/
+// prettier-ignore
+const SOURCES = [
+  'artifact', 'audio', 'cache', 'captions', 'capture-worklet', 'choose', 'decoder', 'device', 'download',
+  'encoder', 'engine', 'errors', 'float16', 'live', 'manifest', 'messages', 'microphone', 'page', 'resample',
+  'segments', 'session', 'store', 'stream', 'tokenizer', 'transcriber', 'transcript', 'wide', 'worker',
+]
 
-worker.addEventListener('install', () => worker.skipWaiting())
+worker.addEventListener('install', (/** @type {any} */ event) => event.waitUntil(install()))
 worker.addEventListener('activate', (/** @type {any} */ event) => event.waitUntil(worker.clients.claim()))
 worker.addEventListener('fetch', (/** @type {any} */ event) => {
   const { method, url } = /** @type {Request} */ (event.request)
@@ -17,6 +23,13 @@ worker.addEventListener('fetch', (/** @type {any} */ event) => {
     event.respondWith(answer(event.request))
   }
 })
+
+/** The page was loaded before there was a service worker, so what it has loaded is asked for once more. */
+async function install() {
+  const cache = await caches.open(CACHE)
+  await cache.addAll(['./', 'page.css', ...SOURCES.map((name) => `src/${name}.js`)])
+  await worker.skipWaiting()
+}
 
 /** @param {Request} request */
 async function answer(request) {

@@ -41,12 +41,13 @@ async function act(action) {
     await action()
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error)
-    $('error').textContent = message[0].toUpperCase() + message.slice(1) + (message.endsWith('.') ? '' : '.')
+    $('error').textContent = `That did not work: ${message}.`
     $('error').hidden = false
   }
 }
 
 async function look() {
+  $('what').textContent = 'No model is loaded.'
   const found = await engine.look(options)
   showModel(found)
   if (found.missingBytes > 0) {
@@ -66,7 +67,7 @@ function showModel({ device, precision, adapter, notes, missingBytes, totalBytes
     ...[scope, ...notes].filter(Boolean).map((note) => Object.assign(document.createElement('li'), { textContent: note })),
   )
   const delay = /** @type {HTMLInputElement} */ ($('delay'))
-  const value = delay.value && delay.max !== '100' ? delay.value : String(delaysMs.own)
+  const value = delay.max ? delay.value : String(delaysMs.own) // one that was chosen stays
   Object.assign(delay, { min: delaysMs.step, max: delaysMs.longest, step: delaysMs.step, value })
   showDelay()
 }

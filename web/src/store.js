@@ -176,6 +176,7 @@ class CacheStore {
   constructor(cache) {
     this.cache = cache
     this.name = 'Cache Storage'
+    this.base = `${location.origin}/${ROOT}`
   }
 
   /** @type {Store['size']} */
@@ -191,7 +192,7 @@ class CacheStore {
       start += (await (await this.cache.match(url))?.blob())?.size ?? 0
     }
     try {
-      await this.cache.put(`/${ROOT}/files/${sha256}/${String(offset).padStart(12, '0')}`, new Response(bytes.slice()))
+      await this.cache.put(`${this.base}/files/${sha256}/${String(offset).padStart(12, '0')}`, new Response(bytes.slice()))
     } catch (error) {
       throw storageError('is full; free disk space, then try again: what is here is kept', error)
     }
@@ -216,12 +217,12 @@ class CacheStore {
 
   /** @type {Store['readRecord']} */
   async readRecord(name) {
-    return (await this.cache.match(`/${ROOT}/records/${name}`))?.text()
+    return (await this.cache.match(`${this.base}/records/${name}`))?.text()
   }
 
   /** @type {Store['writeRecord']} */
   async writeRecord(name, text) {
-    await this.cache.put(`/${ROOT}/records/${name}`, new Response(text))
+    await this.cache.put(`${this.base}/records/${name}`, new Response(text))
   }
 
   /** @type {Store['listRecords']} */
@@ -236,7 +237,7 @@ class CacheStore {
   /** @param {string} below */
   async urls(below) {
     const urls = (await this.cache.keys()).map(({ url }) => url)
-    return urls.filter((url) => new URL(url).pathname.startsWith(`/${ROOT}/${below}`)).sort()
+    return urls.filter((url) => url.startsWith(`${this.base}/${below}`)).sort()
   }
 }
 

@@ -104,6 +104,7 @@ function arrive(samples, time) {
 }
 
 async function feed() {
+  await letMessagesIn()
   if (!live || live.stream.finished) return
   if (!isFile) live.watchBacklog()
   if (live.waiting.length > 0) await live.advance()
@@ -145,6 +146,16 @@ function run(request) {
     default:
       throw new UsageError(`unknown request ${JSON.stringify(/** @type {any} */ (request).type)}; reload the page`)
   }
+}
+
+const channel = new MessageChannel()
+
+/** What was posted while a call ran arrives now, so that the next call takes all of it. */
+function letMessagesIn() {
+  return new Promise((resolve) => {
+    channel.port1.onmessage = resolve
+    channel.port2.postMessage(undefined)
+  })
 }
 
 let last = Promise.resolve()

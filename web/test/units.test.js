@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { File } from 'node:buffer'
-import { readFile } from 'node:fs/promises'
+import { readFile, readdir } from 'node:fs/promises'
 import path from 'node:path'
 import { test } from 'node:test'
 import { readWavHeader } from '../src/audio.js'
@@ -17,7 +17,7 @@ import { group } from '../src/segments.js'
 import { TextPieces, Tokenizer } from '../src/tokenizer.js'
 import { choose } from '../src/choose.js'
 import { columns } from '../src/wide.js'
-import { ARTIFACT, GOLDEN, SAMPLES } from './samples.js'
+import { ARTIFACT, GOLDEN, SAMPLES, WEB } from './samples.js'
 import { TestServer } from './server.js'
 
 const TOKENS = { bos: 1, eos: 2, streaming_pad: 32, streaming_word: 33, first_text: 1000 }
@@ -290,3 +290,9 @@ function wavFile(bits, isFloat, channels, frames) {
   header.writeUInt32LE(0x7fffffff, 54) // as a pipe promises
   return new File([header, Buffer.alloc((frames * channels * bits) / 8)], 'a.wav')
 }
+
+test('the service worker keeps every source file', async () => {
+  const listed = /const SOURCES = \[([^\]]*)\]/.exec(await readFile(path.join(WEB, 'sw.js'), 'utf8'))?.[1] ?? ''
+  const names = [...listed.matchAll(/'([^']+)'/g)].map(([, name]) => `${name}.js`)
+  assert.deepEqual(names, (await readdir(path.join(WEB, 'src'))).sort())
+})
