@@ -29,6 +29,7 @@ from voxtral_onnx.exporter.checkpoint import open_checkpoint
 from voxtral_onnx.exporter.source import DEFAULT_SOURCE, find_remote
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.runtime.artifact import find_artifact
+from voxtral_onnx.verify.certificate import hash_manifest
 
 BIG = random.Random(0).randbytes(3 * hub.BLOCK + 17)
 FILES = {"params.json": b"{}", "deep/er/empty": b"", "model.safetensors": BIG}
@@ -606,6 +607,26 @@ def test_artifact_in_python_and_by_the_environment(published_artifact, monkeypat
     assert published_artifact.taken()[3:] == files_of("q4")
     manifest = Manifest.read(find_artifact(ARTIFACT, ["all"]))
     assert sorted(published_artifact.taken()) == sorted([FILE_NAME, *manifest.files_of(manifest.precisions)])
+
+
+def test_certificate_comes_with_the_artifact(hub_server, artifact, run):
+    files = content(artifact)
+    facts = {"created": "2026-01-02T03:04:05Z", "rungs": [0, 5], "precisions": ["q4f16"], "findings": []}
+    facts |= {"verdict": "passed", "manifest_sha256": hash_manifest(artifact)}
+    hub_server.publish(ARTIFACT, files | {"certificate.json": json.dumps(facts).encode(), "certificate.html": b"<p>"})
+    verdict = "\ncertificate: verified on 2026-01-02: q4f16 on rungs 0, 5\n"
+    assert verdict in run("inspect", ARTIFACT).out
+    assert sorted(hub_server.taken()[1:]) == ["certificate.html", "certificate.json", "onnx/mel.onnx", "tekken.json"]
+    folder = find_artifact(ARTIFACT, [])
+    assert (folder / "certificate.html").read_bytes() == b"<p>"
+    (folder / "certificate.json").write_text(json.dumps(facts | {"rungs": [6]}))  # verified here
+    assert "on rungs 6\n" in run("inspect", ARTIFACT).out
+    (folder / "certificate.json").unlink()
+    assert "certificate: not verified\n" in run("inspect", "--offline", ARTIFACT).out
+    assert verdict in run("inspect", ARTIFACT).out
+    other = facts | {"manifest_sha256": "0" * 64}
+    hub_server.publish("org/other", files | {"certificate.json": json.dumps(other).encode()})
+    assert "not verified: the certificate is of another artifact" in run("inspect", "org/other").out
 
 
 def test_inspect_shows_what_could_be_downloaded(published_artifact, run):
