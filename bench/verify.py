@@ -1,19 +1,23 @@
 """Time and memory of `verify` at full size, and how far the stages of the 4B model's graphs are from their modules.
 
-    python bench/twin.py build/twin && voxtral-onnx export build/twin -o build/twin-onnx
-    python bench/verify.py build/twin-onnx build/twin
+    python bench/twin.py build/twin
+    python bench/verify.py [--twin build/twin] [--artifact FOLDER]
 
-Climbs rungs 0 to 4, as the random twin writes no words, prints the findings and writes results/verify.json.
+Climbs rungs 0 to 4, as the random twin writes no words, prints the findings and writes results/verify.json. Without an
+artifact the twin is exported first, and what was written deleted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from time import perf_counter, process_time
 
-from voxtral_onnx import __version__
+from full_size import in_new_process
+
+from voxtral_onnx import __version__, export
 from voxtral_onnx.errors import VerificationError
 from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.runtime.bench import describe_machine
@@ -24,11 +28,18 @@ RUNGS = (0, 1, 2, 3, 4)
 
 
 def main() -> None:
-    """Verify, print, write."""
+    """Export where nothing is there, and measure."""
     parser = argparse.ArgumentParser(description="Time and memory of `verify` at full size.")
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--twin", type=Path, default=Path("build/twin"))
+    parser.add_argument("--artifact", type=Path, help="of the twin, in q4f16 alone; gets a certificate")
     arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.twin.parent) as scratch:
+        artifact = arguments.artifact or in_new_process(export, arguments.twin, Path(scratch) / "twin")
+        measure(artifact, arguments.twin)
+
+
+def measure(artifact: Path, twin: Path) -> None:
+    """Verify, print, write."""
     machine, phases = describe_machine(), []
     began, last = perf_counter(), (perf_counter(), process_time())
 
@@ -46,7 +57,7 @@ def main() -> None:
             print(f"{now[0] - began:6.0f} s  {name}", flush=True)
 
     try:
-        certificate = verify(arguments.artifact, checkpoint=arguments.checkpoint, rungs=RUNGS, on_progress=enter)
+        certificate = verify(artifact, checkpoint=twin, rungs=RUNGS, on_progress=enter)
     except VerificationError as error:
         certificate = error.report
     enter("end")
