@@ -151,11 +151,9 @@ def test_tokenizer_of_a_source(toy_checkpoint, measured, tmp_path, run):
 
 
 def test_estimates_know_what_methods_cost(tmp_path):
-    plans = {
-        recipe: plan_export(TINY, tmp_path, recipe=recipe, threads=1) for recipe in ("default", "small", "quality")
-    }
-    seconds = {name: plan.seconds for name, plan in plans.items()}
-    assert seconds["default"] < seconds["quality"] < seconds["small"]  # fitted: nothing, the decoder's layers, all
+    recipes = ("q8", "default", "small")  # fitted: nothing, the encoder, all
+    seconds = [plan_export(TINY, tmp_path, recipe=name, threads=1).seconds for name in recipes]
+    assert seconds == sorted(set(seconds))
 
 
 @pytest.fixture(scope="module")
