@@ -83,7 +83,6 @@ CASES = (
     *(uniform(f"{name}_{symmetry}") for name in ("rtn", "refit") for symmetry in ("symmetric", "asymmetric")),
     *(uniform(f"{name}_asymmetric", block_size=size) for size in (64, 128) for name in ("rtn", "refit")),
     *(uniform(f"{name}_asymmetric", bits=8) for name in ("rtn", "refit")),
-    Case("default with an 8-bit table", ((TABLE, 8, 32, "rtn_symmetric"), ("*", 4, 32, "rtn_asymmetric"))),
 )
 
 
