@@ -1010,11 +1010,14 @@ def _print_plan(plan: ExportPlan) -> None:
 
 
 def _print_budget_plan(budget: BudgetPlan, num_bytes: int) -> None:
+    from .exporter.quantize import MEASURE_PEAK
+
     console, plan = Console(highlight=False, soft_wrap=True), budget.export
     console.print(
         f"[b]{escape(str(plan.folder))}[/]: {format_size(num_bytes)} at most; {format_size(budget.minimum)} are the "
         f"least, and {format_size(budget.floats)} need no quantising\n"
-        f"disk: {format_size(num_bytes)} needed, {format_size(plan.disk_free)} free; time: about "
+        f"disk: {format_size(num_bytes)} needed, {format_size(plan.disk_free)} free; "
+        f"memory: about {format_size(MEASURE_PEAK)}; time: about "
         f"{budget.seconds:.0f} s to measure and {plan.seconds:.0f} s to export with {plan.threads} threads"
     )
 

@@ -39,7 +39,9 @@ from .plan import (
 from .sensitivity import Drift, Group, Sensitivity, form_sizes, measure_sensitivities
 from .source import find_remote
 
-MEASURE_SECONDS = 3e-7  # of one core, for a byte of checkpoint: every group of the 4B model, on 30 s of speech
+# Measured on the 4B model's shapes and 30 s of speech (bench/budget.py).
+MEASURE_SECONDS = 2.7e-7  # of one core, for a byte of checkpoint
+MEASURE_PEAK = 1_750_000_000  # bytes resident
 
 
 @dataclass(frozen=True, slots=True)
