@@ -77,12 +77,14 @@ def uniform(method: str, bits: int = 4, block_size: int = 32) -> Case:
 
 
 UNIFORM = uniform("rtn_asymmetric")
-LONG = (FLOAT, "default", UNIFORM.name, "quality", "q8")  # over all sentences
+REFITTED = Case("layers refitted, 4 bits", ((TABLE, 4, 32, "rtn_symmetric"), ("*", 4, 32, "refit_asymmetric")))
+LONG = (FLOAT, "default", UNIFORM.name, REFITTED.name, "quality", "q8")  # over all sentences
 CASES = (
     *(Case(name) for name in SHIPPED),
     *(uniform(f"{name}_{symmetry}") for name in ("rtn", "refit") for symmetry in ("symmetric", "asymmetric")),
     *(uniform(f"{name}_asymmetric", block_size=size) for size in (64, 128) for name in ("rtn", "refit")),
     *(uniform(f"{name}_asymmetric", bits=8) for name in ("rtn", "refit")),
+    REFITTED,
 )
 
 
@@ -118,7 +120,6 @@ PROFILE = (  # of which UNIFORM is the first row
             *UNIFORM.rules,
         ),
     ),
-    uniform("refit_asymmetric"),
 )
 
 
@@ -418,7 +419,7 @@ def measure(
         ]
         heard = list(pool.map(measure_clip, [[folders[0], *parts]] * len(narrow), [clips[i] for i in narrow]))
     heard = [found[i] | row for i, row in zip(narrow, heard, strict=True)]
-    profile = [profile_row(case.name, heard) for case in (UNIFORM, *PROFILE, Case("default"))]
+    profile = [profile_row(case.name, heard) for case in (UNIFORM, *PROFILE, REFITTED, Case("default"))]
 
     rows = []
     for folder in folders:
