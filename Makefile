@@ -61,7 +61,12 @@ bench: $(VENV)/dev.stamp  ## make the numbers of the README (needs Debian's espe
 	$(BIN)/python bench/times.py build/wer/tiny-onnx
 	$(BIN)/python bench/hotwords.py build/wer/tiny-onnx
 	$(BIN)/python bench/quant.py
-	$(BIN)/python bench/full_size.py
+	$(BIN)/python bench/twin.py build/twin
+	$(BIN)/python bench/full_size.py --twin build/twin
+	$(BIN)/python bench/gguf_twin.py --twin build/twin
+	$(BIN)/python bench/budget.py --twin build/twin
+	$(BIN)/python bench/verify.py --twin build/twin
+	rm -r build/twin
 
 wheel: $(VENV)/dev.stamp  ## build the wheel with the embedded model's artifact in it
 	$(BIN)/voxtral-onnx export tiny --output assets/tiny-onnx --precision q4f16,q4

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from . import hub
     from .exporter.bind import Progress
     from .exporter.plan import ExportPlan
-    from .exporter.quantize import Budget
+    from .exporter.quantize import Budget, BudgetPlan
     from .exporter.source import RemoteCheckpoint
     from .manifest import Manifest
     from .runtime.audio import AudioSource
@@ -108,29 +108,22 @@ def export(
     """Export a checkpoint to ONNX; prints the artifact's folder. One that was interrupted is taken up again."""
     _require_export_packages()
     from .exporter.export import export as run_export
-    from .exporter.plan import estimate_size, plan_export
+    from .exporter.plan import plan_export
     from .exporter.report import summaries
-    from .exporter.source import DEFAULT_SOURCE, find_remote
+    from .exporter.source import DEFAULT_SOURCE
     from .manifest import Manifest
     from .memory import peak_memory
     from .runtime.artifact import remember_export
 
     names = [name.strip() for name in precision.split(",")]
     options = {"tokenizer": tokenizer, "precisions": names, "recipe": recipe, "shard_size": parse_size(shard_size)}
-    place: str | Path = source or DEFAULT_SOURCE
-    with _DownloadProgress() as download:
-        remote = find_remote(place, revision, offline=offline, on_progress=download.update)
-    if remote is not None:
-        output = output or remote.output
-        artifact_size = estimate_size(remote.folder, **options)
-        _print_download(remote, output, artifact_size, console=Console(soft_wrap=True) if dry_run else stderr)
-        remote.require_room(output, artifact_size)
-        if dry_run and remote.num_bytes:
-            return
-        if source is None and remote.num_bytes and not yes:
-            _confirm_download()
-        with _DownloadProgress() as download:
-            place = remote.fetch(download.update)
+    asks = source is None and not yes
+    found = _fetch_checkpoint(
+        source or DEFAULT_SOURCE, output, options, revision=revision, offline=offline, dry_run=dry_run, asks=asks
+    )
+    if found is None:
+        return
+    place, output = found
     if dry_run:
         plan = plan_export(place, output, **options, threads=threads)
         _print_plan(plan)
@@ -153,10 +146,13 @@ def export(
 @app.command(rich_help_panel="Build")
 def quantize(
     source: Annotated[
-        str, typer.Argument(help="A checkpoint folder, or an artifact of floats or 8 bits; or [b]tiny[/].")
+        str, typer.Argument(help="What [b]export[/] takes, or an artifact of floats or 8 bits; or [b]tiny[/].")
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Artifact folder.", show_default="./<name>-onnx")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Mistral's tekken.json.", show_default="beside the weights")
     ] = None,
     precision: Annotated[str, typer.Option(help="Comma-separated: q4f16, q4, q8; one with --budget.")] = "q4f16",
     recipe: Annotated[
@@ -171,36 +167,62 @@ def quantize(
     ] = None,
     shard_size: Annotated[str, typer.Option(help="Size at which a new weight file begins.")] = "512MiB",
     threads: Annotated[int | None, typer.Option(min=1, help="For quantising.", show_default="one a core")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a source on the hub.", show_default="main")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print files, disk, memory and time needed, and write nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The folder, and what --budget measured and chose.")] = False,
 ) -> None:
     """Quantise a checkpoint or a float artifact, by a recipe or to a size; prints the new artifact's folder."""
     _require_export_packages()
     from .exporter.calibrate import SECONDS
-    from .exporter.quantize import open_source
+    from .exporter.plan import plan_export
+    from .exporter.quantize import check_options, open_source, output_folder, plan_budget
     from .exporter.quantize import quantize as run_quantize
 
     if audio and budget is None:
         raise UsageError("--audio calibrates a --budget; without one nothing is measured")
-    checkpoint = open_source(source)
-    rate = checkpoint.config.audio.sample_rate
+    names, num_bytes = [name.strip() for name in precision.split(",")], None if budget is None else parse_size(budget)
+    check_options(names, recipe, num_bytes)
+    options = {"tokenizer": tokenizer, "precisions": names, "recipe": recipe, "shard_size": parse_size(shard_size)}
+    found = _fetch_checkpoint(
+        source, output, options, revision=revision, offline=offline, dry_run=dry_run, artifact_size=num_bytes
+    )
+    if found is None:
+        return
+    place, output = found
+    checkpoint = open_source(place, tokenizer)
+    folder = output_folder(checkpoint, output)
     _say(f"{checkpoint.source}: {checkpoint.layout}")
+    if dry_run and num_bytes is not None:
+        _print_budget_plan(plan_budget(checkpoint, folder, names[0], num_bytes, threads), num_bytes)
+        return
+    if dry_run:
+        plan = plan_export(checkpoint, folder, **options, threads=threads)
+        _print_plan(plan)
+        plan.require_room()
+        return
+    rate = checkpoint.config.audio.sample_rate
     spent: list[Budget] = []
     with _ExportProgress() as progress:
-        folder = run_quantize(
+        run_quantize(
             checkpoint,
-            output,
-            precisions=[name.strip() for name in precision.split(",")],
+            folder,
+            precisions=names,
             recipe=recipe,
-            budget=None if budget is None else parse_size(budget),
+            budget=num_bytes,
             recordings=[_read_start(path, rate, SECONDS) for path in audio] if audio else None,
-            shard_size=parse_size(shard_size),
+            shard_size=options["shard_size"],
             threads=threads,
             on_progress=progress.update,
             on_stage=progress.measure,
             on_budget=spent.append,
         )
-    for found in spent:
-        _print_budget(found)
+    for result in spent:
+        _print_budget(result)
     if as_json:
         table = json.loads(spent[0].table.read_bytes()) if spent else {}
         _write(json.dumps({"folder": str(folder), **table}) + "\n")
@@ -1393,16 +1415,65 @@ def _print_plan(plan: ExportPlan) -> None:
     )
 
 
-def _print_download(remote: RemoteCheckpoint, output: Path, artifact_size: int, console: Console) -> None:
+def _print_budget_plan(budget: BudgetPlan, num_bytes: int) -> None:
+    from .exporter.quantize import MEASURE_PEAK
+
+    console, plan = Console(highlight=False, soft_wrap=True), budget.export
+    console.print(
+        f"[b]{escape(str(plan.folder))}[/]: {format_size(num_bytes)} at most; {format_size(budget.minimum)} are the "
+        f"least, and {format_size(budget.floats)} need no quantising\n"
+        f"disk: {format_size(num_bytes)} needed, {format_size(plan.disk_free)} free; "
+        f"memory: about {format_size(MEASURE_PEAK)}; time: about "
+        f"{budget.seconds:.0f} s to measure and {plan.seconds:.0f} s to export with {plan.threads} threads"
+    )
+
+
+def _fetch_checkpoint(
+    source: str,
+    output: Path | None,
+    options: dict[str, Any],
+    *,
+    revision: str | None,
+    offline: bool,
+    dry_run: bool,
+    asks: bool = False,
+    artifact_size: int | None = None,
+) -> tuple[str | Path, Path | None] | None:
+    """Bring a checkpoint of the hub, saying what that takes; where it is and the artifact's folder, as far as known.
+
+    None where a dry run ends here, as the weights are not.
+    """
+    from .exporter.plan import estimate_size
+    from .exporter.source import find_remote
+
+    with _DownloadProgress() as download:
+        remote = find_remote(
+            source, revision, tokenizer=options["tokenizer"], offline=offline, on_progress=download.update
+        )
+    if remote is None:
+        return source, output
+    output, size = output or remote.output, artifact_size or estimate_size(remote.source, **options)
+    _print_download(remote, output, size, console=Console(soft_wrap=True) if dry_run else stderr)
+    remote.require_room(output, size)
+    if dry_run and remote.num_bytes:
+        return None
+    if asks and remote.num_bytes:
+        _confirm_download()
+    with _DownloadProgress() as download:
+        return remote.fetch(download.update), output
+
+
+def _print_download(remote: RemoteCheckpoint, output: Path, artifact_size: int | None, console: Console) -> None:
     from .exporter.memory import PEAK
 
     snapshot, num_bytes = remote.snapshot, remote.num_bytes
     here = sum(file.size for file in remote.weights.values()) - num_bytes
+    artifact = "" if artifact_size is None else f", about {format_size(artifact_size)} in {escape(str(output))}"
     console.print(
         f"[b]{escape(str(snapshot.repository))}[/] at {snapshot.commit[:12]}: {format_size(num_bytes)} to download, "
         f"{format_size(here)} here already\n"
-        f"disk: {format_size(num_bytes)} in {escape(str(remote.folder))}, about {format_size(artifact_size)} in "
-        f"{escape(str(output))}; memory: about {format_size(PEAK)}",
+        f"disk: {format_size(num_bytes)} in {escape(str(remote.folder))}{artifact}; "
+        f"memory: about {format_size(PEAK)}",
         highlight=False,
     )
 

@@ -21,6 +21,7 @@ from .errors import ArtifactError, StorageError
 FORMAT = 1
 FILE_NAME = "voxtral_onnx.json"
 TOKENIZER = "tekken.json"
+CERTIFICATE = ("certificate.json", "certificate.html")  # what verify found, beside the manifest and not named in it
 PIECE_SIZE = 16 << 20  # bytes hashed apart, because browsers cannot hash a stream
 MAX_DELAY_TOKENS = 30  # 2400 ms, the longest delay the model was trained with
 

@@ -109,7 +109,7 @@ def ours(folder: Path, precision: str, threads: int) -> Engine:
         for position in range(PROMPT, PROMPT + CALLS):
             for cache in caches:
                 cache.position = position
-            same = [blank] * streams, embeds[:streams], [delay] * streams, [0.0] * streams
+            same = [blank] * streams, embeds[:streams], [delay] * streams, [0.0] * streams, [None] * streams
             decoder.step_rows(rows, caches[:streams], *same)
         return 1000 * (perf_counter() - began) / CALLS, 1000 * (process_time() - busy) / CALLS
 
@@ -118,7 +118,7 @@ def ours(folder: Path, precision: str, threads: int) -> Engine:
 
 def llama_cpp(path: Path, threads: int) -> Engine:
     """llama.cpp's server inside this process."""
-    import xllamacpp
+    import xllamacpp  # pyright: ignore[reportMissingImports]  (bench alone)
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)

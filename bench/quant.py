@@ -6,7 +6,8 @@
 Every row is an artifact that `export` made (q4: activations in float32), run over held-out domain sentences that
 bench/wer.py speaks: shipped recipes over many, the others over few, because the encoder costs a second of one core for
 seven clips. Logits are compared while each model is told the tokens that float32 chooses; words are those that it
-writes by itself. Prints a Markdown table and writes results/quant.json.
+writes by itself. A profile says which parts of the model turn blank decisions over, on the clips where float32 decides
+most narrowly. Prints Markdown tables and writes results/quant.json.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.blocks import dequantize_blockwise, quantize_blockwise
 from voxtral_onnx.quant.recipe import Rule, load_recipe
 from voxtral_onnx.runtime.audio import open_audio
+from voxtral_onnx.runtime.bench import markdown_table
 from voxtral_onnx.runtime.stream import Stream, Token
 
 RESULTS = wer.ROOT / "bench" / "results" / "quant.json"
 TABLE = "language_model.embed_tokens"
 FLOAT, SHIPPED = "float32", ("default", "quality", "small", "q8")
-LONG = (FLOAT, "default", "quality", "q8")  # over all sentences
 FIRM = 1.0  # blank margin above which float32's decision may not flip
+NARROW = 5.0  # below which the profile measures how far margins drift
+NARROWEST = 36  # clips of the profile, besides those in which `UNIFORM` flips a firm decision
 DELAY_MS = 480
 SLICE_ROWS, COLUMNS = 170, 3072  # what the exporter quantises at a time
 
@@ -73,12 +76,50 @@ def uniform(method: str, bits: int = 4, block_size: int = 32) -> Case:
     return Case(f"{method} {bits} bits, blocks of {block_size}", rules)
 
 
+UNIFORM = uniform("rtn_asymmetric")
+REFITTED = Case("layers refitted, 4 bits", ((TABLE, 4, 32, "rtn_symmetric"), ("*", 4, 32, "refit_asymmetric")))
+LONG = (FLOAT, "default", UNIFORM.name, REFITTED.name, "quality", "q8")  # over all sentences
 CASES = (
     *(Case(name) for name in SHIPPED),
     *(uniform(f"{name}_{symmetry}") for name in ("rtn", "refit") for symmetry in ("symmetric", "asymmetric")),
     *(uniform(f"{name}_asymmetric", block_size=size) for size in (64, 128) for name in ("rtn", "refit")),
     *(uniform(f"{name}_asymmetric", bits=8) for name in ("rtn", "refit")),
-    Case("default with an 8-bit table", ((TABLE, 8, 32, "rtn_symmetric"), ("*", 4, 32, "rtn_asymmetric"))),
+    REFITTED,
+)
+
+
+PARTS = {
+    "encoder attention": "audio_tower.layers.*.self_attn.*",
+    "encoder MLP": "audio_tower.layers.*.mlp.*",
+    "adapter": "multi_modal_projector.*",
+    "decoder attention": "language_model.layers.*.self_attn.*",
+    "decoder MLP": "language_model.layers.*.mlp.*",
+    "table": TABLE,
+}
+
+
+def in_bits(bits: int, *parts: str, block_size: int = 32, method: str = "rtn_symmetric") -> tuple:
+    """Rules for parts of the model."""
+    return tuple((PARTS[part], bits, block_size, method) for part in parts)
+
+
+ENCODER = ("encoder attention", "encoder MLP")
+PROFILE = (  # of which UNIFORM is the first row
+    *(Case(f"{part} in 8 bits", (*in_bits(8, part), *UNIFORM.rules)) for part in PARTS),
+    *(
+        Case(f"{part} alone in 4 bits", in_bits(4, part, method=f"rtn_{'' if part == 'table' else 'a'}symmetric"))
+        for part in PARTS
+    ),
+    Case("encoder and adapter in 8 bits", (*in_bits(8, *ENCODER, "adapter"), *UNIFORM.rules)),
+    Case("encoder attention and adapter in 8 bits", (*in_bits(8, "encoder attention", "adapter"), *UNIFORM.rules)),
+    Case(
+        "adapter in 8 bits, encoder refitted in blocks of 16",
+        (
+            *in_bits(8, "adapter"),
+            *in_bits(4, *ENCODER, block_size=16, method="refit_asymmetric"),
+            *UNIFORM.rules,
+        ),
+    ),
 )
 
 
@@ -185,8 +226,17 @@ def load_transcriber(folder: Path) -> Transcriber:
     return Transcriber(folder, "cpu", precision=precision, threads=1, delay_ms=DELAY_MS)
 
 
-def measure_clip(folders: list[Path], clip: wer.Clip) -> dict[str, tuple[str, Tally]]:
-    """Text and tally of a clip in each artifact by its name; the first is float32's."""
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A clip through one artifact."""
+
+    text: str
+    tally: Tally
+    margins: np.ndarray  # of the blank at each position, [tokens]
+
+
+def measure_clip(folders: list[Path], clip: wer.Clip) -> dict[str, Heard]:
+    """A clip through each artifact, by its name; the first is float32's."""
     reference = load_transcriber(folders[0])
     samples = np.concatenate(list(open_audio(clip.path, reference.sample_rate).blocks()))
     replay = Replay(reference, samples)
@@ -195,11 +245,54 @@ def measure_clip(folders: list[Path], clip: wer.Clip) -> dict[str, tuple[str, Ta
     found = {}
     for folder in folders:
         replay = Replay(load_transcriber(folder), samples)
-        tally = compare(replay.tell(token_ids), expected, blank, np.array(token_ids))
+        logits = replay.tell(token_ids)
+        tally = compare(logits, expected, blank, np.array(token_ids))
         # Where every choice is the one that it was told, it writes the same by itself.
         written = token_ids if tally.agreed == tally.positions else replay.write()
-        found[folder.name] = reference.tokenizer.decode(written), tally
+        found[folder.name] = Heard(reference.tokenizer.decode(written), tally, blank_margin(logits, blank))
     return found
+
+
+def is_firm_flip(margins: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Which decisions float32 makes with a margin above FIRM and another model the other way."""
+    return ((margins > 0) != (expected > 0)) & (np.abs(expected) > FIRM)
+
+
+def choose_narrow(found: list[dict[str, Heard]]) -> list[int]:
+    """The clips of the profile: those with the narrowest firm decision, and those in which UNIFORM flips one."""
+
+    def narrowest(heard: dict[str, Heard]) -> float:
+        certainty = np.abs(heard[FLOAT].margins)
+        return float(certainty[certainty > FIRM].min(initial=np.inf))
+
+    order = sorted(range(len(found)), key=lambda i: narrowest(found[i]))
+    flipped = (i for i, heard in enumerate(found) if heard[UNIFORM.name].tally.firm_flips)
+    return sorted({*order[:NARROWEST], *flipped})
+
+
+def profile_row(name: str, heard: list[dict[str, Heard]]) -> dict[str, Any]:
+    """What a case does to the blank decisions of some clips."""
+    margins, expected = (np.concatenate([row[key].margins for row in heard]) for key in (name, FLOAT))
+    narrow = np.abs(expected) < NARROW
+    return {
+        "name": name,
+        "narrow_drift": round(float(np.sqrt(np.mean((margins - expected)[narrow] ** 2))), 3),
+        "flips": int(((margins > 0) != (expected > 0)).sum()),
+        "firm_flips": int(is_firm_flip(margins, expected).sum()),
+    }
+
+
+def list_firm_flips(clips: list[wer.Clip], found: list[dict[str, Heard]]) -> Iterator[dict[str, Any]]:
+    """Every firm decision that UNIFORM flips: where, its margins, and whose words differ from float32's."""
+    for clip, heard in zip(clips, found, strict=True):
+        for at in np.flatnonzero(is_firm_flip(heard[UNIFORM.name].margins, heard[FLOAT].margins)):
+            yield {
+                "sentence": clip.text,
+                "voice": f"{clip.synthesizer} {clip.voice}",
+                "token": int(at),
+                "margins": {name: round(float(heard[name].margins[at]), 3) for name in LONG},
+                "written": {name: heard[name].text for name in LONG if heard[name].text != heard[FLOAT].text},
+            }
 
 
 def relative_error(weight: np.ndarray, rule: Rule) -> float:
@@ -320,18 +413,28 @@ def measure(
         voices = len(wer.VOICES)
         run_folders = [folders if i < few * voices else long for i in range(len(clips))]
         found = run("transcribing", measure_clip, run_folders, clips)
+        narrow = choose_narrow(found)
+        parts = [
+            export("tiny", cache_folder / "profile" / name, precisions=("q4",), recipe=recipe)
+            for name, recipe in ((case.name, case.recipe(cache_folder)) for case in PROFILE)
+        ]
+        heard = list(pool.map(measure_clip, [[folders[0], *parts]] * len(narrow), [clips[i] for i in narrow]))
+    heard = [found[i] | row for i, row in zip(narrow, heard, strict=True)]
+    profile = [profile_row(case.name, heard) for case in (UNIFORM, *PROFILE, REFITTED, Case("default"))]
 
     rows = []
     for folder in folders:
         name, tally = folder.name, Tally()
         measured = [i for i, cases in enumerate(found) if name in cases]
         for i in measured:
-            tally.add(found[i][name][1])
+            tally.add(found[i][name].tally)
         row = {"name": name} | (weight_errors(recipes[name], checkpoint) if name in recipes else {})
         row["bytes"] = sum(path.stat().st_size for path in (folder / "onnx").iterdir())
-        texts = [[found[i][FLOAT][0], found[i][name][0]] for i in measured]
+        texts = [[found[i][FLOAT].text, found[i][name].text] for i in measured]
         rows.append(row | tally.row() | words_row([clips[i] for i in measured], texts))
     print(render_table(rows))
+    headings = ("", "margin drift", "flips", "firm")
+    print(markdown_table(headings, [tuple(map(str, row.values())) for row in profile]))
     results = {
         "measured": f"q4 artifacts of the tiny checkpoint against float32, delay {DELAY_MS} ms; intervals hold 95 %",
         "voxtral_onnx": __version__,
@@ -341,6 +444,8 @@ def measure(
         "firm": FIRM,
         "bootstrap": {"unit": "clip", "resamples": wer.RESAMPLES, "seed": wer.SEED},
         "results": rows,
+        "profile": {"clips": len(narrow), "narrow": NARROW, "results": profile},
+        "firm_flips": list(list_firm_flips(clips, found)),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=1) + "\n")

@@ -44,7 +44,8 @@ def call_milliseconds(artifact: str, precision: str, rounds: int) -> dict[int, d
             for count in ROWS:
                 began, busy = perf_counter(), process_time()
                 delays = [transcriber.num_delay_tokens] * count
-                decoder.step_rows(rows, caches[:count], [blank] * count, embeds[:count], delays, [0.0] * count)
+                same = [blank] * count, embeds[:count], delays, [0.0] * count, [None] * count
+                decoder.step_rows(rows, caches[:count], *same)
                 times[count].append((1000 * (perf_counter() - began), 1000 * (process_time() - busy)))
     results = {}
     for count, pairs in times.items():

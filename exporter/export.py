@@ -65,11 +65,12 @@ def export(
         CheckpointError, QuantizationError, ArtifactError, StorageError: as errors.py describes.
     """
     options = {"tokenizer": tokenizer, "precisions": precisions, "recipe": recipe, "shard_size": shard_size}
-    remote = None if isinstance(source, Checkpoint) else find_remote(source, offline=offline, on_progress=on_download)
-    if remote is not None:
-        output = Path(output or remote.output)
-        remote.require_room(output, estimate_size(remote.folder, **options))
-        source = remote.fetch(on_download)
+    if not isinstance(source, Checkpoint):
+        remote = find_remote(source, tokenizer=tokenizer, offline=offline, on_progress=on_download)
+        if remote is not None:
+            output = Path(output or remote.output)
+            remote.require_room(output, estimate_size(remote.source, **options))
+            source = remote.fetch(on_download)
     plan = plan_export(source, output, **options, threads=threads)
     plan.require_room()
     with named_memory_errors(), hold(plan.folder):

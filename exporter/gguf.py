@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -77,7 +77,8 @@ def find(source: Path) -> list[Path]:
         return []
     firsts = [path for path in ([source] if source.is_file() else files) if _head(path) == _MAGIC]
     if len(firsts) == 1:
-        return _shards(firsts[0], files)
+        first, sizes = firsts[0], {path.name: path.stat().st_size for path in files}
+        return [first.with_name(name) for name in order_shards(first.name, sizes, str(first.parent))]
     if firsts:
         raise CheckpointError(f"{source}: several GGUFs: {', '.join(path.name for path in firsts)}; name one of them")
     if source.is_file():
@@ -98,33 +99,48 @@ def _head(path: Path) -> bytes:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _shards(first: Path, files: Sequence[Path]) -> list[Path]:
-    """The shard that follows the first, and the next, as long as they are there."""
-    if (name := _first_shard(first)) is None:
+def order_shards(first: str, sizes: Mapping[str, int], place: str) -> list[str]:
+    """The shards of a GGUF by their names: the first, the one that follows it, and the next, as long as they are there.
+
+    Args:
+        first: its name; one that `split` does not give to a first shard stands alone.
+        sizes: bytes of the files beside it and its own, by name.
+        place: where they are, for messages.
+
+    Raises:
+        CheckpointError: one is missing between others, or of another size.
+    """
+    if (name := first_shard(first)) is None:
         return [first]
     stem, suffix = name
-    there = {path.name for path in files}
     found = [first]
-    while stem + (suffix := _next(suffix)) in there:
-        found.append(first.with_name(stem + suffix))
+    while stem + (suffix := _next(suffix)) in sizes:
+        found.append(stem + suffix)
     alike = re.compile(re.escape(stem) + ("[a-z]" if suffix.isalpha() else "[0-9]") + f"{{{len(suffix)}}}")
-    if stray := sorted(other for other in there - {path.name for path in found} if alike.fullmatch(other)):
+    if stray := sorted(other for other in sizes.keys() - set(found) if alike.fullmatch(other)):
         raise CheckpointError(
-            f"{first}: expected the shard {stem}{suffix} after {found[-1].name}, found {stray[0]}; get the missing one"
+            f"{place}/{first}: expected the shard {stem}{suffix} after {found[-1]}, found {stray[0]}; get the missing "
+            "one"
         )
-    sizes = [path.stat().st_size for path in found]
-    for path, size in zip(found[1:], sizes[1:], strict=True):
-        if size > sizes[0] or (size < sizes[0] and path != found[-1]):
+    for shard in found[1:]:
+        size, expected = sizes[shard], sizes[first]
+        if size > expected or (size < expected and shard != found[-1]):
             raise CheckpointError(
-                f"{path}: expected a shard of {sizes[0]:,} bytes like {first.name}, found {size:,}: incomplete or out "
-                "of order; download it again"
+                f"{place}/{shard}: expected a shard of {expected:,} bytes like {first}, found {size:,}: incomplete or "
+                "out of order; download it again"
             )
     return found
 
 
-def _first_shard(path: Path) -> tuple[str, str] | None:
-    """Stem and suffix of a name that `split` gives to the first of its files."""
-    match = re.fullmatch(r"(.*?)(aa+|0+[01]?)", path.name)
+def begins_shards(name: str, names: Collection[str]) -> bool:
+    """Whether a file is the first of several shards, as their names have it."""
+    first = first_shard(name)
+    return first is not None and first[0] + _next(first[1]) in names
+
+
+def first_shard(name: str) -> tuple[str, str] | None:
+    """Stem and suffix of a name that `split` gives to the first of its files, None of another name."""
+    match = re.fullmatch(r"(.*?)(aa+|0+[01]?)", name)
     return (match[1], match[2]) if match and len(match[2]) > 1 else None
 
 
@@ -207,7 +223,7 @@ def _read_entry(header: _Header) -> tuple[str, tuple[int, ...], Encoding, int]:
 
 
 def _too_short(files: Sequence[Path], what: str, size: int) -> str:
-    if first := _first_shard(files[0]):
+    if first := first_shard(files[0].name):
         suffix = first[1]
         for _ in files:
             suffix = _next(suffix)

@@ -22,6 +22,7 @@ from ..config import VoxtralConfig
 from ..errors import ArtifactError, StorageError, UsageError
 from ..manifest import TOKENIZER, Manifest, Streaming, Tokens
 from ..quant import gguf
+from ..quant.methods import METHODS
 from ..quant.recipe import FLOAT, Recipe, load_recipe
 from . import memory
 from .bind import Layout, lay_out
@@ -40,8 +41,8 @@ SHARD_SIZE = 512 << 20  # bytes; browsers without JSPI read each data file whole
 
 # Measured on the 4B model's shapes with 2 cores of an x86 server (bench/twin.py makes the checkpoint).
 TRACE_SECONDS = 4.0  # of one core, for a graph
-QUANTIZE_RATE = 0.4e9  # bytes of checkpoint that one core quantises a second, reading included
-CONVERT_RATE = 0.2e9  # the same where a precision keeps floats
+PASS_SECONDS = 1e-9  # of one core, for a byte of checkpoint that is quantised, besides what the method takes
+CONVERT_SECONDS = 5e-9  # the same where a precision keeps floats
 STORE_RATE = 0.4e9  # bytes written, flushed and hashed a second
 
 LAYER_BYTES = 10_000  # of a graph's file, for each layer and once more: 9,400 in the 4B model
@@ -176,13 +177,20 @@ class ExportPlan:
     def seconds(self) -> float:
         """Time that the export will take, estimated from rates measured on two cores."""
         open_graphs = [graph for graph in self.graphs if graph.plan.graph_file not in self.finished]
-        quantized = {(graph.plan.role, graph.recipe.rules) for graph in open_graphs}
-        seconds = 0.0
-        for role, rules in quantized:
-            read = self.checkpoint.num_bytes(*_ROLE_TENSORS[role])
-            seconds += read / (QUANTIZE_RATE if rules else CONVERT_RATE)
+        shared = {(graph.plan.role, graph.recipe.rules): graph.recipe for graph in open_graphs}
+        seconds = sum(self._bind_seconds(role, recipe) for (role, _), recipe in shared.items())
         cores = min(self.threads, os.cpu_count() or 1)
         return len(open_graphs) * TRACE_SECONDS + seconds / cores + self.num_bytes / STORE_RATE
+
+    def _bind_seconds(self, role: str, recipe: Recipe) -> float:
+        """Of one core, for the weights of a graph."""
+        seconds = 0.0
+        for name, tensor in self.checkpoint.tensors.items():
+            if name.startswith(_ROLE_TENSORS[role]):
+                rule = recipe.rule_for(name.removesuffix(".weight"))
+                each = PASS_SECONDS + METHODS[rule.method].seconds_per_gb / 1e9 if rule else CONVERT_SECONDS
+                seconds += tensor.num_bytes * each
+        return seconds
 
     def require_room(self) -> None:
         """Compare what is needed with what there is.
@@ -254,21 +262,24 @@ def plan_export(
 
 
 def estimate_size(
-    folder: Path,
+    source: Path,
     *,
     tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
-) -> int:
-    """Bytes of the weight files that an export would write, from a checkpoint's small files alone.
+) -> int | None:
+    """Bytes of the weight files that an export would write, from a checkpoint's small files alone; None of a GGUF.
 
     Raises:
         CheckpointError, QuantizationError, UsageError: as errors.py describes.
     """
-    config, card = read_config(folder), read_card(folder)
-    tokens, _ = read_tekken(Path(tokenizer or folder / TOKENIZER).read_bytes(), config, card.trained_delays_ms)
-    graphs = _plan_graphs(config, tokens, _recipes(precisions, recipe, None), shard_size)
+    recipes = _recipes(precisions, recipe, None)
+    if not source.is_dir():
+        return None
+    config, card = read_config(source), read_card(source)
+    tokens, _ = read_tekken(Path(tokenizer or source / TOKENIZER).read_bytes(), config, card.trained_delays_ms)
+    graphs = _plan_graphs(config, tokens, recipes, shard_size)
     return sum(size for graph in graphs for size in graph.layout.sizes.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__
+from .. import __version__, hub
 from ..errors import QuantizationError, StorageError, UsageError
 from ..manifest import write_whole
 from ..quant.budget import Form, spend
@@ -25,8 +26,38 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .export import export
 from .layerwise import TABLE, Layerwise
 from .memory import named_memory_errors
-from .plan import MANIFEST_BYTES, PRECISIONS, SHARD_SIZE, default_folder, plan_export, resolve_source
+from .plan import (
+    MANIFEST_BYTES,
+    PRECISIONS,
+    SHARD_SIZE,
+    ExportPlan,
+    default_folder,
+    estimate_size,
+    plan_export,
+    resolve_source,
+)
 from .sensitivity import Drift, Group, Sensitivity, form_sizes, measure_sensitivities
+from .source import find_remote
+
+# Measured on the 4B model's shapes and 30 s of speech (bench/budget.py).
+MEASURE_SECONDS = 2.7e-7  # of one core, for a byte of checkpoint
+MEASURE_PEAK = 1_750_000_000  # bytes resident
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetPlan:
+    """What a budget would be spent on, before anything is measured."""
+
+    export: ExportPlan  # by the smallest recipe
+    sizes: Mapping[Group, Mapping[tuple[int, int], int]]  # bytes of each group in each form
+    fixed: int  # bytes of all else
+    minimum: int  # bytes that a budget must have
+    floats: int  # bytes with which nothing need be quantised
+
+    @property
+    def seconds(self) -> float:
+        """Time to measure, estimated; the export's time comes on top."""
+        return MEASURE_SECONDS * self.export.checkpoint.num_bytes() / min(self.export.threads, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +81,15 @@ def quantize(
     source: str | Path | Checkpoint,
     output: str | Path | None = None,
     *,
+    tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
     recipe: str | None = None,
     budget: int | None = None,
     recordings: Sequence[np.ndarray] | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
+    offline: bool = False,
+    on_download: Callable[[hub.Progress], None] = lambda progress: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_stage: Callable[[str], None] = lambda stage: None,
     on_budget: Callable[[Budget], None] = lambda budget: None,
@@ -68,8 +102,9 @@ def quantize(
     measures nothing again.
 
     Args:
-        source: a checkpoint as in `export`, or an artifact of floats.
+        source: a checkpoint as in `export`, or an artifact of floats or 8 bits.
         output: as in `export`.
+        tokenizer: as in `export`; an artifact has its own.
         precisions: as in `export`; with a budget one of q4f16 and q4.
         recipe: as in `export`; not with a budget.
         budget: bytes of an artifact with this precision alone.
@@ -77,6 +112,8 @@ def quantize(
             embedded samples.
         shard_size: as in `export`.
         threads: as in `export`.
+        offline: as in `export`.
+        on_download: as in `export`.
         on_progress: as in `export`.
         on_stage: called with the name of each part of the model that is measured, before it is.
         on_budget: called when the budget is spent, before the export begins.
@@ -89,17 +126,16 @@ def quantize(
         QuantizationError: the budget is too small, or floats fit into it.
         CheckpointError, ArtifactError, StorageError, UsageError: as in `export`.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else open_source(source)
-    folder = default_folder(checkpoint.source) if output is None else Path(output)
-    if floats := [name for name in precisions if name in PRECISIONS and PRECISIONS[name].recipe is None]:
-        raise UsageError(f"precision: {', '.join(floats)} quantises nothing; that is what `export` is for")
-    if folder.exists() and folder.resolve() == checkpoint.source.resolve():
-        raise UsageError(f"{folder}: is what is read; choose another folder with --output")
+    check_options(precisions, recipe, budget)
+    if not isinstance(source, Checkpoint):
+        if remote := find_remote(source, tokenizer=tokenizer, offline=offline, on_progress=on_download):
+            output = Path(output or remote.output)
+            options = {"tokenizer": tokenizer, "precisions": precisions, "recipe": recipe, "shard_size": shard_size}
+            remote.require_room(output, budget or estimate_size(remote.source, **options))
+            source = remote.fetch(on_download)
+        source = open_source(source, tokenizer)
+    checkpoint, folder = source, output_folder(source, output)
     if budget is not None:
-        if recipe is not None:
-            raise UsageError("budget: makes a recipe of its own; leave --recipe or --budget out")
-        if len(precisions) != 1 or precisions[0] not in ("q4f16", "q4"):
-            raise UsageError(f"budget: expected one precision of q4f16 and q4, got {','.join(precisions)}")
         with named_memory_errors():
             spent = spend_budget(checkpoint, folder, precisions[0], budget, recordings, on_stage)
         on_budget(spent)
@@ -115,14 +151,75 @@ def quantize(
     )
 
 
-def open_source(source: str | Path) -> Checkpoint:
+def check_options(precisions: Sequence[str], recipe: str | None, budget: int | None) -> None:
+    """Refuse what no source could be quantised by.
+
+    Raises:
+        UsageError: saying why.
+    """
+    if floats := [name for name in precisions if name in PRECISIONS and PRECISIONS[name].recipe is None]:
+        raise UsageError(f"precision: {', '.join(floats)} quantises nothing; that is what `export` is for")
+    if budget is not None and recipe is not None:
+        raise UsageError("budget: makes a recipe of its own; leave --recipe or --budget out")
+    if budget is not None and (len(precisions) != 1 or precisions[0] not in ("q4f16", "q4")):
+        raise UsageError(f"budget: expected one precision of q4f16 and q4, got {','.join(precisions)}")
+
+
+def output_folder(checkpoint: Checkpoint, output: str | Path | None) -> Path:
+    """The artifact's folder, which is not the one that is read.
+
+    Raises:
+        UsageError: it is.
+    """
+    folder = default_folder(checkpoint.source) if output is None else Path(output)
+    if folder.exists() and folder.resolve() == checkpoint.source.resolve():
+        raise UsageError(f"{folder}: is what is read; choose another folder with --output")
+    return folder
+
+
+def open_source(source: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
     """The checkpoint or artifact that a user wants quantised.
 
     Raises:
         CheckpointError, ArtifactError, QuantizationError: neither, a damaged one, or an artifact of 4 bits alone.
+        UsageError: a tokenizer for an artifact.
     """
     folder = resolve_source(source)
-    return open_artifact(folder) if is_artifact(folder) else open_checkpoint(folder)
+    if not is_artifact(folder):
+        return open_checkpoint(folder, Path(tokenizer) if tokenizer else None)
+    if tokenizer is not None:
+        raise UsageError(f"tokenizer: {folder} is an artifact and has its own; leave --tokenizer out")
+    return open_artifact(folder)
+
+
+def plan_budget(
+    checkpoint: Checkpoint, folder: Path, precision: str, budget: int, threads: int | None = None
+) -> BudgetPlan:
+    """Hold a budget against what the artifact takes at least and at most; nothing is written.
+
+    Raises:
+        QuantizationError: it is too small, or floats fit into it.
+    """
+    sizes = form_sizes(checkpoint, getattr(torch, PRECISIONS[precision].dtype))
+    least = [min(forms, key=forms.__getitem__) for forms in sizes.values()]
+    smallest = _recipe("smallest", dict(zip(sizes, least, strict=True)))
+    plan = plan_export(checkpoint, folder, precisions=[precision], recipe=smallest, threads=threads)
+    ends = ALIGNMENT * (8 + budget // SHARD_SIZE)  # data files end at any byte, tensors begin at whole pages
+    minimum = _planned_size(plan) + ends
+    fixed = minimum - sum(forms[form] for forms, form in zip(sizes.values(), least, strict=True))
+    floats = _planned_size(plan_export(checkpoint, folder, precisions=[precision], recipe=FLOAT))
+    if budget < minimum:
+        raise QuantizationError(f"budget: {precision} takes {minimum:,} bytes at least, got {budget:,}")
+    if budget >= floats:
+        raise QuantizationError(
+            f"budget: {budget:,} bytes hold the model without quantising, in {floats:,}; export it with --precision "
+            f"{'fp16' if PRECISIONS[precision].dtype == 'float16' else 'fp32'}"
+        )
+    return BudgetPlan(plan, sizes, fixed, minimum, floats)
+
+
+def _planned_size(plan: ExportPlan) -> int:
+    return sum(file.size for file in plan.files) + MANIFEST_BYTES
 
 
 def spend_budget(
@@ -138,25 +235,7 @@ def spend_budget(
     Raises:
         AudioError, QuantizationError, StorageError: as `quantize` describes.
     """
-    sizes = form_sizes(checkpoint, getattr(torch, PRECISIONS[precision].dtype))
-
-    def planned(recipe: Recipe) -> int:
-        plan = plan_export(checkpoint, folder, precisions=[precision], recipe=recipe)
-        return sum(file.size for file in plan.files) + MANIFEST_BYTES
-
-    least = [min(forms, key=forms.__getitem__) for forms in sizes.values()]
-    smallest = _recipe("smallest", dict(zip(sizes, least, strict=True)))
-    ends = ALIGNMENT * (8 + budget // SHARD_SIZE)  # data files end at any byte, tensors begin at whole pages
-    fixed = planned(smallest) - sum(forms[form] for forms, form in zip(sizes.values(), least, strict=True)) + ends
-    minimum, floats = planned(smallest) + ends, planned(FLOAT)
-    if budget < minimum:
-        raise QuantizationError(f"budget: {precision} takes {minimum:,} bytes at least, got {budget:,}")
-    if budget >= floats:
-        raise QuantizationError(
-            f"budget: {budget:,} bytes hold the model without quantising, in {floats:,}; export it with --precision "
-            f"{'fp16' if PRECISIONS[precision].dtype == 'float16' else 'fp32'}"
-        )
-
+    plan = plan_budget(checkpoint, folder, precision, budget)
     recordings = embedded_recordings() if recordings is None else recordings
     table = folder.with_name(f"{folder.name}-sensitivity.json")
     facts = {
@@ -168,15 +247,16 @@ def spend_budget(
     sensitivities = _read_table(table, facts)
     if sensitivities is None:
         clips = calibrate(Layerwise(checkpoint), recordings)
-        sensitivities = measure_sensitivities(checkpoint, clips, sizes, on_stage)
+        sensitivities = measure_sensitivities(checkpoint, clips, plan.sizes, on_stage)
         _write_table(table, facts, sensitivities)  # before anything else can fail: it took minutes
-    picks = spend([part.forms for part in sensitivities], budget - fixed)
+    picks = spend([part.forms for part in sensitivities], budget - plan.fixed)
     chosen = tuple(part.forms[pick] for part, pick in zip(sensitivities, picks, strict=True))
 
     path = folder.with_name(f"{folder.name}-recipe.toml")
     forms = {part.group: (form.bits, form.block_size) for part, form in zip(sensitivities, chosen, strict=True)}
     recipe = _recipe(path.stem, forms)
-    spent = Budget(budget, planned(recipe), tuple(sensitivities), chosen, path, table)
+    size = _planned_size(plan_export(checkpoint, folder, precisions=[precision], recipe=recipe))
+    spent = Budget(budget, size, tuple(sensitivities), chosen, path, table)
     assert spent.size <= budget, f"planned {spent.size:,} bytes of {budget:,}"
     comment = f"The bits with which an artifact of {spent.size:,} bytes drifts least; its budget was {budget:,}."
     write_whole(path, recipe.to_toml(comment).encode())

@@ -42,7 +42,8 @@ class Group:
 
     def rules(self, bits: int, block_size: int) -> tuple[Rule, ...]:
         """The rules that give the group a form, with the methods of the recipes `default` and `q8`."""
-        base = load_recipe("default" if bits == 4 else "q8")
+        rules = load_recipe("default" if bits == 4 else "q8").rules
+        base = Recipe("", 0, tuple(rule for rule in rules if rule.bits == bits))
         methods = {pattern: rule.method for pattern in self.patterns if (rule := base.rule_for(pattern))}
         return tuple(Rule(pattern, bits, block_size, method) for pattern, method in methods.items())
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from .. import hub
 from ..errors import CheckpointError
-from ..manifest import FILE_NAME
+from ..manifest import FILE_NAME, TOKENIZER
 from .checkpoint import shard_names
+from .gguf import begins_shards, first_shard, order_shards
 
 DEFAULT_SOURCE = "mistralai/Voxtral-Mini-4B-Realtime-2602"
+
+_FILE = re.compile(r"([^/@]+/[^/@]+)/([^@]+)(@.+)?")  # ORG/NAME/FILE[@REVISION]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,12 @@ class RemoteCheckpoint:
     snapshot: hub.Snapshot
     folder: Path  # where its files are kept
     weights: Mapping[str, hub.RemoteFile]
+    gguf: str | None = None  # the file, or the first of its shards, where the weights are a GGUF
+
+    @property
+    def source(self) -> Path:
+        """The checkpoint's folder, or its GGUF."""
+        return self.folder / (self.gguf or "")
 
     @property
     def output(self) -> Path:
@@ -32,62 +42,74 @@ class RemoteCheckpoint:
         """Bytes that `fetch` would download."""
         return hub.remaining(self.weights, self.folder)
 
-    def require_room(self, output: Path, size: int) -> None:
-        """Compare what the download and an artifact of `size` bytes need with what there is.
+    def require_room(self, output: Path, size: int | None) -> None:
+        """Compare what the download and an artifact of `size` bytes, if that is known, need with what there is.
 
         Raises:
             StorageError: a disk is too small.
         """
-        new = 0 if output.exists() else size  # of a folder that exists, the export knows what it can take over
+        new = 0 if output.exists() else size or 0  # of a folder that exists, the export knows what it can take over
         hub.require_room({self.folder: self.num_bytes, output: new})
 
     def fetch(self, on_progress: Callable[[hub.Progress], None] = lambda progress: None) -> Path:
-        """Download what is missing; returns the checkpoint's folder.
+        """Download what is missing; returns `source`.
 
         Raises:
             StorageError: as `Snapshot.download`.
         """
         self.snapshot.download(self.weights, self.folder, on_progress)
         self.snapshot.remember()
-        return self.folder
+        return self.source
 
 
 def find_remote(
     source: str | Path,
     revision: str | None = None,
     *,
+    tokenizer: str | Path | None = None,
     offline: bool = False,
     on_progress: Callable[[hub.Progress], None] = lambda progress: None,
 ) -> RemoteCheckpoint | None:
     """The checkpoint that ORG/NAME or ORG/NAME@REVISION names; None for a path, and for `tiny`.
 
-    Where a repository holds both layouts, Mistral's is taken. The hyperparameters, the tokenizer and the index of the
-    weights are downloaded at once: 15 MB of the released model's 8.9 GB.
+    Where a repository holds both layouts, Mistral's is taken; a GGUF where it holds neither, or where ORG/NAME/FILE
+    names it or the first of its shards. The hyperparameters, the tokenizer and the index of the weights are downloaded
+    at once: 15 MB of the released model's 8.9 GB.
+
+    Args:
+        source: what a user named.
+        revision: branch, tag or commit, if `source` says none.
+        tokenizer: a `tekken.json` that is here; the repository's is not needed then.
+        offline: ask no hub.
+        on_progress: called for every MiB of a download.
 
     Raises:
-        CheckpointError: the repository holds no checkpoint.
+        CheckpointError: the repository holds no checkpoint, or several GGUFs.
         StorageError, UsageError: as `hub.look_up` and `hub.find_repository`.
     """
-    repository = hub.find_repository(source, revision)
+    name, file = _split(source)
+    repository = hub.find_repository(name, revision)
     if repository is None:
         return None
     snapshot = hub.look_up(repository, offline=offline)
     files = snapshot.files
-    if {"params.json", "consolidated.safetensors"} <= files.keys():
-        small, weights = ["params.json"], ["consolidated.safetensors"]
-    elif FILE_NAME in files:
+    ggufs = [name for name in files if name.endswith(".gguf") or begins_shards(name, files)]
+    safetensors = [name for name in files if name.endswith(".safetensors") and "/" not in name]
+    card, gguf = files.keys() & {"card.json"}, None
+    if file is None and {"params.json", "consolidated.safetensors"} <= files.keys():
+        small, weights = ["params.json", *card], ["consolidated.safetensors"]
+    elif file is None and FILE_NAME in files:
         raise CheckpointError(
             f"{repository}: an exported artifact, not a checkpoint; run: voxtral-onnx transcribe --model {repository}"
         )
-    elif "config.json" in files:
-        small = ["config.json", "processor_config.json", *files.keys() & {"model.safetensors.index.json"}]
-        weights = [name for name in files if name.endswith(".safetensors") and "/" not in name]
+    elif file is None and "config.json" in files and (safetensors or not ggufs):
+        small = ["config.json", "processor_config.json", *files.keys() & {"model.safetensors.index.json"}, *card]
+        weights = safetensors
     else:
-        raise CheckpointError(
-            f"{repository}: expected params.json and consolidated.safetensors (Mistral's layout) or config.json "
-            "(Hugging Face's), found neither"
-        )
-    small += ["tekken.json", *files.keys() & {"card.json"}]
+        gguf = _choose_gguf(repository, ggufs, file)
+        small, weights = [], order_shards(gguf, {name: entry.size for name, entry in files.items()}, str(repository))
+    if tokenizer is None:
+        small.append(str(PurePosixPath(gguf or "").parent / TOKENIZER))
     _require(repository, small, files)
     folder = snapshot.folder([*small, *weights])
     snapshot.download({name: files[name] for name in small}, folder, on_progress)
@@ -95,7 +117,38 @@ def find_remote(
         weights = shard_names(folder)
         _require(repository, weights, files)
     folder = snapshot.folder_of_others([*small, *weights]) or folder
-    return RemoteCheckpoint(snapshot, folder, {name: files[name] for name in weights})
+    return RemoteCheckpoint(snapshot, folder, {name: files[name] for name in weights}, gguf)
+
+
+def _split(source: str | Path) -> tuple[str | Path, str | None]:
+    """ORG/NAME/FILE@REVISION as ORG/NAME@REVISION and FILE; what names no file of a repository stays as it is."""
+    match = _FILE.fullmatch(str(source))
+    if match is None or isinstance(source, Path) or Path(source).exists():
+        return source, None
+    name, file, revision = match.groups(default="")
+    return (name + revision, file) if file.endswith(".gguf") or first_shard(file) else (source, None)
+
+
+def _choose_gguf(repository: hub.Repository, ggufs: list[str], file: str | None) -> str:
+    """The one GGUF, or the one that was named.
+
+    Raises:
+        CheckpointError: there is none, not this one, or several.
+    """
+    if file in ggufs:
+        return file
+    held = ", ".join(ggufs)
+    if file is not None:
+        raise CheckpointError(f"{repository}: {file}: no GGUF that it holds; found {held or 'none'}")
+    if not ggufs:
+        raise CheckpointError(
+            f"{repository}: expected params.json and consolidated.safetensors (Mistral's layout), config.json "
+            "(Hugging Face's) or a GGUF, found none of them"
+        )
+    if len(ggufs) > 1:
+        name, at, revision = str(repository).partition("@")
+        raise CheckpointError(f"{repository}: several GGUFs: {held}; name one of them: {name}/{ggufs[0]}{at}{revision}")
+    return ggufs[0]
 
 
 def _require(repository: hub.Repository, names: list[str], files: Mapping[str, hub.RemoteFile]) -> None:

@@ -26,16 +26,17 @@ class Method:
 
     choose: Choice
     has_zero_points: bool
+    seconds_per_gb: float  # of bfloat16 weights on one core, about, for estimates; bench/quant.py measures it
 
 
 METHODS: dict[str, Method] = {}
 
 
-def method(*, has_zero_points: bool) -> Callable[[Choice], Choice]:
+def method(*, has_zero_points: bool, seconds_per_gb: float = 1.5) -> Callable[[Choice], Choice]:
     """Register the decorated function, so that recipes can use it by its name."""
 
     def register(choose: Choice) -> Choice:
-        METHODS[choose.__name__] = Method(choose, has_zero_points)
+        METHODS[choose.__name__] = Method(choose, has_zero_points, seconds_per_gb)
         return choose
 
     return register
@@ -59,13 +60,13 @@ def rtn_asymmetric(blocks: np.ndarray, bits: int) -> Grid:
     return _asymmetric(*_extremes(blocks), bits)
 
 
-@method(has_zero_points=False)
+@method(has_zero_points=False, seconds_per_gb=8)
 def refit_symmetric(blocks: np.ndarray, bits: int) -> Grid:
     """The best of several ranges, each fitted to its codes by least squares."""
     return _fit(blocks, bits, _symmetric)
 
 
-@method(has_zero_points=True)
+@method(has_zero_points=True, seconds_per_gb=8)
 def refit_asymmetric(blocks: np.ndarray, bits: int) -> Grid:
     """The same with a zero point."""
     return _fit(blocks, bits, _asymmetric)

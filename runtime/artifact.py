@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from ..errors import ArtifactError, StorageError, UsageError
-from ..manifest import FILE_NAME, Manifest, hash_file, write_whole
+from ..manifest import CERTIFICATE, FILE_NAME, Manifest, hash_file, write_whole
 
 if TYPE_CHECKING:
     from ..hub import Progress, Repository
@@ -147,7 +147,7 @@ def _fetch(
     offline: bool,
     on_download: Callable[[Progress], None],
 ) -> Path:
-    """Download what these precisions need of a published artifact; returns its folder."""
+    """Download what these precisions need of a published artifact, and its certificate; returns its folder."""
     from .. import hub
 
     snapshot = hub.look_up(repository, offline=offline)
@@ -167,6 +167,9 @@ def _fetch(
             f"{repository}: its {FILE_NAME} names other files than it holds: {', '.join(wrong)}; "
             "choose another revision, ORG/NAME@REVISION"
         )
+    if not snapshot.is_offline:  # artifacts run without; what was verified here is not overwritten
+        new = [name for name in CERTIFICATE if name in snapshot.files and not (folder / name).exists()]
+        needed |= {name: snapshot.files[name] for name in new}
     snapshot.download(needed, folder, on_download)
     snapshot.remember()
     return folder

@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LFS = (".safetensors", ".onnx", ".onnx_data")
+LFS = (".safetensors", ".gguf", ".onnx", ".onnx_data")
 PIECE = 1 << 16  # bytes sent at a time
 
 

@@ -19,14 +19,17 @@ import pytest
 from checkpoints import write_hf, write_mistral
 from commands import CLIP, TEXT, clean_environment
 from conftest import EXACT_RECIPE
+from ggufs import config_of, cut, mistral_tensors, write_model
 from hub_server import HubServer
 from huggingface_hub import constants, hf_hub_download
 
 from voxtral_onnx import Transcriber, hub
 from voxtral_onnx.errors import CheckpointError, StorageError, UsageError
+from voxtral_onnx.exporter.checkpoint import open_checkpoint
 from voxtral_onnx.exporter.source import DEFAULT_SOURCE, find_remote
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.runtime.artifact import find_artifact
+from voxtral_onnx.verify.certificate import hash_manifest
 
 BIG = random.Random(0).randbytes(3 * hub.BLOCK + 17)
 FILES = {"params.json": b"{}", "deep/er/empty": b"", "model.safetensors": BIG}
@@ -360,7 +363,8 @@ def needed_of(folder: Path, server: HubServer, name: str = "org/name") -> list[s
     server.publish(name, folder)
     remote = find_remote(name)
     assert remote is not None
-    assert content(remote.fetch()).keys() == set(server.taken())
+    remote.fetch()
+    assert content(remote.folder).keys() == set(server.taken())
     return sorted(server.taken())
 
 
@@ -404,10 +408,101 @@ def test_hugging_face_layout_by_its_index(with_index, hub_server, tmp_path):
     assert needed_of(folder, hub_server) == ["config.json", *weights, "processor_config.json", "tekken.json"]
 
 
+def gguf_repository(checkpoint: Path, folder: Path) -> Path:
+    """A repository of a toy model's GGUF, its tokenizer, and files that an export has no use for."""
+    folder.mkdir()
+    write_model(folder / "toy-q4.gguf", config_of(checkpoint), mistral_tensors(checkpoint), "Q4_0")
+    shutil.copyfile(checkpoint / "tekken.json", folder / "tekken.json")
+    for name in ("README.md", "config.json", "card.json"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_gguf(toy_checkpoint, tmp_path_factory) -> Path:
+    return gguf_repository(toy_checkpoint, tmp_path_factory.mktemp("gguf") / "repository")
+
+
+def test_repository_of_a_gguf(hub_server, toy_gguf, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert needed_of(toy_gguf, hub_server, "org/q4-gguf") == ["tekken.json", "toy-q4.gguf"]
+    plan = run("export", "org/q4-gguf", "--dry-run", "--offline")
+    assert plan.code == 0, plan.err
+    assert "q4-gguf-onnx" in plan.out and "onnx/decoder_model_merged_q4f16.onnx" in plan.out
+
+
+@pytest.mark.parametrize("stem", ["shard-", "deep/shard-"])
+def test_repository_of_a_gguf_in_shards(stem, hub_server, toy_gguf, tmp_path):
+    folder = tmp_path / "shards"
+    cut(toy_gguf / "toy-q4.gguf", 100_000, folder)
+    beside = stem.rpartition("/")[0]
+    files = {f"{stem}{path.name[6:]}": path.read_bytes() for path in folder.iterdir()}
+    files[f"{beside}/tekken.json".lstrip("/")] = (toy_gguf / "tekken.json").read_bytes()
+    hub_server.publish("org/name", files | {"README.md": b"", "shard-notes": b""})
+    remote = find_remote("org/name")
+    assert remote is not None and remote.fetch() == remote.folder / f"{stem}aa"
+    assert sorted(hub_server.taken()) == sorted(files)
+    assert open_checkpoint(remote.source).fingerprint() == open_checkpoint(toy_gguf / "toy-q4.gguf").fingerprint()
+    hub_server.publish("org/hole", {name: body for name, body in files.items() if name != f"{stem}ab"})
+    with refused("org/hole: expected params.json", "found none of them", error=CheckpointError):
+        find_remote("org/hole")
+    hub_server.publish("org/hole", {name: body for name, body in files.items() if name != f"{stem}ac"})
+    with refused(f"org/hole/{stem}aa: expected the shard {stem}ac after {stem}ab", error=CheckpointError):
+        find_remote("org/hole")
+
+
+def test_one_of_several_ggufs(hub_server, toy_gguf, tmp_path):
+    files = content(toy_gguf)
+    files |= {"other.gguf": b"GGUF", "shard-aa": b"GG", "shard-ab": b"UF"}
+    hub_server.publish("org/name", files, "v2")
+    hub_server.publish("org/name", files | {"README.md": b"newer"})
+    names = "toy-q4.gguf, other.gguf, shard-aa"
+    with refused("org/name@v2: several GGUFs: ", *names.split(", "), "one of them: org/name/", error=CheckpointError):
+        find_remote("org/name@v2")
+    for source, revision in (("org/name/toy-q4.gguf@v2", None), ("org/name/toy-q4.gguf", "v2")):
+        remote = find_remote(source, revision)
+        assert remote is not None and str(remote.snapshot.repository) == "org/name@v2"
+        assert remote.weights.keys() == {"toy-q4.gguf"}
+    remote = find_remote("org/name/shard-aa")
+    assert remote is not None and list(remote.weights) == ["shard-aa", "shard-ab"]
+    with refused("org/name: third.gguf: no GGUF that it holds; found ", *names.split(", "), error=CheckpointError):
+        find_remote("org/name/third.gguf")
+
+
+def test_gguf_without_a_tokenizer_takes_one_from_here(hub_server, toy_gguf):
+    files = content(toy_gguf)
+    tokenizer = files.pop("tekken.json")
+    hub_server.publish("org/name", files)
+    with refused("org/name: its checkpoint lacks tekken.json", error=CheckpointError):
+        find_remote("org/name")
+    remote = find_remote("org/name", tokenizer=toy_gguf / "tekken.json")
+    assert remote is not None
+    assert open_checkpoint(remote.fetch(), toy_gguf / "tekken.json").tokenizer == tokenizer
+    assert hub_server.taken() == ["toy-q4.gguf"]
+
+
+@pytest.mark.parametrize("source", ["a/b/c", "./a/b.gguf", "../a/b/c.gguf", "/a/b/c.gguf", "a/b.gguf", "a/b/c.txt"])
+def test_path_to_a_file_is_no_repository(source, hub_server):
+    assert find_remote(source) is None
+    assert hub_server.requests == []
+
+
+def test_path_of_a_gguf_that_is_here_is_no_repository(hub_server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c.gguf").write_bytes(b"GGUF")
+    assert find_remote("a/b/c.gguf") is None
+    assert find_remote("a/b/missing.gguf") is None  # nor is one beside it
+    assert hub_server.requests == []
+
+
 @pytest.mark.parametrize(
     ("names", "part"),
     [
-        (["README.md"], "expected params.json and consolidated.safetensors (Mistral's layout) or config.json"),
+        (
+            ["README.md"],
+            "expected params.json and consolidated.safetensors (Mistral's layout), config.json (Hugging Face's) or a",
+        ),
         (["params.json", "consolidated.safetensors"], "its checkpoint lacks tekken.json; choose another --revision"),
         (["config.json", "tekken.json"], "its checkpoint lacks processor_config.json"),
         (["config.json", "processor_config.json", "tekken.json"], "its checkpoint lacks model.safetensors"),
@@ -512,6 +607,26 @@ def test_artifact_in_python_and_by_the_environment(published_artifact, monkeypat
     assert published_artifact.taken()[3:] == files_of("q4")
     manifest = Manifest.read(find_artifact(ARTIFACT, ["all"]))
     assert sorted(published_artifact.taken()) == sorted([FILE_NAME, *manifest.files_of(manifest.precisions)])
+
+
+def test_certificate_comes_with_the_artifact(hub_server, artifact, run):
+    files = content(artifact)
+    facts = {"created": "2026-01-02T03:04:05Z", "rungs": [0, 5], "precisions": ["q4f16"], "findings": []}
+    facts |= {"verdict": "passed", "manifest_sha256": hash_manifest(artifact)}
+    hub_server.publish(ARTIFACT, files | {"certificate.json": json.dumps(facts).encode(), "certificate.html": b"<p>"})
+    verdict = "\ncertificate: verified on 2026-01-02: q4f16 on rungs 0, 5\n"
+    assert verdict in run("inspect", ARTIFACT).out
+    assert sorted(hub_server.taken()[1:]) == ["certificate.html", "certificate.json", "onnx/mel.onnx", "tekken.json"]
+    folder = find_artifact(ARTIFACT, [])
+    assert (folder / "certificate.html").read_bytes() == b"<p>"
+    (folder / "certificate.json").write_text(json.dumps(facts | {"rungs": [6]}))  # verified here
+    assert "on rungs 6\n" in run("inspect", ARTIFACT).out
+    (folder / "certificate.json").unlink()
+    assert "certificate: not verified\n" in run("inspect", "--offline", ARTIFACT).out
+    assert verdict in run("inspect", ARTIFACT).out
+    other = facts | {"manifest_sha256": "0" * 64}
+    hub_server.publish("org/other", files | {"certificate.json": json.dumps(other).encode()})
+    assert "not verified: the certificate is of another artifact" in run("inspect", "org/other").out
 
 
 def test_inspect_shows_what_could_be_downloaded(published_artifact, run):

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..manifest import FILE_NAME, write_whole
+from ..manifest import CERTIFICATE, FILE_NAME, write_whole
 
 FORMAT = 1
-JSON_NAME, HTML_NAME = "certificate.json", "certificate.html"
+JSON_NAME, HTML_NAME = CERTIFICATE
 PASSED, FAILED, NOT_JUDGED, NOT_RUN = "passed", "failed", "not judged", "not run"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from voxtral_onnx.errors import AudioError, QuantizationError, UsageError
 from voxtral_onnx.exporter.artifact import open_artifact
 from voxtral_onnx.exporter.checkpoint import open_checkpoint
 from voxtral_onnx.exporter.folder import UNFINISHED
-from voxtral_onnx.exporter.plan import TINY
+from voxtral_onnx.exporter.plan import TINY, plan_export
 from voxtral_onnx.exporter.quantize import spend_budget
 from voxtral_onnx.exporter.sensitivity import groups_of
 from voxtral_onnx.manifest import FILE_NAME, Manifest
@@ -109,6 +110,50 @@ def test_a_damaged_artifact_is_refused(tiny_artifact, tmp_path, run):
     (artifact / "onnx/audio_encoder.onnx_data").unlink()
     run("quantize", artifact, "-o", tmp_path / "out").assert_refused(4, "audio_encoder.onnx_data: missing")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_writes_nothing(toy_checkpoint, tmp_path, run):
+    command = ("quantize", toy_checkpoint, "-o", tmp_path / "out", "--dry-run")
+    result = run(*command, "--recipe", "quality")
+    assert result.code == 0, result.err
+    assert "onnx/decoder_model_merged_q4f16.onnx_data" in result.out and "; time: about " in result.out
+    result = run(*command, "--budget", "2.175MB")
+    assert result.code == 0, result.err
+    assert result.out.startswith(f"{tmp_path / 'out'}: 2.2 MB at most; ") and " s to measure and " in result.out
+    run(*command, "--budget", "1MiB").assert_refused(5, "q4f16 takes ", "bytes at least, got 1,048,576")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_repository_is_a_source(toy_checkpoint, hub_server, tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hub_server.publish("org/toy", toy_checkpoint, "v1")
+    run("quantize", "org/toy@v1", "--precision", "fp16").assert_refused(2, "quantises nothing")
+    assert not hub_server.requests
+    result = run("quantize", "org/toy", "--revision", "v1", "--dry-run", "--budget", "2.175MB")
+    assert (result.code, hub_server.taken()) == (0, ["params.json", "tekken.json"])
+    assert "org/toy@v1 at " in result.out and ", about 2.2 MB in toy-onnx; " in result.out
+    folder = quantize("org/toy@v1")
+    assert folder == Path("toy-onnx") and hub_server.taken()[2:] == ["consolidated.safetensors"]
+    Manifest.read(folder).check_files(folder, hashes=True)
+    hub_server.requests.clear()
+    assert run("quantize", "org/toy@v1", "--offline", "--dry-run", "-o", "other").code == 0
+    assert hub_server.requests == []
+
+
+def test_tokenizer_of_a_source(toy_checkpoint, measured, tmp_path, run):
+    tokenizer = toy_checkpoint / "tekken.json"
+    run("quantize", measured[0], "-o", tmp_path / "out", "--tokenizer", tokenizer).assert_refused(2, "has its own")
+    without = tmp_path / "without"
+    shutil.copytree(toy_checkpoint, without, ignore=shutil.ignore_patterns("tekken.json"))
+    command = ("quantize", without, "-o", tmp_path / "out", "--dry-run")
+    run(*command).assert_refused(3, "tekken.json")
+    assert run(*command, "--tokenizer", tokenizer).code == 0
+
+
+def test_estimates_know_what_methods_cost(tmp_path):
+    recipes = ("q8", "default", "small")  # fitted: nothing, the encoder, all
+    seconds = [plan_export(TINY, tmp_path, recipe=name, threads=1).seconds for name in recipes]
+    assert seconds == sorted(set(seconds))
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ CACHES = {  # tiny's, and one of a short context
     "decoder": CacheSpec(4, 2, 64, 1e6, rows_per_token=1, window=128, keep=127, capacity=159),
     "short": CacheSpec(4, 2, 64, 1e6, rows_per_token=1, window=128, keep=63, capacity=79),
 }
+WIDTHS = ("ab", "今日", "e\u0301", "\uff46", "🎉", "한", "\ufe4f", "ﬀ", "\u0627", "𠀀")
 SNIPPETS = {  # text pieces with the seconds of pause before them and of their own length
     "words": [(" one.", 0, 0.5), (" two", 0, 0.5), (" three", 0.5, 0.5), *[(" x", 0, 1)] * 8],
     "wrapped": [(" " + "long-" * 7 + "word", 0, 0.48), *[(" of many", 0, 0.4)] * 12, (" end?", 0.08, 0.0625)],
@@ -46,7 +47,7 @@ def golden() -> dict[str, Any]:
         "text": text_values(),
         "segments": segments_values(),
         "captions": {name: captions_values(timed(words)) for name, words in SNIPPETS.items()},
-        "columns": {text: columns(text) for text in ("ab", "今日", "e\u0301", "\uff46", "🎉", "한", "\ufe4f", "ﬀ", "\u0627", "𠀀")},
+        "columns": {text: columns(text) for text in WIDTHS},
     }
 
 

@@ -13,8 +13,11 @@ RECIPES = sorted((Path(recipe_module.__file__).parent / "recipes").glob("*.toml"
 
 def test_the_first_matching_rule_counts():
     recipe = load_recipe("default")
-    table, other = recipe.rule_for("language_model.embed_tokens"), recipe.rule_for("audio_tower.layers.0.mlp.up_proj")
-    assert table and table.method == "rtn_symmetric" and other and other.method == "rtn_asymmetric"
+    names = ("language_model.embed_tokens", "multi_modal_projector.linear_1", "audio_tower.layers.0.mlp.up_proj")
+    rules = [recipe.rule_for(name) for name in (*names, "language_model.layers.0.mlp.up_proj")]
+    methods = ["rtn_symmetric", "rtn_symmetric", "refit_asymmetric", "rtn_asymmetric"]
+    assert [rule and rule.method for rule in rules] == methods
+    assert [rule and rule.bits for rule in rules] == [4, 8, 4, 4]
 
 
 @pytest.mark.parametrize(
