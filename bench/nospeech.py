@@ -10,6 +10,7 @@ gate leaves their words as they are. Writes results/nospeech.json.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +19,13 @@ import typer
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime.bench import SAMPLES, describe_machine, markdown_table
-from voxtral_onnx.runtime.live import Capture, Meter, listen
-from voxtral_onnx.runtime.segments import Segment
+from voxtral_onnx.runtime.segments import Segment, group
+from voxtral_onnx.runtime.stream import Token
+from voxtral_onnx.runtime.vad import VoiceGate, detectors
 
 RESULTS = Path(__file__).parent / "results" / "nospeech.json"
 RATE = 16000
 SOUNDS = ("silence", "noise", "hum", "music")
-WAYS = {"guard": {}, "no guard": {"blank_guard": False}, "guard and vad": {"vad": "energy"}}
 SPEECH = ("command-hibari.wav", "number-flite.wav", "person-digits.wav", "digits-espeak.wav")
 PAUSE_SECONDS = 12.0  # around each clip
 
@@ -50,22 +51,26 @@ def sound(name: str, seconds: float) -> np.ndarray:
 
 
 def hear(transcriber: Transcriber, samples: np.ndarray) -> dict[str, Any]:
-    """Words of a live stream, with their ends, and what guard and gate did."""
-    stream, gate, segments = transcriber.stream(), transcriber.voice_gate(), []
-    blocks = np.array_split(samples, max(1, len(samples) // RATE))
-    listen(
-        stream,
-        Capture(iter(blocks)),
-        Meter(),
-        lambda event: segments.append(event) if isinstance(event, Segment) else None,
-        gate,
-    )
+    """Word groups of a live stream, as it is and behind the energy gate, and what guard and gate did."""
+    stream, manifest, tokens = transcriber.stream(), transcriber.manifest, []
+    gate = VoiceGate(detectors("energy", RATE)(), manifest, stream.num_delay_tokens)
+    passed: list[Token] = []
+    for block in np.array_split(samples, max(1, len(samples) // RATE)):
+        gate.hear(block)
+        tokens += (new := stream.feed(block))
+        passed += gate.words(iter(new))
+    tokens += (new := stream.finish())
+    passed += gate.words(iter(new))
     return {
-        "segments": [(segment.text, round(segment.end, 2)) for segment in segments],
+        "segments": _ends(group(tokens, manifest.tokens)),
+        "passed": _ends(group(passed, manifest.tokens)),
         "overrides": len(stream.overrides),
-        "quiet": None if gate is None else round(gate.quiet_seconds / gate.seconds, 4),
-        "left_out": None if gate is None else gate.left_out,
+        "gated": round(gate.quiet_seconds / gate.seconds, 4),
     }
+
+
+def _ends(segments: Iterable[Segment]) -> list[tuple[str, float]]:
+    return [(segment.text, round(segment.end, 2)) for segment in segments]
 
 
 def between(name: str) -> tuple[np.ndarray, list[tuple[float, float]]]:
@@ -82,54 +87,61 @@ def between(name: str) -> tuple[np.ndarray, list[tuple[float, float]]]:
     return np.concatenate([*parts, sound(name, PAUSE_SECONDS)]), spans
 
 
+def _words(segments: list[tuple[str, float]]) -> int:
+    return sum(len(text.split()) for text, _ in segments)
+
+
 def nospeech(
     minutes: Annotated[float, typer.Option(help="Of each sound.")] = 10.0,
     model: Annotated[str, typer.Option(help="An artifact.")] = "tiny",
     precision: Annotated[str, typer.Option(help="Of the artifact.")] = "q4f16",
 ) -> None:
     """Run it."""
-    rows: dict[str, dict[str, Any]] = {name: {} for name in SOUNDS}
-    speech: dict[str, dict[str, Any]] = {name: {} for name in SOUNDS}
-    for way, options in WAYS.items():
-        with Transcriber(model, precision=precision, threads=1, **options) as transcriber:
-            for name in SOUNDS:
-                heard = hear(transcriber, sound(name, 60 * minutes))
-                words = sum(len(text.split()) for text, _ in heard.pop("segments"))
-                rows[name][way] = {"words_a_minute": round(words / minutes, 2), **heard}
-                if way != "no guard":
-                    samples, spans = between(name)
-                    heard = hear(transcriber, samples)
-                    inside = [s for s in heard["segments"] if any(a <= s[1] <= b + 0.4 for a, b in spans)]
-                    speech[name][way] = {"inside": inside, "outside": len(heard["segments"]) - len(inside)}
-    same = {
-        name: {
-            "words_in_speech": len(found["guard"]["inside"]),
-            "the_same_with_vad": found["guard"]["inside"] == found["guard and vad"]["inside"],
-            "groups_in_pauses": found["guard"]["outside"],
-            "groups_in_pauses_with_vad": found["guard and vad"]["outside"],
+    rows: dict[str, dict[str, Any]] = {}
+    speech: dict[str, dict[str, Any]] = {}
+    for name in SOUNDS:
+        samples, (mixed, spans) = sound(name, 60 * minutes), between(name)
+        with Transcriber(model, precision=precision, threads=1, blank_guard=False) as transcriber:
+            unguarded = hear(transcriber, samples)
+        with Transcriber(model, precision=precision, threads=1) as transcriber:
+            guarded, spoken = hear(transcriber, samples), hear(transcriber, mixed)
+        rows[name] = {
+            "guard": _words(guarded["segments"]) / minutes,
+            "no_guard": _words(unguarded["segments"]) / minutes,
+            "guard_and_vad": _words(guarded["passed"]) / minutes,
+            "decisions_of_the_guard": guarded["overrides"],
+            "gated": guarded["gated"],
         }
-        for name, found in speech.items()
-    }
+        inside, passed = (
+            [s for s in spoken[kind] if any(start <= s[1] <= end + 0.4 for start, end in spans)]
+            for kind in ("segments", "passed")
+        )
+        speech[name] = {
+            "groups_in_speech": len(inside),
+            "the_same_with_vad": inside == passed,
+            "groups_in_pauses": len(spoken["segments"]) - len(inside),
+            "groups_in_pauses_with_vad": len(spoken["passed"]) - len(passed),
+        }
     results = {
         "machine": describe_machine(),
         "precision": precision,
         "minutes": minutes,
-        "sounds": rows,
-        "speech": same,
+        "words_a_minute": rows,
+        "speech_between": speech,
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     table = [
         (
             name,
-            *(f"{rows[name][way]['words_a_minute']:g}" for way in WAYS),
-            str(rows[name]["guard"]["overrides"]),
-            f"{rows[name]['guard and vad']['quiet']:.0%}",
+            *(f"{row[way]:g}" for way in ("guard", "no_guard", "guard_and_vad")),
+            str(row["decisions_of_the_guard"]),
+            f"{row['gated']:.0%}",
         )
-        for name in SOUNDS
+        for name, row in rows.items()
     ]
     header = ("words a minute in", "guard", "no guard", "guard, `--vad`", "decisions of the guard", "gated")
     print(markdown_table(header, table))
-    print(json.dumps(same, indent=1))
+    print(json.dumps(speech, indent=1))
 
 
 if __name__ == "__main__":

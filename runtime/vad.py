@@ -119,7 +119,7 @@ class Silero:
         feeds = {"input": np.concatenate((self._context, samples))[None], "state": self._state, "sr": self._rate}
         output, self._state = self._session.run(self.OUTPUTS, feeds)
         self._context = samples[-self.CONTEXT :]
-        return float(np.ravel(output)[0])
+        return float(np.asarray(output).item())
 
 
 class VoiceGate:
@@ -195,7 +195,7 @@ class VoiceGate:
         while self._spans and self._spans[0][1] <= first:
             self._spans.popleft()
         size = self._detector.frame  # of a span that begins within reach, one frame must end there
-        return bool(self._spans) and self._spans[0][0] + size <= last and self._spans[0][1] > first
+        return bool(self._spans) and self._spans[0][0] + size <= last
 
 
 def heard(source: AudioSource, gate: VoiceGate | None) -> Iterator[np.ndarray]:
