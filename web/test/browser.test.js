@@ -154,6 +154,12 @@ test('the page, without WebGPU', async (t) => {
       assert.match((await page.textContent('#error')) ?? '', /WebGPU/)
       await shoot(page, 'error-webgpu')
     })
+    await t.test('the minimal page transcribes a file', async () => {
+      await page.goto(`${server.url}minimal.html`)
+      await page.setInputFiles('#file', path.join(SAMPLES, CLIP))
+      await page.waitForFunction(() => document.querySelector('#state')?.textContent === 'done')
+      assert.equal(await page.textContent('#text'), expected.text)
+    })
     assert.deepEqual(problems, [])
   } finally {
     await browser.close()

@@ -14,6 +14,7 @@ import { roundHalfEven, toFloat16 } from '../src/float16.js'
 import { CacheSpec, Manifest, PIECE_SIZE } from '../src/manifest.js'
 import { Resampler } from '../src/resample.js'
 import { group } from '../src/segments.js'
+import { Stream } from '../src/stream.js'
 import { TextPieces, Tokenizer } from '../src/tokenizer.js'
 import { choose } from '../src/choose.js'
 import { columns } from '../src/wide.js'
@@ -106,6 +107,13 @@ test('captions and files are Python’s', async () => {
     assert.deepEqual(JSON.parse(render(transcript, 'json')), JSON.parse(expected.json), name)
   }
   for (const [text, count] of Object.entries(await golden('columns'))) assert.equal(columns(text), count, text)
+})
+
+test('the blank guard takes off what Python’s does', async () => {
+  for (const [blanks, penalty] of Object.entries(await golden('guard'))) {
+    assert.equal(Stream.prototype.blankPenalty.call(/** @type {any} */ ({ blanks: Number(blanks), guard: true })), penalty)
+    assert.equal(Stream.prototype.blankPenalty.call(/** @type {any} */ ({ blanks: Number(blanks), guard: false })), 0)
+  }
 })
 
 test('a manifest is held to its format', async () => {
