@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 
 from voxtral_onnx.manifest import CacheSpec, Tokens
 from voxtral_onnx.runtime.captions import Recording, captions, columns, render, segment_values
 from voxtral_onnx.runtime.segments import Segment, group
-from voxtral_onnx.runtime.stream import Token
+from voxtral_onnx.runtime.stream import Stream, Token
 from voxtral_onnx.runtime.tokenizer import TextDecoder, Tokenizer
 
 HERE = Path(__file__).parent
@@ -43,6 +44,10 @@ def golden() -> dict[str, Any]:
     return {
         "cache": {name: cache_values(spec) for name, spec in CACHES.items()},
         "rotation": rotation_values(),
+        "guard": {
+            str(blanks): Stream.blank_penalty(cast(Stream, SimpleNamespace(blanks=blanks, guard=True)))
+            for blanks in range(198, 218)
+        },
         "float16": float16_values(),
         "text": text_values(),
         "segments": segments_values(),

@@ -174,7 +174,6 @@ export class WebGpu {
       executionProviders: ['webgpu'],
       externalData,
       logSeverityLevel: QUIET,
-      preferredOutputLocation: { step: 'cpu' }, // any entry makes onnxruntime bind outputs instead of copying them
     })
     this.gpu = await this.ort.env.webgpu.device
     return session

@@ -154,6 +154,12 @@ test('the page, without WebGPU', async (t) => {
       assert.match((await page.textContent('#error')) ?? '', /WebGPU/)
       await shoot(page, 'error-webgpu')
     })
+    await t.test('the minimal page transcribes a file', async () => {
+      await page.goto(`${server.url}minimal.html`)
+      await page.setInputFiles('#file', path.join(SAMPLES, CLIP))
+      await page.waitForFunction(() => document.querySelector('#state')?.textContent === 'done')
+      assert.equal(await page.textContent('#text'), expected.text)
+    })
     assert.deepEqual(problems, [])
   } finally {
     await browser.close()
@@ -212,6 +218,52 @@ test('downloads are kept over closed tabs, and a corrupted byte is refused', asy
         assert.equal(whole.store, withoutFiles ? 'Cache Storage' : 'origin private file system')
       })
     }
+  } finally {
+    await browser.close()
+  }
+})
+
+test('another version replaces the one that is kept, once it is whole', async () => {
+  const browser = await launch(NO_GPU)
+  const page = await browser.newPage()
+  await page.goto(`${server.url}blank.html`)
+  const fetchArtifact = () =>
+    page.evaluate(async (url) => {
+      const source = `
+        const { RemoteArtifact } = await import('${url}src/artifact.js')
+        const { openStore } = await import('${url}src/store.js')
+        const store = await openStore()
+        const artifact = await RemoteArtifact.open('${url}versions', store)
+        const error = await artifact.fetch('q4', () => {}).then(() => '', String)
+        postMessage({ error, files: await store.list(), record: await store.readRecord(artifact.record) })`
+      const worker = new Worker(URL.createObjectURL(new Blob([source], { type: 'text/javascript' })), { type: 'module' })
+      return /** @type {Promise<any>} */ (new Promise((resolve) => (worker.onmessage = ({ data }) => resolve(data))))
+    }, server.url)
+  try {
+    const text = await readFile(path.join(ARTIFACT, 'voxtral_onnx.json'), 'utf8')
+    const manifest = JSON.parse(text)
+    for (const name of Object.keys(manifest.files)) server.files.set(`/versions/${name}`, await readFile(path.join(ARTIFACT, name)))
+    server.files.set('/versions/voxtral_onnx.json', Buffer.from(text))
+    const first = await fetchArtifact()
+    assert.deepEqual([first.error, first.record], ['', text])
+
+    const name = manifest.precisions.q4.decoder.data.at(-1)
+    const old = manifest.files[name].sha256
+    const changed = Buffer.from(await readFile(path.join(ARTIFACT, name))).fill(1, 0, 9)
+    manifest.files[name] = { size: changed.length, sha256: createHash('sha256').update(changed).digest('hex'), pieces: [] }
+    server.files.set('/versions/voxtral_onnx.json', Buffer.from(JSON.stringify(manifest)))
+    const refused = await fetchArtifact() // the server has the new manifest, but still the old file
+    assert.match(refused.error, /ArtifactError: .*expected sha256/)
+    assert.equal(refused.record, text)
+    assert.ok(refused.files.includes(old))
+
+    server.files.set(`/versions/${name}`, changed)
+    server.requests.length = 0
+    const second = await fetchArtifact()
+    assert.deepEqual([second.error, second.record], ['', JSON.stringify(manifest)])
+    const asked = server.requests.map(({ path }) => path).filter((path) => path.startsWith('/versions/'))
+    assert.deepEqual(asked, ['/versions/voxtral_onnx.json', `/versions/${name}`])
+    assert.deepEqual([second.files.includes(old), second.files.length], [false, first.files.length])
   } finally {
     await browser.close()
   }

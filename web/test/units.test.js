@@ -14,6 +14,7 @@ import { roundHalfEven, toFloat16 } from '../src/float16.js'
 import { CacheSpec, Manifest, PIECE_SIZE } from '../src/manifest.js'
 import { Resampler } from '../src/resample.js'
 import { group } from '../src/segments.js'
+import { Stream } from '../src/stream.js'
 import { TextPieces, Tokenizer } from '../src/tokenizer.js'
 import { choose } from '../src/choose.js'
 import { columns } from '../src/wide.js'
@@ -126,6 +127,13 @@ test('streams of other scripts become the same text and captions', async () => {
     assert.deepEqual([...captions(segments)].map((c) => c.lines), expected.captions.map((/** @type {any} */ c) => c.lines))
     const transcript = { segments, tokenIds: expected.token_ids, duration: 60, info: { delay_ms: 480 } }
     for (const format of ['srt', 'vtt']) assert.equal(render(transcript, format), expected[format], `${language}.${format}`)
+  }
+})
+
+test('the blank guard takes off what Python’s does', async () => {
+  for (const [blanks, penalty] of Object.entries(await golden('guard'))) {
+    assert.equal(Stream.prototype.blankPenalty.call(/** @type {any} */ ({ blanks: Number(blanks), guard: true })), penalty)
+    assert.equal(Stream.prototype.blankPenalty.call(/** @type {any} */ ({ blanks: Number(blanks), guard: false })), 0)
   }
 })
 
