@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,15 +19,26 @@ from rich.markup import escape
 
 from . import __version__
 from .errors import AudioError, DeviceError, StorageError, UsageError, VerificationError, VoxtralOnnxError
+from .terminal import (
+    DownloadProgress,
+    ExportProgress,
+    FilesMeter,
+    FilesScreen,
+    LiveScreen,
+    PauseKey,
+    Steps,
+    format_size,
+    print_error,
+    say,
+    stderr,
+    write,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
-    from rich.progress import Progress as RichProgress
 
-    from . import hub
-    from .exporter.bind import Progress
     from .exporter.plan import ExportPlan
     from .exporter.quantize import Budget, BudgetPlan
     from .exporter.source import RemoteCheckpoint
@@ -35,7 +46,7 @@ if TYPE_CHECKING:
     from .runtime.audio import AudioSource
     from .runtime.bench import Latency, Measurement
     from .runtime.doctor import Check
-    from .runtime.live import Meter, Notice, Silence
+    from .runtime.live import Notice, Silence
     from .runtime.mic import Microphone
     from .runtime.segments import Segment
     from .runtime.stream import Token
@@ -46,8 +57,6 @@ if TYPE_CHECKING:
 SOME_FAILED = 10  # exit code: some of several inputs
 INTERRUPTED = 130
 TERMINATED = 143
-WORD_COLUMN = 70  # of a terminal, behind which a live line is broken at the next space
-NO_READER = 141  # what a shell reports for a closed pipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,7 +65,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Export Voxtral Mini 4B Realtime to 4-bit ONNX, and transcribe with it on your own machine.",
 )
-stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -130,17 +138,17 @@ def export(
         plan.require_room()
         return
     began = perf_counter()
-    with _ExportProgress() as progress:
+    with ExportProgress() as progress:
         folder = run_export(place, output, **options, threads=threads, on_progress=progress.update)
     try:
         remember_export(folder)
     except StorageError as error:
-        _say(f"note: not remembered as the last export: {error}")
+        say(f"note: not remembered as the last export: {error}")
     for note in summaries(folder):
-        _say(note)
+        say(note)
     written = sum(file.size for file in Manifest.read(folder).files.values())
-    _say(f"{format_size(written)} in {perf_counter() - began:.0f} s, {format_size(peak_memory())} of memory at most")
-    _write(f"{folder}\n")
+    say(f"{format_size(written)} in {perf_counter() - began:.0f} s, {format_size(peak_memory())} of memory at most")
+    write(f"{folder}\n")
 
 
 @app.command(rich_help_panel="Build")
@@ -196,7 +204,7 @@ def quantize(
     place, output = found
     checkpoint = open_source(place, tokenizer)
     folder = output_folder(checkpoint, output)
-    _say(f"{checkpoint.source}: {checkpoint.layout}")
+    say(f"{checkpoint.source}: {checkpoint.layout}")
     if dry_run and num_bytes is not None:
         _print_budget_plan(plan_budget(checkpoint, folder, names[0], num_bytes, threads), num_bytes)
         return
@@ -207,7 +215,7 @@ def quantize(
         return
     rate = checkpoint.config.audio.sample_rate
     spent: list[Budget] = []
-    with _ExportProgress() as progress:
+    with ExportProgress() as progress:
         run_quantize(
             checkpoint,
             folder,
@@ -225,9 +233,9 @@ def quantize(
         _print_budget(result)
     if as_json:
         table = json.loads(spent[0].table.read_bytes()) if spent else {}
-        _write(json.dumps({"folder": str(folder), **table}) + "\n")
+        write(json.dumps({"folder": str(folder), **table}) + "\n")
     else:
-        _write(f"{folder}\n")
+        write(f"{folder}\n")
 
 
 @app.command(rich_help_panel="Build")
@@ -242,8 +250,8 @@ def convert(
     from .runtime.artifact import find_artifact
 
     conversion = run_convert(find_artifact(artifact), output, precision=precision)
-    _say(conversion.summary)
-    _write(f"{output}\n")
+    say(conversion.summary)
+    write(f"{output}\n")
 
 
 @app.command(rich_help_panel="Run")
@@ -369,7 +377,7 @@ def transcribe(
     if skip_existing and output_dir is not None:
         done = [path for path in audio if all((output_dir / f"{_stem(path)}.{name}").is_file() for name in formats)]
         audio = [path for path in audio if path not in done]
-        _say(f"{len(done)} skipped, their output stands in {output_dir}; {len(audio)} to do")
+        say(f"{len(done)} skipped, their output stands in {output_dir}; {len(audio)} to do")
         if not audio:
             return
     if batch_size > 1 and not audio:
@@ -386,7 +394,7 @@ def transcribe(
         "allow_fallback": allow_fallback,
         "offline": offline,
     }
-    with _DownloadProgress() as download:
+    with DownloadProgress() as download:
         loaded = Transcriber(model, device, delay, context, **options, on_download=download.update)
     with loaded as transcriber:
         _introduce(transcriber)
@@ -427,13 +435,13 @@ def serve(
     from .web.server import serve as run_server
     from .web.site import PRECISIONS
 
-    with _DownloadProgress() as download:
+    with DownloadProgress() as download:
         folder = find_artifact(artifact, list(PRECISIONS[:1]), offline=offline, on_download=download.update)
 
     def ready(address: str) -> None:
-        _write(f"{address}\n")
+        write(f"{address}\n")
         if not https and host not in LOCAL:
-            _say("browsers of other devices give no microphone and no GPU to a page without https; add --https")
+            say("browsers of other devices give no microphone and no GPU to a page without https; add --https")
         if not no_open:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
@@ -456,12 +464,12 @@ def bundle(
     from .web.site import bundle as write_site
 
     names = None if precision is None else [name.strip() for name in precision.split(",")]
-    with _DownloadProgress() as download:
+    with DownloadProgress() as download:
         folder = find_artifact(artifact, names or list(PRECISIONS[:1]), offline=offline, on_download=download.update)
     site = write_site(folder, output, names, space=space)
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
-    _say(f"{size / 1e6:,.1f} MB")
-    _write(f"{site}\n")
+    say(f"{size / 1e6:,.1f} MB")
+    write(f"{site}\n")
 
 
 @app.command(rich_help_panel="Inspect")
@@ -485,7 +493,7 @@ def inspect(
     from .runtime.session import check_graph
     from .verify.certificate import read_verdict
 
-    with _DownloadProgress() as download:
+    with DownloadProgress() as download:
         folder = find_artifact(artifact, [], offline=offline, on_download=download.update)
     manifest = Manifest.read(folder)
     held = manifest.held(folder)
@@ -496,7 +504,7 @@ def inspect(
             check_graph(folder, graph)
         checked.append("graphs")
     except DeviceError as error:
-        _say(f"inputs and outputs of the graphs not checked: {error}")
+        say(f"inputs and outputs of the graphs not checked: {error}")
     if check:
         manifest.check_files(folder, held, hashes=True)
         checked.append("hashes")
@@ -504,10 +512,10 @@ def inspect(
         from dataclasses import asdict
 
         facts = {"folder": str(folder), "held": held, "checked": checked, "certificate": read_verdict(folder)}
-        _write(json.dumps({**facts, **asdict(manifest)}, ensure_ascii=False) + "\n")
+        write(json.dumps({**facts, **asdict(manifest)}, ensure_ascii=False) + "\n")
     else:
         _print_artifact(folder, manifest, held, checked)
-        _write(f"certificate: {read_verdict(folder)}\n")
+        write(f"certificate: {read_verdict(folder)}\n")
 
 
 @app.command(rich_help_panel="Inspect")
@@ -534,7 +542,7 @@ def verify(
     if not re.fullmatch("[0-9]+(,[0-9]+)*", rungs):
         raise UsageError(f"rungs: expected numbers from 0 to 6 with commas, got {rungs!r}")
     names = [name.strip() for name in precision.split(",")] if precision else None
-    failed, began = None, _Steps()
+    failed, began = None, Steps()
     with began:
         try:
             certificate = run_verify(
@@ -548,7 +556,7 @@ def verify(
         except VerificationError as error:
             failed, certificate = error, error.report
     if as_json:
-        _write(json.dumps(certificate.to_dict(), ensure_ascii=False) + "\n")
+        write(json.dumps(certificate.to_dict(), ensure_ascii=False) + "\n")
     else:
         _print_certificate(certificate)
     if failed:
@@ -566,7 +574,7 @@ def diff(
     from .verify.diff import diff as run_diff
 
     difference = run_diff(a, b)
-    _write(json.dumps(difference.to_dict(), ensure_ascii=False) + "\n" if as_json else difference.render())
+    write(json.dumps(difference.to_dict(), ensure_ascii=False) + "\n" if as_json else difference.render())
     if not difference.is_equal:
         raise typer.Exit(VerificationError.exit_code)
 
@@ -611,7 +619,7 @@ def bench(
     precisions = [name.strip() for name in precision.split(",")] if precision else None
     machine = benchmark.describe_machine()
     rows = []
-    with _DownloadProgress() as download:
+    with DownloadProgress() as download:
         for row in benchmark.bench(
             artifact,
             audio,
@@ -629,15 +637,15 @@ def bench(
         ):
             rows.append(row)
             for note in row.notes:
-                _say(f"note: {note}")
-            _say(f"{row.precision}: the fastest of {repeat} runs over {row.audio_seconds:.2f} s of audio")
+                say(f"note: {note}")
+            say(f"{row.precision}: the fastest of {repeat} runs over {row.audio_seconds:.2f} s of audio")
     if as_json:
         from dataclasses import asdict
 
         results = [asdict(row) for row in rows]
-        _write(json.dumps({"voxtral_onnx": __version__, "machine": machine, "results": results}) + "\n")
+        write(json.dumps({"voxtral_onnx": __version__, "machine": machine, "results": results}) + "\n")
     else:
-        _write(_format_measurements(rows))
+        write(_format_measurements(rows))
 
 
 @app.command(rich_help_panel="Inspect")
@@ -665,13 +673,13 @@ def doctor(
     precisions = [name.strip() for name in precision.split(",")] if precision else None
     options = {"precisions": precisions, "device": device, "context": context, "self_tests": read_self_tests}
     checks = []
-    with _Steps() as steps:
+    with Steps() as steps:
         steps.show("looking at this machine")
         for check in examining.doctor(artifact, **options):
             checks.append(check)
             steps.show(f"{check.topic}: {check.name}")
     if as_json:
-        _write(json.dumps([asdict(check) for check in checks], ensure_ascii=False) + "\n")
+        write(json.dumps([asdict(check) for check in checks], ensure_ascii=False) + "\n")
     else:
         _print_checks(checks)
     found = {check.status for check in checks}
@@ -685,7 +693,7 @@ def main() -> None:
     try:
         app(_with_hyphens(sys.argv[1:]), prog_name="voxtral-onnx")
     except VoxtralOnnxError as error:
-        _print_error(error)
+        print_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -718,20 +726,6 @@ def parse_size(text: str) -> int:
     return size
 
 
-def format_time(seconds: float) -> str:
-    """Seconds for people: 1:02:03, or 2:03 below an hour."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes > 59 else f"{minutes}:{rest:02}"
-
-
-def format_size(num_bytes: int) -> str:
-    """Bytes for people: 8.2 MB."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.{1 if num_bytes < 100 * size else 0}f} {unit}"
-    return f"{num_bytes} B"
-
-
 def _formats(output_format: str, output_dir: Path | None) -> tuple[str, ...]:
     from .runtime.captions import FORMATS
 
@@ -761,13 +755,13 @@ def _introduce(transcriber: Transcriber) -> None:
     context = (
         "" if transcriber.context >= manifest.config.decoder.sliding_window else f", context {transcriber.context}"
     )
-    _say(
+    say(
         f"{transcriber.folder}: {transcriber.precision} on {transcriber.device}, "
         f"delay {delay_ms(manifest, tokens)} ms{context}"
     )
     for note in (*transcriber.notes, manifest.scope, untrained_delay(manifest, tokens)):
         if note:
-            _say(f"note: {note}")
+            say(f"note: {note}")
 
 
 def _transcribe_in_turn(
@@ -775,7 +769,7 @@ def _transcribe_in_turn(
 ) -> list[VoxtralOnnxError]:
     """One file after the other, word by word; the errors of those that failed."""
     failed: list[VoxtralOnnxError] = []
-    with _FilesScreen(len(audio)) as screen:
+    with FilesScreen(len(audio)) as screen:
         for number, path in enumerate(audio, 1):
             count = f"[{number}/{len(audio)}] " if len(audio) > 1 else ""
             try:
@@ -797,7 +791,7 @@ def _transcribe_together(
     numbers: dict[int, int] = {}  # by the source's id
     done: dict[int, str] = {}  # for stdout, by the file's number, as long as an earlier file is not done
     turn = 1
-    screen = _FilesScreen(len(audio))
+    screen = FilesScreen(len(audio))
 
     def fail(number: int, error: VoxtralOnnxError) -> None:
         failed.append(error)
@@ -835,7 +829,7 @@ def _transcribe_together(
     return failed
 
 
-def _open_one(transcriber: Transcriber, path: str, gain: str, screen: _FilesScreen, count: str) -> AudioSource:
+def _open_one(transcriber: Transcriber, path: str, gain: str, screen: FilesScreen, count: str) -> AudioSource:
     from .runtime.audio import open_audio
 
     source = open_audio(path, transcriber.sample_rate, gain=gain)
@@ -850,7 +844,7 @@ def _transcribe_one(
     gain: str,
     formats: tuple[str, ...],
     output_dir: Path | None,
-    screen: _FilesScreen,
+    screen: FilesScreen,
     count: str,
 ) -> None:
     from .runtime.captions import Recording, render
@@ -887,7 +881,7 @@ def _finish_one(
     texts: dict[str, str],
     stem: str,
     output_dir: Path | None,
-    screen: _FilesScreen,
+    screen: FilesScreen,
     count: str,
 ) -> None:
     from .manifest import write_whole
@@ -907,44 +901,9 @@ def _finish_one(
     screen.files.finish(source)
 
 
-def _summarize(meter: _FilesMeter, failed: list[VoxtralOnnxError]) -> None:
+def _summarize(meter: FilesMeter, failed: list[VoxtralOnnxError]) -> None:
     if meter.files > 1 and len(failed) < meter.files:
-        _say(f"{meter.files - len(failed)} of {meter.files} files transcribed, {meter.total}")
-
-
-class _FilesMeter:
-    """How far several files have come."""
-
-    def __init__(self, files: int):
-        self.files, self.files_done, self.seconds_done = files, 0, 0.0
-        self.name, self.position, self.duration = "", 0.0, 0.0  # of the file at hand; seconds
-        self.began = perf_counter()
-
-    @property
-    def level(self) -> float:
-        """The share of the file at hand that is done."""
-        return self.position / self.duration if self.duration else 0.0
-
-    @property
-    def total(self) -> str:
-        """Of all files."""
-        seconds = self.seconds_done + min(self.position, self.duration)
-        speed = seconds / max(perf_counter() - self.began, 1e-9)
-        return f"{format_time(seconds)} of audio at {speed:.1f} times its speed"
-
-    def begin(self, source: AudioSource) -> None:
-        """Turn to the next file."""
-        self.name, self.position, self.duration = Path(source.name).name, 0.0, source.duration
-
-    def finish(self, source: AudioSource) -> None:
-        """Count a file as done."""
-        self.files_done, self.seconds_done = self.files_done + 1, self.seconds_done + source.duration
-        self.name, self.position, self.duration = "", 0.0, 0.0
-
-    def __str__(self) -> str:
-        here = f"{format_time(self.position)} of {format_time(self.duration)} of {self.name}" if self.name else ""
-        several = f"{self.files_done} of {self.files} files" if self.files > 1 else ""
-        return ", ".join(filter(None, (here, several, self.total)))
+        say(f"{meter.files - len(failed)} of {meter.files} files transcribed, {meter.total}")
 
 
 def _hotword_options(file: Path | None, bias: float | None) -> dict[str, Any]:
@@ -971,7 +930,7 @@ def _open_microphone(device: str | None, sample_rate: int) -> Microphone:
     microphone = Microphone(int(device) if device and device.isdigit() else device, sample_rate)
     resampled = "" if microphone.rate == sample_rate else f", resampled from {microphone.rate} Hz"
     keys = "space pauses, Ctrl-C ends it" if sys.stdin.isatty() else "Ctrl-C ends it"
-    _say(f"{microphone.name}{resampled}: speak; {keys}")
+    say(f"{microphone.name}{resampled}: speak; {keys}")
     return microphone
 
 
@@ -983,7 +942,7 @@ def _print_microphones() -> None:
         raise DeviceError("no microphone is connected")
     for device in devices:
         default = "  (default)" if device.is_default else ""
-        _write(f"{device.index}  {device.name}  {device.channels} channels, {device.rate:.0f} Hz{default}\n")
+        write(f"{device.index}  {device.name}  {device.channels} channels, {device.rate:.0f} Hz{default}\n")
 
 
 def _transcribe_live(
@@ -1005,7 +964,7 @@ def _transcribe_live(
     from .runtime.segments import Segment
 
     stream, gate, meter = transcriber.stream(), transcriber.voice_gate(), Meter()
-    screen = _LiveScreen(meter)
+    screen = LiveScreen(meter)
     microphone = source if isinstance(source, Microphone) else None
     capture = Capture(iter(source))
     recording = Recording([])
@@ -1019,7 +978,7 @@ def _transcribe_live(
             case Segment() if keeps:
                 recording.segments.append(event)
         if stream_json:
-            _write(json.dumps(_event(event), ensure_ascii=False) + "\n")
+            write(json.dumps(_event(event), ensure_ascii=False) + "\n")
         elif shows_words and not isinstance(event, Segment | Silence | Notice):
             screen.show(event.text)
 
@@ -1034,7 +993,7 @@ def _transcribe_live(
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     broken: AudioError | None = None
     try:
-        with screen, _PauseKey(microphone, screen, meter):
+        with screen, PauseKey(microphone, screen, meter):
             listen(stream, capture, meter, show, gate)
     except AudioError as error:
         broken = error  # what was captured before is transcribed
@@ -1043,7 +1002,7 @@ def _transcribe_live(
             signal.signal(number, handler)
     recording.duration, recording.info = meter.captured, meter.summary()
     if stream_json:
-        _write(json.dumps({"type": "final", "text": recording.text, **recording.info}, ensure_ascii=False) + "\n")
+        write(json.dumps({"type": "final", "text": recording.text, **recording.info}, ensure_ascii=False) + "\n")
     elif shows_words:
         screen.end(stream.text.flush())
     texts = {kind: render(recording, kind) for kind in formats} if keeps else {}
@@ -1051,12 +1010,12 @@ def _transcribe_live(
         for kind, text in texts.items():
             write_whole(output_dir / f"{name}.{kind}", text.encode())
     elif not shows_words and not stream_json:
-        _write(texts[formats[0]])
+        write(texts[formats[0]])
     if microphone and microphone.overflows:
-        _say(f"note: audio was lost {microphone.overflows} times before it reached us: the machine was too busy")
+        say(f"note: audio was lost {microphone.overflows} times before it reached us: the machine was too busy")
     if gate:
-        _say(_gate_line(gate))
-    _say(f"{meter}, {format_size(peak_memory())} of memory")
+        say(_gate_line(gate))
+    say(f"{meter}, {format_size(peak_memory())} of memory")
     if broken is not None:
         raise broken
     if signal.SIGTERM in stopped_by:
@@ -1079,157 +1038,6 @@ def _event(event: Token | Segment | Silence | Notice) -> dict[str, object]:
     return {"type": "partial", "end": round(event.end, 3), "text": event.text}
 
 
-class _LiveScreen:
-    """Words on stdout, and below them, where stderr is a terminal, how the work goes on."""
-
-    def __init__(self, meter: Meter | _FilesMeter):
-        self.meter, self.words = meter, _WordPrinter()
-        self.lock, self.ended = threading.Lock(), threading.Event()
-        self.column = 0  # of the cursor, where both are one terminal
-        self.shares = sys.stdout.isatty() and stderr.is_terminal
-
-    def __enter__(self) -> Self:
-        if stderr.is_terminal:
-            self.drawing = threading.Thread(target=self._draw, daemon=True)
-            self.drawing.start()
-        return self
-
-    def __exit__(self, *error) -> None:
-        if stderr.is_terminal:
-            self.ended.set()
-            self.drawing.join()
-            self._status("")
-
-    def show(self, text: str) -> None:
-        """Add to the words; lines are broken by us, because the line below them must be known."""
-        from .runtime.captions import columns
-
-        if not self.shares:
-            self.words.show(text)
-            return
-        with self.lock:
-            for character in text:
-                if self.column + columns(character) >= stderr.width or (character == " " and self.column > WORD_COLUMN):
-                    _write("\x1b[K\n\x1b[K")
-                    self.column = 0
-                if not (self.column == 0 and character == " "):
-                    _write(character)
-                    self.column += columns(character)
-
-    def say(self, message: str | VoxtralOnnxError) -> None:
-        """A line of its own on stderr."""
-        with self.lock:
-            self._clear()
-            _say(message) if isinstance(message, str) else _print_error(message)
-
-    def write(self, text: str) -> None:
-        """Whole lines on stdout."""
-        with self.lock:
-            self._clear()
-            _write(text)
-
-    def end(self, text: str) -> None:
-        """The last words, of a file or of all; those of the next one begin a line."""
-        self.show(text)
-        with self.lock:
-            _write("\x1b[J\n" if self.shares else "\n")
-            self.column, self.words = 0, _WordPrinter()
-
-    def _clear(self) -> None:
-        """Begin a line, and take away what tells how the work goes on."""
-        if self.shares:
-            _write("\n" * bool(self.column) + "\x1b[J")
-            self.column = 0
-        elif stderr.is_terminal:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-    def _draw(self) -> None:
-        levels = " ▁▂▃▄▅▆▇█"
-        while not self.ended.wait(0.25):
-            level = levels[min(len(levels) - 1, int(self.meter.level * len(levels)))]
-            self._status(f"{level} {self.meter}")
-
-    def _status(self, line: str) -> None:
-        line = line[: stderr.width - 1]
-        with self.lock:
-            below, above = ("\n", f"\x1b[A\x1b[{self.column + 1}G") if self.shares else ("", "\r")
-            sys.stderr.write(f"{below}\r\x1b[2m{line}\x1b[m\x1b[K{above}")
-            sys.stderr.flush()
-
-
-class _FilesScreen(_LiveScreen):
-    """The screen of several files."""
-
-    def __init__(self, number: int):
-        self.files = _FilesMeter(number)
-        super().__init__(self.files)
-
-
-class _PauseKey:
-    """Space or p on a terminal pauses a microphone, and lets it go on."""
-
-    def __init__(self, microphone: Microphone | None, screen: _LiveScreen, meter: Meter):
-        self.microphone, self.screen, self.meter = microphone, screen, meter
-        self.terminal: int | None = None
-
-    def __enter__(self) -> None:
-        try:
-            import termios
-            import tty
-        except ImportError:  # Windows
-            return
-        if self.microphone is None or not sys.stdin.isatty():
-            return
-        self.terminal = terminal = sys.stdin.fileno()
-        self.settings = termios.tcgetattr(terminal)
-        tty.setcbreak(terminal, termios.TCSANOW)  # keys come at once; Ctrl-C stays a signal
-        self.ended, self.end = os.pipe()
-        self.reading = threading.Thread(target=self._read, args=(terminal, self.microphone), daemon=True)
-        self.reading.start()
-
-    def __exit__(self, *error) -> None:
-        if self.terminal is None or self.microphone is None:
-            return
-        import termios
-
-        os.close(self.end)
-        self.reading.join()
-        os.close(self.ended)
-        termios.tcsetattr(self.terminal, termios.TCSADRAIN, self.settings)
-        if seconds := self.microphone.dropped_seconds:
-            _say(f"{seconds:.1f} s dropped in pauses")
-
-    def _read(self, terminal: int, microphone: Microphone) -> None:
-        from select import select
-
-        while self.ended not in select([terminal, self.ended], [], [])[0]:
-            key = os.read(terminal, 1)
-            if not key:  # the terminal has gone
-                return
-            if key in b" pP":
-                microphone.is_paused = not microphone.is_paused
-                self.meter.is_paused = microphone.is_paused
-                if microphone.is_paused:
-                    self.screen.say("paused: what is said now is dropped; space goes on")
-                else:
-                    self.screen.say(f"on again; {microphone.dropped_seconds:.1f} s dropped so far")
-
-
-class _WordPrinter:
-    """Text on stdout as it comes, without the space that the first word begins with."""
-
-    def __init__(self):
-        self.begun = False
-
-    def show(self, text: str) -> None:
-        if text and not self.begun:
-            self.begun = True
-            text = text.removeprefix(" ")
-        if text:
-            _write(text)
-
-
 @contextmanager
 def _orderly_end() -> Iterator[None]:
     """SIGTERM ends files as Ctrl-C does: nothing half-written stays, and what was decoded is shown."""
@@ -1243,18 +1051,6 @@ def _orderly_end() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
-
-
-def _write(text: str) -> None:
-    """Results to stdout at once; a reader that left ends the process quietly."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter fails again at its end
-        if isinstance(error, BrokenPipeError):
-            raise typer.Exit(NO_READER) from None
-        raise StorageError(f"standard output: cannot be written ({error.strerror or error})") from error
 
 
 def _timing_line(transcript: Transcript) -> str:
@@ -1303,21 +1099,6 @@ def _print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: 
     console.print(f"{len(sizes)} files, {format_size(sum(sizes))}; checked: {', '.join(checked)}")
     if elsewhere := [name for name in manifest.precisions if name not in held]:
         console.print(f"not in this folder: {', '.join(elsewhere)}")
-
-
-class _Steps:
-    """What is being checked, on stderr."""
-
-    def __enter__(self) -> _Steps:
-        self.status = stderr.status("")
-        self.status.start()
-        return self
-
-    def show(self, message: str) -> None:
-        self.status.update(escape(message))
-
-    def __exit__(self, *error) -> None:
-        self.status.stop()
 
 
 def _print_certificate(certificate: Certificate) -> None:
@@ -1446,7 +1227,7 @@ def _fetch_checkpoint(
     from .exporter.plan import estimate_size
     from .exporter.source import find_remote
 
-    with _DownloadProgress() as download:
+    with DownloadProgress() as download:
         remote = find_remote(
             source, revision, tokenizer=options["tokenizer"], offline=offline, on_progress=download.update
         )
@@ -1459,7 +1240,7 @@ def _fetch_checkpoint(
         return None
     if asks and remote.num_bytes:
         _confirm_download()
-    with _DownloadProgress() as download:
+    with DownloadProgress() as download:
         return remote.fetch(download.update), output
 
 
@@ -1485,40 +1266,6 @@ def _confirm_download() -> None:
         raise typer.Exit(INTERRUPTED)
 
 
-class _DownloadProgress:
-    """A bar on stderr for every download that has something to bring: file, bytes, rate, time left."""
-
-    def __init__(self):
-        self.bar = None
-
-    def __enter__(self) -> _DownloadProgress:
-        return self
-
-    def update(self, progress: hub.Progress) -> None:
-        self.bar = self.bar or self._start()
-        what = Path(progress.file).name or "waiting for another download of the same"
-        if progress.wait:
-            what = f"connection lost, again in {progress.wait:.0f} s"
-        self.bar.update(self.bar.task_ids[0], description=what, completed=progress.done, total=progress.total)
-        if progress.done == progress.total:
-            self.__exit__()
-
-    def _start(self) -> RichProgress:
-        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-        from rich.progress import Progress as RichProgress
-
-        columns = (BarColumn(24), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        bar = RichProgress(TextColumn("{task.description}", markup=False), *columns, console=stderr)
-        bar.add_task("")
-        bar.start()
-        return bar
-
-    def __exit__(self, *error) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-        self.bar = None
-
-
 def _read_start(path: str, sample_rate: int, seconds: float) -> np.ndarray:
     """The first seconds of an audio file."""
     import numpy as np
@@ -1527,7 +1274,7 @@ def _read_start(path: str, sample_rate: int, seconds: float) -> np.ndarray:
 
     source, blocks, left = open_audio(path, sample_rate), [np.zeros(0, np.float32)], int(seconds * sample_rate)
     for note in source.notes:
-        _say(f"{source.name}: {note}")
+        say(f"{source.name}: {note}")
     for block in source.blocks():
         blocks.append(block[:left])
         left -= len(blocks[-1])
@@ -1553,40 +1300,10 @@ def _print_budget(budget: Budget) -> None:
             f"{form.drift:.1e}",
         )
     stderr.print(table)
-    _say(
+    say(
         f"{format_size(budget.size)} of {format_size(budget.num_bytes)}, drift {budget.drift:.1e} nats; "
         f"recipe: {budget.recipe}, everything measured: {budget.table}"
     )
-
-
-class _ExportProgress:
-    """A bar on stderr: graph, tensor, bytes."""
-
-    def __enter__(self) -> _ExportProgress:
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = ("{task.description}", BarColumn(24), DownloadColumn(), TimeElapsedColumn(), "{task.fields[tensor]}")
-        self.bar = Progress(*(TextColumn(c) if isinstance(c, str) else c for c in columns), console=stderr)
-        self.bar.start()
-        self.tasks = {}
-        return self
-
-    def update(self, progress: Progress) -> None:
-        if progress.graphs not in self.tasks:
-            names = ", ".join(Path(graph).stem for graph in progress.graphs)
-            self.tasks[progress.graphs] = self.bar.add_task(names, total=None, tensor="tracing")
-        tensor = progress.tensor if progress.done < progress.total else ""
-        if progress.tensor:
-            self.bar.update(self.tasks[progress.graphs], completed=progress.done, total=progress.total, tensor=tensor)
-
-    def measure(self, stage: str) -> None:
-        """Name the part of the model that is being measured."""
-        if "" not in self.tasks:
-            self.tasks[""] = self.bar.add_task("measuring", total=None, tensor="")
-        self.bar.update(self.tasks[""], tensor=stage)
-
-    def __exit__(self, *error) -> None:
-        self.bar.stop()
 
 
 def _require_export_packages() -> None:
@@ -1600,11 +1317,3 @@ def _require_export_packages() -> None:
             "  pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install 'voxtral-onnx[export]'"
         )
     memory.require_memory(memory.IMPORTS)
-
-
-def _say(message: str) -> None:
-    stderr.print(escape(message))
-
-
-def _print_error(error: VoxtralOnnxError) -> None:
-    stderr.print(f"[bold red]error:[/] {escape(str(error))}")

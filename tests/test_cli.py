@@ -18,7 +18,7 @@ import pytest
 import soundfile
 from commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, clean_environment
 
-from voxtral_onnx import __version__, cli
+from voxtral_onnx import __version__, cli, terminal
 from voxtral_onnx.runtime.captions import FORMATS
 from voxtral_onnx.runtime.stream import Stream
 
@@ -380,7 +380,7 @@ def test_reader_that_leaves_ends_the_process_quietly(start, minute):
     read_word(process.stdout.fileno())
     process.stdout.close()
     error = process.stderr.read().decode()
-    assert process.wait(60) == cli.NO_READER
+    assert process.wait(60) == terminal.NO_READER
     assert [line for line in error.splitlines() if not line.startswith("note: ")] == error.splitlines()[:1]
 
 
@@ -518,7 +518,7 @@ def test_progress_of_a_file_and_of_all_is_for_terminals(start):
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.9, "0:59"), (754, "12:34"), (36_000, "10:00:00")])
 def test_times_for_people(seconds, text):
-    assert cli.format_time(seconds) == text
+    assert terminal.format_time(seconds) == text
 
 
 def test_words_appear_on_a_terminal_while_the_clip_is_decoded(start, minute):
@@ -564,7 +564,7 @@ def test_sizes(text, size):
     [(0, "0 B"), (999, "999 B"), (8_200_000, "8.2 MB"), (136_000_000, "136 MB"), (2_500_000_000, "2.5 GB")],
 )
 def test_sizes_for_people(size, text):
-    assert cli.format_size(size) == text
+    assert terminal.format_size(size) == text
 
 
 def test_nothing_heavy_is_loaded_for_help():
