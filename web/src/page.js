@@ -28,6 +28,8 @@ const transcript = new TranscriptView($('transcript'))
 let microphone
 let isPaused = false
 let isBusy = false
+/** @type {{duration: number, isStopped: boolean} | undefined} what is transcribed now */
+let file
 /** @type {WakeLockSentinel | undefined} */
 let wakeLock
 
@@ -86,7 +88,11 @@ async function load() {
 
 async function toggleMicrophone() {
   if (microphone) return stopMicrophone()
-  if (isBusy) return
+  if (file) {
+    file.isStopped = true
+    return
+  }
+  if (isBusy) return // it is being opened
   isBusy = true
   try {
     await begin(false)
@@ -124,7 +130,7 @@ function pause() {
 }
 
 function showListening() {
-  $('microphone').textContent = microphone ? 'Stop' : 'Start the microphone'
+  $('microphone').textContent = microphone || file ? 'Stop' : 'Start the microphone'
   const button = /** @type {HTMLButtonElement} */ ($('pause'))
   button.disabled = !microphone
   button.textContent = isPaused ? 'Go on' : 'Pause'
@@ -132,24 +138,25 @@ function showListening() {
   if (!microphone || isPaused) $('level').setAttribute('value', '0')
 }
 
-/** @param {File} file */
-async function transcribeFile(file) {
+/** @param {File} chosen */
+async function transcribeFile(chosen) {
+  if (file || isBusy) throw new Error('something is being transcribed; wait for its end, or press Stop')
   if (microphone) await stopMicrophone()
-  if (isBusy) return
-  isBusy = true
+  const { duration, blocks } = await openAudio(chosen, engine.sampleRate)
+  file = { duration, isStopped: false }
+  showListening()
   try {
-    const { duration, blocks } = await openAudio(file, engine.sampleRate)
     await begin(true)
-    fileSeconds = duration
-    for await (const block of blocks) await engine.feed(block)
+    for await (const block of blocks) {
+      if (file.isStopped) break
+      await engine.feed(block)
+    }
     await end()
   } finally {
-    isBusy = false
-    fileSeconds = 0
+    file = undefined
+    showListening()
   }
 }
-
-let fileSeconds = 0 // of the file that is transcribed
 
 /** @param {boolean} isFile */
 async function begin(isFile) {
@@ -248,8 +255,8 @@ engine.addEventListener('notice', (event) => {
 })
 engine.addEventListener('meter', (event) => {
   const { captured, backlog, rtf, latencyP50 } = /** @type {CustomEvent} */ (event).detail
-  const of = fileSeconds ? ` of ${fileSeconds.toFixed(0)} s` : ` s, ${backlog.toFixed(1)} s behind`
-  const latency = fileSeconds ? '' : `, latency ${Math.round(latencyP50)} ms`
+  const of = file ? ` of ${file.duration.toFixed(1)} s` : ` s, ${backlog.toFixed(1)} s behind`
+  const latency = file ? '' : `, latency ${Math.round(latencyP50)} ms`
   $('meter').textContent = `${captured.toFixed(1)}${of}, RTF ${rtf.toFixed(2)}${latency}`
 })
 
@@ -265,9 +272,12 @@ on('clear', 'click', () => transcript.clear())
 on('folder', 'change', () => useFolder(/** @type {FileList} */ (/** @type {HTMLInputElement} */ ($('folder')).files)))
 on('file', 'change', async () => {
   const input = /** @type {HTMLInputElement} */ ($('file'))
-  const file = input.files?.[0]
-  if (file) await transcribeFile(file)
-  input.value = ''
+  const chosen = input.files?.[0]
+  try {
+    if (chosen) await transcribeFile(chosen)
+  } finally {
+    input.value = '' // the same file can be chosen again
+  }
 })
 for (const button of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll('[data-format]'))) {
   button.addEventListener('click', () => void act(() => save(button.dataset.format ?? 'txt')))
