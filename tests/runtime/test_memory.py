@@ -66,7 +66,7 @@ def test_refusal_names_fewer_files(manifest, has):
     has(memory.needed_memory(manifest, "q4", 128, 3))
     memory.require_memory(manifest, "q4", 8192, streams=3)
     with pytest.raises(
-        DeviceError, match=r"q4 with context 128 and 6 files at a time needs about .*: --batch-size 3, --p"
+        DeviceError, match=r"q4 with context 128 and 6 files at a time needs about .*: --batch-size 3\b"
     ):
         memory.require_memory(manifest, "q4", 8192, streams=6)
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,7 @@ def test_space_pauses(record, tmp_path, tiny_artifact):
             pytest.skip("PortAudio was built without ALSA")
         os.write(ours, b"x ")
         read_until(process.stderr, "paused: what is said now is dropped; space goes on")
+        time.sleep(0.5)  # in which something is said
         os.write(ours, b"p")
         assert not re.search(r"on again; 0\.0 s", read_until(process.stderr, " s dropped so far"))
         process.send_signal(signal.SIGINT)

@@ -48,12 +48,12 @@ test('every sample clip has Python’s tokens, text and times', async (t) => {
   for (const [name, expected] of Object.entries(await pythonTranscripts())) {
     await t.test(name, async () => {
       const { tokenIds, text, segments } = await transcribe(await clip(name), 20480)
-      assert.equal(text, expected.text)
       const first = tokenIds.findIndex((id, i) => id !== expected.ids[i])
       if (first >= 0 && Math.abs(expected.margins[first]) < FIRM) {
         return t.diagnostic(`${name}: token ${first}, a margin of ${expected.margins[first]}, went otherwise`)
       }
       assert.deepEqual(tokenIds, expected.ids)
+      assert.equal(text, expected.text)
       const times = segments.map((s) => [s.start, s.end, s.text])
       assert.deepEqual(times.map(([start, end, text]) => [Number(start).toFixed(3), Number(end).toFixed(3), text]), expected.segments)
     })
