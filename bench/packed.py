@@ -12,12 +12,12 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
 from typing import Annotated, Any
 
 import numpy as np
 import onnx
 import typer
+from gpu import timed
 from onnx import helper, numpy_helper
 
 from voxtral_onnx.manifest import Manifest
@@ -263,7 +263,7 @@ def main(
                         values = step("logits")
                         reference = values if reference is None else reference
                         error = float(np.abs(values - reference).max())
-                        times = bench_calls(step, calls)
+                        times = timed(step, calls)
                 except Exception as problem:  # a host that has no such kernel is a result
                     found[f"{name}, {count} rows"] = {"error": str(problem)[:300]}
                     print(name, count, problem, flush=True)
@@ -275,18 +275,6 @@ def main(
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results[" ".join([precision, "on", device, *setting])] = {"machine": bench.describe_machine(), **found}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def bench_calls(step: Callable[..., Any], calls: int) -> dict[str, float]:
-    """Milliseconds of a call."""
-    for _ in range(3):
-        step()
-    times = []
-    for _ in range(calls):
-        began = perf_counter()
-        step()
-        times.append(1000 * (perf_counter() - began))
-    return {"min": round(min(times), 4), "p50": round(float(np.median(times)), 4)}
 
 
 if __name__ == "__main__":
