@@ -141,5 +141,5 @@ def space_card(manifest: Manifest) -> str:
         title="Speech to text in this tab",
         size=f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB",
         generator=manifest.generator,
-        scope=f" {manifest.scope}" if manifest.scope else "",
+        scope=f" {manifest.scope}." if manifest.scope else "",
     )
