@@ -58,6 +58,11 @@ SOME_FAILED = 10  # exit code: some of several inputs
 INTERRUPTED = 130
 TERMINATED = 143
 
+WHICH_ARTIFACT = "Artifact folder; ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/]."
+DEFAULT_ARTIFACT = "$VOXTRAL_ONNX_MODEL or last export"
+ArtifactArgument = Annotated[str | None, typer.Argument(help=WHICH_ARTIFACT, show_default=DEFAULT_ARTIFACT)]
+Offline = Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")]
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -107,7 +112,7 @@ def export(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a source on the hub.", show_default="main")
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
+    offline: Offline = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print files, disk, memory and time needed, and write nothing.")
     ] = False,
@@ -178,7 +183,7 @@ def quantize(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a source on the hub.", show_default="main")
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
+    offline: Offline = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print files, disk, memory and time needed, and write nothing.")
     ] = False,
@@ -267,8 +272,8 @@ def transcribe(
         typer.Option(
             "--model",
             "-m",
-            help="Artifact folder; ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/].",
-            show_default="$VOXTRAL_ONNX_MODEL or last export",
+            help=WHICH_ARTIFACT,
+            show_default=DEFAULT_ARTIFACT,
         ),
     ] = None,
     precision: Annotated[
@@ -338,7 +343,7 @@ def transcribe(
     stream_json: Annotated[
         bool, typer.Option("--stream-json", help="Live: one JSON event a line (partial, group, silence, final).")
     ] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
+    offline: Offline = False,
     language: Annotated[str | None, typer.Option(hidden=True)] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "--initial-prompt", hidden=True)] = None,
 ) -> None:
@@ -412,31 +417,23 @@ def transcribe(
 
 @app.command(rich_help_panel="Run")
 def serve(
-    artifact: Annotated[
-        str | None,
-        typer.Argument(
-            help="Artifact folder; ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/].",
-            show_default="$VOXTRAL_ONNX_MODEL or last export",
-        ),
-    ] = None,
+    artifact: ArtifactArgument = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
     https: Annotated[
         bool, typer.Option("--https", help="With a certificate of this machine's own: for browsers of other devices.")
     ] = False,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
+    offline: Offline = False,
 ) -> None:
     """Open the page that transcribes in a browser tab; the model runs there."""
     import webbrowser
 
-    from .runtime.artifact import find_artifact
     from .web.server import LOCAL
     from .web.server import serve as run_server
     from .web.site import PRECISIONS
 
-    with DownloadProgress() as download:
-        folder = find_artifact(artifact, list(PRECISIONS[:1]), offline=offline, on_download=download.update)
+    folder = _find(artifact, list(PRECISIONS[:1]), offline)
 
     def ready(address: str) -> None:
         write(f"{address}\n")
@@ -450,22 +447,20 @@ def serve(
 
 @app.command(rich_help_panel="Build")
 def bundle(
-    artifact: Annotated[str, typer.Argument(help="Artifact folder; ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/].")],
+    artifact: Annotated[str, typer.Argument(help=WHICH_ARTIFACT)],
     output: Annotated[Path, typer.Option("--output", "-o", help="The site's folder.")],
     precision: Annotated[
         str | None, typer.Option(help="Comma-separated.", show_default="q4f16 and q4, where there")
     ] = None,
     space: Annotated[bool, typer.Option("--space", help="As a static Space of the Hugging Face hub.")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
+    offline: Offline = False,
 ) -> None:
     """Write the page and a model as a folder that any static host serves; prints it."""
-    from .runtime.artifact import find_artifact
     from .web.site import PRECISIONS
     from .web.site import bundle as write_site
 
     names = None if precision is None else [name.strip() for name in precision.split(",")]
-    with DownloadProgress() as download:
-        folder = find_artifact(artifact, names or list(PRECISIONS[:1]), offline=offline, on_download=download.update)
+    folder = _find(artifact, names or list(PRECISIONS[:1]), offline)
     site = write_site(folder, output, names, space=space)
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
     say(f"{size / 1e6:,.1f} MB")
@@ -474,27 +469,19 @@ def bundle(
 
 @app.command(rich_help_panel="Inspect")
 def inspect(
-    artifact: Annotated[
-        str | None,
-        typer.Argument(
-            help="Artifact folder; ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/].",
-            show_default="$VOXTRAL_ONNX_MODEL or last export",
-        ),
-    ] = None,
+    artifact: ArtifactArgument = None,
     check: Annotated[
         bool, typer.Option("--check", help="Also compare the contents of all files with their hashes.")
     ] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
+    offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="The manifest, with what was checked.")] = False,
 ) -> None:
     """Show what an artifact holds, and check its sizes, graphs and, with --check, hashes."""
     from .manifest import Manifest
-    from .runtime.artifact import find_artifact
     from .runtime.session import check_graph
     from .verify.certificate import read_verdict
 
-    with DownloadProgress() as download:
-        folder = find_artifact(artifact, [], offline=offline, on_download=download.update)
+    folder = _find(artifact, [], offline)
     manifest = Manifest.read(folder)
     held = manifest.held(folder)
     manifest.check_files(folder, held)
@@ -581,13 +568,7 @@ def diff(
 
 @app.command(rich_help_panel="Inspect")
 def bench(
-    artifact: Annotated[
-        str | None,
-        typer.Argument(
-            help="Artifact folder; ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/].",
-            show_default="$VOXTRAL_ONNX_MODEL or last export",
-        ),
-    ] = None,
+    artifact: ArtifactArgument = None,
     audio: Annotated[
         str | None, typer.Argument(help="An audio file.", show_default="15.95 s of the embedded samples")
     ] = None,
@@ -609,7 +590,7 @@ def bench(
         typer.Option(help="Folder that keeps weights packed for this machine: twice the disk, loads faster."),
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Runs; the row is the fastest.")] = 3,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")] = False,
+    offline: Offline = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also time loading, single calls, memory.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, with the machine.")] = False,
 ) -> None:
@@ -724,6 +705,13 @@ def parse_size(text: str) -> int:
     if size < 1 << 20:
         raise UsageError(f"size: expected at least 1MiB, got {text!r}")
     return size
+
+
+def _find(artifact: str | None, precisions: list[str] | None, offline: bool) -> Path:
+    from .runtime.artifact import find_artifact
+
+    with DownloadProgress() as download:
+        return find_artifact(artifact, precisions, offline=offline, on_download=download.update)
 
 
 def _formats(output_format: str, output_dir: Path | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
@@ -120,9 +120,7 @@ def bind(
         for step in steps:
             for fill in {fill.rule: fill for fill in step}.values():
                 same = [sink for sink, other in zip(sinks, step, strict=True) if other.rule == fill.rule]
-                pending = [pool.submit(fill.write, same, start, stop) for start, stop in fill.slices()]
-                for future in pending:
-                    future.result()
+                fill.run(pool, same)
             for tensor in step[0].tensors:
                 num_parameters += tensor.num_values
                 done += tensor.num_bytes
@@ -232,6 +230,11 @@ class Fill:
         step = max(1, SLICE_ELEMENTS // self.row_elements)
         for start in range(0, self.num_rows, step):
             yield start, min(start + step, self.num_rows)
+
+    def run(self, pool: Executor, sinks: Sequence[Sink]) -> None:
+        """Make all rows, slices at a time, and write them to every sink."""
+        for _ in pool.map(lambda rows: self.write(sinks, *rows), self.slices()):
+            pass
 
     def write(self, sinks: Sequence[Sink], start: int, stop: int) -> None:
         """Make the rows [start, stop) once and write them to every sink."""

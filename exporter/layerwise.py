@@ -250,9 +250,7 @@ def fill(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> None:
     sink = _Parameters(module, name)
     with ThreadPoolExecutor() as pool:
         for part in fills_of(module, checkpoint, name):
-            pending = [pool.submit(part.write, [sink], start, stop) for start, stop in part.slices()]
-            for future in pending:
-                future.result()
+            part.run(pool, [sink])
             for tensor in part.tensors:
                 tensor.release()
     sink.share_scales()

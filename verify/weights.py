@@ -50,9 +50,7 @@ def compare_weights(model: ArtifactModel, checkpoint: Checkpoint) -> Iterator[We
         sink = _Comparison(graph)
         with ThreadPoolExecutor() as pool:
             for fill in fills_of(module, checkpoint):
-                pending = [pool.submit(fill.write, [sink], start, stop) for start, stop in fill.slices()]
-                for future in pending:
-                    future.result()
+                fill.run(pool, [sink])
                 for tensor in fill.tensors:
                     tensor.release()
                 graph.release()
