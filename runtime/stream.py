@@ -289,9 +289,8 @@ class Stream:
 
     def _step(self, token_ids: list[int], audio_embeds: np.ndarray) -> list[Choice]:
         began = perf_counter()
-        next_row = (
-            self.prompt_length - 1 + self.num_generated - self.decoder_cache.position
-        )  # whose choice is asked for
+        first_asked = self.prompt_length - 1 + self.num_generated  # the position whose choice is the next token
+        next_row = first_asked - self.decoder_cache.position
         penalties = [self.blank_penalty(max(0, row - next_row)) for row in range(len(token_ids))]
         choices = self.transcriber.decoder.step(
             self.decoder_cache,
