@@ -3,8 +3,8 @@
     python bench/packed.py ARTIFACT [--precision q4f16] [--device cuda] [--rows 1]
 
 Every variant is the artifact's decoder with the same weights; how far its logits are from the decoder's stands beside
-its time. The packed weights are written beside the artifact's and removed. Writes results/packed.json, one entry a device,
-precision and setting.
+its time. The packed weights are written beside the artifact's and removed. Writes results/packed.json, one entry for
+each device, precision and setting.
 """
 
 from __future__ import annotations
