@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import onnx
@@ -54,17 +55,37 @@ def observe(checkpoint: Checkpoint) -> dict[str, Inputs]:
     return {name: Inputs(moments / rows, magnitudes / rows) for name, (rows, moments, magnitudes) in sums.items()}
 
 
-def write_artifacts(checkpoint: Checkpoint, base: Path) -> list[Path]:
-    """Copies of an artifact that RULE has quantised, with the weights of each calibrated method."""
-    inputs, written = observe(checkpoint), []
-    weights = {name: tensor.rows() for name, tensor in checkpoint.tensors.items()}
+def write_artifacts(checkpoint: Checkpoint, base: Path) -> dict[Path, dict[str, float]]:
+    """Copies of an artifact that RULE has quantised, with the weights of each calibrated method.
+
+    Returns for each copy the relative error of its weights, the root mean square over tensors, and the method's seconds
+    for a gigabyte of bfloat16 weights of these shapes, without those of the calibration.
+    """
+    inputs, written = observe(checkpoint), {}
+    linears = _linears(inputs)
+    num_bytes = sum(checkpoint.tensors[f"{name}.weight"].num_bytes for name in linears)
     for label, method in {"column importance": weigh, "activation-aware scaling": scale, "GPTQ": compensate}.items():
         folder = base.with_name(f"{label}, refit_asymmetric 4 bits, blocks of 32")
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(base, folder)
-        _overwrite(folder, method({name: array.copy() for name, array in weights.items()}, inputs))
-        written.append(folder)
+        weights = {name: np.array(tensor.rows()) for name, tensor in checkpoint.tensors.items()}
+        began = process_time()
+        arrays = method(weights, inputs)
+        seconds = process_time() - began
+        errors = [_relative_error(name, arrays, weights[f"{name}.weight"]) for name in linears]
+        _overwrite(folder, arrays)
+        written[folder] = {
+            "error_tiny": float(f"{np.sqrt(np.mean(np.square(errors))):.4g}"),
+            "seconds_per_gb": float(f"{seconds / num_bytes * 1e9:.4g}"),
+        }
     return written
+
+
+def _relative_error(name: str, arrays: dict[str, np.ndarray], weight: np.ndarray) -> float:
+    """Of a layer's codes, against the weights that they stand for: the scaled ones, where a method scales."""
+    blocks = Blocks(arrays[f"{name}.weight"], arrays[f"{name}.scales"], arrays[f"{name}.zero_points"])
+    back = dequantize_blockwise(blocks, RULE, weight.shape[1])
+    return float(np.linalg.norm(back - weight) / np.linalg.norm(weight))
 
 
 def _overwrite(folder: Path, arrays: dict[str, np.ndarray]) -> None:

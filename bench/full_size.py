@@ -49,7 +49,9 @@ COLD, HALF, ONE_CALL = "cold file cache", "half the layers", "in one call"
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def export_once(checkpoint: Path, folder: Path, precisions: list[str]) -> dict[str, Any]:
+def export_once(
+    checkpoint: Path, folder: Path, precisions: list[str], recipe: str | None = None
+) -> dict[str, Any]:
     """Export in this process; seconds and CPU seconds by phase, and its peak memory."""
     began, clocks = perf_counter(), {}
     from voxtral_onnx import export
@@ -73,7 +75,7 @@ def export_once(checkpoint: Path, folder: Path, precisions: list[str]) -> dict[s
             enter("save")
 
     enter("open")
-    export(checkpoint, folder, precisions=precisions, on_progress=follow)
+    export(checkpoint, folder, precisions=precisions, recipe=recipe, on_progress=follow)
     enter("end")
     return {
         "precisions": precisions,
@@ -202,13 +204,18 @@ def earlier_results(machine: dict[str, Any], names: list[str]) -> dict[str, Any]
         "runs": [],
     }
     earlier = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    if earlier.get("machine") == machine and earlier.get("voxtral_onnx") == __version__:
+    if same_kind(earlier.get("machine"), machine) and earlier.get("voxtral_onnx") == __version__:
         results["artifact_bytes"] = earlier["artifact_bytes"]
         for row in earlier["exports"]:
             if row["note"] != ONE_CALL and row["precisions"][0] not in names:
                 results["exports"].append(row)
         results["runs"] = [row for row in earlier["runs"] if row["precision"] not in names]
     return results
+
+
+def same_kind(machine: dict[str, Any] | None, other: dict[str, Any]) -> bool:
+    """Whether two machines are alike: their memory may differ by what the system takes at its start."""
+    return machine is not None and {**machine, "memory": 0} == {**other, "memory": 0}
 
 
 def write_results(results: dict[str, Any]) -> None:

@@ -401,7 +401,8 @@ def measure(
     folders = [export("tiny", cache_folder / FLOAT, precisions=("fp32",))]
     for name, recipe in track(recipes.items(), "exporting", console=wer.stderr):
         folders.append(export("tiny", cache_folder / name, precisions=("q4",), recipe=recipe))
-    folders += write_artifacts(checkpoint, cache_folder / uniform("refit_asymmetric").name)
+    calibrated = write_artifacts(checkpoint, cache_folder / uniform("refit_asymmetric").name)
+    folders += calibrated
     long = [folder for folder in folders if folder.name in LONG]
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:  # torch's threads do not survive a fork
 
@@ -429,6 +430,7 @@ def measure(
         for i in measured:
             tally.add(found[i][name].tally)
         row = {"name": name} | (weight_errors(recipes[name], checkpoint) if name in recipes else {})
+        row |= calibrated.get(folder, {})
         row["bytes"] = sum(path.stat().st_size for path in (folder / "onnx").iterdir())
         texts = [[found[i][FLOAT].text, found[i][name].text] for i in measured]
         rows.append(row | tally.row() | words_row([clips[i] for i in measured], texts))

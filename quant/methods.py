@@ -119,7 +119,8 @@ def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
         np.multiply(x, invert(d), out=q)
         q += z
         np.clip(np.rint(q, out=q), -middle, middle - 1, out=q)
-        sum_q, sum_qx, sum_qq = _sum(q), _sum(np.multiply(q, x, out=product)), _sum(np.multiply(q, q, out=product))
+        sum_q, sum_qx = _sum(q), _sum(np.multiply(q, x, out=product))
+        sum_qq = np.einsum("i...,i...->...", q, q)  # whole numbers below 2^24: the same in any order
         if best is None:
             best = _gain(d, sum_qx - z * sum_x, sum_qq - z * (2 * sum_q - count * z)), d, z
         if zero_points is not None:

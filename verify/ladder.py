@@ -21,7 +21,7 @@ from . import thresholds
 from .certificate import FAILED, HTML_NAME, NOT_JUDGED, NOT_RUN, PASSED, Certificate, Finding, hash_manifest
 from .modules import compare_with_transformers, transformers_version
 from .page import format_error
-from .rungs import Rungs
+from .rungs import WEIGHTS, Rungs
 from .runs import embedded_clips, open_clips
 
 ALL_RUNGS = (0, 1, 2, 3, 4, 5, 6)
@@ -133,12 +133,12 @@ def _open_source(checkpoint: str | Path, manifest: Manifest, folder: Path) -> Ch
 
 def _not_checked(findings: Sequence[Finding], manifest: Manifest, chosen: Sequence[str]) -> Iterator[str]:
     """What a reader might take for granted."""
-    if any(finding.rung == 3 and finding.status == NOT_RUN for finding in findings):
+    if any(finding.check == WEIGHTS and finding.status == NOT_RUN for finding in findings):
         yield UNSEEN_WEIGHTS
     if others := [name for name in manifest.precisions if name not in chosen]:
         yield f"Of this artifact's precisions {', '.join(others)}."
     for finding in findings:
-        if finding.rung != 3 and finding.status in (NOT_RUN, NOT_JUDGED):
+        if finding.check != WEIGHTS and finding.status in (NOT_RUN, NOT_JUDGED):
             of = f" of {finding.precision}" if finding.precision else ""
             yield f"Rung {finding.rung}{of}, {finding.check}: {finding.summary}."
 

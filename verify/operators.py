@@ -15,6 +15,7 @@ from ..config import TransformerConfig
 from ..errors import ArtifactError
 from ..exporter import ops
 from ..manifest import Manifest
+from ..runtime.device import Cpu, Device
 from .probe import relative_error
 from .reference import ArtifactModel
 from .stages import StagedGraph, StageSession, make_exact
@@ -26,15 +27,19 @@ BEYOND_WINDOW = 8  # rows that a cache has more than the window, so that its edg
 
 @dataclass(frozen=True, slots=True)
 class OperatorError:
-    """One kind of node on one execution provider."""
+    """One kind of node on one device."""
 
     name: str  # with what distinguishes it
-    provider: str
+    device: str
     error: float  # relative, L2
 
 
-def probe_operators(model: ArtifactModel, manifest: Manifest, providers: Sequence[str]) -> Iterator[OperatorError]:
-    """One node of each operator, attributes and shape of weights, in float32 and at accuracy level 0."""
+def probe_operators(model: ArtifactModel, manifest: Manifest, devices: Sequence[Device]) -> Iterator[OperatorError]:
+    """One node of each operator, attributes and shape of weights: exactly on the CPU, as shipped on other devices.
+
+    Raises:
+        DeviceError: a device has no kernel for a node.
+    """
     for graph, stack in ((model.encoder, manifest.config.encoder), (model.decoder, manifest.config.decoder)):
         seen = set()
         for node in graph.graph:
@@ -42,12 +47,13 @@ def probe_operators(model: ArtifactModel, manifest: Manifest, providers: Sequenc
                 continue
             seen.add(signature)
             feeds, expected = _Inputs(graph, node, stack).example()
-            for provider in providers:
-                session = _load(graph, node, provider)
+            for device in devices:
+                session = _load(graph, node, device)
                 outputs = session.call(feeds)
                 got = [outputs[tensor.name] for tensor in session.outputs]
                 error = max(map(relative_error, got, [value.numpy() for value in expected]))
-                yield OperatorError(f"{'encoder' if graph.is_encoder else 'decoder'}: {signature[0]}", provider, error)
+                role = "encoder" if graph.is_encoder else "decoder"
+                yield OperatorError(f"{role}: {signature[0]}", device.name, error)
 
 
 OPERATORS = {
@@ -81,15 +87,16 @@ def _is_weight(value: ir.Value) -> bool:
     return value.const_value is not None
 
 
-def _load(graph: StagedGraph, node: ir.Node, provider: str) -> StageSession:
+def _load(graph: StagedGraph, node: ir.Node, device: Device) -> StageSession:
     inputs = [value for value in node.inputs if value is not None and not _is_weight(value)]
     outputs = [value for value in node.outputs if value.name]
     cut = ir.convenience.extract(graph.graph, list(dict.fromkeys(inputs)), outputs)
     for value in (*cut.inputs, *cut.outputs):
         if value.dtype is None:
             value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(graph.dtype)))
-    make_exact(cut)
-    return StageSession(graph.path, cut, provider)
+    if isinstance(device, Cpu):
+        make_exact(cut)
+    return StageSession(graph.path, cut, device)
 
 
 class _Inputs:

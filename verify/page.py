@@ -98,15 +98,15 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
     if clips := details.get("clips"):
         parts.append(_words(clips))
     if operators := details.get("operators"):
-        rows = [(escape(row["name"]), escape(row["provider"]), format_error(row["error"])) for row in operators]
-        parts.append(_fold("Operators", _table(("operator", "provider", "error"), rows, numbers={2})))
+        rows = [(escape(row["name"]), escape(row["device"]), format_error(row["error"])) for row in operators]
+        parts.append(_fold("Operators", _table(("operator", "device", "error"), rows, numbers={2})))
     if stages:
-        others = list(stages[0]["providers"])
+        others = list(stages[0]["devices"])
         rows = [
             (
                 escape(row["name"]),
                 *(format_error(row[kind]) for kind in ("graph", "streamed", "shipped")),
-                *(format_error(row["providers"][other]) for other in others),
+                *(format_error(row["devices"][other]) for other in others),
             )
             for row in stages
         ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..manifest import MAX_DELAY_TOKENS, CacheSpec, Manifest, TensorSpec
+from ..runtime.device import Device
 from .reference import ArtifactModel, Computation
 from .stages import StageSession
 
@@ -24,7 +25,7 @@ class StageErrors:
     graph: float  # one call, exact
     streamed: float  # call by call, exact, against the module over all rows at once
     shipped: float  # one call in the artifact's own types and accuracy level
-    providers: Mapping[str, float]  # as shipped, against the CPU
+    devices: Mapping[str, float]  # others than the CPU, as shipped, against it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,10 @@ class Case:
         return CHUNKS[:1] if is_full else (sum(CHUNKS),)
 
 
-def probe(model: ArtifactModel, manifest: Manifest, providers: Sequence[str] = ()) -> Iterator[StageErrors]:
+def probe(model: ArtifactModel, manifest: Manifest, devices: Sequence[Device] = ()) -> Iterator[StageErrors]:
     """Probe every stage: layers from an empty cache and from one whose window is full.
 
-    providers: execution providers of onnxruntime besides the CPU's.
+    devices: besides the CPU.
     """
     for graph, spec in ((model.encoder, manifest.caches["encoder"]), (model.decoder, manifest.caches["decoder"])):
         full = spec.capacity - CHUNKS[0] * spec.rows_per_token
@@ -62,9 +63,9 @@ def probe(model: ArtifactModel, manifest: Manifest, providers: Sequence[str] = (
             session = graph.load(stage, exact=False)
             shipped = [run(session, spec, case, case.one_call) for case in cases]
             others = {}
-            for provider in providers:
-                session = graph.load(stage, exact=False, provider=provider)
-                others[provider] = max(
+            for device in devices:
+                session = graph.load(stage, exact=False, device=device)
+                others[device.name] = max(
                     worst_error(run(session, spec, case, case.one_call), made)
                     for case, made in zip(cases, shipped, strict=True)
                 )

@@ -15,7 +15,8 @@ from ..errors import DeviceError
 from ..exporter.checkpoint import Checkpoint
 from ..exporter.layerwise import Layerwise
 from ..manifest import Manifest
-from ..runtime.session import Session, import_onnxruntime
+from ..runtime.device import Cpu, Device, open_device
+from ..runtime.session import Session
 from ..runtime.tokenizer import Tokenizer
 from ..runtime.transcribe import Transcriber
 from . import thresholds
@@ -25,13 +26,13 @@ from .page import format_error
 from .probe import StageErrors, probe, relative_error
 from .reference import ArtifactModel
 from .runs import Clip, Run, decode, embedded_clips, encode, stream
-from .stages import CPU
 from .thresholds import Threshold
 from .weights import compare_weights
 from .words import compare_texts, error_rate, margin_histogram, softmax_divergence
 
 MAX_PASSES = 4  # of the float model over its own text, until that no longer changes
-SERVICES = {"AzureExecutionProvider"}  # providers that run nothing here, but call the web
+OTHER_DEVICES = ("cuda",)
+WEIGHTS = "weights against the checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,13 @@ class Rungs:
         self.model = ArtifactModel(folder, manifest, precision)
         self.is_float = not manifest.precisions[precision].recipe["rules"]
         self.is_exact = self.is_float and manifest.precisions[precision].activation_dtype == "float32"
-        available = import_onnxruntime().get_available_providers()
-        self.providers = [name for name in available if name not in {CPU, *SERVICES}]
+        self.devices: list[Device] = []  # besides the CPU
+        self.absent: list[Finding] = []
+        for name in OTHER_DEVICES:
+            try:
+                self.devices.append(open_device(name, manifest.precisions[precision].activation_dtype))
+            except DeviceError as error:
+                self.absent.append(self._finding(3, f"{name} against CPU", NOT_RUN, str(error).partition("\n")[0]))
 
     def climb(self, rungs: set[int]) -> Iterator[Finding]:
         """The findings of rungs 1, 3, 4, 5 and 6, as far as they were asked for."""
@@ -102,14 +108,15 @@ class Rungs:
 
     def _operators(self) -> Iterator[Finding]:
         self._say("operators")
-        errors = list(probe_operators(self.model, self.manifest, [CPU, *self.providers]))
+        errors = list(probe_operators(self.model, self.manifest, [Cpu(), *self.devices]))
         self.details["operators"] = [asdict(error) for error in errors]
-        for provider in (CPU, *self.providers):
-            worst = max((row for row in errors if row.provider == provider), key=lambda row: row.error)
-            yield self._judge(1, f"operators on {_short(provider)}", worst.error, worst.name, thresholds.OPERATOR_ERROR)
+        for device in (Cpu(), *self.devices):
+            worst = max((row for row in errors if row.device == device.name), key=lambda row: row.error)
+            limit = thresholds.OPERATOR_ERROR if isinstance(device, Cpu) else thresholds.SHIPPED_ERROR
+            yield self._judge(1, f"operators on {device.name}", worst.error, worst.name, limit)
 
     def _weights(self) -> Finding:
-        check = "weights against the checkpoint"
+        check = WEIGHTS
         if self.source is None:
             return self._finding(3, check, NOT_RUN, "no checkpoint was given")
         self._say("weights")
@@ -127,7 +134,7 @@ class Rungs:
 
     def _stages(self, rungs: set[int]) -> Iterator[Finding]:
         stages: list[StageErrors] = []
-        for errors in probe(self.model, self.manifest, self.providers):
+        for errors in probe(self.model, self.manifest, self.devices):
             stages.append(errors)
             self._say(f"stage {len(stages)}: {errors.name}")
         self.details["stages"] = [asdict(errors) for errors in stages]
@@ -139,9 +146,10 @@ class Rungs:
         if 3 in rungs:
             yield judge(3, "graphs against modules", lambda errors: errors.graph, thresholds.GRAPH_ERROR)
             yield judge(3, "graphs as shipped", lambda errors: errors.shipped, thresholds.SHIPPED_ERROR)
-            for name in self.providers:
-                kind = lambda errors, name=name: errors.providers[name]  # noqa: E731
-                yield judge(3, f"{_short(name)} against CPU", kind, thresholds.SHIPPED_ERROR)
+            for device in self.devices:
+                kind = lambda errors, name=device.name: errors.devices[name]  # noqa: E731
+                yield judge(3, f"{device.name} against CPU", kind, thresholds.SHIPPED_ERROR)
+            yield from self.absent
         if 4 in rungs:
             yield judge(4, "stages call by call", lambda errors: errors.streamed, thresholds.GRAPH_ERROR)
 
@@ -275,7 +283,3 @@ def _self_test(clip: Clip, run: Run, transcriber: Transcriber) -> dict[str, Any]
         "blank_margins": [round(float(margin), 4) for margin in run.margins],
         "text": transcriber.tokenizer.decode(run.token_ids.tolist()),
     }
-
-
-def _short(provider: str) -> str:
-    return provider.removesuffix("ExecutionProvider")

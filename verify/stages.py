@@ -15,15 +15,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ..config import VoxtralConfig
-from ..errors import ArtifactError
+from ..errors import ArtifactError, DeviceError
 from ..manifest import GraphSpec, TensorSpec
-from ..runtime.session import import_onnxruntime
+from ..runtime.device import Cpu, Device, import_onnxruntime
 
 STEM, PROJECTOR = "audio_tower.embedder", "multi_modal_projector"
 EMBEDDING, HEAD = "language_model.embed_tokens", "language_model.norm"
 RESIDUAL, BRANCH = "residual", "branch"  # what a stage reads of the one before: the stream, and what is added to it
 NEXT = "next_"  # before the names of what it leaves to the one after
-CPU = "CPUExecutionProvider"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -91,8 +90,8 @@ class StagedGraph:
             tensor.release()
         return values
 
-    def load(self, stage: str, *, exact: bool, provider: str = CPU) -> StageSession:
-        """A session of one stage."""
+    def load(self, stage: str, *, exact: bool, device: Device | None = None) -> StageSession:
+        """A session of one stage, on the CPU unless told otherwise."""
         index = self.stages.index(stage)
         fed = self.seams[index - 1] if index else []
         left = self.seams[index] if index < len(self.seams) else []
@@ -108,7 +107,7 @@ class StagedGraph:
                 value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(self.dtype)))
         if exact:
             make_exact(graph)
-        return StageSession(self.path, graph, provider)
+        return StageSession(self.path, graph, device)
 
     def _stage_of(self, output: str) -> str:
         kind, *number = output.split(".")
@@ -120,23 +119,23 @@ class StagedGraph:
 class StageSession:
     """A loaded stage, or a single node."""
 
-    def __init__(self, path: Path, graph: ir.Graph, provider: str):
-        """Load what was cut out of the graph at `path`.
+    def __init__(self, path: Path, graph: ir.Graph, device: Device | None = None):
+        """Load what was cut out of the graph at `path`, for the CPU or another device.
 
         Raises:
             ArtifactError: onnxruntime does not take it.
+            DeviceError: the device has no kernel for a node of it.
         """
-        ort = import_onnxruntime()
-        options = ort.SessionOptions()
+        options = import_onnxruntime().SessionOptions()
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False  # memory goes back with the session
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # beside PyTorch's threads
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
-        if provider != CPU:
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         content = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
         try:
-            self.ort = ort.InferenceSession(content, options, providers=[provider])
+            self.ort = (device or Cpu()).open(content, options, captures=False)
+        except DeviceError:
+            raise
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
             raise ArtifactError(f"{path}: onnxruntime cannot load a part of it ({error}); export again") from error
         self.inputs, self.outputs = _specs(graph.inputs), _specs(graph.outputs)

@@ -8,18 +8,19 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from commands import SAMPLES, TEXTS
 from conftest import copy_artifact
 from damage import attribute, edit_graph, edit_tensor, nodes
 
 from voxtral_onnx import verify
-from voxtral_onnx.errors import VerificationError
+from voxtral_onnx.errors import DeviceError, VerificationError
 from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.runtime.device import Cpu, open_device
 from voxtral_onnx.verify.certificate import read_verdict
 from voxtral_onnx.verify.probe import probe
 from voxtral_onnx.verify.reference import ArtifactModel
-from voxtral_onnx.verify.stages import CPU
 
 LAYER = "language_model.layers.1"
 
@@ -202,10 +203,30 @@ def test_another_versions_rounding_passes_and_its_damage_does_not(toy, toy_check
     assert failures(toy, checkpoint=toy_checkpoint, rungs=[3])[0].summary.startswith(name)
 
 
-def test_every_provider_is_compared_with_the_cpu(toy):
+def test_every_device_is_compared_with_the_cpu(toy):
     manifest = Manifest.read(toy)
-    for errors in probe(ArtifactModel(toy, manifest, "q4"), manifest, providers=[CPU]):
-        assert errors.providers == {CPU: 0.0}
+    for errors in probe(ArtifactModel(toy, manifest, "q4"), manifest, devices=[Cpu()]):
+        assert errors.devices == {"cpu": 0.0}
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu(artifact):
+    try:
+        name = open_device("cuda").name
+    except DeviceError as error:
+        pytest.skip(str(error))
+    certificate = verify(artifact, rungs=[1, 3])
+    found = {finding.check: finding for finding in certificate.findings}
+    for check in (f"operators on {name}", f"{name} against CPU"):
+        assert found[check].status == "passed", found[check].summary
+
+
+def test_a_device_that_is_absent_is_told(toy):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    certificate = verify(toy, rungs=[3])
+    assert certificate.verdict == "passed"
+    assert any("cuda against CPU: cuda:0: this onnxruntime" in line for line in certificate.not_checked)
 
 
 def test_wrong_arguments_are_refused(toy, tiny_artifact, run):
