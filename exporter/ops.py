@@ -46,28 +46,35 @@ def matmul_nbits(
 ) -> Tensor:
     """X [..., K] times a block-quantised weight [N, num_blocks, block_size * bits / 8], transposed: [..., N]."""
     if _tracing:
-        attributes = {
-            "K": in_features,
-            "N": weight.shape[0],
-            "bits": bits,
-            "block_size": block_size,
-            "accuracy_level": accuracy_level,
-        }
+        attributes = matmul_nbits_attributes(weight.shape[0], in_features, bits, block_size, accuracy_level)
         inputs = _without_trailing_none([x, weight, scales, zero_points, None, bias])
         return _node("com.microsoft::MatMulNBits", inputs, attributes, x, (*x.shape[:-1], weight.shape[0]))
     values = dequantize(weight, scales, zero_points, bits).flatten(1)[:, :in_features]
     return F.linear(x, values.to(x.dtype), bias)
 
 
+def matmul_nbits_attributes(
+    out_features: int, in_features: int, bits: int, block_size: int, accuracy_level: int
+) -> dict[str, int]:
+    """Of the node."""
+    sizes = {"K": in_features, "N": out_features, "bits": bits, "block_size": block_size}
+    return {**sizes, "accuracy_level": accuracy_level}
+
+
 def gather_block_quantized(ids: Tensor, weight: Tensor, scales: Tensor, *, bits: int, block_size: int) -> Tensor:
     """Rows of a symmetric block-quantised table: ids [...], scales [V, num_blocks, 1] -> [..., num_blocks * block]."""
     if _tracing:
-        attributes = {"bits": bits, "block_size": block_size, "gather_axis": 0, "quantize_axis": 2}
+        attributes = gather_block_quantized_attributes(bits, block_size)
         shape = (*ids.shape, weight.shape[1], block_size)
         rows = _node("com.microsoft::GatherBlockQuantized", [weight, ids, scales], attributes, scales, shape)
     else:
         rows = dequantize(weight[ids], scales[ids].squeeze(-1), None, bits)
     return rows.flatten(-2)
+
+
+def gather_block_quantized_attributes(bits: int, block_size: int) -> dict[str, int]:
+    """Of the node."""
+    return {"bits": bits, "block_size": block_size, "gather_axis": 0, "quantize_axis": 2}
 
 
 def gather(table: Tensor, ids: Tensor) -> Tensor:

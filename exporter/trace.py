@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ from ..manifest import TensorSpec
 from . import ops
 from .families.native import GraphPlan
 from .passes import clean
+from .passes.names import name_values
 from .repeat import TRACED_LAYERS, repeat_last_layer
 
 OPSET = 23  # the highest that every tested host accepts; RotaryEmbedding and RMSNormalization begin there
@@ -52,20 +54,36 @@ def trace(plan_of: Callable[[VoxtralConfig], GraphPlan], config: VoxtralConfig) 
         AssertionError: the graph does not hold the fused operators that the plan names.
     """
     plan = plan_of(config)
-    with FakeTensorMode():
-        module = plan.module().eval()
+    module = fake_module(plan)
     are_alike = _are_alike(module)
     model = _trace_whole(plan_of(_shortened(config)) if are_alike else plan)
     passes = clean(model)
     if are_alike:
         repeat_last_layer(model, plan.num_layers)
+    return finish(plan, module, model, passes)
+
+
+def fake_module(plan: GraphPlan) -> nn.Module:
+    """The plan's module, whose parameters have types and shapes and no values."""
+    with FakeTensorMode():
+        return plan.module().eval()
+
+
+def finish(plan: GraphPlan, module: nn.Module, model: ir.Model, passes: dict[str, int]) -> Traced:
+    """Hold a graph to its plan, and name what is in it.
+
+    Raises:
+        AssertionError: it has other inputs, outputs or fused operators than the plan names.
+    """
     for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True):
-        assert value.name == spec.name, f"{plan.role}: expected {spec.name}, traced {value.name}"
+        assert value.name == spec.name, f"{plan.role}: expected {spec.name}, found {value.name}"
         value.shape = ir.Shape(spec.shape)
+        value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(spec.dtype)))
+    name_values(model, module.state_dict())
     operators = dict(sorted(Counter(node.op_type for node in model.graph).items()))
     for operator, count in plan.fused_operators.items():
         found = operators.get(operator, 0)
-        assert found == count, f"{plan.role}: expected {count} {operator} nodes, traced {found}"
+        assert found == count, f"{plan.role}: expected {count} {operator} nodes, found {found}"
     model.producer_name, model.producer_version = "voxtral-onnx", ""
     return Traced(plan, module, model, operators, passes)
 

@@ -12,7 +12,7 @@ def strip_debug_info(model: ir.Model) -> int:
     Runtimes infer them again from the inputs. Returns how many values were stripped.
     """
     ClearMetadataAndDocStringPass()(model)
-    for value in model.graph.initializers.values():
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
     stripped, wanted = 0, set(model.graph.outputs)
     for node in model.graph:
