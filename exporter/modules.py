@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -45,6 +46,14 @@ class Build:
         if rule is None:
             return TiedEmbedding(self, vocab_size, hidden_size)
         return QuantizedTiedEmbedding(self, rule, name, vocab_size, hidden_size)
+
+
+class WithConstants(nn.Module):
+    """A module of which some parameters follow from no tensor of the checkpoint."""
+
+    def constants(self) -> dict[str, np.ndarray]:
+        """Their values, by name."""
+        raise NotImplementedError
 
 
 class Linear(nn.Module):
@@ -351,14 +360,20 @@ class LanguageModel(Stack):
         )
 
 
-class Decoder(nn.Module):
+class Decoder(WithConstants):
     """One position or several: audio embedding + token -> next token."""
 
     def __init__(self, build: Build, config: VoxtralConfig, tokens: Tokens):
         super().__init__()
         self.blank = tokens.streaming_pad
         self.language_model = LanguageModel(build, config)
-        self.blank_mask = build.parameter(config.decoder.vocab_size, dtype=torch.float32)  # MASKED at the blank, else 0
+        self.blank_mask = build.parameter(config.decoder.vocab_size, dtype=torch.float32)
+
+    def constants(self) -> dict[str, np.ndarray]:
+        """MASKED at the blank, else 0."""
+        mask = np.zeros(tuple(self.blank_mask.shape), np.float32)
+        mask[self.blank] = MASKED
+        return {"blank_mask": mask}
 
     def forward(
         self,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -23,7 +22,7 @@ from torch.export import Dim
 from ..config import VoxtralConfig
 from ..manifest import TensorSpec
 from . import ops
-from .families.native import GraphPlan
+from .families.graph import GraphPlan, PlanOf
 from .passes import clean
 from .repeat import TRACED_LAYERS, repeat_last_layer
 
@@ -42,7 +41,7 @@ class Traced:
     passes: dict[str, int]
 
 
-def trace(plan_of: Callable[[VoxtralConfig], GraphPlan], config: VoxtralConfig) -> Traced:
+def trace(plan_of: PlanOf, config: VoxtralConfig) -> Traced:
     """Trace one graph; its initializers are named after the checkpoint's tensors.
 
     Two layers are traced and the second is repeated to the configuration's depth, where the recipe treats all layers
@@ -62,6 +61,8 @@ def trace(plan_of: Callable[[VoxtralConfig], GraphPlan], config: VoxtralConfig) 
     for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True):
         assert value.name == spec.name, f"{plan.role}: expected {spec.name}, traced {value.name}"
         value.shape = ir.Shape(spec.shape)
+    for name in plan.optional_inputs:
+        model.graph.inputs.append(model.graph.initializers[name])
     operators = dict(sorted(Counter(node.op_type for node in model.graph).items()))
     for operator, count in plan.fused_operators.items():
         found = operators.get(operator, 0)
@@ -72,9 +73,9 @@ def trace(plan_of: Callable[[VoxtralConfig], GraphPlan], config: VoxtralConfig) 
 
 def _are_alike(module: nn.Module) -> bool:
     """Whether all layers behind the first have parameters of the same shapes: forms of a weight differ in theirs."""
-    (layers,) = (part for part in module.modules() if isinstance(part, nn.ModuleList))
+    layers = [layer for part in module.modules() if isinstance(part, nn.ModuleList) for layer in part]
     shapes = [[(name, value.shape, value.dtype) for name, value in layer.state_dict().items()] for layer in layers]
-    return all(other == shapes[1] for other in shapes[1:])
+    return bool(layers) and all(other == shapes[1] for other in shapes[1:])
 
 
 def _shortened(config: VoxtralConfig) -> VoxtralConfig:
