@@ -131,7 +131,9 @@ def _export_graphs(
             lender = earlier[contract.lender]
             parameters, lent = lender.graph.parameters, {name: lender.files[name] for name in data}
         write_whole(folder / path, ir.to_proto(made.model).SerializeToString(deterministic=True))
-        spec = GraphSpec(path, contract.inputs, contract.outputs, data, parameters, made.operators, made.passes)
+        spec = GraphSpec(
+            path, contract.required_inputs, contract.outputs, data, parameters, made.operators, made.passes
+        )
         files = _hash_files((path, *graph.written), plan) | lent
         finished[path] = FinishedGraph(spec, graph.recipe.to_dict(), files)
     return finished

@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ from .repeat import TRACED_LAYERS, repeat_last_layer
 
 OPSET = 23  # the highest that every tested host accepts; RotaryEmbedding and RMSNormalization begin there
 EXAMPLE_SIZES = {"batch": 2, "seq": 3, "chunk": 5, "capacity": 64}  # 1 would be traced as a constant
+EXAMPLE_SIZES |= {"sequence_length": 3, "past_sequence_length": 7, "total_sequence_length": 11}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,10 @@ def trace(plan_of: PlanOf, config: VoxtralConfig) -> Traced:
     for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True):
         assert value.name == spec.name, f"{plan.role}: expected {spec.name}, traced {value.name}"
         value.shape = ir.Shape(spec.shape)
-    for name in plan.optional_inputs:
-        model.graph.inputs.append(model.graph.initializers[name])
+    for value in model.graph.inputs:
+        if value.name in plan.defaults:
+            value.const_value = ir.tensor(np.array([plan.defaults[value.name]]), name=value.name)
+            model.graph.register_initializer(value)
     operators = dict(sorted(Counter(node.op_type for node in model.graph).items()))
     for operator, count in plan.fused_operators.items():
         found = operators.get(operator, 0)
@@ -122,7 +126,7 @@ def _dynamic_shapes(plan: GraphPlan) -> tuple:
 
     plain = [axes(spec) for spec in plan.inputs if not spec.name.startswith("past_key_values.")]
     past = [axes(spec) for spec in plan.inputs if spec.name.startswith("past_key_values.")]
-    return (*plain, tuple(past))
+    return (*plain, tuple(past)) if past else tuple(plain)
 
 
 def _example(spec: TensorSpec) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import nn
@@ -27,7 +27,12 @@ class GraphPlan:
     fused_operators: Mapping[str, int]  # what tracing must find, layer by layer
     lender: str | None = None  # the graph, bound before, whose data files these are: then nothing is written into them
     inline_bytes: int = 0  # of values that stand in the graph's own file
-    optional_inputs: tuple[str, ...] = ()  # constants that a host may feed others for
+    defaults: Mapping[str, int] = field(default_factory=dict)  # what an input [1] is that a host does not feed
+
+    @property
+    def required_inputs(self) -> tuple[TensorSpec, ...]:
+        """What every host feeds."""
+        return tuple(spec for spec in self.inputs if spec.name not in self.defaults)
 
     @property
     def num_layers(self) -> int:
