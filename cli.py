@@ -104,6 +104,9 @@ def export(
         Path | None, typer.Option(help="Mistral's tekken.json.", show_default="beside the weights")
     ] = None,
     precision: Annotated[str, typer.Option(help="Comma-separated: q4f16, q4, q8, fp16, fp32.")] = "q4f16",
+    family: Annotated[
+        str, typer.Option(help="Comma-separated: graphs for other hosts too, as native,transformers_js.")
+    ] = "native",
     recipe: Annotated[
         str | None, typer.Option(help="Quantisation recipe: a name or a TOML file.", show_default="the precision's own")
     ] = None,
@@ -128,8 +131,9 @@ def export(
     from .memory import peak_memory
     from .runtime.artifact import remember_export
 
-    names = [name.strip() for name in precision.split(",")]
-    options = {"tokenizer": tokenizer, "precisions": names, "recipe": recipe, "shard_size": parse_size(shard_size)}
+    names, families = ([name.strip() for name in text.split(",")] for text in (precision, family))
+    options = {"tokenizer": tokenizer, "precisions": names, "families": families, "recipe": recipe}
+    options["shard_size"] = parse_size(shard_size)
     asks = source is None and not yes
     found = _fetch_checkpoint(
         source or DEFAULT_SOURCE, output, options, revision=revision, offline=offline, dry_run=dry_run, asks=asks
@@ -488,7 +492,8 @@ def inspect(
     checked = ["sizes"]
     try:
         for graph in manifest.graphs(held):
-            check_graph(folder, graph)
+            if (folder / graph.path).exists():  # downloads bring no families
+                check_graph(folder, graph)
         checked.append("graphs")
     except DeviceError as error:
         say(f"inputs and outputs of the graphs not checked: {error}")
@@ -1073,12 +1078,14 @@ def _print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: 
     for column in table.columns[2:]:
         column.justify = "right"
     for name, precision in manifest.precisions.items():
-        for role, graph in (("encoder", precision.encoder), ("decoder", precision.decoder)):
+        native = [("encoder", precision.encoder), ("decoder", precision.decoder)]
+        for role, graph in (*native, *((Path(graph.path).stem, graph) for graph in precision.graphs[len(native) :])):
+            is_shared = graph not in precision.graphs[: len(native)] and {*graph.data} <= {*precision.files}
             table.add_row(
                 name,
                 role,
                 f"{graph.parameters / 1e6:,.1f} M",
-                format_size(sum(manifest.files[file].size for file in graph.data)),
+                "shared" if is_shared else format_size(sum(manifest.files[file].size for file in graph.data)),
                 str(sum(graph.operators.values())),
                 *(str(graph.operators.get(operator, 0)) for operator in shown),
             )

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,17 @@ class Precision:
     recipe: Mapping[str, Any]
     encoder: GraphSpec
     decoder: GraphSpec
+    families: Mapping[str, tuple[GraphSpec, ...]] = field(default_factory=dict)  # graphs that other hosts run
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Of both graphs."""
+        """Of encoder and decoder."""
         return (*self.encoder.files, *self.decoder.files)
+
+    @property
+    def graphs(self) -> tuple[GraphSpec, ...]:
+        """Encoder, decoder, and those of all families."""
+        return (self.encoder, self.decoder, *(graph for graphs in self.families.values() for graph in graphs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +200,7 @@ class Manifest:
         """The graphs of all precisions, or of some."""
         yield self.mel
         for name in self.precisions if precisions is None else precisions:
-            yield from (self.precisions[name].encoder, self.precisions[name].decoder)
+            yield from self.precisions[name].graphs
 
     def files_of(self, precisions: Iterable[str]) -> dict[str, FileSpec]:
         """What it takes to run these precisions.
@@ -206,6 +212,19 @@ class Manifest:
         if lost := sorted(set(names) - self.files.keys()):
             raise ArtifactError(f"{FILE_NAME}: gives no size and hash of {', '.join(lost)}; export again")
         return {name: self.files[name] for name in names}
+
+    def family(self, precision: str, name: str) -> tuple[GraphSpec, ...]:
+        """The graphs of a family of hosts in one precision.
+
+        Raises:
+            ArtifactError: the artifact does not have it.
+        """
+        if precision not in self.precisions or name not in self.precisions[precision].families:
+            raise ArtifactError(
+                f"the artifact has no graphs of the family {name} in {precision}; add them: "
+                f"voxtral-onnx export SOURCE -o ARTIFACT --precision {precision} --family native,{name}"
+            )
+        return self.precisions[precision].families[name]
 
     def held(self, folder: Path) -> list[str]:
         """Precisions of which a folder holds a file: a download brings one of several."""
@@ -268,6 +287,10 @@ class Manifest:
                     precision["recipe"],
                     GraphSpec.parse(precision["encoder"]),
                     GraphSpec.parse(precision["decoder"]),
+                    {  # artifacts from before there were families have none
+                        family: tuple(GraphSpec.parse(graph) for graph in graphs)
+                        for family, graphs in precision.get("families", {}).items()
+                    },
                 )
                 for name, precision in values["precisions"].items()
             },

@@ -4,8 +4,8 @@
 
 GroupQueryAttention takes several rows of several frames only without a cache, so a batched encoder needs another
 operator. Each kind replaces the attention nodes of the artifact's own encoder, in memory; a tick is one token of every
-stream, with all windows full. Outputs are compared with the shipped graph's, row by row. Adds to results/encoder_rows.json
-after every measurement. The artifact is an export of twin.py's checkpoint, or skeleton.py's.
+stream, with all windows full. Outputs are compared with the shipped graph's, row by row. What is measured so far stands
+in results/encoder_rows.json. The artifact is an export of twin.py's checkpoint, or skeleton.py's.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class Builder:
         assert node.graph is not None
         self.graph, self.name, self.nodes = node.graph, node.name, []
 
-    def add(self, operator: str, inputs: list[ir.Value | None], outputs: int = 1, domain: str = "", **attributes) -> Any:
+    def add(
+        self, operator: str, inputs: list[ir.Value | None], outputs: int = 1, domain: str = "", **attributes
+    ) -> Any:
         """A node; its output, or its outputs."""
         converted = [ir.convenience.convert_attribute(name, value) for name, value in attributes.items()]
         node = ir.Node(domain, operator, inputs, converted, num_outputs=outputs, name=f"{self.name}_{len(self.nodes)}")
@@ -116,7 +118,8 @@ def with_ring(node: ir.Node, spec: CacheSpec, extra: dict[str, ir.Value]) -> lis
     """TensorScatter into a ring, then the standard's Attention with a mask."""
     build, heads = Builder(node), spec.num_key_value_heads
     query, key, value = (
-        build.add("Transpose", [build.reshape(x, 0, 0, heads, spec.head_dim)], perm=[0, 2, 1, 3]) for x in read(node)[:3]
+        build.add("Transpose", [build.reshape(x, 0, 0, heads, spec.head_dim)], perm=[0, 2, 1, 3])
+        for x in read(node)[:3]
     )
     present = []
     for past, new, name in zip(read(node)[3:], (key, value), PRESENT, strict=True):
@@ -141,7 +144,7 @@ def ring_capacity(spec: CacheSpec) -> int:
 
 
 def ring_mask(spec: CacheSpec, index: np.ndarray) -> np.ndarray:
-    """bool [rows, 1, frames, capacity]: what each new frame sees."""
+    """What each new frame sees: bool [rows, 1, frames, capacity]."""
     slot, new = np.arange(ring_capacity(spec)), np.arange(spec.rows_per_token)
     age = (index[:, None, None] + new[:, None] - slot) % ring_capacity(spec)  # 0: the frame itself
     is_later = age >= ring_capacity(spec) - (spec.rows_per_token - 1 - new[:, None])  # written in this call, behind it

@@ -49,9 +49,7 @@ COLD, HALF, ONE_CALL = "cold file cache", "half the layers", "in one call"
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def export_once(
-    checkpoint: Path, folder: Path, precisions: list[str], recipe: str | None = None
-) -> dict[str, Any]:
+def export_once(checkpoint: Path, folder: Path, precisions: list[str], recipe: str | None = None) -> dict[str, Any]:
     """Export in this process; seconds and CPU seconds by phase, and its peak memory."""
     began, clocks = perf_counter(), {}
     from voxtral_onnx import export

@@ -32,7 +32,7 @@ def make(checkpoint: Path, folder: Path, precisions: list[str], recipe: str | No
         for traced, layout in graphs:
             for name in layout.sizes:
                 (folder / name).touch()
-            bind._point_at_files(traced, layout, folder)
+            bind._point_at_files(traced, layout.places, folder)
             sizes.update(layout.sizes)
         return 0
 

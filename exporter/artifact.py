@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import __version__
 from ..errors import ArtifactError, QuantizationError
 from ..manifest import FILE_NAME, Manifest, Precision
 from . import gguf
@@ -133,6 +134,9 @@ def open_artifact(folder: Path) -> Checkpoint:
         (folder / TOKENIZER).read_bytes(),
         Card(manifest.scope, delays),
         versions(folder / name for name in (FILE_NAME, *manifest.files)),
+        {"encoder": folder / kind.encoder.path, "decoder": folder / kind.decoder.path}
+        if manifest.generator == f"voxtral-onnx {__version__}"
+        else {},
     )
 
 

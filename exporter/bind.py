@@ -8,7 +8,7 @@ the same rule is read and quantised once.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,6 +28,7 @@ from ..quant.blocks import quantize_blockwise
 from ..quant.recipe import Rule
 from . import modules
 from .checkpoint import Checkpoint
+from .initializers import Place, read_places
 from .tensors import Tensor
 from .trace import Traced
 
@@ -43,15 +44,6 @@ class Progress:
     tensor: str  # the tensor last bound, empty while a graph is traced
     done: int  # bytes of the checkpoint
     total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an initializer's bytes stand."""
-
-    file: str  # below the artifact folder
-    offset: int
-    size: int
 
 
 @dataclass(slots=True)
@@ -82,7 +74,7 @@ def lay_out(module: nn.Module, data_file: str, shard_size: int) -> Layout:
         size += need
     if table:
         shards.append([name for name in table if not name.endswith(".gather_scales")])
-    for number, shard in enumerate(shards):
+    for number, shard in enumerate(filter(None, shards)):
         file = data_file + (f"_{number}" if number else "")
         offset = 0
         for name in shard:
@@ -127,14 +119,34 @@ def bind(
                 on_progress(Progress(files, tensor.name, done, total))
                 tensor.release()
     for traced, layout in graphs:
-        _point_at_files(traced, layout, folder)
+        _point_at_files(traced, layout.places, folder)
     return num_parameters
 
 
-def _point_at_files(traced: Traced, layout: Layout, folder: Path) -> None:
+def borrow(traced: Traced, folder: Path) -> None:
+    """Point a graph's initializers at the data files of its lender; what the lender lacks stands in the graph itself.
+
+    Places are read from the lender's file, which an earlier export may have written.
+
+    Raises:
+        ArtifactError: the lender's file does not parse.
+    """
+    assert traced.plan.lender is not None
+    own = {
+        f"{path}.{name}" if path else name: values
+        for path, part in traced.module.named_modules()
+        if isinstance(part, modules.WithConstants)
+        for name, values in part.constants().items()
+    }
+    for name, values in own.items():
+        traced.model.graph.initializers[name].const_value = ir.tensor(values, name=name)
+    _point_at_files(traced, read_places(folder, traced.plan.lender), folder)
+
+
+def _point_at_files(traced: Traced, places: Mapping[str, Place], folder: Path) -> None:
     initializers = traced.model.graph.initializers
-    for name, place in layout.places.items():
-        value = initializers[name]
+    for name in initializers.keys() & places.keys():
+        value, place = initializers[name], places[name]
         assert value.dtype is not None and value.shape is not None
         assert prod(value.shape.numpy()) * int(value.dtype.itemsize) == place.size, f"{name}: traced in another size"
         value.const_value = ir.ExternalTensor(
@@ -146,7 +158,7 @@ def _point_at_files(traced: Traced, layout: Layout, folder: Path) -> None:
             name=name,
             base_dir=str((folder / place.file).parent),
         )
-    for name in initializers.keys() - layout.places.keys():  # constants of the tracer
+    for name in initializers.keys() - places.keys():  # constants, of the tracer too
         value = initializers[name]
         assert value.const_value is not None
         value.const_value = ir.tensor(value.const_value.numpy(), name=name)
@@ -257,8 +269,8 @@ def fills_of(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> Itera
                 yield _copy(prefix + "weight", tensors[prefix + "weight"])
             case modules.DelayGain():
                 yield _delay_gains(prefix, tensors)
-            case modules.Decoder():
-                yield _blank_mask(prefix + "blank_mask", part)
+            case modules.WithConstants():
+                yield _constants(prefix, part)
         if getattr(part, "bias", None) is not None:
             yield _copy(prefix + "bias", tensors[prefix + "bias"])
 
@@ -309,13 +321,8 @@ def delay_gains(linear1: np.ndarray, linear2: np.ndarray) -> np.ndarray:
     return (1 + inner @ torch.from_numpy(linear2).double().T).numpy()
 
 
-def _blank_mask(name: str, part: modules.Decoder) -> Fill:
-    def make(start: int, stop: int) -> dict[str, np.ndarray]:
-        mask = np.zeros(tuple(part.blank_mask.shape), np.float32)
-        mask[part.blank] = modules.MASKED
-        return {name: mask}
-
-    return Fill((), make)
+def _constants(prefix: str, part: modules.WithConstants) -> Fill:
+    return Fill((), lambda start, stop: {prefix + name: values for name, values in part.constants().items()})
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype:

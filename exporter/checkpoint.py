@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Checkpoint:
     tokenizer: bytes  # tekken.json as it is
     card: Card
     files: Mapping[Path, tuple[int, int]]  # size and time of change in nanoseconds of each file, when it was opened
+    graphs: Mapping[str, Path] = field(default_factory=dict)  # an artifact's, by role, as this version traces them
 
     def fingerprint(self) -> str:
         """sha256 over the hyperparameters and the first row of every tensor: the same for every layout."""

@@ -14,15 +14,17 @@ from .. import __version__, hub
 from ..errors import StorageError
 from ..manifest import FORMAT, CacheSpec, FileSpec, GraphSpec, Manifest, Precision, hash_file, write_whole
 from ..quant.recipe import Recipe
-from .bind import Progress, bind
+from .bind import Progress, bind, borrow
 from .checkpoint import Checkpoint
+from .families import NATIVE
 from .folder import FinishedGraph, Record, begin, end, hold, look, write_shared
 from .mel import INPUT, output_spec
 from .memory import named_memory_errors
 from .plan import MEL, PRECISIONS, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
 from .report import write_report
+from .retarget import retarget
 from .source import find_remote
-from .trace import trace
+from .trace import Traced, trace
 
 ENCODER_SLACK = 256  # frames between two moves of the encoder's cache
 
@@ -33,6 +35,7 @@ def export(
     *,
     tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
+    families: Sequence[str] = (NATIVE,),
     recipe: str | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
@@ -51,6 +54,8 @@ def export(
         output: the artifact folder, by default `./<name>-onnx`. An artifact of the same checkpoint is added to.
         tokenizer: Mistral's `tekken.json`, by default the one beside the weights.
         precisions: names out of PRECISIONS.
+        families: names out of FAMILIES: graphs for other hosts, on the same weights where they can. The native family
+            is always made. A family that a finished precision lacks is added to it; all else is made anew.
         recipe: for the 4- and 8-bit precisions, instead of their own: a name, a TOML file's path or a recipe.
         shard_size: bytes at which a new data file begins.
         threads: that quantise; by default one a core.
@@ -64,7 +69,13 @@ def export(
     Raises:
         CheckpointError, QuantizationError, ArtifactError, StorageError: as errors.py describes.
     """
-    options = {"tokenizer": tokenizer, "precisions": precisions, "recipe": recipe, "shard_size": shard_size}
+    options = {
+        "tokenizer": tokenizer,
+        "precisions": precisions,
+        "families": families,
+        "recipe": recipe,
+        "shard_size": shard_size,
+    }
     if not isinstance(source, Checkpoint):
         remote = find_remote(source, tokenizer=tokenizer, offline=offline, on_progress=on_download)
         if remote is not None:
@@ -79,13 +90,14 @@ def export(
         planned = {file.name for file in plan.files}
         record = Record(plan.fingerprint, plan.facts, tuple(planned), plan.finished)
         begin(plan.folder, plan.state, plan.kept, record)
-        for name, content in plan.shared.items():
+        for name, content in (*plan.shared.items(), *plan.root.items()):
             write_shared(plan.folder / name, content)
         finished = dict(plan.finished)
-        for role in ("encoder", "decoder"):  # of all precisions at once, because they share work
-            missing = [g for g in plan.graphs if g.plan.role == role and g.plan.graph_file not in finished]
-            if missing:
-                finished |= _export_graphs(missing, plan, on_progress)
+        for part in dict.fromkeys((graph.family, graph.plan.role) for graph in plan.graphs):
+            graphs = [graph for graph in plan.graphs if (graph.family, graph.plan.role) == part]
+            missing = [graph for graph in graphs if graph.plan.graph_file not in finished]
+            if missing:  # of all precisions at once, because they share work
+                finished |= _export_graphs(missing, finished, plan, on_progress)
                 Record(plan.fingerprint, plan.facts, tuple(planned), finished).write(plan.folder)
         manifest = _manifest(plan, finished)
         write_report(plan.folder, manifest, plan.checkpoint, plan.threads)
@@ -94,26 +106,45 @@ def export(
 
 
 def _export_graphs(
-    graphs: Sequence[PlannedGraph], plan: ExportPlan, on_progress: Callable[[Progress], None]
+    graphs: Sequence[PlannedGraph],
+    earlier: Mapping[str, FinishedGraph],
+    plan: ExportPlan,
+    on_progress: Callable[[Progress], None],
 ) -> dict[str, FinishedGraph]:
-    """Trace, bind and save graphs of one role; returns them once their files are on the disk."""
+    """Trace (or take over), bind and save graphs of one role; returns them once their files are on the disk."""
     checkpoint, folder = plan.checkpoint, plan.folder
     files = tuple(graph.plan.graph_file for graph in graphs)
     traced = []
     for graph in graphs:
         on_progress(Progress(files, "", 0, 0))
-        traced.append(trace(graph.plan_of, checkpoint.config))
-    layouts = [graph.layout for graph in graphs]
-    parameters = bind(list(zip(traced, layouts, strict=True)), checkpoint, folder, plan.threads, on_progress)
-    checkpoint.check_unchanged()
+        traced.append(_retargeted(graph, checkpoint) or trace(graph.plan_of, checkpoint.config))
+    parameters = 0
+    if not any(graph.plan.lender for graph in graphs):
+        layouts = [graph.layout for graph in graphs]
+        parameters = bind(list(zip(traced, layouts, strict=True)), checkpoint, folder, plan.threads, on_progress)
+        checkpoint.check_unchanged()
 
     finished = {}
     for graph, made in zip(graphs, traced, strict=True):
-        path, data, contract = graph.plan.graph_file, tuple(graph.layout.sizes), graph.plan
+        path, data, contract, lent = graph.plan.graph_file, tuple(graph.layout.sizes), graph.plan, {}
+        if contract.lender:
+            borrow(made, folder)
+            lender = earlier[contract.lender]
+            parameters, lent = lender.graph.parameters, {name: lender.files[name] for name in data}
         write_whole(folder / path, ir.to_proto(made.model).SerializeToString(deterministic=True))
-        spec = GraphSpec(path, contract.inputs, contract.outputs, data, parameters, made.operators, made.passes)
-        finished[path] = FinishedGraph(spec, graph.recipe.to_dict(), _hash_files(spec.files, plan))
+        spec = GraphSpec(
+            path, contract.required_inputs, contract.outputs, data, parameters, made.operators, made.passes
+        )
+        files = _hash_files((path, *graph.written), plan) | lent
+        finished[path] = FinishedGraph(spec, graph.recipe.to_dict(), files)
     return finished
+
+
+def _retargeted(graph: PlannedGraph, checkpoint: Checkpoint) -> Traced | None:
+    """The graph, made from an artifact's; None where there is none, or it cannot be made from that."""
+    if graph.family != NATIVE or graph.plan.role not in checkpoint.graphs:
+        return None
+    return retarget(ir.load(checkpoint.graphs[graph.plan.role]), graph.plan)
 
 
 def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manifest:
@@ -121,13 +152,16 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
     config = plan.checkpoint.config
     precisions = dict(plan.kept.precisions) if plan.kept else {}
     files = dict(plan.kept.files) if plan.kept else {}
-    encoders, decoders = plan.graphs[::2], plan.graphs[1::2]
-    for encoder, decoder in zip(encoders, decoders, strict=True):
-        made = [finished[graph.plan.graph_file] for graph in (encoder, decoder)]
-        dtype = PRECISIONS[encoder.precision].dtype
-        precisions[encoder.precision] = Precision(dtype, made[0].recipe, *(graph.graph for graph in made))
-        files |= {**made[0].files, **made[1].files}
-    files |= _hash_files(plan.shared, plan)
+    for name in dict.fromkeys(graph.precision for graph in plan.graphs):
+        made = [graph for graph in plan.graphs if graph.precision == name]
+        families: dict[str, tuple[GraphSpec, ...]] = {}
+        for graph in made:
+            done = finished[graph.plan.graph_file]
+            families[graph.family] = (*families.get(graph.family, ()), done.graph)
+            files |= done.files
+        encoder, decoder = families.pop(NATIVE)
+        precisions[name] = Precision(PRECISIONS[name].dtype, made[0].recipe.to_dict(), encoder, decoder, families)
+    files |= _hash_files((*plan.shared, *plan.root), plan)
     mel = dict(Counter(node.op_type for node in onnx.load_model_from_string(plan.shared[MEL]).graph.node))
     return Manifest(
         format=FORMAT,

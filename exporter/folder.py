@@ -22,6 +22,7 @@ from typing import Any
 
 from ..errors import ArtifactError, StorageError
 from ..manifest import FILE_NAME, TOKENIZER, FileSpec, GraphSpec, Manifest, sync_folder, write_whole
+from .families import ROOT_NAMES
 
 UNFINISHED = "unfinished.json"
 LOCK = "export.lock"
@@ -151,7 +152,7 @@ def begin(folder: Path, state: State, kept: Manifest | None, record: Record) -> 
         elif not kept:
             (folder / FILE_NAME).unlink(missing_ok=True)
             sync_folder(folder)
-        _remove(folder, stale)
+        _remove(folder, stale - ({*record.files} & ROOT_NAMES))
     except OSError as error:
         if isinstance(error, StorageError):
             raise
@@ -177,13 +178,13 @@ def end(folder: Path, manifest: Manifest) -> None:
 
 
 def _remove(folder: Path, names: set[str]) -> None:
-    """Remove these files in `onnx` (never elsewhere, whatever a record says) and everything partial."""
+    """Remove these files where exports write such (never elsewhere, whatever a record says) and everything partial."""
     for name in names:
-        if re.fullmatch(r"onnx/[^/\\]+", name):
+        if re.fullmatch(r"onnx/[^/\\]+", name) or name in ROOT_NAMES:
             (folder / name).unlink(missing_ok=True)
     for path in (folder / "onnx").glob("*.partial"):
         path.unlink()
-    for name in (FILE_NAME, TOKENIZER, DELAY_NETWORK):
+    for name in (FILE_NAME, TOKENIZER, DELAY_NETWORK, *ROOT_NAMES):
         (folder / f"{name}.partial").unlink(missing_ok=True)
 
 

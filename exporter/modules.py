@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -45,6 +46,14 @@ class Build:
         if rule is None:
             return TiedEmbedding(self, vocab_size, hidden_size)
         return QuantizedTiedEmbedding(self, rule, name, vocab_size, hidden_size)
+
+
+class WithConstants(nn.Module):
+    """A module of which some parameters follow from no tensor of the checkpoint."""
+
+    def constants(self) -> dict[str, np.ndarray]:
+        """Their values, by name."""
+        raise NotImplementedError
 
 
 class Linear(nn.Module):
@@ -181,6 +190,8 @@ class Attention(nn.Module):
         self.o_proj = build.linear(f"{name}.o_proj", stack.q_size, stack.hidden_size, bias)
 
     def forward(self, x: Tensor, at: Positions, past_key: Tensor, past_value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if at.grows:
+            past_key, past_value = (ops.last_rows(past, self.window - 1) for past in (past_key, past_value))
         out, present_key, present_value = ops.group_query_attention(
             ops.rotary_embedding(self.q_proj(x), at.cos, at.sin, num_heads=self.num_heads),
             ops.rotary_embedding(self.k_proj(x), at.cos, at.sin, num_heads=self.kv_heads),
@@ -191,6 +202,7 @@ class Attention(nn.Module):
             at.total_sequence_length,
             num_heads=self.num_heads,
             window=self.window,
+            grows=at.grows,
         )
         return self.o_proj(out), present_key, present_value
 
@@ -216,6 +228,13 @@ class Positions:
     sin: Tensor
     seqlens_k: Tensor  # int32 [batch], buffer row of the last new position
     total_sequence_length: Tensor  # int32, the buffer's capacity
+    grows: bool = False  # no buffers: of the past, the window is kept, and the new rows are put behind it
+
+    @classmethod
+    def behind(cls, past: Tensor, window: int, cos: Tensor, sin: Tensor) -> Positions:
+        """Of rows that are put behind a past [1, heads, rows, head_dim]."""
+        total = ops.size(past, 2).clamp(max=window - 1) + ops.size(cos, 1)
+        return cls(cos, sin, (total - 1).int(), total.int().squeeze(), grows=True)
 
 
 class Layer(nn.Module):
@@ -312,8 +331,8 @@ class Projector(nn.Module):
         return self.linear_2(F.gelu(self.linear_1(x)))
 
 
-class Encoder(nn.Module):
-    """8c mel frames -> 4c encoder frames -> c audio embeddings."""
+class AudioEncoder(nn.Module):
+    """Conv stem, encoder and adapter, however their caches are kept."""
 
     def __init__(self, build: Build, config: VoxtralConfig):
         super().__init__()
@@ -321,6 +340,15 @@ class Encoder(nn.Module):
         self.dtype, self.joined = build.dtype, joined
         self.audio_tower = AudioTower(build, config)
         self.multi_modal_projector = Projector(build, joined, config.decoder.hidden_size)
+
+    def encode(self, x: Tensor, at: Positions, past: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+        """What the stem made [1, hidden_size, 4 * chunk] -> audio embeddings [1, chunk, hidden_size], present."""
+        hidden, present = self.audio_tower.run(x.transpose(1, 2), at, past)
+        return self.multi_modal_projector(hidden.reshape(1, -1, self.joined)), present
+
+
+class Encoder(AudioEncoder):
+    """8c mel frames -> 4c encoder frames -> c audio embeddings."""
 
     def forward(
         self,
@@ -335,9 +363,7 @@ class Encoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         x, conv1_state = self.audio_tower.embedder.conv1(conv1_state, input_features.to(self.dtype))
         x, conv2_state = self.audio_tower.embedder.conv2(conv2_state, x)  # [1, hidden_size, 4 * chunk]
-        at = Positions(cos, sin, seqlens_k, total_sequence_length)
-        hidden, present = self.audio_tower.run(x.transpose(1, 2), at, past)
-        audio_embeds = self.multi_modal_projector(hidden.reshape(1, -1, self.joined))  # [1, chunk, hidden_size]
+        audio_embeds, present = self.encode(x, Positions(cos, sin, seqlens_k, total_sequence_length), past)
         return audio_embeds, conv1_state, conv2_state, *present
 
 
@@ -351,14 +377,20 @@ class LanguageModel(Stack):
         )
 
 
-class Decoder(nn.Module):
+class Decoder(WithConstants):
     """One position or several: audio embedding + token -> next token."""
 
     def __init__(self, build: Build, config: VoxtralConfig, tokens: Tokens):
         super().__init__()
         self.blank = tokens.streaming_pad
         self.language_model = LanguageModel(build, config)
-        self.blank_mask = build.parameter(config.decoder.vocab_size, dtype=torch.float32)  # MASKED at the blank, else 0
+        self.blank_mask = build.parameter(config.decoder.vocab_size, dtype=torch.float32)
+
+    def constants(self) -> dict[str, np.ndarray]:
+        """MASKED at the blank, else 0."""
+        mask = np.zeros(tuple(self.blank_mask.shape), np.float32)
+        mask[self.blank] = MASKED
+        return {"blank_mask": mask}
 
     def forward(
         self,

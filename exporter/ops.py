@@ -131,15 +131,18 @@ def group_query_attention(
     *,
     num_heads: int,
     window: int,
+    grows: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Causal attention of already rotated rows over a fixed buffer, `window` keys at most.
 
     query [batch, seq, num_heads * head_dim]; key, value [batch, seq, kv_heads * head_dim]; past [batch, kv_heads,
     capacity, head_dim]; seqlens_k int32 [batch] is the buffer row of the last new position. Returns the output and the
-    buffers with the new rows written.
+    buffers with the new rows written. Where the past `grows`, it has no room for them, and buffers longer by `seq` rows
+    are returned.
     """
     batch, seq, _ = query.shape
     kv_heads, head_dim = past_key.shape[1], past_key.shape[3]
+    capacity = past_key.shape[2] + seq if grows else past_key.shape[2]
     if _tracing:
         attributes = {
             "num_heads": num_heads,
@@ -148,7 +151,8 @@ def group_query_attention(
             "local_window_size": window,
         }
         inputs = [query, key, value, past_key, past_value, seqlens_k, total_sequence_length]
-        shapes = [query.shape, past_key.shape, past_value.shape]
+        present = (batch, kv_heads, capacity, head_dim)
+        shapes = [query.shape, present, present]
         out, present_key, present_value = _nodes(
             "com.microsoft::GroupQueryAttention", inputs, attributes, query, shapes
         )
@@ -158,14 +162,39 @@ def group_query_attention(
     index = rows[:, None, :, None].expand(batch, kv_heads, seq, head_dim)
 
     def write(past: Tensor, new: Tensor) -> Tensor:
+        past = F.pad(past, (0, 0, 0, capacity - past.shape[2]))
         return past.scatter(2, index, new.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2))
 
     present_key, present_value = write(past_key, key), write(past_value, value)
-    distance = rows[:, :, None] - torch.arange(past_key.shape[2])  # [batch, seq, capacity]
+    distance = rows[:, :, None] - torch.arange(capacity)  # [batch, seq, capacity]
     mask = ((distance >= 0) & (distance < window))[:, None]
     heads = query.unflatten(-1, (num_heads, head_dim)).transpose(1, 2)
     out = F.scaled_dot_product_attention(heads, present_key, present_value, mask, enable_gqa=True)
     return out.transpose(1, 2).flatten(-2), present_key, present_value
+
+
+def last_rows(past: Tensor, count: int) -> Tensor:
+    """Past [batch, heads, rows, head_dim] without all but its last `count` rows; a shorter one as it is."""
+    if _tracing:
+        bounds = [torch.full((1,), value) for value in (-count, (1 << 63) - 1, 2)]  # starts, ends, axes
+        return _node("Slice", [past, *bounds], {}, past, past.shape)
+    return past[:, :, max(0, past.shape[2] - count) :]
+
+
+def size(x: Tensor, axis: int) -> Tensor:
+    """Length of an axis: int64 [1], known when the graph runs."""
+    if _tracing:
+        return _node("Shape", [x], {"start": axis, "end": axis + 1}, torch.empty(0, dtype=torch.int64), (1,))
+    return torch.tensor([x.shape[axis]])
+
+
+def digit(x: Tensor, base: int, place: int) -> Tensor:
+    """The digit of that place of whole numbers, 0 being the last."""
+    if _tracing:
+        value, base_value = torch.full((), base**place), torch.full((), base)
+        quotient = _node("Div", [x, value], {}, x, x.shape) if place else x
+        return _node("Mod", [quotient, base_value], {}, x, x.shape)
+    return x // base**place % base
 
 
 def silu(x: Tensor) -> Tensor:

@@ -6,9 +6,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from .. import __version__
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, StorageError, UsageError
-from ..manifest import TOKENIZER, Manifest, Streaming, Tokens
+from ..manifest import TOKENIZER, Manifest, Precision, Streaming, Tokens
 from ..quant import gguf
 from ..quant.methods import METHODS
 from ..quant.recipe import FLOAT, Recipe, load_recipe
@@ -28,7 +27,8 @@ from . import memory
 from .bind import Layout, lay_out
 from .checkpoint import Checkpoint, open_checkpoint, read_card, read_config
 from .convert import delay_network
-from .families import native
+from .families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
+from .families.graph import GraphPlan, PlanOf
 from .folder import DELAY_NETWORK, FinishedGraph, State, look, stale_files
 from .mel import mel_model
 from .modules import Build
@@ -46,11 +46,8 @@ CONVERT_SECONDS = 5e-9  # the same where a precision keeps floats
 STORE_RATE = 0.4e9  # bytes written, flushed and hashed a second
 
 LAYER_BYTES = 10_000  # of a graph's file, for each layer and once more: 9,400 in the 4B model
-MANIFEST_BYTES = 64_000  # for each precision
+MANIFEST_BYTES = 64_000  # for each precision and family
 BLOCK = 4096  # bytes, what file systems round sizes up to
-
-
-_ROLE_TENSORS = {"encoder": ("audio_tower.", "multi_modal_projector."), "decoder": ("language_model.",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +83,16 @@ class PlannedGraph:
     """One graph of one precision, and where its weights will stand."""
 
     precision: str
-    plan_of: Callable[[VoxtralConfig], native.GraphPlan]
-    plan: native.GraphPlan
+    family: str
+    plan_of: PlanOf
+    plan: GraphPlan
     recipe: Recipe
     layout: Layout
+
+    @property
+    def written(self) -> Mapping[str, int]:
+        """Sizes of the data files that are the graph's own."""
+        return {} if self.plan.lender else self.layout.sizes
 
     def is_made(self, finished: FinishedGraph | None, folder: Path) -> bool:
         """Whether the files of an earlier export are this graph."""
@@ -122,6 +125,7 @@ class ExportPlan:
     streaming: Streaming
     graphs: tuple[PlannedGraph, ...]
     shared: Mapping[str, bytes]  # content of the files that all precisions share
+    root: Mapping[str, bytes]  # content of the files that families have beside `onnx`
     state: State  # of the folder
     finished: Mapping[str, FinishedGraph]  # graphs that an earlier export finished, by path
     kept: Manifest | None  # the manifest of the precisions that stay as they are
@@ -143,15 +147,15 @@ class ExportPlan:
         """Every file of the asked precisions, and those that all precisions share; without the manifest."""
         found = [
             PlannedFile(name, len(content), True, _size(self.folder / name) == len(content))
-            for name, content in self.shared.items()
+            for name, content in (*self.shared.items(), *self.root.items())
         ]
         for graph in self.graphs:
             is_reused = graph.plan.graph_file in self.finished
-            size = LAYER_BYTES * (1 + graph.plan.num_layers)
+            size = LAYER_BYTES * (1 + graph.plan.num_layers) + graph.plan.inline_bytes
             if is_reused:
                 size = self.finished[graph.plan.graph_file].files[graph.plan.graph_file].size
             found.append(PlannedFile(graph.plan.graph_file, size, is_reused, is_reused))
-            found += [PlannedFile(name, size, True, is_reused) for name, size in graph.layout.sizes.items()]
+            found += [PlannedFile(name, size, True, is_reused) for name, size in graph.written.items()]
         return tuple(found)
 
     @property
@@ -162,7 +166,7 @@ class ExportPlan:
     @property
     def disk_needed(self) -> int:
         """Bytes that must be free before the export, less what it removes first."""
-        manifests = 2 * MANIFEST_BYTES * len({graph.precision for graph in self.graphs})
+        manifests = 2 * MANIFEST_BYTES * len({(graph.precision, graph.family) for graph in self.graphs})
         written = sum(-(-file.size // BLOCK) * BLOCK for file in self.files if not file.is_reused)
         stale = {self.folder / name for name in stale_files(self.state, self.kept, self.finished)}
         stale |= set((self.folder / "onnx").glob("*.partial"))
@@ -177,17 +181,17 @@ class ExportPlan:
     def seconds(self) -> float:
         """Time that the export will take, estimated from rates measured on two cores."""
         open_graphs = [graph for graph in self.graphs if graph.plan.graph_file not in self.finished]
-        shared = {(graph.plan.role, graph.recipe.rules): graph.recipe for graph in open_graphs}
-        seconds = sum(self._bind_seconds(role, recipe) for (role, _), recipe in shared.items())
+        shared = {(graph.plan.tensors, graph.recipe.rules): graph for graph in open_graphs if graph.written}
+        seconds = sum(self._bind_seconds(graph) for graph in shared.values())
         cores = min(self.threads, os.cpu_count() or 1)
         return len(open_graphs) * TRACE_SECONDS + seconds / cores + self.num_bytes / STORE_RATE
 
-    def _bind_seconds(self, role: str, recipe: Recipe) -> float:
+    def _bind_seconds(self, graph: PlannedGraph) -> float:
         """Of one core, for the weights of a graph."""
         seconds = 0.0
         for name, tensor in self.checkpoint.tensors.items():
-            if name.startswith(_ROLE_TENSORS[role]):
-                rule = recipe.rule_for(name.removesuffix(".weight"))
+            if name.startswith(graph.plan.tensors):
+                rule = graph.recipe.rule_for(name.removesuffix(".weight"))
                 each = PASS_SECONDS + METHODS[rule.method].seconds_per_gb / 1e9 if rule else CONVERT_SECONDS
                 seconds += tensor.num_bytes * each
         return seconds
@@ -215,6 +219,7 @@ def plan_export(
     *,
     tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
+    families: Sequence[str] = (NATIVE,),
     recipe: str | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
@@ -237,28 +242,30 @@ def plan_export(
     folder = default_folder(checkpoint.source) if output is None else Path(output)
     fingerprint = checkpoint.fingerprint()
 
-    graphs = _plan_graphs(checkpoint.config, tokens, recipes, shard_size)
+    state = look(folder, fingerprint)
+    asked = choose_families(families)
+    made = {name: choose_families([*asked, *_families_of(state, name)]) for name in recipes}
+    graphs = _plan_graphs(checkpoint.config, tokens, recipes, made, shard_size)
     shared = {
         MEL: ir.to_proto(mel_model(checkpoint.config.audio)).SerializeToString(deterministic=True),
         TOKENIZER: checkpoint.tokenizer,
         DELAY_NETWORK: delay_network(checkpoint),
     }
-    state = look(folder, fingerprint)
-    return _with_earlier_work(
-        ExportPlan(
-            folder,
-            fingerprint,
-            checkpoint,
-            tokens,
-            streaming,
-            graphs,
-            shared,
-            state,
-            finished={},
-            kept=None,
-            threads=threads,
-        )
+    plan = ExportPlan(
+        folder,
+        fingerprint,
+        checkpoint,
+        tokens,
+        streaming,
+        graphs,
+        shared,
+        root={},
+        state=state,
+        finished={},
+        kept=None,
+        threads=threads,
     )
+    return _with_root_files(_with_earlier_work(plan, asked))
 
 
 def estimate_size(
@@ -266,6 +273,7 @@ def estimate_size(
     *,
     tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
+    families: Sequence[str] = (NATIVE,),
     recipe: str | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> int | None:
@@ -275,12 +283,13 @@ def estimate_size(
         CheckpointError, QuantizationError, UsageError: as errors.py describes.
     """
     recipes = _recipes(precisions, recipe, None)
+    asked = choose_families(families)
     if not source.is_dir():
         return None
     config, card = read_config(source), read_card(source)
     tokens, _ = read_tekken(Path(tokenizer or source / TOKENIZER).read_bytes(), config, card.trained_delays_ms)
-    graphs = _plan_graphs(config, tokens, recipes, shard_size)
-    return sum(size for graph in graphs for size in graph.layout.sizes.values())
+    graphs = _plan_graphs(config, tokens, recipes, dict.fromkeys(recipes, asked), shard_size)
+    return sum(size for graph in graphs for size in graph.written.values())
 
 
 def resolve_source(source: str | Path) -> Path:
@@ -304,33 +313,48 @@ def _recipes(
     return {name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint) for name, kind in kinds.items()}
 
 
+def _families_of(state: State, precision: str) -> Iterable[str]:
+    """What an artifact's precision has besides the native family: made anew when the precision is."""
+    kind = state.manifest.precisions.get(precision) if state.manifest else None
+    return kind.families if kind else ()
+
+
 def _plan_graphs(
-    config: VoxtralConfig, tokens: Tokens, recipes: Mapping[str, Recipe], shard_size: int
+    config: VoxtralConfig,
+    tokens: Tokens,
+    recipes: Mapping[str, Recipe],
+    families: Mapping[str, Sequence[str]],
+    shard_size: int,
 ) -> tuple[PlannedGraph, ...]:
-    """Encoder and decoder of each precision."""
-
-    def planned(name: str, plan_of: Callable[..., native.GraphPlan]) -> PlannedGraph:
-        plan = plan_of(config)
-        with FakeTensorMode():
-            layout = lay_out(plan.module(), plan.data_file, shard_size)
-        return PlannedGraph(name, plan_of, plan, recipes[name], layout)
-
-    graphs = []
+    """The graphs of each precision, family by family."""
+    graphs: dict[str, PlannedGraph] = {}
     for name, recipe in recipes.items():
         recipe.check_patterns(quantizable_modules(config))
         dtype, suffix = PRECISIONS[name].dtype, PRECISIONS[name].suffix
-        options = {"build": Build(getattr(torch, dtype), recipe), "dtype": dtype, "suffix": suffix}
-        graphs += [
-            planned(name, partial(native.encoder_plan, **options)),
-            planned(name, partial(native.decoder_plan, tokens=tokens, **options)),
-        ]
-    return tuple(graphs)
+        build = Build(getattr(torch, dtype), recipe)
+        for family in families[name]:
+            for plan_of in FAMILIES[family].plans(tokens=tokens, build=build, dtype=dtype, suffix=suffix):
+                plan = plan_of(config)
+                if plan.lender:
+                    layout = graphs[plan.lender].layout
+                else:
+                    with FakeTensorMode():
+                        layout = lay_out(plan.module(), plan.data_file, shard_size)
+                graphs[plan.graph_file] = PlannedGraph(name, family, plan_of, plan, recipe, layout)
+    return tuple(graphs.values())
 
 
-def _with_earlier_work(plan: ExportPlan) -> ExportPlan:
-    """Take over finished graphs, and keep the precisions that are not made anew."""
+def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
+    """Take over finished graphs, and keep what is not made anew.
+
+    A precision is made anew when it is asked for; but where a family is asked for that it lacks, that is added to it.
+    """
     record, manifest = plan.state.record, plan.state.manifest
-    earlier = record.finished if record and record.facts == plan.facts else {}
+    earlier = dict(record.finished) if record and record.facts == plan.facts else {}
+    if manifest:
+        for name in dict.fromkeys(graph.precision for graph in plan.graphs):
+            if name in manifest.precisions and {*asked} - {NATIVE, *manifest.precisions[name].families}:
+                earlier |= _finished_graphs(manifest, manifest.precisions[name])
     finished = {
         graph.plan.graph_file: earlier[graph.plan.graph_file]
         for graph in plan.graphs
@@ -338,21 +362,67 @@ def _with_earlier_work(plan: ExportPlan) -> ExportPlan:
     }
     if manifest is None:
         return replace(plan, finished=finished)
-    renewed = {graph.precision for graph in plan.graphs if graph.plan.graph_file not in finished}
-    precisions = {name: kind for name, kind in manifest.precisions.items() if name not in renewed}
+    renewed = {(graph.precision, graph.family) for graph in plan.graphs if graph.plan.graph_file not in finished}
+    precisions = {}
+    for name, kind in manifest.precisions.items():
+        if (name, NATIVE) not in renewed:
+            families = {family: graphs for family, graphs in kind.families.items() if (name, family) not in renewed}
+            precisions[name] = replace(kind, families=families)
     if not precisions:
         return replace(plan, finished=finished)
-    names = {*plan.shared, *(file for kind in precisions.values() for file in kind.files)} & manifest.files.keys()
-    kept = replace(manifest, precisions=precisions, files={name: manifest.files[name] for name in sorted(names)})
-    replace(kept, files={name: kept.files[name] for name in names - plan.shared.keys()}).check_files(plan.folder)
+    kept = replace(manifest, precisions=precisions)
+    names = {*plan.shared, *ROOT_NAMES, *(file for graph in kept.graphs() for file in graph.files)}
+    kept = replace(kept, files={name: manifest.files[name] for name in sorted(names & manifest.files.keys())})
+    unchecked = plan.shared.keys() | ROOT_NAMES  # which are written anew where they differ
+    replace(kept, files={name: kept.files[name] for name in kept.files.keys() - unchecked}).check_files(plan.folder)
     for name, content in plan.shared.items():
         if name in kept.files and hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
+            together = dict.fromkeys([*precisions, *sorted(name for name, _ in renewed)])
             raise ArtifactError(
                 f"{plan.folder}: its {name} is not what this checkpoint and version would write (made by "
                 f"{manifest.generator}); export all of its precisions together: --precision "
-                f"{','.join([*precisions, *sorted(renewed)])}, or choose another folder with --output"
+                f"{','.join(together)}, or choose another folder with --output"
             )
     return replace(plan, finished=finished, kept=kept)
+
+
+def _finished_graphs(manifest: Manifest, precision: Precision) -> dict[str, FinishedGraph]:
+    """The graphs of a finished precision, by path."""
+    return {
+        graph.path: FinishedGraph(graph, precision.recipe, {file: manifest.files[file] for file in graph.files})
+        for graph in precision.graphs
+        if manifest.files.keys() >= {*graph.files}
+    }
+
+
+def _with_root_files(plan: ExportPlan) -> ExportPlan:
+    """Add what families have beside `onnx`; it speaks of all precisions, so an older one is not kept."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}  # data files, by family, precision and graph
+    for name, kind in plan.kept.precisions.items() if plan.kept else ():
+        for family, graphs in kind.families.items():
+            counts.setdefault(family, {})[name] = {graph.path: len(graph.data) for graph in graphs}
+    for graph in plan.graphs:
+        made = counts.setdefault(graph.family, {}).setdefault(graph.precision, {})
+        made[graph.plan.graph_file] = len(graph.layout.sizes)
+    root = {}
+    for name, family in FAMILIES.items():
+        if family.root_files and name in counts:
+            root |= family.root_files(
+                config=plan.checkpoint.config,
+                tokens=plan.tokens,
+                streaming=plan.streaming,
+                tekken=plan.checkpoint.tokenizer,
+                graphs={precision: counts[name][precision] for precision in PRECISIONS if precision in counts[name]},
+            )
+    if plan.kept is None:
+        return replace(plan, root=root)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in root.items()}
+    files = {
+        name: file
+        for name, file in plan.kept.files.items()
+        if name not in ROOT_NAMES or hashes.get(name) == file.sha256
+    }
+    return replace(plan, root=root, kept=replace(plan.kept, files=files))
 
 
 def _precision_kind(name: str) -> PrecisionKind:

@@ -11,7 +11,7 @@ import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from . import modules, ops
-from .families.native import GraphPlan
+from .families.graph import GraphPlan
 from .trace import Traced, fake_module, finish
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}

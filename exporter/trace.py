@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,13 +23,14 @@ from torch.export import Dim
 from ..config import VoxtralConfig
 from ..manifest import TensorSpec
 from . import ops
-from .families.native import GraphPlan
+from .families.graph import GraphPlan, PlanOf
 from .passes import clean
 from .passes.names import name_values
 from .repeat import TRACED_LAYERS, repeat_last_layer
 
 OPSET = 23  # the highest that every tested host accepts; RotaryEmbedding and RMSNormalization begin there
 EXAMPLE_SIZES = {"batch": 2, "seq": 3, "chunk": 5, "capacity": 64}  # 1 would be traced as a constant
+EXAMPLE_SIZES |= {"sequence_length": 3, "past_sequence_length": 7, "total_sequence_length": 11}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Traced:
     passes: dict[str, int]
 
 
-def trace(plan_of: Callable[[VoxtralConfig], GraphPlan], config: VoxtralConfig) -> Traced:
+def trace(plan_of: PlanOf, config: VoxtralConfig) -> Traced:
     """Trace one graph; its initializers are named after the checkpoint's tensors.
 
     Two layers are traced and the second is repeated to the configuration's depth, where the recipe treats all layers
@@ -79,6 +79,10 @@ def finish(plan: GraphPlan, module: nn.Module, model: ir.Model, passes: dict[str
         assert value.name == spec.name, f"{plan.role}: expected {spec.name}, found {value.name}"
         value.shape = ir.Shape(spec.shape)
         value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(spec.dtype)))
+    for value in model.graph.inputs:
+        if value.name in plan.defaults:
+            value.const_value = ir.tensor(np.array([plan.defaults[value.name]]), name=value.name)
+            model.graph.register_initializer(value)
     name_values(model, module.state_dict())
     operators = dict(sorted(Counter(node.op_type for node in model.graph).items()))
     for operator, count in plan.fused_operators.items():
@@ -90,9 +94,9 @@ def finish(plan: GraphPlan, module: nn.Module, model: ir.Model, passes: dict[str
 
 def _are_alike(module: nn.Module) -> bool:
     """Whether all layers behind the first have parameters of the same shapes: forms of a weight differ in theirs."""
-    (layers,) = (part for part in module.modules() if isinstance(part, nn.ModuleList))
+    layers = [layer for part in module.modules() if isinstance(part, nn.ModuleList) for layer in part]
     shapes = [[(name, value.shape, value.dtype) for name, value in layer.state_dict().items()] for layer in layers]
-    return all(other == shapes[1] for other in shapes[1:])
+    return bool(layers) and all(other == shapes[1] for other in shapes[1:])
 
 
 def _shortened(config: VoxtralConfig) -> VoxtralConfig:
@@ -139,7 +143,7 @@ def _dynamic_shapes(plan: GraphPlan) -> tuple:
 
     plain = [axes(spec) for spec in plan.inputs if not spec.name.startswith("past_key_values.")]
     past = [axes(spec) for spec in plan.inputs if spec.name.startswith("past_key_values.")]
-    return (*plain, tuple(past))
+    return (*plain, tuple(past)) if past else tuple(plain)
 
 
 def _example(spec: TensorSpec) -> torch.Tensor:

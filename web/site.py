@@ -66,7 +66,8 @@ def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Ma
     if unknown := [name for name in chosen if name not in held]:
         raise UsageError(f"precision {', '.join(unknown)}: expected one of {', '.join(held)}, which {artifact} has")
     files = manifest.files_of(chosen)
-    manifest = replace(manifest, precisions={name: manifest.precisions[name] for name in chosen}, files=files)
+    native = {name: replace(manifest.precisions[name], families={}) for name in chosen}
+    manifest = replace(manifest, precisions=native, files=files)
     manifest.check_files(artifact, chosen)
     return manifest
 

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from torch import nn
+from functools import partial
 
 from ...config import TransformerConfig, VoxtralConfig
 from ...manifest import TensorSpec, Tokens
 from ..modules import Build, Decoder, Encoder
+from .graph import Family, GraphPlan, PlanOf, add_counts, cache_specs, fused_operators
 
 
-@dataclass(frozen=True, slots=True)
-class GraphPlan:
-    """One graph to trace: its module, its contract and its files."""
+def plans(*, tokens: Tokens, build: Build, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
+    """Encoder and decoder."""
+    return (
+        partial(encoder_plan, build=build, dtype=dtype, suffix=suffix),
+        partial(decoder_plan, tokens=tokens, build=build, dtype=dtype, suffix=suffix),
+    )
 
-    role: str
-    module: Callable[[], nn.Module]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    graph_file: str  # below the artifact folder
-    data_file: str  # stem of the external data files
-    fused_operators: dict[str, int]  # what tracing must find, layer by layer
 
-    @property
-    def num_layers(self) -> int:
-        """Layers that keep keys and values."""
-        return sum(spec.name.startswith("past_key_values.") for spec in self.inputs) // 2
+FAMILY = Family(plans)
 
 
 def encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -> GraphPlan:
@@ -42,16 +33,17 @@ def encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -
             TensorSpec("input_features", "float32", (1, config.audio.n_mels, f"{frames}*chunk")),
             *(TensorSpec(name, dtype, shape) for name, shape in states),
             *_positions(stack, dtype, 1, rows),
-            *_caches(stack, dtype, 1, "past_key_values", "capacity"),
+            *cache_specs(stack, dtype, 1, "past_key_values", "capacity"),
         ),
         outputs=(
             TensorSpec("audio_embeds", dtype, (1, "chunk", config.decoder.hidden_size)),
             *(TensorSpec(f"present_{name}", dtype, shape) for name, shape in states),
-            *_caches(stack, dtype, 1, "present", "present_capacity"),
+            *cache_specs(stack, dtype, 1, "present", "present_capacity"),
         ),
         graph_file=f"onnx/encoder{suffix}.onnx",
         data_file=f"onnx/audio_encoder{suffix}.onnx_data",
-        fused_operators={**_fused(stack, build, "audio_tower"), "Conv": 2},
+        tensors=("audio_tower.", "multi_modal_projector."),
+        fused_operators={**fused_operators(stack, build, "audio_tower"), "Conv": 2},
     )
 
 
@@ -61,7 +53,6 @@ def decoder_plan(config: VoxtralConfig, tokens: Tokens, build: Build, dtype: str
     step = ("batch", "seq")
     tied = build.recipe.rule_for("language_model.embed_tokens")
     head = {"MatMulNBits": 1, "GatherBlockQuantized": 1} if tied else {"Gemm": 1}
-    fused = _fused(stack, build, "language_model")
     return GraphPlan(
         role="decoder",
         module=lambda: Decoder(build, config, tokens),
@@ -71,17 +62,18 @@ def decoder_plan(config: VoxtralConfig, tokens: Tokens, build: Build, dtype: str
             TensorSpec("num_delay_tokens", "int64", ("batch",)),
             *_positions(stack, dtype, "batch", "seq"),
             TensorSpec("blank_penalty", "float32", step),
-            *_caches(stack, dtype, "batch", "past_key_values", "capacity"),
+            *cache_specs(stack, dtype, "batch", "past_key_values", "capacity"),
         ),
         outputs=(
             TensorSpec("next_ids", "int64", step),
             TensorSpec("step", "float32", (*step, 3)),
             TensorSpec("logits", "float32", (*step, stack.vocab_size)),
-            *_caches(stack, dtype, "batch", "present", "present_capacity"),
+            *cache_specs(stack, dtype, "batch", "present", "present_capacity"),
         ),
         graph_file=f"onnx/decoder{suffix}.onnx",
         data_file=f"onnx/decoder_model_merged{suffix}.onnx_data",
-        fused_operators={name: fused.get(name, 0) + head.get(name, 0) for name in fused.keys() | head.keys()},
+        tensors=("language_model.",),
+        fused_operators=add_counts(fused_operators(stack, build, "language_model"), head),
     )
 
 
@@ -92,32 +84,3 @@ def _positions(stack: TransformerConfig, dtype: str, batch: int | str, rows: int
         TensorSpec("seqlens_k", "int32", (batch,)),
         TensorSpec("total_sequence_length", "int32", ()),
     )
-
-
-def _caches(stack: TransformerConfig, dtype: str, batch: int | str, prefix: str, axis: str) -> tuple[TensorSpec, ...]:
-    shape = (batch, stack.num_key_value_heads, axis, stack.head_dim)
-    return tuple(
-        TensorSpec(f"{prefix}.{i}.{part}", dtype, shape)
-        for i in range(stack.num_hidden_layers)
-        for part in ("key", "value")
-    )
-
-
-def _fused(stack: TransformerConfig, build: Build, name: str) -> dict[str, int]:
-    """Fused nodes of the layers: each layer has 1 attention, 2 rotations, 7 matrix products, 2 norms."""
-    layers = stack.num_hidden_layers
-    linears = [f"{name}.layers.{i}.self_attn.{part}_proj" for i in range(layers) for part in "qkvo"]
-    linears += [f"{name}.layers.{i}.mlp.{part}_proj" for i in range(layers) for part in ("gate", "up", "down")]
-    if name == "audio_tower":
-        linears += ["multi_modal_projector.linear_1", "multi_modal_projector.linear_2"]
-    quantized = sum(build.recipe.rule_for(linear) is not None for linear in linears)
-    counts = {
-        "GroupQueryAttention": layers,
-        "RotaryEmbedding": 2 * layers,
-        "QuickGelu": layers,
-        "SimplifiedLayerNormalization": 1,
-        "SkipSimplifiedLayerNormalization": 2 * layers,
-        "MatMulNBits": quantized,
-        "MatMul": len(linears) - quantized,
-    }
-    return {operator: count for operator, count in counts.items() if count}

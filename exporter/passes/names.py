@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 
-def name_values(model: ir.Model, weights: Container[str]) -> None:
+def name_values(model: ir.Model, weights: Iterable[str]) -> None:
     """Rule: nodes and what they write are named by operator and number, constants by number; weights keep their names.
 
     Constant nodes become initializers, equal constants one; initializers stand in the order in which they are read.
     """
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     graph, kept = model.graph, {*model.graph.inputs, *model.graph.outputs}
+    weights = {*weights, *(value.name for value in graph.inputs)}  # an input may have a default
     ordered: dict[object, ir.Value] = {}
     for node in graph:
         for index, value in enumerate(node.inputs):
@@ -39,7 +40,7 @@ def name_values(model: ir.Model, weights: Container[str]) -> None:
                 value.name = node.name if index == 0 else f"{node.name}.{index}"
 
 
-def _identity(value: ir.Value, weights: Container[str]) -> object:
+def _identity(value: ir.Value, weights: Container[str | None]) -> object:
     if value.name in weights:
         return value.name
     assert value.const_value is not None, f"{value.name}: neither a weight nor a constant"

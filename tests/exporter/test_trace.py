@@ -10,7 +10,7 @@ from reference import toy
 from voxtral_onnx.exporter.families import native
 from voxtral_onnx.exporter.modules import Build
 from voxtral_onnx.exporter.passes import clean
-from voxtral_onnx.exporter.trace import _trace_whole, trace
+from voxtral_onnx.exporter.trace import _trace_whole, fake_module, finish, trace
 from voxtral_onnx.manifest import Tokens
 from voxtral_onnx.quant.recipe import FLOAT, load_recipe
 
@@ -43,8 +43,10 @@ def wiring(model):
 def test_repeated_layers_equal_traced_ones(recipe, part):
     config = toy.toy_config()
     plan_of = plans(recipe)[part]
-    whole = _trace_whole(plan_of(config))
+    plan = plan_of(config)
+    whole = _trace_whole(plan)
     clean(whole)
+    finish(plan, fake_module(plan), whole, {})
     repeated = trace(plan_of, config).model
     assert wiring(repeated) == wiring(whole)
     shapes = {name: value.shape for name, value in whole.graph.initializers.items()}
@@ -62,5 +64,5 @@ def test_a_missing_fusion_is_an_error(monkeypatch):
     from voxtral_onnx.exporter import ops
 
     monkeypatch.setattr(ops, "silu", torch.nn.functional.silu)
-    with pytest.raises(AssertionError, match="expected 4 QuickGelu nodes, traced 0"):
+    with pytest.raises(AssertionError, match="expected 4 QuickGelu nodes, found 0"):
         trace(plans(FLOAT)[0], toy.toy_config())
