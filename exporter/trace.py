@@ -63,9 +63,9 @@ def trace(plan_of: PlanOf, config: VoxtralConfig) -> Traced:
     for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True):
         assert value.name == spec.name, f"{plan.role}: expected {spec.name}, traced {value.name}"
         value.shape = ir.Shape(spec.shape)
-    for value in model.graph.inputs:
-        if value.name in plan.defaults:
-            value.const_value = ir.tensor(np.array([plan.defaults[value.name]]), name=value.name)
+    for value, spec in zip(model.graph.inputs, plan.inputs, strict=True):
+        if spec.name in plan.defaults:
+            value.const_value = ir.tensor(np.array([plan.defaults[spec.name]]), name=spec.name)
             model.graph.register_initializer(value)
     operators = dict(sorted(Counter(node.op_type for node in model.graph).items()))
     for operator, count in plan.fused_operators.items():
