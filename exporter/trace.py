@@ -79,9 +79,9 @@ def finish(plan: GraphPlan, module: nn.Module, model: ir.Model, passes: dict[str
         assert value.name == spec.name, f"{plan.role}: expected {spec.name}, found {value.name}"
         value.shape = ir.Shape(spec.shape)
         value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(spec.dtype)))
-    for value in model.graph.inputs:
-        if value.name in plan.defaults:
-            value.const_value = ir.tensor(np.array([plan.defaults[value.name]]), name=value.name)
+    for value, spec in zip(model.graph.inputs, plan.inputs, strict=True):
+        if spec.name in plan.defaults:
+            value.const_value = ir.tensor(np.array([plan.defaults[spec.name]]), name=spec.name)
             model.graph.register_initializer(value)
     name_values(model, module.state_dict())
     operators = dict(sorted(Counter(node.op_type for node in model.graph).items()))

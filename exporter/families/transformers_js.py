@@ -19,8 +19,8 @@ from .. import ops
 from ..modules import AudioEncoder, Build, LanguageModel, Positions, WithConstants
 from . import native
 from .graph import Family, GraphPlan, PlanOf, add_counts, cache_specs, fused_operators
+from .hf_files import DELAY_TOKENS, ROOT_NAMES, root_files
 
-DELAY_TOKENS = 6  # transformers.js's NUM_DELAY_TOKENS; other hosts may feed another
 DIGITS, BASE = 3, 256  # of a position: 93 hours of encoder frames
 
 
@@ -30,7 +30,7 @@ def plans(*, tokens: Tokens, build: Build, dtype: str, suffix: str) -> tuple[Pla
     return tuple(partial(plan_of, build=build, dtype=dtype, suffix=suffix) for plan_of in kinds)
 
 
-FAMILY = Family(plans)
+FAMILY = Family(plans, ROOT_NAMES, root_files)
 
 
 def audio_encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -> GraphPlan:
@@ -158,16 +158,22 @@ class StreamedEncoder(AudioEncoder):
         return audio_embeds.float(), padding_cache, *present
 
 
+class Table(nn.Module):
+    """The tied table under its name."""
+
+    def __init__(self, build: Build, name: str, config: VoxtralConfig):
+        super().__init__()
+        self.embed_tokens = build.tied_embedding(
+            f"{name}.embed_tokens", config.decoder.vocab_size, config.decoder.hidden_size
+        )
+
+
 class Embedding(nn.Module):
     """Embedding lookup alone."""
 
     def __init__(self, build: Build, config: VoxtralConfig):
         super().__init__()
-        decoder = config.decoder
-        self.language_model = nn.Module()
-        self.language_model.embed_tokens = build.tied_embedding(
-            "language_model.embed_tokens", decoder.vocab_size, decoder.hidden_size
-        )
+        self.language_model = Table(build, "language_model", config)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.language_model.embed_tokens.embed(input_ids).float()  # [1, seq, hidden_size]

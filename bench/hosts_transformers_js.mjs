@@ -1,0 +1,41 @@
+/**
+ * transformers.js on an artifact: its tokens, and how long it takes for one, as a line of JSON.
+ *
+ *     node --import ./web/packages.mjs bench/hosts_transformers_js.mjs ARTIFACT DTYPE clip.wav…
+ */
+
+
+import { env } from '@huggingface/transformers'
+
+import { load, readWav, transcribe } from '../examples/transformers_js.mjs'
+
+const [artifact, dtype, ...clips] = process.argv.slice(2)
+env.allowRemoteModels = false
+const began = performance.now()
+const loaded = await load(artifact, dtype)
+const loadSeconds = (performance.now() - began) / 1000
+const rate = loaded.processor.feature_extractor.config.sampling_rate
+const runs = []
+for (const clip of clips) {
+  const samples = readWav(clip, rate)
+  const times = /** @type {number[]} */ ([])
+  const ids = await transcribe(loaded, samples, { put: () => times.push(performance.now()), end: () => {} })
+  const steps = times.slice(2).map((time, i) => time - times[i + 1]) // behind the prompt and what it yields
+  runs.push({
+    clip,
+    audio_seconds: samples.length / rate,
+    ids,
+    ms_per_token: steps.reduce((sum, step) => sum + step, 0) / steps.length,
+    median_ms_per_token: steps.toSorted((a, b) => a - b)[steps.length >> 1],
+  })
+}
+console.log(
+  JSON.stringify({
+    host: `transformers.js ${env.version}`,
+    node: process.version,
+    dtype,
+    load_seconds: loadSeconds,
+    peak_memory_bytes: process.resourceUsage().maxRSS * 1024,
+    runs,
+  }),
+)

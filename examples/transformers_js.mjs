@@ -1,0 +1,78 @@
+/**
+ * Transcribes a WAV with transformers.js, as it would speech that is still spoken: a first chunk of samples, then one for
+ * every token. The artifact is one exported with `--family native,transformers_js`.
+ *
+ *     npm install @huggingface/transformers
+ *     node transformers_js.mjs ARTIFACT clip.wav [q4f16 | q4 | q8 | fp16 | fp32]
+ */
+
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
+
+import { TextStreamer, VoxtralRealtimeForConditionalGeneration, VoxtralRealtimeProcessor } from '@huggingface/transformers'
+
+/**
+ * @param {string} folder of the artifact
+ * @param {any} [dtype] one of its precisions; its first unless told otherwise
+ */
+export async function load(folder, dtype) {
+  const path = resolve(folder) // a bare name would be one of the hub's
+  const processor = await VoxtralRealtimeProcessor.from_pretrained(path)
+  const model = await VoxtralRealtimeForConditionalGeneration.from_pretrained(path, { dtype })
+  return { processor, model }
+}
+
+/**
+ * The generated token ids; a streamer gets them one by one.
+ * @param {{processor: any, model: any}} loaded
+ * @param {Float32Array} samples mono, at the model's rate
+ * @param {any} [streamer]
+ */
+export async function transcribe({ processor, model }, samples, streamer) {
+  const { hop_length, n_fft } = processor.feature_extractor.config
+  const perToken = processor.raw_audio_length_per_tok
+  const firstTokens = processor.num_mel_frames_first_audio_chunk / processor.audio_length_per_tok
+  const numTokens = Math.ceil(samples.length / perToken) + processor.num_right_pad_tokens
+  const audio = new Float32Array(numTokens * perToken + n_fft) // silence behind the speech
+  audio.set(samples)
+
+  const chunk = (/** @type {number} */ start, /** @type {number} */ size, /** @type {boolean} */ isFirst) =>
+    processor(audio.subarray(start, start + size), { is_streaming: true, is_first_audio_chunk: isFirst })
+  const first = await chunk(0, processor.num_samples_first_audio_chunk, true)
+  async function* features() {
+    yield first.input_features
+    for (let token = firstTokens; token < numTokens; token++) {
+      const start = token * processor.audio_length_per_tok * hop_length - n_fft / 2
+      yield (await chunk(start, processor.num_samples_per_audio_chunk, false)).input_features
+    }
+  }
+
+  const max_new_tokens = numTokens - firstTokens + 1 // without it one more would be made of no sound at all
+  const ids = await model.generate({ input_ids: first.input_ids, input_features: features(), max_new_tokens, streamer })
+  return ids.tolist()[0].slice(first.input_ids.dims[1]).map(Number)
+}
+
+/**
+ * @param {string} path
+ * @param {number} rate
+ */
+export function readWav(path, rate) {
+  const file = readFileSync(path)
+  const [format, channels, found, bits] = [file.readUInt16LE(20), file.readUInt16LE(22), file.readUInt32LE(24), file.readUInt16LE(34)]
+  if (format !== 1 || channels !== 1 || found !== rate || bits !== 16) {
+    throw new Error(`${path}: expected mono WAV of 16 bits at ${rate} Hz; run: ffmpeg -i ${path} -ac 1 -ar ${rate} -c:a pcm_s16le out.wav`)
+  }
+  const start = file.indexOf('data', 36) + 8
+  const numSamples = Math.min(file.readUInt32LE(start - 4), file.length - start) >> 1
+  return Float32Array.from({ length: numSamples }, (_, i) => file.readInt16LE(start + 2 * i) / 32768)
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
+  const [folder, wav, dtype] = process.argv.slice(2)
+  if (!wav) throw new Error('usage: node transformers_js.mjs ARTIFACT clip.wav [q4f16 | q4 | q8 | fp16 | fp32]')
+  const loaded = await load(folder, dtype)
+  const { processor } = loaded
+  const show = { skip_prompt: true, skip_special_tokens: true, callback_function: (/** @type {string} */ text) => process.stdout.write(text) }
+  await transcribe(loaded, readWav(wav, processor.feature_extractor.config.sampling_rate), new TextStreamer(processor.tokenizer, show))
+}
