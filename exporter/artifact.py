@@ -131,7 +131,7 @@ def open_artifact(folder: Path) -> Checkpoint:
         manifest.config,
         tensors,
         (folder / TOKENIZER).read_bytes(),
-        Card(manifest.scope, delays),
+        Card(manifest.scope, delays, manifest.license),
         versions(folder / name for name in (FILE_NAME, *manifest.files)),
     )
 

@@ -134,6 +134,7 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
         generator=f"voxtral-onnx {__version__}",
         fingerprint=plan.fingerprint,
         scope=plan.checkpoint.card.scope,
+        license=plan.checkpoint.card.license,
         config=config,
         tokens=plan.tokens,
         streaming=plan.streaming,
