@@ -72,7 +72,7 @@ def model_card(
             *(f"| `{name}` | {size:,} |" for name, size in sorted(sizes.items())),
             f"| all | {sum(sizes.values()):,} |",
             "",
-            f"`{FILE_NAME}` holds the sha256 of every other one.",
+            f"`{FILE_NAME}` holds sizes and hashes of all that is needed to run.",
             "",
             "## Licence",
             "",

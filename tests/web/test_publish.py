@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from commands import CLIP, TEXT
 from conftest import copy_artifact
 from hub_server import LFS
 from huggingface_hub import ModelCard, constants
-from huggingface_hub.utils import _http
 
 import voxtral_onnx
 from voxtral_onnx.config import RELEASED, RELEASED_LANGUAGES, RELEASED_NAME
@@ -31,7 +31,7 @@ VENDOR = {"VERSION": b"onnxruntime-web 0\n", "ort.wasm": b"\0asm"}  # stand-ins,
 def hub(hub_server, monkeypatch):
     """A hub that this process may write to, by the protocol that its own storage service is not needed for."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)  # its waits between attempts
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between huggingface_hub's attempts
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     return hub_server
 
