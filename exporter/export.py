@@ -19,6 +19,7 @@ from .checkpoint import Checkpoint
 from .folder import FinishedGraph, Record, begin, end, hold, look, write_shared
 from .mel import INPUT, output_spec
 from .memory import named_memory_errors
+from .metadata import describe
 from .plan import MEL, PRECISIONS, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
 from .report import write_report
 from .source import find_remote
@@ -110,7 +111,9 @@ def _export_graphs(
     finished = {}
     for graph, made in zip(graphs, traced, strict=True):
         path, data, contract = graph.plan.graph_file, tuple(graph.layout.sizes), graph.plan
-        write_whole(folder / path, ir.to_proto(made.model).SerializeToString(deterministic=True))
+        facts = checkpoint.config, plan.tokens, plan.streaming, checkpoint.card.license
+        model = describe(made.model, "native", contract.role, *facts)
+        write_whole(folder / path, ir.to_proto(model).SerializeToString(deterministic=True))
         spec = GraphSpec(path, contract.inputs, contract.outputs, data, parameters, made.operators, made.passes)
         finished[path] = FinishedGraph(spec, graph.recipe.to_dict(), _hash_files(spec.files, plan))
     return finished

@@ -31,6 +31,7 @@ from .convert import delay_network
 from .families import native
 from .folder import DELAY_NETWORK, FinishedGraph, State, look, stale_files
 from .mel import mel_model
+from .metadata import describe
 from .modules import Build
 from .tekken import read_tekken
 from .weights import quantizable_modules
@@ -238,8 +239,10 @@ def plan_export(
     fingerprint = checkpoint.fingerprint()
 
     graphs = _plan_graphs(checkpoint.config, tokens, recipes, shard_size)
+    facts = checkpoint.config, tokens, streaming, checkpoint.card.license
+    mel = describe(mel_model(checkpoint.config.audio), "native", "mel", *facts)
     shared = {
-        MEL: ir.to_proto(mel_model(checkpoint.config.audio)).SerializeToString(deterministic=True),
+        MEL: ir.to_proto(mel).SerializeToString(deterministic=True),
         TOKENIZER: checkpoint.tokenizer,
         DELAY_NETWORK: delay_network(checkpoint),
     }

@@ -16,10 +16,6 @@ from voxtral_onnx.manifest import Manifest, TensorSpec
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "artifact.md").read_text("utf-8")
-DTYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"} | {
-    onnx.TensorProto.INT64: "int64",
-    onnx.TensorProto.INT32: "int32",
-}
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +48,8 @@ def in_file(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 
     def spec(value: onnx.ValueInfoProto) -> TensorSpec:
         kind = value.type.tensor_type
-        return TensorSpec(
-            value.name, DTYPES[kind.elem_type], tuple(axis.dim_param or axis.dim_value for axis in kind.shape.dim)
-        )
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+        return TensorSpec(value.name, dtype, tuple(axis.dim_param or axis.dim_value for axis in kind.shape.dim))
 
     return tuple(map(spec, graph.input)), tuple(map(spec, graph.output))
 
