@@ -51,7 +51,7 @@ check: $(VENV)/dev.stamp  ## lint, format and types
 	if [ -d web/node_modules ]; then cd web && node_modules/.bin/tsc -p .; else echo 'web: types not checked; run: make web'; fi
 
 web/vendor/VERSION: web/package.json web/package-lock.json web/vendor.mjs web/LICENSE.onnxruntime-web
-	cd web && npm ci --no-audit --no-fund && node vendor.mjs
+	cd web && npm ci --ignore-scripts --no-audit --no-fund && node vendor.mjs
 
 web: web/vendor/VERSION  ## fetch what the page needs of onnxruntime-web, and the tools to test it (needs Node.js)
 

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from .runtime.stream import Stream
     from .runtime.transcribe import Transcriber, Transcript
     from .verify.ladder import verify
+    from .web.publish import publish
 
 __version__ = "0.1.0"
-__all__ = ["Stream", "Transcriber", "Transcript", "__version__", "export", "quantize", "verify"]
+__all__ = ["Stream", "Transcriber", "Transcript", "__version__", "export", "publish", "quantize", "verify"]
 
 _HOMES = {
     "export": ".exporter.export",
+    "publish": ".web.publish",
     "quantize": ".exporter.quantize",
     "Stream": ".runtime.stream",
     "Transcriber": ".runtime.transcribe",

@@ -471,6 +471,51 @@ def bundle(
     write(f"{site}\n")
 
 
+@app.command(rich_help_panel="Build")
+def publish(
+    artifact: Annotated[str, typer.Argument(help=WHICH_ARTIFACT)],
+    repository: Annotated[str, typer.Argument(help="ORG/NAME on the Hugging Face hub; made where there is none.")],
+    space: Annotated[bool, typer.Option("--space", help="The page with the model, as a static Space.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="For those alone who may read the repository.")] = False,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            help="ORG/NAME\\[@REVISION] that it was exported from, for the card.",
+            show_default="the released model, where it has that one's shape",
+        ),
+    ] = None,
+    offline: Offline = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the card and the files, and send nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Upload without asking.")] = False,
+) -> None:
+    """Upload an artifact with a generated model card, or the page with it; prints the repository's address."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    from .web.publish import plan_publication
+    from .web.site import PRECISIONS
+
+    folder = _find(artifact, list(PRECISIONS[:1]) if space else ["all"], offline)
+    with Steps() as steps:
+        steps.show("comparing the files with their hashes")
+        publication = plan_publication(folder, repository, space=space, base_model=base_model)
+    sizes = publication.sizes
+    if dry_run:
+        write(publication.card + "\n" + "".join(f"{size:>15,}  {name}\n" for name, size in sizes.items()))
+        return
+    readers = "for you and those you let in" if private else "for everyone to read"
+    say(f"{len(sizes)} files, {format_size(sum(sizes.values()))}, to the {publication.kind} {repository}, {readers}")
+    if not yes:
+        _confirm("Upload them?", "nothing is uploaded without being asked for: add --yes, or --dry-run to see it")
+
+    def show(name: str, done: int, total: int) -> None:
+        say(f"{name}: {format_size(sizes[name])}; {format_size(done)} of {format_size(total)} sent")
+
+    if not stderr.is_terminal:
+        disable_progress_bars()  # huggingface_hub's own, one a file
+    url = publication.upload(private=private, on_file=show)
+    write(f"{url}\n")
+
+
 @app.command(rich_help_panel="Inspect")
 def inspect(
     artifact: ArtifactArgument = None,
@@ -1234,7 +1279,10 @@ def _fetch_checkpoint(
     if dry_run and remote.num_bytes:
         return None
     if asks and remote.num_bytes:
-        _confirm_download()
+        _confirm(
+            "Download it and export it?",
+            "the download is not begun without being asked for: add --yes, or name a folder that holds it",
+        )
     with DownloadProgress() as download:
         return remote.fetch(download.update), output
 
@@ -1254,10 +1302,11 @@ def _print_download(remote: RemoteCheckpoint, output: Path, artifact_size: int |
     )
 
 
-def _confirm_download() -> None:
+def _confirm(question: str, refusal: str) -> None:
+    """Ask on a terminal; refuse where nobody can answer."""
     if not sys.stdin.isatty():
-        raise UsageError("the download is not begun without being asked for: add --yes, or name a folder that holds it")
-    if not typer.confirm("Download it and export it?", err=True):
+        raise UsageError(refusal)
+    if not typer.confirm(question, err=True):
         raise typer.Exit(INTERRUPTED)
 
 

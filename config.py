@@ -260,7 +260,9 @@ def _expect(what: str, found: Any, wanted: Any) -> None:
         raise CheckpointError(f"{what}: expected {wanted!r}, got {found!r}")
 
 
-RELEASED = VoxtralConfig(  # mistralai/Voxtral-Mini-4B-Realtime-2602, for files that do not say
+RELEASED_NAME = "mistralai/Voxtral-Mini-4B-Realtime-2602"
+RELEASED_LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "ru", "zh")  # its model card
+RELEASED = VoxtralConfig(  # its hyperparameters, for files that do not say
     AudioConfig(sample_rate=16000, n_fft=400, hop_length=160, n_mels=128, global_log_mel_max=1.5, frames_per_token=8),
     EncoderConfig(
         hidden_size=1280,

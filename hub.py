@@ -37,11 +37,11 @@ from .manifest import sync_folder, write_whole
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before further attempts, counted anew whenever bytes have come
 BLOCK = 1 << 20  # bytes after which progress is reported
 
-_REPOSITORY = re.compile(r"([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@(.+))?", re.ASCII | re.IGNORECASE)
+REPOSITORY = re.compile(r"([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@(.+))?", re.ASCII | re.IGNORECASE)
 _COMMIT = re.compile("[0-9a-f]{40}")
 _PASSING = {408, 429, 500, 502, 503, 504}  # HTTP statuses that the next attempt may not meet
 # The base of all errors of the HTTP client: httpx's or httpx2's, as the version of huggingface_hub has it.
-_HTTPError = cast(type[Exception], HfHubHTTPError.__mro__[1])
+HTTPError = cast(type[Exception], HfHubHTTPError.__mro__[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ def find_repository(source: str | Path, revision: str | None = None) -> Reposito
     Raises:
         UsageError: a revision of what is no repository, or two.
     """
-    match = _REPOSITORY.fullmatch(str(source))
+    match = REPOSITORY.fullmatch(str(source))
     if isinstance(source, Path) or Path(source).exists() or match is None or match[0].endswith(".gguf"):
         if revision is not None:
             raise UsageError(f"revision: only a repository of the hub, ORG/NAME, has revisions, {source} is none")
@@ -220,7 +220,7 @@ def look_up(repository: Repository, *, offline: bool = False) -> Snapshot:
                 response = get_session().get(url, params={"blobs": True}, headers=_headers(), timeout=_timeout())
                 hf_raise_for_status(response)
                 break
-            except _HTTPError as error:
+            except HTTPError as error:
                 time.sleep(patience.after(error))
         try:
             return Snapshot(repository, *_parse(response.json()), offline)
@@ -290,7 +290,7 @@ def _download(url: str, file: RemoteFile, path: Path, report: Callable[..., None
                     size += len(block)
                     report(len(block))
                     patience = _Patience(WAITS)
-            except _HTTPError as error:
+            except HTTPError as error:
                 wait = patience.after(error)
                 report(wait=wait)
                 time.sleep(wait)
@@ -383,7 +383,7 @@ def _named_errors(repository: Repository) -> Iterator[None]:
         raise StorageError(
             f"{repository}: the hub answers HTTP {status}; run it again later, what has come is kept"
         ) from error
-    except _HTTPError as error:
+    except HTTPError as error:
         raise StorageError(
             f"{repository}: no such path here, and no connection to {constants.ENDPOINT} ({error}); run it again "
             "later, what has come is kept; --offline takes what was downloaded before"

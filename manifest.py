@@ -188,6 +188,7 @@ class Manifest:
     generator: str
     fingerprint: str  # of the checkpoint's weights, the same for every layout
     scope: str | None  # what the model is for, in one sentence, where that must be said
+    license: str | None  # of the weights, by the hub's identifier, where it is known
     config: VoxtralConfig
     tokens: Tokens
     streaming: Streaming
@@ -274,6 +275,7 @@ class Manifest:
             generator=values["generator"],
             fingerprint=values["fingerprint"],
             scope=values["scope"],
+            license=values.get("license"),
             config=VoxtralConfig.from_dict(values["config"]),
             tokens=Tokens(**values["tokens"]),
             streaming=Streaming(

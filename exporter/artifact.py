@@ -132,7 +132,7 @@ def open_artifact(folder: Path) -> Checkpoint:
         manifest.config,
         tensors,
         (folder / TOKENIZER).read_bytes(),
-        Card(manifest.scope, delays),
+        Card(manifest.scope, delays, manifest.license),
         versions(folder / name for name in (FILE_NAME, *manifest.files)),
         {"encoder": folder / kind.encoder.path, "decoder": folder / kind.decoder.path}
         if manifest.generator == f"voxtral-onnx {__version__}"

@@ -22,7 +22,7 @@ _ENCODINGS = {encoding.name: encoding for encoding in (BF16, F16, F32)}
 _MAX_HEADER = 100 << 20  # bytes, the bound that the safetensors format sets
 _INDEX = "model.safetensors.index.json"
 _SUFFIXES = {".safetensors", ".json"}
-_CARD_KEYS = {"scope", "trained_delays_ms"}
+_CARD_KEYS = {"scope", "trained_delays_ms", "license"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Card:
 
     scope: str | None = None  # one sentence shown to users
     trained_delays_ms: tuple[int, ...] = (*range(80, 1201, 80), 2400)  # Mistral's model card
+    license: str | None = "apache-2.0"  # of the weights, by the hub's identifier; the released model's
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,11 +293,13 @@ def read_card(folder: Path) -> Card:
     if set(values) - _CARD_KEYS:
         raise CheckpointError(f"{path}: expected the keys {sorted(_CARD_KEYS)}, got {sorted(values)}")
     scope, delays = values.get("scope"), values.get("trained_delays_ms", Card().trained_delays_ms)
-    if not isinstance(scope, str | None):
-        raise CheckpointError(f"{path}: 'scope': expected a sentence, got {scope!r}")
+    terms = values.get("license")  # a model that says something of itself is not the released one
+    for key, what, value in (("scope", "a sentence", scope), ("license", "a name", terms)):
+        if not isinstance(value, str | None):
+            raise CheckpointError(f"{path}: '{key}': expected {what}, got {value!r}")
     if not isinstance(delays, list | tuple) or not all(isinstance(delay, int) for delay in delays):
         raise CheckpointError(f"{path}: 'trained_delays_ms': expected a list of milliseconds, got {delays!r}")
-    return Card(scope, tuple(delays))
+    return Card(scope, tuple(delays), terms)
 
 
 def _read_bytes(path: Path) -> bytes:

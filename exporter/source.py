@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .. import hub
+from ..config import RELEASED_NAME
 from ..errors import CheckpointError
 from ..manifest import FILE_NAME, TOKENIZER
 from .checkpoint import shard_names
 from .gguf import begins_shards, first_shard, order_shards
 
-DEFAULT_SOURCE = "mistralai/Voxtral-Mini-4B-Realtime-2602"
+DEFAULT_SOURCE = RELEASED_NAME
 
 _FILE = re.compile(r"([^/@]+/[^/@]+)/([^@]+)(@.+)?")  # ORG/NAME/FILE[@REVISION]
 

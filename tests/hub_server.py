@@ -1,14 +1,24 @@
-"""A hub on this machine: the endpoints that downloads use, on a real socket, with faults on request.
+"""A hub on this machine: the endpoints that downloads and uploads use, on a real socket, with faults on request.
 
-    GET /api/models/ORG/NAME/revision/REVISION?blobs=True     commit, files, sizes, hashes
+    GET /api/models/ORG/NAME[/revision/REVISION]?blobs=True   commit, files, sizes, hashes
     GET /ORG/NAME/resolve/REVISION/PATH                       small files; redirects to the next for those in LFS
     GET /lfs/ORG/NAME/SHA256                                  on another host name, as the hub's storage is
+
+    POST /api/repos/create                                    409 where it exists
+    POST /api/validate-yaml                                   of a card
+    POST /api/models/ORG/NAME/preupload/REVISION              which files go to LFS
+    POST /ORG/NAME.git/info/lfs/objects/batch                 where to send those that are not there
+    PUT /lfs/SHA256                                           one of them
+    POST /api/models/ORG/NAME/commit/REVISION                 all changes, a JSON object a line
+
+Spaces have `spaces` in the place of `models` and before ORG. Who writes needs a token.
 
 Source: the answers of huggingface.co, as huggingface_hub's code reads them.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -45,11 +55,14 @@ class Faults:
     knows_ranges: bool = True
     body: bytes | None = None  # of every answer
     hold: int | None = None  # bytes of a file after which the server waits until `resumed` is set
+    commits: list[dict[str, bytes]] = field(default_factory=list)  # of others, made before the next one, one a commit
 
 
 class HubServer:
     def __init__(self):
         self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}  # by name and revision
+        self.private: set[str] = set()
+        self.stored: dict[str, bytes] = {}  # in LFS, by sha256
         self.requests: list[Request] = []
         self.faults = Faults()
         self.held, self.resumed = threading.Event(), threading.Event()
@@ -83,6 +96,23 @@ class HubServer:
         """Files of which a body was asked for, in order."""
         return [r.path.split("/resolve/")[1].partition("/")[2] for r in self.requests if "/resolve/" in r.path]
 
+    def change(self, repo_id: str, changes: list[dict]) -> str | None:
+        """Make the commit that these lines describe; None where it does not follow the newest."""
+        header, *operations = changes
+        if header["value"].get("parentCommit") not in (None, self.commit(repo_id, "main")):
+            return None
+        files = dict(self.repositories[repo_id]["main"])
+        for operation in operations:
+            value = operation["value"]
+            match operation["key"]:
+                case "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                case "lfsFile":
+                    files[value["path"]] = self.stored[value["oid"]]
+                case "deletedFile":
+                    del files[value["path"]]
+        return self.publish(repo_id, files)
+
 
 def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
@@ -90,17 +120,23 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
 
         def log_message(self, format, *arguments) -> None: ...
 
-        def do_GET(self) -> None:
+        def begin(self) -> list[str] | None:
+            """Take a request: the parts of its path, or None where a fault has answered it."""
             path, headers, faults = unquote(urlsplit(self.path).path), self.headers, server.faults
             token, agent = headers.get("Authorization"), headers.get("User-Agent")
             server.requests.append(Request(self.command, path, headers.get("Range"), token, agent))
             if faults.statuses:
-                return self.answer(faults.statuses.pop(0), b"{}")
-            if faults.error:
-                return self.answer(faults.error[0], b"{}", {"X-Error-Code": faults.error[1]})
-            if faults.body is not None:
-                return self.answer(200, faults.body)
-            parts = path.strip("/").split("/")
+                self.answer(faults.statuses.pop(0), b"{}")
+            elif faults.error:
+                self.answer(faults.error[0], b"{}", {"X-Error-Code": faults.error[1]})
+            elif faults.body is not None:
+                self.answer(200, faults.body)
+            else:
+                return path.strip("/").split("/")
+
+        def do_GET(self) -> None:
+            if (parts := self.begin()) is None:
+                return None
             if parts[0] == "lfs":
                 files = {
                     f"{name}": body
@@ -109,8 +145,11 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
                 }
                 name = next(n for n, body in files.items() if hashlib.sha256(body).hexdigest() == parts[3])
                 return self.send_file(name, files[name])
-            is_listing = parts[:2] == ["api", "models"]
-            repo_id, revision = "/".join(parts[2:4] if is_listing else parts[:2]), parts[5 if is_listing else 3]
+            is_listing = parts[:2] in (["api", "models"], ["api", "spaces"])
+            if parts[0] == "api" and not is_listing:
+                return self.answer(404, b"{}")
+            repo_id = name_of(*parts[1:4]) if is_listing else "/".join(parts[:2])
+            revision = "main" if is_listing and len(parts) == 4 else parts[5 if is_listing else 3]
             if repo_id not in server.repositories:
                 return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
             if revision not in server.repositories[repo_id]:
@@ -118,7 +157,7 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             files, commit = server.repositories[repo_id][revision], server.commit(repo_id, revision)
             if is_listing:
                 listing = {"id": repo_id, "sha": commit, "siblings": [entry(*file) for file in files.items()]}
-                return self.answer(200, json.dumps(listing).encode())
+                return self.answer_json(200, listing | {"private": repo_id in server.private})
             name = "/".join(parts[4:])
             if name not in files:
                 return self.answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
@@ -130,6 +169,72 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             return self.answer(302, b"", headers | {"X-Linked-Size": str(len(files[name]))})
 
         do_HEAD = do_GET  # noqa: N815
+
+        def do_POST(self) -> None:
+            body = self.body()
+            if (parts := self.begin()) is None:
+                return None
+            if "Authorization" not in self.headers:
+                return self.answer_json(401, {"error": "Invalid username or password."})
+            if parts[1:] == ["validate-yaml"]:
+                return self.answer_json(200, {"warnings": [], "errors": []})
+            if parts[1:] == ["repos", "create"]:
+                asked = json.loads(body)
+                repo_id = name_of(f"{asked['type']}s", asked["organization"], asked["name"])
+                url = f"{server.url}/{repo_id}"
+                if repo_id in server.repositories:
+                    return self.answer_json(409, {"error": "You already created this repo", "url": url})
+                server.publish(repo_id, {".gitattributes": b"*.onnx filter=lfs\n"})
+                if asked.get("visibility") == "private" or asked.get("private"):
+                    server.private.add(repo_id)
+                return self.answer_json(200, {"url": url})
+            if parts[-4:] == ["info", "lfs", "objects", "batch"]:
+                objects = json.loads(body)["objects"]
+                for wanted in objects:
+                    if wanted["oid"] not in server.stored:
+                        href = f"http://localhost:{server.http.server_port}/lfs/{wanted['oid']}"
+                        wanted["actions"] = {"upload": {"href": href}}
+                return self.answer_json(200, {"objects": objects, "transfer": "basic"})
+            repo_id, lines = name_of(*parts[1:4]), [json.loads(line) for line in body.splitlines()]
+            if repo_id not in server.repositories:
+                return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            if parts[4] == "preupload":
+                modes = {file["path"]: "lfs" if file["path"].endswith(LFS) else "regular" for file in lines[0]["files"]}
+                files = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
+                return self.answer_json(200, {"files": files})
+            if server.faults.commits:
+                server.publish(repo_id, server.repositories[repo_id]["main"] | server.faults.commits.pop())
+            if (commit := server.change(repo_id, lines)) is None:
+                return self.answer_json(412, {"error": "A commit has happened since."})
+            return self.answer_json(200, {"commitUrl": f"{server.url}/{repo_id}/commit/{commit}", "commitOid": commit})
+
+        def do_PUT(self) -> None:
+            cut = server.faults.drops.pop(0) if server.faults.drops else None
+            body = self.body(cut)
+            if cut is not None:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+            elif (parts := self.begin()) is not None:
+                digest = hashlib.sha256(body).hexdigest()
+                if parts[1] == digest:
+                    server.stored[digest] = body
+                self.answer(200 if parts[1] == digest else 400, b"")
+
+        def body(self, limit: int | None = None) -> bytes:
+            """What the request brings, in one piece or in chunks; `limit` bytes of it at most."""
+            if "Content-Length" in self.headers:
+                size = int(self.headers["Content-Length"])
+                return self.rfile.read(size if limit is None else min(size, limit))
+            found = b""
+            while (size := int(self.rfile.readline(), 16)) and (limit is None or len(found) < limit):
+                found += self.rfile.read(size)
+                self.rfile.readline()
+            if not size:
+                self.rfile.readline()
+            return found
+
+        def answer_json(self, status: int, values: Mapping) -> None:
+            self.answer(status, json.dumps(values).encode())
 
         def answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
             self.send_response(status)
@@ -181,6 +286,11 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
                 super().handle()
 
     return Handler
+
+
+def name_of(kind: str, owner: str, name: str) -> str:
+    """What `HubServer.repositories` knows a repository by."""
+    return f"{owner}/{name}" if kind == "models" else f"{kind}/{owner}/{name}"
 
 
 def entry(name: str, body: bytes) -> dict:

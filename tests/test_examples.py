@@ -1,6 +1,7 @@
-"""The examples of docs/extending.md, run as they stand."""
+"""The examples, run as they stand."""
 
 import json
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import CLIP, TEXT, clean_environment
+import soundfile
+from commands import CLIP, LONG_CLIP, SAMPLES, TEXT, clean_environment
+from needs import WEB, need_node
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.manifest import Manifest
@@ -63,3 +66,75 @@ def test_a_server(tiny_artifact, tmp_path):
             server.terminate()
     assert "".join(segment["text"] for segment in segments).strip() == TEXT
     assert (np.diff([segment["end"] for segment in segments]) >= 0).all()
+
+
+FIRM = 0.2  # as tests/test_tiny.py: decisions with a larger margin survive the rounding of other kernels
+DRIVER = """
+import { load, readWav, transcribe } from './transcribe.js'
+const [folder, precision, ...files] = process.argv.slice(2)
+const model = await load(folder, precision)
+for (const file of files) {
+  const ids = []
+  for await (const { id } of transcribe(model, await readWav(file, model.manifest.config.audio))) ids.push(id)
+  console.log(JSON.stringify(ids))
+}
+"""
+
+
+@pytest.fixture
+def node_example(tmp_path):
+    """The example for Node.js, beside the packages that `make web` brings."""
+    need_node("onnxruntime-node")
+    for file in (FOLDER.parent / "node").glob("*.js*"):
+        shutil.copyfile(file, tmp_path / file.name)
+    (tmp_path / "node_modules").symlink_to(WEB / "node_modules")
+    (tmp_path / "driver.js").write_text(DRIVER)
+    return tmp_path
+
+
+def node(folder: Path, *arguments: object) -> str:
+    done = subprocess.run(["node", *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def decisions(transcriber: Transcriber, audio: Path) -> tuple[list[int], list[float]]:
+    """Token ids, and by how much the best logit leads the next at each."""
+    tokens = []
+    ids = list(transcriber.transcribe(audio, on_token=tokens.append).token_ids)
+    leads = [abs(token.blank_margin) for token in tokens]
+    for i, token in enumerate(tokens):
+        if token.alternatives:
+            best, second = (alternative.logprob for alternative in token.alternatives)
+            leads[i] = min(leads[i], best - second)
+    return ids, leads
+
+
+@pytest.mark.node
+def test_node_gives_the_tokens_of_python(tiny_artifact, node_example):
+    """Both windows roll: the joined clip is longer than a minute, they hold 3 and 10 seconds."""
+    files = [file for file in sorted(SAMPLES.glob("*.wav")) if file != LONG_CLIP]
+    parts, rates = zip(*(soundfile.read(file) for file in (*files[:3], LONG_CLIP, LONG_CLIP)), strict=True)
+    joined = node_example / "joined.wav"
+    soundfile.write(joined, np.concatenate(parts), rates[0])
+    assert soundfile.info(joined).duration > 60
+    lines = node(node_example, "driver.js", tiny_artifact, "q4", *files, joined).splitlines()
+    equal = total = 0
+    with Transcriber(tiny_artifact, precision="q4", device="cpu", blank_guard=False, alternatives=2) as transcriber:
+        for file, line in zip((*files, joined), lines, strict=True):
+            (expected, leads), found = decisions(transcriber, file), json.loads(line)
+            others = [i for i, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b]
+            equal, total = equal + len(expected) - len(others), total + len(expected)
+            if others:  # from there on each goes on from tokens of its own
+                assert leads[others[0]] < FIRM, f"{file.name}: token {others[0]}, {leads[others[0]]} ahead, is another"
+    print(f"{equal} of {total} tokens")
+    assert equal > 0.95 * total
+
+
+@pytest.mark.node
+def test_node_writes_words(tiny_artifact, node_example):
+    assert node(node_example, "transcribe.js", tiny_artifact, CLIP) == f"{TEXT}\n"
+
+
+def test_node_is_one_short_file():
+    assert len((FOLDER.parent / "node" / "transcribe.js").read_text().splitlines()) <= 160

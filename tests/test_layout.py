@@ -22,7 +22,7 @@ ALLOWED = {  # part: the parts that it may import
     "exporter": {"quant", "hub", "manifest", "memory", "config", "errors"},
     "runtime": {"hub", "manifest", "memory", "config", "errors"},
     "verify": {"exporter", "quant", "runtime", "manifest", "config", "errors"},
-    "web": {"manifest", "errors"},
+    "web": {"verify", "hub", "manifest", "config", "errors"},
     "terminal": {"exporter", "runtime", "hub", "errors"},  # to name what it shows
     "cli": {
         "terminal",
@@ -38,7 +38,7 @@ ALLOWED = {  # part: the parts that it may import
         "errors",
     },
     "__main__": {"cli"},
-    "__init__": {"verify", "exporter", "runtime"},
+    "__init__": {"verify", "web", "exporter", "runtime"},
 }
 EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}

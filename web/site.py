@@ -77,6 +77,25 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return (json.dumps(asdict(manifest), ensure_ascii=False) + "\n").encode()
 
 
+def site_files(
+    artifact: Path, precisions: Sequence[str] | None = None, *, space: bool = False
+) -> tuple[Manifest, dict[str, Path | bytes]]:
+    """The manifest of a site, and its files by their paths in it: where each stands, or what it holds.
+
+    Raises:
+        ArtifactError, UsageError: as `page_files` and `site_manifest`.
+    """
+    manifest = site_manifest(artifact, precisions)
+    files: dict[str, Path | bytes] = {
+        **page_files(),
+        **{f"{ARTIFACT}/{name}": artifact / name for name in manifest.files},
+        f"{ARTIFACT}/{FILE_NAME}": manifest_bytes(manifest),
+    }
+    if space:
+        files["README.md"] = space_card(manifest).encode()
+    return manifest, files
+
+
 def bundle(
     artifact: Path,
     output: Path,
@@ -99,26 +118,25 @@ def bundle(
         StorageError: the folder exists, cannot be written, or its disk is too small.
         UsageError: a precision that the artifact does not have.
     """
-    manifest = site_manifest(artifact, precisions)
-    sources = page_files() | {f"{ARTIFACT}/{name}": artifact / name for name in manifest.files}
+    manifest, files = site_files(artifact, precisions, space=space)
     if output.exists():
         raise StorageError(f"{output}: exists already; remove it or choose another folder")
     partial = output.with_name(output.name + ".partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
-        sizes = {name: path.stat().st_size for name, path in sources.items()}
+        sizes = {name: file_size(file) for name, file in files.items()}
         total, free, done = sum(sizes.values()), shutil.disk_usage(output.parent).free, 0
         if total > free:
             raise StorageError(f"{output}: needs {total / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free")
-        for name, path in sources.items():
+        for name, file in files.items():
             on_file(name, done, total)
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, partial / name)
+            if isinstance(file, bytes):
+                (partial / name).write_bytes(file)
+            else:
+                shutil.copyfile(file, partial / name)
             done += sizes[name]
-        (partial / ARTIFACT / FILE_NAME).write_bytes(manifest_bytes(manifest))
-        if space:
-            (partial / "README.md").write_text(space_card(manifest), "utf-8")
         for name, expected in manifest.files.items():
             if hash_file(partial / ARTIFACT / name).sha256 != expected.sha256:
                 raise ArtifactError(f"{artifact / name}: differs from its sha256; download or export it again")
@@ -133,6 +151,11 @@ def bundle(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return output
+
+
+def file_size(file: Path | bytes) -> int:
+    """Bytes of a file, given by its place or by what it holds."""
+    return len(file) if isinstance(file, bytes) else file.stat().st_size
 
 
 def space_card(manifest: Manifest) -> str:

@@ -276,11 +276,12 @@ def test_repeated_head_must_be_the_embedding(differs, hf, refuse):
 @pytest.mark.parametrize(
     ("card", "parts"),
     [
-        ({"scope": "x", "license": "y"}, ["expected the keys ['scope', 'trained_delays_ms']", "license"]),
+        ({"scope": "x", "author": "y"}, ["expected the keys ['license', 'scope', 'trained_delays_ms']", "author"]),
         ({"trained_delays_ms": [100]}, ["multiple of 80 ms", "got 100 ms"]),
         ({"trained_delays_ms": ["480"]}, ["'trained_delays_ms'", "'480'"]),
         ({"trained_delays_ms": 480}, ["'trained_delays_ms'", "480"]),
         ({"scope": 3}, ["'scope'", "got 3"]),
+        ({"license": ["mit"]}, ["'license'", "expected a name", "got ['mit']"]),
         ([], ["expected an object"]),
     ],
 )

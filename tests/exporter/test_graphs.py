@@ -146,6 +146,6 @@ def test_artifact_names_no_inner_axis_and_no_source_line(toy_artifact):
             "batch", "seq", "chunk", "samples", "frames", "capacity", "present_capacity", "4*chunk", "8*chunk"
         }  # fmt: skip
         assert {value.name for value in model.graph.value_info} <= {value.name for value in model.graph.initializer}
-        assert not any(value.metadata_props for value in model.graph.value_info) and not model.metadata_props
+        assert not any(value.metadata_props for value in model.graph.value_info)
         assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
         assert path.stat().st_size < 1_000_000

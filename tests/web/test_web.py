@@ -9,33 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from needs import WEB, need_node, require
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime.captions import segment_values
 
-WEB = Path(__file__).parents[2] / "web"
 SAMPLES = Path(__file__).parents[2] / "assets" / "tiny" / "samples"
-
-
-def require(mark: str, what: dict[str, bool]) -> None:
-    """Skip where something is missing, or fail where the environment says that it must be there."""
-    missing = [name for name, is_there in what.items() if not is_there]
-    if missing:
-        reason = f"{mark}: missing {', '.join(missing)}"
-        if mark in os.environ.get("REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
-def need_node() -> None:
-    require(
-        "node",
-        {
-            "node (20 or newer)": shutil.which("node") is not None,
-            "web/node_modules (make web)": (WEB / "node_modules" / "onnxruntime-web").is_dir(),
-            "web/vendor (make web)": (WEB / "vendor" / "VERSION").is_file(),
-        },
-    )
 
 
 def chromium() -> str | None:

@@ -1,0 +1,89 @@
+"""Write the tables of docs/artifact.md: what the 4B model's graphs take and give, and the precisions.
+
+Usage: python docs/make_artifact.py
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from voxtral_onnx.config import RELEASED, VoxtralConfig
+from voxtral_onnx.exporter import mel
+from voxtral_onnx.exporter.families import native
+from voxtral_onnx.exporter.modules import Build
+from voxtral_onnx.exporter.plan import PRECISIONS
+from voxtral_onnx.manifest import TensorSpec, Tokens
+from voxtral_onnx.quant.recipe import FLOAT
+
+PAGE = Path(__file__).parent / "artifact.md"
+TOKENS = Tokens(bos=0, eos=0, streaming_pad=0, streaming_word=0, first_text=0)  # no input or output depends on them
+Graphs = dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]  # by role: inputs and outputs
+
+
+def planned(config: VoxtralConfig, dtype: str) -> Graphs:
+    """What tracing holds the graphs of a model to, in one activation type."""
+    options = {"build": Build(getattr(torch, dtype), FLOAT), "dtype": dtype, "suffix": ""}
+    plans = [native.encoder_plan(config, **options), native.decoder_plan(config, tokens=TOKENS, **options)]
+    graphs = {plan.role: (plan.inputs, plan.outputs) for plan in plans}
+    return {"mel": ((mel.INPUT,), (mel.output_spec(config.audio),)), **graphs}
+
+
+def table(role: str, float16: Graphs, float32: Graphs) -> str:
+    """One graph's inputs and outputs; T is what differs between the two activation types."""
+    lines = ["| | name | type | shape |", "| --- | --- | --- | --- |"]
+    for kind, half, single in zip(("in", "out"), float16[role], float32[role], strict=True):
+        rows = [
+            (spec.name, spec.dtype if spec.dtype == other.dtype else "T", _shape(spec))
+            for spec, other in zip(half, single, strict=True)
+        ]
+        lines += [f"| {kind} | {name} | {dtype} | {shape} |" for name, dtype, shape in _folded(rows)]
+    return "\n".join(lines)
+
+
+def _folded(rows: Iterable[tuple[str, str, str]]) -> Iterable[tuple[str, str, str]]:
+    """Names in code; keys and values of all layers on one line."""
+    rows = list(rows)
+    layers = [int(match[1]) for name, _, _ in rows if (match := re.search(r"\.(\d+)\.", name))]
+    for name, dtype, shape in rows:
+        if name.endswith(".0.key"):
+            prefix = name.removesuffix(".0.key")
+            yield f"`{prefix}.{{i}}.key`, `….value` for i = 0 to {max(layers)}", dtype, shape
+        elif not re.search(r"\.\d+\.", name):
+            yield f"`{name}`", dtype, shape
+
+
+def _shape(spec: TensorSpec) -> str:
+    return "[" + ", ".join(str(size).replace("*", "·") for size in spec.shape) + "]"
+
+
+def precisions() -> str:
+    """The precisions, with the suffix of their files."""
+    lines = ["| precision | suffix | T | recipe |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {name} | {f'`{kind.suffix}`' if kind.suffix else 'none'} | {kind.dtype} | {kind.recipe or 'none'} |"
+        for name, kind in PRECISIONS.items()
+    ]
+    return "\n".join(lines)
+
+
+def tables(config: VoxtralConfig = RELEASED) -> dict[str, str]:
+    """All generated parts of the page, by the names of their markers."""
+    float16, float32 = planned(config, "float16"), planned(config, "float32")
+    return {**{role: table(role, float16, float32) for role in float16}, "precisions": precisions()}
+
+
+def renew(page: str) -> str:
+    """The page with its generated parts made anew."""
+    for name, text in tables().items():
+        marked = re.compile(f"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        page, count = marked.subn(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", page)
+        assert count == 1, f"{PAGE.name}: expected one part marked {name}, found {count}"
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(renew(PAGE.read_text("utf-8")), "utf-8")

@@ -1,0 +1,79 @@
+"""docs/artifact.md against the graphs and the manifest that it describes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import onnx
+import pytest
+
+from voxtral_onnx import manifest as contract
+from voxtral_onnx.config import AudioConfig
+from voxtral_onnx.manifest import Manifest, TensorSpec
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "artifact.md").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def make_artifact():
+    spec = spec_from_file_location("make_artifact", DOCS / "make_artifact.py")
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_made_by_the_script(make_artifact):
+    assert make_artifact.renew(PAGE) == PAGE
+
+
+def test_tables_are_of_the_graphs(make_artifact, tiny_artifact):
+    """The same function, for tiny's hyperparameters, gives what stands in tiny's files."""
+    manifest = Manifest.read(tiny_artifact)
+    for name in ("q4f16", "q4"):
+        precision = manifest.precisions[name]
+        found = {"mel": manifest.mel, "encoder": precision.encoder, "decoder": precision.decoder}
+        planned = make_artifact.planned(manifest.config, precision.activation_dtype)
+        assert {role: in_file(tiny_artifact / graph.path) for role, graph in found.items()} == planned
+        assert {role: (graph.inputs, graph.outputs) for role, graph in found.items()} == planned
+
+
+def in_file(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs as the ONNX file states them."""
+    graph = onnx.load(path, load_external_data=False).graph
+
+    def spec(value: onnx.ValueInfoProto) -> TensorSpec:
+        kind = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+        return TensorSpec(value.name, dtype, tuple(axis.dim_param or axis.dim_value for axis in kind.shape.dim))
+
+    return tuple(map(spec, graph.input)), tuple(map(spec, graph.output))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        contract.Manifest,
+        contract.GraphSpec,
+        contract.TensorSpec,
+        contract.Precision,
+        contract.CacheSpec,
+        contract.Tokens,
+        contract.Streaming,
+        contract.FileSpec,
+        AudioConfig,
+    ],
+)
+def test_every_field_of_the_manifest_is_explained(part):
+    words = set(re.findall(r"[a-z_0-9]+", " ".join(re.findall("`([^`]*)`", PAGE))))
+    assert {field.name for field in fields(part)} <= words
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8"))
+    assert not [link for link in links if not (DOCS / link).exists()]

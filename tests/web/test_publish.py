@@ -1,0 +1,265 @@
+"""Uploads to a hub that runs on this machine: what arrives, what is not sent twice, and everything that goes wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from commands import CLIP, TEXT
+from conftest import copy_artifact
+from hub_server import LFS
+from huggingface_hub import ModelCard, constants
+
+import voxtral_onnx
+from voxtral_onnx.config import RELEASED, RELEASED_LANGUAGES, RELEASED_NAME
+from voxtral_onnx.errors import ArtifactError, StorageError, UsageError
+from voxtral_onnx.manifest import FILE_NAME, Manifest
+from voxtral_onnx.web import site
+from voxtral_onnx.web.card import BaseModel, model_card
+from voxtral_onnx.web.publish import plan_publication, publish
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # httpx of huggingface_hub
+NAME = "some-org/speech"
+VENDOR = {"VERSION": b"onnxruntime-web 0\n", "ort.wasm": b"\0asm"}  # stand-ins, which only browsers run
+
+
+@pytest.fixture
+def hub(hub_server, monkeypatch):
+    """A hub that this process may write to, by the protocol that its own storage service is not needed for."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between huggingface_hub's attempts
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    return hub_server
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    folder = tmp_path / "page"
+    shutil.copytree(site.PAGE, folder, ignore=shutil.ignore_patterns("node_modules", "vendor", "__pycache__"))
+    (folder / "vendor").mkdir()
+    for name, content in VENDOR.items():
+        (folder / "vendor" / name).write_bytes(content)
+    monkeypatch.setattr(site, "PAGE", folder)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def front_matter(card: str) -> dict:
+    """As the hub's own library reads it."""
+    return ModelCard(card).data.to_dict()
+
+
+def sent(hub) -> list[str]:
+    return [request.method for request in hub.requests if request.method == "PUT" or "/commit/" in request.path]
+
+
+def held(hub, name: str = NAME) -> dict[str, bytes]:
+    """The repository's files, but what the hub itself put there."""
+    return {name: body for name, body in hub.repositories[name]["main"].items() if name != ".gitattributes"}
+
+
+def test_what_is_published_is_run_by_its_name(hub, artifact, run):
+    result = run("publish", artifact, NAME, "--yes")
+    assert (result.code, result.out) == (0, f"{hub.url}/{NAME}\n"), result.err
+    files = held(hub)
+    card = files.pop("README.md").decode()
+    assert files == content(artifact) and "not verified" in card
+    assert sent(hub).count("POST") == 1 and sent(hub)[-1] == "POST"  # one commit, behind all that is large
+    assert {(request.token, request.agent) for request in hub.requests if request.method == "POST"} == {
+        ("Bearer hf_secret", f"voxtral-onnx/{voxtral_onnx.__version__}")
+    }
+    result = run("transcribe", "--model", NAME, CLIP)
+    assert (result.code, result.out) == (0, f"{TEXT}\n")
+
+
+def test_dry_run_sends_nothing(hub, artifact, run, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    result = run("publish", artifact, NAME, "--dry-run")
+    assert result.code == 0 and not hub.requests
+    publication = plan_publication(artifact, NAME)
+    assert result.out.startswith(publication.card + "\n")
+    listed = [line.split() for line in result.out[len(publication.card) + 1 :].splitlines()]
+    assert {name: int(size.replace(",", "")) for size, name in listed} == publication.sizes
+    assert set(publication.sizes) == {"README.md", *content(artifact)}
+
+
+def test_asks_first(hub, artifact, run):
+    run("publish", artifact, NAME).assert_refused(2, "add --yes")
+    assert not hub.requests
+
+
+def test_card_says_what_the_artifact_is(tiny_artifact, hub):
+    text = plan_publication(tiny_artifact, NAME, base_model="my-org/mine@v2").card
+    front, manifest = front_matter(text), Manifest.read(tiny_artifact)
+    assert front["license"] == "apache-2.0" and front["pipeline_tag"] == "automatic-speech-recognition"
+    assert front["base_model"] == "my-org/mine" and "language" not in front
+    assert {"onnx", "onnxruntime"} <= set(front["tags"]) and front["library_name"] == "voxtral-onnx"
+    for fact in (manifest.fingerprint, manifest.generator, str(manifest.scope)[1:], "`v2`", NAME):
+        assert fact in text
+    for precision in manifest.precisions.values():
+        for rule in precision.recipe["rules"]:
+            assert f"| `{rule['tensors']}` | {rule['bits']} | {rule['block_size']} | {rule['method']} |" in text
+    for name, file in manifest.files.items():
+        assert f"| `{name}` | {file.size:,} |" in text
+    assert "transformers.js" not in text
+
+
+def test_card_of_the_released_model(tiny_artifact):
+    manifest = replace(Manifest.read(tiny_artifact), config=RELEASED, scope=None)
+    manifest = replace(manifest, files={**manifest.files, "config.json": manifest.files["tekken.json"]})
+    text = model_card(manifest, NAME, {}, "verified", BaseModel.of(manifest, None))
+    front = front_matter(text)
+    assert (front["base_model"], front["language"]) == (RELEASED_NAME, list(RELEASED_LANGUAGES))
+    assert front["library_name"] == "transformers.js" and "from_pretrained" in text and "verified" in text
+
+
+def test_card_without_a_licence_claims_none(tiny_artifact):
+    manifest = replace(Manifest.read(tiny_artifact), license=None)
+    text = model_card(manifest, NAME, {}, "not verified")
+    assert "license" not in front_matter(text) and "licence of the checkpoint they come from." in text
+
+
+def test_what_is_there_is_not_sent_again(hub, artifact):
+    publish(artifact, NAME)
+    hub.requests.clear()
+    seen = []
+    publish(artifact, NAME, on_file=lambda *values: seen.append(values))
+    assert not sent(hub) and not seen
+    (artifact / "certificate.html").write_text("<p>new</p>")
+    publish(artifact, NAME, on_file=lambda *values: seen.append(values))
+    assert [name for name, _, _ in seen] == ["README.md", "certificate.html"]  # the card lists it
+    assert sent(hub) == ["POST"]
+    assert held(hub)["certificate.html"] == b"<p>new</p>"
+
+
+def test_upload_that_breaks_off_is_no_artifact_and_goes_on(hub, artifact, run):
+    sizes = plan_publication(artifact, NAME).sizes
+    hub.faults.drops = [100_000] * 6  # all attempts for the first large file
+    run("publish", artifact, NAME, "--yes").assert_refused(9, NAME, "run it again")
+    assert not held(hub)
+    publish(artifact, NAME)
+    assert sent(hub).count("PUT") == sum(name.endswith(LFS) for name in sizes)
+    hub.repositories[NAME]["main"] = hub.repositories[NAME][hub.publish(NAME, {})]
+    hub.requests.clear()
+    publish(artifact, NAME)  # the storage has all that is large
+    assert sent(hub) == ["POST"] and FILE_NAME in held(hub)
+
+
+def test_lost_connections_and_passing_answers_are_waited_for(hub, artifact):
+    hub.faults.drops = [1000, 2000]
+    publish(artifact, NAME)
+    assert held(hub).keys() == {"README.md", *content(artifact)}
+
+
+@pytest.mark.parametrize(
+    ("error", "parts"),
+    [
+        ((401, ""), ["refuses the token", "hf auth login"]),
+        ((403, ""), ["may not write"]),
+        ((404, "RepoNotFound"), ["no such owner"]),
+        ((400, ""), ["HTTP 400", "run it again"]),
+    ],
+)
+def test_refusals_of_the_hub(error, parts, hub, artifact, run):
+    hub.faults.error = error
+    run("publish", artifact, NAME, "--yes").assert_refused(9, NAME, *parts)
+
+
+def test_without_a_token(hub, artifact, run, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    run("publish", artifact, NAME, "--yes").assert_refused(9, "hf auth login", "HF_TOKEN")
+    assert not hub.requests
+
+
+def test_without_a_connection(hub, artifact, run, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    run("publish", artifact, NAME, "--yes").assert_refused(9, "no connection to http://127.0.0.1:9")
+
+
+def test_a_commit_of_someone_else_in_between(hub, artifact):
+    publish(artifact, NAME)
+    (artifact / "certificate.html").write_text("<p>new</p>")
+    hub.faults.commits = [{"notes.txt": b"theirs"}]
+    with pytest.raises(StorageError, match="changed meanwhile"):
+        publish(artifact, NAME)
+    assert "certificate.html" not in held(hub) and "notes.txt" in held(hub)
+
+
+@pytest.mark.parametrize("damage", ["flip", "missing", "unfinished"])
+def test_only_whole_artifacts(damage, hub, artifact, run):
+    file = artifact / "onnx" / "mel.onnx"
+    body = bytearray(file.read_bytes())
+    if damage == "flip":
+        body[1000] ^= 1
+        file.write_bytes(body)
+    elif damage == "missing":
+        file.unlink()
+    else:
+        (artifact / FILE_NAME).unlink()
+    part = "its export did not finish" if damage == "unfinished" else "onnx/mel.onnx: "
+    for space in ([], ["--space"]) if damage == "unfinished" else ([],):
+        run("publish", artifact, NAME, "--yes", *space).assert_refused(4, part)
+    assert not hub.requests
+
+
+def test_a_file_that_changes_on_its_way(hub, artifact):
+    def spoil(name, done, total):
+        if name == "tekken.json":
+            (artifact / name).write_bytes((artifact / name).read_bytes() + b"\n")
+
+    with pytest.raises(ArtifactError, match=r"tekken\.json: changed while it was uploaded"):
+        publish(artifact, NAME, on_file=spoil)
+    assert not held(hub)
+
+
+def test_a_repository_of_something_else_is_left_alone(hub, artifact):
+    hub.publish(NAME, {"params.json": b"{}", "README.md": b"mine"})
+    with pytest.raises(StorageError, match=r"something else than an artifact \(params\.json\)"):
+        publish(artifact, NAME)
+    assert held(hub) == {"params.json": b"{}", "README.md": b"mine"}
+
+
+def test_private(hub, artifact, run):
+    assert run("publish", artifact, NAME, "--yes", "--private").code == 0
+    assert hub.private == {NAME}
+    assert run("publish", artifact, NAME, "--yes", "--private").code == 0
+    hub.private.clear()
+    run("publish", artifact, NAME, "--yes", "--private").assert_refused(9, "exists and is public")
+
+
+@pytest.mark.parametrize("name", ["speech", "some-org/speech@main", "a/b/c", "/speech", ""])
+def test_names_that_no_repository_has(name, artifact):
+    with pytest.raises(UsageError, match="ORG/NAME"):
+        publish(artifact, name)
+    if "@" not in name:
+        with pytest.raises(UsageError, match="ORG/NAME@REVISION"):
+            publish(artifact, NAME, base_model=name)
+
+
+def test_files_of_the_artifact_before_are_removed(hub, tiny_artifact, artifact, tmp_path):
+    publish(copy_artifact(tiny_artifact, tmp_path / "other", "q4"), NAME)
+    mine = {"picture.png": b"mine"}
+    hub.publish(NAME, {**held(hub), ".gitattributes": b"", **mine})
+    publish(artifact, NAME)
+    files = held(hub)
+    assert files.pop("README.md") and files == {**content(artifact), **mine}
+
+
+def test_space_is_what_bundle_writes(page, hub, tiny_artifact, artifact, tmp_path, run):
+    name = f"spaces/{NAME}"
+    result = run("publish", tiny_artifact, NAME, "--space", "--yes")
+    assert (result.code, result.out) == (0, f"{hub.url}/{name}\n"), result.err
+    assert held(hub, name) == content(site.bundle(tiny_artifact, tmp_path / "site", space=True))
+    assert publish(artifact, NAME, space=True) == f"{hub.url}/{name}"  # one precision: what the other left goes
+    assert held(hub, name) == content(site.bundle(artifact, tmp_path / "smaller", space=True))
+    assert set(json.loads(held(hub, name)[f"artifact/{FILE_NAME}"])["precisions"]) == {"q4f16"}
+
+
+def test_python(hub, artifact):
+    assert voxtral_onnx.publish(artifact, NAME) == f"{hub.url}/{NAME}"

@@ -1,0 +1,179 @@
+"""The model card of a published artifact: the README.md of its repository, generated from the manifest.
+
+Keys of the front matter: huggingface.co/docs/hub/model-cards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..config import RELEASED, RELEASED_LANGUAGES, RELEASED_NAME
+from ..manifest import FILE_NAME, Manifest
+
+TRANSFORMERS_JS = "config.json"  # a file of the artifact where it has that library's family of graphs
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """What the weights were made from, as the hub knows it."""
+
+    repo_id: str
+    revision: str | None
+    languages: tuple[str, ...]  # that its own card states
+
+    @classmethod
+    def of(cls, manifest: Manifest, named: str | None) -> BaseModel | None:
+        """The repository that was named, as ORG/NAME[@REVISION]; else the released model, of one of its shape."""
+        is_released_shape = manifest.config == RELEASED and manifest.scope is None
+        languages = RELEASED_LANGUAGES if is_released_shape else ()
+        if named is None:
+            return cls(RELEASED_NAME, None, languages) if is_released_shape else None
+        repo_id, _, revision = named.partition("@")
+        return cls(repo_id, revision or None, languages)
+
+
+def model_card(
+    manifest: Manifest, repo_id: str, sizes: Mapping[str, int], verdict: str, base: BaseModel | None = None
+) -> str:
+    """The text of README.md.
+
+    Args:
+        manifest: of the artifact.
+        repo_id: ORG/NAME, where it will stand.
+        sizes: bytes of every file beside the card.
+        verdict: what its certificate says, in one line.
+        base: what it was made from, where that is known.
+    """
+    return "\n".join(
+        [
+            "---",
+            *_front_matter(manifest, base),
+            "---",
+            "",
+            f"# {repo_id.partition('/')[2]}",
+            "",
+            *_introduction(manifest, base),
+            "",
+            "## Precisions",
+            "",
+            *_precisions(manifest),
+            "",
+            f"Certificate: {verdict}.",
+            "",
+            "## Use",
+            "",
+            *_hosts(manifest, repo_id),
+            "",
+            "## Files",
+            "",
+            "| file | bytes |",
+            "| --- | ---: |",
+            *(f"| `{name}` | {size:,} |" for name, size in sorted(sizes.items())),
+            f"| all | {sum(sizes.values()):,} |",
+            "",
+            f"`{FILE_NAME}` holds sizes and hashes of all that is needed to run.",
+            "",
+            "## Licence",
+            "",
+            _licence(manifest, base),
+            "",
+        ]
+    )
+
+
+def _front_matter(manifest: Manifest, base: BaseModel | None) -> Iterable[str]:
+    if manifest.license:
+        yield f"license: {manifest.license}"
+    if base:
+        yield from (f"base_model: {base.repo_id}", "base_model_relation: quantized")
+    if base and base.languages:
+        yield from ("language:", *(f"- {language}" for language in base.languages))
+    has_transformers_js = TRANSFORMERS_JS in manifest.files
+    yield "pipeline_tag: automatic-speech-recognition"
+    yield f"library_name: {'transformers.js' if has_transformers_js else 'voxtral-onnx'}"
+    tags = ["onnx", "onnxruntime", "voxtral-onnx", *(["transformers.js"] if has_transformers_js else []), "streaming"]
+    yield from ("tags:", *(f"- {tag}" for tag in tags))
+
+
+def _introduction(manifest: Manifest, base: BaseModel | None) -> Iterable[str]:
+    origin = f"[{base.repo_id}](https://huggingface.co/{base.repo_id})" if base else "A Voxtral Realtime model"
+    revision = f" at revision `{base.revision}`" if base and base.revision else ""
+    yield f"{origin}{revision} as ONNX: streaming speech to text on onnxruntime, in Python, Node.js and a browser tab."
+    if manifest.scope:
+        yield f"\n{manifest.scope[0].upper()}{manifest.scope[1:]}."
+    yield f"\nMade by {manifest.generator} from weights with the fingerprint `{manifest.fingerprint}`."
+
+
+def _precisions(manifest: Manifest) -> Iterable[str]:
+    """A table of what each takes, then what each recipe does to which weights."""
+    yield "| precision | activations | recipe | encoder, bytes | decoder, bytes | to download, bytes |"
+    yield "| --- | --- | --- | ---: | ---: | ---: |"
+    recipes = {}
+    for name, precision in manifest.precisions.items():
+        recipe = precision.recipe
+        encoder, decoder = (
+            sum(manifest.files[file].size for file in graph.data) for graph in (precision.encoder, precision.decoder)
+        )
+        whole = sum(file.size for file in manifest.files_of([name]).values())
+        yield f"| {name} | {precision.activation_dtype} | {recipe['name']} | {encoder:,} | {decoder:,} | {whole:,} |"
+        if recipe["rules"]:
+            recipes[recipe["name"]] = recipe
+    for name, recipe in recipes.items():
+        yield f"\nRecipe `{name}`, `accuracy_level` {recipe['accuracy_level']}; the first pattern to match counts:\n"
+        yield "| weights | bits | block | method |"
+        yield "| --- | ---: | ---: | --- |"
+        for rule in recipe["rules"]:
+            yield f"| `{rule['tensors']}` | {rule['bits']} | {rule['block_size']} | {rule['method']} |"
+
+
+def _hosts(manifest: Manifest, repo_id: str) -> Iterable[str]:
+    """How each host runs it."""
+    precision = next(iter(manifest.precisions))
+    graphs = manifest.precisions[precision]
+    yield f"""\
+**Python and the command line**
+
+```
+pip install 'voxtral-onnx[cpu]'
+voxtral-onnx transcribe --model {repo_id} talk.wav
+voxtral-onnx transcribe --model {repo_id} --mic
+```
+
+```python
+from voxtral_onnx import Transcriber
+
+with Transcriber("{repo_id}") as transcriber:
+    print(transcriber.transcribe("talk.wav").text)
+```
+
+**A browser tab**: `pip install 'voxtral-onnx[cpu,serve]'`, then `voxtral-onnx serve {repo_id}`; or as a static site:
+`voxtral-onnx bundle {repo_id} -o site`.
+
+**Any program on onnxruntime** (C, C++, Java, Node.js …): `onnx/mel.onnx`, `{graphs.encoder.path}` and
+`{graphs.decoder.path}` with the rules in `{FILE_NAME}`, which voxtral-onnx's `docs/artifact.md` explains; its
+`examples/node` is such a program of a hundred lines.
+
+**OpenVINO** reads the same graphs, one stream at a time, from a folder without links:
+
+```
+hf download {repo_id} --local-dir {repo_id.partition("/")[2]}
+```
+
+```python
+openvino.Core().compile_model("{repo_id.partition("/")[2]}/{graphs.decoder.path}", "CPU")
+```"""
+    if TRANSFORMERS_JS in manifest.files:
+        yield f"""
+**transformers.js**
+
+```js
+import {{ VoxtralRealtimeForConditionalGeneration }} from '@huggingface/transformers'
+
+const model = await VoxtralRealtimeForConditionalGeneration.from_pretrained('{repo_id}', {{ dtype: '{precision}' }})
+```"""
+
+
+def _licence(manifest: Manifest, base: BaseModel | None) -> str:
+    origin = f"[{base.repo_id}](https://huggingface.co/{base.repo_id})" if base else "the checkpoint they come from"
+    return f"The weights come under the licence of {origin}{f': {manifest.license}' if manifest.license else ''}."
