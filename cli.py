@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .manifest import Manifest
     from .runtime.audio import AudioSource
     from .runtime.bench import Latency, Measurement
+    from .runtime.checkpoint import Checkpoint
     from .runtime.doctor import Check
     from .runtime.live import Notice, Silence
     from .runtime.mic import Microphone
@@ -283,7 +284,7 @@ def transcribe(
     precision: Annotated[
         str | None, typer.Option(help="Which of the artifact's.", show_default="q4f16, else what it has")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or webgpu.")] = "auto",
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="Run on the CPU what the device cannot, and say so.")
     ] = False,
@@ -347,6 +348,13 @@ def transcribe(
     stream_json: Annotated[
         bool, typer.Option("--stream-json", help="Live: one JSON event a line (partial, group, silence, final).")
     ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Live: a file from which a process that was killed goes on; the text is the same."),
+    ] = None,
+    checkpoint_every: Annotated[
+        float, typer.Option(min=0.1, help="Seconds after which the file is written again.")
+    ] = 30.0,
     offline: Offline = False,
     language: Annotated[str | None, typer.Option(hidden=True)] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "--initial-prompt", hidden=True)] = None,
@@ -366,6 +374,10 @@ def transcribe(
         raise UsageError("give audio files, or --mic, or --stdin for raw samples as they are spoken: one of the three")
     if stream_json and audio:
         raise UsageError("--stream-json tells of speech as it comes: add --mic or --stdin, or use --json for files")
+    if checkpoint and audio:
+        raise UsageError("--checkpoint is of speech as it comes: add --mic or --stdin, or leave it out")
+    if checkpoint and vad is not None:
+        raise UsageError("--checkpoint does not hold what --vad has heard: leave one of the two out")
     formats = _formats("json" if as_json else output_format, output_dir)
     if skip_existing and output_dir is None:
         raise UsageError("--skip-existing looks for outputs in a folder: add --output-dir FOLDER")
@@ -409,8 +421,9 @@ def transcribe(
         _introduce(transcriber)
         if stdin or mic:
             hz = transcriber.sample_rate
+            kept = _open_checkpoint(checkpoint, transcriber, checkpoint_every) if checkpoint else None
             source = _stdin_blocks(sample_format, rate, hz) if stdin else _open_microphone(input_device, hz)
-            _transcribe_live(transcriber, "stdin" if stdin else "mic", source, formats, output_dir, stream_json)
+            _transcribe_live(transcriber, "stdin" if stdin else "mic", source, formats, output_dir, stream_json, kept)
             return
         several = _transcribe_together if transcriber.batch_size > 1 else _transcribe_in_turn
         with _orderly_end():
@@ -626,7 +639,7 @@ def bench(
         str | None,
         typer.Option(help="Comma-separated, or [b]all[/]: a row each.", show_default="q4f16, else what it has"),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or webgpu.")] = "auto",
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="Run on the CPU what the device cannot, and say so.")
     ] = False,
@@ -691,7 +704,7 @@ def doctor(
         str | None,
         typer.Option(help="Comma-separated, or [b]all[/]: what is tested.", show_default="q4f16, else what it has"),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or webgpu.")] = "auto",
     context: Annotated[int, typer.Option(help="Positions of 80 ms that attention sees.")] = 8192,
     as_json: Annotated[bool, typer.Option("--json", help="Every check, with its numbers.")] = False,
 ) -> None:
@@ -972,6 +985,16 @@ def _open_microphone(device: str | None, sample_rate: int) -> Microphone:
     return microphone
 
 
+def _open_checkpoint(path: Path, transcriber: Transcriber, seconds: float) -> Checkpoint:
+    from .runtime.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(path, transcriber, seconds)
+    if samples := checkpoint.stream.num_samples:
+        heard = f"{samples} samples, {samples / transcriber.sample_rate:.2f} s"
+        say(f"note: {path}: goes on behind {heard}; the input is to go on there")
+    return checkpoint
+
+
 def _print_microphones() -> None:
     from .runtime.mic import input_devices
 
@@ -990,6 +1013,7 @@ def _transcribe_live(
     formats: tuple[str, ...],
     output_dir: Path | None,
     stream_json: bool,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Show speech as it comes; Ctrl-C and SIGTERM end the capture, and what was captured is still transcribed."""
     import signal
@@ -1001,7 +1025,8 @@ def _transcribe_live(
     from .runtime.mic import Microphone
     from .runtime.segments import Segment
 
-    stream, gate, meter = transcriber.stream(), transcriber.voice_gate(), Meter()
+    stream = checkpoint.stream if checkpoint else transcriber.stream()
+    gate, meter = transcriber.voice_gate(), Meter()
     screen = LiveScreen(meter)
     microphone = source if isinstance(source, Microphone) else None
     capture = Capture(iter(source))
@@ -1029,11 +1054,11 @@ def _transcribe_live(
         capture.stop()
 
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    broken: AudioError | None = None
+    broken: VoxtralOnnxError | None = None
     try:
         with screen, PauseKey(microphone, screen, meter):
-            listen(stream, capture, meter, show, gate)
-    except AudioError as error:
+            listen(stream, capture, meter, show, gate, checkpoint)
+    except (AudioError, StorageError) as error:
         broken = error  # what was captured before is transcribed
     finally:
         for number, handler in handlers.items():

@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .config import TransformerConfig, VoxtralConfig
 from .errors import ArtifactError, StorageError
@@ -338,10 +338,21 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which gets its name when it is whole.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

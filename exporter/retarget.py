@@ -63,8 +63,9 @@ def _exchange_table(graph: ir.Graph, name: str, part: modules.QuantizedTiedEmbed
     gather, head = sorted(readers, key=lambda node: "Gather" not in node.op_type)
     ids, hidden, old_gather, old_head = gather.inputs[1], head.inputs[0], [gather], [head]
     if head.op_type == "Gemm":  # of rows that a Reshape joins and another takes apart
-        join, (apart,) = head.inputs[0].producer(), head.outputs[0].consumers()
-        hidden, old_head, old_gather = join.inputs[0], [join, head, apart], [gather]
+        join, (apart,) = head.inputs[0] and head.inputs[0].producer(), head.outputs[0].consumers()
+        assert join is not None
+        hidden, old_head = join.inputs[0], [join, head, apart]
     else:
         old_gather += gather.outputs[0].consumers()
     new_head = _matmul_nbits(graph, name, part, part.hidden_size, hidden)

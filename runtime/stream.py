@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -15,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ..errors import ArtifactError, AudioError
-from ..manifest import write_whole
+from ..manifest import whole_file
 from .cache import KVCache
 from .decoder import Alternative, Choice
 from .tokenizer import TextDecoder
@@ -103,6 +102,7 @@ class Stream:
         self.finished = False
         self.text = TextDecoder(transcriber.tokenizer)
         self.timings = Timings()
+        self.notes: list[Any] = []  # what `save` was given, where this stream was loaded
         self._listener: tuple[asyncio.AbstractEventLoop, asyncio.Queue[Token | None]] | None = None
         silence = self.rules.look_back_samples + self.rules.left_pad_tokens * self.audio.samples_per_token
         self.samples = np.zeros(silence, np.float32)  # from look_back before the next token to encode
@@ -187,18 +187,19 @@ class Stream:
             count = sum(key.startswith(f"{name}_") for key in arrays)
             cache.restore(values[name], [arrays[f"{name}_{i}"] for i in range(count)])
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, notes: Sequence[Any] = ()) -> None:
         """Write the stream's state; `Transcriber.load_stream` goes on from it, in another process too.
+
+        `notes`, as JSON holds them, are those of the loaded stream.
 
         Raises:
             StorageError: the file cannot be written.
         """
         snapshot = self.snapshot()
-        identity = self.transcriber.identity(self.num_delay_tokens)
-        values = {"identity": identity, "stop_at_eos": self.stop_at_eos, **snapshot.values}
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, state=np.array(json.dumps(values)), **snapshot.arrays)
-        write_whole(Path(path), content.getvalue())
+        facts = {"identity": self.transcriber.identity(self.num_delay_tokens), "stop_at_eos": self.stop_at_eos}
+        values = {**facts, "notes": list(notes), **snapshot.values}
+        with whole_file(Path(path)) as file:
+            np.savez(file, allow_pickle=False, state=np.array(json.dumps(values)), **snapshot.arrays)
 
     def restore(self, path: str | Path) -> None:
         """Take over a saved state; called by `Transcriber.load_stream`.
@@ -216,7 +217,7 @@ class Stream:
             raise ArtifactError(
                 f"{path}: saved with another artifact, precision, delay or context; open a stream with the same"
             )
-        self.stop_at_eos = values["stop_at_eos"]
+        self.stop_at_eos, self.notes = values["stop_at_eos"], values.get("notes", [])
         self.take_over(Snapshot(values, arrays))
 
     def __aiter__(self) -> Stream:

@@ -16,14 +16,14 @@ def name_values(model: ir.Model, weights: Iterable[str]) -> None:
     """
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     graph, kept = model.graph, {*model.graph.inputs, *model.graph.outputs}
-    weights = {*weights, *(value.name for value in graph.inputs)}  # an input may have a default
+    named = {*weights, *(value.name for value in graph.inputs)}  # an input may have a default
     ordered: dict[object, ir.Value] = {}
     for node in graph:
         for index, value in enumerate(node.inputs):
             if value is not None and value.is_initializer():
-                node.replace_input_with(index, ordered.setdefault(_identity(value, weights), value))
+                node.replace_input_with(index, ordered.setdefault(_identity(value, named), value))
     graph.initializers.clear()
-    for number, value in enumerate(value for value in ordered.values() if value.name not in weights):
+    for number, value in enumerate(value for value in ordered.values() if value.name not in named):
         tensor = value.const_value
         assert tensor is not None
         value.name, value.shape = f"constant_{number}", ir.Shape(tensor.shape.numpy())
@@ -40,8 +40,8 @@ def name_values(model: ir.Model, weights: Iterable[str]) -> None:
                 value.name = node.name if index == 0 else f"{node.name}.{index}"
 
 
-def _identity(value: ir.Value, weights: Container[str | None]) -> object:
-    if value.name in weights:
+def _identity(value: ir.Value, named: Container[str | None]) -> object:
+    if value.name in named:
         return value.name
     assert value.const_value is not None, f"{value.name}: neither a weight nor a constant"
     return value.const_value.dtype, tuple(value.const_value.shape.numpy()), value.const_value.tobytes()
