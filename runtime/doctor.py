@@ -24,7 +24,7 @@ from ..memory import available_memory
 from .artifact import choose_precisions, find_artifact
 from .audio import open_audio
 from .bench import SAMPLES, describe_machine, num_cores, read_bandwidth
-from .device import CUDA, import_onnxruntime
+from .device import CUDA, WEBGPU, import_onnxruntime
 from .memory import needed_memory
 from .mic import input_devices
 from .rows import zeros_model
@@ -87,7 +87,8 @@ def doctor(
         yield check
     bandwidth = next(check.values["read_bytes_per_second"] for check in machine if check.name == "bandwidth")
     has_cuda = any(check.name.startswith("cuda:") and check.status == OK for check in machine)
-    needed = chosen if device == "cpu" or not has_cuda else ()  # in the machine's own memory
+    is_elsewhere = device.startswith("webgpu") or (device != "cpu" and has_cuda)
+    needed = () if is_elsewhere else chosen  # in the machine's own memory
     yield from _artifact(folder, manifest, needed, context, bandwidth)
     if platform.machine().lower() in ARM and "q4f16" in chosen and not has_cuda:
         has = "--precision q4" if "q4" in manifest.precisions else "voxtral-onnx export SOURCE --precision q4"
@@ -137,8 +138,9 @@ def _providers() -> Iterator[Check]:
         yield from _cuda_devices()
     else:
         yield Check("providers", "cuda", NOTE, "not in this onnxruntime; for NVIDIA: pip install 'voxtral-onnx[gpu]'")
+    yield _webgpu()
     for provider in listed:
-        if provider not in ("CPUExecutionProvider", CUDA):
+        if provider not in ("CPUExecutionProvider", CUDA, WEBGPU):
             name = provider.removesuffix("ExecutionProvider").lower()
             runs = "runs a node" if _runs_a_node(provider) else "listed by onnxruntime, runs nothing"
             yield Check("providers", name, NOTE, f"{runs}; not used")
@@ -155,6 +157,15 @@ def _cuda_devices() -> Iterator[Check]:
                 yield Check("providers", "cuda", NOTE, str(error))
             return
         yield Check("providers", f"cuda:{index}", OK, f"runs; {free / 1e9:.1f} GB free", {"free_memory": free})
+
+
+def _webgpu() -> Check:
+    from .webgpu import WebGpu
+
+    try:
+        return Check("providers", WebGpu().name, OK, "runs")
+    except DeviceError as error:
+        return Check("providers", "webgpu", NOTE, str(error).removeprefix("webgpu:0: "))
 
 
 def _runs_a_node(provider: str) -> bool:
