@@ -107,7 +107,7 @@ class Device(Protocol):
     notes: list[str]  # what differs from what was asked for
     has_rows: bool  # bindings have parts, so that several streams may advance together
 
-    def open(self, path: str, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
+    def open(self, path: str | bytes, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
         """A session all of whose nodes run here.
 
         `captures`: calls with equal shapes are recorded and replayed where the device can do that.
@@ -204,7 +204,7 @@ class Cpu:
         """`reason`: why this is not what was asked for."""
         self.notes = [] if reason is None else [f"running on the CPU: {reason}"]
 
-    def open(self, path: str, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
+    def open(self, path: str | bytes, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
         """See `Device`."""
         return import_onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
