@@ -1,12 +1,10 @@
 """Files that advance together give the tokens that each gives alone."""
 
-from itertools import count
-from threading import Lock
-
 import numpy as np
 import pytest
 import soundfile
 from commands import CLIP, LONG_CLIP, SAMPLES, TEXT
+from devices import Imitation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import toy
@@ -17,7 +15,7 @@ from voxtral_onnx.runtime import transcribe as transcribing
 from voxtral_onnx.runtime.audio import open_audio
 from voxtral_onnx.runtime.batch import Row, advance_together
 from voxtral_onnx.runtime.cache import KVRows
-from voxtral_onnx.runtime.cuda import Cuda, CudaBuffer
+from voxtral_onnx.runtime.cuda import CudaBuffer
 from voxtral_onnx.runtime.decoder import CLOSE_MARGIN, Choice, Decoder
 from voxtral_onnx.runtime.device import Cpu
 from voxtral_onnx.runtime.stream import Stream
@@ -209,25 +207,6 @@ def test_a_device_is_not_replaced(tiny_artifact, monkeypatch):
     monkeypatch.setattr(transcribing, "open_device", lambda *arguments, **options: device)
     with pytest.raises(UsageError, match="together on CPU and CUDA, not on webgpu:0; leave it out"):
         Transcriber(tiny_artifact, "webgpu", batch_size=2)
-
-
-class Imitation(Cuda):
-    """All that is done for a CUDA device, with the CPU's memory and kernels."""
-
-    place = "cpu"
-
-    def __init__(self):
-        self.name, self.index, self.notes, self._allows_cpu = "cuda:0", 0, [], False
-        self.lock, self.recording_ids, self._helpers = Lock(), count(1), {}
-
-    def open(self, path, options, *, captures):
-        return Cpu().open(path, options, captures=captures)
-
-    def captures(self, session):
-        return False
-
-    def free_memory(self):
-        return 1 << 40
 
 
 @pytest.fixture
