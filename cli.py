@@ -296,7 +296,7 @@ def transcribe(
     ] = None,
     context: Annotated[int, typer.Option(help="Positions of 80 ms that attention sees.")] = 8192,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Files that advance together, a token each in one call; on the CPU.")
+        int, typer.Option(min=1, help="Files that advance together, a token each in one call; on CPU or CUDA.")
     ] = 1,
     gain: Annotated[str, typer.Option(help="[b]auto[/] scales the peak to 0.95; [b]none[/].")] = "none",
     output_format: Annotated[

@@ -1,8 +1,10 @@
 """What files cost that advance together: a decoder call by its rows, and how often a decision is made again.
 
     python bench/rows.py ARTIFACT [--precision q4f16]     # of the full-size twin that bench/twin.py writes
+    python bench/rows.py ARTIFACT --precision q4f16,fp32 --results results/rows_tiny.json
 
-Calls with one row and with several are timed in turn. On the samples of the embedded model, in its shipped precisions,
+Calls with one row and with several are timed in turn; of several precisions, which stand in memory together, too, with
+the ratio of the others' times to the first's. On the samples of the embedded model, in its shipped precisions,
 the decisions that a batch leaves to a call of a single row are counted, and the tokens that differ from those of a
 stream by itself. Writes results/rows.json.
 """
@@ -10,6 +12,7 @@ stream by itself. Writes results/rows.json.
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -30,28 +33,47 @@ POSITION = 512  # of the timed calls: 41 s of context
 TOGETHER = 4  # files, where decisions are counted
 
 
-def call_milliseconds(artifact: str, precision: str, rounds: int) -> dict[int, dict[str, float]]:
-    """Time of a decoder call with so many rows, and processor time, which other work on the machine changes less."""
-    with Transcriber(artifact, "cpu", precision=precision, context=CONTEXT) as transcriber:
-        decoder, blank = transcriber.decoder, transcriber.manifest.tokens.streaming_pad
-        rows = decoder.new_rows(max(ROWS))
-        caches = [rows.cache(row) for row in range(max(ROWS))]
-        embeds = np.zeros((max(ROWS), transcriber.manifest.config.decoder.hidden_size), caches[0].dtype)
-        times: dict[int, list[tuple[float, float]]] = {count: [] for count in ROWS}
-        for cache in caches:
+class TimedCalls:
+    """Decoder calls of one precision with so many rows."""
+
+    def __init__(self, transcriber: Transcriber):
+        """Buffers for the most rows, all at POSITION."""
+        self.transcriber, decoder = transcriber, transcriber.decoder
+        self.rows = decoder.new_rows(max(ROWS))
+        self.caches = [self.rows.cache(row) for row in range(max(ROWS))]
+        self.embeds = np.zeros((max(ROWS), transcriber.manifest.config.decoder.hidden_size), self.caches[0].dtype)
+        self.times: dict[int, list[tuple[float, float]]] = {count: [] for count in ROWS}
+        for cache in self.caches:
             cache.position = POSITION
+
+    def run(self, count: int) -> None:
+        """Make and time one call."""
+        transcriber, blank = self.transcriber, self.transcriber.manifest.tokens.streaming_pad
+        delays = [transcriber.num_delay_tokens] * count
+        same = [blank] * count, self.embeds[:count], delays, [0.0] * count, [None] * count
+        began, busy = perf_counter(), process_time()
+        transcriber.decoder.step_rows(self.rows, self.caches[:count], *same)
+        self.times[count].append((1000 * (perf_counter() - began), 1000 * (process_time() - busy)))
+
+    def milliseconds(self) -> dict[int, dict[str, float]]:
+        """Time of a call by its rows, and processor time, which other work on the machine changes less."""
+        results = {}
+        for count, pairs in self.times.items():
+            elapsed, busy = zip(*pairs[1:], strict=True)  # the first touches memory
+            results[count] = {"min": min(elapsed), "median": median(elapsed), "processor": median(busy)}
+        return results
+
+
+def call_milliseconds(artifact: str, precisions: list[str], rounds: int) -> dict[str, dict[int, dict[str, float]]]:
+    """Of each precision, in turn."""
+    with ExitStack() as stack:
+        loaded = [Transcriber(artifact, "cpu", precision=name, context=CONTEXT) for name in precisions]
+        calls = [TimedCalls(stack.enter_context(transcriber)) for transcriber in loaded]
         for _ in range(rounds + 1):
             for count in ROWS:
-                began, busy = perf_counter(), process_time()
-                delays = [transcriber.num_delay_tokens] * count
-                same = [blank] * count, embeds[:count], delays, [0.0] * count, [None] * count
-                decoder.step_rows(rows, caches[:count], *same)
-                times[count].append((1000 * (perf_counter() - began), 1000 * (process_time() - busy)))
-    results = {}
-    for count, pairs in times.items():
-        elapsed, busy = zip(*pairs[1:], strict=True)  # the first touches memory
-        results[count] = {"min": min(elapsed), "median": median(elapsed), "processor": median(busy)}
-    return results
+                for timed in calls:
+                    timed.run(count)
+        return {name: timed.milliseconds() for name, timed in zip(precisions, calls, strict=True)}
 
 
 class CountedDecoder(Decoder):
@@ -83,14 +105,22 @@ def decisions(precision: str) -> dict[str, int]:
     return {"decisions": decoder.decisions, "made_again": decoder.close, "tokens_that_differ": different}
 
 
+def rounded(calls: dict[int, dict[str, float]]) -> dict[int, dict[str, float]]:
+    """As results are written."""
+    return {count: {kind: round(ms, 2) for kind, ms in times.items()} for count, times in calls.items()}
+
+
 def measure(
     artifact: Annotated[str, typer.Argument(help="Of the 4B model's shape.")],
-    precision: Annotated[str, typer.Option(help="Of the artifact.")] = "q4f16",
+    precision: Annotated[str, typer.Option(help="Of the artifact; others to compare behind a comma.")] = "q4f16",
     rounds: Annotated[int, typer.Option(help="Of timed calls.")] = 15,
+    results_file: Annotated[Path, typer.Option("--results")] = RESULTS,
 ) -> None:
     """Measure and print milliseconds a token."""
     machine = describe_machine()
-    calls = call_milliseconds(artifact, precision, rounds)
+    precision, *others = precision.split(",")
+    measured = call_milliseconds(artifact, [precision, *others], rounds)
+    calls = measured.pop(precision)
     counted = {name: decisions(name) for name in ("q4f16", "q4")}
     again = counted["q4f16"]["made_again"] / counted["q4f16"]["decisions"]
 
@@ -102,12 +132,15 @@ def measure(
         "machine": machine,
         "precision": precision,
         "position": POSITION,
-        "call_ms": {n: {kind: round(ms, 1) for kind, ms in times.items()} for n, times in calls.items()},
+        "call_ms": rounded(calls),
         "samples": counted,
         "ms_per_token": {kind: token(kind) for kind in ("min", "median", "processor")},
         "gain": {kind: {n: round(token(kind)[1] / token(kind)[n], 2) for n in ROWS} for kind in ("min", "processor")},
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    for name, times in measured.items():
+        ratio = {n: {kind: round(ms / calls[n][kind], 2) for kind, ms in values.items()} for n, values in times.items()}
+        results[name] = {"call_ms": rounded(times), f"times_{precision}": ratio}
+    results_file.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))
 
 

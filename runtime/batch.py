@@ -47,7 +47,7 @@ class Row:
 
     def move(self, cache: KVCache) -> None:
         """Go on in another cache."""
-        cache.restore(self.stream.decoder_cache.position, self.stream.decoder_cache.save())
+        cache.take_over(self.stream.decoder_cache)
         self.stream.decoder_cache = cache
 
     def result(self) -> Iterator[Token]:
@@ -61,7 +61,7 @@ def advance_together(decoder: Decoder, count: int, begin: Callable[[KVCache], Ro
     """Rows that have ended, each as soon as it has.
 
     Args:
-        decoder: on the CPU.
+        decoder: on a device that has rows.
         count: rows that advance together.
         begin: the next row, whose stream decodes into this cache; None where there is none.
     """

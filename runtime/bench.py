@@ -25,6 +25,7 @@ from ..memory import peak_memory, resident_memory, total_memory
 from .artifact import find_artifact, open_artifact
 from .audio import AudioSource, open_audio
 from .cache import KVCache
+from .cuda import Cuda, CudaBuffer
 from .transcribe import DEFAULT_CONTEXT, Transcriber, delay_ms
 
 if TYPE_CHECKING:
@@ -257,6 +258,22 @@ def read_bandwidth(threads: int, passes: int = 7) -> float:
             list(pool.map(np.bitwise_or.reduce, parts))  # among NumPy's reductions the one that waits for memory only
             seconds.append(perf_counter() - began)
     return READ_BYTES / min(seconds)
+
+
+def copy_bandwidth(device: Cuda, passes: int = 7) -> float:
+    """Bytes a second that a device reads and writes in its own memory, in the fastest pass.
+
+    Raises:
+        DeviceError: its memory is full.
+    """
+    shape, dtype = (1, 1, READ_BYTES // 1024, 256), np.dtype(np.float16)  # half of READ_BYTES each
+    source, target = CudaBuffer(device, shape, dtype), CudaBuffer(device, shape, dtype)
+    seconds = []
+    for _ in range(passes):
+        began = perf_counter()
+        target.copy(source, shape[2])
+        seconds.append(perf_counter() - began)
+    return 2 * source.nbytes / min(seconds)
 
 
 def num_cores() -> int:

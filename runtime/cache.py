@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..manifest import CacheSpec, Manifest, TensorSpec
-from .device import Binding, Buffer, HostBinding
+from .device import Binding, Buffer
 from .session import Session
 
 
@@ -56,6 +56,12 @@ class KVCache:
         for buffer, values in zip((*self.states, *self.buffers), arrays, strict=True):
             buffer.write(values)
 
+    def take_over(self, other: KVCache) -> None:
+        """Go on where another cache of the same rows is."""
+        self.position, written = other.position, self.spec.row(other.position)
+        for mine, its in zip((*self.states, *self.buffers), (*other.states, *other.buffers), strict=True):
+            mine.copy(its, written)
+
     @property
     def room(self) -> int:
         """Rows the next call may write: no call crosses a move."""
@@ -91,7 +97,7 @@ class KVCache:
 
 
 class KVRows:
-    """Caches of several streams in common buffers [rows, kv_heads, capacity, head_dim], in this process's memory.
+    """Caches of several streams in common buffers [rows, kv_heads, capacity, head_dim].
 
     A row by itself is a batch of one: a stream's cache, with a position and moves of its own. The first rows together
     are a batch that one call advances by a position each.
@@ -99,18 +105,21 @@ class KVRows:
 
     def __init__(self, session: Session, spec: CacheSpec, rows: int):
         self._session, self._spec = session, spec
-        self._whole = HostBinding(session.ort)
+        self._whole = session.take_binding(rows)
+        weakref.finalize(self, session.give_back, self._whole, rows)
         for tensor in session.graph.inputs:
             if tensor.name.startswith("past_key_values."):
-                present = tensor.name.replace("past_key_values", "present")
-                self._whole.hold(tensor.name, present, _shape(tensor, rows, spec), np.dtype(tensor.dtype), appends=True)
+                present, shape = tensor.name.replace("past_key_values", "present"), _shape(tensor, rows, spec)
+                buffer = self._whole.buffers.get(tensor.name)
+                if buffer is None or buffer.shape != shape:
+                    self._whole.hold(tensor.name, present, shape, np.dtype(tensor.dtype), appends=True)
         self._bindings = [self._whole.part(0, count) for count in range(1, rows + 1)]
 
     def cache(self, row: int) -> KVCache:
         """A cache for the next stream in this row."""
         return KVCache(self._session, self._spec, self._whole.part(row, row + 1))
 
-    def binding(self, count: int) -> HostBinding:
+    def binding(self, count: int) -> Binding:
         """What a call for the first `count` rows binds."""
         return self._bindings[count - 1]
 

@@ -6,8 +6,7 @@ import contextlib
 import ctypes
 import io
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from math import prod
 from pathlib import Path
@@ -17,8 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DeviceError
-from .device import CUDA, Binding, Buffer, HostBuffer, import_onnxruntime, lazy_zeros
-from .rows import move_rows_model, zeros_model
+from .device import (
+    CUDA,
+    Binding,
+    Buffer,
+    HostBuffer,
+    account_for_nodes,
+    import_onnxruntime,
+    lazy_zeros,
+    out_of_memory_is_said,
+)
+from .rows import copy_model, move_rows_model, zeros_model
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -27,23 +35,25 @@ _INSTALL_GPU = "pip uninstall -y onnxruntime && pip install 'voxtral-onnx[gpu]'"
 _CUDA_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]' nvidia-cublas"
 _READ_BY_THE_HOST = ("total_sequence_length",)  # an input that CUDA's kernels want in the host's memory
 _ALIGNMENT = 256  # bytes, as CUDA allocates
-_SHAPE_OPERATORS = {"Concat", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"}  # on the CPU by choice
-_OUT_OF_MEMORY = ("out of memory", "Failed to allocate memory", "is smaller than requested bytes")
 
 
 class Cuda:
     """One CUDA device."""
 
     records = True  # False runs every call anew: tests and benchmarks compare
+    has_rows = True
+    place = "cuda"  # as onnxruntime names where buffers are
 
-    def __init__(self, index: int = 0):
+    def __init__(self, index: int = 0, *, allow_fallback: bool = False):
         """Load the provider and see that it runs.
+
+        `allow_fallback`: nodes without a kernel here run on the CPU, which is noted.
 
         Raises:
             DeviceError: with what is missing.
         """
         self.name, self.index, self.notes = f"cuda:{index}", index, []
-        self.lock, self.recording_ids = Lock(), count(1)
+        self.lock, self.recording_ids, self._allows_cpu = Lock(), count(1), allow_fallback
         self._helpers: dict[tuple, onnxruntime.InferenceSession] = {}
         ort = import_onnxruntime()
         if CUDA not in ort.get_available_providers():
@@ -78,20 +88,16 @@ class Cuda:
             )
         if CUDA not in session.get_providers():
             raise DeviceError("the CUDA provider does not load")
-        on_cpu = Counter(
-            node.op_type
-            for part in session.get_provider_graph_assignment_info()
-            if part.ep_name != CUDA
-            for node in part.get_nodes()
-        )
-        if on_cpu.keys() - _SHAPE_OPERATORS:
-            kinds = ", ".join(f"{number} {operator}" for operator, number in sorted(on_cpu.items()))
-            raise DeviceError(f"{path}: {on_cpu.total()} nodes have no CUDA kernel: {kinds}; use --device cpu")
+        account_for_nodes(session, CUDA, path, self.notes if self._allows_cpu else None)
         return session
 
     def bind(self, session: onnxruntime.InferenceSession) -> Binding:
         """See `Device`."""
         return CudaBinding(self, session)
+
+    def captures(self, session: onnxruntime.InferenceSession) -> bool:
+        """Whether calls of a session are recorded."""
+        return session.get_provider_options()[CUDA]["enable_cuda_graph"] == "1"
 
     def free_memory(self) -> int:
         """See `Device`."""
@@ -117,19 +123,35 @@ class Cuda:
         """
         binding = self._helper(zeros_model, dtype, len(shape)).io_binding()
         binding.bind_cpu_input("shape", np.array(shape, np.int64))
-        binding.bind_output("zeros", "cuda", self.index)
+        binding.bind_output("zeros", self.place, self.index)
         with out_of_memory_is_said(self.name):
             self._helper(zeros_model, dtype, len(shape)).run_with_iobinding(binding)
         return binding.get_outputs()[0]
 
-    def move_rows(self, value: onnxruntime.OrtValue, dtype: np.dtype, keep: int) -> None:
-        """Move the last `keep` rows along the third axis to the front."""
-        session = self._helper(move_rows_model, dtype, value.shape()[2], keep)
+    def move_rows(self, buffer: CudaBuffer, keep: int) -> None:
+        """Move the last `keep` rows along the third axis of each stream's part to the front."""
+        session = self._helper(move_rows_model, buffer.dtype, buffer.shape[2], keep)
+        for row in range(buffer.shape[0]):
+            binding = session.io_binding()
+            buffer.part(row, row + 1).bind(binding, "past", "present")
+            with out_of_memory_is_said(self.name):
+                session.run_with_iobinding(binding)
+
+    def copy(self, source: CudaBuffer | np.ndarray, target: CudaBuffer | None = None) -> np.ndarray:
+        """Copy values into a buffer; without one into an array."""
+        session = self._helper(copy_model, source.dtype)
         binding = session.io_binding()
-        binding.bind_ortvalue_input("past", value)
-        binding.bind_ortvalue_output("present", value)
+        if isinstance(source, CudaBuffer):
+            source.bind(binding, "values")
+        else:
+            binding.bind_cpu_input("values", source)
+        if target is not None:
+            target.bind(binding, present="copy")
+        else:
+            binding.bind_output("copy", "cpu")
         with out_of_memory_is_said(self.name):
             session.run_with_iobinding(binding)
+        return binding.get_outputs()[0].numpy() if target is None else np.zeros(0)
 
     def put(self, array: np.ndarray) -> onnxruntime.OrtValue:
         """A copy in the device's memory.
@@ -138,29 +160,53 @@ class Cuda:
             DeviceError: it is full.
         """
         with out_of_memory_is_said(self.name):
-            return import_onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", self.index)
+            return import_onnxruntime().OrtValue.ortvalue_from_numpy(
+                np.ascontiguousarray(array), self.place, self.index
+            )
 
 
 class CudaBuffer:
-    """Memory of a CUDA device, at one address for life, as recorded calls need it."""
+    """Memory of a CUDA device, at one address for life, as recorded calls need it: all of it, or some streams' part."""
 
-    def __init__(self, device: Cuda, shape: Sequence[int], dtype: np.dtype):
+    def __init__(
+        self, device: Cuda, shape: Sequence[int], dtype: np.dtype, whole: CudaBuffer | None = None, at: int = 0
+    ):
+        """`whole` and `at`: the buffer that this is a part of, and at which byte."""
         self.shape, self.dtype, self.nbytes = tuple(shape), dtype, prod(shape) * dtype.itemsize
-        self.device, self.value = device, device.zeros(self.shape, dtype)
+        self.device, self._value = device, whole._value if whole else device.zeros(self.shape, dtype)
+        self._address = (whole._address if whole else self._value.data_ptr()) + at
+
+    def part(self, first: int, last: int) -> CudaBuffer:
+        """The streams from `first` to before `last`."""
+        shape = (last - first, *self.shape[1:])
+        return CudaBuffer(self.device, shape, self.dtype, self, first * (self.nbytes // self.shape[0]))
+
+    def bind(self, io: Any, past: str | None = None, present: str | None = None) -> None:
+        """Make this an input and an output of calls."""
+        where = self.device.place, self.device.index, self.dtype.type, list(self.shape), self._address
+        if past:
+            io.bind_input(past, *where)
+        if present:
+            io.bind_output(present, *where)
 
     def read(self, rows: int | None = None) -> np.ndarray:
         """See `Buffer`; a copy."""
-        return self.value.numpy()[:, :, :rows]
+        return self.device.copy(self)[:, :, :rows]
 
     def write(self, values: np.ndarray) -> None:
         """See `Buffer`; the rows behind them become zeros."""
         whole = np.zeros(self.shape, self.dtype)
         whole[:, :, : values.shape[2]] = values
-        self.value.update_inplace(whole)
+        self.device.copy(whole, self)
+
+    def copy(self, other: Buffer, rows: int) -> None:
+        """See `Buffer`; all rows, which stay on the device."""
+        assert isinstance(other, CudaBuffer)
+        self.device.copy(other, self)
 
     def move_rows(self, keep: int) -> None:
         """See `Buffer`."""
-        self.device.move_rows(self.value, self.dtype, keep)
+        self.device.move_rows(self, keep)
 
 
 class CudaBinding:
@@ -172,10 +218,13 @@ class CudaBinding:
 
     reusable = True  # recordings hold these addresses and last as long as the session
 
-    def __init__(self, device: Cuda, session: onnxruntime.InferenceSession):
+    def __init__(self, device: Cuda, session: onnxruntime.InferenceSession, *, records: bool = True):
+        """`records`: calls are recorded, where the session allows it."""
         self.buffers: dict[str, Buffer] = {}
         self._device, self._session, self._io = device, session, session.io_binding()
-        self._captures = session.get_provider_options()[CUDA]["enable_cuda_graph"] == "1"
+        self._captures, self._records = device.captures(session), records
+        self._caches: dict[tuple[str, str], CudaBuffer] = {}  # by the names of input and output
+        self._parts: dict[tuple[int, int], CudaBinding] = {}  # kept, because recordings are
         self._states: dict[str, tuple[str, HostBuffer]] = {}  # a few kB each, which travel with the inputs
         self._calls: dict[tuple, _Call] = {}  # by the shapes of all inputs
         self._bound: _Call | None = None
@@ -183,12 +232,23 @@ class CudaBinding:
     def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool) -> Buffer:
         """See `Binding`."""
         if appends:
-            self.buffers[past] = buffer = CudaBuffer(self._device, shape, dtype)
-            self._io.bind_ortvalue_input(past, buffer.value)
-            self._io.bind_ortvalue_output(present, buffer.value)
-        else:
-            self.buffers[past] = buffer = HostBuffer(lazy_zeros(shape, dtype))
-            self._states[past] = present, buffer
+            return self._share(past, present, CudaBuffer(self._device, shape, dtype))
+        self.buffers[past] = buffer = HostBuffer(lazy_zeros(shape, dtype))
+        self._states[past] = present, buffer
+        return buffer
+
+    def part(self, first: int, last: int) -> CudaBinding:
+        """See `Binding`. One stream by itself runs its prompt and single decisions, which are not worth recording."""
+        assert not self._states, "states are one stream's"
+        if (first, last) not in self._parts:
+            part = self._parts[first, last] = CudaBinding(self._device, self._session, records=last - first > 1)
+            for (past, present), buffer in self._caches.items():
+                part._share(past, present, buffer.part(first, last))
+        return self._parts[first, last]
+
+    def _share(self, past: str, present: str, buffer: CudaBuffer) -> CudaBuffer:
+        self.buffers[past] = self._caches[past, present] = buffer
+        buffer.bind(self._io, past, present)
         return buffer
 
     def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
@@ -207,7 +267,7 @@ class CudaBinding:
             call.bind(self._io)
             self._bound = call
         call.upload(feeds)
-        options = call.options(self._device.records) if self._captures else None
+        options = call.options(self._device.records and self._records) if self._captures else None
         with self._device.lock, out_of_memory_is_said(self._device.name):  # recorded sessions run one call at a time
             self._session.run_with_iobinding(self._io, options)
         if not call.outputs:
@@ -243,16 +303,16 @@ class _Call:
 
     def bind(self, io: Any) -> None:
         """Make these the inputs and the outputs of the next call."""
-        index, address = self._device.index, self._value.data_ptr()
+        device, address = self._device, self._value.data_ptr()
         for name, (offset, view) in self._places.items():
-            io.bind_input(name, "cuda", index, view.dtype.type, view.shape, address + offset)
+            io.bind_input(name, device.place, device.index, view.dtype.type, view.shape, address + offset)
         for name, array in self._on_host.items():
             io.bind_cpu_input(name, array)
         for i, name in enumerate(self.fetched):
             if self.outputs:
                 io.bind_ortvalue_output(name, self.outputs[i])
             else:
-                io.bind_output(name, "cuda", index)
+                io.bind_output(name, device.place, device.index)
 
     def upload(self, feeds: Mapping[str, np.ndarray]) -> None:
         """Transfer the inputs; what the host reads must not have changed."""
@@ -268,19 +328,6 @@ class _Call:
             options = self._options[records] = import_onnxruntime().RunOptions()
             options.add_run_config_entry("gpu_graph_id", str(next(self._device.recording_ids)) if records else "-1")
         return self._options[records]
-
-
-@contextlib.contextmanager
-def out_of_memory_is_said(name: str) -> Iterator[None]:
-    """Raise a DeviceError where onnxruntime finds a device's memory full."""
-    try:
-        yield
-    except Exception as error:  # onnxruntime's own exceptions share no narrower base
-        if not any(words in str(error) for words in _OUT_OF_MEMORY):
-            raise
-        raise DeviceError(
-            f"{name}: out of memory; a smaller --context, fewer streams or another --precision take less"
-        ) from error
 
 
 def _free_memory(index: int) -> int:

@@ -1,4 +1,4 @@
-"""Where graphs run, and how a call's inputs, states and output are bound there: the CPU here, CUDA in cuda.py.
+"""Where graphs run, and how a call's inputs, states and output are bound there: here the CPU.
 
 onnxruntime replaces a provider that does not load, and a kernel that is not there, by the CPU without an error; nothing
 here does unless it was allowed to.
@@ -7,7 +7,9 @@ here does unless it was allowed to.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
-CUDA = "CUDAExecutionProvider"
+CUDA, WEBGPU = "CUDAExecutionProvider", "WebGpuExecutionProvider"
+_SHAPE_OPERATORS = {"Concat", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"}  # on the CPU by choice
+_OUT_OF_MEMORY = ("out of memory", "OutOfMemory", "Failed to allocate", "is smaller than requested bytes")
 
 
 def import_onnxruntime():
@@ -65,6 +69,10 @@ class Buffer(Protocol):
         """Replace the values, or those of the first rows along the third axis."""
         ...
 
+    def copy(self, other: Buffer, rows: int) -> None:
+        """Take over the first rows along the third axis of a buffer of the same binding."""
+        ...
+
     def move_rows(self, keep: int) -> None:
         """Move the last `keep` rows to the front."""
         ...
@@ -83,6 +91,10 @@ class Binding(Protocol):
         """
         ...
 
+    def part(self, first: int, last: int) -> Binding:
+        """A binding of the session to these parts of the same buffers along the first axis."""
+        ...
+
     def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
         """One output of a call."""
         ...
@@ -93,8 +105,9 @@ class Device(Protocol):
 
     name: str  # as `--device` takes it
     notes: list[str]  # what differs from what was asked for
+    has_rows: bool  # bindings have parts, so that several streams may advance together
 
-    def open(self, path: str, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
+    def open(self, path: str | bytes, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
         """A session all of whose nodes run here.
 
         `captures`: calls with equal shapes are recorded and replayed where the device can do that.
@@ -124,9 +137,13 @@ def open_device(asked: str, activation_dtype: str = "float16", *, allow_fallback
     kind, _, index = asked.partition(":")
     if asked == "cpu" or (asked == "auto" and CUDA not in import_onnxruntime().get_available_providers()):
         return Cpu()
-    if asked != "auto" and not (kind == "cuda" and (index.isdecimal() or asked == "cuda")):
-        raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {asked!r}")
+    if asked != "auto" and not (kind in ("cuda", "webgpu") and (index.isdecimal() or asked == kind)):
+        raise UsageError(f"device: expected auto, cpu, cuda, cuda:N or webgpu, got {asked!r}")
     try:
+        if kind == "webgpu":
+            from .webgpu import WebGpu
+
+            return WebGpu(int(index or 0), allow_fallback=allow_fallback)
         if activation_dtype != "float16":
             raise DeviceError(
                 f"CUDA has attention in float16 only, and this precision computes in {activation_dtype}; "
@@ -134,23 +151,60 @@ def open_device(asked: str, activation_dtype: str = "float16", *, allow_fallback
             )
         from .cuda import Cuda
 
-        return Cuda(int(index or 0))
+        return Cuda(int(index or 0), allow_fallback=allow_fallback)
     except DeviceError as error:
         if asked == "auto" or allow_fallback:
             return Cpu(str(error))
         raise
 
 
+def account_for_nodes(
+    session: onnxruntime.InferenceSession, provider: str, path: str | bytes, notes: list[str] | None
+) -> None:
+    """Count a session's nodes that its provider has no kernel for; they are allowed where there are notes to say so in.
+
+    Raises:
+        DeviceError: with the operators of these nodes, where they are not allowed.
+    """
+    on_cpu = Counter(
+        node.op_type
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider
+        for node in part.get_nodes()
+    )
+    if not on_cpu.keys() - _SHAPE_OPERATORS:
+        return
+    kinds = ", ".join(f"{number} {operator}" for operator, number in sorted(on_cpu.items()))
+    graph = "graph" if isinstance(path, bytes) else path
+    kernels = provider.removesuffix("ExecutionProvider")
+    if notes is None:
+        raise DeviceError(f"{graph}: {on_cpu.total()} nodes have no {kernels} kernel: {kinds}; use --device cpu")
+    notes.append(f"{graph}: {on_cpu.total()} nodes without a {kernels} kernel run on the CPU: {kinds}")
+
+
+@contextmanager
+def out_of_memory_is_said(name: str) -> Iterator[None]:
+    """Raise a DeviceError where onnxruntime finds a device's memory full."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        if not any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise
+        raise DeviceError(
+            f"{name}: out of memory; a smaller --context, fewer streams or another --precision take less"
+        ) from error
+
+
 class Cpu:
     """onnxruntime's own kernels; buffers are arrays of this process."""
 
-    name = "cpu"
+    name, has_rows = "cpu", True
 
     def __init__(self, reason: str | None = None):
         """`reason`: why this is not what was asked for."""
         self.notes = [] if reason is None else [f"running on the CPU: {reason}"]
 
-    def open(self, path: str, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
+    def open(self, path: str | bytes, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
         """See `Device`."""
         return import_onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
@@ -181,6 +235,10 @@ class HostBuffer:
         """See `Buffer`."""
         self.array[:, :, : values.shape[2]] = values
 
+    def copy(self, other: Buffer, rows: int) -> None:
+        """See `Buffer`."""
+        self.write(other.read(rows))
+
     def move_rows(self, keep: int) -> None:
         """See `Buffer`."""
         self.array[:, :, :keep] = self.array[:, :, self.shape[2] - keep :].copy()
@@ -201,7 +259,7 @@ class HostBinding:
         return self._share(past, present, lazy_zeros(shape, dtype))
 
     def part(self, first: int, last: int) -> HostBinding:
-        """Another binding of the session, to these parts of the same buffers along the first axis."""
+        """See `Binding`."""
         binding = HostBinding(self._session)
         for (past, present), array in self._arrays.items():
             binding._share(past, present, array[first:last])

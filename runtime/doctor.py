@@ -23,8 +23,8 @@ from ..manifest import Manifest
 from ..memory import available_memory
 from .artifact import choose_precisions, find_artifact
 from .audio import open_audio
-from .bench import SAMPLES, describe_machine, num_cores, read_bandwidth
-from .device import CUDA, import_onnxruntime
+from .bench import SAMPLES, copy_bandwidth, describe_machine, num_cores, read_bandwidth
+from .device import CUDA, WEBGPU, import_onnxruntime
 from .memory import needed_memory
 from .mic import input_devices
 from .rows import zeros_model
@@ -86,10 +86,16 @@ def doctor(
         machine.append(check)
         yield check
     bandwidth = next(check.values["read_bytes_per_second"] for check in machine if check.name == "bandwidth")
-    has_cuda = any(check.name.startswith("cuda:") and check.status == OK for check in machine)
-    needed = chosen if device == "cpu" or not has_cuda else ()  # in the machine's own memory
+    gpus = [check for check in machine if check.name.startswith("cuda:") and check.status == OK]
+    on_gpu = [name for name in chosen if manifest.precisions[name].activation_dtype == "float16"] if gpus else []
+    if device != "auto":
+        on_gpu = chosen if device.startswith("cuda") else []
+    needed = () if device.startswith(("cuda", "webgpu")) else [name for name in chosen if name not in on_gpu]
     yield from _artifact(folder, manifest, needed, context, bandwidth)
-    if platform.machine().lower() in ARM and "q4f16" in chosen and not has_cuda:
+    for gpu in gpus:
+        is_meant = gpu.name == ("cuda:0" if device in ("auto", "cuda") else device)
+        yield from _on_gpu(folder, manifest, gpu, on_gpu if is_meant else (), context)
+    if platform.machine().lower() in ARM and "q4f16" in chosen and not gpus:
         has = "--precision q4" if "q4" in manifest.precisions else "voxtral-onnx export SOURCE --precision q4"
         yield Check("artifact", "ARM", NOTE, f"float16 is slow on this kind of CPU; q4 computes in float32: {has}")
     if any(check.status == MISSING for check in machine):
@@ -137,8 +143,9 @@ def _providers() -> Iterator[Check]:
         yield from _cuda_devices()
     else:
         yield Check("providers", "cuda", NOTE, "not in this onnxruntime; for NVIDIA: pip install 'voxtral-onnx[gpu]'")
+    yield _webgpu()
     for provider in listed:
-        if provider not in ("CPUExecutionProvider", CUDA):
+        if provider not in ("CPUExecutionProvider", CUDA, WEBGPU):
             name = provider.removesuffix("ExecutionProvider").lower()
             runs = "runs a node" if _runs_a_node(provider) else "listed by onnxruntime, runs nothing"
             yield Check("providers", name, NOTE, f"{runs}; not used")
@@ -149,12 +156,23 @@ def _cuda_devices() -> Iterator[Check]:
 
     for index in count():
         try:
-            free = Cuda(index).free_memory()
+            device = Cuda(index)
+            free, bandwidth = device.free_memory(), copy_bandwidth(device)
         except DeviceError as error:
             if index == 0:
                 yield Check("providers", "cuda", NOTE, str(error))
             return
-        yield Check("providers", f"cuda:{index}", OK, f"runs; {free / 1e9:.1f} GB free", {"free_memory": free})
+        summary = f"runs; {free / 1e9:.1f} GB free, {bandwidth / 1e9:,.0f} GB/s copied there"
+        yield Check("providers", device.name, OK, summary, {"free_memory": free, "copy_bytes_per_second": bandwidth})
+
+
+def _webgpu() -> Check:
+    from .webgpu import WebGpu
+
+    try:
+        return Check("providers", WebGpu().name, OK, "runs")
+    except DeviceError as error:
+        return Check("providers", "webgpu", NOTE, str(error).removeprefix("webgpu:0: "))
 
 
 def _runs_a_node(provider: str) -> bool:
@@ -243,20 +261,38 @@ def _artifact(
     held = manifest.held(folder)
     manifest.check_files(folder, held)
     yield Check("artifact", "files", OK, f"{folder}: {', '.join(held)}, sizes as in the manifest")
-    free = available_memory()
     for precision in held:
         needed = needed_memory(manifest, precision, context)
-        live, files = predict_rtf(manifest, precision, bandwidth)
-        speed = f"predicted RTF on the CPU, at best: {files:.2g} on files, {live:.2g} live"
-        fits = free is None or needed <= free
-        status = OK if fits else MISSING if precision in needed_here else NOTE
-        memory = f"{needed / 1e9:.1f} GB of memory" + ("" if fits else f" needed, {(free or 0) / 1e9:.1f} free")
-        values = {"needed_memory": needed, "predicted_rtf_files": files, "predicted_rtf_live": live}
-        yield Check("artifact", precision, status, f"{memory}; {speed}", values)
+        rtf = predict_rtf(manifest, precision, bandwidth)
+        yield _prospect(precision, "the CPU", needed, available_memory(), rtf, precision in needed_here)
+
+
+def _on_gpu(folder: Path, manifest: Manifest, gpu: Check, needed_there: Sequence[str], context: int) -> Iterator[Check]:
+    """The same on a CUDA device, from its own memory and how fast that is."""
+    for precision in manifest.held(folder):
+        name = f"{precision} {gpu.name}"
+        if manifest.precisions[precision].activation_dtype != "float16":
+            status = MISSING if precision in needed_there else NOTE
+            yield Check(
+                "artifact", name, status, "does not run there: CUDA has attention in float16 only (q4f16, fp16)"
+            )
+            continue
+        needed = needed_memory(manifest, precision, context, on_device=True)
+        rtf = predict_rtf(manifest, precision, gpu.values["copy_bytes_per_second"])
+        yield _prospect(name, gpu.name, needed, gpu.values["free_memory"], rtf, precision in needed_there)
+
+
+def _prospect(name: str, place: str, needed: int, free: int | None, rtf: tuple[float, float], is_needed: bool) -> Check:
+    live, files = rtf
+    fits = free is None or needed <= free
+    memory = f"{needed / 1e9:.1f} GB of memory" + ("" if fits else f" needed, {(free or 0) / 1e9:.1f} free")
+    speed = f"predicted RTF on {place}, at best: {files:.2g} on files, {live:.2g} live"
+    values = {"needed_memory": needed, "predicted_rtf_files": files, "predicted_rtf_live": live}
+    return Check("artifact", name, OK if fits else MISSING if is_needed else NOTE, f"{memory}; {speed}", values)
 
 
 def predict_rtf(manifest: Manifest, precision: str, bandwidth: float) -> tuple[float, float]:
-    """Least seconds for a second of audio on the CPU, live and on files: the time to read the weights.
+    """Least seconds for a second of audio, live and on files: the time to read the weights.
 
     Every token of 80 ms reads the decoder's weights once; the encoder's are read once for a chunk, which is one token
     in a live stream that keeps up. What else a step does comes on top, and is most of it where the model is small.

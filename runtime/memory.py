@@ -26,8 +26,8 @@ def require_memory(
     Raises:
         DeviceError: with what is needed, what there is, and what would fit.
     """
-    free = device.free_memory() if device else None
-    on_device, available = free is not None, available_memory() if free is None else free
+    on_device = device is not None and device.name != "cpu"
+    available = device.free_memory() if device and on_device else available_memory()
 
     def needed(precision: str, context: int) -> int:
         return needed_memory(manifest, precision, context, streams, on_device=on_device)
@@ -40,7 +40,9 @@ def require_memory(
     if fitting := [size for size in smaller if needed(precision, size) <= available]:
         ways.append(f"--context {fitting[0]}")
     if fitting := [
-        size for size in range(streams - 1, 0, -1) if needed_memory(manifest, precision, context, size) <= available
+        size
+        for size in range(streams - 1, 0, -1)
+        if needed_memory(manifest, precision, context, size, on_device=on_device) <= available
     ]:
         ways.append(f"--batch-size {fitting[0]}")
     others = [  # a device computes in float16 only

@@ -1,4 +1,4 @@
-"""Two small graphs for buffers on a device: one makes zeros, one moves a buffer's last rows to its front in place.
+"""Small graphs for buffers on a device: zeros, a copy, and a buffer's last rows moved to its front.
 
 onnxruntime has no calls for that, and the runtime has no `onnx` to build graphs with: the few fields of the file format
 that they need are written here. Source: onnx.proto.
@@ -25,6 +25,18 @@ def zeros_model(dtype: np.dtype, rank: int) -> bytes:
     )
 
 
+def copy_model(dtype: np.dtype) -> bytes:
+    """An ONNX model, `values` of rank 4 -> `copy`, between any two places."""
+    element_type = _ELEMENT_TYPES[dtype.name]
+    shape = tuple(f"size_{i}" for i in range(4))
+    return _model(
+        _node("Identity", ("values",), "copy")
+        + _field(2, "copy")
+        + _field(11, _value_info("values", element_type, shape))
+        + _field(12, _value_info("copy", element_type, shape))
+    )
+
+
 def move_rows_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
     """An ONNX model, `past` [1, heads, capacity, head_dim] -> `present`; bind both to one buffer.
 
@@ -37,6 +49,25 @@ def move_rows_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
         _node("Slice", ("past", "start", "end", "axis"), "kept")
         + _node("TensorScatter", ("past", "kept"), "present", _field(1, "axis") + _field(3, 2) + _field(20, _INT))
         + _field(2, "move_rows")
+        + b"".join(_initializer(name, value) for name, value in constants.items())
+        + _field(11, _value_info("past", element_type, shape))
+        + _field(12, _value_info("present", element_type, shape))
+    )
+
+
+def roll_rows_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
+    """An ONNX model, `past` [1, heads, capacity, head_dim] -> `present`: the last `keep` rows, then the others.
+
+    For providers without TensorScatter.
+    """
+    element_type = _ELEMENT_TYPES[dtype.name]
+    shape = (1, "heads", capacity, "head_dim")
+    constants = {"zero": 0, "start": capacity - keep, "end": capacity, "axis": 2}
+    return _model(
+        _node("Slice", ("past", "start", "end", "axis"), "kept")
+        + _node("Slice", ("past", "zero", "start", "axis"), "others")
+        + _node("Concat", ("kept", "others"), "present", _field(1, "axis") + _field(3, 2) + _field(20, _INT))
+        + _field(2, "roll_rows")
         + b"".join(_initializer(name, value) for name, value in constants.items())
         + _field(11, _value_info("past", element_type, shape))
         + _field(12, _value_info("present", element_type, shape))

@@ -53,16 +53,17 @@ class Session:
             options.intra_op_num_threads = threads
         self.graph, self.device = graph, open_device(device) if isinstance(device, str) else device
         self.ort = _load(path or folder / graph.path, graph, options, self.device)
-        self._idle: list[Binding] = []
+        self._idle: dict[int, list[Binding]] = {}  # by the number of streams in their buffers
 
-    def take_binding(self) -> Binding:
-        """The binding of a stream that has ended, or a new one."""
-        return self._idle.pop() if self._idle else self.device.bind(self.ort)
+    def take_binding(self, streams: int = 1) -> Binding:
+        """The binding of streams that have ended, or a new one."""
+        idle = self._idle.get(streams)
+        return idle.pop() if idle else self.device.bind(self.ort)
 
-    def give_back(self, binding: Binding) -> None:
-        """Let another stream have a binding."""
+    def give_back(self, binding: Binding, streams: int = 1) -> None:
+        """Let other streams have a binding."""
         if binding.reusable:
-            self._idle.append(binding)
+            self._idle.setdefault(streams, []).append(binding)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
         """The first output of a graph without state."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..hub import Progress
 
 DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
-GUESSED_BLANKS = {"cpu": 1, "cuda": 3}  # positions run ahead after a blank of a file; source: bench/guessing.py
+GUESSED_BLANKS = {"cpu": 1, "cuda": 3, "webgpu": 0}  # run ahead after a blank of a file; source: bench/guessing.py
 
 
 class Transcriber:
@@ -69,11 +69,12 @@ class Transcriber:
         Args:
             model: its folder, "tiny", or ORG/NAME[@REVISION] of the hub, of which the files of one precision are
                 downloaded; None takes $VOXTRAL_ONNX_MODEL or the last finished export.
-            device: "cpu", "cuda" or "cuda:N"; "auto" takes CUDA where it is there and computes in this precision.
+            device: "cpu", "cuda", "cuda:N" or "webgpu"; "auto" takes CUDA where it is there and computes in this
+                precision.
             delay_ms: how long the model listens before it writes, a multiple of 80 up to 2400; None for the model's
                 own, 480.
             context: decoder positions of 80 ms that attention sees; fewer than the model's window take less memory.
-            batch_size: files that `transcribe_many` advances together, on the CPU; each takes caches of its own.
+            batch_size: files that `transcribe_many` advances together, on CPU or CUDA; each takes caches of its own.
             precision: which of the artifact's; None takes the first of q4f16, q4, q8, fp16, fp32.
             threads: for onnxruntime; None for one a core.
             prepacked: a folder for weights in the layout of this machine's kernels, made on first use; they load
@@ -102,8 +103,8 @@ class Transcriber:
             raise UsageError(f"prepacked: weights are packed for the CPU, not for {self.device}; add --device cpu")
         if batch_size < 1:
             raise UsageError(f"batch size: expected at least 1 file, got {batch_size}")
-        if batch_size > 1 and self.device != "cpu":
-            raise UsageError(f"batch size: files advance together on the CPU, not on {self.device}; add --device cpu")
+        if batch_size > 1 and not self.runs_on.has_rows:
+            raise UsageError(f"batch size: files advance together on CPU and CUDA, not on {self.device}; leave it out")
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
         self.context, self.batch_size, self.blank_guard = context, batch_size, blank_guard
         self.alternatives = check_alternatives(alternatives)
@@ -147,7 +148,7 @@ class Transcriber:
 
     @property
     def device(self) -> str:
-        """What runs: "cpu" or "cuda:N"."""
+        """What runs: "cpu", "cuda:N" or "webgpu:0"."""
         return self.runs_on.name
 
     @property

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 from commands import CLIP, LONG_CLIP, SAMPLES, TEXT
+from devices import Imitation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import toy
@@ -14,7 +15,9 @@ from voxtral_onnx.runtime import transcribe as transcribing
 from voxtral_onnx.runtime.audio import open_audio
 from voxtral_onnx.runtime.batch import Row, advance_together
 from voxtral_onnx.runtime.cache import KVRows
+from voxtral_onnx.runtime.cuda import CudaBuffer
 from voxtral_onnx.runtime.decoder import CLOSE_MARGIN, Choice, Decoder
+from voxtral_onnx.runtime.device import Cpu
 from voxtral_onnx.runtime.stream import Stream
 
 LENGTHS = (0, 1, 16_000, 50_000, 144_000)  # samples; in the longest the decoder's caches move three times
@@ -199,10 +202,43 @@ def test_no_rows(tiny_artifact, batch_size):
 
 
 def test_a_device_is_not_replaced(tiny_artifact, monkeypatch):
-    from voxtral_onnx.runtime.device import Cpu
-
     device = Cpu()
-    device.name = "cuda:0"
+    device.name, device.has_rows = "webgpu:0", False
     monkeypatch.setattr(transcribing, "open_device", lambda *arguments, **options: device)
-    with pytest.raises(UsageError, match="together on the CPU, not on cuda:0; add --device cpu"):
-        Transcriber(tiny_artifact, "cuda", batch_size=2)
+    with pytest.raises(UsageError, match="together on CPU and CUDA, not on webgpu:0; leave it out"):
+        Transcriber(tiny_artifact, "webgpu", batch_size=2)
+
+
+@pytest.fixture
+def imitated(toy_artifact, monkeypatch):
+    monkeypatch.setattr(transcribing, "open_device", lambda *arguments, **options: Imitation())
+    with Transcriber(toy_artifact, "cuda", precision="fp32", batch_size=3) as transcriber:
+        yield transcriber
+
+
+def test_rows_on_a_device_are_streams_alone(imitated, alone):
+    """Twice: the second time in the first's buffers, which hold what it left."""
+    lengths = [*LENGTHS, LENGTHS[0], LENGTHS[-1]]
+    for _ in range(2):
+        found = tokens_by_length(imitated.transcribe_many(map(babble, lengths)))
+        assert sorted(found) == sorted((length, alone[length]) for length in lengths)
+    assert len(imitated.decoder.session._idle[3]) == 1
+
+
+def test_parts_of_a_device_buffer():
+    device, rng = Imitation(), np.random.default_rng(0)
+    whole = CudaBuffer(device, (3, 2, 8, 4), np.dtype(np.float16))
+    assert not whole.read().any()
+    values = rng.standard_normal(whole.shape).astype(np.float16)
+    for row in range(3):
+        whole.part(row, row + 1).write(values[row : row + 1])
+    assert np.array_equal(whole.read(), values)
+    whole.part(1, 2).move_rows(3)
+    values[1, :, :3] = values[1, :, 5:].copy()
+    whole.part(2, 3).copy(whole.part(0, 1), 8)
+    values[2] = values[0]
+    assert np.array_equal(whole.read(), values)
+    assert np.array_equal(whole.part(0, 2).read(5), values[:2, :, :5])
+    whole.move_rows(2)
+    values[:, :, :2] = values[:, :, 6:].copy()
+    assert np.array_equal(whole.read(), values)

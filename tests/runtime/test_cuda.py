@@ -12,7 +12,8 @@ from commands import CLIP, SAMPLES, TEXT, TEXTS
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import DeviceError, UsageError
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime.cuda import Cuda, CudaBuffer, out_of_memory_is_said
+from voxtral_onnx.runtime.audio import open_audio
+from voxtral_onnx.runtime.cuda import Cuda, CudaBinding, CudaBuffer, out_of_memory_is_said
 from voxtral_onnx.runtime.transcribe import GUESSED_BLANKS
 
 SECONDS = 30.0  # with 64 positions of context the decoder's caches move 19 times, the encoder's many more
@@ -112,6 +113,53 @@ def test_rows_move_in_place(device, dtype, capacity, keep):
     assert np.array_equal(buffer.read(), values)
     buffer.write(values[:, :, :2])
     assert np.array_equal(buffer.read(2), values[:, :, :2])
+
+
+def test_parts_of_a_buffer(device):
+    """Each stream's part is read, written, copied and moved without touching the others."""
+    values = np.random.default_rng(0).standard_normal((3, 2, 100, 64)).astype(np.float16)
+    whole = CudaBuffer(device, values.shape, values.dtype)
+    for row in range(3):
+        whole.part(row, row + 1).write(values[row : row + 1])
+    assert np.array_equal(whole.read(), values)
+    whole.part(1, 2).move_rows(30)
+    values[1, :, :30] = values[1, :, 70:].copy()
+    whole.part(2, 3).copy(whole.part(0, 1), 100)
+    values[2] = values[0]
+    assert np.array_equal(whole.read(), values)
+    assert np.array_equal(whole.part(1, 3).read(5), values[1:, :, :5])
+
+
+ROW_CLIPS = ("command-hibari", "date-hibari", "long-mixed", "number-flite", "digits-espeak")
+
+
+def test_files_together_are_files_alone_where_the_choice_is_clear(tiny_artifact):
+    """Rows that join, end and fill gaps, over a rolling window; other kernels serve several rows."""
+    with Transcriber(tiny_artifact, "cuda", context=64, batch_size=3) as transcriber:
+        paths = [SAMPLES / f"{name}.wav" for name in ROW_CLIPS]
+        found = {t.source.name: t.token_ids for t in transcriber.transcribe_many(paths)}
+        for path in paths:
+            source = open_audio(path, 16000)
+            tokens, _ = tokens_of(transcriber, np.concatenate(list(source.blocks())))
+            pairs = list(zip(tokens, found[source.name], strict=True))
+            first = next((token for token, mine in pairs if token.token_id != mine), None)
+            assert first is None or abs(first.blank_margin) < 0.5  # from there on contexts differ
+
+
+def test_rows_are_replayed_as_they_run_anew(tiny_artifact):
+    """Twice in one device's buffers, which the second run takes from the first."""
+    results = []
+    with Transcriber(tiny_artifact, "cuda", context=64, batch_size=3) as transcriber:
+        samples = [speech(seconds) for seconds in (5.0, 12.0, 3.0, 8.0)]
+        assert isinstance(transcriber.runs_on, Cuda)
+        for records in (False, True, True):
+            transcriber.runs_on.records = records
+            results.append({t.duration: t.token_ids for t in transcriber.transcribe_many(samples)})
+        (binding,) = transcriber.decoder.session._idle[3]
+        part = binding.part(0, 3)
+        assert isinstance(part, CudaBinding)
+        assert any(True in call._options for call in part._calls.values()), "nothing was recorded"
+    assert results[0] == results[1] == results[2]
 
 
 @pytest.mark.parametrize("resume_on", ["cuda", "cpu"])

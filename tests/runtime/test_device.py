@@ -23,10 +23,11 @@ without_cuda = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize(
-    "name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "cuda1", "", "CPU", "cpu:0", "auto:0"]
+    "name",
+    ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "cuda1", "", "CPU", "cpu:0", "webgpu:", "webgpu:x"],
 )
 def test_unknown_names(name):
-    with pytest.raises(UsageError, match="device: expected auto, cpu, cuda or cuda:N, got"):
+    with pytest.raises(UsageError, match="device: expected auto, cpu, cuda, cuda:N or webgpu, got"):
         open_device(name)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import replace
 from importlib import metadata
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnxruntime
 import pytest
 import soundfile
 from commands import CLIP
+from devices import Imitation
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import ArtifactError
@@ -135,6 +137,46 @@ def test_providers_are_tried_and_not_believed(artifact, run, monkeypatch):
     assert found["providers", "x"]["summary"].startswith("listed by onnxruntime, runs nothing")
     if not any(name.startswith("cuda:") for _, name in found):
         assert found["providers", "cuda"]["status"] == "note"
+
+
+GPU = doctor.Check("providers", "cuda:0", "ok", "", {"free_memory": 80e9, "copy_bytes_per_second": 3e12})
+
+
+def test_what_a_gpu_can_run(tiny_artifact, run, monkeypatch):
+    """From its own memory and bandwidth; CUDA itself is not there, so what would be tested runs on the CPU."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider", doctor.CUDA])
+    monkeypatch.setattr(doctor, "_cuda_devices", lambda: iter([GPU]))
+    found = checks(run, tiny_artifact)
+    manifest = Manifest.read(tiny_artifact)
+    there = found["artifact", "q4f16 cuda:0"]
+    live, files = doctor.predict_rtf(manifest, "q4f16", 3e12)
+    assert there["status"] == "ok" and there["values"]["predicted_rtf_live"] == live
+    assert there["values"]["needed_memory"] == requirements.needed_memory(manifest, "q4f16", 8192, on_device=True)
+    assert f"predicted RTF on cuda:0, at best: {files:.2g} on files" in there["summary"]
+    assert found["artifact", "q4 cuda:0"]["status"] == "note"
+    assert "attention in float16 only" in found["artifact", "q4 cuda:0"]["summary"]
+    assert checks(run, tiny_artifact, "--precision", "q4")["artifact", "q4"]["status"] == "ok", "auto takes the CPU"
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "code", "words"),
+    [
+        ("cuda", "q4", 7, "does not run there"),
+        ("cuda", "q4f16", 7, "GB of memory needed, 0.0 free"),
+        ("cpu", "q4f16", 0, "GB of memory needed, 0.0 free"),
+    ],
+)
+def test_what_is_meant_to_run_on_a_gpu_must(device, precision, code, words, tiny_artifact, run, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider", doctor.CUDA])
+    full = replace(GPU, values={**GPU.values, "free_memory": 1e6})
+    monkeypatch.setattr(doctor, "_cuda_devices", lambda: iter([full]))
+    found = checks(run, tiny_artifact, "--device", device, "--precision", precision, code=code)
+    check = found["artifact", f"{precision} cuda:0"]
+    assert words in check["summary"] and check["status"] == ("missing" if code else "note")
+
+
+def test_bandwidth_of_a_device():
+    assert bench.copy_bandwidth(Imitation()) > 1e8
 
 
 def test_arm_is_told_of_q4(tiny_artifact, artifact, run, monkeypatch):
