@@ -13,7 +13,7 @@ from commands import SAMPLES
 from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime.stream import Token
 
-# Between the two best logits. onnxruntime multiplies 4-bit weights by activations rounded to 8 bits, other hosts do not.
+# Between the two best logits: onnxruntime multiplies 4-bit weights by activations rounded to 8 bits, others do not.
 CLOSE = 0.5
 SHORT_CLIPS = ("command-hibari.wav", "date-hibari.wav", "digits-espeak.wav", "number-flite.wav", "time-flite.wav")
 

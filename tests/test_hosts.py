@@ -76,5 +76,5 @@ def test_openvino_and_links(openvino_host, artifact, tmp_path):
     data.symlink_to(data.rename(tmp_path / "blob"))
     with pytest.raises(RuntimeError, match="outside the base directory"):
         openvino_host.compiled(next(artifact.glob("onnx/encoder*.onnx")))
-    with pytest.raises(SystemExit, match="a link, as in the hub's cache.*--local-dir"):
+    with pytest.raises(SystemExit, match=r"a link, as in the hub's cache.*--local-dir"):
         next(openvino_host.transcribe(artifact, "q4f16", np.zeros(1600, np.float32)))

@@ -96,10 +96,8 @@ def both_forms(checkpoint, name: str, rule: Rule):
     config, forms = checkpoint.config.decoder, []
     for standard in (False, True):
         build = Build(torch.float32, Recipe("toy", 0, (rule,)), standard)
-        make, sizes = (
-            build.linear,
-            (config.hidden_size, config.kv_size if "k_proj" in name else config.intermediate_size),
-        )
+        outputs = config.kv_size if name.endswith("k_proj") else config.intermediate_size
+        make, sizes = build.linear, (config.hidden_size, outputs)
         if name == TABLE:
             make, sizes = build.tied_embedding, (config.vocab_size, config.hidden_size)
         forms.append(make(name, *sizes))
@@ -137,7 +135,7 @@ def test_what_cannot_be_laid_out_is_refused():
     def build(method: str) -> Build:
         return Build(torch.float32, Recipe("toy", 0, (Rule("*", 4, 32, method),)), standard=True)
 
-    with pytest.raises(QuantizationError, match="zero points; use a symmetric one"):
+    with pytest.raises(QuantizationError, match="zero points; use a symmetric method"):
         build("rtn_asymmetric").tied_embedding("table", 64, 64)
     with pytest.raises(QuantizationError, match="rows of 80 do not divide into blocks of 32"):
         build("rtn_symmetric").tied_embedding("table", 64, 80)
