@@ -66,14 +66,15 @@ def test_their_weights_are_native(portable_artifact, tiny_artifact):
         for name in quantized:
             rule = recipe.rule_for(name)
             assert rule is not None
-            stored = {part: tensors.get(f"{name}.{part}") for part in ("weight", "scales", "zero_points")}
-            values = {
-                part: None if t is None else t.stored_rows().reshape(t.shape) if t.encoding.name == "U8" else t.rows()
-                for part, t in stored.items()
-            }
+            packed, zero_points = (tensors.get(f"{name}.{part}") for part in ("weight", "zero_points"))
+            assert packed is not None
+            blocks = Blocks(
+                packed.stored_rows().reshape(packed.shape),
+                tensors[f"{name}.scales"].rows(),
+                None if zero_points is None else zero_points.stored_rows(),
+            )
             parts = ("weight", "zero_points", "scales")
             codes, zeros, scales = (numpy_helper.to_array(found[f"{name}.{part}"]) for part in parts)
-            blocks = Blocks(values["weight"], values["scales"], values["zero_points"])
             expected = dequantize_blockwise(blocks, rule, len(codes))
             block = np.arange(len(codes)) // rule.block_size
             actual = (codes.astype(np.float32) - zeros.astype(np.float32)[block]) * scales[block]
