@@ -1118,7 +1118,8 @@ def _print_hosts(manifest: Manifest, *, as_json: bool) -> None:
     table = Table("host", "tested", "graphs", box=None, pad_edge=False)
     for host in read_hosts():
         groups: dict[tuple, list[str]] = {}  # precisions of which the same can be said
-        for verdict in judge(host, manifest):
+        verdicts = list(judge(host, manifest))
+        for verdict in [verdict for verdict in verdicts if verdict.precision] or verdicts:
             key = verdict.family, verdict.status, verdict.operators
             groups.setdefault(key, []).extend([verdict.precision] if verdict.precision else [])
         lines = [

@@ -34,7 +34,12 @@ def compiled(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.nd
     core = openvino.Core()
     core.add_extension(ConversionExtension("QuickGelu", "com.microsoft", quick_gelu))
     request = core.compile_model(path, "CPU", SETTINGS).create_infer_request()
-    return lambda feeds: {value.any_name: array for value, array in request.infer(feeds).items()}
+
+    def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        results = request.infer(feeds, share_inputs=True, share_outputs=True)  # views, until the next call
+        return {value.any_name: array for value, array in results.items()}
+
+    return run
 
 
 class Graph:
