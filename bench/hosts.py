@@ -59,7 +59,7 @@ def run_python(artifact: Path, precision: str, clip: Path) -> dict[str, Any]:
 def run_openvino(artifact: Path, precision: str, clip: Path) -> dict[str, Any]:
     """The example, whose graphs are compiled before its first token."""
     sys.path.insert(0, str(ROOT / "examples"))
-    host = import_module("openvino_host")
+    host: Any = import_module("openvino_host")
     samples, _ = soundfile.read(clip, dtype="float32")
     graphs, seconds = {}, 0.0
 

@@ -498,12 +498,10 @@ class Decoder(WithConstants):
     def choose(self, logits: Tensor, blank_penalty: Tensor) -> Tensor:
         """Greedy choice with the blank held back: float32 [batch, seq, 3] of id, logprob and blank margin.
 
-        A tie goes to the lower id, as ArgMax has it. Ids are exact in float32 below 2^24. The highest logit is
-        gathered: ReduceMax takes 7 ms on CUDA for more rows than one.
+        A tie goes to the lower id, as ArgMax has it. Ids are exact in float32 below 2^24.
         """
-        masked = logits + self.blank_mask
-        index = masked.argmax(-1, keepdim=True)
-        word, best = masked.gather(2, index).squeeze(-1), index.squeeze(-1).float()
+        word, index = ops.highest(logits + self.blank_mask)
+        best = index.float()
         blank, blank_id = logits[..., self.blank], float(self.blank)
         held_back = blank - blank_penalty
         tied = torch.where(held_back == word, best.clamp(max=blank_id), best)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -44,17 +45,15 @@ def lead_of(token: Token) -> float:
     return best.logprob - second.logprob
 
 
-def sounds(artifact: Path, precision: str, clips: Iterable[str], seconds: float = 0) -> list[Sound]:
-    """Clips, and all samples joined and repeated to so many seconds, with Python's tokens."""
-    found = {name: soundfile.read(SAMPLES / name, dtype="float32")[0] for name in clips}
-    if seconds:
+@cache
+def sound(artifact: Path, precision: str, clip: str) -> Sound:
+    """A clip with Python's tokens; "2 min" is all clips joined and repeated for so long."""
+    if clip == "2 min":
         every = [soundfile.read(path, dtype="float32")[0] for path in sorted(SAMPLES.glob("*.wav"))]
-        found["joined"] = np.resize(np.concatenate(every), int(seconds * 16000))
-    with Transcriber(artifact, precision=precision, device="cpu", alternatives=2, blank_guard=False) as transcriber:
-        return [Sound(name, samples, _tokens(transcriber, samples)) for name, samples in found.items()]
-
-
-def _tokens(transcriber: Transcriber, samples: np.ndarray) -> list[Token]:
+        samples = np.resize(np.concatenate(every), 120 * 16000)
+    else:
+        samples = soundfile.read(SAMPLES / clip, dtype="float32")[0]
     tokens: list[Token] = []
-    assert transcriber.transcribe(samples, on_token=tokens.append).token_ids
-    return tokens
+    with Transcriber(artifact, precision=precision, device="cpu", alternatives=2, blank_guard=False) as transcriber:
+        assert transcriber.transcribe(samples, on_token=tokens.append).token_ids
+    return Sound(clip, samples, tokens)
