@@ -535,6 +535,9 @@ def inspect(
     check: Annotated[
         bool, typer.Option("--check", help="Also compare the contents of all files with their hashes.")
     ] = False,
+    hosts: Annotated[
+        bool, typer.Option("--hosts", help="Which hosts run it, instead: tested, expected or not.")
+    ] = False,
     offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="The manifest, with what was checked.")] = False,
 ) -> None:
@@ -545,6 +548,9 @@ def inspect(
 
     folder = _find(artifact, [], offline)
     manifest = Manifest.read(folder)
+    if hosts:
+        _print_hosts(manifest, as_json=as_json)
+        return
     held = manifest.held(folder)
     manifest.check_files(folder, held)
     checked = ["sizes"]
@@ -1164,6 +1170,36 @@ def _print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: 
     console.print(f"{len(sizes)} files, {format_size(sum(sizes))}; checked: {', '.join(checked)}")
     if elsewhere := [name for name in manifest.precisions if name not in held]:
         console.print(f"not in this folder: {', '.join(elsewhere)}")
+
+
+def _print_hosts(manifest: Manifest, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from .verify.hosts import judge, read_hosts
+
+    if as_json:
+        verdicts = [
+            {**asdict(verdict), "source": host.source} for host in read_hosts() for verdict in judge(host, manifest)
+        ]
+        write(json.dumps(verdicts, ensure_ascii=False) + "\n")
+        return
+    table = Table("host", "tested", "graphs", box=None, pad_edge=False)
+    for host in read_hosts():
+        groups: dict[tuple, list[str]] = {}  # precisions of which the same can be said
+        verdicts = list(judge(host, manifest))
+        for verdict in [verdict for verdict in verdicts if verdict.precision] or verdicts:
+            key = verdict.family, verdict.status, verdict.operators
+            groups.setdefault(key, []).extend([verdict.precision] if verdict.precision else [])
+        lines = [
+            f"{family or 'all'} {', '.join(names)}".rstrip()
+            + f": {status}"
+            + (f", no {', '.join(lacks)}" if lacks else "")
+            for (family, status, lacks), names in groups.items()
+        ]
+        table.add_row(host.name, host.version or "–", "\n".join([*lines, *([f"({host.note})"] if host.note else [])]))  # noqa: RUF001
+    Console(highlight=False).print(table)
 
 
 def _print_certificate(certificate: Certificate) -> None:

@@ -121,7 +121,12 @@ def _tekken(vocab_size: int) -> dict:
     named = {1: "<s>", 2: "</s>", 32: "[STREAMING_PAD]", 33: "[STREAMING_WORD]"}
     pieces = [bytes([i % 256]) if i < 256 else f" {i:x}".encode() for i in range(vocab_size - 1000)]
     return {
-        "config": {"default_num_special_tokens": 1000, "default_vocab_size": vocab_size, "version": "v7"},
+        "config": {
+            "pattern": r"\s?\S+|\s+",
+            "default_num_special_tokens": 1000,
+            "default_vocab_size": vocab_size,
+            "version": "v7",
+        },
         "vocab": [{"rank": i, "token_bytes": base64.b64encode(piece).decode()} for i, piece in enumerate(pieces)],
         "special_tokens": [{"rank": i, "token_str": named.get(i, f"<SPECIAL_{i}>")} for i in range(1000)],
         "audio": {

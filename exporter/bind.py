@@ -25,6 +25,7 @@ from ..errors import StorageError
 from ..manifest import MAX_DELAY_TOKENS, sync_folder
 from ..quant import gguf
 from ..quant.blocks import quantize_blockwise
+from ..quant.packing import pack, unpack
 from ..quant.recipe import Rule
 from . import modules
 from .checkpoint import Checkpoint
@@ -62,10 +63,11 @@ def lay_out(module: nn.Module, data_file: str, shard_size: int) -> Layout:
     """
     layout = Layout()
     sizes = {name: value.numel() * value.element_size() for name, value in module.state_dict().items()}
-    table = [name for name in sizes if ".embed_tokens." in name]
+    aliases = {name: name.replace(".gather_", ".") for name in sizes if ".gather_" in name}  # the same bytes
+    table = [name for name in sizes if ".embed_tokens." in name and name not in aliases]
     shards: list[list[str]] = [[]]
     size = 0
-    for name in [name for name in sizes if name not in table]:
+    for name in [name for name in sizes if name not in table and name not in aliases]:
         need = _aligned(sizes[name])
         if shards[-1] and size + need > shard_size:
             shards.append([])
@@ -73,7 +75,7 @@ def lay_out(module: nn.Module, data_file: str, shard_size: int) -> Layout:
         shards[-1].append(name)
         size += need
     if table:
-        shards.append([name for name in table if not name.endswith(".gather_scales")])
+        shards.append(table)
     for number, shard in enumerate(filter(None, shards)):
         file = data_file + (f"_{number}" if number else "")
         offset = 0
@@ -82,9 +84,7 @@ def lay_out(module: nn.Module, data_file: str, shard_size: int) -> Layout:
             offset += _aligned(sizes[name])
         last = layout.places[shard[-1]]
         layout.sizes[file] = last.offset + last.size
-    for name in table:
-        if name.endswith(".gather_scales"):  # the same bytes under a third axis
-            layout.places[name] = layout.places[name.replace(".gather_scales", ".scales")]
+    layout.places |= {name: layout.places[source] for name, source in aliases.items()}
     return layout
 
 
@@ -148,7 +148,8 @@ def _point_at_files(traced: Traced, places: Mapping[str, Place], folder: Path) -
     for name in initializers.keys() & places.keys():
         value, place = initializers[name], places[name]
         assert value.dtype is not None and value.shape is not None
-        assert prod(value.shape.numpy()) * int(value.dtype.itemsize) == place.size, f"{name}: traced in another size"
+        num_bytes = prod(value.shape.numpy()) * value.dtype.bitwidth // 8
+        assert num_bytes == place.size, f"{name}: traced in another size"
         value.const_value = ir.ExternalTensor(
             Path(place.file).name,
             place.offset,
@@ -263,6 +264,8 @@ def fills_of(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> Itera
         match part:
             case modules.QuantizedLinear() | modules.QuantizedTiedEmbedding():
                 yield _quantize(prefix, tensors[prefix + "weight"], part.rule)
+            case modules.DequantizedWeight():
+                yield _quantize_transposed(prefix, tensors[prefix + "weight"], part.rule)
             case modules.Linear():
                 yield _transpose(prefix + "weight", tensors[prefix + "weight"])
             case modules.RMSNorm() | modules.Conv() | modules.TiedEmbedding():
@@ -300,6 +303,31 @@ def _quantize(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
         return {prefix + name: values for name, values in pieces.items() if values is not None}
 
     return Fill((tensor,), make, rule, *tensor.shape)
+
+
+def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
+    """The same codes and scales with the inputs along the first axis, a block of them at a time."""
+    outputs, inputs = tensor.shape
+    num_blocks, middle = -(-inputs // rule.block_size), 1 << (rule.bits - 1)
+
+    def make(start: int, stop: int) -> dict[str, np.ndarray]:
+        first, last = start * rule.block_size, min(stop * rule.block_size, inputs)
+        if gguf.keeps(rule, tensor.encoding.name):
+            stored = tensor.stored_rows().reshape(outputs, num_blocks, -1)[:, start:stop]
+            blocks = gguf.repack(stored.reshape(outputs, -1), rule.bits, tensor.name)
+        else:
+            blocks = quantize_blockwise(tensor.columns(first, last).T, rule, tensor.name)
+        codes = unpack(blocks.packed, rule.bits, rule.block_size).reshape(outputs, -1)[:, : last - first]
+        zeros = np.full((outputs, stop - start), middle, np.uint8)
+        if blocks.zero_points is not None:
+            zeros = unpack(blocks.zero_points, rule.bits, stop - start)
+        return {
+            prefix + "weight": pack(codes.T, rule.bits),
+            prefix + "scales": blocks.scales.T,
+            prefix + "zero_points": pack(zeros.T, rule.bits),
+        }
+
+    return Fill((tensor,), make, rule, num_blocks, rule.block_size * outputs)
 
 
 def _delay_gains(prefix: str, tensors) -> Fill:

@@ -119,15 +119,15 @@ def _export_graphs(
     for graph in graphs:
         on_progress(Progress(files, "", 0, 0))
         traced.append(_retargeted(graph, checkpoint) or trace(graph.plan_of, checkpoint.config))
-    parameters = 0
-    if not any(graph.plan.lender for graph in graphs):
-        layouts = [graph.layout for graph in graphs]
-        parameters = bind(list(zip(traced, layouts, strict=True)), checkpoint, folder, plan.threads, on_progress)
+    bound = 0
+    if own := [(made, graph.layout) for made, graph in zip(traced, graphs, strict=True) if not graph.plan.lender]:
+        bound = bind(own, checkpoint, folder, plan.threads, on_progress)
         checkpoint.check_unchanged()
 
     finished = {}
     for graph, made in zip(graphs, traced, strict=True):
-        path, data, contract, lent = graph.plan.graph_file, tuple(graph.layout.sizes), graph.plan, {}
+        path, data, contract = graph.plan.graph_file, tuple(graph.layout.sizes), graph.plan
+        parameters, lent = bound, {}
         if contract.lender:
             borrow(made, folder)
             lender = earlier[contract.lender]

@@ -26,6 +26,7 @@ from .bind import fills_of
 from .checkpoint import Checkpoint
 from .modules import (
     Build,
+    DequantizedTiedEmbedding,
     Embedder,
     Layer,
     Linear,
@@ -34,7 +35,7 @@ from .modules import (
     QuantizedLinear,
     QuantizedTiedEmbedding,
     RMSNorm,
-    TiedEmbedding,
+    Table,
 )
 from .tekken import read_tekken
 
@@ -212,7 +213,7 @@ class Layerwise:
         for start, head in self.heads():
             yield start, head(hidden)
 
-    def table(self, ranges: Sequence[tuple[int, int]]) -> TiedEmbedding | QuantizedTiedEmbedding:
+    def table(self, ranges: Sequence[tuple[int, int]]) -> Table:
         """The table's rows of these ranges, one after the other; another source of weights replaces this."""
         hidden_size = self.config.decoder.hidden_size
         table = self.build.tied_embedding(TABLE, sum(stop - start for start, stop in ranges), hidden_size)
@@ -223,7 +224,7 @@ class Layerwise:
                 for name, values in fill.make(start, stop).items():
                     sink.write(name, values, at * (values.size // (stop - start)))
                 at += stop - start
-        sink.share_scales()
+        sink.share()
         return table
 
     def choose(self, hidden: Tensor) -> Choices:
@@ -253,7 +254,7 @@ def fill(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> None:
             part.run(pool, [sink])
             for tensor in part.tensors:
                 tensor.release()
-    sink.share_scales()
+    sink.share()
 
 
 def rotation(stack: TransformerConfig, start: int, rows: int, batch: int = 1) -> tuple[Tensor, Tensor]:
@@ -325,8 +326,10 @@ class _Parameters:
         """Write to the parameter, converted to its type."""
         self.arrays[name][at : at + values.size] = values.reshape(-1)
 
-    def share_scales(self) -> None:
-        """A quantised table gathers with the same scales under a third axis."""
+    def share(self) -> None:
+        """A quantised table gathers with the same scales under a third axis, or the same codes as bytes."""
         for part in self.module.modules():
             if isinstance(part, QuantizedTiedEmbedding):
                 part.gather_scales = nn.Parameter(part.scales[..., None], requires_grad=False)
+            elif isinstance(part, DequantizedTiedEmbedding):
+                part.gather_weight = part.weight

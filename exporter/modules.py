@@ -6,7 +6,7 @@ tracing, the same modules are the float reference of the tests. MODEL.md numbers
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,24 +28,29 @@ class Build:
 
     dtype: torch.dtype  # of activations, scales and caches
     recipe: Recipe
+    standard: bool = False  # whether graphs hold operators of the ONNX standard alone
 
     def parameter(self, *shape: int, dtype: torch.dtype | None = None) -> nn.Parameter:
         """A placeholder: its values come from the checkpoint."""
         return nn.Parameter(torch.empty(shape, dtype=dtype or self.dtype), requires_grad=False)
 
-    def linear(self, name: str, in_features: int, out_features: int, bias: bool = False) -> Linear | QuantizedLinear:
+    def linear(
+        self, name: str, in_features: int, out_features: int, bias: bool = False
+    ) -> Linear | QuantizedLinear | DequantizedLinear:
         """The linear layer of that name, quantised where the recipe says so."""
         rule = self.recipe.rule_for(name)
         if rule is None:
             return Linear(self, in_features, out_features, bias)
-        return QuantizedLinear(self, rule, in_features, out_features, bias)
+        quantized = DequantizedLinear if self.standard else QuantizedLinear
+        return quantized(self, rule, in_features, out_features, bias)
 
-    def tied_embedding(self, name: str, vocab_size: int, hidden_size: int) -> TiedEmbedding | QuantizedTiedEmbedding:
+    def tied_embedding(self, name: str, vocab_size: int, hidden_size: int) -> Table:
         """The table that is both embedding and head."""
         rule = self.recipe.rule_for(name)
         if rule is None:
             return TiedEmbedding(self, vocab_size, hidden_size)
-        return QuantizedTiedEmbedding(self, rule, name, vocab_size, hidden_size)
+        quantized = DequantizedTiedEmbedding if self.standard else QuantizedTiedEmbedding
+        return quantized(self, rule, name, vocab_size, hidden_size)
 
 
 class WithConstants(nn.Module):
@@ -98,6 +103,43 @@ class QuantizedLinear(nn.Module):
         )
 
 
+class DequantizedWeight(nn.Module):
+    """A block-quantised weight for the standard's operators: codes [in_features, out_features], blocks along the first.
+
+    Zero points are always there, because the standard's default is 0. onnxruntime fuses DequantizeLinear and MatMul
+    into the product of QuantizedLinear when it loads the graph, and only in this layout.
+    """
+
+    def __init__(self, build: Build, rule: Rule, in_features: int, out_features: int):
+        super().__init__()
+        if out_features * rule.bits % 8:
+            raise QuantizationError(f"rule {rule.tensors!r}: {out_features} outputs do not fill whole bytes")
+        self.rule = rule
+        num_blocks, row_bytes = -(-in_features // rule.block_size), out_features * rule.bits // 8
+        self.weight = build.parameter(in_features, row_bytes, dtype=torch.uint8)
+        self.scales = build.parameter(num_blocks, out_features)
+        self.zero_points = build.parameter(num_blocks, row_bytes, dtype=torch.uint8)
+
+    def dequantized(self) -> Tensor:
+        """[in_features, out_features]."""
+        rule = self.rule
+        return ops.dequantize_linear(
+            self.weight, self.scales, self.zero_points, bits=rule.bits, block_size=rule.block_size
+        )
+
+
+class DequantizedLinear(DequantizedWeight):
+    """x @ weight + bias, the weight dequantised."""
+
+    def __init__(self, build: Build, rule: Rule, in_features: int, out_features: int, bias: bool):
+        super().__init__(build, rule, in_features, out_features)
+        self.bias = build.parameter(out_features) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ self.dequantized()
+        return y if self.bias is None else y + self.bias
+
+
 class TiedEmbedding(nn.Module):
     """Embedding and head on one float table [vocab_size, hidden_size]."""
 
@@ -147,6 +189,43 @@ class QuantizedTiedEmbedding(nn.Module):
             block_size=self.rule.block_size,
             accuracy_level=self.accuracy_level,
         )
+
+
+class DequantizedTiedEmbedding(DequantizedWeight):
+    """The same for the standard's operators, which gather whole bytes: of a pair of codes the wanted one is cut out."""
+
+    def __init__(self, build: Build, rule: Rule, name: str, vocab_size: int, hidden_size: int):
+        super().__init__(build, rule, hidden_size, vocab_size)
+        if rule.has_zero_points:
+            raise QuantizationError(
+                f"{name}: method {rule.method} has zero points; use a symmetric method for the table"
+            )
+        if hidden_size % rule.block_size:
+            raise QuantizationError(f"{name}: rows of {hidden_size} do not divide into blocks of {rule.block_size}")
+        self.gather_weight = build.parameter(*self.weight.shape, dtype=torch.uint8)  # the same bytes as bytes
+
+    def embed(self, ids: Tensor) -> Tensor:
+        ids, shape = ids.flatten(), ids.shape
+        codes = self.codes(ids).unflatten(0, (-1, self.rule.block_size))  # [num_blocks, block_size, n]
+        scales = ops.gather_columns(self.scales, ids)[:, None]
+        rows = ((codes - 2 ** (self.rule.bits - 1)) * scales).flatten(0, 1).T
+        return rows.unflatten(0, shape)
+
+    def codes(self, ids: Tensor) -> Tensor:
+        """[hidden_size, n] in the activation type."""
+        if self.rule.bits == 8:
+            return ops.gather_columns(self.gather_weight, ids).to(self.scales.dtype)
+        pair = ids.float() / 2  # exact, and arithmetic that every host has
+        first = pair.floor()
+        codes = ops.gather_columns(self.gather_weight, first.long()).to(self.scales.dtype)
+        high = (codes / 16).floor()
+        return torch.where(pair > first, high, codes - 16 * high)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.dequantized()
+
+
+Table = TiedEmbedding | QuantizedTiedEmbedding | DequantizedTiedEmbedding
 
 
 class RMSNorm(nn.Module):
@@ -203,6 +282,7 @@ class Attention(nn.Module):
             num_heads=self.num_heads,
             window=self.window,
             grows=at.grows,
+            view=at.view,
         )
         return self.o_proj(out), present_key, present_value
 
@@ -229,6 +309,7 @@ class Positions:
     seqlens_k: Tensor  # int32 [batch], buffer row of the last new position
     total_sequence_length: Tensor  # int32, the buffer's capacity
     grows: bool = False  # no buffers: of the past, the window is kept, and the new rows are put behind it
+    view: ops.View | None = None  # the rest in other words, where layers can share it
 
     @classmethod
     def behind(cls, past: Tensor, window: int, cos: Tensor, sin: Tensor) -> Positions:
@@ -274,12 +355,15 @@ class Stack(nn.Module):
             Layer(build, f"{name}.layers.{i}", stack, bias=bias, delay=delay) for i in range(stack.num_hidden_layers)
         )
         self.norm = RMSNorm(build, stack.hidden_size, stack.rms_norm_eps)
+        self.window = stack.sliding_window
 
     def run(
         self, x: Tensor, at: Positions, past: tuple[Tensor, ...], num_delay_tokens: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Final hidden states and the present buffers, key and value of each layer in turn."""
         residual, branch, present = x, None, []
+        if not at.grows:
+            at = replace(at, view=ops.view_of(past[0], at.seqlens_k, x.shape[1], self.window))
         for i, layer in enumerate(self.layers):
             residual, branch, key, value = layer(residual, branch, at, past[2 * i], past[2 * i + 1], num_delay_tokens)
             present += [key, value]
@@ -414,12 +498,10 @@ class Decoder(WithConstants):
     def choose(self, logits: Tensor, blank_penalty: Tensor) -> Tensor:
         """Greedy choice with the blank held back: float32 [batch, seq, 3] of id, logprob and blank margin.
 
-        A tie goes to the lower id, as ArgMax has it. Ids are exact in float32 below 2^24. The highest logit is
-        gathered: ReduceMax takes 7 ms on CUDA for more rows than one.
+        A tie goes to the lower id, as ArgMax has it. Ids are exact in float32 below 2^24.
         """
-        masked = logits + self.blank_mask
-        index = masked.argmax(-1, keepdim=True)
-        word, best = masked.gather(-1, index).squeeze(-1), index.squeeze(-1).float()
+        word, index = ops.highest(logits + self.blank_mask)
+        best = index.float()
         blank, blank_id = logits[..., self.blank], float(self.blank)
         held_back = blank - blank_penalty
         tied = torch.where(held_back == word, best.clamp(max=blank_id), best)

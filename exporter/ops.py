@@ -1,4 +1,4 @@
-"""Fused operators: plain PyTorch when run, one ONNX node when traced.
+"""Fused operators: plain PyTorch when run, one ONNX node when traced, or few where only the standard's may be used.
 
 The plain form is the reference that tests compare the runtime's kernels with, so it follows the operator's contract,
 caches and row positions included. Sources: ONNX Runtime contrib operator schemas; ONNX opset 23.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,21 +16,22 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 _tracing = False
+_contrib = False  # whether nodes may be contrib operators
 
 
 @contextmanager
-def tracing() -> Iterator[None]:
-    """Emit ONNX nodes instead of computing.
+def tracing(*, standard: bool = False) -> Iterator[None]:
+    """Emit ONNX nodes instead of computing; `standard`: of the ONNX standard alone.
 
     An own flag, because `torch.onnx.is_in_onnx_export` is false under `torch.export`, which would silently trace the
     plain forms.
     """
-    global _tracing
-    _tracing = True
+    global _tracing, _contrib
+    _tracing, _contrib = True, not standard
     try:
         yield
     finally:
-        _tracing = False
+        _tracing = _contrib = False
 
 
 def matmul_nbits(
@@ -84,17 +86,42 @@ def gather(table: Tensor, ids: Tensor) -> Tensor:
     return table[ids]
 
 
+def gather_columns(table: Tensor, ids: Tensor) -> Tensor:
+    """Columns of a table [K, V] by ids [n]: [K, n]."""
+    if _tracing:
+        return _node("Gather", [table, ids], {"axis": 1}, table, (table.shape[0], *ids.shape))
+    return table[:, ids]
+
+
+def dequantize_linear(weight: Tensor, scales: Tensor, zero_points: Tensor, *, bits: int, block_size: int) -> Tensor:
+    """A block-quantised weight as floats: codes along N packed like in a row of memory, blocks along K.
+
+    weight uint8 [K, N * bits / 8]; scales [ceil(K / block_size), N]; zero_points uint8, packed like the weight. Returns
+    [K, N]. The node wants 4-bit types, which PyTorch lacks: passes/packed_codes.py gives them to the initializers.
+    """
+    if _tracing:
+        attributes = {"axis": 0, "block_size": block_size}
+        shape = (weight.shape[0], scales.shape[1])
+        return _node("DequantizeLinear", [weight, scales, zero_points], attributes, scales, shape)
+
+    def of_rows(blocks: Tensor) -> Tensor:
+        return blocks.repeat_interleave(block_size, 0)[: weight.shape[0]]
+
+    return ((_codes(weight, bits) - of_rows(_codes(zero_points, bits))) * of_rows(scales).float()).to(scales.dtype)
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """X / rms(x) * weight over the last axis, summed in float32."""
     if _tracing:
         attributes = {"axis": -1, "epsilon": eps, "stash_type": 1}
-        return _node("SimplifiedLayerNormalization", [x, weight], attributes, x, x.shape)
+        operator = "SimplifiedLayerNormalization" if _contrib else "RMSNormalization"
+        return _node(operator, [x, weight], attributes, x, x.shape)
     return F.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype) * weight
 
 
 def add_rms_norm(x: Tensor, skip: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(rms_norm(x + skip), x + skip)."""
-    if _tracing:
+    if _contrib:
         statistics = (*x.shape[:-1], 1)  # two optional outputs that nothing uses
         normed, _, _, total = _nodes(
             "com.microsoft::SkipSimplifiedLayerNormalization",
@@ -120,6 +147,26 @@ def rotary_embedding(x: Tensor, cos: Tensor, sin: Tensor, *, num_heads: int) -> 
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a call writes of a fixed buffer and sees of it: the same in every layer."""
+
+    index: Tensor  # int64 [batch, kv_heads, seq, 3]: where each new row goes
+    mask: Tensor  # bool [batch, 1, seq, capacity]
+
+
+def view_of(buffer: Tensor, seqlens_k: Tensor, seq: int, window: int) -> View | None:
+    """The view of seq new rows of a buffer [batch, kv_heads, capacity, head_dim]; contrib attention needs none."""
+    if _contrib:
+        return None
+    batch, heads, capacity, _ = buffer.shape
+    rows = seqlens_k[:, None].long() - (seq - 1) + torch.arange(seq)  # [batch, seq]
+    axes = torch.arange(batch)[:, None, None], torch.arange(heads)[None, :, None], rows[:, None]
+    distance = rows[:, :, None] - torch.arange(capacity)  # [batch, seq, capacity]
+    mask = (distance >= 0) & (distance < window)
+    return View(torch.stack([axis.expand(batch, heads, seq) for axis in axes], -1), mask[:, None])
+
+
 def group_query_attention(
     query: Tensor,
     key: Tensor,
@@ -132,18 +179,19 @@ def group_query_attention(
     num_heads: int,
     window: int,
     grows: bool = False,
+    view: View | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Causal attention of already rotated rows over a fixed buffer, `window` keys at most.
 
     query [batch, seq, num_heads * head_dim]; key, value [batch, seq, kv_heads * head_dim]; past [batch, kv_heads,
-    capacity, head_dim]; seqlens_k int32 [batch] is the buffer row of the last new position. Returns the output and the
-    buffers with the new rows written. Where the past `grows`, it has no room for them, and buffers longer by `seq` rows
-    are returned.
+    capacity, head_dim]; seqlens_k int32 [batch] is the buffer row of the last new position; `view` is what `view_of`
+    gave for these layers. Returns the output and the buffers with the new rows written. Where the past `grows`, it has
+    no room for them, and buffers longer by `seq` rows are returned.
     """
     batch, seq, _ = query.shape
     kv_heads, head_dim = past_key.shape[1], past_key.shape[3]
     capacity = past_key.shape[2] + seq if grows else past_key.shape[2]
-    if _tracing:
+    if _contrib:
         attributes = {
             "num_heads": num_heads,
             "kv_num_heads": kv_heads,
@@ -158,19 +206,29 @@ def group_query_attention(
         )
         return out, present_key, present_value
 
-    rows = seqlens_k[:, None].long() - (seq - 1) + torch.arange(seq)  # [batch, seq]
-    index = rows[:, None, :, None].expand(batch, kv_heads, seq, head_dim)
-
-    def write(past: Tensor, new: Tensor) -> Tensor:
-        past = F.pad(past, (0, 0, 0, capacity - past.shape[2]))
-        return past.scatter(2, index, new.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2))
-
-    present_key, present_value = write(past_key, key), write(past_value, value)
-    distance = rows[:, :, None] - torch.arange(capacity)  # [batch, seq, capacity]
-    mask = ((distance >= 0) & (distance < window))[:, None]
+    if grows:
+        past_key, past_value = (F.pad(past, (0, 0, 0, seq)) for past in (past_key, past_value))
+    view = view or view_of(past_key, seqlens_k, seq, window)
+    assert view is not None
+    present_key = _write_rows(past_key, view.index, key.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2))
+    present_value = _write_rows(past_value, view.index, value.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2))
     heads = query.unflatten(-1, (num_heads, head_dim)).transpose(1, 2)
-    out = F.scaled_dot_product_attention(heads, present_key, present_value, mask, enable_gqa=True)
+    out = _attention(heads, present_key, present_value, view.mask)
     return out.transpose(1, 2).flatten(-2), present_key, present_value
+
+
+def _write_rows(buffer: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """The buffer [batch, heads, capacity, size] with values [batch, heads, seq, size] where the index says."""
+    if _tracing:
+        return _node("ScatterND", [buffer, index, values], {}, buffer, buffer.shape)
+    return buffer.index_put(index.unbind(-1), values)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Attention of query [batch, heads, seq, size] to what the mask [batch, 1, seq, capacity] lets it see."""
+    if _tracing:
+        return _node("Attention", [query, key, value, mask], {"scale": query.shape[-1] ** -0.5}, query, query.shape)
+    return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
 
 
 def last_rows(past: Tensor, count: int) -> Tensor:
@@ -197,9 +255,20 @@ def digit(x: Tensor, base: int, place: int) -> Tensor:
     return x // base**place % base
 
 
+def highest(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest values along the last axis, and where each stands first.
+
+    They are gathered, because ReduceMax takes 7 ms on CUDA for more rows than one; but not in the standard's operators,
+    since onnx.reference gathers elements along axes of up to 64 only.
+    """
+    index = x.argmax(-1, keepdim=True)
+    values = x.amax(-1) if _tracing and not _contrib else x.gather(-1, index).squeeze(-1)
+    return values, index.squeeze(-1)
+
+
 def silu(x: Tensor) -> Tensor:
     """X * sigmoid(x)."""
-    if _tracing:
+    if _contrib:
         return _node("com.microsoft::QuickGelu", [x], {"alpha": 1.0}, x, x.shape)
     return F.silu(x)
 

@@ -23,7 +23,7 @@ def repeat_last_layer(model: ir.Model, num_layers: int) -> None:
     if num_layers <= TRACED_LAYERS:
         return
     graph = model.graph
-    first, last = _norm(graph, "layers.1.input_layernorm"), _norm(graph, r"^[^.]+\.norm")
+    first, last = _join(graph, "layers.1.input_layernorm"), _join(graph, r"^[^.]+\.norm")
     nodes = list(graph)
     body = nodes[nodes.index(first) : nodes.index(last)]
     inner = {output for node in body for output in node.outputs}
@@ -70,11 +70,18 @@ def repeat_last_layer(model: ir.Model, num_layers: int) -> None:
         last.replace_input_with(index, value)
 
 
-def _norm(graph: ir.Graph, weight: str) -> ir.Node:
-    """The node that reads the norm weight of that name."""
-    return next(
+def _join(graph: ir.Graph, weight: str) -> ir.Node:
+    """The node that adds the pending branch: the one that reads the norm weight of that name, or the sum before it."""
+    norm = next(
         node for node in graph for value in node.inputs if value is not None and re.search(weight, str(value.name))
     )
+    if norm.op_type != "RMSNormalization":
+        return norm
+    value = norm.inputs[0]
+    assert value is not None
+    joins = value.producer()
+    assert joins is not None and joins.op_type == "Add", f"{weight}: no sum before the norm"
+    return joins
 
 
 def _copy(value: ir.Value, number: int) -> ir.Value:

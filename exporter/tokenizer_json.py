@@ -51,11 +51,11 @@ def tokenizer_json(tekken: bytes) -> bytes:
                     "behavior": "Isolated",
                     "invert": False,
                 },
-                _byte_level(use_regex=False, trim_offsets=True),
+                _byte_level(),
             ],
         },
-        "post_processor": _byte_level(use_regex=True, trim_offsets=False),
-        "decoder": _byte_level(use_regex=True, trim_offsets=True),
+        "post_processor": _byte_level(add_prefix_space=True, trim_offsets=False, use_regex=True),
+        "decoder": _byte_level(add_prefix_space=True, use_regex=True),
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -95,13 +95,8 @@ def _merges(tokens: list[bytes]) -> list[list[str]]:
     return merges
 
 
-def _byte_level(*, use_regex: bool, trim_offsets: bool) -> dict[str, Any]:
-    return {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": trim_offsets,
-        "use_regex": use_regex,
-    }
+def _byte_level(**options: bool) -> dict[str, Any]:
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False, **options}
 
 
 def _letters() -> list[str]:

@@ -88,6 +88,7 @@ def finish(plan: GraphPlan, module: nn.Module, model: ir.Model, passes: dict[str
     for operator, count in plan.fused_operators.items():
         found = operators.get(operator, 0)
         assert found == count, f"{plan.role}: expected {count} {operator} nodes, found {found}"
+    assert not plan.standard or "com.microsoft" not in model.opset_imports, f"{plan.role}: contrib operators in it"
     model.producer_name, model.producer_version = "voxtral-onnx", ""
     return Traced(plan, module, model, operators, passes)
 
@@ -107,7 +108,7 @@ def _shortened(config: VoxtralConfig) -> VoxtralConfig:
 
 
 def _trace_whole(plan: GraphPlan) -> ir.Model:
-    with FakeTensorMode(), torch.no_grad(), ops.tracing(), _quiet():
+    with FakeTensorMode(), torch.no_grad(), ops.tracing(standard=plan.standard), _quiet():
         program = torch.export.export(
             plan.module().eval(),
             tuple(_example(spec) for spec in plan.inputs),

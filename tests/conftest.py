@@ -42,9 +42,25 @@ def toy_checkpoint(toy_model, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def toy_artifact(toy_checkpoint, tmp_path_factory):
-    """The toy model in float32, and in 4 bits with the accuracy level that computes in float."""
+    """The toy model in float32, and in 4 bits with the accuracy level that computes in float; float32 portable too."""
     folder = tmp_path_factory.mktemp("toy") / "artifact"
-    return export(toy_checkpoint, folder, precisions=("fp32", "q4"), recipe=str(EXACT_RECIPE))
+    export(toy_checkpoint, folder, precisions=("fp32", "q4"), recipe=str(EXACT_RECIPE))
+    return export(toy_checkpoint, folder, precisions=("fp32",), families=("portable",))
+
+
+@pytest.fixture(scope="session")
+def portable_artifact(tiny_artifact, tmp_path_factory):
+    """The embedded checkpoint in q4 and fp16, the portable family's graphs in the place of native's. Read only."""
+    folder, precisions = tmp_path_factory.mktemp("portable") / "tiny-onnx", ("q4", "fp16")
+    copy_artifact(tiny_artifact, folder, *precisions)
+    export("tiny", folder, precisions=precisions, families=("portable",))
+    manifest = Manifest.read(folder)
+    for name in precisions:
+        encoder, decoder = manifest.family(name, "portable")
+        kind = replace(manifest.precisions[name], encoder=encoder, decoder=decoder, families={})
+        manifest = replace(manifest, precisions={**manifest.precisions, name: kind})
+    manifest.write(folder)
+    return folder
 
 
 @pytest.fixture
@@ -53,9 +69,9 @@ def artifact(tiny_artifact, tmp_path) -> Path:
     return copy_artifact(tiny_artifact, tmp_path / "artifact")
 
 
-def copy_artifact(source: Path, target: Path, precision: str = "q4f16") -> Path:
+def copy_artifact(source: Path, target: Path, *precisions: str) -> Path:
     manifest = Manifest.read(source)
-    manifest = replace(manifest, precisions={precision: manifest.precisions[precision]})
+    manifest = replace(manifest, precisions={name: manifest.precisions[name] for name in precisions or ("q4f16",)})
     names = {name for name in manifest.files if "/" not in name}
     names |= {name for graph in manifest.graphs() for name in (graph.path, *graph.data)}
     (target / "onnx").mkdir(parents=True)

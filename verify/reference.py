@@ -18,9 +18,8 @@ from ..exporter.modules import (
     Layer,
     Positions,
     Projector,
-    QuantizedTiedEmbedding,
     RMSNorm,
-    TiedEmbedding,
+    Table,
 )
 from ..manifest import Manifest
 from ..quant.recipe import Recipe
@@ -50,7 +49,7 @@ class ArtifactModel(Layerwise):
         """Give a module, whose name in the model this is, the artifact's weights."""
         _assign(module, {key: self._weights(f"{name}.{key}") for key in module.state_dict()})
 
-    def table(self, ranges: Sequence[tuple[int, int]]) -> TiedEmbedding | QuantizedTiedEmbedding:
+    def table(self, ranges: Sequence[tuple[int, int]]) -> Table:
         """The table's rows of these ranges, one after the other."""
         hidden_size = self.config.decoder.hidden_size
         table = self.build.tied_embedding(EMBEDDING, sum(stop - start for start, stop in ranges), hidden_size)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...errors import UsageError
-from . import native, transformers_js
+from . import native, portable, transformers_js
 from .graph import Family
 
 NATIVE = "native"  # what Python and the page run: every precision has it
-FAMILIES: dict[str, Family] = {NATIVE: native.FAMILY, "transformers_js": transformers_js.FAMILY}
+FAMILIES: dict[str, Family] = {
+    NATIVE: native.FAMILY,
+    "transformers_js": transformers_js.FAMILY,
+    "portable": portable.FAMILY,
+}
 ROOT_NAMES = frozenset(name for family in FAMILIES.values() for name in family.root_names)
 
 

@@ -28,6 +28,7 @@ class GraphPlan:
     lender: str | None = None  # the graph, bound before, whose data files these are: then nothing is written into them
     inline_bytes: int = 0  # of values that stand in the graph's own file
     defaults: Mapping[str, int] = field(default_factory=dict)  # what an input [1] is that a host does not feed
+    standard: bool = False  # whether operators of the ONNX standard must do
 
     @property
     def required_inputs(self) -> tuple[TensorSpec, ...]:

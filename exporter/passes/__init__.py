@@ -10,6 +10,7 @@ from .common_subexpressions import merge_common_subexpressions
 from .constants import fold_constants
 from .debug_info import strip_debug_info
 from .optional_outputs import drop_optional_outputs
+from .packed_codes import type_packed_codes
 from .reshapes import make_reshapes_static
 from .unused_nodes import remove_unused_nodes
 
@@ -19,6 +20,7 @@ PIPELINE: tuple[Callable[[ir.Model], int], ...] = (
     remove_unused_nodes,
     merge_common_subexpressions,
     drop_optional_outputs,
+    type_packed_codes,
     strip_debug_info,
 )
 

@@ -17,13 +17,14 @@ ATOL = 1e-4  # float32 rounding on values up to 20: kernels and PyTorch add in a
 CAPACITY = 96
 
 
-@pytest.fixture(scope="module", params=["fp32", "q4"])
+@pytest.fixture(scope="module", params=["fp32", "q4", "portable fp32"])
 def both(request, toy_artifact, toy_checkpoint):
     manifest = Manifest.read(toy_artifact)
-    precision = manifest.precisions[request.param]
+    family, _, name = request.param.rpartition(" ")
+    native = manifest.precisions[name].encoder, manifest.precisions[name].decoder
     checkpoint = open_checkpoint(toy_checkpoint)
-    recipe = FLOAT if request.param == "fp32" else load_recipe(str(EXACT_RECIPE))
-    sessions = Session(toy_artifact, precision.encoder, "cpu"), Session(toy_artifact, precision.decoder, "cpu")
+    recipe = FLOAT if name == "fp32" else load_recipe(str(EXACT_RECIPE))
+    sessions = [Session(toy_artifact, graph, "cpu") for graph in (manifest.family(name, family) if family else native)]
     return checkpoint, eager_modules(checkpoint, recipe), sessions
 
 

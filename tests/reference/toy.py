@@ -201,7 +201,11 @@ def tekken(config: VoxtralConfig) -> bytes:
     pieces = [bytes([i]) for i in range(256)] + [bytes([97 + i // 26 % 26, 97 + i % 26]) for i in range(count - 256)]
     return json.dumps(
         {
-            "config": {"default_num_special_tokens": NUM_SPECIAL, "default_vocab_size": config.decoder.vocab_size},
+            "config": {
+                "pattern": r"\p{L}+|\s+|.",
+                "default_num_special_tokens": NUM_SPECIAL,
+                "default_vocab_size": config.decoder.vocab_size,
+            },
             "vocab": [{"rank": i, "token_bytes": base64.b64encode(piece).decode()} for i, piece in enumerate(pieces)],
             "special_tokens": [
                 {"rank": i, "token_str": named.get(i, f"<SPECIAL_{i}>"), "is_control": True} for i in range(NUM_SPECIAL)

@@ -1,0 +1,165 @@
+"""Transcribe with OpenVINO 2026.4 or newer: python examples/openvino_host.py ARTIFACT AUDIO.wav [--precision q4f16].
+
+A whole host on openvino, numpy and soundfile alone: what it knows about the model stands in the artifact's manifest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import soundfile
+from openvino import opset13
+from openvino.frontend.onnx import ConversionExtension
+
+SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}  # the default is what the processor multiplies fastest
+CACHE = "past_key_values."
+
+
+def quick_gelu(node: Any) -> list[Any]:
+    """Of alpha 1: OpenVINO's own reader multiplies by a constant of float32, which float16 graphs refuse."""
+    x = node.get_input(0)
+    return opset13.multiply(x, opset13.sigmoid(x)).outputs()
+
+
+def compiled(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """What runs a graph: all outputs by name from all inputs by name."""
+    core = openvino.Core()
+    core.add_extension(ConversionExtension("QuickGelu", "com.microsoft", quick_gelu))
+    request = core.compile_model(path, "CPU", SETTINGS).create_infer_request()
+
+    def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        results = request.infer(feeds, share_inputs=True, share_outputs=True)  # views, until the next call
+        return {value.any_name: array for value, array in results.items()}
+
+    return run
+
+
+class Graph:
+    """A compiled graph and what it carries from call to call: cache rows by the manifest's rule, convolution states."""
+
+    def __init__(self, folder: Path, graph: Mapping[str, Any], cache: Mapping[str, Any] | None = None):
+        for file in graph["data"]:
+            if (folder / file).is_symlink():
+                sys.exit(
+                    f"{folder / file}: a link, as in the hub's cache, and OpenVINO reads no weights through links; "
+                    "download real files: hf download ORG/NAME --local-dir FOLDER"
+                )
+        self.run, self.cache, self.position = compiled(folder / graph["path"]), cache, 0
+        self.dtypes = {tensor["name"]: tensor["dtype"] for tensor in graph["inputs"]}
+        sizes = {"batch": 1, **(cache or {})}  # the symbolic axes of caches: batch, capacity
+        self.state = {
+            tensor["name"]: np.zeros([sizes.get(size, size) for size in tensor["shape"]], tensor["dtype"])
+            for tensor in graph["inputs"]
+            if tensor["name"].startswith(CACHE) or tensor["name"].endswith("_state")
+        }
+
+    def __call__(self, feeds: Mapping[str, Any], output: str, rows: int = 0) -> np.ndarray:
+        """One output of a call that writes so many rows into the caches."""
+        feeds = {**feeds, **self.state, **(self.places(rows) if self.cache else {})}
+        results = self.run({name: np.asarray(value, self.dtypes[name]) for name, value in feeds.items()})
+        for name, array in self.state.items():
+            if name.startswith(CACHE):
+                present = results[name.replace("past_key_values", "present")]
+                array[:, :, : present.shape[2]] = present  # OpenVINO gives back the rows that are written, no more
+            else:
+                array[:] = results[f"present_{name}"]
+        if self.cache:
+            self.advance(self.cache["keep"], rows)
+        return results[output].copy()
+
+    @property
+    def row(self) -> int:
+        """Where the next position stands in the buffers."""
+        assert self.cache
+        keep, capacity = self.cache["keep"], self.cache["capacity"]
+        return self.position if self.position < capacity else keep + (self.position - keep) % (capacity - keep)
+
+    @property
+    def room(self) -> int:
+        """Rows that a call may write before the next move."""
+        assert self.cache
+        return self.cache["capacity"] - self.row
+
+    def places(self, rows: int) -> dict[str, Any]:
+        """Rotation by absolute position, in float64 so that positions have no end; writing by buffer row."""
+        assert self.cache
+        size, capacity = self.cache["head_dim"], self.cache["capacity"]
+        frequencies = self.cache["rope_theta"] ** (-np.arange(0, size, 2) / size)
+        angles = np.arange(self.position, self.position + rows)[None, :, None] * frequencies
+        last = [self.row + rows - 1]
+        return {"cos": np.cos(angles), "sin": np.sin(angles), "seqlens_k": last, "total_sequence_length": capacity}
+
+    def advance(self, keep: int, rows: int) -> None:
+        """Count the rows; when the buffers are full, their last ones move to the front."""
+        is_full = self.room == rows
+        self.position += rows
+        for name, array in self.state.items():
+            if is_full and name.startswith(CACHE):
+                array[:, :, :keep] = array[:, :, -keep:].copy()
+
+
+def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[int]:
+    """The token of every 80 ms of samples at the model's rate, as they are decided."""
+    manifest = json.loads((folder / "voxtral_onnx.json").read_bytes())
+    rules, ids, caches = manifest["streaming"], manifest["tokens"], manifest["caches"]
+    audio, delay, graphs = manifest["config"]["audio"], rules["default_delay_tokens"], manifest["precisions"][precision]
+    mel = Graph(folder, manifest["mel"])
+    encoder = Graph(folder, graphs["encoder"], caches["encoder"])
+    decoder = Graph(folder, graphs["decoder"], caches["decoder"])
+
+    per_token, per_row = audio["hop_length"] * audio["frames_per_token"], caches["encoder"]["rows_per_token"]
+    left, right = rules["left_pad_tokens"], rules["right_pad_tokens"] + delay
+    margin = rules["look_back_samples"] + rules["look_ahead_samples"]
+    before = np.zeros(rules["look_back_samples"] + left * per_token, np.float32)
+    after = np.zeros(-len(samples) % per_token + right * per_token + rules["look_ahead_samples"], np.float32)
+    samples = np.concatenate((before, samples, after))
+    end = (len(samples) - margin) // per_token - 1  # the last position's token would stand behind the audio
+    prompt, next_id, heard = 1 + left + delay, ids["bos"], 0
+
+    while heard < end:
+        tokens = min(end - heard, rules["max_chunk_tokens"], encoder.room // per_row)
+        chunk = samples[heard * per_token : (heard + tokens) * per_token + margin]
+        features = mel({"audio": chunk[None]}, "input_features")
+        embeds = encoder({"input_features": features}, "audio_embeds", tokens * per_row)
+        while (at := decoder.position - heard) < tokens:  # the prompt's positions in one call, then one by one
+            rows = min(tokens - at, decoder.room, max(1, prompt - decoder.position))
+            feeds = {
+                "input_ids": [[next_id] + [ids["streaming_pad"]] * (rows - 1)],
+                "audio_embeds": embeds[:, at : at + rows],
+                "num_delay_tokens": [delay],
+                "blank_penalty": np.zeros((1, rows)),
+            }
+            next_id = int(decoder(feeds, "next_ids", rows)[0, -1])
+            if decoder.position < prompt:
+                next_id = ids["streaming_pad"]
+            else:
+                yield next_id
+            if next_id == ids["eos"]:
+                return
+        heard += tokens
+
+
+def text_of(folder: Path, tokens: list[int]) -> str:
+    """Bytes are joined before they are decoded, because a character may span tokens."""
+    first = json.loads((folder / "voxtral_onnx.json").read_bytes())["tokens"]["first_text"]
+    pieces = json.loads((folder / "tekken.json").read_bytes())["vocab"]
+    found = (base64.b64decode(pieces[token - first]["token_bytes"]) for token in tokens if token >= first)
+    return b"".join(found).decode("utf-8", "replace").strip()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("audio", type=Path, help="mono, at the model's rate")
+    parser.add_argument("--precision", default="q4f16")
+    arguments = parser.parse_args()
+    sound, _ = soundfile.read(arguments.audio, dtype="float32")
+    print(text_of(arguments.artifact, list(transcribe(arguments.artifact, arguments.precision, sound))))

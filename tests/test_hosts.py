@@ -1,0 +1,86 @@
+"""Other hosts of an artifact than our runtimes: they write Python's tokens."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from agreement import SHORT_CLIPS, sound
+from commands import CLIP, TEXT, clean_environment
+from onnx.reference import ReferenceEvaluator
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+OPENVINO = EXAMPLES / "openvino_host.py"
+
+
+@pytest.fixture
+def openvino_host(monkeypatch) -> ModuleType:
+    """The example as a module, every graph compiled once."""
+    pytest.importorskip("openvino", reason="openvino (pip install openvino) is missing")
+    spec = importlib.util.spec_from_file_location("openvino_host", OPENVINO)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "compiled", cache(module.compiled))
+    return module
+
+
+@pytest.fixture
+def judge(openvino_host, tiny_artifact) -> Callable[[Path, str, Sequence[str]], None]:
+    """Compares what the host writes of clips with Python's native graphs in the same precision."""
+
+    def judge(artifact: Path, precision: str, clips: Sequence[str]) -> None:
+        for clip in clips:
+            expected = sound(tiny_artifact, precision, clip)
+            print(expected.judge(list(openvino_host.transcribe(artifact, precision, expected.samples))))
+
+    return judge
+
+
+def test_openvino_runs_the_native_graphs(judge, tiny_artifact):
+    """Five clips and two minutes: both windows roll many times, the caches move 24 and 42 times."""
+    judge(tiny_artifact, "q4", [*SHORT_CLIPS, "2 min"])
+
+
+@pytest.mark.parametrize("precision", ["q4f16", "q8"])
+def test_openvino_runs_other_precisions(judge, tiny_artifact, precision):
+    judge(tiny_artifact, precision, SHORT_CLIPS[:1])
+
+
+@pytest.mark.parametrize("precision", ["q4", "fp16"])
+def test_openvino_runs_the_portable_graphs(judge, portable_artifact, precision):
+    judge(portable_artifact, precision, ["long-mixed.wav"] if precision == "q4" else SHORT_CLIPS[:1])
+
+
+def test_the_reference_runs_the_portable_graphs(judge, openvino_host, portable_artifact, monkeypatch):
+    """onnx.reference knows the standard's operators alone."""
+
+    def evaluated(path: Path):
+        evaluator = ReferenceEvaluator(str(path))
+        return lambda feeds: dict(zip(evaluator.output_names, evaluator.run(None, feeds), strict=True))
+
+    monkeypatch.setattr(openvino_host, "compiled", cache(evaluated))
+    judge(portable_artifact, "q4", ["time-flite.wav"])
+
+
+def test_the_openvino_example(openvino_host, tiny_artifact, tmp_path):
+    command = [sys.executable, OPENVINO, tiny_artifact, CLIP]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(tmp_path), check=True)
+    assert done.stdout.strip() == TEXT
+
+
+def test_openvino_and_links(openvino_host, artifact, tmp_path):
+    """The hub's cache holds links to weights, which OpenVINO refuses; the example says what helps."""
+    data = next(artifact.glob("onnx/audio_encoder*"))
+    data.symlink_to(data.rename(tmp_path / "blob"))
+    with pytest.raises(RuntimeError, match="outside the base directory"):
+        openvino_host.compiled(next(artifact.glob("onnx/encoder*.onnx")))
+    with pytest.raises(SystemExit, match=r"a link, as in the hub's cache.*--local-dir"):
+        next(openvino_host.transcribe(artifact, "q4f16", np.zeros(1600, np.float32)))
