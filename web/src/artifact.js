@@ -3,7 +3,6 @@
 import { download, sha256 } from './download.js'
 import { ArtifactError, StorageError } from './errors.js'
 import { FILE_NAME, Manifest } from './manifest.js'
-import { requireSpace } from './store.js'
 
 /**
  * @typedef {object} Progress
@@ -73,7 +72,7 @@ export class RemoteArtifact {
     const specs = this.manifest.filesOf(precision)
     const isWhole = (await this.store.readRecord(this.record)) === this.manifest.text
     if (isWhole && (await this.missing(precision)) === 0) return
-    await requireSpace(await this.missing(precision))
+    await this.store.requireSpace(await this.missing(precision))
     await navigator.locks.request('voxtral-onnx download', async () => {
       const meter = new ProgressMeter([...specs.values()].reduce((sum, { size }) => sum + size, 0), onProgress)
       for (const [name, spec] of specs) {

@@ -78,11 +78,22 @@ function showDelay() {
   $('delay-value').textContent = `${/** @type {HTMLInputElement} */ ($('delay')).value} ms`
 }
 
-async function load() {
+/** @param {import('./messages.js').OpenOptions} [chosen] instead of what was chosen before */
+async function load(chosen = options) {
+  const isOffered = !$('load').hidden
   $('load').hidden = true
   $('what').textContent = 'Loading the model…'
-  showModel(await engine.open(options))
-  $('progress').hidden = true
+  try {
+    showModel(await engine.open(chosen))
+  } catch (error) {
+    $('what').textContent = 'No model is loaded.'
+    $('listen').hidden = true
+    $('load').hidden = !isOffered
+    throw error
+  } finally {
+    $('progress').hidden = true
+  }
+  options = chosen
   $('listen').hidden = false
 }
 
@@ -193,16 +204,15 @@ function save(format) {
 /** @param {FileList} files */
 async function useFolder(files) {
   const byPath = new Map(Array.from(files, (file) => [file.webkitRelativePath || file.name, file]))
-  options = { ...options, artifactUrl: undefined, files: byPath }
-  await load()
+  await load({ ...options, artifactUrl: undefined, files: byPath })
 }
 
 /** @param {DataTransfer} data */
 async function drop(data) {
   const entry = data.items[0]?.webkitGetAsEntry()
   if (entry?.isDirectory) {
-    options = { ...options, artifactUrl: undefined, files: await filesBelow(/** @type {FileSystemDirectoryEntry} */ (entry)) }
-    await load()
+    const files = await filesBelow(/** @type {FileSystemDirectoryEntry} */ (entry))
+    await load({ ...options, artifactUrl: undefined, files })
   } else if (data.files[0]) {
     if ($('listen').hidden) throw new Error('load the model first, then drop a file')
     await transcribeFile(data.files[0])
@@ -262,7 +272,7 @@ engine.addEventListener('meter', (event) => {
 
 const on = (/** @type {string} */ id, /** @type {string} */ type, /** @type {() => unknown} */ action) =>
   $(id).addEventListener(type, () => void act(action))
-on('load', 'click', load)
+on('load', 'click', () => load())
 on('remove', 'click', remove)
 on('microphone', 'click', toggleMicrophone)
 on('pause', 'click', pause)

@@ -173,6 +173,9 @@ test('device and precision are chosen before anything is downloaded', async () =
   await assert.rejects(withAdapter(undefined, { device: 'webgpu' }), DeviceError)
   await assert.rejects(withAdapter({}, { precision: 'q4f16', device: 'webgpu' }), /shader-f16 is missing/)
   await assert.rejects(withAdapter({ limits: { maxBufferSize: 1e5 } }, { device: 'webgpu' }), /maxBufferSize is 1 MB, q4 of this model needs/)
+  const small = { limits: { maxStorageBufferBindingSize: 1e5 } }
+  await assert.rejects(withAdapter(small, { device: 'webgpu' }), /maxStorageBufferBindingSize is 1 MB, q4 of this model needs \d+ MB; use another computer/)
+  assert.match((await withAdapter(small)).notes[0], /running on the CPU in WebAssembly: .*maxStorageBufferBindingSize/)
   const files = Object.fromEntries(Object.entries(manifest.files).map(([name, f]) => [name, { ...f, size: 1e9 }]))
   Object.assign(manifest, { files })
   await assert.rejects(withAdapter(null), /needs WebGPU, on the CPU it cannot keep up/)
