@@ -61,10 +61,10 @@ async function look() {
 }
 
 /** @param {import('./messages.js').Look} found */
-function showModel({ device, precision, adapter, notes, missingBytes, totalBytes, scope, delaysMs }) {
+function showModel({ device, precision, adapter, notes, missingBytes, totalBytes, selfTested, scope, delaysMs }) {
   const where = device === 'webgpu' ? `WebGPU (${adapter})` : 'the CPU (WebAssembly)'
   const size = missingBytes > 0 ? `${megabytes(missingBytes)} to download` : `${megabytes(totalBytes)}, all here`
-  $('what').textContent = `${precision} on ${where}: ${size}.`
+  $('what').textContent = `${precision} on ${where}: ${size}${selfTested ? ', self-tested' : ''}.`
   $('notes').replaceChildren(
     ...[scope, ...notes].filter(Boolean).map((note) => Object.assign(document.createElement('li'), { textContent: note })),
   )
@@ -255,7 +255,8 @@ engine.addEventListener('progress', (event) => {
   $('what').textContent = `Downloading: ${megabytes(received)} of ${megabytes(total)}${left}. A closed tab goes on later.`
 })
 engine.addEventListener('loading', (event) => {
-  $('what').textContent = `Loading the ${/** @type {CustomEvent} */ (event).detail}…`
+  const part = /** @type {CustomEvent} */ (event).detail
+  $('what').textContent = part === 'self-test' ? 'Testing the model on a clip…' : `Loading the ${part}…`
 })
 engine.addEventListener('token', (event) => transcript.token(/** @type {CustomEvent} */ (event).detail))
 engine.addEventListener('segment', (event) => transcript.segment(/** @type {CustomEvent} */ (event).detail))

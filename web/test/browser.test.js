@@ -7,14 +7,14 @@ import path from 'node:path'
 import { after, before, test } from 'node:test'
 import { PIECE_SIZE } from '../src/manifest.js'
 import { CLIP, NO_GPU, SWIFTSHADER, failure, launch, microphone, removeProfiles, shoot, text, violations, waitForWords } from './browser.js'
-import { ARTIFACT, SAMPLES, WEB, clip, pythonTranscripts } from './samples.js'
+import { ARTIFACT, SAMPLES, WEB, certificate, clip, pythonTranscripts } from './samples.js'
 import { TestServer } from './server.js'
 
 /** @type {TestServer} */
 let server
 
 before(async () => {
-  server = await new TestServer({ '/artifact/': ARTIFACT, '/': WEB }).listen()
+  server = await new TestServer({ '/artifact/': ARTIFACT, '/samples/': SAMPLES, '/': WEB }).listen()
   server.files.set('/blank.html', Buffer.from('<!doctype html><title>blank</title>'))
 })
 after(async () => {
@@ -43,6 +43,8 @@ test('the page, without WebGPU', async (t) => {
       await page.focus('#load')
       await page.keyboard.press('Enter')
       await page.waitForSelector('#listen:not([hidden])')
+      assert.match((await page.textContent('#what')) ?? '', /all here\.$/)
+      assert.match((await page.textContent('#notes')) ?? '', /not self-tested: no certificate of this artifact/)
       assert.equal(await page.textContent('#delay-value'), '480 ms')
       await page.focus('#file')
       const [chooser] = await Promise.all([page.waitForEvent('filechooser'), page.keyboard.press('Space')])
@@ -108,6 +110,26 @@ test('the page, without WebGPU', async (t) => {
       await page.goto(`${server.url}?device=webgpu`)
       assert.match(await failure(page), /WebGPU/)
       await shoot(page, 'error-webgpu')
+    })
+    await t.test('a model that passes its self-test says so, one that does not is refused', async () => {
+      const manifest = await readFile(path.join(ARTIFACT, 'voxtral_onnx.json'), 'utf8')
+      server.files.set('/artifact/certificate.json', Buffer.from(await certificate(manifest)))
+      await page.goto(`${server.url}`)
+      await page.click('#load')
+      await page.waitForSelector('#listen:not([hidden])')
+      assert.match((await page.textContent('#what')) ?? '', /all here, self-tested\.$/)
+      assert.doesNotMatch((await page.textContent('#notes')) ?? '', /not self-tested/)
+      await browser.setOffline(true) // the certificate and the clip are kept
+      await page.reload()
+      await page.waitForSelector('#listen:not([hidden])')
+      assert.match((await page.textContent('#what')) ?? '', /all here, self-tested\.$/)
+      await browser.setOffline(false)
+      server.files.set('/artifact/certificate.json', Buffer.from(await certificate(manifest, 1)))
+      await page.reload()
+      assert.match(await failure(page), /the self-test failed: \d+ of the \d+ tokens .*; update the browser and the graphics driver/)
+      assert.equal(await page.isHidden('#listen'), true)
+      await shoot(page, 'error-self-test')
+      server.files.delete('/artifact/certificate.json')
     })
     await t.test('the minimal page transcribes a file', async () => {
       await page.goto(`${server.url}minimal.html`)

@@ -14,6 +14,7 @@ import { roundHalfEven, toFloat16 } from '../src/float16.js'
 import { CacheSpec, Manifest, PIECE_SIZE } from '../src/manifest.js'
 import { Resampler } from '../src/resample.js'
 import { group } from '../src/segments.js'
+import { readSelfTest } from '../src/self-test.js'
 import { Stream } from '../src/stream.js'
 import { TextPieces, Tokenizer } from '../src/tokenizer.js'
 import { choose } from '../src/choose.js'
@@ -151,6 +152,16 @@ test('a manifest is held to its format', async () => {
   assert.throws(() => new Manifest('<html>'), /cannot be read/)
   const lost = new Manifest(JSON.stringify({ ...JSON.parse(text), files: {} }))
   assert.throws(() => lost.filesOf('q4'), /gives no size and hash/)
+})
+
+test('a certificate speaks for the manifest that it names', async () => {
+  const manifest = new Manifest(await manifestText())
+  const certificate = { manifest_sha256: await sha256(Buffer.from(manifest.text)), details: { q4: { self_test: { clip: 'a.wav' } }, q8: {} } }
+  assert.deepEqual(await readSelfTest(JSON.stringify(certificate), manifest, 'q4'), { clip: 'a.wav' })
+  for (const precision of ['q8', 'fp32']) assert.equal(await readSelfTest(JSON.stringify(certificate), manifest, precision), undefined)
+  for (const other of [JSON.stringify({ ...certificate, manifest_sha256: 'f' }), '{}', 'null', '', '<html>']) {
+    assert.equal(await readSelfTest(other, manifest, 'q4'), undefined)
+  }
 })
 
 test('device and precision are chosen before anything is downloaded', async () => {
