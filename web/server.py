@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DeviceError, UsageError
-from ..manifest import FILE_NAME
-from .site import ARTIFACT, manifest_bytes, page_files, site_manifest
+from ..manifest import CERTIFICATE, FILE_NAME
+from .site import ARTIFACT, manifest_bytes, page_files, site_certificate, site_manifest
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -26,6 +26,7 @@ TYPES = {
     ".mjs": "text/javascript; charset=utf-8",
     ".json": "application/json",
     ".wasm": "application/wasm",
+    ".wav": "audio/wav",
 }
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",  # with the next: threads, and exact timers
@@ -55,13 +56,15 @@ def create_app(artifact: Path) -> Starlette:
     except ImportError as error:
         raise DeviceError(f"serve needs {error.name}; run: pip install 'voxtral-onnx[serve]'") from error
     manifest = site_manifest(artifact)
-    content = manifest_bytes(manifest)
+    made = {f"{ARTIFACT}/{FILE_NAME}": manifest_bytes(manifest)}
+    if certificate := site_certificate(artifact, manifest):
+        made[f"{ARTIFACT}/{CERTIFICATE[0]}"] = certificate
     files = page_files() | {f"{ARTIFACT}/{name}": artifact / name for name in manifest.files}
 
     async def send(request: Request) -> Response:
         name = request.path_params["name"] or "index.html"
-        if name == f"{ARTIFACT}/{FILE_NAME}":
-            return Response(content, headers=HEADERS, media_type=TYPES[".json"])
+        if name in made:
+            return Response(made[name], headers=HEADERS, media_type=TYPES[".json"])
         if name not in files:
             raise HTTPException(404, f"{name}: no such file")
         path = files[name]

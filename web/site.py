@@ -1,11 +1,12 @@
 """The page and an artifact as one set of files: what `serve` sends and `bundle` writes.
 
-The page's own files stand at the root, onnxruntime-web with its licence in `vendor`, the manifest and the files of some
-precisions in `artifact`.
+The page's own files stand at the root, onnxruntime-web with its licence in `vendor`, the clip of its self-test in
+`samples`, and in `artifact` the manifest, the files of some precisions, and the certificate where there is one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,9 +14,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..errors import ArtifactError, StorageError, UsageError
-from ..manifest import FILE_NAME, Manifest, hash_file, sync_folder
+from ..manifest import CERTIFICATE, FILE_NAME, Manifest, hash_file, sync_folder
 
 PAGE = Path(__file__).parent
+CLIP = PAGE.parent / "assets" / "tiny" / "samples" / "command-hibari.wav"  # what certificates' self-tests transcribe
 ARTIFACT = "artifact"  # where index.html looks for the model
 PRECISIONS = ("q4f16", "q4")  # what browsers run; others are served where an artifact has neither
 SPACE_CARD = """\
@@ -50,7 +52,7 @@ def page_files() -> dict[str, Path]:
         )
     own = [PAGE / name for name in ("index.html", "minimal.html", "page.css", "sw.js")]
     paths = [*own, *sorted((PAGE / "src").glob("*.js")), *sorted((PAGE / "vendor").iterdir())]
-    return {path.relative_to(PAGE).as_posix(): path for path in paths}
+    return {path.relative_to(PAGE).as_posix(): path for path in paths} | {f"samples/{CLIP.name}": CLIP}
 
 
 def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Manifest:
@@ -91,9 +93,26 @@ def site_files(
         **{f"{ARTIFACT}/{name}": artifact / name for name in manifest.files},
         f"{ARTIFACT}/{FILE_NAME}": manifest_bytes(manifest),
     }
+    if certificate := site_certificate(artifact, manifest):
+        files[f"{ARTIFACT}/{CERTIFICATE[0]}"] = certificate
     if space:
         files["README.md"] = space_card(manifest).encode()
     return manifest, files
+
+
+def site_certificate(artifact: Path, manifest: Manifest) -> bytes | None:
+    """The artifact's certificate, naming the site's manifest, whose graphs and weights are the same; None without one.
+
+    A certificate that is of another artifact, or of this one before it changed, is none.
+    """
+    try:
+        values = json.loads((artifact / CERTIFICATE[0]).read_bytes())
+        if values["manifest_sha256"] != hash_file(artifact / FILE_NAME).sha256:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    values["manifest_sha256"] = hashlib.sha256(manifest_bytes(manifest)).hexdigest()
+    return (json.dumps(values, ensure_ascii=False) + "\n").encode()
 
 
 def bundle(

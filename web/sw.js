@@ -5,12 +5,12 @@
 
 const CACHE = 'voxtral-onnx page'
 const worker = /** @type {any} */ (self)
-const FILES = /^(|index\.html|minimal\.html|page\.css|(src|vendor)\/[^/]+)$/
+const FILES = /^(|index\.html|minimal\.html|page\.css|(src|vendor|samples)\/[^/]+)$/
 // prettier-ignore
 const SOURCES = [
   'artifact', 'audio', 'cache', 'captions', 'capture-worklet', 'choose', 'decoder', 'device', 'download',
   'encoder', 'engine', 'errors', 'float16', 'live', 'manifest', 'messages', 'microphone', 'page', 'resample',
-  'segments', 'session', 'store', 'stream', 'tokenizer', 'transcriber', 'transcript', 'wide', 'worker',
+  'segments', 'self-test', 'session', 'store', 'stream', 'tokenizer', 'transcriber', 'transcript', 'wide', 'worker',
 ]
 
 worker.addEventListener('install', (/** @type {any} */ event) => event.waitUntil(install()))
@@ -27,7 +27,7 @@ worker.addEventListener('fetch', (/** @type {any} */ event) => {
 /** The page was loaded before there was a service worker, so what it has loaded is asked for once more. */
 async function install() {
   const cache = await caches.open(CACHE)
-  await cache.addAll(['./', 'page.css', ...SOURCES.map((name) => `src/${name}.js`)])
+  await cache.addAll(['./', 'page.css', 'samples/command-hibari.wav', ...SOURCES.map((name) => `src/${name}.js`)])
   await worker.skipWaiting()
 }
 

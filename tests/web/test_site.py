@@ -19,7 +19,7 @@ import pytest
 import uvicorn
 
 from voxtral_onnx.errors import ArtifactError, StorageError, UsageError
-from voxtral_onnx.manifest import FILE_NAME, Manifest, hash_file
+from voxtral_onnx.manifest import CERTIFICATE, FILE_NAME, Manifest, hash_file
 from voxtral_onnx.web import server, site
 
 FROM_VENDOR = {"VERSION": b"onnxruntime-web 0\n", "ort.webgpu.min.mjs": b"export {}\n", "ort.wasm": b"\0asm"}
@@ -74,6 +74,7 @@ def test_pages_are_isolated_and_typed(port, page):
         ("/vendor/ort.wasm", "application/wasm"),
         ("/artifact/voxtral_onnx.json", "application/json"),
         ("/artifact/onnx/mel.onnx", "application/octet-stream"),
+        ("/samples/command-hibari.wav", "audio/wav"),
     ):
         status, headers, content = get(port, path)
         assert (status, headers["content-type"]) == (200, kind)
@@ -120,6 +121,42 @@ def test_a_download_of_one_precision_is_served(page, tiny_artifact, tmp_path):
     assert list(site.site_manifest(folder).precisions) == ["q4"]
 
 
+@pytest.fixture
+def certified(artifact):
+    """An artifact with a certificate that names it; of what a certificate holds, what hosts test themselves with."""
+    own = hash_file(artifact / FILE_NAME).sha256
+    values = {"manifest_sha256": own, "details": {"q4f16": {"self_test": {"clip": "command-hibari.wav"}}}}
+    (artifact / CERTIFICATE[0]).write_text(json.dumps(values))
+    return artifact
+
+
+def test_the_certificate_names_the_manifest_that_is_served(page, certified):
+    with running(server.create_app(certified)) as port:
+        status, headers, content = get(port, f"/artifact/{CERTIFICATE[0]}")
+        manifest = get(port, f"/artifact/{FILE_NAME}")[2]
+    certificate = json.loads(content)
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert certificate["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()
+    clip = certificate["details"]["q4f16"]["self_test"]["clip"]
+    assert f"samples/{clip}" in site.page_files()
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[]", '{"manifest_sha256": "of another"}', "<html>"])
+def test_what_certifies_another_artifact_is_not_served(page, certified, content):
+    if content is None:
+        (certified / CERTIFICATE[0]).unlink()
+    else:
+        (certified / CERTIFICATE[0]).write_text(content)
+    with running(server.create_app(certified)) as port:
+        assert get(port, f"/artifact/{CERTIFICATE[0]}")[0] == 404
+
+
+def test_a_bundle_has_the_certificate_too(page, certified, tmp_path):
+    output = site.bundle(certified, tmp_path / "site")
+    certificate = json.loads((output / "artifact" / CERTIFICATE[0]).read_bytes())
+    assert certificate["manifest_sha256"] == hash_file(output / "artifact" / FILE_NAME).sha256
+
+
 def test_without_onnxruntime_web(tiny_artifact, tmp_path, monkeypatch):
     monkeypatch.setattr(site, "PAGE", tmp_path)
     with pytest.raises(ArtifactError, match="run: make web"):
@@ -137,7 +174,8 @@ def test_bundle(page, tiny_artifact, tmp_path):
     own = {str(path.relative_to(page)) for path in page.rglob("*") if path.suffix in (".html", ".css", ".js")}
     own -= {name for name in own if name.startswith("test/")} | {"vendor.mjs"}
     vendor = {f"vendor/{name}" for name in FROM_VENDOR}
-    assert found == own | vendor | {f"artifact/{name}" for name in (FILE_NAME, *manifest.files)}
+    expected = own | vendor | {"samples/command-hibari.wav"}
+    assert found == expected | {f"artifact/{name}" for name in (FILE_NAME, *manifest.files)}
     assert len(seen) == len(found) and seen[0][1] == 0 and seen[0][2] > seen[-1][1]
     with pytest.raises(StorageError, match="exists already"):
         site.bundle(tiny_artifact, output)

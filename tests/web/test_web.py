@@ -69,7 +69,8 @@ def test_tokens_in_webassembly_are_those_of_python(tiny_artifact, expected):
 
 @pytest.mark.node
 @pytest.mark.browser
-def test_the_page_in_a_browser(tiny_artifact, expected):
+@pytest.mark.parametrize("file", ["browser.test.js", "listening.test.js"])
+def test_the_page_in_a_browser(tiny_artifact, expected, file):
     need_node()
     require(
         "browser",
@@ -78,9 +79,4 @@ def test_the_page_in_a_browser(tiny_artifact, expected):
             "web/node_modules/playwright-core (make web)": (WEB / "node_modules" / "playwright-core").is_dir(),
         },
     )
-    run_node(
-        "browser.test.js",
-        CHROMIUM=str(chromium()),
-        VOXTRAL_ARTIFACT=str(tiny_artifact),
-        VOXTRAL_EXPECTED=str(expected),
-    )
+    run_node(file, CHROMIUM=str(chromium()), VOXTRAL_ARTIFACT=str(tiny_artifact), VOXTRAL_EXPECTED=str(expected))

@@ -3,7 +3,7 @@
 import { download, sha256 } from './download.js'
 import { ArtifactError, StorageError } from './errors.js'
 import { FILE_NAME, Manifest } from './manifest.js'
-import { requireSpace } from './store.js'
+import { CERTIFICATE, readSelfTest } from './self-test.js'
 
 /**
  * @typedef {object} Progress
@@ -16,6 +16,8 @@ import { requireSpace } from './store.js'
  * @property {(precision: string) => Promise<number>} missing bytes to download
  * @property {(precision: string, onProgress: (progress: Progress) => void) => Promise<void>} fetch
  * @property {import('./session.js').ReadFile} readFile
+ * @property {(precision: string) => Promise<import('./self-test.js').Expected | undefined>} selfTest what its certificate
+ *   says that a precision writes
  */
 
 /** @implements {Artifact} */
@@ -73,7 +75,7 @@ export class RemoteArtifact {
     const specs = this.manifest.filesOf(precision)
     const isWhole = (await this.store.readRecord(this.record)) === this.manifest.text
     if (isWhole && (await this.missing(precision)) === 0) return
-    await requireSpace(await this.missing(precision))
+    await this.store.requireSpace(await this.missing(precision))
     await navigator.locks.request('voxtral-onnx download', async () => {
       const meter = new ProgressMeter([...specs.values()].reduce((sum, { size }) => sum + size, 0), onProgress)
       for (const [name, spec] of specs) {
@@ -87,6 +89,19 @@ export class RemoteArtifact {
   /** @type {Artifact['readFile']} */
   readFile = async (path) => this.store.blob(this.manifest.files[path].sha256)
 
+  /** @type {Artifact['selfTest']} */
+  async selfTest(precision) {
+    const record = `${this.record}-certificate`
+    let text
+    try {
+      const response = await fetch(this.url + CERTIFICATE, { cache: 'no-cache' })
+      if (response.ok) await this.store.writeRecord(record, (text = await response.text()))
+    } catch {
+      text = await this.store.readRecord(record) // of the last visit with a network
+    }
+    return text ? readSelfTest(text, this.manifest, precision) : undefined
+  }
+
   /** @param {string} precision */
   unique(precision) {
     return new Map([...this.manifest.filesOf(precision).values()].map((spec) => [spec.sha256, spec])).values()
@@ -95,8 +110,8 @@ export class RemoteArtifact {
   async dropUnused() {
     const used = new Set()
     for (const name of await this.store.listRecords()) {
-      /** @type {{files: Record<string, import('./manifest.js').FileSpec>}} whatever its format */
-      const { files } = JSON.parse((await this.store.readRecord(name)) ?? '{"files": {}}')
+      /** @type {{files?: Record<string, import('./manifest.js').FileSpec>}} a manifest, whatever its format; or a certificate */
+      const { files = {} } = JSON.parse((await this.store.readRecord(name)) ?? '{}')
       for (const { sha256 } of Object.values(files)) used.add(sha256)
     }
     for (const sha256 of await this.store.list()) if (!used.has(sha256)) await this.store.remove(sha256)
@@ -147,6 +162,12 @@ export class FolderArtifact {
 
   /** @type {Artifact['readFile']} */
   readFile = async (path) => /** @type {File} */ (this.files.get(path))
+
+  /** @type {Artifact['selfTest']} */
+  async selfTest(precision) {
+    const text = await this.files.get(CERTIFICATE)?.text()
+    return text ? readSelfTest(text, this.manifest, precision) : undefined
+  }
 }
 
 const TOLD_EVERY = 100 // milliseconds

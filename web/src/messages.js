@@ -21,6 +21,7 @@
  * @property {string[]} notes what runs otherwise than one would wish
  * @property {number} missingBytes to download
  * @property {number} totalBytes
+ * @property {boolean} selfTested the loaded model wrote what its certificate says; where it was not asked, a note says why
  * @property {string | null} scope what the model is for, where that must be said
  * @property {number} sampleRate
  * @property {{step: number, longest: number, own: number, trained: number[]}} delaysMs

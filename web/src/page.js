@@ -61,10 +61,10 @@ async function look() {
 }
 
 /** @param {import('./messages.js').Look} found */
-function showModel({ device, precision, adapter, notes, missingBytes, totalBytes, scope, delaysMs }) {
+function showModel({ device, precision, adapter, notes, missingBytes, totalBytes, selfTested, scope, delaysMs }) {
   const where = device === 'webgpu' ? `WebGPU (${adapter})` : 'the CPU (WebAssembly)'
   const size = missingBytes > 0 ? `${megabytes(missingBytes)} to download` : `${megabytes(totalBytes)}, all here`
-  $('what').textContent = `${precision} on ${where}: ${size}.`
+  $('what').textContent = `${precision} on ${where}: ${size}${selfTested ? ', self-tested' : ''}.`
   $('notes').replaceChildren(
     ...[scope, ...notes].filter(Boolean).map((note) => Object.assign(document.createElement('li'), { textContent: note })),
   )
@@ -78,11 +78,22 @@ function showDelay() {
   $('delay-value').textContent = `${/** @type {HTMLInputElement} */ ($('delay')).value} ms`
 }
 
-async function load() {
+/** @param {import('./messages.js').OpenOptions} [chosen] instead of what was chosen before */
+async function load(chosen = options) {
+  const isOffered = !$('load').hidden
   $('load').hidden = true
   $('what').textContent = 'Loading the model…'
-  showModel(await engine.open(options))
-  $('progress').hidden = true
+  try {
+    showModel(await engine.open(chosen))
+  } catch (error) {
+    $('what').textContent = 'No model is loaded.'
+    $('listen').hidden = true
+    $('load').hidden = !isOffered
+    throw error
+  } finally {
+    $('progress').hidden = true
+  }
+  options = chosen
   $('listen').hidden = false
 }
 
@@ -193,16 +204,15 @@ function save(format) {
 /** @param {FileList} files */
 async function useFolder(files) {
   const byPath = new Map(Array.from(files, (file) => [file.webkitRelativePath || file.name, file]))
-  options = { ...options, artifactUrl: undefined, files: byPath }
-  await load()
+  await load({ ...options, artifactUrl: undefined, files: byPath })
 }
 
 /** @param {DataTransfer} data */
 async function drop(data) {
   const entry = data.items[0]?.webkitGetAsEntry()
   if (entry?.isDirectory) {
-    options = { ...options, artifactUrl: undefined, files: await filesBelow(/** @type {FileSystemDirectoryEntry} */ (entry)) }
-    await load()
+    const files = await filesBelow(/** @type {FileSystemDirectoryEntry} */ (entry))
+    await load({ ...options, artifactUrl: undefined, files })
   } else if (data.files[0]) {
     if ($('listen').hidden) throw new Error('load the model first, then drop a file')
     await transcribeFile(data.files[0])
@@ -245,7 +255,8 @@ engine.addEventListener('progress', (event) => {
   $('what').textContent = `Downloading: ${megabytes(received)} of ${megabytes(total)}${left}. A closed tab goes on later.`
 })
 engine.addEventListener('loading', (event) => {
-  $('what').textContent = `Loading the ${/** @type {CustomEvent} */ (event).detail}…`
+  const part = /** @type {CustomEvent} */ (event).detail
+  $('what').textContent = part === 'self-test' ? 'Testing the model on a clip…' : `Loading the ${part}…`
 })
 engine.addEventListener('token', (event) => transcript.token(/** @type {CustomEvent} */ (event).detail))
 engine.addEventListener('segment', (event) => transcript.segment(/** @type {CustomEvent} */ (event).detail))
@@ -262,7 +273,7 @@ engine.addEventListener('meter', (event) => {
 
 const on = (/** @type {string} */ id, /** @type {string} */ type, /** @type {() => unknown} */ action) =>
   $(id).addEventListener(type, () => void act(action))
-on('load', 'click', load)
+on('load', 'click', () => load())
 on('remove', 'click', remove)
 on('microphone', 'click', toggleMicrophone)
 on('pause', 'click', pause)

@@ -12,6 +12,7 @@ import { StorageError } from './errors.js'
  *
  * @typedef {object} Store
  * @property {string} name
+ * @property {(bytes: number) => Promise<void>} requireSpace refuse what does not fit before any of it is downloaded
  * @property {(sha256: string) => Promise<number>} size bytes kept of a file
  * @property {(sha256: string, offset: number, bytes: Uint8Array) => Promise<void>} append write behind the first `offset`
  *   bytes and drop what was there
@@ -25,6 +26,7 @@ import { StorageError } from './errors.js'
  */
 
 const ROOT = 'voxtral-onnx'
+const FREE_SPACE = 'free disk space or delete other sites’ data, then reload'
 
 /**
  * The browser's store.
@@ -45,21 +47,6 @@ export async function openStore() {
   throw new StorageError('this browser keeps no files for pages that are not secure; open the page over https or localhost')
 }
 
-/**
- * Refuse what does not fit before any of it is written.
- * @param {number} bytes
- * @throws {StorageError}
- */
-export async function requireSpace(bytes) {
-  const { quota = Infinity, usage = 0 } = (await navigator.storage?.estimate?.()) ?? {}
-  if (bytes > quota - usage) {
-    throw new StorageError(
-      `the model needs ${megabytes(bytes)} more, the browser lets this page keep ${megabytes(Math.max(0, quota - usage))} ` +
-        'more; free disk space or delete other sites’ data, then reload',
-    )
-  }
-}
-
 /** @param {number} bytes */
 export function megabytes(bytes) {
   return bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${Math.ceil(bytes / 1e6)} MB`
@@ -71,6 +58,24 @@ class FileStore {
   constructor(root) {
     this.root = root
     this.name = 'origin private file system'
+  }
+
+  /**
+   * Browsers tell pages less than they know of the disk, so a file of that size is made and removed again.
+   * @type {Store['requireSpace']}
+   */
+  async requireSpace(bytes) {
+    await requireQuota(bytes)
+    const handle = /** @type {any} */ (await this.root.getFileHandle('space', { create: true }))
+    const file = await /** @type {Locking} */ (handle).createSyncAccessHandle()
+    try {
+      file.truncate(bytes)
+    } catch {
+      throw new StorageError(`the model needs ${megabytes(bytes)} more disk space than the browser lets this page keep; ${FREE_SPACE}`)
+    } finally {
+      file.close()
+      await this.root.removeEntry('space')
+    }
   }
 
   /** @type {Store['size']} */
@@ -179,6 +184,11 @@ class CacheStore {
     this.base = `${location.origin}/${ROOT}`
   }
 
+  /** @type {Store['requireSpace']} */
+  requireSpace(bytes) {
+    return requireQuota(bytes)
+  }
+
   /** @type {Store['size']} */
   async size(sha256) {
     return (await this.blob(sha256)).size
@@ -238,6 +248,20 @@ class CacheStore {
   async urls(below) {
     const urls = (await this.cache.keys()).map(({ url }) => url)
     return urls.filter((url) => url.startsWith(`${this.base}/${below}`)).sort()
+  }
+}
+
+/**
+ * Refuse what is more than the browser says that there is.
+ * @param {number} bytes
+ * @throws {StorageError}
+ */
+async function requireQuota(bytes) {
+  const { quota = Infinity, usage = 0 } = (await navigator.storage?.estimate?.()) ?? {}
+  const free = Math.max(0, quota - usage)
+  if (bytes > free) {
+    const lets = `the browser lets this page keep ${megabytes(free)} more`
+    throw new StorageError(`the model needs ${megabytes(bytes)}, ${lets}; ${FREE_SPACE}`)
   }
 }
 

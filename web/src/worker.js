@@ -5,6 +5,7 @@ import { choose } from './choose.js'
 import { openDevice } from './device.js'
 import { UsageError, errorValues } from './errors.js'
 import { Live } from './live.js'
+import { selfTest } from './self-test.js'
 import { openStore } from './store.js'
 import { Transcriber } from './transcriber.js'
 
@@ -52,6 +53,7 @@ async function describe(artifact, options) {
     ...choice,
     missingBytes: await artifact.missing(choice.precision),
     totalBytes: [...manifest.filesOf(choice.precision).values()].reduce((sum, { size }) => sum + size, 0),
+    selfTested: false,
     scope: manifest.scope,
     sampleRate: manifest.config.audio.sample_rate,
     delaysMs: {
@@ -81,7 +83,29 @@ async function open(options) {
     blankGuard,
     onPart: (part) => tell({ type: 'loading', part }),
   })
-  return { ...found, missingBytes: 0 }
+  const untested = await test(artifact, found.precision)
+  return { ...found, missingBytes: 0, selfTested: !untested, notes: untested ? [...found.notes, untested] : found.notes }
+}
+
+/**
+ * Hold the loaded model to its certificate; why not, where that cannot be.
+ * @param {import('./artifact.js').Artifact} artifact
+ * @param {string} precision
+ */
+async function test(artifact, precision) {
+  const expected = await artifact.selfTest(precision)
+  if (!expected) return 'not self-tested: no certificate of this artifact; its maker runs: voxtral-onnx verify ARTIFACT'
+  const clip = await fetch(new URL(`../samples/${expected.clip}`, import.meta.url)).catch(() => undefined)
+  if (!clip?.ok) return `not self-tested: its clip ${expected.clip} is not part of this page`
+  tell({ type: 'loading', part: 'self-test' })
+  try {
+    await selfTest(/** @type {Transcriber} */ (transcriber), expected, new File([await clip.blob()], expected.clip))
+  } catch (error) {
+    await transcriber?.close()
+    transcriber = undefined
+    throw error
+  }
+  return undefined
 }
 
 /** @param {import('./messages.js').StreamOptions} options */

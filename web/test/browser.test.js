@@ -2,77 +2,29 @@
 
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
-import { chromium } from 'playwright-core'
 import { PIECE_SIZE } from '../src/manifest.js'
-import { ARTIFACT, SAMPLES, WEB, clip, pythonTranscripts } from './samples.js'
+import { CLIP, NO_GPU, SWIFTSHADER, failure, launch, microphone, removeProfiles, shoot, text, violations, waitForWords } from './browser.js'
+import { ARTIFACT, SAMPLES, WEB, certificate, clip, pythonTranscripts } from './samples.js'
 import { TestServer } from './server.js'
-
-/** @typedef {import('playwright-core').Page} Page */
-
-const CLIP = 'digits-espeak.wav'
-const PATIENCE = Number(process.env.PATIENCE ?? 120_000) // milliseconds; a busy machine with two cores
-const SHOTS = process.env.SCREENSHOTS // a folder to write screenshots to
-const FLAGS = ['--headless=new', '--no-sandbox', '--disable-background-networking', '--disable-component-update', '--disable-dev-shm-usage']
-const SWIFTSHADER = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan', '--use-vulkan=swiftshader']
-const NO_GPU = ['--disable-gpu', '--disable-features=WebGPU', '--disable-blink-features=WebGPU']
-const MICROPHONE = ['--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream', `--use-file-for-fake-audio-capture=${path.join(SAMPLES, CLIP)}%noloop`]
 
 /** @type {TestServer} */
 let server
-/** @type {string[]} */
-const profiles = []
 
 before(async () => {
-  server = await new TestServer({ '/artifact/': ARTIFACT, '/': WEB }).listen()
+  server = await new TestServer({ '/artifact/': ARTIFACT, '/samples/': SAMPLES, '/': WEB }).listen()
   server.files.set('/blank.html', Buffer.from('<!doctype html><title>blank</title>'))
 })
 after(async () => {
   await server.close()
-  for (const profile of profiles) await rm(profile, { recursive: true, force: true })
+  await removeProfiles()
 })
-
-/**
- * A browser with a profile of its own, so that what it keeps lasts over its pages.
- * @param {string[]} flags
- */
-async function launch(flags) {
-  const profile = await mkdtemp(path.join(tmpdir(), 'voxtral-onnx-browser-'))
-  profiles.push(profile)
-  const browser = await chromium.launchPersistentContext(profile, {
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    headless: false, // the flag --headless=new below
-    args: [...FLAGS, ...flags],
-    acceptDownloads: true,
-  })
-  browser.setDefaultTimeout(PATIENCE)
-  return browser
-}
-
-/**
- * @param {Page} page
- * @param {string} name
- */
-async function shoot(page, name) {
-  if (SHOTS) await page.screenshot({ path: path.join(SHOTS, `${name}.png`), fullPage: true })
-}
-
-/** @param {Page} page */
-async function violations(page) {
-  await page.addScriptTag({ path: path.join(WEB, 'node_modules/axe-core/axe.min.js') })
-  const { violations } = await page.evaluate(() => /** @type {any} */ (globalThis).axe.run())
-  return violations.map((/** @type {any} */ v) => `${v.id}: ${v.nodes.map((/** @type {any} */ n) => n.html).join(' ')}`)
-}
-
-const text = (/** @type {Page} */ page) =>
-  page.$$eval('#transcript p span', (spans) => spans.map((span) => span.textContent).join('').trim())
 
 test('the page, without WebGPU', async (t) => {
   const expected = (await pythonTranscripts())[CLIP]
-  const browser = await launch([...NO_GPU, ...MICROPHONE])
+  const browser = await launch([...NO_GPU, ...microphone(false)])
   const page = await browser.newPage()
   /** @type {string[]} */
   const problems = []
@@ -91,11 +43,13 @@ test('the page, without WebGPU', async (t) => {
       await page.focus('#load')
       await page.keyboard.press('Enter')
       await page.waitForSelector('#listen:not([hidden])')
+      assert.match((await page.textContent('#what')) ?? '', /all here\.$/)
+      assert.match((await page.textContent('#notes')) ?? '', /not self-tested: no certificate of this artifact/)
       assert.equal(await page.textContent('#delay-value'), '480 ms')
       await page.focus('#file')
       const [chooser] = await Promise.all([page.waitForEvent('filechooser'), page.keyboard.press('Space')])
       await chooser.setFiles(path.join(SAMPLES, CLIP))
-      await page.waitForFunction((words) => document.querySelectorAll('#transcript p span:not(.pending)').length >= words, expected.segments.length)
+      await waitForWords(page, expected.segments.length)
       assert.equal(await text(page), expected.text)
       await page.focus('[data-format=srt]')
       const [download] = await Promise.all([page.waitForEvent('download'), page.keyboard.press('Enter')])
@@ -129,37 +83,53 @@ test('the page, without WebGPU', async (t) => {
       await page.click('#clear')
       assert.equal(await text(page), '')
       await page.click('#microphone')
-      await page.waitForFunction(() => document.querySelectorAll('#transcript p span:not(.pending)').length >= 2)
+      await waitForWords(page, 2)
       await shoot(page, 'microphone')
       assert.ok(await page.isEnabled('#pause'))
       await page.click('#microphone')
       await page.waitForFunction(() => document.querySelector('#microphone')?.textContent === 'Start the microphone')
-      await page.waitForFunction((words) => document.querySelectorAll('#transcript p span:not(.pending)').length >= words, 3)
+      await waitForWords(page, 3)
       assert.match(await text(page), /zero eight/)
       assert.match((await page.textContent('#meter')) ?? '', /RTF [\d.]+, latency \d+ ms/)
     })
     await t.test('failures are sentences with a next step', async () => {
       await page.setInputFiles('#file', { name: 'notes.txt', mimeType: 'text/plain', buffer: Buffer.from('no sound') })
-      await page.waitForSelector('#error:not([hidden])')
-      assert.match((await page.textContent('#error')) ?? '', /notes\.txt: the browser cannot decode it; convert it to WAV/)
+      assert.match(await failure(page), /notes\.txt: the browser cannot decode it; convert it to WAV/)
       await shoot(page, 'error-file')
       await page.setInputFiles('#file', path.join(SAMPLES, 'long-mixed.wav'))
       await page.waitForFunction(() => document.querySelector('#microphone')?.textContent === 'Stop')
       await page.setInputFiles('#file', path.join(SAMPLES, CLIP))
-      await page.waitForSelector('#error:not([hidden])')
-      assert.match((await page.textContent('#error')) ?? '', /something is being transcribed; wait for its end, or press Stop/)
+      assert.match(await failure(page), /something is being transcribed; wait for its end, or press Stop/)
       await page.click('#microphone')
       await page.waitForFunction(() => document.querySelector('#microphone')?.textContent === 'Start the microphone')
       await page.click('#remove')
       await page.waitForSelector('#load:not([hidden])')
       await page.goto(`${server.url}?artifact=nothing/`)
-      await page.waitForSelector('#error:not([hidden])')
-      assert.match((await page.textContent('#error')) ?? '', /the server says 404; check the artifact's address/)
+      assert.match(await failure(page), /the server says 404; check the artifact's address/)
       await shoot(page, 'error-artifact')
       await page.goto(`${server.url}?device=webgpu`)
-      await page.waitForSelector('#error:not([hidden])')
-      assert.match((await page.textContent('#error')) ?? '', /WebGPU/)
+      assert.match(await failure(page), /WebGPU/)
       await shoot(page, 'error-webgpu')
+    })
+    await t.test('a model that passes its self-test says so, one that does not is refused', async () => {
+      const manifest = await readFile(path.join(ARTIFACT, 'voxtral_onnx.json'), 'utf8')
+      server.files.set('/artifact/certificate.json', Buffer.from(await certificate(manifest)))
+      await page.goto(`${server.url}`)
+      await page.click('#load')
+      await page.waitForSelector('#listen:not([hidden])')
+      assert.match((await page.textContent('#what')) ?? '', /all here, self-tested\.$/)
+      assert.doesNotMatch((await page.textContent('#notes')) ?? '', /not self-tested/)
+      await browser.setOffline(true) // the certificate and the clip are kept
+      await page.reload()
+      await page.waitForSelector('#listen:not([hidden])')
+      assert.match((await page.textContent('#what')) ?? '', /all here, self-tested\.$/)
+      await browser.setOffline(false)
+      server.files.set('/artifact/certificate.json', Buffer.from(await certificate(manifest, 1)))
+      await page.reload()
+      assert.match(await failure(page), /the self-test failed: \d+ of the \d+ tokens .*; update the browser and the graphics driver/)
+      assert.equal(await page.isHidden('#listen'), true)
+      await shoot(page, 'error-self-test')
+      server.files.delete('/artifact/certificate.json')
     })
     await t.test('the minimal page transcribes a file', async () => {
       await page.goto(`${server.url}minimal.html`)

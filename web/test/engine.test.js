@@ -5,11 +5,12 @@ import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
 import { openDevice } from '../src/device.js'
-import { ArtifactError, AudioError } from '../src/errors.js'
+import { ArtifactError, AudioError, DeviceError } from '../src/errors.js'
 import { Live } from '../src/live.js'
 import { Manifest } from '../src/manifest.js'
+import { readSelfTest, selfTest } from '../src/self-test.js'
 import { Transcriber } from '../src/transcriber.js'
-import { ARTIFACT, clip, pythonTranscripts } from './samples.js'
+import { ARTIFACT, SAMPLES, certificate, clip, pythonTranscripts } from './samples.js'
 
 const FIRM = 0.2 // as tests/test_tiny.py: decisions with a larger margin survive the rounding of other kernels
 
@@ -76,6 +77,19 @@ test('a stream refuses what is not sound and goes on', async () => {
   assert.equal(stream.numGenerated, manifest.streaming.right_pad_tokens - 1)
   await assert.rejects(stream.feed(new Float32Array(1)).next(), /the stream is finished/)
   stream.release()
+})
+
+test('the self-test passes where all sure tokens agree, and only there', async () => {
+  const expected = await readSelfTest(await certificate(manifest.text), manifest, 'q4')
+  assert.ok(expected)
+  const file = new File([await readFile(path.join(SAMPLES, expected.clip))], expected.clip)
+  await selfTest(transcriber, expected, file)
+  const { token_ids: ids, blank_margins: margins } = expected
+  const other = (/** @type {number} */ margin) => ({ ...expected, token_ids: ids.with(7, ids[7] + 1), blank_margins: margins.with(7, margin) })
+  await selfTest(transcriber, other(-0.9), file)
+  const failed = /self-test failed: 1 of the \d+ tokens .* the first at 0\.56 s; update the browser/
+  await assert.rejects(selfTest(transcriber, other(-1.1), file), (e) => e instanceof DeviceError && failed.test(e.message))
+  await assert.rejects(selfTest(transcriber, { ...expected, token_ids: ids.slice(1) }, file), DeviceError)
 })
 
 test('a file that is not the manifest’s graph is refused', async () => {

@@ -2,6 +2,7 @@
 
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
+import { sha256 } from '../src/download.js'
 
 export const WEB = path.join(import.meta.dirname, '..')
 export const ARTIFACT = process.env.VOXTRAL_ARTIFACT ?? path.join(WEB, '../assets/tiny-onnx')
@@ -16,6 +17,18 @@ export async function pythonTranscripts() {
   const file = process.env.VOXTRAL_EXPECTED
   if (!file) throw new Error('VOXTRAL_EXPECTED is not set; run the tests through pytest tests/web')
   return JSON.parse(await readFile(file, 'utf8'))
+}
+
+/**
+ * A certificate as `voxtral-onnx verify` writes it beside the manifest, of what its self-test is read from.
+ * @param {string} manifest
+ * @param {number} [added] to every id, for a test that must fail
+ */
+export async function certificate(manifest, added = 0) {
+  const clip = 'command-hibari.wav'
+  const { ids, margins } = (await pythonTranscripts())[clip]
+  const test = { clip, num_delay_tokens: 6, token_ids: ids.map((id) => id + added), blank_margins: margins }
+  return JSON.stringify({ manifest_sha256: await sha256(Buffer.from(manifest)), details: { q4: { self_test: test } } })
 }
 
 /**

@@ -14,6 +14,7 @@ import { roundHalfEven, toFloat16 } from '../src/float16.js'
 import { CacheSpec, Manifest, PIECE_SIZE } from '../src/manifest.js'
 import { Resampler } from '../src/resample.js'
 import { group } from '../src/segments.js'
+import { readSelfTest } from '../src/self-test.js'
 import { Stream } from '../src/stream.js'
 import { TextPieces, Tokenizer } from '../src/tokenizer.js'
 import { choose } from '../src/choose.js'
@@ -153,6 +154,16 @@ test('a manifest is held to its format', async () => {
   assert.throws(() => lost.filesOf('q4'), /gives no size and hash/)
 })
 
+test('a certificate speaks for the manifest that it names', async () => {
+  const manifest = new Manifest(await manifestText())
+  const certificate = { manifest_sha256: await sha256(Buffer.from(manifest.text)), details: { q4: { self_test: { clip: 'a.wav' } }, q8: {} } }
+  assert.deepEqual(await readSelfTest(JSON.stringify(certificate), manifest, 'q4'), { clip: 'a.wav' })
+  for (const precision of ['q8', 'fp32']) assert.equal(await readSelfTest(JSON.stringify(certificate), manifest, precision), undefined)
+  for (const other of [JSON.stringify({ ...certificate, manifest_sha256: 'f' }), '{}', 'null', '', '<html>']) {
+    assert.equal(await readSelfTest(other, manifest, 'q4'), undefined)
+  }
+})
+
 test('device and precision are chosen before anything is downloaded', async () => {
   const manifest = new Manifest(await manifestText())
   /** @param {{features?: string[], limits?: Record<string, number>} | null | undefined} adapter undefined: no WebGPU */
@@ -173,6 +184,9 @@ test('device and precision are chosen before anything is downloaded', async () =
   await assert.rejects(withAdapter(undefined, { device: 'webgpu' }), DeviceError)
   await assert.rejects(withAdapter({}, { precision: 'q4f16', device: 'webgpu' }), /shader-f16 is missing/)
   await assert.rejects(withAdapter({ limits: { maxBufferSize: 1e5 } }, { device: 'webgpu' }), /maxBufferSize is 1 MB, q4 of this model needs/)
+  const small = { limits: { maxStorageBufferBindingSize: 1e5 } }
+  await assert.rejects(withAdapter(small, { device: 'webgpu' }), /maxStorageBufferBindingSize is 1 MB, q4 of this model needs \d+ MB; use another computer/)
+  assert.match((await withAdapter(small)).notes[0], /running on the CPU in WebAssembly: .*maxStorageBufferBindingSize/)
   const files = Object.fromEntries(Object.entries(manifest.files).map(([name, f]) => [name, { ...f, size: 1e9 }]))
   Object.assign(manifest, { files })
   await assert.rejects(withAdapter(null), /needs WebGPU, on the CPU it cannot keep up/)

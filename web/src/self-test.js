@@ -1,0 +1,61 @@
+/**
+ * A loaded model on the page's clip: it is sound on this device when it writes the tokens that its certificate is sure of
+ * (doctor.py).
+ */
+
+import { openAudio } from './audio.js'
+import { sha256 } from './download.js'
+import { DeviceError } from './errors.js'
+
+export const CERTIFICATE = 'certificate.json' // beside the manifest
+const SURE = 1.0 // blank margin from which every host writes the certificate's token
+
+/** @typedef {{clip: string, num_delay_tokens: number, token_ids: number[], blank_margins: number[]}} Expected */
+
+/**
+ * What one precision should write; undefined where the certificate is of another artifact, or of this one before it
+ * changed.
+ * @param {string} certificate its text
+ * @param {import('./manifest.js').Manifest} manifest
+ * @param {string} precision
+ * @returns {Promise<Expected | undefined>}
+ */
+export async function readSelfTest(certificate, manifest, precision) {
+  let values
+  try {
+    values = JSON.parse(certificate)
+  } catch {
+    return undefined
+  }
+  const own = await sha256(new TextEncoder().encode(manifest.text))
+  return values?.manifest_sha256 === own ? values.details?.[precision]?.self_test : undefined
+}
+
+/**
+ * Transcribe the clip and compare.
+ * @param {import('./transcriber.js').Transcriber} transcriber
+ * @param {Expected} expected
+ * @param {File} clip a WAV
+ * @throws {DeviceError} a token that the certificate is sure of differs
+ */
+export async function selfTest(transcriber, expected, clip) {
+  const { msPerToken, config } = transcriber.manifest
+  const { blocks } = await openAudio(clip, config.audio.sample_rate)
+  const stream = transcriber.stream({ delayMs: msPerToken * expected.num_delay_tokens })
+  const found = /** @type {number[]} */ ([])
+  try {
+    for await (const samples of blocks) for await (const { tokenId } of stream.feed(samples)) found.push(tokenId)
+    for await (const { tokenId } of stream.finish()) found.push(tokenId)
+  } finally {
+    stream.release()
+  }
+  const sure = expected.token_ids.map((id, i) => ({ id, i })).filter(({ i }) => Math.abs(expected.blank_margins[i]) > SURE)
+  const wrong = sure.filter(({ id, i }) => found[i] !== id)
+  if (wrong.length > 0 || found.length !== expected.token_ids.length) {
+    const at = ((wrong[0]?.i ?? sure.length) * msPerToken) / 1000
+    throw new DeviceError(
+      `the self-test failed: ${wrong.length} of the ${sure.length} tokens that the certificate is sure of came out otherwise ` +
+        `on this device, the first at ${at.toFixed(2)} s; update the browser and the graphics driver, or use another computer`,
+    )
+  }
+}

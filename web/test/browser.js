@@ -1,0 +1,92 @@
+/** A headless Chromium, and what tests look at in its pages. */
+
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { chromium } from 'playwright-core'
+import { SAMPLES, WEB } from './samples.js'
+
+/** @typedef {import('playwright-core').Page} Page */
+
+export const CLIP = 'digits-espeak.wav'
+const PATIENCE = Number(process.env.PATIENCE ?? 120_000) // milliseconds; a busy machine with two cores
+const SHOTS = process.env.SCREENSHOTS // a folder to write screenshots to
+const FLAGS = ['--headless=new', '--no-sandbox', '--disable-background-networking', '--disable-component-update', '--disable-dev-shm-usage']
+export const SWIFTSHADER = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan', '--use-vulkan=swiftshader']
+export const NO_GPU = ['--disable-gpu', '--disable-features=WebGPU', '--disable-blink-features=WebGPU']
+const FAKE_MICROPHONE = ['--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream']
+
+/**
+ * A microphone that plays the clip.
+ * @param {boolean} repeats
+ */
+export const microphone = (repeats) => [
+  ...FAKE_MICROPHONE,
+  `--use-file-for-fake-audio-capture=${path.join(SAMPLES, CLIP)}${repeats ? '' : '%noloop'}`,
+]
+
+/** @type {string[]} */
+const profiles = []
+
+/**
+ * A browser with a profile of its own, so that what it keeps lasts over its pages.
+ * @param {string[]} flags
+ */
+export async function launch(flags) {
+  const profile = await mkdtemp(path.join(tmpdir(), 'voxtral-onnx-browser-'))
+  profiles.push(profile)
+  const browser = await chromium.launchPersistentContext(profile, {
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    headless: false, // the flag --headless=new above
+    args: [...FLAGS, ...flags],
+    acceptDownloads: true,
+  })
+  browser.setDefaultTimeout(PATIENCE)
+  return browser
+}
+
+/** Remove what the browsers kept. */
+export async function removeProfiles() {
+  for (const profile of profiles) await rm(profile, { recursive: true, force: true })
+}
+
+/**
+ * @param {Page} page
+ * @param {string} name
+ */
+export async function shoot(page, name) {
+  if (SHOTS) await page.screenshot({ path: path.join(SHOTS, `${name}.png`), fullPage: true })
+}
+
+/**
+ * What axe finds wrong for people who do not see, hear or point as others do.
+ * @param {Page} page
+ */
+export async function violations(page) {
+  await page.addScriptTag({ path: path.join(WEB, 'node_modules/axe-core/axe.min.js') })
+  const { violations } = await page.evaluate(() => /** @type {any} */ (globalThis).axe.run())
+  return violations.map((/** @type {any} */ v) => `${v.id}: ${v.nodes.map((/** @type {any} */ n) => n.html).join(' ')}`)
+}
+
+/**
+ * The transcript that the page shows.
+ * @param {Page} page
+ */
+export const text = (page) => page.$$eval('#transcript p span', (spans) => spans.map((span) => span.textContent).join('').trim())
+
+/**
+ * Wait for so many whole word groups.
+ * @param {Page} page
+ * @param {number} count
+ */
+export const waitForWords = (page, count) =>
+  page.waitForFunction((n) => document.querySelectorAll('#transcript p span:not(.pending)').length >= n, count)
+
+/**
+ * The sentence that the page shows when something did not work.
+ * @param {Page} page
+ */
+export async function failure(page) {
+  await page.waitForSelector('#error:not([hidden])')
+  return (await page.textContent('#error')) ?? ''
+}
