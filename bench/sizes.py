@@ -2,7 +2,7 @@
 
     python bench/sizes.py --twin build/twin      # the twin: bench/twin.py
 
-Sizes of weight files are exact, those of graphs estimated; for the twin's tokenizer stands the size of the published one.
+Sizes of weight files are exact, those of graphs estimated; the twin's tokenizer counts as large as the published one.
 Writes results/sizes.json and prints the README's table.
 """
 
