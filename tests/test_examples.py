@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,52 @@ def test_node_writes_words(tiny_artifact, node_example):
 
 def test_node_is_one_short_file():
     assert len((FOLDER.parent / "node" / "transcribe.js").read_text().splitlines()) <= 160
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    spec = spec_from_file_location("onnx_asr_adapter", FOLDER.parent / "onnx_asr_adapter.py")
+    assert spec and spec.loader
+    module = sys.modules["onnx_asr_adapter"] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["onnx_asr_adapter"]
+
+
+def test_names_of_onnx_asr(adapter, tiny_artifact):
+    model = adapter.load_model("voxtral", tiny_artifact, quantization="q4")
+    assert model.recognize(CLIP) == TEXT
+    samples, rate = soundfile.read(CLIP, dtype="float32")
+    twice = np.stack((np.repeat(samples, 3), np.zeros(3 * len(samples), np.float32)), 1)  # 48 kHz, one channel silent
+    assert model.recognize([samples], sample_rate=rate) == [TEXT]
+    assert model.recognize(twice, sample_rate=3 * rate, channel=0) == TEXT
+    with pytest.raises(ValueError, match="several channels"):
+        model.recognize(twice, sample_rate=3 * rate)
+    result = model.with_timestamps().recognize(str(CLIP))
+    assert "".join(result.tokens).strip() == result.text == TEXT
+    assert len(result.tokens) == len(result.timestamps) == len(result.logprobs)
+    assert min(result.timestamps) >= 0 and max(result.timestamps) < len(samples) / rate + 0.8  # a word behind the end
+    assert (np.diff(result.timestamps) > 0).all() and max(result.logprobs) <= 0
+
+
+def test_names_of_onnx_asr_on_the_command_line(tiny_artifact, tmp_path):
+    command = [sys.executable, FOLDER.parent / "onnx_asr_adapter.py", tiny_artifact, CLIP, CLIP]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(tmp_path), timeout=300)
+    assert (done.returncode, done.stdout) == (0, f"{TEXT}\n{TEXT}\n"), done.stderr
+
+
+def test_in_the_adapters_of_onnx_asr(adapter, tiny_artifact):
+    """The package itself reads the file, cuts it and asks us."""
+    adapters = pytest.importorskip("onnx_asr.adapters")
+    resampler = pytest.importorskip("onnx_asr.preprocessors.resampler")
+    vad = pytest.importorskip("onnx_asr.vad")
+
+    class Whole(vad.BaseVad):
+        def segment_batch(self, waveforms, waveforms_len, sample_rate, **options):
+            return (iter([(0, int(length))]) for length in waveforms_len)
+
+    model = adapters.TextResultsAsrAdapter(adapter.VoxtralAsr(tiny_artifact), resampler.Resampler(16_000, {}))
+    assert model.recognize(str(CLIP)) == TEXT
+    assert model.with_timestamps().recognize([str(CLIP)])[0].text == TEXT
+    (segment,) = model.with_vad(Whole()).recognize(str(CLIP))
+    assert segment.text == TEXT and segment.end == pytest.approx(soundfile.info(CLIP).duration, abs=0.1)
