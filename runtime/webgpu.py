@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from math import prod
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,7 @@ class WebGpu:
         if index:
             raise DeviceError(f"{self.name}: the plug-in takes the adapter by itself; use --device webgpu")
         self._ep_device = _find_device(self.name)
+        self._lock = Lock()
         self._movers: dict[tuple, onnxruntime.InferenceSession] = {}
         try:
             self._allocator = self._mover(np.dtype(np.float32), 4, 2)
@@ -85,7 +87,7 @@ class WebGpu:
         Raises:
             DeviceError: the adapter's memory is full.
         """
-        with out_of_memory_is_said(self.name):
+        with self._lock, out_of_memory_is_said(self.name):  # the plug-in's sessions share one device
             session.run_with_iobinding(binding)
         return binding.get_outputs()
 
