@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _INSTALL = "pip install 'voxtral-onnx[webgpu]'"
+VISIBLE_STEP = 256  # rows; each number of them adds up a little otherwise
 _LOADER = "libvulkan.so.1"  # Linux; elsewhere the system has D3D12 or Metal
 
 
@@ -178,7 +179,7 @@ class WebGpuBinding:
             DeviceError: the adapter's memory is full.
         """
         io = self._session.io_binding()
-        for name, array in feeds.items():
+        for name, array in {**feeds, **_visible_rows(feeds)}.items():
             io.bind_cpu_input(name, array)
         io.bind_output(fetch, "cpu")
         for (past, present), state in self._states.items():
@@ -191,6 +192,15 @@ class WebGpuBinding:
         for state, values in zip(self._states.values(), states, strict=True):
             state.write(values)
         return output
+
+
+def _visible_rows(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """How many of the buffers' rows attention goes through, which takes as long for rows without keys as for others.
+
+    More than the call's own at any time, because as many would mean that there is no past.
+    """
+    written, capacity = int(feeds["seqlens_k"].max()) + 1, int(feeds["total_sequence_length"])
+    return {"total_sequence_length": np.array(min(capacity, (written // VISIBLE_STEP + 1) * VISIBLE_STEP), np.int32)}
 
 
 @cache
