@@ -38,8 +38,8 @@ class WebGpu:
 
     has_rows = False  # buffers are handles without addresses
 
-    def __init__(self, index: int = 0, *, allow_fallback: bool = False):
-        """Register the plug-in and run a node.
+    def __init__(self, index: int = 0, activation_dtype: str = "float32", *, allow_fallback: bool = False):
+        """Register the plug-in and run a node in the type that is to be computed in.
 
         `allow_fallback`: nodes without a kernel here run on the CPU, which is noted.
 
@@ -52,10 +52,21 @@ class WebGpu:
         self._ep_device = _find_device(self.name)
         self._lock = Lock()
         self._movers: dict[tuple, onnxruntime.InferenceSession] = {}
+        dtype, shape = np.dtype(activation_dtype), (1, 1, 4, 2)
         try:
-            self._allocator = self._mover(np.dtype(np.float32), 4, 2)
+            self._allocator = self._mover(dtype, shape[2], 2)
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
-            raise DeviceError(f"{self.name}: no adapter that WebGPU takes ({error})") from error
+            raise DeviceError(
+                f"{self.name}: no adapter that WebGPU takes ({_reason(error)}); install the GPU's driver, "
+                "or use --device cpu"
+            ) from error
+        try:
+            self.roll_rows(self.zeros(shape, dtype), dtype, 2)
+        except Exception as error:
+            raise DeviceError(
+                f"{self.name}: its adapter does not compute in {activation_dtype} ({_reason(error)}); "
+                "use --precision q4, which takes float32, or --device cpu"
+            ) from error
 
     def open(self, path: str | bytes, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
         """See `Device`.
@@ -192,6 +203,11 @@ class WebGpuBinding:
         for state, values in zip(self._states.values(), states, strict=True):
             state.write(values)
         return output
+
+
+def _reason(error: Exception) -> str:
+    """What Dawn says, without where onnxruntime says so."""
+    return " ".join(str(error).split()).rpartition(" was false. ")[2]
 
 
 def _visible_rows(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
