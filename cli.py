@@ -1263,7 +1263,7 @@ def _format_measurements(rows: list[Measurement]) -> str:
             f"reads {format_size(details.decoder_bytes)} of weights"
             + (
                 ""
-                if row.device_memory
+                if row.device != "cpu"
                 else f" at {details.bandwidth_share:.0%} of the {details.read_bytes_per_second / 1e9:.1f} GB/s "
                 f"that {row.threads} threads read"
             )

@@ -13,7 +13,7 @@ from .stream import Stream, Token
 if TYPE_CHECKING:
     from .transcribe import Transcriber
 
-CHECKPOINT_SECONDS = 30.0  # between writes; a full window of the 4B model is a file of 1.2 GB
+CHECKPOINT_SECONDS = 30.0  # between writes; with a full window the 4B model makes a file of up to 1.4 GB
 
 
 class Checkpoint:

@@ -124,9 +124,7 @@ class Cuda:
         binding = self._helper(zeros_model, dtype, len(shape)).io_binding()
         binding.bind_cpu_input("shape", np.array(shape, np.int64))
         binding.bind_output("zeros", self.place, self.index)
-        with out_of_memory_is_said(self.name):
-            self._helper(zeros_model, dtype, len(shape)).run_with_iobinding(binding)
-        return binding.get_outputs()[0]
+        return self._run_helper(self._helper(zeros_model, dtype, len(shape)), binding)
 
     def move_rows(self, buffer: CudaBuffer, keep: int) -> None:
         """Move the last `keep` rows along the third axis of each stream's part to the front."""
@@ -134,11 +132,10 @@ class Cuda:
         for row in range(buffer.shape[0]):
             binding = session.io_binding()
             buffer.part(row, row + 1).bind(binding, "past", "present")
-            with out_of_memory_is_said(self.name):
-                session.run_with_iobinding(binding)
+            self._run_helper(session, binding)
 
-    def copy(self, source: CudaBuffer | np.ndarray, target: CudaBuffer | None = None) -> np.ndarray:
-        """Copy values into a buffer; without one into an array."""
+    def copy(self, source: CudaBuffer | np.ndarray, target: CudaBuffer | None = None) -> onnxruntime.OrtValue:
+        """Copy values into a buffer; without one into this process's memory."""
         session = self._helper(copy_model, source.dtype)
         binding = session.io_binding()
         if isinstance(source, CudaBuffer):
@@ -149,9 +146,12 @@ class Cuda:
             target.bind(binding, present="copy")
         else:
             binding.bind_output("copy", "cpu")
-        with out_of_memory_is_said(self.name):
+        return self._run_helper(session, binding)
+
+    def _run_helper(self, session: onnxruntime.InferenceSession, binding: Any) -> onnxruntime.OrtValue:
+        with self.lock, out_of_memory_is_said(self.name):  # while a call is recorded, nothing may be allocated
             session.run_with_iobinding(binding)
-        return binding.get_outputs()[0].numpy() if target is None else np.zeros(0)
+        return binding.get_outputs()[0]
 
     def put(self, array: np.ndarray) -> onnxruntime.OrtValue:
         """A copy in the device's memory.
@@ -191,7 +191,7 @@ class CudaBuffer:
 
     def read(self, rows: int | None = None) -> np.ndarray:
         """See `Buffer`; a copy."""
-        return self.device.copy(self)[:, :, :rows]
+        return self.device.copy(self).numpy()[:, :, :rows]
 
     def write(self, values: np.ndarray) -> None:
         """See `Buffer`; the rows behind them become zeros."""

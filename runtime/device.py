@@ -143,7 +143,7 @@ def open_device(asked: str, activation_dtype: str = "float16", *, allow_fallback
         if kind == "webgpu":
             from .webgpu import WebGpu
 
-            return WebGpu(int(index or 0), allow_fallback=allow_fallback)
+            return WebGpu(int(index or 0), activation_dtype, allow_fallback=allow_fallback)
         if activation_dtype != "float16":
             raise DeviceError(
                 f"CUDA has attention in float16 only, and this precision computes in {activation_dtype}; "

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from math import prod
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _INSTALL = "pip install 'voxtral-onnx[webgpu]'"
+VISIBLE_STEP = 256  # rows; each number of them adds up a little otherwise
 _LOADER = "libvulkan.so.1"  # Linux; elsewhere the system has D3D12 or Metal
 
 
@@ -36,8 +38,8 @@ class WebGpu:
 
     has_rows = False  # buffers are handles without addresses
 
-    def __init__(self, index: int = 0, *, allow_fallback: bool = False):
-        """Register the plug-in and run a node.
+    def __init__(self, index: int = 0, activation_dtype: str = "float32", *, allow_fallback: bool = False):
+        """Register the plug-in and run a node in the type that is to be computed in.
 
         `allow_fallback`: nodes without a kernel here run on the CPU, which is noted.
 
@@ -48,11 +50,23 @@ class WebGpu:
         if index:
             raise DeviceError(f"{self.name}: the plug-in takes the adapter by itself; use --device webgpu")
         self._ep_device = _find_device(self.name)
+        self._lock = Lock()
         self._movers: dict[tuple, onnxruntime.InferenceSession] = {}
+        dtype, shape = np.dtype(activation_dtype), (1, 1, 4, 2)
         try:
-            self._allocator = self._mover(np.dtype(np.float32), 4, 2)
+            self._allocator = self._mover(dtype, shape[2], 2)
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
-            raise DeviceError(f"{self.name}: no adapter that WebGPU takes ({error})") from error
+            raise DeviceError(
+                f"{self.name}: no adapter that WebGPU takes ({_reason(error)}); install the GPU's driver, "
+                "or use --device cpu"
+            ) from error
+        try:
+            self.roll_rows(self.zeros(shape, dtype), dtype, 2)
+        except Exception as error:
+            raise DeviceError(
+                f"{self.name}: its adapter does not compute in {activation_dtype} ({_reason(error)}); "
+                "use --precision q4, which takes float32, or --device cpu"
+            ) from error
 
     def open(self, path: str | bytes, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
         """See `Device`.
@@ -85,7 +99,7 @@ class WebGpu:
         Raises:
             DeviceError: the adapter's memory is full.
         """
-        with out_of_memory_is_said(self.name):
+        with self._lock, out_of_memory_is_said(self.name):  # the plug-in's sessions share one device
             session.run_with_iobinding(binding)
         return binding.get_outputs()
 
@@ -176,7 +190,7 @@ class WebGpuBinding:
             DeviceError: the adapter's memory is full.
         """
         io = self._session.io_binding()
-        for name, array in feeds.items():
+        for name, array in {**feeds, **_visible_rows(feeds)}.items():
             io.bind_cpu_input(name, array)
         io.bind_output(fetch, "cpu")
         for (past, present), state in self._states.items():
@@ -189,6 +203,20 @@ class WebGpuBinding:
         for state, values in zip(self._states.values(), states, strict=True):
             state.write(values)
         return output
+
+
+def _reason(error: Exception) -> str:
+    """What Dawn says, without where onnxruntime says so."""
+    return " ".join(str(error).split()).rpartition(" was false. ")[2]
+
+
+def _visible_rows(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """How many of the buffers' rows attention goes through, which takes as long for rows without keys as for others.
+
+    More than the call's own at any time, because as many would mean that there is no past.
+    """
+    written, capacity = int(feeds["seqlens_k"].max()) + 1, int(feeds["total_sequence_length"])
+    return {"total_sequence_length": np.array(min(capacity, (written // VISIBLE_STEP + 1) * VISIBLE_STEP), np.int32)}
 
 
 @cache

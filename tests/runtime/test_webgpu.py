@@ -32,7 +32,7 @@ def device():
 @pytest.fixture(scope="module", params=["q4", "q4f16"])
 def transcribers(request, device, tiny_artifact):
     """On the adapter and on the CPU."""
-    options = {"precision": request.param, "context": 64}
+    options = {"precision": request.param, "context": 300}
     with Transcriber(tiny_artifact, "webgpu", **options) as there, Transcriber(tiny_artifact, "cpu", **options) as here:
         yield there, here
 
@@ -53,7 +53,7 @@ def test_tokens_are_the_cpus_where_the_choice_is_clear(transcribers):
 
 
 def test_a_cache_is_the_cpus_across_a_move(transcribers):
-    """The decoder's, whose buffer is filled to two rows before its end."""
+    """The decoder's, whose buffer of 374 rows is filled to two rows before its end."""
     rng, found = np.random.default_rng(0), []
     size = transcribers[0].manifest.config.decoder.hidden_size
     embeds = rng.standard_normal((6, size), np.float32)
@@ -74,6 +74,16 @@ def test_a_cache_is_the_cpus_across_a_move(transcribers):
     for mine, other in zip(there_rows, here_rows, strict=True):
         error = np.linalg.norm(mine.astype(np.float64) - other) / np.linalg.norm(other.astype(np.float64))
         assert mine.shape == other.shape and error < 0.02  # rows of six positions are computed, in 8 bits
+
+
+@pytest.mark.parametrize(
+    ("seqlens_k", "capacity", "rows"),
+    [(0, 10240, 256), (254, 10240, 256), (255, 10240, 512), (63, 79, 79), (78, 79, 79)],
+)
+def test_visible_rows(seqlens_k, capacity, rows):
+    """More than there are, and no more than the buffer has."""
+    feeds = {"seqlens_k": np.array([seqlens_k], np.int32), "total_sequence_length": np.array(capacity, np.int32)}
+    assert webgpu._visible_rows(feeds) == {"total_sequence_length": rows}
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
