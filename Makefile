@@ -8,7 +8,7 @@ DIST ?= dist
 
 VENV_GPU := .venv-gpu
 
-.PHONY: help demo install test test-gpu check bench web wheel clean
+.PHONY: help demo demo-web install test test-gpu check bench web wheel clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,12 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp
 demo: $(VENV)/run.stamp  ## export the embedded checkpoint, transcribe two clips, compare with their transcripts
 	$(BIN)/voxtral-onnx export tiny --output assets/tiny-onnx --precision q4f16,q4
 	$(BIN)/python examples/demo.py
+
+demo-web: $(VENV)/run.stamp web/vendor/VERSION  ## the page in your browser, with the embedded model and its self-test
+	$(BIN)/pip install --quiet -e '.[serve]'
+	$(BIN)/voxtral-onnx export tiny --output assets/tiny-onnx --precision q4f16,q4
+	$(BIN)/voxtral-onnx verify assets/tiny-onnx --rungs 4
+	$(BIN)/voxtral-onnx serve assets/tiny-onnx
 
 install: $(VENV)/dev.stamp  ## set up .venv for development
 

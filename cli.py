@@ -441,6 +441,9 @@ def serve(
         bool, typer.Option("--https", help="With a certificate of this machine's own: for browsers of other devices.")
     ] = False,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
+    precision: Annotated[
+        str | None, typer.Option(help="Comma-separated; of ORG/NAME all are downloaded.", show_default="q4f16")
+    ] = None,
     offline: Offline = False,
 ) -> None:
     """Open the page that transcribes in a browser tab; the model runs there."""
@@ -448,9 +451,13 @@ def serve(
 
     from .web.server import LOCAL
     from .web.server import serve as run_server
-    from .web.site import PRECISIONS
+    from .web.site import PRECISIONS, absent_precisions
 
-    folder = _find(artifact, list(PRECISIONS[:1]), offline)
+    names = None if precision is None else [name.strip() for name in precision.split(",")]
+    folder = _find(artifact, names or list(PRECISIONS[:1]), offline)
+    if names is None and (absent := absent_precisions(folder)):
+        all_names = ",".join(PRECISIONS)
+        say(f"{', '.join(absent)} is not here, which browsers without float16 on the GPU need: --precision {all_names}")
 
     def ready(address: str) -> None:
         write(f"{address}\n")
@@ -459,7 +466,7 @@ def serve(
         if not no_open:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    run_server(folder, host, port, https=https, on_ready=ready)
+    run_server(folder, host, port, precisions=names, https=https, on_ready=ready)
 
 
 @app.command(rich_help_panel="Build")

@@ -6,7 +6,7 @@ import datetime
 import ipaddress
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,14 +39,16 @@ CERTIFICATE_DAYS = 397  # browsers refuse more
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
-def create_app(artifact: Path) -> Starlette:
+def create_app(artifact: Path, precisions: Sequence[str] | None = None) -> Starlette:
     """An ASGI application that serves the page at / and the artifact's files below artifact/.
 
-    Only files that the manifest or the page names are served.
+    Only files that the manifest or the page names are served; of the artifact those of `precisions`, as
+    `site_manifest` takes them.
 
     Raises:
         ArtifactError: not a whole artifact, or no onnxruntime-web.
         DeviceError: starlette is not installed.
+        UsageError: a precision that the artifact does not have.
     """
     try:
         from starlette.applications import Starlette
@@ -55,7 +57,7 @@ def create_app(artifact: Path) -> Starlette:
         from starlette.routing import Route
     except ImportError as error:
         raise DeviceError(f"serve needs {error.name}; run: pip install 'voxtral-onnx[serve]'") from error
-    manifest = site_manifest(artifact)
+    manifest = site_manifest(artifact, precisions)
     made = {f"{ARTIFACT}/{FILE_NAME}": manifest_bytes(manifest)}
     if certificate := site_certificate(artifact, manifest):
         made[f"{ARTIFACT}/{CERTIFICATE[0]}"] = certificate
@@ -78,6 +80,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
+    precisions: Sequence[str] | None = None,
     https: bool = False,
     on_ready: Callable[[str], None] = lambda address: None,
 ) -> None:
@@ -87,15 +90,16 @@ def serve(
         artifact: its folder.
         host: address to listen on; 0.0.0.0 for all.
         port: 0 takes a free one.
+        precisions: of the artifact; None for what browsers run.
         https: with a certificate of this machine's own, which browsers warn of; other devices' browsers give
             microphones and WebGPU to secure pages only.
         on_ready: called with the page's address when it listens.
 
     Raises:
         ArtifactError, DeviceError: as `create_app`; or uvicorn or cryptography is not installed.
-        UsageError: the address cannot be listened on.
+        UsageError: as `create_app`; or the address cannot be listened on.
     """
-    app = create_app(artifact)
+    app = create_app(artifact, precisions)
     try:
         import uvicorn
 

@@ -74,6 +74,13 @@ def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Ma
     return manifest
 
 
+def absent_precisions(artifact: Path) -> list[str]:
+    """What browsers run of an artifact and this folder does not hold, as after a download of one precision."""
+    manifest = Manifest.read(artifact)
+    held = manifest.held(artifact)
+    return [name for name in PRECISIONS if name in manifest.precisions and name not in held]
+
+
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The manifest as a site holds it."""
     return (json.dumps(asdict(manifest), ensure_ascii=False) + "\n").encode()

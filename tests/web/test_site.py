@@ -119,6 +119,7 @@ def test_a_download_of_one_precision_is_served(page, tiny_artifact, tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(tiny_artifact / name, folder / name)
     assert list(site.site_manifest(folder).precisions) == ["q4"]
+    assert (site.absent_precisions(folder), site.absent_precisions(tiny_artifact)) == (["q4f16"], [])
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ main()
 @pytest.mark.parametrize("https", [False, True])
 def test_command(page, tiny_artifact, tmp_path, https):
     """As a user starts and stops it; the certificate is kept for the next time."""
-    options = ["--port", "0", "--no-open", *(["--https"] if https else [])]
+    options = ["--port", "0", "--no-open", "--precision", "q4", *(["--https"] if https else [])]
     command = [sys.executable, "-c", COMMAND, page, "serve", tiny_artifact, *options]
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "data")}
     certificates = []
@@ -245,6 +246,8 @@ def test_command(page, tiny_artifact, tmp_path, https):
                 connection = http.client.HTTPConnection("127.0.0.1", int(found[2]), timeout=30)
             connection.request("GET", "/")
             assert connection.getresponse().read() == (page / "index.html").read_bytes()
+            connection.request("GET", f"/artifact/{FILE_NAME}")
+            assert list(json.loads(connection.getresponse().read())["precisions"]) == ["q4"]
             connection.close()
             run.send_signal(signal.SIGINT)
             assert run.wait(30) in (0, 130)

@@ -105,7 +105,7 @@ function choosePrecision(manifest, asked, fits, reason) {
   const precision = known.find((name) => name === (asked ?? name) && fits(manifest.precisions[name].activation_dtype))
   if (precision) return precision
   throw new DeviceError(
-    `the artifact has ${known.join(', ')}, and ${asked ?? 'none of them'} does not run here: ${reason}; ` +
-      'add one that does: voxtral-onnx export SOURCE -o ARTIFACT --precision q4',
+    `the page has ${known.join(', ')}, and ${asked ? `${asked} does not run` : 'none of them runs'} here: ${reason}; ` +
+      'have q4 served too: voxtral-onnx serve ARTIFACT --precision q4f16,q4, exported with --precision q4 where it is missing',
   )
 }

@@ -184,6 +184,9 @@ test('device and precision are chosen before anything is downloaded', async () =
   await assert.rejects(withAdapter(undefined, { device: 'webgpu' }), DeviceError)
   await assert.rejects(withAdapter({}, { precision: 'q4f16', device: 'webgpu' }), /shader-f16 is missing/)
   await assert.rejects(withAdapter({ limits: { maxBufferSize: 1e5 } }, { device: 'webgpu' }), /maxBufferSize is 1 MB, q4 of this model needs/)
+  const { q4f16 } = manifest.precisions
+  const half = Object.assign(new Manifest(manifest.text), { precisions: { q4f16 } })
+  await assert.rejects(choose(half), /the page has q4f16, and none of them runs here: .*float32; have q4 served too: voxtral-onnx serve/)
   const small = { limits: { maxStorageBufferBindingSize: 1e5 } }
   await assert.rejects(withAdapter(small, { device: 'webgpu' }), /maxStorageBufferBindingSize is 1 MB, q4 of this model needs \d+ MB; use another computer/)
   assert.match((await withAdapter(small)).notes[0], /running on the CPU in WebAssembly: .*maxStorageBufferBindingSize/)
