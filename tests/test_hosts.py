@@ -45,7 +45,7 @@ def judge(openvino_host, tiny_artifact) -> Callable[[Path, str, Sequence[str]], 
 
 
 def test_openvino_runs_the_native_graphs(judge, tiny_artifact):
-    """Five clips and two minutes: both windows roll many times, the caches move 24 and 42 times."""
+    """Five clips and two minutes: both windows roll many times, the caches move 23 and 44 times."""
     judge(tiny_artifact, "q4", [*SHORT_CLIPS, "2 min"])
 
 
