@@ -20,7 +20,7 @@ $(VENV)/run.stamp: pyproject.toml
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp
-	$(BIN)/pip install --quiet -e '.[cpu,export,dev]'
+	$(BIN)/pip install --quiet -e '.[cpu,export,dev,hosts]'
 	mkdir -p .link && ln -sfn .. .link/voxtral_onnx
 	touch $@
 

@@ -7,6 +7,7 @@ import pytest
 from voxtral_onnx.exporter.passes import PIPELINE
 from voxtral_onnx.exporter.passes.constants import fold_constants
 from voxtral_onnx.exporter.passes.optional_outputs import drop_optional_outputs
+from voxtral_onnx.exporter.passes.packed_codes import type_packed_codes
 from voxtral_onnx.exporter.passes.reshapes import make_reshapes_static
 from voxtral_onnx.exporter.passes.unused_nodes import remove_unused_nodes
 from voxtral_onnx.manifest import Manifest
@@ -49,6 +50,18 @@ def test_constant_reshapes_are_left_alone():
     constant.outputs[0].name = "target"
     node = ir.node("Reshape", [data, constant.outputs[0]], outputs=[value("out", ["n"])])
     assert make_reshapes_static(model_of([constant, node], [data], node.outputs)) == 0
+
+
+@pytest.mark.parametrize(("row_bytes", "dtype"), [(8, ir.DataType.UINT4), (16, ir.DataType.UINT8)])
+def test_codes_of_four_bits_get_their_type(row_bytes, dtype):
+    codes, zeros = (value(name, [rows, row_bytes], ir.DataType.UINT8) for name, rows in (("codes", 64), ("zeros", 2)))
+    other = value("other", [64, row_bytes], ir.DataType.UINT8)  # gathered as bytes, which it stays
+    node = ir.node("DequantizeLinear", [codes, value("scales", [2, 16]), zeros], {"axis": 0, "block_size": 32})
+    gather = ir.node("Gather", [other, value("ids", [3], ir.DataType.INT64)], {"axis": 1})
+    model = model_of([node, gather], [], [*node.outputs, *gather.outputs])
+    assert type_packed_codes(model) == (2 if dtype == ir.DataType.UINT4 else 0)
+    assert [(item.dtype, item.shape) for item in (codes, zeros)] == [(dtype, (64, 16)), (dtype, (2, 16))]
+    assert other.dtype == ir.DataType.UINT8 and other.shape == (64, row_bytes)
 
 
 def test_unread_optional_outputs_go():
