@@ -165,7 +165,7 @@ def cpp_example(tmp_path_factory):
     )
     program = tmp_path_factory.mktemp("cpp") / "transcribe"
     include = [option for folder in INCLUDE for option in ("-idirafter", folder)]
-    options = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", f"-Wl,-rpath,{library.parent}"]
+    options = ["-std=c++17", "-Wall", "-Wextra", "-Werror", f"-Wl,-rpath,{library.parent}"]
     source = FOLDER.parent / "cpp" / "transcribe.cpp"
     subprocess.run(["g++", *options, *include, source, library, "-o", program], check=True)
     return program
