@@ -86,13 +86,14 @@ class Recognizer:
         """The text of a recording, or a list of texts of a list; `sample_rate` is that of arrays."""
         if isinstance(waveform, list):
             return [self.recognize(each, sample_rate=sample_rate, channel=channel) for each in waveform]
-        if not isinstance(waveform, np.ndarray):
-            waveform, sample_rate = soundfile.read(waveform, dtype="float32")
-        if waveform.ndim == 2:
-            if channel is None and waveform.shape[1] > 1:
+        samples = waveform
+        if not isinstance(samples, np.ndarray):
+            samples, sample_rate = soundfile.read(samples, dtype="float32")
+        if samples.ndim == 2:
+            if channel is None and samples.shape[1] > 1:
                 raise ValueError("several channels: choose one with `channel`, or their mean with channel='mean'")
-            waveform = waveform.mean(1) if channel == "mean" else waveform[:, channel or 0]
-        samples = soxr.resample(waveform, sample_rate, self.asr._get_sample_rate())
+            samples = samples.mean(1) if channel == "mean" else samples[:, channel or 0]
+        samples = soxr.resample(samples, sample_rate, self.asr._get_sample_rate())
         return self.render(next(self.asr.recognize_batch(samples[None], np.array([len(samples)]))))
 
 
@@ -102,5 +103,5 @@ def load_model(model: str, path: str | Path | None = None, *, quantization: str 
 
 
 if __name__ == "__main__":
-    for text in load_model(sys.argv[1]).recognize(sys.argv[2:]):
+    for text in load_model(sys.argv[1]).recognize([*sys.argv[2:]]):
         print(text)

@@ -1,6 +1,7 @@
 """The examples, run as they stand."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from commands import CLIP, LONG_CLIP, SAMPLES, TEXT, clean_environment
-from needs import WEB, need_node
+from needs import WEB, need_node, require
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.manifest import Manifest
@@ -69,6 +70,8 @@ def test_a_server(tiny_artifact, tmp_path):
     assert (np.diff([segment["end"] for segment in segments]) >= 0).all()
 
 
+ROOTS = (Path("/usr/include"), FOLDER.parent.parent / "build" / "include")  # `.ci/headers` writes the second
+INCLUDE = [root / name for root in ROOTS for name in ("", "onnxruntime")]
 FIRM = 0.2  # as tests/test_tiny.py: decisions with a larger margin survive the rounding of other kernels
 DRIVER = """
 import { load, readWav, transcribe } from './transcribe.js'
@@ -120,11 +123,16 @@ def test_node_gives_the_tokens_of_python(tiny_artifact, node_example):
     soundfile.write(joined, np.concatenate(parts), rates[0])
     assert soundfile.info(joined).duration > 60
     lines = node(node_example, "driver.js", tiny_artifact, "q4", *files, joined).splitlines()
+    assert_tokens(tiny_artifact, {file: json.loads(line) for file, line in zip((*files, joined), lines, strict=True)})
+
+
+def assert_tokens(artifact: Path, found: dict[Path, list[int]]) -> None:
+    """Token ids of files in q4 are Python's, up to decisions that are not firm; prints the share."""
     equal = total = 0
-    with Transcriber(tiny_artifact, precision="q4", device="cpu", blank_guard=False, alternatives=2) as transcriber:
-        for file, line in zip((*files, joined), lines, strict=True):
-            (expected, leads), found = decisions(transcriber, file), json.loads(line)
-            others = [i for i, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b]
+    with Transcriber(artifact, precision="q4", device="cpu", blank_guard=False, alternatives=2) as transcriber:
+        for file, ids in found.items():
+            expected, leads = decisions(transcriber, file)
+            others = [i for i, pair in enumerate(zip(expected, ids, strict=True)) if len({*pair}) > 1]
             equal, total = equal + len(expected) - len(others), total + len(expected)
             if others:  # from there on each goes on from tokens of its own
                 assert leads[others[0]] < FIRM, f"{file.name}: token {others[0]}, {leads[others[0]]} ahead, is another"
@@ -139,6 +147,53 @@ def test_node_writes_words(tiny_artifact, node_example):
 
 def test_node_is_one_short_file():
     assert len((FOLDER.parent / "node" / "transcribe.js").read_text().splitlines()) <= 160
+
+
+@pytest.fixture(scope="module")
+def cpp_example(tmp_path_factory):
+    """The example in C++, built with the library that onnxruntime-node brings."""
+    machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), "")
+    library = WEB / "node_modules/onnxruntime-node/bin/napi-v6/linux" / machine / "libonnxruntime.so.1"
+    require(
+        "cpp",
+        {
+            "g++": shutil.which("g++") is not None,
+            "onnxruntime_cxx_api.h (Debian 13's libonnxruntime-dev, or .ci/headers)": has("onnxruntime_cxx_api.h"),
+            "nlohmann/json.hpp (nlohmann-json3-dev)": has("nlohmann/json.hpp"),
+            "libonnxruntime.so.1 (make web)": library.is_file(),
+        },
+    )
+    program = tmp_path_factory.mktemp("cpp") / "transcribe"
+    include = [option for folder in INCLUDE for option in ("-idirafter", folder)]
+    options = ["-std=c++17", "-Wall", "-Wextra", "-Werror", f"-Wl,-rpath,{library.parent}"]
+    source = FOLDER.parent / "cpp" / "transcribe.cpp"
+    subprocess.run(["g++", *options, *include, source, library, "-o", program], check=True)
+    return program
+
+
+def has(header: str) -> bool:
+    return any((folder / header).is_file() for folder in INCLUDE)
+
+
+@pytest.mark.cpp
+def test_cpp_gives_the_tokens_of_python(tiny_artifact, cpp_example):
+    """Fed a tenth of a second at a time; both windows roll."""
+    found = {}
+    for file in (CLIP, SAMPLES / "date-hibari.wav", LONG_CLIP):
+        done = subprocess.run([cpp_example, tiny_artifact, file, "q4", "--ids"], capture_output=True, check=True)
+        found[file] = list(map(int, done.stdout.split()))
+    assert_tokens(tiny_artifact, found)
+
+
+@pytest.mark.cpp
+def test_cpp_writes_words_and_errors(tiny_artifact, cpp_example, tmp_path):
+    assert (
+        subprocess.run([cpp_example, tiny_artifact, CLIP], capture_output=True, check=True).stdout.decode()
+        == f"{TEXT}\n"
+    )
+    for arguments, message in (([], "usage:"), ([tiny_artifact, tmp_path / "no.wav"], "expected a WAV file")):
+        done = subprocess.run([cpp_example, *arguments], capture_output=True)
+        assert done.returncode == 1 and message in done.stderr.decode()
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,7 @@ with Transcriber("{repo_id}") as transcriber:
 
 **Any program on onnxruntime** (C, C++, Java, Node.js …): `onnx/mel.onnx`, `{graphs.encoder.path}` and
 `{graphs.decoder.path}` with the rules in `{FILE_NAME}`, which voxtral-onnx's `docs/artifact.md` explains; its
-`examples/node` is such a program of a hundred lines.
+`examples/node` and `examples/cpp` are such programs, one file each.
 
 **OpenVINO** reads the same graphs, one stream at a time, from a folder without links:
 

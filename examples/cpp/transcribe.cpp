@@ -1,0 +1,304 @@
+// Words of a recording while it is read, with an exported artifact on onnxruntime's C++ API; written by docs/artifact.md.
+//
+//     g++ -std=c++17 -O2 transcribe.cpp -lonnxruntime -o transcribe
+//     ./transcribe ARTIFACT AUDIO.wav [PRECISION [--ids]]
+//
+// Every number comes from the artifact's manifest. The recording is 16-bit PCM, mono, at the model's rate.
+
+#include <onnxruntime_cxx_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+using Json = nlohmann::ordered_json;
+
+const std::map<std::string, std::pair<ONNXTensorElementDataType, size_t>> TYPES = {
+    {"float32", {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, 4}},
+    {"float16", {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, 2}},
+    {"int64", {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, 8}},
+    {"int32", {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, 4}},
+};
+const Ort::MemoryInfo CPU = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+
+// Values of any type.
+struct Tensor {
+  std::string dtype;
+  std::vector<int64_t> shape;
+  std::vector<char> bytes;
+
+  Tensor(std::string dtype_, std::vector<int64_t> shape_) : dtype(dtype_), shape(shape_) {
+    size_t size = TYPES.at(dtype).second;
+    for (int64_t length : shape) size *= length;
+    bytes.resize(size);
+  }
+  template <typename T>
+  Tensor(std::string dtype_, std::vector<int64_t> shape_, const std::vector<T>& values) : Tensor(dtype_, shape_) {
+    std::memcpy(bytes.data(), values.data(), bytes.size());
+  }
+  Ort::Value value() {  // shares the memory
+    return Ort::Value::CreateTensor(CPU, bytes.data(), bytes.size(), shape.data(), shape.size(), TYPES.at(dtype).first);
+  }
+};
+
+// A graph, and what the manifest says of it.
+struct Graph {
+  Json spec;
+  Ort::Session session;
+
+  Graph(Ort::Env& env, const std::string& folder, const Json& graph)
+      : spec(graph), session(env, (folder + "/" + graph.at("path").get<std::string>()).c_str(), Ort::SessionOptions()) {}
+
+  std::string dtype(const std::string& input) const {
+    for (const Json& tensor : spec.at("inputs"))
+      if (tensor.at("name") == input) return tensor.at("dtype");
+    throw std::runtime_error("no input " + input);
+  }
+};
+
+// What a graph carries from call to call, bound as its input and its output at once.
+class Cache {
+ public:
+  int64_t position = 0;
+
+  Cache(Graph& graph, const Json& rules) : graph_(graph), rules_(rules), dtype_(graph.dtype("cos")) {
+    for (const Json& input : graph.spec.at("inputs")) {
+      std::string name = input.at("name");
+      bool is_keys = name.rfind("past_key_values.", 0) == 0;
+      if (!is_keys && (name.size() < 6 || name.substr(name.size() - 6) != "_state")) continue;
+      std::vector<int64_t> shape;
+      for (const Json& size : input.at("shape"))
+        shape.push_back(size == "batch" ? 1 : size == "capacity" ? rule("capacity") : size.get<int64_t>());
+      std::string present = is_keys ? "present" + name.substr(strlen("past_key_values")) : "present_" + name;
+      buffers_.push_back({name, present, Tensor(input.at("dtype"), shape)});
+    }
+  }
+
+  int64_t row() const {  // of the next position
+    int64_t keep = rule("keep"), capacity = rule("capacity");
+    return position < capacity ? position : keep + (position - keep) % (capacity - keep);
+  }
+  int64_t room() const { return rule("capacity") - row(); }  // rows that the next call may write
+
+  // Run the graph for the next rows; one output comes back.
+  Ort::Value step(int64_t rows, std::map<std::string, Tensor> feeds, const char* output) {
+    int64_t pairs = rule("head_dim") / 2;
+    feeds.insert({"cos", rotation(rows, pairs, [](double angle) { return std::cos(angle); })});
+    feeds.insert({"sin", rotation(rows, pairs, [](double angle) { return std::sin(angle); })});
+    feeds.insert({"seqlens_k", Tensor("int32", {1}, std::vector<int32_t>{int32_t(row() + rows - 1)})});
+    feeds.insert({"total_sequence_length", Tensor("int32", {}, std::vector<int32_t>{int32_t(rule("capacity"))})});
+
+    Ort::IoBinding binding(graph_.session);
+    for (auto& [name, tensor] : feeds) binding.BindInput(name.c_str(), tensor.value());
+    for (Buffer& buffer : buffers_) {
+      binding.BindInput(buffer.past.c_str(), buffer.tensor.value());
+      binding.BindOutput(buffer.present.c_str(), buffer.tensor.value());
+    }
+    binding.BindOutput(output, CPU);
+    graph_.session.Run(Ort::RunOptions(), binding);
+
+    bool is_full = room() == rows;
+    position += rows;
+    if (is_full) move();
+    return std::move(binding.GetOutputValues().back());
+  }
+
+ private:
+  struct Buffer {
+    std::string past, present;
+    Tensor tensor;
+  };
+
+  int64_t rule(const char* name) const { return rules_.at(name).get<int64_t>(); }
+
+  Tensor rotation(int64_t rows, int64_t pairs, const std::function<double(double)>& f) const {
+    std::vector<float> single;
+    for (int64_t i = position; i < position + rows; i++)
+      for (int64_t j = 0; j < pairs; j++)
+        single.push_back(float(f(i * std::pow(rules_.at("rope_theta").get<double>(), -double(j) / pairs))));
+    if (dtype_ == "float32") return Tensor(dtype_, {1, rows, pairs}, single);
+    return Tensor(dtype_, {1, rows, pairs}, std::vector<Ort::Float16_t>(single.begin(), single.end()));
+  }
+
+  void move() {  // the last rows of each head to its front
+    for (Buffer& buffer : buffers_) {
+      if (buffer.tensor.shape.size() != 4) continue;
+      size_t head = buffer.tensor.bytes.size() / buffer.tensor.shape[1], kept = head / rule("capacity") * rule("keep");
+      for (char* at = buffer.tensor.bytes.data(); at < buffer.tensor.bytes.data() + buffer.tensor.bytes.size(); at += head)
+        std::memmove(at, at + head - kept, kept);
+    }
+  }
+
+  Graph& graph_;
+  const Json& rules_;
+  std::string dtype_;
+  std::vector<Buffer> buffers_;
+};
+
+// Samples in, tokens out, at constant memory.
+class Stream {
+ public:
+  Stream(const Json& manifest, Graph& mel, Graph& encoder, Graph& decoder, std::function<void(int64_t)> on_token)
+      : rules_(manifest.at("streaming")),
+        tokens_(manifest.at("tokens")),
+        per_token_(manifest.at("config").at("audio").at("hop_length").get<int64_t>() *
+                   manifest.at("config").at("audio").at("frames_per_token").get<int64_t>()),
+        rows_per_token_(manifest.at("caches").at("encoder").at("rows_per_token")),
+        mel_(mel),
+        activation_(decoder.dtype("audio_embeds")),
+        heard_(encoder, manifest.at("caches").at("encoder")),
+        written_(decoder, manifest.at("caches").at("decoder")),
+        on_token_(on_token),
+        next_(tokens_.at("bos")),
+        samples_(rule("look_back_samples") + rule("left_pad_tokens") * per_token_) {}
+
+  void feed(const std::vector<float>& samples) {
+    count_ += samples.size();
+    samples_.insert(samples_.end(), samples.begin(), samples.end());
+    advance(INT64_MAX);
+  }
+
+  void finish() {
+    int64_t whole = (count_ + per_token_ - 1) / per_token_;
+    int64_t pad = rule("default_delay_tokens") + rule("right_pad_tokens");
+    samples_.resize(samples_.size() + (whole + pad) * per_token_ - count_ + rule("look_ahead_samples"));
+    advance(rule("left_pad_tokens") + whole + pad - 1);
+  }
+
+ private:
+  int64_t rule(const char* name) const { return rules_.at(name).get<int64_t>(); }
+
+  void advance(int64_t last) {  // what the samples allow, up to `last` positions in all
+    int64_t margin = rule("look_back_samples") + rule("look_ahead_samples");
+    while (!ended_) {
+      int64_t there = (int64_t(samples_.size()) - margin) / per_token_;
+      int64_t chunk = std::min({there, last - written_.position, rule("max_chunk_tokens"), heard_.room() / rows_per_token_});
+      if (chunk <= 0) return;
+      int64_t length = chunk * per_token_ + margin;
+      Tensor audio("float32", {1, length}, samples_);
+      Ort::Value input = audio.value();
+      const char *in = "audio", *out = "input_features";
+      Ort::Value features = std::move(mel_.session.Run(Ort::RunOptions(), &in, &input, 1, &out, 1)[0]);
+      Tensor spectrum("float32", features.GetTensorTypeAndShapeInfo().GetShape());
+      std::memcpy(spectrum.bytes.data(), features.GetTensorRawData(), spectrum.bytes.size());
+      decode(heard_.step(chunk * rows_per_token_, {{"input_features", spectrum}}, "audio_embeds"), chunk);
+      samples_.erase(samples_.begin(), samples_.begin() + chunk * per_token_);
+    }
+  }
+
+  void decode(const Ort::Value& embeds, int64_t chunk) {  // a position a call, those of the prompt together
+    int64_t prompt = 1 + rule("left_pad_tokens") + rule("default_delay_tokens"), blank = tokens_.at("streaming_pad");
+    int64_t width = embeds.GetTensorTypeAndShapeInfo().GetShape()[2];
+    const char* data = static_cast<const char*>(embeds.GetTensorRawData());
+    for (int64_t at = 0, rows; at < chunk && !ended_; at += rows) {
+      int64_t asked = prompt - written_.position;
+      rows = asked > 0 ? std::min({asked, chunk - at, written_.room()}) : 1;
+      std::vector<int64_t> ids(rows, blank);
+      ids[0] = next_;
+      Tensor audio(activation_, {1, rows, width});
+      std::memcpy(audio.bytes.data(), data + at * audio.bytes.size() / rows, audio.bytes.size());
+      std::map<std::string, Tensor> feeds = {
+          {"input_ids", Tensor("int64", {1, rows}, ids)},
+          {"audio_embeds", audio},
+          {"num_delay_tokens", Tensor("int64", {1}, std::vector<int64_t>{rule("default_delay_tokens")})},
+          {"blank_penalty", Tensor("float32", {1, rows})},
+      };
+      Ort::Value choices = written_.step(rows, feeds, "next_ids");
+      next_ = asked > rows ? blank : choices.GetTensorData<int64_t>()[rows - 1];
+      if (asked > rows) continue;
+      on_token_(next_);
+      ended_ = next_ == tokens_.at("eos");
+    }
+  }
+
+  const Json &rules_, &tokens_;
+  int64_t per_token_, rows_per_token_;
+  Graph& mel_;
+  std::string activation_;
+  Cache heard_, written_;
+  std::function<void(int64_t)> on_token_;
+  int64_t next_;
+  std::vector<float> samples_;  // from look_back before the next token to encode
+  int64_t count_ = 0;           // fed
+  bool ended_ = false;
+};
+
+std::string decode_base64(const std::string& text) {
+  std::string bytes;
+  int bits = 0, count = 0;
+  for (char c : text) {
+    int value = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : c >= '0' && c <= '9' ? c - '0' + 52 : c == '+' ? 62 : 63;
+    if (c == '=') break;
+    bits = bits << 6 | value;
+    if ((count += 6) >= 8) bytes += char(bits >> (count -= 8) & 255);
+  }
+  return bytes;
+}
+
+Json read_json(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) throw std::runtime_error(path + ": cannot be opened");
+  return Json::parse(file);
+}
+
+int main(int count, char** arguments) try {
+  if (count < 3) throw std::runtime_error("usage: transcribe ARTIFACT AUDIO.wav [PRECISION [--ids]]");
+  std::string folder = arguments[1];
+  Json manifest = read_json(folder + "/voxtral_onnx.json"), vocab = read_json(folder + "/tekken.json").at("vocab");
+  const Json& precisions = manifest.at("precisions");
+  const Json& precision = count > 3 ? precisions.at(arguments[3]) : precisions.front();
+  bool shows_ids = count > 4;
+  Ort::Env env;
+  Graph mel(env, folder, manifest.at("mel")), encoder(env, folder, precision.at("encoder")),
+      decoder(env, folder, precision.at("decoder"));
+
+  int64_t first_text = manifest.at("tokens").at("first_text");
+  bool has_begun = false;
+  Stream stream(manifest, mel, encoder, decoder, [&](int64_t id) {
+    if (shows_ids) std::cout << id << " ";
+    if (shows_ids || id < first_text) return;
+    std::string bytes = decode_base64(vocab[id - first_text].at("token_bytes"));
+    std::cout << (has_begun || bytes[0] != ' ' ? bytes : bytes.substr(1)) << std::flush;
+    has_begun = true;
+  });
+
+  std::ifstream audio(arguments[2], std::ios::binary);
+  char riff[12], name[4];
+  uint32_t size = 0;
+  struct {
+    uint16_t kind, channels;
+    uint32_t rate, bytes_per_second;
+    uint16_t bytes, bits;
+  } format{};
+  audio.read(riff, 12);
+  while (audio.read(name, 4) && audio.read(reinterpret_cast<char*>(&size), 4) && std::memcmp(name, "data", 4)) {
+    std::vector<char> chunk(size + size % 2);
+    audio.read(chunk.data(), chunk.size());
+    if (!std::memcmp(name, "fmt ", 4)) std::memcpy(&format, chunk.data(), sizeof format);
+  }
+  if (!audio || format.kind != 1 || format.channels != 1 || format.bits != 16 ||
+      format.rate != manifest.at("config").at("audio").at("sample_rate"))
+    throw std::runtime_error(std::string(arguments[2]) + ": expected a WAV file: 16-bit PCM, mono, at the model's rate");
+  for (std::vector<int16_t> block(format.rate / 10); size > 0;) {  // as a microphone would bring it
+    audio.read(reinterpret_cast<char*>(block.data()), std::min<size_t>(size, 2 * block.size()));
+    if (audio.gcount() == 0) break;
+    size -= audio.gcount();
+    std::vector<float> samples(audio.gcount() / 2);
+    std::transform(block.begin(), block.begin() + samples.size(), samples.begin(), [](int16_t s) { return s / 32768.f; });
+    stream.feed(samples);
+  }
+  stream.finish();
+  std::cout << std::endl;
+  return 0;
+} catch (const std::exception& error) {
+  std::cerr << "error: " << error.what() << std::endl;
+  return 1;
+}
