@@ -47,6 +47,13 @@ def toy_artifact(toy_checkpoint, tmp_path_factory):
     return export(toy_checkpoint, folder, precisions=("fp32", "q4"), recipe=str(EXACT_RECIPE))
 
 
+@pytest.fixture(scope="session")
+def transformers_js_artifact(tiny_artifact, tmp_path_factory):
+    """The embedded checkpoint in q4, to which the family transformers_js was added. Read only."""
+    folder = copy_artifact(tiny_artifact, tmp_path_factory.mktemp("family") / "tiny-onnx", "q4")
+    return export("tiny", folder, precisions=("q4",), families=("transformers_js",))
+
+
 @pytest.fixture
 def artifact(tiny_artifact, tmp_path) -> Path:
     """A copy with the precision q4f16 alone, to damage."""
@@ -55,7 +62,7 @@ def artifact(tiny_artifact, tmp_path) -> Path:
 
 def copy_artifact(source: Path, target: Path, precision: str = "q4f16") -> Path:
     manifest = Manifest.read(source)
-    manifest = replace(manifest, precisions={precision: manifest.precisions[precision]})
+    manifest = replace(manifest, precisions={precision: replace(manifest.precisions[precision], families={})})
     names = {name for name in manifest.files if "/" not in name}
     names |= {name for graph in manifest.graphs() for name in (graph.path, *graph.data)}
     (target / "onnx").mkdir(parents=True)

@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from node import chromium, need_chromium, need_node, run_node
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime.captions import segment_values
 
-WEB = Path(__file__).parents[2] / "web"
 SAMPLES = Path(__file__).parents[2] / "assets" / "tiny" / "samples"
-
-
-def require(mark: str, what: dict[str, bool]) -> None:
-    """Skip where something is missing, or fail where the environment says that it must be there."""
-    missing = [name for name, is_there in what.items() if not is_there]
-    if missing:
-        reason = f"{mark}: missing {', '.join(missing)}"
-        if mark in os.environ.get("REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
-def need_node() -> None:
-    require(
-        "node",
-        {
-            "node (20 or newer)": shutil.which("node") is not None,
-            "web/node_modules (make web)": (WEB / "node_modules" / "onnxruntime-web").is_dir(),
-            "web/vendor (make web)": (WEB / "vendor" / "VERSION").is_file(),
-        },
-    )
-
-
-def chromium() -> str | None:
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="session")
@@ -64,18 +36,6 @@ def transcript_values(transcriber: Transcriber, audio: Path) -> dict:
     }
 
 
-def run_node(*files: str, **environment: str) -> None:
-    done = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", *(f"test/{file}" for file in files)],
-        cwd=WEB,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.mark.node
 def test_units(tiny_artifact):
     need_node()
@@ -92,13 +52,7 @@ def test_tokens_in_webassembly_are_those_of_python(tiny_artifact, expected):
 @pytest.mark.browser
 def test_the_page_in_a_browser(tiny_artifact, expected):
     need_node()
-    require(
-        "browser",
-        {
-            "chromium": chromium() is not None,
-            "web/node_modules/playwright-core (make web)": (WEB / "node_modules" / "playwright-core").is_dir(),
-        },
-    )
+    need_chromium()
     run_node(
         "browser.test.js",
         CHROMIUM=str(chromium()),

@@ -1,0 +1,71 @@
+"""Node.js and Chromium in tests: what they need, and how they are run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+WEB = Path(__file__).parent.parent / "web"
+PACKAGES = Path(os.environ.get("PACKAGES", WEB))  # the folder that holds node_modules
+
+
+def require(mark: str, what: dict[str, bool]) -> None:
+    """Skip where something is missing, or fail where the environment says that it must be there."""
+    missing = [name for name, is_there in what.items() if not is_there]
+    if missing:
+        reason = f"{mark}: missing {', '.join(missing)}"
+        if mark in os.environ.get("REQUIRE", "").split(","):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def need_node() -> None:
+    require(
+        "node",
+        {
+            "node (20 or newer)": shutil.which("node") is not None,
+            "web/node_modules (make web)": (WEB / "node_modules" / "onnxruntime-web").is_dir(),
+            "web/vendor (make web)": (WEB / "vendor" / "VERSION").is_file(),
+        },
+    )
+
+
+def need_transformers_js() -> None:
+    package = PACKAGES / "node_modules" / "@huggingface" / "transformers"
+    require("node", {"web/node_modules/@huggingface/transformers (make web)": package.is_dir()})
+
+
+def need_chromium() -> None:
+    require(
+        "browser",
+        {
+            "chromium": chromium() is not None,
+            "web/node_modules/playwright-core (make web)": (WEB / "node_modules" / "playwright-core").is_dir(),
+        },
+    )
+
+
+def chromium() -> str | None:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def run_node(*files: str, **environment: str) -> None:
+    done = subprocess.run(
+        ["node", "--test", "--test-reporter=spec", *(f"test/{file}" for file in files)],
+        cwd=WEB,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run_script(script: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """A module outside `web`, which finds the packages there."""
+    command = ["node", "--import", str(WEB / "packages.mjs"), str(WEB.parent / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
