@@ -17,9 +17,10 @@ const loadSeconds = (performance.now() - began) / 1000
 const rate = loaded.processor.feature_extractor.config.sampling_rate
 const runs = []
 for (const clip of clips) {
-  const samples = readWav(clip, rate)
+  const samples = await readWav(clip, rate)
   const times = /** @type {number[]} */ ([])
-  const ids = await transcribe(loaded, samples, { put: () => times.push(performance.now()), end: () => {} })
+  const streamer = { put: () => times.push(performance.now()), end: () => {} }
+  const ids = await transcribe(loaded, samples, { streamer })
   const steps = times.slice(2).map((time, i) => time - times[i + 1]) // behind the prompt and what it yields
   runs.push({
     clip,

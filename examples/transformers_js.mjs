@@ -6,10 +6,6 @@
  *     node transformers_js.mjs ARTIFACT clip.wav [q4f16 | q4 | q8 | fp16 | fp32]
  */
 
-import { readFileSync } from 'node:fs'
-import { resolve } from 'node:path'
-import { pathToFileURL } from 'node:url'
-
 import { TextStreamer, VoxtralRealtimeForConditionalGeneration, VoxtralRealtimeProcessor } from '@huggingface/transformers'
 
 /**
@@ -17,19 +13,23 @@ import { TextStreamer, VoxtralRealtimeForConditionalGeneration, VoxtralRealtimeP
  * @param {any} [dtype] one of its precisions; its first unless told otherwise
  */
 export async function load(folder, dtype) {
-  const path = resolve(folder) // a bare name would be one of the hub's
+  const { existsSync } = await import('node:fs')
+  const path = (await import('node:path')).resolve(folder) // a bare name would be one of the hub's
+  if (!existsSync(`${path}/config.json`)) {
+    throw new Error(`${folder}: no config.json; run: voxtral-onnx export SOURCE -o ${folder} --family native,transformers_js`)
+  }
   const processor = await VoxtralRealtimeProcessor.from_pretrained(path)
   const model = await VoxtralRealtimeForConditionalGeneration.from_pretrained(path, { dtype })
   return { processor, model }
 }
 
 /**
- * The generated token ids; a streamer gets them one by one.
+ * The generated token ids.
  * @param {{processor: any, model: any}} loaded
  * @param {Float32Array} samples mono, at the model's rate
- * @param {any} [streamer]
+ * @param {object} [options] of `generate`, as a streamer that gets the tokens one by one
  */
-export async function transcribe({ processor, model }, samples, streamer) {
+export async function transcribe({ processor, model }, samples, options) {
   const { hop_length, n_fft } = processor.feature_extractor.config
   const perToken = processor.raw_audio_length_per_tok
   const firstTokens = processor.num_mel_frames_first_audio_chunk / processor.audio_length_per_tok
@@ -49,7 +49,7 @@ export async function transcribe({ processor, model }, samples, streamer) {
   }
 
   const max_new_tokens = numTokens - firstTokens + 1 // without it one more would be made of no sound at all
-  const ids = await model.generate({ input_ids: first.input_ids, input_features: features(), max_new_tokens, streamer })
+  const ids = await model.generate({ input_ids: first.input_ids, input_features: features(), max_new_tokens, ...options })
   return ids.tolist()[0].slice(first.input_ids.dims[1]).map(Number)
 }
 
@@ -57,8 +57,8 @@ export async function transcribe({ processor, model }, samples, streamer) {
  * @param {string} path
  * @param {number} rate
  */
-export function readWav(path, rate) {
-  const file = readFileSync(path)
+export async function readWav(path, rate) {
+  const file = (await import('node:fs')).readFileSync(path)
   const [format, channels, found, bits] = [file.readUInt16LE(20), file.readUInt16LE(22), file.readUInt32LE(24), file.readUInt16LE(34)]
   if (format !== 1 || channels !== 1 || found !== rate || bits !== 16) {
     throw new Error(`${path}: expected mono WAV of 16 bits at ${rate} Hz; run: ffmpeg -i ${path} -ac 1 -ar ${rate} -c:a pcm_s16le out.wav`)
@@ -68,11 +68,12 @@ export function readWav(path, rate) {
   return Float32Array.from({ length: numSamples }, (_, i) => file.readInt16LE(start + 2 * i) / 32768)
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
+if (/[\\/]transformers_js\.mjs$/.test(globalThis.process?.argv[1] ?? '')) {
   const [folder, wav, dtype] = process.argv.slice(2)
   if (!wav) throw new Error('usage: node transformers_js.mjs ARTIFACT clip.wav [q4f16 | q4 | q8 | fp16 | fp32]')
   const loaded = await load(folder, dtype)
   const { processor } = loaded
-  const show = { skip_prompt: true, skip_special_tokens: true, callback_function: (/** @type {string} */ text) => process.stdout.write(text) }
-  await transcribe(loaded, readWav(wav, processor.feature_extractor.config.sampling_rate), new TextStreamer(processor.tokenizer, show))
+  const callback_function = (/** @type {string} */ text) => process.stdout.write(text)
+  const streamer = new TextStreamer(processor.tokenizer, { skip_prompt: true, skip_special_tokens: true, callback_function })
+  await transcribe(loaded, await readWav(wav, processor.feature_extractor.config.sampling_rate), { streamer })
 }

@@ -63,6 +63,13 @@ def portable_artifact(tiny_artifact, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def transformers_js_artifact(tiny_artifact, tmp_path_factory):
+    """The embedded checkpoint in q4, to which the family transformers_js was added. Read only."""
+    folder = copy_artifact(tiny_artifact, tmp_path_factory.mktemp("family") / "tiny-onnx", "q4")
+    return export("tiny", folder, precisions=("q4",), families=("transformers_js",))
+
+
 @pytest.fixture
 def artifact(tiny_artifact, tmp_path) -> Path:
     """A copy with the precision q4f16 alone, to damage."""
@@ -71,7 +78,8 @@ def artifact(tiny_artifact, tmp_path) -> Path:
 
 def copy_artifact(source: Path, target: Path, *precisions: str) -> Path:
     manifest = Manifest.read(source)
-    manifest = replace(manifest, precisions={name: manifest.precisions[name] for name in precisions or ("q4f16",)})
+    kept = {name: replace(manifest.precisions[name], families={}) for name in precisions or ("q4f16",)}
+    manifest = replace(manifest, precisions=kept)
     names = {name for name in manifest.files if "/" not in name}
     names |= {name for graph in manifest.graphs() for name in (graph.path, *graph.data)}
     (target / "onnx").mkdir(parents=True)

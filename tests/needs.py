@@ -1,14 +1,19 @@
-"""What some tests need besides Python: without it they are skipped, or failed where `REQUIRE` names their mark."""
+"""What some tests need besides Python, and how they run it.
+
+Without it they are skipped, or failed where the environment's `REQUIRE` names their mark.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 WEB = Path(__file__).parent.parent / "web"
+PACKAGES = Path(os.environ.get("PACKAGES", WEB))  # the folder that holds node_modules
 
 
 def require(mark: str, what: dict[str, bool]) -> None:
@@ -28,6 +33,41 @@ def need_node(*packages: str) -> None:
         {
             "node (20 or newer)": shutil.which("node") is not None,
             "web/vendor (make web)": (WEB / "vendor" / "VERSION").is_file(),
-            **{f"{name} (make web)": (WEB / "node_modules" / name).is_dir() for name in ("onnxruntime-web", *packages)},
+            **{
+                f"{name} (make web)": (PACKAGES / "node_modules" / name).is_dir()
+                for name in ("onnxruntime-web", *packages)
+            },
         },
     )
+
+
+def need_chromium() -> None:
+    require(
+        "browser",
+        {
+            "chromium": chromium() is not None,
+            "web/node_modules/playwright-core (make web)": (WEB / "node_modules" / "playwright-core").is_dir(),
+        },
+    )
+
+
+def chromium() -> str | None:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def run_node(*files: str, **environment: str) -> None:
+    done = subprocess.run(
+        ["node", "--test", "--test-reporter=spec", *(f"test/{file}" for file in files)],
+        cwd=WEB,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run_script(script: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """A module outside `web`, which finds the packages there."""
+    command = ["node", "--import", str(WEB / "packages.mjs"), str(WEB.parent / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -34,6 +34,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what stands b
     "added": ({"precisions": ("fp32",)}, {"precisions": ("q4",)}),
     "renewed": ({"precisions": ("q4", "fp32")}, {"precisions": ("q4",), "recipe": "q8"}),
     "all renewed": ({"precisions": ("q4",)}, {"precisions": ("q4",), "shard_size": 1 << 20}),
+    "family added": ({"precisions": ("q4",)}, {"precisions": ("q4",), "families": ("transformers_js",)}),
 }
 
 

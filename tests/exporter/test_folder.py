@@ -25,7 +25,7 @@ from voxtral_onnx.exporter.plan import plan_export
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 
 exporter = import_module("voxtral_onnx.exporter.export")
-NUM_POINTS = 20
+NUM_POINTS = 25
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,7 @@ def test_killed_exports_are_taken_up_again(checkpoint, tmp_path):
     assert len(results) == NUM_POINTS
     manifests = {"fresh": {"none", "new"}, "added": {"old", "new"}, "renewed": {"old", "kept fp32", "new"}}
     manifests["all renewed"] = {"none", "old", "new"}
+    manifests["family added"] = {"old", "new"}
     for result in results:
         assert result["killed"], result
         assert result["manifest"] in manifests[result["scenario"]], result
@@ -287,3 +288,105 @@ def test_artifact_that_lacks_a_file_is_not_added_to(checkpoint, exported, tmp_pa
     (out / "onnx/encoder_q4.onnx").unlink()
     with pytest.raises(ArtifactError, match=r"onnx/encoder_q4.onnx: missing"):
         export(checkpoint, out, precisions=("fp32",))
+
+
+FAMILY = ["onnx/audio_encoder_q4.onnx", "onnx/embed_tokens_q4.onnx", "onnx/decoder_model_merged_q4.onnx"]
+
+
+@pytest.fixture(scope="module")
+def with_family(checkpoint, tmp_path_factory, traced_graphs):
+    folder = tmp_path_factory.mktemp("family") / "small"
+    return export(checkpoint, folder, precisions=("q4",), families=("transformers_js",))
+
+
+def test_family_stands_beside_the_native_graphs(exported, with_family):
+    native, both = contents(exported), contents(with_family)
+    assert all(content == both[name] for name, content in native.items() if name != FILE_NAME)
+    manifest = Manifest.read(with_family)
+    manifest.check_files(with_family, hashes=True)
+    assert [graph.path for graph in manifest.family("q4", "transformers_js")] == FAMILY
+    assert set(both) == manifest.files.keys() | {FILE_NAME}
+    assert manifest.files_of(["q4"]) == Manifest.read(exported).files_of(["q4"])
+
+
+def test_added_family_leaves_the_rest(checkpoint, exported, with_family, tmp_path, traced_graphs):
+    out = shutil.copytree(exported, tmp_path / "out")
+    before = {name: (out / name).stat().st_mtime_ns for name in contents(out) if name != FILE_NAME}
+    traced_graphs.clear()
+    export(checkpoint, out, precisions=("q4",), families=("native", "transformers_js"))
+    assert traced_graphs == FAMILY
+    assert before == {name: (out / name).stat().st_mtime_ns for name in before}
+    assert contents(out) == contents(with_family)
+
+
+def test_interrupted_adding_keeps_the_artifact_and_is_taken_up_again(
+    checkpoint, exported, with_family, tmp_path, traced_graphs
+):
+    def stop(progress):
+        if "decoder_model_merged" in progress.graphs[0]:
+            raise KeyboardInterrupt
+
+    out = shutil.copytree(exported, tmp_path / "out")
+    options = {"precisions": ("q4",), "families": ("transformers_js",)}
+    with pytest.raises(KeyboardInterrupt):
+        export(checkpoint, out, **options, on_progress=stop)
+    manifest = Manifest.read(out)
+    manifest.check_files(out, hashes=True)
+    assert manifest == Manifest.read(exported)
+    traced_graphs.clear()
+    export(checkpoint, out, **options)
+    assert traced_graphs == FAMILY[2:]
+    assert contents(out) == contents(with_family)
+
+
+def test_renewed_precision_keeps_its_family(checkpoint, with_family, tmp_path):
+    out = shutil.copytree(with_family, tmp_path / "out")
+    export(checkpoint, out, precisions=("q4",), recipe="q8")
+    manifest = Manifest.read(out)
+    manifest.check_files(out, hashes=True)
+    assert manifest.precisions["q4"].recipe["name"] == "q8"
+    assert [graph.path for graph in manifest.family("q4", "transformers_js")] == FAMILY
+    assert set(contents(out)) == manifest.files.keys() | {FILE_NAME}
+    export(checkpoint, out, precisions=("q4",))
+    assert contents(out) == contents(with_family)
+
+
+def test_configuration_speaks_of_every_precision_with_the_family(checkpoint, with_family, tmp_path):
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    out = shutil.copytree(with_family, tmp_path / "out")
+    before = (out / "config.json").read_bytes()
+    export(checkpoint, out, precisions=("fp32",))
+    assert (out / "config.json").read_bytes() == before
+    with pytest.raises(KeyboardInterrupt):
+        export(checkpoint, out, precisions=("fp32",), families=("transformers_js",), on_progress=stop)
+    manifest = Manifest.read(out)
+    manifest.check_files(out, hashes=True)
+    assert "config.json" not in manifest.files and (out / "config.json").read_bytes() != before
+    export(checkpoint, out, precisions=("fp32",), families=("transformers_js",))
+    manifest = Manifest.read(out)
+    manifest.check_files(out, hashes=True)
+    assert len(json.loads((out / "config.json").read_text())["transformers.js_config"]["use_external_data_format"]) == 6
+    assert set(contents(out)) == manifest.files.keys() | {FILE_NAME}
+
+
+def test_family_is_predicted_and_shown(checkpoint, with_family, tmp_path, run):
+    plan = plan_export(checkpoint, tmp_path / "out", precisions=("q4",), families=("transformers_js",))
+    for file in plan.files:
+        size = (with_family / file.name).stat().st_size
+        assert file.size == size if file.is_exact else size <= file.size < 2 * size + 10_000
+    assert {file.name for file in plan.files} == set(contents(with_family)) - {FILE_NAME}
+    assert plan.disk_needed >= sum(map(len, contents(with_family).values()))
+    options = ["--precision", "q4", "--family", "native,transformers_js"]
+    shown = run("export", checkpoint, "--dry-run", *options, "-o", tmp_path / "out").out
+    assert "onnx/embed_tokens_q4.onnx_data" in shown and "tokenizer.json" in shown
+    assert not (tmp_path / "out").exists()
+    shown = run("inspect", with_family).out
+    assert "embed_tokens" in shown and "shared" in shown
+
+
+def test_unknown_family(checkpoint, tmp_path, run):
+    result = run("export", checkpoint, "-o", tmp_path / "out", "--family", "native,transformer_js")
+    result.assert_refused(2, "family: expected some of ['native', 'transformers_js'", "got 'transformer_js'")
+    assert not (tmp_path / "out").exists()

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from needs import WEB, need_node, require
+from needs import chromium, need_chromium, need_node, run_node
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime.captions import segment_values
 
 SAMPLES = Path(__file__).parents[2] / "assets" / "tiny" / "samples"
-
-
-def chromium() -> str | None:
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="session")
@@ -43,18 +36,6 @@ def transcript_values(transcriber: Transcriber, audio: Path) -> dict:
     }
 
 
-def run_node(*files: str, **environment: str) -> None:
-    done = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", *(f"test/{file}" for file in files)],
-        cwd=WEB,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.mark.node
 def test_units(tiny_artifact):
     need_node()
@@ -72,11 +53,5 @@ def test_tokens_in_webassembly_are_those_of_python(tiny_artifact, expected):
 @pytest.mark.parametrize("file", ["browser.test.js", "listening.test.js"])
 def test_the_page_in_a_browser(tiny_artifact, expected, file):
     need_node()
-    require(
-        "browser",
-        {
-            "chromium": chromium() is not None,
-            "web/node_modules/playwright-core (make web)": (WEB / "node_modules" / "playwright-core").is_dir(),
-        },
-    )
+    need_chromium()
     run_node(file, CHROMIUM=str(chromium()), VOXTRAL_ARTIFACT=str(tiny_artifact), VOXTRAL_EXPECTED=str(expected))
