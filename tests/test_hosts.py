@@ -15,16 +15,18 @@ import numpy as np
 import pytest
 from agreement import SHORT_CLIPS, sound
 from commands import CLIP, TEXT, clean_environment
+from needs import require
 from onnx.reference import ReferenceEvaluator
 
 from voxtral_onnx.manifest import Manifest
 
+pytestmark = pytest.mark.hosts
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def example(name: str, package: str) -> ModuleType:
     """An example as a module."""
-    pytest.importorskip(package, reason=f"{package} is missing: pip install 'voxtral-onnx[hosts]'")
+    require("hosts", {f"{package} (pip install 'voxtral-onnx[hosts]')": importlib.util.find_spec(package) is not None})
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
