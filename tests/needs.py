@@ -55,9 +55,9 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-def run_node(*files: str, **environment: str) -> None:
+def run_node(*files: str, node: str | Path = "node", **environment: str) -> None:
     done = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", *(f"test/{file}" for file in files)],
+        [node, "--test", "--test-reporter=spec", *(f"test/{file}" for file in files)],
         cwd=WEB,
         env={**os.environ, **environment},
         capture_output=True,

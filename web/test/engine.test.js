@@ -32,14 +32,16 @@ after(() => transcriber.close())
 
 /**
  * @param {Float32Array} samples
- * @param {number} size of the chunks fed
+ * @param {number} size of the chunks that arrive
+ * @param {boolean} [isHeldUp] they arrive one by one, but are all transcribed together: a page in a hidden tab
  */
-async function transcribe(samples, size) {
+async function transcribe(samples, size, isHeldUp = false) {
   const live = new Live(transcriber.stream({ stopAtEos: true }), () => {})
   for (let at = 0; at < samples.length && !live.stream.finished; at += size) {
     live.arrive(samples.slice(at, at + size), performance.now())
-    await live.advance()
+    if (!isHeldUp) await live.advance()
   }
+  if (isHeldUp) await live.advance()
   const transcript = await live.finish()
   live.stream.release()
   return transcript
@@ -48,7 +50,8 @@ async function transcribe(samples, size) {
 test('every sample clip has Python’s tokens, text and times', async (t) => {
   for (const [name, expected] of Object.entries(await pythonTranscripts())) {
     await t.test(name, async () => {
-      const { tokenIds, text, segments } = await transcribe(await clip(name), 20480)
+      const isLong = name === 'long-mixed.wav'
+      const { tokenIds, text, segments } = await transcribe(await clip(name), isLong ? 320 : 20480, isLong)
       const first = tokenIds.findIndex((id, i) => id !== expected.ids[i])
       if (first >= 0 && Math.abs(expected.margins[first]) < FIRM) {
         return t.diagnostic(`${name}: token ${first}, a margin of ${expected.margins[first]}, went otherwise`)

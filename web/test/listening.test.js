@@ -175,6 +175,8 @@ test('what is missing is named, with a next step', async (t) => {
       assert.equal(await text(page), expected.text)
       await drop(devtools, SAMPLES)
       assert.match(await failure(page), /the folder holds no voxtral_onnx\.json: not an exported artifact/)
+      assert.match((await page.textContent('#what')) ?? '', /all here/)
+      assert.equal(await page.isHidden('#listen'), false) // what is loaded stays
       await shoot(page, 'error-folder')
     })
   } finally {
