@@ -127,6 +127,15 @@ class Device(Protocol):
         ...
 
 
+def present_devices() -> list[str]:
+    """Kinds of devices besides the CPU for which a package is installed; whether they run shows when one is opened."""
+    found = {
+        "cuda": CUDA in import_onnxruntime().get_available_providers(),
+        "webgpu": _is_installed("onnxruntime-ep-webgpu"),
+    }
+    return [kind for kind, is_there in found.items() if is_there]
+
+
 def open_device(asked: str, activation_dtype: str = "float16", *, allow_fallback: bool = False) -> Device:
     """The device that was asked for; `auto` is CUDA where it runs graphs of this type, else the CPU.
 

@@ -15,7 +15,7 @@ from ..errors import DeviceError
 from ..exporter.checkpoint import Checkpoint
 from ..exporter.layerwise import Layerwise
 from ..manifest import Manifest
-from ..runtime.device import CUDA, Cpu, Device, import_onnxruntime, open_device
+from ..runtime.device import Cpu, Device, open_device, present_devices
 from ..runtime.session import Session
 from ..runtime.tokenizer import Tokenizer
 from ..runtime.transcribe import Transcriber
@@ -31,7 +31,6 @@ from .weights import compare_weights
 from .words import compare_texts, error_rate, margin_histogram, softmax_divergence
 
 MAX_PASSES = 4  # of the float model over its own text, until that no longer changes
-OTHER_DEVICES = {"cuda": CUDA}  # and the provider that they need
 WEIGHTS = "weights against the checkpoint"
 
 
@@ -71,8 +70,7 @@ class Rungs:
         self.is_exact = self.is_float and manifest.precisions[precision].activation_dtype == "float32"
         self.devices: list[Device] = []  # besides the CPU
         self.absent: list[Finding] = []
-        available = import_onnxruntime().get_available_providers()
-        for name in (name for name, provider in OTHER_DEVICES.items() if provider in available):
+        for name in present_devices():
             try:
                 self.devices.append(open_device(name, manifest.precisions[precision].activation_dtype))
             except DeviceError as error:

@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoints import write_mistral
@@ -327,7 +328,7 @@ def test_interrupted_adding_keeps_the_artifact_and_is_taken_up_again(
             raise KeyboardInterrupt
 
     out = shutil.copytree(exported, tmp_path / "out")
-    options = {"precisions": ("q4",), "families": ("transformers_js",)}
+    options: dict[str, Any] = {"precisions": ("q4",), "families": ("transformers_js",)}
     with pytest.raises(KeyboardInterrupt):
         export(checkpoint, out, **options, on_progress=stop)
     manifest = Manifest.read(out)

@@ -29,8 +29,9 @@ def planned(tmp_path_factory):
 def as_text(model: ir.Model) -> str:
     """Everything but where weights stand, which binding decides."""
     for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = ir.ExternalTensor("", 0, 0, value.const_value.dtype, shape=value.shape, name=value.name)
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            value.const_value = ir.ExternalTensor("", 0, 0, tensor.dtype, shape=tensor.shape, name=str(value.name))
     return str(ir.to_proto(model))
 
 
