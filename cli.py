@@ -1161,14 +1161,15 @@ def _print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: 
     for column in table.columns[2:]:
         column.justify = "right"
     for name, precision in manifest.precisions.items():
-        native = [("encoder", precision.encoder), ("decoder", precision.decoder)]
-        for role, graph in (*native, *((Path(graph.path).stem, graph) for graph in precision.graphs[len(native) :])):
-            is_shared = graph not in precision.graphs[: len(native)] and {*graph.data} <= {*precision.files}
+        native = {"encoder": precision.encoder, "decoder": precision.decoder}
+        others = {Path(graph.path).stem: graph for graphs in precision.families.values() for graph in graphs}
+        for role, graph in (native | others).items():
+            own = [manifest.files[file].size for file in graph.data if role in native or file not in precision.files]
             table.add_row(
                 name,
                 role,
                 f"{graph.parameters / 1e6:,.1f} M",
-                "shared" if is_shared else format_size(sum(manifest.files[file].size for file in graph.data)),
+                format_size(sum(own)) if own else "shared",
                 str(sum(graph.operators.values())),
                 *(str(graph.operators.get(operator, 0)) for operator in shown),
             )

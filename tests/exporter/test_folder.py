@@ -12,7 +12,6 @@ import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 from checkpoints import write_mistral
@@ -328,14 +327,13 @@ def test_interrupted_adding_keeps_the_artifact_and_is_taken_up_again(
             raise KeyboardInterrupt
 
     out = shutil.copytree(exported, tmp_path / "out")
-    options: dict[str, Any] = {"precisions": ("q4",), "families": ("transformers_js",)}
     with pytest.raises(KeyboardInterrupt):
-        export(checkpoint, out, **options, on_progress=stop)
+        export(checkpoint, out, precisions=("q4",), families=("transformers_js",), on_progress=stop)
     manifest = Manifest.read(out)
     manifest.check_files(out, hashes=True)
     assert manifest == Manifest.read(exported)
     traced_graphs.clear()
-    export(checkpoint, out, **options)
+    export(checkpoint, out, precisions=("q4",), families=("transformers_js",))
     assert traced_graphs == FAMILY[2:]
     assert contents(out) == contents(with_family)
 
