@@ -1,7 +1,9 @@
 /**
  * Memory and time of a browser that downloads an artifact: node bench/web_memory.mjs ARTIFACT PRECISION [PROFILE]
- * writes bench/results/web_memory.json. Anonymous memory of the page's process, every 100 ms, is more than its JavaScript
- * heap. No session is made: software adapters have no float16. Needs `make web` and Chromium.
+ * writes its precision in bench/results/web_memory.json. Every 100 ms: the JavaScript heaps of the page and its worker with the buffers that
+ * they hold, through DevTools; and the anonymous memory of the page's process, which is more than that. Then sessions are
+ * made on SwiftShader, which emulates a GPU in another process; of a precision in float16, which it has not, up to their Blobs. Needs
+ * `make web` and Chromium.
  */
 
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs'
@@ -9,6 +11,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { cpus, tmpdir } from 'node:os'
 import path from 'node:path'
 import { chromium } from '../web/node_modules/playwright-core/index.mjs'
+import { SWIFTSHADER } from '../web/test/browser.js'
 import { TestServer } from '../web/test/server.js'
 
 const [folder, precision, parent = tmpdir()] = process.argv.slice(2)
@@ -18,33 +21,67 @@ const profile = await mkdtemp(path.join(parent, 'voxtral-onnx-bench-'))
 const browser = await chromium.launchPersistentContext(profile, {
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
   headless: false,
-  args: ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--js-flags=--expose-gc'],
+  args: ['--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--js-flags=--expose-gc', ...SWIFTSHADER],
 })
 try {
   const page = await browser.newPage()
   await page.goto(`${server.url}blank.html`)
   const before = anonymousMegabytes()
-  let peak = 0
-  const sampling = setInterval(() => (peak = Math.max(peak, anonymousMegabytes())), 100)
-  const first = await visit(page)
-  clearInterval(sampling)
+  const heaps = await heapsOf(page)
+  const first = await sampled(heaps, () => visit(page))
   const second = await visit(page)
+  const isFloat16 = JSON.parse(readFileSync(path.join(folder, 'voxtral_onnx.json'), 'utf8')).precisions[precision].activation_dtype === 'float16'
   const result = {
     machine: `${cpus().length} cores of ${cpus()[0].model}`,
     browser: await page.evaluate(() => navigator.userAgent.replace(/.*(Chrome\/\d+).*/, '$1')),
-    precision,
-    megabytes: Math.round(first.bytes / 1e6),
-    download_seconds: Math.round(first.seconds),
     page_process_mb_before: Math.round(before),
-    page_process_mb_peak: Math.round(peak),
+    megabytes: Math.round(first.value.bytes / 1e6),
+    download: first.memory,
     second_visit_seconds: Number(second.seconds.toFixed(2)),
+    sessions: isFloat16 ? 'not made: software adapters have no float16' : (await sampled(heaps, () => load(page))).memory,
   }
-  writeFileSync(path.join(import.meta.dirname, 'results/web_memory.json'), JSON.stringify(result, null, 1) + '\n')
+  const file = path.join(import.meta.dirname, 'results/web_memory.json')
+  writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, 'utf8')), [precision]: result }, null, 1) + '\n')
   console.log(result)
 } finally {
   await browser.close()
   await server.close()
   await rm(profile, { recursive: true, force: true })
+}
+
+/**
+ * What an action gives, and the memory that it takes.
+ * @param {() => Promise<number>} heaps
+ * @param {() => Promise<any>} action
+ */
+async function sampled(heaps, action) {
+  const began = performance.now()
+  let [processPeak, heapPeak, samples] = [0, 0, 0]
+  const sampling = setInterval(async () => {
+    processPeak = Math.max(processPeak, anonymousMegabytes())
+    heapPeak = Math.max(heapPeak, await heaps().catch(() => 0)) // the browser may have closed
+    samples += 1
+  }, 100)
+  try {
+    const value = await action()
+    const seconds = Math.round((performance.now() - began) / 1000)
+    const [process, heap] = [processPeak, heapPeak].map(Math.round)
+    return { value, memory: { seconds, page_process_mb_peak: process, javascript_heap_mb_peak: heap, samples } }
+  } finally {
+    clearInterval(sampling)
+  }
+}
+
+/** Make the sessions of what was downloaded. */
+function load(page) {
+  return page.evaluate(
+    async ({ url, precision }) => {
+      const { createTranscriber } = await import(`${url}src/engine.js`)
+      const transcriber = await createTranscriber({ artifactUrl: `${url}artifact/`, device: 'webgpu', precision })
+      transcriber.close()
+    },
+    { url: server.url, precision },
+  )
 }
 
 /** Download what is missing, up to the Blobs that a session is made of. */
@@ -72,6 +109,31 @@ function visit(page) {
     },
     { url: server.url, precision },
   )
+}
+
+/**
+ * Megabytes of the JavaScript heaps of a page and its workers, with the buffers that they hold.
+ * @returns {Promise<() => Promise<number>>}
+ */
+async function heapsOf(page) {
+  const devtools = await browser.newCDPSession(page)
+  const workers = new Map() // megabytes by session
+  const ask = JSON.stringify({ id: 1, method: 'Runtime.getHeapUsage' })
+  const megabytes = ({ usedSize, backingStorageSize }) => (usedSize + backingStorageSize) / 1e6
+  devtools.on('Target.attachedToTarget', ({ sessionId }) => workers.set(sessionId, 0))
+  devtools.on('Target.detachedFromTarget', ({ sessionId }) => workers.delete(sessionId))
+  devtools.on('Target.receivedMessageFromTarget', ({ sessionId, message }) => {
+    const { result } = JSON.parse(message)
+    if (result) workers.set(sessionId, megabytes(result))
+  })
+  await devtools.send('Target.setAutoAttach', { autoAttach: true, waitForDebuggerOnStart: false })
+  return async () => {
+    for (const sessionId of workers.keys()) {
+      await devtools.send('Target.sendMessageToTarget', { sessionId, message: ask }).catch(() => {}) // one that has ended
+    }
+    const own = megabytes(await devtools.send('Runtime.getHeapUsage'))
+    return [...workers.values()].reduce((sum, worker) => sum + worker, own)
+  }
 }
 
 /** Of the largest page process of this profile. */

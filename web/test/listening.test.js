@@ -23,6 +23,14 @@ after(async () => {
 /** Seconds of sound that the page says it has taken. @param {Page} page */
 const captured = async (page) => parseFloat((await page.textContent('#meter')) ?? '')
 
+/**
+ * Wait until the page has taken so many seconds of sound.
+ * @param {Page} page
+ * @param {number} seconds
+ */
+const waitForSound = (page, seconds) =>
+  page.waitForFunction((least) => parseFloat(document.querySelector('#meter')?.textContent ?? '') >= least, seconds)
+
 /** Remember what the page asks of the browser. */
 function watch() {
   const asked = /** @type {Record<'audio' | 'tracks' | 'locks', any[]>} */ ({ audio: [], tracks: [], locks: [] })
@@ -72,7 +80,7 @@ test('a microphone in use', async (t) => {
       let before = NaN
       while (before !== (before = await captured(page))) await page.waitForTimeout(1000) // what was on its way
       await page.click('#pause')
-      await page.waitForFunction((seconds) => parseFloat(document.querySelector('#meter')?.textContent ?? '') > seconds, before + 1)
+      await waitForSound(page, before + 1)
       assert.equal(await page.textContent('#pause'), 'Pause')
     })
     await t.test('in a hidden tab it goes on, and the screen is kept awake again when it is seen', async () => {
@@ -80,7 +88,7 @@ test('a microphone in use', async (t) => {
       await show(page, 'hidden')
       const [words, seconds] = [(await text(page)).split(' ').length, await captured(page)]
       await waitForWords(page, words + 1)
-      assert.ok((await captured(page)) > seconds)
+      await waitForSound(page, seconds + 1)
       assert.deepEqual(await locks(), [true])
       await show(page, 'visible')
       await page.waitForFunction(() => /** @type {any} */ (globalThis).asked.locks.length === 2)
@@ -92,7 +100,7 @@ test('a microphone in use', async (t) => {
       await page.evaluate((milliseconds) => {
         for (const until = performance.now() + milliseconds; performance.now() < until; );
       }, 1000 * held)
-      await page.waitForFunction((seconds) => parseFloat(document.querySelector('#meter')?.textContent ?? '') >= seconds, before + held)
+      await waitForSound(page, before + held)
     })
     await t.test('stopped, it lets go of the device and of the screen', async () => {
       await page.click('#microphone')
