@@ -65,7 +65,8 @@ def replace_all(encoder: ir.Model, kind: Kind, spec: CacheSpec, rows: int) -> by
     for name in ("seqlens_k", "total_sequence_length"):
         graph.inputs.remove(next(value for value in graph.inputs if value.name == name))
     for node in graph:
-        if node.op_type == "Reshape" and (target := ir.convenience.get_const_tensor(node.inputs[1])) is not None:
+        shape = node.inputs[1] if node.op_type == "Reshape" else None
+        if shape is not None and (target := ir.convenience.get_const_tensor(shape)) is not None:
             values = target.numpy().copy()
             values[0] = 0 if len(values) == 3 and values[0] == 1 else values[0]
             node.replace_input_with(1, constant(graph, f"{node.name}_rows", values))
