@@ -141,7 +141,7 @@ def test_tokens_are_the_runtimes_on_speech(transformers_js_artifact):
                 sure, total = sure + (margin >= SURE), total + 1
     print(f"{sure} of {total} tokens have a lead of {SURE} and are equal")
     assert (150 - 1 + 4, 128) in rows  # both windows rolled
-    assert sure > 0.98 * total
+    assert sure > 0.99 * total
 
 
 def test_weights_are_those_of_the_native_graphs(transformers_js_artifact):

@@ -37,7 +37,7 @@ def test_tokens_in_node(transformers_js_artifact, expected):
         assert at == len(wanted.ids) or wanted.margins[at] < SURE, f"{path.name}: token {at}"
         equal, total = equal + at, total + len(wanted.ids)
     print(f"{result['host']}: {equal} of {total} tokens equal, the others behind one with a lead below {SURE}")
-    assert equal > 0.9 * total
+    assert equal > 0.99 * total
 
 
 @pytest.mark.node
