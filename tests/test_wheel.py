@@ -37,6 +37,7 @@ def test_contents(wheel):
             "verify/**/*.py",
             "quant/recipes/*.toml",
             "verify/*.html",
+            "verify/*.toml",
             "web/*.py",
             "web/*.html",
             "web/*.css",
