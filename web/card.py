@@ -162,7 +162,9 @@ hf download {repo_id} --local-dir {repo_id.partition("/")[2]}
 
 ```python
 openvino.Core().compile_model("{repo_id.partition("/")[2]}/{graphs.decoder.path}", "CPU")
-```"""
+```
+
+Graphs in float16 take an extension for QuickGelu first, five lines in voxtral-onnx's `examples/openvino_host.py`."""
     if TRANSFORMERS_JS in manifest.files:
         yield f"""
 **transformers.js**
