@@ -511,6 +511,7 @@ def publish(
     """Upload an artifact with a generated model card, or the page with it; prints the repository's address."""
     from huggingface_hub.utils import disable_progress_bars
 
+    from .manifest import Manifest
     from .web.publish import plan_publication
     from .web.site import PRECISIONS
 
@@ -523,7 +524,9 @@ def publish(
         write(publication.card + "\n" + "".join(f"{size:>15,}  {name}\n" for name, size in sizes.items()))
         return
     readers = "for you and those you let in" if private else "for everyone to read"
-    say(f"{len(sizes)} files, {format_size(sum(sizes.values()))}, to the {publication.kind} {repository}, {readers}")
+    terms = Manifest.read(folder).license or "terms that the artifact does not name"
+    say(f"{len(sizes)} files, {format_size(sum(sizes.values()))}, to the {publication.kind} {repository}, {readers},")
+    say(f"the weights under {terms}; another licence stands in the checkpoint's card.json before the export")
     if not yes:
         _confirm("Upload them?", "nothing is uploaded without being asked for: add --yes, or --dry-run to see it")
 
@@ -1183,7 +1186,7 @@ def _print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: 
 def _print_hosts(manifest: Manifest, *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from .verify.hosts import judge, read_hosts
 
@@ -1193,7 +1196,7 @@ def _print_hosts(manifest: Manifest, *, as_json: bool) -> None:
         ]
         write(json.dumps(verdicts, ensure_ascii=False) + "\n")
         return
-    table = Table("host", "tested", "graphs", box=None, pad_edge=False)
+    table = Table("host", "tested", Column("graphs", overflow="fold"), box=None, pad_edge=False)
     for host in read_hosts():
         groups: dict[tuple, list[str]] = {}  # precisions of which the same can be said
         verdicts = list(judge(host, manifest))

@@ -61,13 +61,14 @@ def _exchange_linear(graph: ir.Graph, name: str, part: modules.Linear | modules.
 def _exchange_table(graph: ir.Graph, name: str, part: modules.QuantizedTiedEmbedding) -> None:
     readers = graph.initializers[f"{name}.weight"].consumers()
     gather, head = sorted(readers, key=lambda node: "Gather" not in node.op_type)
-    ids, hidden, old_gather, old_head = gather.inputs[1], head.inputs[0], [gather], [head]
+    ids, hidden = gather.inputs[1], head.inputs[0]
+    assert hidden is not None
     if head.op_type == "Gemm":  # of rows that a Reshape joins and another takes apart
-        join, (apart,) = head.inputs[0] and head.inputs[0].producer(), head.outputs[0].consumers()
+        join = hidden.producer()
         assert join is not None
-        hidden, old_head = join.inputs[0], [join, head, apart]
+        hidden, old_gather, old_head = join.inputs[0], [gather], [join, head, *head.outputs[0].consumers()]
     else:
-        old_gather += gather.outputs[0].consumers()
+        old_gather, old_head = [gather, *gather.outputs[0].consumers()], [head]
     new_head = _matmul_nbits(graph, name, part, part.hidden_size, hidden)
     weight = graph.initializers[f"{name}.weight"]
     scales = _placeholder(graph, f"{name}.gather_scales", part.gather_scales)

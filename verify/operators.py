@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ..config import TransformerConfig
-from ..errors import ArtifactError
+from ..errors import ArtifactError, DeviceError
 from ..exporter import ops
 from ..manifest import Manifest
 from ..runtime.device import Cpu, Device
@@ -34,11 +34,15 @@ class OperatorError:
     error: float  # relative, L2
 
 
-def probe_operators(model: ArtifactModel, manifest: Manifest, devices: Sequence[Device]) -> Iterator[OperatorError]:
+def probe_operators(
+    model: ArtifactModel,
+    manifest: Manifest,
+    devices: Sequence[Device],
+    on_refusal: Callable[[Device, DeviceError], None],
+) -> Iterator[OperatorError]:
     """One node of each operator, attributes and shape of weights: exactly on the CPU, as shipped on other devices.
 
-    Raises:
-        DeviceError: a device has no kernel for a node.
+    on_refusal: told of a device that has no kernel for a node; it may take it out of `devices`.
     """
     for graph, stack in ((model.encoder, manifest.config.encoder), (model.decoder, manifest.config.decoder)):
         seen = set()
@@ -47,9 +51,12 @@ def probe_operators(model: ArtifactModel, manifest: Manifest, devices: Sequence[
                 continue
             seen.add(signature)
             feeds, expected = _Inputs(graph, node, stack).example()
-            for device in devices:
-                session = _load(graph, node, device)
-                outputs = session.call(feeds)
+            for device in tuple(devices):
+                try:
+                    outputs = (session := _load(graph, node, device)).call(feeds)
+                except DeviceError as error:
+                    on_refusal(device, error)
+                    continue
                 got = [outputs[tensor.name] for tensor in session.outputs]
                 error = max(map(relative_error, got, [value.numpy() for value in expected]))
                 role = "encoder" if graph.is_encoder else "decoder"

@@ -101,7 +101,7 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
         rows = [(escape(row["name"]), escape(row["device"]), format_error(row["error"])) for row in operators]
         parts.append(_fold("Operators", _table(("operator", "device", "error"), rows, numbers={2})))
     if stages:
-        others = list(stages[0]["devices"])
+        others = list(stages[-1]["devices"])  # what ran all of them
         rows = [
             (
                 escape(row["name"]),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import DeviceError
 from ..manifest import MAX_DELAY_TOKENS, CacheSpec, Manifest, TensorSpec
 from ..runtime.device import Device
 from .reference import ArtifactModel, Computation
@@ -43,10 +44,16 @@ class Case:
         return CHUNKS[:1] if is_full else (sum(CHUNKS),)
 
 
-def probe(model: ArtifactModel, manifest: Manifest, devices: Sequence[Device] = ()) -> Iterator[StageErrors]:
+def probe(
+    model: ArtifactModel,
+    manifest: Manifest,
+    devices: Sequence[Device] = (),
+    on_refusal: Callable[[Device, DeviceError], None] = lambda device, error: None,
+) -> Iterator[StageErrors]:
     """Probe every stage: layers from an empty cache and from one whose window is full.
 
     devices: besides the CPU.
+    on_refusal: told of a device that cannot run a stage; it may take it out of `devices`.
     """
     for graph, spec in ((model.encoder, manifest.caches["encoder"]), (model.decoder, manifest.caches["decoder"])):
         full = spec.capacity - CHUNKS[0] * spec.rows_per_token
@@ -63,12 +70,14 @@ def probe(model: ArtifactModel, manifest: Manifest, devices: Sequence[Device] = 
             session = graph.load(stage, exact=False)
             shipped = [run(session, spec, case, case.one_call) for case in cases]
             others = {}
-            for device in devices:
-                session = graph.load(stage, exact=False, device=device)
-                others[device.name] = max(
-                    worst_error(run(session, spec, case, case.one_call), made)
-                    for case, made in zip(cases, shipped, strict=True)
-                )
+            for device in tuple(devices):
+                try:
+                    session = graph.load(stage, exact=False, device=device)
+                    made_there = [run(session, spec, case, case.one_call) for case in cases]
+                except DeviceError as error:
+                    on_refusal(device, error)
+                else:
+                    others[device.name] = max(map(worst_error, made_there, shipped))
             yield StageErrors(stage, exact, streamed, max(map(worst_error, shipped, wanted)), others)
 
 

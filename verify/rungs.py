@@ -74,7 +74,7 @@ class Rungs:
             try:
                 self.devices.append(open_device(name, manifest.precisions[precision].activation_dtype))
             except DeviceError as error:
-                self.absent.append(self._finding(3, f"{name} against CPU", NOT_RUN, str(error).partition("\n")[0]))
+                self.absent.append(self._absent(name, error))
 
     def climb(self, rungs: set[int]) -> Iterator[Finding]:
         """The findings of rungs 1, 3, 4, 5 and 6, as far as they were asked for."""
@@ -94,6 +94,14 @@ class Rungs:
                 yield from self._streams(heard)
             yield from self._against_float(heard, rungs & {5, 6})
 
+    def _absent(self, name: str, error: DeviceError) -> Finding:
+        return self._finding(3, f"{name} against CPU", NOT_RUN, str(error).partition("\n")[0])
+
+    def _leave_out(self, device: Device, error: DeviceError) -> None:
+        """A device that turns out not to run all of this precision is not judged."""
+        self.devices.remove(device)
+        self.absent.append(self._absent(device.name, error))
+
     def _finding(self, rung: int, check: str, status: str, summary: str) -> Finding:
         return Finding(rung, check, self.precision, status, summary)
 
@@ -107,9 +115,16 @@ class Rungs:
 
     def _operators(self) -> Iterator[Finding]:
         self._say("operators")
-        errors = list(probe_operators(self.model, self.manifest, [Cpu(), *self.devices]))
-        self.details["operators"] = [asdict(error) for error in errors]
-        for device in (Cpu(), *self.devices):
+        devices: list[Device] = [Cpu(), *self.devices]
+
+        def leave_out(device: Device, error: DeviceError) -> None:
+            devices.remove(device)
+            self._leave_out(device, error)
+
+        errors = list(probe_operators(self.model, self.manifest, devices, leave_out))
+        names = {device.name for device in devices}  # what ran all of them
+        self.details["operators"] = [asdict(error) for error in errors if error.device in names]
+        for device in devices:
             worst = max((row for row in errors if row.device == device.name), key=lambda row: row.error)
             limit = thresholds.OPERATOR_ERROR if isinstance(device, Cpu) else thresholds.SHIPPED_ERROR
             yield self._judge(1, f"operators on {device.name}", worst.error, worst.name, limit)
@@ -133,7 +148,7 @@ class Rungs:
 
     def _stages(self, rungs: set[int]) -> Iterator[Finding]:
         stages: list[StageErrors] = []
-        for errors in probe(self.model, self.manifest, self.devices):
+        for errors in probe(self.model, self.manifest, self.devices, self._leave_out):
             stages.append(errors)
             self._say(f"stage {len(stages)}: {errors.name}")
         self.details["stages"] = [asdict(errors) for errors in stages]

@@ -18,6 +18,7 @@ from voxtral_onnx import verify
 from voxtral_onnx.errors import DeviceError, VerificationError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.device import Cpu, open_device
+from voxtral_onnx.verify import rungs
 from voxtral_onnx.verify.certificate import read_verdict
 from voxtral_onnx.verify.probe import probe
 from voxtral_onnx.verify.reference import ArtifactModel
@@ -207,6 +208,36 @@ def test_every_device_is_compared_with_the_cpu(toy):
     manifest = Manifest.read(toy)
     for errors in probe(ArtifactModel(toy, manifest, "q4"), manifest, devices=[Cpu()]):
         assert errors.devices == {"cpu": 0.0}
+
+
+class Partial(Cpu):
+    """A device without some kernels: it takes this many graphs and no more."""
+
+    def __init__(self, graphs: int):
+        super().__init__()
+        self.name, self.left = "partial:0", graphs
+
+    def open(self, path, options, *, captures):
+        if not self.left:
+            raise DeviceError("partial:0: no kernel for Conv\n  more advice")
+        self.left -= 1
+        return super().open(path, options, captures=captures)
+
+
+@pytest.mark.parametrize(("operators", "stages"), [(0, 0), (0.5, 0), (1, 1), (1, 1000)])
+def test_a_device_that_cannot_run_everything_is_told(toy, monkeypatch, operators, stages):
+    alone = verify(toy, rungs=[1]).details["q4"]["operators"]
+    graphs = int(operators * len(alone)) + stages
+    monkeypatch.setattr(rungs, "present_devices", lambda: ["partial"])
+    monkeypatch.setattr(rungs, "open_device", lambda name, dtype: Partial(graphs))
+    certificate = verify(toy, rungs=[1, 3])
+    found = {finding.check: finding for finding in certificate.findings}
+    assert certificate.verdict == "passed"
+    assert found["partial:0 against CPU"].status == ("passed" if stages == 1000 else "not run")
+    if stages < 1000:
+        assert any("partial:0 against CPU: partial:0: no kernel for Conv." in line for line in certificate.not_checked)
+    assert ("operators on partial:0" in found) == (operators == 1)
+    assert "partial:0" in (toy / "certificate.html").read_text()
 
 
 @pytest.mark.gpu
