@@ -63,6 +63,8 @@ def fill(skeleton: Path, folder: Path) -> int:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if tensor.name.endswith("blank_mask"):
             values = np.where(np.arange(count) == manifest.tokens.streaming_pad, -1e30, 0.0)
+        elif tensor.name.endswith("token_ids"):
+            values = np.arange(count)
         elif tensor.name.endswith("zero_points"):
             values = np.full(count, MIDDLE, np.uint8)
         elif dtype == np.uint8:

@@ -469,12 +469,13 @@ class Decoder(WithConstants):
         self.blank = tokens.streaming_pad
         self.language_model = LanguageModel(build, config)
         self.blank_mask = build.parameter(config.decoder.vocab_size, dtype=torch.float32)
+        self.token_ids = build.parameter(config.decoder.vocab_size, dtype=torch.float32)
 
     def constants(self) -> dict[str, np.ndarray]:
-        """MASKED at the blank, else 0."""
+        """MASKED at the blank, else 0; and every id, because WebGPU has no kernels that take ArgMax's int64 further."""
         mask = np.zeros(tuple(self.blank_mask.shape), np.float32)
         mask[self.blank] = MASKED
-        return {"blank_mask": mask}
+        return {"blank_mask": mask, "token_ids": np.arange(len(mask), dtype=np.float32)}
 
     def forward(
         self,
@@ -501,7 +502,7 @@ class Decoder(WithConstants):
         A tie goes to the lower id, as ArgMax has it. Ids are exact in float32 below 2^24.
         """
         word, index = ops.highest(logits + self.blank_mask)
-        best = index.float()
+        best = ops.gather(self.token_ids, index).squeeze(-1)
         blank, blank_id = logits[..., self.blank], float(self.blank)
         held_back = blank - blank_penalty
         tied = torch.where(held_back == word, best.clamp(max=blank_id), best)
