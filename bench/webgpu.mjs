@@ -66,17 +66,97 @@ async function timed(call, count = calls) {
 const manifest = new Manifest(await readFile(path.join(artifact, 'voxtral_onnx.json'), 'utf8'))
 const choice = await choose(manifest, { device: 'webgpu', precision: options.precision })
 const device = await openDevice('webgpu')
-const before = memoryOfGpu()
-let began = performance.now()
-const transcriber = await Transcriber.open({
-  manifest,
-  readFile: async (name) => openAsBlob(path.join(artifact, name)),
-  precision: options.precision,
-  device,
-  context: Number(options.context),
-})
-const results = /** @type {Record<string, any>} */ ({
-  measured: 'random weights of the 4B model’s shapes; milliseconds, MB',
+const { streaming, msPerToken, samplesPerToken } = manifest
+const noise = (/** @type {number} */ count) => Float32Array.from({ length: count }, () => 0.1 * (Math.random() - 0.5))
+const samplesOf = (/** @type {number} */ tokens) =>
+  noise(streaming.look_back_samples + tokens * samplesPerToken + streaming.look_ahead_samples)
+const whole = async (/** @type {Promise<any>} */ call) => {
+  await call
+  await device.device.queue.onSubmittedWorkDone()
+}
+
+/**
+ * Load the model and time its calls.
+ * @param {boolean} recorded
+ */
+async function measure(recorded) {
+  device.captures = recorded
+  const before = memoryOfGpu()
+  const began = performance.now()
+  const transcriber = await Transcriber.open({
+    manifest,
+    readFile: async (name) => openAsBlob(path.join(artifact, name)),
+    precision: options.precision,
+    device,
+    context: Number(options.context),
+  })
+  if (device.captures !== recorded) throw new Error(transcriber.notes.join())
+  const times = /** @type {Record<string, any>} */ ({
+    load_seconds: round((performance.now() - began) / 1000),
+    loaded_mb: memoryOfGpu() - before,
+  })
+  const { encoder, decoder } = transcriber
+  const encoderCache = encoder.newCache()
+  const decoderCache = decoder.newCache()
+  const pad = manifest.tokens.streaming_pad
+  const delay = streaming.default_delay_tokens
+  const samples = samplesOf(1)
+  for (const [window, encoderAt, decoderAt] of /** @type {[string, number, number][]} */ ([
+    ['empty', 0, 40],
+    ['full', encoderCache.spec.capacity, decoderCache.spec.capacity],
+  ])) {
+    const place = () => {
+      encoderCache.position = encoderAt
+      decoderCache.position = decoderAt
+    }
+    for (const tokens of recorded ? [1] : [1, 4, 16]) {
+      const chunk = samplesOf(tokens)
+      times[`encoder, ${window} window, ${tokens} tokens`] = await timed(async () => {
+        place()
+        await whole(encoder.encode(encoderCache, chunk))
+      })
+    }
+    const embeds = tensorOf(device.ort, encoder.dtype, noise(encoder.width), [1, 1, encoder.width])
+    times[`decoder, ${window} window`] = await timed(async () => {
+      place()
+      await decoder.step(decoderCache, [pad], embeds, delay, 0)
+    })
+    times[`encoder and decoder, ${window} window`] = await timed(async () => {
+      place()
+      await decoder.step(decoderCache, [pad], await encoder.encode(encoderCache, samples), delay, 0)
+    })
+  }
+  times['mel, 1 token'] = await timed(() =>
+    encoder.mel.run({ audio: tensorOf(device.ort, 'float32', samples, [1, samples.length]) }),
+  )
+  if (!recorded) {
+    for (const [name, cache] of Object.entries({ encoder: encoderCache, decoder: decoderCache })) {
+      times[`${name}, move of the window`] = await timed(async () => {
+        cache.binding.moveRows(cache.spec.keep)
+        await device.device.queue.onSubmittedWorkDone()
+      }, 10)
+    }
+  }
+  encoderCache.release()
+  decoderCache.release()
+
+  const stream = transcriber.stream()
+  const start = performance.now()
+  for await (const _ of stream.feed(noise(0)));
+  times.start_ms = round(performance.now() - start)
+  for await (const _ of stream.feed(noise(20 * samplesPerToken)));
+  times['live, 1 token'] = await timed(async () => {
+    for await (const _ of stream.feed(noise(samplesPerToken)));
+  }, 250)
+  times.used_mb = memoryOfGpu() - before
+  stream.release()
+  await transcriber.close()
+  console.log(JSON.stringify(times, null, 1))
+  return times
+}
+
+const results = {
+  measured: `random weights of the 4B model’s shapes; milliseconds of calls, MB; a token is ${msPerToken} ms of audio`,
   date: new Date().toISOString().slice(0, 10),
   adapter: choice.adapter,
   onnxruntime_web: device.ort.env.versions.web,
@@ -84,69 +164,8 @@ const results = /** @type {Record<string, any>} */ ({
   machine: { cpu: os.cpus()[0].model, cores: os.cpus().length },
   precision: options.precision,
   context: Number(options.context),
-  load_seconds: round((performance.now() - began) / 1000),
-  loaded_mb: memoryOfGpu() - before,
-})
-console.log(JSON.stringify(results))
-
-const { encoder, decoder } = transcriber
-const { config, streaming, msPerToken } = manifest
-const perToken = (config.audio.sample_rate * msPerToken) / 1000
-const noise = (/** @type {number} */ count) => Float32Array.from({ length: count }, () => 0.1 * (Math.random() - 0.5))
-const samplesOf = (/** @type {number} */ tokens) =>
-  noise(streaming.look_back_samples + tokens * perToken + streaming.look_ahead_samples)
-const whole = async (/** @type {Promise<any>} */ call) => {
-  await call
-  await device.device.queue.onSubmittedWorkDone()
+  'recorded calls': await measure(true),
+  'every call anew': await measure(false),
 }
-
-const encoderCache = encoder.newCache()
-const decoderCache = decoder.newCache()
-const pad = manifest.tokens.streaming_pad
-const delay = streaming.default_delay_tokens
-const samples = samplesOf(1)
-for (const [window, encoderAt, decoderAt] of [
-  ['empty', 0, 40],
-  ['full', encoderCache.spec.capacity, decoderCache.spec.capacity],
-]) {
-  const place = () => {
-    encoderCache.position = Number(encoderAt)
-    decoderCache.position = Number(decoderAt)
-  }
-  for (const tokens of [1, 4, 16]) {
-    const chunk = samplesOf(tokens)
-    results[`encoder, ${window} window, ${tokens} tokens`] = await timed(async () => {
-      place()
-      await whole(encoder.encode(encoderCache, chunk))
-    })
-  }
-  const embeds = tensorOf(device.ort, encoder.dtype, noise(encoder.width), [1, 1, encoder.width])
-  results[`decoder, ${window} window`] = await timed(async () => {
-    place()
-    await decoder.step(decoderCache, [pad], embeds, delay, 0)
-  })
-  results[`encoder and decoder, ${window} window`] = await timed(async () => {
-    place()
-    await decoder.step(decoderCache, [pad], await encoder.encode(encoderCache, samples), delay, 0)
-  })
-  console.log(JSON.stringify(results, null, 1))
-}
-results['mel, 1 token'] = await timed(() =>
-  encoder.mel.run({ audio: tensorOf(device.ort, 'float32', samples, [1, samples.length]) }),
-)
-for (const [name, cache] of Object.entries({ encoder: encoderCache, decoder: decoderCache })) {
-  results[`${name}, move of the window`] = await timed(async () => {
-    cache.binding.moveRows(cache.spec.keep)
-    await device.device.queue.onSubmittedWorkDone()
-  }, 10)
-}
-
-const stream = transcriber.stream()
-for await (const _ of stream.feed(noise(20 * perToken)));
-results['live, 1 token'] = await timed(async () => {
-  for await (const _ of stream.feed(noise(perToken)));
-}, 200)
-results.used_mb = memoryOfGpu() - before
-console.log(JSON.stringify(results, null, 1))
 await writeFile(options.out, JSON.stringify(results, null, 1) + '\n')
 process.exit(0)

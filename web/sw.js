@@ -8,8 +8,8 @@ const worker = /** @type {any} */ (self)
 const FILES = /^(|index\.html|minimal\.html|page\.css|(src|vendor|samples)\/[^/]+)$/
 // prettier-ignore
 const SOURCES = [
-  'artifact', 'audio', 'cache', 'captions', 'capture-worklet', 'choose', 'decoder', 'device', 'download',
-  'encoder', 'engine', 'errors', 'float16', 'live', 'manifest', 'messages', 'microphone', 'page', 'resample',
+  'artifact', 'audio', 'cache', 'captions', 'capture-worklet', 'captured', 'choose', 'decoder', 'device', 'download',
+  'encoder', 'engine', 'errors', 'float16', 'graph', 'live', 'manifest', 'messages', 'microphone', 'page', 'resample',
   'segments', 'self-test', 'session', 'store', 'stream', 'tokenizer', 'transcriber', 'transcript', 'wide', 'worker',
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime.captions import segment_values
 
 SAMPLES = Path(__file__).parents[2] / "assets" / "tiny" / "samples"
+WEB = Path(__file__).parents[2] / "web"
 DAWN = Path(os.environ.get("DAWN", Path(__file__).parents[2] / "build" / "dawn"))
 
 
@@ -52,6 +54,28 @@ def test_units(tiny_artifact):
 def test_tokens_in_webassembly_are_those_of_python(tiny_artifact, expected):
     need_node()
     run_node("engine.test.js", VOXTRAL_ARTIFACT=str(tiny_artifact), VOXTRAL_EXPECTED=str(expected))
+
+
+@pytest.mark.node
+def test_graphs_for_recorded_calls_lose_their_windows_alone(tiny_artifact, tmp_path):
+    """web/src/graph.js edits the bytes; onnx reads them back."""
+    onnx = pytest.importorskip("onnx")
+    need_node()
+    path, changed = tiny_artifact / "onnx" / "encoder_q4.onnx", tmp_path / "changed.onnx"
+    script = (
+        "const { withoutWindow } = await import(process.argv[1]);"
+        "const { readFileSync, writeFileSync } = await import('node:fs');"
+        "writeFileSync(process.argv[3], withoutWindow(new Uint8Array(readFileSync(process.argv[2]))))"
+    )
+    graph_js = (WEB / "src" / "graph.js").as_uri()
+    subprocess.run(["node", "--input-type=module", "-e", script, graph_js, path, changed], check=True)
+    model, expected = (onnx.load(file, load_external_data=False) for file in (path, changed))
+    attentions = [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
+    assert attentions
+    for node in attentions:
+        (window,) = [attribute for attribute in node.attribute if attribute.name == "local_window_size"]
+        node.attribute.remove(window)
+    assert model == expected
 
 
 @pytest.mark.node

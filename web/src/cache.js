@@ -52,10 +52,16 @@ export class KVCache {
     return this.spec.room(this.position)
   }
 
+  /** The buffer's row that the next call writes first. */
+  get row() {
+    return this.spec.row(this.position)
+  }
+
   /**
    * The inputs that place the next `rows` rows: rotation by absolute position, writing by buffer row. Angles are computed
    * in float64, so positions have no end.
    * @param {number} rows
+   * @returns {import('./device.js').Feeds}
    */
   positions(rows) {
     if (!(rows > 0 && rows <= this.room)) {
@@ -69,7 +75,7 @@ export class KVCache {
     return {
       cos: tensorOf(ort, this.dtype, angles.map(Math.cos), dims),
       sin: tensorOf(ort, this.dtype, angles.map(Math.sin), dims),
-      seqlens_k: tensorOf(ort, 'int32', [this.spec.row(this.position) + rows - 1], [1]),
+      seqlens_k: tensorOf(ort, 'int32', [this.row + rows - 1], [1]),
       total_sequence_length: tensorOf(ort, 'int32', [this.visibleRows(rows)], []),
     }
   }
@@ -80,7 +86,7 @@ export class KVCache {
    * @param {number} rows
    */
   visibleRows(rows) {
-    const written = this.spec.row(this.position) + rows
+    const written = this.row + rows
     return Math.min(this.spec.capacity, VISIBLE_STEP * Math.ceil((written + 1) / VISIBLE_STEP))
   }
 
@@ -89,8 +95,49 @@ export class KVCache {
    * @param {number} rows
    */
   advance(rows) {
-    const isFull = this.room === rows
+    const isFull = this.row + rows === this.spec.capacity
     this.position += rows
     if (isFull) this.binding.moveRows(this.spec.keep)
   }
 }
+
+/**
+ * The cache of recorded calls, of one token each. Their attention sees every row up to the last one written, so the buffer
+ * is a ring of the rows before the call, the call's own behind it: together the window, give or take the two frames by
+ * which the four of an encoder's call differ. A buffer that is smaller than the window moves as usual.
+ */
+export class CapturedCache extends KVCache {
+  get room() {
+    return this.spec.rows_per_token
+  }
+
+  get row() {
+    return isRing(this.spec) ? Math.min(this.position, ringRows(this.spec)) : super.row
+  }
+
+  /** @param {number} rows */
+  visibleRows(rows) {
+    return this.row + rows
+  }
+
+  /** @param {number} rows */
+  advance(rows) {
+    if (!isRing(this.spec)) return super.advance(rows)
+    const binding = /** @type {import('./captured.js').CapturedBinding} */ (this.binding)
+    const ring = ringRows(this.spec)
+    if (this.position >= ring) binding.fold(ring, this.position % ring)
+    this.position += rows
+  }
+}
+
+/** @param {import('./manifest.js').CacheSpec} spec */
+const isRing = ({ capacity, window }) => capacity > window
+
+/** @param {import('./manifest.js').CacheSpec} spec */
+const ringRows = ({ window, rows_per_token: rows }) => rows * Math.floor((window - 1) / rows)
+
+/**
+ * Rows of the buffers of recorded calls.
+ * @param {import('./manifest.js').CacheSpec} spec
+ */
+export const capturedRows = (spec) => (isRing(spec) ? ringRows(spec) + spec.rows_per_token : spec.capacity)

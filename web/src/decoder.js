@@ -1,9 +1,10 @@
 /** Audio embeddings and tokens to next tokens (decoder.py). */
 
-import { KVCache } from './cache.js'
 import { tensorOf } from './device.js'
 
 /** @typedef {{tokenId: number, logprob: number, blankMargin: number}} Choice the greedy choice at one position */
+
+export const OUTPUT = 'step' // id, logprob and blank margin of each position
 
 /** The decoder graph. */
 export class Decoder {
@@ -18,12 +19,12 @@ export class Decoder {
 
   /** Buffers for one stream. */
   newCache() {
-    return new KVCache(this.session, this.spec)
+    return this.session.newCache(this.spec)
   }
 
   /**
    * Run the next positions; the choice at the last one.
-   * @param {KVCache} cache of the stream
+   * @param {import('./cache.js').KVCache} cache of the stream
    * @param {number[]} tokenIds that stand at these positions
    * @param {import('./device.js').Tensor} audioEmbeds [1, tokenIds.length, hidden_size]
    * @param {number} numDelayTokens of the stream
@@ -40,7 +41,7 @@ export class Decoder {
       num_delay_tokens: tensorOf(ort, 'int64', [numDelayTokens], [1]),
       blank_penalty: tensorOf(ort, 'float32', [...new Array(rows - 1).fill(0), blankPenalty], [1, rows]),
     }
-    const output = await this.session.step(cache, rows, feeds, { name: 'step' })
+    const output = await this.session.step(cache, rows, feeds, { name: OUTPUT })
     const [tokenId, logprob, blankMargin] = /** @type {Float32Array} */ (output.data).subarray(3 * (rows - 1))
     return { tokenId, logprob, blankMargin }
   }

@@ -3,6 +3,7 @@
  * artifacts (device.py).
  */
 
+import { Allocator } from './captured.js'
 import { DeviceError } from './errors.js'
 import { toFloat16 } from './float16.js'
 
@@ -28,7 +29,8 @@ import { toFloat16 } from './float16.js'
  * @typedef {object} Device
  * @property {'webgpu' | 'wasm'} name
  * @property {Ort} ort
- * @property {(graph: Uint8Array, externalData: {path: string, data: Blob}[]) => Promise<OrtSession>} open
+ * @property {boolean} captures whether calls can be recorded and replayed
+ * @property {(graph: Uint8Array, externalData: {path: string, data: Blob}[], captured: boolean) => Promise<OrtSession>} open
  * @property {(session: OrtSession) => Binding} bind
  * @property {(tensor: Tensor, at: number, rows: number) => Tensor} slice rows [1, rows, n] of a tensor [1, m, n], valid
  *   until the next call
@@ -54,7 +56,9 @@ export async function openDevice(name) {
     throw new DeviceError(`onnxruntime-web is not in web/vendor (${error}); run: make web`)
   }
   ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency >> 1 || 1) : 1
-  return name === 'wasm' ? new Wasm(ort) : new WebGpu(ort)
+  if (name === 'wasm') return new Wasm(ort)
+  const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' })
+  return new WebGpu(ort, adapter?.features.has('subgroups') ?? false) // flash attention, which can be recorded, needs them
 }
 
 /**
@@ -78,6 +82,7 @@ export class Wasm {
     this.ort = ort
     /** @type {'wasm'} */
     this.name = 'wasm'
+    this.captures = false
   }
 
   /** @type {Device['open']} */
@@ -157,11 +162,16 @@ class WasmBinding {
 
 /** onnxruntime's WebGPU provider; buffers stay on the GPU and one small output a call comes back. */
 export class WebGpu {
-  /** @param {Ort} ort */
-  constructor(ort) {
+  /**
+   * @param {Ort} ort
+   * @param {boolean} captures
+   */
+  constructor(ort, captures) {
     this.ort = ort
+    this.captures = captures
     /** @type {'webgpu'} */
     this.name = 'webgpu'
+    this.allocator = new Allocator(this)
     /** @type {GPUDevice | undefined} what onnxruntime computes on, once a session is open */
     this.gpu = undefined
     /** @type {Map<string, GPUBuffer>} buffers that one call fills and the next one reads */
@@ -169,11 +179,12 @@ export class WebGpu {
   }
 
   /** @type {Device['open']} */
-  async open(graph, externalData) {
+  async open(graph, externalData, captured) {
     const session = await this.ort.InferenceSession.create(graph, {
-      executionProviders: ['webgpu'],
+      executionProviders: [{ name: 'webgpu' }], // what is asked for below is read of objects only
       externalData,
       logSeverityLevel: QUIET,
+      enableGraphCapture: captured,
     })
     this.gpu = await this.ort.env.webgpu.device
     return session
@@ -231,6 +242,27 @@ export class WebGpu {
   }
 
   /**
+   * Move the last `keep` rows of caches [1, heads, rows, width] to the front.
+   * @param {Tensor[]} caches
+   * @param {number} keep
+   */
+  moveRows(caches, keep) {
+    const encoder = this.device.createCommandEncoder()
+    for (const { dims, type, gpuBuffer } of caches) {
+      const [, heads, capacity, width] = dims
+      const dtype = /** @type {DataType} */ (type)
+      const row = width * BYTES[dtype]
+      const stage = this.kept('stage', [1, heads, keep, width], dtype).gpuBuffer // no copy within one buffer
+      for (let head = 0; head < heads; head++) {
+        const last = ((head + 1) * capacity - keep) * row
+        encoder.copyBufferToBuffer(gpuBuffer, last, stage, head * keep * row, keep * row)
+        encoder.copyBufferToBuffer(stage, head * keep * row, gpuBuffer, head * capacity * row, keep * row)
+      }
+    }
+    this.device.queue.submit([encoder.finish()])
+  }
+
+  /**
    * @param {GPUBuffer} buffer
    * @param {number[]} dims
    * @param {DataType} dtype
@@ -284,21 +316,7 @@ class WebGpuBinding {
 
   /** @type {Binding['moveRows']} */
   moveRows(keep) {
-    const { device } = this.device
-    const encoder = device.createCommandEncoder()
-    for (const { dims, bytes, input, output } of this.held) {
-      if (input !== output) continue
-      const [, heads, capacity, width] = dims
-      const [row, buffer] = [width * bytes, input.gpuBuffer]
-      const dtype = /** @type {DataType} */ (input.type)
-      const stage = this.device.kept('stage', [1, heads, keep, width], dtype).gpuBuffer // no copy within one buffer
-      for (let head = 0; head < heads; head++) {
-        const last = ((head + 1) * capacity - keep) * row
-        encoder.copyBufferToBuffer(buffer, last, stage, head * keep * row, keep * row)
-        encoder.copyBufferToBuffer(stage, head * keep * row, buffer, head * capacity * row, keep * row)
-      }
-    }
-    device.queue.submit([encoder.finish()])
+    this.device.moveRows(this.held.filter(({ input, output }) => input === output).map(({ input }) => input), keep)
   }
 
   dispose() {

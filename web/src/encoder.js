@@ -1,8 +1,8 @@
 /** Samples to audio embeddings, a chunk of tokens a call (encoder.py). */
 
-import { KVCache } from './cache.js'
 import { tensorOf } from './device.js'
-import { CacheSpec } from './manifest.js'
+
+export const OUTPUT = 'audio_embeds'
 
 /** The mel graph and the encoder graph. */
 export class Encoder {
@@ -10,12 +10,13 @@ export class Encoder {
    * @param {import('./manifest.js').Manifest} manifest
    * @param {import('./session.js').Session} mel
    * @param {import('./session.js').Session} session
+   * @param {import('./manifest.js').CacheSpec} spec
    */
-  constructor(manifest, mel, session) {
+  constructor(manifest, mel, session, spec) {
     this.mel = mel
     this.session = session
-    this.spec = new CacheSpec(manifest.caches.encoder)
-    const output = session.graph.outputs.find(({ name }) => name === 'audio_embeds')
+    this.spec = spec
+    const output = session.graph.outputs.find(({ name }) => name === OUTPUT)
     this.width = Number(output?.shape[2])
     this.dtype = /** @type {import('./device.js').DataType} */ (output?.dtype)
     this.framesPerToken = manifest.config.audio.frames_per_token
@@ -23,12 +24,12 @@ export class Encoder {
 
   /** Buffers for one stream. */
   newCache() {
-    return new KVCache(this.session, this.spec)
+    return this.session.newCache(this.spec)
   }
 
   /**
    * Tokens that the next call may encode.
-   * @param {KVCache} cache
+   * @param {import('./cache.js').KVCache} cache
    */
   maxTokens(cache) {
     return Math.floor(cache.room / this.spec.rows_per_token)
@@ -36,7 +37,7 @@ export class Encoder {
 
   /**
    * Audio embeddings [1, tokens, hidden_size] of the next tokens, on the device.
-   * @param {KVCache} cache
+   * @param {import('./cache.js').KVCache} cache
    * @param {Float32Array} samples from look_back before the first token to look_ahead after the last
    */
   async encode(cache, samples) {
@@ -47,7 +48,7 @@ export class Encoder {
       cache,
       tokens * this.spec.rows_per_token,
       { input_features: features },
-      { name: 'audio_embeds', dims: [1, tokens, this.width], dtype: this.dtype },
+      { name: OUTPUT, dims: [1, tokens, this.width], dtype: this.dtype },
     )
   }
 }

@@ -45,6 +45,7 @@ export class CacheSpec {
     this.head_dim = values.head_dim
     this.rope_theta = values.rope_theta
     this.rows_per_token = values.rows_per_token
+    this.window = values.window
     this.keep = values.keep
     this.capacity = values.capacity
     if (this.keep >= this.capacity || this.keep % this.rows_per_token || this.capacity % this.rows_per_token) {

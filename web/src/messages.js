@@ -8,6 +8,8 @@
  * @property {'webgpu' | 'wasm'} [device] without one WebGPU, or WebAssembly for a small artifact
  * @property {string} [precision] without one the first that the device computes in
  * @property {number} [context] decoder positions of 80 ms that attention sees; fewer take less memory
+ * @property {boolean} [graphCapture] record WebGPU's calls and replay them, where the adapter can; without it they take twice
+ *   as long, and the encoder's window is exact to the frame
  * @property {boolean} [blankGuard] after 16 s without a word, make blanks less likely step by step
  *
  * @typedef {object} StreamOptions

@@ -1,11 +1,14 @@
 /** onnxruntime sessions that are held to the manifest's contract (session.py). */
 
-import { ArtifactError } from './errors.js'
+import { CapturedCache, KVCache, capturedRows } from './cache.js'
+import { CapturedBinding } from './captured.js'
+import { WebGpu } from './device.js'
+import { ArtifactError, DeviceError } from './errors.js'
+import { withoutWindow } from './graph.js'
 
 /**
  * @typedef {import('./device.js').Feeds} Feeds
  * @typedef {import('./device.js').Fetch} Fetch
- * @typedef {import('./cache.js').KVCache} KVCache
  * @typedef {(path: string) => Promise<Blob>} ReadFile one file of an artifact
  */
 
@@ -15,11 +18,13 @@ export class Session {
    * @param {import('./device.js').Device} device
    * @param {import('./manifest.js').GraphSpec} graph
    * @param {import('./device.js').OrtSession} ort
+   * @param {boolean} captured whether calls are recorded, so that there is one binding, for calls of one token
    */
-  constructor(device, graph, ort) {
+  constructor(device, graph, ort, captured) {
     this.device = device
     this.graph = graph
     this.ort = ort
+    this.captured = captured
     /** @type {import('./device.js').Binding[]} */
     this.idle = []
   }
@@ -31,24 +36,41 @@ export class Session {
    * @throws {ArtifactError} the file does not load, or its inputs or outputs are not the manifest's
    */
   static async open(device, graph, readFile) {
-    const bytes = new Uint8Array(await (await readFile(graph.path)).arrayBuffer())
-    const externalData = await Promise.all(
-      graph.data.map(async (path) => ({ path: path.slice(path.lastIndexOf('/') + 1), data: await readFile(path) })),
-    )
-    let ort
-    try {
-      ort = await device.open(bytes, externalData)
-    } catch (error) {
-      throw new ArtifactError(`${graph.path}: onnxruntime cannot load it (${error}); export again, or reload the page`)
-    }
-    checkNames(graph.path, 'input', ort.inputNames, graph.inputs)
-    checkNames(graph.path, 'output', ort.outputNames, graph.outputs)
-    return new Session(device, graph, ort)
+    return new Session(device, graph, await load(device, graph, readFile, false), false)
   }
 
-  /** The binding of a stream that has ended, or a new one. */
+  /**
+   * Open a graph with a cache; its calls are recorded where the device can.
+   * @param {import('./device.js').Device} device
+   * @param {import('./manifest.js').GraphSpec} graph
+   * @param {ReadFile} readFile
+   * @param {import('./manifest.js').CacheSpec} spec
+   * @param {string} output that calls give back
+   * @throws {ArtifactError} as `open`
+   */
+  static async openWithCache(device, graph, readFile, spec, output) {
+    if (!(device instanceof WebGpu) || !device.captures) return Session.open(device, graph, readFile)
+    const session = new Session(device, graph, await load(device, graph, readFile, true), true)
+    session.idle.push(await CapturedBinding.create(device, session.ort, graph, output, capturedRows(spec)))
+    return session
+  }
+
+  /**
+   * Buffers for one stream.
+   * @param {import('./manifest.js').CacheSpec} spec
+   */
+  newCache(spec) {
+    return this.captured ? new CapturedCache(this, spec) : new KVCache(this, spec)
+  }
+
+  /**
+   * The binding of a stream that has ended, or a new one.
+   * @throws {DeviceError} another stream has the only one
+   */
   takeBinding() {
-    return this.idle.pop() ?? this.device.bind(this.ort)
+    const binding = this.idle.pop()
+    if (!binding && this.captured) throw new DeviceError('one stream at a time runs on WebGPU; finish or stop the other one')
+    return binding ?? this.device.bind(this.ort)
   }
 
   /**
@@ -80,6 +102,28 @@ export class Session {
     this.idle = []
     await this.ort.release()
   }
+}
+
+/**
+ * @param {import('./device.js').Device} device
+ * @param {import('./manifest.js').GraphSpec} graph
+ * @param {ReadFile} readFile
+ * @param {boolean} captured
+ */
+async function load(device, graph, readFile, captured) {
+  const bytes = new Uint8Array(await (await readFile(graph.path)).arrayBuffer())
+  const externalData = await Promise.all(
+    graph.data.map(async (path) => ({ path: path.slice(path.lastIndexOf('/') + 1), data: await readFile(path) })),
+  )
+  let ort
+  try {
+    ort = await device.open(captured ? withoutWindow(bytes) : bytes, externalData, captured)
+  } catch (error) {
+    throw new ArtifactError(`${graph.path}: onnxruntime cannot load it (${error}); export again, or reload the page`)
+  }
+  checkNames(graph.path, 'input', ort.inputNames, graph.inputs)
+  checkNames(graph.path, 'output', ort.outputNames, graph.outputs)
+  return ort
 }
 
 /**

@@ -1,9 +1,9 @@
 /** An artifact loaded once, streams opened with it (transcribe.py). */
 
-import { Decoder } from './decoder.js'
+import { Decoder, OUTPUT as DECODER_OUTPUT } from './decoder.js'
 import { Wasm } from './device.js'
-import { Encoder } from './encoder.js'
-import { TOKENIZER } from './manifest.js'
+import { Encoder, OUTPUT as ENCODER_OUTPUT } from './encoder.js'
+import { CacheSpec, TOKENIZER } from './manifest.js'
 import { Session } from './session.js'
 import { Stream } from './stream.js'
 import { Tokenizer } from './tokenizer.js'
@@ -25,6 +25,8 @@ export class Transcriber {
     this.decoder = decoder
     this.tokenizer = tokenizer
     this.blankGuard = blankGuard
+    /** @type {string[]} what is otherwise here than one would wish */
+    this.notes = []
   }
 
   /**
@@ -38,18 +40,45 @@ export class Transcriber {
    * @param {boolean} [options.blankGuard] after 16 s without a word, make blanks less likely step by step
    * @param {(part: string) => void} [options.onPart] told before each part is loaded
    */
-  static async open({ manifest, readFile, precision, device, context = DEFAULT_CONTEXT, blankGuard = true, onPart }) {
+  static async open(options) {
+    const { device } = options
+    const transcriber = await Transcriber.load(options)
+    if (!device.captures) return transcriber
+    try {
+      await transcriber.warmUp()
+      return transcriber
+    } catch (error) {
+      await transcriber.close()
+      device.captures = false
+      const slower = await Transcriber.load(options)
+      slower.notes.push(`the graphics adapter's calls cannot be recorded, and take longer: ${error}`)
+      return slower
+    }
+  }
+
+  /**
+   * @param {object} options as `open`
+   * @param {import('./manifest.js').Manifest} options.manifest
+   * @param {import('./session.js').ReadFile} options.readFile
+   * @param {string} options.precision
+   * @param {import('./device.js').Device} options.device
+   * @param {number} [options.context]
+   * @param {boolean} [options.blankGuard]
+   * @param {(part: string) => void} [options.onPart]
+   */
+  static async load({ manifest, readFile, precision, device, context = DEFAULT_CONTEXT, blankGuard = true, onPart }) {
     const graphs = manifest.precisions[precision]
     const decoderCache = manifest.decoderCache(context)
+    const encoderCache = new CacheSpec(manifest.caches.encoder)
     const tokenizer = new Tokenizer(await (await readFile(TOKENIZER)).text(), manifest.tokens)
     const mel = await Session.open(new Wasm(device.ort), manifest.mel, readFile) // small, and exact there
     onPart?.('encoder')
-    const encoder = await Session.open(device, graphs.encoder, readFile)
+    const encoder = await Session.openWithCache(device, graphs.encoder, readFile, encoderCache, ENCODER_OUTPUT)
     onPart?.('decoder')
-    const decoder = await Session.open(device, graphs.decoder, readFile)
+    const decoder = await Session.openWithCache(device, graphs.decoder, readFile, decoderCache, DECODER_OUTPUT)
     return new Transcriber(
       manifest,
-      new Encoder(manifest, mel, encoder),
+      new Encoder(manifest, mel, encoder, encoderCache),
       new Decoder(decoder, decoderCache),
       tokenizer,
       blankGuard,
@@ -64,6 +93,21 @@ export class Transcriber {
    */
   stream({ delayMs, stopAtEos = false } = {}) {
     return new Stream(this, this.manifest.delayTokens(delayMs), stopAtEos)
+  }
+
+  /** Two calls of each graph: the first compiles shaders and is recorded, the second replays. */
+  async warmUp() {
+    const { streaming, samplesPerToken, tokens } = this.manifest
+    const silence = new Float32Array(streaming.look_back_samples + samplesPerToken + streaming.look_ahead_samples)
+    const stream = this.stream()
+    try {
+      for (let call = 0; call < 2; call++) {
+        const embeds = await this.encoder.encode(stream.encoderCache, silence)
+        await this.decoder.step(stream.decoderCache, [tokens.bos], embeds, stream.numDelayTokens, 0)
+      }
+    } finally {
+      stream.release()
+    }
   }
 
   /** Free the sessions. */

@@ -69,11 +69,12 @@ async function describe(artifact, options) {
 async function open(options) {
   const artifact = await find(options)
   const found = await describe(artifact, options)
-  const { context, blankGuard } = options
+  const { context, blankGuard, graphCapture = true } = options
   await artifact.fetch(found.precision, (progress) => tell({ type: 'progress', progress }))
   await transcriber?.close()
   transcriber = undefined
   const device = await openDevice(found.device)
+  device.captures &&= graphCapture
   transcriber = await Transcriber.open({
     manifest: artifact.manifest,
     readFile: artifact.readFile,
@@ -84,7 +85,8 @@ async function open(options) {
     onPart: (part) => tell({ type: 'loading', part }),
   })
   const untested = await test(artifact, found.precision)
-  return { ...found, missingBytes: 0, selfTested: !untested, notes: untested ? [...found.notes, untested] : found.notes }
+  const notes = [...found.notes, ...transcriber.notes, ...(untested ? [untested] : [])]
+  return { ...found, missingBytes: 0, selfTested: !untested, notes }
 }
 
 /**

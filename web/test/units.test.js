@@ -6,7 +6,7 @@ import { readFile, readdir } from 'node:fs/promises'
 import path from 'node:path'
 import { test } from 'node:test'
 import { readWavHeader } from '../src/audio.js'
-import { KVCache } from '../src/cache.js'
+import { CapturedCache, KVCache } from '../src/cache.js'
 import { captions, render } from '../src/captions.js'
 import { download, sha256 } from '../src/download.js'
 import { ArtifactError, AudioError, DeviceError, StorageError, UsageError, errorOf, errorValues } from '../src/errors.js'
@@ -52,6 +52,23 @@ test('a cache moves when it is full, and no call may cross a move', () => {
   }
   assert.deepEqual(seen, [[4, 12, 0], [8, 8, 0], [12, 4, 0], [16, 8, 1], [20, 4, 1], [24, 8, 2], [28, 4, 2], [32, 8, 3]])
   assert.throws(() => cache.positions(12), /cross a move/)
+})
+
+test('a recorded call writes behind a ring of the rows before it', () => {
+  /** @type {number[][]} */
+  const folds = []
+  const binding = { isHolding: true, clear() {}, fold: (/** @type {number} */ ring, /** @type {number} */ row) => folds.push([ring, row]) }
+  const session = { takeBinding: () => binding, graph: { inputs: [{ name: 'cos', dtype: 'float32', shape: [] }] } }
+  const values = /** @type {any} */ ({ head_dim: 4, rope_theta: 10, num_layers: 1, num_key_value_heads: 1 })
+  const spec = new CacheSpec({ ...values, rows_per_token: 4, window: 10, keep: 12, capacity: 20 })
+  const cache = new CapturedCache(/** @type {any} */ (session), spec)
+  const seen = []
+  for (let call = 0; call < 5; call++) {
+    seen.push([cache.position, cache.row, cache.visibleRows(4), cache.room])
+    cache.advance(4)
+  }
+  assert.deepEqual(seen, [[0, 0, 4, 4], [4, 4, 8, 4], [8, 8, 12, 4], [12, 8, 12, 4], [16, 8, 12, 4]])
+  assert.deepEqual(folds, [[8, 0], [8, 4], [8, 0]])
 })
 
 test('rotations come from the absolute position', async () => {

@@ -1,0 +1,247 @@
+/**
+ * One stream's calls on WebGPU, recorded once and replayed: what a call costs is then its programs on the GPU, not what
+ * onnxruntime does to start each of them. Every call has the same shapes, and every input and output the same buffer.
+ */
+
+import { copyGraph } from './graph.js'
+
+const BYTES = { float32: 4, float16: 2, int32: 4, int64: 8 }
+
+/**
+ * @typedef {import('./device.js').Binding} Binding
+ * @typedef {import('./device.js').DataType} DataType
+ * @typedef {import('./device.js').Feeds} Feeds
+ * @typedef {import('./device.js').Fetch} Fetch
+ * @typedef {import('./device.js').Tensor} Tensor
+ * @typedef {import('./device.js').WebGpu} WebGpu
+ * @typedef {import('./manifest.js').GraphSpec} GraphSpec
+ */
+
+/**
+ * onnxruntime's own buffers. What a recorded call writes must be in such: of others onnxruntime-web forgets between two
+ * calls that it knows them, and fails (1.30.0).
+ */
+export class Allocator {
+  /** @param {WebGpu} device */
+  constructor(device) {
+    this.device = device
+    /** @type {Map<DataType, import('./device.js').OrtSession>} */
+    this.sessions = new Map()
+  }
+
+  /**
+   * A tensor of zeros on the GPU.
+   * @param {number[]} dims
+   * @param {DataType} dtype float32 or float16
+   */
+  async zeros(dims, dtype) {
+    const { ort } = this.device
+    let session = this.sessions.get(dtype)
+    if (!session) {
+      const options = { executionProviders: ['webgpu'], preferredOutputLocation: /** @type {const} */ ('gpu-buffer') }
+      session = await ort.InferenceSession.create(copyGraph(dtype), { ...options, logSeverityLevel: 3 })
+      this.sessions.set(dtype, session)
+    }
+    const input = this.device.tensor(this.device.buffer(dims, dtype), dims, dtype)
+    const { out } = await session.run({ in: input })
+    input.gpuBuffer.destroy()
+    return out
+  }
+}
+
+/** @implements {Binding} */
+export class CapturedBinding {
+  /**
+   * @param {WebGpu} device
+   * @param {import('./device.js').OrtSession} session opened with `enableGraphCapture`
+   * @param {Feeds} inputs
+   * @param {Feeds} outputs
+   */
+  constructor(device, session, inputs, outputs) {
+    this.device = device
+    this.session = session
+    this.inputs = inputs
+    this.outputs = outputs
+    this.pairs = Object.keys(inputs).filter(isState).map((past) => ({ past, present: presentOf(past) }))
+    this.caches = this.pairs.filter(({ past }) => isCache(past)).map(({ past }) => inputs[past])
+    this.states = this.pairs.filter(({ past }) => !isCache(past)).map(({ past, present }) => [inputs[past], outputs[present]])
+    this.isHolding = true
+    /** @type {GPUBuffer | undefined} what the host reads */
+    this.reading = undefined
+    /** @type {((slot: number) => void) | undefined} */
+    this.folding = undefined
+  }
+
+  /**
+   * Make the buffers for calls of one token.
+   * @param {WebGpu} device
+   * @param {import('./device.js').OrtSession} session
+   * @param {GraphSpec} graph
+   * @param {string} output that calls give back, besides states
+   * @param {number} capacity rows of the caches
+   */
+  static async create(device, session, graph, output, capacity) {
+    const sizes = { batch: 1, seq: 1, chunk: 1, capacity }
+    const inputs = /** @type {Feeds} */ ({})
+    const outputs = /** @type {Feeds} */ ({})
+    for (const { name, dtype, shape } of graph.inputs) {
+      const type = /** @type {DataType} */ (dtype)
+      const dims = shape.map((size) => sizeOf(size, sizes))
+      inputs[name] = isCache(name) ? await device.allocator.zeros(dims, type) : device.tensor(device.buffer(dims, type), dims, type)
+      if (isCache(name)) outputs[presentOf(name)] = inputs[name]
+      else if (isState(name)) outputs[presentOf(name)] = await device.allocator.zeros(dims, type)
+    }
+    const spec = graph.outputs.find(({ name }) => name === output)
+    if (!spec) throw new Error(`the graph has no output ${output}`)
+    const dims = spec.shape.map((size) => sizeOf(size, sizes))
+    outputs[output] = await device.allocator.zeros(dims, /** @type {DataType} */ (spec.dtype))
+    return new CapturedBinding(device, session, inputs, outputs)
+  }
+
+  hold() {
+    throw new Error('a recorded call has its buffers from the start')
+  }
+
+  clear() {
+    const { queue } = this.device.device
+    for (const [{ gpuBuffer }] of this.states) queue.writeBuffer(gpuBuffer, 0, new Uint8Array(gpuBuffer.size))
+  }
+
+  /** @type {Binding['run']} */
+  async run(feeds, { name, dims }) {
+    for (const [input, tensor] of Object.entries(feeds)) this.write(this.inputs[input], tensor)
+    const results = await this.session.run(this.inputs, this.outputs)
+    for (const [output, tensor] of Object.entries(results)) if (tensor !== this.outputs[output]) tensor.dispose()
+    if (this.states.length > 0) {
+      const encoder = this.device.device.createCommandEncoder()
+      for (const [past, present] of this.states) {
+        encoder.copyBufferToBuffer(present.gpuBuffer, 0, past.gpuBuffer, 0, past.gpuBuffer.size)
+      }
+      this.device.device.queue.submit([encoder.finish()])
+    }
+    return dims ? this.outputs[name] : this.read(this.outputs[name])
+  }
+
+  /**
+   * @param {Tensor} input
+   * @param {Tensor} tensor
+   */
+  write({ gpuBuffer }, tensor) {
+    const { device } = this.device
+    if (tensor.location !== 'gpu-buffer') {
+      const { buffer, byteOffset, byteLength } = /** @type {Float32Array<ArrayBuffer>} */ (tensor.data)
+      device.queue.writeBuffer(gpuBuffer, 0, buffer, byteOffset, byteLength)
+      return
+    }
+    const encoder = device.createCommandEncoder()
+    encoder.copyBufferToBuffer(tensor.gpuBuffer, 0, gpuBuffer, 0, bytesOf(tensor))
+    device.queue.submit([encoder.finish()])
+  }
+
+  /**
+   * A small float32 tensor on the host.
+   * @param {Tensor} tensor
+   */
+  async read(tensor) {
+    const { device, ort } = this.device
+    const size = bytesOf(tensor)
+    this.reading ??= device.createBuffer({ size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST })
+    const encoder = device.createCommandEncoder()
+    encoder.copyBufferToBuffer(tensor.gpuBuffer, 0, this.reading, 0, size)
+    device.queue.submit([encoder.finish()])
+    await this.reading.mapAsync(GPUMapMode.READ)
+    const values = new Float32Array(this.reading.getMappedRange().slice(0))
+    this.reading.unmap()
+    return new ort.Tensor('float32', values, tensor.dims)
+  }
+
+  /** @type {Binding['moveRows']} */
+  moveRows(keep) {
+    this.device.moveRows(this.caches, keep)
+  }
+
+  /**
+   * Put the rows behind the ring where the oldest ones stand.
+   * @param {number} slots of the ring, whose rows the caches begin with
+   * @param {number} slot of the first row
+   */
+  fold(slots, slot) {
+    this.folding ??= folding(this.device.device, this.caches, slots)
+    this.folding(slot)
+  }
+
+  dispose() {
+    for (const tensor of Object.values(this.inputs)) if (!Object.values(this.outputs).includes(tensor)) tensor.gpuBuffer.destroy()
+    for (const tensor of Object.values(this.outputs)) tensor.dispose()
+    this.reading?.destroy()
+  }
+}
+
+/**
+ * Copies all rows behind `slots` into a ring of rows, in each head of each cache [1, heads, slots + rows, width].
+ * @param {GPUDevice} device
+ * @param {Tensor[]} caches
+ * @param {number} slots
+ * @returns {(slot: number) => void} from that slot on
+ */
+function folding(device, caches, slots) {
+  const [, heads, capacity, width] = caches[0].dims
+  const words = (width * BYTES[/** @type {DataType} */ (caches[0].type)]) / 4
+  const code = `
+    @group(0) @binding(0) var<storage, read_write> cache: array<u32>;
+    @group(0) @binding(1) var<uniform> slot: u32;
+    @compute @workgroup_size(${words})
+    fn main(@builtin(local_invocation_id) word: vec3<u32>, @builtin(workgroup_id) place: vec3<u32>) {
+      let head = place.y * ${capacity}u;
+      let to = (slot + place.x) % ${slots}u;
+      cache[(head + to) * ${words}u + word.x] = cache[(head + ${slots}u + place.x) * ${words}u + word.x];
+    }`
+  const pipeline = device.createComputePipeline({
+    layout: 'auto',
+    compute: { module: device.createShaderModule({ code }), entryPoint: 'main' },
+  })
+  const parameter = device.createBuffer({ size: 16, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST })
+  const groups = caches.map(({ gpuBuffer }) =>
+    device.createBindGroup({
+      layout: pipeline.getBindGroupLayout(0),
+      entries: [
+        { binding: 0, resource: { buffer: gpuBuffer } },
+        { binding: 1, resource: { buffer: parameter } },
+      ],
+    }),
+  )
+  return (slot) => {
+    device.queue.writeBuffer(parameter, 0, Uint32Array.of(slot))
+    const encoder = device.createCommandEncoder()
+    const pass = encoder.beginComputePass()
+    pass.setPipeline(pipeline)
+    for (const group of groups) {
+      pass.setBindGroup(0, group)
+      pass.dispatchWorkgroups(capacity - slots, heads)
+    }
+    pass.end()
+    device.queue.submit([encoder.finish()])
+  }
+}
+
+/** @param {string} name */
+const isCache = (name) => name.startsWith('past_key_values.')
+
+/** @param {string} name */
+const isState = (name) => isCache(name) || name.endsWith('_state')
+
+/** @param {string} past */
+export const presentOf = (past) => (isCache(past) ? past.replace('past_key_values', 'present') : `present_${past}`)
+
+/** @param {Tensor} tensor */
+const bytesOf = ({ dims, type }) => dims.reduce((a, b) => a * b, 1) * BYTES[/** @type {DataType} */ (type)]
+
+/**
+ * A size that the manifest gives as a number, a symbol or a multiple of one.
+ * @param {number | string} size
+ * @param {Record<string, number>} sizes
+ */
+function sizeOf(size, sizes) {
+  if (typeof size === 'number') return size
+  return size.split('*').reduce((product, factor) => product * (sizes[factor] ?? Number(factor)), 1)
+}

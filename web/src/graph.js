@@ -1,0 +1,157 @@
+/**
+ * What a graph's bytes need before onnxruntime may record its calls, and graphs of one node: as little of ONNX's protobuf as
+ * that takes (onnx.proto3, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
+ */
+
+const MODEL = { irVersion: 1, graph: 7, opsetImport: 8 }
+const GRAPH = { node: 1, name: 2, input: 11, output: 12 }
+const NODE = { input: 1, output: 2, opType: 4, attribute: 5 }
+const NAME = 1 // of attributes, inputs and outputs
+const ELEMENT_TYPES = /** @type {Record<string, number>} */ ({ float32: 1, float16: 10 })
+const OPSET = 17
+
+/**
+ * A graph whose attentions see every row up to `seqlens_k`: onnxruntime-web 1.30 leaves the window out of recorded calls
+ * (newer ones do not, https://github.com/microsoft/onnxruntime/pull/32462), so what stands in the buffer has to be it.
+ * @param {Uint8Array} model
+ */
+export function withoutWindow(model) {
+  const attention = (/** @type {Uint8Array} */ node) =>
+    rewrite(node, (field, content) =>
+      field === NODE.attribute && text(content, NAME) === 'local_window_size' ? undefined : content,
+    )
+  const graph = (/** @type {Uint8Array} */ message) =>
+    rewrite(message, (field, content) =>
+      field === GRAPH.node && text(content, NODE.opType) === 'GroupQueryAttention' ? attention(content) : content,
+    )
+  return rewrite(model, (field, content) => (field === MODEL.graph ? graph(content) : content))
+}
+
+/**
+ * A graph that copies a tensor of zeros or of positive numbers.
+ * @param {string} dtype
+ */
+export function copyGraph(dtype) {
+  const node = [textField(NODE.input, 'in'), textField(NODE.output, 'out'), textField(NODE.opType, 'Relu')]
+  const graph = [
+    bytesField(GRAPH.node, join(node)),
+    textField(GRAPH.name, 'copy'),
+    bytesField(GRAPH.input, tensorInfo('in', dtype)),
+    bytesField(GRAPH.output, tensorInfo('out', dtype)),
+  ]
+  return join([
+    numberField(MODEL.irVersion, 8),
+    bytesField(MODEL.opsetImport, numberField(2, OPSET)),
+    bytesField(MODEL.graph, join(graph)),
+  ])
+}
+
+/**
+ * @param {string} name
+ * @param {string} dtype
+ */
+function tensorInfo(name, dtype) {
+  const tensor = bytesField(1, numberField(1, ELEMENT_TYPES[dtype])) // TypeProto.tensor_type of that element type
+  return join([textField(NAME, name), bytesField(2, tensor)])
+}
+
+/**
+ * A message with its nested fields changed; undefined leaves one out.
+ * @param {Uint8Array} message
+ * @param {(field: number, content: Uint8Array) => Uint8Array | undefined} change
+ */
+function rewrite(message, change) {
+  const parts = []
+  for (const { field, bytes, content } of fields(message)) {
+    if (!content) {
+      parts.push(bytes)
+      continue
+    }
+    const changed = change(field, content)
+    if (changed) parts.push(changed === content ? bytes : bytesField(field, changed))
+  }
+  return join(parts)
+}
+
+/**
+ * A nested text.
+ * @param {Uint8Array} message
+ * @param {number} wanted
+ */
+function text(message, wanted) {
+  for (const { field, content } of fields(message)) if (field === wanted && content) return new TextDecoder().decode(content)
+  return undefined
+}
+
+/**
+ * The fields of a message: all bytes of each, and the content of those that have a length.
+ * @param {Uint8Array} message
+ * @returns {Generator<{field: number, bytes: Uint8Array, content?: Uint8Array}>}
+ */
+function* fields(message) {
+  for (let at = 0; at < message.length; ) {
+    const start = at
+    const [key, afterKey] = readNumber(message, at)
+    at = afterKey
+    let content
+    if ((key & 7) === 2) {
+      const [length, begin] = readNumber(message, at)
+      at = begin + length
+      content = message.subarray(begin, at)
+    } else {
+      at = (key & 7) === 0 ? readNumber(message, at)[1] : at + ((key & 7) === 1 ? 8 : 4)
+    }
+    yield { field: key >>> 3, bytes: message.subarray(start, at), content }
+  }
+}
+
+/**
+ * A variable-length number, and where it ends; lengths are exact, larger values are only passed over.
+ * @param {Uint8Array} bytes
+ * @param {number} at
+ * @returns {[number, number]}
+ */
+function readNumber(bytes, at) {
+  let value = 0
+  for (let scale = 1; ; scale *= 128) {
+    const byte = bytes[at++]
+    value += (byte & 127) * scale
+    if (byte < 128) return [value, at]
+  }
+}
+
+/** @param {number} value */
+function number(value) {
+  const bytes = []
+  for (; value > 127; value = Math.floor(value / 128)) bytes.push((value % 128) | 128)
+  return Uint8Array.from([...bytes, value])
+}
+
+/**
+ * @param {number} field
+ * @param {number} value
+ */
+const numberField = (field, value) => join([number(field << 3), number(value)])
+
+/**
+ * @param {number} field
+ * @param {Uint8Array} content
+ */
+const bytesField = (field, content) => join([number((field << 3) | 2), number(content.length), content])
+
+/**
+ * @param {number} field
+ * @param {string} content
+ */
+const textField = (field, content) => bytesField(field, new TextEncoder().encode(content))
+
+/** @param {Uint8Array[]} parts */
+function join(parts) {
+  const joined = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0))
+  let at = 0
+  for (const part of parts) {
+    joined.set(part, at)
+    at += part.length
+  }
+  return joined
+}
