@@ -1,10 +1,10 @@
-"""What the encoder's view of a ring changes: recorded calls on WebGPU see the same window from all four of their frames.
+"""What the encoder's view of a ring changes: four frames of a recorded call on WebGPU see the same window.
 
-    python bench/ring.py ARTIFACT [--precision fp32]      # an export of tiny with fp32 and q4f16
+    python bench/ring.py ARTIFACT      # an export of tiny with fp32 and q4f16
 
-The page's rule (web/src/cache.js, CapturedCache) on the CPU: no window in the graph, and a buffer of the frames before the
-call, the call's own behind them. Embeddings of the samples are compared with those of the exact window, and tokens; beside
-it, what q4f16 changes with the exact window. Writes results/ring.json.
+The page's rule (web/src/cache.js, CapturedCache) on the CPU: no window in the graph, and a buffer of the frames before
+the call, the call's own behind them. Embeddings of the samples are compared with those of the exact window, and tokens;
+beside it, what q4f16 changes with the exact window. Writes results/ring.json.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-/** The engine on WebGPU in float16, in Node.js on Dawn: Python's tokens while both windows roll. Chromium's software adapter has no float16. */
+/**
+ * The engine on WebGPU in float16, in Node.js on Dawn: Python’s tokens while both windows roll, of recorded
+ * calls. Chromium’s software adapter has no float16.
+ */
 
 import assert from 'node:assert/strict'
 import { openAsBlob } from 'node:fs'
