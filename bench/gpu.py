@@ -143,6 +143,19 @@ def measure_live(transcriber: Transcriber) -> dict[str, Any]:
     return statistics(milliseconds)
 
 
+def measure_start(transcriber: Transcriber) -> dict[str, Any]:
+    """From a new stream to its first token, 80 ms at a time without the waits: milliseconds of one after the other."""
+    samples, size = bench.sample_clip(transcriber.sample_rate, 5.0), transcriber.manifest.config.audio.samples_per_token
+    milliseconds, fed = [], 0
+    for _ in range(10):
+        began = perf_counter()
+        stream, fed = transcriber.stream(), 0
+        while not stream.feed(samples[fed : fed + size]):
+            fed += size
+        milliseconds.append(round(1000 * (perf_counter() - began), 2))
+    return {"milliseconds": milliseconds, "samples": fed + size}
+
+
 def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
     """Raw decoder steps of many streams at once, all at the end of a window of ROWS_CONTEXT positions.
 
@@ -285,7 +298,7 @@ def main(
     artifact: Annotated[Path, typer.Argument(help="Full-size artifact with q4f16, and fp16 for its ratio.")],
     block_128: Annotated[Path | None, typer.Option(help="The same with recipe small.")] = None,
     cpu_precision: Annotated[str, typer.Option(help="Measured on the CPU, for its ratio; empty for none.")] = "",
-    parts: Annotated[str, typer.Option(help="Comma-separated.")] = "steps,clips,live,rows,products,profile",
+    parts: Annotated[str, typer.Option(help="Comma-separated.")] = "start,steps,clips,live,rows,products,profile",
     out: Annotated[Path, typer.Option()] = ROOT / "bench" / "results" / "gpu_speed.json",
 ) -> None:
     """Measure all of it."""
@@ -297,14 +310,20 @@ def main(
         "machine": bench.describe_machine(),
     }
     chosen = parts.split(",")
-    known = {"steps": measure_steps, "clips": measure_clips, "live": measure_live, "rows": measure_rows}
+    known = {
+        "steps": measure_steps,
+        "clips": measure_clips,
+        "live": measure_live,
+        "rows": measure_rows,
+        "start": measure_start,
+    }
 
     def plan(folder: Path, precision: str, context: int, *names: str) -> Callable[[], Any] | None:
         taken = {name: known[name] for name in names if name in chosen}
         return (lambda: measure_artifact(folder, precision, context, taken)) if taken else None
 
     plans: dict[str, Callable[[], Any] | None] = {
-        "q4f16": plan(artifact, "q4f16", bench.DEFAULT_CONTEXT, "steps", "clips", "live"),
+        "q4f16": plan(artifact, "q4f16", bench.DEFAULT_CONTEXT, "start", "steps", "clips", "live"),
         "q4f16, context 1024": plan(artifact, "q4f16", ROWS_CONTEXT, "steps", "live", "rows"),
         "fp16": plan(artifact, "fp16", bench.DEFAULT_CONTEXT, "steps"),
         "fp16, context 1024": plan(artifact, "fp16", ROWS_CONTEXT, "rows"),
