@@ -8,6 +8,7 @@ Writes what it has after every measurement. The artifact is an export of twin.py
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from voxtral_onnx.runtime.cuda import Cuda, CudaBinding
 ROOT = Path(__file__).parent.parent
 CLIPS = (10.0, 60.0, 600.0)  # seconds
 LIVE_SECONDS = 300.0
-ROWS = (1, 16, 64, 128, 256)
+ROWS = (1, 2, 4, 8, 12, 16, 17, 32, 64, 128, 256)  # onnxruntime has other products of 4 bits above 1, and above 16
 ROWS_CONTEXT = 1024
 CALLS = 200
 CLIP = ROOT / "assets" / "tiny" / "samples" / "command-hibari.wav"
@@ -308,6 +309,7 @@ def main(
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "gpu": describe_gpu(),
         "machine": bench.describe_machine(),
+        "environment": {name: value for name, value in os.environ.items() if name.startswith("ORT_")},
     }
     chosen = parts.split(",")
     known = {

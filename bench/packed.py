@@ -5,8 +5,8 @@
 
 Every variant is the artifact's decoder with the same weights; how far its logits are from the decoder's stands beside
 its time. Without zero points or gains they are another model's, but where skeleton.py wrote the weights: its zero
-points are the 8 that is meant without them. The packed weights are written beside the artifact's and removed. Writes
-results/packed.json, one entry for each device, precision and setting.
+points are the 8 that is meant without them. Sessions of the same graph differ by a few per cent. The packed weights are
+written beside the artifact's and removed. Writes results/packed.json, one entry for each device, precision and setting.
 """
 
 from __future__ import annotations
@@ -221,7 +221,8 @@ def opened(
     path = decoder.folder / "packed_variant.onnx"
     onnx.save(model, str(path))
     where = "cuda" if device == "cuda" else "cpu"
-    provider: Any = ("CUDAExecutionProvider", {"enable_cuda_graph": "1", "use_tf32": "0"})
+    of_provider = {key: value for key, value in settings.items() if "." not in key and key.islower()}
+    provider: Any = ("CUDAExecutionProvider", {"enable_cuda_graph": "1", "use_tf32": "0", **of_provider})
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -286,38 +287,38 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     rows: Annotated[str, typer.Option(help="Positions a call, comma-separated.")] = "1",
     calls: Annotated[int, typer.Option()] = CALLS,
-    setting: Annotated[list[str], typer.Option(help="KEY=VALUE of a session, or NAME=VALUE of the environment.")] = [],  # noqa: B006
+    sessions: Annotated[int, typer.Option(help="Of each variant, in turn.")] = 1,
+    setting: Annotated[list[str], typer.Option(help="KEY=VALUE of the session, the provider or the environment.")] = [],  # noqa: B006
     only: Annotated[list[str], typer.Option(help="A variant; all without.")] = [],  # noqa: B006
     profile: Annotated[bool, typer.Option(help="Also the kernels of a step, on CUDA.")] = False,
 ) -> None:
     """Measure all variants."""
     settings = dict(item.split("=") for item in setting)
-    os.environ.update({key: value for key, value in settings.items() if "." not in key})
+    os.environ.update({key: value for key, value in settings.items() if key.isupper()})
     decoder = Decoder(artifact, precision)
     decoder.pack()
     found: dict[str, Any] = {}
     try:
         for count in map(int, rows.split(",")):
             reference = None
-            for name in only or VARIANTS:
+            for name in [*(only or VARIANTS)] * sessions:
+                result = found.setdefault(f"{name}, {count} rows", {"sessions_ms": []})
                 try:
                     with opened(decoder, name, device, count, settings) as step:
                         values = step("logits")
                         reference = values if reference is None else reference
-                        error = float(np.abs(values - reference).max())
-                        result = {"ms": timed(step, calls), "largest_difference": error}
+                        result["largest_difference"] = float(np.abs(values - reference).max())
+                        result["sessions_ms"].append(timed(step, calls)["p50"])
                         if profile:
                             result |= kernel_times(step)
                 except Exception as problem:  # a host that has no such kernel is a result
-                    found[f"{name}, {count} rows"] = {"error": str(problem)[:300]}
-                    print(name, count, problem, flush=True)
-                    continue
-                found[f"{name}, {count} rows"] = result
-                print(name, count, result["ms"], error, float(np.abs(values).max()), flush=True)
+                    result["error"] = str(problem)[:300]
+                print(name, count, {key: value for key, value in result.items() if key != "kernels"}, flush=True)
     finally:
         (decoder.folder / DATA).unlink()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[" ".join([precision, "on", device, *setting])] = {"machine": bench.describe_machine(), **found}
+    entry = results.setdefault(" ".join([precision, "on", device, *setting]), {})
+    entry |= {"machine": bench.describe_machine(), **found}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
