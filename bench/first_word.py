@@ -1,6 +1,7 @@
 """From the start of the command to the first text on stdout, with weights packed at load and saved packed.
 
     python bench/first_word.py ARTIFACT [--precision q4f16]     # of the full-size twin that bench/twin.py writes
+    python bench/first_word.py ARTIFACT --device cuda --results results/first_word_gpu.json
 
 Each way is run once to fill the page cache and to save packed weights, then timed. Writes results/first_word.json.
 """
@@ -43,12 +44,16 @@ def measure(
     artifact: Annotated[Path, typer.Argument(help="Of the 4B model's shape.")],
     precision: Annotated[str, typer.Option(help="Of the artifact.")] = "q4f16",
     repeat: Annotated[int, typer.Option(help="Timed starts of each way.")] = 5,
+    device: Annotated[str, typer.Option(help="Weights are saved packed for the CPU alone.")] = "cpu",
+    results_file: Annotated[Path, typer.Option("--results")] = RESULTS,
 ) -> None:
     """Measure and print."""
     results: dict[str, object] = {"machine": describe_machine(), "precision": precision, "clip": CLIP.name}
     command = [sys.executable, "-m", "voxtral_onnx", "transcribe", "-m", str(artifact), "--precision", precision]
+    command += ["--device", device]
     with TemporaryDirectory(dir=artifact.resolve().parent) as folder:
-        for way, options in {"packed at load": [], "saved packed": ["--prepacked", folder]}.items():
+        ways = {"packed at load": [], "saved packed": ["--prepacked", folder]} if device == "cpu" else {device: []}
+        for way, options in ways.items():
             times = [first_text_seconds([*command, *options, str(CLIP)]) for _ in range(repeat + 1)][1:]
             elapsed, busy = zip(*times, strict=True)
             results[way] = {
@@ -56,7 +61,7 @@ def measure(
                 "median": round(median(elapsed), 2),
                 "processor": round(median(busy), 2),
             }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    results_file.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))
 
 

@@ -8,6 +8,7 @@ Writes what it has after every measurement. The artifact is an export of twin.py
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from voxtral_onnx.runtime.cuda import Cuda, CudaBinding
 ROOT = Path(__file__).parent.parent
 CLIPS = (10.0, 60.0, 600.0)  # seconds
 LIVE_SECONDS = 300.0
-ROWS = (1, 16, 64, 128, 256)
+ROWS = (1, 2, 4, 8, 12, 16, 17, 32, 64, 128, 256)  # onnxruntime has other products of 4 bits above 1, and above 16
 ROWS_CONTEXT = 1024
 CALLS = 200
 CLIP = ROOT / "assets" / "tiny" / "samples" / "command-hibari.wav"
@@ -143,8 +144,24 @@ def measure_live(transcriber: Transcriber) -> dict[str, Any]:
     return statistics(milliseconds)
 
 
+def measure_start(transcriber: Transcriber) -> dict[str, Any]:
+    """From a new stream to its first token, 80 ms at a time without the waits: milliseconds of one after the other."""
+    samples, size = bench.sample_clip(transcriber.sample_rate, 5.0), transcriber.manifest.config.audio.samples_per_token
+    milliseconds, fed = [], 0
+    for _ in range(10):
+        began = perf_counter()
+        stream, fed = transcriber.stream(), 0
+        while not stream.feed(samples[fed : fed + size]):
+            fed += size
+        milliseconds.append(round(1000 * (perf_counter() - began), 2))
+    return {"milliseconds": milliseconds, "samples": fed + size}
+
+
 def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
-    """Raw decoder steps of many streams at once, all at the end of a window of ROWS_CONTEXT positions."""
+    """Raw decoder steps of many streams at once, all at the end of a window of ROWS_CONTEXT positions.
+
+    In float16 beside 4 bits; float32 has none to compare with, as its attention has no kernel on CUDA.
+    """
     import onnxruntime as ort
 
     decoder, device, config = transcriber.decoder, transcriber.runs_on, transcriber.manifest.config.decoder
@@ -195,10 +212,18 @@ def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
     return results
 
 
+def rows_ratio(results: dict[str, Any]) -> dict[str, Any]:
+    """Median times of replayed steps in fp16 over those in q4f16, where both were measured."""
+    fp16, q4f16 = (results.get(f"{name}, context {ROWS_CONTEXT}", {}).get("rows") for name in ("fp16", "q4f16"))
+    if not fp16 or not q4f16:
+        return {}
+    names = [f"{rows} rows, replayed" for rows in ROWS]
+    return {"fp16 over q4f16": {name: round(fp16[name]["p50"] / q4f16[name]["p50"], 2) for name in names}}
+
+
 def profile(transcriber: Transcriber) -> dict[str, Any]:
-    """Kernel times of a decoder step and of an encoder call of 16 tokens, by PyTorch's profiler."""
-    encoder, decoder, device = transcriber.encoder, transcriber.decoder, transcriber.runs_on
-    assert isinstance(device, Cuda)
+    """Kernels of a decoder step and of an encoder call of 16 tokens, replayed, by PyTorch's profiler."""
+    encoder, decoder = transcriber.encoder, transcriber.decoder
     encoder_cache, decoder_cache = encoder.new_cache(), decoder.new_cache()
     for cache in (encoder_cache, decoder_cache):
         bench._fill(cache)
@@ -211,15 +236,11 @@ def profile(transcriber: Transcriber) -> dict[str, Any]:
             encoder_cache, encoder_cache.spec.capacity, lambda: encoder.encode(encoder_cache, noise)
         ),
     }
-    device.records = False
-    try:
-        return {name: kernel_times(call) for name, call in calls.items()}
-    finally:
-        device.records = True
+    return {name: kernel_times(call) for name, call in calls.items()}
 
 
-def kernel_times(call: Callable[[], Any], calls: int = 20) -> list[dict[str, Any]]:
-    """Microseconds and launches a call, by kernel."""
+def kernel_times(call: Callable[[], Any], calls: int = 20) -> dict[str, Any]:
+    """Of a call: from its first kernel to the end of its last, kernels running in it, and each of them."""
     import torch
 
     timed(call, 5)
@@ -227,16 +248,26 @@ def kernel_times(call: Callable[[], Any], calls: int = 20) -> list[dict[str, Any
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         for _ in range(calls):
             call()
-    events = sorted(profiler.key_averages(), key=lambda event: -event.device_time_total)
-    return [
-        {
-            "kernel": event.key[:160],
-            "microseconds": round(event.device_time_total / calls, 2),
-            "launches": round(event.count / calls, 2),
-        }
-        for event in events
-        if event.device_time_total
-    ]
+    ran = [event for event in profiler.events() or () if event.device_type == torch.profiler.DeviceType.CUDA]
+    ran = sorted((e for e in ran if not e.name.startswith("Memcpy")), key=lambda event: event.time_range.start)
+    size = len(ran) // calls
+    spans = [ran[i + size - 1].time_range.end - ran[i].time_range.start for i in range(0, size * calls, size)]
+    kernels: dict[str, list[float]] = {}
+    for event in ran:
+        kernels.setdefault(event.name, []).append(event.time_range.elapsed_us())
+    return {
+        "span_microseconds": round(float(np.median(spans)), 1),
+        "busy_microseconds": round(sum(map(sum, kernels.values())) / calls, 1),
+        "launches": len(ran) / calls,
+        "kernels": [
+            {
+                "kernel": name[:160],
+                "microseconds": round(sum(times) / calls, 2),
+                "launches": round(len(times) / calls, 2),
+            }
+            for name, times in sorted(kernels.items(), key=lambda item: -sum(item[1]))
+        ],
+    }
 
 
 def describe_gpu() -> str:
@@ -268,7 +299,7 @@ def main(
     artifact: Annotated[Path, typer.Argument(help="Full-size artifact with q4f16, and fp16 for its ratio.")],
     block_128: Annotated[Path | None, typer.Option(help="The same with recipe small.")] = None,
     cpu_precision: Annotated[str, typer.Option(help="Measured on the CPU, for its ratio; empty for none.")] = "",
-    parts: Annotated[str, typer.Option(help="Comma-separated.")] = "steps,clips,live,rows,products,profile",
+    parts: Annotated[str, typer.Option(help="Comma-separated.")] = "start,steps,clips,live,rows,products,profile",
     out: Annotated[Path, typer.Option()] = ROOT / "bench" / "results" / "gpu_speed.json",
 ) -> None:
     """Measure all of it."""
@@ -278,18 +309,26 @@ def main(
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "gpu": describe_gpu(),
         "machine": bench.describe_machine(),
+        "environment": {name: value for name, value in os.environ.items() if name.startswith("ORT_")},
     }
     chosen = parts.split(",")
-    known = {"steps": measure_steps, "clips": measure_clips, "live": measure_live, "rows": measure_rows}
+    known = {
+        "steps": measure_steps,
+        "clips": measure_clips,
+        "live": measure_live,
+        "rows": measure_rows,
+        "start": measure_start,
+    }
 
-    def plan(folder: Path, precision: str, context: int, *names: str) -> Callable[[], Any]:
+    def plan(folder: Path, precision: str, context: int, *names: str) -> Callable[[], Any] | None:
         taken = {name: known[name] for name in names if name in chosen}
-        return lambda: measure_artifact(folder, precision, context, taken)
+        return (lambda: measure_artifact(folder, precision, context, taken)) if taken else None
 
-    plans: dict[str, Callable[[], Any]] = {
-        "q4f16": plan(artifact, "q4f16", bench.DEFAULT_CONTEXT, "steps", "clips", "live"),
+    plans: dict[str, Callable[[], Any] | None] = {
+        "q4f16": plan(artifact, "q4f16", bench.DEFAULT_CONTEXT, "start", "steps", "clips", "live"),
         "q4f16, context 1024": plan(artifact, "q4f16", ROWS_CONTEXT, "steps", "live", "rows"),
         "fp16": plan(artifact, "fp16", bench.DEFAULT_CONTEXT, "steps"),
+        "fp16, context 1024": plan(artifact, "fp16", ROWS_CONTEXT, "rows"),
     }
     if block_128:
         plans["q4f16, blocks of 128"] = plan(block_128, "q4f16", bench.DEFAULT_CONTEXT, "steps")
@@ -303,12 +342,15 @@ def main(
             bench.measure(artifact, {**options, "threads": None}, CLIP, 1, True)
         )
     for name, measure in plans.items():
+        if measure is None:
+            continue
         began = perf_counter()
         try:
             results[name] = measure()
         except VoxtralOnnxError as error:
             results[name] = {"error": str(error)}
         print(f"{name}: {perf_counter() - began:.1f} s {results[name].get('error', '')}", flush=True)
+        results |= rows_ratio(results)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=1) + "\n")
 

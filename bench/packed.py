@@ -1,24 +1,28 @@
-"""Times decoder steps with products packed: q, k and v as one, gate and up as one, rotation inside the attention.
+"""Times decoder steps of other graphs: products packed, rotation inside the attention, no zero points, no gains.
 
     python bench/packed.py ARTIFACT [--precision q4f16] [--device cuda] [--rows 1]
+    python bench/packed.py ARTIFACT --device cuda --setting ep.cuda.fpa_intb_gemm=1 --only separate --profile
 
 Every variant is the artifact's decoder with the same weights; how far its logits are from the decoder's stands beside
-its time. The packed weights are written beside the artifact's and removed. Writes results/packed.json, one entry for
-each device, precision and setting.
+its time. Without zero points or gains they are another model's, but where skeleton.py wrote the weights: its zero
+points are the 8 that is meant without them. Sessions of the same graph differ by a few per cent. The packed weights are
+written beside the artifact's and removed. Writes results/packed.json, one entry for each device, precision and setting.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import onnx
 import typer
-from gpu import timed
+from gpu import kernel_times, timed
 from onnx import helper, numpy_helper
 
 from voxtral_onnx.manifest import Manifest
@@ -30,14 +34,33 @@ DATA = "packed.onnx_data"
 CALLS, POSITION, CAPACITY = 60, 512, 1024
 PARTS = ("weight", "scales", "zero_points")
 
-VARIANTS: dict[str, tuple[bool, bool, bool]] = {  # q/k/v packed, gate/up packed, rotated inside the attention
-    "separate": (False, False, False),
-    "q, k, v packed": (True, False, False),
-    "gate, up packed": (False, True, False),
-    "both packed": (True, True, False),
-    "separate, rotated inside": (False, False, True),
-    "q, k, v packed, rotated inside": (True, False, True),
-    "both packed, rotated inside": (True, True, True),
+
+@dataclass(frozen=True)
+class Variant:
+    """What is another in the graph."""
+
+    qkv: bool = False  # one product
+    gate_up: bool = False  # one product
+    rotated_inside: bool = False  # by the attention
+    without_zero_points: bool = False
+    without_gains: bool = False  # of the delay: what it would bring to have them in the norms' weights
+
+
+VARIANTS = {
+    "separate": Variant(),
+    "q, k, v packed": Variant(qkv=True),
+    "gate, up packed": Variant(gate_up=True),
+    "both packed": Variant(qkv=True, gate_up=True),
+    "separate, rotated inside": Variant(rotated_inside=True),
+    "q, k, v packed, rotated inside": Variant(qkv=True, rotated_inside=True),
+    "both packed, rotated inside": Variant(qkv=True, gate_up=True, rotated_inside=True),
+    "no gains": Variant(without_gains=True),
+    "no zero points": Variant(without_zero_points=True),
+    "no zero points, both packed": Variant(qkv=True, gate_up=True, without_zero_points=True),
+    "no zero points, both packed, rotated inside": Variant(
+        qkv=True, gate_up=True, rotated_inside=True, without_zero_points=True
+    ),
+    "no zero points, both packed, rotated inside, no gains": Variant(True, True, True, True, True),
 }
 
 
@@ -84,8 +107,8 @@ class Decoder:
         file = self.folder / place["location"]
         return np.memmap(file, dtype, "r", int(place["offset"]), tuple(tensor.dims))
 
-    def variant(self, qkv: bool, gate_up: bool, rotated_inside: bool) -> onnx.ModelProto:
-        """The graph with some products joined."""
+    def variant(self, kind: Variant) -> onnx.ModelProto:
+        """The graph with some nodes joined or left out."""
         model = onnx.load(str(self.path), load_external_data=False)
         graph, stack = model.graph, self.manifest.config.decoder
         made_by = {output: node for node in graph.node for output in node.output}
@@ -117,22 +140,22 @@ class Decoder:
             if node.op_type == "GroupQueryAttention":
                 rotations = [made_by[node.input[0]], made_by[node.input[1]]]
                 products = [made_by[rotation.input[0]] for rotation in rotations] + [made_by[node.input[2]]]
-                if rotated_inside:
+                if kind.rotated_inside:
                     drop += rotations
                     node.attribute.append(helper.make_attribute("do_rotary", 1))
                     node.input.extend(["cos_rows", "sin_rows", "row_ids"])
                     node.input[0], node.input[1] = products[0].output[0], products[1].output[0]
-                if qkv:
+                if kind.qkv:
                     drop += products
                     whole = products[0].output[0] + ".qkv"
                     added[products[0].output[0]] = [product(products, "self_attn.qkv_proj", whole)]
-                    if rotated_inside:
+                    if kind.rotated_inside:
                         node.input[0], node.input[1], node.input[2] = whole, "", ""
                     else:
                         sizes = [stack.q_size, stack.kv_size, stack.kv_size]
                         outputs = [item.output[0] for item in products]
                         added[products[0].output[0]].append(split(whole, sizes, outputs))
-            elif node.op_type == "QuickGelu" and gate_up:
+            elif node.op_type == "QuickGelu" and kind.gate_up:
                 gate = made_by[node.input[0]]
                 [times] = [other for other in graph.node if node.output[0] in other.input]
                 up = made_by[next(name for name in times.input if name != node.output[0])]
@@ -142,7 +165,13 @@ class Decoder:
                     product([gate, up], "mlp.gate_up_proj", whole),
                     split(whole, [stack.intermediate_size] * 2, [gate.output[0], up.output[0]]),
                 ]
-        if rotated_inside:
+            elif node.op_type == "Mul" and kind.without_gains and "ada_rms_norm.table" in _table(node, made_by):
+                drop += [node, made_by[node.input[1]]]
+                for other in graph.node:
+                    for i, name in enumerate(other.input):
+                        if name == node.output[0]:
+                            other.input[i] = node.input[0]
+        if kind.rotated_inside:
             dtype = helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
             half = stack.head_dim // 2
             for name in ("cos_rows", "sin_rows"):
@@ -154,6 +183,10 @@ class Decoder:
             for node in graph.node
             for item in [*added.get(node.output[0], []), *([] if node.output[0] in dropped else [node])]
         ]
+        if kind.without_zero_points:
+            for node in nodes:
+                if node.op_type == "MatMulNBits" and len(node.input) == 4:
+                    del node.input[3]
         del graph.node[:]
         graph.node.extend(nodes)
         used = {name for node in nodes for name in node.input}
@@ -172,21 +205,30 @@ class Decoder:
         return next(tensor.dtype for tensor in self.spec.inputs if tensor.name == "cos")
 
 
+def _table(node: onnx.NodeProto, made_by: dict[str, onnx.NodeProto]) -> str:
+    """What a factor is gathered from."""
+    factor = made_by.get(node.input[1])
+    return factor.input[0] if factor is not None and factor.op_type == "Gather" else ""
+
+
 @contextmanager
 def opened(
     decoder: Decoder, name: str, device: str, rows: int, settings: dict[str, str]
 ) -> Iterator[Callable[..., np.ndarray]]:
     """A variant, bound to buffers; the call runs one step at the same position and returns an output."""
     ort = import_onnxruntime()
-    model = decoder.variant(*VARIANTS[name])
+    model = decoder.variant(VARIANTS[name])
     path = decoder.folder / "packed_variant.onnx"
     onnx.save(model, str(path))
     where = "cuda" if device == "cuda" else "cpu"
-    provider: Any = ("CUDAExecutionProvider", {"enable_cuda_graph": "1", "use_tf32": "0"})
+    of_provider = {key: value for key, value in settings.items() if "." not in key and key.islower()}
+    provider: Any = ("CUDAExecutionProvider", {"enable_cuda_graph": "1", "use_tf32": "0", **of_provider})
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    for key, value in {"session.intra_op.allow_spinning": "0", **settings}.items():
-        options.add_session_config_entry(key, value)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in settings.items():
+        if "." in key:
+            options.add_session_config_entry(key, value)
     session = ort.InferenceSession(
         str(path), options, providers=[provider] if device == "cuda" else ["CPUExecutionProvider"]
     )
@@ -215,10 +257,10 @@ def opened(
             io.bind_ortvalue_input(key, keep[-1])
     total = ort.OrtValue.ortvalue_from_numpy(np.array(CAPACITY, np.int32))
     io.bind_ortvalue_input("total_sequence_length", total)
-    shape = (1, stack.num_key_value_heads, CAPACITY, stack.head_dim)
+    noise = rng.standard_normal((1, stack.num_key_value_heads, CAPACITY, stack.head_dim)).astype(dtype)
     for i in range(stack.num_hidden_layers):
         for part in ("key", "value"):
-            cache = ort.OrtValue.ortvalue_from_numpy(rng.standard_normal(shape).astype(dtype), where, 0)
+            cache = ort.OrtValue.ortvalue_from_numpy(noise, where, 0)
             keep.append(cache)
             io.bind_ortvalue_input(f"past_key_values.{i}.{part}", cache)
             io.bind_ortvalue_output(f"present.{i}.{part}", cache)
@@ -245,32 +287,38 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     rows: Annotated[str, typer.Option(help="Positions a call, comma-separated.")] = "1",
     calls: Annotated[int, typer.Option()] = CALLS,
-    setting: Annotated[list[str], typer.Option(help="KEY=VALUE of onnxruntime's session configuration.")] = [],  # noqa: B006
+    sessions: Annotated[int, typer.Option(help="Of each variant, in turn.")] = 1,
+    setting: Annotated[list[str], typer.Option(help="KEY=VALUE of the session, the provider or the environment.")] = [],  # noqa: B006
+    only: Annotated[list[str], typer.Option(help="A variant; all without.")] = [],  # noqa: B006
+    profile: Annotated[bool, typer.Option(help="Also the kernels of a step, on CUDA.")] = False,
 ) -> None:
     """Measure all variants."""
+    settings = dict(item.split("=") for item in setting)
+    os.environ.update({key: value for key, value in settings.items() if key.isupper()})
     decoder = Decoder(artifact, precision)
     decoder.pack()
     found: dict[str, Any] = {}
     try:
         for count in map(int, rows.split(",")):
             reference = None
-            for name in VARIANTS:
+            for name in [*(only or VARIANTS)] * sessions:
+                result = found.setdefault(f"{name}, {count} rows", {"sessions_ms": []})
                 try:
-                    with opened(decoder, name, device, count, dict(item.split("=") for item in setting)) as step:
+                    with opened(decoder, name, device, count, settings) as step:
                         values = step("logits")
                         reference = values if reference is None else reference
-                        error = float(np.abs(values - reference).max())
-                        times = timed(step, calls)
+                        result["largest_difference"] = float(np.abs(values - reference).max())
+                        result["sessions_ms"].append(timed(step, calls)["p50"])
+                        if profile:
+                            result |= kernel_times(step)
                 except Exception as problem:  # a host that has no such kernel is a result
-                    found[f"{name}, {count} rows"] = {"error": str(problem)[:300]}
-                    print(name, count, problem, flush=True)
-                    continue
-                found[f"{name}, {count} rows"] = {"ms": times, "largest_difference": error}
-                print(name, count, found[f"{name}, {count} rows"], float(np.abs(values).max()), flush=True)
+                    result["error"] = str(problem)[:300]
+                print(name, count, {key: value for key, value in result.items() if key != "kernels"}, flush=True)
     finally:
         (decoder.folder / DATA).unlink()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[" ".join([precision, "on", device, *setting])] = {"machine": bench.describe_machine(), **found}
+    entry = results.setdefault(" ".join([precision, "on", device, *setting]), {})
+    entry |= {"machine": bench.describe_machine(), **found}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 

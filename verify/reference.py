@@ -86,7 +86,8 @@ class ArtifactModel(Layerwise):
             norm = self._load(stage, RMSNorm(build, decoder.hidden_size, decoder.rms_norm_eps))
             with torch.device("meta"):
                 tail = Decoder(build, config, self.tokens)
-            tail.blank_mask = nn.Parameter(torch.from_numpy(self.decoder.weights("blank_mask")), requires_grad=False)
+            for name, values in tail.constants().items():
+                setattr(tail, name, nn.Parameter(torch.from_numpy(values), requires_grad=False))
             return partial(self._run_head, norm, tail)
         is_encoder = stage in self.encoder.layers
         layer = Layer(build, stage, encoder if is_encoder else decoder, bias=is_encoder, delay=not is_encoder)
