@@ -310,9 +310,7 @@ def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
     """The same codes and scales with the inputs along the first axis, some blocks of them and all outputs at a time."""
     outputs, inputs = tensor.shape
     num_blocks, middle = -(-inputs // rule.block_size), 1 << (rule.bits - 1)
-    step = max(
-        1, MAPPED_ELEMENTS // inputs
-    )
+    step = max(1, MAPPED_ELEMENTS // inputs)
 
     def make(start: int, stop: int) -> dict[str, np.ndarray]:
         first, last = start * rule.block_size, min(stop * rule.block_size, inputs)
