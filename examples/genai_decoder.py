@@ -20,6 +20,8 @@ from voxtral_onnx import Transcriber
 from voxtral_onnx.manifest import Manifest, write_whole
 from voxtral_onnx.runtime.tokenizer import Tokenizer
 
+NEEDED = (0, 18)  # of onnxruntime-genai
+
 
 def write_config(folder: Path, manifest: Manifest, precision: str) -> None:
     """Describe the artifact's decoder to genai."""
@@ -58,6 +60,12 @@ def write_config(folder: Path, manifest: Manifest, precision: str) -> None:
 
 def tokens(folder: Path, precision: str, samples: np.ndarray) -> Iterator[int]:
     """The token of every 80 ms of samples at the model's rate, until the decoder's buffer is full."""
+    if tuple(map(int, onnxruntime_genai.__version__.split(".")[:2])) < NEEDED:
+        least = ".".join(map(str, NEEDED))
+        sys.exit(
+            f"onnxruntime-genai {onnxruntime_genai.__version__}: needed is {least} or newer; run: "
+            "pip install -U onnxruntime-genai"
+        )
     with Transcriber(folder, precision=precision, device="cpu") as transcriber:
         manifest, decoder = transcriber.manifest, transcriber.decoder
         rules, ids, delay = manifest.streaming, manifest.tokens, transcriber.num_delay_tokens

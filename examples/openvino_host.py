@@ -19,6 +19,7 @@ import soundfile
 from openvino import opset13
 from openvino.frontend.onnx import ConversionExtension
 
+NEEDED, FORMAT = (2026, 4), 1  # of OpenVINO, of the manifest
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}  # the default is what the processor multiplies fastest
 CACHE = "past_key_values."
 
@@ -43,75 +44,67 @@ def compiled(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.nd
 
 
 class Graph:
-    """A compiled graph and what it carries from call to call: cache rows by the manifest's rule, convolution states."""
+    """A compiled graph and what it carries from call to call: convolution states, and caches by the manifest's rule."""
 
-    def __init__(self, folder: Path, graph: Mapping[str, Any], cache: Mapping[str, Any] | None = None):
+    def __init__(self, folder: Path, graph: Mapping[str, Any], rules: Mapping[str, Any]):
         for file in graph["data"]:
             if (folder / file).is_symlink():
                 sys.exit(
                     f"{folder / file}: a link, as in the hub's cache, and OpenVINO reads no weights through links; "
                     "download real files: hf download ORG/NAME --local-dir FOLDER"
                 )
-        self.run, self.cache, self.position = compiled(folder / graph["path"]), cache, 0
+        self.run, self.rules, self.position = compiled(folder / graph["path"]), rules, 0
         self.dtypes = {tensor["name"]: tensor["dtype"] for tensor in graph["inputs"]}
-        sizes = {"batch": 1, **(cache or {})}  # the symbolic axes of caches: batch, capacity
+        sizes = {"batch": 1, **rules}  # the symbolic axes of caches: batch, capacity
         self.state = {
             tensor["name"]: np.zeros([sizes.get(size, size) for size in tensor["shape"]], tensor["dtype"])
             for tensor in graph["inputs"]
             if tensor["name"].startswith(CACHE) or tensor["name"].endswith("_state")
         }
 
-    def __call__(self, feeds: Mapping[str, Any], output: str, rows: int = 0) -> np.ndarray:
-        """One output of a call that writes so many rows into the caches."""
-        feeds = {**feeds, **self.state, **(self.places(rows) if self.cache else {})}
-        results = self.run({name: np.asarray(value, self.dtypes[name]) for name, value in feeds.items()})
-        for name, array in self.state.items():
-            if name.startswith(CACHE):
-                present = results[name.replace("past_key_values", "present")]
-                array[:, :, : present.shape[2]] = present  # OpenVINO gives back the rows that are written, no more
-            else:
-                array[:] = results[f"present_{name}"]
-        if self.cache:
-            self.advance(self.cache["keep"], rows)
-        return results[output].copy()
-
-    @property
-    def row(self) -> int:
-        """Where the next position stands in the buffers."""
-        assert self.cache
-        keep, capacity = self.cache["keep"], self.cache["capacity"]
-        return self.position if self.position < capacity else keep + (self.position - keep) % (capacity - keep)
-
     @property
     def room(self) -> int:
-        """Rows that a call may write before the next move."""
-        assert self.cache
-        return self.cache["capacity"] - self.row
+        """Rows that a call may write before the buffers are full."""
+        keep, capacity = self.rules["keep"], self.rules["capacity"]
+        place = self.position if self.position < capacity else keep + (self.position - keep) % (capacity - keep)
+        return capacity - place
 
-    def places(self, rows: int) -> dict[str, Any]:
-        """Rotation by absolute position, in float64 so that positions have no end; writing by buffer row."""
-        assert self.cache
-        size, capacity = self.cache["head_dim"], self.cache["capacity"]
-        frequencies = self.cache["rope_theta"] ** (-np.arange(0, size, 2) / size)
-        angles = np.arange(self.position, self.position + rows)[None, :, None] * frequencies
-        last = [self.row + rows - 1]
-        return {"cos": np.cos(angles), "sin": np.sin(angles), "seqlens_k": last, "total_sequence_length": capacity}
-
-    def advance(self, keep: int, rows: int) -> None:
-        """Count the rows; when the buffers are full, their last ones move to the front."""
-        is_full = self.room == rows
+    def __call__(self, feeds: Mapping[str, Any], output: str, rows: int) -> np.ndarray:
+        """One output of a call that writes so many rows into the buffers."""
+        keep, capacity, size = (self.rules[name] for name in ("keep", "capacity", "head_dim"))
+        left = self.room - rows
+        frequencies = self.rules["rope_theta"] ** (-np.arange(0, size, 2) / size)
+        angles = np.arange(self.position, self.position + rows)[None, :, None] * frequencies  # in float64
+        places = {"cos": np.cos(angles), "sin": np.sin(angles), "seqlens_k": [capacity - left - 1]}
+        feeds = {**feeds, **places, "total_sequence_length": capacity, **self.state}
+        results = self.run({name: np.asarray(value, self.dtypes[name]) for name, value in feeds.items()})
         self.position += rows
         for name, array in self.state.items():
-            if is_full and name.startswith(CACHE):
+            if not name.startswith(CACHE):
+                array[:] = results[f"present_{name}"]
+                continue
+            present = results[name.replace("past_key_values", "present")]
+            array[:, :, : present.shape[2]] = present  # OpenVINO gives back the rows that are written, no more
+            if left == 0:  # full: the last rows move to the front
                 array[:, :, :keep] = array[:, :, -keep:].copy()
+        return results[output].copy()
 
 
 def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[int]:
     """The token of every 80 ms of samples at the model's rate, as they are decided."""
+    if tuple(map(int, openvino.__version__.split(".")[:2])) < NEEDED:
+        sys.exit(
+            f"openvino {openvino.__version__}: needed is {NEEDED[0]}.{NEEDED[1]} or newer: pip install -U openvino"
+        )
     manifest = json.loads((folder / "voxtral_onnx.json").read_bytes())
+    if manifest["format"] != FORMAT:
+        sys.exit(f"{folder}: expected format {FORMAT}, got {manifest['format']}; export again")
+    if precision not in manifest["precisions"]:
+        has = ", ".join(manifest["precisions"])
+        sys.exit(f"{folder}: has {has}; add it: voxtral-onnx export SOURCE -o {folder} --precision {precision}")
     rules, ids, caches = manifest["streaming"], manifest["tokens"], manifest["caches"]
     audio, delay, graphs = manifest["config"]["audio"], rules["default_delay_tokens"], manifest["precisions"][precision]
-    mel = Graph(folder, manifest["mel"])
+    mel = compiled(folder / manifest["mel"]["path"])
     encoder = Graph(folder, graphs["encoder"], caches["encoder"])
     decoder = Graph(folder, graphs["decoder"], caches["decoder"])
 
@@ -127,8 +120,7 @@ def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[in
     while heard < end:
         tokens = min(end - heard, rules["max_chunk_tokens"], encoder.room // per_row)
         chunk = samples[heard * per_token : (heard + tokens) * per_token + margin]
-        features = mel({"audio": chunk[None]}, "input_features")
-        embeds = encoder({"input_features": features}, "audio_embeds", tokens * per_row)
+        embeds = encoder(mel({"audio": chunk[None]}), "audio_embeds", tokens * per_row)
         while (at := decoder.position - heard) < tokens:  # the prompt's positions in one call, then one by one
             rows = min(tokens - at, decoder.room, max(1, prompt - decoder.position))
             feeds = {

@@ -6,21 +6,29 @@
  *     node transformers_js.mjs ARTIFACT clip.wav [q4f16 | q4 | q8 | fp16 | fp32]
  */
 
-import { TextStreamer, VoxtralRealtimeForConditionalGeneration, VoxtralRealtimeProcessor } from '@huggingface/transformers'
+import * as transformers from '@huggingface/transformers'
+
+const NEEDED = '4.3' // of transformers.js
 
 /**
  * @param {string} folder of the artifact
  * @param {any} [dtype] one of its precisions; its first unless told otherwise
  */
 export async function load(folder, dtype) {
-  const { existsSync } = await import('node:fs')
-  const path = (await import('node:path')).resolve(folder) // a bare name would be one of the hub's
-  if (!existsSync(`${path}/config.json`)) {
-    throw new Error(`${folder}: no config.json; run: voxtral-onnx export SOURCE -o ${folder} --family native,transformers_js`)
+  const { env, VoxtralRealtimeForConditionalGeneration: Model, VoxtralRealtimeProcessor: Processor } = transformers
+  if (!Model || env.version.localeCompare(NEEDED, 'en', { numeric: true }) < 0) {
+    throw new Error(`transformers.js ${env.version}: needed is ${NEEDED} or newer; run: npm install @huggingface/transformers@latest`)
   }
-  const processor = await VoxtralRealtimeProcessor.from_pretrained(path)
-  const model = await VoxtralRealtimeForConditionalGeneration.from_pretrained(path, { dtype })
-  return { processor, model }
+  const { readFileSync } = await import('node:fs')
+  const path = (await import('node:path')).resolve(folder) // a bare name would be one of the hub's
+  const { precisions } = JSON.parse(readFileSync(`${path}/voxtral_onnx.json`, 'utf8'))
+  const has = (/** @type {string} */ name) => Boolean(precisions[name]?.families.transformers_js)
+  dtype ??= Object.keys(precisions).find(has) ?? Object.keys(precisions)[0]
+  if (!has(dtype)) {
+    const add = `voxtral-onnx export SOURCE -o ${folder} --precision ${dtype} --family native,transformers_js`
+    throw new Error(`${folder}: no graphs for transformers.js in ${dtype}; run: ${add}`)
+  }
+  return { processor: await Processor.from_pretrained(path), model: await Model.from_pretrained(path, { dtype }) }
 }
 
 /**
@@ -74,6 +82,6 @@ if (/[\\/]transformers_js\.mjs$/.test(globalThis.process?.argv[1] ?? '')) {
   const loaded = await load(folder, dtype)
   const { processor } = loaded
   const callback_function = (/** @type {string} */ text) => process.stdout.write(text)
-  const streamer = new TextStreamer(processor.tokenizer, { skip_prompt: true, skip_special_tokens: true, callback_function })
+  const streamer = new transformers.TextStreamer(processor.tokenizer, { skip_prompt: true, skip_special_tokens: true, callback_function })
   await transcribe(loaded, await readWav(wav, processor.feature_extractor.config.sampling_rate), { streamer })
 }

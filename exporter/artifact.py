@@ -33,9 +33,9 @@ class Transposed(Tensor):
         """float32 copy of the rows [start, stop)."""
         return np.ascontiguousarray(self.inner.columns(start, self.shape[0] if stop is None else stop))
 
-    def columns(self, start: int, stop: int) -> np.ndarray:
-        """float32 copy of the columns [start, stop), transposed: [stop - start, rows]."""
-        return self.inner.rows(start, stop)
+    def columns(self, start: int, stop: int, first_row: int = 0, end_row: int | None = None) -> np.ndarray:
+        """float32 copy of the columns [start, stop) of the rows [first_row, end_row), transposed: [columns, rows]."""
+        return self.inner.rows(start, stop)[:, first_row:end_row]
 
     def release(self, start: int = 0, stop: int | None = None) -> None:
         """Let the operating system drop the whole matrix, as each row is spread over all of it."""
@@ -60,11 +60,12 @@ class EightBits(Tensor):
         """float32 copy of the rows [start, stop)."""
         return self._values(start, stop, 0, self.inner.shape[1])[:, : self.shape[1]]
 
-    def columns(self, start: int, stop: int) -> np.ndarray:
-        """float32 copy of the columns [start, stop), transposed: [stop - start, rows]."""
+    def columns(self, start: int, stop: int, first_row: int = 0, end_row: int | None = None) -> np.ndarray:
+        """float32 copy of the columns [start, stop) of the rows [first_row, end_row), transposed: [columns, rows]."""
         size = self.inner.shape[2]
-        first = start // size
-        return self._values(0, None, first, -(-stop // size))[:, start - first * size : stop - first * size].T
+        first, end = start // size, -(-stop // size)
+        values = self._values(first_row, end_row, first, end)
+        return values[:, start - first * size : stop - first * size].T
 
     def _values(self, start: int, stop: int | None, first: int, end: int) -> np.ndarray:
         """Rows [start, stop) of the blocks [first, end)."""

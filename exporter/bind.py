@@ -35,6 +35,7 @@ from .trace import Traced
 
 ALIGNMENT = 4096  # bytes; what onnxruntime needs to map a tensor
 SLICE_ELEMENTS = 1 << 19  # converted at a time; smaller slices lose the second thread to the interpreter's lock
+MAPPED_ELEMENTS = 1 << 23  # of a checkpoint's pages at most in memory where columns are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,28 +307,36 @@ def _quantize(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
 
 
 def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
-    """The same codes and scales with the inputs along the first axis, a block of them at a time."""
+    """The same codes and scales with the inputs along the first axis, some blocks of them and all outputs at a time."""
     outputs, inputs = tensor.shape
     num_blocks, middle = -(-inputs // rule.block_size), 1 << (rule.bits - 1)
+    step = max(1, MAPPED_ELEMENTS // inputs)
 
     def make(start: int, stop: int) -> dict[str, np.ndarray]:
         first, last = start * rule.block_size, min(stop * rule.block_size, inputs)
-        if gguf.keeps(rule, tensor.encoding.name):
-            stored = tensor.stored_rows().reshape(outputs, num_blocks, -1)[:, start:stop]
-            blocks = gguf.repack(stored.reshape(outputs, -1), rule.bits, tensor.name)
-        else:
-            blocks = quantize_blockwise(tensor.columns(first, last).T, rule, tensor.name)
-        codes = unpack(blocks.packed, rule.bits, rule.block_size).reshape(outputs, -1)[:, : last - first]
-        zeros = np.full((outputs, stop - start), middle, np.uint8)
-        if blocks.zero_points is not None:
-            zeros = unpack(blocks.zero_points, rule.bits, stop - start)
+        codes = np.empty((last - first, outputs), np.uint8)
+        scales = np.empty((stop - start, outputs), np.float32)
+        zeros = np.full((stop - start, outputs), middle, np.uint8)
+        for begin in range(0, outputs, step):
+            end = min(begin + step, outputs)
+            if gguf.keeps(rule, tensor.encoding.name):
+                stored = tensor.stored_rows(begin, end).reshape(end - begin, num_blocks, -1)[:, start:stop]
+                blocks = gguf.repack(stored.reshape(end - begin, -1), rule.bits, tensor.name)
+            else:
+                blocks = quantize_blockwise(tensor.columns(first, last, begin, end).T, rule, tensor.name)
+            of_rows = unpack(blocks.packed, rule.bits, rule.block_size).reshape(end - begin, -1)
+            codes[:, begin:end] = of_rows[:, : last - first].T
+            scales[:, begin:end] = blocks.scales.T
+            if blocks.zero_points is not None:
+                zeros[:, begin:end] = unpack(blocks.zero_points, rule.bits, stop - start).T
+            tensor.release(begin, end)
         return {
-            prefix + "weight": pack(codes.T, rule.bits),
-            prefix + "scales": blocks.scales.T,
-            prefix + "zero_points": pack(zeros.T, rule.bits),
+            prefix + "weight": pack(codes, rule.bits),
+            prefix + "scales": scales,
+            prefix + "zero_points": pack(zeros, rule.bits),
         }
 
-    return Fill((tensor,), make, rule, num_blocks, rule.block_size * outputs)
+    return Fill((tensor,), make, rule, num_blocks, rule.block_size * outputs // 4)  # codes are kept, in bytes
 
 
 def _delay_gains(prefix: str, tensors) -> Fill:

@@ -142,24 +142,17 @@ class Tensor:
         Raises:
             CheckpointError: the file has shrunk since it was opened.
         """
-        size, stop = self._row_bytes, self.shape[0] if stop is None else min(stop, self.shape[0])
-        if self.order is None:
-            return self._read(start, stop)
-        wanted = self.order[start:stop]
-        first, end = int(wanted.min()), int(wanted.max()) + 1
-        return self._read(first, end).reshape(-1, size)[wanted - first]
+        return self._stored(start, stop, slice(None))
 
-    def columns(self, start: int, stop: int) -> np.ndarray:
-        """float32 copy of the columns [start, stop) of a matrix, transposed: [stop - start, rows].
+    def columns(self, start: int, stop: int, first_row: int = 0, end_row: int | None = None) -> np.ndarray:
+        """float32 copy of the columns [start, stop) of a matrix, or of some of its rows, transposed: [columns, rows].
 
         Raises:
             CheckpointError: the file has shrunk since it was opened.
         """
         size, block = self.encoding.block_size, self.encoding.block_bytes
         first, end = start // size, -(-stop // size)
-        stored = self._read(0, self.shape[0])[:, first * block : end * block]
-        if self.order is not None:
-            stored = stored[self.order]
+        stored = self._stored(first_row, end_row, slice(first * block, end * block))
         return self.encoding.decode(stored)[:, start - first * size : stop - first * size].T
 
     def release(self, start: int = 0, stop: int | None = None) -> None:
@@ -170,6 +163,15 @@ class Tensor:
     @property
     def _row_bytes(self) -> int:
         return self.num_bytes // self.shape[0]
+
+    def _stored(self, start: int, stop: int | None, part: slice) -> np.ndarray:
+        """Some bytes of each of the rows [start, stop)."""
+        stop = self.shape[0] if stop is None else min(stop, self.shape[0])
+        if self.order is None:
+            return self._read(start, stop)[:, part]
+        wanted = self.order[start:stop]
+        first, end = int(wanted.min()), int(wanted.max()) + 1
+        return self._read(first, end)[:, part][wanted - first]
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         size = self._row_bytes

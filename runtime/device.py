@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
+MIN_ONNXRUNTIME = (1, 30)  # the contrib operators' contracts that the graphs were checked against begin here
 CUDA, WEBGPU = "CUDAExecutionProvider", "WebGpuExecutionProvider"
 _SHAPE_OPERATORS = {"Concat", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"}  # on the CPU by choice
 _OUT_OF_MEMORY = ("out of memory", "OutOfMemory", "Failed to allocate", "is smaller than requested bytes")
@@ -31,7 +32,7 @@ def import_onnxruntime():
     """The onnxruntime module.
 
     Raises:
-        DeviceError: none of its wheels is installed, or both are, which overwrite each other.
+        DeviceError: none of its wheels is installed, or one that is too old, or both, which overwrite each other.
     """
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if len(installed) > 1:
@@ -43,6 +44,10 @@ def import_onnxruntime():
         import onnxruntime
     except ImportError as error:
         raise DeviceError(f"onnxruntime is not installed ({error}); run:\n  {_INSTALL}") from error
+    found = onnxruntime.__version__
+    if tuple(int(part) for part in found.split(".")[:2]) < MIN_ONNXRUNTIME:
+        least = ".".join(map(str, MIN_ONNXRUNTIME))
+        raise DeviceError(f"onnxruntime {found}: needed is {least} or newer; run:\n  {_INSTALL}")
     return onnxruntime
 
 

@@ -67,7 +67,15 @@ def run_node(*files: str, node: str | Path = "node", **environment: str) -> None
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def run_script(script: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+def run_script(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """A module outside `web`, which finds the packages there."""
     command = ["node", "--import", str(WEB / "packages.mjs"), str(WEB.parent / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+def old_package(folder: Path, name: str, exports: str) -> None:
+    """A stand-in for an older version of an npm package: what a program asks it for."""
+    package = folder / "node_modules" / name
+    package.mkdir(parents=True)
+    (package / "package.json").write_text('{"type": "module", "exports": "./index.js"}')
+    (package / "index.js").write_text(exports)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 from commands import CLIP, LONG_CLIP, SAMPLES, TEXT, clean_environment
-from needs import WEB, need_node, require
+from needs import WEB, need_node, old_package, require
 
 from voxtral_onnx import Transcriber
+from voxtral_onnx.errors import VoxtralOnnxError
 from voxtral_onnx.manifest import Manifest
 
 FOLDER = Path(__file__).parent.parent / "examples" / "extend"
@@ -85,6 +86,17 @@ for (const file of files) {
 """
 
 
+OLD_LIBRARY = """
+#include <dlfcn.h>
+struct Base { const void* (*api)(unsigned); const char* (*version)(); };
+extern "C" const Base* OrtGetApiBase() {
+  static auto real = reinterpret_cast<const Base* (*)()>(dlsym(RTLD_NEXT, "OrtGetApiBase"));
+  static Base base = {real()->api, [] { return "1.29.3"; }};
+  return &base;
+}
+"""
+
+
 @pytest.fixture
 def node_example(tmp_path):
     """The example for Node.js, beside the packages that `make web` brings."""
@@ -145,8 +157,24 @@ def test_node_writes_words(tiny_artifact, node_example):
     assert node(node_example, "transcribe.js", tiny_artifact, CLIP) == f"{TEXT}\n"
 
 
+@pytest.mark.node
+def test_node_refuses_what_it_cannot_run(tiny_artifact, node_example):
+    def refusal(*arguments) -> str:
+        done = subprocess.run(["node", "transcribe.js", *arguments], cwd=node_example, capture_output=True, text=True)
+        assert done.returncode == 1
+        return done.stderr
+
+    assert f"not q9; add it: voxtral-onnx export SOURCE -o {tiny_artifact} --precision q9" in refusal(
+        tiny_artifact, CLIP, "q9"
+    )
+    assert "run: ffmpeg" in refusal(tiny_artifact, tiny_artifact / "tekken.json")
+    (node_example / "node_modules").unlink()
+    old_package(node_example, "onnxruntime-node", "export const env = { versions: { node: '1.29.3' } }")
+    assert "onnxruntime-node 1.29.3: needed is 1.30 or newer" in refusal(tiny_artifact, CLIP)
+
+
 def test_node_is_one_short_file():
-    assert len((FOLDER.parent / "node" / "transcribe.js").read_text().splitlines()) <= 160
+    assert len((FOLDER.parent / "node" / "transcribe.js").read_text().splitlines()) <= 142
 
 
 @pytest.fixture(scope="module")
@@ -191,8 +219,17 @@ def test_cpp_writes_words_and_errors(tiny_artifact, cpp_example, tmp_path):
         subprocess.run([cpp_example, tiny_artifact, CLIP], capture_output=True, check=True).stdout.decode()
         == f"{TEXT}\n"
     )
-    for arguments, message in (([], "usage:"), ([tiny_artifact, tmp_path / "no.wav"], "expected a WAV file")):
-        done = subprocess.run([cpp_example, *arguments], capture_output=True)
+    old = tmp_path / "old.so"
+    source = "-shared", "-fPIC", "-x", "c++", "-", "-o", old, "-ldl"
+    subprocess.run(["g++", *source], input=OLD_LIBRARY, check=True, text=True)
+    for arguments, message, library in (
+        ([], "usage:", ""),
+        ([tiny_artifact, tmp_path / "no.wav"], "expected a WAV file", ""),
+        ([tiny_artifact, CLIP, "q9"], "no q9; add it: voxtral-onnx export SOURCE", ""),
+        ([tiny_artifact, CLIP], "onnxruntime 1.29.3: needed is 1.30 or newer", old),
+    ):
+        environment = {**clean_environment(tmp_path), "LD_PRELOAD": str(library)}
+        done = subprocess.run([cpp_example, *arguments], capture_output=True, env=environment)
         assert done.returncode == 1 and message in done.stderr.decode()
 
 
@@ -215,6 +252,8 @@ def test_names_of_onnx_asr(adapter, tiny_artifact):
     assert model.recognize(twice, sample_rate=3 * rate, channel=0) == TEXT
     with pytest.raises(ValueError, match="several channels"):
         model.recognize(twice, sample_rate=3 * rate)
+    with pytest.raises(VoxtralOnnxError, match="--precision q9"):
+        adapter.load_model("voxtral", tiny_artifact, quantization="q9")
     result = model.with_timestamps().recognize(str(CLIP))
     assert "".join(result.tokens).strip() == result.text == TEXT
     assert len(result.tokens) == len(result.timestamps) == len(result.logprobs)

@@ -100,6 +100,22 @@ def test_openvino_and_links(openvino_host, artifact, tmp_path):
         next(openvino_host.transcribe(artifact, "q4f16", np.zeros(1600, np.float32)))
 
 
+def test_openvino_refuses_what_it_cannot_run(openvino_host, artifact, monkeypatch):
+    silence = np.zeros(1600, np.float32)
+    with pytest.raises(SystemExit, match=r"has q4f16; add it: voxtral-onnx export SOURCE -o .* --precision q4"):
+        next(openvino_host.transcribe(artifact, "q4", silence))
+    monkeypatch.setattr(openvino_host.openvino, "__version__", "2026.3.0-19000")
+    with pytest.raises(SystemExit, match=r"openvino 2026\.3\.0-19000: needed is 2026\.4 or newer"):
+        next(openvino_host.transcribe(artifact, "q4f16", silence))
+
+
+def test_genai_that_is_too_old(artifact, monkeypatch):
+    genai = example("genai_decoder", "onnxruntime_genai")
+    monkeypatch.setattr(genai.onnxruntime_genai, "__version__", "0.17.1")
+    with pytest.raises(SystemExit, match=r"onnxruntime-genai 0\.17\.1: needed is 0\.18 or newer"):
+        next(genai.tokens(artifact, "q4f16", np.zeros(1600, np.float32)))
+
+
 def test_genai_runs_the_native_decoder(artifact, tiny_artifact):
     """Up to the end of its buffer, where it moves no rows: the longer clip has more positions."""
     genai = example("genai_decoder", "onnxruntime_genai")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Host:
     name: str
     source: str  # the published list of operators, an address
     takes: tuple[str, ...]  # families
+    read: date | None = None  # when the list was compared, where no test runs the host
     version: str | None = None  # that the tests ran
     lacks: frozenset[str] = frozenset()  # operators
     lacks_in: Mapping[str, frozenset[str]] | None = None  # the same, with activations of this type

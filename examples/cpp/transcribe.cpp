@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <functional>
@@ -20,6 +21,9 @@
 #include <vector>
 
 using Json = nlohmann::ordered_json;
+
+const std::pair<int, int> NEEDED = {1, 30};  // version of onnxruntime
+const int FORMAT = 1;                        // of the manifest
 
 const std::map<std::string, std::pair<ONNXTensorElementDataType, size_t>> TYPES = {
     {"float32", {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, 4}},
@@ -200,26 +204,22 @@ class Stream {
     }
   }
 
-  void decode(const Ort::Value& embeds, int64_t chunk) {  // a position a call, those of the prompt together
-    int64_t prompt = 1 + rule("left_pad_tokens") + rule("default_delay_tokens"), blank = tokens_.at("streaming_pad");
-    int64_t width = embeds.GetTensorTypeAndShapeInfo().GetShape()[2];
+  void decode(const Ort::Value& embeds, int64_t chunk) {  // a position a call
+    int64_t width = embeds.GetTensorTypeAndShapeInfo().GetShape()[2], delay = rule("default_delay_tokens");
     const char* data = static_cast<const char*>(embeds.GetTensorRawData());
-    for (int64_t at = 0, rows; at < chunk && !ended_; at += rows) {
-      int64_t asked = prompt - written_.position;
-      rows = asked > 0 ? std::min({asked, chunk - at, written_.room()}) : 1;
-      std::vector<int64_t> ids(rows, blank);
-      ids[0] = next_;
-      Tensor audio(activation_, {1, rows, width});
-      std::memcpy(audio.bytes.data(), data + at * audio.bytes.size() / rows, audio.bytes.size());
+    for (int64_t at = 0; at < chunk && !ended_; at++) {
+      Tensor audio(activation_, {1, 1, width});
+      std::memcpy(audio.bytes.data(), data + at * audio.bytes.size(), audio.bytes.size());
       std::map<std::string, Tensor> feeds = {
-          {"input_ids", Tensor("int64", {1, rows}, ids)},
+          {"input_ids", Tensor("int64", {1, 1}, std::vector<int64_t>{next_})},
           {"audio_embeds", audio},
-          {"num_delay_tokens", Tensor("int64", {1}, std::vector<int64_t>{rule("default_delay_tokens")})},
-          {"blank_penalty", Tensor("float32", {1, rows})},
+          {"num_delay_tokens", Tensor("int64", {1}, std::vector<int64_t>{delay})},
+          {"blank_penalty", Tensor("float32", {1, 1})},
       };
-      Ort::Value choices = written_.step(rows, feeds, "next_ids");
-      next_ = asked > rows ? blank : choices.GetTensorData<int64_t>()[rows - 1];
-      if (asked > rows) continue;
+      Ort::Value choice = written_.step(1, feeds, "next_ids");
+      bool is_prompt = written_.position <= rule("left_pad_tokens") + delay;
+      next_ = is_prompt ? tokens_.at("streaming_pad").get<int64_t>() : *choice.GetTensorData<int64_t>();
+      if (is_prompt) continue;
       on_token_(next_);
       ended_ = next_ == tokens_.at("eos");
     }
@@ -257,10 +257,17 @@ Json read_json(const std::string& path) {
 
 int main(int count, char** arguments) try {
   if (count < 3) throw std::runtime_error("usage: transcribe ARTIFACT AUDIO.wav [PRECISION [--ids]]");
-  std::string folder = arguments[1];
+  std::string folder = arguments[1], version = OrtGetApiBase()->GetVersionString();
+  std::pair<int, int> found;
+  std::sscanf(version.c_str(), "%d.%d", &found.first, &found.second);
+  if (found < NEEDED) throw std::runtime_error("onnxruntime " + version + ": needed is 1.30 or newer");
   Json manifest = read_json(folder + "/voxtral_onnx.json"), vocab = read_json(folder + "/tekken.json").at("vocab");
+  if (manifest.at("format") != FORMAT) throw std::runtime_error(folder + ": expected format 1; export again");
   const Json& precisions = manifest.at("precisions");
-  const Json& precision = count > 3 ? precisions.at(arguments[3]) : precisions.front();
+  std::string name = count > 3 ? arguments[3] : precisions.begin().key();
+  if (!precisions.contains(name))
+    throw std::runtime_error(folder + ": no " + name + "; add it: voxtral-onnx export SOURCE -o " + folder + " --precision " + name);
+  const Json& precision = precisions.at(name);
   bool shows_ids = count > 4;
   Ort::Env env;
   Graph mel(env, folder, manifest.at("mel")), encoder(env, folder, precision.at("encoder")),
@@ -277,7 +284,7 @@ int main(int count, char** arguments) try {
   });
 
   std::ifstream audio(arguments[2], std::ios::binary);
-  char riff[12], name[4];
+  char riff[12], chunk_name[4];
   uint32_t size = 0;
   struct {
     uint16_t kind, channels;
@@ -285,10 +292,10 @@ int main(int count, char** arguments) try {
     uint16_t bytes, bits;
   } format{};
   audio.read(riff, 12);
-  while (audio.read(name, 4) && audio.read(reinterpret_cast<char*>(&size), 4) && std::memcmp(name, "data", 4)) {
+  while (audio.read(chunk_name, 4) && audio.read(reinterpret_cast<char*>(&size), 4) && std::memcmp(chunk_name, "data", 4)) {
     std::vector<char> chunk(size + size % 2);
     audio.read(chunk.data(), chunk.size());
-    if (!std::memcmp(name, "fmt ", 4)) std::memcpy(&format, chunk.data(), sizeof format);
+    if (!std::memcmp(chunk_name, "fmt ", 4)) std::memcpy(&format, chunk.data(), sizeof format);
   }
   if (!audio || format.kind != 1 || format.channels != 1 || format.bits != 16 ||
       format.rate != manifest.at("config").at("audio").at("sample_rate"))

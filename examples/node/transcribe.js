@@ -1,9 +1,9 @@
 /**
  * Words of a recording, with an exported artifact on onnxruntime-node; written by docs/artifact.md.
  *
- *     npm install && node transcribe.js ARTIFACT AUDIO.wav
+ *     npm install && node transcribe.js ARTIFACT AUDIO.wav [PRECISION]
  *
- * Every number comes from the artifact's manifest. The recording is 16-bit PCM, mono, at the model's rate.
+ * What it knows of the model stands in the artifact's manifest. The recording is 16-bit PCM, mono, at the model's rate.
  */
 
 import { readFile } from 'node:fs/promises'
@@ -11,6 +11,7 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import * as ort from 'onnxruntime-node'
 
+const [NEEDED, FORMAT] = ['1.30', 1] // of onnxruntime, of the manifest
 const ARRAYS = { float32: Float32Array, float16: Uint16Array, int64: BigInt64Array, int32: Int32Array }
 
 const tensor = (dtype, values, dims) => new ort.Tensor(dtype, ARRAYS[dtype].from(values), dims)
@@ -24,64 +25,58 @@ function float16Bits(value) {
 
 /** What a graph carries from call to call, bound as its input and its output at once. */
 class Cache {
-  constructor(graph, rules) {
+  constructor({ inputs }, rules) {
     Object.assign(this, { rules, position: 0, past: {}, present: {} })
-    this.dtype = graph.inputs.find(({ name }) => name === 'cos').dtype
-    for (const { name, dtype, shape } of graph.inputs) {
-      const isKeys = name.startsWith('past_key_values.')
-      if (!isKeys && !name.endsWith('_state')) continue
+    this.dtype = inputs.find(({ name }) => name === 'cos').dtype
+    for (const { name, dtype, shape } of inputs.filter(({ name }) => /^past_key_values|_state$/.test(name))) {
       const dims = shape.map((size) => ({ batch: 1, capacity: rules.capacity })[size] ?? size)
-      const buffer = new ort.Tensor(dtype, new ARRAYS[dtype](dims.reduce((a, b) => a * b)), dims)
-      this.past[name] = buffer
-      this.present[isKeys ? name.replace('past_key_values', 'present') : `present_${name}`] = buffer
+      this.past[name] = new ort.Tensor(dtype, new ARRAYS[dtype](dims.reduce((a, b) => a * b)), dims)
+      this.present[name.replace('past_key_values', 'present').replace(/^conv/, 'present_conv')] = this.past[name]
     }
   }
 
-  /** The buffer's row of the next position. */
-  get row() {
-    const { capacity, keep } = this.rules
-    return this.position < capacity ? this.position : keep + ((this.position - keep) % (capacity - keep))
-  }
-
-  /** Rows that the next call may write. */
+  /** Rows that the next call may write, until the buffers are full. */
   get room() {
-    return this.rules.capacity - this.row
+    const { capacity, keep } = this.rules
+    return capacity - (this.position < capacity ? this.position : keep + ((this.position - keep) % (capacity - keep)))
   }
 
   /** Run a graph for the next rows; one output comes back. */
   async step(session, rows, feeds, output) {
     const { head_dim, rope_theta, capacity, keep } = this.rules
-    const angles = Array.from({ length: (rows * head_dim) / 2 }, (_, i) => {
-      const [row, pair] = [Math.floor((2 * i) / head_dim), i % (head_dim / 2)]
-      return (this.position + row) * rope_theta ** ((-2 * pair) / head_dim)
-    })
+    const frequencies = Array.from({ length: head_dim / 2 }, (_, pair) => rope_theta ** ((-2 * pair) / head_dim))
+    const angles = Array.from({ length: rows }, (_, row) => frequencies.map((each) => (this.position + row) * each)).flat()
     const rounded = this.dtype === 'float16' ? float16Bits : (value) => value
     const rotation = (f) => tensor(this.dtype, angles.map((angle) => rounded(f(angle))), [1, rows, head_dim / 2])
+    const left = this.room - rows
     const placed = {
       cos: rotation(Math.cos),
       sin: rotation(Math.sin),
-      seqlens_k: tensor('int32', [this.row + rows - 1], [1]),
+      seqlens_k: tensor('int32', [capacity - left - 1], [1]), // the last of these rows
       total_sequence_length: tensor('int32', [capacity], []),
     }
-    const isFull = this.room === rows
     const results = await session.run({ ...feeds, ...placed, ...this.past }, { [output]: null, ...this.present })
     this.position += rows
-    for (const { data, dims } of isFull ? Object.values(this.past).filter(({ dims }) => dims.length === 4) : []) {
-      const size = capacity * head_dim // of a head
-      for (let head = 0; head < dims[1]; head++) {
-        data.copyWithin(head * size, (head + 1) * size - keep * head_dim, (head + 1) * size)
-      }
+    for (const { data, dims } of left === 0 ? Object.values(this.past).filter(({ dims }) => dims.length === 4) : []) {
+      const size = capacity * head_dim // of a head, whose last rows move to its front
+      for (let at = 0; at < dims[1] * size; at += size) data.copyWithin(at, at + size - keep * head_dim, at + size)
     }
     return results[output]
   }
 }
 
-/** Load an artifact; `precision` is one of the manifest's. */
+/** Load an artifact; `precision` is one of the manifest's, the first unless told otherwise. */
 export async function load(folder, precision) {
-  const [manifest, { vocab }] = await Promise.all(
-    ['voxtral_onnx.json', 'tekken.json'].map(async (name) => JSON.parse(await readFile(path.join(folder, name), 'utf8'))),
-  )
-  const graphs = manifest.precisions[precision ?? Object.keys(manifest.precisions)[0]]
+  const version = ort.env.versions.node ?? ort.env.versions.common
+  if (version.localeCompare(NEEDED, 'en', { numeric: true }) < 0) {
+    throw new Error(`onnxruntime-node ${version}: needed is ${NEEDED} or newer; run: npm install onnxruntime-node@latest`)
+  }
+  const read = async (name) => JSON.parse(await readFile(path.join(folder, name), 'utf8'))
+  const [manifest, { vocab }] = await Promise.all([read('voxtral_onnx.json'), read('tekken.json')])
+  if (manifest.format !== FORMAT) throw new Error(`${folder}: expected format ${FORMAT}, got ${manifest.format}; export again`)
+  const graphs = manifest.precisions[(precision ??= Object.keys(manifest.precisions)[0])]
+  const add = `voxtral-onnx export SOURCE -o ${folder} --precision ${precision}`
+  if (!graphs) throw new Error(`${folder}: has ${Object.keys(manifest.precisions)}, not ${precision}; add it: ${add}`)
   const open = (graph) => ort.InferenceSession.create(path.join(folder, graph.path))
   const [mel, encoder, decoder] = await Promise.all([manifest.mel, graphs.encoder, graphs.decoder].map(open))
   return { manifest, vocab, graphs, mel, encoder, decoder }
@@ -95,28 +90,25 @@ export async function* transcribe({ manifest, vocab, graphs, mel, encoder, decod
   const positions = rules.left_pad_tokens + Math.ceil(samples.length / perToken) + delay + rules.right_pad_tokens
   const padded = new Float32Array(positions * perToken + margin)
   padded.set(samples, rules.look_back_samples + rules.left_pad_tokens * perToken)
-  const promptLength = 1 + rules.left_pad_tokens + delay
   const [heard, written] = [new Cache(graphs.encoder, caches.encoder), new Cache(graphs.decoder, caches.decoder)]
   let next = tokens.bos
   for (let at = 0, chunk; at < positions - 1; at += chunk) {
     chunk = Math.min(positions - 1 - at, rules.max_chunk_tokens, heard.room / caches.encoder.rows_per_token)
     const audio = padded.slice(at * perToken, (at + chunk) * perToken + margin)
     const { input_features } = await mel.run({ audio: new ort.Tensor('float32', audio, [1, audio.length]) })
-    const frames = chunk * caches.encoder.rows_per_token
-    const { data, dims, type } = await heard.step(encoder, frames, { input_features }, 'audio_embeds')
-    for (let from = 0, rows; from < chunk; from += rows) {
-      const asked = promptLength - written.position // more than 0 inside the prompt, whose positions run together
-      rows = asked > 0 ? Math.min(asked, chunk - from, written.room) : 1
-      const ids = Array.from({ length: rows }, (_, row) => BigInt(row ? tokens.streaming_pad : next))
+    const embeds = await heard.step(encoder, chunk * caches.encoder.rows_per_token, { input_features }, 'audio_embeds')
+    const width = embeds.dims[2]
+    for (let row = 0; row < chunk; row++) {
       const feeds = {
-        input_ids: tensor('int64', ids, [1, rows]),
-        audio_embeds: tensor(type, data.subarray(from * dims[2], (from + rows) * dims[2]), [1, rows, dims[2]]),
+        input_ids: tensor('int64', [BigInt(next)], [1, 1]),
+        audio_embeds: tensor(embeds.type, embeds.data.subarray(row * width, (row + 1) * width), [1, 1, width]),
         num_delay_tokens: tensor('int64', [BigInt(delay)], [1]),
-        blank_penalty: tensor('float32', new Array(rows).fill(0), [1, rows]),
+        blank_penalty: tensor('float32', [0], [1, 1]),
       }
-      const choices = await written.step(decoder, rows, feeds, 'next_ids')
-      next = asked > rows ? tokens.streaming_pad : Number(choices.data[rows - 1])
-      if (asked > rows) continue
+      const choice = await written.step(decoder, 1, feeds, 'next_ids')
+      const isPrompt = written.position <= rules.left_pad_tokens + delay
+      next = isPrompt ? tokens.streaming_pad : Number(choice.data[0])
+      if (isPrompt) continue
       const rank = next - tokens.first_text
       yield { id: next, bytes: Buffer.from(rank < 0 ? '' : vocab[rank].token_bytes, 'base64') }
       if (next === tokens.eos) return
@@ -127,21 +119,18 @@ export async function* transcribe({ manifest, vocab, graphs, mel, encoder, decod
 /** Samples of a WAV file. */
 export async function readWav(file, { sample_rate }) {
   const bytes = await readFile(file)
-  const chunks = {}
-  for (let at = 12; at + 8 <= bytes.length; at += 8 + bytes.readUInt32LE(at + 4) + (bytes.readUInt32LE(at + 4) % 2)) {
-    chunks[bytes.toString('latin1', at, at + 4)] = bytes.subarray(at + 8, at + 8 + bytes.readUInt32LE(at + 4))
+  const isMono = bytes.readUInt16LE(20) === 1 && bytes.readUInt16LE(22) === 1 && bytes.readUInt16LE(34) === 16 // PCM
+  if (!isMono || bytes.readUInt32LE(24) !== sample_rate) {
+    throw new Error(`${file}: expected 16-bit mono; run: ffmpeg -i ${file} -ac 1 -ar ${sample_rate} -c:a pcm_s16le out.wav`)
   }
-  const format = chunks['fmt ']
-  const [kind, channels, rate, bits] = [format.readUInt16LE(0), format.readUInt16LE(2), format.readUInt32LE(4), format.readUInt16LE(14)]
-  if (kind !== 1 || channels !== 1 || rate !== sample_rate || bits !== 16) {
-    throw new Error(`${file}: expected 16-bit PCM, mono, ${sample_rate} Hz; got ${bits} bits, ${channels} channels, ${rate} Hz`)
-  }
-  return Float32Array.from({ length: chunks.data.length >> 1 }, (_, i) => chunks.data.readInt16LE(2 * i) / 32768)
+  const start = bytes.indexOf('data', 36) + 8
+  const length = Math.min(bytes.readUInt32LE(start - 4), bytes.length - start) >> 1
+  return Float32Array.from({ length }, (_, i) => bytes.readInt16LE(start + 2 * i) / 32768)
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const [folder, file] = process.argv.slice(2)
-  const model = await load(folder)
+  const [folder, file, precision] = process.argv.slice(2)
+  const model = await load(folder, precision)
   const decoder = new TextDecoder() // a character may span several tokens
   let said = ''
   for await (const { bytes } of transcribe(model, await readWav(file, model.manifest.config.audio))) {

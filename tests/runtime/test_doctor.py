@@ -108,8 +108,9 @@ def test_an_onnxruntime_that_is_too_old(artifact, run, monkeypatch):
     monkeypatch.setattr(onnxruntime, "__version__", "1.29.3")
     found = checks(run, artifact, code=7)
     old = found["versions", "onnxruntime"]
-    assert old["status"] == "missing" and "1.29.3; needed is 1.30 or newer" in old["summary"]
+    assert old["status"] == "missing" and "onnxruntime 1.29.3: needed is 1.30 or newer" in old["summary"]
     assert not any(name.startswith("self-test") for _, name in found)
+    run("transcribe", "-m", artifact, CLIP).assert_refused(7, "onnxruntime 1.29.3: needed is 1.30 or newer")
 
 
 def test_the_version_that_is_asked_for_is_the_packages():

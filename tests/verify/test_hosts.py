@@ -54,6 +54,18 @@ def test_operators_are_spelled_as_graphs_have_them(manifest):
         lacking = host.lacks.union(*(host.lacks_in or {}).values())
         assert lacking <= known, f"{host.name}: {sorted(lacking - known)}"
         assert host.source.startswith("https://")
+        assert host.tests or host.read or not lacking, f"{host.name}: neither a run nor the day of a list"
+
+
+@pytest.mark.parametrize("name", ["DirectML", "onnxruntime-web, WebGPU of the default bundle (JSEP)"])
+def test_kernels_of_older_versions_are_not_taken(manifest, name):
+    """Both lists end at opset 21."""
+    kinds = manifest.precisions.values()
+    if "portable" not in HOSTS[name].takes:
+        kinds = [replace(kind, families={}) for kind in kinds]
+    used = {operator for kind in kinds for graph in kind.graphs for operator in graph.operators}
+    later = {name for name in used if onnx.defs.has(name) and onnx.defs.get_schema(name, 23).since_version > 21}
+    assert "Cast" in later and later <= HOSTS[name].lacks
 
 
 def test_a_host_that_lacks_an_operator_names_it(manifest):

@@ -9,7 +9,7 @@ import soundfile
 from checkpoints import TINY
 from commands import CLIP, SAMPLES, TEXT
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
-from needs import chromium, need_chromium, need_node, run_node, run_script
+from needs import chromium, need_chromium, need_node, old_package, run_node, run_script
 from reference.transformers_js import SURE, generate, some_clips
 
 
@@ -47,9 +47,13 @@ def test_example(transformers_js_artifact, tiny_artifact, tmp_path):
     done = run_script("examples/transformers_js.mjs", transformers_js_artifact, CLIP)
     assert done.stdout.strip() == TEXT, done.stderr
     refused = run_script("examples/transformers_js.mjs", tiny_artifact, CLIP)
-    assert refused.returncode and f"-o {tiny_artifact} --family native,transformers_js" in refused.stderr
+    advice = f"voxtral-onnx export SOURCE -o {tiny_artifact} --precision q4f16 --family native,transformers_js"
+    assert refused.returncode and advice in refused.stderr
     refused = run_script("examples/transformers_js.mjs", transformers_js_artifact, SAMPLES / "transcripts.json")
     assert refused.returncode and "expected mono WAV of 16 bits at 16000 Hz" in refused.stderr
+    old_package(tmp_path, "@huggingface/transformers", "export const env = { version: '3.8.1' }")
+    refused = run_script("examples/transformers_js.mjs", tiny_artifact, CLIP, PACKAGES=str(tmp_path))
+    assert refused.returncode and "transformers.js 3.8.1: needed is 4.3 or newer" in refused.stderr
 
 
 @pytest.mark.node
