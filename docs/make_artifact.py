@@ -13,6 +13,7 @@ import torch
 
 from voxtral_onnx.config import RELEASED, VoxtralConfig
 from voxtral_onnx.exporter import mel
+from voxtral_onnx.exporter.export import caches
 from voxtral_onnx.exporter.families import native
 from voxtral_onnx.exporter.modules import Build
 from voxtral_onnx.exporter.plan import PRECISIONS
@@ -70,10 +71,34 @@ def precisions() -> str:
     return "\n".join(lines)
 
 
+def calls(config: VoxtralConfig) -> str:
+    """Calls around the moves of both caches: the position of the first row, and the rows that a host would like."""
+    lines = ["| cache | p | rows | row(p) | `seqlens_k` | then |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+    for name, cache in caches(config).items():
+        again = 2 * cache.capacity - cache.keep - cache.rows_per_token  # the last token before the second move
+        if name == "encoder":
+            wanted = [(0, 64), (cache.capacity // 64 * 64, 64), (cache.capacity, 64), (again, cache.rows_per_token)]
+        else:
+            wanted = [(0, 39), (cache.capacity - 1, 1), (cache.capacity, 1), (again, 1)]
+        for position, asked in wanted:
+            rows, row = min(asked, cache.room(position)), cache.row(position)
+            is_full = row + rows == cache.capacity
+            move = f"rows {cache.capacity - cache.keep:,} … {row + rows - 1:,} move to 0 … {cache.keep - 1:,}"
+            count = f"{rows} of {asked}" if rows < asked else rows
+            lines.append(
+                f"| {name} | {position:,} | {count} | {row:,} | {row + rows - 1:,} | {move if is_full else ''} |"
+            )
+    return "\n".join(lines)
+
+
 def tables(config: VoxtralConfig = RELEASED) -> dict[str, str]:
     """All generated parts of the page, by the names of their markers."""
     float16, float32 = planned(config, "float16"), planned(config, "float32")
-    return {**{role: table(role, float16, float32) for role in float16}, "precisions": precisions()}
+    return {
+        **{role: table(role, float16, float32) for role in float16},
+        "precisions": precisions(),
+        "calls": calls(config),
+    }
 
 
 def renew(page: str) -> str:

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from .. import __version__, hub
+from ..config import VoxtralConfig
 from ..errors import StorageError
 from ..manifest import FORMAT, CacheSpec, FileSpec, GraphSpec, Manifest, Precision, hash_file, write_whole
 from ..quant.recipe import Recipe
@@ -175,14 +176,19 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
         config=config,
         tokens=plan.tokens,
         streaming=plan.streaming,
-        caches={
-            "encoder": CacheSpec.of(config.encoder, config.encoder.downsample_factor, ENCODER_SLACK),
-            "decoder": CacheSpec.of(config.decoder, 1, config.decoder.sliding_window // 4),
-        },
+        caches=caches(config),
         mel=GraphSpec(MEL, (INPUT,), (output_spec(config.audio),), (), 0, mel, {}),
         precisions={name: precisions[name] for name in PRECISIONS if name in precisions},
         files=dict(sorted(files.items())),
     )
+
+
+def caches(config: VoxtralConfig) -> dict[str, CacheSpec]:
+    """The buffers of both stacks."""
+    return {
+        "encoder": CacheSpec.of(config.encoder, config.encoder.downsample_factor, ENCODER_SLACK),
+        "decoder": CacheSpec.of(config.decoder, 1, config.decoder.sliding_window // 4),
+    }
 
 
 def _hash_files(names, plan: ExportPlan) -> dict[str, FileSpec]:

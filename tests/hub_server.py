@@ -11,7 +11,7 @@
     PUT /lfs/SHA256                                           one of them
     POST /api/models/ORG/NAME/commit/REVISION                 all changes, a JSON object a line
 
-Spaces have `spaces` in the place of `models` and before ORG. Who writes needs a token.
+Spaces have `spaces` in the place of `models` and before ORG. Who writes needs the token.
 
 Source: the answers of huggingface.co, as huggingface_hub's code reads them.
 """
@@ -62,6 +62,7 @@ class HubServer:
     def __init__(self):
         self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}  # by name and revision
         self.private: set[str] = set()
+        self.token = "hf_secret"  # of who may write
         self.stored: dict[str, bytes] = {}  # in LFS, by sha256
         self.requests: list[Request] = []
         self.faults = Faults()
@@ -174,7 +175,7 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             body = self.body()
             if (parts := self.begin()) is None:
                 return None
-            if "Authorization" not in self.headers:
+            if self.headers.get("Authorization") != f"Bearer {server.token}":
                 return self.answer_json(401, {"error": "Invalid username or password."})
             if parts[1:] == ["validate-yaml"]:
                 return self.answer_json(200, {"warnings": [], "errors": []})

@@ -165,15 +165,27 @@ openvino.Core().compile_model("{repo_id.partition("/")[2]}/{graphs.decoder.path}
 ```
 
 Graphs in float16 take an extension for QuickGelu first, five lines in voxtral-onnx's `examples/openvino_host.py`."""
-    if TRANSFORMERS_JS in manifest.files:
+    families: dict[str, str] = {}  # the first precision that has each
+    for name, kind in manifest.precisions.items():
+        for family in kind.families:
+            families.setdefault(family, name)
+    if precision := families.get("portable"):
+        encoder, decoder = manifest.family(precision, "portable")
         yield f"""
-**transformers.js**
+**Hosts without onnxruntime's own operators**: `{encoder.path}` and `{decoder.path}` have the same inputs and outputs
+in operators of ONNX opset 23 alone."""
+    if precision := families.get("transformers_js"):
+        yield f"""
+**transformers.js** 4.3 or newer, in Node.js and on WebGPU: `npm install @huggingface/transformers`
 
 ```js
-import {{ VoxtralRealtimeForConditionalGeneration }} from '@huggingface/transformers'
+import {{ VoxtralRealtimeForConditionalGeneration, VoxtralRealtimeProcessor }} from '@huggingface/transformers'
 
+const processor = await VoxtralRealtimeProcessor.from_pretrained('{repo_id}')
 const model = await VoxtralRealtimeForConditionalGeneration.from_pretrained('{repo_id}', {{ dtype: '{precision}' }})
-```"""
+```
+
+How sound is fed while it is spoken stands in voxtral-onnx's `examples/transformers_js.mjs`."""
 
 
 def _licence(manifest: Manifest, base: BaseModel | None) -> str:

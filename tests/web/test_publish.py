@@ -116,7 +116,34 @@ def test_card_of_the_released_model(tiny_artifact):
     text = model_card(manifest, NAME, {}, "verified", BaseModel.of(manifest, None))
     front = front_matter(text)
     assert (front["base_model"], front["language"]) == (RELEASED_NAME, list(RELEASED_LANGUAGES))
-    assert front["library_name"] == "transformers.js" and "from_pretrained" in text and "verified" in text
+    assert front["library_name"] == "transformers.js" and "verified" in text
+    assert (front["base_model_relation"], front["license"]) == ("quantized", "apache-2.0")
+
+
+def test_layout_of_a_model_for_transformers_js(hub, transformers_js_artifact, run):
+    """What its users know from onnx-community: configuration and tokenizer at the root, graphs in `onnx`."""
+    assert run("publish", transformers_js_artifact, NAME, "--yes").code == 0
+    files = held(hub)
+    card = files.pop("README.md").decode()
+    assert files == content(transformers_js_artifact)
+    names = ("config", "generation_config", "preprocessor_config", "processor_config", "tokenizer", "tokenizer_config")
+    assert {f"{name}.json" for name in names} < files.keys()
+    for graph in ("audio_encoder", "embed_tokens", "decoder_model_merged"):
+        assert {f"onnx/{graph}_q4.onnx", f"onnx/{graph}_q4.onnx_data"} < files.keys()
+    front = front_matter(card)
+    assert front["library_name"] == "transformers.js" and {"onnx", "transformers.js"} < set(front["tags"])
+    assert f"from_pretrained('{NAME}', {{ dtype: 'q4' }})" in card and "npm install @huggingface/transformers" in card
+    assert "portable" not in card
+
+
+def test_card_names_a_precision_that_the_family_has(tiny_artifact):
+    manifest = Manifest.read(tiny_artifact)
+    kind = manifest.precisions["q4"]
+    families = {"portable": (kind.encoder, kind.decoder), "transformers_js": (kind.encoder,)}
+    precisions = {**manifest.precisions, "q4": replace(kind, families=families)}
+    assert next(iter(precisions)) != "q4"
+    text = model_card(replace(manifest, precisions=precisions), NAME, {}, "verified")
+    assert "dtype: 'q4'" in text and f"`{kind.decoder.path}` have the same inputs and outputs" in text
 
 
 def test_card_without_a_licence_claims_none(tiny_artifact):
@@ -151,6 +178,23 @@ def test_upload_that_breaks_off_is_no_artifact_and_goes_on(hub, artifact, run):
     assert sent(hub) == ["POST"] and FILE_NAME in held(hub)
 
 
+def test_an_upload_that_was_interrupted_goes_on(hub, artifact):
+    started = []
+
+    def stop(name, done, total):
+        started.append(name)
+        if name.endswith("_data"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        publish(artifact, NAME, on_file=stop)
+    assert not held(hub) and 0 < sent(hub).count("PUT") < len(started)
+    publish(artifact, NAME)
+    large = {name for name in plan_publication(artifact, NAME).sizes if name.endswith(LFS)}
+    assert sent(hub).count("PUT") == len(large), "nothing large is sent twice"
+    assert held(hub).keys() == {"README.md", *content(artifact)}
+
+
 def test_lost_connections_and_passing_answers_are_waited_for(hub, artifact):
     hub.faults.drops = [1000, 2000]
     publish(artifact, NAME)
@@ -169,6 +213,13 @@ def test_lost_connections_and_passing_answers_are_waited_for(hub, artifact):
 def test_refusals_of_the_hub(error, parts, hub, artifact, run):
     hub.faults.error = error
     run("publish", artifact, NAME, "--yes").assert_refused(9, NAME, *parts)
+
+
+def test_a_wrong_token(hub, artifact, run, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    for space in ([], ["--space"]):
+        run("publish", artifact, NAME, "--yes", *space).assert_refused(9, NAME, "refuses the token", "hf auth login")
+    assert not hub.repositories
 
 
 def test_without_a_token(hub, artifact, run, monkeypatch):
@@ -249,6 +300,12 @@ def test_files_of_the_artifact_before_are_removed(hub, tiny_artifact, artifact, 
     publish(artifact, NAME)
     files = held(hub)
     assert files.pop("README.md") and files == {**content(artifact), **mine}
+
+
+def test_space_of_a_model_for_other_hosts(page, transformers_js_artifact):
+    """Holds what the page runs, no more."""
+    files = plan_publication(transformers_js_artifact, NAME, space=True).files
+    assert "artifact/onnx/decoder_q4.onnx" in files and not any("embed_tokens" in name for name in files)
 
 
 def test_space_is_what_bundle_writes(page, hub, tiny_artifact, artifact, tmp_path, run):
