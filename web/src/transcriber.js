@@ -42,16 +42,18 @@ export class Transcriber {
    */
   static async open(options) {
     const { device } = options
-    const transcriber = await Transcriber.load(options)
-    if (!device.captures) return transcriber
+    if (!device.captures) return Transcriber.load(options)
+    /** @type {Transcriber | undefined} */
+    let transcriber
     try {
+      transcriber = await Transcriber.load(options)
       await transcriber.warmUp()
       return transcriber
     } catch (error) {
-      await transcriber.close()
+      await transcriber?.close()
       device.captures = false
       const slower = await Transcriber.load(options)
-      slower.notes.push(`the graphics adapter's calls cannot be recorded, and take longer: ${error}`)
+      slower.notes.push(`calls on the graphics adapter cannot be recorded, and take twice as long (${error})`)
       return slower
     }
   }
@@ -71,11 +73,19 @@ export class Transcriber {
     const decoderCache = manifest.decoderCache(context)
     const encoderCache = new CacheSpec(manifest.caches.encoder)
     const tokenizer = new Tokenizer(await (await readFile(TOKENIZER)).text(), manifest.tokens)
-    const mel = await Session.open(new Wasm(device.ort), manifest.mel, readFile) // small, and exact there
-    onPart?.('encoder')
-    const encoder = await Session.openWithCache(device, graphs.encoder, readFile, encoderCache, ENCODER_OUTPUT)
-    onPart?.('decoder')
-    const decoder = await Session.openWithCache(device, graphs.decoder, readFile, decoderCache, DECODER_OUTPUT)
+    /** @type {Session[]} */
+    const opened = []
+    try {
+      opened.push(await Session.open(new Wasm(device.ort), manifest.mel, readFile)) // small, and exact there
+      onPart?.('encoder')
+      opened.push(await Session.openWithCache(device, graphs.encoder, readFile, encoderCache, ENCODER_OUTPUT))
+      onPart?.('decoder')
+      opened.push(await Session.openWithCache(device, graphs.decoder, readFile, decoderCache, DECODER_OUTPUT))
+    } catch (error) {
+      for (const session of opened) await session.release()
+      throw error
+    }
+    const [mel, encoder, decoder] = opened
     return new Transcriber(
       manifest,
       new Encoder(manifest, mel, encoder, encoderCache),

@@ -17,6 +17,7 @@ import { group } from '../src/segments.js'
 import { readSelfTest } from '../src/self-test.js'
 import { Stream } from '../src/stream.js'
 import { TextPieces, Tokenizer } from '../src/tokenizer.js'
+import { Transcriber } from '../src/transcriber.js'
 import { choose } from '../src/choose.js'
 import { columns } from '../src/wide.js'
 import { ARTIFACT, GOLDEN, SAMPLES, WEB } from './samples.js'
@@ -69,6 +70,19 @@ test('a recorded call writes behind a ring of the rows before it', () => {
   }
   assert.deepEqual(seen, [[0, 0, 4, 4], [4, 4, 8, 4], [8, 8, 12, 4], [12, 8, 12, 4], [16, 8, 12, 4]])
   assert.deepEqual(folds, [[8, 0], [8, 4], [8, 0]])
+})
+
+test('a model whose calls cannot be recorded is loaded again without, and that is said', async (t) => {
+  const device = /** @type {any} */ ({ captures: true })
+  const loads = /** @type {boolean[]} */ ([])
+  t.mock.method(Transcriber, 'load', async () => {
+    loads.push(device.captures)
+    if (device.captures) throw new ArtifactError('a node stands on the CPU')
+    return new Transcriber(/** @type {any} */ ({}), /** @type {any} */ ({}), /** @type {any} */ ({}), /** @type {any} */ ({}), true)
+  })
+  const { notes } = await Transcriber.open(/** @type {any} */ ({ device }))
+  assert.deepEqual(loads, [true, false])
+  assert.match(notes.join(), /cannot be recorded.*a node stands on the CPU/)
 })
 
 test('rotations come from the absolute position', async () => {
