@@ -9,12 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 from commands import Result, clean_environment
+from traces import Traces
 
 from voxtral_onnx import cli, export
+from voxtral_onnx.exporter import export as exporter
 from voxtral_onnx.manifest import Manifest
 
 torch.set_num_threads(1)  # small matrices: threads that wait for each other are slower than one
 EXACT_RECIPE = Path(__file__).parent / "reference" / "exact.toml"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traces(tmp_path_factory):
+    """No export in this process traces what another has traced; tests/exporter/test_layouts.py shows that it may."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "trace", Traces(tmp_path_factory.mktemp("traces")))
+        yield exporter.trace
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Exports killed at drawn events; each runs in a process forked from one that has the graphs traced already.
 
-    python kill_points.py CHECKPOINT FOLDER SEED POINTS
+    python kill_points.py CHECKPOINT FOLDER TRACES SEED POINTS
 
 Prints one JSON object for each point: what stood in the folder after the kill, and what the next export made of it.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from traces import Traces
 
 from voxtral_onnx.errors import ArtifactError
 from voxtral_onnx.exporter import export as exporter
@@ -38,14 +39,14 @@ SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what stands b
 }
 
 
-def main(checkpoint: Path, folder: Path, seed: int, points: int) -> None:
+def main(checkpoint: Path, folder: Path, traces: Path, seed: int, points: int) -> None:
     torch.set_num_threads(1)
-    traced = {}
+    traced, trace = {}, Traces(traces)
     for _, asked in SCENARIOS.values():
         plan = plan_export(checkpoint, folder / "nowhere", **asked)
         for graph in plan.graphs:
             if (key := (graph.plan.graph_file, graph.recipe.name)) not in traced:
-                traced[key] = exporter.trace(graph.plan_of, plan.checkpoint.config)
+                traced[key] = trace(graph.plan_of, plan.checkpoint.config)
     num_traced = []
 
     def remembered(plan_of, config):
@@ -147,4 +148,4 @@ def fork(action) -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

@@ -9,8 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -20,12 +18,12 @@ from commands import clean_environment
 from voxtral_onnx import export
 from voxtral_onnx.errors import ArtifactError, CheckpointError, StorageError
 from voxtral_onnx.exporter import bind, folder
+from voxtral_onnx.exporter import export as exporter
 from voxtral_onnx.exporter.folder import LOCK, UNFINISHED
 from voxtral_onnx.exporter.plan import plan_export
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 
-exporter = import_module("voxtral_onnx.exporter.export")
-NUM_POINTS = 25
+KILL_POINTS, NUM_POINTS = Path(__file__).parent / "kill_points.py", 25
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +32,7 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint, tmp_path_factory, traced_graphs):
+def exported(checkpoint, tmp_path_factory):
     return export(checkpoint, tmp_path_factory.mktemp("exported") / "small", precisions=("q4",), threads=1)
 
 
@@ -44,30 +42,14 @@ def own_checkpoint(checkpoint, tmp_path):
     return shutil.copytree(checkpoint, tmp_path / "small")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def traced_graphs():
-    """Names of the graphs that are traced; the second time one is taken from memory, because tracing takes seconds."""
-    names, memory, trace = [], {}, exporter.trace
-
-    def remembered(plan_of, config):
-        plan, recipe = plan_of(config), plan_of.keywords["build"].recipe
-        names.append(plan.graph_file)
-        if (key := (plan.graph_file, recipe)) not in memory:
-            memory[key] = trace(plan_of, config)
-        return replace(memory[key], model=memory[key].model.clone())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "trace", remembered)
-        yield names
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_killed_exports_are_taken_up_again(checkpoint, tmp_path):
+def test_killed_exports_are_taken_up_again(checkpoint, tmp_path, traces):
     done = subprocess.run(
-        [sys.executable, Path(__file__).parent / "kill_points.py", checkpoint, tmp_path, "0", str(NUM_POINTS)],
+        [sys.executable, KILL_POINTS, checkpoint, tmp_path, traces.folder, "0", str(NUM_POINTS)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         check=False,
         timeout=300,
@@ -86,7 +68,7 @@ def test_killed_exports_are_taken_up_again(checkpoint, tmp_path):
     assert any(result["finished"] and result["traced"] for result in results)
 
 
-def test_finished_graph_is_reused(checkpoint, exported, tmp_path, traced_graphs):
+def test_finished_graph_is_reused(checkpoint, exported, tmp_path, traces):
     def stop_in_decoder(progress):
         if "decoder" in progress.graphs[0] and progress.done:
             raise KeyboardInterrupt
@@ -98,9 +80,9 @@ def test_finished_graph_is_reused(checkpoint, exported, tmp_path, traced_graphs)
     reused = {file.name for file in plan.files if file.is_reused}
     assert {name for name in reused if "coder" in name} == {"onnx/encoder_q4.onnx", "onnx/audio_encoder_q4.onnx_data"}
     assert plan.num_bytes < plan_export(checkpoint, tmp_path / "other", precisions=("q4",)).num_bytes
-    traced_graphs.clear()
+    traces.names.clear()
     export(checkpoint, out, precisions=("q4",))
-    assert traced_graphs == ["onnx/decoder_q4.onnx"]
+    assert traces.names == ["onnx/decoder_q4.onnx"]
     assert contents(out) == contents(exported)
 
 
@@ -294,7 +276,7 @@ FAMILY = ["onnx/audio_encoder_q4.onnx", "onnx/embed_tokens_q4.onnx", "onnx/decod
 
 
 @pytest.fixture(scope="module")
-def with_family(checkpoint, tmp_path_factory, traced_graphs):
+def with_family(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("family") / "small"
     return export(checkpoint, folder, precisions=("q4",), families=("transformers_js",))
 
@@ -309,18 +291,18 @@ def test_family_stands_beside_the_native_graphs(exported, with_family):
     assert manifest.files_of(["q4"]) == Manifest.read(exported).files_of(["q4"])
 
 
-def test_added_family_leaves_the_rest(checkpoint, exported, with_family, tmp_path, traced_graphs):
+def test_added_family_leaves_the_rest(checkpoint, exported, with_family, tmp_path, traces):
     out = shutil.copytree(exported, tmp_path / "out")
     before = {name: (out / name).stat().st_mtime_ns for name in contents(out) if name != FILE_NAME}
-    traced_graphs.clear()
+    traces.names.clear()
     export(checkpoint, out, precisions=("q4",), families=("native", "transformers_js"))
-    assert traced_graphs == FAMILY
+    assert traces.names == FAMILY
     assert before == {name: (out / name).stat().st_mtime_ns for name in before}
     assert contents(out) == contents(with_family)
 
 
 def test_interrupted_adding_keeps_the_artifact_and_is_taken_up_again(
-    checkpoint, exported, with_family, tmp_path, traced_graphs
+    checkpoint, exported, with_family, tmp_path, traces
 ):
     def stop(progress):
         if "decoder_model_merged" in progress.graphs[0]:
@@ -332,9 +314,9 @@ def test_interrupted_adding_keeps_the_artifact_and_is_taken_up_again(
     manifest = Manifest.read(out)
     manifest.check_files(out, hashes=True)
     assert manifest == Manifest.read(exported)
-    traced_graphs.clear()
+    traces.names.clear()
     export(checkpoint, out, precisions=("q4",), families=("transformers_js",))
-    assert traced_graphs == FAMILY[2:]
+    assert traces.names == FAMILY[2:]
     assert contents(out) == contents(with_family)
 
 
