@@ -47,10 +47,10 @@ def lead_of(token: Token) -> float:
 
 @cache
 def sound(artifact: Path, precision: str, clip: str) -> Sound:
-    """A clip with Python's tokens; "2 min" is all clips joined and repeated for so long."""
-    if clip == "2 min":
+    """A clip with Python's tokens; "2 min" is all clips joined and repeated for a little longer."""
+    if clip.endswith(" min"):
         every = [soundfile.read(path, dtype="float32")[0] for path in sorted(SAMPLES.glob("*.wav"))]
-        samples = np.resize(np.concatenate(every), 120 * 16000)
+        samples = np.resize(np.concatenate(every), (60 * int(clip[:-4]) + 1) * 16000)
     else:
         samples = soundfile.read(SAMPLES / clip, dtype="float32")[0]
     tokens: list[Token] = []

@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from agreement import SHORT_CLIPS, lead_of
 from commands import CLIP, LONG_CLIP, SAMPLES, TEXT, clean_environment
 from needs import WEB, need_node, old_package, require
 
@@ -114,42 +117,49 @@ def node(folder: Path, *arguments: object) -> str:
     return done.stdout
 
 
-def decisions(transcriber: Transcriber, audio: Path) -> tuple[list[int], list[float]]:
-    """Token ids, and by how much the best logit leads the next at each."""
-    tokens = []
-    ids = list(transcriber.transcribe(audio, on_token=tokens.append).token_ids)
-    leads = [abs(token.blank_margin) for token in tokens]
-    for i, token in enumerate(tokens):
-        if token.alternatives:
-            best, second = (alternative.logprob for alternative in token.alternatives)
-            leads[i] = min(leads[i], best - second)
-    return ids, leads
+@dataclass(frozen=True)
+class Expected:
+    """What Python makes of a file in q4."""
+
+    token_ids: list[int]
+    leads: list[float]  # by how much the best logit leads the next at each
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_artifact, tmp_path_factory) -> dict[Path, Expected]:
+    """Five clips and a joined one longer than a minute, in which both windows roll: they hold 3 and 10 seconds."""
+    files = [SAMPLES / clip for clip in SHORT_CLIPS]
+    parts, rates = zip(*(soundfile.read(file) for file in (*files, LONG_CLIP, LONG_CLIP)), strict=True)
+    files.append(tmp_path_factory.mktemp("joined") / "joined.wav")
+    soundfile.write(files[-1], np.concatenate(parts), rates[0])
+    assert soundfile.info(files[-1]).duration > 60
+    found = {}
+    with Transcriber(tiny_artifact, precision="q4", device="cpu", blank_guard=False, alternatives=2) as transcriber:
+        for file in files:
+            tokens = []
+            ids = list(transcriber.transcribe(file, on_token=tokens.append).token_ids)
+            found[file] = Expected(ids, [min(abs(token.blank_margin), lead_of(token)) for token in tokens])
+    return found
+
+
+def assert_tokens(expected: dict[Path, Expected], found: Iterable[list[int]]) -> None:
+    """Token ids are Python's, up to decisions that are not firm; prints the share."""
+    equal = total = 0
+    for (file, python), ids in zip(expected.items(), found, strict=True):
+        others = [i for i, pair in enumerate(zip(python.token_ids, ids, strict=True)) if len({*pair}) > 1]
+        equal, total = equal + len(ids) - len(others), total + len(ids)
+        if others:  # from there on each goes on from tokens of its own
+            lead = python.leads[others[0]]
+            assert lead < FIRM, f"{file.name}: token {others[0]}, {lead} ahead, is another"
+    print(f"{equal} of {total} tokens")
+    assert equal > 0.95 * total
 
 
 @pytest.mark.node
-def test_node_gives_the_tokens_of_python(tiny_artifact, node_example):
-    """Both windows roll: the joined clip is longer than a minute, they hold 3 and 10 seconds."""
-    files = [file for file in sorted(SAMPLES.glob("*.wav")) if file != LONG_CLIP]
-    parts, rates = zip(*(soundfile.read(file) for file in (*files[:3], LONG_CLIP, LONG_CLIP)), strict=True)
-    joined = node_example / "joined.wav"
-    soundfile.write(joined, np.concatenate(parts), rates[0])
-    assert soundfile.info(joined).duration > 60
-    lines = node(node_example, "driver.js", tiny_artifact, "q4", *files, joined).splitlines()
-    assert_tokens(tiny_artifact, {file: json.loads(line) for file, line in zip((*files, joined), lines, strict=True)})
-
-
-def assert_tokens(artifact: Path, found: dict[Path, list[int]]) -> None:
-    """Token ids of files in q4 are Python's, up to decisions that are not firm; prints the share."""
-    equal = total = 0
-    with Transcriber(artifact, precision="q4", device="cpu", blank_guard=False, alternatives=2) as transcriber:
-        for file, ids in found.items():
-            expected, leads = decisions(transcriber, file)
-            others = [i for i, pair in enumerate(zip(expected, ids, strict=True)) if len({*pair}) > 1]
-            equal, total = equal + len(expected) - len(others), total + len(expected)
-            if others:  # from there on each goes on from tokens of its own
-                assert leads[others[0]] < FIRM, f"{file.name}: token {others[0]}, {leads[others[0]]} ahead, is another"
-    print(f"{equal} of {total} tokens")
-    assert equal > 0.95 * total
+def test_node_gives_the_tokens_of_python(tiny_artifact, node_example, expected):
+    assert_tokens(
+        expected, map(json.loads, node(node_example, "driver.js", tiny_artifact, "q4", *expected).splitlines())
+    )
 
 
 @pytest.mark.node
@@ -204,13 +214,11 @@ def has(header: str) -> bool:
 
 
 @pytest.mark.cpp
-def test_cpp_gives_the_tokens_of_python(tiny_artifact, cpp_example):
-    """Fed a tenth of a second at a time; both windows roll."""
-    found = {}
-    for file in (CLIP, SAMPLES / "date-hibari.wav", LONG_CLIP):
-        done = subprocess.run([cpp_example, tiny_artifact, file, "q4", "--ids"], capture_output=True, check=True)
-        found[file] = list(map(int, done.stdout.split()))
-    assert_tokens(tiny_artifact, found)
+def test_cpp_gives_the_tokens_of_python(tiny_artifact, cpp_example, expected):
+    """Fed a tenth of a second at a time."""
+    commands = ([cpp_example, tiny_artifact, file, "q4", "--ids"] for file in expected)
+    runs = (subprocess.run(command, capture_output=True, check=True) for command in commands)
+    assert_tokens(expected, ([*map(int, done.stdout.split())] for done in runs))
 
 
 @pytest.mark.cpp

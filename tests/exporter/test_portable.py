@@ -82,10 +82,10 @@ def test_their_weights_are_native(portable_artifact, tiny_artifact):
 
 
 def test_onnxruntime_writes_the_same_tokens(portable_artifact, tiny_artifact):
-    """In float16 and 4 bits, while windows roll and caches move."""
-    for precision in ("q4", "fp16"):
-        with Transcriber(portable_artifact, precision=precision, device="cpu") as transcriber:
-            for clip in (*SHORT_CLIPS, "long-mixed.wav"):
+    """In float16, and in 4 bits also while windows roll and caches move."""
+    for precision, more in (("q4", ("1 min",)), ("fp16", ())):
+        with Transcriber(portable_artifact, precision=precision, device="cpu", blank_guard=False) as transcriber:
+            for clip in (*SHORT_CLIPS, *more):
                 expected = sound(tiny_artifact, precision, clip)
                 print(expected.judge(transcriber.transcribe(expected.samples).token_ids))
 
