@@ -104,18 +104,22 @@ async function toggleMicrophone() {
   }
   if (isBusy) return // it is being opened
   isBusy = true
+  const opening = Microphone.open({
+    deviceId: /** @type {HTMLSelectElement} */ ($('device')).value || undefined,
+    sampleRate: engine.sampleRate,
+    onSamples: (samples, level) => {
+      if (isPaused) return
+      $('level').setAttribute('value', String(level))
+      void act(() => engine.feed(samples))
+    },
+    onEnded: () => void act(stopMicrophone),
+  })
   try {
-    await begin(false)
-    microphone = await Microphone.open({
-      deviceId: /** @type {HTMLSelectElement} */ ($('device')).value || undefined,
-      sampleRate: engine.sampleRate,
-      onSamples: (samples, level) => {
-        if (isPaused) return
-        $('level').setAttribute('value', String(level))
-        void act(() => engine.feed(samples))
-      },
-      onEnded: () => void act(stopMicrophone),
-    })
+    await Promise.all([begin(false), opening]) // what is said during the silence before the audio waits
+    microphone = await opening
+  } catch (error) {
+    await opening.then((opened) => opened.close(), () => {})
+    throw error
   } finally {
     isBusy = false
   }
