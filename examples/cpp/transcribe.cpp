@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <functional>
@@ -22,8 +21,8 @@
 
 using Json = nlohmann::ordered_json;
 
-const std::pair<int, int> NEEDED = {1, 30};  // version of onnxruntime
-const int FORMAT = 1;                        // of the manifest
+const char* NEEDED = "1.30";  // version of onnxruntime
+const int FORMAT = 1;         // of the manifest
 
 const std::map<std::string, std::pair<ONNXTensorElementDataType, size_t>> TYPES = {
     {"float32", {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, 4}},
@@ -255,14 +254,17 @@ Json read_json(const std::string& path) {
   return Json::parse(file);
 }
 
+int minor_version(const std::string& version) {  // of 1.x
+  return std::stoi(version.substr(version.find('.') + 1));
+}
+
 int main(int count, char** arguments) try {
   if (count < 3) throw std::runtime_error("usage: transcribe ARTIFACT AUDIO.wav [PRECISION [--ids]]");
   std::string folder = arguments[1], version = OrtGetApiBase()->GetVersionString();
-  std::pair<int, int> found;
-  std::sscanf(version.c_str(), "%d.%d", &found.first, &found.second);
-  if (found < NEEDED) throw std::runtime_error("onnxruntime " + version + ": needed is 1.30 or newer");
+  if (minor_version(version) < minor_version(NEEDED))
+    throw std::runtime_error("onnxruntime " + version + ": needed is " + NEEDED + " or newer");
   Json manifest = read_json(folder + "/voxtral_onnx.json"), vocab = read_json(folder + "/tekken.json").at("vocab");
-  if (manifest.at("format") != FORMAT) throw std::runtime_error(folder + ": expected format 1; export again");
+  if (manifest.at("format") != FORMAT) throw std::runtime_error(folder + ": another format; export again");
   const Json& precisions = manifest.at("precisions");
   std::string name = count > 3 ? arguments[3] : precisions.begin().key();
   if (!precisions.contains(name))
