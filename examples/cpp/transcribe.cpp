@@ -286,30 +286,22 @@ int main(int count, char** arguments) try {
   });
 
   std::ifstream audio(arguments[2], std::ios::binary);
-  char riff[12], chunk_name[4];
-  uint32_t size = 0;
-  struct {
-    uint16_t kind, channels;
-    uint32_t rate, bytes_per_second;
-    uint16_t bytes, bits;
-  } format{};
-  audio.read(riff, 12);
-  while (audio.read(chunk_name, 4) && audio.read(reinterpret_cast<char*>(&size), 4) && std::memcmp(chunk_name, "data", 4)) {
-    std::vector<char> chunk(size + size % 2);
-    audio.read(chunk.data(), chunk.size());
-    if (!std::memcmp(chunk_name, "fmt ", 4)) std::memcpy(&format, chunk.data(), sizeof format);
-  }
-  if (!audio || format.kind != 1 || format.channels != 1 || format.bits != 16 ||
-      format.rate != manifest.at("config").at("audio").at("sample_rate"))
+  const std::string wav((std::istreambuf_iterator<char>(audio)), {});
+  auto field = [&](size_t at, auto value) { return std::memcpy(&value, wav.data() + at, sizeof value), value; };
+  const uint32_t rate = manifest.at("config").at("audio").at("sample_rate");
+  const size_t start = wav.find("data", 36) + 8;
+  if (start < 44 || start > wav.size() || field(20, uint16_t()) != 1 || field(22, uint16_t()) != 1 ||
+      field(24, uint32_t()) != rate || field(34, uint16_t()) != 16)
     throw std::runtime_error(std::string(arguments[2]) + ": expected a WAV file: 16-bit PCM, mono, at the model's rate");
-  for (std::vector<int16_t> block(format.rate / 10); size > 0;) {  // as a microphone would bring it
-    audio.read(reinterpret_cast<char*>(block.data()), std::min<size_t>(size, 2 * block.size()));
-    if (audio.gcount() == 0) break;
-    size -= audio.gcount();
-    std::vector<float> samples(audio.gcount() / 2);
-    std::transform(block.begin(), block.begin() + samples.size(), samples.begin(), [](int16_t s) { return s / 32768.f; });
-    stream.feed(samples);
+  const size_t end = std::min(wav.size() - 1, start + field(start - 4, uint32_t()));
+  std::vector<float> block;
+  for (size_t at = start; at < end; at += 2) {
+    block.push_back(field(at, int16_t()) / 32768.f);
+    if (block.size() < rate / 10) continue;  // as a microphone would bring it
+    stream.feed(block);
+    block.clear();
   }
+  stream.feed(block);
   stream.finish();
   std::cout << std::endl;
   return 0;
