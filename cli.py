@@ -1188,7 +1188,7 @@ def _print_hosts(manifest: Manifest, *, as_json: bool) -> None:
 
     from rich.table import Column, Table
 
-    from .verify.hosts import judge, read_hosts
+    from .verify.hosts import NOT_IN_ARTIFACT, judge, read_hosts
 
     if as_json:
         verdicts = [
@@ -1207,6 +1207,7 @@ def _print_hosts(manifest: Manifest, *, as_json: bool) -> None:
             f"{family or 'all'} {', '.join(names)}".rstrip()
             + f": {status}"
             + (f", no {', '.join(lacks)}" if lacks else "")
+            + (f"; add it: export --family native,{family}" if status == NOT_IN_ARTIFACT else "")
             for (family, status, lacks), names in groups.items()
         ]
         table.add_row(host.name, host.version or "–", "\n".join([*lines, *([f"({host.note})"] if host.note else [])]))  # noqa: RUF001

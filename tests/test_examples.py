@@ -21,6 +21,7 @@ from needs import WEB, need_node, old_package, require
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import VoxtralOnnxError
 from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.runtime.device import MIN_ONNXRUNTIME
 
 FOLDER = Path(__file__).parent.parent / "examples" / "extend"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
@@ -185,6 +186,13 @@ def test_node_refuses_what_it_cannot_run(tiny_artifact, node_example):
 
 def test_node_is_one_short_file():
     assert len((FOLDER.parent / "node" / "transcribe.js").read_text().splitlines()) <= 142
+
+
+def test_all_name_the_same_onnxruntime():
+    least = ".".join(map(str, MIN_ONNXRUNTIME))
+    assert f"['{least}'" in (FOLDER.parent / "node" / "transcribe.js").read_text()
+    assert f'NEEDED = "{least}"' in (FOLDER.parent / "cpp" / "transcribe.cpp").read_text()
+    assert f"onnxruntime {least} or newer" in (FOLDER.parent.parent / "docs" / "artifact.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")

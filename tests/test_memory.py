@@ -152,5 +152,5 @@ def test_transcribing_in_a_control_group(control_group, tiny_artifact, tmp_path)
 
 def test_exporting_in_a_control_group(control_group, tmp_path):
     result = control_group(400 << 20, tmp_path, "export", "tiny", "-o", tmp_path / "out")
-    result.assert_refused(9, "memory: an export needs about 560 MB, this process may take 4")
+    result.assert_refused(9, "memory: an export needs about 600 MB, this process may take 4")
     assert not (tmp_path / "out").exists()

@@ -17,7 +17,7 @@ from ..manifest import GraphSpec, Manifest, Precision
 DATA = Path(__file__).parent / "hosts.toml"
 NATIVE = "native"
 WORKS, EXPECTED, NOT_SUPPORTED = "works", "expected", "not supported"
-NOT_IN_ARTIFACT = "not in this artifact; export --family adds it"
+NOT_IN_ARTIFACT = "not in this artifact"
 
 
 @dataclass(frozen=True, slots=True)

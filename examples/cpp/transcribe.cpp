@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <functional>
@@ -22,8 +21,8 @@
 
 using Json = nlohmann::ordered_json;
 
-const std::pair<int, int> NEEDED = {1, 30};  // version of onnxruntime
-const int FORMAT = 1;                        // of the manifest
+const char* NEEDED = "1.30";  // version of onnxruntime
+const int FORMAT = 1;         // of the manifest
 
 const std::map<std::string, std::pair<ONNXTensorElementDataType, size_t>> TYPES = {
     {"float32", {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, 4}},
@@ -255,14 +254,17 @@ Json read_json(const std::string& path) {
   return Json::parse(file);
 }
 
+int minor_version(const std::string& version) {  // of 1.x
+  return std::stoi(version.substr(version.find('.') + 1));
+}
+
 int main(int count, char** arguments) try {
   if (count < 3) throw std::runtime_error("usage: transcribe ARTIFACT AUDIO.wav [PRECISION [--ids]]");
   std::string folder = arguments[1], version = OrtGetApiBase()->GetVersionString();
-  std::pair<int, int> found;
-  std::sscanf(version.c_str(), "%d.%d", &found.first, &found.second);
-  if (found < NEEDED) throw std::runtime_error("onnxruntime " + version + ": needed is 1.30 or newer");
+  if (minor_version(version) < minor_version(NEEDED))
+    throw std::runtime_error("onnxruntime " + version + ": needed is " + NEEDED + " or newer");
   Json manifest = read_json(folder + "/voxtral_onnx.json"), vocab = read_json(folder + "/tekken.json").at("vocab");
-  if (manifest.at("format") != FORMAT) throw std::runtime_error(folder + ": expected format 1; export again");
+  if (manifest.at("format") != FORMAT) throw std::runtime_error(folder + ": another format; export again");
   const Json& precisions = manifest.at("precisions");
   std::string name = count > 3 ? arguments[3] : precisions.begin().key();
   if (!precisions.contains(name))
@@ -284,30 +286,22 @@ int main(int count, char** arguments) try {
   });
 
   std::ifstream audio(arguments[2], std::ios::binary);
-  char riff[12], chunk_name[4];
-  uint32_t size = 0;
-  struct {
-    uint16_t kind, channels;
-    uint32_t rate, bytes_per_second;
-    uint16_t bytes, bits;
-  } format{};
-  audio.read(riff, 12);
-  while (audio.read(chunk_name, 4) && audio.read(reinterpret_cast<char*>(&size), 4) && std::memcmp(chunk_name, "data", 4)) {
-    std::vector<char> chunk(size + size % 2);
-    audio.read(chunk.data(), chunk.size());
-    if (!std::memcmp(chunk_name, "fmt ", 4)) std::memcpy(&format, chunk.data(), sizeof format);
-  }
-  if (!audio || format.kind != 1 || format.channels != 1 || format.bits != 16 ||
-      format.rate != manifest.at("config").at("audio").at("sample_rate"))
+  const std::string wav((std::istreambuf_iterator<char>(audio)), {});
+  auto field = [&](size_t at, auto value) { return std::memcpy(&value, wav.data() + at, sizeof value), value; };
+  const uint32_t rate = manifest.at("config").at("audio").at("sample_rate");
+  const size_t start = wav.find("data", 36) + 8;
+  if (start < 44 || start > wav.size() || field(20, uint16_t()) != 1 || field(22, uint16_t()) != 1 ||
+      field(24, uint32_t()) != rate || field(34, uint16_t()) != 16)
     throw std::runtime_error(std::string(arguments[2]) + ": expected a WAV file: 16-bit PCM, mono, at the model's rate");
-  for (std::vector<int16_t> block(format.rate / 10); size > 0;) {  // as a microphone would bring it
-    audio.read(reinterpret_cast<char*>(block.data()), std::min<size_t>(size, 2 * block.size()));
-    if (audio.gcount() == 0) break;
-    size -= audio.gcount();
-    std::vector<float> samples(audio.gcount() / 2);
-    std::transform(block.begin(), block.begin() + samples.size(), samples.begin(), [](int16_t s) { return s / 32768.f; });
-    stream.feed(samples);
+  const size_t end = std::min(wav.size() - 1, start + field(start - 4, uint32_t()));
+  std::vector<float> block;
+  for (size_t at = start; at < end; at += 2) {
+    block.push_back(field(at, int16_t()) / 32768.f);
+    if (block.size() < rate / 10) continue;  // as a microphone would bring it
+    stream.feed(block);
+    block.clear();
   }
+  stream.feed(block);
   stream.finish();
   std::cout << std::endl;
   return 0;

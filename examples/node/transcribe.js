@@ -120,10 +120,10 @@ export async function* transcribe({ manifest, vocab, graphs, mel, encoder, decod
 export async function readWav(file, { sample_rate }) {
   const bytes = await readFile(file)
   const isMono = bytes.readUInt16LE(20) === 1 && bytes.readUInt16LE(22) === 1 && bytes.readUInt16LE(34) === 16 // PCM
-  if (!isMono || bytes.readUInt32LE(24) !== sample_rate) {
+  const start = bytes.indexOf('data', 36) + 8
+  if (start < 44 || !isMono || bytes.readUInt32LE(24) !== sample_rate) {
     throw new Error(`${file}: expected 16-bit mono; run: ffmpeg -i ${file} -ac 1 -ar ${sample_rate} -c:a pcm_s16le out.wav`)
   }
-  const start = bytes.indexOf('data', 36) + 8
   const length = Math.min(bytes.readUInt32LE(start - 4), bytes.length - start) >> 1
   return Float32Array.from({ length }, (_, i) => bytes.readInt16LE(start + 2 * i) / 32768)
 }

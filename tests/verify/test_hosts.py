@@ -96,7 +96,7 @@ def test_inspect_shows_it(run, tiny_artifact):
     assert result.code == 0
     text = " ".join(result.out.split())
     assert "onnxruntime, CPU 1.32.0 native q4f16, q4, q8, fp16, fp32: works" in text
-    assert "transformers_js: not in this artifact" in text
+    assert "transformers_js: not in this artifact; add it: export --family native,transformers_js" in text
     rows = json.loads(run("inspect", tiny_artifact, "--hosts", "--json").out)
     assert {row["host"] for row in rows} == HOSTS.keys()
     assert all(row["status"] in (WORKS, EXPECTED, NOT_SUPPORTED, NOT_IN_ARTIFACT) for row in rows)

@@ -13,6 +13,7 @@ from commands import CLIP, TEXT
 from conftest import copy_artifact
 from hub_server import LFS
 from huggingface_hub import ModelCard, constants
+from needs import WEB, need_node, run_script
 
 import voxtral_onnx
 from voxtral_onnx.config import RELEASED, RELEASED_LANGUAGES, RELEASED_NAME
@@ -120,20 +121,41 @@ def test_card_of_the_released_model(tiny_artifact):
     assert (front["base_model_relation"], front["license"]) == ("quantized", "apache-2.0")
 
 
-def test_layout_of_a_model_for_transformers_js(hub, transformers_js_artifact, run):
+def test_layout_of_a_model_for_transformers_js(transformers_js_artifact):
     """What its users know from onnx-community: configuration and tokenizer at the root, graphs in `onnx`."""
-    assert run("publish", transformers_js_artifact, NAME, "--yes").code == 0
-    files = held(hub)
-    card = files.pop("README.md").decode()
-    assert files == content(transformers_js_artifact)
+    publication = plan_publication(transformers_js_artifact, NAME)
+    files, card = publication.files, publication.card
+    assert files.keys() == {"README.md", *content(transformers_js_artifact)}
     names = ("config", "generation_config", "preprocessor_config", "processor_config", "tokenizer", "tokenizer_config")
-    assert {f"{name}.json" for name in names} < files.keys()
+    assert {f"{name}.json" for name in names} <= files.keys()
     for graph in ("audio_encoder", "embed_tokens", "decoder_model_merged"):
-        assert {f"onnx/{graph}_q4.onnx", f"onnx/{graph}_q4.onnx_data"} < files.keys()
+        assert {f"onnx/{graph}_q4.onnx", f"onnx/{graph}_q4.onnx_data"} <= files.keys()
     front = front_matter(card)
     assert front["library_name"] == "transformers.js" and {"onnx", "transformers.js"} < set(front["tags"])
     assert f"from_pretrained('{NAME}', {{ dtype: 'q4' }})" in card and "npm install @huggingface/transformers" in card
     assert "portable" not in card
+
+
+BY_NAME = """
+import { env, VoxtralRealtimeForConditionalGeneration, VoxtralRealtimeProcessor } from '@huggingface/transformers'
+import { readWav, transcribe } from '%s'
+const [url, cacheDir, name, clip] = process.argv.slice(2)
+Object.assign(env, { remoteHost: `${url}/`, allowLocalModels: false, cacheDir })
+const processor = await VoxtralRealtimeProcessor.from_pretrained(name)
+const model = await VoxtralRealtimeForConditionalGeneration.from_pretrained(name, { dtype: 'q4' })
+const ids = await transcribe({ processor, model }, await readWav(clip, 16000))
+console.log(processor.tokenizer.decode(ids, { skip_special_tokens: true }))
+"""
+
+
+@pytest.mark.node
+def test_transformers_js_runs_what_is_published_by_its_name(hub, transformers_js_artifact, tmp_path):
+    need_node("@huggingface/transformers")
+    publish(transformers_js_artifact, NAME)
+    script = tmp_path / "by_name.mjs"
+    script.write_text(BY_NAME % (WEB.parent / "examples" / "transformers_js.mjs").as_uri())
+    done = run_script(str(script), hub.url, tmp_path / "cache", NAME, CLIP)
+    assert done.stdout.strip() == TEXT, done.stderr
 
 
 def test_card_names_a_precision_that_the_family_has(tiny_artifact):
