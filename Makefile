@@ -2,6 +2,7 @@
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTHON ?= python3
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 DIST ?= dist
@@ -13,16 +14,14 @@ VENV_GPU := .venv-gpu
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(VENV)/run.stamp: pyproject.toml
+$(VENV)/run.stamp: EXTRAS = cpu,export
+$(VENV)/dev.stamp: EXTRAS = cpu,export,dev,hosts
+$(VENV)/run.stamp $(VENV)/dev.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) 'torch>=2.13,<2.14'
-	$(BIN)/pip install --quiet -e '.[cpu,export]'
-	touch $@
-
-$(VENV)/dev.stamp: $(VENV)/run.stamp
-	$(BIN)/pip install --quiet -e '.[cpu,export,dev,hosts]'
+	$(BIN)/pip install --quiet -e '.[$(EXTRAS)]'
 	mkdir -p .link && ln -sfn .. .link/voxtral_onnx
-	touch $@
+	touch $(VENV)/run.stamp $@
 
 demo: $(VENV)/run.stamp  ## export the embedded checkpoint, transcribe two clips, compare with their transcripts
 	$(BIN)/voxtral-onnx export tiny --output assets/tiny-onnx --precision q4f16,q4
@@ -37,7 +36,7 @@ demo-web: $(VENV)/run.stamp web/vendor/VERSION  ## the page in your browser, wit
 install: $(VENV)/dev.stamp  ## set up .venv for development
 
 test: $(VENV)/dev.stamp  ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGS)
 
 # The wheels of onnxruntime with and without CUDA exclude each other, so this has an environment of its own.
 $(VENV_GPU)/dev.stamp: pyproject.toml

@@ -19,11 +19,18 @@ torch.set_num_threads(1)  # small matrices: threads that wait for each other are
 EXACT_RECIPE = Path(__file__).parent / "reference" / "exact.toml"
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory, request) -> Path:
+    """One folder for the whole session, however many processes pytest-xdist runs it in."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if hasattr(request.config, "workerinput") else own
+
+
 @pytest.fixture(scope="session", autouse=True)
-def traces(tmp_path_factory):
-    """No export in this process traces what another has traced; tests/exporter/test_layouts.py shows that it may."""
+def traces(shared_folder):
+    """No export in this session traces what another has traced; tests/exporter/test_layouts.py shows that it may."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "trace", Traces(tmp_path_factory.mktemp("traces")))
+        patch.setattr(exporter, "trace", Traces(shared_folder / "traces"))
         yield exporter.trace
 
 
@@ -179,3 +186,8 @@ def process(tmp_path):
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return process
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests first, which are the browser's, so that no process is left waiting for another at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None)

@@ -145,7 +145,9 @@ def test_packages_are_the_folders_with_an_init():
     aside = {"tests", "bench", "build", "dist", ".venv", ".link", "node_modules"}
     found = {
         ".".join(("voxtral_onnx", *init.parent.relative_to(ROOT).parts))
-        for init in ROOT.rglob("__init__.py")
+        for folder in (ROOT, *ROOT.iterdir())
+        if folder.name not in aside
+        for init in folder.glob("__init__.py" if folder == ROOT else "**/__init__.py")
         if not aside & set(init.relative_to(ROOT).parts)
     }
     assert set(project["tool"]["setuptools"]["packages"]) == found

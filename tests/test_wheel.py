@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "assets" / "tiny" / "samples"
@@ -16,9 +17,11 @@ OLDEST = ("onnxruntime==1.30.0", "numpy==1.26.4", "typer==0.15.1", "rich==13.7.0
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dist")
-    subprocess.run(["make", "wheel", f"DIST={folder}"], cwd=ROOT, check=True, capture_output=True)
+def wheel(shared_folder):
+    folder = shared_folder / "dist"
+    with FileLock(shared_folder / "dist.lock"):  # it is built in the source tree
+        if not folder.exists():
+            subprocess.run(["make", "wheel", f"DIST={folder}"], cwd=ROOT, check=True, capture_output=True)
     (path,) = folder.glob("*.whl")
     return path
 

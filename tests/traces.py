@@ -19,6 +19,7 @@ class Traces:
     """In the place of `trace`: keeps in a folder what that gave, for every process that is told of the folder."""
 
     def __init__(self, folder: Path):
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.names: list[str] = []  # graphs that exports asked for
 
