@@ -32,6 +32,7 @@ class GraphRule(GraphDecoder):
         torch.nn.Module.__init__(self)
         self.blank, self.blank_mask = BLANK, torch.zeros(SIZE)
         self.blank_mask[BLANK] = -1e9
+        self.token_ids = torch.arange(SIZE, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
