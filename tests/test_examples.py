@@ -128,12 +128,12 @@ class Expected:
 
 @pytest.fixture(scope="module")
 def expected(tiny_artifact, tmp_path_factory) -> dict[Path, Expected]:
-    """Five clips, and one of half a minute in which both windows roll: they hold 3 and 10 seconds."""
+    """Five clips and a joined one longer than a minute, in which both windows roll: they hold 3 and 10 seconds."""
     files = [SAMPLES / clip for clip in SHORT_CLIPS]
-    parts, rates = zip(*(soundfile.read(file) for file in (*files, LONG_CLIP)), strict=True)
+    parts, rates = zip(*(soundfile.read(file) for file in (*files, LONG_CLIP, LONG_CLIP)), strict=True)
     files.append(tmp_path_factory.mktemp("joined") / "joined.wav")
     soundfile.write(files[-1], np.concatenate(parts), rates[0])
-    assert soundfile.info(files[-1]).duration > 30
+    assert soundfile.info(files[-1]).duration > 60
     found = {}
     with Transcriber(tiny_artifact, precision="q4", device="cpu", blank_guard=False, alternatives=2) as transcriber:
         for file in files:

@@ -90,13 +90,10 @@ def generate(
 
 
 def some_clips() -> dict[str, np.ndarray]:
-    """Five clips, and 25 seconds of the first four, in which every decision has a clear lead: float32, by name.
-
-    Both windows roll, which hold 3 and 10 seconds, and the rotation's table of 256 positions is passed: 20 seconds.
-    """
+    """Five clips, and a minute of the first four, in which every decision has a clear lead: float32, by name."""
     paths = [path for path in sorted(SAMPLES.glob("*.wav")) if path != LONG_CLIP][:5]
     clips = {path.name: soundfile.read(path, dtype="float32")[0] for path in paths}
-    return {**clips, "joined.wav": np.concatenate([*clips.values()][:4] * 3)[: 25 * 16000]}
+    return {**clips, "joined.wav": np.concatenate([*clips.values()][:4] * 6)[: 61 * 16000]}
 
 
 def _mel(graph: Path, samples: np.ndarray, count: int) -> np.ndarray:
