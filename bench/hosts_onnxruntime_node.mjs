@@ -4,6 +4,8 @@
  *     node --import ./web/packages.mjs bench/hosts_onnxruntime_node.mjs ARTIFACT PRECISION clip.wav…
  */
 
+import path from 'node:path'
+
 import { env } from 'onnxruntime-node'
 
 import { load, readWav, transcribe } from '../examples/node/transcribe.js'
@@ -22,7 +24,7 @@ for (const clip of clips) {
   }
   const steps = times.slice(1).map((time, i) => time - times[i]) // behind the prompt
   runs.push({
-    clip,
+    clip: path.basename(clip),
     audio_seconds: samples.length / model.manifest.config.audio.sample_rate,
     ids,
     ms_per_token: steps.reduce((sum, step) => sum + step, 0) / steps.length,

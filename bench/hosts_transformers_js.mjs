@@ -4,6 +4,7 @@
  *     node --import ./web/packages.mjs bench/hosts_transformers_js.mjs ARTIFACT DTYPE clip.wav…
  */
 
+import path from 'node:path'
 
 import { env } from '@huggingface/transformers'
 
@@ -23,7 +24,7 @@ for (const clip of clips) {
   const ids = await transcribe(loaded, samples, { streamer })
   const steps = times.slice(2).map((time, i) => time - times[i + 1]) // behind the prompt and what it yields
   runs.push({
-    clip,
+    clip: path.basename(clip),
     audio_seconds: samples.length / rate,
     ids,
     ms_per_token: steps.reduce((sum, step) => sum + step, 0) / steps.length,
