@@ -1,6 +1,7 @@
 /** What a graph carries from call to call, in fixed buffers (cache.py). */
 
 import { tensorOf } from './device.js'
+import { isCache, isState, presentOf } from './manifest.js'
 
 const VISIBLE_STEP = 256 // rows; shaders are compiled for no number of rows, but each step rounds a little otherwise
 
@@ -34,11 +35,9 @@ export class KVCache {
   /** Make the buffers. */
   hold() {
     for (const { name, dtype, shape } of this.session.graph.inputs) {
-      const isCache = name.startsWith('past_key_values.')
-      if (!isCache && !name.endsWith('_state')) continue
+      if (!isState(name)) continue
       const dims = shape.map((size) => (size === 'batch' ? 1 : size === 'capacity' ? this.spec.capacity : Number(size)))
-      const present = isCache ? name.replace('past_key_values', 'present') : `present_${name}`
-      this.binding.hold(name, present, dims, /** @type {import('./device.js').DataType} */ (dtype), isCache)
+      this.binding.hold(name, presentOf(name), dims, /** @type {import('./device.js').DataType} */ (dtype), isCache(name))
     }
   }
 

@@ -4,8 +4,7 @@
  */
 
 import { copyGraph } from './graph.js'
-
-const BYTES = { float32: 4, float16: 2, int32: 4, int64: 8 }
+import { BYTES, isCache, isState, presentOf } from './manifest.js'
 
 /**
  * @typedef {import('./device.js').Binding} Binding
@@ -223,15 +222,6 @@ function folding(device, caches, slots) {
     device.queue.submit([encoder.finish()])
   }
 }
-
-/** @param {string} name */
-const isCache = (name) => name.startsWith('past_key_values.')
-
-/** @param {string} name */
-const isState = (name) => isCache(name) || name.endsWith('_state')
-
-/** @param {string} past */
-export const presentOf = (past) => (isCache(past) ? past.replace('past_key_values', 'present') : `present_${past}`)
 
 /** @param {Tensor} tensor */
 const bytesOf = ({ dims, type }) => dims.reduce((a, b) => a * b, 1) * BYTES[/** @type {DataType} */ (type)]

@@ -1,6 +1,8 @@
 /** Which device and which precision run an artifact here; what is short is said before anything is downloaded. */
 
+import { canCapture } from './device.js'
 import { DeviceError } from './errors.js'
+import { BYTES } from './manifest.js'
 import { megabytes } from './store.js'
 
 const PRECISIONS = ['q4f16', 'q4', 'q8', 'fp16', 'fp32'] // as runtime/artifact.py prefers them
@@ -51,6 +53,9 @@ async function chooseWebGpu(manifest, asked) {
   const notes = []
   const precision = choosePrecision(manifest, asked, (dtype) => hasFloat16 || dtype !== 'float16', 'shader-f16 is missing')
   if (!hasFloat16) notes.push(`this graphics adapter computes in float32 only (no shader-f16): ${precision} runs`)
+  if (!canCapture(adapter)) {
+    notes.push('this graphics adapter has no subgroups: every call is started anew, which takes twice as long')
+  }
   if (adapter.info.isFallbackAdapter) notes.push('this browser emulates the graphics adapter on the CPU, which is slow')
   for (const [limit, bytes] of Object.entries(needs(manifest, precision))) {
     const found = adapter.limits[/** @type {'maxBufferSize'} */ (limit)]
@@ -74,7 +79,7 @@ async function chooseWebGpu(manifest, asked) {
 function needs(manifest, precision) {
   const { activation_dtype: dtype, decoder } = manifest.precisions[precision]
   const caches = Object.values(manifest.caches)
-  const cache = Math.max(...caches.map((c) => c.num_key_value_heads * c.capacity * c.head_dim * (dtype === 'float16' ? 2 : 4)))
+  const cache = Math.max(...caches.map((c) => c.num_key_value_heads * c.capacity * c.head_dim * BYTES[/** @type {'float16'} */ (dtype)]))
   const table = manifest.files[decoder.data[decoder.data.length - 1]].size
   return { maxBufferSize: Math.max(cache, table), maxStorageBufferBindingSize: cache }
 }

@@ -6,6 +6,7 @@
 import { Allocator } from './captured.js'
 import { DeviceError } from './errors.js'
 import { toFloat16 } from './float16.js'
+import { BYTES } from './manifest.js'
 
 /**
  * @typedef {typeof import('onnxruntime-common')} Ort
@@ -36,7 +37,6 @@ import { toFloat16 } from './float16.js'
  *   until the next call
  */
 
-const BYTES = { float32: 4, float16: 2, int32: 4, int64: 8 }
 const QUIET = 3 // onnxruntime's severity of errors
 
 /**
@@ -58,8 +58,14 @@ export async function openDevice(name) {
   ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency >> 1 || 1) : 1
   if (name === 'wasm') return new Wasm(ort)
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' })
-  return new WebGpu(ort, adapter?.features.has('subgroups') ?? false) // flash attention, which can be recorded, needs them
+  return new WebGpu(ort, adapter !== null && canCapture(adapter))
 }
+
+/**
+ * Whether calls can be recorded: attention that can needs subgroups.
+ * @param {GPUAdapter} adapter
+ */
+export const canCapture = (adapter) => adapter.features.has('subgroups')
 
 /**
  * A tensor of numbers, in the type that a graph wants.

@@ -9,6 +9,25 @@ export const FORMAT = 1
 export const FILE_NAME = 'voxtral_onnx.json'
 export const TOKENIZER = 'tekken.json'
 export const PIECE_SIZE = 16 << 20 // bytes hashed apart
+export const BYTES = { float32: 4, float16: 2, int32: 4, int64: 8 } // of a number
+
+/**
+ * Whether a graph's input is a cache.
+ * @param {string} name
+ */
+export const isCache = (name) => name.startsWith('past_key_values.')
+
+/**
+ * Whether a graph's input is what a call before gave back: a cache, or the state of a convolution.
+ * @param {string} name
+ */
+export const isState = (name) => isCache(name) || name.endsWith('_state')
+
+/**
+ * The output that is the next call's input `past`.
+ * @param {string} past
+ */
+export const presentOf = (past) => (isCache(past) ? past.replace('past_key_values', 'present') : `present_${past}`)
 
 /**
  * @typedef {{name: string, dtype: string, shape: (number | string)[]}} TensorSpec

@@ -205,7 +205,9 @@ test('device and precision are chosen before anything is downloaded', async () =
     Object.defineProperty(globalThis, 'navigator', { value: { gpu }, configurable: true })
     return choose(manifest, asked)
   }
-  assert.equal((await withAdapter({ features: ['shader-f16'] })).precision, 'q4f16')
+  const whole = await withAdapter({ features: ['shader-f16', 'subgroups'] })
+  assert.deepEqual([whole.precision, whole.notes], ['q4f16', []])
+  assert.match((await withAdapter({ features: ['shader-f16'] })).notes.join(), /no subgroups: every call is started anew/)
   const float32 = await withAdapter({})
   assert.equal(float32.precision, 'q4')
   assert.match(float32.notes[0], /no shader-f16/)
