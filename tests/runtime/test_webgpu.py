@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import soundfile
+from agreement import SHORT_CLIPS, sound
 from commands import CLIP, TEXT
 from devices import open_or_skip
 
@@ -50,6 +51,14 @@ def test_tokens_are_the_cpus_where_the_choice_is_clear(transcribers):
     assert first == len(here) or abs(here[first].blank_margin) < TURNS  # from there on contexts differ
     assert max(abs(a.blank_margin - b.blank_margin) for a, b in zip(there[:first], here, strict=False)) < DRIFT
     assert "".join(token.text for token in there).strip().startswith(TEXT.split()[0])
+
+
+@pytest.mark.parametrize("clip", [*SHORT_CLIPS, "1 min"])
+def test_whole_clips(device, tiny_artifact, clip):
+    """In q4; both windows roll in the minute."""
+    heard = sound(tiny_artifact, "q4", clip)
+    with Transcriber(tiny_artifact, "webgpu", precision="q4", blank_guard=False) as transcriber:
+        print(heard.judge(transcriber.transcribe(heard.samples).token_ids))
 
 
 def test_a_cache_is_the_cpus_across_a_move(transcribers):
