@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from .manifest import Manifest
     from .runtime.audio import AudioSource
     from .runtime.bench import Latency, Measurement
-    from .runtime.checkpoint import Checkpoint
     from .runtime.doctor import Check
     from .runtime.live import Notice, Silence
     from .runtime.mic import Microphone
@@ -300,7 +299,7 @@ def transcribe(
     ] = 1,
     gain: Annotated[str, typer.Option(help="[b]auto[/] scales the peak to 0.95; [b]none[/].")] = "none",
     output_format: Annotated[
-        str, typer.Option("--output-format", "-f", help="txt, json, srt, vtt, tsv, lrc, or all with --output-dir.")
+        str, typer.Option("--output-format", "-f", help="txt, json, srt, vtt, tsv, or all with --output-dir.")
     ] = "txt",
     output_dir: Annotated[
         Path | None,
@@ -348,13 +347,6 @@ def transcribe(
     stream_json: Annotated[
         bool, typer.Option("--stream-json", help="Live: one JSON event a line (partial, group, silence, final).")
     ] = False,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Live: a file from which a process that was killed goes on; the text is the same."),
-    ] = None,
-    checkpoint_every: Annotated[
-        float, typer.Option(min=0.1, help="Seconds after which the file is written again.")
-    ] = 30.0,
     offline: Offline = False,
     language: Annotated[str | None, typer.Option(hidden=True)] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "--initial-prompt", hidden=True)] = None,
@@ -374,10 +366,6 @@ def transcribe(
         raise UsageError("give audio files, or --mic, or --stdin for raw samples as they are spoken: one of the three")
     if stream_json and audio:
         raise UsageError("--stream-json tells of speech as it comes: add --mic or --stdin, or use --json for files")
-    if checkpoint and audio:
-        raise UsageError("--checkpoint is of speech as it comes: add --mic or --stdin, or leave it out")
-    if checkpoint and vad is not None:
-        raise UsageError("--checkpoint does not hold what --vad has heard: leave one of the two out")
     formats = _formats("json" if as_json else output_format, output_dir)
     if skip_existing and output_dir is None:
         raise UsageError("--skip-existing looks for outputs in a folder: add --output-dir FOLDER")
@@ -421,9 +409,8 @@ def transcribe(
         _introduce(transcriber)
         if stdin or mic:
             hz = transcriber.sample_rate
-            kept = _open_checkpoint(checkpoint, transcriber, checkpoint_every) if checkpoint else None
             source = _stdin_blocks(sample_format, rate, hz) if stdin else _open_microphone(input_device, hz)
-            _transcribe_live(transcriber, "stdin" if stdin else "mic", source, formats, output_dir, stream_json, kept)
+            _transcribe_live(transcriber, "stdin" if stdin else "mic", source, formats, output_dir, stream_json)
             return
         several = _transcribe_together if transcriber.batch_size > 1 else _transcribe_in_turn
         with _orderly_end():
@@ -1001,16 +988,6 @@ def _open_microphone(device: str | None, sample_rate: int) -> Microphone:
     return microphone
 
 
-def _open_checkpoint(path: Path, transcriber: Transcriber, seconds: float) -> Checkpoint:
-    from .runtime.checkpoint import Checkpoint
-
-    checkpoint = Checkpoint(path, transcriber, seconds)
-    if samples := checkpoint.stream.num_samples:
-        heard = f"{samples} samples, {samples / transcriber.sample_rate:.2f} s"
-        say(f"note: {path}: goes on behind {heard}; the input is to go on there")
-    return checkpoint
-
-
 def _print_microphones() -> None:
     from .runtime.mic import input_devices
 
@@ -1029,7 +1006,6 @@ def _transcribe_live(
     formats: tuple[str, ...],
     output_dir: Path | None,
     stream_json: bool,
-    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Show speech as it comes; Ctrl-C and SIGTERM end the capture, and what was captured is still transcribed."""
     import signal
@@ -1041,8 +1017,7 @@ def _transcribe_live(
     from .runtime.mic import Microphone
     from .runtime.segments import Segment
 
-    stream = checkpoint.stream if checkpoint else transcriber.stream()
-    gate, meter = transcriber.voice_gate(), Meter()
+    stream, gate, meter = transcriber.stream(), transcriber.voice_gate(), Meter()
     screen = LiveScreen(meter)
     microphone = source if isinstance(source, Microphone) else None
     capture = Capture(iter(source))
@@ -1073,8 +1048,8 @@ def _transcribe_live(
     broken: VoxtralOnnxError | None = None
     try:
         with screen, PauseKey(microphone, screen, meter):
-            listen(stream, capture, meter, show, gate, checkpoint)
-    except (AudioError, StorageError) as error:
+            listen(stream, capture, meter, show, gate)
+    except AudioError as error:
         broken = error  # what was captured before is transcribed
     finally:
         for number, handler in handlers.items():

@@ -92,15 +92,6 @@ def to_tsv(segments: Iterable[Segment]) -> str:
     return "".join(f"{start}\t{end}\t{text}\n" for start, end, text in [("start", "end", "text"), *rows])
 
 
-def to_lrc(segments: Iterable[Segment]) -> str:
-    """Lyrics: captions with the minutes, seconds and hundredths at which they begin."""
-    lines = []
-    for caption in captions(segments):
-        minutes, rest = divmod(round(100 * caption.start), 6000)
-        lines.append(f"[{minutes:02}:{rest // 100:02}.{rest % 100:02}]{' '.join(caption.lines)}\n")
-    return "".join(lines)
-
-
 def to_json(transcript: Transcript | Recording) -> str:
     """One line of JSON: whisper's fields, then ours."""
     values = {
@@ -136,7 +127,6 @@ _RENDERERS: dict[str, Callable[[Any], str]] = {
     "srt": lambda transcript: to_srt(transcript.segments),
     "vtt": lambda transcript: to_vtt(transcript.segments),
     "tsv": lambda transcript: to_tsv(transcript.segments),
-    "lrc": lambda transcript: to_lrc(transcript.segments),
 }
 FORMATS = tuple(_RENDERERS)
 

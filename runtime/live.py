@@ -17,8 +17,7 @@ from time import perf_counter
 import numpy as np
 import soxr
 
-from ..errors import AudioError, StorageError, UsageError, VoxtralOnnxError
-from .checkpoint import Checkpoint
+from ..errors import AudioError, UsageError
 from .segments import Segment, group
 from .stream import Stream, Token, check_samples
 from .vad import VoiceGate
@@ -55,7 +54,6 @@ class Meter:
 
     captured: float = 0.0  # seconds of audio
     transcribed: float = 0.0  # seconds of audio that went into the model
-    resumed: float = 0.0  # seconds of audio of both that an earlier process heard
     level: float = 0.0  # peak of the last block, full scale 1
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     encode_seconds: float = 0.0  # of work, the mel frames' included
@@ -74,8 +72,7 @@ class Meter:
 
     def share(self, seconds: float) -> float:
         """Of the audio that was transcribed."""
-        heard = self.transcribed - self.resumed
-        return seconds / heard if heard > 0 else 0.0
+        return seconds / self.transcribed if self.transcribed else 0.0
 
     def percentile(self, percent: float) -> float:
         """Of the recent latencies, in seconds: from the arrival of the last sample a token may use to its text."""
@@ -173,26 +170,21 @@ def listen(
     meter: Meter,
     on_event: Callable[[Event], None],
     gate: VoiceGate | None = None,
-    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Transcribe what is captured until it ends, then what is still delayed.
 
     Args:
-        stream: not finished.
+        stream: a new one.
         capture: the audio.
         meter: kept current.
         on_event: gets every token with text at once, then its word group, silences, and notices.
         gate: leaves out words without speech.
-        checkpoint: of this stream. Its tokens are told again first; it is written as time goes by and before the end
-            of the audio is taken, so that one that goes on from it hears no silence there.
 
     Raises:
         AudioError: the source broke; everything captured before has been transcribed.
-        StorageError: likewise, the checkpoint could not be written at the end.
     """
     rate, rules = stream.audio.sample_rate, stream.rules
-    text_end, is_silent, before = 0.0, False, stream.num_samples
-    meter.resumed = before / rate
+    text_end, is_silent = 0.0, False
     watch = _Watch(rate)
 
     def decided(tokens: Iterator[Token]) -> Iterator[Token]:
@@ -208,26 +200,18 @@ def listen(
             elif not is_silent and token.end - text_end > SILENCE_SECONDS:
                 on_event(Silence(text_end))
                 is_silent = True
-            if before < needed <= stream.num_samples:  # not the padding's
-                meter.latencies.append(perf_counter() - capture.arrival(needed - before))
-            if checkpoint:
-                checkpoint.add(token)
+            if needed <= stream.num_samples:  # not the padding's
+                meter.latencies.append(perf_counter() - capture.arrival(needed))
             measure()
             yield token
 
     def measure() -> None:
-        meter.captured = (before + capture.num_samples) / rate
-        meter.transcribed = min(meter.captured, max(before, stream.num_samples - len(stream.samples)) / rate)
+        meter.captured = capture.num_samples / rate
+        meter.transcribed = min(meter.captured, max(0, stream.num_samples - len(stream.samples)) / rate)
         meter.encode_seconds, meter.decode_seconds = stream.timings.encode_seconds, stream.timings.decode_seconds
 
     def tokens() -> Iterator[Token]:
-        nonlocal text_end
-        broken: VoxtralOnnxError | None = None
-        for token in checkpoint.tokens[:] if checkpoint else ():
-            if token.text:
-                on_event(token)
-                text_end = token.end
-            yield token
+        broken: AudioError | None = None
         blocks = iter(capture)
         while True:
             try:
@@ -243,16 +227,6 @@ def listen(
                 gate.hear(block)
             yield from decided(stream.iter_feed(block))
             measure()
-            if checkpoint and checkpoint.is_due:
-                try:
-                    checkpoint.write()
-                except StorageError as error:  # there may be room later
-                    on_event(Notice(str(error)))
-        if checkpoint:
-            try:
-                checkpoint.write()
-            except StorageError as error:
-                broken = broken or error
         yield from decided(stream.iter_finish())
         if broken is not None:
             raise broken

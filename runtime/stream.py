@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -102,7 +102,6 @@ class Stream:
         self.finished = False
         self.text = TextDecoder(transcriber.tokenizer)
         self.timings = Timings()
-        self.notes: list[Any] = []  # what `save` was given, where this stream was loaded
         self._listener: tuple[asyncio.AbstractEventLoop, asyncio.Queue[Token | None]] | None = None
         silence = self.rules.look_back_samples + self.rules.left_pad_tokens * self.audio.samples_per_token
         self.samples = np.zeros(silence, np.float32)  # from look_back before the next token to encode
@@ -187,17 +186,15 @@ class Stream:
             count = sum(key.startswith(f"{name}_") for key in arrays)
             cache.restore(values[name], [arrays[f"{name}_{i}"] for i in range(count)])
 
-    def save(self, path: str | Path, notes: Sequence[Any] = ()) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the stream's state; `Transcriber.load_stream` goes on from it, in another process too.
-
-        `notes`, as JSON holds them, are those of the loaded stream.
 
         Raises:
             StorageError: the file cannot be written.
         """
         snapshot = self.snapshot()
         facts = {"identity": self.transcriber.identity(self.num_delay_tokens), "stop_at_eos": self.stop_at_eos}
-        values = {**facts, "notes": list(notes), **snapshot.values}
+        values = {**facts, **snapshot.values}
         with whole_file(Path(path)) as file:
             np.savez(file, allow_pickle=False, state=np.array(json.dumps(values)), **snapshot.arrays)
 
@@ -217,7 +214,7 @@ class Stream:
             raise ArtifactError(
                 f"{path}: saved with another artifact, precision, delay or context; open a stream with the same"
             )
-        self.stop_at_eos, self.notes = values["stop_at_eos"], values.get("notes", [])
+        self.stop_at_eos = values["stop_at_eos"]
         self.take_over(Snapshot(values, arrays))
 
     def __aiter__(self) -> Stream:

@@ -18,7 +18,6 @@ from voxtral_onnx.runtime.captions import (
     PAUSE_SECONDS,
     captions,
     columns,
-    to_lrc,
     to_srt,
     to_tsv,
     to_vtt,
@@ -107,10 +106,6 @@ def test_all_formats_show_the_same_captions(words):
     assert [times.replace(".", ",") for times, *_ in shown] == re.findall(r"^.* --> .*$", to_srt(segments), re.M)
     rows = list(csv.reader(to_tsv(segments).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
     assert rows == [["start", "end", "text"], *([str(a), str(b), " ".join(lines)] for a, b, lines in expected)]
-    lyrics = [re.fullmatch(r"\[(\d\d+):([0-5]\d)\.(\d\d)\](.+)", line) for line in to_lrc(segments).splitlines()]
-    for match, (start, _, lines) in zip(lyrics, expected, strict=True):
-        assert match is not None and match[4] == " ".join(lines)
-        assert abs((int(match[1]) * 60 + int(match[2])) * 1000 + 10 * int(match[3]) - start) <= 6
 
 
 def test_vtt_escapes_what_begins_a_tag_or_an_entity():
@@ -119,7 +114,7 @@ def test_vtt_escapes_what_begins_a_tag_or_an_entity():
 
 def test_no_text():
     for segments in ([], timed([(" ", 0, 1)])):
-        assert (to_srt(segments), to_vtt(segments), to_lrc(segments)) == ("", "WEBVTT\n", "")
+        assert (to_srt(segments), to_vtt(segments)) == ("", "WEBVTT\n")
         assert to_tsv(segments) == "start\tend\ttext\n"
 
 
