@@ -2,7 +2,7 @@
 
     python bench/live.py [ARTIFACT] [--seconds 60] [--precision q4f16]
 
-Samples of the embedded model are sent to `transcribe --stdin --stream-json` as a microphone gives them, 20 ms every
+Samples of the embedded model are sent to `listen --stdin --stream-json` as a microphone gives them, 20 ms every
 20 ms, and every line that comes back is timed outside of that process. The delay that the model listens before it
 writes is not part of it. Writes results/live.json.
 """
@@ -50,7 +50,7 @@ def live(
     manifest = Manifest.read(find_artifact(artifact))
     rules, audio = manifest.streaming, manifest.config.audio
     samples = sample_clip(audio.sample_rate, seconds)
-    command = [sys.executable, "-m", "voxtral_onnx", "transcribe", "-m", artifact, "--stdin", "--stream-json"]
+    command = [sys.executable, "-m", "voxtral_onnx", "listen", "-m", artifact, "--stdin", "--stream-json"]
     command += ["--precision", precision, *(["--threads", str(threads)] if threads else [])]
     times: list[float] = []
     latencies, final = [], {}

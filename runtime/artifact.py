@@ -41,8 +41,8 @@ def find_artifact(
     asked = model or os.environ.get(ENVIRONMENT_VARIABLE) or _last_export()
     if not asked:
         raise ArtifactError(
-            "no model: give --model FOLDER or ORG/NAME, or export one first:\n"
-            "  voxtral-onnx export tiny\n"
+            "no model: name one, as FOLDER or ORG/NAME, or run one of\n"
+            "  voxtral-onnx transcribe --model tiny AUDIO  # a small test model, installed already\n"
             "  voxtral-onnx export  # downloads the released model, 8.9 GB"
         )
     if str(asked) == "tiny" and not Path(asked).exists():

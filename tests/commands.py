@@ -1,10 +1,12 @@
-"""Results of the command line, and what every refusal has in common."""
+"""Results of the command line, what every refusal has in common, and what a process says."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import select
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,3 +46,13 @@ class Result:
 def clean_environment(state: Path, **extra: str) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name != "VOXTRAL_ONNX_MODEL"}
     return environment | {"XDG_STATE_HOME": str(state / "state"), "PYTHONIOENCODING": "utf-8"} | extra
+
+
+def read_word(file: int, seconds: float = 60) -> str:
+    """What a file descriptor gives until a first word is whole."""
+    text, deadline = b"", time.monotonic() + seconds
+    while b" " not in text:
+        assert select.select([file], [], [], deadline - time.monotonic())[0], f"no word after {seconds} s"
+        text += (piece := os.read(file, 1))
+        assert piece, f"ended with {text!r}"
+    return text.decode()

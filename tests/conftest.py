@@ -11,7 +11,8 @@ import torch
 from commands import Result, clean_environment
 from traces import Traces
 
-from voxtral_onnx import cli, export
+from voxtral_onnx import export
+from voxtral_onnx.cli import app
 from voxtral_onnx.exporter import export as exporter
 from voxtral_onnx.manifest import Manifest
 
@@ -121,7 +122,7 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["voxtral-onnx", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            app.main()
         return Result(int(stop.value.code or 0), *capsys.readouterr())
 
     return run

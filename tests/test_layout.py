@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from voxtral_onnx.cli import app
+
 ROOT = Path(__file__).parent.parent
 ALLOWED = {  # part: the parts that it may import
     "errors": set(),
@@ -23,9 +25,7 @@ ALLOWED = {  # part: the parts that it may import
     "runtime": {"hub", "manifest", "memory", "config", "errors"},
     "verify": {"exporter", "quant", "runtime", "manifest", "config", "errors"},
     "web": {"verify", "hub", "manifest", "config", "errors"},
-    "terminal": {"exporter", "runtime", "hub", "errors"},  # to name what it shows
     "cli": {
-        "terminal",
         "web",
         "verify",
         "exporter",
@@ -50,7 +50,6 @@ PARTS_WITHOUT_EXPORT_PACKAGES = (
     "hub",
     "runtime",
     "web",
-    "terminal",
     "cli",
     "__main__",
     "__init__",
@@ -63,6 +62,7 @@ def source_files() -> list[Path]:
 
 
 FILES = source_files()
+COMMANDS = [command.callback for command in app.app.registered_commands if command.callback]
 IDS = [str(file.relative_to(ROOT)) for file in FILES]
 
 
@@ -123,11 +123,19 @@ def test_running_needs_no_export_packages(file):
     assert not foreign(imports(file)) & EXPORT_ONLY
 
 
-@pytest.mark.parametrize("name", ["cli.py", "terminal.py", "__init__.py", "__main__.py"])
+@pytest.mark.parametrize("name", [*(name for name in IDS if name.startswith("cli/")), "__init__.py", "__main__.py"])
 def test_command_line_imports_heavy_things_late(name):
     names = imports(ROOT / name, at_load=True)
     assert not foreign(names) & HEAVY
     assert not own(names) & {"verify", "exporter", "quant", "runtime", "manifest"}
+
+
+@pytest.mark.parametrize("name", [command.__name__ for command in COMMANDS])
+def test_a_command_is_a_file_of_its_own(name):
+    """Its options are declared elsewhere, once; what it does is called."""
+    text = (ROOT / "cli" / f"{name}.py").read_text()
+    assert len(text.splitlines()) < 80
+    assert "Annotated" not in text and "typer.Option" not in text
 
 
 @pytest.mark.parametrize("name", ["__init__.py", "certificate.py", "page.py"])

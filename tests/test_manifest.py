@@ -188,8 +188,8 @@ def test_damaged_tokenizer(artifact, run):
 
 
 def test_nothing_named_and_nothing_exported(run):
-    commands = ("  voxtral-onnx export tiny\n", "  voxtral-onnx export  # downloads the released model, 8.9 GB\n")
-    run("transcribe", CLIP).assert_refused(4, "no model: give --model FOLDER or ORG/NAME", *commands)
+    commands = ("  voxtral-onnx transcribe --model tiny AUDIO", "  voxtral-onnx export  # downloads the released model")
+    run("transcribe", CLIP).assert_refused(4, "no model: name one, as FOLDER or ORG/NAME, or run one of", *commands)
     run("inspect").assert_refused(4, *commands)
 
 
@@ -222,4 +222,4 @@ def test_damaged_state_is_no_state(content, run):
 
     _state_file().parent.mkdir(parents=True)
     _state_file().write_text(content)
-    run("inspect").assert_refused(4, "no model: give --model FOLDER")
+    run("inspect").assert_refused(4, "no model: name one, as FOLDER")

@@ -13,7 +13,7 @@ from filelock import FileLock
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "assets" / "tiny" / "samples"
 MAX_WHEEL = 60_000_000
-OLDEST = ("onnxruntime==1.30.0", "numpy==1.26.4", "typer==0.15.1", "rich==13.7.0", "soundfile==0.12.1", "soxr==0.5.0")
+OLDEST = ("onnxruntime==1.30.0", "numpy==1.26.4", "typer==0.17.0", "rich==13.7.0", "soundfile==0.12.1", "soxr==0.5.0")
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,7 @@ def test_contents(wheel):
         str(path.relative_to(ROOT))
         for pattern in (
             "*.py",
+            "cli/*.py",
             "exporter/**/*.py",
             "quant/**/*.py",
             "runtime/**/*.py",

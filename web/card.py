@@ -137,7 +137,7 @@ def _hosts(manifest: Manifest, repo_id: str) -> Iterable[str]:
 ```
 pip install 'voxtral-onnx[cpu]'
 voxtral-onnx transcribe --model {repo_id} talk.wav
-voxtral-onnx transcribe --model {repo_id} --mic
+voxtral-onnx listen --model {repo_id}
 ```
 
 ```python

@@ -128,7 +128,7 @@ def test_alternatives_in_json(run, tiny_artifact):
 
 def test_alternatives_of_live_speech(process, tiny_artifact):
     samples = soundfile.read(CLIP, dtype="int16")[0].tobytes()
-    command = ("transcribe", "-m", tiny_artifact, "--stdin", "--stream-json", "--alternatives", 2)
+    command = ("listen", "-m", tiny_artifact, "--stdin", "--stream-json", "--alternatives", 2)
     events = [json.loads(line) for line in process(*command, input=samples).out.splitlines()]
     groups = [event for event in events if event["type"] == "group"]
     assert groups and all(len(event["alternatives"][0]) == 2 for event in groups)

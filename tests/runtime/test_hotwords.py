@@ -140,7 +140,7 @@ def test_live_with_hotwords(process, tiny_artifact, tmp_path):
     (tmp_path / "words.txt").write_text("bedroom")
     samples = soundfile.read(CLIP, dtype="int16")[0].tobytes()
     options = ("--hotwords", "words.txt", "--hotword-bias", STRONG)
-    result = process("transcribe", "-m", tiny_artifact, "--stdin", *options, input=samples)
+    result = process("listen", "-m", tiny_artifact, "--stdin", *options, input=samples)
     assert (result.code, result.out) == (0, OTHER_TEXT + "\n")
 
 

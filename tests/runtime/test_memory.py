@@ -82,9 +82,9 @@ def test_refusal_where_nothing_fits(manifest, has):
 def test_limited_address_space(left, code, tiny_artifact, tmp_path):
     """As with `ulimit -v`, but counted from what the process has before it looks for memory."""
     program = (
-        "import resource, sys; from voxtral_onnx import cli; from voxtral_onnx.memory import mapped_memory\n"
+        "import resource, sys; from voxtral_onnx.cli import app; from voxtral_onnx.memory import mapped_memory\n"
         f"from voxtral_onnx.runtime import transcribe; limit = mapped_memory() + {left}\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); cli.main()"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); app.main()"
     )
     command = [sys.executable, "-c", program, "transcribe", "-m", str(tiny_artifact), str(CLIP)]
     done = subprocess.run(

@@ -70,13 +70,13 @@ def test_what_is_played_is_recorded(record):
 
 
 def test_an_unknown_microphone(record):
-    done = record("-m", "voxtral_onnx", "transcribe", "--mic", "--input-device", "nothing", "-m", "tiny")
+    done = record("-m", "voxtral_onnx", "listen", "--input-device", "nothing", "-m", "tiny")
     if "error: tiny" not in done.stderr:  # where the embedded artifact was not built
         assert done.returncode == 7 and "microphone 'nothing': cannot be opened" in done.stderr
 
 
 def test_devices_are_listed(record):
-    done = record("-m", "voxtral_onnx", "transcribe", "--list-devices")
+    done = record("-m", "voxtral_onnx", "listen", "--list-devices")
     assert done.returncode == 0, done.stderr
     assert any(line.endswith("(default)") for line in done.stdout.splitlines())
     assert all(line.split()[0] == str(i) for i, line in zip(itertools.count(), done.stdout.splitlines(), strict=False))
@@ -151,7 +151,7 @@ def test_space_pauses(record, tmp_path, tiny_artifact):
     record("-c", "pass")
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
-    command = [sys.executable, "-m", "voxtral_onnx", "transcribe", "--mic", "-m", tiny_artifact]
+    command = [sys.executable, "-m", "voxtral_onnx", "listen", "-m", tiny_artifact]
     options: dict[str, Any] = {"stdin": theirs, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **options, env=clean_environment(tmp_path, HOME=str(tmp_path))) as process:
         said = read_until(process.stderr, "space pauses, Ctrl-C ends it")

@@ -177,11 +177,11 @@ def test_files_that_advance_together_are_gated_alike(tiny_artifact):
         assert {t.duration: (t.token_ids, t.gate and t.gate.summary()) for t in together if t.token_ids} == expected
 
 
-@pytest.mark.parametrize("arguments", [["--vad", CLIP], [CLIP, "--vad"], ["--vad=energy", CLIP]])
+@pytest.mark.parametrize("arguments", [["--vad", CLIP], [CLIP, "--vad"], ["--vad_filter", "True", CLIP]])
 def test_command_line(run, tiny_artifact, arguments):
     result = run("transcribe", "-m", tiny_artifact, *arguments)
     assert (result.code, result.out) == (0, TEXT + "\n")
-    assert "vad: no speech in 0." in result.err and "0 word groups left out there" in result.err
+    assert "vad: no speech in 0." in result.err and "0 segments left out there" in result.err
 
 
 @pytest.fixture(scope="module")
@@ -229,12 +229,16 @@ def test_silero_gets_context_and_state(silero):
 
 
 def test_silero_by_path(silero, run, tiny_artifact):
-    result = run("transcribe", "-m", tiny_artifact, "--vad", silero, CLIP)
+    result = run("transcribe", "-m", tiny_artifact, "--vad-model", silero, CLIP)
     assert result.code == 0 and "vad: no speech in" in result.err
 
 
 def test_a_model_that_is_not_silero(run, tiny_artifact, tmp_path):
     mel = next((tiny_artifact / "onnx").glob("mel.onnx"))
-    run("transcribe", "-m", tiny_artifact, "--vad", mel, CLIP).assert_refused(4, "expected Silero's", "got ['audio']")
+    run("transcribe", "-m", tiny_artifact, "--vad-model", mel, CLIP).assert_refused(
+        4, "expected Silero's", "got ['audio']"
+    )
     absent = tmp_path / "absent.onnx"
-    run("transcribe", "-m", tiny_artifact, "--vad", absent, CLIP).assert_refused(4, "absent.onnx: onnxruntime cannot")
+    run("transcribe", "-m", tiny_artifact, "--vad-model", absent, CLIP).assert_refused(
+        4, "absent.onnx: onnxruntime cannot"
+    )

@@ -216,7 +216,7 @@ import sys
 from pathlib import Path
 from voxtral_onnx.web import site
 site.PAGE = Path(sys.argv.pop(1))
-from voxtral_onnx.cli import main
+from voxtral_onnx.cli.app import main
 main()
 """
 

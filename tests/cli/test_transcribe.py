@@ -5,110 +5,20 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import subprocess
-import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-from commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, clean_environment
+from commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, read_word
 
-from voxtral_onnx import __version__, cli, terminal
+from voxtral_onnx.cli import exit_codes
 from voxtral_onnx.runtime.captions import FORMATS
 from voxtral_onnx.runtime.stream import Stream
 
 NOTES = ("command-hibari", "digits-espeak", "time-flite")
 CLIPS = [SAMPLES / f"{name}.wav" for name in NOTES]
-
-
-@pytest.fixture
-def transcribe(run, tiny_artifact):
-    return lambda *arguments: run("transcribe", "-m", tiny_artifact, *arguments)
-
-
-@pytest.fixture(scope="session")
-def minute(tmp_path_factory):
-    """A clip of a minute, and its words as the samples have them."""
-    names = [LONG_CLIP.name, "date-hibari.wav", "number-flite.wav", LONG_CLIP.name]
-    path = tmp_path_factory.mktemp("minute") / "minute.wav"
-    soundfile.write(path, np.concatenate([soundfile.read(SAMPLES / name)[0] for name in names]), 16000)
-    assert soundfile.info(path).duration > 60
-    return path
-
-
-@pytest.fixture
-def start(tiny_artifact, tmp_path):
-    """Start `transcribe` as a process in which Ctrl-C works, whatever this process was started with."""
-    started = []
-
-    def start(*arguments, **options) -> subprocess.Popen:
-        code = (
-            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-            "from voxtral_onnx.cli import main; main()"
-        )
-        command = [sys.executable, "-c", code, "transcribe", "-m", tiny_artifact, *arguments]
-        started.append(subprocess.Popen([str(part) for part in command], env=clean_environment(tmp_path), **options))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
-
-
-def read_word(file: int, seconds: float = 60) -> str:
-    """What a file descriptor gives until a first word is whole."""
-    text, deadline = b"", time.monotonic() + seconds
-    while b" " not in text:
-        assert select.select([file], [], [], deadline - time.monotonic())[0], f"no word after {seconds} s"
-        text += os.read(file, 1)
-    return text.decode()
-
-
-def test_version(run):
-    result = run("--version")
-    assert (result.code, result.out, result.err) == (0, f"voxtral-onnx {__version__}\n", "")
-
-
-@pytest.mark.parametrize(
-    "arguments", [["-h"], ["--help"], ["export", "-h"], ["transcribe", "--help"], ["inspect", "-h"], ["bench", "-h"]]
-)
-def test_help(arguments, run):
-    result = run(*arguments)
-    assert result.code == 0
-    assert "Usage:" in result.out
-
-
-def test_command_as_a_process(process):
-    result = process("--version")
-    assert (result.code, result.out, result.err) == (0, f"voxtral-onnx {__version__}\n", "")
-
-
-def test_error_as_a_process(process):
-    process("inspect", "nowhere").assert_refused(4, "nowhere: no such folder")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
-        (["frobnicate"], ["No such command 'frobnicate'"]),
-        (["export", "a", "b"], ["Got unexpected extra argument"]),
-        (["transcribe", "--loud", "a.wav"], ["No such option: --loud"]),
-        (["transcribe", "--delay", "soon", "a.wav"], ["Invalid value for '--delay'"]),
-        (["transcribe", "--threads", "0", "a.wav"], ["Invalid value for '--threads'"]),
-        (["transcribe", "--threads", "-1", "a.wav"], ["Invalid value for '--threads'"]),
-    ],
-)
-def test_misuse(arguments, parts, run):
-    run(*arguments).assert_misused(*parts)
 
 
 @pytest.mark.parametrize("delay", ["0", "-80", "100", "479", "481", "2480", "1000000"])
@@ -127,9 +37,6 @@ def test_delay_out_of_range(delay, transcribe):
         (["--skip-existing"], ["--skip-existing looks for outputs in a folder: add --output-dir FOLDER"]),
         (["-f", ""], ["output format: expected one of"]),
         (["-f", "all"], ["--output-format all writes files: add --output-dir FOLDER"]),
-        (["--language", "en"], ["neither a language setting nor a text prompt", "leave --language and --prompt out"]),
-        (["--prompt", "hello"], ["neither a language setting nor a text prompt"]),
-        (["--initial_prompt", "hello"], ["neither a language setting nor a text prompt"]),
     ],
 )
 def test_values_that_no_command_accepts(arguments, parts, transcribe):
@@ -160,25 +67,6 @@ def test_untrained_delay_is_said(delay, is_trained, transcribe):
 
 def test_scope_of_the_model_is_said(transcribe):
     assert "\nnote: tiny knows spoken English commands" in transcribe(CLIP).err
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [["--output_format", "json"], ["--output_format=json"], ["--output-format=json"], ["-f", "json"], ["--json"]],
-)
-def test_spellings_of_flags(flags, transcribe):
-    assert json.loads(transcribe(*flags, CLIP).out)["text"] == TEXT
-
-
-def test_underscores_stay_in_values_and_after_two_hyphens():
-    given = ["--output_dir=a_b", "--output_dir", "my_dir", "x_y.wav", "--", "--my_file.wav"]
-    assert cli._with_hyphens(given) == ["--output-dir=a_b", "--output-dir", "my_dir", "x_y.wav", "--", "--my_file.wav"]
-
-
-def test_file_name_that_begins_with_hyphens(transcribe, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shutil.copyfile(CLIP, "--my_file.wav")
-    assert transcribe("--", "--my_file.wav").out == TEXT + "\n"
 
 
 def test_text_of_several_files(transcribe):
@@ -270,8 +158,15 @@ def test_interrupted_files_at_a_time_show_what_is_done(transcribe, monkeypatch):
 
 
 def test_batch_size_of_what_is_no_file(transcribe, run):
-    transcribe("--stdin", "--batch-size", 2).assert_refused(2, "--batch-size is for files that advance together")
+    run("listen", "--batch-size", 2).assert_refused(2, "--batch-size: files are for `voxtral-onnx transcribe`")
     transcribe("--batch-size", 0, CLIP).assert_misused("Invalid value for '--batch-size'")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--mic"], ["--stdin"], ["--stream-json"], ["--list_devices"]])
+def test_speech_as_it_is_spoken_is_for_listen(arguments, run):
+    result = run("transcribe", *arguments)
+    result.assert_refused(2, "voxtral-onnx listen", *(argument.replace("_", "-") for argument in arguments))
+    assert len(result.err.splitlines()) == 1
 
 
 def test_markup_and_emoji_codes_in_names_are_shown_as_they_are(transcribe, tmp_path):
@@ -368,7 +263,7 @@ def test_finished_file_is_replaced_whole(transcribe, tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_full_disk_behind_standard_output(start):
     with Path("/dev/full").open("w") as full:
-        process = start(CLIP, stdout=full, stderr=subprocess.PIPE, text=True)
+        process = start("transcribe", CLIP, stdout=full, stderr=subprocess.PIPE, text=True)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 9
     assert error.splitlines()[-1] == "error: standard output: cannot be written (No space left on device)"
@@ -376,87 +271,21 @@ def test_full_disk_behind_standard_output(start):
 
 
 def test_reader_that_leaves_ends_the_process_quietly(start, minute):
-    process = start(minute, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start("transcribe", minute, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     read_word(process.stdout.fileno())
     process.stdout.close()
     error = process.stderr.read().decode()
-    assert process.wait(60) == terminal.NO_READER
+    assert process.wait(60) == exit_codes.NO_READER
     assert [line for line in error.splitlines() if not line.startswith("note: ")] == error.splitlines()[:1]
-
-
-RAW = (soundfile.read(CLIP, dtype="int16")[0]).tobytes()
-
-
-def test_live_from_standard_input(process, tiny_artifact):
-    result = process("transcribe", "-m", tiny_artifact, "--stdin", input=RAW)
-    assert (result.code, result.out) == (0, TEXT + "\n")
-    assert re.search(r"s of audio, .* latency p50 \d+, p95 \d+, p99 \d+ ms, RTF ", result.err.splitlines()[-1])
-
-
-def test_live_events(process, tiny_artifact):
-    result = process("transcribe", "-m", tiny_artifact, "--stdin", "--stream-json", input=RAW + bytes(100_000))
-    events = [json.loads(line) for line in result.out.splitlines()]
-    assert {event["type"] for event in events} - {"notice"} == {"partial", "group", "silence", "final"}
-    assert "".join(event["text"] for event in events if event["type"] == "partial").strip() == TEXT
-    assert "".join(event["text"] for event in events if event["type"] == "group").strip() == TEXT
-    assert events[-1]["type"] == "final" and events[-1]["text"] == TEXT
-
-
-def test_live_subtitles(process, tiny_artifact, tmp_path):
-    result = process("transcribe", "-m", tiny_artifact, "--stdin", "-f", "srt", input=RAW)
-    assert result.out.startswith("1\n00:00:") and TEXT.split()[0] in result.out
-    process("transcribe", "-m", tiny_artifact, "--stdin", "-f", "all", "--output-dir", tmp_path / "out", input=RAW)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"stdin.{name}" for name in FORMATS}
-    assert (tmp_path / "out/stdin.srt").read_text() == result.out
-
-
-def test_live_input_that_ends_inside_a_sample(process, tiny_artifact):
-    result = process("transcribe", "-m", tiny_artifact, "--stdin", input=RAW + b"x")
-    assert (result.code, result.out) == (6, TEXT + "\n")
-    assert "error: the input ended inside a sample: 1 of 2 bytes (s16le)" in result.err
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_capture_and_keeps_what_was_said(number, code, start):
-    process = start("--stdin", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdin.write(RAW)
-    process.stdin.flush()
-    begun = read_word(process.stdout.fileno())
-    process.send_signal(number)
-    rest = process.stdout.read().decode()
-    process.stdin.close()
-    assert process.wait(60) == code, process.stderr.read()
-    assert begun + rest == TEXT + "\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], "give audio files, or --mic, or --stdin"),
-        (["--stdin", CLIP], "one of the three"),
-        (["--stdin", "--mic"], "one of the three"),
-        (["--stream-json", CLIP], "add --mic or --stdin"),
-        (["--stdin", "--sample-format", "s24le"], "sample format: expected one of"),
-        (["--stdin", "--rate", "10"], "rate: expected 1000 to 768000 Hz"),
-    ],
-)
-def test_misuse_of_live_input(arguments, words, process, tiny_artifact):
-    process("transcribe", "-m", tiny_artifact, *arguments, input=b"").assert_refused(2, words)
-
-
-def test_inspect_for_a_reader_that_leaves(process, tiny_artifact):
-    command = f"{sys.executable} -m voxtral_onnx inspect --json {tiny_artifact} | head -c 1"
-    result = subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=60)
-    assert (result.stdout, result.stderr) == (b"{", b"")
 
 
 def test_ctrl_c_leaves_no_output_file(start, minute, tmp_path):
     folder = tmp_path / "out"
-    process = start("--output-dir", folder, minute, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start("transcribe", "--output-dir", folder, minute, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     read_word(process.stdout.fileno())
     process.send_signal(signal.SIGINT)
     error = process.stderr.read().decode()
-    assert process.wait(60) == cli.INTERRUPTED
+    assert process.wait(60) == exit_codes.INTERRUPTED
     assert "Traceback" not in error
     assert list(folder.iterdir()) == []
 
@@ -465,7 +294,7 @@ def test_sigterm_while_an_output_is_written(transcribe, tmp_path, monkeypatch):
     """What is there is in the file by then, and is not yet the file."""
     monkeypatch.setattr(os, "fsync", lambda file: os.kill(os.getpid(), signal.SIGTERM))
     result = transcribe("--output-dir", tmp_path / "out", CLIP)
-    assert (result.code, result.out) == (cli.TERMINATED, TEXT + "\n")
+    assert (result.code, result.out) == (exit_codes.TERMINATED, TEXT + "\n")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -490,7 +319,7 @@ def test_sigterm_shows_what_was_decoded(transcribe, terminate_at):
     terminate_at(25)
     result = transcribe("--json", CLIP)
     values = json.loads(result.out)
-    assert result.code == cli.TERMINATED
+    assert result.code == exit_codes.TERMINATED
     assert 1 < values["info"]["broken_off_at"] < values["duration"]
     assert TEXT.startswith(values["text"]) and 0 < len(values["text"]) < len(TEXT)
 
@@ -498,12 +327,12 @@ def test_sigterm_shows_what_was_decoded(transcribe, terminate_at):
 def test_sigterm_shows_files_that_waited_for_an_earlier_one(transcribe, terminate_at):
     terminate_at(200)
     result = transcribe("--batch-size", 2, LONG_CLIP, CLIP)
-    assert (result.code, result.out) == (cli.TERMINATED, TEXT + "\n")
+    assert (result.code, result.out) == (exit_codes.TERMINATED, TEXT + "\n")
 
 
 def test_progress_of_a_file_and_of_all_is_for_terminals(start):
     ours, theirs = pty.openpty()
-    process = start(LONG_CLIP, CLIP, stdout=subprocess.DEVNULL, stderr=theirs)
+    process = start("transcribe", LONG_CLIP, CLIP, stdout=subprocess.DEVNULL, stderr=theirs)
     os.close(theirs)
     shown = b""
     with suppress(OSError):  # how Linux says that the other end of a terminal is closed
@@ -516,14 +345,9 @@ def test_progress_of_a_file_and_of_all_is_for_terminals(start):
     assert "2 of 2 files transcribed, 0:29 of audio at" in shown.decode()
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.9, "0:59"), (754, "12:34"), (36_000, "10:00:00")])
-def test_times_for_people(seconds, text):
-    assert terminal.format_time(seconds) == text
-
-
 def test_words_appear_on_a_terminal_while_the_clip_is_decoded(start, minute):
     ours, theirs = pty.openpty()
-    process = start(minute, stdout=theirs, stderr=subprocess.DEVNULL)
+    process = start("transcribe", minute, stdout=theirs, stderr=subprocess.DEVNULL)
     os.close(theirs)
     first = read_word(ours)
     assert process.poll() is None
@@ -542,33 +366,3 @@ def test_words_appear_on_a_terminal_while_the_clip_is_decoded(start, minute):
     assert first == "what "
     assert len(soon.split()) < 20  # all of them would be here, had they been written together
     assert len(rest.split()) > 100
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("512MiB", 512 << 20),
-        ("1gib", 1 << 30),
-        ("2GB", 2 * 10**9),
-        (" 1.5 GiB", 3 << 29),
-        ("1048576", 1 << 20),
-        ("4MB", 4 * 10**6),
-    ],
-)
-def test_sizes(text, size):
-    assert cli.parse_size(text) == size
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 B"), (999, "999 B"), (8_200_000, "8.2 MB"), (136_000_000, "136 MB"), (2_500_000_000, "2.5 GB")],
-)
-def test_sizes_for_people(size, text):
-    assert terminal.format_size(size) == text
-
-
-def test_nothing_heavy_is_loaded_for_help():
-    heavy = {"torch", "numpy", "onnxruntime", "soundfile"}
-    code = f"import sys; from voxtral_onnx import cli; print(*{heavy} & sys.modules.keys())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert result.stdout.strip() == ""

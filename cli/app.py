@@ -1,0 +1,82 @@
+"""The program `voxtral-onnx`: its commands, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import VoxtralOnnxError
+from .bench import bench
+from .bundle import bundle
+from .diff import diff
+from .doctor import doctor
+from .exit_codes import INTERRUPTED
+from .export import export
+from .inspect import inspect
+from .listen import listen
+from .publish import publish
+from .quantize import quantize
+from .serve import serve
+from .spellings import ListenCommand, TranscribeCommand, with_hyphens
+from .terminal import print_error
+from .transcribe import transcribe
+from .verify import verify
+
+BUILD, RUN, INSPECT = "Build", "Run", "Inspect"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": with_hyphens,  # of options, in whisper's spelling too
+    },
+    help="Export Voxtral Mini 4B Realtime to 4-bit ONNX, and transcribe with it on this machine.",
+)
+app.command(rich_help_panel=RUN, cls=TranscribeCommand)(transcribe)
+app.command(rich_help_panel=RUN, cls=ListenCommand)(listen)
+app.command(rich_help_panel=RUN)(serve)
+app.command(rich_help_panel=BUILD)(export)
+app.command(rich_help_panel=BUILD)(quantize)
+app.command(rich_help_panel=BUILD)(bundle)
+app.command(rich_help_panel=BUILD)(publish)
+app.command(rich_help_panel=INSPECT)(inspect)
+app.command(rich_help_panel=INSPECT)(verify)
+app.command(rich_help_panel=INSPECT)(diff)
+app.command(rich_help_panel=INSPECT)(bench)
+app.command(rich_help_panel=INSPECT)(doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"voxtral-onnx {__version__}")
+        raise typer.Exit
+
+
+Version = typer.Option(
+    "--version",
+    metavar="",
+    callback=_print_version,
+    is_eager=True,
+    help="Print the version and exit.",
+)
+
+
+@app.callback()
+def options(version: Annotated[bool, Version] = False) -> None:
+    """Take options of the program itself."""
+
+
+def main() -> None:
+    """Run the command line: errors a user can act on are one line on stderr and an exit code."""
+    try:
+        app(prog_name="voxtral-onnx")
+    except VoxtralOnnxError as error:
+        print_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,59 @@
+"""`voxtral-onnx bench`: how fast an artifact transcribes here."""
+
+from __future__ import annotations
+
+from .. import __version__
+from . import options
+from .terminal import say, write, write_json
+
+
+def bench(
+    artifact: options.Artifact = None,
+    audio: options.BenchAudio = None,
+    precision: options.ManyPrecisions = None,
+    offline: options.Offline = False,
+    delay: options.Delay = None,
+    device: options.Device = "auto",
+    allow_fallback: options.AllowFallback = False,
+    threads: options.Threads = None,
+    context: options.Context = 8192,
+    prepacked: options.Prepacked = None,
+    repeat: options.Repeat = 3,
+    verbose: options.Verbose = False,
+    as_json: options.Json = False,
+) -> None:
+    """Measure how fast an artifact transcribes; each precision runs in a process of its own."""
+    from dataclasses import asdict
+
+    from ..runtime import bench as benchmark
+    from .progress import DownloadProgress
+    from .tables import format_measurements
+    from .values import split_names
+
+    machine, rows = benchmark.describe_machine(), []
+    with DownloadProgress() as download:
+        for row in benchmark.bench(
+            artifact,
+            audio,
+            precisions=split_names(precision),
+            device=device,
+            delay_ms=delay,
+            context=context,
+            threads=threads,
+            prepacked=prepacked,
+            allow_fallback=allow_fallback,
+            repeat=repeat,
+            details=verbose or as_json,
+            offline=offline,
+            on_download=download.update,
+        ):
+            rows.append(row)
+            for note in row.notes:
+                say(f"note: {note}")
+            length = f"{row.audio_seconds:.2f} s of audio"
+            say(f"{row.precision}: the fastest of {repeat} runs over {length}")
+    if as_json:
+        results = [asdict(row) for row in rows]
+        write_json({"voxtral_onnx": __version__, "machine": machine, "results": results})
+    else:
+        write(format_measurements(rows))

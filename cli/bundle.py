@@ -1,0 +1,27 @@
+"""`voxtral-onnx bundle`: the page and a model as a folder."""
+
+from __future__ import annotations
+
+from . import options
+from .terminal import say, write
+
+
+def bundle(
+    artifact: options.NamedArtifact,
+    output: options.SiteFolder,
+    precision: options.PagePrecisions = None,
+    offline: options.Offline = False,
+    space: options.Space = False,
+) -> None:
+    """Write the page and a model as a folder that any static host serves; prints that folder."""
+    from ..web.site import PRECISIONS
+    from ..web.site import bundle as write_site
+    from .models import find_model
+    from .values import split_names
+
+    names = split_names(precision)
+    folder = find_model(artifact, names or list(PRECISIONS[:1]), offline)
+    site = write_site(folder, output, names, space=space)
+    size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+    say(f"{size / 1e6:,.1f} MB")
+    write(f"{site}\n")

@@ -1,0 +1,51 @@
+"""`voxtral-onnx doctor`: what this machine can run."""
+
+from __future__ import annotations
+
+import typer
+
+from ..errors import DeviceError, VerificationError
+from . import options
+from .terminal import write_json
+
+
+def doctor(
+    artifact: options.LocalArtifact = None,
+    precision: options.ManyPrecisions = None,
+    device: options.Device = "auto",
+    context: options.Context = 8192,
+    as_json: options.Json = False,
+) -> None:
+    """Say what this machine can run and how fast.
+
+    Exit code 7 where something needed is missing, 8 where a check fails.
+    """
+    from dataclasses import asdict
+
+    from ..runtime import doctor as examining
+    from ..verify.certificate import read_self_tests
+    from .progress import Steps
+    from .tables import print_checks
+    from .values import split_names
+
+    checks = []
+    with Steps() as steps:
+        steps.show("looking at this machine")
+        for check in examining.doctor(
+            artifact,
+            precisions=split_names(precision),
+            device=device,
+            context=context,
+            self_tests=read_self_tests,
+        ):
+            checks.append(check)
+            steps.show(f"{check.topic}: {check.name}")
+    if as_json:
+        write_json([asdict(check) for check in checks])
+    else:
+        print_checks(checks)
+    found = {check.status for check in checks}
+    if examining.FAILED in found:
+        raise typer.Exit(VerificationError.exit_code)
+    if examining.MISSING in found:
+        raise typer.Exit(DeviceError.exit_code)

@@ -1,0 +1,77 @@
+"""`voxtral-onnx export`: a checkpoint to an artifact."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+from ..errors import StorageError
+from . import options
+from .terminal import say, write
+
+
+def export(
+    source: options.Source = None,
+    output: options.ArtifactFolder = None,
+    precision: options.Precisions = "q4f16",
+    family: options.Families = "native",
+    shard_size: options.ShardSize = "512MiB",
+    dry_run: options.ExportDryRun = False,
+    recipe: options.Recipe = None,
+    tokenizer: options.Tokenizer = None,
+    revision: options.Revision = None,
+    offline: options.Offline = False,
+    yes: options.YesDownload = False,
+    threads: options.Threads = None,
+) -> None:
+    """Export a model to ONNX: graphs and weights in a folder, called the artifact; prints its path.
+
+    An export that was interrupted goes on where it was.
+    """
+    from .checkpoints import fetch_checkpoint, require_export_packages
+    from .plans import print_plan
+    from .progress import ExportProgress
+    from .tables import written_line
+    from .values import parse_size, split_names
+
+    require_export_packages()
+    from ..exporter.export import export as run_export
+    from ..exporter.plan import plan_export
+    from ..exporter.report import summaries
+    from ..exporter.source import DEFAULT_SOURCE
+    from ..runtime.artifact import remember_export
+
+    settings: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "precisions": split_names(precision),
+        "families": split_names(family),
+        "recipe": recipe,
+        "shard_size": parse_size(shard_size),
+    }
+    found = fetch_checkpoint(
+        source or DEFAULT_SOURCE,
+        output,
+        settings,
+        revision=revision,
+        offline=offline,
+        dry_run=dry_run,
+        asks=source is None and not yes,
+    )
+    if found is None:
+        return
+    place, output = found
+    if dry_run:
+        print_plan(plan_export(place, output, **settings, threads=threads))
+        return
+
+    began = perf_counter()
+    with ExportProgress() as progress:
+        folder = run_export(place, output, **settings, threads=threads, on_progress=progress.update)
+    try:
+        remember_export(folder)
+    except StorageError as error:
+        say(f"note: not remembered as the last export: {error}")
+    for note in summaries(folder):
+        say(note)
+    say(written_line(folder, perf_counter() - began))
+    write(f"{folder}\n")

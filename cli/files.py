@@ -1,0 +1,169 @@
+"""Transcribe files, in turn or several together, and write what each becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import AudioError, DeviceError, VoxtralOnnxError
+from .exit_codes import TERMINATED
+from .outputs import Outputs, output_name
+from .screen import FilesScreen
+from .tables import timing_line, vad_line
+from .terminal import say
+
+if TYPE_CHECKING:
+    from ..runtime.audio import AudioSource
+    from ..runtime.stream import Token
+    from ..runtime.transcribe import Transcriber, Transcript
+
+
+@dataclass
+class FileRun:
+    """Files that one transcriber transcribes, and the errors of those that failed."""
+
+    transcriber: Transcriber
+    audio: list[str]
+    outputs: Outputs
+    gain: str = "none"
+    failed: list[VoxtralOnnxError] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.screen = FilesScreen(len(self.audio))
+
+    def run(self) -> list[VoxtralOnnxError]:
+        """Transcribe them all; a file that fails does not keep the others from it."""
+        with _orderly_end(), self.screen:
+            if self.transcriber.batch_size > 1:
+                self._run_together()
+            else:
+                self._run_in_turn()
+        meter, done = self.screen.files, len(self.audio) - len(self.failed)
+        if len(self.audio) > 1 and done:
+            say(f"{done} of {len(self.audio)} files transcribed, {meter.total}")
+        return self.failed
+
+    def _run_in_turn(self) -> None:
+        """Transcribe one after the other, word by word."""
+        for number, path in enumerate(self.audio, 1):
+            try:
+                self._transcribe(number, path)
+            # DeviceError: what one format needs, or memory for one file
+            except (AudioError, DeviceError) as error:
+                self._fail(error)
+
+    def _run_together(self) -> None:
+        """Transcribe several at a time, and write each when it is done; stdout has their order."""
+        from ..runtime.captions import render
+
+        numbers: dict[int, int] = {}  # by the source's id
+        done: dict[int, str] = {}  # for stdout, while an earlier file is not done
+        turn = 1
+
+        def sources() -> Iterator[AudioSource]:
+            for number, path in enumerate(self.audio, 1):
+                try:
+                    source = self._open(number, path)
+                except (AudioError, DeviceError) as error:
+                    self._fail(error)
+                    done[number] = ""
+                    continue
+                numbers[id(source)] = number
+                yield source
+
+        try:
+            for transcript in self.transcriber.transcribe_many(sources()):
+                number = numbers.pop(id(transcript.source))
+                try:
+                    texts = {kind: render(transcript, kind) for kind in self.outputs.formats}
+                    shown = "txt" if self.outputs.folder else self.outputs.formats[0]
+                    done[number] = texts[shown] if shown in texts else render(transcript, shown)
+                    self._finish(number, transcript, texts)
+                except AudioError as error:
+                    self._fail(error)
+                    done[number] = ""
+                while turn in done:
+                    self.screen.write(done.pop(turn))
+                    turn += 1
+        finally:  # what is done is shown even if the rest is not to come
+            for number in sorted(done):
+                self.screen.write(done[number])
+
+    def _transcribe(self, number: int, path: str) -> None:
+        """Transcribe a file; where something ends that early, what was decoded is shown."""
+        from ..runtime.captions import Recording, render
+
+        source = self._open(number, path)
+        screen, meter, outputs = self.screen, self.screen.files, self.outputs
+        meter.begin(source)
+
+        def show(token: Token) -> None:
+            meter.position = token.end
+            if outputs.shows_words:
+                screen.show(token.text)
+
+        transcript = self.transcriber.transcribe(source, on_token=show)
+        try:
+            texts = {kind: render(transcript, kind) for kind in outputs.formats}
+        except BaseException:  # a signal, damage: what was decoded is not lost
+            if outputs.shows_words:
+                screen.end("")
+            elif transcript.decoded:
+                info = {**transcript.info, "broken_off_at": round(meter.position, 3)}
+                part = Recording(transcript.decoded, source.duration, info)
+                screen.write(render(part, outputs.formats[0]))
+            raise
+        if outputs.shows_words:
+            screen.end(transcript.stream.text.flush())
+        else:
+            screen.write(texts[outputs.formats[0]])
+        self._finish(number, transcript, texts)
+
+    def _open(self, number: int, path: str) -> AudioSource:
+        from ..runtime.audio import open_audio
+
+        source = open_audio(path, self.transcriber.sample_rate, gain=self.gain)
+        for note in source.notes:
+            self._say(number, source, note)
+        return source
+
+    def _finish(self, number: int, transcript: Transcript, texts: dict[str, str]) -> None:
+        """Write a file's outputs, and tell what was remarkable about it."""
+        source, stream = transcript.source, transcript.stream
+        self.outputs.write(output_name(self.audio[number - 1]), texts)
+        if stream.overrides:
+            times = [f"{stream.seconds_of(override.index):.1f}" for override in stream.overrides]
+            at = ", ".join(times)
+            note = f"the blank guard chose a word at {at} s (--no-blank-guard: never)"
+            self._say(number, source, note)
+        if count := stream.num_swayed:
+            self._say(number, source, f"hotwords changed {count} token{'s' * (count > 1)}")
+        if transcript.gate:
+            self._say(number, source, vad_line(transcript.gate))
+        self._say(number, source, timing_line(transcript))
+        self.screen.files.finish(source)
+
+    def _say(self, number: int, source: AudioSource, message: str) -> None:
+        count = f"[{number}/{len(self.audio)}] " if len(self.audio) > 1 else ""
+        self.screen.say(f"{count}{source.name}: {message}")
+
+    def _fail(self, error: VoxtralOnnxError) -> None:
+        self.failed.append(error)
+        self.screen.say(error)
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """End by SIGTERM as by Ctrl-C: nothing half-written stays, and what was decoded is shown."""
+    import signal
+
+    def stop(number: int, frame) -> None:
+        raise SystemExit(TERMINATED)
+
+    handler = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)

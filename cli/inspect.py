@@ -1,0 +1,52 @@
+"""`voxtral-onnx inspect`: what an artifact holds."""
+
+from __future__ import annotations
+
+from ..errors import DeviceError
+from . import options
+from .terminal import say, write, write_json
+
+
+def inspect(
+    artifact: options.Artifact = None,
+    offline: options.Offline = False,
+    check: options.CheckHashes = False,
+    hosts: options.Hosts = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show what an artifact holds, and check its sizes, its graphs and, with --check, all bytes."""
+    from dataclasses import asdict
+
+    from ..manifest import Manifest
+    from ..runtime.session import check_graph
+    from ..verify.certificate import read_verdict
+    from .models import find_model
+    from .tables import print_artifact, print_hosts
+
+    folder = find_model(artifact, [], offline)
+    manifest = Manifest.read(folder)
+    if hosts:
+        print_hosts(manifest, as_json=as_json)
+        return
+
+    held = manifest.held(folder)
+    manifest.check_files(folder, held)
+    checked = ["sizes"]
+    try:
+        for graph in manifest.graphs(held):
+            if (folder / graph.path).exists():  # downloads bring no families
+                check_graph(folder, graph)
+        checked.append("graphs")
+    except DeviceError as error:
+        say(f"inputs and outputs of the graphs not checked: {error}")
+    if check:
+        manifest.check_files(folder, held, hashes=True)
+        checked.append("hashes")
+
+    verdict = read_verdict(folder)
+    if as_json:
+        facts = {"folder": str(folder), "held": held, "checked": checked, "certificate": verdict}
+        write_json({**facts, **asdict(manifest)})
+    else:
+        print_artifact(folder, manifest, held, checked)
+        write(f"certificate: {verdict}\n")

@@ -1,0 +1,72 @@
+"""`voxtral-onnx listen`: speech as it is spoken to text."""
+
+from __future__ import annotations
+
+from ..errors import UsageError
+from . import options
+
+
+def listen(
+    stdin: options.Stdin = False,
+    rate: options.Rate = 16000,
+    sample_format: options.SampleFormat = "s16le",
+    input_device: options.InputDevice = None,
+    list_devices: options.ListDevices = False,
+    model: options.Model = None,
+    precision: options.Precision = None,
+    offline: options.Offline = False,
+    output_format: options.OutputFormat = "txt",
+    output_dir: options.OutputFolder = None,
+    as_json: options.JsonFormat = False,
+    stream_json: options.StreamJson = False,
+    alternatives: options.Alternatives = 0,
+    delay: options.Delay = None,
+    hotwords: options.Hotwords = None,
+    hotword_bias: options.HotwordBias = None,
+    vad: options.Vad = False,
+    vad_model: options.VadModel = None,
+    no_blank_guard: options.NoBlankGuard = False,
+    device: options.Device = "auto",
+    allow_fallback: options.AllowFallback = False,
+    threads: options.Threads = None,
+    context: options.Context = 8192,
+    prepacked: options.Prepacked = None,
+) -> None:
+    """Transcribe speech as it is spoken, from a microphone or raw samples.
+
+    Ctrl-C ends it, and what was said by then is transcribed. Space or p pauses a microphone.
+    """
+    from .live import open_microphone, stdin_blocks, transcribe_live
+    from .models import hotword_options, open_transcriber, vad_option
+    from .outputs import Outputs
+    from .tables import print_microphones
+
+    if list_devices:
+        print_microphones()
+        return
+    outputs = Outputs.choose("json" if as_json else output_format, output_dir)
+    if alternatives and not stream_json and "json" not in outputs.formats:
+        raise UsageError("--alternatives are written as JSON: add --json or --stream-json")
+    model_options = hotword_options(hotwords, hotword_bias)
+    outputs.make_folder()
+
+    model_options |= {
+        "precision": precision,
+        "offline": offline,
+        "alternatives": alternatives,
+        "delay_ms": delay,
+        "vad": vad_option(vad, vad_model),
+        "blank_guard": not no_blank_guard,
+        "device": device,
+        "allow_fallback": allow_fallback,
+        "threads": threads,
+        "context": context,
+        "prepacked": prepacked,
+    }
+    with open_transcriber(model, model_options) as transcriber:
+        hz = transcriber.sample_rate
+        if stdin:
+            source, name = stdin_blocks(sample_format, rate, hz), "stdin"
+        else:
+            source, name = open_microphone(input_device, hz), "mic"
+        transcribe_live(transcriber, name, source, outputs, stream_json)

@@ -1,0 +1,157 @@
+"""Transcribe speech as it is spoken, from a microphone or a pipe, into words or events."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..errors import AudioError, VoxtralOnnxError
+from .exit_codes import TERMINATED
+from .outputs import Outputs
+from .screen import LiveScreen, PauseKey
+from .tables import vad_line
+from .terminal import format_size, say, write, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..runtime.live import Capture, Event
+    from ..runtime.mic import Microphone
+    from ..runtime.transcribe import Transcriber
+
+
+def open_microphone(device: str | None, sample_rate: int) -> Microphone:
+    """Open a microphone by its number or name, and say that it is on."""
+    from ..runtime.mic import Microphone
+
+    number = int(device) if device and device.isdigit() else device
+    microphone = Microphone(number, sample_rate)
+    is_same = microphone.rate == sample_rate
+    resampled = "" if is_same else f", resampled from {microphone.rate} Hz"
+    keys = "space pauses, Ctrl-C ends it" if sys.stdin.isatty() else "Ctrl-C ends it"
+    say(f"{microphone.name}{resampled}: speak; {keys}")
+    return microphone
+
+
+def stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    """Return the raw samples of standard input as they come, at the model's rate."""
+    from ..runtime.live import raw_blocks
+
+    stdin = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+    return raw_blocks(stdin, sample_format, rate, sample_rate)
+
+
+def transcribe_live(
+    transcriber: Transcriber,
+    name: str,
+    source: Microphone | Iterator[np.ndarray],
+    outputs: Outputs,
+    stream_json: bool,
+) -> None:
+    """Show speech as it comes; Ctrl-C and SIGTERM end the capture, and all of it is transcribed.
+
+    Args:
+        transcriber: with which.
+        name: of the output files.
+        source: a microphone, or blocks of samples.
+        outputs: what is written in the end.
+        stream_json: stdout gets events instead of words.
+    """
+    import signal
+
+    from ..memory import peak_memory
+    from ..runtime.captions import Recording, render
+    from ..runtime.live import Capture, Meter, Notice, listen
+    from ..runtime.mic import Microphone
+    from ..runtime.segments import Segment
+    from ..runtime.stream import Token
+
+    stream, gate, meter = transcriber.stream(), transcriber.voice_gate(), Meter()
+    screen, capture = LiveScreen(meter), Capture(iter(source))
+    microphone = source if isinstance(source, Microphone) else None
+    recording = Recording([])
+    shows_words = outputs.shows_words and not stream_json
+    keeps = outputs.folder is not None or not shows_words
+
+    def show(event: Event) -> None:
+        if isinstance(event, Notice):
+            screen.say(f"note: {event.text}")
+        if isinstance(event, Segment) and keeps:
+            recording.segments.append(event)
+        if stream_json:
+            write_json(_event_values(event))
+        elif isinstance(event, Token) and shows_words:
+            screen.show(event.text)
+
+    # While it is spoken
+    broken: VoxtralOnnxError | None = None
+    with _signals_stop(capture) as stopped_by:
+        try:
+            with screen, PauseKey(microphone, screen, meter):
+                listen(stream, capture, meter, show, gate)
+        except AudioError as error:
+            broken = error  # what was captured before is transcribed
+
+    # What stdout and the folder get in the end
+    recording.duration, recording.info = meter.captured, meter.summary()
+    if stream_json:
+        write_json({"type": "final", "text": recording.text, **recording.info})
+    elif shows_words:
+        screen.end(stream.text.flush())
+    texts = {kind: render(recording, kind) for kind in outputs.formats} if keeps else {}
+    outputs.write(name, texts)
+    if outputs.folder is None and not shows_words and not stream_json:
+        write(texts[outputs.formats[0]])
+
+    # How it went
+    if microphone and (lost := microphone.overflows):
+        say(f"note: audio was lost {lost} times before it reached us: the machine was too busy")
+    if gate:
+        say(vad_line(gate))
+    say(f"{meter}, {format_size(peak_memory())} of memory")
+    if broken is not None:
+        raise broken
+    if signal.SIGTERM in stopped_by:
+        raise typer.Exit(TERMINATED)
+
+
+@contextmanager
+def _signals_stop(capture: Capture) -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM end a capture; yields the list of signals that came."""
+    import signal
+
+    came: list[int] = []
+
+    def stop(number: int, frame) -> None:
+        if came:  # again: do not wait for what is still to transcribe
+            raise KeyboardInterrupt
+        came.append(number)
+        capture.stop()
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _event_values(event: Event) -> dict[str, object]:
+    """Return an event of a live stream as `--stream-json` writes it."""
+    from ..runtime.captions import segment_values
+    from ..runtime.live import Notice, Silence
+    from ..runtime.segments import Segment
+
+    match event:
+        case Segment():
+            return {"type": "group", **segment_values(event)}
+        case Silence():
+            return {"type": "silence", "start": round(event.start, 3)}
+        case Notice():
+            return {"type": "notice", "text": event.text}
+    return {"type": "partial", "end": round(event.end, 3), "text": event.text}

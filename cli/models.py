@@ -1,0 +1,73 @@
+"""Find the artifact that a user means, and load it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .progress import DownloadProgress
+from .terminal import say
+
+if TYPE_CHECKING:
+    from ..runtime.transcribe import Transcriber
+
+
+def find_model(artifact: str | None, precisions: list[str] | None, offline: bool) -> Path:
+    """Return the folder of an artifact, downloaded if its name is one of the hub."""
+    from ..runtime.artifact import find_artifact
+
+    with DownloadProgress() as download:
+        return find_artifact(artifact, precisions, offline=offline, on_download=download.update)
+
+
+@contextmanager
+def open_transcriber(model: str | None, options: dict[str, Any]) -> Iterator[Transcriber]:
+    """Load a model with Transcriber's options, and say on stderr which it is and how it runs."""
+    from ..runtime.transcribe import Transcriber
+
+    with DownloadProgress() as download:
+        loaded = Transcriber(model, **options, on_download=download.update)
+    with loaded as transcriber:
+        _introduce(transcriber)
+        yield transcriber
+
+
+def _introduce(transcriber: Transcriber) -> None:
+    from ..runtime.transcribe import delay_ms, untrained_delay
+
+    manifest, tokens = transcriber.manifest, transcriber.num_delay_tokens
+    is_short = transcriber.context < manifest.config.decoder.sliding_window
+    context = f", context {transcriber.context}" if is_short else ""
+    say(
+        f"{transcriber.folder}: {transcriber.precision} on {transcriber.device}, "
+        f"delay {delay_ms(manifest, tokens)} ms{context}"
+    )
+    for note in (*transcriber.notes, manifest.scope, untrained_delay(manifest, tokens)):
+        if note:
+            say(f"note: {note}")
+
+
+def hotword_options(file: Path | None, bias: float | None) -> dict[str, Any]:
+    """Return Transcriber's options for a file of hotwords.
+
+    Raises:
+        UsageError: a bias without a file.
+    """
+    from ..runtime.hotwords import DEFAULT_BIAS, read_hotwords
+
+    if bias is not None and file is None:
+        raise UsageError("--hotword-bias is that of --hotwords FILE: add the file")
+    return {
+        "hotwords": read_hotwords(file) if file else (),
+        "hotword_bias": DEFAULT_BIAS if bias is None else bias,
+    }
+
+
+def vad_option(by_loudness: bool, model: Path | None) -> str | Path | None:
+    """Return what Transcriber takes as `vad`: a model's path goes before loudness."""
+    from ..runtime.vad import ENERGY
+
+    return model or (ENERGY if by_loudness else None)

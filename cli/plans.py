@@ -1,0 +1,101 @@
+"""Print what an export, a download or a budget will take, before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from .terminal import format_size, say, stderr
+
+if TYPE_CHECKING:
+    from ..exporter.plan import ExportPlan
+    from ..exporter.quantize import Budget, BudgetPlan
+    from ..exporter.source import RemoteCheckpoint
+
+
+def print_plan(plan: ExportPlan) -> None:
+    """Print the files of an export, and the disk, memory and time that it needs.
+
+    Raises:
+        StorageError: there is too little room for it.
+    """
+    from rich.table import Table
+
+    from ..exporter.memory import PEAK
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table("file", "size", "", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    for file in plan.files:
+        note = "reused" if file.is_reused else "" if file.is_exact else "about"
+        table.add_row(file.name, format_size(file.size), note)
+    console.print(f"[b]{escape(str(plan.folder))}[/]")
+    console.print(table)
+    console.print(
+        f"disk: {format_size(plan.disk_needed)} needed, {format_size(plan.disk_free)} free; "
+        f"memory: about {format_size(PEAK)}; "
+        f"time: about {plan.seconds:.0f} s with {plan.threads} threads"
+    )
+    plan.require_room()
+
+
+def print_budget_plan(budget: BudgetPlan, num_bytes: int) -> None:
+    """Print which sizes a budget can have, and the disk, memory and time that it needs."""
+    from ..exporter.quantize import MEASURE_PEAK
+
+    console, plan = Console(highlight=False, soft_wrap=True), budget.export
+    console.print(
+        f"[b]{escape(str(plan.folder))}[/]: {format_size(num_bytes)} at most; "
+        f"{format_size(budget.minimum)} are the least, "
+        f"and {format_size(budget.floats)} need no quantising\n"
+        f"disk: {format_size(num_bytes)} needed, {format_size(plan.disk_free)} free; "
+        f"memory: about {format_size(MEASURE_PEAK)}; "
+        f"time: about {budget.seconds:.0f} s to measure and {plan.seconds:.0f} s to export "
+        f"with {plan.threads} threads"
+    )
+
+
+def print_download(remote: RemoteCheckpoint, output: Path, artifact_size: int | None, console: Console) -> None:
+    """Print what an export from the hub downloads, and the disk and memory that it needs."""
+    from ..exporter.memory import PEAK
+
+    snapshot, download = remote.snapshot, format_size(remote.num_bytes)
+    here = sum(file.size for file in remote.weights.values()) - remote.num_bytes
+    disk = f"{download} in {escape(str(remote.folder))}"
+    if artifact_size is not None:
+        disk += f", about {format_size(artifact_size)} in {escape(str(output))}"
+    console.print(
+        f"[b]{escape(str(snapshot.repository))}[/] at {snapshot.commit[:12]}: "
+        f"{download} to download, {format_size(here)} here already\n"
+        f"disk: {disk}; memory: about {format_size(PEAK)}",
+        highlight=False,
+    )
+
+
+def print_budget(budget: Budget) -> None:
+    """Print on stderr what each group of tensors loses in 4 bits, and which bits it got."""
+    from rich.table import Table
+
+    columns = ("tensors", "4-bit drift", "margin", "flips", "chosen", "size", "drift")
+    table = Table(*columns, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for part, form in zip(budget.sensitivities, budget.chosen, strict=True):
+        table.add_row(
+            part.group.name,
+            f"{part.drift.total:.1e}",
+            f"{part.drift.margin:.3f}",
+            str(part.drift.flips),
+            f"{form.bits} bits, {form.block_size}",
+            format_size(form.size),
+            f"{form.drift:.1e}",
+        )
+    stderr.print(table)
+    say(
+        f"{format_size(budget.size)} of {format_size(budget.num_bytes)}, "
+        f"drift {budget.drift:.1e} nats; "
+        f"recipe: {budget.recipe}, everything measured: {budget.table}"
+    )

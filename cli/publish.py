@@ -1,0 +1,55 @@
+"""`voxtral-onnx publish`: an artifact, or the page with it, to the Hugging Face hub."""
+
+from __future__ import annotations
+
+from . import options
+from .terminal import confirm, format_size, say, stderr, write
+
+
+def publish(
+    artifact: options.NamedArtifact,
+    repository: options.Repository,
+    offline: options.Offline = False,
+    space: options.Space = False,
+    private: options.Private = False,
+    base_model: options.BaseModel = None,
+    dry_run: options.PublishDryRun = False,
+    yes: options.YesUpload = False,
+) -> None:
+    """Upload an artifact with a model card, or the page with it; prints the address."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    from ..manifest import Manifest
+    from ..web.publish import plan_publication
+    from ..web.site import PRECISIONS
+    from .models import find_model
+    from .progress import Steps
+
+    folder = find_model(artifact, list(PRECISIONS[:1]) if space else ["all"], offline)
+    with Steps() as steps:
+        steps.show("comparing the files with their hashes")
+        publication = plan_publication(folder, repository, space=space, base_model=base_model)
+    sizes = publication.sizes
+    if dry_run:
+        files = "".join(f"{size:>15,}  {name}\n" for name, size in sizes.items())
+        write(publication.card + "\n" + files)
+        return
+
+    readers = "for you and those you let in" if private else "for everyone to read"
+    terms = Manifest.read(folder).license or "terms that the artifact does not name"
+    size = format_size(sum(sizes.values()))
+    say(f"{len(sizes)} files, {size}, to the {publication.kind} {repository}, {readers},")
+    say(f"the weights under {terms}, which the checkpoint's card.json sets before the export")
+    if not yes:
+        confirm(
+            "Upload them?",
+            "nothing is uploaded without being asked for: add --yes, or --dry-run to see it",
+        )
+
+    def show(name: str, done: int, total: int) -> None:
+        say(f"{name}: {format_size(sizes[name])}; {format_size(done)} of {format_size(total)} sent")
+
+    if not stderr.is_terminal:
+        disable_progress_bars()  # huggingface_hub's own, one a file
+    url = publication.upload(private=private, on_file=show)
+    write(f"{url}\n")

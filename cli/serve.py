@@ -1,0 +1,45 @@
+"""`voxtral-onnx serve`: the page on this machine."""
+
+from __future__ import annotations
+
+import threading
+
+from . import options
+from .terminal import say, write
+
+
+def serve(
+    artifact: options.Artifact = None,
+    precision: options.PagePrecisions = None,
+    offline: options.Offline = False,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 8000,
+    https: options.Https = False,
+    no_open: options.NoOpen = False,
+) -> None:
+    """Open a page that transcribes in a browser tab; the model runs there."""
+    import webbrowser
+
+    from ..web.server import LOCAL
+    from ..web.server import serve as run_server
+    from ..web.site import PRECISIONS, absent_precisions
+    from .models import find_model
+    from .values import split_names
+
+    names = split_names(precision)
+    folder = find_model(artifact, names or list(PRECISIONS[:1]), offline)
+    if names is None and (absent := absent_precisions(folder)):
+        say(
+            f"{', '.join(absent)} is not here, which browsers without float16 on the GPU need: "
+            f"--precision {','.join(PRECISIONS)}"
+        )
+
+    def ready(address: str) -> None:
+        write(f"{address}\n")
+        if not https and host not in LOCAL:
+            page = "a page without https"
+            say(f"browsers of other devices give {page} no microphone and no GPU; add --https")
+        if not no_open:
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+    run_server(folder, host, port, precisions=names, https=https, on_ready=ready)

@@ -1,0 +1,189 @@
+"""Understand whisper's options, and say why one that the model cannot have is none.
+
+Options are written with hyphens or, as whisper's, with underscores. The names are those of
+openai-whisper and of the programs around faster-whisper and whisperx.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from typer.core import TyperCommand
+
+from ..errors import UsageError
+from .terminal import say
+
+# Options of other programs, by what is to be said of them
+REASONS = {
+    "the model detects the language by itself, and cannot be told one": (
+        "--language",
+        "--detect-language",
+        "--language-detection-threshold",
+    ),
+    "the model writes what is said in the language in which it is said, and translates nothing": (
+        "--task",
+        "--translate",
+    ),
+    "the model takes no text as a prompt; --hotwords FILE makes words and phrases likelier": (
+        "--prompt",
+        "--initial-prompt",
+        "--carry-initial-prompt",
+        "--prefix",
+    ),
+    "the model does not tell speakers apart": (
+        "--diarize",
+        "--speaker-name",
+        "--speaker-num",
+        "--min-speakers",
+        "--max-speakers",
+        "--hf-token",
+    ),
+    "text is written while it is spoken, so the likeliest token is taken: no samples, no beams": (
+        "--temperature",
+        "--temperature-increment-on-fallback",
+        "--best-of",
+        "--beam-size",
+        "--patience",
+        "--length-penalty",
+        "--repetition-penalty",
+        "--no-repeat-ngram-size",
+    ),
+    "the model chooses among all its tokens; none are suppressed": (
+        "--suppress-tokens",
+        "--suppress-blank",
+        "--suppress-numerals",
+    ),
+    "a recording is one stream to the model, not windows that could see each other's text": (
+        "--condition-on-previous-text",
+        "--prompt-reset-on-temperature",
+    ),
+    "nothing is decoded twice, so there is no threshold for it; --vad leaves silence out": (
+        "--compression-ratio-threshold",
+        "--logprob-threshold",
+        "--no-speech-threshold",
+        "--hallucination-silence-threshold",
+    ),
+    "a recording is transcribed whole; cut it before, as with ffmpeg's -ss and -to": (
+        "--clip-timestamps",
+        "--chunk-length",
+    ),
+    "times are the model's own, one for each segment; nothing is aligned again": (
+        "--prepend-punctuations",
+        "--append-punctuations",
+        "--align-model",
+        "--no-align",
+    ),
+    "captions have two lines of at most 42 columns": (
+        "--highlight-words",
+        "--max-line-width",
+        "--max-line-count",
+        "--max-words-per-line",
+    ),
+    "downloads go into the folder $HF_HOME; --model takes any folder": (
+        "--model-dir",
+        "--model-directory",
+        "--download-root",
+    ),
+    "the numbers that a model computes in are its artifact's; --precision chooses among them": (
+        "--compute-type",
+        "--quantization",
+    ),
+    "name the device itself: --device cuda:N": ("--device-index",),
+    "use --offline": ("--local-files-only", "--model-cache-only"),
+    "use --batch-size N": ("--batched",),
+}
+UNSUPPORTED = {name: reason for reason, names in REASONS.items() for name in names}
+LISTEN = "speech as it is spoken is for `voxtral-onnx listen`; transcribe takes files"
+TRANSCRIBE = "files are for `voxtral-onnx transcribe`; listen takes speech as it is spoken"
+OF_LISTEN = (
+    "--mic",
+    "--stdin",
+    "--rate",
+    "--sample-format",
+    "--input-device",
+    "--list-devices",
+    "--stream-json",
+)
+
+# Options that are True or False there: what stands here in the place of one that is True
+SWITCHES = {
+    "--word-timestamps": [],  # segments have times always
+    "--verbose": [],  # words are shown always
+    "--fp16": [],
+    "--vad-filter": ["--vad"],
+}
+
+
+def with_hyphens(name: str) -> str:
+    """Return an option's name, without its first hyphens, with hyphens in place of underscores."""
+    return name.replace("_", "-")
+
+
+def option_name(argument: str) -> str:
+    """Return the name of the long option that an argument is, or nothing."""
+    return with_hyphens(argument.partition("=")[0]) if argument.startswith("--") else ""
+
+
+def refuse(arguments: list[str], reasons: dict[str, str]) -> None:
+    """Refuse options that are none, saying why.
+
+    Raises:
+        UsageError: one of them is given.
+    """
+    for name in map(option_name, arguments):
+        if name in reasons:
+            raise UsageError(f"{name}: {reasons[name]}")
+
+
+def replace_switches(arguments: list[str]) -> list[str]:
+    """Return arguments without whisper's switches; a True or False behind one is no file.
+
+    Raises:
+        UsageError: a switch has another value.
+    """
+    replaced, left = list[str](), arguments[::-1]
+    while left:
+        argument = left.pop()
+        name, _, value = argument.partition("=")
+        name = option_name(name)
+        if name not in SWITCHES:
+            replaced.append(argument)
+            continue
+        if "=" not in argument and left and left[-1].lower() in ("true", "false"):
+            value = left.pop()
+        if value.lower() not in ("", "true", "false"):
+            raise UsageError(f"{name}: expected True or False, got {value!r}")
+        if name == "--fp16":
+            say("note: --fp16 changes nothing; --precision chooses the numbers that are computed in")
+        if value.lower() != "false":
+            replaced += SWITCHES[name]
+    return replaced
+
+
+class SpeechCommand(TyperCommand):
+    """A command that whisper has too."""
+
+    elsewhere: ClassVar[dict[str, str]] = {}  # options that another command has
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments up to `--` in whisper's spelling as well."""
+        end = args.index("--") if "--" in args else len(args)
+        if not ctx.resilient_parsing:  # which completion asks for
+            refuse(args[:end], UNSUPPORTED | self.elsewhere)
+            args = replace_switches(args[:end]) + args[end:]
+        return super().parse_args(ctx, args)
+
+
+class TranscribeCommand(SpeechCommand):
+    """The command for files."""
+
+    elsewhere: ClassVar = dict.fromkeys(OF_LISTEN, LISTEN)
+
+
+class ListenCommand(SpeechCommand):
+    """The command for speech as it is spoken."""
+
+    elsewhere: ClassVar = {
+        **dict.fromkeys(("--batch-size", "--batched", "--skip-existing", "--gain"), TRANSCRIBE),
+        "--mic": "a microphone is what listen records anyway; leave it out",
+    }

@@ -1,0 +1,229 @@
+"""Print what commands found: artifacts, hosts, certificates, checks, measurements, timings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from ..errors import DeviceError
+from .terminal import format_size, write, write_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..manifest import Manifest
+    from ..runtime.bench import Latency, Measurement
+    from ..runtime.doctor import Check
+    from ..runtime.transcribe import Transcript
+    from ..runtime.vad import VoiceGate
+    from ..verify.certificate import Certificate
+
+
+def print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: list[str]) -> None:
+    """Print what an artifact holds: model, graphs, files, and what of them was checked."""
+    console = Console(highlight=False)
+    by = escape(manifest.generator)
+    console.print(f"[b]{escape(str(folder))}[/]  format {manifest.format}, by {by}", soft_wrap=True)
+    if manifest.scope:
+        console.print(f"[dim]{escape(manifest.scope)}[/]", soft_wrap=True)
+    streaming, windows = manifest.streaming, manifest.caches
+    console.print(
+        f"windows: encoder {windows['encoder'].window} frames, "
+        f"decoder {windows['decoder'].window} tokens; "
+        f"delay {streaming.default_delay_tokens} of 1 to {streaming.max_delay_tokens} tokens"
+    )
+    console.print(_graph_table(manifest))
+    sizes = [file.size for name, file in manifest.files.items() if (folder / name).exists()]
+    console.print(f"{len(sizes)} files, {format_size(sum(sizes))}; checked: {', '.join(checked)}")
+    if elsewhere := [name for name in manifest.precisions if name not in held]:
+        console.print(f"not in this folder: {', '.join(elsewhere)}")
+
+
+def _graph_table(manifest: Manifest) -> Table:
+    from rich.table import Table
+
+    shown = ("MatMulNBits", "MatMul", "GroupQueryAttention")
+    columns = ("precision", "graph", "parameters", "weights", "nodes", *shown[:2], "attention")
+    table = Table(*columns, box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for name, precision in manifest.precisions.items():
+        native = {"encoder": precision.encoder, "decoder": precision.decoder}
+        families = [graph for graphs in precision.families.values() for graph in graphs]
+        for role, graph in (native | {Path(graph.path).stem: graph for graph in families}).items():
+            shared = () if role in native else precision.files
+            own = [manifest.files[file].size for file in graph.data if file not in shared]
+            table.add_row(
+                name,
+                role,
+                f"{graph.parameters / 1e6:,.1f} M",
+                format_size(sum(own)) if own else "shared",
+                str(sum(graph.operators.values())),
+                *(str(graph.operators.get(operator, 0)) for operator in shown),
+            )
+    return table
+
+
+def print_hosts(manifest: Manifest, *, as_json: bool) -> None:
+    """Print which other programs run an artifact, and what is known of each."""
+    from dataclasses import asdict
+
+    from rich.table import Column, Table
+
+    from ..verify.hosts import NOT_IN_ARTIFACT, judge, read_hosts
+
+    if as_json:
+        write_json(
+            [{**asdict(verdict), "source": host.source} for host in read_hosts() for verdict in judge(host, manifest)]
+        )
+        return
+    table = Table("host", "tested", Column("graphs", overflow="fold"), box=None, pad_edge=False)
+    for host in read_hosts():
+        groups: dict[tuple, list[str]] = {}  # precisions of which the same can be said
+        verdicts = list(judge(host, manifest))
+        for verdict in [verdict for verdict in verdicts if verdict.precision] or verdicts:
+            key = verdict.family, verdict.status, verdict.operators
+            names = groups.setdefault(key, [])
+            names += [verdict.precision] if verdict.precision else []
+        lines = [
+            f"{family or 'all'} {', '.join(names)}".rstrip()
+            + f": {status}"
+            + (f", no {', '.join(lacks)}" if lacks else "")
+            + (f"; add it: export --family native,{family}" if status == NOT_IN_ARTIFACT else "")
+            for (family, status, lacks), names in groups.items()
+        ]
+        if host.note:
+            lines.append(f"({host.note})")
+        table.add_row(host.name, host.version or "–", "\n".join(lines))  # noqa: RUF001
+    Console(highlight=False).print(table)
+
+
+def print_certificate(certificate: Certificate) -> None:
+    """Print what each check of an artifact found, and the verdict."""
+    colours = {"passed": "green", "failed": "bold red", "not judged": "yellow", "not run": "yellow"}
+    console = Console(highlight=False, soft_wrap=True)
+    for finding in certificate.findings:
+        status = f"[{colours[finding.status]}]{finding.status:10}[/]"
+        where = f"{finding.rung}  {finding.precision or 'all':6}  {finding.check:32}"
+        console.print(f"{where}  {status}  {escape(finding.summary)}")
+    for sentence in certificate.not_checked:
+        console.print(f"[dim]not checked: {escape(sentence)}[/]")
+    console.print(f"[b]{certificate.verdict}[/] in {certificate.seconds:.0f} s")
+
+
+def print_checks(checks: list[Check]) -> None:
+    """Print what `doctor` found, topic by topic."""
+    from rich.table import Table
+
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[bold red]missing[/]"}
+    table = Table("", "", "", "", box=None, pad_edge=False, show_header=False)
+    table.columns[3].overflow = "fold"
+    topic = ""
+    for check in checks:
+        shown, topic = "" if check.topic == topic else f"[b]{check.topic}[/]", check.topic
+        status = marks.get(check.status, f"[bold red]{check.status}[/]")
+        table.add_row(shown, escape(check.name), status, escape(check.summary))
+    Console(highlight=False).print(table)
+
+
+def format_measurements(rows: list[Measurement]) -> str:
+    """Return tables in Markdown of what `bench` measured, with a row for each precision."""
+    from ..runtime.bench import markdown_table
+
+    runs = [
+        (
+            f"{row.precision} {row.device}",
+            f"{row.encode_ms:,.0f}",
+            f"{row.decode_ms:,.0f}",
+            f"{row.rtf:.3f}",
+            f"{row.tokens_per_second:,.1f}",
+            " + ".join(format_size(size) for size in (row.peak_memory, row.device_memory) if size),
+        )
+        for row in rows
+    ]
+    heads = ("Path", "Encode ms", "Decode ms", "RTF", "Tokens/s", "Memory")
+    parts = [markdown_table(heads, runs)]
+    calls, lines = [], []
+    for row in rows:
+        if (details := row.details) is None:
+            continue
+        empty, full = details.empty_window, details.full_window
+        path, chunk = f"{row.precision} {row.device}", f"{details.chunk_tokens} tokens"
+        for call, one, other in (
+            ("encoder, 1 token", empty.encoder, full.encoder),
+            (f"encoder, {chunk}", empty.encoder_chunk, full.encoder_chunk),
+            ("decoder, 1 token", empty.decoder, full.decoder),
+        ):
+            calls.append((f"{path}: {call}", _latency(one), _latency(other)))
+        line = (
+            f"{path}: loaded in {details.load_seconds:.2f} s, "
+            f"{format_size(details.loaded_memory)}; "
+            f"first step {details.first_step_seconds:.2f} s; "
+            f"{format_size(details.full_memory)} with full caches; "
+            f"a decoder step reads {format_size(details.decoder_bytes)} of weights"
+        )
+        if row.device == "cpu":
+            line += (
+                f" at {details.bandwidth_share:.0%} of the "
+                f"{details.read_bytes_per_second / 1e9:.1f} GB/s that {row.threads} threads read"
+            )
+        lines.append(line)
+    if calls:
+        heads = ("Milliseconds: min / p50 / p95", "Empty window", "Full window")
+        parts.append(markdown_table(heads, calls))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _latency(latency: Latency) -> str:
+    return f"{latency.min:.2f} / {latency.p50:.2f} / {latency.p95:.2f}"
+
+
+def written_line(folder: Path, seconds: float) -> str:
+    """Return how large an artifact is, and what writing it took."""
+    from ..manifest import Manifest
+    from ..memory import peak_memory
+
+    size = sum(file.size for file in Manifest.read(folder).files.values())
+    memory = format_size(peak_memory())
+    return f"{format_size(size)} in {seconds:.0f} s, {memory} of memory at most"
+
+
+def timing_line(transcript: Transcript) -> str:
+    """Return how long a file took."""
+    from ..memory import peak_memory
+
+    info = transcript.info
+    rtf = "–" if info["rtf"] is None else f"{info['rtf']:.3f}"  # noqa: RUF001
+    return (
+        f"{transcript.duration:.2f} s of audio: "
+        f"encode {info['encode_ms']:.0f} ms, decode {info['decode_ms']:.0f} ms, RTF {rtf}, "
+        f"{info['tokens_per_second']:.0f} tokens/s, {format_size(peak_memory())} of memory"
+    )
+
+
+def vad_line(gate: VoiceGate) -> str:
+    """Return how much silence there was, and what was left out there."""
+    segments = f"{gate.left_out} segment{'s' * (gate.left_out != 1)}"
+    quiet = f"no speech in {gate.quiet_seconds:.1f} of {gate.seconds:.1f} s"
+    return f"vad: {quiet}, {segments} left out there"
+
+
+def print_microphones() -> None:
+    """Print the microphones that are connected, a line each.
+
+    Raises:
+        DeviceError: there are none.
+    """
+    from ..runtime.mic import input_devices
+
+    devices = input_devices()
+    if not devices:
+        raise DeviceError("no microphone is connected")
+    for device in devices:
+        kind = f"{device.channels} channels, {device.rate:.0f} Hz"
+        default = "  (default)" if device.is_default else ""
+        write(f"{device.index}  {device.name}  {kind}{default}\n")

@@ -1,0 +1,44 @@
+"""Read what options hold: sizes, lists with commas."""
+
+from __future__ import annotations
+
+from typing import overload
+
+from ..errors import UsageError
+
+UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 1000,
+    "mb": 1000**2,
+    "gb": 1000**3,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+}
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as 512MiB, 2GB or 1000000.
+
+    Raises:
+        UsageError: not a size.
+    """
+    number = text.strip().lower().rstrip("kmgib")
+    unit = text.strip().lower()[len(number) :]
+    try:
+        size = int(float(number) * UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise UsageError(f"size: expected a number with B, KB, MB, GB, KiB, MiB or GiB, got {text!r}") from None
+    if size < 1 << 20:
+        raise UsageError(f"size: expected at least 1MiB, got {text!r}")
+    return size
+
+
+@overload
+def split_names(text: str) -> list[str]: ...
+@overload
+def split_names(text: str | None) -> list[str] | None: ...
+def split_names(text: str | None) -> list[str] | None:
+    """Return the names between commas; None where nothing was given."""
+    return None if text is None else [name.strip() for name in text.split(",")]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+
+import pytest
+import soundfile
+from commands import CLIP, TEXT, read_word
+
+from voxtral_onnx.runtime.captions import FORMATS
+
+RAW = (soundfile.read(CLIP, dtype="int16")[0]).tobytes()
+
+
+def test_standard_input(process, tiny_artifact):
+    result = process("listen", "-m", tiny_artifact, "--stdin", input=RAW)
+    assert (result.code, result.out) == (0, TEXT + "\n")
+    assert re.search(r"s of audio, .* latency p50 \d+, p95 \d+, p99 \d+ ms, RTF ", result.err.splitlines()[-1])
+
+
+def test_events(process, tiny_artifact):
+    result = process("listen", "-m", tiny_artifact, "--stdin", "--stream-json", input=RAW + bytes(100_000))
+    events = [json.loads(line) for line in result.out.splitlines()]
+    assert {event["type"] for event in events} - {"notice"} == {"partial", "group", "silence", "final"}
+    assert "".join(event["text"] for event in events if event["type"] == "partial").strip() == TEXT
+    assert "".join(event["text"] for event in events if event["type"] == "group").strip() == TEXT
+    assert events[-1]["type"] == "final" and events[-1]["text"] == TEXT
+
+
+def test_subtitles(process, tiny_artifact, tmp_path):
+    result = process("listen", "-m", tiny_artifact, "--stdin", "-f", "srt", input=RAW)
+    assert result.out.startswith("1\n00:00:") and TEXT.split()[0] in result.out
+    process("listen", "-m", tiny_artifact, "--stdin", "-f", "all", "--output-dir", tmp_path / "out", input=RAW)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"stdin.{name}" for name in FORMATS}
+    assert (tmp_path / "out/stdin.srt").read_text() == result.out
+
+
+def test_input_that_ends_inside_a_sample(process, tiny_artifact):
+    result = process("listen", "-m", tiny_artifact, "--stdin", input=RAW + b"x")
+    assert (result.code, result.out) == (6, TEXT + "\n")
+    assert "error: the input ended inside a sample: 1 of 2 bytes (s16le)" in result.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_capture_and_keeps_what_was_said(number, code, start):
+    process = start("listen", "--stdin", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write(RAW)
+    process.stdin.flush()
+    begun = read_word(process.stdout.fileno())
+    process.send_signal(number)
+    rest = process.stdout.read().decode()
+    process.stdin.close()
+    assert process.wait(60) == code, process.stderr.read()
+    assert begun + rest == TEXT + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--mic"], "--mic: a microphone is what listen records anyway; leave it out"),
+        (["--gain", "auto"], "--gain: files are for `voxtral-onnx transcribe`"),
+        (["--alternatives", "2"], "--alternatives are written as JSON: add --json or --stream-json"),
+        (["--hotword-bias", "2"], "--hotword-bias is that of --hotwords FILE"),
+        (["--stdin", "-f", "all"], "add --output-dir FOLDER"),
+        (["--stdin", "--sample-format", "s24le"], "sample format: expected one of"),
+        (["--stdin", "--rate", "10"], "rate: expected 1000 to 768000 Hz"),
+    ],
+)
+def test_misuse(arguments, words, process, tiny_artifact):
+    process("listen", "-m", tiny_artifact, *arguments, input=b"").assert_refused(2, words)
+
+
+def test_files_are_for_transcribe(run):
+    run("listen", CLIP).assert_misused("Got unexpected extra argument")

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from commands import CLIP, TEXT
+
+from voxtral_onnx.cli.spellings import UNSUPPORTED, replace_switches
+from voxtral_onnx.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--output_format", "json"], ["--output_format=json"], ["--output-format=json"], ["-f", "json"], ["--json"]],
+)
+def test_underscores_and_hyphens(flags, transcribe):
+    assert json.loads(transcribe(*flags, CLIP).out)["text"] == TEXT
+
+
+def test_underscores_stay_in_values(transcribe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(CLIP, "x_y.wav")
+    for folder, flags in (("a_b", ["--output_dir=a_b"]), ("c_d", ["--output_dir", "c_d"]), ("e_f", ["-o", "e_f"])):
+        assert transcribe(*flags, "x_y.wav").code == 0
+        assert (tmp_path / folder / "x_y.txt").read_text() == TEXT + "\n"
+
+
+@pytest.mark.parametrize("name", ["--my_file.wav", "--language", "--word_timestamps"])
+def test_file_name_that_begins_with_hyphens(name, transcribe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(CLIP, name)
+    assert transcribe("--", name).out == TEXT + "\n"
+
+
+def test_a_command_of_whisper(run, tiny_artifact, tmp_path):
+    options = "--device cpu --threads 2 --word_timestamps True --verbose False -f all --output_dir"
+    result = run("transcribe", "--model", tiny_artifact, *options.split(), tmp_path, CLIP)
+    assert (result.code, result.out) == (0, TEXT + "\n")
+    assert len(list(tmp_path.glob(f"{CLIP.stem}.*"))) == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ("--word_timestamps True a.wav", "a.wav"),
+        ("--word-timestamps=false a.wav", "a.wav"),
+        ("--word_timestamps a.wav", "a.wav"),
+        ("a.wav --word_timestamps", "a.wav"),
+        ("--verbose --word_timestamps true True", "True"),
+        ("--vad_filter True a.wav", "--vad a.wav"),
+        ("--vad_filter a.wav", "--vad a.wav"),
+        ("--vad_filter False a.wav", "a.wav"),
+        ("-o True --threads 2", "-o True --threads 2"),
+    ],
+)
+def test_switches(given, left):
+    assert replace_switches(given.split()) == left.split()
+
+
+def test_a_switch_is_true_or_false():
+    with pytest.raises(UsageError, match="--verbose: expected True or False, got 'perhaps'"):
+        replace_switches(["--verbose=perhaps"])
+
+
+def test_fp16_is_said_to_change_nothing(transcribe):
+    result = transcribe("--fp16", "False", CLIP)
+    assert (result.code, result.out) == (0, TEXT + "\n")
+    assert result.err.startswith("note: --fp16 changes nothing; --precision chooses")
+
+
+@pytest.mark.parametrize("command", ["transcribe", "listen"])
+@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
+def test_what_the_model_cannot_have_is_a_sentence(name, command, run):
+    for given in (name, name.replace("-", "_").replace("__", "--", 1)):
+        result = run(command, "-m", "nowhere", given, "en")
+        result.assert_refused(2, f"{name}: ")
+        assert len(result.err.splitlines()) == 1
+
+
+def test_sentences(transcribe):
+    for option, sentence in (
+        ("--language", "the model detects the language by itself"),
+        ("--task=translate", "translates nothing"),
+        ("--initial_prompt", "the model takes no text as a prompt; --hotwords FILE"),
+        ("--diarize", "the model does not tell speakers apart"),
+        ("--beam_size", "no beams"),
+        ("--temperature", "the likeliest token is taken"),
+        ("--condition_on_previous_text", "one stream to the model"),
+    ):
+        transcribe(option, CLIP).assert_refused(2, sentence)
+
+
+def test_other_commands_know_nothing_of_whisper(run):
+    run("inspect", "--language", "en").assert_misused("No such option: --language")
