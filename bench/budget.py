@@ -4,21 +4,22 @@
 
 On tiny: for several budgets the drift that the measured sensitivities promise, the drift of the whole recipe on the
 clips that calibrated it, and on clips it has not seen; beside them recipes of one form at their size. With a twin: the
-seconds, CPU seconds and peak memory of measuring it. Writes results/budget.json; what was not run stays.
+seconds, CPU seconds and peak memory of measuring it, half an hour on two cores. Writes results/budget.json; what was
+not run stays.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
-import wave
 from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter, process_time
+from typing import Annotated
 
+import harness
 import numpy as np
+import soundfile
 import torch
+import typer
 
 from voxtral_onnx.exporter.calibrate import EMBEDDED, calibrate, embedded_recordings
 from voxtral_onnx.exporter.checkpoint import open_checkpoint
@@ -28,9 +29,8 @@ from voxtral_onnx.exporter.quantize import spend_budget
 from voxtral_onnx.exporter.sensitivity import FORMS, form_sizes, groups_of, measure_drifts, measure_sensitivities
 from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.quant.recipe import Recipe, load_recipe
-from voxtral_onnx.runtime.bench import describe_machine, markdown_table
+from voxtral_onnx.runtime.bench import SAMPLES, markdown_table
 
-RESULTS = Path(__file__).parent / "results" / "budget.json"
 BUDGETS_MB = (8.6, 8.8, 9.0, 9.5, 10.0, 11.0, 12.0)
 
 
@@ -68,47 +68,37 @@ def measure_tiny() -> list[dict]:
 
 def heldout_recordings() -> list[np.ndarray]:
     """The embedded samples that do not calibrate."""
-    found = []
-    for path in sorted((TINY / "samples").glob("*.wav")):
-        if path.name not in EMBEDDED:
-            with wave.open(str(path)) as file:
-                found.append(np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768)
-    return found
+    paths = [path for path in sorted(SAMPLES.glob("*.wav")) if path.name not in EMBEDDED]
+    return [soundfile.read(path, dtype="float32")[0] for path in paths]
 
 
 def measure_twin(twin: Path) -> dict:
     """Time and memory of a budget at full size, by part; its drifts mean nothing."""
-    checkpoint, clocks = open_checkpoint(twin), []
-    began, cpu = perf_counter(), process_time()
-
-    def clock(stage: str) -> None:
-        clocks.append((stage, perf_counter() - began, process_time() - cpu))
-        print(f"{clocks[-1][1]:6.0f} s {clocks[-1][2]:6.0f} CPU s {peak_memory() / 1e6:6.0f} MB  {stage}", flush=True)
-
+    phases = harness.Phases("calibration")
     with tempfile.TemporaryDirectory() as scratch:
-        spend_budget(checkpoint, Path(scratch) / "twin", "q4f16", int(2.6e9), None, clock)
+        spend_budget(open_checkpoint(twin), Path(scratch) / "twin", "q4f16", int(2.6e9), None, phases.enter)
+    found = phases.end().values()
     return {
-        "seconds": round(perf_counter() - began),
-        "cpu_seconds": round(process_time() - cpu),
-        "calibration_seconds": round(clocks[0][1]),
+        "seconds": round(sum(phase["seconds"] for phase in found)),
+        "cpu_seconds": round(sum(phase["cpu_seconds"] for phase in found)),
+        "calibration_seconds": round(next(iter(found))["seconds"]),
         "peak_memory": peak_memory(),
         "threads": torch.get_num_threads(),
     }
 
 
-def main() -> None:
-    """Measure, print tables, write the results."""
-    parser = argparse.ArgumentParser(description="What quantize --budget is worth and what it takes.")
-    parser.add_argument("--twin", type=Path, help="a full-size checkpoint; half an hour on two cores")
-    arguments = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results["machine"] = describe_machine()
+def main(
+    twin: Annotated[Path | None, typer.Option(help="A folder of twin.py.", show_default="tiny alone")] = None,
+    out: harness.Out = harness.RESULTS / "budget.json",
+) -> None:
+    """Measure what a budget is worth and what it takes."""
+    results = harness.read(out) | harness.describe("drift from float32 of recipes; sizes and memory in bytes")
     results["tiny"] = measure_tiny()
     headings = ("Recipe", "MB", "Promised drift", "Real", "Margin", "Flips", "On unseen clips", "Margin", "Flips")
     print(markdown_table(headings, [row_of(row) for row in results["tiny"]]))
-    if arguments.twin:
-        results["twin"] = measure_twin(arguments.twin)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    if twin:
+        results["twin"] = measure_twin(harness.find_twin(twin))
+    harness.write(out, results)
 
 
 def row_of(row: dict) -> tuple[str, ...]:
@@ -120,4 +110,4 @@ def row_of(row: dict) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

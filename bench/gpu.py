@@ -4,58 +4,43 @@
     python bench/gpu.py ARTIFACT --parts rows --out bench/results/gpu_rows.json     # likewise profile, start
     ORT_FPA_INTB_GEMM=1 python bench/gpu.py ARTIFACT --parts steps,rows --out bench/results/gpu_fpa_intb.json
 
-Writes what it has after every measurement. The artifact is an export of twin.py's checkpoint, or skeleton.py's.
+Writes what it has after every measurement. The artifact is an export of twin.py's checkpoint, or skeleton.py's. The
+first session of a process is 7 % faster than those behind it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
 
+import harness
 import numpy as np
 import typer
-from products import measure_products
+from harness import time_calls
 
-from voxtral_onnx import Transcriber, __version__
+from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import VoxtralOnnxError
 from voxtral_onnx.runtime import bench
 from voxtral_onnx.runtime.audio import open_audio
 from voxtral_onnx.runtime.cache import KVCache
 from voxtral_onnx.runtime.cuda import Cuda, CudaBinding
 
-ROOT = Path(__file__).parent.parent
 CLIPS = (10.0, 60.0, 600.0)  # seconds
 LIVE_SECONDS = 300.0
 ROWS = (1, 2, 4, 8, 12, 16, 17, 32, 64, 128, 256)  # onnxruntime has other products of 4 bits above 1, and above 16
 ROWS_CONTEXT = 1024
 CALLS = 200
-CLIP = ROOT / "assets" / "tiny" / "samples" / "command-hibari.wav"
-STATISTICS = {"min": 0, "p50": 50, "p95": 95, "p99": 99, "max": 100}
-
-
-def statistics(milliseconds: list[float]) -> dict[str, float]:
-    """Percentiles of many calls."""
-    values = {name: round(float(np.percentile(milliseconds, q)), 4) for name, q in STATISTICS.items()}
-    return {"calls": len(milliseconds), **values}
+CLIP = bench.SAMPLES / "command-hibari.wav"
 
 
 def timed(call: Callable[[], Any], calls: int = CALLS) -> dict[str, float]:
-    """Time a call again and again; the first three allocate and record."""
-    for _ in range(3):
-        call()
-    milliseconds = []
-    for _ in range(calls):
-        began = perf_counter()
-        call()
-        milliseconds.append(1000 * (perf_counter() - began))
-    return statistics(milliseconds)
+    """Milliseconds of many calls."""
+    return harness.statistics(time_calls(call, calls), digits=4)
 
 
 def placed(cache: KVCache, position: int, call: Callable[[], Any]) -> Callable[[], Any]:
@@ -143,7 +128,7 @@ def measure_live(transcriber: Transcriber) -> dict[str, Any]:
         began = perf_counter()
         stream.feed(samples[start : start + size])
         milliseconds.append(1000 * (perf_counter() - began))
-    return statistics(milliseconds)
+    return harness.statistics(milliseconds, digits=4)
 
 
 def measure_start(transcriber: Transcriber) -> dict[str, Any]:
@@ -248,7 +233,7 @@ def kernel_times(call: Callable[[], Any], calls: int = 20) -> dict[str, Any]:
     """
     import torch
 
-    timed(call, 5)
+    time_calls(call, 5)
     torch.cuda.init()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         for _ in range(calls):
@@ -276,12 +261,6 @@ def kernel_times(call: Callable[[], Any], calls: int = 20) -> dict[str, Any]:
     }
 
 
-def describe_gpu() -> str:
-    """Name, memory and driver."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    return subprocess.run(query, capture_output=True, check=False).stdout.decode().strip()
-
-
 def measure_artifact(artifact: Path, precision: str, context: int, parts: dict[str, Callable]) -> dict[str, Any]:
     """Load, then each part; memory of the device after loading, with one stream and at the end."""
     result: dict[str, Any] = {"precision": precision, "context": context}
@@ -305,18 +284,12 @@ def main(
     artifact: Annotated[Path, typer.Argument(help="Full-size artifact with q4f16, and fp16 for its ratio.")],
     block_128: Annotated[Path | None, typer.Option(help="The same with recipe small.")] = None,
     cpu_precision: Annotated[str, typer.Option(help="Measured on the CPU, for its ratio; empty for none.")] = "",
-    parts: Annotated[str, typer.Option(help="Comma-separated.")] = "start,steps,clips,live,rows,products,profile",
-    out: Annotated[Path, typer.Option()] = ROOT / "bench" / "results" / "gpu_speed.json",
+    parts: Annotated[str, typer.Option(help="Comma-separated.")] = "start,steps,clips,live,rows,profile",
+    out: harness.Out = harness.RESULTS / "gpu_speed.json",
 ) -> None:
     """Measure all of it."""
-    results: dict[str, Any] = {
-        "measured": "random weights of the 4B model's shapes; milliseconds and bytes",
-        "voxtral_onnx": __version__,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "gpu": describe_gpu(),
-        "machine": bench.describe_machine(),
-        "environment": {name: value for name, value in os.environ.items() if name.startswith("ORT_")},
-    }
+    results = harness.describe("random weights of the 4B model's shapes; milliseconds and bytes")
+    results["environment"] = {name: value for name, value in os.environ.items() if name.startswith("ORT_")}
     chosen = parts.split(",")
     known = {
         "steps": measure_steps,
@@ -338,8 +311,6 @@ def main(
     }
     if block_128:
         plans["q4f16, blocks of 128"] = plan(block_128, "q4f16", bench.DEFAULT_CONTEXT, "steps")
-    if "products" in chosen:
-        plans["products, microseconds"] = lambda: measure_products(Cuda())
     if "profile" in chosen:
         plans["profile"] = lambda: measure_artifact(artifact, "q4f16", ROWS_CONTEXT, {"kernels": profile})
     if cpu_precision:
@@ -356,10 +327,8 @@ def main(
         except VoxtralOnnxError as error:
             results[name] = {"error": str(error)}
         print(f"{name}: {perf_counter() - began:.1f} s {results[name].get('error', '')}", flush=True)
-        results |= rows_ratio(results)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(results, indent=1) + "\n")
+        harness.write(out, results | rows_ratio(results))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    harness.run(main)

@@ -14,26 +14,24 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, median
 from time import perf_counter
 from typing import Annotated, Any
 
+import harness
 import soundfile
 import typer
+from harness import ROOT, stderr
 
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.memory import peak_memory
-from voxtral_onnx.runtime.bench import describe_machine, markdown_table
+from voxtral_onnx.runtime.bench import SAMPLES, markdown_table
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "bench" / "results" / "hosts.json"
-CLIP = ROOT / "assets" / "tiny" / "samples" / "date-hibari.wav"
+CLIP = SAMPLES / "date-hibari.wav"
 NODE_HOSTS = {"onnxruntime-node": None, "transformers.js": "transformers_js"}  # the family that each takes
 PACKAGES = {"onnxruntime-node": "onnxruntime-node", "transformers.js": "@huggingface/transformers"}
 
@@ -105,17 +103,16 @@ def measure(artifact: Path, precision: str, clip: Path, packages: Path) -> list[
         expected = found[0]["ids"] if found else ids
         same = next((i for i, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), len(expected))
         found.append({**result, **run, "tokens": len(expected), "same_tokens": same, "ids": ids})
-        print(f"{result['host']}: {run['ms_per_token']:.1f} ms a token", file=sys.stderr)
+        stderr.print(f"{result['host']}: {run['ms_per_token']:.1f} ms a token")
 
     in_process = [run_python, run_openvino] if find_spec("openvino") else [run_python]
     for run in in_process:
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            keep(pool.submit(run, artifact, precision, clip).result())
+        keep(harness.in_new_process(run, artifact, precision, clip))
     for name, family in NODE_HOSTS.items():
         if not (packages / "node_modules" / PACKAGES[name]).exists():
-            print(f"{name}: not in {packages}/node_modules, left out", file=sys.stderr)
+            stderr.print(f"{name}: not in {packages}/node_modules, left out")
         elif family and family not in families:
-            print(f"{name}: the artifact has no family {family}, left out", file=sys.stderr)
+            stderr.print(f"{name}: the artifact has no family {family}, left out")
         else:
             keep(run_node(name, artifact, precision, clip, packages))
     return [{key: value for key, value in row.items() if key != "ids"} for row in found]
@@ -142,15 +139,15 @@ def main(
     precision: str = "q4",
     clip: Annotated[Path, typer.Option(help="Mono, 16 bits, at the model's rate.")] = CLIP,
     packages: Annotated[Path, typer.Option(help="Folder with node_modules.")] = ROOT / "web",
+    out: harness.Out = harness.RESULTS / "hosts.json",
 ) -> None:
-    """Measure, write, print."""
-    rows = measure(artifact, precision, clip, packages)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    seconds = soundfile.info(clip).duration
-    results[f"{name} {precision}"] = {"machine": describe_machine(), "audio_seconds": round(seconds, 2), "hosts": rows}
-    RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    print(table(rows))
+    """Transcribe a clip in every host that is installed."""
+    found = harness.describe("a clip in several hosts, a position a call")
+    found |= {"audio_seconds": round(soundfile.info(clip).duration, 2)}
+    found["hosts"] = measure(artifact, precision, clip, packages)
+    harness.write(out, harness.read(out) | {f"{name} {precision}": found})
+    print(table(found["hosts"]))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    harness.run(main)

@@ -12,19 +12,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from threading import Thread
 from time import perf_counter, sleep
 from typing import Annotated, Any
 
+import harness
 import numpy as np
 import typer
 
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime.artifact import find_artifact
-from voxtral_onnx.runtime.bench import describe_machine, sample_clip
+from voxtral_onnx.runtime.bench import sample_clip
 
-RESULTS = Path(__file__).parent / "results" / "live.json"
 BLOCK_SECONDS = 0.02
 
 
@@ -40,17 +38,20 @@ def send(samples: np.ndarray, rate: int, pipe: Any, times: list[float]) -> None:
     pipe.close()
 
 
-def live(
-    artifact: Annotated[str, typer.Argument()] = "tiny",
+def main(
+    artifact: harness.Model = "tiny",
     seconds: Annotated[float, typer.Option(help="Of speech.")] = 60.0,
     precision: Annotated[str, typer.Option(help="Of the artifact.")] = "q4f16",
     threads: Annotated[int | None, typer.Option(help="For onnxruntime.")] = None,
+    out: harness.Out = harness.RESULTS / "live.json",
 ) -> None:
-    """Run it."""
-    manifest = Manifest.read(find_artifact(artifact))
+    """Speak to the command and time its lines."""
+    results = harness.describe("milliseconds from the last sample that a text may use to its line")
+    folder = harness.find_model(artifact, precision)
+    manifest = Manifest.read(folder)
     rules, audio = manifest.streaming, manifest.config.audio
     samples = sample_clip(audio.sample_rate, seconds)
-    command = [sys.executable, "-m", "voxtral_onnx", "transcribe", "-m", artifact, "--stdin", "--stream-json"]
+    command = [sys.executable, "-m", "voxtral_onnx", "transcribe", "-m", str(folder), "--stdin", "--stream-json"]
     command += ["--precision", precision, *(["--threads", str(threads)] if threads else [])]
     times: list[float] = []
     latencies, final = [], {}
@@ -72,20 +73,17 @@ def live(
             elif event["type"] == "final":
                 final = event
         sender.join()
-    percentiles = {f"p{p}_ms": round(float(np.percentile(latencies, p)), 1) for p in (50, 95, 99)}
-    results = {
-        "machine": describe_machine(),
-        "artifact": Path(artifact).name,
+    results |= {
+        "artifact": artifact if artifact == "tiny" else folder.name,
         "precision": precision,
         "seconds": seconds,
-        "texts": len(latencies),
-        "latency": {**percentiles, "max_ms": round(max(latencies), 1)},
+        "latency_ms": harness.statistics(latencies, digits=1),
         "meter": {name: value for name, value in final.items() if name not in ("type", "text")},
         "words": len(final["text"].split()),
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    harness.write(out, results)
     print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
-    typer.run(live)
+    harness.run(main)

@@ -1,7 +1,7 @@
 """The decoder's speed beside llama.cpp's, on a Q4_0 model of the same shape, in turn in the same run.
 
     pip install xllamacpp gguf
-    python bench/llama_cpp.py ARTIFACT [--precision q4f16,q4]     # of the full-size twin that bench/twin.py writes
+    python bench/llama_cpp.py ARTIFACT [--precision q4f16,q4]     # an export of twin.py's checkpoint
 
 Both engines are loaded in processes of their own with as many threads and wait while the other runs. A round lets each
 make CALLS tokens behind as many positions: one stream, and several at a time. llama.cpp repacks weights for the
@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from importlib import metadata
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,16 +25,15 @@ from time import perf_counter, process_time
 from typing import Annotated
 
 import gguf
+import harness
 import numpy as np
 import typer
 
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime.bench import describe_machine
 from voxtral_onnx.runtime.cache import decoder_cache_spec
 from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.session import Session
 
-RESULTS = Path(__file__).parent / "results" / "llama_cpp.json"
 STREAMS = (1, 4)  # that make tokens at a time
 PROMPT = 39  # positions, as with a delay of 480 ms
 CALLS = 4  # timed in a round, each a token for every stream
@@ -172,21 +170,17 @@ def in_a_process(load: Callable[[], Engine]) -> Iterator[Engine]:
     process.join()
 
 
-def measure(
+def main(
     artifact: Annotated[Path, typer.Argument(help="Of the 4B model's shape.")],
     precision: Annotated[str, typer.Option(help="Comma-separated.")] = "q4f16",
     rounds: Annotated[int, typer.Option(help="Of which minima and medians are taken.")] = 15,
     threads: Annotated[int, typer.Option(help="Of each engine.")] = 2,
     model: Annotated[Path | None, typer.Option(help="The GGUF, kept; by default it is removed again.")] = None,
+    out: harness.Out = harness.RESULTS / "llama_cpp.json",
 ) -> None:
     """Measure and print milliseconds a token of one stream."""
-    results: dict[str, object] = {
-        "machine": describe_machine(),
-        "llama.cpp": f"xllamacpp {metadata.version('xllamacpp')}",
-        "threads": threads,
-        "position": PROMPT,
-        "rounds": rounds,
-    }
+    results = harness.describe("milliseconds a token of decoders of one shape, in turn", "xllamacpp")
+    results |= {"threads": threads, "position": PROMPT, "rounds": rounds}
     with TemporaryDirectory(dir=artifact.resolve().parent) as scratch:
         path = model or Path(scratch) / "llama.gguf"
         if not path.exists():
@@ -201,7 +195,7 @@ def measure(
                     for streams, pairs in times.items():
                         pairs.append((mine(streams), theirs(streams)))
             results[name] = _compare(times)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    harness.write(out, results)
     print(json.dumps(results, indent=1))
 
 
@@ -227,4 +221,4 @@ def _compare(times: dict[int, list[tuple[Times, Times]]]) -> dict[str, dict[int,
 
 
 if __name__ == "__main__":
-    typer.run(measure)
+    harness.run(main)

@@ -12,9 +12,7 @@ most narrowly. Prints Markdown tables and writes results/quant.json.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -24,28 +22,23 @@ from pathlib import Path
 from time import process_time
 from typing import Annotated, Any
 
+import harness
 import numpy as np
 import typer
 import wer
+from quant_clips import DELAY_MS, FIRM, Heard, Tally, is_firm_flip, measure_clip
 from rich.progress import track
 
-from voxtral_onnx import Transcriber, __version__
-from voxtral_onnx.errors import VoxtralOnnxError
 from voxtral_onnx.exporter.checkpoint import Checkpoint, open_checkpoint
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.blocks import dequantize_blockwise, quantize_blockwise
 from voxtral_onnx.quant.recipe import Rule, load_recipe
-from voxtral_onnx.runtime.audio import open_audio
 from voxtral_onnx.runtime.bench import markdown_table
-from voxtral_onnx.runtime.stream import Stream, Token
 
-RESULTS = wer.ROOT / "bench" / "results" / "quant.json"
 TABLE = "language_model.embed_tokens"
 FLOAT, SHIPPED = "float32", ("default", "quality", "small", "q8")
-FIRM = 1.0  # blank margin above which float32's decision may not flip
 NARROW = 5.0  # below which the profile measures how far margins drift
 NARROWEST = 36  # clips of the profile, besides those in which `UNIFORM` flips a firm decision
-DELAY_MS = 480
 SLICE_ROWS, COLUMNS = 170, 3072  # what the exporter quantises at a time
 
 
@@ -121,141 +114,6 @@ PROFILE = (  # of which UNIFORM is the first row
         ),
     ),
 )
-
-
-@dataclass
-class Tally:
-    """Sums over positions of one case against float32."""
-
-    divergence: float = 0.0  # of the distribution from float32's, in nats
-    drift: float = 0.0  # of the blank margin, squared
-    flips: int = 0  # blank decisions
-    firm_flips: int = 0  # those that float32 makes with a margin above FIRM
-    largest_flip: float = 0.0  # float32's largest margin among flipped decisions
-    agreed: int = 0  # tokens
-    positions: int = 0
-
-    def add(self, other: Tally) -> None:
-        """Take in another clip's sums."""
-        for name in ("divergence", "drift", "flips", "firm_flips", "agreed", "positions"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.largest_flip = max(self.largest_flip, other.largest_flip)
-
-    def row(self) -> dict[str, Any]:
-        """Means over positions, and counts."""
-        return {
-            "positions": self.positions,
-            "logit_kl": float(f"{self.divergence / self.positions:.3g}"),
-            "margin_drift": round((self.drift / self.positions) ** 0.5, 4),
-            "flips": self.flips,
-            "firm_flips": self.firm_flips,
-            "largest_flip": round(self.largest_flip, 3),
-            "token_agreement": round(100 * self.agreed / self.positions, 3),
-        }
-
-
-class Replay(Stream):
-    """A stream that is encoded once and decoded twice: told its tokens, and by itself."""
-
-    def __init__(self, transcriber: Transcriber, samples: np.ndarray):
-        super().__init__(transcriber, transcriber.num_delay_tokens, stop_at_eos=True)
-        self.audio_embeds: list[np.ndarray] = []
-        self.feed(samples)
-        self.finish()
-
-    def decode(self, audio_embeds: np.ndarray) -> Iterator[Token]:
-        """Keep them."""
-        self.audio_embeds.append(audio_embeds)
-        self.decoder_cache.position += len(audio_embeds)
-        return iter(())
-
-    def write(self) -> list[int]:
-        """Tokens that the model chooses by itself, to the end of the text."""
-        self.decoder_cache, self.finished = self.transcriber.decoder.new_cache(), False
-        return [token.token_id for token in super().decode(np.concatenate(self.audio_embeds))]
-
-    def tell(self, token_ids: list[int]) -> np.ndarray:
-        """float64 [tokens, vocab_size]: logits of each generated position, given the tokens before it."""
-        audio_embeds, cache, logits = np.concatenate(self.audio_embeds), self.transcriber.decoder.new_cache(), []
-        ids = [self.ids.bos] + [self.ids.streaming_pad] * (self.prompt_length - 1) + token_ids[:-1]
-        while (at := cache.position) < len(ids):
-            rows = min(len(ids) - at, cache.room)
-            feeds = {
-                "input_ids": np.array([ids[at : at + rows]], np.int64),
-                "audio_embeds": audio_embeds[None, at : at + rows],
-                "num_delay_tokens": np.array([self.num_delay_tokens], np.int64),
-                "blank_penalty": np.zeros((1, rows), np.float32),
-                **cache.positions(rows),
-            }
-            logits.append(self.transcriber.decoder.session.step(cache, feeds, "logits")[0])
-        return np.concatenate(logits)[self.prompt_length - 1 :].astype(np.float64)
-
-
-def compare(logits: np.ndarray, expected: np.ndarray, blank: int, token_ids: np.ndarray) -> Tally:
-    """Tally of one clip."""
-    log_p, log_q = (values - logsumexp(values) for values in (expected, logits))
-    margins, margins_float = (blank_margin(values, blank) for values in (logits, expected))
-    flipped = (margins > 0) != (margins_float > 0)
-    certainty = np.abs(margins_float[flipped])
-    return Tally(
-        divergence=float((np.exp(log_p) * (log_p - log_q)).sum()),
-        drift=float(((margins - margins_float) ** 2).sum()),
-        flips=int(flipped.sum()),
-        firm_flips=int((certainty > FIRM).sum()),
-        largest_flip=float(certainty.max(initial=0)),
-        agreed=int((logits.argmax(1) == token_ids).sum()),
-        positions=len(logits),
-    )
-
-
-def logsumexp(logits: np.ndarray) -> np.ndarray:
-    """Log sum exp over the vocabulary, [tokens, 1]."""
-    highest = logits.max(1, keepdims=True)
-    return highest + np.log(np.exp(logits - highest).sum(1, keepdims=True))
-
-
-def blank_margin(logits: np.ndarray, blank: int) -> np.ndarray:
-    """Logit of the blank less the best other one, [tokens]."""
-    return logits[:, blank] - np.delete(logits, blank, 1).max(1)
-
-
-@cache
-def load_transcriber(folder: Path) -> Transcriber:
-    """A transcriber of one thread, loaded once a process."""
-    (precision,) = Manifest.read(folder).precisions
-    return Transcriber(folder, "cpu", precision=precision, threads=1, delay_ms=DELAY_MS)
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A clip through one artifact."""
-
-    text: str
-    tally: Tally
-    margins: np.ndarray  # of the blank at each position, [tokens]
-
-
-def measure_clip(folders: list[Path], clip: wer.Clip) -> dict[str, Heard]:
-    """A clip through each artifact, by its name; the first is float32's."""
-    reference = load_transcriber(folders[0])
-    samples = np.concatenate(list(open_audio(clip.path, reference.sample_rate).blocks()))
-    replay = Replay(reference, samples)
-    token_ids, blank = replay.write(), replay.ids.streaming_pad
-    expected = replay.tell(token_ids)
-    found = {}
-    for folder in folders:
-        replay = Replay(load_transcriber(folder), samples)
-        logits = replay.tell(token_ids)
-        tally = compare(logits, expected, blank, np.array(token_ids))
-        # Where every choice is the one that it was told, it writes the same by itself.
-        written = token_ids if tally.agreed == tally.positions else replay.write()
-        found[folder.name] = Heard(reference.tokenizer.decode(written), tally, blank_margin(logits, blank))
-    return found
-
-
-def is_firm_flip(margins: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Which decisions float32 makes with a margin above FIRM and another model the other way."""
-    return ((margins > 0) != (expected > 0)) & (np.abs(expected) > FIRM)
 
 
 def choose_narrow(found: list[dict[str, Heard]]) -> list[int]:
@@ -378,20 +236,19 @@ def render_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def measure(
+def main(
     sentences: Annotated[int, typer.Option(min=1, help="That shipped recipes are measured on, by 3 voices.")] = 287,
     few: Annotated[int, typer.Option(min=1, help="That all others are measured on.")] = 20,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = os.cpu_count() or 1,
-    cache_folder: Annotated[Path, typer.Option("--cache", help="Folder of the WAVs and the artifacts.")] = wer.ROOT
-    / "build"
+    cache_folder: Annotated[Path, typer.Option("--cache", help="Folder of the WAVs and the artifacts.")] = harness.BUILD
     / "quant",
-    output: Annotated[Path, typer.Option(help="File of the results.")] = RESULTS,
+    out: harness.Out = harness.RESULTS / "quant.json",
 ) -> None:
     """Measure every method and recipe on the tiny checkpoint."""
     versions = wer.find_synthesizers()
-    from calibrated import write_artifacts  # here, as the workers import this file and need no torch
-
-    from voxtral_onnx import export
+    measured = f"q4 artifacts of the tiny checkpoint against float32, delay {DELAY_MS} ms; intervals hold 95 %"
+    results = harness.describe(measured, "soxr", "soundfile", "jiwer")
+    from voxtral_onnx import export  # here, as the workers import this file and need no torch
     from voxtral_onnx.exporter.plan import TINY
 
     cache_folder.mkdir(parents=True, exist_ok=True)
@@ -399,16 +256,14 @@ def measure(
     clips = wer.plan_clips(domain, cache_folder / "wav", versions)
     checkpoint, recipes = open_checkpoint(TINY), {case.name: case.recipe(cache_folder) for case in CASES}
     folders = [export("tiny", cache_folder / FLOAT, precisions=("fp32",))]
-    for name, recipe in track(recipes.items(), "exporting", console=wer.stderr):
+    for name, recipe in track(recipes.items(), "exporting", console=harness.stderr):
         folders.append(export("tiny", cache_folder / name, precisions=("q4",), recipe=recipe))
-    calibrated = write_artifacts(checkpoint, cache_folder / uniform("refit_asymmetric").name)
-    folders += calibrated
     long = [folder for folder in folders if folder.name in LONG]
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:  # torch's threads do not survive a fork
 
         def run(what: str, function, *arguments) -> list:
             results = pool.map(function, *arguments, chunksize=4)
-            return list(track(results, what, len(clips), console=wer.stderr))
+            return list(track(results, what, len(clips), console=harness.stderr))
 
         run("speaking", wer.speak, clips)
         voices = len(wer.VOICES)
@@ -430,17 +285,13 @@ def measure(
         for i in measured:
             tally.add(found[i][name].tally)
         row = {"name": name} | (weight_errors(recipes[name], checkpoint) if name in recipes else {})
-        row |= calibrated.get(folder, {})
         row["bytes"] = sum(path.stat().st_size for path in (folder / "onnx").iterdir())
         texts = [[found[i][FLOAT].text, found[i][name].text] for i in measured]
         rows.append(row | tally.row() | words_row([clips[i] for i in measured], texts))
     print(render_table(rows))
     headings = ("", "margin drift", "flips", "firm")
     print(markdown_table(headings, [tuple(map(str, row.values())) for row in profile]))
-    results = {
-        "measured": f"q4 artifacts of the tiny checkpoint against float32, delay {DELAY_MS} ms; intervals hold 95 %",
-        "voxtral_onnx": __version__,
-        "machine": wer.describe_machine(),
+    results |= {
         "checkpoint": Manifest.read(folders[0]).fingerprint,
         "clips_sha256": wer.hash_clips(clips),
         "firm": FIRM,
@@ -449,19 +300,8 @@ def measure(
         "profile": {"clips": len(narrow), "narrow": NARROW, "results": profile},
         "firm_flips": list(list_firm_flips(clips, found)),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(results, indent=1) + "\n")
-    wer.stderr.print(f"written: {output}")
-
-
-def main() -> None:
-    """Run the command line: errors a user can act on are one line on stderr and an exit code."""
-    try:
-        typer.run(measure)
-    except VoxtralOnnxError as error:
-        wer.stderr.print(f"error: {error}", markup=False)
-        sys.exit(error.exit_code)
+    harness.write(out, results)
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

@@ -8,23 +8,31 @@ Sizes, types and places of the weights are those of an export; the values mean n
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from math import prod
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from voxtral_onnx.manifest import FileSpec, Manifest, hash_file
 
+app = typer.Typer(help="Graphs of the 4B model without its weights, and random ones for them.")
 POOL = 1 << 26  # random values that all tensors are cut from, more bytes than a GPU caches
 CODE_SPREAD = {4: 4.6, 8: 73.9}  # standard deviation of uniform codes
 MIDDLE = 0x88  # of 4-bit zero points, two in a byte
 
 
-def make(checkpoint: Path, folder: Path, precisions: list[str], recipe: str | None) -> None:
+@app.command()
+def make(
+    checkpoint: Path,
+    folder: Path,
+    precision: Annotated[str, typer.Option(help="Comma-separated.")] = "q4f16",
+    recipe: Annotated[str | None, typer.Option(help="As export takes it.")] = None,
+) -> None:
     """Export without weights: data files are empty, and the manifest has their sizes."""
     from voxtral_onnx.exporter import bind, export
 
@@ -41,13 +49,14 @@ def make(checkpoint: Path, folder: Path, precisions: list[str], recipe: str | No
 
     sizes: dict[str, int] = {}
     export.bind, export._hash_files = leave_empty, describe
-    export.export(checkpoint, folder, precisions=precisions, recipe=recipe)
+    export.export(checkpoint, folder, precisions=precision.split(","), recipe=recipe)
     for name in sizes:
         (folder / name).unlink()
 
 
-def fill(skeleton: Path, folder: Path) -> int:
-    """Copy a skeleton and write its weights; bytes written."""
+@app.command()
+def fill(skeleton: Path, folder: Path) -> None:
+    """Copy a skeleton and write its weights."""
     import onnx
 
     shutil.copytree(skeleton, folder)
@@ -87,7 +96,7 @@ def fill(skeleton: Path, folder: Path) -> int:
             shapes = {tensor.name: tuple(tensor.dims) for tensor in tensors}
             with ThreadPoolExecutor() as pool:
                 written += sum(pool.map(write, tensors, repeat(shapes), repeat(files)))
-    return written
+    print(f"{written / 1e9:.2f} GB")
 
 
 def cut(pool: np.ndarray, start: int, count: int) -> np.ndarray:
@@ -121,16 +130,4 @@ def center(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description="Graphs of the 4B model without its weights, and random ones for them."
-    )
-    parser.add_argument("what", choices=["make", "fill"])
-    parser.add_argument("source", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--precision", default="q4f16")
-    parser.add_argument("--recipe")
-    arguments = parser.parse_args()
-    if arguments.what == "make":
-        make(arguments.source, arguments.folder, arguments.precision.split(","), arguments.recipe)
-    else:
-        print(f"{fill(arguments.source, arguments.folder) / 1e9:.2f} GB")
+    app()

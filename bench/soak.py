@@ -1,10 +1,10 @@
 """A stream that never ends: memory over hours of audio, and the same tokens in chunks as in one piece.
 
-    python bench/soak.py [--hours 3] [--model ARTIFACT] [--precision fp32]
+    python bench/soak.py [ARTIFACT] [--hours 3] [--precision fp32]
 
 Clips of the embedded model in a drawn order, with pauses of up to 40 s of silence and noise between them, are fed in
 chunks of drawn sizes; resident memory is read after every minute of audio. Then the same audio is transcribed as one
-array. Without `--model` the embedded checkpoint is exported first. Writes results/soak.json and results/soak.svg.
+array. Writes results/soak.json and, beside it, soak.svg.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import json
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Annotated, Any
 
+import harness
 import numpy as np
 import soundfile
 import typer
 
-from voxtral_onnx import Transcriber, export
+from voxtral_onnx import Transcriber
 from voxtral_onnx.memory import resident_memory
-from voxtral_onnx.runtime.bench import SAMPLES, describe_machine
+from voxtral_onnx.runtime.bench import SAMPLES
 
-RESULTS = Path(__file__).parent / "results"
 RATE = 16000
 MAX_PAUSE = 40.0  # seconds: beyond the 16 s after which the blank guard begins
 MAX_CHUNK = 2 * RATE  # samples
@@ -73,25 +72,25 @@ def plot(memory: list[float], title: str) -> str:
     )
 
 
-def soak(
-    hours: Annotated[float, typer.Option(help="Of audio.")] = 3.0,
-    model: Annotated[str | None, typer.Option(help="An artifact.", show_default="tiny, exported anew")] = None,
+def main(
+    artifact: harness.Model = "tiny",
+    hours: Annotated[float, typer.Option(min=0.05, help="Of audio.")] = 3.0,
     precision: Annotated[str, typer.Option(help="Of the artifact.")] = "fp32",
+    out: harness.Out = harness.RESULTS / "soak.json",
 ) -> None:
-    """Run it."""
-    with TemporaryDirectory() as folder:
-        results = run(model or str(export("tiny", Path(folder) / "tiny", precisions=(precision,))), precision, hours)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "soak.json").write_text(json.dumps(results, indent=1) + "\n")
+    """Transcribe hours of audio in chunks and in one piece."""
+    results = harness.describe("one stream over hours of audio; memory in MB, read every minute of audio")
+    results |= measure(harness.find_model(artifact, precision), precision, hours)
+    harness.write(out, results)
     memory = results.pop("memory_mb")
-    title = f"Resident memory in MB over {hours:g} hours of audio, tiny in {precision}"
-    (RESULTS / "soak.svg").write_text(plot(memory, title))
+    title = f"Resident memory in MB over {hours:g} hours of audio, {artifact} in {precision}"
+    out.with_suffix(".svg").write_text(plot(memory, title))
     print(json.dumps(results, indent=1))
 
 
-def run(model: str, precision: str, hours: float) -> dict[str, Any]:
+def measure(artifact: Path, precision: str, hours: float) -> dict[str, Any]:
     """The stream in chunks, then in one piece."""
-    with Transcriber(model, precision=precision, threads=1) as transcriber:
+    with Transcriber(artifact, precision=precision, threads=1) as transcriber:
         stream, ids, memory, minute = transcriber.stream(), array("i"), [], 0  # a list of ids would grow too
         began = perf_counter()
         for chunk in chunks(speech(hours)):
@@ -109,7 +108,6 @@ def run(model: str, precision: str, hours: float) -> dict[str, Any]:
         settled = memory[min(WARM_MINUTES, len(memory) // 2) :]
         text = transcriber.tokenizer.decode(list(ids))
         return {
-            "machine": describe_machine(),
             "precision": precision,
             "hours": hours,
             "seconds": round(seconds, 1),
@@ -131,4 +129,4 @@ def run(model: str, precision: str, hours: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(soak)
+    harness.run(main)

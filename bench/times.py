@@ -12,7 +12,6 @@ Clips whose text is not exact are left out and counted. Writes results/times.jso
 from __future__ import annotations
 
 import ctypes
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
+import harness
 import numpy as np
 import soundfile
 import soxr
@@ -27,9 +27,7 @@ import typer
 import wer
 
 from voxtral_onnx import Transcriber
-from voxtral_onnx.runtime.bench import describe_machine
 
-RESULTS = Path(__file__).parent / "results" / "times.json"
 RATE = 16000
 DELAY_MS = 480
 GAPS = (0.06, 0.2)  # seconds
@@ -235,29 +233,30 @@ def summarize(synthesizer: str, way: str, found: list[list[float] | None]) -> di
     }
 
 
-def measure(
-    artifact: Annotated[str, typer.Argument(help="Of the embedded model.")] = "tiny",
+def main(
+    artifact: harness.Model = "tiny",
     sentences: Annotated[int, typer.Option(help="The first N of the domain sentences.")] = 60,
+    out: harness.Out = harness.RESULTS / "times.json",
 ) -> None:
-    """Measure and print a table."""
+    """Compare ends of word groups with ends of words."""
     versions = wer.find_synthesizers()
+    results = harness.describe("milliseconds between the end of a word group and that of its last word")
+    folder = harness.find_model(artifact, "q4f16")
     texts = [text for kind, text in wer.read_sentences(sentences) if kind == "domain"]
     found: dict[tuple[str, str], list[list[float] | None]] = {}
-    with Transcriber(artifact, "cpu") as transcriber:
+    with Transcriber(folder, "cpu") as transcriber:
         precision = transcriber.precision
         for synthesizer, way, text, spoken in clips(texts):
             found.setdefault((synthesizer, way), []).append(group_errors(transcriber, text, spoken))
     rows = [summarize(*key, errors) for key, errors in found.items()]
     rows.append(summarize("all", "both", [clip for errors in found.values() for clip in errors]))
-    results = {
-        "measured": "milliseconds between the end of a word group and that of its last word",
-        "machine": describe_machine(),
+    results |= {
         "precision": precision,
         "delay_ms": DELAY_MS,
         "synthesizers": versions,
         "results": rows,
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    harness.write(out, results)
     for row in rows:
         print(
             f"{row['synthesizer']:10} {row['way']:6}  median {row['median_ms']} ms, p90 {row['p90_ms']} ms, "
@@ -266,4 +265,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    typer.run(measure)
+    harness.run(main)

@@ -7,14 +7,15 @@ Speed, memory and sizes of the 4B model can be measured on it; its transcripts m
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import struct
 from math import prod
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from voxtral_onnx.config import VoxtralConfig
 from voxtral_onnx.exporter.weights import mistral_name, tensor_shapes
@@ -138,9 +139,10 @@ def _tekken(vocab_size: int) -> dict:
     }
 
 
+def main(folder: Path, layers: Annotated[float, typer.Option(help="Fraction of the layers.")] = 1.0) -> None:
+    """Write a full-size random twin of the released checkpoint."""
+    print(f"{write_twin(folder, layers) / 1e9:.2f} GB")
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write a full-size random twin of the released checkpoint.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--layers", type=float, default=1.0, help="fraction of the layers")
-    arguments = parser.parse_args()
-    print(f"{write_twin(arguments.folder, arguments.layers) / 1e9:.2f} GB")
+    typer.run(main)

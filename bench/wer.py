@@ -11,13 +11,10 @@ the same for all settings, so that differences between precisions are paired.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import platform
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -29,19 +26,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
+import harness
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import track
 
-from voxtral_onnx import Transcriber, __version__
-from voxtral_onnx.errors import DeviceError, VoxtralOnnxError
+from voxtral_onnx import Transcriber
+from voxtral_onnx.errors import DeviceError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.audio import open_audio
 
-ROOT = Path(__file__).parent.parent
-SENTENCES = ROOT / "assets" / "tiny" / "heldout.tsv"
-RESULTS = ROOT / "bench" / "results" / "wer.json"
+SENTENCES = harness.ROOT / "assets" / "tiny" / "heldout.tsv"
 PRECISIONS = ("fp32", "q4", "q4f16")  # the first is what the others are compared with
 DELAYS_MS = (240, 480, 960)  # those the checkpoint was trained with
 SETTINGS = [(precision, delay_ms) for precision in PRECISIONS for delay_ms in DELAYS_MS]
@@ -52,8 +47,6 @@ VOICES = {
 }
 SEED = 0
 RESAMPLES = 10_000
-
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,20 +271,6 @@ def render_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe_machine() -> dict[str, Any]:
-    """Processor, cores, system and the packages that the numbers depend on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
-    packages = ("onnxruntime", "numpy", "soxr", "soundfile", "jiwer")
-    return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
-    }
-
-
 def hash_clips(clips: list[Clip]) -> str:
     """One sha256 over all WAVs in order: two runs heard the same sound where it agrees."""
     digest = hashlib.sha256()
@@ -319,20 +298,21 @@ def write_transcripts(path: Path, clips: list[Clip], texts: list[list[str]]) -> 
                     )
 
 
-def measure(
+def main(
     sentences: Annotated[
         int | None,
-        typer.Option(
-            min=len(VOICES), help="A quick run: the first N of each kind; results go to the cache.", show_default="all"
-        ),
+        typer.Option(min=len(VOICES), help="A quick run: the first N of each kind.", show_default="all"),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = os.cpu_count() or 1,
     cache_folder: Annotated[
         Path, typer.Option("--cache", help="Folder of the WAVs, the artifact and transcripts.tsv.")
-    ] = ROOT / "build" / "wer",
+    ] = harness.BUILD / "wer",
+    out: harness.Out = harness.RESULTS / "wer.json",
 ) -> None:
     """Measure word error rates of the tiny checkpoint in fp32, q4 and q4f16."""
     versions = find_synthesizers()
+    measured = "word error rate of the tiny checkpoint's held-out sentences, in per cent; intervals hold 95 %"
+    results = harness.describe(measured, "soxr", "soundfile", "jiwer")
     from voxtral_onnx import export  # here, as the workers import this file and need no torch
 
     clips = plan_clips(read_sentences(sentences), cache_folder / "wav", versions)
@@ -341,7 +321,7 @@ def measure(
 
         def run(what: str, function: Callable, *arguments: Iterable) -> list:
             results = pool.map(function, *arguments, chunksize=4)
-            return list(track(results, what, len(clips), console=stderr))
+            return list(track(results, what, len(clips), console=harness.stderr))
 
         run("speaking", speak, clips)
         texts = run("transcribing", transcribe, [artifact] * len(clips), clips)
@@ -354,10 +334,7 @@ def measure(
             chosen = [clip.kind == kind and synthesizer in ("all", clip.synthesizer) for clip in clips]
             rows += summarize(kind, synthesizer, errors[chosen], words[chosen])
             print(render_table(rows[-len(SETTINGS) :]))
-    results = {
-        "measured": "word error rate of the tiny checkpoint's held-out sentences, in per cent; intervals hold 95 %",
-        "voxtral_onnx": __version__,
-        "machine": describe_machine(),
+    results |= {
         "checkpoint": Manifest.read(artifact).fingerprint,
         "synthesizers": {name: {"version": versions[name], "voices": VOICES[name]} for name in VOICES},
         "clips_sha256": hash_clips(clips),
@@ -365,20 +342,8 @@ def measure(
         "difference": f"to {PRECISIONS[0]} at the same delay, paired by clip",
         "results": rows,
     }
-    output = RESULTS if sentences is None else cache_folder / "wer.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(results, indent=1) + "\n")
-    stderr.print(f"written: {output}")
-
-
-def main() -> None:
-    """Run the command line: errors a user can act on are one line on stderr and an exit code."""
-    try:
-        typer.run(measure)
-    except VoxtralOnnxError as error:
-        stderr.print(f"error: {error}", markup=False)
-        sys.exit(error.exit_code)
+    harness.write(out, results)
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

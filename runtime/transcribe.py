@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..hub import Progress
 
 DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
-# Positions run ahead after a blank of a file. Source: bench/guessing.py; not measured for WebGPU.
+# Positions run ahead after a blank of a file. Source: docs/performance.md; not measured for WebGPU.
 GUESSED_BLANKS = {"cpu": 1, "cuda": 3, "webgpu": 0}
 
 
