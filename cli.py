@@ -532,9 +532,7 @@ def inspect(
     check: Annotated[
         bool, typer.Option("--check", help="Also compare the contents of all files with their hashes.")
     ] = False,
-    hosts: Annotated[
-        bool, typer.Option("--hosts", help="Which hosts run it, instead: tested, expected or not.")
-    ] = False,
+    hosts: Annotated[bool, typer.Option("--hosts", help="Which hosts tests have run it on, instead.")] = False,
     offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="The manifest, with what was checked.")] = False,
 ) -> None:
@@ -1166,26 +1164,23 @@ def _print_hosts(manifest: Manifest, *, as_json: bool) -> None:
     from .verify.hosts import NOT_IN_ARTIFACT, judge, read_hosts
 
     if as_json:
-        verdicts = [
-            {**asdict(verdict), "source": host.source} for host in read_hosts() for verdict in judge(host, manifest)
-        ]
+        verdicts = [asdict(verdict) for host in read_hosts() for verdict in judge(host, manifest)]
         write(json.dumps(verdicts, ensure_ascii=False) + "\n")
         return
     table = Table("host", "tested", Column("graphs", overflow="fold"), box=None, pad_edge=False)
     for host in read_hosts():
-        groups: dict[tuple, list[str]] = {}  # precisions of which the same can be said
+        groups: dict[tuple[str, str], list[str]] = {}  # precisions of which the same can be said
         verdicts = list(judge(host, manifest))
         for verdict in [verdict for verdict in verdicts if verdict.precision] or verdicts:
-            key = verdict.family, verdict.status, verdict.operators
-            groups.setdefault(key, []).extend([verdict.precision] if verdict.precision else [])
+            names = groups.setdefault((verdict.family, verdict.status), [])
+            names += [verdict.precision] if verdict.precision else []
         lines = [
-            f"{family or 'all'} {', '.join(names)}".rstrip()
+            f"{family} {', '.join(names)}".rstrip()
             + f": {status}"
-            + (f", no {', '.join(lacks)}" if lacks else "")
             + (f"; add it: export --family native,{family}" if status == NOT_IN_ARTIFACT else "")
-            for (family, status, lacks), names in groups.items()
+            for (family, status), names in groups.items()
         ]
-        table.add_row(host.name, host.version or "–", "\n".join([*lines, *([f"({host.note})"] if host.note else [])]))  # noqa: RUF001
+        table.add_row(host.name, host.version, "\n".join([*lines, *([f"({host.note})"] if host.note else [])]))
     Console(highlight=False).print(table)
 
 

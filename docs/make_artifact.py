@@ -1,4 +1,4 @@
-"""Write the tables of docs/artifact.md: what the 4B model's graphs take and give, and the precisions.
+"""Write the tables of docs/artifact.md (what the 4B model's graphs take and give, the precisions) and of docs/hosts.md.
 
 Usage: python docs/make_artifact.py
 """
@@ -19,8 +19,9 @@ from voxtral_onnx.exporter.modules import Build
 from voxtral_onnx.exporter.plan import PRECISIONS
 from voxtral_onnx.manifest import TensorSpec, Tokens
 from voxtral_onnx.quant.recipe import FLOAT
+from voxtral_onnx.verify.hosts import read_hosts
 
-PAGE = Path(__file__).parent / "artifact.md"
+DOCS = Path(__file__).parent
 TOKENS = Tokens(bos=0, eos=0, streaming_pad=0, streaming_word=0, first_text=0)  # no input or output depends on them
 Graphs = dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]  # by role: inputs and outputs
 
@@ -91,24 +92,42 @@ def calls(config: VoxtralConfig) -> str:
     return "\n".join(lines)
 
 
-def tables(config: VoxtralConfig = RELEASED) -> dict[str, str]:
-    """All generated parts of the page, by the names of their markers."""
+def hosts() -> str:
+    """The hosts that tests run; a host's name and version stand in its first line."""
+    lines = ["| host | version | graphs | precisions | test |", "| --- | --- | --- | --- | --- |"]
+    for host in read_hosts():
+        first = f"{host.name} ({host.note})" if host.note else host.name, host.version
+        for test in host.tests:
+            path, name = test.test.split("::")
+            row = *first, test.family, ", ".join(test.precisions), f"[{name}](../{path})"
+            lines.append(f"| {' | '.join(row)} |")
+            first = "", ""
+    return "\n".join(lines)
+
+
+def tables(config: VoxtralConfig = RELEASED) -> dict[str, dict[str, str]]:
+    """All generated parts of each page, by the names of their markers."""
     float16, float32 = planned(config, "float16"), planned(config, "float32")
+    graphs = {role: table(role, float16, float32) for role in float16}
     return {
-        **{role: table(role, float16, float32) for role in float16},
-        "precisions": precisions(),
-        "calls": calls(config),
+        "artifact.md": {**graphs, "precisions": precisions(), "calls": calls(config)},
+        "hosts.md": {"hosts": hosts()},
     }
 
 
-def renew(page: str) -> str:
-    """The page with its generated parts made anew."""
-    for name, text in tables().items():
-        marked = re.compile(f"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        page, count = marked.subn(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", page)
-        assert count == 1, f"{PAGE.name}: expected one part marked {name}, found {count}"
-    return page
+def renewed() -> dict[str, str]:
+    """The pages with their generated parts made anew, by name."""
+    pages = {}
+    for page, parts in tables().items():
+        content = (DOCS / page).read_text("utf-8")
+        for name, text in parts.items():
+            marked = re.compile(f"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+            content, count = marked.subn(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", content)
+            assert count == 1, f"{page}: expected one part marked {name}, found {count}"
+        pages[page] = content
+    return pages
 
 
 if __name__ == "__main__":
-    PAGE.write_text(renew(PAGE.read_text("utf-8")), "utf-8")
+    for page, content in renewed().items():
+        (DOCS / page).write_text(content, "utf-8")

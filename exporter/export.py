@@ -21,7 +21,6 @@ from .families import NATIVE
 from .folder import FinishedGraph, Record, begin, end, hold, look, write_shared
 from .mel import INPUT, output_spec
 from .memory import named_memory_errors
-from .metadata import describe
 from .plan import MEL, PRECISIONS, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
 from .report import write_report
 from .retarget import retarget
@@ -133,9 +132,7 @@ def _export_graphs(
             borrow(made, folder)
             lender = earlier[contract.lender]
             parameters, lent = lender.graph.parameters, {name: lender.files[name] for name in data}
-        facts = checkpoint.config, plan.tokens, plan.streaming, checkpoint.card.license
-        model = describe(made.model, graph.family, contract.role, *facts)
-        write_whole(folder / path, ir.to_proto(model).SerializeToString(deterministic=True))
+        write_whole(folder / path, ir.to_proto(made.model).SerializeToString(deterministic=True))
         spec = GraphSpec(
             path, contract.required_inputs, contract.outputs, data, parameters, made.operators, made.passes
         )

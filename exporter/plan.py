@@ -31,7 +31,6 @@ from .families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
 from .families.graph import GraphPlan, PlanOf
 from .folder import DELAY_NETWORK, FinishedGraph, State, look, stale_files
 from .mel import mel_model
-from .metadata import describe
 from .modules import Build
 from .tekken import read_tekken
 from .weights import quantizable_modules
@@ -247,10 +246,8 @@ def plan_export(
     asked = choose_families(families)
     made = {name: choose_families([*asked, *_families_of(state, name)]) for name in recipes}
     graphs = _plan_graphs(checkpoint.config, tokens, recipes, made, shard_size)
-    facts = checkpoint.config, tokens, streaming, checkpoint.card.license
-    mel = describe(mel_model(checkpoint.config.audio), NATIVE, "mel", *facts)
     shared = {
-        MEL: ir.to_proto(mel).SerializeToString(deterministic=True),
+        MEL: ir.to_proto(mel_model(checkpoint.config.audio)).SerializeToString(deterministic=True),
         TOKENIZER: checkpoint.tokenizer,
         DELAY_NETWORK: delay_network(checkpoint),
     }

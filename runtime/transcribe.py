@@ -38,7 +38,7 @@ GUESSED_BLANKS = {"cpu": 1, "cuda": 3, "webgpu": 0}
 
 
 class Transcriber:
-    """A loaded model.
+    """A loaded model. Threads may share it: every transcript and every stream has caches of its own.
 
     with Transcriber("tiny") as transcriber:
         for segment in transcriber.transcribe("clip.wav"):

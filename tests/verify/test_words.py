@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from voxtral_onnx.verify.words import count_edits, margin_histogram, normalize, softmax_divergence
 
-LETTERS = st.sampled_from("abc")
-
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(
