@@ -70,7 +70,6 @@ bench: $(VENV)/dev.stamp  ## make the numbers of the README (needs Debian's espe
 	$(BIN)/python bench/sizes.py --twin build/twin
 	$(BIN)/python bench/full_size.py --twin build/twin
 	$(BIN)/python bench/recipes.py build/twin
-	$(BIN)/python bench/gguf_twin.py --twin build/twin
 	$(BIN)/python bench/budget.py --twin build/twin
 	$(BIN)/python bench/verify.py --twin build/twin
 	rm -r build/twin

@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import CheckpointError
 from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file
 
-CONFIG = "voxtral_onnx.config"  # the key that `convert` writes the hyperparameters under, as JSON
+CONFIG = "voxtral_onnx.config"  # hyperparameters as JSON; without this key they are the released model's
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _ALIGNMENT = 32  # bytes, where the key general.alignment says nothing else
 _MAX_TEXT = 16 << 20  # bytes of one string; a longer one is damage
