@@ -136,9 +136,7 @@ def _export_graphs(
         model = describe(made.model, graph.family, contract.role, *facts)
         write_whole(folder / path, ir.to_proto(model).SerializeToString(deterministic=True))
         parameters = count_parameters(checkpoint.config, contract.tensors)
-        spec = GraphSpec(
-            path, contract.required_inputs, contract.outputs, data, parameters, made.operators, made.passes
-        )
+        spec = GraphSpec(path, contract.required_inputs, contract.outputs, data, parameters, made.operators)
         files = _hash_files((path, *graph.written), plan) | lent
         finished[path] = FinishedGraph(spec, graph.recipe.to_dict(), files)
     return finished
@@ -177,7 +175,7 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
         tokens=plan.tokens,
         streaming=plan.streaming,
         caches=caches(config),
-        mel=GraphSpec(MEL, (INPUT,), (output_spec(config.audio),), (), 0, mel, {}),
+        mel=GraphSpec(MEL, (INPUT,), (output_spec(config.audio),), (), 0, mel),
         precisions={name: precisions[name] for name in PRECISIONS if name in precisions},
         files=dict(sorted(files.items())),
     )

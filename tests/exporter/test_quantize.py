@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +47,7 @@ def test_a_float32_artifact_gives_the_bytes_that_its_checkpoint_gives(tiny_artif
     found, expected, manifest = contents(out), contents(tiny_artifact), Manifest.read(out)
     assert contents(artifact) == before
     assert manifest.fingerprint == Manifest.read(tiny_artifact).fingerprint
-    made, traced = manifest.precisions["q4"], Manifest.read(tiny_artifact).precisions["q4"]
-    for graph, other in ((made.encoder, traced.encoder), (made.decoder, traced.decoder)):
-        assert replace(graph, passes=other.passes) == other
+    assert manifest.precisions["q4"] == Manifest.read(tiny_artifact).precisions["q4"]
     assert found.keys() == manifest.files.keys() | {FILE_NAME}
     for name in manifest.files:
         assert found[name] == expected[name], name
