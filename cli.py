@@ -247,22 +247,6 @@ def quantize(
         write(f"{folder}\n")
 
 
-@app.command(rich_help_panel="Build")
-def convert(
-    artifact: Annotated[str, typer.Argument(help="Artifact folder, or [b]tiny[/].")],
-    output: Annotated[Path, typer.Argument(help="The GGUF to be written.")],
-    precision: Annotated[str | None, typer.Option(help="Which of the artifact's.", show_default="its first")] = None,
-) -> None:
-    """Write an artifact's weights as a GGUF with Mistral's names, without rounding them."""
-    _require_export_packages()
-    from .exporter.convert import convert as run_convert
-    from .runtime.artifact import find_artifact
-
-    conversion = run_convert(find_artifact(artifact), output, precision=precision)
-    say(conversion.summary)
-    write(f"{output}\n")
-
-
 @app.command(rich_help_panel="Run")
 def transcribe(
     audio: Annotated[

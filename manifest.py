@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 from .config import TransformerConfig, VoxtralConfig
 from .errors import ArtifactError, StorageError
 
-FORMAT = 1
+FORMAT = 2
+READ_FORMATS = (1, FORMAT)  # 1 also has what no host reads (docs/artifact.md)
 FILE_NAME = "voxtral_onnx.json"
 TOKENIZER = "tekken.json"
 CERTIFICATE = ("certificate.json", "certificate.html")  # what verify found, beside the manifest and not named in it
@@ -45,7 +46,6 @@ class GraphSpec:
     data: tuple[str, ...]  # external data files, below the artifact folder
     parameters: int  # weights bound, counted before quantisation
     operators: Mapping[str, int]  # nodes by operator
-    passes: Mapping[str, int]  # what each clean-up after tracing changed
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -66,7 +66,6 @@ class GraphSpec:
             data=tuple(values["data"]),
             parameters=values["parameters"],
             operators=values["operators"],
-            passes=values["passes"],
         )
 
 
@@ -236,8 +235,8 @@ class Manifest:
         ]
 
     def write(self, folder: Path) -> None:
-        """Write the manifest; its appearance says that the artifact is complete."""
-        values = asdict(self)
+        """Write the manifest in this version's format; its appearance says that the artifact is complete."""
+        values = asdict(self) | {"format": FORMAT}
         text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
         write_whole(folder / FILE_NAME, text.encode())
 
@@ -259,10 +258,11 @@ class Manifest:
         except (ValueError, OSError) as error:
             raise ArtifactError(f"{path}: cannot be read ({error}); export again") from error
         found = values.get("format") if isinstance(values, dict) else None
-        if found != FORMAT:
+        if found not in READ_FORMATS:
             newer = isinstance(found, int) and found > FORMAT
             advice = "upgrade voxtral-onnx" if newer else "export again"
-            raise ArtifactError(f"{path}: expected format {FORMAT}, got {found!r}; {advice}")
+            known = " or ".join(map(str, READ_FORMATS))
+            raise ArtifactError(f"{path}: expected format {known}, got {found!r}; {advice}")
         try:
             return cls._parse(values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

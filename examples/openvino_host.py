@@ -19,7 +19,7 @@ import soundfile
 from openvino import opset13
 from openvino.frontend.onnx import ConversionExtension
 
-NEEDED, FORMAT = (2026, 4), 1  # of OpenVINO, of the manifest
+NEEDED, FORMATS = (2026, 4), (1, 2)  # of OpenVINO, of the manifest
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}  # the default is what the processor multiplies fastest
 CACHE = "past_key_values."
 
@@ -97,8 +97,8 @@ def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[in
             f"openvino {openvino.__version__}: needed is {NEEDED[0]}.{NEEDED[1]} or newer: pip install -U openvino"
         )
     manifest = json.loads((folder / "voxtral_onnx.json").read_bytes())
-    if manifest["format"] != FORMAT:
-        sys.exit(f"{folder}: expected format {FORMAT}, got {manifest['format']}; export again")
+    if manifest["format"] not in FORMATS:
+        sys.exit(f"{folder}: expected format {' or '.join(map(str, FORMATS))}, got {manifest['format']}; export again")
     if precision not in manifest["precisions"]:
         has = ", ".join(manifest["precisions"])
         sys.exit(f"{folder}: has {has}; add it: voxtral-onnx export SOURCE -o {folder} --precision {precision}")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import hashlib
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from .. import __version__
 from ..errors import ArtifactError, QuantizationError
-from ..manifest import FILE_NAME, Manifest, Precision
-from . import gguf
+from ..manifest import FILE_NAME, TOKENIZER, Manifest, Precision
 from .checkpoint import Card, Checkpoint, versions
-from .folder import DELAY_NETWORK, TOKENIZER
 from .initializers import read_initializers
 from .tensors import Tensor
-from .weights import EMBEDDING, mistral_name, tensor_shapes
+from .weights import EMBEDDING, held_shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,11 @@ def is_artifact(folder: Path) -> bool:
 def open_artifact(folder: Path) -> Checkpoint:
     """Open the most exact precision of an artifact: float32, float16, or blocks of 8 bits.
 
-    In float32 its tensors and its fingerprint are the checkpoint's.
+    In float32 its fingerprint and its tensors are the checkpoint's, but for the delay gains: their last place is
+    float32's, where those of a checkpoint are computed in float64.
 
     Raises:
-        ArtifactError: not an artifact, a damaged one, or one of a version that kept no delay network.
+        ArtifactError: not an artifact, or a damaged one.
         QuantizationError: every precision has 4-bit weights.
     """
     manifest = Manifest.read(folder)
@@ -104,18 +105,13 @@ def open_artifact(folder: Path) -> Checkpoint:
             f"than the bits say; quantise the checkpoint it was made of, whose fingerprint begins with "
             f"{manifest.fingerprint[:16]}: voxtral-onnx quantize CHECKPOINT"
         )
-    if DELAY_NETWORK not in manifest.files:
-        raise ArtifactError(f"{folder}: holds no {DELAY_NETWORK}; export it again with this version")
     chosen = min(ranks, key=ranks.__getitem__)
     kind = manifest.precisions[chosen]
     found = read_initializers(folder, kind.encoder) | read_initializers(folder, kind.decoder)
-    network, _ = gguf.open_gguf([folder / DELAY_NETWORK])
     tensors = {}
-    for name, shape in tensor_shapes(manifest.config).items():
+    for name, shape in held_shapes(manifest.config).items():
         module = name.removesuffix(".weight")
-        if ".ada_rms_norm." in name:
-            tensors[name] = replace(network[mistral_name(name)], name=name)
-        elif scales := found.get(f"{module}.scales"):
+        if scales := found.get(f"{module}.scales"):
             tensors[name] = EightBits.of(found[name], scales, found.get(f"{module}.zero_points"), shape)
         elif len(shape) == 2 and name != EMBEDDING:
             tensors[name] = Transposed.of(found[name])
@@ -138,7 +134,17 @@ def open_artifact(folder: Path) -> Checkpoint:
         {"encoder": folder / kind.encoder.path, "decoder": folder / kind.decoder.path}
         if manifest.generator == f"voxtral-onnx {__version__}"
         else {},
+        _fingerprint(manifest, chosen),
     )
+
+
+def _fingerprint(manifest: Manifest, precision: str) -> str:
+    """Return the checkpoint's for its own weights; for rounded ones, that and the rounding hashed."""
+    kind = manifest.precisions[precision]
+    if _rank(kind) == 0:
+        return manifest.fingerprint
+    facts = [manifest.fingerprint, kind.activation_dtype, kind.recipe]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _rank(precision: Precision) -> int | None:

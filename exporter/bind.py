@@ -95,10 +95,10 @@ def bind(
     folder: Path,
     threads: int,
     on_progress: Callable[[Progress], None],
-) -> int:
+) -> None:
     """Write the data files as `*.partial`, rename them when whole, and point the graphs' initializers at them.
 
-    The graphs are one module in several precisions. Returns how many of the checkpoint's parameters went into each.
+    The graphs are one module in several precisions.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
@@ -107,7 +107,7 @@ def bind(
     """
     files = tuple(traced.plan.graph_file for traced, _ in graphs)
     steps = list(zip(*(fills_of(traced.module, checkpoint) for traced, _ in graphs), strict=True))
-    total, done, num_parameters = sum(tensor.num_bytes for step in steps for tensor in step[0].tensors), 0, 0
+    total, done = sum(tensor.num_bytes for step in steps for tensor in step[0].tensors), 0
     with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
         sinks = [stack.enter_context(_DataFiles(folder, layout, traced.module)) for traced, layout in graphs]
         for step in steps:
@@ -115,13 +115,11 @@ def bind(
                 same = [sink for sink, other in zip(sinks, step, strict=True) if other.rule == fill.rule]
                 fill.run(pool, same)
             for tensor in step[0].tensors:
-                num_parameters += tensor.num_values
                 done += tensor.num_bytes
                 on_progress(Progress(files, tensor.name, done, total))
                 tensor.release()
     for traced, layout in graphs:
         _point_at_files(traced, layout.places, folder)
-    return num_parameters
 
 
 def borrow(traced: Traced, folder: Path) -> None:
@@ -339,7 +337,10 @@ def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
     return Fill((tensor,), make, rule, num_blocks, rule.block_size * outputs // 4)  # codes are kept, in bytes
 
 
-def _delay_gains(prefix: str, tensors) -> Fill:
+def _delay_gains(prefix: str, tensors: Mapping[str, Tensor]) -> Fill:
+    """Compute the table, or copy an artifact's."""
+    if (table := tensors.get(prefix + "table")) is not None:
+        return _copy(prefix + "table", table)
     linear1, linear2 = (tensors[f"{prefix}{name}.weight"] for name in ("linear1", "linear2"))
     return Fill((linear1, linear2), lambda start, stop: {prefix + "table": delay_gains(linear1.rows(), linear2.rows())})
 

@@ -41,14 +41,17 @@ class Checkpoint:
     source: Path  # a folder, or a file
     layout: str
     config: VoxtralConfig
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]  # the census; an artifact's have `weights.held_shapes`
     tokenizer: bytes  # tekken.json as it is
     card: Card
     files: Mapping[Path, tuple[int, int]]  # size and time of change in nanoseconds of each file, when it was opened
     graphs: Mapping[str, Path] = field(default_factory=dict)  # an artifact's, by role, as this version traces them
+    known_fingerprint: str | None = None  # an artifact's, which its manifest has
 
     def fingerprint(self) -> str:
         """sha256 over the hyperparameters and the first row of every tensor: the same for every layout."""
+        if self.known_fingerprint is not None:
+            return self.known_fingerprint
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
         for name, tensor in sorted(self.tensors.items()):
             digest.update(name.encode())

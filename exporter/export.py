@@ -26,6 +26,7 @@ from .report import write_report
 from .retarget import retarget
 from .source import find_remote
 from .trace import Traced, trace
+from .weights import count_parameters
 
 ENCODER_SLACK = 256  # frames between two moves of the encoder's cache
 
@@ -119,23 +120,20 @@ def _export_graphs(
     for graph in graphs:
         on_progress(Progress(files, "", 0, 0))
         traced.append(_retargeted(graph, checkpoint) or trace(graph.plan_of, checkpoint.config))
-    bound = 0
     if own := [(made, graph.layout) for made, graph in zip(traced, graphs, strict=True) if not graph.plan.lender]:
-        bound = bind(own, checkpoint, folder, plan.threads, on_progress)
+        bind(own, checkpoint, folder, plan.threads, on_progress)
         checkpoint.check_unchanged()
 
     finished = {}
     for graph, made in zip(graphs, traced, strict=True):
         path, data, contract = graph.plan.graph_file, tuple(graph.layout.sizes), graph.plan
-        parameters, lent = bound, {}
+        lent = {}
         if contract.lender:
             borrow(made, folder)
-            lender = earlier[contract.lender]
-            parameters, lent = lender.graph.parameters, {name: lender.files[name] for name in data}
+            lent = {name: earlier[contract.lender].files[name] for name in data}
         write_whole(folder / path, ir.to_proto(made.model).SerializeToString(deterministic=True))
-        spec = GraphSpec(
-            path, contract.required_inputs, contract.outputs, data, parameters, made.operators, made.passes
-        )
+        parameters = count_parameters(checkpoint.config, contract.tensors)
+        spec = GraphSpec(path, contract.required_inputs, contract.outputs, data, parameters, made.operators)
         files = _hash_files((path, *graph.written), plan) | lent
         finished[path] = FinishedGraph(spec, graph.recipe.to_dict(), files)
     return finished
@@ -174,7 +172,7 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
         tokens=plan.tokens,
         streaming=plan.streaming,
         caches=caches(config),
-        mel=GraphSpec(MEL, (INPUT,), (output_spec(config.audio),), (), 0, mel, {}),
+        mel=GraphSpec(MEL, (INPUT,), (output_spec(config.audio),), (), 0, mel),
         precisions={name: precisions[name] for name in PRECISIONS if name in precisions},
         files=dict(sorted(files.items())),
     )

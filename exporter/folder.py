@@ -26,7 +26,7 @@ from .families import ROOT_NAMES
 
 UNFINISHED = "unfinished.json"
 LOCK = "export.lock"
-DELAY_NETWORK = "delay_network.gguf"  # the decoder's matrices that no graph holds (convert.py)
+FORMER = "delay_network.gguf"  # earlier versions wrote it; nothing reads it
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +180,11 @@ def end(folder: Path, manifest: Manifest) -> None:
 def _remove(folder: Path, names: set[str]) -> None:
     """Remove these files where exports write such (never elsewhere, whatever a record says) and everything partial."""
     for name in names:
-        if re.fullmatch(r"onnx/[^/\\]+", name) or name in ROOT_NAMES:
+        if re.fullmatch(r"onnx/[^/\\]+", name) or name in (*ROOT_NAMES, FORMER):
             (folder / name).unlink(missing_ok=True)
     for path in (folder / "onnx").glob("*.partial"):
         path.unlink()
-    for name in (FILE_NAME, TOKENIZER, DELAY_NETWORK, *ROOT_NAMES):
+    for name in (FILE_NAME, TOKENIZER, FORMER, *ROOT_NAMES):
         (folder / f"{name}.partial").unlink(missing_ok=True)
 
 

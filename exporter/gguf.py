@@ -1,4 +1,4 @@
-"""GGUF files: their header, their tensors as they are stored, whole or cut into byte shards; and writing one.
+"""GGUF files: their header, their tensors as they are stored, whole or cut into byte shards.
 
     GGUF, version, how many tensors, how many keys | keys and values | name, shape, type, offset of each tensor | data
 
@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from ..errors import CheckpointError
 from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file
 
-CONFIG = "voxtral_onnx.config"  # the key that `convert` writes the hyperparameters under, as JSON
+CONFIG = "voxtral_onnx.config"  # hyperparameters as JSON; without this key they are the released model's
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _ALIGNMENT = 32  # bytes, where the key general.alignment says nothing else
 _MAX_TEXT = 16 << 20  # bytes of one string; a longer one is damage
 _WINDOW = 1 << 16  # bytes of header read at a time
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_TEXT, _ARRAY, _UINT32 = 8, 9, 4
+_TEXT, _ARRAY = 8, 9
 
 
 def _blocks(name: str, block_size: int, block_bytes: int) -> Encoding:
@@ -39,21 +37,19 @@ def _blocks(name: str, block_size: int, block_bytes: int) -> Encoding:
     return Encoding(name, block_size, block_bytes, decode)
 
 
-Q4_0, Q8_0 = _blocks("Q4_0", 32, 18), _blocks("Q8_0", 32, 34)
 TYPES = {  # by ggml's number
     0: F32,
     1: F16,
-    2: Q4_0,
+    2: _blocks("Q4_0", 32, 18),
     3: _blocks("Q4_1", 32, 20),
     6: _blocks("Q5_0", 32, 22),
     7: _blocks("Q5_1", 32, 24),
-    8: Q8_0,
+    8: _blocks("Q8_0", 32, 34),
     12: _blocks("Q4_K", 256, 144),
     13: _blocks("Q5_K", 256, 176),
     14: _blocks("Q6_K", 256, 210),
     30: BF16,
 }
-_NUMBERS = {encoding.name: number for number, encoding in TYPES.items()}
 
 
 def find(source: Path) -> list[Path]:
@@ -287,49 +283,3 @@ class _Header:
                 f"{self.name}: truncated or damaged: its header ends beyond the {self.whole.size:,} bytes that there "
                 "are; download it again"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A tensor to be written, in parts of bounded size."""
-
-    name: str
-    shape: tuple[int, ...]
-    encoding: Encoding
-    parts: Callable[[], Iterator[np.ndarray]]  # uint8, together all of its bytes
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all parts."""
-        return self.encoding.num_bytes(self.shape)
-
-
-def write_gguf(file: BinaryIO, metadata: Mapping[str, str | int], entries: Sequence[Entry]) -> None:
-    """Write a GGUF of version 3."""
-
-    def text(value: str) -> bytes:
-        return struct.pack("<Q", len(value.encode())) + value.encode()
-
-    header = [_MAGIC, struct.pack("<IQQ", 3, len(entries), len(metadata))]
-    for key, value in metadata.items():
-        is_text = isinstance(value, str)
-        header += [text(key), struct.pack("<I", _TEXT if is_text else _UINT32)]
-        header.append(text(value) if isinstance(value, str) else struct.pack("<I", value))
-    offset = 0
-    for entry in entries:
-        header += [text(entry.name), struct.pack("<I", len(entry.shape))]
-        header.append(struct.pack(f"<{len(entry.shape)}Q", *reversed(entry.shape)))
-        header.append(struct.pack("<IQ", _NUMBERS[entry.encoding.name], offset))
-        offset += _padded(entry.num_bytes)
-    content = b"".join(header)
-    file.write(content.ljust(_padded(len(content)), b"\0"))
-    for entry in entries:
-        written = 0
-        for part in entry.parts():
-            written += file.write(np.ascontiguousarray(part).data)
-        assert written == entry.num_bytes, f"{entry.name}: {written} bytes written, {entry.num_bytes} announced"
-        file.write(bytes(_padded(written) - written))
-
-
-def _padded(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -26,10 +26,9 @@ from ..quant.recipe import FLOAT, Recipe, load_recipe
 from . import memory
 from .bind import Layout, lay_out
 from .checkpoint import Checkpoint, open_checkpoint, read_card, read_config
-from .convert import delay_network
 from .families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
 from .families.graph import GraphPlan, PlanOf
-from .folder import DELAY_NETWORK, FinishedGraph, State, look, stale_files
+from .folder import FinishedGraph, State, look, stale_files
 from .mel import mel_model
 from .modules import Build
 from .tekken import read_tekken
@@ -249,7 +248,6 @@ def plan_export(
     shared = {
         MEL: ir.to_proto(mel_model(checkpoint.config.audio)).SerializeToString(deterministic=True),
         TOKENIZER: checkpoint.tokenizer,
-        DELAY_NETWORK: delay_network(checkpoint),
     }
     plan = ExportPlan(
         folder,

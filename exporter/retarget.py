@@ -24,7 +24,7 @@ def retarget(model: ir.Model, plan: GraphPlan) -> Traced | None:
 
     Returns None where that takes more: a float table is read by nodes of other shapes than a quantised one.
     """
-    module, graph, exchanged = fake_module(plan), model.graph, 0
+    module, graph = fake_module(plan), model.graph
     for name, part in module.named_modules():
         if isinstance(part, modules.TiedEmbedding) and graph.initializers[f"{name}.weight"].dtype not in FLOATS:
             return None
@@ -34,14 +34,11 @@ def retarget(model: ir.Model, plan: GraphPlan) -> Traced | None:
                 _exchange_linear(graph, name, part)
             case modules.QuantizedTiedEmbedding():
                 _exchange_table(graph, name, part)
-            case _:
-                continue
-        exchanged += 1
     for name, tensor in module.state_dict().items():
         _placeholder(graph, name, tensor)
     _cast_at_the_ends(graph, ir.DataType.from_numpy(np.dtype(next(x.dtype for x in plan.inputs if x.name == "cos"))))
     RemoveUnusedNodesPass()(model)
-    return finish(plan, module, model, {"retarget": exchanged})
+    return finish(plan, module, model)
 
 
 def _exchange_linear(graph: ir.Graph, name: str, part: modules.Linear | modules.QuantizedLinear) -> None:

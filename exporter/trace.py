@@ -41,7 +41,6 @@ class Traced:
     module: nn.Module
     model: ir.Model
     operators: dict[str, int]
-    passes: dict[str, int]
 
 
 def trace(plan_of: PlanOf, config: VoxtralConfig) -> Traced:
@@ -57,10 +56,10 @@ def trace(plan_of: PlanOf, config: VoxtralConfig) -> Traced:
     module = fake_module(plan)
     are_alike = _are_alike(module)
     model = _trace_whole(plan_of(_shortened(config)) if are_alike else plan)
-    passes = clean(model)
+    clean(model)
     if are_alike:
         repeat_last_layer(model, plan.num_layers)
-    return finish(plan, module, model, passes)
+    return finish(plan, module, model)
 
 
 def fake_module(plan: GraphPlan) -> nn.Module:
@@ -69,7 +68,7 @@ def fake_module(plan: GraphPlan) -> nn.Module:
         return plan.module().eval()
 
 
-def finish(plan: GraphPlan, module: nn.Module, model: ir.Model, passes: dict[str, int]) -> Traced:
+def finish(plan: GraphPlan, module: nn.Module, model: ir.Model) -> Traced:
     """Hold a graph to its plan, and name what is in it.
 
     Raises:
@@ -90,7 +89,7 @@ def finish(plan: GraphPlan, module: nn.Module, model: ir.Model, passes: dict[str
         assert found == count, f"{plan.role}: expected {count} {operator} nodes, found {found}"
     assert not plan.standard or "com.microsoft" not in model.opset_imports, f"{plan.role}: contrib operators in it"
     model.producer_name, model.producer_version = "voxtral-onnx", ""
-    return Traced(plan, module, model, operators, passes)
+    return Traced(plan, module, model, operators)
 
 
 def _are_alike(module: nn.Module) -> bool:

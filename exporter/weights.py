@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from ..config import TransformerConfig, VoxtralConfig
+from ..manifest import MAX_DELAY_TOKENS
 
 EMBEDDING = "language_model.embed_tokens.weight"
 FIRST_PROJECTION = "language_model.layers.0.self_attn.q_proj.weight"
@@ -119,6 +121,19 @@ def tensor_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
     shapes["language_model.norm.weight"] = (decoder.hidden_size,)
     shapes[EMBEDDING] = (decoder.vocab_size, decoder.hidden_size)
     return shapes
+
+
+def held_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
+    """List what an artifact's graphs hold: the census, but of each delay network its values for every delay."""
+    decoder = config.decoder
+    shapes = {name: shape for name, shape in tensor_shapes(config).items() if ".ada_rms_norm." not in name}
+    tables = (f"language_model.layers.{i}.ada_rms_norm.table" for i in range(decoder.num_hidden_layers))
+    return shapes | dict.fromkeys(tables, (MAX_DELAY_TOKENS + 1, 1, decoder.hidden_size))
+
+
+def count_parameters(config: VoxtralConfig, prefixes: tuple[str, ...]) -> int:
+    """Count the values of the checkpoint's tensors whose names begin so."""
+    return sum(prod(shape) for name, shape in tensor_shapes(config).items() if name.startswith(prefixes))
 
 
 def quantizable_modules(config: VoxtralConfig) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The blocks of GGUF's Q4_0 and Q8_0 are those of MatMulNBits in another order: both ways without arithmetic.
+"""The blocks of GGUF's Q4_0 and Q8_0 are those of MatMulNBits in another order, taken over without arithmetic.
 
 A block is a row's 32 consecutive values under one float16 scale d; a value is (code - middle) * d.
 
@@ -52,25 +52,6 @@ def repack(rows: np.ndarray, bits: int, name: str = "weight") -> Blocks:
         high = (pairs >> 4 & 0x000F) | (pairs >> 8 & 0x00F0)
         packed = np.concatenate((low, high), -1).astype(np.uint8)
     return Blocks(packed, scales.astype(np.float32), None)
-
-
-def restore(packed: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
-    """The inverse of `repack`: uint8 [N, bytes of a row].
-
-    Args:
-        packed: uint8 [N, num_blocks, bytes of a block].
-        scales: float32 [N, num_blocks], each a float16 value.
-        bits: 4 or 8.
-    """
-    if bits == 8:
-        stored = packed ^ 0x80
-    else:
-        low, high = packed[..., :8].astype(np.uint16), packed[..., 8:].astype(np.uint16)
-        even = (low & 0x0F) | (high & 0x0F) << 4
-        odd = (low >> 4) | (high & 0xF0)
-        stored = (even | odd << 8).view(np.uint8)
-    head = scales.astype("<f2")[..., None].view(np.uint8)
-    return np.concatenate((head, stored), -1).reshape(len(packed), -1)
 
 
 def split_blocks(rows: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:

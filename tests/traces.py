@@ -36,8 +36,8 @@ class Traces:
                 for name in made.model.graph.initializers.keys() & made.module.state_dict().keys():
                     _without_values(made.model.graph.initializers[name])
                 ir.save(made.model, path)
-                facts.write_text(json.dumps([made.operators, made.passes]))
-        return Traced(plan, fake_module(plan), ir.load(path), *json.loads(facts.read_text()))
+                facts.write_text(json.dumps(made.operators))
+        return Traced(plan, fake_module(plan), ir.load(path), json.loads(facts.read_text()))
 
 
 def _without_values(value: ir.Value) -> None:

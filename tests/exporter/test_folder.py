@@ -123,7 +123,7 @@ def test_what_a_renewal_leaves_over_is_removed(checkpoint, exported, tmp_path):
 
 def test_shared_files_are_not_written_again(checkpoint, exported, tmp_path):
     out = shutil.copytree(exported, tmp_path / "out")
-    shared = ["onnx/mel.onnx", "tekken.json", "delay_network.gguf"]
+    shared = ["onnx/mel.onnx", "tekken.json"]
     before = [(out / name).stat().st_mtime_ns for name in shared]
     export(checkpoint, out, precisions=("q4f16",))
     assert [(out / name).stat().st_mtime_ns for name in shared] == before
@@ -238,7 +238,7 @@ def test_memory_runs_out(error, checkpoint, tmp_path, monkeypatch, run):
 
     monkeypatch.setattr(exporter, "trace", fail)
     run("export", checkpoint, "-o", tmp_path / "out").assert_refused(9, "memory: ran out of it", "needs about 600 MB")
-    assert set(contents(tmp_path / "out")) == {UNFINISHED, "onnx/mel.onnx", "tekken.json", "delay_network.gguf"}
+    assert set(contents(tmp_path / "out")) == {UNFINISHED, "onnx/mel.onnx", "tekken.json"}
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,21 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
+from conftest import EXACT_RECIPE
+from reference import toy
 
-from voxtral_onnx.exporter.passes import PIPELINE
+from voxtral_onnx.exporter.families import native
+from voxtral_onnx.exporter.modules import Build
+from voxtral_onnx.exporter.passes import PIPELINE, clean
 from voxtral_onnx.exporter.passes.constants import fold_constants
 from voxtral_onnx.exporter.passes.optional_outputs import drop_optional_outputs
 from voxtral_onnx.exporter.passes.packed_codes import type_packed_codes
 from voxtral_onnx.exporter.passes.reshapes import make_reshapes_static
 from voxtral_onnx.exporter.passes.unused_nodes import remove_unused_nodes
-from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.exporter.trace import _trace_whole
+from voxtral_onnx.manifest import Tokens
+from voxtral_onnx.quant.recipe import load_recipe
 
 
 def model_of(nodes, inputs, outputs):
@@ -88,10 +95,10 @@ def test_folding_and_removing_leave_used_nodes():
     assert [node.op_type for node in model.graph] == ["Relu"]
 
 
-def test_every_pass_is_counted_in_the_manifest(toy_artifact):
-    manifest = Manifest.read(toy_artifact)
-    for precision in manifest.precisions.values():
-        for graph in (precision.encoder, precision.decoder):
-            assert list(graph.passes) == [rule.__name__ for rule in PIPELINE]
-            assert graph.passes["drop_optional_outputs"] > 0 and graph.passes["strip_debug_info"] > 0
-    assert manifest.precisions["q4"].decoder.passes["make_reshapes_static"] == 1
+def test_every_pass_is_counted():
+    build = Build(torch.float32, load_recipe(str(EXACT_RECIPE)))
+    plan = native.decoder_plan(toy.toy_config(), Tokens(1, 2, 32, 33, 1000), build, "float32", "")
+    counts = clean(_trace_whole(plan))
+    assert list(counts) == [rule.__name__ for rule in PIPELINE]
+    assert counts["drop_optional_outputs"] > 0 and counts["strip_debug_info"] > 0
+    assert counts["make_reshapes_static"] == 1

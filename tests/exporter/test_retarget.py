@@ -61,7 +61,6 @@ def test_an_artifact_is_quantised_without_tracing(tiny_artifact, tmp_path, monke
     for precision in ("q4", "q8"):
         for role in ("encoder", "decoder"):
             graph = getattr(found.precisions[precision], role)
-            assert list(graph.passes) == ["retarget"] and graph.passes["retarget"] > 20
             expected = (tiny_artifact / graph.path).read_bytes()
             assert (tmp_path / "out" / graph.path).read_bytes() == expected, "graphs do not depend on the weights"
 

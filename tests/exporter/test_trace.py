@@ -46,7 +46,7 @@ def test_repeated_layers_equal_traced_ones(recipe, part):
     plan = plan_of(config)
     whole = _trace_whole(plan)
     clean(whole)
-    finish(plan, fake_module(plan), whole, {})
+    finish(plan, fake_module(plan), whole)
     repeated = trace(plan_of, config).model
     assert wiring(repeated) == wiring(whole)
     shapes = {name: value.shape for name, value in whole.graph.initializers.items()}

@@ -157,7 +157,7 @@ def test_weights_are_those_of_the_native_graphs(transformers_js_artifact):
     table = (family / embedding.data[0]).read_bytes()
     assert table == (family / precision.decoder.data[-1]).read_bytes()
     written = {graph.path for graph in (encoder, embedding, decoder)} | {*embedding.data}
-    assert manifest.files.keys() - manifest.files_of(["q4"]).keys() == written | ROOT | {"delay_network.gguf"}
+    assert manifest.files.keys() - manifest.files_of(["q4"]).keys() == written | ROOT
 
 
 ROOT = {"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"}

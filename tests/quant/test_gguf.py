@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as nps
 
 from voxtral_onnx.errors import QuantizationError
 from voxtral_onnx.quant.blocks import dequantize_blockwise
-from voxtral_onnx.quant.gguf import TYPES, keeps, repack, restore
+from voxtral_onnx.quant.gguf import TYPES, keeps, repack
 from voxtral_onnx.quant.recipe import Rule
 
 
@@ -31,13 +31,6 @@ def test_repacked_blocks_are_the_same_numbers(rows_bits):
     num_columns = 32 * blocks.scales.shape[1]
     back = dequantize_blockwise(blocks, Rule("*", bits, 32, "as_stored"), num_columns)
     assert np.array_equal(back, dequantize(rows, GGMLQuantizationType[TYPES[bits]]))
-
-
-@given(stored_rows())
-def test_restore_is_the_inverse_of_repack(rows_bits):
-    rows, bits = rows_bits
-    blocks = repack(rows, bits)
-    assert np.array_equal(restore(blocks.packed, blocks.scales, bits), rows)
 
 
 def test_a_code_stands_where_the_formats_draw_it():
