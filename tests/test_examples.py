@@ -75,7 +75,7 @@ def test_a_server(tiny_artifact, tmp_path):
     assert (np.diff([segment["end"] for segment in segments]) >= 0).all()
 
 
-ROOTS = (Path("/usr/include"), FOLDER.parent.parent / "build" / "include")  # `.ci/headers` writes the second
+ROOTS = (Path("/usr/include"), FOLDER.parent.parent / "build" / "include")  # `.ci/install-cpp` writes the second
 INCLUDE = [root / name for root in ROOTS for name in ("", "onnxruntime")]
 FIRM = 0.2  # as tests/test_tiny.py: decisions with a larger margin survive the rounding of other kernels
 DRIVER = """
@@ -204,7 +204,7 @@ def cpp_example(tmp_path_factory):
         "cpp",
         {
             "g++": shutil.which("g++") is not None,
-            "onnxruntime_cxx_api.h (Debian 13's libonnxruntime-dev, or .ci/headers)": has("onnxruntime_cxx_api.h"),
+            "onnxruntime_cxx_api.h (Debian 13's libonnxruntime-dev, or .ci/install-cpp)": has("onnxruntime_cxx_api.h"),
             "nlohmann/json.hpp (nlohmann-json3-dev)": has("nlohmann/json.hpp"),
             "libonnxruntime.so.1 (make web)": library.is_file(),
         },
