@@ -14,14 +14,17 @@ VENV_GPU := .venv-gpu
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(VENV)/run.stamp: EXTRAS = cpu,export
-$(VENV)/dev.stamp: EXTRAS = cpu,export,dev,hosts
-$(VENV)/run.stamp $(VENV)/dev.stamp: pyproject.toml
+$(VENV)/run.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) 'torch>=2.13,<2.14'
-	$(BIN)/pip install --quiet -e '.[$(EXTRAS)]'
+	$(BIN)/pip install --quiet -e '.[cpu,export]'
 	mkdir -p .link && ln -sfn .. .link/voxtral_onnx
-	touch $(VENV)/run.stamp $@
+	touch $@
+
+# Not every machine has wheels of the other hosts: without them their tests are skipped.
+$(VENV)/dev.stamp: $(VENV)/run.stamp
+	$(BIN)/pip install --quiet -e '.[cpu,export,dev,hosts]' || $(BIN)/pip install --quiet -e '.[cpu,export,dev]'
+	touch $@
 
 demo: $(VENV)/run.stamp  ## export the embedded checkpoint, transcribe two clips, compare with their transcripts
 	$(BIN)/voxtral-onnx export tiny --output assets/tiny-onnx --precision q4f16,q4

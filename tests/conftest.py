@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import Result, clean_environment
+from needs import marks, require
 from traces import Traces
 
 from voxtral_onnx import cli, export
@@ -17,6 +18,7 @@ from voxtral_onnx.manifest import Manifest
 
 torch.set_num_threads(1)  # small matrices: threads that wait for each other are slower than one
 EXACT_RECIPE = Path(__file__).parent / "reference" / "exact.toml"
+RIGHTS = {"tmpfs", "control_group"}  # fixtures that few users may make
 
 
 @pytest.fixture(scope="session")
@@ -152,15 +154,15 @@ def hub_server(monkeypatch, tmp_path):
 
 @pytest.fixture
 def tmpfs(tmp_path):
-    """Make file systems of a given size, or skip where that needs rights that we lack."""
+    """Make file systems of a given size."""
     mounted = []
 
     def make(options: str) -> Path:
         folder = tmp_path / f"tmpfs{len(mounted)}"
         folder.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("mounting a tmpfs is not permitted here")
+        may_mount = shutil.which("mount") and not subprocess.run(command, capture_output=True, check=False).returncode
+        require("rights", {"permission to mount a tmpfs": bool(may_mount)})
         mounted.append(folder)
         return folder
 
@@ -188,6 +190,14 @@ def process(tmp_path):
     return process
 
 
+def pytest_runtest_setup(item):
+    marks.clear()
+    marks.update(mark.name for mark in item.iter_markers())
+
+
 def pytest_collection_modifyitems(items):
     """The longest tests first, which are the browser's, so that no process is left waiting for another at the end."""
+    for item in items:
+        if RIGHTS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("rights")
     items.sort(key=lambda item: item.get_closest_marker("browser") is None)

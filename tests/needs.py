@@ -1,6 +1,6 @@
 """What some tests need besides Python, and how they run it.
 
-Without it they are skipped, or failed where the environment's `REQUIRE` names their mark.
+Without it they are skipped, or failed where the environment's `REQUIRE` names their mark. `pytest -m MARK` finds them.
 """
 
 from __future__ import annotations
@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 WEB = Path(__file__).parent.parent / "web"
 PACKAGES = Path(os.environ.get("PACKAGES", WEB))  # the folder that holds node_modules
+marks: set[str] = set()  # of the test that runs
 
 
 def require(mark: str, what: dict[str, bool]) -> None:
     """Skip where something is missing, or fail where the environment says that it must be there."""
+    assert mark in marks, f"what needs this is marked: @pytest.mark.{mark}"
     missing = [name for name, is_there in what.items() if not is_there]
     if missing:
         reason = f"{mark}: missing {', '.join(missing)}"
@@ -31,7 +34,7 @@ def need_node(*packages: str) -> None:
     require(
         "node",
         {
-            "node (20 or newer)": shutil.which("node") is not None,
+            "node (20.11 or newer)": node_version() >= (20, 11),
             "web/vendor (make web)": (WEB / "vendor" / "VERSION").is_file(),
             **{
                 f"{name} (make web)": (PACKAGES / "node_modules" / name).is_dir()
@@ -39,6 +42,15 @@ def need_node(*packages: str) -> None:
             },
         },
     )
+
+
+@cache
+def node_version() -> tuple[int, ...]:
+    """The version of Node.js, or nothing."""
+    if shutil.which("node") is None:
+        return ()
+    said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, said.strip().removeprefix("v").split(".")))
 
 
 def need_chromium() -> None:

@@ -78,7 +78,8 @@ def rotation_values() -> dict[str, Any]:
 def float16_values() -> dict[str, Any]:
     """Numbers and the bits of the nearest float16."""
     ties = [1 + 2**-11, 1 + 3 * 2**-11, 2**-24, 2**-25, 3 * 2**-25, 65504.0, 65519.0, 65520.0, 1e9]
-    values = [0.0, *ties, *np.cos(np.arange(200.0)).tolist(), *(1e-6 * np.sin(np.arange(50.0))).tolist()]
+    spread = [i * 0.618 % 2 - 1 for i in range(250)]  # products and remainders are the same bits everywhere
+    values = [0.0, *ties, *spread[:200], *(1e-6 * value for value in spread[200:])]
     values += [-value for value in values]
     with np.errstate(over="ignore"):
         bits = np.array(values).astype(np.float16).view(np.uint16)

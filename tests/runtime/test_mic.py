@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 import soundfile
 from commands import CLIP, clean_environment
+from needs import require
 
+pytestmark = pytest.mark.mic
 SAMPLES = soundfile.read(CLIP, dtype="float32")[0]
 RECORD = """
 import itertools, json, sys
@@ -36,8 +38,8 @@ def record(tmp_path):
     """Run a program in a process whose only microphone plays the clip."""
     try:
         import sounddevice  # noqa: F401
-    except (ImportError, OSError) as error:
-        pytest.skip(f"microphones: {error}")
+    except OSError:
+        require("mic", {"PortAudio (libportaudio2)": False})
     (tmp_path / "clip.raw").write_bytes(np.tile(SAMPLES, 20).tobytes())
     (tmp_path / ".asoundrc").write_text(
         f'pcm.!default {{ type plug slave.pcm "clip" }}\n'
@@ -48,8 +50,7 @@ def record(tmp_path):
         environment = clean_environment(tmp_path, HOME=str(tmp_path))
         command = [sys.executable, *arguments]
         done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60, env=environment)
-        if "no ALSA" in done.stderr or "there are: none" in done.stderr:
-            pytest.skip("PortAudio was built without ALSA")
+        require("mic", {"PortAudio with ALSA": not re.search("no ALSA|there are: none", done.stderr)})
         return done
 
     return record
@@ -155,8 +156,7 @@ def test_space_pauses(record, tmp_path, tiny_artifact):
     options: dict[str, Any] = {"stdin": theirs, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **options, env=clean_environment(tmp_path, HOME=str(tmp_path))) as process:
         said = read_until(process.stderr, "space pauses, Ctrl-C ends it")
-        if "there are: none" in said:
-            pytest.skip("PortAudio was built without ALSA")
+        require("mic", {"PortAudio with ALSA": "there are: none" not in said})
         os.write(ours, b"x ")
         read_until(process.stderr, "paused: what is said now is dropped; space goes on")
         time.sleep(0.5)  # in which something is said

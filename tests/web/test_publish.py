@@ -237,7 +237,7 @@ def test_refusals_of_the_hub(error, parts, hub, artifact, run):
     run("publish", artifact, NAME, "--yes").assert_refused(9, NAME, *parts)
 
 
-def test_a_wrong_token(hub, artifact, run, monkeypatch):
+def test_a_wrong_token(page, hub, artifact, run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     for space in ([], ["--space"]):
         run("publish", artifact, NAME, "--yes", *space).assert_refused(9, NAME, "refuses the token", "hf auth login")

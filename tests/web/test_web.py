@@ -79,6 +79,7 @@ def test_graphs_for_recorded_calls_lose_their_windows_alone(tiny_artifact, tmp_p
 
 
 @pytest.mark.node
+@pytest.mark.dawn
 def test_float16_on_webgpu_without_a_gpu(tiny_artifact, tmp_path):
     """In Node.js 24 on Dawn and Mesa's software driver, which .ci/run installs."""
     need_node()
