@@ -1,4 +1,7 @@
-"""The command line: parse, call one public function, print. Results go to stdout, all else to stderr."""
+"""The command line: parse, call one public function, print.
+
+Results go to stdout, all else to stderr.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from . import __version__
-from .errors import AudioError, DeviceError, StorageError, UsageError, VerificationError, VoxtralOnnxError
+from .errors import (
+    AudioError,
+    DeviceError,
+    StorageError,
+    UsageError,
+    VerificationError,
+    VoxtralOnnxError,
+)
 from .terminal import (
     DownloadProgress,
     ExportProgress,
@@ -60,15 +70,20 @@ TERMINATED = 143
 
 WHICH_ARTIFACT = "Artifact folder; ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/]."
 DEFAULT_ARTIFACT = "$VOXTRAL_ONNX_MODEL or last export"
-ArtifactArgument = Annotated[str | None, typer.Argument(help=WHICH_ARTIFACT, show_default=DEFAULT_ARTIFACT)]
-Offline = Annotated[bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")]
+ArtifactArgument = Annotated[
+    str | None, typer.Argument(help=WHICH_ARTIFACT, show_default=DEFAULT_ARTIFACT)
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Ask no hub: take what was downloaded before.")
+]
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Export Voxtral Mini 4B Realtime to 4-bit ONNX, and transcribe with it on your own machine.",
+    help="Export Voxtral Mini 4B Realtime to 4-bit ONNX, and transcribe with it on your own "
+    "machine.",
 )
 
 
@@ -81,7 +96,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Options of every command."""
@@ -92,36 +110,57 @@ def export(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="A checkpoint folder, in Mistral's or Hugging Face's layout; a GGUF or the first of its shards; "
+            help="A checkpoint folder, in Mistral's or Hugging Face's layout; a GGUF or the first "
+            "of its shards; "
             "ORG/NAME\\[@REVISION] of the hub; or [b]tiny[/].",
             show_default="mistralai/Voxtral-Mini-4B-Realtime-2602",
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Artifact folder.", show_default="./<name>-onnx")
+        Path | None,
+        typer.Option("--output", "-o", help="Artifact folder.", show_default="./<name>-onnx"),
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Mistral's tekken.json.", show_default="beside the weights")
     ] = None,
-    precision: Annotated[str, typer.Option(help="Comma-separated: q4f16, q4, q8, fp16, fp32.")] = "q4f16",
+    precision: Annotated[
+        str, typer.Option(help="Comma-separated: q4f16, q4, q8, fp16, fp32.")
+    ] = "q4f16",
     family: Annotated[
-        str, typer.Option(help="Comma-separated: graphs for other hosts too, as native,transformers_js.")
+        str,
+        typer.Option(
+            help="Comma-separated: graphs for other hosts too, as native,transformers_js."
+        ),
     ] = "native",
     recipe: Annotated[
-        str | None, typer.Option(help="Quantisation recipe: a name or a TOML file.", show_default="the precision's own")
+        str | None,
+        typer.Option(
+            help="Quantisation recipe: a name or a TOML file.", show_default="the precision's own"
+        ),
     ] = None,
-    shard_size: Annotated[str, typer.Option(help="Size at which a new weight file begins.")] = "512MiB",
-    threads: Annotated[int | None, typer.Option(min=1, help="For quantising.", show_default="one a core")] = None,
+    shard_size: Annotated[
+        str, typer.Option(help="Size at which a new weight file begins.")
+    ] = "512MiB",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="For quantising.", show_default="one a core")
+    ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a source on the hub.", show_default="main")
+        str | None,
+        typer.Option(help="Branch, tag or commit of a source on the hub.", show_default="main"),
     ] = None,
     offline: Offline = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print files, disk, memory and time needed, and write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print files, disk, memory and time needed, and write nothing."
+        ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
 ) -> None:
-    """Export a checkpoint to ONNX; prints the artifact's folder. One that was interrupted is taken up again."""
+    """Export a checkpoint to ONNX; prints the artifact's folder.
+
+    One that was interrupted is taken up again.
+    """
     _require_export_packages()
     from .exporter.export import export as run_export
     from .exporter.plan import plan_export
@@ -136,7 +175,13 @@ def export(
     options["shard_size"] = parse_size(shard_size)
     asks = source is None and not yes
     found = _fetch_checkpoint(
-        source or DEFAULT_SOURCE, output, options, revision=revision, offline=offline, dry_run=dry_run, asks=asks
+        source or DEFAULT_SOURCE,
+        output,
+        options,
+        revision=revision,
+        offline=offline,
+        dry_run=dry_run,
+        asks=asks,
     )
     if found is None:
         return
@@ -156,44 +201,75 @@ def export(
     for note in summaries(folder):
         say(note)
     written = sum(file.size for file in Manifest.read(folder).files.values())
-    say(f"{format_size(written)} in {perf_counter() - began:.0f} s, {format_size(peak_memory())} of memory at most")
+    say(
+        f"{format_size(written)} in {perf_counter() - began:.0f} s, {format_size(peak_memory())} "
+        "of memory at most"
+    )
     write(f"{folder}\n")
 
 
 @app.command(rich_help_panel="Build")
 def quantize(
     source: Annotated[
-        str, typer.Argument(help="What [b]export[/] takes, or an artifact of floats or 8 bits; or [b]tiny[/].")
+        str,
+        typer.Argument(
+            help="What [b]export[/] takes, or an artifact of floats or 8 bits; or [b]tiny[/]."
+        ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Artifact folder.", show_default="./<name>-onnx")
+        Path | None,
+        typer.Option("--output", "-o", help="Artifact folder.", show_default="./<name>-onnx"),
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Mistral's tekken.json.", show_default="beside the weights")
     ] = None,
-    precision: Annotated[str, typer.Option(help="Comma-separated: q4f16, q4, q8; one with --budget.")] = "q4f16",
+    precision: Annotated[
+        str, typer.Option(help="Comma-separated: q4f16, q4, q8; one with --budget.")
+    ] = "q4f16",
     recipe: Annotated[
-        str | None, typer.Option(help="Quantisation recipe: a name or a TOML file.", show_default="the precision's own")
+        str | None,
+        typer.Option(
+            help="Quantisation recipe: a name or a TOML file.", show_default="the precision's own"
+        ),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Size of the artifact, as 2.4GB: measures where bits matter, and spends it.")
+        str | None,
+        typer.Option(
+            help="Size of the artifact, as 2.4GB: measures where bits matter, and spends it."
+        ),
     ] = None,
     audio: Annotated[
         list[str] | None,
-        typer.Option(help="With --budget: speech to measure on, 30 s in all.", show_default="the embedded samples"),
+        typer.Option(
+            help="With --budget: speech to measure on, 30 s in all.",
+            show_default="the embedded samples",
+        ),
     ] = None,
-    shard_size: Annotated[str, typer.Option(help="Size at which a new weight file begins.")] = "512MiB",
-    threads: Annotated[int | None, typer.Option(min=1, help="For quantising.", show_default="one a core")] = None,
+    shard_size: Annotated[
+        str, typer.Option(help="Size at which a new weight file begins.")
+    ] = "512MiB",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="For quantising.", show_default="one a core")
+    ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a source on the hub.", show_default="main")
+        str | None,
+        typer.Option(help="Branch, tag or commit of a source on the hub.", show_default="main"),
     ] = None,
     offline: Offline = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print files, disk, memory and time needed, and write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print files, disk, memory and time needed, and write nothing."
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The folder, and what --budget measured and chose.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The folder, and what --budget measured and chose.")
+    ] = False,
 ) -> None:
-    """Quantise a checkpoint or a float artifact, by a recipe or to a size; prints the new artifact's folder."""
+    """Quantise a checkpoint or a float artifact, by a recipe or to a size.
+
+    Prints the new artifact's folder.
+    """
     _require_export_packages()
     from .exporter.calibrate import SECONDS
     from .exporter.plan import plan_export
@@ -202,11 +278,23 @@ def quantize(
 
     if audio and budget is None:
         raise UsageError("--audio calibrates a --budget; without one nothing is measured")
-    names, num_bytes = [name.strip() for name in precision.split(",")], None if budget is None else parse_size(budget)
+    names = [name.strip() for name in precision.split(",")]
+    num_bytes = None if budget is None else parse_size(budget)
     check_options(names, recipe, num_bytes)
-    options = {"tokenizer": tokenizer, "precisions": names, "recipe": recipe, "shard_size": parse_size(shard_size)}
+    options = {
+        "tokenizer": tokenizer,
+        "precisions": names,
+        "recipe": recipe,
+        "shard_size": parse_size(shard_size),
+    }
     found = _fetch_checkpoint(
-        source, output, options, revision=revision, offline=offline, dry_run=dry_run, artifact_size=num_bytes
+        source,
+        output,
+        options,
+        revision=revision,
+        offline=offline,
+        dry_run=dry_run,
+        artifact_size=num_bytes,
     )
     if found is None:
         return
@@ -252,7 +340,8 @@ def transcribe(
     audio: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Audio and, with PyAV, video files; folders, patterns; [b]-[/] reads a file or raw s16le from stdin."
+            help="Audio and, with PyAV, video files; folders, patterns; [b]-[/] reads a file or "
+            "raw s16le from stdin."
         ),
     ] = None,
     model: Annotated[
@@ -265,25 +354,36 @@ def transcribe(
         ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Which of the artifact's.", show_default="q4f16, else what it has")
+        str | None,
+        typer.Option(help="Which of the artifact's.", show_default="q4f16, else what it has"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or webgpu.")] = "auto",
     allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="Run on the CPU what the device cannot, and say so.")
+        bool,
+        typer.Option("--allow-fallback", help="Run on the CPU what the device cannot, and say so."),
     ] = False,
     delay: Annotated[
         int | None,
         typer.Option(
-            help="Milliseconds to listen before writing: a multiple of 80 up to 2400.", show_default="the model's, 480"
+            help="Milliseconds to listen before writing: a multiple of 80 up to 2400.",
+            show_default="the model's, 480",
         ),
     ] = None,
     context: Annotated[int, typer.Option(help="Positions of 80 ms that attention sees.")] = 8192,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Files that advance together, a token each in one call; on CPU or CUDA.")
+        int,
+        typer.Option(
+            min=1, help="Files that advance together, a token each in one call; on CPU or CUDA."
+        ),
     ] = 1,
-    gain: Annotated[str, typer.Option(help="[b]auto[/] scales the peak to 0.95; [b]none[/].")] = "none",
+    gain: Annotated[
+        str, typer.Option(help="[b]auto[/] scales the peak to 0.95; [b]none[/].")
+    ] = "none",
     output_format: Annotated[
-        str, typer.Option("--output-format", "-f", help="txt, json, srt, vtt, tsv, or all with --output-dir.")
+        str,
+        typer.Option(
+            "--output-format", "-f", help="txt, json, srt, vtt, tsv, or all with --output-dir."
+        ),
     ] = "txt",
     output_dir: Annotated[
         Path | None,
@@ -291,16 +391,24 @@ def transcribe(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Same as --output-format json.")] = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave out files whose output stands in --output-dir.")
+        bool,
+        typer.Option(
+            "--skip-existing", help="Leave out files whose output stands in --output-dir."
+        ),
     ] = False,
     blank_guard: Annotated[
-        bool, typer.Option(help="After 16 s without a word, make blanks less likely; told where it fires.")
+        bool,
+        typer.Option(
+            help="After 16 s without a word, make blanks less likely; told where it fires."
+        ),
     ] = True,
     alternatives: Annotated[
-        int, typer.Option(help="With json: each token's best N, 1 to 10, with their log probabilities.")
+        int,
+        typer.Option(help="With json: each token's best N, 1 to 10, with their log probabilities."),
     ] = 0,
     hotwords: Annotated[
-        Path | None, typer.Option(help="A text file of words and phrases, one a line, that are made likelier.")
+        Path | None,
+        typer.Option(help="A text file of words and phrases, one a line, that are made likelier."),
     ] = None,
     hotword_bias: Annotated[
         float | None, typer.Option(help="Added to the logits of their tokens.", show_default="4")
@@ -309,27 +417,45 @@ def transcribe(
         str | None,
         typer.Option(
             metavar="[MODEL.onnx]",
-            help="Leave out words where nobody speaks: by loudness, or by Silero's model, version 5 or 6.",
+            help="Leave out words where nobody speaks: by loudness, or by Silero's model, version "
+            "5 or 6.",
             show_default="nothing is left out",
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="For onnxruntime.", show_default="one a core")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="For onnxruntime.", show_default="one a core")
+    ] = None,
     prepacked: Annotated[
         Path | None,
-        typer.Option(help="Folder that keeps weights packed for this machine: twice the disk, loads faster."),
+        typer.Option(
+            help="Folder that keeps weights packed for this machine: twice the disk, loads faster."
+        ),
     ] = None,
     stdin: Annotated[
-        bool, typer.Option("--stdin", help="Live: raw samples from standard input, captions as they are spoken.")
+        bool,
+        typer.Option(
+            "--stdin", help="Live: raw samples from standard input, captions as they are spoken."
+        ),
     ] = False,
     rate: Annotated[int, typer.Option(help="Of the samples from --stdin, in Hz.")] = 16000,
-    sample_format: Annotated[str, typer.Option(help="Of the samples from --stdin: s16le or f32le.")] = "s16le",
-    mic: Annotated[bool, typer.Option("--mic", help="Live: a microphone; space or p pauses, Ctrl-C ends it.")] = False,
+    sample_format: Annotated[
+        str, typer.Option(help="Of the samples from --stdin: s16le or f32le.")
+    ] = "s16le",
+    mic: Annotated[
+        bool, typer.Option("--mic", help="Live: a microphone; space or p pauses, Ctrl-C ends it.")
+    ] = False,
     input_device: Annotated[
-        str | None, typer.Option(help="Number or name of the microphone.", show_default="the system's")
+        str | None,
+        typer.Option(help="Number or name of the microphone.", show_default="the system's"),
     ] = None,
-    list_devices: Annotated[bool, typer.Option("--list-devices", help="List microphones and exit.")] = False,
+    list_devices: Annotated[
+        bool, typer.Option("--list-devices", help="List microphones and exit.")
+    ] = False,
     stream_json: Annotated[
-        bool, typer.Option("--stream-json", help="Live: one JSON event a line (partial, group, silence, final).")
+        bool,
+        typer.Option(
+            "--stream-json", help="Live: one JSON event a line (partial, group, silence, final)."
+        ),
     ] = False,
     offline: Offline = False,
     language: Annotated[str | None, typer.Option(hidden=True)] = None,
@@ -338,7 +464,8 @@ def transcribe(
     """Transcribe audio files; words appear on stdout as they are decoded."""
     if language is not None or prompt is not None:
         raise UsageError(
-            "the model has neither a language setting nor a text prompt: it detects the language by itself; "
+            "the model has neither a language setting nor a text prompt: it detects the language "
+            "by itself; "
             "leave --language and --prompt out"
         )
     from .runtime.audio import find_audio
@@ -347,14 +474,23 @@ def transcribe(
         _print_microphones()
         return
     if stdin + mic + bool(audio) != 1:
-        raise UsageError("give audio files, or --mic, or --stdin for raw samples as they are spoken: one of the three")
+        raise UsageError(
+            "give audio files, or --mic, or --stdin for raw samples as they are "
+            "spoken: one of the three"
+        )
     if stream_json and audio:
-        raise UsageError("--stream-json tells of speech as it comes: add --mic or --stdin, or use --json for files")
+        raise UsageError(
+            "--stream-json tells of speech as it comes: add --mic or --stdin, or use "
+            "--json for files"
+        )
     formats = _formats("json" if as_json else output_format, output_dir)
     if skip_existing and output_dir is None:
         raise UsageError("--skip-existing looks for outputs in a folder: add --output-dir FOLDER")
     if alternatives and not (stream_json or "json" in formats):
-        raise UsageError("--alternatives are written as JSON: add --json, or --stream-json for speech as it comes")
+        raise UsageError(
+            "--alternatives are written as JSON: add --json, or --stream-json for "
+            "speech as it comes"
+        )
     if hotword_bias is not None and hotwords is None:
         raise UsageError("--hotword-bias is that of --hotwords FILE: add the file")
     audio = find_audio(audio or [])
@@ -363,18 +499,26 @@ def transcribe(
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"{output_dir}: cannot be made ({error.strerror or error})") from error
+            raise StorageError(
+                f"{output_dir}: cannot be made ({error.strerror or error})"
+            ) from error
 
     from .runtime.transcribe import Transcriber
 
     if skip_existing and output_dir is not None:
-        done = [path for path in audio if all((output_dir / f"{_stem(path)}.{name}").is_file() for name in formats)]
+        done = [
+            path
+            for path in audio
+            if all((output_dir / f"{_stem(path)}.{name}").is_file() for name in formats)
+        ]
         audio = [path for path in audio if path not in done]
         say(f"{len(done)} skipped, their output stands in {output_dir}; {len(audio)} to do")
         if not audio:
             return
     if batch_size > 1 and not audio:
-        raise UsageError("--batch-size is for files that advance together: leave it out with --mic and --stdin")
+        raise UsageError(
+            "--batch-size is for files that advance together: leave it out with --mic and --stdin"
+        )
     options = {
         "batch_size": min(batch_size, max(1, len(audio))),
         "precision": precision,
@@ -393,8 +537,14 @@ def transcribe(
         _introduce(transcriber)
         if stdin or mic:
             hz = transcriber.sample_rate
-            source = _stdin_blocks(sample_format, rate, hz) if stdin else _open_microphone(input_device, hz)
-            _transcribe_live(transcriber, "stdin" if stdin else "mic", source, formats, output_dir, stream_json)
+            source = (
+                _stdin_blocks(sample_format, rate, hz)
+                if stdin
+                else _open_microphone(input_device, hz)
+            )
+            _transcribe_live(
+                transcriber, "stdin" if stdin else "mic", source, formats, output_dir, stream_json
+            )
             return
         several = _transcribe_together if transcriber.batch_size > 1 else _transcribe_in_turn
         with _orderly_end():
@@ -406,14 +556,21 @@ def transcribe(
 @app.command(rich_help_panel="Run")
 def serve(
     artifact: ArtifactArgument = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
     https: Annotated[
-        bool, typer.Option("--https", help="With a certificate of this machine's own: for browsers of other devices.")
+        bool,
+        typer.Option(
+            "--https",
+            help="With a certificate of this machine's own: for browsers of other devices.",
+        ),
     ] = False,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
     precision: Annotated[
-        str | None, typer.Option(help="Comma-separated; of ORG/NAME all are downloaded.", show_default="q4f16")
+        str | None,
+        typer.Option(help="Comma-separated; of ORG/NAME all are downloaded.", show_default="q4f16"),
     ] = None,
     offline: Offline = False,
 ) -> None:
@@ -428,12 +585,18 @@ def serve(
     folder = _find(artifact, names or list(PRECISIONS[:1]), offline)
     if names is None and (absent := absent_precisions(folder)):
         all_names = ",".join(PRECISIONS)
-        say(f"{', '.join(absent)} is not here, which browsers without float16 on the GPU need: --precision {all_names}")
+        say(
+            f"{', '.join(absent)} is not here, which browsers without float16 on the GPU need: "
+            f"--precision {all_names}"
+        )
 
     def ready(address: str) -> None:
         write(f"{address}\n")
         if not https and host not in LOCAL:
-            say("browsers of other devices give no microphone and no GPU to a page without https; add --https")
+            say(
+                "browsers of other devices give no microphone and no GPU to a page without https; "
+                "add --https"
+            )
         if not no_open:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
@@ -447,7 +610,9 @@ def bundle(
     precision: Annotated[
         str | None, typer.Option(help="Comma-separated.", show_default="q4f16 and q4, where there")
     ] = None,
-    space: Annotated[bool, typer.Option("--space", help="As a static Space of the Hugging Face hub.")] = False,
+    space: Annotated[
+        bool, typer.Option("--space", help="As a static Space of the Hugging Face hub.")
+    ] = False,
     offline: Offline = False,
 ) -> None:
     """Write the page and a model as a folder that any static host serves; prints it."""
@@ -465,9 +630,15 @@ def bundle(
 @app.command(rich_help_panel="Build")
 def publish(
     artifact: Annotated[str, typer.Argument(help=WHICH_ARTIFACT)],
-    repository: Annotated[str, typer.Argument(help="ORG/NAME on the Hugging Face hub; made where there is none.")],
-    space: Annotated[bool, typer.Option("--space", help="The page with the model, as a static Space.")] = False,
-    private: Annotated[bool, typer.Option("--private", help="For those alone who may read the repository.")] = False,
+    repository: Annotated[
+        str, typer.Argument(help="ORG/NAME on the Hugging Face hub; made where there is none.")
+    ],
+    space: Annotated[
+        bool, typer.Option("--space", help="The page with the model, as a static Space.")
+    ] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="For those alone who may read the repository.")
+    ] = False,
     base_model: Annotated[
         str | None,
         typer.Option(
@@ -476,10 +647,15 @@ def publish(
         ),
     ] = None,
     offline: Offline = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the card and the files, and send nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the card and the files, and send nothing.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Upload without asking.")] = False,
 ) -> None:
-    """Upload an artifact with a generated model card, or the page with it; prints the repository's address."""
+    """Upload an artifact with a generated model card, or the page with it.
+
+    Prints the repository's address.
+    """
     from huggingface_hub.utils import disable_progress_bars
 
     from .manifest import Manifest
@@ -492,14 +668,27 @@ def publish(
         publication = plan_publication(folder, repository, space=space, base_model=base_model)
     sizes = publication.sizes
     if dry_run:
-        write(publication.card + "\n" + "".join(f"{size:>15,}  {name}\n" for name, size in sizes.items()))
+        write(
+            publication.card
+            + "\n"
+            + "".join(f"{size:>15,}  {name}\n" for name, size in sizes.items())
+        )
         return
     readers = "for you and those you let in" if private else "for everyone to read"
     terms = Manifest.read(folder).license or "terms that the artifact does not name"
-    say(f"{len(sizes)} files, {format_size(sum(sizes.values()))}, to the {publication.kind} {repository}, {readers},")
-    say(f"the weights under {terms}; another licence stands in the checkpoint's card.json before the export")
+    say(
+        f"{len(sizes)} files, {format_size(sum(sizes.values()))}, to the {publication.kind} "
+        f"{repository}, {readers},"
+    )
+    say(
+        f"the weights under {terms}; another licence stands in the checkpoint's card.json before "
+        "the export"
+    )
     if not yes:
-        _confirm("Upload them?", "nothing is uploaded without being asked for: add --yes, or --dry-run to see it")
+        _confirm(
+            "Upload them?",
+            "nothing is uploaded without being asked for: add --yes, or --dry-run to see it",
+        )
 
     def show(name: str, done: int, total: int) -> None:
         say(f"{name}: {format_size(sizes[name])}; {format_size(done)} of {format_size(total)} sent")
@@ -514,11 +703,16 @@ def publish(
 def inspect(
     artifact: ArtifactArgument = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Also compare the contents of all files with their hashes.")
+        bool,
+        typer.Option("--check", help="Also compare the contents of all files with their hashes."),
     ] = False,
-    hosts: Annotated[bool, typer.Option("--hosts", help="Which hosts tests have run it on, instead.")] = False,
+    hosts: Annotated[
+        bool, typer.Option("--hosts", help="Which hosts tests have run it on, instead.")
+    ] = False,
     offline: Offline = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The manifest, with what was checked.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The manifest, with what was checked.")
+    ] = False,
 ) -> None:
     """Show what an artifact holds, and check its sizes, graphs and, with --check, hashes."""
     from .manifest import Manifest
@@ -546,7 +740,12 @@ def inspect(
     if as_json:
         from dataclasses import asdict
 
-        facts = {"folder": str(folder), "held": held, "checked": checked, "certificate": read_verdict(folder)}
+        facts = {
+            "folder": str(folder),
+            "held": held,
+            "checked": checked,
+            "certificate": read_verdict(folder),
+        }
         write(json.dumps({**facts, **asdict(manifest)}, ensure_ascii=False) + "\n")
     else:
         _print_artifact(folder, manifest, held, checked)
@@ -557,17 +756,28 @@ def inspect(
 def verify(
     artifact: Annotated[
         str | None,
-        typer.Argument(help="Artifact folder, or [b]tiny[/].", show_default="$VOXTRAL_ONNX_MODEL or last export"),
+        typer.Argument(
+            help="Artifact folder, or [b]tiny[/].",
+            show_default="$VOXTRAL_ONNX_MODEL or last export",
+        ),
     ] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="What it was exported from; without it weights are not compared.")
+        str | None,
+        typer.Option(help="What it was exported from; without it weights are not compared."),
     ] = None,
     audio: Annotated[
         list[str] | None,
-        typer.Option(help="A recording, its text in a .txt beside it; several times.", show_default="embedded samples"),
+        typer.Option(
+            help="A recording, its text in a .txt beside it; several times.",
+            show_default="embedded samples",
+        ),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="Comma-separated.", show_default="all that it has")] = None,
-    rungs: Annotated[str, typer.Option(help="Comma-separated, of 0 to 6: as [b]1,2,3,4[/].")] = "0,1,2,3,4,5,6",
+    precision: Annotated[
+        str | None, typer.Option(help="Comma-separated.", show_default="all that it has")
+    ] = None,
+    rungs: Annotated[
+        str, typer.Option(help="Comma-separated, of 0 to 6: as [b]1,2,3,4[/].")
+    ] = "0,1,2,3,4,5,6",
     as_json: Annotated[bool, typer.Option("--json", help="The whole certificate.")] = False,
 ) -> None:
     """Check an artifact from single operators to words, and write its certificate beside it."""
@@ -602,14 +812,23 @@ def verify(
 def diff(
     a: Annotated[str, typer.Argument(help="Artifact folder.")],
     b: Annotated[str, typer.Argument(help="Another.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Every difference, with its numbers.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Every difference, with its numbers.")
+    ] = False,
 ) -> None:
-    """Compare two artifacts: manifest, recipes, graphs, and weights tensor by tensor. Exit code 8 where they differ."""
+    """Compare two artifacts: manifest, recipes, graphs, and weights tensor by tensor.
+
+    Exit code 8 where they differ.
+    """
     _require_export_packages()
     from .verify.diff import diff as run_diff
 
     difference = run_diff(a, b)
-    write(json.dumps(difference.to_dict(), ensure_ascii=False) + "\n" if as_json else difference.render())
+    write(
+        json.dumps(difference.to_dict(), ensure_ascii=False) + "\n"
+        if as_json
+        else difference.render()
+    )
     if not difference.is_equal:
         raise typer.Exit(VerificationError.exit_code)
 
@@ -618,28 +837,42 @@ def diff(
 def bench(
     artifact: ArtifactArgument = None,
     audio: Annotated[
-        str | None, typer.Argument(help="An audio file.", show_default="15.95 s of the embedded samples")
+        str | None,
+        typer.Argument(help="An audio file.", show_default="15.95 s of the embedded samples"),
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="Comma-separated, or [b]all[/]: a row each.", show_default="q4f16, else what it has"),
+        typer.Option(
+            help="Comma-separated, or [b]all[/]: a row each.",
+            show_default="q4f16, else what it has",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or webgpu.")] = "auto",
     allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="Run on the CPU what the device cannot, and say so.")
+        bool,
+        typer.Option("--allow-fallback", help="Run on the CPU what the device cannot, and say so."),
     ] = False,
     delay: Annotated[
-        int | None, typer.Option(help="Milliseconds to listen before writing.", show_default="the model's, 480")
+        int | None,
+        typer.Option(
+            help="Milliseconds to listen before writing.", show_default="the model's, 480"
+        ),
     ] = None,
     context: Annotated[int, typer.Option(help="Positions of 80 ms that attention sees.")] = 8192,
-    threads: Annotated[int | None, typer.Option(min=1, help="For onnxruntime.", show_default="one a core")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="For onnxruntime.", show_default="one a core")
+    ] = None,
     prepacked: Annotated[
         Path | None,
-        typer.Option(help="Folder that keeps weights packed for this machine: twice the disk, loads faster."),
+        typer.Option(
+            help="Folder that keeps weights packed for this machine: twice the disk, loads faster."
+        ),
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Runs; the row is the fastest.")] = 3,
     offline: Offline = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also time loading, single calls, memory.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also time loading, single calls, memory.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, with the machine.")] = False,
 ) -> None:
     """Measure how fast an artifact transcribes, each precision in a process of its own."""
@@ -667,12 +900,17 @@ def bench(
             rows.append(row)
             for note in row.notes:
                 say(f"note: {note}")
-            say(f"{row.precision}: the fastest of {repeat} runs over {row.audio_seconds:.2f} s of audio")
+            say(
+                f"{row.precision}: the fastest of {repeat} runs over {row.audio_seconds:.2f} s of "
+                "audio"
+            )
     if as_json:
         from dataclasses import asdict
 
         results = [asdict(row) for row in rows]
-        write(json.dumps({"voxtral_onnx": __version__, "machine": machine, "results": results}) + "\n")
+        write(
+            json.dumps({"voxtral_onnx": __version__, "machine": machine, "results": results}) + "\n"
+        )
     else:
         write(_format_measurements(rows))
 
@@ -682,25 +920,37 @@ def doctor(
     artifact: Annotated[
         str | None,
         typer.Argument(
-            help="Artifact folder, or [b]tiny[/].", show_default="$VOXTRAL_ONNX_MODEL or last export, if there is one"
+            help="Artifact folder, or [b]tiny[/].",
+            show_default="$VOXTRAL_ONNX_MODEL or last export, if there is one",
         ),
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="Comma-separated, or [b]all[/]: what is tested.", show_default="q4f16, else what it has"),
+        typer.Option(
+            help="Comma-separated, or [b]all[/]: what is tested.",
+            show_default="q4f16, else what it has",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or webgpu.")] = "auto",
     context: Annotated[int, typer.Option(help="Positions of 80 ms that attention sees.")] = 8192,
     as_json: Annotated[bool, typer.Option("--json", help="Every check, with its numbers.")] = False,
 ) -> None:
-    """Say what this machine can run and how fast; exit code 7 where something needed is missing, 8 where one fails."""
+    """Say what this machine can run and how fast.
+
+    Exit code 7 where something needed is missing, 8 where one fails.
+    """
     from dataclasses import asdict
 
     from .runtime import doctor as examining
     from .verify.certificate import read_self_tests
 
     precisions = [name.strip() for name in precision.split(",")] if precision else None
-    options = {"precisions": precisions, "device": device, "context": context, "self_tests": read_self_tests}
+    options = {
+        "precisions": precisions,
+        "device": device,
+        "context": context,
+        "self_tests": read_self_tests,
+    }
     checks = []
     with Steps() as steps:
         steps.show("looking at this machine")
@@ -729,11 +979,20 @@ def main() -> None:
 
 
 def _with_hyphens(arguments: list[str]) -> list[str]:
-    """Whisper spells its flags with underscores; both are understood, up to a `--` alone. `--vad` needs no value."""
+    """Whisper spells its flags with underscores; both are understood, up to a `--` alone.
+
+    `--vad` needs no value.
+    """
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    flags = [re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), argument) for argument in arguments[:end]]
+    flags = [
+        re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), argument)
+        for argument in arguments[:end]
+    ]
     followed = zip(flags, [*flags[1:], ""], strict=True)
-    flags = ["--vad=energy" if flag == "--vad" and not value.endswith(".onnx") else flag for flag, value in followed]
+    flags = [
+        "--vad=energy" if flag == "--vad" and not value.endswith(".onnx") else flag
+        for flag, value in followed
+    ]
     return flags + arguments[end:]
 
 
@@ -743,13 +1002,24 @@ def parse_size(text: str) -> int:
     Raises:
         UsageError: not a size.
     """
-    units = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+    units = {
+        "": 1,
+        "b": 1,
+        "kb": 1000,
+        "mb": 1000**2,
+        "gb": 1000**3,
+        "kib": 1 << 10,
+        "mib": 1 << 20,
+        "gib": 1 << 30,
+    }
     number = text.strip().lower().rstrip("kmgib")
     unit = text.strip().lower()[len(number) :]
     try:
         size = int(float(number) * units[unit])
     except (ValueError, KeyError, OverflowError):
-        raise UsageError(f"size: expected a number with B, KB, MB, GB, KiB, MiB or GiB, got {text!r}") from None
+        raise UsageError(
+            f"size: expected a number with B, KB, MB, GB, KiB, MiB or GiB, got {text!r}"
+        ) from None
     if size < 1 << 20:
         raise UsageError(f"size: expected at least 1MiB, got {text!r}")
     return size
@@ -770,14 +1040,19 @@ def _formats(output_format: str, output_dir: Path | None) -> tuple[str, ...]:
             raise UsageError("--output-format all writes files: add --output-dir FOLDER")
         return FORMATS
     if output_format not in FORMATS:
-        raise UsageError(f"output format: expected one of {', '.join(FORMATS)}, all, got {output_format!r}")
+        raise UsageError(
+            f"output format: expected one of {', '.join(FORMATS)}, all, got {output_format!r}"
+        )
     return (output_format,)
 
 
 def _refuse_name_clashes(audio: list[str], output_dir: Path | None) -> None:
     stems = Counter(_stem(path) for path in audio)
     if output_dir is not None and (clashes := [stem for stem, count in stems.items() if count > 1]):
-        raise UsageError(f"several inputs would be written as {clashes[0]}.*: transcribe them into different folders")
+        raise UsageError(
+            f"several inputs would be written as {clashes[0]}.*: transcribe them into "
+            "different folders"
+        )
 
 
 def _stem(path: str) -> str:
@@ -789,7 +1064,9 @@ def _introduce(transcriber: Transcriber) -> None:
 
     manifest, tokens = transcriber.manifest, transcriber.num_delay_tokens
     context = (
-        "" if transcriber.context >= manifest.config.decoder.sliding_window else f", context {transcriber.context}"
+        ""
+        if transcriber.context >= manifest.config.decoder.sliding_window
+        else f", context {transcriber.context}"
     )
     say(
         f"{transcriber.folder}: {transcriber.precision} on {transcriber.device}, "
@@ -801,7 +1078,11 @@ def _introduce(transcriber: Transcriber) -> None:
 
 
 def _transcribe_in_turn(
-    transcriber: Transcriber, audio: list[str], gain: str, formats: tuple[str, ...], output_dir: Path | None
+    transcriber: Transcriber,
+    audio: list[str],
+    gain: str,
+    formats: tuple[str, ...],
+    output_dir: Path | None,
 ) -> list[VoxtralOnnxError]:
     """One file after the other, word by word; the errors of those that failed."""
     failed: list[VoxtralOnnxError] = []
@@ -810,7 +1091,8 @@ def _transcribe_in_turn(
             count = f"[{number}/{len(audio)}] " if len(audio) > 1 else ""
             try:
                 _transcribe_one(transcriber, path, gain, formats, output_dir, screen, count)
-            except (AudioError, DeviceError) as error:  # DeviceError: what one format needs, or memory for one file
+            # DeviceError: what one format needs, or memory for one file
+            except (AudioError, DeviceError) as error:
                 failed.append(error)
                 screen.say(error)
     _summarize(screen.files, failed)
@@ -818,14 +1100,22 @@ def _transcribe_in_turn(
 
 
 def _transcribe_together(
-    transcriber: Transcriber, audio: list[str], gain: str, formats: tuple[str, ...], output_dir: Path | None
+    transcriber: Transcriber,
+    audio: list[str],
+    gain: str,
+    formats: tuple[str, ...],
+    output_dir: Path | None,
 ) -> list[VoxtralOnnxError]:
-    """Several files at a time: each is written when it is done, and stdout has them in their order."""
+    """Several files at a time.
+
+    Each is written when it is done, and stdout has them in their order.
+    """
     from .runtime.captions import render
 
     failed: list[VoxtralOnnxError] = []
     numbers: dict[int, int] = {}  # by the source's id
-    done: dict[int, str] = {}  # for stdout, by the file's number, as long as an earlier file is not done
+    # for stdout, by the file's number, as long as an earlier file is not done
+    done: dict[int, str] = {}
     turn = 1
     screen = FilesScreen(len(audio))
 
@@ -850,9 +1140,13 @@ def _transcribe_together(
                 number = numbers.pop(id(transcript.source))
                 try:
                     texts = {name: render(transcript, name) for name in formats}
-                    done[number] = texts[formats[0]] if output_dir is None else render(transcript, "txt")
+                    done[number] = (
+                        texts[formats[0]] if output_dir is None else render(transcript, "txt")
+                    )
                     count = f"[{number}/{len(audio)}] "
-                    _finish_one(transcript, texts, _stem(audio[number - 1]), output_dir, screen, count)
+                    _finish_one(
+                        transcript, texts, _stem(audio[number - 1]), output_dir, screen, count
+                    )
                 except AudioError as error:
                     fail(number, error)
                 while turn in done:
@@ -865,7 +1159,9 @@ def _transcribe_together(
     return failed
 
 
-def _open_one(transcriber: Transcriber, path: str, gain: str, screen: FilesScreen, count: str) -> AudioSource:
+def _open_one(
+    transcriber: Transcriber, path: str, gain: str, screen: FilesScreen, count: str
+) -> AudioSource:
     from .runtime.audio import open_audio
 
     source = open_audio(path, transcriber.sample_rate, gain=gain)
@@ -927,8 +1223,13 @@ def _finish_one(
         for name, text in texts.items():
             write_whole(output_dir / f"{stem}.{name}", text.encode())
     if fired := transcript.stream.overrides:
-        seconds = ", ".join(f"{transcript.stream.seconds_of(override.index):.1f}" for override in fired)
-        screen.say(f"{count}{source.name}: the blank guard chose a word at {seconds} s (--no-blank-guard: never)")
+        seconds = ", ".join(
+            f"{transcript.stream.seconds_of(override.index):.1f}" for override in fired
+        )
+        screen.say(
+            f"{count}{source.name}: the blank guard chose a word at {seconds} s "
+            "(--no-blank-guard: never)"
+        )
     if swayed := transcript.stream.num_swayed:
         screen.say(f"{count}{source.name}: hotwords changed {swayed} token{'s' * (swayed > 1)}")
     if transcript.gate:
@@ -945,12 +1246,18 @@ def _summarize(meter: FilesMeter, failed: list[VoxtralOnnxError]) -> None:
 def _hotword_options(file: Path | None, bias: float | None) -> dict[str, Any]:
     from .runtime.hotwords import DEFAULT_BIAS, read_hotwords
 
-    return {"hotwords": read_hotwords(file) if file else (), "hotword_bias": DEFAULT_BIAS if bias is None else bias}
+    return {
+        "hotwords": read_hotwords(file) if file else (),
+        "hotword_bias": DEFAULT_BIAS if bias is None else bias,
+    }
 
 
 def _gate_line(gate: VoiceGate) -> str:
     groups = f"{gate.left_out} word groups" if gate.left_out != 1 else "1 word group"
-    return f"vad: no speech in {gate.quiet_seconds:.1f} of {gate.seconds:.1f} s, {groups} left out there"
+    return (
+        f"vad: no speech in {gate.quiet_seconds:.1f} of {gate.seconds:.1f} s, {groups} left out "
+        "there"
+    )
 
 
 def _stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
@@ -978,7 +1285,10 @@ def _print_microphones() -> None:
         raise DeviceError("no microphone is connected")
     for device in devices:
         default = "  (default)" if device.is_default else ""
-        write(f"{device.index}  {device.name}  {device.channels} channels, {device.rate:.0f} Hz{default}\n")
+        write(
+            f"{device.index}  {device.name}  {device.channels} channels, {device.rate:.0f} "
+            f"Hz{default}\n"
+        )
 
 
 def _transcribe_live(
@@ -989,7 +1299,10 @@ def _transcribe_live(
     output_dir: Path | None,
     stream_json: bool,
 ) -> None:
-    """Show speech as it comes; Ctrl-C and SIGTERM end the capture, and what was captured is still transcribed."""
+    """Show speech as it comes.
+
+    Ctrl-C and SIGTERM end the capture, and what was captured is still transcribed.
+    """
     import signal
 
     from .manifest import write_whole
@@ -1038,7 +1351,12 @@ def _transcribe_live(
             signal.signal(number, handler)
     recording.duration, recording.info = meter.captured, meter.summary()
     if stream_json:
-        write(json.dumps({"type": "final", "text": recording.text, **recording.info}, ensure_ascii=False) + "\n")
+        write(
+            json.dumps(
+                {"type": "final", "text": recording.text, **recording.info}, ensure_ascii=False
+            )
+            + "\n"
+        )
     elif shows_words:
         screen.end(stream.text.flush())
     texts = {kind: render(recording, kind) for kind in formats} if keeps else {}
@@ -1048,7 +1366,10 @@ def _transcribe_live(
     elif not shows_words and not stream_json:
         write(texts[formats[0]])
     if microphone and microphone.overflows:
-        say(f"note: audio was lost {microphone.overflows} times before it reached us: the machine was too busy")
+        say(
+            f"note: audio was lost {microphone.overflows} times before it reached us: the machine "
+            "was too busy"
+        )
     if gate:
         say(_gate_line(gate))
     say(f"{meter}, {format_size(peak_memory())} of memory")
@@ -1076,7 +1397,10 @@ def _event(event: Token | Segment | Silence | Notice) -> dict[str, object]:
 
 @contextmanager
 def _orderly_end() -> Iterator[None]:
-    """SIGTERM ends files as Ctrl-C does: nothing half-written stays, and what was decoded is shown."""
+    """SIGTERM ends files as Ctrl-C does.
+
+    Nothing half-written stays, and what was decoded is shown.
+    """
     import signal
 
     def stop(number: int, frame) -> None:
@@ -1093,10 +1417,12 @@ def _timing_line(transcript: Transcript) -> str:
     from .memory import peak_memory
 
     info = transcript.info
-    rtf = "–" if info["rtf"] is None else f"{info['rtf']:.3f}"  # noqa: RUF001
+    rtf = "–" if info["rtf"] is None else f"{info['rtf']:.3f}"
     return (
-        f"{transcript.duration:.2f} s of audio: encode {info['encode_ms']:.0f} ms, decode {info['decode_ms']:.0f} ms, "
-        f"RTF {rtf}, {info['tokens_per_second']:.0f} tokens/s, {format_size(peak_memory())} of memory"
+        f"{transcript.duration:.2f} s of audio: encode {info['encode_ms']:.0f} ms, decode "
+        f"{info['decode_ms']:.0f} ms, "
+        f"RTF {rtf}, {info['tokens_per_second']:.0f} tokens/s, {format_size(peak_memory())} of "
+        "memory"
     )
 
 
@@ -1105,26 +1431,45 @@ def _print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: 
 
     console = Console(highlight=False)
     streaming = manifest.streaming
-    title = f"[b]{escape(str(folder))}[/]  format {manifest.format}, by {escape(manifest.generator)}"
+    title = (
+        f"[b]{escape(str(folder))}[/]  format {manifest.format}, by {escape(manifest.generator)}"
+    )
     console.print(title, soft_wrap=True)
     if manifest.scope:
         console.print(f"[dim]{escape(manifest.scope)}[/]", soft_wrap=True)
     caches = manifest.caches
     console.print(
-        f"windows: encoder {caches['encoder'].window} frames, decoder {caches['decoder'].window} tokens; "
+        f"windows: encoder {caches['encoder'].window} frames, decoder {caches['decoder'].window} "
+        "tokens; "
         f"delay {streaming.default_delay_tokens} of 1 to {streaming.max_delay_tokens} tokens"
     )
     shown = ("MatMulNBits", "MatMul", "GroupQueryAttention")
     table = Table(
-        "precision", "graph", "parameters", "weights", "nodes", *shown[:2], "attention", box=None, pad_edge=False
+        "precision",
+        "graph",
+        "parameters",
+        "weights",
+        "nodes",
+        *shown[:2],
+        "attention",
+        box=None,
+        pad_edge=False,
     )
     for column in table.columns[2:]:
         column.justify = "right"
     for name, precision in manifest.precisions.items():
         native = {"encoder": precision.encoder, "decoder": precision.decoder}
-        others = {Path(graph.path).stem: graph for graphs in precision.families.values() for graph in graphs}
+        others = {
+            Path(graph.path).stem: graph
+            for graphs in precision.families.values()
+            for graph in graphs
+        }
         for role, graph in (native | others).items():
-            own = [manifest.files[file].size for file in graph.data if role in native or file not in precision.files]
+            own = [
+                manifest.files[file].size
+                for file in graph.data
+                if role in native or file not in precision.files
+            ]
             table.add_row(
                 name,
                 role,
@@ -1164,7 +1509,9 @@ def _print_hosts(manifest: Manifest, *, as_json: bool) -> None:
             + (f"; add it: export --family native,{family}" if status == NOT_IN_ARTIFACT else "")
             for (family, status), names in groups.items()
         ]
-        table.add_row(host.name, host.version, "\n".join([*lines, *([f"({host.note})"] if host.note else [])]))
+        table.add_row(
+            host.name, host.version, "\n".join([*lines, *([f"({host.note})"] if host.note else [])])
+        )
     Console(highlight=False).print(table)
 
 
@@ -1204,7 +1551,8 @@ def _format_measurements(rows: list[Measurement]) -> str:
             f"{row.decode_ms:,.0f}",
             f"{row.rtf:.3f}",
             f"{row.tokens_per_second:,.1f}",
-            format_size(row.peak_memory) + (f" + {format_size(row.device_memory)}" if row.device_memory else ""),
+            format_size(row.peak_memory)
+            + (f" + {format_size(row.device_memory)}" if row.device_memory else ""),
         )
         for row in rows
     ]
@@ -1213,7 +1561,9 @@ def _format_measurements(rows: list[Measurement]) -> str:
     for row in rows:
         if (details := row.details) is None:
             continue
-        empty, full, path = details.empty_window, details.full_window, f"{row.precision} {row.device}"
+        empty = details.empty_window
+        full = details.full_window
+        path = f"{row.precision} {row.device}"
         calls += [
             (f"{path}: encoder, 1 token", _latency(empty.encoder), _latency(full.encoder)),
             (
@@ -1224,18 +1574,23 @@ def _format_measurements(rows: list[Measurement]) -> str:
             (f"{path}: decoder, 1 token", _latency(empty.decoder), _latency(full.decoder)),
         ]
         lines.append(
-            f"{path}: loaded in {details.load_seconds:.2f} s, {format_size(details.loaded_memory)}; first step "
-            f"{details.first_step_seconds:.2f} s; {format_size(details.full_memory)} with full caches; a decoder step "
+            f"{path}: loaded in {details.load_seconds:.2f} s, "
+            f"{format_size(details.loaded_memory)}; first step "
+            f"{details.first_step_seconds:.2f} s; {format_size(details.full_memory)} with full "
+            "caches; a decoder step "
             f"reads {format_size(details.decoder_bytes)} of weights"
             + (
                 ""
                 if row.device != "cpu"
-                else f" at {details.bandwidth_share:.0%} of the {details.read_bytes_per_second / 1e9:.1f} GB/s "
+                else f" at {details.bandwidth_share:.0%} of the "
+                f"{details.read_bytes_per_second / 1e9:.1f} GB/s "
                 f"that {row.threads} threads read"
             )
         )
     if calls:
-        parts.append(markdown_table(("Milliseconds: min / p50 / p95", "Empty window", "Full window"), calls))
+        parts.append(
+            markdown_table(("Milliseconds: min / p50 / p95", "Empty window", "Full window"), calls)
+        )
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -1259,7 +1614,8 @@ def _print_plan(plan: ExportPlan) -> None:
     console.print(table)
     console.print(
         f"disk: {format_size(plan.disk_needed)} needed, {format_size(plan.disk_free)} free; "
-        f"memory: about {format_size(PEAK)}; time: about {plan.seconds:.0f} s with {plan.threads} threads"
+        f"memory: about {format_size(PEAK)}; time: about {plan.seconds:.0f} s with {plan.threads} "
+        "threads"
     )
 
 
@@ -1268,11 +1624,13 @@ def _print_budget_plan(budget: BudgetPlan, num_bytes: int) -> None:
 
     console, plan = Console(highlight=False, soft_wrap=True), budget.export
     console.print(
-        f"[b]{escape(str(plan.folder))}[/]: {format_size(num_bytes)} at most; {format_size(budget.minimum)} are the "
+        f"[b]{escape(str(plan.folder))}[/]: {format_size(num_bytes)} at most; "
+        f"{format_size(budget.minimum)} are the "
         f"least, and {format_size(budget.floats)} need no quantising\n"
         f"disk: {format_size(num_bytes)} needed, {format_size(plan.disk_free)} free; "
         f"memory: about {format_size(MEASURE_PEAK)}; time: about "
-        f"{budget.seconds:.0f} s to measure and {plan.seconds:.0f} s to export with {plan.threads} threads"
+        f"{budget.seconds:.0f} s to measure and {plan.seconds:.0f} s to export with {plan.threads} "
+        "threads"
     )
 
 
@@ -1287,7 +1645,9 @@ def _fetch_checkpoint(
     asks: bool = False,
     artifact_size: int | None = None,
 ) -> tuple[str | Path, Path | None] | None:
-    """Bring a checkpoint of the hub, saying what that takes; where it is and the artifact's folder, as far as known.
+    """Bring a checkpoint of the hub, saying what that takes.
+
+    Where it is and the artifact's folder, as far as known.
 
     None where a dry run ends here, as the weights are not.
     """
@@ -1296,7 +1656,11 @@ def _fetch_checkpoint(
 
     with DownloadProgress() as download:
         remote = find_remote(
-            source, revision, tokenizer=options["tokenizer"], offline=offline, on_progress=download.update
+            source,
+            revision,
+            tokenizer=options["tokenizer"],
+            offline=offline,
+            on_progress=download.update,
         )
     if remote is None:
         return source, output
@@ -1308,20 +1672,28 @@ def _fetch_checkpoint(
     if asks and remote.num_bytes:
         _confirm(
             "Download it and export it?",
-            "the download is not begun without being asked for: add --yes, or name a folder that holds it",
+            "the download is not begun without being asked for: add --yes, or name a folder that "
+            "holds it",
         )
     with DownloadProgress() as download:
         return remote.fetch(download.update), output
 
 
-def _print_download(remote: RemoteCheckpoint, output: Path, artifact_size: int | None, console: Console) -> None:
+def _print_download(
+    remote: RemoteCheckpoint, output: Path, artifact_size: int | None, console: Console
+) -> None:
     from .exporter.memory import PEAK
 
     snapshot, num_bytes = remote.snapshot, remote.num_bytes
     here = sum(file.size for file in remote.weights.values()) - num_bytes
-    artifact = "" if artifact_size is None else f", about {format_size(artifact_size)} in {escape(str(output))}"
+    artifact = (
+        ""
+        if artifact_size is None
+        else f", about {format_size(artifact_size)} in {escape(str(output))}"
+    )
     console.print(
-        f"[b]{escape(str(snapshot.repository))}[/] at {snapshot.commit[:12]}: {format_size(num_bytes)} to download, "
+        f"[b]{escape(str(snapshot.repository))}[/] at {snapshot.commit[:12]}: "
+        f"{format_size(num_bytes)} to download, "
         f"{format_size(here)} here already\n"
         f"disk: {format_size(num_bytes)} in {escape(str(remote.folder))}{artifact}; "
         f"memory: about {format_size(PEAK)}",
@@ -1343,7 +1715,9 @@ def _read_start(path: str, sample_rate: int, seconds: float) -> np.ndarray:
 
     from .runtime.audio import open_audio
 
-    source, blocks, left = open_audio(path, sample_rate), [np.zeros(0, np.float32)], int(seconds * sample_rate)
+    source = open_audio(path, sample_rate)
+    blocks = [np.zeros(0, np.float32)]
+    left = int(seconds * sample_rate)
     for note in source.notes:
         say(f"{source.name}: {note}")
     for block in source.blocks():
@@ -1357,7 +1731,17 @@ def _read_start(path: str, sample_rate: int, seconds: float) -> np.ndarray:
 def _print_budget(budget: Budget) -> None:
     from rich.table import Table
 
-    table = Table("tensors", "4-bit drift", "margin", "flips", "chosen", "size", "drift", box=None, pad_edge=False)
+    table = Table(
+        "tensors",
+        "4-bit drift",
+        "margin",
+        "flips",
+        "chosen",
+        "size",
+        "drift",
+        box=None,
+        pad_edge=False,
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for part, form in zip(budget.sensitivities, budget.chosen, strict=True):
@@ -1372,7 +1756,8 @@ def _print_budget(budget: Budget) -> None:
         )
     stderr.print(table)
     say(
-        f"{format_size(budget.size)} of {format_size(budget.num_bytes)}, drift {budget.drift:.1e} nats; "
+        f"{format_size(budget.size)} of {format_size(budget.num_bytes)}, drift {budget.drift:.1e} "
+        "nats; "
         f"recipe: {budget.recipe}, everything measured: {budget.table}"
     )
 
@@ -1382,9 +1767,14 @@ def _require_export_packages() -> None:
 
     from .exporter import memory
 
-    if missing := [name for name in ("torch", "onnx", "onnxscript", "onnx_ir", "gguf") if find_spec(name) is None]:
+    if missing := [
+        name
+        for name in ("torch", "onnx", "onnxscript", "onnx_ir", "gguf")
+        if find_spec(name) is None
+    ]:
         raise DeviceError(
             f"export needs {', '.join(missing)}; run:\n"
-            "  pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install 'voxtral-onnx[export]'"
+            "  pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install "
+            "'voxtral-onnx[export]'"
         )
     memory.require_memory(memory.IMPORTS)

@@ -1,4 +1,7 @@
-"""What a terminal shows: results on stdout, and on stderr errors, notes and how the work goes on."""
+"""What a terminal shows.
+
+Results on stdout, and on stderr errors, notes and how the work goes on.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +39,13 @@ def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter fails again at its end
+        # or the interpreter fails again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise typer.Exit(NO_READER) from None
-        raise StorageError(f"standard output: cannot be written ({error.strerror or error})") from error
+        raise StorageError(
+            f"standard output: cannot be written ({error.strerror or error})"
+        ) from error
 
 
 def say(message: str) -> None:
@@ -55,7 +61,9 @@ def print_error(error: VoxtralOnnxError) -> None:
 def format_time(seconds: float) -> str:
     """Seconds for people: 1:02:03, or 2:03 below an hour."""
     minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes > 59 else f"{minutes}:{rest:02}"
+    return (
+        f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes > 59 else f"{minutes}:{rest:02}"
+    )
 
 
 def format_size(num_bytes: int) -> str:
@@ -111,7 +119,9 @@ class LiveScreen:
             return
         with self.lock:
             for character in text:
-                if self.column + columns(character) >= stderr.width or (character == " " and self.column > WORD_COLUMN):
+                if self.column + columns(character) >= stderr.width or (
+                    character == " " and self.column > WORD_COLUMN
+                ):
                     write("\x1b[K\n\x1b[K")
                     self.column = 0
                 if not (self.column == 0 and character == " "):
@@ -186,11 +196,16 @@ class FilesMeter:
 
     def finish(self, source: AudioSource) -> None:
         """Count a file as done."""
-        self.files_done, self.seconds_done = self.files_done + 1, self.seconds_done + source.duration
+        self.files_done = self.files_done + 1
+        self.seconds_done = self.seconds_done + source.duration
         self.name, self.position, self.duration = "", 0.0, 0.0
 
     def __str__(self) -> str:
-        here = f"{format_time(self.position)} of {format_time(self.duration)} of {self.name}" if self.name else ""
+        here = (
+            f"{format_time(self.position)} of {format_time(self.duration)} of {self.name}"
+            if self.name
+            else ""
+        )
         several = f"{self.files_done} of {self.files} files" if self.files > 1 else ""
         return ", ".join(filter(None, (here, several, self.total)))
 
@@ -222,7 +237,9 @@ class PauseKey:
         self.settings = termios.tcgetattr(terminal)
         tty.setcbreak(terminal, termios.TCSANOW)  # keys come at once; Ctrl-C stays a signal
         self.ended, self.end = os.pipe()
-        self.reading = threading.Thread(target=self._read, args=(terminal, self.microphone), daemon=True)
+        self.reading = threading.Thread(
+            target=self._read, args=(terminal, self.microphone), daemon=True
+        )
         self.reading.start()
 
     def __exit__(self, *error) -> None:
@@ -270,7 +287,10 @@ class Steps:
 
 
 class DownloadProgress:
-    """A bar on stderr for every download that has something to bring: file, bytes, rate, time left."""
+    """A bar on stderr for every download that has something to bring.
+
+    File, bytes, rate, time left.
+    """
 
     def __init__(self):
         self.bar = None
@@ -284,12 +304,20 @@ class DownloadProgress:
         what = Path(progress.file).name or "waiting for another download of the same"
         if progress.wait:
             what = f"connection lost, again in {progress.wait:.0f} s"
-        self.bar.update(self.bar.task_ids[0], description=what, completed=progress.done, total=progress.total)
+        self.bar.update(
+            self.bar.task_ids[0], description=what, completed=progress.done, total=progress.total
+        )
         if progress.done == progress.total:
             self.__exit__()
 
     def _start(self) -> RichProgress:
-        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
         from rich.progress import Progress as RichProgress
 
         columns = (BarColumn(24), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -310,8 +338,16 @@ class ExportProgress:
     def __enter__(self) -> ExportProgress:
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-        columns = ("{task.description}", BarColumn(24), DownloadColumn(), TimeElapsedColumn(), "{task.fields[tensor]}")
-        self.bar = Progress(*(TextColumn(c) if isinstance(c, str) else c for c in columns), console=stderr)
+        columns = (
+            "{task.description}",
+            BarColumn(24),
+            DownloadColumn(),
+            TimeElapsedColumn(),
+            "{task.fields[tensor]}",
+        )
+        self.bar = Progress(
+            *(TextColumn(c) if isinstance(c, str) else c for c in columns), console=stderr
+        )
         self.bar.start()
         self.tasks = {}
         return self
@@ -323,7 +359,12 @@ class ExportProgress:
             self.tasks[progress.graphs] = self.bar.add_task(names, total=None, tensor="tracing")
         tensor = progress.tensor if progress.done < progress.total else ""
         if progress.tensor:
-            self.bar.update(self.tasks[progress.graphs], completed=progress.done, total=progress.total, tensor=tensor)
+            self.bar.update(
+                self.tasks[progress.graphs],
+                completed=progress.done,
+                total=progress.total,
+                tensor=tensor,
+            )
 
     def measure(self, stage: str) -> None:
         """Name the part of the model that is being measured."""

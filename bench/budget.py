@@ -2,10 +2,10 @@
 
     python bench/budget.py [--twin build/twin]      # the twin: bench/twin.py
 
-On tiny: for several budgets the drift that the measured sensitivities promise, the drift of the whole recipe on the
-clips that calibrated it, and on clips it has not seen; beside them recipes of one form at their size. With a twin: the
-seconds, CPU seconds and peak memory of measuring it, half an hour on two cores. Writes results/budget.json; what was
-not run stays.
+On tiny: for several budgets the drift that the measured sensitivities promise, the drift of the
+whole recipe on the clips that calibrated it, and on clips it has not seen; beside them recipes of
+one form at their size. With a twin: the seconds, CPU seconds and peak memory of measuring it, half
+an hour on two cores. Writes results/budget.json; what was not run stays.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ from voxtral_onnx.exporter.checkpoint import open_checkpoint
 from voxtral_onnx.exporter.layerwise import Layerwise
 from voxtral_onnx.exporter.plan import TINY, plan_export
 from voxtral_onnx.exporter.quantize import spend_budget
-from voxtral_onnx.exporter.sensitivity import FORMS, form_sizes, groups_of, measure_drifts, measure_sensitivities
+from voxtral_onnx.exporter.sensitivity import (
+    FORMS,
+    form_sizes,
+    groups_of,
+    measure_drifts,
+    measure_sensitivities,
+)
 from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.quant.recipe import Recipe, load_recipe
 from voxtral_onnx.runtime.bench import SAMPLES, markdown_table
@@ -49,16 +55,27 @@ def measure_tiny() -> list[dict]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "tiny"
         for form in FORMS:
-            recipe = Recipe("one form", 4, tuple(rule for group in groups for rule in group.rules(*form)))
+            recipe = Recipe(
+                "one form", 4, tuple(rule for group in groups for rule in group.rules(*form))
+            )
             plan = plan_export(checkpoint, folder, recipe=recipe)
-            rows.append({"recipe": f"{form[0]} bits, block {form[1]}", "size": sum(file.size for file in plan.files)})
+            rows.append(
+                {
+                    "recipe": f"{form[0]} bits, block {form[1]}",
+                    "size": sum(file.size for file in plan.files),
+                }
+            )
             rows[-1]["promised"] = promised[form]
             recipes.append(recipe)
         for budget in BUDGETS_MB:
-            spent = spend_budget(checkpoint, folder, "q4f16", int(budget * 1e6), None, lambda stage: None)
+            spent = spend_budget(
+                checkpoint, folder, "q4f16", int(budget * 1e6), None, lambda stage: None
+            )
             recipes.append(load_recipe(str(spent.recipe)))
             plan = plan_export(checkpoint, folder, recipe=recipes[-1])
-            rows.append({"recipe": f"budget {budget} MB", "size": sum(file.size for file in plan.files)})
+            rows.append(
+                {"recipe": f"budget {budget} MB", "size": sum(file.size for file in plan.files)}
+            )
             rows[-1]["promised"] = spent.drift
     for name, clips in (("calibration", seen), ("heldout", unseen)):
         for row, drift in zip(rows, measure_drifts(checkpoint, clips, recipes), strict=True):
@@ -76,7 +93,9 @@ def measure_twin(twin: Path) -> dict:
     """Time and memory of a budget at full size, by part; its drifts mean nothing."""
     phases = harness.Phases("calibration")
     with tempfile.TemporaryDirectory() as scratch:
-        spend_budget(open_checkpoint(twin), Path(scratch) / "twin", "q4f16", int(2.6e9), None, phases.enter)
+        spend_budget(
+            open_checkpoint(twin), Path(scratch) / "twin", "q4f16", int(2.6e9), None, phases.enter
+        )
     found = phases.end().values()
     return {
         "seconds": round(sum(phase["seconds"] for phase in found)),
@@ -88,13 +107,27 @@ def measure_twin(twin: Path) -> dict:
 
 
 def main(
-    twin: Annotated[Path | None, typer.Option(help="A folder of twin.py.", show_default="tiny alone")] = None,
+    twin: Annotated[
+        Path | None, typer.Option(help="A folder of twin.py.", show_default="tiny alone")
+    ] = None,
     out: harness.Out = harness.RESULTS / "budget.json",
 ) -> None:
     """Measure what a budget is worth and what it takes."""
-    results = harness.read(out) | harness.describe("drift from float32 of recipes; sizes and memory in bytes")
+    results = harness.read(out) | harness.describe(
+        "drift from float32 of recipes; sizes and memory in bytes"
+    )
     results["tiny"] = measure_tiny()
-    headings = ("Recipe", "MB", "Promised drift", "Real", "Margin", "Flips", "On unseen clips", "Margin", "Flips")
+    headings = (
+        "Recipe",
+        "MB",
+        "Promised drift",
+        "Real",
+        "Margin",
+        "Flips",
+        "On unseen clips",
+        "Margin",
+        "Flips",
+    )
     print(markdown_table(headings, [row_of(row) for row in results["tiny"]]))
     if twin:
         results["twin"] = measure_twin(harness.find_twin(twin))
@@ -105,7 +138,11 @@ def row_of(row: dict) -> tuple[str, ...]:
     """Cells of one recipe; drifts in thousandths of a nat."""
     cells = [row["recipe"], f"{row['size'] / 1e6:.2f}", f"{1000 * row['promised']:.2f}"]
     for name in ("calibration", "heldout"):
-        cells += [f"{1000 * row[name]['drift']:.2f}", f"{row[name]['margin']:.3f}", str(row[name]["flips"])]
+        cells += [
+            f"{1000 * row[name]['drift']:.2f}",
+            f"{row[name]['margin']:.3f}",
+            str(row[name]["flips"]),
+        ]
     return tuple(cells)
 
 

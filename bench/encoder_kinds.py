@@ -1,4 +1,6 @@
-"""Attention of a batched encoder, of three kinds: each replaces GroupQueryAttention in an encoder's graph.
+"""Attention of a batched encoder, of three kinds.
+
+Each replaces GroupQueryAttention in an encoder's graph.
 
 `encoder_rows.py` measures them.
 """
@@ -21,7 +23,10 @@ Values = dict[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A way to attend: how a node is replaced, the shape of a cache, and what says where the new frames stand."""
+    """A way to attend.
+
+    How a node is replaced, the shape of a cache, and what says where the new frames stand.
+    """
 
     replace: Callable[[ir.Node, CacheSpec, dict[str, ir.Value]], list[ir.Node]]
     cache_shape: Callable[[CacheSpec, int], tuple[int, ...]]  # of rows
@@ -36,14 +41,23 @@ def replace_all(encoder: ir.Model, kind: Kind, spec: CacheSpec, rows: int) -> by
         if value.shape is not None and value.shape.rank() and value.shape[0] == 1:
             value.shape = ir.Shape(["batch", *value.shape[1:]])
     extra = {
-        name: ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
+        name: ir.Value(
+            name=name,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        )
         for name, array in kind.inputs(spec, rows).items()
     }
     graph.inputs.extend(extra.values())
     for node in [node for node in graph if node.op_type == "GroupQueryAttention"]:
         nodes = kind.replace(node, spec, extra)
-        outputs = [*nodes[-1].outputs, *(output for made in nodes for output in made.outputs if output.name in PRESENT)]
-        for value, cache in zip((*node.inputs[3:5], *node.outputs[1:]), (*node.inputs[3:5],) * 2, strict=True):
+        outputs = [
+            *nodes[-1].outputs,
+            *(output for made in nodes for output in made.outputs if output.name in PRESENT),
+        ]
+        for value, cache in zip(
+            (*node.inputs[3:5], *node.outputs[1:]), (*node.inputs[3:5],) * 2, strict=True
+        ):
             assert value is not None and cache is not None
             value.shape = ir.Shape(kind.cache_shape(spec, rows))
         ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, node.outputs, outputs)
@@ -66,7 +80,8 @@ PRESENT = ("present_key", "present_value")
 def constant(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
     """An initializer."""
     value = ir.Value(name=name, const_value=ir.tensor(values, name=name))
-    value.shape, value.type = ir.Shape(values.shape), ir.TensorType(ir.DataType.from_numpy(values.dtype))
+    value.shape = ir.Shape(values.shape)
+    value.type = ir.TensorType(ir.DataType.from_numpy(values.dtype))
     graph.register_initializer(value)
     return value
 
@@ -79,11 +94,25 @@ class Builder:
         self.graph, self.name, self.nodes = node.graph, node.name, []
 
     def add(
-        self, operator: str, inputs: list[ir.Value | None], outputs: int = 1, domain: str = "", **attributes
+        self,
+        operator: str,
+        inputs: list[ir.Value | None],
+        outputs: int = 1,
+        domain: str = "",
+        **attributes,
     ) -> Any:
         """A node; its output, or its outputs."""
-        converted = [ir.convenience.convert_attribute(name, value) for name, value in attributes.items()]
-        node = ir.Node(domain, operator, inputs, converted, num_outputs=outputs, name=f"{self.name}_{len(self.nodes)}")
+        converted = [
+            ir.convenience.convert_attribute(name, value) for name, value in attributes.items()
+        ]
+        node = ir.Node(
+            domain,
+            operator,
+            inputs,
+            converted,
+            num_outputs=outputs,
+            name=f"{self.name}_{len(self.nodes)}",
+        )
         for index, output in enumerate(node.outputs):
             output.name = f"{node.name}_{index}"
         self.nodes.append(node)
@@ -91,7 +120,9 @@ class Builder:
 
     def reshape(self, value: ir.Value, *target: int) -> ir.Value:
         """To a constant shape."""
-        shape = constant(self.graph, f"{self.name}_{len(self.nodes)}_shape", np.array(target, np.int64))
+        shape = constant(
+            self.graph, f"{self.name}_{len(self.nodes)}_shape", np.array(target, np.int64)
+        )
         return self.add("Reshape", [value, shape])
 
 
@@ -133,7 +164,8 @@ def ring_mask(spec: CacheSpec, index: np.ndarray) -> np.ndarray:
     """What each new frame sees: bool [rows, 1, frames, capacity]."""
     slot, new = np.arange(ring_capacity(spec)), np.arange(spec.rows_per_token)
     age = (index[:, None, None] + new[:, None] - slot) % ring_capacity(spec)  # 0: the frame itself
-    is_later = age >= ring_capacity(spec) - (spec.rows_per_token - 1 - new[:, None])  # written in this call, behind it
+    # written in this call, behind it
+    is_later = age >= ring_capacity(spec) - (spec.rows_per_token - 1 - new[:, None])
     return (~is_later & (age < spec.window))[:, None]
 
 
@@ -148,7 +180,9 @@ def fill_ring(cache: np.ndarray, history: np.ndarray) -> None:
 
 def with_scatter(node: ir.Node, spec: CacheSpec, extra: dict[str, ir.Value]) -> list[ir.Node]:
     """ScatterND into a ring with frames before heads, then MultiHeadAttention with a bias."""
-    build, heads, width = Builder(node), spec.num_key_value_heads, spec.num_key_value_heads * spec.head_dim
+    build = Builder(node)
+    heads = spec.num_key_value_heads
+    width = spec.num_key_value_heads * spec.head_dim
     query, *new = read(node)[:3]
     present = []
     for past, rows, name in zip(read(node)[3:], new, PRESENT, strict=True):
@@ -182,7 +216,9 @@ def fill_scattered(cache: np.ndarray, history: np.ndarray) -> None:
 
 def with_pages(node: ir.Node, spec: CacheSpec, extra: dict[str, ir.Value]) -> list[ir.Node]:
     """PagedAttention: rows of a stream stand in blocks of PAGE."""
-    build, heads, width = Builder(node), spec.num_key_value_heads, spec.num_key_value_heads * spec.head_dim
+    build = Builder(node)
+    heads = spec.num_key_value_heads
+    width = spec.num_key_value_heads * spec.head_dim
     packed = [build.reshape(x, -1, width) for x in read(node)[:3]]
     places = [extra[name] for name in ("cumulative_sequence_length", "past_seqlens", "block_table")]
     out, key, value = build.add(

@@ -1,11 +1,15 @@
-"""What a tick of many streams would cost in the encoder: its graph with batched attention of three kinds.
+"""What a tick of many streams would cost in the encoder.
 
-    python bench/encoder_rows.py ARTIFACT [--precision q4f16] [--device cuda] [--rows 1,16,64,128,256]
+Its graph with batched attention of three kinds.
 
-GroupQueryAttention takes several rows of several frames only without a cache, so a batched encoder needs another
-operator. Each kind replaces the attention nodes of the artifact's own encoder, in memory; a tick is one token of every
-stream, with all windows full. Outputs are compared with the shipped graph's, row by row. What is measured so far stands
-in results/encoder_rows.json. The artifact is an export of twin.py's checkpoint, or skeleton.py's.
+    python bench/encoder_rows.py ARTIFACT [--precision q4f16] [--device cuda] [--rows
+    1,16,64,128,256]
+
+GroupQueryAttention takes several rows of several frames only without a cache, so a batched encoder
+needs another operator. Each kind replaces the attention nodes of the artifact's own encoder, in
+memory; a tick is one token of every stream, with all windows full. Outputs are compared with the
+shipped graph's, row by row. What is measured so far stands in results/encoder_rows.json. The
+artifact is an export of twin.py's checkpoint, or skeleton.py's.
 """
 
 from __future__ import annotations
@@ -33,9 +37,16 @@ class Ticks:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        providers = [("CUDAExecutionProvider", {"use_tf32": "0"})] if device == "cuda" else ["CPUExecutionProvider"]
-        self.device, self.session = device, ort.InferenceSession(content, options, providers=providers)
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder)
+        )
+        providers = (
+            [("CUDAExecutionProvider", {"use_tf32": "0"})]
+            if device == "cuda"
+            else ["CPUExecutionProvider"]
+        )
+        self.device = device
+        self.session = ort.InferenceSession(content, options, providers=providers)
         self.io, self.held = self.session.io_binding(), []
 
     def hold(self, past: str, present: str, array: np.ndarray) -> None:
@@ -58,13 +69,21 @@ def feeds_of(manifest: Manifest, precision: str, rows: int) -> Values:
     """What both graphs are fed: rows at positions of their own, states and frames at random."""
     spec, dtype = manifest.caches["encoder"], manifest.precisions[precision].activation_dtype
     rng = np.random.default_rng(rows)
-    positions = 10_000 + np.arange(rows)[:, None] * spec.rows_per_token + np.arange(spec.rows_per_token)
-    angles = positions[..., None] * spec.rope_theta ** (-np.arange(0, spec.head_dim, 2) / spec.head_dim)
+    positions = (
+        10_000 + np.arange(rows)[:, None] * spec.rows_per_token + np.arange(spec.rows_per_token)
+    )
+    angles = positions[..., None] * spec.rope_theta ** (
+        -np.arange(0, spec.head_dim, 2) / spec.head_dim
+    )
     feeds = {"cos": np.cos(angles).astype(dtype), "sin": np.sin(angles).astype(dtype)}
     for tensor in manifest.precisions[precision].encoder.inputs:
         if tensor.name in ("input_features", "conv1_state", "conv2_state"):
-            shape = [axis if isinstance(axis, int) else int(axis.split("*")[0]) for axis in tensor.shape]
-            feeds[tensor.name] = rng.standard_normal((rows, *shape[1:]), np.float32).astype(tensor.dtype)
+            shape = [
+                axis if isinstance(axis, int) else int(axis.split("*")[0]) for axis in tensor.shape
+            ]
+            feeds[tensor.name] = rng.standard_normal((rows, *shape[1:]), np.float32).astype(
+                tensor.dtype
+            )
     return feeds
 
 
@@ -77,7 +96,8 @@ def history_of(spec: CacheSpec, layer: int, rows: int, dtype: str) -> np.ndarray
 def shipped(folder: Path, manifest: Manifest, precision: str, device: str) -> np.ndarray:
     """The shipped graph's audio embeddings of COMPARED rows, one after the other."""
     spec, graph = manifest.caches["encoder"], manifest.precisions[precision].encoder
-    dtype, feeds = manifest.precisions[precision].activation_dtype, feeds_of(manifest, precision, COMPARED)
+    dtype = manifest.precisions[precision].activation_dtype
+    feeds = feeds_of(manifest, precision, COMPARED)
     content, found = (folder / graph.path).read_bytes(), []
     ticks = Ticks(content, (folder / graph.path).parent, device)
     for row in range(COMPARED):
@@ -89,7 +109,9 @@ def shipped(folder: Path, manifest: Manifest, precision: str, device: str) -> np
             "seqlens_k": np.array([spec.keep + spec.rows_per_token - 1], np.int32),
             "total_sequence_length": np.array(spec.capacity, np.int32),
         }
-        found.append(ticks.call({name: array[row : row + 1] for name, array in feeds.items()} | place))
+        found.append(
+            ticks.call({name: array[row : row + 1] for name, array in feeds.items()} | place)
+        )
         ticks.held.clear()
     return np.concatenate(found)
 
@@ -101,7 +123,13 @@ def cache_names(spec: CacheSpec) -> list[tuple[str, str]]:
 
 
 def measure(
-    folder: Path, manifest: Manifest, precision: str, device: str, kind: Kind, rows: int, expected: np.ndarray
+    folder: Path,
+    manifest: Manifest,
+    precision: str,
+    device: str,
+    kind: Kind,
+    rows: int,
+    expected: np.ndarray,
 ) -> dict[str, Any]:
     """Milliseconds of a tick; with COMPARED rows only the error."""
     spec, graph = manifest.caches["encoder"], manifest.precisions[precision].encoder
@@ -123,19 +151,25 @@ def main(
     artifact: Path,
     precision: Annotated[str, typer.Option()] = "q4f16",
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
-    rows: Annotated[str, typer.Option(help="Streams of a tick, comma-separated.")] = "1,16,64,128,256",
+    rows: Annotated[
+        str, typer.Option(help="Streams of a tick, comma-separated.")
+    ] = "1,16,64,128,256",
     out: harness.Out = harness.RESULTS / "encoder_rows.json",
 ) -> None:
     """Measure a batched encoder."""
     manifest = Manifest.read(artifact)
     expected = shipped(artifact, manifest, precision, device).astype(np.float32)
-    results = harness.describe("milliseconds of a token of so many streams in the encoder, windows full")
+    results = harness.describe(
+        "milliseconds of a token of so many streams in the encoder, windows full"
+    )
     results |= {"precision": precision, "kinds": {}}
     for name, kind in KINDS.items():
         found = results["kinds"][name] = {}
         for number in [COMPARED, *map(int, rows.split(","))]:
             try:
-                found[number] = measure(artifact, manifest, precision, device, kind, number, expected)
+                found[number] = measure(
+                    artifact, manifest, precision, device, kind, number, expected
+                )
             except Exception as error:  # no kernel, or no memory: that is a result
                 found[number] = {"failed": str(error)[:300]}
             print(name, number, found[number], flush=True)

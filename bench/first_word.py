@@ -1,9 +1,12 @@
-"""From the start of the command to the first text on stdout, with weights packed at load and saved packed.
+"""Time from the start of the command to the first text on stdout.
+
+It is measured with weights that are packed at load and with weights that were saved packed.
 
     python bench/first_word.py ARTIFACT [--precision q4f16]     # an export of twin.py's checkpoint
     python bench/first_word.py ARTIFACT --device cuda --out bench/results/first_word_gpu.json
 
-Each way is run once to fill the page cache and to save packed weights, then timed. Writes results/first_word.json.
+Each way is run once to fill the page cache and to save packed weights, then timed. Writes
+results/first_word.json.
 """
 
 from __future__ import annotations
@@ -43,19 +46,36 @@ def main(
     artifact: harness.Model,
     precision: Annotated[str, typer.Option(help="Of the artifact.")] = "q4f16",
     repeat: Annotated[int, typer.Option(help="Timed starts of each way.")] = 5,
-    device: Annotated[str, typer.Option(help="Weights are saved packed for the CPU alone.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Weights are saved packed for the CPU alone.")
+    ] = "cpu",
     out: harness.Out = harness.RESULTS / "first_word.json",
 ) -> None:
     """Time starts of the command."""
     results = harness.describe("seconds from the start of the command to the first text")
     results |= {"precision": precision, "clip": CLIP.name}
     folder = harness.find_model(artifact, precision)
-    command = [sys.executable, "-m", "voxtral_onnx", "transcribe", "-m", str(folder), "--precision", precision]
+    command = [
+        sys.executable,
+        "-m",
+        "voxtral_onnx",
+        "transcribe",
+        "-m",
+        str(folder),
+        "--precision",
+        precision,
+    ]
     command += ["--device", device]
     with TemporaryDirectory(dir=folder.resolve().parent) as scratch:
-        ways = {"packed at load": [], "saved packed": ["--prepacked", scratch]} if device == "cpu" else {device: []}
+        ways = (
+            {"packed at load": [], "saved packed": ["--prepacked", scratch]}
+            if device == "cpu"
+            else {device: []}
+        )
         for way, options in ways.items():
-            times = [first_text_seconds([*command, *options, str(CLIP)]) for _ in range(repeat + 1)][1:]
+            times = [
+                first_text_seconds([*command, *options, str(CLIP)]) for _ in range(repeat + 1)
+            ][1:]
             elapsed, busy = zip(*times, strict=True)
             results[way] = {
                 "min": round(min(elapsed), 2),

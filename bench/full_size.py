@@ -2,9 +2,9 @@
 
     python bench/full_size.py [--twin build/twin] [--precisions q4f16,q4,q8,fp16,fp32] [--keep]
 
-Exports every precision alone and the two shipped ones in one call, runs what fits this machine's memory, prints the
-README's tables and writes results/full_size.json; rows of other precisions stay. Each measurement has a process of its
-own. What was written besides the twin is deleted.
+Exports every precision alone and the two shipped ones in one call, runs what fits this machine's
+memory, prints the README's tables and writes results/full_size.json; rows of other precisions stay.
+Each measurement has a process of its own. What was written besides the twin is deleted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from voxtral_onnx.runtime.transcribe import DEFAULT_CONTEXT
 
 PRECISIONS = "q4f16,q4,q8,fp16,fp32"
 TWIN_GB = 8.9
-ARTIFACT_GB = {"q4f16": 2.6, "q4": 2.8, "q8": 5.0, "fp16": 9.0, "fp32": 17.8}  # rounded up, to ask the disk for
+# rounded up, to ask the disk for
+ARTIFACT_GB = {"q4f16": 2.6, "q4": 2.8, "q8": 5.0, "fp16": 9.0, "fp32": 17.8}
 TIMED_CLIP = 60.0  # seconds, for the two shipped precisions
 SHORT_CLIP = 2.0  # for the others, of which only single calls are told
 TIMED = ("q4f16", "q4")
@@ -90,16 +91,25 @@ def require_disk(work: Path, precisions: list[str]) -> None:
     free = shutil.disk_usage(work).free / 1e9
     if free < needed:
         raise StorageError(
-            f"{work}: needs {needed:.0f} GB, {free:.0f} GB are free; choose fewer --precisions or --work"
+            f"{work}: needs {needed:.0f} GB, {free:.0f} GB are free; choose fewer --precisions or "
+            "--work"
         )
 
 
-def measure_export(checkpoint: Path, folder: Path, precisions: list[str], note: str) -> dict[str, Any]:
-    """Export in a new process, the checkpoint in the system's file cache unless the note says otherwise."""
+def measure_export(
+    checkpoint: Path, folder: Path, precisions: list[str], note: str
+) -> dict[str, Any]:
+    """Export in a new process and return its time and memory.
+
+    The checkpoint is in the system's file cache unless the note says otherwise.
+    """
     (forget_pages if note == COLD else read_pages)(checkpoint)
     load = os.getloadavg()[0]
     row = harness.in_new_process(export_once, checkpoint, folder, precisions)
-    stderr.print(f"exported {','.join(precisions)} {note}: {row['seconds']} s, {row['peak_memory'] / 1e6:.0f} MB")
+    stderr.print(
+        f"exported {','.join(precisions)} {note}: {row['seconds']} s, "
+        f"{row['peak_memory'] / 1e6:.0f} MB"
+    )
     return {"note": note, "load_average": round(load, 2), **row}
 
 
@@ -125,13 +135,18 @@ def measure_run(folder: Path, precision: str, work: Path) -> dict[str, Any]:
 def measure_precision(
     name: str, twin: Path, half: Path, work: Path, results: dict[str, Any], *, is_first: bool
 ) -> None:
-    """Export one precision and run it; where it does not fit, half of its layers, for their memory alone."""
+    """Export one precision and run it.
+
+    Where it does not fit, half of its layers, for their memory alone.
+    """
     folder = work / "artifact"
     if is_first:
         results["exports"].append(measure_export(twin, folder, [name], COLD))
         shutil.rmtree(folder)
     results["exports"].append(measure_export(twin, folder, [name], ""))
-    results["artifact_bytes"][name] = sum(file.size for file in Manifest.read(folder).files.values())
+    results["artifact_bytes"][name] = sum(
+        file.size for file in Manifest.read(folder).files.values()
+    )
     try:
         results["runs"].append({"layers": 1.0, **measure_run(folder, name, work)})
         fits = True
@@ -152,9 +167,12 @@ def measure_precision(
 
 
 def _memory_factor(folder: Path, measured: Measurement) -> float:
-    """Resident bytes for each byte of weights, the caches and the fixed part taken off: what `needed_memory` uses.
+    """Resident bytes for each byte of weights, the caches and the fixed part taken off.
 
-    The peak while loading is not asked for: it holds pages of the weight files, which the system can drop.
+    What `needed_memory` uses.
+
+    The peak while loading is not asked for: it holds pages of the weight files, which the system
+    can drop.
     """
     manifest = Manifest.read(folder)
     assert measured.details is not None
@@ -165,12 +183,17 @@ def _memory_factor(folder: Path, measured: Measurement) -> float:
 
 def begin_results(out: Path, names: list[str]) -> dict[str, Any]:
     """Results of the other precisions, where this machine and version measured them before."""
-    measured = "a random twin of the released checkpoint's names, shapes and dtypes; bytes and seconds"
+    measured = (
+        "a random twin of the released checkpoint's names, shapes and dtypes; bytes and seconds"
+    )
     results = harness.describe(measured, "torch", "onnx", "onnxscript", "onnx-ir")
     del results["machine"]["load_average"]  # every row has its own
     results |= {"artifact_bytes": {}, "exports": [], "runs": []}
     earlier = harness.read(out)
-    if is_alike(earlier.get("machine"), results["machine"]) and earlier["voxtral_onnx"] == results["voxtral_onnx"]:
+    if (
+        is_alike(earlier.get("machine"), results["machine"])
+        and earlier["voxtral_onnx"] == results["voxtral_onnx"]
+    ):
         results["artifact_bytes"] = earlier["artifact_bytes"]
         for row in earlier["exports"]:
             if row["note"] != ONE_CALL and row["precisions"][0] not in names:
@@ -180,7 +203,10 @@ def begin_results(out: Path, names: list[str]) -> dict[str, Any]:
 
 
 def is_alike(machine: dict[str, Any] | None, other: dict[str, Any]) -> bool:
-    """Whether two machines are alike: their memory may differ by what the system takes at its start."""
+    """Whether two machines are alike.
+
+    Their memory may differ by what the system takes at its start.
+    """
     return machine is not None and {**machine, "memory": 0} == {**other, "memory": 0}
 
 
@@ -188,11 +214,21 @@ def render_tables(results: dict[str, Any]) -> str:
     """The README's tables."""
     sizes = results["artifact_bytes"]
     exports = markdown_table(
-        ("Export", "Artifact GB", "Seconds", "CPU s", "Trace CPU s", "Bind CPU s", "Peak memory MB"),
+        (
+            "Export",
+            "Artifact GB",
+            "Seconds",
+            "CPU s",
+            "Trace CPU s",
+            "Bind CPU s",
+            "Peak memory MB",
+        ),
         [
             (
                 ", ".join(row["precisions"]) + (f" ({row['note']})" if row["note"] else ""),
-                "–" if row["note"] == HALF else f"{sum(sizes[name] for name in row['precisions']) / 1e9:.2f}",  # noqa: RUF001
+                "–"
+                if row["note"] == HALF
+                else f"{sum(sizes[name] for name in row['precisions']) / 1e9:.2f}",
                 f"{row['seconds']:.0f}",
                 f"{row['cpu_seconds']:.0f}",
                 f"{row['phases']['trace']['cpu_seconds']:.0f}",
@@ -204,7 +240,16 @@ def render_tables(results: dict[str, Any]) -> str:
     )
     whole = [row for row in results["runs"] if row["layers"] == 1]
     runs = markdown_table(
-        ("Path", "Load s", "Loaded GB", "Full caches GB", "Encoder ms", "Decoder ms", "Full decoder ms", "RTF 60 s"),
+        (
+            "Path",
+            "Load s",
+            "Loaded GB",
+            "Full caches GB",
+            "Encoder ms",
+            "Decoder ms",
+            "Full decoder ms",
+            "RTF 60 s",
+        ),
         [
             (
                 f"{row['precision']} {row['device']}",
@@ -219,7 +264,10 @@ def render_tables(results: dict[str, Any]) -> str:
             for row in whole
         ],
     )
-    return f"{exports}\n\nMedians of single calls a token; the encoder in chunks, its window full.\n\n{runs}"
+    return (
+        f"{exports}\n\nMedians of single calls a token; the encoder in chunks, its window "
+        f"full.\n\n{runs}"
+    )
 
 
 def _chunk_latency(details: dict[str, Any]) -> str:

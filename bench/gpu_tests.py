@@ -1,4 +1,6 @@
-"""Run the tests that need a CUDA device and write what they said to results/gpu.json, with the date and the commit.
+"""Run the tests that need a CUDA device and write results/gpu.json.
+
+It holds what they said, with the date and the commit.
 
 make test-gpu
 """
@@ -39,7 +41,8 @@ def main() -> int:
         return int(code)
     summary = {
         **harness.describe("how the tests ended that need a CUDA device"),
-        "commit": os.environ.get("COMMIT") or harness.first_line("git", "rev-parse", "--short", "HEAD"),
+        "commit": os.environ.get("COMMIT")
+        or harness.first_line("git", "rev-parse", "--short", "HEAD"),
         "counts": dict(sorted(counts.items())),
         "tests": dict(sorted(seen.outcomes.items())),
     }

@@ -1,8 +1,9 @@
 """What all benchmarks share: results files, clocks, processes, and the models they measure.
 
-A benchmark is a script with a `main` that `run` calls; typer makes its options of main's parameters. `--out` says where
-the results go, by default results/NAME.json. `describe` begins them with date, command, versions and machine, as the
-machine is before anything is measured. A short run to try a benchmark out names another file: `--out /tmp/live.json`.
+A benchmark is a script with a `main` that `run` calls; typer makes its options of main's
+parameters. `--out` says where the results go, by default results/NAME.json. `describe` begins them
+with date, command, versions and machine, as the machine is before anything is measured. A short run
+to try a benchmark out names another file: `--out /tmp/live.json`.
 """
 
 from __future__ import annotations
@@ -36,8 +37,12 @@ BUILD = ROOT / "build"  # twins, artifacts, sound: what is made on the way
 TWIN = BUILD / "twin"
 PERCENTILES = {"min": 0, "p50": 50, "p95": 95, "p99": 99, "max": 100}
 
-Model = Annotated[str, typer.Argument(metavar="ARTIFACT", help="A folder; tiny is exported to build/.")]
-Twin = Annotated[Path, typer.Option("--twin", help="A folder of twin.py, which is written where there is none.")]
+Model = Annotated[
+    str, typer.Argument(metavar="ARTIFACT", help="A folder; tiny is exported to build/.")
+]
+Twin = Annotated[
+    Path, typer.Option("--twin", help="A folder of twin.py, which is written where there is none.")
+]
 Out = Annotated[Path, typer.Option("--out", help="File of the results.")]
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -53,10 +58,15 @@ def run(main: Callable[..., None]) -> None:
 
 
 def describe(measured: str, *packages: str) -> dict[str, Any]:
-    """Return the head of a results file: what is measured, when, how and where, with the versions of packages."""
+    """Return the head of a results file.
+
+    What is measured, when, how and where, with the versions of packages.
+    """
     machine = describe_machine()
     machine["packages"] |= {name: metadata.version(name) for name in packages}
-    if gpu := first_line("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"):
+    if gpu := first_line(
+        "nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"
+    ):
         machine["gpu"] = gpu
     return {
         "measured": measured,
@@ -90,17 +100,23 @@ def first_line(*command: str) -> str | None:
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function where no earlier one has left memory."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # torch's threads do not survive a fork
+    # torch's threads do not survive a fork
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 class Phases:
-    """Seconds, CPU seconds and peak memory of this process by phase; a phase entered again goes on."""
+    """Seconds, CPU seconds and peak memory of this process by phase.
+
+    A phase entered again goes on.
+    """
 
     def __init__(self, first: str):
         """Begin the first phase."""
         self.found: dict[str, dict[str, float]] = {}
-        self._name, self._began, self._last = first, perf_counter(), (perf_counter(), process_time())
+        self._name = first
+        self._began = perf_counter()
+        self._last = (perf_counter(), process_time())
 
     def enter(self, name: str) -> None:
         """End the phase that runs and begin another, which is said."""
@@ -108,7 +124,10 @@ class Phases:
             return
         self.end()
         self._name = name
-        stderr.print(f"{self._last[0] - self._began:6.0f} s {peak_memory() / 1e6:6.0f} MB  {name}", markup=False)
+        stderr.print(
+            f"{self._last[0] - self._began:6.0f} s {peak_memory() / 1e6:6.0f} MB  {name}",
+            markup=False,
+        )
 
     def end(self) -> dict[str, dict[str, float]]:
         """End the phase that runs; all of them."""
@@ -121,7 +140,10 @@ class Phases:
 
 
 def time_calls(call: Callable[[], Any], calls: int, warm_up: int = 3) -> list[float]:
-    """Return milliseconds of a call, made again and again; the first ones allocate, record or compile."""
+    """Return milliseconds of a call, made again and again.
+
+    The first ones allocate, record or compile.
+    """
     for _ in range(warm_up):
         call()
     milliseconds = []
@@ -134,7 +156,9 @@ def time_calls(call: Callable[[], Any], calls: int, warm_up: int = 3) -> list[fl
 
 def statistics(values: list[float], digits: int = 2) -> dict[str, float]:
     """Return the number of values, the least, the greatest and what lies between."""
-    found = {name: round(float(np.percentile(values, q)), digits) for name, q in PERCENTILES.items()}
+    found = {
+        name: round(float(np.percentile(values, q)), digits) for name, q in PERCENTILES.items()
+    }
     return {"count": len(values), **found}
 
 

@@ -1,11 +1,15 @@
-"""One artifact in several hosts: seconds to load it, milliseconds a token, and whose tokens differ from Python's.
+"""One artifact in several hosts.
 
-    python bench/hosts.py ARTIFACT [--name tiny] [--precision q4] [--clip clip.wav] [--packages FOLDER]
+Seconds to load it, milliseconds a token, and whose tokens differ from Python's.
 
-Our Python runtime, OpenVINO (examples/openvino_host.py), onnxruntime-node and, where the artifact has its family,
-transformers.js transcribe the same clip, each in a process of its own on all cores. FOLDER holds `node_modules` with
-onnxruntime-node and @huggingface/transformers, by default web. Hosts that are not installed are left out, which is
-said. Writes results/hosts.json, one entry for each name and precision, and prints the README's table.
+    python bench/hosts.py ARTIFACT [--name tiny] [--precision q4] [--clip clip.wav] [--packages
+    FOLDER]
+
+Our Python runtime, OpenVINO (examples/openvino_host.py), onnxruntime-node and, where the artifact
+has its family, transformers.js transcribe the same clip, each in a process of its own on all cores.
+FOLDER holds `node_modules` with onnxruntime-node and @huggingface/transformers, by default web.
+Hosts that are not installed are left out, which is said. Writes results/hosts.json, one entry for
+each name and precision, and prints the README's table.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.runtime.bench import SAMPLES, markdown_table
 
 CLIP = SAMPLES / "date-hibari.wav"
-NODE_HOSTS = {"onnxruntime-node": None, "transformers.js": "transformers_js"}  # the family that each takes
+# the family that each takes
+NODE_HOSTS = {"onnxruntime-node": None, "transformers.js": "transformers_js"}
 PACKAGES = {"onnxruntime-node": "onnxruntime-node", "transformers.js": "@huggingface/transformers"}
 
 
@@ -51,7 +56,9 @@ def run_python(artifact: Path, precision: str, clip: Path) -> dict[str, Any]:
             for token in tokens:
                 ids.append(token.token_id)
                 times.append(perf_counter())
-    return _result(f"voxtral-onnx, onnxruntime {onnxruntime.__version__}", loaded - began, ids, times)
+    return _result(
+        f"voxtral-onnx, onnxruntime {onnxruntime.__version__}", loaded - began, ids, times
+    )
 
 
 def run_openvino(artifact: Path, precision: str, clip: Path) -> dict[str, Any]:
@@ -79,15 +86,32 @@ def run_openvino(artifact: Path, precision: str, clip: Path) -> dict[str, Any]:
 def _result(host: str, load_seconds: float, ids: list[int], times: list[float]) -> dict[str, Any]:
     steps = [1000 * (after - before) for before, after in pairwise(times)]  # behind the prompt
     run = {"ids": ids, "ms_per_token": mean(steps), "median_ms_per_token": median(steps)}
-    return {"host": host, "load_seconds": load_seconds, "peak_memory_bytes": peak_memory(), "runs": [run]}
+    return {
+        "host": host,
+        "load_seconds": load_seconds,
+        "peak_memory_bytes": peak_memory(),
+        "runs": [run],
+    }
 
 
-def run_node(name: str, artifact: Path, precision: str, clip: Path, packages: Path) -> dict[str, Any]:
+def run_node(
+    name: str, artifact: Path, precision: str, clip: Path, packages: Path
+) -> dict[str, Any]:
     """A host in Node.js, which writes a line of JSON."""
     script = ROOT / "bench" / f"hosts_{name.replace('.', '_').replace('-', '_')}.mjs"
-    command = ["node", "--import", str(ROOT / "web" / "packages.mjs"), str(script), str(artifact), precision, str(clip)]
+    command = [
+        "node",
+        "--import",
+        str(ROOT / "web" / "packages.mjs"),
+        str(script),
+        str(artifact),
+        precision,
+        str(clip),
+    ]
     environment = {**os.environ, "PACKAGES": str(packages.absolute())}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -101,7 +125,10 @@ def measure(artifact: Path, precision: str, clip: Path, packages: Path) -> list[
         [run] = result.pop("runs")
         ids = run.pop("ids")
         expected = found[0]["ids"] if found else ids
-        same = next((i for i, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), len(expected))
+        same = next(
+            (i for i, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]),
+            len(expected),
+        )
         found.append({**result, **run, "tokens": len(expected), "same_tokens": same, "ids": ids})
         stderr.print(f"{result['host']}: {run['ms_per_token']:.1f} ms a token")
 
@@ -124,7 +151,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         [
             row["host"],
             f"{row['load_seconds']:.1f}",
-            f"{row['ms_per_token']:.0f}" if row["ms_per_token"] > 10 else f"{row['ms_per_token']:.1f}",
+            f"{row['ms_per_token']:.0f}"
+            if row["ms_per_token"] > 10
+            else f"{row['ms_per_token']:.1f}",
             f"{row['peak_memory_bytes'] / 1e9:.1f}",
             f"{row['same_tokens']} of {row['tokens']}",
         ]

@@ -3,9 +3,9 @@
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/hotwords.py [ARTIFACT]
 
-The list holds words of the held-out sentences, drawn from the longer ones that occur in few of them, so that most
-sentences have none of the list's words and every sentence could get a wrong one. The same clips are transcribed without
-the list and with it. Writes results/hotwords.json.
+The list holds words of the held-out sentences, drawn from the longer ones that occur in few of
+them, so that most sentences have none of the list's words and every sentence could get a wrong one.
+The same clips are transcribed without the list and with it. Writes results/hotwords.json.
 """
 
 from __future__ import annotations
@@ -33,15 +33,27 @@ SEED = 0
 def draw_words(texts: list[str], count: int) -> list[str]:
     """So many of the longer, rarer words."""
     sentences = Counter(word for text in texts for word in set(wer.normalize(text).split()))
-    rare = sorted(word for word, seen in sentences.items() if len(word) >= MIN_LETTERS and seen <= MAX_SENTENCES)
-    return sorted(np.random.default_rng(SEED).choice(rare, min(count, len(rare)), replace=False).tolist())
+    rare = sorted(
+        word
+        for word, seen in sentences.items()
+        if len(word) >= MIN_LETTERS and seen <= MAX_SENTENCES
+    )
+    return sorted(
+        np.random.default_rng(SEED).choice(rare, min(count, len(rare)), replace=False).tolist()
+    )
 
 
 def score(references: list[str], hypotheses: list[str], listed: set[str]) -> dict[str, Any]:
-    """Word error rate in per cent; how many listed words were said, found, and written where nobody said them."""
+    """Word error rate in per cent.
+
+    How many listed words were said, found, and written where nobody said them.
+    """
     said = found = invented = 0
     for reference, hypothesis in zip(references, hypotheses, strict=True):
-        spoken, written = (Counter(word for word in text.split() if word in listed) for text in (reference, hypothesis))
+        spoken, written = (
+            Counter(word for word in text.split() if word in listed)
+            for text in (reference, hypothesis)
+        )
         said += spoken.total()
         found += (spoken & written).total()
         invented += (written - spoken).total()
@@ -61,7 +73,9 @@ def main(
 ) -> None:
     """Transcribe without a list and with biases."""
     versions = wer.find_synthesizers()
-    results = harness.describe("held-out sentences without a list of hotwords (bias 0) and with it", "jiwer")
+    results = harness.describe(
+        "held-out sentences without a list of hotwords (bias 0) and with it", "jiwer"
+    )
     folder = harness.find_model(artifact, "q4f16")
     clips = [
         clip
@@ -79,11 +93,14 @@ def main(
             options = {"hotwords": listed, "hotword_bias": bias} if bias else {}
             with Transcriber(folder, "cpu", threads=1, **options) as transcriber:
                 precision = transcriber.precision
-                hypotheses = [wer.normalize(transcriber.transcribe(clip.path).text) for clip in chosen]
+                hypotheses = [
+                    wer.normalize(transcriber.transcribe(clip.path).text) for clip in chosen
+                ]
             row = {"kind": kind, "bias": bias, "clips": len(chosen), "listed": len(listed)}
             rows.append(row | score(references, hypotheses, set(listed)))
             print(
-                f"{kind:6}  bias {bias}: WER {rows[-1]['wer']:.2f} %; of {rows[-1]['listed_said']} listed words "
+                f"{kind:6}  bias {bias}: WER {rows[-1]['wer']:.2f} %; of {rows[-1]['listed_said']} "
+                "listed words "
                 f"{rows[-1]['listed_found']} found, {rows[-1]['listed_invented']} invented"
             )
     results |= {

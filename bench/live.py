@@ -1,10 +1,12 @@
-"""How late live text comes: from the arrival of the last sample that a token may use to its line on standard output.
+"""How late live text comes.
+
+From the arrival of the last sample that a token may use to its line on standard output.
 
     python bench/live.py [ARTIFACT] [--seconds 60] [--precision q4f16]
 
-Samples of the embedded model are sent to `transcribe --stdin --stream-json` as a microphone gives them, 20 ms every
-20 ms, and every line that comes back is timed outside of that process. The delay that the model listens before it
-writes is not part of it. Writes results/live.json.
+Samples of the embedded model are sent to `transcribe --stdin --stream-json` as a microphone gives
+them, 20 ms every 20 ms, and every line that comes back is timed outside of that process. The delay
+that the model listens before it writes is not part of it. Writes results/live.json.
 """
 
 from __future__ import annotations
@@ -51,11 +53,22 @@ def main(
     manifest = Manifest.read(folder)
     rules, audio = manifest.streaming, manifest.config.audio
     samples = sample_clip(audio.sample_rate, seconds)
-    command = [sys.executable, "-m", "voxtral_onnx", "transcribe", "-m", str(folder), "--stdin", "--stream-json"]
+    command = [
+        sys.executable,
+        "-m",
+        "voxtral_onnx",
+        "transcribe",
+        "-m",
+        str(folder),
+        "--stdin",
+        "--stream-json",
+    ]
     command += ["--precision", precision, *(["--threads", str(threads)] if threads else [])]
     times: list[float] = []
     latencies, final = [], {}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdin and process.stdout and process.stderr
         while b"delay" not in process.stderr.readline():  # until it is loaded
             pass
@@ -65,7 +78,10 @@ def main(
         for line in process.stdout:
             now, event = perf_counter(), json.loads(line)
             if event["type"] == "partial":
-                tokens = round(event["end"] * audio.sample_rate / audio.samples_per_token) + rules.default_delay_tokens
+                tokens = (
+                    round(event["end"] * audio.sample_rate / audio.samples_per_token)
+                    + rules.default_delay_tokens
+                )
                 needed = tokens * audio.samples_per_token + rules.look_ahead_samples
                 block = -(-needed // round(BLOCK_SECONDS * audio.sample_rate)) - 1
                 if needed <= len(samples):  # what the padding decides waits for nothing

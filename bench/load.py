@@ -2,9 +2,10 @@
 
     python bench/load.py ARTIFACT...        # exports of twin.py's checkpoint
 
-Loads each precision's decoder in a process of its own and writes results/load.json. Resident memory is told apart into
-anonymous pages, which must stay, and pages of files, which the system can drop and processes share. What onnxruntime's
-4-bit kernel should hold is computed beside it: packed codes, and float32 scales and sums of every block.
+Loads each precision's decoder in a process of its own and writes results/load.json. Resident memory
+is told apart into anonymous pages, which must stay, and pages of files, which the system can drop
+and processes share. What onnxruntime's 4-bit kernel should hold is computed beside it: packed
+codes, and float32 scales and sums of every block.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Load:
     way: str
     file_mb: float  # graph and data files
     codes_mb: float  # 4-bit codes as stored, computed
-    blocks_mb: float  # a float32 for every block, computed: the kernel keeps one of scales and one of sums
+    # a float32 for every block, computed: the kernel keeps one of scales and one of sums
+    blocks_mb: float
     seconds: float  # to load, files in the page cache
     user_seconds: float  # of all cores: packing
     system_seconds: float  # of all cores: zeroing the pages that packed weights stand in
@@ -65,7 +67,9 @@ def measure(folder: Path, precision: str, prepacked: Path | None) -> Load:
     cache = KVCache(session, spec)
     embeds = np.zeros((1, manifest.config.decoder.hidden_size), cache.dtype)
     began = perf_counter()
-    Decoder(session, spec).step(cache, [manifest.tokens.bos], embeds, manifest.streaming.default_delay_tokens)
+    Decoder(session, spec).step(
+        cache, [manifest.tokens.bos], embeds, manifest.streaming.default_delay_tokens
+    )
     first_step = perf_counter() - began
     rules = manifest.precisions[precision].recipe["rules"]
     block_size = rules[-1]["block_size"] if rules else 0
@@ -99,7 +103,12 @@ def cells(load: Load) -> tuple[str, ...]:
     seconds = f"{load.seconds:.1f} ({load.user_seconds:.1f} + {load.system_seconds:.1f})"
     megabytes = (load.file_mb, load.codes_mb, load.blocks_mb, load.anonymous_mb, load.mapped_mb)
     first_step = f"{load.first_step_seconds:.2f} s, +{load.first_step_anonymous_mb:.0f} MB"
-    return (f"{load.recipe} {load.precision} {load.way}", *(f"{value:.0f}" for value in megabytes), seconds, first_step)
+    return (
+        f"{load.recipe} {load.precision} {load.way}",
+        *(f"{value:.0f}" for value in megabytes),
+        seconds,
+        first_step,
+    )
 
 
 def main(
@@ -107,15 +116,26 @@ def main(
     out: harness.Out = harness.RESULTS / "load.json",
 ) -> None:
     """Measure every precision of the artifacts, each in a process of its own."""
-    results, loads = harness.describe("a decoder, loaded and stepped once; seconds and megabytes"), []
+    results = harness.describe("a decoder, loaded and stepped once; seconds and megabytes")
+    loads = []
     for folder in [harness.find_model(name, "q4f16", "q4") for name in artifacts]:
         for precision in Manifest.read(folder).precisions:
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
                 saved = Path(scratch)
-                for prepacked in (None, None, saved, saved):  # the first warms up, the first saved one also saves
+                # the first warms up, the first saved one also saves
+                for prepacked in (None, None, saved, saved):
                     loads.append(harness.in_new_process(measure, folder, precision, prepacked))
                     harness.stderr.print(*cells(loads[-1]))
-    headings = ("Recipe, precision", "File MB", "Codes", "Blocks", "Anonymous", "Mapped", "Load s", "First step")
+    headings = (
+        "Recipe, precision",
+        "File MB",
+        "Codes",
+        "Blocks",
+        "Anonymous",
+        "Mapped",
+        "Load s",
+        "First step",
+    )
     print(markdown_table(headings, [cells(load) for load in loads]))
     harness.write(out, results | {"loads": [asdict(load) for load in loads]})
 

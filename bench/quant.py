@@ -1,13 +1,16 @@
-"""What quantisation methods and recipes lose on the tiny checkpoint: weights, logits, blank decisions, words.
+"""What quantisation methods and recipes lose on the tiny checkpoint.
+
+Weights, logits, blank decisions, words.
 
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/quant.py
 
-Every row is an artifact that `export` made (q4: activations in float32), run over held-out domain sentences that
-bench/wer.py speaks: shipped recipes over many, the others over few, because the encoder costs a second of one core for
-seven clips. Logits are compared while each model is told the tokens that float32 chooses; words are those that it
-writes by itself. A profile says which parts of the model turn blank decisions over, on the clips where float32 decides
-most narrowly. Prints Markdown tables and writes results/quant.json.
+Every row is an artifact that `export` made (q4: activations in float32), run over held-out domain
+sentences that bench/wer.py speaks: shipped recipes over many, the others over few, because the
+encoder costs a second of one core for seven clips. Logits are compared while each model is told the
+tokens that float32 chooses; words are those that it writes by itself. A profile says which parts of
+the model turn blank decisions over, on the clips where float32 decides most narrowly. Prints
+Markdown tables and writes results/quant.json.
 """
 
 from __future__ import annotations
@@ -55,7 +58,12 @@ class Case:
             return self.name
         lines = ["accuracy_level = 4"]
         for tensors, bits, block_size, method in self.rules:
-            lines += ["[[rules]]", f'tensors = "{tensors}"', f"bits = {bits}", f"block_size = {block_size}"]
+            lines += [
+                "[[rules]]",
+                f'tensors = "{tensors}"',
+                f"bits = {bits}",
+                f"block_size = {block_size}",
+            ]
             lines += [f'method = "{method}"']
         path = folder / f"{self.name}.toml"
         path.write_text("\n".join(lines) + "\n")
@@ -63,19 +71,32 @@ class Case:
 
 
 def uniform(method: str, bits: int = 4, block_size: int = 32) -> Case:
-    """One method for all layers; the tied table, which cannot have zero points, by its symmetric sister."""
+    """One method for all layers.
+
+    The tied table, which cannot have zero points, by its symmetric sister.
+    """
     table = method.replace("_asymmetric", "_symmetric")
     rules = ((TABLE, bits, block_size, table), ("*", bits, block_size, method))
     return Case(f"{method} {bits} bits, blocks of {block_size}", rules)
 
 
 UNIFORM = uniform("rtn_asymmetric")
-REFITTED = Case("layers refitted, 4 bits", ((TABLE, 4, 32, "rtn_symmetric"), ("*", 4, 32, "refit_asymmetric")))
+REFITTED = Case(
+    "layers refitted, 4 bits", ((TABLE, 4, 32, "rtn_symmetric"), ("*", 4, 32, "refit_asymmetric"))
+)
 LONG = (FLOAT, "default", UNIFORM.name, REFITTED.name, "quality", "q8")  # over all sentences
 CASES = (
     *(Case(name) for name in SHIPPED),
-    *(uniform(f"{name}_{symmetry}") for name in ("rtn", "refit") for symmetry in ("symmetric", "asymmetric")),
-    *(uniform(f"{name}_asymmetric", block_size=size) for size in (64, 128) for name in ("rtn", "refit")),
+    *(
+        uniform(f"{name}_{symmetry}")
+        for name in ("rtn", "refit")
+        for symmetry in ("symmetric", "asymmetric")
+    ),
+    *(
+        uniform(f"{name}_asymmetric", block_size=size)
+        for size in (64, 128)
+        for name in ("rtn", "refit")
+    ),
     *(uniform(f"{name}_asymmetric", bits=8) for name in ("rtn", "refit")),
     REFITTED,
 )
@@ -100,11 +121,17 @@ ENCODER = ("encoder attention", "encoder MLP")
 PROFILE = (  # of which UNIFORM is the first row
     *(Case(f"{part} in 8 bits", (*in_bits(8, part), *UNIFORM.rules)) for part in PARTS),
     *(
-        Case(f"{part} alone in 4 bits", in_bits(4, part, method=f"rtn_{'' if part == 'table' else 'a'}symmetric"))
+        Case(
+            f"{part} alone in 4 bits",
+            in_bits(4, part, method=f"rtn_{'' if part == 'table' else 'a'}symmetric"),
+        )
         for part in PARTS
     ),
     Case("encoder and adapter in 8 bits", (*in_bits(8, *ENCODER, "adapter"), *UNIFORM.rules)),
-    Case("encoder attention and adapter in 8 bits", (*in_bits(8, "encoder attention", "adapter"), *UNIFORM.rules)),
+    Case(
+        "encoder attention and adapter in 8 bits",
+        (*in_bits(8, "encoder attention", "adapter"), *UNIFORM.rules),
+    ),
     Case(
         "adapter in 8 bits, encoder refitted in blocks of 16",
         (
@@ -117,7 +144,10 @@ PROFILE = (  # of which UNIFORM is the first row
 
 
 def choose_narrow(found: list[dict[str, Heard]]) -> list[int]:
-    """The clips of the profile: those with the narrowest firm decision, and those in which UNIFORM flips one."""
+    """The clips of the profile.
+
+    Those with the narrowest firm decision, and those in which UNIFORM flips one.
+    """
 
     def narrowest(heard: dict[str, Heard]) -> float:
         certainty = np.abs(heard[FLOAT].margins)
@@ -130,7 +160,9 @@ def choose_narrow(found: list[dict[str, Heard]]) -> list[int]:
 
 def profile_row(name: str, heard: list[dict[str, Heard]]) -> dict[str, Any]:
     """What a case does to the blank decisions of some clips."""
-    margins, expected = (np.concatenate([row[key].margins for row in heard]) for key in (name, FLOAT))
+    margins, expected = (
+        np.concatenate([row[key].margins for row in heard]) for key in (name, FLOAT)
+    )
     narrow = np.abs(expected) < NARROW
     return {
         "name": name,
@@ -140,8 +172,13 @@ def profile_row(name: str, heard: list[dict[str, Heard]]) -> dict[str, Any]:
     }
 
 
-def list_firm_flips(clips: list[wer.Clip], found: list[dict[str, Heard]]) -> Iterator[dict[str, Any]]:
-    """Every firm decision that UNIFORM flips: where, its margins, and whose words differ from float32's."""
+def list_firm_flips(
+    clips: list[wer.Clip], found: list[dict[str, Heard]]
+) -> Iterator[dict[str, Any]]:
+    """Every firm decision that UNIFORM flips.
+
+    Where, its margins, and whose words differ from float32's.
+    """
     for clip, heard in zip(clips, found, strict=True):
         for at in np.flatnonzero(is_firm_flip(heard[UNIFORM.name].margins, heard[FLOAT].margins)):
             yield {
@@ -149,7 +186,9 @@ def list_firm_flips(clips: list[wer.Clip], found: list[dict[str, Heard]]) -> Ite
                 "voice": f"{clip.synthesizer} {clip.voice}",
                 "token": int(at),
                 "margins": {name: round(float(heard[name].margins[at]), 3) for name in LONG},
-                "written": {name: heard[name].text for name in LONG if heard[name].text != heard[FLOAT].text},
+                "written": {
+                    name: heard[name].text for name in LONG if heard[name].text != heard[FLOAT].text
+                },
             }
 
 
@@ -160,17 +199,29 @@ def relative_error(weight: np.ndarray, rule: Rule) -> float:
 
 
 def weight_errors(recipe: str, checkpoint: Checkpoint) -> dict[str, float]:
-    """Relative errors: of tiny, the root mean square over tensors; of random weights, by the rule for the layers."""
+    """Relative errors: of tiny, the root mean square over tensors.
+
+    Of random weights, by the rule for the layers.
+    """
     recipe_ = load_recipe(recipe)
     tensors = {name.removesuffix(".weight"): tensor for name, tensor in checkpoint.tensors.items()}
-    rules = {name: recipe_.rule_for(name) for name, tensor in tensors.items() if is_linear(name, tensor.shape)}
-    errors = [relative_error(tensors[name].rows(), rule) if rule else 0.0 for name, rule in rules.items()]
+    rules = {
+        name: recipe_.rule_for(name)
+        for name, tensor in tensors.items()
+        if is_linear(name, tensor.shape)
+    }
+    errors = [
+        relative_error(tensors[name].rows(), rule) if rule else 0.0 for name, rule in rules.items()
+    ]
     found = {"error_tiny": float(np.sqrt(np.mean(np.square(errors))))}
     layers = {rule for name, rule in rules.items() if name != TABLE}
     if len(layers) == 1:
         (rule,) = layers
         if rule is not None:
-            found |= {f"error_{name}": relative_error(weight, rule) for name, weight in random_weights().items()}
+            found |= {
+                f"error_{name}": relative_error(weight, rule)
+                for name, weight in random_weights().items()
+            }
             found["seconds_per_gb"] = seconds_per_gb(rule)
     return {name: float(f"{value:.4g}") for name, value in found.items()}
 
@@ -202,7 +253,10 @@ def seconds_per_gb(rule: Rule) -> float:
 
 
 def words_row(clips: list[wer.Clip], texts: list[list[str]]) -> dict[str, Any]:
-    """Word error rate of one case and its difference to float32's, from the texts of both in each clip."""
+    """Return the word error rate of one case and its difference to float32's.
+
+    Both come from the two texts of each clip.
+    """
     errors, words = wer.count_errors(clips, texts)
     reference, rate = 100 * errors.sum(0) / words.sum()
     resampled = wer.resample_rates(errors, words)
@@ -219,34 +273,49 @@ def words_row(clips: list[wer.Clip], texts: list[list[str]]) -> dict[str, Any]:
 def render_table(rows: list[dict[str, Any]]) -> str:
     """All rows as a Markdown table."""
     columns = {
-        "weight error": lambda row: " / ".join(f"{row[key]:.4f}" for key in row if key.startswith("error_")),
+        "weight error": lambda row: " / ".join(
+            f"{row[key]:.4f}" for key in row if key.startswith("error_")
+        ),
         "s per GB": lambda row: f"{row['seconds_per_gb']:.1f}" if "seconds_per_gb" in row else "",
         "MB": lambda row: f"{row['bytes'] / 1e6:.1f}",
         "KL": lambda row: f"{row['logit_kl']:.2g}",
         "margin drift": lambda row: f"{row['margin_drift']:.3f}",
         "flips": lambda row: f"{row['flips']} ({row['firm_flips']} firm)",
         "tokens": lambda row: f"{row['token_agreement']:.2f} %",
-        "WER": lambda row: f"{row['wer']:.2f} ({' to '.join(f'{x:.2f}' for x in row['wer_interval'])})",
+        "WER": lambda row: (
+            f"{row['wer']:.2f} ({' to '.join(f'{x:.2f}' for x in row['wer_interval'])})"
+        ),
         "to float32": lambda row: (
-            f"{row['difference']:+.2f} ({' to '.join(f'{x:+.2f}' for x in row['difference_interval'])})"
+            f"{row['difference']:+.2f} "
+            f"({' to '.join(f'{x:+.2f}' for x in row['difference_interval'])})"
         ),
     }
     lines = [f"| | {' | '.join(columns)} |", "| --- " * (1 + len(columns)) + "|"]
-    lines += [f"| {row['name']} | {' | '.join(cell(row) for cell in columns.values())} |" for row in rows]
+    lines += [
+        f"| {row['name']} | {' | '.join(cell(row) for cell in columns.values())} |" for row in rows
+    ]
     return "\n".join(lines)
 
 
 def main(
-    sentences: Annotated[int, typer.Option(min=1, help="That shipped recipes are measured on, by 3 voices.")] = 287,
+    sentences: Annotated[
+        int, typer.Option(min=1, help="That shipped recipes are measured on, by 3 voices.")
+    ] = 287,
     few: Annotated[int, typer.Option(min=1, help="That all others are measured on.")] = 20,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = os.cpu_count() or 1,
-    cache_folder: Annotated[Path, typer.Option("--cache", help="Folder of the WAVs and the artifacts.")] = harness.BUILD
-    / "quant",
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes, of one thread each.")
+    ] = os.cpu_count() or 1,
+    cache_folder: Annotated[
+        Path, typer.Option("--cache", help="Folder of the WAVs and the artifacts.")
+    ] = harness.BUILD / "quant",
     out: harness.Out = harness.RESULTS / "quant.json",
 ) -> None:
     """Measure every method and recipe on the tiny checkpoint."""
     versions = wer.find_synthesizers()
-    measured = f"q4 artifacts of the tiny checkpoint against float32, delay {DELAY_MS} ms; intervals hold 95 %"
+    measured = (
+        f"q4 artifacts of the tiny checkpoint against float32, delay {DELAY_MS} ms; intervals hold "
+        "95 %"
+    )
     results = harness.describe(measured, "soxr", "soundfile", "jiwer")
     from voxtral_onnx import export  # here, as the workers import this file and need no torch
     from voxtral_onnx.exporter.plan import TINY
@@ -254,12 +323,14 @@ def main(
     cache_folder.mkdir(parents=True, exist_ok=True)
     domain = [sentence for sentence in wer.read_sentences(sentences) if sentence[0] == "domain"]
     clips = wer.plan_clips(domain, cache_folder / "wav", versions)
-    checkpoint, recipes = open_checkpoint(TINY), {case.name: case.recipe(cache_folder) for case in CASES}
+    checkpoint = open_checkpoint(TINY)
+    recipes = {case.name: case.recipe(cache_folder) for case in CASES}
     folders = [export("tiny", cache_folder / FLOAT, precisions=("fp32",))]
     for name, recipe in track(recipes.items(), "exporting", console=harness.stderr):
         folders.append(export("tiny", cache_folder / name, precisions=("q4",), recipe=recipe))
     long = [folder for folder in folders if folder.name in LONG]
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:  # torch's threads do not survive a fork
+    # torch's threads do not survive a fork
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
 
         def run(what: str, function, *arguments) -> list:
             results = pool.map(function, *arguments, chunksize=4)
@@ -274,9 +345,13 @@ def main(
             export("tiny", cache_folder / "profile" / name, precisions=("q4",), recipe=recipe)
             for name, recipe in ((case.name, case.recipe(cache_folder)) for case in PROFILE)
         ]
-        heard = list(pool.map(measure_clip, [[folders[0], *parts]] * len(narrow), [clips[i] for i in narrow]))
+        heard = list(
+            pool.map(measure_clip, [[folders[0], *parts]] * len(narrow), [clips[i] for i in narrow])
+        )
     heard = [found[i] | row for i, row in zip(narrow, heard, strict=True)]
-    profile = [profile_row(case.name, heard) for case in (UNIFORM, *PROFILE, REFITTED, Case("default"))]
+    profile = [
+        profile_row(case.name, heard) for case in (UNIFORM, *PROFILE, REFITTED, Case("default"))
+    ]
 
     rows = []
     for folder in folders:

@@ -1,4 +1,6 @@
-"""One clip through several artifacts: logits while each is told float32's tokens, and the text it writes by itself.
+"""One clip through several artifacts.
+
+Logits while each is told float32's tokens, and the text it writes by itself.
 
 `quant.py` runs it in its processes.
 """
@@ -75,8 +77,13 @@ class Replay(Stream):
         return [token.token_id for token in super().decode(np.concatenate(self.audio_embeds))]
 
     def tell(self, token_ids: list[int]) -> np.ndarray:
-        """float64 [tokens, vocab_size]: logits of each generated position, given the tokens before it."""
-        audio_embeds, cache, logits = np.concatenate(self.audio_embeds), self.transcriber.decoder.new_cache(), []
+        """float64 [tokens, vocab_size].
+
+        Logits of each generated position, given the tokens before it.
+        """
+        audio_embeds = np.concatenate(self.audio_embeds)
+        cache = self.transcriber.decoder.new_cache()
+        logits = []
         ids = [self.ids.bos] + [self.ids.streaming_pad] * (self.prompt_length - 1) + token_ids[:-1]
         while (at := cache.position) < len(ids):
             rows = min(len(ids) - at, cache.room)
@@ -149,7 +156,9 @@ def measure_clip(folders: list[Path], clip: Clip) -> dict[str, Heard]:
         tally = compare(logits, expected, blank, np.array(token_ids))
         # Where every choice is the one that it was told, it writes the same by itself.
         written = token_ids if tally.agreed == tally.positions else replay.write()
-        found[folder.name] = Heard(reference.tokenizer.decode(written), tally, blank_margin(logits, blank))
+        found[folder.name] = Heard(
+            reference.tokenizer.decode(written), tally, blank_margin(logits, blank)
+        )
     return found
 
 

@@ -2,8 +2,8 @@
 
     python bench/sizes.py [--twin build/twin]
 
-Sizes of weight files are exact, those of graphs estimated; the twin's tokenizer counts as large as the published one.
-Writes results/sizes.json and prints the README's table.
+Sizes of weight files are exact, those of graphs estimated; the twin's tokenizer counts as large as
+the published one. Writes results/sizes.json and prints the README's table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from voxtral_onnx.manifest import TOKENIZER
 from voxtral_onnx.runtime.bench import markdown_table
 
 PUBLISHED_TOKENIZER = 14_900_000  # bytes, as the released repository lists it
-CONVERSION = {"q4f16": 2_840_000_000, "q4": 3_180_000_000}  # bytes: onnx-community's conversion of the same model
+# bytes: onnx-community's conversion of the same model
+CONVERSION = {"q4f16": 2_840_000_000, "q4": 3_180_000_000}
 
 
 def measure(twin: Path) -> dict[str, dict[str, int]]:
@@ -38,17 +39,22 @@ def table(found: dict[str, dict[str, int]]) -> str:
     for name, sizes in found.items():
         for file, size in sizes.items():
             rows.setdefault(file.replace(f"{PRECISIONS[name].suffix}.", "{S}."), {})[name] = size
-    lines = [(f"`{file}`", *(_megabytes(sizes.get(name)) for name in found)) for file, sizes in sorted(rows.items())]
+    lines = [
+        (f"`{file}`", *(_megabytes(sizes.get(name)) for name in found))
+        for file, sizes in sorted(rows.items())
+    ]
     lines.append(("all", *(_megabytes(sum(sizes.values())) for sizes in found.values())))
     lines.append(("onnx-community's conversion", *(_megabytes(CONVERSION[name]) for name in found)))
     return markdown_table(("File, in MB", *found), lines)
 
 
 def _megabytes(size: int | None) -> str:
-    return "–" if size is None else f"{size / 1e6:,.1f}"  # noqa: RUF001
+    return "–" if size is None else f"{size / 1e6:,.1f}"
 
 
-def main(twin: harness.Twin = harness.TWIN, out: harness.Out = harness.RESULTS / "sizes.json") -> None:
+def main(
+    twin: harness.Twin = harness.TWIN, out: harness.Out = harness.RESULTS / "sizes.json"
+) -> None:
     """Plan an export of the twin in both shipped precisions."""
     results = harness.describe("bytes of files, as an export plans them")
     found = measure(harness.find_twin(twin))

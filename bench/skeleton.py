@@ -1,9 +1,12 @@
-"""The 4B model for machines that no checkpoint can be brought to: its graphs alone, a few MB, and random weights there.
+"""The 4B model for machines that no checkpoint can be brought to.
 
-    python bench/skeleton.py make build/twin build/skeleton --precision q4f16,fp16     (twin.py wrote the first)
-    python bench/skeleton.py fill build/skeleton build/artifact
+Its graphs alone, a few MB, and random weights there.
 
-Sizes, types and places of the weights are those of an export; the values mean nothing and keep activations in range.
+    python bench/skeleton.py make build/twin build/skeleton --precision q4f16,fp16     (twin.py
+    wrote the first) python bench/skeleton.py fill build/skeleton build/artifact
+
+Sizes, types and places of the weights are those of an export; the values mean nothing and keep
+activations in range.
 """
 
 from __future__ import annotations
@@ -45,7 +48,10 @@ def make(
         return 0
 
     def describe(names, plan) -> dict[str, FileSpec]:
-        return {name: FileSpec(sizes[name], "", ()) if name in sizes else hash_file(folder / name) for name in names}
+        return {
+            name: FileSpec(sizes[name], "", ()) if name in sizes else hash_file(folder / name)
+            for name in names
+        }
 
     sizes: dict[str, int] = {}
     export.bind, export._hash_files = leave_empty, describe
@@ -79,9 +85,9 @@ def fill(skeleton: Path, folder: Path) -> None:
         elif dtype == np.uint8:
             values = cut(codes, start, count)
         else:
-            values = cut(normal, start, count) * np.float32(spread(tensor.name, shapes)) + np.float32(
-                center(tensor.name, shapes)
-            )
+            values = cut(normal, start, count) * np.float32(
+                spread(tensor.name, shapes)
+            ) + np.float32(center(tensor.name, shapes))
         content = values.astype(dtype, copy=False).view(np.uint8)
         assert len(content) == int(place["length"]), tensor.name
         files[f"onnx/{place['location']}"][start : start + len(content)] = content
@@ -91,8 +97,13 @@ def fill(skeleton: Path, folder: Path) -> None:
     for precision in manifest.precisions.values():
         for graph in (precision.encoder, precision.decoder):
             sizes = {name: manifest.files[name].size for name in graph.data}
-            files = {name: np.memmap(folder / name, np.uint8, "w+", shape=(size,)) for name, size in sizes.items()}
-            tensors = onnx.load(str(folder / graph.path), load_external_data=False).graph.initializer
+            files = {
+                name: np.memmap(folder / name, np.uint8, "w+", shape=(size,))
+                for name, size in sizes.items()
+            }
+            tensors = onnx.load(
+                str(folder / graph.path), load_external_data=False
+            ).graph.initializer
             shapes = {tensor.name: tuple(tensor.dims) for tensor in tensors}
             with ThreadPoolExecutor() as pool:
                 written += sum(pool.map(write, tensors, repeat(shapes), repeat(files)))
@@ -114,7 +125,8 @@ def spread(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
         return 0.02
     if "embed_tokens" in name:
         return 0.7
-    inputs = shape[0] if len(shape) == 2 else prod(shape[1:])  # MatMul's weights stand transposed, Conv's do not
+    # MatMul's weights stand transposed, Conv's do not
+    inputs = shape[0] if len(shape) == 2 else prod(shape[1:])
     return 0.7 * inputs**-0.5
 
 

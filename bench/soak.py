@@ -1,10 +1,12 @@
-"""A stream that never ends: memory over hours of audio, and the same tokens in chunks as in one piece.
+"""A stream that never ends.
+
+Memory over hours of audio, and the same tokens in chunks as in one piece.
 
     python bench/soak.py [ARTIFACT] [--hours 3] [--precision fp32]
 
-Clips of the embedded model in a drawn order, with pauses of up to 40 s of silence and noise between them, are fed in
-chunks of drawn sizes; resident memory is read after every minute of audio. Then the same audio is transcribed as one
-array. Writes results/soak.json and, beside it, soak.svg.
+Clips of the embedded model in a drawn order, with pauses of up to 40 s of silence and noise between
+them, are fed in chunks of drawn sizes; resident memory is read after every minute of audio. Then
+the same audio is transcribed as one array. Writes results/soak.json and, beside it, soak.svg.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ def speech(hours: float, seed: int = 0) -> Iterator[np.ndarray]:
     rng, left = np.random.default_rng(seed), int(hours * 3600 * RATE)
     clips = [soundfile.read(path, dtype="float32")[0] for path in sorted(SAMPLES.glob("*.wav"))]
     while left:
-        pause = rng.normal(0, rng.choice([0, 1e-4, 1e-3]), int(rng.uniform(0.2, MAX_PAUSE) * RATE)).astype(np.float32)
+        pause = rng.normal(
+            0, rng.choice([0, 1e-4, 1e-3]), int(rng.uniform(0.2, MAX_PAUSE) * RATE)
+        ).astype(np.float32)
         for part in (clips[rng.integers(len(clips))], pause):
             yield part[:left]
             left -= len(part[:left])
@@ -55,19 +59,25 @@ def chunks(parts: Iterator[np.ndarray], seed: int = 1) -> Iterator[np.ndarray]:
 def plot(memory: list[float], title: str) -> str:
     """Memory in MB over minutes as SVG."""
     top = 1.2 * max(memory)
-    points = " ".join(f"{60 + 640 * i / len(memory):.1f},{220 - 190 * mb / top:.1f}" for i, mb in enumerate(memory))
+    points = " ".join(
+        f"{60 + 640 * i / len(memory):.1f},{220 - 190 * mb / top:.1f}"
+        for i, mb in enumerate(memory)
+    )
     ticks = "".join(
         f'<text x="52" y="{224 - 190 * mb / top:.0f}" text-anchor="end">{mb:.0f}</text>'
         f'<path d="M60 {220 - 190 * mb / top:.0f}H700" stroke="#ddd"/>'
         for mb in np.linspace(0, max(memory), 4)
     )
     hours = "".join(
-        f'<text x="{60 + 640 * minute / len(memory):.0f}" y="240" text-anchor="middle">{minute // 60} h</text>'
+        f'<text x="{60 + 640 * minute / len(memory):.0f}" y="240" '
+        f'text-anchor="middle">{minute // 60} h</text>'
         for minute in range(0, len(memory) + 1, 60)
     )
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 260" font-family="sans-serif" font-size="12">'
-        f'<rect width="720" height="260" fill="white"/><text x="60" y="18">{title}</text>{ticks}{hours}'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 260" font-family="sans-serif" '
+        'font-size="12">'
+        '<rect width="720" height="260" fill="white"/><text x="60" '
+        f'y="18">{title}</text>{ticks}{hours}'
         f'<polyline points="{points}" fill="none" stroke="#3b6fb6" stroke-width="2"/></svg>\n'
     )
 
@@ -79,7 +89,9 @@ def main(
     out: harness.Out = harness.RESULTS / "soak.json",
 ) -> None:
     """Transcribe hours of audio in chunks and in one piece."""
-    results = harness.describe("one stream over hours of audio; memory in MB, read every minute of audio")
+    results = harness.describe(
+        "one stream over hours of audio; memory in MB, read every minute of audio"
+    )
     results |= measure(harness.find_model(artifact, precision), precision, hours)
     harness.write(out, results)
     memory = results.pop("memory_mb")
@@ -91,7 +103,11 @@ def main(
 def measure(artifact: Path, precision: str, hours: float) -> dict[str, Any]:
     """The stream in chunks, then in one piece."""
     with Transcriber(artifact, precision=precision, threads=1) as transcriber:
-        stream, ids, memory, minute = transcriber.stream(), array("i"), [], 0  # a list of ids would grow too
+        # a list of ids would grow too
+        stream = transcriber.stream()
+        ids = array("i")
+        memory = []
+        minute = 0
         began = perf_counter()
         for chunk in chunks(speech(hours)):
             ids.extend(token.token_id for token in stream.feed(chunk))
@@ -102,7 +118,9 @@ def measure(artifact: Path, precision: str, hours: float) -> dict[str, Any]:
         seconds = perf_counter() - began
         same = array("i")
         whole = transcriber.stream()
-        same.extend(token.token_id for token in whole.iter_feed(np.concatenate(list(speech(hours)))))
+        same.extend(
+            token.token_id for token in whole.iter_feed(np.concatenate(list(speech(hours))))
+        )
         same.extend(token.token_id for token in whole.iter_finish())
         caches = {"encoder": stream.encoder_cache, "decoder": stream.decoder_cache}
         settled = memory[min(WARM_MINUTES, len(memory) // 2) :]
@@ -118,13 +136,17 @@ def measure(artifact: Path, precision: str, hours: float) -> dict[str, Any]:
             "positions": {name: cache.position for name, cache in caches.items()},
             "windows": {name: cache.spec.window for name, cache in caches.items()},
             "cache_moves": {
-                name: (cache.position - cache.spec.capacity) // (cache.spec.capacity - cache.spec.keep) + 1
+                name: (cache.position - cache.spec.capacity)
+                // (cache.spec.capacity - cache.spec.keep)
+                + 1
                 for name, cache in caches.items()
             },
             "blank_guard_fired": len(stream.overrides),
             "memory_mb": [round(mb, 1) for mb in memory],
             "memory_spread_mb_when_warm": round(max(settled) - min(settled), 2),
-            "memory_growth_mb_an_hour_when_warm": round(60 * float(np.polyfit(range(len(settled)), settled, 1)[0]), 3),
+            "memory_growth_mb_an_hour_when_warm": round(
+                60 * float(np.polyfit(range(len(settled)), settled, 1)[0]), 3
+            ),
         }
 
 

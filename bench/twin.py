@@ -1,4 +1,6 @@
-"""Write a full-size random twin of the released checkpoint: its names, shapes and dtypes, 8.86 GB, 711 tensors.
+"""Write a full-size random twin of the released checkpoint.
+
+Its names, shapes and dtypes, 8.86 GB, 711 tensors.
 
 Speed, memory and sizes of the 4B model can be measured on it; its transcripts mean nothing.
 
@@ -86,7 +88,10 @@ def write_twin(folder: Path, layers: float = 1.0, seed: int = 0) -> int:
     (folder / "params.json").write_text(json.dumps(params))
     (folder / "tekken.json").write_text(json.dumps(_tekken(params["vocab_size"])))
 
-    shapes = {mistral_name(name): shape for name, shape in tensor_shapes(VoxtralConfig.from_params(params)).items()}
+    shapes = {
+        mistral_name(name): shape
+        for name, shape in tensor_shapes(VoxtralConfig.from_params(params)).items()
+    }
     header, offset = {}, 0
     for name, shape in shapes.items():
         size = 2 * prod(shape)
@@ -128,8 +133,13 @@ def _tekken(vocab_size: int) -> dict:
             "default_vocab_size": vocab_size,
             "version": "v7",
         },
-        "vocab": [{"rank": i, "token_bytes": base64.b64encode(piece).decode()} for i, piece in enumerate(pieces)],
-        "special_tokens": [{"rank": i, "token_str": named.get(i, f"<SPECIAL_{i}>")} for i in range(1000)],
+        "vocab": [
+            {"rank": i, "token_bytes": base64.b64encode(piece).decode()}
+            for i, piece in enumerate(pieces)
+        ],
+        "special_tokens": [
+            {"rank": i, "token_str": named.get(i, f"<SPECIAL_{i}>")} for i in range(1000)
+        ],
         "audio": {
             "sampling_rate": 16000,
             "frame_rate": 12.5,
@@ -139,7 +149,9 @@ def _tekken(vocab_size: int) -> dict:
     }
 
 
-def main(folder: Path, layers: Annotated[float, typer.Option(help="Fraction of the layers.")] = 1.0) -> None:
+def main(
+    folder: Path, layers: Annotated[float, typer.Option(help="Fraction of the layers.")] = 1.0
+) -> None:
     """Write a full-size random twin of the released checkpoint."""
     print(f"{write_twin(folder, layers) / 1e9:.2f} GB")
 

@@ -1,9 +1,12 @@
-"""Time and memory of `verify` at full size, and how far the stages of the 4B model's graphs are from their modules.
+"""Time and memory of `verify` at full size.
+
+It also tells how far the stages of the 4B model's graphs are from their modules.
 
     python bench/verify.py [--twin build/twin] [--artifact FOLDER] [--profile-only]
 
-Climbs rungs 0 to 4, as the random twin writes no words, prints the findings and writes results/verify.json, with what
-one stage of each graph takes. Without an artifact the twin is exported first, and what was written deleted.
+Climbs rungs 0 to 4, as the random twin writes no words, prints the findings and writes
+results/verify.json, with what one stage of each graph takes. Without an artifact the twin is
+exported first, and what was written deleted.
 """
 
 from __future__ import annotations
@@ -35,9 +38,14 @@ RUNGS = (0, 1, 2, 3, 4)
 def main(
     twin: harness.Twin = harness.TWIN,
     artifact: Annotated[
-        Path | None, typer.Option(help="Of the twin, in q4f16 alone; gets a certificate.", show_default="exported")
+        Path | None,
+        typer.Option(
+            help="Of the twin, in q4f16 alone; gets a certificate.", show_default="exported"
+        ),
     ] = None,
-    profile_only: Annotated[bool, typer.Option("--profile-only", help="Keep the rest of the results.")] = False,
+    profile_only: Annotated[
+        bool, typer.Option("--profile-only", help="Keep the rest of the results.")
+    ] = False,
     out: harness.Out = harness.RESULTS / "verify.json",
 ) -> None:
     """Export where nothing is there, and measure."""
@@ -51,7 +59,9 @@ def main(
 
 def measure(artifact: Path, twin: Path) -> dict[str, Any]:
     """Verify and print."""
-    results = harness.describe("rungs 0 to 4 of a random twin of the 4B model: seconds and memory by phase")
+    results = harness.describe(
+        "rungs 0 to 4 of a random twin of the 4B model: seconds and memory by phase"
+    )
     phases = harness.Phases("start")
 
     def enter(phase: str) -> None:
@@ -67,28 +77,42 @@ def measure(artifact: Path, twin: Path) -> dict[str, Any]:
         "cpu_seconds": round(process_time(), 1),
         "peak_memory": peak_memory(),
         "phases": phases.end(),
-        "findings": [[f.rung, f.precision, f.check, f.status, f.summary] for f in certificate.findings],
+        "findings": [
+            [f.rung, f.precision, f.check, f.status, f.summary] for f in certificate.findings
+        ],
     }
     for finding in certificate.findings:
         print(f"{finding.rung}  {finding.check:34} {finding.status:10} {finding.summary}")
-    print(f"{certificate.verdict}: {certificate.seconds:.0f} s, {peak_memory() / 1e9:.2f} GB at most")
+    print(
+        f"{certificate.verdict}: {certificate.seconds:.0f} s, {peak_memory() / 1e9:.2f} GB at most"
+    )
     return results
 
 
 def profile(artifact: Path) -> dict[str, dict[str, float]]:
-    """CPU seconds of what `probe` does with a layer in the middle of each graph, PyTorch on one thread."""
+    """Return the CPU seconds of what `probe` does with a middle layer of each graph.
+
+    PyTorch runs on one thread.
+    """
     torch.set_num_threads(1)
     manifest = Manifest.read(artifact)
     (precision,) = manifest.precisions
     model = ArtifactModel(artifact, manifest, precision)
     return {
-        graph.layers[2]: profile_stage(model, graph, manifest.caches[role], manifest.config.decoder.vocab_size)
+        graph.layers[2]: profile_stage(
+            model, graph, manifest.caches[role], manifest.config.decoder.vocab_size
+        )
         for role, graph in (("encoder", model.encoder), ("decoder", model.decoder))
     }
 
 
-def profile_stage(model: ArtifactModel, graph: StagedGraph, spec: CacheSpec, vocab_size: int) -> dict[str, float]:
-    """CPU seconds by part; the calls are those of `probe`, from an empty cache and from a full window."""
+def profile_stage(
+    model: ArtifactModel, graph: StagedGraph, spec: CacheSpec, vocab_size: int
+) -> dict[str, float]:
+    """CPU seconds by part.
+
+    The calls are those of `probe`, from an empty cache and from a full window.
+    """
     seconds: defaultdict[str, float] = defaultdict(float)
 
     def timed(part: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -101,8 +125,13 @@ def profile_stage(model: ArtifactModel, graph: StagedGraph, spec: CacheSpec, voc
     exact = timed("load the stage to run exactly", graph.load, stage, exact=True)
     compute = timed("dequantise the module", model.computation, stage)
     shipped = timed("load the stage as shipped", graph.load, stage, exact=False)
-    for start, what in ((0, "empty cache"), (spec.capacity - CHUNKS[0] * spec.rows_per_token, "full window")):
-        case = timed(f"{what}: inputs and module", draw, exact, compute, spec, start, vocab_size, rng)
+    for start, what in (
+        (0, "empty cache"),
+        (spec.capacity - CHUNKS[0] * spec.rows_per_token, "full window"),
+    ):
+        case = timed(
+            f"{what}: inputs and module", draw, exact, compute, spec, start, vocab_size, rng
+        )
         for session, chunks in ((exact, case.one_call), (exact, CHUNKS), (shipped, case.one_call)):
             made = timed(f"{what}: graph", run, session, spec, case, chunks)
             wanted = expected_of(session, spec, case, sum(chunks))

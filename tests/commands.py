@@ -10,7 +10,8 @@ from pathlib import Path
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "tiny" / "samples"
 TEXTS = {
-    sample["file"]: sample["model_text"] for sample in json.loads((SAMPLES / "transcripts.json").read_text())["samples"]
+    sample["file"]: sample["model_text"]
+    for sample in json.loads((SAMPLES / "transcripts.json").read_text())["samples"]
 }
 CLIP = SAMPLES / "command-hibari.wav"
 TEXT = TEXTS[CLIP.name]
@@ -24,7 +25,10 @@ class Result:
     err: str
 
     def assert_refused(self, code: int, *parts: str) -> None:
-        """One error with this exit code, whose message holds these parts; nothing on stdout, no traceback."""
+        """One error with this exit code, whose message holds these parts.
+
+        Nothing on stdout, no traceback.
+        """
         assert self.code == code, self.err
         assert "Traceback" not in self.err
         assert len(re.findall("^error: ", self.err, re.MULTILINE)) == 1, self.err
@@ -34,7 +38,10 @@ class Result:
         assert self.out == ""
 
     def assert_misused(self, *parts: str) -> None:
-        """Refused by the option parser, which draws a box that breaks lines and whose words depend on its version."""
+        """Assert that the option parser refused the command line.
+
+        It draws a box that breaks lines, and its words depend on its version.
+        """
         assert self.code == 2, self.err
         flat = " ".join(re.sub("[│╭╮╰╯─]", " ", self.err).split())
         for part in parts:
@@ -42,5 +49,9 @@ class Result:
 
 
 def clean_environment(state: Path, **extra: str) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name != "VOXTRAL_ONNX_MODEL"}
-    return environment | {"XDG_STATE_HOME": str(state / "state"), "PYTHONIOENCODING": "utf-8"} | extra
+    environment = {
+        name: value for name, value in os.environ.items() if name != "VOXTRAL_ONNX_MODEL"
+    }
+    return (
+        environment | {"XDG_STATE_HOME": str(state / "state"), "PYTHONIOENCODING": "utf-8"} | extra
+    )

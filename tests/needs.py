@@ -1,6 +1,7 @@
 """What some tests need besides Python, and how they run it.
 
-Without it they are skipped, or failed where the environment's `REQUIRE` names their mark. `pytest -m MARK` finds them.
+Without it they are skipped, or failed where the environment's `REQUIRE` names their mark. `pytest
+-m MARK` finds them.
 """
 
 from __future__ import annotations
@@ -58,13 +59,17 @@ def need_chromium() -> None:
         "browser",
         {
             "chromium": chromium() is not None,
-            "web/node_modules/playwright-core (make web)": (WEB / "node_modules" / "playwright-core").is_dir(),
+            "web/node_modules/playwright-core (make web)": (
+                WEB / "node_modules" / "playwright-core"
+            ).is_dir(),
         },
     )
 
 
 def chromium() -> str | None:
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
 
 
 def run_node(*files: str, node: str | Path = "node", **environment: str) -> None:
@@ -79,10 +84,20 @@ def run_node(*files: str, node: str | Path = "node", **environment: str) -> None
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def run_script(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_script(
+    script: str, *arguments: object, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """A module outside `web`, which finds the packages there."""
-    command = ["node", "--import", str(WEB / "packages.mjs"), str(WEB.parent / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    command = [
+        "node",
+        "--import",
+        str(WEB / "packages.mjs"),
+        str(WEB.parent / script),
+        *map(str, arguments),
+    ]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
 
 
 def old_package(folder: Path, name: str, exports: str) -> None:

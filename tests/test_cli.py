@@ -36,14 +36,19 @@ def minute(tmp_path_factory):
     """A clip of a minute, and its words as the samples have them."""
     names = [LONG_CLIP.name, "date-hibari.wav", "number-flite.wav", LONG_CLIP.name]
     path = tmp_path_factory.mktemp("minute") / "minute.wav"
-    soundfile.write(path, np.concatenate([soundfile.read(SAMPLES / name)[0] for name in names]), 16000)
+    soundfile.write(
+        path, np.concatenate([soundfile.read(SAMPLES / name)[0] for name in names]), 16000
+    )
     assert soundfile.info(path).duration > 60
     return path
 
 
 @pytest.fixture
 def start(tiny_artifact, tmp_path):
-    """Start `transcribe` as a process in which Ctrl-C works, whatever this process was started with."""
+    """Start `transcribe` as a process in which Ctrl-C works.
+
+    It works whatever this process was started with.
+    """
     started = []
 
     def start(*arguments, **options) -> subprocess.Popen:
@@ -52,7 +57,11 @@ def start(tiny_artifact, tmp_path):
             "from voxtral_onnx.cli import main; main()"
         )
         command = [sys.executable, "-c", code, "transcribe", "-m", tiny_artifact, *arguments]
-        started.append(subprocess.Popen([str(part) for part in command], env=clean_environment(tmp_path), **options))
+        started.append(
+            subprocess.Popen(
+                [str(part) for part in command], env=clean_environment(tmp_path), **options
+            )
+        )
         return started[-1]
 
     yield start
@@ -68,7 +77,9 @@ def read_word(file: int, seconds: float = 60) -> str:
     """What a file descriptor gives until a first word is whole."""
     text, deadline = b"", time.monotonic() + seconds
     while b" " not in text:
-        assert select.select([file], [], [], deadline - time.monotonic())[0], f"no word after {seconds} s"
+        assert select.select([file], [], [], deadline - time.monotonic())[0], (
+            f"no word after {seconds} s"
+        )
         text += os.read(file, 1)
     return text.decode()
 
@@ -79,7 +90,15 @@ def test_version(run):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["-h"], ["--help"], ["export", "-h"], ["transcribe", "--help"], ["inspect", "-h"], ["bench", "-h"]]
+    "arguments",
+    [
+        ["-h"],
+        ["--help"],
+        ["export", "-h"],
+        ["transcribe", "--help"],
+        ["inspect", "-h"],
+        ["bench", "-h"],
+    ],
 )
 def test_help(arguments, run):
     result = run(*arguments)
@@ -121,13 +140,25 @@ def test_delay_out_of_range(delay, transcribe):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--precision", "q2"], ["precision: the artifact has q4f16, q4, q8, fp16, fp32, not 'q2'"]),
+        (
+            ["--precision", "q2"],
+            ["precision: the artifact has q4f16, q4, q8, fp16, fp32, not 'q2'"],
+        ),
         (["--context", "63"], ["context: expected at least 64 positions of 80 ms, got 63"]),
-        (["-f", "ass"], ["output format: expected one of txt, json, srt, vtt, tsv, all, got 'ass'"]),
-        (["--skip-existing"], ["--skip-existing looks for outputs in a folder: add --output-dir FOLDER"]),
+        (
+            ["-f", "ass"],
+            ["output format: expected one of txt, json, srt, vtt, tsv, all, got 'ass'"],
+        ),
+        (
+            ["--skip-existing"],
+            ["--skip-existing looks for outputs in a folder: add --output-dir FOLDER"],
+        ),
         (["-f", ""], ["output format: expected one of"]),
         (["-f", "all"], ["--output-format all writes files: add --output-dir FOLDER"]),
-        (["--language", "en"], ["neither a language setting nor a text prompt", "leave --language and --prompt out"]),
+        (
+            ["--language", "en"],
+            ["neither a language setting nor a text prompt", "leave --language and --prompt out"],
+        ),
         (["--prompt", "hello"], ["neither a language setting nor a text prompt"]),
         (["--initial_prompt", "hello"], ["neither a language setting nor a text prompt"]),
     ],
@@ -140,7 +171,9 @@ def test_values_that_no_command_accepts(arguments, parts, transcribe):
 
 def test_precision_that_the_artifact_lacks(artifact, run):
     run("transcribe", "-m", artifact, "--precision", "q8", CLIP).assert_refused(
-        2, "the artifact has q4f16, not 'q8'", "voxtral-onnx export SOURCE -o ARTIFACT --precision q8"
+        2,
+        "the artifact has q4f16, not 'q8'",
+        "voxtral-onnx export SOURCE -o ARTIFACT --precision q8",
     )
 
 
@@ -164,7 +197,13 @@ def test_scope_of_the_model_is_said(transcribe):
 
 @pytest.mark.parametrize(
     "flags",
-    [["--output_format", "json"], ["--output_format=json"], ["--output-format=json"], ["-f", "json"], ["--json"]],
+    [
+        ["--output_format", "json"],
+        ["--output_format=json"],
+        ["--output-format=json"],
+        ["-f", "json"],
+        ["--json"],
+    ],
 )
 def test_spellings_of_flags(flags, transcribe):
     assert json.loads(transcribe(*flags, CLIP).out)["text"] == TEXT
@@ -172,7 +211,14 @@ def test_spellings_of_flags(flags, transcribe):
 
 def test_underscores_stay_in_values_and_after_two_hyphens():
     given = ["--output_dir=a_b", "--output_dir", "my_dir", "x_y.wav", "--", "--my_file.wav"]
-    assert cli._with_hyphens(given) == ["--output-dir=a_b", "--output-dir", "my_dir", "x_y.wav", "--", "--my_file.wav"]
+    assert cli._with_hyphens(given) == [
+        "--output-dir=a_b",
+        "--output-dir",
+        "my_dir",
+        "x_y.wav",
+        "--",
+        "--my_file.wav",
+    ]
 
 
 def test_file_name_that_begins_with_hyphens(transcribe, tmp_path, monkeypatch):
@@ -200,7 +246,9 @@ def test_json_is_one_object_a_line_with_the_fields_of_whisper(transcribe):
     assert [value["text"] for value in values] == [TEXTS[clip.name] for clip in CLIPS]
     for value in values:
         assert value.keys() == {"text", "segments", "duration", "token_ids", "info"}
-        assert [segment["id"] for segment in value["segments"]] == list(range(len(value["segments"])))
+        assert [segment["id"] for segment in value["segments"]] == list(
+            range(len(value["segments"]))
+        )
         assert "".join(segment["text"] for segment in value["segments"]).strip() == value["text"]
         end = 0
         for segment in value["segments"]:
@@ -220,13 +268,23 @@ def test_srt_of_a_clip(transcribe):
 def test_one_bad_file_of_several(transcribe, tmp_path):
     (tmp_path / "bad.wav").write_text("no")
     result = transcribe(
-        "--output-dir", tmp_path / "out", CLIPS[0], tmp_path / "bad.wav", tmp_path / "none.wav", CLIPS[1]
+        "--output-dir",
+        tmp_path / "out",
+        CLIPS[0],
+        tmp_path / "bad.wav",
+        tmp_path / "none.wav",
+        CLIPS[1],
     )
     assert result.code == 10
     assert result.out == "".join(TEXTS[clip.name] + "\n" for clip in CLIPS[:2])
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
-    assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == ["/bad.wav", "/none.wav"]
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {f"{clip.stem}.txt" for clip in CLIPS[:2]}
+    assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == [
+        "/bad.wav",
+        "/none.wav",
+    ]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        f"{clip.stem}.txt" for clip in CLIPS[:2]
+    }
 
 
 def test_several_files_at_a_time(transcribe, tmp_path):
@@ -239,7 +297,10 @@ def test_several_files_at_a_time(transcribe, tmp_path):
     clips = (LONG_CLIP, *CLIPS)
     assert result.out == "".join(TEXTS[clip.name] + "\n" for clip in clips)
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
-    assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == ["/bad.wav", "/none.wav"]
+    assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == [
+        "/bad.wav",
+        "/none.wav",
+    ]
     assert result.err.splitlines()[-1].startswith("4 of 6 files transcribed, 0:32 of audio at ")
     assert sum(line.startswith("[1/6] ") for line in result.err.splitlines()) == 1
     written = {file.name: file.read_text() for file in (tmp_path / "out").iterdir()}
@@ -270,7 +331,9 @@ def test_interrupted_files_at_a_time_show_what_is_done(transcribe, monkeypatch):
 
 
 def test_batch_size_of_what_is_no_file(transcribe, run):
-    transcribe("--stdin", "--batch-size", 2).assert_refused(2, "--batch-size is for files that advance together")
+    transcribe("--stdin", "--batch-size", 2).assert_refused(
+        2, "--batch-size is for files that advance together"
+    )
     transcribe("--batch-size", 0, CLIP).assert_misused("Invalid value for '--batch-size'")
 
 
@@ -282,7 +345,9 @@ def test_markup_and_emoji_codes_in_names_are_shown_as_they_are(transcribe, tmp_p
 @pytest.mark.parametrize("names", [("a/x.wav", "b/x.wav"), ("x.wav", "x.flac"), ("-", "stdin.wav")])
 def test_clashing_output_names(names, transcribe, tmp_path):
     result = transcribe("--output-dir", tmp_path / "out", *names)
-    result.assert_refused(2, "several inputs would be written as ", "transcribe them into different folders")
+    result.assert_refused(
+        2, "several inputs would be written as ", "transcribe them into different folders"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -302,17 +367,27 @@ def test_folders_and_patterns(transcribe, tmp_path):
     (tmp_path / "b/notes.txt").write_text("no audio")
     result = transcribe(tmp_path / "b", tmp_path / "?/three.wav")
     assert (result.code, result.out) == (0, 3 * f"{TEXT}\n")
-    names = [line.partition("] ")[2].partition(":")[0] for line in result.err.splitlines() if line.startswith("[")]
-    assert names == [str(tmp_path / name) for name in ("b/deep/two.WAV", "b/one.wav", "c/three.wav")]
+    names = [
+        line.partition("] ")[2].partition(":")[0]
+        for line in result.err.splitlines()
+        if line.startswith("[")
+    ]
+    assert names == [
+        str(tmp_path / name) for name in ("b/deep/two.WAV", "b/one.wav", "c/three.wav")
+    ]
     assert re.fullmatch(
-        r"3 of 3 files transcribed, 0:06 of audio at [\d.]+ times its speed", result.err.splitlines()[-1]
+        r"3 of 3 files transcribed, 0:06 of audio at [\d.]+ times its "
+        r"speed",
+        result.err.splitlines()[-1],
     )
 
 
 def test_nothing_to_transcribe(transcribe, tmp_path):
     (tmp_path / "notes.txt").write_text("no audio")
     transcribe(tmp_path).assert_refused(6, f"{tmp_path}: a folder without audio files (.wav, ")
-    transcribe(tmp_path / "*.wav").assert_refused(6, "*.wav: no such file, and as a pattern it matches none")
+    transcribe(tmp_path / "*.wav").assert_refused(
+        6, "*.wav: no such file, and as a pattern it matches none"
+    )
 
 
 def test_a_name_that_looks_like_a_pattern_is_a_name_first(transcribe, tmp_path):
@@ -345,7 +420,9 @@ def test_read_only_output_folder(transcribe, tmpfs):
     )
     result = transcribe("--output-dir", folder, CLIP)
     assert result.code == 9
-    assert f"error: {folder}/{CLIP.stem}.txt: cannot be written (Read-only file system)" in result.err
+    assert (
+        f"error: {folder}/{CLIP.stem}.txt: cannot be written (Read-only file system)" in result.err
+    )
 
 
 def test_full_output_folder_holds_only_whole_files(transcribe, tmpfs):
@@ -362,7 +439,9 @@ def test_finished_file_is_replaced_whole(transcribe, tmp_path):
     (tmp_path / f"{CLIP.stem}.txt").write_text("older and longer " * 100)
     (tmp_path / f"{CLIP.stem}.txt.partial").write_text("left by a killed process")
     assert transcribe("--output-dir", tmp_path, CLIP).code == 0
-    assert {file.name: file.read_text() for file in tmp_path.glob("*.txt*")} == {f"{CLIP.stem}.txt": TEXT + "\n"}
+    assert {file.name: file.read_text() for file in tmp_path.glob("*.txt*")} == {
+        f"{CLIP.stem}.txt": TEXT + "\n"
+    }
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -371,7 +450,9 @@ def test_full_disk_behind_standard_output(start):
         process = start(CLIP, stdout=full, stderr=subprocess.PIPE, text=True)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 9
-    assert error.splitlines()[-1] == "error: standard output: cannot be written (No space left on device)"
+    assert error.splitlines()[-1] == (
+        "error: standard output: cannot be written (No space left on device)"
+    )
     assert "Traceback" not in error
 
 
@@ -381,7 +462,9 @@ def test_reader_that_leaves_ends_the_process_quietly(start, minute):
     process.stdout.close()
     error = process.stderr.read().decode()
     assert process.wait(60) == terminal.NO_READER
-    assert [line for line in error.splitlines() if not line.startswith("note: ")] == error.splitlines()[:1]
+    assert [
+        line for line in error.splitlines() if not line.startswith("note: ")
+    ] == error.splitlines()[:1]
 
 
 RAW = (soundfile.read(CLIP, dtype="int16")[0]).tobytes()
@@ -390,13 +473,24 @@ RAW = (soundfile.read(CLIP, dtype="int16")[0]).tobytes()
 def test_live_from_standard_input(process, tiny_artifact):
     result = process("transcribe", "-m", tiny_artifact, "--stdin", input=RAW)
     assert (result.code, result.out) == (0, TEXT + "\n")
-    assert re.search(r"s of audio, .* latency p50 \d+, p95 \d+, p99 \d+ ms, RTF ", result.err.splitlines()[-1])
+    assert re.search(
+        r"s of audio, .* latency p50 \d+, p95 \d+, p99 \d+ ms, "
+        r"RTF ",
+        result.err.splitlines()[-1],
+    )
 
 
 def test_live_events(process, tiny_artifact):
-    result = process("transcribe", "-m", tiny_artifact, "--stdin", "--stream-json", input=RAW + bytes(100_000))
+    result = process(
+        "transcribe", "-m", tiny_artifact, "--stdin", "--stream-json", input=RAW + bytes(100_000)
+    )
     events = [json.loads(line) for line in result.out.splitlines()]
-    assert {event["type"] for event in events} - {"notice"} == {"partial", "group", "silence", "final"}
+    assert {event["type"] for event in events} - {"notice"} == {
+        "partial",
+        "group",
+        "silence",
+        "final",
+    }
     assert "".join(event["text"] for event in events if event["type"] == "partial").strip() == TEXT
     assert "".join(event["text"] for event in events if event["type"] == "group").strip() == TEXT
     assert events[-1]["type"] == "final" and events[-1]["text"] == TEXT
@@ -405,8 +499,20 @@ def test_live_events(process, tiny_artifact):
 def test_live_subtitles(process, tiny_artifact, tmp_path):
     result = process("transcribe", "-m", tiny_artifact, "--stdin", "-f", "srt", input=RAW)
     assert result.out.startswith("1\n00:00:") and TEXT.split()[0] in result.out
-    process("transcribe", "-m", tiny_artifact, "--stdin", "-f", "all", "--output-dir", tmp_path / "out", input=RAW)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"stdin.{name}" for name in FORMATS}
+    process(
+        "transcribe",
+        "-m",
+        tiny_artifact,
+        "--stdin",
+        "-f",
+        "all",
+        "--output-dir",
+        tmp_path / "out",
+        input=RAW,
+    )
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"stdin.{name}" for name in FORMATS
+    }
     assert (tmp_path / "out/stdin.srt").read_text() == result.out
 
 
@@ -418,7 +524,9 @@ def test_live_input_that_ends_inside_a_sample(process, tiny_artifact):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_capture_and_keeps_what_was_said(number, code, start):
-    process = start("--stdin", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start(
+        "--stdin", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     process.stdin.write(RAW)
     process.stdin.flush()
     begun = read_word(process.stdout.fileno())
@@ -511,12 +619,18 @@ def test_progress_of_a_file_and_of_all_is_for_terminals(start):
             shown += piece
     os.close(ours)
     assert process.wait(60) == 0
-    lines = re.findall(r"0:(\d\d) of 0:26 of long-mixed\.wav, 0 of 2 files, 0:\1 of audio at", shown.decode())
+    lines = re.findall(
+        r"0:(\d\d) of 0:26 of long-mixed\.wav, 0 of 2 files, 0:\1 of audio "
+        r"at",
+        shown.decode(),
+    )
     assert lines == sorted(lines) and len(set(lines)) > 1
     assert "2 of 2 files transcribed, 0:29 of audio at" in shown.decode()
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.9, "0:59"), (754, "12:34"), (36_000, "10:00:00")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.9, "0:59"), (754, "12:34"), (36_000, "10:00:00")]
+)
 def test_times_for_people(seconds, text):
     assert terminal.format_time(seconds) == text
 
@@ -561,7 +675,13 @@ def test_sizes(text, size):
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 B"), (999, "999 B"), (8_200_000, "8.2 MB"), (136_000_000, "136 MB"), (2_500_000_000, "2.5 GB")],
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (8_200_000, "8.2 MB"),
+        (136_000_000, "136 MB"),
+        (2_500_000_000, "2.5 GB"),
+    ],
 )
 def test_sizes_for_people(size, text):
     assert terminal.format_size(size) == text
@@ -570,5 +690,7 @@ def test_sizes_for_people(size, text):
 def test_nothing_heavy_is_loaded_for_help():
     heavy = {"torch", "numpy", "onnxruntime", "soundfile"}
     code = f"import sys; from voxtral_onnx import cli; print(*{heavy} & sys.modules.keys())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    )
     assert result.stdout.strip() == ""

@@ -27,7 +27,9 @@ def test_a_quantiser(tmp_path):
     example = FOLDER / "extend" / "quantizer.py"
     assert len(example.read_text().splitlines()) <= 40
     command = [sys.executable, example, "tiny", tmp_path / "out"]
-    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(tmp_path), timeout=300)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=clean_environment(tmp_path), timeout=300
+    )
     assert done.returncode == 0, done.stderr
     artifact = done.stdout.strip()
     assert Manifest.read(Path(artifact)).precisions["q4"].recipe["rules"][0]["method"] == "clipped"
@@ -35,16 +37,19 @@ def test_a_quantiser(tmp_path):
         assert transcriber.transcribe(CLIP).text == TEXT
 
 
-ROOTS = (Path("/usr/include"), FOLDER.parent / "build" / "include")  # `.ci/install-cpp` writes the second
+# `.ci/install-cpp` writes the second
+ROOTS = (Path("/usr/include"), FOLDER.parent / "build" / "include")
 INCLUDE = [root / name for root in ROOTS for name in ("", "onnxruntime")]
-FIRM = 0.2  # as tests/test_tiny.py: decisions with a larger margin survive the rounding of other kernels
+# as tests/test_tiny.py: decisions with a larger margin survive the rounding of other kernels
+FIRM = 0.2
 DRIVER = """
 import { load, readWav, transcribe } from './transcribe.js'
 const [folder, precision, ...files] = process.argv.slice(2)
 const model = await load(folder, precision)
 for (const file of files) {
   const ids = []
-  for await (const { id } of transcribe(model, await readWav(file, model.manifest.config.audio))) ids.push(id)
+  const samples = await readWav(file, model.manifest.config.audio)
+  for await (const { id } of transcribe(model, samples)) ids.push(id)
   console.log(JSON.stringify(ids))
 }
 """
@@ -73,7 +78,9 @@ def node_example(tmp_path):
 
 
 def node(folder: Path, *arguments: object) -> str:
-    done = subprocess.run(["node", *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        ["node", *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -88,18 +95,27 @@ class Expected:
 
 @pytest.fixture(scope="module")
 def expected(tiny_artifact, tmp_path_factory) -> dict[Path, Expected]:
-    """Five clips and a joined one longer than a minute, in which both windows roll: they hold 3 and 10 seconds."""
+    """Five clips and a joined one longer than a minute, in which both windows roll.
+
+    They hold 3 and 10 seconds.
+    """
     files = [SAMPLES / clip for clip in SHORT_CLIPS]
-    parts, rates = zip(*(soundfile.read(file) for file in (*files, LONG_CLIP, LONG_CLIP)), strict=True)
+    parts, rates = zip(
+        *(soundfile.read(file) for file in (*files, LONG_CLIP, LONG_CLIP)), strict=True
+    )
     files.append(tmp_path_factory.mktemp("joined") / "joined.wav")
     soundfile.write(files[-1], np.concatenate(parts), rates[0])
     assert soundfile.info(files[-1]).duration > 60
     found = {}
-    with Transcriber(tiny_artifact, precision="q4", device="cpu", blank_guard=False, alternatives=2) as transcriber:
+    with Transcriber(
+        tiny_artifact, precision="q4", device="cpu", blank_guard=False, alternatives=2
+    ) as transcriber:
         for file in files:
             tokens = []
             ids = list(transcriber.transcribe(file, on_token=tokens.append).token_ids)
-            found[file] = Expected(ids, [min(abs(token.blank_margin), lead_of(token)) for token in tokens])
+            found[file] = Expected(
+                ids, [min(abs(token.blank_margin), lead_of(token)) for token in tokens]
+            )
     return found
 
 
@@ -107,7 +123,9 @@ def assert_tokens(expected: dict[Path, Expected], found: Iterable[list[int]]) ->
     """Token ids are Python's, up to decisions that are not firm; prints the share."""
     equal = total = 0
     for (file, python), ids in zip(expected.items(), found, strict=True):
-        others = [i for i, pair in enumerate(zip(python.token_ids, ids, strict=True)) if len({*pair}) > 1]
+        others = [
+            i for i, pair in enumerate(zip(python.token_ids, ids, strict=True)) if len({*pair}) > 1
+        ]
         equal, total = equal + len(ids) - len(others), total + len(ids)
         if others:  # from there on each goes on from tokens of its own
             lead = python.leads[others[0]]
@@ -119,7 +137,10 @@ def assert_tokens(expected: dict[Path, Expected], found: Iterable[list[int]]) ->
 @pytest.mark.node
 def test_node_gives_the_tokens_of_python(tiny_artifact, node_example, expected):
     assert_tokens(
-        expected, map(json.loads, node(node_example, "driver.js", tiny_artifact, "q4", *expected).splitlines())
+        expected,
+        map(
+            json.loads, node(node_example, "driver.js", tiny_artifact, "q4", *expected).splitlines()
+        ),
     )
 
 
@@ -131,16 +152,21 @@ def test_node_writes_words(tiny_artifact, node_example):
 @pytest.mark.node
 def test_node_refuses_what_it_cannot_run(tiny_artifact, node_example):
     def refusal(*arguments) -> str:
-        done = subprocess.run(["node", "transcribe.js", *arguments], cwd=node_example, capture_output=True, text=True)
+        done = subprocess.run(
+            ["node", "transcribe.js", *arguments], cwd=node_example, capture_output=True, text=True
+        )
         assert done.returncode == 1
         return done.stderr
 
-    assert f"not q9; add it: voxtral-onnx export SOURCE -o {tiny_artifact} --precision q9" in refusal(
-        tiny_artifact, CLIP, "q9"
+    assert (
+        f"not q9; add it: voxtral-onnx export SOURCE -o {tiny_artifact} --precision q9"
+        in refusal(tiny_artifact, CLIP, "q9")
     )
     assert "run: ffmpeg" in refusal(tiny_artifact, tiny_artifact / "tekken.json")
     (node_example / "node_modules").unlink()
-    old_package(node_example, "onnxruntime-node", "export const env = { versions: { node: '1.29.3' } }")
+    old_package(
+        node_example, "onnxruntime-node", "export const env = { versions: { node: '1.29.3' } }"
+    )
     assert "onnxruntime-node 1.29.3: needed is 1.30 or newer" in refusal(tiny_artifact, CLIP)
 
 
@@ -152,19 +178,25 @@ def test_all_name_the_same_onnxruntime():
     least = ".".join(map(str, MIN_ONNXRUNTIME))
     assert f"['{least}'" in (FOLDER / "node" / "transcribe.js").read_text()
     assert f'NEEDED = "{least}"' in (FOLDER / "cpp" / "transcribe.cpp").read_text()
-    assert f"onnxruntime {least} or newer" in (FOLDER.parent / "docs" / "artifact.md").read_text("utf-8")
+    assert f"onnxruntime {least} or newer" in (FOLDER.parent / "docs" / "artifact.md").read_text(
+        "utf-8"
+    )
 
 
 @pytest.fixture(scope="module")
 def cpp_example(tmp_path_factory):
     """The example in C++, built with the library that onnxruntime-node brings."""
     machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), "")
-    library = WEB / "node_modules/onnxruntime-node/bin/napi-v6/linux" / machine / "libonnxruntime.so.1"
+    library = (
+        WEB / "node_modules/onnxruntime-node/bin/napi-v6/linux" / machine / "libonnxruntime.so.1"
+    )
     require(
         "cpp",
         {
             "g++": shutil.which("g++") is not None,
-            "onnxruntime_cxx_api.h (Debian 13's libonnxruntime-dev, or .ci/install-cpp)": has("onnxruntime_cxx_api.h"),
+            "onnxruntime_cxx_api.h (Debian 13's libonnxruntime-dev, or .ci/install-cpp)": has(
+                "onnxruntime_cxx_api.h"
+            ),
             "nlohmann/json.hpp (nlohmann-json3-dev)": has("nlohmann/json.hpp"),
             "libonnxruntime.so.1 (make web)": library.is_file(),
         },
@@ -192,7 +224,9 @@ def test_cpp_gives_the_tokens_of_python(tiny_artifact, cpp_example, expected):
 @pytest.mark.cpp
 def test_cpp_writes_words_and_errors(tiny_artifact, cpp_example, tmp_path):
     assert (
-        subprocess.run([cpp_example, tiny_artifact, CLIP], capture_output=True, check=True).stdout.decode()
+        subprocess.run(
+            [cpp_example, tiny_artifact, CLIP], capture_output=True, check=True
+        ).stdout.decode()
         == f"{TEXT}\n"
     )
     old = tmp_path / "old.so"

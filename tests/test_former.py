@@ -1,4 +1,7 @@
-"""Artifacts of manifest format 1 run, are judged and compared, and become ones of format 2 where they are written."""
+"""Artifacts of manifest format 1 run, are verified and compared.
+
+Where they are written anew they become artifacts of format 2.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ def test_a_manifest_that_format_1_had_is_read(former, tmp_path):
     written, ours = (json.loads((folder / FILE_NAME).read_bytes()) for folder in (tmp_path, former))
     assert written.keys() == ours.keys()
     for role in ("encoder", "decoder"):
-        assert written["precisions"]["q4f16"][role].keys() == ours["precisions"]["q4f16"][role].keys()
+        assert (
+            written["precisions"]["q4f16"][role].keys() == ours["precisions"]["q4f16"][role].keys()
+        )
 
 
 def test_it_runs_and_is_judged(former, tiny_artifact, run, tmp_path):
@@ -56,7 +61,11 @@ def test_it_is_quantised(tiny_artifact, tmp_path):
 
 
 def test_an_export_into_its_folder_makes_it_one_of_this_format(former):
-    before = {path: path.stat().st_mtime_ns for path in former.rglob("*.*") if path.name not in (FILE_NAME, NETWORK)}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in former.rglob("*.*")
+        if path.name not in (FILE_NAME, NETWORK)
+    }
     export("tiny", former, precisions=["q4"])
     manifest = Manifest.read(former)
     assert manifest.format == 2 and list(manifest.precisions) == ["q4f16", "q4"]
@@ -70,7 +79,12 @@ def test_what_its_killed_export_left_is_read_and_removed(former):
     manifest, path = Manifest.read(former), former / UNFINISHED
     graph = json.loads((former / FILE_NAME).read_bytes())["precisions"]["q4f16"]["encoder"]
     finished = {graph["path"]: {"graph": graph, "recipe": {}, "files": {}}}
-    values = {"fingerprint": manifest.fingerprint, "facts": {}, "files": [NETWORK], "finished": finished}
+    values = {
+        "fingerprint": manifest.fingerprint,
+        "facts": {},
+        "files": [NETWORK],
+        "finished": finished,
+    }
     path.write_text(json.dumps(values))
     assert Record.read(path).finished[graph["path"]].graph == manifest.precisions["q4f16"].encoder
     (former / FILE_NAME).unlink()

@@ -43,7 +43,10 @@ def test_nothing_known_elsewhere(system):
 
 
 def test_system(system):
-    system.write("proc/meminfo", "MemTotal: 100 kB\nMemAvailable:   60 kB\nSwapFree: 7 kB\nHugePages_Total:       0\n")
+    system.write(
+        "proc/meminfo",
+        "MemTotal: 100 kB\nMemAvailable:   60 kB\nSwapFree: 7 kB\nHugePages_Total:       0\n",
+    )
     assert system.available() == 67 << 10
 
 
@@ -89,7 +92,10 @@ def test_peak_is_this_process_alone(tmp_path):
     """A child does not inherit the largest size of the process that started it."""
     ballast = bytearray(300 << 20)
     ballast[::4096] = b"x" * len(ballast[::4096])
-    code = "from voxtral_onnx.memory import peak_memory, resident_memory; print(peak_memory(), resident_memory())"
+    code = (
+        "from voxtral_onnx.memory import peak_memory, resident_memory; print(peak_memory(), "
+        "resident_memory())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     peak, resident = map(int, done.stdout.split())
     assert 0 <= resident <= peak * 1.01
@@ -103,7 +109,9 @@ def test_transposing_drops_what_it_has_read(tmp_path):
     with (tmp_path / "weights").open("wb") as file:
         file.truncate(2 * shape[0] * shape[1])
     tensor = Tensor("linear.weight", shape, BF16, Span((map_file(tmp_path / "weights"),)))
-    build = Build(torch.float32, Recipe("4 bits", 0, (Rule("*", 4, 32, "rtn_asymmetric"),)), standard=True)
+    build = Build(
+        torch.float32, Recipe("4 bits", 0, (Rule("*", 4, 32, "rtn_asymmetric"),)), standard=True
+    )
     with torch.device("meta"):
         module = build.linear("linear", shape[1], shape[0])
     sizes = []
@@ -137,9 +145,24 @@ def control_group():
             is_permitted = False
         require("rights", {"permission to make a control group": is_permitted})
         enter = f'echo $$ > {group}/cgroup.procs && exec "$@"'
-        command = ["sh", "-c", enter, "sh", sys.executable, "-m", "voxtral_onnx", *map(str, arguments)]
+        command = [
+            "sh",
+            "-c",
+            enter,
+            "sh",
+            sys.executable,
+            "-m",
+            "voxtral_onnx",
+            *map(str, arguments),
+        ]
         done = subprocess.run(
-            command, capture_output=True, check=False, text=True, timeout=120, env=clean_environment(state), cwd=state
+            command,
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=120,
+            env=clean_environment(state),
+            cwd=state,
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
@@ -149,8 +172,12 @@ def control_group():
 
 
 def test_transcribing_in_a_control_group(control_group, tiny_artifact, tmp_path):
-    result = control_group(200 << 20, tmp_path, "transcribe", "-m", tiny_artifact, "--precision", "fp32", CLIP)
-    result.assert_refused(7, "memory: fp32 with context 128 needs about", "this process may still take 0.")
+    result = control_group(
+        200 << 20, tmp_path, "transcribe", "-m", tiny_artifact, "--precision", "fp32", CLIP
+    )
+    result.assert_refused(
+        7, "memory: fp32 with context 128 needs about", "this process may still take 0."
+    )
 
 
 def test_exporting_in_a_control_group(control_group, tmp_path):

@@ -1,4 +1,7 @@
-"""Graphs traced once a session: tracing takes seconds, and what comes out depends on the plan and the configuration."""
+"""Graphs traced once a session.
+
+Tracing takes seconds, and what comes out depends on the plan and the configuration.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ from voxtral_onnx.exporter.trace import Traced, fake_module, trace
 
 
 class Traces:
-    """In the place of `trace`: keeps in a folder what that gave, for every process that is told of the folder."""
+    """In the place of `trace`.
+
+    Keeps in a folder what that gave, for every process that is told of the folder.
+    """
 
     def __init__(self, folder: Path):
         folder.mkdir(exist_ok=True)

@@ -36,12 +36,19 @@ class Host:
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Host:
         """From TOML."""
-        tests = tuple(Test(test["family"], tuple(test["precisions"]), test["test"]) for test in values["tests"])
+        tests = tuple(
+            Test(test["family"], tuple(test["precisions"]), test["test"])
+            for test in values["tests"]
+        )
         return cls(**{**values, "tests": tests})
 
     def tests_of(self, family: str, precision: str) -> tuple[str, ...]:
         """Name the tests that run these graphs."""
-        return tuple(test.test for test in self.tests if test.family == family and precision in test.precisions)
+        return tuple(
+            test.test
+            for test in self.tests
+            if test.family == family and precision in test.precisions
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +69,13 @@ def read_hosts() -> tuple[Host, ...]:
 
 
 def judge(host: Host, manifest: Manifest) -> Iterator[Verdict]:
-    """A verdict for each family that tests run on the host, and each precision in which the artifact has it."""
+    """Yield a verdict for each family that tests run on a host, by precision."""
     for family in dict.fromkeys(test.family for test in host.tests):
-        found = [name for name, kind in manifest.precisions.items() if family == NATIVE or family in kind.families]
+        found = [
+            name
+            for name, kind in manifest.precisions.items()
+            if family == NATIVE or family in kind.families
+        ]
         if not found:
             yield Verdict(host.name, host.version, family, None, NOT_IN_ARTIFACT)
         for name in found:

@@ -1,4 +1,7 @@
-"""The bytes of *tiny* and what is heard in its samples stay what they were, until somebody means to change them."""
+"""The bytes of *tiny* and what is heard in its samples stay what they were.
+
+Whoever means to change them writes the baseline anew.
+"""
 
 from __future__ import annotations
 

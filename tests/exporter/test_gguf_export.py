@@ -59,7 +59,9 @@ def report_of(folder: Path, precision: str) -> dict:
 
 
 def content_of(path: Path) -> dict[str, tuple[str, np.ndarray]]:
-    return {tensor.name: (tensor.tensor_type.name, tensor.data) for tensor in GGUFReader(path).tensors}
+    return {
+        tensor.name: (tensor.tensor_type.name, tensor.data) for tensor in GGUFReader(path).tensors
+    }
 
 
 def weights_of(folder: Path, precision: str) -> tuple[dict[str, Tensor], Recipe, VoxtralConfig]:
@@ -83,12 +85,16 @@ def test_the_artifact_holds_the_values_of_the_gguf(q4_0, from_q4_0):
     for name, shape in weights.tensor_shapes(config).items():
         if ".ada_rms_norm." in name or len(shape) != 2:
             continue
-        values = ggufs.half_split(ggufs.read(stored[weights.mistral_name(name)][1], "Q4_0"), name, config)
+        values = ggufs.half_split(
+            ggufs.read(stored[weights.mistral_name(name)][1], "Q4_0"), name, config
+        )
         rule = recipe.rule_for(name.removesuffix(".weight"))
         scales = found[name.removesuffix("weight") + "scales"].rows()
         packed = found[name].stored_rows().reshape(*scales.shape, 16)
         assert rule
-        assert np.array_equal(dequantize_blockwise(Blocks(packed, scales, None), rule, shape[1]), values), name
+        assert np.array_equal(
+            dequantize_blockwise(Blocks(packed, scales, None), rule, shape[1]), values
+        ), name
         count += 1
     assert count == 73
 
@@ -121,12 +127,17 @@ def test_report_notices_one_changed_bit(part, q4_0, from_q4_0, tmp_path):
         file.seek(-1, 1)
         file.write(bytes([byte ^ 1]))
     entries = compare(folder, manifest, "q4f16", open_checkpoint(q4_0, TINY / "tekken.json"), 1)
-    assert [entry["tensor"] for entry in entries if entry["result"] == "differs"] == [f"{module}.weight"]
+    assert [entry["tensor"] for entry in entries if entry["result"] == "differs"] == [
+        f"{module}.weight"
+    ]
 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """One layer with every type, exported: the values of each type under our names and in our order, the folder."""
+    """One layer with every type, exported.
+
+    The values of each type under our names and in our order, the folder.
+    """
     folder, params = tmp_path_factory.mktemp("mixed"), small_params()
     for stack in (params, params["multimodal"]["whisper_model_args"]["encoder_args"]):
         stack.update(dim=256, hidden_dim=256, n_heads=8, n_kv_heads=8)
@@ -137,11 +148,14 @@ def mixed(tmp_path_factory):
         if kind := [kind for part, kind in KINDS.items() if name.endswith(f"{part}.weight")]:
             kinds[name] = kind[0]
     theirs = {weights.mistral_name(name): kind for name, kind in kinds.items()}
-    values = ggufs.write_model(folder / "mixed.gguf", config, tensors, lambda name: theirs.get(name, "F32"))
+    values = ggufs.write_model(
+        folder / "mixed.gguf", config, tensors, lambda name: theirs.get(name, "F32")
+    )
     options = {"tokenizer": TINY / "tekken.json", "precisions": ("q4f16", "q8", "fp32")}
     out = export(folder / "mixed.gguf", folder / "out", **options)
     return {
-        name: (kinds[name], ggufs.half_split(values[weights.mistral_name(name)], name, config)) for name in kinds
+        name: (kinds[name], ggufs.half_split(values[weights.mistral_name(name)], name, config))
+        for name in kinds
     }, out
 
 
@@ -157,7 +171,10 @@ def test_every_other_type_is_rounded_by_the_recipe(mixed):
         if kind != "Q4_0":
             packed = quantize_blockwise(values, rule).packed
             assert np.array_equal(found[name].stored_rows(), packed.reshape(len(packed), -1)), name
-    assert "bit-equal: 2 Q4_0; requantised: 1 BF16, 1 F16, 2 Q4_1, " in report_of(folder, "q4f16")["summary"]
+    assert (
+        "bit-equal: 2 Q4_0; requantised: 1 BF16, 1 F16, 2 Q4_1, "
+        in report_of(folder, "q4f16")["summary"]
+    )
 
 
 def test_blocks_of_q8_0_are_kept(mixed):
@@ -172,7 +189,9 @@ def test_blocks_of_q8_0_are_kept(mixed):
         scales = found[name.removesuffix("weight") + "scales"].rows()
         packed = found[name].stored_rows().reshape(*scales.shape, 32)
         assert rule
-        assert np.array_equal(dequantize_blockwise(Blocks(packed, scales, None), rule, values.shape[1]), values), name
+        assert np.array_equal(
+            dequantize_blockwise(Blocks(packed, scales, None), rule, values.shape[1]), values
+        ), name
 
 
 def test_every_type_is_exact_in_float32(mixed):

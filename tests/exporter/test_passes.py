@@ -21,7 +21,9 @@ from voxtral_onnx.quant.recipe import load_recipe
 
 
 def model_of(nodes, inputs, outputs):
-    graph = ir.Graph(inputs, outputs, nodes=nodes, opset_imports={"": 23, "com.microsoft": 1}, name="test")
+    graph = ir.Graph(
+        inputs, outputs, nodes=nodes, opset_imports={"": 23, "com.microsoft": 1}, name="test"
+    )
     return ir.Model(graph, ir_version=10)
 
 
@@ -61,21 +63,34 @@ def test_constant_reshapes_are_left_alone():
 
 @pytest.mark.parametrize(("row_bytes", "dtype"), [(8, ir.DataType.UINT4), (16, ir.DataType.UINT8)])
 def test_codes_of_four_bits_get_their_type(row_bytes, dtype):
-    codes, zeros = (value(name, [rows, row_bytes], ir.DataType.UINT8) for name, rows in (("codes", 64), ("zeros", 2)))
+    codes, zeros = (
+        value(name, [rows, row_bytes], ir.DataType.UINT8)
+        for name, rows in (("codes", 64), ("zeros", 2))
+    )
     other = value("other", [64, row_bytes], ir.DataType.UINT8)  # gathered as bytes, which it stays
-    node = ir.node("DequantizeLinear", [codes, value("scales", [2, 16]), zeros], {"axis": 0, "block_size": 32})
+    node = ir.node(
+        "DequantizeLinear", [codes, value("scales", [2, 16]), zeros], {"axis": 0, "block_size": 32}
+    )
     gather = ir.node("Gather", [other, value("ids", [3], ir.DataType.INT64)], {"axis": 1})
     model = model_of([node, gather], [], [*node.outputs, *gather.outputs])
     assert type_packed_codes(model) == (2 if dtype == ir.DataType.UINT4 else 0)
-    assert [(item.dtype, item.shape) for item in (codes, zeros)] == [(dtype, (64, 16)), (dtype, (2, 16))]
+    assert [(item.dtype, item.shape) for item in (codes, zeros)] == [
+        (dtype, (64, 16)),
+        (dtype, (2, 16)),
+    ]
     assert other.dtype == ir.DataType.UINT8 and other.shape == (64, row_bytes)
 
 
 def test_unread_optional_outputs_go():
     x, skip, weight = value("x", [1, 4]), value("skip", [1, 4]), value("weight", [4])
-    norm = ir.node("SkipSimplifiedLayerNormalization", [x, skip, weight], domain="com.microsoft", num_outputs=4)
+    norm = ir.node(
+        "SkipSimplifiedLayerNormalization", [x, skip, weight], domain="com.microsoft", num_outputs=4
+    )
     last = ir.node(
-        "SkipSimplifiedLayerNormalization", [x, norm.outputs[3], weight], domain="com.microsoft", num_outputs=4
+        "SkipSimplifiedLayerNormalization",
+        [x, norm.outputs[3], weight],
+        domain="com.microsoft",
+        num_outputs=4,
     )
     for number, output in enumerate((*norm.outputs, *last.outputs)):
         output.name = f"v{number}"

@@ -1,7 +1,9 @@
-"""What *tiny* becomes: hashes of its files in all precisions and families, and what is heard in its samples.
+"""What *tiny* becomes.
 
-tests/exporter/test_baseline.py compares; `python tests/golden/baseline.py` writes baseline.json anew, which a change
-of graphs, quantisation or decoding must do on purpose.
+Hashes of its files in all precisions and families, and what is heard in its samples.
+
+tests/exporter/test_baseline.py compares; `python tests/golden/baseline.py` writes baseline.json
+anew, which a change of graphs, quantisation or decoding must do on purpose.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ HEARD = ("q4f16", "q4", "fp32")  # precisions whose tokens are kept
 
 
 def place() -> dict[str, str]:
-    """Return what bytes and close decisions may depend on: packages, the processor's kernels, the C library."""
+    """Return what bytes and close decisions may depend on.
+
+    Packages, the processor's kernels, the C library.
+    """
     names = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy", "onnxruntime")
     return {
         **{name: version(name) for name in names},
@@ -38,7 +43,10 @@ def place() -> dict[str, str]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file of an artifact; of the manifest without the version that wrote it."""
+    """Return the sha256 of every file of an artifact.
+
+    Of the manifest without the version that wrote it.
+    """
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         content = path.read_bytes()

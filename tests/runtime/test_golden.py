@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from golden import make
 
-# Of an angle in radians: its frequency is a power, off by a last place or two of float64 that differ from one libm or
-# processor to the next, and so are the angle and its cosine.
+# Of an angle in radians: its frequency is a power, off by a last place or two of float64 that
+# differ from one libm or processor to the next, and so are the angle and its cosine.
 ANGLE_RTOL = 2.0**-50
 
 
