@@ -186,8 +186,8 @@ with Transcriber("{repo_id}") as transcriber:
     print(transcriber.transcribe("talk.wav").text)
 ```
 
-**A browser tab**: `pip install 'voxtral-onnx[cpu,serve]'`, then `voxtral-onnx serve {repo_id}`; or as
-a static site: `voxtral-onnx bundle {repo_id} -o site`.
+**A browser tab**: `pip install 'voxtral-onnx[cpu,serve]'`, then `voxtral-onnx serve {repo_id}`; or
+as a static site: `voxtral-onnx bundle {repo_id} -o site`.
 
 **Any program on onnxruntime** (C, C++, Java, Node.js …): `onnx/mel.onnx`, `{graphs.encoder.path}`
 and `{graphs.decoder.path}` with the rules in `{FILE_NAME}`, which voxtral-onnx's `docs/artifact.md`

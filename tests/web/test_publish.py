@@ -172,7 +172,7 @@ def test_layout_of_a_model_for_transformers_js(transformers_js_artifact):
         front["tags"]
     )
     assert (
-        f"from_pretrained('{NAME}', {{ dtype: 'q4' }})" in card
+        f"from_pretrained(\n  '{NAME}', {{ dtype: 'q4' }}\n)" in card
         and "npm install @huggingface/transformers" in card
     )
     assert "portable" not in card
@@ -212,7 +212,7 @@ def test_card_names_a_precision_that_the_family_has(tiny_artifact):
     assert next(iter(precisions)) != "q4"
     text = model_card(replace(manifest, precisions=precisions), NAME, {}, "verified")
     assert (
-        "dtype: 'q4'" in text and f"`{kind.decoder.path}` have the same inputs and outputs" in text
+        "dtype: 'q4'" in text and f"`{kind.decoder.path}` have the same\ninputs and outputs" in text
     )
 
 
@@ -255,7 +255,7 @@ def test_an_upload_that_was_interrupted_goes_on(hub, artifact):
 
     def stop(name, done, total):
         started.append(name)
-        if name.endswith("_data"):
+        if sum(each.endswith("_data") for each in started) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
