@@ -5,7 +5,8 @@
     with Transcriber("tiny") as transcriber:
         print(transcriber.transcribe("clip.wav").text)
 
-`export`, `quantize` and `verify` need the extra `export` (torch, onnx); `Transcriber` needs onnxruntime and NumPy only.
+`export`, `quantize` and `verify` need the extra `export` (torch, onnx); `Transcriber` needs
+onnxruntime and NumPy only.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
     from .web.publish import publish
 
 __version__ = "0.1.0"
-__all__ = ["Stream", "Transcriber", "Transcript", "__version__", "export", "publish", "quantize", "verify"]
+__all__ = [
+    "Stream",
+    "Transcriber",
+    "Transcript",
+    "__version__",
+    "export",
+    "publish",
+    "quantize",
+    "verify",
+]
 
 _HOMES = {
     "export": ".exporter.export",

@@ -1,6 +1,9 @@
-"""The model's hyperparameters, parsed once from either checkpoint layout and passed on as frozen objects.
+"""Hyperparameters of the model, parsed once from either checkpoint layout.
 
-Field names are Hugging Face's. Mistral's `params.json` words appear only in `VoxtralConfig.from_params`.
+They are passed on as frozen objects.
+
+Field names are Hugging Face's. Mistral's `params.json` words appear only in
+`VoxtralConfig.from_params`.
 """
 
 from __future__ import annotations
@@ -83,17 +86,22 @@ class VoxtralConfig:
         for name, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
             if stack.num_attention_heads % stack.num_key_value_heads:
                 raise CheckpointError(
-                    f"{name}: {stack.num_attention_heads} query heads cannot share {stack.num_key_value_heads} "
+                    f"{name}: {stack.num_attention_heads} query heads cannot share "
+                    f"{stack.num_key_value_heads} "
                     "key-value heads evenly"
                 )
             if stack.head_dim % 2:
-                raise CheckpointError(f"{name}: head_dim {stack.head_dim} is odd, rotary embedding needs an even one")
+                raise CheckpointError(
+                    f"{name}: head_dim {stack.head_dim} is odd, rotary embedding needs an even one"
+                )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VoxtralConfig:
         """The inverse of `to_dict`, for the manifest."""
         return cls(
-            AudioConfig(**values["audio"]), EncoderConfig(**values["encoder"]), DecoderConfig(**values["decoder"])
+            AudioConfig(**values["audio"]),
+            EncoderConfig(**values["encoder"]),
+            DecoderConfig(**values["decoder"]),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,7 +113,8 @@ class VoxtralConfig:
         """Read Mistral's `params.json`.
 
         Raises:
-            CheckpointError: a key is missing or unknown, or has a value that this architecture does not have.
+            CheckpointError: a key is missing or unknown, or has a value that this architecture does
+                not have.
         """
         top = _Section("params.json", params)
         multimodal = top.section("multimodal")
@@ -115,7 +124,9 @@ class VoxtralConfig:
         downsample = whisper.section("downsample_args")
 
         top.expect(use_biases=False, causal=True, tied_embeddings=True, ada_rms_norm_t_cond=True)
-        encoder.expect(use_biases=True, causal=True, pos_embed="rope", ffn_type="swiglu", norm_type="rms_norm")
+        encoder.expect(
+            use_biases=True, causal=True, pos_embed="rope", ffn_type="swiglu", norm_type="rms_norm"
+        )
         audio.expect(transcription_format="streaming")
         top.ignore("model_parallel", "model_max_length")
         encoder.ignore("vocab_size", "use_cache", "max_source_positions")
@@ -146,7 +157,9 @@ class VoxtralConfig:
                 global_log_mel_max=audio.number("global_log_mel_max"),
                 frames_per_token=int(frames_per_token),
             ),
-            EncoderConfig(**stack(encoder), downsample_factor=downsample.integer("downsample_factor")),
+            EncoderConfig(
+                **stack(encoder), downsample_factor=downsample.integer("downsample_factor")
+            ),
             DecoderConfig(
                 **stack(top),
                 vocab_size=top.integer("vocab_size"),
@@ -175,13 +188,21 @@ class VoxtralConfig:
         n_fft = audio.integer("n_fft")
         audio.expect(win_length=n_fft)
         _expect(
-            "config.json: audio_config.num_mel_bins", encoder.integer("num_mel_bins"), audio.integer("feature_size")
+            "config.json: audio_config.num_mel_bins",
+            encoder.integer("num_mel_bins"),
+            audio.integer("feature_size"),
         )
 
         def stack(section: _Section, num_key_value_heads: int) -> dict[str, Any]:
             rope = section.section("rope_parameters")
             rope.expect(rope_type="default")
-            names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
+            names = (
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "head_dim",
+            )
             return {
                 **{name: section.integer(name) for name in names},
                 "num_key_value_heads": num_key_value_heads,
@@ -200,7 +221,8 @@ class VoxtralConfig:
                 frames_per_token=top.integer("audio_length_per_tok"),
             ),
             EncoderConfig(
-                **stack(encoder, encoder.integer("num_attention_heads")),  # always full multi-head attention
+                # always full multi-head attention
+                **stack(encoder, encoder.integer("num_attention_heads")),
                 downsample_factor=top.integer("downsample_factor"),
             ),
             DecoderConfig(
@@ -211,7 +233,8 @@ class VoxtralConfig:
         )
 
 
-HF_TIME_EMBEDDING_RANK = 32  # a literal in transformers' VoxtralRealtimeTextAdaRmsNorm, absent from config.json
+# a literal in transformers' VoxtralRealtimeTextAdaRmsNorm, absent from config.json
+HF_TIME_EMBEDDING_RANK = 32
 
 
 class _Section:
@@ -225,7 +248,9 @@ class _Section:
     def _get(self, key: str) -> Any:
         self.seen.add(key)
         if key not in self.values:
-            raise CheckpointError(f"{self.path}: key '{key}' is missing; the file is not of a Voxtral Realtime model")
+            raise CheckpointError(
+                f"{self.path}: key '{key}' is missing; the file is not of a Voxtral Realtime model"
+            )
         return self.values[key]
 
     def section(self, key: str) -> _Section:
@@ -234,13 +259,21 @@ class _Section:
     def integer(self, key: str) -> int:
         value = self._get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise CheckpointError(f"{self.path}: '{key}': expected a positive integer, got {value!r}")
+            raise CheckpointError(
+                f"{self.path}: '{key}': expected a positive integer, got {value!r}"
+            )
         return value
 
     def number(self, key: str) -> float:
         value = self._get(key)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-            raise CheckpointError(f"{self.path}: '{key}': expected a positive number, got {value!r}")
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not 0 < value < float("inf")
+        ):
+            raise CheckpointError(
+                f"{self.path}: '{key}': expected a positive number, got {value!r}"
+            )
         return float(value)
 
     def expect(self, **wanted: Any) -> None:
@@ -252,7 +285,9 @@ class _Section:
 
     def finish(self) -> None:
         if unknown := sorted(set(self.values) - self.seen):
-            raise CheckpointError(f"{self.path}: unknown keys {unknown}; this is another version of the architecture")
+            raise CheckpointError(
+                f"{self.path}: unknown keys {unknown}; this is another version of the architecture"
+            )
 
 
 def _expect(what: str, found: Any, wanted: Any) -> None:
@@ -261,9 +296,17 @@ def _expect(what: str, found: Any, wanted: Any) -> None:
 
 
 RELEASED_NAME = "mistralai/Voxtral-Mini-4B-Realtime-2602"
-RELEASED_LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "ru", "zh")  # its model card
+# its model card
+RELEASED_LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "ru", "zh")
 RELEASED = VoxtralConfig(  # its hyperparameters, for files that do not say
-    AudioConfig(sample_rate=16000, n_fft=400, hop_length=160, n_mels=128, global_log_mel_max=1.5, frames_per_token=8),
+    AudioConfig(
+        sample_rate=16000,
+        n_fft=400,
+        hop_length=160,
+        n_mels=128,
+        global_log_mel_max=1.5,
+        frames_per_token=8,
+    ),
     EncoderConfig(
         hidden_size=1280,
         intermediate_size=5120,

@@ -1,13 +1,16 @@
-"""Repositories of the Hugging Face hub: what they hold, and the files that are needed, downloaded whole and checked.
+"""Repositories of the Hugging Face hub.
+
+What they hold, and the files that are needed, downloaded whole and checked.
 
     HF_HOME/assets/voxtral-onnx/ORG--NAME/
-        main.json         what the hub said of this revision when all that was needed of it had come; for --offline
-        5f3c…/            files, in a folder named for what they hold: a commit that changes none of them downloads none
-        5f3c…/*.partial   on its way; a later call goes on with it
-        *.lock            held by who writes; others wait
+        main.json         what the hub said of this revision when all that was needed of it had
+        come; for --offline 5f3c…/            files, in a folder named for what they hold: a commit
+        that changes none of them downloads none 5f3c…/*.partial   on its way; a later call goes on
+        with it *.lock            held by who writes; others wait
 
-`huggingface_hub` knows the server, the token, the proxy and the errors. Its own downloads would not do: they begin
-anew after a kill, compare no hashes, and its cache consists of links, which onnx and OpenVINO refuse in models.
+`huggingface_hub` knows the server, the token, the proxy and the errors. Its own downloads would not
+do: they begin anew after a kill, compare no hashes, and its cache consists of links, which onnx and
+OpenVINO refuse in models.
 """
 
 from __future__ import annotations
@@ -27,20 +30,27 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from huggingface_hub import constants, get_token, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import WeakFileLock, get_session, hf_raise_for_status
 
 from . import __version__
 from .errors import StorageError, UsageError
 from .manifest import sync_folder, write_whole
 
-WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before further attempts, counted anew whenever bytes have come
+# seconds before further attempts, counted anew whenever bytes have come
+WAITS = (1.0, 2.0, 4.0, 8.0)
 BLOCK = 1 << 20  # bytes after which progress is reported
 
 REPOSITORY = re.compile(r"([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@(.+))?", re.ASCII | re.IGNORECASE)
 _COMMIT = re.compile("[0-9a-f]{40}")
 _PASSING = {408, 429, 500, 502, 503, 504}  # HTTP statuses that the next attempt may not meet
-# The base of all errors of the HTTP client: httpx's or httpx2's, as the version of huggingface_hub has it.
+# The base of all errors of the HTTP client: httpx's or httpx2's, as the version of huggingface_hub
+# has it.
 HTTPError = cast(type[Exception], HfHubHTTPError.__mro__[1])
 
 
@@ -57,7 +67,11 @@ class Repository:
         return self.repo_id.partition("/")[2]
 
     def __str__(self) -> str:
-        return self.repo_id if self.revision == constants.DEFAULT_REVISION else f"{self.repo_id}@{self.revision}"
+        return (
+            self.repo_id
+            if self.revision == constants.DEFAULT_REVISION
+            else f"{self.repo_id}@{self.revision}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +119,15 @@ class Snapshot:
         return _home(self.repository) / hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def folder_of_others(self, names: Iterable[str]) -> Path | None:
-        """Where huggingface_hub keeps these files, if other programs have downloaded them all; links among them."""
+        """Where huggingface_hub keeps these files, if other programs have downloaded them all.
+
+        Links among them.
+        """
         files = {name: self.files[name] for name in names}
-        paths = {try_to_load_from_cache(self.repository.repo_id, name, revision=self.commit) for name in files}
+        paths = {
+            try_to_load_from_cache(self.repository.repo_id, name, revision=self.commit)
+            for name in files
+        }
         folders = {Path(path).parent for path in paths if isinstance(path, str)}
         return next((folder for folder in folders if not _missing(files, folder)), None)
 
@@ -116,7 +136,10 @@ class Snapshot:
         if _recall(self.repository, self.is_offline) != self:
             files = {name: asdict(file) for name, file in self.files.items()}
             record = _record(self.repository)
-            with _named_errors(self.repository), WeakFileLock(record.with_name(f"{record.name}.lock")):
+            with (
+                _named_errors(self.repository),
+                WeakFileLock(record.with_name(f"{record.name}.lock")),
+            ):
                 write_whole(record, json.dumps({"commit": self.commit, "files": files}).encode())
 
     def download(
@@ -125,10 +148,13 @@ class Snapshot:
         folder: Path,
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
-        """Bring the files that are missing; each appears under its name when it is whole and its hash is right.
+        """Bring the files that are missing.
+
+        Each appears under its name when it is whole and its hash is right.
 
         Raises:
-            StorageError: no connection, no access, too little disk, a wrong hash; or offline, and files are missing.
+            StorageError: no connection, no access, too little disk, a wrong hash; or offline, and
+                files are missing.
         """
         if not (missing := _missing(files, folder)):
             return
@@ -144,11 +170,14 @@ class Snapshot:
             on_progress(Progress("", total - remaining(files, folder), total))
             with WeakFileLock(folder.with_name(f"{folder.name}.lock")):
                 missing = _missing(files, folder)
-                meter = _Meter(on_progress, total - sum(file.size for file in missing.values()), total)
+                meter = _Meter(
+                    on_progress, total - sum(file.size for file in missing.values()), total
+                )
                 meter.report("")  # that all is there, where another process brought it
                 for name, file in missing.items():
                     meter.report(name)
-                    url = f"{constants.ENDPOINT}/{self.repository.repo_id}/resolve/{self.commit}/{quote(name)}"
+                    place = f"{self.repository.repo_id}/resolve/{self.commit}"
+                    url = f"{constants.ENDPOINT}/{place}/{quote(name)}"
                     _download(url, file, folder / name, partial(meter.report, name))
 
 
@@ -174,23 +203,37 @@ class _Patience:
         self.waits = iter(waits)
 
     def after(self, error: Exception) -> float:
-        """Seconds; or the error again, where another attempt would meet the same or enough were made."""
+        """Seconds.
+
+        Or the error again, where another attempt would meet the same or enough were made.
+        """
         wait = next(self.waits, None)
-        if wait is None or (isinstance(error, HfHubHTTPError) and error.response.status_code not in _PASSING):
+        if wait is None or (
+            isinstance(error, HfHubHTTPError) and error.response.status_code not in _PASSING
+        ):
             raise error
         return wait
 
 
 def find_repository(source: str | Path, revision: str | None = None) -> Repository | None:
-    """The repository that ORG/NAME or ORG/NAME@REVISION names; None for a path that exists and for all other names.
+    """The repository that ORG/NAME or ORG/NAME@REVISION names.
+
+    None for a path that exists and for all other names.
 
     Raises:
         UsageError: a revision of what is no repository, or two.
     """
     match = REPOSITORY.fullmatch(str(source))
-    if isinstance(source, Path) or Path(source).exists() or match is None or match[0].endswith(".gguf"):
+    if (
+        isinstance(source, Path)
+        or Path(source).exists()
+        or match is None
+        or match[0].endswith(".gguf")
+    ):
         if revision is not None:
-            raise UsageError(f"revision: only a repository of the hub, ORG/NAME, has revisions, {source} is none")
+            raise UsageError(
+                f"revision: only a repository of the hub, ORG/NAME, has revisions, {source} is none"
+            )
         return None
     if revision is not None and match[2] is not None:
         raise UsageError(f"revision: expected one, got {match[2]!r} and {revision!r}")
@@ -198,10 +241,13 @@ def find_repository(source: str | Path, revision: str | None = None) -> Reposito
 
 
 def look_up(repository: Repository, *, offline: bool = False) -> Snapshot:
-    """Ask the hub what a repository holds; offline, or when the revision is a commit known already, take what it said.
+    """Ask the hub what a repository holds.
+
+    Offline, or when the revision is a commit known already, take what it said.
 
     Raises:
-        StorageError: no connection, no such repository or revision, no access; or offline, and it was never downloaded.
+        StorageError: no connection, no such repository or revision, no access; or offline, and it
+            was never downloaded.
     """
     offline = offline or constants.HF_HUB_OFFLINE
     if offline or _COMMIT.fullmatch(repository.revision):
@@ -212,12 +258,15 @@ def look_up(repository: Repository, *, offline: bool = False) -> Snapshot:
                 f"{repository}: offline, and {_home(repository)} does not have it; "
                 "run it once without --offline and HF_HUB_OFFLINE"
             )
-    url = f"{constants.ENDPOINT}/api/models/{repository.repo_id}/revision/{quote(repository.revision, safe='')}"
+    revision = quote(repository.revision, safe="")
+    url = f"{constants.ENDPOINT}/api/models/{repository.repo_id}/revision/{revision}"
     patience = _Patience(WAITS[:2])  # nothing is lost yet
     with _named_errors(repository):
         while True:
             try:
-                response = get_session().get(url, params={"blobs": True}, headers=_headers(), timeout=_timeout())
+                response = get_session().get(
+                    url, params={"blobs": True}, headers=_headers(), timeout=_timeout()
+                )
                 hf_raise_for_status(response)
                 break
             except HTTPError as error:
@@ -225,13 +274,18 @@ def look_up(repository: Repository, *, offline: bool = False) -> Snapshot:
         try:
             return Snapshot(repository, *_parse(response.json()), offline)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"{url}: not the answer of a hub ({error!r}); check HF_ENDPOINT") from error
+            raise StorageError(
+                f"{url}: not the answer of a hub ({error!r}); check HF_ENDPOINT"
+            ) from error
 
 
 def remaining(files: Mapping[str, RemoteFile], folder: Path) -> int:
     """Bytes that a download of these files would still bring."""
     missing = _missing(files, folder)
-    return sum(max(0, file.size - (_size(_unfinished(folder / name)) or 0)) for name, file in missing.items())
+    return sum(
+        max(0, file.size - (_size(_unfinished(folder / name)) or 0))
+        for name, file in missing.items()
+    )
 
 
 def require_room(needs: Mapping[Path, int]) -> None:
@@ -247,7 +301,8 @@ def require_room(needs: Mapping[Path, int]) -> None:
         disks[disk] = disks.get(disk, 0) + num_bytes
         if disks[disk] > (free := shutil.disk_usage(place).free):
             raise StorageError(
-                f"{folder}: {disks[disk] / 1e6:,.1f} MB of disk are needed, {place} has {free / 1e6:,.1f} MB free; "
+                f"{folder}: {disks[disk] / 1e6:,.1f} MB of disk are needed, {place} has "
+                f"{free / 1e6:,.1f} MB free; "
                 "free space, or choose another disk: HF_HOME for downloads, --output for artifacts"
             )
 
@@ -263,12 +318,17 @@ def _recall(repository: Repository, is_offline: bool) -> Snapshot | None:
 
 
 def _parse(answer: Mapping[str, Any]) -> tuple[str, dict[str, RemoteFile]]:
-    """Commit and files out of the hub's answer; a name that would lead out of the folder is left out."""
+    """Commit and files out of the hub's answer.
+
+    A name that would lead out of the folder is left out.
+    """
     files = {}
     for entry in answer["siblings"]:
         name, lfs = entry["rfilename"], entry.get("lfs")
         if not ({"", "..", "."} & {*name.split("/")} or "\\" in name or ":" in name):
-            files[name] = RemoteFile(int(entry["size"]), str(lfs["sha256"] if lfs else entry["blobId"]))
+            files[name] = RemoteFile(
+                int(entry["size"]), str(lfs["sha256"] if lfs else entry["blobId"])
+            )
     return str(answer["sha"]), files
 
 
@@ -299,7 +359,8 @@ def _download(url: str, file: RemoteFile, path: Path, report: Callable[..., None
     if digest.hexdigest() != file.digest:
         unfinished.unlink()
         raise StorageError(
-            f"{path.name}: expected {file.size:,} bytes with hash {file.digest[:16]}…, got {size:,} with "
+            f"{path.name}: expected {file.size:,} bytes with hash {file.digest[:16]}…, got "
+            f"{size:,} with "
             f"{digest.hexdigest()[:16]}…; they were removed, download it again"
         )
     unfinished.replace(path)
@@ -307,7 +368,10 @@ def _download(url: str, file: RemoteFile, path: Path, report: Callable[..., None
 
 
 def _receive(url: str, start: int) -> Iterator[bytes]:
-    """Content from byte `start` on; a server that knows no ranges sends all, of which the beginning is skipped."""
+    """Content from byte `start` on.
+
+    A server that knows no ranges sends all, of which the beginning is skipped.
+    """
     headers = _headers() | {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -371,25 +435,33 @@ def _named_errors(repository: Repository) -> Iterator[None]:
         raise StorageError(f"{repository}: accept its licence on {page}, then {log_in}") from error
     except RepositoryNotFoundError as error:
         raise StorageError(
-            f"{repository}: neither a path here nor a repository that the hub shows; check the name; if it is private, "
+            f"{repository}: neither a path here nor a repository that the hub shows; check the "
+            "name; if it is private, "
             f"{log_in}"
         ) from error
     except RevisionNotFoundError as error:
-        raise StorageError(f"{repository.repo_id}: no branch, tag or commit {repository.revision!r}") from error
+        raise StorageError(
+            f"{repository.repo_id}: no branch, tag or commit {repository.revision!r}"
+        ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
-            raise StorageError(f"{repository}: the hub refuses the token (HTTP {status}); {log_in}") from error
+            raise StorageError(
+                f"{repository}: the hub refuses the token (HTTP {status}); {log_in}"
+            ) from error
         raise StorageError(
-            f"{repository}: the hub answers HTTP {status}; run it again later, what has come is kept"
+            f"{repository}: the hub answers HTTP {status}; run it again later, what has come is "
+            "kept"
         ) from error
     except HTTPError as error:
         raise StorageError(
-            f"{repository}: no such path here, and no connection to {constants.ENDPOINT} ({error}); run it again "
+            f"{repository}: no such path here, and no connection to {constants.ENDPOINT} "
+            f"({error}); run it again "
             "later, what has come is kept; --offline takes what was downloaded before"
         ) from error
     except OSError as error:
         raise StorageError(
-            f"{_home(repository)}: cannot be written ({error.strerror or error}); free space, or set HF_HOME to "
+            f"{_home(repository)}: cannot be written ({error.strerror or error}); free space, or "
+            "set HF_HOME to "
             "another folder; what has come is kept"
         ) from error

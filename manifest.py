@@ -1,7 +1,7 @@
 """`voxtral_onnx.json`: the contract between export and every host.
 
-The exporter writes it last; the runtime, the page and other hosts read names, shapes, rules and hashes from it and
-repeat none of them in code.
+The exporter writes it last; the runtime, the page and other hosts read names, shapes, rules and
+hashes from it and repeat none of them in code.
 """
 
 from __future__ import annotations
@@ -18,17 +18,22 @@ from typing import Any, BinaryIO
 from .config import TransformerConfig, VoxtralConfig
 from .errors import ArtifactError, StorageError
 
-FORMAT = 1
+FORMAT = 2
+READ_FORMATS = (1, FORMAT)  # 1 also has what no host reads (docs/artifact.md)
 FILE_NAME = "voxtral_onnx.json"
 TOKENIZER = "tekken.json"
-CERTIFICATE = ("certificate.json", "certificate.html")  # what verify found, beside the manifest and not named in it
+# what verify found, beside the manifest and not named in it
+CERTIFICATE = ("certificate.json", "certificate.html")
 PIECE_SIZE = 16 << 20  # bytes hashed apart, because browsers cannot hash a stream
 MAX_DELAY_TOKENS = 30  # 2400 ms, the longest delay the model was trained with
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output of a graph; a symbolic axis is a name or an integer times a name, as `8*chunk`."""
+    """One input or output of a graph.
+
+    A symbolic axis is a name or an integer times a name, as `8*chunk`.
+    """
 
     name: str
     dtype: str  # NumPy's name
@@ -45,7 +50,6 @@ class GraphSpec:
     data: tuple[str, ...]  # external data files, below the artifact folder
     parameters: int  # weights bound, counted before quantisation
     operators: Mapping[str, int]  # nodes by operator
-    passes: Mapping[str, int]  # what each clean-up after tracing changed
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -57,7 +61,9 @@ class GraphSpec:
         """The inverse of `asdict`, after JSON."""
 
         def tensors(items):
-            return tuple(TensorSpec(item["name"], item["dtype"], tuple(item["shape"])) for item in items)
+            return tuple(
+                TensorSpec(item["name"], item["dtype"], tuple(item["shape"])) for item in items
+            )
 
         return cls(
             path=values["path"],
@@ -66,7 +72,6 @@ class GraphSpec:
             data=tuple(values["data"]),
             parameters=values["parameters"],
             operators=values["operators"],
-            passes=values["passes"],
         )
 
 
@@ -78,7 +83,8 @@ class Precision:
     recipe: Mapping[str, Any]
     encoder: GraphSpec
     decoder: GraphSpec
-    families: Mapping[str, tuple[GraphSpec, ...]] = field(default_factory=dict)  # graphs that other hosts run
+    # graphs that other hosts run
+    families: Mapping[str, tuple[GraphSpec, ...]] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -88,15 +94,20 @@ class Precision:
     @property
     def graphs(self) -> tuple[GraphSpec, ...]:
         """Encoder, decoder, and those of all families."""
-        return (self.encoder, self.decoder, *(graph for graphs in self.families.values() for graph in graphs))
+        return (
+            self.encoder,
+            self.decoder,
+            *(graph for graphs in self.families.values() for graph in graphs),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class CacheSpec:
     """The fixed buffer of one key-value cache, and when its rows move.
 
-    Positions fill rows from 0. When row `capacity` would be written, the last `keep` rows move to the front first.
-    So the row of a position is a function of the position alone; no call may cross a move.
+    Positions fill rows from 0. When row `capacity` would be written, the last `keep` rows move to
+    the front first. So the row of a position is a function of the position alone; no call may cross
+    a move.
     """
 
     num_layers: int
@@ -109,14 +120,25 @@ class CacheSpec:
     capacity: int  # rows of the buffer, a multiple of rows_per_token
 
     def __post_init__(self):
-        if self.keep >= self.capacity or self.keep % self.rows_per_token or self.capacity % self.rows_per_token:
+        if (
+            self.keep >= self.capacity
+            or self.keep % self.rows_per_token
+            or self.capacity % self.rows_per_token
+        ):
             raise ArtifactError(
-                f"cache of {self.capacity} rows cannot keep {self.keep} in steps of {self.rows_per_token}"
+                f"cache of {self.capacity} rows cannot keep {self.keep} in steps of "
+                f"{self.rows_per_token}"
             )
 
     @classmethod
-    def of(cls, stack: TransformerConfig, rows_per_token: int, slack: int, context: int | None = None) -> CacheSpec:
-        """A buffer of `context` (or the whole window) rows and about `slack` more, both in whole tokens."""
+    def of(
+        cls, stack: TransformerConfig, rows_per_token: int, slack: int, context: int | None = None
+    ) -> CacheSpec:
+        """Return a spec with a buffer of `context` rows and about `slack` more.
+
+        Without `context` the buffer holds the whole window; both numbers are rounded up to whole
+        tokens.
+        """
         visible = min(stack.sliding_window, context or stack.sliding_window)
         keep = _round_up(visible - 1, rows_per_token)
         return cls(
@@ -209,9 +231,15 @@ class Manifest:
         Raises:
             ArtifactError: the manifest says nothing of a file that a graph has.
         """
-        names = (TOKENIZER, *self.mel.files, *(file for name in precisions for file in self.precisions[name].files))
+        names = (
+            TOKENIZER,
+            *self.mel.files,
+            *(file for name in precisions for file in self.precisions[name].files),
+        )
         if lost := sorted(set(names) - self.files.keys()):
-            raise ArtifactError(f"{FILE_NAME}: gives no size and hash of {', '.join(lost)}; export again")
+            raise ArtifactError(
+                f"{FILE_NAME}: gives no size and hash of {', '.join(lost)}; export again"
+            )
         return {name: self.files[name] for name in names}
 
     def family(self, precision: str, name: str) -> tuple[GraphSpec, ...]:
@@ -223,7 +251,8 @@ class Manifest:
         if precision not in self.precisions or name not in self.precisions[precision].families:
             raise ArtifactError(
                 f"the artifact has no graphs of the family {name} in {precision}; add them: "
-                f"voxtral-onnx export SOURCE -o ARTIFACT --precision {precision} --family native,{name}"
+                f"voxtral-onnx export SOURCE -o ARTIFACT --precision {precision} --family "
+                f"native,{name}"
             )
         return self.precisions[precision].families[name]
 
@@ -236,8 +265,11 @@ class Manifest:
         ]
 
     def write(self, folder: Path) -> None:
-        """Write the manifest; its appearance says that the artifact is complete."""
-        values = asdict(self)
+        """Write the manifest in this version's format.
+
+        Its appearance says that the artifact is complete.
+        """
+        values = asdict(self) | {"format": FORMAT}
         text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
         write_whole(folder / FILE_NAME, text.encode())
 
@@ -253,20 +285,24 @@ class Manifest:
             values = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             raise ArtifactError(
-                f"{folder}: no {FILE_NAME}: not an exported artifact, or its export did not finish; "
+                f"{folder}: no {FILE_NAME}: not an exported artifact, or its export did not "
+                "finish; "
                 "run: voxtral-onnx export SOURCE"
             ) from None
         except (ValueError, OSError) as error:
             raise ArtifactError(f"{path}: cannot be read ({error}); export again") from error
         found = values.get("format") if isinstance(values, dict) else None
-        if found != FORMAT:
+        if found not in READ_FORMATS:
             newer = isinstance(found, int) and found > FORMAT
             advice = "upgrade voxtral-onnx" if newer else "export again"
-            raise ArtifactError(f"{path}: expected format {FORMAT}, got {found!r}; {advice}")
+            known = " or ".join(map(str, READ_FORMATS))
+            raise ArtifactError(f"{path}: expected format {known}, got {found!r}; {advice}")
         try:
             return cls._parse(values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{path}: not a valid manifest ({error!r}); export again") from error
+            raise ArtifactError(
+                f"{path}: not a valid manifest ({error!r}); export again"
+            ) from error
 
     @classmethod
     def _parse(cls, values: Mapping[str, Any]) -> Manifest:
@@ -279,7 +315,10 @@ class Manifest:
             config=VoxtralConfig.from_dict(values["config"]),
             tokens=Tokens(**values["tokens"]),
             streaming=Streaming(
-                **{**values["streaming"], "trained_delay_tokens": tuple(values["streaming"]["trained_delay_tokens"])}
+                **{
+                    **values["streaming"],
+                    "trained_delay_tokens": tuple(values["streaming"]["trained_delay_tokens"]),
+                }
             ),
             caches={name: CacheSpec(**cache) for name, cache in values["caches"].items()},
             mel=GraphSpec.parse(values["mel"]),
@@ -299,10 +338,13 @@ class Manifest:
             files={name: FileSpec.parse(file) for name, file in values["files"].items()},
         )
 
-    def check_files(self, folder: Path, precisions: Iterable[str] | None = None, *, hashes: bool = False) -> None:
+    def check_files(
+        self, folder: Path, precisions: Iterable[str] | None = None, *, hashes: bool = False
+    ) -> None:
         """Compare the files with the manifest: sizes always, contents when `hashes` is set.
 
-        Where precisions are named, only what they run on must be there; what else is there must be right all the same.
+        Where precisions are named, only what they run on must be there; what else is there must be
+        right all the same.
 
         Raises:
             ArtifactError: naming every file that is absent or differs.
@@ -318,7 +360,10 @@ class Manifest:
             elif hashes and (found := hash_file(path).sha256) != expected.sha256:
                 wrong.append(f"{name}: expected sha256 {expected.sha256[:16]}…, got {found[:16]}…")
         if wrong:
-            raise ArtifactError(f"{folder}: " + "; ".join(wrong) + "; copy the artifact again, download or export it")
+            raise ArtifactError(
+                f"{folder}: " + "; ".join(wrong) + "; copy the artifact again, "
+                "download or export it"
+            )
 
 
 def hash_file(path: Path) -> FileSpec:

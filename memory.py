@@ -9,7 +9,9 @@ from pathlib import Path, PurePosixPath
 UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number beyond this
 
 
-def available_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+def available_memory(
+    proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
+) -> int | None:
     """Bytes that this process may still take, None where the system does not say.
 
     The least of what the system (with its swap), the process's control groups and RLIMIT_AS leave.
@@ -61,7 +63,9 @@ def address_limit() -> int | None:
 
 
 def _cgroups_left(proc: Path, root: Path) -> Iterator[int]:
-    """What each control group with a limit leaves, version 1 or 2, from this process's up to the mount's.
+    """Yield what each control group with a limit leaves of its memory.
+
+    Groups are of version 1 or 2, from this process's up to the mount's.
 
     Inside a container the path may be the host's, of which only the mount itself is visible.
     """
@@ -74,14 +78,16 @@ def _cgroups_left(proc: Path, root: Path) -> Iterator[int]:
         if controllers == "":
             base, names = root, ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
-            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            base = root / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
         below = PurePosixPath(path.lstrip("/"))
         for folder in (below, *below.parents):
             limit, used = (_number(base / folder / name) for name in names[:2])
             if limit is not None and used is not None and limit < UNLIMITED:
-                cached = _statistics(base / folder / "memory.stat").get(names[2], 0)  # given back when it is needed
+                # given back when it is needed
+                cached = _statistics(base / folder / "memory.stat").get(names[2], 0)
                 yield max(0, limit - used + cached)
 
 

@@ -1,260 +1,33 @@
-"""What a tick of many streams would cost in the encoder: its graph with batched attention of three kinds.
+"""What a tick of many streams would cost in the encoder.
 
-    python bench/encoder_rows.py ARTIFACT [--precision q4f16] [--device cuda] [--rows 1,16,64,128,256]
+Its graph with batched attention of three kinds.
 
-GroupQueryAttention takes several rows of several frames only without a cache, so a batched encoder needs another
-operator. Each kind replaces the attention nodes of the artifact's own encoder, in memory; a tick is one token of every
-stream, with all windows full. Outputs are compared with the shipped graph's, row by row. What is measured so far stands
-in results/encoder_rows.json. The artifact is an export of twin.py's checkpoint, or skeleton.py's.
+    python bench/encoder_rows.py ARTIFACT [--precision q4f16] [--device cuda] [--rows
+    1,16,64,128,256]
+
+GroupQueryAttention takes several rows of several frames only without a cache, so a batched encoder
+needs another operator. Each kind replaces the attention nodes of the artifact's own encoder, in
+memory; a tick is one token of every stream, with all windows full. Outputs are compared with the
+shipped graph's, row by row. What is measured so far stands in results/encoder_rows.json. The
+artifact is an export of twin.py's checkpoint, or skeleton.py's.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 from typing import Annotated, Any
 
+import harness
 import numpy as np
 import onnx_ir as ir
 import typer
+from encoder_kinds import KINDS, Kind, Values, replace_all
 
 from voxtral_onnx.manifest import CacheSpec, Manifest
-from voxtral_onnx.runtime.bench import describe_machine
 from voxtral_onnx.runtime.device import import_onnxruntime
 
-RESULTS = Path(__file__).parent / "results" / "encoder_rows.json"
 COMPARED = 3  # rows
 TICKS = 20
-PAGE = 256  # rows of a block of PagedAttention's caches
-OPSET = 24  # TensorScatter's first
-Values = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A way to attend: how a node is replaced, the shape of a cache, and what says where the new frames stand."""
-
-    replace: Callable[[ir.Node, CacheSpec, dict[str, ir.Value]], list[ir.Node]]
-    cache_shape: Callable[[CacheSpec, int], tuple[int, ...]]  # of rows
-    inputs: Callable[[CacheSpec, int], Values]  # of rows, besides what the shipped graph is fed
-    fill: Callable[[np.ndarray, np.ndarray], None]  # cache, history [rows, heads, frames, head_dim]
-
-
-def replace_all(encoder: ir.Model, kind: Kind, spec: CacheSpec, rows: int) -> bytes:
-    """The encoder's graph with `kind` of attention, a batch of rows."""
-    graph = encoder.graph
-    for value in (*graph.inputs, *graph.outputs):
-        if value.shape is not None and value.shape.rank() and value.shape[0] == 1:
-            value.shape = ir.Shape(["batch", *value.shape[1:]])
-    extra = {
-        name: ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
-        for name, array in kind.inputs(spec, rows).items()
-    }
-    graph.inputs.extend(extra.values())
-    for node in [node for node in graph if node.op_type == "GroupQueryAttention"]:
-        nodes = kind.replace(node, spec, extra)
-        outputs = [*nodes[-1].outputs, *(output for made in nodes for output in made.outputs if output.name in PRESENT)]
-        for value, cache in zip((*node.inputs[3:5], *node.outputs[1:]), (*node.inputs[3:5],) * 2, strict=True):
-            assert value is not None and cache is not None
-            value.shape = ir.Shape(kind.cache_shape(spec, rows))
-        ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, node.outputs, outputs)
-    for name in ("seqlens_k", "total_sequence_length"):
-        graph.inputs.remove(next(value for value in graph.inputs if value.name == name))
-    for node in graph:
-        shape = node.inputs[1] if node.op_type == "Reshape" else None
-        if shape is not None and (target := ir.convenience.get_const_tensor(shape)) is not None:
-            values = target.numpy().copy()
-            values[0] = 0 if len(values) == 3 and values[0] == 1 else values[0]
-            node.replace_input_with(1, constant(graph, f"{node.name}_rows", values))
-            node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
-    graph.opset_imports[""] = OPSET
-    return ir.to_proto(encoder).SerializeToString()
-
-
-PRESENT = ("present_key", "present_value")
-
-
-def constant(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
-    """An initializer."""
-    value = ir.Value(name=name, const_value=ir.tensor(values, name=name))
-    value.shape, value.type = ir.Shape(values.shape), ir.TensorType(ir.DataType.from_numpy(values.dtype))
-    graph.register_initializer(value)
-    return value
-
-
-class Builder:
-    """Nodes in a row, named after the node that they replace."""
-
-    def __init__(self, node: ir.Node):
-        assert node.graph is not None
-        self.graph, self.name, self.nodes = node.graph, node.name, []
-
-    def add(
-        self, operator: str, inputs: list[ir.Value | None], outputs: int = 1, domain: str = "", **attributes
-    ) -> Any:
-        """A node; its output, or its outputs."""
-        converted = [ir.convenience.convert_attribute(name, value) for name, value in attributes.items()]
-        node = ir.Node(domain, operator, inputs, converted, num_outputs=outputs, name=f"{self.name}_{len(self.nodes)}")
-        for index, output in enumerate(node.outputs):
-            output.name = f"{node.name}_{index}"
-        self.nodes.append(node)
-        return node.outputs[0] if outputs == 1 else node.outputs
-
-    def reshape(self, value: ir.Value, *target: int) -> ir.Value:
-        """To a constant shape."""
-        shape = constant(self.graph, f"{self.name}_{len(self.nodes)}_shape", np.array(target, np.int64))
-        return self.add("Reshape", [value, shape])
-
-
-def read(node: ir.Node) -> list[ir.Value]:
-    """Query, key, value, past key, past value."""
-    return [value for value in node.inputs[:5] if value is not None]
-
-
-def with_ring(node: ir.Node, spec: CacheSpec, extra: dict[str, ir.Value]) -> list[ir.Node]:
-    """TensorScatter into a ring, then the standard's Attention with a mask."""
-    build, heads = Builder(node), spec.num_key_value_heads
-    query, key, value = (
-        build.add("Transpose", [build.reshape(x, 0, 0, heads, spec.head_dim)], perm=[0, 2, 1, 3])
-        for x in read(node)[:3]
-    )
-    present = []
-    for past, new, name in zip(read(node)[3:], (key, value), PRESENT, strict=True):
-        inputs = [past, new, extra["write_indices"]]
-        present.append(build.add("TensorScatter", inputs, axis=2, mode="circular"))
-        present[-1].name = name
-    scale = spec.head_dim**-0.5
-    out = build.add("Attention", [query, *present, extra["mask"]], scale=scale)
-    build.reshape(build.add("Transpose", [out], perm=[0, 2, 1, 3]), 0, 0, heads * spec.head_dim)
-    return build.nodes
-
-
-def ring_inputs(spec: CacheSpec, rows: int) -> Values:
-    """Rows stand at different slots; the frames before reach a window back."""
-    index = np.arange(rows, dtype=np.int64) * spec.rows_per_token % ring_capacity(spec)
-    return {"write_indices": index, "mask": ring_mask(spec, index)}
-
-
-def ring_capacity(spec: CacheSpec) -> int:
-    """Frames that are seen or written in a call."""
-    return spec.keep + spec.rows_per_token
-
-
-def ring_mask(spec: CacheSpec, index: np.ndarray) -> np.ndarray:
-    """What each new frame sees: bool [rows, 1, frames, capacity]."""
-    slot, new = np.arange(ring_capacity(spec)), np.arange(spec.rows_per_token)
-    age = (index[:, None, None] + new[:, None] - slot) % ring_capacity(spec)  # 0: the frame itself
-    is_later = age >= ring_capacity(spec) - (spec.rows_per_token - 1 - new[:, None])  # written in this call, behind it
-    return (~is_later & (age < spec.window))[:, None]
-
-
-def fill_ring(cache: np.ndarray, history: np.ndarray) -> None:
-    """Write each row's history before its slot."""
-    capacity = cache.shape[2]
-    frames = history.shape[2]
-    for row, (target, source) in enumerate(zip(cache, history, strict=True)):
-        at = (row * (capacity - frames) - frames + np.arange(frames)) % capacity
-        target[:, at] = source
-
-
-def with_scatter(node: ir.Node, spec: CacheSpec, extra: dict[str, ir.Value]) -> list[ir.Node]:
-    """ScatterND into a ring with frames before heads, then MultiHeadAttention with a bias."""
-    build, heads, width = Builder(node), spec.num_key_value_heads, spec.num_key_value_heads * spec.head_dim
-    query, *new = read(node)[:3]
-    present = []
-    for past, rows, name in zip(read(node)[3:], new, PRESENT, strict=True):
-        update = build.reshape(rows, 0, 0, heads, spec.head_dim)
-        present.append(build.add("ScatterND", [past, extra["slots"], update]))
-        present[-1].name = name
-    joined = [build.reshape(value, 0, 0, width) for value in present]
-    build.add(
-        "MultiHeadAttention",
-        [query, *joined, None, None, extra["bias"]],
-        domain="com.microsoft",
-        num_heads=heads,
-        scale=spec.head_dim**-0.5,
-    )
-    return build.nodes
-
-
-def scatter_inputs(spec: CacheSpec, rows: int) -> Values:
-    """The same ring."""
-    ring = ring_inputs(spec, rows)
-    slot = (ring["write_indices"][:, None] + np.arange(spec.rows_per_token)) % ring_capacity(spec)
-    row = np.broadcast_to(np.arange(rows)[:, None], slot.shape)
-    bias = np.where(ring["mask"], 0, -1e4).astype(np.float16)
-    return {"slots": np.stack((row, slot), -1), "bias": bias}
-
-
-def fill_scattered(cache: np.ndarray, history: np.ndarray) -> None:
-    """The same, frames before heads."""
-    fill_ring(cache.swapaxes(1, 2), history)
-
-
-def with_pages(node: ir.Node, spec: CacheSpec, extra: dict[str, ir.Value]) -> list[ir.Node]:
-    """PagedAttention: rows of a stream stand in blocks of PAGE."""
-    build, heads, width = Builder(node), spec.num_key_value_heads, spec.num_key_value_heads * spec.head_dim
-    packed = [build.reshape(x, -1, width) for x in read(node)[:3]]
-    places = [extra[name] for name in ("cumulative_sequence_length", "past_seqlens", "block_table")]
-    out, key, value = build.add(
-        "PagedAttention",
-        [*packed, *read(node)[3:], *places],
-        outputs=3,
-        domain="com.microsoft",
-        num_heads=heads,
-        kv_num_heads=heads,
-        scale=spec.head_dim**-0.5,
-        local_window_size=spec.window - 1,  # keys before the query's own
-    )
-    key.name, value.name = PRESENT
-    build.reshape(out, -1, spec.rows_per_token, width)
-    return build.nodes
-
-
-def pages(spec: CacheSpec) -> int:
-    """Blocks of one stream."""
-    return -(-ring_capacity(spec) // PAGE)
-
-
-def page_inputs(spec: CacheSpec, rows: int) -> Values:
-    """A stream's blocks stand one behind the other."""
-    return {
-        "cumulative_sequence_length": np.arange(rows + 1, dtype=np.int32) * spec.rows_per_token,
-        "past_seqlens": np.full(rows, spec.keep, np.int32),
-        "block_table": np.arange(rows * pages(spec), dtype=np.int32).reshape(rows, -1),
-    }
-
-
-def fill_pages(cache: np.ndarray, history: np.ndarray) -> None:
-    """Block by block."""
-    rows, heads, frames, head_dim = history.shape
-    cache.reshape(rows, -1, heads, head_dim)[:, :frames] = history.swapaxes(1, 2)
-
-
-KINDS = {
-    "TensorScatter, Attention": Kind(
-        with_ring,
-        lambda spec, rows: (rows, spec.num_key_value_heads, ring_capacity(spec), spec.head_dim),
-        ring_inputs,
-        fill_ring,
-    ),
-    "ScatterND, MultiHeadAttention": Kind(
-        with_scatter,
-        lambda spec, rows: (rows, ring_capacity(spec), spec.num_key_value_heads, spec.head_dim),
-        scatter_inputs,
-        fill_scattered,
-    ),
-    "PagedAttention": Kind(
-        with_pages,
-        lambda spec, rows: (rows * pages(spec), PAGE, spec.num_key_value_heads, spec.head_dim),
-        page_inputs,
-        fill_pages,
-    ),
-}
 
 
 class Ticks:
@@ -264,9 +37,16 @@ class Ticks:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        providers = [("CUDAExecutionProvider", {"use_tf32": "0"})] if device == "cuda" else ["CPUExecutionProvider"]
-        self.device, self.session = device, ort.InferenceSession(content, options, providers=providers)
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder)
+        )
+        providers = (
+            [("CUDAExecutionProvider", {"use_tf32": "0"})]
+            if device == "cuda"
+            else ["CPUExecutionProvider"]
+        )
+        self.device = device
+        self.session = ort.InferenceSession(content, options, providers=providers)
         self.io, self.held = self.session.io_binding(), []
 
     def hold(self, past: str, present: str, array: np.ndarray) -> None:
@@ -289,13 +69,21 @@ def feeds_of(manifest: Manifest, precision: str, rows: int) -> Values:
     """What both graphs are fed: rows at positions of their own, states and frames at random."""
     spec, dtype = manifest.caches["encoder"], manifest.precisions[precision].activation_dtype
     rng = np.random.default_rng(rows)
-    positions = 10_000 + np.arange(rows)[:, None] * spec.rows_per_token + np.arange(spec.rows_per_token)
-    angles = positions[..., None] * spec.rope_theta ** (-np.arange(0, spec.head_dim, 2) / spec.head_dim)
+    positions = (
+        10_000 + np.arange(rows)[:, None] * spec.rows_per_token + np.arange(spec.rows_per_token)
+    )
+    angles = positions[..., None] * spec.rope_theta ** (
+        -np.arange(0, spec.head_dim, 2) / spec.head_dim
+    )
     feeds = {"cos": np.cos(angles).astype(dtype), "sin": np.sin(angles).astype(dtype)}
     for tensor in manifest.precisions[precision].encoder.inputs:
         if tensor.name in ("input_features", "conv1_state", "conv2_state"):
-            shape = [axis if isinstance(axis, int) else int(axis.split("*")[0]) for axis in tensor.shape]
-            feeds[tensor.name] = rng.standard_normal((rows, *shape[1:]), np.float32).astype(tensor.dtype)
+            shape = [
+                axis if isinstance(axis, int) else int(axis.split("*")[0]) for axis in tensor.shape
+            ]
+            feeds[tensor.name] = rng.standard_normal((rows, *shape[1:]), np.float32).astype(
+                tensor.dtype
+            )
     return feeds
 
 
@@ -308,7 +96,8 @@ def history_of(spec: CacheSpec, layer: int, rows: int, dtype: str) -> np.ndarray
 def shipped(folder: Path, manifest: Manifest, precision: str, device: str) -> np.ndarray:
     """The shipped graph's audio embeddings of COMPARED rows, one after the other."""
     spec, graph = manifest.caches["encoder"], manifest.precisions[precision].encoder
-    dtype, feeds = manifest.precisions[precision].activation_dtype, feeds_of(manifest, precision, COMPARED)
+    dtype = manifest.precisions[precision].activation_dtype
+    feeds = feeds_of(manifest, precision, COMPARED)
     content, found = (folder / graph.path).read_bytes(), []
     ticks = Ticks(content, (folder / graph.path).parent, device)
     for row in range(COMPARED):
@@ -320,7 +109,9 @@ def shipped(folder: Path, manifest: Manifest, precision: str, device: str) -> np
             "seqlens_k": np.array([spec.keep + spec.rows_per_token - 1], np.int32),
             "total_sequence_length": np.array(spec.capacity, np.int32),
         }
-        found.append(ticks.call({name: array[row : row + 1] for name, array in feeds.items()} | place))
+        found.append(
+            ticks.call({name: array[row : row + 1] for name, array in feeds.items()} | place)
+        )
         ticks.held.clear()
     return np.concatenate(found)
 
@@ -332,7 +123,13 @@ def cache_names(spec: CacheSpec) -> list[tuple[str, str]]:
 
 
 def measure(
-    folder: Path, manifest: Manifest, precision: str, device: str, kind: Kind, rows: int, expected: np.ndarray
+    folder: Path,
+    manifest: Manifest,
+    precision: str,
+    device: str,
+    kind: Kind,
+    rows: int,
+    expected: np.ndarray,
 ) -> dict[str, Any]:
     """Milliseconds of a tick; with COMPARED rows only the error."""
     spec, graph = manifest.caches["encoder"], manifest.precisions[precision].encoder
@@ -347,36 +144,37 @@ def measure(
     got = ticks.call(feeds).astype(np.float32)
     if rows == COMPARED:
         return {"error": float(np.linalg.norm(got - expected) / np.linalg.norm(expected))}
-    milliseconds = []
-    for _ in range(TICKS):
-        began = perf_counter()
-        ticks.call(feeds)
-        milliseconds.append(1000 * (perf_counter() - began))
-    return {"min": round(min(milliseconds), 2), "median": round(median(milliseconds), 2)}
+    return harness.statistics(harness.time_calls(lambda: ticks.call(feeds), TICKS, warm_up=0))
 
 
 def main(
     artifact: Path,
     precision: Annotated[str, typer.Option()] = "q4f16",
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
-    rows: Annotated[str, typer.Option(help="Streams of a tick, comma-separated.")] = "1,16,64,128,256",
-    gpu: Annotated[str, typer.Option(help="Its name, for the results.")] = "",
-    out: Annotated[Path, typer.Option()] = RESULTS,
+    rows: Annotated[
+        str, typer.Option(help="Streams of a tick, comma-separated.")
+    ] = "1,16,64,128,256",
+    out: harness.Out = harness.RESULTS / "encoder_rows.json",
 ) -> None:
     """Measure a batched encoder."""
     manifest = Manifest.read(artifact)
     expected = shipped(artifact, manifest, precision, device).astype(np.float32)
-    results: dict[str, Any] = {"machine": {**describe_machine(), "gpu": gpu}, "precision": precision, "kinds": {}}
+    results = harness.describe(
+        "milliseconds of a token of so many streams in the encoder, windows full"
+    )
+    results |= {"precision": precision, "kinds": {}}
     for name, kind in KINDS.items():
         found = results["kinds"][name] = {}
         for number in [COMPARED, *map(int, rows.split(","))]:
             try:
-                found[number] = measure(artifact, manifest, precision, device, kind, number, expected)
+                found[number] = measure(
+                    artifact, manifest, precision, device, kind, number, expected
+                )
             except Exception as error:  # no kernel, or no memory: that is a result
                 found[number] = {"failed": str(error)[:300]}
             print(name, number, found[number], flush=True)
-            out.write_text(json.dumps(results, indent=1) + "\n")
+            harness.write(out, results)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    harness.run(main)

@@ -1,9 +1,12 @@
-"""From the start of the command to the first text on stdout, with weights packed at load and saved packed.
+"""Time from the start of the command to the first text on stdout.
 
-    python bench/first_word.py ARTIFACT [--precision q4f16]     # of the full-size twin that bench/twin.py writes
-    python bench/first_word.py ARTIFACT --device cuda --results results/first_word_gpu.json
+It is measured with weights that are packed at load and with weights that were saved packed.
 
-Each way is run once to fill the page cache and to save packed weights, then timed. Writes results/first_word.json.
+    python bench/first_word.py ARTIFACT [--precision q4f16]     # an export of twin.py's checkpoint
+    python bench/first_word.py ARTIFACT --device cuda --out bench/results/first_word_gpu.json
+
+Each way is run once to fill the page cache and to save packed weights, then timed. Writes
+results/first_word.json.
 """
 
 from __future__ import annotations
@@ -12,17 +15,16 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Annotated
 
+import harness
 import typer
 
-from voxtral_onnx.runtime.bench import SAMPLES, describe_machine
+from voxtral_onnx.runtime.bench import SAMPLES
 
-RESULTS = Path(__file__).parent / "results" / "first_word.json"
 CLIP = SAMPLES / "command-hibari.wav"
 
 
@@ -40,30 +42,49 @@ def first_text_seconds(command: list[str]) -> tuple[float, float]:
     return seconds, usage.ru_utime + usage.ru_stime
 
 
-def measure(
-    artifact: Annotated[Path, typer.Argument(help="Of the 4B model's shape.")],
+def main(
+    artifact: harness.Model,
     precision: Annotated[str, typer.Option(help="Of the artifact.")] = "q4f16",
     repeat: Annotated[int, typer.Option(help="Timed starts of each way.")] = 5,
-    device: Annotated[str, typer.Option(help="Weights are saved packed for the CPU alone.")] = "cpu",
-    results_file: Annotated[Path, typer.Option("--results")] = RESULTS,
+    device: Annotated[
+        str, typer.Option(help="Weights are saved packed for the CPU alone.")
+    ] = "cpu",
+    out: harness.Out = harness.RESULTS / "first_word.json",
 ) -> None:
-    """Measure and print."""
-    results: dict[str, object] = {"machine": describe_machine(), "precision": precision, "clip": CLIP.name}
-    command = [sys.executable, "-m", "voxtral_onnx", "transcribe", "-m", str(artifact), "--precision", precision]
+    """Time starts of the command."""
+    results = harness.describe("seconds from the start of the command to the first text")
+    results |= {"precision": precision, "clip": CLIP.name}
+    folder = harness.find_model(artifact, precision)
+    command = [
+        sys.executable,
+        "-m",
+        "voxtral_onnx",
+        "transcribe",
+        "-m",
+        str(folder),
+        "--precision",
+        precision,
+    ]
     command += ["--device", device]
-    with TemporaryDirectory(dir=artifact.resolve().parent) as folder:
-        ways = {"packed at load": [], "saved packed": ["--prepacked", folder]} if device == "cpu" else {device: []}
+    with TemporaryDirectory(dir=folder.resolve().parent) as scratch:
+        ways = (
+            {"packed at load": [], "saved packed": ["--prepacked", scratch]}
+            if device == "cpu"
+            else {device: []}
+        )
         for way, options in ways.items():
-            times = [first_text_seconds([*command, *options, str(CLIP)]) for _ in range(repeat + 1)][1:]
+            times = [
+                first_text_seconds([*command, *options, str(CLIP)]) for _ in range(repeat + 1)
+            ][1:]
             elapsed, busy = zip(*times, strict=True)
             results[way] = {
                 "min": round(min(elapsed), 2),
                 "median": round(median(elapsed), 2),
                 "processor": round(median(busy), 2),
             }
-    results_file.write_text(json.dumps(results, indent=1) + "\n")
+    harness.write(out, results)
     print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
-    typer.run(measure)
+    harness.run(main)

@@ -2,94 +2,67 @@
 
     python bench/full_size.py [--twin build/twin] [--precisions q4f16,q4,q8,fp16,fp32] [--keep]
 
-Exports every precision alone and the two shipped ones in one call, runs what fits this machine's memory, prints the
-README's tables and writes results/full_size.json; rows of other precisions stay. Each measurement has a process of its
-own. What was written besides is deleted.
+Exports every precision alone and the two shipped ones in one call, runs what fits this machine's
+memory, prints the README's tables and writes results/full_size.json; rows of other precisions stay.
+Each measurement has a process of its own. What was written besides the twin is deleted.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
-from importlib import metadata
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Annotated, Any
 
+import harness
 import soundfile
 import typer
-from rich.console import Console
+from harness import stderr
 from twin import write_twin
 
-from voxtral_onnx import __version__
-from voxtral_onnx.errors import DeviceError, StorageError, VoxtralOnnxError
+from voxtral_onnx.errors import DeviceError, StorageError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.memory import peak_memory
-from voxtral_onnx.runtime.bench import Measurement, bench, describe_machine, markdown_table, sample_clip
+from voxtral_onnx.runtime.bench import Measurement, bench, markdown_table, sample_clip
 from voxtral_onnx.runtime.memory import FIXED_MEMORY, cache_bytes, weight_bytes
 from voxtral_onnx.runtime.transcribe import DEFAULT_CONTEXT
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "bench" / "results" / "full_size.json"
 PRECISIONS = "q4f16,q4,q8,fp16,fp32"
 TWIN_GB = 8.9
-ARTIFACT_GB = {"q4f16": 2.6, "q4": 2.8, "q8": 5.0, "fp16": 9.0, "fp32": 17.8}  # rounded up, to ask the disk for
+# rounded up, to ask the disk for
+ARTIFACT_GB = {"q4f16": 2.6, "q4": 2.8, "q8": 5.0, "fp16": 9.0, "fp32": 17.8}
 TIMED_CLIP = 60.0  # seconds, for the two shipped precisions
 SHORT_CLIP = 2.0  # for the others, of which only single calls are told
 TIMED = ("q4f16", "q4")
 COLD, HALF, ONE_CALL = "cold file cache", "half the layers", "in one call"
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
-
-def export_once(checkpoint: Path, folder: Path, precisions: list[str], recipe: str | None = None) -> dict[str, Any]:
+def export_once(checkpoint: Path, folder: Path, precisions: list[str]) -> dict[str, Any]:
     """Export in this process; seconds and CPU seconds by phase, and its peak memory."""
-    began, clocks = perf_counter(), {}
+    began, phases = perf_counter(), harness.Phases("import")
     from voxtral_onnx import export
     from voxtral_onnx.exporter.bind import Progress
 
-    phase, last = "import", (began, 0.0)
-
-    def enter(name: str) -> None:
-        nonlocal phase, last
-        now = perf_counter(), process_time()
-        wall, cpu = clocks.get(phase, (0.0, 0.0))
-        clocks[phase] = wall + now[0] - last[0], cpu + now[1] - last[1]
-        phase, last = name, now
-
     def follow(progress: Progress) -> None:
         if not progress.tensor:
-            enter("trace")
-        elif phase == "trace":  # the first tensor, a norm, is bound
-            enter("bind")
-        if progress.tensor and progress.done == progress.total:
-            enter("save")
+            phases.enter("trace")
+        elif progress.done < progress.total:
+            phases.enter("bind")
+        else:
+            phases.enter("save")
 
-    enter("open")
-    export(checkpoint, folder, precisions=precisions, recipe=recipe, on_progress=follow)
-    enter("end")
+    phases.enter("open")
+    export(checkpoint, folder, precisions=precisions, on_progress=follow)
     return {
         "precisions": precisions,
+        "phases": phases.end(),
         "seconds": round(perf_counter() - began, 1),
         "cpu_seconds": round(process_time(), 1),
         "peak_memory": peak_memory(),
-        "phases": {
-            name: {"seconds": round(wall, 1), "cpu_seconds": round(cpu, 1)} for name, (wall, cpu) in clocks.items()
-        },
     }
-
-
-def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function where no earlier one has left memory."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def forget_pages(folder: Path) -> None:
@@ -108,26 +81,35 @@ def read_pages(folder: Path) -> None:
                 pass
 
 
-def require_disk(work: Path, precisions: list[str], *, with_twin: bool) -> None:
+def require_disk(work: Path, precisions: list[str]) -> None:
     """Refuse before anything is written.
 
     Raises:
         StorageError: less is free than the run writes.
     """
-    needed = sum(ARTIFACT_GB[name] for name in precisions) + TWIN_GB * (1.5 if with_twin else 0.5)
+    needed = sum(ARTIFACT_GB[name] for name in precisions) + TWIN_GB / 2
     free = shutil.disk_usage(work).free / 1e9
     if free < needed:
         raise StorageError(
-            f"{work}: needs {needed:.0f} GB, {free:.0f} GB are free; choose fewer --precisions or --work"
+            f"{work}: needs {needed:.0f} GB, {free:.0f} GB are free; choose fewer --precisions or "
+            "--work"
         )
 
 
-def measure_export(checkpoint: Path, folder: Path, precisions: list[str], note: str) -> dict[str, Any]:
-    """Export in a new process, the checkpoint in the system's file cache unless the note says otherwise."""
+def measure_export(
+    checkpoint: Path, folder: Path, precisions: list[str], note: str
+) -> dict[str, Any]:
+    """Export in a new process and return its time and memory.
+
+    The checkpoint is in the system's file cache unless the note says otherwise.
+    """
     (forget_pages if note == COLD else read_pages)(checkpoint)
     load = os.getloadavg()[0]
-    row = in_new_process(export_once, checkpoint, folder, precisions)
-    stderr.print(f"exported {','.join(precisions)} {note}: {row['seconds']} s, {row['peak_memory'] / 1e6:.0f} MB")
+    row = harness.in_new_process(export_once, checkpoint, folder, precisions)
+    stderr.print(
+        f"exported {','.join(precisions)} {note}: {row['seconds']} s, "
+        f"{row['peak_memory'] / 1e6:.0f} MB"
+    )
     return {"note": note, "load_average": round(load, 2), **row}
 
 
@@ -153,13 +135,18 @@ def measure_run(folder: Path, precision: str, work: Path) -> dict[str, Any]:
 def measure_precision(
     name: str, twin: Path, half: Path, work: Path, results: dict[str, Any], *, is_first: bool
 ) -> None:
-    """Export one precision and run it; where it does not fit, half of its layers, for their memory alone."""
+    """Export one precision and run it.
+
+    Where it does not fit, half of its layers, for their memory alone.
+    """
     folder = work / "artifact"
     if is_first:
         results["exports"].append(measure_export(twin, folder, [name], COLD))
         shutil.rmtree(folder)
     results["exports"].append(measure_export(twin, folder, [name], ""))
-    results["artifact_bytes"][name] = sum(file.size for file in Manifest.read(folder).files.values())
+    results["artifact_bytes"][name] = sum(
+        file.size for file in Manifest.read(folder).files.values()
+    )
     try:
         results["runs"].append({"layers": 1.0, **measure_run(folder, name, work)})
         fits = True
@@ -180,9 +167,12 @@ def measure_precision(
 
 
 def _memory_factor(folder: Path, measured: Measurement) -> float:
-    """Resident bytes for each byte of weights, the caches and the fixed part taken off: what `needed_memory` uses.
+    """Resident bytes for each byte of weights, the caches and the fixed part taken off.
 
-    The peak while loading is not asked for: it holds pages of the weight files, which the system can drop.
+    What `needed_memory` uses.
+
+    The peak while loading is not asked for: it holds pages of the weight files, which the system
+    can drop.
     """
     manifest = Manifest.read(folder)
     assert measured.details is not None
@@ -191,18 +181,19 @@ def _memory_factor(folder: Path, measured: Measurement) -> float:
     return (resident - FIXED_MEMORY) / weight_bytes(manifest, measured.precision)
 
 
-def earlier_results(machine: dict[str, Any], names: list[str]) -> dict[str, Any]:
+def begin_results(out: Path, names: list[str]) -> dict[str, Any]:
     """Results of the other precisions, where this machine and version measured them before."""
-    results: dict[str, Any] = {
-        "measured": "a random twin of the released checkpoint's names, shapes and dtypes; bytes and seconds",
-        "voxtral_onnx": __version__,
-        "machine": machine,
-        "artifact_bytes": {},
-        "exports": [],
-        "runs": [],
-    }
-    earlier = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    if same_kind(earlier.get("machine"), machine) and earlier.get("voxtral_onnx") == __version__:
+    measured = (
+        "a random twin of the released checkpoint's names, shapes and dtypes; bytes and seconds"
+    )
+    results = harness.describe(measured, "torch", "onnx", "onnxscript", "onnx-ir")
+    del results["machine"]["load_average"]  # every row has its own
+    results |= {"artifact_bytes": {}, "exports": [], "runs": []}
+    earlier = harness.read(out)
+    if (
+        is_alike(earlier.get("machine"), results["machine"])
+        and earlier["voxtral_onnx"] == results["voxtral_onnx"]
+    ):
         results["artifact_bytes"] = earlier["artifact_bytes"]
         for row in earlier["exports"]:
             if row["note"] != ONE_CALL and row["precisions"][0] not in names:
@@ -211,26 +202,33 @@ def earlier_results(machine: dict[str, Any], names: list[str]) -> dict[str, Any]
     return results
 
 
-def same_kind(machine: dict[str, Any] | None, other: dict[str, Any]) -> bool:
-    """Whether two machines are alike: their memory may differ by what the system takes at its start."""
+def is_alike(machine: dict[str, Any] | None, other: dict[str, Any]) -> bool:
+    """Whether two machines are alike.
+
+    Their memory may differ by what the system takes at its start.
+    """
     return machine is not None and {**machine, "memory": 0} == {**other, "memory": 0}
-
-
-def write_results(results: dict[str, Any]) -> None:
-    """Write what is measured so far: the whole takes long."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def render_tables(results: dict[str, Any]) -> str:
     """The README's tables."""
     sizes = results["artifact_bytes"]
     exports = markdown_table(
-        ("Export", "Artifact GB", "Seconds", "CPU s", "Trace CPU s", "Bind CPU s", "Peak memory MB"),
+        (
+            "Export",
+            "Artifact GB",
+            "Seconds",
+            "CPU s",
+            "Trace CPU s",
+            "Bind CPU s",
+            "Peak memory MB",
+        ),
         [
             (
                 ", ".join(row["precisions"]) + (f" ({row['note']})" if row["note"] else ""),
-                "–" if row["note"] == HALF else f"{sum(sizes[name] for name in row['precisions']) / 1e9:.2f}",  # noqa: RUF001
+                "–"
+                if row["note"] == HALF
+                else f"{sum(sizes[name] for name in row['precisions']) / 1e9:.2f}",
                 f"{row['seconds']:.0f}",
                 f"{row['cpu_seconds']:.0f}",
                 f"{row['phases']['trace']['cpu_seconds']:.0f}",
@@ -242,7 +240,16 @@ def render_tables(results: dict[str, Any]) -> str:
     )
     whole = [row for row in results["runs"] if row["layers"] == 1]
     runs = markdown_table(
-        ("Path", "Load s", "Loaded GB", "Full caches GB", "Encoder ms", "Decoder ms", "Full decoder ms", "RTF 60 s"),
+        (
+            "Path",
+            "Load s",
+            "Loaded GB",
+            "Full caches GB",
+            "Encoder ms",
+            "Decoder ms",
+            "Full decoder ms",
+            "RTF 60 s",
+        ),
         [
             (
                 f"{row['precision']} {row['device']}",
@@ -257,61 +264,48 @@ def render_tables(results: dict[str, Any]) -> str:
             for row in whole
         ],
     )
-    return f"{exports}\n\nMedians of single calls a token; the encoder in chunks, its window full.\n\n{runs}"
+    return (
+        f"{exports}\n\nMedians of single calls a token; the encoder in chunks, its window "
+        f"full.\n\n{runs}"
+    )
 
 
 def _chunk_latency(details: dict[str, Any]) -> str:
     return f"{details['full_window']['encoder_chunk']['p50'] / details['chunk_tokens']:.0f}"
 
 
-def measure(
-    work: Annotated[Path, typer.Option(help="Folder to write to.")] = ROOT / "build" / "full-size",
-    twin: Annotated[
-        Path | None, typer.Option(help="A folder that twin.py wrote.", show_default="written, deleted")
-    ] = None,
+def main(
+    work: Annotated[Path, typer.Option(help="Folder to write to.")] = harness.BUILD / "full-size",
+    twin: harness.Twin = harness.TWIN,
     precisions: Annotated[str, typer.Option(help="Comma-separated.")] = PRECISIONS,
     keep: Annotated[bool, typer.Option("--keep", help="Delete nothing.")] = False,
+    out: harness.Out = harness.RESULTS / "full_size.json",
 ) -> None:
     """Measure exports and runs of the full-size random twin."""
     names = precisions.split(",")
     work.mkdir(parents=True, exist_ok=True)
     if any(work.iterdir()):
         raise StorageError(f"{work}: is not empty, and would be deleted; choose another --work")
-    require_disk(work, names, with_twin=twin is None)
+    require_disk(work, names)
+    harness.find_twin(twin)
     with ExitStack() as after:
         if not keep:
             after.callback(shutil.rmtree, work)
-        if twin is None:
-            twin = work / "twin"
-            in_new_process(write_twin, twin)
         half = work / "half"
-        in_new_process(write_twin, half, 0.5)
-        machine = describe_machine()
-        del machine["load_average"]  # every row has its own
-        machine["packages"] |= {name: metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnx-ir")}
-        results = earlier_results(machine, names)
+        harness.in_new_process(write_twin, half, 0.5)
+        results = begin_results(out, names)
         for name in names:
             measure_precision(name, twin, half, work, results, is_first=name == TIMED[0])
-            write_results(results)
+            harness.write(out, results)
         results["exports"].append(measure_export(twin, work / "artifact", list(TIMED), ONE_CALL))
         results["artifact_bytes"] |= {
             name: sum(manifest.files[file].size for file in precision.files)
             for manifest in [Manifest.read(work / "artifact")]
             for name, precision in manifest.precisions.items()
         }
-        write_results(results)
+        harness.write(out, results)
     print(render_tables(results))
-    stderr.print(f"written: {RESULTS}")
-
-
-def main() -> None:
-    """Run the command line: errors a user can act on are one line on stderr and an exit code."""
-    try:
-        typer.run(measure)
-    except VoxtralOnnxError as error:
-        stderr.print(f"error: {error}", markup=False)
-        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

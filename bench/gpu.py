@@ -1,61 +1,48 @@
 """Speed and memory of the 4B model on a CUDA device.
 
-    python bench/gpu.py ARTIFACT [--block-128 ARTIFACT] [--cpu-precision q4] [--out bench/results/gpu_speed.json]
-    python bench/gpu.py ARTIFACT --parts rows --out bench/results/gpu_rows.json     # likewise profile, start
-    ORT_FPA_INTB_GEMM=1 python bench/gpu.py ARTIFACT --parts steps,rows --out bench/results/gpu_fpa_intb.json
+    python bench/gpu.py ARTIFACT [--block-128 ARTIFACT] [--cpu-precision q4] [--out
+    bench/results/gpu_speed.json] python bench/gpu.py ARTIFACT --parts rows --out
+    bench/results/gpu_rows.json     # likewise profile, start ORT_FPA_INTB_GEMM=1 python
+    bench/gpu.py ARTIFACT --parts steps,rows --out bench/results/gpu_fpa_intb.json
 
-Writes what it has after every measurement. The artifact is an export of twin.py's checkpoint, or skeleton.py's.
+Writes what it has after every measurement. The artifact is an export of twin.py's checkpoint, or
+skeleton.py's. The first session of a process is 7 % faster than those behind it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
 
+import harness
 import numpy as np
 import typer
-from products import measure_products
+from harness import time_calls
 
-from voxtral_onnx import Transcriber, __version__
+from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import VoxtralOnnxError
 from voxtral_onnx.runtime import bench
 from voxtral_onnx.runtime.audio import open_audio
 from voxtral_onnx.runtime.cache import KVCache
 from voxtral_onnx.runtime.cuda import Cuda, CudaBinding
 
-ROOT = Path(__file__).parent.parent
 CLIPS = (10.0, 60.0, 600.0)  # seconds
 LIVE_SECONDS = 300.0
-ROWS = (1, 2, 4, 8, 12, 16, 17, 32, 64, 128, 256)  # onnxruntime has other products of 4 bits above 1, and above 16
+# onnxruntime has other products of 4 bits above 1, and above 16
+ROWS = (1, 2, 4, 8, 12, 16, 17, 32, 64, 128, 256)
 ROWS_CONTEXT = 1024
 CALLS = 200
-CLIP = ROOT / "assets" / "tiny" / "samples" / "command-hibari.wav"
-STATISTICS = {"min": 0, "p50": 50, "p95": 95, "p99": 99, "max": 100}
-
-
-def statistics(milliseconds: list[float]) -> dict[str, float]:
-    """Percentiles of many calls."""
-    values = {name: round(float(np.percentile(milliseconds, q)), 4) for name, q in STATISTICS.items()}
-    return {"calls": len(milliseconds), **values}
+CLIP = bench.SAMPLES / "command-hibari.wav"
 
 
 def timed(call: Callable[[], Any], calls: int = CALLS) -> dict[str, float]:
-    """Time a call again and again; the first three allocate and record."""
-    for _ in range(3):
-        call()
-    milliseconds = []
-    for _ in range(calls):
-        began = perf_counter()
-        call()
-        milliseconds.append(1000 * (perf_counter() - began))
-    return statistics(milliseconds)
+    """Milliseconds of many calls."""
+    return harness.statistics(time_calls(call, calls), digits=4)
 
 
 def placed(cache: KVCache, position: int, call: Callable[[], Any]) -> Callable[[], Any]:
@@ -69,7 +56,10 @@ def placed(cache: KVCache, position: int, call: Callable[[], Any]) -> Callable[[
 
 
 def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
-    """Single decoder and encoder calls: every call anew and replayed, with an empty and a full window."""
+    """Single decoder and encoder calls.
+
+    Every call anew and replayed, with an empty and a full window.
+    """
     encoder, decoder, device = transcriber.encoder, transcriber.decoder, transcriber.runs_on
     assert isinstance(device, Cuda)
     encoder_cache, decoder_cache = encoder.new_cache(), decoder.new_cache()
@@ -89,14 +79,23 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
             results[name] = timed(step)
         device.records = True
         for tokens in (1, 4, 16):
-            noise = rng.standard_normal(len(bench._silence(transcriber, tokens))).astype(np.float32) * np.float32(0.1)
+            noise = rng.standard_normal(len(bench._silence(transcriber, tokens))).astype(
+                np.float32
+            ) * np.float32(0.1)
             at = encoder_cache.spec.capacity if window == "full" else 0
-            call = placed(encoder_cache, at, lambda noise=noise: encoder.encode(encoder_cache, noise))
+            call = placed(
+                encoder_cache, at, lambda noise=noise: encoder.encode(encoder_cache, noise)
+            )
             for records in (False, True):
                 device.records = records
-                name = f"encoder, {window} window, {tokens} tokens, {'replayed' if records else 'every call anew'}"
+                name = (
+                    f"encoder, {window} window, {tokens} tokens, "
+                    f"{'replayed' if records else 'every call anew'}"
+                )
                 results[name] = timed(call, CALLS // 2)
-            results[f"mel, {tokens} tokens"] = timed(lambda noise=noise: encoder.mel.run({"audio": noise[None]}), 50)
+            results[f"mel, {tokens} tokens"] = timed(
+                lambda noise=noise: encoder.mel.run({"audio": noise[None]}), 50
+            )
     for name, cache in (("encoder", encoder_cache), ("decoder", decoder_cache)):
         results[f"{name}, move of the window"] = timed(
             lambda cache=cache: [buffer.move_rows(cache.spec.keep) for buffer in cache.buffers], 20
@@ -106,7 +105,10 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
 
 
 def transfer(cache: KVCache) -> None:
-    """What a step moves between host and device besides running: its inputs there, one output back."""
+    """What a step moves between host and device besides running.
+
+    Its inputs there, one output back.
+    """
     assert isinstance(cache.binding, CudaBinding)
     call = cache.binding._bound
     assert call is not None
@@ -118,7 +120,9 @@ def measure_clips(transcriber: Transcriber) -> dict[str, Any]:
     """Whole files: real-time factors, the second of two runs."""
     results = {}
     for seconds in CLIPS:
-        clip = open_audio(bench.sample_clip(transcriber.sample_rate, seconds), transcriber.sample_rate)
+        clip = open_audio(
+            bench.sample_clip(transcriber.sample_rate, seconds), transcriber.sample_rate
+        )
         bench.transcribe_once(transcriber, clip)
         began = perf_counter()
         run, steps = bench.transcribe_once(transcriber, clip)
@@ -134,7 +138,10 @@ def measure_clips(transcriber: Transcriber) -> dict[str, Any]:
 
 
 def measure_live(transcriber: Transcriber) -> dict[str, Any]:
-    """80 ms at a time, as live audio comes, without the waits between: milliseconds from the samples to the token."""
+    """80 ms at a time, as live audio comes, without the waits between.
+
+    Milliseconds from the samples to the token.
+    """
     samples = bench.sample_clip(transcriber.sample_rate, LIVE_SECONDS)
     stream, size = transcriber.stream(), transcriber.manifest.config.audio.samples_per_token
     stream.feed(samples[: 20 * size])
@@ -143,12 +150,16 @@ def measure_live(transcriber: Transcriber) -> dict[str, Any]:
         began = perf_counter()
         stream.feed(samples[start : start + size])
         milliseconds.append(1000 * (perf_counter() - began))
-    return statistics(milliseconds)
+    return harness.statistics(milliseconds, digits=4)
 
 
 def measure_start(transcriber: Transcriber) -> dict[str, Any]:
-    """From a new stream to its first token, 80 ms at a time without the waits: milliseconds of one after the other."""
-    samples, size = bench.sample_clip(transcriber.sample_rate, 5.0), transcriber.manifest.config.audio.samples_per_token
+    """From a new stream to its first token, 80 ms at a time without the waits.
+
+    Milliseconds of one after the other.
+    """
+    samples = bench.sample_clip(transcriber.sample_rate, 5.0)
+    size = transcriber.manifest.config.audio.samples_per_token
     milliseconds, fed = [], 0
     for _ in range(10):
         began = perf_counter()
@@ -160,20 +171,27 @@ def measure_start(transcriber: Transcriber) -> dict[str, Any]:
 
 
 def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
-    """Raw decoder steps of many streams at once, all at the end of a window of ROWS_CONTEXT positions.
+    """Time raw decoder steps of a batch of many streams.
 
-    In float16 beside 4 bits; float32 has none to compare with, as its attention has no kernel on CUDA.
+    All streams are at the end of a window of ROWS_CONTEXT positions.
+
+    In float16 beside 4 bits; float32 has none to compare with, as its attention has no kernel on
+    CUDA.
     """
     import onnxruntime as ort
 
-    decoder, device, config = transcriber.decoder, transcriber.runs_on, transcriber.manifest.config.decoder
+    decoder = transcriber.decoder
+    device = transcriber.runs_on
+    config = transcriber.manifest.config.decoder
     assert isinstance(device, Cuda)
     session, spec, rng = decoder.session, decoder.spec, np.random.default_rng(0)
     results = {}
     for rows in ROWS:
         io, keep = session.ort.io_binding(), []
         shape = (rows, spec.num_key_value_heads, spec.capacity, spec.head_dim)
-        noise = np.resize(rng.standard_normal((1, *shape[1:]), np.float32).astype(np.float16), shape)
+        noise = np.resize(
+            rng.standard_normal((1, *shape[1:]), np.float32).astype(np.float16), shape
+        )
         for i in range(spec.num_layers):
             for part in ("key", "value"):
                 value = device.put(noise)
@@ -185,7 +203,9 @@ def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
         )
         feeds = {
             "input_ids": rng.integers(0, config.vocab_size, (rows, 1)),
-            "audio_embeds": rng.standard_normal((rows, 1, config.hidden_size), np.float32).astype(np.float16),
+            "audio_embeds": rng.standard_normal((rows, 1, config.hidden_size), np.float32).astype(
+                np.float16
+            ),
             "num_delay_tokens": np.full(rows, transcriber.num_delay_tokens, np.int64),
             "cos": np.cos(angles).astype(np.float16),
             "sin": np.sin(angles).astype(np.float16),
@@ -195,7 +215,8 @@ def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
         for name, array in feeds.items():
             io.bind_ortvalue_input(name, device.put(array))
         io.bind_ortvalue_input(
-            "total_sequence_length", ort.OrtValue.ortvalue_from_numpy(np.array(spec.capacity, np.int32))
+            "total_sequence_length",
+            ort.OrtValue.ortvalue_from_numpy(np.array(spec.capacity, np.int32)),
         )
         output = device.put(np.zeros((rows, 1, 3), np.float32))
         io.bind_ortvalue_output("step", output)
@@ -216,24 +237,39 @@ def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
 
 def rows_ratio(results: dict[str, Any]) -> dict[str, Any]:
     """Median times of replayed steps in fp16 over those in q4f16, where both were measured."""
-    fp16, q4f16 = (results.get(f"{name}, context {ROWS_CONTEXT}", {}).get("rows") for name in ("fp16", "q4f16"))
+    fp16, q4f16 = (
+        results.get(f"{name}, context {ROWS_CONTEXT}", {}).get("rows") for name in ("fp16", "q4f16")
+    )
     if not fp16 or not q4f16:
         return {}
     names = [f"{rows} rows, replayed" for rows in ROWS]
-    return {"fp16 over q4f16": {name: round(fp16[name]["p50"] / q4f16[name]["p50"], 2) for name in names}}
+    return {
+        "fp16 over q4f16": {
+            name: round(fp16[name]["p50"] / q4f16[name]["p50"], 2) for name in names
+        }
+    }
 
 
 def profile(transcriber: Transcriber) -> dict[str, Any]:
-    """Kernels of a decoder step and of an encoder call of 16 tokens, replayed, by PyTorch's profiler."""
+    """Profile the kernels of a decoder step and of an encoder call of 16 tokens.
+
+    Both are replayed, and PyTorch's profiler measures them.
+    """
     encoder, decoder = transcriber.encoder, transcriber.decoder
     encoder_cache, decoder_cache = encoder.new_cache(), decoder.new_cache()
     for cache in (encoder_cache, decoder_cache):
         bench._fill(cache)
     embeds = np.ones((1, transcriber.manifest.config.decoder.hidden_size), decoder_cache.dtype)
     pad, delay = transcriber.manifest.tokens.streaming_pad, transcriber.num_delay_tokens
-    noise = np.random.default_rng(0).standard_normal(len(bench._silence(transcriber, 16))).astype(np.float32)
+    noise = (
+        np.random.default_rng(0)
+        .standard_normal(len(bench._silence(transcriber, 16)))
+        .astype(np.float32)
+    )
     calls = {
-        "decoder": placed(decoder_cache, 512, lambda: decoder.step(decoder_cache, [pad], embeds, delay)),
+        "decoder": placed(
+            decoder_cache, 512, lambda: decoder.step(decoder_cache, [pad], embeds, delay)
+        ),
         "encoder, 16 tokens": placed(
             encoder_cache, encoder_cache.spec.capacity, lambda: encoder.encode(encoder_cache, noise)
         ),
@@ -242,21 +278,34 @@ def profile(transcriber: Transcriber) -> dict[str, Any]:
 
 
 def kernel_times(call: Callable[[], Any], calls: int = 20) -> dict[str, Any]:
-    """Of a call: from its first kernel to the end of its last, how long kernels run in it, and those of a microsecond.
+    """Of a call.
+
+    From its first kernel to the end of its last, how long kernels run in it, and those of a
+    microsecond.
 
     Watched, they stand further apart than otherwise.
     """
     import torch
 
-    timed(call, 5)
+    time_calls(call, 5)
     torch.cuda.init()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         for _ in range(calls):
             call()
-    ran = [event for event in profiler.events() or () if event.device_type == torch.profiler.DeviceType.CUDA]
-    ran = sorted((e for e in ran if not e.name.startswith("Memcpy")), key=lambda event: event.time_range.start)
+    ran = [
+        event
+        for event in profiler.events() or ()
+        if event.device_type == torch.profiler.DeviceType.CUDA
+    ]
+    ran = sorted(
+        (e for e in ran if not e.name.startswith("Memcpy")),
+        key=lambda event: event.time_range.start,
+    )
     size = len(ran) // calls
-    spans = [ran[i + size - 1].time_range.end - ran[i].time_range.start for i in range(0, size * calls, size)]
+    spans = [
+        ran[i + size - 1].time_range.end - ran[i].time_range.start
+        for i in range(0, size * calls, size)
+    ]
     kernels: dict[str, list[float]] = {}
     for event in ran:
         kernels.setdefault(event.name, []).append(event.time_range.elapsed_us())
@@ -276,13 +325,9 @@ def kernel_times(call: Callable[[], Any], calls: int = 20) -> dict[str, Any]:
     }
 
 
-def describe_gpu() -> str:
-    """Name, memory and driver."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    return subprocess.run(query, capture_output=True, check=False).stdout.decode().strip()
-
-
-def measure_artifact(artifact: Path, precision: str, context: int, parts: dict[str, Callable]) -> dict[str, Any]:
+def measure_artifact(
+    artifact: Path, precision: str, context: int, parts: dict[str, Callable]
+) -> dict[str, Any]:
     """Load, then each part; memory of the device after loading, with one stream and at the end."""
     result: dict[str, Any] = {"precision": precision, "context": context}
     began = perf_counter()
@@ -302,20 +347,22 @@ def measure_artifact(artifact: Path, precision: str, context: int, parts: dict[s
 
 
 def main(
-    artifact: Annotated[Path, typer.Argument(help="Full-size artifact with q4f16, and fp16 for its ratio.")],
+    artifact: Annotated[
+        Path, typer.Argument(help="Full-size artifact with q4f16, and fp16 for its ratio.")
+    ],
     block_128: Annotated[Path | None, typer.Option(help="The same with recipe small.")] = None,
-    cpu_precision: Annotated[str, typer.Option(help="Measured on the CPU, for its ratio; empty for none.")] = "",
-    parts: Annotated[str, typer.Option(help="Comma-separated.")] = "start,steps,clips,live,rows,products,profile",
-    out: Annotated[Path, typer.Option()] = ROOT / "bench" / "results" / "gpu_speed.json",
+    cpu_precision: Annotated[
+        str, typer.Option(help="Measured on the CPU, for its ratio; empty for none.")
+    ] = "",
+    parts: Annotated[
+        str, typer.Option(help="Comma-separated.")
+    ] = "start,steps,clips,live,rows,profile",
+    out: harness.Out = harness.RESULTS / "gpu_speed.json",
 ) -> None:
     """Measure all of it."""
-    results: dict[str, Any] = {
-        "measured": "random weights of the 4B model's shapes; milliseconds and bytes",
-        "voxtral_onnx": __version__,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "gpu": describe_gpu(),
-        "machine": bench.describe_machine(),
-        "environment": {name: value for name, value in os.environ.items() if name.startswith("ORT_")},
+    results = harness.describe("random weights of the 4B model's shapes; milliseconds and bytes")
+    results["environment"] = {
+        name: value for name, value in os.environ.items() if name.startswith("ORT_")
     }
     chosen = parts.split(",")
     known = {
@@ -338,10 +385,10 @@ def main(
     }
     if block_128:
         plans["q4f16, blocks of 128"] = plan(block_128, "q4f16", bench.DEFAULT_CONTEXT, "steps")
-    if "products" in chosen:
-        plans["products, microseconds"] = lambda: measure_products(Cuda())
     if "profile" in chosen:
-        plans["profile"] = lambda: measure_artifact(artifact, "q4f16", ROWS_CONTEXT, {"kernels": profile})
+        plans["profile"] = lambda: measure_artifact(
+            artifact, "q4f16", ROWS_CONTEXT, {"kernels": profile}
+        )
     if cpu_precision:
         options = {"device": "cpu", "precision": cpu_precision}
         plans[f"{cpu_precision} on the CPU"] = lambda: asdict(
@@ -355,11 +402,11 @@ def main(
             results[name] = measure()
         except VoxtralOnnxError as error:
             results[name] = {"error": str(error)}
-        print(f"{name}: {perf_counter() - began:.1f} s {results[name].get('error', '')}", flush=True)
-        results |= rows_ratio(results)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(results, indent=1) + "\n")
+        print(
+            f"{name}: {perf_counter() - began:.1f} s {results[name].get('error', '')}", flush=True
+        )
+        harness.write(out, results | rows_ratio(results))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    harness.run(main)

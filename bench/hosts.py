@@ -1,11 +1,15 @@
-"""One artifact in several hosts: seconds to load it, milliseconds a token, and whose tokens differ from Python's.
+"""One artifact in several hosts.
 
-    python bench/hosts.py ARTIFACT [--name tiny] [--precision q4] [--clip clip.wav] [--packages FOLDER]
+Seconds to load it, milliseconds a token, and whose tokens differ from Python's.
 
-Our Python runtime, OpenVINO (examples/openvino_host.py), onnxruntime-node and, where the artifact has its family,
-transformers.js transcribe the same clip, each in a process of its own on all cores. FOLDER holds `node_modules` with
-onnxruntime-node and @huggingface/transformers, by default web. Hosts that are not installed are left out, which is
-said. Writes results/hosts.json, one entry for each name and precision, and prints the README's table.
+    python bench/hosts.py ARTIFACT [--name tiny] [--precision q4] [--clip clip.wav] [--packages
+    FOLDER]
+
+Our Python runtime, OpenVINO (examples/openvino_host.py), onnxruntime-node and, where the artifact
+has its family, transformers.js transcribe the same clip, each in a process of its own on all cores.
+FOLDER holds `node_modules` with onnxruntime-node and @huggingface/transformers, by default web.
+Hosts that are not installed are left out, which is said. Writes results/hosts.json, one entry for
+each name and precision, and prints the README's table.
 """
 
 from __future__ import annotations
@@ -14,27 +18,26 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, median
 from time import perf_counter
 from typing import Annotated, Any
 
+import harness
 import soundfile
 import typer
+from harness import ROOT, stderr
 
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.memory import peak_memory
-from voxtral_onnx.runtime.bench import describe_machine, markdown_table
+from voxtral_onnx.runtime.bench import SAMPLES, markdown_table
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "bench" / "results" / "hosts.json"
-CLIP = ROOT / "assets" / "tiny" / "samples" / "date-hibari.wav"
-NODE_HOSTS = {"onnxruntime-node": None, "transformers.js": "transformers_js"}  # the family that each takes
+CLIP = SAMPLES / "date-hibari.wav"
+# the family that each takes
+NODE_HOSTS = {"onnxruntime-node": None, "transformers.js": "transformers_js"}
 PACKAGES = {"onnxruntime-node": "onnxruntime-node", "transformers.js": "@huggingface/transformers"}
 
 
@@ -53,7 +56,9 @@ def run_python(artifact: Path, precision: str, clip: Path) -> dict[str, Any]:
             for token in tokens:
                 ids.append(token.token_id)
                 times.append(perf_counter())
-    return _result(f"voxtral-onnx, onnxruntime {onnxruntime.__version__}", loaded - began, ids, times)
+    return _result(
+        f"voxtral-onnx, onnxruntime {onnxruntime.__version__}", loaded - began, ids, times
+    )
 
 
 def run_openvino(artifact: Path, precision: str, clip: Path) -> dict[str, Any]:
@@ -81,15 +86,32 @@ def run_openvino(artifact: Path, precision: str, clip: Path) -> dict[str, Any]:
 def _result(host: str, load_seconds: float, ids: list[int], times: list[float]) -> dict[str, Any]:
     steps = [1000 * (after - before) for before, after in pairwise(times)]  # behind the prompt
     run = {"ids": ids, "ms_per_token": mean(steps), "median_ms_per_token": median(steps)}
-    return {"host": host, "load_seconds": load_seconds, "peak_memory_bytes": peak_memory(), "runs": [run]}
+    return {
+        "host": host,
+        "load_seconds": load_seconds,
+        "peak_memory_bytes": peak_memory(),
+        "runs": [run],
+    }
 
 
-def run_node(name: str, artifact: Path, precision: str, clip: Path, packages: Path) -> dict[str, Any]:
+def run_node(
+    name: str, artifact: Path, precision: str, clip: Path, packages: Path
+) -> dict[str, Any]:
     """A host in Node.js, which writes a line of JSON."""
     script = ROOT / "bench" / f"hosts_{name.replace('.', '_').replace('-', '_')}.mjs"
-    command = ["node", "--import", str(ROOT / "web" / "packages.mjs"), str(script), str(artifact), precision, str(clip)]
+    command = [
+        "node",
+        "--import",
+        str(ROOT / "web" / "packages.mjs"),
+        str(script),
+        str(artifact),
+        precision,
+        str(clip),
+    ]
     environment = {**os.environ, "PACKAGES": str(packages.absolute())}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -103,19 +125,21 @@ def measure(artifact: Path, precision: str, clip: Path, packages: Path) -> list[
         [run] = result.pop("runs")
         ids = run.pop("ids")
         expected = found[0]["ids"] if found else ids
-        same = next((i for i, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]), len(expected))
+        same = next(
+            (i for i, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1]),
+            len(expected),
+        )
         found.append({**result, **run, "tokens": len(expected), "same_tokens": same, "ids": ids})
-        print(f"{result['host']}: {run['ms_per_token']:.1f} ms a token", file=sys.stderr)
+        stderr.print(f"{result['host']}: {run['ms_per_token']:.1f} ms a token")
 
     in_process = [run_python, run_openvino] if find_spec("openvino") else [run_python]
     for run in in_process:
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            keep(pool.submit(run, artifact, precision, clip).result())
+        keep(harness.in_new_process(run, artifact, precision, clip))
     for name, family in NODE_HOSTS.items():
         if not (packages / "node_modules" / PACKAGES[name]).exists():
-            print(f"{name}: not in {packages}/node_modules, left out", file=sys.stderr)
+            stderr.print(f"{name}: not in {packages}/node_modules, left out")
         elif family and family not in families:
-            print(f"{name}: the artifact has no family {family}, left out", file=sys.stderr)
+            stderr.print(f"{name}: the artifact has no family {family}, left out")
         else:
             keep(run_node(name, artifact, precision, clip, packages))
     return [{key: value for key, value in row.items() if key != "ids"} for row in found]
@@ -127,7 +151,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         [
             row["host"],
             f"{row['load_seconds']:.1f}",
-            f"{row['ms_per_token']:.0f}" if row["ms_per_token"] > 10 else f"{row['ms_per_token']:.1f}",
+            f"{row['ms_per_token']:.0f}"
+            if row["ms_per_token"] > 10
+            else f"{row['ms_per_token']:.1f}",
             f"{row['peak_memory_bytes'] / 1e9:.1f}",
             f"{row['same_tokens']} of {row['tokens']}",
         ]
@@ -142,15 +168,15 @@ def main(
     precision: str = "q4",
     clip: Annotated[Path, typer.Option(help="Mono, 16 bits, at the model's rate.")] = CLIP,
     packages: Annotated[Path, typer.Option(help="Folder with node_modules.")] = ROOT / "web",
+    out: harness.Out = harness.RESULTS / "hosts.json",
 ) -> None:
-    """Measure, write, print."""
-    rows = measure(artifact, precision, clip, packages)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    seconds = soundfile.info(clip).duration
-    results[f"{name} {precision}"] = {"machine": describe_machine(), "audio_seconds": round(seconds, 2), "hosts": rows}
-    RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    print(table(rows))
+    """Transcribe a clip in every host that is installed."""
+    found = harness.describe("a clip in several hosts, a position a call")
+    found |= {"audio_seconds": round(soundfile.info(clip).duration, 2)}
+    found["hosts"] = measure(artifact, precision, clip, packages)
+    harness.write(out, harness.read(out) | {f"{name} {precision}": found})
+    print(table(found["hosts"]))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    harness.run(main)

@@ -3,29 +3,26 @@
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/hotwords.py [ARTIFACT]
 
-The list holds words of the held-out sentences, drawn from the longer ones that occur in few of them, so that most
-sentences have none of the list's words and every sentence could get a wrong one. The same clips are transcribed without
-the list and with it. Writes results/hotwords.json.
+The list holds words of the held-out sentences, drawn from the longer ones that occur in few of
+them, so that most sentences have none of the list's words and every sentence could get a wrong one.
+The same clips are transcribed without the list and with it. Writes results/hotwords.json.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Any
 
+import harness
 import jiwer
 import numpy as np
 import typer
 import wer
 
 from voxtral_onnx import Transcriber
-from voxtral_onnx.runtime.bench import describe_machine
 from voxtral_onnx.runtime.hotwords import START_SHARE
 
-RESULTS = Path(__file__).parent / "results" / "hotwords.json"
-CACHE = wer.ROOT / "build" / "wer" / "wav"
+CACHE = harness.BUILD / "wer" / "wav"
 BIASES = (0, 2, 4, 6, 8)  # 0: without the list
 SYNTHESIZERS = ("espeak-ng", "flite")
 MIN_LETTERS = 5
@@ -36,15 +33,27 @@ SEED = 0
 def draw_words(texts: list[str], count: int) -> list[str]:
     """So many of the longer, rarer words."""
     sentences = Counter(word for text in texts for word in set(wer.normalize(text).split()))
-    rare = sorted(word for word, seen in sentences.items() if len(word) >= MIN_LETTERS and seen <= MAX_SENTENCES)
-    return sorted(np.random.default_rng(SEED).choice(rare, min(count, len(rare)), replace=False).tolist())
+    rare = sorted(
+        word
+        for word, seen in sentences.items()
+        if len(word) >= MIN_LETTERS and seen <= MAX_SENTENCES
+    )
+    return sorted(
+        np.random.default_rng(SEED).choice(rare, min(count, len(rare)), replace=False).tolist()
+    )
 
 
 def score(references: list[str], hypotheses: list[str], listed: set[str]) -> dict[str, Any]:
-    """Word error rate in per cent; how many listed words were said, found, and written where nobody said them."""
+    """Word error rate in per cent.
+
+    How many listed words were said, found, and written where nobody said them.
+    """
     said = found = invented = 0
     for reference, hypothesis in zip(references, hypotheses, strict=True):
-        spoken, written = (Counter(word for word in text.split() if word in listed) for text in (reference, hypothesis))
+        spoken, written = (
+            Counter(word for word in text.split() if word in listed)
+            for text in (reference, hypothesis)
+        )
         said += spoken.total()
         found += (spoken & written).total()
         invented += (written - spoken).total()
@@ -56,13 +65,18 @@ def score(references: list[str], hypotheses: list[str], listed: set[str]) -> dic
     }
 
 
-def measure(
-    artifact: Annotated[str, typer.Argument(help="Of the embedded model.")] = "tiny",
+def main(
+    artifact: harness.Model = "tiny",
     sentences: Annotated[int, typer.Option(help="The first N of each kind.")] = 80,
     words: Annotated[int, typer.Option(help="In the list of each kind.")] = 50,
+    out: harness.Out = harness.RESULTS / "hotwords.json",
 ) -> None:
-    """Measure and print a table."""
+    """Transcribe without a list and with biases."""
     versions = wer.find_synthesizers()
+    results = harness.describe(
+        "held-out sentences without a list of hotwords (bias 0) and with it", "jiwer"
+    )
+    folder = harness.find_model(artifact, "q4f16")
     clips = [
         clip
         for clip in wer.plan_clips(wer.read_sentences(sentences), CACHE, versions)
@@ -77,25 +91,26 @@ def measure(
         references = [wer.normalize(clip.text) for clip in chosen]
         for bias in BIASES:
             options = {"hotwords": listed, "hotword_bias": bias} if bias else {}
-            with Transcriber(artifact, "cpu", threads=1, **options) as transcriber:
+            with Transcriber(folder, "cpu", threads=1, **options) as transcriber:
                 precision = transcriber.precision
-                hypotheses = [wer.normalize(transcriber.transcribe(clip.path).text) for clip in chosen]
+                hypotheses = [
+                    wer.normalize(transcriber.transcribe(clip.path).text) for clip in chosen
+                ]
             row = {"kind": kind, "bias": bias, "clips": len(chosen), "listed": len(listed)}
             rows.append(row | score(references, hypotheses, set(listed)))
             print(
-                f"{kind:6}  bias {bias}: WER {rows[-1]['wer']:.2f} %; of {rows[-1]['listed_said']} listed words "
+                f"{kind:6}  bias {bias}: WER {rows[-1]['wer']:.2f} %; of {rows[-1]['listed_said']} "
+                "listed words "
                 f"{rows[-1]['listed_found']} found, {rows[-1]['listed_invented']} invented"
             )
-    results = {
-        "measured": "held-out sentences without a list of hotwords (bias 0) and with it",
-        "machine": describe_machine(),
+    results |= {
         "precision": precision,
         "start_share": START_SHARE,
         "synthesizers": {name: versions[name] for name in SYNTHESIZERS},
         "results": rows,
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    harness.write(out, results)
 
 
 if __name__ == "__main__":
-    typer.run(measure)
+    harness.run(main)

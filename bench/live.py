@@ -1,10 +1,12 @@
-"""How late live text comes: from the arrival of the last sample that a token may use to its line on standard output.
+"""How late live text comes.
+
+From the arrival of the last sample that a token may use to its line on standard output.
 
     python bench/live.py [ARTIFACT] [--seconds 60] [--precision q4f16]
 
-Samples of the embedded model are sent to `listen --stdin --stream-json` as a microphone gives them, 20 ms every
-20 ms, and every line that comes back is timed outside of that process. The delay that the model listens before it
-writes is not part of it. Writes results/live.json.
+Samples of the embedded model are sent to `listen --stdin --stream-json` as a microphone gives
+them, 20 ms every 20 ms, and every line that comes back is timed outside of that process. The delay
+that the model listens before it writes is not part of it. Writes results/live.json.
 """
 
 from __future__ import annotations
@@ -12,19 +14,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from threading import Thread
 from time import perf_counter, sleep
 from typing import Annotated, Any
 
+import harness
 import numpy as np
 import typer
 
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime.artifact import find_artifact
-from voxtral_onnx.runtime.bench import describe_machine, sample_clip
+from voxtral_onnx.runtime.bench import sample_clip
 
-RESULTS = Path(__file__).parent / "results" / "live.json"
 BLOCK_SECONDS = 0.02
 
 
@@ -40,21 +40,35 @@ def send(samples: np.ndarray, rate: int, pipe: Any, times: list[float]) -> None:
     pipe.close()
 
 
-def live(
-    artifact: Annotated[str, typer.Argument()] = "tiny",
+def main(
+    artifact: harness.Model = "tiny",
     seconds: Annotated[float, typer.Option(help="Of speech.")] = 60.0,
     precision: Annotated[str, typer.Option(help="Of the artifact.")] = "q4f16",
     threads: Annotated[int | None, typer.Option(help="For onnxruntime.")] = None,
+    out: harness.Out = harness.RESULTS / "live.json",
 ) -> None:
-    """Run it."""
-    manifest = Manifest.read(find_artifact(artifact))
+    """Speak to the command and time its lines."""
+    results = harness.describe("milliseconds from the last sample that a text may use to its line")
+    folder = harness.find_model(artifact, precision)
+    manifest = Manifest.read(folder)
     rules, audio = manifest.streaming, manifest.config.audio
     samples = sample_clip(audio.sample_rate, seconds)
-    command = [sys.executable, "-m", "voxtral_onnx", "listen", "-m", artifact, "--stdin", "--stream-json"]
+    command = [
+        sys.executable,
+        "-m",
+        "voxtral_onnx",
+        "listen",
+        "-m",
+        str(folder),
+        "--stdin",
+        "--stream-json",
+    ]
     command += ["--precision", precision, *(["--threads", str(threads)] if threads else [])]
     times: list[float] = []
     latencies, final = [], {}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdin and process.stdout and process.stderr
         while b"delay" not in process.stderr.readline():  # until it is loaded
             pass
@@ -64,7 +78,10 @@ def live(
         for line in process.stdout:
             now, event = perf_counter(), json.loads(line)
             if event["type"] == "partial":
-                tokens = round(event["end"] * audio.sample_rate / audio.samples_per_token) + rules.default_delay_tokens
+                tokens = (
+                    round(event["end"] * audio.sample_rate / audio.samples_per_token)
+                    + rules.default_delay_tokens
+                )
                 needed = tokens * audio.samples_per_token + rules.look_ahead_samples
                 block = -(-needed // round(BLOCK_SECONDS * audio.sample_rate)) - 1
                 if needed <= len(samples):  # what the padding decides waits for nothing
@@ -72,20 +89,17 @@ def live(
             elif event["type"] == "final":
                 final = event
         sender.join()
-    percentiles = {f"p{p}_ms": round(float(np.percentile(latencies, p)), 1) for p in (50, 95, 99)}
-    results = {
-        "machine": describe_machine(),
-        "artifact": Path(artifact).name,
+    results |= {
+        "artifact": artifact if artifact == "tiny" else folder.name,
         "precision": precision,
         "seconds": seconds,
-        "texts": len(latencies),
-        "latency": {**percentiles, "max_ms": round(max(latencies), 1)},
+        "latency_ms": harness.statistics(latencies, digits=1),
         "meter": {name: value for name, value in final.items() if name not in ("type", "text")},
         "words": len(final["text"].split()),
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    harness.write(out, results)
     print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
-    typer.run(live)
+    harness.run(main)

@@ -1,12 +1,16 @@
-"""The decoder's speed beside llama.cpp's, on a Q4_0 model of the same shape, in turn in the same run.
+"""Decoder speed beside llama.cpp's, on a Q4_0 model of the same shape.
+
+Both are timed in turn in the same run.
 
     pip install xllamacpp gguf
-    python bench/llama_cpp.py ARTIFACT [--precision q4f16,q4]     # of the full-size twin that bench/twin.py writes
+    python bench/llama_cpp.py ARTIFACT [--precision q4f16,q4]     # an export of twin.py's
+    checkpoint
 
-Both engines are loaded in processes of their own with as many threads and wait while the other runs. A round lets each
-make CALLS tokens behind as many positions: one stream, and several at a time. llama.cpp repacks weights for the
-processor, samples greedily and keeps its prompt. Processor time is written down too: other work on the machine changes
-it less, but with more than one thread llama.cpp's includes waiting. Writes results/llama_cpp.json.
+Both engines are loaded in processes of their own with as many threads and wait while the other
+runs. A round lets each make CALLS tokens behind as many positions: one stream, and several at a
+time. llama.cpp repacks weights for the processor, samples greedily and keeps its prompt. Processor
+time is written down too: other work on the machine changes it less, but with more than one thread
+llama.cpp's includes waiting. Writes results/llama_cpp.json.
 """
 
 from __future__ import annotations
@@ -16,7 +20,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from importlib import metadata
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,21 +29,21 @@ from time import perf_counter, process_time
 from typing import Annotated
 
 import gguf
+import harness
 import numpy as np
 import typer
 
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime.bench import describe_machine
 from voxtral_onnx.runtime.cache import decoder_cache_spec
 from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.session import Session
 
-RESULTS = Path(__file__).parent / "results" / "llama_cpp.json"
 STREAMS = (1, 4)  # that make tokens at a time
 PROMPT = 39  # positions, as with a delay of 480 ms
 CALLS = 4  # timed in a round, each a token for every stream
 CONTEXT = 256
-Times = tuple[float, float]  # milliseconds of a call that gives each stream a token: elapsed, and the processor's
+# milliseconds of a call that gives each stream a token: elapsed, and the processor's
+Times = tuple[float, float]
 Engine = Callable[[int], Times]  # by the number of streams
 
 
@@ -62,7 +65,9 @@ def write_gguf(manifest: Manifest, path: Path) -> None:
     writer.add_vocab_size(stack.vocab_size)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
     writer.add_tokenizer_model("llama")
-    writer.add_token_list([b"<unk>", b"<s>", b"</s>"] + [b"t%d" % i for i in range(3, stack.vocab_size)])
+    writer.add_token_list(
+        [b"<unk>", b"<s>", b"</s>"] + [b"t%d" % i for i in range(3, stack.vocab_size)]
+    )
     writer.add_token_scores([0.0] * stack.vocab_size)
     writer.add_token_types([2, 3, 3] + [1] * (stack.vocab_size - 3))
     writer.add_bos_token_id(1)
@@ -71,10 +76,14 @@ def write_gguf(manifest: Manifest, path: Path) -> None:
 
     def add(name: str, outputs: int, inputs: int) -> None:
         blocks = rng.integers(0, 256, (outputs, inputs // 32, 18), dtype=np.uint8)
-        blocks[..., :2] = np.array([0.15 * inputs**-0.5], np.float16).view(np.uint8)  # activations stay in range
-        writer.add_tensor(name, blocks.reshape(outputs, -1), raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+        # activations stay in range
+        blocks[..., :2] = np.array([0.15 * inputs**-0.5], np.float16).view(np.uint8)
+        writer.add_tensor(
+            name, blocks.reshape(outputs, -1), raw_dtype=gguf.GGMLQuantizationType.Q4_0
+        )
 
-    ones, queries = np.ones(stack.hidden_size, np.float32), stack.num_attention_heads * stack.head_dim
+    ones = np.ones(stack.hidden_size, np.float32)
+    queries = stack.num_attention_heads * stack.head_dim
     keys = stack.num_key_value_heads * stack.head_dim
     add("token_embd.weight", stack.vocab_size, stack.hidden_size)
     writer.add_tensor("output_norm.weight", ones)
@@ -109,7 +118,13 @@ def ours(folder: Path, precision: str, threads: int) -> Engine:
         for position in range(PROMPT, PROMPT + CALLS):
             for cache in caches:
                 cache.position = position
-            same = [blank] * streams, embeds[:streams], [delay] * streams, [0.0] * streams, [None] * streams
+            same = (
+                [blank] * streams,
+                embeds[:streams],
+                [delay] * streams,
+                [0.0] * streams,
+                [None] * streams,
+            )
             decoder.step_rows(rows, caches[:streams], *same)
         return 1000 * (perf_counter() - began) / CALLS, 1000 * (process_time() - busy) / CALLS
 
@@ -138,7 +153,9 @@ def llama_cpp(path: Path, threads: int) -> Engine:
             "id_slot": slot,
         }
         answer = server.handle_completions(request)
-        return (json.loads(answer) if isinstance(answer, str) else answer)["timings"]["predicted_per_token_ms"]
+        return (json.loads(answer) if isinstance(answer, str) else answer)["timings"][
+            "predicted_per_token_ms"
+        ]
 
     def call(streams: int) -> Times:
         busy = process_time()
@@ -172,21 +189,21 @@ def in_a_process(load: Callable[[], Engine]) -> Iterator[Engine]:
     process.join()
 
 
-def measure(
+def main(
     artifact: Annotated[Path, typer.Argument(help="Of the 4B model's shape.")],
     precision: Annotated[str, typer.Option(help="Comma-separated.")] = "q4f16",
     rounds: Annotated[int, typer.Option(help="Of which minima and medians are taken.")] = 15,
     threads: Annotated[int, typer.Option(help="Of each engine.")] = 2,
-    model: Annotated[Path | None, typer.Option(help="The GGUF, kept; by default it is removed again.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The GGUF, kept; by default it is removed again.")
+    ] = None,
+    out: harness.Out = harness.RESULTS / "llama_cpp.json",
 ) -> None:
     """Measure and print milliseconds a token of one stream."""
-    results: dict[str, object] = {
-        "machine": describe_machine(),
-        "llama.cpp": f"xllamacpp {metadata.version('xllamacpp')}",
-        "threads": threads,
-        "position": PROMPT,
-        "rounds": rounds,
-    }
+    results = harness.describe(
+        "milliseconds a token of decoders of one shape, in turn", "xllamacpp"
+    )
+    results |= {"threads": threads, "position": PROMPT, "rounds": rounds}
     with TemporaryDirectory(dir=artifact.resolve().parent) as scratch:
         path = model or Path(scratch) / "llama.gguf"
         if not path.exists():
@@ -201,17 +218,23 @@ def measure(
                     for streams, pairs in times.items():
                         pairs.append((mine(streams), theirs(streams)))
             results[name] = _compare(times)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    harness.write(out, results)
     print(json.dumps(results, indent=1))
 
 
 def _compare(times: dict[int, list[tuple[Times, Times]]]) -> dict[str, dict[int, dict[str, float]]]:
-    """Milliseconds a token, and how many times llama.cpp's speed that is: with as many streams, and with one."""
+    """Milliseconds a token, and how many times llama.cpp's speed that is.
+
+    With as many streams, and with one.
+    """
     kinds = {"min": (0, min), "median": (0, median), "processor": (1, median)}
     results = {}
     for kind, (which, middle) in kinds.items():
         ours, theirs = (
-            {streams: middle([pair[engine][which] / streams for pair in pairs]) for streams, pairs in times.items()}
+            {
+                streams: middle([pair[engine][which] / streams for pair in pairs])
+                for streams, pairs in times.items()
+            }
             for engine in (0, 1)
         )
         results[kind] = {
@@ -227,4 +250,4 @@ def _compare(times: dict[int, list[tuple[Times, Times]]]) -> dict[str, dict[int,
 
 
 if __name__ == "__main__":
-    typer.run(measure)
+    harness.run(main)

@@ -1,33 +1,33 @@
 """Where the memory and the seconds of loading a decoder go, on the CPU.
 
-    python bench/load.py ARTIFACT...        # of the full-size twin: bench/twin.py, then voxtral-onnx export
+    python bench/load.py ARTIFACT...        # exports of twin.py's checkpoint
 
-Loads each precision's decoder in a process of its own and writes results/load.json. Resident memory is told apart into
-anonymous pages, which must stay, and pages of files, which the system can drop and processes share. What onnxruntime's
-4-bit kernel should hold is computed beside it: packed codes, and float32 scales and sums of every block.
+Loads each precision's decoder in a process of its own and writes results/load.json. Resident memory
+is told apart into anonymous pages, which must stay, and pages of files, which the system can drop
+and processes share. What onnxruntime's 4-bit kernel should hold is computed beside it: packed
+codes, and float32 scales and sums of every block.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import resource
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Annotated
 
+import harness
 import numpy as np
+import typer
 
 from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.runtime.bench import markdown_table
 from voxtral_onnx.runtime.cache import KVCache
 from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.prepacked import prepacked_graph
 from voxtral_onnx.runtime.session import Session
 
-RESULTS = Path(__file__).parent / "results" / "load.json"
 MB = 1e6
 
 
@@ -40,7 +40,8 @@ class Load:
     way: str
     file_mb: float  # graph and data files
     codes_mb: float  # 4-bit codes as stored, computed
-    blocks_mb: float  # a float32 for every block, computed: the kernel keeps one of scales and one of sums
+    # a float32 for every block, computed: the kernel keeps one of scales and one of sums
+    blocks_mb: float
     seconds: float  # to load, files in the page cache
     user_seconds: float  # of all cores: packing
     system_seconds: float  # of all cores: zeroing the pages that packed weights stand in
@@ -66,7 +67,9 @@ def measure(folder: Path, precision: str, prepacked: Path | None) -> Load:
     cache = KVCache(session, spec)
     embeds = np.zeros((1, manifest.config.decoder.hidden_size), cache.dtype)
     began = perf_counter()
-    Decoder(session, spec).step(cache, [manifest.tokens.bos], embeds, manifest.streaming.default_delay_tokens)
+    Decoder(session, spec).step(
+        cache, [manifest.tokens.bos], embeds, manifest.streaming.default_delay_tokens
+    )
     first_step = perf_counter() - began
     rules = manifest.precisions[precision].recipe["rules"]
     block_size = rules[-1]["block_size"] if rules else 0
@@ -95,38 +98,47 @@ def _resident(kind: str) -> float:
     return 0.0
 
 
-def main() -> None:
+def cells(load: Load) -> tuple[str, ...]:
+    """One row of the table."""
+    seconds = f"{load.seconds:.1f} ({load.user_seconds:.1f} + {load.system_seconds:.1f})"
+    megabytes = (load.file_mb, load.codes_mb, load.blocks_mb, load.anonymous_mb, load.mapped_mb)
+    first_step = f"{load.first_step_seconds:.2f} s, +{load.first_step_anonymous_mb:.0f} MB"
+    return (
+        f"{load.recipe} {load.precision} {load.way}",
+        *(f"{value:.0f}" for value in megabytes),
+        seconds,
+        first_step,
+    )
+
+
+def main(
+    artifacts: Annotated[list[str], typer.Argument(help="Folders; tiny is exported to build/.")],
+    out: harness.Out = harness.RESULTS / "load.json",
+) -> None:
     """Measure every precision of the artifacts, each in a process of its own."""
-    parser = argparse.ArgumentParser(description="Memory and seconds of loading a decoder.")
-    parser.add_argument("artifacts", nargs="+", type=Path)
-    parser.add_argument("--one", nargs=2, metavar=("PRECISION", "PREPACKED"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one:
-        precision, prepacked = arguments.one
-        print(json.dumps(asdict(measure(arguments.artifacts[0], precision, Path(prepacked) if prepacked else None))))
-        return
+    results = harness.describe("a decoder, loaded and stepped once; seconds and megabytes")
     loads = []
-    print("| recipe | precision | way | file MB | codes | blocks ", end="")
-    print("| load s (user + system) | anonymous MB | mapped MB | first step |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for folder in arguments.artifacts:
+    for folder in [harness.find_model(name, "q4f16", "q4") for name in artifacts]:
         for precision in Manifest.read(folder).precisions:
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-                for prepacked in ("", "", scratch, scratch):  # the first warms up, the first saved one also saves
-                    command = [sys.executable, __file__, str(folder), "--one", precision, prepacked]
-                    load = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                    print(
-                        f"| {load['recipe']} | {load['precision']} | {load['way']} | {load['file_mb']:.0f} "
-                        f"| {load['codes_mb']:.0f} | {load['blocks_mb']:.0f} | {load['seconds']:.1f} "
-                        f"({load['user_seconds']:.1f} + {load['system_seconds']:.1f}) "
-                        f"| {load['anonymous_mb']:.0f} | {load['mapped_mb']:.0f} "
-                        f"| {load['first_step_seconds']:.2f} s, +{load['first_step_anonymous_mb']:.0f} MB |",
-                        flush=True,
-                    )
-                    loads.append(load)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(loads, indent=1) + "\n")
+                saved = Path(scratch)
+                # the first warms up, the first saved one also saves
+                for prepacked in (None, None, saved, saved):
+                    loads.append(harness.in_new_process(measure, folder, precision, prepacked))
+                    harness.stderr.print(*cells(loads[-1]))
+    headings = (
+        "Recipe, precision",
+        "File MB",
+        "Codes",
+        "Blocks",
+        "Anonymous",
+        "Mapped",
+        "Load s",
+        "First step",
+    )
+    print(markdown_table(headings, [cells(load) for load in loads]))
+    harness.write(out, results | {"loads": [asdict(load) for load in loads]})
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

@@ -1,30 +1,41 @@
-"""The 4B model for machines that no checkpoint can be brought to: its graphs alone, a few MB, and random weights there.
+"""The 4B model for machines that no checkpoint can be brought to.
 
-    python bench/skeleton.py make build/twin build/skeleton --precision q4f16,fp16     (twin.py wrote the first)
-    python bench/skeleton.py fill build/skeleton build/artifact
+Its graphs alone, a few MB, and random weights there.
 
-Sizes, types and places of the weights are those of an export; the values mean nothing and keep activations in range.
+    python bench/skeleton.py make build/twin build/skeleton --precision q4f16,fp16     (twin.py
+    wrote the first) python bench/skeleton.py fill build/skeleton build/artifact
+
+Sizes, types and places of the weights are those of an export; the values mean nothing and keep
+activations in range.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from math import prod
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from voxtral_onnx.manifest import FileSpec, Manifest, hash_file
 
+app = typer.Typer(help="Graphs of the 4B model without its weights, and random ones for them.")
 POOL = 1 << 26  # random values that all tensors are cut from, more bytes than a GPU caches
 CODE_SPREAD = {4: 4.6, 8: 73.9}  # standard deviation of uniform codes
 MIDDLE = 0x88  # of 4-bit zero points, two in a byte
 
 
-def make(checkpoint: Path, folder: Path, precisions: list[str], recipe: str | None) -> None:
+@app.command()
+def make(
+    checkpoint: Path,
+    folder: Path,
+    precision: Annotated[str, typer.Option(help="Comma-separated.")] = "q4f16",
+    recipe: Annotated[str | None, typer.Option(help="As export takes it.")] = None,
+) -> None:
     """Export without weights: data files are empty, and the manifest has their sizes."""
     from voxtral_onnx.exporter import bind, export
 
@@ -37,17 +48,21 @@ def make(checkpoint: Path, folder: Path, precisions: list[str], recipe: str | No
         return 0
 
     def describe(names, plan) -> dict[str, FileSpec]:
-        return {name: FileSpec(sizes[name], "", ()) if name in sizes else hash_file(folder / name) for name in names}
+        return {
+            name: FileSpec(sizes[name], "", ()) if name in sizes else hash_file(folder / name)
+            for name in names
+        }
 
     sizes: dict[str, int] = {}
     export.bind, export._hash_files = leave_empty, describe
-    export.export(checkpoint, folder, precisions=precisions, recipe=recipe)
+    export.export(checkpoint, folder, precisions=precision.split(","), recipe=recipe)
     for name in sizes:
         (folder / name).unlink()
 
 
-def fill(skeleton: Path, folder: Path) -> int:
-    """Copy a skeleton and write its weights; bytes written."""
+@app.command()
+def fill(skeleton: Path, folder: Path) -> None:
+    """Copy a skeleton and write its weights."""
     import onnx
 
     shutil.copytree(skeleton, folder)
@@ -70,9 +85,9 @@ def fill(skeleton: Path, folder: Path) -> int:
         elif dtype == np.uint8:
             values = cut(codes, start, count)
         else:
-            values = cut(normal, start, count) * np.float32(spread(tensor.name, shapes)) + np.float32(
-                center(tensor.name, shapes)
-            )
+            values = cut(normal, start, count) * np.float32(
+                spread(tensor.name, shapes)
+            ) + np.float32(center(tensor.name, shapes))
         content = values.astype(dtype, copy=False).view(np.uint8)
         assert len(content) == int(place["length"]), tensor.name
         files[f"onnx/{place['location']}"][start : start + len(content)] = content
@@ -82,12 +97,17 @@ def fill(skeleton: Path, folder: Path) -> int:
     for precision in manifest.precisions.values():
         for graph in (precision.encoder, precision.decoder):
             sizes = {name: manifest.files[name].size for name in graph.data}
-            files = {name: np.memmap(folder / name, np.uint8, "w+", shape=(size,)) for name, size in sizes.items()}
-            tensors = onnx.load(str(folder / graph.path), load_external_data=False).graph.initializer
+            files = {
+                name: np.memmap(folder / name, np.uint8, "w+", shape=(size,))
+                for name, size in sizes.items()
+            }
+            tensors = onnx.load(
+                str(folder / graph.path), load_external_data=False
+            ).graph.initializer
             shapes = {tensor.name: tuple(tensor.dims) for tensor in tensors}
             with ThreadPoolExecutor() as pool:
                 written += sum(pool.map(write, tensors, repeat(shapes), repeat(files)))
-    return written
+    print(f"{written / 1e9:.2f} GB")
 
 
 def cut(pool: np.ndarray, start: int, count: int) -> np.ndarray:
@@ -105,7 +125,8 @@ def spread(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
         return 0.02
     if "embed_tokens" in name:
         return 0.7
-    inputs = shape[0] if len(shape) == 2 else prod(shape[1:])  # MatMul's weights stand transposed, Conv's do not
+    # MatMul's weights stand transposed, Conv's do not
+    inputs = shape[0] if len(shape) == 2 else prod(shape[1:])
     return 0.7 * inputs**-0.5
 
 
@@ -121,16 +142,4 @@ def center(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description="Graphs of the 4B model without its weights, and random ones for them."
-    )
-    parser.add_argument("what", choices=["make", "fill"])
-    parser.add_argument("source", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--precision", default="q4f16")
-    parser.add_argument("--recipe")
-    arguments = parser.parse_args()
-    if arguments.what == "make":
-        make(arguments.source, arguments.folder, arguments.precision.split(","), arguments.recipe)
-    else:
-        print(f"{fill(arguments.source, arguments.folder) / 1e9:.2f} GB")
+    app()

@@ -1,10 +1,12 @@
-"""A stream that never ends: memory over hours of audio, and the same tokens in chunks as in one piece.
+"""A stream that never ends.
 
-    python bench/soak.py [--hours 3] [--model ARTIFACT] [--precision fp32]
+Memory over hours of audio, and the same tokens in chunks as in one piece.
 
-Clips of the embedded model in a drawn order, with pauses of up to 40 s of silence and noise between them, are fed in
-chunks of drawn sizes; resident memory is read after every minute of audio. Then the same audio is transcribed as one
-array. Without `--model` the embedded checkpoint is exported first. Writes results/soak.json and results/soak.svg.
+    python bench/soak.py [ARTIFACT] [--hours 3] [--precision fp32]
+
+Clips of the embedded model in a drawn order, with pauses of up to 40 s of silence and noise between
+them, are fed in chunks of drawn sizes; resident memory is read after every minute of audio. Then
+the same audio is transcribed as one array. Writes results/soak.json and, beside it, soak.svg.
 """
 
 from __future__ import annotations
@@ -13,19 +15,18 @@ import json
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Annotated, Any
 
+import harness
 import numpy as np
 import soundfile
 import typer
 
-from voxtral_onnx import Transcriber, export
+from voxtral_onnx import Transcriber
 from voxtral_onnx.memory import resident_memory
-from voxtral_onnx.runtime.bench import SAMPLES, describe_machine
+from voxtral_onnx.runtime.bench import SAMPLES
 
-RESULTS = Path(__file__).parent / "results"
 RATE = 16000
 MAX_PAUSE = 40.0  # seconds: beyond the 16 s after which the blank guard begins
 MAX_CHUNK = 2 * RATE  # samples
@@ -37,7 +38,9 @@ def speech(hours: float, seed: int = 0) -> Iterator[np.ndarray]:
     rng, left = np.random.default_rng(seed), int(hours * 3600 * RATE)
     clips = [soundfile.read(path, dtype="float32")[0] for path in sorted(SAMPLES.glob("*.wav"))]
     while left:
-        pause = rng.normal(0, rng.choice([0, 1e-4, 1e-3]), int(rng.uniform(0.2, MAX_PAUSE) * RATE)).astype(np.float32)
+        pause = rng.normal(
+            0, rng.choice([0, 1e-4, 1e-3]), int(rng.uniform(0.2, MAX_PAUSE) * RATE)
+        ).astype(np.float32)
         for part in (clips[rng.integers(len(clips))], pause):
             yield part[:left]
             left -= len(part[:left])
@@ -56,43 +59,55 @@ def chunks(parts: Iterator[np.ndarray], seed: int = 1) -> Iterator[np.ndarray]:
 def plot(memory: list[float], title: str) -> str:
     """Memory in MB over minutes as SVG."""
     top = 1.2 * max(memory)
-    points = " ".join(f"{60 + 640 * i / len(memory):.1f},{220 - 190 * mb / top:.1f}" for i, mb in enumerate(memory))
+    points = " ".join(
+        f"{60 + 640 * i / len(memory):.1f},{220 - 190 * mb / top:.1f}"
+        for i, mb in enumerate(memory)
+    )
     ticks = "".join(
         f'<text x="52" y="{224 - 190 * mb / top:.0f}" text-anchor="end">{mb:.0f}</text>'
         f'<path d="M60 {220 - 190 * mb / top:.0f}H700" stroke="#ddd"/>'
         for mb in np.linspace(0, max(memory), 4)
     )
     hours = "".join(
-        f'<text x="{60 + 640 * minute / len(memory):.0f}" y="240" text-anchor="middle">{minute // 60} h</text>'
+        f'<text x="{60 + 640 * minute / len(memory):.0f}" y="240" '
+        f'text-anchor="middle">{minute // 60} h</text>'
         for minute in range(0, len(memory) + 1, 60)
     )
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 260" font-family="sans-serif" font-size="12">'
-        f'<rect width="720" height="260" fill="white"/><text x="60" y="18">{title}</text>{ticks}{hours}'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 260" font-family="sans-serif" '
+        'font-size="12">'
+        '<rect width="720" height="260" fill="white"/><text x="60" '
+        f'y="18">{title}</text>{ticks}{hours}'
         f'<polyline points="{points}" fill="none" stroke="#3b6fb6" stroke-width="2"/></svg>\n'
     )
 
 
-def soak(
-    hours: Annotated[float, typer.Option(help="Of audio.")] = 3.0,
-    model: Annotated[str | None, typer.Option(help="An artifact.", show_default="tiny, exported anew")] = None,
+def main(
+    artifact: harness.Model = "tiny",
+    hours: Annotated[float, typer.Option(min=0.05, help="Of audio.")] = 3.0,
     precision: Annotated[str, typer.Option(help="Of the artifact.")] = "fp32",
+    out: harness.Out = harness.RESULTS / "soak.json",
 ) -> None:
-    """Run it."""
-    with TemporaryDirectory() as folder:
-        results = run(model or str(export("tiny", Path(folder) / "tiny", precisions=(precision,))), precision, hours)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "soak.json").write_text(json.dumps(results, indent=1) + "\n")
+    """Transcribe hours of audio in chunks and in one piece."""
+    results = harness.describe(
+        "one stream over hours of audio; memory in MB, read every minute of audio"
+    )
+    results |= measure(harness.find_model(artifact, precision), precision, hours)
+    harness.write(out, results)
     memory = results.pop("memory_mb")
-    title = f"Resident memory in MB over {hours:g} hours of audio, tiny in {precision}"
-    (RESULTS / "soak.svg").write_text(plot(memory, title))
+    title = f"Resident memory in MB over {hours:g} hours of audio, {artifact} in {precision}"
+    out.with_suffix(".svg").write_text(plot(memory, title))
     print(json.dumps(results, indent=1))
 
 
-def run(model: str, precision: str, hours: float) -> dict[str, Any]:
+def measure(artifact: Path, precision: str, hours: float) -> dict[str, Any]:
     """The stream in chunks, then in one piece."""
-    with Transcriber(model, precision=precision, threads=1) as transcriber:
-        stream, ids, memory, minute = transcriber.stream(), array("i"), [], 0  # a list of ids would grow too
+    with Transcriber(artifact, precision=precision, threads=1) as transcriber:
+        # a list of ids would grow too
+        stream = transcriber.stream()
+        ids = array("i")
+        memory = []
+        minute = 0
         began = perf_counter()
         for chunk in chunks(speech(hours)):
             ids.extend(token.token_id for token in stream.feed(chunk))
@@ -103,13 +118,14 @@ def run(model: str, precision: str, hours: float) -> dict[str, Any]:
         seconds = perf_counter() - began
         same = array("i")
         whole = transcriber.stream()
-        same.extend(token.token_id for token in whole.iter_feed(np.concatenate(list(speech(hours)))))
+        same.extend(
+            token.token_id for token in whole.iter_feed(np.concatenate(list(speech(hours))))
+        )
         same.extend(token.token_id for token in whole.iter_finish())
         caches = {"encoder": stream.encoder_cache, "decoder": stream.decoder_cache}
         settled = memory[min(WARM_MINUTES, len(memory) // 2) :]
         text = transcriber.tokenizer.decode(list(ids))
         return {
-            "machine": describe_machine(),
             "precision": precision,
             "hours": hours,
             "seconds": round(seconds, 1),
@@ -120,15 +136,19 @@ def run(model: str, precision: str, hours: float) -> dict[str, Any]:
             "positions": {name: cache.position for name, cache in caches.items()},
             "windows": {name: cache.spec.window for name, cache in caches.items()},
             "cache_moves": {
-                name: (cache.position - cache.spec.capacity) // (cache.spec.capacity - cache.spec.keep) + 1
+                name: (cache.position - cache.spec.capacity)
+                // (cache.spec.capacity - cache.spec.keep)
+                + 1
                 for name, cache in caches.items()
             },
             "blank_guard_fired": len(stream.overrides),
             "memory_mb": [round(mb, 1) for mb in memory],
             "memory_spread_mb_when_warm": round(max(settled) - min(settled), 2),
-            "memory_growth_mb_an_hour_when_warm": round(60 * float(np.polyfit(range(len(settled)), settled, 1)[0]), 3),
+            "memory_growth_mb_an_hour_when_warm": round(
+                60 * float(np.polyfit(range(len(settled)), settled, 1)[0]), 3
+            ),
         }
 
 
 if __name__ == "__main__":
-    typer.run(soak)
+    harness.run(main)

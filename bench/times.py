@@ -3,16 +3,16 @@
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/times.py [ARTIFACT]
 
-Held-out sentences are spoken in two ways. *Whole*: eSpeak NG's library tells when each word begins, and flite when each
-of its phones ends, whose count by word is that of the word spoken alone. *Joined*: words are spoken one by one, trimmed
-and put behind each other with gaps of 60 to 200 ms, so that their ends are exact whatever a synthesizer says of itself.
-Clips whose text is not exact are left out and counted. Writes results/times.json.
+Held-out sentences are spoken in two ways. *Whole*: eSpeak NG's library tells when each word begins,
+and flite when each of its phones ends, whose count by word is that of the word spoken alone.
+*Joined*: words are spoken one by one, trimmed and put behind each other with gaps of 60 to 200 ms,
+so that their ends are exact whatever a synthesizer says of itself. Clips whose text is not exact
+are left out and counted. Writes results/times.json.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
+import harness
 import numpy as np
 import soundfile
 import soxr
@@ -27,9 +28,7 @@ import typer
 import wer
 
 from voxtral_onnx import Transcriber
-from voxtral_onnx.runtime.bench import describe_machine
 
-RESULTS = Path(__file__).parent / "results" / "times.json"
 RATE = 16000
 DELAY_MS = 480
 GAPS = (0.06, 0.2)  # seconds
@@ -40,7 +39,10 @@ PAUSES = ("_", "pau")  # what the names of phones that are silence begin with
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """Sound, and the second at which each of its words ends, None where the synthesizer does not tell."""
+    """Sound and the second at which each of its words ends.
+
+    An end is None where the synthesizer does not tell it.
+    """
 
     samples: np.ndarray
     ends: list[float | None]
@@ -50,7 +52,11 @@ class _Event(ctypes.Structure):
     """espeak_EVENT. Source: espeak-ng's speak_lib.h."""
 
     class Id(ctypes.Union):
-        _fields_ = (("number", ctypes.c_int), ("string", ctypes.c_char * 8), ("name", ctypes.c_char_p))
+        _fields_ = (
+            ("number", ctypes.c_int),
+            ("string", ctypes.c_char * 8),
+            ("name", ctypes.c_char_p),
+        )
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -81,7 +87,9 @@ class _Voice(ctypes.Structure):
 
 
 _WORD, _PHONEME = 1, 7
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
 
 
 @cache
@@ -95,7 +103,9 @@ def load_espeak() -> tuple[ctypes.CDLL, int]:
 def select_voice(library: ctypes.CDLL, voice: str) -> None:
     """Choose a voice as the program does: by its name, else by its language."""
     wanted = _Voice(languages=voice.encode())
-    if library.espeak_SetVoiceByName(voice.encode()) and library.espeak_SetVoiceByProperties(ctypes.byref(wanted)):
+    if library.espeak_SetVoiceByName(voice.encode()) and library.espeak_SetVoiceByProperties(
+        ctypes.byref(wanted)
+    ):
         raise SystemExit(f"espeak-ng: no voice {voice}")
 
 
@@ -103,7 +113,9 @@ def speak_espeak(text: str, voice: str) -> Spoken:
     """A word ends where the next one begins, or where silence begins before that."""
     library, rate = load_espeak()
     chunks: list[np.ndarray] = []
-    events: list[tuple[int, int, float, str]] = []  # type, place in the text, second, name of a phoneme
+    events: list[
+        tuple[int, int, float, str]
+    ] = []  # type, place in the text, second, name of a phoneme
 
     def take(samples, count, found) -> int:
         if samples and count:
@@ -120,12 +132,16 @@ def speak_espeak(text: str, voice: str) -> Spoken:
     library.espeak_SetSynthCallback(callback)
     select_voice(library, voice)
     position_of_characters, is_utf8 = 1, 1
-    library.espeak_Synth(content, ctypes.c_size_t(len(content)), 0, position_of_characters, 0, is_utf8, None, None)
+    library.espeak_Synth(
+        content, ctypes.c_size_t(len(content)), 0, position_of_characters, 0, is_utf8, None, None
+    )
     library.espeak_Synchronize()
 
     words, starts = text.split(), _word_starts(text)
     begun = {place: second for kind, place, second, _ in events if kind == _WORD}
-    silences = [second for kind, _, second, name in events if kind == _PHONEME and name.startswith(PAUSES)]
+    silences = [
+        second for kind, _, second, name in events if kind == _PHONEME and name.startswith(PAUSES)
+    ]
     ends: list[float | None] = []
     for number in range(len(words)):
         next_begin = begun.get(starts[number + 1]) if number + 1 < len(words) else np.inf
@@ -133,13 +149,18 @@ def speak_espeak(text: str, voice: str) -> Spoken:
         if next_begin is None:  # spoken as one with the word behind it
             ends.append(None)
             continue
-        ends.append(min([next_begin, *(second for second in silences if own_begin < second < next_begin)]))
+        ends.append(
+            min([next_begin, *(second for second in silences if own_begin < second < next_begin)])
+        )
     samples = np.concatenate(chunks).astype(np.float32) / 32768
     return Spoken(soxr.resample(samples, rate, RATE), ends)
 
 
 def speak_flite(text: str, voice: str) -> Spoken:
-    """A word ends with the last of its phones; unknown where the sentence has others than its words have alone."""
+    """A word ends with the last of its phones.
+
+    Unknown where the sentence has others than its words have alone.
+    """
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         command = ["flite", "-voice", voice, "-psdur", "-t", text, "-o", file.name]
         phones = [item.rpartition(":") for item in wer.ask(*command).split()]
@@ -157,7 +178,10 @@ def _count_phones(word: str, voice: str) -> int:
     return sum(name not in PAUSES for name in printed.split())
 
 
-SPEAKERS: dict[str, Callable[[str, str], Spoken]] = {"espeak-ng": speak_espeak, "flite": speak_flite}
+SPEAKERS: dict[str, Callable[[str, str], Spoken]] = {
+    "espeak-ng": speak_espeak,
+    "flite": speak_flite,
+}
 
 
 def join(text: str, synthesizer: str, voice: str, rng: np.random.Generator) -> Spoken:
@@ -208,7 +232,10 @@ def clips(sentences: list[str]) -> Iterator[tuple[str, str, str, Spoken]]:
 
 
 def group_errors(transcriber: Transcriber, text: str, spoken: Spoken) -> list[float] | None:
-    """Seconds by which word groups end after the last of their words; None where the text is not exact."""
+    """Seconds by which word groups end after the last of their words.
+
+    None where the text is not exact.
+    """
     transcript = transcriber.transcribe(spoken.samples, delay_ms=DELAY_MS)
     if wer.normalize(transcript.text) != wer.normalize(text):
         return None
@@ -235,35 +262,40 @@ def summarize(synthesizer: str, way: str, found: list[list[float] | None]) -> di
     }
 
 
-def measure(
-    artifact: Annotated[str, typer.Argument(help="Of the embedded model.")] = "tiny",
+def main(
+    artifact: harness.Model = "tiny",
     sentences: Annotated[int, typer.Option(help="The first N of the domain sentences.")] = 60,
+    out: harness.Out = harness.RESULTS / "times.json",
 ) -> None:
-    """Measure and print a table."""
+    """Compare ends of word groups with ends of words."""
     versions = wer.find_synthesizers()
+    results = harness.describe(
+        "milliseconds between the end of a word group and that of its last word"
+    )
+    folder = harness.find_model(artifact, "q4f16")
     texts = [text for kind, text in wer.read_sentences(sentences) if kind == "domain"]
     found: dict[tuple[str, str], list[list[float] | None]] = {}
-    with Transcriber(artifact, "cpu") as transcriber:
+    with Transcriber(folder, "cpu") as transcriber:
         precision = transcriber.precision
         for synthesizer, way, text, spoken in clips(texts):
             found.setdefault((synthesizer, way), []).append(group_errors(transcriber, text, spoken))
     rows = [summarize(*key, errors) for key, errors in found.items()]
     rows.append(summarize("all", "both", [clip for errors in found.values() for clip in errors]))
-    results = {
-        "measured": "milliseconds between the end of a word group and that of its last word",
-        "machine": describe_machine(),
+    results |= {
         "precision": precision,
         "delay_ms": DELAY_MS,
         "synthesizers": versions,
         "results": rows,
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    harness.write(out, results)
     for row in rows:
         print(
-            f"{row['synthesizer']:10} {row['way']:6}  median {row['median_ms']} ms, p90 {row['p90_ms']} ms, "
-            f"{row['median_signed_ms']:+} ms; {row['groups']} groups of {row['exact_clips']} of {row['clips']} clips"
+            f"{row['synthesizer']:10} {row['way']:6}  median {row['median_ms']} ms, p90 "
+            f"{row['p90_ms']} ms, "
+            f"{row['median_signed_ms']:+} ms; {row['groups']} groups of {row['exact_clips']} of "
+            f"{row['clips']} clips"
         )
 
 
 if __name__ == "__main__":
-    typer.run(measure)
+    harness.run(main)

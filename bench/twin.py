@@ -1,4 +1,6 @@
-"""Write a full-size random twin of the released checkpoint: its names, shapes and dtypes, 8.86 GB, 711 tensors.
+"""Write a full-size random twin of the released checkpoint.
+
+Its names, shapes and dtypes, 8.86 GB, 711 tensors.
 
 Speed, memory and sizes of the 4B model can be measured on it; its transcripts mean nothing.
 
@@ -7,14 +9,15 @@ Speed, memory and sizes of the 4B model can be measured on it; its transcripts m
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import struct
 from math import prod
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from voxtral_onnx.config import VoxtralConfig
 from voxtral_onnx.exporter.weights import mistral_name, tensor_shapes
@@ -85,7 +88,10 @@ def write_twin(folder: Path, layers: float = 1.0, seed: int = 0) -> int:
     (folder / "params.json").write_text(json.dumps(params))
     (folder / "tekken.json").write_text(json.dumps(_tekken(params["vocab_size"])))
 
-    shapes = {mistral_name(name): shape for name, shape in tensor_shapes(VoxtralConfig.from_params(params)).items()}
+    shapes = {
+        mistral_name(name): shape
+        for name, shape in tensor_shapes(VoxtralConfig.from_params(params)).items()
+    }
     header, offset = {}, 0
     for name, shape in shapes.items():
         size = 2 * prod(shape)
@@ -127,8 +133,13 @@ def _tekken(vocab_size: int) -> dict:
             "default_vocab_size": vocab_size,
             "version": "v7",
         },
-        "vocab": [{"rank": i, "token_bytes": base64.b64encode(piece).decode()} for i, piece in enumerate(pieces)],
-        "special_tokens": [{"rank": i, "token_str": named.get(i, f"<SPECIAL_{i}>")} for i in range(1000)],
+        "vocab": [
+            {"rank": i, "token_bytes": base64.b64encode(piece).decode()}
+            for i, piece in enumerate(pieces)
+        ],
+        "special_tokens": [
+            {"rank": i, "token_str": named.get(i, f"<SPECIAL_{i}>")} for i in range(1000)
+        ],
         "audio": {
             "sampling_rate": 16000,
             "frame_rate": 12.5,
@@ -138,9 +149,12 @@ def _tekken(vocab_size: int) -> dict:
     }
 
 
+def main(
+    folder: Path, layers: Annotated[float, typer.Option(help="Fraction of the layers.")] = 1.0
+) -> None:
+    """Write a full-size random twin of the released checkpoint."""
+    print(f"{write_twin(folder, layers) / 1e9:.2f} GB")
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write a full-size random twin of the released checkpoint.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--layers", type=float, default=1.0, help="fraction of the layers")
-    arguments = parser.parse_args()
-    print(f"{write_twin(arguments.folder, arguments.layers) / 1e9:.2f} GB")
+    typer.run(main)

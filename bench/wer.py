@@ -3,21 +3,19 @@
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/wer.py
 
-Speaks the held-out sentences with three synthesizers, transcribes every clip with every setting, prints Markdown
-tables and writes results/wer.json. Intervals are 95 % percentile intervals of a bootstrap over clips; each resample is
-the same for all settings, so that differences between precisions are paired.
+Speaks the held-out sentences with three synthesizers, transcribes every clip with every setting,
+prints Markdown tables and writes results/wer.json. Intervals are 95 % percentile intervals of a
+bootstrap over clips; each resample is the same for all settings, so that differences between
+precisions are paired.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import platform
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -29,31 +27,34 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
+import harness
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import track
 
-from voxtral_onnx import Transcriber, __version__
-from voxtral_onnx.errors import DeviceError, VoxtralOnnxError
+from voxtral_onnx import Transcriber
+from voxtral_onnx.errors import DeviceError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.audio import open_audio
 
-ROOT = Path(__file__).parent.parent
-SENTENCES = ROOT / "assets" / "tiny" / "heldout.tsv"
-RESULTS = ROOT / "bench" / "results" / "wer.json"
+SENTENCES = harness.ROOT / "assets" / "tiny" / "heldout.tsv"
 PRECISIONS = ("fp32", "q4", "q4f16")  # the first is what the others are compared with
 DELAYS_MS = (240, 480, 960)  # those the checkpoint was trained with
 SETTINGS = [(precision, delay_ms) for precision in PRECISIONS for delay_ms in DELAYS_MS]
 VOICES = {
-    "espeak-ng": ("en-us", "en-gb+f2", "en-us+m3", "en-gb-scotland+m7", "en-us+f4", "en-gb-x-rp+m1"),
+    "espeak-ng": (
+        "en-us",
+        "en-gb+f2",
+        "en-us+m3",
+        "en-gb-scotland+m7",
+        "en-us+f4",
+        "en-gb-x-rp+m1",
+    ),
     "flite": ("awb", "rms", "slt", "kal16"),
     "hibari-tts": ("heart",),  # the one voice inside the package
 }
 SEED = 0
 RESAMPLES = 10_000
-
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,13 @@ class Clip:
     path: Path
 
 
-def plan_clips(sentences: Iterable[tuple[str, str]], folder: Path, versions: dict[str, str]) -> list[Clip]:
-    """Domain sentences in all synthesizers, free ones in one synthesizer each; voices in rotation."""
+def plan_clips(
+    sentences: Iterable[tuple[str, str]], folder: Path, versions: dict[str, str]
+) -> list[Clip]:
+    """Domain sentences in all synthesizers, free ones in one synthesizer each.
+
+    Voices in rotation.
+    """
     clips = []
     seen: Counter[str] = Counter()
     for kind, text in sentences:
@@ -81,7 +87,9 @@ def plan_clips(sentences: Iterable[tuple[str, str]], folder: Path, versions: dic
         for name in names:
             voice = VOICES[name][turn % len(VOICES[name])]
             file = hashlib.sha256(text.encode()).hexdigest()[:16] + ".wav"
-            clips.append(Clip(kind, text, name, voice, folder / f"{name}-{versions[name]}" / voice / file))
+            clips.append(
+                Clip(kind, text, name, voice, folder / f"{name}-{versions[name]}" / voice / file)
+            )
     return clips
 
 
@@ -96,8 +104,8 @@ def find_synthesizers() -> dict[str, str]:
     """The version of each synthesizer.
 
     Raises:
-        DeviceError: a program, a package or a voice is missing. Both programs speak with another voice where theirs is
-            missing, without a word about it, so the voices are looked up.
+        DeviceError: a program, a package or a voice is missing. Both programs speak with another
+            voice where theirs is missing, without a word about it, so the voices are looked up.
     """
     modules = {
         "hibari": "hibari-tts",
@@ -115,16 +123,21 @@ def find_synthesizers() -> dict[str, str]:
     languages = set(ask("espeak-ng", "--voices=en").split())
     variants = set(re.findall(r"!v/(\S+)", ask("espeak-ng", "--voices=variant")))
     have = {
-        "espeak-ng": {voice for voice in VOICES["espeak-ng"] if set(voice.split("+")[1:]) <= variants}
+        "espeak-ng": {
+            voice for voice in VOICES["espeak-ng"] if set(voice.split("+")[1:]) <= variants
+        }
         & {voice for voice in VOICES["espeak-ng"] if voice.split("+")[0] in languages},
         "flite": set(ask("flite", "-lv").split()),
     }
     for program, voices in have.items():
         if absent := sorted(set(VOICES[program]) - voices):
             raise DeviceError(
-                f"{program}: no voice {', '.join(absent)}; use Debian's package: apt-get install {program}"
+                f"{program}: no voice {', '.join(absent)}; use Debian's package: apt-get install "
+                f"{program}"
             )
-    return {program: read_version(program) for program in have} | {"hibari-tts": metadata.version("hibari-tts")}
+    return {program: read_version(program) for program in have} | {
+        "hibari-tts": metadata.version("hibari-tts")
+    }
 
 
 def ask(*command: str) -> str:
@@ -140,7 +153,10 @@ def read_version(program: str) -> str:
     """
     match = re.search(r"\d+(\.\d+)+", ask(program, "--version"))
     if match is None:
-        raise DeviceError(f"{program}: --version names no version; use Debian's package: apt-get install {program}")
+        raise DeviceError(
+            f"{program}: --version names no version; use Debian's package: apt-get "
+            f"install {program}"
+        )
     return match.group()
 
 
@@ -195,17 +211,26 @@ def transcribe(artifact: Path, clip: Clip) -> list[str]:
     transcribers = {precision: load_transcriber(artifact, precision) for precision in PRECISIONS}
     source = open_audio(clip.path, transcribers[PRECISIONS[0]].sample_rate)
     samples = np.concatenate(list(source.blocks()))  # read and resampled once for all settings
-    return [transcribers[precision].transcribe(samples, delay_ms=delay_ms).text for precision, delay_ms in SETTINGS]
+    return [
+        transcribers[precision].transcribe(samples, delay_ms=delay_ms).text
+        for precision, delay_ms in SETTINGS
+    ]
 
 
 def normalize(text: str) -> str:
-    """Lower-case words without punctuation, as the model writes them: an apostrophe stays inside a word only."""
+    """Lower-case words without punctuation, as the model writes them.
+
+    An apostrophe stays inside a word only.
+    """
     words = (word.strip("'") for word in re.findall(r"[\w']+", text.lower()))
     return " ".join(word for word in words if word)
 
 
 def count_errors(clips: list[Clip], texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
-    """Errors [clips, settings] and words of the reference [clips], from the texts of each clip in each setting."""
+    """Return the errors [clips, settings] and the reference's words [clips].
+
+    The errors are counted in the texts of each clip in each setting.
+    """
     import jiwer
 
     references = [normalize(clip.text) for clip in clips]
@@ -218,11 +243,15 @@ def count_errors(clips: list[Clip], texts: list[list[str]]) -> tuple[np.ndarray,
 
 
 def resample_rates(errors: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Word error rates in per cent [resamples, settings], clips drawn with replacement, the same for all settings."""
+    """Return word error rates in per cent [resamples, settings].
+
+    Clips are drawn with replacement, the same for all settings.
+    """
     rng = np.random.default_rng(SEED)
     rates = []
     for _ in range(0, RESAMPLES, 1000):
-        counts = rng.multinomial(len(words), np.full(len(words), 1 / len(words)), size=1000)  # [1000, clips]
+        # [1000, clips]
+        counts = rng.multinomial(len(words), np.full(len(words), 1 / len(words)), size=1000)
         rates.append(100 * (counts @ errors) / (counts @ words)[:, None])
     return np.concatenate(rates)
 
@@ -232,7 +261,9 @@ def interval(values: np.ndarray) -> list[float]:
     return [round(float(bound), 3) for bound in np.percentile(values, (2.5, 97.5))]
 
 
-def summarize(kind: str, synthesizer: str, errors: np.ndarray, words: np.ndarray) -> Iterator[dict[str, Any]]:
+def summarize(
+    kind: str, synthesizer: str, errors: np.ndarray, words: np.ndarray
+) -> Iterator[dict[str, Any]]:
     """One row of results for each setting of these clips."""
     rates = 100 * errors.sum(0) / words.sum()
     resampled = resample_rates(errors, words)
@@ -256,40 +287,34 @@ def summarize(kind: str, synthesizer: str, errors: np.ndarray, words: np.ndarray
 
 
 def render_table(rows: list[dict[str, Any]]) -> str:
-    """Rows of one kind and synthesizer as a Markdown table, a line a precision and a line a difference."""
+    """Render the rows of one kind and synthesizer as a Markdown table.
+
+    It has a line for each precision and a line for each difference.
+    """
     first = rows[0]
     lines = [
-        f"{first['kind']}, {first['synthesizer']}: {first['clips']} clips, {first['words']} words; WER in %",
+        f"{first['kind']}, {first['synthesizer']}: {first['clips']} clips, {first['words']} words; "
+        "WER in %",
         "",
         "| | " + " | ".join(f"{delay_ms} ms" for delay_ms in DELAYS_MS) + " |",
         "|---" * (1 + len(DELAYS_MS)) + "|",
     ]
     for precision in PRECISIONS:
         chosen = [row for row in rows if row["precision"] == precision]
-        cells = [f"{row['wer']:.2f} ({' to '.join(f'{x:.2f}' for x in row['wer_interval'])})" for row in chosen]
+        cells = [
+            f"{row['wer']:.2f} ({' to '.join(f'{x:.2f}' for x in row['wer_interval'])})"
+            for row in chosen
+        ]
         lines.append(f"| {precision} | {' | '.join(cells)} |")
     for precision in PRECISIONS[1:]:
         chosen = [row for row in rows if row["precision"] == precision]
         cells = [
-            f"{row['difference']:+.2f} ({' to '.join(f'{x:+.2f}' for x in row['difference_interval'])})"
+            f"{row['difference']:+.2f} "
+            f"({' to '.join(f'{x:+.2f}' for x in row['difference_interval'])})"
             for row in chosen
         ]
         lines.append(f"| {precision} - {PRECISIONS[0]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def describe_machine() -> dict[str, Any]:
-    """Processor, cores, system and the packages that the numbers depend on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
-    packages = ("onnxruntime", "numpy", "soxr", "soundfile", "jiwer")
-    return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
-    }
 
 
 def hash_clips(clips: list[Clip]) -> str:
@@ -319,29 +344,38 @@ def write_transcripts(path: Path, clips: list[Clip], texts: list[list[str]]) -> 
                     )
 
 
-def measure(
+def main(
     sentences: Annotated[
         int | None,
         typer.Option(
-            min=len(VOICES), help="A quick run: the first N of each kind; results go to the cache.", show_default="all"
+            min=len(VOICES), help="A quick run: the first N of each kind.", show_default="all"
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = os.cpu_count() or 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes, of one thread each.")
+    ] = os.cpu_count() or 1,
     cache_folder: Annotated[
         Path, typer.Option("--cache", help="Folder of the WAVs, the artifact and transcripts.tsv.")
-    ] = ROOT / "build" / "wer",
+    ] = harness.BUILD / "wer",
+    out: harness.Out = harness.RESULTS / "wer.json",
 ) -> None:
     """Measure word error rates of the tiny checkpoint in fp32, q4 and q4f16."""
     versions = find_synthesizers()
+    measured = (
+        "word error rate of the tiny checkpoint's held-out sentences, in per cent; intervals hold "
+        "95 %"
+    )
+    results = harness.describe(measured, "soxr", "soundfile", "jiwer")
     from voxtral_onnx import export  # here, as the workers import this file and need no torch
 
     clips = plan_clips(read_sentences(sentences), cache_folder / "wav", versions)
     artifact = export("tiny", cache_folder / "tiny-onnx", precisions=PRECISIONS)
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:  # torch's threads do not survive a fork
+    # torch's threads do not survive a fork
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
 
         def run(what: str, function: Callable, *arguments: Iterable) -> list:
             results = pool.map(function, *arguments, chunksize=4)
-            return list(track(results, what, len(clips), console=stderr))
+            return list(track(results, what, len(clips), console=harness.stderr))
 
         run("speaking", speak, clips)
         texts = run("transcribing", transcribe, [artifact] * len(clips), clips)
@@ -351,34 +385,23 @@ def measure(
     rows = []
     for kind in ("domain", "free"):
         for synthesizer in ("all", *VOICES):
-            chosen = [clip.kind == kind and synthesizer in ("all", clip.synthesizer) for clip in clips]
+            chosen = [
+                clip.kind == kind and synthesizer in ("all", clip.synthesizer) for clip in clips
+            ]
             rows += summarize(kind, synthesizer, errors[chosen], words[chosen])
             print(render_table(rows[-len(SETTINGS) :]))
-    results = {
-        "measured": "word error rate of the tiny checkpoint's held-out sentences, in per cent; intervals hold 95 %",
-        "voxtral_onnx": __version__,
-        "machine": describe_machine(),
+    results |= {
         "checkpoint": Manifest.read(artifact).fingerprint,
-        "synthesizers": {name: {"version": versions[name], "voices": VOICES[name]} for name in VOICES},
+        "synthesizers": {
+            name: {"version": versions[name], "voices": VOICES[name]} for name in VOICES
+        },
         "clips_sha256": hash_clips(clips),
         "bootstrap": {"unit": "clip", "resamples": RESAMPLES, "seed": SEED},
         "difference": f"to {PRECISIONS[0]} at the same delay, paired by clip",
         "results": rows,
     }
-    output = RESULTS if sentences is None else cache_folder / "wer.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(results, indent=1) + "\n")
-    stderr.print(f"written: {output}")
-
-
-def main() -> None:
-    """Run the command line: errors a user can act on are one line on stderr and an exit code."""
-    try:
-        typer.run(measure)
-    except VoxtralOnnxError as error:
-        stderr.print(f"error: {error}", markup=False)
-        sys.exit(error.exit_code)
+    harness.write(out, results)
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

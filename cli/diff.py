@@ -9,7 +9,9 @@ from . import options
 from .terminal import write, write_json
 
 
-def diff(a: options.FirstArtifact, b: options.SecondArtifact, as_json: options.Json = False) -> None:
+def diff(
+    a: options.FirstArtifact, b: options.SecondArtifact, as_json: options.Json = False
+) -> None:
     """Compare two artifacts: manifests, recipes, graphs, and every tensor.
 
     Exit code 8 where they differ.

@@ -25,7 +25,9 @@ def _argument(name: str, text: str, default: str | bool = False) -> Any:
     return typer.Argument(metavar=name, help=text, show_default=default)
 
 
-def _value(panel: str | None, flags: str, value: str, text: str, default: str | bool = True, **more: Any) -> Any:
+def _value(
+    panel: str | None, flags: str, value: str, text: str, default: str | bool = True, **more: Any
+) -> Any:
     """Return an option with a value, which help calls `value`."""
     more |= {"metavar": value, "help": text, "rich_help_panel": panel, "show_default": default}
     return typer.Option(*flags.split(), **more)
@@ -53,14 +55,20 @@ Source = Annotated[
 ]
 QuantizeSource = Annotated[
     str,
-    _argument("SOURCE", "A checkpoint as [b]export[/] takes it, or an artifact in floats or 8 bits."),
+    _argument(
+        "SOURCE", "A checkpoint as [b]export[/] takes it, or an artifact in floats or 8 bits."
+    ),
 ]
 Audio = Annotated[
     list[str] | None,
     _argument("AUDIO", "Audio or video files, folders, patterns; [b]-[/] is standard input."),
 ]
-BenchAudio = Annotated[str | None, _argument("AUDIO", "An audio file.", "15.95 s of the embedded samples")]
-Repository = Annotated[str, _argument("ORG/NAME", "A repository of the Hugging Face hub; made if there is none.")]
+BenchAudio = Annotated[
+    str | None, _argument("AUDIO", "An audio file.", "15.95 s of the embedded samples")
+]
+Repository = Annotated[
+    str, _argument("ORG/NAME", "A repository of the Hugging Face hub; made if there is none.")
+]
 
 # Which model
 Model = Annotated[str | None, _value(MODEL, "--model -m", "MODEL", ANYWHERE, LAST_EXPORT)]
@@ -83,14 +91,18 @@ PagePrecisions = Annotated[
 Offline = Annotated[bool, _flag(MODEL, "--offline", "Take what was downloaded before; ask no hub.")]
 
 # What becomes an artifact
-ArtifactFolder = Annotated[Path | None, _value(OUTPUT, "--output -o", "FOLDER", "Where to write it.", "./<name>-onnx")]
+ArtifactFolder = Annotated[
+    Path | None, _value(OUTPUT, "--output -o", "FOLDER", "Where to write it.", "./<name>-onnx")
+]
 Precisions = Annotated[
     str,
     _value(OUTPUT, "--precision", "NAMES", "q4f16, q4, q8, fp16, fp32; several with commas."),
 ]
 QuantizedPrecisions = Annotated[
     str,
-    _value(OUTPUT, "--precision", "NAMES", "q4f16, q4, q8; several with commas, not with --budget."),
+    _value(
+        OUTPUT, "--precision", "NAMES", "q4f16, q4, q8; several with commas, not with --budget."
+    ),
 ]
 Families = Annotated[
     str,
@@ -101,7 +113,9 @@ Families = Annotated[
         "Graphs for other programs too: native,transformers_js or native,portable.",
     ),
 ]
-ShardSize = Annotated[str, _value(OUTPUT, "--shard-size", "SIZE", "Size at which a new weight file begins.")]
+ShardSize = Annotated[
+    str, _value(OUTPUT, "--shard-size", "SIZE", "Size at which a new weight file begins.")
+]
 ExportDryRun = Annotated[
     bool,
     _flag(OUTPUT, "--dry-run", "Print files, disk, memory and time needed, and write nothing."),
@@ -140,13 +154,17 @@ Tokenizer = Annotated[
     Path | None,
     _value(MODEL, "--tokenizer", "FILE", "Mistral's tekken.json.", "beside the weights"),
 ]
-Revision = Annotated[str | None, _value(MODEL, "--revision", "NAME", "Branch, tag or commit on the hub.", "main")]
+Revision = Annotated[
+    str | None, _value(MODEL, "--revision", "NAME", "Branch, tag or commit on the hub.", "main")
+]
 YesDownload = Annotated[bool, _flag(MODEL, "--yes -y", "Download without asking.")]
 
 # What is heard
 Stdin = Annotated[bool, _flag(INPUT, "--stdin", "Take raw mono samples from standard input.")]
 Rate = Annotated[int, _value(INPUT, "--rate", "HZ", "Of --stdin: samples a second.")]
-SampleFormat = Annotated[str, _value(INPUT, "--sample-format", "FORMAT", "Of --stdin: s16le or f32le.")]
+SampleFormat = Annotated[
+    str, _value(INPUT, "--sample-format", "FORMAT", "Of --stdin: s16le or f32le.")
+]
 InputDevice = Annotated[
     str | None,
     _value(INPUT, "--input-device", "NAME", "Microphone, by name or number.", "the system's"),
@@ -154,15 +172,23 @@ InputDevice = Annotated[
 ListDevices = Annotated[bool, _flag(INPUT, "--list-devices", "List microphones and exit.")]
 
 # What is written
-OutputFormat = Annotated[str, _value(OUTPUT, "--output-format -f", "FORMAT", "txt, json, srt, vtt, tsv; all with -o.")]
+OutputFormat = Annotated[
+    str, _value(OUTPUT, "--output-format -f", "FORMAT", "txt, json, srt, vtt, tsv; all with -o.")
+]
 OutputFolder = Annotated[
     Path | None,
     _value(OUTPUT, "--output-dir -o", "FOLDER", "Also write a file a format here.", False),
 ]
 JsonFormat = Annotated[bool, _flag(OUTPUT, "--json", "Same as --output-format json.")]
-StreamJson = Annotated[bool, _flag(OUTPUT, "--stream-json", "A JSON event a line, as words are spoken.")]
-SkipExisting = Annotated[bool, _flag(OUTPUT, "--skip-existing", "Skip files whose output is in -o.")]
-Alternatives = Annotated[int, _value(OUTPUT, "--alternatives", "N", "In JSON: each token's best N, 1 to 10.", False)]
+StreamJson = Annotated[
+    bool, _flag(OUTPUT, "--stream-json", "A JSON event a line, as words are spoken.")
+]
+SkipExisting = Annotated[
+    bool, _flag(OUTPUT, "--skip-existing", "Skip files whose output is in -o.")
+]
+Alternatives = Annotated[
+    int, _value(OUTPUT, "--alternatives", "N", "In JSON: each token's best N, 1 to 10.", False)
+]
 
 # How sound becomes text
 Delay = Annotated[
@@ -179,8 +205,12 @@ Hotwords = Annotated[
     Path | None,
     _value(DECODING, "--hotwords", "FILE", "Words and phrases to favour, one a line.", False),
 ]
-HotwordBias = Annotated[float | None, _value(DECODING, "--hotword-bias", "X", "How much: added to their logits.", "4")]
-Vad = Annotated[bool, _flag(DECODING, "--vad", "Leave out words where nobody speaks, as told by loudness.")]
+HotwordBias = Annotated[
+    float | None, _value(DECODING, "--hotword-bias", "X", "How much: added to their logits.", "4")
+]
+Vad = Annotated[
+    bool, _flag(DECODING, "--vad", "Leave out words where nobody speaks, as told by loudness.")
+]
 VadModel = Annotated[
     Path | None,
     _value(DECODING, "--vad-model", "FILE", "The same, as told by Silero's model (5 or 6).", False),
@@ -193,19 +223,31 @@ Gain = Annotated[str, _value(DECODING, "--gain", "GAIN", "[b]auto[/] makes quiet
 
 # Where it runs
 Device = Annotated[str, _value(DEVICE, "--device", "NAME", "auto, cpu, cuda, cuda:N or webgpu.")]
-AllowFallback = Annotated[bool, _flag(DEVICE, "--allow-fallback", "Let the CPU run what the device cannot.")]
-Threads = Annotated[int | None, _value(DEVICE, "--threads", "N", "CPU threads.", "one a core", min=1)]
-BatchSize = Annotated[int, _value(DEVICE, "--batch-size", "N", "Files decoded together, on CPU or CUDA.", min=1)]
-Context = Annotated[int, _value(DEVICE, "--context", "N", "How much past is kept, in steps of 80 ms.")]
+AllowFallback = Annotated[
+    bool, _flag(DEVICE, "--allow-fallback", "Let the CPU run what the device cannot.")
+]
+Threads = Annotated[
+    int | None, _value(DEVICE, "--threads", "N", "CPU threads.", "one a core", min=1)
+]
+BatchSize = Annotated[
+    int, _value(DEVICE, "--batch-size", "N", "Files decoded together, on CPU or CUDA.", min=1)
+]
+Context = Annotated[
+    int, _value(DEVICE, "--context", "N", "How much past is kept, in steps of 80 ms.")
+]
 Prepacked = Annotated[
     Path | None,
     _value(DEVICE, "--prepacked", "FOLDER", "Keep weights packed here, to load faster.", False),
 ]
 
 # The page, and what is published
-Host = Annotated[str, _value(None, "--host", "ADDRESS", "Address to listen on; 0.0.0.0 for every one.")]
+Host = Annotated[
+    str, _value(None, "--host", "ADDRESS", "Address to listen on; 0.0.0.0 for every one.")
+]
 Port = Annotated[int, _value(None, "--port", "N", "0 takes a free one.")]
-Https = Annotated[bool, _flag(None, "--https", "With a certificate of this machine's own: for other devices.")]
+Https = Annotated[
+    bool, _flag(None, "--https", "With a certificate of this machine's own: for other devices.")
+]
 NoOpen = Annotated[bool, _flag(None, "--no-open", "Do not open a browser.")]
 SiteFolder = Annotated[Path, _value(None, "--output -o", "FOLDER", "Where to write it.", False)]
 Space = Annotated[bool, _flag(None, "--space", "The page, as a static Space of the hub.")]
@@ -220,13 +262,15 @@ BaseModel = Annotated[
         "the released model, where it has that shape",
     ),
 ]
-PublishDryRun = Annotated[bool, _flag(None, "--dry-run", "Print the card and the files, and send nothing.")]
+PublishDryRun = Annotated[
+    bool, _flag(None, "--dry-run", "Print the card and the files, and send nothing.")
+]
 YesUpload = Annotated[bool, _flag(None, "--yes -y", "Upload without asking.")]
 
 # What is checked and measured
 Json = Annotated[bool, _flag(None, "--json", "Print JSON, with everything that is known.")]
 CheckHashes = Annotated[bool, _flag(None, "--check", "Also compare all files with their hashes.")]
-Hosts = Annotated[bool, _flag(None, "--hosts", "Show instead which programs run it.")]
+Hosts = Annotated[bool, _flag(None, "--hosts", "Show instead which programs tests have run it on.")]
 Checkpoint = Annotated[
     str | None,
     _value(None, "--checkpoint", "SOURCE", "What it was exported from, to compare weights.", False),
@@ -241,6 +285,10 @@ VerifyAudio = Annotated[
         "the embedded samples",
     ),
 ]
-Rungs = Annotated[str, _value(None, "--rungs", "NUMBERS", "Which checks, from 0 (operators) to 6 (words).")]
+Rungs = Annotated[
+    str, _value(None, "--rungs", "NUMBERS", "Which checks, from 0 (operators) to 6 (words).")
+]
 Repeat = Annotated[int, _value(None, "--repeat", "N", "Runs; the fastest counts.", min=1)]
-Verbose = Annotated[bool, _flag(None, "--verbose -v", "Also time loading and single calls, and see memory.")]
+Verbose = Annotated[
+    bool, _flag(None, "--verbose -v", "Also time loading and single calls, and see memory.")
+]

@@ -31,7 +31,9 @@ class Outputs:
                 raise UsageError("--output-format all writes files: add --output-dir FOLDER")
             return cls(FORMATS, folder)
         if name not in FORMATS:
-            raise UsageError(f"output format: expected one of {', '.join(FORMATS)}, all, got {name!r}")
+            raise UsageError(
+                f"output format: expected one of {', '.join(FORMATS)}, all, got {name!r}"
+            )
         return cls((name,), folder)
 
     @property
@@ -50,7 +52,9 @@ class Outputs:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"{self.folder}: cannot be made ({error.strerror or error})") from error
+            raise StorageError(
+                f"{self.folder}: cannot be made ({error.strerror or error})"
+            ) from error
 
     def refuse_clashes(self, audio: list[str]) -> None:
         """Refuse recordings that would be written into the same file.
@@ -62,7 +66,9 @@ class Outputs:
         clashes = [name for name, count in counts.items() if count > 1]
         if self.folder is not None and clashes:
             name = f"{clashes[0]}.*"
-            raise UsageError(f"several inputs would be written as {name}: transcribe them into different folders")
+            raise UsageError(
+                f"several inputs would be written as {name}: transcribe them into different folders"
+            )
 
     def leave_out_done(self, audio: list[str]) -> list[str]:
         """Return recordings of which the folder does not hold a file of each format.
@@ -72,7 +78,9 @@ class Outputs:
         """
         folder = self.folder
         if folder is None:
-            raise UsageError("--skip-existing looks for outputs in a folder: add --output-dir FOLDER")
+            raise UsageError(
+                "--skip-existing looks for outputs in a folder: add --output-dir FOLDER"
+            )
 
         def is_done(path: str) -> bool:
             name = output_name(path)

@@ -58,7 +58,9 @@ def print_budget_plan(budget: BudgetPlan, num_bytes: int) -> None:
     )
 
 
-def print_download(remote: RemoteCheckpoint, output: Path, artifact_size: int | None, console: Console) -> None:
+def print_download(
+    remote: RemoteCheckpoint, output: Path, artifact_size: int | None, console: Console
+) -> None:
     """Print what an export from the hub downloads, and the disk and memory that it needs."""
     from ..exporter.memory import PEAK
 

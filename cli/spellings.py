@@ -154,7 +154,9 @@ def replace_switches(arguments: list[str]) -> list[str]:
         if value.lower() not in ("", "true", "false"):
             raise UsageError(f"{name}: expected True or False, got {value!r}")
         if name == "--fp16":
-            say("note: --fp16 changes nothing; --precision chooses the numbers that are computed in")
+            say(
+                "note: --fp16 changes nothing; --precision chooses the numbers that are computed in"
+            )
         if value.lower() != "false":
             replaced += SWITCHES[name]
     return replaced

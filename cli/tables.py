@@ -76,28 +76,24 @@ def print_hosts(manifest: Manifest, *, as_json: bool) -> None:
     from ..verify.hosts import NOT_IN_ARTIFACT, judge, read_hosts
 
     if as_json:
-        write_json(
-            [{**asdict(verdict), "source": host.source} for host in read_hosts() for verdict in judge(host, manifest)]
-        )
+        write_json([asdict(verdict) for host in read_hosts() for verdict in judge(host, manifest)])
         return
     table = Table("host", "tested", Column("graphs", overflow="fold"), box=None, pad_edge=False)
     for host in read_hosts():
-        groups: dict[tuple, list[str]] = {}  # precisions of which the same can be said
+        groups: dict[tuple[str, str], list[str]] = {}  # precisions of which the same can be said
         verdicts = list(judge(host, manifest))
         for verdict in [verdict for verdict in verdicts if verdict.precision] or verdicts:
-            key = verdict.family, verdict.status, verdict.operators
-            names = groups.setdefault(key, [])
+            names = groups.setdefault((verdict.family, verdict.status), [])
             names += [verdict.precision] if verdict.precision else []
         lines = [
-            f"{family or 'all'} {', '.join(names)}".rstrip()
+            f"{family} {', '.join(names)}".rstrip()
             + f": {status}"
-            + (f", no {', '.join(lacks)}" if lacks else "")
             + (f"; add it: export --family native,{family}" if status == NOT_IN_ARTIFACT else "")
-            for (family, status, lacks), names in groups.items()
+            for (family, status), names in groups.items()
         ]
         if host.note:
             lines.append(f"({host.note})")
-        table.add_row(host.name, host.version or "–", "\n".join(lines))  # noqa: RUF001
+        table.add_row(host.name, host.version, "\n".join(lines))
     Console(highlight=False).print(table)
 
 
@@ -197,7 +193,7 @@ def timing_line(transcript: Transcript) -> str:
     from ..memory import peak_memory
 
     info = transcript.info
-    rtf = "–" if info["rtf"] is None else f"{info['rtf']:.3f}"  # noqa: RUF001
+    rtf = "–" if info["rtf"] is None else f"{info['rtf']:.3f}"
     return (
         f"{transcript.duration:.2f} s of audio: "
         f"encode {info['encode_ms']:.0f} ms, decode {info['decode_ms']:.0f} ms, RTF {rtf}, "

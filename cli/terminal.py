@@ -27,7 +27,9 @@ def write(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise typer.Exit(NO_READER) from None
-        raise StorageError(f"standard output: cannot be written ({error.strerror or error})") from error
+        raise StorageError(
+            f"standard output: cannot be written ({error.strerror or error})"
+        ) from error
 
 
 def write_json(value: Any) -> None:
@@ -60,7 +62,9 @@ def confirm(question: str, refusal: str) -> None:
 def format_time(seconds: float) -> str:
     """Return seconds for people: 1:02:03, or 2:03 below an hour."""
     minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes > 59 else f"{minutes}:{rest:02}"
+    return (
+        f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes > 59 else f"{minutes}:{rest:02}"
+    )
 
 
 def format_size(num_bytes: int) -> str:

@@ -29,7 +29,9 @@ def parse_size(text: str) -> int:
     try:
         size = int(float(number) * UNITS[unit])
     except (ValueError, KeyError, OverflowError):
-        raise UsageError(f"size: expected a number with B, KB, MB, GB, KiB, MiB or GiB, got {text!r}") from None
+        raise UsageError(
+            f"size: expected a number with B, KB, MB, GB, KiB, MiB or GiB, got {text!r}"
+        ) from None
     if size < 1 << 20:
         raise UsageError(f"size: expected at least 1MiB, got {text!r}")
     return size

@@ -1,4 +1,6 @@
-"""Write the tables of docs/artifact.md: what the 4B model's graphs take and give, and the precisions.
+"""Write the generated tables of docs/artifact.md and docs/hosts.md.
+
+What the 4B model's graphs take and give, the precisions, and which hosts tests have run.
 
 Usage: python docs/make_artifact.py
 """
@@ -19,16 +21,22 @@ from voxtral_onnx.exporter.modules import Build
 from voxtral_onnx.exporter.plan import PRECISIONS
 from voxtral_onnx.manifest import TensorSpec, Tokens
 from voxtral_onnx.quant.recipe import FLOAT
+from voxtral_onnx.verify.hosts import read_hosts
 
-PAGE = Path(__file__).parent / "artifact.md"
-TOKENS = Tokens(bos=0, eos=0, streaming_pad=0, streaming_word=0, first_text=0)  # no input or output depends on them
-Graphs = dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]  # by role: inputs and outputs
+DOCS = Path(__file__).parent
+# no input or output depends on them
+TOKENS = Tokens(bos=0, eos=0, streaming_pad=0, streaming_word=0, first_text=0)
+# by role: inputs and outputs
+Graphs = dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]
 
 
 def planned(config: VoxtralConfig, dtype: str) -> Graphs:
     """What tracing holds the graphs of a model to, in one activation type."""
     options = {"build": Build(getattr(torch, dtype), FLOAT), "dtype": dtype, "suffix": ""}
-    plans = [native.encoder_plan(config, **options), native.decoder_plan(config, tokens=TOKENS, **options)]
+    plans = [
+        native.encoder_plan(config, **options),
+        native.decoder_plan(config, tokens=TOKENS, **options),
+    ]
     graphs = {plan.role: (plan.inputs, plan.outputs) for plan in plans}
     return {"mel": ((mel.INPUT,), (mel.output_spec(config.audio),)), **graphs}
 
@@ -41,7 +49,9 @@ def table(role: str, float16: Graphs, float32: Graphs) -> str:
             (spec.name, spec.dtype if spec.dtype == other.dtype else "T", _shape(spec))
             for spec, other in zip(half, single, strict=True)
         ]
-        lines += [f"| {kind} | {name} | {dtype} | {shape} |" for name, dtype, shape in _folded(rows)]
+        lines += [
+            f"| {kind} | {name} | {dtype} | {shape} |" for name, dtype, shape in _folded(rows)
+        ]
     return "\n".join(lines)
 
 
@@ -65,50 +75,87 @@ def precisions() -> str:
     """The precisions, with the suffix of their files."""
     lines = ["| precision | suffix | T | recipe |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| {name} | {f'`{kind.suffix}`' if kind.suffix else 'none'} | {kind.dtype} | {kind.recipe or 'none'} |"
+        f"| {name} | {f'`{kind.suffix}`' if kind.suffix else 'none'} | {kind.dtype} | "
+        f"{kind.recipe or 'none'} |"
         for name, kind in PRECISIONS.items()
     ]
     return "\n".join(lines)
 
 
 def calls(config: VoxtralConfig) -> str:
-    """Calls around the moves of both caches: the position of the first row, and the rows that a host would like."""
-    lines = ["| cache | p | rows | row(p) | `seqlens_k` | then |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+    """Calls around the moves of both caches.
+
+    The position of the first row, and the rows that a host would like.
+    """
+    lines = [
+        "| cache | p | rows | row(p) | `seqlens_k` | then |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
     for name, cache in caches(config).items():
-        again = 2 * cache.capacity - cache.keep - cache.rows_per_token  # the last token before the second move
+        # the last token before the second move
+        again = 2 * cache.capacity - cache.keep - cache.rows_per_token
         if name == "encoder":
-            wanted = [(0, 64), (cache.capacity // 64 * 64, 64), (cache.capacity, 64), (again, cache.rows_per_token)]
+            wanted = [
+                (0, 64),
+                (cache.capacity // 64 * 64, 64),
+                (cache.capacity, 64),
+                (again, cache.rows_per_token),
+            ]
         else:
             wanted = [(0, 39), (cache.capacity - 1, 1), (cache.capacity, 1), (again, 1)]
         for position, asked in wanted:
             rows, row = min(asked, cache.room(position)), cache.row(position)
             is_full = row + rows == cache.capacity
-            move = f"rows {cache.capacity - cache.keep:,} … {row + rows - 1:,} move to 0 … {cache.keep - 1:,}"
+            move = (
+                f"rows {cache.capacity - cache.keep:,} … {row + rows - 1:,} move to 0 … "
+                f"{cache.keep - 1:,}"
+            )
             count = f"{rows} of {asked}" if rows < asked else rows
             lines.append(
-                f"| {name} | {position:,} | {count} | {row:,} | {row + rows - 1:,} | {move if is_full else ''} |"
+                f"| {name} | {position:,} | {count} | {row:,} | {row + rows - 1:,} | "
+                f"{move if is_full else ''} |"
             )
     return "\n".join(lines)
 
 
-def tables(config: VoxtralConfig = RELEASED) -> dict[str, str]:
-    """All generated parts of the page, by the names of their markers."""
+def hosts() -> str:
+    """The hosts that tests run; a host's name and version stand in its first line."""
+    lines = ["| host | version | graphs | precisions | test |", "| --- | --- | --- | --- | --- |"]
+    for host in read_hosts():
+        first = f"{host.name} ({host.note})" if host.note else host.name, host.version
+        for test in host.tests:
+            path, name = test.test.split("::")
+            row = *first, test.family, ", ".join(test.precisions), f"[{name}](../{path})"
+            lines.append(f"| {' | '.join(row)} |")
+            first = "", ""
+    return "\n".join(lines)
+
+
+def tables(config: VoxtralConfig = RELEASED) -> dict[str, dict[str, str]]:
+    """All generated parts of each page, by the names of their markers."""
     float16, float32 = planned(config, "float16"), planned(config, "float32")
+    graphs = {role: table(role, float16, float32) for role in float16}
     return {
-        **{role: table(role, float16, float32) for role in float16},
-        "precisions": precisions(),
-        "calls": calls(config),
+        "artifact.md": {**graphs, "precisions": precisions(), "calls": calls(config)},
+        "hosts.md": {"hosts": hosts()},
     }
 
 
-def renew(page: str) -> str:
-    """The page with its generated parts made anew."""
-    for name, text in tables().items():
-        marked = re.compile(f"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        page, count = marked.subn(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", page)
-        assert count == 1, f"{PAGE.name}: expected one part marked {name}, found {count}"
-    return page
+def renewed() -> dict[str, str]:
+    """The pages with their generated parts made anew, by name."""
+    pages = {}
+    for page, parts in tables().items():
+        content = (DOCS / page).read_text("utf-8")
+        for name, text in parts.items():
+            marked = re.compile(f"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+            content, count = marked.subn(
+                lambda match, text=text: f"{match[1]}{text}\n{match[2]}", content
+            )
+            assert count == 1, f"{page}: expected one part marked {name}, found {count}"
+        pages[page] = content
+    return pages
 
 
 if __name__ == "__main__":
-    PAGE.write_text(renew(PAGE.read_text("utf-8")), "utf-8")
+    for page, content in renewed().items():
+        (DOCS / page).write_text(content, "utf-8")

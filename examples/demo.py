@@ -10,7 +10,8 @@ SAMPLES = Path(__file__).parent.parent / "assets" / "tiny" / "samples"
 CLIPS = ("date-hibari.wav", "command-hibari.wav")
 
 stored = {
-    sample["file"]: sample["text"] for sample in json.loads((SAMPLES / "transcripts.json").read_text())["samples"]
+    sample["file"]: sample["text"]
+    for sample in json.loads((SAMPLES / "transcripts.json").read_text())["samples"]
 }
 all_equal = True
 with Transcriber("tiny") as transcriber:
@@ -19,5 +20,8 @@ with Transcriber("tiny") as transcriber:
         is_equal = transcript.text == stored[clip]
         all_equal &= is_equal
         print(f"{clip}: {transcript.text}")
-        print(f"  {'as stored' if is_equal else 'stored: ' + stored[clip]}, RTF {transcript.info['rtf']}")
+        print(
+            f"  {'as stored' if is_equal else 'stored: ' + stored[clip]}, RTF "
+            f"{transcript.info['rtf']}"
+        )
 sys.exit(0 if all_equal else 1)

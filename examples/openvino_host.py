@@ -1,6 +1,9 @@
-"""Transcribe with OpenVINO 2026.4 or newer: python examples/openvino_host.py ARTIFACT AUDIO.wav [--precision q4f16].
+"""Transcribe with OpenVINO 2026.4 or newer.
 
-A whole host on openvino, numpy and soundfile alone: what it knows about the model stands in the artifact's manifest.
+Python examples/openvino_host.py ARTIFACT AUDIO.wav [--precision q4f16].
+
+A whole host on openvino, numpy and soundfile alone: what it knows about the model stands in the
+artifact's manifest.
 """
 
 from __future__ import annotations
@@ -19,13 +22,17 @@ import soundfile
 from openvino import opset13
 from openvino.frontend.onnx import ConversionExtension
 
-NEEDED, FORMAT = (2026, 4), 1  # of OpenVINO, of the manifest
-SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}  # the default is what the processor multiplies fastest
+NEEDED, FORMATS = (2026, 4), (1, 2)  # of OpenVINO, of the manifest
+# the default is what the processor multiplies fastest
+SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
 CACHE = "past_key_values."
 
 
 def quick_gelu(node: Any) -> list[Any]:
-    """Of alpha 1: OpenVINO's own reader multiplies by a constant of float32, which float16 graphs refuse."""
+    """Of alpha 1.
+
+    OpenVINO's own reader multiplies by a constant of float32, which float16 graphs refuse.
+    """
     x = node.get_input(0)
     return opset13.multiply(x, opset13.sigmoid(x)).outputs()
 
@@ -37,27 +44,34 @@ def compiled(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.nd
     request = core.compile_model(path, "CPU", SETTINGS).create_infer_request()
 
     def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        results = request.infer(feeds, share_inputs=True, share_outputs=True)  # views, until the next call
+        # views, until the next call
+        results = request.infer(feeds, share_inputs=True, share_outputs=True)
         return {value.any_name: array for value, array in results.items()}
 
     return run
 
 
 class Graph:
-    """A compiled graph and what it carries from call to call: convolution states, and caches by the manifest's rule."""
+    """A compiled graph and what it carries from call to call.
+
+    Convolution states, and caches by the manifest's rule.
+    """
 
     def __init__(self, folder: Path, graph: Mapping[str, Any], rules: Mapping[str, Any]):
         for file in graph["data"]:
             if (folder / file).is_symlink():
                 sys.exit(
-                    f"{folder / file}: a link, as in the hub's cache, and OpenVINO reads no weights through links; "
+                    f"{folder / file}: a link, as in the hub's cache, and OpenVINO reads no "
+                    "weights through links; "
                     "download real files: hf download ORG/NAME --local-dir FOLDER"
                 )
         self.run, self.rules, self.position = compiled(folder / graph["path"]), rules, 0
         self.dtypes = {tensor["name"]: tensor["dtype"] for tensor in graph["inputs"]}
         sizes = {"batch": 1, **rules}  # the symbolic axes of caches: batch, capacity
         self.state = {
-            tensor["name"]: np.zeros([sizes.get(size, size) for size in tensor["shape"]], tensor["dtype"])
+            tensor["name"]: np.zeros(
+                [sizes.get(size, size) for size in tensor["shape"]], tensor["dtype"]
+            )
             for tensor in graph["inputs"]
             if tensor["name"].startswith(CACHE) or tensor["name"].endswith("_state")
         }
@@ -66,7 +80,11 @@ class Graph:
     def room(self) -> int:
         """Rows that a call may write before the buffers are full."""
         keep, capacity = self.rules["keep"], self.rules["capacity"]
-        place = self.position if self.position < capacity else keep + (self.position - keep) % (capacity - keep)
+        place = (
+            self.position
+            if self.position < capacity
+            else keep + (self.position - keep) % (capacity - keep)
+        )
         return capacity - place
 
     def __call__(self, feeds: Mapping[str, Any], output: str, rows: int) -> np.ndarray:
@@ -74,17 +92,21 @@ class Graph:
         keep, capacity, size = (self.rules[name] for name in ("keep", "capacity", "head_dim"))
         left = self.room - rows
         frequencies = self.rules["rope_theta"] ** (-np.arange(0, size, 2) / size)
-        angles = np.arange(self.position, self.position + rows)[None, :, None] * frequencies  # in float64
+        # in float64
+        angles = np.arange(self.position, self.position + rows)[None, :, None] * frequencies
         places = {"cos": np.cos(angles), "sin": np.sin(angles), "seqlens_k": [capacity - left - 1]}
         feeds = {**feeds, **places, "total_sequence_length": capacity, **self.state}
-        results = self.run({name: np.asarray(value, self.dtypes[name]) for name, value in feeds.items()})
+        results = self.run(
+            {name: np.asarray(value, self.dtypes[name]) for name, value in feeds.items()}
+        )
         self.position += rows
         for name, array in self.state.items():
             if not name.startswith(CACHE):
                 array[:] = results[f"present_{name}"]
                 continue
             present = results[name.replace("past_key_values", "present")]
-            array[:, :, : present.shape[2]] = present  # OpenVINO gives back the rows that are written, no more
+            # OpenVINO gives back the rows that are written, no more
+            array[:, :, : present.shape[2]] = present
             if left == 0:  # full: the last rows move to the front
                 array[:, :, :keep] = array[:, :, -keep:].copy()
         return results[output].copy()
@@ -94,34 +116,48 @@ def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[in
     """The token of every 80 ms of samples at the model's rate, as they are decided."""
     if tuple(map(int, openvino.__version__.split(".")[:2])) < NEEDED:
         sys.exit(
-            f"openvino {openvino.__version__}: needed is {NEEDED[0]}.{NEEDED[1]} or newer: pip install -U openvino"
+            f"openvino {openvino.__version__}: needed is {NEEDED[0]}.{NEEDED[1]} or newer: pip "
+            "install -U openvino"
         )
     manifest = json.loads((folder / "voxtral_onnx.json").read_bytes())
-    if manifest["format"] != FORMAT:
-        sys.exit(f"{folder}: expected format {FORMAT}, got {manifest['format']}; export again")
+    if manifest["format"] not in FORMATS:
+        sys.exit(
+            f"{folder}: expected format {' or '.join(map(str, FORMATS))}, got "
+            f"{manifest['format']}; export again"
+        )
     if precision not in manifest["precisions"]:
         has = ", ".join(manifest["precisions"])
-        sys.exit(f"{folder}: has {has}; add it: voxtral-onnx export SOURCE -o {folder} --precision {precision}")
+        sys.exit(
+            f"{folder}: has {has}; add it: voxtral-onnx export SOURCE -o {folder} --precision "
+            f"{precision}"
+        )
     rules, ids, caches = manifest["streaming"], manifest["tokens"], manifest["caches"]
-    audio, delay, graphs = manifest["config"]["audio"], rules["default_delay_tokens"], manifest["precisions"][precision]
+    audio = manifest["config"]["audio"]
+    delay = rules["default_delay_tokens"]
+    graphs = manifest["precisions"][precision]
     mel = compiled(folder / manifest["mel"]["path"])
     encoder = Graph(folder, graphs["encoder"], caches["encoder"])
     decoder = Graph(folder, graphs["decoder"], caches["decoder"])
 
-    per_token, per_row = audio["hop_length"] * audio["frames_per_token"], caches["encoder"]["rows_per_token"]
+    per_token = audio["hop_length"] * audio["frames_per_token"]
+    per_row = caches["encoder"]["rows_per_token"]
     left, right = rules["left_pad_tokens"], rules["right_pad_tokens"] + delay
     margin = rules["look_back_samples"] + rules["look_ahead_samples"]
     before = np.zeros(rules["look_back_samples"] + left * per_token, np.float32)
-    after = np.zeros(-len(samples) % per_token + right * per_token + rules["look_ahead_samples"], np.float32)
+    after = np.zeros(
+        -len(samples) % per_token + right * per_token + rules["look_ahead_samples"], np.float32
+    )
     samples = np.concatenate((before, samples, after))
-    end = (len(samples) - margin) // per_token - 1  # the last position's token would stand behind the audio
+    # the last position's token would stand behind the audio
+    end = (len(samples) - margin) // per_token - 1
     prompt, next_id, heard = 1 + left + delay, ids["bos"], 0
 
     while heard < end:
         tokens = min(end - heard, rules["max_chunk_tokens"], encoder.room // per_row)
         chunk = samples[heard * per_token : (heard + tokens) * per_token + margin]
         embeds = encoder(mel({"audio": chunk[None]}), "audio_embeds", tokens * per_row)
-        while (at := decoder.position - heard) < tokens:  # the prompt's positions in one call, then one by one
+        # the prompt's positions in one call, then one by one
+        while (at := decoder.position - heard) < tokens:
             rows = min(tokens - at, decoder.room, max(1, prompt - decoder.position))
             feeds = {
                 "input_ids": [[next_id] + [ids["streaming_pad"]] * (rows - 1)],
@@ -143,7 +179,9 @@ def text_of(folder: Path, tokens: list[int]) -> str:
     """Bytes are joined before they are decoded, because a character may span tokens."""
     first = json.loads((folder / "voxtral_onnx.json").read_bytes())["tokens"]["first_text"]
     pieces = json.loads((folder / "tekken.json").read_bytes())["vocab"]
-    found = (base64.b64decode(pieces[token - first]["token_bytes"]) for token in tokens if token >= first)
+    found = (
+        base64.b64decode(pieces[token - first]["token_bytes"]) for token in tokens if token >= first
+    )
     return b"".join(found).decode("utf-8", "replace").strip()
 
 
@@ -154,4 +192,8 @@ if __name__ == "__main__":
     parser.add_argument("--precision", default="q4f16")
     arguments = parser.parse_args()
     sound, _ = soundfile.read(arguments.audio, dtype="float32")
-    print(text_of(arguments.artifact, list(transcribe(arguments.artifact, arguments.precision, sound))))
+    print(
+        text_of(
+            arguments.artifact, list(transcribe(arguments.artifact, arguments.precision, sound))
+        )
+    )

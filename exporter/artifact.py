@@ -1,21 +1,24 @@
-"""An artifact as a checkpoint: its weights as lazy tensors, to be quantised without the checkpoint they came from."""
+"""An artifact as a checkpoint.
+
+Its weights as lazy tensors, to be quantised without the checkpoint they came from.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import hashlib
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from .. import __version__
 from ..errors import ArtifactError, QuantizationError
-from ..manifest import FILE_NAME, Manifest, Precision
-from . import gguf
+from ..manifest import FILE_NAME, TOKENIZER, Manifest, Precision
 from .checkpoint import Card, Checkpoint, versions
-from .folder import DELAY_NETWORK, TOKENIZER
 from .initializers import read_initializers
 from .tensors import Tensor
-from .weights import EMBEDDING, mistral_name, tensor_shapes
+from .weights import EMBEDDING, held_shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,17 @@ class Transposed(Tensor):
 
     def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """float32 copy of the rows [start, stop)."""
-        return np.ascontiguousarray(self.inner.columns(start, self.shape[0] if stop is None else stop))
+        return np.ascontiguousarray(
+            self.inner.columns(start, self.shape[0] if stop is None else stop)
+        )
 
-    def columns(self, start: int, stop: int, first_row: int = 0, end_row: int | None = None) -> np.ndarray:
-        """float32 copy of the columns [start, stop) of the rows [first_row, end_row), transposed: [columns, rows]."""
+    def columns(
+        self, start: int, stop: int, first_row: int = 0, end_row: int | None = None
+    ) -> np.ndarray:
+        """Return a float32 copy of some columns, transposed: [columns, rows].
+
+        They are the columns [start, stop) of the rows [first_row, end_row).
+        """
         return self.inner.rows(start, stop)[:, first_row:end_row]
 
     def release(self, start: int = 0, stop: int | None = None) -> None:
@@ -52,16 +62,31 @@ class EightBits(Tensor):
     zero_points: Tensor | None = field(kw_only=True)  # the same; None: 128 everywhere
 
     @classmethod
-    def of(cls, inner: Tensor, scales: Tensor, zero_points: Tensor | None, shape: tuple[int, ...]) -> EightBits:
+    def of(
+        cls, inner: Tensor, scales: Tensor, zero_points: Tensor | None, shape: tuple[int, ...]
+    ) -> EightBits:
         """The matrix of this shape that the blocks stand for."""
-        return cls(inner.name, shape, inner.encoding, inner.span, inner=inner, scales=scales, zero_points=zero_points)
+        return cls(
+            inner.name,
+            shape,
+            inner.encoding,
+            inner.span,
+            inner=inner,
+            scales=scales,
+            zero_points=zero_points,
+        )
 
     def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """float32 copy of the rows [start, stop)."""
         return self._values(start, stop, 0, self.inner.shape[1])[:, : self.shape[1]]
 
-    def columns(self, start: int, stop: int, first_row: int = 0, end_row: int | None = None) -> np.ndarray:
-        """float32 copy of the columns [start, stop) of the rows [first_row, end_row), transposed: [columns, rows]."""
+    def columns(
+        self, start: int, stop: int, first_row: int = 0, end_row: int | None = None
+    ) -> np.ndarray:
+        """Return a float32 copy of some columns, transposed: [columns, rows].
+
+        They are the columns [start, stop) of the rows [first_row, end_row).
+        """
         size = self.inner.shape[2]
         first, end = start // size, -(-stop // size)
         values = self._values(first_row, end_row, first, end)
@@ -69,8 +94,16 @@ class EightBits(Tensor):
 
     def _values(self, start: int, stop: int | None, first: int, end: int) -> np.ndarray:
         """Rows [start, stop) of the blocks [first, end)."""
-        codes = self.inner.stored_rows(start, stop).reshape(-1, *self.inner.shape[1:])[:, first:end].astype(np.float32)
-        zeros = np.float32(128) if self.zero_points is None else self.zero_points.rows(start, stop)[:, first:end, None]
+        codes = (
+            self.inner.stored_rows(start, stop)
+            .reshape(-1, *self.inner.shape[1:])[:, first:end]
+            .astype(np.float32)
+        )
+        zeros = (
+            np.float32(128)
+            if self.zero_points is None
+            else self.zero_points.rows(start, stop)[:, first:end, None]
+        )
         values = (codes - zeros) * self.scales.rows(start, stop)[:, first:end, None]
         return values.reshape(len(values), -1)
 
@@ -89,40 +122,46 @@ def is_artifact(folder: Path) -> bool:
 def open_artifact(folder: Path) -> Checkpoint:
     """Open the most exact precision of an artifact: float32, float16, or blocks of 8 bits.
 
-    In float32 its tensors and its fingerprint are the checkpoint's.
+    In float32 its fingerprint and its tensors are the checkpoint's, but for the delay gains: their
+    last place is float32's, where those of a checkpoint are computed in float64.
 
     Raises:
-        ArtifactError: not an artifact, a damaged one, or one of a version that kept no delay network.
+        ArtifactError: not an artifact, or a damaged one.
         QuantizationError: every precision has 4-bit weights.
     """
     manifest = Manifest.read(folder)
     manifest.check_files(folder)
-    ranks = {name: rank for name, kind in manifest.precisions.items() if (rank := _rank(kind)) is not None}
+    ranks = {
+        name: rank
+        for name, kind in manifest.precisions.items()
+        if (rank := _rank(kind)) is not None
+    }
     if not ranks:
         raise QuantizationError(
-            f"{folder}: holds 4-bit weights alone ({', '.join(manifest.precisions)}), and rounding twice loses more "
-            f"than the bits say; quantise the checkpoint it was made of, whose fingerprint begins with "
+            f"{folder}: holds 4-bit weights alone ({', '.join(manifest.precisions)}), and rounding "
+            "twice loses more "
+            "than the bits say; quantise the checkpoint it was made of, whose fingerprint begins "
+            "with "
             f"{manifest.fingerprint[:16]}: voxtral-onnx quantize CHECKPOINT"
         )
-    if DELAY_NETWORK not in manifest.files:
-        raise ArtifactError(f"{folder}: holds no {DELAY_NETWORK}; export it again with this version")
     chosen = min(ranks, key=ranks.__getitem__)
     kind = manifest.precisions[chosen]
     found = read_initializers(folder, kind.encoder) | read_initializers(folder, kind.decoder)
-    network, _ = gguf.open_gguf([folder / DELAY_NETWORK])
     tensors = {}
-    for name, shape in tensor_shapes(manifest.config).items():
+    for name, shape in held_shapes(manifest.config).items():
         module = name.removesuffix(".weight")
-        if ".ada_rms_norm." in name:
-            tensors[name] = replace(network[mistral_name(name)], name=name)
-        elif scales := found.get(f"{module}.scales"):
-            tensors[name] = EightBits.of(found[name], scales, found.get(f"{module}.zero_points"), shape)
+        if scales := found.get(f"{module}.scales"):
+            tensors[name] = EightBits.of(
+                found[name], scales, found.get(f"{module}.zero_points"), shape
+            )
         elif len(shape) == 2 and name != EMBEDDING:
             tensors[name] = Transposed.of(found[name])
         else:
             tensors[name] = found[name]
         if tensors[name].shape != shape:
-            raise ArtifactError(f"{folder}: {name}: expected {list(shape)}, got {list(tensors[name].shape)}")
+            raise ArtifactError(
+                f"{folder}: {name}: expected {list(shape)}, got {list(tensors[name].shape)}"
+            )
 
     audio = manifest.config.audio
     ms_per_token = 1000 * audio.samples_per_token // audio.sample_rate
@@ -138,7 +177,20 @@ def open_artifact(folder: Path) -> Checkpoint:
         {"encoder": folder / kind.encoder.path, "decoder": folder / kind.decoder.path}
         if manifest.generator == f"voxtral-onnx {__version__}"
         else {},
+        _fingerprint(manifest, chosen),
     )
+
+
+def _fingerprint(manifest: Manifest, precision: str) -> str:
+    """Return the checkpoint's for its own weights.
+
+    For rounded ones, that and the rounding hashed.
+    """
+    kind = manifest.precisions[precision]
+    if _rank(kind) == 0:
+        return manifest.fingerprint
+    facts = [manifest.fingerprint, kind.activation_dtype, kind.recipe]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _rank(precision: Precision) -> int | None:

@@ -1,8 +1,10 @@
-"""Weights into traced graphs: every initializer gets its place in the data files, then the checkpoint streams in.
+"""Weights into traced graphs.
 
-Places follow from the module's shapes alone, so all sizes are known before anything is traced or written. Rows are
-read, converted and written in slices. Graphs of several precisions are filled in one pass: what two of them quantise by
-the same rule is read and quantised once.
+Every initializer gets its place in the data files, then the checkpoint streams in.
+
+Places follow from the module's shapes alone, so all sizes are known before anything is traced or
+written. Rows are read, converted and written in slices. Graphs of several precisions are filled in
+one pass: what two of them quantise by the same rule is read and quantised once.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from .tensors import Tensor
 from .trace import Traced
 
 ALIGNMENT = 4096  # bytes; what onnxruntime needs to map a tensor
-SLICE_ELEMENTS = 1 << 19  # converted at a time; smaller slices lose the second thread to the interpreter's lock
+# converted at a time; smaller slices lose the second thread to the interpreter's lock
+SLICE_ELEMENTS = 1 << 19
 MAPPED_ELEMENTS = 1 << 23  # of a checkpoint's pages at most in memory where columns are read
 
 
@@ -57,14 +60,19 @@ class Layout:
 
 
 def lay_out(module: nn.Module, data_file: str, shard_size: int) -> Layout:
-    """Give every parameter of a module its place, in the module's order, the tied table last and apart.
+    """Assign every parameter of a module a location in the external data files.
 
-    A file ends before it would outgrow `shard_size` bytes; a larger tensor stands alone. The first is `data_file`, the
-    next `data_file` with `_1`.
+    They stand in the module's order, the tied table last and in a file of its own.
+
+    A file ends before it would outgrow `shard_size` bytes; a larger tensor stands alone. The first
+    is `data_file`, the next `data_file` with `_1`.
     """
     layout = Layout()
-    sizes = {name: value.numel() * value.element_size() for name, value in module.state_dict().items()}
-    aliases = {name: name.replace(".gather_", ".") for name in sizes if ".gather_" in name}  # the same bytes
+    sizes = {
+        name: value.numel() * value.element_size() for name, value in module.state_dict().items()
+    }
+    # the same bytes
+    aliases = {name: name.replace(".gather_", ".") for name in sizes if ".gather_" in name}
     table = [name for name in sizes if ".embed_tokens." in name and name not in aliases]
     shards: list[list[str]] = [[]]
     size = 0
@@ -95,10 +103,12 @@ def bind(
     folder: Path,
     threads: int,
     on_progress: Callable[[Progress], None],
-) -> int:
-    """Write the data files as `*.partial`, rename them when whole, and point the graphs' initializers at them.
+) -> None:
+    """Write the data files and point the graphs' initializers at them.
 
-    The graphs are one module in several precisions. Returns how many of the checkpoint's parameters went into each.
+    They are written as `*.partial` and renamed when whole.
+
+    The graphs are one module in several precisions.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
@@ -107,25 +117,30 @@ def bind(
     """
     files = tuple(traced.plan.graph_file for traced, _ in graphs)
     steps = list(zip(*(fills_of(traced.module, checkpoint) for traced, _ in graphs), strict=True))
-    total, done, num_parameters = sum(tensor.num_bytes for step in steps for tensor in step[0].tensors), 0, 0
+    total, done = sum(tensor.num_bytes for step in steps for tensor in step[0].tensors), 0
     with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
-        sinks = [stack.enter_context(_DataFiles(folder, layout, traced.module)) for traced, layout in graphs]
+        sinks = [
+            stack.enter_context(_DataFiles(folder, layout, traced.module))
+            for traced, layout in graphs
+        ]
         for step in steps:
             for fill in {fill.rule: fill for fill in step}.values():
-                same = [sink for sink, other in zip(sinks, step, strict=True) if other.rule == fill.rule]
+                same = [
+                    sink for sink, other in zip(sinks, step, strict=True) if other.rule == fill.rule
+                ]
                 fill.run(pool, same)
             for tensor in step[0].tensors:
-                num_parameters += tensor.num_values
                 done += tensor.num_bytes
                 on_progress(Progress(files, tensor.name, done, total))
                 tensor.release()
     for traced, layout in graphs:
         _point_at_files(traced, layout.places, folder)
-    return num_parameters
 
 
 def borrow(traced: Traced, folder: Path) -> None:
-    """Point a graph's initializers at the data files of its lender; what the lender lacks stands in the graph itself.
+    """Point a graph's initializers at the data files of its lender.
+
+    What the lender lacks stands in the graph itself.
 
     Places are read from the lender's file, which an earlier export may have written.
 
@@ -180,7 +195,9 @@ class _DataFiles:
     def __init__(self, folder: Path, layout: Layout, module: nn.Module):
         self.folder, self.layout, self.handles = folder, layout, {}
         self.paths = {name: folder / name for name in layout.sizes}
-        self.dtypes = {name: _numpy_dtype(value.dtype) for name, value in module.state_dict().items()}
+        self.dtypes = {
+            name: _numpy_dtype(value.dtype) for name, value in module.state_dict().items()
+        }
 
     def __enter__(self) -> _DataFiles:
         for name, path in self.paths.items():
@@ -201,7 +218,9 @@ class _DataFiles:
         place, dtype = self.layout.places[name], self.dtypes[name]
         array = np.ascontiguousarray(values.astype(dtype, copy=False))
         view, offset = array.reshape(-1).view(np.uint8).data, at * dtype.itemsize
-        assert offset + array.nbytes <= place.size, f"{name}: {array.nbytes} bytes at {offset} exceed {place.size}"
+        assert offset + array.nbytes <= place.size, (
+            f"{name}: {array.nbytes} bytes at {offset} exceed {place.size}"
+        )
         offset += place.offset
         while view:
             try:
@@ -234,8 +253,10 @@ class Fill:
     """How some initializers are made from some tensors, in slices of rows."""
 
     tensors: tuple[Tensor, ...]
-    make: Callable[[int, int], dict[str, np.ndarray]]  # first row, end row -> values of these rows by initializer
-    rule: Rule | None = None  # fills of one part of the module by the same rule make the same values
+    # first row, end row -> values of these rows by initializer
+    make: Callable[[int, int], dict[str, np.ndarray]]
+    # fills of one part of the module by the same rule make the same values
+    rule: Rule | None = None
     num_rows: int = 1
     row_elements: int = 1
 
@@ -258,7 +279,10 @@ class Fill:
 
 
 def fills_of(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> Iterator[Fill]:
-    """The fills of every parameter of a module with this name in the model, in the same order for every precision."""
+    """Yield the weight recipes of every parameter of a module.
+
+    `name` is the module's name in the model. The order is the same for every precision.
+    """
     for path, part in module.named_modules(prefix=name):
         prefix = path + "." if path else ""
         tensors = checkpoint.tensors
@@ -290,7 +314,9 @@ def _copy(name: str, tensor: Tensor) -> Fill:
 
 def _transpose(name: str, tensor: Tensor) -> Fill:
     rows, columns = tensor.shape
-    return Fill((tensor,), lambda start, stop: {name: tensor.columns(start, stop)}, None, columns, rows)
+    return Fill(
+        (tensor,), lambda start, stop: {name: tensor.columns(start, stop)}, None, columns, rows
+    )
 
 
 def _quantize(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
@@ -300,14 +326,22 @@ def _quantize(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
         else:
             blocks = quantize_blockwise(tensor.rows(start, stop), rule, tensor.name)
         tensor.release(start, stop)
-        pieces = {"weight": blocks.packed, "scales": blocks.scales, "zero_points": blocks.zero_points}
+        pieces = {
+            "weight": blocks.packed,
+            "scales": blocks.scales,
+            "zero_points": blocks.zero_points,
+        }
         return {prefix + name: values for name, values in pieces.items() if values is not None}
 
     return Fill((tensor,), make, rule, *tensor.shape)
 
 
 def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
-    """The same codes and scales with the inputs along the first axis, some blocks of them and all outputs at a time."""
+    """Return the weight recipe that puts a matrix's inputs along the first axis.
+
+    Codes and scales are those of `_quantize`, made for some blocks of inputs and all outputs at a
+    time.
+    """
     outputs, inputs = tensor.shape
     num_blocks, middle = -(-inputs // rule.block_size), 1 << (rule.bits - 1)
     step = max(1, MAPPED_ELEMENTS // inputs)
@@ -320,10 +354,14 @@ def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
         for begin in range(0, outputs, step):
             end = min(begin + step, outputs)
             if gguf.keeps(rule, tensor.encoding.name):
-                stored = tensor.stored_rows(begin, end).reshape(end - begin, num_blocks, -1)[:, start:stop]
+                stored = tensor.stored_rows(begin, end).reshape(end - begin, num_blocks, -1)[
+                    :, start:stop
+                ]
                 blocks = gguf.repack(stored.reshape(end - begin, -1), rule.bits, tensor.name)
             else:
-                blocks = quantize_blockwise(tensor.columns(first, last, begin, end).T, rule, tensor.name)
+                blocks = quantize_blockwise(
+                    tensor.columns(first, last, begin, end).T, rule, tensor.name
+                )
             of_rows = unpack(blocks.packed, rule.bits, rule.block_size).reshape(end - begin, -1)
             codes[:, begin:end] = of_rows[:, : last - first].T
             scales[:, begin:end] = blocks.scales.T
@@ -336,30 +374,41 @@ def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
             prefix + "zero_points": pack(zeros, rule.bits),
         }
 
-    return Fill((tensor,), make, rule, num_blocks, rule.block_size * outputs // 4)  # codes are kept, in bytes
+    # codes are kept, in bytes
+    return Fill((tensor,), make, rule, num_blocks, rule.block_size * outputs // 4)
 
 
-def _delay_gains(prefix: str, tensors) -> Fill:
+def _delay_gains(prefix: str, tensors: Mapping[str, Tensor]) -> Fill:
+    """Compute the table, or copy an artifact's."""
+    if (table := tensors.get(prefix + "table")) is not None:
+        return _copy(prefix + "table", table)
     linear1, linear2 = (tensors[f"{prefix}{name}.weight"] for name in ("linear1", "linear2"))
-    return Fill((linear1, linear2), lambda start, stop: {prefix + "table": delay_gains(linear1.rows(), linear2.rows())})
+    return Fill(
+        (linear1, linear2),
+        lambda start, stop: {prefix + "table": delay_gains(linear1.rows(), linear2.rows())},
+    )
 
 
 def delay_gains(linear1: np.ndarray, linear2: np.ndarray) -> np.ndarray:
-    """1 + linear2(gelu(linear1(t(n)))) for n = 0..30 delay tokens: float64 [31, hidden_size].
+    """Return 1 + linear2(gelu(linear1(t(n)))), float32 [31, hidden_size], for n = 0..30 tokens.
 
-    t(n) is the cosine, then the sine of n times 10000^(-2j / hidden_size). Exact for every delay, so the network itself
-    leaves the graph. Source: MODEL.md step 6.
+    t(n) is the cosine, then the sine of n times 10000^(-2j / hidden_size). Exact for every delay,
+    so the network itself leaves the graph. Computed in float64, and rounded to float32 also where
+    float16 is stored: a float32 artifact then holds what its checkpoint gives. Source: MODEL.md
+    step 6.
     """
     half = linear1.shape[1] // 2
     frequencies = np.exp(-np.log(10000.0) * np.arange(half) / half)
     angles = np.arange(MAX_DELAY_TOKENS + 1)[:, None] * frequencies
     embedding = torch.from_numpy(np.concatenate((np.cos(angles), np.sin(angles)), 1))
     inner = torch.nn.functional.gelu(embedding @ torch.from_numpy(linear1).double().T)
-    return (1 + inner @ torch.from_numpy(linear2).double().T).numpy()
+    return (1 + inner @ torch.from_numpy(linear2).double().T).float().numpy()
 
 
 def _constants(prefix: str, part: modules.WithConstants) -> Fill:
-    return Fill((), lambda start, stop: {prefix + name: values for name, values in part.constants().items()})
+    return Fill(
+        (), lambda start, stop: {prefix + name: values for name, values in part.constants().items()}
+    )
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
@@ -375,4 +424,7 @@ def _partial(path: Path) -> Path:
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder")
+    return StorageError(
+        f"{path}: cannot be written ({error.strerror or error}); free space or "
+        "choose another folder"
+    )

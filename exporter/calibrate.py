@@ -1,4 +1,7 @@
-"""Calibration: recordings as the float model hears and writes them, for what needs real activations."""
+"""Calibration.
+
+Recordings as the float model hears and writes them, for what needs real activations.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,15 @@ class Clip:
     first_generating: int  # the first position whose choice is a generated token
 
 
-def calibrate(model: Layerwise, recordings: Sequence[np.ndarray], max_passes: int = MAX_PASSES) -> list[Clip]:
+def calibrate(
+    model: Layerwise, recordings: Sequence[np.ndarray], max_passes: int = MAX_PASSES
+) -> list[Clip]:
     """Clips of the first `SECONDS` of some recordings.
 
-    Tokens are found for whole sequences at once: blanks first, then what the model chooses after these, again and
-    again until nothing changes, which is what decoding one by one gives. Each pass settles many tokens, because most
-    hang on the sound alone; what is not settled after `max_passes` stays as it is.
+    Tokens are found for whole sequences at once: blanks first, then what the model chooses after
+    these, again and again until nothing changes, which is what decoding one by one gives. Each pass
+    settles many tokens, because most hang on the sound alone; what is not settled after
+    `max_passes` stays as it is.
 
     Args:
         model: in float.
@@ -64,7 +70,10 @@ def calibrate(model: Layerwise, recordings: Sequence[np.ndarray], max_passes: in
             hidden = model.run(stage, hidden)
         chosen = model.choose(torch.cat([x[first:-1] for x in hidden])).ids
         written = chosen.split([len(x) - 1 - first for x in hidden])
-        if all(torch.equal(sequence[first + 1 :], new) for sequence, new in zip(ids, written, strict=True)):
+        if all(
+            torch.equal(sequence[first + 1 :], new)
+            for sequence, new in zip(ids, written, strict=True)
+        ):
             break
         for sequence, new in zip(ids, written, strict=True):
             sequence[first + 1 :] = new
@@ -85,7 +94,10 @@ def _cut(recordings: Sequence[np.ndarray], model: Layerwise) -> list[np.ndarray]
     left, cut = int(SECONDS * model.checkpoint.config.audio.sample_rate), []
     for samples in recordings:
         if samples.ndim != 1 or not np.isfinite(samples).all():
-            raise AudioError(f"calibration: expected finite samples [n], got {samples.dtype} {list(samples.shape)}")
+            raise AudioError(
+                f"calibration: expected finite samples [n], got {samples.dtype} "
+                f"{list(samples.shape)}"
+            )
         cut.append(samples[:left])
         left -= len(cut[-1])
     if not sum(map(len, cut)):
@@ -94,15 +106,25 @@ def _cut(recordings: Sequence[np.ndarray], model: Layerwise) -> list[np.ndarray]
 
 
 def _log_mel(samples: np.ndarray, model: Layerwise) -> np.ndarray:
-    """float32 [n_mels, frames] of a recording in its silence (MODEL.md steps 1 and 2), by the mel graph itself."""
+    """Return the log-mel features of a recording in its silence.
+
+    They are float32 [n_mels, frames] (MODEL.md steps 1 and 2), made by the mel graph itself.
+    """
     audio, rules = model.checkpoint.config.audio, model.streaming
     padded = pad_samples(samples, audio, rules, model.num_delay_tokens)
-    (features,) = ReferenceEvaluator(ir.to_proto(mel_model(audio))).run(None, {"audio": padded[None]})
+    (features,) = ReferenceEvaluator(ir.to_proto(mel_model(audio))).run(
+        None, {"audio": padded[None]}
+    )
     return np.asarray(features)[0]
 
 
-def pad_samples(samples: np.ndarray, audio: AudioConfig, rules: Streaming, num_delay_tokens: int) -> np.ndarray:
-    """The silence that a stream puts around a recording: float32 [n], whose frames are those of whole tokens."""
+def pad_samples(
+    samples: np.ndarray, audio: AudioConfig, rules: Streaming, num_delay_tokens: int
+) -> np.ndarray:
+    """The silence that a stream puts around a recording.
+
+    Float32 [n], whose frames are those of whole tokens.
+    """
     per_token = audio.samples_per_token
     left = rules.look_back_samples + rules.left_pad_tokens * per_token
     right = -len(samples) % per_token + (num_delay_tokens + rules.right_pad_tokens) * per_token

@@ -31,7 +31,8 @@ class Card:
 
     scope: str | None = None  # one sentence shown to users
     trained_delays_ms: tuple[int, ...] = (*range(80, 1201, 80), 2400)  # Mistral's model card
-    license: str | None = "apache-2.0"  # of the weights, by the hub's identifier; the released model's
+    # of the weights, by the hub's identifier; the released model's
+    license: str | None = "apache-2.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +42,22 @@ class Checkpoint:
     source: Path  # a folder, or a file
     layout: str
     config: VoxtralConfig
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]  # the census; an artifact's have `weights.held_shapes`
     tokenizer: bytes  # tekken.json as it is
     card: Card
-    files: Mapping[Path, tuple[int, int]]  # size and time of change in nanoseconds of each file, when it was opened
-    graphs: Mapping[str, Path] = field(default_factory=dict)  # an artifact's, by role, as this version traces them
+    # size and time of change in nanoseconds of each file, when it was opened
+    files: Mapping[Path, tuple[int, int]]
+    # an artifact's, by role, as this version traces them
+    graphs: Mapping[str, Path] = field(default_factory=dict)
+    known_fingerprint: str | None = None  # an artifact's, which its manifest has
 
     def fingerprint(self) -> str:
-        """sha256 over the hyperparameters and the first row of every tensor: the same for every layout."""
+        """sha256 over the hyperparameters and the first row of every tensor.
+
+        The same for every layout.
+        """
+        if self.known_fingerprint is not None:
+            return self.known_fingerprint
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
         for name, tensor in sorted(self.tensors.items()):
             digest.update(name.encode())
@@ -65,20 +74,26 @@ class Checkpoint:
         now = versions(self.files)
         if changed := sorted(path.name for path in self.files if self.files[path] != now.get(path)):
             raise CheckpointError(
-                f"{self.source}: changed while it was read: {', '.join(changed)}; export again when nothing writes it"
+                f"{self.source}: changed while it was read: {', '.join(changed)}; export again "
+                "when nothing writes it"
             )
 
     def num_bytes(self, *prefixes: str) -> int:
         """Bytes of the tensors whose names begin so, as stored."""
-        return sum(tensor.num_bytes for name, tensor in self.tensors.items() if name.startswith(prefixes or ""))
+        return sum(
+            tensor.num_bytes
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefixes or "")
+        )
 
 
 def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
     """Open a folder in Mistral's or Hugging Face's layout, or a GGUF, and check its census.
 
-    Mistral: `params.json`, `consolidated.safetensors`. Hugging Face: `config.json`, `processor_config.json`,
-    `model.safetensors` or `model.safetensors.index.json` with shards. Where a folder holds both, Mistral's is read.
-    GGUF: one file, or its shards as `gguf.find` describes.
+    Mistral: `params.json`, `consolidated.safetensors`. Hugging Face: `config.json`,
+    `processor_config.json`, `model.safetensors` or `model.safetensors.index.json` with shards.
+    Where a folder holds both, Mistral's is read. GGUF: one file, or its shards as `gguf.find`
+    describes.
 
     Args:
         source: the folder, the file, or a pattern of shards.
@@ -88,13 +103,16 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
         CheckpointError: a file or tensor is missing, damaged, unknown or misshapen.
     """
     if (source / ARTIFACT).exists():
-        raise CheckpointError(f"{source}: an artifact, not a checkpoint; name what it was exported from")
+        raise CheckpointError(
+            f"{source}: an artifact, not a checkpoint; name what it was exported from"
+        )
     has_params, has_config = ((source / name).exists() for name in ("params.json", "config.json"))
     if not (has_params or has_config) and (shards := gguf.find(source)):
         return _open_gguf(source, shards, tokenizer)
     if not source.is_dir():
         raise CheckpointError(
-            f"{source}: expected a checkpoint folder or a GGUF, found {'a file' if source.exists() else 'nothing'}"
+            f"{source}: expected a checkpoint folder or a GGUF, found "
+            f"{'a file' if source.exists() else 'nothing'}"
         )
     try:
         files = versions(path for path in sorted(source.iterdir()) if path.suffix in _SUFFIXES)
@@ -122,9 +140,12 @@ def read_config(folder: Path) -> VoxtralConfig:
     if (folder / "params.json").exists():
         return VoxtralConfig.from_params(_read_json(folder / "params.json"))
     if (folder / "config.json").exists():
-        return VoxtralConfig.from_hf(_read_json(folder / "config.json"), _read_json(folder / "processor_config.json"))
+        return VoxtralConfig.from_hf(
+            _read_json(folder / "config.json"), _read_json(folder / "processor_config.json")
+        )
     raise CheckpointError(
-        f"{folder}: expected params.json (Mistral's layout), config.json (Hugging Face's) or a GGUF, found neither"
+        f"{folder}: expected params.json (Mistral's layout), config.json (Hugging Face's) or a "
+        "GGUF, found neither"
     )
 
 
@@ -144,8 +165,12 @@ def _read_weight_map(folder: Path) -> dict[str, str]:
         return {}
     values = _read_json(index)
     weight_map = values.get("weight_map") if isinstance(values, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError(f"{index}: expected an object 'weight_map' from tensors to files; download it again")
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(shard, str) for shard in weight_map.values()
+    ):
+        raise CheckpointError(
+            f"{index}: expected an object 'weight_map' from tensors to files; download it again"
+        )
     return weight_map
 
 
@@ -153,19 +178,25 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
     tokenizer = tokenizer or shards[0].parent / "tekken.json"
     if not tokenizer.is_file():
         raise CheckpointError(
-            f"{source}: a GGUF says too little about its tokenizer, and there is no {tokenizer}; pass Mistral's: "
+            f"{source}: a GGUF says too little about its tokenizer, and there is no {tokenizer}; "
+            "pass Mistral's: "
             "--tokenizer tekken.json"
         )
     files = versions((*shards, tokenizer))
     found, metadata = gguf.open_gguf(shards)
-    layout = next((layout for layout in weights.GGUF_LAYOUTS if layout.rename(weights.EMBEDDING) in found), None)
+    layout = next(
+        (layout for layout in weights.GGUF_LAYOUTS if layout.rename(weights.EMBEDDING) in found),
+        None,
+    )
     if layout is None:
         schemes = "; ".join(
-            f"{layout.name}: {layout.rename(weights.EMBEDDING)}, {layout.rename(weights.FIRST_PROJECTION)}"
+            f"{layout.name}: {layout.rename(weights.EMBEDDING)}, "
+            f"{layout.rename(weights.FIRST_PROJECTION)}"
             for layout in weights.GGUF_LAYOUTS
         )
         raise CheckpointError(
-            f"{source}: expected the names of one of these schemes: {schemes}; found {', '.join(sorted(found)[:3])}: "
+            f"{source}: expected the names of one of these schemes: {schemes}; found "
+            f"{', '.join(sorted(found)[:3])}: "
             "not a GGUF of Voxtral Realtime, or of a converter that is not known here"
         )
     config = RELEASED
@@ -173,7 +204,9 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
         try:
             config = VoxtralConfig.from_dict(json.loads(str(metadata[gguf.CONFIG])))
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{source}: {gguf.CONFIG}: not the hyperparameters ({error!r})") from error
+            raise CheckpointError(
+                f"{source}: {gguf.CONFIG}: not the hyperparameters ({error!r})"
+            ) from error
     tensors = _take_census(source, found, config, layout)
     return Checkpoint(source, layout.name, config, tensors, _read_bytes(tokenizer), Card(), files)
 
@@ -195,7 +228,9 @@ def _take_census(
         if tensor is None:
             problems.append(f"missing {stored_name} {list(shape)}")
         elif tensor.shape != shape:
-            problems.append(f"misshapen {stored_name}: expected {list(shape)}, got {list(tensor.shape)}")
+            problems.append(
+                f"misshapen {stored_name}: expected {list(shape)}, got {list(tensor.shape)}"
+            )
         else:
             head_dim = weights.rotary_head_dim(name, config) if layout.interleaved else None
             order = weights.half_split_rows(shape[0], head_dim) if head_dim else None
@@ -207,12 +242,17 @@ def _take_census(
             problems.append(f"{name} differs from the embedding, but this architecture ties them")
         copy.release()
     problems += [
-        f"unexpected {name} {list(tensor.shape)}" for name, tensor in found.items() if name not in layout.extras
+        f"unexpected {name} {list(tensor.shape)}"
+        for name, tensor in found.items()
+        if name not in layout.extras
     ]
     if problems:
-        shown = "\n  ".join(problems[:20] + [f"… and {len(problems) - 20} more"] * (len(problems) > 20))
+        shown = "\n  ".join(
+            problems[:20] + [f"… and {len(problems) - 20} more"] * (len(problems) > 20)
+        )
         raise CheckpointError(
-            f"{source}: expected the {len(expected)} tensors of this configuration in the {layout.name} layout, "
+            f"{source}: expected the {len(expected)} tensors of this configuration in the "
+            f"{layout.name} layout, "
             f"got {len(problems)} differences:\n  {shown}"
         )
     return tensors
@@ -223,23 +263,31 @@ def _open_hf_files(folder: Path) -> dict[str, Tensor]:
     for shard in shard_names(folder):
         tensors |= _open_safetensors(folder / shard)
     if lost := sorted(_read_weight_map(folder).keys() - tensors.keys()):
-        raise CheckpointError(f"{folder / _INDEX}: names {len(lost)} tensors that its shards do not hold, as {lost[0]}")
+        raise CheckpointError(
+            f"{folder / _INDEX}: names {len(lost)} tensors that its shards do "
+            f"not hold, as {lost[0]}"
+        )
     return tensors
 
 
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
-    """Map a safetensors file. Source: the format's README; offsets count from the end of the header."""
+    """Map a safetensors file.
+
+    Source: the format's README; offsets count from the end of the header.
+    """
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
             if size < 8:
                 raise CheckpointError(
-                    f"{path}: expected a safetensors header, the file has {size} bytes; download it again"
+                    f"{path}: expected a safetensors header, the file has {size} bytes; download "
+                    "it again"
                 )
             (header_size,) = struct.unpack("<Q", file.read(8))
             if header_size > min(_MAX_HEADER, size - 8):
                 raise CheckpointError(
-                    f"{path}: expected a safetensors file, its header would be {header_size:,} bytes of {size:,}; "
+                    f"{path}: expected a safetensors file, its header would be {header_size:,} "
+                    f"bytes of {size:,}; "
                     "download it again"
                 )
             header = json.loads(file.read(header_size))
@@ -250,25 +298,36 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); download it again") from error
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}); download it again"
+        ) from error
     whole = Span((map_file(path),))
 
     header.pop("__metadata__", None)
     tensors, base = {}, 8 + header_size
     for name, entry in header.items():
         try:
-            encoding, shape, (begin, end) = _ENCODINGS.get(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
+            encoding = _ENCODINGS.get(entry["dtype"])
+            shape = tuple(entry["shape"])
+            (begin, end) = entry["data_offsets"]
             if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
                 raise ValueError("sizes and offsets are whole numbers")
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: malformed entry for {name}; download it again") from error
+            raise CheckpointError(
+                f"{path}: malformed entry for {name}; download it again"
+            ) from error
         if encoding is None:
-            raise CheckpointError(f"{path}: {name}: expected BF16, F16 or F32, got {entry['dtype']}")
+            raise CheckpointError(
+                f"{path}: {name}: expected BF16, F16 or F32, got {entry['dtype']}"
+            )
         if end - begin != encoding.num_bytes(shape):
-            raise CheckpointError(f"{path}: {name}: {list(shape)} {entry['dtype']} does not fit {end - begin:,} bytes")
+            raise CheckpointError(
+                f"{path}: {name}: {list(shape)} {entry['dtype']} does not fit {end - begin:,} bytes"
+            )
         if base + end > size:
             raise CheckpointError(
-                f"{path}: truncated: {name} ends at byte {base + end:,}, the file has {size:,}; download it again"
+                f"{path}: truncated: {name} ends at byte {base + end:,}, the file has {size:,}; "
+                "download it again"
             )
         tensors[name] = Tensor(name, shape, encoding, whole.part(base + begin, base + end))
     return tensors
@@ -291,14 +350,18 @@ def read_card(folder: Path) -> Card:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected an object, got {type(values).__name__}")
     if set(values) - _CARD_KEYS:
-        raise CheckpointError(f"{path}: expected the keys {sorted(_CARD_KEYS)}, got {sorted(values)}")
+        raise CheckpointError(
+            f"{path}: expected the keys {sorted(_CARD_KEYS)}, got {sorted(values)}"
+        )
     scope, delays = values.get("scope"), values.get("trained_delays_ms", Card().trained_delays_ms)
     terms = values.get("license")  # a model that says something of itself is not the released one
     for key, what, value in (("scope", "a sentence", scope), ("license", "a name", terms)):
         if not isinstance(value, str | None):
             raise CheckpointError(f"{path}: '{key}': expected {what}, got {value!r}")
     if not isinstance(delays, list | tuple) or not all(isinstance(delay, int) for delay in delays):
-        raise CheckpointError(f"{path}: 'trained_delays_ms': expected a list of milliseconds, got {delays!r}")
+        raise CheckpointError(
+            f"{path}: 'trained_delays_ms': expected a list of milliseconds, got {delays!r}"
+        )
     return Card(scope, tuple(delays), terms)
 
 

@@ -13,7 +13,16 @@ import onnx_ir as ir
 from .. import __version__, hub
 from ..config import VoxtralConfig
 from ..errors import StorageError
-from ..manifest import FORMAT, CacheSpec, FileSpec, GraphSpec, Manifest, Precision, hash_file, write_whole
+from ..manifest import (
+    FORMAT,
+    CacheSpec,
+    FileSpec,
+    GraphSpec,
+    Manifest,
+    Precision,
+    hash_file,
+    write_whole,
+)
 from ..quant.recipe import Recipe
 from .bind import Progress, bind, borrow
 from .checkpoint import Checkpoint
@@ -21,12 +30,12 @@ from .families import NATIVE
 from .folder import FinishedGraph, Record, begin, end, hold, look, write_shared
 from .mel import INPUT, output_spec
 from .memory import named_memory_errors
-from .metadata import describe
 from .plan import MEL, PRECISIONS, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
 from .report import write_report
 from .retarget import retarget
 from .source import find_remote
 from .trace import Traced, trace
+from .weights import count_parameters
 
 ENCODER_SLACK = 256  # frames between two moves of the encoder's cache
 
@@ -47,18 +56,22 @@ def export(
 ) -> Path:
     """Export a checkpoint to an artifact folder.
 
-    An export that was killed is taken up again: what it finished is reused, and the bytes are those of an undisturbed
-    one. The same arguments give the same bytes, with any number of threads.
+    An export that was killed is taken up again: what it finished is reused, and the bytes are those
+    of an undisturbed one. The same arguments give the same bytes, with any number of threads.
 
     Args:
-        source: a checkpoint folder of either layout, a GGUF or its shards, "tiny" for the embedded checkpoint,
-            ORG/NAME[@REVISION] of the hub, of which the needed files are downloaded first, or an opened checkpoint.
-        output: the artifact folder, by default `./<name>-onnx`. An artifact of the same checkpoint is added to.
+        source: a checkpoint folder of either layout, a GGUF or its shards, "tiny" for the embedded
+            checkpoint, ORG/NAME[@REVISION] of the hub, of which the needed files are downloaded
+            first, or an opened checkpoint.
+        output: the artifact folder, by default `./<name>-onnx`. An artifact of the same checkpoint
+            is added to.
         tokenizer: Mistral's `tekken.json`, by default the one beside the weights.
         precisions: names out of PRECISIONS.
-        families: names out of FAMILIES: graphs for other hosts, on the same weights where they can. The native family
-            is always made. A family that a finished precision lacks is added to it; all else is made anew.
-        recipe: for the 4- and 8-bit precisions, instead of their own: a name, a TOML file's path or a recipe.
+        families: names out of FAMILIES: graphs for other hosts, on the same weights where they can.
+            The native family is always made. A family that a finished precision lacks is added to
+            it; all else is made anew.
+        recipe: for the 4- and 8-bit precisions, instead of their own: a name, a TOML file's path or
+            a recipe.
         shard_size: bytes at which a new data file begins.
         threads: that quantise; by default one a core.
         offline: ask no hub, take what was downloaded before.
@@ -88,7 +101,9 @@ def export(
     plan.require_room()
     with named_memory_errors(), hold(plan.folder):
         if look(plan.folder, plan.fingerprint) != plan.state:
-            raise StorageError(f"{plan.folder}: another export has just changed it; run this one again")
+            raise StorageError(
+                f"{plan.folder}: another export has just changed it; run this one again"
+            )
         planned = {file.name for file in plan.files}
         record = Record(plan.fingerprint, plan.facts, tuple(planned), plan.finished)
         begin(plan.folder, plan.state, plan.kept, record)
@@ -113,31 +128,35 @@ def _export_graphs(
     plan: ExportPlan,
     on_progress: Callable[[Progress], None],
 ) -> dict[str, FinishedGraph]:
-    """Trace (or take over), bind and save graphs of one role; returns them once their files are on the disk."""
+    """Trace (or take over), bind and save graphs of one role.
+
+    Returns them once their files are on the disk.
+    """
     checkpoint, folder = plan.checkpoint, plan.folder
     files = tuple(graph.plan.graph_file for graph in graphs)
     traced = []
     for graph in graphs:
         on_progress(Progress(files, "", 0, 0))
         traced.append(_retargeted(graph, checkpoint) or trace(graph.plan_of, checkpoint.config))
-    bound = 0
-    if own := [(made, graph.layout) for made, graph in zip(traced, graphs, strict=True) if not graph.plan.lender]:
-        bound = bind(own, checkpoint, folder, plan.threads, on_progress)
+    if own := [
+        (made, graph.layout)
+        for made, graph in zip(traced, graphs, strict=True)
+        if not graph.plan.lender
+    ]:
+        bind(own, checkpoint, folder, plan.threads, on_progress)
         checkpoint.check_unchanged()
 
     finished = {}
     for graph, made in zip(graphs, traced, strict=True):
         path, data, contract = graph.plan.graph_file, tuple(graph.layout.sizes), graph.plan
-        parameters, lent = bound, {}
+        lent = {}
         if contract.lender:
             borrow(made, folder)
-            lender = earlier[contract.lender]
-            parameters, lent = lender.graph.parameters, {name: lender.files[name] for name in data}
-        facts = checkpoint.config, plan.tokens, plan.streaming, checkpoint.card.license
-        model = describe(made.model, graph.family, contract.role, *facts)
-        write_whole(folder / path, ir.to_proto(model).SerializeToString(deterministic=True))
+            lent = {name: earlier[contract.lender].files[name] for name in data}
+        write_whole(folder / path, ir.to_proto(made.model).SerializeToString(deterministic=True))
+        parameters = count_parameters(checkpoint.config, contract.tensors)
         spec = GraphSpec(
-            path, contract.required_inputs, contract.outputs, data, parameters, made.operators, made.passes
+            path, contract.required_inputs, contract.outputs, data, parameters, made.operators
         )
         files = _hash_files((path, *graph.written), plan) | lent
         finished[path] = FinishedGraph(spec, graph.recipe.to_dict(), files)
@@ -145,7 +164,10 @@ def _export_graphs(
 
 
 def _retargeted(graph: PlannedGraph, checkpoint: Checkpoint) -> Traced | None:
-    """The graph, made from an artifact's; None where there is none, or it cannot be made from that."""
+    """The graph, made from an artifact's.
+
+    None where there is none, or it cannot be made from that.
+    """
     if graph.family != NATIVE or graph.plan.role not in checkpoint.graphs:
         return None
     return retarget(ir.load(checkpoint.graphs[graph.plan.role]), graph.plan)
@@ -164,9 +186,13 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
             families[graph.family] = (*families.get(graph.family, ()), done.graph)
             files |= done.files
         encoder, decoder = families.pop(NATIVE)
-        precisions[name] = Precision(PRECISIONS[name].dtype, made[0].recipe.to_dict(), encoder, decoder, families)
+        precisions[name] = Precision(
+            PRECISIONS[name].dtype, made[0].recipe.to_dict(), encoder, decoder, families
+        )
     files |= _hash_files((*plan.shared, *plan.root), plan)
-    mel = dict(Counter(node.op_type for node in onnx.load_model_from_string(plan.shared[MEL]).graph.node))
+    mel = dict(
+        Counter(node.op_type for node in onnx.load_model_from_string(plan.shared[MEL]).graph.node)
+    )
     return Manifest(
         format=FORMAT,
         generator=f"voxtral-onnx {__version__}",
@@ -177,7 +203,7 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
         tokens=plan.tokens,
         streaming=plan.streaming,
         caches=caches(config),
-        mel=GraphSpec(MEL, (INPUT,), (output_spec(config.audio),), (), 0, mel, {}),
+        mel=GraphSpec(MEL, (INPUT,), (output_spec(config.audio),), (), 0, mel),
         precisions={name: precisions[name] for name in PRECISIONS if name in precisions},
         files=dict(sorted(files.items())),
     )
@@ -193,4 +219,6 @@ def caches(config: VoxtralConfig) -> dict[str, CacheSpec]:
 
 def _hash_files(names, plan: ExportPlan) -> dict[str, FileSpec]:
     with ThreadPoolExecutor(plan.threads) as pool:
-        return dict(zip(names, pool.map(hash_file, (plan.folder / name for name in names)), strict=True))
+        return dict(
+            zip(names, pool.map(hash_file, (plan.folder / name for name in names)), strict=True)
+        )

@@ -1,11 +1,12 @@
-"""What stands in the output folder while an export runs, so that one killed at any instant can be taken up again.
+"""Files of a running export, by which one killed at any instant can be resumed.
 
-    export.lock         held by the running export; the system lets go of it when the process ends, however it ends
-    unfinished.json     what the export is for, which files it may have written, which graphs are finished
-    *.partial           a file that is being written
-    voxtral_onnx.json   the manifest, written last; an old one stands as long as no file that it names is replaced
+    export.lock         held by the running export; the system lets go of it when the process ends,
+    however it ends unfinished.json     what the export is for, which files it may have written,
+    which graphs are finished *.partial           a file that is being written voxtral_onnx.json
+    the manifest, written last; an old one stands as long as no file that it names is replaced
 
-Every file is flushed to the disk before a name in `unfinished.json` or the manifest says that it is whole.
+Every file is flushed to the disk before a name in `unfinished.json` or the manifest says that it is
+whole.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .families import ROOT_NAMES
 
 UNFINISHED = "unfinished.json"
 LOCK = "export.lock"
-DELAY_NETWORK = "delay_network.gguf"  # the decoder's matrices that no graph holds (convert.py)
+FORMER = "delay_network.gguf"  # earlier versions wrote it; nothing reads it
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class Record:
     """`unfinished.json`."""
 
     fingerprint: str | None  # of the checkpoint; None where the file does not parse
-    facts: Mapping[str, Any]  # what the bytes of every graph depend on; with equal facts finished graphs are taken over
+    # what the bytes of every graph depend on; with equal facts finished graphs are taken over
+    facts: Mapping[str, Any]
     files: tuple[str, ...]  # that may stand in the folder though no manifest names them
     finished: Mapping[str, FinishedGraph]  # by the graph's path
 
@@ -97,10 +99,13 @@ def look(folder: Path, fingerprint: str) -> State:
     if found := manifest or record:
         if found.fingerprint != fingerprint:
             raise ArtifactError(
-                f"{folder}: holds an artifact of another checkpoint; choose another folder with --output"
+                f"{folder}: holds an artifact of another checkpoint; choose another folder with "
+                "--output"
             )
     elif names - {LOCK, f"{UNFINISHED}.partial"}:  # what an export killed at its first step leaves
-        raise ArtifactError(f"{folder}: exists and is no artifact; choose another folder with --output")
+        raise ArtifactError(
+            f"{folder}: exists and is no artifact; choose another folder with --output"
+        )
     return State(manifest, record)
 
 
@@ -134,7 +139,9 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def begin(folder: Path, state: State, kept: Manifest | None, record: Record) -> None:
-    """Say what will be written, take what will be replaced out of the manifest, remove what is left over.
+    """Record what will be written and take what it replaces out of the manifest.
+
+    Files that are left over are removed.
 
     Args:
         folder: held by this export.
@@ -159,10 +166,18 @@ def begin(folder: Path, state: State, kept: Manifest | None, record: Record) -> 
         raise _cannot_be_made(folder, error) from error
 
 
-def stale_files(state: State, kept: Manifest | None, finished: Mapping[str, FinishedGraph]) -> set[str]:
+def stale_files(
+    state: State, kept: Manifest | None, finished: Mapping[str, FinishedGraph]
+) -> set[str]:
     """Files of earlier exports that neither the kept manifest nor a finished graph names."""
-    earlier = {*(state.record.files if state.record else ()), *(state.manifest.files if state.manifest else ())}
-    return earlier - {*(kept.files if kept else ()), *(file for graph in finished.values() for file in graph.files)}
+    earlier = {
+        *(state.record.files if state.record else ()),
+        *(state.manifest.files if state.manifest else ()),
+    }
+    return earlier - {
+        *(kept.files if kept else ()),
+        *(file for graph in finished.values() for file in graph.files),
+    }
 
 
 def write_shared(path: Path, content: bytes) -> None:
@@ -178,13 +193,16 @@ def end(folder: Path, manifest: Manifest) -> None:
 
 
 def _remove(folder: Path, names: set[str]) -> None:
-    """Remove these files where exports write such (never elsewhere, whatever a record says) and everything partial."""
+    """Remove these files where exports write such, and everything partial.
+
+    Files elsewhere are never removed, whatever a record says.
+    """
     for name in names:
-        if re.fullmatch(r"onnx/[^/\\]+", name) or name in ROOT_NAMES:
+        if re.fullmatch(r"onnx/[^/\\]+", name) or name in (*ROOT_NAMES, FORMER):
             (folder / name).unlink(missing_ok=True)
     for path in (folder / "onnx").glob("*.partial"):
         path.unlink()
-    for name in (FILE_NAME, TOKENIZER, DELAY_NETWORK, *ROOT_NAMES):
+    for name in (FILE_NAME, TOKENIZER, FORMER, *ROOT_NAMES):
         (folder / f"{name}.partial").unlink(missing_ok=True)
 
 
@@ -202,13 +220,19 @@ def _lock(handle: int, folder: Path) -> None:
         raise _held(folder) from error
     except OSError as error:
         raise StorageError(
-            f"{folder}: cannot be locked ({error.strerror or error}); choose another folder with --output"
+            f"{folder}: cannot be locked ({error.strerror or error}); choose another folder with "
+            "--output"
         ) from error
 
 
 def _held(folder: Path) -> StorageError:
-    return StorageError(f"{folder}: another export is writing here; wait for it or choose another folder with --output")
+    return StorageError(
+        f"{folder}: another export is writing here; wait for it or choose another "
+        "folder with --output"
+    )
 
 
 def _cannot_be_made(folder: Path, error: OSError) -> StorageError:
-    return StorageError(f"{folder}: cannot be made ({error.strerror or error}); choose another folder with --output")
+    return StorageError(
+        f"{folder}: cannot be made ({error.strerror or error}); choose another folder with --output"
+    )

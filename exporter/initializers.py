@@ -1,4 +1,7 @@
-"""The weights of an artifact's graph: where they stand, and as the checkpoint's tensors are read."""
+"""The weights of an artifact's graph.
+
+Where they stand, and as the checkpoint's tensors are read.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ def read_initializers(folder: Path, graph: GraphSpec) -> dict[str, Tensor]:
         name, place = initializer.name, _place(graph.path, initializer)
         file, end = files.get(place.file), place.offset + place.size
         if file is None or end > file.size:
-            raise ArtifactError(f"{folder / graph.path}: {name}: no such bytes in {place.file}; export again")
+            raise ArtifactError(
+                f"{folder / graph.path}: {name}: no such bytes in {place.file}; export again"
+            )
         encoding = _ENCODINGS[initializer.data_type]
         found[name] = Tensor(name, tuple(initializer.dims), encoding, file.part(place.offset, end))
     return found
@@ -51,7 +56,10 @@ def read_places(folder: Path, graph_file: str) -> dict[str, Place]:
     Raises:
         ArtifactError: the graph does not parse.
     """
-    return {tensor.name: _place(graph_file, tensor) for tensor in _external_initializers(folder / graph_file)}
+    return {
+        tensor.name: _place(graph_file, tensor)
+        for tensor in _external_initializers(folder / graph_file)
+    }
 
 
 def _external_initializers(path: Path) -> list[onnx.TensorProto]:

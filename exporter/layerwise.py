@@ -1,9 +1,10 @@
 """The model in PyTorch, one layer's weights in memory at a time.
 
-The modules that are traced for export also run, here stage by stage over whole recordings: a stage is built, filled by
-the exporter's own binding, applied to the activations of all recordings and dropped, so the 4B model needs the memory
-of one layer. By a recipe a stage has the weights that an export would quantise, multiplied in float32: the rounding of
-weights shows, that of activations (`accuracy_level`) does not.
+The modules that are traced for export also run, here stage by stage over whole recordings: a stage
+is built, filled by the exporter's own binding, applied to the activations of all recordings and
+dropped, so the 4B model needs the memory of one layer. By a recipe a stage has the weights that an
+export would quantise, multiplied in float32: the rounding of weights shows, that of activations
+(`accuracy_level`) does not.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ from .tekken import read_tekken
 
 STEM, PROJECTOR = "audio_tower.embedder", "multi_modal_projector"
 FINAL_NORM, TABLE = "language_model.norm", "language_model.embed_tokens"
-ROWS = 512  # positions that go through a layer in one call: bounds the scores of attention and the inner width
+# positions that go through a layer in one call: bounds the scores of attention and the inner width
+ROWS = 512
 TABLE_ROWS = 4096  # of the tied table, in memory at a time
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -50,9 +52,12 @@ Observer = Callable[[str, Tensor], None]
 
 
 class Choices:
-    """What the decoder decides at every position, as its graph's output `step` has it, from slices of logits.
+    """Decisions of the decoder at every position, from slices of logits.
 
-    word: float64 [rows], the best logit besides the blank's; blank: the blank's; log_sum: of all their exponentials.
+    They are those that its graph's output `step` has.
+
+    word: float64 [rows], the best logit besides the blank's; blank: the blank's; log_sum: of all
+    their exponentials.
     """
 
     def __init__(self, rows: int, blank_id: int):
@@ -80,7 +85,9 @@ class Choices:
     @property
     def ids(self) -> Tensor:
         """The chosen tokens, int64 [rows]; a tie goes to the lower id."""
-        is_blank = (self.blank > self.word) | ((self.blank == self.word) & (self.best > self.blank_id))
+        is_blank = (self.blank > self.word) | (
+            (self.blank == self.word) & (self.best > self.blank_id)
+        )
         return torch.where(is_blank, self.blank_id, self.best)
 
     @property
@@ -96,9 +103,9 @@ class Layerwise:
 
         audio_tower.embedder        [n_mels, frames] -> [frames / 2, encoder.hidden_size]
         audio_tower.layers.{i}      the same shape
-        multi_modal_projector       -> [tokens, decoder.hidden_size]; the encoder's final norm included
-        language_model.layers.{i}   the same shape
-        language_model.norm         the same shape: what the head multiplies
+        multi_modal_projector       -> [tokens, decoder.hidden_size]; the encoder's final norm
+        included language_model.layers.{i}   the same shape language_model.norm         the same
+        shape: what the head multiplies
     """
 
     def __init__(
@@ -113,10 +120,12 @@ class Layerwise:
 
         Args:
             checkpoint: what `open_checkpoint` returns.
-            recipe: linear layers and table that it names run with quantised weights, the others in float.
+            recipe: linear layers and table that it names run with quantised weights, the others in
+                float.
             num_delay_tokens: by default the tokenizer's.
-            observe: called with the name and the inputs [rows, in_features] of every linear layer that runs, the head
-                (`language_model.embed_tokens`) included; once for every `ROWS` positions.
+            observe: called with the name and the inputs [rows, in_features] of every linear layer
+                that runs, the head (`language_model.embed_tokens`) included; once for every `ROWS`
+                positions.
         """
         self.checkpoint, self.config = checkpoint, checkpoint.config
         self.build, self.observe = Build(torch.float32, recipe), observe
@@ -143,8 +152,12 @@ class Layerwise:
             )
         return self._through(encoder_stages(self.config), input_features, keep)
 
-    def decode(self, input_ids: Tensor, audio_embeds: Tensor, keep: dict[str, Tensor] | None = None) -> Tensor:
-        """Final hidden states [seq, hidden_size] for a whole token sequence, int64 [seq], and its audio embeddings.
+    def decode(
+        self, input_ids: Tensor, audio_embeds: Tensor, keep: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """Return the final hidden states [seq, hidden_size] of a whole token sequence.
+
+        input_ids: int64 [seq]; audio_embeds: the sequence's audio embeddings.
 
         keep: receives the input of every stage by the stage's name.
         """
@@ -159,7 +172,7 @@ class Layerwise:
         return x
 
     def run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Outputs of one stage for the inputs of several recordings, whose weights are loaded once."""
+        """Return one stage's outputs for several recordings, loading its weights once."""
         stage = self._stage(name)
         return [stage(x) for x in inputs]
 
@@ -167,10 +180,15 @@ class Layerwise:
         config, build = self.config, self.build
         encoder, decoder = config.encoder, config.decoder
         if name == STEM:
-            return partial(_run_stem, self._load(name, Embedder(build, config.audio.n_mels, encoder.hidden_size)))
+            return partial(
+                _run_stem,
+                self._load(name, Embedder(build, config.audio.n_mels, encoder.hidden_size)),
+            )
         if name == PROJECTOR:
             joined = encoder.hidden_size * encoder.downsample_factor
-            norm = self._load("audio_tower.norm", RMSNorm(build, encoder.hidden_size, encoder.rms_norm_eps))
+            norm = self._load(
+                "audio_tower.norm", RMSNorm(build, encoder.hidden_size, encoder.rms_norm_eps)
+            )
             projector = self._load(name, Projector(build, joined, decoder.hidden_size))
             return lambda x: projector(norm(x, None)[0].reshape(-1, joined))
         if name == FINAL_NORM:
@@ -182,7 +200,10 @@ class Layerwise:
         return partial(_run_layer, layer, stack, torch.tensor([self.num_delay_tokens]))
 
     def load(self, name: str, module: nn.Module) -> None:
-        """Give a module, whose name in the model this is, its weights; another source of weights replaces this."""
+        """Give a module, whose name in the model this is, its weights.
+
+        Another source of weights replaces this.
+        """
         fill(module, self.checkpoint, name)
 
     def _load(self, name: str, module: Module) -> Module:
@@ -192,7 +213,9 @@ class Layerwise:
                 linear = part if isinstance(part, Linear) else _Dequantized(part)
                 module.set_submodule(path, linear)
                 if self.observe:
-                    linear.register_forward_pre_hook(partial(_report, self.observe, f"{name}.{path}"))
+                    linear.register_forward_pre_hook(
+                        partial(_report, self.observe, f"{name}.{path}")
+                    )
         return module
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -201,22 +224,33 @@ class Layerwise:
         return self.table([(row, row + 1) for row in unique.tolist()]).embed(places)
 
     def heads(self) -> Iterator[tuple[int, Stage]]:
-        """The head in slices of the vocabulary: first id, final hidden states [rows, hidden_size] -> [rows, ids]."""
+        """The head in slices of the vocabulary.
+
+        First id, final hidden states [rows, hidden_size] -> [rows, ids].
+        """
         vocab_size = self.config.decoder.vocab_size
         for start in range(0, vocab_size, TABLE_ROWS):
             yield start, self.table([(start, min(start + TABLE_ROWS, vocab_size))]).logits
 
     def logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Logits of final hidden states [rows, hidden_size] in slices of the vocabulary: first id, [rows, ids]."""
+        """Logits of final hidden states [rows, hidden_size] in slices of the vocabulary.
+
+        First id, [rows, ids].
+        """
         if self.observe:
             self.observe(TABLE, hidden)
         for start, head in self.heads():
             yield start, head(hidden)
 
     def table(self, ranges: Sequence[tuple[int, int]]) -> Table:
-        """The table's rows of these ranges, one after the other; another source of weights replaces this."""
+        """The table's rows of these ranges, one after the other.
+
+        Another source of weights replaces this.
+        """
         hidden_size = self.config.decoder.hidden_size
-        table = self.build.tied_embedding(TABLE, sum(stop - start for start, stop in ranges), hidden_size)
+        table = self.build.tied_embedding(
+            TABLE, sum(stop - start for start, stop in ranges), hidden_size
+        )
         sink = _Parameters(table, TABLE)
         for fill in fills_of(table, self.checkpoint, TABLE):
             at = 0
@@ -243,7 +277,10 @@ def encoder_stages(config: VoxtralConfig) -> tuple[str, ...]:
 
 def decoder_stages(config: VoxtralConfig) -> tuple[str, ...]:
     """Names of the stages from summed embeddings to final hidden states."""
-    return (*(f"language_model.layers.{i}" for i in range(config.decoder.num_hidden_layers)), FINAL_NORM)
+    return (
+        *(f"language_model.layers.{i}" for i in range(config.decoder.num_hidden_layers)),
+        FINAL_NORM,
+    )
 
 
 def fill(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> None:
@@ -257,9 +294,16 @@ def fill(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> None:
     sink.share()
 
 
-def rotation(stack: TransformerConfig, start: int, rows: int, batch: int = 1) -> tuple[Tensor, Tensor]:
-    """Cos and sin [batch, rows, head_dim / 2] of the absolute positions from `start` on, computed in float64."""
-    frequencies = stack.rope_theta ** (-torch.arange(0, stack.head_dim, 2, dtype=torch.float64) / stack.head_dim)
+def rotation(
+    stack: TransformerConfig, start: int, rows: int, batch: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of the absolute positions from `start` on.
+
+    Both are [batch, rows, head_dim / 2], computed in float64 and rounded to float32.
+    """
+    frequencies = stack.rope_theta ** (
+        -torch.arange(0, stack.head_dim, 2, dtype=torch.float64) / stack.head_dim
+    )
     angles = torch.arange(start, start + rows, dtype=torch.float64)[:, None] * frequencies
     angles = angles.expand(batch, rows, -1)
     return angles.cos().float(), angles.sin().float()
@@ -276,17 +320,24 @@ def _run_stem(embedder: Embedder, input_features: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _run_layer(layer: Layer, stack: TransformerConfig, num_delay_tokens: Tensor, x: Tensor) -> Tensor:
-    """Some rows a call; the keys and values before them that the window shows stand in front of theirs."""
+def _run_layer(
+    layer: Layer, stack: TransformerConfig, num_delay_tokens: Tensor, x: Tensor
+) -> Tensor:
+    """Some rows a call.
+
+    The keys and values before them that the window shows stand in front of theirs.
+    """
     key = value = torch.zeros(1, stack.num_key_value_heads, 0, stack.head_dim)
     parts = []
     for start in range(0, len(x), ROWS):
         part = x[None, start : start + ROWS]
         rows, seen = part.shape[1], min(start, stack.sliding_window - 1)
         past = [
-            F.pad(rows_before[:, :, rows_before.shape[2] - seen :], (0, 0, 0, rows)) for rows_before in (key, value)
+            F.pad(rows_before[:, :, rows_before.shape[2] - seen :], (0, 0, 0, rows))
+            for rows_before in (key, value)
         ]
-        last, capacity = torch.tensor([seen + rows - 1], dtype=torch.int32), torch.tensor(seen + rows)
+        last = torch.tensor([seen + rows - 1], dtype=torch.int32)
+        capacity = torch.tensor(seen + rows)
         at = Positions(*rotation(stack, start, rows), last, capacity)
         residual, branch, key, value = layer(part, None, at, *past, num_delay_tokens)
         parts.append((residual + branch)[0])
@@ -294,13 +345,16 @@ def _run_layer(layer: Layer, stack: TransformerConfig, num_delay_tokens: Tensor,
 
 
 class _Dequantized(nn.Module):
-    """A quantised linear layer with its weights as floats, because several calls multiply by them."""
+    """A quantised linear layer with float weights, as several calls multiply by them."""
 
     def __init__(self, part: QuantizedLinear):
         super().__init__()
         self.bias = part.bias
-        self.weight = nn.Parameter(torch.empty(len(part.weight), part.in_features), requires_grad=False)
-        for start in range(0, len(part.weight), ROWS):  # in slices, because every step of unpacking copies
+        self.weight = nn.Parameter(
+            torch.empty(len(part.weight), part.in_features), requires_grad=False
+        )
+        # in slices, because every step of unpacking copies
+        for start in range(0, len(part.weight), ROWS):
             rows = slice(start, start + ROWS)
             zeros = None if part.zero_points is None else part.zero_points[rows]
             values = ops.dequantize(part.weight[rows], part.scales[rows], zeros, part.rule.bits)
@@ -320,14 +374,19 @@ class _Parameters:
     def __init__(self, module: nn.Module, name: str):
         self.module = module
         prefix = name + "." if name else ""
-        self.arrays = {prefix + key: value.numpy().reshape(-1) for key, value in module.state_dict().items()}
+        self.arrays = {
+            prefix + key: value.numpy().reshape(-1) for key, value in module.state_dict().items()
+        }
 
     def write(self, name: str, values: np.ndarray, at: int) -> None:
         """Write to the parameter, converted to its type."""
         self.arrays[name][at : at + values.size] = values.reshape(-1)
 
     def share(self) -> None:
-        """A quantised table gathers with the same scales under a third axis, or the same codes as bytes."""
+        """Let a quantised table gather from the scales and codes of its projection.
+
+        It gathers with the same scales under a third axis, or with the same codes as bytes.
+        """
         for part in self.module.modules():
             if isinstance(part, QuantizedTiedEmbedding):
                 part.gather_scales = nn.Parameter(part.scales[..., None], requires_grad=False)

@@ -13,7 +13,8 @@ from onnxscript import FLOAT, opset23, script
 from ..config import AudioConfig
 from ..manifest import TensorSpec
 
-INPUT = TensorSpec("audio", "float32", ("batch", "samples"))  # samples = hop * (frames - 1) + n_fft, no padding inside
+# samples = hop * (frames - 1) + n_fft, no padding inside
+INPUT = TensorSpec("audio", "float32", ("batch", "samples"))
 
 
 def output_spec(audio: AudioConfig) -> TensorSpec:
@@ -24,9 +25,10 @@ def output_spec(audio: AudioConfig) -> TensorSpec:
 def mel_model(audio: AudioConfig) -> ir.Model:
     """Samples [batch, samples] -> log-mel [batch, n_mels, frames], float32.
 
-    The spectrum is a convolution with the rows of the windowed Fourier matrix (error 4e-6; the STFT operator has 1e-3
-    and takes 18 times as long). Its squares go through the filter bank, doubled so that it also adds the real and the
-    imaginary part. Source of the constants: transformers' `feature_extraction_voxtral_realtime.py`.
+    The spectrum is a convolution with the rows of the windowed Fourier matrix (error 4e-6; the STFT
+    operator has 1e-3 and takes 18 times as long). Its squares go through the filter bank, doubled
+    so that it also adds the real and the imaginary part. Source of the constants: transformers'
+    `feature_extraction_voxtral_realtime.py`.
     """
     fourier = onnx.numpy_helper.from_array(fourier_rows(audio.n_fft), "fourier")
     bank = mel_filters(audio.sample_rate, audio.n_fft, audio.n_mels).T  # [n_mels, n_bins]
@@ -44,37 +46,53 @@ def mel_model(audio: AudioConfig) -> ir.Model:
         spectrum = opset23.Conv(channel, opset23.Constant(value=fourier), strides=[hop])
         power = opset23.MatMul(opset23.Constant(value=doubled), opset23.Mul(spectrum, spectrum))
         log = opset23.Log(opset23.Max(power, opset23.Constant(value=floor)))
-        log10 = opset23.Max(opset23.Mul(log, opset23.Constant(value=to_log10)), opset23.Constant(value=lowest))
+        log10 = opset23.Max(
+            opset23.Mul(log, opset23.Constant(value=to_log10)), opset23.Constant(value=lowest)
+        )
         shift = opset23.Constant(value=four)
         input_features = opset23.Div(opset23.Add(log10, shift), shift)
         return input_features
 
     model = ir.from_proto(mel.to_model_proto(producer_name="voxtral-onnx"))
-    for value, spec in ((model.graph.inputs[0], INPUT), (model.graph.outputs[0], output_spec(audio))):
+    for value, spec in (
+        (model.graph.inputs[0], INPUT),
+        (model.graph.outputs[0], output_spec(audio)),
+    ):
         value.name, value.shape = spec.name, ir.Shape(spec.shape)
         value.type = ir.TensorType(ir.DataType.FLOAT)
     return model
 
 
 def fourier_rows(n_fft: int) -> np.ndarray:
-    """Real, then imaginary rows of the Fourier matrix times a periodic Hann window: float32 [n_fft + 2, 1, n_fft]."""
+    """Real, then imaginary rows of the Fourier matrix times a periodic Hann window.
+
+    Float32 [n_fft + 2, 1, n_fft].
+    """
     samples = np.arange(n_fft)
     window = 0.5 * (1 - np.cos(2 * np.pi * samples / n_fft))
     angles = 2 * np.pi * np.arange(n_fft // 2 + 1)[:, None] * samples / n_fft
-    return np.concatenate((np.cos(angles) * window, -np.sin(angles) * window))[:, None].astype(np.float32)
+    return np.concatenate((np.cos(angles) * window, -np.sin(angles) * window))[:, None].astype(
+        np.float32
+    )
 
 
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
-    """Triangular filters on Slaney's mel scale with Slaney's area norm: float32 [n_fft / 2 + 1, n_mels].
+    """Triangular filters on Slaney's mel scale with Slaney's area norm.
 
-    Source: Slaney's Auditory Toolbox: linear below 1000 Hz (15 mel), logarithmic with step 27 / ln 6.4 above.
+    Float32 [n_fft / 2 + 1, n_mels].
+
+    Source: Slaney's Auditory Toolbox: linear below 1000 Hz (15 mel), logarithmic with step 27 / ln
+    6.4 above.
     """
     mel_of_break, step = 15.0, 27.0 / np.log(6.4)
     highest = mel_of_break + step * np.log(sample_rate / 2 / 1000)
     mels = np.linspace(0, highest, n_mels + 2)
-    edges = np.where(mels < mel_of_break, mels * 200 / 3, 1000 * np.exp((mels - mel_of_break) / step))
+    edges = np.where(
+        mels < mel_of_break, mels * 200 / 3, 1000 * np.exp((mels - mel_of_break) / step)
+    )
     bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
-    slopes = (edges - bins[:, None]) / np.append(np.diff(edges), 1)[None]  # [n_bins, n_mels + 2], by left edge
+    # [n_bins, n_mels + 2], by left edge
+    slopes = (edges - bins[:, None]) / np.append(np.diff(edges), 1)[None]
     rising = -slopes[:, :-2]
     falling = (edges[2:] - bins[:, None]) / np.diff(edges)[1:]
     triangles = np.maximum(0, np.minimum(rising, falling))

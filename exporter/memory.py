@@ -1,4 +1,7 @@
-"""Limits on this process's memory, looked at before the tracer is imported: its imports fail without naming memory."""
+"""Limits on this process's memory, looked at before the tracer is imported.
+
+Its imports fail without naming memory.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,17 @@ from contextlib import contextmanager
 from ..errors import StorageError
 from ..memory import address_limit, available_memory, mapped_memory, resident_memory
 
-PEAK = 600_000_000  # bytes resident in an export of the 4B model in all families; nearly all of it is torch
+# bytes resident in an export of the 4B model in all families; nearly all of it is torch
+PEAK = 600_000_000
 IMPORTS = 850_000_000  # bytes of addresses that torch, onnx and NumPy map when they are imported
 TRACING = 450_000_000  # and that tracing and binding map on top of the opened checkpoint
 THREAD = 80_000_000  # and each thread: a stack of 8 MB and an arena of the C library
 
 
 def require_memory(addresses: int) -> None:
-    """Refuse to begin when this process may not map so many more bytes, or cannot have `PEAK` resident.
+    """Check that this process may map `addresses` more bytes and hold `PEAK` resident.
+
+    An export refuses to begin otherwise.
 
     What goes beyond a control group's limit is killed without a word.
 
@@ -26,14 +32,17 @@ def require_memory(addresses: int) -> None:
     limit, mapped = address_limit(), mapped_memory()
     if limit is not None and limit - mapped < addresses:
         raise StorageError(
-            f"memory: an export needs {(mapped + addresses) / 1e6:,.0f} MB of addresses (about {PEAK / 1e6:,.0f} MB of "
-            f"them resident), this process is limited to {limit / 1e6:,.0f} MB; raise the limit (ulimit -v unlimited)"
+            f"memory: an export needs {(mapped + addresses) / 1e6:,.0f} MB of addresses (about "
+            f"{PEAK / 1e6:,.0f} MB of "
+            f"them resident), this process is limited to {limit / 1e6:,.0f} MB; raise the limit "
+            "(ulimit -v unlimited)"
         )
     available, resident = available_memory(), resident_memory()
     if available is not None and available + resident < PEAK:
         raise StorageError(
             f"memory: an export needs about {PEAK / 1e6:,.0f} MB, this process may take "
-            f"{(available + resident) / 1e6:,.0f} MB; free memory or raise the limit of its control group"
+            f"{(available + resident) / 1e6:,.0f} MB; free memory or raise the limit of its "
+            "control group"
         )
 
 
@@ -47,10 +56,15 @@ def named_memory_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        is_no_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        if is_no_memory or any(words in str(error) for words in ("allocate memory", "bad_alloc", "start new thread")):
+        is_no_memory = isinstance(error, MemoryError) or (
+            isinstance(error, OSError) and error.errno == errno.ENOMEM
+        )
+        if is_no_memory or any(
+            words in str(error) for words in ("allocate memory", "bad_alloc", "start new thread")
+        ):
             raise StorageError(
-                f"memory: ran out of it ({str(error) or 'MemoryError'}); an export needs about {PEAK / 1e6:,.0f} MB: "
+                f"memory: ran out of it ({str(error) or 'MemoryError'}); an export needs about "
+                f"{PEAK / 1e6:,.0f} MB: "
                 "free memory, raise its limit, or take fewer --threads"
             ) from error
         raise

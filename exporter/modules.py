@@ -1,7 +1,8 @@
 """The encoder step and the decoder step, written for tracing.
 
-Parameter names are the checkpoint's names (weights.py), so a traced initializer says which tensor fills it. Run without
-tracing, the same modules are the float reference of the tests. MODEL.md numbers the algorithm's steps.
+Parameter names are the checkpoint's names (weights.py), so a traced initializer says which tensor
+fills it. Run without tracing, the same modules are the float reference of the tests. MODEL.md
+numbers the algorithm's steps.
 """
 
 from __future__ import annotations
@@ -79,13 +80,19 @@ class QuantizedLinear(nn.Module):
 
     def __init__(self, build: Build, rule: Rule, in_features: int, out_features: int, bias: bool):
         super().__init__()
-        self.rule, self.in_features, self.accuracy_level = rule, in_features, build.recipe.accuracy_level
+        self.rule = rule
+        self.in_features = in_features
+        self.accuracy_level = build.recipe.accuracy_level
         num_blocks = -(-in_features // rule.block_size)
-        self.weight = build.parameter(out_features, num_blocks, rule.block_size * rule.bits // 8, dtype=torch.uint8)
+        self.weight = build.parameter(
+            out_features, num_blocks, rule.block_size * rule.bits // 8, dtype=torch.uint8
+        )
         self.scales = build.parameter(out_features, num_blocks)
         packed_zeros = -(-num_blocks * rule.bits // 8)
         self.zero_points = (
-            build.parameter(out_features, packed_zeros, dtype=torch.uint8) if rule.has_zero_points else None
+            build.parameter(out_features, packed_zeros, dtype=torch.uint8)
+            if rule.has_zero_points
+            else None
         )
         self.bias = build.parameter(out_features) if bias else None
 
@@ -104,16 +111,21 @@ class QuantizedLinear(nn.Module):
 
 
 class DequantizedWeight(nn.Module):
-    """A block-quantised weight for the standard's operators: codes [in_features, out_features], blocks along the first.
+    """A block-quantised weight for the standard's operators.
 
-    Zero points are always there, because the standard's default is 0. onnxruntime fuses DequantizeLinear and MatMul
-    into the product of QuantizedLinear when it loads the graph, and only in this layout.
+    Codes [in_features, out_features], blocks along the first.
+
+    Zero points are always there, because the standard's default is 0. onnxruntime fuses
+    DequantizeLinear and MatMul into the product of QuantizedLinear when it loads the graph, and
+    only in this layout.
     """
 
     def __init__(self, build: Build, rule: Rule, in_features: int, out_features: int):
         super().__init__()
         if out_features * rule.bits % 8:
-            raise QuantizationError(f"rule {rule.tensors!r}: {out_features} outputs do not fill whole bytes")
+            raise QuantizationError(
+                f"rule {rule.tensors!r}: {out_features} outputs do not fill whole bytes"
+            )
         self.rule = rule
         num_blocks, row_bytes = -(-in_features // rule.block_size), out_features * rule.bits // 8
         self.weight = build.parameter(in_features, row_bytes, dtype=torch.uint8)
@@ -155,26 +167,40 @@ class TiedEmbedding(nn.Module):
 
 
 class QuantizedTiedEmbedding(nn.Module):
-    """The same on one block-quantised table; gathering wants its scales with a third axis, on the same bytes."""
+    """The same on one block-quantised table.
+
+    Gathering wants its scales with a third axis, on the same bytes.
+    """
 
     def __init__(self, build: Build, rule: Rule, name: str, vocab_size: int, hidden_size: int):
         super().__init__()
         if rule.has_zero_points:
             raise QuantizationError(
-                f"{name}: method {rule.method} has zero points, but no gather with zero points runs on every host; "
+                f"{name}: method {rule.method} has zero points, but no gather with zero points "
+                "runs on every host; "
                 "use a symmetric method for the tied table"
             )
         if hidden_size % rule.block_size:
-            raise QuantizationError(f"{name}: rows of {hidden_size} do not divide into blocks of {rule.block_size}")
-        self.rule, self.hidden_size, self.accuracy_level = rule, hidden_size, build.recipe.accuracy_level
+            raise QuantizationError(
+                f"{name}: rows of {hidden_size} do not divide into blocks of {rule.block_size}"
+            )
+        self.rule = rule
+        self.hidden_size = hidden_size
+        self.accuracy_level = build.recipe.accuracy_level
         num_blocks = hidden_size // rule.block_size
-        self.weight = build.parameter(vocab_size, num_blocks, rule.block_size * rule.bits // 8, dtype=torch.uint8)
+        self.weight = build.parameter(
+            vocab_size, num_blocks, rule.block_size * rule.bits // 8, dtype=torch.uint8
+        )
         self.scales = build.parameter(vocab_size, num_blocks)
         self.gather_scales = build.parameter(vocab_size, num_blocks, 1)
 
     def embed(self, ids: Tensor) -> Tensor:
         return ops.gather_block_quantized(
-            ids, self.weight, self.gather_scales, bits=self.rule.bits, block_size=self.rule.block_size
+            ids,
+            self.weight,
+            self.gather_scales,
+            bits=self.rule.bits,
+            block_size=self.rule.block_size,
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -192,21 +218,29 @@ class QuantizedTiedEmbedding(nn.Module):
 
 
 class DequantizedTiedEmbedding(DequantizedWeight):
-    """The same for the standard's operators, which gather whole bytes: of a pair of codes the wanted one is cut out."""
+    """The same for the standard's operators, which gather whole bytes.
+
+    Of a pair of codes the wanted one is cut out.
+    """
 
     def __init__(self, build: Build, rule: Rule, name: str, vocab_size: int, hidden_size: int):
         super().__init__(build, rule, hidden_size, vocab_size)
         if rule.has_zero_points:
             raise QuantizationError(
-                f"{name}: method {rule.method} has zero points; use a symmetric method for the table"
+                f"{name}: method {rule.method} has zero points; use a symmetric method for the "
+                "table"
             )
         if hidden_size % rule.block_size:
-            raise QuantizationError(f"{name}: rows of {hidden_size} do not divide into blocks of {rule.block_size}")
-        self.gather_weight = build.parameter(*self.weight.shape, dtype=torch.uint8)  # the same bytes as bytes
+            raise QuantizationError(
+                f"{name}: rows of {hidden_size} do not divide into blocks of {rule.block_size}"
+            )
+        # the same bytes as bytes
+        self.gather_weight = build.parameter(*self.weight.shape, dtype=torch.uint8)
 
     def embed(self, ids: Tensor) -> Tensor:
         ids, shape = ids.flatten(), ids.shape
-        codes = self.codes(ids).unflatten(0, (-1, self.rule.block_size))  # [num_blocks, block_size, n]
+        # [num_blocks, block_size, n]
+        codes = self.codes(ids).unflatten(0, (-1, self.rule.block_size))
         scales = ops.gather_columns(self.scales, ids)[:, None]
         rows = ((codes - 2 ** (self.rule.bits - 1)) * scales).flatten(0, 1).T
         return rows.unflatten(0, shape)
@@ -243,7 +277,7 @@ class RMSNorm(nn.Module):
 
 
 class DelayGain(nn.Module):
-    """The delay's network, 1 + linear2(gelu(linear1(t))), as a table of its values for every delay."""
+    """The delay network 1 + linear2(gelu(linear1(t))) as a table over every delay."""
 
     def __init__(self, build: Build, hidden_size: int):
         super().__init__()
@@ -258,19 +292,21 @@ class Attention(nn.Module):
 
     def __init__(self, build: Build, name: str, stack: TransformerConfig, bias: bool):
         super().__init__()
-        self.num_heads, self.kv_heads, self.window = (
-            stack.num_attention_heads,
-            stack.num_key_value_heads,
-            stack.sliding_window,
-        )
+        self.num_heads = stack.num_attention_heads
+        self.kv_heads = stack.num_key_value_heads
+        self.window = stack.sliding_window
         self.q_proj = build.linear(f"{name}.q_proj", stack.hidden_size, stack.q_size, bias)
         self.k_proj = build.linear(f"{name}.k_proj", stack.hidden_size, stack.kv_size)
         self.v_proj = build.linear(f"{name}.v_proj", stack.hidden_size, stack.kv_size, bias)
         self.o_proj = build.linear(f"{name}.o_proj", stack.q_size, stack.hidden_size, bias)
 
-    def forward(self, x: Tensor, at: Positions, past_key: Tensor, past_value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, at: Positions, past_key: Tensor, past_value: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if at.grows:
-            past_key, past_value = (ops.last_rows(past, self.window - 1) for past in (past_key, past_value))
+            past_key, past_value = (
+                ops.last_rows(past, self.window - 1) for past in (past_key, past_value)
+            )
         out, present_key, present_value = ops.group_query_attention(
             ops.rotary_embedding(self.q_proj(x), at.cos, at.sin, num_heads=self.num_heads),
             ops.rotary_embedding(self.k_proj(x), at.cos, at.sin, num_heads=self.kv_heads),
@@ -292,9 +328,13 @@ class MLP(nn.Module):
 
     def __init__(self, build: Build, name: str, stack: TransformerConfig, bias: bool):
         super().__init__()
-        self.gate_proj = build.linear(f"{name}.gate_proj", stack.hidden_size, stack.intermediate_size)
+        self.gate_proj = build.linear(
+            f"{name}.gate_proj", stack.hidden_size, stack.intermediate_size
+        )
         self.up_proj = build.linear(f"{name}.up_proj", stack.hidden_size, stack.intermediate_size)
-        self.down_proj = build.linear(f"{name}.down_proj", stack.intermediate_size, stack.hidden_size, bias)
+        self.down_proj = build.linear(
+            f"{name}.down_proj", stack.intermediate_size, stack.hidden_size, bias
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(ops.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -308,7 +348,8 @@ class Positions:
     sin: Tensor
     seqlens_k: Tensor  # int32 [batch], buffer row of the last new position
     total_sequence_length: Tensor  # int32, the buffer's capacity
-    grows: bool = False  # no buffers: of the past, the window is kept, and the new rows are put behind it
+    # no buffers: of the past, the window is kept, and the new rows are put behind it
+    grows: bool = False
     view: ops.View | None = None  # the rest in other words, where layers can share it
 
     @classmethod
@@ -321,7 +362,9 @@ class Positions:
 class Layer(nn.Module):
     """One pre-norm layer; encoder layers have biases, decoder layers a gain for the delay."""
 
-    def __init__(self, build: Build, name: str, stack: TransformerConfig, *, bias: bool, delay: bool):
+    def __init__(
+        self, build: Build, name: str, stack: TransformerConfig, *, bias: bool, delay: bool
+    ):
         super().__init__()
         self.input_layernorm = RMSNorm(build, stack.hidden_size, stack.rms_norm_eps)
         self.self_attn = Attention(build, f"{name}.self_attn", stack, bias)
@@ -349,34 +392,47 @@ class Layer(nn.Module):
 class Stack(nn.Module):
     """All layers of one transformer and its final norm."""
 
-    def __init__(self, build: Build, name: str, stack: TransformerConfig, *, bias: bool, delay: bool):
+    def __init__(
+        self, build: Build, name: str, stack: TransformerConfig, *, bias: bool, delay: bool
+    ):
         super().__init__()
         self.layers = nn.ModuleList(
-            Layer(build, f"{name}.layers.{i}", stack, bias=bias, delay=delay) for i in range(stack.num_hidden_layers)
+            Layer(build, f"{name}.layers.{i}", stack, bias=bias, delay=delay)
+            for i in range(stack.num_hidden_layers)
         )
         self.norm = RMSNorm(build, stack.hidden_size, stack.rms_norm_eps)
         self.window = stack.sliding_window
 
     def run(
-        self, x: Tensor, at: Positions, past: tuple[Tensor, ...], num_delay_tokens: Tensor | None = None
+        self,
+        x: Tensor,
+        at: Positions,
+        past: tuple[Tensor, ...],
+        num_delay_tokens: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Final hidden states and the present buffers, key and value of each layer in turn."""
         residual, branch, present = x, None, []
         if not at.grows:
             at = replace(at, view=ops.view_of(past[0], at.seqlens_k, x.shape[1], self.window))
         for i, layer in enumerate(self.layers):
-            residual, branch, key, value = layer(residual, branch, at, past[2 * i], past[2 * i + 1], num_delay_tokens)
+            residual, branch, key, value = layer(
+                residual, branch, at, past[2 * i], past[2 * i + 1], num_delay_tokens
+            )
             present += [key, value]
         hidden, _ = self.norm(residual, branch)
         return hidden, present
 
 
 class Conv(nn.Module):
-    """Weights of one convolution of the stem: kernel 3, causal, padded on the left by the state of the last call."""
+    """Weights of one convolution of the stem.
+
+    Kernel 3, causal, padded on the left by the state of the last call.
+    """
 
     def __init__(self, build: Build, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        self.weight, self.bias = build.parameter(out_channels, in_channels, 3), build.parameter(out_channels)
+        self.weight = build.parameter(out_channels, in_channels, 3)
+        self.bias = build.parameter(out_channels)
         self.stride = stride
 
     def forward(self, state: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -425,8 +481,14 @@ class AudioEncoder(nn.Module):
         self.audio_tower = AudioTower(build, config)
         self.multi_modal_projector = Projector(build, joined, config.decoder.hidden_size)
 
-    def encode(self, x: Tensor, at: Positions, past: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
-        """What the stem made [1, hidden_size, 4 * chunk] -> audio embeddings [1, chunk, hidden_size], present."""
+    def encode(
+        self, x: Tensor, at: Positions, past: tuple[Tensor, ...]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Encode the stem's output to audio embeddings, and return them with present.
+
+        The stem's output is [1, hidden_size, 4 * chunk], the embeddings are [1, chunk,
+        hidden_size].
+        """
         hidden, present = self.audio_tower.run(x.transpose(1, 2), at, past)
         return self.multi_modal_projector(hidden.reshape(1, -1, self.joined)), present
 
@@ -446,8 +508,11 @@ class Encoder(AudioEncoder):
         *past: Tensor,
     ) -> tuple[Tensor, ...]:
         x, conv1_state = self.audio_tower.embedder.conv1(conv1_state, input_features.to(self.dtype))
-        x, conv2_state = self.audio_tower.embedder.conv2(conv2_state, x)  # [1, hidden_size, 4 * chunk]
-        audio_embeds, present = self.encode(x, Positions(cos, sin, seqlens_k, total_sequence_length), past)
+        # [1, hidden_size, 4 * chunk]
+        x, conv2_state = self.audio_tower.embedder.conv2(conv2_state, x)
+        audio_embeds, present = self.encode(
+            x, Positions(cos, sin, seqlens_k, total_sequence_length), past
+        )
         return audio_embeds, conv1_state, conv2_state, *present
 
 
@@ -472,7 +537,10 @@ class Decoder(WithConstants):
         self.token_ids = build.parameter(config.decoder.vocab_size, dtype=torch.float32)
 
     def constants(self) -> dict[str, np.ndarray]:
-        """MASKED at the blank, else 0; and every id, because WebGPU has no kernels that take ArgMax's int64 further."""
+        """MASKED at the blank, else 0.
+
+        And every id, because WebGPU has no kernels that take ArgMax's int64 further.
+        """
         mask = np.zeros(tuple(self.blank_mask.shape), np.float32)
         mask[self.blank] = MASKED
         return {"blank_mask": mask, "token_ids": np.arange(len(mask), dtype=np.float32)}
@@ -497,7 +565,9 @@ class Decoder(WithConstants):
         return step[..., 0].long(), step, logits, *present
 
     def choose(self, logits: Tensor, blank_penalty: Tensor) -> Tensor:
-        """Greedy choice with the blank held back: float32 [batch, seq, 3] of id, logprob and blank margin.
+        """Greedy choice with the blank held back.
+
+        Float32 [batch, seq, 3] of id, logprob and blank margin.
 
         A tie goes to the lower id, as ArgMax has it. Ids are exact in float32 below 2^24.
         """

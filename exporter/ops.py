@@ -1,7 +1,10 @@
-"""Fused operators: plain PyTorch when run, one ONNX node when traced, or few where only the standard's may be used.
+"""Fused operators.
 
-The plain form is the reference that tests compare the runtime's kernels with, so it follows the operator's contract,
-caches and row positions included. Sources: ONNX Runtime contrib operator schemas; ONNX opset 23.
+Plain PyTorch when run, one ONNX node when traced, or few where only the standard's may be used.
+
+The plain form is the reference that tests compare the runtime's kernels with, so it follows the
+operator's contract, caches and row positions included. Sources: ONNX Runtime contrib operator
+schemas; ONNX opset 23.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ _contrib = False  # whether nodes may be contrib operators
 def tracing(*, standard: bool = False) -> Iterator[None]:
     """Emit ONNX nodes instead of computing; `standard`: of the ONNX standard alone.
 
-    An own flag, because `torch.onnx.is_in_onnx_export` is false under `torch.export`, which would silently trace the
-    plain forms.
+    An own flag, because `torch.onnx.is_in_onnx_export` is false under `torch.export`, which would
+    silently trace the plain forms.
     """
     global _tracing, _contrib
     _tracing, _contrib = True, not standard
@@ -46,11 +49,18 @@ def matmul_nbits(
     block_size: int,
     accuracy_level: int,
 ) -> Tensor:
-    """X [..., K] times a block-quantised weight [N, num_blocks, block_size * bits / 8], transposed: [..., N]."""
+    """X [..., K] times a block-quantised weight [N, num_blocks, block_size * bits / 8], transposed.
+
+    Returns [..., N].
+    """
     if _tracing:
-        attributes = matmul_nbits_attributes(weight.shape[0], in_features, bits, block_size, accuracy_level)
+        attributes = matmul_nbits_attributes(
+            weight.shape[0], in_features, bits, block_size, accuracy_level
+        )
         inputs = _without_trailing_none([x, weight, scales, zero_points, None, bias])
-        return _node("com.microsoft::MatMulNBits", inputs, attributes, x, (*x.shape[:-1], weight.shape[0]))
+        return _node(
+            "com.microsoft::MatMulNBits", inputs, attributes, x, (*x.shape[:-1], weight.shape[0])
+        )
     values = dequantize(weight, scales, zero_points, bits).flatten(1)[:, :in_features]
     return F.linear(x, values.to(x.dtype), bias)
 
@@ -63,12 +73,19 @@ def matmul_nbits_attributes(
     return {**sizes, "accuracy_level": accuracy_level}
 
 
-def gather_block_quantized(ids: Tensor, weight: Tensor, scales: Tensor, *, bits: int, block_size: int) -> Tensor:
-    """Rows of a symmetric block-quantised table: ids [...], scales [V, num_blocks, 1] -> [..., num_blocks * block]."""
+def gather_block_quantized(
+    ids: Tensor, weight: Tensor, scales: Tensor, *, bits: int, block_size: int
+) -> Tensor:
+    """Rows of a symmetric block-quantised table.
+
+    Ids [...], scales [V, num_blocks, 1] -> [..., num_blocks * block].
+    """
     if _tracing:
         attributes = gather_block_quantized_attributes(bits, block_size)
         shape = (*ids.shape, weight.shape[1], block_size)
-        rows = _node("com.microsoft::GatherBlockQuantized", [weight, ids, scales], attributes, scales, shape)
+        rows = _node(
+            "com.microsoft::GatherBlockQuantized", [weight, ids, scales], attributes, scales, shape
+        )
     else:
         rows = dequantize(weight[ids], scales[ids].squeeze(-1), None, bits)
     return rows.flatten(-2)
@@ -93,11 +110,16 @@ def gather_columns(table: Tensor, ids: Tensor) -> Tensor:
     return table[:, ids]
 
 
-def dequantize_linear(weight: Tensor, scales: Tensor, zero_points: Tensor, *, bits: int, block_size: int) -> Tensor:
-    """A block-quantised weight as floats: codes along N packed like in a row of memory, blocks along K.
+def dequantize_linear(
+    weight: Tensor, scales: Tensor, zero_points: Tensor, *, bits: int, block_size: int
+) -> Tensor:
+    """A block-quantised weight as floats.
 
-    weight uint8 [K, N * bits / 8]; scales [ceil(K / block_size), N]; zero_points uint8, packed like the weight. Returns
-    [K, N]. The node wants 4-bit types, which PyTorch lacks: passes/packed_codes.py gives them to the initializers.
+    Codes along N packed like in a row of memory, blocks along K.
+
+    weight uint8 [K, N * bits / 8]; scales [ceil(K / block_size), N]; zero_points uint8, packed like
+    the weight. Returns [K, N]. The node wants 4-bit types, which PyTorch lacks:
+    passes/packed_codes.py gives them to the initializers.
     """
     if _tracing:
         attributes = {"axis": 0, "block_size": block_size}
@@ -107,7 +129,9 @@ def dequantize_linear(weight: Tensor, scales: Tensor, zero_points: Tensor, *, bi
     def of_rows(blocks: Tensor) -> Tensor:
         return blocks.repeat_interleave(block_size, 0)[: weight.shape[0]]
 
-    return ((_codes(weight, bits) - of_rows(_codes(zero_points, bits))) * of_rows(scales).float()).to(scales.dtype)
+    return (
+        (_codes(weight, bits) - of_rows(_codes(zero_points, bits))) * of_rows(scales).float()
+    ).to(scales.dtype)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -136,7 +160,10 @@ def add_rms_norm(x: Tensor, skip: Tensor, weight: Tensor, eps: float) -> tuple[T
 
 
 def rotary_embedding(x: Tensor, cos: Tensor, sin: Tensor, *, num_heads: int) -> Tensor:
-    """Rotate the half-split pairs of x [batch, seq, num_heads * head_dim] by cos, sin [batch, seq, head_dim / 2]."""
+    """Rotate the half-split pairs of `x` by `cos` and `sin`.
+
+    x: [batch, seq, num_heads * head_dim]; cos, sin: [batch, seq, head_dim / 2].
+    """
     if _tracing:
         attributes = {"num_heads": num_heads, "interleaved": 0}
         return _node("RotaryEmbedding", [x, cos, sin], attributes, x, x.shape)
@@ -156,7 +183,10 @@ class View:
 
 
 def view_of(buffer: Tensor, seqlens_k: Tensor, seq: int, window: int) -> View | None:
-    """The view of seq new rows of a buffer [batch, kv_heads, capacity, head_dim]; contrib attention needs none."""
+    """The view of seq new rows of a buffer [batch, kv_heads, capacity, head_dim].
+
+    Contrib attention needs none.
+    """
     if _contrib:
         return None
     batch, heads, capacity, _ = buffer.shape
@@ -183,10 +213,11 @@ def group_query_attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Causal attention of already rotated rows over a fixed buffer, `window` keys at most.
 
-    query [batch, seq, num_heads * head_dim]; key, value [batch, seq, kv_heads * head_dim]; past [batch, kv_heads,
-    capacity, head_dim]; seqlens_k int32 [batch] is the buffer row of the last new position; `view` is what `view_of`
-    gave for these layers. Returns the output and the buffers with the new rows written. Where the past `grows`, it has
-    no room for them, and buffers longer by `seq` rows are returned.
+    query [batch, seq, num_heads * head_dim]; key, value [batch, seq, kv_heads * head_dim]; past
+    [batch, kv_heads, capacity, head_dim]; seqlens_k int32 [batch] is the buffer row of the last new
+    position; `view` is what `view_of` gave for these layers. Returns the output and the buffers
+    with the new rows written. Where the past `grows`, it has no room for them, and buffers longer
+    by `seq` rows are returned.
     """
     batch, seq, _ = query.shape
     kv_heads, head_dim = past_key.shape[1], past_key.shape[3]
@@ -210,31 +241,51 @@ def group_query_attention(
         past_key, past_value = (F.pad(past, (0, 0, 0, seq)) for past in (past_key, past_value))
     view = view or view_of(past_key, seqlens_k, seq, window)
     assert view is not None
-    present_key = _write_rows(past_key, view.index, key.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2))
-    present_value = _write_rows(past_value, view.index, value.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2))
+    present_key = _write_rows(
+        past_key, view.index, key.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2)
+    )
+    present_value = _write_rows(
+        past_value, view.index, value.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2)
+    )
     heads = query.unflatten(-1, (num_heads, head_dim)).transpose(1, 2)
     out = _attention(heads, present_key, present_value, view.mask)
     return out.transpose(1, 2).flatten(-2), present_key, present_value
 
 
 def _write_rows(buffer: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """The buffer [batch, heads, capacity, size] with values [batch, heads, seq, size] where the index says."""
+    """Return the buffer with `values` written where `index` says.
+
+    buffer: [batch, heads, capacity, size]; values: [batch, heads, seq, size].
+    """
     if _tracing:
         return _node("ScatterND", [buffer, index, values], {}, buffer, buffer.shape)
     return buffer.index_put(index.unbind(-1), values)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """Attention of query [batch, heads, seq, size] to what the mask [batch, 1, seq, capacity] lets it see."""
+    """Return the attention of `query` to what `mask` lets it see.
+
+    query: [batch, heads, seq, size]; mask: [batch, 1, seq, capacity].
+    """
     if _tracing:
-        return _node("Attention", [query, key, value, mask], {"scale": query.shape[-1] ** -0.5}, query, query.shape)
+        return _node(
+            "Attention",
+            [query, key, value, mask],
+            {"scale": query.shape[-1] ** -0.5},
+            query,
+            query.shape,
+        )
     return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
 
 
 def last_rows(past: Tensor, count: int) -> Tensor:
-    """Past [batch, heads, rows, head_dim] without all but its last `count` rows; a shorter one as it is."""
+    """Past [batch, heads, rows, head_dim] without all but its last `count` rows.
+
+    A shorter one as it is.
+    """
     if _tracing:
-        bounds = [torch.full((1,), value) for value in (-count, (1 << 63) - 1, 2)]  # starts, ends, axes
+        # starts, ends, axes
+        bounds = [torch.full((1,), value) for value in (-count, (1 << 63) - 1, 2)]
         return _node("Slice", [past, *bounds], {}, past, past.shape)
     return past[:, :, max(0, past.shape[2] - count) :]
 
@@ -242,7 +293,9 @@ def last_rows(past: Tensor, count: int) -> Tensor:
 def size(x: Tensor, axis: int) -> Tensor:
     """Length of an axis: int64 [1], known when the graph runs."""
     if _tracing:
-        return _node("Shape", [x], {"start": axis, "end": axis + 1}, torch.empty(0, dtype=torch.int64), (1,))
+        return _node(
+            "Shape", [x], {"start": axis, "end": axis + 1}, torch.empty(0, dtype=torch.int64), (1,)
+        )
     return torch.tensor([x.shape[axis]])
 
 
@@ -258,8 +311,8 @@ def digit(x: Tensor, base: int, place: int) -> Tensor:
 def highest(x: Tensor) -> tuple[Tensor, Tensor]:
     """The highest values along the last axis, and where each stands first, with that axis kept.
 
-    They are gathered, because ReduceMax takes 7 ms on CUDA for more rows than one; but not in the standard's operators,
-    since onnx.reference gathers elements along axes of up to 64 only.
+    They are gathered, because ReduceMax takes 7 ms on CUDA for more rows than one; but not in the
+    standard's operators, since onnx.reference gathers elements along axes of up to 64 only.
     """
     index = x.argmax(-1, keepdim=True)
     values = x.amax(-1) if _tracing and not _contrib else x.gather(-1, index).squeeze(-1)
@@ -274,7 +327,10 @@ def silu(x: Tensor) -> Tensor:
 
 
 def project(x: Tensor, table: Tensor) -> Tensor:
-    """X [batch, seq, K] times the transpose of a float table [N, K], without a second copy of it."""
+    """Multiply `x` by the transpose of a float table, without copying the table.
+
+    x: [batch, seq, K]; table: [N, K].
+    """
     if _tracing:
         batch, seq, size = x.shape
         rows = x.reshape(-1, size)
@@ -304,15 +360,24 @@ def _without_trailing_none(inputs: list[Tensor | None]) -> list[Tensor | None]:
     return inputs
 
 
-def _node(op: str, inputs: Sequence[Tensor | None], attributes: dict[str, Any], like: Tensor, shape) -> Tensor:
-    return torch.onnx.ops.symbolic(op, inputs, attributes, dtype=like.dtype, shape=shape, version=_version(op))
+def _node(
+    op: str, inputs: Sequence[Tensor | None], attributes: dict[str, Any], like: Tensor, shape
+) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        op, inputs, attributes, dtype=like.dtype, shape=shape, version=_version(op)
+    )
 
 
 def _nodes(
     op: str, inputs: Sequence[Tensor | None], attributes: dict[str, Any], like: Tensor, shapes
 ) -> Sequence[Tensor]:
     return torch.onnx.ops.symbolic_multi_out(
-        op, inputs, attributes, dtypes=[like.dtype] * len(shapes), shapes=shapes, version=_version(op)
+        op,
+        inputs,
+        attributes,
+        dtypes=[like.dtype] * len(shapes),
+        shapes=shapes,
+        version=_version(op),
     )
 
 

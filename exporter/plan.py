@@ -26,12 +26,10 @@ from ..quant.recipe import FLOAT, Recipe, load_recipe
 from . import memory
 from .bind import Layout, lay_out
 from .checkpoint import Checkpoint, open_checkpoint, read_card, read_config
-from .convert import delay_network
 from .families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
 from .families.graph import GraphPlan, PlanOf
-from .folder import DELAY_NETWORK, FinishedGraph, State, look, stale_files
+from .folder import FinishedGraph, State, look, stale_files
 from .mel import mel_model
-from .metadata import describe
 from .modules import Build
 from .tekken import read_tekken
 from .weights import quantizable_modules
@@ -40,9 +38,11 @@ TINY = Path(__file__).parent.parent / "assets" / "tiny"
 MEL = "onnx/mel.onnx"
 SHARD_SIZE = 512 << 20  # bytes; browsers without JSPI read each data file whole
 
-# Measured on the 4B model's shapes with 2 cores of an x86 server (bench/twin.py makes the checkpoint).
+# Measured on the 4B model's shapes with 2 cores of an x86 server (bench/twin.py makes the
+# checkpoint).
 TRACE_SECONDS = 4.0  # of one core, for a graph
-PASS_SECONDS = 1e-9  # of one core, for a byte of checkpoint that is quantised, besides what the method takes
+# of one core, for a byte of checkpoint that is quantised, besides what the method takes
+PASS_SECONDS = 1e-9
 CONVERT_SECONDS = 5e-9  # the same where a precision keeps floats
 STORE_RATE = 0.4e9  # bytes written, flushed and hashed a second
 
@@ -53,7 +53,10 @@ BLOCK = 4096  # bytes, what file systems round sizes up to
 
 @dataclass(frozen=True, slots=True)
 class PrecisionKind:
-    """An activation type, the recipe it has unless told otherwise, and the suffix of its files (transformers.js's)."""
+    """An activation type, its default recipe and the suffix of its files.
+
+    The suffixes are those of transformers.js.
+    """
 
     dtype: str
     recipe: str | None
@@ -100,7 +103,8 @@ class PlannedGraph:
         return (
             finished is not None
             and finished.recipe == self.recipe.to_dict()
-            and {name: finished.files[name].size for name in finished.graph.data} == self.layout.sizes
+            and {name: finished.files[name].size for name in finished.graph.data}
+            == self.layout.sizes
             and all(_size(folder / name) == file.size for name, file in finished.files.items())
         )
 
@@ -145,7 +149,10 @@ class ExportPlan:
 
     @property
     def files(self) -> tuple[PlannedFile, ...]:
-        """Every file of the asked precisions, and those that all precisions share; without the manifest."""
+        """Every file of the asked precisions, and those that all precisions share.
+
+        Without the manifest.
+        """
         found = [
             PlannedFile(name, len(content), True, _size(self.folder / name) == len(content))
             for name, content in (*self.shared.items(), *self.root.items())
@@ -156,7 +163,9 @@ class ExportPlan:
             if is_reused:
                 size = self.finished[graph.plan.graph_file].files[graph.plan.graph_file].size
             found.append(PlannedFile(graph.plan.graph_file, size, is_reused, is_reused))
-            found += [PlannedFile(name, size, True, is_reused) for name, size in graph.written.items()]
+            found += [
+                PlannedFile(name, size, True, is_reused) for name, size in graph.written.items()
+            ]
         return tuple(found)
 
     @property
@@ -167,7 +176,9 @@ class ExportPlan:
     @property
     def disk_needed(self) -> int:
         """Bytes that must be free before the export, less what it removes first."""
-        manifests = 2 * MANIFEST_BYTES * len({(graph.precision, graph.family) for graph in self.graphs})
+        manifests = (
+            2 * MANIFEST_BYTES * len({(graph.precision, graph.family) for graph in self.graphs})
+        )
         written = sum(-(-file.size // BLOCK) * BLOCK for file in self.files if not file.is_reused)
         stale = {self.folder / name for name in stale_files(self.state, self.kept, self.finished)}
         stale |= set((self.folder / "onnx").glob("*.partial"))
@@ -182,7 +193,11 @@ class ExportPlan:
     def seconds(self) -> float:
         """Time that the export will take, estimated from rates measured on two cores."""
         open_graphs = [graph for graph in self.graphs if graph.plan.graph_file not in self.finished]
-        shared = {(graph.plan.tensors, graph.recipe.rules): graph for graph in open_graphs if graph.written}
+        shared = {
+            (graph.plan.tensors, graph.recipe.rules): graph
+            for graph in open_graphs
+            if graph.written
+        }
         seconds = sum(self._bind_seconds(graph) for graph in shared.values())
         cores = min(self.threads, os.cpu_count() or 1)
         return len(open_graphs) * TRACE_SECONDS + seconds / cores + self.num_bytes / STORE_RATE
@@ -193,7 +208,11 @@ class ExportPlan:
         for name, tensor in self.checkpoint.tensors.items():
             if name.startswith(graph.plan.tensors):
                 rule = graph.recipe.rule_for(name.removesuffix(".weight"))
-                each = PASS_SECONDS + METHODS[rule.method].seconds_per_gb / 1e9 if rule else CONVERT_SECONDS
+                each = (
+                    PASS_SECONDS + METHODS[rule.method].seconds_per_gb / 1e9
+                    if rule
+                    else CONVERT_SECONDS
+                )
                 seconds += tensor.num_bytes * each
         return seconds
 
@@ -206,12 +225,15 @@ class ExportPlan:
         if self.disk_needed > self.disk_free:
             raise StorageError(
                 f"{self.folder}: needs {self.disk_needed / 1e6:,.1f} MB of disk, {self._place} has "
-                f"{self.disk_free / 1e6:,.1f} MB free; free space or choose another folder with --output"
+                f"{self.disk_free / 1e6:,.1f} MB free; free space or choose another folder with "
+                "--output"
             )
 
     @property
     def _place(self) -> Path:
-        return next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        return next(
+            path for path in (self.folder, *self.folder.absolute().parents) if path.exists()
+        )
 
 
 def plan_export(
@@ -228,7 +250,8 @@ def plan_export(
     """Plan what `export` would do with the same arguments; nothing is written.
 
     Raises:
-        CheckpointError, QuantizationError, ArtifactError, StorageError, UsageError: as errors.py describes.
+        CheckpointError, QuantizationError, ArtifactError, StorageError, UsageError: as errors.py
+            describes.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
@@ -239,7 +262,9 @@ def plan_export(
         checkpoint = open_checkpoint(resolve_source(source), Path(tokenizer) if tokenizer else None)
     recipes = _recipes(precisions, recipe, checkpoint)
     memory.require_memory(memory.TRACING + threads * memory.THREAD)
-    tokens, streaming = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
+    tokens, streaming = read_tekken(
+        checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms
+    )
     folder = default_folder(checkpoint.source) if output is None else Path(output)
     fingerprint = checkpoint.fingerprint()
 
@@ -247,12 +272,9 @@ def plan_export(
     asked = choose_families(families)
     made = {name: choose_families([*asked, *_families_of(state, name)]) for name in recipes}
     graphs = _plan_graphs(checkpoint.config, tokens, recipes, made, shard_size)
-    facts = checkpoint.config, tokens, streaming, checkpoint.card.license
-    mel = describe(mel_model(checkpoint.config.audio), NATIVE, "mel", *facts)
     shared = {
-        MEL: ir.to_proto(mel).SerializeToString(deterministic=True),
+        MEL: ir.to_proto(mel_model(checkpoint.config.audio)).SerializeToString(deterministic=True),
         TOKENIZER: checkpoint.tokenizer,
-        DELAY_NETWORK: delay_network(checkpoint),
     }
     plan = ExportPlan(
         folder,
@@ -280,7 +302,9 @@ def estimate_size(
     recipe: str | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> int | None:
-    """Bytes of the weight files that an export would write, from a checkpoint's small files alone; None of a GGUF.
+    """Bytes of the weight files that an export would write, from a checkpoint's small files alone.
+
+    None of a GGUF.
 
     Raises:
         CheckpointError, QuantizationError, UsageError: as errors.py describes.
@@ -290,7 +314,9 @@ def estimate_size(
     if not source.is_dir():
         return None
     config, card = read_config(source), read_card(source)
-    tokens, _ = read_tekken(Path(tokenizer or source / TOKENIZER).read_bytes(), config, card.trained_delays_ms)
+    tokens, _ = read_tekken(
+        Path(tokenizer or source / TOKENIZER).read_bytes(), config, card.trained_delays_ms
+    )
     graphs = _plan_graphs(config, tokens, recipes, dict.fromkeys(recipes, asked), shard_size)
     return sum(size for graph in graphs for size in graph.written.values())
 
@@ -313,11 +339,17 @@ def _recipes(
     """What each precision is made by."""
     kinds = {name: _precision_kind(name) for name in precisions}
     chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    return {name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint) for name, kind in kinds.items()}
+    return {
+        name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint)
+        for name, kind in kinds.items()
+    }
 
 
 def _families_of(state: State, precision: str) -> Iterable[str]:
-    """What an artifact's precision has besides the native family: made anew when the precision is."""
+    """What an artifact's precision has besides the native family.
+
+    Made anew when the precision is.
+    """
     kind = state.manifest.precisions.get(precision) if state.manifest else None
     return kind.families if kind else ()
 
@@ -336,7 +368,9 @@ def _plan_graphs(
         dtype, suffix = PRECISIONS[name].dtype, PRECISIONS[name].suffix
         build = Build(getattr(torch, dtype), recipe)
         for family in families[name]:
-            for plan_of in FAMILIES[family].plans(tokens=tokens, build=build, dtype=dtype, suffix=suffix):
+            for plan_of in FAMILIES[family].plans(
+                tokens=tokens, build=build, dtype=dtype, suffix=suffix
+            ):
                 plan = plan_of(config)
                 if plan.lender:
                     layout = graphs[plan.lender].layout
@@ -350,13 +384,17 @@ def _plan_graphs(
 def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
     """Take over finished graphs, and keep what is not made anew.
 
-    A precision is made anew when it is asked for; but where a family is asked for that it lacks, that is added to it.
+    A precision is made anew when it is asked for; but where a family is asked for that it lacks,
+    that is added to it.
     """
     record, manifest = plan.state.record, plan.state.manifest
     earlier = dict(record.finished) if record and record.facts == plan.facts else {}
     if manifest:
         for name in dict.fromkeys(graph.precision for graph in plan.graphs):
-            if name in manifest.precisions and {*asked} - {NATIVE, *manifest.precisions[name].families}:
+            if name in manifest.precisions and {*asked} - {
+                NATIVE,
+                *manifest.precisions[name].families,
+            }:
                 earlier |= _finished_graphs(manifest, manifest.precisions[name])
     finished = {
         graph.plan.graph_file: earlier[graph.plan.graph_file]
@@ -365,24 +403,37 @@ def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
     }
     if manifest is None:
         return replace(plan, finished=finished)
-    renewed = {(graph.precision, graph.family) for graph in plan.graphs if graph.plan.graph_file not in finished}
+    renewed = {
+        (graph.precision, graph.family)
+        for graph in plan.graphs
+        if graph.plan.graph_file not in finished
+    }
     precisions = {}
     for name, kind in manifest.precisions.items():
         if (name, NATIVE) not in renewed:
-            families = {family: graphs for family, graphs in kind.families.items() if (name, family) not in renewed}
+            families = {
+                family: graphs
+                for family, graphs in kind.families.items()
+                if (name, family) not in renewed
+            }
             precisions[name] = replace(kind, families=families)
     if not precisions:
         return replace(plan, finished=finished)
     kept = replace(manifest, precisions=precisions)
     names = {*plan.shared, *ROOT_NAMES, *(file for graph in kept.graphs() for file in graph.files)}
-    kept = replace(kept, files={name: manifest.files[name] for name in sorted(names & manifest.files.keys())})
+    kept = replace(
+        kept, files={name: manifest.files[name] for name in sorted(names & manifest.files.keys())}
+    )
     unchecked = plan.shared.keys() | ROOT_NAMES  # which are written anew where they differ
-    replace(kept, files={name: kept.files[name] for name in kept.files.keys() - unchecked}).check_files(plan.folder)
+    replace(
+        kept, files={name: kept.files[name] for name in kept.files.keys() - unchecked}
+    ).check_files(plan.folder)
     for name, content in plan.shared.items():
         if name in kept.files and hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
             together = dict.fromkeys([*precisions, *sorted(name for name, _ in renewed)])
             raise ArtifactError(
-                f"{plan.folder}: its {name} is not what this checkpoint and version would write (made by "
+                f"{plan.folder}: its {name} is not what this checkpoint and version would write "
+                "(made by "
                 f"{manifest.generator}); export all of its precisions together: --precision "
                 f"{','.join(together)}, or choose another folder with --output"
             )
@@ -392,14 +443,19 @@ def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
 def _finished_graphs(manifest: Manifest, precision: Precision) -> dict[str, FinishedGraph]:
     """The graphs of a finished precision, by path."""
     return {
-        graph.path: FinishedGraph(graph, precision.recipe, {file: manifest.files[file] for file in graph.files})
+        graph.path: FinishedGraph(
+            graph, precision.recipe, {file: manifest.files[file] for file in graph.files}
+        )
         for graph in precision.graphs
         if manifest.files.keys() >= {*graph.files}
     }
 
 
 def _with_root_files(plan: ExportPlan) -> ExportPlan:
-    """Add what families have beside `onnx`; it speaks of all precisions, so an older one is not kept."""
+    """Add what families have beside `onnx`.
+
+    It speaks of all precisions, so an older one is not kept.
+    """
     counts: dict[str, dict[str, dict[str, int]]] = {}  # data files, by family, precision and graph
     for name, kind in plan.kept.precisions.items() if plan.kept else ():
         for family, graphs in kind.families.items():
@@ -415,7 +471,11 @@ def _with_root_files(plan: ExportPlan) -> ExportPlan:
                 tokens=plan.tokens,
                 streaming=plan.streaming,
                 tekken=plan.checkpoint.tokenizer,
-                graphs={precision: counts[name][precision] for precision in PRECISIONS if precision in counts[name]},
+                graphs={
+                    precision: counts[name][precision]
+                    for precision in PRECISIONS
+                    if precision in counts[name]
+                },
             )
     if plan.kept is None:
         return replace(plan, root=root)

@@ -1,4 +1,7 @@
-"""quantize(): a checkpoint or an artifact of floats, quantised by a recipe or within a budget of bytes."""
+"""quantize().
+
+A checkpoint or an artifact of floats, quantised by a recipe or within a budget of bytes.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,11 @@ class BudgetPlan:
     @property
     def seconds(self) -> float:
         """Time to measure, estimated; the export's time comes on top."""
-        return MEASURE_SECONDS * self.export.checkpoint.num_bytes() / min(self.export.threads, os.cpu_count() or 1)
+        return (
+            MEASURE_SECONDS
+            * self.export.checkpoint.num_bytes()
+            / min(self.export.threads, os.cpu_count() or 1)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +103,11 @@ def quantize(
 ) -> Path:
     """Export what `source` holds, by a recipe or so that the artifact fits a budget.
 
-    With a budget every group of tensors is quantised alone and run on the recordings, which takes minutes, and gets
-    the bits with which the decisions of the whole drift least. Beside the folder this leaves `<folder>-recipe.toml`, to
-    edit and pass to `export`, and `<folder>-sensitivity.json`; a later call of equal source, precision and recordings
-    measures nothing again.
+    With a budget every group of tensors is quantised alone and run on the recordings, which takes
+    minutes, and gets the bits with which the decisions of the whole drift least. Beside the folder
+    this leaves `<folder>-recipe.toml`, to edit and pass to `export`, and
+    `<folder>-sensitivity.json`; a later call of equal source, precision and recordings measures
+    nothing again.
 
     Args:
         source: a checkpoint as in `export`, or an artifact of floats or 8 bits.
@@ -108,8 +116,8 @@ def quantize(
         precisions: as in `export`; with a budget one of q4f16 and q4.
         recipe: as in `export`; not with a budget.
         budget: bytes of an artifact with this precision alone.
-        recordings: float arrays [samples] at the model's rate, of which the first 30 s calibrate; by default the
-            embedded samples.
+        recordings: float arrays [samples] at the model's rate, of which the first 30 s calibrate;
+            by default the embedded samples.
         shard_size: as in `export`.
         threads: as in `export`.
         offline: as in `export`.
@@ -128,9 +136,16 @@ def quantize(
     """
     check_options(precisions, recipe, budget)
     if not isinstance(source, Checkpoint):
-        if remote := find_remote(source, tokenizer=tokenizer, offline=offline, on_progress=on_download):
+        if remote := find_remote(
+            source, tokenizer=tokenizer, offline=offline, on_progress=on_download
+        ):
             output = Path(output or remote.output)
-            options = {"tokenizer": tokenizer, "precisions": precisions, "recipe": recipe, "shard_size": shard_size}
+            options = {
+                "tokenizer": tokenizer,
+                "precisions": precisions,
+                "recipe": recipe,
+                "shard_size": shard_size,
+            }
             remote.require_room(output, budget or estimate_size(remote.source, **options))
             source = remote.fetch(on_download)
         source = open_source(source, tokenizer)
@@ -157,12 +172,18 @@ def check_options(precisions: Sequence[str], recipe: str | None, budget: int | N
     Raises:
         UsageError: saying why.
     """
-    if floats := [name for name in precisions if name in PRECISIONS and PRECISIONS[name].recipe is None]:
-        raise UsageError(f"precision: {', '.join(floats)} quantises nothing; that is what `export` is for")
+    if floats := [
+        name for name in precisions if name in PRECISIONS and PRECISIONS[name].recipe is None
+    ]:
+        raise UsageError(
+            f"precision: {', '.join(floats)} quantises nothing; that is what `export` is for"
+        )
     if budget is not None and recipe is not None:
         raise UsageError("budget: makes a recipe of its own; leave --recipe or --budget out")
     if budget is not None and (len(precisions) != 1 or precisions[0] not in ("q4f16", "q4")):
-        raise UsageError(f"budget: expected one precision of q4f16 and q4, got {','.join(precisions)}")
+        raise UsageError(
+            f"budget: expected one precision of q4f16 and q4, got {','.join(precisions)}"
+        )
 
 
 def output_folder(checkpoint: Checkpoint, output: str | Path | None) -> Path:
@@ -181,14 +202,17 @@ def open_source(source: str | Path, tokenizer: str | Path | None = None) -> Chec
     """The checkpoint or artifact that a user wants quantised.
 
     Raises:
-        CheckpointError, ArtifactError, QuantizationError: neither, a damaged one, or an artifact of 4 bits alone.
+        CheckpointError, ArtifactError, QuantizationError: neither, a damaged one, or an artifact of
+            4 bits alone.
         UsageError: a tokenizer for an artifact.
     """
     folder = resolve_source(source)
     if not is_artifact(folder):
         return open_checkpoint(folder, Path(tokenizer) if tokenizer else None)
     if tokenizer is not None:
-        raise UsageError(f"tokenizer: {folder} is an artifact and has its own; leave --tokenizer out")
+        raise UsageError(
+            f"tokenizer: {folder} is an artifact and has its own; leave --tokenizer out"
+        )
     return open_artifact(folder)
 
 
@@ -204,15 +228,19 @@ def plan_budget(
     least = [min(forms, key=forms.__getitem__) for forms in sizes.values()]
     smallest = _recipe("smallest", dict(zip(sizes, least, strict=True)))
     plan = plan_export(checkpoint, folder, precisions=[precision], recipe=smallest, threads=threads)
-    ends = ALIGNMENT * (8 + budget // SHARD_SIZE)  # data files end at any byte, tensors begin at whole pages
+    # data files end at any byte, tensors begin at whole pages
+    ends = ALIGNMENT * (8 + budget // SHARD_SIZE)
     minimum = _planned_size(plan) + ends
     fixed = minimum - sum(forms[form] for forms, form in zip(sizes.values(), least, strict=True))
     floats = _planned_size(plan_export(checkpoint, folder, precisions=[precision], recipe=FLOAT))
     if budget < minimum:
-        raise QuantizationError(f"budget: {precision} takes {minimum:,} bytes at least, got {budget:,}")
+        raise QuantizationError(
+            f"budget: {precision} takes {minimum:,} bytes at least, got {budget:,}"
+        )
     if budget >= floats:
         raise QuantizationError(
-            f"budget: {budget:,} bytes hold the model without quantising, in {floats:,}; export it with --precision "
+            f"budget: {budget:,} bytes hold the model without quantising, in {floats:,}; export it "
+            "with --precision "
             f"{'fp16' if PRECISIONS[precision].dtype == 'float16' else 'fp32'}"
         )
     return BudgetPlan(plan, sizes, fixed, minimum, floats)
@@ -242,7 +270,9 @@ def spend_budget(
         "generator": f"voxtral-onnx {__version__}",
         "fingerprint": checkpoint.fingerprint(),
         "precision": precision,
-        "recordings": [hashlib.sha256(np.float32(samples).tobytes()).hexdigest() for samples in recordings],
+        "recordings": [
+            hashlib.sha256(np.float32(samples).tobytes()).hexdigest() for samples in recordings
+        ],
     }
     sensitivities = _read_table(table, facts)
     if sensitivities is None:
@@ -253,18 +283,34 @@ def spend_budget(
     chosen = tuple(part.forms[pick] for part, pick in zip(sensitivities, picks, strict=True))
 
     path = folder.with_name(f"{folder.name}-recipe.toml")
-    forms = {part.group: (form.bits, form.block_size) for part, form in zip(sensitivities, chosen, strict=True)}
+    forms = {
+        part.group: (form.bits, form.block_size)
+        for part, form in zip(sensitivities, chosen, strict=True)
+    }
     recipe = _recipe(path.stem, forms)
     size = _planned_size(plan_export(checkpoint, folder, precisions=[precision], recipe=recipe))
     spent = Budget(budget, size, tuple(sensitivities), chosen, path, table)
     assert spent.size <= budget, f"planned {spent.size:,} bytes of {budget:,}"
-    comment = f"The bits with which an artifact of {spent.size:,} bytes drifts least; its budget was {budget:,}."
+    comment = (
+        f"The bits with which an artifact of {spent.size:,} bytes drifts least; its budget was "
+        f"{budget:,}."
+    )
     write_whole(path, recipe.to_toml(comment).encode())
-    _write_table(table, facts, sensitivities, budget=budget, size=spent.size, drift=spent.drift, chosen=chosen)
+    _write_table(
+        table,
+        facts,
+        sensitivities,
+        budget=budget,
+        size=spent.size,
+        drift=spent.drift,
+        chosen=chosen,
+    )
     return spent
 
 
-def _write_table(path: Path, facts: Mapping[str, Any], sensitivities: Sequence[Sensitivity], **outcome: Any) -> None:
+def _write_table(
+    path: Path, facts: Mapping[str, Any], sensitivities: Sequence[Sensitivity], **outcome: Any
+) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -274,7 +320,10 @@ def _write_table(path: Path, facts: Mapping[str, Any], sensitivities: Sequence[S
 
 
 def _read_table(path: Path, facts: Mapping[str, Any]) -> list[Sensitivity] | None:
-    """What an earlier call measured on the same model and sounds, None where there is nothing such."""
+    """Return what an earlier call measured on the same model and sounds.
+
+    The result is None where there is nothing such.
+    """
     try:
         values = json.loads(path.read_bytes())
         if values["facts"] != facts:
@@ -298,5 +347,9 @@ def _recipe(name: str, forms: Mapping[Group, tuple[int, int]]) -> Recipe:
     ((common, _),) = Counter(
         kind for kind, rule in zip(kinds, rules, strict=True) if rule.tensors != TABLE
     ).most_common(1)
-    own = [rule for kind, rule in zip(kinds, rules, strict=True) if kind != common or rule.tensors == TABLE]
+    own = [
+        rule
+        for kind, rule in zip(kinds, rules, strict=True)
+        if kind != common or rule.tensors == TABLE
+    ]
     return Recipe(name, load_recipe("default").accuracy_level, (*own, Rule("*", *common)))

@@ -1,7 +1,7 @@
 """A traced layer, repeated: graphs of any depth from a trace of two layers.
 
-Layer 0 differs from the others, because nothing is pending before its first norm; layer 1 stands for all that follow.
-Tracing costs seconds a layer, repeating nothing.
+Layer 0 differs from the others, because nothing is pending before its first norm; layer 1 stands
+for all that follow. Tracing costs seconds a layer, repeating nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ _LAYER = re.compile(r"(?<=\.)1(?=\.)")  # the layer's number in names of weights
 def repeat_last_layer(model: ir.Model, num_layers: int) -> None:
     """Append copies of layer 1 to a graph of two layers until it has `num_layers`.
 
-    A copy reads what the layer before it left: the residual stream and the pending branch, which the final norm reads
-    in the traced graph. Names of weights, caches and inner values get the copy's number.
+    A copy reads what the layer before it left: the residual stream and the pending branch, which
+    the final norm reads in the traced graph. Names of weights, caches and inner values get the
+    copy's number.
     """
     if num_layers <= TRACED_LAYERS:
         return
@@ -63,7 +64,9 @@ def repeat_last_layer(model: ir.Model, num_layers: int) -> None:
                 ),
             )
             graph.outputs.extend(
-                copy for output, copy in zip(node.outputs, outputs, strict=True) if output.is_graph_output()
+                copy
+                for output, copy in zip(node.outputs, outputs, strict=True)
+                if output.is_graph_output()
             )
         ends = [values[value] for value in exits]
     for index, value in enumerate(ends):
@@ -71,9 +74,15 @@ def repeat_last_layer(model: ir.Model, num_layers: int) -> None:
 
 
 def _join(graph: ir.Graph, weight: str) -> ir.Node:
-    """The node that adds the pending branch: the one that reads the norm weight of that name, or the sum before it."""
+    """The node that adds the pending branch.
+
+    The one that reads the norm weight of that name, or the sum before it.
+    """
     norm = next(
-        node for node in graph for value in node.inputs if value is not None and re.search(weight, str(value.name))
+        node
+        for node in graph
+        for value in node.inputs
+        if value is not None and re.search(weight, str(value.name))
     )
     if norm.op_type != "RMSNormalization":
         return norm
@@ -86,5 +95,9 @@ def _join(graph: ir.Graph, weight: str) -> ir.Node:
 
 def _copy(value: ir.Value, number: int) -> ir.Value:
     name = str(value.name)
-    renamed = _LAYER.sub(str(number), name, count=1) if _LAYER.search(name) else name and f"{name}.{number}"
+    renamed = (
+        _LAYER.sub(str(number), name, count=1)
+        if _LAYER.search(name)
+        else name and f"{name}.{number}"
+    )
     return ir.Value(name=renamed, shape=value.shape, type=value.type, const_value=value.const_value)

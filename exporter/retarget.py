@@ -1,4 +1,6 @@
-"""A graph in another precision without tracing it again: the nodes that hold weights are exchanged, types follow.
+"""A graph in another precision without tracing it again.
+
+The nodes that hold weights are exchanged, types follow.
 
 The result is the graph that tracing gives, byte for byte, whichever precision it was made from.
 """
@@ -16,17 +18,23 @@ from .trace import Traced, fake_module, finish
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 MICROSOFT = "com.microsoft"
-WIDE_INPUT, WIDE_OUTPUT = "input_features", "logits"  # float32 in every precision; what reads and makes them is not
+# float32 in every precision; what reads and makes them is not
+WIDE_INPUT = "input_features"
+WIDE_OUTPUT = "logits"
 
 
 def retarget(model: ir.Model, plan: GraphPlan) -> Traced | None:
     """Change the graph of another precision, in place, to the planned one.
 
-    Returns None where that takes more: a float table is read by nodes of other shapes than a quantised one.
+    Returns None where that takes more: a float table is read by nodes of other shapes than a
+    quantised one.
     """
-    module, graph, exchanged = fake_module(plan), model.graph, 0
+    module, graph = fake_module(plan), model.graph
     for name, part in module.named_modules():
-        if isinstance(part, modules.TiedEmbedding) and graph.initializers[f"{name}.weight"].dtype not in FLOATS:
+        if (
+            isinstance(part, modules.TiedEmbedding)
+            and graph.initializers[f"{name}.weight"].dtype not in FLOATS
+        ):
             return None
     for name, part in module.named_modules():
         match part:
@@ -34,17 +42,19 @@ def retarget(model: ir.Model, plan: GraphPlan) -> Traced | None:
                 _exchange_linear(graph, name, part)
             case modules.QuantizedTiedEmbedding():
                 _exchange_table(graph, name, part)
-            case _:
-                continue
-        exchanged += 1
     for name, tensor in module.state_dict().items():
         _placeholder(graph, name, tensor)
-    _cast_at_the_ends(graph, ir.DataType.from_numpy(np.dtype(next(x.dtype for x in plan.inputs if x.name == "cos"))))
+    _cast_at_the_ends(
+        graph,
+        ir.DataType.from_numpy(np.dtype(next(x.dtype for x in plan.inputs if x.name == "cos"))),
+    )
     RemoveUnusedNodesPass()(model)
-    return finish(plan, module, model, {"retarget": exchanged})
+    return finish(plan, module, model)
 
 
-def _exchange_linear(graph: ir.Graph, name: str, part: modules.Linear | modules.QuantizedLinear) -> None:
+def _exchange_linear(
+    graph: ir.Graph, name: str, part: modules.Linear | modules.QuantizedLinear
+) -> None:
     (node,) = graph.initializers[f"{name}.weight"].consumers()
     old = [node]
     if node.op_type == "MatMul" and part.bias is not None:
@@ -52,7 +62,9 @@ def _exchange_linear(graph: ir.Graph, name: str, part: modules.Linear | modules.
     if isinstance(part, modules.QuantizedLinear):
         new = [_matmul_nbits(graph, name, part, part.in_features, node.inputs[0])]
     else:
-        new = [ir.node("MatMul", [node.inputs[0], _placeholder(graph, f"{name}.weight", part.weight)])]
+        new = [
+            ir.node("MatMul", [node.inputs[0], _placeholder(graph, f"{name}.weight", part.weight)])
+        ]
         if part.bias is not None:
             new.append(ir.node("Add", [new[0].outputs[0], graph.initializers[f"{name}.bias"]]))
     _replace(graph, old, new)
@@ -66,7 +78,9 @@ def _exchange_table(graph: ir.Graph, name: str, part: modules.QuantizedTiedEmbed
     if head.op_type == "Gemm":  # of rows that a Reshape joins and another takes apart
         join = hidden.producer()
         assert join is not None
-        hidden, old_gather, old_head = join.inputs[0], [gather], [join, head, *head.outputs[0].consumers()]
+        hidden = join.inputs[0]
+        old_gather = [gather]
+        old_head = [join, head, *head.outputs[0].consumers()]
     else:
         old_gather, old_head = [gather, *gather.outputs[0].consumers()], [head]
     new_head = _matmul_nbits(graph, name, part, part.hidden_size, hidden)
@@ -77,7 +91,9 @@ def _exchange_table(graph: ir.Graph, name: str, part: modules.QuantizedTiedEmbed
     target = np.array([0, 0, part.hidden_size], np.int64)
     shape = ir.Value(name=f"{name}.target", const_value=ir.tensor(target, name=f"{name}.target"))
     graph.register_initializer(shape)
-    _replace(graph, old_gather, [rows, ir.node("Reshape", [rows.outputs[0], shape], {"allowzero": 0})])
+    _replace(
+        graph, old_gather, [rows, ir.node("Reshape", [rows.outputs[0], shape], {"allowzero": 0})]
+    )
     _replace(graph, old_head, [new_head])
 
 
@@ -91,18 +107,25 @@ def _matmul_nbits(
     inputs = [x]
     for attribute in ("weight", "scales", "zero_points"):
         tensor = getattr(part, attribute, None)
-        inputs.append(None if tensor is None else _placeholder(graph, f"{name}.{attribute}", tensor))
+        inputs.append(
+            None if tensor is None else _placeholder(graph, f"{name}.{attribute}", tensor)
+        )
     if getattr(part, "bias", None) is not None:
         inputs += [None, graph.initializers[f"{name}.bias"]]
     while inputs[-1] is None:
         inputs.pop()
     rule, out_features = part.rule, len(part.weight)
-    attributes = ops.matmul_nbits_attributes(out_features, in_features, rule.bits, rule.block_size, part.accuracy_level)
+    attributes = ops.matmul_nbits_attributes(
+        out_features, in_features, rule.bits, rule.block_size, part.accuracy_level
+    )
     return ir.node("MatMulNBits", inputs, attributes, domain=MICROSOFT)
 
 
 def _placeholder(graph: ir.Graph, name: str, like: torch.Tensor) -> ir.Value:
-    """The initializer of that name, in the type and the shape of `like`; its values are bound later."""
+    """The initializer of that name, in the type and the shape of `like`.
+
+    Its values are bound later.
+    """
     dtype = ir.DataType.from_numpy(np.dtype(str(like.dtype).removeprefix("torch.")))
     shape = ir.Shape(tuple(like.shape))
     value = graph.initializers.get(name)
@@ -115,7 +138,9 @@ def _placeholder(graph: ir.Graph, name: str, like: torch.Tensor) -> ir.Value:
 
 
 def _replace(graph: ir.Graph, old: list[ir.Node], new: list[ir.Node]) -> None:
-    ir.convenience.replace_nodes_and_values(graph, old[-1], old, new, old[-1].outputs, new[-1].outputs)
+    ir.convenience.replace_nodes_and_values(
+        graph, old[-1], old, new, old[-1].outputs, new[-1].outputs
+    )
 
 
 def _cast_at_the_ends(graph: ir.Graph, dtype: ir.DataType) -> None:

@@ -1,8 +1,10 @@
-"""How far the model's decisions move when one group of tensors alone is quantised, and what each of its forms costs.
+"""Drift of the model's decisions when one group of tensors alone is quantised.
 
-All variants of the model advance together: a stage's float weights are loaded once for every one that is under way.
-Drift is measured with 4 bits in blocks of 32. For other forms it is scaled by the squared error of the weights, with
-which it grows as long as it is small.
+The cost of each of the group's storage options is told beside it.
+
+All variants of the model advance together: a stage's float weights are loaded once for every one
+that is under way. Drift is measured with 4 bits in blocks of 32. For other forms it is scaled by
+the squared error of the weights, with which it grows as long as it is small.
 """
 
 from __future__ import annotations
@@ -28,9 +30,13 @@ from .modules import Build, Decoder, Encoder
 
 FORMS = ((4, 128), (4, 64), (4, 32), (8, 128), (8, 32))  # bits, block size
 MEASURED = (4, 32)
-MAX_ENCODER_GROUPS, MAX_DECODER_GROUPS = 8, 13  # runs of layers; each is carried through all layers behind it
+# runs of layers; each is carried through all layers behind it
+MAX_ENCODER_GROUPS = 8
+MAX_DECODER_GROUPS = 13
 SAMPLED_ROWS = 64  # of a tensor, for the error of its forms
-EDGE = 1 / 8  # p (1 - p) / 2 at p = 1/2: divergence of a decision on the edge by the square of its margin's change
+# p (1 - p) / 2 at p = 1/2: divergence of a decision on the edge by the square of its margin's
+# change
+EDGE = 1 / 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +47,15 @@ class Group:
     patterns: tuple[str, ...]  # shell patterns over module names, as in recipes
 
     def rules(self, bits: int, block_size: int) -> tuple[Rule, ...]:
-        """The rules that give the group a form, with the methods of the recipes `default` and `q8`."""
+        """Return the rules that give the group a storage option.
+
+        Their methods are those of the recipes `default` and `q8`.
+        """
         rules = load_recipe("default" if bits == 4 else "q8").rules
         base = Recipe("", 0, tuple(rule for rule in rules if rule.bits == bits))
-        methods = {pattern: rule.method for pattern in self.patterns if (rule := base.rule_for(pattern))}
+        methods = {
+            pattern: rule.method for pattern in self.patterns if (rule := base.rule_for(pattern))
+        }
         return tuple(Rule(pattern, bits, block_size, method) for pattern, method in methods.items())
 
     def has(self, module: str) -> bool:
@@ -54,7 +65,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A quantised model's decisions against the float model's, over the generated tokens of the clips."""
+    """Drift of a quantised model's decisions from the float model's.
+
+    It is measured over the generated tokens of the clips.
+    """
 
     divergence: float  # nats: mean Kullback-Leibler divergence of the next token's distribution
     margin: float  # root mean square of the change of the blank margin, a difference of two logits
@@ -62,7 +76,10 @@ class Drift:
 
     @property
     def total(self) -> float:
-        """Both in nats: the change of a margin counts as it would on the edge, wherever these clips' margins are."""
+        """Both in nats.
+
+        The change of a margin counts as it would on the edge, wherever these clips' margins are.
+        """
         return self.divergence + EDGE * self.margin**2
 
 
@@ -76,7 +93,10 @@ class Sensitivity:
 
 
 def groups_of(config: VoxtralConfig) -> list[Group]:
-    """Runs of encoder layers; the adapter; attention and MLP of runs of decoder layers; the tied table."""
+    """Runs of encoder layers; the adapter; attention and MLP of runs of decoder layers.
+
+    The tied table.
+    """
     groups = [
         Group(f"encoder {label}", tuple(f"audio_tower.layers.{i}.*" for i in layers))
         for label, layers in _runs(config.encoder.num_hidden_layers, MAX_ENCODER_GROUPS)
@@ -96,8 +116,12 @@ def _runs(count: int, most: int) -> Iterator[tuple[str, range]]:
         yield (str(start) if len(layers) == 1 else f"{start}-{layers[-1]}"), layers
 
 
-def form_sizes(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[Group, dict[tuple[int, int], int]]:
-    """Bytes of every group of tensors in each form that it can have, by bits and block size, from the smallest on.
+def form_sizes(
+    checkpoint: Checkpoint, dtype: torch.dtype
+) -> dict[Group, dict[tuple[int, int], int]]:
+    """Return the bytes of every group of tensors in each of its storage options.
+
+    The options are by bits and block size, from the smallest on.
 
     dtype: of the artifact's activations and scales.
     """
@@ -105,11 +129,18 @@ def form_sizes(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[Group, dict[t
     groups = groups_of(config)
     sizes: dict[Group, dict[tuple[int, int], int]] = {group: {} for group in groups}
     for form in FORMS:
-        able = [group for group in groups if TABLE not in group.patterns or config.decoder.hidden_size % form[1] == 0]
-        build = Build(dtype, Recipe("", 0, tuple(rule for group in able for rule in group.rules(*form))))
+        able = [
+            group
+            for group in groups
+            if TABLE not in group.patterns or config.decoder.hidden_size % form[1] == 0
+        ]
+        build = Build(
+            dtype, Recipe("", 0, tuple(rule for group in able for rule in group.rules(*form)))
+        )
         with FakeTensorMode():
             layouts = [
-                lay_out(module, "data", 1 << 60) for module in (Encoder(build, config), Decoder(build, config, tokens))
+                lay_out(module, "data", 1 << 60)
+                for module in (Encoder(build, config), Decoder(build, config, tokens))
             ]
         places = {name: place.size for layout in layouts for name, place in layout.places.items()}
         for group in able:
@@ -150,55 +181,76 @@ def measure_drifts(
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> list[Drift]:
     """The drift of the model under each of several recipes."""
-    original, variants = Layerwise(checkpoint), [Layerwise(checkpoint, recipe) for recipe in recipes]
+    original = Layerwise(checkpoint)
+    variants = [Layerwise(checkpoint, recipe) for recipe in recipes]
     plain = [clip.input_features for clip in clips]
     states: dict[int, list[Tensor]] = {}  # of the variants that differ from the float model by now
 
     def advance(stage: str) -> None:
         nonlocal plain, states
         on_stage(stage)
-        changed = {i: states.pop(i, plain) for i, recipe in enumerate(recipes) if _quantizes(recipe, stage, checkpoint)}
-        outputs = iter(original.run(stage, [*plain, *(x for state in states.values() for x in state)]))
+        changed = {
+            i: states.pop(i, plain)
+            for i, recipe in enumerate(recipes)
+            if _quantizes(recipe, stage, checkpoint)
+        }
+        outputs = iter(
+            original.run(stage, [*plain, *(x for state in states.values() for x in state)])
+        )
         plain = [next(outputs) for _ in clips]
         states = {i: [next(outputs) for _ in clips] for i in states}
         states |= {i: variants[i].run(stage, state) for i, state in changed.items()}
 
     def embed(model: Layerwise, embeds: list[Tensor]) -> list[Tensor]:
-        return [model.embed(clip.input_ids) + x[: len(clip.input_ids)] for clip, x in zip(clips, embeds, strict=True)]
+        return [
+            model.embed(clip.input_ids) + x[: len(clip.input_ids)]
+            for clip, x in zip(clips, embeds, strict=True)
+        ]
 
     for stage in encoder_stages(checkpoint.config):
         advance(stage)
     own_table = {i for i, recipe in enumerate(recipes) if recipe.rule_for(TABLE)}
     states |= {i: states.get(i, plain) for i in own_table}
-    states = {i: embed(variants[i] if i in own_table else original, state) for i, state in states.items()}
+    states = {
+        i: embed(variants[i] if i in own_table else original, state) for i, state in states.items()
+    }
     plain = embed(original, plain)
     for stage in decoder_stages(checkpoint.config):
         advance(stage)
 
     def generating(hidden: list[Tensor]) -> Tensor:
-        return torch.cat([x[clip.first_generating :] for clip, x in zip(clips, hidden, strict=True)])
+        return torch.cat(
+            [x[clip.first_generating :] for clip, x in zip(clips, hidden, strict=True)]
+        )
 
     on_stage(TABLE)
     models = {i: variants[i] if i in own_table else original for i in states}
-    found = _compare(original, generating(plain), models, {i: generating(state) for i, state in states.items()})
+    found = _compare(
+        original, generating(plain), models, {i: generating(state) for i, state in states.items()}
+    )
     return [found.get(i, Drift(0, 0, 0)) for i in range(len(recipes))]
 
 
 def _quantizes(recipe: Recipe, stage: str, checkpoint: Checkpoint) -> bool:
     """Whether a recipe names any linear layer of a stage."""
     inside = (
-        name for name, tensor in checkpoint.tensors.items() if name.startswith(f"{stage}.") and len(tensor.shape) == 2
+        name
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(f"{stage}.") and len(tensor.shape) == 2
     )
     return any(recipe.rule_for(name.removesuffix(".weight")) for name in inside)
 
 
 def _compare(
-    original: Layerwise, plain: Tensor, models: Mapping[int, Layerwise], hidden: Mapping[int, Tensor]
+    original: Layerwise,
+    plain: Tensor,
+    models: Mapping[int, Layerwise],
+    hidden: Mapping[int, Tensor],
 ) -> dict[int, Drift]:
     """Drifts of final hidden states [rows, hidden_size], in one go over the vocabulary.
 
-    The divergence of q from p is the mean of log p - log q under p. Its sum over the ids seen so far is kept relative
-    to the sum of their exponentials, as `Choices` keeps that.
+    The divergence of q from p is the mean of log p - log q under p. Its sum over the ids seen so
+    far is kept relative to the sum of their exponentials, as `Choices` keeps that.
     """
     blank = original.tokens.streaming_pad
     reference, others = Choices(len(plain), blank), {i: Choices(len(plain), blank) for i in hidden}
@@ -228,11 +280,17 @@ def _forms(
     checkpoint: Checkpoint, group: Group, drift: Drift, sizes: Mapping[tuple[int, int], int]
 ) -> tuple[Form, ...]:
     errors = {form: _squared_error(checkpoint, group, *form) for form in sizes}
-    return tuple(Form(*form, size, drift.total * errors[form] / errors[MEASURED]) for form, size in sizes.items())
+    return tuple(
+        Form(*form, size, drift.total * errors[form] / errors[MEASURED])
+        for form, size in sizes.items()
+    )
 
 
 def _squared_error(checkpoint: Checkpoint, group: Group, bits: int, block_size: int) -> float:
-    """Mean over the group's tensors of the squared error by the square of the weights, from some of their rows."""
+    """Return the group's mean of squared error over squared weights.
+
+    It is the mean over the group's tensors, each measured in some of its rows.
+    """
     recipe, errors = Recipe(group.name, 0, group.rules(bits, block_size)), []
     for name, tensor in checkpoint.tensors.items():
         rule = recipe.rule_for(name.removesuffix(".weight"))
@@ -241,6 +299,12 @@ def _squared_error(checkpoint: Checkpoint, group: Group, bits: int, block_size: 
         starts = np.linspace(0, tensor.shape[0] - 1, SAMPLED_ROWS, dtype=int)
         rows = np.concatenate([tensor.rows(row, row + 1) for row in np.unique(starts)])
         tensor.release()
-        change = rows - dequantize_blockwise(quantize_blockwise(rows, rule, name), rule, rows.shape[1])
-        errors.append(float(np.square(change, dtype=np.float64).sum() / np.square(rows, dtype=np.float64).sum()))
+        change = rows - dequantize_blockwise(
+            quantize_blockwise(rows, rule, name), rule, rows.shape[1]
+        )
+        errors.append(
+            float(
+                np.square(change, dtype=np.float64).sum() / np.square(rows, dtype=np.float64).sum()
+            )
+        )
     return float(np.mean(errors))

@@ -44,12 +44,15 @@ class RemoteCheckpoint:
         return hub.remaining(self.weights, self.folder)
 
     def require_room(self, output: Path, size: int | None) -> None:
-        """Compare what the download and an artifact of `size` bytes, if that is known, need with what there is.
+        """Check that there is room for the download and an artifact of `size` bytes.
+
+        `size` is None where it is not known.
 
         Raises:
             StorageError: a disk is too small.
         """
-        new = 0 if output.exists() else size or 0  # of a folder that exists, the export knows what it can take over
+        # of a folder that exists, the export knows what it can take over
+        new = 0 if output.exists() else size or 0
         hub.require_room({self.folder: self.num_bytes, output: new})
 
     def fetch(self, on_progress: Callable[[hub.Progress], None] = lambda progress: None) -> Path:
@@ -73,9 +76,9 @@ def find_remote(
 ) -> RemoteCheckpoint | None:
     """The checkpoint that ORG/NAME or ORG/NAME@REVISION names; None for a path, and for `tiny`.
 
-    Where a repository holds both layouts, Mistral's is taken; a GGUF where it holds neither, or where ORG/NAME/FILE
-    names it or the first of its shards. The hyperparameters, the tokenizer and the index of the weights are downloaded
-    at once: 15 MB of the released model's 8.9 GB.
+    Where a repository holds both layouts, Mistral's is taken; a GGUF where it holds neither, or
+    where ORG/NAME/FILE names it or the first of its shards. The hyperparameters, the tokenizer and
+    the index of the weights are downloaded at once: 15 MB of the released model's 8.9 GB.
 
     Args:
         source: what a user named.
@@ -101,14 +104,23 @@ def find_remote(
         small, weights = ["params.json", *card], ["consolidated.safetensors"]
     elif file is None and FILE_NAME in files:
         raise CheckpointError(
-            f"{repository}: an exported artifact, not a checkpoint; run: voxtral-onnx transcribe --model {repository}"
+            f"{repository}: an exported artifact, not a checkpoint; run: voxtral-onnx transcribe "
+            f"--model {repository}"
         )
     elif file is None and "config.json" in files and (safetensors or not ggufs):
-        small = ["config.json", "processor_config.json", *files.keys() & {"model.safetensors.index.json"}, *card]
+        small = [
+            "config.json",
+            "processor_config.json",
+            *files.keys() & {"model.safetensors.index.json"},
+            *card,
+        ]
         weights = safetensors
     else:
         gguf = _choose_gguf(repository, ggufs, file)
-        small, weights = [], order_shards(gguf, {name: entry.size for name, entry in files.items()}, str(repository))
+        small = []
+        weights = order_shards(
+            gguf, {name: entry.size for name, entry in files.items()}, str(repository)
+        )
     if tokenizer is None:
         small.append(str(PurePosixPath(gguf or "").parent / TOKENIZER))
     _require(repository, small, files)
@@ -122,12 +134,17 @@ def find_remote(
 
 
 def _split(source: str | Path) -> tuple[str | Path, str | None]:
-    """ORG/NAME/FILE@REVISION as ORG/NAME@REVISION and FILE; what names no file of a repository stays as it is."""
+    """ORG/NAME/FILE@REVISION as ORG/NAME@REVISION and FILE.
+
+    What names no file of a repository stays as it is.
+    """
     match = _FILE.fullmatch(str(source))
     if match is None or isinstance(source, Path) or Path(source).exists():
         return source, None
     name, file, revision = match.groups(default="")
-    return (name + revision, file) if file.endswith(".gguf") or first_shard(file) else (source, None)
+    return (
+        (name + revision, file) if file.endswith(".gguf") or first_shard(file) else (source, None)
+    )
 
 
 def _choose_gguf(repository: hub.Repository, ggufs: list[str], file: str | None) -> str:
@@ -140,18 +157,28 @@ def _choose_gguf(repository: hub.Repository, ggufs: list[str], file: str | None)
         return file
     held = ", ".join(ggufs)
     if file is not None:
-        raise CheckpointError(f"{repository}: {file}: no GGUF that it holds; found {held or 'none'}")
+        raise CheckpointError(
+            f"{repository}: {file}: no GGUF that it holds; found {held or 'none'}"
+        )
     if not ggufs:
         raise CheckpointError(
-            f"{repository}: expected params.json and consolidated.safetensors (Mistral's layout), config.json "
+            f"{repository}: expected params.json and consolidated.safetensors (Mistral's layout), "
+            "config.json "
             "(Hugging Face's) or a GGUF, found none of them"
         )
     if len(ggufs) > 1:
         name, at, revision = str(repository).partition("@")
-        raise CheckpointError(f"{repository}: several GGUFs: {held}; name one of them: {name}/{ggufs[0]}{at}{revision}")
+        raise CheckpointError(
+            f"{repository}: several GGUFs: {held}; name one of them: "
+            f"{name}/{ggufs[0]}{at}{revision}"
+        )
     return ggufs[0]
 
 
-def _require(repository: hub.Repository, names: list[str], files: Mapping[str, hub.RemoteFile]) -> None:
+def _require(
+    repository: hub.Repository, names: list[str], files: Mapping[str, hub.RemoteFile]
+) -> None:
     if lost := sorted(set(names) - files.keys()):
-        raise CheckpointError(f"{repository}: its checkpoint lacks {', '.join(lost)}; choose another --revision")
+        raise CheckpointError(
+            f"{repository}: its checkpoint lacks {', '.join(lost)}; choose another --revision"
+        )

@@ -1,7 +1,9 @@
-"""Tensors of mapped files, whatever the format: float32 copies of what is asked for, and nothing else in memory.
+"""Tensors of mapped files, whatever the format.
 
-Files are memory-mapped; `Tensor.rows` copies only what is asked for and `Tensor.release` drops the pages behind, so
-resident memory does not grow with the checkpoint.
+Float32 copies of what is asked for, and nothing else in memory.
+
+Files are memory-mapped; `Tensor.rows` copies only what is asked for and `Tensor.release` drops the
+pages behind, so resident memory does not grow with the checkpoint.
 """
 
 from __future__ import annotations
@@ -58,8 +60,8 @@ class Piece:
         Raises:
             CheckpointError: the file has shrunk since it was mapped.
         """
-        # Reading a mapped page beyond the file's end kills the process, so its size is asked for before every read. A
-        # file that shrinks between the question and the read still does.
+        # Reading a mapped page beyond the file's end kills the process, so its size is asked for
+        # before every read. A file that shrinks between the question and the read still does.
         if self.mapping.size() < self.offset + self.size:
             raise CheckpointError("its file has shrunk while it was read; download it again")
         return np.frombuffer(self.mapping, np.uint8, stop - start, self.offset + start)
@@ -85,7 +87,12 @@ class Span:
 
     def part(self, start: int, stop: int) -> Span:
         """The bytes [start, stop)."""
-        return Span(tuple(Piece(piece.mapping, piece.offset + a, b - a) for piece, a, b in self._within(start, stop)))
+        return Span(
+            tuple(
+                Piece(piece.mapping, piece.offset + a, b - a)
+                for piece, a, b in self._within(start, stop)
+            )
+        )
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """The bytes [start, stop): uint8, a view where they stand in one file, else a copy."""
@@ -137,15 +144,21 @@ class Tensor:
         return self.encoding.decode(self.stored_rows(start, stop)).reshape(-1, *self.shape[1:])
 
     def stored_rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """The rows [start, stop) as the file has them: uint8 [stop - start, bytes of a row], perhaps a view.
+        """Return the rows [start, stop) as the file has them, perhaps as a view.
+
+        They are uint8 [stop - start, bytes of a row].
 
         Raises:
             CheckpointError: the file has shrunk since it was opened.
         """
         return self._stored(start, stop, slice(None))
 
-    def columns(self, start: int, stop: int, first_row: int = 0, end_row: int | None = None) -> np.ndarray:
-        """float32 copy of the columns [start, stop) of a matrix, or of some of its rows, transposed: [columns, rows].
+    def columns(
+        self, start: int, stop: int, first_row: int = 0, end_row: int | None = None
+    ) -> np.ndarray:
+        """Return a float32 copy of a matrix's columns, transposed: [columns, rows].
+
+        The columns are [start, stop), of all rows or of some of them.
 
         Raises:
             CheckpointError: the file has shrunk since it was opened.
@@ -156,7 +169,10 @@ class Tensor:
         return self.encoding.decode(stored)[:, start - first * size : stop - first * size].T
 
     def release(self, start: int = 0, stop: int | None = None) -> None:
-        """Let the operating system drop the pages of the rows [start, stop), in the file's order."""
+        """Let the operating system drop the pages of the rows [start, stop).
+
+        The rows are counted in the file's order.
+        """
         size = self._row_bytes
         self.span.release(start * size, (self.shape[0] if stop is None else stop) * size)
 
@@ -196,7 +212,8 @@ def map_file(path: Path) -> Piece:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             raise StorageError(
-                f"{path}: cannot be mapped: the limit on this process's memory leaves no room for its "
+                f"{path}: cannot be mapped: the limit on this process's memory leaves no room for "
+                "its "
                 f"{path.stat().st_size / 1e6:,.0f} MB; raise it (ulimit -v unlimited)"
             ) from error
         raise CheckpointError(f"{path}: cannot be read ({error}); download it again") from error

@@ -1,7 +1,8 @@
 """`tokenizer.json`: a Tekken tokenizer in the form that Hugging Face's libraries read.
 
-Tekken merges those two neighbours whose bytes joined are the token of the lowest rank. There every pair that may be
-merged is listed, in the order of the tokens that they make. Reference: transformers' `MistralConverter`.
+Tekken merges those two neighbours whose bytes joined are the token of the lowest rank. There every
+pair that may be merged is listed, in the order of the tokens that they make. Reference:
+transformers' `MistralConverter`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ def tokenizer_json(tekken: bytes) -> bytes:
     values = json.loads(tekken)
     specials, tokens = special_tokens(values), _text_tokens(values)
     if "pattern" not in values["config"]:
-        raise CheckpointError("tekken.json: no pattern that splits text; take the file that belongs to the checkpoint")
+        raise CheckpointError(
+            "tekken.json: no pattern that splits text; take the file that belongs to the checkpoint"
+        )
     names = [_spell(token) for token in tokens]
     ids = dict(zip(names, range(len(specials), len(specials) + len(names)), strict=True))
     result = {
@@ -75,7 +78,10 @@ def tokenizer_json(tekken: bytes) -> bytes:
 def special_tokens(tekken: dict[str, Any]) -> list[str]:
     """Names of the tokens without bytes, by id."""
     named = {entry["rank"]: entry["token_str"] for entry in tekken["special_tokens"]}
-    return [named.get(rank, f"<SPECIAL_{rank}>") for rank in range(tekken["config"]["default_num_special_tokens"])]
+    return [
+        named.get(rank, f"<SPECIAL_{rank}>")
+        for rank in range(tekken["config"]["default_num_special_tokens"])
+    ]
 
 
 def _text_tokens(tekken: dict[str, Any]) -> list[bytes]:
@@ -96,11 +102,19 @@ def _merges(tokens: list[bytes]) -> list[list[str]]:
 
 
 def _byte_level(**options: bool) -> dict[str, Any]:
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False, **options}
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+        **options,
+    }
 
 
 def _letters() -> list[str]:
-    """A visible character for every byte: itself where it is one in Latin-1, the others from U+0100 on.
+    """A visible character for every byte.
+
+    Itself where it is one in Latin-1, the others from U+0100 on.
 
     Source: GPT-2's `bytes_to_unicode`.
     """

@@ -1,9 +1,9 @@
 """Module to ONNX graph, without a single weight in memory.
 
-Traps that this file is shaped by: the `meta` device breaks `torch.onnx.ops.symbolic`, so modules live in
-FakeTensorMode; `torch.onnx.export` left to capture by itself falls back to unfused graphs without an error, so
-`torch.export` runs first and the operators are counted; two inputs that are one tensor object are merged, so every
-example is its own tensor.
+Traps that this file is shaped by: the `meta` device breaks `torch.onnx.ops.symbolic`, so modules
+live in FakeTensorMode; `torch.onnx.export` left to capture by itself falls back to unfused graphs
+without an error, so `torch.export` runs first and the operators are counted; two inputs that are
+one tensor object are merged, so every example is its own tensor.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from .passes import clean
 from .passes.names import name_values
 from .repeat import TRACED_LAYERS, repeat_last_layer
 
-OPSET = 23  # the highest that every tested host accepts; RotaryEmbedding and RMSNormalization begin there
-EXAMPLE_SIZES = {"batch": 2, "seq": 3, "chunk": 5, "capacity": 64}  # 1 would be traced as a constant
+# the highest that every tested host accepts; RotaryEmbedding and RMSNormalization begin there
+OPSET = 23
+# 1 would be traced as a constant
+EXAMPLE_SIZES = {"batch": 2, "seq": 3, "chunk": 5, "capacity": 64}
 EXAMPLE_SIZES |= {"sequence_length": 3, "past_sequence_length": 7, "total_sequence_length": 11}
 
 
@@ -41,14 +43,13 @@ class Traced:
     module: nn.Module
     model: ir.Model
     operators: dict[str, int]
-    passes: dict[str, int]
 
 
 def trace(plan_of: PlanOf, config: VoxtralConfig) -> Traced:
     """Trace one graph; its initializers are named after the checkpoint's tensors.
 
-    Two layers are traced and the second is repeated to the configuration's depth, where the recipe treats all layers
-    behind the first alike; else every layer is traced, which takes a second each.
+    Two layers are traced and the second is repeated to the configuration's depth, where the recipe
+    treats all layers behind the first alike; else every layer is traced, which takes a second each.
 
     Raises:
         AssertionError: the graph does not hold the fused operators that the plan names.
@@ -57,10 +58,10 @@ def trace(plan_of: PlanOf, config: VoxtralConfig) -> Traced:
     module = fake_module(plan)
     are_alike = _are_alike(module)
     model = _trace_whole(plan_of(_shortened(config)) if are_alike else plan)
-    passes = clean(model)
+    clean(model)
     if are_alike:
         repeat_last_layer(model, plan.num_layers)
-    return finish(plan, module, model, passes)
+    return finish(plan, module, model)
 
 
 def fake_module(plan: GraphPlan) -> nn.Module:
@@ -69,13 +70,15 @@ def fake_module(plan: GraphPlan) -> nn.Module:
         return plan.module().eval()
 
 
-def finish(plan: GraphPlan, module: nn.Module, model: ir.Model, passes: dict[str, int]) -> Traced:
+def finish(plan: GraphPlan, module: nn.Module, model: ir.Model) -> Traced:
     """Hold a graph to its plan, and name what is in it.
 
     Raises:
         AssertionError: it has other inputs, outputs or fused operators than the plan names.
     """
-    for value, spec in zip((*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True):
+    for value, spec in zip(
+        (*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True
+    ):
         assert value.name == spec.name, f"{plan.role}: expected {spec.name}, found {value.name}"
         value.shape = ir.Shape(spec.shape)
         value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(spec.dtype)))
@@ -88,15 +91,25 @@ def finish(plan: GraphPlan, module: nn.Module, model: ir.Model, passes: dict[str
     for operator, count in plan.fused_operators.items():
         found = operators.get(operator, 0)
         assert found == count, f"{plan.role}: expected {count} {operator} nodes, found {found}"
-    assert not plan.standard or "com.microsoft" not in model.opset_imports, f"{plan.role}: contrib operators in it"
+    assert not plan.standard or "com.microsoft" not in model.opset_imports, (
+        f"{plan.role}: contrib operators in it"
+    )
     model.producer_name, model.producer_version = "voxtral-onnx", ""
-    return Traced(plan, module, model, operators, passes)
+    return Traced(plan, module, model, operators)
 
 
 def _are_alike(module: nn.Module) -> bool:
-    """Whether all layers behind the first have parameters of the same shapes: forms of a weight differ in theirs."""
-    layers = [layer for part in module.modules() if isinstance(part, nn.ModuleList) for layer in part]
-    shapes = [[(name, value.shape, value.dtype) for name, value in layer.state_dict().items()] for layer in layers]
+    """Whether all layers behind the first have parameters of the same shapes.
+
+    Forms of a weight differ in theirs.
+    """
+    layers = [
+        layer for part in module.modules() if isinstance(part, nn.ModuleList) for layer in part
+    ]
+    shapes = [
+        [(name, value.shape, value.dtype) for name, value in layer.state_dict().items()]
+        for layer in layers
+    ]
     return bool(layers) and all(other == shapes[1] for other in shapes[1:])
 
 

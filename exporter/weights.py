@@ -1,20 +1,24 @@
 """The names, shapes and layouts of the checkpoint's tensors: every checkpoint quirk lives here.
 
-Inside the package a tensor has one name and its rotary rows are in the half-split order (pairs j, j + head_dim/2).
+Inside the package a tensor has one name and its rotary rows are in the half-split order (pairs j, j
++ head_dim/2).
 
-    ours                                     Mistral                                     Hugging Face, on disk
-    audio_tower.layers.0.self_attn.q_proj    …whisper_encoder.transformer.layers.0.…wq   audio_tower.layers.0.…q_proj
-    language_model.layers.0.mlp.gate_proj    layers.0.feed_forward.w1                    language_model.model.layers.0.…
+    ours                                     Mistral                                     Hugging
+    Face, on disk audio_tower.layers.0.self_attn.q_proj    …whisper_encoder.transformer.layers.0.…wq
+    audio_tower.layers.0.…q_proj language_model.layers.0.mlp.gate_proj    layers.0.feed_forward.w1
+    language_model.model.layers.0.…
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from ..config import TransformerConfig, VoxtralConfig
+from ..manifest import MAX_DELAY_TOKENS
 
 EMBEDDING = "language_model.embed_tokens.weight"
 FIRST_PROJECTION = "language_model.layers.0.self_attn.q_proj.weight"
@@ -83,7 +87,10 @@ _TRANSCRIBE_CPP_PARTS = {
     "ada_rms_norm.linear1": "ada.linear_1",
     "ada_rms_norm.linear2": "ada.linear_2",
 }
-_HF_ENCODER_PARTS = {"input_layernorm": "self_attn_layer_norm", "post_attention_layernorm": "final_layer_norm"}
+_HF_ENCODER_PARTS = {
+    "input_layernorm": "self_attn_layer_norm",
+    "post_attention_layernorm": "final_layer_norm",
+}
 
 
 def tensor_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
@@ -106,19 +113,50 @@ def tensor_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
         }
     shapes |= {
         "audio_tower.norm.weight": (encoder.hidden_size,),
-        "multi_modal_projector.linear_1.weight": (decoder.hidden_size, encoder.hidden_size * encoder.downsample_factor),
+        "multi_modal_projector.linear_1.weight": (
+            decoder.hidden_size,
+            encoder.hidden_size * encoder.downsample_factor,
+        ),
         "multi_modal_projector.linear_2.weight": (decoder.hidden_size, decoder.hidden_size),
     }
     for i in range(decoder.num_hidden_layers):
         layer = f"language_model.layers.{i}."
         shapes |= _layer_shapes(layer, decoder)
         shapes |= {
-            layer + "ada_rms_norm.linear1.weight": (decoder.time_embedding_rank, decoder.hidden_size),
-            layer + "ada_rms_norm.linear2.weight": (decoder.hidden_size, decoder.time_embedding_rank),
+            layer + "ada_rms_norm.linear1.weight": (
+                decoder.time_embedding_rank,
+                decoder.hidden_size,
+            ),
+            layer + "ada_rms_norm.linear2.weight": (
+                decoder.hidden_size,
+                decoder.time_embedding_rank,
+            ),
         }
     shapes["language_model.norm.weight"] = (decoder.hidden_size,)
     shapes[EMBEDDING] = (decoder.vocab_size, decoder.hidden_size)
     return shapes
+
+
+def held_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
+    """List what an artifact's graphs hold.
+
+    The census, but of each delay network its values for every delay.
+    """
+    decoder = config.decoder
+    shapes = {
+        name: shape for name, shape in tensor_shapes(config).items() if ".ada_rms_norm." not in name
+    }
+    tables = (
+        f"language_model.layers.{i}.ada_rms_norm.table" for i in range(decoder.num_hidden_layers)
+    )
+    return shapes | dict.fromkeys(tables, (MAX_DELAY_TOKENS + 1, 1, decoder.hidden_size))
+
+
+def count_parameters(config: VoxtralConfig, prefixes: tuple[str, ...]) -> int:
+    """Count the values of the checkpoint's tensors whose names begin so."""
+    return sum(
+        prod(shape) for name, shape in tensor_shapes(config).items() if name.startswith(prefixes)
+    )
 
 
 def quantizable_modules(config: VoxtralConfig) -> tuple[str, ...]:
@@ -126,7 +164,8 @@ def quantizable_modules(config: VoxtralConfig) -> tuple[str, ...]:
     return tuple(
         name.removesuffix(".weight")
         for name, shape in tensor_shapes(config).items()
-        if len(shape) == 2 and ".ada_rms_norm." not in name  # the delay's network becomes a table of gains
+        # the delay's network becomes a table of gains
+        if len(shape) == 2 and ".ada_rms_norm." not in name
     )
 
 
@@ -152,7 +191,10 @@ def mistral_name(name: str) -> str:
 
 
 def voxtral_cpp_name(name: str) -> str:
-    """Our name in the GGUFs of voxtral.cpp. Source: the names that its loader, `voxtral.cpp`, asks for."""
+    """Our name in the GGUFs of voxtral.cpp.
+
+    Source: the names that its loader, `voxtral.cpp`, asks for.
+    """
     return _rename(name, _VOXTRAL_CPP_PREFIXES, _VOXTRAL_CPP_PARTS)
 
 
@@ -205,9 +247,18 @@ class Layout:
 
 
 MISTRAL = Layout("mistral", mistral_name, interleaved=True)
-HF = Layout("huggingface", hf_name, interleaved=False, tied_copies={"language_model.lm_head.weight", "lm_head.weight"})
-HF_LIVE = Layout("huggingface-live", hf_live_name, interleaved=False, tied_copies={"lm_head.weight"})
-VOXTRAL_CPP = Layout("voxtral.cpp", voxtral_cpp_name, interleaved=True, extras={"audio.mel_filters"})
+HF = Layout(
+    "huggingface",
+    hf_name,
+    interleaved=False,
+    tied_copies={"language_model.lm_head.weight", "lm_head.weight"},
+)
+HF_LIVE = Layout(
+    "huggingface-live", hf_live_name, interleaved=False, tied_copies={"lm_head.weight"}
+)
+VOXTRAL_CPP = Layout(
+    "voxtral.cpp", voxtral_cpp_name, interleaved=True, extras={"audio.mel_filters"}
+)
 TRANSCRIBE_CPP = Layout(
     "transcribe.cpp",
     transcribe_cpp_name,
@@ -218,7 +269,10 @@ GGUF_LAYOUTS = (MISTRAL, VOXTRAL_CPP, TRANSCRIBE_CPP)
 
 
 def rotary_head_dim(name: str, config: VoxtralConfig) -> int | None:
-    """The head width of a tensor whose rows are rotated (q and k weights, the encoder's q bias), else None."""
+    """Return the head width of a tensor whose rows are rotated, else None.
+
+    Such are the q and k weights and the encoder's q bias.
+    """
     if ".self_attn.q_proj." not in name and ".self_attn.k_proj." not in name:
         return None
     return (config.encoder if name.startswith("audio_tower.") else config.decoder).head_dim

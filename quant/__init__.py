@@ -1,1 +1,4 @@
-"""Block quantisation in MatMulNBits' layout: methods, packing, and recipes that say which tensor gets which bits."""
+"""Block quantisation in MatMulNBits' layout.
+
+Methods, packing, and recipes that say which tensor gets which bits.
+"""

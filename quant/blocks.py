@@ -36,7 +36,9 @@ def quantize_blockwise(weight: np.ndarray, rule: Rule, name: str = "weight") -> 
     if weight.ndim != 2:
         raise QuantizationError(f"{name}: expected 2 dimensions, got {list(weight.shape)}")
     if not np.isfinite(weight).all():
-        raise QuantizationError(f"{name}: has non-finite values; the checkpoint is damaged or not a trained model")
+        raise QuantizationError(
+            f"{name}: has non-finite values; the checkpoint is damaged or not a trained model"
+        )
     if tail := -weight.shape[1] % rule.block_size:
         weight = np.pad(weight, ((0, 0), (0, tail)))
     blocks = weight.reshape(weight.shape[0], -1, rule.block_size)
@@ -46,27 +48,43 @@ def quantize_blockwise(weight: np.ndarray, rule: Rule, name: str = "weight") -> 
     _check_grid(name, rule, blocks, scales, zero_points)
     middle, top = 1 << (rule.bits - 1), (1 << rule.bits) - 1
     codes = np.multiply(blocks, invert(scales)[..., None])
-    codes += np.float32(middle + 0.5) if zero_points is None else (zero_points + np.float32(0.5))[..., None]
+    codes += (
+        np.float32(middle + 0.5)
+        if zero_points is None
+        else (zero_points + np.float32(0.5))[..., None]
+    )
     np.clip(codes, 0, top + np.float32(0.5), out=codes)  # truncation below then rounds to nearest
     zeros = None if zero_points is None else pack(zero_points.astype(np.uint8), rule.bits)
     return Blocks(pack(codes.astype(np.uint8), rule.bits), scales, zeros)
 
 
-def _check_grid(name: str, rule: Rule, blocks: np.ndarray, scales: np.ndarray, zero_points: np.ndarray | None) -> None:
+def _check_grid(
+    name: str, rule: Rule, blocks: np.ndarray, scales: np.ndarray, zero_points: np.ndarray | None
+) -> None:
     """Hold a method to what it says of itself."""
     for what, array in (("scales", scales), ("zero points", zero_points)):
         if array is not None and array.shape != blocks.shape[:-1]:
             raise QuantizationError(
-                f"{name}: method {rule.method}: {what}: expected {list(blocks.shape[:-1])}, got {list(array.shape)}"
+                f"{name}: method {rule.method}: {what}: expected {list(blocks.shape[:-1])}, got "
+                f"{list(array.shape)}"
             )
     if not np.isfinite(scales).all():
-        raise QuantizationError(f"{name}: values up to {np.abs(blocks).max():.3g} need a scale beyond float16's range")
+        raise QuantizationError(
+            f"{name}: values up to {np.abs(blocks).max():.3g} need a scale beyond float16's range"
+        )
     if (zero_points is not None) != rule.has_zero_points:
         expected, got = ("some", "none") if rule.has_zero_points else ("none", "some")
-        raise QuantizationError(f"{name}: method {rule.method}: zero points: expected {expected}, got {got}")
+        raise QuantizationError(
+            f"{name}: method {rule.method}: zero points: expected {expected}, got {got}"
+        )
     top = (1 << rule.bits) - 1
-    if zero_points is not None and not ((zero_points >= 0) & (zero_points <= top) & (zero_points % 1 == 0)).all():
-        raise QuantizationError(f"{name}: method {rule.method}: zero points: expected whole codes from 0 to {top}")
+    if (
+        zero_points is not None
+        and not ((zero_points >= 0) & (zero_points <= top) & (zero_points % 1 == 0)).all()
+    ):
+        raise QuantizationError(
+            f"{name}: method {rule.method}: zero points: expected whole codes from 0 to {top}"
+        )
 
 
 def dequantize_blockwise(blocks: Blocks, rule: Rule, num_columns: int) -> np.ndarray:
@@ -74,6 +92,10 @@ def dequantize_blockwise(blocks: Blocks, rule: Rule, num_columns: int) -> np.nda
     num_blocks = blocks.scales.shape[1]
     codes = unpack(blocks.packed, rule.bits, rule.block_size).astype(np.float32)
     middle = np.float32(1 << (rule.bits - 1))
-    zeros = middle if blocks.zero_points is None else unpack(blocks.zero_points, rule.bits, num_blocks)[..., None]
+    zeros = (
+        middle
+        if blocks.zero_points is None
+        else unpack(blocks.zero_points, rule.bits, num_blocks)[..., None]
+    )
     values = (codes - zeros) * blocks.scales[..., None]
     return values.reshape(len(codes), -1)[:, :num_columns]

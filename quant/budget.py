@@ -1,6 +1,7 @@
 """Bits where they matter: of every group of tensors one form, the least drift within a size.
 
-Drifts add up, because the errors of different groups are independent and the drift is about quadratic in them.
+Drifts add up, because the errors of different groups are independent and the drift is about
+quadratic in them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 
 from ..errors import QuantizationError
 
-CELLS = 100_000  # that the bytes to spend are counted in; sizes round up to them, which wastes 0.1 % at most
+# that the bytes to spend are counted in; sizes round up to them, which wastes 0.1 % at most
+CELLS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,9 @@ class Form:
 
 
 def spend(groups: Sequence[Sequence[Form]], budget: int) -> list[int]:
-    """The index of each group's form, so that the sizes fit `budget` bytes and the drifts sum to the least.
+    """Return the index of each group's storage option for the least total drift.
+
+    The sizes of the options together fit `budget` bytes.
 
     A knapsack with one choice a group, solved exactly up to the rounding of sizes.
 
@@ -54,7 +58,9 @@ def spend(groups: Sequence[Sequence[Form]], budget: int) -> list[int]:
         drift = best
         chosen.append(index)
     picks, at = [], cells
-    for forms, smallest, index in zip(reversed(groups), reversed(least), reversed(chosen), strict=True):
+    for forms, smallest, index in zip(
+        reversed(groups), reversed(least), reversed(chosen), strict=True
+    ):
         picks.append(int(index[at]))
         at -= -(-(forms[picks[-1]].size - smallest) // cell)
     return picks[::-1]

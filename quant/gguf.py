@@ -1,4 +1,6 @@
-"""The blocks of GGUF's Q4_0 and Q8_0 are those of MatMulNBits in another order: both ways without arithmetic.
+"""GGUF's Q4_0 and Q8_0 blocks, repacked for MatMulNBits.
+
+They hold the same codes and scales in another order, so nothing is computed.
 
 A block is a row's 32 consecutive values under one float16 scale d; a value is (code - middle) * d.
 
@@ -26,7 +28,10 @@ AS_STORED = "as_stored"  # the method that keeps such blocks
 def keeps(rule: Rule | None, stored: str) -> bool:
     """Whether a rule takes a tensor of this GGUF type over bit by bit."""
     return (
-        rule is not None and rule.method == AS_STORED and rule.block_size == BLOCK_SIZE and TYPES[rule.bits] == stored
+        rule is not None
+        and rule.method == AS_STORED
+        and rule.block_size == BLOCK_SIZE
+        and TYPES[rule.bits] == stored
     )
 
 
@@ -43,37 +48,24 @@ def repack(rows: np.ndarray, bits: int, name: str = "weight") -> Blocks:
     """
     scales, stored = split_blocks(rows, bits)
     if not np.isfinite(scales).all():
-        raise QuantizationError(f"{name}: has non-finite scales; the GGUF is damaged, or its shards are out of order")
+        raise QuantizationError(
+            f"{name}: has non-finite scales; the GGUF is damaged, or its shards are out of order"
+        )
     if bits == 8:
         packed = stored ^ 0x80
     else:
-        pairs = np.ascontiguousarray(stored).view(np.uint16)  # codes i, i + 16, i + 1, i + 17 from the lowest nibble on
+        # codes i, i + 16, i + 1, i + 17 from the lowest nibble on
+        pairs = np.ascontiguousarray(stored).view(np.uint16)
         low = (pairs & 0x000F) | (pairs >> 4 & 0x00F0)
         high = (pairs >> 4 & 0x000F) | (pairs >> 8 & 0x00F0)
         packed = np.concatenate((low, high), -1).astype(np.uint8)
     return Blocks(packed, scales.astype(np.float32), None)
 
 
-def restore(packed: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
-    """The inverse of `repack`: uint8 [N, bytes of a row].
-
-    Args:
-        packed: uint8 [N, num_blocks, bytes of a block].
-        scales: float32 [N, num_blocks], each a float16 value.
-        bits: 4 or 8.
-    """
-    if bits == 8:
-        stored = packed ^ 0x80
-    else:
-        low, high = packed[..., :8].astype(np.uint16), packed[..., 8:].astype(np.uint16)
-        even = (low & 0x0F) | (high & 0x0F) << 4
-        odd = (low >> 4) | (high & 0xF0)
-        stored = (even | odd << 8).view(np.uint8)
-    head = scales.astype("<f2")[..., None].view(np.uint8)
-    return np.concatenate((head, stored), -1).reshape(len(packed), -1)
-
-
 def split_blocks(rows: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scales float16 [N, num_blocks] and the bytes of the codes uint8 [N, num_blocks, 4 * bits] of such rows."""
+    """Split rows of blocks into their scales and the bytes of their codes.
+
+    Scales are float16 [N, num_blocks], the bytes uint8 [N, num_blocks, 4 * bits].
+    """
     blocks = np.ascontiguousarray(rows).reshape(len(rows), -1, 2 + 4 * bits)
     return np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0], blocks[..., 2:]

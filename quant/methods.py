@@ -1,8 +1,8 @@
 """Quantisation methods, a registry by name.
 
-A method chooses a grid for each block: from float32 blocks [..., block_size] and the number of bits to scales [...] and
-zero points [...], or None in their place where the middle code stands for zero. `quantize_blockwise` rounds the scales
-to float16 and sends every value to its nearest code.
+A method chooses a grid for each block: from float32 blocks [..., block_size] and the number of bits
+to scales [...] and zero points [...], or None in their place where the middle code stands for zero.
+`quantize_blockwise` rounds the scales to float16 and sends every value to its nearest code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from functools import reduce
 import numpy as np
 import torch
 
-Grid = tuple[np.ndarray, np.ndarray | None]  # scales float32 [...], zero points: float32 [...], whole codes
+# scales float32 [...], zero points: float32 [...], whole codes
+Grid = tuple[np.ndarray, np.ndarray | None]
 Choice = Callable[[np.ndarray, int], Grid]
 
 SHARES = (1.0, 1.08, 0.95, 0.89)  # of a block's range; twice as many lower the error by 0.2 % more
@@ -26,7 +27,8 @@ class Method:
 
     choose: Choice
     has_zero_points: bool
-    seconds_per_gb: float  # of bfloat16 weights on one core, about, for estimates; bench/quant.py measures it
+    # of bfloat16 weights on one core, about, for estimates; bench/quant.py measures it
+    seconds_per_gb: float
 
 
 METHODS: dict[str, Method] = {}
@@ -44,13 +46,19 @@ def method(*, has_zero_points: bool, seconds_per_gb: float = 1.5) -> Callable[[C
 
 @method(has_zero_points=False)
 def rtn_symmetric(blocks: np.ndarray, bits: int) -> Grid:
-    """Round to nearest; the value of largest magnitude becomes the lowest code, as in ggml's Q4_0."""
+    """Round to nearest.
+
+    The value of largest magnitude becomes the lowest code, as in ggml's Q4_0.
+    """
     return _symmetric(*_extremes(blocks), bits)
 
 
 @method(has_zero_points=False)
 def as_stored(blocks: np.ndarray, bits: int) -> Grid:
-    """The blocks that a GGUF holds, bit by bit (quant/gguf.py); where it holds none, `rtn_symmetric`."""
+    """The blocks that a GGUF holds, bit by bit (quant/gguf.py).
+
+    Where it holds none, `rtn_symmetric`.
+    """
     return rtn_symmetric(blocks, bits)
 
 
@@ -73,7 +81,10 @@ def refit_asymmetric(blocks: np.ndarray, bits: int) -> Grid:
 
 
 def as_float16(scales: np.ndarray) -> np.ndarray:
-    """The nearest float16 values, as float32: float16 and float32 artifacts then hold the same weights."""
+    """The nearest float16 values, as float32.
+
+    Float16 and float32 artifacts then hold the same weights.
+    """
     return scales.astype(np.float16).astype(np.float32)
 
 
@@ -83,12 +94,15 @@ def invert(scales: np.ndarray) -> np.ndarray:
 
 
 def _extremes(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    values = torch.from_numpy(blocks)  # torch reduces a short last axis about four times faster than NumPy
+    # torch reduces a short last axis about four times faster than NumPy
+    values = torch.from_numpy(blocks)
     return values.amax(-1).numpy(), values.amin(-1).numpy()
 
 
 def _symmetric(high: np.ndarray, low: np.ndarray, bits: int, share: float = 1.0) -> Grid:
-    return as_float16(np.where(high > -low, high, low) * np.float32(share / -(1 << (bits - 1)))), None
+    return as_float16(
+        np.where(high > -low, high, low) * np.float32(share / -(1 << (bits - 1)))
+    ), None
 
 
 def _asymmetric(high: np.ndarray, low: np.ndarray, bits: int, share: float = 1.0) -> Grid:
@@ -99,14 +113,17 @@ def _asymmetric(high: np.ndarray, low: np.ndarray, bits: int, share: float = 1.0
 
 
 def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
-    """Of the grids that SHARES of the range give, and of their fits to the codes, the one of least squared error.
+    """Return the grid of least squared error among candidates and their fits.
 
-    With codes q given, values x are fitted by d * (q - z). A block's sum of squared errors is then its sum of x * x
-    less the gain d * (2 * sum((q - z) * x) - d * sum((q - z) * (q - z))), at the float16 scale that will be stored.
-    The first grid considered is the one that rounding to nearest would use, so no block gets worse.
+    Candidates are the grids that SHARES of the range give, and the fits are those to their codes.
 
-    The axis of a block comes first here: whole arrays are added, which is fast, and one after the other, which gives
-    the same bytes on every machine and for every slice of a weight.
+    With codes q given, values x are fitted by d * (q - z). A block's sum of squared errors is then
+    its sum of x * x less the gain d * (2 * sum((q - z) * x) - d * sum((q - z) * (q - z))), at the
+    float16 scale that will be stored. The first grid considered is the one that rounding to nearest
+    would use, so no block gets worse.
+
+    The axis of a block comes first here: whole arrays are added, which is fast, and one after the
+    other, which gives the same bytes on every machine and for every slice of a weight.
     """
     middle, count = np.float32(1 << (bits - 1)), np.float32(blocks.shape[-1])
     x = np.ascontiguousarray(np.moveaxis(blocks, -1, 0))  # [block_size, ...]
@@ -115,12 +132,14 @@ def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
     best: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # gain, d, z
     for share in SHARES:
         d, zero_points = start(high, low, bits, share)
-        z = np.zeros_like(d) if zero_points is None else zero_points - middle  # codes count from the middle here
+        # codes count from the middle here
+        z = np.zeros_like(d) if zero_points is None else zero_points - middle
         np.multiply(x, invert(d), out=q)
         q += z
         np.clip(np.rint(q, out=q), -middle, middle - 1, out=q)
         sum_q, sum_qx = _sum(q), _sum(np.multiply(q, x, out=product))
-        sum_qq = np.einsum("i...,i...->...", q, q)  # whole numbers below 2^24: the same in any order
+        # whole numbers below 2^24: the same in any order
+        sum_qq = np.einsum("i...,i...->...", q, q)
         if best is None:
             best = _gain(d, sum_qx - z * sum_x, sum_qq - z * (2 * sum_q - count * z)), d, z
         if zero_points is not None:
@@ -130,7 +149,11 @@ def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
         d = as_float16(cross * invert(square))
         gain = _gain(d, cross, square)
         better = gain > best[0]
-        best = np.where(better, gain, best[0]), np.where(better, d, best[1]), np.where(better, z, best[2])
+        best = (
+            np.where(better, gain, best[0]),
+            np.where(better, d, best[1]),
+            np.where(better, z, best[2]),
+        )
     assert best is not None
     _, d, z = best
     return d, None if start is _symmetric else z + middle

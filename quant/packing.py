@@ -5,8 +5,8 @@
     code    0    1    2    3   ...  31
     byte   [ 1<<4 | 0 ][ 3<<4 | 2 ] ... [31<<4 | 30]      a block of 32 is 16 bytes
 
-8 bits, one code a byte. Zero points of a row are packed the same way, an odd last one with a zero above it.
-Source: ONNX Runtime contrib operator MatMulNBits, inputs B and zero_points.
+8 bits, one code a byte. Zero points of a row are packed the same way, an odd last one with a zero
+above it. Source: ONNX Runtime contrib operator MatMulNBits, inputs B and zero_points.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
         return codes
     if codes.shape[-1] % 2:
         codes = np.concatenate((codes, np.zeros((*codes.shape[:-1], 1), np.uint8)), -1)
-    pairs = np.ascontiguousarray(codes).view(np.uint16)  # little-endian: the even code is the low byte
+    # little-endian: the even code is the low byte
+    pairs = np.ascontiguousarray(codes).view(np.uint16)
     return (pairs | (pairs >> 4)).astype(np.uint8)
 
 

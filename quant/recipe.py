@@ -2,10 +2,8 @@
 
     accuracy_level = 4            # of MatMulNBits; 4 multiplies in int8, 0 in float
     [[rules]]
-    tensors = "language_model.embed_tokens"   # shell pattern over module names; the first rule that matches counts
-    bits = 4
-    block_size = 32
-    method = "rtn_symmetric"
+    tensors = "language_model.embed_tokens"   # shell pattern over module names; the first rule that
+    matches counts bits = 4 block_size = 32 method = "rtn_symmetric"
 
 A tensor that no rule matches stays in the activation type.
 """
@@ -39,14 +37,18 @@ class Rule:
 
     def __post_init__(self):
         if self.bits not in (4, 8):
-            raise QuantizationError(f"rule {self.tensors!r}: bits: expected 4 or 8, got {self.bits!r}")
+            raise QuantizationError(
+                f"rule {self.tensors!r}: bits: expected 4 or 8, got {self.bits!r}"
+            )
         if self.block_size not in (16, 32, 64, 128):  # 256 fails on CUDA
             raise QuantizationError(
-                f"rule {self.tensors!r}: block_size: expected 16, 32, 64 or 128, got {self.block_size!r}"
+                f"rule {self.tensors!r}: block_size: expected 16, 32, 64 or 128, got "
+                f"{self.block_size!r}"
             )
         if self.method not in METHODS:
             raise QuantizationError(
-                f"rule {self.tensors!r}: method: expected one of {list(METHODS)}, got {self.method!r}"
+                f"rule {self.tensors!r}: method: expected one of {list(METHODS)}, got "
+                f"{self.method!r}"
             )
 
     @property
@@ -65,10 +67,15 @@ class Recipe:
 
     def __post_init__(self):
         if self.accuracy_level not in (0, 1, 2, 3, 4):
-            raise QuantizationError(f"recipe {self.name}: accuracy_level: expected 0 to 4, got {self.accuracy_level!r}")
+            raise QuantizationError(
+                f"recipe {self.name}: accuracy_level: expected 0 to 4, got {self.accuracy_level!r}"
+            )
 
     def rule_for(self, module: str) -> Rule | None:
-        """The first rule whose pattern matches the module's name, None for a tensor that stays float."""
+        """Return the first rule whose pattern matches the module's name.
+
+        None stands for a tensor that stays float.
+        """
         return next((rule for rule in self.rules if fnmatchcase(module, rule.tensors)), None)
 
     def check_patterns(self, modules: Collection[str]) -> None:
@@ -80,20 +87,28 @@ class Recipe:
         problems = []
         for pattern in dict.fromkeys(rule.tensors for rule in self.rules):
             if not any(fnmatchcase(module, pattern) for module in modules):
-                likely = get_close_matches(pattern, {like for module in modules for like in _patterns_for(module)})
+                likely = get_close_matches(
+                    pattern, {like for module in modules for like in _patterns_for(module)}
+                )
                 hint = (
                     f"did you mean {' or '.join(map(repr, likely))}"
                     if likely
                     else f"expected as {next(iter(modules))!r}"
                 )
-                problems.append(f"rule {pattern!r} matches no linear layer or table of this model; {hint}")
+                problems.append(
+                    f"rule {pattern!r} matches no linear layer or table of this model; {hint}"
+                )
         if problems:
             raise QuantizationError(f"recipe {self.name}: " + "; ".join(problems))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """The inverse of `to_dict`."""
-        return cls(values["name"], values["accuracy_level"], tuple(Rule(**rule) for rule in values["rules"]))
+        return cls(
+            values["name"],
+            values["accuracy_level"],
+            tuple(Rule(**rule) for rule in values["rules"]),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest."""
@@ -101,9 +116,16 @@ class Recipe:
 
     def to_toml(self, comment: str) -> str:
         """The text of a recipe file, with a comment above."""
-        lines = [*(f"# {line}" for line in comment.splitlines()), f"accuracy_level = {self.accuracy_level}"]
+        lines = [
+            *(f"# {line}" for line in comment.splitlines()),
+            f"accuracy_level = {self.accuracy_level}",
+        ]
         for rule in self.rules:
-            lines += ["", "[[rules]]", *(f"{key} = {json.dumps(value)}" for key, value in asdict(rule).items())]
+            lines += [
+                "",
+                "[[rules]]",
+                *(f"{key} = {json.dumps(value)}" for key, value in asdict(rule).items()),
+            ]
         return "\n".join(lines) + "\n"
 
 
@@ -133,7 +155,9 @@ def load_recipe(name_or_path: str) -> Recipe:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError:
         known = sorted(file.stem for file in _FOLDER.glob("*.toml"))
-        raise QuantizationError(f"recipe {name_or_path!r}: expected a file or one of {known}, found neither") from None
+        raise QuantizationError(
+            f"recipe {name_or_path!r}: expected a file or one of {known}, found neither"
+        ) from None
     except (OSError, ValueError) as error:
         raise QuantizationError(f"recipe {path}: cannot be read ({error})") from error
     try:

@@ -1,1 +1,4 @@
-"""Artifact to text on onnxruntime: audio, sessions, caches, streams. Needs neither torch nor onnx."""
+"""Artifact to text on onnxruntime: audio, sessions, caches, streams.
+
+Needs neither torch nor onnx.
+"""

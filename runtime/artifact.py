@@ -30,8 +30,8 @@ def find_artifact(
 ) -> Path:
     """The folder of the artifact: `model`, else $VOXTRAL_ONNX_MODEL, else the last finished export.
 
-    Of an artifact that ORG/NAME[@REVISION] names, what `precisions` need is downloaded; as `choose_precisions` takes
-    them.
+    Of an artifact that ORG/NAME[@REVISION] names, what `precisions` need is downloaded; as
+    `choose_precisions` takes them.
 
     Raises:
         ArtifactError: nothing was named or exported, or what was named is not an artifact.
@@ -42,14 +42,16 @@ def find_artifact(
     if not asked:
         raise ArtifactError(
             "no model: name one, as FOLDER or ORG/NAME, or run one of\n"
-            "  voxtral-onnx transcribe --model tiny AUDIO  # a small test model, installed already\n"
+            "  voxtral-onnx transcribe --model tiny AUDIO  # a small test model, here already\n"
             "  voxtral-onnx export  # downloads the released model, 8.9 GB"
         )
     if str(asked) == "tiny" and not Path(asked).exists():
         if not (EMBEDDED / FILE_NAME).exists():
             raise ArtifactError(
-                "tiny: this checkout holds its checkpoint but not its artifact; run: make demo, or\n"
-                "  voxtral-onnx export tiny -o tiny-onnx && voxtral-onnx transcribe --model tiny-onnx AUDIO"
+                "tiny: this checkout holds its checkpoint but not its artifact; run: make demo, "
+                "or\n"
+                "  voxtral-onnx export tiny -o tiny-onnx && voxtral-onnx transcribe --model "
+                "tiny-onnx AUDIO"
             )
         return EMBEDDED
     folder = Path(asked)
@@ -59,17 +61,26 @@ def find_artifact(
         if repository := find_repository(asked):
             return _fetch(repository, precisions, offline, on_download)
     is_checkpoint = folder.suffix == ".gguf" or any(
-        (folder / name).exists() for name in ("params.json", "consolidated.safetensors", "config.json")
+        (folder / name).exists()
+        for name in ("params.json", "consolidated.safetensors", "config.json")
     )
     if is_checkpoint and not (folder / FILE_NAME).exists():
-        raise ArtifactError(f"{folder}: a checkpoint, not an artifact; run: voxtral-onnx export {folder}")
+        raise ArtifactError(
+            f"{folder}: a checkpoint, not an artifact; run: voxtral-onnx export {folder}"
+        )
     if not folder.exists():
-        raise ArtifactError(f"{folder}: no such folder; export a model first: voxtral-onnx export SOURCE")
+        raise ArtifactError(
+            f"{folder}: no such folder; export a model first: voxtral-onnx export SOURCE"
+        )
     return folder
 
 
-def open_artifact(folder: Path, precisions: Sequence[str] | None = None) -> tuple[Manifest, list[str]]:
-    """Read the manifest, choose precisions and compare the sizes of their files; others need not be there.
+def open_artifact(
+    folder: Path, precisions: Sequence[str] | None = None
+) -> tuple[Manifest, list[str]]:
+    """Read the manifest, choose precisions and compare the sizes of their files.
+
+    Others need not be there.
 
     Raises:
         ArtifactError: no artifact, another format, or a file that is missing or of another size.
@@ -84,7 +95,8 @@ def open_artifact(folder: Path, precisions: Sequence[str] | None = None) -> tupl
 class MappedFiles:
     """Weight files that sessions have mapped: what is written into them changes what is computed.
 
-    A file that is replaced or deleted, as exports and downloads do it, stays what it was for those that have it open.
+    A file that is replaced or deleted, as exports and downloads do it, stays what it was for those
+    that have it open.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, names: Iterable[str]):
@@ -92,7 +104,9 @@ class MappedFiles:
         self._stamps = {name: _stamp(folder / name) for name in names}
 
     def require_unchanged(self) -> None:
-        """See that nothing was written into the files; one with a new time is read and its hash compared.
+        """See that nothing was written into the files.
+
+        One with a new time is read and its hash compared.
 
         Raises:
             ArtifactError: a file is not the manifest's any more.
@@ -103,8 +117,10 @@ class MappedFiles:
                 continue
             if hash_file(self._folder / name).sha256 != self._manifest.files[name].sha256:
                 raise ArtifactError(
-                    f"{self._folder / name}: changed while it was in use, so that nothing decoded from now on could be "
-                    "trusted; export to another folder, or replace files instead of writing into them"
+                    f"{self._folder / name}: changed while it was in use, so that nothing decoded "
+                    "from now on could be "
+                    "trusted; export to another folder, or replace files instead of writing into "
+                    "them"
                 )
             self._stamps[name] = now
 
@@ -119,7 +135,9 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def choose_precisions(manifest: Manifest, asked: Sequence[str] | None = None) -> list[str]:
-    """The precisions asked for, all for `["all"]`, or the first of DEFAULT_PRECISIONS that the artifact has.
+    """Return the precisions asked for, or the artifact's default one.
+
+    `["all"]` asks for all; the default is the first of DEFAULT_PRECISIONS that the artifact has.
 
     Raises:
         UsageError: the artifact has not the one asked for.
@@ -147,13 +165,19 @@ def _fetch(
     offline: bool,
     on_download: Callable[[Progress], None],
 ) -> Path:
-    """Download what these precisions need of a published artifact, and its certificate; returns its folder."""
+    """Download what these precisions need of a published artifact, and its certificate.
+
+    Returns its folder.
+    """
     from .. import hub
 
     snapshot = hub.look_up(repository, offline=offline)
     if FILE_NAME not in snapshot.files:
         if snapshot.files.keys() & {"params.json", "config.json"}:
-            raise ArtifactError(f"{repository}: a checkpoint, not an artifact; run: voxtral-onnx export {repository}")
+            raise ArtifactError(
+                f"{repository}: a checkpoint, not an artifact; run: voxtral-onnx "
+                f"export {repository}"
+            )
         raise ArtifactError(f"{repository}: no {FILE_NAME}: not an exported artifact")
     folder = snapshot.folder([FILE_NAME])
     snapshot.download({FILE_NAME: snapshot.files[FILE_NAME]}, folder, on_download)
@@ -162,13 +186,17 @@ def _fetch(
         name: hub.RemoteFile(file.size, file.sha256)
         for name, file in manifest.files_of(choose_precisions(manifest, precisions)).items()
     }
-    if wrong := [name for name, file in needed.items() if not file.may_be(snapshot.files.get(name))]:
+    if wrong := [
+        name for name, file in needed.items() if not file.may_be(snapshot.files.get(name))
+    ]:
         raise ArtifactError(
             f"{repository}: its {FILE_NAME} names other files than it holds: {', '.join(wrong)}; "
             "choose another revision, ORG/NAME@REVISION"
         )
     if not snapshot.is_offline:  # artifacts run without; what was verified here is not overwritten
-        new = [name for name in CERTIFICATE if name in snapshot.files and not (folder / name).exists()]
+        new = [
+            name for name in CERTIFICATE if name in snapshot.files and not (folder / name).exists()
+        ]
         needed |= {name: snapshot.files[name] for name in new}
     snapshot.download(needed, folder, on_download)
     snapshot.remember()

@@ -24,11 +24,25 @@ from .media import MEDIA_SUFFIXES, MediaFile, has_signature, is_media
 from .stream import check_samples
 
 BLOCK_SECONDS = 1.28  # read at a time: 16 tokens, the largest encoder call
-UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)  # a WAV written to a pipe promises about this much, or twice as much
+# a WAV written to a pipe promises about this much, or twice as much
+UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)
 QUIET_DBFS = -34.0  # upstream users report missed words on clips whose peak is below 0.02
 AUTO_GAIN_PEAK = 0.95
 GAINS = ("none", "auto")
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", *MEDIA_SUFFIXES)
+SUFFIXES = (
+    ".wav",
+    ".flac",
+    ".mp3",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".aif",
+    ".aiff",
+    ".au",
+    ".caf",
+    ".w64",
+    *MEDIA_SUFFIXES,
+)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -49,12 +63,14 @@ class AudioSource:
             yield block if self._gain == 1 else block * np.float32(self._gain)
 
 
-def open_audio(source: str | Path | np.ndarray, sample_rate: int, *, gain: str = "none") -> AudioSource:
+def open_audio(
+    source: str | Path | np.ndarray, sample_rate: int, *, gain: str = "none"
+) -> AudioSource:
     """Look through a file, `-` (standard input) or an array.
 
     Args:
-        source: a path to anything that libsndfile or PyAV reads; `-` for such a file or raw s16le at `sample_rate` on
-            standard input; or a float array [n] at `sample_rate`.
+        source: a path to anything that libsndfile or PyAV reads; `-` for such a file or raw s16le
+            at `sample_rate` on standard input; or a float array [n] at `sample_rate`.
         sample_rate: the model's, in Hz.
         gain: `none`, or `auto` to scale the peak to 0.95.
 
@@ -87,12 +103,18 @@ def open_audio(source: str | Path | np.ndarray, sample_rate: int, *, gain: str =
             notes += _changes(sound, sample_rate)
     duration = length / sample_rate
     if promised > duration + 0.1:
-        notes.append(f"cut off: the header promises {promised:.1f} s, the file holds {duration:.1f} s")
+        notes.append(
+            f"cut off: the header promises {promised:.1f} s, the file holds {duration:.1f} s"
+        )
     factor = AUTO_GAIN_PEAK / peak if gain == "auto" and peak > 0 else 1.0
     if factor != 1:
         notes.append(f"gain {20 * log10(factor):+.1f} dB")
     elif dbfs(peak) < QUIET_DBFS and length:
-        level = "digital silence" if peak == 0 else f"quiet, its peak is {dbfs(peak):.0f} dBFS; --gain auto may help"
+        level = (
+            "digital silence"
+            if peak == 0
+            else f"quiet, its peak is {dbfs(peak):.0f} dBFS; --gain auto may help"
+        )
         notes.append(level)
     elif peak > 1:
         notes.append(f"exceeds full scale, its peak is {dbfs(peak):+.1f} dBFS")
@@ -103,7 +125,9 @@ def open_audio(source: str | Path | np.ndarray, sample_rate: int, *, gain: str =
 
 
 def find_audio(inputs: Iterable[str]) -> list[str]:
-    """Every file that inputs name: a folder stands for the audio files below it, a pattern for what it matches.
+    """Every file that inputs name.
+
+    A folder stands for the audio files below it, a pattern for what it matches.
 
     Raises:
         AudioError: a folder without audio, or a pattern that matches nothing.
@@ -116,7 +140,11 @@ def find_audio(inputs: Iterable[str]) -> list[str]:
         except OSError:  # too long a name: opening it says so
             is_folder, exists = False, True
         if is_folder:
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            files = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in SUFFIXES and file.is_file()
+            )
             lacking = f"{name}: a folder without audio files ({', '.join(SUFFIXES)})"
         elif name != "-" and not exists and glob.has_magic(name):
             files = sorted(map(Path, glob.glob(name, recursive=True)))  # noqa: PTH207, whose patterns cannot be absolute
@@ -149,11 +177,15 @@ def _mono(sound: SoundFile | MediaFile, sample_rate: int, name: str) -> Iterator
     """The average of the channels, resampled, block by block."""
     resample, done = None, 0
     if sound.samplerate != sample_rate:
-        resample = soxr.ResampleStream(sound.samplerate, sample_rate, 1, dtype="float32", quality="HQ")
+        resample = soxr.ResampleStream(
+            sound.samplerate, sample_rate, 1, dtype="float32", quality="HQ"
+        )
     for frames in _frames(sound, int(BLOCK_SECONDS * sound.samplerate), name):
         if not np.isfinite(frames).all():
             at = (done + int(np.flatnonzero(~np.isfinite(frames).all(1))[0])) / sound.samplerate
-            raise AudioError(f"{name}: the sample at {at:.2f} s is not a finite number: the recording is damaged")
+            raise AudioError(
+                f"{name}: the sample at {at:.2f} s is not a finite number: the recording is damaged"
+            )
         done += len(frames)
         mono = frames.mean(1) if sound.channels > 1 else frames[:, 0]
         yield mono if resample is None else resample.resample_chunk(mono)
@@ -170,7 +202,9 @@ def _frames(sound: SoundFile | MediaFile, size: int, name: str) -> Iterator[np.n
         while len(frames := sound.read(size, dtype="float32", always_2d=True)):
             yield frames
     except LibsndfileError as error:
-        raise AudioError(f"{name}: damaged after {sound.tell() / sound.samplerate:.1f} s ({error})") from error
+        raise AudioError(
+            f"{name}: damaged after {sound.tell() / sound.samplerate:.1f} s ({error})"
+        ) from error
 
 
 def _open(name: str, file: str | BinaryIO) -> SoundFile | MediaFile:
@@ -178,11 +212,13 @@ def _open(name: str, file: str | BinaryIO) -> SoundFile | MediaFile:
         file.seek(0)
     try:
         return SoundFile(file)
-    except (LibsndfileError, OSError, TypeError) as error:  # TypeError: by its name a file without a header
+    # TypeError: by its name a file without a header
+    except (LibsndfileError, OSError, TypeError) as error:
         if is_media(file):
             return MediaFile(name, file)
         raise AudioError(
-            f"{name}: not a readable audio file ({error}); convert it first: ffmpeg -i IN -ar 16000 -ac 1 OUT.wav"
+            f"{name}: not a readable audio file ({error}); convert it first: ffmpeg -i IN -ar "
+            "16000 -ac 1 OUT.wav"
         ) from error
 
 
@@ -212,7 +248,8 @@ def _require_file(path: str) -> None:
 def _promised_seconds(sound: SoundFile | MediaFile) -> float:
     """The length that the header promises, 0 where it does not know.
 
-    libsndfile corrects the length of a WAV that was cut off; only its log still says what the header says.
+    libsndfile corrects the length of a WAV that was cut off; only its log still says what the
+    header says.
     """
     if isinstance(sound, MediaFile):
         return sound.promised_seconds
@@ -225,7 +262,10 @@ def _promised_seconds(sound: SoundFile | MediaFile) -> float:
 
 
 def _spool_stdin(sample_rate: int) -> tuple[BinaryIO, bool]:
-    """Standard input as a seekable file, and whether it was raw: s16le at `sample_rate`, a WAV from here on."""
+    """Standard input as a seekable file, and whether it was raw.
+
+    S16le at `sample_rate`, a WAV from here on.
+    """
     import shutil
     import sys
 

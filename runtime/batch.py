@@ -1,4 +1,7 @@
-"""Files decoded together: a call of the decoder reads all weights, however many files it advances by a token."""
+"""Files decoded together.
+
+A call of the decoder reads all weights, however many files it advances by a token.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ class Row:
         self.source, self.stream, self.gate = source, stream, gate
         self.tokens: list[Token] = []
         self.error: AudioError | None = None
-        self.audio_embeds = np.zeros((0, 0))  # [positions, hidden_size], encoded and not decoded yet
+        # [positions, hidden_size], encoded and not decoded yet
+        self.audio_embeds = np.zeros((0, 0))
         self._chunks = self._hear()
 
     def _hear(self) -> Iterator[np.ndarray]:
@@ -31,7 +35,10 @@ class Row:
         yield from self.stream.hear_end()
 
     def prepare(self) -> bool:
-        """Encode up to the next position to decode, and run the prompt in calls of its own; False at the file's end."""
+        """Encode up to the next position to decode, and run the prompt in calls of its own.
+
+        False at the file's end.
+        """
         try:
             while not (self.stream.finished or len(self.audio_embeds)):
                 self.audio_embeds = next(self._chunks, self.audio_embeds)
@@ -57,7 +64,9 @@ class Row:
             raise self.error
 
 
-def advance_together(decoder: Decoder, count: int, begin: Callable[[KVCache], Row | None]) -> Iterator[Row]:
+def advance_together(
+    decoder: Decoder, count: int, begin: Callable[[KVCache], Row | None]
+) -> Iterator[Row]:
     """Rows that have ended, each as soon as it has.
 
     Args:
@@ -70,7 +79,8 @@ def advance_together(decoder: Decoder, count: int, begin: Callable[[KVCache], Ro
     while rows:
         ended = [place for place, row in enumerate(rows) if not row.prepare()]
         for place in reversed(ended):
-            del rows[place].stream.encoder_cache, rows[place].stream.decoder_cache  # a transcript may be kept for long
+            # a transcript may be kept for long
+            del rows[place].stream.encoder_cache, rows[place].stream.decoder_cache
             yield rows[place]
             if row := begin(buffers.cache(place)):
                 rows[place] = row
@@ -90,8 +100,8 @@ def advance_together(decoder: Decoder, count: int, begin: Callable[[KVCache], Ro
 def _step(decoder: Decoder, buffers: KVRows, rows: list[Row]) -> None:
     """Advance each row by one token.
 
-    A decision that other kernels might turn is made again alone, over the same row of the cache, so that text does not
-    depend on what else is transcribed.
+    A decision that other kernels might turn is made again alone, over the same row of the cache, so
+    that text does not depend on what else is transcribed.
     """
     began = perf_counter()
     streams = [row.stream for row in rows]

@@ -1,7 +1,7 @@
 """How fast an artifact runs on this machine, and where the time goes.
 
-The decoder step reads all of the decoder's weights, so its floor is their size over the machine's memory bandwidth;
-both are measured here in one run.
+The decoder step reads all of the decoder's weights, so its floor is their size over the machine's
+memory bandwidth; both are measured here in one run.
 """
 
 from __future__ import annotations
@@ -79,8 +79,10 @@ class Details:
     full_window: CallTimes
     full_memory: int  # bytes resident with the caches full
     decoder_bytes: int  # of weights, all read in a decoder step
-    read_bytes_per_second: float  # of this machine's memory, with as many threads; the fastest of some passes
-    bandwidth_share: float  # that the fastest decoder step with an empty window reaches; above 1 only on a device
+    # of this machine's memory, with as many threads; the fastest of some passes
+    read_bytes_per_second: float
+    # that the fastest decoder step with an empty window reaches; above 1 only on a device
+    bandwidth_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +165,16 @@ def bench(
         yield _in_new_process(measure, folder, options, audio, repeat, details)
 
 
-def _in_new_process(function: Callable[..., Any], folder: Path, options: Mapping[str, Any], *arguments: Any) -> Any:
+def _in_new_process(
+    function: Callable[..., Any], folder: Path, options: Mapping[str, Any], *arguments: Any
+) -> Any:
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         try:
             return process.submit(function, folder, options, *arguments).result()
         except BrokenProcessPool as error:
             raise DeviceError(
-                f"{options['precision']}: its process was ended from outside, most likely for want of memory; "
+                f"{options['precision']}: its process was ended from outside, most likely for want "
+                "of memory; "
                 "try another --precision or a smaller --context"
             ) from error
 
@@ -232,14 +237,22 @@ def open_clip(audio: str | Path | None, sample_rate: int) -> AudioSource:
 
 
 def sample_clip(sample_rate: int, seconds: float = CLIP_SECONDS) -> np.ndarray:
-    """The embedded samples one after the other, again from the first where they end, cut to a length."""
+    """Return the embedded samples one after the other, cut to a length.
+
+    They begin again from the first where they end.
+    """
     files = sorted(SAMPLES.glob("*.wav"))
-    spoken = np.concatenate([block for file in files for block in open_audio(file, sample_rate).blocks()])
+    spoken = np.concatenate(
+        [block for file in files for block in open_audio(file, sample_rate).blocks()]
+    )
     return np.resize(spoken, round(seconds * sample_rate))
 
 
 def transcribe_once(transcriber: Transcriber, source: AudioSource) -> tuple[Run, int]:
-    """Transcribe to the clip's last sample, whatever the model says, so that all runs have as many steps."""
+    """Transcribe a clip to its last sample, whatever the model says.
+
+    All runs then have as many steps.
+    """
     stream = transcriber.stream()
     for block in source.blocks():
         stream.feed(block)
@@ -255,7 +268,8 @@ def read_bandwidth(threads: int, passes: int = 7) -> float:
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(passes):
             began = perf_counter()
-            list(pool.map(np.bitwise_or.reduce, parts))  # among NumPy's reductions the one that waits for memory only
+            # among NumPy's reductions the one that waits for memory only
+            list(pool.map(np.bitwise_or.reduce, parts))
             seconds.append(perf_counter() - began)
     return READ_BYTES / min(seconds)
 
@@ -282,7 +296,10 @@ def num_cores() -> int:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that reads well as text too: the first column to the left, the others to the right."""
+    """A table that reads well as text too.
+
+    The first column to the left, the others to the right.
+    """
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -294,13 +311,16 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the numbers depend on: processor, cores, memory, versions, and how busy the machine is now."""
+    """What the numbers depend on.
+
+    Processor, cores, memory, versions, and how busy the machine is now.
+    """
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    runtimes = {distribution.name for distribution in metadata.distributions(name="onnxruntime")} | {
-        distribution.name for distribution in metadata.distributions(name="onnxruntime-gpu")
-    }
+    runtimes = {
+        distribution.name for distribution in metadata.distributions(name="onnxruntime")
+    } | {distribution.name for distribution in metadata.distributions(name="onnxruntime-gpu")}
     return {
         "cpu": models[0] if models else platform.processor() or platform.machine(),
         "cores": num_cores(),
@@ -313,7 +333,10 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _details(
-    transcriber: Transcriber, threads: int, loading: tuple[float, int, int], first_step_seconds: float
+    transcriber: Transcriber,
+    threads: int,
+    loading: tuple[float, int, int],
+    first_step_seconds: float,
 ) -> Details:
     encoder_cache, decoder_cache = transcriber.encoder.new_cache(), transcriber.decoder.new_cache()
     empty = _time_calls(transcriber, encoder_cache, decoder_cache, full=False)
@@ -322,7 +345,10 @@ def _details(
     full = _time_calls(transcriber, encoder_cache, decoder_cache, full=True)
     full_memory = resident_memory()
     manifest = transcriber.manifest
-    decoder_bytes = sum(manifest.files[file].size for file in manifest.precisions[transcriber.precision].decoder.data)
+    decoder_bytes = sum(
+        manifest.files[file].size
+        for file in manifest.precisions[transcriber.precision].decoder.data
+    )
     bandwidth = read_bandwidth(threads)
     return Details(
         load_seconds=loading[0],
@@ -342,20 +368,27 @@ def _details(
 def _first_step(transcriber: Transcriber) -> None:
     embeds = transcriber.encoder.encode(transcriber.encoder.new_cache(), _silence(transcriber, 1))
     bos = transcriber.manifest.tokens.bos
-    transcriber.decoder.step(transcriber.decoder.new_cache(), [bos], embeds, transcriber.num_delay_tokens)
+    transcriber.decoder.step(
+        transcriber.decoder.new_cache(), [bos], embeds, transcriber.num_delay_tokens
+    )
 
 
-def _time_calls(transcriber: Transcriber, encoder_cache: KVCache, decoder_cache: KVCache, *, full: bool) -> CallTimes:
+def _time_calls(
+    transcriber: Transcriber, encoder_cache: KVCache, decoder_cache: KVCache, *, full: bool
+) -> CallTimes:
     encoder, decoder, manifest = transcriber.encoder, transcriber.decoder, transcriber.manifest
     rng = np.random.default_rng(0)
     hidden_size = manifest.config.decoder.hidden_size
     embeds = rng.standard_normal((1, hidden_size), np.float32).astype(decoder_cache.dtype)
-    one, chunk = (_silence(transcriber, tokens) for tokens in (1, manifest.streaming.max_chunk_tokens))
+    one, chunk = (
+        _silence(transcriber, tokens) for tokens in (1, manifest.streaming.max_chunk_tokens)
+    )
     pad = manifest.tokens.streaming_pad
 
     def at_place(cache: KVCache, call: Callable[[], Any]) -> Callable[[], Any]:
         def placed() -> None:
-            cache.position = cache.spec.capacity if full else 0  # at its capacity a query sees the whole window
+            # at its capacity a query sees the whole window
+            cache.position = cache.spec.capacity if full else 0
             call()
 
         return placed
@@ -364,13 +397,20 @@ def _time_calls(transcriber: Transcriber, encoder_cache: KVCache, decoder_cache:
         encoder=_time(at_place(encoder_cache, lambda: encoder.encode(encoder_cache, one))),
         encoder_chunk=_time(at_place(encoder_cache, lambda: encoder.encode(encoder_cache, chunk))),
         decoder=_time(
-            at_place(decoder_cache, lambda: decoder.step(decoder_cache, [pad], embeds, transcriber.num_delay_tokens))
+            at_place(
+                decoder_cache,
+                lambda: decoder.step(decoder_cache, [pad], embeds, transcriber.num_delay_tokens),
+            )
         ),
     )
 
 
 def _fill(cache: KVCache) -> None:
-    values = np.random.default_rng(0).standard_normal(cache.buffers[0].shape, np.float32).astype(cache.dtype)
+    values = (
+        np.random.default_rng(0)
+        .standard_normal(cache.buffers[0].shape, np.float32)
+        .astype(cache.dtype)
+    )
     for buffer in cache.buffers:
         buffer.write(values)
 
@@ -378,7 +418,9 @@ def _fill(cache: KVCache) -> None:
 def _time(call: Callable[[], Any]) -> Latency:
     call()  # the first of a shape also allocates
     milliseconds: list[float] = []
-    while len(milliseconds) < CALLS and (len(milliseconds) < MIN_CALLS or sum(milliseconds) < 1000 * SECONDS_OF_CALLS):
+    while len(milliseconds) < CALLS and (
+        len(milliseconds) < MIN_CALLS or sum(milliseconds) < 1000 * SECONDS_OF_CALLS
+    ):
         began = perf_counter()
         call()
         milliseconds.append(1000 * (perf_counter() - began))

@@ -14,16 +14,20 @@ from .session import Session
 
 
 class KVCache:
-    """Key-value buffers of one stream, bound as past and present, and the convolution states beside them.
+    """Key-value buffers and convolution states of one stream.
 
-    The manifest's rule says which rows move and when (`CacheSpec`). The buffers stand where the session runs; in this
-    process's memory they take what rows are written, so a stream grows with its context and no further than the window.
+    The key-value buffers are bound as past and present.
+
+    The manifest's rule says which rows move and when (`CacheSpec`). The buffers stand where the
+    session runs; in this process's memory they take what rows are written, so a stream grows with
+    its context and no further than the window.
     """
 
     def __init__(self, session: Session, spec: CacheSpec, binding: Binding | None = None):
         """`binding`: to a row of `KVRows`; None takes one with buffers of its own."""
         self.spec, self.position = spec, 0
-        self.buffers: list[Buffer] = []  # [1, kv_heads, capacity, head_dim], key and value of each layer
+        # [1, kv_heads, capacity, head_dim], key and value of each layer
+        self.buffers: list[Buffer] = []
         self.states: list[Buffer] = []  # of the convolutions
         if binding is None:
             binding = session.take_binding()
@@ -34,7 +38,11 @@ class KVCache:
             if not (is_cache or tensor.name.endswith("_state")):
                 continue
             shape, dtype = _shape(tensor, 1, spec), np.dtype(tensor.dtype)
-            present = tensor.name.replace("past_key_values", "present") if is_cache else f"present_{tensor.name}"
+            present = (
+                tensor.name.replace("past_key_values", "present")
+                if is_cache
+                else f"present_{tensor.name}"
+            )
             buffer = self.binding.buffers.get(tensor.name)
             if buffer is None or buffer.shape != shape:
                 buffer = self.binding.hold(tensor.name, present, shape, dtype, appends=is_cache)
@@ -43,12 +51,17 @@ class KVCache:
             (self.buffers if is_cache else self.states).append(buffer)
         dtype = next(tensor.dtype for tensor in session.graph.inputs if tensor.name == "cos")
         self.dtype = np.dtype(dtype)
-        self.inverse_frequencies = spec.rope_theta ** (-np.arange(0, spec.head_dim, 2) / spec.head_dim)
+        self.inverse_frequencies = spec.rope_theta ** (
+            -np.arange(0, spec.head_dim, 2) / spec.head_dim
+        )
 
     def save(self) -> list[np.ndarray]:
         """All that later calls can see: convolution states and written rows."""
         written = self.spec.row(self.position)
-        return [*(state.read() for state in self.states), *(buffer.read(written) for buffer in self.buffers)]
+        return [
+            *(state.read() for state in self.states),
+            *(buffer.read(written) for buffer in self.buffers),
+        ]
 
     def restore(self, position: int, arrays: Sequence[np.ndarray]) -> None:
         """Take over what `save` gave at that position."""
@@ -59,7 +72,9 @@ class KVCache:
     def take_over(self, other: KVCache) -> None:
         """Go on where another cache of the same rows is."""
         self.position, written = other.position, self.spec.row(other.position)
-        for mine, its in zip((*self.states, *self.buffers), (*other.states, *other.buffers), strict=True):
+        for mine, its in zip(
+            (*self.states, *self.buffers), (*other.states, *other.buffers), strict=True
+        ):
             mine.copy(its, written)
 
     @property
@@ -68,21 +83,28 @@ class KVCache:
         return self.spec.room(self.position)
 
     def positions(self, rows: int) -> dict[str, np.ndarray]:
-        """The inputs that place the next `rows` rows: rotation by absolute position, writing by buffer row.
+        """The inputs that place the next `rows` rows.
+
+        Rotation by absolute position, writing by buffer row.
 
         Angles are computed in float64, so positions have no end.
         """
-        assert 0 < rows <= self.room, f"{rows} rows at position {self.position} cross a move of the cache"
-        angles = np.arange(self.position, self.position + rows)[None, :, None] * self.inverse_frequencies
+        assert 0 < rows <= self.room, (
+            f"{rows} rows at position {self.position} cross a move of the cache"
+        )
+        angles = (
+            np.arange(self.position, self.position + rows)[None, :, None] * self.inverse_frequencies
+        )
         return {
             "cos": np.cos(angles).astype(self.dtype),
             "sin": np.sin(angles).astype(self.dtype),
             "seqlens_k": np.array([self.spec.row(self.position) + rows - 1], np.int32),
-            "total_sequence_length": np.array(self.spec.capacity, np.int32),  # a smaller one may mean "no past"
+            # a smaller one may mean "no past"
+            "total_sequence_length": np.array(self.spec.capacity, np.int32),
         }
 
     def advance(self, rows: int) -> None:
-        """Count rows as written, and move the last `keep` rows to the front where the buffer is full."""
+        """Count rows as written, and shift the last `keep` to the front of a full buffer."""
         full = self.room == rows
         self.position += rows
         if full:
@@ -92,15 +114,18 @@ class KVCache:
     def rewind(self, rows: int) -> None:
         """Take back the last rows, which are written over; none may be older than the last move."""
         if rows:
-            assert self.spec.row(self.position) - rows >= self.spec.keep or self.position < self.spec.capacity
+            assert (
+                self.spec.row(self.position) - rows >= self.spec.keep
+                or self.position < self.spec.capacity
+            )
             self.position -= rows
 
 
 class KVRows:
     """Caches of several streams in common buffers [rows, kv_heads, capacity, head_dim].
 
-    A row by itself is a batch of one: a stream's cache, with a position and moves of its own. The first rows together
-    are a batch that one call advances by a position each.
+    A row by itself is a batch of one: a stream's cache, with a position and moves of its own. The
+    first rows together are a batch that one call advances by a position each.
     """
 
     def __init__(self, session: Session, spec: CacheSpec, rows: int):
@@ -109,10 +134,13 @@ class KVRows:
         weakref.finalize(self, session.give_back, self._whole, rows)
         for tensor in session.graph.inputs:
             if tensor.name.startswith("past_key_values."):
-                present, shape = tensor.name.replace("past_key_values", "present"), _shape(tensor, rows, spec)
+                present = tensor.name.replace("past_key_values", "present")
+                shape = _shape(tensor, rows, spec)
                 buffer = self._whole.buffers.get(tensor.name)
                 if buffer is None or buffer.shape != shape:
-                    self._whole.hold(tensor.name, present, shape, np.dtype(tensor.dtype), appends=True)
+                    self._whole.hold(
+                        tensor.name, present, shape, np.dtype(tensor.dtype), appends=True
+                    )
         self._bindings = [self._whole.part(0, count) for count in range(1, rows + 1)]
 
     def cache(self, row: int) -> KVCache:

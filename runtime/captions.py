@@ -18,12 +18,12 @@ MAX_COLUMNS = 42  # of a caption line; an East Asian wide character takes two
 MAX_LINES = 2
 MAX_SECONDS = 7.0
 PAUSE_SECONDS = 0.2  # between one group's end and the earliest start of the next: surely silence
-SENTENCE_ENDS = tuple(".!?。！？؟।")  # noqa: RUF001
+SENTENCE_ENDS = tuple(".!?。！？؟।")
 
 
 @dataclass(slots=True)
 class Recording:
-    """What was transcribed of a live stream, with the fields of a `Transcript` that captions need."""
+    """Transcript of a live stream, with the fields of a `Transcript` that captions need."""
 
     segments: list[Segment]
     duration: float = 0.0  # seconds
@@ -78,7 +78,10 @@ def to_srt(segments: Iterable[Segment]) -> str:
 
 
 def to_vtt(segments: Iterable[Segment]) -> str:
-    """WebVTT text. Source: the W3C's WebVTT, section 4.2.2; `<` and `&` begin tags and entities there."""
+    """WebVTT text.
+
+    Source: the W3C's WebVTT, section 4.2.2; `<` and `&` begin tags and entities there.
+    """
     blocks = ["WEBVTT\n"]
     for caption in captions(segments):
         text = "\n".join(html.escape(line, quote=False) for line in caption.lines)
@@ -88,8 +91,12 @@ def to_vtt(segments: Iterable[Segment]) -> str:
 
 def to_tsv(segments: Iterable[Segment]) -> str:
     """Captions as tab-separated milliseconds and text, with a header, as whisper writes them."""
-    rows = [(round(1000 * c.start), round(1000 * c.end), " ".join(c.lines)) for c in captions(segments)]
-    return "".join(f"{start}\t{end}\t{text}\n" for start, end, text in [("start", "end", "text"), *rows])
+    rows = [
+        (round(1000 * c.start), round(1000 * c.end), " ".join(c.lines)) for c in captions(segments)
+    ]
+    return "".join(
+        f"{start}\t{end}\t{text}\n" for start, end, text in [("start", "end", "text"), *rows]
+    )
 
 
 def to_json(transcript: Transcript | Recording) -> str:
@@ -115,7 +122,10 @@ def segment_values(segment: Segment) -> dict[str, Any]:
     }
     if segment.alternatives:  # a list for each text token
         values["alternatives"] = [
-            [{"token_id": one.token_id, "text": one.text, "logprob": round(one.logprob, 4)} for one in token]
+            [
+                {"token_id": one.token_id, "text": one.text, "logprob": round(one.logprob, 4)}
+                for one in token
+            ]
             for token in segment.alternatives
         ]
     return values
@@ -142,7 +152,10 @@ def columns(text: str) -> int:
 
 
 def _screens(segments: Sequence[Segment]) -> Iterator[Caption]:
-    """One caption; several that share the time where one segment is longer than a screen, none where it is blank."""
+    """One caption.
+
+    Several that share the time where one segment is longer than a screen, none where it is blank.
+    """
     lines = _wrap("".join(part.text for part in segments))
     if not lines[0]:
         return
@@ -154,7 +167,10 @@ def _screens(segments: Sequence[Segment]) -> Iterator[Caption]:
 
 
 def _wrap(text: str) -> list[str]:
-    """Lines of at most MAX_COLUMNS, broken at spaces, inside words only where a word is longer or has no spaces."""
+    """Wrap a text into lines of at most MAX_COLUMNS.
+
+    Lines break at spaces, and inside a word only where it is longer or has no spaces.
+    """
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".lstrip()

@@ -1,4 +1,7 @@
-"""The choice of a token made here instead of in the graph, from all its logits: alternatives, and hotwords."""
+"""The choice of a token made here instead of in the graph, from all its logits.
+
+Alternatives, and hotwords.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,23 @@ MAX_ALTERNATIVES = 10
 class Chooser:
     """The graph's greedy choice, of one stream, with alternatives to it and with hotwords likelier.
 
-    Blanks are never biased, and a hotword is begun only where the model writes some text anyway: what it hears decides
-    whether there is a word, hotwords decide which.
+    Blanks are never biased, and a hotword is begun only where the model writes some text anyway:
+    what it hears decides whether there is a word, hotwords decide which.
     """
 
-    def __init__(self, ids: Tokens, tokenizer: Tokenizer, alternatives: int = 0, hotwords: Hotwords | None = None):
-        self.ids, self.tokenizer, self.num_alternatives, self.hotwords = ids, tokenizer, alternatives, hotwords
-        self.recent: list[int] = []  # tokens written last, blanks left out, as many as a hotword can depend on
+    def __init__(
+        self,
+        ids: Tokens,
+        tokenizer: Tokenizer,
+        alternatives: int = 0,
+        hotwords: Hotwords | None = None,
+    ):
+        self.ids = ids
+        self.tokenizer = tokenizer
+        self.num_alternatives = alternatives
+        self.hotwords = hotwords
+        # tokens written last, blanks left out, as many as a hotword can depend on
+        self.recent: list[int] = []
 
     def choose(self, logits: np.ndarray, blank_penalty: float) -> Choice:
         """The choice at one position.
@@ -43,7 +56,9 @@ class Chooser:
         if self.hotwords is not None:
             words[self.hotwords.continuations(self.recent)] += self.hotwords.bias
             if plain != blank_id and plain >= self.ids.first_text:
-                words[self.hotwords.starts(self.recent)] += self.hotwords.bias * np.float32(START_SHARE)
+                words[self.hotwords.starts(self.recent)] += self.hotwords.bias * np.float32(
+                    START_SHARE
+                )
             token_id, biased_lead = self._best(words, held_back)
             lead = min(lead, biased_lead)  # another plain choice might bias other tokens
         highest = logits.max()
@@ -58,7 +73,10 @@ class Chooser:
         )
 
     def _best(self, words: np.ndarray, blank: np.float32) -> tuple[int, float]:
-        """The graph's rule, by which a tie goes to the lower id, and the lead over the next best."""
+        """Return the best token by the graph's rule, and its lead over the next best.
+
+        By that rule a tie goes to the lower id.
+        """
         blank_id, best = self.ids.streaming_pad, int(words.argmax())
         if (blank, -blank_id) > (words[best], -best):
             return blank_id, float(blank - words[best])
@@ -70,7 +88,8 @@ class Chooser:
         if not count:
             return
         least = np.partition(logits, -count)[-count]
-        candidates = np.flatnonzero(logits >= least)  # in the order of ids, which stable sorting keeps for equal ones
+        # in the order of ids, which stable sorting keeps for equal ones
+        candidates = np.flatnonzero(logits >= least)
         for token_id in candidates[np.argsort(-logits[candidates], kind="stable")][:count]:
             text = self.tokenizer.bytes_of(int(token_id)).decode("utf-8", "replace")
             yield Alternative(int(token_id), text, float(logits[token_id] - log_sum))

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 _INSTALL_GPU = "pip uninstall -y onnxruntime && pip install 'voxtral-onnx[gpu]'"
 _CUDA_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]' nvidia-cublas"
-_READ_BY_THE_HOST = ("total_sequence_length",)  # an input that CUDA's kernels want in the host's memory
+# an input that CUDA's kernels want in the host's memory
+_READ_BY_THE_HOST = ("total_sequence_length",)
 _ALIGNMENT = 256  # bytes, as CUDA allocates
 
 
@@ -57,7 +58,10 @@ class Cuda:
         self._helpers: dict[tuple, onnxruntime.InferenceSession] = {}
         ort = import_onnxruntime()
         if CUDA not in ort.get_available_providers():
-            raise DeviceError(f"{self.name}: this onnxruntime {ort.__version__} has no CUDA; run:\n  {_INSTALL_GPU}")
+            raise DeviceError(
+                f"{self.name}: this onnxruntime {ort.__version__} has no CUDA; "
+                f"run:\n  {_INSTALL_GPU}"
+            )
         ort.set_default_logger_severity(3)  # or every session warns that CUDA is not a plug-in
         self._free_at_first = self.free_memory()
         printed = io.StringIO()
@@ -66,14 +70,21 @@ class Cuda:
         try:
             self.zeros((1,), np.dtype(np.float16))
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
-            reasons = "; ".join(filter(None, (_library_error(ort), *printed.getvalue().splitlines(), str(error))))
-            raise DeviceError(f"{self.name}: {reasons}; CUDA's libraries come with:\n  {_CUDA_LIBRARIES}") from error
+            reasons = "; ".join(
+                filter(None, (_library_error(ort), *printed.getvalue().splitlines(), str(error)))
+            )
+            raise DeviceError(
+                f"{self.name}: {reasons}; CUDA's libraries come with:\n  {_CUDA_LIBRARIES}"
+            ) from error
 
-    def open(self, path: str | bytes, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
+    def open(
+        self, path: str | bytes, options: Any, *, captures: bool
+    ) -> onnxruntime.InferenceSession:
         """See `Device`.
 
         Raises:
-            DeviceError: the provider does not load, its memory is full, or it has no kernel for some of the nodes.
+            DeviceError: the provider does not load, its memory is full, or it has no kernel for
+                some of the nodes.
         """
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         settings = {
@@ -116,7 +127,9 @@ class Cuda:
         return self._helpers[model, arguments]
 
     def zeros(self, shape: Sequence[int], dtype: np.dtype) -> onnxruntime.OrtValue:
-        """Zeros in the device's memory, which a session's arena takes without rounding up, as OrtValue's own does.
+        """Return zeros in the device's memory, from a session's arena.
+
+        A session's arena takes memory without rounding up, unlike the one behind OrtValue.
 
         Raises:
             DeviceError: it is full.
@@ -134,7 +147,9 @@ class Cuda:
             buffer.part(row, row + 1).bind(binding, "past", "present")
             self._run_helper(session, binding)
 
-    def copy(self, source: CudaBuffer | np.ndarray, target: CudaBuffer | None = None) -> onnxruntime.OrtValue:
+    def copy(
+        self, source: CudaBuffer | np.ndarray, target: CudaBuffer | None = None
+    ) -> onnxruntime.OrtValue:
         """Copy values into a buffer; without one into this process's memory."""
         session = self._helper(copy_model, source.dtype)
         binding = session.io_binding()
@@ -148,8 +163,11 @@ class Cuda:
             binding.bind_output("copy", "cpu")
         return self._run_helper(session, binding)
 
-    def _run_helper(self, session: onnxruntime.InferenceSession, binding: Any) -> onnxruntime.OrtValue:
-        with self.lock, out_of_memory_is_said(self.name):  # while a call is recorded, nothing may be allocated
+    def _run_helper(
+        self, session: onnxruntime.InferenceSession, binding: Any
+    ) -> onnxruntime.OrtValue:
+        # while a call is recorded, nothing may be allocated
+        with self.lock, out_of_memory_is_said(self.name):
             session.run_with_iobinding(binding)
         return binding.get_outputs()[0]
 
@@ -166,24 +184,41 @@ class Cuda:
 
 
 class CudaBuffer:
-    """Memory of a CUDA device, at one address for life, as recorded calls need it: all of it, or some streams' part."""
+    """Memory of a CUDA device, at one address for life, as recorded calls need it.
+
+    All of it, or some streams' part.
+    """
 
     def __init__(
-        self, device: Cuda, shape: Sequence[int], dtype: np.dtype, whole: CudaBuffer | None = None, at: int = 0
+        self,
+        device: Cuda,
+        shape: Sequence[int],
+        dtype: np.dtype,
+        whole: CudaBuffer | None = None,
+        at: int = 0,
     ):
         """`whole` and `at`: the buffer that this is a part of, and at which byte."""
         self.shape, self.dtype, self.nbytes = tuple(shape), dtype, prod(shape) * dtype.itemsize
-        self.device, self._value = device, whole._value if whole else device.zeros(self.shape, dtype)
+        self.device = device
+        self._value = whole._value if whole else device.zeros(self.shape, dtype)
         self._address = (whole._address if whole else self._value.data_ptr()) + at
 
     def part(self, first: int, last: int) -> CudaBuffer:
         """The streams from `first` to before `last`."""
         shape = (last - first, *self.shape[1:])
-        return CudaBuffer(self.device, shape, self.dtype, self, first * (self.nbytes // self.shape[0]))
+        return CudaBuffer(
+            self.device, shape, self.dtype, self, first * (self.nbytes // self.shape[0])
+        )
 
     def bind(self, io: Any, past: str | None = None, present: str | None = None) -> None:
         """Make this an input and an output of calls."""
-        where = self.device.place, self.device.index, self.dtype.type, list(self.shape), self._address
+        where = (
+            self.device.place,
+            self.device.index,
+            self.dtype.type,
+            list(self.shape),
+            self._address,
+        )
         if past:
             io.bind_input(past, *where)
         if present:
@@ -212,24 +247,30 @@ class CudaBuffer:
 class CudaBinding:
     """Inputs at fixed addresses; calls of a session that captures are replayed as CUDA graphs.
 
-    A shape's first call lets onnxruntime allocate the outputs, which later ones write to. The second is recorded, for
-    which onnxruntime repeats it: states that do not append are therefore inputs and outputs in different places.
+    A shape's first call lets onnxruntime allocate the outputs, which later ones write to. The
+    second is recorded, for which onnxruntime repeats it: states that do not append are therefore
+    inputs and outputs in different places.
     """
 
     reusable = True  # recordings hold these addresses and last as long as the session
 
-    def __init__(self, device: Cuda, session: onnxruntime.InferenceSession, *, records: bool = True):
+    def __init__(
+        self, device: Cuda, session: onnxruntime.InferenceSession, *, records: bool = True
+    ):
         """`records`: calls are recorded, where the session allows it."""
         self.buffers: dict[str, Buffer] = {}
         self._device, self._session, self._io = device, session, session.io_binding()
         self._captures, self._records = device.captures(session), records
         self._caches: dict[tuple[str, str], CudaBuffer] = {}  # by the names of input and output
         self._parts: dict[tuple[int, int], CudaBinding] = {}  # kept, because recordings are
-        self._states: dict[str, tuple[str, HostBuffer]] = {}  # a few kB each, which travel with the inputs
+        # a few kB each, which travel with the inputs
+        self._states: dict[str, tuple[str, HostBuffer]] = {}
         self._calls: dict[tuple, _Call] = {}  # by the shapes of all inputs
         self._bound: _Call | None = None
 
-    def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool) -> Buffer:
+    def hold(
+        self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
+    ) -> Buffer:
         """See `Binding`."""
         if appends:
             return self._share(past, present, CudaBuffer(self._device, shape, dtype))
@@ -238,10 +279,15 @@ class CudaBinding:
         return buffer
 
     def part(self, first: int, last: int) -> CudaBinding:
-        """See `Binding`. One stream by itself runs its prompt and single decisions, which are not worth recording."""
+        """See `Binding`.
+
+        One stream by itself runs its prompt and single decisions, which are not worth recording.
+        """
         assert not self._states, "states are one stream's"
         if (first, last) not in self._parts:
-            part = self._parts[first, last] = CudaBinding(self._device, self._session, records=last - first > 1)
+            part = self._parts[first, last] = CudaBinding(
+                self._device, self._session, records=last - first > 1
+            )
             for (past, present), buffer in self._caches.items():
                 part._share(past, present, buffer.part(first, last))
         return self._parts[first, last]
@@ -268,10 +314,12 @@ class CudaBinding:
             self._bound = call
         call.upload(feeds)
         options = call.options(self._device.records and self._records) if self._captures else None
-        with self._device.lock, out_of_memory_is_said(self._device.name):  # recorded sessions run one call at a time
+        # recorded sessions run one call at a time
+        with self._device.lock, out_of_memory_is_said(self._device.name):
             self._session.run_with_iobinding(self._io, options)
         if not call.outputs:
-            call.outputs = self._io.get_outputs()[-len(call.fetched) :]  # the buffers were bound before
+            # the buffers were bound before
+            call.outputs = self._io.get_outputs()[-len(call.fetched) :]
             self._bound = None  # the next call is bound to these outputs
         output, *states = (value.numpy() for value in call.outputs)
         for (_, buffer), values in zip(self._states.values(), states, strict=True):
@@ -282,13 +330,15 @@ class CudaBinding:
 class _Call:
     """Memory for the inputs and the outputs of all calls with the same shapes.
 
-    The inputs stand one behind the other, because each transfer to the device takes longer than its few bytes.
+    The inputs stand one behind the other, because each transfer to the device takes longer than its
+    few bytes.
     """
 
     def __init__(self, device: Cuda, feeds: Mapping[str, np.ndarray], fetched: list[str]):
         self._device, self._options, self.fetched = device, {}, fetched
         self._on_host = {name: array for name, array in feeds.items() if name in _READ_BY_THE_HOST}
-        self._places: dict[str, tuple[int, np.ndarray]] = {}  # offset, and a view of what is transferred
+        # offset, and a view of what is transferred
+        self._places: dict[str, tuple[int, np.ndarray]] = {}
         offsets, size = {}, 0
         for name in feeds.keys() - self._on_host.keys():
             offsets[name] = size
@@ -296,7 +346,9 @@ class _Call:
         self._staged = np.zeros(size, np.uint8)
         for name, offset in offsets.items():
             array = feeds[name]
-            view = self._staged[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
+            view = (
+                self._staged[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
+            )
             self._places[name] = offset, view
         self._value = device.put(self._staged)
         self.outputs: list[onnxruntime.OrtValue] = []
@@ -305,7 +357,9 @@ class _Call:
         """Make these the inputs and the outputs of the next call."""
         device, address = self._device, self._value.data_ptr()
         for name, (offset, view) in self._places.items():
-            io.bind_input(name, device.place, device.index, view.dtype.type, view.shape, address + offset)
+            io.bind_input(
+                name, device.place, device.index, view.dtype.type, view.shape, address + offset
+            )
         for name, array in self._on_host.items():
             io.bind_cpu_input(name, array)
         for i, name in enumerate(self.fetched):
@@ -326,7 +380,9 @@ class _Call:
         records = records and bool(self.outputs)
         if records not in self._options:
             options = self._options[records] = import_onnxruntime().RunOptions()
-            options.add_run_config_entry("gpu_graph_id", str(next(self._device.recording_ids)) if records else "-1")
+            options.add_run_config_entry(
+                "gpu_graph_id", str(next(self._device.recording_ids)) if records else "-1"
+            )
         return self._options[records]
 
 
@@ -343,13 +399,17 @@ def _free_memory(index: int) -> int:
 
     def call(function: str, *arguments: Any) -> None:
         if code := getattr(driver, function)(*arguments):
-            raise DeviceError(f"cuda:{index}: the NVIDIA driver's {function} failed with code {code}")
+            raise DeviceError(
+                f"cuda:{index}: the NVIDIA driver's {function} failed with code {code}"
+            )
 
     number, device, context = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
     call("cuInit", 0)
     call("cuDeviceGetCount", ctypes.byref(number))
     if index >= number.value:
-        raise DeviceError(f"cuda:{index}: this machine has {number.value} CUDA device(s), from cuda:0")
+        raise DeviceError(
+            f"cuda:{index}: this machine has {number.value} CUDA device(s), from cuda:0"
+        )
     call("cuDeviceGet", ctypes.byref(device), index)
     call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)  # kept: onnxruntime works in it
     call("cuCtxPushCurrent_v2", context)

@@ -12,7 +12,8 @@ from ..manifest import CacheSpec
 from .cache import KVCache, KVRows
 from .session import Session
 
-CLOSE_MARGIN = 0.05  # between logits; kernels for one and for several rows differ by less (design: shipped precisions)
+# between logits; kernels for one and for several rows differ by less (design: shipped precisions)
+CLOSE_MARGIN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,16 @@ class Choice:
     blank_margin: float  # logit of the blank less the best other one
     alternatives: tuple[Alternative, ...] = ()  # the best tokens, where they are asked for
     is_swayed: bool = False  # by hotwords: without them another token would have been chosen
-    lead: float | None = None  # over the next best in the logits that decided, where these are known
+    # over the next best in the logits that decided, where these are known
+    lead: float | None = None
 
     def is_close(self) -> bool:
-        """Whether other kernels might decide otherwise: the two best logits may be within CLOSE_MARGIN.
+        """Whether other kernels might decide otherwise.
 
-        Where a word was chosen, the best other word is not known; one that has more than half of the probability is
-        ahead of all others by more.
+        The two best logits may be within CLOSE_MARGIN.
+
+        Where a word was chosen, the best other word is not known; one that has more than half of
+        the probability is ahead of all others by more.
         """
         if self.lead is not None:
             return self.lead < CLOSE_MARGIN
@@ -48,7 +52,8 @@ class Choice:
         )
 
 
-Choose = Callable[[np.ndarray, float], Choice]  # of the logits [vocab_size] at a position, and the blank's penalty
+# of the logits [vocab_size] at a position, and the blank's penalty
+Choose = Callable[[np.ndarray, float], Choice]
 
 
 class Decoder:
@@ -81,8 +86,8 @@ class Decoder:
             token_ids: the tokens that stand at these positions.
             audio_embeds: [len(token_ids), hidden_size].
             num_delay_tokens: of the stream.
-            blank_penalties: taken off the blank's logit at each position before the choice, by default nothing;
-                logprob and margin are those before.
+            blank_penalties: taken off the blank's logit at each position before the choice, by
+                default nothing; logprob and margin are those before.
             choose: makes the choices instead of the graph.
         """
         feeds = {
@@ -94,7 +99,10 @@ class Decoder:
         }
         if choose is not None:
             logits = self.session.step(cache, feeds, "logits")[0]
-            return [choose(*position) for position in zip(logits, feeds["blank_penalty"][0], strict=True)]
+            return [
+                choose(*position)
+                for position in zip(logits, feeds["blank_penalty"][0], strict=True)
+            ]
         steps = self.session.step(cache, feeds, "step")[0]
         return _choices(steps)
 
@@ -108,7 +116,9 @@ class Decoder:
         blank_penalties: Sequence[float],
         chooses: Sequence[Choose | None],
     ) -> list[Choice]:
-        """Run the next position of several streams in one call; the choice of each. The caches do not advance.
+        """Run the next position of several streams in one call; the choice of each.
+
+        The caches do not advance.
 
         Attention takes a batch of single positions only.
 
@@ -127,15 +137,24 @@ class Decoder:
             "audio_embeds": audio_embeds[:, None],
             "num_delay_tokens": np.array(num_delay_tokens, np.int64),
             "blank_penalty": np.array(blank_penalties, np.float32)[:, None],
-            **{name: np.concatenate([at[name] for at in positions]) for name in ("cos", "sin", "seqlens_k")},
+            **{
+                name: np.concatenate([at[name] for at in positions])
+                for name in ("cos", "sin", "seqlens_k")
+            },
             "total_sequence_length": positions[0]["total_sequence_length"],
         }
         binding, penalties = rows.binding(len(caches)), feeds["blank_penalty"][:, 0]
         if all(chooses):
             logits = binding.run(feeds, "logits")[:, 0]
-            return [choose(*row) for choose, *row in zip(chooses, logits, penalties, strict=True) if choose]
+            return [
+                choose(*row)
+                for choose, *row in zip(chooses, logits, penalties, strict=True)
+                if choose
+            ]
         return _choices(binding.run(feeds, "step")[:, 0])
 
 
 def _choices(steps: np.ndarray) -> list[Choice]:
-    return [Choice(int(token_id), float(logprob), float(margin)) for token_id, logprob, margin in steps]
+    return [
+        Choice(int(token_id), float(logprob), float(margin)) for token_id, logprob, margin in steps
+    ]

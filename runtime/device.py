@@ -1,7 +1,7 @@
 """Where graphs run, and how a call's inputs, states and output are bound there: here the CPU.
 
-onnxruntime replaces a provider that does not load, and a kernel that is not there, by the CPU without an error; nothing
-here does unless it was allowed to.
+onnxruntime replaces a provider that does not load, and a kernel that is not there, by the CPU
+without an error; nothing here does unless it was allowed to.
 """
 
 from __future__ import annotations
@@ -22,22 +22,31 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
-MIN_ONNXRUNTIME = (1, 30)  # the contrib operators' contracts that the graphs were checked against begin here
+# the contrib operators' contracts that the graphs were checked against begin here
+MIN_ONNXRUNTIME = (1, 30)
 CUDA, WEBGPU = "CUDAExecutionProvider", "WebGpuExecutionProvider"
-_SHAPE_OPERATORS = {"Concat", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"}  # on the CPU by choice
-_OUT_OF_MEMORY = ("out of memory", "OutOfMemory", "Failed to allocate", "is smaller than requested bytes")
+# on the CPU by choice
+_SHAPE_OPERATORS = {"Concat", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"}
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "OutOfMemory",
+    "Failed to allocate",
+    "is smaller than requested bytes",
+)
 
 
 def import_onnxruntime():
     """The onnxruntime module.
 
     Raises:
-        DeviceError: none of its wheels is installed, or one that is too old, or both, which overwrite each other.
+        DeviceError: none of its wheels is installed, or one that is too old, or both, which
+            overwrite each other.
     """
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if len(installed) > 1:
         raise DeviceError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; run:\n"
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
+            "run:\n"
             f"  pip uninstall -y onnxruntime onnxruntime-gpu\n  {_INSTALL}"
         )
     try:
@@ -89,7 +98,9 @@ class Binding(Protocol):
     buffers: dict[str, Buffer]  # by the input's name
     reusable: bool  # by another stream after this one
 
-    def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool) -> Buffer:
+    def hold(
+        self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
+    ) -> Buffer:
         """A buffer of zeros that is the input `past` and then the output `present` of every call.
 
         `appends`: calls write behind the rows they read, so that one repeated does the same again.
@@ -112,7 +123,9 @@ class Device(Protocol):
     notes: list[str]  # what differs from what was asked for
     has_rows: bool  # bindings have parts, so that several streams may advance together
 
-    def open(self, path: str | bytes, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
+    def open(
+        self, path: str | bytes, options: Any, *, captures: bool
+    ) -> onnxruntime.InferenceSession:
         """A session all of whose nodes run here.
 
         `captures`: calls with equal shapes are recorded and replayed where the device can do that.
@@ -128,12 +141,18 @@ class Device(Protocol):
         ...
 
     def taken_memory(self) -> int:
-        """Bytes that are no longer free there since the device was opened; 0 for the machine's memory."""
+        """Bytes that are no longer free there since the device was opened.
+
+        0 for the machine's memory.
+        """
         ...
 
 
 def present_devices() -> list[str]:
-    """Kinds of devices besides the CPU for which a package is installed; whether they run shows when one is opened."""
+    """Kinds of devices besides the CPU for which a package is installed.
+
+    Whether they run shows when one is opened.
+    """
     found = {
         "cuda": CUDA in import_onnxruntime().get_available_providers(),
         "webgpu": _is_installed("onnxruntime-ep-webgpu"),
@@ -141,17 +160,25 @@ def present_devices() -> list[str]:
     return [kind for kind, is_there in found.items() if is_there]
 
 
-def open_device(asked: str, activation_dtype: str = "float16", *, allow_fallback: bool = False) -> Device:
-    """The device that was asked for; `auto` is CUDA where it runs graphs of this type, else the CPU.
+def open_device(
+    asked: str, activation_dtype: str = "float16", *, allow_fallback: bool = False
+) -> Device:
+    """The device that was asked for.
+
+    `auto` is CUDA where it runs graphs of this type, else the CPU.
 
     Raises:
         UsageError: an unknown name.
         DeviceError: what was asked for is not there, and nothing less is allowed.
     """
     kind, _, index = asked.partition(":")
-    if asked == "cpu" or (asked == "auto" and CUDA not in import_onnxruntime().get_available_providers()):
+    if asked == "cpu" or (
+        asked == "auto" and CUDA not in import_onnxruntime().get_available_providers()
+    ):
         return Cpu()
-    if asked != "auto" and not (kind in ("cuda", "webgpu") and (index.isdecimal() or asked == kind)):
+    if asked != "auto" and not (
+        kind in ("cuda", "webgpu") and (index.isdecimal() or asked == kind)
+    ):
         raise UsageError(f"device: expected auto, cpu, cuda, cuda:N or webgpu, got {asked!r}")
     try:
         if kind == "webgpu":
@@ -160,7 +187,8 @@ def open_device(asked: str, activation_dtype: str = "float16", *, allow_fallback
             return WebGpu(int(index or 0), activation_dtype, allow_fallback=allow_fallback)
         if activation_dtype != "float16":
             raise DeviceError(
-                f"CUDA has attention in float16 only, and this precision computes in {activation_dtype}; "
+                "CUDA has attention in float16 only, and this precision computes in "
+                f"{activation_dtype}; "
                 "choose --precision q4f16 or fp16, or --device cpu"
             )
         from .cuda import Cuda
@@ -175,7 +203,9 @@ def open_device(asked: str, activation_dtype: str = "float16", *, allow_fallback
 def account_for_nodes(
     session: onnxruntime.InferenceSession, provider: str, path: str | bytes, notes: list[str] | None
 ) -> None:
-    """Count a session's nodes that its provider has no kernel for; they are allowed where there are notes to say so in.
+    """Count a session's nodes that its provider has no kernel for.
+
+    They are allowed where there are notes to say so in.
 
     Raises:
         DeviceError: with the operators of these nodes, where they are not allowed.
@@ -192,8 +222,12 @@ def account_for_nodes(
     graph = "graph" if isinstance(path, bytes) else path
     kernels = provider.removesuffix("ExecutionProvider")
     if notes is None:
-        raise DeviceError(f"{graph}: {on_cpu.total()} nodes have no {kernels} kernel: {kinds}; use --device cpu")
-    notes.append(f"{graph}: {on_cpu.total()} nodes without a {kernels} kernel run on the CPU: {kinds}")
+        raise DeviceError(
+            f"{graph}: {on_cpu.total()} nodes have no {kernels} kernel: {kinds}; use --device cpu"
+        )
+    notes.append(
+        f"{graph}: {on_cpu.total()} nodes without a {kernels} kernel run on the CPU: {kinds}"
+    )
 
 
 @contextmanager
@@ -205,7 +239,8 @@ def out_of_memory_is_said(name: str) -> Iterator[None]:
         if not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
         raise DeviceError(
-            f"{name}: out of memory; a smaller --context, fewer streams or another --precision take less"
+            f"{name}: out of memory; a smaller --context, fewer streams or another --precision "
+            "take less"
         ) from error
 
 
@@ -218,9 +253,13 @@ class Cpu:
         """`reason`: why this is not what was asked for."""
         self.notes = [] if reason is None else [f"running on the CPU: {reason}"]
 
-    def open(self, path: str | bytes, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
+    def open(
+        self, path: str | bytes, options: Any, *, captures: bool
+    ) -> onnxruntime.InferenceSession:
         """See `Device`."""
-        return import_onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return import_onnxruntime().InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
 
     def bind(self, session: onnxruntime.InferenceSession) -> Binding:
         """See `Device`."""
@@ -236,10 +275,16 @@ class Cpu:
 
 
 class HostBuffer:
-    """Memory of this process, taken page by page as rows are written: a stream grows with its context."""
+    """Memory of this process, taken page by page as rows are written.
+
+    A stream grows with its context.
+    """
 
     def __init__(self, array: np.ndarray):
-        self.array, self.shape, self.dtype, self.nbytes = array, array.shape, array.dtype, array.nbytes
+        self.array = array
+        self.shape = array.shape
+        self.dtype = array.dtype
+        self.nbytes = array.nbytes
 
     def read(self, rows: int | None = None) -> np.ndarray:
         """See `Buffer`; a view."""
@@ -268,7 +313,9 @@ class HostBinding:
         self._arrays: dict[tuple[str, str], np.ndarray] = {}  # by the names of input and output
         self._session, self._io = session, session.io_binding()
 
-    def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool) -> HostBuffer:
+    def hold(
+        self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
+    ) -> HostBuffer:
         """See `Binding`."""
         return self._share(past, present, lazy_zeros(shape, dtype))
 
@@ -282,7 +329,8 @@ class HostBinding:
     def _share(self, past: str, present: str, array: np.ndarray) -> HostBuffer:
         self._arrays[past, present] = array
         self.buffers[past] = buffer = HostBuffer(array)
-        value = import_onnxruntime().OrtValue.ortvalue_from_numpy(buffer.array)  # shares the array's memory
+        # shares the array's memory
+        value = import_onnxruntime().OrtValue.ortvalue_from_numpy(buffer.array)
         self._io.bind_ortvalue_input(past, value)
         self._io.bind_ortvalue_output(present, value)
         return buffer
@@ -299,7 +347,8 @@ class HostBinding:
 def lazy_zeros(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     """Zeros whose memory is taken page by page when written.
 
-    NumPy asks for huge pages, and 2 MiB for the first row of every head of every layer are 0.7 GB of the 4B model.
+    NumPy asks for huge pages, and 2 MiB for the first row of every head of every layer are 0.7 GB
+    of the 4B model.
     """
     memory = mmap.mmap(-1, max(1, prod(shape) * dtype.itemsize))
     if hasattr(mmap, "MADV_NOHUGEPAGE"):

@@ -15,24 +15,30 @@ from .tokenizer import Tokenizer
 
 DEFAULT_BIAS = 4.0  # of a logit; source: bench/hotwords.py
 MAX_BIAS = 20.0  # beyond what separates any two words, so that hotwords would be all there is
-START_SHARE = 0.5  # of the bias for a hotword's first token, which any similar sound would begin with
+# of the bias for a hotword's first token, which any similar sound would begin with
+START_SHARE = 0.5
 
 
 class Hotwords:
     """Words and phrases as token ids: what may begin one, and what continues one that was begun.
 
-    A word is expected with the space before it and without, as it is given and with a capital; a phrase with a
-    [STREAMING_WORD] between its words, and without.
+    A word is expected with the space before it and without, as it is given and with a capital; a
+    phrase with a [STREAMING_WORD] between its words, and without.
     """
 
-    def __init__(self, words: Iterable[str], tokenizer: Tokenizer, ids: Tokens, bias: float = DEFAULT_BIAS):
+    def __init__(
+        self, words: Iterable[str], tokenizer: Tokenizer, ids: Tokens, bias: float = DEFAULT_BIAS
+    ):
         """Encode words.
 
         Raises:
             UsageError: none, one that the tokenizer cannot write, or a bias out of range.
         """
         if not 0 < bias <= MAX_BIAS:
-            raise UsageError(f"hotword bias: expected more than 0 and at most {MAX_BIAS:.0f} logits, got {bias:g}")
+            raise UsageError(
+                f"hotword bias: expected more than 0 and at most {MAX_BIAS:.0f} "
+                f"logits, got {bias:g}"
+            )
         self.bias, self.ids = np.float32(bias), ids
         self.words = list(dict.fromkeys(" ".join(word.split()) for word in words if word.strip()))
         if not self.words:
@@ -48,7 +54,8 @@ class Hotwords:
                         following[sequence[:length]].add(token_id)
         self.longest = max(1, *map(len, following))  # tokens that a decision depends on
         self._following = {prefix: np.array(sorted(found)) for prefix, found in following.items()}
-        self._starts = {True: self._following[()], False: np.array(sorted(spaced), int)}  # by: at the start of a word?
+        # by: at the start of a word?
+        self._starts = {True: self._following[()], False: np.array(sorted(spaced), int)}
 
     def _sequences(self, phrase: str, encoder: TextEncoder) -> set[tuple[int, ...]]:
         sequences = set()
@@ -63,7 +70,10 @@ class Hotwords:
         return sequences
 
     def starts(self, recent: Sequence[int]) -> np.ndarray:
-        """Ids that begin a hotword behind these tokens: inside a word group only those with a space."""
+        """Ids that begin a hotword behind these tokens.
+
+        Inside a word group only those with a space.
+        """
         return self._starts[not recent or recent[-1] == self.ids.streaming_word]
 
     def continuations(self, recent: Sequence[int]) -> np.ndarray:
@@ -87,7 +97,9 @@ def read_hotwords(path: Path) -> list[str]:
     except OSError as error:
         raise UsageError(f"hotwords: {path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"hotwords: {path}: expected UTF-8 text, one word or phrase a line ({error})") from error
+        raise UsageError(
+            f"hotwords: {path}: expected UTF-8 text, one word or phrase a line ({error})"
+        ) from error
     if not (words := [line.strip() for line in lines if line.strip()]):
         raise UsageError(f"hotwords: {path}: holds no words; write one word or phrase a line")
     return words

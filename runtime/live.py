@@ -1,7 +1,9 @@
-"""Sound as it is spoken to events: audio is captured in a thread of its own and waits there when the model is behind.
+"""Sound as it is spoken to events.
 
-Nothing is dropped. A stream that is behind takes all that waits at once: the encoder then works in larger, cheaper
-chunks.
+Audio is captured in a thread of its own and waits there when the model is behind.
+
+Nothing is dropped. A stream that is behind takes all that waits at once: the encoder then works in
+larger, cheaper chunks.
 """
 
 from __future__ import annotations
@@ -75,7 +77,10 @@ class Meter:
         return seconds / self.transcribed if self.transcribed else 0.0
 
     def percentile(self, percent: float) -> float:
-        """Of the recent latencies, in seconds: from the arrival of the last sample a token may use to its text."""
+        """Of the recent latencies, in seconds.
+
+        From the arrival of the last sample a token may use to its text.
+        """
         return float(np.percentile(list(self.latencies), percent)) if self.latencies else 0.0
 
     def summary(self) -> dict[str, float]:
@@ -93,9 +98,11 @@ class Meter:
         p50, p95, p99 = (1000 * self.percentile(p) for p in (50, 95, 99))
         paused = "PAUSED, " if self.is_paused else ""
         return (
-            f"{paused}{self.captured:.1f} s of audio, {self.backlog:.1f} s behind, latency p50 {p50:.0f}, "
+            f"{paused}{self.captured:.1f} s of audio, {self.backlog:.1f} s behind, latency p50 "
+            f"{p50:.0f}, "
             f"p95 {p95:.0f}, p99 {p99:.0f} ms, RTF {self.rtf:.3f} "
-            f"(encoder {self.share(self.encode_seconds):.3f}, decoder {self.share(self.decode_seconds):.3f})"
+            f"(encoder {self.share(self.encode_seconds):.3f}, decoder "
+            f"{self.share(self.decode_seconds):.3f})"
         )
 
 
@@ -141,7 +148,10 @@ class Capture:
                 return
 
     def arrival(self, num_samples: int) -> float:
-        """When that many samples had arrived; asked for in rising order, what is older is forgotten."""
+        """When that many samples had arrived.
+
+        Asked for in rising order, what is older is forgotten.
+        """
         with self._ready:
             at = min(bisect_left(self._counts, num_samples), len(self._counts) - 1)
             del self._counts[:at], self._times[:at]
@@ -207,8 +217,11 @@ def listen(
 
     def measure() -> None:
         meter.captured = capture.num_samples / rate
-        meter.transcribed = min(meter.captured, max(0, stream.num_samples - len(stream.samples)) / rate)
-        meter.encode_seconds, meter.decode_seconds = stream.timings.encode_seconds, stream.timings.decode_seconds
+        meter.transcribed = min(
+            meter.captured, max(0, stream.num_samples - len(stream.samples)) / rate
+        )
+        meter.encode_seconds = stream.timings.encode_seconds
+        meter.decode_seconds = stream.timings.decode_seconds
 
     def tokens() -> Iterator[Token]:
         broken: AudioError | None = None
@@ -238,7 +251,9 @@ def listen(
 def _fired(stream: Stream, token: Token) -> Iterator[str]:
     """Guards that this token set off."""
     if token.token_id == stream.ids.eos:
-        yield f"the model took the text to be at its end at {token.end:.1f} s; a live stream goes on"
+        yield (
+            f"the model took the text to be at its end at {token.end:.1f} s; a live stream goes on"
+        )
     if stream.overrides and stream.overrides[-1].index == token.index:
         yield f"the blank guard chose a word at {token.end:.1f} s (--no-blank-guard: never)"
 
@@ -258,8 +273,10 @@ class _Watch:
             f"the input has been digital silence for {MUTED_SECONDS:.0f} s: is it muted?": (
                 longest >= MUTED_SECONDS * self.rate
             ),
-            "the input exceeds full scale: turn it down": np.count_nonzero(np.abs(block) >= CLIPPED) > len(block) / 100,
-            f"more than {BEHIND_SECONDS:.0f} s behind: this machine is slower than the speech; text comes late, "
+            "the input exceeds full scale: turn it down": np.count_nonzero(np.abs(block) >= CLIPPED)
+            > len(block) / 100,
+            f"more than {BEHIND_SECONDS:.0f} s behind: this machine is slower than the speech; "
+            "text comes late, "
             "nothing is lost": backlog > BEHIND_SECONDS,
         }
         for text, is_so in found.items():
@@ -268,7 +285,9 @@ class _Watch:
                 yield text
 
 
-def raw_blocks(file: RawIOBase, raw_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+def raw_blocks(
+    file: RawIOBase, raw_format: str, rate: int, sample_rate: int
+) -> Iterator[np.ndarray]:
     """Raw mono samples of a pipe as they come, at the model's rate.
 
     Args:
@@ -286,15 +305,23 @@ def raw_blocks(file: RawIOBase, raw_format: str, rate: int, sample_rate: int) ->
     if not 1000 <= rate <= 768_000:
         raise UsageError(f"rate: expected 1000 to 768000 Hz, got {rate}")
     dtype = RAW_FORMATS[raw_format]
-    resample = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+    resample = (
+        None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+    )
     rest = b""
     while data := file.read(READ_BYTES):
         data = rest + data
         whole = len(data) - len(data) % dtype.itemsize
         values, rest = np.frombuffer(data[:whole], dtype), data[whole:]
-        samples = values.astype(np.float32) / (1 << 15) if dtype.kind == "i" else values.astype(np.float32)
+        samples = (
+            values.astype(np.float32) / (1 << 15)
+            if dtype.kind == "i"
+            else values.astype(np.float32)
+        )
         yield samples if resample is None else resample.resample_chunk(samples)
     if resample is not None:
         yield resample.resample_chunk(np.zeros(0, np.float32), last=True)
     if rest:
-        raise AudioError(f"the input ended inside a sample: {len(rest)} of {dtype.itemsize} bytes ({raw_format})")
+        raise AudioError(
+            f"the input ended inside a sample: {len(rest)} of {dtype.itemsize} bytes ({raw_format})"
+        )

@@ -1,4 +1,7 @@
-"""Sound in containers that libsndfile does not read, MP4, Matroska and the like: decoded by PyAV at constant memory."""
+"""Sound in containers that libsndfile does not read, MP4, Matroska and the like.
+
+Decoded by PyAV at constant memory.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,22 @@ if TYPE_CHECKING:
     import av
 
 MEDIA_SUFFIXES = (
-    *(".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".mka", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".mts"),
+    *(
+        ".m4a",
+        ".m4b",
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".3gp",
+        ".mkv",
+        ".mka",
+        ".webm",
+        ".avi",
+        ".flv",
+        ".mpg",
+        ".mpeg",
+        ".mts",
+    ),
     *(".m2ts", ".aac", ".ac3", ".amr", ".wma", ".wmv", ".wv"),
 )
 _SIGNATURES = (
@@ -28,7 +46,8 @@ _SIGNATURES = (
     (0, b"#!AMR"),
     (0, b"0&\xb2u"),
 )
-HOLE_SECONDS = 0.1  # time stamps are rounded; what is missing beyond this becomes silence, or all later times are wrong
+# time stamps are rounded; what is missing beyond this becomes silence, or all later times are wrong
+HOLE_SECONDS = 0.1
 MAX_HOLE_SECONDS = 3600.0  # a longer one is a time stamp that is wrong
 
 
@@ -50,7 +69,10 @@ def has_signature(head: bytes) -> bool:
 
 
 class MediaFile:
-    """The first audio track of a file, at its own rate, in the file's time: what the track leaves out is silence."""
+    """The first audio track of a file, at its own rate, in the file's time.
+
+    What the track leaves out is silence.
+    """
 
     def __init__(self, name: str, file: str | BinaryIO):
         """Open a file and decode its first frame, which alone says rate and channels for certain.
@@ -68,7 +90,9 @@ class MediaFile:
             raise AudioError(f"{name}: not a readable media file ({_reason(error)})") from error
         self.num_tracks = len(self._container.streams.audio)
         if not self.num_tracks:
-            kinds = ", ".join(sorted({stream.type for stream in self._container.streams})) or "nothing"
+            kinds = (
+                ", ".join(sorted({stream.type for stream in self._container.streams})) or "nothing"
+            )
             self._container.close()
             raise AudioError(f"{name}: no sound: the file holds {kinds} and no audio track")
         self.hole_seconds = 0.0  # made silent so far
@@ -78,7 +102,8 @@ class MediaFile:
         self.samplerate, self.channels = track.rate or 1, track.channels or 1
         self._first = self._next()
         if self._first is not None:
-            self.samplerate, self.channels = self._first.sample_rate, len(self._first.layout.channels)
+            self.samplerate = self._first.sample_rate
+            self.channels = len(self._first.layout.channels)
 
     def __enter__(self) -> MediaFile:
         return self
@@ -109,7 +134,9 @@ class MediaFile:
             held += len(piece)
             if held >= size:
                 joined = np.concatenate(pieces)
-                yield from (joined[start : start + size] for start in range(0, held - held % size, size))
+                yield from (
+                    joined[start : start + size] for start in range(0, held - held % size, size)
+                )
                 pieces, held = [joined[held - held % size :]], held % size
         if held:
             yield np.concatenate(pieces)
@@ -119,12 +146,19 @@ class MediaFile:
         to_float = self._av.AudioResampler(format="fltp")
         seconds_per_unit = 1 / self._av.time_base
         start = (self._container.start_time or 0) * seconds_per_unit
-        end = inf if self._container.duration is None else start + self._container.duration * seconds_per_unit
+        end = (
+            inf
+            if self._container.duration is None
+            else start + self._container.duration * seconds_per_unit
+        )
         frame = self._first
         while frame is not None:
             at = self._done / self.samplerate
             if (frame.sample_rate, len(frame.layout.channels)) != (self.samplerate, self.channels):
-                raise AudioError(f"{self.name}: another rate or number of channels after {at:.1f} s; convert it first")
+                raise AudioError(
+                    f"{self.name}: another rate or number of channels after {at:.1f} "
+                    "s; convert it first"
+                )
             hole = 0.0 if frame.time is None or frame.time > end else frame.time - start - at
             if HOLE_SECONDS < hole < MAX_HOLE_SECONDS:
                 self.hole_seconds += hole
@@ -151,7 +185,8 @@ def _import_av(name: str) -> ModuleType:
         import av
     except ImportError as error:
         raise DeviceError(
-            f"{name}: libsndfile does not read this format, and PyAV, which does, is not installed ({error}); run:\n"
+            f"{name}: libsndfile does not read this format, and PyAV, which does, is not installed "
+            f"({error}); run:\n"
             "  pip install 'voxtral-onnx[media]'"
         ) from error
     return av

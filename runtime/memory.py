@@ -1,4 +1,7 @@
-"""How much memory a model takes and how much there is: what cannot fit is refused before it is loaded."""
+"""How much memory a model takes and how much there is.
+
+What cannot fit is refused before it is loaded.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,23 @@ from ..memory import available_memory
 from .cache import decoder_cache_spec
 from .device import Device
 
-# Bytes resident for each byte of weights on disk, caches apart: onnxruntime arranges weights anew in memory of its own.
-# Source: bench/results/full_size.json, "memory_per_weight_byte", rounded up; fp16 and fp32 with half of the layers.
+# Bytes resident for each byte of weights on disk, caches apart: onnxruntime arranges weights anew
+# in memory of its own. Source: bench/results/full_size.json, "memory_per_weight_byte", rounded up;
+# fp16 and fp32 with half of the layers.
 MEMORY_PER_WEIGHT_BYTE = {"q4f16": 1.75, "q4": 1.5, "q8": 1.35, "fp16": 2.2, "fp32": 1.2}
-DEVICE_FIXED_MEMORY = 1300 << 20  # of CUDA's context, workspaces, activations; source: bench/results/gpu_speed.json
-FIXED_MEMORY = 150 << 20  # bytes of Python, its packages and activations; source: `bench` of the tiny artifact
+# of CUDA's context, workspaces, activations; source: bench/results/gpu_speed.json
+DEVICE_FIXED_MEMORY = 1300 << 20
+# bytes of Python, its packages and activations; source: `bench` of the tiny artifact
+FIXED_MEMORY = 150 << 20
 CONTEXTS = (4096, 2048, 1024, 512, 256, 128, 64)  # that a refusal may propose
 
 
 def require_memory(
     manifest: Manifest, precision: str, context: int, device: Device | None = None, streams: int = 1
 ) -> None:
-    """Refuse a model that cannot fit with so many streams. Where the system does not say what there is, nothing is.
+    """Refuse a model that cannot fit with so many streams.
+
+    Where the system does not say what there is, nothing is.
 
     Raises:
         DeviceError: with what is needed, what there is, and what would fit.
@@ -48,14 +56,18 @@ def require_memory(
     others = [  # a device computes in float16 only
         name
         for name, graphs in manifest.precisions.items()
-        if needed(name, context) <= available and not (on_device and graphs.activation_dtype != "float16")
+        if needed(name, context) <= available
+        and not (on_device and graphs.activation_dtype != "float16")
     ]
     ways += [f"--precision {name}" for name in others]
-    advice = f"what would fit: {', '.join(ways)}" if ways else "no precision of this artifact would fit"
+    advice = (
+        f"what would fit: {', '.join(ways)}" if ways else "no precision of this artifact would fit"
+    )
     files = f" and {streams} files at a time" if streams > 1 else ""
     holder = f"free on {device.name} are" if device and on_device else "this process may still take"
     raise DeviceError(
-        f"memory: {precision} with context {context}{files} needs about {needed(precision, context) / 1e9:.2f} GB, "
+        f"memory: {precision} with context {context}{files} needs about "
+        f"{needed(precision, context) / 1e9:.2f} GB, "
         f"{holder} {available / 1e9:.2f} GB; {advice}"
     )
 
@@ -63,7 +75,9 @@ def require_memory(
 def needed_memory(
     manifest: Manifest, precision: str, context: int, streams: int = 1, *, on_device: bool = False
 ) -> int:
-    """Bytes that a transcriber takes at most: weights, and each stream's caches with all their rows written.
+    """Bytes that a transcriber takes at most.
+
+    Weights, and each stream's caches with all their rows written.
 
     On a device weights stay as they are on disk.
     """
@@ -77,7 +91,11 @@ def needed_memory(
 def weight_bytes(manifest: Manifest, precision: str) -> int:
     """Bytes of a precision's data files."""
     graphs = manifest.precisions[precision]
-    return sum(manifest.files[file].size for graph in (graphs.encoder, graphs.decoder) for file in graph.data)
+    return sum(
+        manifest.files[file].size
+        for graph in (graphs.encoder, graphs.decoder)
+        for file in graph.data
+    )
 
 
 def cache_bytes(manifest: Manifest, precision: str, context: int) -> int:

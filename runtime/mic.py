@@ -13,7 +13,8 @@ import soxr
 from ..errors import AudioError, DeviceError
 
 BLOCK_SECONDS = 0.02  # of audio that PortAudio hands over at a time
-PAUSE_SECONDS = 3.2  # of silence that begin a pause: the longest delay and word, so that what was said is written
+# of silence that begin a pause: the longest delay and word, so that what was said is written
+PAUSE_SECONDS = 3.2
 GONE_SECONDS = 5.0  # without a block: the device has been taken away
 
 
@@ -53,7 +54,13 @@ def input_devices() -> list[InputDevice]:
     sounddevice = import_sounddevice()
     default = sounddevice.default.device[0]
     return [
-        InputDevice(i, device["name"], device["max_input_channels"], device["default_samplerate"], i == default)
+        InputDevice(
+            i,
+            device["name"],
+            device["max_input_channels"],
+            device["default_samplerate"],
+            i == default,
+        )
         for i, device in enumerate(sounddevice.query_devices())
         if device["max_input_channels"] > 0
     ]
@@ -62,8 +69,9 @@ def input_devices() -> list[InputDevice]:
 class Microphone:
     """A device that records; iterate for blocks of float32 [n] at the model's rate, channel 1.
 
-    `overflows` counts the times that PortAudio lost audio because nobody took it in time. While `is_paused`, which
-    another thread may set, what is recorded is dropped; a pause begins with silence, and then there is nothing.
+    `overflows` counts the times that PortAudio lost audio because nobody took it in time. While
+    `is_paused`, which another thread may set, what is recorded is dropped; a pause begins with
+    silence, and then there is nothing.
     """
 
     def __init__(self, device: str | int | None, sample_rate: int):
@@ -80,7 +88,12 @@ class Microphone:
         try:
             found = sounddevice.query_devices(device, "input")
             self.name, self.rate = found["name"], sample_rate
-            options = {"device": found["index"], "channels": 1, "dtype": "float32", "callback": self._take}
+            options = {
+                "device": found["index"],
+                "channels": 1,
+                "dtype": "float32",
+                "callback": self._take,
+            }
             try:
                 sounddevice.check_input_settings(
                     found["index"], channels=1, dtype="float32", samplerate=float(sample_rate)
@@ -88,12 +101,20 @@ class Microphone:
             except sounddevice.PortAudioError:
                 self.rate = int(found["default_samplerate"])
             blocksize = int(BLOCK_SECONDS * self.rate)
-            self._stream = sounddevice.InputStream(samplerate=self.rate, blocksize=blocksize, **options)
+            self._stream = sounddevice.InputStream(
+                samplerate=self.rate, blocksize=blocksize, **options
+            )
         except (ValueError, sounddevice.PortAudioError) as error:
             names = ", ".join(f"{d.index} {d.name}" for d in input_devices()) or "none"
             wanted = "the default microphone" if device is None else f"microphone {device!r}"
-            raise DeviceError(f"{wanted}: cannot be opened ({error}); there are: {names}") from error
-        self._resample = None if self.rate == sample_rate else soxr.ResampleStream(self.rate, sample_rate, 1, "float32")
+            raise DeviceError(
+                f"{wanted}: cannot be opened ({error}); there are: {names}"
+            ) from error
+        self._resample = (
+            None
+            if self.rate == sample_rate
+            else soxr.ResampleStream(self.rate, sample_rate, 1, "float32")
+        )
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Blocks as they are recorded.
@@ -109,7 +130,9 @@ class Microphone:
                     block = self._blocks.get(timeout=GONE_SECONDS)
                 except queue.Empty:
                     is_gone = True
-                    raise AudioError(f"{self.name}: the microphone has stopped; is it still connected?") from None
+                    raise AudioError(
+                        f"{self.name}: the microphone has stopped; is it still connected?"
+                    ) from None
                 if self.is_paused:
                     self.dropped_seconds += len(block) / self.rate
                     silence += len(block)

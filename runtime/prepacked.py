@@ -1,7 +1,10 @@
-"""Weights in the layout of this machine's kernels, saved so that later processes map them instead of packing again.
+"""Weights in the layout of this machine's kernels, saved for later processes.
 
-A saved graph loads faster, and its weights are pages of a file: processes share them, and the system can drop them.
-It takes twice the artifact's disk and serves one build of onnxruntime on one kind of processor; both are in its name.
+These map the weights instead of packing them again.
+
+A saved graph loads faster, and its weights are pages of a file: processes share them, and the
+system can drop them. It takes twice the artifact's disk and serves one build of onnxruntime on one
+kind of processor; both are in its name.
 """
 
 from __future__ import annotations
@@ -64,7 +67,9 @@ def _save(ort: Any, graph: Path, path: Path) -> None:
     try:
         ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
-        raise StorageError(f"{path.parent}: onnxruntime cannot save the packed weights ({error})") from error
+        raise StorageError(
+            f"{path.parent}: onnxruntime cannot save the packed weights ({error})"
+        ) from error
 
 
 def _processor() -> str:

@@ -1,7 +1,7 @@
 """Small graphs for buffers on a device: zeros, a copy, and a buffer's last rows moved to its front.
 
-onnxruntime has no calls for that, and the runtime has no `onnx` to build graphs with: the few fields of the file format
-that they need are written here. Source: onnx.proto.
+onnxruntime has no calls for that, and the runtime has no `onnx` to build graphs with: the few
+fields of the file format that they need are written here. Source: onnx.proto.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ def zeros_model(dtype: np.dtype, rank: int) -> bytes:
     element_type = _ELEMENT_TYPES[dtype.name]
     zero = _field(1, 1) + _field(2, element_type) + _field(9, bytes(dtype.itemsize))
     return _model(
-        _node("ConstantOfShape", ("shape",), "zeros", _field(1, "value") + _field(5, zero) + _field(20, _TENSOR))
+        _node(
+            "ConstantOfShape",
+            ("shape",),
+            "zeros",
+            _field(1, "value") + _field(5, zero) + _field(20, _TENSOR),
+        )
         + _field(2, "zeros")
         + _field(11, _value_info("shape", INT64, (rank,)))
         + _field(12, _value_info("zeros", element_type, tuple(f"size_{i}" for i in range(rank))))
@@ -40,14 +45,20 @@ def copy_model(dtype: np.dtype) -> bytes:
 def move_rows_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
     """An ONNX model, `past` [1, heads, capacity, head_dim] -> `present`; bind both to one buffer.
 
-    Slice reads the last `keep` rows into memory of its own before TensorScatter writes them at row 0.
+    Slice reads the last `keep` rows into memory of its own before TensorScatter writes them at row
+    0.
     """
     element_type = _ELEMENT_TYPES[dtype.name]
     shape = (1, "heads", capacity, "head_dim")
     constants = {"start": capacity - keep, "end": capacity, "axis": 2}
     return _model(
         _node("Slice", ("past", "start", "end", "axis"), "kept")
-        + _node("TensorScatter", ("past", "kept"), "present", _field(1, "axis") + _field(3, 2) + _field(20, _INT))
+        + _node(
+            "TensorScatter",
+            ("past", "kept"),
+            "present",
+            _field(1, "axis") + _field(3, 2) + _field(20, _INT),
+        )
         + _field(2, "move_rows")
         + b"".join(_initializer(name, value) for name, value in constants.items())
         + _field(11, _value_info("past", element_type, shape))
@@ -56,7 +67,9 @@ def move_rows_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
 
 
 def roll_rows_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
-    """An ONNX model, `past` [1, heads, capacity, head_dim] -> `present`: the last `keep` rows, then the others.
+    """An ONNX model, `past` [1, heads, capacity, head_dim] -> `present`.
+
+    The last `keep` rows, then the others.
 
     For providers without TensorScatter.
     """
@@ -66,7 +79,12 @@ def roll_rows_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
     return _model(
         _node("Slice", ("past", "start", "end", "axis"), "kept")
         + _node("Slice", ("past", "zero", "start", "axis"), "others")
-        + _node("Concat", ("kept", "others"), "present", _field(1, "axis") + _field(3, 2) + _field(20, _INT))
+        + _node(
+            "Concat",
+            ("kept", "others"),
+            "present",
+            _field(1, "axis") + _field(3, 2) + _field(20, _INT),
+        )
         + _field(2, "roll_rows")
         + b"".join(_initializer(name, value) for name, value in constants.items())
         + _field(11, _value_info("past", element_type, shape))
@@ -79,7 +97,9 @@ def _model(graph: bytes) -> bytes:
     return _field(1, 10) + _field(8, opset) + _field(7, graph)  # IR version 10
 
 
-def _node(operator: str, inputs: tuple[str, ...], output: str, attribute: bytes | None = None) -> bytes:
+def _node(
+    operator: str, inputs: tuple[str, ...], output: str, attribute: bytes | None = None
+) -> bytes:
     content = b"".join(_field(1, name) for name in inputs) + _field(2, output) + _field(4, operator)
     return _field(1, content if attribute is None else content + _field(5, attribute))
 

@@ -14,10 +14,13 @@ LONGEST_WORD_SECONDS = 0.8  # mistral-common's OFFLINE_STREAMING_BUFFER_TOKENS, 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One word group: what the model says between two [STREAMING_WORD] markers; often a word, sometimes more.
+    """One word group: what the model says between two [STREAMING_WORD] markers.
 
-    `end` is where the model says that the group ended, within one or two tokens of 80 ms. The model does not say where
-    a group began: `start` is the end of the group before, but at most the longest word's length before `end`.
+    Often a word, sometimes more.
+
+    `end` is where the model says that the group ended, within one or two tokens of 80 ms. The model
+    does not say where a group began: `start` is the end of the group before, but at most the
+    longest word's length before `end`.
     """
 
     id: int
@@ -26,11 +29,15 @@ class Segment:
     text: str  # as the tokens spell it, with the space it begins with
     token_ids: tuple[int, ...]
     logprob: float  # mean over the group's text tokens
-    alternatives: tuple[tuple[Alternative, ...], ...] = ()  # to each of the text tokens, where they are asked for
+    # to each of the text tokens, where they are asked for
+    alternatives: tuple[tuple[Alternative, ...], ...] = ()
 
 
 def group(tokens: Iterable[Token], ids: Tokens) -> Iterator[Segment]:
-    """Segments as soon as they are closed: at the next marker that is followed by text, or at the end."""
+    """Segments as soon as they are closed.
+
+    At the next marker that is followed by text, or at the end.
+    """
     count, previous_end = 0, 0.0
     marker_end: float | None = None
     texts: list[Token] = []

@@ -37,17 +37,20 @@ class Session:
         *,
         path: Path | None = None,
     ):
-        """Load a graph by path, so that its weights are mapped; `path` names another form of the same graph.
+        """Load a graph by path, so that its weights are mapped.
+
+        `path` names another form of the same graph.
 
         Raises:
             ArtifactError: the file does not load, or its inputs or outputs are not the manifest's.
             DeviceError: onnxruntime is missing, or the device cannot run the whole graph.
         """
         options = import_onnxruntime().SessionOptions()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # 2x slower on a busy machine
+        # 2x slower on a busy machine
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if "MatMulNBits" in graph.operators:
-            # Half the load time on two cores. Codes stay mapped pages until all are packed; floats would stand in
-            # memory twice.
+            # Half the load time on two cores. Codes stay mapped pages until all are packed; floats
+            # would stand in memory twice.
             options.add_session_config_entry("session.prepack.enable_parallel", "1")
         if threads:
             options.intra_op_num_threads = threads
@@ -70,7 +73,9 @@ class Session:
         return np.asarray(self.ort.run(None, feeds)[0])
 
     def step(self, cache: KVCache, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
-        """Run the next rows of a cache, whose buffers are bound as past and present; one output comes back.
+        """Run the next rows of a cache, whose buffers are bound as past and present.
+
+        One output comes back.
 
         Feeds must hold what `cache.positions` gave for these rows; the cache advances by as many.
         """
@@ -101,7 +106,9 @@ def _load(path: Path, graph: GraphSpec, options, device: Device) -> onnxruntime.
     except DeviceError:
         raise
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
-        raise ArtifactError(f"{path}: onnxruntime cannot load it ({error}); export again") from error
+        raise ArtifactError(
+            f"{path}: onnxruntime cannot load it ({error}); export again"
+        ) from error
     _check_contract(path, "input", session.get_inputs(), graph.inputs)
     _check_contract(path, "output", session.get_outputs(), graph.outputs)
     return session
@@ -111,9 +118,13 @@ def _check_contract(
     path: Path, kind: str, found: Sequence[onnxruntime.NodeArg], expected: Sequence[TensorSpec]
 ) -> None:
     have = {arg.name: (arg.type, len(arg.shape)) for arg in found}
-    want = {spec.name: (_ONNX_TYPES.get(spec.dtype, spec.dtype), len(spec.shape)) for spec in expected}
+    want = {
+        spec.name: (_ONNX_TYPES.get(spec.dtype, spec.dtype), len(spec.shape)) for spec in expected
+    }
     if have != want:
-        name = sorted(name for name in have.keys() | want.keys() if have.get(name) != want.get(name))[0]
+        name = sorted(
+            name for name in have.keys() | want.keys() if have.get(name) != want.get(name)
+        )[0]
         raise ArtifactError(
             f"{path}: {kind} '{name}': expected {want.get(name, 'none')} as in the manifest, "
             f"got {have.get(name, 'none')}; export again"

@@ -1,4 +1,7 @@
-"""One stream of audio to tokens: feed any number of samples, get what is decided, finish. Files use the same object."""
+"""One stream of audio to tokens: feed any number of samples, get what is decided, finish.
+
+Files use the same object.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ from .tokenizer import TextDecoder
 if TYPE_CHECKING:
     from .transcribe import Transcriber
 
-BLANKS_UNPENALISED = 200  # in a row, 16 s; pauses in speech were seen up to 165 (vLLM pull request 47615)
+# in a row, 16 s; pauses in speech were seen up to 165 (vLLM pull request 47615)
+BLANKS_UNPENALISED = 200
 BLANK_PENALTY_STEP = 0.5  # of a logit, for each blank beyond
 MAX_BLANK_PENALTY = 7.0
 
@@ -37,7 +41,8 @@ class Token:
     end: float  # seconds of audio that this token stands for the end of, the delay taken off
     logprob: float
     blank_margin: float
-    alternatives: tuple[Alternative, ...] = ()  # the best tokens here, this one among them, where they are asked for
+    # the best tokens here, this one among them, where they are asked for
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,9 @@ class Timings:
 class Stream:
     """Audio in, tokens out, at constant memory for any length.
 
-    Identical tokens whatever the sizes of the chunks fed: positions, cache moves and the end depend on the count of
-    samples alone. `async for token in stream` gives what is decided from then on, while a thread feeds.
+    Identical tokens whatever the sizes of the chunks fed: positions, cache moves and the end depend
+    on the count of samples alone. `async for token in stream` gives what is decided from then on,
+    while a thread feeds.
     """
 
     def __init__(
@@ -85,9 +91,13 @@ class Stream:
     ):
         """Made by `Transcriber.stream`."""
         manifest = transcriber.manifest
-        self.transcriber, self.num_delay_tokens, self.stop_at_eos = transcriber, num_delay_tokens, stop_at_eos
+        self.transcriber = transcriber
+        self.num_delay_tokens = num_delay_tokens
+        self.stop_at_eos = stop_at_eos
         self.guard, self.guessed_blanks = transcriber.blank_guard, guessed_blanks
-        self.rules, self.audio, self.ids = manifest.streaming, manifest.config.audio, manifest.tokens
+        self.rules = manifest.streaming
+        self.audio = manifest.config.audio
+        self.ids = manifest.tokens
         self.encoder_cache = transcriber.encoder.new_cache()
         self.decoder_cache = decoder_cache or transcriber.decoder.new_cache()
         self.prompt_length = 1 + self.rules.left_pad_tokens + num_delay_tokens
@@ -103,8 +113,11 @@ class Stream:
         self.text = TextDecoder(transcriber.tokenizer)
         self.timings = Timings()
         self._listener: tuple[asyncio.AbstractEventLoop, asyncio.Queue[Token | None]] | None = None
-        silence = self.rules.look_back_samples + self.rules.left_pad_tokens * self.audio.samples_per_token
-        self.samples = np.zeros(silence, np.float32)  # from look_back before the next token to encode
+        silence = (
+            self.rules.look_back_samples + self.rules.left_pad_tokens * self.audio.samples_per_token
+        )
+        # from look_back before the next token to encode
+        self.samples = np.zeros(silence, np.float32)
 
     def feed(self, samples: np.ndarray) -> list[Token]:
         """Take the next samples and return the tokens they decide.
@@ -112,7 +125,8 @@ class Stream:
         samples: float [n] at the model's rate, mono, full scale 1; any n, zero included.
 
         Raises:
-            AudioError: not such an array, or one with non-finite values; the stream stays as it was.
+            AudioError: not such an array, or one with non-finite values; the stream stays as it
+                was.
             ArtifactError: the artifact's weights were changed while they were in use.
         """
         return list(self.iter_feed(samples))
@@ -123,7 +137,10 @@ class Stream:
             yield from self.decode(audio_embeds)
 
     def hear(self, samples: np.ndarray) -> Iterator[np.ndarray]:
-        """The first half of `feed`: audio embeddings [tokens, hidden_size], decoded before the next are asked for."""
+        """The first half of `feed`.
+
+        Audio embeddings [tokens, hidden_size], decoded before the next are asked for.
+        """
         if self.finished:
             raise AudioError("the stream is finished; open another with Transcriber.stream()")
         samples = check_samples(samples)
@@ -132,7 +149,10 @@ class Stream:
         yield from self._encode()
 
     def finish(self) -> list[Token]:
-        """Take the end of the audio: append silence for what is still delayed and return the last tokens."""
+        """Take the end of the audio.
+
+        Append silence for what is still delayed and return the last tokens.
+        """
         return list(self.iter_finish())
 
     def iter_finish(self) -> Iterator[Token]:
@@ -143,14 +163,17 @@ class Stream:
     def hear_end(self) -> Iterator[np.ndarray]:
         """The first half of `finish`, like `hear`.
 
-        The last position used is the one before the last: its token stands for the end of the padded audio.
-        Source: transformers' `generate`, whose length is the number of audio embeddings.
+        The last position used is the one before the last: its token stands for the end of the
+        padded audio. Source: transformers' `generate`, whose length is the number of audio
+        embeddings.
         """
         if self.finished:
             return
         per_token = self.audio.samples_per_token
         pad_tokens = self.num_delay_tokens + self.rules.right_pad_tokens
-        padding = -self.num_samples % per_token + pad_tokens * per_token + self.rules.look_ahead_samples
+        padding = (
+            -self.num_samples % per_token + pad_tokens * per_token + self.rules.look_ahead_samples
+        )
         self.samples = np.concatenate((self.samples, np.zeros(padding, np.float32)))
         num_tokens = self.rules.left_pad_tokens + -(-self.num_samples // per_token) + pad_tokens
         yield from self._encode(last=num_tokens - 1)
@@ -158,7 +181,10 @@ class Stream:
         self._tell(None)
 
     def snapshot(self) -> Snapshot:
-        """All that later tokens depend on; on the CPU views of the stream's own buffers, so that one is to end here."""
+        """All that later tokens depend on.
+
+        On the CPU views of the stream's own buffers, so that one is to end here.
+        """
         caches = {"encoder": self.encoder_cache, "decoder": self.decoder_cache}
         values = {
             "num_samples": self.num_samples,
@@ -170,14 +196,20 @@ class Stream:
             "text": self.text.state(),
             **{name: cache.position for name, cache in caches.items()},
         }
-        rows = {f"{name}_{i}": rows for name, cache in caches.items() for i, rows in enumerate(cache.save())}
+        rows = {
+            f"{name}_{i}": rows
+            for name, cache in caches.items()
+            for i, rows in enumerate(cache.save())
+        }
         return Snapshot(values, {"samples": self.samples, **rows})
 
     def take_over(self, snapshot: Snapshot) -> None:
         """Go on where `snapshot` was taken."""
         values, arrays = snapshot.values, snapshot.arrays
         self.num_samples, self.num_generated = values["num_samples"], values["num_generated"]
-        self.next_id, self.blanks, self.finished = values["next_id"], values["blanks"], values["finished"]
+        self.next_id = values["next_id"]
+        self.blanks = values["blanks"]
+        self.finished = values["finished"]
         self.text.restore(values["text"])
         if self.chooser:
             self.chooser.recent = values["recent"]
@@ -187,22 +219,30 @@ class Stream:
             cache.restore(values[name], [arrays[f"{name}_{i}"] for i in range(count)])
 
     def save(self, path: str | Path) -> None:
-        """Write the stream's state; `Transcriber.load_stream` goes on from it, in another process too.
+        """Write the stream's state.
+
+        `Transcriber.load_stream` goes on from it, in another process too.
 
         Raises:
             StorageError: the file cannot be written.
         """
         snapshot = self.snapshot()
-        facts = {"identity": self.transcriber.identity(self.num_delay_tokens), "stop_at_eos": self.stop_at_eos}
+        facts = {
+            "identity": self.transcriber.identity(self.num_delay_tokens),
+            "stop_at_eos": self.stop_at_eos,
+        }
         values = {**facts, **snapshot.values}
         with whole_file(Path(path)) as file:
-            np.savez(file, allow_pickle=False, state=np.array(json.dumps(values)), **snapshot.arrays)
+            np.savez(
+                file, allow_pickle=False, state=np.array(json.dumps(values)), **snapshot.arrays
+            )
 
     def restore(self, path: str | Path) -> None:
         """Take over a saved state; called by `Transcriber.load_stream`.
 
         Raises:
-            ArtifactError: not a saved stream, or one of another artifact, precision, delay or context.
+            ArtifactError: not a saved stream, or one of another artifact, precision, delay or
+                context.
         """
         try:
             with Path(path).open("rb") as file, np.load(file) as saved:
@@ -212,7 +252,8 @@ class Stream:
             raise ArtifactError(f"{path}: not a saved stream ({error})") from error
         if values["identity"] != self.transcriber.identity(self.num_delay_tokens):
             raise ArtifactError(
-                f"{path}: saved with another artifact, precision, delay or context; open a stream with the same"
+                f"{path}: saved with another artifact, precision, delay or context; open a stream "
+                "with the same"
             )
         self.stop_at_eos = values["stop_at_eos"]
         self.take_over(Snapshot(values, arrays))
@@ -225,7 +266,8 @@ class Stream:
 
     async def __anext__(self) -> Token:
         assert self._listener is not None, "iterate with `async for`"
-        token = await self._listener[1].get()  # the end too comes this way, behind tokens still on theirs
+        # the end too comes this way, behind tokens still on theirs
+        token = await self._listener[1].get()
         if token is None:
             raise StopAsyncIteration
         return token
@@ -245,26 +287,34 @@ class Stream:
             available = (len(self.samples) - margin) // per_token
             if last is not None:
                 available = min(available, last - self.decoder_cache.position)
-            tokens = min(available, self.rules.max_chunk_tokens, encoder.max_tokens(self.encoder_cache))
+            tokens = min(
+                available, self.rules.max_chunk_tokens, encoder.max_tokens(self.encoder_cache)
+            )
             if tokens <= 0:
                 return
             began = perf_counter()
-            audio_embeds = encoder.encode(self.encoder_cache, self.samples[: tokens * per_token + margin])
+            audio_embeds = encoder.encode(
+                self.encoder_cache, self.samples[: tokens * per_token + margin]
+            )
             self.timings.encode_seconds += perf_counter() - began
             self.samples = self.samples[tokens * per_token :]
             yield audio_embeds
 
     def decode(self, audio_embeds: np.ndarray) -> Iterator[Token]:
-        """One token a position; the prompt's positions in one call, and after a blank also those guessed to be blanks.
+        """One token a position.
 
-        A guess costs less than a call of its own, because a call reads all weights for however many positions. What
-        follows a wrong guess is run again.
+        The prompt's positions in one call, and after a blank also those guessed to be blanks.
+
+        A guess costs less than a call of its own, because a call reads all weights for however many
+        positions. What follows a wrong guess is run again.
         """
         cache, blank, at = self.decoder_cache, self.ids.streaming_pad, 0
         while at < len(audio_embeds):
             left, in_prompt = len(audio_embeds) - at, self.prompt_length - cache.position
             rows = min(left, in_prompt, cache.room) if in_prompt > 0 else 1 + self._guesses(left)
-            choices = self._step([self.next_id] + [blank] * (rows - 1), audio_embeds[at : at + rows])
+            choices = self._step(
+                [self.next_id] + [blank] * (rows - 1), audio_embeds[at : at + rows]
+            )
             if in_prompt > 0:  # positions whose choice is not asked for
                 choices = choices[-1:] if cache.position >= self.prompt_length else []
                 at += rows - len(choices)
@@ -272,7 +322,8 @@ class Stream:
                 self.next_id = blank
             for row, choice in enumerate(choices):
                 behind = len(choices) - row - 1
-                if len(choices) > 1 and choice.is_close():  # calls of one position decide, or speed would change text
+                # calls of one position decide, or speed would change text
+                if len(choices) > 1 and choice.is_close():
                     cache.rewind(behind + 1)
                     [choice], behind = self._step([blank], audio_embeds[at : at + 1]), 0
                 is_right = choice.token_id == blank and behind > 0
@@ -287,7 +338,8 @@ class Stream:
 
     def _step(self, token_ids: list[int], audio_embeds: np.ndarray) -> list[Choice]:
         began = perf_counter()
-        first_asked = self.prompt_length - 1 + self.num_generated  # the position whose choice is the next token
+        # the position whose choice is the next token
+        first_asked = self.prompt_length - 1 + self.num_generated
         next_row = first_asked - self.decoder_cache.position
         penalties = [self.blank_penalty(max(0, row - next_row)) for row in range(len(token_ids))]
         choices = self.transcriber.decoder.step(
@@ -305,16 +357,24 @@ class Stream:
         """Blanks to guess beyond the next position, where `left` positions can be run."""
         if self.next_id != self.ids.streaming_pad:
             return 0
-        return max(0, min(self.guessed_blanks, left - 1, self.decoder_cache.room - 2))  # rows cannot move back
+        # rows cannot move back
+        return max(0, min(self.guessed_blanks, left - 1, self.decoder_cache.room - 2))
 
     def blank_penalty(self, ahead: int = 0) -> float:
-        """What the blank's logit loses so many positions ahead: it grows where nothing but blanks has been written.
+        """What the blank's logit loses so many positions ahead.
 
-        The model can fall into a rut in which every blank makes the next more likely, while people speak. True silence
-        keeps its margin above the largest penalty. Source: vLLM issue 47614 and pull request 47615.
+        It grows where nothing but blanks has been written.
+
+        The model can fall into a rut in which every blank makes the next more likely, while people
+        speak. True silence keeps its margin above the largest penalty. Source: vLLM issue 47614 and
+        pull request 47615.
         """
         beyond = self.blanks + ahead - BLANKS_UNPENALISED
-        return min(MAX_BLANK_PENALTY, BLANK_PENALTY_STEP * beyond) if self.guard and beyond > 0 else 0.0
+        return (
+            min(MAX_BLANK_PENALTY, BLANK_PENALTY_STEP * beyond)
+            if self.guard and beyond > 0
+            else 0.0
+        )
 
     def decided(self, choice: Choice) -> Token:
         """Take a choice as that of the next position."""
@@ -328,7 +388,9 @@ class Stream:
         else:
             if choice.blank_margin > 0 and not choice.is_swayed:
                 self.overrides.append(
-                    Override(self.num_generated, self.blanks, choice.blank_margin, self.blank_penalty())
+                    Override(
+                        self.num_generated, self.blanks, choice.blank_margin, self.blank_penalty()
+                    )
                 )
             self.blanks = 0
         self.finished = self.stop_at_eos and choice.token_id == self.ids.eos
@@ -342,10 +404,21 @@ class Stream:
         index, end = self.num_generated, self.seconds_of(self.num_generated)
         self.num_generated += 1
         text = self.text.push(choice.token_id)
-        return Token(index, choice.token_id, text, end, choice.logprob, choice.blank_margin, choice.alternatives)
+        return Token(
+            index,
+            choice.token_id,
+            text,
+            end,
+            choice.logprob,
+            choice.blank_margin,
+            choice.alternatives,
+        )
 
     def seconds_of(self, index: int) -> float:
-        """Where in the audio a generated token stands: its end, the delay taken off (left pad and delay cancel)."""
+        """Where in the audio a generated token stands.
+
+        Its end, the delay taken off (left pad and delay cancel).
+        """
         return (index + 1) * self.audio.samples_per_token / self.audio.sample_rate
 
 
@@ -358,7 +431,8 @@ def check_samples(samples: np.ndarray) -> np.ndarray:
     array = np.asarray(samples)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
         raise AudioError(
-            f"samples: expected float [n] with full scale 1, got {array.dtype} {list(array.shape)}; "
+            f"samples: expected float [n] with full scale 1, got {array.dtype} "
+            f"{list(array.shape)}; "
             "average the channels and divide integers by their full scale"
         )
     bad = np.flatnonzero(~np.isfinite(array))

@@ -19,9 +19,12 @@ class Tokenizer:
             values = json.loads(path.read_bytes())
             self.pieces = [base64.b64decode(entry["token_bytes"]) for entry in values["vocab"]]
             config = values["config"]
-            self.num_ranks = config["default_vocab_size"] - config["default_num_special_tokens"]  # that the model has
+            # that the model has
+            self.num_ranks = config["default_vocab_size"] - config["default_num_special_tokens"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{path}: not a readable Tekken tokenizer ({error!r}); export again") from error
+            raise ArtifactError(
+                f"{path}: not a readable Tekken tokenizer ({error!r}); export again"
+            ) from error
         self.first_text = tokens.first_text
 
     def bytes_of(self, token_id: int) -> bytes:
@@ -37,7 +40,8 @@ class Tokenizer:
 class TextDecoder:
     """Bytes of successive tokens to text, as soon as characters are whole.
 
-    Bytes are joined before they are decoded: a character may span several tokens with blanks between them.
+    Bytes are joined before they are decoded: a character may span several tokens with blanks
+    between them.
     """
 
     def __init__(self, tokenizer: Tokenizer):

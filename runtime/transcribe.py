@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from ..hub import Progress
 
 DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
-# Positions run ahead after a blank of a file. Source: bench/guessing.py; not measured for WebGPU.
+# Positions run ahead after a blank of a file. Source: docs/performance.md; not measured for WebGPU.
 GUESSED_BLANKS = {"cpu": 1, "cuda": 3, "webgpu": 0}
 
 
 class Transcriber:
     """A loaded model.
+
+    Threads may share it: every transcript and every stream has caches of its own.
 
     with Transcriber("tiny") as transcriber:
         for segment in transcriber.transcribe("clip.wav"):
@@ -68,26 +70,32 @@ class Transcriber:
         """Load an artifact.
 
         Args:
-            model: its folder, "tiny", or ORG/NAME[@REVISION] of the hub, of which the files of one precision are
-                downloaded; None takes $VOXTRAL_ONNX_MODEL or the last finished export.
-            device: "cpu", "cuda", "cuda:N" or "webgpu"; "auto" takes CUDA where it is there and computes in this
-                precision.
-            delay_ms: how long the model listens before it writes, a multiple of 80 up to 2400; None for the model's
-                own, 480.
-            context: decoder positions of 80 ms that attention sees; fewer than the model's window take less memory.
-            batch_size: files that `transcribe_many` advances together, on CPU or CUDA; each takes caches of its own.
+            model: its folder, "tiny", or ORG/NAME[@REVISION] of the hub, of which the files of one
+                precision are downloaded; None takes $VOXTRAL_ONNX_MODEL or the last finished
+                export.
+            device: "cpu", "cuda", "cuda:N" or "webgpu"; "auto" takes CUDA where it is there and
+                computes in this precision.
+            delay_ms: how long the model listens before it writes, a multiple of 80 up to 2400; None
+                for the model's own, 480.
+            context: decoder positions of 80 ms that attention sees; fewer than the model's window
+                take less memory.
+            batch_size: files that `transcribe_many` advances together, on CPU or CUDA; each takes
+                caches of its own.
             precision: which of the artifact's; None takes the first of q4f16, q4, q8, fp16, fp32.
             threads: for onnxruntime; None for one a core.
-            prepacked: a folder for weights in the layout of this machine's kernels, made on first use; they load
-                faster and processes share their memory. For the CPU.
-            blank_guard: after 16 s without a word, make blanks less likely step by step (`Stream.overrides` tells where
-                that changed a decision).
-            alternatives: how many of the best tokens each token of text comes with, 1 to 10; 0 for none.
+            prepacked: a folder for weights in the layout of this machine's kernels, made on first
+                use; they load faster and processes share their memory. For the CPU.
+            blank_guard: after 16 s without a word, make blanks less likely step by step
+                (`Stream.overrides` tells where that changed a decision).
+            alternatives: how many of the best tokens each token of text comes with, 1 to 10; 0 for
+                none.
             hotwords: words and phrases that are made likelier.
             hotword_bias: what their tokens' logits gain.
-            vad: leave out words where nobody speaks: "energy" tells that by loudness, or the path of Silero's model,
-                version 5 or 6. For `transcribe`; live streams take a `voice_gate`.
-            allow_fallback: run what the device cannot on the CPU, and say so in `notes`, instead of raising.
+            vad: leave out words where nobody speaks: "energy" tells that by loudness, or the path
+                of Silero's model, version 5 or 6. For `transcribe`; live streams take a
+                `voice_gate`.
+            allow_fallback: run what the device cannot on the CPU, and say so in `notes`, instead of
+                raising.
             offline: ask no hub, take what was downloaded before.
             on_download: called for every MiB of a download.
 
@@ -101,20 +109,30 @@ class Transcriber:
         graphs = manifest.precisions[self.precision]
         self.runs_on = open_device(device, graphs.activation_dtype, allow_fallback=allow_fallback)
         if prepacked and self.device != "cpu":
-            raise UsageError(f"prepacked: weights are packed for the CPU, not for {self.device}; add --device cpu")
+            raise UsageError(
+                f"prepacked: weights are packed for the CPU, not for {self.device}; "
+                "add --device cpu"
+            )
         if batch_size < 1:
             raise UsageError(f"batch size: expected at least 1 file, got {batch_size}")
         if batch_size > 1 and not self.runs_on.has_rows:
-            raise UsageError(f"batch size: files advance together on CPU and CUDA, not on {self.device}; leave it out")
+            raise UsageError(
+                "batch size: files advance together on CPU and CUDA, not on "
+                f"{self.device}; leave it out"
+            )
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
         self.context, self.batch_size, self.blank_guard = context, batch_size, blank_guard
         self.alternatives = check_alternatives(alternatives)
         self._new_detector = detectors(vad, self.sample_rate) if vad else None
-        self._starts: dict[int, Snapshot] = {}  # by delay: streams that have heard the silence before the audio
+        # by delay: streams that have heard the silence before the audio
+        self._starts: dict[int, Snapshot] = {}
         decoder_cache = decoder_cache_spec(manifest, context)
         if prepacked is None or not all(
-            prepacked_folder(manifest, graph, Path(prepacked)).is_dir() for graph in (graphs.encoder, graphs.decoder)
-        ):  # weights saved packed are pages of a file, which processes share and the system can drop: they fit always
+            prepacked_folder(manifest, graph, Path(prepacked)).is_dir()
+            for graph in (graphs.encoder, graphs.decoder)
+            # weights saved packed are pages of a file, which processes share and the system can
+            # drop: they fit always
+        ):
             require_memory(manifest, self.precision, context, self.runs_on, batch_size)
         mapped = () if prepacked else (*graphs.encoder.data, *graphs.decoder.data)
         self.weights = MappedFiles(self.folder, manifest, mapped)
@@ -125,13 +143,17 @@ class Transcriber:
                 graph,
                 self.runs_on,
                 threads,
-                path=prepacked_graph(manifest, self.folder, graph, Path(prepacked)) if prepacked else None,
+                path=prepacked_graph(manifest, self.folder, graph, Path(prepacked))
+                if prepacked
+                else None,
             )
             for graph in (graphs.encoder, graphs.decoder)
         )
         self.tokenizer = Tokenizer(self.folder / "tekken.json", manifest.tokens)
         words = [hotwords] if isinstance(hotwords, str) else list(hotwords)
-        self.hotwords = Hotwords(words, self.tokenizer, manifest.tokens, hotword_bias) if words else None
+        self.hotwords = (
+            Hotwords(words, self.tokenizer, manifest.tokens, hotword_bias) if words else None
+        )
         self.encoder = Encoder(manifest, mel, encoder)
         self.decoder = Decoder(decoder, decoder_cache)
 
@@ -167,11 +189,16 @@ class Transcriber:
         return self._stream(self._delay(delay_ms))
 
     def _stream(
-        self, num_delay_tokens: int, *, stop_at_eos: bool = False, decoder_cache: KVCache | None = None
+        self,
+        num_delay_tokens: int,
+        *,
+        stop_at_eos: bool = False,
+        decoder_cache: KVCache | None = None,
     ) -> Stream:
         """A stream behind the silence that comes before all audio.
 
-        On the CPU the silence is run once for each delay; a device runs it sooner than whole buffers reach it.
+        On the CPU the silence is run once for each delay; a device runs it sooner than whole
+        buffers reach it.
         """
         device = self.device.partition(":")[0]
         guessed_blanks = GUESSED_BLANKS[device] if stop_at_eos else 0
@@ -202,13 +229,18 @@ class Transcriber:
         return self._gate(self._delay(delay_ms))
 
     def _gate(self, num_delay_tokens: int) -> VoiceGate | None:
-        return VoiceGate(self._new_detector(), self.manifest, num_delay_tokens) if self._new_detector else None
+        return (
+            VoiceGate(self._new_detector(), self.manifest, num_delay_tokens)
+            if self._new_detector
+            else None
+        )
 
     def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
         """A stream that goes on where `Stream.save` wrote it.
 
         Raises:
-            ArtifactError: not a saved stream, or one of another artifact, precision, delay or context.
+            ArtifactError: not a saved stream, or one of another artifact, precision, delay or
+                context.
         """
         stream = self.stream(delay_ms)
         stream.restore(path)
@@ -217,12 +249,23 @@ class Transcriber:
     def identity(self, num_delay_tokens: int) -> str:
         """Hash of all that a stream's state depends on."""
         graphs = self.manifest.precisions[self.precision]
-        names = [self.manifest.mel.path, *(f for g in (graphs.encoder, graphs.decoder) for f in (g.path, *g.data))]
-        facts = [*(self.manifest.files[name].sha256 for name in names), str(num_delay_tokens), str(self.context)]
+        names = [
+            self.manifest.mel.path,
+            *(f for g in (graphs.encoder, graphs.decoder) for f in (g.path, *g.data)),
+        ]
+        facts = [
+            *(self.manifest.files[name].sha256 for name in names),
+            str(num_delay_tokens),
+            str(self.context),
+        ]
         return hashlib.sha256(" ".join(facts).encode()).hexdigest()
 
     def _delay(self, milliseconds: int | None) -> int:
-        return self.num_delay_tokens if milliseconds is None else delay_tokens(self.manifest, milliseconds)
+        return (
+            self.num_delay_tokens
+            if milliseconds is None
+            else delay_tokens(self.manifest, milliseconds)
+        )
 
     def transcribe(
         self,
@@ -234,28 +277,36 @@ class Transcriber:
     ) -> Transcript:
         """Begin to transcribe a file, an array (float [n] at the model's rate) or an opened source.
 
-        The transcript decodes while it is iterated; its fields decode what is left. `delay_ms` replaces the
-        transcriber's. `on_token` sees every token as it is decided, which is earlier than its word group is whole.
+        The transcript decodes while it is iterated; its fields decode what is left. `delay_ms`
+        replaces the transcriber's. `on_token` sees every token as it is decided, which is earlier
+        than its word group is whole.
 
         Raises:
             AudioError: the audio cannot be read or is not finite.
         """
         source, num_delay_tokens = self._source(audio, gain), self._delay(delay_ms)
-        stream, gate = self._stream(num_delay_tokens, stop_at_eos=True), self._gate(num_delay_tokens)
+        stream = self._stream(num_delay_tokens, stop_at_eos=True)
+        gate = self._gate(num_delay_tokens)
         return Transcript(source, stream, _decoded(stream, source, gate), on_token, gate)
 
     def transcribe_many(
-        self, audio: Iterable[str | Path | np.ndarray | AudioSource], *, delay_ms: int | None = None, gain: str = "none"
+        self,
+        audio: Iterable[str | Path | np.ndarray | AudioSource],
+        *,
+        delay_ms: int | None = None,
+        gain: str = "none",
     ) -> Iterator[Transcript]:
         """Transcripts of many files.
 
-        `batch_size` files advance together, a token each in one call of the decoder, which reads the weights once for
-        all; each transcript comes as soon as it is whole. A file that ends makes room for the next: only then is that
-        one taken from `audio` and opened. Sound that turns out to be damaged raises AudioError where its transcript is
-        iterated. With one file at a time, transcripts decode while they are iterated.
+        `batch_size` files advance together, a token each in one call of the decoder, which reads
+        the weights once for all; each transcript comes as soon as it is whole. A file that ends
+        makes room for the next: only then is that one taken from `audio` and opened. Sound that
+        turns out to be damaged raises AudioError where its transcript is iterated. With one file at
+        a time, transcripts decode while they are iterated.
 
         Args:
-            audio: what `transcribe` takes; a generator of opened sources can pass over what cannot be opened.
+            audio: what `transcribe` takes; a generator of opened sources can pass over what cannot
+                be opened.
             delay_ms: as for `transcribe`.
             gain: as for `transcribe`.
 
@@ -279,7 +330,11 @@ class Transcriber:
             yield Transcript(row.source, row.stream, row.result(), lambda token: None, row.gate)
 
     def _source(self, audio: str | Path | np.ndarray | AudioSource, gain: str) -> AudioSource:
-        return audio if isinstance(audio, AudioSource) else open_audio(audio, self.sample_rate, gain=gain)
+        return (
+            audio
+            if isinstance(audio, AudioSource)
+            else open_audio(audio, self.sample_rate, gain=gain)
+        )
 
 
 def _decoded(stream: Stream, source: AudioSource, gate: VoiceGate | None) -> Iterator[Token]:
@@ -328,7 +383,9 @@ class Transcript:
             count += 1
 
     def _clamped(self, segment: Segment) -> Segment:
-        return replace(segment, start=min(segment.start, self.duration), end=min(segment.end, self.duration))
+        return replace(
+            segment, start=min(segment.start, self.duration), end=min(segment.end, self.duration)
+        )
 
     @property
     def decoded(self) -> list[Segment]:
@@ -385,7 +442,10 @@ def delay_tokens(manifest: Manifest, milliseconds: int | None) -> int:
     tokens, rest = divmod(milliseconds, step)
     if rest or not 1 <= tokens <= rules.max_delay_tokens:
         longest = rules.max_delay_tokens * step
-        raise UsageError(f"delay: expected a multiple of {step} ms from {step} to {longest}, got {milliseconds} ms")
+        raise UsageError(
+            f"delay: expected a multiple of {step} ms from {step} to {longest}, got "
+            f"{milliseconds} ms"
+        )
     return int(tokens)
 
 
@@ -400,7 +460,10 @@ def untrained_delay(manifest: Manifest, tokens: int) -> str | None:
     if tokens in rules.trained_delay_tokens:
         return None
     trained = ", ".join(str(delay_ms(manifest, tokens)) for tokens in rules.trained_delay_tokens)
-    return f"the model was not trained with a delay of {delay_ms(manifest, tokens)} ms, but with {trained}"
+    return (
+        f"the model was not trained with a delay of {delay_ms(manifest, tokens)} ms, but with "
+        f"{trained}"
+    )
 
 
 def _ms_per_token(manifest: Manifest) -> int:

@@ -1,8 +1,8 @@
 """Leaves out words that were written where nobody spoke.
 
-The model hears all audio, and its tokens are those of a run without this: a word group then becomes blanks where no
-speech is within its reach. So nothing inside speech can change, and the reach is wide: what is kept by mistake costs
-less than what is lost.
+The model hears all audio, and its tokens are those of a run without this: a word group then becomes
+blanks where no speech is within its reach. So nothing inside speech can change, and the reach is
+wide: what is kept by mistake costs less than what is lost.
 """
 
 from __future__ import annotations
@@ -44,10 +44,12 @@ class Detector(Protocol):
 
 
 class Energy:
-    """Decibels of a frame above the noise, which is the quietest tenth of a second of the last seconds.
+    """Level of a frame above the noise, in decibels.
 
-    What is loud and steady for longer than that becomes noise; speech has gaps. At the beginning nothing is known of
-    the noise, and everything that can be heard counts as speech.
+    The noise is the quietest tenth of a second of the last seconds.
+
+    What is loud and steady for longer than that becomes noise; speech has gaps. At the beginning
+    nothing is known of the noise, and everything that can be heard counts as speech.
     """
 
     opens, closes = 6.0, 3.0  # steady noise reaches 2
@@ -57,7 +59,8 @@ class Energy:
     def __init__(self, sample_rate: int):
         self.frame = sample_rate // 50  # 20 ms
         self._powers = deque[float](maxlen=5)
-        self._minima = deque([0.0] * self.MEMORY_SECONDS, maxlen=self.MEMORY_SECONDS)  # of the power, second by second
+        # of the power, second by second
+        self._minima = deque([0.0] * self.MEMORY_SECONDS, maxlen=self.MEMORY_SECONDS)
         self._minimum, self._frames = np.inf, 0
 
     def score(self, samples: np.ndarray) -> float:
@@ -78,7 +81,9 @@ def _decibels(power: float, least: float) -> float:
 
 
 class Silero:
-    """Silero's model, version 5 or 6: the probability of speech in 512 samples, after the 64 before them.
+    """Silero's model, version 5 or 6.
+
+    The probability of speech in 512 samples, after the 64 before them.
 
     Source: github.com/snakers4/silero-vad, `OnnxWrapper` and `get_speech_timestamps`.
     """
@@ -90,7 +95,8 @@ class Silero:
 
     def __init__(self, session: onnxruntime.InferenceSession, sample_rate: int):
         self._session, self._rate = session, np.array(sample_rate, np.int64)
-        self._context, self._state = np.zeros(self.CONTEXT, np.float32), np.zeros(self.STATE, np.float32)
+        self._context = np.zeros(self.CONTEXT, np.float32)
+        self._state = np.zeros(self.STATE, np.float32)
 
     @classmethod
     def load(cls, path: Path) -> onnxruntime.InferenceSession:
@@ -101,22 +107,32 @@ class Silero:
         """
         ort = import_onnxruntime()
         options = ort.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 3  # a small model: threads only wait
+        # a small model: threads only wait
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
         try:
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
             raise ArtifactError(f"{path}: onnxruntime cannot load it ({error})") from error
-        found = [sorted(arg.name for arg in args) for args in (session.get_inputs(), session.get_outputs())]
+        found = [
+            sorted(arg.name for arg in args)
+            for args in (session.get_inputs(), session.get_outputs())
+        ]
         if found != [cls.INPUTS, cls.OUTPUTS]:
             raise ArtifactError(
-                f"{path}: expected Silero's voice activity detector, version 5 or 6, with inputs {cls.INPUTS} and "
+                f"{path}: expected Silero's voice activity detector, version 5 or 6, with inputs "
+                f"{cls.INPUTS} and "
                 f"outputs {cls.OUTPUTS}, got {found[0]} and {found[1]}"
             )
         return session
 
     def score(self, samples: np.ndarray) -> float:
         """See `Detector`."""
-        feeds = {"input": np.concatenate((self._context, samples))[None], "state": self._state, "sr": self._rate}
+        feeds = {
+            "input": np.concatenate((self._context, samples))[None],
+            "state": self._state,
+            "sr": self._rate,
+        }
         output, self._state = self._session.run(self.OUTPUTS, feeds)
         self._context = samples[-self.CONTEXT :]
         return float(np.asarray(output).item())
@@ -126,14 +142,22 @@ class VoiceGate:
     """For one stream: hears its audio, then lets its tokens pass."""
 
     def __init__(self, detector: Detector, manifest: Manifest, num_delay_tokens: int):
-        """`num_delay_tokens`: of the stream; what a token waits for anyway is what the gate may look ahead."""
-        self._detector, self._ids, self._rate = detector, manifest.tokens, manifest.config.audio.sample_rate
+        """`num_delay_tokens`: of the stream.
+
+        What a token waits for anyway is what the gate may look ahead.
+        """
+        self._detector = detector
+        self._ids = manifest.tokens
+        self._rate = manifest.config.audio.sample_rate
         delay = num_delay_tokens * manifest.config.audio.samples_per_token
-        self._pre_roll, self._hang_over = (int(s * self._rate) for s in (PRE_ROLL_SECONDS, HANG_OVER_SECONDS))
+        self._pre_roll, self._hang_over = (
+            int(s * self._rate) for s in (PRE_ROLL_SECONDS, HANG_OVER_SECONDS)
+        )
         self._ahead = min(self._pre_roll, delay)
         self._behind = int(LONGEST_WORD_SECONDS * self._rate) + self._hang_over
         self._rest = np.zeros(0, np.float32)  # less than a frame
-        self._spans: deque[list[int]] = deque()  # of speech: first sample, and the one behind the last
+        # of speech: first sample, and the one behind the last
+        self._spans: deque[list[int]] = deque()
         self._heard = 0  # samples, in whole frames
         self._is_open = False
         self._speech_end = -self._hang_over

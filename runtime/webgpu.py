@@ -1,4 +1,7 @@
-"""A GPU through WebGPU, by onnxruntime's plug-in: caches stay there from call to call, all else travels."""
+"""A GPU through WebGPU, by onnxruntime's plug-in.
+
+Caches stay there from call to call, all else travels.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ class WebGpu:
 
     has_rows = False  # buffers are handles without addresses
 
-    def __init__(self, index: int = 0, activation_dtype: str = "float32", *, allow_fallback: bool = False):
+    def __init__(
+        self, index: int = 0, activation_dtype: str = "float32", *, allow_fallback: bool = False
+    ):
         """Register the plug-in and run a node in the type that is to be computed in.
 
         `allow_fallback`: nodes without a kernel here run on the CPU, which is noted.
@@ -48,7 +53,9 @@ class WebGpu:
         """
         self.name, self.notes, self._allows_cpu = f"webgpu:{index}", [], allow_fallback
         if index:
-            raise DeviceError(f"{self.name}: the plug-in takes the adapter by itself; use --device webgpu")
+            raise DeviceError(
+                f"{self.name}: the plug-in takes the adapter by itself; use --device webgpu"
+            )
         self._ep_device = _find_device(self.name)
         self._lock = Lock()
         self._movers: dict[tuple, onnxruntime.InferenceSession] = {}
@@ -57,18 +64,22 @@ class WebGpu:
             self._allocator = self._mover(dtype, shape[2], 2)
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
             raise DeviceError(
-                f"{self.name}: no adapter that WebGPU takes ({_reason(error)}); install the GPU's driver, "
+                f"{self.name}: no adapter that WebGPU takes ({_reason(error)}); install the GPU's "
+                "driver, "
                 "or use --device cpu"
             ) from error
         try:
             self.roll_rows(self.zeros(shape, dtype), dtype, 2)
         except Exception as error:
             raise DeviceError(
-                f"{self.name}: its adapter does not compute in {activation_dtype} ({_reason(error)}); "
+                f"{self.name}: its adapter does not compute in {activation_dtype} "
+                f"({_reason(error)}); "
                 "use --precision q4, which takes float32, or --device cpu"
             ) from error
 
-    def open(self, path: str | bytes, options: Any, *, captures: bool) -> onnxruntime.InferenceSession:
+    def open(
+        self, path: str | bytes, options: Any, *, captures: bool
+    ) -> onnxruntime.InferenceSession:
         """See `Device`.
 
         Raises:
@@ -93,13 +104,16 @@ class WebGpu:
         """See `Device`; WebGPU does not say."""
         return 0
 
-    def run(self, session: onnxruntime.InferenceSession, binding: Any) -> list[onnxruntime.OrtValue]:
+    def run(
+        self, session: onnxruntime.InferenceSession, binding: Any
+    ) -> list[onnxruntime.OrtValue]:
         """The outputs, in the order in which they were bound.
 
         Raises:
             DeviceError: the adapter's memory is full.
         """
-        with self._lock, out_of_memory_is_said(self.name):  # the plug-in's sessions share one device
+        # the plug-in's sessions share one device
+        with self._lock, out_of_memory_is_said(self.name):
             session.run_with_iobinding(binding)
         return binding.get_outputs()
 
@@ -110,11 +124,15 @@ class WebGpu:
             DeviceError: it is full.
         """
         with out_of_memory_is_said(self.name):
-            value = self._allocator.create_ortvalue_from_shape_and_type(list(shape), dtype, "webgpu")
+            value = self._allocator.create_ortvalue_from_shape_and_type(
+                list(shape), dtype, "webgpu"
+            )
             value.update_inplace(lazy_zeros(shape, dtype))
         return value
 
-    def roll_rows(self, value: onnxruntime.OrtValue, dtype: np.dtype, keep: int) -> onnxruntime.OrtValue:
+    def roll_rows(
+        self, value: onnxruntime.OrtValue, dtype: np.dtype, keep: int
+    ) -> onnxruntime.OrtValue:
         """A copy whose first rows along the third axis are the last `keep`."""
         session = self._mover(dtype, value.shape()[2], keep)
         binding = session.io_binding()
@@ -160,7 +178,10 @@ class WebGpuBuffer:
 
 
 class WebGpuBinding:
-    """Caches are bound where they are, as past and present; inputs, states and the output travel."""
+    """Caches are bound where they are, as past and present.
+
+    Inputs, states and the output travel.
+    """
 
     reusable = True  # buffers of a window's size are not made anew for each stream
 
@@ -168,9 +189,12 @@ class WebGpuBinding:
         self.buffers: dict[str, Buffer] = {}
         self._device, self._session = device, session
         self._caches: dict[tuple[str, str], WebGpuBuffer] = {}  # by the names of input and output
-        self._states: dict[tuple[str, str], HostBuffer] = {}  # a few kB each; no kernel writes what it reads
+        # a few kB each; no kernel writes what it reads
+        self._states: dict[tuple[str, str], HostBuffer] = {}
 
-    def hold(self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool) -> Buffer:
+    def hold(
+        self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
+    ) -> Buffer:
         """See `Binding`."""
         if appends:
             buffer = self._caches[past, present] = WebGpuBuffer(self._device, shape, dtype)
@@ -199,7 +223,9 @@ class WebGpuBinding:
         for (past, present), buffer in self._caches.items():
             io.bind_ortvalue_input(past, buffer.value)
             io.bind_ortvalue_output(present, buffer.value)
-        output, *states = (value.numpy() for value in self._device.run(self._session, io)[: 1 + len(self._states)])
+        output, *states = (
+            value.numpy() for value in self._device.run(self._session, io)[: 1 + len(self._states)]
+        )
         for state, values in zip(self._states.values(), states, strict=True):
             state.write(values)
         return output
@@ -211,12 +237,18 @@ def _reason(error: Exception) -> str:
 
 
 def _visible_rows(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """How many of the buffers' rows attention goes through, which takes as long for rows without keys as for others.
+    """Return how many of the buffers' rows attention goes through.
+
+    Rows without keys take it as long as others.
 
     More than the call's own at any time, because as many would mean that there is no past.
     """
     written, capacity = int(feeds["seqlens_k"].max()) + 1, int(feeds["total_sequence_length"])
-    return {"total_sequence_length": np.array(min(capacity, (written // VISIBLE_STEP + 1) * VISIBLE_STEP), np.int32)}
+    return {
+        "total_sequence_length": np.array(
+            min(capacity, (written // VISIBLE_STEP + 1) * VISIBLE_STEP), np.int32
+        )
+    }
 
 
 @cache
@@ -228,26 +260,35 @@ def _find_device(name: str) -> Any:
     """What onnxruntime's sessions take for the plug-in on this machine's GPU.
 
     Raises:
-        DeviceError: the package, the system's Vulkan loader or a GPU is missing, or they do not fit together.
+        DeviceError: the package, the system's Vulkan loader or a GPU is missing, or they do not fit
+            together.
     """
     ort = import_onnxruntime()
     if not hasattr(ort.InferenceSession, "create_ortvalue_from_shape_and_type"):
-        raise DeviceError(f"{name}: onnxruntime {ort.__version__} keeps no caches there; needed is 1.32:\n  {_INSTALL}")
+        raise DeviceError(
+            f"{name}: onnxruntime {ort.__version__} keeps no caches there; needed is "
+            f"1.32:\n  {_INSTALL}"
+        )
     try:
         import onnxruntime_ep_webgpu as plugin  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise DeviceError(f"{name}: onnxruntime's plug-in for WebGPU is missing; run:\n  {_INSTALL}") from error
+        raise DeviceError(
+            f"{name}: onnxruntime's plug-in for WebGPU is missing; run:\n  {_INSTALL}"
+        ) from error
     if sys.platform == "linux":
         try:
             ctypes.CDLL(_LOADER)
         except OSError as error:
             raise DeviceError(
-                f"{name}: {_LOADER} is missing, the loader of Vulkan ({error}); on Debian: apt-get install libvulkan1"
+                f"{name}: {_LOADER} is missing, the loader of Vulkan ({error}); on Debian: apt-get "
+                "install libvulkan1"
             ) from error
     try:
         _register(plugin.get_library_path())
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
-        raise DeviceError(f"{name}: onnxruntime {ort.__version__} does not take its plug-in ({error})") from error
+        raise DeviceError(
+            f"{name}: onnxruntime {ort.__version__} does not take its plug-in ({error})"
+        ) from error
     devices = [device for device in ort.get_ep_devices() if device.ep_name == plugin.get_ep_name()]
     if not devices:
         raise DeviceError(f"{name}: onnxruntime sees no GPU on this machine; use --device cpu")

@@ -50,7 +50,13 @@ def write_hf(folder: Path) -> Path:
     rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
 
     def stack(values) -> dict:
-        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
+        names = (
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "head_dim",
+        )
         names += ("num_key_value_heads", "sliding_window", "rms_norm_eps")
         return {**{name: getattr(values, name) for name in names}, **rope, "hidden_act": "silu"}
 
@@ -59,7 +65,11 @@ def write_hf(folder: Path) -> Path:
         "projector_hidden_act": "gelu",
         "audio_length_per_tok": config.audio.frames_per_token,
         "downsample_factor": config.encoder.downsample_factor,
-        "audio_config": {**stack(config.encoder), "activation_function": "gelu", "num_mel_bins": config.audio.n_mels},
+        "audio_config": {
+            **stack(config.encoder),
+            "activation_function": "gelu",
+            "num_mel_bins": config.audio.n_mels,
+        },
         "text_config": {
             **stack(config.decoder),
             "vocab_size": config.decoder.vocab_size,
@@ -78,7 +88,10 @@ def write_hf(folder: Path) -> Path:
     (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": extractor}))
     tensors = small_tensors(weights.HF)
     names = sorted(tensors)
-    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    shards = {
+        "model-00001-of-00002.safetensors": names[::2],
+        "model-00002-of-00002.safetensors": names[1::2],
+    }
     for file, held in shards.items():
         save_file({name: tensors[name] for name in held}, folder / file)
     weight_map = {name: file for file, held in shards.items() for name in held}

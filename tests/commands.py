@@ -12,7 +12,8 @@ from pathlib import Path
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "tiny" / "samples"
 TEXTS = {
-    sample["file"]: sample["model_text"] for sample in json.loads((SAMPLES / "transcripts.json").read_text())["samples"]
+    sample["file"]: sample["model_text"]
+    for sample in json.loads((SAMPLES / "transcripts.json").read_text())["samples"]
 }
 CLIP = SAMPLES / "command-hibari.wav"
 TEXT = TEXTS[CLIP.name]
@@ -26,7 +27,10 @@ class Result:
     err: str
 
     def assert_refused(self, code: int, *parts: str) -> None:
-        """One error with this exit code, whose message holds these parts; nothing on stdout, no traceback."""
+        """One error with this exit code, whose message holds these parts.
+
+        Nothing on stdout, no traceback.
+        """
         assert self.code == code, self.err
         assert "Traceback" not in self.err
         assert len(re.findall("^error: ", self.err, re.MULTILINE)) == 1, self.err
@@ -36,7 +40,10 @@ class Result:
         assert self.out == ""
 
     def assert_misused(self, *parts: str) -> None:
-        """Refused by the option parser, which draws a box that breaks lines and whose words depend on its version."""
+        """Assert that the option parser refused the command line.
+
+        It draws a box that breaks lines, and its words depend on its version.
+        """
         assert self.code == 2, self.err
         flat = " ".join(re.sub("[│╭╮╰╯─]", " ", self.err).split())
         for part in parts:
@@ -44,15 +51,21 @@ class Result:
 
 
 def clean_environment(state: Path, **extra: str) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name != "VOXTRAL_ONNX_MODEL"}
-    return environment | {"XDG_STATE_HOME": str(state / "state"), "PYTHONIOENCODING": "utf-8"} | extra
+    environment = {
+        name: value for name, value in os.environ.items() if name != "VOXTRAL_ONNX_MODEL"
+    }
+    return (
+        environment | {"XDG_STATE_HOME": str(state / "state"), "PYTHONIOENCODING": "utf-8"} | extra
+    )
 
 
 def read_word(file: int, seconds: float = 60) -> str:
     """What a file descriptor gives until a first word is whole."""
     text, deadline = b"", time.monotonic() + seconds
     while b" " not in text:
-        assert select.select([file], [], [], deadline - time.monotonic())[0], f"no word after {seconds} s"
+        assert select.select([file], [], [], deadline - time.monotonic())[0], (
+            f"no word after {seconds} s"
+        )
         text += (piece := os.read(file, 1))
         assert piece, f"ended with {text!r}"
     return text.decode()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import Result, clean_environment
+from needs import marks, require
 from traces import Traces
 
 from voxtral_onnx import export
@@ -18,6 +19,7 @@ from voxtral_onnx.manifest import Manifest
 
 torch.set_num_threads(1)  # small matrices: threads that wait for each other are slower than one
 EXACT_RECIPE = Path(__file__).parent / "reference" / "exact.toml"
+RIGHTS = {"tmpfs", "control_group"}  # fixtures that few users may make
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +31,10 @@ def shared_folder(tmp_path_factory, request) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def traces(shared_folder):
-    """No export in this session traces what another has traced; tests/exporter/test_layouts.py shows that it may."""
+    """No export in this session traces what another has traced.
+
+    Tests/exporter/test_layouts.py shows that it may.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter, "trace", Traces(shared_folder / "traces"))
         yield exporter.trace
@@ -37,7 +42,10 @@ def traces(shared_folder):
 
 @pytest.fixture(scope="session")
 def tiny_artifact(tmp_path_factory):
-    """The embedded checkpoint, exported in every precision. Read only: tests that write take `artifact`."""
+    """The embedded checkpoint, exported in every precision.
+
+    Read only: tests that write take `artifact`.
+    """
     folder = tmp_path_factory.mktemp("artifact") / "tiny-onnx"
     return export("tiny", folder, precisions=("q4f16", "q4", "q8", "fp16", "fp32"))
 
@@ -55,12 +63,17 @@ def toy_checkpoint(toy_model, tmp_path_factory):
     """The toy model's folder in Mistral's layout."""
     from reference import toy
 
-    return toy.write_mistral(toy_model, toy.toy_config(), tmp_path_factory.mktemp("toy") / "toy-mistral")
+    return toy.write_mistral(
+        toy_model, toy.toy_config(), tmp_path_factory.mktemp("toy") / "toy-mistral"
+    )
 
 
 @pytest.fixture(scope="session")
 def toy_artifact(toy_checkpoint, tmp_path_factory):
-    """The toy model in float32, and in 4 bits with the accuracy level that computes in float; float32 portable too."""
+    """The toy model in float32, and in 4 bits with the accuracy level that computes in float.
+
+    Float32 portable too.
+    """
     folder = tmp_path_factory.mktemp("toy") / "artifact"
     export(toy_checkpoint, folder, precisions=("fp32", "q4"), recipe=str(EXACT_RECIPE))
     return export(toy_checkpoint, folder, precisions=("fp32",), families=("portable",))
@@ -68,7 +81,10 @@ def toy_artifact(toy_checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def portable_artifact(tiny_artifact, tmp_path_factory):
-    """The embedded checkpoint in q4 and fp16, the portable family's graphs in the place of native's. Read only."""
+    """The embedded checkpoint in q4 and fp16 with the portable family's graphs.
+
+    They stand in the place of native's. Read only.
+    """
     folder, precisions = tmp_path_factory.mktemp("portable") / "tiny-onnx", ("q4", "fp16")
     copy_artifact(tiny_artifact, folder, *precisions)
     export("tiny", folder, precisions=precisions, families=("portable",))
@@ -96,7 +112,9 @@ def artifact(tiny_artifact, tmp_path) -> Path:
 
 def copy_artifact(source: Path, target: Path, *precisions: str) -> Path:
     manifest = Manifest.read(source)
-    kept = {name: replace(manifest.precisions[name], families={}) for name in precisions or ("q4f16",)}
+    kept = {
+        name: replace(manifest.precisions[name], families={}) for name in precisions or ("q4f16",)
+    }
     manifest = replace(manifest, precisions=kept)
     names = {name for name in manifest.files if "/" not in name}
     names |= {name for graph in manifest.graphs() for name in (graph.path, *graph.data)}
@@ -130,7 +148,10 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture
 def hub_server(monkeypatch, tmp_path):
-    """A hub on this machine that this process takes for the one; it downloads into `tmp_path / "hub"`."""
+    """A hub on this machine that this process takes for the one.
+
+    It downloads into `tmp_path / "hub"`.
+    """
     from hub_server import HubServer
     from huggingface_hub import constants
     from huggingface_hub.utils import close_session
@@ -153,15 +174,18 @@ def hub_server(monkeypatch, tmp_path):
 
 @pytest.fixture
 def tmpfs(tmp_path):
-    """Make file systems of a given size, or skip where that needs rights that we lack."""
+    """Make file systems of a given size."""
     mounted = []
 
     def make(options: str) -> Path:
         folder = tmp_path / f"tmpfs{len(mounted)}"
         folder.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("mounting a tmpfs is not permitted here")
+        may_mount = (
+            shutil.which("mount")
+            and not subprocess.run(command, capture_output=True, check=False).returncode
+        )
+        require("rights", {"permission to mount a tmpfs": bool(may_mount)})
         mounted.append(folder)
         return folder
 
@@ -189,6 +213,17 @@ def process(tmp_path):
     return process
 
 
+def pytest_runtest_setup(item):
+    marks.clear()
+    marks.update(mark.name for mark in item.iter_markers())
+
+
 def pytest_collection_modifyitems(items):
-    """The longest tests first, which are the browser's, so that no process is left waiting for another at the end."""
+    """Run the longest tests first, which are the browser's.
+
+    No process is left waiting for another at the end.
+    """
+    for item in items:
+        if RIGHTS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("rights")
     items.sort(key=lambda item: item.get_closest_marker("browser") is None)

@@ -15,7 +15,9 @@ from voxtral_onnx.manifest import Manifest, hash_file
 def rehash(folder: Path) -> None:
     """Make the manifest name what the files hold now."""
     manifest = Manifest.read(folder)
-    replace(manifest, files={name: hash_file(folder / name) for name in manifest.files}).write(folder)
+    replace(manifest, files={name: hash_file(folder / name) for name in manifest.files}).write(
+        folder
+    )
 
 
 def edit_tensor(folder: Path, role: str, name: str, change: Callable[[np.ndarray], None]) -> None:

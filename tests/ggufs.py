@@ -16,7 +16,8 @@ from voxtral_onnx.exporter.checkpoint import open_checkpoint
 
 FLOATS = ("F32", "F16", "BF16")
 TYPES = (*FLOATS, "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
-SCALES = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}  # bytes where a block's float16 scales stand
+# bytes where a block's float16 scales stand
+SCALES = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 
 
 def stored(values: np.ndarray, kind: str) -> np.ndarray:
@@ -27,7 +28,9 @@ def stored(values: np.ndarray, kind: str) -> np.ndarray:
     rng = np.random.default_rng(values.size)
     blocks = rng.integers(0, 256, (values.size // size, num_bytes), np.uint8)
     for at in SCALES[kind]:
-        blocks[:, at : at + 2] = rng.uniform(1e-5, 1e-4, (len(blocks), 1)).astype("<f2").view(np.uint8)
+        blocks[:, at : at + 2] = (
+            rng.uniform(1e-5, 1e-4, (len(blocks), 1)).astype("<f2").view(np.uint8)
+        )
     return blocks.reshape(*values.shape[:-1], -1)
 
 
@@ -40,7 +43,9 @@ def write(path: Path, tensors: Mapping[str, tuple[np.ndarray, str]], **metadata)
     """A GGUF of stored values and their types."""
     writer = GGUFWriter(path, "voxtral")
     for key, value in metadata.items():
-        {str: writer.add_string, int: writer.add_uint32, list: writer.add_array}[type(value)](key, value)
+        {str: writer.add_string, int: writer.add_uint32, list: writer.add_array}[type(value)](
+            key, value
+        )
     for name, (content, kind) in tensors.items():
         writer.add_tensor(name, content, raw_dtype=GGMLQuantizationType[kind])
     writer.write_header_to_file()
@@ -56,11 +61,19 @@ def write_model(
     tensors: Mapping[str, np.ndarray],
     kind: str | Callable[[str], str],
 ) -> dict[str, np.ndarray]:
-    """A GGUF of a model's values under their names: matrices of a kind, the rest F32; returns the values it holds."""
+    """A GGUF of a model's values under their names: matrices of a kind, the rest F32.
+
+    Returns the values it holds.
+    """
     kind_of = kind if callable(kind) else lambda name: kind
     kinds = {name: kind_of(name) if value.ndim == 2 else "F32" for name, value in tensors.items()}
-    contents = {name: (stored(value.astype(np.float32), kinds[name]), kinds[name]) for name, value in tensors.items()}
-    write(path, contents, **({"voxtral_onnx.config": json.dumps(config.to_dict())} if config else {}))
+    contents = {
+        name: (stored(value.astype(np.float32), kinds[name]), kinds[name])
+        for name, value in tensors.items()
+    }
+    write(
+        path, contents, **({"voxtral_onnx.config": json.dumps(config.to_dict())} if config else {})
+    )
     return {name: read(content, kind) for name, (content, kind) in contents.items()}
 
 
@@ -70,7 +83,8 @@ def mistral_tensors(folder: Path) -> dict[str, np.ndarray]:
     from safetensors.torch import load_file
 
     return {
-        name: value.to(torch.float32).numpy() for name, value in load_file(folder / "consolidated.safetensors").items()
+        name: value.to(torch.float32).numpy()
+        for name, value in load_file(folder / "consolidated.safetensors").items()
     }
 
 
@@ -98,5 +112,9 @@ def cut(path: Path, size: int, folder: Path, first: str = "aa") -> list[Path]:
         if suffix.isdigit():
             suffix = f"{int(suffix) + 1:0{len(suffix)}}"
         else:
-            suffix = suffix[0] + chr(ord(suffix[1]) + 1) if suffix[1] != "z" else chr(ord(suffix[0]) + 1) + "a"
+            suffix = (
+                suffix[0] + chr(ord(suffix[1]) + 1)
+                if suffix[1] != "z"
+                else chr(ord(suffix[0]) + 1) + "a"
+            )
     return shards

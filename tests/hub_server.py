@@ -1,8 +1,11 @@
-"""A hub on this machine: the endpoints that downloads and uploads use, on a real socket, with faults on request.
+"""A hub on this machine.
+
+The endpoints that downloads and uploads use, on a real socket, with faults on request.
 
     GET /api/models/ORG/NAME[/revision/REVISION]?blobs=True   commit, files, sizes, hashes
-    GET /ORG/NAME/resolve/REVISION/PATH                       small files; redirects to the next for those in LFS
-    GET /lfs/ORG/NAME/SHA256                                  on another host name, as the hub's storage is
+    GET /ORG/NAME/resolve/REVISION/PATH                       small files; redirects to the next for
+    those in LFS GET /lfs/ORG/NAME/SHA256                                  on another host name, as
+    the hub's storage is
 
     POST /api/repos/create                                    409 where it exists
     POST /api/validate-yaml                                   of a card
@@ -48,14 +51,16 @@ class Request:
 class Faults:
     """What goes wrong; a test sets it, the server uses it up."""
 
-    drops: list[int] = field(default_factory=list)  # bytes of a body after which the connection is cut, one a request
+    # bytes of a body after which the connection is cut, one a request
+    drops: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)  # of the next answers, with no word why
     error: tuple[int, str] | None = None  # status and X-Error-Code of every answer
     flip: str | None = None  # a file of which one byte is wrong
     knows_ranges: bool = True
     body: bytes | None = None  # of every answer
     hold: int | None = None  # bytes of a file after which the server waits until `resumed` is set
-    commits: list[dict[str, bytes]] = field(default_factory=list)  # of others, made before the next one, one a commit
+    # of others, made before the next one, one a commit
+    commits: list[dict[str, bytes]] = field(default_factory=list)
 
 
 class HubServer:
@@ -77,10 +82,16 @@ class HubServer:
         self.http.shutdown()
         self.http.server_close()
 
-    def publish(self, repo_id: str, content: Path | Mapping[str, bytes], revision: str = "main") -> str:
+    def publish(
+        self, repo_id: str, content: Path | Mapping[str, bytes], revision: str = "main"
+    ) -> str:
         """A new commit, of these files or of a folder's; returns it."""
         if isinstance(content, Path):
-            files = {str(p.relative_to(content)): p.read_bytes() for p in sorted(content.rglob("*")) if p.is_file()}
+            files = {
+                str(p.relative_to(content)): p.read_bytes()
+                for p in sorted(content.rglob("*"))
+                if p.is_file()
+            }
         else:
             files = dict(content)
         digests = [f"{name} {hashlib.sha256(body).hexdigest()}" for name, body in files.items()]
@@ -95,7 +106,11 @@ class HubServer:
 
     def taken(self) -> list[str]:
         """Files of which a body was asked for, in order."""
-        return [r.path.split("/resolve/")[1].partition("/")[2] for r in self.requests if "/resolve/" in r.path]
+        return [
+            r.path.split("/resolve/")[1].partition("/")[2]
+            for r in self.requests
+            if "/resolve/" in r.path
+        ]
 
     def change(self, repo_id: str, changes: list[dict]) -> str | None:
         """Make the commit that these lines describe; None where it does not follow the newest."""
@@ -144,7 +159,9 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
                     for revision in server.repositories["/".join(parts[1:3])].values()
                     for name, body in revision.items()
                 }
-                name = next(n for n, body in files.items() if hashlib.sha256(body).hexdigest() == parts[3])
+                name = next(
+                    n for n, body in files.items() if hashlib.sha256(body).hexdigest() == parts[3]
+                )
                 return self.send_file(name, files[name])
             is_listing = parts[:2] in (["api", "models"], ["api", "spaces"])
             if parts[0] == "api" and not is_listing:
@@ -157,7 +174,11 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
                 return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             files, commit = server.repositories[repo_id][revision], server.commit(repo_id, revision)
             if is_listing:
-                listing = {"id": repo_id, "sha": commit, "siblings": [entry(*file) for file in files.items()]}
+                listing = {
+                    "id": repo_id,
+                    "sha": commit,
+                    "siblings": [entry(*file) for file in files.items()],
+                }
                 return self.answer_json(200, listing | {"private": repo_id in server.private})
             name = "/".join(parts[4:])
             if name not in files:
@@ -166,7 +187,11 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
                 return self.send_file(name, files[name], {"X-Repo-Commit": commit})
             digest = hashlib.sha256(files[name]).hexdigest()
             location = f"http://localhost:{server.http.server_port}/lfs/{repo_id}/{digest}"
-            headers = {"Location": location, "X-Repo-Commit": commit, "X-Linked-Etag": f'"{digest}"'}
+            headers = {
+                "Location": location,
+                "X-Repo-Commit": commit,
+                "X-Linked-Etag": f'"{digest}"',
+            }
             return self.answer(302, b"", headers | {"X-Linked-Size": str(len(files[name]))})
 
         do_HEAD = do_GET  # noqa: N815
@@ -184,7 +209,9 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
                 repo_id = name_of(f"{asked['type']}s", asked["organization"], asked["name"])
                 url = f"{server.url}/{repo_id}"
                 if repo_id in server.repositories:
-                    return self.answer_json(409, {"error": "You already created this repo", "url": url})
+                    return self.answer_json(
+                        409, {"error": "You already created this repo", "url": url}
+                    )
                 server.publish(repo_id, {".gitattributes": b"*.onnx filter=lfs\n"})
                 if asked.get("visibility") == "private" or asked.get("private"):
                     server.private.add(repo_id)
@@ -200,14 +227,24 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             if repo_id not in server.repositories:
                 return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
             if parts[4] == "preupload":
-                modes = {file["path"]: "lfs" if file["path"].endswith(LFS) else "regular" for file in lines[0]["files"]}
-                files = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
+                modes = {
+                    file["path"]: "lfs" if file["path"].endswith(LFS) else "regular"
+                    for file in lines[0]["files"]
+                }
+                files = [
+                    {"path": path, "uploadMode": mode, "shouldIgnore": False}
+                    for path, mode in modes.items()
+                ]
                 return self.answer_json(200, {"files": files})
             if server.faults.commits:
-                server.publish(repo_id, server.repositories[repo_id]["main"] | server.faults.commits.pop())
+                server.publish(
+                    repo_id, server.repositories[repo_id]["main"] | server.faults.commits.pop()
+                )
             if (commit := server.change(repo_id, lines)) is None:
                 return self.answer_json(412, {"error": "A commit has happened since."})
-            return self.answer_json(200, {"commitUrl": f"{server.url}/{repo_id}/commit/{commit}", "commitOid": commit})
+            return self.answer_json(
+                200, {"commitUrl": f"{server.url}/{repo_id}/commit/{commit}", "commitOid": commit}
+            )
 
         def do_PUT(self) -> None:
             cut = server.faults.drops.pop(0) if server.faults.drops else None
@@ -227,7 +264,9 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
                 size = int(self.headers["Content-Length"])
                 return self.rfile.read(size if limit is None else min(size, limit))
             found = b""
-            while (size := int(self.rfile.readline(), 16)) and (limit is None or len(found) < limit):
+            while (size := int(self.rfile.readline(), 16)) and (
+                limit is None or len(found) < limit
+            ):
                 found += self.rfile.read(size)
                 self.rfile.readline()
             if not size:
@@ -237,7 +276,9 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
         def answer_json(self, status: int, values: Mapping) -> None:
             self.answer(status, json.dumps(values).encode())
 
-        def answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        def answer(
+            self, status: int, body: bytes, headers: Mapping[str, str] | None = None
+        ) -> None:
             self.send_response(status)
             for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
@@ -249,9 +290,12 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             faults = server.faults
             if faults.flip == name:
                 body = bytes([body[0] ^ 1]) + body[1:]
-            status, headers = 200, {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "Accept-Ranges": "bytes"}
+            status = 200
+            headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "Accept-Ranges": "bytes"}
             headers |= more or {}
-            if faults.knows_ranges and (match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))):
+            if faults.knows_ranges and (
+                match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            ):
                 start = int(match[1])
                 headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
                 status, body = 206, body[start:]

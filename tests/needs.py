@@ -1,6 +1,7 @@
 """What some tests need besides Python, and how they run it.
 
-Without it they are skipped, or failed where the environment's `REQUIRE` names their mark.
+Without it they are skipped, or failed where the environment's `REQUIRE` names their mark. `pytest
+-m MARK` finds them.
 """
 
 from __future__ import annotations
@@ -8,16 +9,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 WEB = Path(__file__).parent.parent / "web"
 PACKAGES = Path(os.environ.get("PACKAGES", WEB))  # the folder that holds node_modules
+marks: set[str] = set()  # of the test that runs
 
 
 def require(mark: str, what: dict[str, bool]) -> None:
     """Skip where something is missing, or fail where the environment says that it must be there."""
+    assert mark in marks, f"what needs this is marked: @pytest.mark.{mark}"
     missing = [name for name, is_there in what.items() if not is_there]
     if missing:
         reason = f"{mark}: missing {', '.join(missing)}"
@@ -31,7 +35,7 @@ def need_node(*packages: str) -> None:
     require(
         "node",
         {
-            "node (20 or newer)": shutil.which("node") is not None,
+            "node (20.11 or newer)": node_version() >= (20, 11),
             "web/vendor (make web)": (WEB / "vendor" / "VERSION").is_file(),
             **{
                 f"{name} (make web)": (PACKAGES / "node_modules" / name).is_dir()
@@ -41,18 +45,31 @@ def need_node(*packages: str) -> None:
     )
 
 
+@cache
+def node_version() -> tuple[int, ...]:
+    """The version of Node.js, or nothing."""
+    if shutil.which("node") is None:
+        return ()
+    said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, said.strip().removeprefix("v").split(".")))
+
+
 def need_chromium() -> None:
     require(
         "browser",
         {
             "chromium": chromium() is not None,
-            "web/node_modules/playwright-core (make web)": (WEB / "node_modules" / "playwright-core").is_dir(),
+            "web/node_modules/playwright-core (make web)": (
+                WEB / "node_modules" / "playwright-core"
+            ).is_dir(),
         },
     )
 
 
 def chromium() -> str | None:
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
 
 
 def run_node(*files: str, node: str | Path = "node", **environment: str) -> None:
@@ -67,10 +84,20 @@ def run_node(*files: str, node: str | Path = "node", **environment: str) -> None
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def run_script(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_script(
+    script: str, *arguments: object, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """A module outside `web`, which finds the packages there."""
-    command = ["node", "--import", str(WEB / "packages.mjs"), str(WEB.parent / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    command = [
+        "node",
+        "--import",
+        str(WEB / "packages.mjs"),
+        str(WEB.parent / script),
+        *map(str, arguments),
+    ]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
 
 
 def old_package(folder: Path, name: str, exports: str) -> None:

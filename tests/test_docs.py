@@ -1,4 +1,4 @@
-"""docs/artifact.md against the graphs and the manifest that it describes."""
+"""The pages of docs against the graphs, the manifest and the table of hosts that they describe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def make_artifact():
 
 
 def test_tables_are_made_by_the_script(make_artifact):
-    assert make_artifact.renew(PAGE) == PAGE
+    pages = make_artifact.renewed()
+    assert pages == {page: (DOCS / page).read_text("utf-8") for page in ("artifact.md", "hosts.md")}
 
 
 def test_tables_are_of_the_graphs(make_artifact, tiny_artifact):
@@ -38,7 +39,9 @@ def test_tables_are_of_the_graphs(make_artifact, tiny_artifact):
         precision = manifest.precisions[name]
         found = {"mel": manifest.mel, "encoder": precision.encoder, "decoder": precision.decoder}
         planned = make_artifact.planned(manifest.config, precision.activation_dtype)
-        assert {role: in_file(tiny_artifact / graph.path) for role, graph in found.items()} == planned
+        assert {
+            role: in_file(tiny_artifact / graph.path) for role, graph in found.items()
+        } == planned
         assert {role: (graph.inputs, graph.outputs) for role, graph in found.items()} == planned
 
 
@@ -49,7 +52,9 @@ def in_file(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
     def spec(value: onnx.ValueInfoProto) -> TensorSpec:
         kind = value.type.tensor_type
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-        return TensorSpec(value.name, dtype, tuple(axis.dim_param or axis.dim_value for axis in kind.shape.dim))
+        return TensorSpec(
+            value.name, dtype, tuple(axis.dim_param or axis.dim_value for axis in kind.shape.dim)
+        )
 
     return tuple(map(spec, graph.input)), tuple(map(spec, graph.output))
 

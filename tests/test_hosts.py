@@ -6,7 +6,6 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -18,26 +17,24 @@ from commands import CLIP, TEXT, clean_environment
 from needs import require
 from onnx.reference import ReferenceEvaluator
 
-from voxtral_onnx.manifest import Manifest
-
 pytestmark = pytest.mark.hosts
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-def example(name: str, package: str) -> ModuleType:
-    """An example as a module."""
-    require("hosts", {f"{package} (pip install 'voxtral-onnx[hosts]')": importlib.util.find_spec(package) is not None})
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+EXAMPLE = Path(__file__).parent.parent / "examples" / "openvino_host.py"
 
 
 @pytest.fixture
 def openvino_host(monkeypatch) -> ModuleType:
-    """The example, every graph compiled once."""
-    module = example("openvino_host", "openvino")
+    """The example as a module, every graph compiled once."""
+    require(
+        "hosts",
+        {
+            "openvino (pip install 'voxtral-onnx[hosts]')": importlib.util.find_spec("openvino")
+            is not None
+        },
+    )
+    spec = importlib.util.spec_from_file_location("openvino_host", EXAMPLE)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     monkeypatch.setattr(module, "compiled", cache(module.compiled))
     return module
 
@@ -49,7 +46,11 @@ def judge(openvino_host, tiny_artifact) -> Callable[[Path, str, Sequence[str]], 
     def judge(artifact: Path, precision: str, clips: Sequence[str]) -> None:
         for clip in clips:
             expected = sound(tiny_artifact, precision, clip)
-            print(expected.judge(list(openvino_host.transcribe(artifact, precision, expected.samples))))
+            print(
+                expected.judge(
+                    list(openvino_host.transcribe(artifact, precision, expected.samples))
+                )
+            )
 
     return judge
 
@@ -59,7 +60,10 @@ def test_openvino_runs_the_native_graphs(judge, tiny_artifact):
 
 
 def test_openvino_runs_two_minutes(judge, tiny_artifact):
-    """Both windows roll many times, the caches move 23 and 44 times; in floats, whose decisions no rounding turns."""
+    """Both windows roll many times, the caches move 23 and 44 times.
+
+    In floats, whose decisions no rounding turns.
+    """
     judge(tiny_artifact, "fp32", ["2 min"])
 
 
@@ -70,28 +74,39 @@ def test_openvino_runs_other_precisions(judge, tiny_artifact, precision):
 
 @pytest.mark.parametrize("precision", ["q4", "fp16"])
 def test_openvino_runs_the_portable_graphs(judge, portable_artifact, precision):
-    judge(portable_artifact, precision, ["long-mixed.wav"] if precision == "q4" else SHORT_CLIPS[:1])
+    judge(
+        portable_artifact, precision, ["long-mixed.wav"] if precision == "q4" else SHORT_CLIPS[:1]
+    )
 
 
-def test_the_reference_runs_the_portable_graphs(judge, openvino_host, portable_artifact, monkeypatch):
+def test_the_reference_runs_the_portable_graphs(
+    judge, openvino_host, portable_artifact, monkeypatch
+):
     """onnx.reference knows the standard's operators alone."""
 
     def evaluated(path: Path):
         evaluator = ReferenceEvaluator(str(path))
-        return lambda feeds: dict(zip(evaluator.output_names, evaluator.run(None, feeds), strict=True))
+        return lambda feeds: dict(
+            zip(evaluator.output_names, evaluator.run(None, feeds), strict=True)
+        )
 
     monkeypatch.setattr(openvino_host, "compiled", cache(evaluated))
     judge(portable_artifact, "q4", ["time-flite.wav"])
 
 
 def test_the_openvino_example(openvino_host, tiny_artifact, tmp_path):
-    command = [sys.executable, EXAMPLES / "openvino_host.py", tiny_artifact, CLIP]
-    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(tmp_path), check=True)
+    command = [sys.executable, EXAMPLE, tiny_artifact, CLIP]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=clean_environment(tmp_path), check=True
+    )
     assert done.stdout.strip() == TEXT
 
 
 def test_openvino_and_links(openvino_host, artifact, tmp_path):
-    """The hub's cache holds links to weights, which OpenVINO refuses; the example says what helps."""
+    """The hub's cache holds links to weights, which OpenVINO refuses.
+
+    The example says what helps.
+    """
     data = next(artifact.glob("onnx/audio_encoder*"))
     data.symlink_to(data.rename(tmp_path / "blob"))
     with pytest.raises(RuntimeError, match="outside the base directory"):
@@ -102,25 +117,12 @@ def test_openvino_and_links(openvino_host, artifact, tmp_path):
 
 def test_openvino_refuses_what_it_cannot_run(openvino_host, artifact, monkeypatch):
     silence = np.zeros(1600, np.float32)
-    with pytest.raises(SystemExit, match=r"has q4f16; add it: voxtral-onnx export SOURCE -o .* --precision q4"):
+    with pytest.raises(
+        SystemExit,
+        match=r"has q4f16; add it: voxtral-onnx export SOURCE -o .* "
+        r"--precision q4",
+    ):
         next(openvino_host.transcribe(artifact, "q4", silence))
     monkeypatch.setattr(openvino_host.openvino, "__version__", "2026.3.0-19000")
     with pytest.raises(SystemExit, match=r"openvino 2026\.3\.0-19000: needed is 2026\.4 or newer"):
         next(openvino_host.transcribe(artifact, "q4f16", silence))
-
-
-def test_genai_that_is_too_old(artifact, monkeypatch):
-    genai = example("genai_decoder", "onnxruntime_genai")
-    monkeypatch.setattr(genai.onnxruntime_genai, "__version__", "0.17.1")
-    with pytest.raises(SystemExit, match=r"onnxruntime-genai 0\.17\.1: needed is 0\.18 or newer"):
-        next(genai.tokens(artifact, "q4f16", np.zeros(1600, np.float32)))
-
-
-def test_genai_runs_the_native_decoder(artifact, tiny_artifact):
-    """Up to the end of its buffer, where it moves no rows: the longer clip has more positions."""
-    genai = example("genai_decoder", "onnxruntime_genai")
-    for clip in (*SHORT_CLIPS[:2], "long-mixed.wav"):
-        expected = sound(tiny_artifact, "q4f16", clip)
-        room = Manifest.read(artifact).caches["decoder"].capacity - 39  # the prompt's positions, less one
-        found = list(genai.tokens(artifact, "q4f16", expected.samples))
-        print(replace(expected, tokens=expected.tokens[:room]).judge(found))

@@ -1,4 +1,7 @@
-"""Downloads from a hub that runs on this machine: what is asked for, what arrives, and everything that goes wrong."""
+"""Downloads from a hub that runs on this machine.
+
+What is asked for, what arrives, and everything that goes wrong.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,11 @@ def published_artifact(hub_server, tiny_artifact) -> HubServer:
     ("source", "repo_id", "revision"),
     [
         ("org/name", "org/name", "main"),
-        ("mistralai/Voxtral-Mini-4B-Realtime-2602", "mistralai/Voxtral-Mini-4B-Realtime-2602", "main"),
+        (
+            "mistralai/Voxtral-Mini-4B-Realtime-2602",
+            "mistralai/Voxtral-Mini-4B-Realtime-2602",
+            "main",
+        ),
         ("org/name@v1.0", "org/name", "v1.0"),
         ("org/name@refs/pr/1", "org/name", "refs/pr/1"),
         ("0/_", None, None),
@@ -122,9 +129,11 @@ def test_download_is_whole_and_asked_for_once(published, monkeypatch):
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     listing, *files = published.requests
     assert listing.path == "/api/models/org/name/revision/main"
-    assert sorted(published.taken()) == ["model.safetensors", "params.json"]  # an empty file needs no request
+    # an empty file needs no request
+    assert sorted(published.taken()) == ["model.safetensors", "params.json"]
     assert all(request.agent.startswith("voxtral-onnx/") for request in published.requests)
-    assert all(" " not in request.agent for request in published.requests)  # no versions of what is installed
+    # no versions of what is installed
+    assert all(" " not in request.agent for request in published.requests)
     tokens = {request.path.split("/")[1]: request.token for request in files}
     assert (listing.token, tokens) == ("Bearer hf_secret", {"org": "Bearer hf_secret", "lfs": None})
     assert seen[0] == hub.Progress("", 0, len(BIG) + 2)
@@ -172,7 +181,9 @@ def test_dropped_connection_is_taken_up_again(cuts, knows_ranges, hub_server):
     hub_server.faults.knows_ranges = knows_ranges
     seen = []
     assert content(bring(on_progress=seen.append)) == {"model.safetensors": BIG}
-    starts = [int(r.range[6:-1]) if r.range else 0 for r in hub_server.requests if "/lfs/" in r.path]
+    starts = [
+        int(r.range[6:-1]) if r.range else 0 for r in hub_server.requests if "/lfs/" in r.path
+    ]
     if knows_ranges:
         assert starts == [sum(cuts[:n]) for n in range(len(cuts) + 1)]
     assert len(starts) == len(cuts) + 1
@@ -181,7 +192,8 @@ def test_dropped_connection_is_taken_up_again(cuts, knows_ranges, hub_server):
 
 
 def test_patience_ends_and_what_came_is_kept(published):
-    published.faults.drops = [2, 1000, 0, 0, 0]  # the first is that of params.json, which comes whole
+    # the first is that of params.json, which comes whole
+    published.faults.drops = [2, 1000, 0, 0, 0]
     with refused("org/name: no such path here, and no connection to http", "what has come is kept"):
         bring()
     (unfinished,) = (constants_home() / "org--name").glob("*/*.partial")
@@ -198,7 +210,9 @@ def constants_home() -> Path:
 @pytest.mark.parametrize("name", ["model.safetensors", "params.json"])
 def test_wrong_byte_does_not_stay(name, published):
     published.faults.flip = name
-    with refused(f"{name}: expected ", " bytes with hash ", "; they were removed, download it again"):
+    with refused(
+        f"{name}: expected ", " bytes with hash ", "; they were removed, download it again"
+    ):
         bring()
     assert not [path for path in constants_home().rglob(f"{name}*") if path.suffix != ".json"]
     published.faults.flip = None
@@ -228,16 +242,23 @@ def test_unfinished_file_that_is_whole_needs_no_request(published):
     [
         (
             (401, "GatedRepo"),
-            ["org/name: accept its licence on http", "/org/name, then log in (hf auth login) or set HF_TOKEN"],
+            [
+                "org/name: accept its licence on http",
+                "/org/name, then log in (hf auth login) or set HF_TOKEN",
+            ],
         ),
         ((403, "GatedRepo"), ["accept its licence"]),
         (
             (401, "RepoNotFound"),
-            "neither a path here nor a repository that the hub shows; check the name; if it is private, log in",
+            "neither a path here nor a repository that the hub shows; check the name; if it is "
+            "private, log in",
         ),
         ((404, "RepoNotFound"), ["neither a path here nor a repository"]),
         ((404, "RevisionNotFound"), ["org/name: no branch, tag or commit 'main'"]),
-        ((401, ""), ["the hub refuses the token (HTTP 401); log in (hf auth login) or set HF_TOKEN"]),
+        (
+            (401, ""),
+            ["the hub refuses the token (HTTP 401); log in (hf auth login) or set HF_TOKEN"],
+        ),
         ((403, ""), ["the hub refuses the token (HTTP 403)"]),
         ((404, ""), ["the hub answers HTTP 404"]),
         ((500, ""), ["the hub answers HTTP 500; run it again later"]),
@@ -271,8 +292,11 @@ def test_what_is_no_hub(published):
 
 
 def test_no_connection(hub_server, monkeypatch):
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # discard, where nothing listens
-    with refused("no connection to http://127.0.0.1:9 (", "--offline takes what was downloaded before"):
+    # discard, where nothing listens
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with refused(
+        "no connection to http://127.0.0.1:9 (", "--offline takes what was downloaded before"
+    ):
         bring()
 
 
@@ -308,7 +332,9 @@ def test_disk_too_small(hub_server, tmpfs, monkeypatch):
     hub_server.publish("org/name", FILES)
     disk = tmpfs("size=1m")
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(disk))
-    with refused("3.1 MB of disk are needed, ", " has 1.0 MB free; free space, or choose another disk"):
+    with refused(
+        "3.1 MB of disk are needed, ", " has 1.0 MB free; free space, or choose another disk"
+    ):
         bring()
     assert hub_server.taken() == []
 
@@ -355,7 +381,10 @@ def test_two_at_once_download_every_file_once(published):
     assert folders[0] == folders[1]
     assert content(folders[0]) == FILES
     assert sorted(published.taken()) == ["model.safetensors", "params.json"]
-    assert [(progress.file, progress.done == progress.total) for progress in seen] == [("", False), ("", True)]
+    assert [(progress.file, progress.done == progress.total) for progress in seen] == [
+        ("", False),
+        ("", True),
+    ]
 
 
 def needed_of(folder: Path, server: HubServer, name: str = "org/name") -> list[str]:
@@ -400,16 +429,25 @@ def test_hugging_face_layout_by_its_index(with_index, hub_server, tmp_path):
     folder = write_hf(tmp_path / "hf")
     (folder / "other-00001-of-00001.safetensors").write_bytes(b"of another kind")
     (folder / "pytorch_model.bin").write_bytes(b"of another kind")
-    weights = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    weights = [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ]
     if not with_index:
         (folder / weights[2]).unlink()
         weights = ["model.safetensors"]
         (folder / weights[0]).write_bytes(b"weights")
-    assert needed_of(folder, hub_server) == ["config.json", *weights, "processor_config.json", "tekken.json"]
+    assert needed_of(folder, hub_server) == [
+        "config.json",
+        *weights,
+        "processor_config.json",
+        "tekken.json",
+    ]
 
 
 def gguf_repository(checkpoint: Path, folder: Path) -> Path:
-    """A repository of a toy model's GGUF, its tokenizer, and files that an export has no use for."""
+    """Make a repository of a toy model's GGUF, its tokenizer and files an export ignores."""
     folder.mkdir()
     write_model(folder / "toy-q4.gguf", config_of(checkpoint), mistral_tensors(checkpoint), "Q4_0")
     shutil.copyfile(checkpoint / "tekken.json", folder / "tekken.json")
@@ -442,12 +480,21 @@ def test_repository_of_a_gguf_in_shards(stem, hub_server, toy_gguf, tmp_path):
     remote = find_remote("org/name")
     assert remote is not None and remote.fetch() == remote.folder / f"{stem}aa"
     assert sorted(hub_server.taken()) == sorted(files)
-    assert open_checkpoint(remote.source).fingerprint() == open_checkpoint(toy_gguf / "toy-q4.gguf").fingerprint()
-    hub_server.publish("org/hole", {name: body for name, body in files.items() if name != f"{stem}ab"})
+    assert (
+        open_checkpoint(remote.source).fingerprint()
+        == open_checkpoint(toy_gguf / "toy-q4.gguf").fingerprint()
+    )
+    hub_server.publish(
+        "org/hole", {name: body for name, body in files.items() if name != f"{stem}ab"}
+    )
     with refused("org/hole: expected params.json", "found none of them", error=CheckpointError):
         find_remote("org/hole")
-    hub_server.publish("org/hole", {name: body for name, body in files.items() if name != f"{stem}ac"})
-    with refused(f"org/hole/{stem}aa: expected the shard {stem}ac after {stem}ab", error=CheckpointError):
+    hub_server.publish(
+        "org/hole", {name: body for name, body in files.items() if name != f"{stem}ac"}
+    )
+    with refused(
+        f"org/hole/{stem}aa: expected the shard {stem}ac after {stem}ab", error=CheckpointError
+    ):
         find_remote("org/hole")
 
 
@@ -457,7 +504,12 @@ def test_one_of_several_ggufs(hub_server, toy_gguf, tmp_path):
     hub_server.publish("org/name", files, "v2")
     hub_server.publish("org/name", files | {"README.md": b"newer"})
     names = "toy-q4.gguf, other.gguf, shard-aa"
-    with refused("org/name@v2: several GGUFs: ", *names.split(", "), "one of them: org/name/", error=CheckpointError):
+    with refused(
+        "org/name@v2: several GGUFs: ",
+        *names.split(", "),
+        "one of them: org/name/",
+        error=CheckpointError,
+    ):
         find_remote("org/name@v2")
     for source, revision in (("org/name/toy-q4.gguf@v2", None), ("org/name/toy-q4.gguf", "v2")):
         remote = find_remote(source, revision)
@@ -465,7 +517,11 @@ def test_one_of_several_ggufs(hub_server, toy_gguf, tmp_path):
         assert remote.weights.keys() == {"toy-q4.gguf"}
     remote = find_remote("org/name/shard-aa")
     assert remote is not None and list(remote.weights) == ["shard-aa", "shard-ab"]
-    with refused("org/name: third.gguf: no GGUF that it holds; found ", *names.split(", "), error=CheckpointError):
+    with refused(
+        "org/name: third.gguf: no GGUF that it holds; found ",
+        *names.split(", "),
+        error=CheckpointError,
+    ):
         find_remote("org/name/third.gguf")
 
 
@@ -481,7 +537,9 @@ def test_gguf_without_a_tokenizer_takes_one_from_here(hub_server, toy_gguf):
     assert hub_server.taken() == ["toy-q4.gguf"]
 
 
-@pytest.mark.parametrize("source", ["a/b/c", "./a/b.gguf", "../a/b/c.gguf", "/a/b/c.gguf", "a/b.gguf", "a/b/c.txt"])
+@pytest.mark.parametrize(
+    "source", ["a/b/c", "./a/b.gguf", "../a/b/c.gguf", "/a/b/c.gguf", "a/b.gguf", "a/b/c.txt"]
+)
 def test_path_to_a_file_is_no_repository(source, hub_server):
     assert find_remote(source) is None
     assert hub_server.requests == []
@@ -501,11 +559,18 @@ def test_path_of_a_gguf_that_is_here_is_no_repository(hub_server, tmp_path, monk
     [
         (
             ["README.md"],
-            "expected params.json and consolidated.safetensors (Mistral's layout), config.json (Hugging Face's) or a",
+            "expected params.json and consolidated.safetensors (Mistral's layout), config.json "
+            "(Hugging Face's) or a",
         ),
-        (["params.json", "consolidated.safetensors"], "its checkpoint lacks tekken.json; choose another --revision"),
+        (
+            ["params.json", "consolidated.safetensors"],
+            "its checkpoint lacks tekken.json; choose another --revision",
+        ),
         (["config.json", "tekken.json"], "its checkpoint lacks processor_config.json"),
-        (["config.json", "processor_config.json", "tekken.json"], "its checkpoint lacks model.safetensors"),
+        (
+            ["config.json", "processor_config.json", "tekken.json"],
+            "its checkpoint lacks model.safetensors",
+        ),
         (
             [FILE_NAME, "config.json"],
             "an exported artifact, not a checkpoint; run: voxtral-onnx transcribe --model org/name",
@@ -525,7 +590,9 @@ def toy_repository(hub_server, toy_checkpoint) -> HubServer:
     return hub_server
 
 
-def test_export_gives_the_bytes_of_the_local_checkpoint(toy_repository, toy_artifact, run, tmp_path, monkeypatch):
+def test_export_gives_the_bytes_of_the_local_checkpoint(
+    toy_repository, toy_artifact, run, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     result = run("export", "org/toy", "--precision", "q4", "--recipe", EXACT_RECIPE)
     assert (result.code, result.out) == (0, "toy-onnx\n")
@@ -534,7 +601,12 @@ def test_export_gives_the_bytes_of_the_local_checkpoint(toy_repository, toy_arti
     assert made == replace(local, precisions={"q4": local.precisions["q4"]}, files=files)
     made.check_files(tmp_path / "toy-onnx", hashes=True)
     assert toy_repository.taken() == ["params.json", "tekken.json", "consolidated.safetensors"]
-    for part in ("org/toy at ", " to download, 0 B here already", "memory: about 600 MB", "consolidated.safetensors"):
+    for part in (
+        "org/toy at ",
+        " to download, 0 B here already",
+        "memory: about 600 MB",
+        "consolidated.safetensors",
+    ):
         assert part in result.err
     toy_repository.requests.clear()
     plan = run("export", "org/toy", "--dry-run", "--offline", "-o", "other")
@@ -551,7 +623,9 @@ def test_dry_run_downloads_no_weights(toy_repository, run, tmp_path, toy_checkpo
     assert not (tmp_path / "out").exists()
 
 
-def test_source_unless_named_is_downloaded_after_asking_alone(toy_repository, run, tmp_path, monkeypatch):
+def test_source_unless_named_is_downloaded_after_asking_alone(
+    toy_repository, run, tmp_path, monkeypatch
+):
     arguments = ("export", "-o", tmp_path / "out")
     with Path(os.devnull).open() as nobody:
         monkeypatch.setattr(sys, "stdin", nobody)
@@ -587,14 +661,22 @@ def files_of(precision: str) -> list[str]:
 def test_artifact_is_run_by_its_name(published_artifact, run):
     result = run("transcribe", "--model", ARTIFACT, CLIP)
     assert (result.code, result.out) == (0, TEXT + "\n")
-    assert published_artifact.taken() == [FILE_NAME, "tekken.json", "onnx/mel.onnx", *files_of("q4f16")]
+    assert published_artifact.taken() == [
+        FILE_NAME,
+        "tekken.json",
+        "onnx/mel.onnx",
+        *files_of("q4f16"),
+    ]
     published_artifact.requests.clear()
     result = run("transcribe", "--model", f"{ARTIFACT}@main", "--offline", CLIP)
     assert (result.code, result.out) == (0, TEXT + "\n")
     assert len(result.err.splitlines()) == 3  # nothing of downloads
     refused = run("transcribe", "--model", ARTIFACT, "--offline", "--precision", "q8", CLIP)
     refused.assert_refused(9, "offline, and not here yet: onnx/encoder_quantized.onnx, ")
-    assert "\nnot in this folder: q4, q8, fp16, fp32\n" in run("inspect", "--check", "--offline", ARTIFACT).out
+    assert (
+        "\nnot in this folder: q4, q8, fp16, fp32\n"
+        in run("inspect", "--check", "--offline", ARTIFACT).out
+    )
     assert published_artifact.requests == []
 
 
@@ -606,17 +688,32 @@ def test_artifact_in_python_and_by_the_environment(published_artifact, monkeypat
     assert seen[-1].done == seen[-1].total
     assert published_artifact.taken()[3:] == files_of("q4")
     manifest = Manifest.read(find_artifact(ARTIFACT, ["all"]))
-    assert sorted(published_artifact.taken()) == sorted([FILE_NAME, *manifest.files_of(manifest.precisions)])
+    assert sorted(published_artifact.taken()) == sorted(
+        [FILE_NAME, *manifest.files_of(manifest.precisions)]
+    )
 
 
 def test_certificate_comes_with_the_artifact(hub_server, artifact, run):
     files = content(artifact)
-    facts = {"created": "2026-01-02T03:04:05Z", "rungs": [0, 5], "precisions": ["q4f16"], "findings": []}
+    facts = {
+        "created": "2026-01-02T03:04:05Z",
+        "rungs": [0, 5],
+        "precisions": ["q4f16"],
+        "findings": [],
+    }
     facts |= {"verdict": "passed", "manifest_sha256": hash_manifest(artifact)}
-    hub_server.publish(ARTIFACT, files | {"certificate.json": json.dumps(facts).encode(), "certificate.html": b"<p>"})
+    hub_server.publish(
+        ARTIFACT,
+        files | {"certificate.json": json.dumps(facts).encode(), "certificate.html": b"<p>"},
+    )
     verdict = "\ncertificate: verified on 2026-01-02: q4f16 on rungs 0, 5\n"
     assert verdict in run("inspect", ARTIFACT).out
-    assert sorted(hub_server.taken()[1:]) == ["certificate.html", "certificate.json", "onnx/mel.onnx", "tekken.json"]
+    assert sorted(hub_server.taken()[1:]) == [
+        "certificate.html",
+        "certificate.json",
+        "onnx/mel.onnx",
+        "tekken.json",
+    ]
     folder = find_artifact(ARTIFACT, [])
     assert (folder / "certificate.html").read_bytes() == b"<p>"
     (folder / "certificate.json").write_text(json.dumps(facts | {"rungs": [6]}))  # verified here
@@ -641,10 +738,13 @@ def test_inspect_shows_what_could_be_downloaded(published_artifact, run):
 @pytest.mark.parametrize(
     ("names", "part"),
     [
-        (["params.json"], "org/name: a checkpoint, not an artifact; run: voxtral-onnx export org/name"),
+        (
+            ["params.json"],
+            "org/name: a checkpoint, not an artifact; run: voxtral-onnx export org/name",
+        ),
         (["config.json"], "run: voxtral-onnx export org/name"),
         (["README.md"], f"org/name: no {FILE_NAME}: not an exported artifact"),
-        ([FILE_NAME], "expected format 1, got None"),
+        ([FILE_NAME], "expected format 1 or 2, got None"),
     ],
 )
 def test_repository_that_is_no_artifact(names, part, hub_server, run):
@@ -656,12 +756,18 @@ def test_repository_that_is_no_artifact(names, part, hub_server, run):
 def test_repository_that_its_manifest_does_not_describe(hub_server, artifact, run):
     files = content(artifact)
     graph = "onnx/encoder_q4f16.onnx"
-    for changed in (files | {graph: files[graph] + b"x"}, {n: b for n, b in files.items() if n != graph}):
+    for changed in (
+        files | {graph: files[graph] + b"x"},
+        {n: b for n, b in files.items() if n != graph},
+    ):
         hub_server.publish("org/name", changed)
-        run("transcribe", "-m", "org/name", CLIP).assert_refused(4, f"names other files than it holds: {graph}; ")
+        run("transcribe", "-m", "org/name", CLIP).assert_refused(
+            4, f"names other files than it holds: {graph}; "
+        )
     tekken = files["tekken.json"]
     hub_server.publish("org/name", files | {"tekken.json": tekken.replace(b"{", b" ", 1)})
-    result = run("transcribe", "-m", "org/name", CLIP)  # no LFS file: only the manifest knows its sha256
+    # no LFS file: only the manifest knows its sha256
+    result = run("transcribe", "-m", "org/name", CLIP)
     assert result.code == 9
     assert "tekken.json: expected" in result.err
 
@@ -669,9 +775,13 @@ def test_repository_that_its_manifest_does_not_describe(hub_server, artifact, ru
 def test_download_that_was_killed_goes_on(hub_server, artifact, tmp_path):
     hub_server.publish(ARTIFACT, artifact)
     hub_server.faults.hold = 1_500_000
-    environment = clean_environment(tmp_path, HF_ENDPOINT=hub_server.url, HF_HOME=str(tmp_path / "home"))
+    environment = clean_environment(
+        tmp_path, HF_ENDPOINT=hub_server.url, HF_HOME=str(tmp_path / "home")
+    )
     command = [sys.executable, "-m", "voxtral_onnx", "transcribe", "-m", ARTIFACT, str(CLIP)]
-    killed = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     assert hub_server.held.wait(60)
     deadline = time.monotonic() + 60
     while not (parts := [p for p in tmp_path.rglob("*.partial") if p.stat().st_size > 1_000_000]):
@@ -683,12 +793,19 @@ def test_download_that_was_killed_goes_on(hub_server, artifact, tmp_path):
     size, name = unfinished.stat().st_size, f"onnx/{unfinished.stem}"
     assert not unfinished.with_suffix("").exists()
     hub_server.requests.clear()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout == TEXT + "\n"
     assert f"bytes={size}-" in [request.range for request in hub_server.requests]
     assert hub_server.taken()[0] == name  # nothing that had come whole
     hub_server.requests.clear()
     done = subprocess.run(
-        command, env=environment | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=60, check=True
+        command,
+        env=environment | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert (done.stdout, hub_server.requests) == (TEXT + "\n", [])

@@ -1,6 +1,7 @@
 """The folders, and which of them may import which.
 
-`hub` stands below exporter and runtime, because checkpoints and artifacts are downloaded by the same rules.
+`hub` stands below exporter and runtime, because checkpoints and artifacts are downloaded by the
+same rules.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ PARTS_WITHOUT_EXPORT_PACKAGES = (
 
 def source_files() -> list[Path]:
     folders = [ROOT / part for part in ALLOWED if (ROOT / part).is_dir()]
-    return sorted([*ROOT.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))])
+    return sorted(
+        [*ROOT.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
+    )
 
 
 FILES = source_files()
@@ -71,7 +74,10 @@ def part_of(file: Path) -> str:
 
 
 def imports(file: Path, *, at_load: bool = False) -> set[str]:
-    """Dotted names that a file imports: our own as `.part.…`; with `at_load` only what merely loading it imports."""
+    """Dotted names that a file imports: our own as `.part.…`.
+
+    With `at_load` only what merely loading it imports.
+    """
     found: set[str] = set()
 
     def walk(node: ast.AST) -> None:
@@ -118,12 +124,16 @@ def test_package_imports_itself_relatively(file):
     assert "voxtral_onnx" not in foreign(imports(file))
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if part_of(file) in PARTS_WITHOUT_EXPORT_PACKAGES], ids=str)
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if part_of(file) in PARTS_WITHOUT_EXPORT_PACKAGES], ids=str
+)
 def test_running_needs_no_export_packages(file):
     assert not foreign(imports(file)) & EXPORT_ONLY
 
 
-@pytest.mark.parametrize("name", [*(name for name in IDS if name.startswith("cli/")), "__init__.py", "__main__.py"])
+@pytest.mark.parametrize(
+    "name", [*(name for name in IDS if name.startswith("cli/")), "__init__.py", "__main__.py"]
+)
 def test_command_line_imports_heavy_things_late(name):
     names = imports(ROOT / name, at_load=True)
     assert not foreign(names) & HEAVY

@@ -1,4 +1,7 @@
-"""Artifacts that are absent, damaged or of another format: exit 4 with what is wrong and what to do."""
+"""Artifacts that are absent, damaged or of another format.
+
+Exit 4 with what is wrong and what to do.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,11 @@ def test_inspect_prints_the_manifest(artifact, run):
 
 def test_no_manifest(artifact, refuse):
     (artifact / FILE_NAME).unlink()
-    refuse(f"{artifact}: no {FILE_NAME}", "its export did not finish", "run: voxtral-onnx export SOURCE")
+    refuse(
+        f"{artifact}: no {FILE_NAME}",
+        "its export did not finish",
+        "run: voxtral-onnx export SOURCE",
+    )
 
 
 def test_no_such_folder(tmp_path, refuse):
@@ -70,7 +77,9 @@ def test_a_file_is_no_artifact(refuse):
 @pytest.mark.parametrize("write", [write_mistral, write_hf])
 def test_checkpoint_given_as_model(write, tmp_path, refuse):
     folder = write(tmp_path / "checkpoint")
-    refuse(f"{folder}: a checkpoint, not an artifact; run: voxtral-onnx export {folder}", folder=folder)
+    refuse(
+        f"{folder}: a checkpoint, not an artifact; run: voxtral-onnx export {folder}", folder=folder
+    )
 
 
 def test_gguf_given_as_model(tmp_path, refuse):
@@ -85,12 +94,13 @@ def test_gguf_given_as_model(tmp_path, refuse):
         (b"", "cannot be read"),
         (b"{", "cannot be read"),
         (b"\xff\xfe\x00", "cannot be read"),
-        (b"[]", "expected format 1, got None; export again"),
-        (b"{}", "expected format 1, got None; export again"),
-        (b'{"format": 2}', "expected format 1, got 2; upgrade voxtral-onnx"),
-        (b'{"format": 0}', "expected format 1, got 0; export again"),
-        (b'{"format": "1"}', "expected format 1, got '1'; export again"),
-        (b'{"format": 1}', "not a valid manifest (KeyError('generator')); export again"),
+        (b"[]", "expected format 1 or 2, got None; export again"),
+        (b"{}", "expected format 1 or 2, got None; export again"),
+        (b'{"format": 3}', "expected format 1 or 2, got 3; upgrade voxtral-onnx"),
+        (b'{"format": 0}', "expected format 1 or 2, got 0; export again"),
+        (b'{"format": "1"}', "expected format 1 or 2, got '1'; export again"),
+        (b'{"format": [1]}', "expected format 1 or 2, got [1]; export again"),
+        (b'{"format": 2}', "not a valid manifest (KeyError('generator')); export again"),
     ],
 )
 def test_manifest_that_is_none(content, part, artifact, refuse):
@@ -155,7 +165,9 @@ def test_graph_that_does_not_load(artifact, refuse):
 def test_changed_byte_is_found_by_check_alone(artifact, run):
     flip_byte(artifact / DATA, at=100_000)
     assert run("inspect", artifact).code == 0
-    run("inspect", "--check", artifact).assert_refused(4, f"{DATA}: expected sha256", "copy the artifact again")
+    run("inspect", "--check", artifact).assert_refused(
+        4, f"{DATA}: expected sha256", "copy the artifact again"
+    )
 
 
 @pytest.mark.parametrize("name", [DATA, GRAPH, "tekken.json"])
@@ -175,27 +187,40 @@ def test_precision_that_is_not_there_is_not_needed(tiny_artifact, tmp_path, run)
     shutil.copyfile(tiny_artifact / FILE_NAME, folder / FILE_NAME)  # which names five precisions
     assert run("transcribe", "-m", folder, CLIP).out == TEXT + "\n"
     assert "\nnot in this folder: q4, q8, fp16, fp32\n" in run("inspect", "--check", folder).out
-    run("transcribe", "-m", folder, "--precision", "q4", CLIP).assert_refused(4, "onnx/encoder_q4.onnx: missing")
+    run("transcribe", "-m", folder, "--precision", "q4", CLIP).assert_refused(
+        4, "onnx/encoder_q4.onnx: missing"
+    )
     (folder / "onnx/encoder_q4.onnx").write_bytes(b"cut short")
-    run("inspect", folder).assert_refused(4, "onnx/encoder_q4.onnx: expected ", "onnx/decoder_q4.onnx: missing")
+    run("inspect", folder).assert_refused(
+        4, "onnx/encoder_q4.onnx: expected ", "onnx/decoder_q4.onnx: missing"
+    )
     run("transcribe", "-m", folder, CLIP).assert_refused(4, "onnx/encoder_q4.onnx: expected ")
 
 
 def test_damaged_tokenizer(artifact, run):
     size = (artifact / "tekken.json").stat().st_size
     (artifact / "tekken.json").write_bytes(b"{}".ljust(size))
-    run("transcribe", "-m", artifact, CLIP).assert_refused(4, "tekken.json: not a readable Tekken tokenizer")
+    run("transcribe", "-m", artifact, CLIP).assert_refused(
+        4, "tekken.json: not a readable Tekken tokenizer"
+    )
 
 
 def test_nothing_named_and_nothing_exported(run):
-    commands = ("  voxtral-onnx transcribe --model tiny AUDIO", "  voxtral-onnx export  # downloads the released model")
-    run("transcribe", CLIP).assert_refused(4, "no model: name one, as FOLDER or ORG/NAME, or run one of", *commands)
+    commands = (
+        "  voxtral-onnx transcribe --model tiny AUDIO",
+        "  voxtral-onnx export  # downloads the released model",
+    )
+    run("transcribe", CLIP).assert_refused(
+        4, "no model: name one, as FOLDER or ORG/NAME, or run one of", *commands
+    )
     run("inspect").assert_refused(4, *commands)
 
 
 def test_embedded_artifact_that_was_not_made(run, monkeypatch, tmp_path):
     monkeypatch.setattr("voxtral_onnx.runtime.artifact.EMBEDDED", tmp_path)
-    run("transcribe", "-m", "tiny", CLIP).assert_refused(4, "make demo", "voxtral-onnx export tiny -o tiny-onnx")
+    run("transcribe", "-m", "tiny", CLIP).assert_refused(
+        4, "make demo", "voxtral-onnx export tiny -o tiny-onnx"
+    )
 
 
 def test_model_named_by_the_environment(artifact, run, monkeypatch):

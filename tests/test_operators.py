@@ -1,8 +1,11 @@
-"""Every operator of the shipped graphs, a node at a time, on every provider, against its plain form.
+"""Operators of the shipped graphs on every provider, against their plain forms.
 
-The nodes are those of the embedded model's graphs, and their inputs are what reaches them when the graph runs. Fused
-operators are compared with exporter/ops.py, standard ones with onnx's reference evaluator, both in float32. No node may
-fall back to the CPU, but for those that a provider has no kernel for, which are named here.
+Each runs as a graph of one node.
+
+The nodes are those of the embedded model's graphs, and their inputs are what reaches them when the
+graph runs. Fused operators are compared with exporter/ops.py, standard ones with onnx's reference
+evaluator, both in float32. No node may fall back to the CPU, but for those that a provider has no
+kernel for, which are named here.
 """
 
 from __future__ import annotations
@@ -25,16 +28,23 @@ from voxtral_onnx.exporter import ops
 from voxtral_onnx.manifest import GraphSpec, Manifest
 
 OPERATORS = (  # noqa: SIM905
-    "Add ArgMax Cast Clip Concat Conv Div Equal Exp Gather GatherBlockQuantized GatherElements Gelu Gemm Greater "
-    "GroupQueryAttention Log MatMul MatMulNBits Max Mul QuickGelu ReduceSum Reshape RotaryEmbedding Shape "
-    "SimplifiedLayerNormalization SkipSimplifiedLayerNormalization Slice Squeeze Sub Transpose Unsqueeze Where"
+    "Add ArgMax Cast Clip Concat Conv Div Equal Exp Gather GatherBlockQuantized GatherElements "
+    "Gelu Gemm Greater "
+    "GroupQueryAttention Log MatMul MatMulNBits Max Mul QuickGelu ReduceSum Reshape "
+    "RotaryEmbedding Shape "
+    "SimplifiedLayerNormalization SkipSimplifiedLayerNormalization Slice Squeeze Sub Transpose "
+    "Unsqueeze Where"
 ).split()
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu), "webgpu")
-WITHOUT_KERNEL: dict[str, set[str]] = {"cpu": set(), "cuda": set(), "webgpu": {"Squeeze"}}  # of int64
+# of int64
+WITHOUT_KERNEL: dict[str, set[str]] = {"cpu": set(), "cuda": set(), "webgpu": {"Squeeze"}}
 FLOAT16_ERROR = 5e-3  # relative, L2: rounding to 11 bits; WebGPU also adds in float16, up to 3.1e-3
 FLOAT32_ERROR = 2e-5  # sums in another order
 INT8_ERROR = 1.5e-2  # activations in 8 bits for each block, as MatMulNBits at accuracy level 4
-FED_TOKENS, WRITTEN, CAPACITY = 3, 20, 40  # rows of the caches with those of the call, four a token in the encoder
+# rows of the caches with those of the call, four a token in the encoder
+FED_TOKENS = 3
+WRITTEN = 20
+CAPACITY = 40
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,10 @@ class Node:
 
     @property
     def is_float16(self) -> bool:
-        return any(value is not None and value.dtype == np.float16 for value in (*self.inputs, *self.outputs))
+        return any(
+            value is not None and value.dtype == np.float16
+            for value in (*self.inputs, *self.outputs)
+        )
 
     def model(self) -> bytes:
         """A graph of this node alone."""
@@ -63,7 +76,9 @@ class Node:
             if constant and value is not None
         ]
         fed = [_info(name, value) for name, value in self.feeds().items()]
-        left = [_info(name, value) for name, value in zip(self.output_names, self.outputs, strict=True)]
+        left = [
+            _info(name, value) for name, value in zip(self.output_names, self.outputs, strict=True)
+        ]
         opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
         graph = helper.make_graph([proto], "node", fed, left, weights)
         return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
@@ -82,7 +97,9 @@ class Node:
 
 
 def _info(name: str, value: np.ndarray) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+    return helper.make_tensor_value_info(
+        name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +111,9 @@ def nodes(tiny_artifact):
         for node in _nodes(tiny_artifact, graph):
             attributes = tuple(sorted(a.SerializeToString() for a in node.proto.attribute))
             inputs = tuple(
-                value if value is None else (str(value.dtype), value.ndim, value.shape if constant else ())
+                value
+                if value is None
+                else (str(value.dtype), value.ndim, value.shape if constant else ())
                 for value, constant in zip(node.inputs, node.constants, strict=True)
             )
             found.setdefault(node.proto.op_type, {}).setdefault((attributes, inputs), node)
@@ -105,7 +124,10 @@ def _nodes(folder, graph: GraphSpec) -> Iterator[Node]:
     """All nodes of a graph with the values that reach them when it runs on the CPU."""
     model = onnx.load(folder / graph.path)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    fixed = {*constants, *(node.output[0] for node in model.graph.node if node.op_type == "Constant")}
+    fixed = {
+        *constants,
+        *(node.output[0] for node in model.graph.node if node.op_type == "Constant"),
+    }
     feeds = _feeds(graph, np.random.default_rng(0))
     names = dict.fromkeys(name for node in model.graph.node for name in node.output if name)
     del model.graph.output[:]
@@ -113,7 +135,9 @@ def _nodes(folder, graph: GraphSpec) -> Iterator[Node]:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     outputs = map(np.asarray, session.run(list(names), feeds))
     values: dict[str, np.ndarray] = {**feeds, **constants, **dict(zip(names, outputs, strict=True))}
     for node in model.graph.node:
@@ -128,7 +152,13 @@ def _nodes(folder, graph: GraphSpec) -> Iterator[Node]:
 
 def _feeds(graph: GraphSpec, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """A call of a few tokens behind a cache that holds some rows."""
-    sizes = {"batch": 1, "capacity": CAPACITY, "seq": FED_TOKENS, "chunk": FED_TOKENS, "samples": 4000}
+    sizes = {
+        "batch": 1,
+        "capacity": CAPACITY,
+        "seq": FED_TOKENS,
+        "chunk": FED_TOKENS,
+        "samples": 4000,
+    }
     feeds = {}
     for tensor in graph.inputs:
         shape = [_size(axis, sizes) for axis in tensor.shape]
@@ -156,7 +186,9 @@ def _size(axis: int | str, sizes: dict[str, int]) -> int:
 
 def expected(node: Node) -> list[np.ndarray]:
     """What the plain form makes of the node's inputs, in float32."""
-    wide = [v.astype(np.float32) if v is not None and v.dtype == np.float16 else v for v in node.inputs]
+    wide = [
+        v.astype(np.float32) if v is not None and v.dtype == np.float16 else v for v in node.inputs
+    ]
     attributes = {a.name: helper.get_attribute_value(a) for a in node.proto.attribute}
     tensors = [None if value is None else torch.from_numpy(np.array(value)) for value in wide]
     with torch.no_grad():
@@ -166,17 +198,28 @@ def expected(node: Node) -> list[np.ndarray]:
     proto = onnx.NodeProto()
     proto.CopyFrom(node.proto)
     for attribute in proto.attribute:
-        if node.proto.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+        if (
+            node.proto.op_type == "Cast"
+            and attribute.name == "to"
+            and attribute.i == TensorProto.FLOAT16
+        ):
             attribute.i = TensorProto.FLOAT
-    feeds = {name: value for name, value in zip(proto.input, wide, strict=True) if value is not None}
+    feeds = {
+        name: value for name, value in zip(proto.input, wide, strict=True) if value is not None
+    }
     opset = [helper.make_opsetid("", 23)]
     infos = [_info(name, value) for name, value in feeds.items()]
     left = [helper.make_empty_tensor_value_info(name) for name in node.output_names]
     graph = helper.make_graph([proto], "node", infos, left)
-    return [np.asarray(v) for v in ReferenceEvaluator(helper.make_model(graph, opset_imports=opset)).run(None, feeds)]
+    return [
+        np.asarray(v)
+        for v in ReferenceEvaluator(helper.make_model(graph, opset_imports=opset)).run(None, feeds)
+    ]
 
 
-def _fused(operator: str, inputs: list[Any], attributes: dict[str, Any]) -> list[torch.Tensor] | None:
+def _fused(
+    operator: str, inputs: list[Any], attributes: dict[str, Any]
+) -> list[torch.Tensor] | None:
     """By exporter/ops.py; None for what onnx's evaluator computes."""
     match operator:
         case "MatMulNBits":
@@ -198,7 +241,10 @@ def _fused(operator: str, inputs: list[Any], attributes: dict[str, Any]) -> list
         case "RotaryEmbedding":
             return [ops.rotary_embedding(*inputs[:3], num_heads=attributes["num_heads"])]
         case "GroupQueryAttention":
-            options = {"num_heads": attributes["num_heads"], "window": attributes["local_window_size"]}
+            options = {
+                "num_heads": attributes["num_heads"],
+                "window": attributes["local_window_size"],
+            }
             return list(ops.group_query_attention(*inputs, **options))
         case "QuickGelu":
             return [ops.silu(*inputs)]
@@ -237,7 +283,9 @@ def test_operator(operator, device, nodes):
             refused += 1
             continue
         outputs = [np.asarray(value) for value in session.run(None, node.feeds())]
-        for name, value, wanted, like in zip(node.output_names, outputs, expected(node), node.outputs, strict=True):
+        for name, value, wanted, like in zip(
+            node.output_names, outputs, expected(node), node.outputs, strict=True
+        ):
             assert (value.dtype, value.shape) == (like.dtype, wanted.shape), name
             if name.startswith("present."):  # what stands behind the new rows is nobody's
                 value, wanted = value[:, :, :WRITTEN], wanted[:, :, :WRITTEN]
@@ -246,6 +294,12 @@ def test_operator(operator, device, nodes):
                 continue
             value, wanted = value.astype(np.float64), wanted.astype(np.float64)
             error = np.linalg.norm(value - wanted) / (np.linalg.norm(wanted) + 1e-12)
-            limit = INT8_ERROR if operator == "MatMulNBits" else FLOAT16_ERROR if node.is_float16 else FLOAT32_ERROR
+            limit = (
+                INT8_ERROR
+                if operator == "MatMulNBits"
+                else FLOAT16_ERROR
+                if node.is_float16
+                else FLOAT32_ERROR
+            )
             assert error < limit, f"{operator} {name} on {device}: {error}"
     assert bool(refused) == (operator in WITHOUT_KERNEL[device])

@@ -17,7 +17,9 @@ DELAYS = {240: "model_text_delay_3", 480: "model_text", 960: "model_text_delay_1
 @pytest.fixture(scope="module")
 def transcribers(tiny_artifact):
     opened = {}
-    yield lambda precision: opened.setdefault(precision, Transcriber(tiny_artifact, precision=precision))
+    yield lambda precision: opened.setdefault(
+        precision, Transcriber(tiny_artifact, precision=precision)
+    )
     for transcriber in opened.values():
         transcriber.close()
 
@@ -30,15 +32,25 @@ def test_float32_gives_the_stored_ids(transcribers, sample):
 
 
 @pytest.mark.parametrize("precision", ["q8", "fp16"])
-@pytest.mark.parametrize("sample", [s for s in STORED if s["smallest_gap"] > FIRM], ids=lambda sample: sample["file"])
+@pytest.mark.parametrize(
+    "sample", [s for s in STORED if s["smallest_gap"] > FIRM], ids=lambda sample: sample["file"]
+)
 def test_8_and_16_bits_give_the_stored_ids_of_firm_clips(transcribers, sample, precision):
-    assert list(transcribers(precision).transcribe(SAMPLES / sample["file"]).token_ids) == sample["ids"]
+    assert (
+        list(transcribers(precision).transcribe(SAMPLES / sample["file"]).token_ids)
+        == sample["ids"]
+    )
 
 
 @pytest.mark.parametrize("precision", ["q4", "q4f16"])
-@pytest.mark.parametrize("sample", [s for s in STORED if s["smallest_gap"] > FIRM], ids=lambda sample: sample["file"])
+@pytest.mark.parametrize(
+    "sample", [s for s in STORED if s["smallest_gap"] > FIRM], ids=lambda sample: sample["file"]
+)
 def test_4_bits_give_the_stored_text_of_firm_clips(transcribers, sample, precision):
-    """Ids may stand one token later: 4 bits of a network 256 wide move margins by more than the gaps."""
+    """Ids may stand one token later.
+
+    4 bits of a network 256 wide move margins by more than the gaps.
+    """
     assert transcribers(precision).transcribe(SAMPLES / sample["file"]).text == sample["model_text"]
 
 
@@ -46,7 +58,10 @@ def test_4_bits_give_the_stored_text_of_firm_clips(transcribers, sample, precisi
 def test_every_trained_delay(transcribers, delay):
     transcriber = transcribers("fp32")
     for sample in STORED:
-        assert transcriber.transcribe(SAMPLES / sample["file"], delay_ms=delay).text == sample[DELAYS[delay]]
+        assert (
+            transcriber.transcribe(SAMPLES / sample["file"], delay_ms=delay).text
+            == sample[DELAYS[delay]]
+        )
 
 
 def test_segments_carry_the_text_in_order(transcribers):

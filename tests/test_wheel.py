@@ -13,7 +13,14 @@ from filelock import FileLock
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "assets" / "tiny" / "samples"
 MAX_WHEEL = 60_000_000
-OLDEST = ("onnxruntime==1.30.0", "numpy==1.26.4", "typer==0.17.0", "rich==13.7.0", "soundfile==0.12.1", "soxr==0.5.0")
+OLDEST = (
+    "onnxruntime==1.30.0",
+    "numpy==1.26.4",
+    "typer==0.17.0",
+    "rich==13.7.0",
+    "soundfile==0.12.1",
+    "soxr==0.5.0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +28,20 @@ def wheel(shared_folder):
     folder = shared_folder / "dist"
     with FileLock(shared_folder / "dist.lock"):  # it is built in the source tree
         if not folder.exists():
-            subprocess.run(["make", "wheel", f"DIST={folder}"], cwd=ROOT, check=True, capture_output=True)
+            subprocess.run(
+                ["make", "wheel", f"DIST={folder}"], cwd=ROOT, check=True, capture_output=True
+            )
     (path,) = folder.glob("*.whl")
     return path
 
 
 def test_contents(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        names = {name.removeprefix("voxtral_onnx/") for name in archive.namelist() if ".dist-info/" not in name}
+        names = {
+            name.removeprefix("voxtral_onnx/")
+            for name in archive.namelist()
+            if ".dist-info/" not in name
+        }
         info = [name for name in archive.namelist() if ".dist-info/" in name]
     sources = {
         str(path.relative_to(ROOT))
@@ -51,12 +64,18 @@ def test_contents(wheel):
         )
         for path in ROOT.glob(pattern)
     }
-    tiny = {str(path.relative_to(ROOT)) for path in (ROOT / "assets" / "tiny").rglob("*") if path.is_file()}
+    tiny = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "assets" / "tiny").rglob("*")
+        if path.is_file()
+    }
     manifest = json.loads((ROOT / "assets" / "tiny-onnx" / "voxtral_onnx.json").read_text())
     artifact = {f"assets/tiny-onnx/{name}" for name in ("voxtral_onnx.json", *manifest["files"])}
     assert set(manifest["precisions"]) == {"q4f16", "q4"}
     assert names == sources | tiny | artifact | {"py.typed"}
-    assert any(name.endswith("LICENSE") for name in info) and any(name.endswith("NOTICE.txt") for name in info)
+    assert any(name.endswith("LICENSE") for name in info) and any(
+        name.endswith("NOTICE.txt") for name in info
+    )
     assert wheel.stat().st_size <= MAX_WHEEL
 
 
@@ -65,14 +84,27 @@ def test_transcribes_without_torch(wheel, tmp_path, versions):
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     subprocess.run(
-        [python, "-m", "pip", "install", "-q", f"voxtral-onnx[cpu] @ {wheel.as_uri()}", *versions], check=True
+        [python, "-m", "pip", "install", "-q", f"voxtral-onnx[cpu] @ {wheel.as_uri()}", *versions],
+        check=True,
     )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    command = [python.parent / "voxtral-onnx", "transcribe", "--model", "tiny", SAMPLES / "date-hibari.wav"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
+    }
+    command = [
+        python.parent / "voxtral-onnx",
+        "transcribe",
+        "--model",
+        "tiny",
+        SAMPLES / "date-hibari.wav",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "thursday the seventeenth of november nineteen forty one\n"
     assert "not a dictation model" in done.stderr
-    listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [python, "-m", "pip", "list"], capture_output=True, text=True, check=True
+    ).stdout
     assert "torch" not in listed and "\nonnx " not in listed
     refused = subprocess.run(
         [python.parent / "voxtral-onnx", "export", "tiny"],

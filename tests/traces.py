@@ -1,4 +1,7 @@
-"""Graphs traced once a session: tracing takes seconds, and what comes out depends on the plan and the configuration."""
+"""Graphs traced once a session.
+
+Tracing takes seconds, and what comes out depends on the plan and the configuration.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ from voxtral_onnx.exporter.trace import Traced, fake_module, trace
 
 
 class Traces:
-    """In the place of `trace`: keeps in a folder what that gave, for every process that is told of the folder."""
+    """In the place of `trace`.
+
+    Keeps in a folder what that gave, for every process that is told of the folder.
+    """
 
     def __init__(self, folder: Path):
         folder.mkdir(exist_ok=True)
@@ -36,8 +42,8 @@ class Traces:
                 for name in made.model.graph.initializers.keys() & made.module.state_dict().keys():
                     _without_values(made.model.graph.initializers[name])
                 ir.save(made.model, path)
-                facts.write_text(json.dumps([made.operators, made.passes]))
-        return Traced(plan, fake_module(plan), ir.load(path), *json.loads(facts.read_text()))
+                facts.write_text(json.dumps(made.operators))
+        return Traced(plan, fake_module(plan), ir.load(path), json.loads(facts.read_text()))
 
 
 def _without_values(value: ir.Value) -> None:

@@ -1,6 +1,7 @@
 """The ladder from single operators to words, and the certificate that it ends in.
 
-The package is also the function that climbs it: `from voxtral_onnx import verify; verify("artifact")`. See ladder.py.
+The package is also the function that climbs it: `from voxtral_onnx import verify;
+verify("artifact")`. See ladder.py.
 """
 
 from __future__ import annotations

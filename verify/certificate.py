@@ -1,7 +1,9 @@
-"""`certificate.json` and `certificate.html`: what was verified of an artifact, beside its manifest and not in it.
+"""`certificate.json` and `certificate.html`.
 
-They name the manifest's sha256, so a certificate of another artifact, or of this one before it changed, is seen to be
-stale. Reading one needs neither torch nor onnx.
+What was verified of an artifact, beside its manifest and not in it.
+
+They name the manifest's sha256, so a certificate of another artifact, or of this one before it
+changed, is seen to be stale. Reading one needs neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -60,7 +62,11 @@ class Certificate:
         """For all findings: passed where something beyond the hashes did and nothing failed."""
         if self.failures:
             return FAILED
-        return PASSED if any(row.status == PASSED and row.rung > 0 for row in self.findings) else NOT_JUDGED
+        return (
+            PASSED
+            if any(row.status == PASSED and row.rung > 0 for row in self.findings)
+            else NOT_JUDGED
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the verdict first."""
@@ -85,12 +91,19 @@ def hash_manifest(folder: Path) -> str:
 
 
 def read_self_tests(folder: Path) -> dict[str, dict[str, Any]]:
-    """What hosts should write for the bundled clip, by precision; nothing where no certificate is of this artifact."""
+    """What hosts should write for the bundled clip, by precision.
+
+    Nothing where no certificate is of this artifact.
+    """
     try:
         values = json.loads((folder / JSON_NAME).read_bytes())
         if values["manifest_sha256"] != hash_manifest(folder):
             return {}
-        return {name: found["self_test"] for name, found in values["details"].items() if "self_test" in found}
+        return {
+            name: found["self_test"]
+            for name, found in values["details"].items()
+            if "self_test" in found
+        }
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -101,15 +114,21 @@ def read_verdict(folder: Path) -> str:
         values = json.loads((folder / JSON_NAME).read_bytes())
         verdict, manifest, created = values["verdict"], values["manifest_sha256"], values["created"]
         rungs, precisions = values["rungs"], values["precisions"]
-        failed = [finding["summary"] for finding in values["findings"] if finding["status"] == FAILED]
+        failed = [
+            finding["summary"] for finding in values["findings"] if finding["status"] == FAILED
+        ]
     except FileNotFoundError:
         return "not verified"
     except (OSError, ValueError, KeyError, TypeError):
         return f"not verified: {JSON_NAME} cannot be read; run: voxtral-onnx verify {folder}"
     if manifest != hash_manifest(folder):
-        return "not verified: the certificate is of another artifact, or of this one before it changed"
+        return (
+            "not verified: the certificate is of another artifact, or of this one before it changed"
+        )
     if verdict == NOT_JUDGED:
         return "not verified: the certificate judges nothing but the hashes of the files"
     if verdict != PASSED:
         return f"FAILED on {created[:10]}: {failed[0] if failed else 'see the certificate'}"
-    return f"verified on {created[:10]}: {', '.join(precisions)} on rungs {', '.join(map(str, rungs))}"
+    return (
+        f"verified on {created[:10]}: {', '.join(precisions)} on rungs {', '.join(map(str, rungs))}"
+    )

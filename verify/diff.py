@@ -33,7 +33,10 @@ class TensorDifference:
         if self.kind not in ("codes", "values"):
             return f"{self.graph}: {self.name}: {self.kind}"
         how = f", by up to {self.max_relative:.2%}" if self.max_relative is not None else ""
-        return f"{self.graph}: {self.name}: {self.num_different:,} of {self.size:,} {self.kind} differ{how}"
+        return (
+            f"{self.graph}: {self.name}: {self.num_different:,} of {self.size:,} {self.kind} "
+            f"differ{how}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,11 @@ class Difference:
     def render(self) -> str:
         """For people."""
         lines = [f"{key}: {a} | {b}" for key, (a, b) in self.facts.items()]
-        lines += [f"{graph}: {line}" for graph, differences in self.graphs.items() for line in _head(differences)]
+        lines += [
+            f"{graph}: {line}"
+            for graph, differences in self.graphs.items()
+            for line in _head(differences)
+        ]
         lines += _head([str(tensor) for tensor in self.tensors])
         lines.append(f"{self.num_equal} tensors equal, {len(self.tensors)} differ")
         return "\n".join(["equal", lines[-1]] if self.is_equal else lines) + "\n"
@@ -97,16 +104,23 @@ def _load(folder: Path, spec: GraphSpec) -> StagedGraph:
 
 
 def _fact_differences(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
-    """Keys of the manifest whose values differ; graphs and weights are compared by what they hold."""
+    """Keys of the manifest whose values differ.
+
+    Graphs and weights are compared by what they hold.
+    """
     first, second = (dict(_flatten(_facts(manifest))) for manifest in (a, b))
     keys = dict.fromkeys([*first, *second])
-    return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}
+    return {
+        key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)
+    }
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
     values = asdict(manifest)
     shared = {manifest.mel.path, "tekken.json"}
-    values["files"] = {name: manifest.files[name].sha256 for name in sorted(shared & manifest.files.keys())}
+    values["files"] = {
+        name: manifest.files[name].sha256 for name in sorted(shared & manifest.files.keys())
+    }
     del values["mel"]
     values["precisions"] = {
         name: {"activation_dtype": precision.activation_dtype, "recipe": dict(precision.recipe)}
@@ -123,7 +137,9 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield prefix + key, value
 
 
-def _graph_differences(a: GraphSpec, b: GraphSpec, first: StagedGraph, second: StagedGraph) -> Iterator[str]:
+def _graph_differences(
+    a: GraphSpec, b: GraphSpec, first: StagedGraph, second: StagedGraph
+) -> Iterator[str]:
     for kind in ("inputs", "outputs"):
         ours, theirs = ({tensor.name: tensor for tensor in getattr(spec, kind)} for spec in (a, b))
         for name in dict.fromkeys([*ours, *theirs]):
@@ -132,32 +148,48 @@ def _graph_differences(a: GraphSpec, b: GraphSpec, first: StagedGraph, second: S
     ours, theirs = list(first.graph), list(second.graph)
     if [node.op_type for node in ours] != [node.op_type for node in theirs]:
         counts = a.operators.keys() | b.operators.keys()
-        differing = {name: (a.operators.get(name, 0), b.operators.get(name, 0)) for name in sorted(counts)}
+        differing = {
+            name: (a.operators.get(name, 0), b.operators.get(name, 0)) for name in sorted(counts)
+        }
         found = [f"{name} {n} | {m}" for name, (n, m) in differing.items() if n != m]
         yield f"operators: {', '.join(found) or 'the same in another order'}"
         return
     for x, y in zip(ours, theirs, strict=True):
         where = f"{x.op_type} -> {x.outputs[0].name}"
-        if [value and value.name for value in x.inputs] != [value and value.name for value in y.inputs]:
+        if [value and value.name for value in x.inputs] != [
+            value and value.name for value in y.inputs
+        ]:
             yield f"{where}: other inputs"
         for name in dict.fromkeys([*x.attributes, *y.attributes]):
-            values = [str(node.attributes[name].value) if name in node.attributes else None for node in (x, y)]
+            values = [
+                str(node.attributes[name].value) if name in node.attributes else None
+                for node in (x, y)
+            ]
             if values[0] != values[1]:
                 yield f"{where}: {name} {values[0]} | {values[1]}"
 
 
-def _tensor_differences(label: str, a: StagedGraph, b: StagedGraph) -> Iterator[TensorDifference | None]:
+def _tensor_differences(
+    label: str, a: StagedGraph, b: StagedGraph
+) -> Iterator[TensorDifference | None]:
     """One item a tensor: None where both are equal."""
     bits = _bits_of_weights(a)
     ours, theirs = a.graph.initializers, b.graph.initializers
     for name in dict.fromkeys([*ours, *theirs]):
         if name not in ours or name not in theirs:
-            yield TensorDifference(label, name, f"only in {'a' if name in ours else 'b'}", 0, 0, None)
+            yield TensorDifference(
+                label, name, f"only in {'a' if name in ours else 'b'}", 0, 0, None
+            )
             continue
         x, y = a.stored(name), b.stored(name)
         if x.shape != y.shape or x.dtype != y.dtype:
             yield TensorDifference(
-                label, f"{name} {x.dtype}{list(x.shape)} | {y.dtype}{list(y.shape)}", "shape", 0, 0, None
+                label,
+                f"{name} {x.dtype}{list(x.shape)} | {y.dtype}{list(y.shape)}",
+                "shape",
+                0,
+                0,
+                None,
             )
         else:
             yield _compare(label, name, x.reshape(-1), y.reshape(-1), bits.get(name))
@@ -166,7 +198,9 @@ def _tensor_differences(label: str, a: StagedGraph, b: StagedGraph) -> Iterator[
         b.release()
 
 
-def _compare(label: str, name: str, x: np.ndarray, y: np.ndarray, bits: int | None) -> TensorDifference | None:
+def _compare(
+    label: str, name: str, x: np.ndarray, y: np.ndarray, bits: int | None
+) -> TensorDifference | None:
     different, worst = 0, 0.0
     for start in range(0, x.size, SLICE):
         p, q = x[start : start + SLICE], y[start : start + SLICE]
@@ -180,7 +214,9 @@ def _compare(label: str, name: str, x: np.ndarray, y: np.ndarray, bits: int | No
     if not different:
         return None
     size = x.size * 8 // bits if bits else x.size
-    return TensorDifference(label, name, "codes" if bits else "values", different, size, None if bits else worst)
+    return TensorDifference(
+        label, name, "codes" if bits else "values", different, size, None if bits else worst
+    )
 
 
 def _bits_of_weights(graph: StagedGraph) -> dict[str, int]:
@@ -195,4 +231,6 @@ def _bits_of_weights(graph: StagedGraph) -> dict[str, int]:
 
 
 def _head(lines: Any) -> list[str]:
-    return [*lines[:SHOWN], f"… and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else list(lines)
+    return (
+        [*lines[:SHOWN], f"… and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else list(lines)
+    )

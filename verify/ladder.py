@@ -1,4 +1,7 @@
-"""verify(): an artifact up the ladder, from single operators to words; the whole flow on one screen."""
+"""verify(): an artifact up the ladder, from single operators to words.
+
+The whole flow on one screen.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,16 @@ from ..manifest import Manifest
 from ..runtime.artifact import choose_precisions, find_artifact
 from ..runtime.bench import describe_machine
 from . import thresholds
-from .certificate import FAILED, HTML_NAME, NOT_JUDGED, NOT_RUN, PASSED, Certificate, Finding, hash_manifest
+from .certificate import (
+    FAILED,
+    HTML_NAME,
+    NOT_JUDGED,
+    NOT_RUN,
+    PASSED,
+    Certificate,
+    Finding,
+    hash_manifest,
+)
 from .modules import compare_with_transformers, transformers_version
 from .page import format_error
 from .rungs import WEIGHTS, Rungs
@@ -26,7 +38,8 @@ from .runs import embedded_clips, open_clips
 
 ALL_RUNGS = (0, 1, 2, 3, 4, 5, 6)
 UNSEEN_WEIGHTS = (
-    "Whether the weights are the checkpoint's: none was given, and reordered rows, a changed scale, code or bias and a "
+    "Whether the weights are the checkpoint's: none was given, and reordered rows, a changed "
+    "scale, code or bias and a "
     "shifted table of delays agree with the graphs that read them."
 )
 
@@ -40,24 +53,29 @@ def verify(
     rungs: Sequence[int] = ALL_RUNGS,
     on_progress: Callable[[str], None] = lambda message: None,
 ) -> Certificate:
-    """Check an artifact rung by rung and write `certificate.json` and `certificate.html` beside its manifest.
+    """Check an artifact rung by rung and write its certificate.
 
-    0 hashes of all files; 1 single operators against PyTorch; 2 the modules against transformers, where that is
-    installed; 3 weights against the checkpoint, graphs against modules; 4 streams against whole recordings; 5 the
-    quantised model against the float one; 6 their words. 5 and 6 are judged only where the float model writes words.
+    `certificate.json` and `certificate.html` are written beside the artifact's manifest.
+
+    0 hashes of all files; 1 single operators against PyTorch; 2 the modules against transformers,
+    where that is installed; 3 weights against the checkpoint, graphs against modules; 4 streams
+    against whole recordings; 5 the quantised model against the float one; 6 their words. 5 and 6
+    are judged only where the float model writes words.
 
     Args:
         artifact: as `Transcriber` takes it.
-        checkpoint: what it was exported from; without it weights are not compared, and rungs 5 and 6 need the
-            artifact's own precision fp32.
-        audio: recordings for rungs 4 to 6, the text of `a.wav` in `a.txt` beside it; by default the embedded samples.
+        checkpoint: what it was exported from; without it weights are not compared, and rungs 5 and
+            6 need the artifact's own precision fp32.
+        audio: recordings for rungs 4 to 6, the text of `a.wav` in `a.txt` beside it; by default the
+            embedded samples.
         precisions: of the artifact; by default all.
         rungs: which; the files are always checked.
         on_progress: told what is checked next.
 
     Raises:
         VerificationError: something failed; the certificate is written, and `report` is it.
-        ArtifactError, AudioError, CheckpointError, StorageError, UsageError: as errors.py describes.
+        ArtifactError, AudioError, CheckpointError, StorageError, UsageError: as errors.py
+            describes.
     """
     began = perf_counter()
     if unknown := sorted(set(rungs) - set(ALL_RUNGS)):
@@ -68,7 +86,9 @@ def verify(
     manifest.check_files(folder)
     source = None if checkpoint is None else _open_source(checkpoint, manifest, folder)
     rate = manifest.config.audio.sample_rate
-    clips = open_clips(audio, rate) if audio else embedded_clips(rate) if {4, 5, 6} & set(rungs) else []
+    clips = (
+        open_clips(audio, rate) if audio else embedded_clips(rate) if {4, 5, 6} & set(rungs) else []
+    )
 
     on_progress("files")
     findings, details = [_check_files(folder, manifest)], {}
@@ -125,13 +145,17 @@ def _open_source(checkpoint: str | Path, manifest: Manifest, folder: Path) -> Ch
     source = open_checkpoint(resolve_source(checkpoint))
     if (found := source.fingerprint()) != manifest.fingerprint:
         raise CheckpointError(
-            f"{checkpoint}: expected the checkpoint that {folder} was exported from, with the fingerprint "
-            f"{manifest.fingerprint[:16]}…, got one with {found[:16]}…; give the other, or leave --checkpoint out"
+            f"{checkpoint}: expected the checkpoint that {folder} was exported from, with the "
+            "fingerprint "
+            f"{manifest.fingerprint[:16]}…, got one with {found[:16]}…; give the other, or leave "
+            "--checkpoint out"
         )
     return source
 
 
-def _not_checked(findings: Sequence[Finding], manifest: Manifest, chosen: Sequence[str]) -> Iterator[str]:
+def _not_checked(
+    findings: Sequence[Finding], manifest: Manifest, chosen: Sequence[str]
+) -> Iterator[str]:
     """What a reader might take for granted."""
     if any(finding.check == WEIGHTS and finding.status == NOT_RUN for finding in findings):
         yield UNSEEN_WEIGHTS
@@ -148,7 +172,10 @@ def _message(folder: Path, failures: Sequence[Finding]) -> str:
     where = f"{first.precision}, " if first.precision else ""
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
     what = f"{folder}: {where}rung {first.rung}, {first.check}: {first.summary}{more}"
-    return f"{what}; see {folder / HTML_NAME}, and export again where the artifact is not what you meant"
+    return (
+        f"{what}; see {folder / HTML_NAME}, and export again where the artifact is not what you "
+        "meant"
+    )
 
 
 def _machine() -> dict[str, Any]:

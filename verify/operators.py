@@ -1,4 +1,8 @@
-"""Rung 1: each kind of fused node in an artifact's graphs, run alone on onnxruntime, against its plain PyTorch form."""
+"""Rung 1.
+
+Each kind of fused node in an artifact's graphs, run alone on onnxruntime, against its plain PyTorch
+form.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +44,16 @@ def probe_operators(
     devices: Sequence[Device],
     on_refusal: Callable[[Device, DeviceError], None],
 ) -> Iterator[OperatorError]:
-    """One node of each operator, attributes and shape of weights: exactly on the CPU, as shipped on other devices.
+    """One node of each operator, attributes and shape of weights.
+
+    Exactly on the CPU, as shipped on other devices.
 
     on_refusal: told of a device that has no kernel for a node; it may take it out of `devices`.
     """
-    for graph, stack in ((model.encoder, manifest.config.encoder), (model.decoder, manifest.config.decoder)):
+    for graph, stack in (
+        (model.encoder, manifest.config.encoder),
+        (model.decoder, manifest.config.decoder),
+    ):
         seen = set()
         for node in graph.graph:
             if (signature := _signature(node)) is None or signature in seen:
@@ -83,7 +92,9 @@ def _signature(node: ir.Node) -> tuple | None:
         return None
     weights = [value.const_value for value in node.inputs if value is not None]
     shapes = [tuple(tensor.shape.numpy()) for tensor in weights if tensor is not None]
-    attributes = tuple(sorted((name, str(attribute.value)) for name, attribute in node.attributes.items()))
+    attributes = tuple(
+        sorted((name, str(attribute.value)) for name, attribute in node.attributes.items())
+    )
     size = "x".join(map(str, max(shapes, key=len))) if shapes else ""
     kernel = node.attributes.get("num_heads")
     label = size or (f"{kernel.as_int()} heads" if kernel else "")
@@ -124,7 +135,15 @@ class _Inputs:
         match node.op_type:
             case "MatMulNBits":
                 x = self._draw(0, 1, ROWS, self._integer("K"))
-                return [torch.cat([self._product(x, start) for start in range(0, self._integer("N"), WEIGHT_ROWS)], -1)]
+                return [
+                    torch.cat(
+                        [
+                            self._product(x, start)
+                            for start in range(0, self._integer("N"), WEIGHT_ROWS)
+                        ],
+                        -1,
+                    )
+                ]
             case "GatherBlockQuantized":
                 ids = self._draw_ids(1, len(self.graph.stored(str(self._input(0).name))))
                 scales = self._weight(2, ids.numpy())
@@ -135,7 +154,9 @@ class _Inputs:
                 return [rows.unflatten(-1, (-1, options["block_size"]))]
             case "SimplifiedLayerNormalization":
                 weight = self._weight(1)
-                return [ops.rms_norm(self._draw(0, 1, ROWS, len(weight)), weight, stack.rms_norm_eps)]
+                return [
+                    ops.rms_norm(self._draw(0, 1, ROWS, len(weight)), weight, stack.rms_norm_eps)
+                ]
             case "SkipSimplifiedLayerNormalization":
                 weight = self._weight(2)
                 x, skip = self._draw(0, 1, ROWS, len(weight)), self._draw(1, 1, ROWS, len(weight))
@@ -155,7 +176,11 @@ class _Inputs:
             case "Conv":
                 weight, bias = self._weight(1), self._weight(2)
                 stride = node.attributes["strides"].as_ints()[0]
-                return [F.conv1d(self._draw(0, 1, weight.shape[1], 2 * ROWS + 1), weight, bias, stride=stride)]
+                return [
+                    F.conv1d(
+                        self._draw(0, 1, weight.shape[1], 2 * ROWS + 1), weight, bias, stride=stride
+                    )
+                ]
             case "MatMul":
                 weight = self._weight(1)
                 return [self._draw(0, 1, ROWS, len(weight)) @ weight]
@@ -178,12 +203,24 @@ class _Inputs:
         )
 
     def _attention(self) -> list[Tensor]:
-        stack, heads, kv_heads = self.stack, self._integer("num_heads"), self._integer("kv_num_heads")
+        stack = self.stack
+        heads = self._integer("num_heads")
+        kv_heads = self._integer("kv_num_heads")
         capacity = stack.sliding_window + BEYOND_WINDOW
-        rows = [self._draw(i, 1, ROWS, count * stack.head_dim) for i, count in enumerate((heads, kv_heads, kv_heads))]
+        rows = [
+            self._draw(i, 1, ROWS, count * stack.head_dim)
+            for i, count in enumerate((heads, kv_heads, kv_heads))
+        ]
         past = [self._draw(i, 1, kv_heads, capacity, stack.head_dim) for i in (3, 4)]
-        at = [self._feed(5, np.array([capacity - 1], np.int32)), self._feed(6, np.array(capacity, np.int32))]
-        return list(ops.group_query_attention(*rows, *past, *at, num_heads=heads, window=stack.sliding_window))
+        at = [
+            self._feed(5, np.array([capacity - 1], np.int32)),
+            self._feed(6, np.array(capacity, np.int32)),
+        ]
+        return list(
+            ops.group_query_attention(
+                *rows, *past, *at, num_heads=heads, window=stack.sliding_window
+            )
+        )
 
     def _integer(self, name: str) -> int:
         return self.node.attributes[name].as_int()
@@ -194,7 +231,9 @@ class _Inputs:
     def _input(self, index: int) -> ir.Value:
         value = self.node.inputs[index]
         if value is None:
-            raise ArtifactError(f"{self.graph.path}: {self.node.name}: input {index} is missing; export again")
+            raise ArtifactError(
+                f"{self.graph.path}: {self.node.name}: input {index} is missing; export again"
+            )
         return value
 
     def _weight(self, index: int, rows: np.ndarray | slice = slice(None)) -> Tensor:

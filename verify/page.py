@@ -1,4 +1,7 @@
-"""The certificate as one page that loads nothing: text, tables and drawings from its plain values."""
+"""The certificate as one page that loads nothing.
+
+Text, tables and drawings from its plain values.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,20 @@ FLOOR = 1e-8  # the least error that is drawn
 
 def render(certificate: Certificate, name: str) -> str:
     """The page of an artifact of that name."""
-    parts = [_header(certificate, name), _ladder(certificate.findings), _open_questions(certificate.not_checked)]
+    parts = [
+        _header(certificate, name),
+        _ladder(certificate.findings),
+        _open_questions(certificate.not_checked),
+    ]
     limits = {threshold["name"]: threshold["value"] for threshold in certificate.thresholds}
     for precision, details in certificate.details.items():
         parts.append(_precision(precision, details, limits))
     parts += [_thresholds(certificate.thresholds), _machine(certificate)]
-    values = {"name": escape(name), "verdict": _STAMPS[certificate.verdict], "body": "\n".join(parts)}
+    values = {
+        "name": escape(name),
+        "verdict": _STAMPS[certificate.verdict],
+        "body": "\n".join(parts),
+    }
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(values)
 
 
@@ -41,7 +52,8 @@ def format_error(error: float) -> str:
 def _header(certificate: Certificate, name: str) -> str:
     kind, stamp = _CLASSES[certificate.verdict], _STAMPS[certificate.verdict]
     made = certificate.created.replace("T", " ").replace("+00:00", " UTC")
-    source, fingerprint = escape(certificate.checkpoint or "not given"), escape(certificate.fingerprint[:16])
+    source = escape(certificate.checkpoint or "not given")
+    fingerprint = escape(certificate.fingerprint[:16])
     facts = {
         "manifest sha256": f"<code>{escape(certificate.manifest_sha256)}</code>",
         "checkpoint": f'{source} <span class="soft">fingerprint <code>{fingerprint}…</code></span>',
@@ -49,7 +61,8 @@ def _header(certificate: Certificate, name: str) -> str:
         "rungs": ", ".join(map(str, certificate.rungs)),
     }
     return (
-        f'<header><div><h1>{escape(name)}</h1><p class="soft">{escape(certificate.generator)}, {escape(made)}, '
+        f'<header><div><h1>{escape(name)}</h1><p class="soft">{escape(certificate.generator)}, '
+        f"{escape(made)}, "
         f'{certificate.seconds:.0f} s</p></div><div class="stamp {kind}">{stamp}</div></header>'
         f'<div class="card">{_facts(facts)}</div>'
     )
@@ -66,7 +79,10 @@ def _ladder(findings: Sequence[Finding]) -> str:
         )
         for finding in findings
     ]
-    return f'<h2>The ladder</h2><div class="card">{_table(("rung", "check", "precision", "", ""), rows)}</div>'
+    return (
+        "<h2>The ladder</h2><div "
+        f'class="card">{_table(("rung", "check", "precision", "", ""), rows)}</div>'
+    )
 
 
 def _open_questions(sentences: Sequence[str]) -> str:
@@ -89,7 +105,8 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
         drawings.append(
             '<figure class="card"><h3>Blank margins</h3>'
             + _draw_margins(margins)
-            + '<figcaption><span class="key">float model</span><span class="key other">as shipped</span>; '
+            + '<figcaption><span class="key">float model</span><span class="key other">as '
+            "shipped</span>; "
             "to the right of 0 a position stays blank</figcaption></figure>"
         )
     parts = [f"<h2>{escape(name)}</h2>"]
@@ -98,7 +115,10 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
     if clips := details.get("clips"):
         parts.append(_words(clips))
     if operators := details.get("operators"):
-        rows = [(escape(row["name"]), escape(row["device"]), format_error(row["error"])) for row in operators]
+        rows = [
+            (escape(row["name"]), escape(row["device"]), format_error(row["error"]))
+            for row in operators
+        ]
         parts.append(_fold("Operators", _table(("operator", "device", "error"), rows, numbers={2})))
     if stages:
         others = list(stages[-1]["devices"])  # what ran all of them
@@ -110,17 +130,32 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
             )
             for row in stages
         ]
-        columns = ("stage", "one call", "call by call", "as shipped", *(f"{other} against CPU" for other in others))
+        columns = (
+            "stage",
+            "one call",
+            "call by call",
+            "as shipped",
+            *(f"{other} against CPU" for other in others),
+        )
         parts.append(_fold("Stages", _table(columns, rows, numbers=set(range(1, len(columns))))))
     if test := details.get("self_test"):
         ids = " ".join(map(str, test["token_ids"]))
-        parts.append(_fold("Self-test", f"<p>{escape(test['clip'])}: {escape(test['text'])}</p><code>{ids}</code>"))
+        parts.append(
+            _fold(
+                "Self-test",
+                f"<p>{escape(test['clip'])}: {escape(test['text'])}</p><code>{ids}</code>",
+            )
+        )
     return "".join(parts)
 
 
 def _words(clips: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        (escape(row["clip"]), escape(row["text"]), *(_against(row["text"], row[f"{kind}_text"]) for kind in _KINDS))
+        (
+            escape(row["clip"]),
+            escape(row["text"]),
+            *(_against(row["text"], row[f"{kind}_text"]) for kind in _KINDS),
+        )
         for row in clips
     ]
     totals = {key: sum(row[key] for row in clips) for key in ("words", "characters")}
@@ -139,12 +174,19 @@ def _words(clips: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _against(wanted: str, text: str) -> str:
-    return '<span class="soft">the same</span>' if text == wanted else f"<del>{escape(text) or 'nothing'}</del>"
+    return (
+        '<span class="soft">the same</span>'
+        if text == wanted
+        else f"<del>{escape(text) or 'nothing'}</del>"
+    )
 
 
 def _thresholds(values: Iterable[Mapping[str, Any]]) -> str:
     rows = [(escape(row["name"]), format_error(row["value"]), escape(row["why"])) for row in values]
-    return f'<h2>Thresholds</h2><div class="card">{_table(("name", "value", "why"), rows, numbers={1})}</div>'
+    return (
+        "<h2>Thresholds</h2><div "
+        f'class="card">{_table(("name", "value", "why"), rows, numbers={1})}</div>'
+    )
 
 
 def _machine(certificate: Certificate) -> str:
@@ -159,7 +201,9 @@ def _machine(certificate: Certificate) -> str:
     return f'<h2>Machine</h2><div class="card">{_facts(facts)}</div>'
 
 
-def _draw_stages(stages: Sequence[Mapping[str, Any]], graph_limit: float, shipped_limit: float) -> str:
+def _draw_stages(
+    stages: Sequence[Mapping[str, Any]], graph_limit: float, shipped_limit: float
+) -> str:
     """Errors on a logarithmic scale, a column a stage."""
     top = 1.0
 
@@ -175,7 +219,10 @@ def _draw_stages(stages: Sequence[Mapping[str, Any]], graph_limit: float, shippe
         label = "1" if decade == 0 else f"1e{decade}"
         marks.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{label}</text>')
     limits = [y(limit) for limit in (graph_limit, shipped_limit)]
-    marks += [f'<line class="limit" x1="{LEFT}" x2="{WIDTH}" y1="{at:.1f}" y2="{at:.1f}"/>' for at in limits]
+    marks += [
+        f'<line class="limit" x1="{LEFT}" x2="{WIDTH}" y1="{at:.1f}" y2="{at:.1f}"/>'
+        for at in limits
+    ]
     radius = max(1.6, min(4.0, step / 3))
     for number, stage in enumerate(stages):
         x = LEFT + step * (number + 0.5)
@@ -184,26 +231,39 @@ def _draw_stages(stages: Sequence[Mapping[str, Any]], graph_limit: float, shippe
         for kind, colour in (("graph", "first"), ("shipped", "second")):
             place = f'cx="{x:.1f}" cy="{y(stage[kind]):.1f}" r="{radius:.1f}"'
             marks.append(f'<circle class="{colour}" {place}><title>{title}</title></circle>')
-    border = next((n for n, stage in enumerate(stages) if stage["name"].startswith("language_model")), len(stages))
+    border = next(
+        (n for n, stage in enumerate(stages) if stage["name"].startswith("language_model")),
+        len(stages),
+    )
     x = LEFT + step * border
-    marks.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{HEIGHT - BOTTOM + 4}"/>')
+    marks.append(
+        f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{HEIGHT - BOTTOM + 4}"/>'
+    )
     for label, at in (("encoder", (LEFT + x) / 2), ("decoder", (x + WIDTH) / 2)):
         marks.append(f'<text x="{at:.1f}" y="{HEIGHT - 4}" text-anchor="middle">{label}</text>')
     return _svg(marks, "Errors of the stages")
 
 
 def _draw_margins(histogram: Mapping[str, Sequence[float]]) -> str:
-    """Two bars a bin, side by side, their heights the square roots of the counts: rare margins are the ones to see."""
+    """Two bars a bin, side by side, their heights the square roots of the counts.
+
+    Rare margins are the ones to see.
+    """
     edges, highest = histogram["edges"], max(1, *histogram["float"], *histogram["shipped"]) ** 0.5
     low, high = edges[0], edges[-1]
 
     def x(value: float) -> float:
         return LEFT + (WIDTH - LEFT) * (value - low) / (high - low)
 
-    marks = [f'<line class="axis" x1="{LEFT}" x2="{WIDTH}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>']
+    marks = [
+        f'<line class="axis" x1="{LEFT}" x2="{WIDTH}" y1="{HEIGHT - BOTTOM}" '
+        f'y2="{HEIGHT - BOTTOM}"/>'
+    ]
     for number, (begin, end) in enumerate(pairwise(edges)):
         width = (x(end) - x(begin)) * 0.42
-        for side, (key, kind, colour) in enumerate(zip(_KINDS, _KINDS.values(), ("first", "second"), strict=True)):
+        for side, (key, kind, colour) in enumerate(
+            zip(_KINDS, _KINDS.values(), ("first", "second"), strict=True)
+        ):
             count = histogram[key][number]
             height = (HEIGHT - BOTTOM - 8) * count**0.5 / highest
             place = f'x="{x(begin) + side * width:.1f}" y="{HEIGHT - BOTTOM - height:.1f}" rx="1"'
@@ -211,9 +271,13 @@ def _draw_margins(histogram: Mapping[str, Sequence[float]]) -> str:
             title = f"{begin:g} to {end:g}: {count} {kind}"
             marks.append(f'<rect class="{colour}" {place} {size}><title>{title}</title></rect>')
     ticks = sorted({low, 0.0 if low < 0 < high else low, high})
-    marks += [f'<text x="{x(at):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{at:g}</text>' for at in ticks]
+    marks += [
+        f'<text x="{x(at):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{at:g}</text>' for at in ticks
+    ]
     if low < 0 < high:
-        marks.append(f'<line class="limit" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="4" y2="{HEIGHT - BOTTOM}"/>')
+        marks.append(
+            f'<line class="limit" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="4" y2="{HEIGHT - BOTTOM}"/>'
+        )
     for share in (1.0, 0.25):
         count, at = share * highest**2, HEIGHT - BOTTOM - (HEIGHT - BOTTOM - 8) * share**0.5
         marks.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{count:.0f}</text>')
@@ -221,15 +285,22 @@ def _draw_margins(histogram: Mapping[str, Sequence[float]]) -> str:
 
 
 def _svg(marks: Iterable[str], title: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(marks)}</svg>'
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{title}">{"".join(marks)}</svg>'
+    )
 
 
 def _table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], numbers: frozenset[int] | set[int] = frozenset()
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers: frozenset[int] | set[int] = frozenset(),
 ) -> str:
     def cells(tag: str, values: Sequence[str]) -> str:
         classes = (' class="number"' if column in numbers else "" for column in range(len(values)))
-        return "".join(f"<{tag}{kind}>{value}</{tag}>" for kind, value in zip(classes, values, strict=True))
+        return "".join(
+            f"<{tag}{kind}>{value}</{tag}>" for kind, value in zip(classes, values, strict=True)
+        )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f"<table><thead><tr>{cells('th', header)}</tr></thead><tbody>{body}</tbody></table>"
@@ -240,4 +311,8 @@ def _fold(title: str, content: str) -> str:
 
 
 def _facts(facts: Mapping[str, str]) -> str:
-    return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{value}</dd>" for name, value in facts.items()) + "</dl>"
+    return (
+        "<dl>"
+        + "".join(f"<dt>{escape(name)}</dt><dd>{value}</dd>" for name, value in facts.items())
+        + "</dl>"
+    )

@@ -1,4 +1,7 @@
-"""One stage at a time: its graph against its module, in one call, call by call over a move of the cache, as shipped."""
+"""One stage at a time.
+
+Its graph against its module, in one call, call by call over a move of the cache, as shipped.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ Values = dict[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class StageErrors:
-    """How far a stage is from its module: |got - expected| / |expected| in the L2 norm, of its worst output."""
+    """How far a stage is from its module.
+
+    |got - expected| / |expected| in the L2 norm, of its worst output.
+    """
 
     name: str
     graph: float  # one call, exact
@@ -34,7 +40,8 @@ class Case:
     """Random inputs of a stage over all of CHUNKS, and what its module makes of them at once."""
 
     feeds: Values
-    history: tuple[np.ndarray, ...]  # keys and values [1, kv_heads, positions before these, head_dim]; none: no cache
+    # keys and values [1, kv_heads, positions before these, head_dim]; none: no cache
+    history: tuple[np.ndarray, ...]
     expected: Values
 
     @property
@@ -55,18 +62,34 @@ def probe(
     devices: besides the CPU.
     on_refusal: told of a device that cannot run a stage; it may take it out of `devices`.
     """
-    for graph, spec in ((model.encoder, manifest.caches["encoder"]), (model.decoder, manifest.caches["decoder"])):
+    for graph, spec in (
+        (model.encoder, manifest.caches["encoder"]),
+        (model.decoder, manifest.caches["decoder"]),
+    ):
         full = spec.capacity - CHUNKS[0] * spec.rows_per_token
         for seed, stage in enumerate(graph.stages):
             session, compute = graph.load(stage, exact=True), model.computation(stage)
             starts = (0, full) if stage in graph.layers else (0,)
             vocab_size = manifest.config.decoder.vocab_size
-            cases = [draw(session, compute, spec, start, vocab_size, np.random.default_rng(seed)) for start in starts]
+            cases = [
+                draw(session, compute, spec, start, vocab_size, np.random.default_rng(seed))
+                for start in starts
+            ]
             del compute  # its weights
             wanted = [expected_of(session, spec, case, sum(case.one_call)) for case in cases]
-            exact = max(map(worst_error, (run(session, spec, case, case.one_call) for case in cases), wanted))
+            exact = max(
+                map(
+                    worst_error, (run(session, spec, case, case.one_call) for case in cases), wanted
+                )
+            )
             wanted_at_last = (expected_of(session, spec, case, sum(CHUNKS)) for case in cases)
-            streamed = max(map(worst_error, (run(session, spec, case, CHUNKS) for case in cases), wanted_at_last))
+            streamed = max(
+                map(
+                    worst_error,
+                    (run(session, spec, case, CHUNKS) for case in cases),
+                    wanted_at_last,
+                )
+            )
             session = graph.load(stage, exact=False)
             shipped = [run(session, spec, case, case.one_call) for case in cases]
             others = {}
@@ -78,7 +101,9 @@ def probe(
                     on_refusal(device, error)
                 else:
                     others[device.name] = max(map(worst_error, made_there, shipped))
-            yield StageErrors(stage, exact, streamed, max(map(worst_error, shipped, wanted)), others)
+            yield StageErrors(
+                stage, exact, streamed, max(map(worst_error, shipped, wanted)), others
+            )
 
 
 def draw(
@@ -114,11 +139,16 @@ def draw(
 
 
 def run(session: StageSession, spec: CacheSpec, case: Case, chunks: Sequence[int]) -> Values:
-    """The outputs of calls of so many tokens each, joined; of caches and states what stands behind the last call.
+    """The outputs of calls of so many tokens each, joined.
+
+    Of caches and states what stands behind the last call.
 
     The cache's rows move when its buffer is full, by the manifest's rule.
     """
-    caches = [np.zeros((*part.shape[:2], spec.capacity, part.shape[3]), part.dtype) for part in case.history]
+    caches = [
+        np.zeros((*part.shape[:2], spec.capacity, part.shape[3]), part.dtype)
+        for part in case.history
+    ]
     names = [tensor.name for tensor in session.inputs if tensor.name.startswith("past_key_values.")]
     position = 0
     for buffer, part in zip(caches, case.history, strict=True):
@@ -184,21 +214,27 @@ def expected_of(session: StageSession, spec: CacheSpec, case: Case, tokens: int)
 def worst_error(made: Values, wanted: Values) -> float:
     """The largest `relative_error` among the wanted outputs.
 
-    Of `step` the ids count by themselves; logprob and margin are differences of logits, whose size is their measure.
+    Of `step` the ids count by themselves; logprob and margin are differences of logits, whose size
+    is their measure.
     """
     errors = []
     for name, values in wanted.items():
         if name != "step":
             errors.append(relative_error(made[name], values))
             continue
-        size = float(np.sqrt(np.mean(np.square(wanted["logits"], dtype=np.float64)) * values[..., 0].size))
+        size = float(
+            np.sqrt(np.mean(np.square(wanted["logits"], dtype=np.float64)) * values[..., 0].size)
+        )
         errors.append(relative_error(made[name][..., 0], values[..., 0]))
         errors += [relative_error(made[name][..., i], values[..., i], size) for i in (1, 2)]
     return max(errors)
 
 
 def relative_error(got: np.ndarray, wanted: np.ndarray, size: float = 0.0) -> float:
-    """|got - wanted| over the larger of |wanted| and `size`, in the L2 norm; infinite where a value is not finite."""
+    """|got - wanted| over the larger of |wanted| and `size`, in the L2 norm.
+
+    Infinite where a value is not finite.
+    """
     difference = np.subtract(got, wanted, dtype=np.result_type(got, wanted, np.float32))
     error = _norm(difference) / max(_norm(wanted), size, 1e-30)
     return error if np.isfinite(error) else float("inf")

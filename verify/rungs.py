@@ -67,12 +67,16 @@ class Rungs:
         self.details: dict[str, Any] = {}
         self.model = ArtifactModel(folder, manifest, precision)
         self.is_float = not manifest.precisions[precision].recipe["rules"]
-        self.is_exact = self.is_float and manifest.precisions[precision].activation_dtype == "float32"
+        self.is_exact = (
+            self.is_float and manifest.precisions[precision].activation_dtype == "float32"
+        )
         self.devices: list[Device] = []  # besides the CPU
         self.absent: list[Finding] = []
         for name in present_devices():
             try:
-                self.devices.append(open_device(name, manifest.precisions[precision].activation_dtype))
+                self.devices.append(
+                    open_device(name, manifest.precisions[precision].activation_dtype)
+                )
             except DeviceError as error:
                 self.absent.append(self._absent(name, error))
 
@@ -88,7 +92,10 @@ class Rungs:
             try:
                 heard = self._listen(self.clips if rungs & {5, 6} else self.clips[:1])
             except DeviceError as error:  # too little memory
-                yield from (self._finding(rung, "clips as shipped", NOT_RUN, str(error)) for rung in sorted(wanted))
+                yield from (
+                    self._finding(rung, "clips as shipped", NOT_RUN, str(error))
+                    for rung in sorted(wanted)
+                )
                 return
             if 4 in rungs:
                 yield from self._streams(heard)
@@ -105,9 +112,12 @@ class Rungs:
     def _finding(self, rung: int, check: str, status: str, summary: str) -> Finding:
         return Finding(rung, check, self.precision, status, summary)
 
-    def _judge(self, rung: int, check: str, error: float, where: str, threshold: Threshold) -> Finding:
+    def _judge(
+        self, rung: int, check: str, error: float, where: str, threshold: Threshold
+    ) -> Finding:
         status, limit = (PASSED, "at most") if error <= threshold.value else (FAILED, "more than")
-        measured, bound = f"{threshold.name} {format_error(error)}", f"{limit} {format_error(threshold.value)}"
+        measured = f"{threshold.name} {format_error(error)}"
+        bound = f"{limit} {format_error(threshold.value)}"
         return self._finding(rung, check, status, f"{measured} in {where}, {bound}")
 
     def _say(self, message: str) -> None:
@@ -125,8 +135,12 @@ class Rungs:
         names = {device.name for device in devices}  # what ran all of them
         self.details["operators"] = [asdict(error) for error in errors if error.device in names]
         for device in devices:
-            worst = max((row for row in errors if row.device == device.name), key=lambda row: row.error)
-            limit = thresholds.OPERATOR_ERROR if isinstance(device, Cpu) else thresholds.SHIPPED_ERROR
+            worst = max(
+                (row for row in errors if row.device == device.name), key=lambda row: row.error
+            )
+            limit = (
+                thresholds.OPERATOR_ERROR if isinstance(device, Cpu) else thresholds.SHIPPED_ERROR
+            )
             yield self._judge(1, f"operators on {device.name}", worst.error, worst.name, limit)
 
     def _weights(self) -> Finding:
@@ -138,11 +152,15 @@ class Rungs:
         self.details["weights"] = [str(error) for error in errors]
         generator = self.manifest.generator
         is_ours = generator == f"voxtral-onnx {__version__}"
-        wrong = [row for row in errors if is_ours or not row.is_rounding(thresholds.ROUNDING_STEPS.value)]
+        wrong = [
+            row for row in errors if is_ours or not row.is_rounding(thresholds.ROUNDING_STEPS.value)
+        ]
         if wrong:
             more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             return self._finding(3, check, FAILED, "; ".join(map(str, wrong[:3])) + more)
-        count = sum(len(graph.graph.initializers) for graph in (self.model.encoder, self.model.decoder))
+        count = sum(
+            len(graph.graph.initializers) for graph in (self.model.encoder, self.model.decoder)
+        )
         how = f"{len(errors)} in the way of {generator}" if errors else "as an export writes them"
         return self._finding(3, check, PASSED, f"{count} tensors, {how}")
 
@@ -153,25 +171,35 @@ class Rungs:
             self._say(f"stage {len(stages)}: {errors.name}")
         self.details["stages"] = [asdict(errors) for errors in stages]
 
-        def judge(rung: int, check: str, kind: Callable[[StageErrors], float], threshold: Threshold) -> Finding:
+        def judge(
+            rung: int, check: str, kind: Callable[[StageErrors], float], threshold: Threshold
+        ) -> Finding:
             worst = max(stages, key=kind)
             return self._judge(rung, check, kind(worst), worst.name, threshold)
 
         if 3 in rungs:
-            yield judge(3, "graphs against modules", lambda errors: errors.graph, thresholds.GRAPH_ERROR)
-            yield judge(3, "graphs as shipped", lambda errors: errors.shipped, thresholds.SHIPPED_ERROR)
+            yield judge(
+                3, "graphs against modules", lambda errors: errors.graph, thresholds.GRAPH_ERROR
+            )
+            yield judge(
+                3, "graphs as shipped", lambda errors: errors.shipped, thresholds.SHIPPED_ERROR
+            )
             for device in self.devices:
                 kind = lambda errors, name=device.name: errors.devices[name]  # noqa: E731
                 yield judge(3, f"{device.name} against CPU", kind, thresholds.SHIPPED_ERROR)
             yield from self.absent
         if 4 in rungs:
-            yield judge(4, "stages call by call", lambda errors: errors.streamed, thresholds.GRAPH_ERROR)
+            yield judge(
+                4, "stages call by call", lambda errors: errors.streamed, thresholds.GRAPH_ERROR
+            )
 
     def _listen(self, clips: Sequence[Clip]) -> Heard:
         self._say(f"{len(clips)} clips as shipped")
         with Transcriber(self.folder, "cpu", precision=self.precision) as transcriber:
             tested = embedded_clips(self.manifest.config.audio.sample_rate)[0]
-            self.details["self_test"] = _self_test(tested, stream(transcriber, tested.samples), transcriber)
+            self.details["self_test"] = _self_test(
+                tested, stream(transcriber, tested.samples), transcriber
+            )
             runs = tuple(stream(transcriber, clip.samples, logits=True) for clip in clips)
             heard = Heard(
                 runs,
@@ -188,12 +216,17 @@ class Rungs:
         run, pieces = heard.runs[0], heard.pieces
         same, check = run.token_ids == pieces.token_ids, "a stream in pieces"
         if same.all():
-            yield self._finding(4, check, PASSED, f"{len(same)} identical tokens, fed at once or in odd pieces")
+            yield self._finding(
+                4, check, PASSED, f"{len(same)} identical tokens, fed at once or in odd pieces"
+            )
         else:
             at = int(same.argmin())  # up to here both have the same history
             gap, noise = _gap_and_noise(run, pieces, at)
             status = PASSED if gap <= thresholds.TIE.value * noise else FAILED
-            summary = f"identical up to token {at}, where the choices are {gap:.2g} apart at a noise of {noise:.2g}"
+            summary = (
+                f"identical up to token {at}, where the choices are {gap:.2g} apart at a noise of "
+                f"{noise:.2g}"
+            )
             yield self._finding(4, check, status, summary)
 
         self._say("a whole clip in float32")
@@ -223,20 +256,30 @@ class Rungs:
         embeds = encode(model, self.manifest, heard.mel, self.clips)
         after_ours = decode(model, self.manifest, embeds, [run.token_ids for run in heard.runs])
         written = [run.token_ids for run in after_ours]
-        for _ in range(MAX_PASSES):  # until it repeats its own text, which is what it writes one by one
-            before, written = written, [run.token_ids for run in decode(model, self.manifest, embeds, written)]
+        # until it repeats its own text, which is what it writes one by one
+        for _ in range(MAX_PASSES):
+            before = written
+            written = [run.token_ids for run in decode(model, self.manifest, embeds, written)]
             if all(map(np.array_equal, before, written)):
                 break
         texts = [heard.tokenizer.decode(ids.tolist()) for ids in written]
-        rows = [compare_texts(*row) for row in zip(self.clips, texts, heard.texts, strict=True) if row[0].text]
+        rows = [
+            compare_texts(*row)
+            for row in zip(self.clips, texts, heard.texts, strict=True)
+            if row[0].text
+        ]
         self.details["clips"] = rows
         excuse = "no clip has a text" if not rows else None
         if rows and error_rate(rows, "float") >= thresholds.FLOAT_CER.value:
             excuse = "the float model writes no words"
         for rung in sorted(rungs):
-            passed, summary = self._quantisation(after_ours, heard.runs) if rung == 5 else _judge_words(rows)
+            passed, summary = (
+                self._quantisation(after_ours, heard.runs) if rung == 5 else _judge_words(rows)
+            )
             status = NOT_JUDGED if excuse else PASSED if passed else FAILED
-            yield self._finding(rung, names[rung], status, f"{excuse} ({summary})" if excuse else summary)
+            yield self._finding(
+                rung, names[rung], status, f"{excuse} ({summary})" if excuse else summary
+            )
 
     def _quantisation(self, wanted: Sequence[Run], made: Sequence[Run]) -> tuple[bool, str]:
         """Judged by the float model's logits after the tokens that the artifact wrote."""
@@ -260,7 +303,8 @@ class Rungs:
         }
         passed = kl <= thresholds.KL_DIVERGENCE.value and agreement >= thresholds.AGREEMENT.value
         return passed and hard <= thresholds.BLANK_FLIPS.value, (
-            f"KL {kl:.2g} nats, blank margins {np.abs(before - after).mean():.2g} off, {int(flips.sum())} turned "
+            f"KL {kl:.2g} nats, blank margins {np.abs(before - after).mean():.2g} off, "
+            f"{int(flips.sum())} turned "
             f"over ({hard} sure ones), {agreement:.1%} of {len(before)} tokens the same"
         )
 
@@ -281,7 +325,10 @@ def _judge_words(rows: Sequence[dict[str, Any]]) -> tuple[bool, str]:
 
 
 def _gap_and_noise(run: Run, other: Run, at: int) -> tuple[float, float]:
-    """How far `other` holds both choices apart, and the rms difference of both runs' logits, after one history."""
+    """Return the gap between both choices in `other` and the runs' RMS difference.
+
+    The difference is that of both runs' logits at `at`, after one and the same history.
+    """
     ours, theirs = run.logits[at].astype(np.float64), other.logits[at].astype(np.float64)
     gap = theirs.max() - theirs[run.token_ids[at]]
     return float(gap), float(np.sqrt(np.mean((ours - theirs) ** 2)))

@@ -61,7 +61,9 @@ def open_clips(files: Sequence[str | Path], sample_rate: int) -> list[Clip]:
     clips = []
     for file in map(Path, files):
         text = file.with_suffix(".txt")
-        clips.append(_read(file, sample_rate, text.read_text(encoding="utf-8") if text.is_file() else None))
+        clips.append(
+            _read(file, sample_rate, text.read_text(encoding="utf-8") if text.is_file() else None)
+        )
     return clips
 
 
@@ -72,9 +74,16 @@ def _read(file: Path, sample_rate: int, text: str | None) -> Clip:
     return Clip(file.name, samples, text)
 
 
-def stream(transcriber: Transcriber, samples: np.ndarray, *, in_pieces: bool = False, logits: bool = False) -> Run:
-    """As shipped, through a live stream to the clip's last sample, whatever the model says of its end."""
-    live, session, recorder = transcriber.stream(), transcriber.decoder.session, _Recorder(transcriber)
+def stream(
+    transcriber: Transcriber, samples: np.ndarray, *, in_pieces: bool = False, logits: bool = False
+) -> Run:
+    """Transcribe a clip as shipped, through a live stream, to the clip's last sample.
+
+    The stream goes on whatever the model says of its end.
+    """
+    live = transcriber.stream()
+    session = transcriber.decoder.session
+    recorder = _Recorder(transcriber)
     if logits:
         transcriber.decoder.session = recorder  # pyright: ignore[reportAttributeAccessIssue]: as much of one as is used
     try:
@@ -93,10 +102,14 @@ def stream(transcriber: Transcriber, samples: np.ndarray, *, in_pieces: bool = F
 
 
 class _Recorder:
-    """Stands where the decoder's session stands: fetches the logits, keeps them, and chooses from them."""
+    """Stands where the decoder's session stands.
+
+    Fetches the logits, keeps them, and chooses from them.
+    """
 
     def __init__(self, transcriber: Transcriber):
-        self.session, self.blank = transcriber.decoder.session, transcriber.manifest.tokens.streaming_pad
+        self.session = transcriber.decoder.session
+        self.blank = transcriber.manifest.tokens.streaming_pad
         self.rows: list[np.ndarray] = []  # float32 [vocab_size], of the last position of each call
 
     def step(self, cache, feeds: dict[str, np.ndarray], fetch: str) -> np.ndarray:
@@ -113,7 +126,9 @@ class _Recorder:
 
 
 @torch.no_grad()
-def encode(model: Layerwise, manifest: Manifest, mel: Session, clips: Sequence[Clip]) -> list[torch.Tensor]:
+def encode(
+    model: Layerwise, manifest: Manifest, mel: Session, clips: Sequence[Clip]
+) -> list[torch.Tensor]:
     """Audio embeddings [positions, hidden_size] of each clip with its silence around it."""
     rules, audio = manifest.streaming, manifest.config.audio
     parts = []
@@ -127,11 +142,21 @@ def encode(model: Layerwise, manifest: Manifest, mel: Session, clips: Sequence[C
 
 @torch.no_grad()
 def decode(
-    model: Layerwise, manifest: Manifest, audio_embeds: Sequence[torch.Tensor], ids: Sequence[np.ndarray]
+    model: Layerwise,
+    manifest: Manifest,
+    audio_embeds: Sequence[torch.Tensor],
+    ids: Sequence[np.ndarray],
 ) -> list[Run]:
-    """What a model says to tokens that stand at their positions, int64 [n] of each clip, after its prompt."""
+    """Run a model over given tokens of each clip, after its prompt.
+
+    ids: int64 [n] of each clip; the tokens stand at their positions, whatever the model says to
+    them.
+    """
     rules, tokens = manifest.streaming, manifest.tokens
-    prompt = [tokens.bos, *[tokens.streaming_pad] * (rules.left_pad_tokens + rules.default_delay_tokens)]
+    prompt = [
+        tokens.bos,
+        *[tokens.streaming_pad] * (rules.left_pad_tokens + rules.default_delay_tokens),
+    ]
     parts = []
     for embeds, written in zip(audio_embeds, ids, strict=True):
         fed = torch.tensor([*prompt, *written[:-1].tolist()])
@@ -141,7 +166,9 @@ def decode(
         parts = model.run(stage, parts)
     runs = []
     for hidden in parts:
-        logits = torch.cat([part for _, part in model.logits(hidden[len(prompt) - 1 :])], -1).numpy()
+        logits = torch.cat(
+            [part for _, part in model.logits(hidden[len(prompt) - 1 :])], -1
+        ).numpy()
         runs.append(_choose(logits, tokens.streaming_pad))
     return runs
 

@@ -1,8 +1,10 @@
-"""An artifact's graph cut into stages that run by themselves, so that one layer's weights are in memory at a time.
+"""An artifact's graph, cut into stages that run by themselves.
 
-A stage is cut out of the graph as it stands in its file: nodes, attributes and the places of its weights. It runs as
-shipped, or *exactly*: every float16 as float32 and matrix products in float, which leaves nothing but the order of
-additions to differ from the PyTorch module.
+Only one layer's weights are in memory at a time.
+
+A stage is cut out of the graph as it stands in its file: nodes, attributes and the places of its
+weights. It runs as shipped, or *exactly*: every float16 as float32 and matrix products in float,
+which leaves nothing but the order of additions to differ from the PyTorch module.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from ..runtime.device import Cpu, Device, import_onnxruntime
 
 STEM, PROJECTOR = "audio_tower.embedder", "multi_modal_projector"
 EMBEDDING, HEAD = "language_model.embed_tokens", "language_model.norm"
-RESIDUAL, BRANCH = "residual", "branch"  # what a stage reads of the one before: the stream, and what is added to it
+# what a stage reads of the one before: the stream, and what is added to it
+RESIDUAL = "residual"
+BRANCH = "branch"
 NEXT = "next_"  # before the names of what it leaves to the one after
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -33,28 +37,45 @@ class StagedGraph:
         """Read the graph; its weights stay in their files.
 
         Raises:
-            ArtifactError: the file does not parse, or has no layers of the names that the exporter gives.
+            ArtifactError: the file does not parse, or has no layers of the names that the exporter
+                gives.
         """
         self.path, self.spec, self.lock = folder / spec.path, spec, Lock()
         try:
             self.graph = ir.load(self.path).graph
         except Exception as error:  # protobuf's own errors share no narrower base
-            raise ArtifactError(f"{self.path}: not a readable graph ({error}); export again") from error
+            raise ArtifactError(
+                f"{self.path}: not a readable graph ({error}); export again"
+            ) from error
         self.is_encoder = any(tensor.name == "input_features" for tensor in spec.inputs)
-        name, stack = ("audio_tower", config.encoder) if self.is_encoder else ("language_model", config.decoder)
+        name, stack = (
+            ("audio_tower", config.encoder)
+            if self.is_encoder
+            else ("language_model", config.decoder)
+        )
         first, last = (STEM, PROJECTOR) if self.is_encoder else (EMBEDDING, HEAD)
         self.layers = tuple(f"{name}.layers.{i}" for i in range(stack.num_hidden_layers))
         self.stages = (first, *self.layers, last)
-        norms = [*(f"{layer}.input_layernorm.weight" for layer in self.layers), f"{name}.norm.weight"]
+        norms = [
+            *(f"{layer}.input_layernorm.weight" for layer in self.layers),
+            f"{name}.norm.weight",
+        ]
         self.seams = [self._read_by_norm(weight) for weight in norms]  # between each two stages
         cos = next(tensor for tensor in spec.inputs if tensor.name == "cos")
-        self.dtype, self.rows, self.width = cos.dtype, cos.shape[1], stack.hidden_size  # of what passes the seams
+        # of what passes the seams
+        self.dtype = cos.dtype
+        self.rows = cos.shape[1]
+        self.width = stack.hidden_size
 
     def _read_by_norm(self, weight: str) -> list[ir.Value]:
         for node in self.graph:
             if any(value is not None and value.name == weight for value in node.inputs):
-                return [value for value in node.inputs if value is not None and value.name != weight]
-        raise ArtifactError(f"{self.path}: nothing reads {weight}; not a graph of this exporter: export again")
+                return [
+                    value for value in node.inputs if value is not None and value.name != weight
+                ]
+        raise ArtifactError(
+            f"{self.path}: nothing reads {weight}; not a graph of this exporter: export again"
+        )
 
     def stored(self, name: str) -> np.ndarray:
         """An initializer's values, mapped from its data file until `release`.
@@ -70,7 +91,9 @@ class StagedGraph:
             with self.lock:  # a tensor may be mapped by one thread only
                 return tensor.numpy()
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"{self.path}: {name}: its data cannot be read ({error}); export again") from error
+            raise ArtifactError(
+                f"{self.path}: {name}: its data cannot be read ({error}); export again"
+            ) from error
 
     def release(self) -> None:
         """Let go of the mapped data files, whose pages would pile up to the size of all weights."""
@@ -95,12 +118,16 @@ class StagedGraph:
         index = self.stages.index(stage)
         fed = self.seams[index - 1] if index else []
         left = self.seams[index] if index < len(self.seams) else []
-        outputs = [value for value in self.graph.outputs if self._stage_of(str(value.name)) == stage]
+        outputs = [
+            value for value in self.graph.outputs if self._stage_of(str(value.name)) == stage
+        ]
         inputs = _needed_inputs(self.graph, [*left, *outputs], fed)
         try:
             graph = ir.convenience.extract(self.graph, [*fed, *inputs], [*left, *outputs])
         except ValueError as error:
-            raise ArtifactError(f"{self.path}: {stage} cannot be cut out ({error}); export again") from error
+            raise ArtifactError(
+                f"{self.path}: {stage} cannot be cut out ({error}); export again"
+            ) from error
         for values, prefix in ((graph.inputs[: len(fed)], ""), (graph.outputs[: len(left)], NEXT)):
             for value, name in zip(values, (RESIDUAL, BRANCH), strict=False):
                 value.name, value.shape = prefix + name, ir.Shape((1, self.rows, self.width))
@@ -129,7 +156,8 @@ class StageSession:
         options = import_onnxruntime().SessionOptions()
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False  # memory goes back with the session
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # beside PyTorch's threads
+        # beside PyTorch's threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
         content = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
         try:
@@ -137,14 +165,20 @@ class StageSession:
         except DeviceError:
             raise
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
-            raise ArtifactError(f"{path}: onnxruntime cannot load a part of it ({error}); export again") from error
+            raise ArtifactError(
+                f"{path}: onnxruntime cannot load a part of it ({error}); export again"
+            ) from error
         self.inputs, self.outputs = _specs(graph.inputs), _specs(graph.outputs)
 
     def call(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs by name; feeds are taken in the types of the inputs."""
-        values = {spec.name: feeds[spec.name].astype(spec.dtype, copy=False) for spec in self.inputs}
+        values = {
+            spec.name: feeds[spec.name].astype(spec.dtype, copy=False) for spec in self.inputs
+        }
         outputs = self.ort.run(None, values)
-        return {spec.name: np.asarray(value) for spec, value in zip(self.outputs, outputs, strict=True)}
+        return {
+            spec.name: np.asarray(value) for spec, value in zip(self.outputs, outputs, strict=True)
+        }
 
 
 def make_exact(graph: ir.Graph) -> None:
@@ -164,7 +198,9 @@ def make_exact(graph: ir.Graph) -> None:
             node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT)
 
 
-def _needed_inputs(graph: ir.Graph, outputs: Iterable[ir.Value], stops: Iterable[ir.Value]) -> list[ir.Value]:
+def _needed_inputs(
+    graph: ir.Graph, outputs: Iterable[ir.Value], stops: Iterable[ir.Value]
+) -> list[ir.Value]:
     """The graph's inputs that these values depend on, looking no further than `stops`."""
     seen, pending = set(stops), list(outputs)
     while pending:

@@ -1,4 +1,7 @@
-"""An artifact's weights against the checkpoint's, made again by the artifact's recipe and compared value by value."""
+"""An artifact's weights against the checkpoint's, compared value by value.
+
+The checkpoint's are made again by the artifact's recipe.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ from ..quant.blocks import Blocks, dequantize_blockwise
 from .reference import ArtifactModel
 from .stages import StagedGraph
 
-ROUNDING = 4  # half units of the last place by which floats may differ: gains are summed in another order elsewhere
+# half units of the last place by which floats may differ: gains are summed in another order
+# elsewhere
+ROUNDING = 4
 ROWS = 256  # of a weight, compared with the checkpoint's floats at a time
 
 
@@ -31,21 +36,31 @@ class WeightError:
     size: int
     first_row: int
     is_reordered: bool  # the rows are there, but elsewhere
-    steps: float | None  # of the quantiser, from the checkpoint's value to the nearest code at most; None: a float
+    # of the quantiser, from the checkpoint's value to the nearest code at most; None: a float
+    steps: float | None
 
     def is_rounding(self, most_steps: float) -> bool:
         """Whether another way to round explains it."""
         return self.steps is not None and self.steps <= most_steps
 
     def __str__(self) -> str:
-        how = f"{self.num_different:,} of {self.size:,} values differ, the first in row {self.first_row:,}"
+        how = (
+            f"{self.num_different:,} of {self.size:,} values differ, the first in row "
+            f"{self.first_row:,}"
+        )
         return f"{self.name}: {'its rows stand in another order' if self.is_reordered else how}"
 
 
 def compare_weights(model: ArtifactModel, checkpoint: Checkpoint) -> Iterator[WeightError]:
-    """Every initializer that differs from what an export of the checkpoint by the artifact's recipe writes."""
+    """Yield every initializer that differs from what an export would write.
+
+    The export is one of the checkpoint by the artifact's recipe.
+    """
     with torch.device("meta"):
-        modules = Encoder(model.build, model.config), Decoder(model.build, model.config, model.tokens)
+        modules = (
+            Encoder(model.build, model.config),
+            Decoder(model.build, model.config, model.tokens),
+        )
     for graph, module in zip((model.encoder, model.decoder), modules, strict=True):
         sink = _Comparison(graph)
         with ThreadPoolExecutor() as pool:
@@ -58,13 +73,17 @@ def compare_weights(model: ArtifactModel, checkpoint: Checkpoint) -> Iterator[We
 
 
 class _Comparison:
-    """Stands where the data files stand: what would be written there is compared with what they hold."""
+    """Stands where the data files stand.
+
+    What would be written there is compared with what they hold.
+    """
 
     def __init__(self, graph: StagedGraph):
         self.graph = graph
         self.different: Counter[str] = Counter()
         self.first_row: dict[str, int] = {}
-        self.rows: dict[str, Counter[int]] = {}  # hashes of rows that should be there less those that are
+        # hashes of rows that should be there less those that are
+        self.rows: dict[str, Counter[int]] = {}
 
     def write(self, name: str, values: np.ndarray, at: int) -> None:
         """Compare values with the initializer's from its element `at` on."""
@@ -96,11 +115,16 @@ class _Comparison:
                 steps = _rounding_steps(self.graph, owner, part, checkpoint)
             is_reordered = not any(self.rows[name].values())
             size = self.graph.stored(name).size
-            yield WeightError(name, self.different[name], size, self.first_row[name], is_reordered, steps)
+            yield WeightError(
+                name, self.different[name], size, self.first_row[name], is_reordered, steps
+            )
 
 
 def _rounding_steps(
-    graph: StagedGraph, name: str, part: QuantizedLinear | QuantizedTiedEmbedding, checkpoint: Checkpoint
+    graph: StagedGraph,
+    name: str,
+    part: QuantizedLinear | QuantizedTiedEmbedding,
+    checkpoint: Checkpoint,
 ) -> float:
     """How many steps of its block's scale the worst weight is from the checkpoint's."""
     tensor, worst = checkpoint.tensors[f"{name}.weight"], 0.0
@@ -113,6 +137,8 @@ def _rounding_steps(
             Blocks(graph.weights(f"{name}.weight", rows), scales, zero_points), rule, num_columns
         )
         step = np.repeat(np.maximum(np.abs(scales), 1e-30), rule.block_size, 1)[:, :num_columns]
-        worst = max(worst, float(np.max(np.abs(made - tensor.rows(start, start + len(made))) / step)))
+        worst = max(
+            worst, float(np.max(np.abs(made - tensor.rows(start, start + len(made))) / step))
+        )
         tensor.release(start, start + len(made))
     return worst

@@ -20,7 +20,10 @@ def normalize(text: str) -> str:
 
 
 def count_edits(wanted: Sequence, got: Sequence) -> int:
-    """The least number of insertions, deletions and substitutions that make one sequence of the other."""
+    """Return the edit distance of two sequences.
+
+    It is the least number of insertions, deletions and substitutions that make one of the other.
+    """
     row = list(range(len(got) + 1))
     for i, a in enumerate(wanted, 1):
         diagonal, row[0] = row[0], i
@@ -30,9 +33,17 @@ def count_edits(wanted: Sequence, got: Sequence) -> int:
 
 
 def compare_texts(clip: Clip, float_text: str, shipped_text: str) -> dict[str, Any]:
-    """What two models wrote of a clip whose text is known, and the edits in words and characters."""
+    """Compare two models' texts of a clip whose text is known.
+
+    The result holds both texts and their edits in words and characters.
+    """
     wanted = normalize(clip.text or "")
-    row: dict[str, Any] = {"clip": clip.name, "text": wanted, "characters": len(wanted), "words": len(wanted.split())}
+    row: dict[str, Any] = {
+        "clip": clip.name,
+        "text": wanted,
+        "characters": len(wanted),
+        "words": len(wanted.split()),
+    }
     for kind, text in (("float", float_text), ("shipped", shipped_text)):
         got = normalize(text)
         row[f"{kind}_text"], row[f"{kind}_edits"] = got, count_edits(wanted, got)
@@ -42,11 +53,16 @@ def compare_texts(clip: Clip, float_text: str, shipped_text: str) -> dict[str, A
 
 def error_rate(rows: Sequence[dict[str, Any]], kind: str) -> float:
     """Character error rate of "float" or "shipped" over rows of `compare_texts`."""
-    return sum(row[f"{kind}_edits"] for row in rows) / max(1, sum(row["characters"] for row in rows))
+    return sum(row[f"{kind}_edits"] for row in rows) / max(
+        1, sum(row["characters"] for row in rows)
+    )
 
 
 def softmax_divergence(wanted: np.ndarray, got: np.ndarray) -> np.ndarray:
-    """Kullback-Leibler divergence in nats of the distributions behind two arrays of logits [n, vocab_size]: [n]."""
+    """Return the Kullback-Leibler divergence of two arrays of logits, in nats.
+
+    The logits are [n, vocab_size], the result is [n].
+    """
     p, q = (_log_softmax(logits.astype(np.float64)) for logits in (wanted, got))
     return (np.exp(p) * (p - q)).sum(-1)
 
@@ -59,6 +75,14 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 def margin_histogram(wanted: np.ndarray, got: np.ndarray) -> dict[str, Any]:
     """Counts of blank margins over common bins: of the float model, and as shipped."""
     low, high = float(min(wanted.min(), got.min())), float(max(wanted.max(), got.max()))
-    edges = np.linspace(np.floor(low), np.ceil(high) if np.ceil(high) > np.floor(low) else np.floor(low) + 1, BINS + 1)
+    edges = np.linspace(
+        np.floor(low),
+        np.ceil(high) if np.ceil(high) > np.floor(low) else np.floor(low) + 1,
+        BINS + 1,
+    )
     counts = [np.histogram(values, edges)[0].tolist() for values in (wanted, got)]
-    return {"edges": [round(float(edge), 4) for edge in edges], "float": counts[0], "shipped": counts[1]}
+    return {
+        "edges": [round(float(edge), 4) for edge in edges],
+        "float": counts[0],
+        "shipped": counts[1],
+    }

@@ -1,4 +1,6 @@
-"""The model card of a published artifact: the README.md of its repository, generated from the manifest.
+"""The model card of a published artifact.
+
+The README.md of its repository, generated from the manifest.
 
 Keys of the front matter: huggingface.co/docs/hub/model-cards.
 """
@@ -11,7 +13,8 @@ from dataclasses import dataclass
 from ..config import RELEASED, RELEASED_LANGUAGES, RELEASED_NAME
 from ..manifest import FILE_NAME, Manifest
 
-TRANSFORMERS_JS = "config.json"  # a file of the artifact where it has that library's family of graphs
+# a file of the artifact where it has that library's family of graphs
+TRANSFORMERS_JS = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,10 @@ class BaseModel:
 
     @classmethod
     def of(cls, manifest: Manifest, named: str | None) -> BaseModel | None:
-        """The repository that was named, as ORG/NAME[@REVISION]; else the released model, of one of its shape."""
+        """The repository that was named, as ORG/NAME[@REVISION].
+
+        Else the released model, of one of its shape.
+        """
         is_released_shape = manifest.config == RELEASED and manifest.scope is None
         languages = RELEASED_LANGUAGES if is_released_shape else ()
         if named is None:
@@ -34,7 +40,11 @@ class BaseModel:
 
 
 def model_card(
-    manifest: Manifest, repo_id: str, sizes: Mapping[str, int], verdict: str, base: BaseModel | None = None
+    manifest: Manifest,
+    repo_id: str,
+    sizes: Mapping[str, int],
+    verdict: str,
+    base: BaseModel | None = None,
 ) -> str:
     """The text of README.md.
 
@@ -92,39 +102,68 @@ def _front_matter(manifest: Manifest, base: BaseModel | None) -> Iterable[str]:
     has_transformers_js = TRANSFORMERS_JS in manifest.files
     yield "pipeline_tag: automatic-speech-recognition"
     yield f"library_name: {'transformers.js' if has_transformers_js else 'voxtral-onnx'}"
-    tags = ["onnx", "onnxruntime", "voxtral-onnx", *(["transformers.js"] if has_transformers_js else []), "streaming"]
+    tags = [
+        "onnx",
+        "onnxruntime",
+        "voxtral-onnx",
+        *(["transformers.js"] if has_transformers_js else []),
+        "streaming",
+    ]
     yield from ("tags:", *(f"- {tag}" for tag in tags))
 
 
 def _introduction(manifest: Manifest, base: BaseModel | None) -> Iterable[str]:
-    origin = f"[{base.repo_id}](https://huggingface.co/{base.repo_id})" if base else "A Voxtral Realtime model"
+    origin = (
+        f"[{base.repo_id}](https://huggingface.co/{base.repo_id})"
+        if base
+        else "A Voxtral Realtime model"
+    )
     revision = f" at revision `{base.revision}`" if base and base.revision else ""
-    yield f"{origin}{revision} as ONNX: streaming speech to text on onnxruntime, in Python, Node.js and a browser tab."
+    yield (
+        f"{origin}{revision} as ONNX: streaming speech to text on onnxruntime, in Python, Node.js "
+        "and a browser tab."
+    )
     if manifest.scope:
         yield f"\n{manifest.scope[0].upper()}{manifest.scope[1:]}."
-    yield f"\nMade by {manifest.generator} from weights with the fingerprint `{manifest.fingerprint}`."
+    yield (
+        f"\nMade by {manifest.generator} from weights with the fingerprint "
+        f"`{manifest.fingerprint}`."
+    )
 
 
 def _precisions(manifest: Manifest) -> Iterable[str]:
     """A table of what each takes, then what each recipe does to which weights."""
-    yield "| precision | activations | recipe | encoder, bytes | decoder, bytes | to download, bytes |"
+    yield (
+        "| precision | activations | recipe | encoder, bytes | decoder, bytes | to download, bytes "
+        "|"
+    )
     yield "| --- | --- | --- | ---: | ---: | ---: |"
     recipes = {}
     for name, precision in manifest.precisions.items():
         recipe = precision.recipe
         encoder, decoder = (
-            sum(manifest.files[file].size for file in graph.data) for graph in (precision.encoder, precision.decoder)
+            sum(manifest.files[file].size for file in graph.data)
+            for graph in (precision.encoder, precision.decoder)
         )
         whole = sum(file.size for file in manifest.files_of([name]).values())
-        yield f"| {name} | {precision.activation_dtype} | {recipe['name']} | {encoder:,} | {decoder:,} | {whole:,} |"
+        yield (
+            f"| {name} | {precision.activation_dtype} | {recipe['name']} | {encoder:,} | "
+            f"{decoder:,} | {whole:,} |"
+        )
         if recipe["rules"]:
             recipes[recipe["name"]] = recipe
     for name, recipe in recipes.items():
-        yield f"\nRecipe `{name}`, `accuracy_level` {recipe['accuracy_level']}; the first pattern to match counts:\n"
+        yield (
+            f"\nRecipe `{name}`, `accuracy_level` {recipe['accuracy_level']}; the first pattern to "
+            "match counts:\n"
+        )
         yield "| weights | bits | block | method |"
         yield "| --- | ---: | ---: | --- |"
         for rule in recipe["rules"]:
-            yield f"| `{rule['tensors']}` | {rule['bits']} | {rule['block_size']} | {rule['method']} |"
+            yield (
+                f"| `{rule['tensors']}` | {rule['bits']} | {rule['block_size']} | {rule['method']} "
+                "|"
+            )
 
 
 def _hosts(manifest: Manifest, repo_id: str) -> Iterable[str]:
@@ -147,12 +186,12 @@ with Transcriber("{repo_id}") as transcriber:
     print(transcriber.transcribe("talk.wav").text)
 ```
 
-**A browser tab**: `pip install 'voxtral-onnx[cpu,serve]'`, then `voxtral-onnx serve {repo_id}`; or as a static site:
-`voxtral-onnx bundle {repo_id} -o site`.
+**A browser tab**: `pip install 'voxtral-onnx[cpu,serve]'`, then `voxtral-onnx serve {repo_id}`; or
+as a static site: `voxtral-onnx bundle {repo_id} -o site`.
 
-**Any program on onnxruntime** (C, C++, Java, Node.js …): `onnx/mel.onnx`, `{graphs.encoder.path}` and
-`{graphs.decoder.path}` with the rules in `{FILE_NAME}`, which voxtral-onnx's `docs/artifact.md` explains; its
-`examples/node` and `examples/cpp` are such programs, one file each.
+**Any program on onnxruntime** (C, C++, Java, Node.js …): `onnx/mel.onnx`, `{graphs.encoder.path}`
+and `{graphs.decoder.path}` with the rules in `{FILE_NAME}`, which voxtral-onnx's `docs/artifact.md`
+explains; its `examples/node` and `examples/cpp` are such programs, one file each.
 
 **OpenVINO** reads the same graphs, one stream at a time, from a folder without links:
 
@@ -164,7 +203,8 @@ hf download {repo_id} --local-dir {repo_id.partition("/")[2]}
 openvino.Core().compile_model("{repo_id.partition("/")[2]}/{graphs.decoder.path}", "CPU")
 ```
 
-Graphs in float16 take an extension for QuickGelu first, five lines in voxtral-onnx's `examples/openvino_host.py`."""
+Graphs in float16 take an extension for QuickGelu first, five lines in voxtral-onnx's
+`examples/openvino_host.py`."""
     families: dict[str, str] = {}  # the first precision that has each
     for name, kind in manifest.precisions.items():
         for family in kind.families:
@@ -172,22 +212,33 @@ Graphs in float16 take an extension for QuickGelu first, five lines in voxtral-o
     if precision := families.get("portable"):
         encoder, decoder = manifest.family(precision, "portable")
         yield f"""
-**Hosts without onnxruntime's own operators**: `{encoder.path}` and `{decoder.path}` have the same inputs and outputs
-in operators of ONNX opset 23 alone."""
+**Hosts without onnxruntime's own operators**: `{encoder.path}` and `{decoder.path}` have the same
+inputs and outputs in operators of ONNX opset 23 alone."""
     if precision := families.get("transformers_js"):
         yield f"""
 **transformers.js** 4.3 or newer, in Node.js and on WebGPU: `npm install @huggingface/transformers`
 
 ```js
-import {{ VoxtralRealtimeForConditionalGeneration, VoxtralRealtimeProcessor }} from '@huggingface/transformers'
+import {{
+  VoxtralRealtimeForConditionalGeneration, VoxtralRealtimeProcessor
+}} from '@huggingface/transformers'
 
 const processor = await VoxtralRealtimeProcessor.from_pretrained('{repo_id}')
-const model = await VoxtralRealtimeForConditionalGeneration.from_pretrained('{repo_id}', {{ dtype: '{precision}' }})
+const model = await VoxtralRealtimeForConditionalGeneration.from_pretrained(
+  '{repo_id}', {{ dtype: '{precision}' }}
+)
 ```
 
 How sound is fed while it is spoken stands in voxtral-onnx's `examples/transformers_js.mjs`."""
 
 
 def _licence(manifest: Manifest, base: BaseModel | None) -> str:
-    origin = f"[{base.repo_id}](https://huggingface.co/{base.repo_id})" if base else "the checkpoint they come from"
-    return f"The weights come under the licence of {origin}{f': {manifest.license}' if manifest.license else ''}."
+    origin = (
+        f"[{base.repo_id}](https://huggingface.co/{base.repo_id})"
+        if base
+        else "the checkpoint they come from"
+    )
+    return (
+        "The weights come under the licence of "
+        f"{origin}{f': {manifest.license}' if manifest.license else ''}."
+    )

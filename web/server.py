@@ -1,4 +1,7 @@
-"""The page and an artifact over HTTP, with what browsers ask of pages that compute: isolation, ranges, right types."""
+"""The page and an artifact over HTTP, with what browsers ask of pages that compute.
+
+Isolation, ranges, right types.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +45,8 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 def create_app(artifact: Path, precisions: Sequence[str] | None = None) -> Starlette:
     """An ASGI application that serves the page at / and the artifact's files below artifact/.
 
-    Only files that the manifest or the page names are served; of the artifact those of `precisions`, as
-    `site_manifest` takes them.
+    Only files that the manifest or the page names are served; of the artifact those of
+    `precisions`, as `site_manifest` takes them.
 
     Raises:
         ArtifactError: not a whole artifact, or no onnxruntime-web.
@@ -56,7 +59,9 @@ def create_app(artifact: Path, precisions: Sequence[str] | None = None) -> Starl
         from starlette.responses import FileResponse, Response
         from starlette.routing import Route
     except ImportError as error:
-        raise DeviceError(f"serve needs {error.name}; run: pip install 'voxtral-onnx[serve]'") from error
+        raise DeviceError(
+            f"serve needs {error.name}; run: pip install 'voxtral-onnx[serve]'"
+        ) from error
     manifest = site_manifest(artifact, precisions)
     made = {f"{ARTIFACT}/{FILE_NAME}": manifest_bytes(manifest)}
     if certificate := site_certificate(artifact, manifest):
@@ -70,7 +75,9 @@ def create_app(artifact: Path, precisions: Sequence[str] | None = None) -> Starl
         if name not in files:
             raise HTTPException(404, f"{name}: no such file")
         path = files[name]
-        return FileResponse(path, headers=HEADERS, media_type=TYPES.get(path.suffix, "application/octet-stream"))
+        return FileResponse(
+            path, headers=HEADERS, media_type=TYPES.get(path.suffix, "application/octet-stream")
+        )
 
     return Starlette(routes=[Route("/{name:path}", send)])
 
@@ -91,8 +98,8 @@ def serve(
         host: address to listen on; 0.0.0.0 for all.
         port: 0 takes a free one.
         precisions: of the artifact; None for what browsers run.
-        https: with a certificate of this machine's own, which browsers warn of; other devices' browsers give
-            microphones and WebGPU to secure pages only.
+        https: with a certificate of this machine's own, which browsers warn of; other devices'
+            browsers give microphones and WebGPU to secure pages only.
         on_ready: called with the page's address when it listens.
 
     Raises:
@@ -103,14 +110,24 @@ def serve(
     try:
         import uvicorn
 
-        options = dict(zip(("ssl_certfile", "ssl_keyfile"), map(str, certificate()), strict=True)) if https else {}
+        options = (
+            dict(zip(("ssl_certfile", "ssl_keyfile"), map(str, certificate()), strict=True))
+            if https
+            else {}
+        )
     except ImportError as error:
-        raise DeviceError(f"serve needs {error.name}; run: pip install 'voxtral-onnx[serve]'") from error
+        raise DeviceError(
+            f"serve needs {error.name}; run: pip install 'voxtral-onnx[serve]'"
+        ) from error
     try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{host}:{port}: cannot be listened on ({reason}); choose another --port, or 0") from error
+        raise UsageError(
+            f"{host}:{port}: cannot be listened on ({reason}); choose another --port, or 0"
+        ) from error
     with listener:
         shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
         place = f"[{shown}]" if ":" in shown else shown
@@ -119,7 +136,9 @@ def serve(
 
 
 def certificate() -> tuple[Path, Path]:
-    """A self-signed certificate for this machine's names and addresses, and its key; kept and renewed.
+    """A self-signed certificate for this machine's names and addresses, and its key.
+
+    Kept and renewed.
 
     Raises:
         ImportError: cryptography is not installed.
@@ -136,7 +155,10 @@ def certificate() -> tuple[Path, Path]:
     if all(path.is_file() for path in paths):
         kept = x509.load_pem_x509_certificate(paths[0].read_bytes())
         alternatives = kept.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        if kept.not_valid_after_utc > now + datetime.timedelta(days=7) and list(alternatives) == names:
+        if (
+            kept.not_valid_after_utc > now + datetime.timedelta(days=7)
+            and list(alternatives) == names
+        ):
             return paths
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "voxtral-onnx on this computer")])
@@ -172,4 +194,7 @@ def _own_names() -> list:
         found = set()
     addresses = sorted(found | {"127.0.0.1", "::1"})
     names = dict.fromkeys(("localhost", host))
-    return [*map(x509.DNSName, names), *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses)]
+    return [
+        *map(x509.DNSName, names),
+        *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses),
+    ]

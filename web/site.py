@@ -1,7 +1,8 @@
 """The page and an artifact as one set of files: what `serve` sends and `bundle` writes.
 
-The page's own files stand at the root, onnxruntime-web with its licence in `vendor`, the clip of its self-test in
-`samples`, and in `artifact` the manifest, the files of some precisions, and the certificate where there is one.
+The page's own files stand at the root, onnxruntime-web with its licence in `vendor`, the clip of
+its self-test in `samples`, and in `artifact` the manifest, the files of some precisions, and the
+certificate where there is one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from ..errors import ArtifactError, StorageError, UsageError
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest, hash_file, sync_folder
 
 PAGE = Path(__file__).parent
-CLIP = PAGE.parent / "assets" / "tiny" / "samples" / "command-hibari.wav"  # what certificates' self-tests transcribe
+# what certificates' self-tests transcribe
+CLIP = PAGE.parent / "assets" / "tiny" / "samples" / "command-hibari.wav"
 ARTIFACT = "artifact"  # where index.html looks for the model
 PRECISIONS = ("q4f16", "q4")  # what browsers run; others are served where an artifact has neither
 SPACE_CARD = """\
@@ -34,8 +36,9 @@ custom_headers:
   cross-origin-opener-policy: same-origin
   cross-origin-resource-policy: cross-origin
 ---
-Speech to text in this browser tab: the model ({size}) is downloaded once and runs on this computer's GPU; no sound
-leaves it. Made with {generator}.{scope} The page and onnxruntime-web come under their own licences: `vendor/LICENSE`.
+Speech to text in this browser tab: the model ({size}) is downloaded once and runs on this
+computer's GPU; no sound leaves it. Made with {generator}.{scope} The page and onnxruntime-web come
+under their own licences: `vendor/LICENSE`.
 """  # source of the keys: huggingface.co/docs/hub/spaces-config-reference
 
 
@@ -52,11 +55,15 @@ def page_files() -> dict[str, Path]:
         )
     own = [PAGE / name for name in ("index.html", "minimal.html", "page.css", "sw.js")]
     paths = [*own, *sorted((PAGE / "src").glob("*.js")), *sorted((PAGE / "vendor").iterdir())]
-    return {path.relative_to(PAGE).as_posix(): path for path in paths} | {f"samples/{CLIP.name}": CLIP}
+    return {path.relative_to(PAGE).as_posix(): path for path in paths} | {
+        f"samples/{CLIP.name}": CLIP
+    }
 
 
 def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Manifest:
-    """An artifact's manifest with some of its precisions: those named, or of what is there what browsers run.
+    """An artifact's manifest with some of its precisions.
+
+    Those named, or of what is there what browsers run.
 
     Raises:
         ArtifactError: not an artifact, or files of a precision are missing or of another size.
@@ -66,7 +73,10 @@ def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Ma
     held = manifest.held(artifact)
     chosen = precisions or [name for name in PRECISIONS if name in held] or held
     if unknown := [name for name in chosen if name not in held]:
-        raise UsageError(f"precision {', '.join(unknown)}: expected one of {', '.join(held)}, which {artifact} has")
+        raise UsageError(
+            f"precision {', '.join(unknown)}: expected one of {', '.join(held)}, "
+            f"which {artifact} has"
+        )
     files = manifest.files_of(chosen)
     native = {name: replace(manifest.precisions[name], families={}) for name in chosen}
     manifest = replace(manifest, precisions=native, files=files)
@@ -75,7 +85,10 @@ def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Ma
 
 
 def absent_precisions(artifact: Path) -> list[str]:
-    """What browsers run of an artifact and this folder does not hold, as after a download of one precision."""
+    """Return the precisions that browsers run and this folder does not hold.
+
+    They are precisions of the artifact that are absent, as after a download of one precision.
+    """
     manifest = Manifest.read(artifact)
     held = manifest.held(artifact)
     return [name for name in PRECISIONS if name in manifest.precisions and name not in held]
@@ -89,7 +102,9 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 def site_files(
     artifact: Path, precisions: Sequence[str] | None = None, *, space: bool = False
 ) -> tuple[Manifest, dict[str, Path | bytes]]:
-    """The manifest of a site, and its files by their paths in it: where each stands, or what it holds.
+    """The manifest of a site, and its files by their paths in it.
+
+    Where each stands, or what it holds.
 
     Raises:
         ArtifactError, UsageError: as `page_files` and `site_manifest`.
@@ -108,7 +123,9 @@ def site_files(
 
 
 def site_certificate(artifact: Path, manifest: Manifest) -> bytes | None:
-    """The artifact's certificate, naming the site's manifest, whose graphs and weights are the same; None without one.
+    """Return the artifact's certificate, naming the site's manifest.
+
+    The site's graphs and weights are the artifact's. Without a certificate the result is None.
 
     A certificate that is of another artifact, or of this one before it changed, is none.
     """
@@ -140,7 +157,8 @@ def bundle(
         on_file: called before each file with its name, the bytes done and all bytes.
 
     Raises:
-        ArtifactError: not a whole artifact, a file that differs from its hash, or no onnxruntime-web.
+        ArtifactError: not a whole artifact, a file that differs from its hash, or no
+            onnxruntime-web.
         StorageError: the folder exists, cannot be written, or its disk is too small.
         UsageError: a precision that the artifact does not have.
     """
@@ -154,7 +172,9 @@ def bundle(
         sizes = {name: file_size(file) for name, file in files.items()}
         total, free, done = sum(sizes.values()), shutil.disk_usage(output.parent).free, 0
         if total > free:
-            raise StorageError(f"{output}: needs {total / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free")
+            raise StorageError(
+                f"{output}: needs {total / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free"
+            )
         for name, file in files.items():
             on_file(name, done, total)
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +185,9 @@ def bundle(
             done += sizes[name]
         for name, expected in manifest.files.items():
             if hash_file(partial / ARTIFACT / name).sha256 != expected.sha256:
-                raise ArtifactError(f"{artifact / name}: differs from its sha256; download or export it again")
+                raise ArtifactError(
+                    f"{artifact / name}: differs from its sha256; download or export it again"
+                )
         partial.rename(output)
         sync_folder(output.parent)
     except OSError as error:
@@ -186,7 +208,10 @@ def file_size(file: Path | bytes) -> int:
 
 def space_card(manifest: Manifest) -> str:
     """The README.md of a static Space."""
-    size = max(sum(file.size for file in manifest.files_of([name]).values()) for name in manifest.precisions)
+    size = max(
+        sum(file.size for file in manifest.files_of([name]).values())
+        for name in manifest.precisions
+    )
     return SPACE_CARD.format(
         title="Speech to text in this tab",
         size=f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB",

@@ -22,7 +22,7 @@
 using Json = nlohmann::ordered_json;
 
 const char* NEEDED = "1.30";  // version of onnxruntime
-const int FORMAT = 1;         // of the manifest
+const int FORMATS[] = {1, 2};  // of the manifest, oldest and newest
 
 const std::map<std::string, std::pair<ONNXTensorElementDataType, size_t>> TYPES = {
     {"float32", {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, 4}},
@@ -264,7 +264,8 @@ int main(int count, char** arguments) try {
   if (minor_version(version) < minor_version(NEEDED))
     throw std::runtime_error("onnxruntime " + version + ": needed is " + NEEDED + " or newer");
   Json manifest = read_json(folder + "/voxtral_onnx.json"), vocab = read_json(folder + "/tekken.json").at("vocab");
-  if (manifest.at("format") != FORMAT) throw std::runtime_error(folder + ": another format; export again");
+  int format = manifest.at("format");
+  if (format < FORMATS[0] || format > FORMATS[1]) throw std::runtime_error(folder + ": another format; export again");
   const Json& precisions = manifest.at("precisions");
   std::string name = count > 3 ? arguments[3] : precisions.begin().key();
   if (!precisions.contains(name))

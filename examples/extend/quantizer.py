@@ -20,7 +20,9 @@ def clipped(blocks, bits):
     return np.minimum(largest, limit) / (2 ** (bits - 1) - 1), None
 
 
-RECIPE = Recipe("clipped", accuracy_level=4, rules=(Rule("*", bits=4, block_size=32, method="clipped"),))
+RECIPE = Recipe(
+    "clipped", accuracy_level=4, rules=(Rule("*", bits=4, block_size=32, method="clipped"),)
+)
 
 if __name__ == "__main__":
     print(export(sys.argv[1], sys.argv[2], precisions=["q4"], recipe=RECIPE))

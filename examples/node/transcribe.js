@@ -11,7 +11,7 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import * as ort from 'onnxruntime-node'
 
-const [NEEDED, FORMAT] = ['1.30', 1] // of onnxruntime, of the manifest
+const [NEEDED, FORMATS] = ['1.30', [1, 2]] // of onnxruntime, of the manifest
 const ARRAYS = { float32: Float32Array, float16: Uint16Array, int64: BigInt64Array, int32: Int32Array }
 
 const tensor = (dtype, values, dims) => new ort.Tensor(dtype, ARRAYS[dtype].from(values), dims)
@@ -73,7 +73,7 @@ export async function load(folder, precision) {
   }
   const read = async (name) => JSON.parse(await readFile(path.join(folder, name), 'utf8'))
   const [manifest, { vocab }] = await Promise.all([read('voxtral_onnx.json'), read('tekken.json')])
-  if (manifest.format !== FORMAT) throw new Error(`${folder}: expected format ${FORMAT}, got ${manifest.format}; export again`)
+  if (!FORMATS.includes(manifest.format)) throw new Error(`${folder}: expected format ${FORMATS.join(' or ')}, got ${manifest.format}; export again`)
   const graphs = manifest.precisions[(precision ??= Object.keys(manifest.precisions)[0])]
   const add = `voxtral-onnx export SOURCE -o ${folder} --precision ${precision}`
   if (!graphs) throw new Error(`${folder}: has ${Object.keys(manifest.precisions)}, not ${precision}; add it: ${add}`)

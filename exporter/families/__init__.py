@@ -1,4 +1,7 @@
-"""Artifact families: which graphs there are for which hosts, and how their inputs and outputs are called."""
+"""Artifact families.
+
+Which graphs there are for which hosts, and how their inputs and outputs are called.
+"""
 
 from __future__ import annotations
 

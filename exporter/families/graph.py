@@ -1,4 +1,7 @@
-"""What a family of graphs consists of: plans of graphs for each precision, and files beside them."""
+"""What a family of graphs consists of.
+
+Plans of graphs for each precision, and files beside them.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,14 @@ class GraphPlan:
     outputs: tuple[TensorSpec, ...]
     graph_file: str  # below the artifact folder
     data_file: str  # stem of the external data files
-    tensors: tuple[str, ...]  # how names of the checkpoint's tensors begin that are written into them
+    # how names of the checkpoint's tensors begin that are written into them
+    tensors: tuple[str, ...]
     fused_operators: Mapping[str, int]  # what tracing must find, layer by layer
-    lender: str | None = None  # the graph, bound before, whose data files these are: then nothing is written into them
+    # the graph, bound before, whose data files these are: then nothing is written into them
+    lender: str | None = None
     inline_bytes: int = 0  # of values that stand in the graph's own file
-    defaults: Mapping[str, int] = field(default_factory=dict)  # what an input [1] is that a host does not feed
+    # what an input [1] is that a host does not feed
+    defaults: Mapping[str, int] = field(default_factory=dict)
     standard: bool = False  # whether operators of the ONNX standard must do
 
     @property
@@ -47,7 +53,9 @@ PlanOf = Callable[[VoxtralConfig], GraphPlan]  # a graph's plan at any depth
 class PlanPrecision(Protocol):
     """Plans the graphs of one precision; in a partial with the keyword `build` each."""
 
-    def __call__(self, *, tokens: Tokens, build: Build, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
+    def __call__(
+        self, *, tokens: Tokens, build: Build, dtype: str, suffix: str
+    ) -> tuple[PlanOf, ...]:
         """One for each graph."""
         ...
 
@@ -64,7 +72,10 @@ class WriteFiles(Protocol):
         tekken: bytes,
         graphs: Mapping[str, Mapping[str, int]],
     ) -> dict[str, bytes]:
-        """Their content by name; `graphs` has the number of data files of each graph, by precision."""
+        """Their content by name.
+
+        `graphs` has the number of data files of each graph, by precision.
+        """
         ...
 
 
@@ -90,10 +101,17 @@ def cache_specs(
 
 
 def fused_operators(stack: TransformerConfig, build: Build, name: str) -> dict[str, int]:
-    """Fused nodes of the layers: each layer has 1 attention, 2 rotations, 7 matrix products, 2 norms."""
+    """Fused nodes of the layers.
+
+    Each layer has 1 attention, 2 rotations, 7 matrix products, 2 norms.
+    """
     layers = stack.num_hidden_layers
     linears = [f"{name}.layers.{i}.self_attn.{part}_proj" for i in range(layers) for part in "qkvo"]
-    linears += [f"{name}.layers.{i}.mlp.{part}_proj" for i in range(layers) for part in ("gate", "up", "down")]
+    linears += [
+        f"{name}.layers.{i}.mlp.{part}_proj"
+        for i in range(layers)
+        for part in ("gate", "up", "down")
+    ]
     if name == "audio_tower":
         linears += ["multi_modal_projector.linear_1", "multi_modal_projector.linear_2"]
     quantized = sum(build.recipe.rule_for(linear) is not None for linear in linears)

@@ -1,4 +1,7 @@
-"""The files that libraries in Hugging Face's style read first: configurations, and the tokenizer."""
+"""The files that libraries in Hugging Face's style read first.
+
+Configurations, and the tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,12 @@ ROOT_NAMES = (
 DELAY_TOKENS = 6  # transformers.js's NUM_DELAY_TOKENS, which fixes the length of the prompt
 _NAMED = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 # What transformers.js's `processing_voxtral_realtime.js` has in its code instead of reading it.
-_PROCESSOR = {"<s>": 1, "[STREAMING_PAD]": 32, "tokens of silence before the audio": 32, "mel frames a token": 8}
+_PROCESSOR = {
+    "<s>": 1,
+    "[STREAMING_PAD]": 32,
+    "tokens of silence before the audio": 32,
+    "mel frames a token": 8,
+}
 
 
 def root_files(
@@ -37,13 +45,20 @@ def root_files(
     """Content of ROOT_NAMES; `graphs` has the number of data files of each graph, by precision.
 
     Raises:
-        CheckpointError: a checkpoint that transformers.js's processor does not fit, or a tokenizer without a pattern.
+        CheckpointError: a checkpoint that transformers.js's processor does not fit, or a tokenizer
+            without a pattern.
     """
-    found = (tokens.bos, tokens.streaming_pad, streaming.left_pad_tokens, config.audio.frames_per_token)
+    found = (
+        tokens.bos,
+        tokens.streaming_pad,
+        streaming.left_pad_tokens,
+        config.audio.frames_per_token,
+    )
     for (name, expected), value in zip(_PROCESSOR.items(), found, strict=True):
         if value != expected:
             raise CheckpointError(
-                f"family transformers_js: {name}: its processor has {expected}, this checkpoint {value}; "
+                f"family transformers_js: {name}: its processor has {expected}, this checkpoint "
+                f"{value}; "
                 "export with --family native"
             )
     specials = special_tokens(json.loads(tekken))
@@ -63,10 +78,16 @@ def root_files(
     }
 
 
-def _config(config: VoxtralConfig, ids: Mapping[str, int], graphs: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+def _config(
+    config: VoxtralConfig, ids: Mapping[str, int], graphs: Mapping[str, Mapping[str, int]]
+) -> dict[str, Any]:
     """The model's, with what transformers.js wants to know of the files."""
     encoder, decoder = config.encoder, config.decoder
-    counts = {PurePosixPath(path).name: count for files in graphs.values() for path, count in files.items()}
+    counts = {
+        PurePosixPath(path).name: count
+        for files in graphs.values()
+        for path, count in files.items()
+    }
     return {
         "architectures": ["VoxtralRealtimeForConditionalGeneration"],
         "model_type": "voxtral_realtime",

@@ -25,7 +25,10 @@ def encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -
     """C tokens a call: 8c mel frames -> 4c encoder frames -> c audio embeddings; batch 1."""
     stack, frames = config.encoder, config.audio.frames_per_token
     rows = f"{stack.downsample_factor}*chunk"
-    states = [("conv1_state", (1, config.audio.n_mels, 2)), ("conv2_state", (1, stack.hidden_size, 1))]
+    states = [
+        ("conv1_state", (1, config.audio.n_mels, 2)),
+        ("conv2_state", (1, stack.hidden_size, 1)),
+    ]
     return GraphPlan(
         role="encoder",
         module=lambda: Encoder(build, config),
@@ -47,7 +50,9 @@ def encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -
     )
 
 
-def decoder_plan(config: VoxtralConfig, tokens: Tokens, build: Build, dtype: str, suffix: str) -> GraphPlan:
+def decoder_plan(
+    config: VoxtralConfig, tokens: Tokens, build: Build, dtype: str, suffix: str
+) -> GraphPlan:
     """Embedding lookup, layers, head and greedy choice; batch > 1 only with seq = 1."""
     stack = config.decoder
     step = ("batch", "seq")
@@ -77,7 +82,9 @@ def decoder_plan(config: VoxtralConfig, tokens: Tokens, build: Build, dtype: str
     )
 
 
-def _positions(stack: TransformerConfig, dtype: str, batch: int | str, rows: int | str) -> tuple[TensorSpec, ...]:
+def _positions(
+    stack: TransformerConfig, dtype: str, batch: int | str, rows: int | str
+) -> tuple[TensorSpec, ...]:
     return (
         TensorSpec("cos", dtype, (batch, rows, stack.head_dim // 2)),
         TensorSpec("sin", dtype, (batch, rows, stack.head_dim // 2)),

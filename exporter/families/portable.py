@@ -1,7 +1,8 @@
 """The portable family: the native contract in operators of the ONNX standard alone, opset 23.
 
-Inputs, outputs and the rule by which cache rows move are native's, so a host runs either by naming other files. Weights
-of 4 and 8 bits stand in the layout that DequantizeLinear and MatMul want, in files of their own; floats are native's.
+Inputs, outputs and the rule by which cache rows move are native's, so a host runs either by naming
+other files. Weights of 4 and 8 bits stand in the layout that DequantizeLinear and MatMul want, in
+files of their own; floats are native's.
 """
 
 from __future__ import annotations

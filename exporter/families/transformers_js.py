@@ -1,8 +1,10 @@
-"""The family of transformers.js: encoder, embedding and decoder on the native graphs' weights, with growing caches.
+"""The family of transformers.js.
 
-Its `modeling_voxtral_realtime.js` (4.3) says what is fed: caches begin empty, each call's present is the next one's
-past, and masks of ones only tell how long a session is. So the graphs keep of the past what the window reaches, and
-work out rotations themselves.
+Encoder, embedding and decoder on the native graphs' weights, with growing caches.
+
+Its `modeling_voxtral_realtime.js` (4.3) says what is fed: caches begin empty, each call's present
+is the next one's past, and masks of ones only tell how long a session is. So the graphs keep of the
+past what the window reaches, and work out rotations themselves.
 """
 
 from __future__ import annotations
@@ -41,7 +43,11 @@ def audio_encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: 
         role="audio_encoder",
         module=lambda: StreamedEncoder(build, config),
         inputs=(
-            TensorSpec("input_features", "float32", (1, config.audio.n_mels, f"{config.audio.frames_per_token}*chunk")),
+            TensorSpec(
+                "input_features",
+                "float32",
+                (1, config.audio.n_mels, f"{config.audio.frames_per_token}*chunk"),
+            ),
             TensorSpec("attention_mask", "int64", (1, "total_sequence_length")),
             TensorSpec("position_ids", "int64", (1, f"{stack.downsample_factor}*chunk")),
             TensorSpec("past_padding_cache", dtype, padding_cache),
@@ -62,13 +68,20 @@ def audio_encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: 
 
 
 def embed_tokens_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -> GraphPlan:
-    """Token ids -> rows of the tied table, of which it has a copy: a graph reads data files of its own name alone."""
+    """Token ids -> rows of the tied table, of which it has a copy.
+
+    A graph reads data files of its own name alone.
+    """
     tied = build.recipe.rule_for("language_model.embed_tokens")
     return GraphPlan(
         role="embed_tokens",
         module=lambda: Embedding(build, config),
         inputs=(TensorSpec("input_ids", "int64", (1, "sequence_length")),),
-        outputs=(TensorSpec("inputs_embeds", "float32", (1, "sequence_length", config.decoder.hidden_size)),),
+        outputs=(
+            TensorSpec(
+                "inputs_embeds", "float32", (1, "sequence_length", config.decoder.hidden_size)
+            ),
+        ),
         graph_file=f"onnx/embed_tokens{suffix}.onnx",
         data_file=f"onnx/embed_tokens{suffix}.onnx_data",
         tensors=("language_model.embed_tokens.",),
@@ -78,7 +91,8 @@ def embed_tokens_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: s
 
 def decoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -> GraphPlan:
     """Audio embeddings plus token embeddings -> logits."""
-    lender, stack = native.decoder_plan(config, Tokens(0, 0, 0, 0, 0), build, dtype, suffix), config.decoder
+    lender = native.decoder_plan(config, Tokens(0, 0, 0, 0, 0), build, dtype, suffix)
+    stack = config.decoder
     tied = build.recipe.rule_for("language_model.embed_tokens")
     fused = fused_operators(stack, build, "language_model")
     return GraphPlan(
@@ -119,7 +133,9 @@ class Rotation(WithConstants):
     def constants(self) -> dict[str, np.ndarray]:
         """Of each digit's multiples of its place value."""
         positions = np.arange(BASE) * BASE ** np.arange(DIGITS)[:, None]
-        frequencies = self.stack.rope_theta ** (-2.0 * np.arange(self.stack.head_dim // 2) / self.stack.head_dim)
+        frequencies = self.stack.rope_theta ** (
+            -2.0 * np.arange(self.stack.head_dim // 2) / self.stack.head_dim
+        )
         angles = positions.reshape(-1, 1) * frequencies
         return {"cos": np.cos(angles).astype(np.float32), "sin": np.sin(angles).astype(np.float32)}
 
@@ -150,11 +166,16 @@ class StreamedEncoder(AudioEncoder):
         *past: Tensor,
     ) -> tuple[Tensor, ...]:
         stem = self.audio_tower.embedder
-        x, conv1_state = stem.conv1(past_padding_cache[:, : self.n_mels], input_features.to(self.dtype))
+        x, conv1_state = stem.conv1(
+            past_padding_cache[:, : self.n_mels], input_features.to(self.dtype)
+        )
         x, conv2_state = stem.conv2(past_padding_cache[:, self.n_mels :, 1:], x)
-        padding_cache = torch.cat((conv1_state, conv2_state.expand(-1, -1, 2)), 1)  # one column of two is read
+        # one column of two is read
+        padding_cache = torch.cat((conv1_state, conv2_state.expand(-1, -1, 2)), 1)
         cos, sin = (part.to(self.dtype) for part in self.rotation(position_ids))
-        audio_embeds, present = self.encode(x, Positions.behind(past[0], self.window, cos, sin), past)
+        audio_embeds, present = self.encode(
+            x, Positions.behind(past[0], self.window, cos, sin), past
+        )
         return audio_embeds.float(), padding_cache, *present
 
 
@@ -200,7 +221,9 @@ class StreamedDecoder(nn.Module):
         positions = begin + torch.arange(seq)  # [seq]
         cos, sin = (part.to(self.dtype) for part in self.rotation(positions[None]))
         at = Positions.behind(past[0], self.window, cos, sin)
-        hidden, present = self.language_model.run(inputs_embeds.to(self.dtype), at, past, num_delay_tokens)
+        hidden, present = self.language_model.run(
+            inputs_embeds.to(self.dtype), at, past, num_delay_tokens
+        )
         return self.language_model.embed_tokens.logits(hidden).float(), *present
 
 

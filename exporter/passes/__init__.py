@@ -1,4 +1,7 @@
-"""Clean-ups after tracing, one rule a file. Each changes the model in place and returns how often it applied."""
+"""Clean-ups after tracing, one rule a file.
+
+Each changes the model in place and returns how often it applied.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,10 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 
 
 def merge_common_subexpressions(model: ir.Model) -> int:
-    """Rule: two nodes with equal operator, inputs and attributes become one. Returns how many nodes went."""
+    """Rule: two nodes with equal operator, inputs and attributes become one.
+
+    Returns how many nodes went.
+    """
     before = len(model.graph)
     CommonSubexpressionEliminationPass()(model)
     return before - len(model.graph)

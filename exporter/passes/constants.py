@@ -7,7 +7,10 @@ import onnxscript.optimizer
 
 
 def fold_constants(model: ir.Model) -> int:
-    """Rule: slice bounds and shapes that the tracer spelled out as Cast and Reshape of constants are computed now.
+    """Rule.
+
+    Slice bounds and shapes that the tracer spelled out as Cast and Reshape of constants are
+    computed now.
 
     Initializers hold no values yet and are left alone. Returns how many nodes went.
     """

@@ -10,9 +10,12 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 
 def name_values(model: ir.Model, weights: Iterable[str]) -> None:
-    """Rule: nodes and what they write are named by operator and number, constants by number; weights keep their names.
+    """Rule: nodes and what they write are named by operator and number, constants by number.
 
-    Constant nodes become initializers, equal constants one; initializers stand in the order in which they are read.
+    Weights keep their names.
+
+    Constant nodes become initializers, equal constants one; initializers stand in the order in
+    which they are read.
     """
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     graph, kept = model.graph, {*model.graph.inputs, *model.graph.outputs}
@@ -44,4 +47,8 @@ def _identity(value: ir.Value, named: Container[str | None]) -> object:
     if value.name in named:
         return value.name
     assert value.const_value is not None, f"{value.name}: neither a weight nor a constant"
-    return value.const_value.dtype, tuple(value.const_value.shape.numpy()), value.const_value.tobytes()
+    return (
+        value.const_value.dtype,
+        tuple(value.const_value.shape.numpy()),
+        value.const_value.tobytes(),
+    )

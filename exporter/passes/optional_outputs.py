@@ -8,7 +8,10 @@ OPTIONAL_OUTPUTS = {"SkipSimplifiedLayerNormalization": 3}  # mean, inverse devi
 
 
 def drop_optional_outputs(model: ir.Model) -> int:
-    """Rule: an unread optional output of a fused operator loses its name, trailing ones go. Returns outputs dropped."""
+    """Rule: an unread optional output of a fused operator loses its name, trailing ones go.
+
+    Returns outputs dropped.
+    """
     dropped, wanted = 0, set(model.graph.outputs)
     for node in model.graph:
         optional = OPTIONAL_OUTPUTS.get(node.op_type, 0)

@@ -6,7 +6,10 @@ import onnx_ir as ir
 
 
 def type_packed_codes(model: ir.Model) -> int:
-    """Rule: codes and zero points of a DequantizeLinear that are half as wide as its scales are UINT4, two in a byte.
+    """Rule.
+
+    Codes and zero points of a DequantizeLinear that are half as wide as its scales are UINT4, two
+    in a byte.
 
     Returns how many initializers changed.
     """
@@ -21,6 +24,7 @@ def type_packed_codes(model: ir.Model) -> int:
         for value in (codes, zero_points):
             assert value.shape is not None
             if value.shape[1] != width:
-                value.shape, value.type = ir.Shape((value.shape[0], width)), ir.TensorType(ir.DataType.UINT4)
+                value.shape = ir.Shape((value.shape[0], width))
+                value.type = ir.TensorType(ir.DataType.UINT4)
                 typed += 1
     return typed

@@ -7,14 +7,22 @@ import onnx_ir as ir
 
 
 def make_reshapes_static(model: ir.Model) -> int:
-    """Rule: Reshape with a computed target -> Reshape with the constant target [0 for a kept axis, n, or one -1].
+    """Rule.
 
-    Applies where the output's axes are integers or the input's own symbolic axis of the same place, but for one at
-    most. Shape, Squeeze and Concat nodes that computed the target are left without use. Returns the Reshapes changed.
+    Reshape with a computed target -> Reshape with the constant target [0 for a kept axis, n, or one
+    -1].
+
+    Applies where the output's axes are integers or the input's own symbolic axis of the same place,
+    but for one at most. Shape, Squeeze and Concat nodes that computed the target are left without
+    use. Returns the Reshapes changed.
     """
     changed = 0
     for node in model.graph:
-        if node.op_type != "Reshape" or node.inputs[1] is None or ir.convenience.get_const_tensor(node.inputs[1]):
+        if (
+            node.op_type != "Reshape"
+            or node.inputs[1] is None
+            or ir.convenience.get_const_tensor(node.inputs[1])
+        ):
             continue
         target = _static_target(node.inputs[0], node.outputs[0])
         if target is None:

@@ -7,7 +7,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 
 def remove_unused_nodes(model: ir.Model) -> int:
-    """Rule: a node (or initializer) whose outputs nothing reads is removed. Returns how many nodes went."""
+    """Rule: a node (or initializer) whose outputs nothing reads is removed.
+
+    Returns how many nodes went.
+    """
     before = len(model.graph)
     RemoveUnusedNodesPass()(model)
     return before - len(model.graph)

@@ -19,14 +19,16 @@ def minute(tmp_path_factory):
     """A clip of a minute, and its words as the samples have them."""
     names = [LONG_CLIP.name, "date-hibari.wav", "number-flite.wav", LONG_CLIP.name]
     path = tmp_path_factory.mktemp("minute") / "minute.wav"
-    soundfile.write(path, np.concatenate([soundfile.read(SAMPLES / name)[0] for name in names]), 16000)
+    soundfile.write(
+        path, np.concatenate([soundfile.read(SAMPLES / name)[0] for name in names]), 16000
+    )
     assert soundfile.info(path).duration > 60
     return path
 
 
 @pytest.fixture
 def start(tiny_artifact, tmp_path):
-    """Start a command as a process in which Ctrl-C works, whatever this process was started with."""
+    """Start a command as a process in which Ctrl-C works, whatever started this one."""
     started = []
 
     def start(name, *arguments, **options) -> subprocess.Popen:
@@ -35,7 +37,11 @@ def start(tiny_artifact, tmp_path):
             "from voxtral_onnx.cli.app import main; main()"
         )
         command = [sys.executable, "-c", code, name, "-m", tiny_artifact, *arguments]
-        started.append(subprocess.Popen([str(part) for part in command], env=clean_environment(tmp_path), **options))
+        started.append(
+            subprocess.Popen(
+                [str(part) for part in command], env=clean_environment(tmp_path), **options
+            )
+        )
         return started[-1]
 
     yield start

@@ -10,7 +10,9 @@ from commands import clean_environment
 from voxtral_onnx import __version__
 from voxtral_onnx.cli import app
 
-COMMANDS = {command.callback.__name__ for command in app.app.registered_commands if command.callback}
+COMMANDS = {
+    command.callback.__name__ for command in app.app.registered_commands if command.callback
+}
 HELP_LINES = 60  # that help of one command may have on a terminal of 80 columns
 
 
@@ -29,7 +31,9 @@ def complete(tmp_path):
             COMP_CWORD=str(len(words) - 1),
         )
         command = [sys.executable, "-m", "voxtral_onnx"]
-        done = subprocess.run(command, capture_output=True, check=True, text=True, env=environment, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, check=True, text=True, env=environment, timeout=60
+        )
         assert done.stderr == ""
         return done.stdout.splitlines()
 
@@ -76,7 +80,10 @@ def test_completion_of_commands(complete):
 
 
 def test_completion_of_options(complete):
-    assert set(complete("bash", "voxtral-onnx transcribe --output-")) == {"--output-format", "--output-dir"}
+    assert set(complete("bash", "voxtral-onnx transcribe --output-")) == {
+        "--output-format",
+        "--output-dir",
+    }
     assert complete("bash", "voxtral-onnx transcribe --verbose False --vad-") == ["--vad-model"]
     assert complete("bash", "voxtral-onnx export --dry") == ["--dry-run"]
 
@@ -85,8 +92,13 @@ def test_completion_of_options(complete):
 def test_instructions_for_completion(shell, tmp_path):
     environment = clean_environment(tmp_path, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     command = [sys.executable, "-m", "voxtral_onnx", "--show-completion", shell]
-    done = subprocess.run(command, capture_output=True, check=True, text=True, env=environment, timeout=60)
-    assert f"_VOXTRAL_ONNX_COMPLETE=complete_{shell}" in done.stdout.replace('"', "") and done.stderr == ""
+    done = subprocess.run(
+        command, capture_output=True, check=True, text=True, env=environment, timeout=60
+    )
+    assert (
+        f"_VOXTRAL_ONNX_COMPLETE=complete_{shell}" in done.stdout.replace('"', "")
+        and done.stderr == ""
+    )
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
@@ -105,7 +117,9 @@ def test_completion_in_bash(tmp_path):
     """
     environment = clean_environment(tmp_path, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     command = ["bash", "-c", script, "bash", str(program.parent)]
-    done = subprocess.run(command, capture_output=True, check=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(
+        command, capture_output=True, check=True, text=True, env=environment, timeout=60
+    )
     assert (done.stdout, done.stderr) == ("quantize\n", "")
 
 
@@ -142,5 +156,7 @@ def test_inspect_for_a_reader_that_leaves(process, tiny_artifact):
 def test_nothing_heavy_is_loaded_for_help():
     heavy = {"torch", "numpy", "onnxruntime", "soundfile"}
     code = f"import sys; from voxtral_onnx.cli import app; print(*{heavy} & sys.modules.keys())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    )
     assert result.stdout.strip() == ""

@@ -17,13 +17,22 @@ RAW = (soundfile.read(CLIP, dtype="int16")[0]).tobytes()
 def test_standard_input(process, tiny_artifact):
     result = process("listen", "-m", tiny_artifact, "--stdin", input=RAW)
     assert (result.code, result.out) == (0, TEXT + "\n")
-    assert re.search(r"s of audio, .* latency p50 \d+, p95 \d+, p99 \d+ ms, RTF ", result.err.splitlines()[-1])
+    assert re.search(
+        r"s of audio, .* latency p50 \d+, p95 \d+, p99 \d+ ms, RTF ", result.err.splitlines()[-1]
+    )
 
 
 def test_events(process, tiny_artifact):
-    result = process("listen", "-m", tiny_artifact, "--stdin", "--stream-json", input=RAW + bytes(100_000))
+    result = process(
+        "listen", "-m", tiny_artifact, "--stdin", "--stream-json", input=RAW + bytes(100_000)
+    )
     events = [json.loads(line) for line in result.out.splitlines()]
-    assert {event["type"] for event in events} - {"notice"} == {"partial", "group", "silence", "final"}
+    assert {event["type"] for event in events} - {"notice"} == {
+        "partial",
+        "group",
+        "silence",
+        "final",
+    }
     assert "".join(event["text"] for event in events if event["type"] == "partial").strip() == TEXT
     assert "".join(event["text"] for event in events if event["type"] == "group").strip() == TEXT
     assert events[-1]["type"] == "final" and events[-1]["text"] == TEXT
@@ -32,8 +41,20 @@ def test_events(process, tiny_artifact):
 def test_subtitles(process, tiny_artifact, tmp_path):
     result = process("listen", "-m", tiny_artifact, "--stdin", "-f", "srt", input=RAW)
     assert result.out.startswith("1\n00:00:") and TEXT.split()[0] in result.out
-    process("listen", "-m", tiny_artifact, "--stdin", "-f", "all", "--output-dir", tmp_path / "out", input=RAW)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"stdin.{name}" for name in FORMATS}
+    process(
+        "listen",
+        "-m",
+        tiny_artifact,
+        "--stdin",
+        "-f",
+        "all",
+        "--output-dir",
+        tmp_path / "out",
+        input=RAW,
+    )
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"stdin.{name}" for name in FORMATS
+    }
     assert (tmp_path / "out/stdin.srt").read_text() == result.out
 
 
@@ -45,7 +66,9 @@ def test_input_that_ends_inside_a_sample(process, tiny_artifact):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_capture_and_keeps_what_was_said(number, code, start):
-    process = start("listen", "--stdin", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start(
+        "listen", "--stdin", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     process.stdin.write(RAW)
     process.stdin.flush()
     begun = read_word(process.stdout.fileno())
@@ -61,7 +84,10 @@ def test_a_signal_ends_the_capture_and_keeps_what_was_said(number, code, start):
     [
         (["--mic"], "--mic: a microphone is what listen records anyway; leave it out"),
         (["--gain", "auto"], "--gain: files are for `voxtral-onnx transcribe`"),
-        (["--alternatives", "2"], "--alternatives are written as JSON: add --json or --stream-json"),
+        (
+            ["--alternatives", "2"],
+            "--alternatives are written as JSON: add --json or --stream-json",
+        ),
         (["--hotword-bias", "2"], "--hotword-bias is that of --hotwords FILE"),
         (["--stdin", "-f", "all"], "add --output-dir FOLDER"),
         (["--stdin", "--sample-format", "s24le"], "sample format: expected one of"),

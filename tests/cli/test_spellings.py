@@ -12,7 +12,13 @@ from voxtral_onnx.errors import UsageError
 
 @pytest.mark.parametrize(
     "flags",
-    [["--output_format", "json"], ["--output_format=json"], ["--output-format=json"], ["-f", "json"], ["--json"]],
+    [
+        ["--output_format", "json"],
+        ["--output_format=json"],
+        ["--output-format=json"],
+        ["-f", "json"],
+        ["--json"],
+    ],
 )
 def test_underscores_and_hyphens(flags, transcribe):
     assert json.loads(transcribe(*flags, CLIP).out)["text"] == TEXT
@@ -21,7 +27,11 @@ def test_underscores_and_hyphens(flags, transcribe):
 def test_underscores_stay_in_values(transcribe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(CLIP, "x_y.wav")
-    for folder, flags in (("a_b", ["--output_dir=a_b"]), ("c_d", ["--output_dir", "c_d"]), ("e_f", ["-o", "e_f"])):
+    for folder, flags in (
+        ("a_b", ["--output_dir=a_b"]),
+        ("c_d", ["--output_dir", "c_d"]),
+        ("e_f", ["-o", "e_f"]),
+    ):
         assert transcribe(*flags, "x_y.wav").code == 0
         assert (tmp_path / folder / "x_y.txt").read_text() == TEXT + "\n"
 

@@ -31,10 +31,19 @@ def test_delay_out_of_range(delay, transcribe):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--precision", "q2"], ["precision: the artifact has q4f16, q4, q8, fp16, fp32, not 'q2'"]),
+        (
+            ["--precision", "q2"],
+            ["precision: the artifact has q4f16, q4, q8, fp16, fp32, not 'q2'"],
+        ),
         (["--context", "63"], ["context: expected at least 64 positions of 80 ms, got 63"]),
-        (["-f", "ass"], ["output format: expected one of txt, json, srt, vtt, tsv, all, got 'ass'"]),
-        (["--skip-existing"], ["--skip-existing looks for outputs in a folder: add --output-dir FOLDER"]),
+        (
+            ["-f", "ass"],
+            ["output format: expected one of txt, json, srt, vtt, tsv, all, got 'ass'"],
+        ),
+        (
+            ["--skip-existing"],
+            ["--skip-existing looks for outputs in a folder: add --output-dir FOLDER"],
+        ),
         (["-f", ""], ["output format: expected one of"]),
         (["-f", "all"], ["--output-format all writes files: add --output-dir FOLDER"]),
     ],
@@ -47,7 +56,9 @@ def test_values_that_no_command_accepts(arguments, parts, transcribe):
 
 def test_precision_that_the_artifact_lacks(artifact, run):
     run("transcribe", "-m", artifact, "--precision", "q8", CLIP).assert_refused(
-        2, "the artifact has q4f16, not 'q8'", "voxtral-onnx export SOURCE -o ARTIFACT --precision q8"
+        2,
+        "the artifact has q4f16, not 'q8'",
+        "voxtral-onnx export SOURCE -o ARTIFACT --precision q8",
     )
 
 
@@ -88,7 +99,9 @@ def test_json_is_one_object_a_line_with_the_fields_of_whisper(transcribe):
     assert [value["text"] for value in values] == [TEXTS[clip.name] for clip in CLIPS]
     for value in values:
         assert value.keys() == {"text", "segments", "duration", "token_ids", "info"}
-        assert [segment["id"] for segment in value["segments"]] == list(range(len(value["segments"])))
+        assert [segment["id"] for segment in value["segments"]] == list(
+            range(len(value["segments"]))
+        )
         assert "".join(segment["text"] for segment in value["segments"]).strip() == value["text"]
         end = 0
         for segment in value["segments"]:
@@ -108,13 +121,23 @@ def test_srt_of_a_clip(transcribe):
 def test_one_bad_file_of_several(transcribe, tmp_path):
     (tmp_path / "bad.wav").write_text("no")
     result = transcribe(
-        "--output-dir", tmp_path / "out", CLIPS[0], tmp_path / "bad.wav", tmp_path / "none.wav", CLIPS[1]
+        "--output-dir",
+        tmp_path / "out",
+        CLIPS[0],
+        tmp_path / "bad.wav",
+        tmp_path / "none.wav",
+        CLIPS[1],
     )
     assert result.code == 10
     assert result.out == "".join(TEXTS[clip.name] + "\n" for clip in CLIPS[:2])
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
-    assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == ["/bad.wav", "/none.wav"]
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {f"{clip.stem}.txt" for clip in CLIPS[:2]}
+    assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == [
+        "/bad.wav",
+        "/none.wav",
+    ]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        f"{clip.stem}.txt" for clip in CLIPS[:2]
+    }
 
 
 def test_several_files_at_a_time(transcribe, tmp_path):
@@ -127,7 +150,10 @@ def test_several_files_at_a_time(transcribe, tmp_path):
     clips = (LONG_CLIP, *CLIPS)
     assert result.out == "".join(TEXTS[clip.name] + "\n" for clip in clips)
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
-    assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == ["/bad.wav", "/none.wav"]
+    assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == [
+        "/bad.wav",
+        "/none.wav",
+    ]
     assert result.err.splitlines()[-1].startswith("4 of 6 files transcribed, 0:32 of audio at ")
     assert sum(line.startswith("[1/6] ") for line in result.err.splitlines()) == 1
     written = {file.name: file.read_text() for file in (tmp_path / "out").iterdir()}
@@ -158,14 +184,20 @@ def test_interrupted_files_at_a_time_show_what_is_done(transcribe, monkeypatch):
 
 
 def test_batch_size_of_what_is_no_file(transcribe, run):
-    run("listen", "--batch-size", 2).assert_refused(2, "--batch-size: files are for `voxtral-onnx transcribe`")
+    run("listen", "--batch-size", 2).assert_refused(
+        2, "--batch-size: files are for `voxtral-onnx transcribe`"
+    )
     transcribe("--batch-size", 0, CLIP).assert_misused("Invalid value for '--batch-size'")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--mic"], ["--stdin"], ["--stream-json"], ["--list_devices"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--mic"], ["--stdin"], ["--stream-json"], ["--list_devices"]]
+)
 def test_speech_as_it_is_spoken_is_for_listen(arguments, run):
     result = run("transcribe", *arguments)
-    result.assert_refused(2, "voxtral-onnx listen", *(argument.replace("_", "-") for argument in arguments))
+    result.assert_refused(
+        2, "voxtral-onnx listen", *(argument.replace("_", "-") for argument in arguments)
+    )
     assert len(result.err.splitlines()) == 1
 
 
@@ -177,7 +209,9 @@ def test_markup_and_emoji_codes_in_names_are_shown_as_they_are(transcribe, tmp_p
 @pytest.mark.parametrize("names", [("a/x.wav", "b/x.wav"), ("x.wav", "x.flac"), ("-", "stdin.wav")])
 def test_clashing_output_names(names, transcribe, tmp_path):
     result = transcribe("--output-dir", tmp_path / "out", *names)
-    result.assert_refused(2, "several inputs would be written as ", "transcribe them into different folders")
+    result.assert_refused(
+        2, "several inputs would be written as ", "transcribe them into different folders"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -197,17 +231,27 @@ def test_folders_and_patterns(transcribe, tmp_path):
     (tmp_path / "b/notes.txt").write_text("no audio")
     result = transcribe(tmp_path / "b", tmp_path / "?/three.wav")
     assert (result.code, result.out) == (0, 3 * f"{TEXT}\n")
-    names = [line.partition("] ")[2].partition(":")[0] for line in result.err.splitlines() if line.startswith("[")]
-    assert names == [str(tmp_path / name) for name in ("b/deep/two.WAV", "b/one.wav", "c/three.wav")]
+    names = [
+        line.partition("] ")[2].partition(":")[0]
+        for line in result.err.splitlines()
+        if line.startswith("[")
+    ]
+    assert names == [
+        str(tmp_path / name) for name in ("b/deep/two.WAV", "b/one.wav", "c/three.wav")
+    ]
     assert re.fullmatch(
-        r"3 of 3 files transcribed, 0:06 of audio at [\d.]+ times its speed", result.err.splitlines()[-1]
+        r"3 of 3 files transcribed, 0:06 of audio at [\d.]+ times its "
+        r"speed",
+        result.err.splitlines()[-1],
     )
 
 
 def test_nothing_to_transcribe(transcribe, tmp_path):
     (tmp_path / "notes.txt").write_text("no audio")
     transcribe(tmp_path).assert_refused(6, f"{tmp_path}: a folder without audio files (.wav, ")
-    transcribe(tmp_path / "*.wav").assert_refused(6, "*.wav: no such file, and as a pattern it matches none")
+    transcribe(tmp_path / "*.wav").assert_refused(
+        6, "*.wav: no such file, and as a pattern it matches none"
+    )
 
 
 def test_a_name_that_looks_like_a_pattern_is_a_name_first(transcribe, tmp_path):
@@ -240,7 +284,9 @@ def test_read_only_output_folder(transcribe, tmpfs):
     )
     result = transcribe("--output-dir", folder, CLIP)
     assert result.code == 9
-    assert f"error: {folder}/{CLIP.stem}.txt: cannot be written (Read-only file system)" in result.err
+    assert (
+        f"error: {folder}/{CLIP.stem}.txt: cannot be written (Read-only file system)" in result.err
+    )
 
 
 def test_full_output_folder_holds_only_whole_files(transcribe, tmpfs):
@@ -257,7 +303,9 @@ def test_finished_file_is_replaced_whole(transcribe, tmp_path):
     (tmp_path / f"{CLIP.stem}.txt").write_text("older and longer " * 100)
     (tmp_path / f"{CLIP.stem}.txt.partial").write_text("left by a killed process")
     assert transcribe("--output-dir", tmp_path, CLIP).code == 0
-    assert {file.name: file.read_text() for file in tmp_path.glob("*.txt*")} == {f"{CLIP.stem}.txt": TEXT + "\n"}
+    assert {file.name: file.read_text() for file in tmp_path.glob("*.txt*")} == {
+        f"{CLIP.stem}.txt": TEXT + "\n"
+    }
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -266,7 +314,9 @@ def test_full_disk_behind_standard_output(start):
         process = start("transcribe", CLIP, stdout=full, stderr=subprocess.PIPE, text=True)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 9
-    assert error.splitlines()[-1] == "error: standard output: cannot be written (No space left on device)"
+    assert error.splitlines()[-1] == (
+        "error: standard output: cannot be written (No space left on device)"
+    )
     assert "Traceback" not in error
 
 
@@ -276,12 +326,16 @@ def test_reader_that_leaves_ends_the_process_quietly(start, minute):
     process.stdout.close()
     error = process.stderr.read().decode()
     assert process.wait(60) == exit_codes.NO_READER
-    assert [line for line in error.splitlines() if not line.startswith("note: ")] == error.splitlines()[:1]
+    assert [
+        line for line in error.splitlines() if not line.startswith("note: ")
+    ] == error.splitlines()[:1]
 
 
 def test_ctrl_c_leaves_no_output_file(start, minute, tmp_path):
     folder = tmp_path / "out"
-    process = start("transcribe", "--output-dir", folder, minute, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start(
+        "transcribe", "--output-dir", folder, minute, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     read_word(process.stdout.fileno())
     process.send_signal(signal.SIGINT)
     error = process.stderr.read().decode()
@@ -340,7 +394,11 @@ def test_progress_of_a_file_and_of_all_is_for_terminals(start):
             shown += piece
     os.close(ours)
     assert process.wait(60) == 0
-    lines = re.findall(r"0:(\d\d) of 0:26 of long-mixed\.wav, 0 of 2 files, 0:\1 of audio at", shown.decode())
+    lines = re.findall(
+        r"0:(\d\d) of 0:26 of long-mixed\.wav, 0 of 2 files, 0:\1 of audio "
+        r"at",
+        shown.decode(),
+    )
     assert lines == sorted(lines) and len(set(lines)) > 1
     assert "2 of 2 files transcribed, 0:29 of audio at" in shown.decode()
 

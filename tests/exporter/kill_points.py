@@ -1,8 +1,11 @@
-"""Exports killed at drawn events; each runs in a process forked from one that has the graphs traced already.
+"""Exports killed at drawn events.
+
+Each runs in a process forked from one that has the graphs traced already.
 
     python kill_points.py CHECKPOINT FOLDER TRACES SEED POINTS
 
-Prints one JSON object for each point: what stood in the folder after the kill, and what the next export made of it.
+Prints one JSON object for each point: what stood in the folder after the kill, and what the next
+export made of it.
 """
 
 from __future__ import annotations
@@ -28,14 +31,25 @@ from voxtral_onnx.exporter.folder import UNFINISHED
 from voxtral_onnx.exporter.plan import plan_export
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 
-EVENTS = [(os, "open"), (os, "pwrite"), (os, "fsync"), (Path, "open"), (Path, "replace"), (Path, "unlink")]
+EVENTS = [
+    (os, "open"),
+    (os, "pwrite"),
+    (os, "fsync"),
+    (Path, "open"),
+    (Path, "replace"),
+    (Path, "unlink"),
+]
 EVENTS += [(Path, "mkdir")]
-SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what stands before, what is exported
+# what stands before, what is exported
+SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "fresh": ({}, {"precisions": ("q4", "fp32")}),
     "added": ({"precisions": ("fp32",)}, {"precisions": ("q4",)}),
     "renewed": ({"precisions": ("q4", "fp32")}, {"precisions": ("q4",), "recipe": "q8"}),
     "all renewed": ({"precisions": ("q4",)}, {"precisions": ("q4",), "shard_size": 1 << 20}),
-    "family added": ({"precisions": ("q4",)}, {"precisions": ("q4",), "families": ("transformers_js",)}),
+    "family added": (
+        {"precisions": ("q4",)},
+        {"precisions": ("q4",), "families": ("transformers_js",)},
+    ),
 }
 
 
@@ -69,25 +83,41 @@ def main(checkpoint: Path, folder: Path, traces: Path, seed: int, points: int) -
             if before:
                 shutil.copytree(start, out)
             status = fork(lambda: export_and_count(checkpoint, out, asked, event))  # noqa: B023
-            result = {"scenario": name, "event": event, "killed": os.WTERMSIG(status) == signal.SIGKILL}
+            result = {
+                "scenario": name,
+                "event": event,
+                "killed": os.WTERMSIG(status) == signal.SIGKILL,
+            }
             result["manifest"] = describe(out, start, whole)
-            record = json.loads(recorded.read_text()) if (recorded := out / UNFINISHED).exists() else {}
+            record = (
+                json.loads(recorded.read_text()) if (recorded := out / UNFINISHED).exists() else {}
+            )
             finished = record.get("finished", {})
-            times = {file: (out / file).stat().st_mtime_ns for graph in finished.values() for file in graph["files"]}
+            times = {
+                file: (out / file).stat().st_mtime_ns
+                for graph in finished.values()
+                for file in graph["files"]
+            }
 
             def again(asked=asked, out=out):
                 exporter.export(checkpoint, out, **asked)
                 (folder / "traced").write_text(json.dumps(num_traced))
 
             result["rerun"] = fork(again)
-            result["finished"], result["traced"] = sorted(finished), json.loads((folder / "traced").read_text())
-            result["untouched"] = all((out / file).stat().st_mtime_ns == time for file, time in times.items())
+            result["finished"] = sorted(finished)
+            result["traced"] = json.loads((folder / "traced").read_text())
+            result["untouched"] = all(
+                (out / file).stat().st_mtime_ns == time for file, time in times.items()
+            )
             result["equal"] = hashes(out) == hashes(whole)
             print(json.dumps(result))
 
 
 def export_and_count(checkpoint: Path, out: Path, asked: dict, kill_at: int = -1) -> int:
-    """Export, and count the steps that change the folder; before that of number `kill_at` the process ends."""
+    """Export, and count the steps that change the folder.
+
+    Before that of number `kill_at` the process ends.
+    """
     count = 0
 
     def counting(function):
@@ -148,4 +178,6 @@ def fork(action) -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
+    main(
+        Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+    )

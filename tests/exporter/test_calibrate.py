@@ -17,7 +17,10 @@ from voxtral_onnx.exporter.checkpoint import open_checkpoint
 from voxtral_onnx.exporter.layerwise import Layerwise
 from voxtral_onnx.exporter.plan import TINY
 
-STORED = {sample["file"]: sample for sample in json.loads((SAMPLES / "transcripts.json").read_text())["samples"]}
+STORED = {
+    sample["file"]: sample
+    for sample in json.loads((SAMPLES / "transcripts.json").read_text())["samples"]
+}
 MEL_ATOL = 5e-5  # float32 spectra summed in another order, after the logarithm of nearly nothing
 
 
@@ -52,14 +55,22 @@ def test_features_are_those_of_the_padded_recording(model):
     (clip,) = calibrate(model, [samples], max_passes=0)
     right = -len(samples) % 1280 + 17 * 1280
     padded = np.concatenate((np.zeros(32 * 1280), samples, np.zeros(right)))
-    expected = VoxtralRealtimeFeatureExtractor()(padded, sampling_rate=16000, return_tensors="np").input_features[0]
-    assert_parity(clip.input_features.numpy(), expected.astype(np.float32), atol=MEL_ATOL, what="input_features")
+    expected = VoxtralRealtimeFeatureExtractor()(
+        padded, sampling_rate=16000, return_tensors="np"
+    ).input_features[0]
+    assert_parity(
+        clip.input_features.numpy(),
+        expected.astype(np.float32),
+        atol=MEL_ATOL,
+        what="input_features",
+    )
 
 
 def test_what_is_longer_is_cut(model, monkeypatch):
     monkeypatch.setattr(calibration, "SECONDS", 0.4)
     clips = calibrate(model, [np.zeros(1280), np.zeros(9000), np.zeros(5)], max_passes=0)
-    assert [len(clip.input_ids) + 1 - 49 for clip in clips] == [1, 4]  # 5120 of the 6400 samples are left
+    # 5120 of the 6400 samples are left
+    assert [len(clip.input_ids) + 1 - 49 for clip in clips] == [1, 4]
 
 
 def test_embedded_recordings_are_those_of_the_files():
@@ -69,7 +80,9 @@ def test_embedded_recordings_are_those_of_the_files():
         assert_parity(samples, read(name), atol=0, what=name)
 
 
-@pytest.mark.parametrize("recordings", [[], [np.zeros(0)], [np.array([0.0, np.nan])], [np.zeros((2, 2))]])
+@pytest.mark.parametrize(
+    "recordings", [[], [np.zeros(0)], [np.array([0.0, np.nan])], [np.zeros((2, 2))]]
+)
 def test_no_sound(model, recordings):
     with pytest.raises(AudioError, match="calibration: "):
         calibrate(model, recordings)

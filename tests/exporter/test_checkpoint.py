@@ -57,8 +57,14 @@ def test_good_folders_open(mistral, tmp_path):
     ("make", "parts"),
     [
         (lambda path: None, ["expected a checkpoint folder or a GGUF, found nothing"]),
-        (lambda path: path.write_text("x"), ["expected a checkpoint folder or a GGUF, found a file"]),
-        (lambda path: path.mkdir(), ["params.json (Mistral's layout)", "config.json (Hugging Face's)", "neither"]),
+        (
+            lambda path: path.write_text("x"),
+            ["expected a checkpoint folder or a GGUF, found a file"],
+        ),
+        (
+            lambda path: path.mkdir(),
+            ["params.json (Mistral's layout)", "config.json (Hugging Face's)", "neither"],
+        ),
     ],
     ids=["nothing", "file", "empty-folder"],
 )
@@ -73,7 +79,9 @@ def test_missing_file(name, mistral, refuse):
     refuse(mistral, str(mistral / name))
 
 
-@pytest.mark.parametrize("name", ["processor_config.json", "model-00002-of-00002.safetensors", "tekken.json"])
+@pytest.mark.parametrize(
+    "name", ["processor_config.json", "model-00002-of-00002.safetensors", "tekken.json"]
+)
 def test_missing_file_of_hf_layout(name, hf, refuse):
     (hf / name).unlink()
     refuse(hf, str(hf / name))
@@ -104,21 +112,42 @@ def test_truncated_safetensors(size, parts, mistral, refuse):
         (safetensors_bytes([]), ["not a readable safetensors file"]),
         (safetensors_bytes({"a": 3}), ["malformed entry for a"]),
         (safetensors_bytes({"a": {"dtype": "F32", "shape": [1]}}), ["malformed entry for a"]),
-        (safetensors_bytes({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}), ["malformed entry for a"]),
-        (safetensors_bytes({"a": {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]}}), ["malformed entry for a"]),
-        (safetensors_bytes({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}), ["malformed entry for a"]),
-        (safetensors_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", 4]}}), ["malformed entry for a"]),
-        (safetensors_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-8, -4]}}), ["malformed entry for a"]),
         (
-            safetensors_bytes({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
+            safetensors_bytes({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}),
+            ["malformed entry for a"],
+        ),
+        (
+            safetensors_bytes({"a": {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]}}),
+            ["malformed entry for a"],
+        ),
+        (
+            safetensors_bytes({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}),
+            ["malformed entry for a"],
+        ),
+        (
+            safetensors_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", 4]}}),
+            ["malformed entry for a"],
+        ),
+        (
+            safetensors_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-8, -4]}}),
+            ["malformed entry for a"],
+        ),
+        (
+            safetensors_bytes(
+                {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)
+            ),
             ["does not fit 4 bytes"],
         ),
         (
-            safetensors_bytes({"a": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}, bytes(8)),
+            safetensors_bytes(
+                {"a": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}, bytes(8)
+            ),
             ["BF16, F16 or F32, got F64"],
         ),
         (
-            safetensors_bytes({"a": {"dtype": "I8", "shape": [1], "data_offsets": [0, 1]}}, bytes(1)),
+            safetensors_bytes(
+                {"a": {"dtype": "I8", "shape": [1], "data_offsets": [0, 1]}}, bytes(1)
+            ),
             ["BF16, F16 or F32, got I8"],
         ),
     ],
@@ -143,26 +172,44 @@ def encoder_args(params):
     ("change", "parts"),
     [
         (lambda p: p.pop("dim") and None, ["'dim' is missing"]),
-        (lambda p: encoder_args(p).pop("sliding_window") and None, ["encoder_args", "'sliding_window' is missing"]),
-        (lambda p: p.pop("multimodal") and None, ["'multimodal' is missing", "not of a Voxtral Realtime model"]),
+        (
+            lambda p: encoder_args(p).pop("sliding_window") and None,
+            ["encoder_args", "'sliding_window' is missing"],
+        ),
+        (
+            lambda p: p.pop("multimodal") and None,
+            ["'multimodal' is missing", "not of a Voxtral Realtime model"],
+        ),
         (lambda p: p.update(moe={"experts": 8}), ["unknown keys ['moe']", "another version"]),
         (lambda p: encoder_args(p).update(pooling=2), ["encoder_args", "unknown keys ['pooling']"]),
         (lambda p: p.update(dim="64"), ["'dim'", "expected a positive integer, got '64'"]),
         (lambda p: p.update(n_layers=0), ["'n_layers'", "expected a positive integer, got 0"]),
         (lambda p: p.update(norm_eps=-1), ["'norm_eps'", "expected a positive number, got -1"]),
-        (lambda p: p.update(rope_theta=float("nan")), ["'rope_theta'", "expected a positive number, got nan"]),
-        (lambda p: p.update(tied_embeddings=False), ["'tied_embeddings'", "expected True, got False"]),
+        (
+            lambda p: p.update(rope_theta=float("nan")),
+            ["'rope_theta'", "expected a positive number, got nan"],
+        ),
+        (
+            lambda p: p.update(tied_embeddings=False),
+            ["'tied_embeddings'", "expected True, got False"],
+        ),
         (lambda p: p.update(head_dim=31), ["head_dim 31 is odd"]),
         (
             lambda p: encoder_args(p).update(pos_embed="sinusoidal"),
             ["'pos_embed'", "expected 'rope', got 'sinusoidal'"],
         ),
-        (lambda p: encoder_args(p).update(n_kv_heads=3), ["2 query heads cannot share 3 key-value heads"]),
+        (
+            lambda p: encoder_args(p).update(n_kv_heads=3),
+            ["2 query heads cannot share 3 key-value heads"],
+        ),
         (
             lambda p: p["multimodal"].update(whisper_model_args=[]),
             ["whisper_model_args", "expected an object, got list"],
         ),
-        (lambda p: encoder_args(p)["audio_encoding_args"].update(frame_rate=12.4), ["mel frames a token"]),
+        (
+            lambda p: encoder_args(p)["audio_encoding_args"].update(frame_rate=12.4),
+            ["mel frames a token"],
+        ),
         (lambda p: ["a list"], ["params.json", "expected an object, got list"]),
     ],
 )
@@ -180,9 +227,18 @@ def test_params_that_are_not_json(content, mistral, refuse):
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (lambda c: c.update(model_type="voxtral"), ["'model_type'", "expected 'voxtral_realtime', got 'voxtral'"]),
-        (lambda c: c["text_config"].pop("head_dim") and None, ["text_config", "'head_dim' is missing"]),
-        (lambda c: c["text_config"].update(tie_word_embeddings=False), ["'tie_word_embeddings'", "got False"]),
+        (
+            lambda c: c.update(model_type="voxtral"),
+            ["'model_type'", "expected 'voxtral_realtime', got 'voxtral'"],
+        ),
+        (
+            lambda c: c["text_config"].pop("head_dim") and None,
+            ["text_config", "'head_dim' is missing"],
+        ),
+        (
+            lambda c: c["text_config"].update(tie_word_embeddings=False),
+            ["'tie_word_embeddings'", "got False"],
+        ),
         (lambda c: [], ["config.json", "expected an object, got list"]),
     ],
 )
@@ -192,21 +248,41 @@ def test_wrong_hf_config(change, parts, hf, refuse):
 
 
 def special(name):
-    return lambda t: t.update(special_tokens=[e for e in t["special_tokens"] if e["token_str"] != name])
+    return lambda t: t.update(
+        special_tokens=[e for e in t["special_tokens"] if e["token_str"] != name]
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (special("[STREAMING_PAD]"), ["no special token [STREAMING_PAD]", "take the file that belongs"]),
+        (
+            special("[STREAMING_PAD]"),
+            ["no special token [STREAMING_PAD]", "take the file that belongs"],
+        ),
         (special("[STREAMING_WORD]"), ["no special token [STREAMING_WORD]"]),
         (lambda t: t.pop("audio") and None, ["KeyError('audio')", "take the file that belongs"]),
-        (lambda t: t["config"].update(default_vocab_size=131072), ["vocabulary: expected 5096", "got 131072"]),
-        (lambda t: t["audio"].update(sampling_rate=24000), ["sampling rate: expected 16000", "got 24000"]),
-        (lambda t: t["audio"].update(transcription_delay_ms=100), ["multiple of 80 ms", "got 100 ms"]),
+        (
+            lambda t: t["config"].update(default_vocab_size=131072),
+            ["vocabulary: expected 5096", "got 131072"],
+        ),
+        (
+            lambda t: t["audio"].update(sampling_rate=24000),
+            ["sampling rate: expected 16000", "got 24000"],
+        ),
+        (
+            lambda t: t["audio"].update(transcription_delay_ms=100),
+            ["multiple of 80 ms", "got 100 ms"],
+        ),
         (lambda t: t["audio"].update(transcription_delay_ms="480"), ["tekken.json", "'480'"]),
-        (lambda t: t.update(vocab=t["vocab"][:10]), ["1000 special and 10 text tokens do not make 5096"]),
-        (lambda t: t["special_tokens"][1].update(rank="1"), ["tekken.json", "expected a Tekken tokenizer"]),
+        (
+            lambda t: t.update(vocab=t["vocab"][:10]),
+            ["1000 special and 10 text tokens do not make 5096"],
+        ),
+        (
+            lambda t: t["special_tokens"][1].update(rank="1"),
+            ["tekken.json", "expected a Tekken tokenizer"],
+        ),
         (lambda t: ["a list"], ["tekken.json", "expected a Tekken tokenizer"]),
     ],
 )
@@ -245,12 +321,22 @@ def test_many_wrong_tensors_are_counted(mistral, refuse):
 
 
 def test_index_names_a_tensor_that_no_shard_holds(hf, refuse):
-    edit_json(hf / INDEX, lambda index: index["weight_map"].update({"lost.weight": "model-00001-of-00002.safetensors"}))
+    edit_json(
+        hf / INDEX,
+        lambda index: index["weight_map"].update(
+            {"lost.weight": "model-00001-of-00002.safetensors"}
+        ),
+    )
     refuse(hf, INDEX, "names 1 tensors that its shards do not hold, as lost.weight")
 
 
 def test_index_names_a_shard_that_is_missing(hf, refuse):
-    edit_json(hf / INDEX, lambda index: index["weight_map"].update({"lost.weight": "model-00003-of-00003.safetensors"}))
+    edit_json(
+        hf / INDEX,
+        lambda index: index["weight_map"].update(
+            {"lost.weight": "model-00003-of-00003.safetensors"}
+        ),
+    )
     refuse(hf, "model-00003-of-00003.safetensors", "missing")
 
 
@@ -276,7 +362,10 @@ def test_repeated_head_must_be_the_embedding(differs, hf, refuse):
 @pytest.mark.parametrize(
     ("card", "parts"),
     [
-        ({"scope": "x", "author": "y"}, ["expected the keys ['license', 'scope', 'trained_delays_ms']", "author"]),
+        (
+            {"scope": "x", "author": "y"},
+            ["expected the keys ['license', 'scope', 'trained_delays_ms']", "author"],
+        ),
         ({"trained_delays_ms": [100]}, ["multiple of 80 ms", "got 100 ms"]),
         ({"trained_delays_ms": ["480"]}, ["'trained_delays_ms'", "'480'"]),
         ({"trained_delays_ms": 480}, ["'trained_delays_ms'", "480"]),

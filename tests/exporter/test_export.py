@@ -24,7 +24,9 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(checkpoint, tmp_path_factory):
-    return export(checkpoint, tmp_path_factory.mktemp("exported") / "small", precisions=("q4", "fp32"))
+    return export(
+        checkpoint, tmp_path_factory.mktemp("exported") / "small", precisions=("q4", "fp32")
+    )
 
 
 @pytest.fixture
@@ -45,7 +47,10 @@ def assert_whole(folder, *precisions):
 
 
 def assert_unfinished(folder, whole):
-    """No manifest, nothing partial, and every file under its final name is what a finished export has there."""
+    """Assert that a folder holds no manifest, nothing partial and only whole files.
+
+    Every file under its final name is what a finished export has there.
+    """
     left = files_of(folder)
     assert FILE_NAME not in left
     assert not [name for name in left if name.endswith(".partial")]
@@ -65,10 +70,14 @@ class Interrupt:
             raise KeyboardInterrupt
 
 
-def test_export_survives_a_state_folder_that_cannot_be_written(checkpoint, tmp_path, run, monkeypatch):
+def test_export_survives_a_state_folder_that_cannot_be_written(
+    checkpoint, tmp_path, run, monkeypatch
+):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr("voxtral_onnx.exporter.export.export", lambda *arguments, **options: tmp_path)
+    monkeypatch.setattr(
+        "voxtral_onnx.exporter.export.export", lambda *arguments, **options: tmp_path
+    )
     monkeypatch.setattr(Manifest, "read", lambda folder: type("Empty", (), {"files": {}}))
     result = run("export", checkpoint)
     assert (result.code, result.out) == (0, f"{tmp_path}\n")
@@ -86,7 +95,8 @@ def test_interrupted_export_leaves_nothing_that_looks_finished_and_the_next_one_
     result = run("export", checkpoint, "-o", out, "--precision", "fp32")
     assert (result.code, result.out) == (0, f"{out}\n")
     assert_whole(out, "fp32")
-    assert json.loads(run("inspect", "--json").out)["folder"] == str(out)  # the last export is remembered
+    # the last export is remembered
+    assert json.loads(run("inspect", "--json").out)["folder"] == str(out)
 
 
 def test_added_precision_keeps_the_others(checkpoint, exported, tmp_path):
@@ -167,20 +177,26 @@ def test_output_below_a_file(checkpoint, tmp_path, run):
 @pytest.mark.parametrize("below", ["", "out"])
 def test_read_only_folder(below, checkpoint, tmpfs, run):
     folder = tmpfs("ro") / below
-    run("export", checkpoint, "-o", folder).assert_refused(9, str(folder), "(Read-only file system)")
+    run("export", checkpoint, "-o", folder).assert_refused(
+        9, str(folder), "(Read-only file system)"
+    )
 
 
 def test_output_that_is_something_else(checkpoint, tmp_path, run):
     (tmp_path / "precious.txt").write_text("mine")
     result = run("export", checkpoint, "-o", tmp_path)
-    result.assert_refused(4, f"{tmp_path}: exists and is no artifact; choose another folder with --output")
+    result.assert_refused(
+        4, f"{tmp_path}: exists and is no artifact; choose another folder with --output"
+    )
     assert files_of(tmp_path) == {"precious.txt"}
 
 
 def test_artifact_of_another_checkpoint(exported, tmp_path, run):
     other = write_mistral(tmp_path / "other", seed=1)
     before = files_of(exported)
-    run("export", other, "-o", exported).assert_refused(4, "holds an artifact of another checkpoint", "--output")
+    run("export", other, "-o", exported).assert_refused(
+        4, "holds an artifact of another checkpoint", "--output"
+    )
     assert files_of(exported) == before
 
 
@@ -193,14 +209,18 @@ def test_unfinished_export_of_another_checkpoint(content, checkpoint, tmp_path, 
 
 
 def test_artifact_of_a_newer_format(checkpoint, tmp_path, run):
-    (tmp_path / FILE_NAME).write_text(json.dumps({"format": 2}))
-    run("export", checkpoint, "-o", tmp_path).assert_refused(4, "expected format 1, got 2; upgrade voxtral-onnx")
+    (tmp_path / FILE_NAME).write_text(json.dumps({"format": 3}))
+    run("export", checkpoint, "-o", tmp_path).assert_refused(
+        4, "expected format 1 or 2, got 3; upgrade voxtral-onnx"
+    )
 
 
 @pytest.mark.parametrize("names", ["q5", "q4,q5", "", "q4,"])
 def test_unknown_precision(names, checkpoint, tmp_path, run):
     result = run("export", checkpoint, "-o", tmp_path / "out", "--precision", names)
-    result.assert_refused(2, "precision: expected some of ['q4f16', 'q4', 'q8', 'fp16', 'fp32'], got")
+    result.assert_refused(
+        2, "precision: expected some of ['q4f16', 'q4', 'q8', 'fp16', 'fp32'], got"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -221,7 +241,9 @@ def test_unknown_precision_in_python(checkpoint, tmp_path):
     ],
 )
 def test_impossible_shard_size(size, message, checkpoint, tmp_path, run):
-    run("export", checkpoint, "-o", tmp_path / "out", "--shard-size", size).assert_refused(2, "size: expected", message)
+    run("export", checkpoint, "-o", tmp_path / "out", "--shard-size", size).assert_refused(
+        2, "size: expected", message
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,12 +256,17 @@ def test_impossible_shard_size(size, message, checkpoint, tmp_path, run):
         ("accuracy_level = 4\nrules = [3]", ["expected accuracy_level and rules"]),
         ("accuracy_level = 4\nrules = 3", ["expected accuracy_level and rules"]),
         (
-            'accuracy_level = 4\n[[rules]]\ntensors = "*"\nbits = 3\nblock_size = 32\nmethod = "rtn_symmetric"',
+            'accuracy_level = 4\n[[rules]]\ntensors = "*"\nbits = 3\nblock_size = 32\nmethod = '
+            '"rtn_symmetric"',
             ["rule '*': bits: expected 4 or 8, got 3"],
         ),
         (
-            'accuracy_level = 4\n[[rules]]\ntensors = "*.down_prj"\nbits = 8\nblock_size = 32\nmethod = "as_stored"',
-            ["rule '*.down_prj' matches no linear layer or table of this model; did you mean '*.down_proj'"],
+            'accuracy_level = 4\n[[rules]]\ntensors = "*.down_prj"\nbits = 8\nblock_size = '
+            '32\nmethod = "as_stored"',
+            [
+                "rule '*.down_prj' matches no linear layer or table of this model; did you mean "
+                "'*.down_proj'"
+            ],
         ),
     ],
 )
@@ -250,7 +277,9 @@ def test_impossible_recipe(content, parts, checkpoint, tmp_path, run):
     result.assert_refused(5, *parts)
 
 
-@pytest.mark.parametrize("missing", [("torch",), ("torch", "onnx", "onnxscript", "onnx_ir"), ("onnx_ir",)])
+@pytest.mark.parametrize(
+    "missing", [("torch",), ("torch", "onnx", "onnxscript", "onnx_ir"), ("onnx_ir",)]
+)
 def test_export_packages_missing(missing, checkpoint, run, monkeypatch):
     for name in missing:
         monkeypatch.setitem(sys.modules, name, None)
@@ -258,5 +287,6 @@ def test_export_packages_missing(missing, checkpoint, run, monkeypatch):
     result.assert_refused(
         7,
         f"export needs {', '.join(missing)}; run:\n"
-        "  pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install 'voxtral-onnx[export]'",
+        "  pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install "
+        "'voxtral-onnx[export]'",
     )

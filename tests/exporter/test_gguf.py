@@ -1,4 +1,7 @@
-"""GGUF files as checkpoints: every type against the package's reading, shards, naming schemes, damage."""
+"""GGUF files as checkpoints.
+
+Every type against the package's reading, shards, naming schemes, damage.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,10 @@ def refuse(run, tmp_path):
 
 @pytest.fixture(scope="module")
 def every_type(tmp_path_factory):
-    """A matrix of every type, of 24 rows and 512 columns: the file, and the values as the package reads them."""
+    """A matrix of every type, of 24 rows and 512 columns.
+
+    The file, and the values as the package reads them.
+    """
     path = tmp_path_factory.mktemp("types") / "types.gguf"
     values = np.random.default_rng(5).standard_normal((24, 512), dtype=np.float32)
     contents = {kind: (ggufs.stored(values, kind), kind) for kind in ggufs.TYPES}
@@ -69,7 +75,10 @@ def every_type(tmp_path_factory):
 def test_types_are_those_of_ggml():
     for number, encoding in gguf.TYPES.items():
         known = GGMLQuantizationType(number)
-        assert (encoding.name, (encoding.block_size, encoding.block_bytes)) == (known.name, GGML_QUANT_SIZES[known])
+        assert (encoding.name, (encoding.block_size, encoding.block_bytes)) == (
+            known.name,
+            GGML_QUANT_SIZES[known],
+        )
 
 
 @pytest.mark.parametrize("kind", ggufs.TYPES)
@@ -115,9 +124,14 @@ def test_a_file_cut_anywhere_holds_the_same_tensors(every_type, cuts):
 
 @pytest.mark.parametrize("layout", weights.GGUF_LAYOUTS, ids=lambda layout: layout.name)
 def test_every_naming_scheme_is_the_same_model(layout, toy_checkpoint, tmp_path):
-    """Mistral's names and voxtral.cpp's keep interleaved rotary rows, transcribe.cpp's are split in halves."""
+    """Mistral's and voxtral.cpp's names keep interleaved rotary rows.
+
+    transcribe.cpp's rows are split in halves.
+    """
     config, interleaved = toy.toy_config(), ggufs.mistral_tensors(toy_checkpoint)
-    names = {name: interleaved[weights.mistral_name(name)] for name in weights.tensor_shapes(config)}
+    names = {
+        name: interleaved[weights.mistral_name(name)] for name in weights.tensor_shapes(config)
+    }
     ours = {name: ggufs.half_split(values, name, config) for name, values in names.items()}
     tensors = {layout.rename(name): (names if layout.interleaved else ours)[name] for name in names}
     tensors |= {name: np.ones(4, np.float32) for name in layout.extras}
@@ -140,13 +154,33 @@ def test_every_naming_scheme_is_the_same_model(layout, toy_checkpoint, tmp_path)
         ("voxtral.cpp", "audio_tower.norm.weight", "enc.norm.weight"),
         ("voxtral.cpp", "audio_tower.embedder.conv2.bias", "enc.conv1.bias"),
         ("voxtral.cpp", "multi_modal_projector.linear_2.weight", "adapter.2.weight"),
-        ("voxtral.cpp", "language_model.layers.9.post_attention_layernorm.weight", "dec.blk.9.ffn_norm.weight"),
-        ("voxtral.cpp", "language_model.layers.9.ada_rms_norm.linear2.weight", "dec.blk.9.ada2.weight"),
+        (
+            "voxtral.cpp",
+            "language_model.layers.9.post_attention_layernorm.weight",
+            "dec.blk.9.ffn_norm.weight",
+        ),
+        (
+            "voxtral.cpp",
+            "language_model.layers.9.ada_rms_norm.linear2.weight",
+            "dec.blk.9.ada2.weight",
+        ),
         ("voxtral.cpp", "language_model.norm.weight", "norm.weight"),
-        ("transcribe.cpp", "audio_tower.layers.3.self_attn.o_proj.bias", "enc.blocks.3.attn.out.bias"),
+        (
+            "transcribe.cpp",
+            "audio_tower.layers.3.self_attn.o_proj.bias",
+            "enc.blocks.3.attn.out.bias",
+        ),
         ("transcribe.cpp", "audio_tower.norm.weight", "enc.final_norm.weight"),
-        ("transcribe.cpp", "language_model.layers.9.self_attn.o_proj.weight", "dec.blocks.9.attn.o.weight"),
-        ("transcribe.cpp", "language_model.layers.9.mlp.down_proj.weight", "dec.blocks.9.ffn.down.weight"),
+        (
+            "transcribe.cpp",
+            "language_model.layers.9.self_attn.o_proj.weight",
+            "dec.blocks.9.attn.o.weight",
+        ),
+        (
+            "transcribe.cpp",
+            "language_model.layers.9.mlp.down_proj.weight",
+            "dec.blocks.9.ffn.down.weight",
+        ),
         ("transcribe.cpp", "language_model.norm.weight", "dec.output_norm.weight"),
         ("transcribe.cpp", "language_model.embed_tokens.weight", "dec.token_embd.weight"),
     ],
@@ -161,7 +195,8 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path, refuse):
     ggufs.write_model(tmp_path / MODEL, None, tensors, "F16")
     refuse(
         tmp_path / MODEL,
-        "mistral: mm_streams_embeddings.embedding_module.tok_embeddings.weight, layers.0.attention.wq.weight",
+        "mistral: mm_streams_embeddings.embedding_module.tok_embeddings.weight, "
+        "layers.0.attention.wq.weight",
         "voxtral.cpp: tok_embeddings.weight, dec.blk.0.attn_q.weight",
         "transcribe.cpp: dec.token_embd.weight",
         "found blk.0.attn_q.weight, token_embd.weight",
@@ -173,7 +208,9 @@ def test_a_file_that_does_not_say_is_the_released_model(tmp_path, refuse):
     refuse(
         tmp_path / MODEL,
         "expected the 711 tensors",
-        "misshapen mm_streams_embeddings.embedding_module.whisper_encoder.conv_layers.0.conv.weight: expected "
+        "misshapen "
+        "mm_streams_embeddings.embedding_module.whisper_encoder.conv_layers.0.conv.weight: "
+        "expected "
         "[1280, 128, 3], got [64, 128, 3]",
     )
 
@@ -194,8 +231,15 @@ def test_hyperparameters_that_are_none(tmp_path, refuse):
 def test_the_tokenizer_is_beside_the_file_or_named(own, tmp_path, refuse):
     assert open_checkpoint(own / MODEL).tokenizer == open_checkpoint(own).tokenizer
     (own / "tekken.json").unlink()
-    refuse(own / MODEL, "there is no", "tekken.json; pass Mistral's: --tokenizer tekken.json", tokenizer=None)
-    refuse(own / MODEL, "there is no", str(tmp_path / "none.json"), tokenizer=tmp_path / "none.json")
+    refuse(
+        own / MODEL,
+        "there is no",
+        "tekken.json; pass Mistral's: --tokenizer tekken.json",
+        tokenizer=None,
+    )
+    refuse(
+        own / MODEL, "there is no", str(tmp_path / "none.json"), tokenizer=tmp_path / "none.json"
+    )
     values = json.loads((TINY / "tekken.json").read_text())
     values["config"]["default_vocab_size"] = 131072
     (own / "tekken.json").write_text(json.dumps(values))
@@ -211,7 +255,10 @@ def test_shards_are_found(first, folder, tmp_path):
     for source in (shards[0], tmp_path / "shards", tmp_path / "shards" / "shard-*"):
         checkpoint = open_checkpoint(source)
         assert checkpoint.fingerprint() == wanted
-        assert [path.name for path in checkpoint.files] == [*(shard.name for shard in shards), "tekken.json"]
+        assert [path.name for path in checkpoint.files] == [
+            *(shard.name for shard in shards),
+            "tekken.json",
+        ]
 
 
 def test_more_than_26_shards_are_in_order(folder, tmp_path):
@@ -222,16 +269,43 @@ def test_more_than_26_shards_are_in_order(folder, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "parts"),
     [
-        (lambda shards: shards[2].unlink(), ["expected the shard shard-ac after shard-ab, found shard-ad"]),
+        (
+            lambda shards: shards[2].unlink(),
+            ["expected the shard shard-ac after shard-ab, found shard-ad"],
+        ),
         (lambda shards: shards[-1].unlink(), ["ends at byte", "is missing"]),
-        (lambda shards: [shard.unlink() for shard in shards[1:]], ["its 1 shards have", "shard-ab is missing"]),
-        (lambda shards: shards[1].write_bytes(b"x" * 100), ["shard-ab: expected a shard of 60,001 bytes", "found 100"]),
-        (lambda shards: shards[-1].write_bytes(b"x" * 60_002), ["found 60,002: incomplete or out of order"]),
-        (lambda shards: shards[-1].write_bytes(b""), ["expected a part of a GGUF, the file has 0 bytes"]),
-        (lambda shards: swap(shards[0], shards[1]), ["found a file that begins with", "name the first"]),
+        (
+            lambda shards: [shard.unlink() for shard in shards[1:]],
+            ["its 1 shards have", "shard-ab is missing"],
+        ),
+        (
+            lambda shards: shards[1].write_bytes(b"x" * 100),
+            ["shard-ab: expected a shard of 60,001 bytes", "found 100"],
+        ),
+        (
+            lambda shards: shards[-1].write_bytes(b"x" * 60_002),
+            ["found 60,002: incomplete or out of order"],
+        ),
+        (
+            lambda shards: shards[-1].write_bytes(b""),
+            ["expected a part of a GGUF, the file has 0 bytes"],
+        ),
+        (
+            lambda shards: swap(shards[0], shards[1]),
+            ["found a file that begins with", "name the first"],
+        ),
         (lambda shards: add_shard(shards), ["not a shard of"]),
     ],
-    ids=["middle-missing", "last-missing", "only-first", "cut", "too-long", "empty", "out-of-order", "stray"],
+    ids=[
+        "middle-missing",
+        "last-missing",
+        "only-first",
+        "cut",
+        "too-long",
+        "empty",
+        "out-of-order",
+        "stray",
+    ],
 )
 def test_shards_that_do_not_fit(damage, parts, folder, tmp_path, refuse):
     shards = ggufs.cut(folder / MODEL, 60_001, tmp_path / "shards")
@@ -252,12 +326,15 @@ def add_shard(shards):
 
 
 def test_swapped_shards_of_equal_size_are_noticed_by_their_scales(folder, tmp_path):
-    """Two in the middle: sizes tell nothing, but blocks out of step have scales that are no numbers."""
+    """Two in the middle.
+
+    Sizes tell nothing, but blocks out of step have scales that are no numbers.
+    """
     shards = ggufs.cut(folder / MODEL, 60_001, tmp_path / "shards")
     swap(shards[1], shards[2])
     with pytest.raises(QuantizationError, match=r"non-finite scales.*shards are out of order"):
         for tensor in open_checkpoint(shards[0], folder / "tekken.json").tensors.values():
-            if tensor.encoding == gguf.Q4_0:
+            if tensor.encoding == gguf.TYPES[2]:
                 repack(tensor.stored_rows(), 4, tensor.name)
 
 
@@ -293,7 +370,10 @@ def test_names_that_match_no_gguf(own, tmp_path, refuse):
     shutil.copyfile(own / MODEL, own / "other.gguf")
     refuse(own, "several GGUFs: model.gguf, other.gguf; name one of them")
     refuse(own / "*.json", "1 files, none of which begins as a GGUF")
-    refuse(own / "tekken.json", "expected a checkpoint folder or a GGUF, found a file that begins with b'{")
+    refuse(
+        own / "tekken.json",
+        "expected a checkpoint folder or a GGUF, found a file that begins with b'{",
+    )
     refuse(own / "nothing.gguf", "expected a checkpoint folder or a GGUF, found nothing")
 
 
@@ -323,16 +403,30 @@ def test_damaged_header(at, content, parts, own, refuse):
             ["expected one of the types F32", "got type 99"],
         ),
         (lambda reader: set_part(reader.tensors[3].field.parts[4], 10), ["got type 10"]),  # Q2_K
-        (lambda reader: set_part(reader.tensors[3].field.parts[2], 5), ["expected 1 to 4 axes, got 5"]),
-        (lambda reader: set_part(reader.tensors[3].field.parts[5], 1 << 40), ["truncated", "ends at byte"]),
-        (lambda reader: set_part(reader.tensors[3].field.parts[3], 1 << 40), ["truncated", "ends at byte"]),
+        (
+            lambda reader: set_part(reader.tensors[3].field.parts[2], 5),
+            ["expected 1 to 4 axes, got 5"],
+        ),
+        (
+            lambda reader: set_part(reader.tensors[3].field.parts[5], 1 << 40),
+            ["truncated", "ends at byte"],
+        ),
+        (
+            lambda reader: set_part(reader.tensors[3].field.parts[3], 1 << 40),
+            ["truncated", "ends at byte"],
+        ),
         (lambda reader: set_part(reader.tensors[3].field.parts[3], 33), ["whole blocks of Q4_0"]),
-        (lambda reader: set_part(reader.fields["general.architecture"].parts[2], 13), ["unknown kind of metadata 13"]),
+        (
+            lambda reader: set_part(reader.fields["general.architecture"].parts[2], 13),
+            ["unknown kind of metadata 13"],
+        ),
     ],
 )
 def test_damaged_entry(change, parts, own, refuse):
     reader = GGUFReader(own / MODEL, "r+")
-    matrix = next(number for number, tensor in enumerate(reader.tensors) if tensor.tensor_type.name == "Q4_0")
+    matrix = next(
+        number for number, tensor in enumerate(reader.tensors) if tensor.tensor_type.name == "Q4_0"
+    )
     reader.tensors[3] = reader.tensors[matrix]
     change(reader)
     reader.data.flush()
@@ -345,8 +439,13 @@ def set_part(part, value):
 
 def test_vectors_and_convolutions_are_floats(own, refuse):
     tensors = {name: (value.astype(np.float32), "F32") for name, value in small_tensors().items()}
-    ggufs.write(own / MODEL, tensors | {"norm.weight": (ggufs.stored(np.ones((1, 64), np.float32), "Q8_0")[0], "Q8_0")})
-    refuse(own / MODEL, "norm.weight [64]: expected rows in whole blocks of Q8_0", "vectors as floats")
+    ggufs.write(
+        own / MODEL,
+        tensors | {"norm.weight": (ggufs.stored(np.ones((1, 64), np.float32), "Q8_0")[0], "Q8_0")},
+    )
+    refuse(
+        own / MODEL, "norm.weight [64]: expected rows in whole blocks of Q8_0", "vectors as floats"
+    )
 
 
 def test_a_truncated_file_is_a_checkpoint_error_wherever_it_ends(folder, tmp_path):

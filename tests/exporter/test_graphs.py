@@ -1,4 +1,7 @@
-"""Ladder, rungs 1 and 3: every traced graph on onnxruntime against the module it was traced from."""
+"""Ladder, rungs 1 and 3.
+
+Every traced graph on onnxruntime against the module it was traced from.
+"""
 
 import numpy as np
 import pytest
@@ -24,7 +27,10 @@ def both(request, toy_artifact, toy_checkpoint):
     native = manifest.precisions[name].encoder, manifest.precisions[name].decoder
     checkpoint = open_checkpoint(toy_checkpoint)
     recipe = FLOAT if name == "fp32" else load_recipe(str(EXACT_RECIPE))
-    sessions = [Session(toy_artifact, graph, "cpu") for graph in (manifest.family(name, family) if family else native)]
+    sessions = [
+        Session(toy_artifact, graph, "cpu")
+        for graph in (manifest.family(name, family) if family else native)
+    ]
     return checkpoint, eager_modules(checkpoint, recipe), sessions
 
 
@@ -53,14 +59,19 @@ def positions(stack, start, rows, row, batch=1):
 
 
 def named_caches(prefix, caches):
-    return {f"{prefix}.{i // 2}.{'value' if i % 2 else 'key'}": cache for i, cache in enumerate(caches)}
+    return {
+        f"{prefix}.{i // 2}.{'value' if i % 2 else 'key'}": cache for i, cache in enumerate(caches)
+    }
 
 
 @pytest.mark.parametrize("start", [0, 10_000_000])
 def test_encoder_graph_equals_module(both, start):
     checkpoint, (encoder, _), (session, _) = both
     stack, rng = checkpoint.config.encoder, np.random.default_rng(start)
-    states = {"conv1_state": torch.zeros(1, 128, 2), "conv2_state": torch.zeros(1, stack.hidden_size, 1)}
+    states = {
+        "conv1_state": torch.zeros(1, 128, 2),
+        "conv2_state": torch.zeros(1, stack.hidden_size, 1),
+    }
     caches, row = empty_caches(stack, CAPACITY), 0
     for chunk in (1, 5, 2, 16):
         mel = torch.from_numpy(rng.standard_normal((1, 128, 8 * chunk), dtype=np.float32))
@@ -72,7 +83,8 @@ def test_encoder_graph_equals_module(both, start):
         }
         out = run_both(session, encoder, feeds)
         states = {name: out[f"present_{name}"] for name in states}
-        caches, row = [value for name, value in out.items() if name.startswith("present.")], row + 4 * chunk
+        caches = [value for name, value in out.items() if name.startswith("present.")]
+        row = row + 4 * chunk
     assert row == CAPACITY
 
 
@@ -83,14 +95,17 @@ def test_decoder_graph_equals_module(both):
     for seq, delay in ((39, 6), (1, 6), (1, 1), (4, 30), (50, 12), (1, 12)):
         feeds = {
             "input_ids": torch.from_numpy(rng.integers(0, stack.vocab_size, (1, seq))),
-            "audio_embeds": torch.from_numpy(rng.standard_normal((1, seq, stack.hidden_size), dtype=np.float32)),
+            "audio_embeds": torch.from_numpy(
+                rng.standard_normal((1, seq, stack.hidden_size), dtype=np.float32)
+            ),
             "num_delay_tokens": torch.tensor([delay]),
             **positions(stack, row, seq, row),
             "blank_penalty": torch.from_numpy(rng.uniform(0, 8, (1, seq)).astype(np.float32)),
             **named_caches("past_key_values", caches),
         }
         out = run_both(session, decoder, feeds)
-        caches, row = [value for name, value in out.items() if name.startswith("present.")], row + seq
+        caches = [value for name, value in out.items() if name.startswith("present.")]
+        row = row + seq
     assert row == CAPACITY
 
 
@@ -99,10 +114,14 @@ def test_decoder_rows_have_lengths_and_delays_of_their_own(both):
     stack, rng, rows = checkpoint.config.decoder, np.random.default_rng(2), torch.tensor([0, 7, 60])
     cos, sin = zip(*(rotation(stack, int(row), 1) for row in rows), strict=True)
     written = (torch.arange(CAPACITY) < rows[:, None])[:, None, :, None]
-    caches = [written * torch.randn(cache.shape) for cache in empty_caches(stack, CAPACITY, batch=3)]
+    caches = [
+        written * torch.randn(cache.shape) for cache in empty_caches(stack, CAPACITY, batch=3)
+    ]
     feeds = {
         "input_ids": torch.from_numpy(rng.integers(0, stack.vocab_size, (3, 1))),
-        "audio_embeds": torch.from_numpy(rng.standard_normal((3, 1, stack.hidden_size), dtype=np.float32)),
+        "audio_embeds": torch.from_numpy(
+            rng.standard_normal((3, 1, stack.hidden_size), dtype=np.float32)
+        ),
         "num_delay_tokens": torch.tensor([1, 6, 30]),
         "cos": torch.cat(cos),
         "sin": torch.cat(sin),
@@ -129,7 +148,9 @@ def test_choice_breaks_ties_towards_the_lower_id(both):
     assert step[0, :, 0].tolist() == [blank, 7, blank, 40]
     assert step[0, :, 2].tolist() == [0.0, 0.0, 0.5, 0.5]
     expected = torch.log_softmax(logits, -1)[0, range(4), [blank, 7, blank, 40]]
-    assert_parity(step[0, :, 1].numpy(), expected.numpy(), atol=1e-6, what="logprob before the penalty")
+    assert_parity(
+        step[0, :, 1].numpy(), expected.numpy(), atol=1e-6, what="logprob before the penalty"
+    )
 
 
 def test_artifact_names_no_inner_axis_and_no_source_line(toy_artifact):
@@ -144,9 +165,12 @@ def test_artifact_names_no_inner_axis_and_no_source_line(toy_artifact):
             if axis.dim_param
         }
         assert axes <= {
-            "batch", "seq", "chunk", "samples", "frames", "capacity", "present_capacity", "4*chunk", "8*chunk"
+            "batch", "seq", "chunk", "samples", "frames", "capacity", "present_capacity",
+            "4*chunk", "8*chunk",
         }  # fmt: skip
-        assert {value.name for value in model.graph.value_info} <= {value.name for value in model.graph.initializer}
+        assert {value.name for value in model.graph.value_info} <= {
+            value.name for value in model.graph.initializer
+        }
         assert not any(value.metadata_props for value in model.graph.value_info)
         assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
         assert path.stat().st_size < 1_000_000

@@ -1,4 +1,7 @@
-"""The model run stage by stage against the same modules whole, and against transformers' class in test_modules.py."""
+"""The model run stage by stage against the same modules whole.
+
+test_modules.py compares it with transformers' class.
+"""
 
 import numpy as np
 import pytest
@@ -24,7 +27,9 @@ def checkpoint(toy_checkpoint):
 
 @pytest.fixture(scope="module")
 def features():
-    return torch.from_numpy(np.random.default_rng(0).standard_normal((128, 8 * TOKENS), dtype=np.float32))
+    return torch.from_numpy(
+        np.random.default_rng(0).standard_normal((128, 8 * TOKENS), dtype=np.float32)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,9 @@ def run(model, features, ids):
     return audio_embeds, torch.cat([logits for _, logits in model.logits(hidden)], -1)
 
 
-@pytest.mark.parametrize("recipe", [FLOAT, load_recipe(str(EXACT_RECIPE))], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize(
+    "recipe", [FLOAT, load_recipe(str(EXACT_RECIPE))], ids=lambda recipe: recipe.name
+)
 @pytest.mark.parametrize("rows", [1, 7, 26, 1000])
 def test_stages_equal_whole_modules(checkpoint, features, ids, recipe, rows, monkeypatch):
     """With any number of rows a call: the toy's windows are 22 frames and 26 tokens."""
@@ -52,19 +59,24 @@ def test_stages_equal_whole_modules(checkpoint, features, ids, recipe, rows, mon
     assert_parity(logits.numpy(), expected.numpy(), atol=ATOL, what="logits")
 
 
-@pytest.mark.parametrize("table_rows", [32, 33, 5000])  # the blank is the first of a slice, the last, in the only one
+# the blank is the first of a slice, the last, in the only one
+@pytest.mark.parametrize("table_rows", [32, 33, 5000])
 def test_choice_is_the_decoder_graphs(checkpoint, ids, table_rows, monkeypatch):
     monkeypatch.setattr(layerwise, "TABLE_ROWS", table_rows)
     _, decoder = eager_modules(checkpoint)
     hidden = torch.randn(200, 96, generator=torch.Generator().manual_seed(0))
     blank = decoder.language_model.embed_tokens.weight[decoder.blank]
     hidden[::2] += 2 * blank  # so that blanks are chosen too
-    step = decoder.choose(decoder.language_model.embed_tokens.logits(hidden[None]), torch.zeros(1, 200))[0]
+    step = decoder.choose(
+        decoder.language_model.embed_tokens.logits(hidden[None]), torch.zeros(1, 200)
+    )[0]
     choices = Layerwise(checkpoint).choose(hidden)
     assert choices.ids.tolist() == step[:, 0].long().tolist()
     assert 50 < (choices.ids == decoder.blank).sum() < 150
     assert_parity(choices.logprobs.float().numpy(), step[:, 1].numpy(), atol=ATOL, what="logprobs")
-    assert_parity(choices.blank_margins.float().numpy(), step[:, 2].numpy(), atol=ATOL, what="blank margins")
+    assert_parity(
+        choices.blank_margins.float().numpy(), step[:, 2].numpy(), atol=ATOL, what="blank margins"
+    )
 
 
 def test_a_changed_layer_runs_again_from_its_own_input(checkpoint, features, ids):
@@ -75,7 +87,9 @@ def test_a_changed_layer_runs_again_from_its_own_input(checkpoint, features, ids
     config = checkpoint.config
     assert list(kept) == [*encoder_stages(config), *decoder_stages(config)]
 
-    changed = Layerwise(checkpoint, Recipe("one group", 0, (Rule("*.layers.1.mlp.*", 4, 32, "rtn_symmetric"),)))
+    changed = Layerwise(
+        checkpoint, Recipe("one group", 0, (Rule("*.layers.1.mlp.*", 4, 32, "rtn_symmetric"),))
+    )
     name = "language_model.layers.1"
     (x,) = changed.run(name, [kept[name]])
     for later in decoder_stages(config)[2:]:
@@ -97,7 +111,9 @@ def test_linear_layers_are_observed(checkpoint, features, ids):
         for name, part in module.named_modules():
             if type(part).__name__ == "Linear":
                 part.register_forward_pre_hook(
-                    lambda part, inputs, name=name: expected.update({name: inputs[0].double().square().sum((0, 1))})
+                    lambda part, inputs, name=name: expected.update(
+                        {name: inputs[0].double().square().sum((0, 1))}
+                    )
                 )
     embeds = encode_whole(whole[0], checkpoint, features[None].numpy())
     decode_whole(whole[1], checkpoint, ids[None], embeds, 6)
@@ -108,7 +124,10 @@ def test_linear_layers_are_observed(checkpoint, features, ids):
 
 
 def test_delay(checkpoint, features, ids):
-    hidden = [Layerwise(checkpoint, num_delay_tokens=delay).decode(ids, torch.zeros(TOKENS, 96)) for delay in (1, 6)]
+    hidden = [
+        Layerwise(checkpoint, num_delay_tokens=delay).decode(ids, torch.zeros(TOKENS, 96))
+        for delay in (1, 6)
+    ]
     default = Layerwise(checkpoint).decode(ids, torch.zeros(TOKENS, 96))
     assert torch.equal(hidden[1], default) and not torch.equal(hidden[0], default)
 

@@ -28,13 +28,15 @@ def layouts(toy_model, toy_checkpoint, tmp_path_factory):
 
 def hashes(folder):
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.*")
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*.*")
     }
 
 
 def test_all_layouts_give_the_same_artifact(layouts, tmp_path):
     artifacts = {
-        name: hashes(export(folder, tmp_path / name, precisions=["q4f16"])) for name, folder in layouts.items()
+        name: hashes(export(folder, tmp_path / name, precisions=["q4f16"]))
+        for name, folder in layouts.items()
     }
     assert "voxtral_onnx.json" in artifacts["mistral"]
     assert all(files == artifacts["mistral"] for files in artifacts.values())
@@ -79,14 +81,21 @@ def test_census_of_the_released_model():
 
 
 def test_a_rerun_gives_the_same_bytes(toy_checkpoint, tmp_path, monkeypatch):
-    """Traced anew, too: no other test does so twice, because graphs that one has traced are kept for the next."""
+    """Traced anew, too.
+
+    No other test does so twice, because graphs that one has traced are kept for the next.
+    """
     first = hashes(export(toy_checkpoint, tmp_path / "first", precisions=["q4"]))
     monkeypatch.setattr(exporter, "trace", trace)
-    again = hashes(export(toy_checkpoint, tmp_path / "again", precisions=["q4"], shard_size=1 << 29))
+    again = hashes(
+        export(toy_checkpoint, tmp_path / "again", precisions=["q4"], shard_size=1 << 29)
+    )
     assert first == again
 
 
 def test_shards_end_at_their_size(toy_checkpoint, tmp_path, toy_artifact):
     folder = export(toy_checkpoint, tmp_path / "sharded", precisions=["fp32"], shard_size=200_000)
-    files = sorted(path.stat().st_size for path in (folder / "onnx").glob("decoder_model_merged.onnx_data*"))
+    files = sorted(
+        path.stat().st_size for path in (folder / "onnx").glob("decoder_model_merged.onnx_data*")
+    )
     assert len(files) > 3 and sum(size > 200_000 for size in files) == 1  # the table stands alone

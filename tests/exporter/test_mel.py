@@ -1,4 +1,7 @@
-"""The mel graph against the published vectors, transformers' feature extractor and a float64 spectrum."""
+"""The mel graph against published vectors and other implementations.
+
+These are transformers' feature extractor and a float64 spectrum.
+"""
 
 import numpy as np
 import onnxruntime
@@ -22,7 +25,9 @@ def mel():
 
     def run(samples):
         """Frames of samples padded as the runtime pads them: [n_mels, frames]."""
-        padded = np.concatenate((np.zeros(LOOK_BACK), samples, np.zeros(LOOK_AHEAD))).astype(np.float32)
+        padded = np.concatenate((np.zeros(LOOK_BACK), samples, np.zeros(LOOK_AHEAD))).astype(
+            np.float32
+        )
         return np.asarray(session.run(None, {"audio": padded[None]})[0])[0]
 
     return run
@@ -41,11 +46,23 @@ def test_published_vector(mel):
     assert (frames[:, [0, 254]] == -0.625).all()
     bins = [0, 20, 40, 41, 42, 43, 44, 60, 127]
     expected = {
-        256: [0.573474, 0.695578, 1.307205, 1.216958, 1.323947, 1.248078, 1.200054, 0.580370, -0.052119],
+        256: [
+            0.573474,
+            0.695578,
+            1.307205,
+            1.216958,
+            1.323947,
+            1.248078,
+            1.200054,
+            0.580370,
+            -0.052119,
+        ],
         300: [-0.625, -0.625, 1.350502, 1.357819, 1.474446, 1.296470, 1.245350, -0.625, -0.625],
     }
     for frame, values in expected.items():
-        assert_parity(frames[bins, frame], np.array(values, np.float32), atol=1e-5, what=f"frame {frame}")
+        assert_parity(
+            frames[bins, frame], np.array(values, np.float32), atol=1e-5, what=f"frame {frame}"
+        )
     assert abs(frames.sum(dtype=np.float64) + 38144.194) < 0.05
 
 
@@ -53,7 +70,9 @@ def test_published_vector(mel):
 def test_equals_transformers(mel, level):
     rng = np.random.default_rng(0)
     samples = padded((level * rng.standard_normal(30_000)).clip(-level, level))
-    expected = VoxtralRealtimeFeatureExtractor()(samples, sampling_rate=16000, return_tensors="np").input_features[0]
+    expected = VoxtralRealtimeFeatureExtractor()(
+        samples, sampling_rate=16000, return_tensors="np"
+    ).input_features[0]
     assert_parity(mel(samples), expected.astype(np.float32), atol=ATOL, what="mel")
 
 
@@ -69,6 +88,18 @@ def test_a_frame_sees_its_window_alone(mel):
 def test_filter_bank():
     filters = mel_filters(16000, 400, 128)
     assert filters.shape == (201, 128) and (filters > 0).sum() == 394
-    assert abs(filters.sum(dtype=np.float64) - 3.1909855) < 1e-6 and abs(filters.max() - 0.0416817) < 1e-7
-    last = [0.000475695, 0.001617172, 0.002758648, 0.003900125, 0.005041602, 0.004457121, 0.003342841, 0.002228560]
+    assert (
+        abs(filters.sum(dtype=np.float64) - 3.1909855) < 1e-6
+        and abs(filters.max() - 0.0416817) < 1e-7
+    )
+    last = [
+        0.000475695,
+        0.001617172,
+        0.002758648,
+        0.003900125,
+        0.005041602,
+        0.004457121,
+        0.003342841,
+        0.002228560,
+    ]
     assert_parity(filters[191:199, 127], np.array(last, np.float32), atol=1e-8, what="last filter")

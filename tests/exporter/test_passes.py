@@ -3,18 +3,27 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
+from conftest import EXACT_RECIPE
+from reference import toy
 
-from voxtral_onnx.exporter.passes import PIPELINE
+from voxtral_onnx.exporter.families import native
+from voxtral_onnx.exporter.modules import Build
+from voxtral_onnx.exporter.passes import PIPELINE, clean
 from voxtral_onnx.exporter.passes.constants import fold_constants
 from voxtral_onnx.exporter.passes.optional_outputs import drop_optional_outputs
 from voxtral_onnx.exporter.passes.packed_codes import type_packed_codes
 from voxtral_onnx.exporter.passes.reshapes import make_reshapes_static
 from voxtral_onnx.exporter.passes.unused_nodes import remove_unused_nodes
-from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.exporter.trace import _trace_whole
+from voxtral_onnx.manifest import Tokens
+from voxtral_onnx.quant.recipe import load_recipe
 
 
 def model_of(nodes, inputs, outputs):
-    graph = ir.Graph(inputs, outputs, nodes=nodes, opset_imports={"": 23, "com.microsoft": 1}, name="test")
+    graph = ir.Graph(
+        inputs, outputs, nodes=nodes, opset_imports={"": 23, "com.microsoft": 1}, name="test"
+    )
     return ir.Model(graph, ir_version=10)
 
 
@@ -54,21 +63,34 @@ def test_constant_reshapes_are_left_alone():
 
 @pytest.mark.parametrize(("row_bytes", "dtype"), [(8, ir.DataType.UINT4), (16, ir.DataType.UINT8)])
 def test_codes_of_four_bits_get_their_type(row_bytes, dtype):
-    codes, zeros = (value(name, [rows, row_bytes], ir.DataType.UINT8) for name, rows in (("codes", 64), ("zeros", 2)))
+    codes, zeros = (
+        value(name, [rows, row_bytes], ir.DataType.UINT8)
+        for name, rows in (("codes", 64), ("zeros", 2))
+    )
     other = value("other", [64, row_bytes], ir.DataType.UINT8)  # gathered as bytes, which it stays
-    node = ir.node("DequantizeLinear", [codes, value("scales", [2, 16]), zeros], {"axis": 0, "block_size": 32})
+    node = ir.node(
+        "DequantizeLinear", [codes, value("scales", [2, 16]), zeros], {"axis": 0, "block_size": 32}
+    )
     gather = ir.node("Gather", [other, value("ids", [3], ir.DataType.INT64)], {"axis": 1})
     model = model_of([node, gather], [], [*node.outputs, *gather.outputs])
     assert type_packed_codes(model) == (2 if dtype == ir.DataType.UINT4 else 0)
-    assert [(item.dtype, item.shape) for item in (codes, zeros)] == [(dtype, (64, 16)), (dtype, (2, 16))]
+    assert [(item.dtype, item.shape) for item in (codes, zeros)] == [
+        (dtype, (64, 16)),
+        (dtype, (2, 16)),
+    ]
     assert other.dtype == ir.DataType.UINT8 and other.shape == (64, row_bytes)
 
 
 def test_unread_optional_outputs_go():
     x, skip, weight = value("x", [1, 4]), value("skip", [1, 4]), value("weight", [4])
-    norm = ir.node("SkipSimplifiedLayerNormalization", [x, skip, weight], domain="com.microsoft", num_outputs=4)
+    norm = ir.node(
+        "SkipSimplifiedLayerNormalization", [x, skip, weight], domain="com.microsoft", num_outputs=4
+    )
     last = ir.node(
-        "SkipSimplifiedLayerNormalization", [x, norm.outputs[3], weight], domain="com.microsoft", num_outputs=4
+        "SkipSimplifiedLayerNormalization",
+        [x, norm.outputs[3], weight],
+        domain="com.microsoft",
+        num_outputs=4,
     )
     for number, output in enumerate((*norm.outputs, *last.outputs)):
         output.name = f"v{number}"
@@ -88,10 +110,10 @@ def test_folding_and_removing_leave_used_nodes():
     assert [node.op_type for node in model.graph] == ["Relu"]
 
 
-def test_every_pass_is_counted_in_the_manifest(toy_artifact):
-    manifest = Manifest.read(toy_artifact)
-    for precision in manifest.precisions.values():
-        for graph in (precision.encoder, precision.decoder):
-            assert list(graph.passes) == [rule.__name__ for rule in PIPELINE]
-            assert graph.passes["drop_optional_outputs"] > 0 and graph.passes["strip_debug_info"] > 0
-    assert manifest.precisions["q4"].decoder.passes["make_reshapes_static"] == 1
+def test_every_pass_is_counted():
+    build = Build(torch.float32, load_recipe(str(EXACT_RECIPE)))
+    plan = native.decoder_plan(toy.toy_config(), Tokens(1, 2, 32, 33, 1000), build, "float32", "")
+    counts = clean(_trace_whole(plan))
+    assert list(counts) == [rule.__name__ for rule in PIPELINE]
+    assert counts["drop_optional_outputs"] > 0 and counts["strip_debug_info"] > 0
+    assert counts["make_reshapes_static"] == 1

@@ -30,7 +30,9 @@ def checkpoint(toy_checkpoint):
 
 @pytest.fixture(scope="module")
 def clips(checkpoint):
-    return calibrate(Layerwise(checkpoint), [toy.babble(0.6, seed) for seed in range(2)], max_passes=1)
+    return calibrate(
+        Layerwise(checkpoint), [toy.babble(0.6, seed) for seed in range(2)], max_passes=1
+    )
 
 
 def logits_of(checkpoint, recipe, clips):
@@ -39,7 +41,11 @@ def logits_of(checkpoint, recipe, clips):
     found = []
     for clip in clips:
         embeds = encode_whole(encoder, checkpoint, clip.input_features[None].numpy())[:, :-1]
-        found.append(decode_whole(decoder, checkpoint, clip.input_ids[None], embeds, 6)[0, clip.first_generating :])
+        found.append(
+            decode_whole(decoder, checkpoint, clip.input_ids[None], embeds, 6)[
+                0, clip.first_generating :
+            ]
+        )
     return torch.cat(found).double()
 
 
@@ -57,16 +63,30 @@ def expected_drift(checkpoint, recipe, clips):
 
 @pytest.mark.parametrize("table_rows", [100, 5000])
 def test_drift_is_that_of_the_whole_modules(checkpoint, clips, table_rows, monkeypatch):
-    """Several recipes at once: of parts early and late, of the table alone, of everything, of nothing."""
+    """Several recipes at once.
+
+    Of parts early and late, of the table alone, of everything, of nothing.
+    """
     monkeypatch.setattr(layerwise, "TABLE_ROWS", table_rows)
     groups = {group.name: group for group in groups_of(checkpoint.config)}
-    parts = [("encoder 1", "encoder 3", "decoder 1 mlp"), ("adapter",), ("decoder 2 attention",), ("table",)]
-    recipes = [Recipe("part", 0, tuple(rule for name in part for rule in groups[name].rules(4, 32))) for part in parts]
+    parts = [
+        ("encoder 1", "encoder 3", "decoder 1 mlp"),
+        ("adapter",),
+        ("decoder 2 attention",),
+        ("table",),
+    ]
+    recipes = [
+        Recipe("part", 0, tuple(rule for name in part for rule in groups[name].rules(4, 32)))
+        for part in parts
+    ]
     recipes += [load_recipe("default"), FLOAT]
     drifts = measure_drifts(checkpoint, clips, recipes)
     for recipe, drift in zip(recipes[:-1], drifts, strict=False):
         expected = expected_drift(checkpoint, recipe, clips)
-        assert drift.divergence == pytest.approx(expected.divergence, rel=1e-3) and drift.divergence > 1e-4
+        assert (
+            drift.divergence == pytest.approx(expected.divergence, rel=1e-3)
+            and drift.divergence > 1e-4
+        )
         assert drift.margin == pytest.approx(expected.margin, rel=1e-3)
         assert drift.flips == expected.flips
         assert drift.total == pytest.approx(drift.divergence + drift.margin**2 / 8)
@@ -83,12 +103,17 @@ def test_groups_hold_every_matrix_once(checkpoint):
 def test_many_layers_share_groups():
     config = toy.toy_config(num_hidden_layers=26)
     names = [group.name for group in groups_of(config)]
-    assert [name for name in names if "mlp" in name] == [f"decoder {2 * i}-{2 * i + 1} mlp" for i in range(13)]
+    assert [name for name in names if "mlp" in name] == [
+        f"decoder {2 * i}-{2 * i + 1} mlp" for i in range(13)
+    ]
     assert len(set(names)) == len(names)
 
 
 def test_forms(checkpoint, clips):
-    """Sizes follow from shapes, drifts from the error of the weights; a table of 96 columns has blocks of 32 alone."""
+    """Sizes follow from shapes, drifts from the error of the weights.
+
+    A table of 96 columns has blocks of 32 alone.
+    """
     sizes = form_sizes(checkpoint, torch.float16)
     table = next(group for group in sizes if TABLE in group.patterns)
     assert list(sizes[table]) == [(4, 32), (8, 32)]
@@ -107,7 +132,11 @@ def test_forms(checkpoint, clips):
 def test_drift_of_an_unmeasured_form_is_near_its_prediction(checkpoint, clips):
     """Scaling by the weights' squared error holds within a factor of three, from 4 bits to 8."""
     sizes = form_sizes(checkpoint, torch.float16)
-    predicted = sum(form.drift for part in measure_sensitivities(checkpoint, clips, sizes) for form in part.forms[-1:])
+    predicted = sum(
+        form.drift
+        for part in measure_sensitivities(checkpoint, clips, sizes)
+        for form in part.forms[-1:]
+    )
     recipe = Recipe("8 bits", 0, tuple(rule for group in sizes for rule in group.rules(8, 32)))
     (real,) = measure_drifts(checkpoint, clips, [recipe])
     assert np.log(predicted / real.total) == pytest.approx(0, abs=np.log(3))

@@ -19,7 +19,8 @@ from transformers.integrations.mistral.tokenizer import MistralConverter
 from voxtral_onnx.errors import CheckpointError
 from voxtral_onnx.exporter.tokenizer_json import tokenizer_json
 
-REAL = Path(mistral_common.__file__).parent / "data" / "tekken_240718.json"  # the vocabulary of Voxtral
+# the vocabulary of Voxtral
+REAL = Path(mistral_common.__file__).parent / "data" / "tekken_240718.json"
 # Blocks that every Unicode version of the libraries agrees on.
 CHARACTERS = st.one_of(
     st.characters(max_codepoint=0x24F),
@@ -32,11 +33,23 @@ TEXTS = json.loads((Path(__file__).parents[1] / "reference" / "texts.json").read
 def real(tmp_path_factory):
     """With Voxtral's vocabulary: their tokenizer, and ours as Hugging Face's library reads it."""
     values = json.loads(REAL.read_bytes())
-    names = {0: "<unk>", 1: "<s>", 2: "</s>", 11: "<pad>", 32: "[STREAMING_PAD]", 33: "[STREAMING_WORD]"}
+    names = {
+        0: "<unk>",
+        1: "<s>",
+        2: "</s>",
+        11: "<pad>",
+        32: "[STREAMING_PAD]",
+        33: "[STREAMING_WORD]",
+    }
     values["special_tokens"] = [
-        {"rank": i, "token_str": names.get(i, f"<SPECIAL_{i}>"), "is_control": True} for i in range(1000)
+        {"rank": i, "token_str": names.get(i, f"<SPECIAL_{i}>"), "is_control": True}
+        for i in range(1000)
     ]
-    values["config"] |= {"default_num_special_tokens": 1000, "default_vocab_size": 131072, "version": "v7"}
+    values["config"] |= {
+        "default_num_special_tokens": 1000,
+        "default_vocab_size": 131072,
+        "version": "v7",
+    }
     return _both(json.dumps(values).encode(), tmp_path_factory.mktemp("real"))
 
 
@@ -47,7 +60,11 @@ def tiny(tmp_path_factory):
 
 def _both(tekken, folder):
     (folder / "tekken.json").write_bytes(tekken)
-    return Tekkenizer.from_file(folder / "tekken.json"), Tokenizer.from_str(tokenizer_json(tekken).decode()), folder
+    return (
+        Tekkenizer.from_file(folder / "tekken.json"),
+        Tokenizer.from_str(tokenizer_json(tekken).decode()),
+        folder,
+    )
 
 
 def assert_same(both, text):
@@ -76,7 +93,9 @@ def test_names_of_special_tokens_are_those_tokens(real):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from(["a", "b", "ab", " ", "  ", "1", "é", "日", ".", "\n"]), max_size=60))
+@given(
+    st.lists(st.sampled_from(["a", "b", "ab", " ", "  ", "1", "é", "日", ".", "\n"]), max_size=60)
+)
 def test_repetitions(real, tiny, parts):
     assert_same(real, "".join(parts))
     assert_same(tiny, "".join(parts))

@@ -31,14 +31,18 @@ def wiring(model):
     described = []
     for number, node in enumerate(model.graph):
         inputs = [value and names.get(value, value.name) for value in node.inputs]
-        attributes = {name: attribute.value for name, attribute in node.attributes.items() if name != "value"}
+        attributes = {
+            name: attribute.value for name, attribute in node.attributes.items() if name != "value"
+        }
         described.append((node.op_type, inputs, attributes))
         names |= {output: (number, i) for i, output in enumerate(node.outputs)}
     outputs = [(value.name, names[value]) for value in model.graph.outputs]
     return described, outputs, [value.name for value in model.graph.inputs]
 
 
-@pytest.mark.parametrize("recipe", [FLOAT, load_recipe(str(EXACT_RECIPE))], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize(
+    "recipe", [FLOAT, load_recipe(str(EXACT_RECIPE))], ids=lambda recipe: recipe.name
+)
 @pytest.mark.parametrize("part", [0, 1], ids=["encoder", "decoder"])
 def test_repeated_layers_equal_traced_ones(recipe, part):
     config = toy.toy_config()
@@ -46,7 +50,7 @@ def test_repeated_layers_equal_traced_ones(recipe, part):
     plan = plan_of(config)
     whole = _trace_whole(plan)
     clean(whole)
-    finish(plan, fake_module(plan), whole, {})
+    finish(plan, fake_module(plan), whole)
     repeated = trace(plan_of, config).model
     assert wiring(repeated) == wiring(whole)
     shapes = {name: value.shape for name, value in whole.graph.initializers.items()}

@@ -1,4 +1,7 @@
-"""The family transformers_js on onnxruntime's CPU: graphs against their modules, tokens against the runtime's."""
+"""The family transformers_js on onnxruntime's CPU.
+
+Graphs against their modules, tokens against the runtime's.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,11 @@ from voxtral_onnx import Transcriber, export
 from voxtral_onnx.config import VoxtralConfig
 from voxtral_onnx.errors import ArtifactError, CheckpointError
 from voxtral_onnx.exporter.checkpoint import open_checkpoint
-from voxtral_onnx.exporter.families.transformers_js import Rotation, StreamedDecoder, StreamedEncoder
+from voxtral_onnx.exporter.families.transformers_js import (
+    Rotation,
+    StreamedDecoder,
+    StreamedEncoder,
+)
 from voxtral_onnx.exporter.initializers import read_places
 from voxtral_onnx.exporter.layerwise import fill
 from voxtral_onnx.exporter.modules import Build
@@ -43,10 +50,17 @@ def both(toy_family, toy_checkpoint):
     checkpoint = open_checkpoint(toy_checkpoint)
     build = Build(torch.float32, FLOAT)
     encoder, _, decoder = Manifest.read(toy_family).family("fp32", FAMILY)
-    modules = StreamedEncoder(build, checkpoint.config).eval(), StreamedDecoder(build, checkpoint.config).eval()
+    modules = (
+        StreamedEncoder(build, checkpoint.config).eval(),
+        StreamedDecoder(build, checkpoint.config).eval(),
+    )
     for module in modules:
         fill(module, checkpoint)
-    return checkpoint.config, modules, [open_session(toy_family, graph.path) for graph in (encoder, decoder)]
+    return (
+        checkpoint.config,
+        modules,
+        [open_session(toy_family, graph.path) for graph in (encoder, decoder)],
+    )
 
 
 def open_session(folder, path):
@@ -66,7 +80,10 @@ def run_both(session, module, feeds):
 
 
 def named_caches(caches):
-    return {f"past_key_values.{i // 2}.{'value' if i % 2 else 'key'}": cache for i, cache in enumerate(caches)}
+    return {
+        f"past_key_values.{i // 2}.{'value' if i % 2 else 'key'}": cache
+        for i, cache in enumerate(caches)
+    }
 
 
 @pytest.mark.parametrize("start", [0, 10_000_000])
@@ -76,7 +93,9 @@ def test_encoder_graph_equals_module(both, start):
     padding, caches, rows = torch.zeros(1, 128 + stack.hidden_size, 2), empty_caches(stack, 0), 0
     for chunk in (39, 1, 1, 5, 1):
         feeds = {
-            "input_features": torch.from_numpy(rng.standard_normal((1, 128, 8 * chunk), dtype=np.float32)),
+            "input_features": torch.from_numpy(
+                rng.standard_normal((1, 128, 8 * chunk), dtype=np.float32)
+            ),
             "attention_mask": torch.ones(1, rows + 4 * chunk, dtype=torch.int64),
             "position_ids": start + torch.arange(rows, rows + 4 * chunk)[None],
             "past_padding_cache": padding,
@@ -92,19 +111,27 @@ def test_encoder_graph_equals_module(both, start):
 @pytest.mark.parametrize("start", [0, 10_000_000])
 def test_decoder_graph_equals_module(both, start):
     config, (_, module), (_, session) = both
-    stack, rng, caches, rows = config.decoder, np.random.default_rng(start), empty_caches(config.decoder, 0), 0
+    stack = config.decoder
+    rng = np.random.default_rng(start)
+    caches = empty_caches(config.decoder, 0)
+    rows = 0
     for seq, delay in ((39, 6), (1, 6), (3, 1), (1, 30), (30, 6), (1, 6)):
         feeds = {
-            "inputs_embeds": torch.from_numpy(rng.standard_normal((1, seq, stack.hidden_size), dtype=np.float32)),
+            "inputs_embeds": torch.from_numpy(
+                rng.standard_normal((1, seq, stack.hidden_size), dtype=np.float32)
+            ),
             "attention_mask": torch.ones(1, start + rows + seq, dtype=torch.int64),
             "num_delay_tokens": torch.tensor([delay]),
             **named_caches(caches),
         }
         out = run_both(session, module, feeds)
-        caches, rows = [value for name, value in out.items() if name.startswith("present.")], rows + seq
+        caches = [value for name, value in out.items() if name.startswith("present.")]
+        rows = rows + seq
         if delay == 6:  # is what a host gets that does not feed it
             del feeds["num_delay_tokens"]
-            (alone,) = session.run(["logits"], {name: value.numpy() for name, value in feeds.items()})
+            (alone,) = session.run(
+                ["logits"], {name: value.numpy() for name, value in feeds.items()}
+            )
             assert_parity(alone, out["logits"].numpy(), atol=ATOL, what="logits by default")
 
 
@@ -115,8 +142,12 @@ def test_rotation_is_that_of_the_position(position):
     for name, values in module.constants().items():
         getattr(module, name).data = torch.from_numpy(values)
     angles = position * stack.rope_theta ** (-np.arange(0, stack.head_dim, 2) / stack.head_dim)
-    for got, expected in zip(module(torch.tensor([[position]])), (np.cos(angles), np.sin(angles)), strict=True):
-        assert_parity(got[0, 0].numpy(), expected.astype(np.float32), atol=ROTATION_ATOL, what=str(position))
+    for got, expected in zip(
+        module(torch.tensor([[position]])), (np.cos(angles), np.sin(angles)), strict=True
+    ):
+        assert_parity(
+            got[0, 0].numpy(), expected.astype(np.float32), atol=ROTATION_ATOL, what=str(position)
+        )
 
 
 @pytest.mark.parametrize("delay", [6, 1, 30])
@@ -137,7 +168,9 @@ def test_tokens_are_the_runtimes_on_speech(transformers_js_artifact):
             got = generate(transformers_js_artifact, "q4", samples, history=expected)
             rows.add(got.rows)
             for i, (a, b, margin) in enumerate(zip(expected, got.ids, got.margins, strict=True)):
-                assert a == b or margin < SURE, f"{name}: token {i}: expected {a}, got {b} with a lead of {margin:.3f}"
+                assert a == b or margin < SURE, (
+                    f"{name}: token {i}: expected {a}, got {b} with a lead of {margin:.3f}"
+                )
                 sure, total = sure + (margin >= SURE), total + 1
     print(f"{sure} of {total} tokens have a lead of {SURE} and are equal")
     assert (150 - 1 + 4, 128) in rows  # both windows rolled
@@ -157,10 +190,15 @@ def test_weights_are_those_of_the_native_graphs(transformers_js_artifact):
     table = (family / embedding.data[0]).read_bytes()
     assert table == (family / precision.decoder.data[-1]).read_bytes()
     written = {graph.path for graph in (encoder, embedding, decoder)} | {*embedding.data}
-    assert manifest.files.keys() - manifest.files_of(["q4"]).keys() == written | ROOT | {"delay_network.gguf"}
+    assert manifest.files.keys() - manifest.files_of(["q4"]).keys() == written | ROOT
 
 
-ROOT = {"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"}
+ROOT = {
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+}
 ROOT |= {"tokenizer.json", "tokenizer_config.json"}
 
 
@@ -170,9 +208,16 @@ def test_configurations_are_the_models(transformers_js_artifact):
     config = Manifest.read(family).config
     assert VoxtralConfig.from_hf(values["config.json"], values["processor_config.json"]) == config
     theirs = VoxtralRealtimeConfig(**values["config.json"]).to_dict()
-    assert (theirs["text_config"]["sliding_window"], theirs["audio_config"]["sliding_window"]) == (128, 150)
+    assert (theirs["text_config"]["sliding_window"], theirs["audio_config"]["sliding_window"]) == (
+        128,
+        150,
+    )
     extractor = VoxtralRealtimeFeatureExtractor(**values["preprocessor_config.json"])
-    assert (extractor.hop_length, extractor.feature_size, extractor.global_log_mel_max) == (160, 128, 1.5)
+    assert (extractor.hop_length, extractor.feature_size, extractor.global_log_mel_max) == (
+        160,
+        128,
+        1.5,
+    )
     js = values["config.json"]["transformers.js_config"]
     assert js["dtype"] == "q4"
     assert js["use_external_data_format"] == {
@@ -189,7 +234,8 @@ def test_processor_that_would_not_fit(toy_checkpoint, tmp_path):
     values["audio"]["streaming_n_left_pad_tokens"] = 31
     (checkpoint / "tekken.json").write_text(json.dumps(values))
     message = (
-        "tokens of silence before the audio: its processor has 32, this checkpoint 31; export with --family native"
+        "tokens of silence before the audio: its processor has 32, this checkpoint 31; export with "
+        "--family native"
     )
     with pytest.raises(CheckpointError, match=message):
         export(checkpoint, tmp_path / "out", precisions=("fp32",), families=(FAMILY,))
@@ -197,5 +243,9 @@ def test_processor_that_would_not_fit(toy_checkpoint, tmp_path):
 
 
 def test_artifact_without_the_family(toy_artifact):
-    with pytest.raises(ArtifactError, match=r"add them: .* --precision q4 --family native,transformers_js"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"add them: .* --precision q4 --family "
+        r"native,transformers_js",
+    ):
         Manifest.read(toy_artifact).family("q4", FAMILY)

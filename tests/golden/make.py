@@ -1,6 +1,7 @@
 """What other hosts must compute too: results of the Python runtime as JSON.
 
-tests/runtime/test_golden.py and the units of web/test read the same files; `python tests/golden/make.py` writes them.
+tests/runtime/test_golden.py and the units of web/test read the same files; `python
+tests/golden/make.py` writes them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ CACHES = {  # tiny's, and one of a short context
 WIDTHS = ("ab", "今日", "e\u0301", "\uff46", "🎉", "한", "\ufe4f", "ﬀ", "\u0627", "𠀀")
 SNIPPETS = {  # text pieces with the seconds of pause before them and of their own length
     "words": [(" one.", 0, 0.5), (" two", 0, 0.5), (" three", 0.5, 0.5), *[(" x", 0, 1)] * 8],
-    "wrapped": [(" " + "long-" * 7 + "word", 0, 0.48), *[(" of many", 0, 0.4)] * 12, (" end?", 0.08, 0.0625)],
+    "wrapped": [
+        (" " + "long-" * 7 + "word", 0, 0.48),
+        *[(" of many", 0, 0.4)] * 12,
+        (" end?", 0.08, 0.0625),
+    ],
     "chinese": [("今日は天気がいいですね。" * 6, 0, 0.8), ("そうです。", 0.08, 0.8)],
     "arabic": [(" مرحبا", 0.16, 0.4), (" بالعالم؟", 0, 0.4), (" نعم", 0.16, 0.4)],
     "markup": [(" a <b> & c", 0, 1), (" \n ", 0, 0.08), (" \x1cd", 3.0625, 0.0625)],
@@ -45,7 +50,9 @@ def golden() -> dict[str, Any]:
         "cache": {name: cache_values(spec) for name, spec in CACHES.items()},
         "rotation": rotation_values(),
         "guard": {
-            str(blanks): Stream.blank_penalty(cast(Stream, SimpleNamespace(blanks=blanks, guard=True)))
+            str(blanks): Stream.blank_penalty(
+                cast(Stream, SimpleNamespace(blanks=blanks, guard=True))
+            )
             for blanks in range(198, 218)
         },
         "float16": float16_values(),
@@ -71,14 +78,18 @@ def cache_values(spec: CacheSpec) -> dict[str, Any]:
 def rotation_values() -> dict[str, Any]:
     """Cosines and sines in float64."""
     spec, positions = CACHES["encoder"], [0, 1, 749, 131_072, 10_000_000]
-    angles = np.array(positions)[:, None] * spec.rope_theta ** (-np.arange(0, spec.head_dim, 2) / spec.head_dim)
+    angles = np.array(positions)[:, None] * spec.rope_theta ** (
+        -np.arange(0, spec.head_dim, 2) / spec.head_dim
+    )
     return {"positions": positions, "cos": np.cos(angles).tolist(), "sin": np.sin(angles).tolist()}
 
 
 def float16_values() -> dict[str, Any]:
     """Numbers and the bits of the nearest float16."""
     ties = [1 + 2**-11, 1 + 3 * 2**-11, 2**-24, 2**-25, 3 * 2**-25, 65504.0, 65519.0, 65520.0, 1e9]
-    values = [0.0, *ties, *np.cos(np.arange(200.0)).tolist(), *(1e-6 * np.sin(np.arange(50.0))).tolist()]
+    # products and remainders are the same bits everywhere
+    spread = [i * 0.618 % 2 - 1 for i in range(250)]
+    values = [0.0, *ties, *spread[:200], *(1e-6 * value for value in spread[200:])]
     values += [-value for value in values]
     with np.errstate(over="ignore"):
         bits = np.array(values).astype(np.float16).view(np.uint16)
@@ -86,7 +97,10 @@ def float16_values() -> dict[str, Any]:
 
 
 def text_values() -> dict[str, Any]:
-    """What each token completes: whole words, blanks between them, characters in several tokens, broken ones."""
+    """What each token completes.
+
+    Whole words, blanks between them, characters in several tokens, broken ones.
+    """
     tokenizer = Tokenizer(TEKKEN, TOKENS)
     euro, party = [1000 + byte for byte in "€".encode()], [1000 + byte for byte in "🎉".encode()]
     cases = [
@@ -100,7 +114,9 @@ def text_values() -> dict[str, Any]:
     for ids in cases:
         decoder = TextDecoder(tokenizer)
         pieces = [decoder.push(token_id) for token_id in ids]
-        values.append({"ids": ids, "pieces": pieces, "rest": decoder.flush(), "text": tokenizer.decode(ids)})
+        values.append(
+            {"ids": ids, "pieces": pieces, "rest": decoder.flush(), "text": tokenizer.decode(ids)}
+        )
     return {"cases": values}
 
 
@@ -117,11 +133,18 @@ def segments_values() -> dict[str, Any]:
     values = {}
     for name, ids in cases.items():
         decoder = TextDecoder(tokenizer)
-        tokens = [Token(i, t, decoder.push(t), (i + 1) * 0.08, -0.1 * (i % 7), 0.0) for i, t in enumerate(ids)]
+        tokens = [
+            Token(i, t, decoder.push(t), (i + 1) * 0.08, -0.1 * (i % 7), 0.0)
+            for i, t in enumerate(ids)
+        ]
         values[name] = {
-            "tokens": [{"token_id": t.token_id, "text": t.text, "end": t.end, "logprob": t.logprob} for t in tokens],
+            "tokens": [
+                {"token_id": t.token_id, "text": t.text, "end": t.end, "logprob": t.logprob}
+                for t in tokens
+            ],
             "segments": [
-                {**segment_values(segment), "token_ids": list(segment.token_ids)} for segment in group(tokens, TOKENS)
+                {**segment_values(segment), "token_ids": list(segment.token_ids)}
+                for segment in group(tokens, TOKENS)
             ],
         }
     return values
@@ -132,11 +155,17 @@ def captions_values(segments: list[Segment]) -> dict[str, Any]:
     recording = Recording(segments, segments[-1].end if segments else 0.0, {"delay_ms": 480})
     return {
         "segments": [
-            {"id": s.id, "start": s.start, "end": s.end, "text": s.text, "logprob": s.logprob} for s in segments
+            {"id": s.id, "start": s.start, "end": s.end, "text": s.text, "logprob": s.logprob}
+            for s in segments
         ],
-        "captions": [{"start": c.start, "end": c.end, "lines": list(c.lines)} for c in captions(segments)],
+        "captions": [
+            {"start": c.start, "end": c.end, "lines": list(c.lines)} for c in captions(segments)
+        ],
         "duration": recording.duration,
-        **{output_format: render(recording, output_format) for output_format in ("txt", "srt", "vtt", "json")},
+        **{
+            output_format: render(recording, output_format)
+            for output_format in ("txt", "srt", "vtt", "json")
+        },
     }
 
 

@@ -16,7 +16,9 @@ from voxtral_onnx.quant.packing import pack, unpack
 from voxtral_onnx.quant.recipe import Rule
 
 
-@given(nps.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 33))), st.sampled_from([4, 8]))
+@given(
+    nps.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 33))), st.sampled_from([4, 8])
+)
 def test_unpack_is_the_inverse_of_pack(codes, bits):
     codes = codes & ((1 << bits) - 1)
     packed = pack(codes, bits)
@@ -53,7 +55,9 @@ def test_onnxruntime_reads_the_same_weights(method, bits, columns, block_size):
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
     identity = np.eye(columns, dtype=np.float32)
     result = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"A": identity})[0]
-    assert_parity(np.asarray(result).T, dequantize_blockwise(blocks, rule, columns), atol=1e-5, what="weights")
+    assert_parity(
+        np.asarray(result).T, dequantize_blockwise(blocks, rule, columns), atol=1e-5, what="weights"
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -11,7 +11,13 @@ from voxtral_onnx.quant import budget as budgets
 from voxtral_onnx.quant.budget import Form, spend
 
 forms = st.lists(
-    st.builds(Form, st.just(4), st.just(32), st.integers(0, 60), st.floats(0, 9).map(lambda x: round(x, 3))),
+    st.builds(
+        Form,
+        st.just(4),
+        st.just(32),
+        st.integers(0, 60),
+        st.floats(0, 9).map(lambda x: round(x, 3)),
+    ),
     min_size=1,
     max_size=4,
 )
@@ -34,7 +40,9 @@ def test_equals_trying_everything(groups, budget):
     expected = best_of_all(groups, budget)
     if expected is None:
         least = sum(min(form.size for form in forms) for forms in groups)
-        with pytest.raises(QuantizationError, match=f"expected at least {least:,} bytes, got {budget:,}"):
+        with pytest.raises(
+            QuantizationError, match=f"expected at least {least:,} bytes, got {budget:,}"
+        ):
             spend(groups, budget)
         return
     size, drift = total(groups, spend(groups, budget))
@@ -45,7 +53,10 @@ def test_equals_trying_everything(groups, budget):
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(groups=groups_of_forms, budget=st.integers(0, 250))
 def test_rounded_sizes_still_fit(groups, budget):
-    """With ten cells: never above the budget, never worse than what a budget smaller by the rounding gives."""
+    """With ten cells.
+
+    Never above the budget, never worse than what a budget smaller by the rounding gives.
+    """
     if best_of_all(groups, budget) is None:
         return
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,7 @@
-"""Quantisation methods: the grids they choose, on all kinds of blocks, and methods of the user's own."""
+"""Quantisation methods.
+
+The grids they choose, on all kinds of blocks, and methods of the user's own.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +15,8 @@ from voxtral_onnx.quant.methods import METHODS, method
 from voxtral_onnx.quant.packing import unpack
 from voxtral_onnx.quant.recipe import Rule, load_recipe
 
-RELATIVE_ERROR = {  # rms on Gaussian and Student-t3 weights in blocks of 32, measured with an implementation of its own
+# rms on Gaussian and Student-t3 weights in blocks of 32, measured with an implementation of its own
+RELATIVE_ERROR = {
     ("rtn_symmetric", 4): (0.0858, 0.1287),
     ("rtn_asymmetric", 4): (0.0807, 0.1023),
     ("refit_symmetric", 4): (0.0812, 0.1247),
@@ -24,13 +28,16 @@ RELATIVE_ERROR = {  # rms on Gaussian and Student-t3 weights in blocks of 32, me
 }
 BLOCK_ERRORS = {32: 0.0859, 64: 0.0950, 128: 0.1032}  # rtn_symmetric, measured in the same way
 FLOAT16_TINY = 2.0**-24  # the smallest positive scale
-SUMS = 2e-6  # of a block's sum of squares: rounding in the float32 sums by which refits are compared
+# of a block's sum of squares: rounding in the float32 sums by which refits are compared
+SUMS = 2e-6
 
 magnitudes = st.sampled_from([1e-38, 1e-12, 1e-7, 1e-4, 1.0, 1000.0, 250_000.0])
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 100))
 units = st.floats(-1, 1, width=32)
 weights = st.builds(
-    lambda array, size: array * np.float32(size), nps.arrays(np.float32, shapes, elements=units), magnitudes
+    lambda array, size: array * np.float32(size),
+    nps.arrays(np.float32, shapes, elements=units),
+    magnitudes,
 )
 every_method = pytest.mark.parametrize("name", METHODS)
 every_width = pytest.mark.parametrize("bits", [4, 8])
@@ -45,7 +52,11 @@ def block_errors(weight: np.ndarray, rule: Rule) -> np.ndarray:
     """Sum of squared errors of each block, in float64."""
     _, back = there_and_back(weight, rule)
     errors = (back.astype(np.float64) - weight) ** 2
-    return np.pad(errors, ((0, 0), (0, -weight.shape[1] % rule.block_size))).reshape(-1, rule.block_size).sum(1)
+    return (
+        np.pad(errors, ((0, 0), (0, -weight.shape[1] % rule.block_size)))
+        .reshape(-1, rule.block_size)
+        .sum(1)
+    )
 
 
 @every_method
@@ -59,9 +70,14 @@ def test_every_value_is_within_a_step_of_its_code(name, bits, weight, block_size
     assert (blocks.scales == blocks.scales.astype(np.float16)).all()
     assert unpack(blocks.packed, bits, block_size).max() < 1 << bits
     if name.startswith("rtn"):
-        # Half a step of rounding; a whole one at the end that two's complement leaves out; scales below float16's
-        # normal numbers are off by half of the smallest, which every one of the codes multiplies.
-        bound = (1 if name == "rtn_symmetric" else 0.75) * steps + 2e-3 * np.abs(weight) + (1 << bits) * FLOAT16_TINY
+        # Half a step of rounding; a whole one at the end that two's complement leaves out; scales
+        # below float16's normal numbers are off by half of the smallest, which every one of the
+        # codes multiplies.
+        bound = (
+            (1 if name == "rtn_symmetric" else 0.75) * steps
+            + 2e-3 * np.abs(weight)
+            + (1 << bits) * FLOAT16_TINY
+        )
         assert (np.abs(back - weight) <= bound).all()
 
 
@@ -96,7 +112,8 @@ def test_slices_of_rows_give_the_bytes_of_the_whole(name, weight, cut):
 def test_blocks_of_one_value(name, bits, value):
     weight = np.full((2, 64), value, np.float32)
     _, back = there_and_back(weight, Rule("*", bits, 32, name))
-    # a float16 scale is off by 2^-11 of itself, one below its normal numbers by half of the smallest
+    # a float16 scale is off by 2^-11 of itself, one below its normal numbers by half of the
+    # smallest
     assert np.abs(back - weight).max() <= 2.0**-11 * abs(value) + (1 << bits) * FLOAT16_TINY
 
 
@@ -111,7 +128,10 @@ def test_an_outlier_is_kept(name):
 @pytest.mark.parametrize(("name", "bits"), RELATIVE_ERROR)
 def test_error_on_random_weights(name, bits):
     rng, rule = np.random.default_rng(0), Rule("*", bits, 32, name)
-    weights = rng.standard_normal((256, 1024), np.float32), rng.standard_t(3, (256, 1024)).astype(np.float32)
+    weights = (
+        rng.standard_normal((256, 1024), np.float32),
+        rng.standard_t(3, (256, 1024)).astype(np.float32),
+    )
     for weight, expected in zip(weights, RELATIVE_ERROR[name, bits], strict=True):
         error = np.linalg.norm(there_and_back(weight, rule)[1] - weight) / np.linalg.norm(weight)
         assert abs(error / expected - 1) < 0.02
@@ -121,7 +141,10 @@ def test_error_on_random_weights(name, bits):
 def test_error_of_each_block_size(block_size):
     weight = np.random.default_rng(0).standard_normal((256, 1024), dtype=np.float32)
     _, back = there_and_back(weight, Rule("*", 4, block_size, "rtn_symmetric"))
-    assert abs(np.linalg.norm(back - weight) / np.linalg.norm(weight) / BLOCK_ERRORS[block_size] - 1) < 0.02
+    assert (
+        abs(np.linalg.norm(back - weight) / np.linalg.norm(weight) / BLOCK_ERRORS[block_size] - 1)
+        < 0.02
+    )
 
 
 @pytest.fixture
@@ -140,7 +163,10 @@ def test_a_registered_method_is_a_method_of_recipes(own_method, tmp_path):
         return np.exp2(np.ceil(np.log2(spread / 7))), np.full(spread.shape, 7, np.float32)
 
     path = tmp_path / "mine.toml"
-    path.write_text('accuracy_level = 4\n[[rules]]\ntensors = "*"\nbits = 4\nblock_size = 32\nmethod = "powers_of_two"')
+    path.write_text(
+        'accuracy_level = 4\n[[rules]]\ntensors = "*"\nbits = 4\nblock_size = '
+        '32\nmethod = "powers_of_two"'
+    )
     rule = load_recipe(str(path)).rule_for("any")
     assert rule and rule.has_zero_points
     weight = np.random.default_rng(0).standard_normal((4, 64), np.float32)

@@ -13,7 +13,11 @@ RECIPES = sorted((Path(recipe_module.__file__).parent / "recipes").glob("*.toml"
 
 def test_the_first_matching_rule_counts():
     recipe = load_recipe("default")
-    names = ("language_model.embed_tokens", "multi_modal_projector.linear_1", "audio_tower.layers.0.mlp.up_proj")
+    names = (
+        "language_model.embed_tokens",
+        "multi_modal_projector.linear_1",
+        "audio_tower.layers.0.mlp.up_proj",
+    )
     rules = [recipe.rule_for(name) for name in (*names, "language_model.layers.0.mlp.up_proj")]
     methods = ["rtn_symmetric", "rtn_symmetric", "refit_asymmetric", "rtn_asymmetric"]
     assert [rule and rule.method for rule in rules] == methods
@@ -29,7 +33,10 @@ def test_the_first_matching_rule_counts():
         ("accuracy_level = 9\nrules = []", "expected 0 to 4, got 9"),
         ("accuracy_level = 4\ncolour = 1\nrules = []", "colour"),
         *(
-            (f"accuracy_level = 4\n[[rules]]\ntensors = '*'\n{line}", f"{line.split()[0]}: expected")
+            (
+                f"accuracy_level = 4\n[[rules]]\ntensors = '*'\n{line}",
+                f"{line.split()[0]}: expected",
+            )
             for line in (
                 "bits = 3\nblock_size = 32\nmethod = 'rtn_symmetric'",
                 "block_size = 256\nbits = 4\nmethod = 'rtn_symmetric'",
@@ -54,7 +61,9 @@ def test_shipped_recipes_compute_in_int8(path):
     """8-bit weights at accuracy 0 are a hundred times slower on the CPU."""
     recipe = load_recipe(path.stem)
     assert recipe.accuracy_level == 4 and recipe.name == path.stem
-    assert recipe.rule_for("language_model.embed_tokens") and recipe.rule_for("audio_tower.layers.0.mlp.up_proj")
+    assert recipe.rule_for("language_model.embed_tokens") and recipe.rule_for(
+        "audio_tower.layers.0.mlp.up_proj"
+    )
 
 
 MODULES = (
@@ -77,7 +86,11 @@ MODULES = (
     ],
 )
 def test_a_pattern_that_matches_nothing_names_likely_ones(pattern, likely):
-    recipe = Recipe("mine", 4, (Rule("*.down_proj", 4, 32, "rtn_symmetric"), Rule(pattern, 4, 32, "rtn_symmetric")))
+    recipe = Recipe(
+        "mine",
+        4,
+        (Rule("*.down_proj", 4, 32, "rtn_symmetric"), Rule(pattern, 4, 32, "rtn_symmetric")),
+    )
     with pytest.raises(QuantizationError) as caught:
         recipe.check_patterns(MODULES)
     assert f"recipe mine: rule {pattern!r} matches no linear layer" in str(caught.value)
@@ -85,6 +98,9 @@ def test_a_pattern_that_matches_nothing_names_likely_ones(pattern, likely):
 
 
 def test_patterns_that_match_are_accepted_even_behind_others():
-    rules = Rule("*", 4, 32, "rtn_symmetric"), Rule("audio_tower.layers.[01].*", 8, 32, "rtn_symmetric")
+    rules = (
+        Rule("*", 4, 32, "rtn_symmetric"),
+        Rule("audio_tower.layers.[01].*", 8, 32, "rtn_symmetric"),
+    )
     Recipe("mine", 4, rules).check_patterns(MODULES)
     Recipe("float", 0, ()).check_patterns(MODULES)

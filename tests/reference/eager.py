@@ -1,4 +1,7 @@
-"""The exporter's modules with a checkpoint's weights, whole: what the graphs and the layer-by-layer run must equal."""
+"""The exporter's modules with a checkpoint's weights, whole.
+
+What the graphs and the layer-by-layer run must equal.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,13 @@ from voxtral_onnx.quant.recipe import FLOAT, Recipe
 def eager_modules(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> tuple[Encoder, Decoder]:
     """Both steps with the checkpoint's weights, filled by the exporter's own binding."""
     build = Build(torch.float32, recipe)
-    tokens, _ = read_tekken(checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms)
-    modules = Encoder(build, checkpoint.config).eval(), Decoder(build, checkpoint.config, tokens).eval()
+    tokens, _ = read_tekken(
+        checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms
+    )
+    modules = (
+        Encoder(build, checkpoint.config).eval(),
+        Decoder(build, checkpoint.config, tokens).eval(),
+    )
     for module in modules:
         fill(module, checkpoint)
     return modules
@@ -30,21 +38,31 @@ def empty_caches(stack: TransformerConfig, capacity: int, batch: int = 1) -> lis
 
 
 @torch.no_grad()
-def encode_whole(encoder: Encoder, checkpoint: Checkpoint, input_features: np.ndarray) -> torch.Tensor:
+def encode_whole(
+    encoder: Encoder, checkpoint: Checkpoint, input_features: np.ndarray
+) -> torch.Tensor:
     """Audio embeddings [1, tokens, hidden_size] of a whole recording in one call."""
     stack, frames = checkpoint.config.encoder, input_features.shape[2] // 2
     states = torch.zeros(1, input_features.shape[1], 2), torch.zeros(1, stack.hidden_size, 1)
     at = torch.tensor([frames - 1], dtype=torch.int32), torch.tensor(frames, dtype=torch.int32)
     rows = rotation(stack, 0, frames)
-    return encoder(torch.from_numpy(input_features), *states, *rows, *at, *empty_caches(stack, frames))[0]
+    return encoder(
+        torch.from_numpy(input_features), *states, *rows, *at, *empty_caches(stack, frames)
+    )[0]
 
 
 @torch.no_grad()
 def decode_whole(
-    decoder: Decoder, checkpoint: Checkpoint, ids: torch.Tensor, audio_embeds: torch.Tensor, delay: int
+    decoder: Decoder,
+    checkpoint: Checkpoint,
+    ids: torch.Tensor,
+    audio_embeds: torch.Tensor,
+    delay: int,
 ) -> torch.Tensor:
     """Logits [1, seq, vocab_size] of a whole token sequence in one call."""
     stack, seq = checkpoint.config.decoder, ids.shape[1]
     at = torch.tensor([seq - 1], dtype=torch.int32), torch.tensor(seq, dtype=torch.int32)
     rows, caches = rotation(stack, 0, seq), empty_caches(stack, seq)
-    return decoder(ids, audio_embeds, torch.tensor([delay]), *rows, *at, torch.zeros(1, seq), *caches)[2]
+    return decoder(
+        ids, audio_embeds, torch.tensor([delay]), *rows, *at, torch.zeros(1, seq), *caches
+    )[2]

@@ -1,7 +1,10 @@
-"""Small random models with the real one's awkward ratios, in both checkpoint layouts, and transformers as oracle.
+"""Small random models with the real one's awkward ratios.
 
-The weights come from transformers' own class and are written by its own `save_pretrained`; Mistral's layout is written
-here from the table of names, so that it is an account of its own of the rotary row order.
+They come in both checkpoint layouts, with transformers as oracle.
+
+The weights come from transformers' own class and are written by its own `save_pretrained`;
+Mistral's layout is written here from the table of names, so that it is an account of its own of the
+rotary row order.
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ BOS, EOS, PAD, WORD = 1, 2, 32, 33
 
 
 def toy_config(**decoder) -> VoxtralConfig:
-    """heads * head_dim differs from hidden_size, queries are grouped, windows roll within seconds."""
+    """Return a small configuration with the real one's awkward ratios.
+
+    heads * head_dim differs from hidden_size, queries are grouped, windows roll within seconds.
+    """
     config = VoxtralConfig(
         AudioConfig(16000, 400, 160, 128, 1.5, 8),
         EncoderConfig(64, 96, 4, 3, 3, 32, 22, 1e6, 1e-5, downsample_factor=4),
@@ -33,7 +39,10 @@ def toy_config(**decoder) -> VoxtralConfig:
 
 
 def transformers_model(config: VoxtralConfig, seed: int) -> VoxtralRealtimeForConditionalGeneration:
-    """transformers' model with weights that do not just echo the input, all bfloat16 values held in float32."""
+    """Return transformers' model with weights that do not just echo the input.
+
+    All are bfloat16 values held in float32.
+    """
     encoder, decoder, audio = config.encoder, config.decoder, config.audio
 
     def stack(part):
@@ -51,7 +60,11 @@ def transformers_model(config: VoxtralConfig, seed: int) -> VoxtralRealtimeForCo
     torch.manual_seed(seed)
     model = VoxtralRealtimeForConditionalGeneration(
         VoxtralRealtimeConfig(
-            audio_config={"model_type": "voxtral_realtime_encoder", "num_mel_bins": audio.n_mels, **stack(encoder)},
+            audio_config={
+                "model_type": "voxtral_realtime_encoder",
+                "num_mel_bins": audio.n_mels,
+                **stack(encoder),
+            },
             text_config={
                 "model_type": "voxtral_realtime_text",
                 "num_key_value_heads": decoder.num_key_value_heads,
@@ -68,7 +81,8 @@ def transformers_model(config: VoxtralConfig, seed: int) -> VoxtralRealtimeForCo
                 parameter.normal_(0, 1.5 / parameter[0].numel() ** 0.5)
             else:
                 parameter.normal_(0.0, 0.2) if "bias" in name else parameter.normal_(1.0, 0.1)
-        model.model.multi_modal_projector.linear_2.weight.mul_(4)  # else the tied table just echoes the input token
+        # else the tied table just echoes the input token
+        model.model.multi_modal_projector.linear_2.weight.mul_(4)
         for parameter in model.parameters():
             parameter.copy_(parameter.bfloat16().float())
     model.tie_weights()
@@ -76,7 +90,9 @@ def transformers_model(config: VoxtralConfig, seed: int) -> VoxtralRealtimeForCo
     return model
 
 
-def write_hf(model: VoxtralRealtimeForConditionalGeneration, config: VoxtralConfig, folder: Path, **save) -> Path:
+def write_hf(
+    model: VoxtralRealtimeForConditionalGeneration, config: VoxtralConfig, folder: Path, **save
+) -> Path:
     """Hugging Face's layout, as `save_pretrained` writes it, in bfloat16."""
     half = VoxtralRealtimeForConditionalGeneration(model.config).bfloat16()
     half.load_state_dict({name: value.bfloat16() for name, value in model.state_dict().items()})
@@ -96,7 +112,9 @@ def write_hf(model: VoxtralRealtimeForConditionalGeneration, config: VoxtralConf
     return folder
 
 
-def write_mistral(model: VoxtralRealtimeForConditionalGeneration, config: VoxtralConfig, folder: Path) -> Path:
+def write_mistral(
+    model: VoxtralRealtimeForConditionalGeneration, config: VoxtralConfig, folder: Path
+) -> Path:
     """Mistral's layout: its names, interleaved rotary rows."""
     folder.mkdir(parents=True)
     tensors = {}
@@ -106,7 +124,9 @@ def write_mistral(model: VoxtralRealtimeForConditionalGeneration, config: Voxtra
         stack = config.encoder if ".audio_tower." in name else config.decoder
         if ".q_proj." in name or ".k_proj." in name:
             heads = value.shape[0] // stack.head_dim
-            value = value.unflatten(0, (heads, 2, stack.head_dim // 2)).transpose(1, 2).flatten(0, 2)
+            value = (
+                value.unflatten(0, (heads, 2, stack.head_dim // 2)).transpose(1, 2).flatten(0, 2)
+            )
         tensors[_mistral_name(name)] = value.bfloat16().contiguous()
     save_file(tensors, folder / "consolidated.safetensors")
     (folder / "params.json").write_text(json.dumps(params(config)))
@@ -198,7 +218,9 @@ def tekken(config: VoxtralConfig) -> bytes:
     """A tokenizer whose text tokens are the bytes and pairs of them."""
     named = {BOS: "<s>", EOS: "</s>", PAD: "[STREAMING_PAD]", WORD: "[STREAMING_WORD]"}
     count = config.decoder.vocab_size - NUM_SPECIAL
-    pieces = [bytes([i]) for i in range(256)] + [bytes([97 + i // 26 % 26, 97 + i % 26]) for i in range(count - 256)]
+    pieces = [bytes([i]) for i in range(256)] + [
+        bytes([97 + i // 26 % 26, 97 + i % 26]) for i in range(count - 256)
+    ]
     return json.dumps(
         {
             "config": {
@@ -206,9 +228,13 @@ def tekken(config: VoxtralConfig) -> bytes:
                 "default_num_special_tokens": NUM_SPECIAL,
                 "default_vocab_size": config.decoder.vocab_size,
             },
-            "vocab": [{"rank": i, "token_bytes": base64.b64encode(piece).decode()} for i, piece in enumerate(pieces)],
+            "vocab": [
+                {"rank": i, "token_bytes": base64.b64encode(piece).decode()}
+                for i, piece in enumerate(pieces)
+            ],
             "special_tokens": [
-                {"rank": i, "token_str": named.get(i, f"<SPECIAL_{i}>"), "is_control": True} for i in range(NUM_SPECIAL)
+                {"rank": i, "token_str": named.get(i, f"<SPECIAL_{i}>"), "is_control": True}
+                for i in range(NUM_SPECIAL)
             ],
             "audio": {
                 "sampling_rate": 16000,
@@ -229,4 +255,8 @@ def babble(seconds: float, seed: int = 0) -> np.ndarray:
     tones = rng.uniform(100, 7500, (parts, 3, 1))
     levels = 10 ** rng.uniform(-3, -0.7, (parts, 3, 1))
     noise = 10 ** rng.uniform(-4, -1, (parts, 1)) * rng.standard_normal((parts, 1280))
-    return ((levels * np.sin(2 * np.pi * tones * t)).sum(1) + noise).reshape(-1)[:count].astype(np.float32)
+    return (
+        ((levels * np.sin(2 * np.pi * tones * t)).sum(1) + noise)
+        .reshape(-1)[:count]
+        .astype(np.float32)
+    )

@@ -1,4 +1,7 @@
-"""A session as transformers.js runs it: the loop of its `modeling_voxtral_realtime.js` (4.3), on onnxruntime's CPU."""
+"""A session as transformers.js runs it.
+
+The loop of its `modeling_voxtral_realtime.js` (4.3), on onnxruntime's CPU.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from commands import LONG_CLIP, SAMPLES
 from voxtral_onnx.manifest import Manifest
 
 FAMILY = "transformers_js"
-SURE = 0.05  # a lead of the best logit that other kernels do not turn; float16 logits are 0.016 apart
+# a lead of the best logit that other kernels do not turn; float16 logits are 0.016 apart
+SURE = 0.05
 BOS, BLANK, LEFT_PAD, RIGHT_PAD = 1, 32, 32, 11
 
 
@@ -35,7 +39,9 @@ class Growing:
         self.ort = onnxruntime.InferenceSession(folder / path, options)
         self.outputs = [output.name for output in self.ort.get_outputs()]
         self.state: dict[str, np.ndarray] = {
-            each.name: np.zeros([size if isinstance(size, int) else 0 for size in each.shape], _dtype(each.type))
+            each.name: np.zeros(
+                [size if isinstance(size, int) else 0 for size in each.shape], _dtype(each.type)
+            )
             for each in self.ort.get_inputs()
             if each.name.startswith("past_")
         }
@@ -53,9 +59,16 @@ class Growing:
 
 
 def generate(
-    folder: Path, precision: str, samples: np.ndarray, delay: int = 6, history: Sequence[int] | None = None
+    folder: Path,
+    precision: str,
+    samples: np.ndarray,
+    delay: int = 6,
+    history: Sequence[int] | None = None,
 ) -> Generated:
-    """Greedy ids of a whole recording, one step for every token of audio; or what would follow each of a history."""
+    """Greedy ids of a whole recording, one step for every token of audio.
+
+    Or what would follow each of a history.
+    """
     manifest = Manifest.read(folder)
     paths = [graph.path for graph in manifest.family(precision, FAMILY)]
     encoder, embedding, decoder = (Growing(folder, path) for path in paths)
@@ -85,12 +98,18 @@ def generate(
         if last == manifest.tokens.eos:
             break
         ids = np.array([[last]])
-    rows = encoder.state["past_key_values.0.key"].shape[2], decoder.state["past_key_values.0.key"].shape[2]
+    rows = (
+        encoder.state["past_key_values.0.key"].shape[2],
+        decoder.state["past_key_values.0.key"].shape[2],
+    )
     return Generated(chosen, margins, rows)
 
 
 def some_clips() -> dict[str, np.ndarray]:
-    """Five clips, and a minute of the first four, in which every decision has a clear lead: float32, by name."""
+    """Five clips, and a minute of the first four, in which every decision has a clear lead.
+
+    Float32, by name.
+    """
     paths = [path for path in sorted(SAMPLES.glob("*.wav")) if path != LONG_CLIP][:5]
     clips = {path.name: soundfile.read(path, dtype="float32")[0] for path in paths}
     return {**clips, "joined.wav": np.concatenate([*clips.values()][:4] * 6)[: 61 * 16000]}

@@ -84,7 +84,9 @@ def test_non_finite_samples(samples, rate, tmp_path, transcribe):
     )
 
 
-@pytest.mark.parametrize("samples", [np.zeros(4, np.int16), np.zeros((4, 2), np.float32), with_sample(np.nan)])
+@pytest.mark.parametrize(
+    "samples", [np.zeros(4, np.int16), np.zeros((4, 2), np.float32), with_sample(np.nan)]
+)
 def test_arrays_that_are_not_sound(samples):
     with pytest.raises(AudioError, match="samples: "):
         open_audio(samples, RATE)
@@ -126,7 +128,9 @@ def test_one_sample_is_an_empty_text(value, tmp_path, transcribe):
         (44100, "PCM_16", True, ["resampled from 44100 Hz to 16000 Hz", "2 channels averaged"]),
     ],
 )
-def test_wav_kinds_give_the_transcript_and_say_what_was_done(rate, subtype, stereo, notes, tmp_path, transcribe):
+def test_wav_kinds_give_the_transcript_and_say_what_was_done(
+    rate, subtype, stereo, notes, tmp_path, transcribe
+):
     samples = soxr.resample(SAMPLES, RATE, rate, quality="VHQ")
     if stereo:  # only the average of the two is the clip
         noise = np.random.default_rng(0).uniform(-0.3, 0.3, len(samples))
@@ -176,7 +180,9 @@ def test_gain_scales_the_peak(tmp_path):
 
 
 def test_unknown_gain(transcribe):
-    transcribe("--gain", "loud", CLIP).assert_refused(2, "gain: expected one of ['none', 'auto'], got 'loud'")
+    transcribe("--gain", "loud", CLIP).assert_refused(
+        2, "gain: expected one of ['none', 'auto'], got 'loud'"
+    )
 
 
 def test_wav_cut_off_is_said(tmp_path, transcribe):
@@ -192,7 +198,9 @@ def test_mp3_cut_off_is_said(tmp_path):
     soundfile.write(tmp_path / "cut.mp3", SAMPLES, RATE)
     content = (tmp_path / "cut.mp3").read_bytes()
     (tmp_path / "cut.mp3").write_bytes(content[: len(content) // 2])
-    assert open_audio(tmp_path / "cut.mp3", RATE).notes == ("cut off: the header promises 2.2 s, the file holds 1.0 s",)
+    assert open_audio(tmp_path / "cut.mp3", RATE).notes == (
+        "cut off: the header promises 2.2 s, the file holds 1.0 s",
+    )
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x7FFFF000])
@@ -219,7 +227,9 @@ def test_standard_input(content, said, pipe):
     assert "cut off" not in result.err
 
 
-@pytest.mark.parametrize("content", [b"", b"\x01", b"\x01\x02\x03"], ids=["empty", "one-byte", "three-bytes"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x01", b"\x01\x02\x03"], ids=["empty", "one-byte", "three-bytes"]
+)
 def test_standard_input_with_hardly_a_sample(content, pipe):
     result = pipe(content)
     assert (result.code, result.out) == (0, "\n")
@@ -252,7 +262,8 @@ class PipeOfAnySize:
         self.content, self.size = content, size
 
     def read(self, size: int) -> bytes:
-        size = size if size < 16 else self.size  # the first read, of the header, blocks until it has all
+        # the first read, of the header, blocks until it has all
+        size = size if size < 16 else self.size
         piece, self.content = self.content[:size], self.content[size:]
         return piece
 

@@ -20,7 +20,8 @@ from voxtral_onnx.runtime.decoder import CLOSE_MARGIN, Choice, Decoder
 from voxtral_onnx.runtime.device import Cpu
 from voxtral_onnx.runtime.stream import Stream
 
-LENGTHS = (0, 1, 16_000, 50_000, 144_000)  # samples; in the longest the decoder's caches move three times
+# samples; in the longest the decoder's caches move three times
+LENGTHS = (0, 1, 16_000, 50_000, 144_000)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,9 @@ def alone_tokens(transcriber, samples, delay_ms=None):
 
 
 def tokens_by_length(transcripts):
-    return [(round(16000 * transcript.duration), transcript.token_ids) for transcript in transcripts]
+    return [
+        (round(16000 * transcript.duration), transcript.token_ids) for transcript in transcripts
+    ]
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -60,9 +63,14 @@ def test_together_as_alone(toy_artifact, toy_transcriber, alone, batch_size, len
 
 @pytest.mark.parametrize("batch_size", [2, 5])
 def test_the_samples_together_with_a_rolling_window(tiny_artifact, batch_size):
-    clips = [soundfile.read(path, dtype="float32")[0] for path in sorted(SAMPLES.glob("*.wav"))[:: 7 - batch_size]]
+    clips = [
+        soundfile.read(path, dtype="float32")[0]
+        for path in sorted(SAMPLES.glob("*.wav"))[:: 7 - batch_size]
+    ]
     clips.insert(1, soundfile.read(LONG_CLIP, dtype="float32")[0])
-    with Transcriber(tiny_artifact, "cpu", precision="fp32", context=64, batch_size=batch_size) as transcriber:
+    with Transcriber(
+        tiny_artifact, "cpu", precision="fp32", context=64, batch_size=batch_size
+    ) as transcriber:
         found = dict(tokens_by_length(transcriber.transcribe_many(clips)))
         assert found == {len(clip): alone_tokens(transcriber, clip) for clip in clips}
         spec = transcriber.decoder.spec
@@ -70,7 +78,9 @@ def test_the_samples_together_with_a_rolling_window(tiny_artifact, batch_size):
 
 
 def test_shipped_precisions_differ_where_the_choice_was_close(tiny_artifact):
-    clips = [soundfile.read(path, dtype="float32")[0] for path in sorted(SAMPLES.glob("[cdnt]*.wav"))]
+    clips = [
+        soundfile.read(path, dtype="float32")[0] for path in sorted(SAMPLES.glob("[cdnt]*.wav"))
+    ]
     with Transcriber(tiny_artifact, "cpu", precision="q4f16", batch_size=4) as transcriber:
         found = dict(tokens_by_length(transcriber.transcribe_many(clips)))
         for clip in clips:
@@ -83,7 +93,10 @@ def test_shipped_precisions_differ_where_the_choice_was_close(tiny_artifact):
 
 
 def test_close_decisions_are_made_alone(toy_artifact, toy_transcriber, alone, monkeypatch):
-    """With every decision called close, the batch decides nothing and leaves no trace, across moves of the caches."""
+    """With every decision called close, the batch decides nothing.
+
+    It leaves no trace either, across shifts of the caches.
+    """
     monkeypatch.setattr(Choice, "is_close", lambda self: True)
     step_rows = Decoder.step_rows
 
@@ -108,8 +121,12 @@ def test_rows_may_have_different_delays(toy_transcriber):
         return Row(open_audio(sources[delay], 16000), stream)
 
     rows = list(advance_together(toy_transcriber.decoder, 3, begin))
-    found = {row.stream.num_delay_tokens: tuple(token.token_id for token in row.result()) for row in rows}
-    assert found == {delay: alone_tokens(toy_transcriber, sources[delay], 80 * delay) for delay in delays}
+    found = {
+        row.stream.num_delay_tokens: tuple(token.token_id for token in row.result()) for row in rows
+    }
+    assert found == {
+        delay: alone_tokens(toy_transcriber, sources[delay], 80 * delay) for delay in delays
+    }
 
 
 def test_a_file_ends_at_the_end_of_text(toy_transcriber, alone, monkeypatch):
@@ -139,7 +156,8 @@ def test_files_come_as_they_end_and_are_taken_as_rows_become_free(toy_transcribe
 
     toy_transcriber.batch_size = 2
     order = [
-        (round(16000 * transcript.duration), len(taken)) for transcript in toy_transcriber.transcribe_many(sources())
+        (round(16000 * transcript.duration), len(taken))
+        for transcript in toy_transcriber.transcribe_many(sources())
     ]
     assert order == [(16_000, 2), (1, 3), (50_000, 4), (144_000, 4)]
 
@@ -153,7 +171,9 @@ def test_damage_ends_one_file(toy_transcriber, alone, tmp_path):
     content[-4:] = np.float32(np.nan).tobytes()
     path.write_bytes(content)
     toy_transcriber.batch_size = 2
-    transcripts = {t.duration: t for t in toy_transcriber.transcribe_many([source, babble(50_000), babble(1)])}
+    transcripts = {
+        t.duration: t for t in toy_transcriber.transcribe_many([source, babble(50_000), babble(1)])
+    }
     with pytest.raises(AudioError, match=r"the sample at 9\.00 s is not a finite number"):
         _ = transcripts.pop(9.0).text
     assert [t.token_ids for t in transcripts.values()] == [alone[50_000], alone[1]]
@@ -190,8 +210,13 @@ def test_a_row_moves_by_itself(toy_transcriber):
     before = [buffer.read().copy() for buffer in second.buffers]
     first.position = decoder.spec.capacity - 1
     first.advance(1)
-    assert np.array_equal(first.buffers[0].read(decoder.spec.keep), before[0][:, :, -decoder.spec.keep :])
-    assert all(np.array_equal(buffer.read(), values) for buffer, values in zip(second.buffers, before, strict=True))
+    assert np.array_equal(
+        first.buffers[0].read(decoder.spec.keep), before[0][:, :, -decoder.spec.keep :]
+    )
+    assert all(
+        np.array_equal(buffer.read(), values)
+        for buffer, values in zip(second.buffers, before, strict=True)
+    )
     assert rows.cache(1).position == 0
 
 

@@ -29,7 +29,9 @@ ARABIC = st.text("ابتثجحخدذرزسشصضطظعغفقكلمنهوي", min
 CJK = st.text("今日天気明報東京都道府県中文字幕한국어", min_size=1, max_size=14)
 LONG = st.text("abc今日م", min_size=80, max_size=300)
 END = st.sampled_from(["", "", "", ".", "?", "。", "؟"])
-WORDS = st.tuples(st.sampled_from(["", " ", "  ", "\n"]), st.one_of(LATIN, ARABIC, CJK, LONG, st.just("")), END)
+WORDS = st.tuples(
+    st.sampled_from(["", " ", "  ", "\n"]), st.one_of(LATIN, ARABIC, CJK, LONG, st.just("")), END
+)
 SEGMENTS = st.lists(st.tuples(WORDS.map("".join), st.floats(0, 3), st.floats(0, 0.8)), max_size=60)
 
 
@@ -49,10 +51,16 @@ def parse_srt(text: str) -> list[tuple[int, int, list[str]]]:
     for number, block in enumerate(text.split("\n\n") if text else [], 1):
         head, times, *lines = block.removesuffix("\n").split("\n")
         assert head == str(number)
-        match = re.fullmatch(r"(\d\d):(\d\d):(\d\d),(\d{3}) --> (\d\d):(\d\d):(\d\d),(\d{3})", times)
+        match = re.fullmatch(
+            r"(\d\d):(\d\d):(\d\d),(\d{3}) --> "
+            r"(\d\d):(\d\d):(\d\d),(\d{3})",
+            times,
+        )
         assert match is not None, times
         h, m, s, ms, h2, m2, s2, ms2 = map(int, match.groups())
-        blocks.append((((h * 60 + m) * 60 + s) * 1000 + ms, ((h2 * 60 + m2) * 60 + s2) * 1000 + ms2, lines))
+        blocks.append(
+            (((h * 60 + m) * 60 + s) * 1000 + ms, ((h2 * 60 + m2) * 60 + s2) * 1000 + ms2, lines)
+        )
     return blocks
 
 
@@ -78,7 +86,9 @@ def test_srt_keeps_text_order_and_limits(words):
 @given(st.lists(LATIN, min_size=1, max_size=40))
 def test_short_words_are_never_broken(words):
     segments = timed([(" " + word, 0, 0.3) for word in words])
-    shown = [word for caption in captions(segments) for line in caption.lines for word in line.split()]
+    shown = [
+        word for caption in captions(segments) for line in caption.lines for word in line.split()
+    ]
     assert shown == words
 
 
@@ -102,14 +112,26 @@ def test_all_formats_show_the_same_captions(words):
     head, *blocks = to_vtt(segments).split("\n\n") if expected else [to_vtt(segments).rstrip()]
     assert head == "WEBVTT"
     shown = [block.removesuffix("\n").split("\n") for block in blocks]
-    assert [[html.unescape(line) for line in lines] for _, *lines in shown] == [lines for _, _, lines in expected]
-    assert [times.replace(".", ",") for times, *_ in shown] == re.findall(r"^.* --> .*$", to_srt(segments), re.M)
+    assert [[html.unescape(line) for line in lines] for _, *lines in shown] == [
+        lines for _, _, lines in expected
+    ]
+    assert [times.replace(".", ",") for times, *_ in shown] == re.findall(
+        r"^.* --> "
+        r".*$",
+        to_srt(segments),
+        re.M,
+    )
     rows = list(csv.reader(to_tsv(segments).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
-    assert rows == [["start", "end", "text"], *([str(a), str(b), " ".join(lines)] for a, b, lines in expected)]
+    assert rows == [
+        ["start", "end", "text"],
+        *([str(a), str(b), " ".join(lines)] for a, b, lines in expected),
+    ]
 
 
 def test_vtt_escapes_what_begins_a_tag_or_an_entity():
-    assert to_vtt(timed([(" a <b> & c", 0, 1)])) == ("WEBVTT\n\n00:00:00.000 --> 00:00:01.000\na &lt;b&gt; &amp; c\n")
+    assert to_vtt(timed([(" a <b> & c", 0, 1)])) == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\na &lt;b&gt; &amp; c\n"
+    )
 
 
 def test_no_text():
@@ -139,11 +161,19 @@ def test_stored_streams_are_what_is_computed(computed):
 def test_captions_of_languages(language):
     """By other means: the bytes joined, the widths by rich, and breaks where the groups say so."""
     stream, groups = STORED["streams"][language], streams.GROUPS[language]
-    content = b"".join(base64.b64decode(STORED["token_bytes"].get(str(i), "")) for i in stream["token_ids"])
-    assert content.decode().removeprefix(" ") == stream["text"] == "".join(text for text, _ in groups).strip()
+    content = b"".join(
+        base64.b64decode(STORED["token_bytes"].get(str(i), "")) for i in stream["token_ids"]
+    )
+    assert (
+        content.decode().removeprefix(" ")
+        == stream["text"]
+        == "".join(text for text, _ in groups).strip()
+    )
     assert [segment["text"] for segment in stream["segments"]] == [text for text, _ in groups]
     lines = [caption["lines"] for caption in stream["captions"]]
-    assert all(len(pair) <= MAX_LINES and cell_len(line) <= MAX_COLUMNS for pair in lines for line in pair)
+    assert all(
+        len(pair) <= MAX_LINES and cell_len(line) <= MAX_COLUMNS for pair in lines for line in pair
+    )
     ends = ["".join("".join(pair).split()) for pair in lines]
     assert "".join(ends) == "".join(stream["text"].split())
     shown, at = [], 0
@@ -153,7 +183,10 @@ def test_captions_of_languages(language):
     at = 0
     for (text, _), (_, silence) in zip(groups, [*groups[1:], ("", 0)], strict=True):
         at += len("".join(text.split()))
-        if text.endswith((".", "!", "?", "؟", "।", "。", "！", "？")) or silence > PAUSE_SECONDS + 0.8:  # noqa: RUF001
+        if (
+            text.endswith((".", "!", "?", "؟", "।", "。", "！", "？"))
+            or silence > PAUSE_SECONDS + 0.8
+        ):
             assert at in shown, text
     assert parse_srt(stream["srt"]) == [
         (round(1000 * caption["start"]), round(1000 * caption["end"]), caption["lines"])

@@ -1,4 +1,7 @@
-"""The choice made from logits is the graph's; its alternatives are those of a plain run of the graph."""
+"""The choice made from logits is the graph's.
+
+Its alternatives are those of a plain run of the graph.
+"""
 
 import json
 
@@ -45,7 +48,11 @@ def tokenizer(tiny_artifact):
 def test_the_choice_is_the_graphs(tokenizer, values, penalty):
     logits = np.array(values, np.float32)
     choice = Chooser(TOKENS, tokenizer, 2).choose(logits, penalty)
-    expected = GraphRule().choose(torch.from_numpy(logits)[None, None], torch.tensor([[penalty]]))[0, 0].tolist()
+    expected = (
+        GraphRule()
+        .choose(torch.from_numpy(logits)[None, None], torch.tensor([[penalty]]))[0, 0]
+        .tolist()
+    )
     assert (choice.token_id, choice.blank_margin) == (expected[0], expected[2])
     assert choice.logprob == pytest.approx(expected[1], abs=LOGPROB_ATOL)
 
@@ -62,7 +69,9 @@ def test_alternatives_are_the_best_tokens_in_order(tokenizer, values, count):
 
 @pytest.mark.parametrize("precision", ["fp32", "q4f16"])
 def test_asking_for_alternatives_changes_no_token(precision, tiny_artifact):
-    samples = np.concatenate((soundfile.read(CLIP, dtype="float32")[0], np.zeros(17 * 16000, np.float32)))
+    samples = np.concatenate(
+        (soundfile.read(CLIP, dtype="float32")[0], np.zeros(17 * 16000, np.float32))
+    )
     with Transcriber(tiny_artifact, "cpu", precision=precision) as transcriber:
         plain, expected = [], []
         transcriber.transcribe(samples, on_token=plain.append).token_ids  # noqa: B018, which decodes
@@ -72,28 +81,37 @@ def test_asking_for_alternatives_changes_no_token(precision, tiny_artifact):
     assert [token.token_id for token in plain] == [token.token_id for token in expected]
     assert all(token.alternatives == () for token in plain)
     for with_them, without in zip(expected, plain, strict=True):
-        assert with_them.logprob == pytest.approx(without.logprob, abs=1e-4)  # ORT sums as many in another order
+        # ORT sums as many in another order
+        assert with_them.logprob == pytest.approx(without.logprob, abs=1e-4)
         assert with_them.alternatives[0].token_id == with_them.token_id
 
 
 def test_alternatives_equal_a_plain_run_of_the_graph(tiny_artifact):
-    """One call over the prompt and all tokens, through onnxruntime alone: seq = total is attention without a past."""
+    """One call over the prompt and all tokens, through onnxruntime alone.
+
+    Seq = total is attention without a past.
+    """
     with Transcriber(tiny_artifact, "cpu", precision="fp32", alternatives=5) as transcriber:
         manifest, tokens = transcriber.manifest, []
         transcriber.transcribe(CLIP, on_token=tokens.append).token_ids  # noqa: B018
         delay, rules = transcriber.num_delay_tokens, manifest.streaming
         audio = soundfile.read(CLIP, dtype="float32")[0]
         positions = 32 + -(-len(audio) // 1280) + delay + 10
-        padded = np.zeros(positions * 1280 + rules.look_back_samples + rules.look_ahead_samples, np.float32)
+        padded = np.zeros(
+            positions * 1280 + rules.look_back_samples + rules.look_ahead_samples, np.float32
+        )
         padded[rules.look_back_samples + 32 * 1280 :][: len(audio)] = audio
         encoder, cache, embeds = transcriber.encoder, transcriber.encoder.new_cache(), []
-        for start in range(0, positions, 2):  # divides the encoder's buffer, so that no call crosses a move
+        # divides the encoder's buffer, so that no call crosses a move
+        for start in range(0, positions, 2):
             stop = min(start + 2, positions)
             embeds.append(encoder.encode(cache, padded[start * 1280 : stop * 1280 + 240]))
     graph = manifest.precisions["fp32"].decoder
     stack, prompt = manifest.config.decoder, [1] + [32] * (32 + delay)
     ids = [*prompt, *(token.token_id for token in tokens)][:positions]
-    angles = np.arange(positions)[:, None] * stack.rope_theta ** (-np.arange(0, stack.head_dim, 2) / stack.head_dim)
+    angles = np.arange(positions)[:, None] * stack.rope_theta ** (
+        -np.arange(0, stack.head_dim, 2) / stack.head_dim
+    )
     feeds = {
         "input_ids": np.array([ids], np.int64),
         "audio_embeds": np.concatenate(embeds)[None],
@@ -106,7 +124,9 @@ def test_alternatives_equal_a_plain_run_of_the_graph(tiny_artifact):
     }
     empty = np.zeros((1, stack.num_key_value_heads, positions, stack.head_dim), np.float32)
     feeds |= {spec.name: empty for spec in graph.inputs if spec.name.startswith("past_key_values.")}
-    session = onnxruntime.InferenceSession(tiny_artifact / graph.path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        tiny_artifact / graph.path, providers=["CPUExecutionProvider"]
+    )
     logits = torch.from_numpy(np.asarray(session.run(["logits"], feeds)[0])[0, len(prompt) - 1 :])
     logprobs, best = torch.log_softmax(logits, -1).topk(5)
     assert len(tokens) == len(best) > 30
@@ -150,7 +170,12 @@ def test_alternatives_of_plain_text(run, tiny_artifact):
 
 def test_alternatives_and_hotwords_of_files_together(tiny_artifact):
     clips = [CLIP, CLIP.with_name("time-flite.wav"), CLIP.with_name("digits-espeak.wav")]
-    options = {"precision": "fp32", "alternatives": 2, "hotwords": ["bedroom"], "hotword_bias": 18.0}
+    options = {
+        "precision": "fp32",
+        "alternatives": 2,
+        "hotwords": ["bedroom"],
+        "hotword_bias": 18.0,
+    }
     with Transcriber(tiny_artifact, "cpu", **options) as transcriber:
         expected = {str(clip): transcriber.transcribe(clip) for clip in clips}
         shown = {name: transcript.segments for name, transcript in expected.items()}
@@ -159,8 +184,16 @@ def test_alternatives_and_hotwords_of_files_together(tiny_artifact):
         for transcript in transcriber.transcribe_many(clips):
             alone = expected[transcript.source.name]
             assert transcript.token_ids == alone.token_ids
-            assert transcript.info["hotwords"] == alone.info["hotwords"] == (transcript.source.name == str(CLIP))
-            for found, segment in zip(transcript.segments, shown[transcript.source.name], strict=True):
+            assert (
+                transcript.info["hotwords"]
+                == alone.info["hotwords"]
+                == (transcript.source.name == str(CLIP))
+            )
+            for found, segment in zip(
+                transcript.segments, shown[transcript.source.name], strict=True
+            ):
                 for one, other in zip(found.alternatives, segment.alternatives, strict=True):
                     assert [a.token_id for a in one] == [a.token_id for a in other]
-                    assert [a.logprob for a in one] == pytest.approx([a.logprob for a in other], abs=PLAIN_ATOL)
+                    assert [a.logprob for a in one] == pytest.approx(
+                        [a.logprob for a in other], abs=PLAIN_ATOL
+                    )

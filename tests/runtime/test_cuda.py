@@ -16,7 +16,8 @@ from voxtral_onnx.runtime.audio import open_audio
 from voxtral_onnx.runtime.cuda import Cuda, CudaBinding, CudaBuffer, out_of_memory_is_said
 from voxtral_onnx.runtime.transcribe import GUESSED_BLANKS
 
-SECONDS = 30.0  # with 64 positions of context the decoder's caches move 19 times, the encoder's many more
+# with 64 positions of context the decoder's caches move 19 times, the encoder's many more
+SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,11 @@ def transcriber(tiny_artifact, device):
 
 def tokens_of(transcriber, samples, size=1280):
     stream = transcriber.stream()
-    tokens = [token for start in range(0, len(samples), size) for token in stream.feed(samples[start : start + size])]
+    tokens = [
+        token
+        for start in range(0, len(samples), size)
+        for token in stream.feed(samples[start : start + size])
+    ]
     return tokens + stream.finish(), stream
 
 
@@ -51,38 +56,56 @@ def speech(seconds=SECONDS):
 @pytest.mark.parametrize("precision", ["q4f16", "fp16"])
 def test_texts(tiny_artifact, precision):
     with Transcriber(tiny_artifact, "cuda:0", precision=precision) as transcriber:
-        names = [name for name in TEXTS if not name.startswith("unheard")]  # voices that leave it close choices
+        # voices that leave it close choices
+        names = [name for name in TEXTS if not name.startswith("unheard")]
         found = {name: transcriber.transcribe(SAMPLES / name).text.strip() for name in names}
     assert found == {name: TEXTS[name] for name in names}
 
 
-@pytest.mark.parametrize("recipe", ["default", "gguf-q4_0"])  # which has no zero points: there are kernels for that
+# which has no zero points: there are kernels for that
+@pytest.mark.parametrize("recipe", ["default", "gguf-q4_0"])
 def test_tokens_are_the_cpus_where_the_choice_is_clear(tiny_artifact, tmp_path, recipe):
-    artifact = tiny_artifact if recipe == "default" else export("tiny", tmp_path / "artifact", recipe=recipe)
+    artifact = (
+        tiny_artifact
+        if recipe == "default"
+        else export("tiny", tmp_path / "artifact", recipe=recipe)
+    )
     samples, chosen = speech(10.0), {}
     for device in ("cpu", "cuda"):
         with Transcriber(artifact, device, precision="q4f16") as transcriber:
             chosen[device] = tokens_of(transcriber, samples)[0]
     pairs = list(zip(chosen["cpu"], chosen["cuda"], strict=True))
     first = next((i for i, (a, b) in enumerate(pairs) if a.token_id != b.token_id), len(pairs))
-    assert first == len(pairs) or abs(pairs[first][0].blank_margin) < 0.5  # from there on contexts differ
+    # from there on contexts differ
+    assert first == len(pairs) or abs(pairs[first][0].blank_margin) < 0.5
     drift = max(abs(a.blank_margin - b.blank_margin) for a, b in pairs[:first])
     assert drift < 0.5  # int8 activations on the CPU, float16 on CUDA; margins are up to 20
 
 
 @pytest.mark.parametrize("guessed", [3, 7])
 def test_guessed_blanks_change_no_clear_choice(tiny_artifact, monkeypatch, guessed):
-    """Speech and silence in turn, the window rolling; kernels for several rows are others than for one."""
+    """Speech and silence in turn, the window rolling.
+
+    Kernels for several rows are others than for one.
+    """
     samples = np.concatenate([speech(10.0), np.zeros(10 * 16000, np.float32), speech(5.0)])
     monkeypatch.setitem(GUESSED_BLANKS, "cuda", guessed)
     with Transcriber(tiny_artifact, "cuda", precision="q4f16", context=64) as transcriber:
         plain, _ = tokens_of(transcriber, samples)
         transcript = transcriber.transcribe(samples)
         first = next(
-            (i for i, (a, b) in enumerate(zip(plain, transcript.token_ids, strict=True)) if a.token_id != b), -1
+            (
+                i
+                for i, (a, b) in enumerate(zip(plain, transcript.token_ids, strict=True))
+                if a.token_id != b
+            ),
+            -1,
         )
         assert first < 0 or abs(plain[first].blank_margin) < 0.5
-        assert transcript.stream.decoder_cache.position == len(plain) + transcript.stream.prompt_length - 1
+        assert (
+            transcript.stream.decoder_cache.position
+            == len(plain) + transcript.stream.prompt_length - 1
+        )
 
 
 def test_replay_is_running_anew_across_moves_of_the_window(transcriber):
@@ -95,7 +118,9 @@ def test_replay_is_running_anew_across_moves_of_the_window(transcriber):
         assert cache.position > cache.spec.capacity + 10 * (cache.spec.capacity - cache.spec.keep)
         if records:
             for each in (cache, stream.encoder_cache):
-                assert any(True in call._options for call in each.binding._calls.values()), "nothing was recorded"
+                assert any(True in call._options for call in each.binding._calls.values()), (
+                    "nothing was recorded"
+                )
         del stream, cache
     (anew, anew_rows), (replayed, replayed_rows) = results
     assert anew == replayed  # ids, logprobs and margins to the last bit
@@ -136,7 +161,10 @@ ROW_CLIPS = ("command-hibari", "date-hibari", "long-mixed", "number-flite", "dig
 
 
 def test_files_together_are_files_alone_where_the_choice_is_clear(tiny_artifact):
-    """Rows that join, end and fill gaps, over a rolling window; other kernels serve several rows."""
+    """Rows that join, end and fill gaps, over a rolling window.
+
+    Other kernels serve several rows.
+    """
     with Transcriber(tiny_artifact, "cuda", context=64, batch_size=3) as transcriber:
         paths = [SAMPLES / f"{name}.wav" for name in ROW_CLIPS]
         found = {t.source.name: t.token_ids for t in transcriber.transcribe_many(paths)}
@@ -233,7 +261,11 @@ def test_nodes_without_a_kernel_are_listed(tiny_artifact, device):
     import onnxruntime
 
     graph = Manifest.read(tiny_artifact).precisions["fp32"].encoder
-    with pytest.raises(DeviceError, match=r"encoder\.onnx: \d+ nodes have no CUDA kernel: .*\d+ GroupQueryAttention"):
+    with pytest.raises(
+        DeviceError,
+        match=r"encoder\.onnx: \d+ nodes have no CUDA kernel: .*\d+ "
+        r"GroupQueryAttention",
+    ):
         device.open(str(tiny_artifact / graph.path), onnxruntime.SessionOptions(), captures=False)
 
 
@@ -244,7 +276,9 @@ def test_no_such_device(tiny_artifact, run):
 
 
 def test_weights_packed_for_the_cpu(tiny_artifact, tmp_path):
-    with pytest.raises(UsageError, match="prepacked: weights are packed for the CPU, not for cuda:0"):
+    with pytest.raises(
+        UsageError, match="prepacked: weights are packed for the CPU, not for cuda:0"
+    ):
         Transcriber(tiny_artifact, "cuda", prepacked=tmp_path)
 
 
@@ -264,7 +298,11 @@ def test_full_memory(tiny_artifact, device):
     held = ctypes.c_size_t(device.free_memory() - (600 << 20))
     assert driver.cuMemAlloc_v2(ctypes.byref(address), held) == 0
     try:
-        with pytest.raises(DeviceError, match=r"with context 128 needs about .* GB, free on cuda:0 are 0\.\d\d GB"):
+        with pytest.raises(
+            DeviceError,
+            match=r"with context 128 needs about .* GB, free on cuda:0 "
+            r"are 0\.\d\d GB",
+        ):
             Transcriber(tiny_artifact, "cuda")
     finally:
         driver.cuMemFree_v2(address)

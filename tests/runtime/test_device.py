@@ -18,13 +18,26 @@ from voxtral_onnx.runtime.device import Cpu, HostBuffer, lazy_zeros, open_device
 from voxtral_onnx.runtime.rows import move_rows_model, zeros_model
 
 without_cuda = pytest.mark.skipif(
-    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA"
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(),
+    reason="this onnxruntime has CUDA",
 )
 
 
 @pytest.mark.parametrize(
     "name",
-    ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "cuda1", "", "CPU", "cpu:0", "webgpu:", "webgpu:x"],
+    [
+        "gpu",
+        "cuda:",
+        "cuda:x",
+        "cuda:-1",
+        "cuda:1:2",
+        "cuda1",
+        "",
+        "CPU",
+        "cpu:0",
+        "webgpu:",
+        "webgpu:x",
+    ],
 )
 def test_unknown_names(name):
     with pytest.raises(UsageError, match="device: expected auto, cpu, cuda, cuda:N or webgpu, got"):
@@ -36,7 +49,9 @@ def test_unknown_names(name):
 def test_a_wheel_without_cuda(name, tiny_artifact, run):
     result = run("transcribe", "-m", tiny_artifact, "--device", name, CLIP)
     full = name if ":" in name else "cuda:0"
-    result.assert_refused(7, f"{full}: this onnxruntime {onnxruntime.__version__} has no CUDA", "voxtral-onnx[gpu]")
+    result.assert_refused(
+        7, f"{full}: this onnxruntime {onnxruntime.__version__} has no CUDA", "voxtral-onnx[gpu]"
+    )
 
 
 @without_cuda
@@ -131,9 +146,15 @@ def test_used_bindings_serve_the_next_stream_as_new_ones(tiny_artifact):
     from voxtral_onnx.runtime.session import Session
 
     graph = manifest.precisions["fp32"].encoder
-    encoder = Encoder(manifest, Session(tiny_artifact, manifest.mel, "cpu"), Session(tiny_artifact, graph, Reusing()))
+    encoder = Encoder(
+        manifest,
+        Session(tiny_artifact, manifest.mel, "cpu"),
+        Session(tiny_artifact, graph, Reusing()),
+    )
     rules = manifest.streaming
-    samples = np.random.default_rng(0).standard_normal(rules.look_back_samples + 1280 + rules.look_ahead_samples)
+    samples = np.random.default_rng(0).standard_normal(
+        rules.look_back_samples + 1280 + rules.look_ahead_samples
+    )
     cache = encoder.new_cache()
     binding = cache.binding
     expected = encoder.encode(cache, samples.astype(np.float32))
@@ -163,7 +184,11 @@ def test_a_device_without_enough_memory(tiny_artifact):
     manifest = Manifest.read(tiny_artifact)
     enough = memory.needed_memory(manifest, "q4f16", 64, on_device=True)
     memory.require_memory(manifest, "q4f16", 64, Gpu(enough))
-    with pytest.raises(DeviceError, match=r"free on cuda:0 are .* GB; what would fit: --context 64$"):
+    with pytest.raises(
+        DeviceError,
+        match=r"free on cuda:0 are .* GB; what would fit: --context "
+        r"64$",
+    ):
         memory.require_memory(manifest, "q4f16", 128, Gpu(enough))
     with pytest.raises(
         DeviceError, match=r"what would fit: --precision q4f16$"

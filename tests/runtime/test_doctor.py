@@ -64,7 +64,11 @@ def test_a_sound_machine_and_artifact(certified, run):
     )
     tested = found["artifact", "self-test q4f16"]
     sure = sum(abs(margin) > 1 for margin in test["blank_margins"])
-    assert tested["status"] == "ok" and tested["values"] == {"device": "cpu", "tokens": sure, "wrong": 0}
+    assert tested["status"] == "ok" and tested["values"] == {
+        "device": "cpu",
+        "tokens": sure,
+        "wrong": 0,
+    }
 
 
 def test_a_model_that_writes_other_words_here(certified, run):
@@ -74,10 +78,15 @@ def test_a_model_that_writes_other_words_here(certified, run):
     token_ids[at] += 1
     write_certificate(folder, {**test, "token_ids": token_ids})
     found = checks(run, folder, code=8)["artifact", "self-test q4f16"]
-    assert found["status"] == "failed" and f"1 of {found['values']['tokens']} sure tokens differ" in found["summary"]
+    assert (
+        found["status"] == "failed"
+        and f"1 of {found['values']['tokens']} sure tokens differ" in found["summary"]
+    )
     margins = [0.9 if i == at else margin for i, margin in enumerate(test["blank_margins"])]
     write_certificate(folder, {**test, "token_ids": token_ids, "blank_margins": margins})
-    assert checks(run, folder)["artifact", "self-test q4f16"]["status"] == "ok", "close decisions are not compared"
+    assert checks(run, folder)["artifact", "self-test q4f16"]["status"] == "ok", (
+        "close decisions are not compared"
+    )
 
 
 def test_nothing_is_called_tested_without_a_certificate_of_this_artifact(certified, run):
@@ -88,7 +97,9 @@ def test_nothing_is_called_tested_without_a_certificate_of_this_artifact(certifi
         if content is not None:
             (folder / "certificate.json").write_text(content)
         found = checks(run, folder)["artifact", "self-test q4f16"]
-        assert found["status"] == "note" and found["summary"].startswith("not self-tested: no certificate")
+        assert found["status"] == "note" and found["summary"].startswith(
+            "not self-tested: no certificate"
+        )
     write_certificate(folder, {**test, "clip": "other.wav"})
     assert "other.wav is not part" in checks(run, folder)["artifact", "self-test q4f16"]["summary"]
 
@@ -108,9 +119,14 @@ def test_an_onnxruntime_that_is_too_old(artifact, run, monkeypatch):
     monkeypatch.setattr(onnxruntime, "__version__", "1.29.3")
     found = checks(run, artifact, code=7)
     old = found["versions", "onnxruntime"]
-    assert old["status"] == "missing" and "onnxruntime 1.29.3: needed is 1.30 or newer" in old["summary"]
+    assert (
+        old["status"] == "missing"
+        and "onnxruntime 1.29.3: needed is 1.30 or newer" in old["summary"]
+    )
     assert not any(name.startswith("self-test") for _, name in found)
-    run("transcribe", "-m", artifact, CLIP).assert_refused(7, "onnxruntime 1.29.3: needed is 1.30 or newer")
+    run("transcribe", "-m", artifact, CLIP).assert_refused(
+        7, "onnxruntime 1.29.3: needed is 1.30 or newer"
+    )
 
 
 def test_the_version_that_is_asked_for_is_the_packages():
@@ -140,23 +156,34 @@ def test_providers_are_tried_and_not_believed(artifact, run, monkeypatch):
         assert found["providers", "cuda"]["status"] == "note"
 
 
-GPU = doctor.Check("providers", "cuda:0", "ok", "", {"free_memory": 80e9, "copy_bytes_per_second": 3e12})
+GPU = doctor.Check(
+    "providers", "cuda:0", "ok", "", {"free_memory": 80e9, "copy_bytes_per_second": 3e12}
+)
 
 
 def test_what_a_gpu_can_run(tiny_artifact, run, monkeypatch):
-    """From its own memory and bandwidth; CUDA itself is not there, so what would be tested runs on the CPU."""
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider", doctor.CUDA])
+    """From its own memory and bandwidth.
+
+    CUDA itself is not there, so what would be tested runs on the CPU.
+    """
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider", doctor.CUDA]
+    )
     monkeypatch.setattr(doctor, "_cuda_devices", lambda: iter([GPU]))
     found = checks(run, tiny_artifact)
     manifest = Manifest.read(tiny_artifact)
     there = found["artifact", "q4f16 cuda:0"]
     live, files = doctor.predict_rtf(manifest, "q4f16", 3e12)
     assert there["status"] == "ok" and there["values"]["predicted_rtf_live"] == live
-    assert there["values"]["needed_memory"] == requirements.needed_memory(manifest, "q4f16", 8192, on_device=True)
+    assert there["values"]["needed_memory"] == requirements.needed_memory(
+        manifest, "q4f16", 8192, on_device=True
+    )
     assert f"predicted RTF on cuda:0, at best: {files:.2g} on files" in there["summary"]
     assert found["artifact", "q4 cuda:0"]["status"] == "note"
     assert "attention in float16 only" in found["artifact", "q4 cuda:0"]["summary"]
-    assert checks(run, tiny_artifact, "--precision", "q4")["artifact", "q4"]["status"] == "ok", "auto takes the CPU"
+    assert checks(run, tiny_artifact, "--precision", "q4")["artifact", "q4"]["status"] == "ok", (
+        "auto takes the CPU"
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,8 +194,12 @@ def test_what_a_gpu_can_run(tiny_artifact, run, monkeypatch):
         ("cpu", "q4f16", 0, "GB of memory needed, 0.0 free"),
     ],
 )
-def test_what_is_meant_to_run_on_a_gpu_must(device, precision, code, words, tiny_artifact, run, monkeypatch):
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider", doctor.CUDA])
+def test_what_is_meant_to_run_on_a_gpu_must(
+    device, precision, code, words, tiny_artifact, run, monkeypatch
+):
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider", doctor.CUDA]
+    )
     full = replace(GPU, values={**GPU.values, "free_memory": 1e6})
     monkeypatch.setattr(doctor, "_cuda_devices", lambda: iter([full]))
     found = checks(run, tiny_artifact, "--device", device, "--precision", precision, code=code)
@@ -189,12 +220,17 @@ def test_arm_is_told_of_q4(tiny_artifact, artifact, run, monkeypatch):
 
 def test_extras_are_those_of_the_package(run, monkeypatch):
     monkeypatch.setattr(
-        metadata, "requires", lambda package: ["numpy", 'numpy<3 ; extra == "one"', "no-such-thing>1; extra == 'two'"]
+        metadata,
+        "requires",
+        lambda package: ["numpy", 'numpy<3 ; extra == "one"', "no-such-thing>1; extra == 'two'"],
     )
     found = checks(run)
     assert found["extras", "one"]["status"] == "ok"
     assert found["extras", "two"]["status"] == "note"
-    assert "without no-such-thing; pip install 'voxtral-onnx[two]'" in found["extras", "two"]["summary"]
+    assert (
+        "without no-such-thing; pip install 'voxtral-onnx[two]'"
+        in found["extras", "two"]["summary"]
+    )
     assert found["artifact", "none"]["summary"].startswith("no model"), "no artifact is no fault"
 
 
@@ -204,5 +240,13 @@ def test_an_artifact_that_is_named_must_be_there(run, tmp_path):
 
 def test_the_table(certified, run):
     shown = run("doctor", certified[0]).out
-    for word in ("versions", "providers", "machine", "extras", "artifact", "self-test q4f16", "predicted RTF"):
+    for word in (
+        "versions",
+        "providers",
+        "machine",
+        "extras",
+        "artifact",
+        "self-test q4f16",
+        "predicted RTF",
+    ):
         assert word in shown

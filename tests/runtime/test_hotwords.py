@@ -18,7 +18,8 @@ from voxtral_onnx.runtime.hotwords import START_SHARE, Hotwords, read_hotwords
 from voxtral_onnx.runtime.tokenizer import Tokenizer
 
 OTHER_TEXT = "turn on the music in the bedroom"
-STRONG = 18.0  # 8.7 logits between "bathroom" and "bedroom" in the clip, of which a first token gets half the bias
+# 8.7 logits between "bathroom" and "bedroom" in the clip, of which a first token gets half the bias
+STRONG = 18.0
 VOCABULARY = 5096
 
 
@@ -57,7 +58,11 @@ def logits_of(**values: float) -> np.ndarray:
 def test_a_word_is_begun_with_and_without_space_and_with_a_capital(tokenizer, ids, encode):
     hotwords = Hotwords(["zygote"], tokenizer, ids)
     forms = [encode(form) for form in (" zygote", "zygote", " Zygote", "Zygote")]
-    assert set(hotwords.starts([])) == set(hotwords.starts([ids.streaming_word])) == {form[0] for form in forms}
+    assert (
+        set(hotwords.starts([]))
+        == set(hotwords.starts([ids.streaming_word]))
+        == {form[0] for form in forms}
+    )
     inside = set(hotwords.starts([1381]))
     assert inside == {i for i in hotwords.starts([]) if tokenizer.bytes_of(int(i)).startswith(b" ")}
     for form in forms:
@@ -86,17 +91,24 @@ def test_the_bias_of_starts_and_continuations(tokenizer, ids, encode):
     chooser.decided(first)
     chooser.decided(ids.streaming_pad)
     for lead, expected in ((3.9, second), (4.1, 1381)):
-        assert chooser.choose(logits_of(t1381=5, **{f"t{second}": 5 - lead}), 0).token_id == expected
+        assert (
+            chooser.choose(logits_of(t1381=5, **{f"t{second}": 5 - lead}), 0).token_id == expected
+        )
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**30), st.floats(0, 7))
 def test_hotwords_begin_only_where_there_is_text(tokenizer, ids, seed, penalty):
-    """What the plain rule takes for a blank or a marker stays one; logprob and margin are the plain rule's."""
+    """What the plain rule takes for a blank or a marker stays one.
+
+    Logprob and margin are the plain rule's.
+    """
     logits = np.random.default_rng(seed).normal(0, 3, VOCABULARY).astype(np.float32)
     logits[[ids.streaming_pad, ids.streaming_word]] += np.float32(8)
     plain = Chooser(ids, tokenizer).choose(logits, penalty)
-    swayed = Chooser(ids, tokenizer, 0, Hotwords(["zygote"], tokenizer, ids, 20.0)).choose(logits, penalty)
+    swayed = Chooser(ids, tokenizer, 0, Hotwords(["zygote"], tokenizer, ids, 20.0)).choose(
+        logits, penalty
+    )
     assert swayed.blank_margin == plain.blank_margin
     if plain.token_id < ids.first_text:
         assert swayed == plain
@@ -122,7 +134,9 @@ def test_silence_stays_silent(tiny_artifact):
 
 def test_a_stream_with_hotwords_in_pieces_and_saved(tiny_artifact, tmp_path):
     samples = soundfile.read(CLIP, dtype="float32")[0]
-    with Transcriber(tiny_artifact, "cpu", hotwords=["bedroom", "bathtub"], hotword_bias=STRONG) as transcriber:
+    with Transcriber(
+        tiny_artifact, "cpu", hotwords=["bedroom", "bathtub"], hotword_bias=STRONG
+    ) as transcriber:
         stream, tokens = transcriber.stream(), []
         for piece in np.array_split(samples, 9):
             tokens += stream.feed(piece)
@@ -154,7 +168,11 @@ def test_what_hotwords_changed_is_in_the_json(transcribe):
         (b"", [], "words.txt: holds no words"),
         (b"\n \n", [], "words.txt: holds no words"),
         (b"caf\xe9", [], "words.txt: expected UTF-8 text"),
-        (b"music", ["--hotword-bias", "0"], "hotword bias: expected more than 0 and at most 20 logits, got 0"),
+        (
+            b"music",
+            ["--hotword-bias", "0"],
+            "hotword bias: expected more than 0 and at most 20 logits, got 0",
+        ),
         (b"music", ["--hotword-bias", "20.5"], "at most 20 logits, got 20.5"),
         (b"music", ["--hotword-bias", "nan"], "at most 20 logits, got nan"),
     ],
@@ -165,9 +183,13 @@ def test_hotwords_that_are_refused(content, arguments, words, transcribe):
 
 def test_a_hotword_file_that_is_not_there(run, tiny_artifact, tmp_path):
     command = ("transcribe", "-m", tiny_artifact, CLIP)
-    run(*command, "--hotwords", tmp_path / "none").assert_refused(2, "none: cannot be read (No such file")
+    run(*command, "--hotwords", tmp_path / "none").assert_refused(
+        2, "none: cannot be read (No such file"
+    )
     run(*command, "--hotwords", tmp_path).assert_refused(2, "cannot be read (Is a directory")
-    run(*command, "--hotword-bias", 3).assert_refused(2, "--hotword-bias is that of --hotwords FILE")
+    run(*command, "--hotword-bias", 3).assert_refused(
+        2, "--hotword-bias is that of --hotwords FILE"
+    )
 
 
 def test_a_word_that_the_tokenizer_cannot_write(tokenizer, ids, tmp_path):

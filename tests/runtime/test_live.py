@@ -135,7 +135,10 @@ def test_guards_that_fire_are_told(transcriber, monkeypatch):
     monkeypatch.setattr(streaming, "MAX_BLANK_PENALTY", 1e4)
     stream, events = transcriber.stream(), []
     listen(stream, Capture(iter([np.zeros(5 * 16000, np.float32)])), Meter(), events.append)
-    fired = [f"the blank guard chose a word at {stream.seconds_of(o.index):.1f} s" for o in stream.overrides]
+    fired = [
+        f"the blank guard chose a word at {stream.seconds_of(o.index):.1f} s"
+        for o in stream.overrides
+    ]
     told = [event.text.partition(" (")[0] for event in events if isinstance(event, Notice)]
     assert fired and [text for text in told if "blank guard" in text] == fired
     monkeypatch.undo()
@@ -145,8 +148,13 @@ def test_guards_that_fire_are_told(transcriber, monkeypatch):
     first = next(i for i, token_id in enumerate(tokens) if token_id >= 1000)
     stream.ids = replace(stream.ids, eos=tokens[first])
     listen(stream, Capture(iter([SAMPLES])), Meter(), events.append)
-    ends = [event.text for event in events if isinstance(event, Notice) and "at its end" in event.text]
-    assert len(ends) == tokens.count(tokens[first]) and f"at {stream.seconds_of(first):.1f} s" in ends[0]
+    ends = [
+        event.text for event in events if isinstance(event, Notice) and "at its end" in event.text
+    ]
+    assert (
+        len(ends) == tokens.count(tokens[first])
+        and f"at {stream.seconds_of(first):.1f} s" in ends[0]
+    )
     assert text_of(events) == TEXT
 
 
@@ -184,7 +192,9 @@ def test_raw_samples_in_any_pieces(sizes):
 def test_another_rate_is_resampled_to_its_end(rate):
     samples = np.sin(np.arange(rate, dtype=np.float32) / 20)
     parts = np.split(samples, range(999, rate, 999))
-    found = np.concatenate(list(raw_blocks(Pipe([p.tobytes() for p in parts]), "f32le", rate, 16000)))
+    found = np.concatenate(
+        list(raw_blocks(Pipe([p.tobytes() for p in parts]), "f32le", rate, 16000))
+    )
     expected = soxr.resample(samples, rate, 16000)
     assert abs(len(found) - len(expected)) <= 1
     assert np.abs(found[: len(expected)] - expected[: len(found)]).max() < 1e-3
@@ -197,7 +207,9 @@ def test_half_a_sample_at_the_end():
         next(blocks)
 
 
-@pytest.mark.parametrize(("kind", "rate", "words"), [("s24le", 16000, "sample format"), ("s16le", 10, "rate")])
+@pytest.mark.parametrize(
+    ("kind", "rate", "words"), [("s24le", 16000, "sample format"), ("s16le", 10, "rate")]
+)
 def test_misuse(kind, rate, words):
     with pytest.raises(UsageError, match=words):
         next(raw_blocks(Pipe([]), kind, rate, 16000))

@@ -28,7 +28,10 @@ def write_media(
     hole: tuple[float, float] = (0, 0),
     **options: str,
 ) -> Path:
-    """The clip in an audio track for each codec; from hole[0] s on its time stamps are hole[1] s later."""
+    """The clip in an audio track for each codec.
+
+    From hole[0] s on its time stamps are hole[1] s later.
+    """
     container: Any  # whose streams are of kinds that only we know
     with av.open(str(path), "w", options=options) as container:
         picture = container.add_stream(video, rate=10) if video else None
@@ -36,7 +39,9 @@ def write_media(
             picture.width = picture.height = 32
             picture.pix_fmt = "yuv420p"
         for stream in [container.add_stream(codec, rate=rate, layout=layout) for codec in codecs]:
-            frame = av.AudioFrame.from_ndarray((SAMPLES[None] * 32767).astype("<i2"), format="s16", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                (SAMPLES[None] * 32767).astype("<i2"), format="s16", layout="mono"
+            )
             frame.sample_rate = RATE
             resampler, fifo = av.AudioResampler(stream.format, layout, rate), av.AudioFifo()
             for part in (*resampler.resample(frame), *resampler.resample(None)):
@@ -64,7 +69,9 @@ def read(path: Path) -> np.ndarray:
 def lag(samples: np.ndarray, reference: np.ndarray = SAMPLES) -> tuple[float, float]:
     """Seconds by which `samples` come later than the reference, and their correlation there."""
     size = 1 << (len(samples) + len(reference)).bit_length()
-    products = np.fft.irfft(np.fft.rfft(samples, size) * np.conj(np.fft.rfft(reference, size)), size)
+    products = np.fft.irfft(
+        np.fft.rfft(samples, size) * np.conj(np.fft.rfft(reference, size)), size
+    )
     best = int(products.argmax())
     strength = products[best] / np.linalg.norm(samples) / np.linalg.norm(reference)
     return (best if best < size // 2 else best - size) / RATE, float(strength)
@@ -83,7 +90,12 @@ def transcribe(run, tiny_artifact):
         ("a.m4a", "alac", {}, ()),
         ("a.aac", "aac", {}, ()),
         ("a.mp4", "aac", {"video": "mpeg4"}, ()),
-        ("a.mkv", "libopus", {"rate": 48000, "video": "mpeg4"}, ("resampled from 48000 Hz to 16000 Hz",)),
+        (
+            "a.mkv",
+            "libopus",
+            {"rate": 48000, "video": "mpeg4"},
+            ("resampled from 48000 Hz to 16000 Hz",),
+        ),
         ("a.webm", "libopus", {"rate": 48000}, ("resampled from 48000 Hz to 16000 Hz",)),
         ("a.avi", "pcm_s16le", {"video": "mpeg4"}, ()),
         (
@@ -111,7 +123,9 @@ def test_a_name_that_says_otherwise(tmp_path):
 
 @pytest.mark.parametrize(("name", "codec"), [("clip.m4a", "aac"), ("clip.webm", "libopus")])
 def test_transcript_of_media(name, codec, tmp_path, transcribe):
-    write_media(tmp_path / name, codec, video="libvpx" if name.endswith("webm") else None, rate=48000)
+    write_media(
+        tmp_path / name, codec, video="libvpx" if name.endswith("webm") else None, rate=48000
+    )
     result = transcribe(tmp_path)  # found in its folder
     assert (result.code, result.out) == (0, TEXT + "\n")
 
@@ -150,12 +164,18 @@ def test_first_of_several_tracks(tmp_path):
 
 def test_video_without_sound(tmp_path, transcribe):
     write_media(tmp_path / "a.mp4", video="mpeg4")
-    transcribe(tmp_path / "a.mp4").assert_refused(6, "a.mp4: no sound: the file holds video and no audio track")
+    transcribe(tmp_path / "a.mp4").assert_refused(
+        6, "a.mp4: no sound: the file holds video and no audio track"
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "has 0 bytes"), (b"hello", "not a readable media file"), (bytes(5000), "not a readable media file")],
+    [
+        (b"", "has 0 bytes"),
+        (b"hello", "not a readable media file"),
+        (bytes(5000), "not a readable media file"),
+    ],
 )
 def test_no_media_behind_the_name(content, words, tmp_path, transcribe):
     (tmp_path / "a.m4a").write_bytes(content)
@@ -195,7 +215,9 @@ def test_without_pyav(tmp_path, transcribe, monkeypatch):
     write_media(tmp_path / "a.m4a", "aac")
     (tmp_path / "a.wav").write_bytes(CLIP.read_bytes())
     monkeypatch.setitem(sys.modules, "av", None)
-    transcribe(tmp_path / "a.m4a").assert_refused(7, "a.m4a: libsndfile does not read", "'voxtral-onnx[media]'")
+    transcribe(tmp_path / "a.m4a").assert_refused(
+        7, "a.m4a: libsndfile does not read", "'voxtral-onnx[media]'"
+    )
     result = transcribe(tmp_path / "a.m4a", tmp_path / "a.wav")
     assert (result.code, result.out) == (10, TEXT + "\n")
     with pytest.raises(DeviceError):
@@ -203,7 +225,10 @@ def test_without_pyav(tmp_path, transcribe, monkeypatch):
 
 
 def test_rate_that_changes(tmp_path):
-    first, second = (write_media(tmp_path / f"{rate}.aac", "aac", rate=rate).read_bytes() for rate in (16000, 32000))
+    first, second = (
+        write_media(tmp_path / f"{rate}.aac", "aac", rate=rate).read_bytes()
+        for rate in (16000, 32000)
+    )
     (tmp_path / "a.aac").write_bytes(first + second)
     with pytest.raises(AudioError, match=r"another rate or number of channels after 2\.\d s"):
         open_audio(tmp_path / "a.aac", RATE)

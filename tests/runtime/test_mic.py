@@ -1,4 +1,7 @@
-"""A recorded clip behind ALSA's file plug-in stands for a microphone; PortAudio reads it as it reads any device."""
+"""A recorded clip behind ALSA's file plug-in stands for a microphone.
+
+PortAudio reads it as it reads any device.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ import numpy as np
 import pytest
 import soundfile
 from commands import CLIP, clean_environment
+from needs import require
 
+pytestmark = pytest.mark.mic
 SAMPLES = soundfile.read(CLIP, dtype="float32")[0]
 RECORD = """
 import itertools, json, sys
@@ -36,20 +41,24 @@ def record(tmp_path):
     """Run a program in a process whose only microphone plays the clip."""
     try:
         import sounddevice  # noqa: F401
-    except (ImportError, OSError) as error:
-        pytest.skip(f"microphones: {error}")
+    except OSError:
+        require("mic", {"PortAudio (libportaudio2)": False})
     (tmp_path / "clip.raw").write_bytes(np.tile(SAMPLES, 20).tobytes())
     (tmp_path / ".asoundrc").write_text(
         f'pcm.!default {{ type plug slave.pcm "clip" }}\n'
-        f'pcm.clip {{ type file slave.pcm "null" file "/dev/null" infile "{tmp_path / "clip.raw"}" format "raw" }}\n'
+        f'pcm.clip {{ type file slave.pcm "null" file "/dev/null" infile "{tmp_path / "clip.raw"}" '
+        'format "raw" }\n'
     )
 
     def record(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = clean_environment(tmp_path, HOME=str(tmp_path))
         command = [sys.executable, *arguments]
-        done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60, env=environment)
-        if "no ALSA" in done.stderr or "there are: none" in done.stderr:
-            pytest.skip("PortAudio was built without ALSA")
+        done = subprocess.run(
+            command, capture_output=True, check=False, text=True, timeout=60, env=environment
+        )
+        require(
+            "mic", {"PortAudio with ALSA": not re.search("no ALSA|there are: none", done.stderr)}
+        )
         return done
 
     return record
@@ -79,7 +88,10 @@ def test_devices_are_listed(record):
     done = record("-m", "voxtral_onnx", "listen", "--list-devices")
     assert done.returncode == 0, done.stderr
     assert any(line.endswith("(default)") for line in done.stdout.splitlines())
-    assert all(line.split()[0] == str(i) for i, line in zip(itertools.count(), done.stdout.splitlines(), strict=False))
+    assert all(
+        line.split()[0] == str(i)
+        for i, line in zip(itertools.count(), done.stdout.splitlines(), strict=False)
+    )
 
 
 PAUSE = """
@@ -142,8 +154,13 @@ def test_a_microphone_that_is_unplugged(record, tmp_path):
     os.write(pipe, SAMPLES[:16000].tobytes())
     done = record("-c", UNPLUGGED)
     os.close(pipe)
-    assert done.returncode == 6 and "default: the microphone has stopped; is it still connected?" in done.stderr
-    assert 16000 - 3 * 1024 <= sum(map(int, done.stdout.split())) <= 16000, "what came before is handed out"
+    assert (
+        done.returncode == 6
+        and "default: the microphone has stopped; is it still connected?" in done.stderr
+    )
+    assert 16000 - 3 * 1024 <= sum(map(int, done.stdout.split())) <= 16000, (
+        "what came before is handed out"
+    )
 
 
 def test_space_pauses(record, tmp_path, tiny_artifact):
@@ -152,18 +169,24 @@ def test_space_pauses(record, tmp_path, tiny_artifact):
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
     command = [sys.executable, "-m", "voxtral_onnx", "listen", "-m", tiny_artifact]
-    options: dict[str, Any] = {"stdin": theirs, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **options, env=clean_environment(tmp_path, HOME=str(tmp_path))) as process:
+    options: dict[str, Any] = {
+        "stdin": theirs,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+    }
+    with subprocess.Popen(
+        command, **options, env=clean_environment(tmp_path, HOME=str(tmp_path))
+    ) as process:
         said = read_until(process.stderr, "space pauses, Ctrl-C ends it")
-        if "there are: none" in said:
-            pytest.skip("PortAudio was built without ALSA")
+        require("mic", {"PortAudio with ALSA": "there are: none" not in said})
         os.write(ours, b"x ")
         read_until(process.stderr, "paused: what is said now is dropped; space goes on")
         time.sleep(0.5)  # in which something is said
         os.write(ours, b"p")
         assert not re.search(r"on again; 0\.0 s", read_until(process.stderr, " s dropped so far"))
         process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)  # the file plug-in is faster than time: do not wait for hours of audio
+        # the file plug-in is faster than time: do not wait for hours of audio
+        process.send_signal(signal.SIGINT)
         read_until(process.stderr, " s dropped in pauses")
         process.kill()
     assert termios.tcgetattr(theirs) == before

@@ -36,7 +36,9 @@ def test_both_wheels(wheels, tiny_artifact, run):
     wheels("onnxruntime", "onnxruntime-gpu")
     result = run("transcribe", "-m", tiny_artifact, CLIP)
     result.assert_refused(
-        7, "overwrite each other's files", f"run:\n  pip uninstall -y onnxruntime onnxruntime-gpu\n  {INSTALL}\n"
+        7,
+        "overwrite each other's files",
+        f"run:\n  pip uninstall -y onnxruntime onnxruntime-gpu\n  {INSTALL}\n",
     )
 
 
@@ -51,7 +53,9 @@ def test_inspect_without_a_wheel_says_what_it_did_not_check(wheels, tiny_artifac
     result = run("inspect", tiny_artifact)
     assert result.code == 0
     assert "checked: sizes\n" in result.out
-    assert "inputs and outputs of the graphs not checked: onnxruntime is not installed" in result.err
+    assert (
+        "inputs and outputs of the graphs not checked: onnxruntime is not installed" in result.err
+    )
 
 
 @pytest.mark.parametrize("device", ["gpu", "", "CPU"])

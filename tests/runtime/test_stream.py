@@ -1,4 +1,7 @@
-"""Ladder, rung 4: streams are offline transcription, whatever the chunks, and both are transformers' generate."""
+"""Ladder, rung 4.
+
+Streams are offline transcription, whatever the chunks, and both are transformers' generate.
+"""
 
 import asyncio
 import signal
@@ -42,8 +45,12 @@ def whole(transcriber):
 def input_features(samples, delay):
     """Mel of the padded audio, by transformers' feature extractor."""
     padding = -len(samples) % 1280 + 1280 * (delay + 11)
-    padded = np.concatenate((np.zeros(32 * 1280, np.float32), samples, np.zeros(padding, np.float32)))
-    return VoxtralRealtimeFeatureExtractor()(padded, sampling_rate=16000, return_tensors="pt").input_features
+    padded = np.concatenate(
+        (np.zeros(32 * 1280, np.float32), samples, np.zeros(padding, np.float32))
+    )
+    return VoxtralRealtimeFeatureExtractor()(
+        padded, sampling_rate=16000, return_tensors="pt"
+    ).input_features
 
 
 @pytest.mark.filterwarnings("ignore:Using the model-agnostic default `max_length`")  # of the oracle
@@ -58,10 +65,15 @@ def test_tokens_equal_transformers_generate(toy_model, toy_artifact, delay, stre
     if streaming:
         features = (
             mel[..., start:stop]
-            for start, stop in [(0, 8 * length)] + [(8 * t, 8 * t + 8) for t in range(length, mel.shape[2] // 8)]
+            for start, stop in [(0, 8 * length)]
+            + [(8 * t, 8 * t + 8) for t in range(length, mel.shape[2] // 8)]
         )
     expected = toy_model.generate(
-        input_ids=prompt, input_features=features, num_delay_tokens=delay, do_sample=False, max_new_tokens=10_000
+        input_ids=prompt,
+        input_features=features,
+        num_delay_tokens=delay,
+        do_sample=False,
+        max_new_tokens=10_000,
     )[0, length:].tolist()
     with Transcriber(toy_artifact, precision="fp32", delay_ms=80 * delay) as transcriber:
         tokens = list(transcriber.transcribe(samples).token_ids)
@@ -86,13 +98,20 @@ def test_four_bits_stream_like_they_transcribe(toy_artifact):
     with Transcriber(toy_artifact, precision="q4") as transcriber:
         expected = list(transcriber.transcribe(samples).token_ids)
         stream = transcriber.stream()
-        tokens = [token for part in np.split(samples, range(1280, len(samples), 1280)) for token in stream.feed(part)]
+        tokens = [
+            token
+            for part in np.split(samples, range(1280, len(samples), 1280))
+            for token in stream.feed(part)
+        ]
         tokens += stream.finish()
     assert [token.token_id for token in tokens] == expected
 
 
 def test_tokens_come_when_their_audio_is_there(transcriber):
-    """The first token needs the delay, one token and the look-ahead; each next one 80 ms more (spec 5.3)."""
+    """The first token needs the delay, one token and the look-ahead.
+
+    Each next one 80 ms more (spec 5.3).
+    """
     samples, stream = toy.babble(3.0), transcriber.stream()
     first = 7 * 1280 + 40
     assert stream.feed(samples[: first - 1]) == []
@@ -110,9 +129,9 @@ def test_number_of_tokens(transcriber, num_samples):
     positions = 32 + -(-num_samples // 1280) + 6 + 11 - 1
     assert stream.decoder_cache.position == positions, "no step passes the audio"
     assert stream.encoder_cache.position == 4 * positions
-    assert [token.end for token in tokens] == [0.08 * (i + 1) for i in range(len(tokens))] or np.allclose(
-        [token.end for token in tokens], 0.08 * np.arange(1, len(tokens) + 1)
-    )
+    assert [token.end for token in tokens] == [
+        0.08 * (i + 1) for i in range(len(tokens))
+    ] or np.allclose([token.end for token in tokens], 0.08 * np.arange(1, len(tokens) + 1))
 
 
 def test_memory_of_a_stream_does_not_grow(transcriber):
@@ -126,7 +145,9 @@ def test_memory_of_a_stream_does_not_grow(transcriber):
     assert stream.encoder_cache.position > 10 * stream.encoder_cache.spec.capacity
     assert stream.decoder_cache.position > 5 * stream.decoder_cache.spec.capacity
     assert len(sizes) == 1
-    assert memory[-1] - memory[20] < 2 << 20, "a megabyte of the allocators; the caches alone would be more"
+    assert memory[-1] - memory[20] < 2 << 20, (
+        "a megabyte of the allocators; the caches alone would be more"
+    )
 
 
 def test_end_of_text_ends_a_file_but_not_a_stream(transcriber, monkeypatch):
@@ -153,11 +174,19 @@ def _with_eos(init, token_id):
 def test_a_smaller_context_is_the_same_for_every_chunking(toy_artifact, whole):
     samples = toy.babble(SECONDS)
     with Transcriber(toy_artifact, precision="fp32", context=64) as transcriber:
-        assert list(transcriber.transcribe(samples).token_ids) == whole  # 64 positions are more than the window
+        # 64 positions are more than the window
+        assert list(transcriber.transcribe(samples).token_ids) == whole
 
 
 @pytest.mark.parametrize(
-    "samples", [np.array([np.nan]), np.array([0.0, np.inf]), np.zeros((2, 3)), np.zeros(4, np.int16), np.array("x")]
+    "samples",
+    [
+        np.array([np.nan]),
+        np.array([0.0, np.inf]),
+        np.zeros((2, 3)),
+        np.zeros(4, np.int16),
+        np.array("x"),
+    ],
 )
 def test_bad_samples_are_refused_and_change_nothing(transcriber, samples):
     good = toy.babble(1.0)
@@ -183,7 +212,9 @@ def test_a_saved_stream_goes_on(transcriber, whole, tmp_path, seconds):
     tokens += resumed.feed(samples[cut:]) + resumed.finish()
     assert [token.token_id for token in tokens] == whole
     assert [token.index for token in tokens] == list(range(len(whole)))
-    assert "".join(token.text for token in tokens) == "".join(t.text for t in transcriber_tokens(transcriber, samples))
+    assert "".join(token.text for token in tokens) == "".join(
+        t.text for t in transcriber_tokens(transcriber, samples)
+    )
 
 
 def transcriber_tokens(transcriber, samples):
@@ -206,7 +237,10 @@ with Transcriber(sys.argv[1], precision="fp32") as transcriber:
 
 @pytest.mark.parametrize("saves", [1, 60])
 def test_a_killed_process_goes_on_from_its_file(transcriber, toy_artifact, whole, tmp_path, saves):
-    """Killed between or in the middle of saves; the file is always one whole state, of any of them."""
+    """Killed between or in the middle of saves.
+
+    The file is always one whole state, of any of them.
+    """
     samples, saved = toy.babble(SECONDS), tmp_path / "stream.npz"
     np.save(tmp_path / "samples.npy", samples)
     command = [sys.executable, "-c", SAVES, toy_artifact, tmp_path / "samples.npy", saved]
@@ -272,7 +306,10 @@ def test_async_iteration_gives_tokens_while_a_thread_feeds(transcriber, whole):
 
 @pytest.mark.parametrize("delay", [1, 6, 30])
 def test_a_warm_start_is_the_silence_before_the_audio(transcriber, delay):
-    """Bit for bit what a stream has that ran the silence itself, and unharmed by the streams that began there."""
+    """A warm start is bit for bit a stream that ran the silence itself.
+
+    The streams that began there before leave it unharmed.
+    """
     samples = toy.babble(3.0, seed=delay)
     cold = Stream(transcriber, delay)
     tokens = cold.feed(samples[:0]) + cold.feed(samples) + cold.finish()
@@ -283,7 +320,9 @@ def test_a_warm_start_is_the_silence_before_the_audio(transcriber, delay):
     assert warm.timings.steps == cold.timings.steps - silent
 
 
-@pytest.mark.parametrize(("blanks", "penalty"), [(0, 0), (200, 0), (201, 0.5), (213, 6.5), (214, 7), (10_000, 7)])
+@pytest.mark.parametrize(
+    ("blanks", "penalty"), [(0, 0), (200, 0), (201, 0.5), (213, 6.5), (214, 7), (10_000, 7)]
+)
 def test_penalty_grows_with_the_blanks(transcriber, blanks, penalty):
     stream = transcriber.stream()
     stream.blanks = blanks
@@ -308,14 +347,24 @@ def test_blank_guard_breaks_a_rut_and_reports_it(tiny_artifact, monkeypatch, tmp
         resumed = transcriber.load_stream(tmp_path / "stream.npz")
         assert resumed.feed(silence) == stream.feed(silence), "the count of blanks is saved"
     forced = [token for token in tokens if token.token_id != blank and token.blank_margin > 0]
-    assert forced and [override.index for override in stream.overrides[: len(forced)]] == [t.index for t in forced]
-    assert all(override.blanks == 5 and override.blank_margin > 0 for override in stream.overrides[: len(forced)])
-    assert [override.blank_margin for override in stream.overrides[: len(forced)]] == [t.blank_margin for t in forced]
+    assert forced and [override.index for override in stream.overrides[: len(forced)]] == [
+        t.index for t in forced
+    ]
+    assert all(
+        override.blanks == 5 and override.blank_margin > 0
+        for override in stream.overrides[: len(forced)]
+    )
+    assert [override.blank_margin for override in stream.overrides[: len(forced)]] == [
+        t.blank_margin for t in forced
+    ]
 
 
 @pytest.mark.parametrize("guessed", [1, 3, 7])
 def test_guessed_blanks_change_no_token(tiny_artifact, monkeypatch, guessed):
-    """Speech with pauses: right and wrong guesses, across moves of the cache and from window to window."""
+    """Speech with pauses.
+
+    Right and wrong guesses, across moves of the cache and from window to window.
+    """
     samples = np.concatenate([SPEECH, np.zeros(20 * 16000, np.float32), SPEECH])
     with Transcriber(tiny_artifact, precision="fp32") as transcriber:
         plain = transcriber.stream()
@@ -342,7 +391,10 @@ def _counted(step, calls):
 
 
 def test_close_decisions_are_made_again_alone(tiny_artifact, monkeypatch):
-    """With every margin called close, each position is run alone after all, into the same cache rows."""
+    """With every margin called close, each position is run alone after all.
+
+    It is run into the same cache rows.
+    """
     monkeypatch.setattr(Choice, "is_close", lambda self: True)
     with Transcriber(tiny_artifact, precision="q4") as transcriber:
         guessed = transcriber.transcribe(SPEECH)
@@ -350,13 +402,22 @@ def test_close_decisions_are_made_again_alone(tiny_artifact, monkeypatch):
         monkeypatch.setitem(transcribing.GUESSED_BLANKS, "cpu", 0)
         plain = transcriber.transcribe(SPEECH)
         assert guessed.token_ids == plain.token_ids
-    for mine, theirs in zip(guessed.stream.decoder_cache.save(), plain.stream.decoder_cache.save(), strict=True):
+    for mine, theirs in zip(
+        guessed.stream.decoder_cache.save(), plain.stream.decoder_cache.save(), strict=True
+    ):
         assert np.array_equal(mine, theirs)
 
 
 @pytest.mark.parametrize(
     ("margin", "probability", "is_close"),
-    [(0.04, 0.5, True), (-0.04, 0.9, True), (0.06, 0.2, False), (-3, 0.52, False), (-3, 0.5, True), (-3, 0.3, True)],
+    [
+        (0.04, 0.5, True),
+        (-0.04, 0.9, True),
+        (0.06, 0.2, False),
+        (-3, 0.52, False),
+        (-3, 0.5, True),
+        (-3, 0.3, True),
+    ],
 )
 def test_what_is_close(margin, probability, is_close):
     assert Choice(7, float(np.log(probability)), margin).is_close() == is_close

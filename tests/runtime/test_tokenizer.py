@@ -36,7 +36,11 @@ def oracle():
 def test_known_ids(real):
     ids = [45383, 1044, 4304, 1046, 22652, 14687, 10013, 30367, 15199, 119685, 1142, 1137]
     assert real.decode(ids) == "Hello, world. Déjà vu 日本語 🎉"
-    assert real.decode([131071]) == "后汉书" and real.bytes_of(1000) == b"\0" and real.bytes_of(1255) == b"\xff"
+    assert (
+        real.decode([131071]) == "后汉书"
+        and real.bytes_of(1000) == b"\0"
+        and real.bytes_of(1255) == b"\xff"
+    )
 
 
 @settings(max_examples=200, deadline=None)
@@ -51,7 +55,9 @@ def test_equals_mistral_common(real, oracle, text):
 @given(st.lists(st.integers(1000, 131071), max_size=30))
 def test_any_ids_equal_mistral_common(real, oracle, ids):
     shift = 1000 - oracle.num_special_tokens
-    expected = oracle.decode([token - shift for token in ids], special_token_policy=SpecialTokenPolicy.IGNORE)
+    expected = oracle.decode(
+        [token - shift for token in ids], special_token_policy=SpecialTokenPolicy.IGNORE
+    )
     assert real.decode(ids) == expected.removeprefix(" ")
 
 
@@ -86,7 +92,9 @@ def test_ids_are_looked_up_by_name(tmp_path):
 
     values = json.loads(TINY.read_bytes())
     for entry in values["special_tokens"]:
-        entry["token_str"] = {32: "<SPECIAL_32>", 39: "[STREAMING_PAD]"}.get(entry["rank"], entry["token_str"])
+        entry["token_str"] = {32: "<SPECIAL_32>", 39: "[STREAMING_PAD]"}.get(
+            entry["rank"], entry["token_str"]
+        )
     config = open_checkpoint(TINY.parent).config
     tokens, _ = read_tekken(json.dumps(values).encode(), config, (480,))
     assert tokens == replace(TOKENS, streaming_pad=39)

@@ -1,4 +1,7 @@
-"""The gate leaves out words without speech and nothing else: against brute force, on tiny, and with a model."""
+"""The gate leaves out words without speech and nothing else.
+
+Against brute force, on tiny, and with a model.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,8 @@ def token(index, token_id, text=""):
     delay=st.integers(1, 30),
     chunk=st.integers(1, 4000),
 )
-@example(speech=[(False, 93), (True, 5)], words=[20], delay=1, chunk=4000)  # heard already, but not always in time
+# heard already, but not always in time
+@example(speech=[(False, 93), (True, 5)], words=[20], delay=1, chunk=4000)
 def test_a_group_passes_where_speech_is_in_its_reach(manifest, speech, words, delay, chunk):
     """Against brute force, however the audio is cut and how far it is ahead of the tokens."""
     frames = [is_speech for is_speech, length in speech for _ in range(length)] + [False] * 20
@@ -62,8 +66,13 @@ def test_a_group_passes_where_speech_is_in_its_reach(manifest, speech, words, de
     for gap in words:
         index += gap + 1
         groups.append(index)
-    tokens = [token(i, WORD if i in groups else 1000 + i if i - 1 in groups else BLANK) for i in range(index + 3)]
-    samples, gate, at = np.zeros(320 * len(frames), np.float32), VoiceGate(Scripted(frames), manifest, delay), 0
+    tokens = [
+        token(i, WORD if i in groups else 1000 + i if i - 1 in groups else BLANK)
+        for i in range(index + 3)
+    ]
+    samples = np.zeros(320 * len(frames), np.float32)
+    gate = VoiceGate(Scripted(frames), manifest, delay)
+    at = 0
     found = []
     for one in tokens:  # with no more audio than they need, or up to a chunk more
         needed = min(len(samples), (one.index + 1 + delay) * 1280 + 40)
@@ -75,17 +84,23 @@ def test_a_group_passes_where_speech_is_in_its_reach(manifest, speech, words, de
     expected = []
     for one in groups:
         end = (one + 1) * 1280
-        near = range(max(0, -(-(end - int(1.2 * RATE) + 1) // 320) - 1), max(0, (end + reach) // 320))
+        near = range(
+            max(0, -(-(end - int(1.2 * RATE) + 1) // 320) - 1), max(0, (end + reach) // 320)
+        )
         expected.append(any(frames[i] for i in near if i < len(frames)))
     assert [found[one].token_id == WORD for one in groups] == expected
     assert [found[one + 1].token_id != BLANK for one in groups] == expected
     assert gate.left_out == expected.count(False)
-    kept = {i for one, passes in zip(groups, expected, strict=True) if passes for i in (one, one + 1)}
-    assert all(a == b for a, b in zip(found, tokens, strict=True) if a.index in kept or b.token_id == BLANK)
+    kept = {
+        i for one, passes in zip(groups, expected, strict=True) if passes for i in (one, one + 1)
+    }
+    assert all(
+        a == b for a, b in zip(found, tokens, strict=True) if a.index in kept or b.token_id == BLANK
+    )
 
 
 def test_seconds_without_speech(manifest):
-    """Half a second of speech at second 2 of 5, with its pre-roll of 0.24 and hang-over of 0.4 s."""
+    """Half a second of speech at second 2 of 5, with pre-roll 0.24 s and hang-over 0.4 s."""
     gate = VoiceGate(Scripted([100 <= i < 125 for i in range(250)]), manifest, 6)
     gate.hear(np.zeros(5 * RATE + 100, np.float32))
     assert (gate.seconds, gate.quiet_seconds) == (5.0, pytest.approx(5 - 0.5 - 0.24 - 0.4))
@@ -114,7 +129,10 @@ def test_what_cannot_be_heard_is_no_speech():
 
 @pytest.mark.parametrize("noise", [0, 1e-4, 1e-3, 3e-3])
 def test_speech_in_noise_is_found(noise):
-    """Every frame of a clip within 20 dB of its loudest, after a minute of noise and after another clip."""
+    """Frames within 20 dB of a clip's loudest, after noise and after another clip.
+
+    All but a few of them must be found.
+    """
     rng, pause = np.random.default_rng(0), np.zeros(9 * RATE)
     samples = np.concatenate([pause, SPEECH[1], pause, SPEECH[2], pause])
     found = is_open(samples + rng.normal(0, noise, len(samples)))
@@ -130,7 +148,9 @@ def test_words_in_speech_are_those_without_a_gate(tiny_artifact, noise):
     """Whatever stands between the clips; tokens outside the groups left out are untouched."""
     rng = np.random.default_rng(int(1e4 * noise))
     pauses = [np.zeros(int(rng.uniform(0.5, 9) * RATE), np.float32) for _ in range(5)]
-    samples = np.concatenate([pauses[0], *[part for pair in zip(SPEECH, pauses[1:], strict=True) for part in pair]])
+    samples = np.concatenate(
+        [pauses[0], *[part for pair in zip(SPEECH, pauses[1:], strict=True) for part in pair]]
+    )
     samples += rng.normal(0, noise, len(samples)).astype(np.float32)
     found = {}
     for vad in (None, "energy"):
@@ -141,7 +161,9 @@ def test_words_in_speech_are_those_without_a_gate(tiny_artifact, noise):
     for pause, clip in zip(pauses, SPEECH, strict=False):
         spans.append(((at + len(pause)) / RATE, (at + len(pause) + len(clip)) / RATE + 0.3))
         at += len(pause) + len(clip)
-    inside = [s for s in found[None, "segments"] if any(start < s[1] <= end for start, end in spans)]
+    inside = [
+        s for s in found[None, "segments"] if any(start < s[1] <= end for start, end in spans)
+    ]
     assert len(inside) > 15
     assert [s for s in found["energy", "segments"] if s in inside] == inside
     pairs = list(zip(found["energy"].token_ids, found[None].token_ids, strict=True))
@@ -156,13 +178,25 @@ def test_what_has_no_speech_is_left_out_everywhere(tiny_artifact, monkeypatch):
     clip = soundfile.read(CLIP, dtype="float32")[0]
     with Transcriber(tiny_artifact, precision="q4", vad="energy") as transcriber:
         transcript = transcriber.transcribe(clip)
-        assert (transcript.text, transcript.segments, set(transcript.token_ids)) == ("", [], {BLANK})
+        assert (transcript.text, transcript.segments, set(transcript.token_ids)) == (
+            "",
+            [],
+            {BLANK},
+        )
         assert transcript.info["vad"]["left_out"] == len(TEXT.split())
         assert transcript.gate and transcript.gate.left_out == len(TEXT.split())
         gate, events = transcriber.voice_gate(), []
         assert gate
-        listen(transcriber.stream(), Capture(iter(np.array_split(clip, 20))), Meter(), events.append, gate)
-        assert not any(getattr(event, "token_ids", ()) or isinstance(event, Token) for event in events)
+        listen(
+            transcriber.stream(),
+            Capture(iter(np.array_split(clip, 20))),
+            Meter(),
+            events.append,
+            gate,
+        )
+        assert not any(
+            getattr(event, "token_ids", ()) or isinstance(event, Token) for event in events
+        )
         assert gate.left_out == len(TEXT.split())
 
 
@@ -171,13 +205,19 @@ def test_files_that_advance_together_are_gated_alike(tiny_artifact):
     clips = [np.concatenate([pause, clip, pause]) for clip in SPEECH[:3]]
     with Transcriber(tiny_artifact, precision="q4", vad="energy") as transcriber:
         alone = [transcriber.transcribe(clip) for clip in clips]
-        expected = {t.duration: (t.token_ids, t.gate and t.gate.summary()) for t in alone if t.token_ids}
+        expected = {
+            t.duration: (t.token_ids, t.gate and t.gate.summary()) for t in alone if t.token_ids
+        }
     with Transcriber(tiny_artifact, precision="q4", vad="energy", batch_size=2) as transcriber:
         together = transcriber.transcribe_many(clips)
-        assert {t.duration: (t.token_ids, t.gate and t.gate.summary()) for t in together if t.token_ids} == expected
+        assert {
+            t.duration: (t.token_ids, t.gate and t.gate.summary()) for t in together if t.token_ids
+        } == expected
 
 
-@pytest.mark.parametrize("arguments", [["--vad", CLIP], [CLIP, "--vad"], ["--vad_filter", "True", CLIP]])
+@pytest.mark.parametrize(
+    "arguments", [["--vad", CLIP], [CLIP, "--vad"], ["--vad_filter", "True", CLIP]]
+)
 def test_command_line(run, tiny_artifact, arguments):
     result = run("transcribe", "-m", tiny_artifact, *arguments)
     assert (result.code, result.out) == (0, TEXT + "\n")
@@ -186,7 +226,10 @@ def test_command_line(run, tiny_artifact, arguments):
 
 @pytest.fixture(scope="module")
 def silero(tmp_path_factory):
-    """A model of Silero's shape: the probability is the loudest of 576 samples, and the state counts calls."""
+    """A model of Silero's shape.
+
+    The probability is the loudest of 576 samples, and the state counts calls.
+    """
     path = tmp_path_factory.mktemp("silero") / "vad.onnx"
     nodes = [
         helper.make_node("Abs", ["input"], ["loud"]),
@@ -214,7 +257,9 @@ def silero(tmp_path_factory):
         ],
         constants,
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path
+    )
     return path
 
 
@@ -224,8 +269,12 @@ def test_silero_gets_context_and_state(silero):
     assert isinstance(detector, Silero) and isinstance(other, Silero)
     samples = np.zeros((4, 512), np.float32)
     samples[1, 511] = 0.75
-    assert [detector.score(frame) for frame in samples] == [0, 0.75, 0.75, 0], "64 samples are heard again"
-    assert np.all(detector._state == 4) and np.all(other._state == 0), "each stream has its own state"
+    assert [detector.score(frame) for frame in samples] == [0, 0.75, 0.75, 0], (
+        "64 samples are heard again"
+    )
+    assert np.all(detector._state == 4) and np.all(other._state == 0), (
+        "each stream has its own state"
+    )
 
 
 def test_silero_by_path(silero, run, tiny_artifact):

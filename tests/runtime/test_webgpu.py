@@ -1,4 +1,7 @@
-"""What runs through onnxruntime's WebGPU plug-in; on an adapter where there is one, software ones included."""
+"""What runs through onnxruntime's WebGPU plug-in.
+
+On an adapter where there is one, software ones included.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ from voxtral_onnx.runtime.rows import move_rows_model
 from voxtral_onnx.runtime.webgpu import WebGpu, WebGpuBuffer
 
 SECONDS = 1.2  # of speech: software adapters take a second a token
-TURNS = 0.5  # margin of a decision that may turn: activations in 8 bits are rounded otherwise; margins are up to 20
+# margin of a decision that may turn: activations in 8 bits are rounded otherwise; margins are up to
+# 20
+TURNS = 0.5
 DRIFT = 0.5  # of the margins of tiny's words; 0.32 was seen
 
 
@@ -34,7 +39,10 @@ def device():
 def transcribers(request, device, tiny_artifact):
     """On the adapter and on the CPU."""
     options = {"precision": request.param, "context": 300}
-    with Transcriber(tiny_artifact, "webgpu", **options) as there, Transcriber(tiny_artifact, "cpu", **options) as here:
+    with (
+        Transcriber(tiny_artifact, "webgpu", **options) as there,
+        Transcriber(tiny_artifact, "cpu", **options) as here,
+    ):
         yield there, here
 
 
@@ -47,9 +55,16 @@ def test_tokens_are_the_cpus_where_the_choice_is_clear(transcribers):
         chosen.append([token for part in parts for token in stream.feed(part)])
     there, here = chosen
     assert len(there) == len(here) == len(samples) // 1280 - 2
-    first = next((i for i, (a, b) in enumerate(zip(there, here, strict=True)) if a.token_id != b.token_id), len(here))
-    assert first == len(here) or abs(here[first].blank_margin) < TURNS  # from there on contexts differ
-    assert max(abs(a.blank_margin - b.blank_margin) for a, b in zip(there[:first], here, strict=False)) < DRIFT
+    first = next(
+        (i for i, (a, b) in enumerate(zip(there, here, strict=True)) if a.token_id != b.token_id),
+        len(here),
+    )
+    # from there on contexts differ
+    assert first == len(here) or abs(here[first].blank_margin) < TURNS
+    assert (
+        max(abs(a.blank_margin - b.blank_margin) for a, b in zip(there[:first], here, strict=False))
+        < DRIFT
+    )
     assert "".join(token.text for token in there).strip().startswith(TEXT.split()[0])
 
 
@@ -71,18 +86,28 @@ def test_a_cache_is_the_cpus_across_a_move(transcribers):
         cache = decoder.new_cache()
         written = np.random.default_rng(1).standard_normal
         filled = cache.spec.capacity - 2
-        rows = [written((*buffer.shape[:2], filled, buffer.shape[3])).astype(buffer.dtype) for buffer in cache.buffers]
+        rows = [
+            written((*buffer.shape[:2], filled, buffer.shape[3])).astype(buffer.dtype)
+            for buffer in cache.buffers
+        ]
         cache.restore(filled, rows)
         choices = []
         for part in np.split(embeds.astype(cache.dtype), (2, 3)):
             choices += decoder.step(cache, [32] * len(part), part, 6)
-        assert cache.position == filled + 6 and cache.spec.row(cache.position) == cache.spec.keep + 4
+        assert (
+            cache.position == filled + 6 and cache.spec.row(cache.position) == cache.spec.keep + 4
+        )
         found.append((choices, cache.save()))
     (there, there_rows), (here, here_rows) = found
-    assert [choice.blank_margin for choice in there] == pytest.approx([c.blank_margin for c in here], abs=DRIFT)
+    assert [choice.blank_margin for choice in there] == pytest.approx(
+        [c.blank_margin for c in here], abs=DRIFT
+    )
     for mine, other in zip(there_rows, here_rows, strict=True):
-        error = np.linalg.norm(mine.astype(np.float64) - other) / np.linalg.norm(other.astype(np.float64))
-        assert mine.shape == other.shape and error < 0.02  # rows of six positions are computed, in 8 bits
+        error = np.linalg.norm(mine.astype(np.float64) - other) / np.linalg.norm(
+            other.astype(np.float64)
+        )
+        # rows of six positions are computed, in 8 bits
+        assert mine.shape == other.shape and error < 0.02
 
 
 @pytest.mark.parametrize(
@@ -91,7 +116,10 @@ def test_a_cache_is_the_cpus_across_a_move(transcribers):
 )
 def test_visible_rows(seqlens_k, capacity, rows):
     """More than there are, and no more than the buffer has."""
-    feeds = {"seqlens_k": np.array([seqlens_k], np.int32), "total_sequence_length": np.array(capacity, np.int32)}
+    feeds = {
+        "seqlens_k": np.array([seqlens_k], np.int32),
+        "total_sequence_length": np.array(capacity, np.int32),
+    }
     assert webgpu._visible_rows(feeds) == {"total_sequence_length": rows}
 
 
@@ -113,7 +141,9 @@ def test_nodes_without_a_kernel_are_listed_or_noted(device):
     """TensorScatter, which WebGPU lacks."""
     model = move_rows_model(np.dtype(np.float32), 8, 4)
     with pytest.raises(
-        DeviceError, match=r"graph: \d nodes have no WebGpu kernel: .*1 TensorScatter; use --device cpu"
+        DeviceError,
+        match=r"graph: \d nodes have no WebGpu kernel: .*1 TensorScatter; use "
+        r"--device cpu",
     ):
         device.open(model, quiet_options(), captures=False)
     lenient = WebGpu(allow_fallback=True)
@@ -145,17 +175,25 @@ def without_package(monkeypatch):
 @pytest.mark.usefixtures("without_package", "small_reads")
 def test_without_the_package(tiny_artifact, run):
     arguments = ("transcribe", "-m", tiny_artifact, "--device", "webgpu", CLIP)
-    run(*arguments).assert_refused(7, "webgpu:0: onnxruntime's plug-in for WebGPU is missing", "voxtral-onnx[webgpu]")
+    run(*arguments).assert_refused(
+        7, "webgpu:0: onnxruntime's plug-in for WebGPU is missing", "voxtral-onnx[webgpu]"
+    )
     result = run(*arguments, "--allow-fallback")
     assert (result.code, result.out.strip()) == (0, TEXT)
-    assert "note: running on the CPU: webgpu:0: onnxruntime's plug-in for WebGPU is missing" in result.err
+    assert (
+        "note: running on the CPU: webgpu:0: onnxruntime's plug-in for WebGPU is missing"
+        in result.err
+    )
     assert "plug-in for WebGPU is missing" in run("doctor").out.replace("\n", " ")
 
 
 @pytest.fixture
 def plugin(monkeypatch, tmp_path):
     """A package whose library is none."""
-    package = {"get_library_path": lambda: str(tmp_path / "libnone.so"), "get_ep_name": lambda: WEBGPU}
+    package = {
+        "get_library_path": lambda: str(tmp_path / "libnone.so"),
+        "get_ep_name": lambda: WEBGPU,
+    }
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", SimpleNamespace(**package))
     monkeypatch.setattr(webgpu, "_LOADER", "libc.so.6")
 
@@ -165,18 +203,28 @@ def test_what_else_may_be_missing(monkeypatch):
     with pytest.raises(DeviceError, match=r"does not take its plug-in \(.*libnone\.so"):
         WebGpu()
     monkeypatch.setattr(webgpu, "_register", lambda path: None)
-    with pytest.raises(DeviceError, match="onnxruntime sees no GPU on this machine; use --device cpu"):
+    with pytest.raises(
+        DeviceError, match="onnxruntime sees no GPU on this machine; use --device cpu"
+    ):
         monkeypatch.setattr(onnxruntime, "get_ep_devices", list)
         WebGpu()
     if sys.platform == "linux":
         monkeypatch.setattr(webgpu, "_LOADER", "libnone.so.1")
-        with pytest.raises(DeviceError, match=r"libnone\.so\.1 is missing, the loader of Vulkan .*libvulkan1"):
+        with pytest.raises(
+            DeviceError,
+            match=r"libnone\.so\.1 is missing, the loader of Vulkan "
+            r".*libvulkan1",
+        ):
             WebGpu()
-    monkeypatch.delattr(onnxruntime.InferenceSession.__mro__[1], "create_ortvalue_from_shape_and_type")
+    monkeypatch.delattr(
+        onnxruntime.InferenceSession.__mro__[1], "create_ortvalue_from_shape_and_type"
+    )
     with pytest.raises(DeviceError, match=r"keeps no caches there; needed is 1\.32"):
         WebGpu()
 
 
 def test_the_adapter_is_not_to_choose():
-    with pytest.raises(DeviceError, match="webgpu:1: the plug-in takes the adapter by itself; use --device webgpu"):
+    with pytest.raises(
+        DeviceError, match="webgpu:1: the plug-in takes the adapter by itself; use --device webgpu"
+    ):
         WebGpu(1)

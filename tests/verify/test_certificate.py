@@ -10,14 +10,23 @@ import pytest
 from conftest import copy_artifact
 
 from voxtral_onnx.manifest import FILE_NAME, Manifest
-from voxtral_onnx.verify.certificate import Certificate, Finding, hash_manifest, read_self_tests, read_verdict
+from voxtral_onnx.verify.certificate import (
+    Certificate,
+    Finding,
+    hash_manifest,
+    read_self_tests,
+    read_verdict,
+)
 
 HIDDEN = "<script>alert('\"&')</script>"
 
 
 @pytest.fixture(scope="module")
 def verified(tiny_artifact, tmp_path_factory):
-    """Tiny in 4 bits beside its float32 precision, verified by the command line's own function on all rungs."""
+    """Verify tiny in 4 bits beside its float32 precision, on all rungs.
+
+    The command line's own function verifies it.
+    """
     from voxtral_onnx import verify
 
     folder = tmp_path_factory.mktemp("verified") / "tiny"
@@ -30,9 +39,13 @@ def test_all_rungs_of_tiny_pass(verified):
     assert {finding.status for finding in certificate.findings} == {"passed"}
     assert {finding.rung for finding in certificate.findings} == {0, 1, 2, 3, 4, 5, 6}
     assert certificate.not_checked == ()
-    assert json.loads((folder / "certificate.json").read_text()) == json.loads(json.dumps(certificate.to_dict()))
+    assert json.loads((folder / "certificate.json").read_text()) == json.loads(
+        json.dumps(certificate.to_dict())
+    )
     assert certificate.manifest_sha256 == hash_manifest(folder)
-    assert read_verdict(folder).startswith("verified on 20") and "q4f16 on rungs 0, 1, 2" in read_verdict(folder)
+    assert read_verdict(folder).startswith(
+        "verified on 20"
+    ) and "q4f16 on rungs 0, 1, 2" in read_verdict(folder)
 
 
 def test_the_self_test_holds_what_a_host_should_write(verified):
@@ -47,7 +60,9 @@ def test_the_self_test_holds_what_a_host_should_write(verified):
 
 def test_doctor_tests_this_machine_with_it(verified, artifact, run):
     assert read_self_tests(verified[0]) == {"q4f16": verified[1].details["q4f16"]["self_test"]}
-    checks = {check["name"]: check for check in json.loads(run("doctor", verified[0], "--json").out)}
+    checks = {
+        check["name"]: check for check in json.loads(run("doctor", verified[0], "--json").out)
+    }
     assert checks["self-test q4f16"]["status"] == "ok"
     assert "self-test q4f16" in run("doctor", verified[0]).out
     assert read_self_tests(artifact) == {}
@@ -55,7 +70,9 @@ def test_doctor_tests_this_machine_with_it(verified, artifact, run):
 
 def test_the_page_loads_nothing(verified):
     page = (verified[0] / "certificate.html").read_text()
-    assert not re.search(r"<(script|link|img|iframe|object|embed)\b|@import|url\(|\bsrc=|\bhref=|https?:", page)
+    assert not re.search(
+        r"<(script|link|img|iframe|object|embed)\b|@import|url\(|\bsrc=|\bhref=|https?:", page
+    )
     assert page.count("<svg") == 2 and "VERIFIED" in page and "prefers-color-scheme: dark" in page
 
 
@@ -92,12 +109,35 @@ def test_an_unreadable_certificate_verifies_nothing(artifact, content):
 def test_the_page_escapes_what_it_is_told(tmp_path):
     (tmp_path / FILE_NAME).write_text("{}")
     finding = Finding(3, HIDDEN, HIDDEN, "failed", HIDDEN)
-    row = {"clip": HIDDEN, "text": "a", "float_text": HIDDEN, "shipped_text": "a", "words": 1, "characters": 1}
-    row |= {f"{kind}_{unit}": 0 for kind in ("float", "shipped") for unit in ("edits", "word_edits")}
+    row = {
+        "clip": HIDDEN,
+        "text": "a",
+        "float_text": HIDDEN,
+        "shipped_text": "a",
+        "words": 1,
+        "characters": 1,
+    }
+    row |= {
+        f"{kind}_{unit}": 0 for kind in ("float", "shipped") for unit in ("edits", "word_edits")
+    }
     certificate = Certificate(
-        *(HIDDEN, "2026-01-01T00:00:00+00:00", hash_manifest(tmp_path), HIDDEN, HIDDEN, (3,), (HIDDEN,), (finding,)),
+        *(
+            HIDDEN,
+            "2026-01-01T00:00:00+00:00",
+            hash_manifest(tmp_path),
+            HIDDEN,
+            HIDDEN,
+            (3,),
+            (HIDDEN,),
+            (finding,),
+        ),
         not_checked=(HIDDEN,),
-        details={HIDDEN: {"clips": [row], "self_test": {"clip": HIDDEN, "text": HIDDEN, "token_ids": [1]}}},
+        details={
+            HIDDEN: {
+                "clips": [row],
+                "self_test": {"clip": HIDDEN, "text": HIDDEN, "token_ids": [1]},
+            }
+        },
         thresholds=[
             {"name": HIDDEN, "value": 1, "why": HIDDEN},
             *({"name": name, "value": 1, "why": ""} for name in ("graph error", "shipped error")),

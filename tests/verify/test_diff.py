@@ -38,7 +38,11 @@ def test_changes_are_counted(pair, run):
     found = {row.name: row for row in diff(*pair).tensors}
     codes, scales = found[SCALES.replace("scales", "weight")], found[SCALES]
     assert (codes.kind, codes.num_different, codes.size) == ("codes", 4, 160 * 96)
-    assert (scales.kind, scales.num_different, scales.max_relative) == ("values", 2, pytest.approx(0.5))
+    assert (scales.kind, scales.num_different, scales.max_relative) == (
+        "values",
+        2,
+        pytest.approx(0.5),
+    )
     result = run("diff", *pair)
     assert result.code == 8
     assert f"q4 decoder: {SCALES}: 2 of 480 values differ, by up to 50.00%" in result.out
@@ -57,18 +61,25 @@ def test_graphs_and_manifests_are_compared(pair, toy_artifact, tmp_path):
     assert not found.tensors and not found.facts
 
     other = diff(pair[0], copy_artifact(toy_artifact, tmp_path / "c", "fp32"))
-    assert "precisions.q4.recipe.name" in other.facts and "precisions.fp32.activation_dtype" in other.facts
+    assert (
+        "precisions.q4.recipe.name" in other.facts
+        and "precisions.fp32.activation_dtype" in other.facts
+    )
 
 
 def test_tensors_that_one_graph_lacks_are_named(pair):
     def drop_zero_points(graph):
         name = nodes(graph, "MatMulNBits")[0].input[3]
         nodes(graph, "MatMulNBits")[0].input[3] = ""
-        graph.initializer.remove(next(tensor for tensor in graph.initializer if tensor.name == name))
+        graph.initializer.remove(
+            next(tensor for tensor in graph.initializer if tensor.name == name)
+        )
 
     edit_graph(pair[1], "decoder", drop_zero_points)
     found = diff(*pair)
-    assert [(row.kind, row.name.rpartition(".")[2]) for row in found.tensors] == [("only in a", "zero_points")]
+    assert [(row.kind, row.name.rpartition(".")[2]) for row in found.tensors] == [
+        ("only in a", "zero_points")
+    ]
     assert "other inputs" in found.graphs["q4 decoder"][0]
 
 

@@ -1,4 +1,7 @@
-"""Intact artifacts pass; each damage fails on its rung, and the message names the stage or the tensor."""
+"""Intact artifacts pass.
+
+Each damage fails on its rung, and the message names the stage or the tensor.
+"""
 
 from __future__ import annotations
 
@@ -76,11 +79,36 @@ def zero(values):
 @pytest.mark.parametrize(
     ("role", "name", "change", "says"),
     [
-        ("decoder", f"{LAYER}.mlp.up_proj.scales", double_one_scale, "1 of 480 values differ, the first in row 3"),
-        ("decoder", f"{LAYER}.mlp.gate_proj.weight", flip_a_row_of_nibbles, "48 of 7,680 values differ"),
-        ("decoder", f"{LAYER}.self_attn.q_proj.weight", swap_two_rows, "its rows stand in another order"),
-        ("decoder", f"{LAYER}.self_attn.k_proj.weight", swap_two_rows, "its rows stand in another order"),
-        ("decoder", f"{LAYER}.self_attn.q_proj.weight", interleave, "its rows stand in another order"),
+        (
+            "decoder",
+            f"{LAYER}.mlp.up_proj.scales",
+            double_one_scale,
+            "1 of 480 values differ, the first in row 3",
+        ),
+        (
+            "decoder",
+            f"{LAYER}.mlp.gate_proj.weight",
+            flip_a_row_of_nibbles,
+            "48 of 7,680 values differ",
+        ),
+        (
+            "decoder",
+            f"{LAYER}.self_attn.q_proj.weight",
+            swap_two_rows,
+            "its rows stand in another order",
+        ),
+        (
+            "decoder",
+            f"{LAYER}.self_attn.k_proj.weight",
+            swap_two_rows,
+            "its rows stand in another order",
+        ),
+        (
+            "decoder",
+            f"{LAYER}.self_attn.q_proj.weight",
+            interleave,
+            "its rows stand in another order",
+        ),
         ("decoder", f"{LAYER}.ada_rms_norm.table", shift, "values differ, the first in row 1"),
         ("encoder", "audio_tower.layers.0.self_attn.q_proj.bias", zero, "96 of 96 values differ"),
     ],
@@ -144,7 +172,10 @@ def test_intact_toy_passes_the_rungs_of_graphs_and_streams(toy, toy_checkpoint):
     assert certificate.not_checked == ()
     assert read_verdict(toy).endswith("q4 on rungs 0, 1, 3, 4")
     stages = certificate.details["q4"]["stages"]
-    assert [stage["name"] for stage in stages][:2] == ["audio_tower.embedder", "audio_tower.layers.0"]
+    assert [stage["name"] for stage in stages][:2] == [
+        "audio_tower.embedder",
+        "audio_tower.layers.0",
+    ]
     assert len(stages) == 6 + 5
 
 
@@ -159,7 +190,13 @@ def test_a_changed_byte_fails_on_the_first_rung(toy):
 
 def test_what_is_open_without_the_checkpoint_is_said(toy):
     certificate = verify(toy, rungs=[2, 3])
-    assert [finding.status for finding in certificate.findings] == ["passed", "passed", "not run", "passed", "passed"]
+    assert [finding.status for finding in certificate.findings] == [
+        "passed",
+        "passed",
+        "not run",
+        "passed",
+        "passed",
+    ]
     (sentence,) = certificate.not_checked
     assert "Whether the weights are the checkpoint's" in sentence
 
@@ -170,7 +207,10 @@ def test_cache_rows_that_move_one_too_far_are_found(toy):
     moved = replace(spec, keep=spec.keep - 2)
     replace(manifest, caches={**manifest.caches, "decoder": moved}).write(toy)
     (found,) = failures(toy, rungs=[4])[:1]
-    assert (found.check, found.rung) == ("stages call by call", 4) and "language_model.layers" in found.summary
+    assert (found.check, found.rung) == (
+        "stages call by call",
+        4,
+    ) and "language_model.layers" in found.summary
 
 
 def test_damage_in_the_weights_shows_in_the_float_model_beside_them(tiny_artifact, tmp_path):
@@ -235,7 +275,10 @@ def test_a_device_that_cannot_run_everything_is_told(toy, monkeypatch, operators
     assert certificate.verdict == "passed"
     assert found["partial:0 against CPU"].status == ("passed" if stages == 1000 else "not run")
     if stages < 1000:
-        assert any("partial:0 against CPU: partial:0: no kernel for Conv." in line for line in certificate.not_checked)
+        assert any(
+            "partial:0 against CPU: partial:0: no kernel for Conv." in line
+            for line in certificate.not_checked
+        )
     assert ("operators on partial:0" in found) == (operators == 1)
     assert "partial:0" in (toy / "certificate.html").read_text()
 
@@ -258,11 +301,16 @@ def test_a_precision_that_a_device_cannot_run_is_told(toy):
         pytest.skip("this onnxruntime has no CUDA")
     certificate = verify(toy, rungs=[3])
     assert certificate.verdict == "passed"
-    assert any("cuda against CPU: CUDA has attention in float16 only" in line for line in certificate.not_checked)
+    assert any(
+        "cuda against CPU: CUDA has attention in float16 only" in line
+        for line in certificate.not_checked
+    )
 
 
 def test_wrong_arguments_are_refused(toy, tiny_artifact, run):
-    run("verify", toy, "--checkpoint", "tiny").assert_refused(3, "expected the checkpoint that", "fingerprint")
+    run("verify", toy, "--checkpoint", "tiny").assert_refused(
+        3, "expected the checkpoint that", "fingerprint"
+    )
     run("verify", toy, "--rungs", "7").assert_refused(2, "expected some of 0 to 6, got 7")
     run("verify", toy, "--rungs", "a").assert_refused(2, "numbers from 0 to 6")
     run("verify", toy, "--precision", "q8").assert_refused(2, "the artifact has q4")
@@ -273,7 +321,9 @@ def test_wrong_arguments_are_refused(toy, tiny_artifact, run):
 def test_the_command_line_prints_the_rungs_and_fails(toy, run):
     passed = run("verify", toy, "--rungs", "3")
     assert passed.code == 0
-    assert "graphs against modules" in passed.out and "not checked: Whether the weights" in passed.out
+    assert (
+        "graphs against modules" in passed.out and "not checked: Whether the weights" in passed.out
+    )
     assert re.search(r"^passed in \d+ s$", passed.out, re.MULTILINE)
     edit_graph(toy, "decoder", widen_a_window)
     failed = run("verify", toy, "--rungs", "3", "--json")

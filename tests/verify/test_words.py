@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from voxtral_onnx.verify.words import count_edits, margin_histogram, normalize, softmax_divergence
 
-LETTERS = st.sampled_from("abc")
-
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(
-    wanted=st.lists(st.sampled_from("abc"), min_size=1, max_size=8), got=st.lists(st.sampled_from("abc"), max_size=8)
+    wanted=st.lists(st.sampled_from("abc"), min_size=1, max_size=8),
+    got=st.lists(st.sampled_from("abc"), max_size=8),
 )
 def test_edits_are_those_of_jiwer(wanted, got):
     found = jiwer.process_words(" ".join(wanted), " ".join(got))
@@ -25,7 +24,12 @@ def test_edits_are_those_of_jiwer(wanted, got):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("Six o'clock, A.M.", "six o'clock a m"), ("'tis — so", "tis so"), ("", ""), ("  a\nb ", "a b")],
+    [
+        ("Six o'clock, A.M.", "six o'clock a m"),
+        ("'tis — so", "tis so"),
+        ("", ""),
+        ("  a\nb ", "a b"),
+    ],
 )
 def test_words_are_compared_without_case_and_punctuation(text, words):
     assert normalize(text) == words

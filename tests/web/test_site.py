@@ -22,7 +22,11 @@ from voxtral_onnx.errors import ArtifactError, StorageError, UsageError
 from voxtral_onnx.manifest import CERTIFICATE, FILE_NAME, Manifest, hash_file
 from voxtral_onnx.web import server, site
 
-FROM_VENDOR = {"VERSION": b"onnxruntime-web 0\n", "ort.webgpu.min.mjs": b"export {}\n", "ort.wasm": b"\0asm"}
+FROM_VENDOR = {
+    "VERSION": b"onnxruntime-web 0\n",
+    "ort.webgpu.min.mjs": b"export {}\n",
+    "ort.wasm": b"\0asm",
+}
 
 
 @pytest.fixture
@@ -99,7 +103,16 @@ def test_ranges(port, tiny_artifact):
 @pytest.mark.parametrize("below", ["", "artifact/"])
 @pytest.mark.parametrize(
     "path",
-    ["../server.py", "%2e%2e/server.py", "server.py", "onnx", "/etc/passwd", "unfinished.json", "src/", "onnx/%00"],
+    [
+        "../server.py",
+        "%2e%2e/server.py",
+        "server.py",
+        "onnx",
+        "/etc/passwd",
+        "unfinished.json",
+        "src/",
+        "onnx/%00",
+    ],
 )
 def test_only_named_files_are_served(port, below, path):
     assert get(port, f"/{below}{path}")[0] == 404
@@ -107,7 +120,9 @@ def test_only_named_files_are_served(port, below, path):
 
 def test_the_manifest_names_what_is_served(port, tiny_artifact):
     manifest = json.loads(get(port, f"/artifact/{FILE_NAME}")[2])
-    assert set(manifest["precisions"]) == {"q4f16", "q4"} & set(Manifest.read(tiny_artifact).precisions)
+    assert set(manifest["precisions"]) == {"q4f16", "q4"} & set(
+        Manifest.read(tiny_artifact).precisions
+    )
     for name, expected in manifest["files"].items():
         status, _, content = get(port, f"/artifact/{name}")
         assert (status, hashlib.sha256(content).hexdigest()) == (200, expected["sha256"])
@@ -119,14 +134,23 @@ def test_a_download_of_one_precision_is_served(page, tiny_artifact, tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(tiny_artifact / name, folder / name)
     assert list(site.site_manifest(folder).precisions) == ["q4"]
-    assert (site.absent_precisions(folder), site.absent_precisions(tiny_artifact)) == (["q4f16"], [])
+    assert (site.absent_precisions(folder), site.absent_precisions(tiny_artifact)) == (
+        ["q4f16"],
+        [],
+    )
 
 
 @pytest.fixture
 def certified(artifact):
-    """An artifact with a certificate that names it; of what a certificate holds, what hosts test themselves with."""
+    """An artifact with a certificate that names it.
+
+    Of what a certificate holds, what hosts test themselves with.
+    """
     own = hash_file(artifact / FILE_NAME).sha256
-    values = {"manifest_sha256": own, "details": {"q4f16": {"self_test": {"clip": "command-hibari.wav"}}}}
+    values = {
+        "manifest_sha256": own,
+        "details": {"q4f16": {"self_test": {"clip": "command-hibari.wav"}}},
+    }
     (artifact / CERTIFICATE[0]).write_text(json.dumps(values))
     return artifact
 
@@ -142,7 +166,9 @@ def test_the_certificate_names_the_manifest_that_is_served(page, certified):
     assert f"samples/{clip}" in site.page_files()
 
 
-@pytest.mark.parametrize("content", [None, "{}", "[]", '{"manifest_sha256": "of another"}', "<html>"])
+@pytest.mark.parametrize(
+    "content", [None, "{}", "[]", '{"manifest_sha256": "of another"}', "<html>"]
+)
 def test_what_certifies_another_artifact_is_not_served(page, certified, content):
     if content is None:
         (certified / CERTIFICATE[0]).unlink()
@@ -167,12 +193,19 @@ def test_without_onnxruntime_web(tiny_artifact, tmp_path, monkeypatch):
 def test_bundle(page, tiny_artifact, tmp_path):
     output = tmp_path / "sites" / "one"
     seen = []
-    assert site.bundle(tiny_artifact, output, ["q4"], on_file=lambda *values: seen.append(values)) == output
+    assert (
+        site.bundle(tiny_artifact, output, ["q4"], on_file=lambda *values: seen.append(values))
+        == output
+    )
     manifest = Manifest.read(output / "artifact")
     manifest.check_files(output / "artifact", hashes=True)
     assert list(manifest.precisions) == ["q4"]
     found = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
-    own = {str(path.relative_to(page)) for path in page.rglob("*") if path.suffix in (".html", ".css", ".js")}
+    own = {
+        str(path.relative_to(page))
+        for path in page.rglob("*")
+        if path.suffix in (".html", ".css", ".js")
+    }
     own -= {name for name in own if name.startswith("test/")} | {"vendor.mjs"}
     vendor = {f"vendor/{name}" for name in FROM_VENDOR}
     expected = own | vendor | {"samples/command-hibari.wav"}
@@ -183,9 +216,15 @@ def test_bundle(page, tiny_artifact, tmp_path):
 
 
 def test_bundle_for_a_space(page, tiny_artifact, tmp_path):
-    card = (site.bundle(tiny_artifact, tmp_path / "site", space=True) / "README.md").read_text("utf-8")
+    card = (site.bundle(tiny_artifact, tmp_path / "site", space=True) / "README.md").read_text(
+        "utf-8"
+    )
     front = card.split("---\n")[1]
-    assert "sdk: static\n" in front and "app_file: index.html\n" in front and "license: apache-2.0\n" in front
+    assert (
+        "sdk: static\n" in front
+        and "app_file: index.html\n" in front
+        and "license: apache-2.0\n" in front
+    )
     for header in ("embedder-policy: require-corp", "opener-policy: same-origin"):
         assert f"  cross-origin-{header}\n" in front
     assert str(Manifest.read(tiny_artifact).scope) in card
@@ -207,7 +246,8 @@ def test_a_bundle_is_whole_or_absent(page, tiny_artifact, tmp_path, monkeypatch)
         site.bundle(tiny_artifact, tmp_path / "site")
     assert sorted(tmp_path.iterdir()) == before
     assert (
-        hash_file(tiny_artifact / "onnx/mel.onnx").sha256 == Manifest.read(tiny_artifact).files["onnx/mel.onnx"].sha256
+        hash_file(tiny_artifact / "onnx/mel.onnx").sha256
+        == Manifest.read(tiny_artifact).files["onnx/mel.onnx"].sha256
     )
 
 
@@ -239,7 +279,9 @@ def test_command(page, tiny_artifact, tmp_path, https):
             if https:
                 pem = tmp_path / "data" / "voxtral-onnx" / "https" / "certificate.pem"
                 context = ssl.create_default_context(cafile=str(pem))
-                connection = http.client.HTTPSConnection("127.0.0.1", int(found[2]), context=context, timeout=30)
+                connection = http.client.HTTPSConnection(
+                    "127.0.0.1", int(found[2]), context=context, timeout=30
+                )
                 assert (pem.parent / "key.pem").stat().st_mode & 0o077 == 0
                 certificates.append(pem.read_bytes())
             else:
@@ -256,5 +298,8 @@ def test_command(page, tiny_artifact, tmp_path, https):
 
 
 def test_an_address_in_use(page, tiny_artifact):
-    with running(server.create_app(tiny_artifact)) as port, pytest.raises(UsageError, match="choose another --port"):
+    with (
+        running(server.create_app(tiny_artifact)) as port,
+        pytest.raises(UsageError, match="choose another --port"),
+    ):
         server.serve(tiny_artifact, port=port)

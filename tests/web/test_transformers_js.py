@@ -1,4 +1,7 @@
-"""transformers.js itself, unmodified, on an artifact of its family: in Node, and in a headless Chromium."""
+"""transformers.js itself, unmodified, on an artifact of its family.
+
+In Node, and in a headless Chromium.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,16 @@ def test_tokens_in_node(transformers_js_artifact, expected):
     assert done.returncode == 0, done.stderr
     result, equal, total = json.loads(done.stdout), 0, 0
     for (path, wanted), run in zip(expected.items(), result["runs"], strict=True):
-        assert len(run["ids"]) == len(wanted.ids) + 1  # the last position, whose token nothing follows
+        # the last position, whose token nothing follows
+        assert len(run["ids"]) == len(wanted.ids) + 1
         pairs = zip(wanted.ids, run["ids"], strict=False)
         at = next((i for i, (a, b) in enumerate(pairs) if a != b), len(wanted.ids))
         assert at == len(wanted.ids) or wanted.margins[at] < SURE, f"{path.name}: token {at}"
         equal, total = equal + at, total + len(wanted.ids)
-    print(f"{result['host']}: {equal} of {total} tokens equal, the others behind one with a lead below {SURE}")
+    print(
+        f"{result['host']}: {equal} of {total} tokens equal, the others behind one with a lead "
+        f"below {SURE}"
+    )
     assert equal > 0.99 * total
 
 
@@ -47,12 +54,19 @@ def test_example(transformers_js_artifact, tiny_artifact, tmp_path):
     done = run_script("examples/transformers_js.mjs", transformers_js_artifact, CLIP)
     assert done.stdout.strip() == TEXT, done.stderr
     refused = run_script("examples/transformers_js.mjs", tiny_artifact, CLIP)
-    advice = f"voxtral-onnx export SOURCE -o {tiny_artifact} --precision q4f16 --family native,transformers_js"
+    advice = (
+        f"voxtral-onnx export SOURCE -o {tiny_artifact} --precision q4f16 --family "
+        "native,transformers_js"
+    )
     assert refused.returncode and advice in refused.stderr
-    refused = run_script("examples/transformers_js.mjs", transformers_js_artifact, SAMPLES / "transcripts.json")
+    refused = run_script(
+        "examples/transformers_js.mjs", transformers_js_artifact, SAMPLES / "transcripts.json"
+    )
     assert refused.returncode and "expected mono WAV of 16 bits at 16000 Hz" in refused.stderr
     old_package(tmp_path, "@huggingface/transformers", "export const env = { version: '3.8.1' }")
-    refused = run_script("examples/transformers_js.mjs", tiny_artifact, CLIP, PACKAGES=str(tmp_path))
+    refused = run_script(
+        "examples/transformers_js.mjs", tiny_artifact, CLIP, PACKAGES=str(tmp_path)
+    )
     assert refused.returncode and "transformers.js 3.8.1: needed is 4.3 or newer" in refused.stderr
 
 
@@ -64,9 +78,15 @@ def test_tokens_in_a_browser(transformers_js_artifact, tmp_path):
     need_chromium()
     clip = SAMPLES / "digits-espeak.wav"
     made = generate(transformers_js_artifact, "q4", soundfile.read(clip, dtype="float32")[0])
-    text = Tekkenizer.from_file(TINY / "tekken.json").decode([i for i in made.ids if i >= 1000]).strip()
+    text = (
+        Tekkenizer.from_file(TINY / "tekken.json")
+        .decode([i for i in made.ids if i >= 1000])
+        .strip()
+    )
     path = tmp_path / "expected.json"
-    path.write_text(json.dumps({clip.name: {"ids": made.ids, "margins": made.margins, "text": text}}))
+    path.write_text(
+        json.dumps({clip.name: {"ids": made.ids, "margins": made.margins, "text": text}})
+    )
     run_node(
         "transformers_js.test.js",
         CHROMIUM=str(chromium()),

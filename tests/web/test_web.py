@@ -21,7 +21,9 @@ DAWN = Path(os.environ.get("DAWN", Path(__file__).parents[2] / "build" / "dawn")
 @pytest.fixture(scope="session")
 def expected(tiny_artifact, tmp_path_factory):
     """What Python makes of the samples in q4, for JavaScript to compare with."""
-    return write_transcripts(tiny_artifact, "q4", sorted(SAMPLES.glob("*.wav")), tmp_path_factory.mktemp("expected"))
+    return write_transcripts(
+        tiny_artifact, "q4", sorted(SAMPLES.glob("*.wav")), tmp_path_factory.mktemp("expected")
+    )
 
 
 def write_transcripts(artifact: Path, precision: str, clips: list[Path], folder: Path) -> Path:
@@ -65,20 +67,26 @@ def test_graphs_for_recorded_calls_lose_their_windows_alone(tiny_artifact, tmp_p
     script = (
         "const { withoutWindow } = await import(process.argv[1]);"
         "const { readFileSync, writeFileSync } = await import('node:fs');"
-        "writeFileSync(process.argv[3], withoutWindow(new Uint8Array(readFileSync(process.argv[2]))))"
+        "writeFileSync(process.argv[3], withoutWindow(new "
+        "Uint8Array(readFileSync(process.argv[2]))))"
     )
     graph_js = (WEB / "src" / "graph.js").as_uri()
-    subprocess.run(["node", "--input-type=module", "-e", script, graph_js, path, changed], check=True)
+    subprocess.run(
+        ["node", "--input-type=module", "-e", script, graph_js, path, changed], check=True
+    )
     model, expected = (onnx.load(file, load_external_data=False) for file in (path, changed))
     attentions = [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
     assert attentions
     for node in attentions:
-        (window,) = [attribute for attribute in node.attribute if attribute.name == "local_window_size"]
+        (window,) = [
+            attribute for attribute in node.attribute if attribute.name == "local_window_size"
+        ]
         node.attribute.remove(window)
     assert model == expected
 
 
 @pytest.mark.node
+@pytest.mark.dawn
 def test_float16_on_webgpu_without_a_gpu(tiny_artifact, tmp_path):
     """In Node.js 24 on Dawn and Mesa's software driver, which .ci/run installs."""
     need_node()
@@ -92,7 +100,11 @@ def test_float16_on_webgpu_without_a_gpu(tiny_artifact, tmp_path):
     )
     clips = [SAMPLES / "long-mixed.wav"]
     transcripts = write_transcripts(tiny_artifact, "q4f16", clips, tmp_path)
-    environment = {"VOXTRAL_ARTIFACT": str(tiny_artifact), "VOXTRAL_EXPECTED": str(transcripts), "DAWN": str(DAWN)}
+    environment = {
+        "VOXTRAL_ARTIFACT": str(tiny_artifact),
+        "VOXTRAL_EXPECTED": str(transcripts),
+        "DAWN": str(DAWN),
+    }
     run_node("dawn.test.js", node=node, **environment)
 
 
@@ -102,4 +114,9 @@ def test_float16_on_webgpu_without_a_gpu(tiny_artifact, tmp_path):
 def test_the_page_in_a_browser(tiny_artifact, expected, file):
     need_node()
     need_chromium()
-    run_node(file, CHROMIUM=str(chromium()), VOXTRAL_ARTIFACT=str(tiny_artifact), VOXTRAL_EXPECTED=str(expected))
+    run_node(
+        file,
+        CHROMIUM=str(chromium()),
+        VOXTRAL_ARTIFACT=str(tiny_artifact),
+        VOXTRAL_EXPECTED=str(expected),
+    )

@@ -5,7 +5,7 @@
 
 import { ArtifactError, UsageError } from './errors.js'
 
-export const FORMAT = 1
+export const FORMATS = [1, 2] // that are read; an export writes the last
 export const FILE_NAME = 'voxtral_onnx.json'
 export const TOKENIZER = 'tekken.json'
 export const PIECE_SIZE = 16 << 20 // bytes hashed apart
@@ -106,9 +106,9 @@ export class Manifest {
     } catch (error) {
       throw new ArtifactError(`${FILE_NAME}: cannot be read (${/** @type {Error} */ (error).message}); export again`)
     }
-    if (values?.format !== FORMAT) {
-      const advice = values?.format > FORMAT ? 'reload the page of a newer voxtral-onnx' : 'export again'
-      throw new ArtifactError(`${FILE_NAME}: expected format ${FORMAT}, got ${values?.format}; ${advice}`)
+    if (!FORMATS.includes(values?.format)) {
+      const advice = values?.format > Math.max(...FORMATS) ? 'reload the page of a newer voxtral-onnx' : 'export again'
+      throw new ArtifactError(`${FILE_NAME}: expected format ${FORMATS.join(' or ')}, got ${values?.format}; ${advice}`)
     }
     for (const name of ['config', 'tokens', 'streaming', 'caches', 'mel', 'precisions', 'files']) {
       if (typeof values[name] !== 'object' || values[name] === null) {

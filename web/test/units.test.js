@@ -178,11 +178,18 @@ test('a manifest is held to its format', async () => {
   assert.throws(() => manifest.decoderCache(63), UsageError)
   const { keep, capacity } = manifest.decoderCache(64)
   assert.deepEqual([keep, capacity], [63, 79])
-  assert.throws(() => new Manifest('{"format": 2}'), /expected format 1, got 2; reload the page of a newer/)
+  assert.throws(() => new Manifest('{"format": 3}'), /expected format 1 or 2, got 3; reload the page of a newer/)
+  assert.throws(() => new Manifest('{"format": 0}'), /expected format 1 or 2, got 0; export again/)
   assert.throws(() => new Manifest('{"format": 1}'), /not a valid manifest \(no config\)/)
   assert.throws(() => new Manifest('<html>'), /cannot be read/)
   const lost = new Manifest(JSON.stringify({ ...JSON.parse(text), files: {} }))
   assert.throws(() => lost.filesOf('q4'), /gives no size and hash/)
+})
+
+test('a manifest of format 1 is read', async () => {
+  const manifest = new Manifest(JSON.stringify(await golden('manifest_1')))
+  assert.ok(manifest.files['delay_network.gguf'])
+  assert.deepEqual([...manifest.filesOf('q4f16').keys()].slice(0, 3), ['tekken.json', 'onnx/mel.onnx', 'onnx/encoder_q4f16.onnx'])
 })
 
 test('a certificate speaks for the manifest that it names', async () => {

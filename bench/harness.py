@@ -1,0 +1,180 @@
+"""What all benchmarks share: results files, clocks, processes, and the models they measure.
+
+A benchmark is a script with a `main` that `run` calls; typer makes its options of main's
+parameters. `--out` says where the results go, by default results/NAME.json. `describe` begins them
+with date, command, versions and machine, as the machine is before anything is measured. A short run
+to try a benchmark out names another file: `--out /tmp/live.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from voxtral_onnx import __version__
+from voxtral_onnx.errors import VoxtralOnnxError
+from voxtral_onnx.memory import peak_memory
+from voxtral_onnx.runtime.artifact import find_artifact
+from voxtral_onnx.runtime.bench import describe_machine
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+BUILD = ROOT / "build"  # twins, artifacts, sound: what is made on the way
+TWIN = BUILD / "twin"
+PERCENTILES = {"min": 0, "p50": 50, "p95": 95, "p99": 99, "max": 100}
+
+Model = Annotated[
+    str, typer.Argument(metavar="ARTIFACT", help="A folder; tiny is exported to build/.")
+]
+Twin = Annotated[
+    Path, typer.Option("--twin", help="A folder of twin.py, which is written where there is none.")
+]
+Out = Annotated[Path, typer.Option("--out", help="File of the results.")]
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run the command line: errors a user can act on are one line on stderr and an exit code."""
+    try:
+        typer.run(main)
+    except VoxtralOnnxError as error:
+        stderr.print(f"error: {error}", markup=False)
+        sys.exit(error.exit_code)
+
+
+def describe(measured: str, *packages: str) -> dict[str, Any]:
+    """Return the head of a results file.
+
+    What is measured, when, how and where, with the versions of packages.
+    """
+    machine = describe_machine()
+    machine["packages"] |= {name: metadata.version(name) for name in packages}
+    if gpu := first_line(
+        "nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"
+    ):
+        machine["gpu"] = gpu
+    return {
+        "measured": measured,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "command": shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "voxtral_onnx": __version__,
+        "machine": machine,
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return earlier results, empty where there are none."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """Write results, and say where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    stderr.print(f"written: {path}")
+
+
+def first_line(*command: str) -> str | None:
+    """Return the first line that a command prints, None where it is not there or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.decode().partition("\n")[0]
+
+
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function where no earlier one has left memory."""
+    # torch's threads do not survive a fork
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+class Phases:
+    """Seconds, CPU seconds and peak memory of this process by phase.
+
+    A phase entered again goes on.
+    """
+
+    def __init__(self, first: str):
+        """Begin the first phase."""
+        self.found: dict[str, dict[str, float]] = {}
+        self._name = first
+        self._began = perf_counter()
+        self._last = (perf_counter(), process_time())
+
+    def enter(self, name: str) -> None:
+        """End the phase that runs and begin another, which is said."""
+        if name == self._name:
+            return
+        self.end()
+        self._name = name
+        stderr.print(
+            f"{self._last[0] - self._began:6.0f} s {peak_memory() / 1e6:6.0f} MB  {name}",
+            markup=False,
+        )
+
+    def end(self) -> dict[str, dict[str, float]]:
+        """End the phase that runs; all of them."""
+        now = perf_counter(), process_time()
+        phase = self.found.setdefault(self._name, {"seconds": 0.0, "cpu_seconds": 0.0})
+        for kind, after, before in zip(("seconds", "cpu_seconds"), now, self._last, strict=True):
+            phase[kind] = round(phase[kind] + after - before, 1)
+        phase["peak_memory"], self._last = peak_memory(), now
+        return self.found
+
+
+def time_calls(call: Callable[[], Any], calls: int, warm_up: int = 3) -> list[float]:
+    """Return milliseconds of a call, made again and again.
+
+    The first ones allocate, record or compile.
+    """
+    for _ in range(warm_up):
+        call()
+    milliseconds = []
+    for _ in range(calls):
+        began = perf_counter()
+        call()
+        milliseconds.append(1000 * (perf_counter() - began))
+    return milliseconds
+
+
+def statistics(values: list[float], digits: int = 2) -> dict[str, float]:
+    """Return the number of values, the least, the greatest and what lies between."""
+    found = {
+        name: round(float(np.percentile(values, q)), digits) for name, q in PERCENTILES.items()
+    }
+    return {"count": len(values), **found}
+
+
+def find_model(name: str, *precisions: str) -> Path:
+    """Return an artifact's folder; *tiny* is exported in these precisions."""
+    if name != "tiny":
+        return find_artifact(name)
+    from voxtral_onnx import export  # here, as most artifacts need no torch
+
+    return export("tiny", BUILD / f"tiny-{'-'.join(precisions)}", precisions=precisions)
+
+
+def find_twin(folder: Path) -> Path:
+    """Return a full-size random checkpoint's folder, written where there is none."""
+    if not (folder / "params.json").exists():
+        from twin import write_twin
+
+        in_new_process(write_twin, folder)
+    return folder
