@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .exporter.export import export
     from .exporter.quantize import quantize
+    from .publish.upload import publish
     from .runtime.stream import Stream
-    from .runtime.transcribe import Transcriber, Transcript
-    from .verify.ladder import verify
-    from .web.publish import publish
+    from .runtime.transcriber import Transcriber
+    from .runtime.transcript import Transcript
+    from .verification.verify import verify
 
 __version__ = "0.1.0"
 __all__ = [

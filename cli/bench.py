@@ -25,14 +25,14 @@ def bench(
     """Measure how fast an artifact transcribes; each precision runs in a process of its own."""
     from dataclasses import asdict
 
-    from ..runtime import bench as benchmark
+    from ..runtime import bench, machine
     from .progress import DownloadProgress
     from .tables import format_measurements
     from .values import split_names
 
-    machine, rows = benchmark.describe_machine(), []
+    machine, rows = machine.describe_machine(), []
     with DownloadProgress() as download:
-        for row in benchmark.bench(
+        for row in bench.bench(
             artifact,
             audio,
             precisions=split_names(precision),

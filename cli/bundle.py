@@ -14,8 +14,8 @@ def bundle(
     space: options.Space = False,
 ) -> None:
     """Write the page and a model as a folder that any static host serves; prints that folder."""
-    from ..web.site import PRECISIONS
-    from ..web.site import bundle as write_site
+    from ..server.page import PRECISIONS
+    from ..server.page import bundle as write_site
     from .models import find_model
     from .values import split_names
 

@@ -65,8 +65,8 @@ def fetch_checkpoint(
         Where it is and the artifact's folder, as far as known; None where a dry run ends here,
         because the weights are not here.
     """
+    from ..exporter.checkpoint.remote import find_remote
     from ..exporter.plan import estimate_size
-    from ..exporter.source import find_remote
 
     with DownloadProgress() as download:
         remote = find_remote(
@@ -95,7 +95,7 @@ def fetch_checkpoint(
 
 def read_speech(paths: list[str], sample_rate: int) -> list[np.ndarray]:
     """Return the first seconds of each file, on which a budget is measured."""
-    from ..exporter.calibrate import SECONDS
+    from ..exporter.calibration.calibrate import SECONDS
 
     return [_read_start(path, sample_rate, SECONDS) for path in paths]
 
@@ -103,7 +103,7 @@ def read_speech(paths: list[str], sample_rate: int) -> list[np.ndarray]:
 def _read_start(path: str, sample_rate: int, seconds: float) -> np.ndarray:
     import numpy as np
 
-    from ..runtime.audio import open_audio
+    from ..runtime.audio.files import open_audio
 
     source, left = open_audio(path, sample_rate), int(seconds * sample_rate)
     blocks = [np.zeros(0, np.float32)]

@@ -19,7 +19,7 @@ def diff(
     from .checkpoints import require_export_packages
 
     require_export_packages()
-    from ..verify.diff import diff as run_diff
+    from ..verification.diff import diff as run_diff
 
     difference = run_diff(a, b)
     if as_json:

@@ -23,7 +23,7 @@ def doctor(
     from dataclasses import asdict
 
     from ..runtime import doctor as examining
-    from ..verify.certificate import read_self_tests
+    from ..verification.certificate import read_self_tests
     from .progress import Steps
     from .tables import print_checks
     from .values import split_names

@@ -35,11 +35,11 @@ def export(
     from .values import parse_size, split_names
 
     require_export_packages()
+    from ..exporter.binding.gguf_report import summaries
+    from ..exporter.checkpoint.remote import DEFAULT_SOURCE
     from ..exporter.export import export as run_export
     from ..exporter.plan import plan_export
-    from ..exporter.report import summaries
-    from ..exporter.source import DEFAULT_SOURCE
-    from ..runtime.artifact import remember_export
+    from ..runtime.locate import remember_export
 
     settings: dict[str, Any] = {
         "tokenizer": tokenizer,

@@ -15,9 +15,10 @@ from .tables import timing_line, vad_line
 from .terminal import say
 
 if TYPE_CHECKING:
-    from ..runtime.audio import AudioSource
-    from ..runtime.stream import Token
-    from ..runtime.transcribe import Transcriber, Transcript
+    from ..runtime.audio.files import AudioSource
+    from ..runtime.tokens import Token
+    from ..runtime.transcriber import Transcriber
+    from ..runtime.transcript import Transcript
 
 
 @dataclass
@@ -56,7 +57,7 @@ class FileRun:
 
     def _run_together(self) -> None:
         """Transcribe several at a time, and write each when it is done; stdout has their order."""
-        from ..runtime.captions import render
+        from ..runtime.text.captions import render
 
         numbers: dict[int, int] = {}  # by the source's id
         done: dict[int, str] = {}  # for stdout, while an earlier file is not done
@@ -93,7 +94,7 @@ class FileRun:
 
     def _transcribe(self, number: int, path: str) -> None:
         """Transcribe a file; where something ends that early, what was decoded is shown."""
-        from ..runtime.captions import Recording, render
+        from ..runtime.text.captions import Recording, render
 
         source = self._open(number, path)
         screen, meter, outputs = self.screen, self.screen.files, self.outputs
@@ -122,7 +123,7 @@ class FileRun:
         self._finish(number, transcript, texts)
 
     def _open(self, number: int, path: str) -> AudioSource:
-        from ..runtime.audio import open_audio
+        from ..runtime.audio.files import open_audio
 
         source = open_audio(path, self.transcriber.sample_rate, gain=self.gain)
         for note in source.notes:

@@ -18,8 +18,8 @@ def inspect(
     from dataclasses import asdict
 
     from ..manifest import Manifest
-    from ..runtime.session import check_graph
-    from ..verify.certificate import read_verdict
+    from ..runtime.device.session import check_graph
+    from ..verification.certificate import read_verdict
     from .models import find_model
     from .tables import print_artifact, print_hosts
 

@@ -20,14 +20,14 @@ from .terminal import format_size, say, write, write_json
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..runtime.audio.microphone import Microphone
     from ..runtime.live import Capture, Event
-    from ..runtime.mic import Microphone
-    from ..runtime.transcribe import Transcriber
+    from ..runtime.transcriber import Transcriber
 
 
 def open_microphone(device: str | None, sample_rate: int) -> Microphone:
     """Open a microphone by its number or name, and say that it is on."""
-    from ..runtime.mic import Microphone
+    from ..runtime.audio.microphone import Microphone
 
     number = int(device) if device and device.isdigit() else device
     microphone = Microphone(number, sample_rate)
@@ -40,7 +40,7 @@ def open_microphone(device: str | None, sample_rate: int) -> Microphone:
 
 def stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
     """Return the raw samples of standard input as they come, at the model's rate."""
-    from ..runtime.live import raw_blocks
+    from ..runtime.audio.raw import raw_blocks
 
     stdin = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
     return raw_blocks(stdin, sample_format, rate, sample_rate)
@@ -65,11 +65,11 @@ def transcribe_live(
     import signal
 
     from ..memory import peak_memory
-    from ..runtime.captions import Recording, render
+    from ..runtime.audio.microphone import Microphone
     from ..runtime.live import Capture, Meter, Notice, listen
-    from ..runtime.mic import Microphone
-    from ..runtime.segments import Segment
-    from ..runtime.stream import Token
+    from ..runtime.text.captions import Recording, render
+    from ..runtime.text.segments import Segment
+    from ..runtime.tokens import Token
 
     stream, gate, meter = transcriber.stream(), transcriber.voice_gate(), Meter()
     screen, capture = LiveScreen(meter), Capture(iter(source))
@@ -143,9 +143,9 @@ def _signals_stop(capture: Capture) -> Iterator[list[int]]:
 
 def _event_values(event: Event) -> dict[str, object]:
     """Return an event of a live stream as `--stream-json` writes it."""
-    from ..runtime.captions import segment_values
     from ..runtime.live import Notice, Silence
-    from ..runtime.segments import Segment
+    from ..runtime.text.captions import segment_values
+    from ..runtime.text.segments import Segment
 
     match event:
         case Segment():

@@ -12,12 +12,12 @@ from .progress import DownloadProgress
 from .terminal import say
 
 if TYPE_CHECKING:
-    from ..runtime.transcribe import Transcriber
+    from ..runtime.transcriber import Transcriber
 
 
 def find_model(artifact: str | None, precisions: list[str] | None, offline: bool) -> Path:
     """Return the folder of an artifact, downloaded if its name is one of the hub."""
-    from ..runtime.artifact import find_artifact
+    from ..runtime.locate import find_artifact
 
     with DownloadProgress() as download:
         return find_artifact(artifact, precisions, offline=offline, on_download=download.update)
@@ -26,7 +26,7 @@ def find_model(artifact: str | None, precisions: list[str] | None, offline: bool
 @contextmanager
 def open_transcriber(model: str | None, options: dict[str, Any]) -> Iterator[Transcriber]:
     """Load a model with Transcriber's options, and say on stderr which it is and how it runs."""
-    from ..runtime.transcribe import Transcriber
+    from ..runtime.transcriber import Transcriber
 
     with DownloadProgress() as download:
         loaded = Transcriber(model, **options, on_download=download.update)
@@ -36,7 +36,7 @@ def open_transcriber(model: str | None, options: dict[str, Any]) -> Iterator[Tra
 
 
 def _introduce(transcriber: Transcriber) -> None:
-    from ..runtime.transcribe import delay_ms, untrained_delay
+    from ..runtime.delay import delay_ms, untrained_delay
 
     manifest, tokens = transcriber.manifest, transcriber.num_delay_tokens
     is_short = transcriber.context < manifest.config.decoder.sliding_window
@@ -68,6 +68,6 @@ def hotword_options(file: Path | None, bias: float | None) -> dict[str, Any]:
 
 def vad_option(by_loudness: bool, model: Path | None) -> str | Path | None:
     """Return what Transcriber takes as `vad`: a model's path goes before loudness."""
-    from ..runtime.vad import ENERGY
+    from ..runtime.audio.vad import ENERGY
 
     return model or (ENERGY if by_loudness else None)

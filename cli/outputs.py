@@ -24,7 +24,7 @@ class Outputs:
         Raises:
             UsageError: an unknown format, or several without a folder.
         """
-        from ..runtime.captions import FORMATS
+        from ..runtime.text.captions import FORMATS
 
         if name == "all":
             if folder is None:
@@ -93,7 +93,7 @@ class Outputs:
 
     def write(self, name: str, texts: dict[str, str]) -> None:
         """Write each format's text into the folder, whole or not at all."""
-        from ..manifest import write_whole
+        from ..files import write_whole
 
         if self.folder is not None:
             for kind, text in texts.items():

@@ -11,9 +11,9 @@ from rich.markup import escape
 from .terminal import format_size, say, stderr
 
 if TYPE_CHECKING:
+    from ..exporter.checkpoint.remote import RemoteCheckpoint
     from ..exporter.plan import ExportPlan
     from ..exporter.quantize import Budget, BudgetPlan
-    from ..exporter.source import RemoteCheckpoint
 
 
 def print_plan(plan: ExportPlan) -> None:

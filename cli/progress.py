@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
     from .. import hub
-    from ..exporter.bind import Progress as ExportedSoFar
+    from ..exporter.binding.bind import Progress as ExportedSoFar
 
 
 class Steps:

@@ -20,8 +20,8 @@ def publish(
     from huggingface_hub.utils import disable_progress_bars
 
     from ..manifest import Manifest
-    from ..web.publish import plan_publication
-    from ..web.site import PRECISIONS
+    from ..publish.upload import plan_publication
+    from ..server.page import PRECISIONS
     from .models import find_model
     from .progress import Steps
 

@@ -13,9 +13,9 @@ from .terminal import format_time, print_error, say, stderr, write
 
 if TYPE_CHECKING:
     from ..errors import VoxtralOnnxError
-    from ..runtime.audio import AudioSource
+    from ..runtime.audio.files import AudioSource
+    from ..runtime.audio.microphone import Microphone
     from ..runtime.live import Meter
-    from ..runtime.mic import Microphone
 
 WORD_COLUMN = 70  # of a terminal, behind which a live line is broken at the next space
 
@@ -58,7 +58,7 @@ class LiveScreen:
 
     def show(self, text: str) -> None:
         """Add to the words; lines are broken by us, because the line below them must be known."""
-        from ..runtime.captions import columns
+        from ..runtime.text.captions import columns
 
         if not self.shares:
             self.words.show(text)

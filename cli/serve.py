@@ -20,9 +20,9 @@ def serve(
     """Open a page that transcribes in a browser tab; the model runs there."""
     import webbrowser
 
-    from ..web.server import LOCAL
-    from ..web.server import serve as run_server
-    from ..web.site import PRECISIONS, absent_precisions
+    from ..server.app import LOCAL
+    from ..server.app import serve as run_server
+    from ..server.page import PRECISIONS, absent_precisions
     from .models import find_model
     from .values import split_names
 

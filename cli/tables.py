@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..manifest import Manifest
+    from ..runtime.audio.vad import VoiceGate
     from ..runtime.bench import Latency, Measurement
     from ..runtime.doctor import Check
-    from ..runtime.transcribe import Transcript
-    from ..runtime.vad import VoiceGate
-    from ..verify.certificate import Certificate
+    from ..runtime.transcript import Transcript
+    from ..verification.certificate import Certificate
 
 
 def print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: list[str]) -> None:
@@ -73,7 +73,7 @@ def print_hosts(manifest: Manifest, *, as_json: bool) -> None:
 
     from rich.table import Column, Table
 
-    from ..verify.hosts import NOT_IN_ARTIFACT, judge, read_hosts
+    from ..verification.hosts import NOT_IN_ARTIFACT, judge, read_hosts
 
     if as_json:
         write_json([asdict(verdict) for host in read_hosts() for verdict in judge(host, manifest)])
@@ -214,7 +214,7 @@ def print_microphones() -> None:
     Raises:
         DeviceError: there are none.
     """
-    from ..runtime.mic import input_devices
+    from ..runtime.audio.microphone import input_devices
 
     devices = input_devices()
     if not devices:

@@ -24,7 +24,7 @@ def verify(
     from .values import split_names
 
     require_export_packages()
-    from ..verify.ladder import verify as run_verify
+    from ..verification.verify import verify as run_verify
 
     if not re.fullmatch("[0-9]+(,[0-9]+)*", rungs):
         raise UsageError(f"rungs: expected numbers from 0 to 6 with commas, got {rungs!r}")

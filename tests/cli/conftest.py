@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from commands import LONG_CLIP, SAMPLES, clean_environment
+from support.commands import LONG_CLIP, SAMPLES, clean_environment
 
 
 @pytest.fixture

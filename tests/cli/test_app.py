@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from commands import clean_environment
+from support.commands import clean_environment
 
 from voxtral_onnx import __version__
 from voxtral_onnx.cli import app

@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 import soundfile
-from commands import CLIP, TEXT, read_word
+from support.commands import CLIP, TEXT, read_word
 
-from voxtral_onnx.runtime.captions import FORMATS
+from voxtral_onnx.runtime.text.captions import FORMATS
 
 RAW = (soundfile.read(CLIP, dtype="int16")[0]).tobytes()
 

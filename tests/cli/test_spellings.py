@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from commands import CLIP, TEXT
+from support.commands import CLIP, TEXT
 
 from voxtral_onnx.cli.spellings import UNSUPPORTED, replace_switches
 from voxtral_onnx.errors import UsageError

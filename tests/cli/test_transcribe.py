@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, read_word
+from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, read_word
 
 from voxtral_onnx.cli import exit_codes
-from voxtral_onnx.runtime.captions import FORMATS
 from voxtral_onnx.runtime.stream import Stream
+from voxtral_onnx.runtime.text.captions import FORMATS
 
 NOTES = ("command-hibari", "digits-espeak", "time-flite")
 CLIPS = [SAMPLES / f"{name}.wav" for name in NOTES]
@@ -166,7 +166,7 @@ def test_several_files_at_a_time(transcribe, tmp_path):
 
 
 def test_interrupted_files_at_a_time_show_what_is_done(transcribe, monkeypatch):
-    from voxtral_onnx.runtime import captions
+    from voxtral_onnx.runtime.text import captions
 
     render, rendered = captions.render, []
 
