@@ -14,33 +14,33 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from .exporter.export import export
     from .exporter.quantize import quantize
     from .runtime.stream import Stream
-    from .runtime.transcribe import Transcriber, Transcript
-    from .verify.ladder import verify
-    from .web.publish import publish
+    from .runtime.transcriber import Transcriber
+    from .runtime.transcript import Transcript
+    from .verification.verify import verify
 
-__version__ = "0.1.0"
 __all__ = [
     "Stream",
     "Transcriber",
     "Transcript",
     "__version__",
     "export",
-    "publish",
     "quantize",
     "verify",
 ]
 
 _HOMES = {
     "export": ".exporter.export",
-    "publish": ".web.publish",
     "quantize": ".exporter.quantize",
+    "verify": ".verification.verify",
     "Stream": ".runtime.stream",
-    "Transcriber": ".runtime.transcribe",
-    "Transcript": ".runtime.transcribe",
+    "Transcriber": ".runtime.transcriber",
+    "Transcript": ".runtime.transcript",
 }
 
 

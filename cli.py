@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from . import __version__
+from ._version import __version__
 from .errors import (
     AudioError,
     DeviceError,
@@ -49,20 +49,21 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from .exporter.checkpoint.remote import RemoteCheckpoint
     from .exporter.plan import ExportPlan
     from .exporter.quantize import Budget, BudgetPlan
-    from .exporter.source import RemoteCheckpoint
     from .manifest import Manifest
-    from .runtime.audio import AudioSource
+    from .runtime.audio.files import AudioSource
+    from .runtime.audio.microphone import Microphone
+    from .runtime.audio.vad import VoiceGate
     from .runtime.bench import Latency, Measurement
     from .runtime.doctor import Check
     from .runtime.live import Notice, Silence
-    from .runtime.mic import Microphone
-    from .runtime.segments import Segment
-    from .runtime.stream import Token
-    from .runtime.transcribe import Transcriber, Transcript
-    from .runtime.vad import VoiceGate
-    from .verify.certificate import Certificate
+    from .runtime.text.segments import Segment
+    from .runtime.tokens import Token
+    from .runtime.transcriber import Transcriber
+    from .runtime.transcript import Transcript
+    from .verification.certificate import Certificate
 
 SOME_FAILED = 10  # exit code: some of several inputs
 INTERRUPTED = 130
@@ -162,13 +163,13 @@ def export(
     One that was interrupted is taken up again.
     """
     _require_export_packages()
+    from .exporter.binding.gguf_report import summaries
+    from .exporter.checkpoint.remote import DEFAULT_SOURCE
     from .exporter.export import export as run_export
     from .exporter.plan import plan_export
-    from .exporter.report import summaries
-    from .exporter.source import DEFAULT_SOURCE
     from .manifest import Manifest
     from .memory import peak_memory
-    from .runtime.artifact import remember_export
+    from .runtime.locate import remember_export
 
     names, families = ([name.strip() for name in text.split(",")] for text in (precision, family))
     options = {"tokenizer": tokenizer, "precisions": names, "families": families, "recipe": recipe}
@@ -271,7 +272,7 @@ def quantize(
     Prints the new artifact's folder.
     """
     _require_export_packages()
-    from .exporter.calibrate import SECONDS
+    from .exporter.calibration.calibrate import SECONDS
     from .exporter.plan import plan_export
     from .exporter.quantize import check_options, open_source, output_folder, plan_budget
     from .exporter.quantize import quantize as run_quantize
@@ -468,7 +469,7 @@ def transcribe(
             "by itself; "
             "leave --language and --prompt out"
         )
-    from .runtime.audio import find_audio
+    from .runtime.audio.files import find_audio
 
     if list_devices:
         _print_microphones()
@@ -503,7 +504,7 @@ def transcribe(
                 f"{output_dir}: cannot be made ({error.strerror or error})"
             ) from error
 
-    from .runtime.transcribe import Transcriber
+    from .runtime.transcriber import Transcriber
 
     if skip_existing and output_dir is not None:
         done = [
@@ -577,9 +578,9 @@ def serve(
     """Open the page that transcribes in a browser tab; the model runs there."""
     import webbrowser
 
-    from .web.server import LOCAL
-    from .web.server import serve as run_server
-    from .web.site import PRECISIONS, absent_precisions
+    from .server.app import LOCAL
+    from .server.app import serve as run_server
+    from .server.page import PRECISIONS, absent_precisions
 
     names = None if precision is None else [name.strip() for name in precision.split(",")]
     folder = _find(artifact, names or list(PRECISIONS[:1]), offline)
@@ -616,8 +617,8 @@ def bundle(
     offline: Offline = False,
 ) -> None:
     """Write the page and a model as a folder that any static host serves; prints it."""
-    from .web.site import PRECISIONS
-    from .web.site import bundle as write_site
+    from .server.page import PRECISIONS
+    from .server.page import bundle as write_site
 
     names = None if precision is None else [name.strip() for name in precision.split(",")]
     folder = _find(artifact, names or list(PRECISIONS[:1]), offline)
@@ -659,8 +660,8 @@ def publish(
     from huggingface_hub.utils import disable_progress_bars
 
     from .manifest import Manifest
-    from .web.publish import plan_publication
-    from .web.site import PRECISIONS
+    from .publish.upload import plan_publication
+    from .server.page import PRECISIONS
 
     folder = _find(artifact, list(PRECISIONS[:1]) if space else ["all"], offline)
     with Steps() as steps:
@@ -716,8 +717,8 @@ def inspect(
 ) -> None:
     """Show what an artifact holds, and check its sizes, graphs and, with --check, hashes."""
     from .manifest import Manifest
-    from .runtime.session import check_graph
-    from .verify.certificate import read_verdict
+    from .runtime.device.session import check_graph
+    from .verification.certificate import read_verdict
 
     folder = _find(artifact, [], offline)
     manifest = Manifest.read(folder)
@@ -782,7 +783,7 @@ def verify(
 ) -> None:
     """Check an artifact from single operators to words, and write its certificate beside it."""
     _require_export_packages()
-    from .verify.ladder import verify as run_verify
+    from .verification.verify import verify as run_verify
 
     if not re.fullmatch("[0-9]+(,[0-9]+)*", rungs):
         raise UsageError(f"rungs: expected numbers from 0 to 6 with commas, got {rungs!r}")
@@ -821,7 +822,7 @@ def diff(
     Exit code 8 where they differ.
     """
     _require_export_packages()
-    from .verify.diff import diff as run_diff
+    from .verification.diff import diff as run_diff
 
     difference = run_diff(a, b)
     write(
@@ -876,13 +877,13 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, with the machine.")] = False,
 ) -> None:
     """Measure how fast an artifact transcribes, each precision in a process of its own."""
-    from .runtime import bench as benchmark
+    from .runtime import bench, machine
 
     precisions = [name.strip() for name in precision.split(",")] if precision else None
-    machine = benchmark.describe_machine()
+    machine = machine.describe_machine()
     rows = []
     with DownloadProgress() as download:
-        for row in benchmark.bench(
+        for row in bench.bench(
             artifact,
             audio,
             precisions=precisions,
@@ -942,7 +943,7 @@ def doctor(
     from dataclasses import asdict
 
     from .runtime import doctor as examining
-    from .verify.certificate import read_self_tests
+    from .verification.certificate import read_self_tests
 
     precisions = [name.strip() for name in precision.split(",")] if precision else None
     options = {
@@ -1026,14 +1027,14 @@ def parse_size(text: str) -> int:
 
 
 def _find(artifact: str | None, precisions: list[str] | None, offline: bool) -> Path:
-    from .runtime.artifact import find_artifact
+    from .runtime.locate import find_artifact
 
     with DownloadProgress() as download:
         return find_artifact(artifact, precisions, offline=offline, on_download=download.update)
 
 
 def _formats(output_format: str, output_dir: Path | None) -> tuple[str, ...]:
-    from .runtime.captions import FORMATS
+    from .runtime.text.captions import FORMATS
 
     if output_format == "all":
         if output_dir is None:
@@ -1060,7 +1061,7 @@ def _stem(path: str) -> str:
 
 
 def _introduce(transcriber: Transcriber) -> None:
-    from .runtime.transcribe import delay_ms, untrained_delay
+    from .runtime.delay import delay_ms, untrained_delay
 
     manifest, tokens = transcriber.manifest, transcriber.num_delay_tokens
     context = (
@@ -1110,7 +1111,7 @@ def _transcribe_together(
 
     Each is written when it is done, and stdout has them in their order.
     """
-    from .runtime.captions import render
+    from .runtime.text.captions import render
 
     failed: list[VoxtralOnnxError] = []
     numbers: dict[int, int] = {}  # by the source's id
@@ -1162,7 +1163,7 @@ def _transcribe_together(
 def _open_one(
     transcriber: Transcriber, path: str, gain: str, screen: FilesScreen, count: str
 ) -> AudioSource:
-    from .runtime.audio import open_audio
+    from .runtime.audio.files import open_audio
 
     source = open_audio(path, transcriber.sample_rate, gain=gain)
     for note in source.notes:
@@ -1179,7 +1180,7 @@ def _transcribe_one(
     screen: FilesScreen,
     count: str,
 ) -> None:
-    from .runtime.captions import Recording, render
+    from .runtime.text.captions import Recording, render
 
     source = _open_one(transcriber, path, gain, screen, count)
     shows_words = output_dir is not None or formats == ("txt",)
@@ -1216,7 +1217,7 @@ def _finish_one(
     screen: FilesScreen,
     count: str,
 ) -> None:
-    from .manifest import write_whole
+    from .files import write_whole
 
     source = transcript.source
     if output_dir is not None:
@@ -1261,14 +1262,14 @@ def _gate_line(gate: VoiceGate) -> str:
 
 
 def _stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
-    from .runtime.live import raw_blocks
+    from .runtime.audio.raw import raw_blocks
 
     stdin = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
     return raw_blocks(stdin, sample_format, rate, sample_rate)
 
 
 def _open_microphone(device: str | None, sample_rate: int) -> Microphone:
-    from .runtime.mic import Microphone
+    from .runtime.audio.microphone import Microphone
 
     microphone = Microphone(int(device) if device and device.isdigit() else device, sample_rate)
     resampled = "" if microphone.rate == sample_rate else f", resampled from {microphone.rate} Hz"
@@ -1278,7 +1279,7 @@ def _open_microphone(device: str | None, sample_rate: int) -> Microphone:
 
 
 def _print_microphones() -> None:
-    from .runtime.mic import input_devices
+    from .runtime.audio.microphone import input_devices
 
     devices = input_devices()
     if not devices:
@@ -1305,12 +1306,12 @@ def _transcribe_live(
     """
     import signal
 
-    from .manifest import write_whole
+    from .files import write_whole
     from .memory import peak_memory
-    from .runtime.captions import Recording, render
+    from .runtime.audio.microphone import Microphone
     from .runtime.live import Capture, Meter, Notice, Silence, listen
-    from .runtime.mic import Microphone
-    from .runtime.segments import Segment
+    from .runtime.text.captions import Recording, render
+    from .runtime.text.segments import Segment
 
     stream, gate, meter = transcriber.stream(), transcriber.voice_gate(), Meter()
     screen = LiveScreen(meter)
@@ -1381,9 +1382,9 @@ def _transcribe_live(
 
 def _event(event: Token | Segment | Silence | Notice) -> dict[str, object]:
     """An event of a live stream as `--stream-json` writes it."""
-    from .runtime.captions import segment_values
     from .runtime.live import Notice, Silence
-    from .runtime.segments import Segment
+    from .runtime.text.captions import segment_values
+    from .runtime.text.segments import Segment
 
     match event:
         case Segment():
@@ -1490,7 +1491,7 @@ def _print_hosts(manifest: Manifest, *, as_json: bool) -> None:
 
     from rich.table import Column, Table
 
-    from .verify.hosts import NOT_IN_ARTIFACT, judge, read_hosts
+    from .verification.hosts import NOT_IN_ARTIFACT, judge, read_hosts
 
     if as_json:
         verdicts = [asdict(verdict) for host in read_hosts() for verdict in judge(host, manifest)]
@@ -1651,8 +1652,8 @@ def _fetch_checkpoint(
 
     None where a dry run ends here, as the weights are not.
     """
+    from .exporter.checkpoint.remote import find_remote
     from .exporter.plan import estimate_size
-    from .exporter.source import find_remote
 
     with DownloadProgress() as download:
         remote = find_remote(
@@ -1713,7 +1714,7 @@ def _read_start(path: str, sample_rate: int, seconds: float) -> np.ndarray:
     """The first seconds of an audio file."""
     import numpy as np
 
-    from .runtime.audio import open_audio
+    from .runtime.audio.files import open_audio
 
     source = open_audio(path, sample_rate)
     blocks = [np.zeros(0, np.float32)]

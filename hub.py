@@ -38,9 +38,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import WeakFileLock, get_session, hf_raise_for_status
 
-from . import __version__
+from ._version import __version__
 from .errors import StorageError, UsageError
-from .manifest import sync_folder, write_whole
+from .files import sync_folder, write_whole
 
 # seconds before further attempts, counted anew whenever bytes have come
 WAITS = (1.0, 2.0, 4.0, 8.0)

@@ -6,17 +6,15 @@ hashes from it and repeat none of them in code.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from .config import TransformerConfig, VoxtralConfig
-from .errors import ArtifactError, StorageError
+from .errors import ArtifactError
+from .files import FileSpec, hash_file, write_whole
 
 FORMAT = 2
 READ_FORMATS = (1, FORMAT)  # 1 also has what no host reads (docs/artifact.md)
@@ -24,7 +22,6 @@ FILE_NAME = "voxtral_onnx.json"
 TOKENIZER = "tekken.json"
 # what verify found, beside the manifest and not named in it
 CERTIFICATE = ("certificate.json", "certificate.html")
-PIECE_SIZE = 16 << 20  # bytes hashed apart, because browsers cannot hash a stream
 MAX_DELAY_TOKENS = 30  # 2400 ms, the longest delay the model was trained with
 
 
@@ -189,20 +186,6 @@ class Streaming:
 
 
 @dataclass(frozen=True, slots=True)
-class FileSpec:
-    """Size and hashes of one file."""
-
-    size: int
-    sha256: str
-    pieces: tuple[str, ...]  # sha256 of every 16 MiB, where there is more than one
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> FileSpec:
-        """The inverse of `asdict`, after JSON."""
-        return cls(values["size"], values["sha256"], tuple(values["pieces"]))
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything a host needs to know."""
 
@@ -364,60 +347,6 @@ class Manifest:
                 f"{folder}: " + "; ".join(wrong) + "; copy the artifact again, "
                 "download or export it"
             )
-
-
-def hash_file(path: Path) -> FileSpec:
-    """Size, sha256 of the whole and of every 16 MiB piece."""
-    whole, pieces, size = hashlib.sha256(), [], 0
-    with path.open("rb") as file:
-        while piece := file.read(PIECE_SIZE):
-            size += len(piece)
-            whole.update(piece)
-            pieces.append(hashlib.sha256(piece).hexdigest())
-    return FileSpec(size, whole.hexdigest(), tuple(pieces) if len(pieces) > 1 else ())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that its name only ever stands for the whole content, after a power cut too.
-
-    Raises:
-        StorageError: the disk is full or the folder cannot be written.
-    """
-    with whole_file(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which gets its name when it is whole.
-
-    Raises:
-        StorageError: the disk is full or the folder cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-    except BaseException as error:  # a signal too
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power cut, where the system offers that."""
-    with suppress(OSError):  # Windows opens no folders, and some network file systems flush none
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _round_up(value: int, step: int) -> int:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
     from . import hub
-    from .exporter.bind import Progress as ExportedSoFar
-    from .runtime.audio import AudioSource
+    from .exporter.binding.bind import Progress as ExportedSoFar
+    from .runtime.audio.files import AudioSource
+    from .runtime.audio.microphone import Microphone
     from .runtime.live import Meter
-    from .runtime.mic import Microphone
 
 NO_READER = 141  # exit code: what a shell reports for a closed pipe
 WORD_COLUMN = 70  # of a terminal, behind which a live line is broken at the next space
@@ -112,7 +112,7 @@ class LiveScreen:
 
     def show(self, text: str) -> None:
         """Add to the words; lines are broken by us, because the line below them must be known."""
-        from .runtime.captions import columns
+        from .runtime.text.captions import columns
 
         if not self.shares:
             self.words.show(text)

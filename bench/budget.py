@@ -21,18 +21,18 @@ import soundfile
 import torch
 import typer
 
-from voxtral_onnx.exporter.calibrate import EMBEDDED, calibrate, embedded_recordings
-from voxtral_onnx.exporter.checkpoint import open_checkpoint
-from voxtral_onnx.exporter.layerwise import Layerwise
-from voxtral_onnx.exporter.plan import TINY, plan_export
-from voxtral_onnx.exporter.quantize import spend_budget
-from voxtral_onnx.exporter.sensitivity import (
+from voxtral_onnx.exporter.calibration.calibrate import EMBEDDED, calibrate, embedded_recordings
+from voxtral_onnx.exporter.calibration.layerwise import Layerwise
+from voxtral_onnx.exporter.calibration.sensitivity import (
     FORMS,
     form_sizes,
     groups_of,
     measure_drifts,
     measure_sensitivities,
 )
+from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
+from voxtral_onnx.exporter.plan import TINY, plan_export
+from voxtral_onnx.exporter.quantize import spend_budget
 from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.quant.recipe import Recipe, load_recipe
 from voxtral_onnx.runtime.bench import SAMPLES, markdown_table

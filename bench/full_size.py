@@ -28,7 +28,7 @@ from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.runtime.bench import Measurement, bench, markdown_table, sample_clip
 from voxtral_onnx.runtime.memory import FIXED_MEMORY, cache_bytes, weight_bytes
-from voxtral_onnx.runtime.transcribe import DEFAULT_CONTEXT
+from voxtral_onnx.runtime.transcriber import DEFAULT_CONTEXT
 
 PRECISIONS = "q4f16,q4,q8,fp16,fp32"
 TWIN_GB = 8.9
@@ -44,7 +44,7 @@ def export_once(checkpoint: Path, folder: Path, precisions: list[str]) -> dict[s
     """Export in this process; seconds and CPU seconds by phase, and its peak memory."""
     began, phases = perf_counter(), harness.Phases("import")
     from voxtral_onnx import export
-    from voxtral_onnx.exporter.bind import Progress
+    from voxtral_onnx.exporter.binding.bind import Progress
 
     def follow(progress: Progress) -> None:
         if not progress.tensor:

@@ -27,9 +27,9 @@ from harness import time_calls
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import VoxtralOnnxError
 from voxtral_onnx.runtime import bench
-from voxtral_onnx.runtime.audio import open_audio
-from voxtral_onnx.runtime.cache import KVCache
-from voxtral_onnx.runtime.cuda import Cuda, CudaBinding
+from voxtral_onnx.runtime.audio.files import open_audio
+from voxtral_onnx.runtime.device.cache import KVCache
+from voxtral_onnx.runtime.device.cuda import Cuda, CudaBinding
 
 CLIPS = (10.0, 60.0, 600.0)  # seconds
 LIVE_SECONDS = 300.0

@@ -28,8 +28,8 @@ from rich.console import Console
 from voxtral_onnx import __version__
 from voxtral_onnx.errors import VoxtralOnnxError
 from voxtral_onnx.memory import peak_memory
-from voxtral_onnx.runtime.artifact import find_artifact
-from voxtral_onnx.runtime.bench import describe_machine
+from voxtral_onnx.runtime.locate import find_artifact
+from voxtral_onnx.runtime.machine import describe_machine
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"

@@ -34,9 +34,9 @@ import numpy as np
 import typer
 
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime.cache import decoder_cache_spec
 from voxtral_onnx.runtime.decoder import Decoder
-from voxtral_onnx.runtime.session import Session
+from voxtral_onnx.runtime.device.cache import decoder_cache_spec
+from voxtral_onnx.runtime.device.session import Session
 
 STREAMS = (1, 4)  # that make tokens at a time
 PROMPT = 39  # positions, as with a delay of 480 ms

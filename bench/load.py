@@ -23,10 +23,10 @@ import typer
 
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.bench import markdown_table
-from voxtral_onnx.runtime.cache import KVCache
 from voxtral_onnx.runtime.decoder import Decoder
-from voxtral_onnx.runtime.prepacked import prepacked_graph
-from voxtral_onnx.runtime.session import Session
+from voxtral_onnx.runtime.device.cache import KVCache
+from voxtral_onnx.runtime.device.prepacked import prepacked_graph
+from voxtral_onnx.runtime.device.session import Session
 
 MB = 1e6
 

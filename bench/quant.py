@@ -32,7 +32,7 @@ import wer
 from quant_clips import DELAY_MS, FIRM, Heard, Tally, is_firm_flip, measure_clip
 from rich.progress import track
 
-from voxtral_onnx.exporter.checkpoint import Checkpoint, open_checkpoint
+from voxtral_onnx.exporter.checkpoint.open import Checkpoint, open_checkpoint
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.blocks import dequantize_blockwise, quantize_blockwise
 from voxtral_onnx.quant.recipe import Rule, load_recipe

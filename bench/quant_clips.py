@@ -18,8 +18,9 @@ from wer import Clip
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime.audio import open_audio
-from voxtral_onnx.runtime.stream import Stream, Token
+from voxtral_onnx.runtime.audio.files import open_audio
+from voxtral_onnx.runtime.stream import Stream
+from voxtral_onnx.runtime.tokens import Token
 
 DELAY_MS = 480
 FIRM = 1.0  # blank margin above which float32's decision may not flip

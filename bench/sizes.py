@@ -13,7 +13,8 @@ from pathlib import Path
 
 import harness
 
-from voxtral_onnx.exporter.plan import PRECISIONS, plan_export
+from voxtral_onnx.exporter.plan import plan_export
+from voxtral_onnx.exporter.precisions import PRECISIONS
 from voxtral_onnx.manifest import TOKENIZER
 from voxtral_onnx.runtime.bench import markdown_table
 

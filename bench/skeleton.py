@@ -21,7 +21,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from voxtral_onnx.manifest import FileSpec, Manifest, hash_file
+from voxtral_onnx.files import FileSpec, hash_file
+from voxtral_onnx.manifest import Manifest
 
 app = typer.Typer(help="Graphs of the 4B model without its weights, and random ones for them.")
 POOL = 1 << 26  # random values that all tensors are cut from, more bytes than a GPU caches
@@ -37,7 +38,8 @@ def make(
     recipe: Annotated[str | None, typer.Option(help="As export takes it.")] = None,
 ) -> None:
     """Export without weights: data files are empty, and the manifest has their sizes."""
-    from voxtral_onnx.exporter import bind, export
+    from voxtral_onnx.exporter import export
+    from voxtral_onnx.exporter.binding import bind
 
     def leave_empty(graphs, checkpoint, folder, threads, on_progress) -> int:
         for traced, layout in graphs:

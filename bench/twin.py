@@ -20,7 +20,7 @@ import numpy as np
 import typer
 
 from voxtral_onnx.config import VoxtralConfig
-from voxtral_onnx.exporter.weights import mistral_name, tensor_shapes
+from voxtral_onnx.exporter.checkpoint.names import mistral_name, tensor_shapes
 
 SLICE = 1 << 24  # values written at a time
 PARAMS = {  # the released params.json

@@ -27,10 +27,10 @@ from voxtral_onnx import export
 from voxtral_onnx.errors import VerificationError
 from voxtral_onnx.manifest import CacheSpec, Manifest
 from voxtral_onnx.memory import peak_memory
-from voxtral_onnx.verify.ladder import verify
-from voxtral_onnx.verify.probe import CHUNKS, draw, expected_of, run, worst_error
-from voxtral_onnx.verify.reference import ArtifactModel
-from voxtral_onnx.verify.stages import StagedGraph
+from voxtral_onnx.verification.artifact_model import ArtifactModel
+from voxtral_onnx.verification.stage_parity import CHUNKS, draw, expected_of, run, worst_error
+from voxtral_onnx.verification.subgraphs import StagedGraph
+from voxtral_onnx.verification.verify import verify
 
 RUNGS = (0, 1, 2, 3, 4)
 

@@ -35,7 +35,7 @@ from rich.progress import track
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import DeviceError
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime.audio import open_audio
+from voxtral_onnx.runtime.audio.files import open_audio
 
 SENTENCES = harness.ROOT / "assets" / "tiny" / "heldout.tsv"
 PRECISIONS = ("fp32", "q4", "q4f16")  # the first is what the others are compared with

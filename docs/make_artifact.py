@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 
 from voxtral_onnx.config import RELEASED, VoxtralConfig
-from voxtral_onnx.exporter import mel
 from voxtral_onnx.exporter.export import caches
-from voxtral_onnx.exporter.families import native
-from voxtral_onnx.exporter.modules import Build
-from voxtral_onnx.exporter.plan import PRECISIONS
+from voxtral_onnx.exporter.graph.families import native
+from voxtral_onnx.exporter.model import mel
+from voxtral_onnx.exporter.model.linear import Build
+from voxtral_onnx.exporter.precisions import PRECISIONS
 from voxtral_onnx.manifest import TensorSpec, Tokens
 from voxtral_onnx.quant.recipe import FLOAT
-from voxtral_onnx.verify.hosts import read_hosts
+from voxtral_onnx.verification.hosts import read_hosts
 
 DOCS = Path(__file__).parent
 # no input or output depends on them

@@ -10,32 +10,26 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from .. import __version__, hub
+from .. import hub
+from .._version import __version__
 from ..config import VoxtralConfig
 from ..errors import StorageError
-from ..manifest import (
-    FORMAT,
-    CacheSpec,
-    FileSpec,
-    GraphSpec,
-    Manifest,
-    Precision,
-    hash_file,
-    write_whole,
-)
+from ..files import FileSpec, hash_file, write_whole
+from ..manifest import FORMAT, CacheSpec, GraphSpec, Manifest, Precision
 from ..quant.recipe import Recipe
-from .bind import Progress, bind, borrow
-from .checkpoint import Checkpoint
-from .families import NATIVE
-from .folder import FinishedGraph, Record, begin, end, hold, look, write_shared
-from .mel import INPUT, output_spec
+from .binding.bind import Progress, bind, borrow
+from .binding.gguf_report import write_report
+from .checkpoint.names import count_parameters
+from .checkpoint.open import Checkpoint
+from .checkpoint.remote import find_remote
+from .graph.families import NATIVE
+from .graph.retarget import retarget
+from .graph.trace import Traced, trace
 from .memory import named_memory_errors
-from .plan import MEL, PRECISIONS, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
-from .report import write_report
-from .retarget import retarget
-from .source import find_remote
-from .trace import Traced, trace
-from .weights import count_parameters
+from .model.mel import INPUT, output_spec
+from .output import FinishedGraph, Record, begin, end, hold, look, write_shared
+from .plan import MEL, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
+from .precisions import PRECISIONS
 
 ENCODER_SLACK = 256  # frames between two moves of the encoder's cache
 

@@ -16,28 +16,27 @@ import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .. import __version__
+from .._version import __version__
+from ..assets import TINY
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, StorageError, UsageError
 from ..manifest import TOKENIZER, Manifest, Precision, Streaming, Tokens
-from ..quant import gguf
 from ..quant.methods import METHODS
-from ..quant.recipe import FLOAT, Recipe, load_recipe
+from ..quant.recipe import Recipe, load_recipe
 from . import memory
-from .bind import Layout, lay_out
-from .checkpoint import Checkpoint, open_checkpoint, read_card, read_config
-from .families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
-from .families.graph import GraphPlan, PlanOf
-from .folder import FinishedGraph, State, look, stale_files
-from .mel import mel_model
-from .modules import Build
-from .tekken import read_tekken
-from .weights import quantizable_modules
+from .binding.layout import Layout, lay_out
+from .checkpoint.names import quantizable_modules
+from .checkpoint.open import Checkpoint, open_checkpoint, read_card, read_config
+from .checkpoint.tekken import read_tekken
+from .graph.families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
+from .graph.families.spec import GraphPlan, PlanOf
+from .model.linear import Build
+from .model.mel import mel_model
+from .output import FinishedGraph, State, look, stale_files
+from .precisions import PRECISIONS, _precision_kind
 
-TINY = Path(__file__).parent.parent / "assets" / "tiny"
 MEL = "onnx/mel.onnx"
 SHARD_SIZE = 512 << 20  # bytes; browsers without JSPI read each data file whole
-
 # Measured on the 4B model's shapes with 2 cores of an x86 server (bench/twin.py makes the
 # checkpoint).
 TRACE_SECONDS = 4.0  # of one core, for a graph
@@ -45,41 +44,9 @@ TRACE_SECONDS = 4.0  # of one core, for a graph
 PASS_SECONDS = 1e-9
 CONVERT_SECONDS = 5e-9  # the same where a precision keeps floats
 STORE_RATE = 0.4e9  # bytes written, flushed and hashed a second
-
 LAYER_BYTES = 10_000  # of a graph's file, for each layer and once more: 9,400 in the 4B model
 MANIFEST_BYTES = 64_000  # for each precision and family
 BLOCK = 4096  # bytes, what file systems round sizes up to
-
-
-@dataclass(frozen=True, slots=True)
-class PrecisionKind:
-    """An activation type, its default recipe and the suffix of its files.
-
-    The suffixes are those of transformers.js.
-    """
-
-    dtype: str
-    recipe: str | None
-    suffix: str
-    as_stored: str | None = None  # the recipe instead, for a GGUF that holds such blocks
-
-    def recipe_for(self, checkpoint: Checkpoint | None) -> Recipe:
-        """The recipe unless told otherwise."""
-        if self.as_stored is not None and checkpoint is not None:
-            kept = load_recipe(self.as_stored)
-            stored = {tensor.encoding.name for tensor in checkpoint.tensors.values()}
-            if any(gguf.keeps(rule, name) for rule in kept.rules for name in stored):
-                return kept
-        return load_recipe(self.recipe) if self.recipe else FLOAT
-
-
-PRECISIONS = {
-    "q4f16": PrecisionKind("float16", "default", "_q4f16", "gguf-q4_0"),
-    "q4": PrecisionKind("float32", "default", "_q4", "gguf-q4_0"),
-    "q8": PrecisionKind("float32", "q8", "_quantized", "gguf-q8_0"),
-    "fp16": PrecisionKind("float16", None, "_fp16"),
-    "fp32": PrecisionKind("float32", None, ""),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,12 +453,6 @@ def _with_root_files(plan: ExportPlan) -> ExportPlan:
         if name not in ROOT_NAMES or hashes.get(name) == file.sha256
     }
     return replace(plan, root=root, kept=replace(plan.kept, files=files))
-
-
-def _precision_kind(name: str) -> PrecisionKind:
-    if name not in PRECISIONS:
-        raise UsageError(f"precision: expected some of {list(PRECISIONS)}, got {name!r}")
-    return PRECISIONS[name]
 
 
 def _size(path: Path) -> int | None:

@@ -17,21 +17,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__, hub
+from .. import hub
+from .._version import __version__
 from ..errors import QuantizationError, StorageError, UsageError
-from ..manifest import write_whole
-from ..quant.budget import Form, spend
+from ..files import write_whole
 from ..quant.recipe import FLOAT, Recipe, Rule, load_recipe
-from .artifact import is_artifact, open_artifact
-from .bind import ALIGNMENT, Progress
-from .calibrate import calibrate, embedded_recordings
-from .checkpoint import Checkpoint, open_checkpoint
+from .binding.bind import Progress
+from .binding.layout import ALIGNMENT
+from .calibration.budget import Form, spend
+from .calibration.calibrate import calibrate, embedded_recordings
+from .calibration.layerwise import TABLE, Layerwise
+from .calibration.sensitivity import Drift, Group, Sensitivity, form_sizes, measure_sensitivities
+from .checkpoint.artifact import is_artifact, open_artifact
+from .checkpoint.open import Checkpoint, open_checkpoint
+from .checkpoint.remote import find_remote
 from .export import export
-from .layerwise import TABLE, Layerwise
 from .memory import named_memory_errors
 from .plan import (
     MANIFEST_BYTES,
-    PRECISIONS,
     SHARD_SIZE,
     ExportPlan,
     default_folder,
@@ -39,8 +42,7 @@ from .plan import (
     plan_export,
     resolve_source,
 )
-from .sensitivity import Drift, Group, Sensitivity, form_sizes, measure_sensitivities
-from .source import find_remote
+from .precisions import PRECISIONS
 
 # Measured on the 4B model's shapes and 30 s of speech (bench/budget.py).
 MEASURE_SECONDS = 2.7e-7  # of one core, for a byte of checkpoint

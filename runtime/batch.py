@@ -11,11 +11,12 @@ from time import perf_counter
 import numpy as np
 
 from ..errors import AudioError
-from .audio import AudioSource
-from .cache import KVCache, KVRows
+from .audio.files import AudioSource
+from .audio.vad import VoiceGate, heard
 from .decoder import Decoder
-from .stream import Stream, Token
-from .vad import VoiceGate, heard
+from .device.cache import KVCache, KVRows
+from .stream import Stream
+from .tokens import Token
 
 
 class Row:

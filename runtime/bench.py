@@ -6,13 +6,10 @@ memory bandwidth; both are measured here in one run.
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
@@ -20,23 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..assets import SAMPLES
 from ..errors import AudioError, DeviceError, UsageError
-from ..memory import peak_memory, resident_memory, total_memory
-from .artifact import find_artifact, open_artifact
-from .audio import AudioSource, open_audio
-from .cache import KVCache
-from .cuda import Cuda, CudaBuffer
-from .transcribe import DEFAULT_CONTEXT, Transcriber, delay_ms
+from ..memory import peak_memory, resident_memory
+from .audio.files import AudioSource, open_audio
+from .delay import delay_ms
+from .device.cache import KVCache
+from .locate import find_artifact, open_artifact
+from .transcriber import DEFAULT_CONTEXT, Transcriber
 
 if TYPE_CHECKING:
     from ..hub import Progress
+from .machine import num_cores, read_bandwidth
 
-SAMPLES = Path(__file__).parent.parent / "assets" / "tiny" / "samples"
 CLIP_SECONDS = 15.95
 CALLS = 40  # of each kind at most
 SECONDS_OF_CALLS = 4.0  # no further call of a kind is begun after this long
 MIN_CALLS = 5
-READ_BYTES = 512 << 20  # far beyond the caches that one processor sees
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,40 +258,6 @@ def transcribe_once(transcriber: Transcriber, source: AudioSource) -> tuple[Run,
     return Run(1000 * timings.encode_seconds, 1000 * timings.decode_seconds), timings.steps
 
 
-def read_bandwidth(threads: int, passes: int = 7) -> float:
-    """Bytes a second that `threads` threads read from memory together, in the fastest pass."""
-    parts = np.array_split(np.ones(READ_BYTES // 8, np.uint64), threads)
-    seconds = []
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(passes):
-            began = perf_counter()
-            # among NumPy's reductions the one that waits for memory only
-            list(pool.map(np.bitwise_or.reduce, parts))
-            seconds.append(perf_counter() - began)
-    return READ_BYTES / min(seconds)
-
-
-def copy_bandwidth(device: Cuda, passes: int = 7) -> float:
-    """Bytes a second that a device reads and writes in its own memory, in the fastest pass.
-
-    Raises:
-        DeviceError: its memory is full.
-    """
-    shape, dtype = (1, 1, READ_BYTES // 1024, 256), np.dtype(np.float16)  # half of READ_BYTES each
-    source, target = CudaBuffer(device, shape, dtype), CudaBuffer(device, shape, dtype)
-    seconds = []
-    for _ in range(passes):
-        began = perf_counter()
-        target.copy(source, shape[2])
-        seconds.append(perf_counter() - began)
-    return 2 * source.nbytes / min(seconds)
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table that reads well as text too.
 
@@ -308,28 +271,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join([line(header), line(rule), *map(line, rows)])
-
-
-def describe_machine() -> dict[str, Any]:
-    """What the numbers depend on.
-
-    Processor, cores, memory, versions, and how busy the machine is now.
-    """
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    runtimes = {
-        distribution.name for distribution in metadata.distributions(name="onnxruntime")
-    } | {distribution.name for distribution in metadata.distributions(name="onnxruntime-gpu")}
-    return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": num_cores(),
-        "memory": total_memory(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in (*sorted(runtimes), "numpy")},
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-    }
 
 
 def _details(

@@ -9,8 +9,8 @@ from math import log
 import numpy as np
 
 from ..manifest import CacheSpec
-from .cache import KVCache, KVRows
-from .session import Session
+from .device.cache import KVCache, KVRows
+from .device.session import Session
 
 # between logits; kernels for one and for several rows differ by less (design: shipped precisions)
 CLOSE_MARGIN = 0.05

@@ -19,17 +19,20 @@ from typing import Any
 
 import numpy as np
 
+from ..assets import SAMPLES
 from ..errors import ArtifactError, DeviceError, VoxtralOnnxError
 from ..manifest import Manifest
 from ..memory import available_memory
-from .artifact import choose_precisions, find_artifact
-from .audio import open_audio
-from .bench import SAMPLES, copy_bandwidth, describe_machine, num_cores, read_bandwidth
-from .device import CUDA, MIN_ONNXRUNTIME, WEBGPU, import_onnxruntime
+from .audio.files import open_audio
+from .audio.microphone import input_devices
+from .delay import delay_ms
+from .device.base import CUDA, WEBGPU
+from .device.helper_graphs import zeros_model
+from .device.open import MIN_ONNXRUNTIME, import_onnxruntime
+from .locate import choose_precisions, find_artifact
+from .machine import copy_bandwidth, describe_machine, num_cores, read_bandwidth
 from .memory import needed_memory
-from .mic import input_devices
-from .rows import zeros_model
-from .transcribe import DEFAULT_CONTEXT, Transcriber, delay_ms
+from .transcriber import DEFAULT_CONTEXT, Transcriber
 
 PACKAGE = "voxtral-onnx"
 DECIDED = 1.0  # blank margin from which every host writes the certificate's token
@@ -179,7 +182,7 @@ def _providers() -> Iterator[Check]:
 
 
 def _cuda_devices() -> Iterator[Check]:
-    from .cuda import Cuda
+    from .device.cuda import Cuda
 
     for index in count():
         try:
@@ -200,7 +203,7 @@ def _cuda_devices() -> Iterator[Check]:
 
 
 def _webgpu() -> Check:
-    from .webgpu import WebGpu
+    from .device.webgpu import WebGpu
 
     try:
         return Check("providers", WebGpu().name, OK, "runs")

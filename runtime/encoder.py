@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..manifest import Manifest
-from .cache import KVCache
-from .session import Session
+from .device.cache import KVCache
+from .device.session import Session
 
 
 class Encoder:

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..errors import UsageError
 from ..manifest import Tokens
-from .bpe import TextEncoder
-from .tokenizer import Tokenizer
+from .text.bpe import TextEncoder
+from .text.tokenizer import Tokenizer
 
 DEFAULT_BIAS = 4.0  # of a logit; source: bench/hotwords.py
 MAX_BIAS = 20.0  # beyond what separates any two words, so that hotwords would be all there is

@@ -13,19 +13,17 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from io import RawIOBase
 from time import perf_counter
 
 import numpy as np
-import soxr
 
-from ..errors import AudioError, UsageError
-from .segments import Segment, group
-from .stream import Stream, Token, check_samples
-from .vad import VoiceGate
+from ..errors import AudioError
+from .audio.samples import check_samples
+from .audio.vad import VoiceGate
+from .stream import Stream
+from .text.segments import Segment, group
+from .tokens import Token
 
-RAW_FORMATS = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
-READ_BYTES = 1 << 16  # at most in one read, which returns what is there
 RECENT_STEPS = 4096  # whose latency the meter knows: 5.5 minutes
 SILENCE_SECONDS = 2.0  # without text until a silence is told
 BEHIND_SECONDS = 2.0  # of audio that waits until it is told
@@ -283,45 +281,3 @@ class _Watch:
             if is_so and text not in self.said:
                 self.said.add(text)
                 yield text
-
-
-def raw_blocks(
-    file: RawIOBase, raw_format: str, rate: int, sample_rate: int
-) -> Iterator[np.ndarray]:
-    """Raw mono samples of a pipe as they come, at the model's rate.
-
-    Args:
-        file: unbuffered.
-        raw_format: of RAW_FORMATS.
-        rate: of the samples, in Hz.
-        sample_rate: the model's.
-
-    Raises:
-        AudioError: it ends inside a sample; all whole ones were given before.
-        UsageError: an unknown format or rate.
-    """
-    if raw_format not in RAW_FORMATS:
-        raise UsageError(f"sample format: expected one of {list(RAW_FORMATS)}, got {raw_format!r}")
-    if not 1000 <= rate <= 768_000:
-        raise UsageError(f"rate: expected 1000 to 768000 Hz, got {rate}")
-    dtype = RAW_FORMATS[raw_format]
-    resample = (
-        None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
-    )
-    rest = b""
-    while data := file.read(READ_BYTES):
-        data = rest + data
-        whole = len(data) - len(data) % dtype.itemsize
-        values, rest = np.frombuffer(data[:whole], dtype), data[whole:]
-        samples = (
-            values.astype(np.float32) / (1 << 15)
-            if dtype.kind == "i"
-            else values.astype(np.float32)
-        )
-        yield samples if resample is None else resample.resample_chunk(samples)
-    if resample is not None:
-        yield resample.resample_chunk(np.zeros(0, np.float32), last=True)
-    if rest:
-        raise AudioError(
-            f"the input ended inside a sample: {len(rest)} of {dtype.itemsize} bytes ({raw_format})"
-        )

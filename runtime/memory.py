@@ -10,8 +10,8 @@ import numpy as np
 from ..errors import DeviceError
 from ..manifest import CacheSpec, Manifest
 from ..memory import available_memory
-from .cache import decoder_cache_spec
-from .device import Device
+from .device.base import Device
+from .device.cache import decoder_cache_spec
 
 # Bytes resident for each byte of weights on disk, caches apart: onnxruntime arranges weights anew
 # in memory of its own. Source: bench/results/full_size.json, "memory_per_weight_byte", rounded up;

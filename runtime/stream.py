@@ -17,42 +17,20 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ..errors import ArtifactError, AudioError
-from ..manifest import whole_file
-from .cache import KVCache
-from .decoder import Alternative, Choice
-from .tokenizer import TextDecoder
+from ..files import whole_file
+from .decoder import Choice
+from .device.cache import KVCache
+from .text.tokenizer import TextDecoder
 
 if TYPE_CHECKING:
-    from .transcribe import Transcriber
+    from .transcriber import Transcriber
+from .audio.samples import check_samples
+from .tokens import Override, Token
 
 # in a row, 16 s; pauses in speech were seen up to 165 (vLLM pull request 47615)
 BLANKS_UNPENALISED = 200
 BLANK_PENALTY_STEP = 0.5  # of a logit, for each blank beyond
 MAX_BLANK_PENALTY = 7.0
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One generated token: 80 ms of audio."""
-
-    index: int  # from 0, the prompt not counted
-    token_id: int
-    text: str  # what this token completes; empty for blanks and inside a character
-    end: float  # seconds of audio that this token stands for the end of, the delay taken off
-    logprob: float
-    blank_margin: float
-    # the best tokens here, this one among them, where they are asked for
-    alternatives: tuple[Alternative, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Override:
-    """A decision that the blank guard turned: a word instead of one more blank."""
-
-    index: int  # of the token
-    blanks: int  # in a row before it
-    blank_margin: float  # by which the blank would have won
-    penalty: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,22 +398,3 @@ class Stream:
         Its end, the delay taken off (left pad and delay cancel).
         """
         return (index + 1) * self.audio.samples_per_token / self.audio.sample_rate
-
-
-def check_samples(samples: np.ndarray) -> np.ndarray:
-    """The samples as float32 [n].
-
-    Raises:
-        AudioError: another shape, an integer type, or a non-finite value.
-    """
-    array = np.asarray(samples)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
-        raise AudioError(
-            f"samples: expected float [n] with full scale 1, got {array.dtype} "
-            f"{list(array.shape)}; "
-            "average the channels and divide integers by their full scale"
-        )
-    bad = np.flatnonzero(~np.isfinite(array))
-    if len(bad):
-        raise AudioError(f"samples: sample {bad[0]} is {array[bad[0]]}: the recording is damaged")
-    return array.astype(np.float32, copy=False)

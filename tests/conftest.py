@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Result, clean_environment
-from needs import marks, require
-from traces import Traces
+from support.commands import Result, clean_environment
+from support.needs import marks, require
+from support.traces import Traces
 
 from voxtral_onnx import cli, export
 from voxtral_onnx.exporter import export as exporter
@@ -151,9 +151,9 @@ def hub_server(monkeypatch, tmp_path):
 
     It downloads into `tmp_path / "hub"`.
     """
-    from hub_server import HubServer
     from huggingface_hub import constants
     from huggingface_hub.utils import close_session
+    from support.hub_server import HubServer
 
     from voxtral_onnx import hub
 

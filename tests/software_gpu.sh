@@ -3,7 +3,7 @@
 # newer (VK_DRIVER_FILES names it where it is not the system's), and a folder in which onnxruntime looks for GPUs. Needs
 # root on Linux; outside of the command nothing changes.
 #
-#     tests/software_gpu.sh python -m pytest tests/test_operators.py tests/runtime/test_webgpu.py -k webgpu
+#     tests/software_gpu.sh python -m pytest tests/verification/test_operators.py tests/runtime/device/test_webgpu.py -k webgpu
 set -euo pipefail
 export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
 exec unshare --mount bash -c '

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, clean_environment
+from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, clean_environment
 
 from voxtral_onnx import __version__, cli, terminal
-from voxtral_onnx.runtime.captions import FORMATS
 from voxtral_onnx.runtime.stream import Stream
+from voxtral_onnx.runtime.text.captions import FORMATS
 
 NOTES = ("command-hibari", "digits-espeak", "time-flite")
 CLIPS = [SAMPLES / f"{name}.wav" for name in NOTES]
@@ -313,7 +313,7 @@ def test_several_files_at_a_time(transcribe, tmp_path):
 
 
 def test_interrupted_files_at_a_time_show_what_is_done(transcribe, monkeypatch):
-    from voxtral_onnx.runtime import captions
+    from voxtral_onnx.runtime.text import captions
 
     render, rendered = captions.render, []
 

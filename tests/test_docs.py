@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from voxtral_onnx import manifest as contract
+from voxtral_onnx import files, manifest
 from voxtral_onnx.config import AudioConfig
 from voxtral_onnx.manifest import Manifest, TensorSpec
 
@@ -62,14 +62,14 @@ def in_file(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 @pytest.mark.parametrize(
     "part",
     [
-        contract.Manifest,
-        contract.GraphSpec,
-        contract.TensorSpec,
-        contract.Precision,
-        contract.CacheSpec,
-        contract.Tokens,
-        contract.Streaming,
-        contract.FileSpec,
+        manifest.Manifest,
+        manifest.GraphSpec,
+        manifest.TensorSpec,
+        manifest.Precision,
+        manifest.CacheSpec,
+        manifest.Tokens,
+        manifest.Streaming,
+        files.FileSpec,
         AudioConfig,
     ],
 )

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from agreement import SHORT_CLIPS, lead_of
-from commands import CLIP, LONG_CLIP, SAMPLES, TEXT, clean_environment
-from needs import WEB, need_node, old_package, require
+from support.agreement import SHORT_CLIPS, lead_of
+from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, clean_environment
+from support.needs import WEB, need_node, old_package, require
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime.device import MIN_ONNXRUNTIME
+from voxtral_onnx.runtime.device.open import MIN_ONNXRUNTIME
 
 FOLDER = Path(__file__).parent.parent / "examples"
 

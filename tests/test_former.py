@@ -10,14 +10,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import CLIP, TEXT
 from conftest import copy_artifact
-from former import NETWORK, to_format_1
+from support.commands import CLIP, TEXT
+from support.former import NETWORK, to_format_1
 
 from voxtral_onnx import export, quantize
-from voxtral_onnx.exporter.folder import UNFINISHED, Record
+from voxtral_onnx.exporter.output import UNFINISHED, Record
 from voxtral_onnx.manifest import FILE_NAME, Manifest
-from voxtral_onnx.verify.diff import diff
+from voxtral_onnx.verification.diff import diff
 
 GOLDEN = Path(__file__).parent / "golden" / "manifest_1.json"
 

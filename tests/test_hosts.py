@@ -12,10 +12,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from agreement import SHORT_CLIPS, sound
-from commands import CLIP, TEXT, clean_environment
-from needs import require
 from onnx.reference import ReferenceEvaluator
+from support.agreement import SHORT_CLIPS, sound
+from support.commands import CLIP, TEXT, clean_environment
+from support.needs import require
 
 pytestmark = pytest.mark.hosts
 EXAMPLE = Path(__file__).parent.parent / "examples" / "openvino_host.py"

@@ -19,20 +19,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from checkpoints import write_hf, write_mistral
-from commands import CLIP, TEXT, clean_environment
 from conftest import EXACT_RECIPE
-from ggufs import config_of, cut, mistral_tensors, write_model
-from hub_server import HubServer
 from huggingface_hub import constants, hf_hub_download
+from support.checkpoints import write_hf, write_mistral
+from support.commands import CLIP, TEXT, clean_environment
+from support.ggufs import config_of, cut, mistral_tensors, write_model
+from support.hub_server import HubServer
 
 from voxtral_onnx import Transcriber, hub
 from voxtral_onnx.errors import CheckpointError, StorageError, UsageError
-from voxtral_onnx.exporter.checkpoint import open_checkpoint
-from voxtral_onnx.exporter.source import DEFAULT_SOURCE, find_remote
+from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
+from voxtral_onnx.exporter.checkpoint.remote import DEFAULT_SOURCE, find_remote
 from voxtral_onnx.manifest import FILE_NAME, Manifest
-from voxtral_onnx.runtime.artifact import find_artifact
-from voxtral_onnx.verify.certificate import hash_manifest
+from voxtral_onnx.runtime.locate import find_artifact
+from voxtral_onnx.verification.certificate import hash_manifest
 
 BIG = random.Random(0).randbytes(3 * hub.BLOCK + 17)
 FILES = {"params.json": b"{}", "deep/er/empty": b"", "model.safetensors": BIG}

@@ -11,9 +11,9 @@ import shutil
 
 import onnx
 import pytest
-from checkpoints import TINY, write_hf, write_mistral
-from commands import CLIP, TEXT
 from conftest import copy_artifact
+from support.checkpoints import TINY, write_hf, write_mistral
+from support.commands import CLIP, TEXT
 
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 
@@ -217,7 +217,7 @@ def test_nothing_named_and_nothing_exported(run):
 
 
 def test_embedded_artifact_that_was_not_made(run, monkeypatch, tmp_path):
-    monkeypatch.setattr("voxtral_onnx.runtime.artifact.EMBEDDED", tmp_path)
+    monkeypatch.setattr("voxtral_onnx.runtime.locate.EMBEDDED", tmp_path)
     run("transcribe", "-m", "tiny", CLIP).assert_refused(
         4, "make demo", "voxtral-onnx export tiny -o tiny-onnx"
     )
@@ -231,7 +231,7 @@ def test_model_named_by_the_environment(artifact, run, monkeypatch):
 
 
 def test_option_outranks_environment_and_environment_the_last_export(artifact, run, monkeypatch):
-    from voxtral_onnx.runtime.artifact import remember_export
+    from voxtral_onnx.runtime.locate import remember_export
 
     remember_export(TINY)
     monkeypatch.setenv("VOXTRAL_ONNX_MODEL", str(artifact))
@@ -243,7 +243,7 @@ def test_option_outranks_environment_and_environment_the_last_export(artifact, r
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"last_export": null}', "\x00"])
 def test_damaged_state_is_no_state(content, run):
-    from voxtral_onnx.runtime.artifact import _state_file
+    from voxtral_onnx.runtime.locate import _state_file
 
     _state_file().parent.mkdir(parents=True)
     _state_file().write_text(content)

@@ -10,14 +10,14 @@ from typing import cast
 
 import pytest
 import torch
-from commands import CLIP, Result, clean_environment
-from needs import require
+from support.commands import CLIP, Result, clean_environment
+from support.needs import require
 
 from voxtral_onnx import memory
-from voxtral_onnx.exporter.bind import fills_of
-from voxtral_onnx.exporter.checkpoint import Checkpoint
-from voxtral_onnx.exporter.modules import Build
-from voxtral_onnx.exporter.tensors import BF16, Span, Tensor, map_file
+from voxtral_onnx.exporter.binding.recipes import fills_of
+from voxtral_onnx.exporter.checkpoint.open import Checkpoint
+from voxtral_onnx.exporter.checkpoint.tensors import BF16, Span, Tensor, map_file
+from voxtral_onnx.exporter.model.linear import Build
 from voxtral_onnx.quant.recipe import Recipe, Rule
 
 

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from traces import Traces
+from support.traces import Traces
 
 from voxtral_onnx.errors import ArtifactError
 from voxtral_onnx.exporter import export as exporter
-from voxtral_onnx.exporter.folder import UNFINISHED
+from voxtral_onnx.exporter.output import UNFINISHED
 from voxtral_onnx.exporter.plan import plan_export
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 

@@ -8,12 +8,12 @@ import sys
 from contextlib import suppress
 
 import pytest
-from checkpoints import write_mistral
 from conftest import copy_artifact
+from support.checkpoints import write_mistral
 
 from voxtral_onnx import export
 from voxtral_onnx.errors import StorageError, UsageError
-from voxtral_onnx.exporter.folder import UNFINISHED
+from voxtral_onnx.exporter.output import UNFINISHED
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 
 

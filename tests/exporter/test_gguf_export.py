@@ -6,22 +6,21 @@ import json
 import shutil
 from pathlib import Path
 
-import ggufs
 import numpy as np
 import pytest
-from checkpoints import TINY, small_params
-from commands import CLIP, TEXT
 from conftest import EXACT_RECIPE
 from gguf import GGUFReader
 from reference import toy
+from support import ggufs
+from support.checkpoints import TINY, small_params
+from support.commands import CLIP, TEXT
 
 from voxtral_onnx import export
 from voxtral_onnx.config import VoxtralConfig
-from voxtral_onnx.exporter import weights
-from voxtral_onnx.exporter.checkpoint import open_checkpoint
-from voxtral_onnx.exporter.initializers import read_initializers
-from voxtral_onnx.exporter.report import FILE_NAME, compare
-from voxtral_onnx.exporter.tensors import Tensor
+from voxtral_onnx.exporter.binding.gguf_report import FILE_NAME, compare
+from voxtral_onnx.exporter.checkpoint.external_data import read_initializers
+from voxtral_onnx.exporter.checkpoint.open import names, open_checkpoint
+from voxtral_onnx.exporter.checkpoint.tensors import Tensor
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.blocks import Blocks, dequantize_blockwise, quantize_blockwise
 from voxtral_onnx.quant.recipe import Recipe
@@ -82,11 +81,11 @@ def test_the_artifact_holds_the_values_of_the_gguf(q4_0, from_q4_0):
     assert recipe.name == "gguf-q4_0"
     stored = content_of(q4_0)
     count = 0
-    for name, shape in weights.tensor_shapes(config).items():
+    for name, shape in names.tensor_shapes(config).items():
         if ".ada_rms_norm." in name or len(shape) != 2:
             continue
         values = ggufs.half_split(
-            ggufs.read(stored[weights.mistral_name(name)][1], "Q4_0"), name, config
+            ggufs.read(stored[names.mistral_name(name)][1], "Q4_0"), name, config
         )
         rule = recipe.rule_for(name.removesuffix(".weight"))
         scales = found[name.removesuffix("weight") + "scales"].rows()
@@ -143,18 +142,18 @@ def mixed(tmp_path_factory):
         stack.update(dim=256, hidden_dim=256, n_heads=8, n_kv_heads=8)
     config, rng = VoxtralConfig.from_params(params), np.random.default_rng(11)
     tensors, kinds = {}, {}
-    for name, shape in weights.tensor_shapes(config).items():
-        tensors[weights.mistral_name(name)] = 0.05 * rng.standard_normal(shape, dtype=np.float32)
+    for name, shape in names.tensor_shapes(config).items():
+        tensors[names.mistral_name(name)] = 0.05 * rng.standard_normal(shape, dtype=np.float32)
         if kind := [kind for part, kind in KINDS.items() if name.endswith(f"{part}.weight")]:
             kinds[name] = kind[0]
-    theirs = {weights.mistral_name(name): kind for name, kind in kinds.items()}
+    theirs = {names.mistral_name(name): kind for name, kind in kinds.items()}
     values = ggufs.write_model(
         folder / "mixed.gguf", config, tensors, lambda name: theirs.get(name, "F32")
     )
     options = {"tokenizer": TINY / "tekken.json", "precisions": ("q4f16", "q8", "fp32")}
     out = export(folder / "mixed.gguf", folder / "out", **options)
     return {
-        name: (kinds[name], ggufs.half_split(values[weights.mistral_name(name)], name, config))
+        name: (kinds[name], ggufs.half_split(values[names.mistral_name(name)], name, config))
         for name in kinds
     }, out
 
@@ -199,7 +198,7 @@ def test_every_type_is_exact_in_float32(mixed):
     found, _, _ = weights_of(folder, "fp32")
     for name, (_, values) in tensors.items():
         held = found[name].rows()
-        assert np.array_equal(held if name == weights.EMBEDDING else held.T, values), name
+        assert np.array_equal(held if name == names.EMBEDDING else held.T, values), name
 
 
 def test_a_gguf_of_the_same_values_is_the_same_artifact(toy_checkpoint, toy_artifact, tmp_path):

@@ -12,22 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from checkpoints import write_mistral
 from conftest import copy_artifact
-from parity import assert_parity
 from reference import toy
+from support.checkpoints import write_mistral
+from support.parity import assert_parity
 
 from voxtral_onnx import quantize
 from voxtral_onnx.errors import AudioError, QuantizationError, UsageError
-from voxtral_onnx.exporter.artifact import open_artifact
-from voxtral_onnx.exporter.bind import delay_gains
-from voxtral_onnx.exporter.checkpoint import open_checkpoint
-from voxtral_onnx.exporter.folder import UNFINISHED
-from voxtral_onnx.exporter.initializers import read_initializers
+from voxtral_onnx.exporter.calibration.sensitivity import groups_of
+from voxtral_onnx.exporter.checkpoint.artifact import open_artifact
+from voxtral_onnx.exporter.checkpoint.external_data import read_initializers
+from voxtral_onnx.exporter.checkpoint.names import held_shapes
+from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
+from voxtral_onnx.exporter.model.delay_gains import delay_gains
+from voxtral_onnx.exporter.output import UNFINISHED
 from voxtral_onnx.exporter.plan import TINY, plan_export
 from voxtral_onnx.exporter.quantize import spend_budget
-from voxtral_onnx.exporter.sensitivity import groups_of
-from voxtral_onnx.exporter.weights import held_shapes
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.quant.recipe import load_recipe
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from voxtral_onnx import Transcriber, export
-from voxtral_onnx.exporter.families import FAMILIES
-from voxtral_onnx.exporter.plan import PRECISIONS
+from voxtral_onnx.exporter.graph.families import FAMILIES
+from voxtral_onnx.exporter.precisions import PRECISIONS
 from voxtral_onnx.manifest import FILE_NAME
 
 PATH = Path(__file__).parent / "baseline.json"

@@ -14,10 +14,11 @@ from typing import Any, cast
 import numpy as np
 
 from voxtral_onnx.manifest import CacheSpec, Tokens
-from voxtral_onnx.runtime.captions import Recording, captions, columns, render, segment_values
-from voxtral_onnx.runtime.segments import Segment, group
-from voxtral_onnx.runtime.stream import Stream, Token
-from voxtral_onnx.runtime.tokenizer import TextDecoder, Tokenizer
+from voxtral_onnx.runtime.stream import Stream
+from voxtral_onnx.runtime.text.captions import Recording, captions, columns, render, segment_values
+from voxtral_onnx.runtime.text.segments import Segment, group
+from voxtral_onnx.runtime.text.tokenizer import TextDecoder, Tokenizer
+from voxtral_onnx.runtime.tokens import Token
 
 HERE = Path(__file__).parent
 TEKKEN = HERE.parents[1] / "assets" / "tiny" / "tekken.json"

@@ -18,10 +18,10 @@ import mistral_common
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 from voxtral_onnx.manifest import Tokens
-from voxtral_onnx.runtime.captions import captions, to_srt, to_vtt
-from voxtral_onnx.runtime.segments import Segment, group
-from voxtral_onnx.runtime.stream import Token
-from voxtral_onnx.runtime.tokenizer import TextDecoder, Tokenizer
+from voxtral_onnx.runtime.text.captions import captions, to_srt, to_vtt
+from voxtral_onnx.runtime.text.segments import Segment, group
+from voxtral_onnx.runtime.text.tokenizer import TextDecoder, Tokenizer
+from voxtral_onnx.runtime.tokens import Token
 
 HERE = Path(__file__).parent
 TEKKEN = Path(mistral_common.__file__).parent / "data" / "tekken_240718.json"

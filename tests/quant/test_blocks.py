@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
-from parity import assert_parity
+from support.parity import assert_parity
 
 from voxtral_onnx.errors import QuantizationError
 from voxtral_onnx.quant.blocks import dequantize_blockwise, quantize_blockwise

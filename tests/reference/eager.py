@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from voxtral_onnx.config import TransformerConfig
-from voxtral_onnx.exporter.checkpoint import Checkpoint
-from voxtral_onnx.exporter.layerwise import fill, rotation
-from voxtral_onnx.exporter.modules import Build, Decoder, Encoder
-from voxtral_onnx.exporter.tekken import read_tekken
+from voxtral_onnx.exporter.calibration.layerwise import fill, rotation
+from voxtral_onnx.exporter.checkpoint.open import Checkpoint
+from voxtral_onnx.exporter.checkpoint.tekken import read_tekken
+from voxtral_onnx.exporter.model.linear import Build
+from voxtral_onnx.exporter.model.voxtral import Decoder, Encoder
 from voxtral_onnx.quant.recipe import FLOAT, Recipe
 
 

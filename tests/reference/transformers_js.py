@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import soundfile
-from commands import LONG_CLIP, SAMPLES
+from support.commands import LONG_CLIP, SAMPLES
 
 from voxtral_onnx.manifest import Manifest
 

@@ -3,21 +3,21 @@
 import numpy as np
 import pytest
 import soundfile
-from commands import CLIP, LONG_CLIP, SAMPLES, TEXT
-from devices import Imitation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import toy
+from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT
+from support.devices import Imitation
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import AudioError, UsageError
-from voxtral_onnx.runtime import transcribe as transcribing
-from voxtral_onnx.runtime.audio import open_audio
+from voxtral_onnx.runtime import transcriber as transcribing
+from voxtral_onnx.runtime.audio.files import open_audio
 from voxtral_onnx.runtime.batch import Row, advance_together
-from voxtral_onnx.runtime.cache import KVRows
-from voxtral_onnx.runtime.cuda import CudaBuffer
 from voxtral_onnx.runtime.decoder import CLOSE_MARGIN, Choice, Decoder
-from voxtral_onnx.runtime.device import Cpu
+from voxtral_onnx.runtime.device.cache import KVRows
+from voxtral_onnx.runtime.device.cpu import Cpu
+from voxtral_onnx.runtime.device.cuda import CudaBuffer
 from voxtral_onnx.runtime.stream import Stream
 
 # samples; in the longest the decoder's caches move three times

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from commands import CLIP
+from support.commands import CLIP
 
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime import bench

@@ -9,20 +9,20 @@ import numpy as np
 import onnxruntime
 import pytest
 import soundfile
-from commands import CLIP
-from devices import Imitation
+from support.commands import CLIP
+from support.devices import Imitation
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import ArtifactError
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime import bench, doctor
+from voxtral_onnx.runtime import doctor, machine
 from voxtral_onnx.runtime import memory as requirements
-from voxtral_onnx.verify.certificate import hash_manifest
+from voxtral_onnx.verification.certificate import hash_manifest
 
 
 @pytest.fixture(autouse=True)
 def _small_reads(monkeypatch):
-    monkeypatch.setattr(bench, "READ_BYTES", 32 << 20)
+    monkeypatch.setattr(machine, "READ_BYTES", 32 << 20)
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_what_is_meant_to_run_on_a_gpu_must(
 
 
 def test_bandwidth_of_a_device():
-    assert bench.copy_bandwidth(Imitation()) > 1e8
+    assert machine.copy_bandwidth(Imitation()) > 1e8
 
 
 def test_arm_is_told_of_q4(tiny_artifact, artifact, run, monkeypatch):

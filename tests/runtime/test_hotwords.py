@@ -5,17 +5,17 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from commands import CLIP, LONG_CLIP, TEXT, TEXTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.commands import CLIP, LONG_CLIP, TEXT, TEXTS
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import UsageError
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime.bpe import TextEncoder
-from voxtral_onnx.runtime.chooser import Chooser
 from voxtral_onnx.runtime.hotwords import START_SHARE, Hotwords, read_hotwords
-from voxtral_onnx.runtime.tokenizer import Tokenizer
+from voxtral_onnx.runtime.sampler import Chooser
+from voxtral_onnx.runtime.text.bpe import TextEncoder
+from voxtral_onnx.runtime.text.tokenizer import Tokenizer
 
 OTHER_TEXT = "turn on the music in the bedroom"
 # 8.7 logits between "bathroom" and "bedroom" in the clip, of which a first token gets half the bias

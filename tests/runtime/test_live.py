@@ -9,24 +9,17 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from commands import CLIP, TEXT
 from hypothesis import given
 from hypothesis import strategies as st
+from support.commands import CLIP, TEXT
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import AudioError, UsageError
 from voxtral_onnx.runtime import stream as streaming
-from voxtral_onnx.runtime.live import (
-    BEHIND_SECONDS,
-    Capture,
-    Meter,
-    Notice,
-    Silence,
-    listen,
-    raw_blocks,
-)
-from voxtral_onnx.runtime.segments import Segment
-from voxtral_onnx.runtime.stream import Token
+from voxtral_onnx.runtime.audio.raw import raw_blocks
+from voxtral_onnx.runtime.live import BEHIND_SECONDS, Capture, Meter, Notice, Silence, listen
+from voxtral_onnx.runtime.text.segments import Segment
+from voxtral_onnx.runtime.tokens import Token
 
 SAMPLES = soundfile.read(CLIP, dtype="float32")[0]
 

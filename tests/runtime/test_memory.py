@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import CLIP, Result, clean_environment
+from support.commands import CLIP, Result, clean_environment
 
 from voxtral_onnx.errors import DeviceError
 from voxtral_onnx.manifest import Manifest

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from commands import LONG_CLIP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import toy
+from support.commands import LONG_CLIP
 from transformers import VoxtralRealtimeFeatureExtractor
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import ArtifactError, AudioError
 from voxtral_onnx.memory import resident_memory
 from voxtral_onnx.runtime import stream as streaming
-from voxtral_onnx.runtime import transcribe as transcribing
+from voxtral_onnx.runtime import transcriber as transcribing
 from voxtral_onnx.runtime.decoder import Choice, Decoder
 from voxtral_onnx.runtime.stream import Stream
 

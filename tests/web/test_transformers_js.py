@@ -9,11 +9,11 @@ import json
 
 import pytest
 import soundfile
-from checkpoints import TINY
-from commands import CLIP, SAMPLES, TEXT
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
-from needs import chromium, need_chromium, need_node, old_package, run_node, run_script
 from reference.transformers_js import SURE, generate, some_clips
+from support.checkpoints import TINY
+from support.commands import CLIP, SAMPLES, TEXT
+from support.needs import chromium, need_chromium, need_node, old_package, run_node, run_script
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from needs import chromium, need_chromium, need_node, require, run_node
+from support.needs import chromium, need_chromium, need_node, require, run_node
 
 from voxtral_onnx import Transcriber
-from voxtral_onnx.runtime.captions import segment_values
+from voxtral_onnx.runtime.text.captions import segment_values
 
 SAMPLES = Path(__file__).parents[2] / "assets" / "tiny" / "samples"
 WEB = Path(__file__).parents[2] / "web"

@@ -5,7 +5,7 @@ import { DeviceError } from './errors.js'
 import { BYTES } from './manifest.js'
 import { megabytes } from './store.js'
 
-const PRECISIONS = ['q4f16', 'q4', 'q8', 'fp16', 'fp32'] // as runtime/artifact.py prefers them
+const PRECISIONS = ['q4f16', 'q4', 'q8', 'fp16', 'fp32'] // as runtime/locate.py prefers them
 const MAX_WASM_BYTES = 256e6 // of weights that WebAssembly can read once in every 80 ms
 
 /**

@@ -1,0 +1,1 @@
+"""Weights streamed into data files, and where each stands there."""

@@ -1,0 +1,121 @@
+"""Weights into traced graphs.
+
+Every initializer gets its place in the data files, then the checkpoint streams in.
+
+Places follow from the module's shapes alone, so all sizes are known before anything is traced or
+written. Rows are read, converted and written in slices. Graphs of several precisions are filled in
+one pass: what two of them quantise by the same rule is read and quantised once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ..checkpoint.external_data import Place, read_places
+from ..checkpoint.open import Checkpoint
+from ..graph.trace import Traced
+from ..model import linear
+from .data_files import _DataFiles
+from .layout import Layout
+from .recipes import fills_of
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the graphs are that are made together."""
+
+    graphs: tuple[str, ...]  # their files
+    tensor: str  # the tensor last bound, empty while a graph is traced
+    done: int  # bytes of the checkpoint
+    total: int
+
+
+def bind(
+    graphs: Sequence[tuple[Traced, Layout]],
+    checkpoint: Checkpoint,
+    folder: Path,
+    threads: int,
+    on_progress: Callable[[Progress], None],
+) -> None:
+    """Write the data files and point the graphs' initializers at them.
+
+    They are written as `*.partial` and renamed when whole.
+
+    The graphs are one module in several precisions.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+        QuantizationError: a weight is not finite.
+        CheckpointError: a file of the checkpoint has shrunk.
+    """
+    files = tuple(traced.plan.graph_file for traced, _ in graphs)
+    steps = list(zip(*(fills_of(traced.module, checkpoint) for traced, _ in graphs), strict=True))
+    total, done = sum(tensor.num_bytes for step in steps for tensor in step[0].tensors), 0
+    with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
+        sinks = [
+            stack.enter_context(_DataFiles(folder, layout, traced.module))
+            for traced, layout in graphs
+        ]
+        for step in steps:
+            for fill in {fill.rule: fill for fill in step}.values():
+                same = [
+                    sink for sink, other in zip(sinks, step, strict=True) if other.rule == fill.rule
+                ]
+                fill.run(pool, same)
+            for tensor in step[0].tensors:
+                done += tensor.num_bytes
+                on_progress(Progress(files, tensor.name, done, total))
+                tensor.release()
+    for traced, layout in graphs:
+        _point_at_files(traced, layout.places, folder)
+
+
+def borrow(traced: Traced, folder: Path) -> None:
+    """Point a graph's initializers at the data files of its lender.
+
+    What the lender lacks stands in the graph itself.
+
+    Places are read from the lender's file, which an earlier export may have written.
+
+    Raises:
+        ArtifactError: the lender's file does not parse.
+    """
+    assert traced.plan.lender is not None
+    own = {
+        f"{path}.{name}" if path else name: values
+        for path, part in traced.module.named_modules()
+        if isinstance(part, linear.WithConstants)
+        for name, values in part.constants().items()
+    }
+    for name, values in own.items():
+        traced.model.graph.initializers[name].const_value = ir.tensor(values, name=name)
+    _point_at_files(traced, read_places(folder, traced.plan.lender), folder)
+
+
+def _point_at_files(traced: Traced, places: Mapping[str, Place], folder: Path) -> None:
+    initializers = traced.model.graph.initializers
+    for name in initializers.keys() & places.keys():
+        value, place = initializers[name], places[name]
+        assert value.dtype is not None and value.shape is not None
+        num_bytes = prod(value.shape.numpy()) * value.dtype.bitwidth // 8
+        assert num_bytes == place.size, f"{name}: traced in another size"
+        value.const_value = ir.ExternalTensor(
+            Path(place.file).name,
+            place.offset,
+            place.size,
+            value.dtype,
+            shape=value.shape,
+            name=name,
+            base_dir=str((folder / place.file).parent),
+        )
+    for name in initializers.keys() - places.keys():  # constants, of the tracer too
+        value = initializers[name]
+        assert value.const_value is not None
+        value.const_value = ir.tensor(value.const_value.numpy(), name=name)

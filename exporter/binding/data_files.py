@@ -1,0 +1,88 @@
+"""Data files of one graph, written at any offset from any thread, named when they are whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...errors import StorageError
+from ...files import sync_folder
+from .layout import Layout
+
+
+class _DataFiles:
+    """Open data files of one graph, written at any offset from any thread."""
+
+    def __init__(self, folder: Path, layout: Layout, module: nn.Module):
+        self.folder, self.layout, self.handles = folder, layout, {}
+        self.paths = {name: folder / name for name in layout.sizes}
+        self.dtypes = {
+            name: _numpy_dtype(value.dtype) for name, value in module.state_dict().items()
+        }
+
+    def __enter__(self) -> _DataFiles:
+        for name, path in self.paths.items():
+            try:
+                handle = os.open(_partial(path), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+                self.handles[name] = handle
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(handle, 0, self.layout.sizes[name])
+                else:
+                    os.ftruncate(handle, self.layout.sizes[name])
+            except OSError as error:
+                self.__exit__(error)
+                raise _storage_error(path, error) from error
+        return self
+
+    def write(self, name: str, values: np.ndarray, at: int) -> None:
+        """Write to the initializer's file."""
+        place, dtype = self.layout.places[name], self.dtypes[name]
+        array = np.ascontiguousarray(values.astype(dtype, copy=False))
+        view, offset = array.reshape(-1).view(np.uint8).data, at * dtype.itemsize
+        assert offset + array.nbytes <= place.size, (
+            f"{name}: {array.nbytes} bytes at {offset} exceed {place.size}"
+        )
+        offset += place.offset
+        while view:
+            try:
+                written = os.pwrite(self.handles[place.file], view, offset)
+            except OSError as error:
+                raise _storage_error(self.paths[place.file], error) from error
+            view, offset = view[written:], offset + written
+
+    def __exit__(self, error, *_) -> None:
+        try:
+            if error is None:
+                for handle in self.handles.values():
+                    os.fsync(handle)
+        except OSError as failure:
+            error = failure
+            raise _storage_error(self.folder, failure) from failure
+        finally:
+            for handle in self.handles.values():
+                os.close(handle)
+            for path in self.paths.values():
+                if error is None:
+                    _partial(path).replace(path)
+                else:
+                    _partial(path).unlink(missing_ok=True)
+                sync_folder(path.parent)
+
+
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
+    return np.dtype(str(dtype).removeprefix("torch."))
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _storage_error(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path}: cannot be written ({error.strerror or error}); free space or "
+        "choose another folder"
+    )

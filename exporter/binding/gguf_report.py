@@ -1,0 +1,149 @@
+"""What became of a GGUF's tensors.
+
+The artifact's files are read again and held against it, bit by bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import StorageError
+from ...files import write_whole
+from ...manifest import Manifest
+from ...quant.gguf import BLOCK_SIZE, keeps, split_blocks
+from ...quant.packing import unpack
+from ...quant.recipe import Recipe
+from ..checkpoint.external_data import read_initializers
+from ..checkpoint.open import Checkpoint
+from ..checkpoint.tensors import Tensor
+
+FILE_NAME = "gguf_report.json"  # in the artifact's folder, outside its manifest
+SLICE_VALUES = 1 << 20
+
+
+def write_report(folder: Path, manifest: Manifest, checkpoint: Checkpoint, threads: int) -> None:
+    """Compare every precision with the checkpoint and write down what was found.
+
+    Nothing is compared or written where the checkpoint holds no blocks.
+
+    Raises:
+        StorageError: blocks that were to be kept are not those of the checkpoint.
+    """
+    if all(tensor.encoding.block_size == 1 for tensor in checkpoint.tensors.values()):
+        return
+    precisions = {}
+    for name in manifest.precisions:
+        tensors = compare(folder, manifest, name, checkpoint, threads)
+        if wrong := [entry["tensor"] for entry in tensors if entry["result"] == "differs"]:
+            raise StorageError(
+                f"{folder}: {name}: {len(wrong)} tensors read back are not what was written, as "
+                f"{wrong[0]}: the disk "
+                "or memory is at fault; export again"
+            )
+        precisions[name] = {"summary": _summary(tensors), "tensors": tensors}
+    values = {
+        "source": checkpoint.source.name,
+        "fingerprint": checkpoint.fingerprint(),
+        "precisions": precisions,
+    }
+    write_whole(folder / FILE_NAME, (json.dumps(values, indent=1) + "\n").encode())
+
+
+def summaries(folder: Path) -> list[str]:
+    """One line for each precision of the report, if there is one."""
+    if not (folder / FILE_NAME).exists():
+        return []
+    values = json.loads((folder / FILE_NAME).read_text())
+    return [
+        f"{values['source']}: {name}: {precision['summary']}"
+        for name, precision in values["precisions"].items()
+    ]
+
+
+def compare(
+    folder: Path, manifest: Manifest, precision: str, checkpoint: Checkpoint, threads: int
+) -> list[dict[str, str]]:
+    """For each tensor of the checkpoint its type there, its form here, and how they compare.
+
+    The result is "exact" where codes and scales are bit-equal, "differs" where they should be and
+    are not, "requantised" where the values were rounded anew, "float" where they became floats,
+    "folded" where those were only computed with (MODEL.md, step 6).
+    """
+    kind = manifest.precisions[precision]
+    recipe = Recipe.from_dict(kind.recipe)
+    found = read_initializers(folder, kind.encoder) | read_initializers(folder, kind.decoder)
+    entries = []
+    with ThreadPoolExecutor(threads) as pool:
+        for name, tensor in checkpoint.tensors.items():
+            module = name.removesuffix(".weight")
+            entry = {"tensor": name, "stored": tensor.encoding.name}
+            if f"{module}.scales" not in found:
+                is_gain = ".ada_rms_norm." in name
+                result = (
+                    {"as": "delay gains", "result": "folded"} if is_gain else {"result": "float"}
+                )
+                entries.append(entry | {"as": kind.activation_dtype} | result)
+                continue
+            rule = recipe.rule_for(module)
+            assert rule is not None, f"{module}: quantised by no rule"
+            result = "requantised"
+            if keeps(rule, tensor.encoding.name):
+                is_equal = _is_equal(
+                    tensor, found[name], found[f"{module}.scales"], rule.bits, pool
+                )
+                result = "exact" if is_equal else "differs"
+            form = f"{rule.bits} bits in blocks of {rule.block_size}, {rule.method}"
+            entries.append(entry | {"as": form, "result": result})
+    return entries
+
+
+def _is_equal(
+    tensor: Tensor, packed: Tensor, scales: Tensor, bits: int, pool: ThreadPoolExecutor
+) -> bool:
+    """Whether codes and scales are the same.
+
+    Both sides are read by the definition of their own format.
+    """
+
+    def rows_equal(start: int) -> bool:
+        stop = min(start + step, tensor.shape[0])
+        theirs, stored = split_blocks(tensor.stored_rows(start, stop), bits)
+        codes = stored ^ 0x80 if bits == 8 else np.concatenate((stored & 15, stored >> 4), -1)
+        ours = packed.stored_rows(start, stop).reshape(*stored.shape)
+        is_equal = np.array_equal(codes, unpack(ours, bits, BLOCK_SIZE))
+        is_equal &= np.array_equal(
+            theirs.astype(np.float32).view(np.uint32), scales.rows(start, stop).view(np.uint32)
+        )
+        for read in (tensor, packed, scales):
+            read.release(start, stop)
+        return is_equal
+
+    step = max(1, SLICE_VALUES // tensor.shape[1])
+    return all(list(pool.map(rows_equal, range(0, tensor.shape[0], step))))
+
+
+def _summary(tensors: list[dict[str, str]]) -> str:
+    """As: bit-equal: 409 Q4_0; as floats: 250 F32; in the delay gains: 52 Q4_0."""
+    counts = {
+        result: Counter(e["stored"] for e in tensors if e["result"] == result)
+        for result in _RESULTS
+    }
+    parts = [
+        f"{_RESULTS[result]}{', '.join(f'{count} {name}' for name, count in sorted(found.items()))}"
+        for result, found in counts.items()
+        if found
+    ]
+    return "; ".join(parts)
+
+
+_RESULTS = {
+    "exact": "bit-equal: ",
+    "requantised": "requantised: ",
+    "float": "as floats: ",
+    "folded": "in the delay gains: ",
+}

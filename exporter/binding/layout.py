@@ -1,0 +1,61 @@
+"""Where each weight of a graph stands in the data files, known from shapes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from ..checkpoint.external_data import Place
+
+ALIGNMENT = 4096  # bytes; what onnxruntime needs to map a tensor
+
+
+@dataclass(slots=True)
+class Layout:
+    """Places of all initializers, and the size of each data file."""
+
+    places: dict[str, Place] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+def lay_out(module: nn.Module, data_file: str, shard_size: int) -> Layout:
+    """Assign every parameter of a module a location in the external data files.
+
+    They stand in the module's order, the tied table last and in a file of its own.
+
+    A file ends before it would outgrow `shard_size` bytes; a larger tensor stands alone. The first
+    is `data_file`, the next `data_file` with `_1`.
+    """
+    layout = Layout()
+    sizes = {
+        name: value.numel() * value.element_size() for name, value in module.state_dict().items()
+    }
+    # the same bytes
+    aliases = {name: name.replace(".gather_", ".") for name in sizes if ".gather_" in name}
+    table = [name for name in sizes if ".embed_tokens." in name and name not in aliases]
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name in [name for name in sizes if name not in table and name not in aliases]:
+        need = _aligned(sizes[name])
+        if shards[-1] and size + need > shard_size:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += need
+    if table:
+        shards.append(table)
+    for number, shard in enumerate(filter(None, shards)):
+        file = data_file + (f"_{number}" if number else "")
+        offset = 0
+        for name in shard:
+            layout.places[name] = Place(file, offset, sizes[name])
+            offset += _aligned(sizes[name])
+        last = layout.places[shard[-1]]
+        layout.sizes[file] = last.offset + last.size
+    layout.places |= {name: layout.places[source] for name, source in aliases.items()}
+    return layout
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,180 @@
+"""How each initializer is made from the checkpoint's tensors, in slices of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import numpy as np
+from torch import nn
+
+from ...quant import gguf
+from ...quant.blocks import quantize_blockwise
+from ...quant.packing import pack, unpack
+from ...quant.recipe import Rule
+from ..checkpoint.open import Checkpoint
+from ..checkpoint.tensors import Tensor
+from ..model import layers, linear, voxtral
+from ..model.delay_gains import delay_gains
+
+# converted at a time; smaller slices lose the second thread to the interpreter's lock
+SLICE_ELEMENTS = 1 << 19
+MAPPED_ELEMENTS = 1 << 23  # of a checkpoint's pages at most in memory where columns are read
+
+
+class Sink(Protocol):
+    """Where initializers are written."""
+
+    def write(self, name: str, values: np.ndarray, at: int) -> None:
+        """Write values from the initializer's element `at` on, in its own type, from any thread."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How some initializers are made from some tensors, in slices of rows."""
+
+    tensors: tuple[Tensor, ...]
+    # first row, end row -> values of these rows by initializer
+    make: Callable[[int, int], dict[str, np.ndarray]]
+    # fills of one part of the module by the same rule make the same values
+    rule: Rule | None = None
+    num_rows: int = 1
+    row_elements: int = 1
+
+    def slices(self) -> Iterator[tuple[int, int]]:
+        """Row ranges of bounded size."""
+        step = max(1, SLICE_ELEMENTS // self.row_elements)
+        for start in range(0, self.num_rows, step):
+            yield start, min(start + step, self.num_rows)
+
+    def run(self, pool: Executor, sinks: Sequence[Sink]) -> None:
+        """Make all rows, slices at a time, and write them to every sink."""
+        for _ in pool.map(lambda rows: self.write(sinks, *rows), self.slices()):
+            pass
+
+    def write(self, sinks: Sequence[Sink], start: int, stop: int) -> None:
+        """Make the rows [start, stop) once and write them to every sink."""
+        for name, values in self.make(start, stop).items():
+            for sink in sinks:
+                sink.write(name, values, start * (values.size // (stop - start)))
+
+
+def fills_of(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> Iterator[Fill]:
+    """Yield the weight recipes of every parameter of a module.
+
+    `name` is the module's name in the model. The order is the same for every precision.
+    """
+    for path, part in module.named_modules(prefix=name):
+        prefix = path + "." if path else ""
+        tensors = checkpoint.tensors
+        match part:
+            case linear.QuantizedLinear() | linear.QuantizedTiedEmbedding():
+                yield _quantize(prefix, tensors[prefix + "weight"], part.rule)
+            case linear.DequantizedWeight():
+                yield _quantize_transposed(prefix, tensors[prefix + "weight"], part.rule)
+            case linear.Linear():
+                yield _transpose(prefix + "weight", tensors[prefix + "weight"])
+            case layers.RMSNorm() | voxtral.Conv() | linear.TiedEmbedding():
+                yield _copy(prefix + "weight", tensors[prefix + "weight"])
+            case layers.DelayGain():
+                yield _delay_gains(prefix, tensors)
+            case linear.WithConstants():
+                yield _constants(prefix, part)
+        if getattr(part, "bias", None) is not None:
+            yield _copy(prefix + "bias", tensors[prefix + "bias"])
+
+
+def _copy(name: str, tensor: Tensor) -> Fill:
+    def make(start: int, stop: int) -> dict[str, np.ndarray]:
+        values = tensor.rows(start, stop)
+        tensor.release(start, stop)
+        return {name: values}
+
+    return Fill((tensor,), make, None, tensor.shape[0], prod(tensor.shape[1:]))
+
+
+def _transpose(name: str, tensor: Tensor) -> Fill:
+    rows, columns = tensor.shape
+    return Fill(
+        (tensor,), lambda start, stop: {name: tensor.columns(start, stop)}, None, columns, rows
+    )
+
+
+def _quantize(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
+    def make(start: int, stop: int) -> dict[str, np.ndarray]:
+        if gguf.keeps(rule, tensor.encoding.name):
+            blocks = gguf.repack(tensor.stored_rows(start, stop), rule.bits, tensor.name)
+        else:
+            blocks = quantize_blockwise(tensor.rows(start, stop), rule, tensor.name)
+        tensor.release(start, stop)
+        pieces = {
+            "weight": blocks.packed,
+            "scales": blocks.scales,
+            "zero_points": blocks.zero_points,
+        }
+        return {prefix + name: values for name, values in pieces.items() if values is not None}
+
+    return Fill((tensor,), make, rule, *tensor.shape)
+
+
+def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
+    """Return the weight recipe that puts a matrix's inputs along the first axis.
+
+    Codes and scales are those of `_quantize`, made for some blocks of inputs and all outputs at a
+    time.
+    """
+    outputs, inputs = tensor.shape
+    num_blocks, middle = -(-inputs // rule.block_size), 1 << (rule.bits - 1)
+    step = max(1, MAPPED_ELEMENTS // inputs)
+
+    def make(start: int, stop: int) -> dict[str, np.ndarray]:
+        first, last = start * rule.block_size, min(stop * rule.block_size, inputs)
+        codes = np.empty((last - first, outputs), np.uint8)
+        scales = np.empty((stop - start, outputs), np.float32)
+        zeros = np.full((stop - start, outputs), middle, np.uint8)
+        for begin in range(0, outputs, step):
+            end = min(begin + step, outputs)
+            if gguf.keeps(rule, tensor.encoding.name):
+                stored = tensor.stored_rows(begin, end).reshape(end - begin, num_blocks, -1)[
+                    :, start:stop
+                ]
+                blocks = gguf.repack(stored.reshape(end - begin, -1), rule.bits, tensor.name)
+            else:
+                blocks = quantize_blockwise(
+                    tensor.columns(first, last, begin, end).T, rule, tensor.name
+                )
+            of_rows = unpack(blocks.packed, rule.bits, rule.block_size).reshape(end - begin, -1)
+            codes[:, begin:end] = of_rows[:, : last - first].T
+            scales[:, begin:end] = blocks.scales.T
+            if blocks.zero_points is not None:
+                zeros[:, begin:end] = unpack(blocks.zero_points, rule.bits, stop - start).T
+            tensor.release(begin, end)
+        return {
+            prefix + "weight": pack(codes, rule.bits),
+            prefix + "scales": scales,
+            prefix + "zero_points": pack(zeros, rule.bits),
+        }
+
+    # codes are kept, in bytes
+    return Fill((tensor,), make, rule, num_blocks, rule.block_size * outputs // 4)
+
+
+def _delay_gains(prefix: str, tensors: Mapping[str, Tensor]) -> Fill:
+    """Compute the table, or copy an artifact's."""
+    if (table := tensors.get(prefix + "table")) is not None:
+        return _copy(prefix + "table", table)
+    linear1, linear2 = (tensors[f"{prefix}{name}.weight"] for name in ("linear1", "linear2"))
+    return Fill(
+        (linear1, linear2),
+        lambda start, stop: {prefix + "table": delay_gains(linear1.rows(), linear2.rows())},
+    )
+
+
+def _constants(prefix: str, part: linear.WithConstants) -> Fill:
+    return Fill(
+        (), lambda start, stop: {prefix + name: values for name, values in part.constants().items()}
+    )

@@ -1,0 +1,1 @@
+"""The model run layer by layer on speech, to measure what bits cost and spend them."""

@@ -1,0 +1,66 @@
+"""Bits where they matter: of every group of tensors one form, the least drift within a size.
+
+Drifts add up, because the errors of different groups are independent and the drift is about
+quadratic in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import QuantizationError
+
+# that the bytes to spend are counted in; sizes round up to them, which wastes 0.1 % at most
+CELLS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way to store a group of tensors."""
+
+    bits: int
+    block_size: int
+    size: int  # bytes
+    drift: float  # how far the model's decisions move, 0 or more
+
+
+def spend(groups: Sequence[Sequence[Form]], budget: int) -> list[int]:
+    """Return the index of each group's storage option for the least total drift.
+
+    The sizes of the options together fit `budget` bytes.
+
+    A knapsack with one choice a group, solved exactly up to the rounding of sizes.
+
+    Raises:
+        QuantizationError: not even the smallest forms fit; says what they need.
+    """
+    least = [min(form.size for form in forms) for forms in groups]
+    spare = budget - sum(least)
+    if spare < 0:
+        raise QuantizationError(f"budget: expected at least {sum(least):,} bytes, got {budget:,}")
+    cell = max(1, -(-spare // CELLS))
+    cells = spare // cell
+    drift = np.zeros(cells + 1)  # the least sum so far, by cells that may be used
+    chosen = []
+    for forms, smallest in zip(groups, least, strict=True):
+        best, index = np.full(cells + 1, np.inf), np.zeros(cells + 1, np.int16)
+        for i, form in enumerate(forms):
+            extra = -(-(form.size - smallest) // cell)
+            if extra > cells:
+                continue
+            sums = drift[: cells + 1 - extra] + form.drift
+            is_better = sums < best[extra:]
+            best[extra:][is_better] = sums[is_better]
+            index[extra:][is_better] = i
+        drift = best
+        chosen.append(index)
+    picks, at = [], cells
+    for forms, smallest, index in zip(
+        reversed(groups), reversed(least), reversed(chosen), strict=True
+    ):
+        picks.append(int(index[at]))
+        at -= -(-(forms[picks[-1]].size - smallest) // cell)
+    return picks[::-1]

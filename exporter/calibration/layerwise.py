@@ -1,0 +1,391 @@
+"""The model in PyTorch, one layer's weights in memory at a time.
+
+The modules that are traced for export also run, here stage by stage over whole recordings: a stage
+is built, filled by the exporter's own binding, applied to the activations of all recordings and
+dropped, so the 4B model needs the memory of one layer. By a recipe a stage has the weights that an
+export would quantise, multiplied in float32: the rounding of weights shows, that of activations
+(`accuracy_level`) does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from ...config import TransformerConfig, VoxtralConfig
+from ...errors import ShapeError
+from ...quant.recipe import FLOAT, Recipe
+from ..binding.recipes import fills_of
+from ..checkpoint.open import Checkpoint
+from ..checkpoint.tekken import read_tekken
+from ..model import ops
+from ..model.layers import Layer, Positions, RMSNorm
+from ..model.linear import (
+    Build,
+    DequantizedTiedEmbedding,
+    Linear,
+    QuantizedLinear,
+    QuantizedTiedEmbedding,
+    Table,
+)
+from ..model.voxtral import Embedder, Projector
+
+STEM, PROJECTOR = "audio_tower.embedder", "multi_modal_projector"
+FINAL_NORM, TABLE = "language_model.norm", "language_model.embed_tokens"
+# positions that go through a layer in one call: bounds the scores of attention and the inner width
+ROWS = 512
+TABLE_ROWS = 4096  # of the tied table, in memory at a time
+
+Module = TypeVar("Module", bound=nn.Module)
+Stage = Callable[[Tensor], Tensor]
+Observer = Callable[[str, Tensor], None]
+
+
+class Choices:
+    """Decisions of the decoder at every position, from slices of logits.
+
+    They are those that its graph's output `step` has.
+
+    word: float64 [rows], the best logit besides the blank's; blank: the blank's; log_sum: of all
+    their exponentials.
+    """
+
+    def __init__(self, rows: int, blank_id: int):
+        self.blank_id = blank_id
+        self.word = torch.full((rows,), -torch.inf, dtype=torch.float64)
+        self.blank, self.log_sum = self.word.clone(), self.word.clone()
+        self.best = torch.zeros(rows, dtype=torch.long)
+
+    def see(self, first: int, logits: Tensor) -> None:
+        """Take the logits [rows, ids] of the ids from `first` on; slices come in order."""
+        self.log_sum = torch.logaddexp(self.log_sum, logits.double().logsumexp(-1))
+        at = self.blank_id - first
+        if 0 <= at < logits.shape[1]:
+            self.blank = logits[:, at].double()
+            logits = logits.index_fill(1, torch.tensor([at]), -torch.inf)
+        highest, best = logits.max(-1)
+        self.best = torch.where(highest > self.word, best + first, self.best)
+        self.word = torch.maximum(self.word, highest)
+
+    @property
+    def blank_margins(self) -> Tensor:
+        """The blank's logit less the best other one: float64 [rows]."""
+        return self.blank - self.word
+
+    @property
+    def ids(self) -> Tensor:
+        """The chosen tokens, int64 [rows]; a tie goes to the lower id."""
+        is_blank = (self.blank > self.word) | (
+            (self.blank == self.word) & (self.best > self.blank_id)
+        )
+        return torch.where(is_blank, self.blank_id, self.best)
+
+    @property
+    def logprobs(self) -> Tensor:
+        """Of the chosen tokens: float64 [rows]."""
+        return torch.maximum(self.word, self.blank) - self.log_sum
+
+
+class Layerwise:
+    """A checkpoint's model as a row of stages, none of which is kept.
+
+    Activations are float32 [rows, width] of one whole recording, from position 0 on:
+
+        audio_tower.embedder        [n_mels, frames] -> [frames / 2, encoder.hidden_size]
+        audio_tower.layers.{i}      the same shape
+        multi_modal_projector       -> [tokens, decoder.hidden_size]; the encoder's final norm
+        included language_model.layers.{i}   the same shape language_model.norm         the same
+        shape: what the head multiplies
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        recipe: Recipe = FLOAT,
+        *,
+        num_delay_tokens: int | None = None,
+        observe: Observer | None = None,
+    ):
+        """Nothing is read yet.
+
+        Args:
+            checkpoint: what `open_checkpoint` returns.
+            recipe: linear layers and table that it names run with quantised weights, the others in
+                float.
+            num_delay_tokens: by default the tokenizer's.
+            observe: called with the name and the inputs [rows, in_features] of every linear layer
+                that runs, the head (`language_model.embed_tokens`) included; once for every `ROWS`
+                positions.
+        """
+        self.checkpoint, self.config = checkpoint, checkpoint.config
+        self.build, self.observe = Build(torch.float32, recipe), observe
+        self.tokens, self.streaming = read_tekken(
+            checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms
+        )
+        default = self.streaming.default_delay_tokens
+        self.num_delay_tokens = default if num_delay_tokens is None else num_delay_tokens
+
+    def encode(self, input_features: Tensor, keep: dict[str, Tensor] | None = None) -> Tensor:
+        """Audio embeddings [tokens, hidden_size] of log-mel frames [n_mels, frames].
+
+        keep: receives the input of every stage by the stage's name.
+
+        Raises:
+            ShapeError: the frames are not those of whole tokens.
+        """
+        audio = self.config.audio
+        n_mels, frames = input_features.shape
+        if n_mels != audio.n_mels or frames % audio.frames_per_token:
+            raise ShapeError(
+                f"input_features: expected [{audio.n_mels}, multiple of {audio.frames_per_token}], "
+                f"got {list(input_features.shape)}"
+            )
+        return self._through(encoder_stages(self.config), input_features, keep)
+
+    def decode(
+        self, input_ids: Tensor, audio_embeds: Tensor, keep: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """Return the final hidden states [seq, hidden_size] of a whole token sequence.
+
+        input_ids: int64 [seq]; audio_embeds: the sequence's audio embeddings.
+
+        keep: receives the input of every stage by the stage's name.
+        """
+        x = self.embed(input_ids) + audio_embeds
+        return self._through(decoder_stages(self.config), x, keep)
+
+    def _through(self, stages: Sequence[str], x: Tensor, keep: dict[str, Tensor] | None) -> Tensor:
+        for name in stages:
+            if keep is not None:
+                keep[name] = x
+            (x,) = self.run(name, [x])
+        return x
+
+    def run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return one stage's outputs for several recordings, loading its weights once."""
+        stage = self._stage(name)
+        return [stage(x) for x in inputs]
+
+    def _stage(self, name: str) -> Stage:
+        config, build = self.config, self.build
+        encoder, decoder = config.encoder, config.decoder
+        if name == STEM:
+            return partial(
+                _run_stem,
+                self._load(name, Embedder(build, config.audio.n_mels, encoder.hidden_size)),
+            )
+        if name == PROJECTOR:
+            joined = encoder.hidden_size * encoder.downsample_factor
+            norm = self._load(
+                "audio_tower.norm", RMSNorm(build, encoder.hidden_size, encoder.rms_norm_eps)
+            )
+            projector = self._load(name, Projector(build, joined, decoder.hidden_size))
+            return lambda x: projector(norm(x, None)[0].reshape(-1, joined))
+        if name == FINAL_NORM:
+            norm = self._load(name, RMSNorm(build, decoder.hidden_size, decoder.rms_norm_eps))
+            return lambda x: norm(x, None)[0]
+        is_encoder = name.startswith("audio_tower.")
+        stack = encoder if is_encoder else decoder
+        layer = self._load(name, Layer(build, name, stack, bias=is_encoder, delay=not is_encoder))
+        return partial(_run_layer, layer, stack, torch.tensor([self.num_delay_tokens]))
+
+    def load(self, name: str, module: nn.Module) -> None:
+        """Give a module, whose name in the model this is, its weights.
+
+        Another source of weights replaces this.
+        """
+        fill(module, self.checkpoint, name)
+
+    def _load(self, name: str, module: Module) -> Module:
+        self.load(name, module)
+        for path, part in list(module.named_modules()):
+            if isinstance(part, Linear | QuantizedLinear):
+                linear = part if isinstance(part, Linear) else _Dequantized(part)
+                module.set_submodule(path, linear)
+                if self.observe:
+                    linear.register_forward_pre_hook(
+                        partial(_report, self.observe, f"{name}.{path}")
+                    )
+        return module
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Rows of the tied table: int64 [seq] -> [seq, hidden_size]."""
+        unique, places = input_ids.unique(return_inverse=True)
+        return self.table([(row, row + 1) for row in unique.tolist()]).embed(places)
+
+    def heads(self) -> Iterator[tuple[int, Stage]]:
+        """The head in slices of the vocabulary.
+
+        First id, final hidden states [rows, hidden_size] -> [rows, ids].
+        """
+        vocab_size = self.config.decoder.vocab_size
+        for start in range(0, vocab_size, TABLE_ROWS):
+            yield start, self.table([(start, min(start + TABLE_ROWS, vocab_size))]).logits
+
+    def logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Logits of final hidden states [rows, hidden_size] in slices of the vocabulary.
+
+        First id, [rows, ids].
+        """
+        if self.observe:
+            self.observe(TABLE, hidden)
+        for start, head in self.heads():
+            yield start, head(hidden)
+
+    def table(self, ranges: Sequence[tuple[int, int]]) -> Table:
+        """The table's rows of these ranges, one after the other.
+
+        Another source of weights replaces this.
+        """
+        hidden_size = self.config.decoder.hidden_size
+        table = self.build.tied_embedding(
+            TABLE, sum(stop - start for start, stop in ranges), hidden_size
+        )
+        sink = _Parameters(table, TABLE)
+        for fill in fills_of(table, self.checkpoint, TABLE):
+            at = 0
+            for start, stop in ranges:
+                for name, values in fill.make(start, stop).items():
+                    sink.write(name, values, at * (values.size // (stop - start)))
+                at += stop - start
+        sink.share()
+        return table
+
+    def choose(self, hidden: Tensor) -> Choices:
+        """The greedy choice at final hidden states [rows, hidden_size]; MODEL.md step 8."""
+        choices = Choices(len(hidden), self.tokens.streaming_pad)
+        for first, logits in self.logits(hidden):
+            choices.see(first, logits)
+        return choices
+
+
+def encoder_stages(config: VoxtralConfig) -> tuple[str, ...]:
+    """Names of the stages from log-mel frames to audio embeddings."""
+    layers = (f"audio_tower.layers.{i}" for i in range(config.encoder.num_hidden_layers))
+    return (STEM, *layers, PROJECTOR)
+
+
+def decoder_stages(config: VoxtralConfig) -> tuple[str, ...]:
+    """Names of the stages from summed embeddings to final hidden states."""
+    return (
+        *(f"language_model.layers.{i}" for i in range(config.decoder.num_hidden_layers)),
+        FINAL_NORM,
+    )
+
+
+def fill(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> None:
+    """Give a module, whose name in the model this is, the checkpoint's weights."""
+    sink = _Parameters(module, name)
+    with ThreadPoolExecutor() as pool:
+        for part in fills_of(module, checkpoint, name):
+            part.run(pool, [sink])
+            for tensor in part.tensors:
+                tensor.release()
+    sink.share()
+
+
+def rotation(
+    stack: TransformerConfig, start: int, rows: int, batch: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of the absolute positions from `start` on.
+
+    Both are [batch, rows, head_dim / 2], computed in float64 and rounded to float32.
+    """
+    frequencies = stack.rope_theta ** (
+        -torch.arange(0, stack.head_dim, 2, dtype=torch.float64) / stack.head_dim
+    )
+    angles = torch.arange(start, start + rows, dtype=torch.float64)[:, None] * frequencies
+    angles = angles.expand(batch, rows, -1)
+    return angles.cos().float(), angles.sin().float()
+
+
+def _run_stem(embedder: Embedder, input_features: Tensor) -> Tensor:
+    conv1_state = torch.zeros(1, input_features.shape[0], 2)
+    conv2_state = torch.zeros(1, embedder.conv2.weight.shape[1], 1)
+    parts = []
+    for part in input_features[None].split(2 * ROWS, -1):
+        x, conv1_state = embedder.conv1(conv1_state, part)
+        x, conv2_state = embedder.conv2(conv2_state, x)
+        parts.append(x[0].T)
+    return torch.cat(parts)
+
+
+def _run_layer(
+    layer: Layer, stack: TransformerConfig, num_delay_tokens: Tensor, x: Tensor
+) -> Tensor:
+    """Some rows a call.
+
+    The keys and values before them that the window shows stand in front of theirs.
+    """
+    key = value = torch.zeros(1, stack.num_key_value_heads, 0, stack.head_dim)
+    parts = []
+    for start in range(0, len(x), ROWS):
+        part = x[None, start : start + ROWS]
+        rows, seen = part.shape[1], min(start, stack.sliding_window - 1)
+        past = [
+            F.pad(rows_before[:, :, rows_before.shape[2] - seen :], (0, 0, 0, rows))
+            for rows_before in (key, value)
+        ]
+        last = torch.tensor([seen + rows - 1], dtype=torch.int32)
+        capacity = torch.tensor(seen + rows)
+        at = Positions(*rotation(stack, start, rows), last, capacity)
+        residual, branch, key, value = layer(part, None, at, *past, num_delay_tokens)
+        parts.append((residual + branch)[0])
+    return torch.cat(parts)
+
+
+class _Dequantized(nn.Module):
+    """A quantised linear layer with float weights, as several calls multiply by them."""
+
+    def __init__(self, part: QuantizedLinear):
+        super().__init__()
+        self.bias = part.bias
+        self.weight = nn.Parameter(
+            torch.empty(len(part.weight), part.in_features), requires_grad=False
+        )
+        # in slices, because every step of unpacking copies
+        for start in range(0, len(part.weight), ROWS):
+            rows = slice(start, start + ROWS)
+            zeros = None if part.zero_points is None else part.zero_points[rows]
+            values = ops.dequantize(part.weight[rows], part.scales[rows], zeros, part.rule.bits)
+            self.weight[rows] = values.flatten(1)[:, : part.in_features]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+def _report(observe: Observer, name: str, part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    observe(name, inputs[0].flatten(0, -2))
+
+
+class _Parameters:
+    """Stands where the data files stand: the same fills, into a module."""
+
+    def __init__(self, module: nn.Module, name: str):
+        self.module = module
+        prefix = name + "." if name else ""
+        self.arrays = {
+            prefix + key: value.numpy().reshape(-1) for key, value in module.state_dict().items()
+        }
+
+    def write(self, name: str, values: np.ndarray, at: int) -> None:
+        """Write to the parameter, converted to its type."""
+        self.arrays[name][at : at + values.size] = values.reshape(-1)
+
+    def share(self) -> None:
+        """Let a quantised table gather from the scales and codes of its projection.
+
+        It gathers with the same scales under a third axis, or with the same codes as bytes.
+        """
+        for part in self.module.modules():
+            if isinstance(part, QuantizedTiedEmbedding):
+                part.gather_scales = nn.Parameter(part.scales[..., None], requires_grad=False)
+            elif isinstance(part, DequantizedTiedEmbedding):
+                part.gather_weight = part.weight

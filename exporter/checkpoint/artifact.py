@@ -1,0 +1,201 @@
+"""An artifact as a checkpoint.
+
+Its weights as lazy tensors, to be quantised without the checkpoint they came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..._version import __version__
+from ...errors import ArtifactError, QuantizationError
+from ...manifest import FILE_NAME, TOKENIZER, Manifest, Precision
+from .external_data import read_initializers
+from .names import EMBEDDING, held_shapes
+from .open import Card, Checkpoint, versions
+from .tensors import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Transposed(Tensor):
+    """A matrix that stands transposed in its file, as MatMul wants it."""
+
+    inner: Tensor = field(kw_only=True)
+
+    @classmethod
+    def of(cls, inner: Tensor) -> Transposed:
+        """The transpose of a stored matrix."""
+        return cls(inner.name, inner.shape[::-1], inner.encoding, inner.span, inner=inner)
+
+    def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float32 copy of the rows [start, stop)."""
+        return np.ascontiguousarray(
+            self.inner.columns(start, self.shape[0] if stop is None else stop)
+        )
+
+    def columns(
+        self, start: int, stop: int, first_row: int = 0, end_row: int | None = None
+    ) -> np.ndarray:
+        """Return a float32 copy of some columns, transposed: [columns, rows].
+
+        They are the columns [start, stop) of the rows [first_row, end_row).
+        """
+        return self.inner.rows(start, stop)[:, first_row:end_row]
+
+    def release(self, start: int = 0, stop: int | None = None) -> None:
+        """Let the operating system drop the whole matrix, as each row is spread over all of it."""
+        if start == 0 and stop in (None, self.shape[0]):
+            self.inner.release()
+
+
+@dataclass(frozen=True, slots=True)
+class EightBits(Tensor):
+    """A matrix in blocks of 8-bit codes."""
+
+    inner: Tensor = field(kw_only=True)  # codes [N, num_blocks, block_size]
+    scales: Tensor = field(kw_only=True)  # [N, num_blocks]
+    zero_points: Tensor | None = field(kw_only=True)  # the same; None: 128 everywhere
+
+    @classmethod
+    def of(
+        cls, inner: Tensor, scales: Tensor, zero_points: Tensor | None, shape: tuple[int, ...]
+    ) -> EightBits:
+        """The matrix of this shape that the blocks stand for."""
+        return cls(
+            inner.name,
+            shape,
+            inner.encoding,
+            inner.span,
+            inner=inner,
+            scales=scales,
+            zero_points=zero_points,
+        )
+
+    def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float32 copy of the rows [start, stop)."""
+        return self._values(start, stop, 0, self.inner.shape[1])[:, : self.shape[1]]
+
+    def columns(
+        self, start: int, stop: int, first_row: int = 0, end_row: int | None = None
+    ) -> np.ndarray:
+        """Return a float32 copy of some columns, transposed: [columns, rows].
+
+        They are the columns [start, stop) of the rows [first_row, end_row).
+        """
+        size = self.inner.shape[2]
+        first, end = start // size, -(-stop // size)
+        values = self._values(first_row, end_row, first, end)
+        return values[:, start - first * size : stop - first * size].T
+
+    def _values(self, start: int, stop: int | None, first: int, end: int) -> np.ndarray:
+        """Rows [start, stop) of the blocks [first, end)."""
+        codes = (
+            self.inner.stored_rows(start, stop)
+            .reshape(-1, *self.inner.shape[1:])[:, first:end]
+            .astype(np.float32)
+        )
+        zeros = (
+            np.float32(128)
+            if self.zero_points is None
+            else self.zero_points.rows(start, stop)[:, first:end, None]
+        )
+        values = (codes - zeros) * self.scales.rows(start, stop)[:, first:end, None]
+        return values.reshape(len(values), -1)
+
+    def release(self, start: int = 0, stop: int | None = None) -> None:
+        """Let the operating system drop the pages of the rows [start, stop)."""
+        for part in (self.inner, self.scales, self.zero_points):
+            if part is not None:
+                part.release(start, stop)
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether a folder holds a finished artifact."""
+    return (folder / FILE_NAME).is_file()
+
+
+def open_artifact(folder: Path) -> Checkpoint:
+    """Open the most exact precision of an artifact: float32, float16, or blocks of 8 bits.
+
+    In float32 its fingerprint and its tensors are the checkpoint's, but for the delay gains: their
+    last place is float32's, where those of a checkpoint are computed in float64.
+
+    Raises:
+        ArtifactError: not an artifact, or a damaged one.
+        QuantizationError: every precision has 4-bit weights.
+    """
+    manifest = Manifest.read(folder)
+    manifest.check_files(folder)
+    ranks = {
+        name: rank
+        for name, kind in manifest.precisions.items()
+        if (rank := _rank(kind)) is not None
+    }
+    if not ranks:
+        raise QuantizationError(
+            f"{folder}: holds 4-bit weights alone ({', '.join(manifest.precisions)}), and rounding "
+            "twice loses more "
+            "than the bits say; quantise the checkpoint it was made of, whose fingerprint begins "
+            "with "
+            f"{manifest.fingerprint[:16]}: voxtral-onnx quantize CHECKPOINT"
+        )
+    chosen = min(ranks, key=ranks.__getitem__)
+    kind = manifest.precisions[chosen]
+    found = read_initializers(folder, kind.encoder) | read_initializers(folder, kind.decoder)
+    tensors = {}
+    for name, shape in held_shapes(manifest.config).items():
+        module = name.removesuffix(".weight")
+        if scales := found.get(f"{module}.scales"):
+            tensors[name] = EightBits.of(
+                found[name], scales, found.get(f"{module}.zero_points"), shape
+            )
+        elif len(shape) == 2 and name != EMBEDDING:
+            tensors[name] = Transposed.of(found[name])
+        else:
+            tensors[name] = found[name]
+        if tensors[name].shape != shape:
+            raise ArtifactError(
+                f"{folder}: {name}: expected {list(shape)}, got {list(tensors[name].shape)}"
+            )
+
+    audio = manifest.config.audio
+    ms_per_token = 1000 * audio.samples_per_token // audio.sample_rate
+    delays = tuple(ms_per_token * tokens for tokens in manifest.streaming.trained_delay_tokens)
+    return Checkpoint(
+        folder,
+        f"artifact, {chosen}",
+        manifest.config,
+        tensors,
+        (folder / TOKENIZER).read_bytes(),
+        Card(manifest.scope, delays, manifest.license),
+        versions(folder / name for name in (FILE_NAME, *manifest.files)),
+        {"encoder": folder / kind.encoder.path, "decoder": folder / kind.decoder.path}
+        if manifest.generator == f"voxtral-onnx {__version__}"
+        else {},
+        _fingerprint(manifest, chosen),
+    )
+
+
+def _fingerprint(manifest: Manifest, precision: str) -> str:
+    """Return the checkpoint's for its own weights.
+
+    For rounded ones, that and the rounding hashed.
+    """
+    kind = manifest.precisions[precision]
+    if _rank(kind) == 0:
+        return manifest.fingerprint
+    facts = [manifest.fingerprint, kind.activation_dtype, kind.recipe]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _rank(precision: Precision) -> int | None:
+    """0 for the most exact; None for 4-bit weights."""
+    bits = {rule["bits"] for rule in precision.recipe["rules"]}
+    if not bits:
+        return 0 if precision.activation_dtype == "float32" else 1
+    return 2 if bits == {8} else None

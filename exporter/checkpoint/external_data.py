@@ -1,0 +1,78 @@
+"""The weights of an artifact's graph.
+
+Where they stand, and as the checkpoint's tensors are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from ...errors import ArtifactError
+from ...manifest import GraphSpec
+from .tensors import F16, F32, U8, Encoding, Span, Tensor, map_file
+
+_ENCODINGS: dict[int, Encoding] = {
+    onnx.TensorProto.FLOAT: F32,
+    onnx.TensorProto.FLOAT16: F16,
+    onnx.TensorProto.UINT8: U8,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an initializer's bytes stand."""
+
+    file: str  # below the artifact folder
+    offset: int
+    size: int
+
+
+def read_initializers(folder: Path, graph: GraphSpec) -> dict[str, Tensor]:
+    """Lazy tensors of the initializers that stand in data files, by name, in the graph's row order.
+
+    Raises:
+        ArtifactError: the graph names a file that is not its own, or bytes that it does not hold.
+    """
+    files = {name: Span((map_file(folder / name),)) for name in graph.data}
+    found = {}
+    for initializer in _external_initializers(folder / graph.path):
+        name, place = initializer.name, _place(graph.path, initializer)
+        file, end = files.get(place.file), place.offset + place.size
+        if file is None or end > file.size:
+            raise ArtifactError(
+                f"{folder / graph.path}: {name}: no such bytes in {place.file}; export again"
+            )
+        encoding = _ENCODINGS[initializer.data_type]
+        found[name] = Tensor(name, tuple(initializer.dims), encoding, file.part(place.offset, end))
+    return found
+
+
+def read_places(folder: Path, graph_file: str) -> dict[str, Place]:
+    """Where the initializers of a graph stand that are in data files, by name.
+
+    Raises:
+        ArtifactError: the graph does not parse.
+    """
+    return {
+        tensor.name: _place(graph_file, tensor)
+        for tensor in _external_initializers(folder / graph_file)
+    }
+
+
+def _external_initializers(path: Path) -> list[onnx.TensorProto]:
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except Exception as error:  # the parser has no exception of its own
+        raise ArtifactError(f"{path}: not a readable ONNX file ({error}); export again") from error
+    external = onnx.TensorProto.EXTERNAL
+    return [tensor for tensor in model.graph.initializer if tensor.data_location == external]
+
+
+def _place(graph_file: str, tensor: onnx.TensorProto) -> Place:
+    where = {entry.key: entry.value for entry in tensor.external_data}
+    size = _ENCODINGS[tensor.data_type].num_bytes(tuple(tensor.dims))
+    file = Path(graph_file).with_name(where["location"]).as_posix()
+    return Place(file, int(where.get("offset", 0)), size)

@@ -1,0 +1,261 @@
+"""Checkpoints of any layout as lazy tensors under one set of names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from ...config import RELEASED, VoxtralConfig
+from ...errors import CheckpointError
+from ...manifest import FILE_NAME as ARTIFACT
+from . import gguf, names
+from .safetensors import _open_hf_files, _open_safetensors, _read_bytes, _read_json
+from .tensors import Tensor
+
+_SUFFIXES = {".safetensors", ".json"}
+_CARD_KEYS = {"scope", "trained_delays_ms", "license"}
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Optional `card.json`: what neither the hyperparameters nor the tokenizer say."""
+
+    scope: str | None = None  # one sentence shown to users
+    trained_delays_ms: tuple[int, ...] = (*range(80, 1201, 80), 2400)  # Mistral's model card
+    # of the weights, by the hub's identifier; the released model's
+    license: str | None = "apache-2.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model's hyperparameters, tensors and tokenizer, whatever the layout on disk."""
+
+    source: Path  # a folder, or a file
+    layout: str
+    config: VoxtralConfig
+    tensors: Mapping[str, Tensor]  # the census; an artifact's have `weights.held_shapes`
+    tokenizer: bytes  # tekken.json as it is
+    card: Card
+    # size and time of change in nanoseconds of each file, when it was opened
+    files: Mapping[Path, tuple[int, int]]
+    # an artifact's, by role, as this version traces them
+    graphs: Mapping[str, Path] = field(default_factory=dict)
+    known_fingerprint: str | None = None  # an artifact's, which its manifest has
+
+    def fingerprint(self) -> str:
+        """sha256 over the hyperparameters and the first row of every tensor.
+
+        The same for every layout.
+        """
+        if self.known_fingerprint is not None:
+            return self.known_fingerprint
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(name.encode())
+            digest.update(tensor.rows(0, None if len(tensor.shape) == 1 else 1).tobytes())
+            tensor.release(0, 1)
+        return digest.hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Compare sizes and times of the files with those at opening.
+
+        Raises:
+            CheckpointError: naming every file that changed while it was read.
+        """
+        now = versions(self.files)
+        if changed := sorted(path.name for path in self.files if self.files[path] != now.get(path)):
+            raise CheckpointError(
+                f"{self.source}: changed while it was read: {', '.join(changed)}; export again "
+                "when nothing writes it"
+            )
+
+    def num_bytes(self, *prefixes: str) -> int:
+        """Bytes of the tensors whose names begin so, as stored."""
+        return sum(
+            tensor.num_bytes
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefixes or "")
+        )
+
+
+def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
+    """Open a folder in Mistral's or Hugging Face's layout, or a GGUF, and check its census.
+
+    Mistral: `params.json`, `consolidated.safetensors`. Hugging Face: `config.json`,
+    `processor_config.json`, `model.safetensors` or `model.safetensors.index.json` with shards.
+    Where a folder holds both, Mistral's is read. GGUF: one file, or its shards as `gguf.find`
+    describes.
+
+    Args:
+        source: the folder, the file, or a pattern of shards.
+        tokenizer: Mistral's `tekken.json`; by default the one beside the weights.
+
+    Raises:
+        CheckpointError: a file or tensor is missing, damaged, unknown or misshapen.
+    """
+    if (source / ARTIFACT).exists():
+        raise CheckpointError(
+            f"{source}: an artifact, not a checkpoint; name what it was exported from"
+        )
+    has_params, has_config = ((source / name).exists() for name in ("params.json", "config.json"))
+    if not (has_params or has_config) and (shards := gguf.find(source)):
+        return _open_gguf(source, shards, tokenizer)
+    if not source.is_dir():
+        raise CheckpointError(
+            f"{source}: expected a checkpoint folder or a GGUF, found "
+            f"{'a file' if source.exists() else 'nothing'}"
+        )
+    try:
+        files = versions(path for path in sorted(source.iterdir()) if path.suffix in _SUFFIXES)
+    except OSError as error:
+        raise CheckpointError(f"{source}: cannot be read ({error.strerror or error})") from error
+    config = read_config(source)
+    if has_params:
+        found = _open_safetensors(source / "consolidated.safetensors")
+        layout = names.MISTRAL
+    else:
+        found = _open_hf_files(source)
+        live = any(name.startswith("model.") for name in found)
+        layout = names.HF_LIVE if live else names.HF
+    tensors = _take_census(source, found, config, layout)
+    content = _read_bytes(tokenizer or source / "tekken.json")
+    return Checkpoint(source, layout.name, config, tensors, content, read_card(source), files)
+
+
+def read_config(folder: Path) -> VoxtralConfig:
+    """The hyperparameters of a checkpoint folder of either layout.
+
+    Raises:
+        CheckpointError: there are none, or they are not of this architecture.
+    """
+    if (folder / "params.json").exists():
+        return VoxtralConfig.from_params(_read_json(folder / "params.json"))
+    if (folder / "config.json").exists():
+        return VoxtralConfig.from_hf(
+            _read_json(folder / "config.json"), _read_json(folder / "processor_config.json")
+        )
+    raise CheckpointError(
+        f"{folder}: expected params.json (Mistral's layout), config.json (Hugging Face's) or a "
+        "GGUF, found neither"
+    )
+
+
+def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Checkpoint:
+    tokenizer = tokenizer or shards[0].parent / "tekken.json"
+    if not tokenizer.is_file():
+        raise CheckpointError(
+            f"{source}: a GGUF says too little about its tokenizer, and there is no {tokenizer}; "
+            "pass Mistral's: "
+            "--tokenizer tekken.json"
+        )
+    files = versions((*shards, tokenizer))
+    found, metadata = gguf.open_gguf(shards)
+    layout = next(
+        (layout for layout in names.GGUF_LAYOUTS if layout.rename(names.EMBEDDING) in found),
+        None,
+    )
+    if layout is None:
+        schemes = "; ".join(
+            f"{layout.name}: {layout.rename(names.EMBEDDING)}, "
+            f"{layout.rename(names.FIRST_PROJECTION)}"
+            for layout in names.GGUF_LAYOUTS
+        )
+        raise CheckpointError(
+            f"{source}: expected the names of one of these schemes: {schemes}; found "
+            f"{', '.join(sorted(found)[:3])}: "
+            "not a GGUF of Voxtral Realtime, or of a converter that is not known here"
+        )
+    config = RELEASED
+    if gguf.CONFIG in metadata:
+        try:
+            config = VoxtralConfig.from_dict(json.loads(str(metadata[gguf.CONFIG])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{source}: {gguf.CONFIG}: not the hyperparameters ({error!r})"
+            ) from error
+    tensors = _take_census(source, found, config, layout)
+    return Checkpoint(source, layout.name, config, tensors, _read_bytes(tokenizer), Card(), files)
+
+
+def versions(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    """Size and time of change of those files that exist."""
+    found = {path: path.stat() for path in paths if path.exists()}
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
+
+
+def _take_census(
+    source: Path, found: dict[str, Tensor], config: VoxtralConfig, layout: names.Layout
+) -> dict[str, Tensor]:
+    """Rename what was found; list by name all that is missing, extra or misshapen."""
+    problems, tensors, expected = [], {}, names.tensor_shapes(config)
+    for name, shape in expected.items():
+        stored_name = layout.rename(name)
+        tensor = found.pop(stored_name, None)
+        if tensor is None:
+            problems.append(f"missing {stored_name} {list(shape)}")
+        elif tensor.shape != shape:
+            problems.append(
+                f"misshapen {stored_name}: expected {list(shape)}, got {list(tensor.shape)}"
+            )
+        else:
+            head_dim = names.rotary_head_dim(name, config) if layout.interleaved else None
+            order = names.half_split_rows(shape[0], head_dim) if head_dim else None
+            tensors[name] = replace(tensor, name=name, order=order)
+    for name in layout.tied_copies & found.keys():
+        copy = found.pop(name)
+        table = tensors.get(names.EMBEDDING)
+        if table is not None and not (copy.shape == table.shape and _same(copy, table)):
+            problems.append(f"{name} differs from the embedding, but this architecture ties them")
+        copy.release()
+    problems += [
+        f"unexpected {name} {list(tensor.shape)}"
+        for name, tensor in found.items()
+        if name not in layout.extras
+    ]
+    if problems:
+        shown = "\n  ".join(
+            problems[:20] + [f"… and {len(problems) - 20} more"] * (len(problems) > 20)
+        )
+        raise CheckpointError(
+            f"{source}: expected the {len(expected)} tensors of this configuration in the "
+            f"{layout.name} layout, "
+            f"got {len(problems)} differences:\n  {shown}"
+        )
+    return tensors
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.encoding == other.encoding and np.array_equal(one.stored_rows(), other.stored_rows())
+
+
+def read_card(folder: Path) -> Card:
+    """`card.json`, or what it stands for where there is none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = folder / "card.json"
+    if not path.exists():
+        return Card()
+    values = _read_json(path)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: expected an object, got {type(values).__name__}")
+    if set(values) - _CARD_KEYS:
+        raise CheckpointError(
+            f"{path}: expected the keys {sorted(_CARD_KEYS)}, got {sorted(values)}"
+        )
+    scope, delays = values.get("scope"), values.get("trained_delays_ms", Card().trained_delays_ms)
+    terms = values.get("license")  # a model that says something of itself is not the released one
+    for key, what, value in (("scope", "a sentence", scope), ("license", "a name", terms)):
+        if not isinstance(value, str | None):
+            raise CheckpointError(f"{path}: '{key}': expected {what}, got {value!r}")
+    if not isinstance(delays, list | tuple) or not all(isinstance(delay, int) for delay in delays):
+        raise CheckpointError(
+            f"{path}: 'trained_delays_ms': expected a list of milliseconds, got {delays!r}"
+        )
+    return Card(scope, tuple(delays), terms)

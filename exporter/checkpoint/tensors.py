@@ -1,0 +1,220 @@
+"""Tensors of mapped files, whatever the format.
+
+Float32 copies of what is asked for, and nothing else in memory.
+
+Files are memory-mapped; `Tensor.rows` copies only what is asked for and `Tensor.release` drops the
+pages behind, so resident memory does not grow with the checkpoint.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import CheckpointError, StorageError
+
+HUGE_PAGE = 2 << 20  # bytes; the system may map as many around the page that is read
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How values stand in a file: in blocks along a row, each of so many bytes."""
+
+    name: str  # the format's own word, as BF16 or Q4_0
+    block_size: int  # values; 1 where every value stands for itself
+    block_bytes: int
+    decode: Callable[[np.ndarray], np.ndarray]  # uint8 [..., bytes] -> a float32 copy [..., values]
+
+    def num_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a tensor."""
+        return prod(shape) // self.block_size * self.block_bytes
+
+
+def _widen_bf16(stored: np.ndarray) -> np.ndarray:  # a bfloat16 is the upper half of a float32
+    return np.left_shift(stored.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
+
+
+BF16 = Encoding("BF16", 1, 2, _widen_bf16)
+F16 = Encoding("F16", 1, 2, lambda stored: stored.view(np.float16).astype(np.float32))
+F32 = Encoding("F32", 1, 4, lambda stored: stored.view(np.float32).copy())
+U8 = Encoding("U8", 1, 1, lambda stored: stored.astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A range of one mapped file."""
+
+    mapping: mmap.mmap
+    offset: int  # bytes from the start of the mapping
+    size: int
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """A view of the bytes [start, stop).
+
+        Raises:
+            CheckpointError: the file has shrunk since it was mapped.
+        """
+        # Reading a mapped page beyond the file's end kills the process, so its size is asked for
+        # before every read. A file that shrinks between the question and the read still does.
+        if self.mapping.size() < self.offset + self.size:
+            raise CheckpointError("its file has shrunk while it was read; download it again")
+        return np.frombuffer(self.mapping, np.uint8, stop - start, self.offset + start)
+
+    def release(self, start: int, stop: int) -> None:
+        """Let the operating system drop the pages of the bytes [start, stop)."""
+        begin, end = max(0, self.offset + start - HUGE_PAGE), self.offset + stop + HUGE_PAGE
+        begin, end = begin - begin % mmap.PAGESIZE, min(end, len(self.mapping))
+        if hasattr(self.mapping, "madvise"):
+            self.mapping.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes in a row, in one file or across the shards that a file was cut into."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(piece.size for piece in self.pieces)
+
+    def part(self, start: int, stop: int) -> Span:
+        """The bytes [start, stop)."""
+        return Span(
+            tuple(
+                Piece(piece.mapping, piece.offset + a, b - a)
+                for piece, a, b in self._within(start, stop)
+            )
+        )
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """The bytes [start, stop): uint8, a view where they stand in one file, else a copy."""
+        parts = [piece.read(a, b) for piece, a, b in self._within(start, stop)]
+        return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.uint8)])
+
+    def release(self, start: int, stop: int) -> None:
+        """Let the operating system drop the pages of the bytes [start, stop)."""
+        for piece, a, b in self._within(start, stop):
+            piece.release(a, b)
+
+    def _within(self, start: int, stop: int) -> list[tuple[Piece, int, int]]:
+        """Each piece that the bytes [start, stop) touch, and which of its own bytes they are."""
+        found, begin = [], 0
+        for piece in self.pieces:
+            a, b = max(start - begin, 0), min(stop - begin, piece.size)
+            if a < b:
+                found.append((piece, a, b))
+            begin += piece.size
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a mapped file, in our row order."""
+
+    name: str
+    shape: tuple[int, ...]
+    encoding: Encoding
+    span: Span
+    order: np.ndarray | None = None  # stored row of each of our rows, None for the same order
+
+    @property
+    def num_values(self) -> int:
+        """Values of the tensor."""
+        return prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes as stored."""
+        return self.span.size
+
+    def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float32 copy of the rows [start, stop) along the first axis.
+
+        Raises:
+            CheckpointError: the file has shrunk since it was opened.
+        """
+        return self.encoding.decode(self.stored_rows(start, stop)).reshape(-1, *self.shape[1:])
+
+    def stored_rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return the rows [start, stop) as the file has them, perhaps as a view.
+
+        They are uint8 [stop - start, bytes of a row].
+
+        Raises:
+            CheckpointError: the file has shrunk since it was opened.
+        """
+        return self._stored(start, stop, slice(None))
+
+    def columns(
+        self, start: int, stop: int, first_row: int = 0, end_row: int | None = None
+    ) -> np.ndarray:
+        """Return a float32 copy of a matrix's columns, transposed: [columns, rows].
+
+        The columns are [start, stop), of all rows or of some of them.
+
+        Raises:
+            CheckpointError: the file has shrunk since it was opened.
+        """
+        size, block = self.encoding.block_size, self.encoding.block_bytes
+        first, end = start // size, -(-stop // size)
+        stored = self._stored(first_row, end_row, slice(first * block, end * block))
+        return self.encoding.decode(stored)[:, start - first * size : stop - first * size].T
+
+    def release(self, start: int = 0, stop: int | None = None) -> None:
+        """Let the operating system drop the pages of the rows [start, stop).
+
+        The rows are counted in the file's order.
+        """
+        size = self._row_bytes
+        self.span.release(start * size, (self.shape[0] if stop is None else stop) * size)
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.num_bytes // self.shape[0]
+
+    def _stored(self, start: int, stop: int | None, part: slice) -> np.ndarray:
+        """Some bytes of each of the rows [start, stop)."""
+        stop = self.shape[0] if stop is None else min(stop, self.shape[0])
+        if self.order is None:
+            return self._read(start, stop)[:, part]
+        wanted = self.order[start:stop]
+        first, end = int(wanted.min()), int(wanted.max()) + 1
+        return self._read(first, end)[:, part][wanted - first]
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        size = self._row_bytes
+        try:
+            return self.span.read(start * size, stop * size).reshape(stop - start, size)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.name}: {error}") from None
+
+
+def map_file(path: Path) -> Piece:
+    """Map a whole file, which must not be empty.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        StorageError: this process may not map so much.
+    """
+    try:
+        with path.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise StorageError(
+                f"{path}: cannot be mapped: the limit on this process's memory leaves no room for "
+                "its "
+                f"{path.stat().st_size / 1e6:,.0f} MB; raise it (ulimit -v unlimited)"
+            ) from error
+        raise CheckpointError(f"{path}: cannot be read ({error}); download it again") from error
+    return Piece(mapping, 0, len(mapping))

@@ -1,0 +1,1 @@
+"""Graphs: traced without weights, cleaned, moved to other precisions; the families of hosts."""

@@ -1,0 +1,94 @@
+"""The native family: mel, encoder and decoder with caches in fixed buffers that the host owns."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ....config import TransformerConfig, VoxtralConfig
+from ....manifest import TensorSpec, Tokens
+from ...model.linear import Build
+from ...model.voxtral import Decoder, Encoder
+from .spec import Family, GraphPlan, PlanOf, add_counts, cache_specs, fused_operators
+
+
+def plans(*, tokens: Tokens, build: Build, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
+    """Encoder and decoder."""
+    return (
+        partial(encoder_plan, build=build, dtype=dtype, suffix=suffix),
+        partial(decoder_plan, tokens=tokens, build=build, dtype=dtype, suffix=suffix),
+    )
+
+
+FAMILY = Family(plans)
+
+
+def encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -> GraphPlan:
+    """C tokens a call: 8c mel frames -> 4c encoder frames -> c audio embeddings; batch 1."""
+    stack, frames = config.encoder, config.audio.frames_per_token
+    rows = f"{stack.downsample_factor}*chunk"
+    states = [
+        ("conv1_state", (1, config.audio.n_mels, 2)),
+        ("conv2_state", (1, stack.hidden_size, 1)),
+    ]
+    return GraphPlan(
+        role="encoder",
+        module=lambda: Encoder(build, config),
+        inputs=(
+            TensorSpec("input_features", "float32", (1, config.audio.n_mels, f"{frames}*chunk")),
+            *(TensorSpec(name, dtype, shape) for name, shape in states),
+            *_positions(stack, dtype, 1, rows),
+            *cache_specs(stack, dtype, 1, "past_key_values", "capacity"),
+        ),
+        outputs=(
+            TensorSpec("audio_embeds", dtype, (1, "chunk", config.decoder.hidden_size)),
+            *(TensorSpec(f"present_{name}", dtype, shape) for name, shape in states),
+            *cache_specs(stack, dtype, 1, "present", "present_capacity"),
+        ),
+        graph_file=f"onnx/encoder{suffix}.onnx",
+        data_file=f"onnx/audio_encoder{suffix}.onnx_data",
+        tensors=("audio_tower.", "multi_modal_projector."),
+        fused_operators={**fused_operators(stack, build, "audio_tower"), "Conv": 2},
+    )
+
+
+def decoder_plan(
+    config: VoxtralConfig, tokens: Tokens, build: Build, dtype: str, suffix: str
+) -> GraphPlan:
+    """Embedding lookup, layers, head and greedy choice; batch > 1 only with seq = 1."""
+    stack = config.decoder
+    step = ("batch", "seq")
+    tied = build.recipe.rule_for("language_model.embed_tokens")
+    head = {"MatMulNBits": 1, "GatherBlockQuantized": 1} if tied else {"Gemm": 1}
+    return GraphPlan(
+        role="decoder",
+        module=lambda: Decoder(build, config, tokens),
+        inputs=(
+            TensorSpec("input_ids", "int64", step),
+            TensorSpec("audio_embeds", dtype, (*step, stack.hidden_size)),
+            TensorSpec("num_delay_tokens", "int64", ("batch",)),
+            *_positions(stack, dtype, "batch", "seq"),
+            TensorSpec("blank_penalty", "float32", step),
+            *cache_specs(stack, dtype, "batch", "past_key_values", "capacity"),
+        ),
+        outputs=(
+            TensorSpec("next_ids", "int64", step),
+            TensorSpec("step", "float32", (*step, 3)),
+            TensorSpec("logits", "float32", (*step, stack.vocab_size)),
+            *cache_specs(stack, dtype, "batch", "present", "present_capacity"),
+        ),
+        graph_file=f"onnx/decoder{suffix}.onnx",
+        data_file=f"onnx/decoder_model_merged{suffix}.onnx_data",
+        tensors=("language_model.",),
+        fused_operators=add_counts(fused_operators(stack, build, "language_model"), head),
+    )
+
+
+def _positions(
+    stack: TransformerConfig, dtype: str, batch: int | str, rows: int | str
+) -> tuple[TensorSpec, ...]:
+    return (
+        TensorSpec("cos", dtype, (batch, rows, stack.head_dim // 2)),
+        TensorSpec("sin", dtype, (batch, rows, stack.head_dim // 2)),
+        TensorSpec("seqlens_k", "int32", (batch,)),
+        TensorSpec("total_sequence_length", "int32", ()),
+    )

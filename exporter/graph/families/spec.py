@@ -1,0 +1,132 @@
+"""What a family of graphs consists of.
+
+Plans of graphs for each precision, and files beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import nn
+
+from ....config import TransformerConfig, VoxtralConfig
+from ....manifest import Streaming, TensorSpec, Tokens
+from ...model.linear import Build
+
+
+@dataclass(frozen=True, slots=True)
+class GraphPlan:
+    """One graph to trace: its module, its contract and its files."""
+
+    role: str
+    module: Callable[[], nn.Module]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    graph_file: str  # below the artifact folder
+    data_file: str  # stem of the external data files
+    # how names of the checkpoint's tensors begin that are written into them
+    tensors: tuple[str, ...]
+    fused_operators: Mapping[str, int]  # what tracing must find, layer by layer
+    # the graph, bound before, whose data files these are: then nothing is written into them
+    lender: str | None = None
+    inline_bytes: int = 0  # of values that stand in the graph's own file
+    # what an input [1] is that a host does not feed
+    defaults: Mapping[str, int] = field(default_factory=dict)
+    standard: bool = False  # whether operators of the ONNX standard must do
+
+    @property
+    def required_inputs(self) -> tuple[TensorSpec, ...]:
+        """What every host feeds."""
+        return tuple(spec for spec in self.inputs if spec.name not in self.defaults)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that keep keys and values."""
+        return sum(spec.name.startswith("past_key_values.") for spec in self.inputs) // 2
+
+
+PlanOf = Callable[[VoxtralConfig], GraphPlan]  # a graph's plan at any depth
+
+
+class PlanPrecision(Protocol):
+    """Plans the graphs of one precision; in a partial with the keyword `build` each."""
+
+    def __call__(
+        self, *, tokens: Tokens, build: Build, dtype: str, suffix: str
+    ) -> tuple[PlanOf, ...]:
+        """One for each graph."""
+        ...
+
+
+class WriteFiles(Protocol):
+    """Makes the files beside `onnx` that hosts of a family look for."""
+
+    def __call__(
+        self,
+        *,
+        config: VoxtralConfig,
+        tokens: Tokens,
+        streaming: Streaming,
+        tekken: bytes,
+        graphs: Mapping[str, Mapping[str, int]],
+    ) -> dict[str, bytes]:
+        """Their content by name.
+
+        `graphs` has the number of data files of each graph, by precision.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The graphs that one kind of host runs."""
+
+    plans: PlanPrecision
+    root_names: tuple[str, ...] = ()  # what `root_files` makes
+    root_files: WriteFiles | None = None
+
+
+def cache_specs(
+    stack: TransformerConfig, dtype: str, batch: int | str, prefix: str, axis: str
+) -> tuple[TensorSpec, ...]:
+    """Keys and values of each layer in turn."""
+    shape = (batch, stack.num_key_value_heads, axis, stack.head_dim)
+    return tuple(
+        TensorSpec(f"{prefix}.{i}.{part}", dtype, shape)
+        for i in range(stack.num_hidden_layers)
+        for part in ("key", "value")
+    )
+
+
+def fused_operators(stack: TransformerConfig, build: Build, name: str) -> dict[str, int]:
+    """Fused nodes of the layers.
+
+    Each layer has 1 attention, 2 rotations, 7 matrix products, 2 norms.
+    """
+    layers = stack.num_hidden_layers
+    linears = [f"{name}.layers.{i}.self_attn.{part}_proj" for i in range(layers) for part in "qkvo"]
+    linears += [
+        f"{name}.layers.{i}.mlp.{part}_proj"
+        for i in range(layers)
+        for part in ("gate", "up", "down")
+    ]
+    if name == "audio_tower":
+        linears += ["multi_modal_projector.linear_1", "multi_modal_projector.linear_2"]
+    quantized = sum(build.recipe.rule_for(linear) is not None for linear in linears)
+    counts = {
+        "GroupQueryAttention": layers,
+        "RotaryEmbedding": 2 * layers,
+        "QuickGelu": layers,
+        "SimplifiedLayerNormalization": 1,
+        "SkipSimplifiedLayerNormalization": 2 * layers,
+        "MatMulNBits": quantized,
+        "MatMul": len(linears) - quantized,
+    }
+    return {operator: count for operator, count in counts.items() if count}
+
+
+def add_counts(*parts: Mapping[str, int]) -> dict[str, int]:
+    """Sums by name."""
+    return {name: sum(part.get(name, 0) for part in parts) for part in parts for name in part}

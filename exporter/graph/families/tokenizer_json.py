@@ -1,0 +1,130 @@
+"""`tokenizer.json`: a Tekken tokenizer in the form that Hugging Face's libraries read.
+
+Tekken merges those two neighbours whose bytes joined are the token of the lowest rank. There every
+pair that may be merged is listed, in the order of the tokens that they make. Reference:
+transformers' `MistralConverter`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from ....errors import CheckpointError
+
+
+def tokenizer_json(tekken: bytes) -> bytes:
+    """The whole file.
+
+    Raises:
+        CheckpointError: a tekken.json that says nothing of how text is split.
+    """
+    values = json.loads(tekken)
+    specials, tokens = special_tokens(values), _text_tokens(values)
+    if "pattern" not in values["config"]:
+        raise CheckpointError(
+            "tekken.json: no pattern that splits text; take the file that belongs to the checkpoint"
+        )
+    names = [_spell(token) for token in tokens]
+    ids = dict(zip(names, range(len(specials), len(specials) + len(names)), strict=True))
+    result = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": rank,
+                "content": content,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for rank, content in enumerate(specials)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {
+                    "type": "Split",
+                    "pattern": {"Regex": values["config"]["pattern"]},
+                    "behavior": "Isolated",
+                    "invert": False,
+                },
+                _byte_level(),
+            ],
+        },
+        "post_processor": _byte_level(add_prefix_space=True, trim_offsets=False, use_regex=True),
+        "decoder": _byte_level(add_prefix_space=True, use_regex=True),
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": True,  # a piece that is a token is not taken apart
+            "vocab": ids | {content: rank for rank, content in enumerate(specials)},
+            "merges": _merges(tokens),
+        },
+    }
+    return json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def special_tokens(tekken: dict[str, Any]) -> list[str]:
+    """Names of the tokens without bytes, by id."""
+    named = {entry["rank"]: entry["token_str"] for entry in tekken["special_tokens"]}
+    return [
+        named.get(rank, f"<SPECIAL_{rank}>")
+        for rank in range(tekken["config"]["default_num_special_tokens"])
+    ]
+
+
+def _text_tokens(tekken: dict[str, Any]) -> list[bytes]:
+    """Bytes of the others, by rank; the file may hold more than the model has."""
+    count = tekken["config"]["default_vocab_size"] - tekken["config"]["default_num_special_tokens"]
+    return [base64.b64decode(entry["token_bytes"]) for entry in tekken["vocab"][:count]]
+
+
+def _merges(tokens: list[bytes]) -> list[list[str]]:
+    """Pairs of tokens that make a token, by its rank; pairs that make the same by their own."""
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    merges = []
+    for token in tokens:
+        splits = ((token[:at], token[at:]) for at in range(1, len(token)))
+        pairs = sorted((ranks[a], ranks[b]) for a, b in splits if a in ranks and b in ranks)
+        merges += [[_spell(tokens[a]), _spell(tokens[b])] for a, b in pairs]
+    return merges
+
+
+def _byte_level(**options: bool) -> dict[str, Any]:
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+        **options,
+    }
+
+
+def _letters() -> list[str]:
+    """A visible character for every byte.
+
+    Itself where it is one in Latin-1, the others from U+0100 on.
+
+    Source: GPT-2's `bytes_to_unicode`.
+    """
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = iter(range(0x100, 0x200))
+    return [chr(byte if byte in visible else next(hidden)) for byte in range(256)]
+
+
+_LETTERS = dict(enumerate(_letters()))
+
+
+def _spell(token: bytes) -> str:
+    return token.decode("latin-1").translate(_LETTERS)

@@ -1,0 +1,178 @@
+"""The encoder step and the decoder step, written for tracing.
+
+Parameter names are the checkpoint's names (weights.py), so a traced initializer says which tensor
+fills it. Run without tracing, the same modules are the float reference of the tests. MODEL.md
+numbers the algorithm's steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from ...config import TransformerConfig
+from ...manifest import MAX_DELAY_TOKENS
+from . import ops
+from .linear import Build
+
+
+class RMSNorm(nn.Module):
+    """RMS norm that also adds the pending branch to the residual stream."""
+
+    def __init__(self, build: Build, hidden_size: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = build.parameter(hidden_size), eps
+
+    def forward(self, residual: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(norm(residual + branch), residual + branch)."""
+        if branch is None:
+            return ops.rms_norm(residual, self.weight, self.eps), residual
+        return ops.add_rms_norm(residual, branch, self.weight, self.eps)
+
+
+class DelayGain(nn.Module):
+    """The delay network 1 + linear2(gelu(linear1(t))) as a table over every delay."""
+
+    def __init__(self, build: Build, hidden_size: int):
+        super().__init__()
+        self.table = build.parameter(MAX_DELAY_TOKENS + 1, 1, hidden_size)
+
+    def forward(self, num_delay_tokens: Tensor) -> Tensor:
+        return ops.gather(self.table, num_delay_tokens)  # [batch, 1, hidden_size]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention over a window of a fixed buffer."""
+
+    def __init__(self, build: Build, name: str, stack: TransformerConfig, bias: bool):
+        super().__init__()
+        self.num_heads = stack.num_attention_heads
+        self.kv_heads = stack.num_key_value_heads
+        self.window = stack.sliding_window
+        self.q_proj = build.linear(f"{name}.q_proj", stack.hidden_size, stack.q_size, bias)
+        self.k_proj = build.linear(f"{name}.k_proj", stack.hidden_size, stack.kv_size)
+        self.v_proj = build.linear(f"{name}.v_proj", stack.hidden_size, stack.kv_size, bias)
+        self.o_proj = build.linear(f"{name}.o_proj", stack.q_size, stack.hidden_size, bias)
+
+    def forward(
+        self, x: Tensor, at: Positions, past_key: Tensor, past_value: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if at.grows:
+            past_key, past_value = (
+                ops.last_rows(past, self.window - 1) for past in (past_key, past_value)
+            )
+        out, present_key, present_value = ops.group_query_attention(
+            ops.rotary_embedding(self.q_proj(x), at.cos, at.sin, num_heads=self.num_heads),
+            ops.rotary_embedding(self.k_proj(x), at.cos, at.sin, num_heads=self.kv_heads),
+            self.v_proj(x),
+            past_key,
+            past_value,
+            at.seqlens_k,
+            at.total_sequence_length,
+            num_heads=self.num_heads,
+            window=self.window,
+            grows=at.grows,
+            view=at.view,
+        )
+        return self.o_proj(out), present_key, present_value
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, build: Build, name: str, stack: TransformerConfig, bias: bool):
+        super().__init__()
+        self.gate_proj = build.linear(
+            f"{name}.gate_proj", stack.hidden_size, stack.intermediate_size
+        )
+        self.up_proj = build.linear(f"{name}.up_proj", stack.hidden_size, stack.intermediate_size)
+        self.down_proj = build.linear(
+            f"{name}.down_proj", stack.intermediate_size, stack.hidden_size, bias
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(ops.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Where a call's rows stand: rotation by absolute position, writing by buffer row."""
+
+    cos: Tensor  # [batch, seq, head_dim / 2]
+    sin: Tensor
+    seqlens_k: Tensor  # int32 [batch], buffer row of the last new position
+    total_sequence_length: Tensor  # int32, the buffer's capacity
+    # no buffers: of the past, the window is kept, and the new rows are put behind it
+    grows: bool = False
+    view: ops.View | None = None  # the rest in other words, where layers can share it
+
+    @classmethod
+    def behind(cls, past: Tensor, window: int, cos: Tensor, sin: Tensor) -> Positions:
+        """Of rows that are put behind a past [1, heads, rows, head_dim]."""
+        total = ops.size(past, 2).clamp(max=window - 1) + ops.size(cos, 1)
+        return cls(cos, sin, (total - 1).int(), total.int().squeeze(), grows=True)
+
+
+class Layer(nn.Module):
+    """One pre-norm layer; encoder layers have biases, decoder layers a gain for the delay."""
+
+    def __init__(
+        self, build: Build, name: str, stack: TransformerConfig, *, bias: bool, delay: bool
+    ):
+        super().__init__()
+        self.input_layernorm = RMSNorm(build, stack.hidden_size, stack.rms_norm_eps)
+        self.self_attn = Attention(build, f"{name}.self_attn", stack, bias)
+        self.post_attention_layernorm = RMSNorm(build, stack.hidden_size, stack.rms_norm_eps)
+        self.ada_rms_norm = DelayGain(build, stack.hidden_size) if delay else None
+        self.mlp = MLP(build, f"{name}.mlp", stack, bias)
+
+    def forward(
+        self,
+        residual: Tensor,
+        branch: Tensor | None,
+        at: Positions,
+        past_key: Tensor,
+        past_value: Tensor,
+        num_delay_tokens: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, residual = self.input_layernorm(residual, branch)
+        attended, present_key, present_value = self.self_attn(x, at, past_key, past_value)
+        x, residual = self.post_attention_layernorm(residual, attended)
+        if self.ada_rms_norm is not None:
+            x = x * self.ada_rms_norm(num_delay_tokens)
+        return residual, self.mlp(x), present_key, present_value
+
+
+class Stack(nn.Module):
+    """All layers of one transformer and its final norm."""
+
+    def __init__(
+        self, build: Build, name: str, stack: TransformerConfig, *, bias: bool, delay: bool
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            Layer(build, f"{name}.layers.{i}", stack, bias=bias, delay=delay)
+            for i in range(stack.num_hidden_layers)
+        )
+        self.norm = RMSNorm(build, stack.hidden_size, stack.rms_norm_eps)
+        self.window = stack.sliding_window
+
+    def run(
+        self,
+        x: Tensor,
+        at: Positions,
+        past: tuple[Tensor, ...],
+        num_delay_tokens: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Final hidden states and the present buffers, key and value of each layer in turn."""
+        residual, branch, present = x, None, []
+        if not at.grows:
+            at = replace(at, view=ops.view_of(past[0], at.seqlens_k, x.shape[1], self.window))
+        for i, layer in enumerate(self.layers):
+            residual, branch, key, value = layer(
+                residual, branch, at, past[2 * i], past[2 * i + 1], num_delay_tokens
+            )
+            present += [key, value]
+        hidden, _ = self.norm(residual, branch)
+        return hidden, present

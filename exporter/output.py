@@ -1,0 +1,239 @@
+"""Files of a running export, by which one killed at any instant can be resumed.
+
+    export.lock         held by the running export; the system lets go of it when the process ends,
+    however it ends unfinished.json     what the export is for, which files it may have written,
+    which graphs are finished *.partial           a file that is being written voxtral_onnx.json
+    the manifest, written last; an old one stands as long as no file that it names is replaced
+
+Every file is flushed to the disk before a name in `unfinished.json` or the manifest says that it is
+whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArtifactError, StorageError
+from ..files import FileSpec, sync_folder, write_whole
+from ..manifest import FILE_NAME, TOKENIZER, GraphSpec, Manifest
+from .graph.families import ROOT_NAMES
+
+UNFINISHED = "unfinished.json"
+LOCK = "export.lock"
+FORMER = "delay_network.gguf"  # earlier versions wrote it; nothing reads it
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedGraph:
+    """A graph whose files are whole, and the recipe it was made by."""
+
+    graph: GraphSpec
+    recipe: Mapping[str, Any]
+    files: Mapping[str, FileSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """`unfinished.json`."""
+
+    fingerprint: str | None  # of the checkpoint; None where the file does not parse
+    # what the bytes of every graph depend on; with equal facts finished graphs are taken over
+    facts: Mapping[str, Any]
+    files: tuple[str, ...]  # that may stand in the folder though no manifest names them
+    finished: Mapping[str, FinishedGraph]  # by the graph's path
+
+    def write(self, folder: Path) -> None:
+        """Write it whole."""
+        write_whole(folder / UNFINISHED, json.dumps(asdict(self), ensure_ascii=False).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Read what an export left, which may be of another version of this package."""
+        try:
+            values = json.loads(path.read_bytes())
+            fingerprint = values["fingerprint"]
+        except (ValueError, KeyError, TypeError):
+            return cls(None, {}, (), {})
+        try:
+            finished = {
+                name: FinishedGraph(
+                    GraphSpec.parse(graph["graph"]),
+                    graph["recipe"],
+                    {file: FileSpec.parse(spec) for file, spec in graph["files"].items()},
+                )
+                for name, graph in values["finished"].items()
+            }
+            return cls(fingerprint, values["facts"], tuple(values["files"]), finished)
+        except (AttributeError, KeyError, TypeError):
+            return cls(fingerprint, {}, (), {})
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What earlier exports left in a folder."""
+
+    manifest: Manifest | None
+    record: Record | None
+
+
+def look(folder: Path, fingerprint: str) -> State:
+    """Read the state of a folder, which need not exist.
+
+    Raises:
+        ArtifactError: it holds something else, or an artifact of another checkpoint.
+        StorageError: it cannot be a folder.
+    """
+    try:
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    except OSError as error:
+        raise _cannot_be_made(folder, error) from error
+    manifest = Manifest.read(folder) if FILE_NAME in names else None
+    record = Record.read(folder / UNFINISHED) if UNFINISHED in names else None
+    if found := manifest or record:
+        if found.fingerprint != fingerprint:
+            raise ArtifactError(
+                f"{folder}: holds an artifact of another checkpoint; choose another folder with "
+                "--output"
+            )
+    elif names - {LOCK, f"{UNFINISHED}.partial"}:  # what an export killed at its first step leaves
+        raise ArtifactError(
+            f"{folder}: exists and is no artifact; choose another folder with --output"
+        )
+    return State(manifest, record)
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other exports out of it.
+
+    Raises:
+        StorageError: another export holds it, or it cannot be written.
+    """
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _cannot_be_made(folder, error) from error
+    try:
+        _lock(handle, folder)
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(handle)):
+            raise _held(folder)  # by who ended, or began anew, since it was opened here
+        try:
+            yield
+        finally:
+            if sys.platform != "win32":  # which removes no open file
+                path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+        if sys.platform == "win32":
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def begin(folder: Path, state: State, kept: Manifest | None, record: Record) -> None:
+    """Record what will be written and take what it replaces out of the manifest.
+
+    Files that are left over are removed.
+
+    Args:
+        folder: held by this export.
+        state: what `look` found.
+        kept: the manifest of the precisions that stay as they are, None where none does.
+        record: of the beginning export; its finished graphs are those taken over.
+    """
+    stale = stale_files(state, kept, record.finished)
+    # First, because a rerun is refused where neither this file nor a manifest stands.
+    replace(record, files=tuple(sorted({*record.files, *stale}))).write(folder)
+    try:
+        (folder / "onnx").mkdir(exist_ok=True)
+        if kept and kept != state.manifest:
+            kept.write(folder)
+        elif not kept:
+            (folder / FILE_NAME).unlink(missing_ok=True)
+            sync_folder(folder)
+        _remove(folder, stale - ({*record.files} & ROOT_NAMES))
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise _cannot_be_made(folder, error) from error
+
+
+def stale_files(
+    state: State, kept: Manifest | None, finished: Mapping[str, FinishedGraph]
+) -> set[str]:
+    """Files of earlier exports that neither the kept manifest nor a finished graph names."""
+    earlier = {
+        *(state.record.files if state.record else ()),
+        *(state.manifest.files if state.manifest else ()),
+    }
+    return earlier - {
+        *(kept.files if kept else ()),
+        *(file for graph in finished.values() for file in graph.files),
+    }
+
+
+def write_shared(path: Path, content: bytes) -> None:
+    """Write a file that a standing manifest may name, unless it already holds these bytes."""
+    if not path.is_file() or path.read_bytes() != content:
+        write_whole(path, content)
+
+
+def end(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest and remove the rest."""
+    manifest.write(folder)
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _remove(folder: Path, names: set[str]) -> None:
+    """Remove these files where exports write such, and everything partial.
+
+    Files elsewhere are never removed, whatever a record says.
+    """
+    for name in names:
+        if re.fullmatch(r"onnx/[^/\\]+", name) or name in (*ROOT_NAMES, FORMER):
+            (folder / name).unlink(missing_ok=True)
+    for path in (folder / "onnx").glob("*.partial"):
+        path.unlink()
+    for name in (FILE_NAME, TOKENIZER, FORMER, *ROOT_NAMES):
+        (folder / f"{name}.partial").unlink(missing_ok=True)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        raise _held(folder) from error
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be locked ({error.strerror or error}); choose another folder with "
+            "--output"
+        ) from error
+
+
+def _held(folder: Path) -> StorageError:
+    return StorageError(
+        f"{folder}: another export is writing here; wait for it or choose another "
+        "folder with --output"
+    )
+
+
+def _cannot_be_made(folder: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{folder}: cannot be made ({error.strerror or error}); choose another folder with --output"
+    )

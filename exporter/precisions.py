@@ -1,0 +1,47 @@
+"""The precisions an artifact can have: activation type, default recipe, suffix of the files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import UsageError
+from ..quant import gguf
+from ..quant.recipe import FLOAT, Recipe, load_recipe
+from .checkpoint.open import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionKind:
+    """An activation type, its default recipe and the suffix of its files.
+
+    The suffixes are those of transformers.js.
+    """
+
+    dtype: str
+    recipe: str | None
+    suffix: str
+    as_stored: str | None = None  # the recipe instead, for a GGUF that holds such blocks
+
+    def recipe_for(self, checkpoint: Checkpoint | None) -> Recipe:
+        """The recipe unless told otherwise."""
+        if self.as_stored is not None and checkpoint is not None:
+            kept = load_recipe(self.as_stored)
+            stored = {tensor.encoding.name for tensor in checkpoint.tensors.values()}
+            if any(gguf.keeps(rule, name) for rule in kept.rules for name in stored):
+                return kept
+        return load_recipe(self.recipe) if self.recipe else FLOAT
+
+
+PRECISIONS = {
+    "q4f16": PrecisionKind("float16", "default", "_q4f16", "gguf-q4_0"),
+    "q4": PrecisionKind("float32", "default", "_q4", "gguf-q4_0"),
+    "q8": PrecisionKind("float32", "q8", "_quantized", "gguf-q8_0"),
+    "fp16": PrecisionKind("float16", None, "_fp16"),
+    "fp32": PrecisionKind("float32", None, ""),
+}
+
+
+def _precision_kind(name: str) -> PrecisionKind:
+    if name not in PRECISIONS:
+        raise UsageError(f"precision: expected some of {list(PRECISIONS)}, got {name!r}")
+    return PRECISIONS[name]

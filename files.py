@@ -1,0 +1,83 @@
+"""Files that are written whole, hashed in pieces, and made to last."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import StorageError
+
+PIECE_SIZE = 16 << 20  # bytes hashed apart, because browsers cannot hash a stream
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpec:
+    """Size and hashes of one file."""
+
+    size: int
+    sha256: str
+    pieces: tuple[str, ...]  # sha256 of every 16 MiB, where there is more than one
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> FileSpec:
+        """The inverse of `asdict`, after JSON."""
+        return cls(values["size"], values["sha256"], tuple(values["pieces"]))
+
+
+def hash_file(path: Path) -> FileSpec:
+    """Size, sha256 of the whole and of every 16 MiB piece."""
+    whole, pieces, size = hashlib.sha256(), [], 0
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_SIZE):
+            size += len(piece)
+            whole.update(piece)
+            pieces.append(hashlib.sha256(piece).hexdigest())
+    return FileSpec(size, whole.hexdigest(), tuple(pieces) if len(pieces) > 1 else ())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that its name only ever stands for the whole content, after a power cut too.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which gets its name when it is whole.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except BaseException as error:  # a signal too
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power cut, where the system offers that."""
+    with suppress(OSError):  # Windows opens no folders, and some network file systems flush none
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

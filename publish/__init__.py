@@ -1,0 +1,1 @@
+"""An artifact as a repository of the Hugging Face hub."""

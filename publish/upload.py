@@ -1,0 +1,279 @@
+"""An artifact, or the page with one, as a repository of the Hugging Face hub.
+
+One commit brings all files, so that no repository ever shows half of an artifact. What is large
+goes to the hub's storage before it: there nothing shows it, and an upload that is run again finds
+it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError
+
+from .. import hub
+from .._version import __version__
+from ..errors import ArtifactError, StorageError, UsageError, VoxtralOnnxError
+from ..manifest import CERTIFICATE, FILE_NAME, Manifest
+from ..server.page import ARTIFACT, file_size, site_files
+from ..verification.certificate import read_verdict
+from .model_card import BaseModel, model_card
+
+_Error = TypeVar("_Error", bound=Exception)
+
+MODEL, SPACE = "model", "space"  # the hub's kinds of repositories
+CARD = "README.md"
+# what the hub itself puts into a new repository
+FRESH = {".gitattributes", CARD, "index.html", "style.css"}
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What will stand in a repository."""
+
+    repo_id: str  # ORG/NAME
+    kind: str
+    # by their paths in the repository: where each stands, or what it holds
+    files: Mapping[str, Path | bytes]
+    sha256: Mapping[str, str]  # of those that the manifest names
+
+    @property
+    def card(self) -> str:
+        """The text of its README.md."""
+        card = self.files[CARD]
+        assert isinstance(card, bytes)
+        return card.decode()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file."""
+        return {name: file_size(file) for name, file in self.files.items()}
+
+    @property
+    def manifest(self) -> str:
+        """The manifest's path in the repository."""
+        return f"{ARTIFACT}/{FILE_NAME}" if self.kind == SPACE else FILE_NAME
+
+    def upload(
+        self,
+        *,
+        private: bool = False,
+        on_file: Callable[[str, int, int], None] = lambda name, done, total: None,
+    ) -> str:
+        """Make the repository, where there is none, and bring it all files that it has not.
+
+        Returns its address.
+
+        Files of an artifact that stood there before and are none of this one's are removed by the
+        same commit.
+
+        Args:
+            private: only who may read the repository sees it.
+            on_file: called before each file with its name, the bytes done and those of all that are
+                missing.
+
+        Raises:
+            ArtifactError: a file changed while it was uploaded.
+            StorageError: no token, no access, no connection; or the repository holds something
+                else.
+        """
+        if get_token() is None:
+            raise StorageError(
+                "publishing needs a token that may write: log in (hf auth login) or set HF_TOKEN"
+            )
+        api = HfApi(headers={"user-agent": f"voxtral-onnx/{__version__}"})
+        options: dict[str, Any] = {"repo_id": self.repo_id, "repo_type": self.kind}
+        with _named_errors(self.repo_id):
+            sdk = "static" if self.kind == SPACE else None
+            url = api.create_repo(**options, private=private, space_sdk=sdk, exist_ok=True)
+            look_up = api.space_info if self.kind == SPACE else api.model_info
+            info = look_up(self.repo_id, files_metadata=True)
+            there = {
+                file.rfilename: hub.RemoteFile(
+                    file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or ""
+                )
+                for file in info.siblings or ()
+            }
+            if private and not info.private:
+                raise StorageError(
+                    f"{self.repo_id}: exists and is public; leave --private out, or "
+                    "choose another name"
+                )
+            if self.manifest not in there and (others := sorted(there.keys() - FRESH)):
+                raise StorageError(
+                    f"{self.repo_id}: holds something else than an artifact "
+                    f"({', '.join(others[:3])}); "
+                    "choose another name"
+                )
+            missing = {
+                name: file
+                for name, file in self.files.items()
+                if not _is_same(file, there.get(name))
+            }
+            stale = sorted(self._earlier(api, there, info.sha) - self.files.keys())
+            additions, done, total = [], 0, sum(map(file_size, missing.values()))
+            for name, file in missing.items():
+                on_file(name, done, total)
+                additions.append(CommitOperationAdd(name, file))
+                api.preupload_lfs_files(**options, additions=additions[-1:], free_memory=False)
+                done += file_size(file)
+            for addition in additions:
+                expected = self.sha256.get(addition.path_in_repo)
+                if expected not in (None, addition.upload_info.sha256.hex()):
+                    raise ArtifactError(
+                        f"{addition.path_in_repo}: changed while it was uploaded; publish it again"
+                    )
+            if additions or stale:
+                deletions = [CommitOperationDelete(name) for name in stale]
+                message = f"voxtral-onnx {__version__}"
+                api.create_commit(
+                    **options,
+                    operations=[*additions, *deletions],
+                    commit_message=message,
+                    parent_commit=info.sha,
+                )
+        return str(url)
+
+    def _earlier(
+        self, api: HfApi, there: Mapping[str, hub.RemoteFile], commit: str | None
+    ) -> set[str]:
+        """Files in the repository that belong to what was published there before.
+
+        Of a Space all.
+        """
+        if self.manifest not in there:
+            return set()
+        if self.kind == SPACE:
+            return there.keys() - {".gitattributes"}
+        manifest = api.hf_hub_download(self.repo_id, self.manifest, revision=commit)
+        return {*json.loads(Path(manifest).read_bytes())["files"], *CERTIFICATE} & there.keys()
+
+
+def publish(
+    artifact: Path,
+    repo_id: str,
+    *,
+    space: bool = False,
+    private: bool = False,
+    base_model: str | None = None,
+    on_file: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> str:
+    """Upload an artifact with a generated model card, or the page with it.
+
+    Returns the repository's address.
+
+    The repository is made where there is none. What it has already is not sent again, and one
+    commit brings the rest.
+
+    Args:
+        artifact: its folder, with the files of all its precisions.
+        repo_id: ORG/NAME.
+        space: as the static Space that `bundle(space=True)` writes, instead of as a model.
+        private: only who may read the repository sees it.
+        base_model: ORG/NAME[@REVISION] of the checkpoint, for the card; None for the released
+            model, where it has that model's shape.
+        on_file: called before each file with its name, the bytes done and those of all that are to
+            be sent.
+
+    Raises:
+        ArtifactError: not a whole artifact, or a file that differs from its hash; with `space`, no
+            onnxruntime-web.
+        StorageError: no token, no access, no connection; or the repository holds something else.
+        UsageError: a name that no repository can have.
+    """
+    publication = plan_publication(artifact, repo_id, space=space, base_model=base_model)
+    return publication.upload(private=private, on_file=on_file)
+
+
+def plan_publication(
+    artifact: Path, repo_id: str, *, space: bool = False, base_model: str | None = None
+) -> Publication:
+    """What `publish` would upload with the same arguments; nothing is sent.
+
+    Raises:
+        ArtifactError, UsageError: as `publish`.
+    """
+    if not ((match := hub.REPOSITORY.fullmatch(repo_id)) and match[2] is None):
+        raise UsageError(f"{repo_id}: expected the name of a repository, ORG/NAME")
+    if base_model is not None and not hub.REPOSITORY.fullmatch(base_model):
+        raise UsageError(f"base model {base_model}: expected ORG/NAME or ORG/NAME@REVISION")
+    if space:
+        manifest, files = site_files(artifact, space=True)
+        manifest.check_files(artifact, manifest.precisions, hashes=True)
+        hashes = {f"{ARTIFACT}/{name}": file.sha256 for name, file in manifest.files.items()}
+        return Publication(repo_id, SPACE, files, hashes)
+    manifest = Manifest.read(artifact)
+    manifest.check_files(artifact, hashes=True)
+    files = {
+        name: artifact / name
+        for name in (*manifest.files, FILE_NAME, *CERTIFICATE)
+        if (artifact / name).exists()
+    }
+    sizes = {name: file_size(file) for name, file in files.items()}
+    card = model_card(
+        manifest, repo_id, sizes, read_verdict(artifact), BaseModel.of(manifest, base_model)
+    )
+    hashes = {name: file.sha256 for name, file in manifest.files.items()}
+    return Publication(repo_id, MODEL, {CARD: card.encode(), **files}, hashes)
+
+
+def _is_same(file: Path | bytes, remote: hub.RemoteFile | None) -> bool:
+    """Whether the repository has this file already."""
+    if remote is None or remote.size != file_size(file):
+        return False
+    digest = remote.hash()
+    if isinstance(file, bytes):
+        digest.update(file)
+    else:
+        with file.open("rb") as opened:
+            while block := opened.read(hub.BLOCK):
+                digest.update(block)
+    return digest.hexdigest() == remote.digest
+
+
+@contextmanager
+def _named_errors(repo_id: str) -> Iterator[None]:
+    """Say in our words why an upload failed, and what to do.
+
+    Raises:
+        StorageError: in the place of the errors of huggingface_hub, its HTTP client and its
+            storage.
+    """
+    again = "run it again, what has arrived is not sent twice"
+    try:
+        yield
+    except VoxtralOnnxError:
+        raise
+    # storage clients wrap what went wrong
+    except (hub.HTTPError, RuntimeError, ValueError, OSError) as error:
+        answer, lost = _cause(error, HfHubHTTPError), _cause(error, hub.HTTPError)
+        if answer is None:
+            what = (
+                f"no connection to {constants.ENDPOINT}, or it was lost"
+                if lost
+                else "the upload broke off"
+            )
+            raise StorageError(f"{repo_id}: {what} ({lost or error}); {again}") from error
+        status = answer.response.status_code
+        advice = {
+            401: "the hub refuses the token; log in with another (hf auth login) or set HF_TOKEN",
+            403: "the token may not write there; take one that may, or another name",
+            404: "no such owner, or the token does not see the repository; check the name and the "
+            "token",
+            409: "it was changed meanwhile; run it again",
+            412: "it was changed meanwhile; run it again",
+        }.get(status, f"{answer.server_message or 'no word why'}; {again} later")
+        raise StorageError(f"{repo_id}: HTTP {status}: {advice}") from error
+
+
+def _cause(error: BaseException | None, kind: type[_Error]) -> _Error | None:
+    """The error of a kind that another one comes from, if it does."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error

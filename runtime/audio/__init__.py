@@ -1,0 +1,1 @@
+"""Sound in: files and other containers, microphones, and where speech is."""

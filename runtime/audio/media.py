@@ -1,0 +1,196 @@
+"""Sound in containers that libsndfile does not read, MP4, Matroska and the like.
+
+Decoded by PyAV at constant memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import inf
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from ...errors import AudioError, DeviceError
+
+if TYPE_CHECKING:
+    import av
+
+MEDIA_SUFFIXES = (
+    *(
+        ".m4a",
+        ".m4b",
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".3gp",
+        ".mkv",
+        ".mka",
+        ".webm",
+        ".avi",
+        ".flv",
+        ".mpg",
+        ".mpeg",
+        ".mts",
+    ),
+    *(".m2ts", ".aac", ".ac3", ".amr", ".wma", ".wmv", ".wv"),
+)
+_SIGNATURES = (
+    (4, b"ftyp"),
+    (0, b"\x1aE\xdf\xa3"),
+    (0, b"OggS"),
+    (8, b"AVI "),
+    (0, b"FLV\x01"),
+    (0, b"#!AMR"),
+    (0, b"0&\xb2u"),
+)
+# time stamps are rounded; what is missing beyond this becomes silence, or all later times are wrong
+HOLE_SECONDS = 0.1
+MAX_HOLE_SECONDS = 3600.0  # a longer one is a time stamp that is wrong
+
+
+def is_media(file: str | BinaryIO) -> bool:
+    """Whether a file is one of those containers, by its first bytes or its name."""
+    if not isinstance(file, str):
+        file.seek(0)
+        return has_signature(file.read(12))
+    try:
+        with Path(file).open("rb") as opened:
+            return Path(file).suffix.lower() in MEDIA_SUFFIXES or has_signature(opened.read(12))
+    except OSError:  # whoever opens it next says why it cannot be read
+        return False
+
+
+def has_signature(head: bytes) -> bool:
+    """Whether a file that begins with these 12 bytes is one of those containers."""
+    return any(head.startswith(signature, at) for at, signature in _SIGNATURES)
+
+
+class MediaFile:
+    """The first audio track of a file, at its own rate, in the file's time.
+
+    What the track leaves out is silence.
+    """
+
+    def __init__(self, name: str, file: str | BinaryIO):
+        """Open a file and decode its first frame, which alone says rate and channels for certain.
+
+        Raises:
+            AudioError: not readable, or without sound.
+            DeviceError: PyAV is not installed.
+        """
+        self._av, self.name = _import_av(name), name
+        if not isinstance(file, str):
+            file.seek(0)
+        try:
+            self._container = self._av.open(file)
+        except (self._av.FFmpegError, OSError) as error:
+            raise AudioError(f"{name}: not a readable media file ({_reason(error)})") from error
+        self.num_tracks = len(self._container.streams.audio)
+        if not self.num_tracks:
+            kinds = (
+                ", ".join(sorted({stream.type for stream in self._container.streams})) or "nothing"
+            )
+            self._container.close()
+            raise AudioError(f"{name}: no sound: the file holds {kinds} and no audio track")
+        self.hole_seconds = 0.0  # made silent so far
+        self._done = 0  # samples
+        self._frames = self._container.decode(self._container.streams.audio[0])
+        track = self._container.streams.audio[0]
+        self.samplerate, self.channels = track.rate or 1, track.channels or 1
+        self._first = self._next()
+        if self._first is not None:
+            self.samplerate = self._first.sample_rate
+            self.channels = len(self._first.layout.channels)
+
+    def __enter__(self) -> MediaFile:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._container.close()
+
+    @property
+    def promised_seconds(self) -> float:
+        """The length that the container gives the track, 0 where it gives none or an estimate."""
+        track, container = self._container.streams.audio[0], self._container
+        if track.start_time is None:
+            return 0.0
+        if track.duration is not None and track.time_base is not None:
+            return float(track.duration * track.time_base)
+        alone = len(container.streams) == 1 and container.duration is not None
+        return container.duration / self._av.time_base if alone and container.duration else 0.0
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """float32 [size, channels], the last one shorter.
+
+        Raises:
+            AudioError: damaged, or another rate or number of channels from some frame on.
+        """
+        pieces, held = [], 0
+        for piece in self._pieces():
+            pieces.append(piece)
+            held += len(piece)
+            if held >= size:
+                joined = np.concatenate(pieces)
+                yield from (
+                    joined[start : start + size] for start in range(0, held - held % size, size)
+                )
+                pieces, held = [joined[held - held % size :]], held % size
+        if held:
+            yield np.concatenate(pieces)
+
+    def _pieces(self) -> Iterator[np.ndarray]:
+        """float32 [n, channels] of a frame of the codec each, or of a second of silence at most."""
+        to_float = self._av.AudioResampler(format="fltp")
+        seconds_per_unit = 1 / self._av.time_base
+        start = (self._container.start_time or 0) * seconds_per_unit
+        end = (
+            inf
+            if self._container.duration is None
+            else start + self._container.duration * seconds_per_unit
+        )
+        frame = self._first
+        while frame is not None:
+            at = self._done / self.samplerate
+            if (frame.sample_rate, len(frame.layout.channels)) != (self.samplerate, self.channels):
+                raise AudioError(
+                    f"{self.name}: another rate or number of channels after {at:.1f} "
+                    "s; convert it first"
+                )
+            hole = 0.0 if frame.time is None or frame.time > end else frame.time - start - at
+            if HOLE_SECONDS < hole < MAX_HOLE_SECONDS:
+                self.hole_seconds += hole
+                left = round(hole * self.samplerate)
+                self._done += left
+                while left:
+                    yield np.zeros((min(left, self.samplerate), self.channels), np.float32)
+                    left -= min(left, self.samplerate)
+            for converted in to_float.resample(frame):
+                self._done += converted.samples
+                yield converted.to_ndarray().T
+            frame = self._next()
+
+    def _next(self) -> av.AudioFrame | None:
+        try:
+            return next(self._frames, None)
+        except self._av.FFmpegError as error:
+            at = self._done / self.samplerate
+            raise AudioError(f"{self.name}: damaged after {at:.1f} s ({_reason(error)})") from error
+
+
+def _import_av(name: str) -> ModuleType:
+    try:
+        import av
+    except ImportError as error:
+        raise DeviceError(
+            f"{name}: libsndfile does not read this format, and PyAV, which does, is not installed "
+            f"({error}); run:\n"
+            "  pip install 'voxtral-onnx[media]'"
+        ) from error
+    return av
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,242 @@
+"""Leaves out words that were written where nobody spoke.
+
+The model hears all audio, and its tokens are those of a run without this: a word group then becomes
+blanks where no speech is within its reach. So nothing inside speech can change, and the reach is
+wide: what is kept by mistake costs less than what is lost.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from ...errors import ArtifactError
+from ...manifest import Manifest
+from ..device.open import import_onnxruntime
+from ..text.segments import LONGEST_WORD_SECONDS
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from ..tokens import Token
+    from .files import AudioSource
+
+ENERGY = "energy"  # the detector that needs no model
+PRE_ROLL_SECONDS = 0.24  # before a sound that are speech too
+HANG_OVER_SECONDS = 0.4  # and after it: consonants at the ends of words are faint
+
+
+class Detector(Protocol):
+    """Scores frames of one stream, in order."""
+
+    frame: int  # samples
+    opens: float  # a score of this much begins speech
+    closes: float  # and one below this ends it
+
+    def score(self, samples: np.ndarray) -> float:
+        """How much the next frame is like speech; samples: float32 [frame]."""
+        ...
+
+
+class Energy:
+    """Level of a frame above the noise, in decibels.
+
+    The noise is the quietest tenth of a second of the last seconds.
+
+    What is loud and steady for longer than that becomes noise; speech has gaps. At the beginning
+    nothing is known of the noise, and everything that can be heard counts as speech.
+    """
+
+    opens, closes = 6.0, 3.0  # steady noise reaches 2
+    QUIETEST = -80.0  # dBFS: nothing below is speech or noise
+    MEMORY_SECONDS = 6
+
+    def __init__(self, sample_rate: int):
+        self.frame = sample_rate // 50  # 20 ms
+        self._powers = deque[float](maxlen=5)
+        # of the power, second by second
+        self._minima = deque([0.0] * self.MEMORY_SECONDS, maxlen=self.MEMORY_SECONDS)
+        self._minimum, self._frames = np.inf, 0
+
+    def score(self, samples: np.ndarray) -> float:
+        """See `Detector`."""
+        power = float(np.mean(np.square(samples)))
+        self._powers.append(power)
+        self._minimum = min(self._minimum, sum(self._powers) / len(self._powers))
+        self._frames += 1
+        if self._frames % 50 == 0:
+            self._minima.append(self._minimum)
+            self._minimum = np.inf
+        noise = min(*self._minima, self._minimum)
+        return _decibels(power, self.QUIETEST) - _decibels(noise, self.QUIETEST)
+
+
+def _decibels(power: float, least: float) -> float:
+    return max(least, 10 * float(np.log10(power + 1e-12)))
+
+
+class Silero:
+    """Silero's model, version 5 or 6.
+
+    The probability of speech in 512 samples, after the 64 before them.
+
+    Source: github.com/snakers4/silero-vad, `OnnxWrapper` and `get_speech_timestamps`.
+    """
+
+    frame, opens, closes = 512, 0.5, 0.35
+    CONTEXT = 64  # samples
+    STATE = (2, 1, 128)
+    INPUTS, OUTPUTS = ["input", "sr", "state"], ["output", "stateN"]
+
+    def __init__(self, session: onnxruntime.InferenceSession, sample_rate: int):
+        self._session, self._rate = session, np.array(sample_rate, np.int64)
+        self._context = np.zeros(self.CONTEXT, np.float32)
+        self._state = np.zeros(self.STATE, np.float32)
+
+    @classmethod
+    def load(cls, path: Path) -> onnxruntime.InferenceSession:
+        """Its session, which streams share.
+
+        Raises:
+            ArtifactError: not such a model.
+        """
+        ort = import_onnxruntime()
+        options = ort.SessionOptions()
+        # a small model: threads only wait
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exceptions share no narrower base
+            raise ArtifactError(f"{path}: onnxruntime cannot load it ({error})") from error
+        found = [
+            sorted(arg.name for arg in args)
+            for args in (session.get_inputs(), session.get_outputs())
+        ]
+        if found != [cls.INPUTS, cls.OUTPUTS]:
+            raise ArtifactError(
+                f"{path}: expected Silero's voice activity detector, version 5 or 6, with inputs "
+                f"{cls.INPUTS} and "
+                f"outputs {cls.OUTPUTS}, got {found[0]} and {found[1]}"
+            )
+        return session
+
+    def score(self, samples: np.ndarray) -> float:
+        """See `Detector`."""
+        feeds = {
+            "input": np.concatenate((self._context, samples))[None],
+            "state": self._state,
+            "sr": self._rate,
+        }
+        output, self._state = self._session.run(self.OUTPUTS, feeds)
+        self._context = samples[-self.CONTEXT :]
+        return float(np.asarray(output).item())
+
+
+class VoiceGate:
+    """For one stream: hears its audio, then lets its tokens pass."""
+
+    def __init__(self, detector: Detector, manifest: Manifest, num_delay_tokens: int):
+        """`num_delay_tokens`: of the stream.
+
+        What a token waits for anyway is what the gate may look ahead.
+        """
+        self._detector = detector
+        self._ids = manifest.tokens
+        self._rate = manifest.config.audio.sample_rate
+        delay = num_delay_tokens * manifest.config.audio.samples_per_token
+        self._pre_roll, self._hang_over = (
+            int(s * self._rate) for s in (PRE_ROLL_SECONDS, HANG_OVER_SECONDS)
+        )
+        self._ahead = min(self._pre_roll, delay)
+        self._behind = int(LONGEST_WORD_SECONDS * self._rate) + self._hang_over
+        self._rest = np.zeros(0, np.float32)  # less than a frame
+        # of speech: first sample, and the one behind the last
+        self._spans: deque[list[int]] = deque()
+        self._heard = 0  # samples, in whole frames
+        self._is_open = False
+        self._speech_end = -self._hang_over
+        self._quiet = 0  # samples before the last speech
+        self._passes: bool | None = None  # whether the group that is being written has speech
+        self.left_out = 0  # word groups
+
+    @property
+    def seconds(self) -> float:
+        """Of audio heard."""
+        return self._heard / self._rate
+
+    @property
+    def quiet_seconds(self) -> float:
+        """Of audio without speech, its pre-roll and hang-over."""
+        return (self._quiet + max(0, self._heard - self._speech_end - self._hang_over)) / self._rate
+
+    def summary(self) -> dict[str, float]:
+        """Its values by name."""
+        return {"quiet_seconds": round(self.quiet_seconds, 3), "left_out": self.left_out}
+
+    def hear(self, samples: np.ndarray) -> None:
+        """Take the next samples, before the tokens that they decide."""
+        samples_left = np.concatenate((self._rest, samples))
+        size = self._detector.frame
+        whole = len(samples_left) - len(samples_left) % size
+        for at in range(0, whole, size):
+            self._judge(self._detector.score(samples_left[at : at + size]))
+        self._rest = samples_left[whole:].copy()
+
+    def _judge(self, score: float) -> None:
+        first = self._heard
+        self._heard += self._detector.frame
+        self._is_open = score >= (self._detector.closes if self._is_open else self._detector.opens)
+        if not self._is_open:
+            return
+        self._quiet += max(0, first - self._pre_roll - self._speech_end - self._hang_over)
+        if self._spans and self._spans[-1][1] == first:
+            self._spans[-1][1] = self._heard
+        else:
+            self._spans.append([first, self._heard])
+        self._speech_end = self._heard
+
+    def words(self, tokens: Iterator[Token]) -> Iterator[Token]:
+        """The tokens, with blanks in place of word groups that have no speech."""
+        for token in tokens:
+            is_text = token.token_id >= self._ids.first_text
+            if token.token_id == self._ids.streaming_word or (is_text and self._passes is None):
+                self._passes = self._has_speech(token.end)
+                self.left_out += not self._passes
+            if self._passes is False and (is_text or token.token_id == self._ids.streaming_word):
+                token = replace(token, token_id=self._ids.streaming_pad, text="")
+            yield token
+
+    def _has_speech(self, end: float) -> bool:
+        """Whether speech is within reach of a group that ends there; asked for in rising order."""
+        sample = round(end * self._rate)
+        first, last = sample - self._behind, sample + self._ahead
+        while self._spans and self._spans[0][1] <= first:
+            self._spans.popleft()
+        size = self._detector.frame  # of a span that begins within reach, one frame must end there
+        return bool(self._spans) and self._spans[0][0] + size <= last
+
+
+def heard(source: AudioSource, gate: VoiceGate | None) -> Iterator[np.ndarray]:
+    """The blocks of a source, each of which the gate has heard before it is handed out."""
+    for block in source.blocks():
+        if gate:
+            gate.hear(block)
+        yield block
+
+
+def detectors(vad: str | Path, sample_rate: int) -> Callable[[], Detector]:
+    """Makes the detector of one stream: `energy`, or Silero's model by its path.
+
+    Raises:
+        ArtifactError: the path is not such a model.
+    """
+    if str(vad) == ENERGY:
+        return lambda: Energy(sample_rate)
+    session = Silero.load(Path(vad))
+    return lambda: Silero(session, sample_rate)

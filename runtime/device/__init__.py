@@ -1,0 +1,1 @@
+"""Where graphs run, and the buffers that stay there between calls."""

@@ -1,0 +1,153 @@
+"""Where graphs run, and how a call's inputs, states and output are bound there: here the CPU.
+
+onnxruntime replaces a provider that does not load, and a kernel that is not there, by the CPU
+without an error; nothing here does unless it was allowed to.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ...errors import DeviceError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+CUDA, WEBGPU = "CUDAExecutionProvider", "WebGpuExecutionProvider"
+# on the CPU by choice
+_SHAPE_OPERATORS = {"Concat", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"}
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "OutOfMemory",
+    "Failed to allocate",
+    "is smaller than requested bytes",
+)
+
+
+class Buffer(Protocol):
+    """An array that stays where a session runs, bound as input and output of its calls."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    nbytes: int
+
+    def read(self, rows: int | None = None) -> np.ndarray:
+        """Its values, or the first rows along the third axis."""
+        ...
+
+    def write(self, values: np.ndarray) -> None:
+        """Replace the values, or those of the first rows along the third axis."""
+        ...
+
+    def copy(self, other: Buffer, rows: int) -> None:
+        """Take over the first rows along the third axis of a buffer of the same binding."""
+        ...
+
+    def move_rows(self, keep: int) -> None:
+        """Move the last `keep` rows to the front."""
+        ...
+
+
+class Binding(Protocol):
+    """The inputs and outputs of one session for one stream."""
+
+    buffers: dict[str, Buffer]  # by the input's name
+    reusable: bool  # by another stream after this one
+
+    def hold(
+        self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
+    ) -> Buffer:
+        """A buffer of zeros that is the input `past` and then the output `present` of every call.
+
+        `appends`: calls write behind the rows they read, so that one repeated does the same again.
+        """
+        ...
+
+    def part(self, first: int, last: int) -> Binding:
+        """A binding of the session to these parts of the same buffers along the first axis."""
+        ...
+
+    def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
+        """One output of a call."""
+        ...
+
+
+class Device(Protocol):
+    """Where sessions run."""
+
+    name: str  # as `--device` takes it
+    notes: list[str]  # what differs from what was asked for
+    has_rows: bool  # bindings have parts, so that several streams may advance together
+
+    def open(
+        self, path: str | bytes, options: Any, *, captures: bool
+    ) -> onnxruntime.InferenceSession:
+        """A session all of whose nodes run here.
+
+        `captures`: calls with equal shapes are recorded and replayed where the device can do that.
+        """
+        ...
+
+    def bind(self, session: onnxruntime.InferenceSession) -> Binding:
+        """What one stream's calls of a session bind."""
+        ...
+
+    def free_memory(self) -> int | None:
+        """Bytes free where the buffers are, None for the machine's memory."""
+        ...
+
+    def taken_memory(self) -> int:
+        """Bytes that are no longer free there since the device was opened.
+
+        0 for the machine's memory.
+        """
+        ...
+
+
+def account_for_nodes(
+    session: onnxruntime.InferenceSession, provider: str, path: str | bytes, notes: list[str] | None
+) -> None:
+    """Count a session's nodes that its provider has no kernel for.
+
+    They are allowed where there are notes to say so in.
+
+    Raises:
+        DeviceError: with the operators of these nodes, where they are not allowed.
+    """
+    on_cpu = Counter(
+        node.op_type
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider
+        for node in part.get_nodes()
+    )
+    if not on_cpu.keys() - _SHAPE_OPERATORS:
+        return
+    kinds = ", ".join(f"{number} {operator}" for operator, number in sorted(on_cpu.items()))
+    graph = "graph" if isinstance(path, bytes) else path
+    kernels = provider.removesuffix("ExecutionProvider")
+    if notes is None:
+        raise DeviceError(
+            f"{graph}: {on_cpu.total()} nodes have no {kernels} kernel: {kinds}; use --device cpu"
+        )
+    notes.append(
+        f"{graph}: {on_cpu.total()} nodes without a {kernels} kernel run on the CPU: {kinds}"
+    )
+
+
+@contextmanager
+def out_of_memory_is_said(name: str) -> Iterator[None]:
+    """Raise a DeviceError where onnxruntime finds a device's memory full."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        if not any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise
+        raise DeviceError(
+            f"{name}: out of memory; a smaller --context, fewer streams or another --precision "
+            "take less"
+        ) from error

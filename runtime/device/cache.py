@@ -1,0 +1,171 @@
+"""What a graph carries from call to call, in fixed buffers."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...errors import UsageError
+from ...manifest import CacheSpec, Manifest, TensorSpec
+from .base import Binding, Buffer
+from .session import Session
+
+
+class KVCache:
+    """Key-value buffers and convolution states of one stream.
+
+    The key-value buffers are bound as past and present.
+
+    The manifest's rule says which rows move and when (`CacheSpec`). The buffers stand where the
+    session runs; in this process's memory they take what rows are written, so a stream grows with
+    its context and no further than the window.
+    """
+
+    def __init__(self, session: Session, spec: CacheSpec, binding: Binding | None = None):
+        """`binding`: to a row of `KVRows`; None takes one with buffers of its own."""
+        self.spec, self.position = spec, 0
+        # [1, kv_heads, capacity, head_dim], key and value of each layer
+        self.buffers: list[Buffer] = []
+        self.states: list[Buffer] = []  # of the convolutions
+        if binding is None:
+            binding = session.take_binding()
+            weakref.finalize(self, session.give_back, binding)
+        self.binding = binding
+        for tensor in session.graph.inputs:
+            is_cache = tensor.name.startswith("past_key_values.")
+            if not (is_cache or tensor.name.endswith("_state")):
+                continue
+            shape, dtype = _shape(tensor, 1, spec), np.dtype(tensor.dtype)
+            present = (
+                tensor.name.replace("past_key_values", "present")
+                if is_cache
+                else f"present_{tensor.name}"
+            )
+            buffer = self.binding.buffers.get(tensor.name)
+            if buffer is None or buffer.shape != shape:
+                buffer = self.binding.hold(tensor.name, present, shape, dtype, appends=is_cache)
+            elif not is_cache:  # rows of an earlier stream are written over before they are read
+                buffer.write(np.zeros(shape, dtype))
+            (self.buffers if is_cache else self.states).append(buffer)
+        dtype = next(tensor.dtype for tensor in session.graph.inputs if tensor.name == "cos")
+        self.dtype = np.dtype(dtype)
+        self.inverse_frequencies = spec.rope_theta ** (
+            -np.arange(0, spec.head_dim, 2) / spec.head_dim
+        )
+
+    def save(self) -> list[np.ndarray]:
+        """All that later calls can see: convolution states and written rows."""
+        written = self.spec.row(self.position)
+        return [
+            *(state.read() for state in self.states),
+            *(buffer.read(written) for buffer in self.buffers),
+        ]
+
+    def restore(self, position: int, arrays: Sequence[np.ndarray]) -> None:
+        """Take over what `save` gave at that position."""
+        self.position = position
+        for buffer, values in zip((*self.states, *self.buffers), arrays, strict=True):
+            buffer.write(values)
+
+    def take_over(self, other: KVCache) -> None:
+        """Go on where another cache of the same rows is."""
+        self.position, written = other.position, self.spec.row(other.position)
+        for mine, its in zip(
+            (*self.states, *self.buffers), (*other.states, *other.buffers), strict=True
+        ):
+            mine.copy(its, written)
+
+    @property
+    def room(self) -> int:
+        """Rows the next call may write: no call crosses a move."""
+        return self.spec.room(self.position)
+
+    def positions(self, rows: int) -> dict[str, np.ndarray]:
+        """The inputs that place the next `rows` rows.
+
+        Rotation by absolute position, writing by buffer row.
+
+        Angles are computed in float64, so positions have no end.
+        """
+        assert 0 < rows <= self.room, (
+            f"{rows} rows at position {self.position} cross a move of the cache"
+        )
+        angles = (
+            np.arange(self.position, self.position + rows)[None, :, None] * self.inverse_frequencies
+        )
+        return {
+            "cos": np.cos(angles).astype(self.dtype),
+            "sin": np.sin(angles).astype(self.dtype),
+            "seqlens_k": np.array([self.spec.row(self.position) + rows - 1], np.int32),
+            # a smaller one may mean "no past"
+            "total_sequence_length": np.array(self.spec.capacity, np.int32),
+        }
+
+    def advance(self, rows: int) -> None:
+        """Count rows as written, and shift the last `keep` to the front of a full buffer."""
+        full = self.room == rows
+        self.position += rows
+        if full:
+            for buffer in self.buffers:
+                buffer.move_rows(self.spec.keep)
+
+    def rewind(self, rows: int) -> None:
+        """Take back the last rows, which are written over; none may be older than the last move."""
+        if rows:
+            assert (
+                self.spec.row(self.position) - rows >= self.spec.keep
+                or self.position < self.spec.capacity
+            )
+            self.position -= rows
+
+
+class KVRows:
+    """Caches of several streams in common buffers [rows, kv_heads, capacity, head_dim].
+
+    A row by itself is a batch of one: a stream's cache, with a position and moves of its own. The
+    first rows together are a batch that one call advances by a position each.
+    """
+
+    def __init__(self, session: Session, spec: CacheSpec, rows: int):
+        self._session, self._spec = session, spec
+        self._whole = session.take_binding(rows)
+        weakref.finalize(self, session.give_back, self._whole, rows)
+        for tensor in session.graph.inputs:
+            if tensor.name.startswith("past_key_values."):
+                present = tensor.name.replace("past_key_values", "present")
+                shape = _shape(tensor, rows, spec)
+                buffer = self._whole.buffers.get(tensor.name)
+                if buffer is None or buffer.shape != shape:
+                    self._whole.hold(
+                        tensor.name, present, shape, np.dtype(tensor.dtype), appends=True
+                    )
+        self._bindings = [self._whole.part(0, count) for count in range(1, rows + 1)]
+
+    def cache(self, row: int) -> KVCache:
+        """A cache for the next stream in this row."""
+        return KVCache(self._session, self._spec, self._whole.part(row, row + 1))
+
+    def binding(self, count: int) -> Binding:
+        """What a call for the first `count` rows binds."""
+        return self._bindings[count - 1]
+
+
+def _shape(tensor: TensorSpec, batch: int, spec: CacheSpec) -> tuple[int, ...]:
+    sizes = {"batch": batch, "capacity": spec.capacity}
+    return tuple(sizes[size] if isinstance(size, str) else size for size in tensor.shape)
+
+
+def decoder_cache_spec(manifest: Manifest, context: int) -> CacheSpec:
+    """The decoder's buffer for `context` positions, at most its window.
+
+    Raises:
+        UsageError: too few positions.
+    """
+    if not context >= 64:
+        raise UsageError(f"context: expected at least 64 positions of 80 ms, got {context}")
+    stack = manifest.config.decoder
+    if context >= stack.sliding_window:
+        return manifest.caches["decoder"]
+    return CacheSpec.of(stack, 1, context // 4, context)

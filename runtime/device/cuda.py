@@ -1,0 +1,423 @@
+"""A CUDA device, on which everything that a stream carries stays from call to call."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from math import prod
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import DeviceError
+from .base import CUDA, Binding, Buffer, account_for_nodes, out_of_memory_is_said
+from .cpu import HostBuffer, lazy_zeros
+from .helper_graphs import copy_model, move_rows_model, zeros_model
+from .open import import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_INSTALL_GPU = "pip uninstall -y onnxruntime && pip install 'voxtral-onnx[gpu]'"
+_CUDA_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]' nvidia-cublas"
+# an input that CUDA's kernels want in the host's memory
+_READ_BY_THE_HOST = ("total_sequence_length",)
+_ALIGNMENT = 256  # bytes, as CUDA allocates
+
+
+class Cuda:
+    """One CUDA device."""
+
+    records = True  # False runs every call anew: tests and benchmarks compare
+    has_rows = True
+    place = "cuda"  # as onnxruntime names where buffers are
+
+    def __init__(self, index: int = 0, *, allow_fallback: bool = False):
+        """Load the provider and see that it runs.
+
+        `allow_fallback`: nodes without a kernel here run on the CPU, which is noted.
+
+        Raises:
+            DeviceError: with what is missing.
+        """
+        self.name, self.index, self.notes = f"cuda:{index}", index, []
+        self.lock, self.recording_ids, self._allows_cpu = Lock(), count(1), allow_fallback
+        self._helpers: dict[tuple, onnxruntime.InferenceSession] = {}
+        ort = import_onnxruntime()
+        if CUDA not in ort.get_available_providers():
+            raise DeviceError(
+                f"{self.name}: this onnxruntime {ort.__version__} has no CUDA; "
+                f"run:\n  {_INSTALL_GPU}"
+            )
+        ort.set_default_logger_severity(3)  # or every session warns that CUDA is not a plug-in
+        self._free_at_first = self.free_memory()
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            ort.preload_dlls()
+        try:
+            self.zeros((1,), np.dtype(np.float16))
+        except Exception as error:  # onnxruntime's own exceptions share no narrower base
+            reasons = "; ".join(
+                filter(None, (_library_error(ort), *printed.getvalue().splitlines(), str(error)))
+            )
+            raise DeviceError(
+                f"{self.name}: {reasons}; CUDA's libraries come with:\n  {_CUDA_LIBRARIES}"
+            ) from error
+
+    def open(
+        self, path: str | bytes, options: Any, *, captures: bool
+    ) -> onnxruntime.InferenceSession:
+        """See `Device`.
+
+        Raises:
+            DeviceError: the provider does not load, its memory is full, or it has no kernel for
+                some of the nodes.
+        """
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        settings = {
+            "device_id": str(self.index),
+            "use_tf32": "0",  # float32 means float32
+            "arena_extend_strategy": "kSameAsRequested",
+            "enable_cuda_graph": str(int(captures)),
+        }
+        with out_of_memory_is_said(self.name):
+            session = import_onnxruntime().InferenceSession(
+                path, options, providers=[(CUDA, settings)], enable_fallback=False
+            )
+        if CUDA not in session.get_providers():
+            raise DeviceError("the CUDA provider does not load")
+        account_for_nodes(session, CUDA, path, self.notes if self._allows_cpu else None)
+        return session
+
+    def bind(self, session: onnxruntime.InferenceSession) -> Binding:
+        """See `Device`."""
+        return CudaBinding(self, session)
+
+    def captures(self, session: onnxruntime.InferenceSession) -> bool:
+        """Whether calls of a session are recorded."""
+        return session.get_provider_options()[CUDA]["enable_cuda_graph"] == "1"
+
+    def free_memory(self) -> int:
+        """See `Device`."""
+        return _free_memory(self.index)
+
+    def taken_memory(self) -> int:
+        """See `Device`."""
+        return self._free_at_first - self.free_memory()
+
+    def _helper(self, model: Callable[..., bytes], *arguments: Any) -> onnxruntime.InferenceSession:
+        """A session of one of the graphs of rows.py, opened once."""
+        if (model, arguments) not in self._helpers:
+            options = import_onnxruntime().SessionOptions()
+            options.log_severity_level = 4
+            self._helpers[model, arguments] = self.open(model(*arguments), options, captures=False)
+        return self._helpers[model, arguments]
+
+    def zeros(self, shape: Sequence[int], dtype: np.dtype) -> onnxruntime.OrtValue:
+        """Return zeros in the device's memory, from a session's arena.
+
+        A session's arena takes memory without rounding up, unlike the one behind OrtValue.
+
+        Raises:
+            DeviceError: it is full.
+        """
+        binding = self._helper(zeros_model, dtype, len(shape)).io_binding()
+        binding.bind_cpu_input("shape", np.array(shape, np.int64))
+        binding.bind_output("zeros", self.place, self.index)
+        return self._run_helper(self._helper(zeros_model, dtype, len(shape)), binding)
+
+    def move_rows(self, buffer: CudaBuffer, keep: int) -> None:
+        """Move the last `keep` rows along the third axis of each stream's part to the front."""
+        session = self._helper(move_rows_model, buffer.dtype, buffer.shape[2], keep)
+        for row in range(buffer.shape[0]):
+            binding = session.io_binding()
+            buffer.part(row, row + 1).bind(binding, "past", "present")
+            self._run_helper(session, binding)
+
+    def copy(
+        self, source: CudaBuffer | np.ndarray, target: CudaBuffer | None = None
+    ) -> onnxruntime.OrtValue:
+        """Copy values into a buffer; without one into this process's memory."""
+        session = self._helper(copy_model, source.dtype)
+        binding = session.io_binding()
+        if isinstance(source, CudaBuffer):
+            source.bind(binding, "values")
+        else:
+            binding.bind_cpu_input("values", source)
+        if target is not None:
+            target.bind(binding, present="copy")
+        else:
+            binding.bind_output("copy", "cpu")
+        return self._run_helper(session, binding)
+
+    def _run_helper(
+        self, session: onnxruntime.InferenceSession, binding: Any
+    ) -> onnxruntime.OrtValue:
+        # while a call is recorded, nothing may be allocated
+        with self.lock, out_of_memory_is_said(self.name):
+            session.run_with_iobinding(binding)
+        return binding.get_outputs()[0]
+
+    def put(self, array: np.ndarray) -> onnxruntime.OrtValue:
+        """A copy in the device's memory.
+
+        Raises:
+            DeviceError: it is full.
+        """
+        with out_of_memory_is_said(self.name):
+            return import_onnxruntime().OrtValue.ortvalue_from_numpy(
+                np.ascontiguousarray(array), self.place, self.index
+            )
+
+
+class CudaBuffer:
+    """Memory of a CUDA device, at one address for life, as recorded calls need it.
+
+    All of it, or some streams' part.
+    """
+
+    def __init__(
+        self,
+        device: Cuda,
+        shape: Sequence[int],
+        dtype: np.dtype,
+        whole: CudaBuffer | None = None,
+        at: int = 0,
+    ):
+        """`whole` and `at`: the buffer that this is a part of, and at which byte."""
+        self.shape, self.dtype, self.nbytes = tuple(shape), dtype, prod(shape) * dtype.itemsize
+        self.device = device
+        self._value = whole._value if whole else device.zeros(self.shape, dtype)
+        self._address = (whole._address if whole else self._value.data_ptr()) + at
+
+    def part(self, first: int, last: int) -> CudaBuffer:
+        """The streams from `first` to before `last`."""
+        shape = (last - first, *self.shape[1:])
+        return CudaBuffer(
+            self.device, shape, self.dtype, self, first * (self.nbytes // self.shape[0])
+        )
+
+    def bind(self, io: Any, past: str | None = None, present: str | None = None) -> None:
+        """Make this an input and an output of calls."""
+        where = (
+            self.device.place,
+            self.device.index,
+            self.dtype.type,
+            list(self.shape),
+            self._address,
+        )
+        if past:
+            io.bind_input(past, *where)
+        if present:
+            io.bind_output(present, *where)
+
+    def read(self, rows: int | None = None) -> np.ndarray:
+        """See `Buffer`; a copy."""
+        return self.device.copy(self).numpy()[:, :, :rows]
+
+    def write(self, values: np.ndarray) -> None:
+        """See `Buffer`; the rows behind them become zeros."""
+        whole = np.zeros(self.shape, self.dtype)
+        whole[:, :, : values.shape[2]] = values
+        self.device.copy(whole, self)
+
+    def copy(self, other: Buffer, rows: int) -> None:
+        """See `Buffer`; all rows, which stay on the device."""
+        assert isinstance(other, CudaBuffer)
+        self.device.copy(other, self)
+
+    def move_rows(self, keep: int) -> None:
+        """See `Buffer`."""
+        self.device.move_rows(self, keep)
+
+
+class CudaBinding:
+    """Inputs at fixed addresses; calls of a session that captures are replayed as CUDA graphs.
+
+    A shape's first call lets onnxruntime allocate the outputs, which later ones write to. The
+    second is recorded, for which onnxruntime repeats it: states that do not append are therefore
+    inputs and outputs in different places.
+    """
+
+    reusable = True  # recordings hold these addresses and last as long as the session
+
+    def __init__(
+        self, device: Cuda, session: onnxruntime.InferenceSession, *, records: bool = True
+    ):
+        """`records`: calls are recorded, where the session allows it."""
+        self.buffers: dict[str, Buffer] = {}
+        self._device, self._session, self._io = device, session, session.io_binding()
+        self._captures, self._records = device.captures(session), records
+        self._caches: dict[tuple[str, str], CudaBuffer] = {}  # by the names of input and output
+        self._parts: dict[tuple[int, int], CudaBinding] = {}  # kept, because recordings are
+        # a few kB each, which travel with the inputs
+        self._states: dict[str, tuple[str, HostBuffer]] = {}
+        self._calls: dict[tuple, _Call] = {}  # by the shapes of all inputs
+        self._bound: _Call | None = None
+
+    def hold(
+        self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
+    ) -> Buffer:
+        """See `Binding`."""
+        if appends:
+            return self._share(past, present, CudaBuffer(self._device, shape, dtype))
+        self.buffers[past] = buffer = HostBuffer(lazy_zeros(shape, dtype))
+        self._states[past] = present, buffer
+        return buffer
+
+    def part(self, first: int, last: int) -> CudaBinding:
+        """See `Binding`.
+
+        One stream by itself runs its prompt and single decisions, which are not worth recording.
+        """
+        assert not self._states, "states are one stream's"
+        if (first, last) not in self._parts:
+            part = self._parts[first, last] = CudaBinding(
+                self._device, self._session, records=last - first > 1
+            )
+            for (past, present), buffer in self._caches.items():
+                part._share(past, present, buffer.part(first, last))
+        return self._parts[first, last]
+
+    def _share(self, past: str, present: str, buffer: CudaBuffer) -> CudaBuffer:
+        self.buffers[past] = self._caches[past, present] = buffer
+        buffer.bind(self._io, past, present)
+        return buffer
+
+    def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
+        """See `Binding`.
+
+        Raises:
+            DeviceError: the device's memory is full.
+        """
+        feeds = {**feeds, **{past: buffer.array for past, (_, buffer) in self._states.items()}}
+        shapes = (fetch, *(array.shape for array in feeds.values()))
+        call = self._calls.get(shapes)
+        if call is None:
+            names = [fetch, *(present for present, _ in self._states.values())]
+            call = self._calls[shapes] = _Call(self._device, feeds, names)
+        if call is not self._bound:
+            call.bind(self._io)
+            self._bound = call
+        call.upload(feeds)
+        options = call.options(self._device.records and self._records) if self._captures else None
+        # recorded sessions run one call at a time
+        with self._device.lock, out_of_memory_is_said(self._device.name):
+            self._session.run_with_iobinding(self._io, options)
+        if not call.outputs:
+            # the buffers were bound before
+            call.outputs = self._io.get_outputs()[-len(call.fetched) :]
+            self._bound = None  # the next call is bound to these outputs
+        output, *states = (value.numpy() for value in call.outputs)
+        for (_, buffer), values in zip(self._states.values(), states, strict=True):
+            buffer.write(values)
+        return output
+
+
+class _Call:
+    """Memory for the inputs and the outputs of all calls with the same shapes.
+
+    The inputs stand one behind the other, because each transfer to the device takes longer than its
+    few bytes.
+    """
+
+    def __init__(self, device: Cuda, feeds: Mapping[str, np.ndarray], fetched: list[str]):
+        self._device, self._options, self.fetched = device, {}, fetched
+        self._on_host = {name: array for name, array in feeds.items() if name in _READ_BY_THE_HOST}
+        # offset, and a view of what is transferred
+        self._places: dict[str, tuple[int, np.ndarray]] = {}
+        offsets, size = {}, 0
+        for name in feeds.keys() - self._on_host.keys():
+            offsets[name] = size
+            size += -(-feeds[name].nbytes // _ALIGNMENT) * _ALIGNMENT
+        self._staged = np.zeros(size, np.uint8)
+        for name, offset in offsets.items():
+            array = feeds[name]
+            view = (
+                self._staged[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
+            )
+            self._places[name] = offset, view
+        self._value = device.put(self._staged)
+        self.outputs: list[onnxruntime.OrtValue] = []
+
+    def bind(self, io: Any) -> None:
+        """Make these the inputs and the outputs of the next call."""
+        device, address = self._device, self._value.data_ptr()
+        for name, (offset, view) in self._places.items():
+            io.bind_input(
+                name, device.place, device.index, view.dtype.type, view.shape, address + offset
+            )
+        for name, array in self._on_host.items():
+            io.bind_cpu_input(name, array)
+        for i, name in enumerate(self.fetched):
+            if self.outputs:
+                io.bind_ortvalue_output(name, self.outputs[i])
+            else:
+                io.bind_output(name, device.place, device.index)
+
+    def upload(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Transfer the inputs; what the host reads must not have changed."""
+        for name, (_, view) in self._places.items():
+            view[...] = feeds[name]
+        assert all(feeds[name] == array for name, array in self._on_host.items())
+        self._value.update_inplace(self._staged)
+
+    def options(self, records: bool) -> Any:
+        """What says whether the call is recorded or replayed, and as which."""
+        records = records and bool(self.outputs)
+        if records not in self._options:
+            options = self._options[records] = import_onnxruntime().RunOptions()
+            options.add_run_config_entry(
+                "gpu_graph_id", str(next(self._device.recording_ids)) if records else "-1"
+            )
+        return self._options[records]
+
+
+def _free_memory(index: int) -> int:
+    """Bytes that are free on a CUDA device.
+
+    Raises:
+        DeviceError: no driver, or no such device.
+    """
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError as error:
+        raise DeviceError(f"cuda:{index}: no NVIDIA driver ({error})") from error
+
+    def call(function: str, *arguments: Any) -> None:
+        if code := getattr(driver, function)(*arguments):
+            raise DeviceError(
+                f"cuda:{index}: the NVIDIA driver's {function} failed with code {code}"
+            )
+
+    number, device, context = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
+    call("cuInit", 0)
+    call("cuDeviceGetCount", ctypes.byref(number))
+    if index >= number.value:
+        raise DeviceError(
+            f"cuda:{index}: this machine has {number.value} CUDA device(s), from cuda:0"
+        )
+    call("cuDeviceGet", ctypes.byref(device), index)
+    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)  # kept: onnxruntime works in it
+    call("cuCtxPushCurrent_v2", context)
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+    call("cuCtxPopCurrent_v2", ctypes.byref(context))
+    return free.value
+
+
+def _library_error(ort: Any) -> str | None:
+    """What the system's loader says of the CUDA provider, None where it loads."""
+    for name in ("shared", "cuda"):
+        for path in (Path(ort.__file__).parent / "capi").glob(f"*onnxruntime_providers_{name}.*"):
+            try:
+                ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+            except OSError as error:
+                return str(error)
+    return None

@@ -1,0 +1,133 @@
+"""onnxruntime sessions that are held to the manifest's contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import ArtifactError, DeviceError
+from ...manifest import GraphSpec, TensorSpec
+from .base import Binding, Device
+from .cpu import Cpu
+from .open import import_onnxruntime, open_device
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from .cache import KVCache
+
+_ONNX_TYPES = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "int64": "tensor(int64)",
+    "int32": "tensor(int32)",
+}
+
+
+class Session:
+    """One graph of an artifact, loaded and checked."""
+
+    def __init__(
+        self,
+        folder: Path,
+        graph: GraphSpec,
+        device: Device | str,
+        threads: int | None = None,
+        *,
+        path: Path | None = None,
+    ):
+        """Load a graph by path, so that its weights are mapped.
+
+        `path` names another form of the same graph.
+
+        Raises:
+            ArtifactError: the file does not load, or its inputs or outputs are not the manifest's.
+            DeviceError: onnxruntime is missing, or the device cannot run the whole graph.
+        """
+        options = import_onnxruntime().SessionOptions()
+        # 2x slower on a busy machine
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if "MatMulNBits" in graph.operators:
+            # Half the load time on two cores. Codes stay mapped pages until all are packed; floats
+            # would stand in memory twice.
+            options.add_session_config_entry("session.prepack.enable_parallel", "1")
+        if threads:
+            options.intra_op_num_threads = threads
+        self.graph, self.device = graph, open_device(device) if isinstance(device, str) else device
+        self.ort = _load(path or folder / graph.path, graph, options, self.device)
+        self._idle: dict[int, list[Binding]] = {}  # by the number of streams in their buffers
+
+    def take_binding(self, streams: int = 1) -> Binding:
+        """The binding of streams that have ended, or a new one."""
+        idle = self._idle.get(streams)
+        return idle.pop() if idle else self.device.bind(self.ort)
+
+    def give_back(self, binding: Binding, streams: int = 1) -> None:
+        """Let other streams have a binding."""
+        if binding.reusable:
+            self._idle.setdefault(streams, []).append(binding)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The first output of a graph without state."""
+        return np.asarray(self.ort.run(None, feeds)[0])
+
+    def step(self, cache: KVCache, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
+        """Run the next rows of a cache, whose buffers are bound as past and present.
+
+        One output comes back.
+
+        Feeds must hold what `cache.positions` gave for these rows; the cache advances by as many.
+        """
+        output = cache.binding.run(feeds, fetch)
+        cache.advance(feeds["cos"].shape[1])
+        return output
+
+
+def check_graph(folder: Path, graph: GraphSpec) -> None:
+    """Compare a graph's inputs and outputs with the manifest, without preparing its weights.
+
+    Raises:
+        ArtifactError: the file does not load, or its inputs or outputs are others.
+        DeviceError: onnxruntime is missing.
+    """
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    _load(folder / graph.path, graph, options, Cpu())
+
+
+def _load(path: Path, graph: GraphSpec, options, device: Device) -> onnxruntime.InferenceSession:
+    options.log_severity_level = 3
+    has_caches = any(tensor.name.startswith("past_key_values.") for tensor in graph.inputs)
+    try:
+        session = device.open(str(path), options, captures=has_caches)
+    except DeviceError:
+        raise
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        raise ArtifactError(
+            f"{path}: onnxruntime cannot load it ({error}); export again"
+        ) from error
+    _check_contract(path, "input", session.get_inputs(), graph.inputs)
+    _check_contract(path, "output", session.get_outputs(), graph.outputs)
+    return session
+
+
+def _check_contract(
+    path: Path, kind: str, found: Sequence[onnxruntime.NodeArg], expected: Sequence[TensorSpec]
+) -> None:
+    have = {arg.name: (arg.type, len(arg.shape)) for arg in found}
+    want = {
+        spec.name: (_ONNX_TYPES.get(spec.dtype, spec.dtype), len(spec.shape)) for spec in expected
+    }
+    if have != want:
+        name = sorted(
+            name for name in have.keys() | want.keys() if have.get(name) != want.get(name)
+        )[0]
+        raise ArtifactError(
+            f"{path}: {kind} '{name}': expected {want.get(name, 'none')} as in the manifest, "
+            f"got {have.get(name, 'none')}; export again"
+        )

@@ -1,0 +1,288 @@
+"""A GPU through WebGPU, by onnxruntime's plug-in.
+
+Caches stay there from call to call, all else travels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from math import prod
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import DeviceError
+from .base import WEBGPU, Binding, Buffer, account_for_nodes, out_of_memory_is_said
+from .cpu import HostBuffer, lazy_zeros
+from .helper_graphs import roll_rows_model
+from .open import import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_INSTALL = "pip install 'voxtral-onnx[webgpu]'"
+VISIBLE_STEP = 256  # rows; each number of them adds up a little otherwise
+_LOADER = "libvulkan.so.1"  # Linux; elsewhere the system has D3D12 or Metal
+
+
+class WebGpu:
+    """The adapter that the plug-in takes: Dawn's first of high performance."""
+
+    has_rows = False  # buffers are handles without addresses
+
+    def __init__(
+        self, index: int = 0, activation_dtype: str = "float32", *, allow_fallback: bool = False
+    ):
+        """Register the plug-in and run a node in the type that is to be computed in.
+
+        `allow_fallback`: nodes without a kernel here run on the CPU, which is noted.
+
+        Raises:
+            DeviceError: with what is missing.
+        """
+        self.name, self.notes, self._allows_cpu = f"webgpu:{index}", [], allow_fallback
+        if index:
+            raise DeviceError(
+                f"{self.name}: the plug-in takes the adapter by itself; use --device webgpu"
+            )
+        self._ep_device = _find_device(self.name)
+        self._lock = Lock()
+        self._movers: dict[tuple, onnxruntime.InferenceSession] = {}
+        dtype, shape = np.dtype(activation_dtype), (1, 1, 4, 2)
+        try:
+            self._allocator = self._mover(dtype, shape[2], 2)
+        except Exception as error:  # onnxruntime's own exceptions share no narrower base
+            raise DeviceError(
+                f"{self.name}: no adapter that WebGPU takes ({_reason(error)}); install the GPU's "
+                "driver, "
+                "or use --device cpu"
+            ) from error
+        try:
+            self.roll_rows(self.zeros(shape, dtype), dtype, 2)
+        except Exception as error:
+            raise DeviceError(
+                f"{self.name}: its adapter does not compute in {activation_dtype} "
+                f"({_reason(error)}); "
+                "use --precision q4, which takes float32, or --device cpu"
+            ) from error
+
+    def open(
+        self, path: str | bytes, options: Any, *, captures: bool
+    ) -> onnxruntime.InferenceSession:
+        """See `Device`.
+
+        Raises:
+            DeviceError: the adapter's memory is full, or it has no kernel for some of the nodes.
+        """
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        options.add_provider_for_devices([self._ep_device], {"enableInt64": "1"})  # token ids
+        with out_of_memory_is_said(self.name):
+            session = import_onnxruntime().InferenceSession(path, options, enable_fallback=False)
+        account_for_nodes(session, WEBGPU, path, self.notes if self._allows_cpu else None)
+        return session
+
+    def bind(self, session: onnxruntime.InferenceSession) -> Binding:
+        """See `Device`."""
+        return WebGpuBinding(self, session)
+
+    def free_memory(self) -> int | None:
+        """See `Device`; WebGPU does not say."""
+        return None
+
+    def taken_memory(self) -> int:
+        """See `Device`; WebGPU does not say."""
+        return 0
+
+    def run(
+        self, session: onnxruntime.InferenceSession, binding: Any
+    ) -> list[onnxruntime.OrtValue]:
+        """The outputs, in the order in which they were bound.
+
+        Raises:
+            DeviceError: the adapter's memory is full.
+        """
+        # the plug-in's sessions share one device
+        with self._lock, out_of_memory_is_said(self.name):
+            session.run_with_iobinding(binding)
+        return binding.get_outputs()
+
+    def zeros(self, shape: Sequence[int], dtype: np.dtype) -> onnxruntime.OrtValue:
+        """Zeros in the adapter's memory.
+
+        Raises:
+            DeviceError: it is full.
+        """
+        with out_of_memory_is_said(self.name):
+            value = self._allocator.create_ortvalue_from_shape_and_type(
+                list(shape), dtype, "webgpu"
+            )
+            value.update_inplace(lazy_zeros(shape, dtype))
+        return value
+
+    def roll_rows(
+        self, value: onnxruntime.OrtValue, dtype: np.dtype, keep: int
+    ) -> onnxruntime.OrtValue:
+        """A copy whose first rows along the third axis are the last `keep`."""
+        session = self._mover(dtype, value.shape()[2], keep)
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("past", value)
+        binding.bind_output("present", "webgpu")
+        return self.run(session, binding)[0]
+
+    def _mover(self, dtype: np.dtype, capacity: int, keep: int) -> onnxruntime.InferenceSession:
+        if (dtype, capacity, keep) not in self._movers:
+            options = import_onnxruntime().SessionOptions()
+            options.log_severity_level = 4
+            session = self.open(roll_rows_model(dtype, capacity, keep), options, captures=False)
+            self._movers[dtype, capacity, keep] = session
+        return self._movers[dtype, capacity, keep]
+
+
+class WebGpuBuffer:
+    """Memory of the adapter."""
+
+    def __init__(self, device: WebGpu, shape: Sequence[int], dtype: np.dtype):
+        self.shape, self.dtype, self.nbytes = tuple(shape), dtype, prod(shape) * dtype.itemsize
+        self.device, self.value = device, device.zeros(shape, dtype)
+
+    def read(self, rows: int | None = None) -> np.ndarray:
+        """See `Buffer`; a copy."""
+        ort, array = import_onnxruntime(), np.empty(self.shape, self.dtype)
+        ort.copy_tensors([self.value], [ort.OrtValue.ortvalue_from_numpy(array)])
+        return array[:, :, :rows]
+
+    def write(self, values: np.ndarray) -> None:
+        """See `Buffer`; the rows behind them become zeros."""
+        whole = np.zeros(self.shape, self.dtype)
+        whole[:, :, : values.shape[2]] = values
+        self.value.update_inplace(whole)
+
+    def copy(self, other: Buffer, rows: int) -> None:
+        """See `Buffer`."""
+        self.write(other.read(rows))
+
+    def move_rows(self, keep: int) -> None:
+        """See `Buffer`; the memory is another one then."""
+        self.value = self.device.roll_rows(self.value, self.dtype, keep)
+
+
+class WebGpuBinding:
+    """Caches are bound where they are, as past and present.
+
+    Inputs, states and the output travel.
+    """
+
+    reusable = True  # buffers of a window's size are not made anew for each stream
+
+    def __init__(self, device: WebGpu, session: onnxruntime.InferenceSession):
+        self.buffers: dict[str, Buffer] = {}
+        self._device, self._session = device, session
+        self._caches: dict[tuple[str, str], WebGpuBuffer] = {}  # by the names of input and output
+        # a few kB each; no kernel writes what it reads
+        self._states: dict[tuple[str, str], HostBuffer] = {}
+
+    def hold(
+        self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
+    ) -> Buffer:
+        """See `Binding`."""
+        if appends:
+            buffer = self._caches[past, present] = WebGpuBuffer(self._device, shape, dtype)
+        else:
+            buffer = self._states[past, present] = HostBuffer(lazy_zeros(shape, dtype))
+        self.buffers[past] = buffer
+        return buffer
+
+    def part(self, first: int, last: int) -> Binding:
+        """See `Binding`; there are none."""
+        raise NotImplementedError
+
+    def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
+        """See `Binding`.
+
+        Raises:
+            DeviceError: the adapter's memory is full.
+        """
+        io = self._session.io_binding()
+        for name, array in {**feeds, **_visible_rows(feeds)}.items():
+            io.bind_cpu_input(name, array)
+        io.bind_output(fetch, "cpu")
+        for (past, present), state in self._states.items():
+            io.bind_cpu_input(past, state.array)
+            io.bind_output(present, "cpu")
+        for (past, present), buffer in self._caches.items():
+            io.bind_ortvalue_input(past, buffer.value)
+            io.bind_ortvalue_output(present, buffer.value)
+        output, *states = (
+            value.numpy() for value in self._device.run(self._session, io)[: 1 + len(self._states)]
+        )
+        for state, values in zip(self._states.values(), states, strict=True):
+            state.write(values)
+        return output
+
+
+def _reason(error: Exception) -> str:
+    """What Dawn says, without where onnxruntime says so."""
+    return " ".join(str(error).split()).rpartition(" was false. ")[2]
+
+
+def _visible_rows(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return how many of the buffers' rows attention goes through.
+
+    Rows without keys take it as long as others.
+
+    More than the call's own at any time, because as many would mean that there is no past.
+    """
+    written, capacity = int(feeds["seqlens_k"].max()) + 1, int(feeds["total_sequence_length"])
+    return {
+        "total_sequence_length": np.array(
+            min(capacity, (written // VISIBLE_STEP + 1) * VISIBLE_STEP), np.int32
+        )
+    }
+
+
+@cache
+def _register(path: str) -> None:
+    import_onnxruntime().register_execution_provider_library("webgpu", path)
+
+
+def _find_device(name: str) -> Any:
+    """What onnxruntime's sessions take for the plug-in on this machine's GPU.
+
+    Raises:
+        DeviceError: the package, the system's Vulkan loader or a GPU is missing, or they do not fit
+            together.
+    """
+    ort = import_onnxruntime()
+    if not hasattr(ort.InferenceSession, "create_ortvalue_from_shape_and_type"):
+        raise DeviceError(
+            f"{name}: onnxruntime {ort.__version__} keeps no caches there; needed is "
+            f"1.32:\n  {_INSTALL}"
+        )
+    try:
+        import onnxruntime_ep_webgpu as plugin  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise DeviceError(
+            f"{name}: onnxruntime's plug-in for WebGPU is missing; run:\n  {_INSTALL}"
+        ) from error
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL(_LOADER)
+        except OSError as error:
+            raise DeviceError(
+                f"{name}: {_LOADER} is missing, the loader of Vulkan ({error}); on Debian: apt-get "
+                "install libvulkan1"
+            ) from error
+    try:
+        _register(plugin.get_library_path())
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        raise DeviceError(
+            f"{name}: onnxruntime {ort.__version__} does not take its plug-in ({error})"
+        ) from error
+    devices = [device for device in ort.get_ep_devices() if device.ep_name == plugin.get_ep_name()]
+    if not devices:
+        raise DeviceError(f"{name}: onnxruntime sees no GPU on this machine; use --device cpu")
+    return devices[0]

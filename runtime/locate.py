@@ -1,0 +1,229 @@
+"""Finding the artifact that a user means, and bringing one that is published on the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from ..assets import TINY_ARTIFACT
+from ..errors import ArtifactError, StorageError, UsageError
+from ..files import hash_file, write_whole
+from ..manifest import CERTIFICATE, FILE_NAME, Manifest
+
+if TYPE_CHECKING:
+    from ..hub import Progress, Repository
+
+ENVIRONMENT_VARIABLE = "VOXTRAL_ONNX_MODEL"
+DEFAULT_PRECISIONS = ("q4f16", "q4", "q8", "fp16", "fp32")  # the first that the artifact has
+
+
+def find_artifact(
+    model: str | Path | None = None,
+    precisions: Sequence[str] | None = None,
+    *,
+    offline: bool = False,
+    on_download: Callable[[Progress], None] = lambda progress: None,
+) -> Path:
+    """The folder of the artifact: `model`, else $VOXTRAL_ONNX_MODEL, else the last finished export.
+
+    Of an artifact that ORG/NAME[@REVISION] names, what `precisions` need is downloaded; as
+    `choose_precisions` takes them.
+
+    Raises:
+        ArtifactError: nothing was named or exported, or what was named is not an artifact.
+        StorageError: as `hub.Snapshot.download`.
+        UsageError: as `choose_precisions`.
+    """
+    asked = model or os.environ.get(ENVIRONMENT_VARIABLE) or _last_export()
+    if not asked:
+        raise ArtifactError(
+            "no model: give --model FOLDER or ORG/NAME, or export one first:\n"
+            "  voxtral-onnx export tiny\n"
+            "  voxtral-onnx export  # downloads the released model, 8.9 GB"
+        )
+    if str(asked) == "tiny" and not Path(asked).exists():
+        if not (TINY_ARTIFACT / FILE_NAME).exists():
+            raise ArtifactError(
+                "tiny: this checkout holds its checkpoint but not its artifact; run: make demo, "
+                "or\n"
+                "  voxtral-onnx export tiny -o tiny-onnx && voxtral-onnx transcribe --model "
+                "tiny-onnx AUDIO"
+            )
+        return TINY_ARTIFACT
+    folder = Path(asked)
+    if isinstance(asked, str) and not folder.exists():
+        from ..hub import find_repository  # late: its imports take 0.3 s
+
+        if repository := find_repository(asked):
+            return _fetch(repository, precisions, offline, on_download)
+    is_checkpoint = folder.suffix == ".gguf" or any(
+        (folder / name).exists()
+        for name in ("params.json", "consolidated.safetensors", "config.json")
+    )
+    if is_checkpoint and not (folder / FILE_NAME).exists():
+        raise ArtifactError(
+            f"{folder}: a checkpoint, not an artifact; run: voxtral-onnx export {folder}"
+        )
+    if not folder.exists():
+        raise ArtifactError(
+            f"{folder}: no such folder; export a model first: voxtral-onnx export SOURCE"
+        )
+    return folder
+
+
+def open_artifact(
+    folder: Path, precisions: Sequence[str] | None = None
+) -> tuple[Manifest, list[str]]:
+    """Read the manifest, choose precisions and compare the sizes of their files.
+
+    Others need not be there.
+
+    Raises:
+        ArtifactError: no artifact, another format, or a file that is missing or of another size.
+        UsageError: as `choose_precisions`.
+    """
+    manifest = Manifest.read(folder)
+    chosen = choose_precisions(manifest, precisions)
+    manifest.check_files(folder, chosen)
+    return manifest, chosen
+
+
+class MappedFiles:
+    """Weight files that sessions have mapped: what is written into them changes what is computed.
+
+    A file that is replaced or deleted, as exports and downloads do it, stays what it was for those
+    that have it open.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, names: Iterable[str]):
+        self._folder, self._manifest = folder, manifest
+        self._stamps = {name: _stamp(folder / name) for name in names}
+
+    def require_unchanged(self) -> None:
+        """See that nothing was written into the files.
+
+        One with a new time is read and its hash compared.
+
+        Raises:
+            ArtifactError: a file is not the manifest's any more.
+        """
+        for name, before in self._stamps.items():
+            now = _stamp(self._folder / name)
+            if now == before or before is None or now is None or now[0] != before[0]:
+                continue
+            if hash_file(self._folder / name).sha256 != self._manifest.files[name].sha256:
+                raise ArtifactError(
+                    f"{self._folder / name}: changed while it was in use, so that nothing decoded "
+                    "from now on could be "
+                    "trusted; export to another folder, or replace files instead of writing into "
+                    "them"
+                )
+            self._stamps[name] = now
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """The file itself, its size and its time; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def choose_precisions(manifest: Manifest, asked: Sequence[str] | None = None) -> list[str]:
+    """Return the precisions asked for, or the artifact's default one.
+
+    `["all"]` asks for all; the default is the first of DEFAULT_PRECISIONS that the artifact has.
+
+    Raises:
+        UsageError: the artifact has not the one asked for.
+        ArtifactError: it has none that is known.
+    """
+    if asked is None:
+        asked = [name for name in DEFAULT_PRECISIONS if name in manifest.precisions][:1]
+        if not asked:
+            known = ", ".join(DEFAULT_PRECISIONS)
+            raise ArtifactError(f"the artifact has none of the precisions {known}; export again")
+    if list(asked) == ["all"]:
+        return list(manifest.precisions)
+    for name in asked:
+        if name not in manifest.precisions:
+            raise UsageError(
+                f"precision: the artifact has {', '.join(manifest.precisions)}, not {name!r}; "
+                f"add it: voxtral-onnx export SOURCE -o ARTIFACT --precision {name}"
+            )
+    return list(asked)
+
+
+def _fetch(
+    repository: Repository,
+    precisions: Sequence[str] | None,
+    offline: bool,
+    on_download: Callable[[Progress], None],
+) -> Path:
+    """Download what these precisions need of a published artifact, and its certificate.
+
+    Returns its folder.
+    """
+    from .. import hub
+
+    snapshot = hub.look_up(repository, offline=offline)
+    if FILE_NAME not in snapshot.files:
+        if snapshot.files.keys() & {"params.json", "config.json"}:
+            raise ArtifactError(
+                f"{repository}: a checkpoint, not an artifact; run: voxtral-onnx "
+                f"export {repository}"
+            )
+        raise ArtifactError(f"{repository}: no {FILE_NAME}: not an exported artifact")
+    folder = snapshot.folder([FILE_NAME])
+    snapshot.download({FILE_NAME: snapshot.files[FILE_NAME]}, folder, on_download)
+    manifest = Manifest.read(folder)
+    needed = {
+        name: hub.RemoteFile(file.size, file.sha256)
+        for name, file in manifest.files_of(choose_precisions(manifest, precisions)).items()
+    }
+    if wrong := [
+        name for name, file in needed.items() if not file.may_be(snapshot.files.get(name))
+    ]:
+        raise ArtifactError(
+            f"{repository}: its {FILE_NAME} names other files than it holds: {', '.join(wrong)}; "
+            "choose another revision, ORG/NAME@REVISION"
+        )
+    if not snapshot.is_offline:  # artifacts run without; what was verified here is not overwritten
+        new = [
+            name for name in CERTIFICATE if name in snapshot.files and not (folder / name).exists()
+        ]
+        needed |= {name: snapshot.files[name] for name in new}
+    snapshot.download(needed, folder, on_download)
+    snapshot.remember()
+    return folder
+
+
+def remember_export(folder: Path) -> None:
+    """Make this artifact the one that run commands take when none is named.
+
+    Raises:
+        StorageError: the user's state folder cannot be written.
+    """
+    path = _state_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path.parent}: cannot be made ({error.strerror or error})") from error
+    write_whole(path, json.dumps({"last_export": str(folder.resolve())}).encode())
+
+
+def _last_export() -> str | None:
+    try:
+        return json.loads(_state_file().read_text())["last_export"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _state_file() -> Path:
+    return platformdirs.user_state_path("voxtral-onnx") / "state.json"

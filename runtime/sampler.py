@@ -1,0 +1,111 @@
+"""The choice of a token made here instead of in the graph, from all its logits.
+
+Alternatives, and hotwords.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..errors import UsageError
+from ..manifest import Tokens
+from .decoder import Alternative, Choice
+from .hotwords import START_SHARE, Hotwords
+from .text.tokenizer import Tokenizer
+
+MAX_ALTERNATIVES = 10
+
+
+class Chooser:
+    """The graph's greedy choice, of one stream, with alternatives to it and with hotwords likelier.
+
+    Blanks are never biased, and a hotword is begun only where the model writes some text anyway:
+    what it hears decides whether there is a word, hotwords decide which.
+    """
+
+    def __init__(
+        self,
+        ids: Tokens,
+        tokenizer: Tokenizer,
+        alternatives: int = 0,
+        hotwords: Hotwords | None = None,
+    ):
+        self.ids = ids
+        self.tokenizer = tokenizer
+        self.num_alternatives = alternatives
+        self.hotwords = hotwords
+        # tokens written last, blanks left out, as many as a hotword can depend on
+        self.recent: list[int] = []
+
+    def choose(self, logits: np.ndarray, blank_penalty: float) -> Choice:
+        """The choice at one position.
+
+        Args:
+            logits: float32 [vocab_size].
+            blank_penalty: taken off the blank's logit; what is returned was computed before.
+        """
+        blank_id = self.ids.streaming_pad
+        words = logits.copy()
+        words[blank_id] = -np.inf
+        held_back = logits[blank_id] - np.float32(blank_penalty)
+        margin = logits[blank_id] - words.max()
+        token_id, lead = self._best(words, held_back)
+        plain = token_id
+        if self.hotwords is not None:
+            words[self.hotwords.continuations(self.recent)] += self.hotwords.bias
+            if plain != blank_id and plain >= self.ids.first_text:
+                words[self.hotwords.starts(self.recent)] += self.hotwords.bias * np.float32(
+                    START_SHARE
+                )
+            token_id, biased_lead = self._best(words, held_back)
+            lead = min(lead, biased_lead)  # another plain choice might bias other tokens
+        highest = logits.max()
+        log_sum = highest + np.log(np.exp(logits - highest).sum())
+        return Choice(
+            token_id,
+            float(logits[token_id] - log_sum),
+            float(margin),
+            tuple(self._alternatives(logits, log_sum)),
+            is_swayed=token_id != plain,
+            lead=lead,
+        )
+
+    def _best(self, words: np.ndarray, blank: np.float32) -> tuple[int, float]:
+        """Return the best token by the graph's rule, and its lead over the next best.
+
+        By that rule a tie goes to the lower id.
+        """
+        blank_id, best = self.ids.streaming_pad, int(words.argmax())
+        if (blank, -blank_id) > (words[best], -best):
+            return blank_id, float(blank - words[best])
+        second = np.partition(words, -2)[-2]
+        return best, float(words[best] - max(second, blank))
+
+    def _alternatives(self, logits: np.ndarray, log_sum: np.float32) -> Iterable[Alternative]:
+        count = self.num_alternatives
+        if not count:
+            return
+        least = np.partition(logits, -count)[-count]
+        # in the order of ids, which stable sorting keeps for equal ones
+        candidates = np.flatnonzero(logits >= least)
+        for token_id in candidates[np.argsort(-logits[candidates], kind="stable")][:count]:
+            text = self.tokenizer.bytes_of(int(token_id)).decode("utf-8", "replace")
+            yield Alternative(int(token_id), text, float(logits[token_id] - log_sum))
+
+    def decided(self, token_id: int) -> None:
+        """Take a token as written."""
+        if self.hotwords is not None and token_id != self.ids.streaming_pad:
+            self.recent = [*self.recent, token_id][-self.hotwords.longest :]
+
+
+def check_alternatives(count: int) -> int:
+    """The number of alternatives, 0 for none.
+
+    Raises:
+        UsageError: out of range.
+    """
+    if not 0 <= count <= MAX_ALTERNATIVES:
+        raise UsageError(f"alternatives: expected 1 to {MAX_ALTERNATIVES}, got {count}")
+    return count

@@ -1,0 +1,1 @@
+"""Tokens to text, segments and subtitles, and text to tokens."""

@@ -1,0 +1,346 @@
+"""Transcriber: an artifact loaded once, files and streams transcribed with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import UsageError
+from .audio.files import AudioSource, open_audio
+from .audio.vad import VoiceGate, detectors, heard
+from .batch import Row, advance_together
+from .decoder import Decoder
+from .device.cache import KVCache, decoder_cache_spec
+from .device.cpu import Cpu
+from .device.open import open_device
+from .device.prepacked import prepacked_folder, prepacked_graph
+from .device.session import Session
+from .encoder import Encoder
+from .hotwords import DEFAULT_BIAS, Hotwords
+from .locate import MappedFiles, find_artifact, open_artifact
+from .memory import require_memory
+from .sampler import Chooser, check_alternatives
+from .stream import Snapshot, Stream
+from .text.tokenizer import Tokenizer
+from .tokens import Token
+
+if TYPE_CHECKING:
+    from ..hub import Progress
+from .delay import delay_tokens
+from .transcript import Transcript
+
+DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
+# Positions run ahead after a blank of a file. Source: docs/performance.md; not measured for WebGPU.
+GUESSED_BLANKS = {"cpu": 1, "cuda": 3, "webgpu": 0}
+
+
+class Transcriber:
+    """A loaded model.
+
+    Threads may share it: every transcript and every stream has caches of its own.
+
+    with Transcriber("tiny") as transcriber:
+        for segment in transcriber.transcribe("clip.wav"):
+            print(segment.end, segment.text)
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        device: str = "auto",
+        delay_ms: int | None = None,
+        context: int = DEFAULT_CONTEXT,
+        *,
+        batch_size: int = 1,
+        precision: str | None = None,
+        threads: int | None = None,
+        prepacked: str | Path | None = None,
+        blank_guard: bool = True,
+        alternatives: int = 0,
+        hotwords: Iterable[str] = (),
+        hotword_bias: float = DEFAULT_BIAS,
+        vad: str | Path | None = None,
+        allow_fallback: bool = False,
+        offline: bool = False,
+        on_download: Callable[[Progress], None] = lambda progress: None,
+    ):
+        """Load an artifact.
+
+        Args:
+            model: its folder, "tiny", or ORG/NAME[@REVISION] of the hub, of which the files of one
+                precision are downloaded; None takes $VOXTRAL_ONNX_MODEL or the last finished
+                export.
+            device: "cpu", "cuda", "cuda:N" or "webgpu"; "auto" takes CUDA where it is there and
+                computes in this precision.
+            delay_ms: how long the model listens before it writes, a multiple of 80 up to 2400; None
+                for the model's own, 480.
+            context: decoder positions of 80 ms that attention sees; fewer than the model's window
+                take less memory.
+            batch_size: files that `transcribe_many` advances together, on CPU or CUDA; each takes
+                caches of its own.
+            precision: which of the artifact's; None takes the first of q4f16, q4, q8, fp16, fp32.
+            threads: for onnxruntime; None for one a core.
+            prepacked: a folder for weights in the layout of this machine's kernels, made on first
+                use; they load faster and processes share their memory. For the CPU.
+            blank_guard: after 16 s without a word, make blanks less likely step by step
+                (`Stream.overrides` tells where that changed a decision).
+            alternatives: how many of the best tokens each token of text comes with, 1 to 10; 0 for
+                none.
+            hotwords: words and phrases that are made likelier.
+            hotword_bias: what their tokens' logits gain.
+            vad: leave out words where nobody speaks: "energy" tells that by loudness, or the path
+                of Silero's model, version 5 or 6. For `transcribe`; live streams take a
+                `voice_gate`.
+            allow_fallback: run what the device cannot on the CPU, and say so in `notes`, instead of
+                raising.
+            offline: ask no hub, take what was downloaded before.
+            on_download: called for every MiB of a download.
+
+        Raises:
+            ArtifactError, DeviceError, StorageError, UsageError: as errors.py describes.
+        """
+        asked = None if precision is None else [precision]
+        self.folder = find_artifact(model, asked, offline=offline, on_download=on_download)
+        self.manifest, (self.precision,) = open_artifact(self.folder, asked)
+        manifest = self.manifest
+        graphs = manifest.precisions[self.precision]
+        self.runs_on = open_device(device, graphs.activation_dtype, allow_fallback=allow_fallback)
+        if prepacked and self.device != "cpu":
+            raise UsageError(
+                f"prepacked: weights are packed for the CPU, not for {self.device}; "
+                "add --device cpu"
+            )
+        if batch_size < 1:
+            raise UsageError(f"batch size: expected at least 1 file, got {batch_size}")
+        if batch_size > 1 and not self.runs_on.has_rows:
+            raise UsageError(
+                "batch size: files advance together on CPU and CUDA, not on "
+                f"{self.device}; leave it out"
+            )
+        self.num_delay_tokens = delay_tokens(manifest, delay_ms)
+        self.context, self.batch_size, self.blank_guard = context, batch_size, blank_guard
+        self.alternatives = check_alternatives(alternatives)
+        self._new_detector = detectors(vad, self.sample_rate) if vad else None
+        # by delay: streams that have heard the silence before the audio
+        self._starts: dict[int, Snapshot] = {}
+        decoder_cache = decoder_cache_spec(manifest, context)
+        if prepacked is None or not all(
+            prepacked_folder(manifest, graph, Path(prepacked)).is_dir()
+            for graph in (graphs.encoder, graphs.decoder)
+            # weights saved packed are pages of a file, which processes share and the system can
+            # drop: they fit always
+        ):
+            require_memory(manifest, self.precision, context, self.runs_on, batch_size)
+        mapped = () if prepacked else (*graphs.encoder.data, *graphs.decoder.data)
+        self.weights = MappedFiles(self.folder, manifest, mapped)
+        mel = Session(self.folder, manifest.mel, Cpu(), threads)  # small, and exact there
+        encoder, decoder = (
+            Session(
+                self.folder,
+                graph,
+                self.runs_on,
+                threads,
+                path=prepacked_graph(manifest, self.folder, graph, Path(prepacked))
+                if prepacked
+                else None,
+            )
+            for graph in (graphs.encoder, graphs.decoder)
+        )
+        self.tokenizer = Tokenizer(self.folder / "tekken.json", manifest.tokens)
+        words = [hotwords] if isinstance(hotwords, str) else list(hotwords)
+        self.hotwords = (
+            Hotwords(words, self.tokenizer, manifest.tokens, hotword_bias) if words else None
+        )
+        self.encoder = Encoder(manifest, mel, encoder)
+        self.decoder = Decoder(decoder, decoder_cache)
+
+    def __enter__(self) -> Transcriber:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the sessions; what is still streaming keeps them until it is done."""
+        self.__dict__.pop("encoder", None)
+        self.__dict__.pop("decoder", None)
+        self._starts.clear()
+
+    @property
+    def device(self) -> str:
+        """What runs: "cpu", "cuda:N" or "webgpu:0"."""
+        return self.runs_on.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What runs otherwise than it was asked for."""
+        return tuple(self.runs_on.notes)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz that `stream()` and arrays must have."""
+        return self.manifest.config.audio.sample_rate
+
+    def stream(self, delay_ms: int | None = None) -> Stream:
+        """A new live stream; the model's end-of-text does not end it."""
+        return self._stream(self._delay(delay_ms))
+
+    def _stream(
+        self,
+        num_delay_tokens: int,
+        *,
+        stop_at_eos: bool = False,
+        decoder_cache: KVCache | None = None,
+    ) -> Stream:
+        """A stream behind the silence that comes before all audio.
+
+        On the CPU the silence is run once for each delay; a device runs it sooner than whole
+        buffers reach it.
+        """
+        device = self.device.partition(":")[0]
+        guessed_blanks = GUESSED_BLANKS[device] if stop_at_eos else 0
+        stream = Stream(
+            self,
+            num_delay_tokens,
+            stop_at_eos=stop_at_eos,
+            guessed_blanks=guessed_blanks,
+            decoder_cache=decoder_cache,
+        )
+        if device != "cpu":
+            return stream
+        if num_delay_tokens not in self._starts:
+            silent = Stream(self, num_delay_tokens)
+            silent.feed(np.zeros(0, np.float32))
+            self._starts[num_delay_tokens] = silent.snapshot()
+        stream.take_over(self._starts[num_delay_tokens])
+        return stream
+
+    def new_chooser(self) -> Chooser | None:
+        """What chooses a stream's tokens; None leaves that to the graph."""
+        if not self.alternatives and self.hotwords is None:
+            return None
+        return Chooser(self.manifest.tokens, self.tokenizer, self.alternatives, self.hotwords)
+
+    def voice_gate(self, delay_ms: int | None = None) -> VoiceGate | None:
+        """What leaves out words without speech from a new stream, where `vad` was asked for."""
+        return self._gate(self._delay(delay_ms))
+
+    def _gate(self, num_delay_tokens: int) -> VoiceGate | None:
+        return (
+            VoiceGate(self._new_detector(), self.manifest, num_delay_tokens)
+            if self._new_detector
+            else None
+        )
+
+    def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
+        """A stream that goes on where `Stream.save` wrote it.
+
+        Raises:
+            ArtifactError: not a saved stream, or one of another artifact, precision, delay or
+                context.
+        """
+        stream = self.stream(delay_ms)
+        stream.restore(path)
+        return stream
+
+    def identity(self, num_delay_tokens: int) -> str:
+        """Hash of all that a stream's state depends on."""
+        graphs = self.manifest.precisions[self.precision]
+        names = [
+            self.manifest.mel.path,
+            *(f for g in (graphs.encoder, graphs.decoder) for f in (g.path, *g.data)),
+        ]
+        facts = [
+            *(self.manifest.files[name].sha256 for name in names),
+            str(num_delay_tokens),
+            str(self.context),
+        ]
+        return hashlib.sha256(" ".join(facts).encode()).hexdigest()
+
+    def _delay(self, milliseconds: int | None) -> int:
+        return (
+            self.num_delay_tokens
+            if milliseconds is None
+            else delay_tokens(self.manifest, milliseconds)
+        )
+
+    def transcribe(
+        self,
+        audio: str | Path | np.ndarray | AudioSource,
+        *,
+        delay_ms: int | None = None,
+        gain: str = "none",
+        on_token: Callable[[Token], None] = lambda token: None,
+    ) -> Transcript:
+        """Begin to transcribe a file, an array (float [n] at the model's rate) or an opened source.
+
+        The transcript decodes while it is iterated; its fields decode what is left. `delay_ms`
+        replaces the transcriber's. `on_token` sees every token as it is decided, which is earlier
+        than its word group is whole.
+
+        Raises:
+            AudioError: the audio cannot be read or is not finite.
+        """
+        source, num_delay_tokens = self._source(audio, gain), self._delay(delay_ms)
+        stream = self._stream(num_delay_tokens, stop_at_eos=True)
+        gate = self._gate(num_delay_tokens)
+        return Transcript(source, stream, _decoded(stream, source, gate), on_token, gate)
+
+    def transcribe_many(
+        self,
+        audio: Iterable[str | Path | np.ndarray | AudioSource],
+        *,
+        delay_ms: int | None = None,
+        gain: str = "none",
+    ) -> Iterator[Transcript]:
+        """Transcripts of many files.
+
+        `batch_size` files advance together, a token each in one call of the decoder, which reads
+        the weights once for all; each transcript comes as soon as it is whole. A file that ends
+        makes room for the next: only then is that one taken from `audio` and opened. Sound that
+        turns out to be damaged raises AudioError where its transcript is iterated. With one file at
+        a time, transcripts decode while they are iterated.
+
+        Args:
+            audio: what `transcribe` takes; a generator of opened sources can pass over what cannot
+                be opened.
+            delay_ms: as for `transcribe`.
+            gain: as for `transcribe`.
+
+        Raises:
+            AudioError: audio cannot be opened.
+        """
+        num_delay_tokens = self._delay(delay_ms)
+        sources = (self._source(each, gain) for each in audio)
+
+        def begin(cache: KVCache) -> Row | None:
+            if (source := next(sources, None)) is None:
+                return None
+            stream = self._stream(num_delay_tokens, stop_at_eos=True, decoder_cache=cache)
+            return Row(source, stream, self._gate(num_delay_tokens))
+
+        if self.batch_size == 1:
+            for source in sources:
+                yield self.transcribe(source, delay_ms=delay_ms)
+            return
+        for row in advance_together(self.decoder, self.batch_size, begin):
+            yield Transcript(row.source, row.stream, row.result(), lambda token: None, row.gate)
+
+    def _source(self, audio: str | Path | np.ndarray | AudioSource, gain: str) -> AudioSource:
+        return (
+            audio
+            if isinstance(audio, AudioSource)
+            else open_audio(audio, self.sample_rate, gain=gain)
+        )
+
+
+def _decoded(stream: Stream, source: AudioSource, gate: VoiceGate | None) -> Iterator[Token]:
+    for block in heard(source, gate):
+        yield from stream.iter_feed(block)
+        if stream.finished:  # the model said that the text has ended
+            return
+    yield from stream.iter_finish()

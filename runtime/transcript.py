@@ -1,0 +1,101 @@
+"""Text, segments and token ids of one audio source, decoded as they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .audio.files import AudioSource
+from .audio.vad import VoiceGate
+from .stream import Stream
+from .text.segments import Segment, group
+from .tokens import Token
+
+if TYPE_CHECKING:
+    pass
+from .delay import delay_ms
+
+
+class Transcript:
+    """Text, segments and token ids of one audio source, decoded as they are asked for."""
+
+    def __init__(
+        self,
+        source: AudioSource,
+        stream: Stream,
+        tokens: Iterator[Token],
+        on_token: Callable[[Token], None],
+        gate: VoiceGate | None = None,
+    ):
+        """Made by `Transcriber.transcribe`."""
+        self.source, self.stream, self.transcriber = source, stream, stream.transcriber
+        self.duration = source.duration
+        self.gate, self._tokens, self._on_token = gate, tokens, on_token
+        self._token_ids: list[int] = []
+        self._segments: list[Segment] = []
+        self._pending = group(self._taken(), stream.ids)
+
+    def _taken(self) -> Iterator[Token]:
+        for token in self.gate.words(self._tokens) if self.gate else self._tokens:
+            self._token_ids.append(token.token_id)
+            self._on_token(token)
+            yield token
+
+    def __iter__(self) -> Iterator[Segment]:
+        """Segments, the decoded ones first."""
+        count = 0
+        while True:
+            if count == len(self._segments):
+                segment = next(self._pending, None)
+                if segment is None:
+                    return
+                self._segments.append(self._clamped(segment))
+            yield self._segments[count]
+            count += 1
+
+    def _clamped(self, segment: Segment) -> Segment:
+        return replace(
+            segment, start=min(segment.start, self.duration), end=min(segment.end, self.duration)
+        )
+
+    @property
+    def decoded(self) -> list[Segment]:
+        """The word groups so far; decodes nothing."""
+        return list(self._segments)
+
+    @property
+    def segments(self) -> list[Segment]:
+        """All word groups."""
+        return list(self)
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return self.transcriber.tokenizer.decode(list(self.token_ids))
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The generated ids without the prompt, one for every 80 ms."""
+        for _ in self:
+            pass
+        return tuple(self._token_ids)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What ran, and the time it took."""
+        timings, transcriber = self.stream.timings, self.transcriber
+        seconds = timings.encode_seconds + timings.decode_seconds
+        return {
+            "precision": transcriber.precision,
+            "device": transcriber.device,
+            "delay_ms": delay_ms(transcriber.manifest, self.stream.num_delay_tokens),
+            "context": transcriber.context,
+            "blank_guard": len(self.stream.overrides) if transcriber.blank_guard else None,
+            "hotwords": self.stream.num_swayed if transcriber.hotwords else None,
+            "vad": self.gate.summary() if self.gate else None,
+            "encode_ms": round(1000 * timings.encode_seconds, 1),
+            "decode_ms": round(1000 * timings.decode_seconds, 1),
+            "rtf": round(seconds / self.duration, 4) if self.duration else None,
+            "tokens_per_second": round(timings.steps / seconds, 1) if seconds else None,
+        }

@@ -1,0 +1,480 @@
+"""GGUF files as checkpoints.
+
+Every type against the package's reading, shards, naming schemes, damage.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFReader
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import toy
+from support import ggufs
+from support.checkpoints import TINY, small_config, small_tensors
+
+from voxtral_onnx.config import RELEASED, VoxtralConfig
+from voxtral_onnx.errors import CheckpointError, QuantizationError
+from voxtral_onnx.exporter.checkpoint import gguf, names
+from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
+from voxtral_onnx.exporter.plan import default_folder
+from voxtral_onnx.quant.gguf import repack
+
+MODEL = "model.gguf"
+EMBEDDING = names.mistral_name(names.EMBEDDING)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A GGUF of one layer in Q4_0 and its tokenizer. Read only."""
+    folder = tmp_path_factory.mktemp("gguf")
+    ggufs.write_model(folder / MODEL, small_config(), small_tensors(), "Q4_0")
+    shutil.copyfile(TINY / "tekken.json", folder / "tekken.json")
+    return folder
+
+
+@pytest.fixture
+def own(folder, tmp_path):
+    """A copy to damage."""
+    return shutil.copytree(folder, tmp_path / "own")
+
+
+@pytest.fixture
+def refuse(run, tmp_path):
+    """Exporting ends with exit code 3 and these words, and leaves no trace."""
+
+    def refuse(source, *parts, tokenizer=TINY / "tekken.json"):
+        option = ["--tokenizer", tokenizer] if tokenizer else []
+        run("export", source, *option, "-o", tmp_path / "out").assert_refused(3, *parts)
+        assert not (tmp_path / "out").exists()
+
+    return refuse
+
+
+@pytest.fixture(scope="module")
+def every_type(tmp_path_factory):
+    """A matrix of every type, of 24 rows and 512 columns.
+
+    The file, and the values as the package reads them.
+    """
+    path = tmp_path_factory.mktemp("types") / "types.gguf"
+    values = np.random.default_rng(5).standard_normal((24, 512), dtype=np.float32)
+    contents = {kind: (ggufs.stored(values, kind), kind) for kind in ggufs.TYPES}
+    lists = {"a.list": [1, 2, 3], "of.names": ["x", "yz"], "a.number": 7, "a.name": "toy"}
+    ggufs.write(path, contents, **lists)
+    return path, {kind: ggufs.read(*content) for kind, content in contents.items()}
+
+
+def test_types_are_those_of_ggml():
+    for number, encoding in gguf.TYPES.items():
+        known = GGMLQuantizationType(number)
+        assert (encoding.name, (encoding.block_size, encoding.block_bytes)) == (
+            known.name,
+            GGML_QUANT_SIZES[known],
+        )
+
+
+@pytest.mark.parametrize("kind", ggufs.TYPES)
+def test_rows_and_columns_are_what_the_package_reads(kind, every_type):
+    path, values = every_type
+    tensor, wanted = gguf.open_gguf([path])[0][kind], values[kind]
+    assert tensor.shape == (24, 512)
+    for start, stop in ((0, 24), (0, 1), (23, 24), (5, 17)):
+        assert np.array_equal(tensor.rows(start, stop), wanted[start:stop])
+    for start, stop in ((0, 512), (0, 1), (511, 512), (31, 257), (256, 288)):
+        assert np.array_equal(tensor.columns(start, stop), wanted[:, start:stop].T)
+
+
+def test_header_is_what_the_package_reads(every_type):
+    path, _ = every_type
+    tensors, metadata = gguf.open_gguf([path])
+    theirs = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+    assert tensors.keys() == theirs.keys()
+    for name, tensor in tensors.items():
+        assert tensor.span.pieces[0].offset == theirs[name].data_offset
+        assert tensor.num_bytes == theirs[name].n_bytes
+    assert metadata == {"general.architecture": "voxtral", "a.number": 7, "a.name": "toy"}
+
+
+@given(st.lists(st.integers(1, 200_000), max_size=4))
+def test_a_file_cut_anywhere_holds_the_same_tensors(every_type, cuts):
+    path, values = every_type
+    content = path.read_bytes()
+    edges = sorted({0, len(content), *(cut for cut in cuts if cut < len(content))})
+    parts = path.parent / "parts"
+    parts.mkdir(exist_ok=True)
+    shards = []
+    for number, (start, stop) in enumerate(pairwise(edges)):
+        shards.append(parts / str(number))
+        shards[-1].unlink(missing_ok=True)  # one that is mapped must not change
+        shards[-1].write_bytes(content[start:stop])
+    tensors, _ = gguf.open_gguf(shards)
+    for kind, tensor in tensors.items():
+        assert np.array_equal(tensor.rows(3, 20), values[kind][3:20])
+        assert np.array_equal(tensor.columns(30, 300), values[kind][:, 30:300].T)
+        tensor.release(3, 20)
+
+
+@pytest.mark.parametrize("layout", names.GGUF_LAYOUTS, ids=lambda layout: layout.name)
+def test_every_naming_scheme_is_the_same_model(layout, toy_checkpoint, tmp_path):
+    """Mistral's and voxtral.cpp's names keep interleaved rotary rows.
+
+    transcribe.cpp's rows are split in halves.
+    """
+    config, interleaved = toy.toy_config(), ggufs.mistral_tensors(toy_checkpoint)
+    stored = {name: interleaved[names.mistral_name(name)] for name in names.tensor_shapes(config)}
+    ours = {name: ggufs.half_split(values, name, config) for name, values in stored.items()}
+    tensors = {
+        layout.rename(name): (stored if layout.interleaved else ours)[name] for name in stored
+    }
+    tensors |= {name: np.ones(4, np.float32) for name in layout.extras}
+    ggufs.write_model(tmp_path / MODEL, config, tensors, "F16")
+    opened = open_checkpoint(tmp_path / MODEL, toy_checkpoint / "tekken.json")
+    assert opened.layout == layout.name and opened.config == config
+    assert opened.tensors.keys() == ours.keys()
+    for name, tensor in opened.tensors.items():
+        wanted = ours[name].astype(np.float16) if ours[name].ndim == 2 else ours[name]
+        assert np.array_equal(tensor.rows(), wanted), name
+        if wanted.ndim == 2:
+            assert np.array_equal(tensor.rows(5, 9), wanted[5:9]), name
+            assert np.array_equal(tensor.columns(5, 9), wanted[:, 5:9].T), name
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "theirs"),
+    [
+        ("voxtral.cpp", "audio_tower.layers.3.self_attn.o_proj.bias", "enc.blk.3.attn_o.bias"),
+        ("voxtral.cpp", "audio_tower.norm.weight", "enc.norm.weight"),
+        ("voxtral.cpp", "audio_tower.embedder.conv2.bias", "enc.conv1.bias"),
+        ("voxtral.cpp", "multi_modal_projector.linear_2.weight", "adapter.2.weight"),
+        (
+            "voxtral.cpp",
+            "language_model.layers.9.post_attention_layernorm.weight",
+            "dec.blk.9.ffn_norm.weight",
+        ),
+        (
+            "voxtral.cpp",
+            "language_model.layers.9.ada_rms_norm.linear2.weight",
+            "dec.blk.9.ada2.weight",
+        ),
+        ("voxtral.cpp", "language_model.norm.weight", "norm.weight"),
+        (
+            "transcribe.cpp",
+            "audio_tower.layers.3.self_attn.o_proj.bias",
+            "enc.blocks.3.attn.out.bias",
+        ),
+        ("transcribe.cpp", "audio_tower.norm.weight", "enc.final_norm.weight"),
+        (
+            "transcribe.cpp",
+            "language_model.layers.9.self_attn.o_proj.weight",
+            "dec.blocks.9.attn.o.weight",
+        ),
+        (
+            "transcribe.cpp",
+            "language_model.layers.9.mlp.down_proj.weight",
+            "dec.blocks.9.ffn.down.weight",
+        ),
+        ("transcribe.cpp", "language_model.norm.weight", "dec.output_norm.weight"),
+        ("transcribe.cpp", "language_model.embed_tokens.weight", "dec.token_embd.weight"),
+    ],
+)
+def test_names_of_other_converters(layout, name, theirs):
+    (known,) = (known for known in names.GGUF_LAYOUTS if known.name == layout)
+    assert known.rename(name) == theirs
+
+
+def test_unknown_names_are_refused_with_the_known_ones(tmp_path, refuse):
+    tensors = {"token_embd.weight": np.ones((8, 32)), "blk.0.attn_q.weight": np.ones((8, 32))}
+    ggufs.write_model(tmp_path / MODEL, None, tensors, "F16")
+    refuse(
+        tmp_path / MODEL,
+        "mistral: mm_streams_embeddings.embedding_module.tok_embeddings.weight, "
+        "layers.0.attention.wq.weight",
+        "voxtral.cpp: tok_embeddings.weight, dec.blk.0.attn_q.weight",
+        "transcribe.cpp: dec.token_embd.weight",
+        "found blk.0.attn_q.weight, token_embd.weight",
+    )
+
+
+def test_a_file_that_does_not_say_is_the_released_model(tmp_path, refuse):
+    ggufs.write_model(tmp_path / MODEL, None, small_tensors(), "F16")
+    refuse(
+        tmp_path / MODEL,
+        "expected the 711 tensors",
+        "misshapen "
+        "mm_streams_embeddings.embedding_module.whisper_encoder.conv_layers.0.conv.weight: "
+        "expected "
+        "[1280, 128, 3], got [64, 128, 3]",
+    )
+
+
+def test_the_released_model_is_that_of_its_params():
+    from runpy import run_path
+
+    params = run_path(str(TINY.parents[1] / "bench" / "twin.py"))["PARAMS"]
+    assert VoxtralConfig.from_params(params) == RELEASED
+
+
+def test_hyperparameters_that_are_none(tmp_path, refuse):
+    contents = {name: (value.astype(np.float32), "F32") for name, value in small_tensors().items()}
+    ggufs.write(tmp_path / MODEL, contents, **{gguf.CONFIG: json.dumps({"audio": {}})})
+    refuse(tmp_path / MODEL, gguf.CONFIG, "not the hyperparameters")
+
+
+def test_the_tokenizer_is_beside_the_file_or_named(own, tmp_path, refuse):
+    assert open_checkpoint(own / MODEL).tokenizer == open_checkpoint(own).tokenizer
+    (own / "tekken.json").unlink()
+    refuse(
+        own / MODEL,
+        "there is no",
+        "tekken.json; pass Mistral's: --tokenizer tekken.json",
+        tokenizer=None,
+    )
+    refuse(
+        own / MODEL, "there is no", str(tmp_path / "none.json"), tokenizer=tmp_path / "none.json"
+    )
+    values = json.loads((TINY / "tekken.json").read_text())
+    values["config"]["default_vocab_size"] = 131072
+    (own / "tekken.json").write_text(json.dumps(values))
+    refuse(own / MODEL, "vocabulary: expected 5096", "got 131072", tokenizer=None)
+
+
+@pytest.mark.parametrize("first", ["aa", "00", "000"])
+def test_shards_are_found(first, folder, tmp_path):
+    wanted = open_checkpoint(folder).fingerprint()
+    shards = ggufs.cut(folder / MODEL, 60_001, tmp_path / "shards", first)
+    assert len(shards) > 5
+    shutil.copyfile(TINY / "tekken.json", tmp_path / "shards" / "tekken.json")
+    for source in (shards[0], tmp_path / "shards", tmp_path / "shards" / "shard-*"):
+        checkpoint = open_checkpoint(source)
+        assert checkpoint.fingerprint() == wanted
+        assert [path.name for path in checkpoint.files] == [
+            *(shard.name for shard in shards),
+            "tekken.json",
+        ]
+
+
+def test_more_than_26_shards_are_in_order(folder, tmp_path):
+    shards = ggufs.cut(folder / MODEL, 9_001, tmp_path / "shards")
+    assert shards[26].name == "shard-ba" and gguf.find(shards[0]) == shards
+
+
+@pytest.mark.parametrize(
+    ("damage", "parts"),
+    [
+        (
+            lambda shards: shards[2].unlink(),
+            ["expected the shard shard-ac after shard-ab, found shard-ad"],
+        ),
+        (lambda shards: shards[-1].unlink(), ["ends at byte", "is missing"]),
+        (
+            lambda shards: [shard.unlink() for shard in shards[1:]],
+            ["its 1 shards have", "shard-ab is missing"],
+        ),
+        (
+            lambda shards: shards[1].write_bytes(b"x" * 100),
+            ["shard-ab: expected a shard of 60,001 bytes", "found 100"],
+        ),
+        (
+            lambda shards: shards[-1].write_bytes(b"x" * 60_002),
+            ["found 60,002: incomplete or out of order"],
+        ),
+        (
+            lambda shards: shards[-1].write_bytes(b""),
+            ["expected a part of a GGUF, the file has 0 bytes"],
+        ),
+        (
+            lambda shards: swap(shards[0], shards[1]),
+            ["found a file that begins with", "name the first"],
+        ),
+        (lambda shards: add_shard(shards), ["not a shard of"]),
+    ],
+    ids=[
+        "middle-missing",
+        "last-missing",
+        "only-first",
+        "cut",
+        "too-long",
+        "empty",
+        "out-of-order",
+        "stray",
+    ],
+)
+def test_shards_that_do_not_fit(damage, parts, folder, tmp_path, refuse):
+    shards = ggufs.cut(folder / MODEL, 60_001, tmp_path / "shards")
+    damage(shards)
+    refuse(shards[0], *parts)
+
+
+def swap(one, other):
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def add_shard(shards):
+    """One more that has nothing to say, and the one before filled up to its size."""
+    shards[-1].write_bytes(shards[-1].read_bytes().ljust(60_001, b"\0"))
+    shards[-1].with_name(f"shard-a{chr(ord(shards[-1].name[-1]) + 1)}").write_bytes(b"x" * 10)
+
+
+def test_swapped_shards_of_equal_size_are_noticed_by_their_scales(folder, tmp_path):
+    """Two in the middle.
+
+    Sizes tell nothing, but blocks out of step have scales that are no numbers.
+    """
+    shards = ggufs.cut(folder / MODEL, 60_001, tmp_path / "shards")
+    swap(shards[1], shards[2])
+    with pytest.raises(QuantizationError, match=r"non-finite scales.*shards are out of order"):
+        for tensor in open_checkpoint(shards[0], folder / "tekken.json").tensors.values():
+            if tensor.encoding == gguf.TYPES[2]:
+                repack(tensor.stored_rows(), 4, tensor.name)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("models/voxtral-q4.gguf", "voxtral-q4-onnx"),
+        ("models/shards/shard-*", "shard-onnx"),
+        ("models/shards/*", "shards-onnx"),
+        ("models/shards", "shards-onnx"),
+        ("shard-aa", "shard-aa-onnx"),
+        ("voxtral-4b/", "voxtral-4b-onnx"),
+        ("tiny", "tiny-onnx"),
+    ],
+)
+def test_artifacts_are_called_after_their_source(source, name):
+    assert default_folder(source) == Path(name)
+
+
+def test_one_of_several_ggufs_is_refused(own, refuse):
+    tensors = {name: (value.astype(np.float32), "F32") for name, value in small_tensors().items()}
+    ggufs.write(own / MODEL, tensors, **{"split.count": 3})
+    refuse(own / MODEL, "one of 3 GGUFs that hold a model together", "--merge")
+
+
+def test_an_artifact_is_no_checkpoint(tmp_path, refuse):
+    (tmp_path / "artifact").mkdir()
+    (tmp_path / "artifact" / "voxtral_onnx.json").write_text("{}")
+    refuse(tmp_path / "artifact", "an artifact, not a checkpoint")
+
+
+def test_names_that_match_no_gguf(own, tmp_path, refuse):
+    shutil.copyfile(own / MODEL, own / "other.gguf")
+    refuse(own, "several GGUFs: model.gguf, other.gguf; name one of them")
+    refuse(own / "*.json", "1 files, none of which begins as a GGUF")
+    refuse(
+        own / "tekken.json",
+        "expected a checkpoint folder or a GGUF, found a file that begins with b'{",
+    )
+    refuse(own / "nothing.gguf", "expected a checkpoint folder or a GGUF, found nothing")
+
+
+@pytest.mark.parametrize(
+    ("at", "content", "parts"),
+    [
+        (0, b"GGML", ["found a file that begins with b'GGML'"]),
+        (4, b"\1\0\0\0", ["expected GGUF version 2 or 3, got 1"]),
+        (4, b"\0\0\0\3", ["expected GGUF version 2 or 3, got 50331648"]),
+        (8, b"\xff" * 8, ["expected 1 to 4 axes, got 0"]),
+        (16, b"\xff" * 8, ["damaged"]),
+        (24, b"\xff" * 8, ["damaged"]),
+    ],
+)
+def test_damaged_header(at, content, parts, own, refuse):
+    damaged = bytearray((own / MODEL).read_bytes())
+    damaged[at : at + len(content)] = content
+    (own / MODEL).write_bytes(damaged)
+    refuse(own / MODEL, MODEL, *parts)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (
+            lambda reader: set_part(reader.tensors[3].field.parts[4], 99),
+            ["expected one of the types F32", "got type 99"],
+        ),
+        (lambda reader: set_part(reader.tensors[3].field.parts[4], 10), ["got type 10"]),  # Q2_K
+        (
+            lambda reader: set_part(reader.tensors[3].field.parts[2], 5),
+            ["expected 1 to 4 axes, got 5"],
+        ),
+        (
+            lambda reader: set_part(reader.tensors[3].field.parts[5], 1 << 40),
+            ["truncated", "ends at byte"],
+        ),
+        (
+            lambda reader: set_part(reader.tensors[3].field.parts[3], 1 << 40),
+            ["truncated", "ends at byte"],
+        ),
+        (lambda reader: set_part(reader.tensors[3].field.parts[3], 33), ["whole blocks of Q4_0"]),
+        (
+            lambda reader: set_part(reader.fields["general.architecture"].parts[2], 13),
+            ["unknown kind of metadata 13"],
+        ),
+    ],
+)
+def test_damaged_entry(change, parts, own, refuse):
+    reader = GGUFReader(own / MODEL, "r+")
+    matrix = next(
+        number for number, tensor in enumerate(reader.tensors) if tensor.tensor_type.name == "Q4_0"
+    )
+    reader.tensors[3] = reader.tensors[matrix]
+    change(reader)
+    reader.data.flush()
+    refuse(own / MODEL, *parts)
+
+
+def set_part(part, value):
+    part[0] = value
+
+
+def test_vectors_and_convolutions_are_floats(own, refuse):
+    tensors = {name: (value.astype(np.float32), "F32") for name, value in small_tensors().items()}
+    ggufs.write(
+        own / MODEL,
+        tensors | {"norm.weight": (ggufs.stored(np.ones((1, 64), np.float32), "Q8_0")[0], "Q8_0")},
+    )
+    refuse(
+        own / MODEL, "norm.weight [64]: expected rows in whole blocks of Q8_0", "vectors as floats"
+    )
+
+
+def test_a_truncated_file_is_a_checkpoint_error_wherever_it_ends(folder, tmp_path):
+    content = (folder / MODEL).read_bytes()
+    end = max(tensor.data_offset + tensor.n_bytes for tensor in GGUFReader(folder / MODEL).tensors)
+    for size in {*range(0, 4000, 37), *range(4000, end, 40_000), end - 1}:
+        path = tmp_path / f"{size}.gguf"
+        path.write_bytes(content[:size])
+        with pytest.raises(CheckpointError):
+            open_checkpoint(path, folder / "tekken.json")
+
+
+@given(st.integers(4, 3000), st.integers(0, 255))
+def test_a_changed_byte_of_the_header_is_refused_or_harmless(folder, at, value):
+    content = bytearray((folder / MODEL).read_bytes())
+    content[at] = value
+    path = folder.parent / f"changed-{at}-{value}.gguf"
+    path.write_bytes(content)
+    try:
+        open_checkpoint(path, folder / "tekken.json")
+    except CheckpointError:
+        pass
+    finally:
+        path.unlink()
+
+
+def test_a_gguf_that_changes_while_it_is_read(own):
+    checkpoint = open_checkpoint(own / MODEL)
+    checkpoint.check_unchanged()
+    (own / MODEL).touch()
+    with pytest.raises(CheckpointError, match=r"changed while it was read: model\.gguf"):
+        checkpoint.check_unchanged()

@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from support.checkpoints import TINY, small_tensors, write_hf, write_mistral
+
+from voxtral_onnx.exporter.checkpoint.open import names, open_checkpoint
+
+WEIGHTS = "consolidated.safetensors"
+INDEX = "model.safetensors.index.json"
+EMBEDDING = names.mistral_name(names.EMBEDDING)
+
+
+@pytest.fixture
+def mistral(tmp_path):
+    return write_mistral(tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def hf(tmp_path):
+    return write_hf(tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def refuse(run, tmp_path):
+    """Exporting ends with exit code 3 and these words, and leaves no trace."""
+
+    def refuse(folder, *parts):
+        run("export", folder, "-o", tmp_path / "out").assert_refused(3, *parts)
+        assert not (tmp_path / "out").exists()
+
+    return refuse
+
+
+def edit_json(path, change):
+    values = json.loads(path.read_text())
+    changed = change(values)
+    path.write_text(json.dumps(values if changed is None else changed))
+
+
+def safetensors_bytes(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def test_good_folders_open(mistral, tmp_path):
+    assert open_checkpoint(mistral).layout == "mistral"
+    assert open_checkpoint(write_hf(tmp_path / "hf")).layout == "huggingface"
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (lambda path: None, ["expected a checkpoint folder or a GGUF, found nothing"]),
+        (
+            lambda path: path.write_text("x"),
+            ["expected a checkpoint folder or a GGUF, found a file"],
+        ),
+        (
+            lambda path: path.mkdir(),
+            ["params.json (Mistral's layout)", "config.json (Hugging Face's)", "neither"],
+        ),
+    ],
+    ids=["nothing", "file", "empty-folder"],
+)
+def test_not_a_checkpoint(make, parts, tmp_path, refuse):
+    make(tmp_path / "source")
+    refuse(tmp_path / "source", str(tmp_path / "source"), *parts)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "tekken.json"])
+def test_missing_file(name, mistral, refuse):
+    (mistral / name).unlink()
+    refuse(mistral, str(mistral / name))
+
+
+@pytest.mark.parametrize(
+    "name", ["processor_config.json", "model-00002-of-00002.safetensors", "tekken.json"]
+)
+def test_missing_file_of_hf_layout(name, hf, refuse):
+    (hf / name).unlink()
+    refuse(hf, str(hf / name))
+
+
+@pytest.mark.parametrize(
+    ("size", "parts"),
+    [
+        (0, ["0 bytes", "download it again"]),
+        (7, ["7 bytes", "download it again"]),
+        (100, ["header would be", "download it again"]),
+        (-1, ["truncated", "ends at byte", "download it again"]),
+    ],
+    ids=["empty", "size-cut", "header-cut", "data-cut"],
+)
+def test_truncated_safetensors(size, parts, mistral, refuse):
+    content = (mistral / WEIGHTS).read_bytes()
+    (mistral / WEIGHTS).write_bytes(content[:size])
+    refuse(mistral, WEIGHTS, *parts)
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"\xff" * 64, ["header would be"]),
+        (safetensors_bytes(b"{not json"), ["not a readable safetensors file"]),
+        (safetensors_bytes(b"\xff\xfe{}"), ["not a readable safetensors file"]),
+        (safetensors_bytes([]), ["not a readable safetensors file"]),
+        (safetensors_bytes({"a": 3}), ["malformed entry for a"]),
+        (safetensors_bytes({"a": {"dtype": "F32", "shape": [1]}}), ["malformed entry for a"]),
+        (
+            safetensors_bytes({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}),
+            ["malformed entry for a"],
+        ),
+        (
+            safetensors_bytes({"a": {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]}}),
+            ["malformed entry for a"],
+        ),
+        (
+            safetensors_bytes({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}),
+            ["malformed entry for a"],
+        ),
+        (
+            safetensors_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", 4]}}),
+            ["malformed entry for a"],
+        ),
+        (
+            safetensors_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-8, -4]}}),
+            ["malformed entry for a"],
+        ),
+        (
+            safetensors_bytes(
+                {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)
+            ),
+            ["does not fit 4 bytes"],
+        ),
+        (
+            safetensors_bytes(
+                {"a": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}, bytes(8)
+            ),
+            ["BF16, F16 or F32, got F64"],
+        ),
+        (
+            safetensors_bytes(
+                {"a": {"dtype": "I8", "shape": [1], "data_offsets": [0, 1]}}, bytes(1)
+            ),
+            ["BF16, F16 or F32, got I8"],
+        ),
+    ],
+)
+def test_corrupt_safetensors_header(content, parts, mistral, refuse):
+    (mistral / WEIGHTS).write_bytes(content)
+    refuse(mistral, WEIGHTS, *parts)
+
+
+def test_f64_tensor_is_named(mistral, refuse):
+    tensors = load_file(mistral / WEIGHTS)
+    tensors[EMBEDDING] = tensors[EMBEDDING].astype(np.float64)
+    save_file(tensors, mistral / WEIGHTS)
+    refuse(mistral, EMBEDDING, "expected BF16, F16 or F32, got F64")
+
+
+def encoder_args(params):
+    return params["multimodal"]["whisper_model_args"]["encoder_args"]
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda p: p.pop("dim") and None, ["'dim' is missing"]),
+        (
+            lambda p: encoder_args(p).pop("sliding_window") and None,
+            ["encoder_args", "'sliding_window' is missing"],
+        ),
+        (
+            lambda p: p.pop("multimodal") and None,
+            ["'multimodal' is missing", "not of a Voxtral Realtime model"],
+        ),
+        (lambda p: p.update(moe={"experts": 8}), ["unknown keys ['moe']", "another version"]),
+        (lambda p: encoder_args(p).update(pooling=2), ["encoder_args", "unknown keys ['pooling']"]),
+        (lambda p: p.update(dim="64"), ["'dim'", "expected a positive integer, got '64'"]),
+        (lambda p: p.update(n_layers=0), ["'n_layers'", "expected a positive integer, got 0"]),
+        (lambda p: p.update(norm_eps=-1), ["'norm_eps'", "expected a positive number, got -1"]),
+        (
+            lambda p: p.update(rope_theta=float("nan")),
+            ["'rope_theta'", "expected a positive number, got nan"],
+        ),
+        (
+            lambda p: p.update(tied_embeddings=False),
+            ["'tied_embeddings'", "expected True, got False"],
+        ),
+        (lambda p: p.update(head_dim=31), ["head_dim 31 is odd"]),
+        (
+            lambda p: encoder_args(p).update(pos_embed="sinusoidal"),
+            ["'pos_embed'", "expected 'rope', got 'sinusoidal'"],
+        ),
+        (
+            lambda p: encoder_args(p).update(n_kv_heads=3),
+            ["2 query heads cannot share 3 key-value heads"],
+        ),
+        (
+            lambda p: p["multimodal"].update(whisper_model_args=[]),
+            ["whisper_model_args", "expected an object, got list"],
+        ),
+        (
+            lambda p: encoder_args(p)["audio_encoding_args"].update(frame_rate=12.4),
+            ["mel frames a token"],
+        ),
+        (lambda p: ["a list"], ["params.json", "expected an object, got list"]),
+    ],
+)
+def test_wrong_params(change, parts, mistral, refuse):
+    edit_json(mistral / "params.json", change)
+    refuse(mistral, "params.json" if "head" not in parts[0] else "", *parts)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00"])
+def test_params_that_are_not_json(content, mistral, refuse):
+    (mistral / "params.json").write_bytes(content)
+    refuse(mistral, str(mistral / "params.json"), "not valid JSON")
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (
+            lambda c: c.update(model_type="voxtral"),
+            ["'model_type'", "expected 'voxtral_realtime', got 'voxtral'"],
+        ),
+        (
+            lambda c: c["text_config"].pop("head_dim") and None,
+            ["text_config", "'head_dim' is missing"],
+        ),
+        (
+            lambda c: c["text_config"].update(tie_word_embeddings=False),
+            ["'tie_word_embeddings'", "got False"],
+        ),
+        (lambda c: [], ["config.json", "expected an object, got list"]),
+    ],
+)
+def test_wrong_hf_config(change, parts, hf, refuse):
+    edit_json(hf / "config.json", change)
+    refuse(hf, *parts)
+
+
+def special(name):
+    return lambda t: t.update(
+        special_tokens=[e for e in t["special_tokens"] if e["token_str"] != name]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (
+            special("[STREAMING_PAD]"),
+            ["no special token [STREAMING_PAD]", "take the file that belongs"],
+        ),
+        (special("[STREAMING_WORD]"), ["no special token [STREAMING_WORD]"]),
+        (lambda t: t.pop("audio") and None, ["KeyError('audio')", "take the file that belongs"]),
+        (
+            lambda t: t["config"].update(default_vocab_size=131072),
+            ["vocabulary: expected 5096", "got 131072"],
+        ),
+        (
+            lambda t: t["audio"].update(sampling_rate=24000),
+            ["sampling rate: expected 16000", "got 24000"],
+        ),
+        (
+            lambda t: t["audio"].update(transcription_delay_ms=100),
+            ["multiple of 80 ms", "got 100 ms"],
+        ),
+        (lambda t: t["audio"].update(transcription_delay_ms="480"), ["tekken.json", "'480'"]),
+        (
+            lambda t: t.update(vocab=t["vocab"][:10]),
+            ["1000 special and 10 text tokens do not make 5096"],
+        ),
+        (
+            lambda t: t["special_tokens"][1].update(rank="1"),
+            ["tekken.json", "expected a Tekken tokenizer"],
+        ),
+        (lambda t: ["a list"], ["tekken.json", "expected a Tekken tokenizer"]),
+    ],
+)
+def test_wrong_tokenizer(change, parts, mistral, refuse):
+    edit_json(mistral / "tekken.json", change)
+    refuse(mistral, *parts)
+
+
+def test_tokenizer_that_is_not_json(mistral, refuse):
+    (mistral / "tekken.json").write_bytes(b"\x80 no")
+    refuse(mistral, "tekken.json", "expected a Tekken tokenizer")
+
+
+def test_all_wrong_tensors_are_listed_by_name(mistral, refuse):
+    tensors = load_file(mistral / WEIGHTS)
+    del tensors["layers.0.attention.wq.weight"], tensors["norm.weight"]
+    tensors["layers.0.attention.wk.bias"] = np.zeros(32, np.float16)
+    tensors["output.weight"] = np.zeros((5096, 64), np.float16)
+    tensors["layers.0.feed_forward.w2.weight"] = np.zeros((64, 65), np.float16)
+    save_file(tensors, mistral / WEIGHTS)
+    refuse(
+        mistral,
+        "in the mistral layout, got 5 differences",
+        "missing layers.0.attention.wq.weight [64, 64]",
+        "missing norm.weight [64]",
+        "unexpected layers.0.attention.wk.bias [32]",
+        "unexpected output.weight [5096, 64]",
+        "misshapen layers.0.feed_forward.w2.weight: expected [64, 64], got [64, 65]",
+    )
+
+
+def test_many_wrong_tensors_are_counted(mistral, refuse):
+    extra = {f"extra.{i}": np.zeros(1, np.float16) for i in range(50)}
+    save_file(small_tensors() | extra, mistral / WEIGHTS)
+    refuse(mistral, "got 50 differences", "unexpected extra.0 [1]", "… and 30 more")
+
+
+def test_index_names_a_tensor_that_no_shard_holds(hf, refuse):
+    edit_json(
+        hf / INDEX,
+        lambda index: index["weight_map"].update(
+            {"lost.weight": "model-00001-of-00002.safetensors"}
+        ),
+    )
+    refuse(hf, INDEX, "names 1 tensors that its shards do not hold, as lost.weight")
+
+
+def test_index_names_a_shard_that_is_missing(hf, refuse):
+    edit_json(
+        hf / INDEX,
+        lambda index: index["weight_map"].update(
+            {"lost.weight": "model-00003-of-00003.safetensors"}
+        ),
+    )
+    refuse(hf, "model-00003-of-00003.safetensors", "missing")
+
+
+@pytest.mark.parametrize("values", [[], {}, {"weight_map": []}, {"weight_map": {"a": 3}}])
+def test_malformed_index(values, hf, refuse):
+    (hf / INDEX).write_text(json.dumps(values))
+    refuse(hf, INDEX, "'weight_map'")
+
+
+@pytest.mark.parametrize("differs", [False, True])
+def test_repeated_head_must_be_the_embedding(differs, hf, refuse):
+    (hf / INDEX).unlink()
+    tensors = small_tensors(names.HF)
+    head = tensors[names.hf_name(names.EMBEDDING)].copy()
+    head[7, 7] += differs
+    save_file(tensors | {"lm_head.weight": head}, hf / "model.safetensors")
+    if differs:
+        refuse(hf, "lm_head.weight differs from the embedding, but this architecture ties them")
+    else:
+        assert len(open_checkpoint(hf).tensors) == len(tensors)
+
+
+@pytest.mark.parametrize(
+    ("card", "parts"),
+    [
+        (
+            {"scope": "x", "author": "y"},
+            ["expected the keys ['license', 'scope', 'trained_delays_ms']", "author"],
+        ),
+        ({"trained_delays_ms": [100]}, ["multiple of 80 ms", "got 100 ms"]),
+        ({"trained_delays_ms": ["480"]}, ["'trained_delays_ms'", "'480'"]),
+        ({"trained_delays_ms": 480}, ["'trained_delays_ms'", "480"]),
+        ({"scope": 3}, ["'scope'", "got 3"]),
+        ({"license": ["mit"]}, ["'license'", "expected a name", "got ['mit']"]),
+        ([], ["expected an object"]),
+    ],
+)
+def test_wrong_card(card, parts, mistral, refuse):
+    (mistral / "card.json").write_text(json.dumps(card))
+    refuse(mistral, "card.json", *parts)
+
+
+def test_non_finite_weight_is_a_quantisation_error(mistral, run, tmp_path):
+    tensors = load_file(mistral / WEIGHTS)
+    name = "audio_tower.layers.0.self_attn.q_proj.weight"
+    tensors[names.mistral_name(name)][0, 0] = np.nan
+    save_file(tensors, mistral / WEIGHTS)
+    result = run("export", mistral, "-o", tmp_path / "out")
+    result.assert_refused(5, name, "non-finite")
+    assert not (tmp_path / "out" / "voxtral_onnx.json").exists()
+    assert not list((tmp_path / "out").rglob("*.partial"))
+    assert not list((tmp_path / "out").rglob("*encoder*"))
+
+
+def test_tiny_is_a_good_checkpoint():
+    assert len(open_checkpoint(TINY).tensors) == 131

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from support.commands import CLIP, TEXT
+
+from voxtral_onnx.errors import AudioError
+from voxtral_onnx.memory import resident_memory
+from voxtral_onnx.runtime.audio.files import BLOCK_SECONDS, open_audio
+
+RATE = 16000
+SAMPLES, _ = soundfile.read(CLIP, dtype="float32")
+HEADERLESS_BYTES = (SAMPLES * 32768).astype("<i2").tobytes()
+
+
+@pytest.fixture
+def transcribe(run, tiny_artifact):
+    return lambda *arguments: run("transcribe", "-m", tiny_artifact, *arguments)
+
+
+@pytest.fixture
+def pipe(process, tiny_artifact):
+    """Transcribe what comes through a real pipe."""
+    return lambda content: process("transcribe", "-m", tiny_artifact, "-", input=content)
+
+
+def with_data_size(size: int, content: bytes) -> bytes:
+    """The WAV with another size in its RIFF and data headers."""
+    at, field = content.index(b"data") + 4, size.to_bytes(4, "little")
+    return content[:4] + field + content[8:at] + field + content[at + 4 :]
+
+
+def with_sample(value: float, at: int = 8000) -> np.ndarray:
+    samples = SAMPLES.copy()
+    samples[at] = value
+    return samples
+
+
+def read(path, **options) -> np.ndarray:
+    return np.concatenate(list(open_audio(path, RATE, **options).blocks()))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("missing.wav", None, ["missing.wav: no such file"]),
+        ("x" * 300, None, ["cannot be read", "File name too long"]),
+        ("text.wav", b"hello", ["text.wav: not a readable audio file", "convert it first: ffmpeg"]),
+        ("empty-file.wav", b"", ["empty-file.wav: not a readable audio file: it has 0 bytes"]),
+        ("header-cut.wav", CLIP.read_bytes()[:30], ["not a readable audio file"]),
+        ("headerless.raw", HEADERLESS_BYTES, ["headerless.raw: not a readable audio file"]),
+    ],
+)
+def test_unreadable(name, content, parts, tmp_path, transcribe):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    transcribe(tmp_path / name).assert_refused(6, *parts)
+
+
+def test_folder_is_no_audio(tmp_path, transcribe):
+    transcribe(tmp_path).assert_refused(6, f"{tmp_path}: a folder without audio files (.wav, ")
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate"),
+    [
+        (with_sample(np.nan), RATE),
+        (with_sample(np.inf), RATE),
+        (with_sample(-np.inf), RATE),
+        (np.stack((with_sample(np.inf), with_sample(-np.inf)), 1), RATE),
+        (np.repeat(with_sample(np.nan), 3), 3 * RATE),
+        (with_sample(np.nan, 32000), 4 * RATE),
+    ],
+    ids=["nan", "inf", "minus-inf", "inf-against-minus-inf", "resampled", "second-block"],
+)
+def test_non_finite_samples(samples, rate, tmp_path, transcribe):
+    soundfile.write(tmp_path / "damaged.wav", samples, rate, "FLOAT")
+    transcribe(tmp_path / "damaged.wav").assert_refused(
+        6, "damaged.wav: the sample at 0.50 s is not a finite number", "the recording is damaged"
+    )
+
+
+@pytest.mark.parametrize(
+    "samples", [np.zeros(4, np.int16), np.zeros((4, 2), np.float32), with_sample(np.nan)]
+)
+def test_arrays_that_are_not_sound(samples):
+    with pytest.raises(AudioError, match="samples: "):
+        open_audio(samples, RATE)
+
+
+def test_damaged_in_the_middle(tmp_path, transcribe):
+    soundfile.write(tmp_path / "a.flac", SAMPLES, RATE)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    content[len(content) // 2 :][:64] = bytes(64)
+    (tmp_path / "a.flac").write_bytes(content[: len(content) // 2])
+    transcribe(tmp_path / "a.flac").assert_refused(6, "a.flac: damaged after 0.")
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [RATE, 44100])
+def test_no_samples_are_an_empty_text(rate, channels, tmp_path, transcribe):
+    soundfile.write(tmp_path / "empty.wav", np.zeros((0, channels)), rate)
+    result = transcribe(tmp_path / "empty.wav")
+    assert (result.code, result.out) == (0, "\n")
+    assert "0.00 s of audio" in result.err
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_one_sample_is_an_empty_text(value, tmp_path, transcribe):
+    soundfile.write(tmp_path / "one.wav", np.array([value]), RATE)
+    result = transcribe(tmp_path / "one.wav")
+    assert (result.code, result.out) == (0, "\n")
+
+
+@pytest.mark.parametrize(
+    ("rate", "subtype", "stereo", "notes"),
+    [
+        (16000, "PCM_16", False, []),
+        (16000, "PCM_24", False, []),
+        (16000, "FLOAT", False, []),
+        (16000, "PCM_U8", True, ["2 channels averaged"]),
+        (8000, "PCM_16", False, ["resampled from 8000 Hz to 16000 Hz"]),
+        (96000, "PCM_24", False, ["resampled from 96000 Hz to 16000 Hz"]),
+        (44100, "PCM_16", True, ["resampled from 44100 Hz to 16000 Hz", "2 channels averaged"]),
+    ],
+)
+def test_wav_kinds_give_the_transcript_and_say_what_was_done(
+    rate, subtype, stereo, notes, tmp_path, transcribe
+):
+    samples = soxr.resample(SAMPLES, RATE, rate, quality="VHQ")
+    if stereo:  # only the average of the two is the clip
+        noise = np.random.default_rng(0).uniform(-0.3, 0.3, len(samples))
+        samples = np.stack((samples + noise, samples - noise), 1)
+    soundfile.write(tmp_path / "clip.wav", samples, rate, subtype)
+    result = transcribe(tmp_path / "clip.wav")
+    assert (result.code, result.out) == (0, TEXT + "\n")
+    said = [line for line in result.err.splitlines() if "clip.wav: " in line]
+    assert [line.partition("clip.wav: ")[2] for line in said[:-1]] == notes
+
+
+@pytest.mark.parametrize("extension", ["flac", "ogg", "mp3", "aiff", "w64"])
+def test_formats_of_libsndfile_give_the_transcript(extension, tmp_path, transcribe):
+    if extension.upper() not in soundfile.available_formats():
+        pytest.skip(f"this libsndfile has no {extension}")
+    soundfile.write(tmp_path / f"clip.{extension}", SAMPLES, RATE)
+    result = transcribe(tmp_path / f"clip.{extension}")
+    assert (result.code, result.out) == (0, TEXT + "\n")
+
+
+@pytest.mark.parametrize(
+    ("factor", "options", "note"),
+    [
+        (0.0, [], "digital silence"),
+        (0.01, [], "quiet, its peak is -46 dBFS; --gain auto may help"),
+        (0.01, ["--gain", "auto"], "gain +45.6 dB"),
+        (4.0, [], "exceeds full scale, its peak is +6.0 dBFS"),
+        (4.0, ["--gain", "auto"], "gain -6.5 dB"),
+    ],
+)
+def test_levels_are_said(factor, options, note, tmp_path, transcribe):
+    samples = SAMPLES / np.abs(SAMPLES).max() * 0.5
+    soundfile.write(tmp_path / "clip.wav", samples * factor, RATE, "FLOAT")
+    result = transcribe(*options, tmp_path / "clip.wav")
+    assert result.code == 0
+    assert f"clip.wav: {note}\n" in result.err
+
+
+def test_normal_level_needs_no_word():
+    assert open_audio(CLIP, RATE).notes == ()
+
+
+def test_gain_scales_the_peak(tmp_path):
+    soundfile.write(tmp_path / "clip.wav", SAMPLES * 0.01, RATE, "FLOAT")
+    assert np.abs(read(tmp_path / "clip.wav", gain="auto")).max() == pytest.approx(0.95)
+    assert np.abs(read(tmp_path / "clip.wav")).max() == pytest.approx(0.01 * np.abs(SAMPLES).max())
+
+
+def test_unknown_gain(transcribe):
+    transcribe("--gain", "loud", CLIP).assert_refused(
+        2, "gain: expected one of ['none', 'auto'], got 'loud'"
+    )
+
+
+def test_wav_cut_off_is_said(tmp_path, transcribe):
+    content = CLIP.read_bytes()
+    (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
+    result = transcribe(tmp_path / "cut.wav")
+    assert result.code == 0
+    assert TEXT.startswith(result.out.strip()) and result.out.strip()
+    assert "cut.wav: cut off: the header promises 2.2 s, the file holds 1.1 s\n" in result.err
+
+
+def test_mp3_cut_off_is_said(tmp_path):
+    soundfile.write(tmp_path / "cut.mp3", SAMPLES, RATE)
+    content = (tmp_path / "cut.mp3").read_bytes()
+    (tmp_path / "cut.mp3").write_bytes(content[: len(content) // 2])
+    assert open_audio(tmp_path / "cut.mp3", RATE).notes == (
+        "cut off: the header promises 2.2 s, the file holds 1.0 s",
+    )
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x7FFFF000])
+def test_wav_of_unknown_length_is_not_cut_off(size, tmp_path):
+    (tmp_path / "pipe.wav").write_bytes(with_data_size(size, CLIP.read_bytes()))
+    assert open_audio(tmp_path / "pipe.wav", RATE).notes == ()
+    assert np.array_equal(read(tmp_path / "pipe.wav"), SAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (CLIP.read_bytes(), ""),
+        (with_data_size(0xFFFFFFFF, CLIP.read_bytes()), ""),
+        (HEADERLESS_BYTES, "standard input: read as raw 16-bit samples at 16000 Hz\n"),
+        (HEADERLESS_BYTES + b"\x01", "standard input: read as raw 16-bit samples at 16000 Hz\n"),
+    ],
+    ids=["wav", "wav-from-ffmpeg", "raw", "raw-with-odd-byte"],
+)
+def test_standard_input(content, said, pipe):
+    result = pipe(content)
+    assert (result.code, result.out) == (0, TEXT + "\n")
+    assert said in result.err
+    assert "cut off" not in result.err
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x01", b"\x01\x02\x03"], ids=["empty", "one-byte", "three-bytes"]
+)
+def test_standard_input_with_hardly_a_sample(content, pipe):
+    result = pipe(content)
+    assert (result.code, result.out) == (0, "\n")
+
+
+def test_standard_input_with_a_damaged_header(pipe):
+    pipe(CLIP.read_bytes()[:30]).assert_refused(6, "standard input: not a readable audio file")
+
+
+def test_ten_hours_at_constant_memory(tmp_path):
+    """A sparse file of 576 MB: looked through once, then read as blocks are asked for."""
+    path, num_samples = tmp_path / "long.wav", 36_000 * RATE
+    soundfile.write(path, np.zeros(0), RATE, "PCM_U8")
+    head = with_data_size(num_samples, path.read_bytes())
+    start = head.index(b"data") + 8
+    path.write_bytes(head[:start])
+    os.truncate(path, start + num_samples)
+    before = resident_memory()
+    source = open_audio(path, RATE)
+    assert (source.duration, source.peak, source.notes) == (36_000, 1.0, ())
+    blocks = source.blocks()
+    assert [len(next(blocks)) for _ in range(100)] == [int(BLOCK_SECONDS * RATE)] * 100
+    assert resident_memory() - before < 30e6
+
+
+class PipeOfAnySize:
+    """A pipe whose reads return less than asked for."""
+
+    def __init__(self, content: bytes, size: int):
+        self.content, self.size = content, size
+
+    def read(self, size: int) -> bytes:
+        # the first read, of the header, blocks until it has all
+        size = size if size < 16 else self.size
+        piece, self.content = self.content[:size], self.content[size:]
+        return piece
+
+
+@pytest.mark.parametrize("size", [1, 999, 4096])
+@pytest.mark.parametrize("rest", [b"", b"\x7f"], ids=["even", "odd"])
+def test_raw_bytes_arrive_in_pieces_of_any_size(size, rest, monkeypatch):
+    content = HEADERLESS_BYTES[:20000]
+    stdin = type("Stdin", (), {"buffer": PipeOfAnySize(content + rest, size)})
+    monkeypatch.setattr("sys.stdin", stdin)
+    samples = read("-")
+    assert np.array_equal(samples, np.frombuffer(content, "<i2") / np.float32(32768))

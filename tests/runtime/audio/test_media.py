@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from support.commands import CLIP, TEXT
+
+from voxtral_onnx.errors import AudioError, DeviceError
+from voxtral_onnx.runtime.audio.files import BLOCK_SECONDS, open_audio
+
+RATE = 16000
+SAMPLES, _ = soundfile.read(CLIP, dtype="float32")
+SEEK_SECONDS = 0.1  # codecs add padding of a frame or two, and less where they say so
+
+
+def write_media(
+    path: Path,
+    *codecs: str,
+    rate: int = RATE,
+    layout: str = "mono",
+    video: str | None = None,
+    hole: tuple[float, float] = (0, 0),
+    **options: str,
+) -> Path:
+    """The clip in an audio track for each codec.
+
+    From hole[0] s on its time stamps are hole[1] s later.
+    """
+    container: Any  # whose streams are of kinds that only we know
+    with av.open(str(path), "w", options=options) as container:
+        picture = container.add_stream(video, rate=10) if video else None
+        if picture:
+            picture.width = picture.height = 32
+            picture.pix_fmt = "yuv420p"
+        for stream in [container.add_stream(codec, rate=rate, layout=layout) for codec in codecs]:
+            frame = av.AudioFrame.from_ndarray(
+                (SAMPLES[None] * 32767).astype("<i2"), format="s16", layout="mono"
+            )
+            frame.sample_rate = RATE
+            resampler, fifo = av.AudioResampler(stream.format, layout, rate), av.AudioFifo()
+            for part in (*resampler.resample(frame), *resampler.resample(None)):
+                fifo.write(part)
+            done = 0
+            for part in fifo.read_many(stream.codec_context.frame_size or 1024, partial=True):
+                later = hole[1] if done >= hole[0] * rate else 0
+                part.pts, part.time_base = done + round(later * rate), Fraction(1, rate)
+                done += part.samples
+                container.mux(stream.encode(part))
+            container.mux(stream.encode())
+        if picture:
+            for number in range(20):
+                image = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))
+                image.pts = number
+                container.mux(picture.encode(image))
+            container.mux(picture.encode())
+    return path
+
+
+def read(path: Path) -> np.ndarray:
+    return np.concatenate(list(open_audio(path, RATE).blocks()))
+
+
+def lag(samples: np.ndarray, reference: np.ndarray = SAMPLES) -> tuple[float, float]:
+    """Seconds by which `samples` come later than the reference, and their correlation there."""
+    size = 1 << (len(samples) + len(reference)).bit_length()
+    products = np.fft.irfft(
+        np.fft.rfft(samples, size) * np.conj(np.fft.rfft(reference, size)), size
+    )
+    best = int(products.argmax())
+    strength = products[best] / np.linalg.norm(samples) / np.linalg.norm(reference)
+    return (best if best < size // 2 else best - size) / RATE, float(strength)
+
+
+@pytest.fixture
+def transcribe(run, tiny_artifact):
+    return lambda *arguments: run("transcribe", "-m", tiny_artifact, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "notes"),
+    [
+        ("a.m4a", "aac", {}, ()),
+        ("a.m4a", "aac", {"movflags": "faststart"}, ()),
+        ("a.m4a", "alac", {}, ()),
+        ("a.aac", "aac", {}, ()),
+        ("a.mp4", "aac", {"video": "mpeg4"}, ()),
+        (
+            "a.mkv",
+            "libopus",
+            {"rate": 48000, "video": "mpeg4"},
+            ("resampled from 48000 Hz to 16000 Hz",),
+        ),
+        ("a.webm", "libopus", {"rate": 48000}, ("resampled from 48000 Hz to 16000 Hz",)),
+        ("a.avi", "pcm_s16le", {"video": "mpeg4"}, ()),
+        (
+            "a.mov",
+            "aac",
+            {"rate": 44100, "layout": "stereo"},
+            ("resampled from 44100 Hz to 16000 Hz", "2 channels averaged"),
+        ),
+    ],
+)
+def test_the_sound_of_every_container(name, codec, options, notes, tmp_path):
+    path = write_media(tmp_path / name, codec, **options)
+    source = open_audio(path, RATE)
+    assert source.notes == notes
+    later, strength = lag(read(path))
+    assert strength > 0.98  # of lossy codecs
+    assert abs(later) < SEEK_SECONDS
+    assert abs(source.duration - len(SAMPLES) / RATE) < SEEK_SECONDS
+
+
+def test_a_name_that_says_otherwise(tmp_path):
+    path = write_media(tmp_path / "a.mp4", "aac", video="mpeg4").rename(tmp_path / "a.wav")
+    assert lag(read(path))[1] > 0.98
+
+
+@pytest.mark.parametrize(("name", "codec"), [("clip.m4a", "aac"), ("clip.webm", "libopus")])
+def test_transcript_of_media(name, codec, tmp_path, transcribe):
+    write_media(
+        tmp_path / name, codec, video="libvpx" if name.endswith("webm") else None, rate=48000
+    )
+    result = transcribe(tmp_path)  # found in its folder
+    assert (result.code, result.out) == (0, TEXT + "\n")
+
+
+def test_media_through_a_pipe(tmp_path, process, tiny_artifact):
+    content = write_media(tmp_path / "a.m4a", "aac").read_bytes()
+    result = process("transcribe", "-m", tiny_artifact, "-", input=content)
+    assert (result.code, result.out) == (0, TEXT + "\n")
+
+
+def test_blocks_are_whole_and_end_anywhere(tmp_path):
+    source = open_audio(write_media(tmp_path / "a.m4a", "aac"), RATE)
+    *whole, last = [len(block) for block in source.blocks()]
+    assert set(whole) == {int(BLOCK_SECONDS * RATE)}
+    assert 0 < last < whole[0]
+
+
+@pytest.mark.parametrize(("at", "seconds"), [(0, 1.5), (1, 1.5), (1, 0.05)])
+def test_what_a_track_leaves_out_is_silence(at, seconds, tmp_path):
+    path = write_media(tmp_path / "a.mkv", "pcm_s16le", video="mpeg4", hole=(at, seconds))
+    samples, source = read(path), open_audio(path, RATE)
+    if seconds < 0.1:  # a matter of rounded time stamps
+        assert source.notes == () and len(samples) == len(SAMPLES)
+        return
+    assert source.notes == ("holds no sound for 1.5 s in all, which are silence now",)
+    assert abs(len(samples) - len(SAMPLES) - seconds * RATE) < 100
+    cut = int(at * RATE) // 1024 * 1024
+    assert abs(lag(samples[int((at + seconds) * RATE) - 2048 :], SAMPLES[cut:])[0]) < 0.2
+    assert not samples[int((at + 0.2) * RATE) : int((at + 1.2) * RATE)].any()
+
+
+def test_first_of_several_tracks(tmp_path):
+    source = open_audio(write_media(tmp_path / "a.mkv", "pcm_s16le", "aac"), RATE)
+    assert source.notes == ("the first of 2 audio tracks",)
+
+
+def test_video_without_sound(tmp_path, transcribe):
+    write_media(tmp_path / "a.mp4", video="mpeg4")
+    transcribe(tmp_path / "a.mp4").assert_refused(
+        6, "a.mp4: no sound: the file holds video and no audio track"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "has 0 bytes"),
+        (b"hello", "not a readable media file"),
+        (bytes(5000), "not a readable media file"),
+    ],
+)
+def test_no_media_behind_the_name(content, words, tmp_path, transcribe):
+    (tmp_path / "a.m4a").write_bytes(content)
+    transcribe(tmp_path / "a.m4a").assert_refused(6, "a.m4a: ", words)
+
+
+@pytest.mark.parametrize("part", [2, 3])
+def test_damaged_in_the_middle(part, tmp_path, transcribe):
+    path = write_media(tmp_path / "a.m4a", "aac", movflags="faststart")
+    content = bytearray(path.read_bytes())
+    at = len(content) // part
+    content[at : at + 800] = np.random.default_rng(0).bytes(800)
+    path.write_bytes(content)
+    transcribe(path).assert_refused(6, f"{path}: damaged after ")
+
+
+def test_cut_off_with_its_index(tmp_path, transcribe):
+    path = write_media(tmp_path / "a.m4a", "aac")
+    path.write_bytes(path.read_bytes()[:5000])
+    transcribe(path).assert_refused(6, f"{path}: not a readable media file")
+
+
+def test_cut_off_behind_its_index(tmp_path, transcribe):
+    path = write_media(tmp_path / "a.m4a", "aac", movflags="faststart")
+    path.write_bytes(path.read_bytes()[:-5000])
+    transcribe(path).assert_refused(6, f"{path}: damaged after 1.")
+
+
+def test_cut_off_stream_is_said(tmp_path):
+    path = write_media(tmp_path / "a.webm", "libopus", rate=48000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    [_, note] = open_audio(path, RATE).notes
+    assert note.startswith("cut off: the header promises 2.2 s, the file holds ")
+
+
+def test_without_pyav(tmp_path, transcribe, monkeypatch):
+    write_media(tmp_path / "a.m4a", "aac")
+    (tmp_path / "a.wav").write_bytes(CLIP.read_bytes())
+    monkeypatch.setitem(sys.modules, "av", None)
+    transcribe(tmp_path / "a.m4a").assert_refused(
+        7, "a.m4a: libsndfile does not read", "'voxtral-onnx[media]'"
+    )
+    result = transcribe(tmp_path / "a.m4a", tmp_path / "a.wav")
+    assert (result.code, result.out) == (10, TEXT + "\n")
+    with pytest.raises(DeviceError):
+        open_audio(tmp_path / "a.m4a", RATE)
+
+
+def test_rate_that_changes(tmp_path):
+    first, second = (
+        write_media(tmp_path / f"{rate}.aac", "aac", rate=rate).read_bytes()
+        for rate in (16000, 32000)
+    )
+    (tmp_path / "a.aac").write_bytes(first + second)
+    with pytest.raises(AudioError, match=r"another rate or number of channels after 2\.\d s"):
+        open_audio(tmp_path / "a.aac", RATE)
+
+
+def test_a_track_without_a_sample_is_an_empty_text(tmp_path, transcribe):
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        container.start_encoding()
+    result = transcribe(tmp_path / "a.avi")
+    assert (result.code, result.out) == (0, "\n")
+    assert "0.00 s of audio" in result.err and "resampled" not in result.err

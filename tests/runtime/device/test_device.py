@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.commands import CLIP, TEXT
+
+from voxtral_onnx import Transcriber
+from voxtral_onnx.errors import DeviceError, UsageError
+from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.runtime import memory
+from voxtral_onnx.runtime.device.cache import KVCache
+from voxtral_onnx.runtime.device.cpu import Cpu, HostBuffer, lazy_zeros
+from voxtral_onnx.runtime.device.cuda import out_of_memory_is_said
+from voxtral_onnx.runtime.device.helper_graphs import move_rows_model, zeros_model
+from voxtral_onnx.runtime.device.open import open_device
+
+without_cuda = pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(),
+    reason="this onnxruntime has CUDA",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpu",
+        "cuda:",
+        "cuda:x",
+        "cuda:-1",
+        "cuda:1:2",
+        "cuda1",
+        "",
+        "CPU",
+        "cpu:0",
+        "webgpu:",
+        "webgpu:x",
+    ],
+)
+def test_unknown_names(name):
+    with pytest.raises(UsageError, match="device: expected auto, cpu, cuda, cuda:N or webgpu, got"):
+        open_device(name)
+
+
+@without_cuda
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:7"])
+def test_a_wheel_without_cuda(name, tiny_artifact, run):
+    result = run("transcribe", "-m", tiny_artifact, "--device", name, CLIP)
+    full = name if ":" in name else "cuda:0"
+    result.assert_refused(
+        7, f"{full}: this onnxruntime {onnxruntime.__version__} has no CUDA", "voxtral-onnx[gpu]"
+    )
+
+
+@without_cuda
+def test_fallback_is_said(tiny_artifact, run):
+    result = run("transcribe", "-m", tiny_artifact, "--device", "cuda", "--allow-fallback", CLIP)
+    assert (result.code, result.out.strip()) == (0, TEXT)
+    assert "q4f16 on cpu" in result.err
+    assert "note: running on the CPU: cuda:0: this onnxruntime" in result.err
+
+
+@without_cuda
+def test_bench_says_a_fallback(tiny_artifact, run):
+    arguments = ("bench", tiny_artifact, CLIP, "--device", "cuda", "--repeat", 1)
+    run(*arguments).assert_refused(7, "has no CUDA")
+    result = run(*arguments, "--allow-fallback")
+    assert "| q4f16 cpu" in result.out
+    assert "note: running on the CPU: cuda:0" in result.err
+
+
+@without_cuda
+def test_auto_is_the_cpu(tiny_artifact):
+    with Transcriber(tiny_artifact, "auto") as transcriber:
+        assert (transcriber.device, transcriber.notes) == ("cpu", ())
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.integers(1, 200), st.data(), st.sampled_from([np.float16, np.float32]))
+def test_rows_move_in_one_buffer(capacity, data, dtype):
+    """The graph that devices move rows with, against NumPy; past and present are one buffer."""
+    keep = data.draw(st.integers(0, capacity - 1))
+    model = move_rows_model(np.dtype(dtype), capacity, keep)
+    onnx.checker.check_model(onnx.load_model_from_string(model), full_check=True)
+    values = np.random.default_rng(keep).standard_normal((1, 2, capacity, 4)).astype(dtype)
+    expected, buffer = values.copy(), HostBuffer(lazy_zeros(values.shape, np.dtype(dtype)))
+    expected[:, :, :keep] = values[:, :, capacity - keep :]
+    buffer.write(values)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    binding, value = session.io_binding(), onnxruntime.OrtValue.ortvalue_from_numpy(buffer.array)
+    binding.bind_ortvalue_input("past", value)
+    binding.bind_ortvalue_output("present", value)
+    session.run_with_iobinding(binding)
+    assert np.array_equal(buffer.read(), expected)
+    buffer.write(values)
+    buffer.move_rows(keep)
+    assert np.array_equal(buffer.read(), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_zeros(dtype):
+    model = zeros_model(np.dtype(dtype), 3)
+    onnx.checker.check_model(onnx.load_model_from_string(model), full_check=True)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    zeros = np.asarray(session.run(None, {"shape": np.array([2, 3, 1])})[0])
+    assert (zeros.shape, zeros.dtype, zeros.any()) == ((2, 3, 1), dtype, False)
+
+
+def test_saved_caches_are_restored(tiny_artifact):
+    with Transcriber(tiny_artifact, "cpu", precision="fp32") as transcriber:
+        cache = transcriber.encoder.new_cache()
+        samples = np.random.default_rng(0).standard_normal(40_000).astype(np.float32)
+        rules = transcriber.manifest.streaming
+        size = rules.look_back_samples + 16 * 1280 + rules.look_ahead_samples
+        transcriber.encoder.encode(cache, samples[:size])
+        saved = [values.copy() for values in cache.save()]
+        expected = transcriber.encoder.encode(cache, samples[-size:])
+        other = transcriber.encoder.new_cache()
+        other.restore(64, saved)
+        assert np.array_equal(transcriber.encoder.encode(other, samples[-size:]), expected)
+
+
+def test_buffers_of_the_host_are_not_kept(tiny_artifact):
+    with Transcriber(tiny_artifact, "cpu") as transcriber:
+        session = transcriber.decoder.session
+        cache = transcriber.decoder.new_cache()
+        binding = cache.binding
+        del cache
+        assert session.take_binding() is not binding
+
+
+class Reusing(Cpu):
+    """A device whose bindings are used again, as CUDA's are."""
+
+    def bind(self, session):
+        binding = super().bind(session)
+        binding.reusable = True
+        return binding
+
+
+def test_used_bindings_serve_the_next_stream_as_new_ones(tiny_artifact):
+    manifest = Manifest.read(tiny_artifact)
+    from voxtral_onnx.runtime.device.session import Session
+    from voxtral_onnx.runtime.encoder import Encoder
+
+    graph = manifest.precisions["fp32"].encoder
+    encoder = Encoder(
+        manifest,
+        Session(tiny_artifact, manifest.mel, "cpu"),
+        Session(tiny_artifact, graph, Reusing()),
+    )
+    rules = manifest.streaming
+    samples = np.random.default_rng(0).standard_normal(
+        rules.look_back_samples + 1280 + rules.look_ahead_samples
+    )
+    cache = encoder.new_cache()
+    binding = cache.binding
+    expected = encoder.encode(cache, samples.astype(np.float32))
+    second = KVCache(encoder.session, encoder.spec)
+    assert second.binding is not binding, "one is in use"
+    del cache, second
+    cache = encoder.new_cache()
+    assert any(state.read().any() for state in cache.states) is False
+    assert np.array_equal(encoder.encode(cache, samples.astype(np.float32)), expected)
+    assert cache.binding.buffers.keys() == binding.buffers.keys()
+
+
+class Gpu(Cpu):
+    """A device with so much memory of its own."""
+
+    name = "cuda:0"
+
+    def __init__(self, free):
+        super().__init__()
+        self.free = free
+
+    def free_memory(self):
+        return self.free
+
+
+def test_a_device_without_enough_memory(tiny_artifact):
+    manifest = Manifest.read(tiny_artifact)
+    enough = memory.needed_memory(manifest, "q4f16", 64, on_device=True)
+    memory.require_memory(manifest, "q4f16", 64, Gpu(enough))
+    with pytest.raises(
+        DeviceError,
+        match=r"free on cuda:0 are .* GB; what would fit: --context "
+        r"64$",
+    ):
+        memory.require_memory(manifest, "q4f16", 128, Gpu(enough))
+    with pytest.raises(
+        DeviceError, match=r"what would fit: --precision q4f16$"
+    ):  # what computes in float32 does not run
+        memory.require_memory(manifest, "fp16", 64, Gpu(enough))
+
+
+def test_what_is_out_of_memory():
+    """Messages of onnxruntime's arena and of CUDA; other errors stay what they are."""
+    for message in (
+        "Failed to allocate memory for requested buffer of size 12",
+        "CUDA failure 2: out of memory ; GPU=0",
+    ):
+        with (
+            pytest.raises(DeviceError, match="cuda:0: out of memory; a smaller --context"),
+            out_of_memory_is_said("cuda:0"),
+        ):
+            raise RuntimeError(message)
+    with pytest.raises(RuntimeError, match="another"), out_of_memory_is_said("cuda:0"):
+        raise RuntimeError("another")

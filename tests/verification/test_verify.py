@@ -1,0 +1,333 @@
+"""Intact artifacts pass.
+
+Each damage fails on its rung, and the message names the stage or the tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from conftest import copy_artifact
+from support.commands import SAMPLES, TEXTS
+from support.damage import attribute, edit_graph, edit_tensor, nodes
+
+from voxtral_onnx import verify
+from voxtral_onnx.errors import DeviceError, VerificationError
+from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.runtime.device.cpu import Cpu
+from voxtral_onnx.runtime.device.open import open_device
+from voxtral_onnx.verification import checks
+from voxtral_onnx.verification.artifact_model import ArtifactModel
+from voxtral_onnx.verification.certificate import read_verdict
+from voxtral_onnx.verification.stage_parity import probe
+
+LAYER = "language_model.layers.1"
+
+
+@pytest.fixture
+def toy(toy_artifact, tmp_path):
+    """A copy of the toy artifact's q4, to damage."""
+    return copy_artifact(toy_artifact, tmp_path / "toy", "q4")
+
+
+def failures(folder, **options) -> list:
+    with pytest.raises(VerificationError) as caught:
+        verify(folder, **options)
+    assert caught.value.exit_code == 8
+    assert json.loads((folder / "certificate.json").read_text())["verdict"] == "failed"
+    assert "FAILED" in (folder / "certificate.html").read_text()
+    assert read_verdict(folder).startswith("FAILED")
+    first = caught.value.report.failures[0]
+    assert f"rung {first.rung}, {first.check}: {first.summary}" in str(caught.value)
+    return caught.value.report.failures
+
+
+def half_split_to_interleaved(rows: np.ndarray) -> np.ndarray:
+    """Rows of a rotary weight in the order of Mistral's file; toy heads are 16 wide."""
+    return rows.reshape(-1, 2, 8, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def double_one_scale(scales):
+    scales[3, 1] *= 2
+
+
+def flip_a_row_of_nibbles(weight):
+    weight[5] ^= 0x50
+
+
+def swap_two_rows(weight):
+    weight[[0, 9]] = weight[[9, 0]]
+
+
+def interleave(weight):
+    weight[...] = half_split_to_interleaved(np.array(weight))
+
+
+def shift(table):
+    table[1:] = np.array(table[:-1])
+
+
+def zero(values):
+    values[...] = 0
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "change", "says"),
+    [
+        (
+            "decoder",
+            f"{LAYER}.mlp.up_proj.scales",
+            double_one_scale,
+            "1 of 480 values differ, the first in row 3",
+        ),
+        (
+            "decoder",
+            f"{LAYER}.mlp.gate_proj.weight",
+            flip_a_row_of_nibbles,
+            "48 of 7,680 values differ",
+        ),
+        (
+            "decoder",
+            f"{LAYER}.self_attn.q_proj.weight",
+            swap_two_rows,
+            "its rows stand in another order",
+        ),
+        (
+            "decoder",
+            f"{LAYER}.self_attn.k_proj.weight",
+            swap_two_rows,
+            "its rows stand in another order",
+        ),
+        (
+            "decoder",
+            f"{LAYER}.self_attn.q_proj.weight",
+            interleave,
+            "its rows stand in another order",
+        ),
+        ("decoder", f"{LAYER}.ada_rms_norm.table", shift, "values differ, the first in row 1"),
+        ("encoder", "audio_tower.layers.0.self_attn.q_proj.bias", zero, "96 of 96 values differ"),
+    ],
+    ids=["scale", "nibbles", "q rows", "k rows", "rotary order", "delay table", "bias"],
+)
+def test_damaged_weights_are_named(toy, toy_checkpoint, role, name, change, says):
+    edit_tensor(toy, role, name, change)
+    (found,) = failures(toy, checkpoint=toy_checkpoint, rungs=[3])
+    assert (found.rung, found.check) == (3, "weights against the checkpoint")
+    assert found.summary.startswith(name) and says in found.summary
+
+
+def widen_a_window(graph):
+    attribute(nodes(graph, "GroupQueryAttention")[1], "local_window_size").i += 1
+
+
+def rotate_other_pairs(graph):
+    attribute(nodes(graph, "RotaryEmbedding")[2], "interleaved").i = 1
+
+
+def move_a_state(graph):
+    (cut,) = [node for node in graph.node if "present_conv1_state" in node.output]
+    for index, value in ((1, -3), (2, -1)):
+        cut.input[index] += "_moved"
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), cut.input[index]))
+
+
+def forget_the_zero_points(graph):
+    nodes(graph, "MatMulNBits")[3].input[3] = ""
+
+
+def choose_another_blank(graph):
+    (gather,) = [node for node in nodes(graph, "Gather") if node.input[0] == "logits"]
+    (constant,) = [tensor for tensor in graph.initializer if tensor.name == gather.input[1]]
+    constant.CopyFrom(onnx.numpy_helper.from_array(np.array(33), constant.name))
+
+
+@pytest.mark.parametrize(
+    ("role", "change", "stage"),
+    [
+        ("decoder", widen_a_window, LAYER),
+        ("encoder", widen_a_window, "audio_tower.layers.1"),
+        ("decoder", rotate_other_pairs, LAYER),
+        ("encoder", move_a_state, "audio_tower.embedder"),
+        ("decoder", forget_the_zero_points, "language_model.layers.0"),
+        ("decoder", choose_another_blank, "language_model.norm"),
+    ],
+    ids=["decoder window", "encoder window", "rotary pairs", "conv state", "zero points", "blank"],
+)
+def test_damaged_graphs_are_found_without_the_checkpoint(toy, role, change, stage):
+    edit_graph(toy, role, change)
+    found = failures(toy, rungs=[3])[0]
+    assert (found.rung, found.check) == (3, "graphs against modules")
+    assert f" in {stage}, more than 1e-5" in found.summary
+
+
+def test_intact_toy_passes_the_rungs_of_graphs_and_streams(toy, toy_checkpoint):
+    certificate = verify(toy, checkpoint=toy_checkpoint, rungs=[1, 3, 4])
+    assert {finding.status for finding in certificate.findings} == {"passed"}
+    assert {finding.rung for finding in certificate.findings} == {0, 1, 3, 4}
+    assert certificate.not_checked == ()
+    assert read_verdict(toy).endswith("q4 on rungs 0, 1, 3, 4")
+    stages = certificate.details["q4"]["stages"]
+    assert [stage["name"] for stage in stages][:2] == [
+        "audio_tower.embedder",
+        "audio_tower.layers.0",
+    ]
+    assert len(stages) == 6 + 5
+
+
+def test_a_changed_byte_fails_on_the_first_rung(toy):
+    path = next((toy / "onnx").glob("decoder_model*"))
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    (found,) = failures(toy)
+    assert found.rung == 0 and path.name in found.summary
+
+
+def test_what_is_open_without_the_checkpoint_is_said(toy):
+    certificate = verify(toy, rungs=[2, 3])
+    assert [finding.status for finding in certificate.findings] == [
+        "passed",
+        "passed",
+        "not run",
+        "passed",
+        "passed",
+    ]
+    (sentence,) = certificate.not_checked
+    assert "Whether the weights are the checkpoint's" in sentence
+
+
+def test_cache_rows_that_move_one_too_far_are_found(toy):
+    manifest = Manifest.read(toy)
+    spec = manifest.caches["decoder"]
+    moved = replace(spec, keep=spec.keep - 2)
+    replace(manifest, caches={**manifest.caches, "decoder": moved}).write(toy)
+    (found,) = failures(toy, rungs=[4])[:1]
+    assert (found.check, found.rung) == (
+        "stages call by call",
+        4,
+    ) and "language_model.layers" in found.summary
+
+
+def test_damage_in_the_weights_shows_in_the_float_model_beside_them(tiny_artifact, tmp_path):
+    """Without the checkpoint, by the precision fp32 of the same artifact."""
+    folder = tmp_path / "tiny"
+    copy_artifact(tiny_artifact, folder, "q4f16")
+    edit_tensor(folder, "decoder", f"{LAYER}.self_attn.o_proj.scales", zero)
+    damaged, fp32 = Manifest.read(folder), copy_artifact(tiny_artifact, tmp_path / "fp32", "fp32")
+    for path in (fp32 / "onnx").iterdir():
+        path.replace(folder / "onnx" / path.name)
+    both = Manifest.read(fp32)
+    precisions = {**damaged.precisions, **both.precisions}
+    replace(damaged, precisions=precisions, files={**damaged.files, **both.files}).write(folder)
+    (tmp_path / "clip.wav").write_bytes((SAMPLES / "time-flite.wav").read_bytes())
+    (tmp_path / "clip.txt").write_text(TEXTS["time-flite.wav"])
+    found = failures(folder, precisions=["q4f16"], audio=[tmp_path / "clip.wav"], rungs=[5, 6])
+    assert [row.check for row in found] == ["quantised against float", "words"]
+
+
+def test_another_versions_rounding_passes_and_its_damage_does_not(toy, toy_checkpoint):
+    def one_code_up(weight):
+        weight[0, 0, 0] ^= 1
+
+    name = f"{LAYER}.mlp.up_proj.weight"
+    edit_tensor(toy, "decoder", name, one_code_up)
+    assert failures(toy, checkpoint=toy_checkpoint, rungs=[3])[0].summary.startswith(name)
+    replace(Manifest.read(toy), generator="voxtral-onnx 0.0.1").write(toy)
+    certificate = verify(toy, checkpoint=toy_checkpoint, rungs=[3])
+    assert "1 in the way of voxtral-onnx 0.0.1" in certificate.findings[1].summary
+    edit_tensor(toy, "decoder", name, flip_a_row_of_nibbles)
+    assert failures(toy, checkpoint=toy_checkpoint, rungs=[3])[0].summary.startswith(name)
+
+
+def test_every_device_is_compared_with_the_cpu(toy):
+    manifest = Manifest.read(toy)
+    for errors in probe(ArtifactModel(toy, manifest, "q4"), manifest, devices=[Cpu()]):
+        assert errors.devices == {"cpu": 0.0}
+
+
+class Partial(Cpu):
+    """A device without some kernels: it takes this many graphs and no more."""
+
+    def __init__(self, graphs: int):
+        super().__init__()
+        self.name, self.left = "partial:0", graphs
+
+    def open(self, path, options, *, captures):
+        if not self.left:
+            raise DeviceError("partial:0: no kernel for Conv\n  more advice")
+        self.left -= 1
+        return super().open(path, options, captures=captures)
+
+
+@pytest.mark.parametrize(("operators", "stages"), [(0, 0), (0.5, 0), (1, 1), (1, 1000)])
+def test_a_device_that_cannot_run_everything_is_told(toy, monkeypatch, operators, stages):
+    alone = verify(toy, rungs=[1]).details["q4"]["operators"]
+    graphs = int(operators * len(alone)) + stages
+    monkeypatch.setattr(checks, "present_devices", lambda: ["partial"])
+    monkeypatch.setattr(checks, "open_device", lambda name, dtype: Partial(graphs))
+    certificate = verify(toy, rungs=[1, 3])
+    found = {finding.check: finding for finding in certificate.findings}
+    assert certificate.verdict == "passed"
+    assert found["partial:0 against CPU"].status == ("passed" if stages == 1000 else "not run")
+    if stages < 1000:
+        assert any(
+            "partial:0 against CPU: partial:0: no kernel for Conv." in line
+            for line in certificate.not_checked
+        )
+    assert ("operators on partial:0" in found) == (operators == 1)
+    assert "partial:0" in (toy / "certificate.html").read_text()
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu(artifact):
+    try:
+        name = open_device("cuda").name
+    except DeviceError as error:
+        pytest.skip(str(error))
+    certificate = verify(artifact, rungs=[1, 3])
+    found = {finding.check: finding for finding in certificate.findings}
+    for check in (f"operators on {name}", f"{name} against CPU"):
+        assert found[check].status == "passed", found[check].summary
+
+
+@pytest.mark.gpu
+def test_a_precision_that_a_device_cannot_run_is_told(toy):
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has no CUDA")
+    certificate = verify(toy, rungs=[3])
+    assert certificate.verdict == "passed"
+    assert any(
+        "cuda against CPU: CUDA has attention in float16 only" in line
+        for line in certificate.not_checked
+    )
+
+
+def test_wrong_arguments_are_refused(toy, tiny_artifact, run):
+    run("verify", toy, "--checkpoint", "tiny").assert_refused(
+        3, "expected the checkpoint that", "fingerprint"
+    )
+    run("verify", toy, "--rungs", "7").assert_refused(2, "expected some of 0 to 6, got 7")
+    run("verify", toy, "--rungs", "a").assert_refused(2, "numbers from 0 to 6")
+    run("verify", toy, "--precision", "q8").assert_refused(2, "the artifact has q4")
+    run("verify", toy, "--audio", toy / "none.wav", "--rungs", "4").assert_refused(6, "none.wav")
+    assert not (toy / "certificate.json").exists()
+
+
+def test_the_command_line_prints_the_rungs_and_fails(toy, run):
+    passed = run("verify", toy, "--rungs", "3")
+    assert passed.code == 0
+    assert (
+        "graphs against modules" in passed.out and "not checked: Whether the weights" in passed.out
+    )
+    assert re.search(r"^passed in \d+ s$", passed.out, re.MULTILINE)
+    edit_graph(toy, "decoder", widen_a_window)
+    failed = run("verify", toy, "--rungs", "3", "--json")
+    assert failed.code == 8
+    assert json.loads(failed.out)["verdict"] == "failed"
+    assert f"error: {toy}: q4, rung 3, graphs against modules: graph error" in failed.err

@@ -1,0 +1,195 @@
+"""Clips through an artifact as shipped, and through the float model a whole recording at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..assets import SAMPLES, SELF_TEST_CLIP
+from ..errors import AudioError
+from ..exporter.calibration.calibrate import pad_samples
+from ..exporter.calibration.layerwise import Layerwise, decoder_stages, encoder_stages
+from ..manifest import Manifest
+from ..runtime.audio.files import open_audio
+from ..runtime.device.session import Session
+from ..runtime.tokens import Token
+from ..runtime.transcriber import Transcriber
+
+PIECES = (1, 1279, 640, 5000, 1281, 160)  # samples fed at a time, again and again
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A recording, and what is said in it where that is known."""
+
+    name: str
+    samples: np.ndarray  # float32 [n] at the model's rate
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a model writes for a clip, a row for each generated token."""
+
+    token_ids: np.ndarray  # int64 [n]
+    logprobs: np.ndarray  # float32 [n]
+    margins: np.ndarray  # float32 [n], the blank's logit less the best other one
+    logits: np.ndarray  # float32 [n, vocab_size], n = 0 where they were not asked for
+
+
+def embedded_clips(sample_rate: int) -> list[Clip]:
+    """The embedded samples, the self-test's first."""
+    known = json.loads((SAMPLES / "transcripts.json").read_text())["samples"]
+    texts = {sample["file"]: sample["text"] for sample in known}
+    names = [SELF_TEST_CLIP, *(name for name in sorted(texts) if name != SELF_TEST_CLIP)]
+    return [_read(SAMPLES / name, sample_rate, texts[name]) for name in names]
+
+
+def open_clips(files: Sequence[str | Path], sample_rate: int) -> list[Clip]:
+    """Recordings; the text of `a.wav` is `a.txt` beside it, where there is one.
+
+    Raises:
+        AudioError: not readable, or empty.
+    """
+    clips = []
+    for file in map(Path, files):
+        text = file.with_suffix(".txt")
+        clips.append(
+            _read(file, sample_rate, text.read_text(encoding="utf-8") if text.is_file() else None)
+        )
+    return clips
+
+
+def _read(file: Path, sample_rate: int, text: str | None) -> Clip:
+    samples = np.concatenate([np.zeros(0, np.float32), *open_audio(file, sample_rate).blocks()])
+    if not len(samples):
+        raise AudioError(f"{file}: an empty clip says nothing")
+    return Clip(file.name, samples, text)
+
+
+def stream(
+    transcriber: Transcriber, samples: np.ndarray, *, in_pieces: bool = False, logits: bool = False
+) -> Run:
+    """Transcribe a clip as shipped, through a live stream, to the clip's last sample.
+
+    The stream goes on whatever the model says of its end.
+    """
+    live = transcriber.stream()
+    session = transcriber.decoder.session
+    recorder = _Recorder(transcriber)
+    if logits:
+        transcriber.decoder.session = recorder  # pyright: ignore[reportAttributeAccessIssue]: as much of one as is used
+    try:
+        tokens: list[Token] = []
+        for piece in _pieces(samples) if in_pieces else [samples]:
+            tokens += live.feed(piece)
+        tokens += live.finish()
+    finally:
+        transcriber.decoder.session = session
+    return Run(
+        np.array([token.token_id for token in tokens]),
+        np.array([token.logprob for token in tokens], np.float32),
+        np.array([token.blank_margin for token in tokens], np.float32),
+        np.stack(recorder.rows[-len(tokens) :]) if logits else np.empty((0, 0), np.float32),
+    )
+
+
+class _Recorder:
+    """Stands where the decoder's session stands.
+
+    Fetches the logits, keeps them, and chooses from them.
+    """
+
+    def __init__(self, transcriber: Transcriber):
+        self.session = transcriber.decoder.session
+        self.blank = transcriber.manifest.tokens.streaming_pad
+        self.rows: list[np.ndarray] = []  # float32 [vocab_size], of the last position of each call
+
+    def step(self, cache, feeds: dict[str, np.ndarray], fetch: str) -> np.ndarray:
+        """What the graph's output `step` would be at the last position, [1, 1, 3]."""
+        assert fetch == "step"
+        row = self.session.step(cache, feeds, "logits")[0, -1].copy()
+        self.rows.append(row)
+        others = row.copy()
+        others[self.blank] = -np.inf
+        held_back = row.copy()
+        held_back[self.blank] -= feeds["blank_penalty"][0, -1]
+        chosen, margin = int(held_back.argmax()), row[self.blank] - others.max()
+        return np.array([[[chosen, row[chosen] - log_sum_exp(row), margin]]], np.float32)
+
+
+@torch.no_grad()
+def encode(
+    model: Layerwise, manifest: Manifest, mel: Session, clips: Sequence[Clip]
+) -> list[torch.Tensor]:
+    """Audio embeddings [positions, hidden_size] of each clip with its silence around it."""
+    rules, audio = manifest.streaming, manifest.config.audio
+    parts = []
+    for clip in clips:
+        samples = pad_samples(clip.samples, audio, rules, rules.default_delay_tokens)
+        parts.append(torch.from_numpy(mel.run({"audio": samples[None]})[0]))
+    for stage in encoder_stages(model.config):
+        parts = model.run(stage, parts)
+    return [part[:-1] for part in parts]  # the last position used is the one before the last
+
+
+@torch.no_grad()
+def decode(
+    model: Layerwise,
+    manifest: Manifest,
+    audio_embeds: Sequence[torch.Tensor],
+    ids: Sequence[np.ndarray],
+) -> list[Run]:
+    """Run a model over given tokens of each clip, after its prompt.
+
+    ids: int64 [n] of each clip; the tokens stand at their positions, whatever the model says to
+    them.
+    """
+    rules, tokens = manifest.streaming, manifest.tokens
+    prompt = [
+        tokens.bos,
+        *[tokens.streaming_pad] * (rules.left_pad_tokens + rules.default_delay_tokens),
+    ]
+    parts = []
+    for embeds, written in zip(audio_embeds, ids, strict=True):
+        fed = torch.tensor([*prompt, *written[:-1].tolist()])
+        assert len(fed) == len(embeds), f"{len(fed)} tokens for {len(embeds)} positions"
+        parts.append(model.embed(fed) + embeds)
+    for stage in decoder_stages(model.config):
+        parts = model.run(stage, parts)
+    runs = []
+    for hidden in parts:
+        logits = torch.cat(
+            [part for _, part in model.logits(hidden[len(prompt) - 1 :])], -1
+        ).numpy()
+        runs.append(_choose(logits, tokens.streaming_pad))
+    return runs
+
+
+def _choose(logits: np.ndarray, blank: int) -> Run:
+    ids = logits.argmax(-1)
+    others = logits.copy()
+    others[:, blank] = -np.inf
+    chosen = np.take_along_axis(logits, ids[:, None], -1)[:, 0]
+    return Run(ids, chosen - log_sum_exp(logits), logits[:, blank] - others.max(-1), logits)
+
+
+def log_sum_exp(logits: np.ndarray) -> np.ndarray:
+    """log(sum(exp(logits))) over the last axis."""
+    highest = logits.max(-1, keepdims=True)
+    return (highest + np.log(np.exp(logits - highest).sum(-1, keepdims=True)))[..., 0]
+
+
+def _pieces(samples: np.ndarray) -> Iterator[np.ndarray]:
+    begin = 0
+    for size in cycle(PIECES):
+        if begin >= len(samples):
+            return
+        yield samples[begin : begin + size]
+        begin += size

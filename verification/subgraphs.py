@@ -1,0 +1,224 @@
+"""An artifact's graph, cut into stages that run by themselves.
+
+Only one layer's weights are in memory at a time.
+
+A stage is cut out of the graph as it stands in its file: nodes, attributes and the places of its
+weights. It runs as shipped, or *exactly*: every float16 as float32 and matrix products in float,
+which leaves nothing but the order of additions to differ from the PyTorch module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import onnx_ir as ir
+
+from ..config import VoxtralConfig
+from ..errors import ArtifactError, DeviceError
+from ..manifest import GraphSpec, TensorSpec
+from ..runtime.device.base import Device
+from ..runtime.device.cpu import Cpu
+from ..runtime.device.open import import_onnxruntime
+
+STEM, PROJECTOR = "audio_tower.embedder", "multi_modal_projector"
+EMBEDDING, HEAD = "language_model.embed_tokens", "language_model.norm"
+# what a stage reads of the one before: the stream, and what is added to it
+RESIDUAL = "residual"
+BRANCH = "branch"
+NEXT = "next_"  # before the names of what it leaves to the one after
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+class StagedGraph:
+    """One graph file of an artifact and the names of its stages, in the order in which they run."""
+
+    def __init__(self, folder: Path, spec: GraphSpec, config: VoxtralConfig):
+        """Read the graph; its weights stay in their files.
+
+        Raises:
+            ArtifactError: the file does not parse, or has no layers of the names that the exporter
+                gives.
+        """
+        self.path, self.spec, self.lock = folder / spec.path, spec, Lock()
+        try:
+            self.graph = ir.load(self.path).graph
+        except Exception as error:  # protobuf's own errors share no narrower base
+            raise ArtifactError(
+                f"{self.path}: not a readable graph ({error}); export again"
+            ) from error
+        self.is_encoder = any(tensor.name == "input_features" for tensor in spec.inputs)
+        name, stack = (
+            ("audio_tower", config.encoder)
+            if self.is_encoder
+            else ("language_model", config.decoder)
+        )
+        first, last = (STEM, PROJECTOR) if self.is_encoder else (EMBEDDING, HEAD)
+        self.layers = tuple(f"{name}.layers.{i}" for i in range(stack.num_hidden_layers))
+        self.stages = (first, *self.layers, last)
+        norms = [
+            *(f"{layer}.input_layernorm.weight" for layer in self.layers),
+            f"{name}.norm.weight",
+        ]
+        self.seams = [self._read_by_norm(weight) for weight in norms]  # between each two stages
+        cos = next(tensor for tensor in spec.inputs if tensor.name == "cos")
+        # of what passes the seams
+        self.dtype = cos.dtype
+        self.rows = cos.shape[1]
+        self.width = stack.hidden_size
+
+    def _read_by_norm(self, weight: str) -> list[ir.Value]:
+        for node in self.graph:
+            if any(value is not None and value.name == weight for value in node.inputs):
+                return [
+                    value for value in node.inputs if value is not None and value.name != weight
+                ]
+        raise ArtifactError(
+            f"{self.path}: nothing reads {weight}; not a graph of this exporter: export again"
+        )
+
+    def stored(self, name: str) -> np.ndarray:
+        """An initializer's values, mapped from its data file until `release`.
+
+        Raises:
+            ArtifactError: the graph has no such initializer, or its data file does not hold it.
+        """
+        value = self.graph.initializers.get(name)
+        tensor = value.const_value if value is not None else None
+        if tensor is None:
+            raise ArtifactError(f"{self.path}: no initializer {name}; export again")
+        try:
+            with self.lock:  # a tensor may be mapped by one thread only
+                return tensor.numpy()
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"{self.path}: {name}: its data cannot be read ({error}); export again"
+            ) from error
+
+    def release(self) -> None:
+        """Let go of the mapped data files, whose pages would pile up to the size of all weights."""
+        for value in self.graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value.release()
+
+    def weights(self, name: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """A copy of an initializer's values, of some rows of its first axis.
+
+        Raises:
+            ArtifactError: as `stored`.
+        """
+        values = np.array(self.stored(name)[rows])
+        tensor = self.graph.initializers[name].const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.release()
+        return values
+
+    def load(self, stage: str, *, exact: bool, device: Device | None = None) -> StageSession:
+        """A session of one stage, on the CPU unless told otherwise."""
+        index = self.stages.index(stage)
+        fed = self.seams[index - 1] if index else []
+        left = self.seams[index] if index < len(self.seams) else []
+        outputs = [
+            value for value in self.graph.outputs if self._stage_of(str(value.name)) == stage
+        ]
+        inputs = _needed_inputs(self.graph, [*left, *outputs], fed)
+        try:
+            graph = ir.convenience.extract(self.graph, [*fed, *inputs], [*left, *outputs])
+        except ValueError as error:
+            raise ArtifactError(
+                f"{self.path}: {stage} cannot be cut out ({error}); export again"
+            ) from error
+        for values, prefix in ((graph.inputs[: len(fed)], ""), (graph.outputs[: len(left)], NEXT)):
+            for value, name in zip(values, (RESIDUAL, BRANCH), strict=False):
+                value.name, value.shape = prefix + name, ir.Shape((1, self.rows, self.width))
+                value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(self.dtype)))
+        if exact:
+            make_exact(graph)
+        return StageSession(self.path, graph, device)
+
+    def _stage_of(self, output: str) -> str:
+        kind, *number = output.split(".")
+        if kind == "present":
+            return self.layers[int(number[0])]
+        return self.stages[0] if kind.startswith("present_") else self.stages[-1]
+
+
+class StageSession:
+    """A loaded stage, or a single node."""
+
+    def __init__(self, path: Path, graph: ir.Graph, device: Device | None = None):
+        """Load what was cut out of the graph at `path`, for the CPU or another device.
+
+        Raises:
+            ArtifactError: onnxruntime does not take it.
+            DeviceError: the device has no kernel for a node of it.
+        """
+        options = import_onnxruntime().SessionOptions()
+        options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False  # memory goes back with the session
+        # beside PyTorch's threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
+        content = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
+        try:
+            self.ort = (device or Cpu()).open(content, options, captures=False)
+        except DeviceError:
+            raise
+        except Exception as error:  # onnxruntime's own exceptions share no narrower base
+            raise ArtifactError(
+                f"{path}: onnxruntime cannot load a part of it ({error}); export again"
+            ) from error
+        self.inputs, self.outputs = _specs(graph.inputs), _specs(graph.outputs)
+
+    def call(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All outputs by name; feeds are taken in the types of the inputs."""
+        values = {
+            spec.name: feeds[spec.name].astype(spec.dtype, copy=False) for spec in self.inputs
+        }
+        outputs = self.ort.run(None, values)
+        return {
+            spec.name: np.asarray(value) for spec, value in zip(self.outputs, outputs, strict=True)
+        }
+
+
+def make_exact(graph: ir.Graph) -> None:
+    """Rules: every float16 value is float32; MatMulNBits multiplies in float."""
+    wide = ir.TensorType(ir.DataType.FLOAT)
+    for value in (*graph.inputs, *graph.outputs):
+        if value.dtype == ir.DataType.FLOAT16:
+            value.type = wide
+    for name, value in graph.initializers.items():
+        if value.dtype == ir.DataType.FLOAT16 and value.const_value is not None:
+            value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=name)
+            value.type = wide
+    for node in graph:
+        if node.op_type == "MatMulNBits":
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
+        elif node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT16:
+            node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT)
+
+
+def _needed_inputs(
+    graph: ir.Graph, outputs: Iterable[ir.Value], stops: Iterable[ir.Value]
+) -> list[ir.Value]:
+    """The graph's inputs that these values depend on, looking no further than `stops`."""
+    seen, pending = set(stops), list(outputs)
+    while pending:
+        value = pending.pop()
+        if value not in seen:
+            seen.add(value)
+            if (node := value.producer()) is not None:
+                pending += [read for read in node.inputs if read is not None]
+    return [value for value in graph.inputs if value in seen]
+
+
+def _specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
+    def spec(value: ir.Value) -> TensorSpec:
+        assert value.dtype is not None
+        axes = () if value.shape is None else value.shape
+        shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in axes)
+        return TensorSpec(str(value.name), str(value.dtype.numpy()), shape)
+
+    return tuple(spec(value) for value in values)

@@ -1,0 +1,184 @@
+"""verify(): an artifact up the ladder, from single operators to words.
+
+The whole flow on one screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from .._version import __version__
+from ..errors import ArtifactError, CheckpointError, UsageError, VerificationError
+from ..exporter.checkpoint.open import Checkpoint, open_checkpoint
+from ..exporter.plan import resolve_source
+from ..manifest import Manifest
+from ..runtime.locate import choose_precisions, find_artifact
+from ..runtime.machine import describe_machine
+from . import thresholds
+from .certificate import (
+    FAILED,
+    HTML_NAME,
+    NOT_JUDGED,
+    NOT_RUN,
+    PASSED,
+    Certificate,
+    Finding,
+    hash_manifest,
+)
+from .certificate_html import format_error
+from .checks import WEIGHTS, Rungs
+from .clips import embedded_clips, open_clips
+from .transformers_parity import compare_with_transformers, transformers_version
+
+ALL_RUNGS = (0, 1, 2, 3, 4, 5, 6)
+UNSEEN_WEIGHTS = (
+    "Whether the weights are the checkpoint's: none was given, and reordered rows, a changed "
+    "scale, code or bias and a "
+    "shifted table of delays agree with the graphs that read them."
+)
+
+
+def verify(
+    artifact: str | Path | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    audio: Sequence[str | Path] = (),
+    precisions: Sequence[str] | None = None,
+    rungs: Sequence[int] = ALL_RUNGS,
+    on_progress: Callable[[str], None] = lambda message: None,
+) -> Certificate:
+    """Check an artifact rung by rung and write its certificate.
+
+    `certificate.json` and `certificate.html` are written beside the artifact's manifest.
+
+    0 hashes of all files; 1 single operators against PyTorch; 2 the modules against transformers,
+    where that is installed; 3 weights against the checkpoint, graphs against modules; 4 streams
+    against whole recordings; 5 the quantised model against the float one; 6 their words. 5 and 6
+    are judged only where the float model writes words.
+
+    Args:
+        artifact: as `Transcriber` takes it.
+        checkpoint: what it was exported from; without it weights are not compared, and rungs 5 and
+            6 need the artifact's own precision fp32.
+        audio: recordings for rungs 4 to 6, the text of `a.wav` in `a.txt` beside it; by default the
+            embedded samples.
+        precisions: of the artifact; by default all.
+        rungs: which; the files are always checked.
+        on_progress: told what is checked next.
+
+    Raises:
+        VerificationError: something failed; the certificate is written, and `report` is it.
+        ArtifactError, AudioError, CheckpointError, StorageError, UsageError: as errors.py
+            describes.
+    """
+    began = perf_counter()
+    if unknown := sorted(set(rungs) - set(ALL_RUNGS)):
+        raise UsageError(f"rungs: expected some of 0 to {ALL_RUNGS[-1]}, got {unknown[0]}")
+    folder = find_artifact(artifact)
+    manifest, manifest_sha256 = Manifest.read(folder), hash_manifest(folder)
+    chosen = choose_precisions(manifest, list(precisions or manifest.precisions))
+    manifest.check_files(folder)
+    source = None if checkpoint is None else _open_source(checkpoint, manifest, folder)
+    rate = manifest.config.audio.sample_rate
+    clips = (
+        open_clips(audio, rate) if audio else embedded_clips(rate) if {4, 5, 6} & set(rungs) else []
+    )
+
+    on_progress("files")
+    findings, details = [_check_files(folder, manifest)], {}
+    if findings[0].status == PASSED:
+        if 2 in rungs:
+            on_progress("modules against transformers")
+            findings.append(_check_modules(manifest))
+        for name in chosen:
+            climber = Rungs(folder, manifest, name, source, clips, on_progress)
+            findings += climber.climb(set(rungs))
+            details[name] = climber.details
+    certificate = Certificate(
+        generator=f"voxtral-onnx {__version__}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        manifest_sha256=manifest_sha256,
+        fingerprint=manifest.fingerprint,
+        checkpoint=None if checkpoint is None else Path(checkpoint).name,
+        rungs=tuple(sorted({0, *rungs})),
+        precisions=tuple(chosen),
+        findings=tuple(sorted(findings, key=lambda finding: finding.rung)),
+        not_checked=tuple(_not_checked(findings, manifest, chosen)),
+        details=details,
+        thresholds=[asdict(threshold) for threshold in thresholds.ALL],
+        machine=_machine(),
+        seconds=round(perf_counter() - began, 1),
+    )
+    certificate.write(folder)
+    if certificate.failures:
+        raise VerificationError(_message(folder, certificate.failures), certificate)
+    return certificate
+
+
+def _check_files(folder: Path, manifest: Manifest) -> Finding:
+    check = "hashes of all files"
+    try:
+        manifest.check_files(folder, hashes=True)
+    except ArtifactError as error:
+        return Finding(0, check, None, FAILED, str(error))
+    size = sum(file.size for file in manifest.files.values())
+    return Finding(0, check, None, PASSED, f"{len(manifest.files)} files, {size / 1e6:,.1f} MB")
+
+
+def _check_modules(manifest: Manifest) -> Finding:
+    check, version = "modules against transformers", transformers_version()
+    if version is None:
+        return Finding(2, check, None, NOT_RUN, "transformers is missing")
+    error, limit = compare_with_transformers(manifest), thresholds.MODULE_ERROR.value
+    status, bound = (PASSED, "at most") if error <= limit else (FAILED, "more than")
+    measured = f"module error {format_error(error)} against transformers {version}"
+    return Finding(2, check, None, status, f"{measured}, {bound} {format_error(limit)}")
+
+
+def _open_source(checkpoint: str | Path, manifest: Manifest, folder: Path) -> Checkpoint:
+    source = open_checkpoint(resolve_source(checkpoint))
+    if (found := source.fingerprint()) != manifest.fingerprint:
+        raise CheckpointError(
+            f"{checkpoint}: expected the checkpoint that {folder} was exported from, with the "
+            "fingerprint "
+            f"{manifest.fingerprint[:16]}…, got one with {found[:16]}…; give the other, or leave "
+            "--checkpoint out"
+        )
+    return source
+
+
+def _not_checked(
+    findings: Sequence[Finding], manifest: Manifest, chosen: Sequence[str]
+) -> Iterator[str]:
+    """What a reader might take for granted."""
+    if any(finding.check == WEIGHTS and finding.status == NOT_RUN for finding in findings):
+        yield UNSEEN_WEIGHTS
+    if others := [name for name in manifest.precisions if name not in chosen]:
+        yield f"Of this artifact's precisions {', '.join(others)}."
+    for finding in findings:
+        if finding.check != WEIGHTS and finding.status in (NOT_RUN, NOT_JUDGED):
+            of = f" of {finding.precision}" if finding.precision else ""
+            yield f"Rung {finding.rung}{of}, {finding.check}: {finding.summary}."
+
+
+def _message(folder: Path, failures: Sequence[Finding]) -> str:
+    first = failures[0]
+    where = f"{first.precision}, " if first.precision else ""
+    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    what = f"{folder}: {where}rung {first.rung}, {first.check}: {first.summary}{more}"
+    return (
+        f"{what}; see {folder / HTML_NAME}, and export again where the artifact is not what you "
+        "meant"
+    )
+
+
+def _machine() -> dict[str, Any]:
+    machine = describe_machine()
+    packages = {name: metadata.version(name) for name in ("torch", "onnx", "onnx-ir")}
+    return {**machine, "packages": {**machine["packages"], **packages}}

@@ -1,0 +1,145 @@
+"""An artifact's weights against the checkpoint's, compared value by value.
+
+The checkpoint's are made again by the artifact's recipe.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..exporter.binding.recipes import fills_of
+from ..exporter.checkpoint.open import Checkpoint
+from ..exporter.model.linear import QuantizedLinear, QuantizedTiedEmbedding
+from ..exporter.model.voxtral import Decoder, Encoder
+from ..quant.blocks import Blocks, dequantize_blockwise
+from .artifact_model import ArtifactModel
+from .subgraphs import StagedGraph
+
+# half units of the last place by which floats may differ: gains are summed in another order
+# elsewhere
+ROUNDING = 4
+ROWS = 256  # of a weight, compared with the checkpoint's floats at a time
+
+
+@dataclass(frozen=True, slots=True)
+class WeightError:
+    """One initializer that is not what the checkpoint and the recipe make."""
+
+    name: str
+    num_different: int
+    size: int
+    first_row: int
+    is_reordered: bool  # the rows are there, but elsewhere
+    # of the quantiser, from the checkpoint's value to the nearest code at most; None: a float
+    steps: float | None
+
+    def is_rounding(self, most_steps: float) -> bool:
+        """Whether another way to round explains it."""
+        return self.steps is not None and self.steps <= most_steps
+
+    def __str__(self) -> str:
+        how = (
+            f"{self.num_different:,} of {self.size:,} values differ, the first in row "
+            f"{self.first_row:,}"
+        )
+        return f"{self.name}: {'its rows stand in another order' if self.is_reordered else how}"
+
+
+def compare_weights(model: ArtifactModel, checkpoint: Checkpoint) -> Iterator[WeightError]:
+    """Yield every initializer that differs from what an export would write.
+
+    The export is one of the checkpoint by the artifact's recipe.
+    """
+    with torch.device("meta"):
+        modules = (
+            Encoder(model.build, model.config),
+            Decoder(model.build, model.config, model.tokens),
+        )
+    for graph, module in zip((model.encoder, model.decoder), modules, strict=True):
+        sink = _Comparison(graph)
+        with ThreadPoolExecutor() as pool:
+            for fill in fills_of(module, checkpoint):
+                fill.run(pool, [sink])
+                for tensor in fill.tensors:
+                    tensor.release()
+                graph.release()
+        yield from sink.errors(module, checkpoint)
+
+
+class _Comparison:
+    """Stands where the data files stand.
+
+    What would be written there is compared with what they hold.
+    """
+
+    def __init__(self, graph: StagedGraph):
+        self.graph = graph
+        self.different: Counter[str] = Counter()
+        self.first_row: dict[str, int] = {}
+        # hashes of rows that should be there less those that are
+        self.rows: dict[str, Counter[int]] = {}
+
+    def write(self, name: str, values: np.ndarray, at: int) -> None:
+        """Compare values with the initializer's from its element `at` on."""
+        stored = self.graph.stored(name)
+        row_size = max(1, stored.size // len(stored))
+        found = stored.reshape(-1)[at : at + values.size]
+        wanted = values.astype(stored.dtype, copy=False).reshape(-1)
+        if stored.dtype == np.uint8:
+            wrong = found != wanted
+        else:
+            tolerance = ROUNDING / 2 * np.finfo(stored.dtype).eps * np.abs(wanted)
+            wrong = ~(np.abs(found - wanted) <= tolerance)
+        if not wrong.any():
+            return
+        self.different[name] += int(wrong.sum())
+        first = (at + int(wrong.argmax())) // row_size
+        self.first_row[name] = min(first, self.first_row.get(name, first))
+        rows = self.rows.setdefault(name, Counter())
+        rows.update(hash(row.tobytes()) for row in wanted.reshape(-1, row_size))
+        rows.subtract(hash(row.tobytes()) for row in found.reshape(-1, row_size))
+
+    def errors(self, module: nn.Module, checkpoint: Checkpoint) -> Iterator[WeightError]:
+        """What was found, in the module's order."""
+        parts = dict(module.named_modules())
+        for name in (name for name in module.state_dict() if name in self.different):
+            owner, _, kind = name.rpartition(".")
+            part, steps = parts[owner], None
+            if kind != "bias" and isinstance(part, QuantizedLinear | QuantizedTiedEmbedding):
+                steps = _rounding_steps(self.graph, owner, part, checkpoint)
+            is_reordered = not any(self.rows[name].values())
+            size = self.graph.stored(name).size
+            yield WeightError(
+                name, self.different[name], size, self.first_row[name], is_reordered, steps
+            )
+
+
+def _rounding_steps(
+    graph: StagedGraph,
+    name: str,
+    part: QuantizedLinear | QuantizedTiedEmbedding,
+    checkpoint: Checkpoint,
+) -> float:
+    """How many steps of its block's scale the worst weight is from the checkpoint's."""
+    tensor, worst = checkpoint.tensors[f"{name}.weight"], 0.0
+    rule, (num_rows, num_columns) = part.rule, tensor.shape
+    for start in range(0, num_rows, ROWS):
+        rows = slice(start, start + ROWS)
+        scales = graph.weights(f"{name}.scales", rows).astype(np.float32)
+        zero_points = graph.weights(f"{name}.zero_points", rows) if rule.has_zero_points else None
+        made = dequantize_blockwise(
+            Blocks(graph.weights(f"{name}.weight", rows), scales, zero_points), rule, num_columns
+        )
+        step = np.repeat(np.maximum(np.abs(scales), 1e-30), rule.block_size, 1)[:, :num_columns]
+        worst = max(
+            worst, float(np.max(np.abs(made - tensor.rows(start, start + len(made))) / step))
+        )
+        tensor.release(start, start + len(made))
+    return worst

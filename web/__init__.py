@@ -1,1 +1,0 @@
-"""The page: its files (JavaScript, no build step), the server that shows it, and static sites."""
