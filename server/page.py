@@ -55,7 +55,7 @@ def page_files() -> dict[str, Path]:
             "  (the wheel has it: pip install 'voxtral-onnx[serve]')"
         )
     own = [PAGE / name for name in ("index.html", "minimal.html", "page.css", "sw.js")]
-    paths = [*own, *sorted((PAGE / "src").glob("*.js")), *sorted((PAGE / "vendor").iterdir())]
+    paths = [*own, *sorted((PAGE / "src").glob("*/*.js")), *sorted((PAGE / "vendor").iterdir())]
     return {path.relative_to(PAGE).as_posix(): path for path in paths} | {
         f"samples/{CLIP.name}": CLIP
     }

@@ -7,6 +7,7 @@ same rules.
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
@@ -41,6 +42,12 @@ ALLOWED = {  # part: the parts that it may import
     "__main__": {"cli"},
     "__init__": {"verify", "web", "exporter", "runtime"},
 }
+PAGE_SOURCES = ROOT / "web" / "src"
+PAGE_ROOMS = {
+    "shared": set(),
+    "engine": {"shared"},
+    "page": {"shared", "engine"},
+}  # room: the rooms that it may load
 EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}
 PARTS_WITHOUT_EXPORT_PACKAGES = (
@@ -159,3 +166,24 @@ def test_packages_are_the_folders_with_an_init():
         if not aside & set(init.relative_to(ROOT).parts)
     }
     assert set(project["tool"]["setuptools"]["packages"]) == found
+
+
+def loads(file: Path) -> set[Path]:
+    """Files of the page that a module imports or names by address; comments, where types are imported, aside."""
+    code = re.sub(r"/\*.*?\*/", "", file.read_text(), flags=re.DOTALL)
+    names = re.findall(r"""\b(?:from |import |import\(|URL\()['"`](\.[^'"`]+\.js)['"`]""", code)
+    return {(file.parent / name).resolve() for name in names}
+
+
+def test_every_source_of_the_page_is_in_a_room():
+    found = [file.relative_to(PAGE_SOURCES).parts for file in PAGE_SOURCES.rglob("*.js")]
+    assert {parts[0] for parts in found} == PAGE_ROOMS.keys()
+    assert all(len(parts) == 2 for parts in found)
+
+
+@pytest.mark.parametrize("room", PAGE_ROOMS)
+def test_rooms_of_the_page_load_one_way(room):
+    for file in sorted((PAGE_SOURCES / room).glob("*.js")):
+        for found in loads(file):
+            assert found.is_file(), f"{file.name}: no {found}"
+            assert found.parent.name in {room, *PAGE_ROOMS[room]}, f"{file.name} loads {found}"
