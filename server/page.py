@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..assets import SAMPLES, SELF_TEST_CLIP
 from ..errors import ArtifactError, StorageError, UsageError
-from ..files import hash_file, sync_folder
+from ..files import hash_file, require_disk, sync_folder
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
 
 PAGE = Path(__file__).parent.parent / "web"
@@ -171,11 +171,8 @@ def bundle(
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         sizes = {name: file_size(file) for name, file in files.items()}
-        total, free, done = sum(sizes.values()), shutil.disk_usage(output.parent).free, 0
-        if total > free:
-            raise StorageError(
-                f"{output}: needs {total / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free"
-            )
+        total, done = sum(sizes.values()), 0
+        require_disk({output.parent: total})
         for name, file in files.items():
             on_file(name, done, total)
             (partial / name).parent.mkdir(parents=True, exist_ok=True)

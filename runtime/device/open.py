@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import TYPE_CHECKING
 
 from ...errors import DeviceError, UsageError
-
-if TYPE_CHECKING:
-    pass
 from .base import CUDA, Device
 from .cpu import Cpu
 

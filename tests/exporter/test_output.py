@@ -215,7 +215,7 @@ def test_predicted_full_disk(checkpoint, tmpfs, run):
     disk = tmpfs("size=1m")
     result = run("export", checkpoint, "-o", disk / "below" / "out", "--precision", "q4,fp32")
     result.assert_refused(
-        9, f"{disk}/below/out: needs ", f" MB of disk, {disk} has 1.0 MB free", "--output"
+        9, f"{disk}/below/out: ", f" MB of disk are needed, {disk} has 1.0 MB free", "--output"
     )
     assert list(disk.iterdir()) == []
 

@@ -251,7 +251,7 @@ def test_a_bundle_is_whole_or_absent(page, tiny_artifact, tmp_path, monkeypatch)
     with pytest.raises(UsageError, match="precision int3: expected one of"):
         server_page.bundle(tiny_artifact, tmp_path / "site", ["int3"])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
-    with pytest.raises(StorageError, match="needs"):
+    with pytest.raises(StorageError, match="MB of disk are needed"):
         server_page.bundle(tiny_artifact, tmp_path / "site")
     assert sorted(tmp_path.iterdir()) == before
     assert (

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from voxtral_onnx.config import VoxtralConfig
 from voxtral_onnx.exporter.checkpoint.open import names
 
-TINY = Path(__file__).parent.parent / "assets" / "tiny"
+TINY = Path(__file__).parents[2] / "assets" / "tiny"
 SMALL_STACK = {"dim": 64, "n_layers": 1, "head_dim": 32, "hidden_dim": 64, "n_heads": 2}
 
 

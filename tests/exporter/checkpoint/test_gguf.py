@@ -24,7 +24,7 @@ from voxtral_onnx.config import RELEASED, VoxtralConfig
 from voxtral_onnx.errors import CheckpointError, QuantizationError
 from voxtral_onnx.exporter.checkpoint import gguf, names
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
-from voxtral_onnx.exporter.plan import default_folder
+from voxtral_onnx.exporter.output import default_folder
 from voxtral_onnx.quant.gguf import repack
 
 MODEL = "model.gguf"
