@@ -19,7 +19,8 @@ from support.devices import open_or_skip
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import DeviceError
 from voxtral_onnx.runtime import machine
-from voxtral_onnx.runtime.device.base import WEBGPU, webgpu
+from voxtral_onnx.runtime.device import webgpu
+from voxtral_onnx.runtime.device.base import WEBGPU
 from voxtral_onnx.runtime.device.helper_graphs import move_rows_model
 from voxtral_onnx.runtime.device.webgpu import WebGpu, WebGpuBuffer
 
