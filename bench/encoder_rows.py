@@ -24,7 +24,7 @@ import typer
 from encoder_kinds import KINDS, Kind, Values, replace_all
 
 from voxtral_onnx.manifest import CacheSpec, Manifest
-from voxtral_onnx.runtime.device.open import import_onnxruntime
+from voxtral_onnx.runtime.device.base import import_onnxruntime
 
 COMPARED = 3  # rows
 TICKS = 20

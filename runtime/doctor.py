@@ -26,9 +26,8 @@ from ..memory import available_memory
 from .audio.files import open_audio
 from .audio.microphone import input_devices
 from .delay import delay_ms
-from .device.base import CUDA, WEBGPU
+from .device.base import CUDA, MIN_ONNXRUNTIME, WEBGPU, import_onnxruntime
 from .device.helper_graphs import zeros_model
-from .device.open import MIN_ONNXRUNTIME, import_onnxruntime
 from .locate import choose_precisions, find_artifact
 from .machine import copy_bandwidth, describe_machine, num_cores, read_bandwidth
 from .memory import needed_memory

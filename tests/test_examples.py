@@ -18,7 +18,7 @@ from support.needs import WEB, need_node, old_package, require
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime.device.open import MIN_ONNXRUNTIME
+from voxtral_onnx.runtime.device.base import MIN_ONNXRUNTIME
 
 FOLDER = Path(__file__).parent.parent / "examples"
 

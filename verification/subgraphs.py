@@ -19,9 +19,8 @@ import onnx_ir as ir
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, DeviceError
 from ..manifest import GraphSpec, TensorSpec
-from ..runtime.device.base import Device
+from ..runtime.device.base import Device, import_onnxruntime
 from ..runtime.device.cpu import Cpu
-from ..runtime.device.open import import_onnxruntime
 
 STEM, PROJECTOR = "audio_tower.embedder", "multi_modal_projector"
 EMBEDDING, HEAD = "language_model.embed_tokens", "language_model.norm"

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import ArtifactError
 from ...manifest import Manifest
-from ..device.open import import_onnxruntime
+from ..device.base import import_onnxruntime
 from ..text.segments import LONGEST_WORD_SECONDS
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -27,6 +28,45 @@ _OUT_OF_MEMORY = (
     "Failed to allocate",
     "is smaller than requested bytes",
 )
+
+
+_INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
+# the contrib operators' contracts that the graphs were checked against begin here
+MIN_ONNXRUNTIME = (1, 30)
+
+
+def import_onnxruntime():
+    """The onnxruntime module.
+
+    Raises:
+        DeviceError: none of its wheels is installed, or one that is too old, or both, which
+            overwrite each other.
+    """
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if is_installed(name)]
+    if len(installed) > 1:
+        raise DeviceError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
+            "run:\n"
+            f"  pip uninstall -y onnxruntime onnxruntime-gpu\n  {_INSTALL}"
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise DeviceError(f"onnxruntime is not installed ({error}); run:\n  {_INSTALL}") from error
+    found = onnxruntime.__version__
+    if tuple(int(part) for part in found.split(".")[:2]) < MIN_ONNXRUNTIME:
+        least = ".".join(map(str, MIN_ONNXRUNTIME))
+        raise DeviceError(f"onnxruntime {found}: needed is {least} or newer; run:\n  {_INSTALL}")
+    return onnxruntime
+
+
+def is_installed(distribution: str) -> bool:
+    """Tell whether a distribution is installed."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 class Buffer(Protocol):

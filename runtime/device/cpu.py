@@ -11,8 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import onnxruntime
-from .base import Binding, Buffer
-from .open import import_onnxruntime
+from .base import Binding, Buffer, import_onnxruntime
 
 
 class Cpu:

@@ -1,49 +1,10 @@
-"""Find onnxruntime and open the device that was asked for."""
+"""Which devices there are, and the one that was asked for."""
 
 from __future__ import annotations
 
-from importlib import metadata
-
 from ...errors import DeviceError, UsageError
-from .base import CUDA, Device
+from .base import CUDA, Device, import_onnxruntime, is_installed
 from .cpu import Cpu
-
-_INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
-# the contrib operators' contracts that the graphs were checked against begin here
-MIN_ONNXRUNTIME = (1, 30)
-
-
-def import_onnxruntime():
-    """The onnxruntime module.
-
-    Raises:
-        DeviceError: none of its wheels is installed, or one that is too old, or both, which
-            overwrite each other.
-    """
-    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
-    if len(installed) > 1:
-        raise DeviceError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
-            "run:\n"
-            f"  pip uninstall -y onnxruntime onnxruntime-gpu\n  {_INSTALL}"
-        )
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DeviceError(f"onnxruntime is not installed ({error}); run:\n  {_INSTALL}") from error
-    found = onnxruntime.__version__
-    if tuple(int(part) for part in found.split(".")[:2]) < MIN_ONNXRUNTIME:
-        least = ".".join(map(str, MIN_ONNXRUNTIME))
-        raise DeviceError(f"onnxruntime {found}: needed is {least} or newer; run:\n  {_INSTALL}")
-    return onnxruntime
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def present_devices() -> list[str]:
@@ -53,7 +14,7 @@ def present_devices() -> list[str]:
     """
     found = {
         "cuda": CUDA in import_onnxruntime().get_available_providers(),
-        "webgpu": _is_installed("onnxruntime-ep-webgpu"),
+        "webgpu": is_installed("onnxruntime-ep-webgpu"),
     }
     return [kind for kind, is_there in found.items() if is_there]
 

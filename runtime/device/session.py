@@ -10,9 +10,9 @@ import numpy as np
 
 from ...errors import ArtifactError, DeviceError
 from ...manifest import GraphSpec, TensorSpec
-from .base import Binding, Device
+from .base import Binding, Device, import_onnxruntime
 from .cpu import Cpu
-from .open import import_onnxruntime, open_device
+from .open import open_device
 
 if TYPE_CHECKING:
     import onnxruntime

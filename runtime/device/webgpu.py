@@ -16,10 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import DeviceError
-from .base import WEBGPU, Binding, Buffer, account_for_nodes, out_of_memory_is_said
+from .base import (
+    WEBGPU,
+    Binding,
+    Buffer,
+    account_for_nodes,
+    import_onnxruntime,
+    out_of_memory_is_said,
+)
 from .cpu import HostBuffer, lazy_zeros
 from .helper_graphs import roll_rows_model
-from .open import import_onnxruntime
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -399,7 +399,3 @@ def test_space_is_what_bundle_writes(page, hub, tiny_artifact, artifact, tmp_pat
         server_page.bundle(artifact, tmp_path / "smaller", space=True)
     )
     assert set(json.loads(held(hub, name)[f"artifact/{FILE_NAME}"])["precisions"]) == {"q4f16"}
-
-
-def test_python(hub, artifact):
-    assert voxtral_onnx.publish(artifact, NAME) == f"{hub.url}/{NAME}"

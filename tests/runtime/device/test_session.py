@@ -19,7 +19,7 @@ def wheels(monkeypatch):
                 return "1.30.0"
             raise metadata.PackageNotFoundError(name)
 
-        monkeypatch.setattr("voxtral_onnx.runtime.device.metadata.version", version)
+        monkeypatch.setattr("voxtral_onnx.runtime.device.base.metadata.version", version)
         if not names:
             monkeypatch.setitem(sys.modules, "onnxruntime", None)
 
