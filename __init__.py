@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from .exporter.export import export
     from .exporter.quantize import quantize
@@ -23,25 +25,23 @@ if TYPE_CHECKING:
     from .runtime.transcript import Transcript
     from .verification.verify import verify
 
-__version__ = "0.1.0"
 __all__ = [
     "Stream",
     "Transcriber",
     "Transcript",
     "__version__",
     "export",
-    "publish",
     "quantize",
     "verify",
 ]
 
 _HOMES = {
     "export": ".exporter.export",
-    "publish": ".web.publish",
     "quantize": ".exporter.quantize",
+    "verify": ".verification.verify",
     "Stream": ".runtime.stream",
-    "Transcriber": ".runtime.transcribe",
-    "Transcript": ".runtime.transcribe",
+    "Transcriber": ".runtime.transcriber",
+    "Transcript": ".runtime.transcript",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -81,3 +82,28 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def disk_of(folder: Path) -> tuple[Path, int]:
+    """Return where a folder is or will be, and the bytes that are free there."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return place, shutil.disk_usage(place).free
+
+
+def require_disk(needs: Mapping[Path, int]) -> None:
+    """Compare the bytes that are to be written below these folders with what their disks have free.
+
+    Raises:
+        StorageError: a disk is too small.
+    """
+    disks: dict[int, int] = {}
+    for folder, num_bytes in needs.items():
+        place, free = disk_of(folder)
+        disk = place.stat().st_dev
+        disks[disk] = disks.get(disk, 0) + num_bytes
+        if disks[disk] > free:
+            raise StorageError(
+                f"{folder}: {disks[disk] / 1e6:,.1f} MB of disk are needed, {place} has "
+                f"{free / 1e6:,.1f} MB free; "
+                "free space, or choose another disk: HF_HOME for downloads, --output for artifacts"
+            )

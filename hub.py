@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,9 +37,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import WeakFileLock, get_session, hf_raise_for_status
 
-from . import __version__
+from ._version import __version__
 from .errors import StorageError, UsageError
-from .files import sync_folder, write_whole
+from .files import require_disk, sync_folder, write_whole
 
 # seconds before further attempts, counted anew whenever bytes have come
 WAITS = (1.0, 2.0, 4.0, 8.0)
@@ -163,7 +162,7 @@ class Snapshot:
                 f"{self.repository}: offline, and not here yet: {', '.join(missing)}; "
                 "run it once without --offline and HF_HUB_OFFLINE"
             )
-        require_room({folder: remaining(files, folder)})
+        require_disk({folder: remaining(files, folder)})
         with _named_errors(self.repository):
             folder.mkdir(parents=True, exist_ok=True)
             total = sum(file.size for file in files.values())
@@ -286,25 +285,6 @@ def remaining(files: Mapping[str, RemoteFile], folder: Path) -> int:
         max(0, file.size - (_size(_unfinished(folder / name)) or 0))
         for name, file in missing.items()
     )
-
-
-def require_room(needs: Mapping[Path, int]) -> None:
-    """Compare the bytes that are to be written below these folders with what their disks have free.
-
-    Raises:
-        StorageError: a disk is too small.
-    """
-    disks: dict[int, int] = {}
-    for folder, num_bytes in needs.items():
-        place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        disk = place.stat().st_dev
-        disks[disk] = disks.get(disk, 0) + num_bytes
-        if disks[disk] > (free := shutil.disk_usage(place).free):
-            raise StorageError(
-                f"{folder}: {disks[disk] / 1e6:,.1f} MB of disk are needed, {place} has "
-                f"{free / 1e6:,.1f} MB free; "
-                "free space, or choose another disk: HF_HOME for downloads, --output for artifacts"
-            )
 
 
 def _recall(repository: Repository, is_offline: bool) -> Snapshot | None:

@@ -21,6 +21,7 @@ import soundfile
 import torch
 import typer
 
+from voxtral_onnx.assets import SAMPLES, TINY
 from voxtral_onnx.exporter.calibration.calibrate import EMBEDDED, calibrate, embedded_recordings
 from voxtral_onnx.exporter.calibration.layerwise import Layerwise
 from voxtral_onnx.exporter.calibration.sensitivity import (
@@ -31,11 +32,11 @@ from voxtral_onnx.exporter.calibration.sensitivity import (
     measure_sensitivities,
 )
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
-from voxtral_onnx.exporter.plan import TINY, plan_export
+from voxtral_onnx.exporter.plan import plan_export
 from voxtral_onnx.exporter.quantize import spend_budget
 from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.quant.recipe import Recipe, load_recipe
-from voxtral_onnx.runtime.bench import SAMPLES, markdown_table
+from voxtral_onnx.runtime.bench import markdown_table
 
 BUDGETS_MB = (8.6, 8.8, 9.0, 9.5, 10.0, 11.0, 12.0)
 

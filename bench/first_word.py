@@ -23,7 +23,7 @@ from typing import Annotated
 import harness
 import typer
 
-from voxtral_onnx.runtime.bench import SAMPLES
+from voxtral_onnx.assets import SAMPLES
 
 CLIP = SAMPLES / "command-hibari.wav"
 

@@ -31,9 +31,10 @@ import soundfile
 import typer
 from harness import ROOT, stderr
 
+from voxtral_onnx.assets import SAMPLES
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.memory import peak_memory
-from voxtral_onnx.runtime.bench import SAMPLES, markdown_table
+from voxtral_onnx.runtime.bench import markdown_table
 
 CLIP = SAMPLES / "date-hibari.wav"
 # the family that each takes

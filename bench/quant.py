@@ -318,7 +318,7 @@ def main(
     )
     results = harness.describe(measured, "soxr", "soundfile", "jiwer")
     from voxtral_onnx import export  # here, as the workers import this file and need no torch
-    from voxtral_onnx.exporter.plan import TINY
+    from voxtral_onnx.assets import TINY
 
     cache_folder.mkdir(parents=True, exist_ok=True)
     domain = [sentence for sentence in wer.read_sentences(sentences) if sentence[0] == "domain"]

@@ -24,8 +24,8 @@ import soundfile
 import typer
 
 from voxtral_onnx import Transcriber
+from voxtral_onnx.assets import SAMPLES
 from voxtral_onnx.memory import resident_memory
-from voxtral_onnx.runtime.bench import SAMPLES
 
 RATE = 16000
 MAX_PAUSE = 40.0  # seconds: beyond the 16 s after which the blank guard begins

@@ -76,7 +76,7 @@ async function sampled(heaps, action) {
 function load(page) {
   return page.evaluate(
     async ({ url, precision }) => {
-      const { createTranscriber } = await import(`${url}src/engine.js`)
+      const { createTranscriber } = await import(`${url}src/engine/engine.js`)
       const transcriber = await createTranscriber({ artifactUrl: `${url}artifact/`, device: 'webgpu', precision })
       transcriber.close()
     },
@@ -89,8 +89,8 @@ function visit(page) {
   return page.evaluate(
     async ({ url, precision }) => {
       const source = `
-        const { RemoteArtifact } = await import('${url}src/artifact.js')
-        const { openStore } = await import('${url}src/store.js')
+        const { RemoteArtifact } = await import('${url}src/engine/artifact.js')
+        const { openStore } = await import('${url}src/engine/store.js')
         const began = performance.now()
         try {
           const artifact = await RemoteArtifact.open('${url}artifact/', await openStore())

@@ -36,10 +36,10 @@ Object.defineProperty(globalThis, 'navigator', {
   value: { gpu: dawn.create(FLAGS), userAgent: 'node', hardwareConcurrency: 4 },
   configurable: true,
 })
-const { openDevice, tensorOf } = await import('../web/src/device.js')
-const { choose } = await import('../web/src/choose.js')
-const { Manifest } = await import('../web/src/manifest.js')
-const { Transcriber } = await import('../web/src/transcriber.js')
+const { openDevice, tensorOf } = await import('../web/src/engine/device.js')
+const { choose } = await import('../web/src/engine/choose.js')
+const { Manifest } = await import('../web/src/engine/manifest.js')
+const { Transcriber } = await import('../web/src/engine/transcriber.js')
 
 const round = (/** @type {number} */ value) => Math.round(1000 * value) / 1000
 const memoryOfGpu = () => {

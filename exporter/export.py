@@ -10,7 +10,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from .. import __version__, hub
+from .. import hub
+from .._version import __version__
 from ..config import VoxtralConfig
 from ..errors import StorageError
 from ..files import FileSpec, hash_file, write_whole

@@ -84,6 +84,13 @@ class State:
     record: Record | None
 
 
+def default_folder(source: str | Path) -> Path:
+    """The artifact's folder where none is named: after a folder, a GGUF or a pattern of shards."""
+    source = Path(source)
+    name = re.sub(r"[*?[].*", "", source.name.removesuffix(".gguf")).rstrip("-._")
+    return Path(f"{name or source.parent.name}-onnx")
+
+
 def look(folder: Path, fingerprint: str) -> State:
     """Read the state of a folder, which need not exist.
 

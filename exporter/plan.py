@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -16,25 +14,25 @@ import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .. import __version__
+from .._version import __version__
 from ..config import VoxtralConfig
-from ..errors import ArtifactError, StorageError, UsageError
+from ..errors import ArtifactError, UsageError
+from ..files import disk_of, require_disk
 from ..manifest import TOKENIZER, Manifest, Precision, Streaming, Tokens
 from ..quant.methods import METHODS
 from ..quant.recipe import Recipe, load_recipe
 from . import memory
 from .binding.layout import Layout, lay_out
 from .checkpoint.names import quantizable_modules
-from .checkpoint.open import Checkpoint, open_checkpoint, read_card, read_config
+from .checkpoint.open import Checkpoint, open_checkpoint, read_card, read_config, resolve_source
 from .checkpoint.tekken import read_tekken
 from .graph.families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
 from .graph.families.spec import GraphPlan, PlanOf
 from .model.linear import Build
 from .model.mel import mel_model
-from .output import FinishedGraph, State, look, stale_files
-from .precisions import PRECISIONS, _precision_kind
+from .output import FinishedGraph, State, default_folder, look, stale_files
+from .precisions import PRECISIONS, precision_kind
 
-TINY = Path(__file__).parent.parent / "assets" / "tiny"
 MEL = "onnx/mel.onnx"
 SHARD_SIZE = 512 << 20  # bytes; browsers without JSPI read each data file whole
 # Measured on the 4B model's shapes with 2 cores of an x86 server (bench/twin.py makes the
@@ -154,7 +152,7 @@ class ExportPlan:
     @property
     def disk_free(self) -> int:
         """Bytes free where the folder is or will be."""
-        return shutil.disk_usage(self._place).free
+        return disk_of(self.folder)[1]
 
     @property
     def seconds(self) -> float:
@@ -189,18 +187,7 @@ class ExportPlan:
         Raises:
             StorageError: the disk is too small.
         """
-        if self.disk_needed > self.disk_free:
-            raise StorageError(
-                f"{self.folder}: needs {self.disk_needed / 1e6:,.1f} MB of disk, {self._place} has "
-                f"{self.disk_free / 1e6:,.1f} MB free; free space or choose another folder with "
-                "--output"
-            )
-
-    @property
-    def _place(self) -> Path:
-        return next(
-            path for path in (self.folder, *self.folder.absolute().parents) if path.exists()
-        )
+        require_disk({self.folder: self.disk_needed})
 
 
 def plan_export(
@@ -288,23 +275,11 @@ def estimate_size(
     return sum(size for graph in graphs for size in graph.written.values())
 
 
-def resolve_source(source: str | Path) -> Path:
-    """The checkpoint folder that a user means."""
-    return TINY if str(source) == "tiny" and not Path(source).exists() else Path(source)
-
-
-def default_folder(source: str | Path) -> Path:
-    """The artifact's folder where none is named: after a folder, a GGUF or a pattern of shards."""
-    source = Path(source)
-    name = re.sub(r"[*?[].*", "", source.name.removesuffix(".gguf")).rstrip("-._")
-    return Path(f"{name or source.parent.name}-onnx")
-
-
 def _recipes(
     precisions: Sequence[str], recipe: str | Recipe | None, checkpoint: Checkpoint | None
 ) -> dict[str, Recipe]:
     """What each precision is made by."""
-    kinds = {name: _precision_kind(name) for name in precisions}
+    kinds = {name: precision_kind(name) for name in precisions}
     chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
     return {
         name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint)

@@ -41,7 +41,12 @@ PRECISIONS = {
 }
 
 
-def _precision_kind(name: str) -> PrecisionKind:
+def precision_kind(name: str) -> PrecisionKind:
+    """Look up a precision.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
     if name not in PRECISIONS:
         raise UsageError(f"precision: expected some of {list(PRECISIONS)}, got {name!r}")
     return PRECISIONS[name]

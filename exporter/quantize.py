@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__, hub
+from .. import hub
+from .._version import __version__
 from ..errors import QuantizationError, StorageError, UsageError
 from ..files import write_whole
 from ..quant.recipe import FLOAT, Recipe, Rule, load_recipe
@@ -28,19 +29,12 @@ from .calibration.calibrate import calibrate, embedded_recordings
 from .calibration.layerwise import TABLE, Layerwise
 from .calibration.sensitivity import Drift, Group, Sensitivity, form_sizes, measure_sensitivities
 from .checkpoint.artifact import is_artifact, open_artifact
-from .checkpoint.open import Checkpoint, open_checkpoint
+from .checkpoint.open import Checkpoint, open_checkpoint, resolve_source
 from .checkpoint.remote import find_remote
 from .export import export
 from .memory import named_memory_errors
-from .plan import (
-    MANIFEST_BYTES,
-    SHARD_SIZE,
-    ExportPlan,
-    default_folder,
-    estimate_size,
-    plan_export,
-    resolve_source,
-)
+from .output import default_folder
+from .plan import MANIFEST_BYTES, SHARD_SIZE, ExportPlan, estimate_size, plan_export
 from .precisions import PRECISIONS
 
 # Measured on the 4B model's shapes and 30 s of speech (bench/budget.py).

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
-from .. import __version__, hub
+from .. import hub
+from .._version import __version__
 from ..errors import ArtifactError, StorageError, UsageError, VoxtralOnnxError
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
 from ..server.page import ARTIFACT, file_size, site_files

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..assets import SAMPLES
 from ..errors import AudioError, DeviceError, UsageError
 from ..memory import peak_memory, resident_memory
 from .audio.files import AudioSource, open_audio
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from ..hub import Progress
 from .machine import num_cores, read_bandwidth
 
-SAMPLES = Path(__file__).parent.parent / "assets" / "tiny" / "samples"
 CLIP_SECONDS = 15.95
 CALLS = 40  # of each kind at most
 SECONDS_OF_CALLS = 4.0  # no further call of a kind is begun after this long

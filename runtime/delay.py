@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..errors import UsageError
 from ..manifest import Manifest, Streaming
-
-if TYPE_CHECKING:
-    pass
 
 
 def delay_tokens(manifest: Manifest, milliseconds: int | None) -> int:

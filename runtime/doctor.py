@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from ..assets import SAMPLES
 from ..errors import ArtifactError, DeviceError, VoxtralOnnxError
 from ..manifest import Manifest
 from ..memory import available_memory
 from .audio.files import open_audio
 from .audio.microphone import input_devices
-from .bench import SAMPLES
 from .delay import delay_ms
 from .device.base import CUDA, MIN_ONNXRUNTIME, WEBGPU, import_onnxruntime
 from .device.helper_graphs import zeros_model

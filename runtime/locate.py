@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
+from ..assets import TINY_ARTIFACT
 from ..errors import ArtifactError, StorageError, UsageError
 from ..files import hash_file, write_whole
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 ENVIRONMENT_VARIABLE = "VOXTRAL_ONNX_MODEL"
 DEFAULT_PRECISIONS = ("q4f16", "q4", "q8", "fp16", "fp32")  # the first that the artifact has
-EMBEDDED = Path(__file__).parent.parent / "assets" / "tiny-onnx"
 
 
 def find_artifact(
@@ -47,14 +47,14 @@ def find_artifact(
             "  voxtral-onnx export  # downloads the released model, 8.9 GB"
         )
     if str(asked) == "tiny" and not Path(asked).exists():
-        if not (EMBEDDED / FILE_NAME).exists():
+        if not (TINY_ARTIFACT / FILE_NAME).exists():
             raise ArtifactError(
                 "tiny: this checkout holds its checkpoint but not its artifact; run: make demo, "
                 "or\n"
                 "  voxtral-onnx export tiny -o tiny-onnx && voxtral-onnx transcribe --model "
                 "tiny-onnx AUDIO"
             )
-        return EMBEDDED
+        return TINY_ARTIFACT
     folder = Path(asked)
     if isinstance(asked, str) and not folder.exists():
         from ..hub import find_repository  # late: its imports take 0.3 s

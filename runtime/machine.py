@@ -8,15 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..memory import total_memory
 from .device.cuda import Cuda, CudaBuffer
-
-if TYPE_CHECKING:
-    pass
 
 READ_BYTES = 512 << 20  # far beyond the caches that one processor sees
 

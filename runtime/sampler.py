@@ -11,9 +11,9 @@ import numpy as np
 
 from ..errors import UsageError
 from ..manifest import Tokens
-from .decoder import Alternative, Choice
 from .hotwords import START_SHARE, Hotwords
 from .text.tokenizer import Tokenizer
+from .tokens import Alternative, Choice
 
 MAX_ALTERNATIVES = 10
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from ..errors import ArtifactError, AudioError
 from ..files import whole_file
-from .decoder import Choice
 from .device.cache import KVCache
 from .text.tokenizer import TextDecoder
+from .tokens import Choice
 
 if TYPE_CHECKING:
     from .transcriber import Transcriber

@@ -1,14 +1,55 @@
-"""What a stream gives: tokens, and the decisions that its guard turned."""
+"""Decisions at single positions, and the tokens that they become."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from math import log
 
-from .decoder import Alternative
+import numpy as np
 
-if TYPE_CHECKING:
-    pass
+# between logits; kernels for one and for several rows differ by less (design: shipped precisions)
+CLOSE_MARGIN = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that may stand at a position."""
+
+    token_id: int
+    text: str  # empty for a special token
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The greedy choice at one position."""
+
+    token_id: int
+    logprob: float  # of the chosen token, before any penalty
+    blank_margin: float  # logit of the blank less the best other one
+    alternatives: tuple[Alternative, ...] = ()  # the best tokens, where they are asked for
+    is_swayed: bool = False  # by hotwords: without them another token would have been chosen
+    # over the next best in the logits that decided, where these are known
+    lead: float | None = None
+
+    def is_close(self) -> bool:
+        """Whether other kernels might decide otherwise.
+
+        The two best logits may be within CLOSE_MARGIN.
+
+        Where a word was chosen, the best other word is not known; one that has more than half of
+        the probability is ahead of all others by more.
+        """
+        if self.lead is not None:
+            return self.lead < CLOSE_MARGIN
+        return abs(self.blank_margin) < CLOSE_MARGIN or (
+            self.blank_margin < 0 and self.logprob < log(0.5 + CLOSE_MARGIN / 4)
+        )
+
+
+# of the logits [vocab_size] at a position, and the blank's penalty
+Choose = Callable[[np.ndarray, float], Choice]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .audio.files import AudioSource
 from .audio.vad import VoiceGate
+from .delay import delay_ms
 from .stream import Stream
 from .text.segments import Segment, group
 from .tokens import Token
-
-if TYPE_CHECKING:
-    pass
-from .delay import delay_ms
 
 
 class Transcript:

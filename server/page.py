@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from ..assets import SAMPLES, SELF_TEST_CLIP
 from ..errors import ArtifactError, StorageError, UsageError
-from ..files import hash_file, sync_folder
+from ..files import hash_file, require_disk, sync_folder
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
 
-PAGE = Path(__file__).parent
-# what certificates' self-tests transcribe
-CLIP = PAGE.parent / "assets" / "tiny" / "samples" / "command-hibari.wav"
+PAGE = Path(__file__).parent.parent / "web"
+CLIP = SAMPLES / SELF_TEST_CLIP
 ARTIFACT = "artifact"  # where index.html looks for the model
 PRECISIONS = ("q4f16", "q4")  # what browsers run; others are served where an artifact has neither
 SPACE_CARD = """\
@@ -55,7 +55,7 @@ def page_files() -> dict[str, Path]:
             "  (the wheel has it: pip install 'voxtral-onnx[serve]')"
         )
     own = [PAGE / name for name in ("index.html", "minimal.html", "page.css", "sw.js")]
-    paths = [*own, *sorted((PAGE / "src").glob("*.js")), *sorted((PAGE / "vendor").iterdir())]
+    paths = [*own, *sorted((PAGE / "src").glob("*/*.js")), *sorted((PAGE / "vendor").iterdir())]
     return {path.relative_to(PAGE).as_posix(): path for path in paths} | {
         f"samples/{CLIP.name}": CLIP
     }
@@ -171,11 +171,8 @@ def bundle(
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         sizes = {name: file_size(file) for name, file in files.items()}
-        total, free, done = sum(sizes.values()), shutil.disk_usage(output.parent).free, 0
-        if total > free:
-            raise StorageError(
-                f"{output}: needs {total / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free"
-            )
+        total, done = sum(sizes.values()), 0
+        require_disk({output.parent: total})
         for name, file in files.items():
             on_file(name, done, total)
             (partial / name).parent.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,9 @@ def toy_model():
     """transformers' model of the toy configuration."""
     from reference import toy
 
-    return toy.transformers_model(toy.toy_config(), seed=3)
+    return toy.transformers_model(
+        toy.toy_config(), seed=20
+    )  # no choice in the streams of the tests is close
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,9 @@
-"""The folders, and which of them may import which.
-
-`hub` stands below exporter and runtime, because checkpoints and artifacts are downloaded by the
-same rules.
-"""
+"""Where things are, and which of them may import which: rooms stand on those below them."""
 
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
@@ -15,53 +12,56 @@ import pytest
 from voxtral_onnx.cli import app
 
 ROOT = Path(__file__).parent.parent
-ALLOWED = {  # part: the parts that it may import
-    "errors": set(),
-    "config": {"errors"},
-    "manifest": {"config", "errors"},
-    "memory": set(),
-    "hub": {"manifest", "errors"},
-    "quant": {"manifest", "config", "errors"},
-    "exporter": {"quant", "hub", "manifest", "memory", "config", "errors"},
-    "runtime": {"hub", "manifest", "memory", "config", "errors"},
-    "verify": {"exporter", "quant", "runtime", "manifest", "config", "errors"},
-    "web": {"verify", "hub", "manifest", "config", "errors"},
-    "cli": {
-        "web",
-        "verify",
-        "exporter",
-        "quant",
-        "runtime",
-        "hub",
-        "manifest",
-        "memory",
-        "config",
-        "errors",
-    },
-    "__main__": {"cli"},
-    "__init__": {"verify", "web", "exporter", "runtime"},
+LAYERS = (  # rooms and files; each may import from those above it in this list, and from itself
+    ("_version", "errors"),
+    ("config", "memory", "assets"),
+    ("files",),
+    ("manifest",),
+    ("quant", "hub"),
+    ("exporter.checkpoint", "exporter.memory"),
+    ("exporter.model", "exporter.precisions"),
+    ("exporter.graph",),
+    ("exporter.binding", "exporter.output"),
+    ("exporter.calibration",),
+    ("exporter.plan",),
+    ("exporter.export",),
+    ("exporter.quantize",),
+    ("runtime.tokens", "runtime.delay", "runtime.locate"),
+    ("runtime.text",),
+    ("runtime.device",),
+    ("runtime.audio",),
+    ("runtime.hotwords", "runtime.machine", "runtime.memory"),
+    ("runtime.encoder", "runtime.decoder", "runtime.sampler"),
+    ("runtime.stream",),
+    ("runtime.batch", "runtime.live", "runtime.transcript"),
+    ("runtime.transcriber",),
+    ("runtime.bench", "runtime.doctor"),
+    ("verification",),
+    ("server",),
+    ("publish",),
+    ("cli",),
+    ("__main__", "__init__"),
+)
+STRANGERS = ("exporter", "runtime")  # neither may import the other
+TYPES_ONLY = {("runtime.stream", "runtime.transcriber")}  # names its maker's type
+NO_STORY = {"exporter", "runtime"}  # folders whose `__init__.py` holds a sentence
+MOST_LINES = 450  # of a file: a longer one has two stories
+PAGE_SOURCES = ROOT / "web" / "src"
+PAGE_ROOMS = {  # room: the rooms that it may load
+    "shared": set(),
+    "engine": {"shared"},
+    "page": {"shared", "engine"},
 }
 EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}
-PARTS_WITHOUT_EXPORT_PACKAGES = (
-    "errors",
-    "config",
-    "manifest",
-    "memory",
-    "hub",
-    "runtime",
-    "web",
-    "cli",
-    "__main__",
-    "__init__",
-)
+NEEDS_EXPORT_PACKAGES = ("exporter", "quant", "verification")
+FOLDERS = ("cli", "exporter", "quant", "runtime", "verification", "server", "publish")
+ROOMS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
 
 def source_files() -> list[Path]:
-    folders = [ROOT / part for part in ALLOWED if (ROOT / part).is_dir()]
-    return sorted(
-        [*ROOT.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))]
-    )
+    folders = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")]
+    return sorted([*ROOT.glob("*.py"), *folders])
 
 
 FILES = source_files()
@@ -69,8 +69,14 @@ COMMANDS = [command.callback for command in app.app.registered_commands if comma
 IDS = [str(file.relative_to(ROOT)) for file in FILES]
 
 
-def part_of(file: Path) -> str:
-    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+def module_of(file: Path) -> str:
+    name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def room_of(module: str) -> str:
+    """Return the room that a module is in, or is."""
+    return next((room for room in ROOMS if module == room or module.startswith(f"{room}.")), module)
 
 
 def imports(file: Path, *, at_load: bool = False) -> set[str]:
@@ -94,7 +100,10 @@ def imports(file: Path, *, at_load: bool = False) -> set[str]:
                 package = file.relative_to(ROOT).parent.parts
                 base = package[: len(package) - child.level + 1]
                 path = [*base, *(child.module.split(".") if child.module else [])]
-                found.update("." + ".".join(path or [alias.name]) for alias in child.names)
+                for alias in child.names:
+                    whole = ROOT.joinpath(*path, alias.name)
+                    is_module = whole.is_dir() or whole.with_suffix(".py").is_file()
+                    found.add("." + ".".join([*path, alias.name] if is_module else path))
             walk(child)
 
     walk(ast.parse(file.read_text()))
@@ -102,21 +111,41 @@ def imports(file: Path, *, at_load: bool = False) -> set[str]:
 
 
 def own(names: set[str]) -> set[str]:
-    return {name.split(".")[1] for name in names if name.startswith(".")} - {"__version__"}
+    """Return the rooms of our own modules."""
+    return {room_of(name[1:]) for name in names if name.startswith(".")}
 
 
 def foreign(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names if not name.startswith(".")}
 
 
-def test_every_part_has_a_rule():
-    assert {part_of(file) for file in FILES} == ALLOWED.keys()
+def test_every_file_is_in_a_room():
+    assert {room_of(module_of(file)) for file in FILES} - NO_STORY == ROOMS.keys()
+    for folder in NO_STORY:
+        body = ast.parse((ROOT / folder / "__init__.py").read_text()).body
+        assert len(body) == 1, f"{folder}/__init__.py: more than a sentence"
 
 
 @pytest.mark.parametrize("file", FILES, ids=IDS)
 def test_imports_point_one_way(file):
-    part = part_of(file)
-    assert own(imports(file)) - {part} <= ALLOWED[part]
+    room = room_of(module_of(file))
+    top = room.partition(".")[0]
+    for other in own(imports(file)) - {room}:
+        assert other in ROOMS, f"imports {other}, which is no room"
+        if (room, other) not in TYPES_ONLY:
+            assert ROOMS[other] < ROOMS[room], f"{room} imports {other}"
+        assert {top, other.partition(".")[0]} != set(STRANGERS), f"{room} imports {other}"
+
+
+@pytest.mark.parametrize(("room", "other"), TYPES_ONLY)
+def test_types_are_all_that_is_imported_against_the_order(room, other):
+    file = ROOT.joinpath(*room.split(".")).with_suffix(".py")
+    assert other in own(imports(file)) and other not in own(imports(file, at_load=True))
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_files_have_one_story(file):
+    assert len(file.read_text().splitlines()) <= MOST_LINES
 
 
 @pytest.mark.parametrize("file", FILES, ids=IDS)
@@ -125,7 +154,9 @@ def test_package_imports_itself_relatively(file):
 
 
 @pytest.mark.parametrize(
-    "file", [file for file in FILES if part_of(file) in PARTS_WITHOUT_EXPORT_PACKAGES], ids=str
+    "file",
+    [file for file in FILES if not module_of(file).startswith(NEEDS_EXPORT_PACKAGES)],
+    ids=lambda file: str(file.relative_to(ROOT)),
 )
 def test_running_needs_no_export_packages(file):
     assert not foreign(imports(file)) & EXPORT_ONLY
@@ -137,20 +168,13 @@ def test_running_needs_no_export_packages(file):
 def test_command_line_imports_heavy_things_late(name):
     names = imports(ROOT / name, at_load=True)
     assert not foreign(names) & HEAVY
-    assert not own(names) & {"verify", "exporter", "quant", "runtime", "manifest"}
+    tops = {room.partition(".")[0] for room in own(names)}
+    assert not tops & {"verification", "exporter", "quant", "runtime", "manifest"}
 
 
-@pytest.mark.parametrize("name", [command.__name__ for command in COMMANDS])
-def test_a_command_is_a_file_of_its_own(name):
-    """Its options are declared elsewhere, once; what it does is called."""
-    text = (ROOT / "cli" / f"{name}.py").read_text()
-    assert len(text.splitlines()) < 80
-    assert "Annotated" not in text and "typer.Option" not in text
-
-
-@pytest.mark.parametrize("name", ["__init__.py", "certificate.py", "page.py"])
+@pytest.mark.parametrize("name", ["__init__.py", "certificate.py", "certificate_html.py"])
 def test_a_certificate_is_read_without_export_packages(name):
-    assert not foreign(imports(ROOT / "verify" / name, at_load=True)) & EXPORT_ONLY
+    assert not foreign(imports(ROOT / "verification" / name, at_load=True)) & EXPORT_ONLY
 
 
 def test_onnxruntime_is_imported_late():
@@ -169,3 +193,27 @@ def test_packages_are_the_folders_with_an_init():
         if not aside & set(init.relative_to(ROOT).parts)
     }
     assert set(project["tool"]["setuptools"]["packages"]) == found
+
+
+def loads(file: Path) -> set[Path]:
+    """Return the files of the page that a module imports or names by address.
+
+    Comments, in which types are imported, are left aside.
+    """
+    code = re.sub(r"/\*.*?\*/", "", file.read_text(), flags=re.DOTALL)
+    names = re.findall(r"""\b(?:from |import |import\(|URL\()['"`](\.[^'"`]+\.js)['"`]""", code)
+    return {(file.parent / name).resolve() for name in names}
+
+
+def test_every_source_of_the_page_is_in_a_room():
+    found = [file.relative_to(PAGE_SOURCES).parts for file in PAGE_SOURCES.rglob("*.js")]
+    assert {parts[0] for parts in found} == PAGE_ROOMS.keys()
+    assert all(len(parts) == 2 for parts in found)
+
+
+@pytest.mark.parametrize("room", PAGE_ROOMS)
+def test_rooms_of_the_page_load_one_way(room):
+    for file in sorted((PAGE_SOURCES / room).glob("*.js")):
+        for found in loads(file):
+            assert found.is_file(), f"{file.name}: no {found}"
+            assert found.parent.name in {room, *PAGE_ROOMS[room]}, f"{file.name} loads {found}"

@@ -217,7 +217,7 @@ def test_nothing_named_and_nothing_exported(run):
 
 
 def test_embedded_artifact_that_was_not_made(run, monkeypatch, tmp_path):
-    monkeypatch.setattr("voxtral_onnx.runtime.locate.EMBEDDED", tmp_path)
+    monkeypatch.setattr("voxtral_onnx.runtime.locate.TINY_ARTIFACT", tmp_path)
     run("transcribe", "-m", "tiny", CLIP).assert_refused(
         4, "make demo", "voxtral-onnx export tiny -o tiny-onnx"
     )

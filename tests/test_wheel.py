@@ -59,7 +59,7 @@ def test_contents(wheel):
             "web/*.html",
             "web/*.css",
             "web/sw.js",
-            "web/src/*.js",
+            "web/src/*/*.js",
             "web/vendor/*",
         )
         for path in ROOT.glob(pattern)

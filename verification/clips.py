@@ -11,17 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..assets import SAMPLES, SELF_TEST_CLIP
 from ..errors import AudioError
 from ..exporter.calibration.calibrate import pad_samples
 from ..exporter.calibration.layerwise import Layerwise, decoder_stages, encoder_stages
 from ..manifest import Manifest
 from ..runtime.audio.files import open_audio
-from ..runtime.bench import SAMPLES
 from ..runtime.device.session import Session
 from ..runtime.tokens import Token
 from ..runtime.transcriber import Transcriber
 
-SELF_TEST = "command-hibari.wav"  # of the embedded samples
 PIECES = (1, 1279, 640, 5000, 1281, 160)  # samples fed at a time, again and again
 
 
@@ -48,7 +47,7 @@ def embedded_clips(sample_rate: int) -> list[Clip]:
     """The embedded samples, the self-test's first."""
     known = json.loads((SAMPLES / "transcripts.json").read_text())["samples"]
     texts = {sample["file"]: sample["text"] for sample in known}
-    names = [SELF_TEST, *(name for name in sorted(texts) if name != SELF_TEST)]
+    names = [SELF_TEST_CLIP, *(name for name in sorted(texts) if name != SELF_TEST_CLIP)]
     return [_read(SAMPLES / name, sample_rate, texts[name]) for name in names]
 
 

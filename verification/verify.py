@@ -13,10 +13,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from .. import __version__
+from .._version import __version__
 from ..errors import ArtifactError, CheckpointError, UsageError, VerificationError
-from ..exporter.checkpoint.open import Checkpoint, open_checkpoint
-from ..exporter.plan import resolve_source
+from ..exporter.checkpoint.open import Checkpoint, open_checkpoint, resolve_source
 from ..manifest import Manifest
 from ..runtime.locate import choose_precisions, find_artifact
 from ..runtime.machine import describe_machine

@@ -5,12 +5,15 @@
 
 const CACHE = 'voxtral-onnx page'
 const worker = /** @type {any} */ (self)
-const FILES = /^(|index\.html|minimal\.html|page\.css|(src|vendor|samples)\/[^/]+)$/
+const FILES = /^(|index\.html|minimal\.html|page\.css|(src\/[^/]+|vendor|samples)\/[^/]+)$/
 // prettier-ignore
 const SOURCES = [
-  'artifact', 'audio', 'cache', 'captions', 'capture-worklet', 'captured', 'choose', 'decoder', 'device', 'download',
-  'encoder', 'engine', 'errors', 'float16', 'graph', 'live', 'manifest', 'messages', 'microphone', 'page', 'resample',
-  'segments', 'self-test', 'session', 'store', 'stream', 'tokenizer', 'transcriber', 'transcript', 'wide', 'worker',
+  'engine/artifact', 'engine/cache', 'engine/captured', 'engine/choose', 'engine/decoder', 'engine/device',
+  'engine/download', 'engine/encoder', 'engine/engine', 'engine/graph', 'engine/live', 'engine/manifest',
+  'engine/segments', 'engine/self-test', 'engine/session', 'engine/store', 'engine/stream', 'engine/tokenizer',
+  'engine/transcriber', 'engine/worker', 'page/capture-worklet', 'page/microphone', 'page/page', 'page/transcript',
+  'shared/audio', 'shared/captions', 'shared/errors', 'shared/float16', 'shared/messages', 'shared/resample',
+  'shared/wide',
 ]
 
 worker.addEventListener('install', (/** @type {any} */ event) => event.waitUntil(install()))

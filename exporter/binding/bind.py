@@ -22,7 +22,7 @@ from ..checkpoint.external_data import Place, read_places
 from ..checkpoint.open import Checkpoint
 from ..graph.trace import Traced
 from ..model import linear
-from .data_files import _DataFiles
+from .data_files import DataFiles
 from .layout import Layout
 from .recipes import fills_of
 
@@ -60,7 +60,7 @@ def bind(
     total, done = sum(tensor.num_bytes for step in steps for tensor in step[0].tensors), 0
     with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
         sinks = [
-            stack.enter_context(_DataFiles(folder, layout, traced.module))
+            stack.enter_context(DataFiles(folder, layout, traced.module))
             for traced, layout in graphs
         ]
         for step in steps:

@@ -14,7 +14,7 @@ from ...files import sync_folder
 from .layout import Layout
 
 
-class _DataFiles:
+class DataFiles:
     """Open data files of one graph, written at any offset from any thread."""
 
     def __init__(self, folder: Path, layout: Layout, module: nn.Module):
@@ -24,7 +24,7 @@ class _DataFiles:
             name: _numpy_dtype(value.dtype) for name, value in module.state_dict().items()
         }
 
-    def __enter__(self) -> _DataFiles:
+    def __enter__(self) -> DataFiles:
         for name, path in self.paths.items():
             try:
                 handle = os.open(_partial(path), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)

@@ -15,11 +15,11 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
+from ...assets import SAMPLES
 from ...config import AudioConfig
 from ...errors import AudioError
 from ...manifest import Streaming
 from ..model.mel import mel_model
-from ..plan import TINY
 from .layerwise import Layerwise, decoder_stages, encoder_stages
 
 SECONDS = 30.0  # of audio at most
@@ -84,7 +84,7 @@ def embedded_recordings() -> list[np.ndarray]:
     """The embedded samples that calibrate where none are given: 29 s of speech."""
     recordings = []
     for name in EMBEDDED:
-        with wave.open(str(TINY / "samples" / name)) as file:
+        with wave.open(str(SAMPLES / name)) as file:
             samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
         recordings.append(samples.astype(np.float32) / 32768)
     return recordings

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ... import __version__
+from ..._version import __version__
 from ...errors import ArtifactError, QuantizationError
 from ...manifest import FILE_NAME, TOKENIZER, Manifest, Precision
 from .external_data import read_initializers

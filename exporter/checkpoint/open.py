@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ...assets import TINY
 from ...config import RELEASED, VoxtralConfig
 from ...errors import CheckpointError
 from ...manifest import FILE_NAME as ARTIFACT
 from . import gguf, names
-from .safetensors import _open_hf_files, _open_safetensors, _read_bytes, _read_json
+from .safetensors import open_hf_files, open_safetensors, read_bytes, read_json
 from .tensors import Tensor
 
 _SUFFIXES = {".safetensors", ".json"}
@@ -83,6 +84,11 @@ class Checkpoint:
         )
 
 
+def resolve_source(source: str | Path) -> Path:
+    """The checkpoint folder that a user means."""
+    return TINY if str(source) == "tiny" and not Path(source).exists() else Path(source)
+
+
 def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
     """Open a folder in Mistral's or Hugging Face's layout, or a GGUF, and check its census.
 
@@ -116,14 +122,14 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
         raise CheckpointError(f"{source}: cannot be read ({error.strerror or error})") from error
     config = read_config(source)
     if has_params:
-        found = _open_safetensors(source / "consolidated.safetensors")
+        found = open_safetensors(source / "consolidated.safetensors")
         layout = names.MISTRAL
     else:
-        found = _open_hf_files(source)
+        found = open_hf_files(source)
         live = any(name.startswith("model.") for name in found)
         layout = names.HF_LIVE if live else names.HF
     tensors = _take_census(source, found, config, layout)
-    content = _read_bytes(tokenizer or source / "tekken.json")
+    content = read_bytes(tokenizer or source / "tekken.json")
     return Checkpoint(source, layout.name, config, tensors, content, read_card(source), files)
 
 
@@ -134,10 +140,10 @@ def read_config(folder: Path) -> VoxtralConfig:
         CheckpointError: there are none, or they are not of this architecture.
     """
     if (folder / "params.json").exists():
-        return VoxtralConfig.from_params(_read_json(folder / "params.json"))
+        return VoxtralConfig.from_params(read_json(folder / "params.json"))
     if (folder / "config.json").exists():
         return VoxtralConfig.from_hf(
-            _read_json(folder / "config.json"), _read_json(folder / "processor_config.json")
+            read_json(folder / "config.json"), read_json(folder / "processor_config.json")
         )
     raise CheckpointError(
         f"{folder}: expected params.json (Mistral's layout), config.json (Hugging Face's) or a "
@@ -179,7 +185,7 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
                 f"{source}: {gguf.CONFIG}: not the hyperparameters ({error!r})"
             ) from error
     tensors = _take_census(source, found, config, layout)
-    return Checkpoint(source, layout.name, config, tensors, _read_bytes(tokenizer), Card(), files)
+    return Checkpoint(source, layout.name, config, tensors, read_bytes(tokenizer), Card(), files)
 
 
 def versions(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
@@ -242,7 +248,7 @@ def read_card(folder: Path) -> Card:
     path = folder / "card.json"
     if not path.exists():
         return Card()
-    values = _read_json(path)
+    values = read_json(path)
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected an object, got {type(values).__name__}")
     if set(values) - _CARD_KEYS:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from ... import hub
 from ...config import RELEASED_NAME
 from ...errors import CheckpointError
+from ...files import require_disk
 from ...manifest import FILE_NAME, TOKENIZER
 from .gguf import begins_shards, first_shard, order_shards
 from .safetensors import shard_names
@@ -53,7 +54,7 @@ class RemoteCheckpoint:
         """
         # of a folder that exists, the export knows what it can take over
         new = 0 if output.exists() else size or 0
-        hub.require_room({self.folder: self.num_bytes, output: new})
+        require_disk({self.folder: self.num_bytes, output: new})
 
     def fetch(self, on_progress: Callable[[hub.Progress], None] = lambda progress: None) -> Path:
         """Download what is missing; returns `source`.

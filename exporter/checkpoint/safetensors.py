@@ -29,7 +29,7 @@ def _read_weight_map(folder: Path) -> dict[str, str]:
     index = folder / _INDEX
     if not index.exists():
         return {}
-    values = _read_json(index)
+    values = read_json(index)
     weight_map = values.get("weight_map") if isinstance(values, dict) else None
     if not isinstance(weight_map, dict) or not all(
         isinstance(shard, str) for shard in weight_map.values()
@@ -40,10 +40,15 @@ def _read_weight_map(folder: Path) -> dict[str, str]:
     return weight_map
 
 
-def _open_hf_files(folder: Path) -> dict[str, Tensor]:
+def open_hf_files(folder: Path) -> dict[str, Tensor]:
+    """Map the weight files of a checkpoint in Hugging Face's layout; tensors by stored name.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or lacks a tensor that the index names.
+    """
     tensors: dict[str, Tensor] = {}
     for shard in shard_names(folder):
-        tensors |= _open_safetensors(folder / shard)
+        tensors |= open_safetensors(folder / shard)
     if lost := sorted(_read_weight_map(folder).keys() - tensors.keys()):
         raise CheckpointError(
             f"{folder / _INDEX}: names {len(lost)} tensors that its shards do "
@@ -52,7 +57,7 @@ def _open_hf_files(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _open_safetensors(path: Path) -> dict[str, Tensor]:
+def open_safetensors(path: Path) -> dict[str, Tensor]:
     """Map a safetensors file.
 
     Source: the format's README; offsets count from the end of the header.
@@ -115,16 +120,26 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Read a small file of a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not JSON.
+    """
     try:
-        return json.loads(_read_bytes(path))
+        return json.loads(read_bytes(path))
     except ValueError as error:
         if isinstance(error, CheckpointError):
             raise

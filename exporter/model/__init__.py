@@ -1,1 +1,1 @@
-"""The model in PyTorch, as it is traced: layers, the operators that are fused, the mel front end."""
+"""The model in PyTorch, as it is traced: layers, fused operators, the mel front end."""

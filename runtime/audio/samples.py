@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ...errors import AudioError
-
-if TYPE_CHECKING:
-    pass
 
 
 def check_samples(samples: np.ndarray) -> np.ndarray:

@@ -19,9 +19,6 @@ from ...errors import DeviceError
 if TYPE_CHECKING:
     import onnxruntime
 
-_INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
-# the contrib operators' contracts that the graphs were checked against begin here
-MIN_ONNXRUNTIME = (1, 30)
 CUDA, WEBGPU = "CUDAExecutionProvider", "WebGpuExecutionProvider"
 # on the CPU by choice
 _SHAPE_OPERATORS = {"Concat", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"}
@@ -33,6 +30,11 @@ _OUT_OF_MEMORY = (
 )
 
 
+_INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
+# the contrib operators' contracts that the graphs were checked against begin here
+MIN_ONNXRUNTIME = (1, 30)
+
+
 def import_onnxruntime():
     """The onnxruntime module.
 
@@ -40,7 +42,7 @@ def import_onnxruntime():
         DeviceError: none of its wheels is installed, or one that is too old, or both, which
             overwrite each other.
     """
-    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if is_installed(name)]
     if len(installed) > 1:
         raise DeviceError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
@@ -58,7 +60,8 @@ def import_onnxruntime():
     return onnxruntime
 
 
-def _is_installed(distribution: str) -> bool:
+def is_installed(distribution: str) -> bool:
+    """Tell whether a distribution is installed."""
     try:
         metadata.version(distribution)
     except metadata.PackageNotFoundError:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...errors import DeviceError, UsageError
-
-if TYPE_CHECKING:
-    pass
-from .base import CUDA, Device, _is_installed, import_onnxruntime
+from .base import CUDA, Device, import_onnxruntime, is_installed
 from .cpu import Cpu
 
 
@@ -19,7 +14,7 @@ def present_devices() -> list[str]:
     """
     found = {
         "cuda": CUDA in import_onnxruntime().get_available_providers(),
-        "webgpu": _is_installed("onnxruntime-ep-webgpu"),
+        "webgpu": is_installed("onnxruntime-ep-webgpu"),
     }
     return [kind for kind, is_there in found.items() if is_there]
 

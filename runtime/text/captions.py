@@ -6,13 +6,10 @@ import html
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from unicodedata import east_asian_width
 
 from .segments import Segment
-
-if TYPE_CHECKING:
-    from ..transcript import Transcript
 
 MAX_COLUMNS = 42  # of a caption line; an East Asian wide character takes two
 MAX_LINES = 2
@@ -21,9 +18,38 @@ PAUSE_SECONDS = 0.2  # between one group's end and the earliest start of the nex
 SENTENCE_ENDS = tuple(".!?。！？؟।")
 
 
+class Recorded(Protocol):
+    """What is written into files: a `Transcript`, or the `Recording` of a live stream."""
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        ...
+
+    @property
+    def segments(self) -> list[Segment]:
+        """All segments."""
+        ...
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The token ids."""
+        ...
+
+    @property
+    def duration(self) -> float:
+        """Seconds of audio."""
+        ...
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What ran, and the time it took."""
+        ...
+
+
 @dataclass(slots=True)
 class Recording:
-    """Transcript of a live stream, with the fields of a `Transcript` that captions need."""
+    """Transcript of a live stream, with the fields that captions need."""
 
     segments: list[Segment]
     duration: float = 0.0  # seconds
@@ -99,7 +125,7 @@ def to_tsv(segments: Iterable[Segment]) -> str:
     )
 
 
-def to_json(transcript: Transcript | Recording) -> str:
+def to_json(transcript: Recorded) -> str:
     """One line of JSON: whisper's fields, then ours."""
     values = {
         "text": transcript.text,
@@ -141,7 +167,7 @@ _RENDERERS: dict[str, Callable[[Any], str]] = {
 FORMATS = tuple(_RENDERERS)
 
 
-def render(transcript: Transcript | Recording, output_format: str) -> str:
+def render(transcript: Recorded, output_format: str) -> str:
     """The transcript in one of FORMATS, ending in a newline."""
     return _RENDERERS[output_format](transcript)
 

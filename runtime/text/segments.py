@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ...manifest import Tokens
-from ..decoder import Alternative
-from ..tokens import Token
+from ..tokens import Alternative, Token
 
 LONGEST_WORD_SECONDS = 0.8  # mistral-common's OFFLINE_STREAMING_BUFFER_TOKENS, ten tokens
 

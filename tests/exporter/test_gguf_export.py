@@ -18,9 +18,8 @@ from support.commands import CLIP, TEXT
 from voxtral_onnx import export
 from voxtral_onnx.config import VoxtralConfig
 from voxtral_onnx.exporter.binding.gguf_report import FILE_NAME, compare
-from voxtral_onnx.exporter.checkpoint import names
 from voxtral_onnx.exporter.checkpoint.external_data import read_initializers
-from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
+from voxtral_onnx.exporter.checkpoint.open import names, open_checkpoint
 from voxtral_onnx.exporter.checkpoint.tensors import Tensor
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.blocks import Blocks, dequantize_blockwise, quantize_blockwise

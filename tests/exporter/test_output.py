@@ -22,7 +22,7 @@ from voxtral_onnx import export
 from voxtral_onnx.errors import ArtifactError, CheckpointError, StorageError
 from voxtral_onnx.exporter import export as exporter
 from voxtral_onnx.exporter import output
-from voxtral_onnx.exporter.binding import bind
+from voxtral_onnx.exporter.binding import recipes
 from voxtral_onnx.exporter.output import LOCK, UNFINISHED
 from voxtral_onnx.exporter.plan import plan_export
 from voxtral_onnx.manifest import FILE_NAME, Manifest
@@ -50,8 +50,8 @@ def own_checkpoint(checkpoint, tmp_path):
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {
-        str(path.relative_to(output)): path.read_bytes()
-        for path in sorted(output.rglob("*"))
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
 
@@ -155,8 +155,10 @@ def test_shared_files_are_not_written_again(checkpoint, exported, tmp_path):
 
 
 def test_precisions_in_one_call_quantise_once(checkpoint, exported, tmp_path, monkeypatch):
-    calls, quantize = [], bind.quantize_blockwise
-    monkeypatch.setattr(bind, "quantize_blockwise", lambda *a: calls.append(a[2]) or quantize(*a))
+    calls, quantize = [], recipes.quantize_blockwise
+    monkeypatch.setattr(
+        recipes, "quantize_blockwise", lambda *a: calls.append(a[2]) or quantize(*a)
+    )
     both = export(checkpoint, tmp_path / "both", precisions=("q4f16", "q4"))
     assert len(calls) == len(set(calls)) > 0  # every weight here is one slice
     alone = contents(exported)
@@ -213,7 +215,7 @@ def test_predicted_full_disk(checkpoint, tmpfs, run):
     disk = tmpfs("size=1m")
     result = run("export", checkpoint, "-o", disk / "below" / "out", "--precision", "q4,fp32")
     result.assert_refused(
-        9, f"{disk}/below/out: needs ", f" MB of disk, {disk} has 1.0 MB free", "--output"
+        9, f"{disk}/below/out: ", f" MB of disk are needed, {disk} has 1.0 MB free", "--output"
     )
     assert list(disk.iterdir()) == []
 
@@ -240,8 +242,8 @@ def test_what_a_killed_export_left_is_room(checkpoint, tmp_path):
 
 def test_dry_run_writes_nothing(checkpoint, tmp_path, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for output in ([], ["-o", tmp_path / "out"]):
-        result = run("export", checkpoint, "--dry-run", "--precision", "q4,fp32", *output)
+    for options in ([], ["-o", tmp_path / "out"]):
+        result = run("export", checkpoint, "--dry-run", "--precision", "q4,fp32", *options)
         assert result.code == 0
         for part in (
             "onnx/encoder_q4.onnx",
@@ -340,8 +342,8 @@ FAMILY = [
 
 @pytest.fixture(scope="module")
 def with_family(checkpoint, tmp_path_factory):
-    output = tmp_path_factory.mktemp("family") / "small"
-    return export(checkpoint, output, precisions=("q4",), families=("transformers_js",))
+    folder = tmp_path_factory.mktemp("family") / "small"
+    return export(checkpoint, folder, precisions=("q4",), families=("transformers_js",))
 
 
 def test_family_stands_beside_the_native_graphs(exported, with_family):

@@ -18,6 +18,7 @@ from support.checkpoints import write_mistral
 from support.parity import assert_parity
 
 from voxtral_onnx import quantize
+from voxtral_onnx.assets import TINY
 from voxtral_onnx.errors import AudioError, QuantizationError, UsageError
 from voxtral_onnx.exporter.calibration.sensitivity import groups_of
 from voxtral_onnx.exporter.checkpoint.artifact import open_artifact
@@ -26,7 +27,7 @@ from voxtral_onnx.exporter.checkpoint.names import held_shapes
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 from voxtral_onnx.exporter.model.delay_gains import delay_gains
 from voxtral_onnx.exporter.output import UNFINISHED
-from voxtral_onnx.exporter.plan import TINY, plan_export
+from voxtral_onnx.exporter.plan import plan_export
 from voxtral_onnx.exporter.quantize import spend_budget
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.quant.recipe import load_recipe

@@ -24,7 +24,7 @@ from voxtral_onnx.errors import ArtifactError, StorageError, UsageError
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.publish.model_card import BaseModel, model_card
 from voxtral_onnx.publish.upload import plan_publication, publish
-from voxtral_onnx.server import page
+from voxtral_onnx.server import page as server_page
 
 # httpx of huggingface_hub
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -46,12 +46,14 @@ def hub(hub_server, monkeypatch):
 def page(tmp_path, monkeypatch):
     folder = tmp_path / "page"
     shutil.copytree(
-        page.PAGE, folder, ignore=shutil.ignore_patterns("node_modules", "vendor", "__pycache__")
+        server_page.PAGE,
+        folder,
+        ignore=shutil.ignore_patterns("node_modules", "vendor", "__pycache__"),
     )
     (folder / "vendor").mkdir()
     for name, content in VENDOR.items():
         (folder / "vendor" / name).write_bytes(content)
-    monkeypatch.setattr(page, "PAGE", folder)
+    monkeypatch.setattr(server_page, "PAGE", folder)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -388,12 +390,12 @@ def test_space_is_what_bundle_writes(page, hub, tiny_artifact, artifact, tmp_pat
     name = f"spaces/{NAME}"
     result = run("publish", tiny_artifact, NAME, "--space", "--yes")
     assert (result.code, result.out) == (0, f"{hub.url}/{name}\n"), result.err
-    assert held(hub, name) == content(page.bundle(tiny_artifact, tmp_path / "site", space=True))
+    assert held(hub, name) == content(
+        server_page.bundle(tiny_artifact, tmp_path / "site", space=True)
+    )
     # one precision: what the other left goes
     assert publish(artifact, NAME, space=True) == f"{hub.url}/{name}"
-    assert held(hub, name) == content(page.bundle(artifact, tmp_path / "smaller", space=True))
+    assert held(hub, name) == content(
+        server_page.bundle(artifact, tmp_path / "smaller", space=True)
+    )
     assert set(json.loads(held(hub, name)[f"artifact/{FILE_NAME}"])["precisions"]) == {"q4f16"}
-
-
-def test_python(hub, artifact):
-    assert voxtral_onnx.publish(artifact, NAME) == f"{hub.url}/{NAME}"

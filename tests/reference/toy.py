@@ -57,7 +57,6 @@ def transformers_model(config: VoxtralConfig, seed: int) -> VoxtralRealtimeForCo
             "rope_parameters": {"rope_type": "default", "rope_theta": part.rope_theta},
         }
 
-    torch.manual_seed(seed)
     model = VoxtralRealtimeForConditionalGeneration(
         VoxtralRealtimeConfig(
             audio_config={
@@ -73,14 +72,16 @@ def transformers_model(config: VoxtralConfig, seed: int) -> VoxtralRealtimeForCo
             },
         )
     ).eval()
+    rng = np.random.default_rng(seed)  # PyTorch's normal numbers depend on the processor
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "embed_tokens" in name:
-                parameter.normal_(0, 0.3)
+                mean, deviation = 0.0, 0.3
             elif parameter.ndim > 1:
-                parameter.normal_(0, 1.5 / parameter[0].numel() ** 0.5)
+                mean, deviation = 0.0, 1.5 / parameter[0].numel() ** 0.5
             else:
-                parameter.normal_(0.0, 0.2) if "bias" in name else parameter.normal_(1.0, 0.1)
+                mean, deviation = (0.0, 0.2) if "bias" in name else (1.0, 0.1)
+            parameter.copy_(torch.from_numpy(rng.normal(mean, deviation, parameter.shape)))
         # else the tied table just echoes the input token
         model.model.multi_modal_projector.linear_2.weight.mul_(4)
         for parameter in model.parameters():

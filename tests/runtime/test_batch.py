@@ -14,11 +14,12 @@ from voxtral_onnx.errors import AudioError, UsageError
 from voxtral_onnx.runtime import transcriber as transcribing
 from voxtral_onnx.runtime.audio.files import open_audio
 from voxtral_onnx.runtime.batch import Row, advance_together
-from voxtral_onnx.runtime.decoder import CLOSE_MARGIN, Choice, Decoder
+from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.device.cache import KVRows
 from voxtral_onnx.runtime.device.cpu import Cpu
 from voxtral_onnx.runtime.device.cuda import CudaBuffer
 from voxtral_onnx.runtime.stream import Stream
+from voxtral_onnx.runtime.tokens import CLOSE_MARGIN, Choice
 
 # samples; in the longest the decoder's caches move three times
 LENGTHS = (0, 1, 16_000, 50_000, 144_000)

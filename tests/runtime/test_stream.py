@@ -23,8 +23,9 @@ from voxtral_onnx.errors import ArtifactError, AudioError
 from voxtral_onnx.memory import resident_memory
 from voxtral_onnx.runtime import stream as streaming
 from voxtral_onnx.runtime import transcriber as transcribing
-from voxtral_onnx.runtime.decoder import Choice, Decoder
+from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.stream import Stream
+from voxtral_onnx.runtime.tokens import Choice
 
 SPEECH = soundfile.read(LONG_CLIP, dtype="float32")[0]
 SECONDS = 9.0  # both windows roll many times, the caches move 3 and 20 times

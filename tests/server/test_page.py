@@ -21,7 +21,8 @@ import uvicorn
 from voxtral_onnx.errors import ArtifactError, StorageError, UsageError
 from voxtral_onnx.files import hash_file
 from voxtral_onnx.manifest import CERTIFICATE, FILE_NAME, Manifest
-from voxtral_onnx.server import app, page
+from voxtral_onnx.server import app
+from voxtral_onnx.server import page as server_page
 
 FROM_VENDOR = {
     "VERSION": b"onnxruntime-web 0\n",
@@ -34,11 +35,13 @@ FROM_VENDOR = {
 def page(tmp_path, monkeypatch):
     """The page with stand-ins for onnxruntime-web, which only browsers run."""
     folder = tmp_path / "page"
-    shutil.copytree(page.PAGE, folder, ignore=shutil.ignore_patterns("node_modules", "vendor"))
+    shutil.copytree(
+        server_page.PAGE, folder, ignore=shutil.ignore_patterns("node_modules", "vendor")
+    )
     (folder / "vendor").mkdir()
     for name, content in FROM_VENDOR.items():
         (folder / "vendor" / name).write_bytes(content)
-    monkeypatch.setattr(page, "PAGE", folder)
+    monkeypatch.setattr(server_page, "PAGE", folder)
     return folder
 
 
@@ -74,7 +77,7 @@ def test_pages_are_isolated_and_typed(port, page):
     for path, kind in (
         ("/", "text/html; charset=utf-8"),
         ("/page.css", "text/css; charset=utf-8"),
-        ("/src/engine.js", "text/javascript; charset=utf-8"),
+        ("/src/engine/engine.js", "text/javascript; charset=utf-8"),
         ("/vendor/ort.webgpu.min.mjs", "text/javascript; charset=utf-8"),
         ("/vendor/ort.wasm", "application/wasm"),
         ("/artifact/voxtral_onnx.json", "application/json"),
@@ -134,8 +137,11 @@ def test_a_download_of_one_precision_is_served(page, tiny_artifact, tmp_path):
     for name in (FILE_NAME, *manifest.files_of(["q4"])):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(tiny_artifact / name, folder / name)
-    assert list(page.site_manifest(folder).precisions) == ["q4"]
-    assert (page.absent_precisions(folder), page.absent_precisions(tiny_artifact)) == (
+    assert list(server_page.site_manifest(folder).precisions) == ["q4"]
+    assert (
+        server_page.absent_precisions(folder),
+        server_page.absent_precisions(tiny_artifact),
+    ) == (
         ["q4f16"],
         [],
     )
@@ -164,7 +170,7 @@ def test_the_certificate_names_the_manifest_that_is_served(page, certified):
     assert (status, headers["content-type"]) == (200, "application/json")
     assert certificate["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()
     clip = certificate["details"]["q4f16"]["self_test"]["clip"]
-    assert f"samples/{clip}" in page.page_files()
+    assert f"samples/{clip}" in server_page.page_files()
 
 
 @pytest.mark.parametrize(
@@ -180,13 +186,13 @@ def test_what_certifies_another_artifact_is_not_served(page, certified, content)
 
 
 def test_a_bundle_has_the_certificate_too(page, certified, tmp_path):
-    output = page.bundle(certified, tmp_path / "site")
+    output = server_page.bundle(certified, tmp_path / "site")
     certificate = json.loads((output / "artifact" / CERTIFICATE[0]).read_bytes())
     assert certificate["manifest_sha256"] == hash_file(output / "artifact" / FILE_NAME).sha256
 
 
 def test_without_onnxruntime_web(tiny_artifact, tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "PAGE", tmp_path)
+    monkeypatch.setattr(server_page, "PAGE", tmp_path)
     with pytest.raises(ArtifactError, match="run: make web"):
         app.create_app(tiny_artifact)
 
@@ -195,7 +201,9 @@ def test_bundle(page, tiny_artifact, tmp_path):
     output = tmp_path / "sites" / "one"
     seen = []
     assert (
-        page.bundle(tiny_artifact, output, ["q4"], on_file=lambda *values: seen.append(values))
+        server_page.bundle(
+            tiny_artifact, output, ["q4"], on_file=lambda *values: seen.append(values)
+        )
         == output
     )
     manifest = Manifest.read(output / "artifact")
@@ -213,13 +221,13 @@ def test_bundle(page, tiny_artifact, tmp_path):
     assert found == expected | {f"artifact/{name}" for name in (FILE_NAME, *manifest.files)}
     assert len(seen) == len(found) and seen[0][1] == 0 and seen[0][2] > seen[-1][1]
     with pytest.raises(StorageError, match="exists already"):
-        page.bundle(tiny_artifact, output)
+        server_page.bundle(tiny_artifact, output)
 
 
 def test_bundle_for_a_space(page, tiny_artifact, tmp_path):
-    card = (page.bundle(tiny_artifact, tmp_path / "site", space=True) / "README.md").read_text(
-        "utf-8"
-    )
+    card = (
+        server_page.bundle(tiny_artifact, tmp_path / "site", space=True) / "README.md"
+    ).read_text("utf-8")
     front = card.split("---\n")[1]
     assert (
         "sdk: static\n" in front
@@ -239,12 +247,12 @@ def test_a_bundle_is_whole_or_absent(page, tiny_artifact, tmp_path, monkeypatch)
     (broken / "onnx/mel.onnx").write_bytes(mel)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(ArtifactError, match=r"mel\.onnx: differs from its sha256"):
-        page.bundle(broken, tmp_path / "site")
+        server_page.bundle(broken, tmp_path / "site")
     with pytest.raises(UsageError, match="precision int3: expected one of"):
-        page.bundle(tiny_artifact, tmp_path / "site", ["int3"])
+        server_page.bundle(tiny_artifact, tmp_path / "site", ["int3"])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
-    with pytest.raises(StorageError, match="needs"):
-        page.bundle(tiny_artifact, tmp_path / "site")
+    with pytest.raises(StorageError, match="MB of disk are needed"):
+        server_page.bundle(tiny_artifact, tmp_path / "site")
     assert sorted(tmp_path.iterdir()) == before
     assert (
         hash_file(tiny_artifact / "onnx/mel.onnx").sha256

@@ -10,9 +10,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from voxtral_onnx.config import VoxtralConfig
-from voxtral_onnx.exporter.checkpoint import names
+from voxtral_onnx.exporter.checkpoint.open import names
 
-TINY = Path(__file__).parent.parent / "assets" / "tiny"
+TINY = Path(__file__).parents[2] / "assets" / "tiny"
 SMALL_STACK = {"dim": 64, "n_layers": 1, "head_dim": 32, "hidden_dim": 64, "n_heads": 2}
 
 
@@ -87,10 +87,10 @@ def write_hf(folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(top))
     (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": extractor}))
     tensors = small_tensors(names.HF)
-    names = sorted(tensors)
+    stored = sorted(tensors)
     shards = {
-        "model-00001-of-00002.safetensors": names[::2],
-        "model-00002-of-00002.safetensors": names[1::2],
+        "model-00001-of-00002.safetensors": stored[::2],
+        "model-00002-of-00002.safetensors": stored[1::2],
     }
     for file, held in shards.items():
         save_file({name: tensors[name] for name in held}, folder / file)

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-SAMPLES = Path(__file__).parent.parent / "assets" / "tiny" / "samples"
+SAMPLES = Path(__file__).parents[2] / "assets" / "tiny" / "samples"
 TEXTS = {
     sample["file"]: sample["model_text"]
     for sample in json.loads((SAMPLES / "transcripts.json").read_text())["samples"]

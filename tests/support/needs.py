@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-WEB = Path(__file__).parent.parent / "web"
+WEB = Path(__file__).parents[2] / "web"
 PACKAGES = Path(os.environ.get("PACKAGES", WEB))  # the folder that holds node_modules
 marks: set[str] = set()  # of the test that runs
 

@@ -3,9 +3,9 @@
 Each runs as a graph of one node.
 
 The nodes are those of the embedded model's graphs, and their inputs are what reaches them when the
-graph runs. Fused operators are compared with exporter/model/ops.py, standard ones with onnx's reference
-evaluator, both in float32. No node may fall back to the CPU, but for those that a provider has no
-kernel for, which are named here.
+graph runs. Fused operators are compared with exporter/model/ops.py, standard ones with onnx's
+reference evaluator, both in float32. No node may fall back to the CPU, but for those that a
+provider has no kernel for, which are named here.
 """
 
 from __future__ import annotations

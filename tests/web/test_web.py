@@ -60,7 +60,7 @@ def test_tokens_in_webassembly_are_those_of_python(tiny_artifact, expected):
 
 @pytest.mark.node
 def test_graphs_for_recorded_calls_lose_their_windows_alone(tiny_artifact, tmp_path):
-    """web/src/graph.js edits the bytes; onnx reads them back."""
+    """web/src/engine/graph.js edits the bytes; onnx reads them back."""
     onnx = pytest.importorskip("onnx")
     need_node()
     path, changed = tiny_artifact / "onnx" / "encoder_q4.onnx", tmp_path / "changed.onnx"
@@ -70,7 +70,7 @@ def test_graphs_for_recorded_calls_lose_their_windows_alone(tiny_artifact, tmp_p
         "writeFileSync(process.argv[3], withoutWindow(new "
         "Uint8Array(readFileSync(process.argv[2]))))"
     )
-    graph_js = (WEB / "src" / "graph.js").as_uri()
+    graph_js = (WEB / "src" / "engine" / "graph.js").as_uri()
     subprocess.run(
         ["node", "--input-type=module", "-e", script, graph_js, path, changed], check=True
     )

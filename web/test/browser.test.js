@@ -5,7 +5,7 @@ import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
-import { PIECE_SIZE } from '../src/manifest.js'
+import { PIECE_SIZE } from '../src/engine/manifest.js'
 import { CLIP, NO_GPU, SWIFTSHADER, failure, launch, microphone, removeProfiles, shoot, text, violations, waitForWords } from './browser.js'
 import { ARTIFACT, SAMPLES, WEB, certificate, clip, pythonTranscripts } from './samples.js'
 import { TestServer } from './server.js'
@@ -207,8 +207,8 @@ test('another version replaces the one that is kept, once it is whole', async ()
   const fetchArtifact = () =>
     page.evaluate(async (url) => {
       const source = `
-        const { RemoteArtifact } = await import('${url}src/artifact.js')
-        const { openStore } = await import('${url}src/store.js')
+        const { RemoteArtifact } = await import('${url}src/engine/artifact.js')
+        const { openStore } = await import('${url}src/engine/store.js')
         const store = await openStore()
         const artifact = await RemoteArtifact.open('${url}versions', store)
         const error = await artifact.fetch('q4', () => {}).then(() => '', String)
@@ -253,7 +253,7 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
     const page = await browser.newPage()
     await page.goto(`${server.url}blank.html`)
     const moved = await page.evaluate(async () => {
-      const { WebGpu } = await import(/** @type {any} */ ('/src/device.js'))
+      const { WebGpu } = await import(/** @type {any} */ ('/src/engine/device.js'))
       const gpu = await (await navigator.gpu.requestAdapter())?.requestDevice()
       const buffers = /** @type {any[]} */ ([])
       const ort = { Tensor: { fromGpuBuffer: (/** @type {any} */ gpuBuffer, /** @type {any} */ { dataType, dims }) => ({ gpuBuffer, type: dataType, dims }) } }
@@ -277,7 +277,7 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
 
     const result = await page.evaluate(
       async (samples) => {
-        const { createTranscriber, TranscriberClient } = await import(/** @type {any} */ ('/src/engine.js'))
+        const { createTranscriber, TranscriberClient } = await import(/** @type {any} */ ('/src/engine/engine.js'))
         const client = new TranscriberClient()
         const look = await client.look({ artifactUrl: 'artifact/' })
         client.close()

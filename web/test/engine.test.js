@@ -4,19 +4,19 @@ import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
-import { openDevice } from '../src/device.js'
-import { ArtifactError, AudioError, DeviceError } from '../src/errors.js'
-import { Live } from '../src/live.js'
-import { Manifest } from '../src/manifest.js'
-import { readSelfTest, selfTest } from '../src/self-test.js'
-import { Transcriber } from '../src/transcriber.js'
+import { openDevice } from '../src/engine/device.js'
+import { ArtifactError, AudioError, DeviceError } from '../src/shared/errors.js'
+import { Live } from '../src/engine/live.js'
+import { Manifest } from '../src/engine/manifest.js'
+import { readSelfTest, selfTest } from '../src/engine/self-test.js'
+import { Transcriber } from '../src/engine/transcriber.js'
 import { ARTIFACT, SAMPLES, certificate, clip, pythonTranscripts } from './samples.js'
 
 const FIRM = 0.2 // as tests/test_tiny.py: decisions with a larger margin survive the rounding of other kernels
 
 /** @type {Transcriber} */
 let transcriber
-/** @type {import('../src/device.js').Device} */
+/** @type {import('../src/engine/device.js').Device} */
 let device
 /** @type {Manifest} */
 let manifest

@@ -2,7 +2,7 @@
 
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
-import { sha256 } from '../src/download.js'
+import { sha256 } from '../src/engine/download.js'
 
 export const WEB = path.join(import.meta.dirname, '..')
 export const ARTIFACT = process.env.VOXTRAL_ARTIFACT ?? path.join(WEB, '../assets/tiny-onnx')

@@ -1,8 +1,8 @@
 /** One download into the browser's store, for browser.test.js. */
 
-import { download } from '../src/download.js'
-import { errorValues } from '../src/errors.js'
-import { openStore } from '../src/store.js'
+import { download } from '../src/engine/download.js'
+import { errorValues } from '../src/shared/errors.js'
+import { openStore } from '../src/engine/store.js'
 
 self.onmessage = async ({ data: { url, spec, waits } }) => {
   const store = await openStore()

@@ -5,21 +5,21 @@ import { File } from 'node:buffer'
 import { readFile, readdir } from 'node:fs/promises'
 import path from 'node:path'
 import { test } from 'node:test'
-import { readWavHeader } from '../src/audio.js'
-import { CapturedCache, KVCache } from '../src/cache.js'
-import { captions, render } from '../src/captions.js'
-import { download, sha256 } from '../src/download.js'
-import { ArtifactError, AudioError, DeviceError, StorageError, UsageError, errorOf, errorValues } from '../src/errors.js'
-import { roundHalfEven, toFloat16 } from '../src/float16.js'
-import { CacheSpec, Manifest, PIECE_SIZE } from '../src/manifest.js'
-import { Resampler } from '../src/resample.js'
-import { group } from '../src/segments.js'
-import { readSelfTest } from '../src/self-test.js'
-import { Stream } from '../src/stream.js'
-import { TextPieces, Tokenizer } from '../src/tokenizer.js'
-import { Transcriber } from '../src/transcriber.js'
-import { choose } from '../src/choose.js'
-import { columns } from '../src/wide.js'
+import { readWavHeader } from '../src/shared/audio.js'
+import { CapturedCache, KVCache } from '../src/engine/cache.js'
+import { captions, render } from '../src/shared/captions.js'
+import { download, sha256 } from '../src/engine/download.js'
+import { ArtifactError, AudioError, DeviceError, StorageError, UsageError, errorOf, errorValues } from '../src/shared/errors.js'
+import { roundHalfEven, toFloat16 } from '../src/shared/float16.js'
+import { CacheSpec, Manifest, PIECE_SIZE } from '../src/engine/manifest.js'
+import { Resampler } from '../src/shared/resample.js'
+import { group } from '../src/engine/segments.js'
+import { readSelfTest } from '../src/engine/self-test.js'
+import { Stream } from '../src/engine/stream.js'
+import { TextPieces, Tokenizer } from '../src/engine/tokenizer.js'
+import { Transcriber } from '../src/engine/transcriber.js'
+import { choose } from '../src/engine/choose.js'
+import { columns } from '../src/shared/wide.js'
 import { ARTIFACT, GOLDEN, SAMPLES, WEB } from './samples.js'
 import { TestServer } from './server.js'
 
@@ -320,7 +320,7 @@ function memoryStore() {
   /** @type {Map<string, Buffer>} */
   const files = new Map()
   const bytes = async (/** @type {string} */ hash) => files.get(hash) ?? Buffer.alloc(0)
-  return /** @type {import('../src/store.js').Store & {bytes: typeof bytes}} */ (
+  return /** @type {import('../src/engine/store.js').Store & {bytes: typeof bytes}} */ (
     /** @type {unknown} */ ({
       bytes,
       size: async (/** @type {string} */ hash) => (await bytes(hash)).length,
@@ -359,5 +359,6 @@ function wavFile(bits, isFloat, channels, frames) {
 test('the service worker keeps every source file', async () => {
   const listed = /const SOURCES = \[([^\]]*)\]/.exec(await readFile(path.join(WEB, 'sw.js'), 'utf8'))?.[1] ?? ''
   const names = [...listed.matchAll(/'([^']+)'/g)].map(([, name]) => `${name}.js`)
-  assert.deepEqual(names, (await readdir(path.join(WEB, 'src'))).sort())
+  const found = await readdir(path.join(WEB, 'src'), { recursive: true })
+  assert.deepEqual(names, found.filter((name) => name.endsWith('.js')).sort())
 })

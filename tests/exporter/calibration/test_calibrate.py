@@ -10,12 +10,12 @@ from support.commands import SAMPLES
 from support.parity import assert_parity
 from transformers import VoxtralRealtimeFeatureExtractor
 
+from voxtral_onnx.assets import TINY
 from voxtral_onnx.errors import AudioError
 from voxtral_onnx.exporter.calibration import calibrate as calibration
 from voxtral_onnx.exporter.calibration.calibrate import calibrate, embedded_recordings
 from voxtral_onnx.exporter.calibration.layerwise import Layerwise
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
-from voxtral_onnx.exporter.plan import TINY
 
 STORED = {
     sample["file"]: sample

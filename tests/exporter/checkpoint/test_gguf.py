@@ -24,7 +24,7 @@ from voxtral_onnx.config import RELEASED, VoxtralConfig
 from voxtral_onnx.errors import CheckpointError, QuantizationError
 from voxtral_onnx.exporter.checkpoint import gguf, names
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
-from voxtral_onnx.exporter.plan import default_folder
+from voxtral_onnx.exporter.output import default_folder
 from voxtral_onnx.quant.gguf import repack
 
 MODEL = "model.gguf"
@@ -129,9 +129,11 @@ def test_every_naming_scheme_is_the_same_model(layout, toy_checkpoint, tmp_path)
     transcribe.cpp's rows are split in halves.
     """
     config, interleaved = toy.toy_config(), ggufs.mistral_tensors(toy_checkpoint)
-    names = {name: interleaved[names.mistral_name(name)] for name in names.tensor_shapes(config)}
-    ours = {name: ggufs.half_split(values, name, config) for name, values in names.items()}
-    tensors = {layout.rename(name): (names if layout.interleaved else ours)[name] for name in names}
+    stored = {name: interleaved[names.mistral_name(name)] for name in names.tensor_shapes(config)}
+    ours = {name: ggufs.half_split(values, name, config) for name, values in stored.items()}
+    tensors = {
+        layout.rename(name): (stored if layout.interleaved else ours)[name] for name in stored
+    }
     tensors |= {name: np.ones(4, np.float32) for name in layout.extras}
     ggufs.write_model(tmp_path / MODEL, config, tensors, "F16")
     opened = open_checkpoint(tmp_path / MODEL, toy_checkpoint / "tekken.json")

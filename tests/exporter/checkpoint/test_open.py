@@ -8,8 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from support.checkpoints import TINY, small_tensors, write_hf, write_mistral
 
-from voxtral_onnx.exporter.checkpoint import names
-from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
+from voxtral_onnx.exporter.checkpoint.open import names, open_checkpoint
 
 WEIGHTS = "consolidated.safetensors"
 INDEX = "model.safetensors.index.json"

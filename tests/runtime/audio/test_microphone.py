@@ -27,7 +27,7 @@ pytestmark = pytest.mark.mic
 SAMPLES = soundfile.read(CLIP, dtype="float32")[0]
 RECORD = """
 import itertools, json, sys
-from voxtral_onnx.runtime.mic import Microphone, input_devices
+from voxtral_onnx.runtime.audio.microphone import Microphone, input_devices
 microphone = Microphone(sys.argv[1] if len(sys.argv) > 1 else None, 16000)
 blocks = list(itertools.islice(microphone, 100))
 print(json.dumps({"name": microphone.name, "rate": microphone.rate,
@@ -118,7 +118,7 @@ def test_a_pause_is_silence_and_then_nothing(record):
 
 REFUSED_RATE = """
 import itertools, sounddevice
-from voxtral_onnx.runtime.mic import Microphone
+from voxtral_onnx.runtime.audio.microphone import Microphone
 def refuse(*arguments, **options): raise sounddevice.PortAudioError("Invalid sample rate")
 sounddevice.check_input_settings = refuse
 microphone = Microphone(None, 16000)

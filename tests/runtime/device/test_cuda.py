@@ -13,7 +13,12 @@ from voxtral_onnx import Transcriber, export
 from voxtral_onnx.errors import DeviceError, UsageError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.audio.files import open_audio
-from voxtral_onnx.runtime.device.cuda import Cuda, CudaBinding, CudaBuffer, out_of_memory_is_said
+from voxtral_onnx.runtime.device.cuda import (
+    Cuda,
+    CudaBinding,
+    CudaBuffer,
+    out_of_memory_is_said,
+)
 from voxtral_onnx.runtime.transcriber import GUESSED_BLANKS
 
 # with 64 positions of context the decoder's caches move 19 times, the encoder's many more

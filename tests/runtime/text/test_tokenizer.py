@@ -16,7 +16,7 @@ from voxtral_onnx.errors import ArtifactError
 from voxtral_onnx.manifest import Tokens
 from voxtral_onnx.runtime.text.tokenizer import TextDecoder, Tokenizer
 
-TINY = Path(__file__).parents[2] / "assets" / "tiny" / "tekken.json"
+TINY = Path(__file__).parents[3] / "assets" / "tiny" / "tekken.json"
 REAL = (
     Path(mistral_common.__file__).parent / "data" / "tekken_240718.json"
 )  # the vocabulary of Voxtral, 150,000 entries

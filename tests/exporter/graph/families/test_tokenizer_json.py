@@ -26,7 +26,7 @@ CHARACTERS = st.one_of(
     st.characters(max_codepoint=0x24F),
     st.sampled_from("αβΩжЯшأبةكيहिन्दीनमस्ते日本語のカタカナーǅʰ١٣Ⅷ½—…/\r\n\t \u00a0\u3000🎉"),
 )
-TEXTS = json.loads((Path(__file__).parents[1] / "reference" / "texts.json").read_text())
+TEXTS = json.loads((Path(__file__).parents[3] / "reference" / "texts.json").read_text())
 
 
 @pytest.fixture(scope="module")

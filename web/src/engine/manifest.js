@@ -3,7 +3,7 @@
  * from it and repeated nowhere.
  */
 
-import { ArtifactError, UsageError } from './errors.js'
+import { ArtifactError, UsageError } from '../shared/errors.js'
 
 export const FORMATS = [1, 2] // that are read; an export writes the last
 export const FILE_NAME = 'voxtral_onnx.json'

@@ -1,6 +1,6 @@
 /** One stream of audio to tokens: feed any number of samples, get what is decided, finish (stream.py). */
 
-import { AudioError } from './errors.js'
+import { AudioError } from '../shared/errors.js'
 import { TextPieces } from './tokenizer.js'
 
 const BLANKS_UNPENALISED = 200 // in a row, 16 s; pauses in speech were seen up to 165 (vLLM pull request 47615)

@@ -12,7 +12,7 @@ const SPACES = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u20
 const ENTITIES = /** @type {Record<string, string>} */ ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })
 
 /**
- * @typedef {import('./segments.js').Segment} Segment
+ * @typedef {import('../engine/segments.js').Segment} Segment
  * @typedef {{start: number, end: number, lines: string[]}} Caption what stands on screen at one time
  * @typedef {{segments: Segment[], tokenIds: number[], duration: number, info: Record<string, unknown>}} Transcript
  */

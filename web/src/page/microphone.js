@@ -1,7 +1,7 @@
 /** A microphone to mono samples at the model's rate. */
 
-import { AudioError } from './errors.js'
-import { Resampler } from './resample.js'
+import { AudioError } from '../shared/errors.js'
+import { Resampler } from '../shared/resample.js'
 
 const REFUSALS = /** @type {Record<string, string>} */ ({
   NotAllowedError: 'the browser was not allowed to use the microphone; allow it beside the address, then start again',

@@ -3,7 +3,7 @@
 import { CapturedCache, KVCache, capturedRows } from './cache.js'
 import { CapturedBinding } from './captured.js'
 import { WebGpu } from './device.js'
-import { ArtifactError, DeviceError } from './errors.js'
+import { ArtifactError, DeviceError } from '../shared/errors.js'
 import { withoutWindow } from './graph.js'
 
 /**

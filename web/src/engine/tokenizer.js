@@ -1,6 +1,6 @@
 /** Token ids to text, from `tekken.json` (tokenizer.py). */
 
-import { ArtifactError } from './errors.js'
+import { ArtifactError } from '../shared/errors.js'
 
 const EMPTY = new Uint8Array(0)
 

@@ -1,7 +1,7 @@
 /** Which device and which precision run an artifact here; what is short is said before anything is downloaded. */
 
 import { canCapture } from './device.js'
-import { DeviceError } from './errors.js'
+import { DeviceError } from '../shared/errors.js'
 import { BYTES } from './manifest.js'
 import { megabytes } from './store.js'
 

@@ -1,9 +1,9 @@
 /** The page: what was clicked to the engine, what the engine tells to the eye. */
 
-import { openAudio } from './audio.js'
-import { TranscriberClient } from './engine.js'
+import { openAudio } from '../shared/audio.js'
+import { TranscriberClient } from '../engine/engine.js'
 import { Microphone } from './microphone.js'
-import { megabytes } from './store.js'
+import { megabytes } from '../engine/store.js'
 import { TranscriptView } from './transcript.js'
 
 /**
@@ -15,7 +15,7 @@ const $ = (id) => /** @type {T} */ (document.getElementById(id))
 
 const query = new URLSearchParams(location.search)
 const address = /** @type {HTMLMetaElement} */ (document.querySelector('meta[name=voxtral-artifact]')).content
-/** @type {import('./messages.js').OpenOptions} */
+/** @type {import('../shared/messages.js').OpenOptions} */
 let options = {
   artifactUrl: query.get('artifact') ?? address,
   device: /** @type {'webgpu' | 'wasm' | undefined} */ (query.get('device') ?? undefined),
@@ -60,7 +60,7 @@ async function look() {
   }
 }
 
-/** @param {import('./messages.js').Look} found */
+/** @param {import('../shared/messages.js').Look} found */
 function showModel({ device, precision, adapter, notes, missingBytes, totalBytes, selfTested, scope, delaysMs }) {
   const where = device === 'webgpu' ? `WebGPU (${adapter})` : 'the CPU (WebAssembly)'
   const size = missingBytes > 0 ? `${megabytes(missingBytes)} to download` : `${megabytes(totalBytes)}, all here`
@@ -78,7 +78,7 @@ function showDelay() {
   $('delay-value').textContent = `${/** @type {HTMLInputElement} */ ($('delay')).value} ms`
 }
 
-/** @param {import('./messages.js').OpenOptions} [chosen] instead of what was chosen before */
+/** @param {import('../shared/messages.js').OpenOptions} [chosen] instead of what was chosen before */
 async function load(chosen = options) {
   const [what, isOffered] = [$('what').textContent, !$('load').hidden]
   $('load').hidden = true

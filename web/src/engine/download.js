@@ -1,6 +1,6 @@
 /** One file into the store, checked piece by piece as it arrives; what was checked is never downloaded again. */
 
-import { ArtifactError, StorageError } from './errors.js'
+import { ArtifactError, StorageError } from '../shared/errors.js'
 import { PIECE_SIZE } from './manifest.js'
 
 const WAITS = [500, 1000, 2000, 4000, 8000] // milliseconds before a broken connection is tried again

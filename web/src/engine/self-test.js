@@ -3,9 +3,9 @@
  * (doctor.py).
  */
 
-import { openAudio } from './audio.js'
+import { openAudio } from '../shared/audio.js'
 import { sha256 } from './download.js'
-import { DeviceError } from './errors.js'
+import { DeviceError } from '../shared/errors.js'
 
 export const CERTIFICATE = 'certificate.json' // beside the manifest
 const SURE = 1.0 // blank margin from which every host writes the certificate's token

@@ -1,7 +1,7 @@
 /** An artifact on a server, kept in the browser after the first visit; or a folder that was dropped. */
 
 import { download, sha256 } from './download.js'
-import { ArtifactError, StorageError } from './errors.js'
+import { ArtifactError, StorageError } from '../shared/errors.js'
 import { FILE_NAME, Manifest } from './manifest.js'
 import { CERTIFICATE, readSelfTest } from './self-test.js'
 

@@ -3,15 +3,15 @@
 import { FolderArtifact, RemoteArtifact } from './artifact.js'
 import { choose } from './choose.js'
 import { openDevice } from './device.js'
-import { UsageError, errorValues } from './errors.js'
+import { UsageError, errorValues } from '../shared/errors.js'
 import { Live } from './live.js'
 import { selfTest } from './self-test.js'
 import { openStore } from './store.js'
 import { Transcriber } from './transcriber.js'
 
 /**
- * @typedef {import('./messages.js').Request} Request
- * @typedef {import('./messages.js').OpenOptions} OpenOptions
+ * @typedef {import('../shared/messages.js').Request} Request
+ * @typedef {import('../shared/messages.js').OpenOptions} OpenOptions
  */
 
 /** @type {Transcriber | undefined} */
@@ -20,10 +20,10 @@ let transcriber
 let live
 let isFile = false
 
-/** @param {import('./messages.js').Event} event */
+/** @param {import('../shared/messages.js').Event} event */
 const tell = (event) => post({ type: 'event', event })
 
-/** @param {import('./messages.js').Answer} answer */
+/** @param {import('../shared/messages.js').Answer} answer */
 const post = (answer) => self.postMessage(answer)
 
 /** @param {OpenOptions} options */
@@ -35,7 +35,7 @@ async function find(options) {
 
 /**
  * @param {OpenOptions} options
- * @returns {Promise<import('./messages.js').Look>}
+ * @returns {Promise<import('../shared/messages.js').Look>}
  */
 async function look(options) {
   return describe(await find(options), options)
@@ -97,7 +97,7 @@ async function open(options) {
 async function test(artifact, precision) {
   const expected = await artifact.selfTest(precision)
   if (!expected) return 'not self-tested: no certificate of this artifact; its maker runs: voxtral-onnx verify ARTIFACT'
-  const clip = await fetch(new URL(`../samples/${expected.clip}`, import.meta.url)).catch(() => undefined)
+  const clip = await fetch(new URL(`../../samples/${expected.clip}`, import.meta.url)).catch(() => undefined)
   if (!clip?.ok) return `not self-tested: its clip ${expected.clip} is not part of this page`
   tell({ type: 'loading', part: 'self-test' })
   try {
@@ -110,7 +110,7 @@ async function test(artifact, precision) {
   return undefined
 }
 
-/** @param {import('./messages.js').StreamOptions} options */
+/** @param {import('../shared/messages.js').StreamOptions} options */
 async function start(options) {
   if (!transcriber) throw new UsageError('start: no model is loaded; open one first')
   live?.stream.release()

@@ -3,7 +3,7 @@
  * overwrites another. In the origin private file system, or in Cache Storage where that is missing. Runs in a worker.
  */
 
-import { StorageError } from './errors.js'
+import { StorageError } from '../shared/errors.js'
 
 /**
  * @typedef {{createSyncAccessHandle: () => Promise<SyncHandle>}} Locking

@@ -1,12 +1,12 @@
 /** The transcript on the page: paragraphs of word groups with their times; what is still open is shown dimmed. */
 
-import { clock, render } from './captions.js'
+import { clock, render } from '../shared/captions.js'
 
 const UNCERTAIN = Math.log(0.5) // mean log-probability of a group's tokens below which it is marked
 const PARAGRAPH_SECONDS = 2 // of silence between two paragraphs
 const KEY = 'voxtral-onnx transcript'
 
-/** @typedef {import('./segments.js').Segment} Segment */
+/** @typedef {import('../engine/segments.js').Segment} Segment */
 
 export class TranscriptView {
   /** @param {HTMLElement} element */
@@ -31,7 +31,7 @@ export class TranscriptView {
 
   /**
    * A token's text, before its group is whole.
-   * @param {import('./stream.js').Token} token
+   * @param {import('../engine/stream.js').Token} token
    */
   token(token) {
     this.pending.textContent += token.text

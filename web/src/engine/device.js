@@ -4,8 +4,8 @@
  */
 
 import { Allocator } from './captured.js'
-import { DeviceError } from './errors.js'
-import { toFloat16 } from './float16.js'
+import { DeviceError } from '../shared/errors.js'
+import { toFloat16 } from '../shared/float16.js'
 import { BYTES } from './manifest.js'
 
 /**
@@ -51,7 +51,7 @@ export async function openDevice(name) {
   const build = name === 'wasm' ? 'wasm' : 'Suspending' in WebAssembly ? 'jspi' : 'webgpu'
   let ort
   try {
-    ort = await import(new URL(`../vendor/ort.${build}.min.mjs`, import.meta.url).href)
+    ort = await import(new URL(`../../vendor/ort.${build}.min.mjs`, import.meta.url).href)
   } catch (error) {
     throw new DeviceError(`onnxruntime-web is not in web/vendor (${error}); run: make web`)
   }

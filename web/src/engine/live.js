@@ -3,7 +3,7 @@
  * the encoder then works in larger, cheaper chunks.
  */
 
-import { plainText } from './captions.js'
+import { plainText } from '../shared/captions.js'
 import { Grouper } from './segments.js'
 import { checkSamples } from './stream.js'
 
@@ -88,7 +88,7 @@ export class Live {
     return this.transcript()
   }
 
-  /** @returns {import('./captions.js').Transcript & {text: string}} */
+  /** @returns {import('../shared/captions.js').Transcript & {text: string}} */
   transcript() {
     const duration = this.captured / this.stream.sampleRate
     const clamp = (/** @type {number} */ seconds) => Math.min(seconds, duration)

@@ -34,8 +34,8 @@
  * @typedef {RequestBody & {id: number}} Request
  * @typedef {import('./captions.js').Transcript & {text: string}} Transcript
  *
- * @typedef {{type: 'progress', progress: import('./artifact.js').Progress} | {type: 'loading', part: string} |
- *   import('./live.js').LiveEvent} Event
+ * @typedef {{type: 'progress', progress: import('../engine/artifact.js').Progress} | {type: 'loading', part: string} |
+ *   import('../engine/live.js').LiveEvent} Event
  * @typedef {{type: 'reply', id: number, value: unknown} |
  *   {type: 'error', id: number, error: import('./errors.js').ErrorValues} |
  *   {type: 'event', event: Event}} Answer

@@ -1,7 +1,7 @@
 /**
  * The transcriber for other pages:
  *
- *     import { createTranscriber } from './src/engine.js'
+ *     import { createTranscriber } from './src/engine/engine.js'
  *
  *     const transcriber = await createTranscriber({ artifactUrl: '/artifact/' })
  *     transcriber.addEventListener('segment', ({ detail }) => console.log(detail.end, detail.text))
@@ -13,10 +13,10 @@
  * `detail`, which live.js and artifact.js describe.
  */
 
-import { errorOf } from './errors.js'
+import { errorOf } from '../shared/errors.js'
 
 /**
- * @typedef {import('./messages.js').OpenOptions & {onProgress?: (progress: import('./artifact.js').Progress) => void}}
+ * @typedef {import('../shared/messages.js').OpenOptions & {onProgress?: (progress: import('./artifact.js').Progress) => void}}
  *   CreateOptions
  */
 
@@ -53,8 +53,8 @@ export class TranscriberClient extends EventTarget {
 
   /**
    * What would run here, and what that would download; nothing is downloaded but the manifest.
-   * @param {import('./messages.js').OpenOptions} options
-   * @returns {Promise<import('./messages.js').Look>}
+   * @param {import('../shared/messages.js').OpenOptions} options
+   * @returns {Promise<import('../shared/messages.js').Look>}
    */
   async look(options) {
     const found = await this.ask({ type: 'look', options: absolute(options) })
@@ -64,8 +64,8 @@ export class TranscriberClient extends EventTarget {
 
   /**
    * Download what is not here yet, and load it.
-   * @param {import('./messages.js').OpenOptions} options
-   * @returns {Promise<import('./messages.js').Look>}
+   * @param {import('../shared/messages.js').OpenOptions} options
+   * @returns {Promise<import('../shared/messages.js').Look>}
    */
   async open(options) {
     await navigator.storage?.persist?.() // what was downloaded stays when the disk runs low
@@ -76,7 +76,7 @@ export class TranscriberClient extends EventTarget {
 
   /**
    * Open a stream; one that is open is given up.
-   * @param {import('./messages.js').StreamOptions} [options]
+   * @param {import('../shared/messages.js').StreamOptions} [options]
    * @returns {Promise<void>}
    */
   start(options = {}) {
@@ -96,7 +96,7 @@ export class TranscriberClient extends EventTarget {
 
   /**
    * The end of the audio: transcribe what is still delayed.
-   * @returns {Promise<import('./messages.js').Transcript>}
+   * @returns {Promise<import('../shared/messages.js').Transcript>}
    */
   finish() {
     return this.ask({ type: 'finish' })
@@ -125,7 +125,7 @@ export class TranscriberClient extends EventTarget {
   }
 
   /**
-   * @param {import('./messages.js').RequestBody} request
+   * @param {import('../shared/messages.js').RequestBody} request
    * @param {Transferable[]} [transfer]
    * @returns {Promise<any>}
    */
@@ -137,7 +137,7 @@ export class TranscriberClient extends EventTarget {
     })
   }
 
-  /** @param {import('./messages.js').Answer} answer */
+  /** @param {import('../shared/messages.js').Answer} answer */
   hear(answer) {
     if (answer.type === 'event') {
       const { type, ...values } = answer.event
@@ -160,7 +160,7 @@ export class TranscriberClient extends EventTarget {
 
 /**
  * The worker stands elsewhere than the page that addresses are relative to.
- * @param {import('./messages.js').OpenOptions} options
+ * @param {import('../shared/messages.js').OpenOptions} options
  */
 function absolute(options) {
   return options.artifactUrl ? { ...options, artifactUrl: new URL(options.artifactUrl, document.baseURI).href } : options
