@@ -19,7 +19,6 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .exporter.export import export
     from .exporter.quantize import quantize
-    from .publish.upload import publish
     from .runtime.stream import Stream
     from .runtime.transcriber import Transcriber
     from .runtime.transcript import Transcript
