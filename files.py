@@ -41,18 +41,18 @@ def hash_file(path: Path) -> FileSpec:
     return FileSpec(size, whole.hexdigest(), tuple(pieces) if len(pieces) > 1 else ())
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes) -> None:
     """Write a file so that its name only ever stands for the whole content, after a power cut too.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(content)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which gets its name when it is whole.
 
     Raises:
@@ -65,7 +65,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        sync_folder(path.parent)
+        fsync_dir(path.parent)
     except BaseException as error:  # a signal too
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -74,7 +74,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def sync_folder(folder: Path) -> None:
+def fsync_dir(folder: Path) -> None:
     """Make the names in a folder last through a power cut, where the system offers that."""
     with suppress(OSError):  # Windows opens no folders, and some network file systems flush none
         handle = os.open(folder, os.O_RDONLY)

@@ -39,7 +39,7 @@ from huggingface_hub.utils import WeakFileLock, get_session, hf_raise_for_status
 
 from ._version import __version__
 from .errors import StorageError, UsageError
-from .files import require_disk, sync_folder, write_whole
+from .files import atomic_write, fsync_dir, require_disk
 
 # seconds before further attempts, counted anew whenever bytes have come
 WAITS = (1.0, 2.0, 4.0, 8.0)
@@ -139,7 +139,7 @@ class Snapshot:
                 _named_errors(self.repository),
                 WeakFileLock(record.with_name(f"{record.name}.lock")),
             ):
-                write_whole(record, json.dumps({"commit": self.commit, "files": files}).encode())
+                atomic_write(record, json.dumps({"commit": self.commit, "files": files}).encode())
 
     def download(
         self,
@@ -344,7 +344,7 @@ def _download(url: str, file: RemoteFile, path: Path, report: Callable[..., None
             f"{digest.hexdigest()[:16]}…; they were removed, download it again"
         )
     unfinished.replace(path)
-    sync_folder(path.parent)
+    fsync_dir(path.parent)
 
 
 def _receive(url: str, start: int) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from .config import TransformerConfig, VoxtralConfig
 from .errors import ArtifactError
-from .files import FileSpec, hash_file, write_whole
+from .files import FileSpec, atomic_write, hash_file
 
 FORMAT = 2
 READ_FORMATS = (1, FORMAT)  # 1 also has what no host reads (docs/artifact.md)
@@ -155,7 +155,7 @@ class CacheSpec:
             return position
         return self.keep + (position - self.keep) % (self.capacity - self.keep)
 
-    def room(self, position: int) -> int:
+    def slots_left(self, position: int) -> int:
         """How many rows a call that starts at `position` may write before the next move."""
         return self.capacity - self.row(position)
 
@@ -254,7 +254,7 @@ class Manifest:
         """
         values = asdict(self) | {"format": FORMAT}
         text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
-        write_whole(folder / FILE_NAME, text.encode())
+        atomic_write(folder / FILE_NAME, text.encode())
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

@@ -26,10 +26,10 @@ from voxtral_onnx.exporter.calibration.calibrate import EMBEDDED, calibrate, emb
 from voxtral_onnx.exporter.calibration.layerwise import Layerwise
 from voxtral_onnx.exporter.calibration.sensitivity import (
     FORMS,
-    form_sizes,
     groups_of,
     measure_drifts,
     measure_sensitivities,
+    option_sizes,
 )
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 from voxtral_onnx.exporter.plan import plan_export
@@ -47,7 +47,7 @@ def measure_tiny() -> list[dict]:
     model = Layerwise(checkpoint)
     seen, unseen = calibrate(model, embedded_recordings()), calibrate(model, heldout_recordings())
     groups = groups_of(checkpoint.config)
-    sizes = form_sizes(checkpoint, torch.float16)
+    sizes = option_sizes(checkpoint, torch.float16)
     promised = dict.fromkeys(FORMS, 0.0)
     for part in measure_sensitivities(checkpoint, seen, sizes):
         for form in part.forms:

@@ -60,7 +60,7 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
 
     Every call anew and replayed, with an empty and a full window.
     """
-    encoder, decoder, device = transcriber.encoder, transcriber.decoder, transcriber.runs_on
+    encoder, decoder, device = transcriber.encoder, transcriber.decoder, transcriber.device
     assert isinstance(device, Cuda)
     encoder_cache, decoder_cache = encoder.new_cache(), decoder.new_cache()
     for cache in (encoder_cache, decoder_cache):
@@ -74,10 +74,10 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
         at = decoder_cache.spec.capacity if window == "full" else 40
         step = placed(decoder_cache, at, lambda: decoder.step(decoder_cache, [pad], embeds, delay))
         for records in (False, True):
-            device.records = records
+            device.captures_calls = records
             name = f"decoder, {window} window, {'replayed' if records else 'every call anew'}"
             results[name] = timed(step)
-        device.records = True
+        device.captures_calls = True
         for tokens in (1, 4, 16):
             noise = rng.standard_normal(len(bench._silence(transcriber, tokens))).astype(
                 np.float32
@@ -87,7 +87,7 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
                 encoder_cache, at, lambda noise=noise: encoder.encode(encoder_cache, noise)
             )
             for records in (False, True):
-                device.records = records
+                device.captures_calls = records
                 name = (
                     f"encoder, {window} window, {tokens} tokens, "
                     f"{'replayed' if records else 'every call anew'}"
@@ -98,7 +98,7 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
             )
     for name, cache in (("encoder", encoder_cache), ("decoder", decoder_cache)):
         results[f"{name}, move of the window"] = timed(
-            lambda cache=cache: [buffer.move_rows(cache.spec.keep) for buffer in cache.buffers], 20
+            lambda cache=cache: [buffer.shift(cache.spec.keep) for buffer in cache.buffers], 20
         )
     results["decoder, inputs and output alone"] = timed(lambda: transfer(decoder_cache))
     return results
@@ -181,7 +181,7 @@ def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
     import onnxruntime as ort
 
     decoder = transcriber.decoder
-    device = transcriber.runs_on
+    device = transcriber.device
     config = transcriber.manifest.config.decoder
     assert isinstance(device, Cuda)
     session, spec, rng = decoder.session, decoder.spec, np.random.default_rng(0)
@@ -220,7 +220,7 @@ def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
         )
         output = device.put(np.zeros((rows, 1, 3), np.float32))
         io.bind_ortvalue_output("step", output)
-        for name, label in (("anew", "-1"), ("replayed", str(next(device.recording_ids)))):
+        for name, label in (("anew", "-1"), ("replayed", str(next(device.capture_ids)))):
             options = ort.RunOptions()
             options.add_run_config_entry("gpu_graph_id", label)
 
@@ -332,7 +332,7 @@ def measure_artifact(
     result: dict[str, Any] = {"precision": precision, "context": context}
     began = perf_counter()
     with Transcriber(artifact, "cuda", precision=precision, context=context) as transcriber:
-        device = transcriber.runs_on
+        device = transcriber.device
         result["load_seconds"] = round(perf_counter() - began, 2)
         result["device_memory_loaded"] = device.taken_memory()
         began = perf_counter()

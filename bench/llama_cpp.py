@@ -108,7 +108,7 @@ def ours(folder: Path, precision: str, threads: int) -> Engine:
     manifest = Manifest.read(folder)
     spec = decoder_cache_spec(manifest, CONTEXT)
     decoder = Decoder(Session(folder, manifest.precisions[precision].decoder, "cpu", threads), spec)
-    rows = decoder.new_rows(max(STREAMS))
+    rows = decoder.new_batch(max(STREAMS))
     caches = [rows.cache(row) for row in range(max(STREAMS))]
     embeds = np.zeros((max(STREAMS), manifest.config.decoder.hidden_size), caches[0].dtype)
     blank, delay = manifest.tokens.streaming_pad, manifest.streaming.default_delay_tokens
@@ -125,7 +125,7 @@ def ours(folder: Path, precision: str, threads: int) -> Engine:
                 [0.0] * streams,
                 [None] * streams,
             )
-            decoder.step_rows(rows, caches[:streams], *same)
+            decoder.step_batch(rows, caches[:streams], *same)
         return 1000 * (perf_counter() - began) / CALLS, 1000 * (process_time() - busy) / CALLS
 
     return call

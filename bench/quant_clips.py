@@ -87,7 +87,7 @@ class Replay(Stream):
         logits = []
         ids = [self.ids.bos] + [self.ids.streaming_pad] * (self.prompt_length - 1) + token_ids[:-1]
         while (at := cache.position) < len(ids):
-            rows = min(len(ids) - at, cache.room)
+            rows = min(len(ids) - at, cache.slots_left)
             feeds = {
                 "input_ids": np.array([ids[at : at + rows]], np.int64),
                 "audio_embeds": audio_embeds[None, at : at + rows],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import __version__
 from . import options
-from .terminal import say, write, write_json
+from .terminal import info, write, write_json
 
 
 def bench(
@@ -49,9 +49,9 @@ def bench(
         ):
             rows.append(row)
             for note in row.notes:
-                say(f"note: {note}")
+                info(f"note: {note}")
             length = f"{row.audio_seconds:.2f} s of audio"
-            say(f"{row.precision}: the fastest of {repeat} runs over {length}")
+            info(f"{row.precision}: the fastest of {repeat} runs over {length}")
     if as_json:
         results = [asdict(row) for row in rows]
         write_json({"voxtral_onnx": __version__, "machine": machine, "results": results})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import options
-from .terminal import say, write
+from .terminal import info, write
 
 
 def bundle(
@@ -23,5 +23,5 @@ def bundle(
     folder = find_model(artifact, names or list(PRECISIONS[:1]), offline)
     site = write_site(folder, output, names, space=space)
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
-    say(f"{size / 1e6:,.1f} MB")
+    info(f"{size / 1e6:,.1f} MB")
     write(f"{site}\n")

@@ -10,7 +10,7 @@ from rich.console import Console
 from ..errors import DeviceError
 from .plans import print_download
 from .progress import DownloadProgress
-from .terminal import confirm, say, stderr
+from .terminal import confirm, info, stderr
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +108,7 @@ def _read_start(path: str, sample_rate: int, seconds: float) -> np.ndarray:
     source, left = open_audio(path, sample_rate), int(seconds * sample_rate)
     blocks = [np.zeros(0, np.float32)]
     for note in source.notes:
-        say(f"{source.name}: {note}")
+        info(f"{source.name}: {note}")
     for block in source.blocks():
         blocks.append(block[:left])
         left -= len(blocks[-1])

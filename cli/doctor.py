@@ -24,12 +24,12 @@ def doctor(
 
     from ..runtime import doctor as examining
     from ..verification.certificate import read_self_tests
-    from .progress import Steps
+    from .progress import StatusSpinner
     from .tables import print_checks
     from .values import split_names
 
     checks = []
-    with Steps() as steps:
+    with StatusSpinner() as steps:
         steps.show("looking at this machine")
         for check in examining.doctor(
             artifact,

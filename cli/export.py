@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import StorageError
 from . import options
-from .terminal import say, write
+from .terminal import info, write
 
 
 def export(
@@ -70,8 +70,8 @@ def export(
     try:
         remember_export(folder)
     except StorageError as error:
-        say(f"note: not remembered as the last export: {error}")
+        info(f"note: not remembered as the last export: {error}")
     for note in summaries(folder):
-        say(note)
-    say(written_line(folder, perf_counter() - began))
+        info(note)
+    info(written_line(folder, perf_counter() - began))
     write(f"{folder}\n")

@@ -12,7 +12,7 @@ from .exit_codes import TERMINATED
 from .outputs import Outputs, output_name
 from .screen import FilesScreen
 from .tables import timing_line, vad_line
-from .terminal import say
+from .terminal import info
 
 if TYPE_CHECKING:
     from ..runtime.audio.files import AudioSource
@@ -43,7 +43,7 @@ class FileRun:
                 self._run_in_turn()
         meter, done = self.screen.files, len(self.audio) - len(self.failed)
         if len(self.audio) > 1 and done:
-            say(f"{done} of {len(self.audio)} files transcribed, {meter.total}")
+            info(f"{done} of {len(self.audio)} files transcribed, {meter.total}")
         return self.failed
 
     def _run_in_turn(self) -> None:
@@ -148,11 +148,11 @@ class FileRun:
 
     def _say(self, number: int, source: AudioSource, message: str) -> None:
         count = f"[{number}/{len(self.audio)}] " if len(self.audio) > 1 else ""
-        self.screen.say(f"{count}{source.name}: {message}")
+        self.screen.info(f"{count}{source.name}: {message}")
 
     def _fail(self, error: VoxtralOnnxError) -> None:
         self.failed.append(error)
-        self.screen.say(error)
+        self.screen.info(error)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import DeviceError
 from . import options
-from .terminal import say, write, write_json
+from .terminal import info, write, write_json
 
 
 def inspect(
@@ -38,7 +38,7 @@ def inspect(
                 check_graph(folder, graph)
         checked.append("graphs")
     except DeviceError as error:
-        say(f"inputs and outputs of the graphs not checked: {error}")
+        info(f"inputs and outputs of the graphs not checked: {error}")
     if check:
         manifest.check_files(folder, held, hashes=True)
         checked.append("hashes")

@@ -15,7 +15,7 @@ from .exit_codes import TERMINATED
 from .outputs import Outputs
 from .screen import LiveScreen, PauseKey
 from .tables import vad_line
-from .terminal import format_size, say, write, write_json
+from .terminal import format_size, info, write, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ def open_microphone(device: str | None, sample_rate: int) -> Microphone:
     is_same = microphone.rate == sample_rate
     resampled = "" if is_same else f", resampled from {microphone.rate} Hz"
     keys = "space pauses, Ctrl-C ends it" if sys.stdin.isatty() else "Ctrl-C ends it"
-    say(f"{microphone.name}{resampled}: speak; {keys}")
+    info(f"{microphone.name}{resampled}: speak; {keys}")
     return microphone
 
 
@@ -66,12 +66,12 @@ def transcribe_live(
 
     from ..memory import peak_memory
     from ..runtime.audio.microphone import Microphone
-    from ..runtime.live import Capture, Meter, Notice, listen
+    from ..runtime.live import Capture, StreamMetrics, StreamWarning, listen
     from ..runtime.text.captions import Recording, render
     from ..runtime.text.segments import Segment
     from ..runtime.tokens import Token
 
-    stream, gate, meter = transcriber.stream(), transcriber.voice_gate(), Meter()
+    stream, gate, meter = transcriber.stream(), transcriber.speech_filter(), StreamMetrics()
     screen, capture = LiveScreen(meter), Capture(iter(source))
     microphone = source if isinstance(source, Microphone) else None
     recording = Recording([])
@@ -79,8 +79,8 @@ def transcribe_live(
     keeps = outputs.folder is not None or not shows_words
 
     def show(event: Event) -> None:
-        if isinstance(event, Notice):
-            screen.say(f"note: {event.text}")
+        if isinstance(event, StreamWarning):
+            screen.info(f"note: {event.text}")
         if isinstance(event, Segment) and keeps:
             recording.segments.append(event)
         if stream_json:
@@ -110,10 +110,10 @@ def transcribe_live(
 
     # How it went
     if microphone and (lost := microphone.overflows):
-        say(f"note: audio was lost {lost} times before it reached us: the machine was too busy")
+        info(f"note: audio was lost {lost} times before it reached us: the machine was too busy")
     if gate:
-        say(vad_line(gate))
-    say(f"{meter}, {format_size(peak_memory())} of memory")
+        info(vad_line(gate))
+    info(f"{meter}, {format_size(peak_memory())} of memory")
     if broken is not None:
         raise broken
     if signal.SIGTERM in stopped_by:
@@ -143,7 +143,7 @@ def _signals_stop(capture: Capture) -> Iterator[list[int]]:
 
 def _event_values(event: Event) -> dict[str, object]:
     """Return an event of a live stream as `--stream-json` writes it."""
-    from ..runtime.live import Notice, Silence
+    from ..runtime.live import Silence, StreamWarning
     from ..runtime.text.captions import segment_values
     from ..runtime.text.segments import Segment
 
@@ -152,6 +152,6 @@ def _event_values(event: Event) -> dict[str, object]:
             return {"type": "group", **segment_values(event)}
         case Silence():
             return {"type": "silence", "start": round(event.start, 3)}
-        case Notice():
+        case StreamWarning():
             return {"type": "notice", "text": event.text}
     return {"type": "partial", "end": round(event.end, 3), "text": event.text}

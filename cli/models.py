@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .progress import DownloadProgress
-from .terminal import say
+from .terminal import info
 
 if TYPE_CHECKING:
     from ..runtime.transcriber import Transcriber
@@ -41,13 +41,13 @@ def _introduce(transcriber: Transcriber) -> None:
     manifest, tokens = transcriber.manifest, transcriber.num_delay_tokens
     is_short = transcriber.context < manifest.config.decoder.sliding_window
     context = f", context {transcriber.context}" if is_short else ""
-    say(
-        f"{transcriber.folder}: {transcriber.precision} on {transcriber.device}, "
+    info(
+        f"{transcriber.folder}: {transcriber.precision} on {transcriber.device_name}, "
         f"delay {delay_ms(manifest, tokens)} ms{context}"
     )
     for note in (*transcriber.notes, manifest.scope, untrained_delay(manifest, tokens)):
         if note:
-            say(f"note: {note}")
+            info(f"note: {note}")
 
 
 def hotword_options(file: Path | None, bias: float | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StorageError, UsageError
-from .terminal import say
+from .terminal import info
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +88,16 @@ class Outputs:
 
         left = [path for path in audio if not is_done(path)]
         done = len(audio) - len(left)
-        say(f"{done} skipped, their output stands in {folder}; {len(left)} to do")
+        info(f"{done} skipped, their output stands in {folder}; {len(left)} to do")
         return left
 
     def write(self, name: str, texts: dict[str, str]) -> None:
         """Write each format's text into the folder, whole or not at all."""
-        from ..files import write_whole
+        from ..files import atomic_write
 
         if self.folder is not None:
             for kind, text in texts.items():
-                write_whole(self.folder / f"{name}.{kind}", text.encode())
+                atomic_write(self.folder / f"{name}.{kind}", text.encode())
 
 
 def output_name(path: str) -> str:

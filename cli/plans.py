@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from .terminal import format_size, say, stderr
+from .terminal import format_size, info, stderr
 
 if TYPE_CHECKING:
     from ..exporter.checkpoint.remote import RemoteCheckpoint
@@ -96,7 +96,7 @@ def print_budget(budget: Budget) -> None:
             f"{form.drift:.1e}",
         )
     stderr.print(table)
-    say(
+    info(
         f"{format_size(budget.size)} of {format_size(budget.num_bytes)}, "
         f"drift {budget.drift:.1e} nats; "
         f"recipe: {budget.recipe}, everything measured: {budget.table}"

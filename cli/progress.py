@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from ..exporter.binding.bind import Progress as ExportedSoFar
 
 
-class Steps:
+class StatusSpinner:
     """Shows what is being checked."""
 
-    def __enter__(self) -> Steps:
+    def __enter__(self) -> StatusSpinner:
         self.status = stderr.status("")
         self.status.start()
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import options
-from .terminal import confirm, format_size, say, stderr, write
+from .terminal import confirm, format_size, info, stderr, write
 
 
 def publish(
@@ -23,10 +23,10 @@ def publish(
     from ..publish.upload import plan_publication
     from ..server.page import PRECISIONS
     from .models import find_model
-    from .progress import Steps
+    from .progress import StatusSpinner
 
     folder = find_model(artifact, list(PRECISIONS[:1]) if space else ["all"], offline)
-    with Steps() as steps:
+    with StatusSpinner() as steps:
         steps.show("comparing the files with their hashes")
         publication = plan_publication(folder, repository, space=space, base_model=base_model)
     sizes = publication.sizes
@@ -38,8 +38,8 @@ def publish(
     readers = "for you and those you let in" if private else "for everyone to read"
     terms = Manifest.read(folder).license or "terms that the artifact does not name"
     size = format_size(sum(sizes.values()))
-    say(f"{len(sizes)} files, {size}, to the {publication.kind} {repository}, {readers},")
-    say(f"the weights under {terms}, which the checkpoint's card.json sets before the export")
+    info(f"{len(sizes)} files, {size}, to the {publication.kind} {repository}, {readers},")
+    info(f"the weights under {terms}, which the checkpoint's card.json sets before the export")
     if not yes:
         confirm(
             "Upload them?",
@@ -47,7 +47,9 @@ def publish(
         )
 
     def show(name: str, done: int, total: int) -> None:
-        say(f"{name}: {format_size(sizes[name])}; {format_size(done)} of {format_size(total)} sent")
+        info(
+            f"{name}: {format_size(sizes[name])}; {format_size(done)} of {format_size(total)} sent"
+        )
 
     if not stderr.is_terminal:
         disable_progress_bars()  # huggingface_hub's own, one a file

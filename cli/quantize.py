@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import UsageError
 from . import options
-from .terminal import say, write, write_json
+from .terminal import info, write, write_json
 
 
 def quantize(
@@ -55,7 +55,7 @@ def quantize(
         return
     checkpoint = open_source(found[0], tokenizer)
     folder = output_folder(checkpoint, found[1])
-    say(f"{checkpoint.source}: {checkpoint.layout}")
+    info(f"{checkpoint.source}: {checkpoint.layout}")
     if dry_run and num_bytes is not None:
         plan = plan_budget(checkpoint, folder, names[0], num_bytes, threads)
         print_budget_plan(plan, num_bytes)

@@ -9,13 +9,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Self
 
-from .terminal import format_time, print_error, say, stderr, write
+from .terminal import format_time, info, print_error, stderr, write
 
 if TYPE_CHECKING:
     from ..errors import VoxtralOnnxError
     from ..runtime.audio.files import AudioSource
     from ..runtime.audio.microphone import Microphone
-    from ..runtime.live import Meter
+    from ..runtime.live import StreamMetrics
 
 WORD_COLUMN = 70  # of a terminal, behind which a live line is broken at the next space
 
@@ -38,7 +38,7 @@ class WordPrinter:
 class LiveScreen:
     """Shows words on stdout, and below them, where stderr is a terminal, how the work goes on."""
 
-    def __init__(self, meter: Meter | FilesMeter):
+    def __init__(self, meter: StreamMetrics | FilesProgress):
         self.meter, self.words = meter, WordPrinter()
         self.lock, self.ended = threading.Lock(), threading.Event()
         self.column = 0  # of the cursor, where both are one terminal
@@ -73,11 +73,11 @@ class LiveScreen:
                     write(character)
                     self.column += columns(character)
 
-    def say(self, message: str | VoxtralOnnxError) -> None:
+    def info(self, message: str | VoxtralOnnxError) -> None:
         """Print a line of its own on stderr."""
         with self.lock:
             self._clear()
-            say(message) if isinstance(message, str) else print_error(message)
+            info(message) if isinstance(message, str) else print_error(message)
 
     def write(self, text: str) -> None:
         """Write whole lines to stdout."""
@@ -115,7 +115,7 @@ class LiveScreen:
             sys.stderr.flush()
 
 
-class FilesMeter:
+class FilesProgress:
     """Counts how far several files have come."""
 
     def __init__(self, files: int):
@@ -141,10 +141,8 @@ class FilesMeter:
 
     def finish(self, source: AudioSource) -> None:
         """Count a file as done."""
-        self.files_done, self.seconds_done = (
-            self.files_done + 1,
-            self.seconds_done + source.duration,
-        )
+        self.files_done = self.files_done + 1
+        self.seconds_done = self.seconds_done + source.duration
         self.name, self.position, self.duration = "", 0.0, 0.0
 
     def __str__(self) -> str:
@@ -161,14 +159,14 @@ class FilesScreen(LiveScreen):
     """Shows the words of several files."""
 
     def __init__(self, number: int):
-        self.files = FilesMeter(number)
+        self.files = FilesProgress(number)
         super().__init__(self.files)
 
 
 class PauseKey:
     """Pauses a microphone when space or p is pressed on a terminal, and lets it go on."""
 
-    def __init__(self, microphone: Microphone | None, screen: LiveScreen, meter: Meter):
+    def __init__(self, microphone: Microphone | None, screen: LiveScreen, meter: StreamMetrics):
         self.microphone, self.screen, self.meter = microphone, screen, meter
         self.terminal: int | None = None
 
@@ -198,7 +196,7 @@ class PauseKey:
         os.close(self.ended)
         termios.tcsetattr(self.terminal, termios.TCSADRAIN, self.settings)
         if seconds := self.microphone.dropped_seconds:
-            say(f"{seconds:.1f} s dropped in pauses")
+            info(f"{seconds:.1f} s dropped in pauses")
 
     def _read(self, terminal: int, microphone: Microphone) -> None:
         from select import select
@@ -211,6 +209,6 @@ class PauseKey:
                 microphone.is_paused = not microphone.is_paused
                 self.meter.is_paused = microphone.is_paused
                 if microphone.is_paused:
-                    self.screen.say("paused: what is said now is dropped; space goes on")
+                    self.screen.info("paused: what is said now is dropped; space goes on")
                 else:
-                    self.screen.say(f"on again; {microphone.dropped_seconds:.1f} s dropped so far")
+                    self.screen.info(f"on again; {microphone.dropped_seconds:.1f} s dropped so far")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from . import options
-from .terminal import say, write
+from .terminal import info, write
 
 
 def serve(
@@ -29,7 +29,7 @@ def serve(
     names = split_names(precision)
     folder = find_model(artifact, names or list(PRECISIONS[:1]), offline)
     if names is None and (absent := absent_precisions(folder)):
-        say(
+        info(
             f"{', '.join(absent)} is not here, which browsers without float16 on the GPU need: "
             f"--precision {','.join(PRECISIONS)}"
         )
@@ -38,7 +38,7 @@ def serve(
         write(f"{address}\n")
         if not https and host not in LOCAL:
             page = "a page without https"
-            say(f"browsers of other devices give {page} no microphone and no GPU; add --https")
+            info(f"browsers of other devices give {page} no microphone and no GPU; add --https")
         if not no_open:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 

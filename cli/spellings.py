@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from typer.core import TyperCommand
 
 from ..errors import UsageError
-from .terminal import say
+from .terminal import info
 
 # Options of other programs, by what is to be said of them
 REASONS = {
@@ -154,7 +154,7 @@ def replace_switches(arguments: list[str]) -> list[str]:
         if value.lower() not in ("", "true", "false"):
             raise UsageError(f"{name}: expected True or False, got {value!r}")
         if name == "--fp16":
-            say(
+            info(
                 "note: --fp16 changes nothing; --precision chooses the numbers that are computed in"
             )
         if value.lower() != "false":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..manifest import Manifest
-    from ..runtime.audio.vad import VoiceGate
+    from ..runtime.audio.vad import SpeechFilter
     from ..runtime.bench import Latency, Measurement
     from ..runtime.doctor import Check
     from ..runtime.transcript import Transcript
@@ -201,7 +201,7 @@ def timing_line(transcript: Transcript) -> str:
     )
 
 
-def vad_line(gate: VoiceGate) -> str:
+def vad_line(gate: SpeechFilter) -> str:
     """Return how much silence there was, and what was left out there."""
     segments = f"{gate.left_out} segment{'s' * (gate.left_out != 1)}"
     quiet = f"no speech in {gate.quiet_seconds:.1f} of {gate.seconds:.1f} s"

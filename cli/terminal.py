@@ -37,7 +37,7 @@ def write_json(value: Any) -> None:
     write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
-def say(message: str) -> None:
+def info(message: str) -> None:
     """Print a line on stderr."""
     stderr.print(escape(message))
 

@@ -19,7 +19,7 @@ def verify(
 ) -> None:
     """Check an artifact, from single operators to words, and write its certificate beside it."""
     from .checkpoints import require_export_packages
-    from .progress import Steps
+    from .progress import StatusSpinner
     from .tables import print_certificate
     from .values import split_names
 
@@ -29,7 +29,7 @@ def verify(
     if not re.fullmatch("[0-9]+(,[0-9]+)*", rungs):
         raise UsageError(f"rungs: expected numbers from 0 to 6 with commas, got {rungs!r}")
     failed = None
-    with Steps() as steps:
+    with StatusSpinner() as steps:
         try:
             certificate = run_verify(
                 artifact,

@@ -17,7 +17,7 @@ from voxtral_onnx.config import RELEASED, VoxtralConfig
 from voxtral_onnx.exporter.export import caches
 from voxtral_onnx.exporter.graph.families import native
 from voxtral_onnx.exporter.model import mel
-from voxtral_onnx.exporter.model.linear import Build
+from voxtral_onnx.exporter.model.linear import ModuleFactory
 from voxtral_onnx.exporter.precisions import PRECISIONS
 from voxtral_onnx.manifest import TensorSpec, Tokens
 from voxtral_onnx.quant.recipe import FLOAT
@@ -32,7 +32,7 @@ Graphs = dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]
 
 def planned(config: VoxtralConfig, dtype: str) -> Graphs:
     """What tracing holds the graphs of a model to, in one activation type."""
-    options = {"build": Build(getattr(torch, dtype), FLOAT), "dtype": dtype, "suffix": ""}
+    options = {"build": ModuleFactory(getattr(torch, dtype), FLOAT), "dtype": dtype, "suffix": ""}
     plans = [
         native.encoder_plan(config, **options),
         native.decoder_plan(config, tokens=TOKENS, **options),
@@ -104,7 +104,7 @@ def calls(config: VoxtralConfig) -> str:
         else:
             wanted = [(0, 39), (cache.capacity - 1, 1), (cache.capacity, 1), (again, 1)]
         for position, asked in wanted:
-            rows, row = min(asked, cache.room(position)), cache.row(position)
+            rows, row = min(asked, cache.slots_left(position)), cache.row(position)
             is_full = row + rows == cache.capacity
             move = (
                 f"rows {cache.capacity - cache.keep:,} … {row + rows - 1:,} move to 0 … "

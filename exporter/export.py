@@ -14,20 +14,20 @@ from .. import hub
 from .._version import __version__
 from ..config import VoxtralConfig
 from ..errors import StorageError
-from ..files import FileSpec, hash_file, write_whole
+from ..files import FileSpec, atomic_write, hash_file
 from ..manifest import FORMAT, CacheSpec, GraphSpec, Manifest, Precision
 from ..quant.recipe import Recipe
-from .binding.bind import Progress, bind, borrow
+from .binding.bind import Progress, bind, share_weights
 from .binding.gguf_report import write_report
 from .checkpoint.names import count_parameters
 from .checkpoint.open import Checkpoint
 from .checkpoint.remote import find_remote
 from .graph.families import NATIVE
 from .graph.retarget import retarget
-from .graph.trace import Traced, trace
+from .graph.trace import TracedGraph, trace
 from .memory import named_memory_errors
 from .model.mel import INPUT, output_spec
-from .output import FinishedGraph, Record, begin, end, hold, look, write_shared
+from .output import FinishedGraph, Record, commit, lock, read_state, start, write_shared
 from .plan import MEL, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
 from .precisions import PRECISIONS
 
@@ -93,14 +93,14 @@ def export(
             source = remote.fetch(on_download)
     plan = plan_export(source, output, **options, threads=threads)
     plan.require_room()
-    with named_memory_errors(), hold(plan.folder):
-        if look(plan.folder, plan.fingerprint) != plan.state:
+    with named_memory_errors(), lock(plan.folder):
+        if read_state(plan.folder, plan.fingerprint) != plan.state:
             raise StorageError(
                 f"{plan.folder}: another export has just changed it; run this one again"
             )
         planned = {file.name for file in plan.files}
         record = Record(plan.fingerprint, plan.facts, tuple(planned), plan.finished)
-        begin(plan.folder, plan.state, plan.kept, record)
+        start(plan.folder, plan.state, plan.kept, record)
         for name, content in (*plan.shared.items(), *plan.root.items()):
             write_shared(plan.folder / name, content)
         finished = dict(plan.finished)
@@ -112,7 +112,7 @@ def export(
                 Record(plan.fingerprint, plan.facts, tuple(planned), finished).write(plan.folder)
         manifest = _manifest(plan, finished)
         write_report(plan.folder, manifest, plan.checkpoint, plan.threads)
-        end(plan.folder, manifest)
+        commit(plan.folder, manifest)
     return plan.folder
 
 
@@ -135,7 +135,7 @@ def _export_graphs(
     if own := [
         (made, graph.layout)
         for made, graph in zip(traced, graphs, strict=True)
-        if not graph.plan.lender
+        if not graph.plan.shares_weights_of
     ]:
         bind(own, checkpoint, folder, plan.threads, on_progress)
         checkpoint.check_unchanged()
@@ -144,10 +144,10 @@ def _export_graphs(
     for graph, made in zip(graphs, traced, strict=True):
         path, data, contract = graph.plan.graph_file, tuple(graph.layout.sizes), graph.plan
         lent = {}
-        if contract.lender:
-            borrow(made, folder)
-            lent = {name: earlier[contract.lender].files[name] for name in data}
-        write_whole(folder / path, ir.to_proto(made.model).SerializeToString(deterministic=True))
+        if contract.shares_weights_of:
+            share_weights(made, folder)
+            lent = {name: earlier[contract.shares_weights_of].files[name] for name in data}
+        atomic_write(folder / path, ir.to_proto(made.model).SerializeToString(deterministic=True))
         parameters = count_parameters(checkpoint.config, contract.tensors)
         spec = GraphSpec(
             path, contract.required_inputs, contract.outputs, data, parameters, made.operators
@@ -157,7 +157,7 @@ def _export_graphs(
     return finished
 
 
-def _retargeted(graph: PlannedGraph, checkpoint: Checkpoint) -> Traced | None:
+def _retargeted(graph: PlannedGraph, checkpoint: Checkpoint) -> TracedGraph | None:
     """The graph, made from an artifact's.
 
     None where there is none, or it cannot be made from that.

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError, StorageError
-from ..files import FileSpec, sync_folder, write_whole
+from ..files import FileSpec, atomic_write, fsync_dir
 from ..manifest import FILE_NAME, TOKENIZER, GraphSpec, Manifest
 from .graph.families import ROOT_NAMES
 
@@ -52,7 +52,7 @@ class Record:
 
     def write(self, folder: Path) -> None:
         """Write it whole."""
-        write_whole(folder / UNFINISHED, json.dumps(asdict(self), ensure_ascii=False).encode())
+        atomic_write(folder / UNFINISHED, json.dumps(asdict(self), ensure_ascii=False).encode())
 
     @classmethod
     def read(cls, path: Path) -> Record:
@@ -91,7 +91,7 @@ def default_folder(source: str | Path) -> Path:
     return Path(f"{name or source.parent.name}-onnx")
 
 
-def look(folder: Path, fingerprint: str) -> State:
+def read_state(folder: Path, fingerprint: str) -> State:
     """Read the state of a folder, which need not exist.
 
     Raises:
@@ -118,7 +118,7 @@ def look(folder: Path, fingerprint: str) -> State:
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Make the folder and keep other exports out of it.
 
     Raises:
@@ -133,7 +133,7 @@ def hold(folder: Path) -> Iterator[None]:
     try:
         _lock(handle, folder)
         if not path.exists() or not os.path.samestat(path.stat(), os.fstat(handle)):
-            raise _held(folder)  # by who ended, or began anew, since it was opened here
+            raise _locked(folder)  # by who ended, or began anew, since it was opened here
         try:
             yield
         finally:
@@ -146,7 +146,7 @@ def hold(folder: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
-def begin(folder: Path, state: State, kept: Manifest | None, record: Record) -> None:
+def start(folder: Path, state: State, kept: Manifest | None, record: Record) -> None:
     """Record what will be written and take what it replaces out of the manifest.
 
     Files that are left over are removed.
@@ -166,7 +166,7 @@ def begin(folder: Path, state: State, kept: Manifest | None, record: Record) -> 
             kept.write(folder)
         elif not kept:
             (folder / FILE_NAME).unlink(missing_ok=True)
-            sync_folder(folder)
+            fsync_dir(folder)
         _remove(folder, stale - ({*record.files} & ROOT_NAMES))
     except OSError as error:
         if isinstance(error, StorageError):
@@ -191,10 +191,10 @@ def stale_files(
 def write_shared(path: Path, content: bytes) -> None:
     """Write a file that a standing manifest may name, unless it already holds these bytes."""
     if not path.is_file() or path.read_bytes() != content:
-        write_whole(path, content)
+        atomic_write(path, content)
 
 
-def end(folder: Path, manifest: Manifest) -> None:
+def commit(folder: Path, manifest: Manifest) -> None:
     """Write the manifest and remove the rest."""
     manifest.write(folder)
     (folder / UNFINISHED).unlink(missing_ok=True)
@@ -225,7 +225,7 @@ def _lock(handle: int, folder: Path) -> None:
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
-        raise _held(folder) from error
+        raise _locked(folder) from error
     except OSError as error:
         raise StorageError(
             f"{folder}: cannot be locked ({error.strerror or error}); choose another folder with "
@@ -233,7 +233,7 @@ def _lock(handle: int, folder: Path) -> None:
         ) from error
 
 
-def _held(folder: Path) -> StorageError:
+def _locked(folder: Path) -> StorageError:
     return StorageError(
         f"{folder}: another export is writing here; wait for it or choose another "
         "folder with --output"

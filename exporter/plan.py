@@ -22,15 +22,15 @@ from ..manifest import TOKENIZER, Manifest, Precision, Streaming, Tokens
 from ..quant.methods import METHODS
 from ..quant.recipe import Recipe, load_recipe
 from . import memory
-from .binding.layout import Layout, lay_out
+from .binding.layout import ExternalDataLayout, plan_external_data
 from .checkpoint.names import quantizable_modules
 from .checkpoint.open import Checkpoint, open_checkpoint, read_card, read_config, resolve_source
 from .checkpoint.tekken import read_tekken
 from .graph.families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
 from .graph.families.spec import GraphPlan, PlanOf
-from .model.linear import Build
+from .model.linear import ModuleFactory
 from .model.mel import mel_model
-from .output import FinishedGraph, State, default_folder, look, stale_files
+from .output import FinishedGraph, State, default_folder, read_state, stale_files
 from .precisions import PRECISIONS, precision_kind
 
 MEL = "onnx/mel.onnx"
@@ -56,12 +56,12 @@ class PlannedGraph:
     plan_of: PlanOf
     plan: GraphPlan
     recipe: Recipe
-    layout: Layout
+    layout: ExternalDataLayout
 
     @property
     def written(self) -> Mapping[str, int]:
         """Sizes of the data files that are the graph's own."""
-        return {} if self.plan.lender else self.layout.sizes
+        return {} if self.plan.shares_weights_of else self.layout.sizes
 
     def is_made(self, finished: FinishedGraph | None, folder: Path) -> bool:
         """Whether the files of an earlier export are this graph."""
@@ -222,7 +222,7 @@ def plan_export(
     folder = default_folder(checkpoint.source) if output is None else Path(output)
     fingerprint = checkpoint.fingerprint()
 
-    state = look(folder, fingerprint)
+    state = read_state(folder, fingerprint)
     asked = choose_families(families)
     made = {name: choose_families([*asked, *_families_of(state, name)]) for name in recipes}
     graphs = _plan_graphs(checkpoint.config, tokens, recipes, made, shard_size)
@@ -308,17 +308,17 @@ def _plan_graphs(
     for name, recipe in recipes.items():
         recipe.check_patterns(quantizable_modules(config))
         dtype, suffix = PRECISIONS[name].dtype, PRECISIONS[name].suffix
-        build = Build(getattr(torch, dtype), recipe)
+        build = ModuleFactory(getattr(torch, dtype), recipe)
         for family in families[name]:
             for plan_of in FAMILIES[family].plans(
                 tokens=tokens, build=build, dtype=dtype, suffix=suffix
             ):
                 plan = plan_of(config)
-                if plan.lender:
-                    layout = graphs[plan.lender].layout
+                if plan.shares_weights_of:
+                    layout = graphs[plan.shares_weights_of].layout
                 else:
                     with FakeTensorMode():
-                        layout = lay_out(plan.module(), plan.data_file, shard_size)
+                        layout = plan_external_data(plan.module(), plan.data_file, shard_size)
                 graphs[plan.graph_file] = PlannedGraph(name, family, plan_of, plan, recipe, layout)
     return tuple(graphs.values())
 

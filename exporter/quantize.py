@@ -20,14 +20,14 @@ import torch
 from .. import hub
 from .._version import __version__
 from ..errors import QuantizationError, StorageError, UsageError
-from ..files import write_whole
+from ..files import atomic_write
 from ..quant.recipe import FLOAT, Recipe, Rule, load_recipe
 from .binding.bind import Progress
 from .binding.layout import ALIGNMENT
-from .calibration.budget import Form, spend
+from .calibration.budget import StorageOption, solve_knapsack
 from .calibration.calibrate import calibrate, embedded_recordings
 from .calibration.layerwise import TABLE, Layerwise
-from .calibration.sensitivity import Drift, Group, Sensitivity, form_sizes, measure_sensitivities
+from .calibration.sensitivity import Drift, Group, Sensitivity, measure_sensitivities, option_sizes
 from .checkpoint.artifact import is_artifact, open_artifact
 from .checkpoint.open import Checkpoint, open_checkpoint, resolve_source
 from .checkpoint.remote import find_remote
@@ -69,7 +69,7 @@ class Budget:
     num_bytes: int  # asked for
     size: int  # of the artifact, as planned
     sensitivities: tuple[Sensitivity, ...]
-    chosen: tuple[Form, ...]  # of each group
+    chosen: tuple[StorageOption, ...]  # of each group
     recipe: Path  # the TOML file that says so
     table: Path  # the JSON file of all of this
 
@@ -219,7 +219,7 @@ def plan_budget(
     Raises:
         QuantizationError: it is too small, or floats fit into it.
     """
-    sizes = form_sizes(checkpoint, getattr(torch, PRECISIONS[precision].dtype))
+    sizes = option_sizes(checkpoint, getattr(torch, PRECISIONS[precision].dtype))
     least = [min(forms, key=forms.__getitem__) for forms in sizes.values()]
     smallest = _recipe("smallest", dict(zip(sizes, least, strict=True)))
     plan = plan_export(checkpoint, folder, precisions=[precision], recipe=smallest, threads=threads)
@@ -274,7 +274,7 @@ def spend_budget(
         clips = calibrate(Layerwise(checkpoint), recordings)
         sensitivities = measure_sensitivities(checkpoint, clips, plan.sizes, on_stage)
         _write_table(table, facts, sensitivities)  # before anything else can fail: it took minutes
-    picks = spend([part.forms for part in sensitivities], budget - plan.fixed)
+    picks = solve_knapsack([part.forms for part in sensitivities], budget - plan.fixed)
     chosen = tuple(part.forms[pick] for part, pick in zip(sensitivities, picks, strict=True))
 
     path = folder.with_name(f"{folder.name}-recipe.toml")
@@ -290,7 +290,7 @@ def spend_budget(
         f"The bits with which an artifact of {spent.size:,} bytes drifts least; its budget was "
         f"{budget:,}."
     )
-    write_whole(path, recipe.to_toml(comment).encode())
+    atomic_write(path, recipe.to_toml(comment).encode())
     _write_table(
         table,
         facts,
@@ -311,7 +311,7 @@ def _write_table(
     except OSError as error:
         raise StorageError(f"{path.parent}: cannot be made ({error.strerror or error})") from error
     values = {"facts": facts, "sensitivities": sensitivities, **outcome}
-    write_whole(path, (json.dumps(values, indent=1, default=asdict) + "\n").encode())
+    atomic_write(path, (json.dumps(values, indent=1, default=asdict) + "\n").encode())
 
 
 def _read_table(path: Path, facts: Mapping[str, Any]) -> list[Sensitivity] | None:
@@ -327,7 +327,7 @@ def _read_table(path: Path, facts: Mapping[str, Any]) -> list[Sensitivity] | Non
             Sensitivity(
                 Group(part["group"]["name"], tuple(part["group"]["patterns"])),
                 Drift(**part["drift"]),
-                tuple(Form(**form) for form in part["forms"]),
+                tuple(StorageOption(**form) for form in part["forms"]),
             )
             for part in values["sensitivities"]
         ]

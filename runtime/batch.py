@@ -12,28 +12,28 @@ import numpy as np
 
 from ..errors import AudioError
 from .audio.files import AudioSource
-from .audio.vad import VoiceGate, heard
+from .audio.vad import SpeechFilter, filtered_blocks
 from .decoder import Decoder
-from .device.cache import KVCache, KVRows
+from .device.cache import BatchedKVCache, KVCache
 from .stream import Stream
 from .tokens import Token
 
 
-class Row:
+class BatchSlot:
     """One file on its way."""
 
-    def __init__(self, source: AudioSource, stream: Stream, gate: VoiceGate | None = None):
+    def __init__(self, source: AudioSource, stream: Stream, gate: SpeechFilter | None = None):
         self.source, self.stream, self.gate = source, stream, gate
         self.tokens: list[Token] = []
         self.error: AudioError | None = None
         # [positions, hidden_size], encoded and not decoded yet
         self.audio_embeds = np.zeros((0, 0))
-        self._chunks = self._hear()
+        self._chunks = self._encode()
 
-    def _hear(self) -> Iterator[np.ndarray]:
-        for block in heard(self.source, self.gate):
-            yield from self.stream.hear(block)
-        yield from self.stream.hear_end()
+    def _encode(self) -> Iterator[np.ndarray]:
+        for block in filtered_blocks(self.source, self.gate):
+            yield from self.stream.encode(block)
+        yield from self.stream.encode_tail()
 
     def prepare(self) -> bool:
         """Encode up to the next position to decode, and run the prompt in calls of its own.
@@ -53,9 +53,9 @@ class Row:
         self.tokens += self.stream.decode(self.audio_embeds[:positions])
         self.audio_embeds = self.audio_embeds[positions:]
 
-    def move(self, cache: KVCache) -> None:
+    def move_to(self, cache: KVCache) -> None:
         """Go on in another cache."""
-        cache.take_over(self.stream.decoder_cache)
+        cache.copy_from(self.stream.decoder_cache)
         self.stream.decoder_cache = cache
 
     def result(self) -> Iterator[Token]:
@@ -66,8 +66,8 @@ class Row:
 
 
 def advance_together(
-    decoder: Decoder, count: int, begin: Callable[[KVCache], Row | None]
-) -> Iterator[Row]:
+    decoder: Decoder, count: int, begin: Callable[[KVCache], BatchSlot | None]
+) -> Iterator[BatchSlot]:
     """Rows that have ended, each as soon as it has.
 
     Args:
@@ -75,7 +75,7 @@ def advance_together(
         count: rows that advance together.
         begin: the next row, whose stream decodes into this cache; None where there is none.
     """
-    buffers = decoder.new_rows(count)
+    buffers = decoder.new_batch(count)
     rows = [row for place in range(count) if (row := begin(buffers.cache(place)))]
     while rows:
         ended = [place for place, row in enumerate(rows) if not row.prepare()]
@@ -88,7 +88,7 @@ def advance_together(
                 continue
             last = rows.pop()  # fills the gap, because a call runs the first rows
             if place < len(rows):
-                last.move(buffers.cache(place))
+                last.move_to(buffers.cache(place))
                 rows[place] = last
         if ended:
             continue  # those that took their places are to be prepared
@@ -98,7 +98,7 @@ def advance_together(
             _step(decoder, buffers, rows)
 
 
-def _step(decoder: Decoder, buffers: KVRows, rows: list[Row]) -> None:
+def _step(decoder: Decoder, buffers: BatchedKVCache, rows: list[BatchSlot]) -> None:
     """Advance each row by one token.
 
     A decision that other kernels might turn is made again alone, over the same row of the cache, so
@@ -106,14 +106,14 @@ def _step(decoder: Decoder, buffers: KVRows, rows: list[Row]) -> None:
     """
     began = perf_counter()
     streams = [row.stream for row in rows]
-    choices = decoder.step_rows(
+    choices = decoder.step_batch(
         buffers,
         [stream.decoder_cache for stream in streams],
         [stream.next_id for stream in streams],
         np.stack([row.audio_embeds[0] for row in rows]),
         [stream.num_delay_tokens for stream in streams],
         [stream.blank_penalty() for stream in streams],
-        [stream.choose for stream in streams],
+        [stream.sample for stream in streams],
     )
     seconds = (perf_counter() - began) / len(rows)
     for row, choice in zip(rows, choices, strict=True):
@@ -122,5 +122,5 @@ def _step(decoder: Decoder, buffers: KVRows, rows: list[Row]) -> None:
             row.advance(1)
             continue
         row.stream.decoder_cache.advance(1)
-        row.tokens.append(row.stream.decided(choice))
+        row.tokens.append(row.stream.accept_token(choice))
         row.audio_embeds = row.audio_embeds[1:]

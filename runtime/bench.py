@@ -203,7 +203,7 @@ def measure(
     threads = options["threads"] or num_cores()
     return Measurement(
         precision=transcriber.precision,
-        device=transcriber.device,
+        device=transcriber.device_name,
         threads=threads,
         delay_ms=_delay_ms(transcriber),
         context=transcriber.context,
@@ -214,7 +214,7 @@ def measure(
         rtf=seconds / source.duration,
         tokens_per_second=steps / seconds,
         peak_memory=peak,
-        device_memory=transcriber.runs_on.taken_memory(),
+        device_memory=transcriber.device.taken_memory(),
         notes=transcriber.notes,
         runs=tuple(runs),
         details=_details(transcriber, threads, loading, first_step_seconds) if details else None,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..manifest import CacheSpec
-from .device.cache import KVCache, KVRows
+from .device.cache import BatchedKVCache, KVCache
 from .device.session import Session
-from .tokens import Choice, Choose
+from .tokens import Sample, SampledToken
 
 
 class Decoder:
@@ -22,9 +22,9 @@ class Decoder:
         """Buffers for one stream."""
         return KVCache(self.session, self.spec)
 
-    def new_rows(self, count: int) -> KVRows:
+    def new_batch(self, count: int) -> BatchedKVCache:
         """Buffers for so many streams that run together."""
-        return KVRows(self.session, self.spec, count)
+        return BatchedKVCache(self.session, self.spec, count)
 
     def step(
         self,
@@ -33,8 +33,8 @@ class Decoder:
         audio_embeds: np.ndarray,
         num_delay_tokens: int,
         blank_penalties: Sequence[float] = (),
-        choose: Choose | None = None,
-    ) -> list[Choice]:
+        sample: Sample | None = None,
+    ) -> list[SampledToken]:
         """Run the next positions; the choice at each.
 
         Args:
@@ -53,25 +53,25 @@ class Decoder:
             "blank_penalty": np.array([blank_penalties or [0.0] * len(token_ids)], np.float32),
             **cache.positions(len(token_ids)),
         }
-        if choose is not None:
+        if sample is not None:
             logits = self.session.step(cache, feeds, "logits")[0]
             return [
-                choose(*position)
+                sample(*position)
                 for position in zip(logits, feeds["blank_penalty"][0], strict=True)
             ]
         steps = self.session.step(cache, feeds, "step")[0]
-        return _choices(steps)
+        return _sampled_tokens(steps)
 
-    def step_rows(
+    def step_batch(
         self,
-        rows: KVRows,
+        batch: BatchedKVCache,
         caches: Sequence[KVCache],
         token_ids: Sequence[int],
         audio_embeds: np.ndarray,
         num_delay_tokens: Sequence[int],
         blank_penalties: Sequence[float],
-        chooses: Sequence[Choose | None],
-    ) -> list[Choice]:
+        samplers: Sequence[Sample | None],
+    ) -> list[SampledToken]:
         """Run the next position of several streams in one call; the choice of each.
 
         The caches do not advance.
@@ -99,18 +99,19 @@ class Decoder:
             },
             "total_sequence_length": positions[0]["total_sequence_length"],
         }
-        binding, penalties = rows.binding(len(caches)), feeds["blank_penalty"][:, 0]
-        if all(chooses):
+        binding, penalties = batch.binding(len(caches)), feeds["blank_penalty"][:, 0]
+        if all(samplers):
             logits = binding.run(feeds, "logits")[:, 0]
             return [
                 choose(*row)
-                for choose, *row in zip(chooses, logits, penalties, strict=True)
+                for choose, *row in zip(samplers, logits, penalties, strict=True)
                 if choose
             ]
-        return _choices(binding.run(feeds, "step")[:, 0])
+        return _sampled_tokens(binding.run(feeds, "step")[:, 0])
 
 
-def _choices(steps: np.ndarray) -> list[Choice]:
+def _sampled_tokens(steps: np.ndarray) -> list[SampledToken]:
     return [
-        Choice(int(token_id), float(logprob), float(margin)) for token_id, logprob, margin in steps
+        SampledToken(int(token_id), float(logprob), float(margin))
+        for token_id, logprob, margin in steps
     ]

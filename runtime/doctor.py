@@ -416,7 +416,7 @@ def _self_test(
                 for t in stream.feed(block)
             ]
             found = [token.token_id for token in tokens + stream.finish()]
-            where = transcriber.device
+            where = transcriber.device_name
     except VoxtralOnnxError as error:
         return Check(
             "artifact", name, MISSING if isinstance(error, DeviceError) else FAILED, str(error)

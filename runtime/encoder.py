@@ -21,7 +21,7 @@ class Encoder:
 
     def max_tokens(self, cache: KVCache) -> int:
         """Tokens that the next call may encode."""
-        return cache.room // self.spec.rows_per_token
+        return cache.slots_left // self.spec.rows_per_token
 
     def encode(self, cache: KVCache, samples: np.ndarray) -> np.ndarray:
         """Audio embeddings [tokens, hidden_size] of the next tokens.

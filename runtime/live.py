@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import AudioError
 from .audio.samples import check_samples
-from .audio.vad import VoiceGate
+from .audio.vad import SpeechFilter
 from .stream import Stream
 from .text.segments import Segment, group
 from .tokens import Token
@@ -39,17 +39,17 @@ class Silence:
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class StreamWarning:
     """Something a speaker should know; each is told once."""
 
     text: str
 
 
-Event = Token | Segment | Silence | Notice
+Event = Token | Segment | Silence | StreamWarning
 
 
 @dataclass(slots=True)
-class Meter:
+class StreamMetrics:
     """How a live stream keeps up, always current."""
 
     captured: float = 0.0  # seconds of audio
@@ -175,9 +175,9 @@ class Capture:
 def listen(
     stream: Stream,
     capture: Capture,
-    meter: Meter,
+    meter: StreamMetrics,
     on_event: Callable[[Event], None],
-    gate: VoiceGate | None = None,
+    gate: SpeechFilter | None = None,
 ) -> None:
     """Transcribe what is captured until it ends, then what is still delayed.
 
@@ -197,11 +197,11 @@ def listen(
 
     def decided(tokens: Iterator[Token]) -> Iterator[Token]:
         nonlocal text_end, is_silent
-        for token in gate.words(tokens) if gate else tokens:
+        for token in gate.filter(tokens) if gate else tokens:
             needed = (token.index + 1 + stream.num_delay_tokens) * stream.audio.samples_per_token
             needed += rules.look_ahead_samples
-            for notice in _fired(stream, token):
-                on_event(Notice(notice))
+            for notice in _guard_warnings(stream, token):
+                on_event(StreamWarning(notice))
             if token.text:
                 on_event(token)
                 text_end, is_silent = token.end, False
@@ -232,10 +232,10 @@ def listen(
             if block is None:
                 break
             meter.level = float(np.abs(block).max(initial=0))
-            for notice in watch.look(block, meter.backlog):
-                on_event(Notice(notice))
+            for notice in watch.inspect(block, meter.backlog):
+                on_event(StreamWarning(notice))
             if gate:
-                gate.hear(block)
+                gate.push(block)
             yield from decided(stream.iter_feed(block))
             measure()
         yield from decided(stream.iter_finish())
@@ -246,7 +246,7 @@ def listen(
         on_event(segment)
 
 
-def _fired(stream: Stream, token: Token) -> Iterator[str]:
+def _guard_warnings(stream: Stream, token: Token) -> Iterator[str]:
     """Guards that this token set off."""
     if token.token_id == stream.ids.eos:
         yield (
@@ -260,10 +260,10 @@ class _Watch:
     """What is worth a notice."""
 
     def __init__(self, rate: int):
-        self.rate, self.said = rate, set[str]()
+        self.rate, self.reported = rate, set[str]()
         self.zeros = 0  # samples in a row, up to now
 
-    def look(self, block: np.ndarray, backlog: float) -> Iterator[str]:
+    def inspect(self, block: np.ndarray, backlog: float) -> Iterator[str]:
         """Notices that a block and the audio that waits give rise to."""
         edges = np.concatenate(([-1 - self.zeros], np.flatnonzero(block), [len(block)]))
         longest, self.zeros = int(np.diff(edges).max()) - 1, int(edges[-1] - edges[-2]) - 1
@@ -278,6 +278,6 @@ class _Watch:
             "nothing is lost": backlog > BEHIND_SECONDS,
         }
         for text, is_so in found.items():
-            if is_so and text not in self.said:
-                self.said.add(text)
+            if is_so and text not in self.reported:
+                self.reported.add(text)
                 yield text

@@ -12,7 +12,7 @@ import platformdirs
 
 from ..assets import TINY_ARTIFACT
 from ..errors import ArtifactError, StorageError, UsageError
-from ..files import hash_file, write_whole
+from ..files import atomic_write, hash_file
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def remember_export(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{path.parent}: cannot be made ({error.strerror or error})") from error
-    write_whole(path, json.dumps({"last_export": str(folder.resolve())}).encode())
+    atomic_write(path, json.dumps({"last_export": str(folder.resolve())}).encode())
 
 
 def _last_export() -> str | None:

@@ -42,7 +42,7 @@ def copy_bandwidth(device: Cuda, passes: int = 7) -> float:
     seconds = []
     for _ in range(passes):
         began = perf_counter()
-        target.copy(source, shape[2])
+        target.copy_from(source, shape[2])
         seconds.append(perf_counter() - began)
     return 2 * source.nbytes / min(seconds)
 

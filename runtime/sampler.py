@@ -13,12 +13,12 @@ from ..errors import UsageError
 from ..manifest import Tokens
 from .hotwords import START_SHARE, Hotwords
 from .text.tokenizer import Tokenizer
-from .tokens import Alternative, Choice
+from .tokens import Alternative, SampledToken
 
 MAX_ALTERNATIVES = 10
 
 
-class Chooser:
+class TokenSampler:
     """The graph's greedy choice, of one stream, with alternatives to it and with hotwords likelier.
 
     Blanks are never biased, and a hotword is begun only where the model writes some text anyway:
@@ -39,7 +39,7 @@ class Chooser:
         # tokens written last, blanks left out, as many as a hotword can depend on
         self.recent: list[int] = []
 
-    def choose(self, logits: np.ndarray, blank_penalty: float) -> Choice:
+    def sample(self, logits: np.ndarray, blank_penalty: float) -> SampledToken:
         """The choice at one position.
 
         Args:
@@ -63,7 +63,7 @@ class Chooser:
             lead = min(lead, biased_lead)  # another plain choice might bias other tokens
         highest = logits.max()
         log_sum = highest + np.log(np.exp(logits - highest).sum())
-        return Choice(
+        return SampledToken(
             token_id,
             float(logits[token_id] - log_sum),
             float(margin),
@@ -94,7 +94,7 @@ class Chooser:
             text = self.tokenizer.bytes_of(int(token_id)).decode("utf-8", "replace")
             yield Alternative(int(token_id), text, float(logits[token_id] - log_sum))
 
-    def decided(self, token_id: int) -> None:
+    def accept_token(self, token_id: int) -> None:
         """Take a token as written."""
         if self.hotwords is not None and token_id != self.ids.streaming_pad:
             self.recent = [*self.recent, token_id][-self.hotwords.longest :]

@@ -17,10 +17,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ..errors import ArtifactError, AudioError
-from ..files import whole_file
+from ..files import atomic_file
 from .device.cache import KVCache
 from .text.tokenizer import TextDecoder
-from .tokens import Choice
+from .tokens import SampledToken
 
 if TYPE_CHECKING:
     from .transcriber import Transcriber
@@ -34,7 +34,7 @@ MAX_BLANK_PENALTY = 7.0
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class StreamState:
     """A stream at one time."""
 
     values: dict[str, Any]  # as JSON holds them
@@ -64,7 +64,7 @@ class Stream:
         num_delay_tokens: int,
         *,
         stop_at_eos: bool = False,
-        guessed_blanks: int = 0,
+        num_draft_tokens: int = 0,
         decoder_cache: KVCache | None = None,
     ):
         """Made by `Transcriber.stream`."""
@@ -72,7 +72,7 @@ class Stream:
         self.transcriber = transcriber
         self.num_delay_tokens = num_delay_tokens
         self.stop_at_eos = stop_at_eos
-        self.guard, self.guessed_blanks = transcriber.blank_guard, guessed_blanks
+        self.guard, self.num_draft_tokens = transcriber.blank_guard, num_draft_tokens
         self.rules = manifest.streaming
         self.audio = manifest.config.audio
         self.ids = manifest.tokens
@@ -84,8 +84,8 @@ class Stream:
         self.next_id = self.ids.bos
         self.blanks = 0  # generated in a row
         self.overrides: list[Override] = []  # what the blank guard did
-        self.chooser = transcriber.new_chooser()  # None where the graph chooses
-        self.choose = self.chooser and self.chooser.choose
+        self.sampler = transcriber.new_sampler()  # None where the graph chooses
+        self.sample = self.sampler and self.sampler.sample
         self.num_swayed = 0  # decisions that hotwords turned
         self.finished = False
         self.text = TextDecoder(transcriber.tokenizer)
@@ -111,10 +111,10 @@ class Stream:
 
     def iter_feed(self, samples: np.ndarray) -> Iterator[Token]:
         """`feed`, a token at a time."""
-        for audio_embeds in self.hear(samples):
+        for audio_embeds in self.encode(samples):
             yield from self.decode(audio_embeds)
 
-    def hear(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+    def encode(self, samples: np.ndarray) -> Iterator[np.ndarray]:
         """The first half of `feed`.
 
         Audio embeddings [tokens, hidden_size], decoded before the next are asked for.
@@ -135,10 +135,10 @@ class Stream:
 
     def iter_finish(self) -> Iterator[Token]:
         """`finish`, a token at a time."""
-        for audio_embeds in self.hear_end():
+        for audio_embeds in self.encode_tail():
             yield from self.decode(audio_embeds)
 
-    def hear_end(self) -> Iterator[np.ndarray]:
+    def encode_tail(self) -> Iterator[np.ndarray]:
         """The first half of `finish`, like `hear`.
 
         The last position used is the one before the last: its token stands for the end of the
@@ -156,9 +156,9 @@ class Stream:
         num_tokens = self.rules.left_pad_tokens + -(-self.num_samples // per_token) + pad_tokens
         yield from self._encode(last=num_tokens - 1)
         self.finished = True
-        self._tell(None)
+        self._publish(None)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> StreamState:
         """All that later tokens depend on.
 
         On the CPU views of the stream's own buffers, so that one is to end here.
@@ -170,7 +170,7 @@ class Stream:
             "next_id": self.next_id,
             "blanks": self.blanks,
             "finished": self.finished,
-            "recent": self.chooser.recent if self.chooser else [],
+            "recent": self.sampler.recent if self.sampler else [],
             "text": self.text.state(),
             **{name: cache.position for name, cache in caches.items()},
         }
@@ -179,9 +179,9 @@ class Stream:
             for name, cache in caches.items()
             for i, rows in enumerate(cache.save())
         }
-        return Snapshot(values, {"samples": self.samples, **rows})
+        return StreamState(values, {"samples": self.samples, **rows})
 
-    def take_over(self, snapshot: Snapshot) -> None:
+    def load_state(self, snapshot: StreamState) -> None:
         """Go on where `snapshot` was taken."""
         values, arrays = snapshot.values, snapshot.arrays
         self.num_samples, self.num_generated = values["num_samples"], values["num_generated"]
@@ -189,8 +189,8 @@ class Stream:
         self.blanks = values["blanks"]
         self.finished = values["finished"]
         self.text.restore(values["text"])
-        if self.chooser:
-            self.chooser.recent = values["recent"]
+        if self.sampler:
+            self.sampler.recent = values["recent"]
         self.samples = arrays["samples"]
         for name, cache in (("encoder", self.encoder_cache), ("decoder", self.decoder_cache)):
             count = sum(key.startswith(f"{name}_") for key in arrays)
@@ -210,7 +210,7 @@ class Stream:
             "stop_at_eos": self.stop_at_eos,
         }
         values = {**facts, **snapshot.values}
-        with whole_file(Path(path)) as file:
+        with atomic_file(Path(path)) as file:
             np.savez(
                 file, allow_pickle=False, state=np.array(json.dumps(values)), **snapshot.arrays
             )
@@ -234,12 +234,12 @@ class Stream:
                 "with the same"
             )
         self.stop_at_eos = values["stop_at_eos"]
-        self.take_over(Snapshot(values, arrays))
+        self.load_state(StreamState(values, arrays))
 
     def __aiter__(self) -> Stream:
         self._listener = (asyncio.get_running_loop(), asyncio.Queue())
         if self.finished:
-            self._tell(None)
+            self._publish(None)
         return self
 
     async def __anext__(self) -> Token:
@@ -250,7 +250,7 @@ class Stream:
             raise StopAsyncIteration
         return token
 
-    def _tell(self, token: Token | None) -> None:
+    def _publish(self, token: Token | None) -> None:
         if self._listener is not None:
             loop, queue = self._listener
             loop.call_soon_threadsafe(queue.put_nowait, token)
@@ -289,7 +289,11 @@ class Stream:
         cache, blank, at = self.decoder_cache, self.ids.streaming_pad, 0
         while at < len(audio_embeds):
             left, in_prompt = len(audio_embeds) - at, self.prompt_length - cache.position
-            rows = min(left, in_prompt, cache.room) if in_prompt > 0 else 1 + self._guesses(left)
+            rows = (
+                min(left, in_prompt, cache.slots_left)
+                if in_prompt > 0
+                else 1 + self._num_drafts(left)
+            )
             choices = self._step(
                 [self.next_id] + [blank] * (rows - 1), audio_embeds[at : at + rows]
             )
@@ -302,19 +306,19 @@ class Stream:
                 behind = len(choices) - row - 1
                 # calls of one position decide, or speed would change text
                 if len(choices) > 1 and choice.is_close():
-                    cache.rewind(behind + 1)
+                    cache.trim(behind + 1)
                     [choice], behind = self._step([blank], audio_embeds[at : at + 1]), 0
                 is_right = choice.token_id == blank and behind > 0
                 if not is_right:
-                    cache.rewind(behind)
+                    cache.trim(behind)
                 at += 1
-                yield self.decided(choice)
+                yield self.accept_token(choice)
                 if self.finished:
                     return
                 if not is_right:
                     break
 
-    def _step(self, token_ids: list[int], audio_embeds: np.ndarray) -> list[Choice]:
+    def _step(self, token_ids: list[int], audio_embeds: np.ndarray) -> list[SampledToken]:
         began = perf_counter()
         # the position whose choice is the next token
         first_asked = self.prompt_length - 1 + self.num_generated
@@ -326,17 +330,17 @@ class Stream:
             audio_embeds,
             self.num_delay_tokens,
             penalties,
-            self.choose,
+            self.sample,
         )
         self.timings.decode_seconds += perf_counter() - began
         return choices
 
-    def _guesses(self, left: int) -> int:
+    def _num_drafts(self, left: int) -> int:
         """Blanks to guess beyond the next position, where `left` positions can be run."""
         if self.next_id != self.ids.streaming_pad:
             return 0
         # rows cannot move back
-        return max(0, min(self.guessed_blanks, left - 1, self.decoder_cache.room - 2))
+        return max(0, min(self.num_draft_tokens, left - 1, self.decoder_cache.slots_left - 2))
 
     def blank_penalty(self, ahead: int = 0) -> float:
         """What the blank's logit loses so many positions ahead.
@@ -354,31 +358,31 @@ class Stream:
             else 0.0
         )
 
-    def decided(self, choice: Choice) -> Token:
+    def accept_token(self, sampled: SampledToken) -> Token:
         """Take a choice as that of the next position."""
         self.timings.steps += 1
-        self.next_id = choice.token_id
-        self.num_swayed += choice.is_swayed
-        if self.chooser:
-            self.chooser.decided(choice.token_id)
-        if choice.token_id == self.ids.streaming_pad:
+        self.next_id = sampled.token_id
+        self.num_swayed += sampled.is_swayed
+        if self.sampler:
+            self.sampler.accept_token(sampled.token_id)
+        if sampled.token_id == self.ids.streaming_pad:
             self.blanks += 1
         else:
-            if choice.blank_margin > 0 and not choice.is_swayed:
+            if sampled.blank_margin > 0 and not sampled.is_swayed:
                 self.overrides.append(
                     Override(
-                        self.num_generated, self.blanks, choice.blank_margin, self.blank_penalty()
+                        self.num_generated, self.blanks, sampled.blank_margin, self.blank_penalty()
                     )
                 )
             self.blanks = 0
-        self.finished = self.stop_at_eos and choice.token_id == self.ids.eos
-        token = self._token(choice)
-        self._tell(token)
+        self.finished = self.stop_at_eos and sampled.token_id == self.ids.eos
+        token = self._token(sampled)
+        self._publish(token)
         if self.finished:
-            self._tell(None)
+            self._publish(None)
         return token
 
-    def _token(self, choice: Choice) -> Token:
+    def _token(self, choice: SampledToken) -> Token:
         index, end = self.num_generated, self.seconds_of(self.num_generated)
         self.num_generated += 1
         text = self.text.push(choice.token_id)

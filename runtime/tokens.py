@@ -22,7 +22,7 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SampledToken:
     """The greedy choice at one position."""
 
     token_id: int
@@ -49,7 +49,7 @@ class Choice:
 
 
 # of the logits [vocab_size] at a position, and the blank's penalty
-Choose = Callable[[np.ndarray, float], Choice]
+Sample = Callable[[np.ndarray, float], SampledToken]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import UsageError
 from .audio.files import AudioSource, open_audio
-from .audio.vad import VoiceGate, detectors, heard
-from .batch import Row, advance_together
+from .audio.vad import SpeechFilter, detectors, filtered_blocks
+from .batch import BatchSlot, advance_together
 from .decoder import Decoder
 from .device.cache import KVCache, decoder_cache_spec
 from .device.cpu import Cpu
@@ -23,8 +23,8 @@ from .encoder import Encoder
 from .hotwords import DEFAULT_BIAS, Hotwords
 from .locate import MappedFiles, find_artifact, open_artifact
 from .memory import require_memory
-from .sampler import Chooser, check_alternatives
-from .stream import Snapshot, Stream
+from .sampler import TokenSampler, check_alternatives
+from .stream import Stream, StreamState
 from .text.tokenizer import Tokenizer
 from .tokens import Token
 
@@ -35,7 +35,7 @@ from .transcript import Transcript
 
 DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
 # Positions run ahead after a blank of a file. Source: docs/performance.md; not measured for WebGPU.
-GUESSED_BLANKS = {"cpu": 1, "cuda": 3, "webgpu": 0}
+NUM_DRAFT_TOKENS = {"cpu": 1, "cuda": 3, "webgpu": 0}
 
 
 class Transcriber:
@@ -108,25 +108,25 @@ class Transcriber:
         self.manifest, (self.precision,) = open_artifact(self.folder, asked)
         manifest = self.manifest
         graphs = manifest.precisions[self.precision]
-        self.runs_on = open_device(device, graphs.activation_dtype, allow_fallback=allow_fallback)
-        if prepacked and self.device != "cpu":
+        self.device = open_device(device, graphs.activation_dtype, allow_fallback=allow_fallback)
+        if prepacked and self.device_name != "cpu":
             raise UsageError(
-                f"prepacked: weights are packed for the CPU, not for {self.device}; "
+                f"prepacked: weights are packed for the CPU, not for {self.device_name}; "
                 "add --device cpu"
             )
         if batch_size < 1:
             raise UsageError(f"batch size: expected at least 1 file, got {batch_size}")
-        if batch_size > 1 and not self.runs_on.has_rows:
+        if batch_size > 1 and not self.device.supports_batching:
             raise UsageError(
                 "batch size: files advance together on CPU and CUDA, not on "
-                f"{self.device}; leave it out"
+                f"{self.device_name}; leave it out"
             )
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
         self.context, self.batch_size, self.blank_guard = context, batch_size, blank_guard
         self.alternatives = check_alternatives(alternatives)
         self._new_detector = detectors(vad, self.sample_rate) if vad else None
         # by delay: streams that have heard the silence before the audio
-        self._starts: dict[int, Snapshot] = {}
+        self._starts: dict[int, StreamState] = {}
         decoder_cache = decoder_cache_spec(manifest, context)
         if prepacked is None or not all(
             prepacked_folder(manifest, graph, Path(prepacked)).is_dir()
@@ -134,7 +134,7 @@ class Transcriber:
             # weights saved packed are pages of a file, which processes share and the system can
             # drop: they fit always
         ):
-            require_memory(manifest, self.precision, context, self.runs_on, batch_size)
+            require_memory(manifest, self.precision, context, self.device, batch_size)
         mapped = () if prepacked else (*graphs.encoder.data, *graphs.decoder.data)
         self.weights = MappedFiles(self.folder, manifest, mapped)
         mel = Session(self.folder, manifest.mel, Cpu(), threads)  # small, and exact there
@@ -142,7 +142,7 @@ class Transcriber:
             Session(
                 self.folder,
                 graph,
-                self.runs_on,
+                self.device,
                 threads,
                 path=prepacked_graph(manifest, self.folder, graph, Path(prepacked))
                 if prepacked
@@ -171,14 +171,14 @@ class Transcriber:
         self._starts.clear()
 
     @property
-    def device(self) -> str:
+    def device_name(self) -> str:
         """What runs: "cpu", "cuda:N" or "webgpu:0"."""
-        return self.runs_on.name
+        return self.device.name
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What runs otherwise than it was asked for."""
-        return tuple(self.runs_on.notes)
+        return tuple(self.device.notes)
 
     @property
     def sample_rate(self) -> int:
@@ -201,13 +201,13 @@ class Transcriber:
         On the CPU the silence is run once for each delay; a device runs it sooner than whole
         buffers reach it.
         """
-        device = self.device.partition(":")[0]
-        guessed_blanks = GUESSED_BLANKS[device] if stop_at_eos else 0
+        device = self.device_name.partition(":")[0]
+        num_draft_tokens = NUM_DRAFT_TOKENS[device] if stop_at_eos else 0
         stream = Stream(
             self,
             num_delay_tokens,
             stop_at_eos=stop_at_eos,
-            guessed_blanks=guessed_blanks,
+            num_draft_tokens=num_draft_tokens,
             decoder_cache=decoder_cache,
         )
         if device != "cpu":
@@ -216,22 +216,22 @@ class Transcriber:
             silent = Stream(self, num_delay_tokens)
             silent.feed(np.zeros(0, np.float32))
             self._starts[num_delay_tokens] = silent.snapshot()
-        stream.take_over(self._starts[num_delay_tokens])
+        stream.load_state(self._starts[num_delay_tokens])
         return stream
 
-    def new_chooser(self) -> Chooser | None:
+    def new_sampler(self) -> TokenSampler | None:
         """What chooses a stream's tokens; None leaves that to the graph."""
         if not self.alternatives and self.hotwords is None:
             return None
-        return Chooser(self.manifest.tokens, self.tokenizer, self.alternatives, self.hotwords)
+        return TokenSampler(self.manifest.tokens, self.tokenizer, self.alternatives, self.hotwords)
 
-    def voice_gate(self, delay_ms: int | None = None) -> VoiceGate | None:
+    def speech_filter(self, delay_ms: int | None = None) -> SpeechFilter | None:
         """What leaves out words without speech from a new stream, where `vad` was asked for."""
-        return self._gate(self._delay(delay_ms))
+        return self._speech_filter(self._delay(delay_ms))
 
-    def _gate(self, num_delay_tokens: int) -> VoiceGate | None:
+    def _speech_filter(self, num_delay_tokens: int) -> SpeechFilter | None:
         return (
-            VoiceGate(self._new_detector(), self.manifest, num_delay_tokens)
+            SpeechFilter(self._new_detector(), self.manifest, num_delay_tokens)
             if self._new_detector
             else None
         )
@@ -287,7 +287,7 @@ class Transcriber:
         """
         source, num_delay_tokens = self._source(audio, gain), self._delay(delay_ms)
         stream = self._stream(num_delay_tokens, stop_at_eos=True)
-        gate = self._gate(num_delay_tokens)
+        gate = self._speech_filter(num_delay_tokens)
         return Transcript(source, stream, _decoded(stream, source, gate), on_token, gate)
 
     def transcribe_many(
@@ -317,11 +317,11 @@ class Transcriber:
         num_delay_tokens = self._delay(delay_ms)
         sources = (self._source(each, gain) for each in audio)
 
-        def begin(cache: KVCache) -> Row | None:
+        def begin(cache: KVCache) -> BatchSlot | None:
             if (source := next(sources, None)) is None:
                 return None
             stream = self._stream(num_delay_tokens, stop_at_eos=True, decoder_cache=cache)
-            return Row(source, stream, self._gate(num_delay_tokens))
+            return BatchSlot(source, stream, self._speech_filter(num_delay_tokens))
 
         if self.batch_size == 1:
             for source in sources:
@@ -338,8 +338,8 @@ class Transcriber:
         )
 
 
-def _decoded(stream: Stream, source: AudioSource, gate: VoiceGate | None) -> Iterator[Token]:
-    for block in heard(source, gate):
+def _decoded(stream: Stream, source: AudioSource, gate: SpeechFilter | None) -> Iterator[Token]:
+    for block in filtered_blocks(source, gate):
         yield from stream.iter_feed(block)
         if stream.finished:  # the model said that the text has ended
             return

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from .audio.files import AudioSource
-from .audio.vad import VoiceGate
+from .audio.vad import SpeechFilter
 from .delay import delay_ms
 from .stream import Stream
 from .text.segments import Segment, group
@@ -23,7 +23,7 @@ class Transcript:
         stream: Stream,
         tokens: Iterator[Token],
         on_token: Callable[[Token], None],
-        gate: VoiceGate | None = None,
+        gate: SpeechFilter | None = None,
     ):
         """Made by `Transcriber.transcribe`."""
         self.source, self.stream, self.transcriber = source, stream, stream.transcriber
@@ -34,7 +34,7 @@ class Transcript:
         self._pending = group(self._taken(), stream.ids)
 
     def _taken(self) -> Iterator[Token]:
-        for token in self.gate.words(self._tokens) if self.gate else self._tokens:
+        for token in self.gate.filter(self._tokens) if self.gate else self._tokens:
             self._token_ids.append(token.token_id)
             self._on_token(token)
             yield token
@@ -85,7 +85,7 @@ class Transcript:
         seconds = timings.encode_seconds + timings.decode_seconds
         return {
             "precision": transcriber.precision,
-            "device": transcriber.device,
+            "device": transcriber.device_name,
             "delay_ms": delay_ms(transcriber.manifest, self.stream.num_delay_tokens),
             "context": transcriber.context,
             "blank_guard": len(self.stream.overrides) if transcriber.blank_guard else None,

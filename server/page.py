@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..assets import SAMPLES, SELF_TEST_CLIP
 from ..errors import ArtifactError, StorageError, UsageError
-from ..files import hash_file, require_disk, sync_folder
+from ..files import fsync_dir, hash_file, require_disk
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
 
 PAGE = Path(__file__).parent.parent / "web"
@@ -187,7 +187,7 @@ def bundle(
                     f"{artifact / name}: differs from its sha256; download or export it again"
                 )
         partial.rename(output)
-        sync_folder(output.parent)
+        fsync_dir(output.parent)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, StorageError):

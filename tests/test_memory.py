@@ -14,10 +14,10 @@ from support.commands import CLIP, Result, clean_environment
 from support.needs import require
 
 from voxtral_onnx import memory
-from voxtral_onnx.exporter.binding.recipes import fills_of
+from voxtral_onnx.exporter.binding.recipes import weight_recipes
 from voxtral_onnx.exporter.checkpoint.open import Checkpoint
 from voxtral_onnx.exporter.checkpoint.tensors import BF16, Span, Tensor, map_file
-from voxtral_onnx.exporter.model.linear import Build
+from voxtral_onnx.exporter.model.linear import ModuleFactory
 from voxtral_onnx.quant.recipe import Recipe, Rule
 
 
@@ -109,7 +109,7 @@ def test_transposing_drops_what_it_has_read(tmp_path):
     with (tmp_path / "weights").open("wb") as file:
         file.truncate(2 * shape[0] * shape[1])
     tensor = Tensor("linear.weight", shape, BF16, Span((map_file(tmp_path / "weights"),)))
-    build = Build(
+    build = ModuleFactory(
         torch.float32, Recipe("4 bits", 0, (Rule("*", 4, 32, "rtn_asymmetric"),)), standard=True
     )
     with torch.device("meta"):
@@ -121,7 +121,7 @@ def test_transposing_drops_what_it_has_read(tmp_path):
             sizes.append(memory.resident_memory())
 
     checkpoint = cast(Checkpoint, SimpleNamespace(tensors={tensor.name: tensor}))
-    (fill,) = fills_of(module, checkpoint, "linear")
+    (fill,) = weight_recipes(module, checkpoint, "linear")
     before = memory.resident_memory()
     with ThreadPoolExecutor(1) as pool:
         fill.run(pool, [Watch()])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..exporter.calibration.layerwise import Layerwise
 from ..exporter.model.layers import Layer, Positions, RMSNorm
-from ..exporter.model.linear import Build, Table
+from ..exporter.model.linear import ModuleFactory, Table
 from ..exporter.model.voxtral import Decoder, Embedder, Projector
 from ..manifest import Manifest
 from ..quant.recipe import Recipe
@@ -36,7 +36,7 @@ class ArtifactModel(Layerwise):
         """
         graphs = manifest.precisions[precision]
         self.config, self.tokens, self.observe = manifest.config, manifest.tokens, None
-        self.build = Build(torch.float32, Recipe.from_dict(graphs.recipe))
+        self.build = ModuleFactory(torch.float32, Recipe.from_dict(graphs.recipe))
         self.num_delay_tokens = manifest.streaming.default_delay_tokens
         self.encoder = StagedGraph(folder, graphs.encoder, manifest.config)
         self.decoder = StagedGraph(folder, graphs.decoder, manifest.config)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..files import write_whole
+from ..files import atomic_write
 from ..manifest import CERTIFICATE, FILE_NAME
 
 FORMAT = 1
@@ -82,8 +82,8 @@ class Certificate:
         from .certificate_html import render
 
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_whole(folder / HTML_NAME, render(self, folder.resolve().name).encode())
-        write_whole(folder / JSON_NAME, text.encode())
+        atomic_write(folder / HTML_NAME, render(self, folder.resolve().name).encode())
+        atomic_write(folder / JSON_NAME, text.encode())
 
 
 def hash_manifest(folder: Path) -> str:

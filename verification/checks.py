@@ -37,7 +37,7 @@ WEIGHTS = "weights against the checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ClipRuns:
     """The clips through a transcriber, which is closed again; what stays small enough to keep."""
 
     runs: tuple[Run, ...]
@@ -47,7 +47,7 @@ class Heard:
     tokenizer: Tokenizer
 
 
-class Rungs:
+class PrecisionChecks:
     """What is known of one precision while it is checked."""
 
     def __init__(
@@ -82,7 +82,7 @@ class Rungs:
             except DeviceError as error:
                 self.absent.append(self._absent(name, error))
 
-    def climb(self, rungs: set[int]) -> Iterator[Finding]:
+    def run(self, rungs: set[int]) -> Iterator[Finding]:
         """The findings of rungs 1, 3, 4, 5 and 6, as far as they were asked for."""
         if 1 in rungs:
             yield from self._operators()
@@ -195,7 +195,7 @@ class Rungs:
                 4, "stages call by call", lambda errors: errors.streamed, thresholds.GRAPH_ERROR
             )
 
-    def _listen(self, clips: Sequence[Clip]) -> Heard:
+    def _listen(self, clips: Sequence[Clip]) -> ClipRuns:
         self._say(f"{len(clips)} clips as shipped")
         with Transcriber(self.folder, "cpu", precision=self.precision) as transcriber:
             tested = embedded_clips(self.manifest.config.audio.sample_rate)[0]
@@ -203,7 +203,7 @@ class Rungs:
                 tested, stream(transcriber, tested.samples), transcriber
             )
             runs = tuple(stream(transcriber, clip.samples, logits=True) for clip in clips)
-            heard = Heard(
+            heard = ClipRuns(
                 runs,
                 tuple(transcriber.tokenizer.decode(run.token_ids.tolist()) for run in runs),
                 stream(transcriber, clips[0].samples, in_pieces=True, logits=True),
@@ -214,7 +214,7 @@ class Rungs:
         gc.collect()  # or the sessions' memory stands beside that of the modules
         return heard
 
-    def _streams(self, heard: Heard) -> Iterator[Finding]:
+    def _streams(self, heard: ClipRuns) -> Iterator[Finding]:
         run, pieces = heard.runs[0], heard.pieces
         same, check = run.token_ids == pieces.token_ids, "a stream in pieces"
         if same.all():
@@ -245,7 +245,7 @@ class Rungs:
         where = f"the logits, {count - len(different)} of {count} tokens identical"
         yield self._judge(4, check, relative_error(run.logits, whole.logits), where, threshold)
 
-    def _against_float(self, heard: Heard, rungs: set[int]) -> Iterator[Finding]:
+    def _against_float(self, heard: ClipRuns, rungs: set[int]) -> Iterator[Finding]:
         names = {5: "quantised against float", 6: "words"}
         model = None if self.is_exact or not rungs else self._float_model()
         if model is None:

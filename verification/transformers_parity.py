@@ -20,7 +20,7 @@ import torch
 from ..config import VoxtralConfig
 from ..exporter.calibration.layerwise import fill, rotation
 from ..exporter.checkpoint.open import open_checkpoint
-from ..exporter.model.linear import Build
+from ..exporter.model.linear import ModuleFactory
 from ..exporter.model.voxtral import Decoder, Encoder
 from ..manifest import Manifest
 from ..quant.recipe import FLOAT
@@ -66,7 +66,7 @@ def compare_with_transformers(manifest: Manifest) -> float:
         (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": extractor}))
         (folder / "tekken.json").write_text("{}")
         checkpoint = open_checkpoint(folder)
-        build = Build(torch.float32, FLOAT)
+        build = ModuleFactory(torch.float32, FLOAT)
         encoder = Encoder(build, config)
         decoder = Decoder(build, config, replace(manifest.tokens, streaming_pad=0))
         for module in (encoder, decoder):

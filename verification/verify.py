@@ -31,7 +31,7 @@ from .certificate import (
     hash_manifest,
 )
 from .certificate_html import format_error
-from .checks import WEIGHTS, Rungs
+from .checks import WEIGHTS, PrecisionChecks
 from .clips import embedded_clips, open_clips
 from .transformers_parity import compare_with_transformers, transformers_version
 
@@ -96,8 +96,8 @@ def verify(
             on_progress("modules against transformers")
             findings.append(_check_modules(manifest))
         for name in chosen:
-            climber = Rungs(folder, manifest, name, source, clips, on_progress)
-            findings += climber.climb(set(rungs))
+            climber = PrecisionChecks(folder, manifest, name, source, clips, on_progress)
+            findings += climber.run(set(rungs))
             details[name] = climber.details
     certificate = Certificate(
         generator=f"voxtral-onnx {__version__}",

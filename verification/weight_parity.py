@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..exporter.binding.recipes import fills_of
+from ..exporter.binding.recipes import weight_recipes
 from ..exporter.checkpoint.open import Checkpoint
 from ..exporter.model.linear import QuantizedLinear, QuantizedTiedEmbedding
 from ..exporter.model.voxtral import Decoder, Encoder
@@ -65,7 +65,7 @@ def compare_weights(model: ArtifactModel, checkpoint: Checkpoint) -> Iterator[We
     for graph, module in zip((model.encoder, model.decoder), modules, strict=True):
         sink = _Comparison(graph)
         with ThreadPoolExecutor() as pool:
-            for fill in fills_of(module, checkpoint):
+            for fill in weight_recipes(module, checkpoint):
                 fill.run(pool, [sink])
                 for tensor in fill.tensors:
                     tensor.release()

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ..checkpoint.external_data import Place, read_places
+from ..checkpoint.external_data import TensorLocation, read_locations
 from ..checkpoint.open import Checkpoint
-from ..graph.trace import Traced
+from ..graph.trace import TracedGraph
 from ..model import linear
 from .data_files import DataFiles
-from .layout import Layout
-from .recipes import fills_of
+from .layout import ExternalDataLayout
+from .recipes import weight_recipes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Progress:
 
 
 def bind(
-    graphs: Sequence[tuple[Traced, Layout]],
+    graphs: Sequence[tuple[TracedGraph, ExternalDataLayout]],
     checkpoint: Checkpoint,
     folder: Path,
     threads: int,
@@ -56,7 +56,9 @@ def bind(
         CheckpointError: a file of the checkpoint has shrunk.
     """
     files = tuple(traced.plan.graph_file for traced, _ in graphs)
-    steps = list(zip(*(fills_of(traced.module, checkpoint) for traced, _ in graphs), strict=True))
+    steps = list(
+        zip(*(weight_recipes(traced.module, checkpoint) for traced, _ in graphs), strict=True)
+    )
     total, done = sum(tensor.num_bytes for step in steps for tensor in step[0].tensors), 0
     with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
         sinks = [
@@ -74,10 +76,10 @@ def bind(
                 on_progress(Progress(files, tensor.name, done, total))
                 tensor.release()
     for traced, layout in graphs:
-        _point_at_files(traced, layout.places, folder)
+        _point_at_files(traced, layout.locations, folder)
 
 
-def borrow(traced: Traced, folder: Path) -> None:
+def share_weights(traced: TracedGraph, folder: Path) -> None:
     """Point a graph's initializers at the data files of its lender.
 
     What the lender lacks stands in the graph itself.
@@ -87,7 +89,7 @@ def borrow(traced: Traced, folder: Path) -> None:
     Raises:
         ArtifactError: the lender's file does not parse.
     """
-    assert traced.plan.lender is not None
+    assert traced.plan.shares_weights_of is not None
     own = {
         f"{path}.{name}" if path else name: values
         for path, part in traced.module.named_modules()
@@ -96,10 +98,12 @@ def borrow(traced: Traced, folder: Path) -> None:
     }
     for name, values in own.items():
         traced.model.graph.initializers[name].const_value = ir.tensor(values, name=name)
-    _point_at_files(traced, read_places(folder, traced.plan.lender), folder)
+    _point_at_files(traced, read_locations(folder, traced.plan.shares_weights_of), folder)
 
 
-def _point_at_files(traced: Traced, places: Mapping[str, Place], folder: Path) -> None:
+def _point_at_files(
+    traced: TracedGraph, places: Mapping[str, TensorLocation], folder: Path
+) -> None:
     initializers = traced.model.graph.initializers
     for name in initializers.keys() & places.keys():
         value, place = initializers[name], places[name]

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from ...errors import StorageError
-from ...files import sync_folder
-from .layout import Layout
+from ...files import fsync_dir
+from .layout import ExternalDataLayout
 
 
 class DataFiles:
     """Open data files of one graph, written at any offset from any thread."""
 
-    def __init__(self, folder: Path, layout: Layout, module: nn.Module):
+    def __init__(self, folder: Path, layout: ExternalDataLayout, module: nn.Module):
         self.folder, self.layout, self.handles = folder, layout, {}
         self.paths = {name: folder / name for name in layout.sizes}
         self.dtypes = {
@@ -40,7 +40,7 @@ class DataFiles:
 
     def write(self, name: str, values: np.ndarray, at: int) -> None:
         """Write to the initializer's file."""
-        place, dtype = self.layout.places[name], self.dtypes[name]
+        place, dtype = self.layout.locations[name], self.dtypes[name]
         array = np.ascontiguousarray(values.astype(dtype, copy=False))
         view, offset = array.reshape(-1).view(np.uint8).data, at * dtype.itemsize
         assert offset + array.nbytes <= place.size, (
@@ -70,7 +70,7 @@ class DataFiles:
                     _partial(path).replace(path)
                 else:
                     _partial(path).unlink(missing_ok=True)
-                sync_folder(path.parent)
+                fsync_dir(path.parent)
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype:

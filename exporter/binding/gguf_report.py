@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import StorageError
-from ...files import write_whole
+from ...files import atomic_write
 from ...manifest import Manifest
 from ...quant.gguf import BLOCK_SIZE, keeps, split_blocks
 from ...quant.packing import unpack
@@ -51,7 +51,7 @@ def write_report(folder: Path, manifest: Manifest, checkpoint: Checkpoint, threa
         "fingerprint": checkpoint.fingerprint(),
         "precisions": precisions,
     }
-    write_whole(folder / FILE_NAME, (json.dumps(values, indent=1) + "\n").encode())
+    atomic_write(folder / FILE_NAME, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def summaries(folder: Path) -> list[str]:

@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from ..checkpoint.external_data import Place
+from ..checkpoint.external_data import TensorLocation
 
 ALIGNMENT = 4096  # bytes; what onnxruntime needs to map a tensor
 
 
 @dataclass(slots=True)
-class Layout:
+class ExternalDataLayout:
     """Places of all initializers, and the size of each data file."""
 
-    places: dict[str, Place] = field(default_factory=dict)
+    locations: dict[str, TensorLocation] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
 
 
-def lay_out(module: nn.Module, data_file: str, shard_size: int) -> Layout:
+def plan_external_data(module: nn.Module, data_file: str, shard_size: int) -> ExternalDataLayout:
     """Assign every parameter of a module a location in the external data files.
 
     They stand in the module's order, the tied table last and in a file of its own.
@@ -27,7 +27,7 @@ def lay_out(module: nn.Module, data_file: str, shard_size: int) -> Layout:
     A file ends before it would outgrow `shard_size` bytes; a larger tensor stands alone. The first
     is `data_file`, the next `data_file` with `_1`.
     """
-    layout = Layout()
+    layout = ExternalDataLayout()
     sizes = {
         name: value.numel() * value.element_size() for name, value in module.state_dict().items()
     }
@@ -49,11 +49,11 @@ def lay_out(module: nn.Module, data_file: str, shard_size: int) -> Layout:
         file = data_file + (f"_{number}" if number else "")
         offset = 0
         for name in shard:
-            layout.places[name] = Place(file, offset, sizes[name])
+            layout.locations[name] = TensorLocation(file, offset, sizes[name])
             offset += _aligned(sizes[name])
-        last = layout.places[shard[-1]]
+        last = layout.locations[shard[-1]]
         layout.sizes[file] = last.offset + last.size
-    layout.places |= {name: layout.places[source] for name, source in aliases.items()}
+    layout.locations |= {name: layout.locations[source] for name, source in aliases.items()}
     return layout
 
 

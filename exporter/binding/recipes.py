@@ -34,7 +34,7 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Fill:
+class WeightRecipe:
     """How some initializers are made from some tensors, in slices of rows."""
 
     tensors: tuple[Tensor, ...]
@@ -63,7 +63,9 @@ class Fill:
                 sink.write(name, values, start * (values.size // (stop - start)))
 
 
-def fills_of(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> Iterator[Fill]:
+def weight_recipes(
+    module: nn.Module, checkpoint: Checkpoint, name: str = ""
+) -> Iterator[WeightRecipe]:
     """Yield the weight recipes of every parameter of a module.
 
     `name` is the module's name in the model. The order is the same for every precision.
@@ -88,23 +90,23 @@ def fills_of(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> Itera
             yield _copy(prefix + "bias", tensors[prefix + "bias"])
 
 
-def _copy(name: str, tensor: Tensor) -> Fill:
+def _copy(name: str, tensor: Tensor) -> WeightRecipe:
     def make(start: int, stop: int) -> dict[str, np.ndarray]:
         values = tensor.rows(start, stop)
         tensor.release(start, stop)
         return {name: values}
 
-    return Fill((tensor,), make, None, tensor.shape[0], prod(tensor.shape[1:]))
+    return WeightRecipe((tensor,), make, None, tensor.shape[0], prod(tensor.shape[1:]))
 
 
-def _transpose(name: str, tensor: Tensor) -> Fill:
+def _transpose(name: str, tensor: Tensor) -> WeightRecipe:
     rows, columns = tensor.shape
-    return Fill(
+    return WeightRecipe(
         (tensor,), lambda start, stop: {name: tensor.columns(start, stop)}, None, columns, rows
     )
 
 
-def _quantize(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
+def _quantize(prefix: str, tensor: Tensor, rule: Rule) -> WeightRecipe:
     def make(start: int, stop: int) -> dict[str, np.ndarray]:
         if gguf.keeps(rule, tensor.encoding.name):
             blocks = gguf.repack(tensor.stored_rows(start, stop), rule.bits, tensor.name)
@@ -118,10 +120,10 @@ def _quantize(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
         }
         return {prefix + name: values for name, values in pieces.items() if values is not None}
 
-    return Fill((tensor,), make, rule, *tensor.shape)
+    return WeightRecipe((tensor,), make, rule, *tensor.shape)
 
 
-def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
+def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> WeightRecipe:
     """Return the weight recipe that puts a matrix's inputs along the first axis.
 
     Codes and scales are those of `_quantize`, made for some blocks of inputs and all outputs at a
@@ -160,21 +162,21 @@ def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> Fill:
         }
 
     # codes are kept, in bytes
-    return Fill((tensor,), make, rule, num_blocks, rule.block_size * outputs // 4)
+    return WeightRecipe((tensor,), make, rule, num_blocks, rule.block_size * outputs // 4)
 
 
-def _delay_gains(prefix: str, tensors: Mapping[str, Tensor]) -> Fill:
+def _delay_gains(prefix: str, tensors: Mapping[str, Tensor]) -> WeightRecipe:
     """Compute the table, or copy an artifact's."""
     if (table := tensors.get(prefix + "table")) is not None:
         return _copy(prefix + "table", table)
     linear1, linear2 = (tensors[f"{prefix}{name}.weight"] for name in ("linear1", "linear2"))
-    return Fill(
+    return WeightRecipe(
         (linear1, linear2),
         lambda start, stop: {prefix + "table": delay_gains(linear1.rows(), linear2.rows())},
     )
 
 
-def _constants(prefix: str, part: linear.WithConstants) -> Fill:
-    return Fill(
+def _constants(prefix: str, part: linear.WithConstants) -> WeightRecipe:
+    return WeightRecipe(
         (), lambda start, stop: {prefix + name: values for name, values in part.constants().items()}
     )

@@ -18,7 +18,7 @@ CELLS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class StorageOption:
     """One way to store a group of tensors."""
 
     bits: int
@@ -27,7 +27,7 @@ class Form:
     drift: float  # how far the model's decisions move, 0 or more
 
 
-def spend(groups: Sequence[Sequence[Form]], budget: int) -> list[int]:
+def solve_knapsack(groups: Sequence[Sequence[StorageOption]], budget: int) -> list[int]:
     """Return the index of each group's storage option for the least total drift.
 
     The sizes of the options together fit `budget` bytes.

@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from ...config import TransformerConfig, VoxtralConfig
 from ...errors import ShapeError
 from ...quant.recipe import FLOAT, Recipe
-from ..binding.recipes import fills_of
+from ..binding.recipes import weight_recipes
 from ..checkpoint.open import Checkpoint
 from ..checkpoint.tekken import read_tekken
 from ..model import ops
 from ..model.layers import Layer, Positions, RMSNorm
 from ..model.linear import (
-    Build,
     DequantizedTiedEmbedding,
     Linear,
+    ModuleFactory,
     QuantizedLinear,
     QuantizedTiedEmbedding,
     Table,
@@ -125,7 +125,7 @@ class Layerwise:
                 positions.
         """
         self.checkpoint, self.config = checkpoint, checkpoint.config
-        self.build, self.observe = Build(torch.float32, recipe), observe
+        self.build, self.observe = ModuleFactory(torch.float32, recipe), observe
         self.tokens, self.streaming = read_tekken(
             checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms
         )
@@ -249,7 +249,7 @@ class Layerwise:
             TABLE, sum(stop - start for start, stop in ranges), hidden_size
         )
         sink = _Parameters(table, TABLE)
-        for fill in fills_of(table, self.checkpoint, TABLE):
+        for fill in weight_recipes(table, self.checkpoint, TABLE):
             at = 0
             for start, stop in ranges:
                 for name, values in fill.make(start, stop).items():
@@ -284,7 +284,7 @@ def fill(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> None:
     """Give a module, whose name in the model this is, the checkpoint's weights."""
     sink = _Parameters(module, name)
     with ThreadPoolExecutor() as pool:
-        for part in fills_of(module, checkpoint, name):
+        for part in weight_recipes(module, checkpoint, name):
             part.run(pool, [sink])
             for tensor in part.tensors:
                 tensor.release()

@@ -21,11 +21,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ...config import VoxtralConfig
 from ...quant.blocks import dequantize_blockwise, quantize_blockwise
 from ...quant.recipe import Recipe, Rule, load_recipe
-from ..binding.layout import ALIGNMENT, lay_out
+from ..binding.layout import ALIGNMENT, plan_external_data
 from ..checkpoint.open import Checkpoint
-from ..model.linear import Build
+from ..model.linear import ModuleFactory
 from ..model.voxtral import Decoder, Encoder
-from .budget import Form
+from .budget import StorageOption
 from .calibrate import Clip
 from .layerwise import TABLE, Choices, Layerwise, decoder_stages, encoder_stages
 
@@ -90,7 +90,7 @@ class Sensitivity:
 
     group: Group
     drift: Drift
-    forms: tuple[Form, ...]  # from the smallest on
+    forms: tuple[StorageOption, ...]  # from the smallest on
 
 
 def groups_of(config: VoxtralConfig) -> list[Group]:
@@ -117,7 +117,7 @@ def _runs(count: int, most: int) -> Iterator[tuple[str, range]]:
         yield (str(start) if len(layers) == 1 else f"{start}-{layers[-1]}"), layers
 
 
-def form_sizes(
+def option_sizes(
     checkpoint: Checkpoint, dtype: torch.dtype
 ) -> dict[Group, dict[tuple[int, int], int]]:
     """Return the bytes of every group of tensors in each of its storage options.
@@ -135,15 +135,17 @@ def form_sizes(
             for group in groups
             if TABLE not in group.patterns or config.decoder.hidden_size % form[1] == 0
         ]
-        build = Build(
+        build = ModuleFactory(
             dtype, Recipe("", 0, tuple(rule for group in able for rule in group.rules(*form)))
         )
         with FakeTensorMode():
             layouts = [
-                lay_out(module, "data", 1 << 60)
+                plan_external_data(module, "data", 1 << 60)
                 for module in (Encoder(build, config), Decoder(build, config, tokens))
             ]
-        places = {name: place.size for layout in layouts for name, place in layout.places.items()}
+        places = {
+            name: place.size for layout in layouts for name, place in layout.locations.items()
+        }
         for group in able:
             sizes[group][form] = sum(
                 -(-size // ALIGNMENT) * ALIGNMENT
@@ -170,7 +172,7 @@ def measure_sensitivities(
     recipes = [Recipe(group.name, 0, group.rules(*MEASURED)) for group in sizes]
     drifts = measure_drifts(checkpoint, clips, recipes, on_stage)
     return [
-        Sensitivity(group, drift, _forms(checkpoint, group, drift, size))
+        Sensitivity(group, drift, _options(checkpoint, group, drift, size))
         for group, drift, size in zip(sizes, drifts, sizes.values(), strict=True)
     ]
 
@@ -277,12 +279,12 @@ def _drift(reference: Choices, other: Choices, gap: Tensor) -> Drift:
     return Drift(max(0.0, float(divergence)), float(change.square().mean().sqrt()), int(flips))
 
 
-def _forms(
+def _options(
     checkpoint: Checkpoint, group: Group, drift: Drift, sizes: Mapping[tuple[int, int], int]
-) -> tuple[Form, ...]:
+) -> tuple[StorageOption, ...]:
     errors = {form: _squared_error(checkpoint, group, *form) for form in sizes}
     return tuple(
-        Form(*form, size, drift.total * errors[form] / errors[MEASURED])
+        StorageOption(*form, size, drift.total * errors[form] / errors[MEASURED])
         for form, size in sizes.items()
     )
 

@@ -22,7 +22,7 @@ _ENCODINGS: dict[int, Encoding] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TensorLocation:
     """Where an initializer's bytes stand."""
 
     file: str  # below the artifact folder
@@ -39,7 +39,7 @@ def read_initializers(folder: Path, graph: GraphSpec) -> dict[str, Tensor]:
     files = {name: Span((map_file(folder / name),)) for name in graph.data}
     found = {}
     for initializer in _external_initializers(folder / graph.path):
-        name, place = initializer.name, _place(graph.path, initializer)
+        name, place = initializer.name, _location(graph.path, initializer)
         file, end = files.get(place.file), place.offset + place.size
         if file is None or end > file.size:
             raise ArtifactError(
@@ -50,14 +50,14 @@ def read_initializers(folder: Path, graph: GraphSpec) -> dict[str, Tensor]:
     return found
 
 
-def read_places(folder: Path, graph_file: str) -> dict[str, Place]:
+def read_locations(folder: Path, graph_file: str) -> dict[str, TensorLocation]:
     """Where the initializers of a graph stand that are in data files, by name.
 
     Raises:
         ArtifactError: the graph does not parse.
     """
     return {
-        tensor.name: _place(graph_file, tensor)
+        tensor.name: _location(graph_file, tensor)
         for tensor in _external_initializers(folder / graph_file)
     }
 
@@ -71,8 +71,8 @@ def _external_initializers(path: Path) -> list[onnx.TensorProto]:
     return [tensor for tensor in model.graph.initializer if tensor.data_location == external]
 
 
-def _place(graph_file: str, tensor: onnx.TensorProto) -> Place:
+def _location(graph_file: str, tensor: onnx.TensorProto) -> TensorLocation:
     where = {entry.key: entry.value for entry in tensor.external_data}
     size = _ENCODINGS[tensor.data_type].num_bytes(tuple(tensor.dims))
     file = Path(graph_file).with_name(where["location"]).as_posix()
-    return Place(file, int(where.get("offset", 0)), size)
+    return TensorLocation(file, int(where.get("offset", 0)), size)

@@ -236,7 +236,7 @@ def _replace_part(name: str, parts: dict[str, str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class NamingScheme:
     """How one checkpoint format names tensors and orders rotary rows."""
 
     name: str
@@ -246,26 +246,26 @@ class Layout:
     extras: Collection[str] = ()  # names of what the format holds besides the model
 
 
-MISTRAL = Layout("mistral", mistral_name, interleaved=True)
-HF = Layout(
+MISTRAL = NamingScheme("mistral", mistral_name, interleaved=True)
+HF = NamingScheme(
     "huggingface",
     hf_name,
     interleaved=False,
     tied_copies={"language_model.lm_head.weight", "lm_head.weight"},
 )
-HF_LIVE = Layout(
+HF_LIVE = NamingScheme(
     "huggingface-live", hf_live_name, interleaved=False, tied_copies={"lm_head.weight"}
 )
-VOXTRAL_CPP = Layout(
+VOXTRAL_CPP = NamingScheme(
     "voxtral.cpp", voxtral_cpp_name, interleaved=True, extras={"audio.mel_filters"}
 )
-TRANSCRIBE_CPP = Layout(
+TRANSCRIBE_CPP = NamingScheme(
     "transcribe.cpp",
     transcribe_cpp_name,
     interleaved=False,
     extras={"frontend.mel_filterbank", "frontend.window", "dec.time_embed.inv_freq"},
 )
-GGUF_LAYOUTS = (MISTRAL, VOXTRAL_CPP, TRANSCRIBE_CPP)
+GGUF_SCHEMES = (MISTRAL, VOXTRAL_CPP, TRANSCRIBE_CPP)
 
 
 def rotary_head_dim(name: str, config: VoxtralConfig) -> int | None:

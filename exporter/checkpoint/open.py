@@ -128,7 +128,7 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
         found = open_hf_files(source)
         live = any(name.startswith("model.") for name in found)
         layout = names.HF_LIVE if live else names.HF
-    tensors = _take_census(source, found, config, layout)
+    tensors = _check_tensors(source, found, config, layout)
     content = read_bytes(tokenizer or source / "tekken.json")
     return Checkpoint(source, layout.name, config, tensors, content, read_card(source), files)
 
@@ -162,14 +162,14 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
     files = versions((*shards, tokenizer))
     found, metadata = gguf.open_gguf(shards)
     layout = next(
-        (layout for layout in names.GGUF_LAYOUTS if layout.rename(names.EMBEDDING) in found),
+        (layout for layout in names.GGUF_SCHEMES if layout.rename(names.EMBEDDING) in found),
         None,
     )
     if layout is None:
         schemes = "; ".join(
             f"{layout.name}: {layout.rename(names.EMBEDDING)}, "
             f"{layout.rename(names.FIRST_PROJECTION)}"
-            for layout in names.GGUF_LAYOUTS
+            for layout in names.GGUF_SCHEMES
         )
         raise CheckpointError(
             f"{source}: expected the names of one of these schemes: {schemes}; found "
@@ -184,7 +184,7 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
             raise CheckpointError(
                 f"{source}: {gguf.CONFIG}: not the hyperparameters ({error!r})"
             ) from error
-    tensors = _take_census(source, found, config, layout)
+    tensors = _check_tensors(source, found, config, layout)
     return Checkpoint(source, layout.name, config, tensors, read_bytes(tokenizer), Card(), files)
 
 
@@ -194,8 +194,8 @@ def versions(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
 
 
-def _take_census(
-    source: Path, found: dict[str, Tensor], config: VoxtralConfig, layout: names.Layout
+def _check_tensors(
+    source: Path, found: dict[str, Tensor], config: VoxtralConfig, layout: names.NamingScheme
 ) -> dict[str, Tensor]:
     """Rename what was found; list by name all that is missing, extra or misshapen."""
     problems, tensors, expected = [], {}, names.tensor_shapes(config)

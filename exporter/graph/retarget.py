@@ -14,7 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..model import linear, ops
 from .families.spec import GraphPlan
-from .trace import Traced, fake_module, finish
+from .trace import TracedGraph, fake_module, finish
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 MICROSOFT = "com.microsoft"
@@ -23,7 +23,7 @@ WIDE_INPUT = "input_features"
 WIDE_OUTPUT = "logits"
 
 
-def retarget(model: ir.Model, plan: GraphPlan) -> Traced | None:
+def retarget(model: ir.Model, plan: GraphPlan) -> TracedGraph | None:
     """Change the graph of another precision, in place, to the planned one.
 
     Returns None where that takes more: a float table is read by nodes of other shapes than a

@@ -36,7 +36,7 @@ EXAMPLE_SIZES |= {"sequence_length": 3, "past_sequence_length": 7, "total_sequen
 
 
 @dataclass(frozen=True, slots=True)
-class Traced:
+class TracedGraph:
     """A graph whose initializers hold no values, and the module whose parameters they are."""
 
     plan: GraphPlan
@@ -45,7 +45,7 @@ class Traced:
     operators: dict[str, int]
 
 
-def trace(plan_of: PlanOf, config: VoxtralConfig) -> Traced:
+def trace(plan_of: PlanOf, config: VoxtralConfig) -> TracedGraph:
     """Trace one graph; its initializers are named after the checkpoint's tensors.
 
     Two layers are traced and the second is repeated to the configuration's depth, where the recipe
@@ -70,7 +70,7 @@ def fake_module(plan: GraphPlan) -> nn.Module:
         return plan.module().eval()
 
 
-def finish(plan: GraphPlan, module: nn.Module, model: ir.Model) -> Traced:
+def finish(plan: GraphPlan, module: nn.Module, model: ir.Model) -> TracedGraph:
     """Hold a graph to its plan, and name what is in it.
 
     Raises:
@@ -95,7 +95,7 @@ def finish(plan: GraphPlan, module: nn.Module, model: ir.Model) -> Traced:
         f"{plan.role}: contrib operators in it"
     )
     model.producer_name, model.producer_version = "voxtral-onnx", ""
-    return Traced(plan, module, model, operators)
+    return TracedGraph(plan, module, model, operators)
 
 
 def _are_alike(module: nn.Module) -> bool:

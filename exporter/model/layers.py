@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from ...config import TransformerConfig
 from ...manifest import MAX_DELAY_TOKENS
 from . import ops
-from .linear import Build
+from .linear import ModuleFactory
 
 
 class RMSNorm(nn.Module):
     """RMS norm that also adds the pending branch to the residual stream."""
 
-    def __init__(self, build: Build, hidden_size: int, eps: float):
+    def __init__(self, build: ModuleFactory, hidden_size: int, eps: float):
         super().__init__()
         self.weight, self.eps = build.parameter(hidden_size), eps
 
@@ -34,7 +34,7 @@ class RMSNorm(nn.Module):
 class DelayGain(nn.Module):
     """The delay network 1 + linear2(gelu(linear1(t))) as a table over every delay."""
 
-    def __init__(self, build: Build, hidden_size: int):
+    def __init__(self, build: ModuleFactory, hidden_size: int):
         super().__init__()
         self.table = build.parameter(MAX_DELAY_TOKENS + 1, 1, hidden_size)
 
@@ -45,7 +45,7 @@ class DelayGain(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention over a window of a fixed buffer."""
 
-    def __init__(self, build: Build, name: str, stack: TransformerConfig, bias: bool):
+    def __init__(self, build: ModuleFactory, name: str, stack: TransformerConfig, bias: bool):
         super().__init__()
         self.num_heads = stack.num_attention_heads
         self.kv_heads = stack.num_key_value_heads
@@ -81,7 +81,7 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """SwiGLU."""
 
-    def __init__(self, build: Build, name: str, stack: TransformerConfig, bias: bool):
+    def __init__(self, build: ModuleFactory, name: str, stack: TransformerConfig, bias: bool):
         super().__init__()
         self.gate_proj = build.linear(
             f"{name}.gate_proj", stack.hidden_size, stack.intermediate_size
@@ -118,7 +118,7 @@ class Layer(nn.Module):
     """One pre-norm layer; encoder layers have biases, decoder layers a gain for the delay."""
 
     def __init__(
-        self, build: Build, name: str, stack: TransformerConfig, *, bias: bool, delay: bool
+        self, build: ModuleFactory, name: str, stack: TransformerConfig, *, bias: bool, delay: bool
     ):
         super().__init__()
         self.input_layernorm = RMSNorm(build, stack.hidden_size, stack.rms_norm_eps)
@@ -148,7 +148,7 @@ class Stack(nn.Module):
     """All layers of one transformer and its final norm."""
 
     def __init__(
-        self, build: Build, name: str, stack: TransformerConfig, *, bias: bool, delay: bool
+        self, build: ModuleFactory, name: str, stack: TransformerConfig, *, bias: bool, delay: bool
     ):
         super().__init__()
         self.layers = nn.ModuleList(

@@ -16,7 +16,7 @@ MASKED = -1e30  # far below any logit, finite because WGSL has no infinity
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
+class ModuleFactory:
     """What every module of one precision is made of."""
 
     dtype: torch.dtype  # of activations, scales and caches
@@ -57,7 +57,7 @@ class WithConstants(nn.Module):
 class Linear(nn.Module):
     """x @ weight + bias, weight stored [in_features, out_features] as MatMul wants it."""
 
-    def __init__(self, build: Build, in_features: int, out_features: int, bias: bool):
+    def __init__(self, build: ModuleFactory, in_features: int, out_features: int, bias: bool):
         super().__init__()
         self.weight = build.parameter(in_features, out_features)
         self.bias = build.parameter(out_features) if bias else None
@@ -70,7 +70,9 @@ class Linear(nn.Module):
 class QuantizedLinear(nn.Module):
     """The same with block-quantised weights."""
 
-    def __init__(self, build: Build, rule: Rule, in_features: int, out_features: int, bias: bool):
+    def __init__(
+        self, build: ModuleFactory, rule: Rule, in_features: int, out_features: int, bias: bool
+    ):
         super().__init__()
         self.rule = rule
         self.in_features = in_features
@@ -112,7 +114,7 @@ class DequantizedWeight(nn.Module):
     only in this layout.
     """
 
-    def __init__(self, build: Build, rule: Rule, in_features: int, out_features: int):
+    def __init__(self, build: ModuleFactory, rule: Rule, in_features: int, out_features: int):
         super().__init__()
         if out_features * rule.bits % 8:
             raise QuantizationError(
@@ -135,7 +137,9 @@ class DequantizedWeight(nn.Module):
 class DequantizedLinear(DequantizedWeight):
     """x @ weight + bias, the weight dequantised."""
 
-    def __init__(self, build: Build, rule: Rule, in_features: int, out_features: int, bias: bool):
+    def __init__(
+        self, build: ModuleFactory, rule: Rule, in_features: int, out_features: int, bias: bool
+    ):
         super().__init__(build, rule, in_features, out_features)
         self.bias = build.parameter(out_features) if bias else None
 
@@ -147,7 +151,7 @@ class DequantizedLinear(DequantizedWeight):
 class TiedEmbedding(nn.Module):
     """Embedding and head on one float table [vocab_size, hidden_size]."""
 
-    def __init__(self, build: Build, vocab_size: int, hidden_size: int):
+    def __init__(self, build: ModuleFactory, vocab_size: int, hidden_size: int):
         super().__init__()
         self.weight = build.parameter(vocab_size, hidden_size)
 
@@ -164,7 +168,9 @@ class QuantizedTiedEmbedding(nn.Module):
     Gathering wants its scales with a third axis, on the same bytes.
     """
 
-    def __init__(self, build: Build, rule: Rule, name: str, vocab_size: int, hidden_size: int):
+    def __init__(
+        self, build: ModuleFactory, rule: Rule, name: str, vocab_size: int, hidden_size: int
+    ):
         super().__init__()
         if rule.has_zero_points:
             raise QuantizationError(
@@ -215,7 +221,9 @@ class DequantizedTiedEmbedding(DequantizedWeight):
     Of a pair of codes the wanted one is cut out.
     """
 
-    def __init__(self, build: Build, rule: Rule, name: str, vocab_size: int, hidden_size: int):
+    def __init__(
+        self, build: ModuleFactory, rule: Rule, name: str, vocab_size: int, hidden_size: int
+    ):
         super().__init__(build, rule, hidden_size, vocab_size)
         if rule.has_zero_points:
             raise QuantizationError(

@@ -11,7 +11,7 @@ from ...config import VoxtralConfig
 from ...manifest import Tokens
 from . import ops
 from .layers import Positions, Stack
-from .linear import MASKED, Build, WithConstants
+from .linear import MASKED, ModuleFactory, WithConstants
 
 
 class Conv(nn.Module):
@@ -20,7 +20,7 @@ class Conv(nn.Module):
     Kernel 3, causal, padded on the left by the state of the last call.
     """
 
-    def __init__(self, build: Build, in_channels: int, out_channels: int, stride: int):
+    def __init__(self, build: ModuleFactory, in_channels: int, out_channels: int, stride: int):
         super().__init__()
         self.weight = build.parameter(out_channels, in_channels, 3)
         self.bias = build.parameter(out_channels)
@@ -36,7 +36,7 @@ class Conv(nn.Module):
 class Embedder(nn.Module):
     """The conv stem: 100 mel frames a second to 50 encoder frames."""
 
-    def __init__(self, build: Build, n_mels: int, hidden_size: int):
+    def __init__(self, build: ModuleFactory, n_mels: int, hidden_size: int):
         super().__init__()
         self.conv1 = Conv(build, n_mels, hidden_size, stride=1)
         self.conv2 = Conv(build, hidden_size, hidden_size, stride=2)
@@ -45,7 +45,7 @@ class Embedder(nn.Module):
 class AudioTower(Stack):
     """Conv stem and encoder layers."""
 
-    def __init__(self, build: Build, config: VoxtralConfig):
+    def __init__(self, build: ModuleFactory, config: VoxtralConfig):
         super().__init__(build, "audio_tower", config.encoder, bias=True, delay=False)
         self.embedder = Embedder(build, config.audio.n_mels, config.encoder.hidden_size)
 
@@ -53,7 +53,7 @@ class AudioTower(Stack):
 class Projector(nn.Module):
     """Four joined encoder frames to one audio embedding."""
 
-    def __init__(self, build: Build, in_features: int, out_features: int):
+    def __init__(self, build: ModuleFactory, in_features: int, out_features: int):
         super().__init__()
         self.linear_1 = build.linear("multi_modal_projector.linear_1", in_features, out_features)
         self.linear_2 = build.linear("multi_modal_projector.linear_2", out_features, out_features)
@@ -65,7 +65,7 @@ class Projector(nn.Module):
 class AudioEncoder(nn.Module):
     """Conv stem, encoder and adapter, however their caches are kept."""
 
-    def __init__(self, build: Build, config: VoxtralConfig):
+    def __init__(self, build: ModuleFactory, config: VoxtralConfig):
         super().__init__()
         joined = config.encoder.hidden_size * config.encoder.downsample_factor
         self.dtype, self.joined = build.dtype, joined
@@ -110,7 +110,7 @@ class Encoder(AudioEncoder):
 class LanguageModel(Stack):
     """Tied table and decoder layers."""
 
-    def __init__(self, build: Build, config: VoxtralConfig):
+    def __init__(self, build: ModuleFactory, config: VoxtralConfig):
         super().__init__(build, "language_model", config.decoder, bias=False, delay=True)
         self.embed_tokens = build.tied_embedding(
             "language_model.embed_tokens", config.decoder.vocab_size, config.decoder.hidden_size
@@ -120,7 +120,7 @@ class LanguageModel(Stack):
 class Decoder(WithConstants):
     """One position or several: audio embedding + token -> next token."""
 
-    def __init__(self, build: Build, config: VoxtralConfig, tokens: Tokens):
+    def __init__(self, build: ModuleFactory, config: VoxtralConfig, tokens: Tokens):
         super().__init__()
         self.blank = tokens.streaming_pad
         self.language_model = LanguageModel(build, config)

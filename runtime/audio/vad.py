@@ -35,8 +35,8 @@ class Detector(Protocol):
     """Scores frames of one stream, in order."""
 
     frame: int  # samples
-    opens: float  # a score of this much begins speech
-    closes: float  # and one below this ends it
+    threshold: float  # a score of this much begins speech
+    neg_threshold: float  # and one below this ends it
 
     def score(self, samples: np.ndarray) -> float:
         """How much the next frame is like speech; samples: float32 [frame]."""
@@ -52,7 +52,7 @@ class Energy:
     nothing is known of the noise, and everything that can be heard counts as speech.
     """
 
-    opens, closes = 6.0, 3.0  # steady noise reaches 2
+    threshold, neg_threshold = 6.0, 3.0  # steady noise reaches 2
     QUIETEST = -80.0  # dBFS: nothing below is speech or noise
     MEMORY_SECONDS = 6
 
@@ -88,7 +88,7 @@ class Silero:
     Source: github.com/snakers4/silero-vad, `OnnxWrapper` and `get_speech_timestamps`.
     """
 
-    frame, opens, closes = 512, 0.5, 0.35
+    frame, threshold, neg_threshold = 512, 0.5, 0.35
     CONTEXT = 64  # samples
     STATE = (2, 1, 128)
     INPUTS, OUTPUTS = ["input", "sr", "state"], ["output", "stateN"]
@@ -138,7 +138,7 @@ class Silero:
         return float(np.asarray(output).item())
 
 
-class VoiceGate:
+class SpeechFilter:
     """For one stream: hears its audio, then lets its tokens pass."""
 
     def __init__(self, detector: Detector, manifest: Manifest, num_delay_tokens: int):
@@ -158,7 +158,7 @@ class VoiceGate:
         self._rest = np.zeros(0, np.float32)  # less than a frame
         # of speech: first sample, and the one behind the last
         self._spans: deque[list[int]] = deque()
-        self._heard = 0  # samples, in whole frames
+        self._num_samples = 0  # samples, in whole frames
         self._is_open = False
         self._speech_end = -self._hang_over
         self._quiet = 0  # samples before the last speech
@@ -168,18 +168,20 @@ class VoiceGate:
     @property
     def seconds(self) -> float:
         """Of audio heard."""
-        return self._heard / self._rate
+        return self._num_samples / self._rate
 
     @property
     def quiet_seconds(self) -> float:
         """Of audio without speech, its pre-roll and hang-over."""
-        return (self._quiet + max(0, self._heard - self._speech_end - self._hang_over)) / self._rate
+        return (
+            self._quiet + max(0, self._num_samples - self._speech_end - self._hang_over)
+        ) / self._rate
 
     def summary(self) -> dict[str, float]:
         """Its values by name."""
         return {"quiet_seconds": round(self.quiet_seconds, 3), "left_out": self.left_out}
 
-    def hear(self, samples: np.ndarray) -> None:
+    def push(self, samples: np.ndarray) -> None:
         """Take the next samples, before the tokens that they decide."""
         samples_left = np.concatenate((self._rest, samples))
         size = self._detector.frame
@@ -189,19 +191,21 @@ class VoiceGate:
         self._rest = samples_left[whole:].copy()
 
     def _judge(self, score: float) -> None:
-        first = self._heard
-        self._heard += self._detector.frame
-        self._is_open = score >= (self._detector.closes if self._is_open else self._detector.opens)
+        first = self._num_samples
+        self._num_samples += self._detector.frame
+        self._is_open = score >= (
+            self._detector.neg_threshold if self._is_open else self._detector.threshold
+        )
         if not self._is_open:
             return
         self._quiet += max(0, first - self._pre_roll - self._speech_end - self._hang_over)
         if self._spans and self._spans[-1][1] == first:
-            self._spans[-1][1] = self._heard
+            self._spans[-1][1] = self._num_samples
         else:
-            self._spans.append([first, self._heard])
-        self._speech_end = self._heard
+            self._spans.append([first, self._num_samples])
+        self._speech_end = self._num_samples
 
-    def words(self, tokens: Iterator[Token]) -> Iterator[Token]:
+    def filter(self, tokens: Iterator[Token]) -> Iterator[Token]:
         """The tokens, with blanks in place of word groups that have no speech."""
         for token in tokens:
             is_text = token.token_id >= self._ids.first_text
@@ -222,11 +226,11 @@ class VoiceGate:
         return bool(self._spans) and self._spans[0][0] + size <= last
 
 
-def heard(source: AudioSource, gate: VoiceGate | None) -> Iterator[np.ndarray]:
+def filtered_blocks(source: AudioSource, gate: SpeechFilter | None) -> Iterator[np.ndarray]:
     """The blocks of a source, each of which the gate has heard before it is handed out."""
     for block in source.blocks():
         if gate:
-            gate.hear(block)
+            gate.push(block)
         yield block
 
 

@@ -84,11 +84,11 @@ class Buffer(Protocol):
         """Replace the values, or those of the first rows along the third axis."""
         ...
 
-    def copy(self, other: Buffer, rows: int) -> None:
+    def copy_from(self, other: Buffer, rows: int) -> None:
         """Take over the first rows along the third axis of a buffer of the same binding."""
         ...
 
-    def move_rows(self, keep: int) -> None:
+    def shift(self, keep: int) -> None:
         """Move the last `keep` rows to the front."""
         ...
 
@@ -99,7 +99,7 @@ class Binding(Protocol):
     buffers: dict[str, Buffer]  # by the input's name
     reusable: bool  # by another stream after this one
 
-    def hold(
+    def bind_state(
         self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
     ) -> Buffer:
         """A buffer of zeros that is the input `past` and then the output `present` of every call.
@@ -108,7 +108,7 @@ class Binding(Protocol):
         """
         ...
 
-    def part(self, first: int, last: int) -> Binding:
+    def slice_batch(self, first: int, last: int) -> Binding:
         """A binding of the session to these parts of the same buffers along the first axis."""
         ...
 
@@ -122,7 +122,7 @@ class Device(Protocol):
 
     name: str  # as `--device` takes it
     notes: list[str]  # what differs from what was asked for
-    has_rows: bool  # bindings have parts, so that several streams may advance together
+    supports_batching: bool  # bindings have parts, so that several streams may advance together
 
     def open(
         self, path: str | bytes, options: Any, *, captures: bool

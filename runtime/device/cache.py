@@ -30,8 +30,8 @@ class KVCache:
         self.buffers: list[Buffer] = []
         self.states: list[Buffer] = []  # of the convolutions
         if binding is None:
-            binding = session.take_binding()
-            weakref.finalize(self, session.give_back, binding)
+            binding = session.acquire()
+            weakref.finalize(self, session.release, binding)
         self.binding = binding
         for tensor in session.graph.inputs:
             is_cache = tensor.name.startswith("past_key_values.")
@@ -45,7 +45,9 @@ class KVCache:
             )
             buffer = self.binding.buffers.get(tensor.name)
             if buffer is None or buffer.shape != shape:
-                buffer = self.binding.hold(tensor.name, present, shape, dtype, appends=is_cache)
+                buffer = self.binding.bind_state(
+                    tensor.name, present, shape, dtype, appends=is_cache
+                )
             elif not is_cache:  # rows of an earlier stream are written over before they are read
                 buffer.write(np.zeros(shape, dtype))
             (self.buffers if is_cache else self.states).append(buffer)
@@ -69,18 +71,18 @@ class KVCache:
         for buffer, values in zip((*self.states, *self.buffers), arrays, strict=True):
             buffer.write(values)
 
-    def take_over(self, other: KVCache) -> None:
+    def copy_from(self, other: KVCache) -> None:
         """Go on where another cache of the same rows is."""
         self.position, written = other.position, self.spec.row(other.position)
         for mine, its in zip(
             (*self.states, *self.buffers), (*other.states, *other.buffers), strict=True
         ):
-            mine.copy(its, written)
+            mine.copy_from(its, written)
 
     @property
-    def room(self) -> int:
+    def slots_left(self) -> int:
         """Rows the next call may write: no call crosses a move."""
-        return self.spec.room(self.position)
+        return self.spec.slots_left(self.position)
 
     def positions(self, rows: int) -> dict[str, np.ndarray]:
         """The inputs that place the next `rows` rows.
@@ -89,7 +91,7 @@ class KVCache:
 
         Angles are computed in float64, so positions have no end.
         """
-        assert 0 < rows <= self.room, (
+        assert 0 < rows <= self.slots_left, (
             f"{rows} rows at position {self.position} cross a move of the cache"
         )
         angles = (
@@ -105,13 +107,13 @@ class KVCache:
 
     def advance(self, rows: int) -> None:
         """Count rows as written, and shift the last `keep` to the front of a full buffer."""
-        full = self.room == rows
+        full = self.slots_left == rows
         self.position += rows
         if full:
             for buffer in self.buffers:
-                buffer.move_rows(self.spec.keep)
+                buffer.shift(self.spec.keep)
 
-    def rewind(self, rows: int) -> None:
+    def trim(self, rows: int) -> None:
         """Take back the last rows, which are written over; none may be older than the last move."""
         if rows:
             assert (
@@ -121,7 +123,7 @@ class KVCache:
             self.position -= rows
 
 
-class KVRows:
+class BatchedKVCache:
     """Caches of several streams in common buffers [rows, kv_heads, capacity, head_dim].
 
     A row by itself is a batch of one: a stream's cache, with a position and moves of its own. The
@@ -130,22 +132,22 @@ class KVRows:
 
     def __init__(self, session: Session, spec: CacheSpec, rows: int):
         self._session, self._spec = session, spec
-        self._whole = session.take_binding(rows)
-        weakref.finalize(self, session.give_back, self._whole, rows)
+        self._whole = session.acquire(rows)
+        weakref.finalize(self, session.release, self._whole, rows)
         for tensor in session.graph.inputs:
             if tensor.name.startswith("past_key_values."):
                 present = tensor.name.replace("past_key_values", "present")
                 shape = _shape(tensor, rows, spec)
                 buffer = self._whole.buffers.get(tensor.name)
                 if buffer is None or buffer.shape != shape:
-                    self._whole.hold(
+                    self._whole.bind_state(
                         tensor.name, present, shape, np.dtype(tensor.dtype), appends=True
                     )
-        self._bindings = [self._whole.part(0, count) for count in range(1, rows + 1)]
+        self._bindings = [self._whole.slice_batch(0, count) for count in range(1, rows + 1)]
 
-    def cache(self, row: int) -> KVCache:
+    def cache(self, slot: int) -> KVCache:
         """A cache for the next stream in this row."""
-        return KVCache(self._session, self._spec, self._whole.part(row, row + 1))
+        return KVCache(self._session, self._spec, self._whole.slice_batch(slot, slot + 1))
 
     def binding(self, count: int) -> Binding:
         """What a call for the first `count` rows binds."""

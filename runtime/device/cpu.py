@@ -17,7 +17,7 @@ from .base import Binding, Buffer, import_onnxruntime
 class Cpu:
     """onnxruntime's own kernels; buffers are arrays of this process."""
 
-    name, has_rows = "cpu", True
+    name, supports_batching = "cpu", True
 
     def __init__(self, reason: str | None = None):
         """`reason`: why this is not what was asked for."""
@@ -64,11 +64,11 @@ class HostBuffer:
         """See `Buffer`."""
         self.array[:, :, : values.shape[2]] = values
 
-    def copy(self, other: Buffer, rows: int) -> None:
+    def copy_from(self, other: Buffer, rows: int) -> None:
         """See `Buffer`."""
         self.write(other.read(rows))
 
-    def move_rows(self, keep: int) -> None:
+    def shift(self, keep: int) -> None:
         """See `Buffer`."""
         self.array[:, :, :keep] = self.array[:, :, self.shape[2] - keep :].copy()
 
@@ -83,13 +83,13 @@ class HostBinding:
         self._arrays: dict[tuple[str, str], np.ndarray] = {}  # by the names of input and output
         self._session, self._io = session, session.io_binding()
 
-    def hold(
+    def bind_state(
         self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
     ) -> HostBuffer:
         """See `Binding`."""
         return self._share(past, present, lazy_zeros(shape, dtype))
 
-    def part(self, first: int, last: int) -> HostBinding:
+    def slice_batch(self, first: int, last: int) -> HostBinding:
         """See `Binding`."""
         binding = HostBinding(self._session)
         for (past, present), array in self._arrays.items():

@@ -25,7 +25,7 @@ from .base import (
     out_of_memory_is_said,
 )
 from .cpu import HostBuffer, lazy_zeros
-from .helper_graphs import copy_model, move_rows_model, zeros_model
+from .helper_graphs import copy_model, shift_in_place_model, zeros_model
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -40,8 +40,8 @@ _ALIGNMENT = 256  # bytes, as CUDA allocates
 class Cuda:
     """One CUDA device."""
 
-    records = True  # False runs every call anew: tests and benchmarks compare
-    has_rows = True
+    captures_calls = True  # False runs every call anew: tests and benchmarks compare
+    supports_batching = True
     place = "cuda"  # as onnxruntime names where buffers are
 
     def __init__(self, index: int = 0, *, allow_fallback: bool = False):
@@ -53,7 +53,7 @@ class Cuda:
             DeviceError: with what is missing.
         """
         self.name, self.index, self.notes = f"cuda:{index}", index, []
-        self.lock, self.recording_ids, self._allows_cpu = Lock(), count(1), allow_fallback
+        self.lock, self.capture_ids, self._allows_cpu = Lock(), count(1), allow_fallback
         self._helpers: dict[tuple, onnxruntime.InferenceSession] = {}
         ort = import_onnxruntime()
         if CUDA not in ort.get_available_providers():
@@ -138,12 +138,12 @@ class Cuda:
         binding.bind_output("zeros", self.place, self.index)
         return self._run_helper(self._helper(zeros_model, dtype, len(shape)), binding)
 
-    def move_rows(self, buffer: CudaBuffer, keep: int) -> None:
+    def shift(self, buffer: CudaBuffer, keep: int) -> None:
         """Move the last `keep` rows along the third axis of each stream's part to the front."""
-        session = self._helper(move_rows_model, buffer.dtype, buffer.shape[2], keep)
+        session = self._helper(shift_in_place_model, buffer.dtype, buffer.shape[2], keep)
         for row in range(buffer.shape[0]):
             binding = session.io_binding()
-            buffer.part(row, row + 1).bind(binding, "past", "present")
+            buffer.slice_batch(row, row + 1).bind(binding, "past", "present")
             self._run_helper(session, binding)
 
     def copy(
@@ -202,7 +202,7 @@ class CudaBuffer:
         self._value = whole._value if whole else device.zeros(self.shape, dtype)
         self._address = (whole._address if whole else self._value.data_ptr()) + at
 
-    def part(self, first: int, last: int) -> CudaBuffer:
+    def slice_batch(self, first: int, last: int) -> CudaBuffer:
         """The streams from `first` to before `last`."""
         shape = (last - first, *self.shape[1:])
         return CudaBuffer(
@@ -233,14 +233,14 @@ class CudaBuffer:
         whole[:, :, : values.shape[2]] = values
         self.device.copy(whole, self)
 
-    def copy(self, other: Buffer, rows: int) -> None:
+    def copy_from(self, other: Buffer, rows: int) -> None:
         """See `Buffer`; all rows, which stay on the device."""
         assert isinstance(other, CudaBuffer)
         self.device.copy(other, self)
 
-    def move_rows(self, keep: int) -> None:
+    def shift(self, keep: int) -> None:
         """See `Buffer`."""
-        self.device.move_rows(self, keep)
+        self.device.shift(self, keep)
 
 
 class CudaBinding:
@@ -254,12 +254,12 @@ class CudaBinding:
     reusable = True  # recordings hold these addresses and last as long as the session
 
     def __init__(
-        self, device: Cuda, session: onnxruntime.InferenceSession, *, records: bool = True
+        self, device: Cuda, session: onnxruntime.InferenceSession, *, captures_calls: bool = True
     ):
         """`records`: calls are recorded, where the session allows it."""
         self.buffers: dict[str, Buffer] = {}
         self._device, self._session, self._io = device, session, session.io_binding()
-        self._captures, self._records = device.captures(session), records
+        self._captures, self._captures_calls = device.captures(session), captures_calls
         self._caches: dict[tuple[str, str], CudaBuffer] = {}  # by the names of input and output
         self._parts: dict[tuple[int, int], CudaBinding] = {}  # kept, because recordings are
         # a few kB each, which travel with the inputs
@@ -267,7 +267,7 @@ class CudaBinding:
         self._calls: dict[tuple, _Call] = {}  # by the shapes of all inputs
         self._bound: _Call | None = None
 
-    def hold(
+    def bind_state(
         self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
     ) -> Buffer:
         """See `Binding`."""
@@ -277,7 +277,7 @@ class CudaBinding:
         self._states[past] = present, buffer
         return buffer
 
-    def part(self, first: int, last: int) -> CudaBinding:
+    def slice_batch(self, first: int, last: int) -> CudaBinding:
         """See `Binding`.
 
         One stream by itself runs its prompt and single decisions, which are not worth recording.
@@ -285,10 +285,10 @@ class CudaBinding:
         assert not self._states, "states are one stream's"
         if (first, last) not in self._parts:
             part = self._parts[first, last] = CudaBinding(
-                self._device, self._session, records=last - first > 1
+                self._device, self._session, captures_calls=last - first > 1
             )
             for (past, present), buffer in self._caches.items():
-                part._share(past, present, buffer.part(first, last))
+                part._share(past, present, buffer.slice_batch(first, last))
         return self._parts[first, last]
 
     def _share(self, past: str, present: str, buffer: CudaBuffer) -> CudaBuffer:
@@ -312,7 +312,11 @@ class CudaBinding:
             call.bind(self._io)
             self._bound = call
         call.upload(feeds)
-        options = call.options(self._device.records and self._records) if self._captures else None
+        options = (
+            call.options(self._device.captures_calls and self._captures_calls)
+            if self._captures
+            else None
+        )
         # recorded sessions run one call at a time
         with self._device.lock, out_of_memory_is_said(self._device.name):
             self._session.run_with_iobinding(self._io, options)
@@ -380,7 +384,7 @@ class _Call:
         if records not in self._options:
             options = self._options[records] = import_onnxruntime().RunOptions()
             options.add_run_config_entry(
-                "gpu_graph_id", str(next(self._device.recording_ids)) if records else "-1"
+                "gpu_graph_id", str(next(self._device.capture_ids)) if records else "-1"
             )
         return self._options[records]
 

@@ -42,7 +42,7 @@ def copy_model(dtype: np.dtype) -> bytes:
     )
 
 
-def move_rows_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
+def shift_in_place_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
     """An ONNX model, `past` [1, heads, capacity, head_dim] -> `present`; bind both to one buffer.
 
     Slice reads the last `keep` rows into memory of its own before TensorScatter writes them at row
@@ -66,7 +66,7 @@ def move_rows_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
     )
 
 
-def roll_rows_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
+def shift_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
     """An ONNX model, `past` [1, heads, capacity, head_dim] -> `present`.
 
     The last `keep` rows, then the others.

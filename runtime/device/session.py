@@ -60,12 +60,12 @@ class Session:
         self.ort = _load(path or folder / graph.path, graph, options, self.device)
         self._idle: dict[int, list[Binding]] = {}  # by the number of streams in their buffers
 
-    def take_binding(self, streams: int = 1) -> Binding:
+    def acquire(self, streams: int = 1) -> Binding:
         """The binding of streams that have ended, or a new one."""
         idle = self._idle.get(streams)
         return idle.pop() if idle else self.device.bind(self.ort)
 
-    def give_back(self, binding: Binding, streams: int = 1) -> None:
+    def release(self, binding: Binding, streams: int = 1) -> None:
         """Let other streams have a binding."""
         if binding.reusable:
             self._idle.setdefault(streams, []).append(binding)

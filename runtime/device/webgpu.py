@@ -25,7 +25,7 @@ from .base import (
     out_of_memory_is_said,
 )
 from .cpu import HostBuffer, lazy_zeros
-from .helper_graphs import roll_rows_model
+from .helper_graphs import shift_model
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -38,7 +38,7 @@ _LOADER = "libvulkan.so.1"  # Linux; elsewhere the system has D3D12 or Metal
 class WebGpu:
     """The adapter that the plug-in takes: Dawn's first of high performance."""
 
-    has_rows = False  # buffers are handles without addresses
+    supports_batching = False  # buffers are handles without addresses
 
     def __init__(
         self, index: int = 0, activation_dtype: str = "float32", *, allow_fallback: bool = False
@@ -57,10 +57,10 @@ class WebGpu:
             )
         self._ep_device = _find_device(self.name)
         self._lock = Lock()
-        self._movers: dict[tuple, onnxruntime.InferenceSession] = {}
+        self._shifters: dict[tuple, onnxruntime.InferenceSession] = {}
         dtype, shape = np.dtype(activation_dtype), (1, 1, 4, 2)
         try:
-            self._allocator = self._mover(dtype, shape[2], 2)
+            self._allocator = self._shifter(dtype, shape[2], 2)
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
             raise DeviceError(
                 f"{self.name}: no adapter that WebGPU takes ({_reason(error)}); install the GPU's "
@@ -68,7 +68,7 @@ class WebGpu:
                 "or use --device cpu"
             ) from error
         try:
-            self.roll_rows(self.zeros(shape, dtype), dtype, 2)
+            self.shift(self.zeros(shape, dtype), dtype, 2)
         except Exception as error:
             raise DeviceError(
                 f"{self.name}: its adapter does not compute in {activation_dtype} "
@@ -129,23 +129,23 @@ class WebGpu:
             value.update_inplace(lazy_zeros(shape, dtype))
         return value
 
-    def roll_rows(
+    def shift(
         self, value: onnxruntime.OrtValue, dtype: np.dtype, keep: int
     ) -> onnxruntime.OrtValue:
         """A copy whose first rows along the third axis are the last `keep`."""
-        session = self._mover(dtype, value.shape()[2], keep)
+        session = self._shifter(dtype, value.shape()[2], keep)
         binding = session.io_binding()
         binding.bind_ortvalue_input("past", value)
         binding.bind_output("present", "webgpu")
         return self.run(session, binding)[0]
 
-    def _mover(self, dtype: np.dtype, capacity: int, keep: int) -> onnxruntime.InferenceSession:
-        if (dtype, capacity, keep) not in self._movers:
+    def _shifter(self, dtype: np.dtype, capacity: int, keep: int) -> onnxruntime.InferenceSession:
+        if (dtype, capacity, keep) not in self._shifters:
             options = import_onnxruntime().SessionOptions()
             options.log_severity_level = 4
-            session = self.open(roll_rows_model(dtype, capacity, keep), options, captures=False)
-            self._movers[dtype, capacity, keep] = session
-        return self._movers[dtype, capacity, keep]
+            session = self.open(shift_model(dtype, capacity, keep), options, captures=False)
+            self._shifters[dtype, capacity, keep] = session
+        return self._shifters[dtype, capacity, keep]
 
 
 class WebGpuBuffer:
@@ -167,13 +167,13 @@ class WebGpuBuffer:
         whole[:, :, : values.shape[2]] = values
         self.value.update_inplace(whole)
 
-    def copy(self, other: Buffer, rows: int) -> None:
+    def copy_from(self, other: Buffer, rows: int) -> None:
         """See `Buffer`."""
         self.write(other.read(rows))
 
-    def move_rows(self, keep: int) -> None:
+    def shift(self, keep: int) -> None:
         """See `Buffer`; the memory is another one then."""
-        self.value = self.device.roll_rows(self.value, self.dtype, keep)
+        self.value = self.device.shift(self.value, self.dtype, keep)
 
 
 class WebGpuBinding:
@@ -191,7 +191,7 @@ class WebGpuBinding:
         # a few kB each; no kernel writes what it reads
         self._states: dict[tuple[str, str], HostBuffer] = {}
 
-    def hold(
+    def bind_state(
         self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
     ) -> Buffer:
         """See `Binding`."""
@@ -202,7 +202,7 @@ class WebGpuBinding:
         self.buffers[past] = buffer
         return buffer
 
-    def part(self, first: int, last: int) -> Binding:
+    def slice_batch(self, first: int, last: int) -> Binding:
         """See `Binding`; there are none."""
         raise NotImplementedError
 

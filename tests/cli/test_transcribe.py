@@ -357,14 +357,14 @@ def terminate_at(monkeypatch):
     """This process gets SIGTERM when so many tokens have been decided."""
 
     def terminate_at(count: int) -> None:
-        decided, left = Stream.decided, iter(range(count, -1, -1))
+        decided, left = Stream.accept_token, iter(range(count, -1, -1))
 
         def counting(stream, choice):
             if next(left, None) == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
             return decided(stream, choice)
 
-        monkeypatch.setattr(Stream, "decided", counting)
+        monkeypatch.setattr(Stream, "accept_token", counting)
 
     return terminate_at
 

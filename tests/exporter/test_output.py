@@ -194,7 +194,7 @@ def test_two_exports_into_one_folder(checkpoint, tmp_path, run):
         holder.send_signal(signal.SIGKILL)
         holder.wait()
         holder.stdout.close()
-    with output.hold(out):  # the system let go of it
+    with output.lock(out):  # the system let go of it
         pass
     assert contents(out) == {}
 

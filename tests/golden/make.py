@@ -72,7 +72,7 @@ def cache_values(spec: CacheSpec) -> dict[str, Any]:
         "spec": {name: getattr(spec, name) for name in spec.__slots__},
         "positions": positions,
         "rows": [spec.row(position) for position in positions],
-        "room": [spec.room(position) for position in positions],
+        "room": [spec.slots_left(position) for position in positions],
     }
 
 

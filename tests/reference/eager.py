@@ -12,14 +12,14 @@ from voxtral_onnx.config import TransformerConfig
 from voxtral_onnx.exporter.calibration.layerwise import fill, rotation
 from voxtral_onnx.exporter.checkpoint.open import Checkpoint
 from voxtral_onnx.exporter.checkpoint.tekken import read_tekken
-from voxtral_onnx.exporter.model.linear import Build
+from voxtral_onnx.exporter.model.linear import ModuleFactory
 from voxtral_onnx.exporter.model.voxtral import Decoder, Encoder
 from voxtral_onnx.quant.recipe import FLOAT, Recipe
 
 
 def eager_modules(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> tuple[Encoder, Decoder]:
     """Both steps with the checkpoint's weights, filled by the exporter's own binding."""
-    build = Build(torch.float32, recipe)
+    build = ModuleFactory(torch.float32, recipe)
     tokens, _ = read_tekken(
         checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms
     )

@@ -13,13 +13,13 @@ from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import AudioError, UsageError
 from voxtral_onnx.runtime import transcriber as transcribing
 from voxtral_onnx.runtime.audio.files import open_audio
-from voxtral_onnx.runtime.batch import Row, advance_together
+from voxtral_onnx.runtime.batch import BatchSlot, advance_together
 from voxtral_onnx.runtime.decoder import Decoder
-from voxtral_onnx.runtime.device.cache import KVRows
+from voxtral_onnx.runtime.device.cache import BatchedKVCache
 from voxtral_onnx.runtime.device.cpu import Cpu
 from voxtral_onnx.runtime.device.cuda import CudaBuffer
 from voxtral_onnx.runtime.stream import Stream
-from voxtral_onnx.runtime.tokens import CLOSE_MARGIN, Choice
+from voxtral_onnx.runtime.tokens import CLOSE_MARGIN, SampledToken
 
 # samples; in the longest the decoder's caches move three times
 LENGTHS = (0, 1, 16_000, 50_000, 144_000)
@@ -98,13 +98,13 @@ def test_close_decisions_are_made_alone(toy_artifact, toy_transcriber, alone, mo
 
     It leaves no trace either, across shifts of the caches.
     """
-    monkeypatch.setattr(Choice, "is_close", lambda self: True)
-    step_rows = Decoder.step_rows
+    monkeypatch.setattr(SampledToken, "is_close", lambda self: True)
+    step_rows = Decoder.step_batch
 
     def spoilt(*arguments):
-        return [Choice(choice.token_id ^ 1, 0.0, 0.0) for choice in step_rows(*arguments)]
+        return [SampledToken(choice.token_id ^ 1, 0.0, 0.0) for choice in step_rows(*arguments)]
 
-    monkeypatch.setattr(Decoder, "step_rows", spoilt)
+    monkeypatch.setattr(Decoder, "step_batch", spoilt)
     toy_transcriber.batch_size = 2
     found = tokens_by_length(toy_transcriber.transcribe_many(map(babble, LENGTHS)))
     assert sorted(found) == sorted(alone.items())
@@ -119,7 +119,7 @@ def test_rows_may_have_different_delays(toy_transcriber):
         if (delay := next(waiting, None)) is None:
             return None
         stream = toy_transcriber._stream(delay, stop_at_eos=True, decoder_cache=cache)
-        return Row(open_audio(sources[delay], 16000), stream)
+        return BatchSlot(open_audio(sources[delay], 16000), stream)
 
     rows = list(advance_together(toy_transcriber.decoder, 3, begin))
     found = {
@@ -204,7 +204,7 @@ def test_info_shares_the_time_of_calls(tiny_artifact):
 
 def test_a_row_moves_by_itself(toy_transcriber):
     decoder = toy_transcriber.decoder
-    rows = KVRows(decoder.session, decoder.spec, 2)
+    rows = BatchedKVCache(decoder.session, decoder.spec, 2)
     first, second = rows.cache(0), rows.cache(1)
     for buffer in (*first.buffers, *second.buffers):
         buffer.write(np.random.default_rng(0).standard_normal(buffer.shape).astype(buffer.dtype))
@@ -229,7 +229,7 @@ def test_no_rows(tiny_artifact, batch_size):
 
 def test_a_device_is_not_replaced(tiny_artifact, monkeypatch):
     device = Cpu()
-    device.name, device.has_rows = "webgpu:0", False
+    device.name, device.supports_batching = "webgpu:0", False
     monkeypatch.setattr(transcribing, "open_device", lambda *arguments, **options: device)
     with pytest.raises(UsageError, match="together on CPU and CUDA, not on webgpu:0; leave it out"):
         Transcriber(tiny_artifact, "webgpu", batch_size=2)
@@ -257,14 +257,14 @@ def test_parts_of_a_device_buffer():
     assert not whole.read().any()
     values = rng.standard_normal(whole.shape).astype(np.float16)
     for row in range(3):
-        whole.part(row, row + 1).write(values[row : row + 1])
+        whole.slice_batch(row, row + 1).write(values[row : row + 1])
     assert np.array_equal(whole.read(), values)
-    whole.part(1, 2).move_rows(3)
+    whole.slice_batch(1, 2).shift(3)
     values[1, :, :3] = values[1, :, 5:].copy()
-    whole.part(2, 3).copy(whole.part(0, 1), 8)
+    whole.slice_batch(2, 3).copy_from(whole.slice_batch(0, 1), 8)
     values[2] = values[0]
     assert np.array_equal(whole.read(), values)
-    assert np.array_equal(whole.part(0, 2).read(5), values[:2, :, :5])
-    whole.move_rows(2)
+    assert np.array_equal(whole.slice_batch(0, 2).read(5), values[:2, :, :5])
+    whole.shift(2)
     values[:, :, :2] = values[:, :, 6:].copy()
     assert np.array_equal(whole.read(), values)

@@ -13,7 +13,7 @@ from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import UsageError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.hotwords import START_SHARE, Hotwords, read_hotwords
-from voxtral_onnx.runtime.sampler import Chooser
+from voxtral_onnx.runtime.sampler import TokenSampler
 from voxtral_onnx.runtime.text.bpe import TextEncoder
 from voxtral_onnx.runtime.text.tokenizer import Tokenizer
 
@@ -83,16 +83,16 @@ def test_a_phrase_goes_on_behind_a_marker_and_without(tokenizer, ids, encode):
 
 def test_the_bias_of_starts_and_continuations(tokenizer, ids, encode):
     first, second = encode(" zygote")[:2]
-    chooser = Chooser(ids, tokenizer, 0, Hotwords(["zygote"], tokenizer, ids, 4.0))
+    chooser = TokenSampler(ids, tokenizer, 0, Hotwords(["zygote"], tokenizer, ids, 4.0))
     gain = 4 * START_SHARE
     for lead, expected in ((gain - 0.1, first), (gain + 0.1, 1381)):
-        choice = chooser.choose(logits_of(t1381=5, **{f"t{first}": 5 - lead}), 0)
+        choice = chooser.sample(logits_of(t1381=5, **{f"t{first}": 5 - lead}), 0)
         assert (choice.token_id, choice.is_swayed) == (expected, expected == first)
-    chooser.decided(first)
-    chooser.decided(ids.streaming_pad)
+    chooser.accept_token(first)
+    chooser.accept_token(ids.streaming_pad)
     for lead, expected in ((3.9, second), (4.1, 1381)):
         assert (
-            chooser.choose(logits_of(t1381=5, **{f"t{second}": 5 - lead}), 0).token_id == expected
+            chooser.sample(logits_of(t1381=5, **{f"t{second}": 5 - lead}), 0).token_id == expected
         )
 
 
@@ -105,8 +105,8 @@ def test_hotwords_begin_only_where_there_is_text(tokenizer, ids, seed, penalty):
     """
     logits = np.random.default_rng(seed).normal(0, 3, VOCABULARY).astype(np.float32)
     logits[[ids.streaming_pad, ids.streaming_word]] += np.float32(8)
-    plain = Chooser(ids, tokenizer).choose(logits, penalty)
-    swayed = Chooser(ids, tokenizer, 0, Hotwords(["zygote"], tokenizer, ids, 20.0)).choose(
+    plain = TokenSampler(ids, tokenizer).sample(logits, penalty)
+    swayed = TokenSampler(ids, tokenizer, 0, Hotwords(["zygote"], tokenizer, ids, 20.0)).sample(
         logits, penalty
     )
     assert swayed.blank_margin == plain.blank_margin

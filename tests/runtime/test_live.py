@@ -17,7 +17,14 @@ from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import AudioError, UsageError
 from voxtral_onnx.runtime import stream as streaming
 from voxtral_onnx.runtime.audio.raw import raw_blocks
-from voxtral_onnx.runtime.live import BEHIND_SECONDS, Capture, Meter, Notice, Silence, listen
+from voxtral_onnx.runtime.live import (
+    BEHIND_SECONDS,
+    Capture,
+    Silence,
+    StreamMetrics,
+    StreamWarning,
+    listen,
+)
 from voxtral_onnx.runtime.text.segments import Segment
 from voxtral_onnx.runtime.tokens import Token
 
@@ -32,7 +39,7 @@ def transcriber(tiny_artifact):
 
 def hear(transcriber, blocks):
     """Events and meter of a live stream."""
-    events, meter = [], Meter()
+    events, meter = [], StreamMetrics()
     listen(transcriber.stream(), Capture(iter(blocks)), meter, events.append)
     return events, meter
 
@@ -81,7 +88,7 @@ def test_a_broken_source_loses_nothing_that_came_before(transcriber):
 
     events = []
     with pytest.raises(AudioError, match="unplugged"):
-        listen(transcriber.stream(), Capture(blocks()), Meter(), events.append)
+        listen(transcriber.stream(), Capture(blocks()), StreamMetrics(), events.append)
     assert text_of(events) == TEXT
 
 
@@ -99,7 +106,7 @@ def test_stopping_the_capture_drains_what_was_captured(transcriber):
         events.append(event)
         capture.stop()
 
-    listen(transcriber.stream(), capture, Meter(), on_event)
+    listen(transcriber.stream(), capture, StreamMetrics(), on_event)
     released.set()
     assert text_of(events) == TEXT
 
@@ -114,7 +121,7 @@ def test_silence_is_told_once_until_the_next_word(transcriber):
 def test_notices(transcriber):
     zeros, loud = np.zeros(16000, np.float32), np.sign(np.sin(np.arange(16000, dtype=np.float32)))
     events, _ = hear(transcriber, [*[zeros] * 11, loud, loud])
-    texts = [event.text for event in events if isinstance(event, Notice)]
+    texts = [event.text for event in events if isinstance(event, StreamWarning)]
     assert [text.split(":")[0] for text in texts if "behind" not in text] == [
         "the input has been digital silence for 5 s",
         "the input exceeds full scale",
@@ -127,12 +134,12 @@ def test_guards_that_fire_are_told(transcriber, monkeypatch):
     monkeypatch.setattr(streaming, "BLANK_PENALTY_STEP", 1e4)
     monkeypatch.setattr(streaming, "MAX_BLANK_PENALTY", 1e4)
     stream, events = transcriber.stream(), []
-    listen(stream, Capture(iter([np.zeros(5 * 16000, np.float32)])), Meter(), events.append)
+    listen(stream, Capture(iter([np.zeros(5 * 16000, np.float32)])), StreamMetrics(), events.append)
     fired = [
         f"the blank guard chose a word at {stream.seconds_of(o.index):.1f} s"
         for o in stream.overrides
     ]
-    told = [event.text.partition(" (")[0] for event in events if isinstance(event, Notice)]
+    told = [event.text.partition(" (")[0] for event in events if isinstance(event, StreamWarning)]
     assert fired and [text for text in told if "blank guard" in text] == fired
     monkeypatch.undo()
 
@@ -140,9 +147,11 @@ def test_guards_that_fire_are_told(transcriber, monkeypatch):
     tokens = transcriber.transcribe(SAMPLES).token_ids
     first = next(i for i, token_id in enumerate(tokens) if token_id >= 1000)
     stream.ids = replace(stream.ids, eos=tokens[first])
-    listen(stream, Capture(iter([SAMPLES])), Meter(), events.append)
+    listen(stream, Capture(iter([SAMPLES])), StreamMetrics(), events.append)
     ends = [
-        event.text for event in events if isinstance(event, Notice) and "at its end" in event.text
+        event.text
+        for event in events
+        if isinstance(event, StreamWarning) and "at its end" in event.text
     ]
     assert (
         len(ends) == tokens.count(tokens[first])
@@ -156,7 +165,7 @@ def test_falling_behind_is_told_and_costs_no_audio(transcriber, monkeypatch):
     taken = []
     stream = transcriber.stream()
     capture = Capture(iter([np.tile(SAMPLES, ceil(60 * 16000 / len(SAMPLES)))]))
-    meter = Meter()
+    meter = StreamMetrics()
     events = []
 
     def on_event(event):

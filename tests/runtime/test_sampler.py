@@ -18,7 +18,7 @@ from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import UsageError
 from voxtral_onnx.exporter.model.voxtral import Decoder as GraphDecoder
 from voxtral_onnx.manifest import Tokens
-from voxtral_onnx.runtime.sampler import Chooser
+from voxtral_onnx.runtime.sampler import TokenSampler
 from voxtral_onnx.runtime.text.tokenizer import Tokenizer
 
 BLANK, SIZE = 3, 9
@@ -47,7 +47,7 @@ def tokenizer(tiny_artifact):
 @given(st.lists(HALVES, min_size=SIZE, max_size=SIZE), st.sampled_from([0.0, 0.5, 1.0, 7.0]))
 def test_the_choice_is_the_graphs(tokenizer, values, penalty):
     logits = np.array(values, np.float32)
-    choice = Chooser(TOKENS, tokenizer, 2).choose(logits, penalty)
+    choice = TokenSampler(TOKENS, tokenizer, 2).sample(logits, penalty)
     expected = (
         GraphRule()
         .choose(torch.from_numpy(logits)[None, None], torch.tensor([[penalty]]))[0, 0]
@@ -60,7 +60,11 @@ def test_the_choice_is_the_graphs(tokenizer, values, penalty):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(HALVES, min_size=SIZE, max_size=SIZE), st.integers(1, SIZE))
 def test_alternatives_are_the_best_tokens_in_order(tokenizer, values, count):
-    found = Chooser(TOKENS, tokenizer, count).choose(np.array(values, np.float32), 0.0).alternatives
+    found = (
+        TokenSampler(TOKENS, tokenizer, count)
+        .sample(np.array(values, np.float32), 0.0)
+        .alternatives
+    )
     expected = sorted(range(SIZE), key=lambda i: (-values[i], i))[:count]
     assert [one.token_id for one in found] == expected
     logprobs = torch.log_softmax(torch.tensor(values), 0)[expected].tolist()

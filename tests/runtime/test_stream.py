@@ -25,7 +25,7 @@ from voxtral_onnx.runtime import stream as streaming
 from voxtral_onnx.runtime import transcriber as transcribing
 from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.stream import Stream
-from voxtral_onnx.runtime.tokens import Choice
+from voxtral_onnx.runtime.tokens import SampledToken
 
 SPEECH = soundfile.read(LONG_CLIP, dtype="float32")[0]
 SECONDS = 9.0  # both windows roll many times, the caches move 3 and 20 times
@@ -370,7 +370,7 @@ def test_guessed_blanks_change_no_token(tiny_artifact, monkeypatch, guessed):
     with Transcriber(tiny_artifact, precision="fp32") as transcriber:
         plain = transcriber.stream()
         expected = plain.feed(samples) + plain.finish()
-        monkeypatch.setitem(transcribing.GUESSED_BLANKS, "cpu", guessed)
+        monkeypatch.setitem(transcribing.NUM_DRAFT_TOKENS, "cpu", guessed)
         transcript = transcriber.transcribe(samples)
         assert list(transcript.token_ids) == [token.token_id for token in expected]
         assert transcript.stream.timings.steps == plain.timings.steps
@@ -396,11 +396,11 @@ def test_close_decisions_are_made_again_alone(tiny_artifact, monkeypatch):
 
     It is run into the same cache rows.
     """
-    monkeypatch.setattr(Choice, "is_close", lambda self: True)
+    monkeypatch.setattr(SampledToken, "is_close", lambda self: True)
     with Transcriber(tiny_artifact, precision="q4") as transcriber:
         guessed = transcriber.transcribe(SPEECH)
         assert guessed.token_ids
-        monkeypatch.setitem(transcribing.GUESSED_BLANKS, "cpu", 0)
+        monkeypatch.setitem(transcribing.NUM_DRAFT_TOKENS, "cpu", 0)
         plain = transcriber.transcribe(SPEECH)
         assert guessed.token_ids == plain.token_ids
     for mine, theirs in zip(
@@ -421,4 +421,4 @@ def test_close_decisions_are_made_again_alone(tiny_artifact, monkeypatch):
     ],
 )
 def test_what_is_close(margin, probability, is_close):
-    assert Choice(7, float(np.log(probability)), margin).is_close() == is_close
+    assert SampledToken(7, float(np.log(probability)), margin).is_close() == is_close

@@ -27,7 +27,9 @@ def small_config() -> VoxtralConfig:
     return VoxtralConfig.from_params(small_params())
 
 
-def small_tensors(layout: names.Layout = names.MISTRAL, seed: int = 0) -> dict[str, np.ndarray]:
+def small_tensors(
+    layout: names.NamingScheme = names.MISTRAL, seed: int = 0
+) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     return {
         layout.rename(name): (random.standard_normal(shape) * 0.05).astype(np.float16)

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from voxtral_onnx.config import VoxtralConfig
 from voxtral_onnx.exporter.graph.families.spec import PlanOf
-from voxtral_onnx.exporter.graph.trace import Traced, fake_module, trace
+from voxtral_onnx.exporter.graph.trace import TracedGraph, fake_module, trace
 
 
 class Traces:
@@ -29,7 +29,7 @@ class Traces:
         self.folder = folder
         self.names: list[str] = []  # graphs that exports asked for
 
-    def __call__(self, plan_of: PlanOf, config: VoxtralConfig) -> Traced:
+    def __call__(self, plan_of: PlanOf, config: VoxtralConfig) -> TracedGraph:
         plan = plan_of(config)
         self.names.append(plan.graph_file)
         key = re.sub(" at 0x[0-9a-f]+>", ">", repr((plan_of, config)))  # functions by their names
@@ -43,7 +43,7 @@ class Traces:
                     _without_values(made.model.graph.initializers[name])
                 ir.save(made.model, path)
                 facts.write_text(json.dumps(made.operators))
-        return Traced(plan, fake_module(plan), ir.load(path), json.loads(facts.read_text()))
+        return TracedGraph(plan, fake_module(plan), ir.load(path), json.loads(facts.read_text()))
 
 
 def _without_values(value: ir.Value) -> None:

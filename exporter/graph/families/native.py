@@ -6,12 +6,12 @@ from functools import partial
 
 from ....config import TransformerConfig, VoxtralConfig
 from ....manifest import TensorSpec, Tokens
-from ...model.linear import Build
+from ...model.linear import ModuleFactory
 from ...model.voxtral import Decoder, Encoder
 from .spec import Family, GraphPlan, PlanOf, add_counts, cache_specs, fused_operators
 
 
-def plans(*, tokens: Tokens, build: Build, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
+def plans(*, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
     """Encoder and decoder."""
     return (
         partial(encoder_plan, build=build, dtype=dtype, suffix=suffix),
@@ -22,7 +22,7 @@ def plans(*, tokens: Tokens, build: Build, dtype: str, suffix: str) -> tuple[Pla
 FAMILY = Family(plans)
 
 
-def encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -> GraphPlan:
+def encoder_plan(config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix: str) -> GraphPlan:
     """C tokens a call: 8c mel frames -> 4c encoder frames -> c audio embeddings; batch 1."""
     stack, frames = config.encoder, config.audio.frames_per_token
     rows = f"{stack.downsample_factor}*chunk"
@@ -52,7 +52,7 @@ def encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -
 
 
 def decoder_plan(
-    config: VoxtralConfig, tokens: Tokens, build: Build, dtype: str, suffix: str
+    config: VoxtralConfig, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str
 ) -> GraphPlan:
     """Embedding lookup, layers, head and greedy choice; batch > 1 only with seq = 1."""
     stack = config.decoder

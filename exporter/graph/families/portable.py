@@ -12,7 +12,7 @@ from functools import partial
 
 from ....config import VoxtralConfig
 from ....manifest import Tokens
-from ...model.linear import Build
+from ...model.linear import ModuleFactory
 from . import native
 from .spec import Family, GraphPlan, PlanOf, add_counts
 
@@ -26,7 +26,7 @@ IN_STANDARD = {  # nodes for one fused operator
 }
 
 
-def plans(*, tokens: Tokens, build: Build, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
+def plans(*, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
     """Encoder and decoder; the decoder takes any number of positions in every row."""
     build = replace(build, standard=True)
     of_native = native.plans(tokens=tokens, build=build, dtype=dtype, suffix=suffix)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ....config import TransformerConfig, VoxtralConfig
 from ....manifest import Streaming, TensorSpec, Tokens
-from ...model.linear import Build
+from ...model.linear import ModuleFactory
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class GraphPlan:
     tensors: tuple[str, ...]
     fused_operators: Mapping[str, int]  # what tracing must find, layer by layer
     # the graph, bound before, whose data files these are: then nothing is written into them
-    lender: str | None = None
+    shares_weights_of: str | None = None
     inline_bytes: int = 0  # of values that stand in the graph's own file
     # what an input [1] is that a host does not feed
     defaults: Mapping[str, int] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class PlanPrecision(Protocol):
     """Plans the graphs of one precision; in a partial with the keyword `build` each."""
 
     def __call__(
-        self, *, tokens: Tokens, build: Build, dtype: str, suffix: str
+        self, *, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str
     ) -> tuple[PlanOf, ...]:
         """One for each graph."""
         ...
@@ -100,7 +100,7 @@ def cache_specs(
     )
 
 
-def fused_operators(stack: TransformerConfig, build: Build, name: str) -> dict[str, int]:
+def fused_operators(stack: TransformerConfig, build: ModuleFactory, name: str) -> dict[str, int]:
     """Fused nodes of the layers.
 
     Each layer has 1 attention, 2 rotations, 7 matrix products, 2 norms.

@@ -19,7 +19,7 @@ from ....config import TransformerConfig, VoxtralConfig
 from ....manifest import TensorSpec, Tokens
 from ...model import ops
 from ...model.layers import Positions
-from ...model.linear import Build, WithConstants
+from ...model.linear import ModuleFactory, WithConstants
 from ...model.voxtral import AudioEncoder, LanguageModel
 from . import native
 from .hf_files import DELAY_TOKENS, ROOT_NAMES, root_files
@@ -28,7 +28,7 @@ from .spec import Family, GraphPlan, PlanOf, add_counts, cache_specs, fused_oper
 DIGITS, BASE = 3, 256  # of a position: 93 hours of encoder frames
 
 
-def plans(*, tokens: Tokens, build: Build, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
+def plans(*, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
     """In the order of a session's calls."""
     kinds = (audio_encoder_plan, embed_tokens_plan, decoder_plan)
     return tuple(partial(plan_of, build=build, dtype=dtype, suffix=suffix) for plan_of in kinds)
@@ -37,7 +37,9 @@ def plans(*, tokens: Tokens, build: Build, dtype: str, suffix: str) -> tuple[Pla
 FAMILY = Family(plans, ROOT_NAMES, root_files)
 
 
-def audio_encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -> GraphPlan:
+def audio_encoder_plan(
+    config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix: str
+) -> GraphPlan:
     """Mel frames -> audio embeddings: 39 tokens in the first call, then one at a time."""
     lender, stack = native.encoder_plan(config, build, dtype, suffix), config.encoder
     padding_cache = (1, config.audio.n_mels + stack.hidden_size, 2)
@@ -64,12 +66,14 @@ def audio_encoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: 
         data_file=lender.data_file,
         tensors=lender.tensors,
         fused_operators=lender.fused_operators,
-        lender=lender.graph_file,
+        shares_weights_of=lender.graph_file,
         inline_bytes=_rotation_bytes(stack),
     )
 
 
-def embed_tokens_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -> GraphPlan:
+def embed_tokens_plan(
+    config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix: str
+) -> GraphPlan:
     """Token ids -> rows of the tied table, of which it has a copy.
 
     A graph reads data files of its own name alone.
@@ -91,7 +95,7 @@ def embed_tokens_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: s
     )
 
 
-def decoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -> GraphPlan:
+def decoder_plan(config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix: str) -> GraphPlan:
     """Audio embeddings plus token embeddings -> logits."""
     lender = native.decoder_plan(config, Tokens(0, 0, 0, 0, 0), build, dtype, suffix)
     stack = config.decoder
@@ -114,7 +118,7 @@ def decoder_plan(config: VoxtralConfig, build: Build, dtype: str, suffix: str) -
         data_file=lender.data_file,
         tensors=lender.tensors,
         fused_operators=add_counts(fused, {"MatMulNBits": 1} if tied else {"Gemm": 1}),
-        lender=lender.graph_file,
+        shares_weights_of=lender.graph_file,
         inline_bytes=_rotation_bytes(stack),
         defaults={"num_delay_tokens": DELAY_TOKENS},
     )
@@ -126,7 +130,7 @@ class Rotation(WithConstants):
     A float32 angle is off by 0.016 at position 10^6, and float64 runs on few hosts.
     """
 
-    def __init__(self, build: Build, stack: TransformerConfig):
+    def __init__(self, build: ModuleFactory, stack: TransformerConfig):
         super().__init__()
         self.stack = stack
         self.cos = build.parameter(DIGITS * BASE, stack.head_dim // 2, dtype=torch.float32)
@@ -154,7 +158,7 @@ class Rotation(WithConstants):
 class StreamedEncoder(AudioEncoder):
     """The encoder with growing caches and one cache for both convolutions."""
 
-    def __init__(self, build: Build, config: VoxtralConfig):
+    def __init__(self, build: ModuleFactory, config: VoxtralConfig):
         super().__init__(build, config)
         self.n_mels, self.window = config.audio.n_mels, config.encoder.sliding_window
         self.rotation = Rotation(build, config.encoder)
@@ -184,7 +188,7 @@ class StreamedEncoder(AudioEncoder):
 class Table(nn.Module):
     """The tied table under its name."""
 
-    def __init__(self, build: Build, name: str, config: VoxtralConfig):
+    def __init__(self, build: ModuleFactory, name: str, config: VoxtralConfig):
         super().__init__()
         self.embed_tokens = build.tied_embedding(
             f"{name}.embed_tokens", config.decoder.vocab_size, config.decoder.hidden_size
@@ -194,7 +198,7 @@ class Table(nn.Module):
 class Embedding(nn.Module):
     """Embedding lookup alone."""
 
-    def __init__(self, build: Build, config: VoxtralConfig):
+    def __init__(self, build: ModuleFactory, config: VoxtralConfig):
         super().__init__()
         self.language_model = Table(build, "language_model", config)
 
@@ -205,7 +209,7 @@ class Embedding(nn.Module):
 class StreamedDecoder(nn.Module):
     """The decoder's layers and head, with growing caches."""
 
-    def __init__(self, build: Build, config: VoxtralConfig):
+    def __init__(self, build: ModuleFactory, config: VoxtralConfig):
         super().__init__()
         self.dtype, self.window = build.dtype, config.decoder.sliding_window
         self.language_model = LanguageModel(build, config)

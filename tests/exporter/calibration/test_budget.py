@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from voxtral_onnx.errors import QuantizationError
 from voxtral_onnx.exporter.calibration import budget as budgets
-from voxtral_onnx.exporter.calibration.budget import Form, spend
+from voxtral_onnx.exporter.calibration.budget import StorageOption, solve_knapsack
 
 forms = st.lists(
     st.builds(
-        Form,
+        StorageOption,
         st.just(4),
         st.just(32),
         st.integers(0, 60),
@@ -43,9 +43,9 @@ def test_equals_trying_everything(groups, budget):
         with pytest.raises(
             QuantizationError, match=f"expected at least {least:,} bytes, got {budget:,}"
         ):
-            spend(groups, budget)
+            solve_knapsack(groups, budget)
         return
-    size, drift = total(groups, spend(groups, budget))
+    size, drift = total(groups, solve_knapsack(groups, budget))
     assert size <= budget
     assert drift == pytest.approx(expected, abs=1e-9)
 
@@ -61,7 +61,7 @@ def test_rounded_sizes_still_fit(groups, budget):
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(budgets, "CELLS", 10)
-        size, drift = total(groups, spend(groups, budget))
+        size, drift = total(groups, solve_knapsack(groups, budget))
     least = sum(min(form.size for form in forms) for forms in groups)
     cell = -(-(budget - least) // 10)
     assert size <= budget
@@ -70,6 +70,9 @@ def test_rounded_sizes_still_fit(groups, budget):
 
 
 def test_a_larger_budget_never_drifts_more():
-    groups = [[Form(4, 32, 10, 3.0 / (i + 1)), Form(8, 32, 19 + i, 0.1)] for i in range(8)]
-    drifts = [total(groups, spend(groups, budget))[1] for budget in range(80, 200)]
+    groups = [
+        [StorageOption(4, 32, 10, 3.0 / (i + 1)), StorageOption(8, 32, 19 + i, 0.1)]
+        for i in range(8)
+    ]
+    drifts = [total(groups, solve_knapsack(groups, budget))[1] for budget in range(80, 200)]
     assert drifts == sorted(drifts, reverse=True) and drifts[0] > drifts[-1] == pytest.approx(0.8)

@@ -13,10 +13,10 @@ from voxtral_onnx.exporter.calibration.sensitivity import (
     FORMS,
     MEASURED,
     Drift,
-    form_sizes,
     groups_of,
     measure_drifts,
     measure_sensitivities,
+    option_sizes,
 )
 from voxtral_onnx.exporter.checkpoint.names import tensor_shapes
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
@@ -114,7 +114,7 @@ def test_forms(checkpoint, clips):
 
     A table of 96 columns has blocks of 32 alone.
     """
-    sizes = form_sizes(checkpoint, torch.float16)
+    sizes = option_sizes(checkpoint, torch.float16)
     table = next(group for group in sizes if TABLE in group.patterns)
     assert list(sizes[table]) == [(4, 32), (8, 32)]
     packed, scales = 1300 * 3 * 16, 1300 * 3 * 2
@@ -131,7 +131,7 @@ def test_forms(checkpoint, clips):
 
 def test_drift_of_an_unmeasured_form_is_near_its_prediction(checkpoint, clips):
     """Scaling by the weights' squared error holds within a factor of three, from 4 bits to 8."""
-    sizes = form_sizes(checkpoint, torch.float16)
+    sizes = option_sizes(checkpoint, torch.float16)
     predicted = sum(
         form.drift
         for part in measure_sensitivities(checkpoint, clips, sizes)

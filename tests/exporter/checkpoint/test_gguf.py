@@ -122,7 +122,7 @@ def test_a_file_cut_anywhere_holds_the_same_tensors(every_type, cuts):
         tensor.release(3, 20)
 
 
-@pytest.mark.parametrize("layout", names.GGUF_LAYOUTS, ids=lambda layout: layout.name)
+@pytest.mark.parametrize("layout", names.GGUF_SCHEMES, ids=lambda layout: layout.name)
 def test_every_naming_scheme_is_the_same_model(layout, toy_checkpoint, tmp_path):
     """Mistral's and voxtral.cpp's names keep interleaved rotary rows.
 
@@ -186,7 +186,7 @@ def test_every_naming_scheme_is_the_same_model(layout, toy_checkpoint, tmp_path)
     ],
 )
 def test_names_of_other_converters(layout, name, theirs):
-    (known,) = (known for known in names.GGUF_LAYOUTS if known.name == layout)
+    (known,) = (known for known in names.GGUF_SCHEMES if known.name == layout)
     assert known.rename(name) == theirs
 
 

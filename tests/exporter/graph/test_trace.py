@@ -10,7 +10,7 @@ from reference import toy
 from voxtral_onnx.exporter.graph.families import native
 from voxtral_onnx.exporter.graph.passes import clean
 from voxtral_onnx.exporter.graph.trace import _trace_whole, fake_module, finish, trace
-from voxtral_onnx.exporter.model.linear import Build
+from voxtral_onnx.exporter.model.linear import ModuleFactory
 from voxtral_onnx.manifest import Tokens
 from voxtral_onnx.quant.recipe import FLOAT, load_recipe
 
@@ -18,7 +18,7 @@ TOKENS = Tokens(1, 2, 32, 33, 1000)
 
 
 def plans(recipe):
-    build = Build(torch.float32, recipe)
+    build = ModuleFactory(torch.float32, recipe)
     return (
         lambda config: native.encoder_plan(config, build, "float32", ""),
         lambda config: native.decoder_plan(config, TOKENS, build, "float32", ""),

@@ -16,8 +16,8 @@ from support.commands import CLIP, SAMPLES, TEXT
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.manifest import Manifest
-from voxtral_onnx.runtime.audio.vad import Energy, Silero, VoiceGate, detectors
-from voxtral_onnx.runtime.live import Capture, Meter, listen
+from voxtral_onnx.runtime.audio.vad import Energy, Silero, SpeechFilter, detectors
+from voxtral_onnx.runtime.live import Capture, StreamMetrics, listen
 from voxtral_onnx.runtime.tokens import Token
 
 RATE = 16000
@@ -31,7 +31,7 @@ BLANK, WORD, FIRST_TEXT = 32, 33, 1000
 class Scripted:
     """Speech where it is told to be."""
 
-    frame, opens, closes = 320, 1.0, 1.0
+    frame, threshold, neg_threshold = 320, 1.0, 1.0
 
     def __init__(self, frames):
         self.frames = iter(frames)
@@ -71,15 +71,15 @@ def test_a_group_passes_where_speech_is_in_its_reach(manifest, speech, words, de
         for i in range(index + 3)
     ]
     samples = np.zeros(320 * len(frames), np.float32)
-    gate = VoiceGate(Scripted(frames), manifest, delay)
+    gate = SpeechFilter(Scripted(frames), manifest, delay)
     at = 0
     found = []
     for one in tokens:  # with no more audio than they need, or up to a chunk more
         needed = min(len(samples), (one.index + 1 + delay) * 1280 + 40)
         while at < needed:
-            gate.hear(samples[at : at + chunk])
+            gate.encode(samples[at : at + chunk])
             at += chunk
-        found += gate.words(iter([one]))
+        found += gate.filter(iter([one]))
     reach = min(int(0.24 * RATE), delay * 1280)
     expected = []
     for one in groups:
@@ -101,8 +101,8 @@ def test_a_group_passes_where_speech_is_in_its_reach(manifest, speech, words, de
 
 def test_seconds_without_speech(manifest):
     """Half a second of speech at second 2 of 5, with pre-roll 0.24 s and hang-over 0.4 s."""
-    gate = VoiceGate(Scripted([100 <= i < 125 for i in range(250)]), manifest, 6)
-    gate.hear(np.zeros(5 * RATE + 100, np.float32))
+    gate = SpeechFilter(Scripted([100 <= i < 125 for i in range(250)]), manifest, 6)
+    gate.encode(np.zeros(5 * RATE + 100, np.float32))
     assert (gate.seconds, gate.quiet_seconds) == (5.0, pytest.approx(5 - 0.5 - 0.24 - 0.4))
 
 
@@ -110,7 +110,7 @@ def is_open(samples):
     """Frames that the loudness of samples opens the gate for."""
     detector, opened, found = Energy(RATE), False, []
     for frame in samples[: len(samples) // 320 * 320].reshape(-1, 320).astype(np.float32):
-        opened = detector.score(frame) >= (detector.closes if opened else detector.opens)
+        opened = detector.score(frame) >= (detector.neg_threshold if opened else detector.threshold)
         found.append(opened)
     return np.array(found)
 
@@ -174,7 +174,7 @@ def test_words_in_speech_are_those_without_a_gate(tiny_artifact, noise):
 
 def test_what_has_no_speech_is_left_out_everywhere(tiny_artifact, monkeypatch):
     """The clip itself, to a gate that never opens: in a file, in a live stream, and said."""
-    monkeypatch.setattr(Energy, "opens", 1e9)
+    monkeypatch.setattr(Energy, "threshold", 1e9)
     clip = soundfile.read(CLIP, dtype="float32")[0]
     with Transcriber(tiny_artifact, precision="q4", vad="energy") as transcriber:
         transcript = transcriber.transcribe(clip)
@@ -185,12 +185,12 @@ def test_what_has_no_speech_is_left_out_everywhere(tiny_artifact, monkeypatch):
         )
         assert transcript.info["vad"]["left_out"] == len(TEXT.split())
         assert transcript.gate and transcript.gate.left_out == len(TEXT.split())
-        gate, events = transcriber.voice_gate(), []
+        gate, events = transcriber.speech_filter(), []
         assert gate
         listen(
             transcriber.stream(),
             Capture(iter(np.array_split(clip, 20))),
-            Meter(),
+            StreamMetrics(),
             events.append,
             gate,
         )

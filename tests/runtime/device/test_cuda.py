@@ -19,7 +19,7 @@ from voxtral_onnx.runtime.device.cuda import (
     CudaBuffer,
     out_of_memory_is_said,
 )
-from voxtral_onnx.runtime.transcriber import GUESSED_BLANKS
+from voxtral_onnx.runtime.transcriber import NUM_DRAFT_TOKENS
 
 # with 64 positions of context the decoder's caches move 19 times, the encoder's many more
 SECONDS = 30.0
@@ -94,7 +94,7 @@ def test_guessed_blanks_change_no_clear_choice(tiny_artifact, monkeypatch, guess
     Kernels for several rows are others than for one.
     """
     samples = np.concatenate([speech(10.0), np.zeros(10 * 16000, np.float32), speech(5.0)])
-    monkeypatch.setitem(GUESSED_BLANKS, "cuda", guessed)
+    monkeypatch.setitem(NUM_DRAFT_TOKENS, "cuda", guessed)
     with Transcriber(tiny_artifact, "cuda", precision="q4f16", context=64) as transcriber:
         plain, _ = tokens_of(transcriber, samples)
         transcript = transcriber.transcribe(samples)
@@ -116,7 +116,7 @@ def test_guessed_blanks_change_no_clear_choice(tiny_artifact, monkeypatch, guess
 def test_replay_is_running_anew_across_moves_of_the_window(transcriber):
     samples, results = speech(), []
     for records in (False, True):
-        transcriber.runs_on.records = records
+        transcriber.device.captures_calls = records
         tokens, stream = tokens_of(transcriber, samples)
         results.append((tokens, stream.decoder_cache.save()))
         cache = stream.decoder_cache
@@ -140,7 +140,7 @@ def test_rows_move_in_place(device, dtype, capacity, keep):
     buffer = CudaBuffer(device, values.shape, np.dtype(dtype))
     assert not buffer.read().any()
     buffer.write(values)
-    buffer.move_rows(keep)
+    buffer.shift(keep)
     values[:, :, :keep] = values[:, :, capacity - keep :].copy()
     assert np.array_equal(buffer.read(), values)
     buffer.write(values[:, :, :2])
@@ -152,14 +152,14 @@ def test_parts_of_a_buffer(device):
     values = np.random.default_rng(0).standard_normal((3, 2, 100, 64)).astype(np.float16)
     whole = CudaBuffer(device, values.shape, values.dtype)
     for row in range(3):
-        whole.part(row, row + 1).write(values[row : row + 1])
+        whole.slice_batch(row, row + 1).write(values[row : row + 1])
     assert np.array_equal(whole.read(), values)
-    whole.part(1, 2).move_rows(30)
+    whole.slice_batch(1, 2).shift(30)
     values[1, :, :30] = values[1, :, 70:].copy()
-    whole.part(2, 3).copy(whole.part(0, 1), 100)
+    whole.slice_batch(2, 3).copy_from(whole.slice_batch(0, 1), 100)
     values[2] = values[0]
     assert np.array_equal(whole.read(), values)
-    assert np.array_equal(whole.part(1, 3).read(5), values[1:, :, :5])
+    assert np.array_equal(whole.slice_batch(1, 3).read(5), values[1:, :, :5])
 
 
 ROW_CLIPS = ("command-hibari", "date-hibari", "long-mixed", "number-flite", "digits-espeak")
@@ -186,12 +186,12 @@ def test_rows_are_replayed_as_they_run_anew(tiny_artifact):
     results = []
     with Transcriber(tiny_artifact, "cuda", context=64, batch_size=3) as transcriber:
         samples = [speech(seconds) for seconds in (5.0, 12.0, 3.0, 8.0)]
-        assert isinstance(transcriber.runs_on, Cuda)
+        assert isinstance(transcriber.device, Cuda)
         for records in (False, True, True):
-            transcriber.runs_on.records = records
+            transcriber.device.captures_calls = records
             results.append({t.duration: t.token_ids for t in transcriber.transcribe_many(samples)})
         (binding,) = transcriber.decoder.session._idle[3]
-        part = binding.part(0, 3)
+        part = binding.slice_batch(0, 3)
         assert isinstance(part, CudaBinding)
         assert any(True in call._options for call in part._calls.values()), "nothing was recorded"
     assert results[0] == results[1] == results[2]
@@ -215,13 +215,13 @@ def test_a_saved_stream_goes_on(tiny_artifact, transcriber, tmp_path, resume_on)
 def test_a_second_stream_takes_the_buffers_of_the_first(transcriber):
     samples = speech(6.0)
     first, stream = tokens_of(transcriber, samples)
-    taken = transcriber.runs_on.taken_memory()
+    taken = transcriber.device.taken_memory()
     binding = stream.decoder_cache.binding
     del stream
     second, stream = tokens_of(transcriber, samples)
     assert stream.decoder_cache.binding is binding
     assert second == first
-    assert transcriber.runs_on.taken_memory() == taken
+    assert transcriber.device.taken_memory() == taken
 
 
 def test_steps_allocate_nothing(transcriber):
@@ -229,8 +229,8 @@ def test_steps_allocate_nothing(transcriber):
     for start in range(0, len(samples), 1280):
         stream.feed(samples[start : start + 1280])
         if start == 160_000:  # by then all shapes were seen twice, and rows have moved
-            taken = transcriber.runs_on.taken_memory()
-    assert transcriber.runs_on.taken_memory() == taken
+            taken = transcriber.device.taken_memory()
+    assert transcriber.device.taken_memory() == taken
 
 
 def test_streams_in_threads_do_not_disturb_each_other(transcriber):

@@ -15,7 +15,7 @@ from voxtral_onnx.runtime import memory
 from voxtral_onnx.runtime.device.cache import KVCache
 from voxtral_onnx.runtime.device.cpu import Cpu, HostBuffer, lazy_zeros
 from voxtral_onnx.runtime.device.cuda import out_of_memory_is_said
-from voxtral_onnx.runtime.device.helper_graphs import move_rows_model, zeros_model
+from voxtral_onnx.runtime.device.helper_graphs import shift_in_place_model, zeros_model
 from voxtral_onnx.runtime.device.open import open_device
 
 without_cuda = pytest.mark.skipif(
@@ -75,7 +75,7 @@ def test_bench_says_a_fallback(tiny_artifact, run):
 @without_cuda
 def test_auto_is_the_cpu(tiny_artifact):
     with Transcriber(tiny_artifact, "auto") as transcriber:
-        assert (transcriber.device, transcriber.notes) == ("cpu", ())
+        assert (transcriber.device_name, transcriber.notes) == ("cpu", ())
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
@@ -83,7 +83,7 @@ def test_auto_is_the_cpu(tiny_artifact):
 def test_rows_move_in_one_buffer(capacity, data, dtype):
     """The graph that devices move rows with, against NumPy; past and present are one buffer."""
     keep = data.draw(st.integers(0, capacity - 1))
-    model = move_rows_model(np.dtype(dtype), capacity, keep)
+    model = shift_in_place_model(np.dtype(dtype), capacity, keep)
     onnx.checker.check_model(onnx.load_model_from_string(model), full_check=True)
     values = np.random.default_rng(keep).standard_normal((1, 2, capacity, 4)).astype(dtype)
     expected, buffer = values.copy(), HostBuffer(lazy_zeros(values.shape, np.dtype(dtype)))
@@ -96,7 +96,7 @@ def test_rows_move_in_one_buffer(capacity, data, dtype):
     session.run_with_iobinding(binding)
     assert np.array_equal(buffer.read(), expected)
     buffer.write(values)
-    buffer.move_rows(keep)
+    buffer.shift(keep)
     assert np.array_equal(buffer.read(), expected)
 
 
@@ -129,7 +129,7 @@ def test_buffers_of_the_host_are_not_kept(tiny_artifact):
         cache = transcriber.decoder.new_cache()
         binding = cache.binding
         del cache
-        assert session.take_binding() is not binding
+        assert session.acquire() is not binding
 
 
 class Reusing(Cpu):

@@ -21,7 +21,7 @@ from voxtral_onnx.errors import DeviceError
 from voxtral_onnx.runtime import machine
 from voxtral_onnx.runtime.device import webgpu
 from voxtral_onnx.runtime.device.base import WEBGPU
-from voxtral_onnx.runtime.device.helper_graphs import move_rows_model
+from voxtral_onnx.runtime.device.helper_graphs import shift_in_place_model
 from voxtral_onnx.runtime.device.webgpu import WebGpu, WebGpuBuffer
 
 SECONDS = 1.2  # of speech: software adapters take a second a token
@@ -131,7 +131,7 @@ def test_rows_move(device, dtype, capacity, keep):
     buffer = WebGpuBuffer(device, values.shape, np.dtype(dtype))
     assert not buffer.read().any()
     buffer.write(values)
-    buffer.move_rows(keep)
+    buffer.shift(keep)
     values[:, :, :keep] = values[:, :, capacity - keep :].copy()
     assert np.array_equal(buffer.read(keep), values[:, :, :keep])
     buffer.write(values[:, :, :2])
@@ -140,7 +140,7 @@ def test_rows_move(device, dtype, capacity, keep):
 
 def test_nodes_without_a_kernel_are_listed_or_noted(device):
     """TensorScatter, which WebGPU lacks."""
-    model = move_rows_model(np.dtype(np.float32), 8, 4)
+    model = shift_in_place_model(np.dtype(np.float32), 8, 4)
     with pytest.raises(
         DeviceError,
         match=r"graph: \d nodes have no WebGpu kernel: .*1 TensorScatter; use "

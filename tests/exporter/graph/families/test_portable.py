@@ -17,7 +17,7 @@ from voxtral_onnx.errors import QuantizationError
 from voxtral_onnx.exporter.calibration.layerwise import fill
 from voxtral_onnx.exporter.checkpoint.external_data import read_initializers
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
-from voxtral_onnx.exporter.model.linear import Build
+from voxtral_onnx.exporter.model.linear import ModuleFactory
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.blocks import Blocks, dequantize_blockwise
 from voxtral_onnx.quant.recipe import Recipe, Rule
@@ -124,7 +124,7 @@ def both_forms(checkpoint, name: str, rule: Rule):
     """
     config, forms = checkpoint.config.decoder, []
     for standard in (False, True):
-        build = Build(torch.float32, Recipe("toy", 0, (rule,)), standard)
+        build = ModuleFactory(torch.float32, Recipe("toy", 0, (rule,)), standard)
         outputs = config.kv_size if name.endswith("k_proj") else config.intermediate_size
         make, sizes = build.linear, (config.hidden_size, outputs)
         if name == TABLE:
@@ -174,8 +174,10 @@ def test_blocks_of_a_gguf_are_kept(toy_checkpoint, tmp_path):
 
 
 def test_what_cannot_be_laid_out_is_refused():
-    def build(method: str) -> Build:
-        return Build(torch.float32, Recipe("toy", 0, (Rule("*", 4, 32, method),)), standard=True)
+    def build(method: str) -> ModuleFactory:
+        return ModuleFactory(
+            torch.float32, Recipe("toy", 0, (Rule("*", 4, 32, method),)), standard=True
+        )
 
     with pytest.raises(QuantizationError, match="zero points; use a symmetric method"):
         build("rtn_asymmetric").tied_embedding("table", 64, 64)

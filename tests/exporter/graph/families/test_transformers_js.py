@@ -22,14 +22,14 @@ from voxtral_onnx import Transcriber, export
 from voxtral_onnx.config import VoxtralConfig
 from voxtral_onnx.errors import ArtifactError, CheckpointError
 from voxtral_onnx.exporter.calibration.layerwise import fill
-from voxtral_onnx.exporter.checkpoint.external_data import read_places
+from voxtral_onnx.exporter.checkpoint.external_data import read_locations
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 from voxtral_onnx.exporter.graph.families.transformers_js import (
     Rotation,
     StreamedDecoder,
     StreamedEncoder,
 )
-from voxtral_onnx.exporter.model.linear import Build
+from voxtral_onnx.exporter.model.linear import ModuleFactory
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.recipe import FLOAT
 
@@ -48,7 +48,7 @@ def toy_family(toy_artifact, toy_checkpoint, tmp_path_factory):
 def both(toy_family, toy_checkpoint):
     """Sessions and modules of encoder and decoder."""
     checkpoint = open_checkpoint(toy_checkpoint)
-    build = Build(torch.float32, FLOAT)
+    build = ModuleFactory(torch.float32, FLOAT)
     encoder, _, decoder = Manifest.read(toy_family).family("fp32", FAMILY)
     modules = (
         StreamedEncoder(build, checkpoint.config).eval(),
@@ -138,7 +138,7 @@ def test_decoder_graph_equals_module(both, start):
 @pytest.mark.parametrize("position", [0, 255, 256, 65_535, 65_536, 1_234_567, 2**24 - 1])
 def test_rotation_is_that_of_the_position(position):
     stack = toy.toy_config().decoder
-    module = Rotation(Build(torch.float32, FLOAT), stack)
+    module = Rotation(ModuleFactory(torch.float32, FLOAT), stack)
     for name, values in module.constants().items():
         getattr(module, name).data = torch.from_numpy(values)
     angles = position * stack.rope_theta ** (-np.arange(0, stack.head_dim, 2) / stack.head_dim)
@@ -183,7 +183,7 @@ def test_weights_are_those_of_the_native_graphs(transformers_js_artifact):
     precision = manifest.precisions["q4"]
     encoder, embedding, decoder = manifest.family("q4", FAMILY)
     for graph, lender in ((encoder, precision.encoder), (decoder, precision.decoder)):
-        places, lent = read_places(family, graph.path), read_places(family, lender.path)
+        places, lent = read_locations(family, graph.path), read_locations(family, lender.path)
         assert places.items() <= lent.items() and len(places) > 90
         assert graph.data == lender.data
         assert (family / graph.path).stat().st_size < 1_000_000
