@@ -1,5 +1,5 @@
 /**
- * The embedded model in Chromium: RTF, moves of both windows, and tokens beside Python's.
+ * The embedded model in Chromium: RTF, shifts of both windows, and tokens beside Python's.
  *
  *     node bench/web_tiny.mjs ARTIFACT [--wasm-seconds 1200] [--webgpu-seconds 60] [--python .venv/bin/python] [--out FILE]
  *
@@ -103,7 +103,7 @@ async function measure(device, seconds) {
       decode_ms: found.info.decode_ms,
       tokens: found.tokenIds.length,
       tokens_other_than_python: expected.filter((id, i) => id !== found.tokenIds[i]).length,
-      window_moves: Object.fromEntries(Object.entries(caches).map(([name, cache]) => [name, moves(cache, positions)])),
+      window_moves: Object.fromEntries(Object.entries(caches).map(([name, cache]) => [name, shifts(cache, positions)])),
     }
   } finally {
     await browser.close()
@@ -111,11 +111,11 @@ async function measure(device, seconds) {
 }
 
 /**
- * How often the rows of a cache have moved after so many positions (`CacheSpec` in manifest.py).
+ * How often the rows of a cache were shifted after so many positions (`CacheSpec` in manifest.py).
  * @param {{capacity: number, keep: number, rows_per_token: number}} cache
  * @param {number} positions
  */
-function moves({ capacity, keep, rows_per_token: rows }, positions) {
+function shifts({ capacity, keep, rows_per_token: rows }, positions) {
   return Math.max(0, 1 + Math.floor((positions * rows - capacity) / (capacity - keep)))
 }
 

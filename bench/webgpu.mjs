@@ -1,6 +1,6 @@
 /**
  * The page's engine on a real GPU, in Node.js on Dawn: load, encoder, decoder and live milliseconds, with calls that are
- * recorded and replayed, and with every call started anew.
+ * captured and replayed, and with every call started anew.
  *
  *     node bench/webgpu.mjs ARTIFACT [--modules FOLDER] [--precision q4f16] [--context 8192] [--out FILE]
  *
@@ -37,7 +37,7 @@ Object.defineProperty(globalThis, 'navigator', {
   configurable: true,
 })
 const { openDevice, tensorOf } = await import('../web/src/engine/device.js')
-const { choose } = await import('../web/src/engine/choose.js')
+const { selectBackend } = await import('../web/src/engine/select-backend.js')
 const { Manifest } = await import('../web/src/engine/manifest.js')
 const { Transcriber } = await import('../web/src/engine/transcriber.js')
 
@@ -65,7 +65,7 @@ async function timed(call, count = calls) {
 }
 
 const manifest = new Manifest(await readFile(path.join(artifact, 'voxtral_onnx.json'), 'utf8'))
-const choice = await choose(manifest, { device: 'webgpu', precision: options.precision })
+const backend = await selectBackend(manifest, { device: 'webgpu', precision: options.precision })
 const device = await openDevice('webgpu')
 const { streaming, msPerToken, samplesPerToken } = manifest
 const noise = (/** @type {number} */ count) => Float32Array.from({ length: count }, () => 0.1 * (Math.random() - 0.5))
@@ -78,10 +78,10 @@ const whole = async (/** @type {Promise<any>} */ call) => {
 
 /**
  * Load the model and time its calls.
- * @param {boolean} recorded
+ * @param {boolean} captured
  */
-async function measure(recorded) {
-  device.captures = recorded
+async function measure(captured) {
+  device.captures = captured
   const before = memoryOfGpu()
   const began = performance.now()
   const transcriber = await Transcriber.open({
@@ -91,10 +91,10 @@ async function measure(recorded) {
     device,
     context: Number(options.context),
   })
-  if (device.captures !== recorded) throw new Error(transcriber.notes.join())
+  if (device.captures !== captured) throw new Error(transcriber.notes.join())
   const times = /** @type {Record<string, any>} */ ({
     load_seconds: round((performance.now() - began) / 1000),
-    ...(recorded && { loaded_mb: memoryOfGpu() - before }), // the second time what the first one left is used again
+    ...(captured && { loaded_mb: memoryOfGpu() - before }), // the second time what the first one left is used again
   })
   const { encoder, decoder } = transcriber
   const encoderCache = encoder.newCache()
@@ -110,7 +110,7 @@ async function measure(recorded) {
       encoderCache.position = encoderAt
       decoderCache.position = decoderAt
     }
-    for (const tokens of recorded ? [1] : [1, 4, 16]) {
+    for (const tokens of captured ? [1] : [1, 4, 16]) {
       const chunk = samplesOf(tokens)
       times[`encoder, ${window} window, ${tokens} tokens`] = await timed(async () => {
         place()
@@ -130,10 +130,10 @@ async function measure(recorded) {
   times['mel, 1 token'] = await timed(() =>
     encoder.mel.run({ audio: tensorOf(device.ort, 'float32', samples, [1, samples.length]) }),
   )
-  if (!recorded) {
+  if (!captured) {
     for (const [name, cache] of Object.entries({ encoder: encoderCache, decoder: decoderCache })) {
       times[`${name}, move of the window`] = await timed(async () => {
-        cache.binding.moveRows(cache.spec.keep)
+        cache.binding.shiftRows(cache.spec.keep)
         await device.device.queue.onSubmittedWorkDone()
       }, 10)
     }
@@ -149,7 +149,7 @@ async function measure(recorded) {
   times['live, 1 token'] = await timed(async () => {
     for await (const _ of stream.feed(noise(samplesPerToken)));
   }, 250)
-  if (recorded) times.used_mb = memoryOfGpu() - before
+  if (captured) times.used_mb = memoryOfGpu() - before
   stream.release()
   await transcriber.close()
   console.log(JSON.stringify(times, null, 1))
@@ -159,7 +159,7 @@ async function measure(recorded) {
 const results = {
   measured: `random weights of the 4B model’s shapes; milliseconds of calls, MB; a token is ${msPerToken} ms of audio`,
   date: new Date().toISOString().slice(0, 10),
-  adapter: choice.adapter,
+  adapter: backend.adapter,
   onnxruntime_web: device.ort.env.versions.web,
   node: process.version,
   machine: { cpu: os.cpus()[0].model, cores: os.cpus().length },

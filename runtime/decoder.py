@@ -44,7 +44,7 @@ class Decoder:
             num_delay_tokens: of the stream.
             blank_penalties: taken off the blank's logit at each position before the choice, by
                 default nothing; logprob and margin are those before.
-            choose: makes the choices instead of the graph.
+            sample: chooses the tokens instead of the graph.
         """
         feeds = {
             "input_ids": np.array([token_ids], np.int64),
@@ -79,13 +79,13 @@ class Decoder:
         Attention takes a batch of single positions only.
 
         Args:
-            rows: the streams' common buffers.
+            batch: the streams' common buffers.
             caches: of their first rows, in order.
             token_ids: the token that stands at each position.
             audio_embeds: [len(caches), hidden_size].
             num_delay_tokens: of each stream.
             blank_penalties: as for `step`.
-            chooses: of each stream as for `step`, for all or for none.
+            samplers: of each stream as for `step`, for all or for none.
         """
         positions = [cache.positions(1) for cache in caches]
         feeds = {

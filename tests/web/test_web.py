@@ -59,7 +59,7 @@ def test_tokens_in_webassembly_are_those_of_python(tiny_artifact, expected):
 
 
 @pytest.mark.node
-def test_graphs_for_recorded_calls_lose_their_windows_alone(tiny_artifact, tmp_path):
+def test_graphs_for_captured_calls_lose_their_windows_alone(tiny_artifact, tmp_path):
     """web/src/engine/graph.js edits the bytes; onnx reads them back."""
     onnx = pytest.importorskip("onnx")
     need_node()

@@ -75,7 +75,7 @@ export async function violations(page) {
 export const text = (page) => page.$$eval('#transcript p span', (spans) => spans.map((span) => span.textContent).join('').trim())
 
 /**
- * Wait for so many whole word groups.
+ * Wait for so many whole segments.
  * @param {Page} page
  * @param {number} count
  */

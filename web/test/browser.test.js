@@ -252,7 +252,7 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
   try {
     const page = await browser.newPage()
     await page.goto(`${server.url}blank.html`)
-    const moved = await page.evaluate(async () => {
+    const shifted = await page.evaluate(async () => {
       const { WebGpu } = await import(/** @type {any} */ ('/src/engine/device.js'))
       const gpu = await (await navigator.gpu.requestAdapter())?.requestDevice()
       const buffers = /** @type {any[]} */ ([])
@@ -260,10 +260,10 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
       const device = Object.assign(new WebGpu(ort, false), { gpu })
       const binding = device.bind({})
       const [heads, capacity, width, keep] = [2, 10, 4, 7] // the kept rows overlap the place they go to
-      binding.hold('past', 'present', [1, heads, capacity, width], 'float32', true)
-      const { gpuBuffer } = binding.held[0].input
+      binding.bindState('past', 'present', [1, heads, capacity, width], 'float32', true)
+      const { gpuBuffer } = binding.bound[0].input
       gpu?.queue.writeBuffer(gpuBuffer, 0, Float32Array.from({ length: heads * capacity * width }, (_, i) => i))
-      binding.moveRows(keep)
+      binding.shiftRows(keep)
       const staging = /** @type {GPUBuffer} */ (gpu?.createBuffer({ size: gpuBuffer.size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST }))
       const encoder = /** @type {GPUCommandEncoder} */ (gpu?.createCommandEncoder())
       encoder.copyBufferToBuffer(gpuBuffer, 0, staging, 0, gpuBuffer.size)
@@ -273,26 +273,26 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
       return buffers
     })
     const rows = (/** @type {number} */ head) => Array.from({ length: 28 }, (_, i) => 40 * head + 12 + i)
-    assert.deepEqual([moved.slice(0, 28), moved.slice(40, 68)], [rows(0), rows(1)])
+    assert.deepEqual([shifted.slice(0, 28), shifted.slice(40, 68)], [rows(0), rows(1)])
 
     const result = await page.evaluate(
       async (samples) => {
         const { createTranscriber, TranscriberClient } = await import(/** @type {any} */ ('/src/engine/engine.js'))
         const client = new TranscriberClient()
-        const look = await client.look({ artifactUrl: 'artifact/' })
+        const inspection = await client.inspect({ artifactUrl: 'artifact/' })
         client.close()
-        // recorded calls take one token each, and software the longer; dawn.test.js has them
+        // captured calls take one token each, and software the longer; dawn.test.js has them
         const transcriber = await createTranscriber({ artifactUrl: 'artifact/', device: 'webgpu', graphCapture: false })
         const words = /** @type {number[][]} */ ([])
         transcriber.addEventListener('token', (/** @type {any} */ { detail }) => words.push([detail.index, detail.tokenId]))
         await transcriber.start()
         await transcriber.feed(Float32Array.from(samples)) // not finished: each step takes software a second
-        return { look, words }
+        return { inspection, words }
       },
       Array.from((await clip('command-hibari.wav')).subarray(0, 1.5 * 16000)),
     )
-    assert.deepEqual([result.look.device, result.look.precision], ['webgpu', 'q4'])
-    assert.match(result.look.notes.join(' '), /no shader-f16/)
+    assert.deepEqual([result.inspection.deviceName, result.inspection.precision], ['webgpu', 'q4'])
+    assert.match(result.inspection.notes.join(' '), /no shader-f16/)
     const decided = (1.5 * 12.5 - 6) | 0 // tokens, less the delay
     const words = ids.map((/** @type {number} */ id, /** @type {number} */ i) => [i, id]).slice(0, decided)
     assert.deepEqual(result.words, words.filter(([, id]) => id >= 1000))

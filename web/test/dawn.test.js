@@ -1,5 +1,5 @@
 /**
- * The engine on WebGPU in float16, in Node.js on Dawn: Python’s tokens while both windows roll, of recorded
+ * The engine on WebGPU in float16, in Node.js on Dawn: Python’s tokens while both windows roll, of captured
  * calls. Chromium’s software adapter has no float16.
  */
 
@@ -9,7 +9,7 @@ import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { test } from 'node:test'
 import { pathToFileURL } from 'node:url'
-import { choose } from '../src/engine/choose.js'
+import { selectBackend } from '../src/engine/select-backend.js'
 import { openDevice } from '../src/engine/device.js'
 import { Manifest } from '../src/engine/manifest.js'
 import { Transcriber } from '../src/engine/transcriber.js'
@@ -18,14 +18,14 @@ import { ARTIFACT, clip, pythonTranscripts } from './samples.js'
 const FIRM = 0.2 // as tests/test_tiny.py: decisions with a larger margin survive the rounding of other kernels
 const TOKENS = 144 // of audio: with the silence before it more rows than both caches have
 
-test('q4f16 on WebGPU has Python’s tokens, over moves of both windows', async (t) => {
+test('q4f16 on WebGPU has Python’s tokens, over shifts of both windows', async (t) => {
   const dawn = await import(pathToFileURL(path.join(process.env.DAWN ?? '', 'node_modules/webgpu/index.js')).href)
   Object.assign(globalThis, dawn.globals)
   const gpu = dawn.create(['backend=vulkan', 'enable-dawn-features=allow_unsafe_apis'])
   Object.defineProperty(globalThis, 'navigator', { value: { gpu, userAgent: 'node', hardwareConcurrency: 2 }, configurable: true })
 
   const manifest = new Manifest(await readFile(path.join(ARTIFACT, 'voxtral_onnx.json'), 'utf8'))
-  const { precision, adapter } = await choose(manifest, { device: 'webgpu' })
+  const { precision, adapter } = await selectBackend(manifest, { device: 'webgpu' })
   assert.equal(precision, 'q4f16', `${adapter} has no float16`)
   const device = await openDevice('webgpu')
   const readFileOf = (/** @type {string} */ name) => openAsBlob(path.join(ARTIFACT, name))

@@ -18,8 +18,8 @@ import { readSelfTest } from '../src/engine/self-test.js'
 import { Stream } from '../src/engine/stream.js'
 import { TextPieces, Tokenizer } from '../src/engine/tokenizer.js'
 import { Transcriber } from '../src/engine/transcriber.js'
-import { choose } from '../src/engine/choose.js'
-import { columns } from '../src/shared/wide.js'
+import { selectBackend } from '../src/engine/select-backend.js'
+import { columns } from '../src/shared/text-width.js'
 import { ARTIFACT, GOLDEN, SAMPLES, WEB } from './samples.js'
 import { TestServer } from './server.js'
 
@@ -29,50 +29,50 @@ const TOKENS = { bos: 1, eos: 2, streaming_pad: 32, streaming_word: 33, first_te
 const golden = async (name) => JSON.parse(await readFile(path.join(GOLDEN, `${name}.json`), 'utf8'))
 const manifestText = () => readFile(path.join(ARTIFACT, 'voxtral_onnx.json'), 'utf8')
 
-test('rows move at the manifest’s rule', async () => {
+test('rows are shifted at the manifest’s rule', async () => {
   for (const { spec, positions, rows, room } of Object.values(await golden('cache'))) {
     const cache = new CacheSpec(spec)
     assert.deepEqual(positions.map(/** @param {number} p */ (p) => cache.row(p)), rows)
-    assert.deepEqual(positions.map(/** @param {number} p */ (p) => cache.room(p)), room)
+    assert.deepEqual(positions.map(/** @param {number} p */ (p) => cache.slotsLeft(p)), room)
   }
   const { spec } = (await golden('cache')).encoder
   assert.throws(() => new CacheSpec({ ...spec, keep: spec.capacity }), ArtifactError)
 })
 
-test('a cache moves when it is full, and no call may cross a move', () => {
+test('a cache is shifted when it is full, and no call may cross a shift', () => {
   /** @type {number[]} */
-  const moves = []
-  const binding = { isHolding: true, clear() {}, moveRows: (/** @type {number} */ keep) => moves.push(keep) }
-  const session = { takeBinding: () => binding, graph: { inputs: [{ name: 'cos', dtype: 'float32', shape: [] }] } }
+  const shifts = []
+  const binding = { isBound: true, clear() {}, shiftRows: (/** @type {number} */ keep) => shifts.push(keep) }
+  const session = { acquire: () => binding, graph: { inputs: [{ name: 'cos', dtype: 'float32', shape: [] }] } }
   const spec = new CacheSpec({ .../** @type {any} */ ({ head_dim: 4, rope_theta: 10 }), rows_per_token: 4, keep: 8, capacity: 16 })
   const cache = new KVCache(/** @type {any} */ (session), spec)
   const seen = []
   for (let call = 0; call < 8; call++) {
     cache.advance(4)
-    seen.push([cache.position, cache.room, moves.length])
+    seen.push([cache.position, cache.slotsLeft, shifts.length])
   }
   assert.deepEqual(seen, [[4, 12, 0], [8, 8, 0], [12, 4, 0], [16, 8, 1], [20, 4, 1], [24, 8, 2], [28, 4, 2], [32, 8, 3]])
-  assert.throws(() => cache.positions(12), /cross a move/)
+  assert.throws(() => cache.positions(12), /cross a shift/)
 })
 
-test('a recorded call writes behind a ring of the rows before it', () => {
+test('a captured call writes behind a ring of the rows before it', () => {
   /** @type {number[][]} */
   const folds = []
-  const binding = { isHolding: true, clear() {}, fold: (/** @type {number} */ ring, /** @type {number} */ row) => folds.push([ring, row]) }
-  const session = { takeBinding: () => binding, graph: { inputs: [{ name: 'cos', dtype: 'float32', shape: [] }] } }
+  const binding = { isBound: true, clear() {}, fold: (/** @type {number} */ ring, /** @type {number} */ row) => folds.push([ring, row]) }
+  const session = { acquire: () => binding, graph: { inputs: [{ name: 'cos', dtype: 'float32', shape: [] }] } }
   const values = /** @type {any} */ ({ head_dim: 4, rope_theta: 10, num_layers: 1, num_key_value_heads: 1 })
   const spec = new CacheSpec({ ...values, rows_per_token: 4, window: 10, keep: 12, capacity: 20 })
   const cache = new CapturedCache(/** @type {any} */ (session), spec)
   const seen = []
   for (let call = 0; call < 5; call++) {
-    seen.push([cache.position, cache.row, cache.visibleRows(4), cache.room])
+    seen.push([cache.position, cache.row, cache.visibleRows(4), cache.slotsLeft])
     cache.advance(4)
   }
   assert.deepEqual(seen, [[0, 0, 4, 4], [4, 4, 8, 4], [8, 8, 12, 4], [12, 8, 12, 4], [16, 8, 12, 4]])
   assert.deepEqual(folds, [[8, 0], [8, 4], [8, 0]])
 })
 
-test('a model whose calls cannot be recorded is loaded again without, and that is said', async (t) => {
+test('a model whose calls cannot be captured is loaded again without, and that is said', async (t) => {
   const device = /** @type {any} */ ({ captures: true })
   const loads = /** @type {boolean[]} */ ([])
   t.mock.method(Transcriber, 'load', async () => {
@@ -82,7 +82,7 @@ test('a model whose calls cannot be recorded is loaded again without, and that i
   })
   const { notes } = await Transcriber.open(/** @type {any} */ ({ device }))
   assert.deepEqual(loads, [true, false])
-  assert.match(notes.join(), /cannot be recorded.*a node stands on the CPU/)
+  assert.match(notes.join(), /cannot be captured.*a node stands on the CPU/)
 })
 
 test('rotations come from the absolute position', async () => {
@@ -118,7 +118,7 @@ test('tokens become text as soon as characters are whole', async () => {
   assert.throws(() => new Tokenizer('{}', TOKENS), /not a readable Tekken tokenizer/)
 })
 
-test('word groups have Python’s times', async () => {
+test('segments have Python’s times', async () => {
   for (const { tokens, segments } of Object.values(await golden('segments'))) {
     const given = tokens.map((/** @type {any} */ t, /** @type {number} */ index) => ({ ...t, index, tokenId: t.token_id, blankMargin: 0 }))
     const found = [...group(given, TOKENS)]
@@ -205,12 +205,12 @@ test('a certificate speaks for the manifest that it names', async () => {
 test('device and precision are chosen before anything is downloaded', async () => {
   const manifest = new Manifest(await manifestText())
   /** @param {{features?: string[], limits?: Record<string, number>} | null | undefined} adapter undefined: no WebGPU */
-  const withAdapter = async (adapter, asked = {}) => {
+  const withAdapter = async (adapter, requested = {}) => {
     const limits = { maxBufferSize: 2 ** 31, maxStorageBufferBindingSize: 2 ** 27, ...adapter?.limits }
     const found = adapter && { features: new Set(adapter.features), limits, info: { vendor: 'v', architecture: 'a' } }
     const gpu = adapter === undefined ? undefined : { requestAdapter: async () => found }
     Object.defineProperty(globalThis, 'navigator', { value: { gpu }, configurable: true })
-    return choose(manifest, asked)
+    return selectBackend(manifest, requested)
   }
   const whole = await withAdapter({ features: ['shader-f16', 'subgroups'] })
   assert.deepEqual([whole.precision, whole.notes], ['q4f16', []])
@@ -219,14 +219,14 @@ test('device and precision are chosen before anything is downloaded', async () =
   assert.equal(float32.precision, 'q4')
   assert.match(float32.notes[0], /no shader-f16/)
   const cpu = await withAdapter(null)
-  assert.deepEqual([cpu.device, cpu.precision], ['wasm', 'q4'])
+  assert.deepEqual([cpu.deviceName, cpu.precision], ['wasm', 'q4'])
   assert.match(cpu.notes[0], /running on the CPU in WebAssembly: .* no graphics adapter/)
   await assert.rejects(withAdapter(undefined, { device: 'webgpu' }), DeviceError)
   await assert.rejects(withAdapter({}, { precision: 'q4f16', device: 'webgpu' }), /shader-f16 is missing/)
   await assert.rejects(withAdapter({ limits: { maxBufferSize: 1e5 } }, { device: 'webgpu' }), /maxBufferSize is 1 MB, q4 of this model needs/)
   const { q4f16 } = manifest.precisions
   const half = Object.assign(new Manifest(manifest.text), { precisions: { q4f16 } })
-  await assert.rejects(choose(half), /the page has q4f16, and none of them runs here: .*float32; have q4 served too: voxtral-onnx serve/)
+  await assert.rejects(selectBackend(half), /the page has q4f16, and none of them runs here: .*float32; have q4 served too: voxtral-onnx serve/)
   const small = { limits: { maxStorageBufferBindingSize: 1e5 } }
   await assert.rejects(withAdapter(small, { device: 'webgpu' }), /maxStorageBufferBindingSize is 1 MB, q4 of this model needs \d+ MB; use another computer/)
   assert.match((await withAdapter(small)).notes[0], /running on the CPU in WebAssembly: .*maxStorageBufferBindingSize/)

@@ -170,7 +170,7 @@ export class FolderArtifact {
   }
 }
 
-const TOLD_EVERY = 100 // milliseconds
+const REPORT_EVERY = 100 // milliseconds
 
 class ProgressMeter {
   /**
@@ -182,7 +182,7 @@ class ProgressMeter {
     this.onProgress = onProgress
     this.received = 0
     this.began = performance.now()
-    this.told = 0
+    this.reported = 0
     this.loaded = 0 // over the network, which makes the rate
   }
 
@@ -194,8 +194,8 @@ class ProgressMeter {
     const now = performance.now()
     this.received += bytes
     if (isNew) this.loaded += bytes
-    if (now - this.told < TOLD_EVERY && this.received < this.total) return
-    this.told = now
+    if (now - this.reported < REPORT_EVERY && this.received < this.total) return
+    this.reported = now
     const seconds = (now - this.began) / 1000
     const rate = seconds > 0.5 ? this.loaded / seconds : 0
     const secondsLeft = rate > 0 ? (this.total - this.received) / rate : undefined

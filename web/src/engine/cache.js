@@ -7,7 +7,7 @@ const VISIBLE_STEP = 256 // rows; shaders are compiled for no number of rows, bu
 
 /**
  * Key-value buffers of one stream, bound as past and present, and the convolution states beside them. The manifest's rule
- * says which rows move and when.
+ * says which rows are shifted and when.
  */
 export class KVCache {
   /**
@@ -18,11 +18,11 @@ export class KVCache {
     this.session = session
     this.spec = spec
     this.position = 0
-    this.binding = session.takeBinding()
-    if (this.binding.isHolding) {
+    this.binding = session.acquire()
+    if (this.binding.isBound) {
       this.binding.clear()
     } else {
-      this.hold()
+      this.bindState()
     }
     const cos = session.graph.inputs.find(({ name }) => name === 'cos')
     this.dtype = /** @type {import('./device.js').DataType} */ (cos?.dtype)
@@ -33,11 +33,12 @@ export class KVCache {
   }
 
   /** Make the buffers. */
-  hold() {
+  bindState() {
     for (const { name, dtype, shape } of this.session.graph.inputs) {
       if (!isState(name)) continue
       const dims = shape.map((size) => (size === 'batch' ? 1 : size === 'capacity' ? this.spec.capacity : Number(size)))
-      this.binding.hold(name, presentOf(name), dims, /** @type {import('./device.js').DataType} */ (dtype), isCache(name))
+      const type = /** @type {import('./device.js').DataType} */ (dtype)
+      this.binding.bindState(name, presentOf(name), dims, type, isCache(name))
     }
   }
 
@@ -46,9 +47,9 @@ export class KVCache {
     this.session.idle.push(this.binding)
   }
 
-  /** Rows the next call may write: no call crosses a move. */
-  get room() {
-    return this.spec.room(this.position)
+  /** Rows the next call may write: no call crosses a shift. */
+  get slotsLeft() {
+    return this.spec.slotsLeft(this.position)
   }
 
   /** The buffer's row that the next call writes first. */
@@ -63,8 +64,8 @@ export class KVCache {
    * @returns {import('./device.js').Feeds}
    */
   positions(rows) {
-    if (!(rows > 0 && rows <= this.room)) {
-      throw new Error(`${rows} rows at position ${this.position} cross a move of the cache`)
+    if (!(rows > 0 && rows <= this.slotsLeft)) {
+      throw new Error(`${rows} rows at position ${this.position} cross a shift of the cache`)
     }
     const { ort } = this.session.device
     const angles = Array.from({ length: rows }, (_, row) =>
@@ -90,23 +91,23 @@ export class KVCache {
   }
 
   /**
-   * Count rows as written, and move the last `keep` rows to the front where the buffer is full.
+   * Count rows as written, and shift the last `keep` rows to the front where the buffer is full.
    * @param {number} rows
    */
   advance(rows) {
     const isFull = this.row + rows === this.spec.capacity
     this.position += rows
-    if (isFull) this.binding.moveRows(this.spec.keep)
+    if (isFull) this.binding.shiftRows(this.spec.keep)
   }
 }
 
 /**
- * The cache of recorded calls, of one token each. Their attention sees every row up to the last one written, so the buffer
+ * The cache of captured calls, of one token each. Their attention sees every row up to the last one written, so the buffer
  * is a ring of the rows before the call, the call's own behind it: together the window, give or take the two frames by
- * which the four of an encoder's call differ. A buffer that is smaller than the window moves as usual.
+ * which the four of an encoder's call differ. A buffer that is smaller than the window is shifted as usual.
  */
 export class CapturedCache extends KVCache {
-  get room() {
+  get slotsLeft() {
     return this.spec.rows_per_token
   }
 
@@ -122,7 +123,7 @@ export class CapturedCache extends KVCache {
   /** @param {number} rows */
   advance(rows) {
     if (!isRing(this.spec)) return super.advance(rows)
-    const binding = /** @type {import('./captured.js').CapturedBinding} */ (this.binding)
+    const binding = /** @type {import('./graph-capture.js').CapturedBinding} */ (this.binding)
     const ring = ringRows(this.spec)
     if (this.position >= ring) binding.fold(ring, this.position % ring)
     this.position += rows
@@ -136,7 +137,7 @@ const isRing = ({ capacity, window }) => capacity > window
 const ringRows = ({ window, rows_per_token: rows }) => rows * Math.floor((window - 1) / rows)
 
 /**
- * Rows of the buffers of recorded calls.
+ * Rows of the buffers of captured calls.
  * @param {import('./manifest.js').CacheSpec} spec
  */
 export const capturedRows = (spec) => (isRing(spec) ? ringRows(spec) + spec.rows_per_token : spec.capacity)

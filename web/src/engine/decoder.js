@@ -2,7 +2,7 @@
 
 import { tensorOf } from './device.js'
 
-/** @typedef {{tokenId: number, logprob: number, blankMargin: number}} Choice the greedy choice at one position */
+/** @typedef {{tokenId: number, logprob: number, blankMargin: number}} SampledToken the likeliest token at one position */
 
 export const OUTPUT = 'step' // id, logprob and blank margin of each position
 
@@ -23,14 +23,14 @@ export class Decoder {
   }
 
   /**
-   * Run the next positions; the choice at the last one.
+   * Run the next positions; the token sampled at the last one.
    * @param {import('./cache.js').KVCache} cache of the stream
    * @param {number[]} tokenIds that stand at these positions
    * @param {import('./device.js').Tensor} audioEmbeds [1, tokenIds.length, hidden_size]
    * @param {number} numDelayTokens of the stream
-   * @param {number} blankPenalty taken off the blank's logit at the last position before the choice; logprob and margin
+   * @param {number} blankPenalty taken off the blank's logit at the last position before sampling; logprob and margin
    *   are those before
-   * @returns {Promise<Choice>}
+   * @returns {Promise<SampledToken>}
    */
   async step(cache, tokenIds, audioEmbeds, numDelayTokens, blankPenalty) {
     const { ort } = this.session.device

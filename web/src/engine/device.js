@@ -3,7 +3,7 @@
  * artifacts (device.py).
  */
 
-import { Allocator } from './captured.js'
+import { Allocator } from './graph-capture.js'
 import { DeviceError } from '../shared/errors.js'
 import { toFloat16 } from '../shared/float16.js'
 import { BYTES } from './manifest.js'
@@ -17,20 +17,20 @@ import { BYTES } from './manifest.js'
  * @typedef {{name: string, dims?: number[], dtype?: DataType}} Fetch with `dims` the output stays on the device
  *
  * @typedef {object} Binding the inputs and outputs of one session for one stream
- * @property {(past: string, present: string, dims: number[], dtype: DataType, appends: boolean) => void} hold keep a
+ * @property {(past: string, present: string, dims: number[], dtype: DataType, appends: boolean) => void} bindState keep a
  *   buffer of zeros that is the input `past` and then the output `present` of every call; `appends`: calls write behind
  *   the rows they read, so input and output may be one buffer
- * @property {boolean} isHolding whether it has buffers
+ * @property {boolean} isBound whether it has buffers
  * @property {() => void} clear make what does not append zero again, for another stream
  * @property {(feeds: Feeds, fetch: Fetch) => Promise<Tensor>} run one output of a call
- * @property {(keep: number) => void} moveRows move the last `keep` rows along the third axis to the front, in all buffers
- *   that append
+ * @property {(keep: number) => void} shiftRows shift the last `keep` rows along the third axis to the front, in all
+ *   buffers that append
  * @property {() => void} dispose
  *
  * @typedef {object} Device
  * @property {'webgpu' | 'wasm'} name
  * @property {Ort} ort
- * @property {boolean} captures whether calls can be recorded and replayed
+ * @property {boolean} captures whether calls can be captured and replayed
  * @property {(graph: Uint8Array, externalData: {path: string, data: Blob}[], captured: boolean) => Promise<OrtSession>} open
  * @property {(session: OrtSession) => Binding} bind
  * @property {(tensor: Tensor, at: number, rows: number) => Tensor} slice rows [1, rows, n] of a tensor [1, m, n], valid
@@ -62,7 +62,7 @@ export async function openDevice(name) {
 }
 
 /**
- * Whether calls can be recorded: attention that can needs subgroups.
+ * Whether calls can be captured: attention that can needs subgroups.
  * @param {GPUAdapter} adapter
  */
 export const canCapture = (adapter) => adapter.features.has('subgroups')
@@ -119,38 +119,38 @@ class WasmBinding {
     this.ort = ort
     this.session = session
     /** @type {{past: string, present: string, dims: number[], dtype: DataType, appends: boolean}[]} */
-    this.held = []
+    this.bound = []
     /** @type {Feeds} */
     this.pasts = {}
   }
 
-  /** @type {Binding['hold']} */
-  hold(past, present, dims, dtype, appends) {
-    this.held.push({ past, present, dims, dtype, appends })
+  /** @type {Binding['bindState']} */
+  bindState(past, present, dims, dtype, appends) {
+    this.bound.push({ past, present, dims, dtype, appends })
     this.pasts[past] = zeros(this.ort, dtype, dims)
   }
 
-  get isHolding() {
-    return this.held.length > 0
+  get isBound() {
+    return this.bound.length > 0
   }
 
   clear() {
-    for (const { past, dims, dtype, appends } of this.held) {
+    for (const { past, dims, dtype, appends } of this.bound) {
       if (!appends) this.pasts[past] = zeros(this.ort, dtype, dims)
     }
   }
 
   /** @type {Binding['run']} */
   async run(feeds, fetch) {
-    const outputs = [fetch.name, ...this.held.map(({ present }) => present)]
+    const outputs = [fetch.name, ...this.bound.map(({ present }) => present)]
     const results = await this.session.run({ ...feeds, ...this.pasts }, outputs)
-    for (const { past, present } of this.held) this.pasts[past] = results[present]
+    for (const { past, present } of this.bound) this.pasts[past] = results[present]
     return results[fetch.name]
   }
 
-  /** @type {Binding['moveRows']} */
-  moveRows(keep) {
-    for (const { past, dims, appends } of this.held) {
+  /** @type {Binding['shiftRows']} */
+  shiftRows(keep) {
+    for (const { past, dims, appends } of this.bound) {
       if (!appends) continue
       const [, heads, capacity, width] = dims
       const data = /** @type {Float32Array} */ (this.pasts[past].data)
@@ -248,11 +248,11 @@ export class WebGpu {
   }
 
   /**
-   * Move the last `keep` rows of caches [1, heads, rows, width] to the front.
+   * Shift the last `keep` rows of caches [1, heads, rows, width] to the front.
    * @param {Tensor[]} caches
    * @param {number} keep
    */
-  moveRows(caches, keep) {
+  shiftRows(caches, keep) {
     const encoder = this.device.createCommandEncoder()
     for (const { dims, type, gpuBuffer } of caches) {
       const [, heads, capacity, width] = dims
@@ -288,22 +288,22 @@ class WebGpuBinding {
     this.device = device
     this.session = session
     /** @type {{past: string, present: string, dims: number[], bytes: number, input: Tensor, output: Tensor}[]} */
-    this.held = []
+    this.bound = []
   }
 
-  /** @type {Binding['hold']} */
-  hold(past, present, dims, dtype, appends) {
+  /** @type {Binding['bindState']} */
+  bindState(past, present, dims, dtype, appends) {
     const tensor = () => this.device.tensor(this.device.buffer(dims, dtype), dims, dtype)
     const input = tensor()
-    this.held.push({ past, present, dims, bytes: BYTES[dtype], input, output: appends ? input : tensor() })
+    this.bound.push({ past, present, dims, bytes: BYTES[dtype], input, output: appends ? input : tensor() })
   }
 
-  get isHolding() {
-    return this.held.length > 0
+  get isBound() {
+    return this.bound.length > 0
   }
 
   clear() {
-    for (const { input, output } of this.held) {
+    for (const { input, output } of this.bound) {
       if (input === output) continue
       this.device.device.queue.writeBuffer(input.gpuBuffer, 0, new Uint8Array(input.gpuBuffer.size))
     }
@@ -313,21 +313,21 @@ class WebGpuBinding {
   async run(feeds, { name, dims, dtype }) {
     /** @type {Record<string, Tensor | null>} */
     const fetches = { [name]: dims && dtype ? this.device.kept(name, dims, dtype) : null }
-    const pasts = Object.fromEntries(this.held.map(({ past, input }) => [past, input]))
-    for (const { present, output } of this.held) fetches[present] = output
+    const pasts = Object.fromEntries(this.bound.map(({ past, input }) => [past, input]))
+    for (const { present, output } of this.bound) fetches[present] = output
     const results = await this.session.run({ ...feeds, ...pasts }, fetches)
-    for (const buffer of this.held) [buffer.input, buffer.output] = [buffer.output, buffer.input]
+    for (const buffer of this.bound) [buffer.input, buffer.output] = [buffer.output, buffer.input]
     return results[name]
   }
 
-  /** @type {Binding['moveRows']} */
-  moveRows(keep) {
-    this.device.moveRows(this.held.filter(({ input, output }) => input === output).map(({ input }) => input), keep)
+  /** @type {Binding['shiftRows']} */
+  shiftRows(keep) {
+    this.device.shiftRows(this.bound.filter(({ input, output }) => input === output).map(({ input }) => input), keep)
   }
 
   dispose() {
-    for (const { input, output } of this.held) for (const { gpuBuffer } of new Set([input, output])) gpuBuffer.destroy()
-    this.held = []
+    for (const { input, output } of this.bound) for (const { gpuBuffer } of new Set([input, output])) gpuBuffer.destroy()
+    this.bound = []
   }
 }
 

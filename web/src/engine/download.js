@@ -10,28 +10,28 @@ const WAITS = [500, 1000, 2000, 4000, 8000] // milliseconds before a broken conn
  * @param {string} name that messages give the file
  * @param {import('./manifest.js').FileSpec} spec
  * @param {import('./store.js').Store} store
- * @param {(bytes: number, isNew: boolean) => void} onBytes told of what is kept and of every read; less than zero where a
- *   piece begins again
+ * @param {(bytes: number, isNew: boolean) => void} onBytes called with what is kept and with every read; less than zero
+ *   where a piece begins again
  * @param {number[]} [waits]
  * @throws {ArtifactError} a piece is not what the manifest says
  * @throws {StorageError} the server does not answer, or the disk is full; what was checked is kept
  */
 export async function download(url, name, spec, store, onBytes, waits = WAITS) {
   let kept = await keptBytes(spec, store)
-  let told = kept
+  let reported = kept
   onBytes(kept, false)
   for (let tries = 0; kept < spec.size; ) {
     const before = kept
     try {
       kept = await receive(url, name, spec, store, kept, (bytes) => {
-        told += bytes
+        reported += bytes
         onBytes(bytes, true)
       })
     } catch (error) {
       if (error instanceof ArtifactError || error instanceof StorageError) throw error
       kept = await store.size(spec.sha256)
-      onBytes(kept - told, false)
-      told = kept
+      onBytes(kept - reported, false)
+      reported = kept
       tries = kept > before ? 0 : tries + 1
       if (tries > waits.length) {
         throw new StorageError(`${name}: the download broke off (${error}); try again, it goes on where it stopped`)

@@ -32,7 +32,7 @@ export class Encoder {
    * @param {import('./cache.js').KVCache} cache
    */
   maxTokens(cache) {
-    return Math.floor(cache.room / this.spec.rows_per_token)
+    return Math.floor(cache.slotsLeft / this.spec.rows_per_token)
   }
 
   /**

@@ -9,8 +9,8 @@
  *     transcriber.feed(samples) // Float32Array, mono, at transcriber.sampleRate; as often as there are some
  *     const { text, segments } = await transcriber.finish()
  *
- * Events: `progress` (of the download), `loading`, `token`, `segment`, `silence`, `notice`, `meter`; each has its values in
- * `detail`, which live.js and artifact.js describe.
+ * Events: `progress` (of the download), `loading`, `token`, `segment`, `silence`, `warning`, `metrics`; each has its values
+ * in `detail`, which live.js and artifact.js describe.
  */
 
 import { errorOf } from '../shared/errors.js'
@@ -46,18 +46,18 @@ export class TranscriberClient extends EventTarget {
     /** @type {Map<number, {resolve: (value: any) => void, reject: (error: Error) => void}>} */
     this.waiting = new Map()
     this.count = 0
-    this.sampleRate = 0 // known once a model was looked at
-    this.worker.addEventListener('message', ({ data }) => this.hear(data))
+    this.sampleRate = 0 // known once a model was inspected
+    this.worker.addEventListener('message', ({ data }) => this.onMessage(data))
     this.worker.addEventListener('error', (event) => this.fail(event.message || 'its script did not load; reload the page'))
   }
 
   /**
    * What would run here, and what that would download; nothing is downloaded but the manifest.
    * @param {import('../shared/messages.js').OpenOptions} options
-   * @returns {Promise<import('../shared/messages.js').Look>}
+   * @returns {Promise<import('../shared/messages.js').Inspection>}
    */
-  async look(options) {
-    const found = await this.ask({ type: 'look', options: absolute(options) })
+  async inspect(options) {
+    const found = await this.request({ type: 'inspect', options: absolute(options) })
     this.sampleRate = found.sampleRate
     return found
   }
@@ -65,11 +65,11 @@ export class TranscriberClient extends EventTarget {
   /**
    * Download what is not here yet, and load it.
    * @param {import('../shared/messages.js').OpenOptions} options
-   * @returns {Promise<import('../shared/messages.js').Look>}
+   * @returns {Promise<import('../shared/messages.js').Inspection>}
    */
   async open(options) {
     await navigator.storage?.persist?.() // what was downloaded stays when the disk runs low
-    const found = await this.ask({ type: 'open', options: absolute(options) })
+    const found = await this.request({ type: 'open', options: absolute(options) })
     this.sampleRate = found.sampleRate
     return found
   }
@@ -80,7 +80,7 @@ export class TranscriberClient extends EventTarget {
    * @returns {Promise<void>}
    */
   start(options = {}) {
-    return this.ask({ type: 'start', options })
+    return this.request({ type: 'start', options })
   }
 
   /**
@@ -91,7 +91,7 @@ export class TranscriberClient extends EventTarget {
   feed(samples) {
     const time = performance.timeOrigin + performance.now()
     const whole = samples.byteLength === samples.buffer.byteLength ? samples : samples.slice()
-    return this.ask({ type: 'feed', samples: whole, time }, [whole.buffer])
+    return this.request({ type: 'feed', samples: whole, time }, [whole.buffer])
   }
 
   /**
@@ -99,7 +99,7 @@ export class TranscriberClient extends EventTarget {
    * @returns {Promise<import('../shared/messages.js').Transcript>}
    */
   finish() {
-    return this.ask({ type: 'finish' })
+    return this.request({ type: 'finish' })
   }
 
   /**
@@ -107,7 +107,7 @@ export class TranscriberClient extends EventTarget {
    * @returns {Promise<void>}
    */
   stop() {
-    return this.ask({ type: 'stop' })
+    return this.request({ type: 'stop' })
   }
 
   /**
@@ -115,7 +115,7 @@ export class TranscriberClient extends EventTarget {
    * @returns {Promise<void>}
    */
   remove() {
-    return this.ask({ type: 'remove' })
+    return this.request({ type: 'remove' })
   }
 
   /** End the worker and free its memory. */
@@ -125,20 +125,20 @@ export class TranscriberClient extends EventTarget {
   }
 
   /**
-   * @param {import('../shared/messages.js').RequestBody} request
+   * @param {import('../shared/messages.js').RequestBody} body
    * @param {Transferable[]} [transfer]
    * @returns {Promise<any>}
    */
-  ask(request, transfer = []) {
+  request(body, transfer = []) {
     const id = this.count++
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject })
-      this.worker.postMessage({ ...request, id }, transfer)
+      this.worker.postMessage({ ...body, id }, transfer)
     })
   }
 
   /** @param {import('../shared/messages.js').Answer} answer */
-  hear(answer) {
+  onMessage(answer) {
     if (answer.type === 'event') {
       const { type, ...values } = answer.event
       const [detail] = Object.values(values)

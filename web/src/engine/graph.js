@@ -1,6 +1,6 @@
 /**
- * What a graph's bytes need before onnxruntime may record its calls, and graphs of one node: as little of ONNX's protobuf as
- * that takes (onnx.proto3, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
+ * What a graph's bytes need before onnxruntime may capture its calls, and graphs of one node: as little of ONNX's protobuf
+ * as that takes (onnx.proto3, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
  */
 
 const MODEL = { irVersion: 1, graph: 7, opsetImport: 8 }
@@ -11,7 +11,7 @@ const ELEMENT_TYPES = /** @type {Record<string, number>} */ ({ float32: 1, float
 const OPSET = 17
 
 /**
- * A graph whose attentions see every row up to `seqlens_k`: onnxruntime-web 1.30 leaves the window out of recorded calls
+ * A graph whose attentions see every row up to `seqlens_k`: onnxruntime-web 1.30 leaves the window out of captured calls
  * (newer ones do not, https://github.com/microsoft/onnxruntime/pull/32462), so what stands in the buffer has to be it.
  * @param {Uint8Array} model
  */

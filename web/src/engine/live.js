@@ -7,34 +7,34 @@ import { plainText } from '../shared/captions.js'
 import { Grouper } from './segments.js'
 import { checkSamples } from './stream.js'
 
-const RECENT_STEPS = 4096 // whose latency the meter knows: 5.5 minutes
-const SILENCE_SECONDS = 2.0 // without text until a silence is told
-const BEHIND_SECONDS = 2.0 // of audio that waits until it is told
+const RECENT_STEPS = 4096 // whose latency the metrics know: 5.5 minutes
+const SILENCE_SECONDS = 2.0 // without text until a silence is reported
+const BEHIND_SECONDS = 2.0 // of audio that waits until it is reported
 const MUTED_SECONDS = 5.0 // of samples that are all zero
 const CLIPPED = 0.999 // full scale; a converter's largest value is just below 1
 
 /**
  * @typedef {import('./stream.js').Token} Token
  * @typedef {import('./segments.js').Segment} Segment
- * @typedef {object} Meter how a stream keeps up
+ * @typedef {object} StreamMetrics how a stream keeps up
  * @property {number} captured seconds of audio
  * @property {number} backlog seconds of audio that wait
  * @property {number} rtf seconds of work for a second of audio
  * @property {number} latencyP50 milliseconds from the arrival of the last sample a token may use to its text
  * @property {number} latencyP95
  * @typedef {{type: 'token', token: Token} | {type: 'segment', segment: Segment} | {type: 'silence', start: number} |
- *   {type: 'notice', text: string} | {type: 'meter', meter: Meter}} LiveEvent
+ *   {type: 'warning', text: string} | {type: 'metrics', metrics: StreamMetrics}} LiveEvent
  */
 
 /** One stream while it is fed. */
 export class Live {
   /**
    * @param {import('./stream.js').Stream} stream
-   * @param {(event: LiveEvent) => void} tell
+   * @param {(event: LiveEvent) => void} emit
    */
-  constructor(stream, tell) {
+  constructor(stream, emit) {
     this.stream = stream
-    this.tell = tell
+    this.emit = emit
     this.grouper = new Grouper(stream.ids)
     /** @type {Segment[]} */
     this.segments = []
@@ -50,8 +50,8 @@ export class Live {
     this.textEnd = 0
     this.isSilent = false
     this.zeros = 0 // samples in a row, up to now
-    /** @type {Set<string>} notices, each told once */
-    this.said = new Set()
+    /** @type {Set<string>} warnings, each reported once */
+    this.reported = new Set()
   }
 
   /**
@@ -75,16 +75,16 @@ export class Live {
       samples.set(block, at)
       at += block.length
     }
-    this.look(samples)
-    for await (const token of this.stream.feed(samples)) this.decided(token)
-    this.tell({ type: 'meter', meter: this.meter() })
+    this.inspect(samples)
+    for await (const token of this.stream.feed(samples)) this.acceptToken(token)
+    this.emit({ type: 'metrics', metrics: this.metrics() })
   }
 
   /** Transcribe what is still delayed; the whole transcript. */
   async finish() {
-    for await (const token of this.stream.finish()) this.decided(token)
+    for await (const token of this.stream.finish()) this.acceptToken(token)
     this.add(this.grouper.end())
-    this.tell({ type: 'meter', meter: this.meter() })
+    this.emit({ type: 'metrics', metrics: this.metrics() })
     return this.transcript()
   }
 
@@ -103,8 +103,8 @@ export class Live {
     return { text: plainText(segments), segments, tokenIds: this.tokenIds, duration, info }
   }
 
-  /** @returns {Meter} */
-  meter() {
+  /** @returns {StreamMetrics} */
+  metrics() {
     const { timings, samples, sampleRate } = this.stream
     const captured = this.captured / sampleRate
     const transcribed = Math.min(captured, Math.max(0, this.stream.numSamples - samples.length) / sampleRate)
@@ -120,7 +120,7 @@ export class Live {
   }
 
   /** @param {Token} token */
-  decided(token) {
+  acceptToken(token) {
     this.tokenIds.push(token.tokenId)
     const { numDelayTokens, samplesPerToken, rules, numSamples } = this.stream
     const needed = (token.index + 1 + numDelayTokens) * samplesPerToken + rules.look_ahead_samples
@@ -130,11 +130,11 @@ export class Live {
       if (this.latencies.length > RECENT_STEPS) this.latencies.shift()
     }
     if (token.text) {
-      this.tell({ type: 'token', token })
+      this.emit({ type: 'token', token })
       this.textEnd = token.end
       this.isSilent = false
     } else if (!this.isSilent && token.end - this.textEnd > SILENCE_SECONDS) {
-      this.tell({ type: 'silence', start: this.textEnd })
+      this.emit({ type: 'silence', start: this.textEnd })
       this.isSilent = true
     }
     this.add(this.grouper.push(token))
@@ -144,31 +144,31 @@ export class Live {
   add(segment) {
     if (!segment) return
     this.segments.push(segment)
-    this.tell({ type: 'segment', segment })
+    this.emit({ type: 'segment', segment })
   }
 
   /**
-   * Tell what a speaker should know.
+   * Warn of what a speaker should know.
    * @param {Float32Array} samples
    */
-  look(samples) {
+  inspect(samples) {
     let [longest, clipped] = [0, 0]
     for (const sample of samples) {
       this.zeros = sample === 0 ? this.zeros + 1 : 0
       longest = Math.max(longest, this.zeros)
       if (Math.abs(sample) >= CLIPPED) clipped += 1
     }
-    this.notice(
+    this.warn(
       longest >= MUTED_SECONDS * this.stream.sampleRate,
       `the input has been digital silence for ${MUTED_SECONDS} s: is it muted?`,
     )
-    this.notice(clipped > samples.length / 100, 'the input exceeds full scale: turn it down')
+    this.warn(clipped > samples.length / 100, 'the input exceeds full scale: turn it down')
   }
 
-  /** Tell that the machine does not keep up; for sound that is spoken, not for files. */
+  /** Warn that the machine does not keep up; for sound that is spoken, not for files. */
   watchBacklog() {
-    const isBehind = this.meter().backlog > BEHIND_SECONDS
-    this.notice(
+    const isBehind = this.metrics().backlog > BEHIND_SECONDS
+    this.warn(
       isBehind,
       `more than ${BEHIND_SECONDS} s behind: this machine is slower than the speech; text comes late, nothing is lost`,
     )
@@ -178,9 +178,9 @@ export class Live {
    * @param {boolean} isSo
    * @param {string} text
    */
-  notice(isSo, text) {
-    if (!isSo || this.said.has(text)) return
-    this.said.add(text)
-    this.tell({ type: 'notice', text })
+  warn(isSo, text) {
+    if (!isSo || this.reported.has(text)) return
+    this.reported.add(text)
+    this.emit({ type: 'warning', text })
   }
 }

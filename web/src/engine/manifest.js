@@ -51,13 +51,13 @@ export const presentOf = (past) => (isCache(past) ? past.replace('past_key_value
  * @property {number} rope_theta
  * @property {number} rows_per_token
  * @property {number} window keys a query sees, itself included
- * @property {number} keep rows that move
+ * @property {number} keep rows that are shifted
  * @property {number} capacity rows of the buffer
  * @typedef {{sample_rate: number, hop_length: number, frames_per_token: number}} AudioConfig
  * @typedef {{hidden_size: number, sliding_window: number}} StackConfig
  */
 
-/** The fixed buffer of one key-value cache, and when its rows move: see `CacheSpec` in manifest.py. */
+/** The fixed buffer of one key-value cache, and when its rows are shifted: see `CacheSpec` in manifest.py. */
 export class CacheSpec {
   /** @param {CacheValues} values */
   constructor(values) {
@@ -84,10 +84,10 @@ export class CacheSpec {
   }
 
   /**
-   * How many rows a call that starts at `position` may write before the next move.
+   * How many rows a call that starts at `position` may write before the next shift.
    * @param {number} position
    */
-  room(position) {
+  slotsLeft(position) {
     return this.capacity - this.row(position)
   }
 }

@@ -1,15 +1,15 @@
-/** Tokens to word groups with times (segments.py). */
+/** Tokens to segments with times (segments.py). */
 
 const LONGEST_WORD_SECONDS = 0.8 // mistral-common's OFFLINE_STREAMING_BUFFER_TOKENS, ten tokens
 
 /**
- * @typedef {object} Segment one word group: what the model says between two markers
+ * @typedef {object} Segment what the model says between two markers: often a word, sometimes more
  * @property {number} id
- * @property {number} start seconds; the end of the group before, at most the longest word's length before `end`
- * @property {number} end seconds, where the model says that the group ended
+ * @property {number} start seconds; the end of the segment before, at most the longest word's length before `end`
+ * @property {number} end seconds, where the model says that the segment ended
  * @property {string} text as the tokens spell it, with the space it begins with
  * @property {number[]} tokenIds
- * @property {number} logprob mean over the group's text tokens
+ * @property {number} logprob mean over the segment's text tokens
  */
 
 /** Segments as soon as they are closed: at the next marker that follows text, or at the end. */

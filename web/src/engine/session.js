@@ -1,7 +1,7 @@
 /** onnxruntime sessions that are held to the manifest's contract (session.py). */
 
 import { CapturedCache, KVCache, capturedRows } from './cache.js'
-import { CapturedBinding } from './captured.js'
+import { CapturedBinding } from './graph-capture.js'
 import { WebGpu } from './device.js'
 import { ArtifactError, DeviceError } from '../shared/errors.js'
 import { withoutWindow } from './graph.js'
@@ -18,7 +18,7 @@ export class Session {
    * @param {import('./device.js').Device} device
    * @param {import('./manifest.js').GraphSpec} graph
    * @param {import('./device.js').OrtSession} ort
-   * @param {boolean} captured whether calls are recorded, so that there is one binding, for calls of one token
+   * @param {boolean} captured whether calls are captured, so that there is one binding, for calls of one token
    */
   constructor(device, graph, ort, captured) {
     this.device = device
@@ -40,7 +40,7 @@ export class Session {
   }
 
   /**
-   * Open a graph with a cache; its calls are recorded where the device can.
+   * Open a graph with a cache; its calls are captured where the device can.
    * @param {import('./device.js').Device} device
    * @param {import('./manifest.js').GraphSpec} graph
    * @param {ReadFile} readFile
@@ -67,7 +67,7 @@ export class Session {
    * The binding of a stream that has ended, or a new one.
    * @throws {DeviceError} another stream has the only one
    */
-  takeBinding() {
+  acquire() {
     const binding = this.idle.pop()
     if (!binding && this.captured) throw new DeviceError('one stream at a time runs on WebGPU; finish or stop the other one')
     return binding ?? this.device.bind(this.ort)

@@ -25,7 +25,7 @@ const MAX_BLANK_PENALTY = 7.0
 
 /**
  * Audio in, tokens out, at constant memory for any length. Identical tokens whatever the sizes of the chunks fed:
- * positions, cache moves and the end depend on the count of samples alone.
+ * positions, shifts of the cache and the end depend on the count of samples alone.
  */
 export class Stream {
   /**
@@ -142,11 +142,11 @@ export class Stream {
     const total = audioEmbeds.dims[1]
     for (let at = 0; at < total; ) {
       const inPrompt = this.promptLength - cache.position
-      const rows = inPrompt > 0 ? Math.min(total - at, inPrompt, cache.room) : 1
+      const rows = inPrompt > 0 ? Math.min(total - at, inPrompt, cache.slotsLeft) : 1
       const began = performance.now()
       const tokenIds = [this.nextId, ...new Array(rows - 1).fill(blank)]
       const embeds = decoder.session.device.slice(audioEmbeds, at, rows)
-      const choice = await decoder.step(cache, tokenIds, embeds, this.numDelayTokens, this.blankPenalty())
+      const sampled = await decoder.step(cache, tokenIds, embeds, this.numDelayTokens, this.blankPenalty())
       this.timings.decodeSeconds += (performance.now() - began) / 1000
       this.timings.steps += rows
       at += rows
@@ -154,7 +154,7 @@ export class Stream {
         this.nextId = blank
         continue
       }
-      yield this.decided(choice)
+      yield this.acceptToken(sampled)
       if (this.finished) return
     }
   }
@@ -170,10 +170,10 @@ export class Stream {
   }
 
   /**
-   * @param {import('./decoder.js').Choice} choice
+   * @param {import('./decoder.js').SampledToken} sampled
    * @returns {Token}
    */
-  decided({ tokenId, logprob, blankMargin }) {
+  acceptToken({ tokenId, logprob, blankMargin }) {
     this.nextId = tokenId
     if (tokenId === this.ids.streaming_pad) {
       this.blanks += 1

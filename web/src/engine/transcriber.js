@@ -38,7 +38,7 @@ export class Transcriber {
    * @param {import('./device.js').Device} options.device
    * @param {number} [options.context] decoder positions of 80 ms that attention sees
    * @param {boolean} [options.blankGuard] after 16 s without a word, make blanks less likely step by step
-   * @param {(part: string) => void} [options.onPart] told before each part is loaded
+   * @param {(part: string) => void} [options.onPart] called before each part is loaded
    */
   static async open(options) {
     const { device } = options
@@ -53,7 +53,7 @@ export class Transcriber {
       await transcriber?.close()
       device.captures = false
       const slower = await Transcriber.load(options)
-      slower.notes.push(`calls on the graphics adapter cannot be recorded, and take twice as long (${error})`)
+      slower.notes.push(`calls on the graphics adapter cannot be captured, and take twice as long (${error})`)
       return slower
     }
   }
@@ -105,7 +105,7 @@ export class Transcriber {
     return new Stream(this, this.manifest.delayTokens(delayMs), stopAtEos)
   }
 
-  /** Two calls of each graph: the first compiles shaders and is recorded, the second replays. */
+  /** Two calls of each graph: the first compiles shaders and is captured, the second replays. */
   async warmUp() {
     const { streaming, samplesPerToken, tokens } = this.manifest
     const silence = new Float32Array(streaming.look_back_samples + samplesPerToken + streaming.look_ahead_samples)

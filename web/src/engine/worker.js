@@ -1,7 +1,7 @@
 /** All inference, one request at a time; the page's thread stays free. */
 
 import { FolderArtifact, RemoteArtifact } from './artifact.js'
-import { choose } from './choose.js'
+import { selectBackend } from './select-backend.js'
 import { openDevice } from './device.js'
 import { UsageError, errorValues } from '../shared/errors.js'
 import { Live } from './live.js'
@@ -21,7 +21,7 @@ let live
 let isFile = false
 
 /** @param {import('../shared/messages.js').Event} event */
-const tell = (event) => post({ type: 'event', event })
+const emit = (event) => post({ type: 'event', event })
 
 /** @param {import('../shared/messages.js').Answer} answer */
 const post = (answer) => self.postMessage(answer)
@@ -35,9 +35,9 @@ async function find(options) {
 
 /**
  * @param {OpenOptions} options
- * @returns {Promise<import('../shared/messages.js').Look>}
+ * @returns {Promise<import('../shared/messages.js').Inspection>}
  */
-async function look(options) {
+async function inspect(options) {
   return describe(await find(options), options)
 }
 
@@ -47,12 +47,12 @@ async function look(options) {
  */
 async function describe(artifact, options) {
   const { manifest } = artifact
-  const choice = await choose(manifest, options)
+  const backend = await selectBackend(manifest, options)
   const { msPerToken: step, streaming } = manifest
   return {
-    ...choice,
-    missingBytes: await artifact.missing(choice.precision),
-    totalBytes: [...manifest.filesOf(choice.precision).values()].reduce((sum, { size }) => sum + size, 0),
+    ...backend,
+    missingBytes: await artifact.missing(backend.precision),
+    totalBytes: [...manifest.filesOf(backend.precision).values()].reduce((sum, { size }) => sum + size, 0),
     selfTested: false,
     scope: manifest.scope,
     sampleRate: manifest.config.audio.sample_rate,
@@ -70,10 +70,10 @@ async function open(options) {
   const artifact = await find(options)
   const found = await describe(artifact, options)
   const { context, blankGuard, graphCapture = true } = options
-  await artifact.fetch(found.precision, (progress) => tell({ type: 'progress', progress }))
+  await artifact.fetch(found.precision, (progress) => emit({ type: 'progress', progress }))
   await transcriber?.close()
   transcriber = undefined
-  const device = await openDevice(found.device)
+  const device = await openDevice(found.deviceName)
   device.captures &&= graphCapture
   transcriber = await Transcriber.open({
     manifest: artifact.manifest,
@@ -82,7 +82,7 @@ async function open(options) {
     device,
     context,
     blankGuard,
-    onPart: (part) => tell({ type: 'loading', part }),
+    onPart: (part) => emit({ type: 'loading', part }),
   })
   const untested = await test(artifact, found.precision)
   const notes = [...found.notes, ...transcriber.notes, ...(untested ? [untested] : [])]
@@ -99,7 +99,7 @@ async function test(artifact, precision) {
   if (!expected) return 'not self-tested: no certificate of this artifact; its maker runs: voxtral-onnx verify ARTIFACT'
   const clip = await fetch(new URL(`../../samples/${expected.clip}`, import.meta.url)).catch(() => undefined)
   if (!clip?.ok) return `not self-tested: its clip ${expected.clip} is not part of this page`
-  tell({ type: 'loading', part: 'self-test' })
+  emit({ type: 'loading', part: 'self-test' })
   try {
     await selfTest(/** @type {Transcriber} */ (transcriber), expected, new File([await clip.blob()], expected.clip))
   } catch (error) {
@@ -115,7 +115,7 @@ async function start(options) {
   if (!transcriber) throw new UsageError('start: no model is loaded; open one first')
   live?.stream.release()
   isFile = options.isFile ?? false
-  live = new Live(transcriber.stream({ delayMs: options.delayMs, stopAtEos: isFile }), tell)
+  live = new Live(transcriber.stream({ delayMs: options.delayMs, stopAtEos: isFile }), emit)
   await live.advance() // the silence before the audio
 }
 
@@ -155,8 +155,8 @@ async function remove() {
 /** @param {Request} request */
 function run(request) {
   switch (request.type) {
-    case 'look':
-      return look(request.options)
+    case 'inspect':
+      return inspect(request.options)
     case 'open':
       return open(request.options)
     case 'start':

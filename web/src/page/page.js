@@ -48,9 +48,9 @@ async function act(action) {
   }
 }
 
-async function look() {
+async function inspect() {
   $('what').textContent = 'No model is loaded.'
-  const found = await engine.look(options)
+  const found = await engine.inspect(options)
   showModel(found)
   if (found.missingBytes > 0) {
     $('load').textContent = `Download ${megabytes(found.missingBytes)} and start`
@@ -60,9 +60,9 @@ async function look() {
   }
 }
 
-/** @param {import('../shared/messages.js').Look} found */
-function showModel({ device, precision, adapter, notes, missingBytes, totalBytes, selfTested, scope, delaysMs }) {
-  const where = device === 'webgpu' ? `WebGPU (${adapter})` : 'the CPU (WebAssembly)'
+/** @param {import('../shared/messages.js').Inspection} found */
+function showModel({ deviceName, precision, adapter, notes, missingBytes, totalBytes, selfTested, scope, delaysMs }) {
+  const where = deviceName === 'webgpu' ? `WebGPU (${adapter})` : 'the CPU (WebAssembly)'
   const size = missingBytes > 0 ? `${megabytes(missingBytes)} to download` : `${megabytes(totalBytes)}, all here`
   $('what').textContent = `${precision} on ${where}: ${size}${selfTested ? ', self-tested' : ''}.`
   $('notes').replaceChildren(
@@ -246,7 +246,7 @@ async function filesBelow(folder) {
 async function remove() {
   await engine.remove()
   $('listen').hidden = true
-  showModel(await engine.look(options))
+  showModel(await engine.inspect(options))
   $('load').textContent = 'Download and start'
   $('load').hidden = false
 }
@@ -263,11 +263,11 @@ engine.addEventListener('loading', (event) => {
 })
 engine.addEventListener('token', (event) => transcript.token(/** @type {CustomEvent} */ (event).detail))
 engine.addEventListener('segment', (event) => transcript.segment(/** @type {CustomEvent} */ (event).detail))
-engine.addEventListener('notice', (event) => {
+engine.addEventListener('warning', (event) => {
   const note = Object.assign(document.createElement('li'), { textContent: /** @type {CustomEvent} */ (event).detail })
   $('notes').append(note)
 })
-engine.addEventListener('meter', (event) => {
+engine.addEventListener('metrics', (event) => {
   const { captured, backlog, rtf, latencyP50 } = /** @type {CustomEvent} */ (event).detail
   const of = file ? ` of ${file.duration.toFixed(1)} s` : ` s, ${backlog.toFixed(1)} s behind`
   const latency = file ? '' : `, latency ${Math.round(latencyP50)} ms`
@@ -309,5 +309,5 @@ addEventListener('drop', (event) => {
 })
 document.addEventListener('visibilitychange', () => void holdAwake())
 if ('serviceWorker' in navigator) void navigator.serviceWorker.register('sw.js').catch(() => {}) // only for offline visits
-void act(look)
+void act(inspect)
 void listDevices()

@@ -1,8 +1,8 @@
-/** The transcript on the page: paragraphs of word groups with their times; what is still open is shown dimmed. */
+/** The transcript on the page: paragraphs of segments with their times; what is still open is shown dimmed. */
 
 import { clock, render } from '../shared/captions.js'
 
-const UNCERTAIN = Math.log(0.5) // mean log-probability of a group's tokens below which it is marked
+const UNCERTAIN = Math.log(0.5) // mean log-probability of a segment's tokens below which it is marked
 const PARAGRAPH_SECONDS = 2 // of silence between two paragraphs
 const KEY = 'voxtral-onnx transcript'
 
@@ -30,7 +30,7 @@ export class TranscriptView {
   }
 
   /**
-   * A token's text, before its group is whole.
+   * A token's text, before its segment is whole.
    * @param {import('../engine/stream.js').Token} token
    */
   token(token) {
@@ -40,7 +40,7 @@ export class TranscriptView {
   }
 
   /**
-   * A group that is whole.
+   * A segment that is whole.
    * @param {Segment} segment of the stream
    */
   segment(segment) {
@@ -54,13 +54,13 @@ export class TranscriptView {
   add(segment) {
     const last = this.segments[this.segments.length - 1]
     if (last && segment.start - last.end > PARAGRAPH_SECONDS) this.paragraph = undefined
-    const group = document.createElement('span')
-    group.textContent = segment.text
-    group.title = `${clock(segment.end)}, ${Math.round(100 * Math.exp(segment.logprob))} %`
-    if (segment.logprob < UNCERTAIN) group.className = 'uncertain'
+    const span = document.createElement('span')
+    span.textContent = segment.text
+    span.title = `${clock(segment.end)}, ${Math.round(100 * Math.exp(segment.logprob))} %`
+    if (segment.logprob < UNCERTAIN) span.className = 'uncertain'
     const paragraph = this.current(segment.start)
     this.pending.remove()
-    paragraph.append(group)
+    paragraph.append(span)
     if (this.pending.textContent) paragraph.append(this.pending)
     this.segments.push(segment)
     this.duration = Math.max(this.duration, segment.end)

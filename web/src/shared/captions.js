@@ -1,12 +1,12 @@
 /** Segments to text, subtitles and JSON (captions.py). */
 
 import { roundHalfEven } from './float16.js'
-import { columns } from './wide.js'
+import { columns } from './text-width.js'
 
 const MAX_COLUMNS = 42 // of a caption line; an East Asian wide character takes two
 const MAX_LINES = 2
 const MAX_SECONDS = 7.0
-const PAUSE_SECONDS = 0.2 // between one group's end and the earliest start of the next: surely silence
+const PAUSE_SECONDS = 0.2 // between one segment's end and the earliest start of the next: surely silence
 const SENTENCE_ENDS = new Set('.!?。！？؟।')
 const SPACES = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/u // Python's str.split
 const ENTITIES = /** @type {Record<string, string>} */ ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })

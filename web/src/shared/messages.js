@@ -8,16 +8,16 @@
  * @property {'webgpu' | 'wasm'} [device] without one WebGPU, or WebAssembly for a small artifact
  * @property {string} [precision] without one the first that the device computes in
  * @property {number} [context] decoder positions of 80 ms that attention sees; fewer take less memory
- * @property {boolean} [graphCapture] record WebGPU's calls and replay them, where the adapter can; without it they take twice
- *   as long, and the encoder's window is exact to the frame
+ * @property {boolean} [graphCapture] capture WebGPU's calls and replay them, where the adapter can; without it they take
+ *   twice as long, and the encoder's window is exact to the frame
  * @property {boolean} [blankGuard] after 16 s without a word, make blanks less likely step by step
  *
  * @typedef {object} StreamOptions
  * @property {number} [delayMs] how long the model listens before it writes
  * @property {boolean} [isFile] the model's end of text ends it, and nobody waits for it
  *
- * @typedef {object} Look what would run, and what that would download
- * @property {'webgpu' | 'wasm'} device
+ * @typedef {object} Inspection what would run, and what that would download
+ * @property {'webgpu' | 'wasm'} deviceName
  * @property {string} precision
  * @property {string | null} adapter
  * @property {string[]} notes what runs otherwise than one would wish
@@ -28,7 +28,7 @@
  * @property {number} sampleRate
  * @property {{step: number, longest: number, own: number, trained: number[]}} delaysMs
  *
- * @typedef {{type: 'look', options: OpenOptions} | {type: 'open', options: OpenOptions} |
+ * @typedef {{type: 'inspect', options: OpenOptions} | {type: 'open', options: OpenOptions} |
  *   {type: 'start', options: StreamOptions} | {type: 'feed', samples: Float32Array, time: number} | {type: 'finish'} |
  *   {type: 'stop'} | {type: 'remove'}} RequestBody
  * @typedef {RequestBody & {id: number}} Request

@@ -1,5 +1,5 @@
 /**
- * One stream's calls on WebGPU, recorded once and replayed: what a call costs is then its programs on the GPU, not what
+ * One stream's calls on WebGPU, captured once and replayed: what a call costs is then its programs on the GPU, not what
  * onnxruntime does to start each of them. Every call has the same shapes, and every input and output the same buffer.
  */
 
@@ -17,7 +17,7 @@ import { BYTES, isCache, isState, presentOf } from './manifest.js'
  */
 
 /**
- * onnxruntime's own buffers. What a recorded call writes must be in such: of others onnxruntime-web forgets between two
+ * onnxruntime's own buffers. What a captured call writes must be in such: of others onnxruntime-web forgets between two
  * calls that it knows them, and fails (1.30.0).
  */
 export class Allocator {
@@ -64,7 +64,7 @@ export class CapturedBinding {
     this.pairs = Object.keys(inputs).filter(isState).map((past) => ({ past, present: presentOf(past) }))
     this.caches = this.pairs.filter(({ past }) => isCache(past)).map(({ past }) => inputs[past])
     this.states = this.pairs.filter(({ past }) => !isCache(past)).map(({ past, present }) => [inputs[past], outputs[present]])
-    this.isHolding = true
+    this.isBound = true
     /** @type {GPUBuffer | undefined} what the host reads */
     this.reading = undefined
     /** @type {((slot: number) => void) | undefined} */
@@ -97,8 +97,8 @@ export class CapturedBinding {
     return new CapturedBinding(device, session, inputs, outputs)
   }
 
-  hold() {
-    throw new Error('a recorded call has its buffers from the start')
+  bindState() {
+    throw new Error('a captured call has its buffers from the start')
   }
 
   clear() {
@@ -154,9 +154,9 @@ export class CapturedBinding {
     return new ort.Tensor('float32', values, tensor.dims)
   }
 
-  /** @type {Binding['moveRows']} */
-  moveRows(keep) {
-    this.device.moveRows(this.caches, keep)
+  /** @type {Binding['shiftRows']} */
+  shiftRows(keep) {
+    this.device.shiftRows(this.caches, keep)
   }
 
   /**

@@ -10,37 +10,37 @@ const MAX_WASM_BYTES = 256e6 // of weights that WebAssembly can read once in eve
 
 /**
  * @typedef {import('./manifest.js').Manifest} Manifest
- * @typedef {{device: 'webgpu' | 'wasm', precision: string, adapter: string | null, notes: string[]}} Choice notes say what
- *   runs otherwise than one would wish
+ * @typedef {{deviceName: 'webgpu' | 'wasm', precision: string, adapter: string | null, notes: string[]}} Backend notes say
+ *   what runs otherwise than one would wish
  */
 
 /**
  * @param {Manifest} manifest
- * @param {object} [asked]
- * @param {'webgpu' | 'wasm'} [asked.device] without one WebGPU, or WebAssembly for a small artifact
- * @param {string} [asked.precision] without one the first that the device computes in
- * @returns {Promise<Choice>}
+ * @param {object} [requested]
+ * @param {'webgpu' | 'wasm'} [requested.device] without one WebGPU, or WebAssembly for a small artifact
+ * @param {string} [requested.precision] without one the first that the device computes in
+ * @returns {Promise<Backend>}
  * @throws {DeviceError}
  */
-export async function choose(manifest, asked = {}) {
-  if (asked.device !== 'wasm') {
+export async function selectBackend(manifest, requested = {}) {
+  if (requested.device !== 'wasm') {
     try {
-      return await chooseWebGpu(manifest, asked.precision)
+      return await selectWebGpu(manifest, requested.precision)
     } catch (error) {
-      if (asked.device === 'webgpu' || !(error instanceof DeviceError)) throw error
-      const choice = chooseWasm(manifest, asked.precision, error.message)
-      return { ...choice, notes: [`running on the CPU in WebAssembly: ${error.message}`] }
+      if (requested.device === 'webgpu' || !(error instanceof DeviceError)) throw error
+      const backend = selectWasm(manifest, requested.precision, error.message)
+      return { ...backend, notes: [`running on the CPU in WebAssembly: ${error.message}`] }
     }
   }
-  return chooseWasm(manifest, asked.precision, 'WebAssembly was asked for')
+  return selectWasm(manifest, requested.precision, 'WebAssembly was asked for')
 }
 
 /**
  * @param {Manifest} manifest
- * @param {string} [asked]
- * @returns {Promise<Choice>}
+ * @param {string} [requested]
+ * @returns {Promise<Backend>}
  */
-async function chooseWebGpu(manifest, asked) {
+async function selectWebGpu(manifest, requested) {
   if (!navigator.gpu) {
     const advice = globalThis.isSecureContext ? 'use a current Chrome, Edge, Firefox or Safari' : 'open it over https'
     throw new DeviceError(`this browser offers no WebGPU to this page; ${advice}`)
@@ -51,7 +51,7 @@ async function chooseWebGpu(manifest, asked) {
   }
   const hasFloat16 = adapter.features.has('shader-f16')
   const notes = []
-  const precision = choosePrecision(manifest, asked, (dtype) => hasFloat16 || dtype !== 'float16', 'shader-f16 is missing')
+  const precision = selectPrecision(manifest, requested, (dtype) => hasFloat16 || dtype !== 'float16', 'shader-f16 is missing')
   if (!hasFloat16) notes.push(`this graphics adapter computes in float32 only (no shader-f16): ${precision} runs`)
   if (!canCapture(adapter)) {
     notes.push('this graphics adapter has no subgroups: every call is started anew, which takes twice as long')
@@ -67,7 +67,7 @@ async function chooseWebGpu(manifest, asked) {
     }
   }
   const { vendor, architecture, description } = adapter.info
-  return { device: 'webgpu', precision, adapter: [vendor, architecture, description].filter(Boolean).join(' '), notes }
+  return { deviceName: 'webgpu', precision, adapter: [vendor, architecture, description].filter(Boolean).join(' '), notes }
 }
 
 /**
@@ -86,31 +86,32 @@ function needs(manifest, precision) {
 
 /**
  * @param {Manifest} manifest
- * @param {string | undefined} asked
+ * @param {string | undefined} requested
  * @param {string} reason
- * @returns {Choice}
+ * @returns {Backend}
  */
-function chooseWasm(manifest, asked, reason) {
-  const precision = choosePrecision(manifest, asked, (dtype) => dtype === 'float32', 'WebAssembly computes in float32')
+function selectWasm(manifest, requested, reason) {
+  const precision = selectPrecision(manifest, requested, (dtype) => dtype === 'float32', 'WebAssembly computes in float32')
   const bytes = [...manifest.filesOf(precision).values()].reduce((sum, { size }) => sum + size, 0)
   if (bytes > MAX_WASM_BYTES) {
     throw new DeviceError(`a model of ${megabytes(bytes)} needs WebGPU, on the CPU it cannot keep up with speech; ${reason}`)
   }
-  return { device: 'wasm', precision, adapter: null, notes: [] }
+  return { deviceName: 'wasm', precision, adapter: null, notes: [] }
 }
 
 /**
  * @param {Manifest} manifest
- * @param {string | undefined} asked
+ * @param {string | undefined} requested
  * @param {(dtype: string) => boolean} fits
  * @param {string} reason
  */
-function choosePrecision(manifest, asked, fits, reason) {
+function selectPrecision(manifest, requested, fits, reason) {
   const known = PRECISIONS.filter((name) => name in manifest.precisions)
-  const precision = known.find((name) => name === (asked ?? name) && fits(manifest.precisions[name].activation_dtype))
+  const precision = known.find((name) => name === (requested ?? name) && fits(manifest.precisions[name].activation_dtype))
   if (precision) return precision
   throw new DeviceError(
-    `the page has ${known.join(', ')}, and ${asked ? `${asked} does not run` : 'none of them runs'} here: ${reason}; ` +
+    `the page has ${known.join(', ')}, and ${requested ? `${requested} does not run` : 'none of them runs'} here: ` +
+      `${reason}; ` +
       'have q4 served too: voxtral-onnx serve ARTIFACT --precision q4f16,q4, exported with --precision q4 where it is missing',
   )
 }
