@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import __version__
+from .._version import __version__
 from . import options
 from .terminal import info, write, write_json
 
@@ -25,14 +25,15 @@ def bench(
     """Measure how fast an artifact transcribes; each precision runs in a process of its own."""
     from dataclasses import asdict
 
-    from ..runtime import bench, machine
+    from ..runtime import bench as benchmark
+    from ..runtime.machine import describe_machine
     from .progress import DownloadProgress
     from .tables import format_measurements
     from .values import split_names
 
-    machine, rows = machine.describe_machine(), []
+    machine, rows = describe_machine(), []
     with DownloadProgress() as download:
-        for row in bench.bench(
+        for row in benchmark.bench(
             artifact,
             audio,
             precisions=split_names(precision),

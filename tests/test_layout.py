@@ -172,6 +172,14 @@ def test_command_line_imports_heavy_things_late(name):
     assert not tops & {"verification", "exporter", "quant", "runtime", "manifest"}
 
 
+@pytest.mark.parametrize("name", [command.__name__ for command in COMMANDS])
+def test_a_command_is_a_file_of_its_own(name):
+    """Its options are declared elsewhere, once; what it does is called."""
+    text = (ROOT / "cli" / f"{name}.py").read_text()
+    assert len(text.splitlines()) < 80
+    assert "Annotated" not in text and "typer.Option" not in text
+
+
 @pytest.mark.parametrize("name", ["__init__.py", "certificate.py", "certificate_html.py"])
 def test_a_certificate_is_read_without_export_packages(name):
     assert not foreign(imports(ROOT / "verification" / name, at_load=True)) & EXPORT_ONLY

@@ -98,7 +98,7 @@ def test_limited_address_space(left, code, tiny_artifact, tmp_path):
     program = (
         "import resource, sys; from voxtral_onnx.cli import app\n"
         "from voxtral_onnx.memory import mapped_memory\n"
-        f"from voxtral_onnx.runtime import transcribe; limit = mapped_memory() + {left}\n"
+        f"from voxtral_onnx.runtime import transcriber; limit = mapped_memory() + {left}\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); app.main()"
     )
     command = [sys.executable, "-c", program, "transcribe", "-m", str(tiny_artifact), str(CLIP)]

@@ -263,8 +263,8 @@ def test_a_bundle_is_whole_or_absent(page, tiny_artifact, tmp_path, monkeypatch)
 COMMAND = """
 import sys
 from pathlib import Path
-from voxtral_onnx.web import site
-site.PAGE = Path(sys.argv.pop(1))
+from voxtral_onnx.server import page
+page.PAGE = Path(sys.argv.pop(1))
 from voxtral_onnx.cli.app import main
 main()
 """

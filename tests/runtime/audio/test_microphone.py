@@ -96,7 +96,7 @@ def test_devices_are_listed(record):
 
 PAUSE = """
 import threading
-from voxtral_onnx.runtime import mic
+from voxtral_onnx.runtime.audio import microphone as mic
 mic.PAUSE_SECONDS = 0.2
 microphone = mic.Microphone(None, 16000)
 blocks = iter(microphone)
@@ -135,7 +135,7 @@ def test_a_rate_that_the_device_refuses_is_resampled(record):
 
 UNPLUGGED = """
 import os, sys
-from voxtral_onnx.runtime import mic
+from voxtral_onnx.runtime.audio import microphone as mic
 mic.GONE_SECONDS = 0.5
 try:
     for block in mic.Microphone(None, 16000):
