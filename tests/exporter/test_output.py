@@ -178,11 +178,9 @@ def test_shared_file_that_would_differ_is_refused(exported, own_checkpoint, tmp_
 
 def test_two_exports_into_one_folder(checkpoint, tmp_path, run):
     out = tmp_path / "out"
-    code = (
-        "import sys, time; from pathlib import Path; from voxtral_onnx.exporter.output import "
-        "hold\n"
-    )
-    code += "with hold(Path(sys.argv[1])): print('held', flush=True); time.sleep(100)"
+    code = "import sys, time; from pathlib import Path\n"
+    code += "from voxtral_onnx.exporter.output import lock\n"
+    code += "with lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(100)"
     holder = subprocess.Popen([sys.executable, "-c", code, out], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     try:

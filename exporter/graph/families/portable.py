@@ -47,7 +47,7 @@ def _portable(config: VoxtralConfig, of_native: PlanOf, suffix: str) -> GraphPla
         plan,
         graph_file=f"onnx/portable_{plan.role}{suffix}.onnx",
         data_file=f"onnx/portable_{plan.role}{suffix}.onnx_data" if has_codes else plan.data_file,
-        lender=None if has_codes else plan.graph_file,
+        shares_weights_of=None if has_codes else plan.graph_file,
         fused_operators=add_counts(*counts),
         standard=True,
     )

@@ -77,7 +77,7 @@ def test_a_group_passes_where_speech_is_in_its_reach(manifest, speech, words, de
     for one in tokens:  # with no more audio than they need, or up to a chunk more
         needed = min(len(samples), (one.index + 1 + delay) * 1280 + 40)
         while at < needed:
-            gate.encode(samples[at : at + chunk])
+            gate.push(samples[at : at + chunk])
             at += chunk
         found += gate.filter(iter([one]))
     reach = min(int(0.24 * RATE), delay * 1280)
@@ -102,7 +102,7 @@ def test_a_group_passes_where_speech_is_in_its_reach(manifest, speech, words, de
 def test_seconds_without_speech(manifest):
     """Half a second of speech at second 2 of 5, with pre-roll 0.24 s and hang-over 0.4 s."""
     gate = SpeechFilter(Scripted([100 <= i < 125 for i in range(250)]), manifest, 6)
-    gate.encode(np.zeros(5 * RATE + 100, np.float32))
+    gate.push(np.zeros(5 * RATE + 100, np.float32))
     assert (gate.seconds, gate.quiet_seconds) == (5.0, pytest.approx(5 - 0.5 - 0.24 - 0.4))
 
 
