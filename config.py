@@ -221,7 +221,7 @@ class VoxtralConfig:
                 frames_per_token=top.integer("audio_length_per_tok"),
             ),
             EncoderConfig(
-                # always full multi-head attention
+                # Always full multi-head attention
                 **stack(encoder, encoder.integer("num_attention_heads")),
                 downsample_factor=top.integer("downsample_factor"),
             ),
@@ -233,7 +233,7 @@ class VoxtralConfig:
         )
 
 
-# a literal in transformers' VoxtralRealtimeTextAdaRmsNorm, absent from config.json
+# A literal in transformers' VoxtralRealtimeTextAdaRmsNorm, absent from config.json
 HF_TIME_EMBEDDING_RANK = 32
 
 
@@ -296,7 +296,7 @@ def _expect(what: str, found: Any, wanted: Any) -> None:
 
 
 RELEASED_NAME = "mistralai/Voxtral-Mini-4B-Realtime-2602"
-# its model card
+# Its model card
 RELEASED_LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "ru", "zh")
 RELEASED = VoxtralConfig(  # its hyperparameters, for files that do not say
     AudioConfig(

@@ -4,9 +4,11 @@ What they hold, and the files that are needed, downloaded whole and checked.
 
     HF_HOME/assets/voxtral-onnx/ORG--NAME/
         main.json         what the hub said of this revision when all that was needed of it had
-        come; for --offline 5f3c…/            files, in a folder named for what they hold: a commit
-        that changes none of them downloads none 5f3c…/*.partial   on its way; a later call goes on
-        with it *.lock            held by who writes; others wait
+                          come; for --offline
+        5f3c…/            files, in a folder named for their content: a commit that changes none of
+                          them downloads none
+        5f3c…/*.partial   on its way; a later call goes on with it
+        *.lock            locked by who writes; others wait
 
 `huggingface_hub` knows the server, the token, the proxy and the errors. Its own downloads would not
 do: they begin anew after a kill, compare no hashes, and its cache consists of links, which onnx and
@@ -41,7 +43,7 @@ from ._version import __version__
 from .errors import StorageError, UsageError
 from .files import atomic_write, fsync_dir, require_disk
 
-# seconds before further attempts, counted anew whenever bytes have come
+# Seconds before further attempts, counted anew whenever bytes have come
 WAITS = (1.0, 2.0, 4.0, 8.0)
 BLOCK = 1 << 20  # bytes after which progress is reported
 

@@ -20,7 +20,7 @@ FORMAT = 2
 READ_FORMATS = (1, FORMAT)  # 1 also has what no host reads (docs/artifact.md)
 FILE_NAME = "voxtral_onnx.json"
 TOKENIZER = "tekken.json"
-# what verify found, beside the manifest and not named in it
+# What verify found, beside the manifest and not named in it
 CERTIFICATE = ("certificate.json", "certificate.html")
 MAX_DELAY_TOKENS = 30  # 2400 ms, the longest delay the model was trained with
 
@@ -80,7 +80,7 @@ class Precision:
     recipe: Mapping[str, Any]
     encoder: GraphSpec
     decoder: GraphSpec
-    # graphs that other hosts run
+    # Graphs that other hosts run
     families: Mapping[str, tuple[GraphSpec, ...]] = field(default_factory=dict)
 
     @property
@@ -100,11 +100,11 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class CacheSpec:
-    """The fixed buffer of one key-value cache, and when its rows move.
+    """The fixed buffer of one key-value cache, and when its rows are shifted.
 
-    Positions fill rows from 0. When row `capacity` would be written, the last `keep` rows move to
-    the front first. So the row of a position is a function of the position alone; no call may cross
-    a move.
+    Positions fill rows from 0. When row `capacity` would be written, the last `keep` rows are
+    shifted to the front first. So the row of a position is a function of the position alone; no
+    call may cross a shift.
     """
 
     num_layers: int
@@ -113,7 +113,7 @@ class CacheSpec:
     rope_theta: float
     rows_per_token: int
     window: int  # keys a query sees, itself included
-    keep: int  # rows that move; at least window - 1, a multiple of rows_per_token
+    keep: int  # rows that a shift keeps; at least window - 1, a multiple of rows_per_token
     capacity: int  # rows of the buffer, a multiple of rows_per_token
 
     def __post_init__(self):
@@ -150,13 +150,13 @@ class CacheSpec:
         )
 
     def row(self, position: int) -> int:
-        """The buffer row of an absolute position."""
+        """Return the buffer row of an absolute position."""
         if position < self.capacity:
             return position
         return self.keep + (position - self.keep) % (self.capacity - self.keep)
 
     def slots_left(self, position: int) -> int:
-        """How many rows a call that starts at `position` may write before the next move."""
+        """Return how many rows a call that starts at `position` may write before the next shift."""
         return self.capacity - self.row(position)
 
 
@@ -203,13 +203,13 @@ class Manifest:
     files: Mapping[str, FileSpec]
 
     def graphs(self, precisions: Iterable[str] | None = None) -> Iterator[GraphSpec]:
-        """The graphs of all precisions, or of some."""
+        """Yield the graphs of all precisions, or of some."""
         yield self.mel
         for name in self.precisions if precisions is None else precisions:
             yield from self.precisions[name].graphs
 
     def files_of(self, precisions: Iterable[str]) -> dict[str, FileSpec]:
-        """What it takes to run these precisions.
+        """Return the files that it takes to run these precisions.
 
         Raises:
             ArtifactError: the manifest says nothing of a file that a graph has.
@@ -226,7 +226,7 @@ class Manifest:
         return {name: self.files[name] for name in names}
 
     def family(self, precision: str, name: str) -> tuple[GraphSpec, ...]:
-        """The graphs of a family of hosts in one precision.
+        """Return the graphs of a family of hosts in one precision.
 
         Raises:
             ArtifactError: the artifact does not have it.
@@ -240,7 +240,7 @@ class Manifest:
         return self.precisions[precision].families[name]
 
     def held(self, folder: Path) -> list[str]:
-        """Precisions of which a folder holds a file: a download brings one of several."""
+        """Return the precisions of which a folder has a file: a download brings one of several."""
         return [
             name
             for name, precision in self.precisions.items()

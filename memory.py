@@ -86,7 +86,7 @@ def _cgroups_left(proc: Path, root: Path) -> Iterator[int]:
         for folder in (below, *below.parents):
             limit, used = (_number(base / folder / name) for name in names[:2])
             if limit is not None and used is not None and limit < UNLIMITED:
-                # given back when it is needed
+                # Given back when it is needed
                 cached = _statistics(base / folder / "memory.stat").get(names[2], 0)
                 yield max(0, limit - used + cached)
 

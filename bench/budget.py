@@ -4,8 +4,8 @@
 
 On tiny: for several budgets the drift that the measured sensitivities promise, the drift of the
 whole recipe on the clips that calibrated it, and on clips it has not seen; beside them recipes of
-one form at their size. With a twin: the seconds, CPU seconds and peak memory of measuring it, half
-an hour on two cores. Writes results/budget.json; what was not run stays.
+one storage option at their size. With a twin: the seconds, CPU seconds and peak memory of measuring
+it, half an hour on two cores. Writes results/budget.json; what was not run stays.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BUDGETS_MB = (8.6, 8.8, 9.0, 9.5, 10.0, 11.0, 12.0)
 
 
 def measure_tiny() -> list[dict]:
-    """One row a budget, one a form."""
+    """Return one row a budget, one a storage option."""
     checkpoint = open_checkpoint(TINY)
     model = Layerwise(checkpoint)
     seen, unseen = calibrate(model, embedded_recordings()), calibrate(model, heldout_recordings())
@@ -50,8 +50,8 @@ def measure_tiny() -> list[dict]:
     sizes = option_sizes(checkpoint, torch.float16)
     promised = dict.fromkeys(FORMS, 0.0)
     for part in measure_sensitivities(checkpoint, seen, sizes):
-        for form in part.forms:
-            promised[form.bits, form.block_size] += form.drift
+        for option in part.forms:
+            promised[option.bits, option.block_size] += option.drift
     rows, recipes = [], []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "tiny"

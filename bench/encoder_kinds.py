@@ -164,7 +164,7 @@ def ring_mask(spec: CacheSpec, index: np.ndarray) -> np.ndarray:
     """What each new frame sees: bool [rows, 1, frames, capacity]."""
     slot, new = np.arange(ring_capacity(spec)), np.arange(spec.rows_per_token)
     age = (index[:, None, None] + new[:, None] - slot) % ring_capacity(spec)  # 0: the frame itself
-    # written in this call, behind it
+    # Written in this call, behind it
     is_later = age >= ring_capacity(spec) - (spec.rows_per_token - 1 - new[:, None])
     return (~is_later & (age < spec.window))[:, None]
 

@@ -32,7 +32,7 @@ from voxtral_onnx.runtime.transcriber import DEFAULT_CONTEXT
 
 PRECISIONS = "q4f16,q4,q8,fp16,fp32"
 TWIN_GB = 8.9
-# rounded up, to ask the disk for
+# Rounded up, to ask the disk for
 ARTIFACT_GB = {"q4f16": 2.6, "q4": 2.8, "q8": 5.0, "fp16": 9.0, "fp32": 17.8}
 TIMED_CLIP = 60.0  # seconds, for the two shipped precisions
 SHORT_CLIP = 2.0  # for the others, of which only single calls are told

@@ -73,9 +73,9 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
     for window in ("empty", "full"):
         at = decoder_cache.spec.capacity if window == "full" else 40
         step = placed(decoder_cache, at, lambda: decoder.step(decoder_cache, [pad], embeds, delay))
-        for records in (False, True):
-            device.captures_calls = records
-            name = f"decoder, {window} window, {'replayed' if records else 'every call anew'}"
+        for captures in (False, True):
+            device.captures_calls = captures
+            name = f"decoder, {window} window, {'replayed' if captures else 'every call anew'}"
             results[name] = timed(step)
         device.captures_calls = True
         for tokens in (1, 4, 16):
@@ -86,11 +86,11 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
             call = placed(
                 encoder_cache, at, lambda noise=noise: encoder.encode(encoder_cache, noise)
             )
-            for records in (False, True):
-                device.captures_calls = records
+            for captures in (False, True):
+                device.captures_calls = captures
                 name = (
                     f"encoder, {window} window, {tokens} tokens, "
-                    f"{'replayed' if records else 'every call anew'}"
+                    f"{'replayed' if captures else 'every call anew'}"
                 )
                 results[name] = timed(call, CALLS // 2)
             results[f"mel, {tokens} tokens"] = timed(
@@ -105,7 +105,7 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
 
 
 def transfer(cache: KVCache) -> None:
-    """What a step moves between host and device besides running.
+    """What a step transfers between host and device besides running.
 
     Its inputs there, one output back.
     """

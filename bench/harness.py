@@ -100,7 +100,7 @@ def first_line(*command: str) -> str | None:
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function where no earlier one has left memory."""
-    # torch's threads do not survive a fork
+    # Torch's threads do not survive a fork
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

@@ -37,7 +37,7 @@ from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.runtime.bench import markdown_table
 
 CLIP = SAMPLES / "date-hibari.wav"
-# the family that each takes
+# The family that each takes
 NODE_HOSTS = {"onnxruntime-node": None, "transformers.js": "transformers_js"}
 PACKAGES = {"onnxruntime-node": "onnxruntime-node", "transformers.js": "@huggingface/transformers"}
 

@@ -42,7 +42,7 @@ STREAMS = (1, 4)  # that make tokens at a time
 PROMPT = 39  # positions, as with a delay of 480 ms
 CALLS = 4  # timed in a round, each a token for every stream
 CONTEXT = 256
-# milliseconds of a call that gives each stream a token: elapsed, and the processor's
+# Milliseconds of a call that gives each stream a token: elapsed, and the processor's
 Times = tuple[float, float]
 Engine = Callable[[int], Times]  # by the number of streams
 
@@ -76,7 +76,7 @@ def write_gguf(manifest: Manifest, path: Path) -> None:
 
     def add(name: str, outputs: int, inputs: int) -> None:
         blocks = rng.integers(0, 256, (outputs, inputs // 32, 18), dtype=np.uint8)
-        # activations stay in range
+        # Activations stay in range
         blocks[..., :2] = np.array([0.15 * inputs**-0.5], np.float16).view(np.uint8)
         writer.add_tensor(
             name, blocks.reshape(outputs, -1), raw_dtype=gguf.GGMLQuantizationType.Q4_0

@@ -40,7 +40,7 @@ class Load:
     way: str
     file_mb: float  # graph and data files
     codes_mb: float  # 4-bit codes as stored, computed
-    # a float32 for every block, computed: the kernel keeps one of scales and one of sums
+    # A float32 for every block, computed: the kernel keeps one of scales and one of sums
     blocks_mb: float
     seconds: float  # to load, files in the page cache
     user_seconds: float  # of all cores: packing
@@ -122,7 +122,7 @@ def main(
         for precision in Manifest.read(folder).precisions:
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
                 saved = Path(scratch)
-                # the first warms up, the first saved one also saves
+                # The first warms up, the first saved one also saves
                 for prepacked in (None, None, saved, saved):
                     loads.append(harness.in_new_process(measure, folder, precision, prepacked))
                     harness.stderr.print(*cells(loads[-1]))

@@ -7,8 +7,8 @@ Weights, logits, blank decisions, words.
 
 Every row is an artifact that `export` made (q4: activations in float32), run over held-out domain
 sentences that bench/wer.py speaks: shipped recipes over many, the others over few, because the
-encoder costs a second of one core for seven clips. Logits are compared while each model is told the
-tokens that float32 chooses; words are those that it writes by itself. A profile says which parts of
+encoder costs a second of one core for seven clips. Logits are compared while each model gets the
+tokens that float32 samples; words are those that it writes by itself. A profile says which parts of
 the model turn blank decisions over, on the clips where float32 decides most narrowly. Prints
 Markdown tables and writes results/quant.json.
 """
@@ -329,7 +329,7 @@ def main(
     for name, recipe in track(recipes.items(), "exporting", console=harness.stderr):
         folders.append(export("tiny", cache_folder / name, precisions=("q4",), recipe=recipe))
     long = [folder for folder in folders if folder.name in LONG]
-    # torch's threads do not survive a fork
+    # Torch's threads do not survive a fork
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
 
         def run(what: str, function, *arguments) -> list:

@@ -1,6 +1,6 @@
 """One clip through several artifacts.
 
-Logits while each is told float32's tokens, and the text it writes by itself.
+Logits while each is given float32's tokens, and the text it writes by itself.
 
 `quant.py` runs it in its processes.
 """
@@ -58,7 +58,7 @@ class Tally:
 
 
 class Replay(Stream):
-    """A stream that is encoded once and decoded twice: told its tokens, and by itself."""
+    """A stream that is encoded once and decoded twice: given its tokens, and by itself."""
 
     def __init__(self, transcriber: Transcriber, samples: np.ndarray):
         super().__init__(transcriber, transcriber.num_delay_tokens, stop_at_eos=True)
@@ -73,7 +73,7 @@ class Replay(Stream):
         return iter(())
 
     def write(self) -> list[int]:
-        """Tokens that the model chooses by itself, to the end of the text."""
+        """Tokens that the model samples by itself, to the end of the text."""
         self.decoder_cache, self.finished = self.transcriber.decoder.new_cache(), False
         return [token.token_id for token in super().decode(np.concatenate(self.audio_embeds))]
 
@@ -155,7 +155,7 @@ def measure_clip(folders: list[Path], clip: Clip) -> dict[str, Heard]:
         replay = Replay(load_transcriber(folder), samples)
         logits = replay.tell(token_ids)
         tally = compare(logits, expected, blank, np.array(token_ids))
-        # Where every choice is the one that it was told, it writes the same by itself.
+        # Where every token is the one that it was given, it writes the same by itself.
         written = token_ids if tally.agreed == tally.positions else replay.write()
         found[folder.name] = Heard(
             reference.tokenizer.decode(written), tally, blank_margin(logits, blank)

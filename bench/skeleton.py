@@ -2,11 +2,11 @@
 
 Its graphs alone, a few MB, and random weights there.
 
-    python bench/skeleton.py make build/twin build/skeleton --precision q4f16,fp16     (twin.py
-    wrote the first) python bench/skeleton.py fill build/skeleton build/artifact
+    python bench/skeleton.py make build/twin build/skeleton --precision q4f16,fp16
+    python bench/skeleton.py fill build/skeleton build/artifact
 
-Sizes, types and places of the weights are those of an export; the values mean nothing and keep
-activations in range.
+`twin.py` writes the first folder. Sizes, types and locations of the weights are those of an export;
+the values mean nothing and keep activations in range.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def make(
         for traced, layout in graphs:
             for name in layout.sizes:
                 (folder / name).touch()
-            bind._point_at_files(traced, layout.places, folder)
+            bind._point_at_files(traced, layout.locations, folder)
             sizes.update(layout.sizes)
         return 0
 

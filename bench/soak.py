@@ -103,7 +103,7 @@ def main(
 def measure(artifact: Path, precision: str, hours: float) -> dict[str, Any]:
     """The stream in chunks, then in one piece."""
     with Transcriber(artifact, precision=precision, threads=1) as transcriber:
-        # a list of ids would grow too
+        # A list of ids would grow too
         stream = transcriber.stream()
         ids = array("i")
         memory = []

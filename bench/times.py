@@ -1,4 +1,4 @@
-"""How far the ends of word groups are from the ends of the words, which synthesizers tell.
+"""How far the ends of segments are from the ends of the words, which synthesizers tell.
 
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/times.py [ARTIFACT]
@@ -232,7 +232,7 @@ def clips(sentences: list[str]) -> Iterator[tuple[str, str, str, Spoken]]:
 
 
 def group_errors(transcriber: Transcriber, text: str, spoken: Spoken) -> list[float] | None:
-    """Seconds by which word groups end after the last of their words.
+    """Seconds by which segments end after the last of their words.
 
     None where the text is not exact.
     """
@@ -267,10 +267,10 @@ def main(
     sentences: Annotated[int, typer.Option(help="The first N of the domain sentences.")] = 60,
     out: harness.Out = harness.RESULTS / "times.json",
 ) -> None:
-    """Compare ends of word groups with ends of words."""
+    """Compare ends of segments with ends of words."""
     versions = wer.find_synthesizers()
     results = harness.describe(
-        "milliseconds between the end of a word group and that of its last word"
+        "milliseconds between the end of a segment and that of its last word"
     )
     folder = harness.find_model(artifact, "q4f16")
     texts = [text for kind, text in wer.read_sentences(sentences) if kind == "domain"]

@@ -4,7 +4,7 @@ It also tells how far the stages of the 4B model's graphs are from their modules
 
     python bench/verify.py [--twin build/twin] [--artifact FOLDER] [--profile-only]
 
-Climbs rungs 0 to 4, as the random twin writes no words, prints the findings and writes
+Checks rungs 0 to 4, as the random twin writes no words, prints the findings and writes
 results/verify.json, with what one stage of each graph takes. Without an artifact the twin is
 exported first, and what was written deleted.
 """

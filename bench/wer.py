@@ -370,7 +370,7 @@ def main(
 
     clips = plan_clips(read_sentences(sentences), cache_folder / "wav", versions)
     artifact = export("tiny", cache_folder / "tiny-onnx", precisions=PRECISIONS)
-    # torch's threads do not survive a fork
+    # Torch's threads do not survive a fork
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
 
         def run(what: str, function: Callable, *arguments: Iterable) -> list:

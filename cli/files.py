@@ -131,7 +131,7 @@ class FileRun:
         return source
 
     def _finish(self, number: int, transcript: Transcript, texts: dict[str, str]) -> None:
-        """Write a file's outputs, and tell what was remarkable about it."""
+        """Write a file's outputs, and report what was remarkable about it."""
         source, stream = transcript.source, transcript.stream
         self.outputs.write(output_name(self.audio[number - 1]), texts)
         if stream.overrides:

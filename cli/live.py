@@ -71,8 +71,12 @@ def transcribe_live(
     from ..runtime.text.segments import Segment
     from ..runtime.tokens import Token
 
-    stream, gate, meter = transcriber.stream(), transcriber.speech_filter(), StreamMetrics()
-    screen, capture = LiveScreen(meter), Capture(iter(source))
+    stream, speech_filter, metrics = (
+        transcriber.stream(),
+        transcriber.speech_filter(),
+        StreamMetrics(),
+    )
+    screen, capture = LiveScreen(metrics), Capture(iter(source))
     microphone = source if isinstance(source, Microphone) else None
     recording = Recording([])
     shows_words = outputs.shows_words and not stream_json
@@ -92,13 +96,13 @@ def transcribe_live(
     broken: VoxtralOnnxError | None = None
     with _signals_stop(capture) as stopped_by:
         try:
-            with screen, PauseKey(microphone, screen, meter):
-                listen(stream, capture, meter, show, gate)
+            with screen, PauseKey(microphone, screen, metrics):
+                listen(stream, capture, metrics, show, speech_filter)
         except AudioError as error:
             broken = error  # what was captured before is transcribed
 
     # What stdout and the folder get in the end
-    recording.duration, recording.info = meter.captured, meter.summary()
+    recording.duration, recording.info = metrics.captured, metrics.summary()
     if stream_json:
         write_json({"type": "final", "text": recording.text, **recording.info})
     elif shows_words:
@@ -111,9 +115,9 @@ def transcribe_live(
     # How it went
     if microphone and (lost := microphone.overflows):
         info(f"note: audio was lost {lost} times before it reached us: the machine was too busy")
-    if gate:
-        info(vad_line(gate))
-    info(f"{meter}, {format_size(peak_memory())} of memory")
+    if speech_filter:
+        info(vad_line(speech_filter))
+    info(f"{metrics}, {format_size(peak_memory())} of memory")
     if broken is not None:
         raise broken
     if signal.SIGTERM in stopped_by:

@@ -136,7 +136,7 @@ Budget = Annotated[
         QUANTISATION,
         "--budget",
         "SIZE",
-        "Make the recipe: measure where bits matter, and spend this much, as 2.4GB.",
+        "Make the recipe: measure where bits matter, and fit this size, as 2.4GB.",
         False,
     ),
 ]
@@ -159,7 +159,7 @@ Revision = Annotated[
 ]
 YesDownload = Annotated[bool, _flag(MODEL, "--yes -y", "Download without asking.")]
 
-# What is heard
+# What is transcribed
 Stdin = Annotated[bool, _flag(INPUT, "--stdin", "Take raw mono samples from standard input.")]
 Rate = Annotated[int, _value(INPUT, "--rate", "HZ", "Of --stdin: samples a second.")]
 SampleFormat = Annotated[
@@ -209,11 +209,11 @@ HotwordBias = Annotated[
     float | None, _value(DECODING, "--hotword-bias", "X", "How much: added to their logits.", "4")
 ]
 Vad = Annotated[
-    bool, _flag(DECODING, "--vad", "Leave out words where nobody speaks, as told by loudness.")
+    bool, _flag(DECODING, "--vad", "Leave out words where nobody speaks, judged by loudness.")
 ]
 VadModel = Annotated[
     Path | None,
-    _value(DECODING, "--vad-model", "FILE", "The same, as told by Silero's model (5 or 6).", False),
+    _value(DECODING, "--vad-model", "FILE", "The same, judged by Silero's model (5 or 6).", False),
 ]
 NoBlankGuard = Annotated[
     bool,

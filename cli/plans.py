@@ -85,15 +85,15 @@ def print_budget(budget: Budget) -> None:
     table = Table(*columns, box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
-    for part, form in zip(budget.sensitivities, budget.chosen, strict=True):
+    for part, option in zip(budget.sensitivities, budget.chosen, strict=True):
         table.add_row(
             part.group.name,
             f"{part.drift.total:.1e}",
             f"{part.drift.margin:.3f}",
             str(part.drift.flips),
-            f"{form.bits} bits, {form.block_size}",
-            format_size(form.size),
-            f"{form.drift:.1e}",
+            f"{option.bits} bits, {option.block_size}",
+            format_size(option.size),
+            f"{option.drift:.1e}",
         )
     stderr.print(table)
     info(

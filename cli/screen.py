@@ -93,7 +93,7 @@ class LiveScreen:
             self.column, self.words = 0, WordPrinter()
 
     def _clear(self) -> None:
-        """Begin a line, and take away what tells how the work goes on."""
+        """Begin a line, and clear what shows how the work goes on."""
         if self.shares:
             write("\n" * bool(self.column) + "\x1b[J")
             self.column = 0

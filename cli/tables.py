@@ -201,10 +201,10 @@ def timing_line(transcript: Transcript) -> str:
     )
 
 
-def vad_line(gate: SpeechFilter) -> str:
+def vad_line(speech_filter: SpeechFilter) -> str:
     """Return how much silence there was, and what was left out there."""
-    segments = f"{gate.left_out} segment{'s' * (gate.left_out != 1)}"
-    quiet = f"no speech in {gate.quiet_seconds:.1f} of {gate.seconds:.1f} s"
+    segments = f"{speech_filter.left_out} segment{'s' * (speech_filter.left_out != 1)}"
+    quiet = f"no speech in {speech_filter.quiet_seconds:.1f} of {speech_filter.seconds:.1f} s"
     return f"vad: {quiet}, {segments} left out there"
 
 

@@ -24,14 +24,14 @@ from voxtral_onnx.quant.recipe import FLOAT
 from voxtral_onnx.verification.hosts import read_hosts
 
 DOCS = Path(__file__).parent
-# no input or output depends on them
+# No input or output depends on them
 TOKENS = Tokens(bos=0, eos=0, streaming_pad=0, streaming_word=0, first_text=0)
-# by role: inputs and outputs
+# By role: inputs and outputs
 Graphs = dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]
 
 
 def planned(config: VoxtralConfig, dtype: str) -> Graphs:
-    """What tracing holds the graphs of a model to, in one activation type."""
+    """What tracing requires of the graphs of a model, in one activation type."""
     options = {"build": ModuleFactory(getattr(torch, dtype), FLOAT), "dtype": dtype, "suffix": ""}
     plans = [
         native.encoder_plan(config, **options),
@@ -83,7 +83,7 @@ def precisions() -> str:
 
 
 def calls(config: VoxtralConfig) -> str:
-    """Calls around the moves of both caches.
+    """Return calls around the shifts of both caches.
 
     The position of the first row, and the rows that a host would like.
     """
@@ -92,7 +92,7 @@ def calls(config: VoxtralConfig) -> str:
         "| --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for name, cache in caches(config).items():
-        # the last token before the second move
+        # The last token before the second shift
         again = 2 * cache.capacity - cache.keep - cache.rows_per_token
         if name == "encoder":
             wanted = [
@@ -106,14 +106,14 @@ def calls(config: VoxtralConfig) -> str:
         for position, asked in wanted:
             rows, row = min(asked, cache.slots_left(position)), cache.row(position)
             is_full = row + rows == cache.capacity
-            move = (
-                f"rows {cache.capacity - cache.keep:,} … {row + rows - 1:,} move to 0 … "
+            shift = (
+                f"rows {cache.capacity - cache.keep:,} … {row + rows - 1:,} shift to 0 … "
                 f"{cache.keep - 1:,}"
             )
             count = f"{rows} of {asked}" if rows < asked else rows
             lines.append(
                 f"| {name} | {position:,} | {count} | {row:,} | {row + rows - 1:,} | "
-                f"{move if is_full else ''} |"
+                f"{shift if is_full else ''} |"
             )
     return "\n".join(lines)
 

@@ -23,7 +23,7 @@ from openvino import opset13
 from openvino.frontend.onnx import ConversionExtension
 
 NEEDED, FORMATS = (2026, 4), (1, 2)  # of OpenVINO, of the manifest
-# the default is what the processor multiplies fastest
+# The default is what the processor multiplies fastest
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
 CACHE = "past_key_values."
 
@@ -44,7 +44,7 @@ def compiled(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.nd
     request = core.compile_model(path, "CPU", SETTINGS).create_infer_request()
 
     def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        # views, until the next call
+        # Views, until the next call
         results = request.infer(feeds, share_inputs=True, share_outputs=True)
         return {value.any_name: array for value, array in results.items()}
 
@@ -77,25 +77,29 @@ class Graph:
         }
 
     @property
-    def room(self) -> int:
-        """Rows that a call may write before the buffers are full."""
+    def slots_left(self) -> int:
+        """Return the rows that a call may write before the buffers are full."""
         keep, capacity = self.rules["keep"], self.rules["capacity"]
-        place = (
+        row = (
             self.position
             if self.position < capacity
             else keep + (self.position - keep) % (capacity - keep)
         )
-        return capacity - place
+        return capacity - row
 
     def __call__(self, feeds: Mapping[str, Any], output: str, rows: int) -> np.ndarray:
-        """One output of a call that writes so many rows into the buffers."""
+        """Return one output of a call that writes so many rows into the buffers."""
         keep, capacity, size = (self.rules[name] for name in ("keep", "capacity", "head_dim"))
-        left = self.room - rows
+        left = self.slots_left - rows
         frequencies = self.rules["rope_theta"] ** (-np.arange(0, size, 2) / size)
-        # in float64
+        # In float64
         angles = np.arange(self.position, self.position + rows)[None, :, None] * frequencies
-        places = {"cos": np.cos(angles), "sin": np.sin(angles), "seqlens_k": [capacity - left - 1]}
-        feeds = {**feeds, **places, "total_sequence_length": capacity, **self.state}
+        positions = {
+            "cos": np.cos(angles),
+            "sin": np.sin(angles),
+            "seqlens_k": [capacity - left - 1],
+        }
+        feeds = {**feeds, **positions, "total_sequence_length": capacity, **self.state}
         results = self.run(
             {name: np.asarray(value, self.dtypes[name]) for name, value in feeds.items()}
         )
@@ -105,15 +109,15 @@ class Graph:
                 array[:] = results[f"present_{name}"]
                 continue
             present = results[name.replace("past_key_values", "present")]
-            # OpenVINO gives back the rows that are written, no more
+            # OpenVINO returns the rows that are written, no more
             array[:, :, : present.shape[2]] = present
-            if left == 0:  # full: the last rows move to the front
+            if left == 0:  # full: shift the last rows to the front
                 array[:, :, :keep] = array[:, :, -keep:].copy()
         return results[output].copy()
 
 
 def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[int]:
-    """The token of every 80 ms of samples at the model's rate, as they are decided."""
+    """Yield the token of every 80 ms of samples at the model's rate."""
     if tuple(map(int, openvino.__version__.split(".")[:2])) < NEEDED:
         sys.exit(
             f"openvino {openvino.__version__}: needed is {NEEDED[0]}.{NEEDED[1]} or newer: pip "
@@ -148,17 +152,17 @@ def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[in
         -len(samples) % per_token + right * per_token + rules["look_ahead_samples"], np.float32
     )
     samples = np.concatenate((before, samples, after))
-    # the last position's token would stand behind the audio
+    # The last position's token would stand behind the audio
     end = (len(samples) - margin) // per_token - 1
-    prompt, next_id, heard = 1 + left + delay, ids["bos"], 0
+    prompt, next_id, encoded = 1 + left + delay, ids["bos"], 0
 
-    while heard < end:
-        tokens = min(end - heard, rules["max_chunk_tokens"], encoder.room // per_row)
-        chunk = samples[heard * per_token : (heard + tokens) * per_token + margin]
+    while encoded < end:
+        tokens = min(end - encoded, rules["max_chunk_tokens"], encoder.slots_left // per_row)
+        chunk = samples[encoded * per_token : (encoded + tokens) * per_token + margin]
         embeds = encoder(mel({"audio": chunk[None]}), "audio_embeds", tokens * per_row)
-        # the prompt's positions in one call, then one by one
-        while (at := decoder.position - heard) < tokens:
-            rows = min(tokens - at, decoder.room, max(1, prompt - decoder.position))
+        # The prompt's positions in one call, then one by one
+        while (at := decoder.position - encoded) < tokens:
+            rows = min(tokens - at, decoder.slots_left, max(1, prompt - decoder.position))
             feeds = {
                 "input_ids": [[next_id] + [ids["streaming_pad"]] * (rows - 1)],
                 "audio_embeds": embeds[:, at : at + rows],
@@ -172,7 +176,7 @@ def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[in
                 yield next_id
             if next_id == ids["eos"]:
                 return
-        heard += tokens
+        encoded += tokens
 
 
 def text_of(folder: Path, tokens: list[int]) -> str:

@@ -31,7 +31,7 @@ from .output import FinishedGraph, Record, commit, lock, read_state, start, writ
 from .plan import MEL, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
 from .precisions import PRECISIONS
 
-ENCODER_SLACK = 256  # frames between two moves of the encoder's cache
+ENCODER_SLACK = 256  # frames between two shifts of the encoder's cache
 
 
 def export(
@@ -50,7 +50,7 @@ def export(
 ) -> Path:
     """Export a checkpoint to an artifact folder.
 
-    An export that was killed is taken up again: what it finished is reused, and the bytes are those
+    An export that was killed is resumed: what it finished is reused, and the bytes are those
     of an undisturbed one. The same arguments give the same bytes, with any number of threads.
 
     Args:
@@ -122,7 +122,7 @@ def _export_graphs(
     plan: ExportPlan,
     on_progress: Callable[[Progress], None],
 ) -> dict[str, FinishedGraph]:
-    """Trace (or take over), bind and save graphs of one role.
+    """Trace (or retarget), bind and save graphs of one role.
 
     Returns them once their files are on the disk.
     """
@@ -143,22 +143,22 @@ def _export_graphs(
     finished = {}
     for graph, made in zip(graphs, traced, strict=True):
         path, data, contract = graph.plan.graph_file, tuple(graph.layout.sizes), graph.plan
-        lent = {}
+        shared = {}
         if contract.shares_weights_of:
             share_weights(made, folder)
-            lent = {name: earlier[contract.shares_weights_of].files[name] for name in data}
+            shared = {name: earlier[contract.shares_weights_of].files[name] for name in data}
         atomic_write(folder / path, ir.to_proto(made.model).SerializeToString(deterministic=True))
         parameters = count_parameters(checkpoint.config, contract.tensors)
         spec = GraphSpec(
             path, contract.required_inputs, contract.outputs, data, parameters, made.operators
         )
-        files = _hash_files((path, *graph.written), plan) | lent
+        files = _hash_files((path, *graph.written), plan) | shared
         finished[path] = FinishedGraph(spec, graph.recipe.to_dict(), files)
     return finished
 
 
 def _retargeted(graph: PlannedGraph, checkpoint: Checkpoint) -> TracedGraph | None:
-    """The graph, made from an artifact's.
+    """Retarget an artifact's graph to this one.
 
     None where there is none, or it cannot be made from that.
     """
@@ -168,7 +168,7 @@ def _retargeted(graph: PlannedGraph, checkpoint: Checkpoint) -> TracedGraph | No
 
 
 def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manifest:
-    """The manifest of what the folder holds now."""
+    """Return the manifest of what is in the folder now."""
     config = plan.checkpoint.config
     precisions = dict(plan.kept.precisions) if plan.kept else {}
     files = dict(plan.kept.files) if plan.kept else {}
@@ -204,7 +204,7 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
 
 
 def caches(config: VoxtralConfig) -> dict[str, CacheSpec]:
-    """The buffers of both stacks."""
+    """Return the buffers of both stacks."""
     return {
         "encoder": CacheSpec.of(config.encoder, config.encoder.downsample_factor, ENCODER_SLACK),
         "decoder": CacheSpec.of(config.decoder, 1, config.decoder.sliding_window // 4),

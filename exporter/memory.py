@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from ..errors import StorageError
 from ..memory import address_limit, available_memory, mapped_memory, resident_memory
 
-# bytes resident in an export of the 4B model in all families; nearly all of it is torch
+# Bytes resident in an export of the 4B model in all families; nearly all of it is torch
 PEAK = 600_000_000
 IMPORTS = 850_000_000  # bytes of addresses that torch, onnx and NumPy map when they are imported
 TRACING = 450_000_000  # and that tracing and binding map on top of the opened checkpoint

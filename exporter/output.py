@@ -1,9 +1,12 @@
 """Files of a running export, by which one killed at any instant can be resumed.
 
-    export.lock         held by the running export; the system lets go of it when the process ends,
-    however it ends unfinished.json     what the export is for, which files it may have written,
-    which graphs are finished *.partial           a file that is being written voxtral_onnx.json
-    the manifest, written last; an old one stands as long as no file that it names is replaced
+    export.lock         locked by the running export; the system unlocks it when the process ends,
+                        however it ends
+    unfinished.json     what the export is for, which files it may have written, which graphs are
+                        finished
+    *.partial           a file that is being written
+    voxtral_onnx.json   the manifest, written last; an old one stands as long as no file that it
+                        names is replaced
 
 Every file is flushed to the disk before a name in `unfinished.json` or the manifest says that it is
 whole.
@@ -45,7 +48,7 @@ class Record:
     """`unfinished.json`."""
 
     fingerprint: str | None  # of the checkpoint; None where the file does not parse
-    # what the bytes of every graph depend on; with equal facts finished graphs are taken over
+    # What the bytes of every graph depend on; with equal facts finished graphs are reused
     facts: Mapping[str, Any]
     files: tuple[str, ...]  # that may stand in the folder though no manifest names them
     finished: Mapping[str, FinishedGraph]  # by the graph's path
@@ -122,7 +125,7 @@ def lock(folder: Path) -> Iterator[None]:
     """Make the folder and keep other exports out of it.
 
     Raises:
-        StorageError: another export holds it, or it cannot be written.
+        StorageError: another export has locked it, or it cannot be written.
     """
     path = folder / LOCK
     try:
@@ -152,10 +155,10 @@ def start(folder: Path, state: State, kept: Manifest | None, record: Record) -> 
     Files that are left over are removed.
 
     Args:
-        folder: held by this export.
-        state: what `look` found.
+        folder: locked by this export.
+        state: what `read_state` found.
         kept: the manifest of the precisions that stay as they are, None where none does.
-        record: of the beginning export; its finished graphs are those taken over.
+        record: of the starting export; its finished graphs are those reused.
     """
     stale = stale_files(state, kept, record.finished)
     # First, because a rerun is refused where neither this file nor a manifest stands.
@@ -177,7 +180,7 @@ def start(folder: Path, state: State, kept: Manifest | None, record: Record) -> 
 def stale_files(
     state: State, kept: Manifest | None, finished: Mapping[str, FinishedGraph]
 ) -> set[str]:
-    """Files of earlier exports that neither the kept manifest nor a finished graph names."""
+    """List files of earlier exports that neither the kept manifest nor a finished graph names."""
     earlier = {
         *(state.record.files if state.record else ()),
         *(state.manifest.files if state.manifest else ()),
@@ -189,13 +192,13 @@ def stale_files(
 
 
 def write_shared(path: Path, content: bytes) -> None:
-    """Write a file that a standing manifest may name, unless it already holds these bytes."""
+    """Write a file that a standing manifest may name, unless it already has these bytes."""
     if not path.is_file() or path.read_bytes() != content:
         atomic_write(path, content)
 
 
 def commit(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest and remove the rest."""
+    """Write the manifest and remove what is only for a running export."""
     manifest.write(folder)
     (folder / UNFINISHED).unlink(missing_ok=True)
 

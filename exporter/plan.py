@@ -38,7 +38,7 @@ SHARD_SIZE = 512 << 20  # bytes; browsers without JSPI read each data file whole
 # Measured on the 4B model's shapes with 2 cores of an x86 server (bench/twin.py makes the
 # checkpoint).
 TRACE_SECONDS = 4.0  # of one core, for a graph
-# of one core, for a byte of checkpoint that is quantised, besides what the method takes
+# Of one core, for a byte of checkpoint that is quantised, besides what the method takes
 PASS_SECONDS = 1e-9
 CONVERT_SECONDS = 5e-9  # the same where a precision keeps floats
 STORE_RATE = 0.4e9  # bytes written, flushed and hashed a second
@@ -49,7 +49,7 @@ BLOCK = 4096  # bytes, what file systems round sizes up to
 
 @dataclass(frozen=True, slots=True)
 class PlannedGraph:
-    """One graph of one precision, and where its weights will stand."""
+    """One graph of one precision, and where its weights will be."""
 
     precision: str
     family: str
@@ -60,11 +60,11 @@ class PlannedGraph:
 
     @property
     def written(self) -> Mapping[str, int]:
-        """Sizes of the data files that are the graph's own."""
+        """Return the sizes of the data files that are the graph's own."""
         return {} if self.plan.shares_weights_of else self.layout.sizes
 
     def is_made(self, finished: FinishedGraph | None, folder: Path) -> bool:
-        """Whether the files of an earlier export are this graph."""
+        """Tell whether the files of an earlier export are this graph."""
         return (
             finished is not None
             and finished.recipe == self.recipe.to_dict()
@@ -76,12 +76,12 @@ class PlannedGraph:
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """A file of the artifact that an export makes or takes over."""
+    """A file of the artifact that an export makes or reuses."""
 
     name: str  # below the artifact folder
     size: int  # bytes
     is_exact: bool  # False: estimated, because it follows from tracing
-    is_reused: bool  # stands already
+    is_reused: bool  # is there already
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class ExportPlan:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the bytes of every graph depend on, besides its recipe and its sizes."""
+        """Return what the bytes of every graph depend on, besides its recipe and its sizes."""
         packages = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy")
         return {
             "generator": f"voxtral-onnx {__version__}",
@@ -114,7 +114,7 @@ class ExportPlan:
 
     @property
     def files(self) -> tuple[PlannedFile, ...]:
-        """Every file of the asked precisions, and those that all precisions share.
+        """List every file of the asked precisions, and those that all precisions share.
 
         Without the manifest.
         """
@@ -135,12 +135,12 @@ class ExportPlan:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes to be written."""
+        """Return the bytes to be written."""
         return sum(file.size for file in self.files if not file.is_reused)
 
     @property
     def disk_needed(self) -> int:
-        """Bytes that must be free before the export, less what it removes first."""
+        """Return the bytes that must be free before the export, less what it removes first."""
         manifests = (
             2 * MANIFEST_BYTES * len({(graph.precision, graph.family) for graph in self.graphs})
         )
@@ -151,12 +151,12 @@ class ExportPlan:
 
     @property
     def disk_free(self) -> int:
-        """Bytes free where the folder is or will be."""
+        """Return the bytes free where the folder is or will be."""
         return disk_of(self.folder)[1]
 
     @property
     def seconds(self) -> float:
-        """Time that the export will take, estimated from rates measured on two cores."""
+        """Return the time that the export will take, estimated from rates measured on two cores."""
         open_graphs = [graph for graph in self.graphs if graph.plan.graph_file not in self.finished]
         shared = {
             (graph.plan.tensors, graph.recipe.rules): graph
@@ -303,7 +303,7 @@ def _plan_graphs(
     families: Mapping[str, Sequence[str]],
     shard_size: int,
 ) -> tuple[PlannedGraph, ...]:
-    """The graphs of each precision, family by family."""
+    """Plan the graphs of each precision, family by family."""
     graphs: dict[str, PlannedGraph] = {}
     for name, recipe in recipes.items():
         recipe.check_patterns(quantizable_modules(config))
@@ -324,7 +324,7 @@ def _plan_graphs(
 
 
 def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
-    """Take over finished graphs, and keep what is not made anew.
+    """Reuse finished graphs, and keep what is not made anew.
 
     A precision is made anew when it is asked for; but where a family is asked for that it lacks,
     that is added to it.

@@ -44,17 +44,17 @@ MEASURE_PEAK = 1_750_000_000  # bytes resident
 
 @dataclass(frozen=True, slots=True)
 class BudgetPlan:
-    """What a budget would be spent on, before anything is measured."""
+    """What a budget leaves to choose, before anything is measured."""
 
     export: ExportPlan  # by the smallest recipe
-    sizes: Mapping[Group, Mapping[tuple[int, int], int]]  # bytes of each group in each form
+    sizes: Mapping[Group, Mapping[tuple[int, int], int]]  # bytes of each group by option
     fixed: int  # bytes of all else
     minimum: int  # bytes that a budget must have
     floats: int  # bytes with which nothing need be quantised
 
     @property
     def seconds(self) -> float:
-        """Time to measure, estimated; the export's time comes on top."""
+        """Return the time to measure, estimated; the export's time comes on top."""
         return (
             MEASURE_SECONDS
             * self.export.checkpoint.num_bytes()
@@ -64,7 +64,7 @@ class BudgetPlan:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How a budget was spent."""
+    """How the storage options that fit a budget were chosen."""
 
     num_bytes: int  # asked for
     size: int  # of the artifact, as planned
@@ -75,8 +75,8 @@ class Budget:
 
     @property
     def drift(self) -> float:
-        """Of the whole model, in nats, as the sum of its groups'."""
-        return sum(form.drift for form in self.chosen)
+        """Return that of the whole model, in nats, as the sum of its groups'."""
+        return sum(option.drift for option in self.chosen)
 
 
 def quantize(
@@ -119,7 +119,7 @@ def quantize(
         on_download: as in `export`.
         on_progress: as in `export`.
         on_stage: called with the name of each part of the model that is measured, before it is.
-        on_budget: called when the budget is spent, before the export begins.
+        on_budget: called when the options are chosen, before the export begins.
 
     Returns:
         The artifact folder.
@@ -214,19 +214,21 @@ def open_source(source: str | Path, tokenizer: str | Path | None = None) -> Chec
 def plan_budget(
     checkpoint: Checkpoint, folder: Path, precision: str, budget: int, threads: int | None = None
 ) -> BudgetPlan:
-    """Hold a budget against what the artifact takes at least and at most; nothing is written.
+    """Compare a budget with what the artifact takes at least and at most; nothing is written.
 
     Raises:
         QuantizationError: it is too small, or floats fit into it.
     """
     sizes = option_sizes(checkpoint, getattr(torch, PRECISIONS[precision].dtype))
-    least = [min(forms, key=forms.__getitem__) for forms in sizes.values()]
+    least = [min(options, key=options.__getitem__) for options in sizes.values()]
     smallest = _recipe("smallest", dict(zip(sizes, least, strict=True)))
     plan = plan_export(checkpoint, folder, precisions=[precision], recipe=smallest, threads=threads)
-    # data files end at any byte, tensors begin at whole pages
+    # Data files end at any byte, tensors begin at whole pages
     ends = ALIGNMENT * (8 + budget // SHARD_SIZE)
     minimum = _planned_size(plan) + ends
-    fixed = minimum - sum(forms[form] for forms, form in zip(sizes.values(), least, strict=True))
+    fixed = minimum - sum(
+        options[option] for options, option in zip(sizes.values(), least, strict=True)
+    )
     floats = _planned_size(plan_export(checkpoint, folder, precisions=[precision], recipe=FLOAT))
     if budget < minimum:
         raise QuantizationError(
@@ -278,11 +280,11 @@ def spend_budget(
     chosen = tuple(part.forms[pick] for part, pick in zip(sensitivities, picks, strict=True))
 
     path = folder.with_name(f"{folder.name}-recipe.toml")
-    forms = {
-        part.group: (form.bits, form.block_size)
-        for part, form in zip(sensitivities, chosen, strict=True)
+    options = {
+        part.group: (option.bits, option.block_size)
+        for part, option in zip(sensitivities, chosen, strict=True)
     }
-    recipe = _recipe(path.stem, forms)
+    recipe = _recipe(path.stem, options)
     size = _planned_size(plan_export(checkpoint, folder, precisions=[precision], recipe=recipe))
     spent = Budget(budget, size, tuple(sensitivities), chosen, path, table)
     assert spent.size <= budget, f"planned {spent.size:,} bytes of {budget:,}"
@@ -327,7 +329,7 @@ def _read_table(path: Path, facts: Mapping[str, Any]) -> list[Sensitivity] | Non
             Sensitivity(
                 Group(part["group"]["name"], tuple(part["group"]["patterns"])),
                 Drift(**part["drift"]),
-                tuple(StorageOption(**form) for form in part["forms"]),
+                tuple(StorageOption(**option) for option in part["forms"]),
             )
             for part in values["sensitivities"]
         ]
@@ -335,9 +337,9 @@ def _read_table(path: Path, facts: Mapping[str, Any]) -> list[Sensitivity] | Non
         return None
 
 
-def _recipe(name: str, forms: Mapping[Group, tuple[int, int]]) -> Recipe:
-    """Rules for every group; the form that most linear layers have is the rule for all others."""
-    rules = [rule for group, form in forms.items() for rule in group.rules(*form)]
+def _recipe(name: str, options: Mapping[Group, tuple[int, int]]) -> Recipe:
+    """Return rules for every group; the most frequent one of linear layers is for all others."""
+    rules = [rule for group, option in options.items() for rule in group.rules(*option)]
     kinds = [(rule.bits, rule.block_size, rule.method) for rule in rules]
     ((common, _),) = Counter(
         kind for kind, rule in zip(kinds, rules, strict=True) if rule.tensors != TABLE

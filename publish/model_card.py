@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..config import RELEASED, RELEASED_LANGUAGES, RELEASED_NAME
 from ..manifest import FILE_NAME, Manifest
 
-# a file of the artifact where it has that library's family of graphs
+# A file of the artifact where it has that library's family of graphs
 TRANSFORMERS_JS = "config.json"
 
 

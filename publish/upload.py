@@ -29,7 +29,7 @@ _Error = TypeVar("_Error", bound=Exception)
 
 MODEL, SPACE = "model", "space"  # the hub's kinds of repositories
 CARD = "README.md"
-# what the hub itself puts into a new repository
+# What the hub itself puts into a new repository
 FRESH = {".gitattributes", CARD, "index.html", "style.css"}
 
 
@@ -39,7 +39,7 @@ class Publication:
 
     repo_id: str  # ORG/NAME
     kind: str
-    # by their paths in the repository: where each stands, or what it holds
+    # By their paths in the repository: where each stands, or what it holds
     files: Mapping[str, Path | bytes]
     sha256: Mapping[str, str]  # of those that the manifest names
 
@@ -250,7 +250,7 @@ def _named_errors(repo_id: str) -> Iterator[None]:
         yield
     except VoxtralOnnxError:
         raise
-    # storage clients wrap what went wrong
+    # Storage clients wrap what went wrong
     except (hub.HTTPError, RuntimeError, ValueError, OSError) as error:
         answer, lost = _cause(error, HfHubHTTPError), _cause(error, hub.HTTPError)
         if answer is None:

@@ -54,7 +54,7 @@ def repack(rows: np.ndarray, bits: int, name: str = "weight") -> Blocks:
     if bits == 8:
         packed = stored ^ 0x80
     else:
-        # codes i, i + 16, i + 1, i + 17 from the lowest nibble on
+        # Codes i, i + 16, i + 1, i + 17 from the lowest nibble on
         pairs = np.ascontiguousarray(stored).view(np.uint16)
         low = (pairs & 0x000F) | (pairs >> 4 & 0x00F0)
         high = (pairs >> 4 & 0x000F) | (pairs >> 8 & 0x00F0)

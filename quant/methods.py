@@ -14,7 +14,7 @@ from functools import reduce
 import numpy as np
 import torch
 
-# scales float32 [...], zero points: float32 [...], whole codes
+# Scales float32 [...], zero points: float32 [...], whole codes
 Grid = tuple[np.ndarray, np.ndarray | None]
 Choice = Callable[[np.ndarray, int], Grid]
 
@@ -27,7 +27,7 @@ class Method:
 
     choose: Choice
     has_zero_points: bool
-    # of bfloat16 weights on one core, about, for estimates; bench/quant.py measures it
+    # Of bfloat16 weights on one core, about, for estimates; bench/quant.py measures it
     seconds_per_gb: float
 
 
@@ -132,13 +132,13 @@ def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
     best: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # gain, d, z
     for share in SHARES:
         d, zero_points = start(high, low, bits, share)
-        # codes count from the middle here
+        # Codes count from the middle here
         z = np.zeros_like(d) if zero_points is None else zero_points - middle
         np.multiply(x, invert(d), out=q)
         q += z
         np.clip(np.rint(q, out=q), -middle, middle - 1, out=q)
         sum_q, sum_qx = _sum(q), _sum(np.multiply(q, x, out=product))
-        # whole numbers below 2^24: the same in any order
+        # Whole numbers below 2^24: the same in any order
         sum_qq = np.einsum("i...,i...->...", q, q)
         if best is None:
             best = _gain(d, sum_qx - z * sum_x, sum_qq - z * (2 * sum_q - count * z)), d, z

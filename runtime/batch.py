@@ -20,13 +20,15 @@ from .tokens import Token
 
 
 class BatchSlot:
-    """One file on its way."""
+    """One file's place in a batch."""
 
-    def __init__(self, source: AudioSource, stream: Stream, gate: SpeechFilter | None = None):
-        self.source, self.stream, self.gate = source, stream, gate
+    def __init__(
+        self, source: AudioSource, stream: Stream, speech_filter: SpeechFilter | None = None
+    ):
+        self.source, self.stream, self.gate = source, stream, speech_filter
         self.tokens: list[Token] = []
         self.error: AudioError | None = None
-        # [positions, hidden_size], encoded and not decoded yet
+        # Of shape [positions, hidden_size], encoded and not decoded yet
         self.audio_embeds = np.zeros((0, 0))
         self._chunks = self._encode()
 
@@ -59,7 +61,7 @@ class BatchSlot:
         self.stream.decoder_cache = cache
 
     def result(self) -> Iterator[Token]:
-        """The tokens, and the error that ended them."""
+        """Yield the tokens, and raise the error that ended them."""
         yield from self.tokens
         if self.error:
             raise self.error
@@ -68,59 +70,59 @@ class BatchSlot:
 def advance_together(
     decoder: Decoder, count: int, begin: Callable[[KVCache], BatchSlot | None]
 ) -> Iterator[BatchSlot]:
-    """Rows that have ended, each as soon as it has.
+    """Yield the slots whose files have ended, each as soon as it has.
 
     Args:
-        decoder: on a device that has rows.
-        count: rows that advance together.
-        begin: the next row, whose stream decodes into this cache; None where there is none.
+        decoder: on a device that supports batching.
+        count: slots of the batch.
+        begin: the next file, whose stream decodes into this cache; None where there is none.
     """
-    buffers = decoder.new_batch(count)
-    rows = [row for place in range(count) if (row := begin(buffers.cache(place)))]
-    while rows:
-        ended = [place for place, row in enumerate(rows) if not row.prepare()]
-        for place in reversed(ended):
-            # a transcript may be kept for long
-            del rows[place].stream.encoder_cache, rows[place].stream.decoder_cache
-            yield rows[place]
-            if row := begin(buffers.cache(place)):
-                rows[place] = row
+    batch = decoder.new_batch(count)
+    slots = [slot for i in range(count) if (slot := begin(batch.cache(i)))]
+    while slots:
+        ended = [i for i, slot in enumerate(slots) if not slot.prepare()]
+        for i in reversed(ended):
+            # A transcript may be kept for long
+            del slots[i].stream.encoder_cache, slots[i].stream.decoder_cache
+            yield slots[i]
+            if slot := begin(batch.cache(i)):
+                slots[i] = slot
                 continue
-            last = rows.pop()  # fills the gap, because a call runs the first rows
-            if place < len(rows):
-                last.move_to(buffers.cache(place))
-                rows[place] = last
+            last = slots.pop()  # fills the gap, because a call runs the first slots
+            if i < len(slots):
+                last.move_to(batch.cache(i))
+                slots[i] = last
         if ended:
-            continue  # those that took their places are to be prepared
-        if len(rows) == 1:
-            rows[0].advance(len(rows[0].audio_embeds))
+            continue  # those that took their slots are to be prepared
+        if len(slots) == 1:
+            slots[0].advance(len(slots[0].audio_embeds))
         else:
-            _step(decoder, buffers, rows)
+            _step(decoder, batch, slots)
 
 
-def _step(decoder: Decoder, buffers: BatchedKVCache, rows: list[BatchSlot]) -> None:
-    """Advance each row by one token.
+def _step(decoder: Decoder, batch: BatchedKVCache, slots: list[BatchSlot]) -> None:
+    """Advance each slot by one token.
 
-    A decision that other kernels might turn is made again alone, over the same row of the cache, so
-    that text does not depend on what else is transcribed.
+    A close decision, which other kernels might turn, is made again alone, in the same slot of the
+    cache, so that text does not depend on what else is transcribed.
     """
     began = perf_counter()
-    streams = [row.stream for row in rows]
-    choices = decoder.step_batch(
-        buffers,
+    streams = [slot.stream for slot in slots]
+    sampled = decoder.step_batch(
+        batch,
         [stream.decoder_cache for stream in streams],
         [stream.next_id for stream in streams],
-        np.stack([row.audio_embeds[0] for row in rows]),
+        np.stack([slot.audio_embeds[0] for slot in slots]),
         [stream.num_delay_tokens for stream in streams],
         [stream.blank_penalty() for stream in streams],
         [stream.sample for stream in streams],
     )
-    seconds = (perf_counter() - began) / len(rows)
-    for row, choice in zip(rows, choices, strict=True):
-        row.stream.timings.decode_seconds += seconds
-        if choice.is_close():
-            row.advance(1)
+    seconds = (perf_counter() - began) / len(slots)
+    for slot, token in zip(slots, sampled, strict=True):
+        slot.stream.timings.decode_seconds += seconds
+        if token.is_close():
+            slot.advance(1)
             continue
-        row.stream.decoder_cache.advance(1)
-        row.tokens.append(row.stream.accept_token(choice))
-        row.audio_embeds = row.audio_embeds[1:]
+        slot.stream.decoder_cache.advance(1)
+        slot.tokens.append(slot.stream.accept_token(token))
+        slot.audio_embeds = slot.audio_embeds[1:]

@@ -76,9 +76,9 @@ class Details:
     full_window: CallTimes
     full_memory: int  # bytes resident with the caches full
     decoder_bytes: int  # of weights, all read in a decoder step
-    # of this machine's memory, with as many threads; the fastest of some passes
+    # Of this machine's memory, with as many threads; the fastest of some passes
     read_bytes_per_second: float
-    # that the fastest decoder step with an empty window reaches; above 1 only on a device
+    # That the fastest decoder step with an empty window reaches; above 1 only on a device
     bandwidth_share: float
 
 
@@ -328,7 +328,7 @@ def _time_calls(
 
     def at_place(cache: KVCache, call: Callable[[], Any]) -> Callable[[], Any]:
         def placed() -> None:
-            # at its capacity a query sees the whole window
+            # At its capacity a query sees the whole window
             cache.position = cache.spec.capacity if full else 0
             call()
 

@@ -19,11 +19,11 @@ class Decoder:
         self.session, self.spec = session, spec
 
     def new_cache(self) -> KVCache:
-        """Buffers for one stream."""
+        """Return buffers for one stream."""
         return KVCache(self.session, self.spec)
 
     def new_batch(self, count: int) -> BatchedKVCache:
-        """Buffers for so many streams that run together."""
+        """Return buffers for a batch of so many streams."""
         return BatchedKVCache(self.session, self.spec, count)
 
     def step(
@@ -35,16 +35,16 @@ class Decoder:
         blank_penalties: Sequence[float] = (),
         sample: Sample | None = None,
     ) -> list[SampledToken]:
-        """Run the next positions; the choice at each.
+        """Run the next positions; return the token sampled at each.
 
         Args:
             cache: of the stream.
             token_ids: the tokens that stand at these positions.
             audio_embeds: [len(token_ids), hidden_size].
             num_delay_tokens: of the stream.
-            blank_penalties: taken off the blank's logit at each position before the choice, by
+            blank_penalties: taken off the blank's logit at each position before sampling, by
                 default nothing; logprob and margin are those before.
-            sample: chooses the tokens instead of the graph.
+            sample: samples the tokens instead of the graph.
         """
         feeds = {
             "input_ids": np.array([token_ids], np.int64),
@@ -72,7 +72,7 @@ class Decoder:
         blank_penalties: Sequence[float],
         samplers: Sequence[Sample | None],
     ) -> list[SampledToken]:
-        """Run the next position of several streams in one call; the choice of each.
+        """Run the next position of a batch of streams in one call; return the token of each.
 
         The caches do not advance.
 
@@ -80,7 +80,7 @@ class Decoder:
 
         Args:
             batch: the streams' common buffers.
-            caches: of their first rows, in order.
+            caches: of its first slots, in order.
             token_ids: the token that stands at each position.
             audio_embeds: [len(caches), hidden_size].
             num_delay_tokens: of each stream.
@@ -103,9 +103,9 @@ class Decoder:
         if all(samplers):
             logits = binding.run(feeds, "logits")[:, 0]
             return [
-                choose(*row)
-                for choose, *row in zip(samplers, logits, penalties, strict=True)
-                if choose
+                sample(*position)
+                for sample, *position in zip(samplers, logits, penalties, strict=True)
+                if sample
             ]
         return _sampled_tokens(binding.run(feeds, "step")[:, 0])
 

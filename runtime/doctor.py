@@ -37,7 +37,7 @@ PACKAGE = "voxtral-onnx"
 DECIDED = 1.0  # blank margin from which every host writes the certificate's token
 OK, NOTE, MISSING, FAILED = "ok", "note", "missing", "failed"
 ARM = ("aarch64", "arm64", "armv8l")
-# extras that are told elsewhere, or are not for users
+# Extras that are reported elsewhere, or are not for users
 AMONG_DEVELOPERS = ("cpu", "gpu", "dev", "bench")
 
 

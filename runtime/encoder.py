@@ -16,15 +16,15 @@ class Encoder:
         self.mel, self.session, self.spec = mel, session, manifest.caches["encoder"]
 
     def new_cache(self) -> KVCache:
-        """Buffers for one stream."""
+        """Return buffers for one stream."""
         return KVCache(self.session, self.spec)
 
     def max_tokens(self, cache: KVCache) -> int:
-        """Tokens that the next call may encode."""
+        """Return how many tokens the next call may encode."""
         return cache.slots_left // self.spec.rows_per_token
 
     def encode(self, cache: KVCache, samples: np.ndarray) -> np.ndarray:
-        """Audio embeddings [tokens, hidden_size] of the next tokens.
+        """Return the audio embeddings [tokens, hidden_size] of the next tokens.
 
         samples: float32, from look_back before the first token to look_ahead after the last.
         """

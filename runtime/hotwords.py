@@ -15,7 +15,7 @@ from .text.tokenizer import Tokenizer
 
 DEFAULT_BIAS = 4.0  # of a logit; source: bench/hotwords.py
 MAX_BIAS = 20.0  # beyond what separates any two words, so that hotwords would be all there is
-# of the bias for a hotword's first token, which any similar sound would begin with
+# Of the bias for a hotword's first token, which any similar sound would begin with
 START_SHARE = 0.5
 
 
@@ -72,7 +72,7 @@ class Hotwords:
     def starts(self, recent: Sequence[int]) -> np.ndarray:
         """Ids that begin a hotword behind these tokens.
 
-        Inside a word group only those with a space.
+        Inside a segment only those with a space.
         """
         return self._starts[not recent or recent[-1] == self.ids.streaming_word]
 

@@ -24,23 +24,23 @@ from .stream import Stream
 from .text.segments import Segment, group
 from .tokens import Token
 
-RECENT_STEPS = 4096  # whose latency the meter knows: 5.5 minutes
-SILENCE_SECONDS = 2.0  # without text until a silence is told
-BEHIND_SECONDS = 2.0  # of audio that waits until it is told
+RECENT_STEPS = 4096  # whose latency the metrics keep: 5.5 minutes
+SILENCE_SECONDS = 2.0  # without text until a silence is reported
+BEHIND_SECONDS = 2.0  # of audio that waits until it is reported
 MUTED_SECONDS = 5.0  # of samples that are all zero
 CLIPPED = 0.999  # full scale; a converter's largest value is just below 1
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """No text for a while; told once, when it has lasted SILENCE_SECONDS."""
+    """No text for a while; reported once, when it has lasted SILENCE_SECONDS."""
 
     start: float  # seconds, where the last text ended
 
 
 @dataclass(frozen=True, slots=True)
 class StreamWarning:
-    """Something a speaker should know; each is told once."""
+    """Something a speaker should know; each is reported once."""
 
     text: str
 
@@ -62,27 +62,27 @@ class StreamMetrics:
 
     @property
     def backlog(self) -> float:
-        """Seconds of audio that wait."""
+        """Return the seconds of audio that wait."""
         return self.captured - self.transcribed
 
     @property
     def rtf(self) -> float:
-        """Seconds of work for a second of audio."""
+        """Return the seconds of work for a second of audio."""
         return self.share(self.encode_seconds + self.decode_seconds)
 
     def share(self, seconds: float) -> float:
-        """Of the audio that was transcribed."""
+        """Return the share of the audio that was transcribed."""
         return seconds / self.transcribed if self.transcribed else 0.0
 
     def percentile(self, percent: float) -> float:
-        """Of the recent latencies, in seconds.
+        """Return a percentile of the recent latencies, in seconds.
 
         From the arrival of the last sample a token may use to its text.
         """
         return float(np.percentile(list(self.latencies), percent)) if self.latencies else 0.0
 
     def summary(self) -> dict[str, float]:
-        """Its values by name, times in seconds and latencies in milliseconds."""
+        """Return its values by name, times in seconds and latencies in milliseconds."""
         latencies = {f"latency_p{p}_ms": round(1000 * self.percentile(p), 1) for p in (50, 95, 99)}
         parts = {"encode_ms": self.encode_seconds, "decode_ms": self.decode_seconds}
         return {
@@ -125,11 +125,11 @@ class Capture:
 
     @property
     def num_samples(self) -> int:
-        """Captured so far."""
+        """Return the samples captured so far."""
         return self._counts[-1] if self._counts else 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """All that waits, as soon as there is something; ends when the source has ended.
+        """Yield all that waits, as soon as there is something; ends when the source has ended.
 
         Raises:
             AudioError: what the source raised, after everything before it was handed out.
@@ -146,7 +146,7 @@ class Capture:
                 return
 
     def arrival(self, num_samples: int) -> float:
-        """When that many samples had arrived.
+        """Return when that many samples had arrived.
 
         Asked for in rising order, what is older is forgotten.
         """
@@ -175,18 +175,18 @@ class Capture:
 def listen(
     stream: Stream,
     capture: Capture,
-    meter: StreamMetrics,
+    metrics: StreamMetrics,
     on_event: Callable[[Event], None],
-    gate: SpeechFilter | None = None,
+    speech_filter: SpeechFilter | None = None,
 ) -> None:
     """Transcribe what is captured until it ends, then what is still delayed.
 
     Args:
         stream: a new one.
         capture: the audio.
-        meter: kept current.
-        on_event: gets every token with text at once, then its word group, silences, and notices.
-        gate: leaves out words without speech.
+        metrics: kept current.
+        on_event: gets every token with text at once, then its segment, silences, and warnings.
+        speech_filter: leaves out words without speech.
 
     Raises:
         AudioError: the source broke; everything captured before has been transcribed.
@@ -195,13 +195,13 @@ def listen(
     text_end, is_silent = 0.0, False
     watch = _Watch(rate)
 
-    def decided(tokens: Iterator[Token]) -> Iterator[Token]:
+    def filtered(tokens: Iterator[Token]) -> Iterator[Token]:
         nonlocal text_end, is_silent
-        for token in gate.filter(tokens) if gate else tokens:
+        for token in speech_filter.filter(tokens) if speech_filter else tokens:
             needed = (token.index + 1 + stream.num_delay_tokens) * stream.audio.samples_per_token
             needed += rules.look_ahead_samples
-            for notice in _guard_warnings(stream, token):
-                on_event(StreamWarning(notice))
+            for text in _guard_warnings(stream, token):
+                on_event(StreamWarning(text))
             if token.text:
                 on_event(token)
                 text_end, is_silent = token.end, False
@@ -209,17 +209,17 @@ def listen(
                 on_event(Silence(text_end))
                 is_silent = True
             if needed <= stream.num_samples:  # not the padding's
-                meter.latencies.append(perf_counter() - capture.arrival(needed))
+                metrics.latencies.append(perf_counter() - capture.arrival(needed))
             measure()
             yield token
 
     def measure() -> None:
-        meter.captured = capture.num_samples / rate
-        meter.transcribed = min(
-            meter.captured, max(0, stream.num_samples - len(stream.samples)) / rate
+        metrics.captured = capture.num_samples / rate
+        metrics.transcribed = min(
+            metrics.captured, max(0, stream.num_samples - len(stream.samples)) / rate
         )
-        meter.encode_seconds = stream.timings.encode_seconds
-        meter.decode_seconds = stream.timings.decode_seconds
+        metrics.encode_seconds = stream.timings.encode_seconds
+        metrics.decode_seconds = stream.timings.decode_seconds
 
     def tokens() -> Iterator[Token]:
         broken: AudioError | None = None
@@ -231,14 +231,14 @@ def listen(
                 block, broken = None, error
             if block is None:
                 break
-            meter.level = float(np.abs(block).max(initial=0))
-            for notice in watch.inspect(block, meter.backlog):
-                on_event(StreamWarning(notice))
-            if gate:
-                gate.push(block)
-            yield from decided(stream.iter_feed(block))
+            metrics.level = float(np.abs(block).max(initial=0))
+            for text in watch.inspect(block, metrics.backlog):
+                on_event(StreamWarning(text))
+            if speech_filter:
+                speech_filter.push(block)
+            yield from filtered(stream.iter_feed(block))
             measure()
-        yield from decided(stream.iter_finish())
+        yield from filtered(stream.iter_finish())
         if broken is not None:
             raise broken
 
@@ -247,7 +247,7 @@ def listen(
 
 
 def _guard_warnings(stream: Stream, token: Token) -> Iterator[str]:
-    """Guards that this token set off."""
+    """Yield the warnings of guards that this token set off."""
     if token.token_id == stream.ids.eos:
         yield (
             f"the model took the text to be at its end at {token.end:.1f} s; a live stream goes on"
@@ -257,14 +257,14 @@ def _guard_warnings(stream: Stream, token: Token) -> Iterator[str]:
 
 
 class _Watch:
-    """What is worth a notice."""
+    """What is worth a warning."""
 
     def __init__(self, rate: int):
         self.rate, self.reported = rate, set[str]()
         self.zeros = 0  # samples in a row, up to now
 
     def inspect(self, block: np.ndarray, backlog: float) -> Iterator[str]:
-        """Notices that a block and the audio that waits give rise to."""
+        """Yield the warnings that a block and the audio that waits give rise to."""
         edges = np.concatenate(([-1 - self.zeros], np.flatnonzero(block), [len(block)]))
         longest, self.zeros = int(np.diff(edges).max()) - 1, int(edges[-1] - edges[-2]) - 1
         found = {

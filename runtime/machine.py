@@ -25,7 +25,7 @@ def read_bandwidth(threads: int, passes: int = 7) -> float:
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(passes):
             began = perf_counter()
-            # among NumPy's reductions the one that waits for memory only
+            # Among NumPy's reductions the one that waits for memory only
             list(pool.map(np.bitwise_or.reduce, parts))
             seconds.append(perf_counter() - began)
     return READ_BYTES / min(seconds)

@@ -17,9 +17,9 @@ from .device.cache import decoder_cache_spec
 # in memory of its own. Source: bench/results/full_size.json, "memory_per_weight_byte", rounded up;
 # fp16 and fp32 with half of the layers.
 MEMORY_PER_WEIGHT_BYTE = {"q4f16": 1.75, "q4": 1.5, "q8": 1.35, "fp16": 2.2, "fp32": 1.2}
-# of CUDA's context, workspaces, activations; source: bench/results/gpu_speed.json
+# Of CUDA's context, workspaces, activations; source: bench/results/gpu_speed.json
 DEVICE_FIXED_MEMORY = 1300 << 20
-# bytes of Python, its packages and activations; source: `bench` of the tiny artifact
+# Bytes of Python, its packages and activations; source: `bench` of the tiny artifact
 FIXED_MEMORY = 150 << 20
 CONTEXTS = (4096, 2048, 1024, 512, 256, 128, 64)  # that a refusal may propose
 

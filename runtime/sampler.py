@@ -1,6 +1,6 @@
-"""The choice of a token made here instead of in the graph, from all its logits.
+"""Sampling of tokens here instead of in the graph, from all its logits.
 
-Alternatives, and hotwords.
+For alternatives, and for hotwords.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ MAX_ALTERNATIVES = 10
 
 
 class TokenSampler:
-    """The graph's greedy choice, of one stream, with alternatives to it and with hotwords likelier.
+    """Samples the tokens of one stream greedily, as the graph does, with alternatives and hotwords.
 
     Blanks are never biased, and a hotword is begun only where the model writes some text anyway:
-    what it hears decides whether there is a word, hotwords decide which.
+    the audio decides whether there is a word, hotwords decide which.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class TokenSampler:
         self.tokenizer = tokenizer
         self.num_alternatives = alternatives
         self.hotwords = hotwords
-        # tokens written last, blanks left out, as many as a hotword can depend on
+        # Tokens written last, blanks left out, as many as a hotword can depend on
         self.recent: list[int] = []
 
     def sample(self, logits: np.ndarray, blank_penalty: float) -> SampledToken:
-        """The choice at one position.
+        """Return the token at one position.
 
         Args:
             logits: float32 [vocab_size].
@@ -60,7 +60,7 @@ class TokenSampler:
                     START_SHARE
                 )
             token_id, biased_lead = self._best(words, held_back)
-            lead = min(lead, biased_lead)  # another plain choice might bias other tokens
+            lead = min(lead, biased_lead)  # another plain token might bias other tokens
         highest = logits.max()
         log_sum = highest + np.log(np.exp(logits - highest).sum())
         return SampledToken(
@@ -88,20 +88,20 @@ class TokenSampler:
         if not count:
             return
         least = np.partition(logits, -count)[-count]
-        # in the order of ids, which stable sorting keeps for equal ones
+        # In the order of ids, which stable sorting keeps for equal ones
         candidates = np.flatnonzero(logits >= least)
         for token_id in candidates[np.argsort(-logits[candidates], kind="stable")][:count]:
             text = self.tokenizer.bytes_of(int(token_id)).decode("utf-8", "replace")
             yield Alternative(int(token_id), text, float(logits[token_id] - log_sum))
 
     def accept_token(self, token_id: int) -> None:
-        """Take a token as written."""
+        """Remember a token as written."""
         if self.hotwords is not None and token_id != self.ids.streaming_pad:
             self.recent = [*self.recent, token_id][-self.hotwords.longest :]
 
 
 def check_alternatives(count: int) -> int:
-    """The number of alternatives, 0 for none.
+    """Return the number of alternatives, 0 for none.
 
     Raises:
         UsageError: out of range.

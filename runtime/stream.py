@@ -1,4 +1,4 @@
-"""One stream of audio to tokens: feed any number of samples, get what is decided, finish.
+"""One stream of audio to tokens: feed any number of samples, get the tokens, finish.
 
 Files use the same object.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 from .audio.samples import check_samples
 from .tokens import Override, Token
 
-# in a row, 16 s; pauses in speech were seen up to 165 (vLLM pull request 47615)
+# In a row, 16 s; pauses in speech were seen up to 165 (vLLM pull request 47615)
 BLANKS_UNPENALISED = 200
 BLANK_PENALTY_STEP = 0.5  # of a logit, for each blank beyond
 MAX_BLANK_PENALTY = 7.0
@@ -35,7 +35,7 @@ MAX_BLANK_PENALTY = 7.0
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """A stream at one time."""
+    """The state of a stream at one time."""
 
     values: dict[str, Any]  # as JSON holds them
     arrays: dict[str, np.ndarray]
@@ -53,9 +53,9 @@ class Timings:
 class Stream:
     """Audio in, tokens out, at constant memory for any length.
 
-    Identical tokens whatever the sizes of the chunks fed: positions, cache moves and the end depend
-    on the count of samples alone. `async for token in stream` gives what is decided from then on,
-    while a thread feeds.
+    Identical tokens whatever the sizes of the chunks fed: positions, cache shifts and the end
+    depend on the count of samples alone. `async for token in stream` gives the tokens accepted
+    from then on, while a thread feeds.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class Stream:
         self.next_id = self.ids.bos
         self.blanks = 0  # generated in a row
         self.overrides: list[Override] = []  # what the blank guard did
-        self.sampler = transcriber.new_sampler()  # None where the graph chooses
+        self.sampler = transcriber.new_sampler()  # None where the graph samples
         self.sample = self.sampler and self.sampler.sample
-        self.num_swayed = 0  # decisions that hotwords turned
+        self.num_swayed = 0  # sampled tokens that hotwords changed
         self.finished = False
         self.text = TextDecoder(transcriber.tokenizer)
         self.timings = Timings()
@@ -94,11 +94,11 @@ class Stream:
         silence = (
             self.rules.look_back_samples + self.rules.left_pad_tokens * self.audio.samples_per_token
         )
-        # from look_back before the next token to encode
+        # From look_back before the next token to encode
         self.samples = np.zeros(silence, np.float32)
 
     def feed(self, samples: np.ndarray) -> list[Token]:
-        """Take the next samples and return the tokens they decide.
+        """Take the next samples and return the tokens that follow from them.
 
         samples: float [n] at the model's rate, mono, full scale 1; any n, zero included.
 
@@ -110,14 +110,14 @@ class Stream:
         return list(self.iter_feed(samples))
 
     def iter_feed(self, samples: np.ndarray) -> Iterator[Token]:
-        """`feed`, a token at a time."""
+        """Do as `feed`, a token at a time."""
         for audio_embeds in self.encode(samples):
             yield from self.decode(audio_embeds)
 
     def encode(self, samples: np.ndarray) -> Iterator[np.ndarray]:
-        """The first half of `feed`.
+        """Encode the next samples: the first half of `feed`.
 
-        Audio embeddings [tokens, hidden_size], decoded before the next are asked for.
+        Yields audio embeddings [tokens, hidden_size], decoded before the next are asked for.
         """
         if self.finished:
             raise AudioError("the stream is finished; open another with Transcriber.stream()")
@@ -134,12 +134,12 @@ class Stream:
         return list(self.iter_finish())
 
     def iter_finish(self) -> Iterator[Token]:
-        """`finish`, a token at a time."""
+        """Do as `finish`, a token at a time."""
         for audio_embeds in self.encode_tail():
             yield from self.decode(audio_embeds)
 
     def encode_tail(self) -> Iterator[np.ndarray]:
-        """The first half of `finish`, like `hear`.
+        """Encode the end of the audio: the first half of `finish`, like `encode`.
 
         The last position used is the one before the last: its token stands for the end of the
         padded audio. Source: transformers' `generate`, whose length is the number of audio
@@ -159,9 +159,9 @@ class Stream:
         self._publish(None)
 
     def snapshot(self) -> StreamState:
-        """All that later tokens depend on.
+        """Return all that later tokens depend on.
 
-        On the CPU views of the stream's own buffers, so that one is to end here.
+        On the CPU, views of the stream's own buffers, so that one is to end here.
         """
         caches = {"encoder": self.encoder_cache, "decoder": self.decoder_cache}
         values = {
@@ -181,9 +181,9 @@ class Stream:
         }
         return StreamState(values, {"samples": self.samples, **rows})
 
-    def load_state(self, snapshot: StreamState) -> None:
-        """Go on where `snapshot` was taken."""
-        values, arrays = snapshot.values, snapshot.arrays
+    def load_state(self, state: StreamState) -> None:
+        """Go on where `state` was taken."""
+        values, arrays = state.values, state.arrays
         self.num_samples, self.num_generated = values["num_samples"], values["num_generated"]
         self.next_id = values["next_id"]
         self.blanks = values["blanks"]
@@ -204,19 +204,17 @@ class Stream:
         Raises:
             StorageError: the file cannot be written.
         """
-        snapshot = self.snapshot()
+        state = self.snapshot()
         facts = {
             "identity": self.transcriber.identity(self.num_delay_tokens),
             "stop_at_eos": self.stop_at_eos,
         }
-        values = {**facts, **snapshot.values}
+        values = {**facts, **state.values}
         with atomic_file(Path(path)) as file:
-            np.savez(
-                file, allow_pickle=False, state=np.array(json.dumps(values)), **snapshot.arrays
-            )
+            np.savez(file, allow_pickle=False, state=np.array(json.dumps(values)), **state.arrays)
 
     def restore(self, path: str | Path) -> None:
-        """Take over a saved state; called by `Transcriber.load_stream`.
+        """Load a saved state; called by `Transcriber.load_stream`.
 
         Raises:
             ArtifactError: not a saved stream, or one of another artifact, precision, delay or
@@ -244,7 +242,7 @@ class Stream:
 
     async def __anext__(self) -> Token:
         assert self._listener is not None, "iterate with `async for`"
-        # the end too comes this way, behind tokens still on theirs
+        # The end too comes this way, behind tokens still on theirs
         token = await self._listener[1].get()
         if token is None:
             raise StopAsyncIteration
@@ -279,12 +277,13 @@ class Stream:
             yield audio_embeds
 
     def decode(self, audio_embeds: np.ndarray) -> Iterator[Token]:
-        """One token a position.
+        """Sample one token a position.
 
-        The prompt's positions in one call, and after a blank also those guessed to be blanks.
+        The prompt's positions run in one call. Decoding is speculative: after a blank a call also
+        verifies blanks as draft tokens for the positions that follow.
 
-        A guess costs less than a call of its own, because a call reads all weights for however many
-        positions. What follows a wrong guess is run again.
+        A draft token costs less than a call of its own, because a call reads all weights for
+        however many positions. What follows a rejected draft token is run again.
         """
         cache, blank, at = self.decoder_cache, self.ids.streaming_pad, 0
         while at < len(audio_embeds):
@@ -294,37 +293,37 @@ class Stream:
                 if in_prompt > 0
                 else 1 + self._num_drafts(left)
             )
-            choices = self._step(
+            sampled = self._step(
                 [self.next_id] + [blank] * (rows - 1), audio_embeds[at : at + rows]
             )
-            if in_prompt > 0:  # positions whose choice is not asked for
-                choices = choices[-1:] if cache.position >= self.prompt_length else []
-                at += rows - len(choices)
-                self.timings.steps += rows - len(choices)
+            if in_prompt > 0:  # positions whose token is not asked for
+                sampled = sampled[-1:] if cache.position >= self.prompt_length else []
+                at += rows - len(sampled)
+                self.timings.steps += rows - len(sampled)
                 self.next_id = blank
-            for row, choice in enumerate(choices):
-                behind = len(choices) - row - 1
-                # calls of one position decide, or speed would change text
-                if len(choices) > 1 and choice.is_close():
+            for i, each in enumerate(sampled):
+                behind = len(sampled) - i - 1
+                # Calls of one position decide, or speed would change text
+                if len(sampled) > 1 and each.is_close():
                     cache.trim(behind + 1)
-                    [choice], behind = self._step([blank], audio_embeds[at : at + 1]), 0
-                is_right = choice.token_id == blank and behind > 0
-                if not is_right:
+                    [each], behind = self._step([blank], audio_embeds[at : at + 1]), 0
+                is_draft_right = each.token_id == blank and behind > 0
+                if not is_draft_right:
                     cache.trim(behind)
                 at += 1
-                yield self.accept_token(choice)
+                yield self.accept_token(each)
                 if self.finished:
                     return
-                if not is_right:
+                if not is_draft_right:
                     break
 
     def _step(self, token_ids: list[int], audio_embeds: np.ndarray) -> list[SampledToken]:
         began = perf_counter()
-        # the position whose choice is the next token
+        # The position whose token is the next one
         first_asked = self.prompt_length - 1 + self.num_generated
         next_row = first_asked - self.decoder_cache.position
         penalties = [self.blank_penalty(max(0, row - next_row)) for row in range(len(token_ids))]
-        choices = self.transcriber.decoder.step(
+        sampled = self.transcriber.decoder.step(
             self.decoder_cache,
             token_ids,
             audio_embeds,
@@ -333,17 +332,17 @@ class Stream:
             self.sample,
         )
         self.timings.decode_seconds += perf_counter() - began
-        return choices
+        return sampled
 
     def _num_drafts(self, left: int) -> int:
-        """Blanks to guess beyond the next position, where `left` positions can be run."""
+        """Return the number of draft tokens after the next position, where `left` can be run."""
         if self.next_id != self.ids.streaming_pad:
             return 0
-        # rows cannot move back
+        # Rows that were shifted cannot be trimmed
         return max(0, min(self.num_draft_tokens, left - 1, self.decoder_cache.slots_left - 2))
 
     def blank_penalty(self, ahead: int = 0) -> float:
-        """What the blank's logit loses so many positions ahead.
+        """Return what the blank's logit loses so many positions ahead.
 
         It grows where nothing but blanks has been written.
 
@@ -359,7 +358,7 @@ class Stream:
         )
 
     def accept_token(self, sampled: SampledToken) -> Token:
-        """Take a choice as that of the next position."""
+        """Take a sampled token as that of the next position."""
         self.timings.steps += 1
         self.next_id = sampled.token_id
         self.num_swayed += sampled.is_swayed
@@ -382,22 +381,22 @@ class Stream:
             self._publish(None)
         return token
 
-    def _token(self, choice: SampledToken) -> Token:
+    def _token(self, sampled: SampledToken) -> Token:
         index, end = self.num_generated, self.seconds_of(self.num_generated)
         self.num_generated += 1
-        text = self.text.push(choice.token_id)
+        text = self.text.push(sampled.token_id)
         return Token(
             index,
-            choice.token_id,
+            sampled.token_id,
             text,
             end,
-            choice.logprob,
-            choice.blank_margin,
-            choice.alternatives,
+            sampled.logprob,
+            sampled.blank_margin,
+            sampled.alternatives,
         )
 
     def seconds_of(self, index: int) -> float:
-        """Where in the audio a generated token stands.
+        """Return where in the audio a generated token stands.
 
         Its end, the delay taken off (left pad and delay cancel).
         """

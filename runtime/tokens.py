@@ -1,4 +1,4 @@
-"""Decisions at single positions, and the tokens that they become."""
+"""Tokens sampled at single positions, and those of the text that they become."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import log
 
 import numpy as np
 
-# between logits; kernels for one and for several rows differ by less (design: shipped precisions)
+# Between logits; kernels for one and for several streams differ by less
 CLOSE_MARGIN = 0.05
 
 
@@ -23,22 +23,22 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """The greedy choice at one position."""
+    """The token that was sampled at one position."""
 
     token_id: int
-    logprob: float  # of the chosen token, before any penalty
+    logprob: float  # of this token, before any penalty
     blank_margin: float  # logit of the blank less the best other one
     alternatives: tuple[Alternative, ...] = ()  # the best tokens, where they are asked for
-    is_swayed: bool = False  # by hotwords: without them another token would have been chosen
-    # over the next best in the logits that decided, where these are known
+    is_swayed: bool = False  # by hotwords: without them another token would have been sampled
+    # Over the next best in the logits that decided, where these are known
     lead: float | None = None
 
     def is_close(self) -> bool:
-        """Whether other kernels might decide otherwise.
+        """Tell whether other kernels might decide otherwise.
 
         The two best logits may be within CLOSE_MARGIN.
 
-        Where a word was chosen, the best other word is not known; one that has more than half of
+        Where a word was sampled, the best other word is not known; one that has more than half of
         the probability is ahead of all others by more.
         """
         if self.lead is not None:
@@ -48,7 +48,7 @@ class SampledToken:
         )
 
 
-# of the logits [vocab_size] at a position, and the blank's penalty
+# Takes the logits [vocab_size] at a position, and the blank's penalty
 Sample = Callable[[np.ndarray, float], SampledToken]
 
 
@@ -62,13 +62,13 @@ class Token:
     end: float  # seconds of audio that this token stands for the end of, the delay taken off
     logprob: float
     blank_margin: float
-    # the best tokens here, this one among them, where they are asked for
+    # The best tokens here, this one among them, where they are asked for
     alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A decision that the blank guard turned: a word instead of one more blank."""
+    """A decision that the blank guard changed: a word instead of one more blank."""
 
     index: int  # of the token
     blanks: int  # in a row before it

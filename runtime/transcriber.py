@@ -34,7 +34,7 @@ from .delay import delay_tokens
 from .transcript import Transcript
 
 DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
-# Positions run ahead after a blank of a file. Source: docs/performance.md; not measured for WebGPU.
+# Draft tokens after a blank of a file. Source: docs/performance.md; not measured for WebGPU.
 NUM_DRAFT_TOKENS = {"cpu": 1, "cuda": 3, "webgpu": 0}
 
 
@@ -84,17 +84,17 @@ class Transcriber:
                 caches of its own.
             precision: which of the artifact's; None takes the first of q4f16, q4, q8, fp16, fp32.
             threads: for onnxruntime; None for one a core.
-            prepacked: a folder for weights in the layout of this machine's kernels, made on first
-                use; they load faster and processes share their memory. For the CPU.
+            prepacked: a folder for weights packed as this machine's kernels take them, made on
+                first use; they load faster and processes share their memory. For the CPU.
             blank_guard: after 16 s without a word, make blanks less likely step by step
-                (`Stream.overrides` tells where that changed a decision).
+                (`Stream.overrides` holds where that changed a decision).
             alternatives: how many of the best tokens each token of text comes with, 1 to 10; 0 for
                 none.
             hotwords: words and phrases that are made likelier.
             hotword_bias: what their tokens' logits gain.
-            vad: leave out words where nobody speaks: "energy" tells that by loudness, or the path
+            vad: leave out words where nobody speaks: "energy" goes by loudness, or the path
                 of Silero's model, version 5 or 6. For `transcribe`; live streams take a
-                `voice_gate`.
+                `speech_filter`.
             allow_fallback: run what the device cannot on the CPU, and say so in `notes`, instead of
                 raising.
             offline: ask no hub, take what was downloaded before.
@@ -125,13 +125,13 @@ class Transcriber:
         self.context, self.batch_size, self.blank_guard = context, batch_size, blank_guard
         self.alternatives = check_alternatives(alternatives)
         self._new_detector = detectors(vad, self.sample_rate) if vad else None
-        # by delay: streams that have heard the silence before the audio
+        # By delay: states of streams behind the silence before the audio
         self._starts: dict[int, StreamState] = {}
         decoder_cache = decoder_cache_spec(manifest, context)
         if prepacked is None or not all(
             prepacked_folder(manifest, graph, Path(prepacked)).is_dir()
             for graph in (graphs.encoder, graphs.decoder)
-            # weights saved packed are pages of a file, which processes share and the system can
+            # Weights saved packed are pages of a file, which processes share and the system can
             # drop: they fit always
         ):
             require_memory(manifest, self.precision, context, self.device, batch_size)
@@ -172,21 +172,21 @@ class Transcriber:
 
     @property
     def device_name(self) -> str:
-        """What runs: "cpu", "cuda:N" or "webgpu:0"."""
+        """Return where graphs run: "cpu", "cuda:N" or "webgpu:0"."""
         return self.device.name
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What runs otherwise than it was asked for."""
+        """Return what runs otherwise than it was asked for."""
         return tuple(self.device.notes)
 
     @property
     def sample_rate(self) -> int:
-        """Hz that `stream()` and arrays must have."""
+        """Return the Hz that `stream()` and arrays must have."""
         return self.manifest.config.audio.sample_rate
 
     def stream(self, delay_ms: int | None = None) -> Stream:
-        """A new live stream; the model's end-of-text does not end it."""
+        """Open a new live stream; the model's end-of-text does not end it."""
         return self._stream(self._delay(delay_ms))
 
     def _stream(
@@ -196,7 +196,7 @@ class Transcriber:
         stop_at_eos: bool = False,
         decoder_cache: KVCache | None = None,
     ) -> Stream:
-        """A stream behind the silence that comes before all audio.
+        """Open a stream behind the silence that comes before all audio.
 
         On the CPU the silence is run once for each delay; a device runs it sooner than whole
         buffers reach it.
@@ -220,13 +220,13 @@ class Transcriber:
         return stream
 
     def new_sampler(self) -> TokenSampler | None:
-        """What chooses a stream's tokens; None leaves that to the graph."""
+        """Return what samples a stream's tokens; None leaves that to the graph."""
         if not self.alternatives and self.hotwords is None:
             return None
         return TokenSampler(self.manifest.tokens, self.tokenizer, self.alternatives, self.hotwords)
 
     def speech_filter(self, delay_ms: int | None = None) -> SpeechFilter | None:
-        """What leaves out words without speech from a new stream, where `vad` was asked for."""
+        """Return a filter of words without speech for a new stream, where `vad` was asked for."""
         return self._speech_filter(self._delay(delay_ms))
 
     def _speech_filter(self, num_delay_tokens: int) -> SpeechFilter | None:
@@ -237,7 +237,7 @@ class Transcriber:
         )
 
     def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
-        """A stream that goes on where `Stream.save` wrote it.
+        """Open a stream that goes on where `Stream.save` wrote it.
 
         Raises:
             ArtifactError: not a saved stream, or one of another artifact, precision, delay or
@@ -248,7 +248,7 @@ class Transcriber:
         return stream
 
     def identity(self, num_delay_tokens: int) -> str:
-        """Hash of all that a stream's state depends on."""
+        """Return a hash of all that a stream's state depends on."""
         graphs = self.manifest.precisions[self.precision]
         names = [
             self.manifest.mel.path,
@@ -279,16 +279,17 @@ class Transcriber:
         """Begin to transcribe a file, an array (float [n] at the model's rate) or an opened source.
 
         The transcript decodes while it is iterated; its fields decode what is left. `delay_ms`
-        replaces the transcriber's. `on_token` sees every token as it is decided, which is earlier
-        than its word group is whole.
+        replaces the transcriber's. `on_token` sees every token as it is accepted, which is earlier
+        than its segment is whole.
 
         Raises:
             AudioError: the audio cannot be read or is not finite.
         """
         source, num_delay_tokens = self._source(audio, gain), self._delay(delay_ms)
         stream = self._stream(num_delay_tokens, stop_at_eos=True)
-        gate = self._speech_filter(num_delay_tokens)
-        return Transcript(source, stream, _decoded(stream, source, gate), on_token, gate)
+        speech_filter = self._speech_filter(num_delay_tokens)
+        tokens = _decoded(stream, source, speech_filter)
+        return Transcript(source, stream, tokens, on_token, speech_filter)
 
     def transcribe_many(
         self,
@@ -297,11 +298,11 @@ class Transcriber:
         delay_ms: int | None = None,
         gain: str = "none",
     ) -> Iterator[Transcript]:
-        """Transcripts of many files.
+        """Transcribe many files.
 
-        `batch_size` files advance together, a token each in one call of the decoder, which reads
+        `batch_size` files advance as a batch, a token each in one call of the decoder, which reads
         the weights once for all; each transcript comes as soon as it is whole. A file that ends
-        makes room for the next: only then is that one taken from `audio` and opened. Sound that
+        leaves its slot to the next: only then is that one taken from `audio` and opened. Sound that
         turns out to be damaged raises AudioError where its transcript is iterated. With one file at
         a time, transcripts decode while they are iterated.
 
@@ -327,8 +328,8 @@ class Transcriber:
             for source in sources:
                 yield self.transcribe(source, delay_ms=delay_ms)
             return
-        for row in advance_together(self.decoder, self.batch_size, begin):
-            yield Transcript(row.source, row.stream, row.result(), lambda token: None, row.gate)
+        for slot in advance_together(self.decoder, self.batch_size, begin):
+            yield Transcript(slot.source, slot.stream, slot.result(), lambda token: None, slot.gate)
 
     def _source(self, audio: str | Path | np.ndarray | AudioSource, gain: str) -> AudioSource:
         return (
@@ -338,8 +339,10 @@ class Transcriber:
         )
 
 
-def _decoded(stream: Stream, source: AudioSource, gate: SpeechFilter | None) -> Iterator[Token]:
-    for block in filtered_blocks(source, gate):
+def _decoded(
+    stream: Stream, source: AudioSource, speech_filter: SpeechFilter | None
+) -> Iterator[Token]:
+    for block in filtered_blocks(source, speech_filter):
         yield from stream.iter_feed(block)
         if stream.finished:  # the model said that the text has ended
             return

@@ -23,12 +23,12 @@ class Transcript:
         stream: Stream,
         tokens: Iterator[Token],
         on_token: Callable[[Token], None],
-        gate: SpeechFilter | None = None,
+        speech_filter: SpeechFilter | None = None,
     ):
         """Made by `Transcriber.transcribe`."""
         self.source, self.stream, self.transcriber = source, stream, stream.transcriber
         self.duration = source.duration
-        self.gate, self._tokens, self._on_token = gate, tokens, on_token
+        self.gate, self._tokens, self._on_token = speech_filter, tokens, on_token
         self._token_ids: list[int] = []
         self._segments: list[Segment] = []
         self._pending = group(self._taken(), stream.ids)
@@ -40,7 +40,7 @@ class Transcript:
             yield token
 
     def __iter__(self) -> Iterator[Segment]:
-        """Segments, the decoded ones first."""
+        """Yield the segments, the decoded ones first."""
         count = 0
         while True:
             if count == len(self._segments):
@@ -58,29 +58,29 @@ class Transcript:
 
     @property
     def decoded(self) -> list[Segment]:
-        """The word groups so far; decodes nothing."""
+        """Return the segments so far; decodes nothing."""
         return list(self._segments)
 
     @property
     def segments(self) -> list[Segment]:
-        """All word groups."""
+        """Decode and return all segments."""
         return list(self)
 
     @property
     def text(self) -> str:
-        """The whole text."""
+        """Decode and return the whole text."""
         return self.transcriber.tokenizer.decode(list(self.token_ids))
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """The generated ids without the prompt, one for every 80 ms."""
+        """Decode and return the generated ids without the prompt, one for every 80 ms."""
         for _ in self:
             pass
         return tuple(self._token_ids)
 
     @property
     def info(self) -> dict[str, Any]:
-        """What ran, and the time it took."""
+        """Return what ran, and the time it took."""
         timings, transcriber = self.stream.timings, self.transcriber
         seconds = timings.encode_seconds + timings.decode_seconds
         return {

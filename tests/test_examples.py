@@ -40,7 +40,7 @@ def test_a_quantiser(tmp_path):
 # `.ci/install-cpp` writes the second
 ROOTS = (Path("/usr/include"), FOLDER.parent / "build" / "include")
 INCLUDE = [root / name for root in ROOTS for name in ("", "onnxruntime")]
-# as tests/test_tiny.py: decisions with a larger margin survive the rounding of other kernels
+# As tests/test_tiny.py: decisions with a larger margin survive the rounding of other kernels
 FIRM = 0.2
 DRIVER = """
 import { load, readWav, transcribe } from './transcribe.js'

@@ -60,7 +60,7 @@ def test_openvino_runs_the_native_graphs(judge, tiny_artifact):
 
 
 def test_openvino_runs_two_minutes(judge, tiny_artifact):
-    """Both windows roll many times, the caches move 23 and 44 times.
+    """Both windows roll many times, the caches shift 23 and 44 times.
 
     In floats, whose decisions no rounding turns.
     """

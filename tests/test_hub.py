@@ -129,10 +129,10 @@ def test_download_is_whole_and_asked_for_once(published, monkeypatch):
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     listing, *files = published.requests
     assert listing.path == "/api/models/org/name/revision/main"
-    # an empty file needs no request
+    # An empty file needs no request
     assert sorted(published.taken()) == ["model.safetensors", "params.json"]
     assert all(request.agent.startswith("voxtral-onnx/") for request in published.requests)
-    # no versions of what is installed
+    # No versions of what is installed
     assert all(" " not in request.agent for request in published.requests)
     tokens = {request.path.split("/")[1]: request.token for request in files}
     assert (listing.token, tokens) == ("Bearer hf_secret", {"org": "Bearer hf_secret", "lfs": None})
@@ -192,7 +192,7 @@ def test_dropped_connection_is_taken_up_again(cuts, knows_ranges, hub_server):
 
 
 def test_patience_ends_and_what_came_is_kept(published):
-    # the first is that of params.json, which comes whole
+    # The first is that of params.json, which comes whole
     published.faults.drops = [2, 1000, 0, 0, 0]
     with refused("org/name: no such path here, and no connection to http", "what has come is kept"):
         bring()
@@ -292,7 +292,7 @@ def test_what_is_no_hub(published):
 
 
 def test_no_connection(hub_server, monkeypatch):
-    # discard, where nothing listens
+    # Discard, where nothing listens
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with refused(
         "no connection to http://127.0.0.1:9 (", "--offline takes what was downloaded before"
@@ -766,7 +766,7 @@ def test_repository_that_its_manifest_does_not_describe(hub_server, artifact, ru
         )
     tekken = files["tekken.json"]
     hub_server.publish("org/name", files | {"tekken.json": tekken.replace(b"{", b" ", 1)})
-    # no LFS file: only the manifest knows its sha256
+    # No LFS file: only the manifest knows its sha256
     result = run("transcribe", "-m", "org/name", CLIP)
     assert result.code == 9
     assert "tekken.json: expected" in result.err

@@ -121,10 +121,10 @@ def test_transposing_drops_what_it_has_read(tmp_path):
             sizes.append(memory.resident_memory())
 
     checkpoint = cast(Checkpoint, SimpleNamespace(tensors={tensor.name: tensor}))
-    (fill,) = weight_recipes(module, checkpoint, "linear")
+    (recipe,) = weight_recipes(module, checkpoint, "linear")
     before = memory.resident_memory()
     with ThreadPoolExecutor(1) as pool:
-        fill.run(pool, [Watch()])
+        recipe.run(pool, [Watch()])
     assert max(sizes) - before < 80 << 20, "8 million values mapped, and what a slice takes"
 
 

@@ -1,4 +1,4 @@
-"""The rungs that one precision of an artifact climbs."""
+"""The checks of one precision of an artifact, rung by rung."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ClipRuns:
 
 
 class PrecisionChecks:
-    """What is known of one precision while it is checked."""
+    """The checks of one precision, and what is known of it by now."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class PrecisionChecks:
                 self.absent.append(self._absent(name, error))
 
     def run(self, rungs: set[int]) -> Iterator[Finding]:
-        """The findings of rungs 1, 3, 4, 5 and 6, as far as they were asked for."""
+        """Yield the findings of rungs 1, 3, 4, 5 and 6, as far as they were asked for."""
         if 1 in rungs:
             yield from self._operators()
         if 3 in rungs:
@@ -92,7 +92,7 @@ class PrecisionChecks:
             yield from self._stages(rungs)
         if wanted := rungs & {4, 5, 6}:
             try:
-                heard = self._listen(self.clips if rungs & {5, 6} else self.clips[:1])
+                clip_runs = self._listen(self.clips if rungs & {5, 6} else self.clips[:1])
             except DeviceError as error:  # too little memory
                 yield from (
                     self._finding(rung, "clips as shipped", NOT_RUN, str(error))
@@ -100,8 +100,8 @@ class PrecisionChecks:
                 )
                 return
             if 4 in rungs:
-                yield from self._streams(heard)
-            yield from self._against_float(heard, rungs & {5, 6})
+                yield from self._streams(clip_runs)
+            yield from self._against_float(clip_runs, rungs & {5, 6})
 
     def _absent(self, name: str, error: DeviceError) -> Finding:
         return self._finding(3, f"{name} against CPU", NOT_RUN, str(error).partition("\n")[0])
@@ -203,7 +203,7 @@ class PrecisionChecks:
                 tested, stream(transcriber, tested.samples), transcriber
             )
             runs = tuple(stream(transcriber, clip.samples, logits=True) for clip in clips)
-            heard = ClipRuns(
+            clip_runs = ClipRuns(
                 runs,
                 tuple(transcriber.tokenizer.decode(run.token_ids.tolist()) for run in runs),
                 stream(transcriber, clips[0].samples, in_pieces=True, logits=True),
@@ -212,10 +212,10 @@ class PrecisionChecks:
             )
         del transcriber
         gc.collect()  # or the sessions' memory stands beside that of the modules
-        return heard
+        return clip_runs
 
-    def _streams(self, heard: ClipRuns) -> Iterator[Finding]:
-        run, pieces = heard.runs[0], heard.pieces
+    def _streams(self, clip_runs: ClipRuns) -> Iterator[Finding]:
+        run, pieces = clip_runs.runs[0], clip_runs.pieces
         same, check = run.token_ids == pieces.token_ids, "a stream in pieces"
         if same.all():
             yield self._finding(
@@ -226,17 +226,17 @@ class PrecisionChecks:
             gap, noise = _gap_and_noise(run, pieces, at)
             status = PASSED if gap <= thresholds.TIE.value * noise else FAILED
             summary = (
-                f"identical up to token {at}, where the choices are {gap:.2g} apart at a noise of "
+                f"identical up to token {at}, where the logits are {gap:.2g} apart at a noise of "
                 f"{noise:.2g}"
             )
             yield self._finding(4, check, status, summary)
 
         self._say("a whole clip in float32")
-        embeds = encode(self.model, self.manifest, heard.mel, self.clips[:1])
+        embeds = encode(self.model, self.manifest, clip_runs.mel, self.clips[:1])
         (whole,) = decode(self.model, self.manifest, embeds, [run.token_ids])
         different = [int(at) for at in np.flatnonzero(run.token_ids != whole.token_ids)]
-        places = ((at, *_gap_and_noise(run, whole, at)) for at in different)
-        broken = [at for at, gap, noise in places if gap > thresholds.TIE.value * noise]
+        compared = ((at, *_gap_and_noise(run, whole, at)) for at in different)
+        broken = [at for at, gap, noise in compared if gap > thresholds.TIE.value * noise]
         check, count = "a stream against the whole clip", len(run.token_ids)
         if broken:
             summary = f"token {broken[0]} of {count} is another one, beyond the noise of its logits"
@@ -245,7 +245,7 @@ class PrecisionChecks:
         where = f"the logits, {count - len(different)} of {count} tokens identical"
         yield self._judge(4, check, relative_error(run.logits, whole.logits), where, threshold)
 
-    def _against_float(self, heard: ClipRuns, rungs: set[int]) -> Iterator[Finding]:
+    def _against_float(self, clip_runs: ClipRuns, rungs: set[int]) -> Iterator[Finding]:
         names = {5: "quantised against float", 6: "words"}
         model = None if self.is_exact or not rungs else self._float_model()
         if model is None:
@@ -255,19 +255,19 @@ class PrecisionChecks:
             yield from (self._finding(rung, names[rung], status, why) for rung in sorted(rungs))
             return
         self._say("the float model")
-        embeds = encode(model, self.manifest, heard.mel, self.clips)
-        after_ours = decode(model, self.manifest, embeds, [run.token_ids for run in heard.runs])
+        embeds = encode(model, self.manifest, clip_runs.mel, self.clips)
+        after_ours = decode(model, self.manifest, embeds, [run.token_ids for run in clip_runs.runs])
         written = [run.token_ids for run in after_ours]
-        # until it repeats its own text, which is what it writes one by one
+        # Until it repeats its own text, which is what it writes one by one
         for _ in range(MAX_PASSES):
             before = written
             written = [run.token_ids for run in decode(model, self.manifest, embeds, written)]
             if all(map(np.array_equal, before, written)):
                 break
-        texts = [heard.tokenizer.decode(ids.tolist()) for ids in written]
+        texts = [clip_runs.tokenizer.decode(ids.tolist()) for ids in written]
         rows = [
             compare_texts(*row)
-            for row in zip(self.clips, texts, heard.texts, strict=True)
+            for row in zip(self.clips, texts, clip_runs.texts, strict=True)
             if row[0].text
         ]
         self.details["clips"] = rows
@@ -276,7 +276,7 @@ class PrecisionChecks:
             excuse = "the float model writes no words"
         for rung in sorted(rungs):
             passed, summary = (
-                self._quantisation(after_ours, heard.runs) if rung == 5 else _judge_words(rows)
+                self._quantisation(after_ours, clip_runs.runs) if rung == 5 else _judge_words(rows)
             )
             status = NOT_JUDGED if excuse else PASSED if passed else FAILED
             yield self._finding(
@@ -327,7 +327,7 @@ def _judge_words(rows: Sequence[dict[str, Any]]) -> tuple[bool, str]:
 
 
 def _gap_and_noise(run: Run, other: Run, at: int) -> tuple[float, float]:
-    """Return the gap between both choices in `other` and the runs' RMS difference.
+    """Return the gap between both tokens in `other` and the runs' RMS difference.
 
     The difference is that of both runs' logits at `at`, after one and the same history.
     """

@@ -103,7 +103,7 @@ def stream(
 class _Recorder:
     """Stands where the decoder's session stands.
 
-    Fetches the logits, keeps them, and chooses from them.
+    Fetches the logits, keeps them, and samples from them.
     """
 
     def __init__(self, transcriber: Transcriber):

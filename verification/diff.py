@@ -52,7 +52,7 @@ class Difference:
 
     @property
     def is_equal(self) -> bool:
-        """Whether both artifacts are the same but for their place."""
+        """Tell whether both artifacts are the same but for their location."""
         return not (self.facts or self.graphs or self.tensors)
 
     def to_dict(self) -> dict[str, Any]:

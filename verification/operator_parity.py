@@ -49,7 +49,7 @@ def probe_operators(
 
     Exactly on the CPU, as shipped on other devices.
 
-    on_refusal: told of a device that has no kernel for a node; it may take it out of `devices`.
+    on_refusal: called with a device that has no kernel for a node; it may take it out of `devices`.
     """
     for graph, stack in (
         (model.encoder, manifest.config.encoder),

@@ -1,6 +1,6 @@
 """One stage at a time.
 
-Its graph against its module, in one call, call by call over a move of the cache, as shipped.
+Its graph against its module, in one call, call by call over a shift of the cache, as shipped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .artifact_model import ArtifactModel, Computation
 from .subgraphs import StageSession
 
 POSITIONS = ("cos", "sin", "seqlens_k", "total_sequence_length")
-CHUNKS = (2, 1, 3)  # tokens a call; where the window is full, the cache's rows move after the first
+CHUNKS = (2, 1, 3)  # tokens a call; where the window is full, the cache shifts after the first
 Values = dict[str, np.ndarray]
 
 
@@ -40,13 +40,13 @@ class Case:
     """Random inputs of a stage over all of CHUNKS, and what its module makes of them at once."""
 
     feeds: Values
-    # keys and values [1, kv_heads, positions before these, head_dim]; none: no cache
+    # Keys and values [1, kv_heads, positions before these, head_dim]; none: no cache
     history: tuple[np.ndarray, ...]
     expected: Values
 
     @property
     def one_call(self) -> tuple[int, ...]:
-        """As many tokens as one call may have: none crosses a move of the cache."""
+        """As many tokens as one call may have: none crosses a shift of the cache."""
         is_full = self.history and self.history[0].shape[2]
         return CHUNKS[:1] if is_full else (sum(CHUNKS),)
 
@@ -60,7 +60,7 @@ def probe(
     """Probe every stage: layers from an empty cache and from one whose window is full.
 
     devices: besides the CPU.
-    on_refusal: told of a device that cannot run a stage; it may take it out of `devices`.
+    on_refusal: called with a device that cannot run a stage; it may take it out of `devices`.
     """
     for graph, spec in (
         (model.encoder, manifest.caches["encoder"]),
@@ -133,8 +133,8 @@ def draw(
     if names:
         rows = sum(CHUNKS) * spec.rows_per_token
         whole |= _positions(spec, start, rows, row=start, capacity=start + rows)
-        room = ((0, 0), (0, 0), (0, rows), (0, 0))
-        whole |= {name: np.pad(part, room) for name, part in zip(names, history, strict=True)}
+        padding = ((0, 0), (0, 0), (0, rows), (0, 0))
+        whole |= {name: np.pad(part, padding) for name, part in zip(names, history, strict=True)}
     return Case(feeds, history, compute(whole))
 
 
@@ -143,7 +143,7 @@ def run(session: StageSession, spec: CacheSpec, case: Case, chunks: Sequence[int
 
     Of caches and states what stands behind the last call.
 
-    The cache's rows move when its buffer is full, by the manifest's rule.
+    The cache is shifted when its buffer is full, by the manifest's rule.
     """
     caches = [
         np.zeros((*part.shape[:2], spec.capacity, part.shape[3]), part.dtype)
@@ -206,7 +206,7 @@ def expected_of(session: StageSession, spec: CacheSpec, case: Case, tokens: int)
             wanted[tensor.name] = values[:, :, end - spec.row(end) : end]
         elif _token_axis(tensor)[0] is not None:
             wanted[tensor.name] = _tokens(values, tensor, 0, tokens)
-        elif tokens == sum(CHUNKS):  # a state, of which the module tells the last
+        elif tokens == sum(CHUNKS):  # a state, of which the module returns the last
             wanted[tensor.name] = values
     return wanted
 

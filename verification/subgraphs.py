@@ -2,7 +2,7 @@
 
 Only one layer's weights are in memory at a time.
 
-A stage is cut out of the graph as it stands in its file: nodes, attributes and the places of its
+A stage is cut out of the graph as it stands in its file: nodes, attributes and the locations of its
 weights. It runs as shipped, or *exactly*: every float16 as float32 and matrix products in float,
 which leaves nothing but the order of additions to differ from the PyTorch module.
 """
@@ -24,7 +24,7 @@ from ..runtime.device.cpu import Cpu
 
 STEM, PROJECTOR = "audio_tower.embedder", "multi_modal_projector"
 EMBEDDING, HEAD = "language_model.embed_tokens", "language_model.norm"
-# what a stage reads of the one before: the stream, and what is added to it
+# What a stage reads of the one before: the stream, and what is added to it
 RESIDUAL = "residual"
 BRANCH = "branch"
 NEXT = "next_"  # before the names of what it leaves to the one after
@@ -63,7 +63,7 @@ class StagedGraph:
         ]
         self.seams = [self._read_by_norm(weight) for weight in norms]  # between each two stages
         cos = next(tensor for tensor in spec.inputs if tensor.name == "cos")
-        # of what passes the seams
+        # Of what passes the seams
         self.dtype = cos.dtype
         self.rows = cos.shape[1]
         self.width = stack.hidden_size
@@ -157,7 +157,7 @@ class StageSession:
         options = import_onnxruntime().SessionOptions()
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False  # memory goes back with the session
-        # beside PyTorch's threads
+        # Beside PyTorch's threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
         content = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()

@@ -71,7 +71,7 @@ KL_DIVERGENCE = Threshold(
     0.05,
     "nats a token, in the mean: the artifact against the float model; tiny in 4 bits has 0.003",
 )
-# logits between blank and the best word from which a decision is the model's, not chance's
+# Logits between blank and the best word from which a decision is the model's, not chance's
 SURE_MARGIN = 1.0
 BLANK_FLIPS = Threshold(
     "blank flips",
@@ -81,7 +81,7 @@ BLANK_FLIPS = Threshold(
 AGREEMENT = Threshold(
     "token agreement, at least",
     0.98,
-    "share of tokens that the float model chooses too, after the same ones",
+    "share of tokens that the float model samples too, after the same ones",
 )
 CHARACTERS_LOST = Threshold(
     "characters lost",

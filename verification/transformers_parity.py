@@ -71,8 +71,8 @@ def compare_with_transformers(manifest: Manifest) -> float:
         decoder = Decoder(build, config, replace(manifest.tokens, streaming_pad=0))
         for module in (encoder, decoder):
             fill(module, checkpoint)
-        heard = model.model.get_audio_features(features, use_cache=False)
-        wanted_embeds = getattr(heard, "pooler_output").reshape(1, TOKENS, -1)  # noqa: B009, of a union of types
+        encoded = model.model.get_audio_features(features, use_cache=False)
+        wanted_embeds = getattr(encoded, "pooler_output").reshape(1, TOKENS, -1)  # noqa: B009, of a union of types
         wanted = model(
             input_ids=ids, input_features=features, num_delay_tokens=DELAY, use_cache=False
         ).logits

@@ -69,7 +69,7 @@ def verify(
             embedded samples.
         precisions: of the artifact; by default all.
         rungs: which; the files are always checked.
-        on_progress: told what is checked next.
+        on_progress: called with what is checked next.
 
     Raises:
         VerificationError: something failed; the certificate is written, and `report` is it.
@@ -96,9 +96,9 @@ def verify(
             on_progress("modules against transformers")
             findings.append(_check_modules(manifest))
         for name in chosen:
-            climber = PrecisionChecks(folder, manifest, name, source, clips, on_progress)
-            findings += climber.run(set(rungs))
-            details[name] = climber.details
+            checks = PrecisionChecks(folder, manifest, name, source, clips, on_progress)
+            findings += checks.run(set(rungs))
+            details[name] = checks.details
     certificate = Certificate(
         generator=f"voxtral-onnx {__version__}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -22,7 +22,7 @@ from ..quant.blocks import Blocks, dequantize_blockwise
 from .artifact_model import ArtifactModel
 from .subgraphs import StagedGraph
 
-# half units of the last place by which floats may differ: gains are summed in another order
+# Half units of the last place by which floats may differ: gains are summed in another order
 # elsewhere
 ROUNDING = 4
 ROWS = 256  # of a weight, compared with the checkpoint's floats at a time
@@ -37,7 +37,7 @@ class WeightError:
     size: int
     first_row: int
     is_reordered: bool  # the rows are there, but elsewhere
-    # of the quantiser, from the checkpoint's value to the nearest code at most; None: a float
+    # Of the quantiser, from the checkpoint's value to the nearest code at most; None: a float
     steps: float | None
 
     def is_rounding(self, most_steps: float) -> bool:
@@ -65,25 +65,25 @@ def compare_weights(model: ArtifactModel, checkpoint: Checkpoint) -> Iterator[We
     for graph, module in zip((model.encoder, model.decoder), modules, strict=True):
         sink = _Comparison(graph)
         with ThreadPoolExecutor() as pool:
-            for fill in weight_recipes(module, checkpoint):
-                fill.run(pool, [sink])
-                for tensor in fill.tensors:
+            for recipe in weight_recipes(module, checkpoint):
+                recipe.run(pool, [sink])
+                for tensor in recipe.tensors:
                     tensor.release()
                 graph.release()
         yield from sink.errors(module, checkpoint)
 
 
 class _Comparison:
-    """Stands where the data files stand.
+    """Stands in for the data files.
 
-    What would be written there is compared with what they hold.
+    What would be written there is compared with their values.
     """
 
     def __init__(self, graph: StagedGraph):
         self.graph = graph
         self.different: Counter[str] = Counter()
         self.first_row: dict[str, int] = {}
-        # hashes of rows that should be there less those that are
+        # Hashes of rows that should be there less those that are
         self.rows: dict[str, Counter[int]] = {}
 
     def write(self, name: str, values: np.ndarray, at: int) -> None:

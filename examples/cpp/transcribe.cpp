@@ -95,7 +95,7 @@ class Cache {
     int64_t keep = rule("keep"), capacity = rule("capacity");
     return position < capacity ? position : keep + (position - keep) % (capacity - keep);
   }
-  int64_t room() const { return rule("capacity") - row(); }  // rows that the next call may write
+  int64_t slots_left() const { return rule("capacity") - row(); }  // rows that the next call may write
 
   // Run the graph for the next rows; one output comes back.
   Ort::Value step(int64_t rows, std::map<std::string, Tensor> feeds, const char* output) {
@@ -114,9 +114,9 @@ class Cache {
     binding.BindOutput(output, CPU);
     graph_.session.Run(Ort::RunOptions(), binding);
 
-    bool is_full = room() == rows;
+    bool is_full = slots_left() == rows;
     position += rows;
-    if (is_full) move();
+    if (is_full) shift();
     return std::move(binding.GetOutputValues().back());
   }
 
@@ -137,7 +137,7 @@ class Cache {
     return Tensor(dtype_, {1, rows, pairs}, std::vector<Ort::Float16_t>(single.begin(), single.end()));
   }
 
-  void move() {  // the last rows of each head to its front
+  void shift() {  // the last rows of each head to its front
     for (Buffer& buffer : buffers_) {
       if (buffer.tensor.shape.size() != 4) continue;
       size_t head = buffer.tensor.bytes.size() / buffer.tensor.shape[1], kept = head / rule("capacity") * rule("keep");
@@ -163,8 +163,8 @@ class Stream {
         rows_per_token_(manifest.at("caches").at("encoder").at("rows_per_token")),
         mel_(mel),
         activation_(decoder.dtype("audio_embeds")),
-        heard_(encoder, manifest.at("caches").at("encoder")),
-        written_(decoder, manifest.at("caches").at("decoder")),
+        encoder_cache_(encoder, manifest.at("caches").at("encoder")),
+        decoder_cache_(decoder, manifest.at("caches").at("decoder")),
         on_token_(on_token),
         next_(tokens_.at("bos")),
         samples_(rule("look_back_samples") + rule("left_pad_tokens") * per_token_) {}
@@ -189,7 +189,8 @@ class Stream {
     int64_t margin = rule("look_back_samples") + rule("look_ahead_samples");
     while (!ended_) {
       int64_t there = (int64_t(samples_.size()) - margin) / per_token_;
-      int64_t chunk = std::min({there, last - written_.position, rule("max_chunk_tokens"), heard_.room() / rows_per_token_});
+      int64_t chunk = std::min({there, last - decoder_cache_.position, rule("max_chunk_tokens"),
+                                encoder_cache_.slots_left() / rows_per_token_});
       if (chunk <= 0) return;
       int64_t length = chunk * per_token_ + margin;
       Tensor audio("float32", {1, length}, samples_);
@@ -198,7 +199,7 @@ class Stream {
       Ort::Value features = std::move(mel_.session.Run(Ort::RunOptions(), &in, &input, 1, &out, 1)[0]);
       Tensor spectrum("float32", features.GetTensorTypeAndShapeInfo().GetShape());
       std::memcpy(spectrum.bytes.data(), features.GetTensorRawData(), spectrum.bytes.size());
-      decode(heard_.step(chunk * rows_per_token_, {{"input_features", spectrum}}, "audio_embeds"), chunk);
+      decode(encoder_cache_.step(chunk * rows_per_token_, {{"input_features", spectrum}}, "audio_embeds"), chunk);
       samples_.erase(samples_.begin(), samples_.begin() + chunk * per_token_);
     }
   }
@@ -215,9 +216,9 @@ class Stream {
           {"num_delay_tokens", Tensor("int64", {1}, std::vector<int64_t>{delay})},
           {"blank_penalty", Tensor("float32", {1, 1})},
       };
-      Ort::Value choice = written_.step(1, feeds, "next_ids");
-      bool is_prompt = written_.position <= rule("left_pad_tokens") + delay;
-      next_ = is_prompt ? tokens_.at("streaming_pad").get<int64_t>() : *choice.GetTensorData<int64_t>();
+      Ort::Value sampled = decoder_cache_.step(1, feeds, "next_ids");
+      bool is_prompt = decoder_cache_.position <= rule("left_pad_tokens") + delay;
+      next_ = is_prompt ? tokens_.at("streaming_pad").get<int64_t>() : *sampled.GetTensorData<int64_t>();
       if (is_prompt) continue;
       on_token_(next_);
       ended_ = next_ == tokens_.at("eos");
@@ -228,7 +229,7 @@ class Stream {
   int64_t per_token_, rows_per_token_;
   Graph& mel_;
   std::string activation_;
-  Cache heard_, written_;
+  Cache encoder_cache_, decoder_cache_;
   std::function<void(int64_t)> on_token_;
   int64_t next_;
   std::vector<float> samples_;  // from look_back before the next token to encode

@@ -36,7 +36,7 @@ class Cache {
   }
 
   /** Rows that the next call may write, until the buffers are full. */
-  get room() {
+  get slotsLeft() {
     const { capacity, keep } = this.rules
     return capacity - (this.position < capacity ? this.position : keep + ((this.position - keep) % (capacity - keep)))
   }
@@ -48,24 +48,24 @@ class Cache {
     const angles = Array.from({ length: rows }, (_, row) => frequencies.map((each) => (this.position + row) * each)).flat()
     const rounded = this.dtype === 'float16' ? float16Bits : (value) => value
     const rotation = (f) => tensor(this.dtype, angles.map((angle) => rounded(f(angle))), [1, rows, head_dim / 2])
-    const left = this.room - rows
-    const placed = {
+    const left = this.slotsLeft - rows
+    const positions = {
       cos: rotation(Math.cos),
       sin: rotation(Math.sin),
       seqlens_k: tensor('int32', [capacity - left - 1], [1]), // the last of these rows
       total_sequence_length: tensor('int32', [capacity], []),
     }
-    const results = await session.run({ ...feeds, ...placed, ...this.past }, { [output]: null, ...this.present })
+    const results = await session.run({ ...feeds, ...positions, ...this.past }, { [output]: null, ...this.present })
     this.position += rows
     for (const { data, dims } of left === 0 ? Object.values(this.past).filter(({ dims }) => dims.length === 4) : []) {
-      const size = capacity * head_dim // of a head, whose last rows move to its front
+      const size = capacity * head_dim // of a head, whose last rows shift to its front
       for (let at = 0; at < dims[1] * size; at += size) data.copyWithin(at, at + size - keep * head_dim, at + size)
     }
     return results[output]
   }
 }
 
-/** Load an artifact; `precision` is one of the manifest's, the first unless told otherwise. */
+/** Load an artifact; `precision` is one of the manifest's, the first by default. */
 export async function load(folder, precision) {
   const version = ort.env.versions.node ?? ort.env.versions.common
   if (version.localeCompare(NEEDED, 'en', { numeric: true }) < 0) {
@@ -82,7 +82,7 @@ export async function load(folder, precision) {
   return { manifest, vocab, graphs, mel, encoder, decoder }
 }
 
-/** Tokens of samples (Float32Array, full scale 1), as they are decided: `{ id, bytes }`. */
+/** Tokens of samples (Float32Array, full scale 1), as they are sampled: `{ id, bytes }`. */
 export async function* transcribe({ manifest, vocab, graphs, mel, encoder, decoder }, samples) {
   const { streaming: rules, tokens, caches, config } = manifest
   const [perToken, delay] = [config.audio.hop_length * config.audio.frames_per_token, rules.default_delay_tokens]
@@ -90,13 +90,13 @@ export async function* transcribe({ manifest, vocab, graphs, mel, encoder, decod
   const positions = rules.left_pad_tokens + Math.ceil(samples.length / perToken) + delay + rules.right_pad_tokens
   const padded = new Float32Array(positions * perToken + margin)
   padded.set(samples, rules.look_back_samples + rules.left_pad_tokens * perToken)
-  const [heard, written] = [new Cache(graphs.encoder, caches.encoder), new Cache(graphs.decoder, caches.decoder)]
+  const [encoderCache, decoderCache] = [new Cache(graphs.encoder, caches.encoder), new Cache(graphs.decoder, caches.decoder)]
   let next = tokens.bos
   for (let at = 0, chunk; at < positions - 1; at += chunk) {
-    chunk = Math.min(positions - 1 - at, rules.max_chunk_tokens, heard.room / caches.encoder.rows_per_token)
+    chunk = Math.min(positions - 1 - at, rules.max_chunk_tokens, encoderCache.slotsLeft / caches.encoder.rows_per_token)
     const audio = padded.slice(at * perToken, (at + chunk) * perToken + margin)
     const { input_features } = await mel.run({ audio: new ort.Tensor('float32', audio, [1, audio.length]) })
-    const embeds = await heard.step(encoder, chunk * caches.encoder.rows_per_token, { input_features }, 'audio_embeds')
+    const embeds = await encoderCache.step(encoder, chunk * caches.encoder.rows_per_token, { input_features }, 'audio_embeds')
     const width = embeds.dims[2]
     for (let row = 0; row < chunk; row++) {
       const feeds = {
@@ -105,9 +105,9 @@ export async function* transcribe({ manifest, vocab, graphs, mel, encoder, decod
         num_delay_tokens: tensor('int64', [BigInt(delay)], [1]),
         blank_penalty: tensor('float32', [0], [1, 1]),
       }
-      const choice = await written.step(decoder, 1, feeds, 'next_ids')
-      const isPrompt = written.position <= rules.left_pad_tokens + delay
-      next = isPrompt ? tokens.streaming_pad : Number(choice.data[0])
+      const sampled = await decoderCache.step(decoder, 1, feeds, 'next_ids')
+      const isPrompt = decoderCache.position <= rules.left_pad_tokens + delay
+      next = isPrompt ? tokens.streaming_pad : Number(sampled.data[0])
       if (isPrompt) continue
       const rank = next - tokens.first_text
       yield { id: next, bytes: Buffer.from(rank < 0 ? '' : vocab[rank].token_bytes, 'base64') }

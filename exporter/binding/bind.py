@@ -1,9 +1,9 @@
 """Weights into traced graphs.
 
-Every initializer gets its place in the data files, then the checkpoint streams in.
+Every initializer gets its location in the data files, then the checkpoint streams in.
 
-Places follow from the module's shapes alone, so all sizes are known before anything is traced or
-written. Rows are read, converted and written in slices. Graphs of several precisions are filled in
+Locations follow from the module's shapes alone, so all sizes are known before anything is traced or
+written. Rows are read, converted and written in slices. Graphs of several precisions are bound in
 one pass: what two of them quantise by the same rule is read and quantised once.
 """
 
@@ -66,11 +66,13 @@ def bind(
             for traced, layout in graphs
         ]
         for step in steps:
-            for fill in {fill.rule: fill for fill in step}.values():
+            for recipe in {recipe.rule: recipe for recipe in step}.values():
                 same = [
-                    sink for sink, other in zip(sinks, step, strict=True) if other.rule == fill.rule
+                    sink
+                    for sink, other in zip(sinks, step, strict=True)
+                    if other.rule == recipe.rule
                 ]
-                fill.run(pool, same)
+                recipe.run(pool, same)
             for tensor in step[0].tensors:
                 done += tensor.num_bytes
                 on_progress(Progress(files, tensor.name, done, total))
@@ -80,14 +82,14 @@ def bind(
 
 
 def share_weights(traced: TracedGraph, folder: Path) -> None:
-    """Point a graph's initializers at the data files of its lender.
+    """Point a graph's initializers at the data files of the graph that it shares weights of.
 
-    What the lender lacks stands in the graph itself.
+    What those lack is in the graph itself.
 
-    Places are read from the lender's file, which an earlier export may have written.
+    Locations are read from that graph's file, which an earlier export may have written.
 
     Raises:
-        ArtifactError: the lender's file does not parse.
+        ArtifactError: that file does not parse.
     """
     assert traced.plan.shares_weights_of is not None
     own = {
@@ -102,24 +104,24 @@ def share_weights(traced: TracedGraph, folder: Path) -> None:
 
 
 def _point_at_files(
-    traced: TracedGraph, places: Mapping[str, TensorLocation], folder: Path
+    traced: TracedGraph, locations: Mapping[str, TensorLocation], folder: Path
 ) -> None:
     initializers = traced.model.graph.initializers
-    for name in initializers.keys() & places.keys():
-        value, place = initializers[name], places[name]
+    for name in initializers.keys() & locations.keys():
+        value, location = initializers[name], locations[name]
         assert value.dtype is not None and value.shape is not None
         num_bytes = prod(value.shape.numpy()) * value.dtype.bitwidth // 8
-        assert num_bytes == place.size, f"{name}: traced in another size"
+        assert num_bytes == location.size, f"{name}: traced in another size"
         value.const_value = ir.ExternalTensor(
-            Path(place.file).name,
-            place.offset,
-            place.size,
+            Path(location.file).name,
+            location.offset,
+            location.size,
             value.dtype,
             shape=value.shape,
             name=name,
-            base_dir=str((folder / place.file).parent),
+            base_dir=str((folder / location.file).parent),
         )
-    for name in initializers.keys() - places.keys():  # constants, of the tracer too
+    for name in initializers.keys() - locations.keys():  # constants, of the tracer too
         value = initializers[name]
         assert value.const_value is not None
         value.const_value = ir.tensor(value.const_value.numpy(), name=name)

@@ -40,18 +40,18 @@ class DataFiles:
 
     def write(self, name: str, values: np.ndarray, at: int) -> None:
         """Write to the initializer's file."""
-        place, dtype = self.layout.locations[name], self.dtypes[name]
+        location, dtype = self.layout.locations[name], self.dtypes[name]
         array = np.ascontiguousarray(values.astype(dtype, copy=False))
         view, offset = array.reshape(-1).view(np.uint8).data, at * dtype.itemsize
-        assert offset + array.nbytes <= place.size, (
-            f"{name}: {array.nbytes} bytes at {offset} exceed {place.size}"
+        assert offset + array.nbytes <= location.size, (
+            f"{name}: {array.nbytes} bytes at {offset} exceed {location.size}"
         )
-        offset += place.offset
+        offset += location.offset
         while view:
             try:
-                written = os.pwrite(self.handles[place.file], view, offset)
+                written = os.pwrite(self.handles[location.file], view, offset)
             except OSError as error:
-                raise _storage_error(self.paths[place.file], error) from error
+                raise _storage_error(self.paths[location.file], error) from error
             view, offset = view[written:], offset + written
 
     def __exit__(self, error, *_) -> None:

@@ -1,6 +1,6 @@
 """What became of a GGUF's tensors.
 
-The artifact's files are read again and held against it, bit by bit.
+The artifact's files are read again and compared with it, bit by bit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SLICE_VALUES = 1 << 20
 def write_report(folder: Path, manifest: Manifest, checkpoint: Checkpoint, threads: int) -> None:
     """Compare every precision with the checkpoint and write down what was found.
 
-    Nothing is compared or written where the checkpoint holds no blocks.
+    Nothing is compared or written where the checkpoint has no blocks.
 
     Raises:
         StorageError: blocks that were to be kept are not those of the checkpoint.
@@ -68,7 +68,7 @@ def summaries(folder: Path) -> list[str]:
 def compare(
     folder: Path, manifest: Manifest, precision: str, checkpoint: Checkpoint, threads: int
 ) -> list[dict[str, str]]:
-    """For each tensor of the checkpoint its type there, its form here, and how they compare.
+    """Return for each tensor of the checkpoint its type, how it is stored here, how they compare.
 
     The result is "exact" where codes and scales are bit-equal, "differs" where they should be and
     are not, "requantised" where the values were rounded anew, "float" where they became floats,
@@ -97,8 +97,8 @@ def compare(
                     tensor, found[name], found[f"{module}.scales"], rule.bits, pool
                 )
                 result = "exact" if is_equal else "differs"
-            form = f"{rule.bits} bits in blocks of {rule.block_size}, {rule.method}"
-            entries.append(entry | {"as": form, "result": result})
+            storage = f"{rule.bits} bits in blocks of {rule.block_size}, {rule.method}"
+            entries.append(entry | {"as": storage, "result": result})
     return entries
 
 

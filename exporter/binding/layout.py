@@ -1,4 +1,4 @@
-"""Where each weight of a graph stands in the data files, known from shapes alone."""
+"""The location of each weight of a graph in the external data files, known from shapes alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALIGNMENT = 4096  # bytes; what onnxruntime needs to map a tensor
 
 @dataclass(slots=True)
 class ExternalDataLayout:
-    """Places of all initializers, and the size of each data file."""
+    """Locations of all initializers, and the size of each data file."""
 
     locations: dict[str, TensorLocation] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class ExternalDataLayout:
 def plan_external_data(module: nn.Module, data_file: str, shard_size: int) -> ExternalDataLayout:
     """Assign every parameter of a module a location in the external data files.
 
-    They stand in the module's order, the tied table last and in a file of its own.
+    They are in the module's order, the tied table last and in a file of its own.
 
     A file ends before it would outgrow `shard_size` bytes; a larger tensor stands alone. The first
     is `data_file`, the next `data_file` with `_1`.
@@ -31,7 +31,7 @@ def plan_external_data(module: nn.Module, data_file: str, shard_size: int) -> Ex
     sizes = {
         name: value.numel() * value.element_size() for name, value in module.state_dict().items()
     }
-    # the same bytes
+    # The same bytes
     aliases = {name: name.replace(".gather_", ".") for name in sizes if ".gather_" in name}
     table = [name for name in sizes if ".embed_tokens." in name and name not in aliases]
     shards: list[list[str]] = [[]]

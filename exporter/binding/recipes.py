@@ -20,7 +20,7 @@ from ..checkpoint.tensors import Tensor
 from ..model import layers, linear, voxtral
 from ..model.delay_gains import delay_gains
 
-# converted at a time; smaller slices lose the second thread to the interpreter's lock
+# Converted at a time; smaller slices lose the second thread to the interpreter's lock
 SLICE_ELEMENTS = 1 << 19
 MAPPED_ELEMENTS = 1 << 23  # of a checkpoint's pages at most in memory where columns are read
 
@@ -38,15 +38,15 @@ class WeightRecipe:
     """How some initializers are made from some tensors, in slices of rows."""
 
     tensors: tuple[Tensor, ...]
-    # first row, end row -> values of these rows by initializer
+    # First row, end row -> values of these rows by initializer
     make: Callable[[int, int], dict[str, np.ndarray]]
-    # fills of one part of the module by the same rule make the same values
+    # Recipes of one part of the module by the same rule make the same values
     rule: Rule | None = None
     num_rows: int = 1
     row_elements: int = 1
 
     def slices(self) -> Iterator[tuple[int, int]]:
-        """Row ranges of bounded size."""
+        """Yield row ranges of bounded size."""
         step = max(1, SLICE_ELEMENTS // self.row_elements)
         for start in range(0, self.num_rows, step):
             yield start, min(start + step, self.num_rows)
@@ -161,7 +161,7 @@ def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> WeightRecip
             prefix + "zero_points": pack(zeros, rule.bits),
         }
 
-    # codes are kept, in bytes
+    # Codes are kept, in bytes
     return WeightRecipe((tensor,), make, rule, num_blocks, rule.block_size * outputs // 4)
 
 

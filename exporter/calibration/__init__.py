@@ -1,1 +1,1 @@
-"""The model run layer by layer on speech, to measure what bits cost and spend them."""
+"""The model run layer by layer on speech, to measure what bits cost and choose where they go."""

@@ -1,4 +1,4 @@
-"""Bits where they matter: of every group of tensors one form, the least drift within a size.
+"""Bits where they matter: one storage option for every group of tensors, the least drift in a size.
 
 Drifts add up, because the errors of different groups are independent and the drift is about
 quadratic in them.
@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import QuantizationError
 
-# that the bytes to spend are counted in; sizes round up to them, which wastes 0.1 % at most
+# That the spare bytes are counted in; sizes round up to them, which wastes 0.1 % at most
 CELLS = 100_000
 
 
@@ -35,9 +35,9 @@ def solve_knapsack(groups: Sequence[Sequence[StorageOption]], budget: int) -> li
     A knapsack with one choice a group, solved exactly up to the rounding of sizes.
 
     Raises:
-        QuantizationError: not even the smallest forms fit; says what they need.
+        QuantizationError: not even the smallest options fit; says what they need.
     """
-    least = [min(form.size for form in forms) for forms in groups]
+    least = [min(option.size for option in options) for options in groups]
     spare = budget - sum(least)
     if spare < 0:
         raise QuantizationError(f"budget: expected at least {sum(least):,} bytes, got {budget:,}")
@@ -45,22 +45,22 @@ def solve_knapsack(groups: Sequence[Sequence[StorageOption]], budget: int) -> li
     cells = spare // cell
     drift = np.zeros(cells + 1)  # the least sum so far, by cells that may be used
     chosen = []
-    for forms, smallest in zip(groups, least, strict=True):
+    for options, smallest in zip(groups, least, strict=True):
         best, index = np.full(cells + 1, np.inf), np.zeros(cells + 1, np.int16)
-        for i, form in enumerate(forms):
-            extra = -(-(form.size - smallest) // cell)
+        for i, option in enumerate(options):
+            extra = -(-(option.size - smallest) // cell)
             if extra > cells:
                 continue
-            sums = drift[: cells + 1 - extra] + form.drift
+            sums = drift[: cells + 1 - extra] + option.drift
             is_better = sums < best[extra:]
             best[extra:][is_better] = sums[is_better]
             index[extra:][is_better] = i
         drift = best
         chosen.append(index)
     picks, at = [], cells
-    for forms, smallest, index in zip(
+    for options, smallest, index in zip(
         reversed(groups), reversed(least), reversed(chosen), strict=True
     ):
         picks.append(int(index[at]))
-        at -= -(-(forms[picks[-1]].size - smallest) // cell)
+        at -= -(-(options[picks[-1]].size - smallest) // cell)
     return picks[::-1]

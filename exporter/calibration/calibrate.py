@@ -1,6 +1,6 @@
 """Calibration.
 
-Recordings as the float model hears and writes them, for what needs real activations.
+Recordings as the float model encodes and writes them, for what needs real activations.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Clip:
 
     input_features: Tensor  # float32 [n_mels, frames], of whole tokens
     input_ids: Tensor  # int64 [seq]: the prompt, then the generated tokens without the last
-    first_generating: int  # the first position whose choice is a generated token
+    first_generating: int  # the first position that samples a generated token
 
 
 def calibrate(
     model: Layerwise, recordings: Sequence[np.ndarray], max_passes: int = MAX_PASSES
 ) -> list[Clip]:
-    """Clips of the first `SECONDS` of some recordings.
+    """Return clips of the first `SECONDS` of some recordings.
 
-    Tokens are found for whole sequences at once: blanks first, then what the model chooses after
+    Tokens are found for whole sequences at once: blanks first, then what the model samples after
     these, again and again until nothing changes, which is what decoding one by one gives. Each pass
     settles many tokens, because most hang on the sound alone; what is not settled after
     `max_passes` stays as it is.
@@ -81,7 +81,7 @@ def calibrate(
 
 
 def embedded_recordings() -> list[np.ndarray]:
-    """The embedded samples that calibrate where none are given: 29 s of speech."""
+    """Return the embedded samples that calibrate where none are given: 29 s of speech."""
     recordings = []
     for name in EMBEDDED:
         with wave.open(str(SAMPLES / name)) as file:
@@ -121,7 +121,7 @@ def _log_mel(samples: np.ndarray, model: Layerwise) -> np.ndarray:
 def pad_samples(
     samples: np.ndarray, audio: AudioConfig, rules: Streaming, num_delay_tokens: int
 ) -> np.ndarray:
-    """The silence that a stream puts around a recording.
+    """Pad a recording with the silence that a stream puts around it.
 
     Float32 [n], whose frames are those of whole tokens.
     """

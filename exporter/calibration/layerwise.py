@@ -1,9 +1,9 @@
 """The model in PyTorch, one layer's weights in memory at a time.
 
 The modules that are traced for export also run, here stage by stage over whole recordings: a stage
-is built, filled by the exporter's own binding, applied to the activations of all recordings and
-dropped, so the 4B model needs the memory of one layer. By a recipe a stage has the weights that an
-export would quantise, multiplied in float32: the rounding of weights shows, that of activations
+is built, loaded by the exporter's own weight recipes, applied to the activations of all recordings
+and dropped, so the 4B model needs the memory of one layer. By a recipe a stage has the weights that
+an export would quantise, multiplied in float32: the rounding of weights shows, that of activations
 (`accuracy_level`) does not.
 """
 
@@ -39,7 +39,7 @@ from ..model.voxtral import Embedder, Projector
 
 STEM, PROJECTOR = "audio_tower.embedder", "multi_modal_projector"
 FINAL_NORM, TABLE = "language_model.norm", "language_model.embed_tokens"
-# positions that go through a layer in one call: bounds the scores of attention and the inner width
+# Positions that go through a layer in one call: bounds the scores of attention and the inner width
 ROWS = 512
 TABLE_ROWS = 4096  # of the tied table, in memory at a time
 
@@ -81,7 +81,7 @@ class Choices:
 
     @property
     def ids(self) -> Tensor:
-        """The chosen tokens, int64 [rows]; a tie goes to the lower id."""
+        """Return the sampled tokens, int64 [rows]; a tie goes to the lower id."""
         is_blank = (self.blank > self.word) | (
             (self.blank == self.word) & (self.best > self.blank_id)
         )
@@ -89,7 +89,7 @@ class Choices:
 
     @property
     def logprobs(self) -> Tensor:
-        """Of the chosen tokens: float64 [rows]."""
+        """Return those of the sampled tokens: float64 [rows]."""
         return torch.maximum(self.word, self.blank) - self.log_sum
 
 
@@ -249,17 +249,17 @@ class Layerwise:
             TABLE, sum(stop - start for start, stop in ranges), hidden_size
         )
         sink = _Parameters(table, TABLE)
-        for fill in weight_recipes(table, self.checkpoint, TABLE):
+        for recipe in weight_recipes(table, self.checkpoint, TABLE):
             at = 0
             for start, stop in ranges:
-                for name, values in fill.make(start, stop).items():
+                for name, values in recipe.make(start, stop).items():
                     sink.write(name, values, at * (values.size // (stop - start)))
                 at += stop - start
         sink.share()
         return table
 
     def choose(self, hidden: Tensor) -> Choices:
-        """The greedy choice at final hidden states [rows, hidden_size]; MODEL.md step 8."""
+        """Sample greedily at final hidden states [rows, hidden_size]; MODEL.md step 8."""
         choices = Choices(len(hidden), self.tokens.streaming_pad)
         for first, logits in self.logits(hidden):
             choices.see(first, logits)
@@ -284,9 +284,9 @@ def fill(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> None:
     """Give a module, whose name in the model this is, the checkpoint's weights."""
     sink = _Parameters(module, name)
     with ThreadPoolExecutor() as pool:
-        for part in weight_recipes(module, checkpoint, name):
-            part.run(pool, [sink])
-            for tensor in part.tensors:
+        for recipe in weight_recipes(module, checkpoint, name):
+            recipe.run(pool, [sink])
+            for tensor in recipe.tensors:
                 tensor.release()
     sink.share()
 
@@ -350,7 +350,7 @@ class _Dequantized(nn.Module):
         self.weight = nn.Parameter(
             torch.empty(len(part.weight), part.in_features), requires_grad=False
         )
-        # in slices, because every step of unpacking copies
+        # In slices, because every step of unpacking copies
         for start in range(0, len(part.weight), ROWS):
             rows = slice(start, start + ROWS)
             zeros = None if part.zero_points is None else part.zero_points[rows]
@@ -366,7 +366,7 @@ def _report(observe: Observer, name: str, part: nn.Module, inputs: tuple[Tensor,
 
 
 class _Parameters:
-    """Stands where the data files stand: the same fills, into a module."""
+    """Stands in for the data files: the same weight recipes, into a module."""
 
     def __init__(self, module: nn.Module, name: str):
         self.module = module

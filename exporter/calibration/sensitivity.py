@@ -1,9 +1,9 @@
 """Drift of the model's decisions when one group of tensors alone is quantised.
 
-The cost of each of the group's storage options is told beside it.
+The cost of each of the group's storage options is beside it.
 
 All variants of the model advance together: a stage's float weights are loaded once for every one
-that is under way. Drift is measured with 4 bits in blocks of 32. For other forms it is scaled by
+that is under way. Drift is measured with 4 bits in blocks of 32. For other options it is scaled by
 the squared error of the weights, with which it grows as long as it is small.
 """
 
@@ -31,18 +31,18 @@ from .layerwise import TABLE, Choices, Layerwise, decoder_stages, encoder_stages
 
 FORMS = ((4, 128), (4, 64), (4, 32), (8, 128), (8, 32))  # bits, block size
 MEASURED = (4, 32)
-# runs of layers; each is carried through all layers behind it
+# Runs of layers; each is carried through all layers behind it
 MAX_ENCODER_GROUPS = 8
 MAX_DECODER_GROUPS = 13
-SAMPLED_ROWS = 64  # of a tensor, for the error of its forms
-# p (1 - p) / 2 at p = 1/2: divergence of a decision on the edge by the square of its margin's
-# change
+SAMPLED_ROWS = 64  # of a tensor, for the error of its storage options
+# Divergence of a decision on the edge by the square of its margin's change: p (1 - p) / 2 at
+# p = 1/2
 EDGE = 1 / 8
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Tensors that get one form."""
+    """Tensors that get one storage option."""
 
     name: str
     patterns: tuple[str, ...]  # shell patterns over module names, as in recipes
@@ -60,7 +60,7 @@ class Group:
         return tuple(Rule(pattern, bits, block_size, method) for pattern, method in methods.items())
 
     def has(self, module: str) -> bool:
-        """Whether the module of that name is in the group."""
+        """Tell whether the module of that name is in the group."""
         return any(fnmatchcase(module, pattern) for pattern in self.patterns)
 
 
@@ -77,7 +77,7 @@ class Drift:
 
     @property
     def total(self) -> float:
-        """Both in nats.
+        """Return both in nats.
 
         The change of a margin counts as it would on the edge, wherever these clips' margins are.
         """
@@ -86,7 +86,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """A group, its drift as measured, and its forms."""
+    """A group, its drift as measured, and its storage options."""
 
     group: Group
     drift: Drift
@@ -129,27 +129,27 @@ def option_sizes(
     config, tokens = checkpoint.config, Layerwise(checkpoint).tokens
     groups = groups_of(config)
     sizes: dict[Group, dict[tuple[int, int], int]] = {group: {} for group in groups}
-    for form in FORMS:
+    for option in FORMS:
         able = [
             group
             for group in groups
-            if TABLE not in group.patterns or config.decoder.hidden_size % form[1] == 0
+            if TABLE not in group.patterns or config.decoder.hidden_size % option[1] == 0
         ]
         build = ModuleFactory(
-            dtype, Recipe("", 0, tuple(rule for group in able for rule in group.rules(*form)))
+            dtype, Recipe("", 0, tuple(rule for group in able for rule in group.rules(*option)))
         )
         with FakeTensorMode():
             layouts = [
                 plan_external_data(module, "data", 1 << 60)
                 for module in (Encoder(build, config), Decoder(build, config, tokens))
             ]
-        places = {
-            name: place.size for layout in layouts for name, place in layout.locations.items()
+        locations = {
+            name: location.size for layout in layouts for name, location in layout.locations.items()
         }
         for group in able:
-            sizes[group][form] = sum(
+            sizes[group][option] = sum(
                 -(-size // ALIGNMENT) * ALIGNMENT
-                for name, size in places.items()
+                for name, size in locations.items()
                 if group.has(name.rpartition(".")[0]) and not name.endswith(".gather_scales")
             )
     return sizes
@@ -161,12 +161,12 @@ def measure_sensitivities(
     sizes: Mapping[Group, Mapping[tuple[int, int], int]],
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> list[Sensitivity]:
-    """Drift and forms of groups of a checkpoint's tensors.
+    """Measure the drift of groups of a checkpoint's tensors and of their storage options.
 
     Args:
         checkpoint: of the float model.
         clips: what `calibrate` makes of some recordings.
-        sizes: the groups, as `form_sizes` returns them.
+        sizes: the groups, as `option_sizes` returns them.
         on_stage: called with the name of every stage before it runs.
     """
     recipes = [Recipe(group.name, 0, group.rules(*MEASURED)) for group in sizes]
@@ -183,7 +183,7 @@ def measure_drifts(
     recipes: Sequence[Recipe],
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> list[Drift]:
-    """The drift of the model under each of several recipes."""
+    """Measure the drift of the model under each of several recipes."""
     original = Layerwise(checkpoint)
     variants = [Layerwise(checkpoint, recipe) for recipe in recipes]
     plain = [clip.input_features for clip in clips]
@@ -235,7 +235,7 @@ def measure_drifts(
 
 
 def _quantizes(recipe: Recipe, stage: str, checkpoint: Checkpoint) -> bool:
-    """Whether a recipe names any linear layer of a stage."""
+    """Tell whether a recipe names any linear layer of a stage."""
     inside = (
         name
         for name, tensor in checkpoint.tensors.items()
@@ -250,7 +250,7 @@ def _compare(
     models: Mapping[int, Layerwise],
     hidden: Mapping[int, Tensor],
 ) -> dict[int, Drift]:
-    """Drifts of final hidden states [rows, hidden_size], in one go over the vocabulary.
+    """Return the drifts of final hidden states [rows, hidden_size], in one go over the vocabulary.
 
     The divergence of q from p is the mean of log p - log q under p. Its sum over the ids seen so
     far is kept relative to the sum of their exponentials, as `Choices` keeps that.
@@ -282,10 +282,10 @@ def _drift(reference: Choices, other: Choices, gap: Tensor) -> Drift:
 def _options(
     checkpoint: Checkpoint, group: Group, drift: Drift, sizes: Mapping[tuple[int, int], int]
 ) -> tuple[StorageOption, ...]:
-    errors = {form: _squared_error(checkpoint, group, *form) for form in sizes}
+    errors = {option: _squared_error(checkpoint, group, *option) for option in sizes}
     return tuple(
-        StorageOption(*form, size, drift.total * errors[form] / errors[MEASURED])
-        for form, size in sizes.items()
+        StorageOption(*option, size, drift.total * errors[option] / errors[MEASURED])
+        for option, size in sizes.items()
     )
 
 

@@ -23,7 +23,7 @@ _ENCODINGS: dict[int, Encoding] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorLocation:
-    """Where an initializer's bytes stand."""
+    """Where an initializer's bytes are."""
 
     file: str  # below the artifact folder
     offset: int
@@ -31,27 +31,29 @@ class TensorLocation:
 
 
 def read_initializers(folder: Path, graph: GraphSpec) -> dict[str, Tensor]:
-    """Lazy tensors of the initializers that stand in data files, by name, in the graph's row order.
+    """Open the initializers that are in data files as lazy tensors, by name, rows as in the graph.
 
     Raises:
-        ArtifactError: the graph names a file that is not its own, or bytes that it does not hold.
+        ArtifactError: the graph names a file that is not its own, or bytes that it does not have.
     """
     files = {name: Span((map_file(folder / name),)) for name in graph.data}
     found = {}
     for initializer in _external_initializers(folder / graph.path):
-        name, place = initializer.name, _location(graph.path, initializer)
-        file, end = files.get(place.file), place.offset + place.size
+        name, location = initializer.name, _location(graph.path, initializer)
+        file, end = files.get(location.file), location.offset + location.size
         if file is None or end > file.size:
             raise ArtifactError(
-                f"{folder / graph.path}: {name}: no such bytes in {place.file}; export again"
+                f"{folder / graph.path}: {name}: no such bytes in {location.file}; export again"
             )
         encoding = _ENCODINGS[initializer.data_type]
-        found[name] = Tensor(name, tuple(initializer.dims), encoding, file.part(place.offset, end))
+        found[name] = Tensor(
+            name, tuple(initializer.dims), encoding, file.part(location.offset, end)
+        )
     return found
 
 
 def read_locations(folder: Path, graph_file: str) -> dict[str, TensorLocation]:
-    """Where the initializers of a graph stand that are in data files, by name.
+    """Return where the initializers of a graph are that are in data files, by name.
 
     Raises:
         ArtifactError: the graph does not parse.

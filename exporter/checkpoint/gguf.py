@@ -20,7 +20,7 @@ import numpy as np
 from ...errors import CheckpointError
 from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file
 
-# hyperparameters as JSON; without this key they are the released model's
+# Hyperparameters as JSON; without this key they are the released model's
 CONFIG = "voxtral_onnx.config"
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _ALIGNMENT = 32  # bytes, where the key general.alignment says nothing else

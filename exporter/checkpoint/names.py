@@ -1,12 +1,11 @@
-"""The names, shapes and layouts of the checkpoint's tensors: every checkpoint quirk lives here.
+"""Names, shapes and naming schemes of the checkpoint's tensors: every checkpoint quirk lives here.
 
 Inside the package a tensor has one name and its rotary rows are in the half-split order (pairs j, j
 + head_dim/2).
 
-    ours                                     Mistral                                     Hugging
-    Face, on disk audio_tower.layers.0.self_attn.q_proj    …whisper_encoder.transformer.layers.0.…wq
-    audio_tower.layers.0.…q_proj language_model.layers.0.mlp.gate_proj    layers.0.feed_forward.w1
-    language_model.model.layers.0.…
+    ours            audio_tower.layers.0.self_attn.q_proj    language_model.layers.0.mlp.gate_proj
+    Mistral         …whisper_encoder.transformer.layers.0.…wq    layers.0.feed_forward.w1
+    Hugging Face    audio_tower.layers.0.…q_proj    language_model.model.layers.0.…
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ _HF_ENCODER_PARTS = {
 
 
 def tensor_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
-    """The census: every tensor of the model, ours names to shapes (711 for the 4B model)."""
+    """Return every tensor of the model, our names to shapes (711 for the 4B model)."""
     encoder, decoder = config.encoder, config.decoder
     shapes = {
         "audio_tower.embedder.conv1.weight": (encoder.hidden_size, config.audio.n_mels, 3),
@@ -138,9 +137,9 @@ def tensor_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
 
 
 def held_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
-    """List what an artifact's graphs hold.
+    """List the tensors of an artifact's graphs.
 
-    The census, but of each delay network its values for every delay.
+    The tensors of the model, but of each delay network its values for every delay.
     """
     decoder = config.decoder
     shapes = {
@@ -164,7 +163,7 @@ def quantizable_modules(config: VoxtralConfig) -> tuple[str, ...]:
     return tuple(
         name.removesuffix(".weight")
         for name, shape in tensor_shapes(config).items()
-        # the delay's network becomes a table of gains
+        # The delay's network becomes a table of gains
         if len(shape) == 2 and ".ada_rms_norm." not in name
     )
 
@@ -243,7 +242,7 @@ class NamingScheme:
     rename: Callable[[str], str]
     interleaved: bool  # rotary pairs are rows (2j, 2j + 1)
     tied_copies: Collection[str] = ()  # names that may repeat the embedding
-    extras: Collection[str] = ()  # names of what the format holds besides the model
+    extras: Collection[str] = ()  # names of what the format has besides the model
 
 
 MISTRAL = NamingScheme("mistral", mistral_name, interleaved=True)
@@ -279,7 +278,7 @@ def rotary_head_dim(name: str, config: VoxtralConfig) -> int | None:
 
 
 def half_split_rows(num_rows: int, head_dim: int) -> np.ndarray:
-    """For each half-split row the interleaved row it comes from, int64 [num_rows].
+    """Return for each half-split row the interleaved row it comes from, int64 [num_rows].
 
     Source: transformers' `convert_voxtral_realtime_weights_to_hf.py`, `permute_for_rope`.
     """

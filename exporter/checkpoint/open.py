@@ -28,7 +28,7 @@ class Card:
 
     scope: str | None = None  # one sentence shown to users
     trained_delays_ms: tuple[int, ...] = (*range(80, 1201, 80), 2400)  # Mistral's model card
-    # of the weights, by the hub's identifier; the released model's
+    # Of the weights, by the hub's identifier; the released model's
     license: str | None = "apache-2.0"
 
 
@@ -39,12 +39,12 @@ class Checkpoint:
     source: Path  # a folder, or a file
     layout: str
     config: VoxtralConfig
-    tensors: Mapping[str, Tensor]  # the census; an artifact's have `weights.held_shapes`
+    tensors: Mapping[str, Tensor]  # as `names.tensor_shapes` lists; an artifact's as `held_shapes`
     tokenizer: bytes  # tekken.json as it is
     card: Card
-    # size and time of change in nanoseconds of each file, when it was opened
+    # Size and time of change in nanoseconds of each file, when it was opened
     files: Mapping[Path, tuple[int, int]]
-    # an artifact's, by role, as this version traces them
+    # An artifact's, by role, as this version traces them
     graphs: Mapping[str, Path] = field(default_factory=dict)
     known_fingerprint: str | None = None  # an artifact's, which its manifest has
 
@@ -90,7 +90,7 @@ def resolve_source(source: str | Path) -> Path:
 
 
 def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
-    """Open a folder in Mistral's or Hugging Face's layout, or a GGUF, and check its census.
+    """Open a folder in Mistral's or Hugging Face's layout, or a GGUF, and check its tensors.
 
     Mistral: `params.json`, `consolidated.safetensors`. Hugging Face: `config.json`,
     `processor_config.json`, `model.safetensors` or `model.safetensors.index.json` with shards.
@@ -123,18 +123,18 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
     config = read_config(source)
     if has_params:
         found = open_safetensors(source / "consolidated.safetensors")
-        layout = names.MISTRAL
+        scheme = names.MISTRAL
     else:
         found = open_hf_files(source)
         live = any(name.startswith("model.") for name in found)
-        layout = names.HF_LIVE if live else names.HF
-    tensors = _check_tensors(source, found, config, layout)
+        scheme = names.HF_LIVE if live else names.HF
+    tensors = _check_tensors(source, found, config, scheme)
     content = read_bytes(tokenizer or source / "tekken.json")
-    return Checkpoint(source, layout.name, config, tensors, content, read_card(source), files)
+    return Checkpoint(source, scheme.name, config, tensors, content, read_card(source), files)
 
 
 def read_config(folder: Path) -> VoxtralConfig:
-    """The hyperparameters of a checkpoint folder of either layout.
+    """Read the hyperparameters of a checkpoint folder of either layout.
 
     Raises:
         CheckpointError: there are none, or they are not of this architecture.
@@ -161,15 +161,15 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
         )
     files = versions((*shards, tokenizer))
     found, metadata = gguf.open_gguf(shards)
-    layout = next(
-        (layout for layout in names.GGUF_SCHEMES if layout.rename(names.EMBEDDING) in found),
+    scheme = next(
+        (scheme for scheme in names.GGUF_SCHEMES if scheme.rename(names.EMBEDDING) in found),
         None,
     )
-    if layout is None:
+    if scheme is None:
         schemes = "; ".join(
-            f"{layout.name}: {layout.rename(names.EMBEDDING)}, "
-            f"{layout.rename(names.FIRST_PROJECTION)}"
-            for layout in names.GGUF_SCHEMES
+            f"{scheme.name}: {scheme.rename(names.EMBEDDING)}, "
+            f"{scheme.rename(names.FIRST_PROJECTION)}"
+            for scheme in names.GGUF_SCHEMES
         )
         raise CheckpointError(
             f"{source}: expected the names of one of these schemes: {schemes}; found "
@@ -184,23 +184,23 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
             raise CheckpointError(
                 f"{source}: {gguf.CONFIG}: not the hyperparameters ({error!r})"
             ) from error
-    tensors = _check_tensors(source, found, config, layout)
-    return Checkpoint(source, layout.name, config, tensors, read_bytes(tokenizer), Card(), files)
+    tensors = _check_tensors(source, found, config, scheme)
+    return Checkpoint(source, scheme.name, config, tensors, read_bytes(tokenizer), Card(), files)
 
 
 def versions(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
-    """Size and time of change of those files that exist."""
+    """Return size and time of change of those files that exist."""
     found = {path: path.stat() for path in paths if path.exists()}
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
 
 
 def _check_tensors(
-    source: Path, found: dict[str, Tensor], config: VoxtralConfig, layout: names.NamingScheme
+    source: Path, found: dict[str, Tensor], config: VoxtralConfig, scheme: names.NamingScheme
 ) -> dict[str, Tensor]:
     """Rename what was found; list by name all that is missing, extra or misshapen."""
     problems, tensors, expected = [], {}, names.tensor_shapes(config)
     for name, shape in expected.items():
-        stored_name = layout.rename(name)
+        stored_name = scheme.rename(name)
         tensor = found.pop(stored_name, None)
         if tensor is None:
             problems.append(f"missing {stored_name} {list(shape)}")
@@ -209,10 +209,10 @@ def _check_tensors(
                 f"misshapen {stored_name}: expected {list(shape)}, got {list(tensor.shape)}"
             )
         else:
-            head_dim = names.rotary_head_dim(name, config) if layout.interleaved else None
+            head_dim = names.rotary_head_dim(name, config) if scheme.interleaved else None
             order = names.half_split_rows(shape[0], head_dim) if head_dim else None
             tensors[name] = replace(tensor, name=name, order=order)
-    for name in layout.tied_copies & found.keys():
+    for name in scheme.tied_copies & found.keys():
         copy = found.pop(name)
         table = tensors.get(names.EMBEDDING)
         if table is not None and not (copy.shape == table.shape and _same(copy, table)):
@@ -221,7 +221,7 @@ def _check_tensors(
     problems += [
         f"unexpected {name} {list(tensor.shape)}"
         for name, tensor in found.items()
-        if name not in layout.extras
+        if name not in scheme.extras
     ]
     if problems:
         shown = "\n  ".join(
@@ -229,7 +229,7 @@ def _check_tensors(
         )
         raise CheckpointError(
             f"{source}: expected the {len(expected)} tensors of this configuration in the "
-            f"{layout.name} layout, "
+            f"{scheme.name} layout, "
             f"got {len(problems)} differences:\n  {shown}"
         )
     return tensors

@@ -52,7 +52,7 @@ class RemoteCheckpoint:
         Raises:
             StorageError: a disk is too small.
         """
-        # of a folder that exists, the export knows what it can take over
+        # Of a folder that exists, the export knows what it can reuse
         new = 0 if output.exists() else size or 0
         require_disk({self.folder: self.num_bytes, output: new})
 

@@ -1,6 +1,6 @@
 """A graph in another precision without tracing it again.
 
-The nodes that hold weights are exchanged, types follow.
+The nodes that have weights are exchanged, types follow.
 
 The result is the graph that tracing gives, byte for byte, whichever precision it was made from.
 """

@@ -28,7 +28,7 @@ from .passes import clean
 from .passes.names import name_values
 from .replicate import TRACED_LAYERS, repeat_last_layer
 
-# the highest that every tested host accepts; RotaryEmbedding and RMSNormalization begin there
+# The highest that every tested host accepts; RotaryEmbedding and RMSNormalization begin there
 OPSET = 23
 # 1 would be traced as a constant
 EXAMPLE_SIZES = {"batch": 2, "seq": 3, "chunk": 5, "capacity": 64}
@@ -37,7 +37,7 @@ EXAMPLE_SIZES |= {"sequence_length": 3, "past_sequence_length": 7, "total_sequen
 
 @dataclass(frozen=True, slots=True)
 class TracedGraph:
-    """A graph whose initializers hold no values, and the module whose parameters they are."""
+    """A graph whose initializers have no values yet, and the module whose parameters they are."""
 
     plan: GraphPlan
     module: nn.Module
@@ -52,7 +52,7 @@ def trace(plan_of: PlanOf, config: VoxtralConfig) -> TracedGraph:
     treats all layers behind the first alike; else every layer is traced, which takes a second each.
 
     Raises:
-        AssertionError: the graph does not hold the fused operators that the plan names.
+        AssertionError: the graph does not have the fused operators that the plan names.
     """
     plan = plan_of(config)
     module = fake_module(plan)
@@ -71,7 +71,7 @@ def fake_module(plan: GraphPlan) -> nn.Module:
 
 
 def finish(plan: GraphPlan, module: nn.Module, model: ir.Model) -> TracedGraph:
-    """Hold a graph to its plan, and name what is in it.
+    """Check a graph against its plan, and name what is in it.
 
     Raises:
         AssertionError: it has other inputs, outputs or fused operators than the plan names.
@@ -101,7 +101,7 @@ def finish(plan: GraphPlan, module: nn.Module, model: ir.Model) -> TracedGraph:
 def _are_alike(module: nn.Module) -> bool:
     """Whether all layers behind the first have parameters of the same shapes.
 
-    Forms of a weight differ in theirs.
+    Storage options of a weight differ in theirs.
     """
     layers = [
         layer for part in module.modules() if isinstance(part, nn.ModuleList) for layer in part

@@ -103,7 +103,7 @@ class Positions:
     sin: Tensor
     seqlens_k: Tensor  # int32 [batch], buffer row of the last new position
     total_sequence_length: Tensor  # int32, the buffer's capacity
-    # no buffers: of the past, the window is kept, and the new rows are put behind it
+    # No buffers: of the past, the window is kept, and the new rows are put behind it
     grows: bool = False
     view: ops.View | None = None  # the rest in other words, where layers can share it
 

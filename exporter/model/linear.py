@@ -234,7 +234,7 @@ class DequantizedTiedEmbedding(DequantizedWeight):
             raise QuantizationError(
                 f"{name}: rows of {hidden_size} do not divide into blocks of {rule.block_size}"
             )
-        # the same bytes as bytes
+        # The same bytes as bytes
         self.gather_weight = build.parameter(*self.weight.shape, dtype=torch.uint8)
 
     def embed(self, ids: Tensor) -> Tensor:

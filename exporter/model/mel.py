@@ -13,7 +13,7 @@ from onnxscript import FLOAT, opset23, script
 from ...config import AudioConfig
 from ...manifest import TensorSpec
 
-# samples = hop * (frames - 1) + n_fft, no padding inside
+# Samples = hop * (frames - 1) + n_fft, no padding inside
 INPUT = TensorSpec("audio", "float32", ("batch", "samples"))
 
 

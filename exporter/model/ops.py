@@ -284,7 +284,7 @@ def last_rows(past: Tensor, count: int) -> Tensor:
     A shorter one as it is.
     """
     if _tracing:
-        # starts, ends, axes
+        # Starts, ends, axes
         bounds = [torch.full((1,), value) for value in (-count, (1 << 63) - 1, 2)]
         return _node("Slice", [past, *bounds], {}, past, past.shape)
     return past[:, :, max(0, past.shape[2] - count) :]

@@ -24,7 +24,7 @@ from .media import MEDIA_SUFFIXES, MediaFile, has_signature, is_media
 from .samples import check_samples
 
 BLOCK_SECONDS = 1.28  # read at a time: 16 tokens, the largest encoder call
-# a WAV written to a pipe promises about this much, or twice as much
+# A WAV written to a pipe promises about this much, or twice as much
 UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)
 QUIET_DBFS = -34.0  # upstream users report missed words on clips whose peak is below 0.02
 AUTO_GAIN_PEAK = 0.95

@@ -46,7 +46,7 @@ _SIGNATURES = (
     (0, b"#!AMR"),
     (0, b"0&\xb2u"),
 )
-# time stamps are rounded; what is missing beyond this becomes silence, or all later times are wrong
+# Time stamps are rounded; what is missing beyond this becomes silence, or all later times are wrong
 HOLE_SECONDS = 0.1
 MAX_HOLE_SECONDS = 3600.0  # a longer one is a time stamp that is wrong
 

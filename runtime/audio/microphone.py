@@ -13,7 +13,7 @@ import soxr
 from ...errors import AudioError, DeviceError
 
 BLOCK_SECONDS = 0.02  # of audio that PortAudio hands over at a time
-# of silence that begin a pause: the longest delay and word, so that what was said is written
+# Of silence that begin a pause: the longest delay and word, so that what was said is written
 PAUSE_SECONDS = 3.2
 GONE_SECONDS = 5.0  # without a block: the device has been taken away
 
@@ -77,7 +77,7 @@ class Microphone:
     def __init__(self, device: str | int | None, sample_rate: int):
         """Open a device, by its number or a part of its name; None for the system's own choice.
 
-        Where it refuses the model's rate, its own is resampled: `rate` tells which.
+        Where it refuses the model's rate, its own is resampled: `rate` says which.
 
         Raises:
             DeviceError: none, or none of that name, or it cannot be opened.

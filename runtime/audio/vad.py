@@ -1,6 +1,6 @@
 """Leaves out words that were written where nobody spoke.
 
-The model hears all audio, and its tokens are those of a run without this: a word group then becomes
+The model encodes all audio, and its tokens are those of a run without this: a segment then becomes
 blanks where no speech is within its reach. So nothing inside speech can change, and the reach is
 wide: what is kept by mistake costs less than what is lost.
 """
@@ -39,7 +39,7 @@ class Detector(Protocol):
     neg_threshold: float  # and one below this ends it
 
     def score(self, samples: np.ndarray) -> float:
-        """How much the next frame is like speech; samples: float32 [frame]."""
+        """Return how much the next frame is like speech; samples: float32 [frame]."""
         ...
 
 
@@ -59,7 +59,7 @@ class Energy:
     def __init__(self, sample_rate: int):
         self.frame = sample_rate // 50  # 20 ms
         self._powers = deque[float](maxlen=5)
-        # of the power, second by second
+        # Of the power, second by second
         self._minima = deque([0.0] * self.MEMORY_SECONDS, maxlen=self.MEMORY_SECONDS)
         self._minimum, self._frames = np.inf, 0
 
@@ -100,14 +100,14 @@ class Silero:
 
     @classmethod
     def load(cls, path: Path) -> onnxruntime.InferenceSession:
-        """Its session, which streams share.
+        """Load its session, which streams share.
 
         Raises:
             ArtifactError: not such a model.
         """
         ort = import_onnxruntime()
         options = ort.SessionOptions()
-        # a small model: threads only wait
+        # A small model: threads only wait
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         try:
@@ -139,12 +139,12 @@ class Silero:
 
 
 class SpeechFilter:
-    """For one stream: hears its audio, then lets its tokens pass."""
+    """Filters one stream: takes its audio, then lets the tokens with speech pass."""
 
     def __init__(self, detector: Detector, manifest: Manifest, num_delay_tokens: int):
         """`num_delay_tokens`: of the stream.
 
-        What a token waits for anyway is what the gate may look ahead.
+        What a token waits for anyway is how far the filter may look ahead.
         """
         self._detector = detector
         self._ids = manifest.tokens
@@ -156,33 +156,33 @@ class SpeechFilter:
         self._ahead = min(self._pre_roll, delay)
         self._behind = int(LONGEST_WORD_SECONDS * self._rate) + self._hang_over
         self._rest = np.zeros(0, np.float32)  # less than a frame
-        # of speech: first sample, and the one behind the last
+        # Of speech: first sample, and the one behind the last
         self._spans: deque[list[int]] = deque()
         self._num_samples = 0  # samples, in whole frames
         self._is_open = False
         self._speech_end = -self._hang_over
         self._quiet = 0  # samples before the last speech
-        self._passes: bool | None = None  # whether the group that is being written has speech
-        self.left_out = 0  # word groups
+        self._passes: bool | None = None  # whether the segment that is being written has speech
+        self.left_out = 0  # segments
 
     @property
     def seconds(self) -> float:
-        """Of audio heard."""
+        """Return the seconds of audio pushed."""
         return self._num_samples / self._rate
 
     @property
     def quiet_seconds(self) -> float:
-        """Of audio without speech, its pre-roll and hang-over."""
+        """Return the seconds of audio without speech, its pre-roll and hang-over."""
         return (
             self._quiet + max(0, self._num_samples - self._speech_end - self._hang_over)
         ) / self._rate
 
     def summary(self) -> dict[str, float]:
-        """Its values by name."""
+        """Return its values by name."""
         return {"quiet_seconds": round(self.quiet_seconds, 3), "left_out": self.left_out}
 
     def push(self, samples: np.ndarray) -> None:
-        """Take the next samples, before the tokens that they decide."""
+        """Take the next samples, before the tokens that follow from them."""
         samples_left = np.concatenate((self._rest, samples))
         size = self._detector.frame
         whole = len(samples_left) - len(samples_left) % size
@@ -206,7 +206,7 @@ class SpeechFilter:
         self._speech_end = self._num_samples
 
     def filter(self, tokens: Iterator[Token]) -> Iterator[Token]:
-        """The tokens, with blanks in place of word groups that have no speech."""
+        """Yield the tokens, with blanks in place of segments that have no speech."""
         for token in tokens:
             is_text = token.token_id >= self._ids.first_text
             if token.token_id == self._ids.streaming_word or (is_text and self._passes is None):
@@ -217,7 +217,7 @@ class SpeechFilter:
             yield token
 
     def _has_speech(self, end: float) -> bool:
-        """Whether speech is within reach of a group that ends there; asked for in rising order."""
+        """Tell whether speech is within reach of a segment's end; asked for in rising order."""
         sample = round(end * self._rate)
         first, last = sample - self._behind, sample + self._ahead
         while self._spans and self._spans[0][1] <= first:
@@ -226,16 +226,18 @@ class SpeechFilter:
         return bool(self._spans) and self._spans[0][0] + size <= last
 
 
-def filtered_blocks(source: AudioSource, gate: SpeechFilter | None) -> Iterator[np.ndarray]:
-    """The blocks of a source, each of which the gate has heard before it is handed out."""
+def filtered_blocks(
+    source: AudioSource, speech_filter: SpeechFilter | None
+) -> Iterator[np.ndarray]:
+    """Yield the blocks of a source, each of which is pushed to the filter first."""
     for block in source.blocks():
-        if gate:
-            gate.push(block)
+        if speech_filter:
+            speech_filter.push(block)
         yield block
 
 
 def detectors(vad: str | Path, sample_rate: int) -> Callable[[], Detector]:
-    """Makes the detector of one stream: `energy`, or Silero's model by its path.
+    """Return what makes the detector of one stream: `energy`, or Silero's model by its path.
 
     Raises:
         ArtifactError: the path is not such a model.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 CUDA, WEBGPU = "CUDAExecutionProvider", "WebGpuExecutionProvider"
-# on the CPU by choice
+# On the CPU by choice
 _SHAPE_OPERATORS = {"Concat", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"}
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -31,12 +31,12 @@ _OUT_OF_MEMORY = (
 
 
 _INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
-# the contrib operators' contracts that the graphs were checked against begin here
+# The contrib operators' contracts that the graphs were checked against begin here
 MIN_ONNXRUNTIME = (1, 30)
 
 
 def import_onnxruntime():
-    """The onnxruntime module.
+    """Return the onnxruntime module.
 
     Raises:
         DeviceError: none of its wheels is installed, or one that is too old, or both, which
@@ -77,7 +77,7 @@ class Buffer(Protocol):
     nbytes: int
 
     def read(self, rows: int | None = None) -> np.ndarray:
-        """Its values, or the first rows along the third axis."""
+        """Return its values, or the first rows along the third axis."""
         ...
 
     def write(self, values: np.ndarray) -> None:
@@ -85,11 +85,11 @@ class Buffer(Protocol):
         ...
 
     def copy_from(self, other: Buffer, rows: int) -> None:
-        """Take over the first rows along the third axis of a buffer of the same binding."""
+        """Copy the first rows along the third axis of a buffer of the same binding."""
         ...
 
     def shift(self, keep: int) -> None:
-        """Move the last `keep` rows to the front."""
+        """Shift the last `keep` rows to the front."""
         ...
 
 
@@ -102,18 +102,18 @@ class Binding(Protocol):
     def bind_state(
         self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
     ) -> Buffer:
-        """A buffer of zeros that is the input `past` and then the output `present` of every call.
+        """Bind a buffer of zeros as the input `past` and the output `present` of every call.
 
         `appends`: calls write behind the rows they read, so that one repeated does the same again.
         """
         ...
 
     def slice_batch(self, first: int, last: int) -> Binding:
-        """A binding of the session to these parts of the same buffers along the first axis."""
+        """Return a binding of the session to these slots of the same buffers."""
         ...
 
     def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
-        """One output of a call."""
+        """Run a call and return one output."""
         ...
 
 
@@ -122,27 +122,27 @@ class Device(Protocol):
 
     name: str  # as `--device` takes it
     notes: list[str]  # what differs from what was asked for
-    supports_batching: bool  # bindings have parts, so that several streams may advance together
+    supports_batching: bool  # a binding may hold a batch of streams that advance together
 
     def open(
         self, path: str | bytes, options: Any, *, captures: bool
     ) -> onnxruntime.InferenceSession:
-        """A session all of whose nodes run here.
+        """Open a session all of whose nodes run here.
 
-        `captures`: calls with equal shapes are recorded and replayed where the device can do that.
+        `captures`: calls with equal shapes are captured and replayed where the device can do that.
         """
         ...
 
     def bind(self, session: onnxruntime.InferenceSession) -> Binding:
-        """What one stream's calls of a session bind."""
+        """Return a binding for one stream's calls of a session."""
         ...
 
     def free_memory(self) -> int | None:
-        """Bytes free where the buffers are, None for the machine's memory."""
+        """Return the bytes free where the buffers are, None for the machine's memory."""
         ...
 
     def taken_memory(self) -> int:
-        """Bytes that are no longer free there since the device was opened.
+        """Return the bytes that are no longer free there since the device was opened.
 
         0 for the machine's memory.
         """

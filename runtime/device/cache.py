@@ -18,15 +18,15 @@ class KVCache:
 
     The key-value buffers are bound as past and present.
 
-    The manifest's rule says which rows move and when (`CacheSpec`). The buffers stand where the
-    session runs; in this process's memory they take what rows are written, so a stream grows with
-    its context and no further than the window.
+    The manifest's rule says which rows are shifted and when (`CacheSpec`). The buffers are where
+    the session runs; in this process's memory they take what rows are written, so a stream grows
+    with its context and no further than the window.
     """
 
     def __init__(self, session: Session, spec: CacheSpec, binding: Binding | None = None):
-        """`binding`: to a row of `KVRows`; None takes one with buffers of its own."""
+        """`binding`: to a slot of a `BatchedKVCache`; None acquires one with its own buffers."""
         self.spec, self.position = spec, 0
-        # [1, kv_heads, capacity, head_dim], key and value of each layer
+        # Of shape [1, kv_heads, capacity, head_dim], key and value of each layer
         self.buffers: list[Buffer] = []
         self.states: list[Buffer] = []  # of the convolutions
         if binding is None:
@@ -58,7 +58,7 @@ class KVCache:
         )
 
     def save(self) -> list[np.ndarray]:
-        """All that later calls can see: convolution states and written rows."""
+        """Return all that later calls can see: convolution states and written rows."""
         written = self.spec.row(self.position)
         return [
             *(state.read() for state in self.states),
@@ -66,13 +66,13 @@ class KVCache:
         ]
 
     def restore(self, position: int, arrays: Sequence[np.ndarray]) -> None:
-        """Take over what `save` gave at that position."""
+        """Load what `save` returned at that position."""
         self.position = position
         for buffer, values in zip((*self.states, *self.buffers), arrays, strict=True):
             buffer.write(values)
 
     def copy_from(self, other: KVCache) -> None:
-        """Go on where another cache of the same rows is."""
+        """Copy the state of another cache with buffers of the same shapes."""
         self.position, written = other.position, self.spec.row(other.position)
         for mine, its in zip(
             (*self.states, *self.buffers), (*other.states, *other.buffers), strict=True
@@ -81,18 +81,18 @@ class KVCache:
 
     @property
     def slots_left(self) -> int:
-        """Rows the next call may write: no call crosses a move."""
+        """Return how many rows the next call may write: no call crosses a shift."""
         return self.spec.slots_left(self.position)
 
     def positions(self, rows: int) -> dict[str, np.ndarray]:
-        """The inputs that place the next `rows` rows.
+        """Return the inputs that position the next `rows` rows.
 
         Rotation by absolute position, writing by buffer row.
 
         Angles are computed in float64, so positions have no end.
         """
         assert 0 < rows <= self.slots_left, (
-            f"{rows} rows at position {self.position} cross a move of the cache"
+            f"{rows} rows at position {self.position} cross a shift of the cache"
         )
         angles = (
             np.arange(self.position, self.position + rows)[None, :, None] * self.inverse_frequencies
@@ -101,7 +101,7 @@ class KVCache:
             "cos": np.cos(angles).astype(self.dtype),
             "sin": np.sin(angles).astype(self.dtype),
             "seqlens_k": np.array([self.spec.row(self.position) + rows - 1], np.int32),
-            # a smaller one may mean "no past"
+            # A smaller one may mean "no past"
             "total_sequence_length": np.array(self.spec.capacity, np.int32),
         }
 
@@ -114,7 +114,7 @@ class KVCache:
                 buffer.shift(self.spec.keep)
 
     def trim(self, rows: int) -> None:
-        """Take back the last rows, which are written over; none may be older than the last move."""
+        """Drop the last rows, which are written over; none may be older than the last shift."""
         if rows:
             assert (
                 self.spec.row(self.position) - rows >= self.spec.keep
@@ -124,33 +124,33 @@ class KVCache:
 
 
 class BatchedKVCache:
-    """Caches of several streams in common buffers [rows, kv_heads, capacity, head_dim].
+    """Caches of a batch of streams in common buffers [slots, kv_heads, capacity, head_dim].
 
-    A row by itself is a batch of one: a stream's cache, with a position and moves of its own. The
-    first rows together are a batch that one call advances by a position each.
+    A slot by itself is a batch of one: a stream's cache, with its own position and shifts. The
+    first slots together are a batch that one call advances by a position each.
     """
 
-    def __init__(self, session: Session, spec: CacheSpec, rows: int):
+    def __init__(self, session: Session, spec: CacheSpec, slots: int):
         self._session, self._spec = session, spec
-        self._whole = session.acquire(rows)
-        weakref.finalize(self, session.release, self._whole, rows)
+        self._whole = session.acquire(slots)
+        weakref.finalize(self, session.release, self._whole, slots)
         for tensor in session.graph.inputs:
             if tensor.name.startswith("past_key_values."):
                 present = tensor.name.replace("past_key_values", "present")
-                shape = _shape(tensor, rows, spec)
+                shape = _shape(tensor, slots, spec)
                 buffer = self._whole.buffers.get(tensor.name)
                 if buffer is None or buffer.shape != shape:
                     self._whole.bind_state(
                         tensor.name, present, shape, np.dtype(tensor.dtype), appends=True
                     )
-        self._bindings = [self._whole.slice_batch(0, count) for count in range(1, rows + 1)]
+        self._bindings = [self._whole.slice_batch(0, count) for count in range(1, slots + 1)]
 
     def cache(self, slot: int) -> KVCache:
-        """A cache for the next stream in this row."""
+        """Return a cache for the next stream in this slot."""
         return KVCache(self._session, self._spec, self._whole.slice_batch(slot, slot + 1))
 
     def binding(self, count: int) -> Binding:
-        """What a call for the first `count` rows binds."""
+        """Return the binding of a call for the first `count` slots."""
         return self._bindings[count - 1]
 
 
@@ -160,7 +160,7 @@ def _shape(tensor: TensorSpec, batch: int, spec: CacheSpec) -> tuple[int, ...]:
 
 
 def decoder_cache_spec(manifest: Manifest, context: int) -> CacheSpec:
-    """The decoder's buffer for `context` positions, at most its window.
+    """Return the spec of the decoder's buffer for `context` positions, at most its window.
 
     Raises:
         UsageError: too few positions.

@@ -99,7 +99,7 @@ class HostBinding:
     def _share(self, past: str, present: str, array: np.ndarray) -> HostBuffer:
         self._arrays[past, present] = array
         self.buffers[past] = buffer = HostBuffer(array)
-        # shares the array's memory
+        # Shares the array's memory
         value = import_onnxruntime().OrtValue.ortvalue_from_numpy(buffer.array)
         self._io.bind_ortvalue_input(past, value)
         self._io.bind_ortvalue_output(present, value)
@@ -115,7 +115,7 @@ class HostBinding:
 
 
 def lazy_zeros(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Zeros whose memory is taken page by page when written.
+    """Return zeros whose memory is taken page by page when written.
 
     NumPy asks for huge pages, and 2 MiB for the first row of every head of every layer are 0.7 GB
     of the 4B model.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _INSTALL_GPU = "pip uninstall -y onnxruntime && pip install 'voxtral-onnx[gpu]'"
 _CUDA_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]' nvidia-cublas"
-# an input that CUDA's kernels want in the host's memory
+# An input that CUDA's kernels want in the host's memory
 _READ_BY_THE_HOST = ("total_sequence_length",)
 _ALIGNMENT = 256  # bytes, as CUDA allocates
 
@@ -106,7 +106,7 @@ class Cuda:
         return CudaBinding(self, session)
 
     def captures(self, session: onnxruntime.InferenceSession) -> bool:
-        """Whether calls of a session are recorded."""
+        """Tell whether calls of a session are captured."""
         return session.get_provider_options()[CUDA]["enable_cuda_graph"] == "1"
 
     def free_memory(self) -> int:
@@ -118,7 +118,7 @@ class Cuda:
         return self._free_at_first - self.free_memory()
 
     def _helper(self, model: Callable[..., bytes], *arguments: Any) -> onnxruntime.InferenceSession:
-        """A session of one of the graphs of rows.py, opened once."""
+        """Return a session of one of helper_graphs.py's graphs, opened once."""
         if (model, arguments) not in self._helpers:
             options = import_onnxruntime().SessionOptions()
             options.log_severity_level = 4
@@ -139,11 +139,11 @@ class Cuda:
         return self._run_helper(self._helper(zeros_model, dtype, len(shape)), binding)
 
     def shift(self, buffer: CudaBuffer, keep: int) -> None:
-        """Move the last `keep` rows along the third axis of each stream's part to the front."""
+        """Shift the last `keep` rows along the third axis of each slot to the front."""
         session = self._helper(shift_in_place_model, buffer.dtype, buffer.shape[2], keep)
-        for row in range(buffer.shape[0]):
+        for slot in range(buffer.shape[0]):
             binding = session.io_binding()
-            buffer.slice_batch(row, row + 1).bind(binding, "past", "present")
+            buffer.slice_batch(slot, slot + 1).bind(binding, "past", "present")
             self._run_helper(session, binding)
 
     def copy(
@@ -165,13 +165,13 @@ class Cuda:
     def _run_helper(
         self, session: onnxruntime.InferenceSession, binding: Any
     ) -> onnxruntime.OrtValue:
-        # while a call is recorded, nothing may be allocated
+        # While a call is captured, nothing may be allocated
         with self.lock, out_of_memory_is_said(self.name):
             session.run_with_iobinding(binding)
         return binding.get_outputs()[0]
 
     def put(self, array: np.ndarray) -> onnxruntime.OrtValue:
-        """A copy in the device's memory.
+        """Copy an array to the device's memory.
 
         Raises:
             DeviceError: it is full.
@@ -183,9 +183,9 @@ class Cuda:
 
 
 class CudaBuffer:
-    """Memory of a CUDA device, at one address for life, as recorded calls need it.
+    """Memory of a CUDA device, at one address for life, as captured calls need it.
 
-    All of it, or some streams' part.
+    All of it, or some slots of it.
     """
 
     def __init__(
@@ -196,14 +196,14 @@ class CudaBuffer:
         whole: CudaBuffer | None = None,
         at: int = 0,
     ):
-        """`whole` and `at`: the buffer that this is a part of, and at which byte."""
+        """`whole` and `at`: the buffer that this is a slice of, and at which byte."""
         self.shape, self.dtype, self.nbytes = tuple(shape), dtype, prod(shape) * dtype.itemsize
         self.device = device
         self._value = whole._value if whole else device.zeros(self.shape, dtype)
         self._address = (whole._address if whole else self._value.data_ptr()) + at
 
     def slice_batch(self, first: int, last: int) -> CudaBuffer:
-        """The streams from `first` to before `last`."""
+        """Return the slots from `first` to before `last`."""
         shape = (last - first, *self.shape[1:])
         return CudaBuffer(
             self.device, shape, self.dtype, self, first * (self.nbytes // self.shape[0])
@@ -247,22 +247,22 @@ class CudaBinding:
     """Inputs at fixed addresses; calls of a session that captures are replayed as CUDA graphs.
 
     A shape's first call lets onnxruntime allocate the outputs, which later ones write to. The
-    second is recorded, for which onnxruntime repeats it: states that do not append are therefore
+    second is captured, for which onnxruntime repeats it: states that do not append are therefore
     inputs and outputs in different places.
     """
 
-    reusable = True  # recordings hold these addresses and last as long as the session
+    reusable = True  # captured graphs hold these addresses and last as long as the session
 
     def __init__(
         self, device: Cuda, session: onnxruntime.InferenceSession, *, captures_calls: bool = True
     ):
-        """`records`: calls are recorded, where the session allows it."""
+        """`captures_calls`: calls are captured, where the session allows it."""
         self.buffers: dict[str, Buffer] = {}
         self._device, self._session, self._io = device, session, session.io_binding()
         self._captures, self._captures_calls = device.captures(session), captures_calls
         self._caches: dict[tuple[str, str], CudaBuffer] = {}  # by the names of input and output
-        self._parts: dict[tuple[int, int], CudaBinding] = {}  # kept, because recordings are
-        # a few kB each, which travel with the inputs
+        self._parts: dict[tuple[int, int], CudaBinding] = {}  # kept, because captured graphs are
+        # A few kB each, which travel with the inputs
         self._states: dict[str, tuple[str, HostBuffer]] = {}
         self._calls: dict[tuple, _Call] = {}  # by the shapes of all inputs
         self._bound: _Call | None = None
@@ -280,15 +280,15 @@ class CudaBinding:
     def slice_batch(self, first: int, last: int) -> CudaBinding:
         """See `Binding`.
 
-        One stream by itself runs its prompt and single decisions, which are not worth recording.
+        One stream by itself runs its prompt and single decisions, which are not worth capturing.
         """
         assert not self._states, "states are one stream's"
         if (first, last) not in self._parts:
-            part = self._parts[first, last] = CudaBinding(
+            binding = self._parts[first, last] = CudaBinding(
                 self._device, self._session, captures_calls=last - first > 1
             )
             for (past, present), buffer in self._caches.items():
-                part._share(past, present, buffer.slice_batch(first, last))
+                binding._share(past, present, buffer.slice_batch(first, last))
         return self._parts[first, last]
 
     def _share(self, past: str, present: str, buffer: CudaBuffer) -> CudaBuffer:
@@ -317,11 +317,11 @@ class CudaBinding:
             if self._captures
             else None
         )
-        # recorded sessions run one call at a time
+        # Sessions that capture run one call at a time
         with self._device.lock, out_of_memory_is_said(self._device.name):
             self._session.run_with_iobinding(self._io, options)
         if not call.outputs:
-            # the buffers were bound before
+            # The buffers were bound before
             call.outputs = self._io.get_outputs()[-len(call.fetched) :]
             self._bound = None  # the next call is bound to these outputs
         output, *states = (value.numpy() for value in call.outputs)
@@ -340,7 +340,7 @@ class _Call:
     def __init__(self, device: Cuda, feeds: Mapping[str, np.ndarray], fetched: list[str]):
         self._device, self._options, self.fetched = device, {}, fetched
         self._on_host = {name: array for name, array in feeds.items() if name in _READ_BY_THE_HOST}
-        # offset, and a view of what is transferred
+        # Offset, and a view of what is transferred
         self._places: dict[str, tuple[int, np.ndarray]] = {}
         offsets, size = {}, 0
         for name in feeds.keys() - self._on_host.keys():
@@ -378,19 +378,19 @@ class _Call:
         assert all(feeds[name] == array for name, array in self._on_host.items())
         self._value.update_inplace(self._staged)
 
-    def options(self, records: bool) -> Any:
-        """What says whether the call is recorded or replayed, and as which."""
-        records = records and bool(self.outputs)
-        if records not in self._options:
-            options = self._options[records] = import_onnxruntime().RunOptions()
+    def options(self, captures: bool) -> Any:
+        """Return options that say whether the call is captured or replayed, and as which."""
+        captures = captures and bool(self.outputs)
+        if captures not in self._options:
+            options = self._options[captures] = import_onnxruntime().RunOptions()
             options.add_run_config_entry(
-                "gpu_graph_id", str(next(self._device.capture_ids)) if records else "-1"
+                "gpu_graph_id", str(next(self._device.capture_ids)) if captures else "-1"
             )
-        return self._options[records]
+        return self._options[captures]
 
 
 def _free_memory(index: int) -> int:
-    """Bytes that are free on a CUDA device.
+    """Return the bytes that are free on a CUDA device.
 
     Raises:
         DeviceError: no driver, or no such device.
@@ -423,7 +423,7 @@ def _free_memory(index: int) -> int:
 
 
 def _library_error(ort: Any) -> str | None:
-    """What the system's loader says of the CUDA provider, None where it loads."""
+    """Return what the system's loader says of the CUDA provider, None where it loads."""
     for name in ("shared", "cuda"):
         for path in (Path(ort.__file__).parent / "capi").glob(f"*onnxruntime_providers_{name}.*"):
             try:

@@ -1,4 +1,4 @@
-"""Small graphs for buffers on a device: zeros, a copy, and a buffer's last rows moved to its front.
+"""Small graphs for buffers on a device: zeros, a copy, a shift of the last rows to the front.
 
 onnxruntime has no calls for that, and the runtime has no `onnx` to build graphs with: the few
 fields of the file format that they need are written here. Source: onnx.proto.
@@ -14,7 +14,7 @@ _INT, _TENSOR = 2, 4  # AttributeProto.AttributeType
 
 
 def zeros_model(dtype: np.dtype, rank: int) -> bytes:
-    """An ONNX model, `shape` int64 [rank] -> `zeros` of that shape."""
+    """Return an ONNX model, `shape` int64 [rank] -> `zeros` of that shape."""
     element_type = _ELEMENT_TYPES[dtype.name]
     zero = _field(1, 1) + _field(2, element_type) + _field(9, bytes(dtype.itemsize))
     return _model(
@@ -31,7 +31,7 @@ def zeros_model(dtype: np.dtype, rank: int) -> bytes:
 
 
 def copy_model(dtype: np.dtype) -> bytes:
-    """An ONNX model, `values` of rank 4 -> `copy`, between any two places."""
+    """Return an ONNX model, `values` of rank 4 -> `copy`, between any two places."""
     element_type = _ELEMENT_TYPES[dtype.name]
     shape = tuple(f"size_{i}" for i in range(4))
     return _model(
@@ -43,10 +43,10 @@ def copy_model(dtype: np.dtype) -> bytes:
 
 
 def shift_in_place_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
-    """An ONNX model, `past` [1, heads, capacity, head_dim] -> `present`; bind both to one buffer.
+    """Return an ONNX model, `past` [1, heads, capacity, head_dim] -> `present`.
 
-    Slice reads the last `keep` rows into memory of its own before TensorScatter writes them at row
-    0.
+    Both are bound to one buffer. Slice reads the last `keep` rows into memory of its own before
+    TensorScatter writes them at row 0.
     """
     element_type = _ELEMENT_TYPES[dtype.name]
     shape = (1, "heads", capacity, "head_dim")
@@ -67,7 +67,7 @@ def shift_in_place_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
 
 
 def shift_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
-    """An ONNX model, `past` [1, heads, capacity, head_dim] -> `present`.
+    """Return an ONNX model, `past` [1, heads, capacity, head_dim] -> `present`.
 
     The last `keep` rows, then the others.
 
@@ -105,7 +105,7 @@ def _node(
 
 
 def _initializer(name: str, value: int) -> bytes:
-    """An int64 of shape [1]."""
+    """Return an int64 of shape [1]."""
     data = np.array([value], "<i8").tobytes()
     return _field(5, _field(1, 1) + _field(2, INT64) + _field(8, name) + _field(9, data))
 
@@ -116,7 +116,7 @@ def _value_info(name: str, element_type: int, shape: tuple[int | str, ...]) -> b
 
 
 def _field(number: int, value: int | str | bytes) -> bytes:
-    """One field: a varint, or bytes with their length before them."""
+    """Return one field: a varint, or bytes with their length before them."""
     if isinstance(value, int):
         return _varint(number << 3) + _varint(value)
     content = value.encode() if isinstance(value, str) else value

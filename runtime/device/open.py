@@ -8,7 +8,7 @@ from .cpu import Cpu
 
 
 def present_devices() -> list[str]:
-    """Kinds of devices besides the CPU for which a package is installed.
+    """Return the kinds of devices besides the CPU for which a package is installed.
 
     Whether they run shows when one is opened.
     """
@@ -22,7 +22,7 @@ def present_devices() -> list[str]:
 def open_device(
     asked: str, activation_dtype: str = "float16", *, allow_fallback: bool = False
 ) -> Device:
-    """The device that was asked for.
+    """Open the device that was asked for.
 
     `auto` is CUDA where it runs graphs of this type, else the CPU.
 

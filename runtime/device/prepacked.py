@@ -1,4 +1,4 @@
-"""Weights in the layout of this machine's kernels, saved for later processes.
+"""Weights as this machine's kernels pack them, saved for later processes.
 
 These map the weights instead of packing them again.
 
@@ -24,14 +24,14 @@ _DATA = "weights.data"
 
 
 def prepacked_folder(manifest: Manifest, graph: GraphSpec, cache: Path) -> Path:
-    """Where the saved form of a graph stands in the folder `cache`, once it has been made."""
+    """Return where the saved form of a graph is in the folder `cache`, once it has been made."""
     hashes = [manifest.files[name].sha256 for name in graph.files]
     facts = " ".join([*hashes, import_onnxruntime().__version__, _processor()])
     return cache / f"{Path(graph.path).stem}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
 
 def prepacked_graph(manifest: Manifest, artifact: Path, graph: GraphSpec, cache: Path) -> Path:
-    """The saved form of a graph in the folder `cache`, made now where it is missing.
+    """Return the saved form of a graph in the folder `cache`, made now where it is missing.
 
     Raises:
         StorageError: it cannot be written.
@@ -73,7 +73,7 @@ def _save(ort: Any, graph: Path, path: Path) -> None:
 
 
 def _processor() -> str:
-    """What the layout depends on: the architecture and its instruction sets."""
+    """Return what the packing depends on: the architecture and its instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

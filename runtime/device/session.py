@@ -41,14 +41,14 @@ class Session:
     ):
         """Load a graph by path, so that its weights are mapped.
 
-        `path` names another form of the same graph.
+        `path` names another file of the same graph.
 
         Raises:
             ArtifactError: the file does not load, or its inputs or outputs are not the manifest's.
             DeviceError: onnxruntime is missing, or the device cannot run the whole graph.
         """
         options = import_onnxruntime().SessionOptions()
-        # 2x slower on a busy machine
+        # Twice as slow on a busy machine
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if "MatMulNBits" in graph.operators:
             # Half the load time on two cores. Codes stay mapped pages until all are packed; floats
@@ -61,17 +61,17 @@ class Session:
         self._idle: dict[int, list[Binding]] = {}  # by the number of streams in their buffers
 
     def acquire(self, streams: int = 1) -> Binding:
-        """The binding of streams that have ended, or a new one."""
+        """Return the binding of streams that have ended, or a new one."""
         idle = self._idle.get(streams)
         return idle.pop() if idle else self.device.bind(self.ort)
 
     def release(self, binding: Binding, streams: int = 1) -> None:
-        """Let other streams have a binding."""
+        """Let other streams acquire a binding."""
         if binding.reusable:
             self._idle.setdefault(streams, []).append(binding)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The first output of a graph without state."""
+        """Run a graph without state and return its first output."""
         return np.asarray(self.ort.run(None, feeds)[0])
 
     def step(self, cache: KVCache, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
@@ -79,7 +79,8 @@ class Session:
 
         One output comes back.
 
-        Feeds must hold what `cache.positions` gave for these rows; the cache advances by as many.
+        Feeds must contain what `cache.positions` returned for these rows; the cache advances by
+        as many.
         """
         output = cache.binding.run(feeds, fetch)
         cache.advance(feeds["cos"].shape[1])

@@ -106,18 +106,18 @@ class WebGpu:
     def run(
         self, session: onnxruntime.InferenceSession, binding: Any
     ) -> list[onnxruntime.OrtValue]:
-        """The outputs, in the order in which they were bound.
+        """Run a call; return the outputs in the order in which they were bound.
 
         Raises:
             DeviceError: the adapter's memory is full.
         """
-        # the plug-in's sessions share one device
+        # The plug-in's sessions share one device
         with self._lock, out_of_memory_is_said(self.name):
             session.run_with_iobinding(binding)
         return binding.get_outputs()
 
     def zeros(self, shape: Sequence[int], dtype: np.dtype) -> onnxruntime.OrtValue:
-        """Zeros in the adapter's memory.
+        """Return zeros in the adapter's memory.
 
         Raises:
             DeviceError: it is full.
@@ -132,7 +132,7 @@ class WebGpu:
     def shift(
         self, value: onnxruntime.OrtValue, dtype: np.dtype, keep: int
     ) -> onnxruntime.OrtValue:
-        """A copy whose first rows along the third axis are the last `keep`."""
+        """Return a copy whose first rows along the third axis are the last `keep`."""
         session = self._shifter(dtype, value.shape()[2], keep)
         binding = session.io_binding()
         binding.bind_ortvalue_input("past", value)
@@ -188,7 +188,7 @@ class WebGpuBinding:
         self.buffers: dict[str, Buffer] = {}
         self._device, self._session = device, session
         self._caches: dict[tuple[str, str], WebGpuBuffer] = {}  # by the names of input and output
-        # a few kB each; no kernel writes what it reads
+        # A few kB each; no kernel writes what it reads
         self._states: dict[tuple[str, str], HostBuffer] = {}
 
     def bind_state(
@@ -231,7 +231,7 @@ class WebGpuBinding:
 
 
 def _reason(error: Exception) -> str:
-    """What Dawn says, without where onnxruntime says so."""
+    """Return what Dawn says, without where onnxruntime says so."""
     return " ".join(str(error).split()).rpartition(" was false. ")[2]
 
 
@@ -256,7 +256,7 @@ def _register(path: str) -> None:
 
 
 def _find_device(name: str) -> Any:
-    """What onnxruntime's sessions take for the plug-in on this machine's GPU.
+    """Return what onnxruntime's sessions take for the plug-in on this machine's GPU.
 
     Raises:
         DeviceError: the package, the system's Vulkan loader or a GPU is missing, or they do not fit

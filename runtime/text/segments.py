@@ -1,4 +1,4 @@
-"""Tokens to word groups with times."""
+"""Tokens to segments with times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LONGEST_WORD_SECONDS = 0.8  # mistral-common's OFFLINE_STREAMING_BUFFER_TOKENS, 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One word group: what the model says between two [STREAMING_WORD] markers.
+    """One segment, mostly a word: what the model says between two [STREAMING_WORD] markers.
 
     Often a word, sometimes more.
 
@@ -28,7 +28,7 @@ class Segment:
     text: str  # as the tokens spell it, with the space it begins with
     token_ids: tuple[int, ...]
     logprob: float  # mean over the group's text tokens
-    # to each of the text tokens, where they are asked for
+    # To each of the text tokens, where they are asked for
     alternatives: tuple[tuple[Alternative, ...], ...] = ()
 
 

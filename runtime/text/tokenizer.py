@@ -19,7 +19,7 @@ class Tokenizer:
             values = json.loads(path.read_bytes())
             self.pieces = [base64.b64decode(entry["token_bytes"]) for entry in values["vocab"]]
             config = values["config"]
-            # that the model has
+            # That the model has
             self.num_ranks = config["default_vocab_size"] - config["default_num_special_tokens"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(

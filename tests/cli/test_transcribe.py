@@ -354,15 +354,15 @@ def test_sigterm_while_an_output_is_written(transcribe, tmp_path, monkeypatch):
 
 @pytest.fixture
 def terminate_at(monkeypatch):
-    """This process gets SIGTERM when so many tokens have been decided."""
+    """This process gets SIGTERM when so many tokens have been accepted."""
 
     def terminate_at(count: int) -> None:
-        decided, left = Stream.accept_token, iter(range(count, -1, -1))
+        accept_token, left = Stream.accept_token, iter(range(count, -1, -1))
 
-        def counting(stream, choice):
+        def counting(stream, sampled):
             if next(left, None) == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return decided(stream, choice)
+            return accept_token(stream, sampled)
 
         monkeypatch.setattr(Stream, "accept_token", counting)
 

@@ -40,7 +40,7 @@ EVENTS = [
     (Path, "unlink"),
 ]
 EVENTS += [(Path, "mkdir")]
-# what stands before, what is exported
+# What stands before, what is exported
 SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "fresh": ({}, {"precisions": ("q4", "fp32")}),
     "added": ({"precisions": ("fp32",)}, {"precisions": ("q4",)}),

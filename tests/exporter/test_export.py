@@ -95,7 +95,7 @@ def test_interrupted_export_leaves_nothing_that_looks_finished_and_the_next_one_
     result = run("export", checkpoint, "-o", out, "--precision", "fp32")
     assert (result.code, result.out) == (0, f"{out}\n")
     assert_whole(out, "fp32")
-    # the last export is remembered
+    # The last export is remembered
     assert json.loads(run("inspect", "--json").out)["folder"] == str(out)
 
 

@@ -1,6 +1,6 @@
 """The output folder while an export runs.
 
-Killed, taken up again, held, short of disk or memory, a bad checkpoint.
+Killed, resumed, locked, short of disk or memory, a bad checkpoint.
 """
 
 from __future__ import annotations
@@ -180,11 +180,11 @@ def test_two_exports_into_one_folder(checkpoint, tmp_path, run):
     out = tmp_path / "out"
     code = "import sys, time; from pathlib import Path\n"
     code += "from voxtral_onnx.exporter.output import lock\n"
-    code += "with lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(100)"
+    code += "with lock(Path(sys.argv[1])): print('locked', flush=True); time.sleep(100)"
     holder = subprocess.Popen([sys.executable, "-c", code, out], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     try:
-        assert holder.stdout.readline() == b"held\n"
+        assert holder.stdout.readline() == b"locked\n"
         result = run("export", checkpoint, "-o", out)
         result.assert_refused(9, f"{out}: another export is writing here", "--output")
         assert set(contents(out)) == {LOCK}

@@ -65,7 +65,7 @@ def golden() -> dict[str, Any]:
 
 
 def cache_values(spec: CacheSpec) -> dict[str, Any]:
-    """Rows and room of the first positions, and of some far away."""
+    """Rows, and slots left, of the first positions, and of some far away."""
     step = spec.rows_per_token
     positions = [*range(0, 3 * spec.capacity, step), 10_000_000 * step]
     return {
@@ -88,7 +88,7 @@ def rotation_values() -> dict[str, Any]:
 def float16_values() -> dict[str, Any]:
     """Numbers and the bits of the nearest float16."""
     ties = [1 + 2**-11, 1 + 3 * 2**-11, 2**-24, 2**-25, 3 * 2**-25, 65504.0, 65519.0, 65520.0, 1e9]
-    # products and remainders are the same bits everywhere
+    # Products and remainders are the same bits everywhere
     spread = [i * 0.618 % 2 - 1 for i in range(250)]
     values = [0.0, *ties, *spread[:200], *(1e-6 * value for value in spread[200:])]
     values += [-value for value in values]
@@ -122,7 +122,7 @@ def text_values() -> dict[str, Any]:
 
 
 def segments_values() -> dict[str, Any]:
-    """Tokens and the word groups they make."""
+    """Tokens and the segments they make."""
     tokenizer = Tokenizer(TEKKEN, TOKENS)
     cases = {
         "groups": [32, 33, 1381, 33, 1282, 1265, 32, 32, 33, 33, 1381, 32, 33],

@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 TEKKEN = Path(mistral_common.__file__).parent / "data" / "tekken_240718.json"
 TOKENS = Tokens(bos=1, eos=2, streaming_pad=32, streaming_word=33, first_text=1000)
 SECONDS_PER_TOKEN = 0.08
-# word groups, and the seconds of silence before each one; a word of n tokens is spoken in 0.24 s +
+# Segments, and the seconds of silence before each one; a word of n tokens is spoken in 0.24 s +
 # 0.08 n
 GROUPS = {
     "arabic": [
@@ -151,7 +151,7 @@ def golden() -> dict[str, Any]:
             pieces = [token_id + shift for token_id in oracle.encode(text, bos=False, eos=False)]
             now += silence + 0.24 + SECONDS_PER_TOKEN * len(pieces)
             ids += [TOKENS.streaming_pad] * (round(now / SECONDS_PER_TOKEN) - len(ids) - 1)
-            # blanks stand anywhere
+            # Blanks stand anywhere
             ids += [TOKENS.streaming_word, *pieces[:1], TOKENS.streaming_pad, *pieces[1:]]
         used |= set(ids)
         streams[language] = {"token_ids": ids, **rendered(ids, tokenizer)}
@@ -171,7 +171,7 @@ def golden() -> dict[str, Any]:
 
 
 def segments(ids: list[int], tokenizer: Tokenizer) -> list[Segment]:
-    """The word groups of a stream."""
+    """The segments of a stream."""
     decoder = TextDecoder(tokenizer)
     return list(
         group(
@@ -185,7 +185,7 @@ def segments(ids: list[int], tokenizer: Tokenizer) -> list[Segment]:
 
 
 def rendered(ids: list[int], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Text, word groups, captions and their files."""
+    """Text, segments, captions and their files."""
     found = segments(ids, tokenizer)
     return {
         "text": tokenizer.decode(ids),

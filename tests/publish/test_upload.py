@@ -29,7 +29,7 @@ from voxtral_onnx.server import page as server_page
 # httpx of huggingface_hub
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 NAME = "some-org/speech"
-# stand-ins, which only browsers run
+# Stand-ins, which only browsers run
 VENDOR = {"VERSION": b"onnxruntime-web 0\n", "ort.wasm": b"\0asm"}
 
 
@@ -92,7 +92,7 @@ def test_what_is_published_is_run_by_its_name(hub, artifact, run):
     files = held(hub)
     card = files.pop("README.md").decode()
     assert files == content(artifact) and "not verified" in card
-    # one commit, behind all that is large
+    # One commit, behind all that is large
     assert sent(hub).count("POST") == 1 and sent(hub)[-1] == "POST"
     assert {
         (request.token, request.agent) for request in hub.requests if request.method == "POST"
@@ -393,7 +393,7 @@ def test_space_is_what_bundle_writes(page, hub, tiny_artifact, artifact, tmp_pat
     assert held(hub, name) == content(
         server_page.bundle(tiny_artifact, tmp_path / "site", space=True)
     )
-    # one precision: what the other left goes
+    # One precision: what the other left goes
     assert publish(artifact, NAME, space=True) == f"{hub.url}/{name}"
     assert held(hub, name) == content(
         server_page.bundle(artifact, tmp_path / "smaller", space=True)

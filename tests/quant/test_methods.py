@@ -15,7 +15,7 @@ from voxtral_onnx.quant.methods import METHODS, method
 from voxtral_onnx.quant.packing import unpack
 from voxtral_onnx.quant.recipe import Rule, load_recipe
 
-# rms on Gaussian and Student-t3 weights in blocks of 32, measured with an implementation of its own
+# RMS on Gaussian and Student-t3 weights in blocks of 32, measured with an implementation of its own
 RELATIVE_ERROR = {
     ("rtn_symmetric", 4): (0.0858, 0.1287),
     ("rtn_asymmetric", 4): (0.0807, 0.1023),
@@ -28,7 +28,7 @@ RELATIVE_ERROR = {
 }
 BLOCK_ERRORS = {32: 0.0859, 64: 0.0950, 128: 0.1032}  # rtn_symmetric, measured in the same way
 FLOAT16_TINY = 2.0**-24  # the smallest positive scale
-# of a block's sum of squares: rounding in the float32 sums by which refits are compared
+# Of a block's sum of squares: rounding in the float32 sums by which refits are compared
 SUMS = 2e-6
 
 magnitudes = st.sampled_from([1e-38, 1e-12, 1e-7, 1e-4, 1.0, 1000.0, 250_000.0])
@@ -112,7 +112,7 @@ def test_slices_of_rows_give_the_bytes_of_the_whole(name, weight, cut):
 def test_blocks_of_one_value(name, bits, value):
     weight = np.full((2, 64), value, np.float32)
     _, back = there_and_back(weight, Rule("*", bits, 32, name))
-    # a float16 scale is off by 2^-11 of itself, one below its normal numbers by half of the
+    # A float16 scale is off by 2^-11 of itself, one below its normal numbers by half of the
     # smallest
     assert np.abs(back - weight).max() <= 2.0**-11 * abs(value) + (1 << bits) * FLOAT16_TINY
 

@@ -18,7 +18,7 @@ from voxtral_onnx.quant.recipe import FLOAT, Recipe
 
 
 def eager_modules(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> tuple[Encoder, Decoder]:
-    """Both steps with the checkpoint's weights, filled by the exporter's own binding."""
+    """Both steps with the checkpoint's weights, loaded by the exporter's own weight recipes."""
     build = ModuleFactory(torch.float32, recipe)
     tokens, _ = read_tekken(
         checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms

@@ -82,7 +82,7 @@ def transformers_model(config: VoxtralConfig, seed: int) -> VoxtralRealtimeForCo
             else:
                 mean, deviation = (0.0, 0.2) if "bias" in name else (1.0, 0.1)
             parameter.copy_(torch.from_numpy(rng.normal(mean, deviation, parameter.shape)))
-        # else the tied table just echoes the input token
+        # Else the tied table just echoes the input token
         model.model.multi_modal_projector.linear_2.weight.mul_(4)
         for parameter in model.parameters():
             parameter.copy_(parameter.bfloat16().float())

@@ -17,7 +17,7 @@ from support.commands import LONG_CLIP, SAMPLES
 from voxtral_onnx.manifest import Manifest
 
 FAMILY = "transformers_js"
-# a lead of the best logit that other kernels do not turn; float16 logits are 0.016 apart
+# A lead of the best logit that other kernels do not turn; float16 logits are 0.016 apart
 SURE = 0.05
 BOS, BLANK, LEFT_PAD, RIGHT_PAD = 1, 32, 32, 11
 

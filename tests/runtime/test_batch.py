@@ -21,7 +21,7 @@ from voxtral_onnx.runtime.device.cuda import CudaBuffer
 from voxtral_onnx.runtime.stream import Stream
 from voxtral_onnx.runtime.tokens import CLOSE_MARGIN, SampledToken
 
-# samples; in the longest the decoder's caches move three times
+# Samples; in the longest the decoder's caches shift three times
 LENGTHS = (0, 1, 16_000, 50_000, 144_000)
 
 
@@ -56,7 +56,7 @@ def tokens_by_length(transcripts):
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.integers(1, 5), st.lists(st.sampled_from(LENGTHS), max_size=8))
 def test_together_as_alone(toy_artifact, toy_transcriber, alone, batch_size, lengths):
-    """Rows that join late, end in any order, and leave gaps which the last one fills."""
+    """Files that join late, end in any order, and leave gaps which the last one fills."""
     toy_transcriber.batch_size = batch_size
     found = tokens_by_length(toy_transcriber.transcribe_many(map(babble, lengths)))
     assert sorted(found) == sorted((length, alone[length]) for length in lengths)
@@ -78,7 +78,7 @@ def test_the_samples_together_with_a_rolling_window(tiny_artifact, batch_size):
         assert max(map(len, found.values())) > spec.capacity + 10 * (spec.capacity - spec.keep)
 
 
-def test_shipped_precisions_differ_where_the_choice_was_close(tiny_artifact):
+def test_shipped_precisions_differ_where_decisions_were_close(tiny_artifact):
     clips = [
         soundfile.read(path, dtype="float32")[0] for path in sorted(SAMPLES.glob("[cdnt]*.wav"))
     ]
@@ -99,10 +99,10 @@ def test_close_decisions_are_made_alone(toy_artifact, toy_transcriber, alone, mo
     It leaves no trace either, across shifts of the caches.
     """
     monkeypatch.setattr(SampledToken, "is_close", lambda self: True)
-    step_rows = Decoder.step_batch
+    step_batch = Decoder.step_batch
 
     def spoilt(*arguments):
-        return [SampledToken(choice.token_id ^ 1, 0.0, 0.0) for choice in step_rows(*arguments)]
+        return [SampledToken(token.token_id ^ 1, 0.0, 0.0) for token in step_batch(*arguments)]
 
     monkeypatch.setattr(Decoder, "step_batch", spoilt)
     toy_transcriber.batch_size = 2
@@ -110,7 +110,7 @@ def test_close_decisions_are_made_alone(toy_artifact, toy_transcriber, alone, mo
     assert sorted(found) == sorted(alone.items())
 
 
-def test_rows_may_have_different_delays(toy_transcriber):
+def test_slots_may_have_different_delays(toy_transcriber):
     delays = [1, 6, 30]
     sources = {delay: babble(50_000 + delay) for delay in delays}
     waiting = iter(delays)
@@ -121,9 +121,10 @@ def test_rows_may_have_different_delays(toy_transcriber):
         stream = toy_transcriber._stream(delay, stop_at_eos=True, decoder_cache=cache)
         return BatchSlot(open_audio(sources[delay], 16000), stream)
 
-    rows = list(advance_together(toy_transcriber.decoder, 3, begin))
+    slots = list(advance_together(toy_transcriber.decoder, 3, begin))
     found = {
-        row.stream.num_delay_tokens: tuple(token.token_id for token in row.result()) for row in rows
+        slot.stream.num_delay_tokens: tuple(token.token_id for token in slot.result())
+        for slot in slots
     }
     assert found == {
         delay: alone_tokens(toy_transcriber, sources[delay], 80 * delay) for delay in delays
@@ -242,7 +243,7 @@ def imitated(toy_artifact, monkeypatch):
         yield transcriber
 
 
-def test_rows_on_a_device_are_streams_alone(imitated, alone):
+def test_a_batch_on_a_device_is_streams_alone(imitated, alone):
     """Twice: the second time in the first's buffers, which hold what it left."""
     lengths = [*LENGTHS, LENGTHS[0], LENGTHS[-1]]
     for _ in range(2):
@@ -251,7 +252,7 @@ def test_rows_on_a_device_are_streams_alone(imitated, alone):
     assert len(imitated.decoder.session._idle[3]) == 1
 
 
-def test_parts_of_a_device_buffer():
+def test_slots_of_a_device_buffer():
     device, rng = Imitation(), np.random.default_rng(0)
     whole = CudaBuffer(device, (3, 2, 8, 4), np.dtype(np.float16))
     assert not whole.read().any()

@@ -34,7 +34,7 @@ def test_numbers_agree(rows, tiny_artifact):
         seconds = (row.encode_ms + row.decode_ms) / 1000
         assert row.audio_seconds == soundfile.info(CLIP).duration
         assert row.delay_ms == 480
-        # the silence before is run once, and not timed
+        # The silence before is run once, and not timed
         padding = 1 + rules.right_pad_tokens + row.delay_ms // 80
         assert row.steps == padding + np.ceil(row.audio_seconds / 0.08) - 1
         assert row.tokens_per_second * seconds == pytest.approx(row.steps)

@@ -83,16 +83,16 @@ def test_a_phrase_goes_on_behind_a_marker_and_without(tokenizer, ids, encode):
 
 def test_the_bias_of_starts_and_continuations(tokenizer, ids, encode):
     first, second = encode(" zygote")[:2]
-    chooser = TokenSampler(ids, tokenizer, 0, Hotwords(["zygote"], tokenizer, ids, 4.0))
+    sampler = TokenSampler(ids, tokenizer, 0, Hotwords(["zygote"], tokenizer, ids, 4.0))
     gain = 4 * START_SHARE
     for lead, expected in ((gain - 0.1, first), (gain + 0.1, 1381)):
-        choice = chooser.sample(logits_of(t1381=5, **{f"t{first}": 5 - lead}), 0)
-        assert (choice.token_id, choice.is_swayed) == (expected, expected == first)
-    chooser.accept_token(first)
-    chooser.accept_token(ids.streaming_pad)
+        sampled = sampler.sample(logits_of(t1381=5, **{f"t{first}": 5 - lead}), 0)
+        assert (sampled.token_id, sampled.is_swayed) == (expected, expected == first)
+    sampler.accept_token(first)
+    sampler.accept_token(ids.streaming_pad)
     for lead, expected in ((3.9, second), (4.1, 1381)):
         assert (
-            chooser.sample(logits_of(t1381=5, **{f"t{second}": 5 - lead}), 0).token_id == expected
+            sampler.sample(logits_of(t1381=5, **{f"t{second}": 5 - lead}), 0).token_id == expected
         )
 
 

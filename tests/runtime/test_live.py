@@ -37,11 +37,11 @@ def transcriber(tiny_artifact):
         yield transcriber
 
 
-def hear(transcriber, blocks):
-    """Events and meter of a live stream."""
-    events, meter = [], StreamMetrics()
-    listen(transcriber.stream(), Capture(iter(blocks)), meter, events.append)
-    return events, meter
+def listen_to(transcriber, blocks):
+    """Events and metrics of a live stream."""
+    events, metrics = [], StreamMetrics()
+    listen(transcriber.stream(), Capture(iter(blocks)), metrics, events.append)
+    return events, metrics
 
 
 def text_of(events) -> str:
@@ -59,18 +59,18 @@ class Pipe(io.RawIOBase):
 
 
 def test_live_is_the_same_text_and_groups_as_a_file(transcriber):
-    events, meter = hear(transcriber, np.split(SAMPLES, range(1280, len(SAMPLES), 1280)))
+    events, metrics = listen_to(transcriber, np.split(SAMPLES, range(1280, len(SAMPLES), 1280)))
     assert text_of(events) == TEXT
     groups = [(event.text, event.end) for event in events if isinstance(event, Segment)]
     assert groups == [(segment.text, segment.end) for segment in transcriber.transcribe(SAMPLES)]
-    assert meter.captured == pytest.approx(len(SAMPLES) / 16000)
-    assert meter.backlog < 0.2, "the last token's look-ahead is still to come"
-    assert len(meter.latencies) == (len(SAMPLES) - 40) // 1280 - 6 and min(meter.latencies) > 0
-    assert meter.summary()["latency_p50_ms"] <= meter.summary()["latency_p99_ms"]
+    assert metrics.captured == pytest.approx(len(SAMPLES) / 16000)
+    assert metrics.backlog < 0.2, "the last token's look-ahead is still to come"
+    assert len(metrics.latencies) == (len(SAMPLES) - 40) // 1280 - 6 and min(metrics.latencies) > 0
+    assert metrics.summary()["latency_p50_ms"] <= metrics.summary()["latency_p99_ms"]
 
 
 def test_groups_come_after_their_tokens_and_before_the_next_group(transcriber):
-    events, _ = hear(transcriber, [SAMPLES])
+    events, _ = listen_to(transcriber, [SAMPLES])
     spoken = ""
     for event in events:
         if isinstance(event, Token):
@@ -111,16 +111,16 @@ def test_stopping_the_capture_drains_what_was_captured(transcriber):
     assert text_of(events) == TEXT
 
 
-def test_silence_is_told_once_until_the_next_word(transcriber):
+def test_silence_is_reported_once_until_the_next_word(transcriber):
     silence = np.zeros(5 * 16000, np.float32)
-    events, _ = hear(transcriber, [silence, SAMPLES, silence])
+    events, _ = listen_to(transcriber, [silence, SAMPLES, silence])
     silences = [event for event in events if isinstance(event, Silence)]
     assert len(silences) == 2 and silences[0].start == 0 and silences[1].start > 5
 
 
-def test_notices(transcriber):
+def test_warnings(transcriber):
     zeros, loud = np.zeros(16000, np.float32), np.sign(np.sin(np.arange(16000, dtype=np.float32)))
-    events, _ = hear(transcriber, [*[zeros] * 11, loud, loud])
+    events, _ = listen_to(transcriber, [*[zeros] * 11, loud, loud])
     texts = [event.text for event in events if isinstance(event, StreamWarning)]
     assert [text.split(":")[0] for text in texts if "behind" not in text] == [
         "the input has been digital silence for 5 s",
@@ -128,7 +128,7 @@ def test_notices(transcriber):
     ]
 
 
-def test_guards_that_fire_are_told(transcriber, monkeypatch):
+def test_guards_that_fire_are_reported(transcriber, monkeypatch):
     """A rut of blanks that ends by force, and an end of text that ends nothing."""
     monkeypatch.setattr(streaming, "BLANKS_UNPENALISED", 20)
     monkeypatch.setattr(streaming, "BLANK_PENALTY_STEP", 1e4)
@@ -139,8 +139,10 @@ def test_guards_that_fire_are_told(transcriber, monkeypatch):
         f"the blank guard chose a word at {stream.seconds_of(o.index):.1f} s"
         for o in stream.overrides
     ]
-    told = [event.text.partition(" (")[0] for event in events if isinstance(event, StreamWarning)]
-    assert fired and [text for text in told if "blank guard" in text] == fired
+    reported = [
+        event.text.partition(" (")[0] for event in events if isinstance(event, StreamWarning)
+    ]
+    assert fired and [text for text in reported if "blank guard" in text] == fired
     monkeypatch.undo()
 
     stream, events = transcriber.stream(), []
@@ -160,19 +162,19 @@ def test_guards_that_fire_are_told(transcriber, monkeypatch):
     assert text_of(events) == TEXT
 
 
-def test_falling_behind_is_told_and_costs_no_audio(transcriber, monkeypatch):
+def test_falling_behind_is_reported_and_costs_no_audio(transcriber, monkeypatch):
     """A minute at once is a backlog."""
     taken = []
     stream = transcriber.stream()
     capture = Capture(iter([np.tile(SAMPLES, ceil(60 * 16000 / len(SAMPLES)))]))
-    meter = StreamMetrics()
+    metrics = StreamMetrics()
     events = []
 
     def on_event(event):
         events.append(event)
-        taken.append(meter.backlog)
+        taken.append(metrics.backlog)
 
-    listen(stream, capture, meter, on_event)
+    listen(stream, capture, metrics, on_event)
     assert max(taken) > BEHIND_SECONDS
     assert stream.num_samples >= 60 * 16000
     assert text_of(events).count(TEXT.split()[0]) >= 60 * 16000 // len(SAMPLES)

@@ -31,14 +31,14 @@ def test_weights_that_are_written_into_are_refused(artifact, weights):
 
 def test_weights_that_change_between_blocks(artifact, weights, run, monkeypatch):
     """The words so far are shown, and the exit code is the artifact's."""
-    hear, left = Stream.encode, iter((2, 1, 0))
+    encode, left = Stream.encode, iter((2, 1, 0))
 
-    def hearing(stream, samples):
+    def encoding(stream, samples):
         if next(left, None) == 0:
             os.truncate(weights, weights.stat().st_size + 1)
-        return hear(stream, samples)
+        return encode(stream, samples)
 
-    monkeypatch.setattr(Stream, "encode", hearing)
+    monkeypatch.setattr(Stream, "encode", encoding)
     result = run("transcribe", "-m", artifact, CLIP)
     assert result.code == 4
     assert TEXT.startswith(result.out.strip())

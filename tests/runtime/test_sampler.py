@@ -1,4 +1,4 @@
-"""The choice made from logits is the graph's.
+"""The token sampled from logits is the graph's.
 
 Its alternatives are those of a plain run of the graph.
 """
@@ -47,14 +47,14 @@ def tokenizer(tiny_artifact):
 @given(st.lists(HALVES, min_size=SIZE, max_size=SIZE), st.sampled_from([0.0, 0.5, 1.0, 7.0]))
 def test_the_choice_is_the_graphs(tokenizer, values, penalty):
     logits = np.array(values, np.float32)
-    choice = TokenSampler(TOKENS, tokenizer, 2).sample(logits, penalty)
+    sampled = TokenSampler(TOKENS, tokenizer, 2).sample(logits, penalty)
     expected = (
         GraphRule()
         .choose(torch.from_numpy(logits)[None, None], torch.tensor([[penalty]]))[0, 0]
         .tolist()
     )
-    assert (choice.token_id, choice.blank_margin) == (expected[0], expected[2])
-    assert choice.logprob == pytest.approx(expected[1], abs=LOGPROB_ATOL)
+    assert (sampled.token_id, sampled.blank_margin) == (expected[0], expected[2])
+    assert sampled.logprob == pytest.approx(expected[1], abs=LOGPROB_ATOL)
 
 
 @settings(max_examples=200, deadline=None)
@@ -106,7 +106,7 @@ def test_alternatives_equal_a_plain_run_of_the_graph(tiny_artifact):
         )
         padded[rules.look_back_samples + 32 * 1280 :][: len(audio)] = audio
         encoder, cache, embeds = transcriber.encoder, transcriber.encoder.new_cache(), []
-        # divides the encoder's buffer, so that no call crosses a move
+        # Divides the encoder's buffer, so that no call crosses a shift
         for start in range(0, positions, 2):
             stop = min(start + 2, positions)
             embeds.append(encoder.encode(cache, padded[start * 1280 : stop * 1280 + 240]))

@@ -28,7 +28,7 @@ from voxtral_onnx.runtime.stream import Stream
 from voxtral_onnx.runtime.tokens import SampledToken
 
 SPEECH = soundfile.read(LONG_CLIP, dtype="float32")[0]
-SECONDS = 9.0  # both windows roll many times, the caches move 3 and 20 times
+SECONDS = 9.0  # both windows roll many times, the caches shift 3 and 20 times
 
 
 @pytest.fixture(scope="module")
@@ -297,10 +297,10 @@ def test_async_iteration_gives_tokens_while_a_thread_feeds(transcriber, whole):
             stream.finish()
 
         feeding = asyncio.create_task(asyncio.to_thread(feed))
-        heard = [token.token_id async for token in tokens]
+        token_ids = [token.token_id async for token in tokens]
         await feeding
         assert [token async for token in stream] == [], "a finished stream has no more"
-        return heard
+        return token_ids
 
     assert asyncio.run(listen()) == whole
 
@@ -317,7 +317,7 @@ def test_a_warm_start_is_the_silence_before_the_audio(transcriber, delay):
     transcriber.stream(delay_ms=80 * delay).feed(samples)
     warm = transcriber.stream(delay_ms=80 * delay)
     assert warm.feed(samples) + warm.finish() == tokens
-    silent = warm.rules.left_pad_tokens - 1  # the last of them hears the first samples of the audio
+    silent = warm.rules.left_pad_tokens - 1  # the last encodes the first samples of the audio
     assert warm.timings.steps == cold.timings.steps - silent
 
 
@@ -360,17 +360,17 @@ def test_blank_guard_breaks_a_rut_and_reports_it(tiny_artifact, monkeypatch, tmp
     ]
 
 
-@pytest.mark.parametrize("guessed", [1, 3, 7])
-def test_guessed_blanks_change_no_token(tiny_artifact, monkeypatch, guessed):
+@pytest.mark.parametrize("drafts", [1, 3, 7])
+def test_draft_tokens_change_no_token(tiny_artifact, monkeypatch, drafts):
     """Speech with pauses.
 
-    Right and wrong guesses, across moves of the cache and from window to window.
+    Right and wrong draft tokens, across shifts of the cache and from window to window.
     """
     samples = np.concatenate([SPEECH, np.zeros(20 * 16000, np.float32), SPEECH])
     with Transcriber(tiny_artifact, precision="fp32") as transcriber:
         plain = transcriber.stream()
         expected = plain.feed(samples) + plain.finish()
-        monkeypatch.setitem(transcribing.NUM_DRAFT_TOKENS, "cpu", guessed)
+        monkeypatch.setitem(transcribing.NUM_DRAFT_TOKENS, "cpu", drafts)
         transcript = transcriber.transcribe(samples)
         assert list(transcript.token_ids) == [token.token_id for token in expected]
         assert transcript.stream.timings.steps == plain.timings.steps
@@ -379,8 +379,8 @@ def test_guessed_blanks_change_no_token(tiny_artifact, monkeypatch, guessed):
         monkeypatch.setattr(Decoder, "step", _counted(Decoder.step, calls))
         again = transcriber.transcribe(samples)
         assert again.token_ids == transcript.token_ids
-    assert len(calls) < len(expected) * (0.75 if guessed == 1 else 0.6), "guesses save calls"
-    assert sum(calls) > len(expected), "some guesses were wrong"
+    assert len(calls) < len(expected) * (0.75 if drafts == 1 else 0.6), "drafts save calls"
+    assert sum(calls) > len(expected), "some drafts were wrong"
 
 
 def _counted(step, calls):
@@ -398,13 +398,13 @@ def test_close_decisions_are_made_again_alone(tiny_artifact, monkeypatch):
     """
     monkeypatch.setattr(SampledToken, "is_close", lambda self: True)
     with Transcriber(tiny_artifact, precision="q4") as transcriber:
-        guessed = transcriber.transcribe(SPEECH)
-        assert guessed.token_ids
+        speculative = transcriber.transcribe(SPEECH)
+        assert speculative.token_ids
         monkeypatch.setitem(transcribing.NUM_DRAFT_TOKENS, "cpu", 0)
         plain = transcriber.transcribe(SPEECH)
-        assert guessed.token_ids == plain.token_ids
+        assert speculative.token_ids == plain.token_ids
     for mine, theirs in zip(
-        guessed.stream.decoder_cache.save(), plain.stream.decoder_cache.save(), strict=True
+        speculative.stream.decoder_cache.save(), plain.stream.decoder_cache.save(), strict=True
     ):
         assert np.array_equal(mine, theirs)
 

@@ -51,7 +51,7 @@ class Request:
 class Faults:
     """What goes wrong; a test sets it, the server uses it up."""
 
-    # bytes of a body after which the connection is cut, one a request
+    # Bytes of a body after which the connection is cut, one a request
     drops: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)  # of the next answers, with no word why
     error: tuple[int, str] | None = None  # status and X-Error-Code of every answer
@@ -59,7 +59,7 @@ class Faults:
     knows_ranges: bool = True
     body: bytes | None = None  # of every answer
     hold: int | None = None  # bytes of a file after which the server waits until `resumed` is set
-    # of others, made before the next one, one a commit
+    # Of others, made before the next one, one a commit
     commits: list[dict[str, bytes]] = field(default_factory=list)
 
 

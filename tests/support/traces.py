@@ -47,7 +47,7 @@ class Traces:
 
 
 def _without_values(value: ir.Value) -> None:
-    """A weight's place in the graph, as a file can hold it."""
+    """A weight's location in the graph, as a file can hold it."""
     assert value.const_value is not None
     dtype, shape = value.const_value.dtype, ir.Shape(value.const_value.shape.numpy())
     value.const_value = ir.ExternalTensor("", 0, 0, dtype, shape=shape, name=str(value.name))

@@ -36,12 +36,12 @@ OPERATORS = (  # noqa: SIM905
     "Unsqueeze Where"
 ).split()
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu), "webgpu")
-# of int64
+# Of int64
 WITHOUT_KERNEL: dict[str, set[str]] = {"cpu": set(), "cuda": set(), "webgpu": {"Squeeze"}}
 FLOAT16_ERROR = 5e-3  # relative, L2: rounding to 11 bits; WebGPU also adds in float16, up to 3.1e-3
 FLOAT32_ERROR = 2e-5  # sums in another order
 INT8_ERROR = 1.5e-2  # activations in 8 bits for each block, as MatMulNBits at accuracy level 4
-# rows of the caches with those of the call, four a token in the encoder
+# Rows of the caches with those of the call, four a token in the encoder
 FED_TOKENS = 3
 WRITTEN = 20
 CAPACITY = 40

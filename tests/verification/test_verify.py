@@ -202,11 +202,11 @@ def test_what_is_open_without_the_checkpoint_is_said(toy):
     assert "Whether the weights are the checkpoint's" in sentence
 
 
-def test_cache_rows_that_move_one_too_far_are_found(toy):
+def test_cache_rows_that_shift_one_too_far_are_found(toy):
     manifest = Manifest.read(toy)
     spec = manifest.caches["decoder"]
-    moved = replace(spec, keep=spec.keep - 2)
-    replace(manifest, caches={**manifest.caches, "decoder": moved}).write(toy)
+    shifted = replace(spec, keep=spec.keep - 2)
+    replace(manifest, caches={**manifest.caches, "decoder": shifted}).write(toy)
     (found,) = failures(toy, rungs=[4])[:1]
     assert (found.check, found.rung) == (
         "stages call by call",
@@ -266,7 +266,7 @@ class Partial(Cpu):
 
 
 @pytest.mark.parametrize(("operators", "stages"), [(0, 0), (0.5, 0), (1, 1), (1, 1000)])
-def test_a_device_that_cannot_run_everything_is_told(toy, monkeypatch, operators, stages):
+def test_a_device_that_cannot_run_everything_is_reported(toy, monkeypatch, operators, stages):
     alone = verify(toy, rungs=[1]).details["q4"]["operators"]
     graphs = int(operators * len(alone)) + stages
     monkeypatch.setattr(checks, "present_devices", lambda: ["partial"])
@@ -297,7 +297,7 @@ def test_cuda_agrees_with_the_cpu(artifact):
 
 
 @pytest.mark.gpu
-def test_a_precision_that_a_device_cannot_run_is_told(toy):
+def test_a_precision_that_a_device_cannot_run_is_reported(toy):
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has no CUDA")
     certificate = verify(toy, rungs=[3])

@@ -34,7 +34,7 @@ def test_tokens_in_node(transformers_js_artifact, expected):
     assert done.returncode == 0, done.stderr
     result, equal, total = json.loads(done.stdout), 0, 0
     for (path, wanted), run in zip(expected.items(), result["runs"], strict=True):
-        # the last position, whose token nothing follows
+        # The last position, whose token nothing follows
         assert len(run["ids"]) == len(wanted.ids) + 1
         pairs = zip(wanted.ids, run["ids"], strict=False)
         at = next((i for i, (a, b) in enumerate(pairs) if a != b), len(wanted.ids))

@@ -1,8 +1,8 @@
 """The portable family: the native contract in operators of the ONNX standard alone, opset 23.
 
-Inputs, outputs and the rule by which cache rows move are native's, so a host runs either by naming
-other files. Weights of 4 and 8 bits stand in the layout that DequantizeLinear and MatMul want, in
-files of their own; floats are native's.
+Inputs, outputs and the rule by which cache rows are shifted are native's, so a host runs either by
+naming other files. Weights of 4 and 8 bits are packed as DequantizeLinear and MatMul want, in files
+of their own; floats are native's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IN_STANDARD = {  # nodes for one fused operator
 
 
 def plans(*, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
-    """Encoder and decoder; the decoder takes any number of positions in every row."""
+    """Plan encoder and decoder; the decoder takes any number of positions of every stream."""
     build = replace(build, standard=True)
     of_native = native.plans(tokens=tokens, build=build, dtype=dtype, suffix=suffix)
     return tuple(partial(_portable, of_native=plan_of, suffix=suffix) for plan_of in of_native)

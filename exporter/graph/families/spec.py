@@ -26,24 +26,24 @@ class GraphPlan:
     outputs: tuple[TensorSpec, ...]
     graph_file: str  # below the artifact folder
     data_file: str  # stem of the external data files
-    # how names of the checkpoint's tensors begin that are written into them
+    # How names of the checkpoint's tensors begin that are written into them
     tensors: tuple[str, ...]
     fused_operators: Mapping[str, int]  # what tracing must find, layer by layer
-    # the graph, bound before, whose data files these are: then nothing is written into them
+    # The graph, bound before, whose data files these are: then nothing is written into them
     shares_weights_of: str | None = None
-    inline_bytes: int = 0  # of values that stand in the graph's own file
-    # what an input [1] is that a host does not feed
+    inline_bytes: int = 0  # of values in the graph's own file
+    # What an input [1] is that a host does not feed
     defaults: Mapping[str, int] = field(default_factory=dict)
     standard: bool = False  # whether operators of the ONNX standard must do
 
     @property
     def required_inputs(self) -> tuple[TensorSpec, ...]:
-        """What every host feeds."""
+        """Return what every host feeds."""
         return tuple(spec for spec in self.inputs if spec.name not in self.defaults)
 
     @property
     def num_layers(self) -> int:
-        """Layers that keep keys and values."""
+        """Return the number of layers that keep keys and values."""
         return sum(spec.name.startswith("past_key_values.") for spec in self.inputs) // 2
 
 
@@ -56,7 +56,7 @@ class PlanPrecision(Protocol):
     def __call__(
         self, *, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str
     ) -> tuple[PlanOf, ...]:
-        """One for each graph."""
+        """Return one for each graph."""
         ...
 
 
@@ -72,7 +72,7 @@ class WriteFiles(Protocol):
         tekken: bytes,
         graphs: Mapping[str, Mapping[str, int]],
     ) -> dict[str, bytes]:
-        """Their content by name.
+        """Return their content by name.
 
         `graphs` has the number of data files of each graph, by precision.
         """
@@ -91,7 +91,7 @@ class Family:
 def cache_specs(
     stack: TransformerConfig, dtype: str, batch: int | str, prefix: str, axis: str
 ) -> tuple[TensorSpec, ...]:
-    """Keys and values of each layer in turn."""
+    """Return the specs of keys and values of each layer in turn."""
     shape = (batch, stack.num_key_value_heads, axis, stack.head_dim)
     return tuple(
         TensorSpec(f"{prefix}.{i}.{part}", dtype, shape)
@@ -101,7 +101,7 @@ def cache_specs(
 
 
 def fused_operators(stack: TransformerConfig, build: ModuleFactory, name: str) -> dict[str, int]:
-    """Fused nodes of the layers.
+    """Count the fused nodes of the layers.
 
     Each layer has 1 attention, 2 rotations, 7 matrix products, 2 norms.
     """
@@ -128,5 +128,5 @@ def fused_operators(stack: TransformerConfig, build: ModuleFactory, name: str) -
 
 
 def add_counts(*parts: Mapping[str, int]) -> dict[str, int]:
-    """Sums by name."""
+    """Return sums by name."""
     return {name: sum(part.get(name, 0) for part in parts) for part in parts for name in part}

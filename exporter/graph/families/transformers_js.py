@@ -3,7 +3,7 @@
 Encoder, embedding and decoder on the native graphs' weights, with growing caches.
 
 Its `modeling_voxtral_realtime.js` (4.3) says what is fed: caches begin empty, each call's present
-is the next one's past, and masks of ones only tell how long a session is. So the graphs keep of the
+is the next one's past, and masks of ones only say how long a session is. So the graphs keep of the
 past what the window reaches, and work out rotations themselves.
 """
 
@@ -29,7 +29,7 @@ DIGITS, BASE = 3, 256  # of a position: 93 hours of encoder frames
 
 
 def plans(*, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
-    """In the order of a session's calls."""
+    """Plan the graphs in the order of a session's calls."""
     kinds = (audio_encoder_plan, embed_tokens_plan, decoder_plan)
     return tuple(partial(plan_of, build=build, dtype=dtype, suffix=suffix) for plan_of in kinds)
 
@@ -40,8 +40,8 @@ FAMILY = Family(plans, ROOT_NAMES, root_files)
 def audio_encoder_plan(
     config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix: str
 ) -> GraphPlan:
-    """Mel frames -> audio embeddings: 39 tokens in the first call, then one at a time."""
-    lender, stack = native.encoder_plan(config, build, dtype, suffix), config.encoder
+    """Plan mel frames -> audio embeddings: 39 tokens in the first call, then one at a time."""
+    native_plan, stack = native.encoder_plan(config, build, dtype, suffix), config.encoder
     padding_cache = (1, config.audio.n_mels + stack.hidden_size, 2)
     return GraphPlan(
         role="audio_encoder",
@@ -63,10 +63,10 @@ def audio_encoder_plan(
             *cache_specs(stack, dtype, 1, "present", "present_sequence_length"),
         ),
         graph_file=f"onnx/audio_encoder{suffix}.onnx",
-        data_file=lender.data_file,
-        tensors=lender.tensors,
-        fused_operators=lender.fused_operators,
-        shares_weights_of=lender.graph_file,
+        data_file=native_plan.data_file,
+        tensors=native_plan.tensors,
+        fused_operators=native_plan.fused_operators,
+        shares_weights_of=native_plan.graph_file,
         inline_bytes=_rotation_bytes(stack),
     )
 
@@ -96,8 +96,8 @@ def embed_tokens_plan(
 
 
 def decoder_plan(config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix: str) -> GraphPlan:
-    """Audio embeddings plus token embeddings -> logits."""
-    lender = native.decoder_plan(config, Tokens(0, 0, 0, 0, 0), build, dtype, suffix)
+    """Plan audio embeddings plus token embeddings -> logits."""
+    native_plan = native.decoder_plan(config, Tokens(0, 0, 0, 0, 0), build, dtype, suffix)
     stack = config.decoder
     tied = build.recipe.rule_for("language_model.embed_tokens")
     fused = fused_operators(stack, build, "language_model")
@@ -115,10 +115,10 @@ def decoder_plan(config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix
             *cache_specs(stack, dtype, 1, "present", "present_sequence_length"),
         ),
         graph_file=f"onnx/decoder_model_merged{suffix}.onnx",
-        data_file=lender.data_file,
-        tensors=lender.tensors,
+        data_file=native_plan.data_file,
+        tensors=native_plan.tensors,
         fused_operators=add_counts(fused, {"MatMulNBits": 1} if tied else {"Gemm": 1}),
-        shares_weights_of=lender.graph_file,
+        shares_weights_of=native_plan.graph_file,
         inline_bytes=_rotation_bytes(stack),
         defaults={"num_delay_tokens": DELAY_TOKENS},
     )
@@ -176,7 +176,7 @@ class StreamedEncoder(AudioEncoder):
             past_padding_cache[:, : self.n_mels], input_features.to(self.dtype)
         )
         x, conv2_state = stem.conv2(past_padding_cache[:, self.n_mels :, 1:], x)
-        # one column of two is read
+        # One column of two is read
         padding_cache = torch.cat((conv1_state, conv2_state.expand(-1, -1, 2)), 1)
         cos, sin = (part.to(self.dtype) for part in self.rotation(position_ids))
         audio_embeds, present = self.encode(

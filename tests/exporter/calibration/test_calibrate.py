@@ -1,4 +1,4 @@
-"""Calibration clips against what the runtime hears and what the float model is known to write."""
+"""Calibration clips against what the runtime encodes and what the float model is known to write."""
 
 import json
 

@@ -59,7 +59,7 @@ def test_stages_equal_whole_modules(checkpoint, features, ids, recipe, rows, mon
     assert_parity(logits.numpy(), expected.numpy(), atol=ATOL, what="logits")
 
 
-# the blank is the first of a slice, the last, in the only one
+# The blank is the first of a slice, the last, in the only one
 @pytest.mark.parametrize("table_rows", [32, 33, 5000])
 def test_choice_is_the_decoder_graphs(checkpoint, ids, table_rows, monkeypatch):
     monkeypatch.setattr(layerwise, "TABLE_ROWS", table_rows)

@@ -53,7 +53,7 @@ def test_layouts_are_told_apart(layouts):
 
 
 def test_on_disk_names_are_those_of_save_pretrained(layouts):
-    """711 tensors for the 4B model: the census follows from the configuration."""
+    """711 tensors for the 4B model: the tensors follow from the configuration."""
     config = toy.toy_config()
     assert len(load_file(layouts["hf"] / "model.safetensors")) == len(tensor_shapes(config))
 

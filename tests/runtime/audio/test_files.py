@@ -262,7 +262,7 @@ class PipeOfAnySize:
         self.content, self.size = content, size
 
     def read(self, size: int) -> bytes:
-        # the first read, of the header, blocks until it has all
+        # The first read, of the header, blocks until it has all
         size = size if size < 16 else self.size
         piece, self.content = self.content[:size], self.content[size:]
         return piece

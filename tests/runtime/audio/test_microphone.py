@@ -185,7 +185,7 @@ def test_space_pauses(record, tmp_path, tiny_artifact):
         os.write(ours, b"p")
         assert not re.search(r"on again; 0\.0 s", read_until(process.stderr, " s dropped so far"))
         process.send_signal(signal.SIGINT)
-        # the file plug-in is faster than time: do not wait for hours of audio
+        # The file plug-in is faster than time: do not wait for hours of audio
         process.send_signal(signal.SIGINT)
         read_until(process.stderr, " s dropped in pauses")
         process.kill()

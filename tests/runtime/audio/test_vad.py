@@ -1,4 +1,4 @@
-"""The gate leaves out words without speech and nothing else.
+"""The filter leaves out words without speech and nothing else.
 
 Against brute force, on tiny, and with a model.
 """
@@ -29,7 +29,7 @@ BLANK, WORD, FIRST_TEXT = 32, 33, 1000
 
 
 class Scripted:
-    """Speech where it is told to be."""
+    """Speech where a script has it."""
 
     frame, threshold, neg_threshold = 320, 1.0, 1.0
 
@@ -57,7 +57,7 @@ def token(index, token_id, text=""):
     delay=st.integers(1, 30),
     chunk=st.integers(1, 4000),
 )
-# heard already, but not always in time
+# Pushed already, but not always in time
 @example(speech=[(False, 93), (True, 5)], words=[20], delay=1, chunk=4000)
 def test_a_group_passes_where_speech_is_in_its_reach(manifest, speech, words, delay, chunk):
     """Against brute force, however the audio is cut and how far it is ahead of the tokens."""
@@ -107,7 +107,7 @@ def test_seconds_without_speech(manifest):
 
 
 def is_open(samples):
-    """Frames that the loudness of samples opens the gate for."""
+    """Frames that the loudness of samples counts as speech for."""
     detector, opened, found = Energy(RATE), False, []
     for frame in samples[: len(samples) // 320 * 320].reshape(-1, 320).astype(np.float32):
         opened = detector.score(frame) >= (detector.neg_threshold if opened else detector.threshold)
@@ -144,7 +144,7 @@ def test_speech_in_noise_is_found(noise):
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-2])
-def test_words_in_speech_are_those_without_a_gate(tiny_artifact, noise):
+def test_words_in_speech_are_those_without_a_filter(tiny_artifact, noise):
     """Whatever stands between the clips; tokens outside the groups left out are untouched."""
     rng = np.random.default_rng(int(1e4 * noise))
     pauses = [np.zeros(int(rng.uniform(0.5, 9) * RATE), np.float32) for _ in range(5)]
@@ -173,7 +173,7 @@ def test_words_in_speech_are_those_without_a_gate(tiny_artifact, noise):
 
 
 def test_what_has_no_speech_is_left_out_everywhere(tiny_artifact, monkeypatch):
-    """The clip itself, to a gate that never opens: in a file, in a live stream, and said."""
+    """The clip itself, to a filter that hears no speech: in a file, in a live stream, and said."""
     monkeypatch.setattr(Energy, "threshold", 1e9)
     clip = soundfile.read(CLIP, dtype="float32")[0]
     with Transcriber(tiny_artifact, precision="q4", vad="energy") as transcriber:
@@ -200,7 +200,7 @@ def test_what_has_no_speech_is_left_out_everywhere(tiny_artifact, monkeypatch):
         assert gate.left_out == len(TEXT.split())
 
 
-def test_files_that_advance_together_are_gated_alike(tiny_artifact):
+def test_files_that_advance_together_are_filtered_alike(tiny_artifact):
     pause = np.zeros(4 * RATE, np.float32)
     clips = [np.concatenate([pause, clip, pause]) for clip in SPEECH[:3]]
     with Transcriber(tiny_artifact, precision="q4", vad="energy") as transcriber:
@@ -270,7 +270,7 @@ def test_silero_gets_context_and_state(silero):
     samples = np.zeros((4, 512), np.float32)
     samples[1, 511] = 0.75
     assert [detector.score(frame) for frame in samples] == [0, 0.75, 0.75, 0], (
-        "64 samples are heard again"
+        "64 samples are scored again"
     )
     assert np.all(detector._state == 4) and np.all(other._state == 0), (
         "each stream has its own state"

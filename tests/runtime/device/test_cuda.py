@@ -21,7 +21,7 @@ from voxtral_onnx.runtime.device.cuda import (
 )
 from voxtral_onnx.runtime.transcriber import NUM_DRAFT_TOKENS
 
-# with 64 positions of context the decoder's caches move 19 times, the encoder's many more
+# With 64 positions of context the decoder's caches shift 19 times, the encoder's many more
 SECONDS = 30.0
 
 
@@ -61,13 +61,13 @@ def speech(seconds=SECONDS):
 @pytest.mark.parametrize("precision", ["q4f16", "fp16"])
 def test_texts(tiny_artifact, precision):
     with Transcriber(tiny_artifact, "cuda:0", precision=precision) as transcriber:
-        # voices that leave it close choices
+        # Voices that leave it close decisions
         names = [name for name in TEXTS if not name.startswith("unheard")]
         found = {name: transcriber.transcribe(SAMPLES / name).text.strip() for name in names}
     assert found == {name: TEXTS[name] for name in names}
 
 
-# which has no zero points: there are kernels for that
+# Which has no zero points: there are kernels for that
 @pytest.mark.parametrize("recipe", ["default", "gguf-q4_0"])
 def test_tokens_are_the_cpus_where_the_choice_is_clear(tiny_artifact, tmp_path, recipe):
     artifact = (
@@ -81,20 +81,20 @@ def test_tokens_are_the_cpus_where_the_choice_is_clear(tiny_artifact, tmp_path, 
             chosen[device] = tokens_of(transcriber, samples)[0]
     pairs = list(zip(chosen["cpu"], chosen["cuda"], strict=True))
     first = next((i for i, (a, b) in enumerate(pairs) if a.token_id != b.token_id), len(pairs))
-    # from there on contexts differ
+    # From there on contexts differ
     assert first == len(pairs) or abs(pairs[first][0].blank_margin) < 0.5
     drift = max(abs(a.blank_margin - b.blank_margin) for a, b in pairs[:first])
     assert drift < 0.5  # int8 activations on the CPU, float16 on CUDA; margins are up to 20
 
 
-@pytest.mark.parametrize("guessed", [3, 7])
-def test_guessed_blanks_change_no_clear_choice(tiny_artifact, monkeypatch, guessed):
+@pytest.mark.parametrize("drafts", [3, 7])
+def test_draft_tokens_change_no_clear_decision(tiny_artifact, monkeypatch, drafts):
     """Speech and silence in turn, the window rolling.
 
-    Kernels for several rows are others than for one.
+    Kernels for several positions are others than for one.
     """
     samples = np.concatenate([speech(10.0), np.zeros(10 * 16000, np.float32), speech(5.0)])
-    monkeypatch.setitem(NUM_DRAFT_TOKENS, "cuda", guessed)
+    monkeypatch.setitem(NUM_DRAFT_TOKENS, "cuda", drafts)
     with Transcriber(tiny_artifact, "cuda", precision="q4f16", context=64) as transcriber:
         plain, _ = tokens_of(transcriber, samples)
         transcript = transcriber.transcribe(samples)
@@ -113,18 +113,18 @@ def test_guessed_blanks_change_no_clear_choice(tiny_artifact, monkeypatch, guess
         )
 
 
-def test_replay_is_running_anew_across_moves_of_the_window(transcriber):
+def test_replay_is_running_anew_across_shifts_of_the_window(transcriber):
     samples, results = speech(), []
-    for records in (False, True):
-        transcriber.device.captures_calls = records
+    for captures in (False, True):
+        transcriber.device.captures_calls = captures
         tokens, stream = tokens_of(transcriber, samples)
         results.append((tokens, stream.decoder_cache.save()))
         cache = stream.decoder_cache
         assert cache.position > cache.spec.capacity + 10 * (cache.spec.capacity - cache.spec.keep)
-        if records:
+        if captures:
             for each in (cache, stream.encoder_cache):
                 assert any(True in call._options for call in each.binding._calls.values()), (
-                    "nothing was recorded"
+                    "nothing was captured"
                 )
         del stream, cache
     (anew, anew_rows), (replayed, replayed_rows) = results
@@ -135,7 +135,7 @@ def test_replay_is_running_anew_across_moves_of_the_window(transcriber):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize(("capacity", "keep"), [(10, 3), (100, 99), (1008, 752)])
-def test_rows_move_in_place(device, dtype, capacity, keep):
+def test_rows_shift_in_place(device, dtype, capacity, keep):
     values = np.random.default_rng(0).standard_normal((1, 3, capacity, 64)).astype(dtype)
     buffer = CudaBuffer(device, values.shape, np.dtype(dtype))
     assert not buffer.read().any()
@@ -147,12 +147,12 @@ def test_rows_move_in_place(device, dtype, capacity, keep):
     assert np.array_equal(buffer.read(2), values[:, :, :2])
 
 
-def test_parts_of_a_buffer(device):
-    """Each stream's part is read, written, copied and moved without touching the others."""
+def test_slots_of_a_buffer(device):
+    """Each slot is read, written, copied and shifted without touching the others."""
     values = np.random.default_rng(0).standard_normal((3, 2, 100, 64)).astype(np.float16)
     whole = CudaBuffer(device, values.shape, values.dtype)
-    for row in range(3):
-        whole.slice_batch(row, row + 1).write(values[row : row + 1])
+    for slot in range(3):
+        whole.slice_batch(slot, slot + 1).write(values[slot : slot + 1])
     assert np.array_equal(whole.read(), values)
     whole.slice_batch(1, 2).shift(30)
     values[1, :, :30] = values[1, :, 70:].copy()
@@ -162,16 +162,16 @@ def test_parts_of_a_buffer(device):
     assert np.array_equal(whole.slice_batch(1, 3).read(5), values[1:, :, :5])
 
 
-ROW_CLIPS = ("command-hibari", "date-hibari", "long-mixed", "number-flite", "digits-espeak")
+BATCH_CLIPS = ("command-hibari", "date-hibari", "long-mixed", "number-flite", "digits-espeak")
 
 
-def test_files_together_are_files_alone_where_the_choice_is_clear(tiny_artifact):
-    """Rows that join, end and fill gaps, over a rolling window.
+def test_files_together_are_files_alone_where_decisions_are_clear(tiny_artifact):
+    """Files that join, end and fill gaps, over a rolling window.
 
-    Other kernels serve several rows.
+    Other kernels serve a batch.
     """
     with Transcriber(tiny_artifact, "cuda", context=64, batch_size=3) as transcriber:
-        paths = [SAMPLES / f"{name}.wav" for name in ROW_CLIPS]
+        paths = [SAMPLES / f"{name}.wav" for name in BATCH_CLIPS]
         found = {t.source.name: t.token_ids for t in transcriber.transcribe_many(paths)}
         for path in paths:
             source = open_audio(path, 16000)
@@ -181,19 +181,19 @@ def test_files_together_are_files_alone_where_the_choice_is_clear(tiny_artifact)
             assert first is None or abs(first.blank_margin) < 0.5  # from there on contexts differ
 
 
-def test_rows_are_replayed_as_they_run_anew(tiny_artifact):
-    """Twice in one device's buffers, which the second run takes from the first."""
+def test_a_batch_is_replayed_as_it_runs_anew(tiny_artifact):
+    """Twice in one device's buffers, which the second run acquires from the first."""
     results = []
     with Transcriber(tiny_artifact, "cuda", context=64, batch_size=3) as transcriber:
         samples = [speech(seconds) for seconds in (5.0, 12.0, 3.0, 8.0)]
         assert isinstance(transcriber.device, Cuda)
-        for records in (False, True, True):
-            transcriber.device.captures_calls = records
+        for captures in (False, True, True):
+            transcriber.device.captures_calls = captures
             results.append({t.duration: t.token_ids for t in transcriber.transcribe_many(samples)})
         (binding,) = transcriber.decoder.session._idle[3]
-        part = binding.slice_batch(0, 3)
-        assert isinstance(part, CudaBinding)
-        assert any(True in call._options for call in part._calls.values()), "nothing was recorded"
+        batch = binding.slice_batch(0, 3)
+        assert isinstance(batch, CudaBinding)
+        assert any(True in call._options for call in batch._calls.values()), "nothing was captured"
     assert results[0] == results[1] == results[2]
 
 

@@ -80,8 +80,8 @@ def test_auto_is_the_cpu(tiny_artifact):
 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.integers(1, 200), st.data(), st.sampled_from([np.float16, np.float32]))
-def test_rows_move_in_one_buffer(capacity, data, dtype):
-    """The graph that devices move rows with, against NumPy; past and present are one buffer."""
+def test_rows_shift_in_one_buffer(capacity, data, dtype):
+    """The graph that devices shift rows with, against NumPy; past and present are one buffer."""
     keep = data.draw(st.integers(0, capacity - 1))
     model = shift_in_place_model(np.dtype(dtype), capacity, keep)
     onnx.checker.check_model(onnx.load_model_from_string(model), full_check=True)

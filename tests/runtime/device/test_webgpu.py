@@ -25,7 +25,7 @@ from voxtral_onnx.runtime.device.helper_graphs import shift_in_place_model
 from voxtral_onnx.runtime.device.webgpu import WebGpu, WebGpuBuffer
 
 SECONDS = 1.2  # of speech: software adapters take a second a token
-# margin of a decision that may turn: activations in 8 bits are rounded otherwise; margins are up to
+# Margin of a decision that may turn: activations in 8 bits are rounded otherwise; margins are up to
 # 20
 TURNS = 0.5
 DRIFT = 0.5  # of the margins of tiny's words; 0.32 was seen
@@ -60,7 +60,7 @@ def test_tokens_are_the_cpus_where_the_choice_is_clear(transcribers):
         (i for i, (a, b) in enumerate(zip(there, here, strict=True)) if a.token_id != b.token_id),
         len(here),
     )
-    # from there on contexts differ
+    # From there on contexts differ
     assert first == len(here) or abs(here[first].blank_margin) < TURNS
     assert (
         max(abs(a.blank_margin - b.blank_margin) for a, b in zip(there[:first], here, strict=False))
@@ -72,12 +72,12 @@ def test_tokens_are_the_cpus_where_the_choice_is_clear(transcribers):
 @pytest.mark.parametrize("clip", [*SHORT_CLIPS, "1 min"])
 def test_whole_clips(device, tiny_artifact, clip):
     """In q4; both windows roll in the minute."""
-    heard = sound(tiny_artifact, "q4", clip)
+    clip_sound = sound(tiny_artifact, "q4", clip)
     with Transcriber(tiny_artifact, "webgpu", precision="q4", blank_guard=False) as transcriber:
-        print(heard.judge(transcriber.transcribe(heard.samples).token_ids))
+        print(clip_sound.judge(transcriber.transcribe(clip_sound.samples).token_ids))
 
 
-def test_a_cache_is_the_cpus_across_a_move(transcribers):
+def test_a_cache_is_the_cpus_across_a_shift(transcribers):
     """The decoder's, whose buffer of 374 rows is filled to two rows before its end."""
     rng, found = np.random.default_rng(0), []
     size = transcribers[0].manifest.config.decoder.hidden_size
@@ -92,22 +92,22 @@ def test_a_cache_is_the_cpus_across_a_move(transcribers):
             for buffer in cache.buffers
         ]
         cache.restore(filled, rows)
-        choices = []
+        sampled = []
         for part in np.split(embeds.astype(cache.dtype), (2, 3)):
-            choices += decoder.step(cache, [32] * len(part), part, 6)
+            sampled += decoder.step(cache, [32] * len(part), part, 6)
         assert (
             cache.position == filled + 6 and cache.spec.row(cache.position) == cache.spec.keep + 4
         )
-        found.append((choices, cache.save()))
+        found.append((sampled, cache.save()))
     (there, there_rows), (here, here_rows) = found
-    assert [choice.blank_margin for choice in there] == pytest.approx(
-        [c.blank_margin for c in here], abs=DRIFT
+    assert [token.blank_margin for token in there] == pytest.approx(
+        [token.blank_margin for token in here], abs=DRIFT
     )
     for mine, other in zip(there_rows, here_rows, strict=True):
         error = np.linalg.norm(mine.astype(np.float64) - other) / np.linalg.norm(
             other.astype(np.float64)
         )
-        # rows of six positions are computed, in 8 bits
+        # Rows of six positions are computed, in 8 bits
         assert mine.shape == other.shape and error < 0.02
 
 
@@ -126,7 +126,7 @@ def test_visible_rows(seqlens_k, capacity, rows):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize(("capacity", "keep"), [(10, 3), (1008, 752)])
-def test_rows_move(device, dtype, capacity, keep):
+def test_rows_shift(device, dtype, capacity, keep):
     values = np.random.default_rng(0).standard_normal((1, 3, capacity, 64)).astype(dtype)
     buffer = WebGpuBuffer(device, values.shape, np.dtype(dtype))
     assert not buffer.read().any()

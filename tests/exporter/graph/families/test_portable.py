@@ -104,7 +104,7 @@ def test_their_weights_are_native(portable_artifact, tiny_artifact):
 
 
 def test_onnxruntime_writes_the_same_tokens(portable_artifact, tiny_artifact):
-    """In float16, and in 4 bits also while windows roll and caches move."""
+    """In float16, and in 4 bits also while windows roll and caches shift."""
     for precision, more in (("q4", ("1 min",)), ("fp16", ())):
         with Transcriber(
             portable_artifact, precision=precision, device="cpu", blank_guard=False
@@ -118,9 +118,9 @@ LINEAR, TABLE = "language_model.layers.0.mlp.gate_proj", "language_model.embed_t
 
 
 def both_forms(checkpoint, name: str, rule: Rule):
-    """Return a linear layer or the table in native's layout and in the portable one.
+    """Return a linear layer or the table as native stores it and as the portable graphs do.
 
-    The exporter's binding fills both.
+    The exporter's weight recipes load both.
     """
     config, forms = checkpoint.config.decoder, []
     for standard in (False, True):

@@ -19,7 +19,7 @@ from transformers.integrations.mistral.tokenizer import MistralConverter
 from voxtral_onnx.errors import CheckpointError
 from voxtral_onnx.exporter.graph.families.tokenizer_json import tokenizer_json
 
-# the vocabulary of Voxtral
+# The vocabulary of Voxtral
 REAL = Path(mistral_common.__file__).parent / "data" / "tekken_240718.json"
 # Blocks that every Unicode version of the libraries agrees on.
 CHARACTERS = st.one_of(

@@ -182,10 +182,10 @@ def test_weights_are_those_of_the_native_graphs(transformers_js_artifact):
     manifest = Manifest.read(family)
     precision = manifest.precisions["q4"]
     encoder, embedding, decoder = manifest.family("q4", FAMILY)
-    for graph, lender in ((encoder, precision.encoder), (decoder, precision.decoder)):
-        places, lent = read_locations(family, graph.path), read_locations(family, lender.path)
-        assert places.items() <= lent.items() and len(places) > 90
-        assert graph.data == lender.data
+    for graph, native in ((encoder, precision.encoder), (decoder, precision.decoder)):
+        own, shared = read_locations(family, graph.path), read_locations(family, native.path)
+        assert own.items() <= shared.items() and len(own) > 90
+        assert graph.data == native.data
         assert (family / graph.path).stat().st_size < 1_000_000
     table = (family / embedding.data[0]).read_bytes()
     assert table == (family / precision.decoder.data[-1]).read_bytes()
