@@ -19,26 +19,26 @@ PAGE = (DOCS / "artifact.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
-def make_artifact():
-    spec = spec_from_file_location("make_artifact", DOCS / "make_artifact.py")
+def make_docs():
+    spec = spec_from_file_location("make_docs", DOCS.parent / "scripts" / "make_docs.py")
     assert spec and spec.loader
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_tables_are_made_by_the_script(make_artifact):
-    pages = make_artifact.renewed()
+def test_tables_are_made_by_the_script(make_docs):
+    pages = make_docs.renewed()
     assert pages == {page: (DOCS / page).read_text("utf-8") for page in ("artifact.md", "hosts.md")}
 
 
-def test_tables_are_of_the_graphs(make_artifact, tiny_artifact):
+def test_tables_are_of_the_graphs(make_docs, tiny_artifact):
     """The same function, for tiny's hyperparameters, gives what stands in tiny's files."""
     manifest = Manifest.read(tiny_artifact)
     for name in ("q4f16", "q4"):
         precision = manifest.precisions[name]
         found = {"mel": manifest.mel, "encoder": precision.encoder, "decoder": precision.decoder}
-        planned = make_artifact.planned(manifest.config, precision.activation_dtype)
+        planned = make_docs.planned(manifest.config, precision.activation_dtype)
         assert {
             role: in_file(tiny_artifact / graph.path) for role, graph in found.items()
         } == planned

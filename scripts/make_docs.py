@@ -2,7 +2,7 @@
 
 What the 4B model's graphs take and give, the precisions, and which hosts tests have run.
 
-Usage: python docs/make_artifact.py
+Usage: python scripts/make_docs.py
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from voxtral_onnx.manifest import TensorSpec, Tokens
 from voxtral_onnx.quant.recipe import FLOAT
 from voxtral_onnx.verification.hosts import read_hosts
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).parent.parent / "docs"
 # No input or output depends on them
 TOKENS = Tokens(bos=0, eos=0, streaming_pad=0, streaming_word=0, first_text=0)
 # By role: inputs and outputs
