@@ -114,7 +114,7 @@ class ArtifactModel(Layerwise):
     def _run_head(self, norm: RMSNorm, tail: Decoder, x: Tensors) -> Tensors:
         hidden = norm(x[RESIDUAL], x[BRANCH])[0]
         logits = torch.cat([part for _, part in self.logits(hidden[0])], -1)[None]
-        step = tail.choose(logits, x["blank_penalty"])
+        step = tail.sample(logits, x["blank_penalty"])
         return {"next_ids": step[..., 0].long(), "step": step, "logits": logits}
 
 

@@ -68,7 +68,7 @@ def calibrate(
         hidden = [model.embed(sequence) + x for sequence, x in zip(ids, embeds, strict=True)]
         for stage in decoder_stages(config):
             hidden = model.run(stage, hidden)
-        chosen = model.choose(torch.cat([x[first:-1] for x in hidden])).ids
+        chosen = model.sample(torch.cat([x[first:-1] for x in hidden])).ids
         written = chosen.split([len(x) - 1 - first for x in hidden])
         if all(
             torch.equal(sequence[first + 1 :], new)

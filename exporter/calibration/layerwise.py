@@ -48,7 +48,7 @@ Stage = Callable[[Tensor], Tensor]
 Observer = Callable[[str, Tensor], None]
 
 
-class Choices:
+class SampledTokens:
     """Decisions of the decoder at every position, from slices of logits.
 
     They are those that its graph's output `step` has.
@@ -258,9 +258,9 @@ class Layerwise:
         sink.share()
         return table
 
-    def choose(self, hidden: Tensor) -> Choices:
+    def sample(self, hidden: Tensor) -> SampledTokens:
         """Sample greedily at final hidden states [rows, hidden_size]; MODEL.md step 8."""
-        choices = Choices(len(hidden), self.tokens.streaming_pad)
+        choices = SampledTokens(len(hidden), self.tokens.streaming_pad)
         for first, logits in self.logits(hidden):
             choices.see(first, logits)
         return choices

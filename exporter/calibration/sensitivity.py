@@ -27,7 +27,7 @@ from ..model.linear import ModuleFactory
 from ..model.voxtral import Decoder, Encoder
 from .budget import StorageOption
 from .calibrate import Clip
-from .layerwise import TABLE, Choices, Layerwise, decoder_stages, encoder_stages
+from .layerwise import TABLE, Layerwise, SampledTokens, decoder_stages, encoder_stages
 
 FORMS = ((4, 128), (4, 64), (4, 32), (8, 128), (8, 32))  # bits, block size
 MEASURED = (4, 32)
@@ -256,7 +256,10 @@ def _compare(
     far is kept relative to the sum of their exponentials, as `Choices` keeps that.
     """
     blank = original.tokens.streaming_pad
-    reference, others = Choices(len(plain), blank), {i: Choices(len(plain), blank) for i in hidden}
+    reference, others = (
+        SampledTokens(len(plain), blank),
+        {i: SampledTokens(len(plain), blank) for i in hidden},
+    )
     gaps = {i: torch.zeros(len(plain), dtype=torch.float64) for i in hidden}
     own = {i: model.heads() for i, model in models.items() if model is not original}
     for first, head in original.heads():
@@ -272,7 +275,7 @@ def _compare(
     return {i: _drift(reference, others[i], gaps[i]) for i in hidden}
 
 
-def _drift(reference: Choices, other: Choices, gap: Tensor) -> Drift:
+def _drift(reference: SampledTokens, other: SampledTokens, gap: Tensor) -> Drift:
     divergence = (gap - reference.log_sum + other.log_sum).mean()
     change = other.blank_margins - reference.blank_margins
     flips = ((other.blank_margins > 0) != (reference.blank_margins > 0)).sum()

@@ -152,10 +152,10 @@ class Decoder(WithConstants):
         at = Positions(cos, sin, seqlens_k, total_sequence_length)
         hidden, present = self.language_model.run(x, at, past, num_delay_tokens)
         logits = self.language_model.embed_tokens.logits(hidden).float()  # [batch, seq, vocab_size]
-        step = self.choose(logits, blank_penalty)
+        step = self.sample(logits, blank_penalty)
         return step[..., 0].long(), step, logits, *present
 
-    def choose(self, logits: Tensor, blank_penalty: Tensor) -> Tensor:
+    def sample(self, logits: Tensor, blank_penalty: Tensor) -> Tensor:
         """Greedy choice with the blank held back.
 
         Float32 [batch, seq, 3] of id, logprob and blank margin.

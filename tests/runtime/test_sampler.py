@@ -50,7 +50,7 @@ def test_the_choice_is_the_graphs(tokenizer, values, penalty):
     sampled = TokenSampler(TOKENS, tokenizer, 2).sample(logits, penalty)
     expected = (
         GraphRule()
-        .choose(torch.from_numpy(logits)[None, None], torch.tensor([[penalty]]))[0, 0]
+        .sample(torch.from_numpy(logits)[None, None], torch.tensor([[penalty]]))[0, 0]
         .tolist()
     )
     assert (sampled.token_id, sampled.blank_margin) == (expected[0], expected[2])

@@ -67,10 +67,10 @@ def test_choice_is_the_decoder_graphs(checkpoint, ids, table_rows, monkeypatch):
     hidden = torch.randn(200, 96, generator=torch.Generator().manual_seed(0))
     blank = decoder.language_model.embed_tokens.weight[decoder.blank]
     hidden[::2] += 2 * blank  # so that blanks are chosen too
-    step = decoder.choose(
+    step = decoder.sample(
         decoder.language_model.embed_tokens.logits(hidden[None]), torch.zeros(1, 200)
     )[0]
-    choices = Layerwise(checkpoint).choose(hidden)
+    choices = Layerwise(checkpoint).sample(hidden)
     assert choices.ids.tolist() == step[:, 0].long().tolist()
     assert 50 < (choices.ids == decoder.blank).sum() < 150
     assert_parity(choices.logprobs.float().numpy(), step[:, 1].numpy(), atol=ATOL, what="logprobs")

@@ -143,7 +143,7 @@ def test_choice_breaks_ties_towards_the_lower_id(both):
     logits[0, 3, blank], logits[0, 3, 40] = 2.5, 2.0  # the penalty turns it over
     mask = decoder.blank_mask
     decoder.blank_mask = torch.nn.Parameter(mask[:50].clone(), requires_grad=False)
-    step = decoder.choose(logits, torch.tensor([[0.0, 0.0, 0.5, 0.75]]))
+    step = decoder.sample(logits, torch.tensor([[0.0, 0.0, 0.5, 0.75]]))
     decoder.blank_mask = mask
     assert step[0, :, 0].tolist() == [blank, 7, blank, 40]
     assert step[0, :, 2].tolist() == [0.0, 0.0, 0.5, 0.5]
