@@ -29,7 +29,7 @@ class Imitation(Cuda):
 
     def __init__(self):
         self.name, self.index, self.notes, self._allows_cpu = "cuda:0", 0, [], False
-        self.lock, self.recording_ids, self._helpers = Lock(), count(1), {}
+        self.lock, self.capture_ids, self._helpers = Lock(), count(1), {}
 
     def open(self, path, options, *, captures):
         return Cpu().open(path, options, captures=captures)
