@@ -21,6 +21,7 @@ import wer
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime.hotwords import START_SHARE
+from voxtral_onnx.verification.text_metrics import normalize
 
 CACHE = harness.BUILD / "wer" / "wav"
 BIASES = (0, 2, 4, 6, 8)  # 0: without the list
@@ -32,7 +33,7 @@ SEED = 0
 
 def draw_words(texts: list[str], count: int) -> list[str]:
     """So many of the longer, rarer words."""
-    sentences = Counter(word for text in texts for word in set(wer.normalize(text).split()))
+    sentences = Counter(word for text in texts for word in set(normalize(text).split()))
     rare = sorted(
         word
         for word, seen in sentences.items()
@@ -88,14 +89,12 @@ def main(
         listed = draw_words([clip.text for clip in chosen], words)
         for clip in chosen:
             wer.speak(clip)
-        references = [wer.normalize(clip.text) for clip in chosen]
+        references = [normalize(clip.text) for clip in chosen]
         for bias in BIASES:
             options = {"hotwords": listed, "hotword_bias": bias} if bias else {}
             with Transcriber(folder, "cpu", threads=1, **options) as transcriber:
                 precision = transcriber.precision
-                hypotheses = [
-                    wer.normalize(transcriber.transcribe(clip.path).text) for clip in chosen
-                ]
+                hypotheses = [normalize(transcriber.transcribe(clip.path).text) for clip in chosen]
             row = {"kind": kind, "bias": bias, "clips": len(chosen), "listed": len(listed)}
             rows.append(row | score(references, hypotheses, set(listed)))
             print(

@@ -41,13 +41,12 @@ def make(
     from voxtral_onnx.exporter import export
     from voxtral_onnx.exporter.binding import bind
 
-    def leave_empty(graphs, checkpoint, folder, threads, on_progress) -> int:
+    def leave_empty(graphs, checkpoint, folder, threads, on_progress) -> None:
         for traced, layout in graphs:
             for name in layout.sizes:
                 (folder / name).touch()
             bind._point_at_files(traced, layout.locations, folder)
             sizes.update(layout.sizes)
-        return 0
 
     def describe(names, plan) -> dict[str, FileSpec]:
         return {

@@ -28,6 +28,7 @@ import typer
 import wer
 
 from voxtral_onnx import Transcriber
+from voxtral_onnx.verification.text_metrics import normalize
 
 RATE = 16000
 DELAY_MS = 480
@@ -237,7 +238,7 @@ def group_errors(transcriber: Transcriber, text: str, spoken: Spoken) -> list[fl
     None where the text is not exact.
     """
     transcript = transcriber.transcribe(spoken.samples, delay_ms=DELAY_MS)
-    if wer.normalize(transcript.text) != wer.normalize(text):
+    if normalize(transcript.text) != normalize(text):
         return None
     errors, count = [], 0
     for segment in transcript.segments:

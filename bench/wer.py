@@ -36,6 +36,7 @@ from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import DeviceError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.audio.files import open_audio
+from voxtral_onnx.verification.text_metrics import normalize
 
 SENTENCES = harness.ROOT / "assets" / "tiny" / "heldout.tsv"
 PRECISIONS = ("fp32", "q4", "q4f16")  # the first is what the others are compared with
@@ -215,15 +216,6 @@ def transcribe(artifact: Path, clip: Clip) -> list[str]:
         transcribers[precision].transcribe(samples, delay_ms=delay_ms).text
         for precision, delay_ms in SETTINGS
     ]
-
-
-def normalize(text: str) -> str:
-    """Lower-case words without punctuation, as the model writes them.
-
-    An apostrophe stays inside a word only.
-    """
-    words = (word.strip("'") for word in re.findall(r"[\w']+", text.lower()))
-    return " ".join(word for word in words if word)
 
 
 def count_errors(clips: list[Clip], texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:

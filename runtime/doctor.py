@@ -26,7 +26,7 @@ from ..memory import available_memory
 from .audio.files import open_audio
 from .audio.microphone import input_devices
 from .delay import delay_ms
-from .device.base import CUDA, MIN_ONNXRUNTIME, WEBGPU, import_onnxruntime
+from .device.base import CUDA, MIN_ONNXRUNTIME, WEBGPU, import_onnxruntime, is_installed
 from .device.helper_graphs import zeros_model
 from .locate import choose_precisions, find_artifact
 from .machine import copy_bandwidth, describe_machine, num_cores, read_bandwidth
@@ -275,7 +275,7 @@ def _extras() -> Iterator[Check]:
     for extra, packages in extras.items():
         if extra in AMONG_DEVELOPERS:
             continue
-        if missing := [name for name in packages if not _is_installed(name)]:
+        if missing := [name for name in packages if not is_installed(name)]:
             advice = f"without {', '.join(missing)}; pip install '{PACKAGE}[{extra}]'"
             yield Check("extras", extra, NOTE, advice)
         else:
@@ -284,13 +284,6 @@ def _extras() -> Iterator[Check]:
                 if extra == "mic"
                 else Check("extras", extra, OK, ", ".join(packages))
             )
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return bool(metadata.version(package))
-    except metadata.PackageNotFoundError:
-        return False
 
 
 def _microphones() -> Check:

@@ -126,11 +126,6 @@ class Tensor:
     order: np.ndarray | None = None  # stored row of each of our rows, None for the same order
 
     @property
-    def num_values(self) -> int:
-        """Values of the tensor."""
-        return prod(self.shape)
-
-    @property
     def num_bytes(self) -> int:
         """Bytes as stored."""
         return self.span.size

@@ -25,7 +25,7 @@ SPEECH = [
     soundfile.read(SAMPLES / name, dtype="float32")[0]
     for name in ("command-hibari.wav", "number-flite.wav", "person-digits.wav", "digits-espeak.wav")
 ]
-BLANK, WORD, FIRST_TEXT = 32, 33, 1000
+BLANK, WORD = 32, 33
 
 
 class Scripted:

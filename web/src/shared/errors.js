@@ -4,7 +4,7 @@
  */
 
 /** Base of every error that is raised on purpose. */
-export class VoxtralOnnxError extends Error {
+class VoxtralOnnxError extends Error {
   get name() {
     return this.constructor.name
   }
