@@ -8,8 +8,9 @@ VoxtralOnnxError          1   base; the command line catches this one
 ├── DeviceError           7   execution provider or dependency missing, too little memory to run
 ├── VerificationError     8   an artifact fails a rung of the ladder, or two artifacts differ
 ├── StorageError          9   disk full, folder not writable or in use, memory limit too small,
-download failed ├── UsageError            2   a value that no command accepts └── ShapeError
-1   a caller's array does not fit the contract
+│                             download failed
+├── UsageError            2   a value that no command accepts
+└── ShapeError            1   a caller's array does not fit the contract
 """
 
 from __future__ import annotations

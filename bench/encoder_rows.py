@@ -1,9 +1,7 @@
-"""What a tick of many streams would cost in the encoder.
+"""What a tick of many streams would cost in the encoder, with batched attention of three kinds.
 
-Its graph with batched attention of three kinds.
-
-    python bench/encoder_rows.py ARTIFACT [--precision q4f16] [--device cuda] [--rows
-    1,16,64,128,256]
+    python bench/encoder_rows.py ARTIFACT [--precision q4f16] [--device cuda]
+        [--rows 1,16,64,128,256]
 
 GroupQueryAttention takes several rows of several frames only without a cache, so a batched encoder
 needs another operator. Each kind replaces the attention nodes of the artifact's own encoder, in

@@ -1,9 +1,11 @@
 """Speed and memory of the 4B model on a CUDA device.
 
-    python bench/gpu.py ARTIFACT [--block-128 ARTIFACT] [--cpu-precision q4] [--out
-    bench/results/gpu_speed.json] python bench/gpu.py ARTIFACT --parts rows --out
-    bench/results/gpu_rows.json     # likewise profile, start ORT_FPA_INTB_GEMM=1 python
-    bench/gpu.py ARTIFACT --parts steps,rows --out bench/results/gpu_fpa_intb.json
+    python bench/gpu.py ARTIFACT [--block-128 ARTIFACT] [--cpu-precision q4]
+        [--out bench/results/gpu_speed.json]
+    # likewise profile, start
+    python bench/gpu.py ARTIFACT --parts rows --out bench/results/gpu_rows.json
+    ORT_FPA_INTB_GEMM=1 python bench/gpu.py ARTIFACT --parts steps,rows
+        --out bench/results/gpu_fpa_intb.json
 
 Writes what it has after every measurement. The artifact is an export of twin.py's checkpoint, or
 skeleton.py's. The first session of a process is 7 % faster than those behind it.

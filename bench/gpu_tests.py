@@ -2,7 +2,7 @@
 
 It holds what they said, with the date and the commit.
 
-make test-gpu
+    make test-gpu
 """
 
 from __future__ import annotations

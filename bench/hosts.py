@@ -1,9 +1,7 @@
-"""One artifact in several hosts.
+"""One artifact in several hosts: load time, time a token, and whose tokens differ from Python's.
 
-Seconds to load it, milliseconds a token, and whose tokens differ from Python's.
-
-    python bench/hosts.py ARTIFACT [--name tiny] [--precision q4] [--clip clip.wav] [--packages
-    FOLDER]
+    python bench/hosts.py ARTIFACT [--name tiny] [--precision q4] [--clip clip.wav]
+        [--packages FOLDER]
 
 Our Python runtime, OpenVINO (examples/openvino_host.py), onnxruntime-node and, where the artifact
 has its family, transformers.js transcribe the same clip, each in a process of its own on all cores.

@@ -3,14 +3,14 @@
 Both are timed in turn in the same run.
 
     pip install xllamacpp gguf
-    python bench/llama_cpp.py ARTIFACT [--precision q4f16,q4]     # an export of twin.py's
-    checkpoint
+    python bench/llama_cpp.py ARTIFACT [--precision q4f16,q4]
 
-Both engines are loaded in processes of their own with as many threads and wait while the other
-runs. A round lets each make CALLS tokens behind as many positions: one stream, and several at a
-time. llama.cpp repacks weights for the processor, samples greedily and keeps its prompt. Processor
-time is written down too: other work on the machine changes it less, but with more than one thread
-llama.cpp's includes waiting. Writes results/llama_cpp.json.
+The artifact is an export of twin.py's checkpoint. Both engines are loaded in processes of their own
+with as many threads and wait while the other runs. A round lets each make CALLS tokens behind as
+many positions: one stream, and several at a time. llama.cpp repacks weights for the processor,
+samples greedily and keeps its prompt. Processor time is written down too: other work on the machine
+changes it less, but with more than one thread llama.cpp's includes waiting. Writes
+results/llama_cpp.json.
 """
 
 from __future__ import annotations

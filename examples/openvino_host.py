@@ -1,6 +1,6 @@
 """Transcribe with OpenVINO 2026.4 or newer.
 
-Python examples/openvino_host.py ARTIFACT AUDIO.wav [--precision q4f16].
+    python examples/openvino_host.py ARTIFACT AUDIO.wav [--precision q4f16]
 
 A whole host on openvino, numpy and soundfile alone: what it knows about the model stands in the
 artifact's manifest.

@@ -1,7 +1,4 @@
-"""quantize().
-
-A checkpoint or an artifact of floats, quantised by a recipe or within a budget of bytes.
-"""
+"""quantize(): a checkpoint or an artifact with fewer bits, by a recipe or to a size."""
 
 from __future__ import annotations
 

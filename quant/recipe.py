@@ -2,10 +2,13 @@
 
     accuracy_level = 4            # of MatMulNBits; 4 multiplies in int8, 0 in float
     [[rules]]
-    tensors = "language_model.embed_tokens"   # shell pattern over module names; the first rule that
-    matches counts bits = 4 block_size = 32 method = "rtn_symmetric"
+    tensors = "language_model.embed_tokens"   # shell pattern over module names
+    bits = 4
+    block_size = 32
+    method = "rtn_symmetric"
 
-A tensor that no rule matches stays in the activation type.
+The first rule that matches a tensor counts. A tensor that no rule matches stays in the activation
+type.
 """
 
 from __future__ import annotations

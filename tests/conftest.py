@@ -1,3 +1,5 @@
+"""What tests of all parts share: artifacts of *tiny*, the command line, traces, and needs."""
+
 from __future__ import annotations
 
 import shutil
@@ -33,7 +35,7 @@ def shared_folder(tmp_path_factory, request) -> Path:
 def traces(shared_folder):
     """No export in this session traces what another has traced.
 
-    Tests/exporter/test_layouts.py shows that it may.
+    The file tests/exporter/checkpoint/test_names.py shows that it may.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter, "trace", Traces(shared_folder / "traces"))

@@ -1,3 +1,5 @@
+"""The memory that is left, by the system and its control groups, and what commands need."""
+
 from __future__ import annotations
 
 import os

@@ -1,9 +1,8 @@
-"""`certificate.json` and `certificate.html`.
+"""The certificate: what verify found, written beside the manifest, and read back.
 
-What was verified of an artifact, beside its manifest and not in it.
-
-They name the manifest's sha256, so a certificate of another artifact, or of this one before it
-changed, is seen to be stale. Reading one needs neither torch nor onnx.
+`certificate.json` and `certificate.html` name the manifest's sha256, so a certificate of another
+artifact, or of this one before it changed, is seen to be stale. Reading one needs neither torch nor
+onnx.
 """
 
 from __future__ import annotations

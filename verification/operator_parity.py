@@ -1,7 +1,6 @@
-"""Rung 1.
+"""Rung 1: single fused nodes on onnxruntime against their plain PyTorch form.
 
-Each kind of fused node in an artifact's graphs, run alone on onnxruntime, against its plain PyTorch
-form.
+One of each kind that the artifact's graphs hold is run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One stage at a time.
+"""Rung 3: each stage's graph against its module, whole, call by call, and as shipped.
 
-Its graph against its module, in one call, call by call over a shift of the cache, as shipped.
+The calls go over a shift of the cache.
 """
 
 from __future__ import annotations

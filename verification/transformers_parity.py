@@ -1,7 +1,6 @@
-"""Rung 2.
+"""Rung 2: our modules against transformers' own class, small and random.
 
-The modules behind the graphs against transformers' own class, on a small random model of the same
-kind.
+They are the modules behind the artifact's graphs, and the model is of the artifact's kind.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Weights into traced graphs.
+"""bind(): the checkpoint's weights streamed into the data files of traced graphs.
 
-Every initializer gets its location in the data files, then the checkpoint streams in.
-
-Locations follow from the module's shapes alone, so all sizes are known before anything is traced or
-written. Rows are read, converted and written in slices. Graphs of several precisions are bound in
-one pass: what two of them quantise by the same rule is read and quantised once.
+Every initializer gets its location in them first. Locations follow from the module's shapes alone,
+so all sizes are known before anything is traced or written. Rows are read, converted and written in
+slices. Graphs of several precisions are bound in one pass: what two of them quantise by the same
+rule is read and quantised once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Calibration.
-
-Recordings as the float model encodes and writes them, for what needs real activations.
-"""
+"""Recordings as the float model encodes and writes them, for real activations."""
 
 from __future__ import annotations
 

@@ -101,8 +101,9 @@ class Layerwise:
         audio_tower.embedder        [n_mels, frames] -> [frames / 2, encoder.hidden_size]
         audio_tower.layers.{i}      the same shape
         multi_modal_projector       -> [tokens, decoder.hidden_size]; the encoder's final norm
-        included language_model.layers.{i}   the same shape language_model.norm         the same
-        shape: what the head multiplies
+                                    included
+        language_model.layers.{i}   the same shape
+        language_model.norm         the same shape: what the head multiplies
     """
 
     def __init__(

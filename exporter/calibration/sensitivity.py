@@ -253,7 +253,7 @@ def _compare(
     """Return the drifts of final hidden states [rows, hidden_size], in one go over the vocabulary.
 
     The divergence of q from p is the mean of log p - log q under p. Its sum over the ids seen so
-    far is kept relative to the sum of their exponentials, as `Choices` keeps that.
+    far is kept relative to the sum of their exponentials, as `SampledTokens` keeps that.
     """
     blank = original.tokens.streaming_pad
     reference, others = (

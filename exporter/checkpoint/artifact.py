@@ -1,6 +1,6 @@
-"""An artifact as a checkpoint.
+"""An artifact opened as a checkpoint, to be quantised again.
 
-Its weights as lazy tensors, to be quantised without the checkpoint they came from.
+Its weights are lazy tensors; the checkpoint that they came from is not needed.
 """
 
 from __future__ import annotations

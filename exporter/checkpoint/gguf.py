@@ -1,11 +1,13 @@
 """GGUF files: their header, their tensors as they are stored, whole or cut into byte shards.
 
-    GGUF, version, how many tensors, how many keys | keys and values | name, shape, type, offset of
-    each tensor | data
+    GGUF, version, how many tensors, how many keys
+    keys and values
+    name, shape, type, offset of each tensor
+    data
 
 The `gguf` package's reader maps one whole file, so it can neither read shards nor say what is wrong
-with a damaged header; its arithmetic for the block types is what `Tensor.rows` uses here. Source:
-ggml's `docs/gguf.md`.
+with a damaged header; its arithmetic for the block types is what `Tensor.rows` uses here.
+The naming schemes of GGUFs: names.py. Source: ggml's `docs/gguf.md`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The encoder step and the decoder step, written for tracing.
 
-Parameter names are the checkpoint's names (weights.py), so a traced initializer says which tensor
-fills it. Run without tracing, the same modules are the float reference of the tests. MODEL.md
-numbers the algorithm's steps.
+Parameter names are the checkpoint's names (exporter/checkpoint/names.py), so a traced initializer
+says which tensor fills it. Run without tracing, the same modules are the float reference of the
+tests. MODEL.md numbers the algorithm's steps.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Fused operators.
+"""Fused operators: plain PyTorch when run, one ONNX node when traced.
 
-Plain PyTorch when run, one ONNX node when traced, or few where only the standard's may be used.
-
-The plain form is the reference that tests compare the runtime's kernels with, so it follows the
-operator's contract, caches and row positions included. Sources: ONNX Runtime contrib operator
-schemas; ONNX opset 23.
+They are a few nodes where only the standard's operators may be used. The plain form is the
+reference that tests compare the runtime's kernels with, so it follows the operator's contract,
+caches and row positions included. Sources: ONNX Runtime contrib operator schemas; ONNX opset 23.
 """
 
 from __future__ import annotations

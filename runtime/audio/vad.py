@@ -1,4 +1,4 @@
-"""Leaves out words that were written where nobody spoke.
+"""A filter that leaves out words written where nobody spoke.
 
 The model encodes all audio, and its tokens are those of a run without this: a segment then becomes
 blanks where no speech is within its reach. So nothing inside speech can change, and the reach is

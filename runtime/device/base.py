@@ -1,4 +1,4 @@
-"""Where graphs run, and how a call's inputs, states and output are bound there: here the CPU.
+"""What a device, its bindings and its buffers are; onnxruntime itself, imported late.
 
 onnxruntime replaces a provider that does not load, and a kernel that is not there, by the CPU
 without an error; nothing here does unless it was allowed to.

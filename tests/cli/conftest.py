@@ -1,3 +1,5 @@
+"""What tests of the command line share: a clip of a minute, and commands that are started."""
+
 from __future__ import annotations
 
 import subprocess

@@ -1,3 +1,5 @@
+"""Help, completion and misuse, whatever the command."""
+
 from __future__ import annotations
 
 import shutil

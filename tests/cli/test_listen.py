@@ -1,3 +1,5 @@
+"""The listen command: raw samples in, words, events and subtitles out."""
+
 from __future__ import annotations
 
 import json

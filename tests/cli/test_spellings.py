@@ -1,3 +1,5 @@
+"""Options in whisper's spelling do what they do there, or say why not."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Times and sizes as people read them."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The transcribe command: its options, its formats and several files."""
+
 from __future__ import annotations
 
 import json

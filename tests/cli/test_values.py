@@ -1,3 +1,5 @@
+"""Values of options that are more than a number or a name."""
+
 from __future__ import annotations
 
 import pytest

@@ -2,7 +2,7 @@
 
 Each runs in a process forked from one that has the graphs traced already.
 
-    python kill_points.py CHECKPOINT FOLDER TRACES SEED POINTS
+    python tests/exporter/kill_points.py CHECKPOINT FOLDER TRACES SEED POINTS
 
 Prints one JSON object for each point: what stood in the folder after the kill, and what the next
 export made of it.

@@ -1,3 +1,5 @@
+"""The bench command measures each precision, and its numbers agree."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""doctor says what this machine can run, by trying it."""
+
 from __future__ import annotations
 
 import json

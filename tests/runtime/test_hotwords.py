@@ -1,3 +1,5 @@
+"""Words that a user expects become likelier, and nothing else does."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Sound as it is spoken loses nothing, and gives the text of a file."""
+
 from __future__ import annotations
 
 import io

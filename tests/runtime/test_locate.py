@@ -1,3 +1,5 @@
+"""Weights that change while they are mapped are refused."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""A model that does not fit into memory is refused with what would."""
+
 from __future__ import annotations
 
 import subprocess

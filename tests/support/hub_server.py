@@ -1,11 +1,10 @@
-"""A hub on this machine.
+"""A hub on this machine: the endpoints that downloads and uploads use, with faults on request.
 
-The endpoints that downloads and uploads use, on a real socket, with faults on request.
+They answer on a real socket.
 
     GET /api/models/ORG/NAME[/revision/REVISION]?blobs=True   commit, files, sizes, hashes
-    GET /ORG/NAME/resolve/REVISION/PATH                       small files; redirects to the next for
-    those in LFS GET /lfs/ORG/NAME/SHA256                                  on another host name, as
-    the hub's storage is
+    GET /ORG/NAME/resolve/REVISION/PATH                       small files; of LFS, a redirect
+    GET /lfs/ORG/NAME/SHA256                                  on another host name, as on the hub
 
     POST /api/repos/create                                    409 where it exists
     POST /api/validate-yaml                                   of a card

@@ -1,6 +1,6 @@
-"""Artifact families.
+"""Families: which graphs there are for which hosts.
 
-Which graphs there are for which hosts, and how their inputs and outputs are called.
+Each calls their inputs and outputs as its hosts do.
 """
 
 from __future__ import annotations

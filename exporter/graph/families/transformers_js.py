@@ -1,6 +1,6 @@
-"""The family of transformers.js.
+"""The family of transformers.js: its three graphs, on the native ones' weights.
 
-Encoder, embedding and decoder on the native graphs' weights, with growing caches.
+They are encoder, embedding and decoder, with growing caches.
 
 Its `modeling_voxtral_realtime.js` (4.3) says what is fed: caches begin empty, each call's present
 is the next one's past, and masks of ones only say how long a session is. So the graphs keep of the

@@ -1,4 +1,4 @@
-"""What nothing reads goes."""
+"""Nodes and initializers that nothing reads are removed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The model run stage by stage against the same modules whole.
 
-test_modules.py compares it with transformers' class.
+tests/exporter/model/test_voxtral.py compares it with transformers' class.
 """
 
 import numpy as np

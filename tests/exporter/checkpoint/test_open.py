@@ -1,3 +1,5 @@
+"""A good checkpoint opens, and a damaged one is refused by what is wrong with it."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Audio of any kind gives the transcript, or says what was wrong or done with it."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Sound out of videos and what else PyAV reads."""
+
 from __future__ import annotations
 
 import sys

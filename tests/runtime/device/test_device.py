@@ -1,3 +1,5 @@
+"""Names of devices, what falls back, and the buffers that caches live in."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""A missing, doubled or unknown runtime is said before anything runs."""
+
 from __future__ import annotations
 
 import sys

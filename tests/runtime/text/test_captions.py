@@ -1,3 +1,5 @@
+"""Captions keep the text, its order and the limits of a screen."""
+
 from __future__ import annotations
 
 import base64

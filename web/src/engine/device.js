@@ -1,6 +1,6 @@
 /**
  * Where graphs run, and how a call's inputs, states and output are bound there: WebGPU, or WebAssembly for small
- * artifacts (device.py).
+ * artifacts (device/base.py).
  */
 
 import { Allocator } from './graph-capture.js'

@@ -1,4 +1,4 @@
-/** An artifact loaded once, streams opened with it (transcribe.py). */
+/** An artifact loaded once, streams opened with it (transcriber.py). */
 
 import { Decoder, OUTPUT as DECODER_OUTPUT } from './decoder.js'
 import { Wasm } from './device.js'
@@ -8,7 +8,7 @@ import { Session } from './session.js'
 import { Stream } from './stream.js'
 import { Tokenizer } from './tokenizer.js'
 
-export const DEFAULT_CONTEXT = 8192 // decoder positions kept, 10.9 minutes
+const DEFAULT_CONTEXT = 8192 // decoder positions kept, 10.9 minutes
 
 /** A loaded model. */
 export class Transcriber {
