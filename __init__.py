@@ -49,3 +49,8 @@ def __getattr__(name: str):
     if name in _HOMES:
         return getattr(import_module(_HOMES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names too that nothing has used yet."""
+    return sorted({*globals(), *__all__})

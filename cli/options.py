@@ -286,7 +286,14 @@ VerifyAudio = Annotated[
     ),
 ]
 Rungs = Annotated[
-    str, _value(None, "--rungs", "NUMBERS", "Which checks, from 0 (operators) to 6 (words).")
+    str,
+    _value(
+        None,
+        "--rungs",
+        "NUMBERS",
+        "Which checks: 0 files' hashes (always), 1 operators, 2 modules, 3 weights and graphs, "
+        "4 streams, 5 against floats, 6 words.",
+    ),
 ]
 Repeat = Annotated[int, _value(None, "--repeat", "N", "Runs; the fastest counts.", min=1)]
 Verbose = Annotated[

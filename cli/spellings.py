@@ -19,6 +19,7 @@ REASONS = {
         "--language",
         "--detect-language",
         "--language-detection-threshold",
+        "--multilingual",
     ),
     "the model writes what is said in the language in which it is said, and translates nothing": (
         "--task",
@@ -37,6 +38,8 @@ REASONS = {
         "--min-speakers",
         "--max-speakers",
         "--hf-token",
+        "--diarize-model",
+        "--speaker-embeddings",
     ),
     "text is written while it is spoken, so the likeliest token is taken: no samples, no beams": (
         "--temperature",
@@ -63,16 +66,33 @@ REASONS = {
         "--no-speech-threshold",
         "--hallucination-silence-threshold",
     ),
+    "--vad judges by loudness, --vad-model PATH by Silero's model; neither has anything to set": (
+        "--vad-method",
+        "--vad-onset",
+        "--vad-offset",
+        "--vad-threshold",
+        "--vad-min-speech-duration-ms",
+        "--vad-min-silence-duration-ms",
+        "--vad-speech-pad-ms",
+    ),
     "a recording is transcribed whole; cut it before, as with ffmpeg's -ss and -to": (
         "--clip-timestamps",
         "--chunk-length",
+        "--chunk-size",
+    ),
+    "each 80 ms of a recording give one token, so its length is their number": (
+        "--max-new-tokens",
     ),
     "times are the model's own, one for each segment; nothing is aligned again": (
         "--prepend-punctuations",
         "--append-punctuations",
         "--align-model",
         "--no-align",
+        "--interpolate-method",
+        "--return-char-alignments",
+        "--segment-resolution",
     ),
+    "txt has no times, every other --output-format has them": ("--without-timestamps",),
     "captions have two lines of at most 42 columns": (
         "--highlight-words",
         "--max-line-width",
@@ -90,7 +110,13 @@ REASONS = {
     ),
     "name the device itself: --device cuda:N": ("--device-index",),
     "use --offline": ("--local-files-only", "--model-cache-only"),
-    "use --batch-size N": ("--batched",),
+    "use --batch-size N": ("--batched", "--num-workers"),
+    "use --threads N": ("--cpu-threads",),
+    "a terminal shows progress always, and nothing else does": ("--print-progress",),
+    "words have no colours; --json says how likely each segment is": ("--print-colors",),
+    "speech as it is spoken is what `voxtral-onnx listen` transcribes": ("--live-transcribe",),
+    "a stream is kept from Python, with Stream.save": ("--checkpoint", "--checkpoint-every"),
+    "it is the default; --no-blank-guard turns it off": ("--blank-guard",),
 }
 UNSUPPORTED = {name: reason for reason, names in REASONS.items() for name in names}
 LISTEN = "speech as it is spoken is for `voxtral-onnx listen`; transcribe takes files"
@@ -105,6 +131,24 @@ OF_LISTEN = (
     "--stream-json",
 )
 
+VAD = "it judges by loudness and takes no value; name Silero's model with --vad-model PATH"
+
+# Values that ask for what is done anyway, of options that are refused with another one
+USUAL = {"--task": "transcribe"} | dict.fromkeys(
+    (
+        "--batched",
+        "--carry-initial-prompt",
+        "--condition-on-previous-text",
+        "--highlight-words",
+        "--live-transcribe",
+        "--local-files-only",
+        "--model-cache-only",
+        "--print-colors",
+        "--suppress-blank",
+        "--without-timestamps",
+    ),
+    "false",
+)
 # Options that are True or False there: what stands here in the place of one that is True
 SWITCHES = {
     "--word-timestamps": [],  # segments have times always
@@ -133,6 +177,34 @@ def refuse(arguments: list[str], reasons: dict[str, str]) -> None:
     for name in map(option_name, arguments):
         if name in reasons:
             raise UsageError(f"{name}: {reasons[name]}")
+
+
+def refuse_vad_value(arguments: list[str]) -> None:
+    """Refuse a value of --vad: a model behind it would be taken for a recording.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        is_model = argument == "--vad" and following.lower().endswith(".onnx")
+        if is_model or argument.startswith("--vad="):
+            raise UsageError(f"--vad: {VAD}")
+
+
+def leave_out_usual(arguments: list[str]) -> list[str]:
+    """Return arguments without options whose value asks for what is done anyway."""
+    kept, left = list[str](), arguments[::-1]
+    while left:
+        argument = left.pop()
+        _, separator, value = argument.partition("=")
+        usual = USUAL.get(option_name(argument))
+        if not separator and left:
+            value = left[-1]
+        if value.lower() != usual:
+            kept.append(argument)
+        elif not separator:
+            left.pop()
+    return kept
 
 
 def replace_switches(arguments: list[str]) -> list[str]:
@@ -171,8 +243,10 @@ class SpeechCommand(TyperCommand):
         """Parse arguments up to `--` in whisper's spelling as well."""
         end = args.index("--") if "--" in args else len(args)
         if not ctx.resilient_parsing:  # which completion asks for
-            refuse(args[:end], UNSUPPORTED | self.elsewhere)
-            args = replace_switches(args[:end]) + args[end:]
+            given = leave_out_usual(args[:end])
+            refuse(given, UNSUPPORTED | self.elsewhere)
+            refuse_vad_value(given)
+            args = replace_switches(given) + args[end:]
         return super().parse_args(ctx, args)
 
 
@@ -189,3 +263,11 @@ class ListenCommand(SpeechCommand):
         **dict.fromkeys(("--batch-size", "--batched", "--skip-existing", "--gain"), TRANSCRIBE),
         "--mic": "a microphone is what listen records anyway; leave it out",
     }
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments, and refuse files."""
+        ctx.allow_extra_args = True  # which would be refused with less of a sentence
+        files = super().parse_args(ctx, args)
+        if files and not ctx.resilient_parsing:
+            raise UsageError(f"{files[0]}: {TRANSCRIBE}")
+        return files

@@ -55,7 +55,12 @@ def confirm(question: str, refusal: str) -> None:
     """
     if not sys.stdin.isatty():
         raise UsageError(refusal)
-    if not typer.confirm(question, err=True):
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:  # Ctrl-C or Ctrl-D, behind which the line goes on
+        stderr.print()
+        agreed = False
+    if not agreed:
         raise typer.Exit(INTERRUPTED)
 
 

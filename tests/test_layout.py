@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -170,6 +172,13 @@ def test_command_line_imports_heavy_things_late(name):
     assert not foreign(names) & HEAVY
     tops = {room.partition(".")[0] for room in own(names)}
     assert not tops & {"verification", "exporter", "quant", "runtime", "manifest"}
+
+
+def test_public_names_are_listed_before_they_are_used():
+    code = "import voxtral_onnx as v; print(sorted(set(v.__all__) - set(dir(v))))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("name", [command.__name__ for command in COMMANDS])

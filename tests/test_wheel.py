@@ -16,8 +16,8 @@ MAX_WHEEL = 60_000_000
 OLDEST = (
     "onnxruntime==1.30.0",
     "numpy==1.26.4",
-    "typer==0.17.0",
-    "rich==13.7.0",
+    "typer==0.26.0",
+    "rich==13.8.0",
     "soundfile==0.12.1",
     "soxr==0.5.0",
 )

@@ -131,9 +131,12 @@ def find_audio(inputs: Iterable[str]) -> list[str]:
 
     Raises:
         AudioError: a folder without audio, or a pattern that matches nothing.
+        UsageError: an empty name, which would be the folder that one is in.
     """
     found: list[str] = []
     for name in inputs:
+        if not name:
+            raise UsageError("the name of a file is empty; is a variable of the shell not set?")
         path = Path(name)
         try:
             is_folder, exists = path.is_dir(), path.exists()

@@ -65,6 +65,18 @@ def test_help_of_a_command_fits_and_is_whole(name, run, monkeypatch):
     assert "…" not in result.out  # where a word did not fit
 
 
+def test_help_describes_arguments(run):
+    assert "A folder that export wrote." in run("diff", "--help").out
+
+
+def test_help_names_rungs_as_verify_does(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = run("verify", "--help").out
+    assert all(
+        f"{n} {name}" in shown for n, name in ((0, "files' hashes"), (1, "op"), (6, "words"))
+    )
+
+
 def test_no_command(process):
     """The exit code is the option parser's, which prints help on either stream."""
     result = process()
@@ -139,6 +151,7 @@ def test_error_as_a_process(process):
     [
         (["frobnicate"], ["No such command 'frobnicate'"]),
         (["export", "a", "b"], ["Got unexpected extra argument"]),
+        (["diff", "a"], ["Missing argument 'B'"]),
         (["transcribe", "--loud", "a.wav"], ["No such option: --loud"]),
         (["transcribe", "--delay", "soon", "a.wav"], ["Invalid value for '--delay'"]),
         (["transcribe", "--threads", "0", "a.wav"], ["Invalid value for '--threads'"]),

@@ -100,5 +100,8 @@ def test_misuse(arguments, words, process, tiny_artifact):
     process("listen", "-m", tiny_artifact, *arguments, input=b"").assert_refused(2, words)
 
 
-def test_files_are_for_transcribe(run):
-    run("listen", CLIP).assert_misused("Got unexpected extra argument")
+@pytest.mark.parametrize("arguments", [["a.wav"], ["--", "a.wav"], ["--stdin", "a.wav", "b.wav"]])
+def test_files_are_for_transcribe(arguments, run):
+    result = run("listen", "-m", "nowhere", *arguments)
+    result.assert_refused(2, "a.wav: files are for `voxtral-onnx transcribe`; listen takes speech")
+    assert len(result.err.splitlines()) == 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
 from support.commands import CLIP, TEXT
 
-from voxtral_onnx.cli.spellings import UNSUPPORTED, replace_switches
+from voxtral_onnx.cli.spellings import UNSUPPORTED, USUAL, leave_out_usual, replace_switches
 from voxtral_onnx.errors import UsageError
 
 
@@ -99,8 +100,54 @@ def test_sentences(transcribe):
         ("--beam_size", "no beams"),
         ("--temperature", "the likeliest token is taken"),
         ("--condition_on_previous_text", "one stream to the model"),
+        ("--condition_on_previous_text=True", "one stream to the model"),
+        ("--vad_onset", "--vad judges by loudness, --vad-model PATH by Silero's model"),
+        ("--cpu-threads", "use --threads N"),
+        ("--live_transcribe", "`voxtral-onnx listen`"),
+        ("--checkpoint", "Stream.save"),
+        ("--blank-guard", "it is the default; --no-blank-guard turns it off"),
     ):
         transcribe(option, CLIP).assert_refused(2, sentence)
+
+
+def test_sentences_name_only_options_that_there_are(run):
+    shown = "".join(run(command, "--help").out for command in ("transcribe", "listen"))
+    for sentence in UNSUPPORTED.values():
+        assert all(option in shown for option in re.findall(r"--[a-z-]+", sentence)), sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ("--task transcribe a.wav", "a.wav"),
+        ("a.wav --task=transcribe", "a.wav"),
+        ("--task translate a.wav", "--task translate a.wav"),
+        ("--task", "--task"),
+        ("--highlight_words False --condition_on_previous_text=false a.wav", "a.wav"),
+        ("--highlight_words True False", "--highlight_words True False"),
+        ("-o transcribe False", "-o transcribe False"),
+    ],
+)
+def test_values_that_ask_for_what_is_done_anyway(given, left):
+    assert leave_out_usual(given.split()) == left.split()
+
+
+def test_usual_values_are_accepted_without_a_word(transcribe):
+    values = [part for name, value in USUAL.items() for part in (name, value)]
+    result = transcribe(*values, CLIP)
+    assert (result.code, result.out) == (0, TEXT + "\n")
+    assert "--" not in result.err
+    assert USUAL.keys() <= UNSUPPORTED.keys()
+
+
+@pytest.mark.parametrize("command", ["transcribe", "listen"])
+@pytest.mark.parametrize(
+    "given", ["--vad silero.onnx", "--vad x/Silero.ONNX a.wav", "--vad=silero.onnx", "--vad=energy"]
+)
+def test_vad_takes_no_model(given, command, run):
+    result = run(command, "-m", "nowhere", *given.split())
+    result.assert_refused(2, "--vad: ", "--vad-model PATH")
+    assert len(result.err.splitlines()) == 1
 
 
 def test_other_commands_know_nothing_of_whisper(run):

@@ -10,9 +10,9 @@ import soundfile
 import soxr
 from support.commands import CLIP, TEXT
 
-from voxtral_onnx.errors import AudioError
+from voxtral_onnx.errors import AudioError, UsageError
 from voxtral_onnx.memory import resident_memory
-from voxtral_onnx.runtime.audio.files import BLOCK_SECONDS, open_audio
+from voxtral_onnx.runtime.audio.files import BLOCK_SECONDS, find_audio, open_audio
 
 RATE = 16000
 SAMPLES, _ = soundfile.read(CLIP, dtype="float32")
@@ -61,6 +61,15 @@ def test_unreadable(name, content, parts, tmp_path, transcribe):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     transcribe(tmp_path / name).assert_refused(6, *parts)
+
+
+def test_empty_name_is_not_the_folder_one_is_in(tmp_path, monkeypatch, run):
+    (tmp_path / "a.wav").write_bytes(CLIP.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert find_audio(["."]) == ["a.wav"]
+    with pytest.raises(UsageError, match="the name of a file is empty"):
+        find_audio(["a.wav", ""])
+    run("transcribe", "-m", "nowhere", "").assert_refused(2, "the name of a file is empty")
 
 
 def test_folder_is_no_audio(tmp_path, transcribe):
