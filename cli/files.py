@@ -41,9 +41,9 @@ class FileRun:
                 self._run_together()
             else:
                 self._run_in_turn()
-        meter, done = self.screen.files, len(self.audio) - len(self.failed)
+        progress, done = self.screen.files, len(self.audio) - len(self.failed)
         if len(self.audio) > 1 and done:
-            info(f"{done} of {len(self.audio)} files transcribed, {meter.total}")
+            info(f"{done} of {len(self.audio)} files transcribed, {progress.total}")
         return self.failed
 
     def _run_in_turn(self) -> None:
@@ -97,11 +97,11 @@ class FileRun:
         from ..runtime.text.captions import Recording, render
 
         source = self._open(number, path)
-        screen, meter, outputs = self.screen, self.screen.files, self.outputs
-        meter.begin(source)
+        screen, progress, outputs = self.screen, self.screen.files, self.outputs
+        progress.begin(source)
 
         def show(token: Token) -> None:
-            meter.position = token.end
+            progress.position = token.end
             if outputs.shows_words:
                 screen.show(token.text)
 
@@ -112,7 +112,7 @@ class FileRun:
             if outputs.shows_words:
                 screen.end("")
             elif transcript.decoded:
-                info = {**transcript.info, "broken_off_at": round(meter.position, 3)}
+                info = {**transcript.info, "broken_off_at": round(progress.position, 3)}
                 part = Recording(transcript.decoded, source.duration, info)
                 screen.write(render(part, outputs.formats[0]))
             raise
@@ -141,8 +141,8 @@ class FileRun:
             self._say(number, source, note)
         if count := stream.num_swayed:
             self._say(number, source, f"hotwords changed {count} token{'s' * (count > 1)}")
-        if transcript.gate:
-            self._say(number, source, vad_line(transcript.gate))
+        if transcript.speech_filter:
+            self._say(number, source, vad_line(transcript.speech_filter))
         self._say(number, source, timing_line(transcript))
         self.screen.files.finish(source)
 

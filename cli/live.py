@@ -71,11 +71,9 @@ def transcribe_live(
     from ..runtime.text.segments import Segment
     from ..runtime.tokens import Token
 
-    stream, speech_filter, metrics = (
-        transcriber.stream(),
-        transcriber.speech_filter(),
-        StreamMetrics(),
-    )
+    stream = transcriber.stream()
+    speech_filter = transcriber.speech_filter()
+    metrics = StreamMetrics()
     screen, capture = LiveScreen(metrics), Capture(iter(source))
     microphone = source if isinstance(source, Microphone) else None
     recording = Recording([])

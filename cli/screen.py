@@ -38,8 +38,8 @@ class WordPrinter:
 class LiveScreen:
     """Shows words on stdout, and below them, where stderr is a terminal, how the work goes on."""
 
-    def __init__(self, meter: StreamMetrics | FilesProgress):
-        self.meter, self.words = meter, WordPrinter()
+    def __init__(self, metrics: StreamMetrics | FilesProgress):
+        self.metrics, self.words = metrics, WordPrinter()
         self.lock, self.ended = threading.Lock(), threading.Event()
         self.column = 0  # of the cursor, where both are one terminal
         self.shares = sys.stdout.isatty() and stderr.is_terminal
@@ -104,8 +104,8 @@ class LiveScreen:
     def _draw(self) -> None:
         levels = " ▁▂▃▄▅▆▇█"
         while not self.ended.wait(0.25):
-            level = levels[min(len(levels) - 1, int(self.meter.level * len(levels)))]
-            self._status(f"{level} {self.meter}")
+            level = levels[min(len(levels) - 1, int(self.metrics.level * len(levels)))]
+            self._status(f"{level} {self.metrics}")
 
     def _status(self, line: str) -> None:
         line = line[: stderr.width - 1]
@@ -166,8 +166,8 @@ class FilesScreen(LiveScreen):
 class PauseKey:
     """Pauses a microphone when space or p is pressed on a terminal, and lets it go on."""
 
-    def __init__(self, microphone: Microphone | None, screen: LiveScreen, meter: StreamMetrics):
-        self.microphone, self.screen, self.meter = microphone, screen, meter
+    def __init__(self, microphone: Microphone | None, screen: LiveScreen, metrics: StreamMetrics):
+        self.microphone, self.screen, self.metrics = microphone, screen, metrics
         self.terminal: int | None = None
 
     def __enter__(self) -> None:
@@ -207,7 +207,7 @@ class PauseKey:
                 return
             if key in b" pP":
                 microphone.is_paused = not microphone.is_paused
-                self.meter.is_paused = microphone.is_paused
+                self.metrics.is_paused = microphone.is_paused
                 if microphone.is_paused:
                     self.screen.info("paused: what is said now is dropped; space goes on")
                 else:

@@ -25,7 +25,7 @@ class BatchSlot:
     def __init__(
         self, source: AudioSource, stream: Stream, speech_filter: SpeechFilter | None = None
     ):
-        self.source, self.stream, self.gate = source, stream, speech_filter
+        self.source, self.stream, self.speech_filter = source, stream, speech_filter
         self.tokens: list[Token] = []
         self.error: AudioError | None = None
         # Of shape [positions, hidden_size], encoded and not decoded yet
@@ -33,7 +33,7 @@ class BatchSlot:
         self._chunks = self._encode()
 
     def _encode(self) -> Iterator[np.ndarray]:
-        for block in filtered_blocks(self.source, self.gate):
+        for block in filtered_blocks(self.source, self.speech_filter):
             yield from self.stream.encode(block)
         yield from self.stream.encode_tail()
 

@@ -329,7 +329,9 @@ class Transcriber:
                 yield self.transcribe(source, delay_ms=delay_ms)
             return
         for slot in advance_together(self.decoder, self.batch_size, begin):
-            yield Transcript(slot.source, slot.stream, slot.result(), lambda token: None, slot.gate)
+            yield Transcript(
+                slot.source, slot.stream, slot.result(), lambda token: None, slot.speech_filter
+            )
 
     def _source(self, audio: str | Path | np.ndarray | AudioSource, gain: str) -> AudioSource:
         return (

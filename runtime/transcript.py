@@ -28,13 +28,15 @@ class Transcript:
         """Made by `Transcriber.transcribe`."""
         self.source, self.stream, self.transcriber = source, stream, stream.transcriber
         self.duration = source.duration
-        self.gate, self._tokens, self._on_token = speech_filter, tokens, on_token
+        self.speech_filter, self._tokens, self._on_token = speech_filter, tokens, on_token
         self._token_ids: list[int] = []
         self._segments: list[Segment] = []
         self._pending = group(self._taken(), stream.ids)
 
     def _taken(self) -> Iterator[Token]:
-        for token in self.gate.filter(self._tokens) if self.gate else self._tokens:
+        for token in (
+            self.speech_filter.filter(self._tokens) if self.speech_filter else self._tokens
+        ):
             self._token_ids.append(token.token_id)
             self._on_token(token)
             yield token
@@ -90,7 +92,7 @@ class Transcript:
             "context": transcriber.context,
             "blank_guard": len(self.stream.overrides) if transcriber.blank_guard else None,
             "hotwords": self.stream.num_swayed if transcriber.hotwords else None,
-            "vad": self.gate.summary() if self.gate else None,
+            "vad": self.speech_filter.summary() if self.speech_filter else None,
             "encode_ms": round(1000 * timings.encode_seconds, 1),
             "decode_ms": round(1000 * timings.decode_seconds, 1),
             "rtf": round(seconds / self.duration, 4) if self.duration else None,

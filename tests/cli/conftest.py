@@ -36,7 +36,7 @@ def start(tiny_artifact, tmp_path):
     def start(name, *arguments, **options) -> subprocess.Popen:
         code = (
             "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-            "from voxtral_onnx.cli.app import main; main()"
+            "from voxtral_onnx.cli import main; main()"
         )
         command = [sys.executable, "-c", code, name, "-m", tiny_artifact, *arguments]
         started.append(

@@ -265,7 +265,7 @@ import sys
 from pathlib import Path
 from voxtral_onnx.server import page
 page.PAGE = Path(sys.argv.pop(1))
-from voxtral_onnx.cli.app import main
+from voxtral_onnx.cli import main
 main()
 """
 

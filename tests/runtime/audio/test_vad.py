@@ -168,7 +168,7 @@ def test_words_in_speech_are_those_without_a_filter(tiny_artifact, noise):
     assert [s for s in found["energy", "segments"] if s in inside] == inside
     pairs = list(zip(found["energy"].token_ids, found[None].token_ids, strict=True))
     assert all(a in (b, BLANK) for a, b in pairs)
-    gate = found["energy"].gate
+    gate = found["energy"].speech_filter
     assert 10 < gate.quiet_seconds < gate.seconds - 5
 
 
@@ -184,7 +184,7 @@ def test_what_has_no_speech_is_left_out_everywhere(tiny_artifact, monkeypatch):
             {BLANK},
         )
         assert transcript.info["vad"]["left_out"] == len(TEXT.split())
-        assert transcript.gate and transcript.gate.left_out == len(TEXT.split())
+        assert transcript.speech_filter and transcript.speech_filter.left_out == len(TEXT.split())
         gate, events = transcriber.speech_filter(), []
         assert gate
         listen(
@@ -206,12 +206,16 @@ def test_files_that_advance_together_are_filtered_alike(tiny_artifact):
     with Transcriber(tiny_artifact, precision="q4", vad="energy") as transcriber:
         alone = [transcriber.transcribe(clip) for clip in clips]
         expected = {
-            t.duration: (t.token_ids, t.gate and t.gate.summary()) for t in alone if t.token_ids
+            t.duration: (t.token_ids, t.speech_filter and t.speech_filter.summary())
+            for t in alone
+            if t.token_ids
         }
     with Transcriber(tiny_artifact, precision="q4", vad="energy", batch_size=2) as transcriber:
         together = transcriber.transcribe_many(clips)
         assert {
-            t.duration: (t.token_ids, t.gate and t.gate.summary()) for t in together if t.token_ids
+            t.duration: (t.token_ids, t.speech_filter and t.speech_filter.summary())
+            for t in together
+            if t.token_ids
         } == expected
 
 
