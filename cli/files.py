@@ -112,8 +112,8 @@ class FileRun:
             if outputs.shows_words:
                 screen.end("")
             elif transcript.decoded:
-                info = {**transcript.info, "broken_off_at": round(progress.position, 3)}
-                part = Recording(transcript.decoded, source.duration, info)
+                facts = {**transcript.info, "broken_off_at": round(progress.position, 3)}
+                part = Recording(transcript.decoded, source.duration, facts)
                 screen.write(render(part, outputs.formats[0]))
             raise
         if outputs.shows_words:
