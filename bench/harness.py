@@ -3,7 +3,7 @@
 A benchmark is a script with a `main` that `run` calls; typer makes its options of main's
 parameters. `--out` says where the results go, by default results/NAME.json. `describe` begins them
 with date, command, versions and machine, as the machine is before anything is measured. A short run
-to try a benchmark out names another file: `--out /tmp/live.json`.
+to try a benchmark out names another file: `--out live.json`.
 """
 
 from __future__ import annotations
