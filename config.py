@@ -87,8 +87,7 @@ class VoxtralConfig:
             if stack.num_attention_heads % stack.num_key_value_heads:
                 raise CheckpointError(
                     f"{name}: {stack.num_attention_heads} query heads cannot share "
-                    f"{stack.num_key_value_heads} "
-                    "key-value heads evenly"
+                    f"{stack.num_key_value_heads} key-value heads evenly"
                 )
             if stack.head_dim % 2:
                 raise CheckpointError(

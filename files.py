@@ -104,6 +104,6 @@ def require_disk(needs: Mapping[Path, int]) -> None:
         if disks[disk] > free:
             raise StorageError(
                 f"{folder}: {disks[disk] / 1e6:,.1f} MB of disk are needed, {place} has "
-                f"{free / 1e6:,.1f} MB free; "
-                "free space, or choose another disk: HF_HOME for downloads, --output for artifacts"
+                f"{free / 1e6:,.1f} MB free; free space, or choose another disk: HF_HOME for "
+                "downloads, --output for artifacts"
             )

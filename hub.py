@@ -342,8 +342,7 @@ def _download(url: str, file: RemoteFile, path: Path, report: Callable[..., None
         unfinished.unlink()
         raise StorageError(
             f"{path.name}: expected {file.size:,} bytes with hash {file.digest[:16]}…, got "
-            f"{size:,} with "
-            f"{digest.hexdigest()[:16]}…; they were removed, download it again"
+            f"{size:,} with {digest.hexdigest()[:16]}…; they were removed, download it again"
         )
     unfinished.replace(path)
     fsync_dir(path.parent)
@@ -418,8 +417,7 @@ def _named_errors(repository: Repository) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         raise StorageError(
             f"{repository}: neither a path here nor a repository that the hub shows; check the "
-            "name; if it is private, "
-            f"{log_in}"
+            f"name; if it is private, {log_in}"
         ) from error
     except RevisionNotFoundError as error:
         raise StorageError(
@@ -438,12 +436,11 @@ def _named_errors(repository: Repository) -> Iterator[None]:
     except HTTPError as error:
         raise StorageError(
             f"{repository}: no such path here, and no connection to {constants.ENDPOINT} "
-            f"({error}); run it again "
-            "later, what has come is kept; --offline takes what was downloaded before"
+            f"({error}); run it again later, what has come is kept; --offline takes what was "
+            "downloaded before"
         ) from error
     except OSError as error:
         raise StorageError(
             f"{_home(repository)}: cannot be written ({error.strerror or error}); free space, or "
-            "set HF_HOME to "
-            "another folder; what has come is kept"
+            "set HF_HOME to another folder; what has come is kept"
         ) from error

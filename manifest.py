@@ -269,8 +269,7 @@ class Manifest:
         except (FileNotFoundError, NotADirectoryError):
             raise ArtifactError(
                 f"{folder}: no {FILE_NAME}: not an exported artifact, or its export did not "
-                "finish; "
-                "run: voxtral-onnx export SOURCE"
+                "finish; run: voxtral-onnx export SOURCE"
             ) from None
         except (ValueError, OSError) as error:
             raise ArtifactError(f"{path}: cannot be read ({error}); export again") from error

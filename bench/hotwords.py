@@ -99,8 +99,8 @@ def main(
             rows.append(row | score(references, hypotheses, set(listed)))
             print(
                 f"{kind:6}  bias {bias}: WER {rows[-1]['wer']:.2f} %; of {rows[-1]['listed_said']} "
-                "listed words "
-                f"{rows[-1]['listed_found']} found, {rows[-1]['listed_invented']} invented"
+                f"listed words {rows[-1]['listed_found']} found, {rows[-1]['listed_invented']} "
+                "invented"
             )
     results |= {
         "precision": precision,

@@ -292,9 +292,8 @@ def main(
     for row in rows:
         print(
             f"{row['synthesizer']:10} {row['way']:6}  median {row['median_ms']} ms, p90 "
-            f"{row['p90_ms']} ms, "
-            f"{row['median_signed_ms']:+} ms; {row['groups']} groups of {row['exact_clips']} of "
-            f"{row['clips']} clips"
+            f"{row['p90_ms']} ms, {row['median_signed_ms']:+} ms; {row['groups']} groups of "
+            f"{row['exact_clips']} of {row['clips']} clips"
         )
 
 

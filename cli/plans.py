@@ -36,8 +36,8 @@ def print_plan(plan: ExportPlan) -> None:
     console.print(table)
     console.print(
         f"disk: {format_size(plan.disk_needed)} needed, {format_size(plan.disk_free)} free; "
-        f"memory: about {format_size(PEAK)}; "
-        f"time: about {plan.seconds:.0f} s with {plan.threads} threads"
+        f"memory: about {format_size(PEAK)}; time: about {plan.seconds:.0f} s with {plan.threads} "
+        "threads"
     )
     plan.require_room()
 
@@ -49,12 +49,11 @@ def print_budget_plan(budget: BudgetPlan, num_bytes: int) -> None:
     console, plan = Console(highlight=False, soft_wrap=True), budget.export
     console.print(
         f"[b]{escape(str(plan.folder))}[/]: {format_size(num_bytes)} at most; "
-        f"{format_size(budget.minimum)} are the least, "
-        f"and {format_size(budget.floats)} need no quantising\n"
-        f"disk: {format_size(num_bytes)} needed, {format_size(plan.disk_free)} free; "
-        f"memory: about {format_size(MEASURE_PEAK)}; "
-        f"time: about {budget.seconds:.0f} s to measure and {plan.seconds:.0f} s to export "
-        f"with {plan.threads} threads"
+        f"{format_size(budget.minimum)} are the least, and {format_size(budget.floats)} need no "
+        "quantising\n"
+        f"disk: {format_size(num_bytes)} needed, {format_size(plan.disk_free)} free; memory: about "
+        f"{format_size(MEASURE_PEAK)}; time: about {budget.seconds:.0f} s to measure and "
+        f"{plan.seconds:.0f} s to export with {plan.threads} threads"
     )
 
 
@@ -97,7 +96,6 @@ def print_budget(budget: Budget) -> None:
         )
     stderr.print(table)
     info(
-        f"{format_size(budget.size)} of {format_size(budget.num_bytes)}, "
-        f"drift {budget.drift:.1e} nats; "
-        f"recipe: {budget.recipe}, everything measured: {budget.table}"
+        f"{format_size(budget.size)} of {format_size(budget.num_bytes)}, drift {budget.drift:.1e} "
+        f"nats; recipe: {budget.recipe}, everything measured: {budget.table}"
     )

@@ -31,9 +31,9 @@ def print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: l
         console.print(f"[dim]{escape(manifest.scope)}[/]", soft_wrap=True)
     streaming, windows = manifest.streaming, manifest.caches
     console.print(
-        f"windows: encoder {windows['encoder'].window} frames, "
-        f"decoder {windows['decoder'].window} tokens; "
-        f"delay {streaming.default_delay_tokens} of 1 to {streaming.max_delay_tokens} tokens"
+        f"windows: encoder {windows['encoder'].window} frames, decoder {windows['decoder'].window} "
+        f"tokens; delay {streaming.default_delay_tokens} of 1 to {streaming.max_delay_tokens} "
+        "tokens"
     )
     console.print(_graph_table(manifest))
     sizes = [file.size for name, file in manifest.files.items() if (folder / name).exists()]
@@ -156,10 +156,9 @@ def format_measurements(rows: list[Measurement]) -> str:
             calls.append((f"{path}: {call}", _latency(one), _latency(other)))
         line = (
             f"{path}: loaded in {details.load_seconds:.2f} s, "
-            f"{format_size(details.loaded_memory)}; "
-            f"first step {details.first_step_seconds:.2f} s; "
-            f"{format_size(details.full_memory)} with full caches; "
-            f"a decoder step reads {format_size(details.decoder_bytes)} of weights"
+            f"{format_size(details.loaded_memory)}; first step {details.first_step_seconds:.2f} s; "
+            f"{format_size(details.full_memory)} with full caches; a decoder step reads "
+            f"{format_size(details.decoder_bytes)} of weights"
         )
         if row.device == "cpu":
             line += (
@@ -195,9 +194,9 @@ def timing_line(transcript: Transcript) -> str:
     info = transcript.info
     rtf = "–" if info["rtf"] is None else f"{info['rtf']:.3f}"
     return (
-        f"{transcript.duration:.2f} s of audio: "
-        f"encode {info['encode_ms']:.0f} ms, decode {info['decode_ms']:.0f} ms, RTF {rtf}, "
-        f"{info['tokens_per_second']:.0f} tokens/s, {format_size(peak_memory())} of memory"
+        f"{transcript.duration:.2f} s of audio: encode {info['encode_ms']:.0f} ms, decode "
+        f"{info['decode_ms']:.0f} ms, RTF {rtf}, {info['tokens_per_second']:.0f} tokens/s, "
+        f"{format_size(peak_memory())} of memory"
     )
 
 

@@ -62,8 +62,8 @@ class Graph:
             if (folder / file).is_symlink():
                 sys.exit(
                     f"{folder / file}: a link, as in the hub's cache, and OpenVINO reads no "
-                    "weights through links; "
-                    "download real files: hf download ORG/NAME --local-dir FOLDER"
+                    "weights through links; download real files: hf download ORG/NAME --local-dir "
+                    "FOLDER"
                 )
         self.run, self.rules, self.position = compiled(folder / graph["path"]), rules, 0
         self.dtypes = {tensor["name"]: tensor["dtype"] for tensor in graph["inputs"]}

@@ -33,9 +33,8 @@ def require_memory(addresses: int) -> None:
     if limit is not None and limit - mapped < addresses:
         raise StorageError(
             f"memory: an export needs {(mapped + addresses) / 1e6:,.0f} MB of addresses (about "
-            f"{PEAK / 1e6:,.0f} MB of "
-            f"them resident), this process is limited to {limit / 1e6:,.0f} MB; raise the limit "
-            "(ulimit -v unlimited)"
+            f"{PEAK / 1e6:,.0f} MB of them resident), this process is limited to "
+            f"{limit / 1e6:,.0f} MB; raise the limit (ulimit -v unlimited)"
         )
     available, resident = available_memory(), resident_memory()
     if available is not None and available + resident < PEAK:
@@ -64,7 +63,6 @@ def named_memory_errors() -> Iterator[None]:
         ):
             raise StorageError(
                 f"memory: ran out of it ({str(error) or 'MemoryError'}); an export needs about "
-                f"{PEAK / 1e6:,.0f} MB: "
-                "free memory, raise its limit, or take fewer --threads"
+                f"{PEAK / 1e6:,.0f} MB: free memory, raise its limit, or take fewer --threads"
             ) from error
         raise

@@ -375,9 +375,8 @@ def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
             together = dict.fromkeys([*precisions, *sorted(name for name, _ in renewed)])
             raise ArtifactError(
                 f"{plan.folder}: its {name} is not what this checkpoint and version would write "
-                "(made by "
-                f"{manifest.generator}); export all of its precisions together: --precision "
-                f"{','.join(together)}, or choose another folder with --output"
+                f"(made by {manifest.generator}); export all of its precisions together: "
+                f"--precision {','.join(together)}, or choose another folder with --output"
             )
     return replace(plan, finished=finished, kept=kept)
 

@@ -234,8 +234,7 @@ def plan_budget(
     if budget >= floats:
         raise QuantizationError(
             f"budget: {budget:,} bytes hold the model without quantising, in {floats:,}; export it "
-            "with --precision "
-            f"{'fp16' if PRECISIONS[precision].dtype == 'float16' else 'fp32'}"
+            f"with --precision {'fp16' if PRECISIONS[precision].dtype == 'float16' else 'fp32'}"
         )
     return BudgetPlan(plan, sizes, fixed, minimum, floats)
 

@@ -108,8 +108,7 @@ class Publication:
             if self.manifest not in there and (others := sorted(there.keys() - FRESH)):
                 raise StorageError(
                     f"{self.repo_id}: holds something else than an artifact "
-                    f"({', '.join(others[:3])}); "
-                    "choose another name"
+                    f"({', '.join(others[:3])}); choose another name"
                 )
             missing = {
                 name: file

@@ -171,8 +171,7 @@ def _in_new_process(
         except BrokenProcessPool as error:
             raise DeviceError(
                 f"{options['precision']}: its process was ended from outside, most likely for want "
-                "of memory; "
-                "try another --precision or a smaller --context"
+                "of memory; try another --precision or a smaller --context"
             ) from error
 
 

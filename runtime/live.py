@@ -97,10 +97,8 @@ class StreamMetrics:
         paused = "PAUSED, " if self.is_paused else ""
         return (
             f"{paused}{self.captured:.1f} s of audio, {self.backlog:.1f} s behind, latency p50 "
-            f"{p50:.0f}, "
-            f"p95 {p95:.0f}, p99 {p99:.0f} ms, RTF {self.rtf:.3f} "
-            f"(encoder {self.share(self.encode_seconds):.3f}, decoder "
-            f"{self.share(self.decode_seconds):.3f})"
+            f"{p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms, RTF {self.rtf:.3f} (encoder "
+            f"{self.share(self.encode_seconds):.3f}, decoder {self.share(self.decode_seconds):.3f})"
         )
 
 
@@ -274,8 +272,7 @@ class _Watch:
             "the input exceeds full scale: turn it down": np.count_nonzero(np.abs(block) >= CLIPPED)
             > len(block) / 100,
             f"more than {BEHIND_SECONDS:.0f} s behind: this machine is slower than the speech; "
-            "text comes late, "
-            "nothing is lost": backlog > BEHIND_SECONDS,
+            "text comes late, nothing is lost": backlog > BEHIND_SECONDS,
         }
         for text, is_so in found.items():
             if is_so and text not in self.reported:

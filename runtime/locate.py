@@ -119,9 +119,8 @@ class MappedFiles:
             if hash_file(self._folder / name).sha256 != self._manifest.files[name].sha256:
                 raise ArtifactError(
                     f"{self._folder / name}: changed while it was in use, so that nothing decoded "
-                    "from now on could be "
-                    "trusted; export to another folder, or replace files instead of writing into "
-                    "them"
+                    "from now on could be trusted; export to another folder, or replace files "
+                    "instead of writing into them"
                 )
             self._stamps[name] = now
 

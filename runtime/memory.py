@@ -67,8 +67,7 @@ def require_memory(
     holder = f"free on {device.name} are" if device and on_device else "this process may still take"
     raise DeviceError(
         f"memory: {precision} with context {context}{files} needs about "
-        f"{needed(precision, context) / 1e9:.2f} GB, "
-        f"{holder} {available / 1e9:.2f} GB; {advice}"
+        f"{needed(precision, context) / 1e9:.2f} GB, {holder} {available / 1e9:.2f} GB; {advice}"
     )
 
 

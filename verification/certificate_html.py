@@ -106,8 +106,7 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
             '<figure class="card"><h3>Blank margins</h3>'
             + _draw_margins(margins)
             + '<figcaption><span class="key">float model</span><span class="key other">as '
-            "shipped</span>; "
-            "to the right of 0 a position stays blank</figcaption></figure>"
+            "shipped</span>; to the right of 0 a position stays blank</figcaption></figure>"
         )
     parts = [f"<h2>{escape(name)}</h2>"]
     if drawings:

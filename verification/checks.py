@@ -306,8 +306,8 @@ class PrecisionChecks:
         passed = kl <= thresholds.KL_DIVERGENCE.value and agreement >= thresholds.AGREEMENT.value
         return passed and hard <= thresholds.BLANK_FLIPS.value, (
             f"KL {kl:.2g} nats, blank margins {np.abs(before - after).mean():.2g} off, "
-            f"{int(flips.sum())} turned "
-            f"over ({hard} sure ones), {agreement:.1%} of {len(before)} tokens the same"
+            f"{int(flips.sum())} turned over ({hard} sure ones), {agreement:.1%} of {len(before)} "
+            "tokens the same"
         )
 
     def _float_model(self) -> Layerwise | None:

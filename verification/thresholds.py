@@ -17,23 +17,20 @@ class Threshold:
 OPERATOR_ERROR = Threshold(
     "operator error",
     1e-5,
-    "relative L2; float32 kernels and PyTorch differ by 1e-7 to 1e-6 for the order of additions; a "
-    "wrong sign, pair or "
-    "zero point makes 1e-2 or more",
+    "relative L2; float32 kernels and PyTorch differ by 1e-7 to 1e-6 for the order of additions; "
+    "a wrong sign, pair or zero point makes 1e-2 or more",
 )
 GRAPH_ERROR = Threshold(
     "graph error",
     1e-5,
     "relative L2 of a stage in float32; 3e-6 was the worst intact stage of tiny, toy and the 4B "
-    "shapes; damage makes "
-    "1e-3 and more",
+    "shapes; damage makes 1e-3 and more",
 )
 SHIPPED_ERROR = Threshold(
     "shipped error",
     5e-2,
-    "relative L2 of a stage as shipped; float16 alone makes 1e-3, products in int8 (accuracy level "
-    "4) make 1e-2 to "
-    "2e-2; an overflow of float16 is infinite",
+    "relative L2 of a stage as shipped; float16 alone makes 1e-3, products in int8 (accuracy "
+    "level 4) make 1e-2 to 2e-2; an overflow of float16 is infinite",
 )
 MODULE_ERROR = Threshold(
     "module error",
@@ -45,16 +42,15 @@ ROUNDING_STEPS = Threshold(
     "rounding steps",
     2.0,
     "steps of a block's scale between a weight and its code, where another version wrote the "
-    "artifact: rounding makes "
-    "half a step, a method that clips up to two, a wrong scale or nibble more",
+    "artifact: rounding makes half a step, a method that clips up to two, a wrong scale or nibble "
+    "more",
 )
 STREAM_ERROR = Threshold(
     "stream error",
     0.25,
-    "relative L2 of a clip's logits, a stream as shipped against the module over the whole clip in "
-    "float32: int8 and "
-    "float16 make 0.01 on tiny and on random weights of full size; a wrong position or pad makes "
-    "about 1",
+    "relative L2 of a clip's logits, a stream as shipped against the module over the whole clip "
+    "in float32: int8 and float16 make 0.01 on tiny and on random weights of full size; a wrong "
+    "position or pad makes about 1",
 )
 EXACT_STREAM_ERROR = Threshold(
     "exact stream error", 1e-4, "the same where the artifact computes in float32 throughout"
@@ -63,8 +59,8 @@ TIE = Threshold(
     "tie",
     8.0,
     "times the noise of the logits (rms over the vocabulary) under which the order of two tokens "
-    "is left to rounding: "
-    "calls of other sizes run other kernels; in float32 the noise is 1e-6, so tokens are identical",
+    "is left to rounding: calls of other sizes run other kernels; in float32 the noise is 1e-6, "
+    "so tokens are identical",
 )
 KL_DIVERGENCE = Threshold(
     "KL divergence",

@@ -38,8 +38,7 @@ from .transformers_parity import compare_with_transformers, transformers_version
 ALL_RUNGS = (0, 1, 2, 3, 4, 5, 6)
 UNSEEN_WEIGHTS = (
     "Whether the weights are the checkpoint's: none was given, and reordered rows, a changed "
-    "scale, code or bias and a "
-    "shifted table of delays agree with the graphs that read them."
+    "scale, code or bias and a shifted table of delays agree with the graphs that read them."
 )
 
 
@@ -145,9 +144,8 @@ def _open_source(checkpoint: str | Path, manifest: Manifest, folder: Path) -> Ch
     if (found := source.fingerprint()) != manifest.fingerprint:
         raise CheckpointError(
             f"{checkpoint}: expected the checkpoint that {folder} was exported from, with the "
-            "fingerprint "
-            f"{manifest.fingerprint[:16]}…, got one with {found[:16]}…; give the other, or leave "
-            "--checkpoint out"
+            f"fingerprint {manifest.fingerprint[:16]}…, got one with {found[:16]}…; give the "
+            "other, or leave --checkpoint out"
         )
     return source
 

@@ -42,8 +42,7 @@ def write_report(folder: Path, manifest: Manifest, checkpoint: Checkpoint, threa
         if wrong := [entry["tensor"] for entry in tensors if entry["result"] == "differs"]:
             raise StorageError(
                 f"{folder}: {name}: {len(wrong)} tensors read back are not what was written, as "
-                f"{wrong[0]}: the disk "
-                "or memory is at fault; export again"
+                f"{wrong[0]}: the disk or memory is at fault; export again"
             )
         precisions[name] = {"summary": _summary(tensors), "tensors": tensors}
     values = {

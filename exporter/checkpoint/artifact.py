@@ -122,8 +122,8 @@ def is_artifact(folder: Path) -> bool:
 def open_artifact(folder: Path) -> Checkpoint:
     """Open the most exact precision of an artifact: float32, float16, or blocks of 8 bits.
 
-    In float32 its fingerprint and its tensors are the checkpoint's, but for the delay gains: their
-    last place is float32's, where those of a checkpoint are computed in float64.
+    In float32 its fingerprint and its tensors are the checkpoint's, with the delay gains in the
+    place of the networks that they were computed from.
 
     Raises:
         ArtifactError: not an artifact, or a damaged one.
@@ -139,10 +139,8 @@ def open_artifact(folder: Path) -> Checkpoint:
     if not ranks:
         raise QuantizationError(
             f"{folder}: holds 4-bit weights alone ({', '.join(manifest.precisions)}), and rounding "
-            "twice loses more "
-            "than the bits say; quantise the checkpoint it was made of, whose fingerprint begins "
-            "with "
-            f"{manifest.fingerprint[:16]}: voxtral-onnx quantize CHECKPOINT"
+            "twice loses more than the bits say; quantise the checkpoint it was made of, whose "
+            f"fingerprint begins with {manifest.fingerprint[:16]}: voxtral-onnx quantize CHECKPOINT"
         )
     chosen = min(ranks, key=ranks.__getitem__)
     kind = manifest.precisions[chosen]

@@ -104,8 +104,7 @@ def find(source: Path) -> list[Path]:
     if source.is_file():
         raise CheckpointError(
             f"{source}: expected a checkpoint folder or a GGUF, found a file that begins with "
-            f"{_head(source)!r}; "
-            "of a GGUF in shards name the first"
+            f"{_head(source)!r}; of a GGUF in shards name the first"
         )
     if is_pattern:
         raise CheckpointError(
@@ -147,16 +146,14 @@ def order_shards(first: str, sizes: Mapping[str, int], place: str) -> list[str]:
     if stray := sorted(other for other in sizes.keys() - set(found) if alike.fullmatch(other)):
         raise CheckpointError(
             f"{place}/{first}: expected the shard {stem}{suffix} after {found[-1]}, found "
-            f"{stray[0]}; get the missing "
-            "one"
+            f"{stray[0]}; get the missing one"
         )
     for shard in found[1:]:
         size, expected = sizes[shard], sizes[first]
         if size > expected or (size < expected and shard != found[-1]):
             raise CheckpointError(
                 f"{place}/{shard}: expected a shard of {expected:,} bytes like {first}, found "
-                f"{size:,}: incomplete or "
-                "out of order; download it again"
+                f"{size:,}: incomplete or out of order; download it again"
             )
     return found
 
@@ -218,8 +215,7 @@ def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str |
     if metadata.get("split.count", 1) != 1:
         raise CheckpointError(
             f"{files[0]}: one of {metadata['split.count']} GGUFs that hold a model together; merge "
-            "them first: "
-            "llama-gguf-split --merge FIRST OUT"
+            "them first: llama-gguf-split --merge FIRST OUT"
         )
     entries = [_read_entry(header) for _ in range(num_tensors)]
     alignment = metadata.get("general.alignment", _ALIGNMENT)
@@ -263,8 +259,7 @@ def _read_entry(header: _Header) -> tuple[str, tuple[int, ...], Encoding, int]:
     if shape[-1] % encoding.block_size or (len(shape) == 1 and encoding.block_size > 1):
         raise CheckpointError(
             f"{header.name}: {name} {list(shape)}: expected rows in whole blocks of "
-            f"{encoding.name}, which has "
-            f"{encoding.block_size} values in one, and vectors as floats"
+            f"{encoding.name}, which has {encoding.block_size} values in one, and vectors as floats"
         )
     return name, shape, encoding, offset
 
@@ -338,6 +333,5 @@ class _Header:
         if size > self.whole.size - self.at:
             raise CheckpointError(
                 f"{self.name}: truncated or damaged: its header ends beyond the "
-                f"{self.whole.size:,} bytes that there "
-                "are; download it again"
+                f"{self.whole.size:,} bytes that there are; download it again"
             )

@@ -156,8 +156,7 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
     if not tokenizer.is_file():
         raise CheckpointError(
             f"{source}: a GGUF says too little about its tokenizer, and there is no {tokenizer}; "
-            "pass Mistral's: "
-            "--tokenizer tekken.json"
+            "pass Mistral's: --tokenizer tekken.json"
         )
     files = versions((*shards, tokenizer))
     found, metadata = gguf.open_gguf(shards)
@@ -173,8 +172,8 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
         )
         raise CheckpointError(
             f"{source}: expected the names of one of these schemes: {schemes}; found "
-            f"{', '.join(sorted(found)[:3])}: "
-            "not a GGUF of Voxtral Realtime, or of a converter that is not known here"
+            f"{', '.join(sorted(found)[:3])}: not a GGUF of Voxtral Realtime, or of a converter "
+            "that is not known here"
         )
     config = RELEASED
     if gguf.CONFIG in metadata:
@@ -229,8 +228,7 @@ def _check_tensors(
         )
         raise CheckpointError(
             f"{source}: expected the {len(expected)} tensors of this configuration in the "
-            f"{scheme.name} layout, "
-            f"got {len(problems)} differences:\n  {shown}"
+            f"{scheme.name} layout, got {len(problems)} differences:\n  {shown}"
         )
     return tensors
 

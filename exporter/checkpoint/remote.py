@@ -164,8 +164,7 @@ def _choose_gguf(repository: hub.Repository, ggufs: list[str], file: str | None)
     if not ggufs:
         raise CheckpointError(
             f"{repository}: expected params.json and consolidated.safetensors (Mistral's layout), "
-            "config.json "
-            "(Hugging Face's) or a GGUF, found none of them"
+            "config.json (Hugging Face's) or a GGUF, found none of them"
         )
     if len(ggufs) > 1:
         name, at, revision = str(repository).partition("@")

@@ -74,8 +74,7 @@ def open_safetensors(path: Path) -> dict[str, Tensor]:
             if header_size > min(_MAX_HEADER, size - 8):
                 raise CheckpointError(
                     f"{path}: expected a safetensors file, its header would be {header_size:,} "
-                    f"bytes of {size:,}; "
-                    "download it again"
+                    f"bytes of {size:,}; download it again"
                 )
             header = json.loads(file.read(header_size))
             if not isinstance(header, dict):

@@ -41,14 +41,12 @@ def read_tekken(
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             "tekken.json: expected a Tekken tokenizer with special tokens and an audio section, "
-            f"got {error!r}; "
-            "take the file that belongs to the checkpoint"
+            f"got {error!r}; take the file that belongs to the checkpoint"
         ) from error
     if missing := [name for name in _NAMES.values() if name not in ids]:
         raise CheckpointError(
             f"tekken.json: no special token {', '.join(missing)}: the tokenizer of a model without "
-            "streaming; "
-            "take the file that belongs to the checkpoint"
+            "streaming; take the file that belongs to the checkpoint"
         )
     _check("vocabulary", vocab_size, config.decoder.vocab_size)
     _check("sampling rate", rate, config.audio.sample_rate)

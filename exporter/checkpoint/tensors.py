@@ -208,8 +208,7 @@ def map_file(path: Path) -> Piece:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             raise StorageError(
                 f"{path}: cannot be mapped: the limit on this process's memory leaves no room for "
-                "its "
-                f"{path.stat().st_size / 1e6:,.0f} MB; raise it (ulimit -v unlimited)"
+                f"its {path.stat().st_size / 1e6:,.0f} MB; raise it (ulimit -v unlimited)"
             ) from error
         raise CheckpointError(f"{path}: cannot be read ({error}); download it again") from error
     return Piece(mapping, 0, len(mapping))

@@ -175,8 +175,7 @@ class QuantizedTiedEmbedding(nn.Module):
         if rule.has_zero_points:
             raise QuantizationError(
                 f"{name}: method {rule.method} has zero points, but no gather with zero points "
-                "runs on every host; "
-                "use a symmetric method for the tied table"
+                "runs on every host; use a symmetric method for the tied table"
             )
         if hidden_size % rule.block_size:
             raise QuantizationError(

@@ -17,8 +17,7 @@ def check_samples(samples: np.ndarray) -> np.ndarray:
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
         raise AudioError(
             f"samples: expected float [n] with full scale 1, got {array.dtype} "
-            f"{list(array.shape)}; "
-            "average the channels and divide integers by their full scale"
+            f"{list(array.shape)}; average the channels and divide integers by their full scale"
         )
     bad = np.flatnonzero(~np.isfinite(array))
     if len(bad):

@@ -121,8 +121,7 @@ class Silero:
         if found != [cls.INPUTS, cls.OUTPUTS]:
             raise ArtifactError(
                 f"{path}: expected Silero's voice activity detector, version 5 or 6, with inputs "
-                f"{cls.INPUTS} and "
-                f"outputs {cls.OUTPUTS}, got {found[0]} and {found[1]}"
+                f"{cls.INPUTS} and outputs {cls.OUTPUTS}, got {found[0]} and {found[1]}"
             )
         return session
 

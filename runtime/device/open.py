@@ -47,8 +47,7 @@ def open_device(
         if activation_dtype != "float16":
             raise DeviceError(
                 "CUDA has attention in float16 only, and this precision computes in "
-                f"{activation_dtype}; "
-                "choose --precision q4f16 or fp16, or --device cpu"
+                f"{activation_dtype}; choose --precision q4f16 or fp16, or --device cpu"
             )
         from .cuda import Cuda
 

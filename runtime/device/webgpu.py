@@ -64,16 +64,14 @@ class WebGpu:
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
             raise DeviceError(
                 f"{self.name}: no adapter that WebGPU takes ({_reason(error)}); install the GPU's "
-                "driver, "
-                "or use --device cpu"
+                "driver, or use --device cpu"
             ) from error
         try:
             self.shift(self.zeros(shape, dtype), dtype, 2)
         except Exception as error:
             raise DeviceError(
                 f"{self.name}: its adapter does not compute in {activation_dtype} "
-                f"({_reason(error)}); "
-                "use --precision q4, which takes float32, or --device cpu"
+                f"({_reason(error)}); use --precision q4, which takes float32, or --device cpu"
             ) from error
 
     def open(

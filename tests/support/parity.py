@@ -20,7 +20,6 @@ def assert_parity(actual, expected, *, atol: float, rtol: float = 0.0, what: str
         cosine = a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-30)
         raise AssertionError(
             f"{what}: error {error[worst]:.3g} at {tuple(map(int, worst))} (got "
-            f"{actual[worst]:.6g}, expected "
-            f"{expected[worst]:.6g}), {outside.mean():.2%} outside atol {atol:g} rtol {rtol:g}, "
-            f"cosine {cosine:.6f}"
+            f"{actual[worst]:.6g}, expected {expected[worst]:.6g}), {outside.mean():.2%} outside "
+            f"atol {atol:g} rtol {rtol:g}, cosine {cosine:.6f}"
         )

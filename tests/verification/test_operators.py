@@ -29,11 +29,9 @@ from voxtral_onnx.manifest import GraphSpec, Manifest
 
 OPERATORS = (  # noqa: SIM905
     "Add ArgMax Cast Clip Concat Conv Div Equal Exp Gather GatherBlockQuantized GatherElements "
-    "Gelu Gemm Greater "
-    "GroupQueryAttention Log MatMul MatMulNBits Max Mul QuickGelu ReduceSum Reshape "
-    "RotaryEmbedding Shape "
-    "SimplifiedLayerNormalization SkipSimplifiedLayerNormalization Slice Squeeze Sub Transpose "
-    "Unsqueeze Where"
+    "Gelu Gemm Greater GroupQueryAttention Log MatMul MatMulNBits Max Mul QuickGelu ReduceSum "
+    "Reshape RotaryEmbedding Shape SimplifiedLayerNormalization SkipSimplifiedLayerNormalization "
+    "Slice Squeeze Sub Transpose Unsqueeze Where"
 ).split()
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu), "webgpu")
 # Of int64

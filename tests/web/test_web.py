@@ -65,10 +65,9 @@ def test_graphs_for_captured_calls_lose_their_windows_alone(tiny_artifact, tmp_p
     need_node()
     path, changed = tiny_artifact / "onnx" / "encoder_q4.onnx", tmp_path / "changed.onnx"
     script = (
-        "const { withoutWindow } = await import(process.argv[1]);"
-        "const { readFileSync, writeFileSync } = await import('node:fs');"
-        "writeFileSync(process.argv[3], withoutWindow(new "
-        "Uint8Array(readFileSync(process.argv[2]))))"
+        "const { withoutWindow } = await import(process.argv[1]);const { readFileSync, "
+        "writeFileSync } = await import('node:fs');writeFileSync(process.argv[3], "
+        "withoutWindow(new Uint8Array(readFileSync(process.argv[2]))))"
     )
     graph_js = (WEB / "src" / "engine" / "graph.js").as_uri()
     subprocess.run(

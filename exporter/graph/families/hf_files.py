@@ -58,8 +58,7 @@ def root_files(
         if value != expected:
             raise CheckpointError(
                 f"family transformers_js: {name}: its processor has {expected}, this checkpoint "
-                f"{value}; "
-                "export with --family native"
+                f"{value}; export with --family native"
             )
     specials = special_tokens(json.loads(tekken))
     named = {name: text for name, text in _NAMED.items() if text in specials}

@@ -210,8 +210,7 @@ def test_a_file_that_does_not_say_is_the_released_model(tmp_path, refuse):
         "expected the 711 tensors",
         "misshapen "
         "mm_streams_embeddings.embedding_module.whisper_encoder.conv_layers.0.conv.weight: "
-        "expected "
-        "[1280, 128, 3], got [64, 128, 3]",
+        "expected [1280, 128, 3], got [64, 128, 3]",
     )
 
 
