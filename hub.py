@@ -1,6 +1,4 @@
-"""Repositories of the Hugging Face hub.
-
-What they hold, and the files that are needed, downloaded whole and checked.
+"""Repositories of the Hugging Face hub: what they hold, and downloads that are whole and checked.
 
     HF_HOME/assets/voxtral-onnx/ORG--NAME/
         main.json         what the hub said of this revision when all that was needed of it had

@@ -1,9 +1,4 @@
-"""Attention of a batched encoder, of three kinds.
-
-Each replaces GroupQueryAttention in an encoder's graph.
-
-`encoder_rows.py` measures them.
-"""
+"""Three kinds of batched attention in the place of an encoder graph's; encoder_rows.py measures."""
 
 from __future__ import annotations
 

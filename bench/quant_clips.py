@@ -1,8 +1,6 @@
-"""One clip through several artifacts.
+"""One clip through several artifacts, in the processes of quant.py.
 
 Logits while each is given float32's tokens, and the text it writes by itself.
-
-`quant.py` runs it in its processes.
 """
 
 from __future__ import annotations

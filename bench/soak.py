@@ -1,6 +1,4 @@
-"""A stream that never ends.
-
-Memory over hours of audio, and the same tokens in chunks as in one piece.
+"""A stream over hours of audio: its memory, and the same tokens in chunks as in one piece.
 
     python bench/soak.py [ARTIFACT] [--hours 3] [--precision fp32]
 

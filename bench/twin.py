@@ -1,6 +1,6 @@
-"""Write a full-size random twin of the released checkpoint.
+"""Write a full-size random twin of the released checkpoint: its names, shapes and dtypes.
 
-Its names, shapes and dtypes, 8.86 GB, 711 tensors.
+8.86 GB in 711 tensors.
 
 Speed, memory and sizes of the 4B model can be measured on it; its transcripts mean nothing.
 

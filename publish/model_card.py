@@ -1,6 +1,4 @@
-"""The model card of a published artifact.
-
-The README.md of its repository, generated from the manifest.
+"""The model card of a published artifact: its repository's README.md, from the manifest.
 
 Keys of the front matter: huggingface.co/docs/hub/model-cards.
 """

@@ -1,4 +1,4 @@
-"""Files decoded together.
+"""Files decoded together, a slot of one batch each.
 
 A call of the decoder reads all weights, however many files it advances by a token.
 """

@@ -1,4 +1,4 @@
-"""Sound as it is spoken to events.
+"""Sound as it is spoken to events: tokens, segments, silences, warnings.
 
 Audio is captured in a thread of its own and waits there when the model is behind.
 

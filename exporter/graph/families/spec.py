@@ -1,7 +1,4 @@
-"""What a family of graphs consists of.
-
-Plans of graphs for each precision, and files beside them.
-"""
+"""What a family consists of: plans of its graphs for each precision, and files beside them."""
 
 from __future__ import annotations
 
