@@ -12,8 +12,12 @@ import re
 # 2069) or ends a line (U+2028, 2029), and halves of characters, which have no bytes to be sent as.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # What begins something in CommonMark and GitHub's dialect of it: anywhere, and in a line's first
-# place. A colon, a dot and an at sign make links of addresses where a character follows.
-_MARKUP = re.compile(r"[\\`*_\[\]<>&|~$]|[:.@](?=\S)|^[-+=#]|(?<=\d)[.)](?=\s|$)")
+# place. Colons, dots and at signs make links of addresses where something follows; an underscore in
+# a word is none.
+_MARKUP = re.compile(
+    r"[\\`*\[\]<>&|~$]|[:@](?=\S)|\.(?=[^\s\d])|^[-+=#]|(?<=\d)[.)](?=\s|$)"
+    r"|(?<![^\W_])_|_(?![^\W_])"
+)
 
 
 def printable(text: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..assets import SAMPLES, SELF_TEST_CLIP
 from ..errors import ArtifactError, StorageError, UsageError
+from ..escaping import markdown
 from ..files import fsync_dir, hash_file, require_disk
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
 
@@ -213,6 +214,6 @@ def space_card(manifest: Manifest) -> str:
     return SPACE_CARD.format(
         title="Speech to text in this tab",
         size=f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB",
-        generator=manifest.generator,
-        scope=f" {manifest.scope}." if manifest.scope else "",
+        generator=markdown(manifest.generator),
+        scope=f" {markdown(manifest.scope)}." if manifest.scope else "",
     )

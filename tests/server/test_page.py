@@ -14,9 +14,11 @@ import subprocess
 import sys
 import threading
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import pytest
 import uvicorn
+from markdown_it import MarkdownIt
 
 from voxtral_onnx.errors import ArtifactError, StorageError, UsageError
 from voxtral_onnx.files import hash_file
@@ -239,6 +241,18 @@ def test_bundle_for_a_space(page, tiny_artifact, tmp_path):
     assert str(Manifest.read(tiny_artifact).scope) in card
 
 
+def test_the_card_of_a_space_makes_nothing_of_the_words_of_a_manifest(tiny_artifact):
+    word = "x\n---\n# Evil\n[a](https://evil.example) <script> ![](https://evil.example/a.png)"
+    strange = replace(Manifest.read(tiny_artifact), generator=word, scope=word)
+    plain = replace(strange, generator="plain", scope="plain")
+    kinds, parts = [], []
+    for manifest in (strange, plain):
+        tokens = MarkdownIt("js-default", {"html": True}).parse(server_page.space_card(manifest))
+        kinds.append([token.type for token in tokens])
+        parts.append({part.type for token in tokens for part in token.children or ()})
+    assert kinds[0] == kinds[1] and parts[0] - {"text_special"} == parts[1]
+
+
 def test_a_bundle_is_whole_or_absent(page, tiny_artifact, tmp_path, monkeypatch):
     broken = tmp_path / "broken"
     shutil.copytree(tiny_artifact, broken)
@@ -262,6 +276,7 @@ def test_a_bundle_is_whole_or_absent(page, tiny_artifact, tmp_path, monkeypatch)
 
 COMMAND = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from voxtral_onnx.server import page
 page.PAGE = Path(sys.argv.pop(1))
