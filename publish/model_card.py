@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from huggingface_hub import ModelCardData
 
@@ -144,24 +143,24 @@ def _precisions(manifest: Manifest) -> Iterable[str]:
         )
         whole = sum(file.size for file in manifest.files_of([name]).values())
         yield (
-            f"| {_cells(name, precision.activation_dtype, recipe['name'])} | {encoder:,} | "
+            f"| {_cells(name, precision.activation_dtype, recipe.name)} | {encoder:,} | "
             f"{decoder:,} | {whole:,} |"
         )
-        if recipe["rules"]:
-            recipes[recipe["name"]] = recipe
+        if recipe.rules:
+            recipes[recipe.name] = recipe
     for name, recipe in recipes.items():
         yield (
-            f"\nRecipe {code(str(name))}, `accuracy_level` {_cells(recipe['accuracy_level'])}; the "
+            f"\nRecipe {code(name)}, `accuracy_level` {_cells(recipe.accuracy_level)}; the "
             "first pattern to match counts:\n"
         )
         yield "| weights | bits | block | method |"
         yield "| --- | ---: | ---: | --- |"
-        for rule in recipe["rules"]:
-            how = _cells(rule["bits"], rule["block_size"], rule["method"])
-            yield f"| {code(str(rule['tensors']))} | {how} |"
+        for rule in recipe.rules:
+            how = _cells(rule.bits, rule.block_size, rule.method)
+            yield f"| {code(rule.tensors)} | {how} |"
 
 
-def _cells(*values: Any) -> str:
+def _cells(*values: str | int) -> str:
     return " | ".join(markdown(str(value)) for value in values)
 
 

@@ -25,11 +25,8 @@ def test_card_makes_nothing_of_the_words_of_a_manifest(tiny_artifact):
     def told(word: str, path: str) -> str:
         precisions, kind = {}, manifest.precisions["q4"]
         graph = replace(kind.decoder, path=path)
-        recipe = {
-            "name": word,
-            "accuracy_level": word,
-            "rules": [dict.fromkeys(("tensors", "bits", "block_size", "method"), word)],
-        }
+        rule = replace(kind.recipe.rules[0], tensors=word, method=word)
+        recipe = replace(kind.recipe, name=word, rules=(rule,))
         families = {"portable": (graph, graph), "transformers_js": (graph,)}
         precisions[word] = replace(
             kind,
