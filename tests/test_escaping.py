@@ -82,7 +82,7 @@ def test_code_shows_text_and_nothing_else(text):
     found = parse(f"| a | b |\n| - | - |\n| {code(text)} | b |\n")
     cells = [token for token in found if token.type == "inline"][2:]
     assert len(cells) == 2
-    (span,) = cells[0].children or ()
+    (span,) = cells[0].children or []
     assert (span.type, span.content) == ("code_inline", one_line(text).strip())
 
 
