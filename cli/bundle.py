@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import options
-from .terminal import info, write
+from .terminal import info, write_path
 
 
 def bundle(
@@ -30,4 +30,4 @@ def bundle(
         )
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
     info(f"{size / 1e6:,.1f} MB")
-    write(f"{site}\n")
+    write_path(site)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from . import options
-from .terminal import info, write
+from .terminal import info, write_line
 
 
 def serve(
@@ -40,7 +40,7 @@ def serve(
 
     def ready(address: str) -> None:
         until_ready.close()
-        write(f"{address}\n")
+        write_line(address)
         if not https and host not in LOCAL:
             page = "a page without https"
             info(f"browsers of other devices give {page} no microphone and no GPU; add --https")

@@ -24,6 +24,7 @@ from msgspec import Raw
 from ..assets import SAMPLES, SELF_TEST_CLIP
 from ..decode import decode, read_within
 from ..errors import ArtifactError, StorageError, UsageError
+from ..escaping import markdown
 from ..files import fsync_dir, hash_file, is_below, make_partial_folder, require_disk
 from ..limits import CERTIFICATE as MOST_BYTES
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
@@ -327,6 +328,6 @@ def space_card(manifest: Manifest) -> str:
     return SPACE_CARD.format(
         title="Speech to text in this tab",
         size=f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB",
-        generator=manifest.generator,
-        scope=f" {manifest.scope}." if manifest.scope else "",
+        generator=markdown(manifest.generator),
+        scope=f" {markdown(manifest.scope)}." if manifest.scope else "",
     )

@@ -15,7 +15,7 @@ from voxtral_onnx.cli import app
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (  # rooms and files; each may import from those above it in this list, and from itself
-    ("_version", "errors", "limits"),
+    ("_version", "errors", "escaping", "limits"),
     ("decode",),
     ("config", "memory", "assets", "files"),
     ("manifest",),

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 CUDA, WEBGPU = "CUDAExecutionProvider", "WebGpuExecutionProvider"
+# For onnxruntime's log, which quotes the names of nodes as they are; its errors are raised as well
+SILENT = 4
 # On the CPU by choice
 _SHAPE_OPERATORS = {"Concat", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"}
 _OUT_OF_MEMORY = (

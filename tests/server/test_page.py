@@ -6,8 +6,10 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
+from markdown_it import MarkdownIt
 from support.servers import FROM_VENDOR, get, running
 
 from voxtral_onnx.errors import ArtifactError, StorageError, UsageError
@@ -116,6 +118,18 @@ def test_bundle_for_a_space(page, tiny_artifact, tmp_path):
     for header in ("embedder-policy: require-corp", "opener-policy: same-origin"):
         assert f"  cross-origin-{header}\n" in front
     assert str(Manifest.read(tiny_artifact).scope) in card
+
+
+def test_the_card_of_a_space_makes_nothing_of_the_words_of_a_manifest(tiny_artifact):
+    word = "x\n---\n# Evil\n[a](https://evil.example) <script> ![](https://evil.example/a.png)"
+    strange = replace(Manifest.read(tiny_artifact), generator=word, scope=word)
+    plain = replace(strange, generator="plain", scope="plain")
+    kinds, parts = [], []
+    for manifest in (strange, plain):
+        tokens = MarkdownIt("js-default", {"html": True}).parse(server_page.space_card(manifest))
+        kinds.append([token.type for token in tokens])
+        parts.append({part.type for token in tokens for part in token.children or ()})
+    assert kinds[0] == kinds[1] and parts[0] - {"text_special"} == parts[1]
 
 
 def test_a_bundle_is_whole_or_absent(page, tiny_artifact, tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ async function inspect() {
 function showModel({ deviceName, precision, adapter, notes, missingBytes, totalBytes, selfTested, scope, delaysMs }) {
   const where = deviceName === 'webgpu' ? `WebGPU (${adapter})` : 'the CPU (WebAssembly)'
   const size = missingBytes > 0 ? `${megabytes(missingBytes)} to download` : `${megabytes(totalBytes)}, all here`
-  $('what').textContent = `${precision} on ${where}: ${size}${selfTested ? ', self-tested' : ''}.`
+  $('what').textContent = `${precision} on ${where}: ${size}${selfTested ? ', self-tested against its maker’s certificate' : ''}.`
   $('notes').replaceChildren(
     ...[scope, ...notes].filter(Boolean).map((note) => Object.assign(document.createElement('li'), { textContent: note })),
   )
