@@ -1,17 +1,43 @@
-"""Checks of arrays of samples."""
+"""Checks of arrays of samples, of rates and of channels."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ...errors import AudioError
+from ...errors import AudioError, VoxtralOnnxError
+
+# Hz; slower than any recorder, and a few kB would become hours of samples at the model's rate
+MIN_RATE, MAX_RATE = 1000, 768_000
+MAX_CHANNELS = 64  # ambisonics of the seventh order, and a MADI line
+# 32-bit integers that somebody wrote as floats; the power of its spectrum is still finite
+MAX_SAMPLE = 2.0**31
+
+
+def check_rate(what: str, rate: int, error: type[VoxtralOnnxError] = AudioError) -> None:
+    """Refuse a sample rate that no sound has.
+
+    Raises:
+        error: out of range.
+    """
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise error(f"{what}: expected {MIN_RATE} to {MAX_RATE} Hz, got {rate}")
+
+
+def check_channels(what: str, channels: int) -> None:
+    """Refuse a number of channels that no recording has.
+
+    Raises:
+        AudioError: out of range.
+    """
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise AudioError(f"{what}: expected 1 to {MAX_CHANNELS} channels, got {channels}")
 
 
 def check_samples(samples: np.ndarray) -> np.ndarray:
     """The samples as float32 [n].
 
     Raises:
-        AudioError: another shape, an integer type, or a non-finite value.
+        AudioError: another shape, an integer type, or a value that is no sound.
     """
     array = np.asarray(samples)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
@@ -19,7 +45,20 @@ def check_samples(samples: np.ndarray) -> np.ndarray:
             f"samples: expected float [n] with full scale 1, got {array.dtype} "
             f"{list(array.shape)}; average the channels and divide integers by their full scale"
         )
-    bad = np.flatnonzero(~np.isfinite(array))
+    bad = np.flatnonzero(are_damaged(array))
     if len(bad):
-        raise AudioError(f"samples: sample {bad[0]} is {array[bad[0]]}: the recording is damaged")
+        what = describe_damage(float(array[bad[0]]))
+        raise AudioError(f"samples: sample {bad[0]} {what}: the recording is damaged")
     return array.astype(np.float32, copy=False)
+
+
+def are_damaged(samples: np.ndarray) -> np.ndarray:
+    """Return which samples are not finite, or larger than any recording's."""
+    return ~(np.abs(samples) <= MAX_SAMPLE)  # not a number compares as False
+
+
+def describe_damage(sample: float) -> str:
+    """Say what is wrong with a damaged sample."""
+    if np.isfinite(sample):
+        return f"is {sample:g}, where full scale is 1"
+    return "is not a finite number"
