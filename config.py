@@ -10,21 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta, Struct
+
+from .decode import Size, convert
 from .errors import CheckpointError
+from .limits import FASTEST_RATE, SLOWEST_RATE
+
+Rate = Annotated[int, Meta(ge=SLOWEST_RATE, le=FASTEST_RATE)]  # Hz
+Layers = Annotated[int, Meta(ge=1, le=1024)]  # each of them is tensors and nodes of a graph
+Positive = Annotated[float, Meta(gt=0, le=1e18)]
+LogMel = Annotated[float, Meta(ge=-100, le=100)]
 
 
 @dataclass(frozen=True, slots=True)
 class AudioConfig:
     """The log-mel front end."""
 
-    sample_rate: int  # Hz
-    n_fft: int  # samples; also the window's length
-    hop_length: int  # samples between mel frames
-    n_mels: int
-    global_log_mel_max: float  # fixed maximum of log10(mel); values below max - 8 are raised to it
-    frames_per_token: int  # mel frames that become one decoder position
+    sample_rate: Rate
+    n_fft: Size  # samples; also the window's length
+    hop_length: Size  # samples between mel frames
+    n_mels: Size
+    global_log_mel_max: LogMel  # fixed maximum of log10(mel); values below max - 8 are raised to it
+    frames_per_token: Size  # mel frames that become one decoder position
 
     @property
     def samples_per_token(self) -> int:
@@ -36,15 +45,15 @@ class AudioConfig:
 class TransformerConfig:
     """What encoder and decoder layers have in common."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    sliding_window: int  # keys a query sees, itself included
-    rope_theta: float
-    rms_norm_eps: float
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Layers
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    head_dim: Size
+    sliding_window: Size  # keys a query sees, itself included
+    rope_theta: Positive
+    rms_norm_eps: Positive
 
     @property
     def q_size(self) -> int:
@@ -61,15 +70,15 @@ class TransformerConfig:
 class EncoderConfig(TransformerConfig):
     """The causal audio encoder."""
 
-    downsample_factor: int  # encoder frames joined into one audio embedding
+    downsample_factor: Size  # encoder frames joined into one audio embedding
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig(TransformerConfig):
     """The decoder, conditioned on the delay."""
 
-    vocab_size: int
-    time_embedding_rank: int  # inner width of the delay's two-layer network
+    vocab_size: Size
+    time_embedding_rank: Size  # inner width of the delay's two-layer network
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,83 +103,48 @@ class VoxtralConfig:
                     f"{name}: head_dim {stack.head_dim} is odd, rotary embedding needs an even one"
                 )
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> VoxtralConfig:
-        """The inverse of `to_dict`, for the manifest."""
-        return cls(
-            AudioConfig(**values["audio"]),
-            EncoderConfig(**values["encoder"]),
-            DecoderConfig(**values["decoder"]),
-        )
-
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values in declaration order."""
         return asdict(self)
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> VoxtralConfig:
+    def from_params(cls, params: Mapping[str, object]) -> VoxtralConfig:
         """Read Mistral's `params.json`.
+
+        Keys that are null say nothing, and some describe what no graph depends on.
 
         Raises:
             CheckpointError: a key is missing or unknown, or has a value that this architecture does
                 not have.
         """
-        top = _Section("params.json", params)
-        multimodal = top.section("multimodal")
-        whisper = multimodal.section("whisper_model_args")
-        encoder = whisper.section("encoder_args")
-        audio = encoder.section("audio_encoding_args")
-        downsample = whisper.section("downsample_args")
-
-        top.expect(use_biases=False, causal=True, tied_embeddings=True, ada_rms_norm_t_cond=True)
-        encoder.expect(
-            use_biases=True, causal=True, pos_embed="rope", ffn_type="swiglu", norm_type="rms_norm"
-        )
-        audio.expect(transcription_format="streaming")
-        top.ignore("model_parallel", "model_max_length")
-        encoder.ignore("vocab_size", "use_cache", "max_source_positions")
-        audio.ignore("chunk_length_s")
-
-        def stack(section: _Section) -> dict[str, Any]:
-            return {
-                "hidden_size": section.integer("dim"),
-                "intermediate_size": section.integer("hidden_dim"),
-                "num_hidden_layers": section.integer("n_layers"),
-                "num_attention_heads": section.integer("n_heads"),
-                "num_key_value_heads": section.integer("n_kv_heads"),
-                "head_dim": section.integer("head_dim"),
-                "sliding_window": section.integer("sliding_window"),
-                "rope_theta": section.number("rope_theta"),
-                "rms_norm_eps": section.number("norm_eps"),
-            }
-
-        sample_rate, hop_length = audio.integer("sampling_rate"), audio.integer("hop_length")
-        frames_per_token = sample_rate / (audio.number("frame_rate") * hop_length)
-        _expect("params.json: mel frames a token", frames_per_token, int(frames_per_token))
-        config = cls(
-            AudioConfig(
-                sample_rate=sample_rate,
-                n_fft=audio.integer("window_size"),
-                hop_length=hop_length,
-                n_mels=audio.integer("num_mel_bins"),
-                global_log_mel_max=audio.number("global_log_mel_max"),
-                frames_per_token=int(frames_per_token),
-            ),
-            EncoderConfig(
-                **stack(encoder), downsample_factor=downsample.integer("downsample_factor")
-            ),
-            DecoderConfig(
-                **stack(top),
-                vocab_size=top.integer("vocab_size"),
-                time_embedding_rank=top.integer("ada_rms_norm_t_cond_dim"),
-            ),
-        )
-        for section in (top, multimodal, whisper, encoder, audio, downsample):
-            section.finish()
-        return config
+        top = _convert(_Params, "params.json", _without_nulls("params.json", params))
+        whisper = top.multimodal.whisper_model_args
+        encoder, audio = whisper.encoder_args, whisper.encoder_args.audio_encoding_args
+        frames_per_token = audio.sampling_rate / (audio.frame_rate * audio.hop_length)
+        _expect("params.json: mel frames a token", frames_per_token, round(frames_per_token))
+        config = {
+            "audio": {
+                "sample_rate": audio.sampling_rate,
+                "n_fft": audio.window_size,
+                "hop_length": audio.hop_length,
+                "n_mels": audio.num_mel_bins,
+                "global_log_mel_max": audio.global_log_mel_max,
+                "frames_per_token": round(frames_per_token),
+            },
+            "encoder": encoder.stack()
+            | {"downsample_factor": whisper.downsample_args.downsample_factor},
+            "decoder": top.stack()
+            | {
+                "vocab_size": top.vocab_size,
+                "time_embedding_rank": top.ada_rms_norm_t_cond_dim,
+            },
+        }
+        return _convert(cls, "params.json", config)
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any], processor: Mapping[str, Any]) -> VoxtralConfig:
+    def from_hf(
+        cls, config: Mapping[str, object], processor: Mapping[str, object]
+    ) -> VoxtralConfig:
         """Read Hugging Face's `config.json` and `processor_config.json`.
 
         Keys that only describe training or the library are not looked at.
@@ -178,115 +152,208 @@ class VoxtralConfig:
         Raises:
             CheckpointError: a key is missing, or has a value that this architecture does not have.
         """
-        top = _Section("config.json", config)
-        top.expect(model_type="voxtral_realtime", projector_hidden_act="gelu")
-        encoder, decoder = top.section("audio_config"), top.section("text_config")
-        encoder.expect(hidden_act="silu", activation_function="gelu")
-        decoder.expect(hidden_act="silu", tie_word_embeddings=True)
-        audio = _Section("processor_config.json", processor).section("feature_extractor")
-        n_fft = audio.integer("n_fft")
-        audio.expect(win_length=n_fft)
-        _expect(
-            "config.json: audio_config.num_mel_bins",
-            encoder.integer("num_mel_bins"),
-            audio.integer("feature_size"),
-        )
-
-        def stack(section: _Section, num_key_value_heads: int) -> dict[str, Any]:
-            rope = section.section("rope_parameters")
-            rope.expect(rope_type="default")
-            names = (
-                "hidden_size",
-                "intermediate_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "head_dim",
-            )
-            return {
-                **{name: section.integer(name) for name in names},
-                "num_key_value_heads": num_key_value_heads,
-                "sliding_window": section.integer("sliding_window"),
-                "rope_theta": rope.number("rope_theta"),
-                "rms_norm_eps": section.number("rms_norm_eps"),
-            }
-
-        return cls(
-            AudioConfig(
-                sample_rate=audio.integer("sampling_rate"),
-                n_fft=n_fft,
-                hop_length=audio.integer("hop_length"),
-                n_mels=audio.integer("feature_size"),
-                global_log_mel_max=audio.number("global_log_mel_max"),
-                frames_per_token=top.integer("audio_length_per_tok"),
-            ),
-            EncoderConfig(
-                # Always full multi-head attention
-                **stack(encoder, encoder.integer("num_attention_heads")),
-                downsample_factor=top.integer("downsample_factor"),
-            ),
-            DecoderConfig(
-                **stack(decoder, decoder.integer("num_key_value_heads")),
-                vocab_size=decoder.integer("vocab_size"),
-                time_embedding_rank=HF_TIME_EMBEDDING_RANK,
-            ),
-        )
+        top = _convert(_HfConfig, "config.json", config)
+        audio = _convert(_HfProcessor, "processor_config.json", processor).feature_extractor
+        encoder, decoder = top.audio_config, top.text_config
+        _expect("processor_config.json: 'win_length'", audio.win_length, audio.n_fft)
+        _expect("config.json: audio_config.num_mel_bins", encoder.num_mel_bins, audio.feature_size)
+        values = {
+            "audio": {
+                "sample_rate": audio.sampling_rate,
+                "n_fft": audio.n_fft,
+                "hop_length": audio.hop_length,
+                "n_mels": audio.feature_size,
+                "global_log_mel_max": audio.global_log_mel_max,
+                "frames_per_token": top.audio_length_per_tok,
+            },
+            # The encoder always has full multi-head attention.
+            "encoder": encoder.stack(encoder.num_attention_heads)
+            | {"downsample_factor": top.downsample_factor},
+            "decoder": decoder.stack(decoder.num_key_value_heads)
+            | {
+                "vocab_size": decoder.vocab_size,
+                "time_embedding_rank": HF_TIME_EMBEDDING_RANK,
+            },
+        }
+        return _convert(cls, "config.json", values)
 
 
 # A literal in transformers' VoxtralRealtimeTextAdaRmsNorm, absent from config.json
 HF_TIME_EMBEDDING_RANK = 32
 
 
-class _Section:
-    """One JSON object that remembers which of its keys were read."""
+class _MistralStack(Struct, frozen=True, forbid_unknown_fields=True):
+    """The keys that `params.json` has for the encoder and for the decoder alike."""
 
-    def __init__(self, path: str, values: Any):
-        if not isinstance(values, Mapping):
-            raise CheckpointError(f"{path}: expected an object, got {type(values).__name__}")
-        self.path, self.values, self.seen = path, values, set()
+    dim: Size
+    n_layers: Layers
+    head_dim: Size
+    hidden_dim: Size
+    n_heads: Size
+    n_kv_heads: Size
+    use_biases: bool
+    causal: bool
+    rope_theta: Positive
+    norm_eps: Positive
+    vocab_size: Size
+    sliding_window: Size
 
-    def _get(self, key: str) -> Any:
-        self.seen.add(key)
-        if key not in self.values:
-            raise CheckpointError(
-                f"{self.path}: key '{key}' is missing; the file is not of a Voxtral Realtime model"
-            )
-        return self.values[key]
+    def stack(self) -> dict[str, int | float]:
+        """Return the fields of a `TransformerConfig`."""
+        return {
+            "hidden_size": self.dim,
+            "intermediate_size": self.hidden_dim,
+            "num_hidden_layers": self.n_layers,
+            "num_attention_heads": self.n_heads,
+            "num_key_value_heads": self.n_kv_heads,
+            "head_dim": self.head_dim,
+            "sliding_window": self.sliding_window,
+            "rope_theta": self.rope_theta,
+            "rms_norm_eps": self.norm_eps,
+        }
 
-    def section(self, key: str) -> _Section:
-        return _Section(f"{self.path}: {key}", self._get(key))
 
-    def integer(self, key: str) -> int:
-        value = self._get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise CheckpointError(
-                f"{self.path}: '{key}': expected a positive integer, got {value!r}"
-            )
-        return value
+class _AudioEncodingArgs(Struct, frozen=True, forbid_unknown_fields=True):
+    sampling_rate: Rate
+    frame_rate: Annotated[float, Meta(ge=0.1, le=1000)]
+    num_mel_bins: Size
+    hop_length: Size
+    window_size: Size
+    global_log_mel_max: LogMel
+    transcription_format: Literal["streaming"]
+    chunk_length_s: float | None = None
 
-    def number(self, key: str) -> float:
-        value = self._get(key)
-        if (
-            not isinstance(value, int | float)
-            or isinstance(value, bool)
-            or not 0 < value < float("inf")
-        ):
-            raise CheckpointError(
-                f"{self.path}: '{key}': expected a positive number, got {value!r}"
-            )
-        return float(value)
 
-    def expect(self, **wanted: Any) -> None:
-        for key, value in wanted.items():
-            _expect(f"{self.path}: '{key}'", self._get(key), value)
+class _EncoderArgs(_MistralStack, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    audio_encoding_args: _AudioEncodingArgs
+    pos_embed: Literal["rope"]
+    ffn_type: Literal["swiglu"]
+    norm_type: Literal["rms_norm"]
+    use_cache: bool | None = None
+    max_source_positions: int | None = None
 
-    def ignore(self, *keys: str) -> None:
-        self.seen.update(keys)
+    def __post_init__(self):
+        _expect("'use_biases'", self.use_biases, True)
+        _expect("'causal'", self.causal, True)
 
-    def finish(self) -> None:
-        if unknown := sorted(set(self.values) - self.seen):
-            raise CheckpointError(
-                f"{self.path}: unknown keys {unknown}; this is another version of the architecture"
-            )
+
+class _DownsampleArgs(Struct, frozen=True, forbid_unknown_fields=True):
+    downsample_factor: Annotated[int, Meta(ge=1, le=64)]
+
+
+class _WhisperModelArgs(Struct, frozen=True, forbid_unknown_fields=True):
+    encoder_args: _EncoderArgs
+    downsample_args: _DownsampleArgs
+
+
+class _Multimodal(Struct, frozen=True, forbid_unknown_fields=True):
+    whisper_model_args: _WhisperModelArgs
+
+
+class _Params(_MistralStack, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    tied_embeddings: bool
+    ada_rms_norm_t_cond: bool
+    ada_rms_norm_t_cond_dim: Size
+    multimodal: _Multimodal
+    model_parallel: int | None = None
+    model_max_length: int | None = None
+    max_position_embeddings: int | None = None
+
+    def __post_init__(self):
+        _expect("'use_biases'", self.use_biases, False)
+        _expect("'causal'", self.causal, True)
+        _expect("'tied_embeddings'", self.tied_embeddings, True)
+        _expect("'ada_rms_norm_t_cond'", self.ada_rms_norm_t_cond, True)
+
+
+class _Rope(Struct, frozen=True):
+    rope_type: Literal["default"]
+    rope_theta: Positive
+
+
+class _HfStack(Struct, frozen=True):
+    """The keys that `config.json` has for the encoder and for the decoder alike."""
+
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Layers
+    num_attention_heads: Size
+    head_dim: Size
+    sliding_window: Size
+    rms_norm_eps: Positive
+    rope_parameters: _Rope
+    hidden_act: Literal["silu"]
+
+    def stack(self, num_key_value_heads: int) -> dict[str, int | float]:
+        """Return the fields of a `TransformerConfig`."""
+        return {
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": num_key_value_heads,
+            "head_dim": self.head_dim,
+            "sliding_window": self.sliding_window,
+            "rope_theta": self.rope_parameters.rope_theta,
+            "rms_norm_eps": self.rms_norm_eps,
+        }
+
+
+class _HfEncoder(_HfStack, frozen=True, kw_only=True):
+    activation_function: Literal["gelu"]
+    num_mel_bins: Size
+
+
+class _HfDecoder(_HfStack, frozen=True, kw_only=True):
+    num_key_value_heads: Size
+    vocab_size: Size
+    tie_word_embeddings: bool
+
+    def __post_init__(self):
+        _expect("'tie_word_embeddings'", self.tie_word_embeddings, True)
+
+
+class _HfConfig(Struct, frozen=True):
+    model_type: Literal["voxtral_realtime"]
+    projector_hidden_act: Literal["gelu"]
+    audio_config: _HfEncoder
+    text_config: _HfDecoder
+    audio_length_per_tok: Size
+    downsample_factor: Annotated[int, Meta(ge=1, le=64)]
+
+
+class _HfFeatureExtractor(Struct, frozen=True):
+    feature_size: Size
+    n_fft: Size
+    win_length: Size
+    hop_length: Size
+    sampling_rate: Rate
+    global_log_mel_max: LogMel
+
+
+class _HfProcessor(Struct, frozen=True):
+    feature_extractor: _HfFeatureExtractor
+
+
+def _convert(kind, name: str, values: object):
+    return convert(
+        kind,
+        values,
+        lambda reason: CheckpointError(
+            f"{name}: {reason}; not a Voxtral Realtime model, or another version of it"
+        ),
+    )
+
+
+def _without_nulls(name: str, values: Mapping[str, object]) -> dict[str, object]:
+    try:
+        return {
+            key: _without_nulls(name, value) if isinstance(value, Mapping) else value
+            for key, value in values.items()
+            if value is not None
+        }
+    except RecursionError:
+        raise CheckpointError(f"{name}: nested too deeply") from None
 
 
 def _expect(what: str, found: Any, wanted: Any) -> None:

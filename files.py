@@ -1,18 +1,25 @@
-"""Files that are written whole, hashed in pieces, and made to last."""
+"""Files that are written whole, hashed in pieces, locked, kept in their folder, made to last."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import secrets
 import shutil
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from .decode import Count, Sha256
 from .errors import StorageError
 
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
+_BINARY = getattr(os, "O_BINARY", 0)  # of Windows alone
 PIECE_SIZE = 16 << 20  # bytes hashed apart, because browsers cannot hash a stream
 
 
@@ -20,14 +27,16 @@ PIECE_SIZE = 16 << 20  # bytes hashed apart, because browsers cannot hash a stre
 class FileSpec:
     """Size and hashes of one file."""
 
-    size: int
-    sha256: str
-    pieces: tuple[str, ...]  # sha256 of every 16 MiB, where there is more than one
+    size: Count
+    sha256: Sha256
+    pieces: tuple[Sha256, ...]  # sha256 of every 16 MiB, where there is more than one
 
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> FileSpec:
-        """The inverse of `asdict`, after JSON."""
-        return cls(values["size"], values["sha256"], tuple(values["pieces"]))
+    def __post_init__(self):
+        expected = -(-self.size // PIECE_SIZE) if self.size > PIECE_SIZE else 0
+        if len(self.pieces) != expected:
+            raise ValueError(
+                f"{self.size:,} bytes: expected {expected} hashes of pieces, got {len(self.pieces)}"
+            )
 
 
 def hash_file(path: Path) -> FileSpec:
@@ -41,37 +50,154 @@ def hash_file(path: Path) -> FileSpec:
     return FileSpec(size, whole.hexdigest(), tuple(pieces) if len(pieces) > 1 else ())
 
 
-def atomic_write(path: Path, content: bytes) -> None:
+def is_below(folder: Path, path: Path) -> bool:
+    """Say whether a path below a folder stays there when links are followed.
+
+    A snapshot of the Hugging Face cache consists of links to the `blobs` beside the snapshots.
+    """
+    place, home = path.resolve(), folder.resolve()
+    blobs = home.parent.parent / "blobs"
+    in_cache = home.parent.name == "snapshots" and home.parent.parent.name.startswith("models--")
+    return place.is_relative_to(home) or (in_cache and place.parent == blobs)
+
+
+def open_partial(folder: Path) -> tuple[Path, int]:
+    """Make a file that has no name yet, under one that nobody guesses, and open it.
+
+    Returns:
+        its path, which `is_partial` knows, and a descriptor to read and write.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = _partial_path(folder)
+    return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | _BINARY, 0o666)
+
+
+def make_partial_folder(folder: Path) -> Path:
+    """Make a folder that has no name yet; as `open_partial`."""
+    path = _partial_path(folder)
+    path.mkdir()
+    return path
+
+
+def is_partial(name: str) -> bool:
+    """Say whether a name is one of `open_partial`, of a process that was killed maybe."""
+    return re.fullmatch(r"\.[0-9a-f]{16}\.partial", name) is not None
+
+
+def _partial_path(folder: Path) -> Path:
+    return folder / f".{secrets.token_hex(8)}.partial"
+
+
+def atomic_write(path: Path, content: bytes, *, mode: int | None = None) -> None:
     """Write a file so that its name only ever stands for the whole content, after a power cut too.
+
+    Args:
+        path: of the file; a link is replaced, not followed.
+        content: all of it.
+        mode: its permissions; None for what the process gives to new files.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    with atomic_file(path) as file:
+    with atomic_file(path, mode=mode) as file:
         file.write(content)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which gets its name when it is whole.
+def atomic_file(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
+    """Open a file to write, which gets its name when it is whole; as `atomic_write`.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = None
     try:
-        with partial.open("wb") as file:
+        partial, handle = open_partial(path.parent)
+        with os.fdopen(handle, "w+b") as file:
+            if mode is not None:
+                os.chmod(partial, mode)  # noqa: PTH101  # before there is anything to read
             yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
         fsync_dir(path.parent)
     except BaseException as error:  # a signal too
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
         raise
+
+
+@contextmanager
+def lock(path: Path, *, busy: str | None = None) -> Iterator[None]:
+    """Hold a lock file, which the system lets go when the process ends, however it ends.
+
+    The file is removed in the end.
+
+    Args:
+        path: of the file, which is made.
+        busy: the error where another process holds it; None waits for that one.
+
+    Raises:
+        StorageError: held by another, or it cannot be made or locked.
+    """
+    handle = _locked(path, busy)
+    try:
+        yield
+    finally:
+        if sys.platform != "win32":  # which removes no open file
+            path.unlink(missing_ok=True)
+        os.close(handle)
+        if sys.platform == "win32":
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _locked(path: Path, busy: str | None) -> int:
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+        except OSError as error:
+            raise StorageError(
+                f"{path}: cannot be made ({error.strerror or error}); choose another folder"
+            ) from error
+        try:
+            _lock(handle, busy is None)
+            # Removed by who held it, or made anew, since it was opened here?
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(handle)):
+                return handle
+        except (BlockingIOError, PermissionError) as error:
+            os.close(handle)
+            if busy is not None:
+                raise StorageError(busy) from error
+            time.sleep(0.1)  # Windows gives up by itself after ten seconds
+            continue
+        except OSError as error:
+            os.close(handle)
+            raise StorageError(
+                f"{path}: cannot be locked ({error.strerror or error}); choose another folder"
+            ) from error
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+        if busy is not None:
+            raise StorageError(busy)
+
+
+def _lock(handle: int, wait: bool) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def fsync_dir(folder: Path) -> None:

@@ -7,14 +7,18 @@ hashes from it and repeat none of them in code.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from .config import TransformerConfig, VoxtralConfig
+from msgspec import Meta, Raw, Struct
+
+from .config import Layers, Positive, TransformerConfig, VoxtralConfig
+from .decode import Count, Name, RelativeName, Sentence, Sha256, Size, decode, read_within
 from .errors import ArtifactError
-from .files import FileSpec, atomic_write, hash_file
+from .files import FileSpec, atomic_write, hash_file, is_below
+from .limits import MANIFEST
 
 FORMAT = 2
 READ_FORMATS = (1, FORMAT)  # 1 also has what no host reads (docs/artifact.md)
@@ -24,6 +28,11 @@ TOKENIZER = "tekken.json"
 CERTIFICATE = ("certificate.json", "certificate.html")
 MAX_DELAY_TOKENS = 30  # 2400 ms, the longest delay the model was trained with
 
+Samples = Annotated[int, Meta(ge=0, le=1 << 20)]
+Delay = Annotated[int, Meta(ge=1, le=MAX_DELAY_TOKENS)]
+TokenId = Annotated[int, Meta(ge=0, lt=1 << 24)]
+Role = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"\A[A-Za-z0-9_.-]+\Z")]
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -32,56 +41,57 @@ class TensorSpec:
     A symbolic axis is a name or an integer times a name, as `8*chunk`.
     """
 
-    name: str
-    dtype: str  # NumPy's name
-    shape: tuple[int | str, ...]
+    name: Name
+    dtype: Role  # NumPy's name
+    shape: Annotated[tuple[Count | Name, ...], Meta(max_length=8)]
 
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
     """One ONNX file, its contract and its weights."""
 
-    path: str  # below the artifact folder
+    path: RelativeName  # below the artifact folder
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    data: tuple[str, ...]  # external data files, below the artifact folder
-    parameters: int  # weights bound, counted before quantisation
-    operators: Mapping[str, int]  # nodes by operator
+    data: tuple[RelativeName, ...]  # external data files, below the artifact folder
+    parameters: Count  # weights bound, counted before quantisation
+    operators: Mapping[Name, Count]  # nodes by operator
 
     @property
     def files(self) -> tuple[str, ...]:
         """The graph's own file and its weights."""
         return (self.path, *self.data)
 
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> GraphSpec:
-        """The inverse of `asdict`, after JSON."""
 
-        def tensors(items):
-            return tuple(
-                TensorSpec(item["name"], item["dtype"], tuple(item["shape"])) for item in items
-            )
+@dataclass(frozen=True, slots=True)
+class RuleSpec:
+    """How the tensors of one pattern were quantised."""
 
-        return cls(
-            path=values["path"],
-            inputs=tensors(values["inputs"]),
-            outputs=tensors(values["outputs"]),
-            data=tuple(values["data"]),
-            parameters=values["parameters"],
-            operators=values["operators"],
-        )
+    tensors: Name  # shell pattern over module names
+    bits: Literal[4, 8]
+    block_size: Literal[16, 32, 64, 128]
+    method: Name  # also one that is not known here
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSpec:
+    """What an artifact was quantised by; `quant.recipe.Recipe` is what quantises."""
+
+    name: Name
+    accuracy_level: Literal[0, 1, 2, 3, 4]  # of MatMulNBits
+    rules: tuple[RuleSpec, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
     """One way to run the model: an activation type and a quantisation recipe."""
 
-    activation_dtype: str
-    recipe: Mapping[str, Any]
+    activation_dtype: Annotated[str, Meta(pattern=r"\Afloat(16|32)\Z")]
+    recipe: RecipeSpec
     encoder: GraphSpec
     decoder: GraphSpec
     # Graphs that other hosts run
-    families: Mapping[str, tuple[GraphSpec, ...]] = field(default_factory=dict)
+    families: Mapping[Role, tuple[GraphSpec, ...]] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -107,14 +117,16 @@ class CacheSpec:
     call may cross a shift.
     """
 
-    num_layers: int
-    num_key_value_heads: int
-    head_dim: int
-    rope_theta: float
-    rows_per_token: int
-    window: int  # keys a query sees, itself included
-    keep: int  # rows that a shift keeps; at least window - 1, a multiple of rows_per_token
-    capacity: int  # rows of the buffer, a multiple of rows_per_token
+    num_layers: Layers
+    num_key_value_heads: Size
+    head_dim: Size
+    rope_theta: Positive
+    rows_per_token: Size
+    window: Size  # keys a query sees, itself included
+    keep: Count  # rows that a shift keeps; at least window - 1, a multiple of rows_per_token
+    capacity: Annotated[
+        int, Meta(ge=1, le=1 << 20)
+    ]  # rows of the buffer, a multiple of rows_per_token
 
     def __post_init__(self):
         if (
@@ -122,7 +134,7 @@ class CacheSpec:
             or self.keep % self.rows_per_token
             or self.capacity % self.rows_per_token
         ):
-            raise ArtifactError(
+            raise ValueError(
                 f"cache of {self.capacity} rows cannot keep {self.keep} in steps of "
                 f"{self.rows_per_token}"
             )
@@ -164,25 +176,32 @@ class CacheSpec:
 class Tokens:
     """Ids with a meaning, looked up by name in `tekken.json`."""
 
-    bos: int
-    eos: int
-    streaming_pad: int
-    streaming_word: int
-    first_text: int  # ids below are special and have no bytes
+    bos: TokenId
+    eos: TokenId
+    streaming_pad: TokenId
+    streaming_word: TokenId
+    first_text: TokenId  # ids below are special and have no bytes
+
+    @property
+    def largest(self) -> int:
+        """The largest id."""
+        return max(self.bos, self.eos, self.streaming_pad, self.streaming_word, self.first_text)
 
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
     """How audio becomes positions (MODEL.md, steps 1, 2 and 7)."""
 
-    left_pad_tokens: int  # silence before the audio
-    right_pad_tokens: int  # silence after it, besides the delay and what completes the last token
-    look_back_samples: int  # a mel frame's window starts this far before the frame
-    look_ahead_samples: int  # samples a token needs beyond its own
-    max_chunk_tokens: int  # tokens worth encoding in one call
-    default_delay_tokens: int
-    max_delay_tokens: int
-    trained_delay_tokens: tuple[int, ...]
+    left_pad_tokens: Samples  # silence before the audio
+    right_pad_tokens: (
+        Samples  # silence after it, besides the delay and what completes the last token
+    )
+    look_back_samples: Samples  # a mel frame's window starts this far before the frame
+    look_ahead_samples: Samples  # samples a token needs beyond its own
+    max_chunk_tokens: Annotated[int, Meta(ge=1, le=1024)]  # tokens worth encoding in one call
+    default_delay_tokens: Delay
+    max_delay_tokens: Delay
+    trained_delay_tokens: tuple[Delay, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,17 +209,24 @@ class Manifest:
     """Everything a host needs to know."""
 
     format: int
-    generator: str
-    fingerprint: str  # of the checkpoint's weights, the same for every layout
-    scope: str | None  # what the model is for, in one sentence, where that must be said
-    license: str | None  # of the weights, by the hub's identifier, where it is known
+    generator: Name
+    fingerprint: Sha256  # of the checkpoint's weights, the same for every layout
+    scope: Sentence | None  # what the model is for, in one sentence, where that must be said
+    # Of the weights, by the hub's identifier, where it is known
+    license: Name | None = field(default=None, kw_only=True)
     config: VoxtralConfig
     tokens: Tokens
     streaming: Streaming
     caches: Mapping[str, CacheSpec]  # encoder, decoder
     mel: GraphSpec
-    precisions: Mapping[str, Precision]
-    files: Mapping[str, FileSpec]
+    precisions: Mapping[Role, Precision]
+    files: Mapping[RelativeName, FileSpec]
+
+    def __post_init__(self):
+        if self.caches.keys() != {"encoder", "decoder"}:
+            raise ValueError("caches: expected those of encoder and decoder")
+        if self.tokens.largest >= self.config.decoder.vocab_size:
+            raise ValueError(f"tokens: expected ids below {self.config.decoder.vocab_size:,}")
 
     def graphs(self, precisions: Iterable[str] | None = None) -> Iterator[GraphSpec]:
         """Yield the graphs of all precisions, or of some."""
@@ -265,59 +291,31 @@ class Manifest:
         """
         path = folder / FILE_NAME
         try:
-            values = json.loads(path.read_bytes())
+            content = read_within(path, MANIFEST, _cannot_be_read(path))
         except (FileNotFoundError, NotADirectoryError):
             raise ArtifactError(
                 f"{folder}: no {FILE_NAME}: not an exported artifact, or its export did not "
                 "finish; run: voxtral-onnx export SOURCE"
             ) from None
-        except (ValueError, OSError) as error:
-            raise ArtifactError(f"{path}: cannot be read ({error}); export again") from error
-        found = values.get("format") if isinstance(values, dict) else None
-        if found not in READ_FORMATS:
-            newer = isinstance(found, int) and found > FORMAT
-            advice = "upgrade voxtral-onnx" if newer else "export again"
-            known = " or ".join(map(str, READ_FORMATS))
-            raise ArtifactError(f"{path}: expected format {known}, got {found!r}; {advice}")
-        try:
-            return cls._parse(values)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"{path}: not a valid manifest ({error!r}); export again"
-            ) from error
+        return cls.decode(content, str(path))
 
     @classmethod
-    def _parse(cls, values: Mapping[str, Any]) -> Manifest:
-        return cls(
-            format=values["format"],
-            generator=values["generator"],
-            fingerprint=values["fingerprint"],
-            scope=values["scope"],
-            license=values.get("license"),
-            config=VoxtralConfig.from_dict(values["config"]),
-            tokens=Tokens(**values["tokens"]),
-            streaming=Streaming(
-                **{
-                    **values["streaming"],
-                    "trained_delay_tokens": tuple(values["streaming"]["trained_delay_tokens"]),
-                }
-            ),
-            caches={name: CacheSpec(**cache) for name, cache in values["caches"].items()},
-            mel=GraphSpec.parse(values["mel"]),
-            precisions={
-                name: Precision(
-                    precision["activation_dtype"],
-                    precision["recipe"],
-                    GraphSpec.parse(precision["encoder"]),
-                    GraphSpec.parse(precision["decoder"]),
-                    {  # artifacts from before there were families have none
-                        family: tuple(GraphSpec.parse(graph) for graph in graphs)
-                        for family, graphs in precision.get("families", {}).items()
-                    },
-                )
-                for name, precision in values["precisions"].items()
-            },
-            files={name: FileSpec.parse(file) for name, file in values["files"].items()},
+    def decode(cls, content: bytes, name: str) -> Manifest:
+        """Decode and validate a manifest; `name` is for messages.
+
+        Raises:
+            ArtifactError: another format, or one that does not parse.
+        """
+        found = bytes(decode(_Format, content, _cannot_be_read(name)).format).decode()
+        if found not in map(str, READ_FORMATS):
+            newer = found.isdecimal() and found > str(FORMAT)
+            advice = "upgrade voxtral-onnx" if newer else "export again"
+            known = " or ".join(map(str, READ_FORMATS))
+            raise ArtifactError(f"{name}: expected format {known}, got {found[:40]}; {advice}")
+        return decode(
+            cls,
+            content,
+            lambda reason: ArtifactError(f"{name}: not a valid manifest ({reason}); export again"),
         )
 
     def check_files(
@@ -334,6 +332,9 @@ class Manifest:
         wrong, needed = [], self.files if precisions is None else self.files_of(precisions)
         for name, expected in self.files.items():
             path = folder / name
+            if not is_below(folder, path):
+                wrong.append(f"{name}: a link that leads out of the folder")
+                continue
             size = path.stat().st_size if path.is_file() else None
             if size is None:
                 wrong += [f"{name}: missing"] if name in needed else []
@@ -346,6 +347,14 @@ class Manifest:
                 f"{folder}: " + "; ".join(wrong) + "; copy the artifact again, "
                 "download or export it"
             )
+
+
+class _Format(Struct):
+    format: Raw = Raw(b"null")
+
+
+def _cannot_be_read(name: str | Path) -> Callable[[str], ArtifactError]:
+    return lambda reason: ArtifactError(f"{name}: cannot be read ({reason}); export again")
 
 
 def _round_up(value: int, step: int) -> int:

@@ -71,15 +71,15 @@ def measure(folder: Path, precision: str, prepacked: Path | None) -> Load:
         cache, [manifest.tokens.bos], embeds, manifest.streaming.default_delay_tokens
     )
     first_step = perf_counter() - began
-    rules = manifest.precisions[precision].recipe["rules"]
-    block_size = rules[-1]["block_size"] if rules else 0
+    rules = manifest.precisions[precision].recipe.rules
+    block_size = rules[-1].block_size if rules else 0
     weights = graph.parameters
     return Load(
-        recipe=manifest.precisions[precision].recipe["name"],
+        recipe=manifest.precisions[precision].recipe.name,
         precision=precision,
         way="saved packed" if prepacked else "packed at load",
         file_mb=sum(manifest.files[name].size for name in (graph.path, *graph.data)) / MB,
-        codes_mb=weights * rules[-1]["bits"] / 8 / MB if rules else 0,
+        codes_mb=weights * rules[-1].bits / 8 / MB if rules else 0,
         blocks_mb=weights / block_size * 4 / MB if block_size else 0,
         seconds=seconds,
         user_seconds=after.ru_utime - before.ru_utime,

@@ -153,7 +153,7 @@ def _export_graphs(
             path, contract.required_inputs, contract.outputs, data, parameters, made.operators
         )
         files = _hash_files((path, *graph.written), plan) | shared
-        finished[path] = FinishedGraph(spec, graph.recipe.to_dict(), files)
+        finished[path] = FinishedGraph(spec, graph.recipe.spec(), files)
     return finished
 
 
@@ -181,7 +181,7 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
             files |= done.files
         encoder, decoder = families.pop(NATIVE)
         precisions[name] = Precision(
-            PRECISIONS[name].dtype, made[0].recipe.to_dict(), encoder, decoder, families
+            PRECISIONS[name].dtype, made[0].recipe.spec(), encoder, decoder, families
         )
     files |= _hash_files((*plan.shared, *plan.root), plan)
     mel = dict(

@@ -15,18 +15,21 @@ whole.
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from msgspec import Meta, Struct
+
+from .. import files
+from ..decode import Count, Name, RelativeName, Sha256, decode, read_within
 from ..errors import ArtifactError, StorageError
 from ..files import FileSpec, atomic_write, fsync_dir
-from ..manifest import FILE_NAME, TOKENIZER, GraphSpec, Manifest
+from ..limits import UNFINISHED as MOST_BYTES
+from ..manifest import FILE_NAME, TOKENIZER, GraphSpec, Manifest, RecipeSpec
 from .graph.families import ROOT_NAMES
 
 UNFINISHED = "unfinished.json"
@@ -39,19 +42,30 @@ class FinishedGraph:
     """A graph whose files are whole, and the recipe it was made by."""
 
     graph: GraphSpec
-    recipe: Mapping[str, Any]
-    files: Mapping[str, FileSpec]
+    recipe: RecipeSpec
+    files: Mapping[RelativeName, FileSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the bytes of every graph depend on, besides its recipe and its sizes."""
+
+    generator: Name
+    packages: Mapping[Name, Name]  # versions of those that make graphs
+    fingerprint: Sha256
+    # Size and time of change in nanoseconds of each of the checkpoint's files
+    checkpoint: Mapping[Name, tuple[Count, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """`unfinished.json`."""
 
-    fingerprint: str | None  # of the checkpoint; None where the file does not parse
-    # What the bytes of every graph depend on; with equal facts finished graphs are reused
-    facts: Mapping[str, Any]
-    files: tuple[str, ...]  # that may stand in the folder though no manifest names them
-    finished: Mapping[str, FinishedGraph]  # by the graph's path
+    fingerprint: Sha256 | None  # of the checkpoint; None where the file does not parse
+    facts: Facts | None  # with equal facts finished graphs are reused
+    # That may stand in the folder though no manifest names them
+    files: Annotated[tuple[RelativeName, ...], Meta(max_length=10_000)]
+    finished: Mapping[RelativeName, FinishedGraph]  # by the graph's path
 
     def write(self, folder: Path) -> None:
         """Write it whole."""
@@ -61,22 +75,22 @@ class Record:
     def read(cls, path: Path) -> Record:
         """Read what an export left, which may be of another version of this package."""
         try:
-            values = json.loads(path.read_bytes())
-            fingerprint = values["fingerprint"]
-        except (ValueError, KeyError, TypeError):
-            return cls(None, {}, (), {})
-        try:
-            finished = {
-                name: FinishedGraph(
-                    GraphSpec.parse(graph["graph"]),
-                    graph["recipe"],
-                    {file: FileSpec.parse(spec) for file, spec in graph["files"].items()},
-                )
-                for name, graph in values["finished"].items()
-            }
-            return cls(fingerprint, values["facts"], tuple(values["files"]), finished)
-        except (AttributeError, KeyError, TypeError):
-            return cls(fingerprint, {}, (), {})
+            content = read_within(path, MOST_BYTES, ValueError)
+        except (OSError, ValueError):
+            return cls(None, None, (), {})
+        for kind in (cls, _Beginning):
+            try:
+                found = decode(kind, content, ValueError)
+            except ValueError:
+                continue
+            return found if isinstance(found, Record) else cls(found.fingerprint, None, (), {})
+        return cls(None, None, (), {})
+
+
+class _Beginning(Struct):
+    """What every version writes into `unfinished.json`."""
+
+    fingerprint: Sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +127,8 @@ def read_state(folder: Path, fingerprint: str) -> State:
                 f"{folder}: holds an artifact of another checkpoint; choose another folder with "
                 "--output"
             )
-    elif names - {LOCK, f"{UNFINISHED}.partial"}:  # what an export killed at its first step leaves
+    elif {name for name in names if name != LOCK and not files.is_partial(name)}:
+        # More than what an export killed at its first step leaves
         raise ArtifactError(
             f"{folder}: exists and is no artifact; choose another folder with --output"
         )
@@ -127,26 +142,16 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         StorageError: another export has locked it, or it cannot be written.
     """
-    path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise _cannot_be_made(folder, error) from error
-    try:
-        _lock(handle, folder)
-        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(handle)):
-            raise _locked(folder)  # by who ended, or began anew, since it was opened here
-        try:
-            yield
-        finally:
-            if sys.platform != "win32":  # which removes no open file
-                path.unlink(missing_ok=True)
-    finally:
-        os.close(handle)
-        if sys.platform == "win32":
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+    busy = (
+        f"{folder}: another export is writing here; wait for it or choose another folder with "
+        "--output"
+    )
+    with files.lock(folder / LOCK, busy=busy):
+        yield
 
 
 def start(folder: Path, state: State, kept: Manifest | None, record: Record) -> None:
@@ -211,36 +216,11 @@ def _remove(folder: Path, names: set[str]) -> None:
     for name in names:
         if re.fullmatch(r"onnx/[^/\\]+", name) or name in (*ROOT_NAMES, FORMER):
             (folder / name).unlink(missing_ok=True)
-    for path in (folder / "onnx").glob("*.partial"):
-        path.unlink()
-    for name in (FILE_NAME, TOKENIZER, FORMER, *ROOT_NAMES):
+    for path in (*(folder / "onnx").glob("*.partial"), *folder.glob(".*.partial")):
+        if files.is_partial(path.name) or path.parent != folder:
+            path.unlink()
+    for name in (FILE_NAME, TOKENIZER, FORMER, *ROOT_NAMES):  # as earlier versions named them
         (folder / f"{name}.partial").unlink(missing_ok=True)
-
-
-def _lock(handle: int, folder: Path) -> None:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        raise _locked(folder) from error
-    except OSError as error:
-        raise StorageError(
-            f"{folder}: cannot be locked ({error.strerror or error}); choose another folder with "
-            "--output"
-        ) from error
-
-
-def _locked(folder: Path) -> StorageError:
-    return StorageError(
-        f"{folder}: another export is writing here; wait for it or choose another "
-        "folder with --output"
-    )
 
 
 def _cannot_be_made(folder: Path, error: OSError) -> StorageError:

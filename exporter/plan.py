@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -30,7 +29,7 @@ from .graph.families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
 from .graph.families.spec import GraphPlan, PlanOf
 from .model.linear import ModuleFactory
 from .model.mel import mel_model
-from .output import FinishedGraph, State, default_folder, read_state, stale_files
+from .output import Facts, FinishedGraph, State, default_folder, read_state, stale_files
 from .precisions import PRECISIONS, precision_kind
 
 MEL = "onnx/mel.onnx"
@@ -67,7 +66,7 @@ class PlannedGraph:
         """Tell whether the files of an earlier export are this graph."""
         return (
             finished is not None
-            and finished.recipe == self.recipe.to_dict()
+            and finished.recipe == self.recipe.spec()
             and {name: finished.files[name].size for name in finished.graph.data}
             == self.layout.sizes
             and all(_size(folder / name) == file.size for name, file in finished.files.items())
@@ -102,15 +101,15 @@ class ExportPlan:
     threads: int
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Return what the bytes of every graph depend on, besides its recipe and its sizes."""
         packages = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy")
-        return {
-            "generator": f"voxtral-onnx {__version__}",
-            "packages": {name: version(name) for name in packages},
-            "fingerprint": self.fingerprint,
-            "checkpoint": {path.name: list(stamp) for path, stamp in self.checkpoint.files.items()},
-        }
+        return Facts(
+            generator=f"voxtral-onnx {__version__}",
+            packages={name: version(name) for name in packages},
+            fingerprint=self.fingerprint,
+            checkpoint={path.name: stamp for path, stamp in self.checkpoint.files.items()},
+        )
 
     @property
     def files(self) -> tuple[PlannedFile, ...]:

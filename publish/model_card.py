@@ -145,23 +145,20 @@ def _precisions(manifest: Manifest) -> Iterable[str]:
         )
         whole = sum(file.size for file in manifest.files_of([name]).values())
         yield (
-            f"| {name} | {precision.activation_dtype} | {recipe['name']} | {encoder:,} | "
+            f"| {name} | {precision.activation_dtype} | {recipe.name} | {encoder:,} | "
             f"{decoder:,} | {whole:,} |"
         )
-        if recipe["rules"]:
-            recipes[recipe["name"]] = recipe
+        if recipe.rules:
+            recipes[recipe.name] = recipe
     for name, recipe in recipes.items():
         yield (
-            f"\nRecipe `{name}`, `accuracy_level` {recipe['accuracy_level']}; the first pattern to "
+            f"\nRecipe `{name}`, `accuracy_level` {recipe.accuracy_level}; the first pattern to "
             "match counts:\n"
         )
         yield "| weights | bits | block | method |"
         yield "| --- | ---: | ---: | --- |"
-        for rule in recipe["rules"]:
-            yield (
-                f"| `{rule['tensors']}` | {rule['bits']} | {rule['block_size']} | {rule['method']} "
-                "|"
-            )
+        for rule in recipe.rules:
+            yield (f"| `{rule.tensors}` | {rule.bits} | {rule.block_size} | {rule.method} |")
 
 
 def _hosts(manifest: Manifest, repo_id: str) -> Iterable[str]:

@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
+from msgspec import Struct
+
+from ..decode import convert, decode_toml, read_within
 from ..errors import QuantizationError
+from ..limits import RECIPE
+from ..manifest import RecipeSpec
 from .methods import METHODS
 
 _FOLDER = Path(__file__).parent / "recipes"
@@ -105,17 +108,20 @@ class Recipe:
             raise QuantizationError(f"recipe {self.name}: " + "; ".join(problems))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """The inverse of `to_dict`."""
-        return cls(
-            values["name"],
-            values["accuracy_level"],
-            tuple(Rule(**rule) for rule in values["rules"]),
-        )
+    def of(cls, spec: RecipeSpec) -> Recipe:
+        """Return the recipe that a manifest names.
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for the manifest."""
-        return {**asdict(self), "rules": [asdict(rule) for rule in self.rules]}
+        Raises:
+            QuantizationError: one of its methods is not known here.
+        """
+        rules = tuple(
+            Rule(rule.tensors, rule.bits, rule.block_size, rule.method) for rule in spec.rules
+        )
+        return cls(spec.name, spec.accuracy_level, rules)
+
+    def spec(self) -> RecipeSpec:
+        """Return what the manifest says of it."""
+        return convert(RecipeSpec, asdict(self), QuantizationError)
 
     def to_toml(self, comment: str) -> str:
         """The text of a recipe file, with a comment above."""
@@ -154,19 +160,23 @@ def load_recipe(name_or_path: str) -> Recipe:
     path = _FOLDER / f"{name_or_path}.toml"
     if not path.is_file():
         path = Path(name_or_path)
+
+    def wrong(reason: str) -> QuantizationError:
+        return QuantizationError(
+            f"recipe {path}: expected accuracy_level and rules as in quant/recipes ({reason})"
+        )
+
     try:
-        values = tomllib.loads(path.read_text())
-    except FileNotFoundError:
+        content = read_within(path, RECIPE, wrong)
+    except (FileNotFoundError, NotADirectoryError):
         known = sorted(file.stem for file in _FOLDER.glob("*.toml"))
         raise QuantizationError(
             f"recipe {name_or_path!r}: expected a file or one of {known}, found neither"
         ) from None
-    except (OSError, ValueError) as error:
-        raise QuantizationError(f"recipe {path}: cannot be read ({error})") from error
-    try:
-        rules = tuple(Rule(**rule) for rule in values.pop("rules"))
-        return Recipe(path.stem, rules=rules, **values)
-    except (KeyError, TypeError) as error:
-        raise QuantizationError(
-            f"recipe {path}: expected accuracy_level and rules as in quant/recipes, got {error}"
-        ) from error
+    found = decode_toml(_RecipeFile, content, wrong)
+    return Recipe(path.stem, found.accuracy_level, found.rules)
+
+
+class _RecipeFile(Struct, forbid_unknown_fields=True):
+    accuracy_level: int
+    rules: tuple[Rule, ...]

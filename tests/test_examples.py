@@ -32,7 +32,7 @@ def test_a_quantiser(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     artifact = done.stdout.strip()
-    assert Manifest.read(Path(artifact)).precisions["q4"].recipe["rules"][0]["method"] == "clipped"
+    assert Manifest.read(Path(artifact)).precisions["q4"].recipe.rules[0].method == "clipped"
     with Transcriber(artifact) as transcriber:
         assert transcriber.transcribe(CLIP).text == TEXT
 

@@ -744,7 +744,7 @@ def test_inspect_shows_what_could_be_downloaded(published_artifact, run):
         ),
         (["config.json"], "run: voxtral-onnx export org/name"),
         (["README.md"], f"org/name: no {FILE_NAME}: not an exported artifact"),
-        ([FILE_NAME], "expected format 1 or 2, got None"),
+        ([FILE_NAME], "expected format 1 or 2, got null"),
     ],
 )
 def test_repository_that_is_no_artifact(names, part, hub_server, run):

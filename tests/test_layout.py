@@ -15,9 +15,9 @@ from voxtral_onnx.cli import app
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (  # rooms and files; each may import from those above it in this list, and from itself
-    ("_version", "errors"),
-    ("config", "memory", "assets"),
-    ("files",),
+    ("_version", "errors", "limits"),
+    ("decode",),
+    ("config", "memory", "assets", "files"),
     ("manifest",),
     ("quant", "hub"),
     ("exporter.checkpoint", "exporter.memory"),

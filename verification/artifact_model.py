@@ -36,7 +36,7 @@ class ArtifactModel(Layerwise):
         """
         graphs = manifest.precisions[precision]
         self.config, self.tokens, self.observe = manifest.config, manifest.tokens, None
-        self.build = ModuleFactory(torch.float32, Recipe.from_dict(graphs.recipe))
+        self.build = ModuleFactory(torch.float32, Recipe.of(graphs.recipe))
         self.num_delay_tokens = manifest.streaming.default_delay_tokens
         self.encoder = StagedGraph(folder, graphs.encoder, manifest.config)
         self.decoder = StagedGraph(folder, graphs.decoder, manifest.config)

@@ -68,7 +68,7 @@ class PrecisionChecks:
         self.source, self.clips, self.on_progress = source, clips, on_progress
         self.details: dict[str, Any] = {}
         self.model = ArtifactModel(folder, manifest, precision)
-        self.is_float = not manifest.precisions[precision].recipe["rules"]
+        self.is_float = not manifest.precisions[precision].recipe.rules
         self.is_exact = (
             self.is_float and manifest.precisions[precision].activation_dtype == "float32"
         )

@@ -123,7 +123,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     }
     del values["mel"]
     values["precisions"] = {
-        name: {"activation_dtype": precision.activation_dtype, "recipe": dict(precision.recipe)}
+        name: {"activation_dtype": precision.activation_dtype, "recipe": asdict(precision.recipe)}
         for name, precision in manifest.precisions.items()
     }
     return values

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...errors import StorageError
-from ...files import fsync_dir
+from ...files import fsync_dir, open_partial
 from .layout import ExternalDataLayout
 
 
@@ -18,7 +18,9 @@ class DataFiles:
     """Open data files of one graph, written at any offset from any thread."""
 
     def __init__(self, folder: Path, layout: ExternalDataLayout, module: nn.Module):
-        self.folder, self.layout, self.handles = folder, layout, {}
+        self.folder, self.layout = folder, layout
+        self.handles: dict[str, int] = {}
+        self.partials: dict[str, Path] = {}  # files without their names, until all are whole
         self.paths = {name: folder / name for name in layout.sizes}
         self.dtypes = {
             name: _numpy_dtype(value.dtype) for name, value in module.state_dict().items()
@@ -27,7 +29,7 @@ class DataFiles:
     def __enter__(self) -> DataFiles:
         for name, path in self.paths.items():
             try:
-                handle = os.open(_partial(path), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+                self.partials[name], handle = open_partial(path.parent)
                 self.handles[name] = handle
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(handle, 0, self.layout.sizes[name])
@@ -65,20 +67,16 @@ class DataFiles:
         finally:
             for handle in self.handles.values():
                 os.close(handle)
-            for path in self.paths.values():
+            for name, partial in self.partials.items():
                 if error is None:
-                    _partial(path).replace(path)
+                    partial.replace(self.paths[name])
                 else:
-                    _partial(path).unlink(missing_ok=True)
-                fsync_dir(path.parent)
+                    partial.unlink(missing_ok=True)
+                fsync_dir(partial.parent)
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
     return np.dtype(str(dtype).removeprefix("torch."))
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:

@@ -74,7 +74,7 @@ def compare(
     "folded" where those were only computed with (MODEL.md, step 6).
     """
     kind = manifest.precisions[precision]
-    recipe = Recipe.from_dict(kind.recipe)
+    recipe = Recipe.of(kind.recipe)
     found = read_initializers(folder, kind.encoder) | read_initializers(folder, kind.decoder)
     entries = []
     with ThreadPoolExecutor(threads) as pool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -187,13 +187,13 @@ def _fingerprint(manifest: Manifest, precision: str) -> str:
     kind = manifest.precisions[precision]
     if _rank(kind) == 0:
         return manifest.fingerprint
-    facts = [manifest.fingerprint, kind.activation_dtype, kind.recipe]
+    facts = [manifest.fingerprint, kind.activation_dtype, asdict(kind.recipe)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _rank(precision: Precision) -> int | None:
     """0 for the most exact; None for 4-bit weights."""
-    bits = {rule["bits"] for rule in precision.recipe["rules"]}
+    bits = {rule.bits for rule in precision.recipe.rules}
     if not bits:
         return 0 if precision.activation_dtype == "float32" else 1
     return 2 if bits == {8} else None

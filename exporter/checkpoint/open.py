@@ -7,29 +7,37 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta, Struct
 
 from ...assets import TINY
 from ...config import RELEASED, VoxtralConfig
+from ...decode import Name, Sentence, decode
 from ...errors import CheckpointError
+from ...limits import PARAMS, TOKENIZER
 from ...manifest import FILE_NAME as ARTIFACT
 from . import gguf, names
-from .safetensors import open_hf_files, open_safetensors, read_bytes, read_json
+from .safetensors import open_hf_files, open_safetensors, read_bytes, read_object
 from .tensors import Tensor
 
 _SUFFIXES = {".safetensors", ".json"}
-_CARD_KEYS = {"scope", "trained_delays_ms", "license"}
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(Struct, frozen=True, forbid_unknown_fields=True):
     """Optional `card.json`: what neither the hyperparameters nor the tokenizer say."""
 
-    scope: str | None = None  # one sentence shown to users
-    trained_delays_ms: tuple[int, ...] = (*range(80, 1201, 80), 2400)  # Mistral's model card
-    # Of the weights, by the hub's identifier; the released model's
-    license: str | None = "apache-2.0"
+    scope: Sentence | None = None  # shown to users
+    # The default is from Mistral's model card
+    trained_delays_ms: tuple[Annotated[int, Meta(ge=1, le=60_000)], ...] = (
+        *range(80, 1201, 80),
+        2400,
+    )
+    license: Name | None = None  # of the weights, by the hub's identifier
+
+
+RELEASED_CARD = Card(license="apache-2.0")  # where a checkpoint says nothing of itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,7 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
         live = any(name.startswith("model.") for name in found)
         scheme = names.HF_LIVE if live else names.HF
     tensors = _check_tensors(source, found, config, scheme)
-    content = read_bytes(tokenizer or source / "tekken.json")
+    content = read_bytes(tokenizer or source / "tekken.json", TOKENIZER)
     return Checkpoint(source, scheme.name, config, tensors, content, read_card(source), files)
 
 
@@ -140,10 +148,11 @@ def read_config(folder: Path) -> VoxtralConfig:
         CheckpointError: there are none, or they are not of this architecture.
     """
     if (folder / "params.json").exists():
-        return VoxtralConfig.from_params(read_json(folder / "params.json"))
+        return VoxtralConfig.from_params(read_object(folder / "params.json", PARAMS))
     if (folder / "config.json").exists():
         return VoxtralConfig.from_hf(
-            read_json(folder / "config.json"), read_json(folder / "processor_config.json")
+            read_object(folder / "config.json", PARAMS),
+            read_object(folder / "processor_config.json", PARAMS),
         )
     raise CheckpointError(
         f"{folder}: expected params.json (Mistral's layout), config.json (Hugging Face's) or a "
@@ -177,14 +186,17 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
         )
     config = RELEASED
     if gguf.CONFIG in metadata:
-        try:
-            config = VoxtralConfig.from_dict(json.loads(str(metadata[gguf.CONFIG])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{source}: {gguf.CONFIG}: not the hyperparameters ({error!r})"
-            ) from error
+        config = decode(
+            VoxtralConfig,
+            str(metadata[gguf.CONFIG]).encode(),
+            lambda reason: CheckpointError(
+                f"{source}: {gguf.CONFIG}: not the hyperparameters ({reason})"
+            ),
+        )
     tensors = _check_tensors(source, found, config, scheme)
-    return Checkpoint(source, scheme.name, config, tensors, read_bytes(tokenizer), Card(), files)
+    return Checkpoint(
+        source, scheme.name, config, tensors, read_bytes(tokenizer, TOKENIZER), RELEASED_CARD, files
+    )
 
 
 def versions(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
@@ -245,21 +257,11 @@ def read_card(folder: Path) -> Card:
     """
     path = folder / "card.json"
     if not path.exists():
-        return Card()
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected an object, got {type(values).__name__}")
-    if set(values) - _CARD_KEYS:
-        raise CheckpointError(
-            f"{path}: expected the keys {sorted(_CARD_KEYS)}, got {sorted(values)}"
-        )
-    scope, delays = values.get("scope"), values.get("trained_delays_ms", Card().trained_delays_ms)
-    terms = values.get("license")  # a model that says something of itself is not the released one
-    for key, what, value in (("scope", "a sentence", scope), ("license", "a name", terms)):
-        if not isinstance(value, str | None):
-            raise CheckpointError(f"{path}: '{key}': expected {what}, got {value!r}")
-    if not isinstance(delays, list | tuple) or not all(isinstance(delay, int) for delay in delays):
-        raise CheckpointError(
-            f"{path}: 'trained_delays_ms': expected a list of milliseconds, got {delays!r}"
-        )
-    return Card(scope, tuple(delays), terms)
+        return RELEASED_CARD
+    return decode(
+        Card,
+        read_bytes(path, PARAMS),
+        lambda reason: CheckpointError(
+            f"{path}: expected the keys scope, trained_delays_ms and license ({reason})"
+        ),
+    )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
-from typing import Any
 
+from msgspec import Struct
+
+from ...decode import RelativeName, decode, read_within
 from ...errors import CheckpointError
+from ...limits import INDEX
 from .tensors import BF16, F16, F32, Span, Tensor, map_file
 
 _ENCODINGS = {encoding.name: encoding for encoding in (BF16, F16, F32)}
@@ -29,15 +32,19 @@ def _read_weight_map(folder: Path) -> dict[str, str]:
     index = folder / _INDEX
     if not index.exists():
         return {}
-    values = read_json(index)
-    weight_map = values.get("weight_map") if isinstance(values, dict) else None
-    if not isinstance(weight_map, dict) or not all(
-        isinstance(shard, str) for shard in weight_map.values()
-    ):
-        raise CheckpointError(
-            f"{index}: expected an object 'weight_map' from tensors to files; download it again"
-        )
-    return weight_map
+    found = decode(
+        _Index,
+        read_bytes(index, INDEX),
+        lambda reason: CheckpointError(
+            f"{index}: expected an object 'weight_map' from tensors to files ({reason}); download "
+            "it again"
+        ),
+    )
+    return found.weight_map
+
+
+class _Index(Struct):
+    weight_map: dict[str, RelativeName]
 
 
 def open_hf_files(folder: Path) -> dict[str, Tensor]:
@@ -119,27 +126,26 @@ def open_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a small file of a checkpoint.
+def read_object(path: Path, limit: int) -> dict[str, object]:
+    """Read a JSON object of a checkpoint, of at most `limit` bytes.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: it cannot be read, is larger, or is no JSON object.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return decode(
+        dict[str, object],
+        read_bytes(path, limit),
+        lambda reason: CheckpointError(f"{path}: not valid JSON ({reason})"),
+    )
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a checkpoint.
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Read a small file of a checkpoint, of at most `limit` bytes.
 
     Raises:
-        CheckpointError: it cannot be read, or is not JSON.
+        CheckpointError: it cannot be read, or is larger.
     """
     try:
-        return json.loads(read_bytes(path))
-    except ValueError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+        return read_within(path, limit, lambda reason: CheckpointError(f"{path}: {reason}"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error

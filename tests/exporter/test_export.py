@@ -250,7 +250,7 @@ def test_impossible_shard_size(size, message, checkpoint, tmp_path, run):
     ("content", "parts"),
     [
         (None, ["found neither", "default", "q8"]),
-        ("rules = 3 =", ["cannot be read"]),
+        ("rules = 3 =", ["expected accuracy_level and rules"]),
         ("accuracy_level = 4", ["expected accuracy_level and rules"]),
         ("accuracy_level = 9\nrules = []", ["accuracy_level: expected 0 to 4, got 9"]),
         ("accuracy_level = 4\nrules = [3]", ["expected accuracy_level and rules"]),

@@ -67,7 +67,7 @@ def weights_of(folder: Path, precision: str) -> tuple[dict[str, Tensor], Recipe,
     manifest = Manifest.read(folder)
     kind = manifest.precisions[precision]
     found = read_initializers(folder, kind.encoder) | read_initializers(folder, kind.decoder)
-    return found, Recipe.from_dict(kind.recipe), manifest.config
+    return found, Recipe.of(kind.recipe), manifest.config
 
 
 def test_q4_0_gives_text(from_q4_0, run):

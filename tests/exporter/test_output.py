@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_graphs_of_other_facts_are_made_anew(change, checkpoint, exported, tmp_p
     manifest = Manifest.read(out)
     finished = {
         graph.path: output.FinishedGraph(
-            graph, plan.graphs[0].recipe.to_dict(), {f: manifest.files[f] for f in graph.files}
+            graph, plan.graphs[0].recipe.spec(), {f: manifest.files[f] for f in graph.files}
         )
         for graph in (manifest.precisions["q4"].encoder, manifest.precisions["q4"].decoder)
     }
@@ -120,7 +121,7 @@ def test_graphs_of_other_facts_are_made_anew(change, checkpoint, exported, tmp_p
     assert plan_export(checkpoint, out, precisions=("q4",)).finished == finished
     if change == "generator":
         output.Record(
-            plan.fingerprint, plan.facts | {"generator": "voxtral-onnx 0"}, (), finished
+            plan.fingerprint, replace(plan.facts, generator="voxtral-onnx 0"), (), finished
         ).write(out)
         assert plan_export(checkpoint, out, precisions=("q4",)).finished == {}
     else:
@@ -137,7 +138,7 @@ def test_what_a_renewal_leaves_over_is_removed(checkpoint, exported, tmp_path):
     (out / "onnx/mine.txt").write_bytes(b"not ours")
     (out / "onnx/encoder_q4.onnx_data.partial").write_bytes(b"killed")
     output.Record(
-        manifest.fingerprint, {}, ("onnx/old.onnx_data", "../outside", "onnx/../../outside"), {}
+        manifest.fingerprint, None, ("onnx/old.onnx_data", "elsewhere/old.onnx_data"), {}
     ).write(out)
     (tmp_path / "outside").write_text("stays")
     export(checkpoint, out, precisions=("q4",), threads=2)
@@ -388,7 +389,7 @@ def test_renewed_precision_keeps_its_family(checkpoint, with_family, tmp_path):
     export(checkpoint, out, precisions=("q4",), recipe="q8")
     manifest = Manifest.read(out)
     manifest.check_files(out, hashes=True)
-    assert manifest.precisions["q4"].recipe["name"] == "q8"
+    assert manifest.precisions["q4"].recipe.name == "q8"
     assert [graph.path for graph in manifest.family("q4", "transformers_js")] == FAMILY
     assert set(contents(out)) == manifest.files.keys() | {FILE_NAME}
     export(checkpoint, out, precisions=("q4",))

@@ -128,11 +128,8 @@ def test_card_says_what_the_artifact_is(tiny_artifact, hub):
     for fact in (manifest.fingerprint, manifest.generator, str(manifest.scope)[1:], "`v2`", NAME):
         assert fact in text
     for precision in manifest.precisions.values():
-        for rule in precision.recipe["rules"]:
-            assert (
-                f"| `{rule['tensors']}` | {rule['bits']} | {rule['block_size']} | {rule['method']} "
-                "|" in text
-            )
+        for rule in precision.recipe.rules:
+            assert f"| `{rule.tensors}` | {rule.bits} | {rule.block_size} | {rule.method} |" in text
     for name, file in manifest.files.items():
         assert f"| `{name}` | {file.size:,} |" in text
     assert "transformers.js" not in text

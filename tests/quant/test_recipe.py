@@ -27,7 +27,7 @@ def test_the_first_matching_rule_counts():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rules = [", "cannot be read"),
+        ("rules = [", "expected accuracy_level and rules"),
         ("accuracy_level = 4", "expected accuracy_level and rules"),
         ("rules = []", "accuracy_level"),
         ("accuracy_level = 9\nrules = []", "expected 0 to 4, got 9"),

@@ -172,32 +172,37 @@ def encoder_args(params):
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (lambda p: p.pop("dim") and None, ["'dim' is missing"]),
+        (lambda p: p.pop("dim") and None, ["missing required field `dim`"]),
         (
             lambda p: encoder_args(p).pop("sliding_window") and None,
-            ["encoder_args", "'sliding_window' is missing"],
+            ["encoder_args", "missing required field `sliding_window`"],
         ),
         (
             lambda p: p.pop("multimodal") and None,
-            ["'multimodal' is missing", "not of a Voxtral Realtime model"],
+            ["missing required field `multimodal`", "not a Voxtral Realtime model"],
         ),
-        (lambda p: p.update(moe={"experts": 8}), ["unknown keys ['moe']", "another version"]),
-        (lambda p: encoder_args(p).update(pooling=2), ["encoder_args", "unknown keys ['pooling']"]),
-        (lambda p: p.update(dim="64"), ["'dim'", "expected a positive integer, got '64'"]),
-        (lambda p: p.update(n_layers=0), ["'n_layers'", "expected a positive integer, got 0"]),
-        (lambda p: p.update(norm_eps=-1), ["'norm_eps'", "expected a positive number, got -1"]),
+        (lambda p: p.update(moe={"experts": 8}), ["unknown field `moe`", "another version"]),
+        (lambda p: encoder_args(p).update(pooling=2), ["encoder_args", "unknown field `pooling`"]),
+        (lambda p: p.update(dim="64"), ["Expected `int`, got `str` - at `$.dim`"]),
+        (lambda p: p.update(n_layers=0), ["Expected `int` >= 1 - at `$.n_layers`"]),
+        (lambda p: p.update(norm_eps=-1), ["Expected `float` > 0", "`$.norm_eps`"]),
         (
             lambda p: p.update(rope_theta=float("nan")),
-            ["'rope_theta'", "expected a positive number, got nan"],
+            ["not valid JSON"],
         ),
         (
             lambda p: p.update(tied_embeddings=False),
             ["'tied_embeddings'", "expected True, got False"],
         ),
         (lambda p: p.update(head_dim=31), ["head_dim 31 is odd"]),
+        (lambda p: p.update(n_layers=10**9), ["Expected `int` <= 1024 - at `$.n_layers`"]),
+        (
+            lambda p: encoder_args(p)["audio_encoding_args"].update(sampling_rate=1),
+            ["Expected `int` >= 1000", "sampling_rate"],
+        ),
         (
             lambda p: encoder_args(p).update(pos_embed="sinusoidal"),
-            ["'pos_embed'", "expected 'rope', got 'sinusoidal'"],
+            ["'sinusoidal' - at", "encoder_args.pos_embed"],
         ),
         (
             lambda p: encoder_args(p).update(n_kv_heads=3),
@@ -205,13 +210,13 @@ def encoder_args(params):
         ),
         (
             lambda p: p["multimodal"].update(whisper_model_args=[]),
-            ["whisper_model_args", "expected an object, got list"],
+            ["whisper_model_args", "Expected `object`, got `array`"],
         ),
         (
             lambda p: encoder_args(p)["audio_encoding_args"].update(frame_rate=12.4),
             ["mel frames a token"],
         ),
-        (lambda p: ["a list"], ["params.json", "expected an object, got list"]),
+        (lambda p: ["a list"], ["params.json", "Expected `object`, got `array`"]),
     ],
 )
 def test_wrong_params(change, parts, mistral, refuse):
@@ -230,17 +235,17 @@ def test_params_that_are_not_json(content, mistral, refuse):
     [
         (
             lambda c: c.update(model_type="voxtral"),
-            ["'model_type'", "expected 'voxtral_realtime', got 'voxtral'"],
+            ["'voxtral' - at `$.model_type`", "not a Voxtral Realtime model"],
         ),
         (
             lambda c: c["text_config"].pop("head_dim") and None,
-            ["text_config", "'head_dim' is missing"],
+            ["text_config", "missing required field `head_dim`"],
         ),
         (
             lambda c: c["text_config"].update(tie_word_embeddings=False),
             ["'tie_word_embeddings'", "got False"],
         ),
-        (lambda c: [], ["config.json", "expected an object, got list"]),
+        (lambda c: [], ["config.json", "Expected `object`, got `array`"]),
     ],
 )
 def test_wrong_hf_config(change, parts, hf, refuse):
@@ -365,14 +370,14 @@ def test_repeated_head_must_be_the_embedding(differs, hf, refuse):
     [
         (
             {"scope": "x", "author": "y"},
-            ["expected the keys ['license', 'scope', 'trained_delays_ms']", "author"],
+            ["expected the keys scope, trained_delays_ms and license", "unknown field `author`"],
         ),
         ({"trained_delays_ms": [100]}, ["multiple of 80 ms", "got 100 ms"]),
-        ({"trained_delays_ms": ["480"]}, ["'trained_delays_ms'", "'480'"]),
-        ({"trained_delays_ms": 480}, ["'trained_delays_ms'", "480"]),
-        ({"scope": 3}, ["'scope'", "got 3"]),
-        ({"license": ["mit"]}, ["'license'", "expected a name", "got ['mit']"]),
-        ([], ["expected an object"]),
+        ({"trained_delays_ms": ["480"]}, ["Expected `int`, got `str`", "trained_delays_ms"]),
+        ({"trained_delays_ms": 480}, ["Expected `array`, got `int`", "trained_delays_ms"]),
+        ({"scope": 3}, ["Expected `str | null`, got `int` - at `$.scope`"]),
+        ({"license": ["mit"]}, ["Expected `str | null`, got `array` - at `$.license`"]),
+        ([], ["Expected `object`, got `array`"]),
     ],
 )
 def test_wrong_card(card, parts, mistral, refuse):

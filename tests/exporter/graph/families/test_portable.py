@@ -63,7 +63,7 @@ def test_their_contract_is_native(portable_artifact, tiny_artifact):
                 other.outputs,
                 other.parameters,
             )
-            assert (mine.data == other.data) == (not precision.recipe["rules"]), (
+            assert (mine.data == other.data) == (not precision.recipe.rules), (
                 "floats stand in native's files"
             )
 
@@ -75,7 +75,7 @@ def test_their_weights_are_native(portable_artifact, tiny_artifact):
     """
     ours = Manifest.read(portable_artifact).precisions["q4"]
     native = Manifest.read(tiny_artifact).precisions["q4"]
-    recipe = Recipe.from_dict(native.recipe)
+    recipe = Recipe.of(native.recipe)
     for mine, other in ((ours.encoder, native.encoder), (ours.decoder, native.decoder)):
         tensors = read_initializers(tiny_artifact, other)
         found = {t.name: t for t in onnx.load(str(portable_artifact / mine.path)).graph.initializer}

@@ -1,0 +1,105 @@
+"""Bytes from outside as typed values: JSON and TOML, read within a budget and decoded once.
+
+A type says everything that can be said of one value (`Annotated[int, Meta(ge=1)]`), a
+`__post_init__` what several of them must agree on. Nothing that did not pass here is used as a
+number, a name or a path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+T = TypeVar("T")
+
+_SHA256 = r"\A[0-9a-f]{64}\Z"
+_RELATIVE = (
+    r"\A(?!.*(?:\A|/)\.{0,2}(?:/|\Z))"
+    r"[^\x00-\x1f\x7f-\x9f:\\\u2028-\u202e\u2066-\u2069]+\Z"
+)
+
+Count = Annotated[int, Meta(ge=0, le=1 << 53)]  # what JavaScript counts exactly
+Size = Annotated[int, Meta(ge=1, le=1 << 24)]  # of one axis of a tensor
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Sentence = Annotated[str, Meta(max_length=1000)]
+Sha256 = Annotated[str, Meta(pattern=_SHA256)]
+# A file's name below a folder, on every system: no `..`, no drive, no stream, nothing that a
+# terminal or a shell takes for a command
+RelativeName = Annotated[str, Meta(pattern=_RELATIVE, max_length=255)]
+_WORDS = (  # for what a pattern stands in messages
+    (_SHA256, "a sha256 in hexadecimal digits"),
+    (
+        _RELATIVE,
+        "a file below the folder: no '/' first, no '..', ':', '\\\\' or control characters",
+    ),
+)
+
+
+def is_relative_name(name: str) -> bool:
+    """Say whether a string is a `RelativeName`."""
+    return len(name) <= 255 and re.search(_RELATIVE, name) is not None
+
+
+def decode(kind: type[T], content: bytes, error: Callable[[str], Exception]) -> T:
+    """Decode JSON into a type.
+
+    Args:
+        kind: the type; what its annotations bound is checked.
+        content: UTF-8.
+        error: makes the exception out of what is wrong.
+
+    Raises:
+        Exception: the one that `error` makes, where the content does not parse or does not fit.
+    """
+    return _checked(lambda: msgspec.json.decode(content, type=kind), error)
+
+
+def decode_toml(kind: type[T], content: bytes, error: Callable[[str], Exception]) -> T:
+    """Decode TOML into a type; as `decode`."""
+    return _checked(lambda: msgspec.toml.decode(content, type=kind), error)
+
+
+def convert(kind: type[T], values: object, error: Callable[[str], Exception]) -> T:
+    """Check plain values, as a decoder gives them, against a type; as `decode`."""
+    return _checked(lambda: msgspec.convert(values, kind), error)
+
+
+def _checked(make: Callable[[], T], error: Callable[[str], Exception]) -> T:
+    try:
+        return make()
+    except RecursionError:
+        raise error("nested too deeply") from None
+    except (msgspec.MsgspecError, ValueError) as problem:
+        reason = str(problem)
+        for pattern, words in _WORDS:
+            reason = reason.replace(f"`str` matching regex {pattern!r}", words)
+        raise error(reason) from problem
+
+
+def read_within(path: Path, limit: int, error: Callable[[str], Exception]) -> bytes:
+    """Read a whole file of at most `limit` bytes.
+
+    Args:
+        path: an existing file.
+        limit: bytes; the kind's budget in limits.py.
+        error: makes the exception out of what is wrong.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Exception: the one that `error` makes, where it cannot be read or is larger.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as problem:
+        raise error(f"cannot be read ({problem.strerror or problem})") from problem
+    if len(content) > limit:
+        raise error(f"expected at most {limit:,} bytes, found more")
+    return content
