@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from ...errors import AudioError, DeviceError
+from ...limits import LONGEST_SILENCE
 
 if TYPE_CHECKING:
     import av
@@ -58,7 +59,6 @@ _FORMATS = (
 # Time stamps are rounded; what is missing beyond this becomes silence, or all later times are wrong
 HOLE_SECONDS = 0.1
 MAX_HOLE_SECONDS = 3600.0  # a longer one is a time stamp that is wrong
-MAX_SILENT_SECONDS = 12 * 3600.0  # of all holes: each takes a few bytes, and as long as speech does
 
 
 def is_media(name: str, file: BinaryIO) -> bool:
@@ -170,10 +170,10 @@ class MediaFile:
             hole = 0.0 if frame.time is None or frame.time > end else frame.time - start - at
             if HOLE_SECONDS < hole < MAX_HOLE_SECONDS:
                 self.hole_seconds += hole
-                if self.hole_seconds > MAX_SILENT_SECONDS:
+                if self.hole_seconds > LONGEST_SILENCE:
                     raise AudioError(
                         f"{self.name}: holds no sound for more than "
-                        f"{MAX_SILENT_SECONDS / 3600:g} h in all; convert it first"
+                        f"{LONGEST_SILENCE / 3600:g} h in all; convert it first"
                     )
                 left = round(hole * self.samplerate)
                 self._done += left

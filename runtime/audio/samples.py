@@ -5,12 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import AudioError, VoxtralOnnxError
-
-# Hz; slower than any recorder, and a few kB would become hours of samples at the model's rate
-MIN_RATE, MAX_RATE = 1000, 768_000
-MAX_CHANNELS = 64  # ambisonics of the seventh order, and a MADI line
-# 32-bit integers that somebody wrote as floats; the power of its spectrum is still finite
-MAX_SAMPLE = 2.0**31
+from ...limits import FASTEST_RATE, LARGEST_SAMPLE, MOST_CHANNELS, SLOWEST_RATE
 
 
 def check_rate(what: str, rate: int, error: type[VoxtralOnnxError] = AudioError) -> None:
@@ -19,8 +14,8 @@ def check_rate(what: str, rate: int, error: type[VoxtralOnnxError] = AudioError)
     Raises:
         error: out of range.
     """
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise error(f"{what}: expected {MIN_RATE} to {MAX_RATE} Hz, got {rate}")
+    if not SLOWEST_RATE <= rate <= FASTEST_RATE:
+        raise error(f"{what}: expected {SLOWEST_RATE} to {FASTEST_RATE} Hz, got {rate}")
 
 
 def check_channels(what: str, channels: int) -> None:
@@ -29,8 +24,8 @@ def check_channels(what: str, channels: int) -> None:
     Raises:
         AudioError: out of range.
     """
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise AudioError(f"{what}: expected 1 to {MAX_CHANNELS} channels, got {channels}")
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise AudioError(f"{what}: expected 1 to {MOST_CHANNELS} channels, got {channels}")
 
 
 def check_samples(samples: np.ndarray) -> np.ndarray:
@@ -54,7 +49,7 @@ def check_samples(samples: np.ndarray) -> np.ndarray:
 
 def are_damaged(samples: np.ndarray) -> np.ndarray:
     """Return which samples are not finite, or larger than any recording's."""
-    return ~(np.abs(samples) <= MAX_SAMPLE)  # not a number compares as False
+    return ~(np.abs(samples) <= LARGEST_SAMPLE)  # not a number compares as False
 
 
 def describe_damage(sample: float) -> str:

@@ -68,7 +68,7 @@ def write_media(
     return path
 
 
-def read(path: Path) -> np.ndarray:
+def read(path: str | Path) -> np.ndarray:
     return np.concatenate(list(open_audio(path, RATE).blocks()))
 
 
@@ -265,7 +265,7 @@ def test_offsets_beyond_any_file(tmp_path, capfd):
 
 def test_holes_of_many_hours(tmp_path, monkeypatch):
     """Each takes a few bytes and as long to transcribe as speech."""
-    monkeypatch.setattr(media, "MAX_SILENT_SECONDS", 3600)
+    monkeypatch.setattr(media, "LONGEST_SILENCE", 3600)
     output: Any
     with av.open(str(tmp_path / "a.mkv"), "w") as output:
         track = output.add_stream("pcm_s16le", rate=8000, layout="mono")
