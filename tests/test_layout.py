@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (  # rooms and files; each may import from those above it in this list, and from itself
     ("_version", "errors", "escaping", "limits"),
     ("decode",),
-    ("config", "memory", "assets", "files"),
+    ("config", "memory", "assets", "files", "threads"),
     ("manifest",),
     ("quant", "hub"),
     ("exporter.checkpoint", "exporter.memory"),
