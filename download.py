@@ -12,8 +12,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
@@ -181,7 +181,7 @@ def unfinished_of(path: Path) -> Path:
     return path.with_name(f"{name}.partial")
 
 
-def receive(url: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+def receive(url: str, start: int = 0, size: int | None = None) -> Generator[bytes, None, None]:
     """Yield the content from byte `start` on, as it comes, and no slower than limits.py says.
 
     Another thread receives it: the HTTP client bounds the time of a read, not of an answer, and a
@@ -196,17 +196,17 @@ def receive(url: str, start: int = 0, size: int | None = None) -> Iterator[bytes
         ConnectionLostError, StatusError: no content, or no more of it.
         StorageError: what no server of such content answers, or the client cannot be made.
     """
-    came: Queue[bytes | BaseException | None] = Queue(maxsize=16)
+    came: Queue[tuple[int, bytes] | BaseException | None] = Queue(maxsize=16)
     is_left = threading.Event()
 
     def read() -> None:
         end = None
         try:
             with closing(_read(url, start, size)) as blocks:
-                for block in blocks:
+                for each in blocks:
                     if is_left.is_set():
                         return
-                    came.put(block)
+                    came.put(each)
         except BaseException as error:  # it ends the one who listens, not this thread alone
             end = error
         if not is_left.is_set():
@@ -225,41 +225,42 @@ def receive(url: str, start: int = 0, size: int | None = None) -> Iterator[bytes
                 num_bytes, since = 0, time.monotonic()
                 continue
             try:
-                block = came.get(timeout=left)
+                found = came.get(timeout=left)
             except Empty:
                 continue
-            if block is None:
+            if found is None:
                 return
-            if isinstance(block, BaseException):
-                raise block
-            num_bytes += len(block)
-            yield block
+            if isinstance(found, BaseException):
+                raise found
+            size_sent, block = found
+            num_bytes += size_sent
+            if block:
+                yield block
     finally:
         is_left.set()
         with suppress(Empty):
             came.get_nowait()  # for which the thread may be waiting
 
 
-def _read(url: str, start: int, size: int | None) -> Iterator[bytes]:
-    """As `receive`, however slow.
+def _read(url: str, start: int, size: int | None) -> Generator[tuple[int, bytes], None, None]:
+    """Yield how many bytes were sent, and those of them that were asked for, however slow.
 
-    A server that knows no ranges sends all, of which the beginning is skipped.
+    A server that knows no ranges sends all, of which the beginning is left out.
     """
     try:
-        with closing(_open(url, start)) as responses:
-            response = next(responses)
+        with _open(url, start) as response:
             _check(response, url, start, size)
             skip = start if response.status_code == 200 else 0
             for block in response.iter_raw():
-                if len(block) > skip:
-                    yield block[skip:]
+                yield len(block), block[skip:]
                 skip = max(0, skip - len(block))
     except HTTPError as error:
         raise ConnectionLostError(str(error)) from error
 
 
+@contextmanager
 def _open(url: str, start: int) -> Iterator[Any]:
-    """Yield the one answer, redirects followed.
+    """Ask, and follow redirects to the one answer.
 
     The client would read their bodies, and follow from https to http. It leaves the token out where
     one leads to another host.
