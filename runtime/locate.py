@@ -6,11 +6,14 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import platformdirs
+from msgspec import Meta, Struct
 
+from .. import limits
 from ..assets import TINY_ARTIFACT
+from ..decode import decode, read_within
 from ..errors import ArtifactError, StorageError, UsageError
 from ..files import atomic_write, hash_file
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
@@ -170,6 +173,7 @@ def _fetch(
     Returns its folder.
     """
     from .. import hub
+    from ..download import RemoteFile
 
     snapshot = hub.look_up(repository, offline=offline)
     if FILE_NAME not in snapshot.files:
@@ -180,10 +184,11 @@ def _fetch(
             )
         raise ArtifactError(f"{repository}: no {FILE_NAME}: not an exported artifact")
     folder = snapshot.folder([FILE_NAME])
-    snapshot.download({FILE_NAME: snapshot.files[FILE_NAME]}, folder, on_download)
+    manifest_file = snapshot.within({FILE_NAME: limits.MANIFEST}, ArtifactError)
+    snapshot.download(manifest_file, folder, on_download)
     manifest = Manifest.read(folder)
     needed = {
-        name: hub.RemoteFile(file.size, file.sha256)
+        name: RemoteFile(file.size, file.sha256)
         for name, file in manifest.files_of(choose_precisions(manifest, precisions)).items()
     }
     if wrong := [
@@ -197,7 +202,7 @@ def _fetch(
         new = [
             name for name in CERTIFICATE if name in snapshot.files and not (folder / name).exists()
         ]
-        needed |= {name: snapshot.files[name] for name in new}
+        needed |= snapshot.within(dict.fromkeys(new, limits.CERTIFICATE), ArtifactError)
     snapshot.download(needed, folder, on_download)
     snapshot.remember()
     return folder
@@ -211,6 +216,10 @@ def downloaded_from(folder: Path) -> str | None:
     if home not in place.parents:
         return None
     return place.relative_to(home).parts[0].replace("--", "/", 1)  # no name has two hyphens
+
+
+class _State(Struct):
+    last_export: Annotated[str, Meta(pattern=r"\A[^\x00]+\Z")]
 
 
 def remember_export(folder: Path) -> None:
@@ -229,8 +238,9 @@ def remember_export(folder: Path) -> None:
 
 def _last_export() -> str | None:
     try:
-        return json.loads(_state_file().read_text())["last_export"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_within(_state_file(), limits.STATE, ValueError)
+        return decode(_State, content, ValueError).last_export
+    except (OSError, ValueError):
         return None
 
 
