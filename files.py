@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -48,6 +49,15 @@ def hash_file(path: Path) -> FileSpec:
             whole.update(piece)
             pieces.append(hashlib.sha256(piece).hexdigest())
     return FileSpec(size, whole.hexdigest(), tuple(pieces) if len(pieces) > 1 else ())
+
+
+def size_of(path: Path) -> int | None:
+    """Return the bytes of a file; None where there is none, or none can have that name."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def is_below(folder: Path, path: Path) -> bool:
