@@ -1,13 +1,12 @@
 """Fuzz the parsers, as `make fuzz` does; or give one of them one input again.
 
-Usage: PYTHONPATH=tests python -m fuzz [TARGET | TARGET:NUMBER] ... [--inputs N] [--figures FILE]
+Usage: PYTHONPATH=tests python -m fuzz [TARGET | TARGET:NUMBER] ... [--inputs N] [--page FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS)
     parser.add_argument("targets", nargs="*", default=TARGETS)
     parser.add_argument("--inputs", type=int, default=100_000, help="of each target")
-    parser.add_argument("--figures", type=Path, help="a JSON file to write")
+    parser.add_argument("--page", type=Path, help="where the table is written anew")
     options = parser.parse_args()
     single = [name for name in options.targets if ":" in name]
     if single:
@@ -36,10 +35,12 @@ def main() -> int:
         for name, found in pool.map(lambda job: (job[0], tally(run(*job))), parts):
             tallies[name].merge(found)
             print(f"{name}: {tallies[name].inputs:,}", file=sys.stderr)
-    figures = {name: found.figures() for name, found in tallies.items()}
-    print(table(figures))
-    if options.figures:
-        options.figures.write_text(json.dumps(figures, indent=1) + "\n")
+    lines = table(tallies)
+    print(lines)
+    if options.page:
+        before, mark, after = options.page.read_text("utf-8").partition("<!-- fuzz -->\n")
+        after = after.partition("<!-- end -->")[2]
+        options.page.write_text(f"{before}{mark}{lines}\n<!-- end -->{after}", "utf-8")
     for name, found in tallies.items():
         for kind, outcomes in found.finds.items():
             print(f"\n{name}:{outcomes[0].number}: {kind} ({len(outcomes)})\n{outcomes[0].detail}")

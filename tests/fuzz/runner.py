@@ -13,8 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,17 +72,6 @@ class Tally:
         self.memory = max(self.memory, other.memory)
         for kind, outcomes in other.finds.items():
             self.finds.setdefault(kind, []).extend(outcomes)
-
-    def figures(self) -> dict[str, int]:
-        """Return what docs/verification.md quotes."""
-        return {
-            "inputs": self.inputs,
-            "taken": self.taken,
-            "refused": self.refused,
-            "finds": len(self.finds),
-            "longest_ms": round(1000 * self.longest),
-            "most_mb": round(self.memory / 1e6),
-        }
 
 
 def run(target: str, numbers: range, limits: Limits | None = None) -> Iterator[Outcome]:
@@ -144,21 +132,18 @@ def tally(outcomes: Iterable[Outcome]) -> Tally:
     return found
 
 
-def table(tallies: dict[str, dict[str, int]]) -> str:
-    """Return figures as a table of Markdown, with a line of sums."""
-    heads = ("inputs", "refused", "taken", "finds", "longest, ms", "most memory, MB")
-    lines = [f"| parser | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
-    sums = Counter()
-    for name, row in sorted(tallies.items()):
-        sums.update({key: row[key] for key in ("inputs", "refused", "taken", "finds")})
-        lines.append(_row(name, row))
-    worst = {key: max(row[key] for row in tallies.values()) for key in ("longest_ms", "most_mb")}
-    return "\n".join([*lines, _row("all", {**sums, **worst})])
-
-
-def _row(name: str, row: dict[str, int]) -> str:
-    keys = ("inputs", "refused", "taken", "finds", "longest_ms", "most_mb")
-    return f"| {name} | {' | '.join(f'{row[key]:,}' for key in keys)} |"
+def table(tallies: Mapping[str, Tally]) -> str:
+    """Return what was counted of each target, and of all, as Markdown has tables."""
+    heads = ("parser", "inputs", "refused", "taken", "finds", "longest, ms", "most memory, MB")
+    whole = Tally()
+    for found in tallies.values():
+        whole.merge(found)
+    lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    for name, found in [*sorted(tallies.items()), ("all", whole)]:
+        counts = (found.inputs, found.refused, found.taken, len(found.finds))
+        most = (round(1000 * found.longest), round(found.memory / 1e6))
+        lines.append(f"| {name} | {' | '.join(f'{value:,}' for value in (*counts, *most))} |")
+    return "\n".join(lines)
 
 
 def _death(code: int, limits: Limits) -> str:

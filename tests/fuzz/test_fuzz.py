@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -66,11 +67,19 @@ def test_inputs_are_near_to_good_ones():
     assert {type(values["c"]) for values in found if "c" in values} > {str, int, list, dict}
 
 
-def test_figures_and_a_find_again(tmp_path):
-    command = [sys.executable, "-m", "fuzz"]
-    done = subprocess.run(
-        [*command, "state", "--inputs", "20", "--figures", tmp_path / "figures.json"],
-        cwd=HERE.parent, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert json.loads((tmp_path / "figures.json").read_text())["state"]["inputs"] == 20
-    assert "| state | 20 |" in done.stdout
+def test_the_table_of_a_page_is_written_anew(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- fuzz -->\nold\n<!-- end -->\nafter\n")
+    command = [sys.executable, "-m", "fuzz", "state", "--inputs", "20", "--page", page]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=True)
+    text = page.read_text()
+    assert text == f"before\n<!-- fuzz -->\n{done.stdout}<!-- end -->\nafter\n"
+    assert "\n| state | 20 | " in text and "\n| all | 20 | " in text and "old" not in text
+
+
+def test_a_find_is_made_again(tmp_path):
+    command = [sys.executable, "-m", "fuzz", "fuzz.faulty:13"]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and "dies of SIGABRT" in done.stdout
+    assert (tmp_path / "build/fuzz/fuzz.faulty-13").is_file()
