@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import UsageError
 from . import options
-from .terminal import info, write, write_json
+from .terminal import info, write_json, write_path
 
 
 def quantize(
@@ -76,4 +76,4 @@ def quantize(
         measured = json.loads(tables[0].table.read_bytes()) if tables else {}
         write_json({"folder": str(folder), **measured})
     else:
-        write(f"{folder}\n")
+        write_path(folder)

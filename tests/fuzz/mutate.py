@@ -60,7 +60,7 @@ def _is_text(content: bytes) -> bool:
 # Bytes, whatever they mean
 
 
-def _place(rng: Random, content: bytes) -> int:
+def _place(rng: Random, content: bytes | bytearray) -> int:
     """Choose a place, more often one near the beginning, where headers are."""
     return int(len(content) * rng.random() ** rng.choice((1, 4)))
 

@@ -76,7 +76,8 @@ class Fence:
 
     def _own(self, path: str | bytes | os.PathLike) -> bool:
         place = self._resolved(path)
-        return any(place.is_relative_to(folder) for folder in (self.folder, self.base / "home"))
+        own = [folder for folder in (self.folder, self.base / "home") if folder]
+        return any(place.is_relative_to(folder) for folder in own)
 
     @staticmethod
     def _resolved(path: str | bytes | os.PathLike) -> Path:
