@@ -51,6 +51,15 @@ def hash_file(path: Path) -> FileSpec:
     return FileSpec(size, whole.hexdigest(), tuple(pieces) if len(pieces) > 1 else ())
 
 
+def size_of(path: Path) -> int | None:
+    """Return the bytes of a file; None where there is none, or none can have that name."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
 def is_below(folder: Path, path: Path) -> bool:
     """Say whether a path below a folder stays there when links are followed.
 

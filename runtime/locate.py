@@ -49,7 +49,7 @@ def find_artifact(
             "  voxtral-onnx transcribe --model tiny AUDIO  # a small test model, here already\n"
             "  voxtral-onnx export  # downloads the released model, 8.9 GB"
         )
-    if str(asked) == "tiny" and not Path(asked).exists():
+    if str(asked) == "tiny" and not _exists(Path(asked)):
         if not (TINY_ARTIFACT / FILE_NAME).exists():
             raise ArtifactError(
                 "tiny: this checkout holds its checkpoint but not its artifact; run: make demo, "
@@ -59,24 +59,36 @@ def find_artifact(
             )
         return TINY_ARTIFACT
     folder = Path(asked)
-    if isinstance(asked, str) and not folder.exists():
+    if isinstance(asked, str) and not _exists(folder):
         from ..hub import find_repository  # late: its imports take 0.3 s
 
         if repository := find_repository(asked):
             return _fetch(repository, precisions, offline, on_download)
     is_checkpoint = folder.suffix == ".gguf" or any(
-        (folder / name).exists()
+        _exists(folder / name)
         for name in ("params.json", "consolidated.safetensors", "config.json")
     )
-    if is_checkpoint and not (folder / FILE_NAME).exists():
+    if is_checkpoint and not _exists(folder / FILE_NAME):
         raise ArtifactError(
             f"{folder}: a checkpoint, not an artifact; run: voxtral-onnx export {folder}"
         )
-    if not folder.exists():
+    if not _exists(folder):
         raise ArtifactError(
             f"{folder}: no such folder; export a model first: voxtral-onnx export SOURCE"
         )
     return folder
+
+
+def _exists(path: Path) -> bool:
+    """Say whether there is such a file or folder.
+
+    Raises:
+        ArtifactError: the system does not say; the name is too long, or its folder closed.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be looked at ({error.strerror or error})") from error
 
 
 def open_artifact(
@@ -218,10 +230,6 @@ def downloaded_from(folder: Path) -> str | None:
     return place.relative_to(home).parts[0].replace("--", "/", 1)  # no name has two hyphens
 
 
-class _State(Struct):
-    last_export: Annotated[str, Meta(pattern=r"\A[^\x00]+\Z")]
-
-
 def remember_export(folder: Path) -> None:
     """Make this artifact the one that run commands take when none is named.
 
@@ -237,12 +245,20 @@ def remember_export(folder: Path) -> None:
 
 
 def _last_export() -> str | None:
+    """Return what was remembered, if anything; a name is no place of an export."""
     try:
         content = read_within(_state_file(), limits.STATE, ValueError)
-        return decode(_State, content, ValueError).last_export
+        found = decode(_State, content, ValueError).last_export
     except (OSError, ValueError):
         return None
+    return found if Path(found).is_absolute() else None
 
 
 def _state_file() -> Path:
     return platformdirs.user_state_path("voxtral-onnx") / "state.json"
+
+
+class _State(Struct):
+    """`state.json`."""
+
+    last_export: Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]+\Z")]
