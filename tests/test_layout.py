@@ -54,7 +54,7 @@ PAGE_ROOMS = {  # room: the rooms that it may load
     "engine": {"shared"},
     "page": {"shared", "engine"},
 }
-EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf"}
+EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf", "safetensors"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}
 NEEDS_EXPORT_PACKAGES = ("exporter", "quant", "verification")
 FOLDERS = ("cli", "exporter", "quant", "runtime", "verification", "server", "publish")
