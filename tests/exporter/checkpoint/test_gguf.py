@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -382,8 +384,9 @@ def test_names_that_match_no_gguf(own, tmp_path, refuse):
         (0, b"GGML", ["found a file that begins with b'GGML'"]),
         (4, b"\1\0\0\0", ["expected GGUF version 2 or 3, got 1"]),
         (4, b"\0\0\0\3", ["expected GGUF version 2 or 3, got 50331648"]),
-        (8, b"\xff" * 8, ["expected 1 to 4 axes, got 0"]),
-        (16, b"\xff" * 8, ["damaged"]),
+        (8, b"\xff" * 8, ["18,446,744,073,709,551,615 tensors or keys", "damaged"]),
+        (8, b"\0\1" + bytes(6), ["expected 1 to 4 axes, got 0"]),
+        (16, b"\xff" * 8, ["18,446,744,073,709,551,615 tensors or keys", "damaged"]),
         (24, b"\xff" * 8, ["damaged"]),
     ],
 )
@@ -408,13 +411,18 @@ def test_damaged_header(at, content, parts, own, refuse):
         ),
         (
             lambda reader: set_part(reader.tensors[3].field.parts[5], 1 << 40),
-            ["truncated", "ends at byte"],
+            ["expected its values from byte", "got 1,099,511,627,776"],
         ),
         (
             lambda reader: set_part(reader.tensors[3].field.parts[3], 1 << 40),
             ["truncated", "ends at byte"],
         ),
         (lambda reader: set_part(reader.tensors[3].field.parts[3], 33), ["whole blocks of Q4_0"]),
+        (lambda reader: set_part(reader.tensors[3].field.parts[3], 0), ["empty"]),
+        (
+            lambda reader: set_part(reader.tensors[3].field.parts[3], 1 << 63),
+            ["truncated", "ends at byte"],
+        ),
         (
             lambda reader: set_part(reader.fields["general.architecture"].parts[2], 13),
             ["unknown kind of metadata 13"],
@@ -434,6 +442,105 @@ def test_damaged_entry(change, parts, own, refuse):
 
 def set_part(part, value):
     part[0] = value
+
+
+F32 = 0
+ALIGNED = "general.alignment"
+
+
+def gguf_bytes(
+    tensors: Sequence[tuple[bytes, Sequence[int], int]] = (),
+    keys: Sequence[tuple[bytes, int, bytes]] = (),
+    *,
+    num_tensors: int | None = None,
+    size: int = 0,
+) -> bytes:
+    """A header of float tensors (name, shape, offset) and keys (key, kind, value), and data."""
+
+    def text(name: bytes) -> bytes:
+        return struct.pack("<Q", len(name)) + name
+
+    parts = [struct.pack("<4sIQQ", b"GGUF", 3, num_tensors or len(tensors), len(keys))]
+    parts += [text(key) + struct.pack("<I", kind) + value for key, kind, value in keys]
+    parts += [
+        text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, F32, offset)
+        for name, shape, offset in tensors
+    ]
+    header = b"".join(parts)
+    return header + bytes(-len(header) % 32 + size)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (gguf_bytes([(b"a", (8,), 0), (b"b", (8,), 0)], size=64), "b: expected .* from byte 32"),
+        (gguf_bytes([(b"a", (8,), 0), (b"b", (8,), 16)], size=64), "b: expected .* from byte 32"),
+        (gguf_bytes([(b"a", (8,), 32), (b"b", (8,), 0)], size=64), "a: expected .* from byte 0"),
+        (gguf_bytes([(b"a", (8,), 0), (b"b", (8,), 64)], size=96), "b: expected .* from byte 32"),
+        (gguf_bytes([(b"a", (8,), 0), (b"a", (8,), 32)], size=64), "a is there twice"),
+        (gguf_bytes([(b"a", (0,), 0)]), r"a \[0\]: empty"),
+        (gguf_bytes([(b"a", (1 << 63, 1 << 63, 4), 0)], size=64), "a ends at byte"),
+        (gguf_bytes([(b"\xff", (8,), 0)], size=32), "damaged header"),
+        (gguf_bytes(num_tensors=10**9), "1,000,000,000 tensors or keys"),
+        (gguf_bytes(keys=[(b"a", 4, bytes(4))] * 2), "the key a is there twice"),
+        (gguf_bytes(keys=[(b"a", 9, struct.pack("<IQ", 9, 1))]), "unknown kind of metadata 9"),
+        (gguf_bytes(keys=[(b"a", 9, struct.pack("<IQ", 8, 1 << 60))]), "truncated or damaged"),
+        (gguf_bytes(keys=[(b"a", 9, struct.pack("<IQ", 10, 1 << 61))]), "truncated or damaged"),
+        (
+            gguf_bytes(keys=[(b"a", 9, struct.pack("<IQQ", 8, 2, (1 << 64) - 1))]),
+            "truncated or damaged",
+        ),
+        (gguf_bytes(keys=[(b"a", 8, struct.pack("<Q", 1 << 40))]), "a name of 1,099,511"),
+        *(
+            (gguf_bytes(keys=[(ALIGNED.encode(), kind, value)]), "expected a power of two")
+            for kind, value in [
+                (4, bytes(4)),
+                (4, b"\x18\0\0\0"),
+                (5, b"\xff" * 4),
+                (6, b"\0\0\0\x42"),  # 32 as a float
+                (7, b"\1"),
+                (8, struct.pack("<Q2s", 2, b"32")),
+            ]
+        ),
+        (
+            gguf_bytes([(b"a", (8,), 0)], [(ALIGNED.encode(), 10, b"\0" * 7 + b"\x80")], size=32),
+            "a ends at byte",
+        ),
+        (
+            gguf_bytes(keys=[(b"a", 9, struct.pack("<IQ", 0, 64 << 20) + bytes(64 << 20))]),
+            "expected a header of at most 33,554,432 bytes",
+        ),
+    ],
+)
+def test_headers_that_lie(content, reason, tmp_path):
+    path = tmp_path / MODEL
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=reason):
+        gguf.open_gguf([path])
+
+
+def test_what_is_accepted_stands_where_the_package_has_it(tmp_path):
+    """Headers with a byte changed, read by both."""
+    keys = [(ALIGNED.encode(), 4, struct.pack("<I", 64)), (b"a.text", 8, struct.pack("<Q", 0))]
+    good = gguf_bytes([(b"a", (2, 3), 0), (b"b", (5,), 64), (b"c", (1,), 128)], keys, size=256)
+    accepted = 0
+    for at in range(24, len(good) - 256):
+        for value in (0, 1, 64, 255):
+            content = good[:at] + bytes([value]) + good[at + 1 :]
+            path = tmp_path / f"{at}-{value}"
+            path.write_bytes(content)
+            try:
+                tensors, _ = gguf.open_gguf([path])
+            except CheckpointError:
+                continue
+            theirs = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+            accepted += 1
+            assert tensors.keys() == theirs.keys()
+            for name, tensor in tensors.items():
+                assert tensor.shape == tuple(int(size) for size in theirs[name].shape)[::-1]
+                assert tensor.span.pieces[0].offset == theirs[name].data_offset
+                assert tensor.num_bytes == theirs[name].n_bytes
+    assert accepted > 100
 
 
 def test_vectors_and_convolutions_are_floats(own, refuse):

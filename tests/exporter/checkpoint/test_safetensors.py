@@ -30,7 +30,7 @@ def joined(header: object, size: int) -> bytes:
 def assert_agrees(content: bytes, path) -> bool:
     """Say whether a file is accepted, which it is by both or by none."""
     try:
-        theirs = {name: entry for name, entry in deserialize(content)}
+        theirs = dict(deserialize(content))
     except SafetensorError:
         theirs = None
     path.unlink(missing_ok=True)  # quicker than to cut one that was mapped
