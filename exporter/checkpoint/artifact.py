@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ... import limits
 from ..._version import __version__
 from ...errors import ArtifactError, QuantizationError
 from ...manifest import FILE_NAME, TOKENIZER, Manifest, Precision
 from .external_data import read_initializers
 from .names import EMBEDDING, held_shapes
 from .open import Card, Checkpoint, versions
+from .safetensors import read_bytes
 from .tensors import Tensor
 
 
@@ -144,6 +146,7 @@ def open_artifact(folder: Path) -> Checkpoint:
         )
     chosen = min(ranks, key=ranks.__getitem__)
     kind = manifest.precisions[chosen]
+    manifest.files_of([chosen])  # which were checked, each of them
     found = read_initializers(folder, kind.encoder) | read_initializers(folder, kind.decoder)
     tensors = {}
     for name, shape in held_shapes(manifest.config).items():
@@ -169,7 +172,7 @@ def open_artifact(folder: Path) -> Checkpoint:
         f"artifact, {chosen}",
         manifest.config,
         tensors,
-        (folder / TOKENIZER).read_bytes(),
+        read_bytes(folder / TOKENIZER, limits.TOKENIZER),
         Card(manifest.scope, delays, manifest.license),
         versions(folder / name for name in (FILE_NAME, *manifest.files)),
         {"encoder": folder / kind.encoder.path, "decoder": folder / kind.decoder.path}
