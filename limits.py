@@ -12,6 +12,7 @@ MANIFEST = MB
 PARAMS = MB  # params.json, config.json, processor_config.json, generation_config.json, card.json
 INDEX = MB  # of the shards of a checkpoint
 CERTIFICATE = 4 * MB
+GRAPH = 4 * MB  # whose weights are in data files
 HEADER = 4 * MB  # of a safetensors file; one of 711 tensors has 0.1 MB
 GGUF_HEADER = 32 * MB  # it may hold a tokenizer
 TOKENIZER = 64 * MB  # tekken.json; the released model's has 15 MB
