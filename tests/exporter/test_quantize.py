@@ -259,6 +259,28 @@ def test_another_budget_measures_nothing_again(measured, toy_checkpoint, tmp_pat
         )
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda parts: parts.pop(),
+        lambda parts: parts[0]["group"].update(patterns=["*"]),
+        lambda parts: parts[0].update(forms=[]),
+        lambda parts: parts[0]["forms"][0].update(size=1),
+        lambda parts: parts[0]["forms"][0].update(drift=-1.0),
+        lambda parts: parts[0]["drift"].update(margin="0.1"),
+        lambda parts: parts.append([]),
+    ],
+)
+def test_a_damaged_table_is_measured_anew(measured, toy_checkpoint, tmp_path, change):
+    values = json.loads(measured[1].table.read_bytes())
+    change(values["sensitivities"])
+    (tmp_path / "toy-sensitivity.json").write_text(json.dumps(values))
+    with pytest.raises(KeyboardInterrupt):
+        spend_budget(
+            open_checkpoint(toy_checkpoint), tmp_path / "toy", "q4f16", 2_150_000, SOUND, _interrupt
+        )
+
+
 def test_budget_that_cannot_be_met_says_the_least(toy_checkpoint, tmp_path):
     with pytest.raises(
         QuantizationError,
