@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -444,55 +443,32 @@ def set_part(part, value):
     part[0] = value
 
 
-F32 = 0
 ALIGNED = "general.alignment"
-
-
-def gguf_bytes(
-    tensors: Sequence[tuple[bytes, Sequence[int], int]] = (),
-    keys: Sequence[tuple[bytes, int, bytes]] = (),
-    *,
-    num_tensors: int | None = None,
-    size: int = 0,
-) -> bytes:
-    """A header of float tensors (name, shape, offset) and keys (key, kind, value), and data."""
-
-    def text(name: bytes) -> bytes:
-        return struct.pack("<Q", len(name)) + name
-
-    parts = [struct.pack("<4sIQQ", b"GGUF", 3, num_tensors or len(tensors), len(keys))]
-    parts += [text(key) + struct.pack("<I", kind) + value for key, kind, value in keys]
-    parts += [
-        text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, F32, offset)
-        for name, shape, offset in tensors
-    ]
-    header = b"".join(parts)
-    return header + bytes(-len(header) % 32 + size)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (gguf_bytes([(b"a", (8,), 0), (b"b", (8,), 0)], size=64), "b: expected .* from byte 32"),
-        (gguf_bytes([(b"a", (8,), 0), (b"b", (8,), 16)], size=64), "b: expected .* from byte 32"),
-        (gguf_bytes([(b"a", (8,), 32), (b"b", (8,), 0)], size=64), "a: expected .* from byte 0"),
-        (gguf_bytes([(b"a", (8,), 0), (b"b", (8,), 64)], size=96), "b: expected .* from byte 32"),
-        (gguf_bytes([(b"a", (8,), 0), (b"a", (8,), 32)], size=64), "a is there twice"),
-        (gguf_bytes([(b"a", (0,), 0)]), r"a \[0\]: empty"),
-        (gguf_bytes([(b"a", (1 << 63, 1 << 63, 4), 0)], size=64), "a ends at byte"),
-        (gguf_bytes([(b"\xff", (8,), 0)], size=32), "damaged header"),
-        (gguf_bytes(num_tensors=10**9), "1,000,000,000 tensors or keys"),
-        (gguf_bytes(keys=[(b"a", 4, bytes(4))] * 2), "the key a is there twice"),
-        (gguf_bytes(keys=[(b"a", 9, struct.pack("<IQ", 9, 1))]), "unknown kind of metadata 9"),
-        (gguf_bytes(keys=[(b"a", 9, struct.pack("<IQ", 8, 1 << 60))]), "truncated or damaged"),
-        (gguf_bytes(keys=[(b"a", 9, struct.pack("<IQ", 10, 1 << 61))]), "truncated or damaged"),
+        (ggufs.header([(b"a", (8,), 0), (b"b", (8,), 0)], size=64), "b: expected .* from byte 32"),
+        (ggufs.header([(b"a", (8,), 0), (b"b", (8,), 16)], size=64), "b: expected .* from byte 32"),
+        (ggufs.header([(b"a", (8,), 32), (b"b", (8,), 0)], size=64), "a: expected .* from byte 0"),
+        (ggufs.header([(b"a", (8,), 0), (b"b", (8,), 64)], size=96), "b: expected .* from byte 32"),
+        (ggufs.header([(b"a", (8,), 0), (b"a", (8,), 32)], size=64), "a is there twice"),
+        (ggufs.header([(b"a", (0,), 0)]), r"a \[0\]: empty"),
+        (ggufs.header([(b"a", (1 << 63, 1 << 63, 4), 0)], size=64), "a ends at byte"),
+        (ggufs.header([(b"\xff", (8,), 0)], size=32), "damaged header"),
+        (ggufs.header(num_tensors=10**9), "1,000,000,000 tensors or keys"),
+        (ggufs.header(keys=[(b"a", 4, bytes(4))] * 2), "the key a is there twice"),
+        (ggufs.header(keys=[(b"a", 9, struct.pack("<IQ", 9, 1))]), "unknown kind of metadata 9"),
+        (ggufs.header(keys=[(b"a", 9, struct.pack("<IQ", 8, 1 << 60))]), "truncated or damaged"),
+        (ggufs.header(keys=[(b"a", 9, struct.pack("<IQ", 10, 1 << 61))]), "truncated or damaged"),
         (
-            gguf_bytes(keys=[(b"a", 9, struct.pack("<IQQ", 8, 2, (1 << 64) - 1))]),
+            ggufs.header(keys=[(b"a", 9, struct.pack("<IQQ", 8, 2, (1 << 64) - 1))]),
             "truncated or damaged",
         ),
-        (gguf_bytes(keys=[(b"a", 8, struct.pack("<Q", 1 << 40))]), "a name of 1,099,511"),
+        (ggufs.header(keys=[(b"a", 8, struct.pack("<Q", 1 << 40))]), "a name of 1,099,511"),
         *(
-            (gguf_bytes(keys=[(ALIGNED.encode(), kind, value)]), "expected a power of two")
+            (ggufs.header(keys=[(ALIGNED.encode(), kind, value)]), "expected a power of two")
             for kind, value in [
                 (4, bytes(4)),
                 (4, b"\x18\0\0\0"),
@@ -503,11 +479,11 @@ def gguf_bytes(
             ]
         ),
         (
-            gguf_bytes([(b"a", (8,), 0)], [(ALIGNED.encode(), 10, b"\0" * 7 + b"\x80")], size=32),
+            ggufs.header([(b"a", (8,), 0)], [(ALIGNED.encode(), 10, b"\0" * 7 + b"\x80")], size=32),
             "a ends at byte",
         ),
         (
-            gguf_bytes(keys=[(b"a", 9, struct.pack("<IQ", 0, 64 << 20) + bytes(64 << 20))]),
+            ggufs.header(keys=[(b"a", 9, struct.pack("<IQ", 0, 64 << 20) + bytes(64 << 20))]),
             "expected a header of at most 33,554,432 bytes",
         ),
     ],
@@ -522,7 +498,7 @@ def test_headers_that_lie(content, reason, tmp_path):
 def test_what_is_accepted_stands_where_the_package_has_it(tmp_path):
     """Headers with a byte changed, read by both."""
     keys = [(ALIGNED.encode(), 4, struct.pack("<I", 64)), (b"a.text", 8, struct.pack("<Q", 0))]
-    good = gguf_bytes([(b"a", (2, 3), 0), (b"b", (5,), 64), (b"c", (1,), 128)], keys, size=256)
+    good = ggufs.header([(b"a", (2, 3), 0), (b"b", (5,), 64), (b"c", (1,), 128)], keys, size=256)
     accepted = 0
     for at in range(24, len(good) - 256):
         for value in (0, 1, 64, 255):

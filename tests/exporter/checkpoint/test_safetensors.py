@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from safetensors import SafetensorError, deserialize
+from fuzz.targets.safetensors import parse
 from safetensors.numpy import save
 
 from voxtral_onnx.errors import CheckpointError, StorageError
@@ -19,7 +19,6 @@ from voxtral_onnx.exporter.checkpoint.safetensors import open_safetensors
 
 F32 = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 ENTRY = json.dumps(F32).encode()
-READ = {"BF16", "F16", "F32"}
 
 
 def joined(header: object, size: int) -> bytes:
@@ -27,27 +26,13 @@ def joined(header: object, size: int) -> bytes:
     return struct.pack("<Q", len(text)) + text + bytes(size)
 
 
-def assert_agrees(content: bytes, path) -> bool:
+def accepts(content: bytes, folder) -> bool:
     """Say whether a file is accepted, which it is by both or by none."""
+    (folder / "file").unlink(missing_ok=True)  # quicker than to cut one that was mapped
     try:
-        theirs = dict(deserialize(content))
-    except SafetensorError:
-        theirs = None
-    path.unlink(missing_ok=True)  # quicker than to cut one that was mapped
-    path.write_bytes(content)
-    try:
-        ours = open_safetensors(path)
+        parse(content, folder)
     except CheckpointError:
-        others = {entry["dtype"] for entry in (theirs or {}).values()} - READ
-        assert theirs is None or others, content
         return False
-    assert theirs is not None and ours.keys() == theirs.keys(), content
-    for name, tensor in ours.items():
-        assert (tensor.encoding.name, list(tensor.shape)) == (
-            theirs[name]["dtype"],
-            theirs[name]["shape"],
-        )
-        assert tensor.span.read(0, tensor.num_bytes).tobytes() == bytes(theirs[name]["data"])
     return True
 
 
@@ -75,7 +60,7 @@ def assert_agrees(content: bytes, path) -> bool:
     ],
 )
 def test_one_by_one(header, size, accepted, tmp_path):
-    assert assert_agrees(joined(header, size), tmp_path / "file") == accepted
+    assert accepts(joined(header, size), tmp_path) == accepted
 
 
 def mutants(seed: int, count: int):
@@ -114,7 +99,7 @@ def mutants(seed: int, count: int):
 
 
 def test_thousands_of_damaged_files(tmp_path):
-    accepted = [assert_agrees(content, tmp_path / "file") for content in mutants(0, 4000)]
+    accepted = [accepts(content, tmp_path) for content in mutants(0, 4000)]
     assert 500 < sum(accepted) < 3500
 
 
