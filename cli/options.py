@@ -248,6 +248,26 @@ Port = Annotated[int, _value(None, "--port", "N", "0 takes a free one.")]
 Https = Annotated[
     bool, _flag(None, "--https", "With a certificate of this machine's own: for other devices.")
 ]
+AllowedHosts = Annotated[
+    list[str] | None,
+    _value(
+        None,
+        "--allowed-host",
+        "NAME",
+        "Another name that browsers call this computer by; several times.",
+        False,
+    ),
+]
+AllowedArtifacts = Annotated[
+    list[str] | None,
+    _value(
+        None,
+        "--allow-artifacts",
+        "ORIGIN",
+        "Let links (?artifact=URL) load models from there, as https://example.org; several times.",
+        "the page's own",
+    ),
+]
 NoOpen = Annotated[bool, _flag(None, "--no-open", "Do not open a browser.")]
 SiteFolder = Annotated[Path, _value(None, "--output -o", "FOLDER", "Where to write it.", False)]
 Space = Annotated[bool, _flag(None, "--space", "The page, as a static Space of the hub.")]

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UsageError
 from . import options
-from .terminal import info, write, write_json
+from .terminal import info, write_json, write_path
 
 
 def quantize(
@@ -75,4 +75,4 @@ def quantize(
         measured = tables[0].read_table() if tables else {}
         write_json({"folder": str(folder), **measured})
     else:
-        write(f"{folder}\n")
+        write_path(folder)

@@ -7,7 +7,6 @@ it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,8 +149,15 @@ class Publication:
             return set()
         if self.kind == SPACE:
             return there.keys() - {".gitattributes"}
-        manifest = api.hf_hub_download(self.repo_id, self.manifest, revision=commit)
-        return {*json.loads(Path(manifest).read_bytes())["files"], *CERTIFICATE} & there.keys()
+        path = Path(api.hf_hub_download(self.repo_id, self.manifest, revision=commit))
+        try:
+            manifest = Manifest.read(path.parent)
+        except ArtifactError as error:
+            raise StorageError(
+                f"{self.repo_id}: holds something else than an artifact ({error}); choose another "
+                "name"
+            ) from error
+        return {*manifest.files, *CERTIFICATE} & there.keys()
 
 
 def publish(
@@ -215,9 +221,8 @@ def plan_publication(
         if (artifact / name).exists()
     }
     sizes = {name: file_size(file) for name, file in files.items()}
-    card = model_card(
-        manifest, repo_id, sizes, read_verdict(artifact), BaseModel.of(manifest, base_model)
-    )
+    verdict, base = read_verdict(artifact, published=True), BaseModel.of(manifest, base_model)
+    card = model_card(manifest, repo_id, sizes, verdict, base)
     hashes = {name: file.sha256 for name, file in manifest.files.items()}
     return Publication(repo_id, MODEL, {CARD: card.encode(), **files}, hashes)
 

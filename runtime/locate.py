@@ -203,6 +203,16 @@ def _fetch(
     return folder
 
 
+def downloaded_from(folder: Path) -> str | None:
+    """Return ORG/NAME of the repository that a folder was downloaded from, or None."""
+    from huggingface_hub import constants  # late: it takes 0.3 s
+
+    home, place = Path(constants.HF_ASSETS_CACHE, "voxtral-onnx").resolve(), folder.resolve()
+    if home not in place.parents:
+        return None
+    return place.relative_to(home).parts[0].replace("--", "/", 1)  # no name has two hyphens
+
+
 def remember_export(folder: Path) -> None:
     """Make this artifact the one that run commands take when none is named.
 

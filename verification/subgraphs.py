@@ -20,7 +20,7 @@ from ..config import VoxtralConfig
 from ..errors import ArtifactError, DeviceError
 from ..exporter.checkpoint.external_data import read_initializers
 from ..manifest import GraphSpec, TensorSpec
-from ..runtime.device.base import Device, import_onnxruntime
+from ..runtime.device.base import SILENT, Device, import_onnxruntime
 from ..runtime.device.cpu import Cpu
 
 STEM, PROJECTOR = "audio_tower.embedder", "multi_modal_projector"
@@ -157,7 +157,7 @@ class StageSession:
             DeviceError: the device has no kernel for a node of it.
         """
         options = import_onnxruntime().SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = SILENT
         options.enable_cpu_mem_arena = False  # memory goes back with the session
         # Beside PyTorch's threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -18,7 +18,7 @@ from typing import Any
 
 from ...errors import StorageError
 from ...manifest import GraphSpec, Manifest
-from .session import import_onnxruntime
+from .base import SILENT, import_onnxruntime
 
 _DATA = "weights.data"
 
@@ -56,7 +56,7 @@ def prepacked_graph(manifest: Manifest, artifact: Path, graph: GraphSpec, cache:
 
 def _save(ort: Any, graph: Path, path: Path) -> None:
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
     options.optimized_model_filepath = str(path)
     for key, value in {
         "session.optimized_model_external_initializers_file_name": _DATA,

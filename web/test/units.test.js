@@ -7,6 +7,7 @@ import path from 'node:path'
 import { test } from 'node:test'
 import { readWavHeader } from '../src/shared/audio.js'
 import { CapturedCache, KVCache } from '../src/engine/cache.js'
+import { artifactAddress } from '../src/page/artifact-address.js'
 import { captions, render } from '../src/shared/captions.js'
 import { download, sha256 } from '../src/engine/download.js'
 import { ArtifactError, AudioError, DeviceError, StorageError, UsageError, errorOf, errorValues } from '../src/shared/errors.js'
@@ -361,4 +362,47 @@ test('the service worker keeps every source file', async () => {
   const names = [...listed.matchAll(/'([^']+)'/g)].map(([, name]) => `${name}.js`)
   const found = await readdir(path.join(WEB, 'src'), { recursive: true })
   assert.deepEqual(names, found.filter((name) => name.endsWith('.js')).sort())
+})
+
+test('a link names artifacts of the page’s own origin, or of those that the site allows', () => {
+  const page = 'https://own.example:8000/site/?artifact=x'
+  const allowed = 'https://models.example http://models.example:81 https://*.many.example'
+  const address = (/** @type {string} */ asked) => artifactAddress(asked, page, allowed)
+  for (const [asked, found] of [
+    ['other/', 'https://own.example:8000/site/other/'],
+    ['/other/', 'https://own.example:8000/other/'],
+    ['https:stranger.example/a/', 'https://own.example:8000/site/stranger.example/a/'],
+    ['https://OWN.example:8000/a', 'https://own.example:8000/a'],
+    ['https://models.example/a/', 'https://models.example/a/'],
+    ['https://models.example:443/a/', 'https://models.example/a/'],
+    ['http://models.example:81/', 'http://models.example:81/'],
+    ['https://a.b.many.example/', 'https://a.b.many.example/'],
+  ]) {
+    assert.equal(address(asked), found)
+  }
+  for (const asked of [
+    'https://stranger.example/',
+    '//stranger.example/',
+    '\\\\stranger.example/',
+    'http://own.example:8000/', // another scheme
+    'https://own.example/', // another port
+    'http://models.example/',
+    'https://models.example.stranger.example/',
+    'https://many.example/',
+    'https://amany.example/',
+    'http://a.many.example/',
+    'https://a.many.example:8443/',
+    'https://models.example@stranger.example/',
+    'https://name:word@models.example/',
+    'https://name@own.example:8000/',
+    'javascript:alert(1)',
+    'data:application/json,{}',
+    'blob:https://own.example:8000/0-0',
+    'file:///etc/passwd',
+    'filesystem:https://own.example:8000/a',
+    'https://',
+  ]) {
+    assert.throws(() => address(asked), UsageError, asked)
+  }
+  assert.throws(() => artifactAddress('https://stranger.example/', page, ''), /from https:\/\/stranger\.example, .*--allow-artifacts/)
 })
