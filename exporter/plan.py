@@ -24,7 +24,7 @@ from . import memory
 from .binding.layout import ExternalDataLayout, plan_external_data
 from .checkpoint.names import quantizable_modules
 from .checkpoint.open import Checkpoint, open_checkpoint, read_card, read_config, resolve_source
-from .checkpoint.tekken import read_tekken
+from .checkpoint.tekken import decode_tekken, read_tekken
 from .graph.families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
 from .graph.families.spec import GraphPlan, PlanOf
 from .model.linear import ModuleFactory
@@ -410,7 +410,7 @@ def _with_root_files(plan: ExportPlan) -> ExportPlan:
                 config=plan.checkpoint.config,
                 tokens=plan.tokens,
                 streaming=plan.streaming,
-                tekken=plan.checkpoint.tokenizer,
+                tekken=decode_tekken(plan.checkpoint.tokenizer),
                 graphs={
                     precision: counts[name][precision]
                     for precision in PRECISIONS

@@ -78,6 +78,15 @@ class Budget:
         """Return that of the whole model, in nats, as the sum of its groups'."""
         return sum(option.drift for option in self.chosen)
 
+    def read_table(self) -> dict[str, Any]:
+        """Return all of this as the file has it.
+
+        Raises:
+            QuantizationError: it is damaged.
+        """
+        content = read_within(self.table, REPORT, QuantizationError)
+        return decode(dict[str, Any], content, QuantizationError)
+
 
 def quantize(
     source: str | Path | Checkpoint,

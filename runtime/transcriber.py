@@ -155,6 +155,7 @@ class Transcriber:
             for graph in (graphs.encoder, graphs.decoder)
         )
         self.tokenizer = Tokenizer(self.folder / "tekken.json", manifest.tokens)
+        self.tokenizer.check_sizes(manifest.config.decoder.vocab_size)
         words = [hotwords] if isinstance(hotwords, str) else list(hotwords)
         self.hotwords = (
             Hotwords(words, self.tokenizer, manifest.tokens, hotword_bias) if words else None

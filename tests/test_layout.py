@@ -18,7 +18,7 @@ LAYERS = (  # rooms and files; each may import from those above it in this list,
     ("_version", "errors", "escaping", "limits"),
     ("decode",),
     ("config", "memory", "assets", "files", "threads"),
-    ("manifest", "download"),
+    ("manifest", "download", "tekken"),
     ("quant", "hub"),
     ("exporter.checkpoint", "exporter.memory"),
     ("exporter.model", "exporter.precisions"),
@@ -54,7 +54,7 @@ PAGE_ROOMS = {  # room: the rooms that it may load
     "engine": {"shared"},
     "page": {"shared", "engine"},
 }
-EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf"}
+EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf", "safetensors"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}
 NEEDS_EXPORT_PACKAGES = ("exporter", "quant", "verification")
 FOLDERS = ("cli", "exporter", "quant", "runtime", "verification", "server", "publish")

@@ -43,10 +43,7 @@ class TextEncoder:
     @cached_property
     def ranks(self) -> dict[bytes, int]:
         """The rank of each sequence of bytes that has a token; lower ones were merged first."""
-        return {
-            piece: rank
-            for rank, piece in enumerate(self.tokenizer.pieces[: self.tokenizer.num_ranks])
-        }
+        return {piece: rank for rank, piece in enumerate(self.tokenizer.pieces)}
 
     def encode(self, text: str) -> list[int]:
         """Token ids.
