@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from ..errors import QuantizationError, StorageError, UsageError
 from ..files import atomic_write
 from ..limits import REPORT
 from ..quant.recipe import FLOAT, Recipe, Rule, load_recipe
+from ..threads import num_cores
 from .binding.bind import Progress
 from .binding.layout import ALIGNMENT
 from .calibration.budget import StorageOption, solve_knapsack
@@ -58,7 +58,7 @@ class BudgetPlan:
         return (
             MEASURE_SECONDS
             * self.export.checkpoint.num_bytes()
-            / min(self.export.threads, os.cpu_count() or 1)
+            / min(self.export.threads, num_cores())
         )
 
 

@@ -6,14 +6,14 @@ Strangers cause most of it, so neither their number nor their bytes decide what 
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..escaping import printable
+
 SECONDS = 60.0  # in which one line of a kind is written
 LOGGERS = ("uvicorn", "asyncio", __package__ or "")
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class OncePerMinute(logging.Filter):
@@ -46,7 +46,7 @@ class OneLine(logging.Formatter):
         message = record.getMessage().replace("\n", "\\n")
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
         text = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower()}: {message}{trace}"
-        return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+        return printable(text)
 
 
 @contextmanager

@@ -96,6 +96,15 @@ def test_the_openvino_example(openvino_host, tiny_artifact, tmp_path):
     assert done.stdout.strip() == TEXT
 
 
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../mel.onnx", "onnx/..", "onnx/../../x", "a:b", ""]
+)
+def test_openvino_and_names_that_lead_elsewhere(openvino_host, name, tmp_path):
+    with pytest.raises(SystemExit, match="no file below it is named"):
+        openvino_host.below(tmp_path, name)
+    assert openvino_host.below(tmp_path, "onnx/mel.onnx") == tmp_path / "onnx" / "mel.onnx"
+
+
 def test_openvino_and_links(openvino_host, artifact, tmp_path):
     """The hub's cache holds links to weights, which OpenVINO refuses.
 

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (  # rooms and files; each may import from those above it in this list, and from itself
     ("_version", "errors", "escaping", "limits"),
     ("decode",),
-    ("config", "memory", "assets", "files"),
-    ("manifest", "tekken"),
+    ("config", "memory", "assets", "files", "threads"),
+    ("manifest", "download", "tekken"),
     ("quant", "hub"),
     ("exporter.checkpoint", "exporter.memory"),
     ("exporter.model", "exporter.precisions"),

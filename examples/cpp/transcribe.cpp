@@ -53,13 +53,21 @@ struct Tensor {
   }
 };
 
+// A file's path, whose name below the folder a stranger may have written.
+std::string path_below(const std::string& folder, const std::string& name) {
+  if (name.empty() || name.front() == '/' || ("/" + name + "/").find("/../") != std::string::npos ||
+      name.find_first_of(":\\") != std::string::npos)
+    throw std::runtime_error(folder + ": names a file that is not below it");
+  return folder + "/" + name;
+}
+
 // A graph, and what the manifest says of it.
 struct Graph {
   Json spec;
   Ort::Session session;
 
   Graph(Ort::Env& env, const std::string& folder, const Json& graph)
-      : spec(graph), session(env, (folder + "/" + graph.at("path").get<std::string>()).c_str(), options()) {}
+      : spec(graph), session(env, path_below(folder, graph.at("path")).c_str(), options()) {}
 
   static Ort::SessionOptions options() {
     Ort::SessionOptions options;

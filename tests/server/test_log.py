@@ -28,7 +28,9 @@ def test_control_characters_are_escapes(said):
     """OSC 52 writes the clipboard, and a line break makes a line that nobody said."""
     logging.getLogger(NAME).warning("%s: refused", "a\x1b]52;c;ZXZpbA==\x07\r\nb\x9b\u202ec")
     line = said.getvalue()
-    assert line.endswith(" warning: a\\x1b]52;c;ZXZpbA==\\x07\\r\\nb\\x9b\\u202ec: refused\n")
+    assert line.endswith(
+        " warning: a\\u001b]52;c;ZXZpbA==\\u0007\\u000d\\nb\\u009b\\u202ec: refused\n"
+    )
     assert line.count("\n") == 1
 
 
