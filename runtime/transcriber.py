@@ -24,7 +24,8 @@ from .hotwords import DEFAULT_BIAS, Hotwords
 from .locate import MappedFiles, find_artifact, open_artifact
 from .memory import require_memory
 from .sampler import TokenSampler, check_alternatives
-from .stream import Stream, StreamState
+from .stream import Stream
+from .stream_state import StreamState
 from .text.tokenizer import Tokenizer
 from .tokens import Token
 
