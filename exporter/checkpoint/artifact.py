@@ -144,6 +144,7 @@ def open_artifact(folder: Path) -> Checkpoint:
         )
     chosen = min(ranks, key=ranks.__getitem__)
     kind = manifest.precisions[chosen]
+    manifest.check_contents(folder, (TOKENIZER, *kind.files))
     found = read_initializers(folder, kind.encoder) | read_initializers(folder, kind.decoder)
     tensors = {}
     for name, shape in held_shapes(manifest.config).items():

@@ -54,9 +54,8 @@ def clean_environment(state: Path, **extra: str) -> dict[str, str]:
     environment = {
         name: value for name, value in os.environ.items() if name != "VOXTRAL_ONNX_MODEL"
     }
-    return (
-        environment | {"XDG_STATE_HOME": str(state / "state"), "PYTHONIOENCODING": "utf-8"} | extra
-    )
+    own = {"XDG_STATE_HOME": str(state / "state"), "XDG_CACHE_HOME": str(state / "cache")}
+    return environment | own | {"PYTHONIOENCODING": "utf-8"} | extra
 
 
 def read_word(file: int, seconds: float = 60) -> str:
