@@ -23,7 +23,7 @@ _RELATIVE = (
     r"[^\x00-\x1f\x7f-\x9f:\\\u2028-\u202e\u2066-\u2069]+\Z"
 )
 
-Count = Annotated[int, Meta(ge=0, le=1 << 53)]  # what JavaScript counts exactly
+Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # what JavaScript counts exactly
 Size = Annotated[int, Meta(ge=1, le=1 << 24)]  # of one axis of a tensor
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Sentence = Annotated[str, Meta(max_length=1000)]

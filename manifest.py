@@ -18,7 +18,7 @@ from .config import Layers, Positive, TransformerConfig, VoxtralConfig
 from .contents import check_contents, differences
 from .decode import Count, Name, RelativeName, Sentence, Sha256, Size, decode, read_within
 from .errors import ArtifactError
-from .files import FileSpec, atomic_write, is_below
+from .files import FileSpec, atomic_write, is_below, size_of
 from .limits import MANIFEST
 
 FORMAT = 2
@@ -276,7 +276,7 @@ class Manifest:
         return [
             name
             for name, precision in self.precisions.items()
-            if any((folder / file).exists() for file in precision.files)
+            if any(size_of(folder / file) is not None for file in precision.files)
         ]
 
     def write(self, folder: Path) -> None:
@@ -342,7 +342,7 @@ class Manifest:
             if not is_below(folder, path):
                 wrong.append(f"{name}: a link that leads out of the folder")
                 continue
-            size = path.stat().st_size if path.is_file() else None
+            size = size_of(path)
             if size is None:
                 wrong += [f"{name}: missing"] if name in needed else []
             elif size != expected.size:

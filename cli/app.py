@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,11 +21,12 @@ from .publish import publish
 from .quantize import quantize
 from .serve import serve
 from .spellings import ListenCommand, TranscribeCommand, with_hyphens
-from .terminal import print_error
+from .terminal import info, own_stderr, print_error, write_line
 from .transcribe import transcribe
 from .verify import verify
 
 BUILD, RUN, INSPECT = "Build", "Run", "Inspect"
+UsageException: Any = typer.BadParameter.__base__  # of the option parser, which typer exports not
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,7 +54,7 @@ app.command(rich_help_panel=INSPECT)(doctor)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"voxtral-onnx {__version__}")
+        write_line(f"voxtral-onnx {__version__}")
         raise typer.Exit
 
 
@@ -73,10 +74,25 @@ def options(version: Annotated[bool, Version] = False) -> None:
 
 def main() -> None:
     """Run the command line: errors a user can act on are one line on stderr and an exit code."""
+    own_stderr()
     try:
-        app(prog_name="voxtral-onnx")
+        code = app(prog_name="voxtral-onnx", standalone_mode=False)
     except VoxtralOnnxError as error:
         print_error(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        code = error.exit_code
+    except UsageException as error:
+        _print_misuse(error)
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _print_misuse(error: Any) -> None:
+    """Print what the option parser refused, and where its help is."""
+    if not (message := error.format_message()):
+        return  # no arguments at all: the parser has shown the help
+    print_error(message)
+    if error.ctx:
+        info(error.ctx.get_usage())
+        info(f"Try '{error.ctx.command_path} --help' for help.")

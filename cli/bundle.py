@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import options
-from .terminal import info, write
+from .terminal import info, write_path
 
 
 def bundle(
@@ -12,16 +12,22 @@ def bundle(
     precision: options.PagePrecisions = None,
     offline: options.Offline = False,
     space: options.Space = False,
+    allow_artifacts: options.AllowedArtifacts = None,
 ) -> None:
     """Write the page and a model as a folder that any static host serves; prints that folder."""
     from ..server.page import PRECISIONS
     from ..server.page import bundle as write_site
     from .models import find_model
+    from .progress import StatusSpinner
     from .values import split_names
 
     names = split_names(precision)
     folder = find_model(artifact, names or list(PRECISIONS[:1]), offline)
-    site = write_site(folder, output, names, space=space)
+    with StatusSpinner() as steps:
+        steps.show("comparing the files with their hashes, and copying them")
+        site = write_site(
+            folder, output, names, space=space, allowed_artifacts=allow_artifacts or ()
+        )
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
     info(f"{size / 1e6:,.1f} MB")
-    write(f"{site}\n")
+    write_path(site)

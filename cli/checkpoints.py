@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from ..errors import DeviceError
 from .plans import print_download
 from .progress import DownloadProgress
-from .terminal import confirm, info, stderr
+from .terminal import confirm, info, stderr, stdout
 
 if TYPE_CHECKING:
     import numpy as np
 
-EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnx_ir", "gguf")
+EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnx_ir", "gguf", "safetensors")
 
 
 def require_export_packages() -> None:
@@ -80,7 +78,7 @@ def fetch_checkpoint(
         return source, output
     output = output or remote.output
     size = artifact_size or estimate_size(remote.source, **options)
-    print_download(remote, output, size, Console(soft_wrap=True) if dry_run else stderr)
+    print_download(remote, output, size, stdout if dry_run else stderr)
     remote.require_room(output, size)
     if dry_run and remote.num_bytes:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import StorageError
 from . import options
-from .terminal import info, write
+from .terminal import info, write_path
 
 
 def export(
@@ -74,4 +74,4 @@ def export(
     for note in summaries(folder):
         info(note)
     info(written_line(folder, perf_counter() - began))
-    write(f"{folder}\n")
+    write_path(folder)

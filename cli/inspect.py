@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import DeviceError
 from . import options
-from .terminal import info, write, write_json
+from .terminal import info, write_json, write_line
 
 
 def inspect(
@@ -49,4 +49,4 @@ def inspect(
         write_json({**facts, **asdict(manifest)})
     else:
         print_artifact(folder, manifest, held, checked)
-        write(f"certificate: {verdict}\n")
+        write_line(f"certificate: {verdict}")

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-
-from .terminal import format_size, info, stderr
+from .terminal import format_size, info, stderr, stdout, styled
 
 if TYPE_CHECKING:
     from ..exporter.checkpoint.remote import RemoteCheckpoint
     from ..exporter.plan import ExportPlan
     from ..exporter.quantize import Budget, BudgetPlan
+    from .terminal import Console
 
 
 def print_plan(plan: ExportPlan) -> None:
@@ -26,15 +24,14 @@ def print_plan(plan: ExportPlan) -> None:
 
     from ..exporter.memory import PEAK
 
-    console = Console(highlight=False, soft_wrap=True)
     table = Table("file", "size", "", box=None, pad_edge=False)
     table.columns[1].justify = "right"
     for file in plan.files:
         note = "reused" if file.is_reused else "" if file.is_exact else "about"
         table.add_row(file.name, format_size(file.size), note)
-    console.print(f"[b]{escape(str(plan.folder))}[/]")
-    console.print(table)
-    console.print(
+    stdout.print(styled((str(plan.folder), "bold")))
+    stdout.print(table)
+    stdout.print(
         f"disk: {format_size(plan.disk_needed)} needed, {format_size(plan.disk_free)} free; "
         f"memory: about {format_size(PEAK)}; time: about {plan.seconds:.0f} s with {plan.threads} "
         "threads"
@@ -46,11 +43,13 @@ def print_budget_plan(budget: BudgetPlan, num_bytes: int) -> None:
     """Print which sizes a budget can have, and the disk, memory and time that it needs."""
     from ..exporter.quantize import MEASURE_PEAK
 
-    console, plan = Console(highlight=False, soft_wrap=True), budget.export
-    console.print(
-        f"[b]{escape(str(plan.folder))}[/]: {format_size(num_bytes)} at most; "
-        f"{format_size(budget.minimum)} are the least, and {format_size(budget.floats)} need no "
-        "quantising\n"
+    plan = budget.export
+    sizes = (
+        f": {format_size(num_bytes)} at most; {format_size(budget.minimum)} are the least, and "
+        f"{format_size(budget.floats)} need no quantising"
+    )
+    stdout.print(styled((str(plan.folder), "bold"), sizes))
+    stdout.print(
         f"disk: {format_size(num_bytes)} needed, {format_size(plan.disk_free)} free; memory: about "
         f"{format_size(MEASURE_PEAK)}; time: about {budget.seconds:.0f} s to measure and "
         f"{plan.seconds:.0f} s to export with {plan.threads} threads"
@@ -65,15 +64,13 @@ def print_download(
 
     snapshot, download = remote.snapshot, format_size(remote.num_bytes)
     here = sum(file.size for file in remote.weights.values()) - remote.num_bytes
-    disk = f"{download} in {escape(str(remote.folder))}"
+    disk = f"{download} in {remote.folder}"
     if artifact_size is not None:
-        disk += f", about {format_size(artifact_size)} in {escape(str(output))}"
-    console.print(
-        f"[b]{escape(str(snapshot.repository))}[/] at {snapshot.commit[:12]}: "
-        f"{download} to download, {format_size(here)} here already\n"
-        f"disk: {disk}; memory: about {format_size(PEAK)}",
-        highlight=False,
-    )
+        disk += f", about {format_size(artifact_size)} in {output}"
+    what = f"{download} to download, {format_size(here)} here already"
+    commit = f" at {snapshot.commit[:12]}: "
+    console.print(styled((str(snapshot.repository), "bold"), commit, what))
+    console.print(f"disk: {disk}; memory: about {format_size(PEAK)}")
 
 
 def print_budget(budget: Budget) -> None:

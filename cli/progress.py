@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
-from .terminal import stderr
+from ..escaping import one_line
+from .terminal import stderr, styled
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -26,7 +25,7 @@ class StatusSpinner:
 
     def show(self, message: str) -> None:
         """Turn to the next step."""
-        self.status.update(escape(message))
+        self.status.update(styled(message))
 
     def __exit__(self, *error) -> None:
         self.status.stop()
@@ -48,7 +47,9 @@ class DownloadProgress:
         if progress.wait:
             what = f"connection lost, again in {progress.wait:.0f} s"
         task = self.bar.task_ids[0]
-        self.bar.update(task, description=what, completed=progress.done, total=progress.total)
+        self.bar.update(
+            task, description=one_line(what), completed=progress.done, total=progress.total
+        )
         if progress.done == progress.total:
             self.__exit__()
 
@@ -80,11 +81,11 @@ class ExportProgress:
         from rich import progress as rich
 
         columns = (
-            rich.TextColumn("{task.description}"),
+            rich.TextColumn("{task.description}", markup=False),
             rich.BarColumn(24),
             rich.DownloadColumn(),
             rich.TimeElapsedColumn(),
-            rich.TextColumn("{task.fields[tensor]}"),
+            rich.TextColumn("{task.fields[tensor]}", markup=False),
         )
         self.bar = rich.Progress(*columns, console=stderr)
         self.bar.start()
@@ -95,8 +96,9 @@ class ExportProgress:
         """Show how far the graphs are."""
         if progress.graphs not in self.tasks:
             names = ", ".join(Path(graph).stem for graph in progress.graphs)
-            self.tasks[progress.graphs] = self.bar.add_task(names, total=None, tensor="tracing")
-        tensor = progress.tensor if progress.done < progress.total else ""
+            task = self.bar.add_task(one_line(names), total=None, tensor="tracing")
+            self.tasks[progress.graphs] = task
+        tensor = one_line(progress.tensor) if progress.done < progress.total else ""
         if progress.tensor:
             task = self.tasks[progress.graphs]
             self.bar.update(task, completed=progress.done, total=progress.total, tensor=tensor)

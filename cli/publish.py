@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import options
-from .terminal import confirm, format_size, info, stderr, write
+from .terminal import confirm, format_size, info, stderr, write, write_line
 
 
 def publish(
@@ -31,8 +31,9 @@ def publish(
         publication = plan_publication(folder, repository, space=space, base_model=base_model)
     sizes = publication.sizes
     if dry_run:
-        files = "".join(f"{size:>15,}  {name}\n" for name, size in sizes.items())
-        write(publication.card + "\n" + files)
+        write(publication.card + "\n")
+        for name, size in sizes.items():
+            write_line(f"{size:>15,}  {name}")
         return
 
     readers = "for you and those you let in" if private else "for everyone to read"
@@ -54,4 +55,4 @@ def publish(
     if not stderr.is_terminal:
         disable_progress_bars()  # huggingface_hub's own, one a file
     url = publication.upload(private=private, on_file=show)
-    write(f"{url}\n")
+    write_line(url)

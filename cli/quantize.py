@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ..errors import UsageError
 from . import options
-from .terminal import info, write, write_json
+from .terminal import info, write_json, write_path
 
 
 def quantize(
@@ -73,7 +72,7 @@ def quantize(
     for table in tables:
         print_budget(table)
     if as_json:
-        measured = json.loads(tables[0].table.read_bytes()) if tables else {}
+        measured = tables[0].read_table() if tables else {}
         write_json({"folder": str(folder), **measured})
     else:
-        write(f"{folder}\n")
+        write_path(folder)

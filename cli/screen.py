@@ -9,7 +9,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Self
 
-from .terminal import format_time, info, print_error, stderr, write
+from ..escaping import one_line, printable
+from .terminal import draw, format_time, info, print_error, send, stderr, write
 
 if TYPE_CHECKING:
     from ..errors import VoxtralOnnxError
@@ -64,13 +65,13 @@ class LiveScreen:
             self.words.show(text)
             return
         with self.lock:
-            for character in text:
+            for character in printable(text).replace("\n", " ").replace("\t", " "):
                 is_full = self.column + columns(character) >= stderr.width
                 if is_full or (character == " " and self.column > WORD_COLUMN):
-                    write("\x1b[K\n\x1b[K")
+                    send("\x1b[K\n\x1b[K")
                     self.column = 0
                 if not (self.column == 0 and character == " "):
-                    write(character)
+                    send(character)
                     self.column += columns(character)
 
     def info(self, message: str | VoxtralOnnxError) -> None:
@@ -89,17 +90,16 @@ class LiveScreen:
         """Show the last words, of a file or of all; those of the next one begin a line."""
         self.show(text)
         with self.lock:
-            write("\x1b[J\n" if self.shares else "\n")
+            send("\x1b[J\n" if self.shares else "\n")
             self.column, self.words = 0, WordPrinter()
 
     def _clear(self) -> None:
         """Begin a line, and clear what shows how the work goes on."""
         if self.shares:
-            write("\n" * bool(self.column) + "\x1b[J")
+            send("\n" * bool(self.column) + "\x1b[J")
             self.column = 0
         elif stderr.is_terminal:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            draw("\r\x1b[K")
 
     def _draw(self) -> None:
         levels = " ▁▂▃▄▅▆▇█"
@@ -108,11 +108,10 @@ class LiveScreen:
             self._status(f"{level} {self.metrics}")
 
     def _status(self, line: str) -> None:
-        line = line[: stderr.width - 1]
+        line = one_line(line)[: stderr.width - 1]
         with self.lock:
             below, above = ("\n", f"\x1b[A\x1b[{self.column + 1}G") if self.shares else ("", "\r")
-            sys.stderr.write(f"{below}\r\x1b[2m{line}\x1b[m\x1b[K{above}")
-            sys.stderr.flush()
+            draw(f"{below}\r\x1b[2m{line}\x1b[m\x1b[K{above}")
 
 
 class FilesProgress:

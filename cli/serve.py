@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from . import options
-from .terminal import info, write
+from .terminal import info, write_line
 
 
 def serve(
@@ -15,15 +15,19 @@ def serve(
     host: options.Host = "127.0.0.1",
     port: options.Port = 8000,
     https: options.Https = False,
+    allowed_host: options.AllowedHosts = None,
+    allow_artifacts: options.AllowedArtifacts = None,
     no_open: options.NoOpen = False,
 ) -> None:
     """Open a page that transcribes in a browser tab; the model runs there."""
     import webbrowser
+    from contextlib import ExitStack
 
     from ..server.app import LOCAL
     from ..server.app import serve as run_server
     from ..server.page import PRECISIONS, absent_precisions
     from .models import find_model
+    from .progress import StatusSpinner
     from .values import split_names
 
     names = split_names(precision)
@@ -35,11 +39,24 @@ def serve(
         )
 
     def ready(address: str) -> None:
-        write(f"{address}\n")
+        until_ready.close()
+        write_line(address)
         if not https and host not in LOCAL:
             page = "a page without https"
             info(f"browsers of other devices give {page} no microphone and no GPU; add --https")
         if not no_open:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    run_server(folder, host, port, precisions=names, https=https, on_ready=ready)
+    with ExitStack() as until_ready:
+        steps = until_ready.enter_context(StatusSpinner())
+        steps.show("comparing the files with their hashes")
+        run_server(
+            folder,
+            host,
+            port,
+            precisions=names,
+            https=https,
+            allowed_hosts=allowed_host or (),
+            allowed_artifacts=allow_artifacts or (),
+            on_ready=ready,
+        )

@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-
 from ..errors import DeviceError
-from .terminal import format_size, write, write_json
+from .terminal import format_size, stdout, styled, write_json, write_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,22 +21,21 @@ if TYPE_CHECKING:
 
 def print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: list[str]) -> None:
     """Print what an artifact holds: model, graphs, files, and what of them was checked."""
-    console = Console(highlight=False)
-    by = escape(manifest.generator)
-    console.print(f"[b]{escape(str(folder))}[/]  format {manifest.format}, by {by}", soft_wrap=True)
+    by = f"  format {manifest.format}, by {manifest.generator}"
+    stdout.print(styled((str(folder), "bold"), by))
     if manifest.scope:
-        console.print(f"[dim]{escape(manifest.scope)}[/]", soft_wrap=True)
+        stdout.print(styled((manifest.scope, "dim")))
     streaming, windows = manifest.streaming, manifest.caches
-    console.print(
+    stdout.print(
         f"windows: encoder {windows['encoder'].window} frames, decoder {windows['decoder'].window} "
         f"tokens; delay {streaming.default_delay_tokens} of 1 to {streaming.max_delay_tokens} "
         "tokens"
     )
-    console.print(_graph_table(manifest))
+    stdout.print(_graph_table(manifest), soft_wrap=False)
     sizes = [file.size for name, file in manifest.files.items() if (folder / name).exists()]
-    console.print(f"{len(sizes)} files, {format_size(sum(sizes))}; checked: {', '.join(checked)}")
+    stdout.print(f"{len(sizes)} files, {format_size(sum(sizes))}; checked: {', '.join(checked)}")
     if elsewhere := [name for name in manifest.precisions if name not in held]:
-        console.print(f"not in this folder: {', '.join(elsewhere)}")
+        stdout.print(f"not in this folder: {', '.join(elsewhere)}")
 
 
 def _graph_table(manifest: Manifest) -> Table:
@@ -71,6 +67,7 @@ def print_hosts(manifest: Manifest, *, as_json: bool) -> None:
     """Print which other programs run an artifact, and what is known of each."""
     from dataclasses import asdict
 
+    from rich.console import Group
     from rich.table import Column, Table
 
     from ..verification.hosts import NOT_IN_ARTIFACT, judge, read_hosts
@@ -93,36 +90,35 @@ def print_hosts(manifest: Manifest, *, as_json: bool) -> None:
         ]
         if host.note:
             lines.append(f"({host.note})")
-        table.add_row(host.name, host.version, "\n".join(lines))
-    Console(highlight=False).print(table)
+        table.add_row(host.name, host.version, Group(*lines))
+    stdout.print(table, soft_wrap=False)
 
 
 def print_certificate(certificate: Certificate) -> None:
     """Print what each check of an artifact found, and the verdict."""
     colours = {"passed": "green", "failed": "bold red", "not judged": "yellow", "not run": "yellow"}
-    console = Console(highlight=False, soft_wrap=True)
     for finding in certificate.findings:
-        status = f"[{colours[finding.status]}]{finding.status:10}[/]"
+        status = f"{finding.status:10}", colours[finding.status]
         where = f"{finding.rung}  {finding.precision or 'all':6}  {finding.check:32}"
-        console.print(f"{where}  {status}  {escape(finding.summary)}")
+        stdout.print(styled(f"{where}  ", status, f"  {finding.summary}"))
     for sentence in certificate.not_checked:
-        console.print(f"[dim]not checked: {escape(sentence)}[/]")
-    console.print(f"[b]{certificate.verdict}[/] in {certificate.seconds:.0f} s")
+        stdout.print(styled((f"not checked: {sentence}", "dim")))
+    stdout.print(styled((certificate.verdict, "bold"), f" in {certificate.seconds:.0f} s"))
 
 
 def print_checks(checks: list[Check]) -> None:
     """Print what `doctor` found, topic by topic."""
     from rich.table import Table
 
-    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[bold red]missing[/]"}
+    colours = {"ok": "green", "note": "yellow"}
     table = Table("", "", "", "", box=None, pad_edge=False, show_header=False)
     table.columns[3].overflow = "fold"
     topic = ""
     for check in checks:
-        shown, topic = "" if check.topic == topic else f"[b]{check.topic}[/]", check.topic
-        status = marks.get(check.status, f"[bold red]{check.status}[/]")
-        table.add_row(shown, escape(check.name), status, escape(check.summary))
-    Console(highlight=False).print(table)
+        shown, topic = "" if check.topic == topic else check.topic, check.topic
+        status = styled((check.status, colours.get(check.status, "bold red")))
+        table.add_row(styled((shown, "bold")), check.name, status, check.summary)
+    stdout.print(table, soft_wrap=False)
 
 
 def format_measurements(rows: list[Measurement]) -> str:
@@ -221,4 +217,4 @@ def print_microphones() -> None:
     for device in devices:
         kind = f"{device.channels} channels, {device.rate:.0f} Hz"
         default = "  (default)" if device.is_default else ""
-        write(f"{device.index}  {device.name}  {kind}{default}\n")
+        write_line(f"{device.index}  {device.name}  {kind}{default}")

@@ -11,14 +11,18 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import soundfile
+
+# The import would report to OpenVINO's maker, through a package that it can do without
+sys.modules.setdefault("openvino_telemetry", None)
+import openvino
 from openvino import opset13
 from openvino.frontend.onnx import ConversionExtension
 
@@ -51,6 +55,13 @@ def compiled(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.nd
     return run
 
 
+def below(folder: Path, name: str) -> Path:
+    """Return a file's path; a stranger may have written its name."""
+    if not re.fullmatch(r"(?!.*\.\.(/|$))[\w.-]+(/[\w.-]+)*", name):
+        sys.exit(f"{folder}: no file below it is named {name!r}")
+    return folder / name
+
+
 class Graph:
     """A compiled graph and what it carries from call to call.
 
@@ -59,13 +70,13 @@ class Graph:
 
     def __init__(self, folder: Path, graph: Mapping[str, Any], rules: Mapping[str, Any]):
         for file in graph["data"]:
-            if (folder / file).is_symlink():
+            if below(folder, file).is_symlink():
                 sys.exit(
                     f"{folder / file}: a link, as in the hub's cache, and OpenVINO reads no "
                     "weights through links; download real files: hf download ORG/NAME --local-dir "
                     "FOLDER"
                 )
-        self.run, self.rules, self.position = compiled(folder / graph["path"]), rules, 0
+        self.run, self.rules, self.position = compiled(below(folder, graph["path"])), rules, 0
         self.dtypes = {tensor["name"]: tensor["dtype"] for tensor in graph["inputs"]}
         sizes = {"batch": 1, **rules}  # the symbolic axes of caches: batch, capacity
         self.state = {
@@ -139,7 +150,7 @@ def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[in
     audio = manifest["config"]["audio"]
     delay = rules["default_delay_tokens"]
     graphs = manifest["precisions"][precision]
-    mel = compiled(folder / manifest["mel"]["path"])
+    mel = compiled(below(folder, manifest["mel"]["path"]))
     encoder = Graph(folder, graphs["encoder"], caches["encoder"])
     decoder = Graph(folder, graphs["decoder"], caches["decoder"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -20,11 +19,12 @@ from ..files import disk_of, require_disk
 from ..manifest import TOKENIZER, Manifest, Precision, Streaming, Tokens
 from ..quant.methods import METHODS
 from ..quant.recipe import Recipe, load_recipe
+from ..threads import check_threads, num_cores
 from . import memory
 from .binding.layout import ExternalDataLayout, plan_external_data
 from .checkpoint.names import quantizable_modules
 from .checkpoint.open import Checkpoint, open_checkpoint, read_card, read_config, resolve_source
-from .checkpoint.tekken import read_tekken
+from .checkpoint.tekken import decode_tekken, read_tekken
 from .graph.families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
 from .graph.families.spec import GraphPlan, PlanOf
 from .model.linear import ModuleFactory
@@ -163,7 +163,7 @@ class ExportPlan:
             if graph.written
         }
         seconds = sum(self._bind_seconds(graph) for graph in shared.values())
-        cores = min(self.threads, os.cpu_count() or 1)
+        cores = min(self.threads, num_cores())
         return len(open_graphs) * TRACE_SECONDS + seconds / cores + self.num_bytes / STORE_RATE
 
     def _bind_seconds(self, graph: PlannedGraph) -> float:
@@ -206,9 +206,9 @@ def plan_export(
         CheckpointError, QuantizationError, ArtifactError, StorageError, UsageError: as errors.py
             describes.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads: expected at least 1, got {threads}")
-    threads = threads or os.cpu_count() or 1
+    threads = check_threads(threads)
+    if shard_size < 1:
+        raise UsageError(f"shard size: expected at least 1 byte, got {shard_size}")
     if isinstance(source, Checkpoint):
         checkpoint = source
     else:
@@ -410,7 +410,7 @@ def _with_root_files(plan: ExportPlan) -> ExportPlan:
                 config=plan.checkpoint.config,
                 tokens=plan.tokens,
                 streaming=plan.streaming,
-                tekken=plan.checkpoint.tokenizer,
+                tekken=decode_tekken(plan.checkpoint.tokenizer),
                 graphs={
                     precision: counts[name][precision]
                     for precision in PRECISIONS

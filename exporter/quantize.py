@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,18 +12,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import Struct
 
 from .. import hub
 from .._version import __version__
+from ..decode import decode, read_within
 from ..errors import QuantizationError, StorageError, UsageError
 from ..files import atomic_write
+from ..limits import REPORT
 from ..quant.recipe import FLOAT, Recipe, Rule, load_recipe
+from ..threads import num_cores
 from .binding.bind import Progress
 from .binding.layout import ALIGNMENT
 from .calibration.budget import StorageOption, solve_knapsack
 from .calibration.calibrate import calibrate, embedded_recordings
 from .calibration.layerwise import TABLE, Layerwise
-from .calibration.sensitivity import Drift, Group, Sensitivity, measure_sensitivities, option_sizes
+from .calibration.sensitivity import Group, Sensitivity, measure_sensitivities, option_sizes
 from .checkpoint.artifact import is_artifact, open_artifact
 from .checkpoint.open import Checkpoint, open_checkpoint, resolve_source
 from .checkpoint.remote import find_remote
@@ -55,7 +58,7 @@ class BudgetPlan:
         return (
             MEASURE_SECONDS
             * self.export.checkpoint.num_bytes()
-            / min(self.export.threads, os.cpu_count() or 1)
+            / min(self.export.threads, num_cores())
         )
 
 
@@ -74,6 +77,15 @@ class Budget:
     def drift(self) -> float:
         """Return that of the whole model, in nats, as the sum of its groups'."""
         return sum(option.drift for option in self.chosen)
+
+    def read_table(self) -> dict[str, Any]:
+        """Return all of this as the file has it.
+
+        Raises:
+            QuantizationError: it is damaged.
+        """
+        content = read_within(self.table, REPORT, QuantizationError)
+        return decode(dict[str, Any], content, QuantizationError)
 
 
 def quantize(
@@ -267,7 +279,7 @@ def spend_budget(
             hashlib.sha256(np.float32(samples).tobytes()).hexdigest() for samples in recordings
         ],
     }
-    sensitivities = _read_table(table, facts)
+    sensitivities = _read_table(table, facts, plan.sizes)
     if sensitivities is None:
         clips = calibrate(Layerwise(checkpoint), recordings)
         sensitivities = measure_sensitivities(checkpoint, clips, plan.sizes, on_stage)
@@ -312,25 +324,34 @@ def _write_table(
     atomic_write(path, (json.dumps(values, indent=1, default=asdict) + "\n").encode())
 
 
-def _read_table(path: Path, facts: Mapping[str, Any]) -> list[Sensitivity] | None:
+class _Table(Struct):
+    """What is read of a table; the other fields are for people."""
+
+    facts: dict[str, str | list[str]]
+    sensitivities: list[Sensitivity]
+
+
+def _read_table(
+    path: Path, facts: Mapping[str, Any], sizes: Mapping[Group, Mapping[tuple[int, int], int]]
+) -> list[Sensitivity] | None:
     """Return what an earlier call measured on the same model and sounds.
 
-    The result is None where there is nothing such.
+    The result is None where there is nothing such: no file, or one of other facts, groups or
+    sizes.
     """
     try:
-        values = json.loads(path.read_bytes())
-        if values["facts"] != facts:
-            return None
-        return [
-            Sensitivity(
-                Group(part["group"]["name"], tuple(part["group"]["patterns"])),
-                Drift(**part["drift"]),
-                tuple(StorageOption(**option) for option in part["forms"]),
-            )
-            for part in values["sensitivities"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = decode(_Table, read_within(path, REPORT, ValueError), ValueError)
+    except (OSError, ValueError):
         return None
+    parts = found.sensitivities
+    fits = [part.group for part in parts] == [*sizes] and all(
+        part.forms
+        and all(
+            sizes[part.group].get((form.bits, form.block_size)) == form.size for form in part.forms
+        )
+        for part in parts
+    )
+    return parts if found.facts == facts and fits else None
 
 
 def _recipe(name: str, options: Mapping[Group, tuple[int, int]]) -> Recipe:

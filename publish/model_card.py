@@ -1,5 +1,6 @@
 """The model card of a published artifact: its repository's README.md, from the manifest.
 
+The manifest's words stay words: none of them makes a key of the front matter, or markup.
 Keys of the front matter: huggingface.co/docs/hub/model-cards.
 """
 
@@ -8,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from huggingface_hub import ModelCardData
+
 from ..config import RELEASED, RELEASED_LANGUAGES, RELEASED_NAME
+from ..escaping import code, markdown
 from ..manifest import FILE_NAME, Manifest
 
 # A file of the artifact where it has that library's family of graphs
@@ -56,7 +60,7 @@ def model_card(
     return "\n".join(
         [
             "---",
-            *_front_matter(manifest, base),
+            _front_matter(manifest, base),
             "---",
             "",
             f"# {repo_id.partition('/')[2]}",
@@ -67,7 +71,7 @@ def model_card(
             "",
             *_precisions(manifest),
             "",
-            f"Certificate: {verdict}.",
+            f"Certificate: {markdown(verdict)}.",
             "",
             "## Use",
             "",
@@ -77,7 +81,7 @@ def model_card(
             "",
             "| file | bytes |",
             "| --- | ---: |",
-            *(f"| `{name}` | {size:,} |" for name, size in sorted(sizes.items())),
+            *(f"| {code(name)} | {size:,} |" for name, size in sorted(sizes.items())),
             f"| all | {sum(sizes.values()):,} |",
             "",
             f"`{FILE_NAME}` holds sizes and hashes of all that is needed to run.",
@@ -90,24 +94,18 @@ def model_card(
     )
 
 
-def _front_matter(manifest: Manifest, base: BaseModel | None) -> Iterable[str]:
-    if manifest.license:
-        yield f"license: {manifest.license}"
-    if base:
-        yield from (f"base_model: {base.repo_id}", "base_model_relation: quantized")
-    if base and base.languages:
-        yield from ("language:", *(f"- {language}" for language in base.languages))
-    has_transformers_js = TRANSFORMERS_JS in manifest.files
-    yield "pipeline_tag: automatic-speech-recognition"
-    yield f"library_name: {'transformers.js' if has_transformers_js else 'voxtral-onnx'}"
-    tags = [
-        "onnx",
-        "onnxruntime",
-        "voxtral-onnx",
-        *(["transformers.js"] if has_transformers_js else []),
-        "streaming",
-    ]
-    yield from ("tags:", *(f"- {tag}" for tag in tags))
+def _front_matter(manifest: Manifest, base: BaseModel | None) -> str:
+    library = "transformers.js" if TRANSFORMERS_JS in manifest.files else "voxtral-onnx"
+    card = ModelCardData(
+        license=manifest.license or None,
+        base_model=base.repo_id if base else None,
+        base_model_relation="quantized" if base else None,
+        language=list(base.languages) if base and base.languages else None,
+        pipeline_tag="automatic-speech-recognition",
+        library_name=library,
+        tags=[*dict.fromkeys(("onnx", "onnxruntime", "voxtral-onnx", library, "streaming"))],
+    )
+    return card.to_yaml()
 
 
 def _introduction(manifest: Manifest, base: BaseModel | None) -> Iterable[str]:
@@ -116,16 +114,16 @@ def _introduction(manifest: Manifest, base: BaseModel | None) -> Iterable[str]:
         if base
         else "A Voxtral Realtime model"
     )
-    revision = f" at revision `{base.revision}`" if base and base.revision else ""
+    revision = f" at revision {code(base.revision)}" if base and base.revision else ""
     yield (
         f"{origin}{revision} as ONNX: streaming speech to text on onnxruntime, in Python, Node.js "
         "and a browser tab."
     )
     if manifest.scope:
-        yield f"\n{manifest.scope[0].upper()}{manifest.scope[1:]}."
+        yield f"\n{markdown(manifest.scope[0].upper() + manifest.scope[1:])}."
     yield (
-        f"\nMade by {manifest.generator} from weights with the fingerprint "
-        f"`{manifest.fingerprint}`."
+        f"\nMade by {markdown(manifest.generator)} from weights with the fingerprint "
+        f"{code(manifest.fingerprint)}."
     )
 
 
@@ -145,26 +143,33 @@ def _precisions(manifest: Manifest) -> Iterable[str]:
         )
         whole = sum(file.size for file in manifest.files_of([name]).values())
         yield (
-            f"| {name} | {precision.activation_dtype} | {recipe.name} | {encoder:,} | "
+            f"| {_cells(name, precision.activation_dtype, recipe.name)} | {encoder:,} | "
             f"{decoder:,} | {whole:,} |"
         )
         if recipe.rules:
             recipes[recipe.name] = recipe
     for name, recipe in recipes.items():
         yield (
-            f"\nRecipe `{name}`, `accuracy_level` {recipe.accuracy_level}; the first pattern to "
-            "match counts:\n"
+            f"\nRecipe {code(name)}, `accuracy_level` {_cells(recipe.accuracy_level)}; the "
+            "first pattern to match counts:\n"
         )
         yield "| weights | bits | block | method |"
         yield "| --- | ---: | ---: | --- |"
         for rule in recipe.rules:
-            yield (f"| `{rule.tensors}` | {rule.bits} | {rule.block_size} | {rule.method} |")
+            how = _cells(rule.bits, rule.block_size, rule.method)
+            yield f"| {code(rule.tensors)} | {how} |"
+
+
+def _cells(*values: str | int) -> str:
+    return " | ".join(markdown(str(value)) for value in values)
 
 
 def _hosts(manifest: Manifest, repo_id: str) -> Iterable[str]:
     """How each host runs it."""
     precision = next(iter(manifest.precisions))
     graphs = manifest.precisions[precision]
+    first, second = code(graphs.encoder.path), code(graphs.decoder.path)
+    decoder = f"{repo_id.partition('/')[2]}/{graphs.decoder.path}"
     yield f"""\
 **Python and the command line**
 
@@ -184,8 +189,8 @@ with Transcriber("{repo_id}") as transcriber:
 **A browser tab**: `pip install 'voxtral-onnx[cpu,serve]'`, then `voxtral-onnx serve {repo_id}`; or
 as a static site: `voxtral-onnx bundle {repo_id} -o site`.
 
-**Any program on onnxruntime** (C, C++, Java, Node.js …): `onnx/mel.onnx`, `{graphs.encoder.path}`
-and `{graphs.decoder.path}` with the rules in `{FILE_NAME}`, which voxtral-onnx's `docs/artifact.md`
+**Any program on onnxruntime** (C, C++, Java, Node.js …): `onnx/mel.onnx`, {first}
+and {second} with the rules in `{FILE_NAME}`, which voxtral-onnx's `docs/artifact.md`
 explains; its `examples/node` and `examples/cpp` are such programs, one file each.
 
 **OpenVINO** reads the same graphs, one stream at a time, from a folder without links:
@@ -195,7 +200,7 @@ hf download {repo_id} --local-dir {repo_id.partition("/")[2]}
 ```
 
 ```python
-openvino.Core().compile_model("{repo_id.partition("/")[2]}/{graphs.decoder.path}", "CPU")
+openvino.Core().compile_model({decoder!r}, "CPU")
 ```
 
 Graphs in float16 take an extension for QuickGelu first, five lines in voxtral-onnx's
@@ -205,9 +210,9 @@ Graphs in float16 take an extension for QuickGelu first, five lines in voxtral-o
         for family in kind.families:
             families.setdefault(family, name)
     if precision := families.get("portable"):
-        encoder, decoder = manifest.family(precision, "portable")
+        first, second = (code(graph.path) for graph in manifest.family(precision, "portable"))
         yield f"""
-**Hosts without onnxruntime's own operators**: `{encoder.path}` and `{decoder.path}` have the same
+**Hosts without onnxruntime's own operators**: {first} and {second} have the same
 inputs and outputs in operators of ONNX opset 23 alone."""
     if precision := families.get("transformers_js"):
         yield f"""
@@ -220,7 +225,7 @@ import {{
 
 const processor = await VoxtralRealtimeProcessor.from_pretrained('{repo_id}')
 const model = await VoxtralRealtimeForConditionalGeneration.from_pretrained(
-  '{repo_id}', {{ dtype: '{precision}' }}
+  '{repo_id}', {{ dtype: {precision!r} }}
 )
 ```
 
@@ -235,5 +240,5 @@ def _licence(manifest: Manifest, base: BaseModel | None) -> str:
     )
     return (
         "The weights come under the licence of "
-        f"{origin}{f': {manifest.license}' if manifest.license else ''}."
+        f"{origin}{f': {markdown(manifest.license)}' if manifest.license else ''}."
     )

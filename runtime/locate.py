@@ -6,11 +6,14 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import platformdirs
+from msgspec import Meta, Struct
 
+from .. import limits
 from ..assets import TINY_ARTIFACT
+from ..decode import decode, read_within
 from ..errors import ArtifactError, StorageError, UsageError
 from ..files import atomic_write
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
@@ -46,7 +49,7 @@ def find_artifact(
             "  voxtral-onnx transcribe --model tiny AUDIO  # a small test model, here already\n"
             "  voxtral-onnx export  # downloads the released model, 8.9 GB"
         )
-    if str(asked) == "tiny" and not Path(asked).exists():
+    if str(asked) == "tiny" and not _exists(Path(asked)):
         if not (TINY_ARTIFACT / FILE_NAME).exists():
             raise ArtifactError(
                 "tiny: this checkout holds its checkpoint but not its artifact; run: make demo, "
@@ -56,24 +59,36 @@ def find_artifact(
             )
         return TINY_ARTIFACT
     folder = Path(asked)
-    if isinstance(asked, str) and not folder.exists():
+    if isinstance(asked, str) and not _exists(folder):
         from ..hub import find_repository  # late: its imports take 0.3 s
 
         if repository := find_repository(asked):
             return _fetch(repository, precisions, offline, on_download)
     is_checkpoint = folder.suffix == ".gguf" or any(
-        (folder / name).exists()
+        _exists(folder / name)
         for name in ("params.json", "consolidated.safetensors", "config.json")
     )
-    if is_checkpoint and not (folder / FILE_NAME).exists():
+    if is_checkpoint and not _exists(folder / FILE_NAME):
         raise ArtifactError(
             f"{folder}: a checkpoint, not an artifact; run: voxtral-onnx export {folder}"
         )
-    if not folder.exists():
+    if not _exists(folder):
         raise ArtifactError(
             f"{folder}: no such folder; export a model first: voxtral-onnx export SOURCE"
         )
     return folder
+
+
+def _exists(path: Path) -> bool:
+    """Say whether there is such a file or folder.
+
+    Raises:
+        ArtifactError: the system does not say; the name is too long, or its folder closed.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be looked at ({error.strerror or error})") from error
 
 
 def open_artifact(
@@ -129,6 +144,7 @@ def _fetch(
     Returns its folder.
     """
     from .. import hub
+    from ..download import RemoteFile
 
     snapshot = hub.look_up(repository, offline=offline)
     if FILE_NAME not in snapshot.files:
@@ -139,10 +155,11 @@ def _fetch(
             )
         raise ArtifactError(f"{repository}: no {FILE_NAME}: not an exported artifact")
     folder = snapshot.folder([FILE_NAME])
-    snapshot.download({FILE_NAME: snapshot.files[FILE_NAME]}, folder, on_download)
+    manifest_file = snapshot.within({FILE_NAME: limits.MANIFEST}, ArtifactError)
+    snapshot.download(manifest_file, folder, on_download)
     manifest = Manifest.read(folder)
     needed = {
-        name: hub.RemoteFile(file.size, file.sha256)
+        name: RemoteFile(file.size, file.sha256)
         for name, file in manifest.files_of(choose_precisions(manifest, precisions)).items()
     }
     if wrong := [
@@ -156,10 +173,20 @@ def _fetch(
         new = [
             name for name in CERTIFICATE if name in snapshot.files and not (folder / name).exists()
         ]
-        needed |= {name: snapshot.files[name] for name in new}
+        needed |= snapshot.within(dict.fromkeys(new, limits.CERTIFICATE), ArtifactError)
     snapshot.download(needed, folder, on_download)
     snapshot.remember()
     return folder
+
+
+def downloaded_from(folder: Path) -> str | None:
+    """Return ORG/NAME of the repository that a folder was downloaded from, or None."""
+    from huggingface_hub import constants  # late: it takes 0.3 s
+
+    home, place = Path(constants.HF_ASSETS_CACHE, "voxtral-onnx").resolve(), folder.resolve()
+    if home not in place.parents:
+        return None
+    return place.relative_to(home).parts[0].replace("--", "/", 1)  # no name has two hyphens
 
 
 def remember_export(folder: Path) -> None:
@@ -177,11 +204,20 @@ def remember_export(folder: Path) -> None:
 
 
 def _last_export() -> str | None:
+    """Return what was remembered, if anything; a name is no place of an export."""
     try:
-        return json.loads(_state_file().read_text())["last_export"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_within(_state_file(), limits.STATE, ValueError)
+        found = decode(_State, content, ValueError).last_export
+    except (OSError, ValueError):
         return None
+    return found if Path(found).is_absolute() else None
 
 
 def _state_file() -> Path:
     return platformdirs.user_state_path("voxtral-onnx") / "state.json"
+
+
+class _State(Struct):
+    """`state.json`."""
+
+    last_export: Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]+\Z")]

@@ -11,7 +11,9 @@ import numpy as np
 
 from ..contents import MappedFiles, verified
 from ..errors import UsageError
+from ..limits import MOST_STREAMS
 from ..manifest import TOKENIZER
+from ..threads import check_threads
 from .audio.files import AudioSource, open_audio
 from .audio.vad import SpeechFilter, detectors, filtered_blocks
 from .batch import BatchSlot, advance_together
@@ -86,7 +88,7 @@ class Transcriber:
             batch_size: files that `transcribe_many` advances together, on CPU or CUDA; each takes
                 caches of its own.
             precision: which of the artifact's; None takes the first of q4f16, q4, q8, fp16, fp32.
-            threads: for onnxruntime; None for one a core.
+            threads: for onnxruntime, at most 4 a core; None for one a core.
             prepacked: a folder for weights packed as this machine's kernels take them, made on
                 first use; they load faster and processes share their memory. For the CPU.
             blank_guard: after 16 s without a word, make blanks less likely step by step
@@ -106,6 +108,8 @@ class Transcriber:
         Raises:
             ArtifactError, DeviceError, StorageError, UsageError: as errors.py describes.
         """
+        if threads is not None:
+            check_threads(threads)
         asked = None if precision is None else [precision]
         self.folder = find_artifact(model, asked, offline=offline, on_download=on_download)
         self.manifest, (self.precision,) = open_artifact(self.folder, asked)
@@ -117,8 +121,8 @@ class Transcriber:
                 f"prepacked: weights are packed for the CPU, not for {self.device_name}; "
                 "add --device cpu"
             )
-        if batch_size < 1:
-            raise UsageError(f"batch size: expected at least 1 file, got {batch_size}")
+        if not 1 <= batch_size <= MOST_STREAMS:
+            raise UsageError(f"batch size: expected 1 to {MOST_STREAMS} files, got {batch_size}")
         if batch_size > 1 and not self.device.supports_batching:
             raise UsageError(
                 "batch size: files advance together on CPU and CUDA, not on "
@@ -159,6 +163,7 @@ class Transcriber:
                 for graph, path in zip(stages, paths, strict=True)
             )
             self.tokenizer = Tokenizer(self.folder / TOKENIZER, manifest.tokens)
+        self.tokenizer.check_sizes(manifest.config.decoder.vocab_size)
         words = [hotwords] if isinstance(hotwords, str) else list(hotwords)
         self.hotwords = (
             Hotwords(words, self.tokenizer, manifest.tokens, hotword_bias) if words else None

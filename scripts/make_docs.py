@@ -1,6 +1,7 @@
-"""Write the generated tables of docs/artifact.md and docs/hosts.md.
+"""Write the generated tables of docs/artifact.md, docs/hosts.md and docs/verification.md.
 
-What the 4B model's graphs take and give, the precisions, and which hosts tests have run.
+What the 4B model's graphs take and give, the precisions, which hosts tests have run, and how much
+is read of each kind of file. (`make fuzz` writes the other table of docs/verification.md.)
 
 Usage: python scripts/make_docs.py
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from voxtral_onnx import limits
 from voxtral_onnx.config import RELEASED, VoxtralConfig
 from voxtral_onnx.exporter.export import caches
 from voxtral_onnx.exporter.graph.families import native
@@ -131,6 +133,19 @@ def hosts() -> str:
     return "\n".join(lines)
 
 
+def budgets() -> str:
+    """Return the first part of limits.py, whose comments say what the names do not."""
+    source = Path(limits.__file__).read_text("utf-8")
+    part = source.partition("# Bytes of a whole file\n")[2].partition("\n\n")[0]
+    lines = ["| kind of file | at most |", "| --- | ---: |"]
+    for name, note in re.findall(r"^([A-Z_]+) = [^#\n]*(?:#(.*))?$", part, re.MULTILINE):
+        kilobytes = getattr(limits, name) // limits.KB
+        size = f"{kilobytes // 1024} MB" if kilobytes >= 1024 else f"{kilobytes} KB"
+        words = name.lower().replace("_", " ")
+        lines.append(f"| {words}{note and ':' + note} | {size} |")
+    return "\n".join(lines)
+
+
 def tables(config: VoxtralConfig = RELEASED) -> dict[str, dict[str, str]]:
     """All generated parts of each page, by the names of their markers."""
     float16, float32 = planned(config, "float16"), planned(config, "float32")
@@ -138,6 +153,7 @@ def tables(config: VoxtralConfig = RELEASED) -> dict[str, dict[str, str]]:
     return {
         "artifact.md": {**graphs, "precisions": precisions(), "calls": calls(config)},
         "hosts.md": {"hosts": hosts()},
+        "verification.md": {"budgets": budgets()},
     }
 
 

@@ -1,26 +1,28 @@
 """The page and an artifact over HTTP, with what browsers ask of pages that compute.
 
-Isolation, ranges, right types.
+Isolation, ranges, right types; and nothing beside the files that are named.
 """
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
-import os
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import DeviceError, UsageError
-from ..manifest import CERTIFICATE, FILE_NAME
-from .page import ARTIFACT, manifest_bytes, page_files, site_certificate, site_manifest
+from ..errors import ArtifactError, DeviceError, UsageError
+from .limits import BACKLOG, LimitedListener, connection_limit
+from .log import logging_to_stderr
+from .page import INDEX, check_site, page_policy, site_files
 
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
+
+log = logging.getLogger(__name__)
 
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -36,50 +38,76 @@ HEADERS = {
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # kept, but asked for again: a new version shows at once
 }
-CERTIFICATE_DAYS = 397  # browsers refuse more
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
-def create_app(artifact: Path, precisions: Sequence[str] | None = None) -> Starlette:
-    """An ASGI application that serves the page at / and the artifact's files below artifact/.
+def create_app(
+    artifact: Path,
+    precisions: Sequence[str] | None = None,
+    *,
+    allowed_hosts: Sequence[str] = (),
+    allowed_artifacts: Sequence[str] = (),
+) -> Starlette:
+    """Return an ASGI application: the page at / and the artifact's files below artifact/.
 
-    Only files that the manifest or the page names are served; of the artifact those of
-    `precisions`, as `site_manifest` takes them.
+    Only files that the manifest or the page names are served, and only as they are now: their
+    hashes are compared here, and what changes later is refused.
+
+    Args:
+        artifact: its folder.
+        precisions: of the artifact; None for what browsers run.
+        allowed_hosts: names beside this computer's own that requests may call it by.
+        allowed_artifacts: origins beside its own that the page may load artifacts from.
 
     Raises:
         ArtifactError: not a whole artifact, or no onnxruntime-web.
         DeviceError: starlette is not installed.
-        UsageError: a precision that the artifact does not have.
+        UsageError: a precision that the artifact does not have, or not a host or an origin.
     """
     try:
         from starlette.applications import Starlette
         from starlette.exceptions import HTTPException
-        from starlette.responses import FileResponse, Response
+        from starlette.middleware import Middleware
+        from starlette.responses import Response
         from starlette.routing import Route
+
+        from .hosts import AllowedHosts, checked_host
+        from .responses import FileAnswer
     except ImportError as error:
         raise DeviceError(
             f"serve needs {error.name}; run: pip install 'voxtral-onnx[serve]'"
         ) from error
-    manifest = site_manifest(artifact, precisions)
-    made = {f"{ARTIFACT}/{FILE_NAME}": manifest_bytes(manifest)}
-    if certificate := site_certificate(artifact, manifest):
-        made[f"{ARTIFACT}/{CERTIFICATE[0]}"] = certificate
-    files = page_files() | {f"{ARTIFACT}/{name}": artifact / name for name in manifest.files}
+    hosts = [checked_host(host) for host in allowed_hosts]
+    manifest, site = site_files(artifact, precisions, allowed_artifacts=allowed_artifacts)
+    index = site[INDEX]
+    assert isinstance(index, bytes)
+    files = check_site(artifact, manifest, site)
+    # A page of another site that frames this one could steer its clicks
+    policy = f"{page_policy(index)}; frame-ancestors 'none'"
+    headers = {**HEADERS, "Content-Security-Policy": policy}
 
     async def send(request: Request) -> Response:
         name = request.path_params["name"] or "index.html"
-        if name in made:
-            return Response(made[name], headers=HEADERS, media_type=TYPES[".json"])
         if name not in files:
-            raise HTTPException(404, f"{name}: no such file")
-        path = files[name]
-        return FileResponse(
-            path, headers=HEADERS, media_type=TYPES.get(path.suffix, "application/octet-stream")
-        )
+            raise HTTPException(404, f"{name}: no such file", headers)
+        file = files[name]
+        kind = TYPES.get(Path(name).suffix, "application/octet-stream")
+        if isinstance(file, bytes):
+            return Response(file, headers=headers, media_type=kind)
+        try:
+            return FileAnswer(request, file, headers, kind)
+        except ArtifactError as error:
+            log.error("%s", error)
+            raise HTTPException(410, f"{name}: changed; start serve again", headers) from error
+        except OSError as error:
+            log.error("%s", error)
+            raise HTTPException(503, f"{name}: cannot be read; try again", headers) from error
 
-    return Starlette(routes=[Route("/{name:path}", send)])
+    middleware = [Middleware(AllowedHosts, hosts)]
+    return Starlette(routes=[Route("/{name:path}", send)], middleware=middleware)
 
 
 def serve(
@@ -89,6 +117,8 @@ def serve(
     *,
     precisions: Sequence[str] | None = None,
     https: bool = False,
+    allowed_hosts: Sequence[str] = (),
+    allowed_artifacts: Sequence[str] = (),
     on_ready: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Serve until interrupted.
@@ -100,27 +130,17 @@ def serve(
         precisions: of the artifact; None for what browsers run.
         https: with a certificate of this machine's own, which browsers warn of; other devices'
             browsers give microphones and WebGPU to secure pages only.
+        allowed_hosts: as `create_app`; `host` is allowed too.
+        allowed_artifacts: as `create_app`.
         on_ready: called with the page's address when it listens.
 
     Raises:
         ArtifactError, DeviceError: as `create_app`; or uvicorn or cryptography is not installed.
+        StorageError: the key of https is not its owner's alone, or cannot be written.
         UsageError: as `create_app`; or the address cannot be listened on.
     """
-    app = create_app(artifact, precisions)
     try:
-        import uvicorn
-
-        options = (
-            dict(zip(("ssl_certfile", "ssl_keyfile"), map(str, certificate()), strict=True))
-            if https
-            else {}
-        )
-    except ImportError as error:
-        raise DeviceError(
-            f"serve needs {error.name}; run: pip install 'voxtral-onnx[serve]'"
-        ) from error
-    try:
-        listener = socket.create_server(
+        listening = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         )
     except (OSError, OverflowError) as error:
@@ -128,73 +148,45 @@ def serve(
         raise UsageError(
             f"{host}:{port}: cannot be listened on ({reason}); choose another --port, or 0"
         ) from error
-    with listener:
+    with LimitedListener(listening, connection_limit()) as listener, logging_to_stderr():
+        app = create_app(
+            artifact,
+            precisions,
+            allowed_hosts=(host, *allowed_hosts),
+            allowed_artifacts=allowed_artifacts,
+        )
+        server = _server(listener.watch(app), https)
         shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
         place = f"[{shown}]" if ":" in shown else shown
         on_ready(f"http{'s' * https}://{place}:{listener.getsockname()[1]}/")
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", **options)).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
-def certificate() -> tuple[Path, Path]:
-    """A self-signed certificate for this machine's names and addresses, and its key.
-
-    Kept and renewed.
+def _server(app: Any, https: bool) -> uvicorn.Server:
+    """Return the server of an application.
 
     Raises:
-        ImportError: cryptography is not installed.
+        DeviceError, StorageError: as `serve`.
     """
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-    from platformdirs import user_data_path
-
-    folder = user_data_path("voxtral-onnx") / "https"
-    paths = folder / "certificate.pem", folder / "key.pem"
-    now, names = datetime.datetime.now(datetime.UTC), _own_names()
-    if all(path.is_file() for path in paths):
-        kept = x509.load_pem_x509_certificate(paths[0].read_bytes())
-        alternatives = kept.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        if (
-            kept.not_valid_after_utc > now + datetime.timedelta(days=7)
-            and list(alternatives) == names
-        ):
-            return paths
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "voxtral-onnx on this computer")])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=CERTIFICATE_DAYS - 1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(paths[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-        file.write(key.private_bytes(encoding, form, serialization.NoEncryption()))
-    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    return paths
-
-
-def _own_names() -> list:
-    """What other devices may call this machine."""
-    from cryptography import x509
-
-    host = socket.gethostname()
     try:
-        found = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
-    except OSError:
-        found = set()
-    addresses = sorted(found | {"127.0.0.1", "::1"})
-    names = dict.fromkeys(("localhost", host))
-    return [
-        *map(x509.DNSName, names),
-        *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses),
-    ]
+        import uvicorn
+
+        from .tls import self_signed
+
+        certificate, key = map(str, self_signed()) if https else (None, None)
+    except ImportError as error:
+        raise DeviceError(
+            f"serve needs {error.name}; run: pip install 'voxtral-onnx[serve]'"
+        ) from error
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",  # which accepts through the listener's own method
+        http="h11",
+        log_config=None,
+        log_level="warning",
+        backlog=BACKLOG,
+        proxy_headers=False,  # nobody else says who a client is
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
+    return uvicorn.Server(config)

@@ -9,19 +9,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+from msgspec import Raw
 
 from ..assets import SAMPLES, SELF_TEST_CLIP
+from ..decode import decode, read_within
 from ..errors import ArtifactError, StorageError, UsageError
-from ..files import fsync_dir, hash_file, require_disk
+from ..escaping import markdown
+from ..files import fsync_dir, hash_file, is_below, make_partial_folder, require_disk
+from ..limits import CERTIFICATE as MOST_BYTES
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
 
 PAGE = Path(__file__).parent.parent / "web"
 CLIP = SAMPLES / SELF_TEST_CLIP
 ARTIFACT = "artifact"  # where index.html looks for the model
+INDEX = "index.html"
 PRECISIONS = ("q4f16", "q4")  # what browsers run; others are served where an artifact has neither
 SPACE_CARD = """\
 ---
@@ -43,6 +54,13 @@ under their own licences: `vendor/LICENSE`.
 """  # source of the keys: huggingface.co/docs/hub/spaces-config-reference
 
 
+# As policies know them, so without addresses of IPv6
+_ORIGIN = re.compile(r"https?://(\*\.)?([a-z0-9-]+\.)*[a-z0-9-]+(:[0-9]{1,5})?")
+_POLICY = re.compile(r'http-equiv="Content-Security-Policy"\s+content="([^"]+)"')
+_OWN_ADDRESSES = "connect-src 'self'"
+_NO_ARTIFACTS = '<meta name="allowed-artifacts" content="" />'
+
+
 def page_files() -> dict[str, Path]:
     """The page's own files, by their path in a site.
 
@@ -54,7 +72,7 @@ def page_files() -> dict[str, Path]:
             "the page runs on onnxruntime-web, which this checkout does not hold; run: make web\n"
             "  (the wheel has it: pip install 'voxtral-onnx[serve]')"
         )
-    own = [PAGE / name for name in ("index.html", "minimal.html", "page.css", "sw.js")]
+    own = [PAGE / name for name in (INDEX, "minimal.html", "page.css", "sw.js")]
     paths = [*own, *sorted((PAGE / "src").glob("*/*.js")), *sorted((PAGE / "vendor").iterdir())]
     return {path.relative_to(PAGE).as_posix(): path for path in paths} | {
         f"samples/{CLIP.name}": CLIP
@@ -101,18 +119,24 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def site_files(
-    artifact: Path, precisions: Sequence[str] | None = None, *, space: bool = False
+    artifact: Path,
+    precisions: Sequence[str] | None = None,
+    *,
+    space: bool = False,
+    allowed_artifacts: Sequence[str] = (),
 ) -> tuple[Manifest, dict[str, Path | bytes]]:
-    """The manifest of a site, and its files by their paths in it.
+    """Return the manifest of a site, and its files by their paths in it.
 
-    Where each stands, or what it holds.
+    Where each stands, or what it holds. `bundle` says more of the arguments.
 
     Raises:
-        ArtifactError, UsageError: as `page_files` and `site_manifest`.
+        ArtifactError: as `page_files` and `site_manifest`.
+        UsageError: as `site_manifest` and `index_page`.
     """
     manifest = site_manifest(artifact, precisions)
     files: dict[str, Path | bytes] = {
         **page_files(),
+        INDEX: index_page(allowed_artifacts),
         **{f"{ARTIFACT}/{name}": artifact / name for name in manifest.files},
         f"{ARTIFACT}/{FILE_NAME}": manifest_bytes(manifest),
     }
@@ -123,6 +147,92 @@ def site_files(
     return manifest, files
 
 
+def index_page(allowed_artifacts: Sequence[str] = ()) -> bytes:
+    """Return index.html of a site whose page may also load artifacts from these origins.
+
+    Raises:
+        UsageError: not an origin.
+    """
+    page = (PAGE / INDEX).read_text("utf-8")
+    if wrong := [origin for origin in allowed_artifacts if not _ORIGIN.fullmatch(origin)]:
+        raise UsageError(
+            f"{wrong[0]}: expected the origin of artifacts, as https://example.org, in lower case "
+            "and without a path"
+        )
+    if allowed_artifacts:
+        origins = " ".join(dict.fromkeys(allowed_artifacts))
+        assert _OWN_ADDRESSES in page and _NO_ARTIFACTS in page
+        page = page.replace(_OWN_ADDRESSES, f"{_OWN_ADDRESSES} {origins}")
+        page = page.replace(_NO_ARTIFACTS, _NO_ARTIFACTS.replace('""', f'"{origins}"'))
+    return page.encode()
+
+
+def page_policy(page: bytes) -> str:
+    """Return the content security policy that a page names for itself, as a header holds it."""
+    found = _POLICY.search(page.decode())
+    assert found, "a page without a policy"
+    return " ".join(found[1].split())
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """A file as it was when it was checked; what stands in its place later is not opened."""
+
+    path: Path
+    state: tuple[int, int, int, int]  # device, inode, bytes, nanoseconds
+
+    @classmethod
+    def of(cls, path: Path) -> CheckedFile:
+        """Return a file as it is now.
+
+        Raises:
+            OSError: it is not there.
+        """
+        return cls(path, _state(path.stat()))
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.state[2]
+
+    def open(self) -> BinaryIO:
+        """Open it to read.
+
+        Raises:
+            ArtifactError: it has changed, or is gone.
+            OSError: it cannot be read.
+        """
+        with suppress(FileNotFoundError):
+            file = self.path.open("rb")
+            if _state(os.fstat(file.fileno())) == self.state:
+                return file
+            file.close()
+        raise ArtifactError(f"{self.path}: changed since it was checked; start again")
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def check_site(
+    artifact: Path, manifest: Manifest, files: Mapping[str, Path | bytes]
+) -> dict[str, CheckedFile | bytes]:
+    """Compare the artifact's files in a site with their hashes.
+
+    Returns:
+        the site's files as they are now; those of the artifact as they were compared.
+
+    Raises:
+        ArtifactError: naming every file that is absent or differs.
+    """
+    checked = {
+        name: file if isinstance(file, bytes) else CheckedFile.of(file.resolve())
+        for name, file in files.items()
+    }
+    manifest.check_files(artifact, manifest.precisions, hashes=True)
+    return checked
+
+
 def site_certificate(artifact: Path, manifest: Manifest) -> bytes | None:
     """Return the artifact's certificate, naming the site's manifest.
 
@@ -130,14 +240,17 @@ def site_certificate(artifact: Path, manifest: Manifest) -> bytes | None:
 
     A certificate that is of another artifact, or of this one before it changed, is none.
     """
+    path = artifact / CERTIFICATE[0]
     try:
-        values = json.loads((artifact / CERTIFICATE[0]).read_bytes())
-        if values["manifest_sha256"] != hash_file(artifact / FILE_NAME).sha256:
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
+        values = decode(dict[str, Raw], read_within(path, MOST_BYTES, ArtifactError), ArtifactError)
+        named = bytes(values["manifest_sha256"]).decode()
+    except (FileNotFoundError, NotADirectoryError, ArtifactError, KeyError):
         return None
-    values["manifest_sha256"] = hashlib.sha256(manifest_bytes(manifest)).hexdigest()
-    return (json.dumps(values, ensure_ascii=False) + "\n").encode()
+    if named != json.dumps(hash_file(artifact / FILE_NAME).sha256) or not is_below(artifact, path):
+        return None
+    own = hashlib.sha256(manifest_bytes(manifest)).hexdigest()
+    values["manifest_sha256"] = Raw(json.dumps(own).encode())
+    return msgspec.json.encode(values) + b"\n"
 
 
 def bundle(
@@ -146,6 +259,7 @@ def bundle(
     precisions: Sequence[str] | None = None,
     *,
     space: bool = False,
+    allowed_artifacts: Sequence[str] = (),
     on_file: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> Path:
     """Write the page and an artifact as a folder that any static host serves.
@@ -155,21 +269,26 @@ def bundle(
         output: the site's folder; it appears when it is whole.
         precisions: of the artifact; None for what browsers run.
         space: add the card that makes it a static Space of the Hugging Face hub.
+        allowed_artifacts: origins beside its own that the page may load artifacts from, as
+            https://example.org or https://*.example.org; a link to the page names one.
         on_file: called before each file with its name, the bytes done and all bytes.
 
     Raises:
         ArtifactError: not a whole artifact, a file that differs from its hash, or no
             onnxruntime-web.
         StorageError: the folder exists, cannot be written, or its disk is too small.
-        UsageError: a precision that the artifact does not have.
+        UsageError: a precision that the artifact does not have, or not an origin.
     """
-    manifest, files = site_files(artifact, precisions, space=space)
+    manifest, named = site_files(
+        artifact, precisions, space=space, allowed_artifacts=allowed_artifacts
+    )
     if output.exists():
         raise StorageError(f"{output}: exists already; remove it or choose another folder")
-    partial = output.with_name(output.name + ".partial")
+    files = check_site(artifact, manifest, named)
+    partial = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = make_partial_folder(output.parent)
         sizes = {name: file_size(file) for name, file in files.items()}
         total, done = sum(sizes.values()), 0
         require_disk({output.parent: total})
@@ -179,29 +298,25 @@ def bundle(
             if isinstance(file, bytes):
                 (partial / name).write_bytes(file)
             else:
-                shutil.copyfile(file, partial / name)
+                with file.open() as original, (partial / name).open("wb") as copy:
+                    shutil.copyfileobj(original, copy, 1 << 20)
             done += sizes[name]
-        for name, expected in manifest.files.items():
-            if hash_file(partial / ARTIFACT / name).sha256 != expected.sha256:
-                raise ArtifactError(
-                    f"{artifact / name}: differs from its sha256; download or export it again"
-                )
         partial.rename(output)
         fsync_dir(output.parent)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, StorageError):
+    except BaseException as error:  # a signal too
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        if not isinstance(error, OSError) or isinstance(error, StorageError):
             raise
         raise StorageError(f"{output}: cannot be written ({error.strerror or error})") from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return output
 
 
-def file_size(file: Path | bytes) -> int:
-    """Bytes of a file, given by its place or by what it holds."""
-    return len(file) if isinstance(file, bytes) else file.stat().st_size
+def file_size(file: Path | CheckedFile | bytes) -> int:
+    """Return the bytes of a file, given by its place or by what it holds."""
+    if isinstance(file, bytes):
+        return len(file)
+    return file.size if isinstance(file, CheckedFile) else file.stat().st_size
 
 
 def space_card(manifest: Manifest) -> str:
@@ -213,6 +328,6 @@ def space_card(manifest: Manifest) -> str:
     return SPACE_CARD.format(
         title="Speech to text in this tab",
         size=f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB",
-        generator=manifest.generator,
-        scope=f" {manifest.scope}." if manifest.scope else "",
+        generator=markdown(manifest.generator),
+        scope=f" {markdown(manifest.scope)}." if manifest.scope else "",
     )

@@ -82,6 +82,7 @@ def test_no_relative_name_leaves_its_folder(name):
         (b'{"x": ' + b"[" * 100_000, "nested too deeply"),
         (b'{"files": {"../a": {}}}', "a file below the folder"),
         (b'{"files": {"a": {"size": -1}}}', "Expected `int` >= 0"),
+        (b'{"files": {"a": {"size": %d}}}' % (1 << 53), "Expected `int` <"),
         (b'{"files": {"a": {"size": true}}}', "got `bool`"),
         (b'{"files": {"a": {"size": 1e400}}}', "Number out of range"),
         (b'{"files": {"a": {"size": NaN}}}', "malformed"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from fuzz.runner import TARGETS
 
 from voxtral_onnx import files, manifest
 from voxtral_onnx.config import AudioConfig
@@ -29,7 +30,23 @@ def make_docs():
 
 def test_tables_are_made_by_the_script(make_docs):
     pages = make_docs.renewed()
-    assert pages == {page: (DOCS / page).read_text("utf-8") for page in ("artifact.md", "hosts.md")}
+    assert pages.keys() == {"artifact.md", "hosts.md", "verification.md"}
+    assert pages == {page: (DOCS / page).read_text("utf-8") for page in pages}
+
+
+def test_every_budget_is_in_the_table(make_docs):
+    table = make_docs.budgets()
+    assert "| manifest | 1 MB |" in table and "| hotwords | 64 KB |" in table
+    assert len(table.splitlines()) > 10
+
+
+def test_figures_of_fuzzing_are_of_targets_and_find_nothing():
+    page = (DOCS / "verification.md").read_text("utf-8")
+    assert len(page.splitlines()) <= 100
+    part = page.partition("<!-- fuzz -->\n")[2].partition("<!-- end -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()[2:]]
+    assert rows and {row[0] for row in rows} <= {*TARGETS, "all"}
+    assert {row[4] for row in rows} == {"0"}
 
 
 def test_tables_are_of_the_graphs(make_docs, tiny_artifact):

@@ -17,7 +17,7 @@ from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, clean_environment
 from support.needs import WEB, need_node, old_package, require
 
 from voxtral_onnx import Transcriber
-from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.runtime.device.base import MIN_ONNXRUNTIME
 
 FOLDER = Path(__file__).parent.parent / "examples"
@@ -55,6 +55,19 @@ for (const file of files) {
 """
 
 
+OUTSIDE = ("/etc/passwd", "../mel.onnx", "onnx/../../mel.onnx", "onnx/..", "")
+
+
+def renamed(artifact: Path, folder: Path, name: str) -> Path:
+    """Return a folder whose manifest, and no more, is a stranger's."""
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(artifact / "tekken.json", folder / "tekken.json")
+    values = json.loads((artifact / FILE_NAME).read_bytes())
+    values["mel"]["path"] = name
+    (folder / FILE_NAME).write_text(json.dumps(values))
+    return folder
+
+
 OLD_LIBRARY = """
 #include <dlfcn.h>
 struct Base { const void* (*api)(unsigned); const char* (*version)(); };
@@ -78,10 +91,15 @@ def node_example(tmp_path):
 
 
 def node(folder: Path, *arguments: object) -> str:
-    done = subprocess.run(
-        ["node", *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+    """Return what a script prints that leaves nothing in the user's home.
+
+    A library that reports to its maker begins with an id there.
+    """
+    environment = clean_environment(folder, HOME=str(folder / "home"))
+    command, options = ["node", *map(str, arguments)], {"cwd": folder, "env": environment}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
     assert done.returncode == 0, done.stderr
+    assert not (folder / "home").exists()
     return done.stdout
 
 
@@ -163,6 +181,9 @@ def test_node_refuses_what_it_cannot_run(tiny_artifact, node_example):
         in refusal(tiny_artifact, CLIP, "q9")
     )
     assert "run: ffmpeg" in refusal(tiny_artifact, tiny_artifact / "tekken.json")
+    for name in OUTSIDE:
+        strange = renamed(tiny_artifact, node_example / "strange", name)
+        assert f"no file below it is named {json.dumps(name)}" in refusal(strange, CLIP)
     (node_example / "node_modules").unlink()
     old_package(
         node_example, "onnxruntime-node", "export const env = { versions: { node: '1.29.3' } }"
@@ -171,7 +192,7 @@ def test_node_refuses_what_it_cannot_run(tiny_artifact, node_example):
 
 
 def test_node_is_one_short_file():
-    assert len((FOLDER / "node" / "transcribe.js").read_text().splitlines()) <= 142
+    assert len((FOLDER / "node" / "transcribe.js").read_text().splitlines()) <= 147
 
 
 def test_all_name_the_same_onnxruntime():
@@ -223,12 +244,12 @@ def test_cpp_gives_the_tokens_of_python(tiny_artifact, cpp_example, expected):
 
 @pytest.mark.cpp
 def test_cpp_writes_words_and_errors(tiny_artifact, cpp_example, tmp_path):
-    assert (
-        subprocess.run(
-            [cpp_example, tiny_artifact, CLIP], capture_output=True, check=True
-        ).stdout.decode()
-        == f"{TEXT}\n"
+    environment = clean_environment(tmp_path, HOME=str(tmp_path / "home"))
+    done = subprocess.run(
+        [cpp_example, tiny_artifact, CLIP], capture_output=True, check=True, env=environment
     )
+    assert done.stdout.decode() == f"{TEXT}\n"
+    assert not (tmp_path / "home").exists()  # where a report to onnxruntime's maker would begin
     old = tmp_path / "old.so"
     source = "-shared", "-fPIC", "-x", "c++", "-", "-o", old, "-ldl"
     subprocess.run(["g++", *source], input=OLD_LIBRARY, check=True, text=True)
@@ -236,6 +257,10 @@ def test_cpp_writes_words_and_errors(tiny_artifact, cpp_example, tmp_path):
         ([], "usage:", ""),
         ([tiny_artifact, tmp_path / "no.wav"], "expected a WAV file", ""),
         ([tiny_artifact, CLIP, "q9"], "no q9; add it: voxtral-onnx export SOURCE", ""),
+        *(
+            ([renamed(tiny_artifact, tmp_path / f"{i}", name), CLIP], "not below it", "")
+            for i, name in enumerate(OUTSIDE)
+        ),
         ([tiny_artifact, CLIP], "onnxruntime 1.29.3: needed is 1.30 or newer", old),
     ):
         environment = {**clean_environment(tmp_path), "LD_PRELOAD": str(library)}

@@ -23,6 +23,7 @@ from voxtral_onnx.files import (
     lock,
     make_partial_folder,
     open_partial,
+    size_of,
 )
 
 
@@ -148,6 +149,13 @@ def test_a_lock_file_that_is_a_link_is_refused(tmp_path):
     with pytest.raises(StorageError, match="lock: cannot be made"), lock(tmp_path / "lock"):
         pass
     assert not (tmp_path / "precious").exists()
+
+
+@pytest.mark.parametrize("name", ["none", "x" * 5000, "file/below", "a\0b", "."])
+def test_what_is_no_file_has_no_size(name, tmp_path):
+    (tmp_path / "file").write_bytes(b"123")
+    assert size_of(tmp_path / "file") == 3
+    assert size_of(tmp_path / name) is None
 
 
 def test_links_out_of_a_folder(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 from support.agreement import SHORT_CLIPS, sound
 from support.commands import CLIP, TEXT, clean_environment
-from support.needs import require
+from support.needs import need_openvino
 
 pytestmark = pytest.mark.hosts
 EXAMPLE = Path(__file__).parent.parent / "examples" / "openvino_host.py"
@@ -24,13 +24,7 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "openvino_host.py"
 @pytest.fixture
 def openvino_host(monkeypatch) -> ModuleType:
     """The example as a module, every graph compiled once."""
-    require(
-        "hosts",
-        {
-            "openvino (pip install 'voxtral-onnx[hosts]')": importlib.util.find_spec("openvino")
-            is not None
-        },
-    )
+    need_openvino()
     spec = importlib.util.spec_from_file_location("openvino_host", EXAMPLE)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -100,6 +94,15 @@ def test_the_openvino_example(openvino_host, tiny_artifact, tmp_path):
         command, capture_output=True, text=True, env=clean_environment(tmp_path), check=True
     )
     assert done.stdout.strip() == TEXT
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../mel.onnx", "onnx/..", "onnx/../../x", "a:b", ""]
+)
+def test_openvino_and_names_that_lead_elsewhere(openvino_host, name, tmp_path):
+    with pytest.raises(SystemExit, match="no file below it is named"):
+        openvino_host.below(tmp_path, name)
+    assert openvino_host.below(tmp_path, "onnx/mel.onnx") == tmp_path / "onnx" / "mel.onnx"
 
 
 def test_openvino_and_links(openvino_host, artifact, tmp_path):

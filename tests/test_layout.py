@@ -15,11 +15,11 @@ from voxtral_onnx.cli import app
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (  # rooms and files; each may import from those above it in this list, and from itself
-    ("_version", "errors", "limits"),
+    ("_version", "errors", "escaping", "limits"),
     ("decode",),
-    ("config", "memory", "assets", "files"),
+    ("config", "memory", "assets", "files", "threads"),
     ("contents",),
-    ("manifest",),
+    ("manifest", "download", "tekken"),
     ("quant", "hub"),
     ("exporter.checkpoint", "exporter.memory"),
     ("exporter.model", "exporter.precisions"),
@@ -55,7 +55,7 @@ PAGE_ROOMS = {  # room: the rooms that it may load
     "engine": {"shared"},
     "page": {"shared", "engine"},
 }
-EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf"}
+EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf", "safetensors"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}
 NEEDS_EXPORT_PACKAGES = ("exporter", "quant", "verification")
 FOLDERS = ("cli", "exporter", "quant", "runtime", "verification", "server", "publish")
@@ -198,6 +198,16 @@ def test_a_certificate_is_read_without_export_packages(name):
 def test_onnxruntime_is_imported_late():
     for file in FILES:
         assert "onnxruntime" not in foreign(imports(file, at_load=True)), file
+
+
+def test_onnxruntime_is_imported_behind_this_package():
+    """Which tells it not to report; what imports a file of the package imports the package."""
+    assert "voxtral_onnx" in foreign(imports(ROOT / "tests" / "conftest.py", at_load=True))
+    for folder in ("bench", "scripts", "examples"):
+        for file in (ROOT / folder).rglob("*.py"):
+            if "onnxruntime" in foreign(imports(file)):
+                at_load = foreign(imports(file, at_load=True))
+                assert "voxtral_onnx" in at_load and "onnxruntime" not in at_load, file
 
 
 def test_packages_are_the_folders_with_an_init():

@@ -68,6 +68,7 @@ def test_no_manifest(artifact, refuse):
 
 
 def test_no_such_folder(tmp_path, refuse):
+    refuse("cannot be looked at (File name too long)", folder=tmp_path / ("x" * 300))
     refuse("nowhere: no such folder", "voxtral-onnx export SOURCE", folder=tmp_path / "nowhere")
 
 
@@ -250,7 +251,14 @@ def test_option_outranks_environment_and_environment_the_last_export(artifact, r
     run("inspect").assert_refused(4, "a checkpoint")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"last_export": null}', "\x00"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "{}", '{"last_export": null}', '{"last_export": ["/a"]}', "\x00", "[" * 60_000),
+        *('{"last_export": "ORG/NAME"}', '{"last_export": "/a\\u0000"}', '{"last_export": ""}'),
+        json.dumps({"last_export": "/" + "x" * 5000}),
+    ],
+)
 def test_damaged_state_is_no_state(content, run):
     from voxtral_onnx.runtime.locate import _state_file
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _TEMPLATE = Path(__file__).with_name("certificate.html")
 _CLASSES = {"passed": "passed", "failed": "failed", "not judged": "open", "not run": "open"}
 _STAMPS = {"passed": "VERIFIED", "failed": "FAILED", "not judged": "NOT JUDGED"}
+_CLAIM = (
+    "This page says what its maker's machine found. Verify it yourself: "
+    "<code>voxtral-onnx verify FOLDER</code>"
+)
 _KINDS = {"float": "float model", "shipped": "as shipped"}
 WIDTH, HEIGHT = 460, 190  # of a drawing, in its own units
 LEFT, BOTTOM = 40, 24  # of its axes
@@ -63,7 +67,8 @@ def _header(certificate: Certificate, name: str) -> str:
     return (
         f'<header><div><h1>{escape(name)}</h1><p class="soft">{escape(certificate.generator)}, '
         f"{escape(made)}, "
-        f'{certificate.seconds:.0f} s</p></div><div class="stamp {kind}">{stamp}</div></header>'
+        f'{certificate.seconds:.0f} s</p><p class="soft">{_CLAIM}</p></div>'
+        f'<div class="stamp {kind}">{stamp}</div></header>'
         f'<div class="card">{_facts(facts)}</div>'
     )
 
@@ -134,7 +139,7 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
             "one call",
             "call by call",
             "as shipped",
-            *(f"{other} against CPU" for other in others),
+            *(f"{escape(other)} against CPU" for other in others),
         )
         parts.append(_fold("Stages", _table(columns, rows, numbers=set(range(1, len(columns))))))
     if test := details.get("self_test"):

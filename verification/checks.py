@@ -23,7 +23,7 @@ from ..runtime.text.tokenizer import Tokenizer
 from ..runtime.transcriber import Transcriber
 from . import thresholds
 from .artifact_model import ArtifactModel
-from .certificate import FAILED, NOT_JUDGED, NOT_RUN, PASSED, Finding
+from .certificate import FAILED, NOT_JUDGED, NOT_RUN, PASSED, Finding, Status
 from .certificate_html import format_error
 from .clips import Clip, Run, decode, embedded_clips, encode, stream
 from .operator_parity import probe_operators
@@ -111,7 +111,7 @@ class PrecisionChecks:
         self.devices.remove(device)
         self.absent.append(self._absent(device.name, error))
 
-    def _finding(self, rung: int, check: str, status: str, summary: str) -> Finding:
+    def _finding(self, rung: int, check: str, status: Status, summary: str) -> Finding:
         return Finding(rung, check, self.precision, status, summary)
 
     def _judge(

@@ -18,8 +18,9 @@ import onnx_ir as ir
 
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, DeviceError
+from ..exporter.checkpoint.external_data import read_initializers
 from ..manifest import GraphSpec, TensorSpec
-from ..runtime.device.base import Device, import_onnxruntime
+from ..runtime.device.base import SILENT, Device, import_onnxruntime
 from ..runtime.device.cpu import Cpu
 
 STEM, PROJECTOR = "audio_tower.embedder", "multi_modal_projector"
@@ -42,6 +43,7 @@ class StagedGraph:
                 gives.
         """
         self.path, self.spec, self.lock = folder / spec.path, spec, Lock()
+        read_initializers(folder, spec)  # which all are in files of its own
         try:
             self.graph = ir.load(self.path).graph
         except Exception as error:  # protobuf's own errors share no narrower base
@@ -155,7 +157,7 @@ class StageSession:
             DeviceError: the device has no kernel for a node of it.
         """
         options = import_onnxruntime().SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = SILENT
         options.enable_cpu_mem_arena = False  # memory goes back with the session
         # Beside PyTorch's threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -9,11 +9,11 @@ const FILES = /^(|index\.html|minimal\.html|page\.css|(src\/[^/]+|vendor|samples
 // prettier-ignore
 const SOURCES = [
   'engine/artifact', 'engine/cache', 'engine/decoder', 'engine/device', 'engine/download', 'engine/encoder',
-  'engine/engine', 'engine/graph-capture', 'engine/graph', 'engine/live', 'engine/manifest', 'engine/segments',
-  'engine/select-backend', 'engine/self-test', 'engine/session', 'engine/store', 'engine/stream', 'engine/tokenizer',
-  'engine/transcriber', 'engine/worker', 'page/capture-worklet', 'page/microphone', 'page/page', 'page/transcript',
-  'shared/audio', 'shared/captions', 'shared/errors', 'shared/float16', 'shared/messages', 'shared/resample',
-  'shared/text-width',
+  'engine/engine', 'engine/fields', 'engine/graph-capture', 'engine/graph', 'engine/live', 'engine/manifest',
+  'engine/segments', 'engine/select-backend', 'engine/self-test', 'engine/session', 'engine/store', 'engine/stream',
+  'engine/tokenizer', 'engine/transcriber', 'engine/worker', 'page/artifact-address', 'page/capture-worklet',
+  'page/microphone', 'page/minimal', 'page/page', 'page/transcript', 'shared/audio', 'shared/captions', 'shared/errors',
+  'shared/float16', 'shared/messages', 'shared/resample', 'shared/text-width',
 ]
 
 worker.addEventListener('install', (/** @type {any} */ event) => event.waitUntil(install()))

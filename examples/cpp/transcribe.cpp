@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <functional>
@@ -52,13 +53,21 @@ struct Tensor {
   }
 };
 
+// A file's path, whose name below the folder a stranger may have written.
+std::string path_below(const std::string& folder, const std::string& name) {
+  if (name.empty() || name.front() == '/' || ("/" + name + "/").find("/../") != std::string::npos ||
+      name.find_first_of(":\\") != std::string::npos)
+    throw std::runtime_error(folder + ": names a file that is not below it");
+  return folder + "/" + name;
+}
+
 // A graph, and what the manifest says of it.
 struct Graph {
   Json spec;
   Ort::Session session;
 
   Graph(Ort::Env& env, const std::string& folder, const Json& graph)
-      : spec(graph), session(env, (folder + "/" + graph.at("path").get<std::string>()).c_str(), options()) {}
+      : spec(graph), session(env, path_below(folder, graph.at("path")).c_str(), options()) {}
 
   static Ort::SessionOptions options() {
     Ort::SessionOptions options;
@@ -260,6 +269,9 @@ int minor_version(const std::string& version) {  // of 1.x
 }
 
 int main(int count, char** arguments) try {
+#ifndef _WIN32  // elsewhere onnxruntime reports to its maker unless the first Ort::Env finds this set
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+#endif
   if (count < 3) throw std::runtime_error("usage: transcribe ARTIFACT AUDIO.wav [PRECISION [--ids]]");
   std::string folder = arguments[1], version = OrtGetApiBase()->GetVersionString();
   if (minor_version(version) < minor_version(NEEDED))

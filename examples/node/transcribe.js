@@ -12,6 +12,7 @@ import { fileURLToPath } from 'node:url'
 import * as ort from 'onnxruntime-node'
 
 const [NEEDED, FORMATS] = ['1.30', [1, 2]] // of onnxruntime, of the manifest
+const BELOW = /^(?!.*\.\.(\/|$))[\w.-]+(\/[\w.-]+)*$/ // a file's name, which a stranger may have written
 const ARRAYS = { float32: Float32Array, float16: Uint16Array, int64: BigInt64Array, int32: Int32Array }
 
 const tensor = (dtype, values, dims) => new ort.Tensor(dtype, ARRAYS[dtype].from(values), dims)
@@ -67,6 +68,7 @@ class Cache {
 
 /** Load an artifact; `precision` is one of the manifest's, the first by default. */
 export async function load(folder, precision) {
+  process.env.ORT_DISABLE_TELEMETRY ??= '1' // without it the first session reports to onnxruntime's maker
   const version = ort.env.versions.node ?? ort.env.versions.common
   if (version.localeCompare(NEEDED, 'en', { numeric: true }) < 0) {
     throw new Error(`onnxruntime-node ${version}: needed is ${NEEDED} or newer; run: npm install onnxruntime-node@latest`)
@@ -77,7 +79,10 @@ export async function load(folder, precision) {
   const graphs = manifest.precisions[(precision ??= Object.keys(manifest.precisions)[0])]
   const add = `voxtral-onnx export SOURCE -o ${folder} --precision ${precision}`
   if (!graphs) throw new Error(`${folder}: has ${Object.keys(manifest.precisions)}, not ${precision}; add it: ${add}`)
-  const open = (graph) => ort.InferenceSession.create(path.join(folder, graph.path))
+  const open = ({ path: name }) => {
+    if (!BELOW.test(name)) throw new Error(`${folder}: no file below it is named ${JSON.stringify(name)}`)
+    return ort.InferenceSession.create(path.join(folder, name))
+  }
   const [mel, encoder, decoder] = await Promise.all([manifest.mel, graphs.encoder, graphs.decoder].map(open))
   return { manifest, vocab, graphs, mel, encoder, decoder }
 }

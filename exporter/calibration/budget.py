@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
+from msgspec import Meta
 
+from ...decode import Count
 from ...errors import QuantizationError
 
 # That the spare bytes are counted in; sizes round up to them, which wastes 0.1 % at most
@@ -21,10 +24,10 @@ CELLS = 100_000
 class StorageOption:
     """One way to store a group of tensors."""
 
-    bits: int
-    block_size: int
-    size: int  # bytes
-    drift: float  # how far the model's decisions move, 0 or more
+    bits: Literal[4, 8]
+    block_size: Literal[16, 32, 64, 128]
+    size: Count  # bytes
+    drift: Annotated[float, Meta(ge=0)]  # how far the model's decisions move, 0 or more
 
 
 def solve_knapsack(groups: Sequence[Sequence[StorageOption]], budget: int) -> list[int]:

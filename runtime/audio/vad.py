@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import ArtifactError
 from ...manifest import Manifest
-from ..device.base import import_onnxruntime
+from ..device.base import SILENT, import_onnxruntime
 from ..text.segments import LONGEST_WORD_SECONDS
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Silero:
         options = ort.SessionOptions()
         # A small model: threads only wait
         options.intra_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = SILENT
         try:
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exceptions share no narrower base

@@ -6,6 +6,7 @@ without an error; nothing here does unless it was allowed to.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 CUDA, WEBGPU = "CUDAExecutionProvider", "WebGpuExecutionProvider"
+# For onnxruntime's log, which quotes the names of nodes as they are; its errors are raised as well
+SILENT = 4
 # On the CPU by choice
 _SHAPE_OPERATORS = {"Concat", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"}
 _OUT_OF_MEMORY = (
@@ -57,6 +60,8 @@ def import_onnxruntime():
     if tuple(int(part) for part in found.split(".")[:2]) < MIN_ONNXRUNTIME:
         least = ".".join(map(str, MIN_ONNXRUNTIME))
         raise DeviceError(f"onnxruntime {found}: needed is {least} or newer; run:\n  {_INSTALL}")
+    if sys.platform == "win32":  # where it reports through the system, and reads no variable
+        onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 

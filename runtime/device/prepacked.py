@@ -26,7 +26,7 @@ from ...errors import ArtifactError, StorageError
 from ...files import FileSpec, atomic_write, hash_file, make_partial_folder
 from ...limits import MANIFEST
 from ...manifest import GraphSpec, Manifest
-from .session import import_onnxruntime
+from .base import SILENT, import_onnxruntime
 
 _GRAPH, _DATA, _CHECKSUMS = "model.onnx", "weights.data", "checksums.json"
 
@@ -132,7 +132,7 @@ def _read(folder: Path) -> PrepackedGraph:
 
 def _save(ort: Any, graph: Path, path: Path) -> None:
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
     options.optimized_model_filepath = str(path)
     for key, value in {
         "session.optimized_model_external_initializers_file_name": _DATA,

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import ArtifactError, DeviceError
 from ...manifest import GraphSpec, TensorSpec
-from .base import Binding, Device, import_onnxruntime
+from .base import SILENT, Binding, Device, import_onnxruntime
 from .cpu import Cpu
 from .open import open_device
 
@@ -102,7 +102,7 @@ def check_graph(folder: Path, graph: GraphSpec) -> None:
 
 
 def _load(path: Path, graph: GraphSpec, options, device: Device) -> onnxruntime.InferenceSession:
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
     has_caches = any(tensor.name.startswith("past_key_values.") for tensor in graph.inputs)
     try:
         session = device.open(str(path), options, captures=has_caches)

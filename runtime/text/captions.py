@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from unicodedata import east_asian_width
 
+from ...escaping import printable
 from .segments import Segment
 
 MAX_COLUMNS = 42  # of a caption line; an East Asian wide character takes two
@@ -95,11 +96,12 @@ def captions(segments: Iterable[Segment]) -> Iterator[Caption]:
 
 
 def to_srt(segments: Iterable[Segment]) -> str:
-    """SubRip text."""
+    """SubRip text; an arrow, which begins a caption there, is written as whisper writes it."""
     blocks = []
     for number, caption in enumerate(captions(segments), 1):
         start, end = (_clock(seconds).replace(".", ",") for seconds in (caption.start, caption.end))
-        blocks.append(f"{number}\n{start} --> {end}\n" + "\n".join(caption.lines) + "\n")
+        text = "\n".join(caption.lines).replace("-->", "->")
+        blocks.append(f"{number}\n{start} --> {end}\n{text}\n")
     return "\n".join(blocks)
 
 
@@ -168,8 +170,12 @@ FORMATS = tuple(_RENDERERS)
 
 
 def render(transcript: Recorded, output_format: str) -> str:
-    """The transcript in one of FORMATS, ending in a newline."""
-    return _RENDERERS[output_format](transcript)
+    """The transcript in one of FORMATS, ending in a newline.
+
+    Control characters are no speech: they are written as escapes, so that no reader of the text
+    obeys the words of a tokenizer.
+    """
+    return printable(_RENDERERS[output_format](transcript))
 
 
 def columns(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pty
@@ -9,13 +10,17 @@ import re
 import select
 import signal
 import subprocess
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, read_word
+from support.damage import rehash
 
+from voxtral_onnx import Transcriber
 from voxtral_onnx.cli import exit_codes
+from voxtral_onnx.escaping import printable
 from voxtral_onnx.runtime.stream import Stream
 from voxtral_onnx.runtime.text.captions import FORMATS
 
@@ -426,3 +431,61 @@ def test_words_appear_on_a_terminal_while_the_clip_is_decoded(start, minute):
     assert first == "what "
     assert len(soon.split()) < 20  # all of them would be here, had they been written together
     assert len(rest.split()) > 100
+
+
+WORDS = ("turn", "music")
+HOSTILE = "\x1b]52;c;ZXZpbA==\x07\x9b2J\u202e\n--> <b>"
+
+
+@pytest.fixture
+def hostile(artifact):
+    """An artifact whose words write the clipboard, and clear the screen."""
+    path = artifact / "tekken.json"
+    values = json.loads(path.read_text())
+    found = 0
+    for entry in values["vocab"]:
+        word = base64.b64decode(entry["token_bytes"]).decode("utf-8", "replace")
+        if word.strip() in WORDS:
+            entry["token_bytes"] = base64.b64encode(f" {HOSTILE}".encode()).decode()
+            found += 1
+    assert found
+    path.write_text(json.dumps(values))
+    rehash(artifact)
+    return artifact
+
+
+def controls(text: str) -> set[str]:
+    return {c for c in text if unicodedata.category(c) in ("Cc", "Cf")} - {"\n"}
+
+
+def test_words_of_a_tokenizer_are_text(hostile, run, tmp_path):
+    """In what is written, whatever reads it; Python gets them as they are."""
+    shown = printable(HOSTILE)
+    for kind in FORMATS:
+        result = run("transcribe", "-m", hostile, "-f", kind, "-o", tmp_path / "out", CLIP)
+        written = (tmp_path / "out" / f"{CLIP.stem}.{kind}").read_text()
+        assert result.code == 0 and controls(result.out + written) <= {"\t"}
+        assert "\\u001b]52;c;ZXZpbA==\\u0007\\u009b2J\\u202e" in written
+        if kind == "txt":
+            assert shown in written and result.out == written
+        if kind == "json":
+            assert HOSTILE in json.loads(written)["text"]
+        if kind in ("srt", "vtt"):
+            assert written.count("-->") == len(re.findall(r"^\d.* --> \d.*$", written, re.M))
+    with Transcriber(hostile) as transcriber:
+        assert HOSTILE in transcriber.transcribe(CLIP).text
+
+
+def test_words_of_a_tokenizer_on_a_terminal(hostile, start):
+    """Words as they come, with the line below them."""
+    ours, theirs = pty.openpty()
+    process = start("transcribe", "-m", hostile, CLIP, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # how Linux says that the other end of a terminal is closed
+        while piece := os.read(ours, 4096):
+            shown += piece
+    os.close(ours)
+    assert process.wait(60) == 0
+    text = re.sub(r"\x1b\[[0-9]*[A-HJKGm]|\r", "", shown.decode())
+    assert "\\u001b]52;c;ZXZpbA==" in text.replace("\n", "") and not controls(text)

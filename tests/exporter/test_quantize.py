@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import copy_artifact
+from fuzz.targets import table
 from reference import toy
 from support.checkpoints import write_mistral
 from support.parity import assert_parity
@@ -28,7 +29,7 @@ from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 from voxtral_onnx.exporter.model.delay_gains import delay_gains
 from voxtral_onnx.exporter.output import UNFINISHED
 from voxtral_onnx.exporter.plan import plan_export
-from voxtral_onnx.exporter.quantize import spend_budget
+from voxtral_onnx.exporter.quantize import _read_table, spend_budget
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.quant.recipe import load_recipe
 
@@ -238,11 +239,15 @@ def test_budget_is_kept_and_its_recipe_is_what_was_exported(measured):
         for pattern in group.patterns:
             rule = recipe.rule_for(pattern.replace("*", "anything"))
             assert rule is not None and (rule.bits, rule.block_size) == (form.bits, form.block_size)
-    table = json.loads(spent.table.read_bytes())
-    assert [part["group"]["name"] for part in table["sensitivities"]] == [
+    values = json.loads(spent.table.read_bytes())
+    assert [part["group"]["name"] for part in values["sensitivities"]] == [
         group.name for group in groups
     ]
-    assert (table["budget"], table["size"], table["drift"]) == (2_175_000, spent.size, spent.drift)
+    assert (values["budget"], values["size"], values["drift"]) == (
+        2_175_000,
+        spent.size,
+        spent.drift,
+    )
 
 
 def test_artifact_of_mixed_forms_transcribes(measured):
@@ -263,6 +268,30 @@ def test_another_budget_measures_nothing_again(measured, toy_checkpoint, tmp_pat
         spend_budget(
             checkpoint, tmp_path / "toy", "q4f16", 2_150_000, [toy.babble(0.4, seed=1)], _interrupt
         )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda parts: parts.pop(),
+        lambda parts: parts[0]["group"].update(patterns=["*"]),
+        lambda parts: parts[0].update(forms=[]),
+        lambda parts: parts[0]["forms"][0].update(size=1),
+        lambda parts: parts[0]["forms"][0].update(drift=-1.0),
+        lambda parts: parts[0]["drift"].update(margin="0.1"),
+        lambda parts: parts.append([]),
+        lambda parts: parts.clear(),
+    ],
+)
+def test_a_damaged_table_is_as_none(change, tmp_path):
+    path, values = tmp_path / "table.json", json.loads(table.seeds()["measured"])
+    path.write_text(json.dumps(values))
+    assert _read_table(path, table.FACTS, table.SIZES)
+    change(values["sensitivities"])
+    path.write_text(json.dumps(values))
+    assert _read_table(path, table.FACTS, table.SIZES) is None
+    path.write_text('{"facts": ' + "[" * 100_000)
+    assert _read_table(path, table.FACTS, table.SIZES) is None
 
 
 def test_budget_that_cannot_be_met_says_the_least(toy_checkpoint, tmp_path):

@@ -159,7 +159,7 @@ def test_a_stream_of_an_earlier_version(refuse, tmp_path):
 def test_streams_are_whole_wherever_they_are_saved(transcriber, tmp_path, delay):
     """Between any two feeds, before the first and behind the last."""
     samples, stream = toy.babble(2.0), transcriber.stream(delay)
-    sizes = [0, 1, 39, 1240, 1280, 1281, 7, 9000, 40, 1239, 1, 5000]
+    sizes, other = [0, 1, 39, 1240, 1280, 1281, 7, 9000, 40, 1239, 1, 5000], stream
     for part in np.split(samples, np.cumsum(sizes)):
         stream.save(tmp_path / NAME)
         other = transcriber.load_stream(tmp_path / NAME, delay)

@@ -1,135 +1,22 @@
-"""The page over HTTP and as a static site."""
+"""The page and an artifact as one set of files."""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
-import os
 import re
 import shutil
-import signal
-import ssl
-import subprocess
-import sys
-import threading
-from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import pytest
-import uvicorn
+from markdown_it import MarkdownIt
+from support.servers import FROM_VENDOR, get, running
 
 from voxtral_onnx.errors import ArtifactError, StorageError, UsageError
 from voxtral_onnx.files import hash_file
 from voxtral_onnx.manifest import CERTIFICATE, FILE_NAME, Manifest
 from voxtral_onnx.server import app
 from voxtral_onnx.server import page as server_page
-
-FROM_VENDOR = {
-    "VERSION": b"onnxruntime-web 0\n",
-    "ort.webgpu.min.mjs": b"export {}\n",
-    "ort.wasm": b"\0asm",
-}
-
-
-@pytest.fixture
-def page(tmp_path, monkeypatch):
-    """The page with stand-ins for onnxruntime-web, which only browsers run."""
-    folder = tmp_path / "page"
-    shutil.copytree(
-        server_page.PAGE, folder, ignore=shutil.ignore_patterns("node_modules", "vendor")
-    )
-    (folder / "vendor").mkdir()
-    for name, content in FROM_VENDOR.items():
-        (folder / "vendor" / name).write_bytes(content)
-    monkeypatch.setattr(server_page, "PAGE", folder)
-    return folder
-
-
-@contextmanager
-def running(app):
-    listener = uvicorn.Config(app, port=0, log_level="error")
-    process = uvicorn.Server(listener)
-    thread = threading.Thread(target=process.run)
-    thread.start()
-    try:
-        while not process.started:
-            assert thread.is_alive()
-        yield process.servers[0].sockets[0].getsockname()[1]
-    finally:
-        process.should_exit = True
-        thread.join()
-
-
-def get(port, path, method="GET", **headers):
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
-        connection.request(method, path, headers=headers)
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read()
-
-
-@pytest.fixture
-def port(page, tiny_artifact):
-    with running(app.create_app(tiny_artifact)) as port:
-        yield port
-
-
-def test_pages_are_isolated_and_typed(port, page):
-    for path, kind in (
-        ("/", "text/html; charset=utf-8"),
-        ("/page.css", "text/css; charset=utf-8"),
-        ("/src/engine/engine.js", "text/javascript; charset=utf-8"),
-        ("/vendor/ort.webgpu.min.mjs", "text/javascript; charset=utf-8"),
-        ("/vendor/ort.wasm", "application/wasm"),
-        ("/artifact/voxtral_onnx.json", "application/json"),
-        ("/artifact/onnx/mel.onnx", "application/octet-stream"),
-        ("/samples/command-hibari.wav", "audio/wav"),
-    ):
-        status, headers, content = get(port, path)
-        assert (status, headers["content-type"]) == (200, kind)
-        assert headers["cross-origin-opener-policy"] == "same-origin"
-        assert headers["cross-origin-embedder-policy"] == "require-corp"
-        assert int(headers["content-length"]) == len(content)
-    assert get(port, "/")[2] == (page / "index.html").read_bytes()
-
-
-def test_ranges(port, tiny_artifact):
-    name = "onnx/mel.onnx"
-    whole = (tiny_artifact / name).read_bytes()
-    status, headers, content = get(port, f"/artifact/{name}", Range="bytes=1000-1999")
-    assert (status, content) == (206, whole[1000:2000])
-    assert headers["content-range"] == f"bytes 1000-1999/{len(whole)}"
-    assert get(port, f"/artifact/{name}", Range=f"bytes={len(whole) - 5}-")[2] == whole[-5:]
-    assert get(port, f"/artifact/{name}", Range=f"bytes={len(whole)}-")[0] == 416
-    status, headers, content = get(port, f"/artifact/{name}", "HEAD")
-    assert (status, int(headers["content-length"]), content) == (200, len(whole), b"")
-
-
-@pytest.mark.parametrize("below", ["", "artifact/"])
-@pytest.mark.parametrize(
-    "path",
-    [
-        "../server.py",
-        "%2e%2e/server.py",
-        "server.py",
-        "onnx",
-        "/etc/passwd",
-        "unfinished.json",
-        "src/",
-        "onnx/%00",
-    ],
-)
-def test_only_named_files_are_served(port, below, path):
-    assert get(port, f"/{below}{path}")[0] == 404
-
-
-def test_the_manifest_names_what_is_served(port, tiny_artifact):
-    manifest = json.loads(get(port, f"/artifact/{FILE_NAME}")[2])
-    assert set(manifest["precisions"]) == {"q4f16", "q4"} & set(
-        Manifest.read(tiny_artifact).precisions
-    )
-    for name, expected in manifest["files"].items():
-        status, _, content = get(port, f"/artifact/{name}")
-        assert (status, hashlib.sha256(content).hexdigest()) == (200, expected["sha256"])
 
 
 def test_a_download_of_one_precision_is_served(page, tiny_artifact, tmp_path):
@@ -191,12 +78,6 @@ def test_a_bundle_has_the_certificate_too(page, certified, tmp_path):
     assert certificate["manifest_sha256"] == hash_file(output / "artifact" / FILE_NAME).sha256
 
 
-def test_without_onnxruntime_web(tiny_artifact, tmp_path, monkeypatch):
-    monkeypatch.setattr(server_page, "PAGE", tmp_path)
-    with pytest.raises(ArtifactError, match="run: make web"):
-        app.create_app(tiny_artifact)
-
-
 def test_bundle(page, tiny_artifact, tmp_path):
     output = tmp_path / "sites" / "one"
     seen = []
@@ -239,6 +120,18 @@ def test_bundle_for_a_space(page, tiny_artifact, tmp_path):
     assert str(Manifest.read(tiny_artifact).scope) in card
 
 
+def test_the_card_of_a_space_makes_nothing_of_the_words_of_a_manifest(tiny_artifact):
+    word = "x\n---\n# Evil\n[a](https://evil.example) <script> ![](https://evil.example/a.png)"
+    strange = replace(Manifest.read(tiny_artifact), generator=word, scope=word)
+    plain = replace(strange, generator="plain", scope="plain")
+    kinds, parts = [], []
+    for manifest in (strange, plain):
+        tokens = MarkdownIt("js-default", {"html": True}).parse(server_page.space_card(manifest))
+        kinds.append([token.type for token in tokens])
+        parts.append({part.type for token in tokens for part in token.children or ()})
+    assert kinds[0] == kinds[1] and parts[0] - {"text_special"} == parts[1]
+
+
 def test_a_bundle_is_whole_or_absent(page, tiny_artifact, tmp_path, monkeypatch):
     broken = tmp_path / "broken"
     shutil.copytree(tiny_artifact, broken)
@@ -246,7 +139,7 @@ def test_a_bundle_is_whole_or_absent(page, tiny_artifact, tmp_path, monkeypatch)
     mel[1000] ^= 1
     (broken / "onnx/mel.onnx").write_bytes(mel)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(ArtifactError, match=r"mel\.onnx: differs from its sha256"):
+    with pytest.raises(ArtifactError, match=r"mel\.onnx: expected sha256"):
         server_page.bundle(broken, tmp_path / "site")
     with pytest.raises(UsageError, match="precision int3: expected one of"):
         server_page.bundle(tiny_artifact, tmp_path / "site", ["int3"])
@@ -260,55 +153,76 @@ def test_a_bundle_is_whole_or_absent(page, tiny_artifact, tmp_path, monkeypatch)
     )
 
 
-COMMAND = """
-import sys
-from pathlib import Path
-from voxtral_onnx.server import page
-page.PAGE = Path(sys.argv.pop(1))
-from voxtral_onnx.cli import main
-main()
-"""
+def test_nothing_is_copied_before_its_hash_was_compared(page, artifact, tmp_path, monkeypatch):
+    """Not even into a folder that is removed again."""
+    precisions = Manifest.read(artifact).precisions
+    weights = artifact / next(iter(precisions.values())).decoder.data[-1]
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    copied = []
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *values: copied.append(values))
+    with pytest.raises(ArtifactError, match=rf"{weights.name}: expected sha256"):
+        server_page.bundle(artifact, tmp_path / "site")
+    assert copied == []
 
 
-@pytest.mark.parametrize("https", [False, True])
-def test_command(page, tiny_artifact, tmp_path, https):
-    """As a user starts and stops it; the certificate is kept for the next time."""
-    options = ["--port", "0", "--no-open", "--precision", "q4", *(["--https"] if https else [])]
-    command = [sys.executable, "-c", COMMAND, page, "serve", tiny_artifact, *options]
-    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "data")}
-    certificates = []
-    for _ in range(1 + https):
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        ) as run:
-            assert run.stdout and run.stderr
-            address = run.stdout.readline()
-            found = re.fullmatch(r"(https?)://127\.0\.0\.1:(\d+)/\n", address)
-            assert found and found[1] == ("https" if https else "http"), address + run.stderr.read()
-            if https:
-                pem = tmp_path / "data" / "voxtral-onnx" / "https" / "certificate.pem"
-                context = ssl.create_default_context(cafile=str(pem))
-                connection = http.client.HTTPSConnection(
-                    "127.0.0.1", int(found[2]), context=context, timeout=30
-                )
-                assert (pem.parent / "key.pem").stat().st_mode & 0o077 == 0
-                certificates.append(pem.read_bytes())
-            else:
-                connection = http.client.HTTPConnection("127.0.0.1", int(found[2]), timeout=30)
-            connection.request("GET", "/")
-            assert connection.getresponse().read() == (page / "index.html").read_bytes()
-            connection.request("GET", f"/artifact/{FILE_NAME}")
-            assert list(json.loads(connection.getresponse().read())["precisions"]) == ["q4"]
-            connection.close()
-            run.send_signal(signal.SIGINT)
-            assert run.wait(30) in (0, 130)
-            assert "Traceback" not in run.stderr.read()
-    assert len(set(certificates)) == https
+def test_a_file_that_changes_before_it_is_copied_ends_the_bundle(page, artifact, tmp_path):
+    def swap(name, done, total):
+        mel = artifact / "onnx/mel.onnx"
+        if name == "artifact/onnx/mel.onnx":
+            mel.rename(tmp_path / "mel.onnx")
+            shutil.copyfile(tmp_path / "mel.onnx", mel)
+
+    with pytest.raises(ArtifactError, match=r"mel\.onnx: changed since it was checked"):
+        server_page.bundle(artifact, tmp_path / "site", on_file=swap)
+    assert not (tmp_path / "site").exists()
 
 
-def test_an_address_in_use(page, tiny_artifact):
-    with (
-        running(app.create_app(tiny_artifact)) as port,
-        pytest.raises(UsageError, match="choose another --port"),
-    ):
-        app.serve(tiny_artifact, port=port)
+def test_pages_name_one_policy(page):
+    """What runs comes from the page's own files, what is asked for goes to its own origin."""
+    policies = {
+        server_page.page_policy((page / name).read_bytes())
+        for name in ("index.html", "minimal.html")
+    }
+    (policy,) = policies
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'" and rules["base-uri"] == "'none'"
+    assert rules["script-src"] == "'self' 'wasm-unsafe-eval'"
+    assert rules["connect-src"] == rules["style-src"] == rules["worker-src"] == "'self'"
+    for name in ("index.html", "minimal.html"):
+        text = (page / name).read_text("utf-8")
+        assert not re.findall(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son[a-z]+=", text)
+
+
+def test_artifacts_of_other_sites_where_they_are_allowed(page, tiny_artifact, tmp_path):
+    origins = ["https://example.org", "https://*.example.org", "http://127.0.0.1:8000"]
+    site = server_page.bundle(tiny_artifact, tmp_path / "site", allowed_artifacts=origins)
+    index = (site / "index.html").read_text("utf-8")
+    assert f'<meta name="allowed-artifacts" content="{" ".join(origins)}" />' in index
+    assert f"connect-src 'self' {' '.join(origins)}" in server_page.page_policy(index.encode())
+    assert server_page.index_page() == (page / "index.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "example.org",
+        "https://example.org/",
+        "https://example.org/models",
+        "https://name@example.org",
+        "https://*",
+        "*",
+        "data:",
+        "https://example.org; script-src *",
+        'https://example.org" />',
+        "javascript://example.org",
+        "https://EXAMPLE.org",
+        "http://[::1]:8000",
+        "",
+    ],
+)
+def test_what_is_no_origin_is_refused(page, tiny_artifact, tmp_path, origin):
+    with pytest.raises(UsageError, match="expected the origin of artifacts"):
+        server_page.bundle(tiny_artifact, tmp_path / "site", allowed_artifacts=[origin])
+    assert not (tmp_path / "site").exists()

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import pytest
 from conftest import copy_artifact
+from huggingface_hub import constants
 
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.verification.certificate import (
+    CLAIM,
     Certificate,
     Finding,
     hash_manifest,
     read_self_tests,
     read_verdict,
 )
+from voxtral_onnx.verification.certificate_html import render
 
 HIDDEN = "<script>alert('\"&')</script>"
 
@@ -31,10 +36,18 @@ def verified(tiny_artifact, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("verified") / "tiny"
     copy_artifact(tiny_artifact, folder)
-    return folder, verify(folder, checkpoint="tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder.parent / "state"))
+        return folder, verify(folder, checkpoint="tiny")
 
 
-def test_all_rungs_of_tiny_pass(verified):
+@pytest.fixture
+def by_this_user(verified, monkeypatch):
+    """Who made the certificate that `verified` has; other tests know nothing of it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(verified[0].parent / "state"))
+
+
+def test_all_rungs_of_tiny_pass(verified, by_this_user):
     folder, certificate = verified
     assert {finding.status for finding in certificate.findings} == {"passed"}
     assert {finding.rung for finding in certificate.findings} == {0, 1, 2, 3, 4, 5, 6}
@@ -43,9 +56,8 @@ def test_all_rungs_of_tiny_pass(verified):
         json.dumps(certificate.to_dict())
     )
     assert certificate.manifest_sha256 == hash_manifest(folder)
-    assert read_verdict(folder).startswith(
-        "verified on 20"
-    ) and "q4f16 on rungs 0, 1, 2" in read_verdict(folder)
+    said = read_verdict(folder)
+    assert said.startswith("verified here on 20") and "q4f16 on rungs 0, 1, 2" in said
 
 
 def test_the_self_test_holds_what_a_host_should_write(verified):
@@ -59,7 +71,10 @@ def test_the_self_test_holds_what_a_host_should_write(verified):
 
 
 def test_doctor_tests_this_machine_with_it(verified, artifact, run):
-    assert read_self_tests(verified[0]) == {"q4f16": verified[1].details["q4f16"]["self_test"]}
+    read, written = read_self_tests(verified[0]), verified[1].details["q4f16"]["self_test"]
+    assert read.keys() == {"q4f16"} and len(read["q4f16"]) == 4
+    for name, value in read["q4f16"].items():
+        assert value == (tuple(written[name]) if isinstance(value, tuple) else written[name])
     checks = {
         check["name"]: check for check in json.loads(run("doctor", verified[0], "--json").out)
     }
@@ -76,17 +91,17 @@ def test_the_page_loads_nothing(verified):
     assert page.count("<svg") == 2 and "VERIFIED" in page and "prefers-color-scheme: dark" in page
 
 
-def test_inspect_shows_the_verdict(verified, artifact, run):
-    assert "certificate: verified on 20" in run("inspect", verified[0]).out
+def test_inspect_shows_the_verdict(verified, by_this_user, artifact, run):
+    assert "certificate: verified here on 20" in run("inspect", verified[0]).out
     assert "certificate: not verified\n" in run("inspect", artifact).out
     shown = json.loads(run("inspect", verified[0], "--json").out)
     assert shown["certificate"] == read_verdict(verified[0])
 
 
-def test_a_certificate_of_another_artifact_is_stale(verified, artifact):
+def test_a_certificate_of_another_artifact_is_stale(verified, by_this_user, artifact):
     for name in ("certificate.json", "certificate.html"):
         (artifact / name).write_bytes((verified[0] / name).read_bytes())
-    assert read_verdict(artifact).startswith("verified")  # a copy of the same files
+    assert read_verdict(artifact).startswith("verified here")  # a copy of the same files
     manifest = Manifest.read(artifact)
     replace(manifest, scope="another").write(artifact)
     assert read_verdict(artifact).startswith("not verified: the certificate is of another artifact")
@@ -106,45 +121,142 @@ def test_an_unreadable_certificate_verifies_nothing(artifact, content):
     assert read_verdict(artifact).startswith("not verified: certificate.json cannot be read")
 
 
-def test_the_page_escapes_what_it_is_told(tmp_path):
-    (tmp_path / FILE_NAME).write_text("{}")
-    finding = Finding(3, HIDDEN, HIDDEN, "failed", HIDDEN)
-    row = {
-        "clip": HIDDEN,
-        "text": "a",
-        "float_text": HIDDEN,
-        "shipped_text": "a",
-        "words": 1,
-        "characters": 1,
-    }
+class Tags(HTMLParser):
+    """What a page is made of: tags with their attributes' names, in turn, and its text."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags: list[tuple[str, tuple[str, ...]]] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, tuple(name for name, _ in attrs)))
+
+    def handle_comment(self, data):
+        self.tags.append(("comment", ()))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def told(word: str) -> Certificate:
+    """Return a certificate that says a word wherever it can."""
+    row = {"clip": word, "text": "a", "float_text": word, "shipped_text": "a"}
+    row |= {"words": 1, "characters": 1}
     row |= {
         f"{kind}_{unit}": 0 for kind in ("float", "shipped") for unit in ("edits", "word_edits")
     }
-    certificate = Certificate(
-        *(
-            HIDDEN,
-            "2026-01-01T00:00:00+00:00",
-            hash_manifest(tmp_path),
-            HIDDEN,
-            HIDDEN,
-            (3,),
-            (HIDDEN,),
-            (finding,),
-        ),
-        not_checked=(HIDDEN,),
-        details={
-            HIDDEN: {
-                "clips": [row],
-                "self_test": {"clip": HIDDEN, "text": HIDDEN, "token_ids": [1]},
-            }
-        },
-        thresholds=[
-            {"name": HIDDEN, "value": 1, "why": HIDDEN},
-            *({"name": name, "value": 1, "why": ""} for name in ("graph error", "shipped error")),
-        ],
-        machine={"cpu": HIDDEN, "memory": None, "packages": {HIDDEN: "1"}},
+    stage = {"name": word, "graph": 1e-6, "streamed": 1e-6, "shipped": 1e-6}
+    details = {
+        "clips": [row],
+        "stages": [{**stage, "devices": {word: 1e-6}}],
+        "margins": {"edges": [-1, 0, 1], "float": [1, 1], "shipped": [1, 1]},
+        "operators": [{"name": word, "device": word, "error": 1e-6}],
+        "self_test": {"clip": word, "text": word, "token_ids": [1]},
+    }
+    limits = ({"name": name, "value": 1, "why": ""} for name in ("graph error", "shipped error"))
+    return Certificate(
+        generator=word,
+        created=word,
+        manifest_sha256=word,
+        fingerprint=word,
+        checkpoint=word,
+        rungs=(3,),
+        precisions=(word,),
+        findings=(Finding(3, word, word, "failed", word),),
+        not_checked=(word,),
+        details={word: details},
+        thresholds=[{"name": word, "value": 1, "why": word}, *limits],
+        machine={word: word, "memory": None, "packages": {word: word}},
         seconds=1.0,
     )
-    certificate.write(tmp_path)
-    page = (tmp_path / "certificate.html").read_text()
-    assert "<script" not in page and "FAILED" in page
+
+
+@pytest.mark.parametrize(
+    "word",
+    [HIDDEN, '"><img src=x onerror=alert(1)>', "' onload='x", "<!-- a -->", "</title><b>", "&lt;"],
+)
+def test_the_page_makes_nothing_of_what_it_is_told(word):
+    page, plain = (Tags(render(told(text), text)) for text in (word, "plain"))
+    assert page.tags == plain.tags and page.text.count(word) > 20
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in render(
+        told(word), ""
+    )
+
+
+def test_a_certificate_says_whose_word_it_is(verified, monkeypatch, run):
+    """Here, where somebody else made it, and where it was downloaded."""
+    folder, how = verified[0], f"verify it yourself: voxtral-onnx verify {verified[0]}"
+    said = read_verdict(folder)
+    assert said.startswith("its maker says: verified on 20") and said.endswith(f"; {how}")
+    assert said in run("inspect", folder).out
+    home = folder.parent.parent / "home" / "voxtral-onnx" / "org--name"
+    home.mkdir(parents=True)
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(home.parents[1]))
+    copy = shutil.copytree(folder, home / "0123456789abcdef")
+    assert read_verdict(copy).startswith("its publisher, org/name, says: verified on 20")
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder.parent / "state"))
+    assert read_verdict(folder).startswith("verified here on 20")
+    assert read_verdict(copy).startswith("verified here on 20")  # the same bytes
+    published = read_verdict(folder, published=True)
+    assert published.startswith("its maker says: verified on 20")
+    assert published.endswith("verify it yourself: voxtral-onnx verify FOLDER")
+
+    assert CLAIM in json.loads((folder / "certificate.json").read_text())["claim"]
+    assert "what its maker's machine found" in (folder / "certificate.html").read_text()
+    certificate = copy / "certificate.json"
+    certificate.write_bytes(
+        certificate.read_bytes().replace(b'"claim"', b'"is_own": true, "claim"')
+    )
+    assert read_verdict(copy).startswith("its publisher, org/name, says")
+
+
+def test_a_verdict_is_that_of_its_findings(verified):
+    """Whatever the file says that it is."""
+    copy = shutil.copytree(verified[0], verified[0].parent / "contradicts")
+    values = json.loads((copy / "certificate.json").read_text())
+    assert values["verdict"] == "passed"
+    values["findings"][-1]["status"] = "failed"
+    (copy / "certificate.json").write_text(json.dumps(values))
+    assert "says: FAILED on 20" in read_verdict(copy)
+
+
+def test_a_certificate_that_cannot_be_remembered_is_said_to_be(tmp_path, monkeypatch):
+    (tmp_path / FILE_NAME).write_text("{}")
+    (tmp_path / "state").write_text("no folder")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with pytest.warns(UserWarning, match="will count as another's here"):
+        told("word").write(tmp_path)
+    assert (tmp_path / "certificate.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("clip", "../../../../etc/passwd"),
+        ("num_delay_tokens", "6"),
+        ("num_delay_tokens", 10**9),
+        ("token_ids", [1]),
+        ("blank_margins", ["a"] * 38),
+    ],
+)
+def test_a_self_test_is_what_a_host_can_run(verified, key, value, run):
+    copy = verified[0].parent / "self-test"
+    shutil.copytree(verified[0], copy, dirs_exist_ok=True)
+    values = json.loads((copy / "certificate.json").read_text())
+    values["details"]["q4f16"]["self_test"][key] = value
+    (copy / "certificate.json").write_text(json.dumps(values))
+    assert read_self_tests(copy) == {}
+    assert read_verdict(copy).startswith("not verified: certificate.json cannot be read")
+
+
+def test_a_certificate_is_read_within_its_budget(artifact):
+    with (artifact / "certificate.json").open("wb") as file:
+        file.truncate(1 << 30)
+    assert read_verdict(artifact).startswith("not verified: certificate.json cannot be read")
+    (artifact / "certificate.json").write_bytes(b"[" * 100_000)
+    assert read_verdict(artifact).startswith("not verified: certificate.json cannot be read")

@@ -24,11 +24,13 @@ after(async () => {
 
 test('the page, without WebGPU', async (t) => {
   const expected = (await pythonTranscripts())[CLIP]
+  const stranger = await new TestServer({ '/': ARTIFACT }).listen()
   const browser = await launch([...NO_GPU, ...microphone(false)])
   const page = await browser.newPage()
   /** @type {string[]} */
   const problems = []
   page.on('pageerror', (error) => problems.push(String(error)))
+  page.on('console', (message) => void (/Content Security Policy/.test(message.text()) && problems.push(message.text())))
   try {
     await t.test('says what it will download, and downloads nothing before a click', async () => {
       await page.goto(`${server.url}`)
@@ -117,12 +119,12 @@ test('the page, without WebGPU', async (t) => {
       await page.goto(`${server.url}`)
       await page.click('#load')
       await page.waitForSelector('#listen:not([hidden])')
-      assert.match((await page.textContent('#what')) ?? '', /all here, self-tested\.$/)
+      assert.match((await page.textContent('#what')) ?? '', /all here, self-tested against its maker’s certificate\.$/)
       assert.doesNotMatch((await page.textContent('#notes')) ?? '', /not self-tested/)
       await browser.setOffline(true) // the certificate and the clip are kept
       await page.reload()
       await page.waitForSelector('#listen:not([hidden])')
-      assert.match((await page.textContent('#what')) ?? '', /all here, self-tested\.$/)
+      assert.match((await page.textContent('#what')) ?? '', /all here, self-tested against its maker’s certificate\.$/)
       await browser.setOffline(false)
       server.files.set('/artifact/certificate.json', Buffer.from(await certificate(manifest, 1)))
       await page.reload()
@@ -138,8 +140,41 @@ test('the page, without WebGPU', async (t) => {
       assert.equal(await page.textContent('#text'), expected.text)
     })
     assert.deepEqual(problems, [])
+    await t.test('a stranger’s link loads no model', async () => {
+      for (const [asked, sentence] of [
+        [stranger.url, /the link asks for a model from http:\/\/localhost:\d+, and this page loads models from its own site/],
+        ['data:application/json,{}', /by something else than an http or https address without a password/],
+        [`http://name:word@${new URL(`${server.url}`).host}/artifact/`, /without a password/],
+      ]) {
+        await page.goto(`${server.url}?artifact=${encodeURIComponent(`${asked}`)}`)
+        assert.match(await failure(page), /** @type {RegExp} */ (sentence))
+        assert.equal(await page.isHidden('#load'), true)
+      }
+      await page.goto(`${server.url}?artifact=${encodeURIComponent(`${server.url}artifact/`)}`)
+      await page.waitForSelector('#listen:not([hidden])')
+    })
+    await t.test('the policy holds: no script in a page, no other server asked, by the page or its worker', async () => {
+      const blocked = await page.evaluate(async (url) => {
+        const broken = /** @type {string[]} */ ([])
+        document.addEventListener('securitypolicyviolation', ({ effectiveDirective }) => broken.push(effectiveDirective))
+        const script = Object.assign(document.createElement('script'), { textContent: 'globalThis.ran = true' })
+        document.body.append(script)
+        const image = new Image()
+        image.src = `${url}image.png`
+        await fetch(url).catch(() => {})
+        const engine = await import(/** @type {any} */ ('/src/engine/engine.js'))
+        const client = new engine.TranscriberClient()
+        const error = await client.inspect({ artifactUrl: url }).catch(String)
+        return { broken: [...new Set(broken)].sort(), ran: 'ran' in globalThis, error }
+      }, `${stranger.url}`)
+      assert.deepEqual(blocked.broken, ['connect-src', 'img-src', 'script-src-elem'])
+      assert.equal(blocked.ran, false)
+      assert.match(blocked.error, /cannot be reached/)
+    })
+    assert.deepEqual(stranger.requests, [])
   } finally {
     await browser.close()
+    await stranger.close()
   }
 })
 

@@ -1,6 +1,6 @@
-/** A server for tests: the page, an artifact, and faults on request. */
+/** A server for tests: the page under its policy, an artifact, and faults on request. */
 
-import { createReadStream } from 'node:fs'
+import { createReadStream, readFileSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import http from 'node:http'
 import path from 'node:path'
@@ -14,6 +14,10 @@ const TYPES = /** @type {Record<string, string>} */ ({
   '.json': 'application/json',
   '.webmanifest': 'application/manifest+json',
 })
+
+const PAGE = readFileSync(path.join(import.meta.dirname, '../index.html'), 'utf8')
+// serve sends it as a header too, which is what workers go by
+const POLICY = /Content-Security-Policy"\s+content="([^"]+)"/.exec(PAGE)?.[1].replaceAll(/\s+/g, ' ') ?? ''
 
 export class TestServer {
   /** @param {Record<string, string>} folders by the path they are served at */
@@ -58,6 +62,7 @@ export class TestServer {
       'cross-origin-opener-policy': 'same-origin',
       'cross-origin-embedder-policy': 'require-corp',
       'accept-ranges': 'bytes',
+      ...(typeof found === 'string' ? { 'content-security-policy': POLICY } : {}), // pages made up by tests run scripts of theirs
     })
     const cut = this.cuts.get(pathname)
     if (cut !== undefined) {

@@ -7,8 +7,9 @@ import path from 'node:path'
 import { test } from 'node:test'
 import { readWavHeader } from '../src/shared/audio.js'
 import { CapturedCache, KVCache } from '../src/engine/cache.js'
+import { artifactAddress } from '../src/page/artifact-address.js'
 import { captions, render } from '../src/shared/captions.js'
-import { download, sha256 } from '../src/engine/download.js'
+import { addressOf, download, readText, sha256 } from '../src/engine/download.js'
 import { ArtifactError, AudioError, DeviceError, StorageError, UsageError, errorOf, errorValues } from '../src/shared/errors.js'
 import { roundHalfEven, toFloat16 } from '../src/shared/float16.js'
 import { CacheSpec, Manifest, PIECE_SIZE } from '../src/engine/manifest.js'
@@ -115,7 +116,10 @@ test('tokens become text as soon as characters are whole', async () => {
     assert.equal(decoder.flush(), rest)
     assert.equal(tokenizer.decode(ids), text)
   }
-  assert.throws(() => new Tokenizer('{}', TOKENS), /not a readable Tekken tokenizer/)
+  for (const wrong of ['{}', 'null', '[', '{"vocab": {}}', '{"vocab": [null]}', '{"vocab": [{"token_bytes": 1}]}', '{"vocab": [{"token_bytes": "a"}]}']) {
+    assert.throws(() => new Tokenizer(wrong, TOKENS), /not a readable Tekken tokenizer/)
+  }
+  assert.throws(() => tokenizer.bytesOf(1 << 20), /tekken.json: no token 1048576/)
 })
 
 test('segments have Python’s times', async () => {
@@ -180,10 +184,50 @@ test('a manifest is held to its format', async () => {
   assert.deepEqual([keep, capacity], [63, 79])
   assert.throws(() => new Manifest('{"format": 3}'), /expected format 1 or 2, got 3; reload the page of a newer/)
   assert.throws(() => new Manifest('{"format": 0}'), /expected format 1 or 2, got 0; export again/)
-  assert.throws(() => new Manifest('{"format": 1}'), /not a valid manifest \(no config\)/)
+  assert.throws(() => new Manifest('{"format": 1}'), /not a valid manifest \(expected 1 to 256 characters at generator\)/)
   assert.throws(() => new Manifest('<html>'), /cannot be read/)
+  assert.throws(() => new Manifest('{"format": {"toString": 1}}'), /got {"toString":1}; export again/)
   const lost = new Manifest(JSON.stringify({ ...JSON.parse(text), files: {} }))
   assert.throws(() => lost.filesOf('q4'), /gives no size and hash/)
+})
+
+test('a manifest is taken or refused as Python does', async () => {
+  const { base, cases } = await golden('manifests')
+  for (const [taken, keys, ...value] of cases) {
+    const values = structuredClone(base)
+    const place = keys.slice(0, -1).reduce((/** @type {any} */ place, /** @type {string} */ key) => place[key], values)
+    if (value.length === 0) delete place[keys.at(-1)]
+    else Object.defineProperty(place, keys.at(-1), { value: value[0], enumerable: true, configurable: true, writable: true })
+    assert.equal(takes(JSON.stringify(values)), taken, `${keys.join('.')}: ${JSON.stringify(value[0])?.slice(0, 200)}`)
+  }
+})
+
+test('names of every object are names of files too', async () => {
+  const { base } = await golden('manifests')
+  const text = JSON.stringify(base).replaceAll('tekken.json', '__proto__').replaceAll('"q4":', '"constructor":')
+  const manifest = new Manifest(text)
+  assert.equal(Object.keys(manifest.files)[0], '__proto__')
+  assert.equal(manifest.files.toString, undefined)
+  assert.equal(manifest.precisions.valueOf, undefined)
+  assert.throws(() => manifest.filesOf('constructor'), /gives no size and hash of tekken.json/)
+})
+
+test('no more is read than the budget', async () => {
+  const body = (/** @type {BlobPart[]} */ ...parts) => new Blob(parts).stream()
+  assert.equal(await readText(body('é', 'é'), 4, 'a'), 'éé')
+  assert.equal(await readText(null, 4, 'a'), '')
+  await assert.rejects(readText(body('ééé'), 5, 'a'), /^ArtifactError: a: expected at most 5 bytes, found more/)
+  await assert.rejects(readText(body(Uint8Array.of(0xff)), 5, 'a'), /^ArtifactError: a: not UTF-8/)
+  let pulled = 0
+  const endless = new ReadableStream({ pull: (controller) => (pulled++, controller.enqueue(new Uint8Array(1 << 16))) })
+  await assert.rejects(readText(endless, 1 << 20, 'a'), ArtifactError)
+  assert.ok(pulled < 20)
+})
+
+test('a file’s address leads below its folder, whatever its name holds', () => {
+  for (const [name, expected] of [['onnx/a b.onnx', 'onnx/a%20b.onnx'], ['%2e%2e/x', '%252e%252e/x'], ['a?b#c', 'a%3Fb%23c']]) {
+    assert.equal(new URL(addressOf('http://host/artifact/', name)).href, `http://host/artifact/${expected}`)
+  }
 })
 
 test('a manifest of format 1 is read', async () => {
@@ -194,10 +238,14 @@ test('a manifest of format 1 is read', async () => {
 
 test('a certificate speaks for the manifest that it names', async () => {
   const manifest = new Manifest(await manifestText())
-  const certificate = { manifest_sha256: await sha256(Buffer.from(manifest.text)), details: { q4: { self_test: { clip: 'a.wav' } }, q8: {} } }
-  assert.deepEqual(await readSelfTest(JSON.stringify(certificate), manifest, 'q4'), { clip: 'a.wav' })
-  for (const precision of ['q8', 'fp32']) assert.equal(await readSelfTest(JSON.stringify(certificate), manifest, precision), undefined)
-  for (const other of [JSON.stringify({ ...certificate, manifest_sha256: 'f' }), '{}', 'null', '', '<html>']) {
+  const expected = { clip: 'a.wav', num_delay_tokens: 6, token_ids: [32, 1001], blank_margins: [1.5, -2] }
+  const certificate = { manifest_sha256: await sha256(Buffer.from(manifest.text)), details: { q4: { self_test: expected }, q8: {} } }
+  assert.deepEqual(await readSelfTest(JSON.stringify(certificate), manifest, 'q4'), expected)
+  for (const precision of ['q8', 'fp32', 'constructor', '__proto__']) assert.equal(await readSelfTest(JSON.stringify(certificate), manifest, precision), undefined)
+  const wrongs = [{ clip: '../a.wav' }, { num_delay_tokens: 31 }, { token_ids: [1] }, { token_ids: [-1, 1] }, { blank_margins: ['1', 2] }]
+  const changed = wrongs.map((wrong) => ({ ...certificate, details: { q4: { self_test: { ...expected, ...wrong } } } }))
+  const others = [{ ...certificate, manifest_sha256: 'f' }, { ...certificate, details: [] }, ...changed].map((c) => JSON.stringify(c))
+  for (const other of [...others, '{}', 'null', '', '<html>']) {
     assert.equal(await readSelfTest(other, manifest, 'q4'), undefined)
   }
 })
@@ -316,6 +364,17 @@ test('errors keep their kind over the worker’s border', () => {
   assert.equal(errorOf(errorValues('text')).message, 'text')
 })
 
+/** @param {string} text */
+function takes(text) {
+  try {
+    new Manifest(text)
+    return true
+  } catch (error) {
+    assert.ok(error instanceof ArtifactError, `${/** @type {Error} */ (error).stack}`)
+    return false
+  }
+}
+
 function memoryStore() {
   /** @type {Map<string, Buffer>} */
   const files = new Map()
@@ -361,4 +420,47 @@ test('the service worker keeps every source file', async () => {
   const names = [...listed.matchAll(/'([^']+)'/g)].map(([, name]) => `${name}.js`)
   const found = await readdir(path.join(WEB, 'src'), { recursive: true })
   assert.deepEqual(names, found.filter((name) => name.endsWith('.js')).sort())
+})
+
+test('a link names artifacts of the page’s own origin, or of those that the site allows', () => {
+  const page = 'https://own.example:8000/site/?artifact=x'
+  const allowed = 'https://models.example http://models.example:81 https://*.many.example'
+  const address = (/** @type {string} */ asked) => artifactAddress(asked, page, allowed)
+  for (const [asked, found] of [
+    ['other/', 'https://own.example:8000/site/other/'],
+    ['/other/', 'https://own.example:8000/other/'],
+    ['https:stranger.example/a/', 'https://own.example:8000/site/stranger.example/a/'],
+    ['https://OWN.example:8000/a', 'https://own.example:8000/a'],
+    ['https://models.example/a/', 'https://models.example/a/'],
+    ['https://models.example:443/a/', 'https://models.example/a/'],
+    ['http://models.example:81/', 'http://models.example:81/'],
+    ['https://a.b.many.example/', 'https://a.b.many.example/'],
+  ]) {
+    assert.equal(address(asked), found)
+  }
+  for (const asked of [
+    'https://stranger.example/',
+    '//stranger.example/',
+    '\\\\stranger.example/',
+    'http://own.example:8000/', // another scheme
+    'https://own.example/', // another port
+    'http://models.example/',
+    'https://models.example.stranger.example/',
+    'https://many.example/',
+    'https://amany.example/',
+    'http://a.many.example/',
+    'https://a.many.example:8443/',
+    'https://models.example@stranger.example/',
+    'https://name:word@models.example/',
+    'https://name@own.example:8000/',
+    'javascript:alert(1)',
+    'data:application/json,{}',
+    'blob:https://own.example:8000/0-0',
+    'file:///etc/passwd',
+    'filesystem:https://own.example:8000/a',
+    'https://',
+  ]) {
+    assert.throws(() => address(asked), UsageError, asked)
+  }
+  assert.throws(() => artifactAddress('https://stranger.example/', page, ''), /from https:\/\/stranger\.example, .*--allow-artifacts/)
 })

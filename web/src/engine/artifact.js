@@ -1,8 +1,8 @@
 /** An artifact on a server, kept in the browser after the first visit; or a folder that was dropped. */
 
-import { download, sha256 } from './download.js'
+import { addressOf, download, readText, sha256 } from './download.js'
 import { ArtifactError, StorageError } from '../shared/errors.js'
-import { FILE_NAME, Manifest } from './manifest.js'
+import { FILE_NAME, MOST_BYTES, Manifest } from './manifest.js'
 import { CERTIFICATE, readSelfTest } from './self-test.js'
 
 /**
@@ -57,7 +57,8 @@ export class RemoteArtifact {
     if (!response.ok) {
       throw new ArtifactError(`${url + FILE_NAME}: the server says ${response.status}; check the artifact's address`)
     }
-    return new RemoteArtifact(url, record, store, new Manifest(await response.text()))
+    const text = await readText(response.body, MOST_BYTES.manifest, FILE_NAME)
+    return new RemoteArtifact(url, record, store, new Manifest(text))
   }
 
   /** @type {Artifact['missing']} */
@@ -79,7 +80,7 @@ export class RemoteArtifact {
     await navigator.locks.request('voxtral-onnx download', async () => {
       const meter = new ProgressMeter([...specs.values()].reduce((sum, { size }) => sum + size, 0), onProgress)
       for (const [name, spec] of specs) {
-        await download(this.url + name, name, spec, this.store, (bytes, isNew) => meter.add(bytes, isNew))
+        await download(addressOf(this.url, name), name, spec, this.store, (bytes, isNew) => meter.add(bytes, isNew))
       }
       await this.store.writeRecord(this.record, this.manifest.text)
       await this.dropUnused()
@@ -95,8 +96,12 @@ export class RemoteArtifact {
     let text
     try {
       const response = await fetch(this.url + CERTIFICATE, { cache: 'no-cache' })
-      if (response.ok) await this.store.writeRecord(record, (text = await response.text()))
-    } catch {
+      if (response.ok) {
+        text = await readText(response.body, MOST_BYTES.certificate, CERTIFICATE)
+        await this.store.writeRecord(record, text)
+      }
+    } catch (error) {
+      if (error instanceof ArtifactError) throw error
       text = await this.store.readRecord(record) // of the last visit with a network
     }
     return text ? readSelfTest(text, this.manifest, precision) : undefined
@@ -110,11 +115,22 @@ export class RemoteArtifact {
   async dropUnused() {
     const used = new Set()
     for (const name of await this.store.listRecords()) {
-      /** @type {{files?: Record<string, import('./manifest.js').FileSpec>}} a manifest, whatever its format; or a certificate */
-      const { files = {} } = JSON.parse((await this.store.readRecord(name)) ?? '{}')
-      for (const { sha256 } of Object.values(files)) used.add(sha256)
+      for (const sha256 of hashesIn((await this.store.readRecord(name)) ?? '')) used.add(sha256)
     }
     for (const sha256 of await this.store.list()) if (!used.has(sha256)) await this.store.remove(sha256)
+  }
+}
+
+/**
+ * Hashes of all files that a kept record names: a manifest of whatever format, or a certificate, which names none.
+ * @param {string} text
+ * @returns {unknown[]}
+ */
+function hashesIn(text) {
+  try {
+    return Object.values(JSON.parse(text).files ?? {}).map((file) => file?.sha256)
+  } catch {
+    return []
   }
 }
 
@@ -142,7 +158,8 @@ export class FolderArtifact {
     const prefix = path.slice(0, -FILE_NAME.length)
     const below = [...files].filter(([path]) => path.startsWith(prefix))
     const found = new Map(below.map(([path, file]) => [path.slice(prefix.length), file]))
-    return new FolderArtifact(found, new Manifest(await /** @type {File} */ (files.get(path)).text()))
+    const file = /** @type {File} */ (files.get(path))
+    return new FolderArtifact(found, new Manifest(await readText(file.stream(), MOST_BYTES.manifest, path)))
   }
 
   /** @type {Artifact['missing']} */
@@ -165,8 +182,9 @@ export class FolderArtifact {
 
   /** @type {Artifact['selfTest']} */
   async selfTest(precision) {
-    const text = await this.files.get(CERTIFICATE)?.text()
-    return text ? readSelfTest(text, this.manifest, precision) : undefined
+    const file = this.files.get(CERTIFICATE)
+    if (!file) return undefined
+    return readSelfTest(await readText(file.stream(), MOST_BYTES.certificate, CERTIFICATE), this.manifest, precision)
   }
 }
 

@@ -108,6 +108,40 @@ async function receive(url, name, spec, store, kept, onBytes) {
 }
 
 /**
+ * The text of a body, and never more of it than `most` bytes.
+ * @param {ReadableStream<Uint8Array> | null} body
+ * @param {number} most
+ * @param {string} name that messages give it
+ * @throws {ArtifactError} there is more, or it is not UTF-8
+ */
+export async function readText(body, most, name) {
+  /** @type {Uint8Array[]} */
+  const chunks = []
+  let size = 0
+  for await (const chunk of body ? readChunks(body) : []) {
+    size += chunk.length
+    if (size > most) throw new ArtifactError(`${name}: expected at most ${most} bytes, found more`)
+    chunks.push(chunk)
+  }
+  const bytes = new Uint8Array(size)
+  for (let at = 0, i = 0; i < chunks.length; at += chunks[i++].length) bytes.set(chunks[i], at)
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+  } catch {
+    throw new ArtifactError(`${name}: not UTF-8; export again`)
+  }
+}
+
+/**
+ * The address of a file of an artifact; its name may hold what means something in addresses.
+ * @param {string} folder with a slash at its end
+ * @param {string} name
+ */
+export function addressOf(folder, name) {
+  return folder + name.split('/').map(encodeURIComponent).join('/')
+}
+
+/**
  * @param {ReadableStream<Uint8Array>} body
  * @returns {AsyncGenerator<Uint8Array>}
  */

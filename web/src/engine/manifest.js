@@ -4,11 +4,14 @@
  */
 
 import { ArtifactError, UsageError } from '../shared/errors.js'
+import { COUNT, DELAY, FieldError, NAME, RELATIVE_NAME, SHA256, TOKEN_ID } from './fields.js'
+import { integer, list, mapOf, number, oneOf, optional, orNull, record, text } from './fields.js'
 
 export const FORMATS = [1, 2] // that are read; an export writes the last
 export const FILE_NAME = 'voxtral_onnx.json'
 export const TOKENIZER = 'tekken.json'
 export const PIECE_SIZE = 16 << 20 // bytes hashed apart
+export const MOST_BYTES = { manifest: 1 << 20, certificate: 4 << 20, tokenizer: 64 << 20 } // as limits.py has them
 export const BYTES = { float32: 4, float16: 2, int32: 4, int64: 8 } // of a number
 
 /**
@@ -57,6 +60,117 @@ export const presentOf = (past) => (isCache(past) ? past.replace('past_key_value
  * @typedef {{hidden_size: number, sliding_window: number}} StackConfig
  */
 
+const SIZE = integer(1, 1 << 24) // of one axis of a tensor
+const SAMPLES = integer(0, 1 << 20)
+const LAYERS = integer(1, 1024)
+const POSITIVE = number(Number.MIN_VALUE, 1e18)
+const ROLE = text(1, 64, /^[A-Za-z0-9_.-]+$/, 'letters, digits, _, . and -')
+const AXIS = /** @type {import('./fields.js').Kind} */ (value, at) => (typeof value === 'string' ? NAME : COUNT)(value, at)
+const TENSOR = record({ name: NAME, dtype: ROLE, shape: list(AXIS, 8) })
+const GRAPH = record({
+  path: RELATIVE_NAME,
+  inputs: list(TENSOR),
+  outputs: list(TENSOR),
+  data: list(RELATIVE_NAME),
+  parameters: COUNT,
+  operators: mapOf(NAME, COUNT),
+})
+const RULE = record({ tensors: NAME, bits: oneOf(4, 8), block_size: oneOf(16, 32, 64, 128), method: NAME })
+const PRECISION = record({
+  activation_dtype: oneOf('float16', 'float32'),
+  recipe: record({ name: NAME, accuracy_level: oneOf(0, 1, 2, 3, 4), rules: list(RULE) }),
+  encoder: GRAPH,
+  decoder: GRAPH,
+  families: optional(mapOf(ROLE, list(GRAPH)), {}),
+})
+const CACHE = record(
+  {
+    num_layers: LAYERS,
+    num_key_value_heads: SIZE,
+    head_dim: SIZE,
+    rope_theta: POSITIVE,
+    rows_per_token: SIZE,
+    window: SIZE,
+    keep: COUNT,
+    capacity: integer(1, 1 << 20),
+  },
+  shiftable,
+)
+const STACK = {
+  hidden_size: SIZE,
+  intermediate_size: SIZE,
+  num_hidden_layers: LAYERS,
+  num_attention_heads: SIZE,
+  num_key_value_heads: SIZE,
+  head_dim: SIZE,
+  sliding_window: SIZE,
+  rope_theta: POSITIVE,
+  rms_norm_eps: POSITIVE,
+}
+const CONFIG = record(
+  {
+    audio: record({
+      sample_rate: integer(1000, 768_000),
+      n_fft: SIZE,
+      hop_length: SIZE,
+      n_mels: SIZE,
+      global_log_mel_max: number(-100, 100),
+      frames_per_token: SIZE,
+    }),
+    encoder: record({ ...STACK, downsample_factor: SIZE }, sharesHeads),
+    decoder: record({ ...STACK, vocab_size: SIZE, time_embedding_rank: SIZE }, sharesHeads),
+  },
+  ({ audio, encoder }) => (audio.frames_per_token === 2 * encoder.downsample_factor ? undefined : 'two mel frames a row'),
+)
+const MANIFEST = record(
+  {
+    format: oneOf(...FORMATS),
+    generator: NAME,
+    fingerprint: SHA256,
+    scope: orNull(text(0, 1000)),
+    license: optional(orNull(NAME), null),
+    config: CONFIG,
+    tokens: record({ bos: TOKEN_ID, eos: TOKEN_ID, streaming_pad: TOKEN_ID, streaming_word: TOKEN_ID, first_text: TOKEN_ID }),
+    streaming: record({
+      left_pad_tokens: SAMPLES,
+      right_pad_tokens: SAMPLES,
+      look_back_samples: SAMPLES,
+      look_ahead_samples: SAMPLES,
+      max_chunk_tokens: integer(1, 1024),
+      default_delay_tokens: DELAY,
+      max_delay_tokens: DELAY,
+      trained_delay_tokens: list(DELAY),
+    }),
+    caches: mapOf(oneOf('encoder', 'decoder'), CACHE),
+    mel: GRAPH,
+    precisions: mapOf(ROLE, PRECISION),
+    files: mapOf(
+      RELATIVE_NAME,
+      record({ size: COUNT, sha256: SHA256, pieces: list(SHA256) }, ({ size, pieces }) => {
+        const count = size > PIECE_SIZE ? Math.ceil(size / PIECE_SIZE) : 0
+        return pieces.length === count ? undefined : `${count} hashes of pieces`
+      }),
+    ),
+  },
+  ({ caches, tokens, config }) => {
+    if (Object.keys(caches).length < 2) return 'caches of encoder and decoder'
+    const { vocab_size: size } = config.decoder
+    return Object.values(tokens).every((id) => id < size) ? undefined : `tokens below ${size}`
+  },
+)
+
+/** @param {CacheValues} cache */
+function shiftable({ keep, capacity, rows_per_token: step }) {
+  return keep < capacity && keep % step === 0 && capacity % step === 0
+    ? undefined
+    : `a capacity of more than ${keep} rows, both in steps of ${step}`
+}
+
+/** @param {{num_attention_heads: number, num_key_value_heads: number, head_dim: number}} stack */
+function sharesHeads({ num_attention_heads: heads, num_key_value_heads: shared, head_dim: width }) {
+  return heads % shared === 0 && width % 2 === 0 ? undefined : 'an even head_dim, and key-value heads that divide the query heads'
+}
+
 /** The fixed buffer of one key-value cache, and when its rows are shifted: see `CacheSpec` in manifest.py. */
 export class CacheSpec {
   /** @param {CacheValues} values */
@@ -67,11 +181,8 @@ export class CacheSpec {
     this.window = values.window
     this.keep = values.keep
     this.capacity = values.capacity
-    if (this.keep >= this.capacity || this.keep % this.rows_per_token || this.capacity % this.rows_per_token) {
-      throw new ArtifactError(
-        `cache of ${this.capacity} rows cannot keep ${this.keep} in steps of ${this.rows_per_token}; export again`,
-      )
-    }
+    const expected = shiftable(values)
+    if (expected) throw new ArtifactError(`cache: expected ${expected}; export again`)
   }
 
   /**
@@ -106,14 +217,18 @@ export class Manifest {
     } catch (error) {
       throw new ArtifactError(`${FILE_NAME}: cannot be read (${/** @type {Error} */ (error).message}); export again`)
     }
-    if (!FORMATS.includes(values?.format)) {
-      const advice = values?.format > Math.max(...FORMATS) ? 'reload the page of a newer voxtral-onnx' : 'export again'
-      throw new ArtifactError(`${FILE_NAME}: expected format ${FORMATS.join(' or ')}, got ${values?.format}; ${advice}`)
+    const format = values?.format
+    if (!FORMATS.includes(format)) {
+      const isNewer = typeof format === 'number' && format > Math.max(...FORMATS)
+      const advice = isNewer ? 'reload the page of a newer voxtral-onnx' : 'export again'
+      const found = JSON.stringify(format)?.slice(0, 40)
+      throw new ArtifactError(`${FILE_NAME}: expected format ${FORMATS.join(' or ')}, got ${found}; ${advice}`)
     }
-    for (const name of ['config', 'tokens', 'streaming', 'caches', 'mel', 'precisions', 'files']) {
-      if (typeof values[name] !== 'object' || values[name] === null) {
-        throw new ArtifactError(`${FILE_NAME}: not a valid manifest (no ${name}); export again`)
-      }
+    try {
+      values = MANIFEST(values, '')
+    } catch (error) {
+      if (!(error instanceof FieldError)) throw error
+      throw new ArtifactError(`${FILE_NAME}: not a valid manifest (${error.message}); export again`)
     }
     this.text = text
     /** @type {string | null} what the model is for, where that must be said */

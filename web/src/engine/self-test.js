@@ -6,9 +6,26 @@
 import { openAudio } from '../shared/audio.js'
 import { sha256 } from './download.js'
 import { DeviceError } from '../shared/errors.js'
+import { DELAY, FieldError, RELATIVE_NAME, SHA256, TOKEN_ID, list, mapOf, number, optional, record, text } from './fields.js'
 
 export const CERTIFICATE = 'certificate.json' // beside the manifest
 const SURE = 1.0 // blank margin from which every host writes the certificate's token
+
+const CERTIFICATE_FIELDS = record({
+  manifest_sha256: SHA256,
+  details: mapOf(
+    text(1, 64),
+    record({
+      self_test: optional(
+        record(
+          { clip: RELATIVE_NAME, num_delay_tokens: DELAY, token_ids: list(TOKEN_ID), blank_margins: list(number(-1e9, 1e9)) },
+          ({ token_ids: ids, blank_margins: margins }) => (ids.length === margins.length ? undefined : 'a margin a token'),
+        ),
+        undefined,
+      ),
+    }),
+  ),
+})
 
 /** @typedef {{clip: string, num_delay_tokens: number, token_ids: number[], blank_margins: number[]}} Expected */
 
@@ -23,12 +40,13 @@ const SURE = 1.0 // blank margin from which every host writes the certificate's 
 export async function readSelfTest(certificate, manifest, precision) {
   let values
   try {
-    values = JSON.parse(certificate)
-  } catch {
-    return undefined
+    values = CERTIFICATE_FIELDS(JSON.parse(certificate), '')
+  } catch (error) {
+    if (error instanceof FieldError || error instanceof SyntaxError) return undefined
+    throw error
   }
   const own = await sha256(new TextEncoder().encode(manifest.text))
-  return values?.manifest_sha256 === own ? values.details?.[precision]?.self_test : undefined
+  return values.manifest_sha256 === own ? values.details[precision]?.self_test : undefined
 }
 
 /**

@@ -1,23 +1,25 @@
 /** Token ids to text, from `tekken.json` (tokenizer.py). */
 
 import { ArtifactError } from '../shared/errors.js'
+import { list, record, text } from './fields.js'
 
+const BASE64 = text(0, 1 << 16, /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/, 'base64')
+const TEKKEN = record({ vocab: list(record({ token_bytes: BASE64 }), 1 << 24) })
 const EMPTY = new Uint8Array(0)
 
 /** The bytes of every text token. */
 export class Tokenizer {
   /**
-   * @param {string} text of tekken.json
+   * @param {string} content of tekken.json
    * @param {import('./manifest.js').Tokens} tokens
    * @throws {ArtifactError} not a Tekken tokenizer
    */
-  constructor(text, tokens) {
+  constructor(content, tokens) {
     try {
-      /** @type {{token_bytes: string}[]} */
-      const vocab = JSON.parse(text).vocab
+      /** @type {{vocab: {token_bytes: string}[]}} */
+      const { vocab } = TEKKEN(JSON.parse(content), '')
       /** @type {string[]} base64, decoded when asked for: most of 130,000 never are */
       this.pieces = vocab.map((entry) => entry.token_bytes)
-      atob(this.pieces[0])
     } catch (error) {
       throw new ArtifactError(
         `tekken.json: not a readable Tekken tokenizer (${/** @type {Error} */ (error).message}); export again`,
@@ -32,7 +34,9 @@ export class Tokenizer {
    */
   bytesOf(tokenId) {
     const rank = tokenId - this.firstText
-    return rank >= 0 ? Uint8Array.from(atob(this.pieces[rank]), (c) => c.charCodeAt(0)) : EMPTY
+    if (rank < 0) return EMPTY
+    if (rank >= this.pieces.length) throw new ArtifactError(`tekken.json: no token ${tokenId}; export again`)
+    return Uint8Array.from(atob(this.pieces[rank]), (c) => c.charCodeAt(0))
   }
 
   /**

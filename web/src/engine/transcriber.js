@@ -3,7 +3,8 @@
 import { Decoder, OUTPUT as DECODER_OUTPUT } from './decoder.js'
 import { Wasm } from './device.js'
 import { Encoder, OUTPUT as ENCODER_OUTPUT } from './encoder.js'
-import { CacheSpec, TOKENIZER } from './manifest.js'
+import { CacheSpec, MOST_BYTES, TOKENIZER } from './manifest.js'
+import { readText } from './download.js'
 import { Session } from './session.js'
 import { Stream } from './stream.js'
 import { Tokenizer } from './tokenizer.js'
@@ -72,7 +73,8 @@ export class Transcriber {
     const graphs = manifest.precisions[precision]
     const decoderCache = manifest.decoderCache(context)
     const encoderCache = new CacheSpec(manifest.caches.encoder)
-    const tokenizer = new Tokenizer(await (await readFile(TOKENIZER)).text(), manifest.tokens)
+    const tekken = await readText((await readFile(TOKENIZER)).stream(), MOST_BYTES.tokenizer, TOKENIZER)
+    const tokenizer = new Tokenizer(tekken, manifest.tokens)
     /** @type {Session[]} */
     const opened = []
     try {

@@ -97,7 +97,7 @@ async function open(options) {
 async function test(artifact, precision) {
   const expected = await artifact.selfTest(precision)
   if (!expected) return 'not self-tested: no certificate of this artifact; its maker runs: voxtral-onnx verify ARTIFACT'
-  const clip = await fetch(new URL(`../../samples/${expected.clip}`, import.meta.url)).catch(() => undefined)
+  const clip = await fetch(new URL(`../../samples/${encodeURIComponent(expected.clip)}`, import.meta.url)).catch(() => undefined)
   if (!clip?.ok) return `not self-tested: its clip ${expected.clip} is not part of this page`
   emit({ type: 'loading', part: 'self-test' })
   try {

@@ -2,6 +2,7 @@
 
 import { openAudio } from '../shared/audio.js'
 import { TranscriberClient } from '../engine/engine.js'
+import { artifactAddress } from './artifact-address.js'
 import { Microphone } from './microphone.js'
 import { megabytes } from '../engine/store.js'
 import { TranscriptView } from './transcript.js'
@@ -14,10 +15,10 @@ import { TranscriptView } from './transcript.js'
 const $ = (id) => /** @type {T} */ (document.getElementById(id))
 
 const query = new URLSearchParams(location.search)
-const address = /** @type {HTMLMetaElement} */ (document.querySelector('meta[name=voxtral-artifact]')).content
+const site = (/** @type {string} */ name) => /** @type {HTMLMetaElement} */ (document.querySelector(`meta[name=${name}]`)).content
 /** @type {import('../shared/messages.js').OpenOptions} */
 let options = {
-  artifactUrl: query.get('artifact') ?? address,
+  artifactUrl: query.has('artifact') ? undefined : site('voxtral-artifact'),
   device: /** @type {'webgpu' | 'wasm' | undefined} */ (query.get('device') ?? undefined),
   precision: query.get('precision') ?? undefined,
   context: query.has('context') ? Number(query.get('context')) : undefined,
@@ -50,6 +51,8 @@ async function act(action) {
 
 async function inspect() {
   $('what').textContent = 'No model is loaded.'
+  const asked = query.get('artifact')
+  if (asked !== null) options.artifactUrl = artifactAddress(asked, location.href, site('allowed-artifacts'))
   const found = await engine.inspect(options)
   showModel(found)
   if (found.missingBytes > 0) {
@@ -64,7 +67,7 @@ async function inspect() {
 function showModel({ deviceName, precision, adapter, notes, missingBytes, totalBytes, selfTested, scope, delaysMs }) {
   const where = deviceName === 'webgpu' ? `WebGPU (${adapter})` : 'the CPU (WebAssembly)'
   const size = missingBytes > 0 ? `${megabytes(missingBytes)} to download` : `${megabytes(totalBytes)}, all here`
-  $('what').textContent = `${precision} on ${where}: ${size}${selfTested ? ', self-tested' : ''}.`
+  $('what').textContent = `${precision} on ${where}: ${size}${selfTested ? ', self-tested against its maker’s certificate' : ''}.`
   $('notes').replaceChildren(
     ...[scope, ...notes].filter(Boolean).map((note) => Object.assign(document.createElement('li'), { textContent: note })),
   )

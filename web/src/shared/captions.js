@@ -9,6 +9,8 @@ const MAX_SECONDS = 7.0
 const PAUSE_SECONDS = 0.2 // between one segment's end and the earliest start of the next: surely silence
 const SENTENCE_ENDS = new Set('.!?。！？؟।')
 const SPACES = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/u // Python's str.split
+// Control characters but for the line feed and the tab, and those that turn text: escaping.py
+const UNPRINTABLE = /[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]/gu
 const ENTITIES = /** @type {Record<string, string>} */ ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })
 
 /**
@@ -49,7 +51,7 @@ export function* captions(segments) {
 function toSrt(segments) {
   const blocks = Array.from(captions(segments), ({ start, end, lines }, i) => {
     const times = `${clock(start)} --> ${clock(end)}`.replaceAll('.', ',')
-    return `${i + 1}\n${times}\n${lines.join('\n')}\n`
+    return `${i + 1}\n${times}\n${lines.join('\n').replaceAll('-->', '->')}\n`
   })
   return blocks.join('\n')
 }
@@ -98,12 +100,15 @@ const RENDERERS = {
 export const FORMATS = Object.keys(RENDERERS)
 
 /**
- * The transcript in one of FORMATS.
+ * The transcript in one of FORMATS; control characters are no speech, and written as escapes.
  * @param {Transcript} transcript
  * @param {string} format
  */
 export function render(transcript, format) {
-  return RENDERERS[format](transcript)
+  return RENDERERS[format](transcript).replace(
+    UNPRINTABLE,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
+  )
 }
 
 /**

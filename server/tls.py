@@ -1,0 +1,130 @@
+"""What https needs: a certificate of this computer's own, and its private key."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from ..errors import StorageError
+from ..files import atomic_write
+from .hosts import own_names
+
+log = logging.getLogger(__name__)
+
+DAYS = 397  # that a certificate is valid; browsers refuse more
+RENEWED = datetime.timedelta(days=7)  # before its end
+
+
+def self_signed() -> tuple[Path, Path]:
+    """Return a certificate for this computer's names and addresses, and its key, as PEM files.
+
+    They are kept for the next time, so that browsers ask once. They are made anew when they run
+    out, when the names change, and when they do not belong together; the last is said.
+
+    Raises:
+        ImportError: cryptography is not installed.
+        StorageError: others may read the key that is kept, or the folder cannot be written.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+    from platformdirs import user_data_path
+
+    folder = user_data_path("voxtral-onnx") / "https"
+    certificate, key = paths = folder / "certificate.pem", folder / "key.pem"
+    now, names = datetime.datetime.now(datetime.UTC), _alternative_names()
+    try:
+        kept = _read(certificate, key)
+        if kept and kept.not_valid_after_utc > now + RENEWED and names == _names_of(kept):
+            return paths
+    except ValueError as error:
+        log.warning("%s: damaged (%s); a new one is made", folder, error)
+
+    private = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "voxtral-onnx on this computer")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=DAYS - 1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be made ({error.strerror or error})") from error
+    secret = private.private_bytes(encoding, form, serialization.NoEncryption())
+    atomic_write(key, secret, mode=0o600)
+    atomic_write(certificate, made.public_bytes(encoding), mode=0o600)
+    return paths
+
+
+def _read(certificate: Path, key: Path) -> Any:
+    """Return the certificate that is kept; None where there is none.
+
+    Raises:
+        StorageError: the key is not its owner's alone.
+        ValueError: not a certificate and its key.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        mode = key.stat().st_mode
+        if os.name == "posix" and mode & 0o077:
+            raise StorageError(
+                f"{key}: others may read or change this private key (mode {mode & 0o777:04o}, "
+                f"expected 0600); run: chmod 600 '{key}'\n"
+                "  or remove it, if somebody else may have it: a new one is made"
+            )
+        kept = x509.load_pem_x509_certificate(certificate.read_bytes())
+        private = serialization.load_pem_private_key(key.read_bytes(), None)
+    except FileNotFoundError:
+        return None
+    except TypeError as error:  # a key with a password
+        raise ValueError(str(error)) from error
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{key.parent}: cannot be read ({error.strerror or error})") from error
+    if kept.public_key() != private.public_key():
+        raise ValueError("the certificate is another key's")
+    return kept
+
+
+def _names_of(certificate: Any) -> list[Any]:
+    from cryptography import x509
+
+    try:
+        return list(
+            certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        )
+    except x509.ExtensionNotFound as error:
+        raise ValueError(str(error)) from error
+
+
+def _alternative_names() -> list[Any]:
+    """Return the names and addresses by which other devices may reach this computer."""
+    from cryptography import x509
+
+    try:
+        found = socket.getaddrinfo(socket.gethostname(), None)
+    except OSError:
+        found = []
+    addresses = {str(info[4][0]).partition("%")[0] for info in found} | {"127.0.0.1", "::1"}
+    return [
+        *map(x509.DNSName, own_names()),
+        *(x509.IPAddress(ipaddress.ip_address(address)) for address in sorted(addresses)),
+    ]

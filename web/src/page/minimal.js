@@ -1,0 +1,26 @@
+/** The transcriber in a page of one's own: minimal.html. */
+
+import { createTranscriber } from '../engine/engine.js'
+import { openAudio } from '../shared/audio.js'
+
+const file = /** @type {HTMLInputElement} */ (document.querySelector('#file'))
+const [state, text] = /** @type {HTMLElement[]} */ (['#state', '#text'].map((id) => document.querySelector(id)))
+/** @type {import('../engine/engine.js').TranscriberClient | undefined} */
+let transcriber
+
+file.addEventListener('change', async () => {
+  try {
+    transcriber ??= await createTranscriber({
+      artifactUrl: 'artifact/',
+      onProgress: ({ received, total }) => (state.textContent = `${Math.round((100 * received) / total)} %`),
+    })
+    transcriber.addEventListener('token', (event) => (text.textContent += /** @type {CustomEvent} */ (event).detail.text))
+    const { blocks } = await openAudio(/** @type {FileList} */ (file.files)[0], transcriber.sampleRate)
+    await transcriber.start({ isFile: true })
+    for await (const samples of blocks) await transcriber.feed(samples)
+    text.textContent = (await transcriber.finish()).text
+    state.textContent = 'done'
+  } catch (error) {
+    state.textContent = String(error)
+  }
+})
