@@ -19,6 +19,7 @@ TOKENIZER = 64 * MB  # tekken.json; the released model's has 15 MB
 RECIPE = 64 * KB
 HOTWORDS = 64 * KB
 STATE = 64 * KB  # what this package remembers of its own runs
+STREAM = 256 * KB  # the first lines of a saved stream; its arrays are as large as its caches
 UNFINISHED = 4 * MB  # of an export: graphs as the manifest has them
 REPORT = 4 * MB  # tables that quantising has measured
 HUB_ANSWER = 4 * MB  # unpacked

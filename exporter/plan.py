@@ -62,14 +62,14 @@ class PlannedGraph:
         """Return the sizes of the data files that are the graph's own."""
         return {} if self.plan.shares_weights_of else self.layout.sizes
 
-    def is_made(self, finished: FinishedGraph | None, folder: Path) -> bool:
-        """Tell whether the files of an earlier export are this graph."""
+    def is_made(self, finished: FinishedGraph | None, plan: ExportPlan) -> bool:
+        """Tell whether an earlier export made this graph, and its bytes are still there."""
         return (
             finished is not None
             and finished.recipe == self.recipe.spec()
             and {name: finished.files[name].size for name in finished.graph.data}
             == self.layout.sizes
-            and all(_size(folder / name) == file.size for name, file in finished.files.items())
+            and finished.is_whole(plan.folder, plan.threads)
         )
 
 
@@ -340,7 +340,7 @@ def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
     finished = {
         graph.plan.graph_file: earlier[graph.plan.graph_file]
         for graph in plan.graphs
-        if graph.is_made(earlier.get(graph.plan.graph_file), plan.folder)
+        if graph.is_made(earlier.get(graph.plan.graph_file), plan)
     }
     if manifest is None:
         return replace(plan, finished=finished)
@@ -366,9 +366,9 @@ def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
         kept, files={name: manifest.files[name] for name in sorted(names & manifest.files.keys())}
     )
     unchecked = plan.shared.keys() | ROOT_NAMES  # which are written anew where they differ
-    replace(
-        kept, files={name: kept.files[name] for name in kept.files.keys() - unchecked}
-    ).check_files(plan.folder)
+    standing = {name: kept.files[name] for name in kept.files.keys() - unchecked}
+    replace(kept, files=standing).check_files(plan.folder)
+    kept.check_contents(plan.folder, standing, threads=plan.threads)
     for name, content in plan.shared.items():
         if name in kept.files and hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
             together = dict.fromkeys([*precisions, *sorted(name for name, _ in renewed)])

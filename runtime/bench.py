@@ -160,6 +160,8 @@ def bench(
             "prepacked": prepacked,
             "allow_fallback": allow_fallback,
         }
+        # Weights are hashed once, which is no part of loading them
+        manifest.check_contents(folder, manifest.files_of([precision]), threads=threads)
         if prepacked is not None:
             _in_new_process(_load, folder, options)
         yield _in_new_process(measure, folder, options, audio, repeat, details)

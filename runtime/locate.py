@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,7 @@ from .. import limits
 from ..assets import TINY_ARTIFACT
 from ..decode import decode, read_within
 from ..errors import ArtifactError, StorageError, UsageError
-from ..files import atomic_write, hash_file
+from ..files import atomic_write
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
 
 if TYPE_CHECKING:
@@ -106,47 +106,6 @@ def open_artifact(
     chosen = choose_precisions(manifest, precisions)
     manifest.check_files(folder, chosen)
     return manifest, chosen
-
-
-class MappedFiles:
-    """Weight files that sessions have mapped: what is written into them changes what is computed.
-
-    A file that is replaced or deleted, as exports and downloads do it, stays what it was for those
-    that have it open.
-    """
-
-    def __init__(self, folder: Path, manifest: Manifest, names: Iterable[str]):
-        self._folder, self._manifest = folder, manifest
-        self._stamps = {name: _stamp(folder / name) for name in names}
-
-    def require_unchanged(self) -> None:
-        """See that nothing was written into the files.
-
-        One with a new time is read and its hash compared.
-
-        Raises:
-            ArtifactError: a file is not the manifest's any more.
-        """
-        for name, before in self._stamps.items():
-            now = _stamp(self._folder / name)
-            if now == before or before is None or now is None or now[0] != before[0]:
-                continue
-            if hash_file(self._folder / name).sha256 != self._manifest.files[name].sha256:
-                raise ArtifactError(
-                    f"{self._folder / name}: changed while it was in use, so that nothing decoded "
-                    "from now on could be trusted; export to another folder, or replace files "
-                    "instead of writing into them"
-                )
-            self._stamps[name] = now
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """The file itself, its size and its time; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def choose_precisions(manifest: Manifest, asked: Sequence[str] | None = None) -> list[str]:

@@ -131,8 +131,9 @@ def copy_artifact(source: Path, target: Path, *precisions: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch, tmp_path_factory):
-    """No test reads or writes the user's remembered export."""
+    """No test reads or writes what is remembered of the user's exports and weights."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.delenv("VOXTRAL_ONNX_MODEL", raising=False)
 
 

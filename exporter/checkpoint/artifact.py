@@ -149,7 +149,7 @@ def open_artifact(folder: Path) -> Checkpoint:
         )
     chosen = min(ranks, key=ranks.__getitem__)
     kind = manifest.precisions[chosen]
-    manifest.files_of([chosen])  # which were checked, each of them
+    manifest.check_contents(folder, manifest.files_of([chosen]))
     found = read_initializers(folder, kind.encoder) | read_initializers(folder, kind.decoder)
     tensors = {
         name: _held(folder, found, name, shape)

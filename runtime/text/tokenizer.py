@@ -67,15 +67,14 @@ class TextDecoder:
         """The text that this token completes."""
         return self.utf8.decode(self.tokenizer.bytes_of(token_id))
 
-    def state(self) -> list[str | int]:
-        """What an unfinished character left behind, as JSON holds it."""
-        pending, flags = self.utf8.getstate()
-        return [pending.hex(), flags]
+    @property
+    def pending(self) -> bytes:
+        """The bytes of a character that is not whole yet."""
+        return self.utf8.getstate()[0]
 
-    def restore(self, state: list[str | int]) -> None:
-        """The inverse of `state`."""
-        pending, flags = state
-        self.utf8.setstate((bytes.fromhex(str(pending)), int(flags)))
+    def restore(self, pending: bytes) -> None:
+        """Go on behind the bytes of a character that is not whole yet."""
+        self.utf8.setstate((pending, 0))
 
     def flush(self) -> str:
         """A replacement character where the last one was cut off."""
