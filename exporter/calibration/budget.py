@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
@@ -24,8 +24,8 @@ CELLS = 100_000
 class StorageOption:
     """One way to store a group of tensors."""
 
-    bits: Literal[4, 8]
-    block_size: Literal[16, 32, 64, 128]
+    bits: Annotated[int, Meta(ge=4, le=8)]
+    block_size: Annotated[int, Meta(ge=16, le=128)]
     size: Count  # bytes
     drift: Annotated[float, Meta(ge=0)]  # how far the model's decisions move, 0 or more
 
