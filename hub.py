@@ -60,8 +60,12 @@ class _Sibling(Struct):
 
     rfilename: str
     size: Count
-    blob_id: Sha1 = msgspec.field(name="blobId")
-    lfs: _Large | None = None
+    blob_id: str = msgspec.field(name="blobId", default="")  # git's sha1
+    lfs: _Large | None = None  # of a large file, for which the other is not asked
+
+    def __post_init__(self):
+        if self.lfs is None and not re.fullmatch("[0-9a-f]{40}", self.blob_id):
+            raise ValueError(f"{self.rfilename!r}: expected a sha1, got {self.blob_id[:40]!r}")
 
 
 class _Answer(Struct):

@@ -225,11 +225,11 @@ def plan_publication(
         raise UsageError(f"base model {base_model}: expected ORG/NAME or ORG/NAME@REVISION")
     if space:
         manifest, files = site_files(artifact, space=True)
-        manifest.check_files(artifact, manifest.precisions, hashes=True)
+        manifest.check_files(artifact, manifest.precisions, hashes=True, no_links_out=True)
         hashes = {f"{ARTIFACT}/{name}": file.sha256 for name, file in manifest.files.items()}
         return Publication(repo_id, SPACE, files, hashes)
     manifest = Manifest.read(artifact)
-    manifest.check_files(artifact, hashes=True)
+    manifest.check_files(artifact, hashes=True, no_links_out=True)
     files = {
         name: artifact / name
         for name in (*manifest.files, FILE_NAME, *CERTIFICATE)

@@ -99,7 +99,7 @@ def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Ma
     files = manifest.files_of(chosen)
     native = {name: replace(manifest.precisions[name], families={}) for name in chosen}
     manifest = replace(manifest, precisions=native, files=files)
-    manifest.check_files(artifact, chosen)
+    manifest.check_files(artifact, chosen, no_links_out=True)
     return manifest
 
 
@@ -229,7 +229,7 @@ def check_site(
         name: file if isinstance(file, bytes) else CheckedFile.of(file.resolve())
         for name, file in files.items()
     }
-    manifest.check_files(artifact, manifest.precisions, hashes=True)
+    manifest.check_files(artifact, manifest.precisions, hashes=True, no_links_out=True)
     return checked
 
 

@@ -49,7 +49,8 @@ def check_samples(samples: np.ndarray) -> np.ndarray:
 
 def are_damaged(samples: np.ndarray) -> np.ndarray:
     """Return which samples are not finite, or larger than any recording's."""
-    return ~(np.abs(samples) <= LARGEST_SAMPLE)  # not a number compares as False
+    # Compared as float64, as float16 does not hold the bound; not a number compares as False
+    return ~(np.abs(samples) <= np.float64(LARGEST_SAMPLE))
 
 
 def describe_damage(sample: float) -> str:
