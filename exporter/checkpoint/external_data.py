@@ -112,8 +112,10 @@ def _location(
     name, encoding = where.get("location", ""), _ENCODINGS.get(tensor.data_type)
     offset, length = where.get("offset", "0"), where.get("length", "")
     size = 0 if encoding is None else encoding.num_bytes(tuple(tensor.dims))
+    texts = (tensor.name, *where.keys(), *where.values())
     if (
         encoding is None
+        or not all(isinstance(text, str) for text in texts)  # bytes where they are not UTF-8
         or min(tensor.dims, default=1) < 1
         or not is_relative_name(name)
         or "/" in name

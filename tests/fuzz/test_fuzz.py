@@ -28,7 +28,7 @@ def test_a_parser_takes_or_refuses(target):
 
 
 def test_every_fault_is_found_and_the_run_goes_on():
-    limits = Limits(seconds=0.2, idle=4, memory=64 << 20)
+    limits = Limits(seconds=0.2, idle=3, memory=64 << 20)
     outcomes = list(run("fuzz.faulty", range(2 * len(faulty.FAULTS)), limits))
     assert [outcome.number for outcome in outcomes] == [*range(len(outcomes))]
     assert {outcome.verdict for outcome in outcomes[::2]} == {"taken"}

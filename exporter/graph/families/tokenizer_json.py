@@ -18,7 +18,8 @@ def tokenizer_json(tekken: Tekken) -> bytes:
     """The whole file.
 
     Raises:
-        CheckpointError: a tekken.json that says nothing of how text is split.
+        CheckpointError: a tekken.json that says nothing of how text is split, or has two tokens of
+            one name.
     """
     specials, tokens = tekken.names, tekken.pieces
     if tekken.config.pattern is None:
@@ -26,7 +27,13 @@ def tokenizer_json(tekken: Tekken) -> bytes:
             "tekken.json: no pattern that splits text; take the file that belongs to the checkpoint"
         )
     names = [_spell(token) for token in tokens]
-    ids = dict(zip(names, range(len(specials), len(specials) + len(names)), strict=True))
+    ids = {name: rank for rank, name in enumerate(names, len(specials))}
+    ids |= {content: rank for rank, content in enumerate(specials)}
+    if len(ids) != len(specials) + len(names):
+        raise CheckpointError(
+            "tekken.json: a special token has the name of a text token; take the file that belongs "
+            "to the checkpoint"
+        )
     result = {
         "version": "1.0",
         "truncation": None,
@@ -67,7 +74,7 @@ def tokenizer_json(tekken: Tekken) -> bytes:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": True,  # a piece that is a token is not taken apart
-            "vocab": ids | {content: rank for rank, content in enumerate(specials)},
+            "vocab": ids,
             "merges": _merges(tokens),
         },
     }

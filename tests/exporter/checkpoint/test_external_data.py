@@ -75,6 +75,15 @@ def test_what_no_graph_may_say(tensors, nodes, reason, folder):
         read_initializers(folder, SPEC)
 
 
+@pytest.mark.parametrize("text", ["a.onnx_data", "location", "w"])
+def test_text_that_is_not_utf_8(text, folder):
+    content = graph(initializer())
+    assert text.encode() in content
+    (folder / SPEC.path).write_bytes(content.replace(text.encode(), b"\xff" * len(text)))
+    with pytest.raises(ArtifactError, match="expected float32, float16 or uint8 values in a file"):
+        read_initializers(folder, SPEC)
+
+
 def nested(depth: int) -> bytes:
     """Graphs in attributes of nodes of graphs."""
     content = b""

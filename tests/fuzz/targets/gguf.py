@@ -8,7 +8,7 @@ from pathlib import Path
 from gguf import GGUFReader
 from support.ggufs import header
 
-from voxtral_onnx.exporter.checkpoint.gguf import open_gguf
+from voxtral_onnx.exporter.checkpoint.gguf import find, open_gguf
 
 COMPARED = 1 << 16  # bytes of a file; of a larger header the package makes too many objects
 
@@ -31,7 +31,7 @@ def parse(data: bytes, folder: Path) -> None:
     """Open it; what is taken stands where the package has it."""
     path = folder / "model.gguf"
     path.write_bytes(data)
-    ours, _ = open_gguf([path])
+    ours, _ = open_gguf(find(path))
     for tensor in ours.values():
         tensor.rows(0, 2)
     if len(data) > COMPARED:

@@ -18,7 +18,12 @@ READ = {"BF16", "F16", "F32"}
 def seeds() -> dict[str, bytes]:
     """Return files with few tensors, with none, and with some that have no values."""
     values = np.arange(12, dtype=np.float32)
-    empty = {"a": values[:0], "b": values[0], "c": values.reshape(3, 4), "d": values[:0]}
+    empty = {
+        "a": values[:0],
+        "b": values[:1].reshape(()),
+        "c": values.reshape(3, 4),
+        "d": values[:0],
+    }
     return {
         "plain": save({"a": values.reshape(3, 4), "b": values.astype(np.float16)}, {"of": "test"}),
         "empty": save(empty),

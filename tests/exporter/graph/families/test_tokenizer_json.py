@@ -120,3 +120,10 @@ def test_tokenizer_without_a_pattern():
     del values["config"]["pattern"]
     with pytest.raises(CheckpointError, match=r"tekken.json: no pattern"):
         tokenizer_json(decode_tekken(json.dumps(values).encode()))
+
+
+def test_a_special_token_with_the_name_of_a_text_token():
+    values = json.loads((TINY / "tekken.json").read_bytes())
+    values["special_tokens"][5]["token_str"] = "A"
+    with pytest.raises(CheckpointError, match=r"tekken.json: a special token has the name"):
+        tokenizer_json(decode_tekken(json.dumps(values).encode()))
