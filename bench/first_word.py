@@ -5,8 +5,8 @@ It is measured with weights that are packed at load and with weights that were s
     python bench/first_word.py ARTIFACT [--precision q4f16]     # an export of twin.py's checkpoint
     python bench/first_word.py ARTIFACT --device cuda --out bench/results/first_word_gpu.json
 
-Each way is run once to fill the page cache and to save packed weights, then timed. Writes
-results/first_word.json.
+Each way is run once to fill the page cache, to hash the weights and to save packed ones, then
+timed. Writes results/first_word.json.
 """
 
 from __future__ import annotations
