@@ -100,6 +100,22 @@ def _partial_path(folder: Path) -> Path:
     return folder / f".{secrets.token_hex(8)}.partial"
 
 
+def open_unfinished(path: Path) -> BinaryIO:
+    """Open a file that a later process can go on with, or make it, to read and write.
+
+    Its name can be foretold, so that what stands there may be another's.
+
+    Raises:
+        StorageError: it is a link, or no plain file with this name alone.
+        OSError: it cannot be opened.
+    """
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise StorageError(f"{path}: expected a plain file of its own; remove what is there")
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK | _BINARY, 0o666), "r+b")
+
+
 def atomic_write(path: Path, content: bytes, *, mode: int | None = None) -> None:
     """Write a file so that its name only ever stands for the whole content, after a power cut too.
 
@@ -178,8 +194,9 @@ def _locked(path: Path, busy: str | None) -> int:
         try:
             _lock(handle, busy is None)
             # Removed by who held it, or made anew, since it was opened here?
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(handle)):
-                return handle
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.lstat(), os.fstat(handle)):
+                    return handle
         except (BlockingIOError, PermissionError) as error:
             os.close(handle)
             if busy is not None:

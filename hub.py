@@ -6,51 +6,76 @@
         5f3c…/            files, in a folder named for their content: a commit that changes none of
                           them downloads none
         5f3c…/*.partial   on its way; a later call goes on with it
-        *.lock            locked by who writes; others wait
+        5f3c….lock        there while a process downloads; others wait
 
-`huggingface_hub` knows the server, the token, the proxy and the errors. Its own downloads would not
-do: they begin anew after a kill, compare no hashes, and its cache consists of links, which onnx and
-OpenVINO refuse in models.
+`huggingface_hub` knows the server, the token and the proxy. Its own downloads would not do: they
+begin anew after a kill, compare no hashes, and its cache consists of links, which onnx and OpenVINO
+refuse in models.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated
 from urllib.parse import quote
 
-from huggingface_hub import constants, get_token, try_to_load_from_cache
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
+import msgspec
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from msgspec import Meta, Struct
+
+from . import limits
+from .decode import Count, RelativeName, Sha256, decode, is_relative_name, read_within
+from .download import (
+    BLOCK,
+    ConnectionLostError,
+    RemoteFile,
+    StatusError,
+    download,
+    fetch,
+    unfinished_of,
 )
-from huggingface_hub.utils import WeakFileLock, get_session, hf_raise_for_status
-
-from ._version import __version__
 from .errors import StorageError, UsageError
-from .files import atomic_write, fsync_dir, require_disk
-
-# Seconds before further attempts, counted anew whenever bytes have come
-WAITS = (1.0, 2.0, 4.0, 8.0)
-BLOCK = 1 << 20  # bytes after which progress is reported
+from .files import atomic_write, is_below, lock, require_disk
 
 REPOSITORY = re.compile(r"([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@(.+))?", re.ASCII | re.IGNORECASE)
+Sha1 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
 _COMMIT = re.compile("[0-9a-f]{40}")
-_PASSING = {408, 429, 500, 502, 503, 504}  # HTTP statuses that the next attempt may not meet
-# The base of all errors of the HTTP client: httpx's or httpx2's, as the version of huggingface_hub
-# has it.
-HTTPError = cast(type[Exception], HfHubHTTPError.__mro__[1])
+
+
+class _Large(Struct):
+    """What an answer says of a file in LFS."""
+
+    sha256: Sha256
+
+
+class _Sibling(Struct):
+    """What an answer says of one file."""
+
+    rfilename: str
+    size: Count
+    blob_id: Sha1 = msgspec.field(name="blobId")
+    lfs: _Large | None = None
+
+
+class _Answer(Struct):
+    """What the hub answers of a revision."""
+
+    sha: Sha1
+    siblings: list[_Sibling]
+
+
+class _Record(Struct):
+    """What is remembered of a revision."""
+
+    commit: Sha1
+    files: dict[RelativeName, RemoteFile]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,32 +90,17 @@ class Repository:
         """Without its owner."""
         return self.repo_id.partition("/")[2]
 
+    @property
+    def quoted_revision(self) -> str:
+        """For an address or the name of a file."""
+        return quote(self.revision, safe="", errors="surrogateescape")
+
     def __str__(self) -> str:
         return (
             self.repo_id
             if self.revision == constants.DEFAULT_REVISION
             else f"{self.repo_id}@{self.revision}"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """What a download must turn out to be."""
-
-    size: int  # bytes
-    digest: str  # sha256; or git's sha1, of a file that the repository does not keep in LFS
-
-    def hash(self) -> Any:
-        """What the content is fed to."""
-        if len(self.digest) == 64:
-            return hashlib.sha256()
-        return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
-
-    def may_be(self, other: RemoteFile | None) -> bool:
-        """Whether two descriptions do not rule each other out."""
-        if other is None or other.size != self.size:
-            return False
-        return len(other.digest) != len(self.digest) or other.digest == self.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +122,22 @@ class Snapshot:
     files: Mapping[str, RemoteFile]  # by their paths in the repository
     is_offline: bool
 
+    def within(
+        self, budgets: Mapping[str, int], error: Callable[[str], Exception]
+    ) -> dict[str, RemoteFile]:
+        """Return these files, each of which may announce so many bytes.
+
+        Raises:
+            Exception: the one that `error` makes; a file announces more.
+        """
+        for name, budget in budgets.items():
+            if (size := self.files[name].size) > budget:
+                raise error(
+                    f"{self.repository}: {name}: expected at most {budget:,} bytes, the hub "
+                    f"announces {size:,}; choose another revision, ORG/NAME@REVISION"
+                )
+        return {name: self.files[name] for name in budgets}
+
     def folder(self, names: Iterable[str]) -> Path:
         """Where these files are kept, and others that follow from them."""
         facts = "\n".join(f"{name} {self.files[name].digest}" for name in sorted(names))
@@ -123,23 +149,23 @@ class Snapshot:
         Links among them.
         """
         files = {name: self.files[name] for name in names}
-        paths = {
-            try_to_load_from_cache(self.repository.repo_id, name, revision=self.commit)
-            for name in files
-        }
+        try:
+            paths = {
+                try_to_load_from_cache(self.repository.repo_id, name, revision=self.commit)
+                for name in files
+            }
+        except HFValidationError:  # no repository that huggingface_hub would keep
+            return None
         folders = {Path(path).parent for path in paths if isinstance(path, str)}
         return next((folder for folder in folders if not _missing(files, folder)), None)
 
     def remember(self) -> None:
         """Make this what the revision stands for offline."""
         if _recall(self.repository, self.is_offline) != self:
-            files = {name: asdict(file) for name, file in self.files.items()}
-            record = _record(self.repository)
-            with (
-                _named_errors(self.repository),
-                WeakFileLock(record.with_name(f"{record.name}.lock")),
-            ):
-                atomic_write(record, json.dumps({"commit": self.commit, "files": files}).encode())
+            path = _record_path(self.repository)
+            with _named_errors(self.repository):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                atomic_write(path, msgspec.json.encode(_Record(self.commit, dict(self.files))))
 
     def download(
         self,
@@ -167,7 +193,7 @@ class Snapshot:
             folder.mkdir(parents=True, exist_ok=True)
             total = sum(file.size for file in files.values())
             on_progress(Progress("", total - remaining(files, folder), total))
-            with WeakFileLock(folder.with_name(f"{folder.name}.lock")):
+            with lock(folder.with_name(f"{folder.name}.lock")):
                 missing = _missing(files, folder)
                 meter = _Meter(
                     on_progress, total - sum(file.size for file in missing.values()), total
@@ -175,9 +201,16 @@ class Snapshot:
                 meter.report("")  # that all is there, where another process brought it
                 for name, file in missing.items():
                     meter.report(name)
-                    place = f"{self.repository.repo_id}/resolve/{self.commit}"
-                    url = f"{constants.ENDPOINT}/{place}/{quote(name)}"
-                    _download(url, file, folder / name, partial(meter.report, name))
+                    path = folder / name
+                    if not is_below(folder, path.parent):
+                        raise StorageError(f"{path.parent}: leads out of {folder}; remove it")
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    download(self.url(name), file, path, partial(meter.report, name))
+
+    def url(self, name: str) -> str:
+        """Where a file is."""
+        place = f"{self.repository.repo_id}/resolve/{self.commit}"
+        return f"{constants.ENDPOINT}/{place}/{quote(name)}"
 
 
 class _Meter:
@@ -193,25 +226,6 @@ class _Meter:
         if is_step or wait or file != self.reported.file:
             self.reported = Progress(file, self.done, self.total, wait)
             self.on_progress(self.reported)
-
-
-class _Patience:
-    """How long to wait before the next attempt."""
-
-    def __init__(self, waits: Sequence[float]):
-        self.waits = iter(waits)
-
-    def after(self, error: Exception) -> float:
-        """Seconds.
-
-        Or the error again, where another attempt would meet the same or enough were made.
-        """
-        wait = next(self.waits, None)
-        if wait is None or (
-            isinstance(error, HfHubHTTPError) and error.response.status_code not in _PASSING
-        ):
-            raise error
-        return wait
 
 
 def find_repository(source: str | Path, revision: str | None = None) -> Repository | None:
@@ -257,123 +271,42 @@ def look_up(repository: Repository, *, offline: bool = False) -> Snapshot:
                 f"{repository}: offline, and {_home(repository)} does not have it; "
                 "run it once without --offline and HF_HUB_OFFLINE"
             )
-    revision = quote(repository.revision, safe="")
-    url = f"{constants.ENDPOINT}/api/models/{repository.repo_id}/revision/{revision}"
-    patience = _Patience(WAITS[:2])  # nothing is lost yet
+    place = f"api/models/{repository.repo_id}/revision/{repository.quoted_revision}"
+    url = f"{constants.ENDPOINT}/{place}?blobs=true"
     with _named_errors(repository):
-        while True:
-            try:
-                response = get_session().get(
-                    url, params={"blobs": True}, headers=_headers(), timeout=_timeout()
-                )
-                hf_raise_for_status(response)
-                break
-            except HTTPError as error:
-                time.sleep(patience.after(error))
-        try:
-            return Snapshot(repository, *_parse(response.json()), offline)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise StorageError(
-                f"{url}: not the answer of a hub ({error!r}); check HF_ENDPOINT"
-            ) from error
+        answer = decode(
+            _Answer,
+            fetch(url, limits.HUB_ANSWER),
+            lambda reason: StorageError(
+                f"{url}: not the answer of a hub ({reason}); check HF_ENDPOINT"
+            ),
+        )
+    files = {
+        file.rfilename: RemoteFile(file.size, file.lfs.sha256 if file.lfs else file.blob_id)
+        for file in answer.siblings
+        # Others would lead out of the folder, or stand where another is on its way
+        if is_relative_name(file.rfilename) and not file.rfilename.endswith(".partial")
+    }
+    return Snapshot(repository, answer.sha, files, offline)
 
 
 def remaining(files: Mapping[str, RemoteFile], folder: Path) -> int:
     """Bytes that a download of these files would still bring."""
     missing = _missing(files, folder)
     return sum(
-        max(0, file.size - (_size(_unfinished(folder / name)) or 0))
+        max(0, file.size - (_size(unfinished_of(folder / name)) or 0))
         for name, file in missing.items()
     )
 
 
 def _recall(repository: Repository, is_offline: bool) -> Snapshot | None:
-    """What was remembered of a repository, if anything."""
+    """What was remembered of a repository, if anything that is sound."""
     try:
-        values = json.loads(_record(repository).read_bytes())
-        files = {name: RemoteFile(**file) for name, file in values["files"].items()}
-        return Snapshot(repository, values["commit"], files, is_offline)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+        content = read_within(_record_path(repository), limits.HUB_ANSWER, ValueError)
+        record = decode(_Record, content, ValueError)
+    except (OSError, ValueError):
         return None
-
-
-def _parse(answer: Mapping[str, Any]) -> tuple[str, dict[str, RemoteFile]]:
-    """Commit and files out of the hub's answer.
-
-    A name that would lead out of the folder is left out.
-    """
-    files = {}
-    for entry in answer["siblings"]:
-        name, lfs = entry["rfilename"], entry.get("lfs")
-        if not ({"", "..", "."} & {*name.split("/")} or "\\" in name or ":" in name):
-            files[name] = RemoteFile(
-                int(entry["size"]), str(lfs["sha256"] if lfs else entry["blobId"])
-            )
-    return str(answer["sha"]), files
-
-
-def _download(url: str, file: RemoteFile, path: Path, report: Callable[..., None]) -> None:
-    """Bring one file, going on with what an earlier call left of it."""
-    unfinished, digest, size, patience = _unfinished(path), file.hash(), 0, _Patience(WAITS)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with unfinished.open("a+b") as handle:
-        handle.seek(0)
-        while block := handle.read(BLOCK):
-            digest.update(block)
-            size += len(block)
-            report(len(block))
-        while size < file.size:
-            try:
-                for block in _receive(url, size):
-                    handle.write(block)
-                    digest.update(block)
-                    size += len(block)
-                    report(len(block))
-                    patience = _Patience(WAITS)
-            except HTTPError as error:
-                wait = patience.after(error)
-                report(wait=wait)
-                time.sleep(wait)
-        handle.flush()
-        os.fsync(handle.fileno())
-    if digest.hexdigest() != file.digest:
-        unfinished.unlink()
-        raise StorageError(
-            f"{path.name}: expected {file.size:,} bytes with hash {file.digest[:16]}…, got "
-            f"{size:,} with {digest.hexdigest()[:16]}…; they were removed, download it again"
-        )
-    unfinished.replace(path)
-    fsync_dir(path.parent)
-
-
-def _receive(url: str, start: int) -> Iterator[bytes]:
-    """Content from byte `start` on.
-
-    A server that knows no ranges sends all, of which the beginning is skipped.
-    """
-    headers = _headers() | {"Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    with get_session().stream("GET", url, headers=headers, timeout=_timeout()) as response:
-        hf_raise_for_status(response)
-        skip = start if response.status_code == 200 else 0
-        for block in response.iter_bytes():
-            if len(block) > skip:
-                yield block[skip:]
-            skip = max(0, skip - len(block))
-
-
-def _headers() -> dict[str, str]:
-    """Who asks; huggingface_hub's own headers would also tell what is installed here."""
-    headers = {"User-Agent": f"voxtral-onnx/{__version__}"}
-    if not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN and (token := get_token()):
-        headers["Authorization"] = f"Bearer {token}"
-    return headers
-
-
-def _timeout() -> int:
-    """Seconds without a byte after which a connection counts as lost."""
-    return constants.HF_HUB_DOWNLOAD_TIMEOUT
+    return Snapshot(repository, record.commit, record.files, is_offline)
 
 
 def _home(repository: Repository) -> Path:
@@ -381,12 +314,8 @@ def _home(repository: Repository) -> Path:
     return Path(constants.HF_ASSETS_CACHE) / "voxtral-onnx" / repository.repo_id.replace("/", "--")
 
 
-def _record(repository: Repository) -> Path:
-    return _home(repository) / f"{quote(repository.revision, safe='')}.json"
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")
+def _record_path(repository: Repository) -> Path:
+    return _home(repository) / f"{repository.quoted_revision}.json"
 
 
 def _missing(files: Mapping[str, RemoteFile], folder: Path) -> dict[str, RemoteFile]:
@@ -394,7 +323,10 @@ def _missing(files: Mapping[str, RemoteFile], folder: Path) -> dict[str, RemoteF
 
 
 def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:  # a name that is too long here
+        return None
 
 
 @contextmanager
@@ -402,36 +334,15 @@ def _named_errors(repository: Repository) -> Iterator[None]:
     """Say in our words what went wrong, and what to do.
 
     Raises:
-        StorageError: in the place of the errors of huggingface_hub, its HTTP client and the system.
+        StorageError: in the place of the errors of the connection and the system.
     """
-    log_in = "log in (hf auth login) or set HF_TOKEN"
     try:
         yield
     except StorageError:
         raise
-    except GatedRepoError as error:
-        page = f"{constants.ENDPOINT}/{repository.repo_id}"
-        raise StorageError(f"{repository}: accept its licence on {page}, then {log_in}") from error
-    except RepositoryNotFoundError as error:
-        raise StorageError(
-            f"{repository}: neither a path here nor a repository that the hub shows; check the "
-            f"name; if it is private, {log_in}"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise StorageError(
-            f"{repository.repo_id}: no branch, tag or commit {repository.revision!r}"
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403):
-            raise StorageError(
-                f"{repository}: the hub refuses the token (HTTP {status}); {log_in}"
-            ) from error
-        raise StorageError(
-            f"{repository}: the hub answers HTTP {status}; run it again later, what has come is "
-            "kept"
-        ) from error
-    except HTTPError as error:
+    except StatusError as error:
+        raise StorageError(_words_for(error, repository)) from error
+    except ConnectionLostError as error:
         raise StorageError(
             f"{repository}: no such path here, and no connection to {constants.ENDPOINT} "
             f"({error}); run it again later, what has come is kept; --offline takes what was "
@@ -442,3 +353,23 @@ def _named_errors(repository: Repository) -> Iterator[None]:
             f"{_home(repository)}: cannot be written ({error.strerror or error}); free space, or "
             "set HF_HOME to another folder; what has come is kept"
         ) from error
+
+
+def _words_for(refusal: StatusError, repository: Repository) -> str:
+    log_in = "log in (hf auth login) or set HF_TOKEN"
+    if refusal.code == "GatedRepo":
+        page = f"{constants.ENDPOINT}/{repository.repo_id}"
+        return f"{repository}: accept its licence on {page}, then {log_in}"
+    if refusal.code == "RepoNotFound":
+        return (
+            f"{repository}: neither a path here nor a repository that the hub shows; check the "
+            f"name; if it is private, {log_in}"
+        )
+    if refusal.code == "RevisionNotFound":
+        return f"{repository.repo_id}: no branch, tag or commit {repository.revision!r}"
+    if refusal.status in (401, 403):
+        return f"{repository}: the hub refuses the token (HTTP {refusal.status}); {log_in}"
+    return (
+        f"{repository}: the hub answers HTTP {refusal.status}; run it again later, what has come "
+        "is kept"
+    )

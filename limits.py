@@ -12,10 +12,14 @@ MANIFEST = MB
 PARAMS = MB  # params.json, config.json, processor_config.json, generation_config.json, card.json
 INDEX = MB  # of the shards of a checkpoint
 CERTIFICATE = 4 * MB
+GRAPH = 4 * MB  # whose weights are in data files
+HEADER = 4 * MB  # of a safetensors file; one of 711 tensors has 0.1 MB
+GGUF_HEADER = 32 * MB  # it may hold a tokenizer
 TOKENIZER = 64 * MB  # tekken.json; the released model's has 15 MB
 RECIPE = 64 * KB
 HOTWORDS = 64 * KB
 STATE = 64 * KB  # what this package remembers of its own runs
+STREAM = 256 * KB  # the first lines of a saved stream; its arrays are as large as its caches
 UNFINISHED = 4 * MB  # of an export: graphs as the manifest has them
 REPORT = 4 * MB  # tables that quantising has measured
 HUB_ANSWER = 4 * MB  # unpacked
@@ -25,3 +29,18 @@ SLOWEST_BYTES, SLOWEST_SECONDS = 60 * KB, 60
 
 # Hz; telephones have 8,000, studios 384,000
 SLOWEST_RATE, FASTEST_RATE = 1_000, 768_000
+MOST_CHANNELS = 64  # of a recording: ambisonics of the seventh order, a MADI line
+# Full scale is 1: 32-bit integers that somebody wrote as floats; the power of such a spectrum is
+# finite in float32
+LARGEST_SAMPLE = 2.0**31
+# Seconds of silence that time stamps may ask for in all: each pause of a file takes a few bytes,
+# and as long as speech does
+LONGEST_SILENCE = 12 * 3600
+
+# Characters of a hotword or phrase; the longest place name has 85
+LONGEST_HOTWORD = 100
+
+# What a user may ask for
+MOST_THREADS_PER_CORE = 4
+MOST_STREAMS = 1024  # of one model at a time; an H200 holds 256
+MOST_REPEATS = 1000  # of a measurement

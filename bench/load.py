@@ -25,7 +25,7 @@ from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.bench import markdown_table
 from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.device.cache import KVCache
-from voxtral_onnx.runtime.device.prepacked import prepacked_graph
+from voxtral_onnx.runtime.device.prepacked import find_prepacked, make_prepacked
 from voxtral_onnx.runtime.device.session import Session
 
 MB = 1e6
@@ -55,7 +55,10 @@ def measure(folder: Path, precision: str, prepacked: Path | None) -> Load:
     """Load a decoder in this process."""
     manifest = Manifest.read(folder)
     graph = manifest.precisions[precision].decoder
-    path = prepacked_graph(manifest, folder, graph, prepacked) if prepacked else None
+    path = None
+    if prepacked:
+        saved = find_prepacked(manifest, graph, prepacked, [])
+        path = (saved or make_prepacked(manifest, folder, graph, prepacked)).path
     for name in (graph.path, *graph.data):
         (folder / name).read_bytes()  # into the page cache
     base = _resident("RssAnon")

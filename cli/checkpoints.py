@@ -13,7 +13,7 @@ from .terminal import confirm, info, stderr, stdout
 if TYPE_CHECKING:
     import numpy as np
 
-EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnx_ir", "gguf")
+EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnx_ir", "gguf", "safetensors")
 
 
 def require_export_packages() -> None:

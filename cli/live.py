@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def open_microphone(device: str | None, sample_rate: int) -> Microphone:
     """Open a microphone by its number or name, and say that it is on."""
     from ..runtime.audio.microphone import Microphone
 
-    number = int(device) if device and device.isdigit() else device
+    number = int(device) if device and re.fullmatch("[0-9]{1,4}", device) else device
     microphone = Microphone(number, sample_rate)
     is_same = microphone.rate == sample_rate
     resampled = "" if is_same else f", resampled from {microphone.rate} Hz"

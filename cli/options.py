@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..limits import MOST_REPEATS, MOST_STREAMS
+
 # Panels of `--help`; options without one stand beside `--help` itself
 MODEL, INPUT, OUTPUT, DECODING, DEVICE = "Model", "Input", "Output", "Decoding", "Device and memory"
 QUANTISATION = "Quantisation"
@@ -230,7 +232,15 @@ Threads = Annotated[
     int | None, _value(DEVICE, "--threads", "N", "CPU threads.", "one a core", min=1)
 ]
 BatchSize = Annotated[
-    int, _value(DEVICE, "--batch-size", "N", "Files decoded together, on CPU or CUDA.", min=1)
+    int,
+    _value(
+        DEVICE,
+        "--batch-size",
+        "N",
+        "Files decoded together, on CPU or CUDA.",
+        min=1,
+        max=MOST_STREAMS,
+    ),
 ]
 Context = Annotated[
     int, _value(DEVICE, "--context", "N", "How much past is kept, in steps of 80 ms.")
@@ -244,7 +254,7 @@ Prepacked = Annotated[
 Host = Annotated[
     str, _value(None, "--host", "ADDRESS", "Address to listen on; 0.0.0.0 for every one.")
 ]
-Port = Annotated[int, _value(None, "--port", "N", "0 takes a free one.")]
+Port = Annotated[int, _value(None, "--port", "N", "0 takes a free one.", min=0, max=65535)]
 Https = Annotated[
     bool, _flag(None, "--https", "With a certificate of this machine's own: for other devices.")
 ]
@@ -315,7 +325,9 @@ Rungs = Annotated[
         "4 streams, 5 against floats, 6 words.",
     ),
 ]
-Repeat = Annotated[int, _value(None, "--repeat", "N", "Runs; the fastest counts.", min=1)]
+Repeat = Annotated[
+    int, _value(None, "--repeat", "N", "Runs; the fastest counts.", min=1, max=MOST_REPEATS)
+]
 Verbose = Annotated[
     bool, _flag(None, "--verbose -v", "Also time loading and single calls, and see memory.")
 ]

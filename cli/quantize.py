@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ..errors import UsageError
@@ -73,7 +72,7 @@ def quantize(
     for table in tables:
         print_budget(table)
     if as_json:
-        measured = json.loads(tables[0].table.read_bytes()) if tables else {}
+        measured = tables[0].read_table() if tables else {}
         write_json({"folder": str(folder), **measured})
     else:
         write_path(folder)

@@ -26,7 +26,7 @@ def verify(
     require_export_packages()
     from ..verification.verify import verify as run_verify
 
-    if not re.fullmatch("[0-9]+(,[0-9]+)*", rungs):
+    if not re.fullmatch("[0-9](,[0-9])*", rungs):
         raise UsageError(f"rungs: expected numbers from 0 to 6 with commas, got {rungs!r}")
     failed = None
     with StatusSpinner() as steps:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from .. import hub
 from .._version import __version__
 from ..config import VoxtralConfig
-from ..errors import StorageError
+from ..errors import ArtifactError, StorageError
 from ..files import FileSpec, atomic_write, hash_file
 from ..manifest import FORMAT, CacheSpec, GraphSpec, Manifest, Precision
 from ..quant.recipe import Recipe
@@ -161,10 +161,19 @@ def _retargeted(graph: PlannedGraph, checkpoint: Checkpoint) -> TracedGraph | No
     """Retarget an artifact's graph to this one.
 
     None where there is none, or it cannot be made from that.
+
+    Raises:
+        ArtifactError: the artifact's graph is not one of this version.
     """
     if graph.family != NATIVE or graph.plan.role not in checkpoint.graphs:
         return None
-    return retarget(ir.load(checkpoint.graphs[graph.plan.role]), graph.plan)
+    path = checkpoint.graphs[graph.plan.role]
+    try:
+        return retarget(ir.load(path), graph.plan)
+    except Exception as error:  # whatever nodes come to that this version does not make
+        raise ArtifactError(
+            f"{path}: not the graph that this version makes ({error!r}); export its checkpoint"
+        ) from error
 
 
 def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manifest:

@@ -25,6 +25,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from .. import files
+from ..contents import check_contents
 from ..decode import Count, Name, RelativeName, Sha256, decode, read_within
 from ..errors import ArtifactError, StorageError
 from ..files import FileSpec, atomic_write, fsync_dir
@@ -44,6 +45,22 @@ class FinishedGraph:
     graph: GraphSpec
     recipe: RecipeSpec
     files: Mapping[RelativeName, FileSpec]
+
+    def __post_init__(self):
+        if self.files.keys() != {*self.graph.files}:
+            raise ValueError(f"{self.graph.path}: expected hashes of its files alone")
+
+    def is_whole(self, folder: Path, threads: int) -> bool:
+        """Tell whether the bytes in a folder are those that were written."""
+        try:
+            check_contents(
+                {folder / name: file for name, file in self.files.items()},
+                {folder / name for name in self.graph.data},
+                threads=threads,
+            )
+        except ArtifactError:
+            return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)

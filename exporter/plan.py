@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -20,11 +19,12 @@ from ..files import disk_of, require_disk
 from ..manifest import TOKENIZER, Manifest, Precision, Streaming, Tokens
 from ..quant.methods import METHODS
 from ..quant.recipe import Recipe, load_recipe
+from ..threads import check_threads, num_cores
 from . import memory
 from .binding.layout import ExternalDataLayout, plan_external_data
 from .checkpoint.names import quantizable_modules
 from .checkpoint.open import Checkpoint, open_checkpoint, read_card, read_config, resolve_source
-from .checkpoint.tekken import read_tekken
+from .checkpoint.tekken import decode_tekken, read_tekken
 from .graph.families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
 from .graph.families.spec import GraphPlan, PlanOf
 from .model.linear import ModuleFactory
@@ -62,14 +62,14 @@ class PlannedGraph:
         """Return the sizes of the data files that are the graph's own."""
         return {} if self.plan.shares_weights_of else self.layout.sizes
 
-    def is_made(self, finished: FinishedGraph | None, folder: Path) -> bool:
-        """Tell whether the files of an earlier export are this graph."""
+    def is_made(self, finished: FinishedGraph | None, plan: ExportPlan) -> bool:
+        """Tell whether an earlier export made this graph, and its bytes are still there."""
         return (
             finished is not None
             and finished.recipe == self.recipe.spec()
             and {name: finished.files[name].size for name in finished.graph.data}
             == self.layout.sizes
-            and all(_size(folder / name) == file.size for name, file in finished.files.items())
+            and finished.is_whole(plan.folder, plan.threads)
         )
 
 
@@ -163,7 +163,7 @@ class ExportPlan:
             if graph.written
         }
         seconds = sum(self._bind_seconds(graph) for graph in shared.values())
-        cores = min(self.threads, os.cpu_count() or 1)
+        cores = min(self.threads, num_cores())
         return len(open_graphs) * TRACE_SECONDS + seconds / cores + self.num_bytes / STORE_RATE
 
     def _bind_seconds(self, graph: PlannedGraph) -> float:
@@ -206,9 +206,9 @@ def plan_export(
         CheckpointError, QuantizationError, ArtifactError, StorageError, UsageError: as errors.py
             describes.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads: expected at least 1, got {threads}")
-    threads = threads or os.cpu_count() or 1
+    threads = check_threads(threads)
+    if shard_size < 1:
+        raise UsageError(f"shard size: expected at least 1 byte, got {shard_size}")
     if isinstance(source, Checkpoint):
         checkpoint = source
     else:
@@ -340,7 +340,7 @@ def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
     finished = {
         graph.plan.graph_file: earlier[graph.plan.graph_file]
         for graph in plan.graphs
-        if graph.is_made(earlier.get(graph.plan.graph_file), plan.folder)
+        if graph.is_made(earlier.get(graph.plan.graph_file), plan)
     }
     if manifest is None:
         return replace(plan, finished=finished)
@@ -366,9 +366,9 @@ def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
         kept, files={name: manifest.files[name] for name in sorted(names & manifest.files.keys())}
     )
     unchecked = plan.shared.keys() | ROOT_NAMES  # which are written anew where they differ
-    replace(
-        kept, files={name: kept.files[name] for name in kept.files.keys() - unchecked}
-    ).check_files(plan.folder)
+    standing = {name: kept.files[name] for name in kept.files.keys() - unchecked}
+    replace(kept, files=standing).check_files(plan.folder)
+    kept.check_contents(plan.folder, standing, threads=plan.threads)
     for name, content in plan.shared.items():
         if name in kept.files and hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
             together = dict.fromkeys([*precisions, *sorted(name for name, _ in renewed)])
@@ -410,7 +410,7 @@ def _with_root_files(plan: ExportPlan) -> ExportPlan:
                 config=plan.checkpoint.config,
                 tokens=plan.tokens,
                 streaming=plan.streaming,
-                tekken=plan.checkpoint.tokenizer,
+                tekken=decode_tekken(plan.checkpoint.tokenizer),
                 graphs={
                     precision: counts[name][precision]
                     for precision in PRECISIONS

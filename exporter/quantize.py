@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from ..errors import QuantizationError, StorageError, UsageError
 from ..files import atomic_write
 from ..limits import REPORT
 from ..quant.recipe import FLOAT, Recipe, Rule, load_recipe
+from ..threads import num_cores
 from .binding.bind import Progress
 from .binding.layout import ALIGNMENT
 from .calibration.budget import StorageOption, solve_knapsack
@@ -58,7 +58,7 @@ class BudgetPlan:
         return (
             MEASURE_SECONDS
             * self.export.checkpoint.num_bytes()
-            / min(self.export.threads, os.cpu_count() or 1)
+            / min(self.export.threads, num_cores())
         )
 
 
@@ -77,6 +77,15 @@ class Budget:
     def drift(self) -> float:
         """Return that of the whole model, in nats, as the sum of its groups'."""
         return sum(option.drift for option in self.chosen)
+
+    def read_table(self) -> dict[str, Any]:
+        """Return all of this as the file has it.
+
+        Raises:
+            QuantizationError: it is damaged.
+        """
+        content = read_within(self.table, REPORT, QuantizationError)
+        return decode(dict[str, Any], content, QuantizationError)
 
 
 def quantize(

@@ -12,12 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
+from msgspec import Raw, Struct
 
-from .. import hub
+from .. import hub, limits
 from .._version import __version__
+from ..decode import RelativeName, decode
+from ..download import BLOCK, ConnectionLostError, HTTPError, RemoteFile, StatusError, fetch
 from ..errors import ArtifactError, StorageError, UsageError, VoxtralOnnxError
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
 from ..server.page import ARTIFACT, file_size, site_files
@@ -94,7 +98,7 @@ class Publication:
             look_up = api.space_info if self.kind == SPACE else api.model_info
             info = look_up(self.repo_id, files_metadata=True)
             there = {
-                file.rfilename: hub.RemoteFile(
+                file.rfilename: RemoteFile(
                     file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or ""
                 )
                 for file in info.siblings or ()
@@ -114,7 +118,7 @@ class Publication:
                 for name, file in self.files.items()
                 if not _is_same(file, there.get(name))
             }
-            stale = sorted(self._earlier(api, there, info.sha) - self.files.keys())
+            stale = sorted(self._earlier(there, info.sha) - self.files.keys())
             additions, done, total = [], 0, sum(map(file_size, missing.values()))
             for name, file in missing.items():
                 on_file(name, done, total)
@@ -138,9 +142,7 @@ class Publication:
                 )
         return str(url)
 
-    def _earlier(
-        self, api: HfApi, there: Mapping[str, hub.RemoteFile], commit: str | None
-    ) -> set[str]:
+    def _earlier(self, there: Mapping[str, RemoteFile], commit: str | None) -> set[str]:
         """Files in the repository that belong to what was published there before.
 
         Of a Space all.
@@ -149,15 +151,28 @@ class Publication:
             return set()
         if self.kind == SPACE:
             return there.keys() - {".gitattributes"}
-        path = Path(api.hf_hub_download(self.repo_id, self.manifest, revision=commit))
+        url = f"{constants.ENDPOINT}/{self.repo_id}/resolve/{commit}/{quote(self.manifest)}"
         try:
-            manifest = Manifest.read(path.parent)
-        except ArtifactError as error:
+            content = fetch(url, limits.MANIFEST)
+        except (ConnectionLostError, StatusError) as error:
             raise StorageError(
-                f"{self.repo_id}: holds something else than an artifact ({error}); choose another "
-                "name"
+                f"{self.repo_id}: its {self.manifest} did not come ({error}); run it again later"
             ) from error
+        manifest = decode(
+            _Earlier,
+            content,
+            lambda reason: StorageError(
+                f"{self.repo_id}: its {self.manifest} is damaged ({reason}); remove it there, or "
+                "choose another name"
+            ),
+        )
         return {*manifest.files, *CERTIFICATE} & there.keys()
+
+
+class _Earlier(Struct):
+    """What stands in a manifest of any format, as far as it matters here."""
+
+    files: dict[RelativeName, Raw]
 
 
 def publish(
@@ -227,7 +242,7 @@ def plan_publication(
     return Publication(repo_id, MODEL, {CARD: card.encode(), **files}, hashes)
 
 
-def _is_same(file: Path | bytes, remote: hub.RemoteFile | None) -> bool:
+def _is_same(file: Path | bytes, remote: RemoteFile | None) -> bool:
     """Whether the repository has this file already."""
     if remote is None or remote.size != file_size(file):
         return False
@@ -236,7 +251,7 @@ def _is_same(file: Path | bytes, remote: hub.RemoteFile | None) -> bool:
         digest.update(file)
     else:
         with file.open("rb") as opened:
-            while block := opened.read(hub.BLOCK):
+            while block := opened.read(BLOCK):
                 digest.update(block)
     return digest.hexdigest() == remote.digest
 
@@ -254,9 +269,17 @@ def _named_errors(repo_id: str) -> Iterator[None]:
         yield
     except VoxtralOnnxError:
         raise
-    # Storage clients wrap what went wrong
-    except (hub.HTTPError, RuntimeError, ValueError, OSError) as error:
-        answer, lost = _cause(error, HfHubHTTPError), _cause(error, hub.HTTPError)
+    # Storage clients wrap what went wrong, and take any answer for one of a hub
+    except (
+        HTTPError,
+        RuntimeError,
+        ValueError,
+        OSError,
+        AttributeError,
+        LookupError,
+        TypeError,
+    ) as error:
+        answer, lost = _cause(error, HfHubHTTPError), _cause(error, HTTPError)
         if answer is None:
             what = (
                 f"no connection to {constants.ENDPOINT}, or it was lost"

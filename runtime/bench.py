@@ -19,7 +19,9 @@ import numpy as np
 
 from ..assets import SAMPLES
 from ..errors import AudioError, DeviceError, UsageError
+from ..limits import MOST_REPEATS
 from ..memory import peak_memory, resident_memory
+from ..threads import check_threads
 from .audio.files import AudioSource, open_audio
 from .delay import delay_ms
 from .device.cache import KVCache
@@ -28,7 +30,7 @@ from .transcriber import DEFAULT_CONTEXT, Transcriber
 
 if TYPE_CHECKING:
     from ..hub import Progress
-from .machine import num_cores, read_bandwidth
+from .machine import read_bandwidth
 
 CLIP_SECONDS = 15.95
 CALLS = 40  # of each kind at most
@@ -140,8 +142,9 @@ def bench(
     Raises:
         ArtifactError, AudioError, DeviceError, StorageError, UsageError: as errors.py describes.
     """
-    if repeat < 1:
-        raise UsageError(f"repeat: expected at least 1, got {repeat}")
+    if not 1 <= repeat <= MOST_REPEATS:
+        raise UsageError(f"repeat: expected 1 to {MOST_REPEATS}, got {repeat}")
+    check_threads(threads)
     if str(audio) == "-":
         raise UsageError("audio: expected a file, as every run reads it again, got standard input")
     folder = find_artifact(model, precisions, offline=offline, on_download=on_download)
@@ -157,6 +160,8 @@ def bench(
             "prepacked": prepacked,
             "allow_fallback": allow_fallback,
         }
+        # Weights are hashed once, which is no part of loading them
+        manifest.check_contents(folder, manifest.files_of([precision]), threads=threads)
         if prepacked is not None:
             _in_new_process(_load, folder, options)
         yield _in_new_process(measure, folder, options, audio, repeat, details)
@@ -199,7 +204,7 @@ def measure(
     peak = peak_memory()
     best = min(runs, key=lambda run: run.encode_ms + run.decode_ms)
     seconds = (best.encode_ms + best.decode_ms) / 1000
-    threads = options["threads"] or num_cores()
+    threads = check_threads(options["threads"])
     return Measurement(
         precision=transcriber.precision,
         device=transcriber.device_name,

@@ -23,13 +23,14 @@ from ..assets import SAMPLES
 from ..errors import ArtifactError, DeviceError, VoxtralOnnxError
 from ..manifest import Manifest
 from ..memory import available_memory
+from ..threads import num_cores
 from .audio.files import open_audio
 from .audio.microphone import input_devices
 from .delay import delay_ms
 from .device.base import CUDA, MIN_ONNXRUNTIME, WEBGPU, import_onnxruntime, is_installed
 from .device.helper_graphs import zeros_model
 from .locate import choose_precisions, find_artifact
-from .machine import copy_bandwidth, describe_machine, num_cores, read_bandwidth
+from .machine import copy_bandwidth, describe_machine, read_bandwidth
 from .memory import needed_memory
 from .transcriber import DEFAULT_CONTEXT, Transcriber
 

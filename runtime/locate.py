@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import platformdirs
 from msgspec import Meta, Struct
 
+from .. import limits
 from ..assets import TINY_ARTIFACT
 from ..decode import decode, read_within
 from ..errors import ArtifactError, StorageError, UsageError
-from ..files import atomic_write, hash_file
-from ..limits import STATE
+from ..files import atomic_write
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
 
 if TYPE_CHECKING:
@@ -108,47 +108,6 @@ def open_artifact(
     return manifest, chosen
 
 
-class MappedFiles:
-    """Weight files that sessions have mapped: what is written into them changes what is computed.
-
-    A file that is replaced or deleted, as exports and downloads do it, stays what it was for those
-    that have it open.
-    """
-
-    def __init__(self, folder: Path, manifest: Manifest, names: Iterable[str]):
-        self._folder, self._manifest = folder, manifest
-        self._stamps = {name: _stamp(folder / name) for name in names}
-
-    def require_unchanged(self) -> None:
-        """See that nothing was written into the files.
-
-        One with a new time is read and its hash compared.
-
-        Raises:
-            ArtifactError: a file is not the manifest's any more.
-        """
-        for name, before in self._stamps.items():
-            now = _stamp(self._folder / name)
-            if now == before or before is None or now is None or now[0] != before[0]:
-                continue
-            if hash_file(self._folder / name).sha256 != self._manifest.files[name].sha256:
-                raise ArtifactError(
-                    f"{self._folder / name}: changed while it was in use, so that nothing decoded "
-                    "from now on could be trusted; export to another folder, or replace files "
-                    "instead of writing into them"
-                )
-            self._stamps[name] = now
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """The file itself, its size and its time; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
 def choose_precisions(manifest: Manifest, asked: Sequence[str] | None = None) -> list[str]:
     """Return the precisions asked for, or the artifact's default one.
 
@@ -185,6 +144,7 @@ def _fetch(
     Returns its folder.
     """
     from .. import hub
+    from ..download import RemoteFile
 
     snapshot = hub.look_up(repository, offline=offline)
     if FILE_NAME not in snapshot.files:
@@ -195,10 +155,11 @@ def _fetch(
             )
         raise ArtifactError(f"{repository}: no {FILE_NAME}: not an exported artifact")
     folder = snapshot.folder([FILE_NAME])
-    snapshot.download({FILE_NAME: snapshot.files[FILE_NAME]}, folder, on_download)
+    manifest_file = snapshot.within({FILE_NAME: limits.MANIFEST}, ArtifactError)
+    snapshot.download(manifest_file, folder, on_download)
     manifest = Manifest.read(folder)
     needed = {
-        name: hub.RemoteFile(file.size, file.sha256)
+        name: RemoteFile(file.size, file.sha256)
         for name, file in manifest.files_of(choose_precisions(manifest, precisions)).items()
     }
     if wrong := [
@@ -212,7 +173,7 @@ def _fetch(
         new = [
             name for name in CERTIFICATE if name in snapshot.files and not (folder / name).exists()
         ]
-        needed |= {name: snapshot.files[name] for name in new}
+        needed |= snapshot.within(dict.fromkeys(new, limits.CERTIFICATE), ArtifactError)
     snapshot.download(needed, folder, on_download)
     snapshot.remember()
     return folder
@@ -245,7 +206,7 @@ def remember_export(folder: Path) -> None:
 def _last_export() -> str | None:
     """Return what was remembered, if anything; a name is no place of an export."""
     try:
-        content = read_within(_state_file(), STATE, ValueError)
+        content = read_within(_state_file(), limits.STATE, ValueError)
         found = decode(_State, content, ValueError).last_export
     except (OSError, ValueError):
         return None
@@ -259,4 +220,4 @@ def _state_file() -> Path:
 class _State(Struct):
     """`state.json`."""
 
-    last_export: Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00-\x1f]*\Z")]
+    last_export: Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]+\Z")]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..memory import total_memory
+from ..threads import num_cores
 from .device.cuda import Cuda, CudaBuffer
 
 READ_BYTES = 512 << 20  # far beyond the caches that one processor sees
@@ -45,11 +46,6 @@ def copy_bandwidth(device: Cuda, passes: int = 7) -> float:
         target.copy_from(source, shape[2])
         seconds.append(perf_counter() - began)
     return 2 * source.nbytes / min(seconds)
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_machine() -> dict[str, Any]:

@@ -6,19 +6,17 @@ Files use the same object.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ArtifactError, AudioError
-from ..files import atomic_file
+from ..errors import AudioError, UsageError
 from .device.cache import KVCache
+from .stream_state import ArraySpec, Position, StreamState, read_state, write_state
 from .text.tokenizer import TextDecoder
 from .tokens import SampledToken
 
@@ -31,14 +29,6 @@ from .tokens import Override, Token
 BLANKS_UNPENALISED = 200
 BLANK_PENALTY_STEP = 0.5  # of a logit, for each blank beyond
 MAX_BLANK_PENALTY = 7.0
-
-
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """The state of a stream at one time."""
-
-    values: dict[str, Any]  # as JSON holds them
-    arrays: dict[str, np.ndarray]
 
 
 @dataclass(slots=True)
@@ -91,11 +81,13 @@ class Stream:
         self.text = TextDecoder(transcriber.tokenizer)
         self.timings = Timings()
         self._listener: tuple[asyncio.AbstractEventLoop, asyncio.Queue[Token | None]] | None = None
-        silence = (
+        # Samples before the audio, and those that a token needs beside its own
+        self._silence = (
             self.rules.look_back_samples + self.rules.left_pad_tokens * self.audio.samples_per_token
         )
+        self._margin = self.rules.look_back_samples + self.rules.look_ahead_samples
         # From look_back before the next token to encode
-        self.samples = np.zeros(silence, np.float32)
+        self.samples = np.zeros(self._silence, np.float32)
 
     def feed(self, samples: np.ndarray) -> list[Token]:
         """Take the next samples and return the tokens that follow from them.
@@ -163,38 +155,35 @@ class Stream:
 
         On the CPU, views of the stream's own buffers, so that one is to end here.
         """
-        caches = {"encoder": self.encoder_cache, "decoder": self.decoder_cache}
-        values = {
-            "num_samples": self.num_samples,
-            "num_generated": self.num_generated,
-            "next_id": self.next_id,
-            "blanks": self.blanks,
-            "finished": self.finished,
-            "recent": self.sampler.recent if self.sampler else [],
-            "text": self.text.state(),
-            **{name: cache.position for name, cache in caches.items()},
-        }
-        rows = {
-            f"{name}_{i}": rows
-            for name, cache in caches.items()
-            for i, rows in enumerate(cache.save())
-        }
-        return StreamState(values, {"samples": self.samples, **rows})
+        position = Position(
+            num_samples=self.num_samples,
+            num_generated=self.num_generated,
+            next_id=self.next_id,
+            blanks=self.blanks,
+            finished=self.finished,
+            recent=tuple(self.sampler.recent) if self.sampler else (),
+            pending=self.text.pending.hex(),
+            encoder=self.encoder_cache.position,
+            decoder=self.decoder_cache.position,
+        )
+        arrays = {"samples": self.samples[:0] if self.finished else self.samples}
+        for name, cache in self._caches.items():
+            arrays |= {f"{name}_{i}": rows for i, rows in enumerate(cache.save())}
+        return StreamState(position, arrays)
 
     def load_state(self, state: StreamState) -> None:
         """Go on where `state` was taken."""
-        values, arrays = state.values, state.arrays
-        self.num_samples, self.num_generated = values["num_samples"], values["num_generated"]
-        self.next_id = values["next_id"]
-        self.blanks = values["blanks"]
-        self.finished = values["finished"]
-        self.text.restore(values["text"])
+        position, arrays = state.position, state.arrays
+        self.num_samples, self.num_generated = position.num_samples, position.num_generated
+        self.next_id, self.blanks = position.next_id, position.blanks
+        self.finished = position.finished
+        self.text.restore(bytes.fromhex(position.pending))
         if self.sampler:
-            self.sampler.recent = values["recent"]
+            self.sampler.recent = list(position.recent)
         self.samples = arrays["samples"]
-        for name, cache in (("encoder", self.encoder_cache), ("decoder", self.decoder_cache)):
-            count = sum(key.startswith(f"{name}_") for key in arrays)
-            cache.restore(values[name], [arrays[f"{name}_{i}"] for i in range(count)])
+        for name, cache in self._caches.items():
+            rows = [array for key, array in arrays.items() if key.startswith(f"{name}_")]
+            cache.restore(getattr(position, name), rows)
 
     def save(self, path: str | Path) -> None:
         """Write the stream's state.
@@ -203,15 +192,18 @@ class Stream:
 
         Raises:
             StorageError: the file cannot be written.
+            UsageError: tokens of the last feed are still to come.
         """
         state = self.snapshot()
-        facts = {
-            "identity": self.transcriber.identity(self.num_delay_tokens),
-            "stop_at_eos": self.stop_at_eos,
-        }
-        values = {**facts, **state.values}
-        with atomic_file(Path(path)) as file:
-            np.savez(file, allow_pickle=False, state=np.array(json.dumps(values)), **state.arrays)
+        try:
+            self._arrays_at(state.position)
+        except ValueError as error:
+            raise UsageError(
+                "save: tokens of the last feed are still to come; take all that `iter_feed` yields "
+                "first"
+            ) from error
+        identity = self.transcriber.identity(self.num_delay_tokens)
+        write_state(Path(path), identity, self.stop_at_eos, state)
 
     def restore(self, path: str | Path) -> None:
         """Load a saved state; called by `Transcriber.load_stream`.
@@ -220,19 +212,53 @@ class Stream:
             ArtifactError: not a saved stream, or one of another artifact, precision, delay or
                 context.
         """
-        try:
-            with Path(path).open("rb") as file, np.load(file) as saved:
-                values = json.loads(str(saved["state"]))
-                arrays = {name: saved[name] for name in saved.files if name != "state"}
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise ArtifactError(f"{path}: not a saved stream ({error})") from error
-        if values["identity"] != self.transcriber.identity(self.num_delay_tokens):
-            raise ArtifactError(
-                f"{path}: saved with another artifact, precision, delay or context; open a stream "
-                "with the same"
+        identity = self.transcriber.identity(self.num_delay_tokens)
+        most_samples = self._silence + self._margin + self.audio.samples_per_token
+        most = 4 * most_samples + sum(cache.nbytes for cache in self._caches.values())
+        self.stop_at_eos, state = read_state(Path(path), identity, self._arrays_at, most)
+        self.load_state(state)
+
+    @property
+    def _caches(self) -> dict[str, KVCache]:
+        return {"encoder": self.encoder_cache, "decoder": self.decoder_cache}
+
+    def _arrays_at(self, position: Position) -> list[ArraySpec]:
+        """Return the arrays of a stream that stands there, between calls of `feed`.
+
+        Raises:
+            ValueError: no stream of this delay stands there.
+        """
+        per_token, blank = self.audio.samples_per_token, self.ids.streaming_pad
+        num_encoded, rest = divmod(position.encoder, self.encoder_cache.spec.rows_per_token)
+        num_generated = max(0, position.decoder - self.prompt_length + 1)
+        is_fed = position.num_samples > 0 or position.encoder > 0
+        samples = self._silence + position.num_samples - num_encoded * per_token
+        first_id = blank if position.decoder else self.ids.bos
+        if (
+            rest
+            or position.num_generated != num_generated
+            or position.next_id >= self.transcriber.manifest.config.decoder.vocab_size
+            or (position.blanks > 0) != (num_generated > 0 and position.next_id == blank)
+            or (num_generated == 0 and position.next_id != first_id)
+        ):
+            raise ValueError("its numbers contradict each other")
+        if position.finished:
+            samples, is_whole = 0, position.decoder <= num_encoded
+        else:
+            is_whole = position.decoder == num_encoded and (
+                self._margin <= samples < self._margin + per_token
+                if is_fed
+                else samples == self._silence
             )
-        self.stop_at_eos = values["stop_at_eos"]
-        self.load_state(StreamState(values, arrays))
+        if not is_whole:
+            raise ValueError("its numbers contradict each other")
+        arrays = [ArraySpec("samples", "float32", (samples,))]
+        for name, cache in self._caches.items():
+            arrays += [
+                ArraySpec(f"{name}_{i}", dtype.name, shape)
+                for i, (dtype, shape) in enumerate(cache.saved_shapes(getattr(position, name)))
+            ]
+        return arrays
 
     def __aiter__(self) -> Stream:
         self._listener = (asyncio.get_running_loop(), asyncio.Queue())
@@ -255,11 +281,10 @@ class Stream:
 
     def _encode(self, last: int | None = None) -> Iterator[np.ndarray]:
         """Encode what the samples allow, up to `last` positions in all."""
-        self.transcriber.weights.require_unchanged()
-        per_token = self.audio.samples_per_token
-        margin = self.rules.look_back_samples + self.rules.look_ahead_samples
+        per_token, margin = self.audio.samples_per_token, self._margin
         encoder = self.transcriber.encoder
         while not self.finished:
+            self.transcriber.weights.require_unchanged()
             available = (len(self.samples) - margin) // per_token
             if last is not None:
                 available = min(available, last - self.decoder_cache.position)

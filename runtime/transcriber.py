@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..contents import MappedFiles, verified
 from ..errors import UsageError
+from ..limits import MOST_STREAMS
+from ..manifest import TOKENIZER
+from ..threads import check_threads
 from .audio.files import AudioSource, open_audio
 from .audio.vad import SpeechFilter, detectors, filtered_blocks
 from .batch import BatchSlot, advance_together
@@ -17,14 +21,15 @@ from .decoder import Decoder
 from .device.cache import KVCache, decoder_cache_spec
 from .device.cpu import Cpu
 from .device.open import open_device
-from .device.prepacked import prepacked_folder, prepacked_graph
+from .device.prepacked import find_prepacked, make_prepacked
 from .device.session import Session
 from .encoder import Encoder
 from .hotwords import DEFAULT_BIAS, Hotwords
-from .locate import MappedFiles, find_artifact, open_artifact
+from .locate import find_artifact, open_artifact
 from .memory import require_memory
 from .sampler import TokenSampler, check_alternatives
-from .stream import Stream, StreamState
+from .stream import Stream
+from .stream_state import StreamState
 from .text.tokenizer import Tokenizer
 from .tokens import Token
 
@@ -83,7 +88,7 @@ class Transcriber:
             batch_size: files that `transcribe_many` advances together, on CPU or CUDA; each takes
                 caches of its own.
             precision: which of the artifact's; None takes the first of q4f16, q4, q8, fp16, fp32.
-            threads: for onnxruntime; None for one a core.
+            threads: for onnxruntime, at most 4 a core; None for one a core.
             prepacked: a folder for weights packed as this machine's kernels take them, made on
                 first use; they load faster and processes share their memory. For the CPU.
             blank_guard: after 16 s without a word, make blanks less likely step by step
@@ -103,6 +108,8 @@ class Transcriber:
         Raises:
             ArtifactError, DeviceError, StorageError, UsageError: as errors.py describes.
         """
+        if threads is not None:
+            check_threads(threads)
         asked = None if precision is None else [precision]
         self.folder = find_artifact(model, asked, offline=offline, on_download=on_download)
         self.manifest, (self.precision,) = open_artifact(self.folder, asked)
@@ -114,8 +121,8 @@ class Transcriber:
                 f"prepacked: weights are packed for the CPU, not for {self.device_name}; "
                 "add --device cpu"
             )
-        if batch_size < 1:
-            raise UsageError(f"batch size: expected at least 1 file, got {batch_size}")
+        if not 1 <= batch_size <= MOST_STREAMS:
+            raise UsageError(f"batch size: expected 1 to {MOST_STREAMS} files, got {batch_size}")
         if batch_size > 1 and not self.device.supports_batching:
             raise UsageError(
                 "batch size: files advance together on CPU and CUDA, not on "
@@ -128,29 +135,35 @@ class Transcriber:
         # By delay: states of streams behind the silence before the audio
         self._starts: dict[int, StreamState] = {}
         decoder_cache = decoder_cache_spec(manifest, context)
-        if prepacked is None or not all(
-            prepacked_folder(manifest, graph, Path(prepacked)).is_dir()
-            for graph in (graphs.encoder, graphs.decoder)
-            # Weights saved packed are pages of a file, which processes share and the system can
-            # drop: they fit always
-        ):
+        stages, notes = (graphs.encoder, graphs.decoder), self.device.notes
+        saved = []
+        if prepacked:
+            saved = [find_prepacked(manifest, each, Path(prepacked), notes) for each in stages]
+        # Weights saved packed are pages of a file, which processes share and the system can drop:
+        # they fit always
+        if not saved or None in saved:
             require_memory(manifest, self.precision, context, self.device, batch_size)
-        mapped = () if prepacked else (*graphs.encoder.data, *graphs.decoder.data)
-        self.weights = MappedFiles(self.folder, manifest, mapped)
-        mel = Session(self.folder, manifest.mel, Cpu(), threads)  # small, and exact there
-        encoder, decoder = (
-            Session(
-                self.folder,
-                graph,
-                self.device,
-                threads,
-                path=prepacked_graph(manifest, self.folder, graph, Path(prepacked))
-                if prepacked
-                else None,
+        packed = [
+            found or make_prepacked(manifest, self.folder, each, Path(prepacked or ""))
+            for found, each in zip(saved, stages, strict=False)
+        ]
+
+        names = {TOKENIZER, *manifest.mel.files, *(() if packed else graphs.files)}
+        files = {self.folder / name: manifest.files[name] for name in names}
+        mapped = {self.folder / name: manifest.files[name] for name in names & manifest.weights}
+        for each in packed:
+            files |= each.files
+            mapped |= each.weights
+        self.weights = MappedFiles(mapped)
+        with verified(files, mapped, threads=threads, notes=notes):
+            mel = Session(self.folder, manifest.mel, Cpu(), threads)  # small, and exact there
+            paths = [each.path for each in packed] or [None, None]
+            encoder, decoder = (
+                Session(self.folder, graph, self.device, threads, path=path)
+                for graph, path in zip(stages, paths, strict=True)
             )
-            for graph in (graphs.encoder, graphs.decoder)
-        )
-        self.tokenizer = Tokenizer(self.folder / "tekken.json", manifest.tokens)
+            self.tokenizer = Tokenizer(self.folder / TOKENIZER, manifest.tokens)
+        self.tokenizer.check_sizes(manifest.config.decoder.vocab_size)
         words = [hotwords] if isinstance(hotwords, str) else list(hotwords)
         self.hotwords = (
             Hotwords(words, self.tokenizer, manifest.tokens, hotword_bias) if words else None
@@ -177,7 +190,7 @@ class Transcriber:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return what runs otherwise than it was asked for."""
+        """Return what runs otherwise than it was asked for, and what could not be kept."""
         return tuple(self.device.notes)
 
     @property

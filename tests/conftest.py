@@ -131,8 +131,9 @@ def copy_artifact(source: Path, target: Path, *precisions: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch, tmp_path_factory):
-    """No test reads or writes the user's remembered export."""
+    """No test reads or writes what is remembered of the user's exports and weights."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.delenv("VOXTRAL_ONNX_MODEL", raising=False)
 
 
@@ -160,7 +161,7 @@ def hub_server(monkeypatch, tmp_path):
     from huggingface_hub.utils import close_session
     from support.hub_server import HubServer
 
-    from voxtral_onnx import hub
+    from voxtral_onnx import download
 
     server = HubServer()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
@@ -169,7 +170,7 @@ def hub_server(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "hub" / "assets"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub" / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hub" / "token"))
-    monkeypatch.setattr(hub, "WAITS", (0.001, 0.001, 0.001))
+    monkeypatch.setattr(download, "WAITS", (0.001, 0.001, 0.001))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     yield server
     close_session()

@@ -77,9 +77,11 @@ def test_an_export_into_its_folder_makes_it_one_of_this_format(former):
 def test_what_its_killed_export_left_is_read_and_removed(former):
     """Its `unfinished.json` had counts of clean-ups too."""
     manifest, path = Manifest.read(former), former / UNFINISHED
-    kind = json.loads((former / FILE_NAME).read_bytes())["precisions"]["q4f16"]
+    written = json.loads((former / FILE_NAME).read_bytes())
+    kind = written["precisions"]["q4f16"]
     graph, recipe = kind["encoder"], kind["recipe"]
-    finished = {graph["path"]: {"graph": graph, "recipe": recipe, "files": {}}}
+    files = {name: written["files"][name] for name in (graph["path"], *graph["data"])}
+    finished = {graph["path"]: {"graph": graph, "recipe": recipe, "files": files}}
     values = {
         "fingerprint": manifest.fingerprint,
         "facts": {

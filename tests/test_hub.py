@@ -26,15 +26,16 @@ from support.commands import CLIP, TEXT, clean_environment
 from support.ggufs import config_of, cut, mistral_tensors, write_model
 from support.hub_server import HubServer
 
-from voxtral_onnx import Transcriber, hub
-from voxtral_onnx.errors import CheckpointError, StorageError, UsageError
+from voxtral_onnx import Transcriber, hub, limits
+from voxtral_onnx.download import BLOCK, RemoteFile
+from voxtral_onnx.errors import ArtifactError, CheckpointError, StorageError, UsageError
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 from voxtral_onnx.exporter.checkpoint.remote import DEFAULT_SOURCE, find_remote
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.runtime.locate import find_artifact
 from voxtral_onnx.verification.certificate import hash_manifest
 
-BIG = random.Random(0).randbytes(3 * hub.BLOCK + 17)
+BIG = random.Random(0).randbytes(3 * BLOCK + 17)
 FILES = {"params.json": b"{}", "deep/er/empty": b"", "model.safetensors": BIG}
 ARTIFACT = "some-org/tiny-onnx"
 
@@ -137,7 +138,7 @@ def test_download_is_whole_and_asked_for_once(published, monkeypatch):
     tokens = {request.path.split("/")[1]: request.token for request in files}
     assert (listing.token, tokens) == ("Bearer hf_secret", {"org": "Bearer hf_secret", "lfs": None})
     assert seen[0] == hub.Progress("", 0, len(BIG) + 2)
-    assert len(seen) <= 2 + len(FILES) + len(BIG) // hub.BLOCK
+    assert len(seen) <= 2 + len(FILES) + len(BIG) // BLOCK
     assert [p.done for p in seen] == sorted(p.done for p in seen)
     assert seen[-1].done == len(BIG) + 2
     count = len(published.requests)
@@ -170,7 +171,7 @@ def test_commit_that_changes_nothing_downloads_nothing(published):
         ([0, 0, 0], True),
         ([1, 0, 1], True),
         ([len(BIG) - 1], True),
-        ([hub.BLOCK, hub.BLOCK, 0, 0, 1], True),
+        ([BLOCK, BLOCK, 0, 1], True),
         ([0, 0, 0], False),
         ([1, 2, 3, len(BIG) - 1], False),
     ],
@@ -284,11 +285,55 @@ def test_passing_statuses_are_waited_for(published):
     assert content(folder) == FILES
 
 
-def test_what_is_no_hub(published):
-    for body in (b"<html>", b"[]", b"{}", b'{"sha": "", "siblings": [{}]}'):
-        published.faults.body = body
-        with refused("not the answer of a hub (", "check HF_ENDPOINT"):
-            bring()
+def answer(**changes) -> bytes:
+    """What a hub says of a repository with one file."""
+    sibling = {"rfilename": "a", "size": 1, "blobId": "0" * 40, "lfs": {"sha256": "0" * 64}}
+    of_file = {name: value for name, value in changes.items() if name in sibling}
+    return json.dumps({"sha": "0" * 40, "siblings": [sibling | of_file]} | changes).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"\xff",
+        answer(sha=""),
+        answer(sha="../../etc"),
+        answer(siblings=[{}]),
+        answer(siblings=None),
+        answer(rfilename=1),
+        answer(size=-1),
+        answer(size=1.5),
+        answer(size=None),
+        answer(size=1 << 60),
+        answer(blobId="0" * 39),
+        answer(blobId=None),
+        answer(lfs=[]),
+        answer(lfs={"sha256": "x" * 64}),
+    ],
+    ids=lambda body: body[:40].decode("latin-1"),
+)
+def test_what_is_no_hub(body, published):
+    published.faults.body = body
+    with refused("not the answer of a hub (", "check HF_ENDPOINT"):
+        hub.look_up(hub.Repository("org/name", "main"))
+
+
+def test_answer_of_a_hub(published):
+    """That of which the ones before are changes, and with more than is read."""
+    published.faults.body = answer(lfs=None, private=False, tags=["a", {}])
+    snapshot = hub.look_up(hub.Repository("org/name", "main"))
+    assert snapshot.files == {"a": RemoteFile(1, "0" * 40)}
+
+
+def test_answer_without_end(published):
+    published.faults.body = answer(more="a" * limits.HUB_ANSWER)
+    with refused("expected at most 4,194,304 bytes, got more; check HF_ENDPOINT"):
+        bring()
 
 
 def test_no_connection(hub_server, monkeypatch):
@@ -301,7 +346,7 @@ def test_no_connection(hub_server, monkeypatch):
 
 
 def test_names_that_lead_out_of_the_folder_are_left_out(hub_server):
-    bad = ("../up", "a/../../up", "/etc/passwd", "C:/x", "..\\up", "a//b")
+    bad = ("../up", "a/../../up", "/etc/passwd", "C:/x", "..\\up", "a//b", "a\x1b[2J", "a" * 300)
     hub_server.publish("org/name", {"good.json": b"{}"} | dict.fromkeys(bad, b"bad"))
     assert content(bring()) == {"good.json": b"{}"}
 
@@ -322,10 +367,59 @@ def test_offline_asks_nothing(published, monkeypatch):
 
 def test_damaged_record_is_none(published):
     bring()
-    for damage in (b"", b"[]", b"{}", b'{"files": {"a": 1}}'):
-        (constants_home() / "org--name" / "main.json").write_bytes(damage)
+    record = constants_home() / "org--name" / "main.json"
+    sound = record.read_bytes()
+    for damage in (
+        b"",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        b'{"files": {"a": 1}}',
+        sound.replace(b"params.json", b"../params.json"),
+        sound.replace(b'"size":2', b'"size":-2'),
+        sound.replace(b'"digest":"', b'"digest":"x'),
+        sound.replace(b'"commit":"', b'"commit":"/'),
+        sound + b" " * limits.HUB_ANSWER,
+    ):
+        assert damage != sound
+        record.write_bytes(damage)
         with refused("does not have it"):
             bring(offline=True)
+    record.write_bytes(sound)
+    assert bring(offline=True)
+
+
+def test_names_of_files_on_their_way_are_left_out(hub_server):
+    hub_server.publish("org/name", FILES | {"model.safetensors.partial": b"", "b.partial/c": b"c"})
+    assert content(bring()) == FILES | {"b.partial/c": b"c"}
+
+
+def test_folder_that_leads_elsewhere_is_not_written_into(published, tmp_path):
+    folder = bring()
+    shutil.rmtree(folder / "deep")
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "deep").symlink_to(tmp_path / "elsewhere")
+    with refused("deep/er: leads out of ", "; remove it"):
+        bring()
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_no_lock_is_left(published):
+    assert not list(bring().parent.glob("*.lock"))
+
+
+def test_name_that_no_file_can_have(hub_server):
+    hub_server.publish("org/name", {"ä" * 200: b"x"})
+    with refused("cannot be written (File name too long)"):
+        bring()
+
+
+def test_revision_of_any_characters(published):
+    published.publish("org/name", {"a": b"a"}, "ü %")
+    with refused("org/name: no branch, tag or commit "):
+        bring("org/name@\udcff\x00")
+    assert content(bring("org/name@ü %")) == {"a": b"a"}
+    assert bring("org/name@ü %", offline=True)
 
 
 def test_disk_too_small(hub_server, tmpfs, monkeypatch):
@@ -344,8 +438,8 @@ def test_disk_that_fills_while_files_come(published, tmpfs, monkeypatch):
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(disk))
 
     def fill(progress: hub.Progress) -> None:
-        if progress.done > hub.BLOCK and not (disk / "other").exists():
-            (disk / "other").write_bytes(bytes(hub.BLOCK))
+        if progress.done > BLOCK and not (disk / "other").exists():
+            (disk / "other").write_bytes(bytes(BLOCK))
 
     with refused("cannot be written (No space left on device); free space, or set HF_HOME"):
         bring(on_progress=fill)
@@ -623,6 +717,19 @@ def test_dry_run_downloads_no_weights(toy_repository, run, tmp_path, toy_checkpo
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "size"), [("params.json", limits.PARAMS), ("tekken.json", limits.TOKENIZER)]
+)
+def test_small_files_are_small(name, size, toy_repository):
+    toy_repository.faults.sizes = {name: size + 1}
+    with refused(
+        f"{name}: expected at most {size:,} bytes, the hub announces {size + 1:,}; choose",
+        error=CheckpointError,
+    ):
+        find_remote("org/toy")
+    assert toy_repository.taken() == []
+
+
 def test_source_unless_named_is_downloaded_after_asking_alone(
     toy_repository, run, tmp_path, monkeypatch
 ):
@@ -724,6 +831,15 @@ def test_certificate_comes_with_the_artifact(hub_server, artifact, run):
     other = facts | {"manifest_sha256": "0" * 64}
     hub_server.publish("org/other", files | {"certificate.json": json.dumps(other).encode()})
     assert "not verified: the certificate is of another artifact" in run("inspect", "org/other").out
+
+
+def test_manifest_and_certificate_are_small(hub_server, artifact):
+    hub_server.publish(ARTIFACT, content(artifact) | {"certificate.html": b"<p>"})
+    for name, size in ((FILE_NAME, limits.MANIFEST), ("certificate.html", limits.CERTIFICATE)):
+        hub_server.faults.sizes = {name: size + 1}
+        with refused(f"{name}: expected at most {size:,} bytes, ", error=ArtifactError):
+            find_artifact(ARTIFACT, [])
+    assert hub_server.taken() == [FILE_NAME]
 
 
 def test_inspect_shows_what_could_be_downloaded(published_artifact, run):

@@ -17,8 +17,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (  # rooms and files; each may import from those above it in this list, and from itself
     ("_version", "errors", "escaping", "limits"),
     ("decode",),
-    ("config", "memory", "assets", "files"),
-    ("manifest",),
+    ("config", "memory", "assets", "files", "threads"),
+    ("contents",),
+    ("manifest", "download", "tekken"),
     ("quant", "hub"),
     ("exporter.checkpoint", "exporter.memory"),
     ("exporter.model", "exporter.precisions"),
@@ -33,7 +34,7 @@ LAYERS = (  # rooms and files; each may import from those above it in this list,
     ("runtime.device",),
     ("runtime.audio",),
     ("runtime.hotwords", "runtime.machine", "runtime.memory"),
-    ("runtime.encoder", "runtime.decoder", "runtime.sampler"),
+    ("runtime.encoder", "runtime.decoder", "runtime.sampler", "runtime.stream_state"),
     ("runtime.stream",),
     ("runtime.batch", "runtime.live", "runtime.transcript"),
     ("runtime.transcriber",),
@@ -54,7 +55,7 @@ PAGE_ROOMS = {  # room: the rooms that it may load
     "engine": {"shared"},
     "page": {"shared", "engine"},
 }
-EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf"}
+EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf", "safetensors"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}
 NEEDS_EXPORT_PACKAGES = ("exporter", "quant", "verification")
 FOLDERS = ("cli", "exporter", "quant", "runtime", "verification", "server", "publish")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -10,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from msgspec import Struct
 
 from ..assets import SAMPLES, SELF_TEST_CLIP
+from ..decode import RelativeName
+from ..decode import decode as decode_json
 from ..errors import AudioError
 from ..exporter.calibration.calibrate import pad_samples
 from ..exporter.calibration.layerwise import Layerwise, decoder_stages, encoder_stages
@@ -43,10 +45,19 @@ class Run:
     logits: np.ndarray  # float32 [n, vocab_size], n = 0 where they were not asked for
 
 
+class _Sample(Struct):
+    file: RelativeName
+    text: str
+
+
+class _Transcripts(Struct):
+    samples: list[_Sample]
+
+
 def embedded_clips(sample_rate: int) -> list[Clip]:
     """The embedded samples, the self-test's first."""
-    known = json.loads((SAMPLES / "transcripts.json").read_text())["samples"]
-    texts = {sample["file"]: sample["text"] for sample in known}
+    known = decode_json(_Transcripts, (SAMPLES / "transcripts.json").read_bytes(), ValueError)
+    texts = {sample.file: sample.text for sample in known.samples}
     names = [SELF_TEST_CLIP, *(name for name in sorted(texts) if name != SELF_TEST_CLIP)]
     return [_read(SAMPLES / name, sample_rate, texts[name]) for name in names]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from msgspec import Struct
+
+from ..decode import decode_toml
 from ..manifest import Manifest
 
 DATA = Path(__file__).parent / "hosts.toml"
@@ -33,15 +34,6 @@ class Host:
     tests: tuple[Test, ...]
     note: str = ""
 
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Host:
-        """From TOML."""
-        tests = tuple(
-            Test(test["family"], tuple(test["precisions"]), test["test"])
-            for test in values["tests"]
-        )
-        return cls(**{**values, "tests": tests})
-
     def tests_of(self, family: str, precision: str) -> tuple[str, ...]:
         """Name the tests that run these graphs."""
         return tuple(
@@ -63,9 +55,13 @@ class Verdict:
     tests: tuple[str, ...] = ()
 
 
+class _Hosts(Struct, forbid_unknown_fields=True):
+    hosts: tuple[Host, ...]
+
+
 def read_hosts() -> tuple[Host, ...]:
     """All rows."""
-    return tuple(Host.parse(values) for values in tomllib.loads(DATA.read_text())["hosts"])
+    return decode_toml(_Hosts, DATA.read_bytes(), ValueError).hosts
 
 
 def judge(host: Host, manifest: Manifest) -> Iterator[Verdict]:

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, DeviceError
+from ..exporter.checkpoint.external_data import read_initializers
 from ..manifest import GraphSpec, TensorSpec
 from ..runtime.device.base import SILENT, Device, import_onnxruntime
 from ..runtime.device.cpu import Cpu
@@ -42,6 +43,7 @@ class StagedGraph:
                 gives.
         """
         self.path, self.spec, self.lock = folder / spec.path, spec, Lock()
+        read_initializers(folder, spec)  # which all are in files of its own
         try:
             self.graph = ir.load(self.path).graph
         except Exception as error:  # protobuf's own errors share no narrower base

@@ -11,9 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 
-from ...errors import StorageError
+from ...decode import Name, Sentence, decode, read_within
+from ...errors import ArtifactError, StorageError
 from ...files import atomic_write
+from ...limits import REPORT
 from ...manifest import Manifest
 from ...quant.gguf import BLOCK_SIZE, keeps, split_blocks
 from ...quant.packing import unpack
@@ -54,14 +57,30 @@ def write_report(folder: Path, manifest: Manifest, checkpoint: Checkpoint, threa
 
 
 def summaries(folder: Path) -> list[str]:
-    """One line for each precision of the report, if there is one."""
-    if not (folder / FILE_NAME).exists():
+    """Return one line for each precision of the report, if there is one.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    path = folder / FILE_NAME
+
+    def wrong(reason: str) -> ArtifactError:
+        return ArtifactError(f"{path}: not a report ({reason}); export again")
+
+    try:
+        report = decode(_Report, read_within(path, REPORT, wrong), wrong)
+    except FileNotFoundError:
         return []
-    values = json.loads((folder / FILE_NAME).read_text())
-    return [
-        f"{values['source']}: {name}: {precision['summary']}"
-        for name, precision in values["precisions"].items()
-    ]
+    return [f"{report.source}: {name}: {kind.summary}" for name, kind in report.precisions.items()]
+
+
+class _Comparison(Struct):
+    summary: Sentence
+
+
+class _Report(Struct):
+    source: Name
+    precisions: dict[str, _Comparison]
 
 
 def compare(

@@ -24,8 +24,8 @@ CELLS = 100_000
 class StorageOption:
     """One way to store a group of tensors."""
 
-    bits: int
-    block_size: int
+    bits: Annotated[int, Meta(ge=4, le=8)]
+    block_size: Annotated[int, Meta(ge=16, le=128)]
     size: Count  # bytes
     drift: Annotated[float, Meta(ge=0)]  # how far the model's decisions move, 0 or more
 

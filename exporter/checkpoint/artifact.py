@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from ... import limits
 from ..._version import __version__
 from ...errors import ArtifactError, QuantizationError
 from ...manifest import FILE_NAME, TOKENIZER, Manifest, Precision
 from .external_data import read_initializers
 from .names import EMBEDDING, held_shapes
 from .open import Card, Checkpoint, versions
-from .tensors import Tensor
+from .safetensors import read_bytes
+from .tensors import F16, F32, U8, Tensor
+
+FLOATS = (F16, F32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,23 +149,12 @@ def open_artifact(folder: Path) -> Checkpoint:
         )
     chosen = min(ranks, key=ranks.__getitem__)
     kind = manifest.precisions[chosen]
+    manifest.check_contents(folder, manifest.files_of([chosen]))
     found = read_initializers(folder, kind.encoder) | read_initializers(folder, kind.decoder)
-    tensors = {}
-    for name, shape in held_shapes(manifest.config).items():
-        module = name.removesuffix(".weight")
-        if scales := found.get(f"{module}.scales"):
-            tensors[name] = EightBits.of(
-                found[name], scales, found.get(f"{module}.zero_points"), shape
-            )
-        elif len(shape) == 2 and name != EMBEDDING:
-            tensors[name] = Transposed.of(found[name])
-        else:
-            tensors[name] = found[name]
-        if tensors[name].shape != shape:
-            raise ArtifactError(
-                f"{folder}: {name}: expected {list(shape)}, got {list(tensors[name].shape)}"
-            )
-
+    tensors = {
+        name: _held(folder, found, name, shape)
+        for name, shape in held_shapes(manifest.config).items()
+    }
     audio = manifest.config.audio
     ms_per_token = 1000 * audio.samples_per_token // audio.sample_rate
     delays = tuple(ms_per_token * tokens for tokens in manifest.streaming.trained_delay_tokens)
@@ -169,13 +163,45 @@ def open_artifact(folder: Path) -> Checkpoint:
         f"artifact, {chosen}",
         manifest.config,
         tensors,
-        (folder / TOKENIZER).read_bytes(),
+        read_bytes(folder / TOKENIZER, limits.TOKENIZER),
         Card(manifest.scope, delays, manifest.license),
         versions(folder / name for name in (FILE_NAME, *manifest.files)),
         {"encoder": folder / kind.encoder.path, "decoder": folder / kind.decoder.path}
         if manifest.generator == f"voxtral-onnx {__version__}"
         else {},
         _fingerprint(manifest, chosen),
+    )
+
+
+def _held(folder: Path, found: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """The checkpoint's tensor that initializers stand for."""
+    module = name.removesuffix(".weight")
+    parts = [found.get(part) for part in (name, f"{module}.scales", f"{module}.zero_points")]
+    inner, scales, zero_points = parts
+    if inner is not None and scales is None:
+        is_matrix = len(shape) == 2 and name != EMBEDDING
+        tensor = Transposed.of(inner) if is_matrix else inner
+        if tensor.shape == shape and tensor.encoding in FLOATS:
+            return tensor
+    elif inner is not None and scales is not None and _fit(inner, scales, zero_points, shape):
+        return EightBits.of(inner, scales, zero_points, shape)
+    got = ", ".join(f"{part.encoding.name} {list(part.shape)}" for part in parts if part)
+    raise ArtifactError(
+        f"{folder}: {name}: expected values that make {list(shape)}, got {got or 'none'}; export "
+        "again"
+    )
+
+
+def _fit(codes: Tensor, scales: Tensor, zero_points: Tensor | None, shape: tuple[int, ...]) -> bool:
+    """Say whether blocks of 8 bits make a matrix of this shape."""
+    grid = codes.shape[:2]
+    return (
+        len(codes.shape) == 3
+        and codes.encoding == U8
+        and grid == (shape[0], -(-shape[-1] // codes.shape[2]))
+        and scales.encoding in FLOATS
+        and scales.shape == grid
+        and (zero_points is None or (zero_points.encoding == U8 and zero_points.shape == grid))
     )
 
 

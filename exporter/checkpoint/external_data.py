@@ -5,12 +5,18 @@ Where they stand, and as the checkpoint's tensors are read.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import onnx
+from google.protobuf.message import Message
 
+from ...decode import is_relative_name, read_within
 from ...errors import ArtifactError
+from ...files import is_below
+from ...limits import GRAPH
 from ...manifest import GraphSpec
 from .tensors import F16, F32, U8, Encoding, Span, Tensor, map_file
 
@@ -34,18 +40,22 @@ def read_initializers(folder: Path, graph: GraphSpec) -> dict[str, Tensor]:
     """Open the initializers that are in data files as lazy tensors, by name, rows as in the graph.
 
     Raises:
-        ArtifactError: the graph names a file that is not its own, or bytes that it does not have.
+        ArtifactError: the graph does not parse, or names a file that is not its own, or bytes that
+            it does not have.
     """
+    for name in graph.files:
+        if not is_below(folder, folder / name):
+            raise ArtifactError(f"{folder}: {name}: a link that leads out of the folder")
     files = {name: Span((map_file(folder / name),)) for name in graph.data}
     found = {}
     for initializer in _external_initializers(folder / graph.path):
-        name, location = initializer.name, _location(graph.path, initializer)
+        name = initializer.name
+        location, encoding = _location(folder, graph.path, initializer)
         file, end = files.get(location.file), location.offset + location.size
-        if file is None or end > file.size:
+        if file is None or end > file.size or name in found:
             raise ArtifactError(
                 f"{folder / graph.path}: {name}: no such bytes in {location.file}; export again"
             )
-        encoding = _ENCODINGS[initializer.data_type]
         found[name] = Tensor(
             name, tuple(initializer.dims), encoding, file.part(location.offset, end)
         )
@@ -56,25 +66,66 @@ def read_locations(folder: Path, graph_file: str) -> dict[str, TensorLocation]:
     """Return where the initializers of a graph are that are in data files, by name.
 
     Raises:
-        ArtifactError: the graph does not parse.
+        ArtifactError: the graph does not parse, or has data elsewhere than beside it.
     """
     return {
-        tensor.name: _location(graph_file, tensor)
+        tensor.name: _location(folder, graph_file, tensor)[0]
         for tensor in _external_initializers(folder / graph_file)
     }
 
 
 def _external_initializers(path: Path) -> list[onnx.TensorProto]:
+    def wrong(reason: object) -> ArtifactError:
+        return ArtifactError(f"{path}: not a readable ONNX file ({reason}); export again")
+
     try:
-        model = onnx.load_model(path, load_external_data=False)
+        content = read_within(path, GRAPH, wrong)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{path}: missing; export again") from None
+    try:
+        model = onnx.load_model_from_string(content)
     except Exception as error:  # the parser has no exception of its own
-        raise ArtifactError(f"{path}: not a readable ONNX file ({error}); export again") from error
+        raise wrong(error) from error
     external = onnx.TensorProto.EXTERNAL
-    return [tensor for tensor in model.graph.initializer if tensor.data_location == external]
+    found = [tensor for tensor in model.graph.initializer if tensor.data_location == external]
+    if len(found) != sum(tensor.data_location == external for tensor in _tensors(model)):
+        raise wrong("expected data files of its initializers alone")
+    return found
 
 
-def _location(graph_file: str, tensor: onnx.TensorProto) -> TensorLocation:
+def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """All tensors in a message: also those of attributes, subgraphs and functions."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in (value,) if isinstance(value, Message) else value:
+                yield from _tensors(part)
+
+
+def _location(
+    folder: Path, graph_file: str, tensor: onnx.TensorProto
+) -> tuple[TensorLocation, Encoding]:
+    """Where a tensor's bytes are, and how they stand there."""
     where = {entry.key: entry.value for entry in tensor.external_data}
-    size = _ENCODINGS[tensor.data_type].num_bytes(tuple(tensor.dims))
-    file = Path(graph_file).with_name(where["location"]).as_posix()
-    return TensorLocation(file, int(where.get("offset", 0)), size)
+    name, encoding = where.get("location", ""), _ENCODINGS.get(tensor.data_type)
+    offset, length = where.get("offset", "0"), where.get("length", "")
+    size = 0 if encoding is None else encoding.num_bytes(tuple(tensor.dims))
+    texts = (tensor.name, *where.keys(), *where.values())
+    if (
+        encoding is None
+        or not all(isinstance(text, str) for text in texts)  # bytes where they are not UTF-8
+        or min(tensor.dims, default=1) < 1
+        or not is_relative_name(name)
+        or "/" in name
+        or not re.fullmatch("[0-9]{1,18}", offset)
+        or length not in ("", str(size))
+    ):
+        raise ArtifactError(
+            f"{folder / graph_file}: {tensor.name}: expected float32, float16 or uint8 values in a "
+            f"file beside the graph, got type {tensor.data_type} {list(tensor.dims)} in {name!r}, "
+            f"{length or size} bytes from {offset}; export again"
+        )
+    file = PurePosixPath(graph_file).with_name(name).as_posix()
+    return TensorLocation(file, int(offset), size), encoding

@@ -20,14 +20,15 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import CheckpointError
+from ...limits import GGUF_HEADER
 from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file
 
 # Hyperparameters as JSON; without this key they are the released model's
 CONFIG = "voxtral_onnx.config"
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _ALIGNMENT = 32  # bytes, where the key general.alignment says nothing else
-_MAX_TEXT = 16 << 20  # bytes of one string; a longer one is damage
-_WINDOW = 1 << 16  # bytes of header read at a time
+_MAX_TEXT = 1 << 20  # bytes of one string; a longer one is damage
+_MOST_ENTRIES = 1 << 14  # tensors, and keys; more are damage
 _SCALARS = {
     0: "B",
     1: "b",
@@ -207,10 +208,12 @@ def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str |
         raise CheckpointError(
             f"{files[0]}: expected GGUF version 2 or 3, got {version}; convert it anew"
         )
-    num_tensors, num_keys = header.number("Q"), header.number("Q")
+    num_tensors, num_keys = header.count(), header.count()
     metadata = {}
     for _ in range(num_keys):
         key = header.text()
+        if key in metadata:
+            raise CheckpointError(f"{files[0]}: the key {key} is there twice; convert it anew")
         metadata[key] = header.value(header.number("I"))
     if metadata.get("split.count", 1) != 1:
         raise CheckpointError(
@@ -219,21 +222,27 @@ def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str |
         )
     entries = [_read_entry(header) for _ in range(num_tensors)]
     alignment = metadata.get("general.alignment", _ALIGNMENT)
-    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
         raise CheckpointError(
             f"{files[0]}: general.alignment: expected a power of two, got {alignment!r}"
         )
-    base = -(-header.at // alignment) * alignment
+    begin = base = _aligned(header.at, alignment)
 
     tensors, end = {}, base
     for name, shape, encoding, offset in entries:
         if name in tensors:
             raise CheckpointError(f"{files[0]}: {name} is there twice; convert it anew")
-        begin, stop = base + offset, base + offset + encoding.num_bytes(shape)
-        if stop > whole.size:
-            raise CheckpointError(_too_short(files, f"{name} ends at byte {stop:,}", whole.size))
-        tensors[name] = Tensor(name, shape, encoding, whole.part(begin, stop))
-        end = max(end, stop)
+        # As ggml has it: one behind the other in the order of the header
+        if base + offset != begin:
+            raise CheckpointError(
+                f"{files[0]}: {name}: expected its values from byte {begin - base:,} of the data "
+                f"on, got {offset:,}; convert it anew"
+            )
+        end = begin + encoding.num_bytes(shape)
+        if end > whole.size:
+            raise CheckpointError(_too_short(files, f"{name} ends at byte {end:,}", whole.size))
+        tensors[name] = Tensor(name, shape, encoding, whole.part(begin, end))
+        begin = _aligned(end, alignment)
     if len(files) > 1 and end <= whole.size - whole.pieces[-1].size:
         raise CheckpointError(
             f"{files[-1]}: not a shard of {files[0]}, which ends at byte {end:,} before it"
@@ -249,6 +258,8 @@ def _read_entry(header: _Header) -> tuple[str, tuple[int, ...], Encoding, int]:
             f"{header.name}: {name}: expected 1 to 4 axes, got {num_axes}; download it again"
         )
     shape = tuple(header.number("Q") for _ in range(num_axes))[::-1]
+    if 0 in shape:
+        raise CheckpointError(f"{header.name}: {name} {list(shape)}: empty; convert it anew")
     number, offset = header.number("I"), header.number("Q")
     if number not in TYPES:
         known = ", ".join(encoding.name for encoding in TYPES.values())
@@ -262,6 +273,10 @@ def _read_entry(header: _Header) -> tuple[str, tuple[int, ...], Encoding, int]:
             f"{encoding.name}, which has {encoding.block_size} values in one, and vectors as floats"
         )
     return name, shape, encoding, offset
+
+
+def _aligned(place: int, alignment: int) -> int:
+    return -(-place // alignment) * alignment
 
 
 def _too_short(files: Sequence[Path], what: str, size: int) -> str:
@@ -279,20 +294,29 @@ class _Header:
 
     def __init__(self, name: str, whole: Span):
         self.name, self.whole, self.at = name, whole, 0
-        self.window, self.begin = b"", 0
+        self.content = whole.read(0, min(whole.size, GGUF_HEADER)).tobytes()
 
     def take(self, size: int) -> bytes:
-        self._require(size)
-        start = self.at - self.begin
-        if start + size > len(self.window):
-            self.begin, start = self.at, 0
-            end = min(self.at + max(size, _WINDOW), self.whole.size)
-            self.window = self.whole.read(self.at, end).tobytes()
+        start = self.at
+        self.skip(size)
+        return self.content[start : self.at]
+
+    def skip(self, size: int) -> None:
+        """Pass over bytes that are not looked at."""
+        if size > len(self.content) - self.at:
+            raise self._ends()
         self.at += size
-        return self.window[start : start + size]
 
     def number(self, form: str):
         return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))[0]
+
+    def count(self) -> int:
+        """Return how many tensors or keys there are."""
+        if (count := self.number("Q")) > _MOST_ENTRIES:
+            raise CheckpointError(
+                f"{self.name}: {count:,} tensors or keys in its header: damaged; download it again"
+            )
+        return count
 
     def text(self) -> str:
         size = self.number("Q")
@@ -316,22 +340,31 @@ class _Header:
         if kind == _ARRAY:
             inner, count = self.number("I"), self.number("Q")
             if inner in _SCALARS:
-                size = count * struct.calcsize(f"<{_SCALARS[inner]}")
-                self._require(size)
-                self.at += size
+                self.skip(count * struct.calcsize(f"<{_SCALARS[inner]}"))
                 return None
             if inner == _TEXT:
-                for _ in range(count):
-                    self.text()
+                self.skip_texts(count)
                 return None
             kind = inner
         raise CheckpointError(
             f"{self.name}: unknown kind of metadata {kind}: damaged; download it again"
         )
 
-    def _require(self, size: int) -> None:
-        if size > self.whole.size - self.at:
-            raise CheckpointError(
-                f"{self.name}: truncated or damaged: its header ends beyond the "
-                f"{self.whole.size:,} bytes that there are; download it again"
-            )
+    def skip_texts(self, count: int) -> None:
+        """Pass over a list of strings, of which a vocabulary has hundred thousands."""
+        at, read = self.at, struct.Struct("<Q").unpack_from
+        try:
+            for _ in range(count):
+                at += 8 + read(self.content, at)[0]
+        except (struct.error, OverflowError):  # a place that is none
+            raise self._ends() from None
+        self.skip(at - self.at)
+
+    def _ends(self) -> CheckpointError:
+        if len(self.content) == GGUF_HEADER:
+            reason = f"at most {GGUF_HEADER:,} bytes, found more: damaged"
+            return CheckpointError(f"{self.name}: expected a header of {reason}; download it again")
+        return CheckpointError(
+            f"{self.name}: truncated or damaged: its header ends beyond the {self.whole.size:,} "
+            "bytes that there are; download it again"
+        )

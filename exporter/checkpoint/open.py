@@ -224,11 +224,11 @@ def _check_tensors(
             order = names.half_split_rows(shape[0], head_dim) if head_dim else None
             tensors[name] = replace(tensor, name=name, order=order)
     for name in scheme.tied_copies & found.keys():
-        copy = found.pop(name)
-        table = tensors.get(names.EMBEDDING)
-        if table is not None and not (copy.shape == table.shape and _same(copy, table)):
+        copy, table = found.pop(name), tensors.get(names.EMBEDDING)
+        if table is None:
+            continue  # which is among the problems already
+        if copy.shape != table.shape or not _same(copy, table):
             problems.append(f"{name} differs from the embedding, but this architecture ties them")
-        copy.release()
     problems += [
         f"unexpected {name} {list(tensor.shape)}"
         for name, tensor in found.items()
@@ -246,7 +246,9 @@ def _check_tensors(
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return one.encoding == other.encoding and np.array_equal(one.stored_rows(), other.stored_rows())
+    same = one.encoding == other.encoding and np.array_equal(one.stored_rows(), other.stored_rows())
+    one.release()
+    return same
 
 
 def read_card(folder: Path) -> Card:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ... import hub
+from ... import hub, limits
 from ...config import RELEASED_NAME
+from ...download import RemoteFile
 from ...errors import CheckpointError
 from ...files import require_disk
 from ...manifest import FILE_NAME, TOKENIZER
@@ -17,6 +18,14 @@ from .safetensors import shard_names
 
 DEFAULT_SOURCE = RELEASED_NAME
 
+_BUDGETS = {  # bytes that the small files may announce, as their readers have it
+    "params.json": limits.PARAMS,
+    "config.json": limits.PARAMS,
+    "processor_config.json": limits.PARAMS,
+    "card.json": limits.PARAMS,
+    "model.safetensors.index.json": limits.INDEX,
+    TOKENIZER: limits.TOKENIZER,
+}
 _FILE = re.compile(r"([^/@]+/[^/@]+)/([^@]+)(@.+)?")  # ORG/NAME/FILE[@REVISION]
 
 
@@ -26,7 +35,7 @@ class RemoteCheckpoint:
 
     snapshot: hub.Snapshot
     folder: Path  # where its files are kept
-    weights: Mapping[str, hub.RemoteFile]
+    weights: Mapping[str, RemoteFile]
     gguf: str | None = None  # the file, or the first of its shards, where the weights are a GGUF
 
     @property
@@ -126,7 +135,8 @@ def find_remote(
         small.append(str(PurePosixPath(gguf or "").parent / TOKENIZER))
     _require(repository, small, files)
     folder = snapshot.folder([*small, *weights])
-    snapshot.download({name: files[name] for name in small}, folder, on_progress)
+    budgets = {name: _BUDGETS[PurePosixPath(name).name] for name in small}
+    snapshot.download(snapshot.within(budgets, CheckpointError), folder, on_progress)
     if "config.json" in small:
         weights = shard_names(folder)
         _require(repository, weights, files)
@@ -175,9 +185,7 @@ def _choose_gguf(repository: hub.Repository, ggufs: list[str], file: str | None)
     return ggufs[0]
 
 
-def _require(
-    repository: hub.Repository, names: list[str], files: Mapping[str, hub.RemoteFile]
-) -> None:
+def _require(repository: hub.Repository, names: list[str], files: Mapping[str, RemoteFile]) -> None:
     if lost := sorted(set(names) - files.keys()):
         raise CheckpointError(
             f"{repository}: its checkpoint lacks {', '.join(lost)}; choose another --revision"

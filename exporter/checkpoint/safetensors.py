@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 
 from msgspec import Struct
+from safetensors import SafetensorError, safe_open
 
 from ...decode import RelativeName, decode, read_within
 from ...errors import CheckpointError
-from ...limits import INDEX
-from .tensors import BF16, F16, F32, Span, Tensor, map_file
+from ...limits import HEADER, INDEX
+from .tensors import BF16, F16, F32, Span, Tensor, map_file, no_room
 
 _ENCODINGS = {encoding.name: encoding for encoding in (BF16, F16, F32)}
-_MAX_HEADER = 100 << 20  # bytes, the bound that the safetensors format sets
 _INDEX = "model.safetensors.index.json"
 
 
@@ -65,65 +64,51 @@ def open_hf_files(folder: Path) -> dict[str, Tensor]:
 
 
 def open_safetensors(path: Path) -> dict[str, Tensor]:
-    """Map a safetensors file.
+    """Map a safetensors file, whose header the format's own library has found valid.
 
-    Source: the format's README; offsets count from the end of the header.
+    Raises:
+        CheckpointError: missing, damaged, or with a type that is not read here.
+        StorageError: this process may not map so much.
+    """
+    begin, entries = _read_header(path)
+    whole, tensors = Span((map_file(path),)), {}
+    for name, dtype, shape in entries:
+        encoding = _ENCODINGS.get(dtype)
+        if encoding is None:
+            raise CheckpointError(f"{path}: {name}: expected BF16, F16 or F32, got {dtype}")
+        end = begin + encoding.num_bytes(shape)
+        tensors[name] = Tensor(name, shape, encoding, whole.part(begin, end))
+        begin = end
+    if begin != whole.size:
+        raise CheckpointError(f"{path}: changed while it was read; try again")
+    return tensors
+
+
+def _read_header(path: Path) -> tuple[int, list[tuple[str, str, tuple[int, ...]]]]:
+    """Return where the data begin, and name, type and shape of the tensors in the data's order.
+
+    In a valid file they follow each other without holes.
     """
     try:
         with path.open("rb") as file:
-            size = path.stat().st_size
-            if size < 8:
-                raise CheckpointError(
-                    f"{path}: expected a safetensors header, the file has {size} bytes; download "
-                    "it again"
-                )
-            (header_size,) = struct.unpack("<Q", file.read(8))
-            if header_size > min(_MAX_HEADER, size - 8):
-                raise CheckpointError(
-                    f"{path}: expected a safetensors file, its header would be {header_size:,} "
-                    f"bytes of {size:,}; download it again"
-                )
-            header = json.loads(file.read(header_size))
-            if not isinstance(header, dict):
-                raise ValueError(f"its header is a {type(header).__name__}")
+            (size,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        if size > HEADER:
+            raise CheckpointError(
+                f"{path}: expected a safetensors file, its header would have {size:,} bytes, more "
+                f"than {HEADER:,}; download it again"
+            )
+        with safe_open(path, "np") as file:
+            slices = [(name, file.get_slice(name)) for name in file.offset_keys()]
+            entries = [(name, part.get_dtype(), tuple(part.get_shape())) for name, part in slices]
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except MemoryError as error:
+        raise no_room(path) from error
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); download it again"
         ) from error
-    whole = Span((map_file(path),))
-
-    header.pop("__metadata__", None)
-    tensors, base = {}, 8 + header_size
-    for name, entry in header.items():
-        try:
-            encoding = _ENCODINGS.get(entry["dtype"])
-            shape = tuple(entry["shape"])
-            (begin, end) = entry["data_offsets"]
-            if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
-                raise ValueError("sizes and offsets are whole numbers")
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: malformed entry for {name}; download it again"
-            ) from error
-        if encoding is None:
-            raise CheckpointError(
-                f"{path}: {name}: expected BF16, F16 or F32, got {entry['dtype']}"
-            )
-        if end - begin != encoding.num_bytes(shape):
-            raise CheckpointError(
-                f"{path}: {name}: {list(shape)} {entry['dtype']} does not fit {end - begin:,} bytes"
-            )
-        if base + end > size:
-            raise CheckpointError(
-                f"{path}: truncated: {name} ends at byte {base + end:,}, the file has {size:,}; "
-                "download it again"
-            )
-        tensors[name] = Tensor(name, shape, encoding, whole.part(base + begin, base + end))
-    return tensors
+    return 8 + size, entries
 
 
 def read_object(path: Path, limit: int) -> dict[str, object]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from operator import index
-from typing import Any
-
 from ...config import VoxtralConfig
 from ...errors import CheckpointError
 from ...manifest import MAX_DELAY_TOKENS, Streaming, Tokens
+from ...tekken import Tekken
 
 BOS_TOKENS = 1
 WORD_TOKENS = 10  # longest word; mistral-common's OFFLINE_STREAMING_BUFFER_TOKENS
@@ -21,6 +18,21 @@ _NAMES = {
 }
 
 
+def decode_tekken(content: bytes) -> Tekken:
+    """Decode a checkpoint's `tekken.json`.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    return Tekken.decode(
+        content,
+        lambda reason: CheckpointError(
+            f"tekken.json: expected a Tekken tokenizer ({reason}); take the file that belongs to "
+            "the checkpoint"
+        ),
+    )
+
+
 def read_tekken(
     content: bytes, config: VoxtralConfig, trained_delays_ms: tuple[int, ...]
 ) -> tuple[Tokens, Streaming]:
@@ -29,48 +41,36 @@ def read_tekken(
     Raises:
         CheckpointError: not a tekken.json, without the streaming tokens, or for another model.
     """
-    try:
-        values = json.loads(content)
-        ids = {entry["token_str"]: index(entry["rank"]) for entry in values["special_tokens"]}
-        first_text = index(values["config"]["default_num_special_tokens"])
-        vocab_size = index(values["config"]["default_vocab_size"])
-        audio = values["audio"]
-        rate, delay_ms = audio["sampling_rate"], audio["transcription_delay_ms"]
-        left_pad_tokens = index(audio["streaming_n_left_pad_tokens"])
-        num_ranks = len(values["vocab"])
-    except (ValueError, KeyError, TypeError) as error:
+    tekken = decode_tekken(content)
+    ids = {token.token_str: token.rank for token in tekken.special_tokens}
+    missing = [name for name in _NAMES.values() if name not in ids]
+    audio = tekken.audio
+    if missing or audio is None:
+        lost = f"special token {', '.join(missing)}" if missing else "section 'audio'"
         raise CheckpointError(
-            "tekken.json: expected a Tekken tokenizer with special tokens and an audio section, "
-            f"got {error!r}; take the file that belongs to the checkpoint"
-        ) from error
-    if missing := [name for name in _NAMES.values() if name not in ids]:
-        raise CheckpointError(
-            f"tekken.json: no special token {', '.join(missing)}: the tokenizer of a model without "
-            "streaming; take the file that belongs to the checkpoint"
+            f"tekken.json: no {lost}: the tokenizer of a model without streaming; take the file "
+            "that belongs to the checkpoint"
         )
-    _check("vocabulary", vocab_size, config.decoder.vocab_size)
-    _check("sampling rate", rate, config.audio.sample_rate)
-    if first_text + num_ranks < vocab_size:
-        raise CheckpointError(
-            f"tekken.json: {first_text} special and {num_ranks} text tokens do "
-            f"not make {vocab_size}"
-        )
-
-    ms_per_token = 1000 * config.audio.samples_per_token // rate
+    _check("vocabulary", tekken.config.default_vocab_size, config.decoder.vocab_size)
+    _check("sampling rate", audio.sampling_rate, config.audio.sample_rate)
+    ms_per_token = 1000 * config.audio.samples_per_token // config.audio.sample_rate
     trained = tuple(
         _delay_tokens("card.json: trained delay", delay, ms_per_token)
         for delay in trained_delays_ms
     )
     return (
-        Tokens(**{field: ids[name] for field, name in _NAMES.items()}, first_text=first_text),
+        Tokens(
+            **{field: ids[name] for field, name in _NAMES.items()},
+            first_text=tekken.config.default_num_special_tokens,
+        ),
         Streaming(
-            left_pad_tokens=left_pad_tokens,
+            left_pad_tokens=audio.streaming_n_left_pad_tokens,
             right_pad_tokens=BOS_TOKENS + WORD_TOKENS,
             look_back_samples=config.audio.n_fft // 2,
             look_ahead_samples=config.audio.n_fft // 2 - config.audio.hop_length,
             max_chunk_tokens=MAX_CHUNK_TOKENS,
             default_delay_tokens=_delay_tokens(
-                "tekken.json: transcription delay", delay_ms, ms_per_token
+                "tekken.json: transcription delay", audio.transcription_delay_ms, ms_per_token
             ),
             max_delay_tokens=MAX_DELAY_TOKENS,
             trained_delay_tokens=trained,
@@ -78,20 +78,16 @@ def read_tekken(
     )
 
 
-def _delay_tokens(what: str, delay_ms: Any, ms_per_token: int) -> int:
+def _delay_tokens(what: str, delay_ms: float, ms_per_token: int) -> int:
     longest = MAX_DELAY_TOKENS * ms_per_token
-    if (
-        not isinstance(delay_ms, int | float)
-        or delay_ms % ms_per_token
-        or not ms_per_token <= delay_ms <= longest
-    ):
+    if delay_ms % ms_per_token or not ms_per_token <= delay_ms <= longest:
         raise CheckpointError(
-            f"{what}: expected a multiple of {ms_per_token} ms up to {longest}, got {delay_ms!r} ms"
+            f"{what}: expected a multiple of {ms_per_token} ms up to {longest}, got {delay_ms:g} ms"
         )
     return int(delay_ms // ms_per_token)
 
 
-def _check(what: str, found: Any, wanted: Any) -> None:
+def _check(what: str, found: int, wanted: int) -> None:
     if found != wanted:
         raise CheckpointError(
             f"tekken.json: {what}: expected {wanted} as in the hyperparameters, got {found}"

@@ -206,9 +206,14 @@ def map_file(path: Path) -> Piece:
         raise CheckpointError(f"{path}: missing") from None
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-            raise StorageError(
-                f"{path}: cannot be mapped: the limit on this process's memory leaves no room for "
-                f"its {path.stat().st_size / 1e6:,.0f} MB; raise it (ulimit -v unlimited)"
-            ) from error
+            raise no_room(path) from error
         raise CheckpointError(f"{path}: cannot be read ({error}); download it again") from error
     return Piece(mapping, 0, len(mapping))
+
+
+def no_room(path: Path) -> StorageError:
+    """Return the error of a file that is larger than what this process may map."""
+    return StorageError(
+        f"{path}: cannot be mapped: the limit on this process's memory leaves no room for its "
+        f"{path.stat().st_size / 1e6:,.0f} MB; raise it (ulimit -v unlimited)"
+    )

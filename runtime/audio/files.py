@@ -6,11 +6,15 @@ Every change to the sound is listed in `AudioSource.notes`, for the user to read
 from __future__ import annotations
 
 import glob
+import os
 import re
+import stat
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from math import inf, log10
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +25,7 @@ from soundfile import LibsndfileError, SoundFile
 
 from ...errors import AudioError, UsageError
 from .media import MEDIA_SUFFIXES, MediaFile, has_signature, is_media
-from .samples import check_samples
+from .samples import are_damaged, check_channels, check_rate, check_samples, describe_damage
 
 BLOCK_SECONDS = 1.28  # read at a time: 16 tokens, the largest encoder call
 # A WAV written to a pipe promises about this much, or twice as much
@@ -53,7 +57,7 @@ class AudioSource:
     duration: float  # seconds
     peak: float  # full scale 1
     notes: tuple[str, ...]  # what is done to the sound, and what a user should know of it
-    _file: str | BinaryIO | np.ndarray
+    _file: Path | BinaryIO | np.ndarray
     _rate: int
     _gain: float
 
@@ -88,7 +92,7 @@ def open_audio(
         if is_raw:
             notes.append(f"read as raw 16-bit samples at {sample_rate} Hz")
     else:
-        name, file = str(source), str(source)
+        name, file = str(source), Path(source)
         _require_file(file)
 
     if isinstance(file, np.ndarray):
@@ -119,7 +123,7 @@ def open_audio(
     elif peak > 1:
         notes.append(f"exceeds full scale, its peak is {dbfs(peak):+.1f} dBFS")
     opened = AudioSource(name, duration, peak, tuple(notes), file, sample_rate, factor)
-    if not isinstance(file, str | np.ndarray):
+    if not isinstance(file, Path | np.ndarray):
         weakref.finalize(opened, file.close)
     return opened
 
@@ -157,7 +161,8 @@ def find_audio(inputs: Iterable[str]) -> list[str]:
             continue
         if not files:
             raise AudioError(lacking)
-        found += map(str, files)
+        # A file that a pattern matched is not standard input
+        found += ["./-" if str(file) == "-" else str(file) for file in files]
     return found
 
 
@@ -166,7 +171,7 @@ def dbfs(peak: float) -> float:
     return 20 * log10(peak) if peak > 0 else -inf
 
 
-def _read(file: str | BinaryIO | np.ndarray, sample_rate: int, name: str) -> Iterator[np.ndarray]:
+def _read(file: Path | BinaryIO | np.ndarray, sample_rate: int, name: str) -> Iterator[np.ndarray]:
     """Mono blocks at `sample_rate`."""
     if isinstance(file, np.ndarray):
         size = int(BLOCK_SECONDS * sample_rate)
@@ -184,11 +189,10 @@ def _mono(sound: SoundFile | MediaFile, sample_rate: int, name: str) -> Iterator
             sound.samplerate, sample_rate, 1, dtype="float32", quality="HQ"
         )
     for frames in _frames(sound, int(BLOCK_SECONDS * sound.samplerate), name):
-        if not np.isfinite(frames).all():
-            at = (done + int(np.flatnonzero(~np.isfinite(frames).all(1))[0])) / sound.samplerate
-            raise AudioError(
-                f"{name}: the sample at {at:.2f} s is not a finite number: the recording is damaged"
-            )
+        if (damaged := are_damaged(frames)).any():
+            row, channel = np.argwhere(damaged)[0]
+            at, what = (done + row) / sound.samplerate, describe_damage(float(frames[row, channel]))
+            raise AudioError(f"{name}: the sample at {at:.2f} s {what}: the recording is damaged")
         done += len(frames)
         mono = frames.mean(1) if sound.channels > 1 else frames[:, 0]
         yield mono if resample is None else resample.resample_chunk(mono)
@@ -206,23 +210,46 @@ def _frames(sound: SoundFile | MediaFile, size: int, name: str) -> Iterator[np.n
             yield frames
     except LibsndfileError as error:
         raise AudioError(
-            f"{name}: damaged after {sound.tell() / sound.samplerate:.1f} s ({error})"
+            f"{name}: damaged after {sound.tell() / sound.samplerate:.1f} s ({_reason(error)})"
         ) from error
 
 
-def _open(name: str, file: str | BinaryIO) -> SoundFile | MediaFile:
-    if not isinstance(file, str):
-        file.seek(0)
+@contextmanager
+def _open(name: str, file: Path | BinaryIO) -> Iterator[SoundFile | MediaFile]:
+    """Open sound by its bytes alone.
+
+    Libraries give names a meaning: an address for FFmpeg, a format or a pipe for libsndfile.
+    """
+    with _reopen(name, file) as opened:
+        try:
+            sound = SoundFile(opened.fileno(), closefd=False)
+        except (LibsndfileError, OSError) as error:
+            if not is_media(name, opened):
+                raise AudioError(
+                    f"{name}: not a readable audio file ({_reason(error)}); convert it first: "
+                    "ffmpeg -i IN -ar 16000 -ac 1 OUT.wav"
+                ) from error
+            sound = MediaFile(name, opened)
+        with sound:
+            check_rate(name, sound.samplerate)
+            check_channels(name, sound.channels)
+            yield sound
+
+
+def _reopen(name: str, file: Path | BinaryIO) -> FileIO:
+    """A file at its beginning, without a buffer, so that its descriptor is there too."""
     try:
-        return SoundFile(file)
-    # TypeError: by its name a file without a header
-    except (LibsndfileError, OSError, TypeError) as error:
-        if is_media(file):
-            return MediaFile(name, file)
-        raise AudioError(
-            f"{name}: not a readable audio file ({error}); convert it first: ffmpeg -i IN -ar "
-            "16000 -ac 1 OUT.wav"
-        ) from error
+        if isinstance(file, Path):
+            return FileIO(file)
+        opened = FileIO(os.dup(file.fileno()))
+        opened.seek(0)
+        return opened
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from error
+
+
+def _reason(error: LibsndfileError | OSError) -> str:
+    return error.error_string if isinstance(error, LibsndfileError) else str(error)
 
 
 def _changes(sound: SoundFile | MediaFile, sample_rate: int) -> Iterator[str]:
@@ -237,14 +264,20 @@ def _changes(sound: SoundFile | MediaFile, sample_rate: int) -> Iterator[str]:
         yield f"{sound.channels} channels averaged"
 
 
-def _require_file(path: str) -> None:
+def _require_file(path: Path) -> None:
     try:
-        size = Path(path).stat().st_size if Path(path).exists() else None
+        found = path.stat() if path.exists() else None
     except OSError as error:
         raise AudioError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if size is None:
+    if found is None:
         raise AudioError(f"{path}: no such file")
-    if size == 0 and Path(path).is_file():
+    if stat.S_ISDIR(found.st_mode):
+        raise AudioError(f"{path}: cannot be read (Is a directory)")
+    if not stat.S_ISREG(found.st_mode):  # read twice, from its beginning
+        raise AudioError(
+            f"{path}: expected a file, got a pipe or a device; transcribe - reads standard input"
+        )
+    if found.st_size == 0:
         raise AudioError(f"{path}: not a readable audio file: it has 0 bytes")
 
 
@@ -277,6 +310,7 @@ def _spool_stdin(sample_rate: int) -> tuple[BinaryIO, bool]:
     if head.startswith((b"RIFF", b"RF64", b"fLaC", b"FORM", b"ID3")) or has_signature(head):
         spool.write(head)
         shutil.copyfileobj(sys.stdin.buffer, spool)
+        spool.flush()
         return spool, False
     with SoundFile(spool, "w", sample_rate, 1, "PCM_16", format="WAV") as wav:
         rest = head
@@ -285,4 +319,5 @@ def _spool_stdin(sample_rate: int) -> tuple[BinaryIO, bool]:
             wav.buffer_write((rest + data)[:whole], dtype="int16")
             rest = (rest + data)[whole:]
         wav.buffer_write(rest[: len(rest) // 2 * 2], dtype="int16")
+    spool.flush()
     return spool, True

@@ -6,6 +6,8 @@ Decoded by PyAV at constant memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from math import inf
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from ...errors import AudioError, DeviceError
+from ...limits import LONGEST_SILENCE
 
 if TYPE_CHECKING:
     import av
@@ -46,21 +49,22 @@ _SIGNATURES = (
     (0, b"#!AMR"),
     (0, b"0&\xb2u"),
 )
+# FFmpeg may take a file for nothing but a container that holds its sound itself, and open nothing
+# else: playlists, concat scripts, session descriptions and patterns of names, whatever they call
+# themselves, would have it read other files and call hosts
+_FORMATS = (
+    *("mov", "matroska", "avi", "flv", "mpeg", "mpegts", "asf", "ogg", "wv"),
+    *("aac", "loas", "ac3", "eac3", "amr", "amrnb", "amrwb"),
+)
 # Time stamps are rounded; what is missing beyond this becomes silence, or all later times are wrong
 HOLE_SECONDS = 0.1
 MAX_HOLE_SECONDS = 3600.0  # a longer one is a time stamp that is wrong
 
 
-def is_media(file: str | BinaryIO) -> bool:
+def is_media(name: str, file: BinaryIO) -> bool:
     """Whether a file is one of those containers, by its first bytes or its name."""
-    if not isinstance(file, str):
-        file.seek(0)
-        return has_signature(file.read(12))
-    try:
-        with Path(file).open("rb") as opened:
-            return Path(file).suffix.lower() in MEDIA_SUFFIXES or has_signature(opened.read(12))
-    except OSError:  # whoever opens it next says why it cannot be read
-        return False
+    file.seek(0)
+    return Path(name).suffix.lower() in MEDIA_SUFFIXES or has_signature(file.read(12))
 
 
 def has_signature(head: bytes) -> bool:
@@ -74,7 +78,7 @@ class MediaFile:
     What the track leaves out is silence.
     """
 
-    def __init__(self, name: str, file: str | BinaryIO):
+    def __init__(self, name: str, file: BinaryIO):
         """Open a file and decode its first frame, which alone says rate and channels for certain.
 
         Raises:
@@ -82,10 +86,11 @@ class MediaFile:
             DeviceError: PyAV is not installed.
         """
         self._av, self.name = _import_av(name), name
-        if not isinstance(file, str):
-            file.seek(0)
+        file.seek(0)
         try:
-            self._container = self._av.open(file)
+            self._container = self._av.open(
+                _Reader(file), container_options=_restrictions(), metadata_errors="replace"
+            )
         except (self._av.FFmpegError, OSError) as error:
             raise AudioError(f"{name}: not a readable media file ({_reason(error)})") from error
         self.num_tracks = len(self._container.streams.audio)
@@ -95,11 +100,14 @@ class MediaFile:
             )
             self._container.close()
             raise AudioError(f"{name}: no sound: the file holds {kinds} and no audio track")
+        track = self._container.streams.audio[0]
+        if track.codec_context is None:
+            self._container.close()
+            raise AudioError(f"{name}: PyAV does not decode this kind of sound; convert it first")
         self.hole_seconds = 0.0  # made silent so far
         self._done = 0  # samples
-        self._frames = self._container.decode(self._container.streams.audio[0])
-        track = self._container.streams.audio[0]
-        self.samplerate, self.channels = track.rate or 1, track.channels or 1
+        self._frames = self._container.decode(track)
+        self.samplerate, self.channels = track.rate or 0, track.channels or 0
         self._first = self._next()
         if self._first is not None:
             self.samplerate = self._first.sample_rate
@@ -162,6 +170,11 @@ class MediaFile:
             hole = 0.0 if frame.time is None or frame.time > end else frame.time - start - at
             if HOLE_SECONDS < hole < MAX_HOLE_SECONDS:
                 self.hole_seconds += hole
+                if self.hole_seconds > LONGEST_SILENCE:
+                    raise AudioError(
+                        f"{self.name}: holds no sound for more than "
+                        f"{LONGEST_SILENCE / 3600:g} h in all; convert it first"
+                    )
                 left = round(hole * self.samplerate)
                 self._done += left
                 while left:
@@ -175,9 +188,45 @@ class MediaFile:
     def _next(self) -> av.AudioFrame | None:
         try:
             return next(self._frames, None)
-        except self._av.FFmpegError as error:
-            at = self._done / self.samplerate
+        except (self._av.FFmpegError, OSError) as error:
+            at = self._done / self.samplerate if self._done else 0.0
             raise AudioError(f"{self.name}: damaged after {at:.1f} s ({_reason(error)})") from error
+
+
+@cache
+def _restrictions() -> dict[str, str]:
+    """What FFmpeg may take a file for, open besides it, and decode to know what is in it.
+
+    No pictures: one of a few kB can take gigabytes.
+    """
+    from av.codec.codec import Codec, UnknownCodecError, codecs_available
+
+    codecs = []
+    for name in sorted(codecs_available):
+        with suppress(UnknownCodecError):  # one that only encodes
+            if Codec(name, "r").type == "audio":
+                codecs.append(name)
+    return {
+        "format_whitelist": ",".join(_FORMATS),
+        "protocol_whitelist": "",
+        "codec_whitelist": ",".join(codecs),
+    }
+
+
+class _Reader:
+    """A file without a name, which FFmpeg would take for an address.
+
+    To seek before the beginning is an answer, not an error, whose traceback PyAV would print.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.read, self.tell, self._file = file.read, file.tell, file
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, OverflowError):
+            return -1
 
 
 def _import_av(name: str) -> ModuleType:

@@ -11,6 +11,7 @@ import numpy as np
 import soxr
 
 from ...errors import AudioError, DeviceError
+from .samples import check_rate
 
 BLOCK_SECONDS = 0.02  # of audio that PortAudio hands over at a time
 # Of silence that begin a pause: the longest delay and word, so that what was said is written
@@ -100,6 +101,7 @@ class Microphone:
                 )
             except sounddevice.PortAudioError:
                 self.rate = int(found["default_samplerate"])
+                check_rate(self.name, self.rate, DeviceError)
             blocksize = int(BLOCK_SECONDS * self.rate)
             self._stream = sounddevice.InputStream(
                 samplerate=self.rate, blocksize=blocksize, **options

@@ -9,6 +9,7 @@ import numpy as np
 import soxr
 
 from ...errors import AudioError, UsageError
+from .samples import check_rate
 
 RAW_FORMATS = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 READ_BYTES = 1 << 16  # at most in one read, which returns what is there
@@ -31,8 +32,7 @@ def raw_blocks(
     """
     if raw_format not in RAW_FORMATS:
         raise UsageError(f"sample format: expected one of {list(RAW_FORMATS)}, got {raw_format!r}")
-    if not 1000 <= rate <= 768_000:
-        raise UsageError(f"rate: expected 1000 to 768000 Hz, got {rate}")
+    check_rate("rate", rate, UsageError)
     dtype = RAW_FORMATS[raw_format]
     resample = (
         None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")

@@ -65,6 +65,20 @@ class KVCache:
             *(buffer.read(written) for buffer in self.buffers),
         ]
 
+    def saved_shapes(self, position: int) -> list[tuple[np.dtype, tuple[int, ...]]]:
+        """Return types and shapes of what `save` returns at a position."""
+        batch, heads, _, size = self.buffers[0].shape
+        written = (batch, heads, self.spec.row(position), size)
+        return [
+            *((state.dtype, state.shape) for state in self.states),
+            *((buffer.dtype, written) for buffer in self.buffers),
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of all buffers."""
+        return sum(buffer.nbytes for buffer in (*self.states, *self.buffers))
+
     def restore(self, position: int, arrays: Sequence[np.ndarray]) -> None:
         """Load what `save` returned at that position."""
         self.position = position

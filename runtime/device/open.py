@@ -36,7 +36,7 @@ def open_device(
     ):
         return Cpu()
     if asked != "auto" and not (
-        kind in ("cuda", "webgpu") and (index.isdecimal() or asked == kind)
+        kind in ("cuda", "webgpu") and ((index.isdecimal() and len(index) < 4) or asked == kind)
     ):
         raise UsageError(f"device: expected auto, cpu, cuda, cuda:N or webgpu, got {asked!r}")
     try:

@@ -10,17 +10,45 @@ kind of processor; both are in its name.
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import shutil
-import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ...errors import StorageError
+from msgspec import Meta
+
+from ...contents import check_contents
+from ...decode import RelativeName, decode, read_within
+from ...errors import ArtifactError, StorageError
+from ...files import FileSpec, atomic_write, hash_file, make_partial_folder
+from ...limits import MANIFEST
 from ...manifest import GraphSpec, Manifest
 from .base import SILENT, import_onnxruntime
 
-_DATA = "weights.data"
+_GRAPH, _DATA, _CHECKSUMS = "model.onnx", "weights.data", "checksums.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PrepackedGraph:
+    """A graph saved with its weights as this machine's kernels take them."""
+
+    path: Path
+    files: Mapping[Path, FileSpec]  # the graph's own and that of its weights
+
+    @property
+    def weights(self) -> dict[Path, FileSpec]:
+        """Return what sessions map."""
+        return {path: file for path, file in self.files.items() if path != self.path}
+
+
+@dataclass(frozen=True, slots=True)
+class _Checksums:
+    """`checksums.json`."""
+
+    files: Annotated[Mapping[RelativeName, FileSpec], Meta(max_length=2)]
 
 
 def prepacked_folder(manifest: Manifest, graph: GraphSpec, cache: Path) -> Path:
@@ -30,28 +58,76 @@ def prepacked_folder(manifest: Manifest, graph: GraphSpec, cache: Path) -> Path:
     return cache / f"{Path(graph.path).stem}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
 
-def prepacked_graph(manifest: Manifest, artifact: Path, graph: GraphSpec, cache: Path) -> Path:
-    """Return the saved form of a graph in the folder `cache`, made now where it is missing.
+def find_prepacked(
+    manifest: Manifest, graph: GraphSpec, cache: Path, notes: list[str]
+) -> PrepackedGraph | None:
+    """Return the saved form of a graph in the folder `cache`, its bytes compared with their hashes.
+
+    None where there is none; one that is damaged is removed, and `notes` are told.
+    """
+    folder = prepacked_folder(manifest, graph, cache)
+    if not folder.is_dir():
+        return None
+    try:
+        found = _read(folder)
+        check_contents(found.files, found.weights, notes=notes)
+    except ArtifactError as error:
+        reason = str(error).partition(";")[0]
+        notes.append(f"saved packed weights are damaged and are made anew: {reason}")
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return found
+
+
+def make_prepacked(
+    manifest: Manifest, artifact: Path, graph: GraphSpec, cache: Path
+) -> PrepackedGraph:
+    """Save a graph in the folder `cache`.
 
     Raises:
+        ArtifactError: the artifact's files are not the manifest's.
         StorageError: it cannot be written.
     """
     folder = prepacked_folder(manifest, graph, cache)
-    if folder.is_dir():
-        return folder / "model.onnx"
+    check_contents(
+        {artifact / name: manifest.files[name] for name in graph.files},
+        [artifact / name for name in graph.data],
+    )
     ort = import_onnxruntime()
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=cache))
+        partial = make_partial_folder(cache)
         try:
-            _save(ort, artifact / graph.path, partial / "model.onnx")
+            _save(ort, artifact / graph.path, partial / _GRAPH)
+            files = {path.name: hash_file(path) for path in sorted(partial.iterdir())}
+            text = json.dumps(asdict(_Checksums(files)))
+            atomic_write(partial / _CHECKSUMS, text.encode())
             if not folder.is_dir():  # another process may have been first
                 partial.replace(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
+        if isinstance(error, StorageError):
+            raise
         raise StorageError(f"{cache}: cannot be written ({error.strerror or error})") from error
-    return folder / "model.onnx"
+    return _read(folder)
+
+
+def _read(folder: Path) -> PrepackedGraph:
+    path = folder / _CHECKSUMS
+
+    def damaged(reason: str) -> ArtifactError:
+        return ArtifactError(f"{path}: {reason}")
+
+    try:
+        found = decode(_Checksums, read_within(path, MANIFEST, damaged), damaged)
+    except FileNotFoundError:
+        raise damaged("missing") from None
+    if _GRAPH not in found.files:
+        raise damaged(f"no {_GRAPH}")
+    return PrepackedGraph(
+        folder / _GRAPH, {folder / name: file for name, file in found.files.items()}
+    )
 
 
 def _save(ort: Any, graph: Path, path: Path) -> None:

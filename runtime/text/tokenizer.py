@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-import base64
 import codecs
-import json
 from pathlib import Path
 
+from ...decode import read_within
 from ...errors import ArtifactError
+from ...limits import TOKENIZER
 from ...manifest import Tokens
+from ...tekken import Tekken
 
 
 class Tokenizer:
     """The bytes of every text token, from `tekken.json`."""
 
     def __init__(self, path: Path, tokens: Tokens):
+        def wrong(reason: str) -> ArtifactError:
+            return ArtifactError(
+                f"{path}: not a readable Tekken tokenizer ({reason}); export again"
+            )
+
         try:
-            values = json.loads(path.read_bytes())
-            self.pieces = [base64.b64decode(entry["token_bytes"]) for entry in values["vocab"]]
-            config = values["config"]
-            # That the model has
-            self.num_ranks = config["default_vocab_size"] - config["default_num_special_tokens"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            content = read_within(path, TOKENIZER, wrong)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise wrong(str(error.strerror)) from error
+        tekken = Tekken.decode(content, wrong)
+        self.path, self.sizes = path, tekken.config
+        self.pieces, self.first_text = tekken.pieces, tokens.first_text
+
+    def check_sizes(self, vocab_size: int) -> None:
+        """Compare the numbers of tokens with the model's.
+
+        Raises:
+            ArtifactError: it has other ones.
+        """
+        found = self.sizes.default_num_special_tokens, self.sizes.default_vocab_size
+        if found != (self.first_text, vocab_size):
             raise ArtifactError(
-                f"{path}: not a readable Tekken tokenizer ({error!r}); export again"
-            ) from error
-        self.first_text = tokens.first_text
+                f"{self.path}: expected {vocab_size:,} tokens, {self.first_text:,} of them special,"
+                f" as in the manifest, got {found[1]:,} and {found[0]:,}; export again"
+            )
 
     def bytes_of(self, token_id: int) -> bytes:
         """The token's bytes, none for a special token."""
@@ -52,15 +67,14 @@ class TextDecoder:
         """The text that this token completes."""
         return self.utf8.decode(self.tokenizer.bytes_of(token_id))
 
-    def state(self) -> list[str | int]:
-        """What an unfinished character left behind, as JSON holds it."""
-        pending, flags = self.utf8.getstate()
-        return [pending.hex(), flags]
+    @property
+    def pending(self) -> bytes:
+        """The bytes of a character that is not whole yet."""
+        return self.utf8.getstate()[0]
 
-    def restore(self, state: list[str | int]) -> None:
-        """The inverse of `state`."""
-        pending, flags = state
-        self.utf8.setstate((bytes.fromhex(str(pending)), int(flags)))
+    def restore(self, pending: bytes) -> None:
+        """Go on behind the bytes of a character that is not whole yet."""
+        self.utf8.setstate((pending, 0))
 
     def flush(self) -> str:
         """A replacement character where the last one was cut off."""

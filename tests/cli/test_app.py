@@ -156,10 +156,16 @@ def test_error_as_a_process(process):
         (["transcribe", "--delay", "soon", "a.wav"], ["Invalid value for '--delay'"]),
         (["transcribe", "--threads", "0", "a.wav"], ["Invalid value for '--threads'"]),
         (["transcribe", "--threads", "-1", "a.wav"], ["Invalid value for '--threads'"]),
+        (["transcribe", "--batch-size", "1025", "a.wav"], ["Invalid value for '--batch-size'"]),
+        (["serve", "--port", "65536"], ["Invalid value for '--port'"]),
     ],
 )
 def test_misuse(arguments, parts, run):
     run(*arguments).assert_misused(*parts)
+
+
+def test_rungs_are_digits(run):
+    run("verify", "nowhere", "--rungs", "9" * 5000).assert_refused(2, "rungs: expected numbers")
 
 
 def test_inspect_for_a_reader_that_leaves(process, tiny_artifact):

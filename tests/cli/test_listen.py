@@ -11,6 +11,8 @@ import pytest
 import soundfile
 from support.commands import CLIP, TEXT, read_word
 
+from voxtral_onnx.cli.live import open_microphone
+from voxtral_onnx.runtime.audio import microphone
 from voxtral_onnx.runtime.text.captions import FORMATS
 
 RAW = (soundfile.read(CLIP, dtype="int16")[0]).tobytes()
@@ -93,11 +95,27 @@ def test_a_signal_ends_the_capture_and_keeps_what_was_said(number, code, start):
         (["--hotword-bias", "2"], "--hotword-bias is that of --hotwords FILE"),
         (["--stdin", "-f", "all"], "add --output-dir FOLDER"),
         (["--stdin", "--sample-format", "s24le"], "sample format: expected one of"),
-        (["--stdin", "--rate", "10"], "rate: expected 1000 to 768000 Hz"),
+        (["--stdin", "--rate", "999"], "rate: expected 1000 to 768000 Hz, got 999"),
+        (["--stdin", "--rate", "768001"], "rate: expected 1000 to 768000 Hz, got 768001"),
     ],
 )
 def test_misuse(arguments, words, process, tiny_artifact):
     process("listen", "-m", tiny_artifact, *arguments, input=b"").assert_refused(2, words)
+
+
+def test_a_microphone_is_a_number_or_a_name(monkeypatch):
+    asked = []
+
+    class Stub:
+        name, rate = "stub", 16000
+
+        def __init__(self, device, rate):
+            asked.append(device)
+
+    monkeypatch.setattr(microphone, "Microphone", Stub)
+    for device in (None, "", "3", "USB", "\u00b2", "9" * 5000):
+        open_microphone(device, 16000)
+    assert asked == [None, "", 3, "USB", "\u00b2", "9" * 5000]
 
 
 @pytest.mark.parametrize("arguments", [["a.wav"], ["--", "a.wav"], ["--stdin", "a.wav", "b.wav"]])

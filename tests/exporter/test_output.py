@@ -106,7 +106,7 @@ def test_finished_graph_is_reused(checkpoint, exported, tmp_path, traces):
     assert contents(out) == contents(exported)
 
 
-@pytest.mark.parametrize("change", ["generator", "file"])
+@pytest.mark.parametrize("change", ["generator", "size", "graph", "weights", "files"])
 def test_graphs_of_other_facts_are_made_anew(change, checkpoint, exported, tmp_path):
     out = shutil.copytree(exported, tmp_path / "out")
     plan = plan_export(checkpoint, out, precisions=("q4",))
@@ -124,8 +124,16 @@ def test_graphs_of_other_facts_are_made_anew(change, checkpoint, exported, tmp_p
             plan.fingerprint, replace(plan.facts, generator="voxtral-onnx 0"), (), finished
         ).write(out)
         assert plan_export(checkpoint, out, precisions=("q4",)).finished == {}
+    elif change == "files":
+        record = json.loads((out / UNFINISHED).read_text())
+        del record["finished"]["onnx/encoder_q4.onnx"]["files"]["onnx/audio_encoder_q4.onnx_data"]
+        (out / UNFINISHED).write_text(json.dumps(record))
+        assert plan_export(checkpoint, out, precisions=("q4",)).finished == {}
     else:
-        os.truncate(out / "onnx/encoder_q4.onnx", 100)
+        name = "audio_encoder_q4.onnx_data" if change == "weights" else "encoder_q4.onnx"
+        content = (out / "onnx" / name).read_bytes()
+        damaged = content[:100] if change == "size" else bytes([content[0] ^ 1]) + content[1:]
+        (out / "onnx" / name).write_bytes(damaged)
         assert list(plan_export(checkpoint, out, precisions=("q4",)).finished) == [
             "onnx/decoder_q4.onnx"
         ]
@@ -330,6 +338,16 @@ def test_artifact_that_lacks_a_file_is_not_added_to(checkpoint, exported, tmp_pa
     (out / "onnx/encoder_q4.onnx").unlink()
     with pytest.raises(ArtifactError, match=r"onnx/encoder_q4.onnx: missing"):
         export(checkpoint, out, precisions=("fp32",))
+
+
+def test_artifact_with_a_damaged_file_is_not_added_to(checkpoint, exported, tmp_path):
+    out = shutil.copytree(exported, tmp_path / "out")
+    with (out / "onnx/audio_encoder_q4.onnx_data").open("r+b") as file:
+        file.write(b"\xff")
+    with pytest.raises(ArtifactError, match=r"audio_encoder_q4\.onnx_data: expected sha256"):
+        export(checkpoint, out, precisions=("fp32",))
+    export(checkpoint, out, precisions=("q4",))
+    assert contents(out) == contents(exported)
 
 
 FAMILY = [

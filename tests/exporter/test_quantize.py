@@ -151,7 +151,13 @@ def test_what_is_read_is_not_written(tiny_artifact, run):
 
 def test_a_damaged_artifact_is_refused(tiny_artifact, tmp_path, run):
     artifact = copy_artifact(tiny_artifact, tmp_path / "source", "fp32")
-    (artifact / "onnx/audio_encoder.onnx_data").unlink()
+    weights = artifact / "onnx/audio_encoder.onnx_data"
+    with weights.open("r+b") as file:
+        file.write(b"\xff\xff")
+    run("quantize", artifact, "-o", tmp_path / "out").assert_refused(
+        4, "audio_encoder.onnx_data: expected sha256"
+    )
+    weights.unlink()
     run("quantize", artifact, "-o", tmp_path / "out").assert_refused(
         4, "audio_encoder.onnx_data: missing"
     )

@@ -19,6 +19,7 @@ from support.hub_server import LFS
 from support.needs import WEB, need_node, run_script
 
 import voxtral_onnx
+from voxtral_onnx import limits
 from voxtral_onnx.config import RELEASED, RELEASED_LANGUAGES, RELEASED_NAME
 from voxtral_onnx.errors import ArtifactError, StorageError, UsageError
 from voxtral_onnx.manifest import FILE_NAME, Manifest
@@ -373,6 +374,32 @@ def test_files_of_the_artifact_before_are_removed(hub, tiny_artifact, artifact, 
     publish(artifact, NAME)
     files = held(hub)
     assert files.pop("README.md") and files == {**content(artifact), **mine}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"[]",
+        b'{"files": 1}',
+        b'{"files": {"../x": {}}}',
+        b"[" * 100_000,
+        b" " * (limits.MANIFEST + 1),
+    ],
+    ids=["list", "number", "name", "nested", "large"],
+)
+def test_damaged_manifest_of_the_artifact_before(damage, hub, artifact):
+    before = {FILE_NAME: damage}
+    hub.publish(NAME, before)
+    with pytest.raises(StorageError, match=r"is damaged|expected at most"):
+        publish(artifact, NAME)
+    assert held(hub) == before
+
+
+def test_answers_of_what_is_no_hub(hub, artifact):
+    for body in (b"[]", b"{}", b"[" * 100_000, b'{"url": 1}'):
+        hub.faults.body = body
+        with pytest.raises(StorageError, match=f"{NAME}: "):
+            publish(artifact, NAME)
 
 
 def test_space_of_a_model_for_other_hosts(page, transformers_js_artifact):

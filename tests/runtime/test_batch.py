@@ -222,9 +222,9 @@ def test_a_row_moves_by_itself(toy_transcriber):
     assert rows.cache(1).position == 0
 
 
-@pytest.mark.parametrize("batch_size", [0, -1])
+@pytest.mark.parametrize("batch_size", [0, -1, 1025, 10**9])
 def test_no_rows(tiny_artifact, batch_size):
-    with pytest.raises(UsageError, match="batch size: expected at least 1 file, got"):
+    with pytest.raises(UsageError, match="batch size: expected 1 to 1024 files, got"):
         Transcriber(tiny_artifact, "cpu", batch_size=batch_size)
 
 

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from support.commands import CLIP
 
+from voxtral_onnx.errors import UsageError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime import bench
 
@@ -148,4 +149,7 @@ def test_refusals(tiny_artifact, run, tmp_path):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0, np.float32), 16000)
     run("bench", tiny_artifact, tmp_path / "empty.wav").assert_refused(6, "empty")
     run("bench", tmp_path).assert_refused(4, "not an exported artifact")
-    run("bench", tiny_artifact, CLIP, "--repeat", 0).assert_misused("--repeat")
+    for count in (0, 1001):
+        run("bench", tiny_artifact, CLIP, "--repeat", count).assert_misused("--repeat")
+        with pytest.raises(UsageError, match="repeat: expected 1 to 1000"):
+            next(bench.bench(tiny_artifact, CLIP, repeat=count))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -171,6 +172,12 @@ def test_what_hotwords_changed_is_in_the_json(transcribe):
         (b"\n \n", [], "words.txt: holds no words"),
         (b"caf\xe9", [], "words.txt: expected UTF-8 text"),
         (
+            b"a" * 101,
+            [],
+            "hotwords: 'aaaaaaaaaaaaaaaaaaaa'…: expected at most 100 characters, got 101",
+        ),
+        (b"music\n" * 12_000, [], "words.txt: expected at most 65,536 bytes, found more"),
+        (
             b"music",
             ["--hotword-bias", "0"],
             "hotword bias: expected more than 0 and at most 20 logits, got 0",
@@ -181,6 +188,46 @@ def test_what_hotwords_changed_is_in_the_json(transcribe):
 )
 def test_hotwords_that_are_refused(content, arguments, words, transcribe):
     transcribe(content, *arguments, CLIP).assert_refused(2, words)
+
+
+def test_long_lists_from_python(tokenizer, ids):
+    with pytest.raises(UsageError, match=r"expected at most 100 characters, got 100000"):
+        Hotwords(["music", "a " * 49_999 + "bc"], tokenizer, ids)
+    with pytest.raises(UsageError, match=r"expected at most 65,536 bytes in all, got more"):
+        Hotwords([f"{i:_>90}" for i in range(1000)], tokenizer, ids)
+    with pytest.raises(UsageError, match=r"expected whole characters"):
+        Hotwords(["a\ud800"], tokenizer, ids)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.text("ab ", min_size=1, max_size=12).filter(str.strip), min_size=1, max_size=4),
+    st.text("ab ", max_size=12),
+)
+def test_what_continues_is_what_follows_any_beginning(tokenizer, ids, encode, words, written):
+    hotwords, recent = Hotwords(words, tokenizer, ids), encode(written)
+    sequences = [
+        s for word in hotwords.words for s in hotwords._sequences(word, TextEncoder(tokenizer))
+    ]
+    expected = {
+        sequence[length]
+        for sequence in sequences
+        for length in range(1, len(sequence))
+        if list(sequence[:length]) == recent[-length:] and sequence[length] >= ids.first_text
+    }
+    assert set(hotwords.continuations(recent)) == expected
+    assert set(hotwords.starts([])) == {sequence[0] for sequence in sequences}
+
+
+def test_a_list_takes_what_its_tokens_take(tokenizer, ids):
+    """Characters that no token has whole, so that every byte is a token."""
+    words = [chr(0x12000 + i) + "\U00012345" * 99 for i in range(20)]
+    tracemalloc.start()
+    hotwords = Hotwords(words, tokenizer, ids)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert hotwords.longest > 300
+    assert peak < 24 << 20
 
 
 def test_a_hotword_file_that_is_not_there(run, tiny_artifact, tmp_path):

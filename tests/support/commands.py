@@ -59,11 +59,8 @@ def user_environment() -> dict[str, str]:
 
 
 def clean_environment(state: Path, **extra: str) -> dict[str, str]:
-    return (
-        user_environment()
-        | {"XDG_STATE_HOME": str(state / "state"), "PYTHONIOENCODING": "utf-8"}
-        | extra
-    )
+    own = {"XDG_STATE_HOME": str(state / "state"), "XDG_CACHE_HOME": str(state / "cache")}
+    return user_environment() | own | {"PYTHONIOENCODING": "utf-8"} | extra
 
 
 def read_word(file: int, seconds: float = 60) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,25 @@ def cut(path: Path, size: int, folder: Path, first: str = "aa") -> list[Path]:
                 else chr(ord(suffix[0]) + 1) + "a"
             )
     return shards
+
+
+def header(
+    tensors: Sequence[tuple[bytes, Sequence[int], int]] = (),
+    keys: Sequence[tuple[bytes, int, bytes]] = (),
+    *,
+    num_tensors: int | None = None,
+    size: int = 0,
+) -> bytes:
+    """A header of float tensors (name, shape, offset) and keys (key, kind, value), and data."""
+
+    def text(name: bytes) -> bytes:
+        return struct.pack("<Q", len(name)) + name
+
+    parts = [struct.pack("<4sIQQ", b"GGUF", 3, num_tensors or len(tensors), len(keys))]
+    parts += [text(key) + struct.pack("<I", kind) + value for key, kind, value in keys]
+    parts += [
+        text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, offset)
+        for name, shape, offset in tensors
+    ]
+    content = b"".join(parts)
+    return content + bytes(-len(content) % 32 + size)

@@ -26,7 +26,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,6 +57,9 @@ class Faults:
     flip: str | None = None  # a file of which one byte is wrong
     knows_ranges: bool = True
     body: bytes | None = None  # of every answer
+    # By the end of a path: pieces of an answer, its head among them, sent one by one as they stand
+    raw: dict[str, Callable[[], Iterable[bytes]]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)  # announced in the place of right ones
     hold: int | None = None  # bytes of a file after which the server waits until `resumed` is set
     # Of others, made before the next one, one a commit
     commits: list[dict[str, bytes]] = field(default_factory=list)
@@ -146,6 +149,11 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
                 self.answer(faults.error[0], b"{}", {"X-Error-Code": faults.error[1]})
             elif faults.body is not None:
                 self.answer(200, faults.body)
+            elif pieces := next((p for end, p in faults.raw.items() if path.endswith(end)), None):
+                self.close_connection = True
+                for piece in pieces():
+                    self.wfile.write(piece)
+                    self.wfile.flush()
             else:
                 return path.strip("/").split("/")
 
@@ -173,11 +181,10 @@ def handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
                 return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             files, commit = server.repositories[repo_id][revision], server.commit(repo_id, revision)
             if is_listing:
-                listing = {
-                    "id": repo_id,
-                    "sha": commit,
-                    "siblings": [entry(*file) for file in files.items()],
-                }
+                siblings = [entry(*file) for file in files.items()]
+                for each in siblings:
+                    each["size"] = server.faults.sizes.get(each["rfilename"], each["size"])
+                listing = {"id": repo_id, "sha": commit, "siblings": siblings}
                 return self.answer_json(200, listing | {"private": repo_id in server.private})
             name = "/".join(parts[4:])
             if name not in files:

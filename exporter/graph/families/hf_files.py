@@ -13,7 +13,8 @@ from typing import Any
 from ....config import TransformerConfig, VoxtralConfig
 from ....errors import CheckpointError
 from ....manifest import Streaming, Tokens
-from .tokenizer_json import special_tokens, tokenizer_json
+from ....tekken import Tekken
+from .tokenizer_json import tokenizer_json
 
 ROOT_NAMES = (
     "config.json",
@@ -39,7 +40,7 @@ def root_files(
     config: VoxtralConfig,
     tokens: Tokens,
     streaming: Streaming,
-    tekken: bytes,
+    tekken: Tekken,
     graphs: Mapping[str, Mapping[str, int]],
 ) -> dict[str, bytes]:
     """Content of ROOT_NAMES; `graphs` has the number of data files of each graph, by precision.
@@ -60,7 +61,7 @@ def root_files(
                 f"family transformers_js: {name}: its processor has {expected}, this checkpoint "
                 f"{value}; export with --family native"
             )
-    specials = special_tokens(json.loads(tekken))
+    specials = tekken.names
     named = {name: text for name, text in _NAMED.items() if text in specials}
     ids = {"bos_token_id": tokens.bos, "eos_token_id": tokens.eos}
     pad = specials.index(_NAMED["pad_token"]) if "pad_token" in named else None

@@ -10,6 +10,7 @@ from torch import nn
 
 from ....config import TransformerConfig, VoxtralConfig
 from ....manifest import Streaming, TensorSpec, Tokens
+from ....tekken import Tekken
 from ...model.linear import ModuleFactory
 
 
@@ -66,7 +67,7 @@ class WriteFiles(Protocol):
         config: VoxtralConfig,
         tokens: Tokens,
         streaming: Streaming,
-        tekken: bytes,
+        tekken: Tekken,
         graphs: Mapping[str, Mapping[str, int]],
     ) -> dict[str, bytes]:
         """Return their content by name.

@@ -7,27 +7,33 @@ transformers' `MistralConverter`.
 
 from __future__ import annotations
 
-import base64
 import json
 from typing import Any
 
 from ....errors import CheckpointError
+from ....tekken import Tekken
 
 
-def tokenizer_json(tekken: bytes) -> bytes:
+def tokenizer_json(tekken: Tekken) -> bytes:
     """The whole file.
 
     Raises:
-        CheckpointError: a tekken.json that says nothing of how text is split.
+        CheckpointError: a tekken.json that says nothing of how text is split, or has two tokens of
+            one name.
     """
-    values = json.loads(tekken)
-    specials, tokens = special_tokens(values), _text_tokens(values)
-    if "pattern" not in values["config"]:
+    specials, tokens = tekken.names, tekken.pieces
+    if tekken.config.pattern is None:
         raise CheckpointError(
             "tekken.json: no pattern that splits text; take the file that belongs to the checkpoint"
         )
     names = [_spell(token) for token in tokens]
-    ids = dict(zip(names, range(len(specials), len(specials) + len(names)), strict=True))
+    ids = {name: rank for rank, name in enumerate(names, len(specials))}
+    ids |= {content: rank for rank, content in enumerate(specials)}
+    if len(ids) != len(specials) + len(names):
+        raise CheckpointError(
+            "tekken.json: a special token has the name of a text token; take the file that belongs "
+            "to the checkpoint"
+        )
     result = {
         "version": "1.0",
         "truncation": None,
@@ -50,7 +56,7 @@ def tokenizer_json(tekken: bytes) -> bytes:
             "pretokenizers": [
                 {
                     "type": "Split",
-                    "pattern": {"Regex": values["config"]["pattern"]},
+                    "pattern": {"Regex": tekken.config.pattern},
                     "behavior": "Isolated",
                     "invert": False,
                 },
@@ -68,26 +74,11 @@ def tokenizer_json(tekken: bytes) -> bytes:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": True,  # a piece that is a token is not taken apart
-            "vocab": ids | {content: rank for rank, content in enumerate(specials)},
+            "vocab": ids,
             "merges": _merges(tokens),
         },
     }
     return json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def special_tokens(tekken: dict[str, Any]) -> list[str]:
-    """Names of the tokens without bytes, by id."""
-    named = {entry["rank"]: entry["token_str"] for entry in tekken["special_tokens"]}
-    return [
-        named.get(rank, f"<SPECIAL_{rank}>")
-        for rank in range(tekken["config"]["default_num_special_tokens"])
-    ]
-
-
-def _text_tokens(tekken: dict[str, Any]) -> list[bytes]:
-    """Bytes of the others, by rank; the file may hold more than the model has."""
-    count = tekken["config"]["default_vocab_size"] - tekken["config"]["default_num_special_tokens"]
-    return [base64.b64decode(entry["token_bytes"]) for entry in tekken["vocab"][:count]]
 
 
 def _merges(tokens: list[bytes]) -> list[list[str]]:

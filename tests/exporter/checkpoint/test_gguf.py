@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from itertools import pairwise
 from pathlib import Path
 
@@ -240,9 +241,9 @@ def test_the_tokenizer_is_beside_the_file_or_named(own, tmp_path, refuse):
         own / MODEL, "there is no", str(tmp_path / "none.json"), tokenizer=tmp_path / "none.json"
     )
     values = json.loads((TINY / "tekken.json").read_text())
-    values["config"]["default_vocab_size"] = 131072
+    values["config"]["default_vocab_size"] = 4000
     (own / "tekken.json").write_text(json.dumps(values))
-    refuse(own / MODEL, "vocabulary: expected 5096", "got 131072", tokenizer=None)
+    refuse(own / MODEL, "vocabulary: expected 5096", "got 4000", tokenizer=None)
 
 
 @pytest.mark.parametrize("first", ["aa", "00", "000"])
@@ -382,8 +383,9 @@ def test_names_that_match_no_gguf(own, tmp_path, refuse):
         (0, b"GGML", ["found a file that begins with b'GGML'"]),
         (4, b"\1\0\0\0", ["expected GGUF version 2 or 3, got 1"]),
         (4, b"\0\0\0\3", ["expected GGUF version 2 or 3, got 50331648"]),
-        (8, b"\xff" * 8, ["expected 1 to 4 axes, got 0"]),
-        (16, b"\xff" * 8, ["damaged"]),
+        (8, b"\xff" * 8, ["18,446,744,073,709,551,615 tensors or keys", "damaged"]),
+        (8, b"\0\1" + bytes(6), ["expected 1 to 4 axes, got 0"]),
+        (16, b"\xff" * 8, ["18,446,744,073,709,551,615 tensors or keys", "damaged"]),
         (24, b"\xff" * 8, ["damaged"]),
     ],
 )
@@ -408,13 +410,18 @@ def test_damaged_header(at, content, parts, own, refuse):
         ),
         (
             lambda reader: set_part(reader.tensors[3].field.parts[5], 1 << 40),
-            ["truncated", "ends at byte"],
+            ["expected its values from byte", "got 1,099,511,627,776"],
         ),
         (
             lambda reader: set_part(reader.tensors[3].field.parts[3], 1 << 40),
             ["truncated", "ends at byte"],
         ),
         (lambda reader: set_part(reader.tensors[3].field.parts[3], 33), ["whole blocks of Q4_0"]),
+        (lambda reader: set_part(reader.tensors[3].field.parts[3], 0), ["empty"]),
+        (
+            lambda reader: set_part(reader.tensors[3].field.parts[3], 1 << 63),
+            ["truncated", "ends at byte"],
+        ),
         (
             lambda reader: set_part(reader.fields["general.architecture"].parts[2], 13),
             ["unknown kind of metadata 13"],
@@ -434,6 +441,82 @@ def test_damaged_entry(change, parts, own, refuse):
 
 def set_part(part, value):
     part[0] = value
+
+
+ALIGNED = "general.alignment"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (ggufs.header([(b"a", (8,), 0), (b"b", (8,), 0)], size=64), "b: expected .* from byte 32"),
+        (ggufs.header([(b"a", (8,), 0), (b"b", (8,), 16)], size=64), "b: expected .* from byte 32"),
+        (ggufs.header([(b"a", (8,), 32), (b"b", (8,), 0)], size=64), "a: expected .* from byte 0"),
+        (ggufs.header([(b"a", (8,), 0), (b"b", (8,), 64)], size=96), "b: expected .* from byte 32"),
+        (ggufs.header([(b"a", (8,), 0), (b"a", (8,), 32)], size=64), "a is there twice"),
+        (ggufs.header([(b"a", (0,), 0)]), r"a \[0\]: empty"),
+        (ggufs.header([(b"a", (1 << 63, 1 << 63, 4), 0)], size=64), "a ends at byte"),
+        (ggufs.header([(b"\xff", (8,), 0)], size=32), "damaged header"),
+        (ggufs.header(num_tensors=10**9), "1,000,000,000 tensors or keys"),
+        (ggufs.header(keys=[(b"a", 4, bytes(4))] * 2), "the key a is there twice"),
+        (ggufs.header(keys=[(b"a", 9, struct.pack("<IQ", 9, 1))]), "unknown kind of metadata 9"),
+        (ggufs.header(keys=[(b"a", 9, struct.pack("<IQ", 8, 1 << 60))]), "truncated or damaged"),
+        (ggufs.header(keys=[(b"a", 9, struct.pack("<IQ", 10, 1 << 61))]), "truncated or damaged"),
+        (
+            ggufs.header(keys=[(b"a", 9, struct.pack("<IQQ", 8, 2, (1 << 64) - 1))]),
+            "truncated or damaged",
+        ),
+        (ggufs.header(keys=[(b"a", 8, struct.pack("<Q", 1 << 40))]), "a name of 1,099,511"),
+        *(
+            (ggufs.header(keys=[(ALIGNED.encode(), kind, value)]), "expected a power of two")
+            for kind, value in [
+                (4, bytes(4)),
+                (4, b"\x18\0\0\0"),
+                (5, b"\xff" * 4),
+                (6, b"\0\0\0\x42"),  # 32 as a float
+                (7, b"\1"),
+                (8, struct.pack("<Q2s", 2, b"32")),
+            ]
+        ),
+        (
+            ggufs.header([(b"a", (8,), 0)], [(ALIGNED.encode(), 10, b"\0" * 7 + b"\x80")], size=32),
+            "a ends at byte",
+        ),
+        (
+            ggufs.header(keys=[(b"a", 9, struct.pack("<IQ", 0, 64 << 20) + bytes(64 << 20))]),
+            "expected a header of at most 33,554,432 bytes",
+        ),
+    ],
+)
+def test_headers_that_lie(content, reason, tmp_path):
+    path = tmp_path / MODEL
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=reason):
+        gguf.open_gguf([path])
+
+
+def test_what_is_accepted_stands_where_the_package_has_it(tmp_path):
+    """Headers with a byte changed, read by both."""
+    keys = [(ALIGNED.encode(), 4, struct.pack("<I", 64)), (b"a.text", 8, struct.pack("<Q", 0))]
+    good = ggufs.header([(b"a", (2, 3), 0), (b"b", (5,), 64), (b"c", (1,), 128)], keys, size=256)
+    accepted = 0
+    for at in range(24, len(good) - 256):
+        for value in (0, 1, 64, 255):
+            content = good[:at] + bytes([value]) + good[at + 1 :]
+            path = tmp_path / f"{at}-{value}"
+            path.write_bytes(content)
+            try:
+                tensors, _ = gguf.open_gguf([path])
+            except CheckpointError:
+                continue
+            theirs = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+            accepted += 1
+            assert tensors.keys() == theirs.keys()
+            for name, tensor in tensors.items():
+                assert tensor.shape == tuple(int(size) for size in theirs[name].shape)[::-1]
+                assert tensor.span.pieces[0].offset == theirs[name].data_offset
+                assert tensor.num_bytes == theirs[name].n_bytes
+    assert accepted > 100
 
 
 def test_vectors_and_convolutions_are_floats(own, refuse):

@@ -72,6 +72,28 @@ def test_empty_name_is_not_the_folder_one_is_in(tmp_path, monkeypatch, run):
     run("transcribe", "-m", "nowhere", "").assert_refused(2, "the name of a file is empty")
 
 
+def test_only_what_is_called_so_is_standard_input(tmp_path, monkeypatch):
+    """libsndfile reads standard input for this name too."""
+    (tmp_path / "-").write_bytes(CLIP.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    [found] = find_audio(["*"])
+    assert np.array_equal(read(found), SAMPLES)
+    assert find_audio(["-"]) == ["-"]
+
+
+def test_a_name_is_no_format(tmp_path):
+    """libsndfile takes anything for sound of 8 kHz whose name ends so."""
+    (tmp_path / "a.au").write_bytes(b"hello" * 1000)
+    with pytest.raises(AudioError, match=r"a.au: not a readable audio file"):
+        open_audio(tmp_path / "a.au", RATE)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, transcribe):
+    os.mkfifo(tmp_path / "a.wav")
+    transcribe(tmp_path / "a.wav").assert_refused(6, "a.wav: expected a file, got a pipe")
+    transcribe("/dev/zero").assert_refused(6, "/dev/zero: expected a file, got a pipe or a device")
+
+
 def test_folder_is_no_audio(tmp_path, transcribe):
     transcribe(tmp_path).assert_refused(6, f"{tmp_path}: a folder without audio files (.wav, ")
 
@@ -101,6 +123,46 @@ def test_non_finite_samples(samples, rate, tmp_path, transcribe):
 def test_arrays_that_are_not_sound(samples):
     with pytest.raises(AudioError, match="samples: "):
         open_audio(samples, RATE)
+
+
+@pytest.mark.parametrize("value", [1e30, 1e300])
+def test_samples_beyond_any_recording(value, tmp_path):
+    samples = with_sample(0.5).astype(np.float64)
+    samples[8000] = -value
+    with pytest.raises(AudioError, match=r"sample 8000 is -1e\+30*, where full scale is 1"):
+        open_audio(samples, RATE)
+    soundfile.write(tmp_path / "a.wav", samples, RATE, "DOUBLE")
+    with pytest.raises(AudioError, match=r"a.wav: the sample at 0.50 s is "):
+        open_audio(tmp_path / "a.wav", RATE)
+    open_audio(samples.clip(-(2.0**31), 1), RATE)  # 32-bit integers, written as floats
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "said"),
+    [
+        (1, 1, "a.wav: expected 1000 to 768000 Hz, got 1"),
+        (999, 1, "got 999"),
+        (768_001, 1, "got 768001"),
+        (2**31 - 1, 1, "got 2147483647"),
+        (RATE, 65, "a.wav: expected 1 to 64 channels, got 65"),
+        (RATE, 1024, "1024"),
+        (RATE, 65535, "a.wav: not a readable audio file"),
+    ],
+)
+def test_rates_and_channels_of_no_recording(rate, channels, said, tmp_path, transcribe):
+    """A second of 1 Hz would be 16,000 of work, and a block of 1024 channels gigabytes."""
+    soundfile.write(tmp_path / "a.wav", np.zeros((2, 1)), RATE)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[22:28] = channels.to_bytes(2, "little") + rate.to_bytes(4, "little")
+    content[28:34] = bytes(4) + (2 * channels % 2**16).to_bytes(2, "little")
+    (tmp_path / "a.wav").write_bytes(content + bytes(4 * channels))
+    transcribe(tmp_path / "a.wav").assert_refused(6, said)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(1000, 1), (768_000, 1), (RATE, 64)])
+def test_rates_and_channels_at_their_bounds(rate, channels, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros((rate, channels)), rate)
+    assert open_audio(tmp_path / "a.wav", RATE).duration == pytest.approx(1, abs=1e-3)
 
 
 def test_damaged_in_the_middle(tmp_path, transcribe):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import soundfile
 from support.commands import CLIP, TEXT
 
 from voxtral_onnx.errors import AudioError, DeviceError
-from voxtral_onnx.runtime.audio.files import BLOCK_SECONDS, open_audio
+from voxtral_onnx.memory import peak_memory, resident_memory
+from voxtral_onnx.runtime.audio import media
+from voxtral_onnx.runtime.audio.files import BLOCK_SECONDS, find_audio, open_audio
 
 RATE = 16000
 SAMPLES, _ = soundfile.read(CLIP, dtype="float32")
@@ -64,7 +68,7 @@ def write_media(
     return path
 
 
-def read(path: Path) -> np.ndarray:
+def read(path: str | Path) -> np.ndarray:
     return np.concatenate(list(open_audio(path, RATE).blocks()))
 
 
@@ -130,6 +134,148 @@ def test_transcript_of_media(name, codec, tmp_path, transcribe):
     )
     result = transcribe(tmp_path)  # found in its folder
     assert (result.code, result.out) == (0, TEXT + "\n")
+
+
+@pytest.fixture
+def host():
+    """A port of this machine that nobody is to call."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        yield server.getsockname()[1]
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "http:127.0.0.1:PORT?x.m4a",
+        "tcp:127.0.0.1:PORT?x.m4a",
+        "concat:secret.mka|secret.mka.m4a",
+        "subfile,,start,0,end,0,,:secret.mka.m4a",
+        "file:secret.mka.m4a",
+        "pipe:0.m4a",
+        "data:audio,x.m4a",
+        "call:1.m4a",
+        "-x.m4a",
+        "%03d.m4a",
+        "weird \"name'.m4a",
+    ],
+)
+def test_a_name_is_no_address(name, host, tmp_path, monkeypatch):
+    write_media(tmp_path / "secret.mka", "pcm_s16le", rate=8000)
+    path = write_media(tmp_path / "plain.m4a", "aac").rename(
+        tmp_path / name.replace("PORT", str(host))
+    )
+    monkeypatch.chdir(tmp_path)
+    for found in (path.name, *find_audio(["*.m4a", "."])[::2]):
+        assert lag(read(found))[1] > 0.98
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "ffconcat version 1.0\nfile secret.mka\n",
+        "ffconcat version 1.0\nfile http://127.0.0.1:PORT/a.m4a\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nFOLDER/secret.mka\n#EXT-X-ENDLIST\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nhttp://127.0.0.1:PORT/a\n#EXT-X-ENDLIST\n",
+        "[Reference]\nRef1=http://127.0.0.1:PORT/a\n",
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+        'mediaPresentationDuration="PT2S"><Period><AdaptationSet mimeType="audio/mp4">'
+        '<Representation id="a" bandwidth="64000"><BaseURL>http://127.0.0.1:PORT/a</BaseURL>'
+        "</Representation></AdaptationSet></Period></MPD>",
+    ],
+    ids=["concat", "concat-http", "sdp", "hls", "hls-http", "asf-reference", "dash"],
+)
+@pytest.mark.parametrize("suffix", [".m4a", ".mov", ".wma"])
+def test_content_that_refers_elsewhere(content, suffix, host, tmp_path, monkeypatch):
+    write_media(tmp_path / "secret.mka", "pcm_s16le")
+    content = content.replace("PORT", str(host)).replace("FOLDER", str(tmp_path))
+    (tmp_path / f"a{suffix}").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AudioError, match="not a readable media file"):
+        open_audio(f"a{suffix}", RATE)
+
+
+def test_pictures_are_not_decoded(tmp_path):
+    """One of 300 kB would take 300 MB."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return (
+            len(content).to_bytes(4, "big")
+            + name
+            + content
+            + zlib.crc32(name + content).to_bytes(4, "big")
+        )
+
+    size, packer = 10_000, zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(1 + 3 * size)) for _ in range(size)) + packer.flush()
+    header = size.to_bytes(4, "big") * 2 + bytes((8, 2, 0, 0, 0))
+    picture = av.Packet(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+    output: Any
+    with av.open(str(tmp_path / "a.avi"), "w") as output:
+        track = output.add_stream("png", rate=1)
+        track.width = track.height = size
+        track.pix_fmt = "rgb24"
+        output.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        picture.stream, picture.pts, picture.dts = track, 0, 0
+        picture.time_base = Fraction(1, 1)
+        output.mux(picture)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is taken now
+    before = resident_memory()
+    open_audio(tmp_path / "a.avi", RATE)
+    assert peak_memory() - before < 100 << 20
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "flac"])
+def test_a_rate_of_no_recording(codec, tmp_path):
+    path = write_media(tmp_path / "a.mkv", "pcm_s16le", rate=1000)
+    content = path.read_bytes()
+    before = b"\xb5\x88" + np.array(1000, ">f8").tobytes()
+    assert before in content
+    path.write_bytes(content.replace(before, b"\xb5\x88" + np.array(100, ">f8").tobytes()))
+    with pytest.raises(AudioError, match=r"a.mkv: expected 1000 to 768000 Hz, got 100"):
+        open_audio(path, RATE)
+
+
+def test_names_in_another_encoding(tmp_path):
+    """Old writers give titles in the encoding of their machine."""
+    path = write_media(tmp_path / "a.mka", "pcm_s16le")
+    with av.open(str(path)) as source, av.open(str(tmp_path / "b.avi"), "w") as output:
+        output.metadata["title"] = "Cafe"
+        track = output.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for frame in source.decode(audio=0):
+            output.mux(track.encode(frame))
+    content = (tmp_path / "b.avi").read_bytes()
+    (tmp_path / "b.avi").write_bytes(content.replace(b"Cafe", b"Caf\xe9"))
+    assert lag(read(tmp_path / "b.avi"))[1] > 0.98
+
+
+def test_offsets_beyond_any_file(tmp_path, capfd):
+    """PyAV prints the traceback of a seek that fails."""
+    header = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c") + b"N" * 8 + b"\1\0\0\0\1\2"
+    (tmp_path / "a.wma").write_bytes(header + (bytes(16) + b"N" * 8) * 20)
+    with pytest.raises(AudioError):
+        open_audio(tmp_path / "a.wma", RATE)
+    assert capfd.readouterr().err == ""
+
+
+def test_holes_of_many_hours(tmp_path, monkeypatch):
+    """Each takes a few bytes and as long to transcribe as speech."""
+    monkeypatch.setattr(media, "LONGEST_SILENCE", 3600)
+    output: Any
+    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+        track = output.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for number in range(3):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 80), "<i2"), "s16", "mono")
+            frame.sample_rate, frame.time_base = 8000, Fraction(1, 8000)
+            frame.pts = number * 2000 * 8000
+            output.mux(track.encode(frame))
+    with pytest.raises(AudioError, match=r"holds no sound for more than 1 h in all"):
+        open_audio(tmp_path / "a.mkv", RATE)
 
 
 def test_media_through_a_pipe(tmp_path, process, tiny_artifact):

@@ -133,6 +133,26 @@ def test_a_rate_that_the_device_refuses_is_resampled(record):
     assert 0.9 * 2 * 16000 < samples <= 2 * 16000, "100 blocks of 20 ms, less what the filter holds"
 
 
+IMPOSSIBLE_RATE = """
+import sounddevice
+from voxtral_onnx.runtime.audio.microphone import Microphone
+def refuse(*arguments, **options): raise sounddevice.PortAudioError("Invalid sample rate")
+device = {"name": "stub", "index": 0, "default_samplerate": 100.0, "max_input_channels": 1}
+sounddevice.query_devices = lambda *arguments: device
+sounddevice.check_input_settings = refuse
+try:
+    Microphone(None, 16000)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_rate_that_no_microphone_has(record):
+    assert record("-c", IMPOSSIBLE_RATE).stdout == (
+        "DeviceError stub: expected 1000 to 768000 Hz, got 100\n"
+    )
+
+
 UNPLUGGED = """
 import os, sys
 from voxtral_onnx.runtime.audio import microphone as mic

@@ -33,6 +33,7 @@ without_cuda = pytest.mark.skipif(
         "cuda:",
         "cuda:x",
         "cuda:-1",
+        "cuda:" + "9" * 5000,
         "cuda:1:2",
         "cuda1",
         "",

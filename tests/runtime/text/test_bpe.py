@@ -1,6 +1,7 @@
 """Tekken encoding against mistral-common."""
 
 from pathlib import Path
+from typing import Any
 
 import mistral_common
 import pytest
@@ -63,6 +64,30 @@ def test_words_equal_mistral_common(real, oracle, word, before):
 def test_text_equals_mistral_common(real, oracle, text):
     assert real.encode(text) == oracle(text)
     assert "".join(split(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 3000, "ab" * 1500, "\u3042\u3044" * 1000, "xyzzy\u0301" * 500]
+)
+def test_a_long_piece_equals_mistral_common_in_few_steps(real, oracle, text):
+    counted = Counted(real.ranks)
+    encoder = TextEncoder(real.tokenizer)
+    encoder.__dict__["ranks"] = counted
+    assert encoder.encode(text) == oracle(text)
+    assert counted.lookups < 10 * len(text.encode())
+
+
+def test_half_a_character(real):
+    with pytest.raises(UsageError, match=r"'\\ud800': expected whole characters"):
+        real.encode("a\ud800")
+
+
+class Counted(dict[bytes, int]):
+    lookups = 0
+
+    def get(self, *arguments: Any) -> Any:
+        self.lookups += 1
+        return super().get(*arguments)
 
 
 def test_a_byte_without_a_token(real):

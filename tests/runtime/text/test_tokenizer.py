@@ -4,6 +4,7 @@ import base64
 import json
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import mistral_common
 import pytest
@@ -11,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+from support.damage import rehash
 
 from voxtral_onnx.errors import ArtifactError
+from voxtral_onnx.limits import TOKENIZER
 from voxtral_onnx.manifest import Tokens
 from voxtral_onnx.runtime.text.tokenizer import TextDecoder, Tokenizer
+from voxtral_onnx.runtime.transcriber import Transcriber
 
 TINY = Path(__file__).parents[3] / "assets" / "tiny" / "tekken.json"
 REAL = (
@@ -76,6 +80,23 @@ def test_pieces_join_to_the_whole_whatever_stands_between(real, ids, blanks):
 def test_tiny_has_the_words_it_was_trained_on():
     tokenizer = Tokenizer(TINY, TOKENS)
     assert tokenizer.decode([33, 1381, 33, 1282, 32, 1265]) == "turn on the"
+
+
+def test_a_file_larger_than_its_budget_is_not_read(tmp_path):
+    with (tmp_path / "tekken.json").open("wb") as file:
+        file.truncate(TOKENIZER + 1)
+    with pytest.raises(ArtifactError, match="expected at most 67,108,864 bytes"):
+        Tokenizer(tmp_path / "tekken.json", TOKENS)
+
+
+def test_a_tokenizer_of_another_model(tiny_artifact, tmp_path):
+    folder = Path(copytree(tiny_artifact, tmp_path / "artifact"))
+    values = json.loads((folder / "tekken.json").read_bytes())
+    values["config"]["default_vocab_size"] -= 1
+    (folder / "tekken.json").write_text(json.dumps(values))
+    rehash(folder)
+    with pytest.raises(ArtifactError, match=r"expected 5,096 tokens, 1,000 of them special.*5,095"):
+        Transcriber(folder, precision="q4")
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"vocab": [{}]}', '{"vocab": 3}'])

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers.integrations.mistral.tokenizer import MistralConverter
 
 from voxtral_onnx.errors import CheckpointError
+from voxtral_onnx.exporter.checkpoint.tekken import decode_tekken
 from voxtral_onnx.exporter.graph.families.tokenizer_json import tokenizer_json
 
 # The vocabulary of Voxtral
@@ -62,7 +63,7 @@ def _both(tekken, folder):
     (folder / "tekken.json").write_bytes(tekken)
     return (
         Tekkenizer.from_file(folder / "tekken.json"),
-        Tokenizer.from_str(tokenizer_json(tekken).decode()),
+        Tokenizer.from_str(tokenizer_json(decode_tekken(tekken)).decode()),
         folder,
     )
 
@@ -118,4 +119,11 @@ def test_tokenizer_without_a_pattern():
     values = json.loads((TINY / "tekken.json").read_bytes())
     del values["config"]["pattern"]
     with pytest.raises(CheckpointError, match=r"tekken.json: no pattern"):
-        tokenizer_json(json.dumps(values).encode())
+        tokenizer_json(decode_tekken(json.dumps(values).encode()))
+
+
+def test_a_special_token_with_the_name_of_a_text_token():
+    values = json.loads((TINY / "tekken.json").read_bytes())
+    values["special_tokens"][5]["token_str"] = "A"
+    with pytest.raises(CheckpointError, match=r"tekken.json: a special token has the name"):
+        tokenizer_json(decode_tekken(json.dumps(values).encode()))
