@@ -806,14 +806,18 @@ def test_certificate_comes_with_the_artifact(hub_server, artifact, run):
         "created": "2026-01-02T03:04:05Z",
         "rungs": [0, 5],
         "precisions": ["q4f16"],
-        "findings": [],
+        "findings": [
+            {"rung": 5, "check": "a", "precision": "q4f16", "status": "passed", "summary": "b"}
+        ],
+        "details": {},
     }
-    facts |= {"verdict": "passed", "manifest_sha256": hash_manifest(artifact)}
+    facts |= {"manifest_sha256": hash_manifest(artifact)}
     hub_server.publish(
         ARTIFACT,
         files | {"certificate.json": json.dumps(facts).encode(), "certificate.html": b"<p>"},
     )
-    verdict = "\ncertificate: verified on 2026-01-02: q4f16 on rungs 0, 5\n"
+    says = f"its publisher, {ARTIFACT}, says: verified on 2026-01-02: q4f16 on rungs "
+    verdict = f"\ncertificate: {says}0, 5; verify it yourself: voxtral-onnx verify "
     assert verdict in run("inspect", ARTIFACT).out
     assert sorted(hub_server.taken()[1:]) == [
         "certificate.html",
@@ -823,8 +827,8 @@ def test_certificate_comes_with_the_artifact(hub_server, artifact, run):
     ]
     folder = find_artifact(ARTIFACT, [])
     assert (folder / "certificate.html").read_bytes() == b"<p>"
-    (folder / "certificate.json").write_text(json.dumps(facts | {"rungs": [6]}))  # verified here
-    assert "on rungs 6\n" in run("inspect", ARTIFACT).out
+    (folder / "certificate.json").write_text(json.dumps(facts | {"rungs": [6]}))  # written here
+    assert f"{says}6; " in run("inspect", ARTIFACT).out
     (folder / "certificate.json").unlink()
     assert "certificate: not verified\n" in run("inspect", "--offline", ARTIFACT).out
     assert verdict in run("inspect", ARTIFACT).out
