@@ -256,7 +256,7 @@ class Transcriber:
             ArtifactError: not a saved stream, or one of another artifact, precision, delay or
                 context.
         """
-        stream = self.stream(delay_ms)
+        stream = Stream(self, self._delay(delay_ms))
         stream.restore(path)
         return stream
 

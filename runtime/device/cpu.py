@@ -82,6 +82,7 @@ class HostBinding:
         self.buffers: dict[str, Buffer] = {}
         self._arrays: dict[tuple[str, str], np.ndarray] = {}  # by the names of input and output
         self._session, self._io = session, session.io_binding()
+        self._onnxruntime = import_onnxruntime()  # once: it looks what is installed
 
     def bind_state(
         self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
@@ -100,7 +101,7 @@ class HostBinding:
         self._arrays[past, present] = array
         self.buffers[past] = buffer = HostBuffer(array)
         # Shares the array's memory
-        value = import_onnxruntime().OrtValue.ortvalue_from_numpy(buffer.array)
+        value = self._onnxruntime.OrtValue.ortvalue_from_numpy(buffer.array)
         self._io.bind_ortvalue_input(past, value)
         self._io.bind_ortvalue_output(present, value)
         return buffer
