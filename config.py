@@ -21,6 +21,7 @@ from .limits import FASTEST_RATE, SLOWEST_RATE
 Rate = Annotated[int, Meta(ge=SLOWEST_RATE, le=FASTEST_RATE)]  # Hz
 Layers = Annotated[int, Meta(ge=1, le=1024)]  # each of them is tensors and nodes of a graph
 Positive = Annotated[float, Meta(gt=0, le=1e18)]
+Window = Annotated[int, Meta(ge=1, le=1 << 19)]  # keys; a cache of one has a quarter more rows
 LogMel = Annotated[float, Meta(ge=-100, le=100)]
 
 
@@ -51,7 +52,7 @@ class TransformerConfig:
     num_attention_heads: Size
     num_key_value_heads: Size
     head_dim: Size
-    sliding_window: Size  # keys a query sees, itself included
+    sliding_window: Window  # keys a query sees, itself included
     rope_theta: Positive
     rms_norm_eps: Positive
 
@@ -196,7 +197,7 @@ class _MistralStack(Struct, frozen=True, forbid_unknown_fields=True):
     rope_theta: Positive
     norm_eps: Positive
     vocab_size: Size
-    sliding_window: Size
+    sliding_window: Window
 
     def stack(self) -> dict[str, int | float]:
         """Return the fields of a `TransformerConfig`."""
@@ -279,7 +280,7 @@ class _HfStack(Struct, frozen=True):
     num_hidden_layers: Layers
     num_attention_heads: Size
     head_dim: Size
-    sliding_window: Size
+    sliding_window: Window
     rms_norm_eps: Positive
     rope_parameters: _Rope
     hidden_act: Literal["silu"]

@@ -7,6 +7,7 @@ hashes from it and repeat none of them in code.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -314,7 +315,7 @@ class Manifest:
         """
         found = bytes(decode(_Format, content, _cannot_be_read(name)).format).decode()
         if found not in map(str, READ_FORMATS):
-            newer = found.isdecimal() and found > str(FORMAT)
+            newer = re.fullmatch("[1-9][0-9]{0,8}", found) and int(found) > FORMAT
             advice = "upgrade voxtral-onnx" if newer else "export again"
             known = " or ".join(map(str, READ_FORMATS))
             raise ArtifactError(f"{name}: expected format {known}, got {found[:40]}; {advice}")

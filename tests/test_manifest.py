@@ -99,6 +99,7 @@ def test_gguf_given_as_model(tmp_path, refuse):
         (b"[]", "cannot be read (Expected `object`, got `array`); export again"),
         (b"{}", "expected format 1 or 2, got null; export again"),
         (b'{"format": 3}', "expected format 1 or 2, got 3; upgrade voxtral-onnx"),
+        (b'{"format": 10}', "expected format 1 or 2, got 10; upgrade voxtral-onnx"),
         (b'{"format": 0}', "expected format 1 or 2, got 0; export again"),
         (b'{"format": "1"}', 'expected format 1 or 2, got "1"; export again'),
         (b'{"format": [1]}', "expected format 1 or 2, got [1]; export again"),
