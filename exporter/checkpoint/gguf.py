@@ -26,7 +26,7 @@ from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file
 # Hyperparameters as JSON; without this key they are the released model's
 CONFIG = "voxtral_onnx.config"
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
-_ALIGNMENT = 32  # bytes, where the key general.alignment says nothing else
+_ALIGNMENT_KEY, _ALIGNMENT = "general.alignment", 32  # bytes, where the key is absent
 _MAX_TEXT = 1 << 20  # bytes of one string; a longer one is damage
 _MOST_ENTRIES = 1 << 14  # tensors, and keys; more are damage
 _SCALARS = {
@@ -42,7 +42,7 @@ _SCALARS = {
     11: "q",
     12: "d",
 }
-_TEXT, _ARRAY = 8, 9
+_UINT32, _TEXT, _ARRAY = 4, 8, 9
 
 
 def _blocks(name: str, block_size: int, block_bytes: int) -> Encoding:
@@ -214,17 +214,23 @@ def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str |
         key = header.text()
         if key in metadata:
             raise CheckpointError(f"{files[0]}: the key {key} is there twice; convert it anew")
-        metadata[key] = header.value(header.number("I"))
+        kind = header.number("I")
+        if key == _ALIGNMENT_KEY and kind != _UINT32:
+            raise CheckpointError(
+                f"{files[0]}: {key}: expected an unsigned number of 32 bits, got one of kind {kind}; "
+                "convert it anew"
+            )
+        metadata[key] = header.value(kind)
     if metadata.get("split.count", 1) != 1:
         raise CheckpointError(
             f"{files[0]}: one of {metadata['split.count']} GGUFs that hold a model together; merge "
             "them first: llama-gguf-split --merge FIRST OUT"
         )
     entries = [_read_entry(header) for _ in range(num_tensors)]
-    alignment = metadata.get("general.alignment", _ALIGNMENT)
-    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+    alignment = metadata.get(_ALIGNMENT_KEY, _ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise CheckpointError(
-            f"{files[0]}: general.alignment: expected a power of two, got {alignment!r}"
+            f"{files[0]}: {_ALIGNMENT_KEY}: expected a power of two, got {alignment!r}"
         )
     begin = base = _aligned(header.at, alignment)
 

@@ -12,6 +12,7 @@ from random import Random
 
 MOST_BYTES = 8 << 20
 DEEP = 50_000
+HEAD = 1 << 16  # bytes in which values are looked for
 _TOKEN = re.compile(rb'"(?:[^"\\\n]|\\.)*"|-?\d[\d.eE+-]*|[A-Za-z_][\w.]*|[][{}]')
 _KEY = re.compile(rb'(?:"(?:[^"\\\n]|\\.)*"|[\w.-]+)\s*[:=]\s*\Z')
 _EDGES = [0, 1, *((1 << bits) + by for bits in (7, 8, 15, 16, 31, 32, 53, 63) for by in (-1, 0, 1))]
@@ -123,11 +124,11 @@ def _noise(rng: Random, content: bytes, seeds: Sequence[bytes]) -> bytes:
 # Words, numbers, strings and brackets: JSON, TOML, and what else is written in them
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _spans(content: bytes) -> list[Span]:
-    """Find the values of a text: scalars, and containers from bracket to bracket."""
+    """Find the values at the beginning of a text: scalars, and containers between brackets."""
     spans, opened = [], []
-    for token in _TOKEN.finditer(content):
+    for token in _TOKEN.finditer(content, 0, HEAD):
         sign = token[0]
         if sign in b"[{":
             opened.append(token.start())
@@ -135,8 +136,6 @@ def _spans(content: bytes) -> list[Span]:
             spans += [(opened.pop(), token.end())] if opened else []
         else:
             spans.append(token.span())
-        if len(opened) > 1000 or len(spans) > 200_000:
-            break
     return spans or [(0, len(content))]
 
 

@@ -468,18 +468,21 @@ ALIGNED = "general.alignment"
         ),
         (ggufs.header(keys=[(b"a", 8, struct.pack("<Q", 1 << 40))]), "a name of 1,099,511"),
         *(
-            (ggufs.header(keys=[(ALIGNED.encode(), kind, value)]), "expected a power of two")
+            (ggufs.header(keys=[(ALIGNED.encode(), 4, value)]), "expected a power of two")
+            for value in (bytes(4), b"\x18\0\0\0")
+        ),
+        *(
+            (ggufs.header(keys=[(ALIGNED.encode(), kind, value)]), "an unsigned number of 32 bits")
             for kind, value in [
-                (4, bytes(4)),
-                (4, b"\x18\0\0\0"),
-                (5, b"\xff" * 4),
+                (5, b"\x20\0\0\0"),
+                (10, b"\x20" + bytes(7)),
                 (6, b"\0\0\0\x42"),  # 32 as a float
                 (7, b"\1"),
                 (8, struct.pack("<Q2s", 2, b"32")),
             ]
         ),
         (
-            ggufs.header([(b"a", (8,), 0)], [(ALIGNED.encode(), 10, b"\0" * 7 + b"\x80")], size=32),
+            ggufs.header([(b"a", (8,), 0)], [(ALIGNED.encode(), 4, b"\0\0\0\x80")], size=32),
             "a ends at byte",
         ),
         (
