@@ -217,7 +217,7 @@ def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str |
         kind = header.number("I")
         if key == _ALIGNMENT_KEY and kind != _UINT32:
             raise CheckpointError(
-                f"{files[0]}: {key}: expected an unsigned number of 32 bits, got one of kind {kind}; "
+                f"{files[0]}: {key}: expected an unsigned number of 32 bits, got kind {kind}; "
                 "convert it anew"
             )
         metadata[key] = header.value(kind)
