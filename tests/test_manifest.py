@@ -16,6 +16,7 @@ from support.checkpoints import TINY, write_hf, write_mistral
 from support.commands import CLIP, TEXT
 from support.damage import rehash
 
+from voxtral_onnx.errors import ArtifactError
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 
 DATA = "onnx/decoder_model_merged_q4f16.onnx_data"
@@ -190,6 +191,21 @@ def test_every_wrong_file_is_named(artifact, refuse):
     os.truncate(artifact / DATA, 0)
     (artifact / "onnx/mel.onnx").unlink()
     refuse(f"{DATA}: expected", "got 0", "onnx/mel.onnx: missing")
+
+
+def test_files_that_are_links_run_by_their_contents(artifact, tmp_path, run):
+    """As in caches of other programs; who hands files on refuses links that lead out."""
+    for path in [path for path in artifact.rglob("*") if path.is_file()]:
+        blob = tmp_path / "blobs" / path.name
+        blob.parent.mkdir(exist_ok=True)
+        path.rename(blob)
+        path.symlink_to(blob)
+    assert run("transcribe", "-m", artifact, CLIP).out == TEXT + "\n"
+    manifest = Manifest.read(artifact)
+    with pytest.raises(ArtifactError, match=r"mel\.onnx: a link that leads out of the folder"):
+        manifest.check_files(artifact, no_links_out=True)
+    result = run("publish", artifact, "org/name", "--dry-run")
+    result.assert_refused(4, "a link that leads out of the folder")
 
 
 def test_precision_that_is_not_there_is_not_needed(tiny_artifact, tmp_path, run):
