@@ -310,7 +310,7 @@ def answer(**changes) -> bytes:
         answer(size=1.5),
         answer(size=None),
         answer(size=1 << 60),
-        answer(blobId="0" * 39),
+        answer(blobId="0" * 39, lfs=None),
         answer(blobId=None),
         answer(lfs=[]),
         answer(lfs={"sha256": "x" * 64}),

@@ -352,6 +352,7 @@ def test_ctrl_c_leaves_no_output_file(start, minute, tmp_path):
 
 def test_sigterm_while_an_output_is_written(transcribe, tmp_path, monkeypatch):
     """What is there is in the file by then, and is not yet the file."""
+    transcribe(CLIP)  # from now on nothing but the output is written
     monkeypatch.setattr(os, "fsync", lambda file: os.kill(os.getpid(), signal.SIGTERM))
     result = transcribe("--output-dir", tmp_path / "out", CLIP)
     assert (result.code, result.out) == (exit_codes.TERMINATED, TEXT + "\n")
@@ -445,8 +446,9 @@ def hostile(artifact):
     for entry in values["vocab"]:
         word = base64.b64decode(entry["token_bytes"]).decode("utf-8", "replace")
         if word.strip() in WORDS:
-            entry["token_bytes"] = base64.b64encode(f" {HOSTILE}".encode()).decode()
             found += 1
+            text = f" {HOSTILE}" + "!" * found  # no two of one name
+            entry["token_bytes"] = base64.b64encode(text.encode()).decode()
     assert found
     path.write_text(json.dumps(values))
     rehash(artifact)

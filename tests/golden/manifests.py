@@ -188,8 +188,12 @@ def cases() -> Iterator[Case]:
         yield from bounds(f"config.audio.{name}", least, most)
     yield from bounds("config.audio.global_log_mel_max", -100, 100, whole=False)
     for part in ("config.encoder", "config.decoder"):
-        for name in ("hidden_size", "intermediate_size", "sliding_window"):
-            yield from bounds(f"{part}.{name}", 1, 1 << 24)
+        for name, most in (
+            ("hidden_size", 1 << 24),
+            ("intermediate_size", 1 << 24),
+            ("sliding_window", 1 << 19),
+        ):
+            yield from bounds(f"{part}.{name}", 1, most)
         yield from bounds(f"{part}.num_hidden_layers", 1, 1024)
         for name in ("rope_theta", "rms_norm_eps"):
             yield from ((True, f"{part}.{name}", value) for value in (1, 1e-300, 1e18))

@@ -105,8 +105,11 @@ def test_repetitions(real, tiny, parts):
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 131071), max_size=40))
 def test_any_ids(real, ids):
+    """Special tokens vanish; a character's bytes may stand on both sides of them."""
     theirs, ours, _ = real
-    assert ours.decode(ids) == theirs.decode(ids, special_token_policy=SpecialTokenPolicy.IGNORE)
+    text = [token_id for token_id in ids if token_id >= theirs.num_special_tokens]
+    assert ours.decode(ids) == ours.decode(text)
+    assert ours.decode(text) == theirs.decode(text, special_token_policy=SpecialTokenPolicy.IGNORE)
 
 
 def test_form_is_that_of_transformers_converter(tiny):
