@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..runtime.doctor import Check
     from ..runtime.transcript import Transcript
     from ..verification.certificate import Certificate
+    from ..verification.evaluation.evaluate import Evaluation
 
 
 def print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: list[str]) -> None:
@@ -108,6 +109,43 @@ def print_certificate(certificate: Certificate) -> None:
     for sentence in certificate.not_checked:
         console.print(f"[dim]not checked: {escape(sentence)}[/]")
     console.print(f"[b]{certificate.verdict}[/] in {certificate.seconds:.0f} s")
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print each model's error rates, how far they are from the first's, and what was left out."""
+    from rich.table import Table
+
+    from ..verification.evaluation.report_html import show_difference, show_rate
+
+    table = Table("", "words wrong", "against the first", "characters wrong", "RTF")
+    for score in evaluation.scores:
+        table.add_row(
+            escape(f"{score.system.name}\n{score.system.device}, {score.system.delay_ms} ms"),
+            *(
+                cell.replace(" (", "\n(")
+                for cell in (
+                    show_rate(score.wer),
+                    show_difference(score.wer_above_first),
+                    show_rate(score.cer),
+                )
+            ),
+            f"{score.real_time_factor:.3f}",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    words = evaluation.scores[0].words if evaluation.scores else 0
+    console.print(
+        f"{len(evaluation.rows)} recordings, {words:,} words; in brackets the middle 95 % of "
+        f"{evaluation.bootstrap['resamples']:,} resamples, the same for all models",
+        soft_wrap=True,
+    )
+    console.print(f"compared as {evaluation.normalizer}", soft_wrap=True)
+    for file, reason in evaluation.failed:
+        console.print(f"[red]not transcribed:[/] {escape(file)}: {escape(reason)}", soft_wrap=True)
+    if left := evaluation.without_text:
+        console.print(
+            f"{len(left)} without a .txt beside them, as {escape(left[0])}", soft_wrap=True
+        )
 
 
 def print_checks(checks: list[Check]) -> None:
