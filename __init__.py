@@ -11,10 +11,18 @@ onnxruntime and NumPy only.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ._version import __version__
+
+# Libraries that report to their makers unless these are set: onnxruntime on Linux and macOS, and
+# those of the hub. They read them once, when they are loaded, and what loads them here has loaded
+# this file. A value of the user's own stays.
+SILENCED = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
+for _name in SILENCED:
+    os.environ.setdefault(_name, "1")
 
 if TYPE_CHECKING:
     from .exporter.export import export

@@ -37,6 +37,7 @@ from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.blocks import dequantize_blockwise, quantize_blockwise
 from voxtral_onnx.quant.recipe import Rule, load_recipe
 from voxtral_onnx.runtime.bench import markdown_table
+from voxtral_onnx.verification.evaluation.rates import RESAMPLES, SEED, interval, resample_rates
 
 TABLE = "language_model.embed_tokens"
 FLOAT, SHIPPED = "float32", ("default", "quality", "small", "q8")

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import soundfile
+
+# The import would report to OpenVINO's maker, through a package that it can do without
+sys.modules.setdefault("openvino_telemetry", None)
+import openvino
 from openvino import opset13
 from openvino.frontend.onnx import ConversionExtension
 

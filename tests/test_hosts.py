@@ -15,7 +15,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 from support.agreement import SHORT_CLIPS, sound
 from support.commands import CLIP, TEXT, clean_environment
-from support.needs import require
+from support.needs import need_openvino
 
 pytestmark = pytest.mark.hosts
 EXAMPLE = Path(__file__).parent.parent / "examples" / "openvino_host.py"
@@ -24,13 +24,7 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "openvino_host.py"
 @pytest.fixture
 def openvino_host(monkeypatch) -> ModuleType:
     """The example as a module, every graph compiled once."""
-    require(
-        "hosts",
-        {
-            "openvino (pip install 'voxtral-onnx[hosts]')": importlib.util.find_spec("openvino")
-            is not None
-        },
-    )
+    need_openvino()
     spec = importlib.util.spec_from_file_location("openvino_host", EXAMPLE)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

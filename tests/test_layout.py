@@ -199,6 +199,16 @@ def test_onnxruntime_is_imported_late():
         assert "onnxruntime" not in foreign(imports(file, at_load=True)), file
 
 
+def test_onnxruntime_is_imported_behind_this_package():
+    """Which tells it not to report; what imports a file of the package imports the package."""
+    assert "voxtral_onnx" in foreign(imports(ROOT / "tests" / "conftest.py", at_load=True))
+    for folder in ("bench", "scripts", "examples"):
+        for file in (ROOT / folder).rglob("*.py"):
+            if "onnxruntime" in foreign(imports(file)):
+                at_load = foreign(imports(file, at_load=True))
+                assert "voxtral_onnx" in at_load and "onnxruntime" not in at_load, file
+
+
 def test_packages_are_the_folders_with_an_init():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     aside = {"tests", "bench", "build", "dist", ".venv", ".link", "node_modules"}

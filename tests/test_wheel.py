@@ -18,7 +18,7 @@ OLDEST = (
     "numpy==1.26.4",
     "typer==0.26.0",
     "rich==13.8.0",
-    "soundfile==0.12.1",
+    "soundfile==0.13.0",
     "soxr==0.5.0",
 )
 

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <functional>
@@ -260,6 +261,9 @@ int minor_version(const std::string& version) {  // of 1.x
 }
 
 int main(int count, char** arguments) try {
+#ifndef _WIN32  // elsewhere onnxruntime reports to its maker unless the first Ort::Env finds this set
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+#endif
   if (count < 3) throw std::runtime_error("usage: transcribe ARTIFACT AUDIO.wav [PRECISION [--ids]]");
   std::string folder = arguments[1], version = OrtGetApiBase()->GetVersionString();
   if (minor_version(version) < minor_version(NEEDED))

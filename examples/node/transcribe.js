@@ -67,6 +67,7 @@ class Cache {
 
 /** Load an artifact; `precision` is one of the manifest's, the first by default. */
 export async function load(folder, precision) {
+  process.env.ORT_DISABLE_TELEMETRY ??= '1' // without it the first session reports to onnxruntime's maker
   const version = ort.env.versions.node ?? ort.env.versions.common
   if (version.localeCompare(NEEDED, 'en', { numeric: true }) < 0) {
     throw new Error(`onnxruntime-node ${version}: needed is ${NEEDED} or newer; run: npm install onnxruntime-node@latest`)

@@ -6,6 +6,7 @@ without an error; nothing here does unless it was allowed to.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,8 @@ def import_onnxruntime():
     if tuple(int(part) for part in found.split(".")[:2]) < MIN_ONNXRUNTIME:
         least = ".".join(map(str, MIN_ONNXRUNTIME))
         raise DeviceError(f"onnxruntime {found}: needed is {least} or newer; run:\n  {_INSTALL}")
+    if sys.platform == "win32":  # where it reports through the system, and reads no variable
+        onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 

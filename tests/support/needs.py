@@ -6,6 +6,7 @@ Without it they are skipped, or failed where the environment's `REQUIRE` names t
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from support.commands import user_environment
 
 WEB = Path(__file__).parents[2] / "web"
 PACKAGES = Path(os.environ.get("PACKAGES", WEB))  # the folder that holds node_modules
@@ -52,6 +54,11 @@ def node_version() -> tuple[int, ...]:
         return ()
     said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
     return tuple(map(int, said.strip().removeprefix("v").split(".")))
+
+
+def need_openvino() -> None:
+    is_there = importlib.util.find_spec("openvino") is not None
+    require("hosts", {"openvino (pip install 'voxtral-onnx[hosts]')": is_there})
 
 
 def need_chromium() -> None:
@@ -96,7 +103,7 @@ def run_script(
         *map(str, arguments),
     ]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+        command, capture_output=True, text=True, check=False, env=user_environment() | environment
     )
 
 

@@ -51,8 +51,12 @@ def test_tokens_in_node(transformers_js_artifact, expected):
 def test_example(transformers_js_artifact, tiny_artifact, tmp_path):
     need_node()
     need_node("@huggingface/transformers")
-    done = run_script("examples/transformers_js.mjs", transformers_js_artifact, CLIP)
+    home = tmp_path / "home"
+    done = run_script(
+        "examples/transformers_js.mjs", transformers_js_artifact, CLIP, HOME=str(home)
+    )
     assert done.stdout.strip() == TEXT, done.stderr
+    assert not home.exists()  # where a report to onnxruntime's maker would begin
     refused = run_script("examples/transformers_js.mjs", tiny_artifact, CLIP)
     advice = (
         f"voxtral-onnx export SOURCE -o {tiny_artifact} --precision q4f16 --family "
