@@ -37,6 +37,7 @@ from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.blocks import dequantize_blockwise, quantize_blockwise
 from voxtral_onnx.quant.recipe import Rule, load_recipe
 from voxtral_onnx.runtime.bench import markdown_table
+from voxtral_onnx.verification.evaluation.rates import RESAMPLES, SEED, interval, resample_rates
 
 TABLE = "language_model.embed_tokens"
 FLOAT, SHIPPED = "float32", ("default", "quality", "small", "q8")
@@ -234,7 +235,7 @@ def is_linear(name: str, shape: tuple[int, ...]) -> bool:
 @cache
 def random_weights() -> dict[str, np.ndarray]:
     """Weights of two distributions, [SLICE_ROWS, COLUMNS]."""
-    rng = np.random.default_rng(wer.SEED)
+    rng = np.random.default_rng(SEED)
     size = (SLICE_ROWS, COLUMNS)
     return {
         "gaussian": rng.standard_normal(size, np.float32),
@@ -257,16 +258,16 @@ def words_row(clips: list[wer.Clip], texts: list[list[str]]) -> dict[str, Any]:
 
     Both come from the two texts of each clip.
     """
-    errors, words = wer.count_errors(clips, texts)
+    errors, words = wer.count_word_errors(clips, texts)
     reference, rate = 100 * errors.sum(0) / words.sum()
-    resampled = wer.resample_rates(errors, words)
+    resampled = resample_rates(errors, words)
     return {
         "clips": len(clips),
         "words": int(words.sum()),
         "wer": round(float(rate), 3),
-        "wer_interval": wer.interval(resampled[:, 1]),
+        "wer_interval": interval(resampled[:, 1]),
         "difference": round(float(rate - reference), 3),
-        "difference_interval": wer.interval(resampled[:, 1] - resampled[:, 0]),
+        "difference_interval": interval(resampled[:, 1] - resampled[:, 0]),
     }
 
 
@@ -370,7 +371,7 @@ def main(
         "checkpoint": Manifest.read(folders[0]).fingerprint,
         "clips_sha256": wer.hash_clips(clips),
         "firm": FIRM,
-        "bootstrap": {"unit": "clip", "resamples": wer.RESAMPLES, "seed": wer.SEED},
+        "bootstrap": {"unit": "clip", "resamples": RESAMPLES, "seed": SEED},
         "results": rows,
         "profile": {"clips": len(narrow), "narrow": NARROW, "results": profile},
         "firm_flips": list(list_firm_flips(clips, found)),

@@ -36,6 +36,13 @@ from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import DeviceError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.audio.files import open_audio
+from voxtral_onnx.verification.evaluation.rates import (
+    RESAMPLES,
+    SEED,
+    count_errors,
+    interval,
+    resample_rates,
+)
 from voxtral_onnx.verification.text_metrics import normalize
 
 SENTENCES = harness.ROOT / "assets" / "tiny" / "heldout.tsv"
@@ -54,8 +61,6 @@ VOICES = {
     "flite": ("awb", "rms", "slt", "kal16"),
     "hibari-tts": ("heart",),  # the one voice inside the package
 }
-SEED = 0
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,39 +223,14 @@ def transcribe(artifact: Path, clip: Clip) -> list[str]:
     ]
 
 
-def count_errors(clips: list[Clip], texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the errors [clips, settings] and the reference's words [clips].
-
-    The errors are counted in the texts of each clip in each setting.
-    """
-    import jiwer
-
-    references = [normalize(clip.text) for clip in clips]
-    errors = np.zeros((len(clips), len(texts[0])))
-    for row, (reference, hypotheses) in enumerate(zip(references, texts, strict=True)):
-        for column, hypothesis in enumerate(hypotheses):
-            found = jiwer.process_words(reference, normalize(hypothesis))
-            errors[row, column] = found.substitutions + found.deletions + found.insertions
-    return errors, np.array([len(reference.split()) for reference in references], float)
-
-
-def resample_rates(errors: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Return word error rates in per cent [resamples, settings].
-
-    Clips are drawn with replacement, the same for all settings.
-    """
-    rng = np.random.default_rng(SEED)
-    rates = []
-    for _ in range(0, RESAMPLES, 1000):
-        # [1000, clips]
-        counts = rng.multinomial(len(words), np.full(len(words), 1 / len(words)), size=1000)
-        rates.append(100 * (counts @ errors) / (counts @ words)[:, None])
-    return np.concatenate(rates)
-
-
-def interval(values: np.ndarray) -> list[float]:
-    """The middle 95 %."""
-    return [round(float(bound), 3) for bound in np.percentile(values, (2.5, 97.5))]
+def count_word_errors(clips: list[Clip], texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the errors [clips, settings] and the reference's words [clips]."""
+    found = [
+        [count_errors(clip.text, hypothesis) for hypothesis in hypotheses]
+        for clip, hypotheses in zip(clips, texts, strict=True)
+    ]
+    errors = np.array([[each.word_errors for each in row] for row in found], float)
+    return errors, np.array([row[0].words for row in found], float)
 
 
 def summarize(
@@ -371,7 +351,7 @@ def main(
 
         run("speaking", speak, clips)
         texts = run("transcribing", transcribe, [artifact] * len(clips), clips)
-    errors, words = count_errors(clips, texts)
+    errors, words = count_word_errors(clips, texts)
     write_transcripts(cache_folder / "transcripts.tsv", clips, texts)
 
     rows = []

@@ -13,6 +13,7 @@ from .bench import bench
 from .bundle import bundle
 from .diff import diff
 from .doctor import doctor
+from .evaluate import evaluate
 from .exit_codes import INTERRUPTED
 from .export import export
 from .inspect import inspect
@@ -48,6 +49,7 @@ app.command(rich_help_panel=BUILD)(publish)
 app.command(rich_help_panel=INSPECT)(inspect)
 app.command(rich_help_panel=INSPECT)(verify)
 app.command(rich_help_panel=INSPECT)(diff)
+app.command(rich_help_panel=INSPECT)(evaluate)
 app.command(rich_help_panel=INSPECT)(bench)
 app.command(rich_help_panel=INSPECT)(doctor)
 

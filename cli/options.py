@@ -325,6 +325,30 @@ Rungs = Annotated[
         "4 streams, 5 against floats, 6 words.",
     ),
 ]
+Artifacts = Annotated[
+    list[str], _argument("MODEL...", f"{ANYWHERE} Several are compared on the same recordings.")
+]
+Data = Annotated[
+    Path,
+    _value(
+        INPUT,
+        "--data",
+        "PATH",
+        "Recordings with their texts: a folder with a .txt beside each, a .tsv with columns path "
+        "and text, or a .jsonl.",
+        False,
+    ),
+]
+ReportFolder = Annotated[
+    Path | None,
+    _value(
+        OUTPUT,
+        "--output-dir -o",
+        "FOLDER",
+        "Write evaluation.json and evaluation.html here.",
+        False,
+    ),
+]
 Repeat = Annotated[
     int, _value(None, "--repeat", "N", "Runs; the fastest counts.", min=1, max=MOST_REPEATS)
 ]

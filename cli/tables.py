@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..runtime.doctor import Check
     from ..runtime.transcript import Transcript
     from ..verification.certificate import Certificate
+    from ..verification.evaluation.evaluate import Evaluation
 
 
 def print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: list[str]) -> None:
@@ -104,6 +105,42 @@ def print_certificate(certificate: Certificate) -> None:
     for sentence in certificate.not_checked:
         stdout.print(styled((f"not checked: {sentence}", "dim")))
     stdout.print(styled((certificate.verdict, "bold"), f" in {certificate.seconds:.0f} s"))
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print each model's error rates, how far they are from the first's, and what was left out."""
+    from rich.table import Table
+
+    from ..verification.evaluation.report_html import show_difference, show_rate
+
+    table = Table("", "words wrong", "against the first", "characters wrong", "RTF")
+    for score in evaluation.scores:
+        rates = (
+            show_rate(score.wer),
+            show_difference(score.wer_above_first),
+            show_rate(score.cer),
+        )
+        table.add_row(
+            score.system.name,
+            *(rate.partition(" (")[0] for rate in rates),
+            f"{score.real_time_factor:.3f}",
+        )
+        intervals = (rate.partition(" (")[2] for rate in rates)
+        table.add_row(
+            f"{score.system.device}, {score.system.delay_ms} ms",
+            *(f"({interval}" if interval else "" for interval in intervals),
+        )
+    stdout.print(table)
+    words = evaluation.scores[0].words if evaluation.scores else 0
+    stdout.print(
+        f"{len(evaluation.rows)} recordings, {words:,} words; in brackets the middle 95 % of "
+        f"{evaluation.bootstrap['resamples']:,} resamples, the same for all models"
+    )
+    stdout.print(f"compared as {evaluation.normalizer}")
+    for file, reason in evaluation.failed:
+        stdout.print(styled(("not transcribed:", "red"), f" {file}: {reason}"))
+    if left := evaluation.without_text:
+        stdout.print(f"{len(left)} without a .txt beside them, as {left[0]}")
 
 
 def print_checks(checks: list[Check]) -> None:

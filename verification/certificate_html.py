@@ -39,12 +39,13 @@ def render(certificate: Certificate, name: str) -> str:
     limits = {threshold["name"]: threshold["value"] for threshold in certificate.thresholds}
     for precision, details in certificate.details.items():
         parts.append(_precision(precision, details, limits))
-    parts += [_thresholds(certificate.thresholds), _machine(certificate)]
-    values = {
-        "name": escape(name),
-        "verdict": _STAMPS[certificate.verdict],
-        "body": "\n".join(parts),
-    }
+    parts += [_thresholds(certificate.thresholds), machine_card(certificate.machine)]
+    return page(name, _STAMPS[certificate.verdict], "\n".join(parts))
+
+
+def page(name: str, verdict: str, body: str) -> str:
+    """Return a whole page around its HTML body."""
+    values = {"name": escape(name), "verdict": escape(verdict), "body": body}
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(values)
 
 
@@ -69,7 +70,7 @@ def _header(certificate: Certificate, name: str) -> str:
         f"{escape(made)}, "
         f'{certificate.seconds:.0f} s</p><p class="soft">{_CLAIM}</p></div>'
         f'<div class="stamp {kind}">{stamp}</div></header>'
-        f'<div class="card">{_facts(facts)}</div>'
+        f'<div class="card">{fact_list(facts)}</div>'
     )
 
 
@@ -86,7 +87,7 @@ def _ladder(findings: Sequence[Finding]) -> str:
     ]
     return (
         "<h2>The ladder</h2><div "
-        f'class="card">{_table(("rung", "check", "precision", "", ""), rows)}</div>'
+        f'class="card">{table(("rung", "check", "precision", "", ""), rows)}</div>'
     )
 
 
@@ -123,7 +124,7 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
             (escape(row["name"]), escape(row["device"]), format_error(row["error"]))
             for row in operators
         ]
-        parts.append(_fold("Operators", _table(("operator", "device", "error"), rows, numbers={2})))
+        parts.append(fold("Operators", table(("operator", "device", "error"), rows, numbers={2})))
     if stages:
         others = list(stages[-1]["devices"])  # what ran all of them
         rows = [
@@ -141,11 +142,11 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
             "as shipped",
             *(f"{escape(other)} against CPU" for other in others),
         )
-        parts.append(_fold("Stages", _table(columns, rows, numbers=set(range(1, len(columns))))))
+        parts.append(fold("Stages", table(columns, rows, numbers=set(range(1, len(columns))))))
     if test := details.get("self_test"):
         ids = " ".join(map(str, test["token_ids"]))
         parts.append(
-            _fold(
+            fold(
                 "Self-test",
                 f"<p>{escape(test['clip'])}: {escape(test['text'])}</p><code>{ids}</code>",
             )
@@ -172,9 +173,9 @@ def _words(clips: Sequence[Mapping[str, Any]]) -> str:
         for kind, title in _KINDS.items()
     ]
     summary = f"{len(clips)} clips, {totals['words']} words"
-    table = _table((summary, "words wrong", "characters wrong"), rates, numbers={1, 2})
-    texts = _fold("Transcripts", _table(("clip", "text", "float model", "as shipped"), rows))
-    return f'<div class="card"><h3>Words</h3>{table}{texts}</div>'
+    counts = table((summary, "words wrong", "characters wrong"), rates, numbers={1, 2})
+    texts = fold("Transcripts", table(("clip", "text", "float model", "as shipped"), rows))
+    return f'<div class="card"><h3>Words</h3>{counts}{texts}</div>'
 
 
 def _against(wanted: str, text: str) -> str:
@@ -189,12 +190,13 @@ def _thresholds(values: Iterable[Mapping[str, Any]]) -> str:
     rows = [(escape(row["name"]), format_error(row["value"]), escape(row["why"])) for row in values]
     return (
         "<h2>Thresholds</h2><div "
-        f'class="card">{_table(("name", "value", "why"), rows, numbers={1})}</div>'
+        f'class="card">{table(("name", "value", "why"), rows, numbers={1})}</div>'
     )
 
 
-def _machine(certificate: Certificate) -> str:
-    machine = dict(certificate.machine)
+def machine_card(machine: Mapping[str, Any]) -> str:
+    """Return what `describe_machine` found."""
+    machine = dict(machine)
     packages = machine.pop("packages")
     memory = machine.pop("memory")
     facts = {name: escape(str(value)) for name, value in machine.items() if value is not None}
@@ -202,7 +204,7 @@ def _machine(certificate: Certificate) -> str:
         facts["memory"] = f"{memory / 1e9:.1f} GB"
     facts["packages"] = escape(", ".join(f"{name} {version}" for name, version in packages.items()))
     facts = {name.replace("_", " "): value for name, value in facts.items()}
-    return f'<h2>Machine</h2><div class="card">{_facts(facts)}</div>'
+    return f'<h2>Machine</h2><div class="card">{fact_list(facts)}</div>'
 
 
 def _draw_stages(
@@ -295,11 +297,13 @@ def _svg(marks: Iterable[str], title: str) -> str:
     )
 
 
-def _table(
+def table(
     header: Sequence[str],
     rows: Iterable[Sequence[str]],
     numbers: frozenset[int] | set[int] = frozenset(),
 ) -> str:
+    """Return a table of HTML cells; those of the columns `numbers` stand to the right."""
+
     def cells(tag: str, values: Sequence[str]) -> str:
         classes = (' class="number"' if column in numbers else "" for column in range(len(values)))
         return "".join(
@@ -310,11 +314,13 @@ def _table(
     return f"<table><thead><tr>{cells('th', header)}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _fold(title: str, content: str) -> str:
+def fold(title: str, content: str) -> str:
+    """Return a card of HTML that a click opens."""
     return f'<details><summary>{title}</summary><div class="card">{content}</div></details>'
 
 
-def _facts(facts: Mapping[str, str]) -> str:
+def fact_list(facts: Mapping[str, str]) -> str:
+    """Return names and their values, which are HTML, line by line."""
     return (
         "<dl>"
         + "".join(f"<dt>{escape(name)}</dt><dd>{value}</dd>" for name, value in facts.items())

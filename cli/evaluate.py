@@ -1,0 +1,56 @@
+"""`voxtral-onnx evaluate`: error rates on recordings whose text is known."""
+
+from __future__ import annotations
+
+import typer
+
+from . import options
+from .exit_codes import SOME_FAILED
+
+
+def evaluate(
+    models: options.Artifacts,
+    data: options.Data,
+    precision: options.ManyPrecisions = None,
+    offline: options.Offline = False,
+    output_dir: options.ReportFolder = None,
+    delay: options.Delay = None,
+    gain: options.Gain = "none",
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    batch_size: options.BatchSize = 1,
+    as_json: options.Json = False,
+) -> None:
+    """Count the words that models get wrong on your own recordings, and say how sure that is."""
+    from dataclasses import asdict
+
+    from ..verification.evaluation.evaluate import evaluate as run_evaluate
+    from ..verification.evaluation.report_html import write_report
+    from .progress import StatusSpinner
+    from .tables import print_evaluation
+    from .terminal import write_json
+    from .values import split_names
+
+    with StatusSpinner() as steps:
+        found = run_evaluate(
+            models,
+            data,
+            precisions=split_names(precision),
+            delay_ms=delay,
+            device=device,
+            threads=threads,
+            batch_size=batch_size,
+            gain=gain,
+            offline=offline,
+            on_file=lambda system, done, total, name: steps.show(
+                f"{system.name}: {done} of {total}, {name}"
+            ),
+        )
+    if output_dir is not None:
+        write_report(found, output_dir)
+    if as_json:
+        write_json(asdict(found))
+    else:
+        print_evaluation(found)
+    if found.failed:
+        raise typer.Exit(SOME_FAILED)

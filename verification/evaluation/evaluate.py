@@ -1,0 +1,253 @@
+"""Transcribe recordings whose text is known with several artifacts, and count the errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from ..._version import __version__
+from ...errors import VoxtralOnnxError
+from ...manifest import Manifest
+from ...runtime.audio.files import open_audio
+from ...runtime.locate import choose_precisions, find_artifact
+from ...runtime.machine import describe_machine
+from ...runtime.transcriber import Transcriber
+from .rates import (
+    NORMALIZER,
+    RESAMPLES,
+    SEED,
+    Errors,
+    Rate,
+    count_errors,
+    error_rates,
+    import_jiwer,
+    worst,
+)
+from .references import Reference, read_references
+
+WORST = 20
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """An artifact in one precision."""
+
+    model: str  # as it was named
+    precision: str
+    fingerprint: str
+    device: str
+    delay_ms: int
+
+    @property
+    def name(self) -> str:
+        """Return its name in tables."""
+        return f"{Path(self.model).name} {self.precision}"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How one system did on all recordings."""
+
+    system: System
+    wer: Rate
+    cer: Rate
+    wer_above_first: Rate | None  # paired difference to the first system; None for that one
+    cer_above_first: Rate | None
+    words: int  # of the references
+    word_errors: int
+    audio_seconds: float
+    seconds: float  # that it took, without loading
+
+    @property
+    def real_time_factor(self) -> float:
+        """Return the seconds of work a second of audio."""
+        return self.seconds / max(self.audio_seconds, 1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One recording: what is said, and what each system wrote."""
+
+    file: str
+    reference: str
+    audio_seconds: float
+    texts: tuple[str, ...]  # by system
+    errors: tuple[Errors, ...]  # by system
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Error rates of systems on the same recordings."""
+
+    generator: str
+    created: str  # UTC, ISO 8601
+    data: str
+    normalizer: str
+    bootstrap: Mapping[str, Any]
+    scores: tuple[Score, ...]
+    rows: tuple[Row, ...]
+    worst: tuple[tuple[int, ...], ...]  # by system: places in `rows`, the worst first
+    failed: tuple[tuple[str, str], ...]  # files that could not be transcribed, and why
+    without_text: tuple[str, ...]  # audio files of the folder that have no text beside them
+    machine: Mapping[str, Any]
+
+
+def evaluate(
+    models: Sequence[str | Path],
+    data: Path,
+    *,
+    precisions: Sequence[str] | None = None,
+    delay_ms: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    batch_size: int = 1,
+    gain: str = "none",
+    offline: bool = False,
+    on_file: Callable[[System, int, int, str], None] = lambda system, done, total, name: None,
+) -> Evaluation:
+    """Transcribe recordings with every precision of every model, and compare with their texts.
+
+    A recording that one system cannot transcribe counts for none of them.
+
+    Args:
+        models: artifacts, as `Transcriber` takes them.
+        data: a folder, .tsv or .jsonl, as references.py describes.
+        precisions: of each model; None for each one's first, `["all"]` for all.
+        delay_ms: as for `Transcriber`, like the next four.
+        device: where.
+        threads: of the CPU.
+        batch_size: files that advance together.
+        gain: as for `Transcriber.transcribe`.
+        offline: ask no hub.
+        on_file: called as files are done, with their number and how many there are.
+
+    Raises:
+        UsageError: no recordings with texts, or as `Transcriber`.
+        ArtifactError, DeviceError, StorageError: as `Transcriber`; or jiwer is not installed.
+    """
+    import_jiwer()
+    references, without_text = read_references(data)
+    systems, texts, seconds, failed = [], [], [], {}
+    lengths: dict[Path, float] = {}
+    options = {
+        "device": device,
+        "delay_ms": delay_ms,
+        "threads": threads,
+        "batch_size": batch_size,
+    }
+    for model in models:
+        folder = find_artifact(model, precisions, offline=offline)
+        for precision in choose_precisions(Manifest.read(folder), precisions):
+            with Transcriber(folder, precision=precision, **options) as transcriber:
+                system = _system(str(model), transcriber)
+                began = perf_counter()
+                found: dict[Path, str] = {}
+                for path, result in _transcribe(transcriber, references, gain):
+                    if isinstance(result, VoxtralOnnxError):
+                        failed.setdefault(path, str(result))
+                    else:
+                        found[path], lengths[path] = result
+                    on_file(system, len(found) + len(failed), len(references), path.name)
+            systems.append(system)
+            texts.append(found)
+            seconds.append(perf_counter() - began)
+    rows = [
+        Row(
+            str(reference.path),
+            reference.text,
+            round(lengths[reference.path], 3),
+            tuple(found[reference.path] for found in texts),
+            tuple(count_errors(reference.text, found[reference.path]) for found in texts),
+        )
+        for reference in references
+        if reference.path not in failed
+    ]
+    return Evaluation(
+        generator=f"voxtral-onnx {__version__}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        data=str(data),
+        normalizer=NORMALIZER,
+        bootstrap={"unit": "recording", "resamples": RESAMPLES, "seed": SEED, "interval": "95 %"},
+        scores=tuple(_scores(systems, rows, seconds)),
+        rows=tuple(rows),
+        worst=tuple(
+            tuple(worst([row.errors[i] for row in rows], WORST)) for i in range(len(systems))
+        ),
+        failed=tuple((str(path), reason) for path, reason in failed.items()),
+        without_text=tuple(map(str, without_text)),
+        machine=describe_machine(),
+    )
+
+
+def _system(model: str, transcriber: Transcriber) -> System:
+    audio = transcriber.manifest.config.audio
+    ms_per_token = 1000 * audio.samples_per_token // audio.sample_rate
+    return System(
+        model,
+        transcriber.precision,
+        transcriber.manifest.fingerprint,
+        transcriber.device_name,
+        transcriber.num_delay_tokens * ms_per_token,
+    )
+
+
+def _transcribe(
+    transcriber: Transcriber, references: Sequence[Reference], gain: str
+) -> Iterator[tuple[Path, tuple[str, float] | VoxtralOnnxError]]:
+    """Yield each file with its text and seconds, or with what was wrong with it."""
+    opened: dict[int, Path] = {}
+    refused: list[tuple[Path, VoxtralOnnxError]] = []
+
+    def sources():
+        for reference in references:
+            try:
+                source = open_audio(reference.path, transcriber.sample_rate, gain=gain)
+            except VoxtralOnnxError as error:
+                refused.append((reference.path, error))
+                continue
+            opened[id(source)] = reference.path
+            yield source
+
+    for transcript in transcriber.transcribe_many(sources()):
+        path = opened.pop(id(transcript.source))
+        try:
+            yield path, (transcript.text, transcript.duration)
+        except VoxtralOnnxError as error:
+            yield path, error
+    yield from refused
+
+
+def _scores(
+    systems: Sequence[System], rows: Sequence[Row], seconds: Sequence[float]
+) -> Iterator[Score]:
+    if not rows:
+        return
+    words, characters = (
+        np.array([getattr(row.errors[0], name) for row in rows], float)
+        for name in ("words", "characters")
+    )
+    word_errors, character_errors = (
+        np.array([[getattr(found, name) for found in row.errors] for row in rows], float)
+        for name in ("word_errors", "character_errors")
+    )
+    wer, wer_above = error_rates(word_errors, words)
+    cer, cer_above = error_rates(character_errors, characters)
+    audio_seconds = round(sum(row.audio_seconds for row in rows), 3)
+    for i, system in enumerate(systems):
+        yield Score(
+            system,
+            wer[i],
+            cer[i],
+            wer_above[i],
+            cer_above[i],
+            int(words.sum()),
+            int(word_errors[:, i].sum()),
+            audio_seconds,
+            round(seconds[i], 3),
+        )
