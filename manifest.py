@@ -30,7 +30,8 @@ TOKENIZER = "tekken.json"
 CERTIFICATE = ("certificate.json", "certificate.html")
 MAX_DELAY_TOKENS = 30  # 2400 ms, the longest delay the model was trained with
 
-Samples = Annotated[int, Meta(ge=0, le=1 << 20)]
+Samples = Annotated[int, Meta(ge=0, le=1 << 16)]
+Padding = Annotated[int, Meta(ge=0, le=1024)]  # tokens of silence, which every recording takes
 Delay = Annotated[int, Meta(ge=1, le=MAX_DELAY_TOKENS)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 24)]
 Role = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"\A[A-Za-z0-9_.-]+\Z")]
@@ -194,10 +195,9 @@ class Tokens:
 class Streaming:
     """How audio becomes positions (MODEL.md, steps 1, 2 and 7)."""
 
-    left_pad_tokens: Samples  # silence before the audio
-    right_pad_tokens: (
-        Samples  # silence after it, besides the delay and what completes the last token
-    )
+    left_pad_tokens: Padding  # silence before the audio
+    # Silence after it, besides the delay and what completes the last token
+    right_pad_tokens: Padding
     look_back_samples: Samples  # a mel frame's window starts this far before the frame
     look_ahead_samples: Samples  # samples a token needs beyond its own
     max_chunk_tokens: Annotated[int, Meta(ge=1, le=1024)]  # tokens worth encoding in one call

@@ -12,7 +12,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ class Console(rich.console.Console):
 
     def __init__(self, *, stderr: bool = False):
         super().__init__(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
+
+    def _write_buffer(self) -> None:
+        with _stdout_errors() if not self.stderr else nullcontext():
+            super()._write_buffer()
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return the text of a string that is printed, or stands in a table."""
@@ -80,12 +85,19 @@ def write_path(path: Path) -> None:
 
 def send(content: str | bytes) -> None:
     """Send to stdout what is ours, or safe for whoever reads it."""
-    try:
+    with _stdout_errors():
         if isinstance(content, bytes):
             sys.stdout.buffer.write(content)
         else:
             sys.stdout.write(content)
         sys.stdout.flush()
+
+
+@contextmanager
+def _stdout_errors() -> Iterator[None]:
+    """End quietly where the reader left, and with an error where nothing can be written."""
+    try:
+        yield
     except OSError as error:
         # Or the interpreter fails again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -185,13 +185,19 @@ def account_for_nodes(
 
 
 @contextmanager
-def out_of_memory_is_said(name: str) -> Iterator[None]:
-    """Raise a DeviceError where onnxruntime finds a device's memory full."""
+def run_errors_are_said(name: str) -> Iterator[None]:
+    """Raise a DeviceError where onnxruntime finds a device's memory full, or cannot go on."""
     try:
         yield
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
         if not any(words in str(error) for words in _OUT_OF_MEMORY):
-            raise
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            reason = str(error).splitlines()[0][:300]
+            raise DeviceError(
+                f"{name}: onnxruntime cannot run the model ({reason}); check its files: "
+                "voxtral-onnx inspect --check, and run: voxtral-onnx doctor"
+            ) from error
         raise DeviceError(
             f"{name}: out of memory; a smaller --context, fewer streams or another --precision "
             "take less"

@@ -11,7 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import onnxruntime
-from .base import Binding, Buffer, import_onnxruntime
+from .base import Binding, Buffer, import_onnxruntime, run_errors_are_said
 
 
 class Cpu:
@@ -111,7 +111,8 @@ class HostBinding:
         for name, array in feeds.items():
             self._io.bind_cpu_input(name, array)
         self._io.bind_output(fetch, "cpu")
-        self._session.run_with_iobinding(self._io)
+        with run_errors_are_said("cpu"):
+            self._session.run_with_iobinding(self._io)
         return self._io.get_outputs()[-1].numpy()  # the buffers were bound before
 
 

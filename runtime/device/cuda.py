@@ -22,7 +22,7 @@ from .base import (
     Buffer,
     account_for_nodes,
     import_onnxruntime,
-    out_of_memory_is_said,
+    run_errors_are_said,
 )
 from .cpu import HostBuffer, lazy_zeros
 from .helper_graphs import copy_model, shift_in_place_model, zeros_model
@@ -92,7 +92,7 @@ class Cuda:
             "arena_extend_strategy": "kSameAsRequested",
             "enable_cuda_graph": str(int(captures)),
         }
-        with out_of_memory_is_said(self.name):
+        with run_errors_are_said(self.name):
             session = import_onnxruntime().InferenceSession(
                 path, options, providers=[(CUDA, settings)], enable_fallback=False
             )
@@ -166,7 +166,7 @@ class Cuda:
         self, session: onnxruntime.InferenceSession, binding: Any
     ) -> onnxruntime.OrtValue:
         # While a call is captured, nothing may be allocated
-        with self.lock, out_of_memory_is_said(self.name):
+        with self.lock, run_errors_are_said(self.name):
             session.run_with_iobinding(binding)
         return binding.get_outputs()[0]
 
@@ -176,7 +176,7 @@ class Cuda:
         Raises:
             DeviceError: it is full.
         """
-        with out_of_memory_is_said(self.name):
+        with run_errors_are_said(self.name):
             return import_onnxruntime().OrtValue.ortvalue_from_numpy(
                 np.ascontiguousarray(array), self.place, self.index
             )
@@ -318,7 +318,7 @@ class CudaBinding:
             else None
         )
         # Sessions that capture run one call at a time
-        with self._device.lock, out_of_memory_is_said(self._device.name):
+        with self._device.lock, run_errors_are_said(self._device.name):
             self._session.run_with_iobinding(self._io, options)
         if not call.outputs:
             # The buffers were bound before

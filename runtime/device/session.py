@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import ArtifactError, DeviceError
 from ...manifest import GraphSpec, TensorSpec
-from .base import SILENT, Binding, Device, import_onnxruntime
+from .base import SILENT, Binding, Device, import_onnxruntime, run_errors_are_said
 from .cpu import Cpu
 from .open import open_device
 
@@ -72,7 +72,8 @@ class Session:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
         """Run a graph without state and return its first output."""
-        return np.asarray(self.ort.run(None, feeds)[0])
+        with run_errors_are_said(self.device.name):
+            return np.asarray(self.ort.run(None, feeds)[0])
 
     def step(self, cache: KVCache, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
         """Run the next rows of a cache, whose buffers are bound as past and present.

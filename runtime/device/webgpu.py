@@ -22,7 +22,7 @@ from .base import (
     Buffer,
     account_for_nodes,
     import_onnxruntime,
-    out_of_memory_is_said,
+    run_errors_are_said,
 )
 from .cpu import HostBuffer, lazy_zeros
 from .helper_graphs import shift_model
@@ -84,7 +84,7 @@ class WebGpu:
         """
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         options.add_provider_for_devices([self._ep_device], {"enableInt64": "1"})  # token ids
-        with out_of_memory_is_said(self.name):
+        with run_errors_are_said(self.name):
             session = import_onnxruntime().InferenceSession(path, options, enable_fallback=False)
         account_for_nodes(session, WEBGPU, path, self.notes if self._allows_cpu else None)
         return session
@@ -110,7 +110,7 @@ class WebGpu:
             DeviceError: the adapter's memory is full.
         """
         # The plug-in's sessions share one device
-        with self._lock, out_of_memory_is_said(self.name):
+        with self._lock, run_errors_are_said(self.name):
             session.run_with_iobinding(binding)
         return binding.get_outputs()
 
@@ -120,7 +120,7 @@ class WebGpu:
         Raises:
             DeviceError: it is full.
         """
-        with out_of_memory_is_said(self.name):
+        with run_errors_are_said(self.name):
             value = self._allocator.create_ortvalue_from_shape_and_type(
                 list(shape), dtype, "webgpu"
             )

@@ -10,12 +10,13 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, read_word
+from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, clean_environment, read_word
 from support.damage import rehash
 
 from voxtral_onnx import Transcriber
@@ -324,6 +325,22 @@ def test_full_disk_behind_standard_output(start):
         "error: standard output: cannot be written (No space left on device)"
     )
     assert "Traceback" not in error
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_full_disk_behind_a_table(tiny_artifact, tmp_path):
+    command = [sys.executable, "-m", "voxtral_onnx", "inspect", str(tiny_artifact)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment(tmp_path),
+            check=False,
+        )
+    assert done.returncode == 9
+    assert done.stderr == "error: standard output: cannot be written (No space left on device)\n"
 
 
 def test_reader_that_leaves_ends_the_process_quietly(start, minute):

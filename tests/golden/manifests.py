@@ -209,8 +209,10 @@ def cases() -> Iterator[Case]:
 
     for name in ("bos", "eos", "streaming_pad", "streaming_word", "first_text"):
         yield from bounds(f"tokens.{name}", 0, 5095)
-    for name in ("left_pad_tokens", "right_pad_tokens", "look_back_samples", "look_ahead_samples"):
-        yield from bounds(f"streaming.{name}", 0, 1 << 20)
+    for name in ("left_pad_tokens", "right_pad_tokens"):
+        yield from bounds(f"streaming.{name}", 0, 1024)
+    for name in ("look_back_samples", "look_ahead_samples"):
+        yield from bounds(f"streaming.{name}", 0, 1 << 16)
     yield from bounds("streaming.max_chunk_tokens", 1, 1024)
     for name in ("default_delay_tokens", "max_delay_tokens"):
         yield from bounds(f"streaming.{name}", 1, 30)

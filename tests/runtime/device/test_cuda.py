@@ -17,7 +17,7 @@ from voxtral_onnx.runtime.device.cuda import (
     Cuda,
     CudaBinding,
     CudaBuffer,
-    out_of_memory_is_said,
+    run_errors_are_said,
 )
 from voxtral_onnx.runtime.transcriber import NUM_DRAFT_TOKENS
 
@@ -297,7 +297,7 @@ def test_full_memory(tiny_artifact, device):
     """Refused before loading, with what would fit; and said where it is found later."""
     import onnxruntime
 
-    with pytest.raises(DeviceError, match="cuda:0: out of memory"), out_of_memory_is_said("cuda:0"):
+    with pytest.raises(DeviceError, match="cuda:0: out of memory"), run_errors_are_said("cuda:0"):
         onnxruntime.OrtValue.ortvalue_from_shape_and_type([1 << 42], np.uint8, "cuda", 0)
     driver, address = ctypes.CDLL("libcuda.so.1"), ctypes.c_uint64()
     held = ctypes.c_size_t(device.free_memory() - (600 << 20))

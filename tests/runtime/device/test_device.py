@@ -14,11 +14,12 @@ from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import DeviceError, UsageError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime import memory
+from voxtral_onnx.runtime.device.base import run_errors_are_said
 from voxtral_onnx.runtime.device.cache import KVCache
 from voxtral_onnx.runtime.device.cpu import Cpu, HostBuffer, lazy_zeros
-from voxtral_onnx.runtime.device.cuda import out_of_memory_is_said
 from voxtral_onnx.runtime.device.helper_graphs import shift_in_place_model, zeros_model
 from voxtral_onnx.runtime.device.open import open_device
+from voxtral_onnx.runtime.device.session import Session
 
 without_cuda = pytest.mark.skipif(
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(),
@@ -208,8 +209,16 @@ def test_what_is_out_of_memory():
     ):
         with (
             pytest.raises(DeviceError, match="cuda:0: out of memory; a smaller --context"),
-            out_of_memory_is_said("cuda:0"),
+            run_errors_are_said("cuda:0"),
         ):
             raise RuntimeError(message)
-    with pytest.raises(RuntimeError, match="another"), out_of_memory_is_said("cuda:0"):
+    with pytest.raises(RuntimeError, match="another"), run_errors_are_said("cuda:0"):
         raise RuntimeError("another")
+
+
+def test_a_graph_that_cannot_be_run_is_said(tiny_artifact):
+    """Whatever a stranger's graph does in a call is an error of ours, without a traceback."""
+    manifest = Manifest.read(tiny_artifact)
+    mel = Session(tiny_artifact, manifest.mel, Cpu(), 1)
+    with pytest.raises(DeviceError, match="cpu: onnxruntime cannot run the model"):
+        mel.run({"audio": np.zeros((1, 3), np.float32)})  # shorter than a window's half

@@ -62,7 +62,8 @@ export const presentOf = (past) => (isCache(past) ? past.replace('past_key_value
 
 const SIZE = integer(1, 1 << 24) // of one axis of a tensor
 const WINDOW = integer(1, 1 << 19) // keys; a cache of one has a quarter more rows
-const SAMPLES = integer(0, 1 << 20)
+const SAMPLES = integer(0, 1 << 16)
+const PADDING = integer(0, 1024) // tokens of silence, which every recording takes
 const LAYERS = integer(1, 1024)
 const POSITIVE = number(Number.MIN_VALUE, 1e18)
 const ROLE = text(1, 64, /^[A-Za-z0-9_.-]+$/, 'letters, digits, _, . and -')
@@ -133,8 +134,8 @@ const MANIFEST = record(
     config: CONFIG,
     tokens: record({ bos: TOKEN_ID, eos: TOKEN_ID, streaming_pad: TOKEN_ID, streaming_word: TOKEN_ID, first_text: TOKEN_ID }),
     streaming: record({
-      left_pad_tokens: SAMPLES,
-      right_pad_tokens: SAMPLES,
+      left_pad_tokens: PADDING,
+      right_pad_tokens: PADDING,
       look_back_samples: SAMPLES,
       look_ahead_samples: SAMPLES,
       max_chunk_tokens: integer(1, 1024),
