@@ -229,6 +229,13 @@ class Manifest:
             raise ValueError("caches: expected those of encoder and decoder")
         if self.tokens.largest >= self.config.decoder.vocab_size:
             raise ValueError(f"tokens: expected ids below {self.config.decoder.vocab_size:,}")
+        half, hop = self.config.audio.n_fft // 2, self.config.audio.hop_length
+        found = self.streaming.look_back_samples, self.streaming.look_ahead_samples
+        if found != (half, half - hop):
+            raise ValueError(
+                f"streaming: expected to look {half} samples back and {half - hop} ahead, got "
+                f"{found}"
+            )
 
     def graphs(self, precisions: Iterable[str] | None = None) -> Iterator[GraphSpec]:
         """Yield the graphs of all precisions, or of some."""

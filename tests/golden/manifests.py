@@ -148,6 +148,12 @@ def bounds(path: str, least: float, most: float, *, whole: bool = True) -> Itera
         yield False, path, least + 0.5
 
 
+LOOKS = {  # samples, of which one number fits the base's window and hop
+    "look_back_samples": ((True, 200), (False, 199), (False, 201)),
+    "look_ahead_samples": ((True, 40), (False, 39), (False, 41)),
+}
+
+
 def cases() -> Iterator[Case]:
     """Yield what is to be taken or refused."""
     yield from ((False, path, GONE) for path in required(BASE) if not path.startswith("files."))
@@ -185,7 +191,9 @@ def cases() -> Iterator[Case]:
 
     for name in ("sample_rate", "n_fft", "hop_length", "n_mels"):
         least, most = (1000, 768_000) if name == "sample_rate" else (1, 1 << 24)
-        yield from bounds(f"config.audio.{name}", least, most)
+        for taken, path, value in bounds(f"config.audio.{name}", least, most):
+            # Others than the base's disagree with what a stream looks back and ahead
+            yield taken and name not in ("n_fft", "hop_length"), path, value
     yield from bounds("config.audio.global_log_mel_max", -100, 100, whole=False)
     for part in ("config.encoder", "config.decoder"):
         for name, most in (
@@ -212,7 +220,10 @@ def cases() -> Iterator[Case]:
     for name in ("left_pad_tokens", "right_pad_tokens"):
         yield from bounds(f"streaming.{name}", 0, 1024)
     for name in ("look_back_samples", "look_ahead_samples"):
-        yield from bounds(f"streaming.{name}", 0, 1 << 16)
+        yield from (
+            (False, path, value) for _, path, value in bounds(f"streaming.{name}", 0, 1 << 16)
+        )
+        yield from ((taken, f"streaming.{name}", value) for taken, value in LOOKS[name])
     yield from bounds("streaming.max_chunk_tokens", 1, 1024)
     for name in ("default_delay_tokens", "max_delay_tokens"):
         yield from bounds(f"streaming.{name}", 1, 30)

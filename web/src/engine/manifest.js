@@ -154,10 +154,14 @@ const MANIFEST = record(
       }),
     ),
   },
-  ({ caches, tokens, config }) => {
+  ({ caches, tokens, config, streaming }) => {
     if (Object.keys(caches).length < 2) return 'caches of encoder and decoder'
     const { vocab_size: size } = config.decoder
-    return Object.values(tokens).every((id) => id < size) ? undefined : `tokens below ${size}`
+    if (!Object.values(tokens).every((id) => id < size)) return `tokens below ${size}`
+    const half = Math.floor(config.audio.n_fft / 2)
+    const ahead = half - config.audio.hop_length
+    const { look_back_samples: back, look_ahead_samples: forward } = streaming
+    return back === half && forward === ahead ? undefined : `to look ${half} samples back and ${ahead} ahead`
   },
 )
 
