@@ -51,7 +51,7 @@ def test_contents(wheel):
             "exporter/**/*.py",
             "quant/**/*.py",
             "runtime/**/*.py",
-            "verification/*.py",
+            "verification/**/*.py",
             "server/*.py",
             "publish/*.py",
             "quant/recipes/*.toml",
