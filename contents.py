@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from .decode import Sha256, decode, read_within
 from .errors import ArtifactError, StorageError
 from .files import PIECE_SIZE, FileSpec, atomic_write, hash_file
 from .limits import STATE
+from .threads import num_cores
 
 MOST_REMEMBERED = 256  # files, those hashed last; they take 40 kB
 _CHUNK = 1 << 20  # bytes that a thread holds
@@ -62,7 +62,7 @@ def differences(files: Mapping[Path, FileSpec], threads: int | None = None) -> d
 
     Pieces of 16 MiB are hashed by several threads, by default one a core.
     """
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or num_cores()) as pool:
         return _found(files, _submit(files, pool))
 
 
@@ -108,7 +108,7 @@ def verified(
         for path in weights
         if (stamp := stamps[path]) is None or known.get(_key(stamp)) != files[path].sha256
     }
-    pool = ThreadPoolExecutor(threads or os.cpu_count())
+    pool = ThreadPoolExecutor(threads or num_cores())
     try:
         parts = _submit(new, pool)
         yield
