@@ -37,7 +37,7 @@ def transcribe(
 
     Speech as it is spoken is for [b]voxtral-onnx listen[/].
     """
-    from ..runtime.audio.files import find_audio
+    from ..runtime.audio.find import find_audio
     from .files import FileRun
     from .models import hotword_options, open_transcriber, vad_option
     from .outputs import Outputs

@@ -20,7 +20,7 @@ import msgspec
 from ...decode import decode, read_within
 from ...errors import UsageError
 from ...limits import REFERENCE, REFERENCES
-from ...runtime.audio.files import find_audio
+from ...runtime.audio.find import find_audio
 
 _PATHS = ("path", "file", "audio", "audio_filepath", "file_name")
 _TEXTS = ("text", "sentence", "transcription")

@@ -12,7 +12,8 @@ from support.commands import CLIP, TEXT
 
 from voxtral_onnx.errors import AudioError, UsageError
 from voxtral_onnx.memory import resident_memory
-from voxtral_onnx.runtime.audio.files import BLOCK_SECONDS, find_audio, open_audio
+from voxtral_onnx.runtime.audio.files import BLOCK_SECONDS, open_audio
+from voxtral_onnx.runtime.audio.find import find_audio
 
 RATE = 16000
 SAMPLES, _ = soundfile.read(CLIP, dtype="float32")
