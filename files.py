@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from .decode import Count, Sha256
 from .errors import StorageError
@@ -235,6 +235,25 @@ def fsync_dir(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def user_folder(kind: Literal["cache", "data", "state"]) -> Path:
+    """Return the folder that the system has for what programs keep for a user; it may not exist.
+
+    Raises:
+        StorageError: there is none, because the user has no home or a relative one.
+    """
+    import platformdirs
+
+    try:
+        folder: Path = getattr(platformdirs, f"user_{kind}_path")("voxtral-onnx")
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = str(error)
+    else:
+        if folder.is_absolute():
+            return folder
+        reason = f"{folder} is relative"
+    raise StorageError(f"no folder for the user's {kind} ({reason}); set HOME")
 
 
 def disk_of(folder: Path) -> tuple[Path, int]:

@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import platformdirs
 from msgspec import Meta, Struct
 
 from .. import limits
 from ..assets import TINY_ARTIFACT
 from ..decode import decode, read_within
 from ..errors import ArtifactError, StorageError, UsageError
-from ..files import atomic_write
+from ..files import atomic_write, user_folder
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
 
 if TYPE_CHECKING:
@@ -214,7 +213,7 @@ def _last_export() -> str | None:
 
 
 def _state_file() -> Path:
-    return platformdirs.user_state_path("voxtral-onnx") / "state.json"
+    return user_folder("state") / "state.json"
 
 
 class _State(Struct):

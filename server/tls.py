@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StorageError
-from ..files import atomic_write
+from ..files import atomic_write, user_folder
 from .hosts import own_names
 
 log = logging.getLogger(__name__)
@@ -34,9 +34,8 @@ def self_signed() -> tuple[Path, Path]:
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID
-    from platformdirs import user_data_path
 
-    folder = user_data_path("voxtral-onnx") / "https"
+    folder = user_folder("data") / "https"
     certificate, key = paths = folder / "certificate.pem", folder / "key.pem"
     now, names = datetime.datetime.now(datetime.UTC), _alternative_names()
     try:

@@ -16,13 +16,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import platformdirs
 from msgspec import Meta
 
 from .. import limits
 from ..decode import Name, RelativeName, Sha256, decode, read_within
 from ..errors import ArtifactError
-from ..files import atomic_write, hash_file
+from ..files import atomic_write, hash_file, user_folder
 from ..manifest import CERTIFICATE, FILE_NAME, Delay, Role, TokenId
 from ..runtime.locate import downloaded_from
 
@@ -105,7 +104,7 @@ class Claim:
             content = read_within(path, limits.CERTIFICATE, refuse)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return replace(decode(cls, content, refuse), is_own=_record(content).exists())
+        return replace(decode(cls, content, refuse), is_own=_is_own(content))
 
     def says(self, folder: Path) -> str:
         """Return in one line what the certificate says of the artifact in a folder."""
@@ -169,19 +168,25 @@ class Certificate:
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         atomic_write(folder / HTML_NAME, render(self, folder.resolve().name).encode())
         atomic_write(folder / JSON_NAME, text.encode())
-        record = _record(text.encode())
         try:
+            record = _record(text.encode())
             record.parent.mkdir(parents=True, exist_ok=True)
             record.touch()
         except OSError as error:
-            why = f"{record.parent}: cannot be written ({error.strerror or error})"
+            why = f"not remembered ({error})"
             warnings.warn(f"{why}: the certificate will count as another's here", stacklevel=2)
+
+
+def _is_own(content: bytes) -> bool:
+    try:
+        return _record(content).exists()
+    except OSError:  # no home, or none that may be looked into
+        return False
 
 
 def _record(content: bytes) -> Path:
     """Return the empty file that says that a certificate was made by this user."""
-    state = platformdirs.user_state_path("voxtral-onnx")
-    return state / "certificates" / hashlib.sha256(content).hexdigest()
+    return user_folder("state") / "certificates" / hashlib.sha256(content).hexdigest()
 
 
 def hash_manifest(folder: Path) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+from support.commands import CLIP, TEXT, make_homeless
 
 from voxtral_onnx import limits
 from voxtral_onnx.errors import ArtifactError
@@ -41,3 +44,27 @@ def test_damaged_memory_of_the_last_export_is_none(damage, state):
     state.write_bytes(damage)
     with pytest.raises(ArtifactError, match="no model: name one"):
         find_artifact()
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    make_homeless(monkeypatch)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="XDG folders are Linux's")
+def test_a_user_without_a_home_names_models(homeless, run, tiny_artifact, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("transcribe", CLIP).assert_refused(4, "no model: name one")
+    result = run("transcribe", "-m", tiny_artifact, CLIP)
+    assert (result.code, result.out) == (0, TEXT + "\n")
+    assert "note: weights are hashed at every load" in result.err and "set HOME" in result.err
+    result = run("inspect", tiny_artifact)
+    assert result.code == 0 and "certificate: not verified" in result.out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="XDG folders are Linux's")
+def test_an_export_without_a_home_ends_with_its_folder(homeless, run, tmp_path):
+    result = run("export", "tiny", "-o", tmp_path / "out", "--precision", "q4")
+    assert (result.code, result.out) == (0, f"{tmp_path / 'out'}\n")
+    assert "note: not remembered as the last export: no folder for the user's state" in result.err
