@@ -365,6 +365,38 @@ def test_offline_asks_nothing(published, monkeypatch):
     assert published.requests == []
 
 
+@pytest.mark.parametrize("silence", ["nobody listens", 503, 429])
+def test_what_was_downloaded_is_taken_with_a_warning_where_no_hub_answers(
+    silence, published, monkeypatch
+):
+    folder = bring()
+    if silence == "nobody listens":
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    else:
+        published.faults.error = (silence, "")
+    with pytest.warns(UserWarning, match=r"org/name: no answer from .*downloaded before is used"):
+        assert bring() == folder
+    (folder / "params.json").unlink()
+    with pytest.warns(UserWarning), refused("offline, and not here yet: params.json"):
+        bring()
+
+
+@pytest.mark.parametrize("error", [(401, ""), (403, ""), (401, "GatedRepo"), (404, "")])
+def test_a_hub_that_refuses_has_the_last_word(error, published):
+    bring()
+    published.faults.error = error
+    with refused("org/name"):
+        bring()
+
+
+def test_no_home_to_download_into(published, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", "~/.cache/huggingface/assets")
+    with refused("org/name: there is no home folder to keep it in; set HF_HOME"):
+        bring()
+    assert not (tmp_path / "~").exists()
+
+
 def test_damaged_record_is_none(published):
     bring()
     record = constants_home() / "org--name" / "main.json"
