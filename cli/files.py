@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import AudioError, DeviceError, VoxtralOnnxError
-from .exit_codes import TERMINATED
 from .outputs import Outputs, output_name
 from .screen import FilesScreen
 from .tables import timing_line, vad_line
@@ -32,11 +30,11 @@ class FileRun:
     failed: list[VoxtralOnnxError] = field(default_factory=list)
 
     def __post_init__(self):
-        self.screen = FilesScreen(len(self.audio))
+        self.screen = FilesScreen(self.audio)
 
     def run(self) -> list[VoxtralOnnxError]:
         """Transcribe them all; a file that fails does not keep the others from it."""
-        with _orderly_end(), self.screen:
+        with self.screen:
             if self.transcriber.batch_size > 1:
                 self._run_together()
             else:
@@ -53,6 +51,7 @@ class FileRun:
                 self._transcribe(number, path)
             # DeviceError: what one format needs, or memory for one file
             except (AudioError, DeviceError) as error:
+                self.screen.files.know(number, 0.0)
                 self._fail(error)
 
     def _run_together(self) -> None:
@@ -68,6 +67,7 @@ class FileRun:
                 try:
                     source = self._open(number, path)
                 except (AudioError, DeviceError) as error:
+                    self.screen.files.know(number, 0.0)
                     self._fail(error)
                     done[number] = ""
                     continue
@@ -83,6 +83,7 @@ class FileRun:
                     done[number] = texts[shown] if shown in texts else render(transcript, shown)
                     self._finish(number, transcript, texts)
                 except AudioError as error:
+                    self.screen.files.know(number, 0.0)
                     self._fail(error)
                     done[number] = ""
                 while turn in done:
@@ -126,6 +127,7 @@ class FileRun:
         from ..runtime.audio.files import open_audio
 
         source = open_audio(path, self.transcriber.sample_rate, gain=self.gain)
+        self.screen.files.know(number, source.duration)
         for note in source.notes:
             self._say(number, source, note)
         return source
@@ -153,18 +155,3 @@ class FileRun:
     def _fail(self, error: VoxtralOnnxError) -> None:
         self.failed.append(error)
         self.screen.info(error)
-
-
-@contextmanager
-def _orderly_end() -> Iterator[None]:
-    """End by SIGTERM as by Ctrl-C: nothing half-written stays, and what was decoded is shown."""
-    import signal
-
-    def stop(number: int, frame) -> None:
-        raise SystemExit(TERMINATED)
-
-    handler = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)

@@ -39,6 +39,7 @@ def listen(
     from .live import open_microphone, stdin_blocks, transcribe_live
     from .models import hotword_options, open_transcriber, vad_option
     from .outputs import Outputs
+    from .streams import claim_stdout
     from .tables import print_microphones
 
     if list_devices:
@@ -48,6 +49,7 @@ def listen(
     if alternatives and not stream_json and "json" not in outputs.formats:
         raise UsageError("--alternatives are written as JSON: add --json or --stream-json")
     model_options = hotword_options(hotwords, hotword_bias)
+    claim_stdout(is_only_place=output_dir is None)
     outputs.make_folder()
 
     model_options |= {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import AudioError, VoxtralOnnxError
-from .exit_codes import TERMINATED
+from .ending import STOPS
 from .outputs import Outputs
-from .screen import LiveScreen, PauseKey
+from .screen import LiveScreen, PauseKey, live_line
 from .tables import vad_line
 from .terminal import format_size, info, write, write_json
 
@@ -54,7 +55,7 @@ def transcribe_live(
     outputs: Outputs,
     stream_json: bool,
 ) -> None:
-    """Show speech as it comes; Ctrl-C and SIGTERM end the capture, and all of it is transcribed.
+    """Show speech as it comes; Ctrl-C and signals end the capture, and all of it is transcribed.
 
     Args:
         transcriber: with which.
@@ -63,8 +64,6 @@ def transcribe_live(
         outputs: what is written in the end.
         stream_json: stdout gets events instead of words.
     """
-    import signal
-
     from ..memory import peak_memory
     from ..runtime.audio.microphone import Microphone
     from ..runtime.live import Capture, StreamMetrics, StreamWarning, listen
@@ -75,7 +74,7 @@ def transcribe_live(
     stream = transcriber.stream()
     speech_filter = transcriber.speech_filter()
     metrics = StreamMetrics()
-    screen, capture = LiveScreen(metrics), Capture(iter(source))
+    screen, capture = LiveScreen(lambda columns: live_line(metrics)), Capture(iter(source))
     microphone = source if isinstance(source, Microphone) else None
     recording = Recording([])
     shows_words = outputs.shows_words and not stream_json
@@ -119,24 +118,27 @@ def transcribe_live(
     info(f"{metrics}, {format_size(peak_memory())} of memory")
     if broken is not None:
         raise broken
-    if signal.SIGTERM in stopped_by:
-        raise typer.Exit(TERMINATED)
+    if codes := [STOPS[number] for number in stopped_by if number in STOPS]:
+        raise typer.Exit(codes[0])
 
 
 @contextmanager
-def _signals_stop(capture: Capture) -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM end a capture; yields the list of signals that came."""
-    import signal
-
-    came: list[int] = []
+def _signals_stop(capture: Capture) -> Iterator[list[signal.Signals]]:
+    """Let Ctrl-C and the signals of STOPS end a capture; yields the list of those that came."""
+    came: list[signal.Signals] = []
 
     def stop(number: int, frame) -> None:
         if came:  # again: do not wait for what is still to transcribe
             raise KeyboardInterrupt
-        came.append(number)
+        came.append(signal.Signals(number))
         capture.stop()
 
-    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {
+        number: signal.signal(number, stop)
+        for number in (signal.SIGINT, *STOPS)
+        # nohup ignores SIGHUP; a shell's background has Ctrl-C ignored, and kill -INT is meant
+        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield came
     finally:

@@ -41,6 +41,7 @@ def transcribe(
     from .files import FileRun
     from .models import hotword_options, open_transcriber, vad_option
     from .outputs import Outputs
+    from .streams import claim_stdout
 
     # Refuse what cannot be, before a model is loaded
     if not audio:
@@ -50,6 +51,7 @@ def transcribe(
         raise UsageError("--alternatives are written as JSON: add --json")
     model_options = hotword_options(hotwords, hotword_bias)
     paths = find_audio(audio)
+    claim_stdout(is_only_place=output_dir is None)
     outputs.refuse_clashes(paths)
     outputs.make_folder()
     if skip_existing and not (paths := outputs.leave_out_done(paths)):

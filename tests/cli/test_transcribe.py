@@ -419,11 +419,12 @@ def test_progress_of_a_file_and_of_all_is_for_terminals(start):
     os.close(ours)
     assert process.wait(60) == 0
     lines = re.findall(
-        r"0:(\d\d) of 0:26 of long-mixed\.wav, 0 of 2 files, 0:\1 of audio "
-        r"at",
+        r"[━─]{20} +(\d+)%, 0:\d\d left, 0 of 2 files, 0:(\d\d) of 0:26 of long-mix",
         shown.decode(),
     )
+    lines = [tuple(map(int, line)) for line in lines]
     assert lines == sorted(lines) and len(set(lines)) > 1
+    assert all(abs(share - 100 * seconds / 29) < 5 for share, seconds in lines)
     assert "2 of 2 files transcribed, 0:29 of audio at" in shown.decode()
 
 
