@@ -325,6 +325,16 @@ Rungs = Annotated[
         "4 streams, 5 against floats, 6 words.",
     ),
 ]
+Require = Annotated[
+    str | None,
+    _value(
+        None,
+        "--require",
+        "NUMBERS",
+        "End with 8 unless these ran as a whole and passed, as 0-6.",
+        False,
+    ),
+]
 Artifacts = Annotated[
     list[str], _argument("MODEL...", f"{ANYWHERE} Several are compared on the same recordings.")
 ]

@@ -236,8 +236,8 @@ def plan_publication(
         if (artifact / name).exists()
     }
     sizes = {name: file_size(file) for name, file in files.items()}
-    verdict, base = read_verdict(artifact, published=True), BaseModel.of(manifest, base_model)
-    card = model_card(manifest, repo_id, sizes, verdict, base)
+    said, base = read_verdict(artifact, published=True), BaseModel.of(manifest, base_model)
+    card = model_card(manifest, repo_id, sizes, said.line, base)
     hashes = {name: file.sha256 for name, file in manifest.files.items()}
     return Publication(repo_id, MODEL, {CARD: card.encode(), **files}, hashes)
 

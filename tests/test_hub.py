@@ -848,8 +848,10 @@ def test_certificate_comes_with_the_artifact(hub_server, artifact, run):
         ARTIFACT,
         files | {"certificate.json": json.dumps(facts).encode(), "certificate.html": b"<p>"},
     )
-    says = f"its publisher, {ARTIFACT}, says: verified on 2026-01-02: q4f16 on rungs "
-    verdict = f"\ncertificate: {says}0, 5; verify it yourself: voxtral-onnx verify "
+    says = (
+        f"its publisher, {ARTIFACT}, says: PARTLY VERIFIED (1 of 7) on 2026-01-02: q4f16 on rung "
+    )
+    verdict = f"\ncertificate: {says}5; rung 0: not run (nothing is said of it); rungs 1, 2, 3, 4 "
     assert verdict in run("inspect", ARTIFACT).out
     assert sorted(hub_server.taken()[1:]) == [
         "certificate.html",
@@ -859,14 +861,17 @@ def test_certificate_comes_with_the_artifact(hub_server, artifact, run):
     ]
     folder = find_artifact(ARTIFACT, [])
     assert (folder / "certificate.html").read_bytes() == b"<p>"
-    (folder / "certificate.json").write_text(json.dumps(facts | {"rungs": [6]}))  # written here
+    facts["findings"][0]["rung"] = 6
+    (folder / "certificate.json").write_text(json.dumps(facts))  # written here
     assert f"{says}6; " in run("inspect", ARTIFACT).out
     (folder / "certificate.json").unlink()
     assert "certificate: not verified\n" in run("inspect", "--offline", ARTIFACT).out
     assert verdict in run("inspect", ARTIFACT).out
     other = facts | {"manifest_sha256": "0" * 64}
     hub_server.publish("org/other", files | {"certificate.json": json.dumps(other).encode()})
-    assert "not verified: the certificate is of another artifact" in run("inspect", "org/other").out
+    stale = run("inspect", "org/other")
+    assert stale.code == 8
+    assert "not verified: the certificate is of another artifact" in stale.out
 
 
 def test_manifest_and_certificate_are_small(hub_server, artifact):

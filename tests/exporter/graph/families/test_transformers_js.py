@@ -15,6 +15,7 @@ import torch
 from reference import toy
 from reference.eager import empty_caches
 from reference.transformers_js import FAMILY, SURE, generate, some_clips
+from support.checker import refused_operators
 from support.parity import assert_parity
 from transformers import VoxtralRealtimeConfig, VoxtralRealtimeFeatureExtractor
 
@@ -200,6 +201,12 @@ ROOT = {
     "processor_config.json",
 }
 ROOT |= {"tokenizer.json", "tokenizer_config.json"}
+
+
+def test_the_checker_refuses_one_node_of_two_graphs(transformers_js_artifact):
+    graphs = Manifest.read(transformers_js_artifact).family("q4", FAMILY)
+    refused = [refused_operators(transformers_js_artifact / graph.path) for graph in graphs]
+    assert refused == [{"SimplifiedLayerNormalization": 1}, {}, {"SimplifiedLayerNormalization": 1}]
 
 
 def test_configurations_are_the_models(transformers_js_artifact):
