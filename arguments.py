@@ -94,9 +94,10 @@ def whole(least: int | None = None, most: int | None = None, unit: str = "") -> 
     def take(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError
-        if (least is not None and value < least) or (most is not None and value > most):
+        found = int(value)
+        if (least is not None and found < least) or (most is not None and found > most):
             raise ValueError
-        return int(value)
+        return found
 
     if least is None:
         return Kind(f"a whole number{unit}", take)
@@ -109,9 +110,10 @@ def number(above: float, most: float, unit: str = "") -> Kind:
     def take(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError
-        if not above < value <= most:  # not a number compares as False
+        found: Any = value  # compared before it is converted, which an integer may be too large for
+        if not above < found <= most:  # not a number compares as False
             raise ValueError
-        return float(value)
+        return float(found)
 
     return Kind(f"more than {above:g} and at most {most:g}{unit}", take)
 

@@ -24,11 +24,11 @@ def check_threads(threads: int | None) -> int:
     cores = num_cores()
     if threads is None:
         return cores
-    threads = INTEGER.check("threads", threads)
+    asked: int = INTEGER.check("threads", threads)
     most = MOST_THREADS_PER_CORE * cores
-    if not 1 <= threads <= most:
+    if not 1 <= asked <= most:
         raise UsageError(
             f"threads: expected 1 to {most}, {MOST_THREADS_PER_CORE} for each of this machine's "
-            f"{cores} cores, got {quoted(threads)}"
+            f"{cores} cores, got {quoted(asked)}"
         )
-    return threads
+    return asked

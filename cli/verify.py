@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import UsageError, VerificationError
+from ..escaping import quoted
 from . import options
 from .terminal import write_json
 
@@ -27,7 +28,7 @@ def verify(
     from ..verification.verify import verify as run_verify
 
     if not re.fullmatch("[0-9](,[0-9])*", rungs):
-        raise UsageError(f"rungs: expected numbers from 0 to 6 with commas, got {rungs!r}")
+        raise UsageError(f"rungs: expected numbers from 0 to 6 with commas, got {quoted(rungs)}")
     failed = None
     with StatusSpinner() as steps:
         try:

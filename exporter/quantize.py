@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from .. import hub
 from .._version import __version__
-from ..arguments import CALLBACK, INTEGER, PATH, Kind, accepts, optional, several
+from ..arguments import CALLBACK, PATH, Kind, accepts, optional, several, whole
 from ..decode import decode, read_within
 from ..errors import QuantizationError, StorageError, UsageError
 from ..files import atomic_write
@@ -101,7 +101,7 @@ def _recording(value: Any) -> np.ndarray:
     source=SOURCE,
     recipe=optional(PATH),
     recordings=optional(several(Kind("", _recording), "a list of finite float arrays [samples]")),
-    budget=optional(INTEGER),
+    budget=optional(whole(1, unit=" byte")),
     on_stage=CALLBACK,
     on_budget=CALLBACK,
     **OPTIONS,

@@ -18,13 +18,13 @@ def delay_tokens(manifest: Manifest, milliseconds: int | None) -> int:
     if milliseconds is None:
         return rules.default_delay_tokens
     step = _ms_per_token(manifest)
-    milliseconds = INTEGER.check("delay_ms", milliseconds)
-    tokens, rest = divmod(milliseconds, step)
+    asked: int = INTEGER.check("delay_ms", milliseconds)
+    tokens, rest = divmod(asked, step)
     if rest or not 1 <= tokens <= rules.max_delay_tokens:
         longest = rules.max_delay_tokens * step
         raise UsageError(
             f"delay: expected a multiple of {step} ms from {step} to {longest}, got "
-            f"{quoted(milliseconds)} ms"
+            f"{quoted(asked)} ms"
         )
     return tokens
 

@@ -12,7 +12,6 @@ from .. import limits
 from ..arguments import number
 from ..decode import read_within
 from ..errors import UsageError
-from ..escaping import quoted
 from ..manifest import Tokens
 from .text.bpe import TextEncoder
 from .text.tokenizer import Tokenizer
@@ -109,7 +108,7 @@ def check_lengths(words: Iterable[str]) -> None:
     for word in words:
         if len(word) > limits.LONGEST_HOTWORD:
             raise UsageError(
-                f"hotwords: {quoted(word)}: expected at most {limits.LONGEST_HOTWORD} characters, "
+                f"hotwords: {word[:20]!r}…: expected at most {limits.LONGEST_HOTWORD} characters, "
                 f"got {len(word)}; write one word or phrase a line"
             )
         left -= len(word.encode(errors="replace"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -137,12 +138,11 @@ class Stream(Uncopied):
         return list(self.iter_finish())
 
     def iter_finish(self) -> Iterator[Token]:
-        """Do as `finish`, a token at a time."""
-        yield from self._tokens()
+        """Do as `finish`, a token at a time, those that `iter_feed` has left first."""
         with self._feeding.turn():
             self._feeding.go_on()
             self._is_ending = True
-        yield from self._tokens()
+        return chain(self._tokens(), self._tokens())
 
     def encode_tail(self) -> Iterator[np.ndarray]:
         """Encode the end of the audio: the first half of `finish`, like `encode`.

@@ -67,9 +67,9 @@ def open_input(
             )
         are_numbers = [is_number(each) for each in audio[:3]]
         if are_numbers == [False, True]:
-            return _recording(*audio, notes)
+            return _recording(audio[0], audio[1], notes)
         if are_numbers == [True, False]:
-            return _recording(*reversed(audio), notes)
+            return _recording(audio[1], audio[0], notes)
     if (values := as_array(audio)) is None:
         raise AudioError(f"audio: expected {EXPECTED}, got {described(audio)}")
     return "array", check_samples(values, "; give (samples, rate)").copy()

@@ -73,8 +73,9 @@ def as_array(values: Any) -> np.ndarray | None:
     """
     if isinstance(values, type):
         return None
+    is_masked = np.ma.isMaskedArray(values) and bool(np.ma.getmaskarray(values).any())
     try:
-        if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        if is_masked:
             raise ValueError("some are masked")
         if hasattr(values, "detach") and hasattr(values, "numpy"):  # of PyTorch, with gradients
             values = values.detach()
@@ -139,8 +140,8 @@ def as_rate(rate: Any) -> int:
     Raises:
         AudioError: not a whole number, or out of range.
     """
-    value = rate.item() if is_number(rate) and hasattr(rate, "item") else rate
-    if not isinstance(value, Real) or isinstance(value, bool) or value != value // 1:
+    value: Any = rate.item() if is_number(rate) and hasattr(rate, "item") else rate
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         raise AudioError(f"rate: expected whole Hz, got {described(value)}")
     check_rate("rate", int(value))
     return int(value)

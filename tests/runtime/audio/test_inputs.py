@@ -19,7 +19,7 @@ from voxtral_onnx.runtime.audio import inputs
 from voxtral_onnx.runtime.audio.files import open_audio
 
 RATE = 16000
-SAMPLES = soundfile.read(CLIP, dtype="float32")[0]
+SAMPLES = np.asarray(soundfile.read(CLIP, dtype="float32")[0])
 CONTENT = CLIP.read_bytes()
 STEREO = np.stack((SAMPLES, SAMPLES / 2), 1)
 
@@ -80,7 +80,7 @@ def read_only() -> np.ndarray:
         SAMPLES.tolist(),
         tuple(SAMPLES),
         array.array("f", SAMPLES),
-        memoryview(SAMPLES),
+        memoryview(SAMPLES),  # pyright: ignore[reportArgumentType]
         torch.from_numpy(SAMPLES.copy()),
         torch.from_numpy(SAMPLES.copy()).requires_grad_(),
         np.ma.MaskedArray(SAMPLES, mask=False),
