@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 
 from .decode import Size, convert
 from .errors import CheckpointError
+from .escaping import quoted
 from .limits import FASTEST_RATE, SLOWEST_RATE
 
 Rate = Annotated[int, Meta(ge=SLOWEST_RATE, le=FASTEST_RATE)]  # Hz
@@ -359,7 +360,7 @@ def _without_nulls(name: str, values: Mapping[str, object]) -> dict[str, object]
 
 def _expect(what: str, found: Any, wanted: Any) -> None:
     if found != wanted:
-        raise CheckpointError(f"{what}: expected {wanted!r}, got {found!r}")
+        raise CheckpointError(f"{what}: expected {wanted!r}, got {quoted(found)}")
 
 
 RELEASED_NAME = "mistralai/Voxtral-Mini-4B-Realtime-2602"

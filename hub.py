@@ -43,6 +43,7 @@ from .download import (
     unfinished_of,
 )
 from .errors import StorageError, UsageError
+from .escaping import quoted
 from .files import atomic_write, is_below, lock, require_disk
 
 REPOSITORY = re.compile(r"([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@(.+))?", re.ASCII | re.IGNORECASE)
@@ -254,7 +255,7 @@ def find_repository(source: str | Path, revision: str | None = None) -> Reposito
             )
         return None
     if revision is not None and match[2] is not None:
-        raise UsageError(f"revision: expected one, got {match[2]!r} and {revision!r}")
+        raise UsageError(f"revision: expected one, got {quoted(match[2])} and {quoted(revision)}")
     return Repository(match[1], revision or match[2] or constants.DEFAULT_REVISION)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StorageError, UsageError
+from ..escaping import quoted
 from .terminal import info
 
 
@@ -32,7 +33,7 @@ class Outputs:
             return cls(FORMATS, folder)
         if name not in FORMATS:
             raise UsageError(
-                f"output format: expected one of {', '.join(FORMATS)}, all, got {name!r}"
+                f"output format: expected one of {', '.join(FORMATS)}, all, got {quoted(name)}"
             )
         return cls((name,), folder)
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from typer.core import TyperCommand
 
 from ..errors import UsageError
+from ..escaping import quoted
 from .terminal import info
 
 # Options of other programs, by what is to be said of them
@@ -224,7 +225,7 @@ def replace_switches(arguments: list[str]) -> list[str]:
         if "=" not in argument and left and left[-1].lower() in ("true", "false"):
             value = left.pop()
         if value.lower() not in ("", "true", "false"):
-            raise UsageError(f"{name}: expected True or False, got {value!r}")
+            raise UsageError(f"{name}: expected True or False, got {quoted(value)}")
         if name == "--fp16":
             info(
                 "note: --fp16 changes nothing; --precision chooses the numbers that are computed in"

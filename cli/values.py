@@ -6,6 +6,7 @@ import re
 from typing import overload
 
 from ..errors import UsageError
+from ..escaping import quoted
 
 UNITS = {
     "": 1,
@@ -31,10 +32,10 @@ def parse_size(text: str) -> int:
         size = int(float(number) * UNITS[unit])
     except (ValueError, KeyError, OverflowError):
         raise UsageError(
-            f"size: expected a number with B, KB, MB, GB, KiB, MiB or GiB, got {text!r}"
+            f"size: expected a number with B, KB, MB, GB, KiB, MiB or GiB, got {quoted(text)}"
         ) from None
     if size < 1 << 20:
-        raise UsageError(f"size: expected at least 1MiB, got {text!r}")
+        raise UsageError(f"size: expected at least 1MiB, got {quoted(text)}")
     return size
 
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from .. import hub
 from .._version import __version__
+from ..arguments import CALLBACK, FLAG, INTEGER, NAMES, PATH, accepts, either, instance, optional
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, StorageError
 from ..files import FileSpec, atomic_write, hash_file
@@ -29,11 +30,30 @@ from .memory import named_memory_errors
 from .model.mel import INPUT, output_spec
 from .output import FinishedGraph, Record, commit, lock, read_state, start, write_shared
 from .plan import MEL, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
-from .precisions import PRECISIONS
+from .precisions import PRECISIONS, precision_kind
 
 ENCODER_SLACK = 256  # frames between two shifts of the encoder's cache
 
 
+SOURCE = either(PATH, instance(Checkpoint, "an opened checkpoint"))
+OPTIONS = {
+    "output": optional(PATH),
+    "tokenizer": optional(PATH),
+    "precisions": NAMES,
+    "shard_size": INTEGER,
+    "threads": optional(INTEGER),
+    "offline": FLAG,
+    "on_download": CALLBACK,
+    "on_progress": CALLBACK,
+}
+
+
+@accepts(
+    source=SOURCE,
+    families=NAMES,
+    recipe=optional(either(PATH, instance(Recipe, "a recipe"))),
+    **OPTIONS,
+)
 def export(
     source: str | Path | Checkpoint,
     output: str | Path | None = None,
@@ -41,7 +61,7 @@ def export(
     tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
     families: Sequence[str] = (NATIVE,),
-    recipe: str | Recipe | None = None,
+    recipe: str | Path | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
     offline: bool = False,
@@ -78,6 +98,8 @@ def export(
     Raises:
         CheckpointError, QuantizationError, ArtifactError, StorageError: as errors.py describes.
     """
+    for name in precisions:
+        precision_kind(name)
     options = {
         "tokenizer": tokenizer,
         "precisions": precisions,

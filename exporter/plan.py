@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from .._version import __version__
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, UsageError
+from ..escaping import quoted
 from ..files import disk_of, require_disk
 from ..manifest import TOKENIZER, Manifest, Precision, Streaming, Tokens
 from ..quant.methods import METHODS
@@ -196,7 +197,7 @@ def plan_export(
     tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
     families: Sequence[str] = (NATIVE,),
-    recipe: str | Recipe | None = None,
+    recipe: str | Path | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
 ) -> ExportPlan:
@@ -208,7 +209,7 @@ def plan_export(
     """
     threads = check_threads(threads)
     if shard_size < 1:
-        raise UsageError(f"shard size: expected at least 1 byte, got {shard_size}")
+        raise UsageError(f"shard size: expected at least 1 byte, got {quoted(shard_size)}")
     if isinstance(source, Checkpoint):
         checkpoint = source
     else:
@@ -252,7 +253,7 @@ def estimate_size(
     tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
     families: Sequence[str] = (NATIVE,),
-    recipe: str | Recipe | None = None,
+    recipe: str | Path | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> int | None:
     """Bytes of the weight files that an export would write, from a checkpoint's small files alone.
@@ -275,11 +276,11 @@ def estimate_size(
 
 
 def _recipes(
-    precisions: Sequence[str], recipe: str | Recipe | None, checkpoint: Checkpoint | None
+    precisions: Sequence[str], recipe: str | Path | Recipe | None, checkpoint: Checkpoint | None
 ) -> dict[str, Recipe]:
     """What each precision is made by."""
     kinds = {name: precision_kind(name) for name in precisions}
-    chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    chosen = load_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
     return {
         name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint)
         for name, kind in kinds.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import UsageError
+from ..escaping import quoted
 from ..quant import gguf
 from ..quant.recipe import FLOAT, Recipe, load_recipe
 from .checkpoint.open import Checkpoint
@@ -48,5 +49,5 @@ def precision_kind(name: str) -> PrecisionKind:
         UsageError: there is none of that name.
     """
     if name not in PRECISIONS:
-        raise UsageError(f"precision: expected some of {list(PRECISIONS)}, got {name!r}")
+        raise UsageError(f"precision: expected some of {list(PRECISIONS)}, got {quoted(name)}")
     return PRECISIONS[name]

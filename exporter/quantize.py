@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from .. import hub
 from .._version import __version__
+from ..arguments import CALLBACK, PATH, Kind, accepts, optional, several, whole
 from ..decode import decode, read_within
 from ..errors import QuantizationError, StorageError, UsageError
 from ..files import atomic_write
@@ -31,11 +32,11 @@ from .calibration.sensitivity import Group, Sensitivity, measure_sensitivities, 
 from .checkpoint.artifact import is_artifact, open_artifact
 from .checkpoint.open import Checkpoint, open_checkpoint, resolve_source
 from .checkpoint.remote import find_remote
-from .export import export
+from .export import OPTIONS, SOURCE, export
 from .memory import named_memory_errors
 from .output import default_folder
 from .plan import MANIFEST_BYTES, SHARD_SIZE, ExportPlan, estimate_size, plan_export
-from .precisions import PRECISIONS
+from .precisions import PRECISIONS, precision_kind
 
 # Measured on the 4B model's shapes and 30 s of speech (bench/budget.py).
 MEASURE_SECONDS = 2.7e-7  # of one core, for a byte of checkpoint
@@ -88,6 +89,23 @@ class Budget:
         return decode(dict[str, Any], content, QuantizationError)
 
 
+def _recording(value: Any) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind != "f":
+        raise TypeError
+    if not np.isfinite(value).all():
+        raise ValueError
+    return value
+
+
+@accepts(
+    source=SOURCE,
+    recipe=optional(PATH),
+    recordings=optional(several(Kind("", _recording), "a list of finite float arrays [samples]")),
+    budget=optional(whole(1, unit=" byte")),
+    on_stage=CALLBACK,
+    on_budget=CALLBACK,
+    **OPTIONS,
+)
 def quantize(
     source: str | Path | Checkpoint,
     output: str | Path | None = None,
@@ -176,9 +194,7 @@ def check_options(precisions: Sequence[str], recipe: str | None, budget: int | N
     Raises:
         UsageError: saying why.
     """
-    if floats := [
-        name for name in precisions if name in PRECISIONS and PRECISIONS[name].recipe is None
-    ]:
+    if floats := [name for name in precisions if precision_kind(name).recipe is None]:
         raise UsageError(
             f"precision: {', '.join(floats)} quantises nothing; that is what `export` is for"
         )

@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from ..decode import convert, decode_toml, read_within
 from ..errors import QuantizationError
+from ..escaping import quoted
 from ..limits import RECIPE
 from ..manifest import RecipeSpec
 from .methods import METHODS
@@ -44,17 +45,17 @@ class Rule:
     def __post_init__(self):
         if self.bits not in (4, 8):
             raise QuantizationError(
-                f"rule {self.tensors!r}: bits: expected 4 or 8, got {self.bits!r}"
+                f"rule {quoted(self.tensors)}: bits: expected 4 or 8, got {quoted(self.bits)}"
             )
         if self.block_size not in (16, 32, 64, 128):  # 256 fails on CUDA
             raise QuantizationError(
-                f"rule {self.tensors!r}: block_size: expected 16, 32, 64 or 128, got "
-                f"{self.block_size!r}"
+                f"rule {quoted(self.tensors)}: block_size: expected 16, 32, 64 or 128, got "
+                f"{quoted(self.block_size)}"
             )
         if self.method not in METHODS:
             raise QuantizationError(
-                f"rule {self.tensors!r}: method: expected one of {list(METHODS)}, got "
-                f"{self.method!r}"
+                f"rule {quoted(self.tensors)}: method: expected one of {list(METHODS)}, got "
+                f"{quoted(self.method)}"
             )
 
     @property
@@ -74,7 +75,8 @@ class Recipe:
     def __post_init__(self):
         if self.accuracy_level not in (0, 1, 2, 3, 4):
             raise QuantizationError(
-                f"recipe {self.name}: accuracy_level: expected 0 to 4, got {self.accuracy_level!r}"
+                f"recipe {self.name}: accuracy_level: expected 0 to 4, got "
+                f"{quoted(self.accuracy_level)}"
             )
 
     def rule_for(self, module: str) -> Rule | None:
@@ -102,7 +104,7 @@ class Recipe:
                     else f"expected as {next(iter(modules))!r}"
                 )
                 problems.append(
-                    f"rule {pattern!r} matches no linear layer or table of this model; {hint}"
+                    f"rule {quoted(pattern)} matches no linear layer or table of this model; {hint}"
                 )
         if problems:
             raise QuantizationError(f"recipe {self.name}: " + "; ".join(problems))
@@ -171,7 +173,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     except (FileNotFoundError, NotADirectoryError):
         known = sorted(file.stem for file in _FOLDER.glob("*.toml"))
         raise QuantizationError(
-            f"recipe {name_or_path!r}: expected a file or one of {known}, found neither"
+            f"recipe {quoted(name_or_path)}: expected a file or one of {known}, found neither"
         ) from None
     found = decode_toml(_RecipeFile, content, wrong)
     return Recipe(path.stem, found.accuracy_level, found.rules)

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from threading import RLock
 from typing import Any
 
+from ..arguments import Uncopied
+from ..errors import UsageError, VoxtralOnnxError
+from ..escaping import quoted
 from .audio.files import AudioSource
 from .audio.vad import SpeechFilter
 from .delay import delay_ms
 from .stream import Stream
+from .text.captions import render
 from .text.segments import Segment, group
 from .tokens import Token
 
 
-class Transcript:
-    """Text, segments and token ids of one audio source, decoded as they are asked for."""
+class Transcript(Uncopied):
+    """Text, segments and token ids of one audio source, decoded as they are asked for.
+
+    It may be iterated often, left and taken up again, by several threads, and after its transcriber
+    was closed. Where decoding fails, this and all later requests for what is missing raise the same
+    error: a text is whole or none. `decoded` holds the segments before.
+    """
 
     def __init__(
         self,
@@ -31,6 +41,8 @@ class Transcript:
         self.speech_filter, self._tokens, self._on_token = speech_filter, tokens, on_token
         self._token_ids: list[int] = []
         self._segments: list[Segment] = []
+        self._lock, self._is_decoding = RLock(), False
+        self._failure: BaseException | None = None
         self._pending = group(self._taken(), stream.ids)
 
     def _taken(self) -> Iterator[Token]:
@@ -41,17 +53,50 @@ class Transcript:
             self._on_token(token)
             yield token
 
+    def __repr__(self) -> str:
+        text = quoted("".join(segment.text for segment in self._segments).strip())
+        so_far = f"{len(self._segments)} segments so far, {text}"
+        return f"<Transcript of {quoted(self.source.name)}: {self.duration:.2f} s, {so_far}>"
+
     def __iter__(self) -> Iterator[Segment]:
         """Yield the segments, the decoded ones first."""
         count = 0
         while True:
-            if count == len(self._segments):
-                segment = next(self._pending, None)
-                if segment is None:
+            with self._lock:  # threads take turns
+                if count == len(self._segments) and not self._decode_segment():
                     return
-                self._segments.append(self._clamped(segment))
             yield self._segments[count]
             count += 1
+
+    def _decode_segment(self) -> bool:
+        """Decode the next segment; False where there is none.
+
+        Raises:
+            Exception: the one that decoding has raised, now or before.
+        """
+        if self._is_decoding:
+            raise UsageError(
+                "on_token: what is not decoded yet cannot be asked for while it is decoded; "
+                "`decoded` holds the segments so far"
+            )
+        if isinstance(self._failure, Exception):
+            raise self._failure
+        if self._failure is not None:
+            raise VoxtralOnnxError(
+                f"{self.source.name}: decoding was interrupted; transcribe it again, or take the "
+                "segments so far from `decoded`"
+            ) from self._failure
+        self._is_decoding = True
+        try:
+            segment = next(self._pending, None)
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._is_decoding = False
+        if segment is not None:
+            self._segments.append(self._clamped(segment))
+        return segment is not None
 
     def _clamped(self, segment: Segment) -> Segment:
         return replace(
@@ -79,6 +124,22 @@ class Transcript:
         for _ in self:
             pass
         return tuple(self._token_ids)
+
+    def to_srt(self) -> str:
+        """Decode and return SubRip subtitles."""
+        return render(self, "srt")
+
+    def to_vtt(self) -> str:
+        """Decode and return WebVTT subtitles."""
+        return render(self, "vtt")
+
+    def to_tsv(self) -> str:
+        """Decode and return whisper's table: milliseconds and text between tabs."""
+        return render(self, "tsv")
+
+    def to_json(self) -> str:
+        """Decode and return a line of JSON: text, segments, token ids, and what ran."""
+        return render(self, "json")
 
     @property
     def info(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from voxtral_onnx.cli import app
 ROOT = Path(__file__).parent.parent
 LAYERS = (  # rooms and files; each may import from those above it in this list, and from itself
     ("_version", "errors", "escaping", "limits"),
-    ("decode",),
+    ("decode", "arguments"),
     ("config", "memory", "assets", "files", "threads"),
     ("contents",),
     ("manifest", "download", "tekken"),
@@ -35,6 +35,7 @@ LAYERS = (  # rooms and files; each may import from those above it in this list,
     ("runtime.audio",),
     ("runtime.hotwords", "runtime.machine", "runtime.memory"),
     ("runtime.encoder", "runtime.decoder", "runtime.sampler", "runtime.stream_state"),
+    ("runtime.feeding", "runtime.options", "runtime.loading"),
     ("runtime.stream",),
     ("runtime.batch", "runtime.live", "runtime.transcript"),
     ("runtime.transcriber",),

@@ -14,7 +14,9 @@ from time import perf_counter
 from typing import Any
 
 from .._version import __version__
+from ..arguments import CALLBACK, INTEGER, MODEL, NAMES, PATH, PATHS, accepts, optional, several
 from ..errors import ArtifactError, CheckpointError, UsageError, VerificationError
+from ..escaping import quoted
 from ..exporter.checkpoint.open import Checkpoint, open_checkpoint, resolve_source
 from ..manifest import Manifest
 from ..runtime.locate import choose_precisions, find_artifact
@@ -33,6 +35,14 @@ UNSEEN_WEIGHTS = (
 )
 
 
+@accepts(
+    artifact=optional(MODEL),
+    checkpoint=optional(PATH),
+    audio=PATHS,
+    precisions=optional(NAMES),
+    rungs=several(INTEGER, f"a list of numbers from 0 to {ALL_RUNGS[-1]}"),
+    on_progress=CALLBACK,
+)
 def verify(
     artifact: str | Path | None = None,
     *,
@@ -71,7 +81,7 @@ def verify(
     """
     began = perf_counter()
     if unknown := sorted({*rungs, *require} - set(ALL_RUNGS)):
-        raise UsageError(f"rungs: expected some of 0 to {ALL_RUNGS[-1]}, got {unknown[0]}")
+        raise UsageError(f"rungs: expected some of 0 to {ALL_RUNGS[-1]}, got {quoted(unknown[0])}")
     if absent := sorted(set(require) - {0, *rungs}):
         raise UsageError(
             f"require: {name_rungs(absent)} would not run, because --rungs asks for "

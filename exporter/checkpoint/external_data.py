@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from ...decode import is_relative_name, read_within
 from ...errors import ArtifactError
+from ...escaping import quoted
 from ...files import is_below
 from ...limits import GRAPH
 from ...manifest import GraphSpec
@@ -124,8 +125,8 @@ def _location(
     ):
         raise ArtifactError(
             f"{folder / graph_file}: {tensor.name}: expected float32, float16 or uint8 values in a "
-            f"file beside the graph, got type {tensor.data_type} {list(tensor.dims)} in {name!r}, "
-            f"{length or size} bytes from {offset}; export again"
+            f"file beside the graph, got type {tensor.data_type} {list(tensor.dims)} in "
+            f"{quoted(name)}, {length or size} bytes from {offset}; export again"
         )
     file = PurePosixPath(graph_file).with_name(name).as_posix()
     return TensorLocation(file, int(offset), size), encoding

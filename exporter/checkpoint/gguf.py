@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import CheckpointError
+from ...escaping import quoted
 from ...limits import GGUF_HEADER
 from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file
 
@@ -230,7 +231,7 @@ def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str |
     alignment = metadata.get(_ALIGNMENT_KEY, _ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise CheckpointError(
-            f"{files[0]}: {_ALIGNMENT_KEY}: expected a power of two, got {alignment!r}"
+            f"{files[0]}: {_ALIGNMENT_KEY}: expected a power of two, got {quoted(alignment)}"
         )
     begin = base = _aligned(header.at, alignment)
 

@@ -7,28 +7,30 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, log10
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soxr
 from soundfile import SoundFile
 
-from ...errors import AudioError, UsageError
+from ...arguments import accepts, choice
+from ...errors import AudioError
 from .formats import open_sound, promised_seconds, read_frames, require_file
+from .inputs import open_input
 from .media import MediaFile
-from .samples import are_damaged, check_samples, describe_damage
+from .samples import ArraySound, are_damaged, describe_damage
 from .spool import spool_stdin
 
 BLOCK_SECONDS = 1.28  # read at a time: 16 tokens, the largest encoder call
 QUIET_DBFS = -34.0  # upstream users report missed words on clips whose peak is below 0.02
 AUTO_GAIN_PEAK = 0.95
-GAINS = ("none", "auto")
+GAIN = choice(("none", "auto"))
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class AudioSource:
     """Audio that was looked through once: known to be finite, its length and peak measured."""
 
@@ -36,9 +38,9 @@ class AudioSource:
     duration: float  # seconds
     peak: float  # full scale 1
     notes: tuple[str, ...]  # what is done to the sound, and what a user should know of it
-    _file: Path | BinaryIO | np.ndarray
-    _rate: int
-    _gain: float
+    _file: Path | BinaryIO | np.ndarray | ArraySound = field(repr=False)
+    _rate: int = field(repr=False)
+    _gain: float = field(repr=False)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """float32 [n] at the model's rate, mono."""
@@ -46,14 +48,13 @@ class AudioSource:
             yield block if self._gain == 1 else block * np.float32(self._gain)
 
 
-def open_audio(
-    source: str | Path | np.ndarray, sample_rate: int, *, gain: str = "none"
-) -> AudioSource:
-    """Look through a file, `-` (standard input) or an array.
+@accepts(gain=GAIN)
+def open_audio(source: Any, sample_rate: int, *, gain: str = "none") -> AudioSource:
+    """Look through a file, `-` (standard input) or samples in memory.
 
     Args:
         source: a path to anything that libsndfile or PyAV reads; `-` for such a file or raw s16le
-            at `sample_rate` on standard input; or a float array [n] at `sample_rate`.
+            at `sample_rate` on standard input; or what else `open_input` takes.
         sample_rate: the model's, in Hz.
         gain: `none`, or `auto` to scale the peak to 0.95.
 
@@ -61,18 +62,15 @@ def open_audio(
         AudioError: not readable, without sound, not finite.
         DeviceError: what it takes to read it is not installed.
     """
-    if gain not in GAINS:
-        raise UsageError(f"gain: expected one of {list(GAINS)}, got {gain!r}")
     notes: list[str] = []
-    if isinstance(source, np.ndarray):
-        name, file = "array", check_samples(source)
-    elif str(source) == "-":
+    if isinstance(source, str | Path) and str(source) == "-":
         name, (file, is_raw) = "standard input", spool_stdin(sample_rate)
         if is_raw:
             notes.append(f"read as raw 16-bit samples at {sample_rate} Hz")
     else:
-        name, file = str(source), Path(source)
-        require_file(file)
+        name, file = open_input(source, notes)
+        if isinstance(file, Path):
+            require_file(file)
 
     if isinstance(file, np.ndarray):
         length, peak, promised = len(file), float(np.abs(file).max(initial=0)), 0.0
@@ -102,7 +100,7 @@ def open_audio(
     elif peak > 1:
         notes.append(f"exceeds full scale, its peak is {dbfs(peak):+.1f} dBFS")
     opened = AudioSource(name, duration, peak, tuple(notes), file, sample_rate, factor)
-    if not isinstance(file, Path | np.ndarray):
+    if not isinstance(file, Path | np.ndarray | ArraySound):
         weakref.finalize(opened, file.close)
     return opened
 
@@ -112,7 +110,9 @@ def dbfs(peak: float) -> float:
     return 20 * log10(peak) if peak > 0 else -inf
 
 
-def _read(file: Path | BinaryIO | np.ndarray, sample_rate: int, name: str) -> Iterator[np.ndarray]:
+def _read(
+    file: Path | BinaryIO | np.ndarray | ArraySound, sample_rate: int, name: str
+) -> Iterator[np.ndarray]:
     """Mono blocks at `sample_rate`."""
     if isinstance(file, np.ndarray):
         size = int(BLOCK_SECONDS * sample_rate)
@@ -122,7 +122,9 @@ def _read(file: Path | BinaryIO | np.ndarray, sample_rate: int, name: str) -> It
             yield from _mono(sound, sample_rate, name)
 
 
-def _mono(sound: SoundFile | MediaFile, sample_rate: int, name: str) -> Iterator[np.ndarray]:
+def _mono(
+    sound: SoundFile | MediaFile | ArraySound, sample_rate: int, name: str
+) -> Iterator[np.ndarray]:
     """The average of the channels, resampled, block by block."""
     resample, done = None, 0
     if sound.samplerate != sample_rate:
@@ -141,7 +143,7 @@ def _mono(sound: SoundFile | MediaFile, sample_rate: int, name: str) -> Iterator
         yield resample.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def _changes(sound: SoundFile | MediaFile, sample_rate: int) -> Iterator[str]:
+def _changes(sound: SoundFile | MediaFile | ArraySound, sample_rate: int) -> Iterator[str]:
     """What a user should know of a file that was read, besides its level and its length."""
     if isinstance(sound, MediaFile) and sound.num_tracks > 1:
         yield f"the first of {sound.num_tracks} audio tracks"

@@ -16,18 +16,23 @@ from soundfile import LibsndfileError, SoundFile
 
 from ...errors import AudioError
 from .media import MediaFile, is_media
-from .samples import check_channels, check_rate
+from .samples import ArraySound, check_channels, check_rate
 
 # A WAV written to a pipe promises about this much, or twice as much
 UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)
 
 
 @contextmanager
-def open_sound(name: str, file: Path | BinaryIO) -> Iterator[SoundFile | MediaFile]:
+def open_sound(
+    name: str, file: Path | BinaryIO | ArraySound
+) -> Iterator[SoundFile | MediaFile | ArraySound]:
     """Open sound by its bytes alone.
 
     Libraries give names a meaning: an address for FFmpeg, a format or a pipe for libsndfile.
     """
+    if isinstance(file, ArraySound):
+        yield file
+        return
     with _reopen(name, file) as opened:
         try:
             sound = SoundFile(opened.fileno(), closefd=False)
@@ -60,9 +65,11 @@ def _reason(error: LibsndfileError | OSError) -> str:
     return error.error_string if isinstance(error, LibsndfileError) else str(error)
 
 
-def read_frames(sound: SoundFile | MediaFile, size: int, name: str) -> Iterator[np.ndarray]:
+def read_frames(
+    sound: SoundFile | MediaFile | ArraySound, size: int, name: str
+) -> Iterator[np.ndarray]:
     """float32 [size, channels], the last block shorter."""
-    if isinstance(sound, MediaFile):
+    if not isinstance(sound, SoundFile):
         yield from sound.blocks(size)
         return
     try:
@@ -96,13 +103,13 @@ def require_file(path: Path) -> None:
         raise AudioError(f"{path}: not a readable audio file: it has 0 bytes")
 
 
-def promised_seconds(sound: SoundFile | MediaFile) -> float:
+def promised_seconds(sound: SoundFile | MediaFile | ArraySound) -> float:
     """The length that the header promises, 0 where it does not know.
 
     libsndfile corrects the length of a WAV that was cut off; only its log still says what the
     header says.
     """
-    if isinstance(sound, MediaFile):
+    if not isinstance(sound, SoundFile):
         return sound.promised_seconds
     frames = sound.frames
     if found := re.search(r"^data : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE):

@@ -31,6 +31,9 @@ class Segment:
     # To each of the text tokens, where they are asked for
     alternatives: tuple[tuple[Alternative, ...], ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Segment({self.id}: {self.start:.2f}-{self.end:.2f} s {self.text!r})"
+
 
 def group(tokens: Iterable[Token], ids: Tokens) -> Iterator[Segment]:
     """Segments as soon as they are closed.

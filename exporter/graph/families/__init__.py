@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ....errors import UsageError
+from ....escaping import quoted
 from . import native, portable, transformers_js
 from .spec import Family
 
@@ -28,5 +29,5 @@ def choose_families(names: Iterable[str]) -> tuple[str, ...]:
     """
     asked = {NATIVE, *names}
     if unknown := sorted(asked - FAMILIES.keys()):
-        raise UsageError(f"family: expected some of {list(FAMILIES)}, got {unknown[0]!r}")
+        raise UsageError(f"family: expected some of {list(FAMILIES)}, got {quoted(unknown[0])}")
     return tuple(name for name in FAMILIES if name in asked)
