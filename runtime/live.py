@@ -18,6 +18,7 @@ from time import perf_counter
 import numpy as np
 
 from ..errors import AudioError
+from .audio.meter import SoundMeter
 from .audio.samples import check_samples
 from .audio.vad import SpeechFilter
 from .stream import Stream
@@ -28,6 +29,7 @@ RECENT_STEPS = 4096  # whose latency the metrics keep: 5.5 minutes
 SILENCE_SECONDS = 2.0  # without text until a silence is reported
 BEHIND_SECONDS = 2.0  # of audio that waits until it is reported
 MUTED_SECONDS = 5.0  # of samples that are all zero
+OFFSET_SECONDS = 5.0  # of sound until an offset is looked for: one that stays
 CLIPPED = 0.999  # full scale; a converter's largest value is just below 1
 
 
@@ -260,12 +262,19 @@ class _Watch:
     def __init__(self, rate: int):
         self.rate, self.reported = rate, set[str]()
         self.zeros = 0  # samples in a row, up to now
+        self.meter = SoundMeter(rate, 1)
 
     def inspect(self, block: np.ndarray, backlog: float) -> Iterator[str]:
         """Yield the warnings that a block and the audio that waits give rise to."""
         edges = np.concatenate(([-1 - self.zeros], np.flatnonzero(block), [len(block)]))
         longest, self.zeros = int(np.diff(edges).max()) - 1, int(edges[-1] - edges[-2]) - 1
+        self.meter.push(block[:, None])
+        offset = None
+        if self.meter.num_frames >= OFFSET_SECONDS * self.rate:
+            offset = self.meter.offset(0)
         found = {
+            "the input has a constant offset, which costs words: take another input, or a file, "
+            "where it is removed": offset is not None and offset.is_constant,
             f"the input has been digital silence for {MUTED_SECONDS:.0f} s: is it muted?": (
                 longest >= MUTED_SECONDS * self.rate
             ),

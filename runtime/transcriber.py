@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from ..threads import check_threads
 from .audio.files import AudioSource, open_audio
 from .audio.vad import SpeechFilter, detectors, filtered_blocks
 from .batch import BatchSlot, advance_together
+from .channels import SplitTranscript, join_channels
 from .decoder import Decoder
 from .device.cache import KVCache, decoder_cache_spec
 from .device.cpu import Cpu
@@ -287,18 +289,25 @@ class Transcriber:
         *,
         delay_ms: int | None = None,
         gain: str = "none",
+        channels: str = "mix",
         on_token: Callable[[Token], None] = lambda token: None,
     ) -> Transcript:
         """Begin to transcribe a file, an array (float [n] at the model's rate) or an opened source.
 
         The transcript decodes while it is iterated; its fields decode what is left. `delay_ms`
         replaces the transcriber's. `on_token` sees every token as it is accepted, which is earlier
-        than its segment is whole.
+        than its segment is whole. `gain` and `channels` are `open_audio`'s: where channels are
+        split, a `SplitTranscript` decodes one after the other, and then has segments of them all.
 
         Raises:
             AudioError: the audio cannot be read or is not finite.
         """
-        source, num_delay_tokens = self._source(audio, gain), self._delay(delay_ms)
+        source, num_delay_tokens = self._source(audio, gain, channels), self._delay(delay_ms)
+        if source.parts:
+            parts = (
+                self.transcribe(part, delay_ms=delay_ms, on_token=on_token) for part in source.parts
+            )
+            return SplitTranscript(source, parts)
         stream = self._stream(num_delay_tokens, stop_at_eos=True)
         speech_filter = self._speech_filter(num_delay_tokens)
         tokens = _decoded(stream, source, speech_filter)
@@ -310,6 +319,7 @@ class Transcriber:
         *,
         delay_ms: int | None = None,
         gain: str = "none",
+        channels: str = "mix",
     ) -> Iterator[Transcript]:
         """Transcribe many files.
 
@@ -324,33 +334,40 @@ class Transcriber:
                 be opened.
             delay_ms: as for `transcribe`.
             gain: as for `transcribe`.
+            channels: as for `transcribe`; split ones take a slot of the batch each.
 
         Raises:
             AudioError: audio cannot be opened.
         """
         num_delay_tokens = self._delay(delay_ms)
-        sources = (self._source(each, gain) for each in audio)
+        sources = (self._source(each, gain, channels) for each in audio)
+        if self.batch_size == 1:
+            for source in sources:
+                yield self.transcribe(source, delay_ms=delay_ms)
+            return
+        yield from join_channels(sources, partial(self._transcribe_together, num_delay_tokens))
 
+    def _transcribe_together(
+        self, num_delay_tokens: int, sources: Iterator[AudioSource]
+    ) -> Iterator[Transcript]:
         def begin(cache: KVCache) -> BatchSlot | None:
             if (source := next(sources, None)) is None:
                 return None
             stream = self._stream(num_delay_tokens, stop_at_eos=True, decoder_cache=cache)
             return BatchSlot(source, stream, self._speech_filter(num_delay_tokens))
 
-        if self.batch_size == 1:
-            for source in sources:
-                yield self.transcribe(source, delay_ms=delay_ms)
-            return
         for slot in advance_together(self.decoder, self.batch_size, begin):
             yield Transcript(
                 slot.source, slot.stream, slot.result(), lambda token: None, slot.speech_filter
             )
 
-    def _source(self, audio: str | Path | np.ndarray | AudioSource, gain: str) -> AudioSource:
+    def _source(
+        self, audio: str | Path | np.ndarray | AudioSource, gain: str, channels: str
+    ) -> AudioSource:
         return (
             audio
             if isinstance(audio, AudioSource)
-            else open_audio(audio, self.sample_rate, gain=gain)
+            else open_audio(audio, self.sample_rate, gain=gain, channels=channels)
         )
 
 

@@ -59,9 +59,24 @@ class Transcript:
         )
 
     @property
+    def parts(self) -> tuple[Transcript, ...]:
+        """Return the transcripts that it is made of: itself, or one of each channel."""
+        return (self,)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Return what the channels are called, where each was transcribed on its own."""
+        return ()
+
+    @property
     def decoded(self) -> list[Segment]:
         """Return the segments so far; decodes nothing."""
         return list(self._segments)
+
+    @property
+    def num_tokens(self) -> int:
+        """Return how many ids there are so far; decodes nothing."""
+        return len(self._token_ids)
 
     @property
     def segments(self) -> list[Segment]:
