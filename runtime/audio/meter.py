@@ -48,7 +48,7 @@ class SoundMeter:
         self.num_channels, self.num_frames = channels, 0
         self._size = max(1, round(sample_rate * FRAME_SECONDS))  # samples of a frame
         count = channels + (channels > 1)
-        self._rest = np.zeros((0, count))  # samples [n, signals] that are no whole frame yet
+        self._rest = np.zeros((count, 0))  # samples [signals, n] that are no whole frame yet
         self._frames = np.zeros((0, 2, count))  # means and mean squares, of no whole block yet
 
         # Over all samples
@@ -71,19 +71,19 @@ class SoundMeter:
         if not len(frames):
             return
         self.num_frames += len(frames)
-        signals = frames.astype(np.float64)
+        signals = np.ascontiguousarray(frames.T, np.float64)  # sums along a signal are fast
         if self.num_channels > 1:
-            self._sums += signals.sum(0)
-            self._products += signals.T @ signals
-            signals = np.column_stack((signals, signals.mean(1)))
-        self._lowest = np.minimum(self._lowest, signals.min(0))
-        self._highest = np.maximum(self._highest, signals.max(0))
+            self._sums += signals.sum(1)
+            self._products += signals @ signals.T
+            signals = np.concatenate((signals, signals.mean(0)[None]))
+        self._lowest = np.minimum(self._lowest, signals.min(1))
+        self._highest = np.maximum(self._highest, signals.max(1))
 
         # Whole frames, then whole blocks of them
-        signals = np.concatenate((self._rest, signals))
-        whole = len(signals) // self._size * self._size
-        self._rest = signals[whole:]
-        self._add_frames(signals[:whole].reshape(-1, self._size, signals.shape[1]))
+        signals = np.concatenate((self._rest, signals), 1)
+        whole = signals.shape[1] // self._size * self._size
+        self._rest = signals[:, whole:]
+        self._add_frames(signals[:, :whole].reshape(len(signals), -1, self._size))
         num_blocks = (len(self._frames) - BLOCK_FRAMES) // HOP_FRAMES + 1
         if num_blocks > 0:
             windows = np.lib.stride_tricks.sliding_window_view(self._frames, BLOCK_FRAMES, 0)
@@ -92,15 +92,16 @@ class SoundMeter:
 
     def finish(self) -> None:
         """Measure what is left behind the last whole block; nothing is pushed any more."""
-        if len(self._rest):
-            self._add_frames(self._rest[None])
+        if self._rest.size:
+            self._add_frames(self._rest[:, None])
         is_measured = self._num_blocks and len(self._frames) == BLOCK_FRAMES - HOP_FRAMES
         if len(self._frames) and not is_measured:
             self._add_blocks(self._frames.transpose(1, 2, 0)[None])
 
     def _add_frames(self, samples: np.ndarray) -> None:
-        """Reduce [frames, size, signals] to means and mean squares."""
-        measured = np.stack((samples.mean(1), np.square(samples).mean(1)), 1)
+        """Reduce [signals, frames, size] to means and mean squares."""
+        squares = np.einsum("sfn,sfn->sf", samples, samples) / samples.shape[2]
+        measured = np.stack((samples.mean(2), squares)).transpose(2, 0, 1)
         self._frames = np.concatenate((self._frames, measured))
 
     def _add_blocks(self, blocks: np.ndarray) -> None:
