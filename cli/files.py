@@ -27,6 +27,7 @@ class FileRun:
     audio: list[str]
     outputs: Outputs
     gain: str = "none"
+    channels: str = "mix"
     failed: list[VoxtralOnnxError] = field(default_factory=list)
 
     def __post_init__(self):
@@ -79,8 +80,7 @@ class FileRun:
                 number = numbers.pop(id(transcript.source))
                 try:
                     texts = {kind: render(transcript, kind) for kind in self.outputs.formats}
-                    shown = "txt" if self.outputs.folder else self.outputs.formats[0]
-                    done[number] = texts[shown] if shown in texts else render(transcript, shown)
+                    done[number] = texts.get(self._shown) or render(transcript, self._shown)
                     self._finish(number, transcript, texts)
                 except AudioError as error:
                     self.screen.files.know(number, 0.0)
@@ -99,52 +99,57 @@ class FileRun:
 
         source = self._open(number, path)
         screen, progress, outputs = self.screen, self.screen.files, self.outputs
+        shows_words = outputs.shows_words and not source.parts  # channels speak at the same time
         progress.begin(source)
 
         def show(token: Token) -> None:
             progress.position = token.end
-            if outputs.shows_words:
+            if shows_words:
                 screen.show(token.text)
 
         transcript = self.transcriber.transcribe(source, on_token=show)
         try:
             texts = {kind: render(transcript, kind) for kind in outputs.formats}
         except BaseException:  # a signal, damage: what was decoded is not lost
-            if outputs.shows_words:
+            if shows_words:
                 screen.end("")
             elif transcript.decoded:
                 facts = {**transcript.info, "broken_off_at": round(progress.position, 3)}
-                part = Recording(transcript.decoded, source.duration, facts)
-                screen.write(render(part, outputs.formats[0]))
+                names = transcript.channel_names
+                part = Recording(transcript.decoded, source.duration, facts, names)
+                screen.write(render(part, self._shown))
             raise
-        if outputs.shows_words:
+        if shows_words:
             screen.end(transcript.stream.text.flush())
         else:
-            screen.write(texts[outputs.formats[0]])
+            screen.write(texts.get(self._shown) or render(transcript, self._shown))
         self._finish(number, transcript, texts)
 
     def _open(self, number: int, path: str) -> AudioSource:
         from ..runtime.audio.files import open_audio
 
-        source = open_audio(path, self.transcriber.sample_rate, gain=self.gain)
+        source = open_audio(
+            path, self.transcriber.sample_rate, gain=self.gain, channels=self.channels
+        )
         self.screen.files.know(number, source.duration)
         for note in source.notes:
             self._say(number, source, note)
         return source
 
+    @property
+    def _shown(self) -> str:
+        """Return the format that stdout gets."""
+        return "txt" if self.outputs.shows_words else self.outputs.formats[0]
+
     def _finish(self, number: int, transcript: Transcript, texts: dict[str, str]) -> None:
         """Write a file's outputs, and report what was remarkable about it."""
-        source, stream = transcript.source, transcript.stream
+        source = transcript.source
         self.outputs.write(output_name(self.audio[number - 1]), texts)
-        if stream.overrides:
-            times = [f"{stream.seconds_of(override.index):.1f}" for override in stream.overrides]
-            at = ", ".join(times)
-            note = f"the blank guard chose a word at {at} s (--no-blank-guard: never)"
-            self._say(number, source, note)
-        if count := stream.num_swayed:
-            self._say(number, source, f"hotwords changed {count} token{'s' * (count > 1)}")
-        if transcript.speech_filter:
-            self._say(number, source, vad_line(transcript.speech_filter))
+        for part in transcript.parts:
+            names, channel = transcript.channel_names, part.source.channel
+            of = f"{names[channel]}: " if names and channel is not None else ""
+            for note in _remarks(part):
+                self._say(number, source, of + note)
         self._say(number, source, timing_line(transcript))
         self.screen.files.finish(source)
 
@@ -155,3 +160,15 @@ class FileRun:
     def _fail(self, error: VoxtralOnnxError) -> None:
         self.failed.append(error)
         self.screen.info(error)
+
+
+def _remarks(transcript: Transcript) -> Iterator[str]:
+    """Yield what was remarkable about a transcript."""
+    stream = transcript.stream
+    if stream.overrides:
+        times = [f"{stream.seconds_of(override.index):.1f}" for override in stream.overrides]
+        yield f"the blank guard chose a word at {', '.join(times)} s (--no-blank-guard: never)"
+    if count := stream.num_swayed:
+        yield f"hotwords changed {count} token{'s' * (count > 1)}"
+    if transcript.speech_filter:
+        yield vad_line(transcript.speech_filter)

@@ -167,6 +167,15 @@ Rate = Annotated[int, _value(INPUT, "--rate", "HZ", "Of --stdin: samples a secon
 SampleFormat = Annotated[
     str, _value(INPUT, "--sample-format", "FORMAT", "Of --stdin: s16le or f32le.")
 ]
+Channels = Annotated[
+    str,
+    _value(
+        INPUT,
+        "--channels",
+        "WHICH",
+        "[b]mix[/] them, take [b]left[/] or [b]right[/], or [b]split[/]: each on its own.",
+    ),
+]
 InputDevice = Annotated[
     str | None,
     _value(INPUT, "--input-device", "NAME", "Microphone, by name or number.", "the system's"),

@@ -32,7 +32,7 @@ REASONS = {
         "--carry-initial-prompt",
         "--prefix",
     ),
-    "the model does not tell speakers apart": (
+    "the model does not tell speakers apart; `--channels split` does where each has a channel": (
         "--diarize",
         "--speaker-name",
         "--speaker-num",
@@ -261,7 +261,9 @@ class ListenCommand(SpeechCommand):
     """The command for speech as it is spoken."""
 
     elsewhere: ClassVar = {
-        **dict.fromkeys(("--batch-size", "--batched", "--skip-existing", "--gain"), TRANSCRIBE),
+        **dict.fromkeys(
+            ("--batch-size", "--batched", "--skip-existing", "--gain", "--channels"), TRANSCRIBE
+        ),
         "--mic": "a microphone is what listen records anyway; leave it out",
     }
 

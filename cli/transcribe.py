@@ -11,6 +11,7 @@ from .exit_codes import SOME_FAILED
 
 def transcribe(
     audio: options.Audio = None,
+    channels: options.Channels = "mix",
     model: options.Model = None,
     precision: options.Precision = None,
     offline: options.Offline = False,
@@ -72,6 +73,6 @@ def transcribe(
         "prepacked": prepacked,
     }
     with open_transcriber(model, model_options) as transcriber:
-        failed = FileRun(transcriber, paths, outputs, gain).run()
+        failed = FileRun(transcriber, paths, outputs, gain, channels).run()
     if failed:
         raise typer.Exit(failed[0].exit_code if len(paths) == 1 else SOME_FAILED)

@@ -18,6 +18,7 @@ from time import perf_counter
 import numpy as np
 
 from ..errors import AudioError
+from .audio.meter import SoundMeter
 from .audio.samples import check_samples
 from .audio.vad import SpeechFilter
 from .stream import Stream
@@ -29,6 +30,7 @@ SILENCE_SECONDS = 2.0  # without text until a silence is reported
 BEHIND_SECONDS = 2.0  # of audio that waits until it is reported
 GROWING_SECONDS = 5.0  # for which ever more must have waited
 MUTED_SECONDS = 5.0  # of samples that are all zero
+OFFSET_SECONDS = 5.0  # of sound until an offset is looked for: one that stays
 CLIPPED = 0.999  # full scale; a converter's largest value is just below 1
 
 
@@ -263,6 +265,7 @@ class _Watch:
         self.zeros = 0  # samples in a row, up to now
         self.began: float | None = None  # when the first block came
         self.behind_since: tuple[float, float] | None = None  # when, and how many seconds
+        self.meter = SoundMeter(rate, 1)
 
     def inspect(self, block: np.ndarray) -> Iterator[str]:
         """Yield the warnings that a block gives rise to."""
@@ -272,8 +275,20 @@ class _Watch:
             yield from self._once(
                 f"the input has been digital silence for {MUTED_SECONDS:.0f} s: is it muted?"
             )
+        if self._has_offset(block):
+            yield from self._once(
+                "the input has a constant offset, which costs words: take another input, or a "
+                "file, where it is removed"
+            )
         if np.count_nonzero(np.abs(block) >= CLIPPED) > len(block) / 100:
             yield from self._once("the input exceeds full scale: turn it down")
+
+    def _has_offset(self, block: np.ndarray) -> bool:
+        self.meter.push(block[:, None])
+        if self.meter.num_frames < OFFSET_SECONDS * self.rate:
+            return False
+        offset = self.meter.offset(0)
+        return offset is not None and offset.is_constant
 
     def inspect_pace(self, metrics: StreamMetrics, now: float) -> Iterator[str]:
         """Yield a warning where the work falls behind speech, and further behind as it goes on.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ from ..arguments import CALLBACK, PATH, Uncopied, accepts
 from ..errors import UsageError
 from ..escaping import quoted
 from ..threads import check_threads
-from .audio.files import GAIN, AudioSource, open_audio
-from .audio.vad import SpeechFilter, detectors, filtered_blocks
+from .audio.files import AudioSource, open_audio
+from .audio.mixing import CHANNELS, GAIN
+from .audio.vad import SpeechFilter, detectors
 from .batch import BatchSlot, advance_together
+from .channels import SplitTranscript, join_channels
 from .decoder import Decoder
 from .delay import delay_ms as milliseconds
 from .delay import delay_tokens
@@ -33,7 +36,7 @@ from .sampler import TokenSampler
 from .stream import Stream
 from .stream_state import StreamState
 from .tokens import Token
-from .transcript import Transcript
+from .transcript import Transcript, decode
 
 if TYPE_CHECKING:
     from ..hub import Progress
@@ -334,41 +337,45 @@ class Transcriber(Uncopied):
             else delay_tokens(self.manifest, milliseconds)
         )
 
-    @accepts(delay_ms=DELAY, gain=GAIN, on_token=CALLBACK)
+    @accepts(delay_ms=DELAY, gain=GAIN, channels=CHANNELS, on_token=CALLBACK)
     def transcribe(
         self,
         audio: Any,
         *,
         delay_ms: int | None = None,
         gain: str = "none",
+        channels: str = "mix",
         on_token: Callable[[Token], None] = lambda token: None,
     ) -> Transcript:
         """Begin to transcribe a recording.
 
         The transcript decodes while it is iterated; its fields decode what is left. `delay_ms`
         replaces the transcriber's. `on_token` sees every token as it is accepted, which is earlier
-        than its segment is whole.
+        than its segment is whole. Where channels are split, a `SplitTranscript` decodes one after
+        the other, and then has segments of them all.
 
         Args:
-            audio: a path, `-` for standard input, the bytes or the open binary file of a recording,
-                float samples [n] at the model's rate, (samples, rate), or an opened `AudioSource`;
-                as `open_input` describes.
+            audio: what `open_audio` takes, or what it has opened.
             delay_ms: as for the transcriber.
-            gain: `auto` scales the peak to 0.95.
+            gain: as for `open_audio`.
+            channels: as for `open_audio`.
             on_token: called with every token.
 
         Raises:
             AudioError: the audio cannot be read or is not finite.
             UsageError: the transcriber is closed, or an option has a value that it cannot have.
         """
-        self.require_open()
-        source, num_delay_tokens = self._source(audio, gain), self._delay(delay_ms)
-        stream = self._stream(num_delay_tokens, stop_at_eos=True)
-        return self._transcript(source, stream, on_token)
+        begin = partial(self._transcript, self._delay(delay_ms), self.require_open(), on_token)
+        return begin(self._source(audio, gain, channels))
 
-    @accepts(audio=RECORDINGS, delay_ms=DELAY, gain=GAIN)
+    @accepts(audio=RECORDINGS, delay_ms=DELAY, gain=GAIN, channels=CHANNELS)
     def transcribe_many(
-        self, audio: Iterable[Any], *, delay_ms: int | None = None, gain: str = "none"
+        self,
+        audio: Iterable[Any],
+        *,
+        delay_ms: int | None = None,
+        gain: str = "none",
+        channels: str = "mix",
     ) -> Iterator[Transcript]:
         """Transcribe many files.
 
@@ -383,64 +390,56 @@ class Transcriber(Uncopied):
                 be opened.
             delay_ms: as for `transcribe`.
             gain: as for `transcribe`.
+            channels: as for `transcribe`; split ones take a slot of the batch each.
 
         Raises:
             AudioError: audio cannot be opened; it comes behind the files that were begun before.
             UsageError: as for `transcribe`, at once.
         """
-        return self._transcripts(iter(audio), self._delay(delay_ms), gain, self.require_open())
+        sources = (self._source(each, gain, channels) for each in audio)
+        work = self._delay(delay_ms), self.require_open()
+        if self.batch_size == 1:
+            return map(partial(self._transcript, *work, lambda token: None), sources)
+        return join_channels(sources, partial(self._transcribe_together, *work))
 
-    def _transcripts(
+    def _transcribe_together(
         self,
-        audio: Iterator[Any],
         num_delay_tokens: int,
-        gain: str,
         stages: tuple[Encoder, Decoder],
+        sources: Iterator[AudioSource],
     ) -> Iterator[Transcript]:
-        sources = (self._source(each, gain) for each in audio)
-
-        def begin(cache: KVCache | None) -> Stream:
-            return self._stream(
-                num_delay_tokens, stop_at_eos=True, decoder_cache=cache, stages=stages
-            )
-
-        def begin_slot(cache: KVCache) -> BatchSlot | None:
+        def begin(cache: KVCache) -> BatchSlot | None:
             if (source := next(sources, None)) is None:
                 return None
-            return BatchSlot(source, begin(cache), self._speech_filter(num_delay_tokens))
+            stream = self._stream(
+                num_delay_tokens, stop_at_eos=True, decoder_cache=cache, stages=stages
+            )
+            return BatchSlot(source, stream, self._speech_filter(num_delay_tokens))
 
-        if self.batch_size == 1:
-            for source in sources:
-                yield self._transcript(source, begin(None))
-            return
-        for slot in advance_together(stages[1], self.batch_size, begin_slot):
+        for slot in advance_together(stages[1], self.batch_size, begin):
             yield Transcript(
                 slot.source, slot.stream, slot.result(), lambda token: None, slot.speech_filter
             )
 
     def _transcript(
         self,
+        num_delay_tokens: int,
+        stages: tuple[Encoder, Decoder],
+        on_token: Callable[[Token], None],
         source: AudioSource,
-        stream: Stream,
-        on_token: Callable[[Token], None] = lambda token: None,
     ) -> Transcript:
-        speech_filter = self._speech_filter(stream.num_delay_tokens)
-        tokens = _decoded(stream, source, speech_filter)
+        """Begin a recording, or what its channels are when it is asked for them."""
+        if source.parts:
+            begin = partial(self._transcript, num_delay_tokens, stages, on_token)
+            return SplitTranscript(source, map(begin, source.parts))
+        stream = self._stream(num_delay_tokens, stop_at_eos=True, stages=stages)
+        speech_filter = self._speech_filter(num_delay_tokens)
+        tokens = decode(stream, source, speech_filter)
         return Transcript(source, stream, tokens, on_token, speech_filter)
 
-    def _source(self, audio: Any, gain: str) -> AudioSource:
+    def _source(self, audio: Any, gain: str, channels: str) -> AudioSource:
         return (
             audio
             if isinstance(audio, AudioSource)
-            else open_audio(audio, self.sample_rate, gain=gain)
+            else open_audio(audio, self.sample_rate, gain=gain, channels=channels)
         )
-
-
-def _decoded(
-    stream: Stream, source: AudioSource, speech_filter: SpeechFilter | None
-) -> Iterator[Token]:
-    for block in filtered_blocks(source, speech_filter):
-        yield from stream.iter_feed(block)
-        if stream.finished:  # the model said that the text has ended
-            return
-    yield from stream.iter_finish()

@@ -11,7 +11,7 @@ from ..arguments import Uncopied
 from ..errors import UsageError, VoxtralOnnxError
 from ..escaping import quoted
 from .audio.files import AudioSource
-from .audio.vad import SpeechFilter
+from .audio.vad import SpeechFilter, filtered_blocks
 from .delay import delay_ms
 from .stream import Stream
 from .text.captions import render
@@ -104,9 +104,24 @@ class Transcript(Uncopied):
         )
 
     @property
+    def parts(self) -> tuple[Transcript, ...]:
+        """Return the transcripts that it is made of: itself, or one of each channel."""
+        return (self,)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Return what the channels are called, where each was transcribed on its own."""
+        return ()
+
+    @property
     def decoded(self) -> list[Segment]:
         """Return the segments so far; decodes nothing."""
         return list(self._segments)
+
+    @property
+    def num_tokens(self) -> int:
+        """Return how many ids there are so far; decodes nothing."""
+        return len(self._token_ids)
 
     @property
     def segments(self) -> list[Segment]:
@@ -159,3 +174,14 @@ class Transcript(Uncopied):
             "rtf": round(seconds / self.duration, 4) if self.duration else None,
             "tokens_per_second": round(timings.steps / seconds, 1) if seconds else None,
         }
+
+
+def decode(
+    stream: Stream, source: AudioSource, speech_filter: SpeechFilter | None
+) -> Iterator[Token]:
+    """Yield the tokens of a source as a stream decodes them."""
+    for block in filtered_blocks(source, speech_filter):
+        yield from stream.iter_feed(block)
+        if stream.finished:  # the model said that the text has ended
+            return
+    yield from stream.iter_finish()

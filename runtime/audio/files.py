@@ -8,7 +8,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import inf, log10
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,50 +15,55 @@ import numpy as np
 import soxr
 from soundfile import SoundFile
 
-from ...arguments import accepts, choice
+from ...arguments import accepts
 from ...errors import AudioError
 from .formats import open_sound, promised_seconds, read_frames, require_file
 from .inputs import open_input
 from .media import MediaFile
+from .meter import SoundMeter
+from .mixing import CHANNELS, GAIN, Mix, choose_mix, choose_split
 from .samples import ArraySound, are_damaged, describe_damage
 from .spool import spool_stdin
 
 BLOCK_SECONDS = 1.28  # read at a time: 16 tokens, the largest encoder call
-QUIET_DBFS = -34.0  # upstream users report missed words on clips whose peak is below 0.02
-AUTO_GAIN_PEAK = 0.95
-GAIN = choice(("none", "auto"))
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class AudioSource:
-    """Audio that was looked through once: known to be finite, its length and peak measured."""
+    """Audio that was looked through once: known to be finite, its length and level measured."""
 
     name: str
     duration: float  # seconds
-    peak: float  # full scale 1
     notes: tuple[str, ...]  # what is done to the sound, and what a user should know of it
     _file: Path | BinaryIO | np.ndarray | ArraySound = field(repr=False)
     _rate: int = field(repr=False)
-    _gain: float = field(repr=False)
+    _mix: Mix = field(repr=False)
+    channel: int | None = None  # the one that this is, where each is a source of its own
+    num_channels: int = 1  # of the recording
+    parts: tuple[AudioSource, ...] = field(default=(), repr=False)  # a source a channel, if split
 
     def blocks(self) -> Iterator[np.ndarray]:
         """float32 [n] at the model's rate, mono."""
-        for block in _read(self._file, self._rate, self.name):
-            yield block if self._gain == 1 else block * np.float32(self._gain)
+        for block in _read(self._file, self._rate, self._mix, self.name):
+            yield self._mix.amplify(block)
 
 
-@accepts(gain=GAIN)
-def open_audio(source: Any, sample_rate: int, *, gain: str = "none") -> AudioSource:
+@accepts(gain=GAIN, channels=CHANNELS)
+def open_audio(
+    source: Any, sample_rate: int, *, gain: str = "none", channels: str = "mix"
+) -> AudioSource:
     """Look through a file, `-` (standard input) or samples in memory.
 
     Args:
         source: a path to anything that libsndfile or PyAV reads; `-` for such a file or raw s16le
             at `sample_rate` on standard input; or what else `open_input` takes.
         sample_rate: the model's, in Hz.
-        gain: `none`, or `auto` to scale the peak to 0.95.
+        gain: `none`, or `auto` to bring speech to the loudness of most recordings.
+        channels: `mix` averages them, or takes one where they cancel each other; `left` and
+            `right` take the first and the second; `split` makes each a source of its own.
 
     Raises:
-        AudioError: not readable, without sound, not finite.
+        AudioError: not readable, without sound, not finite, without such a channel.
         DeviceError: what it takes to read it is not installed.
     """
     notes: list[str] = []
@@ -73,74 +77,77 @@ def open_audio(source: Any, sample_rate: int, *, gain: str = "none") -> AudioSou
             require_file(file)
 
     if isinstance(file, np.ndarray):
-        length, peak, promised = len(file), float(np.abs(file).max(initial=0)), 0.0
+        meter, duration, promised = SoundMeter(sample_rate, 1), len(file) / sample_rate, 0.0
+        for block in _blocks_of(file, sample_rate):
+            meter.push(block)
     else:
         with open_sound(name, file) as sound:
-            length, peak = 0, 0.0
-            for block in _mono(sound, sample_rate, name):
-                length += len(block)
-                peak = max(peak, float(np.abs(block).max(initial=0)))
+            meter = SoundMeter(sound.samplerate, sound.channels)
+            for frames in _frames(sound, name):
+                meter.push(frames)
+            duration = meter.num_frames / sound.samplerate
             promised = promised_seconds(sound)
             notes += _changes(sound, sample_rate)
-    duration = length / sample_rate
+    meter.finish()
     if promised > duration + 0.1:
         notes.append(
             f"cut off: the header promises {promised:.1f} s, the file holds {duration:.1f} s"
         )
-    factor = AUTO_GAIN_PEAK / peak if gain == "auto" and peak > 0 else 1.0
-    if factor != 1:
-        notes.append(f"gain {20 * log10(factor):+.1f} dB")
-    elif dbfs(peak) < QUIET_DBFS and length:
-        level = (
-            "digital silence"
-            if peak == 0
-            else f"quiet, its peak is {dbfs(peak):.0f} dBFS; --gain auto may help"
+    parts: tuple[AudioSource, ...] = ()
+    mix = choose_mix(meter, "mix" if channels == "split" else channels, gain, name)
+    if channels == "split":
+        mixes, more = choose_split(meter, gain)
+        parts = tuple(
+            AudioSource(name, duration, each.notes, file, sample_rate, each, channel)
+            for channel, each in mixes.items()
         )
-        notes.append(level)
-    elif peak > 1:
-        notes.append(f"exceeds full scale, its peak is {dbfs(peak):+.1f} dBFS")
-    opened = AudioSource(name, duration, peak, tuple(notes), file, sample_rate, factor)
+        notes += more
+    else:
+        notes += mix.notes
+    opened = AudioSource(
+        name, duration, tuple(notes), file, sample_rate, mix, None, meter.num_channels, parts
+    )
     if not isinstance(file, Path | np.ndarray | ArraySound):
         weakref.finalize(opened, file.close)
     return opened
 
 
-def dbfs(peak: float) -> float:
-    """Decibels relative to full scale."""
-    return 20 * log10(peak) if peak > 0 else -inf
-
-
 def _read(
-    file: Path | BinaryIO | np.ndarray | ArraySound, sample_rate: int, name: str
+    file: Path | BinaryIO | np.ndarray | ArraySound, sample_rate: int, mix: Mix, name: str
 ) -> Iterator[np.ndarray]:
     """Mono blocks at `sample_rate`."""
     if isinstance(file, np.ndarray):
-        size = int(BLOCK_SECONDS * sample_rate)
-        yield from (file[start : start + size] for start in range(0, len(file), size))
-    else:
-        with open_sound(name, file) as sound:
-            yield from _mono(sound, sample_rate, name)
-
-
-def _mono(
-    sound: SoundFile | MediaFile | ArraySound, sample_rate: int, name: str
-) -> Iterator[np.ndarray]:
-    """The average of the channels, resampled, block by block."""
-    resample, done = None, 0
-    if sound.samplerate != sample_rate:
-        resample = soxr.ResampleStream(
+        yield from mix.mono(_blocks_of(file, sample_rate), sample_rate)
+        return
+    with open_sound(name, file) as sound:
+        mono = mix.mono(_frames(sound, name), sound.samplerate)
+        if sound.samplerate == sample_rate:
+            yield from mono
+            return
+        resampler = soxr.ResampleStream(
             sound.samplerate, sample_rate, 1, dtype="float32", quality="HQ"
         )
+        for block in mono:
+            yield resampler.resample_chunk(block)
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _blocks_of(samples: np.ndarray, sample_rate: int) -> Iterator[np.ndarray]:
+    """Float32 [n, 1] of an array."""
+    size = int(BLOCK_SECONDS * sample_rate)
+    yield from (samples[at : at + size, None] for at in range(0, len(samples), size))
+
+
+def _frames(sound: SoundFile | MediaFile, name: str) -> Iterator[np.ndarray]:
+    """Float32 [n, channels] of a file, none of them damaged."""
+    done = 0
     for frames in read_frames(sound, int(BLOCK_SECONDS * sound.samplerate), name):
         if (damaged := are_damaged(frames)).any():
             row, channel = np.argwhere(damaged)[0]
             at, what = (done + row) / sound.samplerate, describe_damage(float(frames[row, channel]))
             raise AudioError(f"{name}: the sample at {at:.2f} s {what}: the recording is damaged")
         done += len(frames)
-        mono = frames.mean(1) if sound.channels > 1 else frames[:, 0]
-        yield mono if resample is None else resample.resample_chunk(mono)
-    if resample is not None:
-        yield resample.resample_chunk(np.zeros(0, np.float32), last=True)
+        yield frames
 
 
 def _changes(sound: SoundFile | MediaFile | ArraySound, sample_rate: int) -> Iterator[str]:
@@ -151,5 +158,3 @@ def _changes(sound: SoundFile | MediaFile | ArraySound, sample_rate: int) -> Ite
         yield f"holds no sound for {sound.hole_seconds:.1f} s in all, which are silence now"
     if sound.samplerate != sample_rate:
         yield f"resampled from {sound.samplerate} Hz to {sample_rate} Hz"
-    if sound.channels > 1:
-        yield f"{sound.channels} channels averaged"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import html
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from unicodedata import east_asian_width
 
 from ...escaping import printable
 from .segments import Segment
+from .turns import by_channel, prefix, to_turns
 
 MAX_COLUMNS = 42  # of a caption line; an East Asian wide character takes two
 MAX_LINES = 2
@@ -38,6 +40,11 @@ class Recorded(Protocol):
         ...
 
     @property
+    def channel_names(self) -> tuple[str, ...]:
+        """What the channels are called, where each was transcribed on its own."""
+        ...
+
+    @property
     def duration(self) -> float:
         """Seconds of audio."""
         ...
@@ -55,10 +62,13 @@ class Recording:
     segments: list[Segment]
     duration: float = 0.0  # seconds
     info: dict[str, Any] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
         """The whole text."""
+        if self.channel_names:
+            return to_turns(self.segments, self.channel_names)
         return "".join(segment.text for segment in self.segments).removeprefix(" ")
 
     @property
@@ -74,10 +84,19 @@ class Caption:
     start: float
     end: float
     lines: tuple[str, ...]
+    channel: int | None = None
 
 
 def captions(segments: Iterable[Segment]) -> Iterator[Caption]:
-    """Break segments into captions at sentence ends, pauses, and where lines or time are full."""
+    """Break segments into captions at sentence ends, pauses, and where lines or time are full.
+
+    A caption holds words of one channel.
+    """
+    channels = [_captions(channel) for channel in by_channel(segments)]
+    return heapq.merge(*channels, key=lambda caption: caption.start)
+
+
+def _captions(segments: Iterable[Segment]) -> Iterator[Caption]:
     pending: list[Segment] = []
     for segment in segments:
         if pending and (
@@ -95,36 +114,41 @@ def captions(segments: Iterable[Segment]) -> Iterator[Caption]:
         yield from _screens(pending)
 
 
-def to_srt(segments: Iterable[Segment]) -> str:
+def to_srt(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
     """SubRip text; an arrow, which begins a caption there, is written as whisper writes it."""
     blocks = []
     for number, caption in enumerate(captions(segments), 1):
         start, end = (_clock(seconds).replace(".", ",") for seconds in (caption.start, caption.end))
-        text = "\n".join(caption.lines).replace("-->", "->")
+        text = prefix(caption.channel, names) + "\n".join(caption.lines).replace("-->", "->")
         blocks.append(f"{number}\n{start} --> {end}\n{text}\n")
     return "\n".join(blocks)
 
 
-def to_vtt(segments: Iterable[Segment]) -> str:
-    """WebVTT text.
+def to_vtt(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
+    """WebVTT text; a channel's name is the voice that speaks.
 
     Source: the W3C's WebVTT, section 4.2.2; `<` and `&` begin tags and entities there.
     """
     blocks = ["WEBVTT\n"]
     for caption in captions(segments):
         text = "\n".join(html.escape(line, quote=False) for line in caption.lines)
+        if names and caption.channel is not None:
+            text = f"<v {names[caption.channel]}>{text}</v>"
         blocks.append(f"{_clock(caption.start)} --> {_clock(caption.end)}\n{text}\n")
     return "\n".join(blocks)
 
 
-def to_tsv(segments: Iterable[Segment]) -> str:
-    """Captions as tab-separated milliseconds and text, with a header, as whisper writes them."""
-    rows = [
-        (round(1000 * c.start), round(1000 * c.end), " ".join(c.lines)) for c in captions(segments)
-    ]
-    return "".join(
-        f"{start}\t{end}\t{text}\n" for start, end, text in [("start", "end", "text"), *rows]
-    )
+def to_tsv(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
+    """Captions as tab-separated milliseconds and text, with a header, as whisper writes them.
+
+    A channel's name is a column behind them.
+    """
+    rows = [["start", "end", "text", *["channel"][: len(names)]]]
+    for caption in captions(segments):
+        times = (str(round(1000 * seconds)) for seconds in (caption.start, caption.end))
+        name = [names[caption.channel]] if names and caption.channel is not None else []
+        rows.append([*times, " ".join(caption.lines), *name])
+    return "".join("\t".join(row) + "\n" for row in rows)
 
 
 def to_json(transcript: Recorded) -> str:
@@ -148,6 +172,8 @@ def segment_values(segment: Segment) -> dict[str, Any]:
         "text": segment.text,
         "avg_logprob": round(segment.logprob, 4),
     }
+    if segment.channel is not None:
+        values["channel"] = segment.channel
     if segment.alternatives:  # a list for each text token
         values["alternatives"] = [
             [
@@ -162,9 +188,9 @@ def segment_values(segment: Segment) -> dict[str, Any]:
 _RENDERERS: dict[str, Callable[[Any], str]] = {
     "txt": lambda transcript: transcript.text + "\n",
     "json": lambda transcript: to_json(transcript) + "\n",
-    "srt": lambda transcript: to_srt(transcript.segments),
-    "vtt": lambda transcript: to_vtt(transcript.segments),
-    "tsv": lambda transcript: to_tsv(transcript.segments),
+    "srt": lambda transcript: to_srt(transcript.segments, transcript.channel_names),
+    "vtt": lambda transcript: to_vtt(transcript.segments, transcript.channel_names),
+    "tsv": lambda transcript: to_tsv(transcript.segments, transcript.channel_names),
 }
 FORMATS = tuple(_RENDERERS)
 
@@ -195,7 +221,8 @@ def _screens(segments: Sequence[Segment]) -> Iterator[Caption]:
     seconds = (segments[-1].end - start) / count
     for i in range(count):
         screen = lines[i * MAX_LINES : (i + 1) * MAX_LINES]
-        yield Caption(start + i * seconds, start + (i + 1) * seconds, tuple(screen))
+        times = start + i * seconds, start + (i + 1) * seconds
+        yield Caption(*times, tuple(screen), segments[0].channel)
 
 
 def _wrap(text: str) -> list[str]:

@@ -30,6 +30,7 @@ class Segment:
     logprob: float  # mean over the group's text tokens
     # To each of the text tokens, where they are asked for
     alternatives: tuple[tuple[Alternative, ...], ...] = ()
+    channel: int | None = None  # from 0, where channels are transcribed each on its own
 
     def __repr__(self) -> str:
         return f"Segment({self.id}: {self.start:.2f}-{self.end:.2f} s {self.text!r})"

@@ -15,7 +15,9 @@ import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, clean_environment, read_word
 from support.damage import rehash
 
@@ -189,6 +191,33 @@ def test_interrupted_files_at_a_time_show_what_is_done(transcribe, monkeypatch):
     assert result.code == 130
     shown = result.out.splitlines()
     assert len(shown) == 2 and set(shown) < {TEXTS[clip.name] for clip in CLIPS}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_channels_on_their_own(batch_size, transcribe, tmp_path):
+    left, right = (soundfile.read(clip)[0] for clip in CLIPS[:2])
+    channels = np.zeros((len(left) + len(right), 2))
+    channels[: len(left), 0], channels[len(left) :, 1] = left, right
+    soundfile.write(tmp_path / "call.wav", channels, 16000)
+    command = ("--channels", "split", "--batch-size", batch_size)
+    turns = f"left: {TEXTS[CLIPS[0].name]}\nright: {TEXTS[CLIPS[1].name]}\n"
+    result = transcribe(*command, tmp_path / "call.wav", CLIPS[2])
+    assert (result.code, result.out) == (0, f"{turns}{TEXTS[CLIPS[2].name]}\n")
+    assert "call.wav: 2 channels, each on its own\n" in result.err
+    result = transcribe(*command, "-f", "all", "-o", tmp_path, tmp_path / "call.wav")
+    assert (result.code, result.out) == (0, turns)
+    assert (tmp_path / "call.txt").read_text() == turns
+    assert (tmp_path / "call.vtt").read_text().count("\n<v ") == 2
+    result = transcribe("--channels", "right", tmp_path / "call.wav", CLIPS[2])
+    assert (result.code, result.out) == (10, f"{TEXTS[CLIPS[1].name]}\n")
+    assert f"error: {CLIPS[2]}: no right channel" in result.err
+
+
+def test_channels_that_are_no_choice(transcribe, run):
+    transcribe("--channels", "centre", CLIP).assert_refused(
+        2, "channels: expected one of ['mix', 'split', 'left', 'right'], got 'centre'"
+    )
+    run("listen", "--channels", "left").assert_refused(2, "--channels: files are for")
 
 
 def test_batch_size_of_what_is_no_file(transcribe, run):

@@ -131,6 +131,14 @@ def test_warnings(transcriber):
     ]
 
 
+@pytest.mark.parametrize(("offset", "is_told"), [(0.0, False), (0.05, True)])
+def test_an_offset_is_told_once(offset, is_told, transcriber):
+    blocks = [SAMPLES + np.float32(offset)] * 3
+    events, _ = listen_to(transcriber, blocks)
+    texts = [event.text for event in events if isinstance(event, StreamWarning)]
+    assert sum("a constant offset" in text for text in texts) == is_told
+
+
 def test_guards_that_fire_are_reported(transcriber, monkeypatch):
     """A rut of blanks that ends by force, and an end of text that ends nothing."""
     monkeypatch.setattr(streaming, "BLANKS_UNPENALISED", 20)

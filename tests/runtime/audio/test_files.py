@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -206,14 +207,17 @@ def test_wav_kinds_give_the_transcript_and_say_what_was_done(
     rate, subtype, stereo, notes, tmp_path, transcribe
 ):
     samples = soxr.resample(SAMPLES, RATE, rate, quality="VHQ")
-    if stereo:  # only the average of the two is the clip
+    if stereo:  # only the average of the two is the clip; its pauses are noise that cancels
         noise = np.random.default_rng(0).uniform(-0.3, 0.3, len(samples))
+        cancels = "channels cancel each other (opposite phase) in N % of the sound; "
+        notes = [*notes, f"{cancels}--channels left, right or split keeps it"]
         samples = np.stack((samples + noise, samples - noise), 1)
     soundfile.write(tmp_path / "clip.wav", samples, rate, subtype)
     result = transcribe(tmp_path / "clip.wav")
     assert (result.code, result.out) == (0, TEXT + "\n")
     said = [line for line in result.err.splitlines() if "clip.wav: " in line]
-    assert [line.partition("clip.wav: ")[2] for line in said[:-1]] == notes
+    found = [line.partition("clip.wav: ")[2] for line in said[:-1]]
+    assert [re.sub(r"\d+ %", "N %", note) for note in found] == notes
 
 
 @pytest.mark.parametrize("extension", ["flac", "ogg", "mp3", "aiff", "w64"])
@@ -229,10 +233,10 @@ def test_formats_of_libsndfile_give_the_transcript(extension, tmp_path, transcri
     ("factor", "options", "note"),
     [
         (0.0, [], "digital silence"),
-        (0.01, [], "quiet, its peak is -46 dBFS; --gain auto may help"),
-        (0.01, ["--gain", "auto"], "gain +45.6 dB"),
+        (0.01, [], "quiet, its loudness is -59 dBFS; --gain auto may help"),
+        (0.01, ["--gain", "auto"], "gain +38.8 dB"),
         (4.0, [], "exceeds full scale, its peak is +6.0 dBFS"),
-        (4.0, ["--gain", "auto"], "gain -6.5 dB"),
+        (4.0, ["--gain", "auto"], "gain -13.3 dB"),
     ],
 )
 def test_levels_are_said(factor, options, note, tmp_path, transcribe):
@@ -247,10 +251,11 @@ def test_normal_level_needs_no_word():
     assert open_audio(CLIP, RATE).notes == ()
 
 
-def test_gain_scales_the_peak(tmp_path):
+def test_gain_brings_the_loudness_of_speech(tmp_path):
     soundfile.write(tmp_path / "clip.wav", SAMPLES * 0.01, RATE, "FLOAT")
-    assert np.abs(read(tmp_path / "clip.wav", gain="auto")).max() == pytest.approx(0.95)
-    assert np.abs(read(tmp_path / "clip.wav")).max() == pytest.approx(0.01 * np.abs(SAMPLES).max())
+    loudest = np.abs(SAMPLES).max()
+    assert np.abs(read(tmp_path / "clip.wav", gain="auto")).max() == pytest.approx(loudest, rel=0.2)
+    assert np.abs(read(tmp_path / "clip.wav")).max() == pytest.approx(0.01 * loudest)
 
 
 def test_unknown_gain(transcribe):
@@ -323,7 +328,8 @@ def test_ten_hours_at_constant_memory(tmp_path):
     os.truncate(path, start + num_samples)
     before = resident_memory()
     source = open_audio(path, RATE)
-    assert (source.duration, source.peak, source.notes) == (36_000, 1.0, ())
+    assert source.duration == 36_000
+    assert source.notes == ("constant offset of -1 removed", "digital silence")
     blocks = source.blocks()
     assert [len(next(blocks)) for _ in range(100)] == [int(BLOCK_SECONDS * RATE)] * 100
     assert resident_memory() - before < 30e6
