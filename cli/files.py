@@ -16,6 +16,7 @@ from .terminal import info
 
 if TYPE_CHECKING:
     from ..runtime.audio.files import AudioSource
+    from ..runtime.audio.formats import RawSound
     from ..runtime.tokens import Token
     from ..runtime.transcriber import Transcriber
     from ..runtime.transcript import Transcript
@@ -29,6 +30,7 @@ class FileRun:
     audio: list[str]
     outputs: Outputs
     gain: str = "none"
+    raw: RawSound | None = None  # how files without a header are to be read
     failed: list[VoxtralOnnxError] = field(default_factory=list)
 
     def __post_init__(self):
@@ -125,7 +127,7 @@ class FileRun:
     def _open(self, number: int, path: str) -> AudioSource:
         from ..runtime.audio.files import open_audio
 
-        source = open_audio(path, self.transcriber.sample_rate, gain=self.gain)
+        source = open_audio(path, self.transcriber.sample_rate, gain=self.gain, raw=self.raw)
         for note in source.notes:
             self._say(number, source, note)
         return source
@@ -145,6 +147,8 @@ class FileRun:
             self._say(number, source, vad_line(transcript.speech_filter))
         self._say(number, source, timing_line(transcript))
         self.screen.files.finish(source)
+        if source.losses:  # what was heard is written, and still it is not all
+            self._fail(AudioError(f"{source.name}: {'; '.join(source.losses)}"))
 
     def _say(self, number: int, source: AudioSource, message: str) -> None:
         count = f"[{number}/{len(self.audio)}] " if len(self.audio) > 1 else ""

@@ -5,7 +5,6 @@ Every change to the sound is listed in `AudioSource.notes`, for the user to read
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf, log10
@@ -14,13 +13,12 @@ from typing import BinaryIO
 
 import numpy as np
 import soxr
-from soundfile import SoundFile
 
-from ...errors import AudioError, UsageError
-from .formats import open_sound, promised_seconds, read_frames, require_file
-from .media import MediaFile
-from .samples import are_damaged, check_samples, describe_damage
-from .spool import spool_stdin
+from ...errors import UsageError
+from .formats import RawSound, refuse_address, require_file
+from .frames import Frames
+from .samples import check_samples
+from .spool import is_read_once, spool
 
 BLOCK_SECONDS = 1.28  # read at a time: 16 tokens, the largest encoder call
 QUIET_DBFS = -34.0  # upstream users report missed words on clips whose peak is below 0.02
@@ -36,59 +34,55 @@ class AudioSource:
     duration: float  # seconds
     peak: float  # full scale 1
     notes: tuple[str, ...]  # what is done to the sound, and what a user should know of it
-    _file: Path | BinaryIO | np.ndarray
+    losses: tuple[str, ...]  # what of it could not be heard: damaged, cut off, not read
+    _frames: Frames | np.ndarray
     _rate: int
     _gain: float
 
     def blocks(self) -> Iterator[np.ndarray]:
         """float32 [n] at the model's rate, mono."""
-        for block in _read(self._file, self._rate, self.name):
+        for block in _read(self._frames, self._rate):
             yield block if self._gain == 1 else block * np.float32(self._gain)
 
 
 def open_audio(
-    source: str | Path | np.ndarray, sample_rate: int, *, gain: str = "none"
+    source: str | Path | np.ndarray,
+    sample_rate: int,
+    *,
+    gain: str = "none",
+    raw: RawSound | None = None,
 ) -> AudioSource:
     """Look through a file, `-` (standard input) or an array.
 
     Args:
-        source: a path to anything that libsndfile or PyAV reads; `-` for such a file or raw s16le
-            at `sample_rate` on standard input; or a float array [n] at `sample_rate`.
+        source: a path to anything that libsndfile or PyAV reads, a pipe or a device too; `-` for
+            the same on standard input; or a float array [n] at `sample_rate`.
         sample_rate: the model's, in Hz.
         gain: `none`, or `auto` to scale the peak to 0.95.
+        raw: how a file without a header is to be read.
 
     Raises:
-        AudioError: not readable, without sound, not finite.
+        AudioError: not readable, without sound, nothing but damage.
         DeviceError: what it takes to read it is not installed.
+        StorageError: what can be read only once does not fit into the folder of temporary files.
     """
     if gain not in GAINS:
         raise UsageError(f"gain: expected one of {list(GAINS)}, got {gain!r}")
     notes: list[str] = []
+    losses: tuple[str, ...] = ()
     if isinstance(source, np.ndarray):
-        name, file = "array", check_samples(source)
-    elif str(source) == "-":
-        name, (file, is_raw) = "standard input", spool_stdin(sample_rate)
-        if is_raw:
-            notes.append(f"read as raw 16-bit samples at {sample_rate} Hz")
+        name, frames = "array", check_samples(source)
+        length, peak = len(frames), float(np.abs(frames).max(initial=0))
     else:
-        name, file = str(source), Path(source)
-        require_file(file)
-
-    if isinstance(file, np.ndarray):
-        length, peak, promised = len(file), float(np.abs(file).max(initial=0)), 0.0
-    else:
-        with open_sound(name, file) as sound:
-            length, peak = 0, 0.0
-            for block in _mono(sound, sample_rate, name):
-                length += len(block)
-                peak = max(peak, float(np.abs(block).max(initial=0)))
-            promised = promised_seconds(sound)
-            notes += _changes(sound, sample_rate)
+        name, file = _file(source, raw)
+        frames = Frames(name, file, raw)
+        length, peak = 0, 0.0
+        for block in _mono(frames, sample_rate):
+            length += len(block)
+            peak = max(peak, float(np.abs(block).max(initial=0)))
+        losses = frames.losses
+        notes += _changes(frames, sample_rate)
     duration = length / sample_rate
-    if promised > duration + 0.1:
-        notes.append(
-            f"cut off: the header promises {promised:.1f} s, the file holds {duration:.1f} s"
-        )
     factor = AUTO_GAIN_PEAK / peak if gain == "auto" and peak > 0 else 1.0
     if factor != 1:
         notes.append(f"gain {20 * log10(factor):+.1f} dB")
@@ -101,10 +95,17 @@ def open_audio(
         notes.append(level)
     elif peak > 1:
         notes.append(f"exceeds full scale, its peak is {dbfs(peak):+.1f} dBFS")
-    opened = AudioSource(name, duration, peak, tuple(notes), file, sample_rate, factor)
-    if not isinstance(file, Path | np.ndarray):
-        weakref.finalize(opened, file.close)
-    return opened
+    return AudioSource(name, duration, peak, tuple(notes), losses, frames, sample_rate, factor)
+
+
+def _file(source: str | Path, raw: RawSound | None) -> tuple[str, Path | BinaryIO]:
+    """Return the name of a source, and a file that can be read more than once."""
+    if str(source) == "-":
+        return "standard input", spool("standard input", None, raw)
+    refuse_address(str(source))
+    path = Path(source)
+    require_file(path)
+    return str(source), spool(str(source), path, raw) if is_read_once(path) else path
 
 
 def dbfs(peak: float) -> float:
@@ -112,42 +113,40 @@ def dbfs(peak: float) -> float:
     return 20 * log10(peak) if peak > 0 else -inf
 
 
-def _read(file: Path | BinaryIO | np.ndarray, sample_rate: int, name: str) -> Iterator[np.ndarray]:
+def _read(frames: Frames | np.ndarray, sample_rate: int) -> Iterator[np.ndarray]:
     """Mono blocks at `sample_rate`."""
-    if isinstance(file, np.ndarray):
+    if isinstance(frames, np.ndarray):
         size = int(BLOCK_SECONDS * sample_rate)
-        yield from (file[start : start + size] for start in range(0, len(file), size))
+        yield from (frames[start : start + size] for start in range(0, len(frames), size))
     else:
-        with open_sound(name, file) as sound:
-            yield from _mono(sound, sample_rate, name)
+        yield from _mono(frames, sample_rate)
 
 
-def _mono(sound: SoundFile | MediaFile, sample_rate: int, name: str) -> Iterator[np.ndarray]:
+def _mono(frames: Frames, sample_rate: int) -> Iterator[np.ndarray]:
     """The average of the channels, resampled, block by block."""
-    resample, done = None, 0
-    if sound.samplerate != sample_rate:
+    resample = None
+    if frames.samplerate != sample_rate:
         resample = soxr.ResampleStream(
-            sound.samplerate, sample_rate, 1, dtype="float32", quality="HQ"
+            frames.samplerate, sample_rate, 1, dtype="float32", quality="HQ"
         )
-    for frames in read_frames(sound, int(BLOCK_SECONDS * sound.samplerate), name):
-        if (damaged := are_damaged(frames)).any():
-            row, channel = np.argwhere(damaged)[0]
-            at, what = (done + row) / sound.samplerate, describe_damage(float(frames[row, channel]))
-            raise AudioError(f"{name}: the sample at {at:.2f} s {what}: the recording is damaged")
-        done += len(frames)
-        mono = frames.mean(1) if sound.channels > 1 else frames[:, 0]
+    for block in frames.blocks(BLOCK_SECONDS):
+        mono = block.mean(1) if frames.channels > 1 else block[:, 0]
         yield mono if resample is None else resample.resample_chunk(mono)
     if resample is not None:
         yield resample.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def _changes(sound: SoundFile | MediaFile, sample_rate: int) -> Iterator[str]:
+def _changes(frames: Frames, sample_rate: int) -> Iterator[str]:
     """What a user should know of a file that was read, besides its level and its length."""
-    if isinstance(sound, MediaFile) and sound.num_tracks > 1:
-        yield f"the first of {sound.num_tracks} audio tracks"
-    if isinstance(sound, MediaFile) and sound.hole_seconds:
-        yield f"holds no sound for {sound.hole_seconds:.1f} s in all, which are silence now"
-    if sound.samplerate != sample_rate:
-        yield f"resampled from {sound.samplerate} Hz to {sample_rate} Hz"
-    if sound.channels > 1:
-        yield f"{sound.channels} channels averaged"
+    if frames.raw:
+        yield f"read as {frames.raw}"
+    if frames.num_parts > 1:
+        yield f"{frames.num_parts} recordings, one behind the other"
+    if frames.num_tracks > 1:
+        yield f"the first of {frames.num_tracks} audio tracks"
+    if frames.hole_seconds:
+        yield f"holds no sound for {frames.hole_seconds:.1f} s in all, which are silence now"
+    if frames.samplerate != sample_rate:
+        yield f"resampled from {frames.samplerate} Hz to {sample_rate} Hz"
+    if frames.channels > 1:
+        yield f"{frames.channels} channels averaged"

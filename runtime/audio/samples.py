@@ -18,14 +18,14 @@ def check_rate(what: str, rate: int, error: type[VoxtralOnnxError] = AudioError)
         raise error(f"{what}: expected {SLOWEST_RATE} to {FASTEST_RATE} Hz, got {rate}")
 
 
-def check_channels(what: str, channels: int) -> None:
+def check_channels(what: str, channels: int, error: type[VoxtralOnnxError] = AudioError) -> None:
     """Refuse a number of channels that no recording has.
 
     Raises:
-        AudioError: out of range.
+        error: out of range.
     """
     if not 1 <= channels <= MOST_CHANNELS:
-        raise AudioError(f"{what}: expected 1 to {MOST_CHANNELS} channels, got {channels}")
+        raise error(f"{what}: expected 1 to {MOST_CHANNELS} channels, got {channels}")
 
 
 def check_samples(samples: np.ndarray) -> np.ndarray:
