@@ -258,7 +258,7 @@ class Sound:
                 yield resample.resample_chunk(np.zeros((0, self.channels), np.float32), last=True)
                 resample = None
             damaged = are_damaged(frames)
-            bad = damaged.any(1)
+            bad: np.ndarray = np.any(damaged, axis=1)
             if bad.any():
                 row, channel = map(int, np.argwhere(damaged)[0])
                 at = done + row / rate - self.losses.offset
