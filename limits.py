@@ -25,6 +25,7 @@ STREAM = 256 * KB  # the first lines of a saved stream; its arrays are as large 
 UNFINISHED = 4 * MB  # of an export: graphs as the manifest has them
 REPORT = 4 * MB  # tables that quantising has measured
 HUB_ANSWER = 4 * MB  # unpacked
+SPOOL = 8192 * MB  # of a recording that comes through a pipe; 24 hours of a CD's sound in mono
 
 # Of a download: it ends when fewer bytes than these come in so many seconds
 SLOWEST_BYTES, SLOWEST_SECONDS = 60 * KB, 60
@@ -38,6 +39,10 @@ LARGEST_SAMPLE = 2.0**31
 # Seconds of silence that time stamps may ask for in all: each pause of a file takes a few bytes,
 # and as long as speech does
 LONGEST_SILENCE = 12 * 3600
+
+# Samples of a recording that are kept in memory between looking through it and transcribing it;
+# of a longer one they are decoded again. 32 MB, 8.7 minutes at 16 kHz
+KEPT_SAMPLES = 8 * MB
 
 # Characters of a hotword or phrase; the longest place name has 85
 LONGEST_HOTWORD = 100

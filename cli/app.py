@@ -20,7 +20,7 @@ from .listen import listen
 from .publish import publish
 from .quantize import quantize
 from .serve import serve
-from .spellings import ListenCommand, TranscribeCommand, with_hyphens
+from .spellings import ListenCommand, Program, TranscribeCommand, with_hyphens
 from .streams import own_streams
 from .terminal import info, own_messages, print_error, write_line
 from .transcribe import transcribe
@@ -30,6 +30,7 @@ BUILD, RUN, INSPECT = "Build", "Run", "Inspect"
 UsageException: Any = typer.BadParameter.__base__  # of the option parser, which typer exports not
 
 app = typer.Typer(
+    cls=Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

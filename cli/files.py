@@ -14,6 +14,7 @@ from .terminal import info
 
 if TYPE_CHECKING:
     from ..runtime.audio.files import AudioSource
+    from ..runtime.audio.formats import RawSound
     from ..runtime.tokens import Token
     from ..runtime.transcriber import Transcriber
     from ..runtime.transcript import Transcript
@@ -28,6 +29,7 @@ class FileRun:
     outputs: Outputs
     gain: str = "none"
     channels: str = "mix"
+    raw: RawSound | None = None  # how files without a header are to be read
     failed: list[VoxtralOnnxError] = field(default_factory=list)
 
     def __post_init__(self):
@@ -129,7 +131,7 @@ class FileRun:
         from ..runtime.audio.files import open_audio
 
         source = open_audio(
-            path, self.transcriber.sample_rate, gain=self.gain, channels=self.channels
+            path, self.transcriber.sample_rate, gain=self.gain, channels=self.channels, raw=self.raw
         )
         self.screen.files.know(number, source.duration)
         for note in source.notes:
@@ -152,6 +154,8 @@ class FileRun:
                 self._say(number, source, of + note)
         self._say(number, source, timing_line(transcript))
         self.screen.files.finish(source)
+        if source.losses:  # what was heard is written, and still it is not all
+            self._fail(AudioError(f"{source.name}: {'; '.join(source.losses)}"))
 
     def _say(self, number: int, source: AudioSource, message: str) -> None:
         count = f"[{number}/{len(self.audio)}] " if len(self.audio) > 1 else ""

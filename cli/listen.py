@@ -32,10 +32,11 @@ def listen(
     context: options.Context = 8192,
     prepacked: options.Prepacked = None,
 ) -> None:
-    """Transcribe speech as it is spoken, from a microphone or raw samples.
+    """Transcribe speech as it is spoken, from a microphone or standard input.
 
     Ctrl-C ends it, and what was said by then is transcribed. Space or p pauses a microphone.
     """
+    from ..runtime.audio.raw import check_raw
     from .live import open_microphone, stdin_blocks, transcribe_live
     from .models import hotword_options, open_transcriber, vad_option
     from .outputs import Outputs
@@ -49,6 +50,7 @@ def listen(
     if alternatives and not stream_json and "json" not in outputs.formats:
         raise UsageError("--alternatives are written as JSON: add --json or --stream-json")
     model_options = hotword_options(hotwords, hotword_bias)
+    check_raw(sample_format, rate)
     claim_stdout(is_only_place=output_dir is None)
     outputs.make_folder()
 

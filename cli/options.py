@@ -162,10 +162,10 @@ Revision = Annotated[
 YesDownload = Annotated[bool, _flag(MODEL, "--yes -y", "Download without asking.")]
 
 # What is transcribed
-Stdin = Annotated[bool, _flag(INPUT, "--stdin", "Take raw mono samples from standard input.")]
+Stdin = Annotated[bool, _flag(INPUT, "--stdin", "Standard input: raw mono samples or a WAV.")]
 Rate = Annotated[int, _value(INPUT, "--rate", "HZ", "Of --stdin: samples a second.")]
 SampleFormat = Annotated[
-    str, _value(INPUT, "--sample-format", "FORMAT", "Of --stdin: s16le or f32le.")
+    str, _value(INPUT, "--sample-format", "FORMAT", "Of --stdin: s16le, f32le, mulaw or alaw.")
 ]
 Channels = Annotated[
     str,
@@ -176,6 +176,12 @@ Channels = Annotated[
         "[b]mix[/] them, take [b]left[/] or [b]right[/], or [b]split[/]: each on its own.",
     ),
 ]
+Raw = Annotated[
+    str | None,
+    _value(INPUT, "--raw", "FORMAT", "No header: s16le, f32le, mulaw, alaw.", False),
+]
+RawRate = Annotated[int | None, _value(INPUT, "--rate", "HZ", "Of --raw.", "16000")]
+RawChannels = Annotated[int | None, _value(INPUT, "--raw-channels", "N", "Of --raw.", "1")]
 InputDevice = Annotated[
     str | None,
     _value(INPUT, "--input-device", "NAME", "Microphone, by name or number.", "the system's"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from ..errors import UsageError
 from ..escaping import quoted
@@ -124,8 +124,6 @@ LISTEN = "speech as it is spoken is for `voxtral-onnx listen`; transcribe takes 
 TRANSCRIBE = "files are for `voxtral-onnx transcribe`; listen takes speech as it is spoken"
 OF_LISTEN = (
     "--mic",
-    "--stdin",
-    "--rate",
     "--sample-format",
     "--input-device",
     "--list-devices",
@@ -233,6 +231,17 @@ def replace_switches(arguments: list[str]) -> list[str]:
         if value.lower() != "false":
             replaced += SWITCHES[name]
     return replaced
+
+
+class Program(TyperGroup):
+    """The program, which has `listen --stdin` in its first spelling too, `transcribe --stdin`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command by its name and options."""
+        options = args[: args.index("--")] if "--" in args else args
+        if args[:1] == ["transcribe"] and "--stdin" in options:
+            args = ["listen", *args[1:]]
+        return super().resolve_command(ctx, args)
 
 
 class SpeechCommand(TyperCommand):

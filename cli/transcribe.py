@@ -11,6 +11,9 @@ from .exit_codes import SOME_FAILED
 
 def transcribe(
     audio: options.Audio = None,
+    raw: options.Raw = None,
+    rate: options.RawRate = None,
+    raw_channels: options.RawChannels = None,
     channels: options.Channels = "mix",
     model: options.Model = None,
     precision: options.Precision = None,
@@ -40,7 +43,7 @@ def transcribe(
     """
     from ..runtime.audio.find import find_audio
     from .files import FileRun
-    from .models import hotword_options, open_transcriber, vad_option
+    from .models import hotword_options, open_transcriber, raw_sound, vad_option
     from .outputs import Outputs
     from .streams import claim_stdout
 
@@ -51,6 +54,7 @@ def transcribe(
     if alternatives and "json" not in outputs.formats:
         raise UsageError("--alternatives are written as JSON: add --json")
     model_options = hotword_options(hotwords, hotword_bias)
+    form = raw_sound(raw, rate, raw_channels)
     paths = find_audio(audio)
     claim_stdout(is_only_place=output_dir is None)
     outputs.refuse_clashes(paths)
@@ -73,6 +77,6 @@ def transcribe(
         "prepacked": prepacked,
     }
     with open_transcriber(model, model_options) as transcriber:
-        failed = FileRun(transcriber, paths, outputs, gain, channels).run()
+        failed = FileRun(transcriber, paths, outputs, gain, channels, form).run()
     if failed:
         raise typer.Exit(failed[0].exit_code if len(paths) == 1 else SOME_FAILED)

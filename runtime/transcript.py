@@ -157,11 +157,17 @@ class Transcript(Uncopied):
         return render(self, "json")
 
     @property
+    def losses(self) -> tuple[str, ...]:
+        """Return what of the audio could not be heard, so that its words are missing."""
+        return self.source.losses
+
+    @property
     def info(self) -> dict[str, Any]:
         """Return what ran, and the time it took."""
         timings, transcriber = self.stream.timings, self.transcriber
         seconds = timings.encode_seconds + timings.decode_seconds
         return {
+            "losses": list(self.losses),
             "precision": transcriber.precision,
             "device": transcriber.device_name,
             "delay_ms": delay_ms(transcriber.manifest, self.stream.num_delay_tokens),

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ...arguments import is_path
-from ...errors import AudioError, StorageError
+from ...errors import AudioError
 from ...escaping import described, one_line, quoted
 from .samples import LONGEST_REASON, ArraySound, as_array, check_samples, is_number
+from .spool import keep
 
 PIECE_BYTES = 1 << 20
 EXPECTED = (
@@ -54,11 +53,11 @@ def open_input(
     if isinstance(audio, bytes | bytearray) or (
         isinstance(audio, memoryview) and audio.format in ("B", "b", "c")
     ):
-        return "bytes", spool([bytes(audio)], "bytes")
+        return "bytes", _kept([bytes(audio)], "bytes")
     if hasattr(audio, "read") and not isinstance(audio, type):
         name = getattr(audio, "name", None)
         name = name if isinstance(name, str) else "file"
-        return name, spool(_pieces(audio, name), name)
+        return name, _kept(_pieces(audio, name), name)
     if isinstance(audio, list | tuple) and audio:
         if isinstance(audio[0], str | os.PathLike):
             raise AudioError(
@@ -75,33 +74,12 @@ def open_input(
     return "array", check_samples(values, "; give (samples, rate)").copy()
 
 
-def spool(pieces: Iterable[bytes], name: str) -> BinaryIO:
-    """Write the content of a file into a temporary one.
-
-    Raises:
-        AudioError: there is none.
-        StorageError: it finds no room.
-    """
-    try:
-        with tempfile.TemporaryFile() as file:
-            size = sum(file.write(piece) for piece in pieces)
-            file.flush()
-            spooled = _Spooled(os.dup(file.fileno()))
-    except OSError as error:
-        raise StorageError(
-            f"{name}: cannot be kept in the temporary folder ({error.strerror or error}); name "
-            "another as TMPDIR"
-        ) from error
-    if not size:
+def _kept(pieces: Iterable[bytes], name: str) -> BinaryIO:
+    file = keep(name, pieces)
+    if not file.tell():
+        file.close()
         raise AudioError(f"{name}: not a readable audio file: it has 0 bytes")
-    return spooled
-
-
-class _Spooled(FileIO):
-    """A temporary file that is closed when it is dropped, by an error too."""
-
-    def __del__(self):
-        self.close()
+    return file
 
 
 def _recording(

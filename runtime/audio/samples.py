@@ -28,14 +28,14 @@ def check_rate(what: str, rate: int, error: type[VoxtralOnnxError] = AudioError)
         raise error(f"{what}: expected {SLOWEST_RATE} to {FASTEST_RATE} Hz, got {quoted(rate)}")
 
 
-def check_channels(what: str, channels: int) -> None:
+def check_channels(what: str, channels: int, error: type[VoxtralOnnxError] = AudioError) -> None:
     """Refuse a number of channels that no recording has.
 
     Raises:
-        AudioError: out of range.
+        error: out of range.
     """
     if not 1 <= channels <= MOST_CHANNELS:
-        raise AudioError(f"{what}: expected 1 to {MOST_CHANNELS} channels, got {channels}")
+        raise error(f"{what}: expected 1 to {MOST_CHANNELS} channels, got {channels}")
 
 
 def check_samples(samples: Any, advice: str = "") -> np.ndarray:
@@ -99,7 +99,10 @@ def as_array(values: Any) -> np.ndarray | None:
 
 
 class ArraySound:
-    """A recording in memory, which is read as a file is."""
+    """A recording in memory, which is read as the frames of a file are."""
+
+    # Of files, which may have more or less than they seem to
+    raw, losses, num_parts, num_tracks, hole_seconds = None, (), 1, 1, 0.0
 
     def __init__(self, samples: Any, rate: Any):
         """Take a copy of float or integer samples [n], [n, channels] or [channels, n].
@@ -121,17 +124,22 @@ class ArraySound:
         self._values = _frames(values).copy()
         self.channels = self._values.shape[1]
         self.bits = None if values.dtype.kind == "f" else bits  # of integers
-        self.promised_seconds = 0.0
+        if not self.bits:
+            bad = np.argwhere(are_damaged(self._values))
+            if len(bad):
+                what = describe_damage(float(self._values[tuple(bad[0])]))
+                at = bad[0][0] / self.samplerate
+                raise AudioError(f"the sample at {at:.2f} s {what}: the recording is damaged")
 
-    def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """Yield float32 [size, channels] with full scale 1, the last block shorter."""
+    def blocks(self, seconds: float) -> Iterator[np.ndarray]:
+        """Yield float32 [n, channels] with full scale 1 of so many seconds, the last shorter."""
+        size = int(seconds * self.samplerate)
         for start in range(0, len(self._values), size):
             block = self._values[start : start + size]
             if self.bits:
                 block = block / 2.0 ** (self.bits - 1)
                 block -= float(self._values.dtype.kind == "u")  # whose silence is half of it
-            with np.errstate(over="ignore"):  # infinite, which whoever reads it refuses
-                yield block.astype(np.float32)
+            yield block.astype(np.float32)
 
 
 def as_rate(rate: Any) -> int:

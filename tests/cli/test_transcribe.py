@@ -228,7 +228,7 @@ def test_batch_size_of_what_is_no_file(transcribe, run):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--mic"], ["--stdin"], ["--stream-json"], ["--list_devices"]]
+    "arguments", [[], ["--mic"], ["--sample-format"], ["--stream-json"], ["--list_devices"]]
 )
 def test_speech_as_it_is_spoken_is_for_listen(arguments, run):
     result = run("transcribe", *arguments)
