@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from .audio.files import AudioSource
 from .audio.vad import SpeechFilter
 from .delay import delay_ms
 from .stream import Stream
-from .text.segments import Segment, group
+from .text.segments import Segment, group, within
 from .tokens import Token
 
 
@@ -49,14 +48,9 @@ class Transcript:
                 segment = next(self._pending, None)
                 if segment is None:
                     return
-                self._segments.append(self._clamped(segment))
+                self._segments.append(within(segment, self.duration))
             yield self._segments[count]
             count += 1
-
-    def _clamped(self, segment: Segment) -> Segment:
-        return replace(
-            segment, start=min(segment.start, self.duration), end=min(segment.end, self.duration)
-        )
 
     @property
     def decoded(self) -> list[Segment]:

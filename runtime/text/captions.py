@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from math import exp
+from typing import Any, Protocol, TypeVar
 from unicodedata import east_asian_width
 
 from ...escaping import printable
@@ -76,23 +77,43 @@ class Caption:
     lines: tuple[str, ...]
 
 
-def captions(segments: Iterable[Segment]) -> Iterator[Caption]:
-    """Break segments into captions at sentence ends, pauses, and where lines or time are full."""
-    pending: list[Segment] = []
-    for segment in segments:
-        if pending and (
-            segment.start - pending[-1].end > PAUSE_SECONDS
-            or segment.end - pending[0].start > MAX_SECONDS
-            or len(_wrap("".join(part.text for part in [*pending, segment]))) > MAX_LINES
+Span = TypeVar("Span", Segment, Caption)
+
+
+def cues(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
+    """Break segments into cues at sentence ends, pauses, and where lines or time are full."""
+    cue: list[Segment] = []
+    for segment in in_milliseconds(segments):
+        if cue and (
+            segment.start - cue[-1].end > PAUSE_SECONDS
+            or segment.end - cue[0].start > MAX_SECONDS
+            or len(_wrap("".join(part.text for part in [*cue, segment]))) > MAX_LINES
         ):
-            yield from _screens(pending)
-            pending = []
-        pending.append(segment)
+            yield cue
+            cue = []
+        cue.append(segment)
         if segment.text.rstrip().endswith(SENTENCE_ENDS):
-            yield from _screens(pending)
-            pending = []
-    if pending:
-        yield from _screens(pending)
+            yield cue
+            cue = []
+    if cue:
+        yield cue
+
+
+def captions(segments: Iterable[Segment]) -> Iterator[Caption]:
+    """Return the captions of cues, whose times are whole milliseconds."""
+    return in_milliseconds(caption for cue in cues(segments) for caption in _screens(cue))
+
+
+def in_milliseconds(spans: Iterable[Span]) -> Iterator[Span]:
+    """Round times to milliseconds, in which subtitles and JSON have them.
+
+    Each span lasts a millisecond at least, and none begins before the one before it has ended.
+    """
+    ended = 0
+    for span in spans:
+        start = max(ended, round(1000 * span.start))
+        ended = max(start + 1, round(1000 * span.end))
+        yield replace(span, start=start / 1000, end=ended / 1000)
 
 
 def to_srt(segments: Iterable[Segment]) -> str:
@@ -127,11 +148,14 @@ def to_tsv(segments: Iterable[Segment]) -> str:
     )
 
 
-def to_json(transcript: Recorded) -> str:
-    """One line of JSON: whisper's fields, then ours."""
+def to_json(transcript: Recorded, **facts: Any) -> str:
+    """Return one line of JSON: `facts`, whisper's fields, then ours."""
+    segments = list(in_milliseconds(transcript.segments))
     values = {
+        **facts,
         "text": transcript.text,
-        "segments": [segment_values(segment) for segment in transcript.segments],
+        "segments": [segment_values(segment) for segment in segments],
+        "cues": [_cue_values(cue) for cue in cues(segments)],
         "duration": round(transcript.duration, 3),
         "token_ids": list(transcript.token_ids),
         "info": transcript.info,
@@ -139,8 +163,26 @@ def to_json(transcript: Recorded) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
+def _cue_values(cue: Sequence[Segment]) -> dict[str, Any]:
+    """Return a cue as JSON holds it: whisper's fields of a segment and its words."""
+    return {
+        "start": cue[0].start,
+        "end": cue[-1].end,
+        "text": "".join(segment.text for segment in cue),
+        "words": [
+            {
+                "word": segment.text,
+                "start": segment.start,
+                "end": segment.end,
+                "probability": round(exp(segment.logprob), 4),
+            }
+            for segment in cue
+        ],
+    }
+
+
 def segment_values(segment: Segment) -> dict[str, Any]:
-    """A segment as JSON holds it."""
+    """Return a segment as JSON holds it."""
     values = {
         "id": segment.id,
         "start": round(segment.start, 3),
@@ -159,23 +201,28 @@ def segment_values(segment: Segment) -> dict[str, Any]:
     return values
 
 
-_RENDERERS: dict[str, Callable[[Any], str]] = {
-    "txt": lambda transcript: transcript.text + "\n",
-    "json": lambda transcript: to_json(transcript) + "\n",
-    "srt": lambda transcript: to_srt(transcript.segments),
-    "vtt": lambda transcript: to_vtt(transcript.segments),
-    "tsv": lambda transcript: to_tsv(transcript.segments),
+_RENDERERS: dict[str, Callable[..., str]] = {
+    "txt": lambda transcript, **facts: transcript.text + "\n",
+    "json": lambda transcript, **facts: to_json(transcript, **facts) + "\n",
+    "srt": lambda transcript, **facts: to_srt(transcript.segments),
+    "vtt": lambda transcript, **facts: to_vtt(transcript.segments),
+    "tsv": lambda transcript, **facts: to_tsv(transcript.segments),
 }
 FORMATS = tuple(_RENDERERS)
 
 
-def render(transcript: Recorded, output_format: str) -> str:
-    """The transcript in one of FORMATS, ending in a newline.
+def render(transcript: Recorded, output_format: str, **facts: Any) -> str:
+    """Return the transcript in one of FORMATS, ending in a newline.
 
     Control characters are no speech: they are written as escapes, so that no reader of the text
     obeys the words of a tokenizer.
+
+    Args:
+        transcript: what was transcribed.
+        output_format: of FORMATS.
+        facts: fields that JSON begins with, as `file`.
     """
-    return printable(_RENDERERS[output_format](transcript))
+    return printable(_RENDERERS[output_format](transcript, **facts))
 
 
 def columns(text: str) -> int:
@@ -184,7 +231,7 @@ def columns(text: str) -> int:
 
 
 def _screens(segments: Sequence[Segment]) -> Iterator[Caption]:
-    """One caption.
+    """Yield one caption.
 
     Several that share the time where one segment is longer than a screen, none where it is blank.
     """
