@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from ..errors import UsageError
 from . import options
-from .exit_codes import SOME_FAILED
 
 
 def transcribe(
@@ -18,6 +15,7 @@ def transcribe(
     output_dir: options.OutputFolder = None,
     as_json: options.JsonFormat = False,
     skip_existing: options.SkipExisting = False,
+    resume: options.Resume = False,
     alternatives: options.Alternatives = 0,
     delay: options.Delay = None,
     hotwords: options.Hotwords = None,
@@ -37,7 +35,6 @@ def transcribe(
 
     Speech as it is spoken is for [b]voxtral-onnx listen[/].
     """
-    from ..runtime.audio.find import find_audio
     from .files import FileRun
     from .models import hotword_options, open_transcriber, vad_option
     from .outputs import Outputs
@@ -49,11 +46,9 @@ def transcribe(
     if alternatives and "json" not in outputs.formats:
         raise UsageError("--alternatives are written as JSON: add --json")
     model_options = hotword_options(hotwords, hotword_bias)
-    paths = find_audio(audio)
-    outputs.refuse_clashes(paths)
-    outputs.make_folder()
-    if skip_existing and not (paths := outputs.leave_out_done(paths)):
-        return
+    run = FileRun(outputs, resume=resume, skip_existing=skip_existing)
+    if not (count := run.find(audio)):
+        return run.end()
 
     model_options |= {
         "precision": precision,
@@ -65,11 +60,10 @@ def transcribe(
         "device": device,
         "allow_fallback": allow_fallback,
         "threads": threads,
-        "batch_size": min(batch_size, len(paths)),
+        "batch_size": min(batch_size, count),
         "context": context,
         "prepacked": prepacked,
     }
     with open_transcriber(model, model_options) as transcriber:
-        failed = FileRun(transcriber, paths, outputs, gain).run()
-    if failed:
-        raise typer.Exit(failed[0].exit_code if len(paths) == 1 else SOME_FAILED)
+        run.run(transcriber, model_options, sound={"gain": gain})
+    run.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -302,6 +303,8 @@ class Transcriber:
         stream = self._stream(num_delay_tokens, stop_at_eos=True)
         speech_filter = self._speech_filter(num_delay_tokens)
         tokens = _decoded(stream, source, speech_filter)
+        if speech_filter:
+            tokens = speech_filter.filter(tokens)
         return Transcript(source, stream, tokens, on_token, speech_filter)
 
     def transcribe_many(
@@ -310,20 +313,22 @@ class Transcriber:
         *,
         delay_ms: int | None = None,
         gain: str = "none",
+        on_token: Callable[[AudioSource, Token], None] = lambda source, token: None,
     ) -> Iterator[Transcript]:
         """Transcribe many files.
 
         `batch_size` files advance as a batch, a token each in one call of the decoder, which reads
         the weights once for all; each transcript comes as soon as it is whole. A file that ends
-        leaves its slot to the next: only then is that one taken from `audio` and opened. Sound that
-        turns out to be damaged raises AudioError where its transcript is iterated. With one file at
-        a time, transcripts decode while they are iterated.
+        leaves its slot to the next: only then is that one taken from `audio` and opened. What one
+        file raises, as AudioError where its sound turns out to be damaged, is raised where its
+        transcript is iterated. With one file at a time, transcripts decode while they are iterated.
 
         Args:
             audio: what `transcribe` takes; a generator of opened sources can pass over what cannot
                 be opened.
             delay_ms: as for `transcribe`.
             gain: as for `transcribe`.
+            on_token: sees every token as it is accepted, with the source that it is of.
 
         Raises:
             AudioError: audio cannot be opened.
@@ -335,11 +340,11 @@ class Transcriber:
             if (source := next(sources, None)) is None:
                 return None
             stream = self._stream(num_delay_tokens, stop_at_eos=True, decoder_cache=cache)
-            return BatchSlot(source, stream, self._speech_filter(num_delay_tokens))
+            return BatchSlot(source, stream, self._speech_filter(num_delay_tokens), on_token)
 
         if self.batch_size == 1:
             for source in sources:
-                yield self.transcribe(source, delay_ms=delay_ms)
+                yield self.transcribe(source, delay_ms=delay_ms, on_token=partial(on_token, source))
             return
         for slot in advance_together(self.decoder, self.batch_size, begin):
             yield Transcript(

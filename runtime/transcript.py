@@ -33,9 +33,7 @@ class Transcript:
         self._pending = group(self._taken(), stream.ids)
 
     def _taken(self) -> Iterator[Token]:
-        for token in (
-            self.speech_filter.filter(self._tokens) if self.speech_filter else self._tokens
-        ):
+        for token in self._tokens:
             self._token_ids.append(token.token_id)
             self._on_token(token)
             yield token

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, log10
 from pathlib import Path
 from typing import BinaryIO
@@ -39,11 +39,19 @@ class AudioSource:
     _file: Path | BinaryIO | np.ndarray
     _rate: int
     _gain: float
+    _left_out: int = 0  # samples of the beginning
 
     def blocks(self) -> Iterator[np.ndarray]:
         """float32 [n] at the model's rate, mono."""
+        left_out = self._left_out
         for block in _read(self._file, self._rate, self.name):
+            block, left_out = block[left_out:], max(0, left_out - len(block))
             yield block if self._gain == 1 else block * np.float32(self._gain)
+
+    def after(self, seconds: float) -> AudioSource:
+        """Return the rest of the audio behind a time."""
+        left_out = self._left_out + round(seconds * self._rate)
+        return replace(self, duration=self.duration - seconds, _left_out=left_out)
 
 
 def open_audio(

@@ -51,20 +51,23 @@ class Recorded(Protocol):
 
 @dataclass(slots=True)
 class Recording:
-    """Transcript of a live stream, with the fields that captions need."""
+    """Segments of a live stream, or of several parts of a recording, with what captions need."""
 
     segments: list[Segment]
     duration: float = 0.0  # seconds
     info: dict[str, Any] = field(default_factory=dict)
+    all_ids: tuple[int, ...] | None = None  # those of blanks too, where they are known
 
     @property
     def text(self) -> str:
-        """The whole text."""
+        """Return the whole text."""
         return "".join(segment.text for segment in self.segments).removeprefix(" ")
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Those of text alone."""
+        """Return all ids, or those of text alone."""
+        if self.all_ids is not None:
+            return self.all_ids
         return tuple(token_id for segment in self.segments for token_id in segment.token_ids)
 
 
