@@ -13,7 +13,7 @@ import typer
 
 from ..errors import UsageError, VoxtralOnnxError
 from .exit_codes import SOME_FAILED, TERMINATED
-from .outputs import Outputs, shown_name
+from .outputs import Outputs, is_stream, shown_name
 from .screen import FilesScreen
 from .tables import timing_line, vad_line
 from .terminal import format_time, info
@@ -114,8 +114,8 @@ class FileRun:
         option = "--resume" if self.resume else "--skip-existing"
         if (folder := self.outputs.folder) is None:
             raise UsageError(f"{option} looks for outputs in a folder: add --output-dir FOLDER")
-        if any(path == "-" for path, _ in found):
-            raise UsageError(f"{option}: standard input has no name to know it by: leave out -")
+        if streams := [path for path, _ in found if is_stream(path)]:
+            raise UsageError(f"{option}: {streams[0]} is no file, which could be known again")
         left = [
             (path, name)
             for path, name in found
@@ -238,7 +238,7 @@ class FileRun:
             *fingerprint(Path(path)),
             model=transcriber.identity(transcriber.num_delay_tokens),
             options=json.loads(json.dumps(options, default=str)),
-            is_stream=path == "-",
+            is_stream=is_stream(path),
         )
 
     def _push(self, work: Work, token: Token) -> None:
@@ -351,7 +351,7 @@ class FileRun:
         self._at_hand.pop(id(work.source), None)
         work.journal.close()
         if work.journal.path and not work.journal.is_empty:
-            option = "listen --resume -o FOLDER" if work.path == "-" else "--resume"
+            option = "listen --resume -o FOLDER" if is_stream(work.path) else "--resume"
             self._say(work, f"kept up to {format_time(work.position)}: {option} goes on")
 
 

@@ -133,6 +133,16 @@ class Outputs:
                 atomic_write(self.folder / f"{name}.{kind}", text.encode())
 
 
+def is_stream(path: str) -> bool:
+    """Tell whether a recording can be read only once: standard input, a pipe, a device."""
+    if path == "-":
+        return True
+    with suppress(OSError, ValueError):
+        mode = Path(path).stat().st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False
+
+
 def shown_name(path: str) -> str:
     """Return a recording's name as text: bytes that are no UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -139,8 +139,11 @@ def test_without_resume_a_run_begins_again_and_sets_the_journal_aside(killed, tr
 
 
 def test_options_that_look_for_outputs_need_a_folder_and_names(transcribe, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "stdin.txt").write_text("of another recording")
     for option in ("--resume", "--skip-existing"):
         transcribe(option, CLIP).assert_refused(2, f"{option} looks for outputs in a folder")
-        transcribe(option, "-o", tmp_path, "-").assert_refused(
-            2, f"{option}: standard input has no name to know it by"
-        )
+        for name in ("-", tmp_path / "pipe"):
+            transcribe(option, "-o", tmp_path, name).assert_refused(
+                2, f"{option}: {name} is no file, which could be known again"
+            )
