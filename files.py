@@ -21,6 +21,7 @@ from .errors import StorageError
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows alone
+LONGEST_NAME = 255  # bytes of a file's name, on most file systems
 PIECE_SIZE = 16 << 20  # bytes hashed apart, because browsers cannot hash a stream
 
 
@@ -69,6 +70,19 @@ def is_below(folder: Path, path: Path) -> bool:
     blobs = home.parent.parent / "blobs"
     in_cache = home.parent.name == "snapshots" and home.parent.parent.name.startswith("models--")
     return place.is_relative_to(home) or (in_cache and place.parent == blobs)
+
+
+def fitted_name(name: str, suffix: int) -> str:
+    """Return a name that takes a suffix of so many bytes: a long one is cut, and gets a hash."""
+    most = LONGEST_NAME - suffix
+    content = os.fsencode(name)
+    if len(content) <= most:
+        return name
+    digest = "~" + hashlib.sha256(content).hexdigest()[:8]
+    short = name
+    while len(os.fsencode(short)) > most - len(digest):
+        short = short[:-1]
+    return short + digest
 
 
 def open_partial(folder: Path) -> tuple[Path, int]:
@@ -171,7 +185,7 @@ def lock(path: Path, *, busy: str | None = None) -> Iterator[None]:
     Raises:
         StorageError: held by another, or it cannot be made or locked.
     """
-    handle = _locked(path, busy)
+    handle = open_locked(path, busy)
     try:
         yield
     finally:
@@ -183,10 +197,15 @@ def lock(path: Path, *, busy: str | None = None) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
-def _locked(path: Path, busy: str | None) -> int:
+def open_locked(path: Path, busy: str | None) -> int:
+    """Open a file, which is made where there is none, and lock it until it is closed; as `lock`.
+
+    Returns:
+        its descriptor, to read and write.
+    """
     while True:
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK | _BINARY, 0o666)
         except OSError as error:
             raise StorageError(
                 f"{path}: cannot be made ({error.strerror or error}); choose another folder"

@@ -21,6 +21,7 @@ HOTWORDS = 64 * KB
 REFERENCE = MB  # a text beside a recording
 REFERENCES = 64 * MB  # a table of recordings and texts
 STATE = 64 * KB  # what this package remembers of its own runs
+JOURNAL = 256 * MB  # a day of speech has about 40 MB
 STREAM = 256 * KB  # the first lines of a saved stream; its arrays are as large as its caches
 UNFINISHED = 4 * MB  # of an export: graphs as the manifest has them
 REPORT = 4 * MB  # tables that quantising has measured

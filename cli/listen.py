@@ -19,6 +19,7 @@ def listen(
     output_dir: options.OutputFolder = None,
     as_json: options.JsonFormat = False,
     stream_json: options.StreamJson = False,
+    resume: options.ResumeStreams = False,
     alternatives: options.Alternatives = 0,
     delay: options.Delay = None,
     hotwords: options.Hotwords = None,
@@ -37,7 +38,7 @@ def listen(
     Ctrl-C ends it, and what was said by then is transcribed. Space or p pauses a microphone.
     """
     from ..runtime.audio.raw import check_raw
-    from .live import open_microphone, stdin_blocks, transcribe_live
+    from .live import open_microphone, stdin_blocks, transcribe_live, write_interrupted
     from .models import hotword_options, open_transcriber, vad_option
     from .outputs import Outputs
     from .streams import claim_stdout
@@ -47,6 +48,9 @@ def listen(
         print_microphones()
         return
     outputs = Outputs.choose("json" if as_json else output_format, output_dir)
+    if resume:
+        write_interrupted(outputs)
+        return
     if alternatives and not stream_json and "json" not in outputs.formats:
         raise UsageError("--alternatives are written as JSON: add --json or --stream-json")
     model_options = hotword_options(hotwords, hotword_bias)

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ..errors import AudioError, VoxtralOnnxError
+from ..errors import AudioError, StorageError, UsageError, VoxtralOnnxError
 from .ending import STOPS
 from .outputs import Outputs
 from .screen import LiveScreen, PauseKey, live_line
 from .tables import vad_line
-from .terminal import format_size, info, write, write_json
+from .terminal import format_size, format_time, info, write, write_json
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..runtime.audio.microphone import Microphone
+    from ..runtime.journal import Journal
     from ..runtime.live import Capture, Event
     from ..runtime.transcriber import Transcriber
 
@@ -59,7 +60,7 @@ def transcribe_live(
 
     Args:
         transcriber: with which.
-        name: of the output files.
+        name: of the output files; a number is added where they are there.
         source: a microphone, or blocks of samples.
         outputs: what is written in the end.
         stream_json: stdout gets events instead of words.
@@ -68,7 +69,7 @@ def transcribe_live(
     from ..runtime.audio.microphone import Microphone
     from ..runtime.live import Capture, StreamMetrics, StreamWarning, listen
     from ..runtime.text.captions import Recording, render
-    from ..runtime.text.segments import Segment
+    from ..runtime.text.segments import Segment, within
     from ..runtime.tokens import Token
 
     stream = transcriber.stream()
@@ -77,38 +78,54 @@ def transcribe_live(
     screen, capture = LiveScreen(lambda columns: live_line(metrics)), Capture(iter(source))
     microphone = source if isinstance(source, Microphone) else None
     recording = Recording([])
+    name, journal = _claim_journal(transcriber, name, outputs)
+    is_kept = True
     shows_words = outputs.shows_words and not stream_json
     keeps = outputs.folder is not None or not shows_words
+
+    def keep(segment: Segment) -> None:
+        nonlocal is_kept
+        try:
+            if is_kept:
+                journal.add(segment)
+        except StorageError as error:  # who speaks is not to be interrupted
+            is_kept = False
+            screen.info(f"note: {error}: what is said from here on is not kept before the end")
 
     def show(event: Event) -> None:
         if isinstance(event, StreamWarning):
             screen.info(f"note: {event.text}")
         if isinstance(event, Segment) and keeps:
             recording.segments.append(event)
+            keep(event)
         if stream_json:
             write_json(_event_values(event))
         elif isinstance(event, Token) and shows_words:
             screen.show(event.text)
 
-    # While it is spoken
     broken: VoxtralOnnxError | None = None
-    with _signals_stop(capture) as stopped_by:
-        try:
-            with screen, PauseKey(microphone, screen, metrics):
-                listen(stream, capture, metrics, show, speech_filter)
-        except AudioError as error:
-            broken = error  # what was captured before is transcribed
+    with _closing(journal):
+        # While it is spoken
+        with _signals_stop(capture) as stopped_by:
+            try:
+                with screen, PauseKey(microphone, screen, metrics):
+                    listen(stream, capture, metrics, show, speech_filter)
+            except AudioError as error:
+                broken = error  # what was captured before is transcribed
 
-    # What stdout and the folder get in the end
-    recording.duration, recording.info = metrics.captured, metrics.summary()
-    if stream_json:
-        write_json({"type": "final", "text": recording.text, **recording.info})
-    elif shows_words:
-        screen.end(stream.text.flush())
-    texts = {kind: render(recording, kind) for kind in outputs.formats} if keeps else {}
-    outputs.write(name, texts)
-    if outputs.folder is None and not shows_words and not stream_json:
-        write(texts[outputs.formats[0]])
+        # What stdout and the folder get in the end
+        recording.duration, recording.info = metrics.captured, metrics.summary()
+        recording.segments = [within(each, metrics.captured) for each in recording.segments]
+        if stream_json:
+            write_json({"type": "final", "text": recording.text, **recording.info})
+        elif shows_words:
+            screen.end(stream.text.flush())
+        formats = outputs.formats if keeps else ()
+        texts = {kind: render(recording, kind, file=name) for kind in formats}
+        outputs.write(name, texts)
+        journal.remove()
+        if outputs.folder is None and not shows_words and not stream_json:
+            write(texts[outputs.shown])
 
     # How it went
     if microphone and (lost := microphone.overflows):
@@ -120,6 +137,53 @@ def transcribe_live(
         raise broken
     if codes := [STOPS[number] for number in stopped_by if number in STOPS]:
         raise typer.Exit(codes[0])
+
+
+def write_interrupted(outputs: Outputs) -> None:
+    """Write what was said into streams whose processes were killed.
+
+    Raises:
+        StorageError: a journal is damaged, or the disk is full.
+        UsageError: there is no folder to look in.
+    """
+    from ..runtime.journal import leftover_journals
+    from ..runtime.text.captions import Recording, render
+
+    if (folder := outputs.folder) is None:
+        raise UsageError("--resume looks for outputs in a folder: add --output-dir FOLDER")
+    names = []
+    for name, journal, segments in leftover_journals(folder):
+        end = segments[-1].end
+        recording = Recording(segments, end, {"broken_off_at": round(end, 3)})
+        # An output that is there is of the whole: the process was killed between two of them
+        formats = [kind for kind in outputs.formats if not (folder / f"{name}.{kind}").exists()]
+        outputs.write(name, {kind: render(recording, kind, file=name) for kind in formats})
+        journal.remove()
+        names.append(f"{name} up to {format_time(end)}")
+    info(f"{folder}: {', '.join(names) or 'no stream was interrupted'}")
+
+
+def _claim_journal(transcriber: Transcriber, name: str, outputs: Outputs) -> tuple[str, Journal]:
+    """Return the name of the output files, which no other stream has, and the journal."""
+    from ..runtime.journal import Header, Journal, claim_journal
+
+    if outputs.folder is None:
+        return name, Journal()
+    model = transcriber.identity(transcriber.num_delay_tokens)
+    header = Header(1, name, None, None, model, {}, is_stream=True)
+    return claim_journal(outputs.folder, name, header, outputs.is_taken, info)
+
+
+@contextmanager
+def _closing(journal: Journal) -> Iterator[None]:
+    """Let a journal go in the end, and say where it is if it stays."""
+    try:
+        yield
+    finally:
+        journal.close()
+        if journal.path and not journal.is_empty:
+            folder = journal.path.parent
+            info(f"{journal.path} holds what was said; listen --resume -o {folder} writes it")
 
 
 @contextmanager

@@ -203,6 +203,13 @@ StreamJson = Annotated[
 SkipExisting = Annotated[
     bool, _flag(OUTPUT, "--skip-existing", "Skip files whose output is in -o.")
 ]
+Resume = Annotated[
+    bool, _flag(OUTPUT, "--resume", "Go on with what a run into -o left when it was interrupted.")
+]
+ResumeStreams = Annotated[
+    bool,
+    _flag(OUTPUT, "--resume", "Only write, into -o, the text of streams that were interrupted."),
+]
 Alternatives = Annotated[
     int, _value(OUTPUT, "--alternatives", "N", "In JSON: each token's best N, 1 to 10.", False)
 ]

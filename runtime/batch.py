@@ -22,11 +22,16 @@ class BatchSlot:
     """One file's place in a batch."""
 
     def __init__(
-        self, source: AudioSource, stream: Stream, speech_filter: SpeechFilter | None = None
+        self,
+        source: AudioSource,
+        stream: Stream,
+        speech_filter: SpeechFilter | None = None,
+        on_token: Callable[[AudioSource, Token], None] = lambda source, token: None,
     ):
         self.source, self.stream, self.speech_filter = source, stream, speech_filter
         self.tokens: list[Token] = []
         self.error: Exception | None = None  # whatever ended it; it ends no other file
+        self._on_token = on_token
         # Of shape [positions, hidden_size], encoded and not decoded yet
         self.audio_embeds = np.zeros((0, 0))
         self._chunks = self._encode()
@@ -52,10 +57,19 @@ class BatchSlot:
     def advance(self, positions: int) -> None:
         """Decode so many positions of this file alone, or what there is."""
         try:
-            self.tokens += self.stream.decode(self.audio_embeds[:positions])
+            self.accept(self.stream.decode(self.audio_embeds[:positions]))
         except Exception as error:
             self.error = error
         self.audio_embeds = self.audio_embeds[positions:]
+
+    def accept(self, tokens: Iterator[Token]) -> None:
+        """Take the next tokens of the file; what they give rise to is the file's own error."""
+        for token in self.speech_filter.filter(tokens) if self.speech_filter else tokens:
+            self.tokens.append(token)
+            try:
+                self._on_token(self.source, token)
+            except Exception as error:
+                self.error = self.error or error
 
     def move_to(self, cache: KVCache) -> None:
         """Go on in another cache."""
@@ -144,5 +158,5 @@ def _step(decoder: Decoder, batch: BatchedKVCache, slots: list[BatchSlot]) -> No
             slot.advance(1)
             continue
         slot.stream.decoder_cache.advance(1)
-        slot.tokens.append(slot.stream.accept_token(token))
+        slot.accept(iter([slot.stream.accept_token(token)]))
         slot.audio_embeds = slot.audio_embeds[1:]

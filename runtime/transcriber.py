@@ -376,6 +376,7 @@ class Transcriber(Uncopied):
         delay_ms: int | None = None,
         gain: str = "none",
         channels: str = "mix",
+        on_token: Callable[[AudioSource, Token], None] = lambda source, token: None,
     ) -> Iterator[Transcript]:
         """Transcribe many files.
 
@@ -391,6 +392,7 @@ class Transcriber(Uncopied):
             delay_ms: as for `transcribe`.
             gain: as for `transcribe`.
             channels: as for `transcribe`; split ones take a slot of the batch each.
+            on_token: sees every token as it is accepted, with the source that it is of.
 
         Raises:
             AudioError: audio cannot be opened; it comes behind the files that were begun before.
@@ -399,13 +401,14 @@ class Transcriber(Uncopied):
         sources = (self._source(each, gain, channels) for each in audio)
         work = self._delay(delay_ms), self.require_open()
         if self.batch_size == 1:
-            return map(partial(self._transcript, *work, lambda token: None), sources)
-        return join_channels(sources, partial(self._transcribe_together, *work))
+            return (self._transcript(*work, partial(on_token, each), each) for each in sources)
+        return join_channels(sources, partial(self._transcribe_together, *work, on_token))
 
     def _transcribe_together(
         self,
         num_delay_tokens: int,
         stages: tuple[Encoder, Decoder],
+        on_token: Callable[[AudioSource, Token], None],
         sources: Iterator[AudioSource],
     ) -> Iterator[Transcript]:
         def begin(cache: KVCache) -> BatchSlot | None:
@@ -414,7 +417,7 @@ class Transcriber(Uncopied):
             stream = self._stream(
                 num_delay_tokens, stop_at_eos=True, decoder_cache=cache, stages=stages
             )
-            return BatchSlot(source, stream, self._speech_filter(num_delay_tokens))
+            return BatchSlot(source, stream, self._speech_filter(num_delay_tokens), on_token)
 
         for slot in advance_together(stages[1], self.batch_size, begin):
             yield Transcript(
@@ -435,6 +438,8 @@ class Transcriber(Uncopied):
         stream = self._stream(num_delay_tokens, stop_at_eos=True, stages=stages)
         speech_filter = self._speech_filter(num_delay_tokens)
         tokens = decode(stream, source, speech_filter)
+        if speech_filter:
+            tokens = speech_filter.filter(tokens)
         return Transcript(source, stream, tokens, on_token, speech_filter)
 
     def _source(self, audio: Any, gain: str, channels: str) -> AudioSource:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from threading import RLock
 from typing import Any
 
@@ -15,7 +14,7 @@ from .audio.vad import SpeechFilter, filtered_blocks
 from .delay import delay_ms
 from .stream import Stream
 from .text.captions import render
-from .text.segments import Segment, group
+from .text.segments import Segment, group, within
 from .tokens import Token
 
 
@@ -46,9 +45,7 @@ class Transcript(Uncopied):
         self._pending = group(self._taken(), stream.ids)
 
     def _taken(self) -> Iterator[Token]:
-        for token in (
-            self.speech_filter.filter(self._tokens) if self.speech_filter else self._tokens
-        ):
+        for token in self._tokens:
             self._token_ids.append(token.token_id)
             self._on_token(token)
             yield token
@@ -95,13 +92,8 @@ class Transcript(Uncopied):
         finally:
             self._is_decoding = False
         if segment is not None:
-            self._segments.append(self._clamped(segment))
+            self._segments.append(within(segment, self.duration))
         return segment is not None
-
-    def _clamped(self, segment: Segment) -> Segment:
-        return replace(
-            segment, start=min(segment.start, self.duration), end=min(segment.end, self.duration)
-        )
 
     @property
     def parts(self) -> tuple[Transcript, ...]:

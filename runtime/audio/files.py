@@ -6,7 +6,7 @@ Every change to the sound is listed in `AudioSource.notes`, for the user to read
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,19 @@ class AudioSource:
     channel: int | None = None  # the one that this is, where each is a source of its own
     num_channels: int = 1  # of the recording
     parts: tuple[AudioSource, ...] = field(default=(), repr=False)  # a source a channel, if split
+    _left_out: int = field(default=0, repr=False)  # samples of the beginning
 
     def blocks(self) -> Iterator[np.ndarray]:
         """float32 [n] at the model's rate, mono."""
+        left_out = self._left_out
         for block in _read(self._frames, self._rate, self._mix):
+            block, left_out = block[left_out:], max(0, left_out - len(block))
             yield self._mix.amplify(block)
+
+    def after(self, seconds: float) -> AudioSource:
+        """Return the rest of the audio behind a time."""
+        left_out = self._left_out + round(seconds * self._rate)
+        return replace(self, duration=self.duration - seconds, _left_out=left_out)
 
 
 @accepts(gain=GAIN, channels=CHANNELS)

@@ -14,7 +14,7 @@ import { ArtifactError, AudioError, DeviceError, StorageError, UsageError, error
 import { roundHalfEven, toFloat16 } from '../src/shared/float16.js'
 import { CacheSpec, Manifest, PIECE_SIZE } from '../src/engine/manifest.js'
 import { Resampler } from '../src/shared/resample.js'
-import { group } from '../src/engine/segments.js'
+import { group, within } from '../src/engine/segments.js'
 import { readSelfTest } from '../src/engine/self-test.js'
 import { Stream } from '../src/engine/stream.js'
 import { TextPieces, Tokenizer } from '../src/engine/tokenizer.js'
@@ -123,7 +123,7 @@ test('tokens become text as soon as characters are whole', async () => {
 })
 
 test('segments have Python’s times', async () => {
-  for (const { tokens, segments } of Object.values(await golden('segments'))) {
+  for (const { tokens, segments, within: ends } of Object.values(await golden('segments'))) {
     const given = tokens.map((/** @type {any} */ t, /** @type {number} */ index) => ({ ...t, index, tokenId: t.token_id, blankMargin: 0 }))
     const found = [...group(given, TOKENS)]
     assert.deepEqual(found.map((s) => [s.id, s.text, s.tokenIds]), segments.map(/** @param {any} s */ (s) => [s.id, s.text, s.token_ids]))
@@ -131,6 +131,7 @@ test('segments have Python’s times', async () => {
       assert.ok(Math.abs(segment.start - segments[i].start) < 1e-3 && Math.abs(segment.end - segments[i].end) < 1e-3)
       assert.ok(Math.abs(segment.logprob - segments[i].avg_logprob) < 1e-4)
     }
+    assert.deepEqual(found.map((s) => within(s, 0.16)).map((s) => [s.start, s.end]), ends)
   }
 })
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import io
 import mmap
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import torch
 from support.commands import CLIP
 
 from voxtral_onnx.errors import AudioError, StorageError
-from voxtral_onnx.runtime.audio import inputs
 from voxtral_onnx.runtime.audio.files import open_audio
 
 RATE = 16000
@@ -235,8 +235,8 @@ def test_files_that_cannot_be_read():
 
 
 def test_content_needs_a_temporary_folder(monkeypatch, tmp_path):
-    monkeypatch.setattr(inputs.tempfile, "tempdir", str(tmp_path / "none"))
-    with pytest.raises(StorageError, match="bytes: cannot be kept in the temporary folder"):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(StorageError, match="bytes: there is no folder for temporary files"):
         read(CONTENT)
     assert np.array_equal(read((SAMPLES, RATE)), SAMPLES), "samples need none"
 

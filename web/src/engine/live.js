@@ -4,7 +4,7 @@
  */
 
 import { plainText } from '../shared/captions.js'
-import { Grouper } from './segments.js'
+import { Grouper, within } from './segments.js'
 import { checkSamples } from './stream.js'
 
 const RECENT_STEPS = 4096 // tokens in the latency percentiles: 5.5 minutes
@@ -94,8 +94,7 @@ export class Live {
    */
   transcript() {
     const duration = this.captured / this.stream.sampleRate
-    const clamp = (/** @type {number} */ seconds) => Math.min(seconds, duration)
-    const segments = this.segments.map((s) => ({ ...s, start: clamp(s.start), end: clamp(s.end) }))
+    const segments = this.segments.map((segment) => within(segment, duration))
     const { timings, numDelayTokens, overrides } = this.stream
     const info = {
       delay_ms: numDelayTokens * this.stream.transcriber.manifest.msPerToken,

@@ -1,6 +1,7 @@
 /** Grouping of tokens into segments with times (segments.py). */
 
 const LONGEST_WORD_SECONDS = 0.8 // mistral-common's OFFLINE_STREAMING_BUFFER_TOKENS, ten tokens
+const LAST_SECONDS = 0.08 // of the audio, into which all times behind it are brought: a token's
 
 /**
  * @typedef {object} Segment the text between two of the model's word markers: often one word, sometimes more
@@ -77,4 +78,19 @@ export function* group(tokens, ids) {
   }
   const last = grouper.end()
   if (last) yield last
+}
+
+/**
+ * A segment that ends with the audio, at the latest, and lasts: times from its last 80 ms on are brought into these.
+ * @param {Segment} segment
+ * @param {number} duration seconds
+ * @returns {Segment}
+ */
+export function within(segment, duration) {
+  const room = Math.min(LAST_SECONDS, duration)
+  const bring = (/** @type {number} */ seconds) => {
+    const beyond = seconds - (duration - room)
+    return beyond > 0 ? duration - room + (room * beyond) / (room + beyond) : seconds
+  }
+  return { ...segment, start: bring(segment.start), end: bring(segment.end) }
 }

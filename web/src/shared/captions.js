@@ -20,31 +20,55 @@ const ENTITIES = /** @type {Record<string, string>} */ ({ '&': '&amp;', '<': '&l
  */
 
 /**
- * Group segments into captions: a caption ends with a sentence, at a pause, and where its lines or its time are full.
+ * Break segments into cues at sentence ends, pauses, and where lines or time are full.
+ * @param {Iterable<Segment>} segments
+ * @returns {Generator<Segment[]>}
+ */
+function* cues(segments) {
+  /** @type {Segment[]} */
+  let cue = []
+  for (const segment of inMilliseconds(segments)) {
+    const isFull =
+      cue.length > 0 &&
+      (segment.start - cue[cue.length - 1].end > PAUSE_SECONDS ||
+        segment.end - cue[0].start > MAX_SECONDS ||
+        wrap(textOf([...cue, segment])).length > MAX_LINES)
+    if (isFull) {
+      yield cue
+      cue = []
+    }
+    cue.push(segment)
+    const last = segment.text.split(SPACES).filter(Boolean).at(-1)?.at(-1)
+    if (last && SENTENCE_ENDS.has(last)) {
+      yield cue
+      cue = []
+    }
+  }
+  if (cue.length > 0) yield cue
+}
+
+/**
+ * The captions of cues, whose times are whole milliseconds.
  * @param {Iterable<Segment>} segments
  * @returns {Generator<Caption>}
  */
 export function* captions(segments) {
-  /** @type {Segment[]} */
-  let pending = []
-  for (const segment of segments) {
-    const isFull =
-      pending.length > 0 &&
-      (segment.start - pending[pending.length - 1].end > PAUSE_SECONDS ||
-        segment.end - pending[0].start > MAX_SECONDS ||
-        wrap(textOf([...pending, segment])).length > MAX_LINES)
-    if (isFull) {
-      yield* screens(pending)
-      pending = []
-    }
-    pending.push(segment)
-    const last = segment.text.split(SPACES).filter(Boolean).at(-1)?.at(-1)
-    if (last && SENTENCE_ENDS.has(last)) {
-      yield* screens(pending)
-      pending = []
-    }
+  yield* inMilliseconds(Array.from(cues(segments), (cue) => [...screens(cue)]).flat())
+}
+
+/**
+ * Round times to milliseconds: each span lasts one at least, and none begins before the one before it has ended.
+ * @template {{start: number, end: number}} Span
+ * @param {Iterable<Span>} spans
+ * @returns {Generator<Span>}
+ */
+function* inMilliseconds(spans) {
+  let ended = 0
+  for (const span of spans) {
+    const start = Math.max(ended, roundHalfEven(1000 * span.start))
+    ended = Math.max(start + 1, roundHalfEven(1000 * span.end))
+    yield { ...span, start: start / 1000, end: ended / 1000 }
   }
-  if (pending.length > 0) yield* screens(pending)
 }
 
 /**
@@ -76,14 +100,15 @@ function toVtt(segments) {
  * @param {Transcript} transcript
  */
 function toJson({ segments, tokenIds, duration, info }) {
+  const timed = [...inMilliseconds(segments)]
   return JSON.stringify({
     text: plainText(segments),
-    segments: segments.map((segment) => ({
-      id: segment.id,
-      start: rounded(segment.start, 3),
-      end: rounded(segment.end, 3),
-      text: segment.text,
-      avg_logprob: rounded(segment.logprob, 4),
+    segments: timed.map(({ id, start, end, text, logprob }) => ({ id, start, end, text, avg_logprob: rounded(logprob, 4) })),
+    cues: Array.from(cues(timed), (cue) => ({
+      start: cue[0].start,
+      end: cue[cue.length - 1].end,
+      text: textOf(cue),
+      words: cue.map(({ text, start, end, logprob }) => ({ word: text, start, end, probability: rounded(Math.exp(logprob), 4) })),
     })),
     duration: rounded(duration, 3),
     token_ids: tokenIds,
