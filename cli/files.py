@@ -15,6 +15,7 @@ from ..errors import AudioError, UsageError, VoxtralOnnxError
 from .exit_codes import SOME_FAILED
 from .outputs import Outputs, is_stream, shown_name
 from .screen import FilesScreen
+from .streams import require_stdin
 from .tables import timing_line, vad_line
 from .terminal import format_time, info
 
@@ -53,7 +54,7 @@ class FileRun:
         self.num_inputs = 0  # files, and what could not be searched for files
         self._at_hand: dict[int, Work] = {}  # by their sources' ids
         self._waiting: dict[int, str] = {}  # for stdout, while an earlier file is not done
-        self._turn = 1
+        self._turn, self._is_sent = 1, False
 
     def find(self, inputs: list[str]) -> int:
         """Find the files that inputs name, and return how many are to transcribe.
@@ -66,6 +67,8 @@ class FileRun:
         failures: dict[str, VoxtralOnnxError] = {}
         audio = find_audio(inputs, failures.__setitem__)
         self.num_inputs = len(audio) + len(failures)
+        if "-" in audio:
+            require_stdin()
         found = list(zip(audio, self.outputs.name(audio), strict=True))
         self.outputs.make_folder()
         if self.resume or self.skip_existing:
@@ -94,7 +97,7 @@ class FileRun:
                     self._run_in_turn()
             finally:  # where a signal ends it early, what is done is shown, and the rest kept
                 for number in sorted(self._waiting):
-                    self.screen.write(self._waiting[number])
+                    self._send(self._waiting[number])
                 for work in list(self._at_hand.values()):
                     self._leave(work)
         done = len(self.works) - (len(self.failed) - failed_before)
@@ -172,7 +175,7 @@ class FileRun:
         shows_words = outputs.shows_words and not work.source.parts
         screen.files.begin(work.source)
         if shows_words:
-            screen.write(self._heading(work))
+            self._send(self._heading(work))
             screen.show("".join(segment.text for segment in kept.segments))
 
         def show(token: Token) -> None:
@@ -290,14 +293,21 @@ class FileRun:
         """Return the line above a file's text where stdout gets several."""
         if len(self.works) == 1 or self.outputs.shown != "txt":
             return ""
-        return "\n" * (work.number > 1) + f"==> {shown_name(work.path)} <==\n"
+        return f"==> {shown_name(work.path)} <==\n"
+
+    def _send(self, text: str) -> None:
+        """Write to stdout what is next there; an empty line sets texts with headings apart."""
+        if text and self.outputs.shown == "txt":
+            text = "\n" * self._is_sent + text
+            self._is_sent = True
+        self.screen.write(text)
 
     def _write(self, work: Work, text: str) -> None:
         """Write a file's text to stdout when those of all earlier ones are written."""
         work.is_shown = True
         self._waiting[work.number] = text
         while self._turn in self._waiting:
-            self.screen.write(self._waiting.pop(self._turn))
+            self._send(self._waiting.pop(self._turn))
             self._turn += 1
 
     def _finish(self, work: Work, transcript: Transcript, texts: dict[str, str]) -> None:

@@ -45,12 +45,10 @@ def listen(
     from .tables import print_microphones
 
     if list_devices:
-        print_microphones()
-        return
+        return print_microphones()
     outputs = Outputs.choose("json" if as_json else output_format, output_dir)
     if resume:
-        write_interrupted(outputs)
-        return
+        return write_interrupted(outputs)
     if alternatives and not stream_json and "json" not in outputs.formats:
         raise UsageError("--alternatives are written as JSON: add --json or --stream-json")
     model_options = hotword_options(hotwords, hotword_bias)

@@ -101,6 +101,16 @@ class NoInput(io.RawIOBase):
         return self.readinto(b"")
 
 
+def require_stdin() -> None:
+    """Refuse to read standard input where there is none.
+
+    Raises:
+        AudioError: it is closed.
+    """
+    if isinstance(getattr(getattr(sys.stdin, "buffer", None), "raw", None), NoInput):
+        sys.stdin.fileno()
+
+
 def own_streams() -> None:
     """Put streams of ours into the places of the standard ones; what stands in for them stays."""
     _occupy_descriptors()

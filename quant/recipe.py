@@ -1,4 +1,4 @@
-"""Recipes: which tensor gets which bits, as data in TOML files.
+"""Recipes, which give each tensor its bits, as TOML files.
 
     accuracy_level = 4            # of MatMulNBits; 4 multiplies in int8, 0 in float
     [[rules]]
@@ -35,7 +35,7 @@ _FOLDER = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How the tensors of one pattern are quantised."""
+    """The quantisation of the tensors that match one pattern."""
 
     tensors: str
     bits: int
@@ -60,13 +60,13 @@ class Rule:
 
     @property
     def has_zero_points(self) -> bool:
-        """Whether the method writes zero points."""
+        """Return whether the method writes zero points."""
         return METHODS[self.method].has_zero_points
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Rules in order, and the accuracy level that the graphs state."""
+    """Rules in order of precedence, and the accuracy level of MatMulNBits."""
 
     name: str
     accuracy_level: int
@@ -80,17 +80,14 @@ class Recipe:
             )
 
     def rule_for(self, module: str) -> Rule | None:
-        """Return the first rule whose pattern matches the module's name.
-
-        None stands for a tensor that stays float.
-        """
+        """Return the first rule that matches a module's name; None if its weight stays float."""
         return next((rule for rule in self.rules if fnmatchcase(module, rule.tensors)), None)
 
     def check_patterns(self, modules: Collection[str]) -> None:
-        """Hold every pattern against the names of the modules that can be quantised.
+        """Check that every pattern matches one of the modules that can be quantised.
 
         Raises:
-            QuantizationError: naming those that match none, and patterns like them that do.
+            QuantizationError: some match none; the message suggests similar patterns that do.
         """
         problems = []
         for pattern in dict.fromkeys(rule.tensors for rule in self.rules):
@@ -101,7 +98,7 @@ class Recipe:
                 hint = (
                     f"did you mean {' or '.join(map(repr, likely))}"
                     if likely
-                    else f"expected as {next(iter(modules))!r}"
+                    else f"expected names such as {next(iter(modules))!r}"
                 )
                 problems.append(
                     f"rule {quoted(pattern)} matches no linear layer or table of this model; {hint}"
@@ -114,7 +111,7 @@ class Recipe:
         """Return the recipe that a manifest names.
 
         Raises:
-            QuantizationError: one of its methods is not known here.
+            QuantizationError: this package does not have one of its methods.
         """
         rules = tuple(
             Rule(rule.tensors, rule.bits, rule.block_size, rule.method) for rule in spec.rules
@@ -122,11 +119,11 @@ class Recipe:
         return cls(spec.name, spec.accuracy_level, rules)
 
     def spec(self) -> RecipeSpec:
-        """Return what the manifest says of it."""
+        """Return the recipe as the manifest has it."""
         return convert(RecipeSpec, asdict(self), QuantizationError)
 
     def to_toml(self, comment: str) -> str:
-        """The text of a recipe file, with a comment above."""
+        """Return the text of a recipe file, with a comment above the recipe."""
         lines = [
             *(f"# {line}" for line in comment.splitlines()),
             f"accuracy_level = {self.accuracy_level}",
@@ -141,7 +138,7 @@ class Recipe:
 
 
 def _patterns_for(module: str) -> Iterator[str]:
-    """Patterns that someone may have meant who means this module."""
+    """Yield patterns by which somebody may have meant this module."""
     parts = re.sub(r"\.\d+\.", ".*.", module).split(".")
     yield module
     for cut in range(1, len(parts)):
@@ -154,10 +151,10 @@ FLOAT = Recipe("float", 0, ())
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """A recipe by the name of a shipped one or from a TOML file.
+    """Load a packaged recipe by its name, or a recipe from a TOML file.
 
     Raises:
-        QuantizationError: neither exists, or the file is not a recipe.
+        QuantizationError: there is neither, or the file is not a recipe.
     """
     path = _FOLDER / f"{name_or_path}.toml"
     if not path.is_file():

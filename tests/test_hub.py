@@ -644,7 +644,7 @@ def test_one_of_several_ggufs(hub_server, toy_gguf, tmp_path):
     remote = find_remote("org/name/shard-aa")
     assert remote is not None and list(remote.weights) == ["shard-aa", "shard-ab"]
     with refused(
-        "org/name: third.gguf: no GGUF that it holds; found ",
+        "org/name: third.gguf: not a GGUF of this repository; found ",
         *names.split(", "),
         error=CheckpointError,
     ):

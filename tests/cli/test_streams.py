@@ -129,7 +129,7 @@ def test_files_are_written_whatever_becomes_of_stdout(kind, fault, run_with, art
     code, _, error = run_with(
         "transcribe", "-m", artifact, "-f", kind, "-o", folder, CLIP, OTHER, stdout=faulty(fault)
     )
-    kinds = ["txt", "json", "srt", "vtt", "tsv"] if kind == "all" else [kind]
+    kinds = ["txt", "json", "srt", "vtt", "tsv", "lrc"] if kind == "all" else [kind]
     assert {file.name for file in folder.iterdir()} == {
         f"{clip.stem}.{kind}" for clip in (CLIP, OTHER) for kind in kinds
     }

@@ -48,7 +48,7 @@ def test_delay_out_of_range(delay, transcribe):
         (["--context", "63"], ["context: expected at least 64 positions of 80 ms, got 63"]),
         (
             ["-f", "ass"],
-            ["output format: expected one of txt, json, srt, vtt, tsv, all, got 'ass'"],
+            ["output format: expected one of txt, json, srt, vtt, tsv, lrc, all, got 'ass'"],
         ),
         (
             ["--skip-existing"],
@@ -215,16 +215,20 @@ def test_channels_on_their_own(batch_size, transcribe, tmp_path):
     channels[: len(left), 0], channels[len(left) :, 1] = left, right
     soundfile.write(tmp_path / "call.wav", channels, 16000)
     command = ("--channels", "split", "--batch-size", batch_size)
+    call = tmp_path / "call.wav"
     turns = f"left: {TEXTS[CLIPS[0].name]}\nright: {TEXTS[CLIPS[1].name]}\n"
     result = transcribe(*command, tmp_path / "call.wav", CLIPS[2])
-    assert (result.code, result.out) == (0, f"{turns}{TEXTS[CLIPS[2].name]}\n")
+    assert (result.code, result.out) == (
+        0,
+        f"==> {call} <==\n{turns}\n==> {CLIPS[2]} <==\n{TEXTS[CLIPS[2].name]}\n",
+    )
     assert "call.wav: 2 channels, each on its own\n" in result.err
     result = transcribe(*command, "-f", "all", "-o", tmp_path, tmp_path / "call.wav")
     assert (result.code, result.out) == (0, turns)
     assert (tmp_path / "call.txt").read_text() == turns
     assert (tmp_path / "call.vtt").read_text().count("\n<v ") == 2
     result = transcribe("--channels", "right", tmp_path / "call.wav", CLIPS[2])
-    assert (result.code, result.out) == (10, f"{TEXTS[CLIPS[1].name]}\n")
+    assert (result.code, result.out) == (10, f"==> {call} <==\n{TEXTS[CLIPS[1].name]}\n")
     assert f"error: {CLIPS[2]}: no right channel" in result.err
 
 
@@ -368,7 +372,7 @@ def test_full_disk_behind_standard_output(start):
         process = start("transcribe", CLIP, stdout=full, stderr=subprocess.PIPE, text=True)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 9
-    assert error.splitlines()[-1].startswith(f"error: {CLIP}: standard output: cannot be written (")
+    assert error.splitlines()[-1].startswith("error: standard output: cannot be written (")
     assert "Traceback" not in error
 
 

@@ -1,7 +1,4 @@
-"""Families: which graphs there are for which hosts.
-
-Each calls their inputs and outputs as its hosts do.
-"""
+"""Families of graphs: each has the names, inputs and outputs that its hosts expect."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from ....escaping import quoted
 from . import native, portable, transformers_js
 from .spec import Family
 
-NATIVE = "native"  # what Python and the page run: every precision has it
+NATIVE = "native"  # the family that Python and the page run; every precision has it
 FAMILIES: dict[str, Family] = {
     NATIVE: native.FAMILY,
     "transformers_js": transformers_js.FAMILY,
@@ -22,10 +19,10 @@ ROOT_NAMES = frozenset(name for family in FAMILIES.values() for name in family.r
 
 
 def choose_families(names: Iterable[str]) -> tuple[str, ...]:
-    """These families and the native one, in the order in which they are made.
+    """Return some families and the native one, in the order in which they are exported.
 
     Raises:
-        UsageError: one that does not exist.
+        UsageError: a name is not that of a family.
     """
     asked = {NATIVE, *names}
     if unknown := sorted(asked - FAMILIES.keys()):

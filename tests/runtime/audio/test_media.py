@@ -389,7 +389,7 @@ def test_without_pyav(tmp_path, transcribe, monkeypatch):
         7, "a.m4a: libsndfile does not read", "'voxtral-onnx[media]'"
     )
     result = transcribe(tmp_path / "a.m4a", tmp_path / "a.wav")
-    assert (result.code, result.out) == (10, TEXT + "\n")
+    assert (result.code, result.out) == (10, f"==> {tmp_path / 'a.wav'} <==\n{TEXT}\n")
     with pytest.raises(DeviceError):
         open_audio(tmp_path / "a.m4a", RATE)
 

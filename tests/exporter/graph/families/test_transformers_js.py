@@ -241,8 +241,8 @@ def test_processor_that_would_not_fit(toy_checkpoint, tmp_path):
     values["audio"]["streaming_n_left_pad_tokens"] = 31
     (checkpoint / "tekken.json").write_text(json.dumps(values))
     message = (
-        "tokens of silence before the audio: its processor has 32, this checkpoint 31; export with "
-        "--family native"
+        "tokens of silence before the audio: transformers.js needs 32, this checkpoint has 31; "
+        "export with --family native"
     )
     with pytest.raises(CheckpointError, match=message):
         export(checkpoint, tmp_path / "out", precisions=("fp32",), families=(FAMILY,))
