@@ -175,7 +175,7 @@ class FileRun:
         shows_words = outputs.shows_words and not work.source.parts
         screen.files.begin(work.source)
         if shows_words:
-            self._send(self._heading(work))
+            self._write(work, self._heading(work))
             screen.show("".join(segment.text for segment in kept.segments))
 
         def show(token: Token) -> None:
@@ -191,12 +191,12 @@ class FileRun:
             if shows_words:
                 screen.end("")
             elif kept.segments or transcript.decoded:
-                self._write(work, self._part(work, transcript, error))
+                self._write(work, self._heading(work) + self._part(work, transcript, error))
             raise
         if shows_words:
             screen.end(transcript.stream.text.flush())
         else:
-            self._write(work, texts[outputs.shown])
+            self._write(work, self._heading(work) + texts[outputs.shown])
         self._finish(work, transcript, texts)
 
     def _begin(self, work: Work) -> None:

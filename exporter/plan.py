@@ -37,9 +37,8 @@ MEL = "onnx/mel.onnx"
 SHARD_SIZE = 512 << 20  # bytes; browsers without JSPI read each data file whole
 # Measured with 2 cores of an x86 server on the 4B model's shapes, which bench/twin.py makes
 TRACE_SECONDS = 4.0  # of one core, to trace a graph
-# Of one core, for each byte of the checkpoint
-PASS_SECONDS = 1e-9  # to read and write it where it is quantised, which takes its method's time
-CONVERT_SECONDS = 5e-9  # to convert it where it stays a float
+PASS_SECONDS = 1e-9  # of a core, to read and write a byte where it is quantised by its method
+CONVERT_SECONDS = 5e-9  # of a core, to convert a byte where it stays a float
 STORE_RATE = 0.4e9  # bytes written, flushed and hashed a second
 LAYER_BYTES = 10_000  # of a graph's file, for each layer and once more: 9,400 in the 4B model
 MANIFEST_BYTES = 64_000  # for each precision and family

@@ -455,7 +455,7 @@ def test_sigterm_shows_what_was_decoded(transcribe, terminate_at):
 def test_sigterm_shows_files_that_waited_for_an_earlier_one(transcribe, terminate_at):
     terminate_at(200)
     result = transcribe("--batch-size", 2, LONG_CLIP, CLIP)
-    assert (result.code, result.out) == (exit_codes.TERMINATED, f"\n==> {CLIP} <==\n{TEXT}\n")
+    assert (result.code, result.out) == (exit_codes.TERMINATED, f"==> {CLIP} <==\n{TEXT}\n")
 
 
 def test_progress_of_a_file_and_of_all_is_for_terminals(start):
