@@ -170,19 +170,13 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _name(value: Any) -> str:
-    if not (text := _text(value)):
-        raise ValueError
-    return text
-
-
 def _path(value: Any) -> Any:
     if not isinstance(value, str | os.PathLike):
         raise TypeError
     path = os.fspath(value)
     if not isinstance(path, str):
         raise TypeError
-    if not is_path(path):
+    if not path or "\0" in path or len(path) > LONGEST_PATH:  # the system judges all others
         raise ValueError
     return value
 
@@ -205,7 +199,7 @@ FLAG = Kind("True or False", _flag)
 CALLBACK = Kind("a function", _callback)
 PATH = Kind("a path", _path)
 MODEL = Kind("a folder, tiny, or ORG/NAME", _path)
-NAMES = several(Kind("a name", _name), "a list of names")
+NAMES = several(Kind("a name", _text), "a list of names")
 PATHS = several(PATH, "a list of paths")
 WORDS = either(
     Kind("a word or phrase", lambda value: [_text(value)]),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import AudioError, UsageError, VoxtralOnnxError
+from ..escaping import one_line
 from .exit_codes import SOME_FAILED
 from .outputs import Outputs, is_stream, shown_name
 from .screen import FilesScreen
@@ -293,7 +294,7 @@ class FileRun:
         """Return the line above a file's text where stdout gets several."""
         if len(self.works) == 1 or self.outputs.shown != "txt":
             return ""
-        return f"==> {shown_name(work.path)} <==\n"
+        return f"==> {one_line(shown_name(work.path))} <==\n"
 
     def _send(self, text: str) -> None:
         """Write to stdout what is next there; an empty line sets texts with headings apart."""

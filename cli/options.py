@@ -190,7 +190,8 @@ ListDevices = Annotated[bool, _flag(INPUT, "--list-devices", "List microphones a
 
 # What is written
 OutputFormat = Annotated[
-    str, _value(OUTPUT, "--output-format -f", "FORMAT", "txt, json, srt, vtt, tsv; all with -o.")
+    str,
+    _value(OUTPUT, "--output-format -f", "FORMAT", "txt, json, srt, vtt, tsv, lrc; all with -o."),
 ]
 OutputFolder = Annotated[
     Path | None,

@@ -82,7 +82,6 @@ def _audio_below(
     folder: Path, seen: set[tuple[int, int]], failures: dict[str, AudioError]
 ) -> Iterator[Path]:
     """Yield the audio files below a folder, each folder searched once, however links lead to it."""
-    at = folder
     try:
         status = folder.stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -90,15 +89,25 @@ def _audio_below(
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
-        for entry in found:
-            at = folder / entry.name
-            if entry.is_dir():
-                yield from _audio_below(at, seen, failures)
-            elif at.suffix.lower() in SUFFIXES and _may_be_sound(at):
-                yield at
     except OSError as error:
-        reason = f"{at}: cannot be searched ({error.strerror or error})"
-        failures[str(at)] = AudioError(reason)
+        _refuse(folder, error, failures)
+        return
+    for entry in found:
+        at = folder / entry.name
+        try:
+            is_folder = entry.is_dir()
+        except OSError as error:  # such as a link to itself, which keeps none of the others back
+            _refuse(at, error, failures)
+            continue
+        if is_folder:
+            yield from _audio_below(at, seen, failures)
+        elif at.suffix.lower() in SUFFIXES and _may_be_sound(at):
+            yield at
+
+
+def _refuse(place: Path, error: OSError, failures: dict[str, AudioError]) -> None:
+    reason = f"{place}: cannot be searched ({error.strerror or error})"
+    failures[str(place)] = AudioError(reason)
 
 
 def _may_be_sound(path: Path) -> bool:

@@ -344,7 +344,7 @@ def test_command(tmp_path, run):
     refused.assert_refused(5, "q4f16 takes ", "bytes at least, got 1,048,576")
     least = int(refused.err.split(" takes ")[1].split(" ")[0].replace(",", ""))
     command = (*command, f"{least + 20_000}B")
-    run(*command, "--audio", tmp_path / "empty.wav").assert_refused(6, "hold no samples")
+    run(*command, "--audio", tmp_path / "empty.wav").assert_refused(6, "it holds 0 samples")
     run("quantize", source, "--audio", tmp_path / "sound.wav").assert_refused(2, "--budget")
     result = run(*command, "--audio", tmp_path / "sound.wav", "--json")
     values = json.loads(result.out)

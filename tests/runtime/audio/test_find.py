@@ -114,3 +114,14 @@ def test_a_path_that_no_call_takes_is_said(folder):
     files, [failure] = found_in("d")
     assert files == ["d/a.wav"]
     assert failure.endswith(": cannot be searched (File name too long)")
+
+
+def test_a_link_to_itself_keeps_no_file_back(folder):
+    (folder / "loop").symlink_to("loop")
+    (folder / "after").mkdir()
+    (folder / "after" / "c.wav").write_bytes(b"")
+    (folder / "z.wav").write_bytes(b"")
+    failures = {}
+    found = find_audio([str(folder)], failures.__setitem__)
+    assert {str(folder / "after" / "c.wav"), str(folder / "z.wav")} <= set(found)
+    assert list(failures) == [str(folder / "loop")]

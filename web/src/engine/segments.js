@@ -81,7 +81,7 @@ export function* group(tokens, ids) {
 }
 
 /**
- * A segment that ends with the audio, at the latest, and lasts: times from its last 80 ms on are brought into these.
+ * Return a segment that ends with the audio at the latest, and lasts: times from its last 80 ms on are brought into these.
  * @param {Segment} segment
  * @param {number} duration seconds
  * @returns {Segment}

@@ -48,7 +48,7 @@ function* cues(segments) {
 }
 
 /**
- * The captions of cues, whose times are whole milliseconds.
+ * Yield the captions of cues, whose times are whole milliseconds.
  * @param {Iterable<Segment>} segments
  * @returns {Generator<Caption>}
  */
