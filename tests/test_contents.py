@@ -200,15 +200,15 @@ def test_weights_that_are_written_into_are_refused(artifact):
 
 def test_weights_that_change_between_blocks(artifact, run, monkeypatch):
     """The words so far are shown, and the exit code is the artifact's."""
-    encode, left = Stream.encode, iter((4, 3, 2, 1, 0))
+    take, left = Stream._take, iter((4, 3, 2, 1, 0))
     weights = weights_of(artifact)
 
-    def encoding(stream, samples):
+    def taking(stream, samples):
         if next(left, None) == 0:
             os.truncate(weights, weights.stat().st_size + 1)
-        return encode(stream, samples)
+        return take(stream, samples)
 
-    monkeypatch.setattr(Stream, "encode", encoding)
+    monkeypatch.setattr(Stream, "_take", taking)
     result = run("transcribe", "-m", artifact, LONG_CLIP)
     assert result.code == 4
     assert result.out and TEXTS[LONG_CLIP.name].startswith(result.out.strip())

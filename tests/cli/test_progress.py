@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from voxtral_onnx.cli.progress import FilesProgress
-from voxtral_onnx.runtime.audio.files import AudioSource
+from voxtral_onnx.runtime.audio.files import AudioSource, open_audio
 
 
 class Clock:
@@ -22,7 +24,8 @@ def clock():
 
 
 def source(name: str, seconds: float) -> AudioSource:
-    return AudioSource(name, seconds, 0.0, (), np.zeros(0), 16000, 1.0)
+    whole = open_audio(np.zeros(0, np.float32), 16000)
+    return replace(whole, name=name, duration=seconds)
 
 
 def files(tmp_path, **sizes: int) -> list[str]:
