@@ -64,7 +64,8 @@ def path_on_site(found: Path) -> Path:
 
 def main() -> None:
     """Build the site."""
-    shutil.rmtree(PAGES, ignore_errors=True)
+    for made in (PAGES, ROOT / "build" / "site", ROOT / ".cache"):
+        shutil.rmtree(made, ignore_errors=True)
     lay_pages(PAGES)
     program = Path(sys.executable).with_name("zensical")
     subprocess.run([program, "build", "--strict"], cwd=ROOT, check=True)
