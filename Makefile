@@ -92,8 +92,9 @@ bench: $(VENV)/dev.stamp web/vendor/VERSION  ## make the CPU's numbers (needs De
 	$(BIN)/python bench/hosts.py build/twin-onnx --name '4B shape, random weights'
 	rm -r build/twin build/twin-onnx build/twin-small
 
-wheel: $(VENV)/dev.stamp  ## build the wheel with the embedded model's artifact in it
+wheel: $(VENV)/dev.stamp  ## build the wheel with the embedded model's artifact in it, verified on all rungs
 	$(BIN)/voxtral-onnx export tiny --output assets/tiny-onnx --precision q4f16,q4
+	$(BIN)/voxtral-onnx verify assets/tiny-onnx --checkpoint tiny --require all
 	rm -rf build/lib build/bdist.*
 	$(BIN)/python -m build --wheel --outdir $(DIST) .
 

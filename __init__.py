@@ -6,7 +6,7 @@
         print(transcriber.transcribe("clip.wav").text)
 
 `export`, `quantize` and `verify` need the extra `export` (torch, onnx); `Transcriber` needs
-onnxruntime and NumPy only.
+onnxruntime and NumPy only. What any of them refuses is one of `errors`, in a sentence.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ for _name in SILENCED:
     os.environ.setdefault(_name, "1")
 
 if TYPE_CHECKING:
+    from . import errors
     from .exporter.export import export
     from .exporter.quantize import quantize
     from .runtime.stream import Stream
@@ -37,6 +38,7 @@ __all__ = [
     "Transcriber",
     "Transcript",
     "__version__",
+    "errors",
     "export",
     "quantize",
     "verify",
@@ -54,6 +56,8 @@ _HOMES = {
 
 def __getattr__(name: str):
     """Import the heavy modules behind the public names on first use."""
+    if name == "errors":
+        return import_module(".errors", __name__)
     if name in _HOMES:
         return getattr(import_module(_HOMES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

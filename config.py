@@ -16,18 +16,19 @@ from msgspec import Meta, Struct
 
 from .decode import Size, convert
 from .errors import CheckpointError
+from .escaping import quoted
 from .limits import FASTEST_RATE, SLOWEST_RATE
 
 Rate = Annotated[int, Meta(ge=SLOWEST_RATE, le=FASTEST_RATE)]  # Hz
-Layers = Annotated[int, Meta(ge=1, le=1024)]  # each of them is tensors and nodes of a graph
+Layers = Annotated[int, Meta(ge=1, le=1024)]  # bounded, as each adds tensors and graph nodes
 Positive = Annotated[float, Meta(gt=0, le=1e18)]
-Window = Annotated[int, Meta(ge=1, le=1 << 19)]  # keys; a cache of one has a quarter more rows
+Window = Annotated[int, Meta(ge=1, le=1 << 19)]  # keys; its cache has a quarter more rows
 LogMel = Annotated[float, Meta(ge=-100, le=100)]
 
 
 @dataclass(frozen=True, slots=True)
 class AudioConfig:
-    """The log-mel front end."""
+    """Hyperparameters of the log-mel front end."""
 
     sample_rate: Rate
     n_fft: Size  # samples; also the window's length
@@ -38,13 +39,13 @@ class AudioConfig:
 
     @property
     def samples_per_token(self) -> int:
-        """Samples that become one decoder position: 1280, which are 80 ms."""
+        """Return the number of samples that become one decoder position: 1280, which are 80 ms."""
         return self.hop_length * self.frames_per_token
 
 
 @dataclass(frozen=True, slots=True)
 class TransformerConfig:
-    """What encoder and decoder layers have in common."""
+    """Hyperparameters that encoder layers and decoder layers have in common."""
 
     hidden_size: Size
     intermediate_size: Size
@@ -58,25 +59,25 @@ class TransformerConfig:
 
     @property
     def q_size(self) -> int:
-        """Width of all query heads; differs from `hidden_size`."""
+        """Return the width of all query heads, which differs from `hidden_size`."""
         return self.num_attention_heads * self.head_dim
 
     @property
     def kv_size(self) -> int:
-        """Width of all key (or value) heads."""
+        """Return the width of all key (or value) heads."""
         return self.num_key_value_heads * self.head_dim
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig(TransformerConfig):
-    """The causal audio encoder."""
+    """Hyperparameters of the causal audio encoder."""
 
     downsample_factor: Size  # encoder frames joined into one audio embedding
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig(TransformerConfig):
-    """The decoder, conditioned on the delay."""
+    """Hyperparameters of the decoder, which is conditioned on the delay."""
 
     vocab_size: Size
     time_embedding_rank: Size  # inner width of the delay's two-layer network
@@ -105,14 +106,14 @@ class VoxtralConfig:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values in declaration order."""
+        """Return nested plain values in declaration order."""
         return asdict(self)
 
     @classmethod
     def from_params(cls, params: Mapping[str, object]) -> VoxtralConfig:
         """Read Mistral's `params.json`.
 
-        Keys that are null say nothing, and some describe what no graph depends on.
+        Null values count as absent, and keys that no graph depends on are accepted.
 
         Raises:
             CheckpointError: a key is missing or unknown, or has a value that this architecture does
@@ -148,7 +149,7 @@ class VoxtralConfig:
     ) -> VoxtralConfig:
         """Read Hugging Face's `config.json` and `processor_config.json`.
 
-        Keys that only describe training or the library are not looked at.
+        Keys that only describe training or the library are ignored.
 
         Raises:
             CheckpointError: a key is missing, or has a value that this architecture does not have.
@@ -359,13 +360,13 @@ def _without_nulls(name: str, values: Mapping[str, object]) -> dict[str, object]
 
 def _expect(what: str, found: Any, wanted: Any) -> None:
     if found != wanted:
-        raise CheckpointError(f"{what}: expected {wanted!r}, got {found!r}")
+        raise CheckpointError(f"{what}: expected {wanted!r}, got {quoted(found)}")
 
 
 RELEASED_NAME = "mistralai/Voxtral-Mini-4B-Realtime-2602"
-# Its model card
+# From its model card
 RELEASED_LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pt", "ru", "zh")
-RELEASED = VoxtralConfig(  # its hyperparameters, for files that do not say
+RELEASED = VoxtralConfig(  # for files that do not state their hyperparameters
     AudioConfig(
         sample_rate=16000,
         n_fft=400,

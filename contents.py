@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import platformdirs
 from msgspec import Meta
 
 from .decode import Sha256, decode, read_within
-from .errors import ArtifactError, StorageError
-from .files import PIECE_SIZE, FileSpec, atomic_write, hash_file
+from .errors import ArtifactError
+from .files import PIECE_SIZE, FileSpec, atomic_write, hash_file, user_folder
 from .limits import STATE
 from .threads import num_cores
 
@@ -214,7 +213,7 @@ class _Memory:
 
 
 def _memory_file() -> Path:
-    return platformdirs.user_cache_path("voxtral-onnx") / "hashes.json"
+    return user_folder("cache") / "hashes.json"
 
 
 def _key(stamp: Stamp) -> str:
@@ -234,13 +233,13 @@ def _remember(hashes: Mapping[str, str], notes: list[str] | None) -> None:
     """Add hashes to what other processes have remembered in the meantime."""
     if not hashes:
         return
-    path = _memory_file()
     known = {key: value for key, value in _remembered().items() if key not in hashes}
     kept = dict([*known.items(), *hashes.items()][-MOST_REMEMBERED:])
     try:
+        path = _memory_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps({"files": kept}).encode())
-    except (OSError, StorageError) as error:
+    except OSError as error:
         note = f"weights are hashed at every load, because that they are right is not kept: {error}"
         if notes is not None and note not in notes:
             notes.append(note)

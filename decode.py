@@ -1,8 +1,8 @@
-"""Bytes from outside as typed values: JSON and TOML, read within a budget and decoded once.
+"""Untrusted JSON and TOML, read within a byte limit and decoded once into typed values.
 
-A type says everything that can be said of one value (`Annotated[int, Meta(ge=1)]`), a
-`__post_init__` what several of them must agree on. Nothing that did not pass here is used as a
-number, a name or a path.
+A type states the bounds of one value (`Annotated[int, Meta(ge=1)]`), and a `__post_init__` states
+what several values must agree on. Nothing that did not pass here is used as a number, a name or a
+path.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _RELATIVE = (
     r"[^\x00-\x1f\x7f-\x9f:\\\u2028-\u202e\u2066-\u2069]+\Z"
 )
 
-Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # what JavaScript counts exactly
-Size = Annotated[int, Meta(ge=1, le=1 << 24)]  # of one axis of a tensor
+Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # JavaScript's exact integers
+Size = Annotated[int, Meta(ge=1, le=1 << 24)]  # length of one axis of a tensor
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Sentence = Annotated[str, Meta(max_length=1000)]
 Sha256 = Annotated[str, Meta(pattern=_SHA256)]
-# A file's name below a folder, on every system: no `..`, no drive, no stream, nothing that a
-# terminal or a shell takes for a command
+# A file's name below a folder, on every system: no `..`, no drive, no NTFS stream, no character
+# that a terminal or a shell interprets
 RelativeName = Annotated[str, Meta(pattern=_RELATIVE, max_length=255)]
-_WORDS = (  # for what a pattern stands in messages
+_WORDS = (  # that messages have in the place of a pattern
     (_SHA256, "a sha256 in hexadecimal digits"),
     (
         _RELATIVE,
@@ -41,7 +41,7 @@ _WORDS = (  # for what a pattern stands in messages
 
 
 def is_relative_name(name: str) -> bool:
-    """Say whether a string is a `RelativeName`."""
+    """Return whether a string is a `RelativeName`."""
     return len(name) <= 255 and re.search(_RELATIVE, name) is not None
 
 
@@ -49,23 +49,23 @@ def decode(kind: type[T], content: bytes, error: Callable[[str], Exception]) -> 
     """Decode JSON into a type.
 
     Args:
-        kind: the type; what its annotations bound is checked.
-        content: UTF-8.
-        error: makes the exception out of what is wrong.
+        kind: the type, whose annotated bounds are checked.
+        content: JSON in UTF-8.
+        error: makes the exception to raise from the reason.
 
     Raises:
-        Exception: the one that `error` makes, where the content does not parse or does not fit.
+        Exception: the one that `error` makes; the content does not parse or does not fit the type.
     """
     return _checked(lambda: msgspec.json.decode(content, type=kind), error)
 
 
 def decode_toml(kind: type[T], content: bytes, error: Callable[[str], Exception]) -> T:
-    """Decode TOML into a type; as `decode`."""
+    """Decode TOML into a type, with the arguments and errors of `decode`."""
     return _checked(lambda: msgspec.toml.decode(content, type=kind), error)
 
 
 def convert(kind: type[T], values: object, error: Callable[[str], Exception]) -> T:
-    """Check plain values, as a decoder gives them, against a type; as `decode`."""
+    """Convert plain values, such as parsed JSON, into a type, with the errors of `decode`."""
     return _checked(lambda: msgspec.convert(values, kind), error)
 
 
@@ -86,12 +86,12 @@ def read_within(path: Path, limit: int, error: Callable[[str], Exception]) -> by
 
     Args:
         path: an existing file.
-        limit: bytes; the kind's budget in limits.py.
-        error: makes the exception out of what is wrong.
+        limit: bytes, one of those in limits.py.
+        error: makes the exception to raise from the reason.
 
     Raises:
-        FileNotFoundError: there is none.
-        Exception: the one that `error` makes, where it cannot be read or is larger.
+        FileNotFoundError: the file does not exist.
+        Exception: the one that `error` makes; the file cannot be read or is larger.
     """
     try:
         with path.open("rb") as file:

@@ -56,6 +56,11 @@ class StatusError(Exception):
         self.status = status
         self.code = code  # the hub's own word for the reason, or empty
 
+    @property
+    def is_passing(self) -> bool:
+        """Say whether another attempt may not meet it."""
+        return self.status in _PASSING
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
@@ -90,7 +95,7 @@ class _Patience:
         Or the error again, where another attempt would meet the same or enough were made.
         """
         wait = next(self.waits, None)
-        if wait is None or (isinstance(error, StatusError) and error.status not in _PASSING):
+        if wait is None or (isinstance(error, StatusError) and not error.is_passing):
             raise error
         return wait
 

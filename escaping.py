@@ -5,7 +5,11 @@ File names, manifests, certificates, answers of a hub, and the words of a tokeni
 
 from __future__ import annotations
 
+import os
 import re
+from numbers import Number
+
+MOST_QUOTED = 80  # characters of a value that a message quotes
 
 # What a terminal obeys instead of showing it: the control characters of C0 and C1 but for the line
 # feed and the tab, what turns the order of the characters behind it (U+202A to 202E, U+2066 to
@@ -31,6 +35,33 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """Return a printable text with its line feeds written as well, so that it cannot begin one."""
     return printable(text).replace("\n", "\\n")
+
+
+def quoted(value: object) -> str:
+    """Return a value as messages quote it: on one line, at most some 80 characters.
+
+    Texts, paths and numbers are quoted; all else, whose text may be anything, is named by its type.
+    """
+    kind = type(value)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        text = repr(str(value[: MOST_QUOTED + 1]))
+    elif value is None or isinstance(value, Number):
+        try:
+            text = str(value)
+        except ValueError:
+            text = "a number of thousands of digits"
+    else:
+        is_known = kind.__module__ == "builtins"
+        text = kind.__qualname__ if is_known else f"{kind.__module__}.{kind.__qualname__}"
+    return one_line(text if len(text) <= MOST_QUOTED + 2 else f"{text[:MOST_QUOTED]}…")
+
+
+def described(value: object) -> str:
+    """Return a value as messages quote it, behind its type where that is not all of it."""
+    kind, text = type(value).__qualname__, quoted(value)
+    return text if value is None or kind in text else f"{kind} {text}"
 
 
 def markdown(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Files that are written whole, hashed in pieces, locked, kept in their folder, made to last."""
+"""Write files atomically, hash them in pieces, lock them, check disks and links."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from .decode import Count, Sha256
 from .errors import StorageError
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
-_BINARY = getattr(os, "O_BINARY", 0)  # of Windows alone
-PIECE_SIZE = 16 << 20  # bytes hashed apart, because browsers cannot hash a stream
+_BINARY = getattr(os, "O_BINARY", 0)  # only on Windows
+LONGEST_NAME = 255  # bytes of a file's name, on most file systems
+PIECE_SIZE = 16 << 20  # bytes with a hash of their own, because browsers cannot hash a stream
 
 
 @dataclass(frozen=True, slots=True)
 class FileSpec:
-    """Size and hashes of one file."""
+    """The size and the hashes of a file."""
 
     size: Count
     sha256: Sha256
@@ -41,7 +42,7 @@ class FileSpec:
 
 
 def hash_file(path: Path) -> FileSpec:
-    """Size, sha256 of the whole and of every 16 MiB piece."""
+    """Return a file's size, its sha256 and that of every 16 MiB piece."""
     whole, pieces, size = hashlib.sha256(), [], 0
     with path.open("rb") as file:
         while piece := file.read(PIECE_SIZE):
@@ -52,7 +53,7 @@ def hash_file(path: Path) -> FileSpec:
 
 
 def size_of(path: Path) -> int | None:
-    """Return the bytes of a file; None where there is none, or none can have that name."""
+    """Return a regular file's size in bytes; None if there is none, or the name is impossible."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -61,9 +62,9 @@ def size_of(path: Path) -> int | None:
 
 
 def is_below(folder: Path, path: Path) -> bool:
-    """Say whether a path below a folder stays there when links are followed.
+    """Return whether a path below a folder stays there when links are followed.
 
-    A snapshot of the Hugging Face cache consists of links to the `blobs` beside the snapshots.
+    Links from a snapshot of the Hugging Face cache to its `blobs` count as staying.
     """
     place, home = path.resolve(), folder.resolve()
     blobs = home.parent.parent / "blobs"
@@ -71,11 +72,24 @@ def is_below(folder: Path, path: Path) -> bool:
     return place.is_relative_to(home) or (in_cache and place.parent == blobs)
 
 
+def fitted_name(name: str, suffix: int) -> str:
+    """Return a name that takes a suffix of so many bytes: a long one is cut, and gets a hash."""
+    most = LONGEST_NAME - suffix
+    content = os.fsencode(name)
+    if len(content) <= most:
+        return name
+    digest = "~" + hashlib.sha256(content).hexdigest()[:8]
+    short = name
+    while len(os.fsencode(short)) > most - len(digest):
+        short = short[:-1]
+    return short + digest
+
+
 def open_partial(folder: Path) -> tuple[Path, int]:
-    """Make a file that has no name yet, under one that nobody guesses, and open it.
+    """Make and open a file under a random temporary name.
 
     Returns:
-        its path, which `is_partial` knows, and a descriptor to read and write.
+        Its path, whose name `is_partial` recognises, and a descriptor to read and write.
 
     Raises:
         OSError: the folder cannot be written.
@@ -85,14 +99,18 @@ def open_partial(folder: Path) -> tuple[Path, int]:
 
 
 def make_partial_folder(folder: Path) -> Path:
-    """Make a folder that has no name yet; as `open_partial`."""
+    """Make a folder under a random temporary name, as `open_partial`.
+
+    Raises:
+        OSError: the folder that it is in cannot be written.
+    """
     path = _partial_path(folder)
     path.mkdir()
     return path
 
 
 def is_partial(name: str) -> bool:
-    """Say whether a name is one of `open_partial`, of a process that was killed maybe."""
+    """Return whether a name is one that `open_partial` makes, which a killed process leaves."""
     return re.fullmatch(r"\.[0-9a-f]{16}\.partial", name) is not None
 
 
@@ -101,13 +119,13 @@ def _partial_path(folder: Path) -> Path:
 
 
 def open_unfinished(path: Path) -> BinaryIO:
-    """Open a file that a later process can go on with, or make it, to read and write.
+    """Open or make a file to read and write that a later process can continue.
 
-    Its name can be foretold, so that what stands there may be another's.
+    Its name is predictable, so links that somebody else put there are refused.
 
     Raises:
-        StorageError: it is a link, or no plain file with this name alone.
-        OSError: it cannot be opened.
+        StorageError: the file is a symbolic link, has further hard links, or is no regular file.
+        OSError: the file cannot be opened.
     """
     with suppress(FileNotFoundError):
         found = path.lstat()
@@ -117,12 +135,12 @@ def open_unfinished(path: Path) -> BinaryIO:
 
 
 def atomic_write(path: Path, content: bytes, *, mode: int | None = None) -> None:
-    """Write a file so that its name only ever stands for the whole content, after a power cut too.
+    """Write a file atomically: after a power cut too, it has its old content or all of the new.
 
     Args:
-        path: of the file; a link is replaced, not followed.
-        content: all of it.
-        mode: its permissions; None for what the process gives to new files.
+        path: the file; a link is replaced, not followed.
+        content: its whole content.
+        mode: its permissions; None for the process's default.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
@@ -133,7 +151,9 @@ def atomic_write(path: Path, content: bytes, *, mode: int | None = None) -> None
 
 @contextmanager
 def atomic_file(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
-    """Open a file to write, which gets its name when it is whole; as `atomic_write`.
+    """Open a file to write that gets its name at the end of the context, as `atomic_write`.
+
+    It is removed if the context raises an error.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
@@ -143,7 +163,7 @@ def atomic_file(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
         partial, handle = open_partial(path.parent)
         with os.fdopen(handle, "w+b") as file:
             if mode is not None:
-                os.chmod(partial, mode)  # noqa: PTH101  # before there is anything to read
+                os.chmod(partial, mode)  # noqa: PTH101  # before it has content to protect
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -160,22 +180,20 @@ def atomic_file(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
 
 @contextmanager
 def lock(path: Path, *, busy: str | None = None) -> Iterator[None]:
-    """Hold a lock file, which the system lets go when the process ends, however it ends.
-
-    The file is removed in the end.
+    """Hold a lock on a file, which the system releases when the process ends, however it ends.
 
     Args:
-        path: of the file, which is made.
-        busy: the error where another process holds it; None waits for that one.
+        path: the file, which is made, and removed in the end.
+        busy: the message to fail with if another process holds the lock; None to wait for it.
 
     Raises:
-        StorageError: held by another, or it cannot be made or locked.
+        StorageError: another process holds the lock, or the file cannot be made or locked.
     """
-    handle = _locked(path, busy)
+    handle = open_locked(path, busy)
     try:
         yield
     finally:
-        if sys.platform != "win32":  # which removes no open file
+        if sys.platform != "win32":  # Windows cannot remove an open file
             path.unlink(missing_ok=True)
         os.close(handle)
         if sys.platform == "win32":
@@ -183,17 +201,24 @@ def lock(path: Path, *, busy: str | None = None) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
-def _locked(path: Path, busy: str | None) -> int:
+def open_locked(path: Path, busy: str | None) -> int:
+    """Open a file, which is made where there is none, and lock it until it is closed; as `lock`.
+
+    Returns:
+        its descriptor, to read and write.
+    """
     while True:
+        # Open
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK | _BINARY, 0o666)
         except OSError as error:
             raise StorageError(
                 f"{path}: cannot be made ({error.strerror or error}); choose another folder"
             ) from error
+
+        # Lock; that counts only if the file was neither removed nor made anew since it was opened
         try:
             _lock(handle, busy is None)
-            # Removed by who held it, or made anew, since it was opened here?
             with suppress(FileNotFoundError):
                 if os.path.samestat(path.lstat(), os.fstat(handle)):
                     return handle
@@ -211,6 +236,8 @@ def _locked(path: Path, busy: str | None) -> int:
         except BaseException:
             os.close(handle)
             raise
+
+        # Try again with the new file
         os.close(handle)
         if busy is not None:
             raise StorageError(busy)
@@ -228,8 +255,8 @@ def _lock(handle: int, wait: bool) -> None:
 
 
 def fsync_dir(folder: Path) -> None:
-    """Make the names in a folder last through a power cut, where the system offers that."""
-    with suppress(OSError):  # Windows opens no folders, and some network file systems flush none
+    """Flush the names in a folder to the disk, where the system can do that."""
+    with suppress(OSError):  # Windows cannot open folders, some network file systems not flush them
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -237,14 +264,33 @@ def fsync_dir(folder: Path) -> None:
             os.close(handle)
 
 
+def user_folder(kind: Literal["cache", "data", "state"]) -> Path:
+    """Return the folder that the system has for what programs keep for a user; it may not exist.
+
+    Raises:
+        StorageError: there is none, because the user has no home or a relative one.
+    """
+    import platformdirs
+
+    try:
+        folder: Path = getattr(platformdirs, f"user_{kind}_path")("voxtral-onnx")
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = str(error)
+    else:
+        if folder.is_absolute():
+            return folder
+        reason = f"{folder} is relative"
+    raise StorageError(f"no folder for the user's {kind} ({reason}); set HOME")
+
+
 def disk_of(folder: Path) -> tuple[Path, int]:
-    """Return where a folder is or will be, and the bytes that are free there."""
+    """Return a folder or its nearest existing parent, and the free bytes of the disk there."""
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return place, shutil.disk_usage(place).free
 
 
 def require_disk(needs: Mapping[Path, int]) -> None:
-    """Compare the bytes that are to be written below these folders with what their disks have free.
+    """Check that disks have room for the bytes that are to be written below some folders.
 
     Raises:
         StorageError: a disk is too small.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from .download import (
     unfinished_of,
 )
 from .errors import StorageError, UsageError
+from .escaping import quoted
 from .files import atomic_write, is_below, lock, require_disk
 
 REPOSITORY = re.compile(r"([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@(.+))?", re.ASCII | re.IGNORECASE)
@@ -190,7 +192,7 @@ class Snapshot:
         if self.is_offline:
             raise StorageError(
                 f"{self.repository}: offline, and not here yet: {', '.join(missing)}; "
-                "run it once without --offline and HF_HUB_OFFLINE"
+                "run it once without --offline and HF_HUB_OFFLINE, with a connection"
             )
         require_disk({folder: remaining(files, folder)})
         with _named_errors(self.repository):
@@ -253,14 +255,15 @@ def find_repository(source: str | Path, revision: str | None = None) -> Reposito
             )
         return None
     if revision is not None and match[2] is not None:
-        raise UsageError(f"revision: expected one, got {match[2]!r} and {revision!r}")
+        raise UsageError(f"revision: expected one, got {quoted(match[2])} and {quoted(revision)}")
     return Repository(match[1], revision or match[2] or constants.DEFAULT_REVISION)
 
 
 def look_up(repository: Repository, *, offline: bool = False) -> Snapshot:
     """Ask the hub what a repository holds.
 
-    Offline, or when the revision is a commit known already, take what it said.
+    Offline, or when the revision is a commit known already, take what it said; where no hub
+    answers too, with a warning.
 
     Raises:
         StorageError: no connection, no such repository or revision, no access; or offline, and it
@@ -278,9 +281,22 @@ def look_up(repository: Repository, *, offline: bool = False) -> Snapshot:
     place = f"api/models/{repository.repo_id}/revision/{repository.quoted_revision}"
     url = f"{constants.ENDPOINT}/{place}?blobs=true"
     with _named_errors(repository):
+        try:
+            content = fetch(url, limits.HUB_ANSWER)
+        except (ConnectionLostError, StatusError) as error:
+            # A hub that answers has the last word: that it is gone, or for others
+            is_unanswered = isinstance(error, ConnectionLostError) or error.is_passing
+            if not is_unanswered or (known := _recall(repository, is_offline=True)) is None:
+                raise
+            warnings.warn(
+                f"{repository}: no answer from {constants.ENDPOINT} ({error}); what was "
+                "downloaded before is used",
+                stacklevel=2,
+            )
+            return known
         answer = decode(
             _Answer,
-            fetch(url, limits.HUB_ANSWER),
+            content,
             lambda reason: StorageError(
                 f"{url}: not the answer of a hub ({reason}); check HF_ENDPOINT"
             ),
@@ -314,7 +330,13 @@ def _recall(repository: Repository, is_offline: bool) -> Snapshot | None:
 
 
 def _home(repository: Repository) -> Path:
-    """Where all of a repository is kept."""
+    """Where all of a repository is kept.
+
+    Raises:
+        StorageError: the user has no home, so that it would be a folder named ~ here.
+    """
+    if constants.HF_ASSETS_CACHE.startswith("~"):
+        raise StorageError(f"{repository}: there is no home folder to keep it in; set HF_HOME")
     return Path(constants.HF_ASSETS_CACHE) / "voxtral-onnx" / repository.repo_id.replace("/", "--")
 
 

@@ -1,4 +1,4 @@
-"""`voxtral_onnx.json`: the contract between export and every host.
+"""The manifest `voxtral_onnx.json`: the contract between export and every host.
 
 The exporter writes it last; the runtime, the page and other hosts read names, shapes, rules and
 hashes from it and repeat none of them in code.
@@ -23,15 +23,15 @@ from .files import FileSpec, atomic_write, is_below, size_of
 from .limits import MANIFEST
 
 FORMAT = 2
-READ_FORMATS = (1, FORMAT)  # 1 also has what no host reads (docs/artifact.md)
+READ_FORMATS = (1, FORMAT)  # 1 has further fields, which no host reads (docs/artifact.md)
 FILE_NAME = "voxtral_onnx.json"
 TOKENIZER = "tekken.json"
-# What verify found, beside the manifest and not named in it
+# Files of the verification's results, beside the manifest and not named in it
 CERTIFICATE = ("certificate.json", "certificate.html")
 MAX_DELAY_TOKENS = 30  # 2400 ms, the longest delay the model was trained with
 
 Samples = Annotated[int, Meta(ge=0, le=1 << 16)]
-Padding = Annotated[int, Meta(ge=0, le=1024)]  # tokens of silence, which every recording takes
+Padding = Annotated[int, Meta(ge=0, le=1024)]  # tokens of silence around every recording
 Delay = Annotated[int, Meta(ge=1, le=MAX_DELAY_TOKENS)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 24)]
 Role = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"\A[A-Za-z0-9_.-]+\Z")]
@@ -41,7 +41,7 @@ Role = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"\A[A-Za-z0-9_.
 class TensorSpec:
     """One input or output of a graph.
 
-    A symbolic axis is a name or an integer times a name, as `8*chunk`.
+    A symbolic axis is a name or an integer times a name, such as `8*chunk`.
     """
 
     name: Name
@@ -51,7 +51,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
-    """One ONNX file, its contract and its weights."""
+    """One ONNX file: its inputs and outputs, its data files and its operators."""
 
     path: RelativeName  # below the artifact folder
     inputs: tuple[TensorSpec, ...]
@@ -62,23 +62,23 @@ class GraphSpec:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The graph's own file and its weights."""
+        """Return the names of the graph's own file and its data files."""
         return (self.path, *self.data)
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSpec:
-    """How the tensors of one pattern were quantised."""
+    """The quantisation of the tensors that match one pattern."""
 
     tensors: Name  # shell pattern over module names
     bits: Literal[4, 8]
     block_size: Literal[16, 32, 64, 128]
-    method: Name  # also one that is not known here
+    method: Name  # perhaps one that this package does not have
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeSpec:
-    """What an artifact was quantised by; `quant.recipe.Recipe` is what quantises."""
+    """The recipe that an artifact was quantised by; `quant.recipe.Recipe` is one to apply."""
 
     name: Name
     accuracy_level: Literal[0, 1, 2, 3, 4]  # of MatMulNBits
@@ -98,12 +98,12 @@ class Precision:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Of encoder and decoder."""
+        """Return the names of all files of encoder and decoder."""
         return (*self.encoder.files, *self.decoder.files)
 
     @property
     def graphs(self) -> tuple[GraphSpec, ...]:
-        """Encoder, decoder, and those of all families."""
+        """Return encoder and decoder, and the graphs of all other families."""
         return (
             self.encoder,
             self.decoder,
@@ -113,11 +113,11 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class CacheSpec:
-    """The fixed buffer of one key-value cache, and when its rows are shifted.
+    """The fixed buffer of one key-value cache, and the rule by which its rows are shifted.
 
     Positions fill rows from 0. When row `capacity` would be written, the last `keep` rows are
-    shifted to the front first. So the row of a position is a function of the position alone; no
-    call may cross a shift.
+    shifted to the front first. So the row of a position depends on the position only, and no call
+    may write rows on both sides of a shift.
     """
 
     num_layers: Layers
@@ -171,13 +171,13 @@ class CacheSpec:
         return self.keep + (position - self.keep) % (self.capacity - self.keep)
 
     def slots_left(self, position: int) -> int:
-        """Return how many rows a call that starts at `position` may write before the next shift."""
+        """Return the number of rows that a call from `position` on may write before a shift."""
         return self.capacity - self.row(position)
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Ids with a meaning, looked up by name in `tekken.json`."""
+    """Ids of the special tokens that a host needs, looked up by name in `tekken.json`."""
 
     bos: TokenId
     eos: TokenId
@@ -187,16 +187,16 @@ class Tokens:
 
     @property
     def largest(self) -> int:
-        """The largest id."""
+        """Return the largest of these ids."""
         return max(self.bos, self.eos, self.streaming_pad, self.streaming_word, self.first_text)
 
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
-    """How audio becomes positions (MODEL.md, steps 1, 2 and 7)."""
+    """The constants that turn audio into positions (MODEL.md, steps 1, 2 and 7)."""
 
     left_pad_tokens: Padding  # silence before the audio
-    # Silence after it, besides the delay and what completes the last token
+    # Silence after it, besides the delay and the rest of the last token
     right_pad_tokens: Padding
     look_back_samples: Samples  # a mel frame's window starts this far before the frame
     look_ahead_samples: Samples  # samples a token needs beyond its own
@@ -208,13 +208,13 @@ class Streaming:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything a host needs to know."""
+    """The content of `voxtral_onnx.json`: all that a host needs to run the artifact."""
 
     format: int
     generator: Name
     fingerprint: Sha256  # of the checkpoint's weights, the same for every layout
-    scope: Sentence | None  # what the model is for, in one sentence, where that must be said
-    # Of the weights, by the hub's identifier, where it is known
+    scope: Sentence | None  # the model's purpose in one sentence, where it is a limited one
+    # The hub's identifier for the weights' licence, where it is known
     license: Name | None = field(default=None, kw_only=True)
     config: VoxtralConfig
     tokens: Tokens
@@ -238,21 +238,21 @@ class Manifest:
             )
 
     def graphs(self, precisions: Iterable[str] | None = None) -> Iterator[GraphSpec]:
-        """Yield the graphs of all precisions, or of some."""
+        """Yield the mel graph and the graphs of all precisions, or of some."""
         yield self.mel
         for name in self.precisions if precisions is None else precisions:
             yield from self.precisions[name].graphs
 
     @property
     def weights(self) -> frozenset[str]:
-        """Return the names of all data files, which hold gigabytes."""
+        """Return the names of all external data files."""
         return frozenset(name for graph in self.graphs() for name in graph.data)
 
     def files_of(self, precisions: Iterable[str]) -> dict[str, FileSpec]:
-        """Return the files that it takes to run these precisions.
+        """Return the files that are needed to run some precisions.
 
         Raises:
-            ArtifactError: the manifest says nothing of a file that a graph has.
+            ArtifactError: the manifest lacks size and hash of a file that a graph has.
         """
         names = (
             TOKENIZER,
@@ -269,7 +269,7 @@ class Manifest:
         """Return the graphs of a family of hosts in one precision.
 
         Raises:
-            ArtifactError: the artifact does not have it.
+            ArtifactError: the artifact does not have that family in that precision.
         """
         if precision not in self.precisions or name not in self.precisions[precision].families:
             raise ArtifactError(
@@ -280,7 +280,7 @@ class Manifest:
         return self.precisions[precision].families[name]
 
     def held(self, folder: Path) -> list[str]:
-        """Return the precisions of which a folder has a file: a download brings one of several."""
+        """Return the precisions that a folder has a file of, as a download may fetch only one."""
         return [
             name
             for name, precision in self.precisions.items()
@@ -288,9 +288,10 @@ class Manifest:
         ]
 
     def write(self, folder: Path) -> None:
-        """Write the manifest in this version's format.
+        """Write the manifest in this version's format, which marks the artifact as complete.
 
-        Its appearance says that the artifact is complete.
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
         """
         values = asdict(self) | {"format": FORMAT}
         text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
@@ -301,7 +302,7 @@ class Manifest:
         """Read and validate the manifest of an artifact folder.
 
         Raises:
-            ArtifactError: no manifest, another format, or one that does not parse.
+            ArtifactError: the folder has no manifest, or one that `decode` refuses.
         """
         path = folder / FILE_NAME
         try:
@@ -315,10 +316,10 @@ class Manifest:
 
     @classmethod
     def decode(cls, content: bytes, name: str) -> Manifest:
-        """Decode and validate a manifest; `name` is for messages.
+        """Decode and validate a manifest, which error messages call by `name`.
 
         Raises:
-            ArtifactError: another format, or one that does not parse.
+            ArtifactError: the content is of another format or does not parse.
         """
         found = bytes(decode(_Format, content, _cannot_be_read(name)).format).decode()
         if found not in map(str, READ_FORMATS):
@@ -340,18 +341,18 @@ class Manifest:
         hashes: bool = False,
         no_links_out: bool = False,
     ) -> None:
-        """Compare the files with the manifest.
+        """Check the files of an artifact folder against the manifest.
 
         Args:
             folder: the artifact's.
-            precisions: of which all files must be there, None for all; what else is there must be
-                right all the same.
-            hashes: compare contents too, not sizes alone.
-            no_links_out: refuse links that lead out of the folder, for whoever hands files on: a
-                stranger's link would hand on a file of the user's own.
+            precisions: those whose files must all be there, None for all; other files that are
+                there are checked too.
+            hashes: compare contents, not only sizes.
+            no_links_out: refuse links that lead out of the folder; for callers that serve or upload
+                its files, because such a link could expose any file of the user's.
 
         Raises:
-            ArtifactError: naming every file that is absent or differs.
+            ArtifactError: files are missing or differ; the message names each.
         """
         wrong, needed = [], self.files if precisions is None else self.files_of(precisions)
         there: dict[Path, FileSpec] = {}
@@ -378,17 +379,17 @@ class Manifest:
     def check_contents(
         self, folder: Path, names: Iterable[str], *, threads: int | None = None
     ) -> None:
-        """Compare the bytes of files with the manifest before they are used.
+        """Check the hashes of some files against the manifest before they are used.
 
-        Weights that were right once and have not been written since are not read again.
+        Weights that matched once and have not been written since are not read again.
 
         Args:
-            folder: the artifact's, whose sizes were compared.
-            names: of files that the manifest has.
-            threads: that hash; by default one a core.
+            folder: the artifact's, whose sizes were checked before.
+            names: files that the manifest has.
+            threads: the number of threads that hash, by default one a core.
 
         Raises:
-            ArtifactError: naming every file that differs.
+            ArtifactError: files differ; the message names each.
         """
         files = {name: self.files[name] for name in names}
         check_contents(

@@ -1,4 +1,4 @@
-"""Memory of this process: what it has taken, and what the system and its limits leave."""
+"""Memory of this process in bytes: used, available, and the limits on it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number beyond this
 def available_memory(
     proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
 ) -> int | None:
-    """Bytes that this process may still take, None where the system does not say.
+    """Return the bytes that this process may still take, None where the system does not tell.
 
-    The least of what the system (with its swap), the process's control groups and RLIMIT_AS leave.
+    They are the least that the system (with its swap), the process's control groups and RLIMIT_AS
+    leave.
     """
     known = list(_cgroups_left(proc, cgroups))
     system = _fields(proc / "meminfo")
@@ -26,14 +27,14 @@ def available_memory(
 
 
 def total_memory() -> int | None:
-    """Bytes of the machine, None where the system does not say."""
+    """Return the bytes of the machine's memory, None where the system does not tell."""
     return _fields(Path("/proc/meminfo")).get("MemTotal")
 
 
 def peak_memory() -> int:
-    """Largest resident size of this process in bytes, 0 where the system does not say."""
+    """Return the peak resident bytes of this process, 0 where the system does not tell."""
     if (peak := _fields(Path("/proc/self/status")).get("VmHWM")) is not None:
-        return peak  # unlike ru_maxrss without what the parent process had when it started this one
+        return peak  # ru_maxrss would include the parent's memory when it started this process
     try:
         import resource
     except ImportError:  # Windows
@@ -43,17 +44,17 @@ def peak_memory() -> int:
 
 
 def resident_memory() -> int:
-    """Resident size of this process in bytes, 0 where the system does not say."""
+    """Return the resident bytes of this process, 0 where the system does not tell."""
     return _fields(Path("/proc/self/status")).get("VmRSS", 0)
 
 
 def mapped_memory(proc: Path = Path("/proc")) -> int:
-    """Bytes of addresses that this process has mapped, 0 where the system does not say."""
+    """Return the bytes of address space that this process has mapped, 0 if that is not known."""
     return _fields(proc / "self" / "status").get("VmSize", 0)
 
 
 def address_limit() -> int | None:
-    """Bytes of addresses that this process may map (`ulimit -v`), None for any number."""
+    """Return the bytes of address space that this process may map (`ulimit -v`), None for any."""
     if sys.platform != "linux":  # elsewhere nothing enforces the limit
         return None
     import resource
@@ -63,11 +64,10 @@ def address_limit() -> int | None:
 
 
 def _cgroups_left(proc: Path, root: Path) -> Iterator[int]:
-    """Yield what each control group with a limit leaves of its memory.
+    """Yield the bytes that each control group with a memory limit has left.
 
-    Groups are of version 1 or 2, from this process's up to the mount's.
-
-    Inside a container the path may be the host's, of which only the mount itself is visible.
+    Groups are those of version 1 or 2, from this process's up to the mount's. Inside a container
+    the path may be the host's, of which only the mount itself is visible.
     """
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
@@ -86,13 +86,13 @@ def _cgroups_left(proc: Path, root: Path) -> Iterator[int]:
         for folder in (below, *below.parents):
             limit, used = (_number(base / folder / name) for name in names[:2])
             if limit is not None and used is not None and limit < UNLIMITED:
-                # Given back when it is needed
+                # The system frees cached files when memory is needed
                 cached = _statistics(base / folder / "memory.stat").get(names[2], 0)
                 yield max(0, limit - used + cached)
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Bytes by name of a file in the form of /proc/meminfo."""
+    """Read the sizes in a file like /proc/meminfo as bytes by name."""
     try:
         words = [line.replace(":", " ").split() for line in path.read_text().splitlines()]
     except OSError:
@@ -109,7 +109,7 @@ def _statistics(path: Path) -> dict[str, int]:
 
 
 def _number(path: Path) -> int | None:
-    """None where there is no such file, or it says `max`."""
+    """Read a file's number; return None where there is no such file, or it says `max`."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):

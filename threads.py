@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+from .arguments import INTEGER
 from .errors import UsageError
+from .escaping import quoted
 from .limits import MOST_THREADS_PER_CORE
 
 
@@ -22,10 +24,11 @@ def check_threads(threads: int | None) -> int:
     cores = num_cores()
     if threads is None:
         return cores
+    asked: int = INTEGER.check("threads", threads)
     most = MOST_THREADS_PER_CORE * cores
-    if not 1 <= threads <= most:
+    if not 1 <= asked <= most:
         raise UsageError(
             f"threads: expected 1 to {most}, {MOST_THREADS_PER_CORE} for each of this machine's "
-            f"{cores} cores, got {threads}"
+            f"{cores} cores, got {quoted(asked)}"
         )
-    return threads
+    return asked

@@ -1,11 +1,12 @@
-"""What `quantize --budget` is worth on tiny, and what it takes at full size.
+"""Measure the loss of `quantize --budget` recipes on tiny, and the cost of making one at full size.
 
     python bench/budget.py [--twin build/twin]      # the twin: bench/twin.py
 
-On tiny: for several budgets the drift that the measured sensitivities promise, the drift of the
-whole recipe on the clips that calibrated it, and on clips it has not seen; beside them recipes of
-one storage option at their size. With a twin: the seconds, CPU seconds and peak memory of measuring
-it, half an hour on two cores. Writes results/budget.json; what was not run stays.
+On tiny, for several budgets: the drift from float32 that the measured sensitivities predict, the
+drift of the whole recipe on the clips that calibrated it, and its drift on unseen clips. Recipes
+of one storage option are measured beside them. With a twin: seconds, CPU seconds and peak memory
+of making a budget recipe, half an hour on two cores. Writes results/budget.json; results of parts
+that are not run stay.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ BUDGETS_MB = (8.6, 8.8, 9.0, 9.5, 10.0, 11.0, 12.0)
 
 
 def measure_tiny() -> list[dict]:
-    """Return one row a budget, one a storage option."""
+    """Return one row of results for each budget and each storage option, by size."""
+    # The drift that the sensitivities predict for each storage option
     checkpoint = open_checkpoint(TINY)
     model = Layerwise(checkpoint)
     seen, unseen = calibrate(model, embedded_recordings()), calibrate(model, heldout_recordings())
@@ -52,6 +54,8 @@ def measure_tiny() -> list[dict]:
     for part in measure_sensitivities(checkpoint, seen, sizes):
         for option in part.forms:
             promised[option.bits, option.block_size] += option.drift
+
+    # Sizes and predictions: recipes of one storage option, then of budgets
     rows, recipes = [], []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "tiny"
@@ -78,6 +82,8 @@ def measure_tiny() -> list[dict]:
                 {"recipe": f"budget {budget} MB", "size": sum(file.size for file in plan.files)}
             )
             rows[-1]["promised"] = spent.drift
+
+    # The drift of each whole recipe
     for name, clips in (("calibration", seen), ("heldout", unseen)):
         for row, drift in zip(rows, measure_drifts(checkpoint, clips, recipes), strict=True):
             row[name] = {"drift": drift.total, **asdict(drift)}
@@ -85,13 +91,16 @@ def measure_tiny() -> list[dict]:
 
 
 def heldout_recordings() -> list[np.ndarray]:
-    """The embedded samples that do not calibrate."""
+    """Return the embedded samples that are not used for calibration."""
     paths = [path for path in sorted(SAMPLES.glob("*.wav")) if path.name not in EMBEDDED]
     return [soundfile.read(path, dtype="float32")[0] for path in paths]
 
 
 def measure_twin(twin: Path) -> dict:
-    """Time and memory of a budget at full size, by part; its drifts mean nothing."""
+    """Measure the time and memory of making a budget recipe for a full-size twin.
+
+    The twin's weights are random, so its drifts mean nothing.
+    """
     phases = harness.Phases("calibration")
     with tempfile.TemporaryDirectory() as scratch:
         spend_budget(
@@ -113,7 +122,7 @@ def main(
     ] = None,
     out: harness.Out = harness.RESULTS / "budget.json",
 ) -> None:
-    """Measure what a budget is worth and what it takes."""
+    """Measure the loss of budget recipes, and the cost of making them."""
     results = harness.read(out) | harness.describe(
         "drift from float32 of recipes; sizes and memory in bytes"
     )
@@ -136,7 +145,7 @@ def main(
 
 
 def row_of(row: dict) -> tuple[str, ...]:
-    """Cells of one recipe; drifts in thousandths of a nat."""
+    """Return a recipe's row of the printed table; drifts are in thousandths of a nat."""
     cells = [row["recipe"], f"{row['size'] / 1e6:.2f}", f"{1000 * row['promised']:.2f}"]
     for name in ("calibration", "heldout"):
         cells += [

@@ -1,4 +1,4 @@
-"""Three kinds of batched attention in the place of an encoder graph's; encoder_rows.py measures."""
+"""Three kinds of batched attention that encoder_rows.py puts into an encoder graph and measures."""
 
 from __future__ import annotations
 
@@ -11,26 +11,24 @@ import onnx_ir as ir
 
 from voxtral_onnx.manifest import CacheSpec
 
-PAGE = 256  # rows of a block of PagedAttention's caches
-OPSET = 24  # TensorScatter's first
+PAGE = 256  # rows in a block of PagedAttention's caches
+OPSET = 24  # the first with TensorScatter
 Values = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A way to attend.
-
-    How a node is replaced, the shape of a cache, and what says where the new frames stand.
-    """
+    """A kind of attention: the replacement of a node, the shape of its cache, and its inputs."""
 
     replace: Callable[[ir.Node, CacheSpec, dict[str, ir.Value]], list[ir.Node]]
-    cache_shape: Callable[[CacheSpec, int], tuple[int, ...]]  # of rows
-    inputs: Callable[[CacheSpec, int], Values]  # of rows, besides what the shipped graph is fed
+    cache_shape: Callable[[CacheSpec, int], tuple[int, ...]]  # by the number of streams
+    inputs: Callable[[CacheSpec, int], Values]  # those that place the new frames, by the same
     fill: Callable[[np.ndarray, np.ndarray], None]  # cache, history [rows, heads, frames, head_dim]
 
 
 def replace_all(encoder: ir.Model, kind: Kind, spec: CacheSpec, rows: int) -> bytes:
-    """The encoder's graph with `kind` of attention, a batch of rows."""
+    """Return an encoder graph with `kind` of attention, for a batch of `rows` streams."""
+    # Inputs and outputs of a batch, and the kind's own inputs
     graph = encoder.graph
     for value in (*graph.inputs, *graph.outputs):
         if value.shape is not None and value.shape.rank() and value.shape[0] == 1:
@@ -44,6 +42,8 @@ def replace_all(encoder: ir.Model, kind: Kind, spec: CacheSpec, rows: int) -> by
         for name, array in kind.inputs(spec, rows).items()
     }
     graph.inputs.extend(extra.values())
+
+    # Attention nodes
     for node in [node for node in graph if node.op_type == "GroupQueryAttention"]:
         nodes = kind.replace(node, spec, extra)
         outputs = [
@@ -56,6 +56,8 @@ def replace_all(encoder: ir.Model, kind: Kind, spec: CacheSpec, rows: int) -> by
             assert value is not None and cache is not None
             value.shape = ir.Shape(kind.cache_shape(spec, rows))
         ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, node.outputs, outputs)
+
+    # Reshapes to a batch of one, and inputs that only GroupQueryAttention had
     for name in ("seqlens_k", "total_sequence_length"):
         graph.inputs.remove(next(value for value in graph.inputs if value.name == name))
     for node in graph:
@@ -73,7 +75,7 @@ PRESENT = ("present_key", "present_value")
 
 
 def constant(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
-    """An initializer."""
+    """Return a new initializer of the graph."""
     value = ir.Value(name=name, const_value=ir.tensor(values, name=name))
     value.shape = ir.Shape(values.shape)
     value.type = ir.TensorType(ir.DataType.from_numpy(values.dtype))
@@ -82,7 +84,7 @@ def constant(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
 
 
 class Builder:
-    """Nodes in a row, named after the node that they replace."""
+    """A builder of the nodes that replace one node, and are named after it."""
 
     def __init__(self, node: ir.Node):
         assert node.graph is not None
@@ -96,7 +98,7 @@ class Builder:
         domain: str = "",
         **attributes,
     ) -> Any:
-        """A node; its output, or its outputs."""
+        """Add a node and return its output, or its outputs where it has several."""
         converted = [
             ir.convenience.convert_attribute(name, value) for name, value in attributes.items()
         ]
@@ -114,7 +116,7 @@ class Builder:
         return node.outputs[0] if outputs == 1 else node.outputs
 
     def reshape(self, value: ir.Value, *target: int) -> ir.Value:
-        """To a constant shape."""
+        """Add a Reshape to a constant shape and return its output."""
         shape = constant(
             self.graph, f"{self.name}_{len(self.nodes)}_shape", np.array(target, np.int64)
         )
@@ -122,12 +124,12 @@ class Builder:
 
 
 def read(node: ir.Node) -> list[ir.Value]:
-    """Query, key, value, past key, past value."""
+    """Return an attention node's query, key, value, past key and past value."""
     return [value for value in node.inputs[:5] if value is not None]
 
 
 def with_ring(node: ir.Node, spec: CacheSpec, extra: dict[str, ir.Value]) -> list[ir.Node]:
-    """TensorScatter into a ring, then the standard's Attention with a mask."""
+    """Return nodes that attend by TensorScatter into a ring and ONNX's Attention with a mask."""
     build, heads = Builder(node), spec.num_key_value_heads
     query, key, value = (
         build.add("Transpose", [build.reshape(x, 0, 0, heads, spec.head_dim)], perm=[0, 2, 1, 3])
@@ -145,27 +147,27 @@ def with_ring(node: ir.Node, spec: CacheSpec, extra: dict[str, ir.Value]) -> lis
 
 
 def ring_inputs(spec: CacheSpec, rows: int) -> Values:
-    """Rows stand at different slots; the frames before reach a window back."""
+    """Return the ring's inputs, with every stream at another slot and all windows full."""
     index = np.arange(rows, dtype=np.int64) * spec.rows_per_token % ring_capacity(spec)
     return {"write_indices": index, "mask": ring_mask(spec, index)}
 
 
 def ring_capacity(spec: CacheSpec) -> int:
-    """Frames that are seen or written in a call."""
+    """Return the frames of a ring: those that a call attends to or writes."""
     return spec.keep + spec.rows_per_token
 
 
 def ring_mask(spec: CacheSpec, index: np.ndarray) -> np.ndarray:
-    """What each new frame sees: bool [rows, 1, frames, capacity]."""
+    """Return the mask of keys that each new frame attends to: bool [rows, 1, frames, capacity]."""
     slot, new = np.arange(ring_capacity(spec)), np.arange(spec.rows_per_token)
     age = (index[:, None, None] + new[:, None] - slot) % ring_capacity(spec)  # 0: the frame itself
-    # Written in this call, behind it
+    # Keys that the same call writes for later frames
     is_later = age >= ring_capacity(spec) - (spec.rows_per_token - 1 - new[:, None])
     return (~is_later & (age < spec.window))[:, None]
 
 
 def fill_ring(cache: np.ndarray, history: np.ndarray) -> None:
-    """Write each row's history before its slot."""
+    """Write each stream's history into the ring, before its slot."""
     capacity = cache.shape[2]
     frames = history.shape[2]
     for row, (target, source) in enumerate(zip(cache, history, strict=True)):
@@ -174,7 +176,10 @@ def fill_ring(cache: np.ndarray, history: np.ndarray) -> None:
 
 
 def with_scatter(node: ir.Node, spec: CacheSpec, extra: dict[str, ir.Value]) -> list[ir.Node]:
-    """ScatterND into a ring with frames before heads, then MultiHeadAttention with a bias."""
+    """Return nodes that attend by ScatterND into a ring and MultiHeadAttention with a bias.
+
+    The ring's axes are [rows, frames, heads, head_dim].
+    """
     build = Builder(node)
     heads = spec.num_key_value_heads
     width = spec.num_key_value_heads * spec.head_dim
@@ -196,7 +201,7 @@ def with_scatter(node: ir.Node, spec: CacheSpec, extra: dict[str, ir.Value]) -> 
 
 
 def scatter_inputs(spec: CacheSpec, rows: int) -> Values:
-    """The same ring."""
+    """Return the inputs of ScatterND's ring: slots to write, and the mask as a bias."""
     ring = ring_inputs(spec, rows)
     slot = (ring["write_indices"][:, None] + np.arange(spec.rows_per_token)) % ring_capacity(spec)
     row = np.broadcast_to(np.arange(rows)[:, None], slot.shape)
@@ -205,12 +210,12 @@ def scatter_inputs(spec: CacheSpec, rows: int) -> Values:
 
 
 def fill_scattered(cache: np.ndarray, history: np.ndarray) -> None:
-    """The same, frames before heads."""
+    """Write each stream's history into ScatterND's ring, before its slot."""
     fill_ring(cache.swapaxes(1, 2), history)
 
 
 def with_pages(node: ir.Node, spec: CacheSpec, extra: dict[str, ir.Value]) -> list[ir.Node]:
-    """PagedAttention: rows of a stream stand in blocks of PAGE."""
+    """Return nodes that attend by PagedAttention, with each stream's cache in blocks of PAGE."""
     build = Builder(node)
     heads = spec.num_key_value_heads
     width = spec.num_key_value_heads * spec.head_dim
@@ -232,12 +237,12 @@ def with_pages(node: ir.Node, spec: CacheSpec, extra: dict[str, ir.Value]) -> li
 
 
 def pages(spec: CacheSpec) -> int:
-    """Blocks of one stream."""
+    """Return the number of blocks of one stream."""
     return -(-ring_capacity(spec) // PAGE)
 
 
 def page_inputs(spec: CacheSpec, rows: int) -> Values:
-    """A stream's blocks stand one behind the other."""
+    """Return PagedAttention's inputs, with each stream's blocks one after the other."""
     return {
         "cumulative_sequence_length": np.arange(rows + 1, dtype=np.int32) * spec.rows_per_token,
         "past_seqlens": np.full(rows, spec.keep, np.int32),
@@ -246,7 +251,7 @@ def page_inputs(spec: CacheSpec, rows: int) -> Values:
 
 
 def fill_pages(cache: np.ndarray, history: np.ndarray) -> None:
-    """Block by block."""
+    """Write each stream's history into its blocks."""
     rows, heads, frames, head_dim = history.shape
     cache.reshape(rows, -1, heads, head_dim)[:, :frames] = history.swapaxes(1, 2)
 

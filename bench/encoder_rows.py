@@ -1,13 +1,13 @@
-"""What a tick of many streams would cost in the encoder, with batched attention of three kinds.
+"""Time one token of many streams in a batched encoder, with three kinds of batched attention.
 
     python bench/encoder_rows.py ARTIFACT [--precision q4f16] [--device cuda]
         [--rows 1,16,64,128,256]
 
-GroupQueryAttention takes several rows of several frames only without a cache, so a batched encoder
-needs another operator. Each kind replaces the attention nodes of the artifact's own encoder, in
-memory; a tick is one token of every stream, with all windows full. Outputs are compared with the
-shipped graph's, row by row. What is measured so far stands in results/encoder_rows.json. The
-artifact is an export of twin.py's checkpoint, or skeleton.py's.
+GroupQueryAttention batches calls of several frames only without a cache, so a batched encoder needs
+another operator. Each kind replaces the attention nodes of the artifact's own encoder, in memory; a
+tick is one token of every stream, with all windows full. Outputs are compared with the shipped
+graph's, stream by stream. Writes results/encoder_rows.json after each measurement. The artifact is
+an export of twin.py's checkpoint, or skeleton.py's.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from encoder_kinds import KINDS, Kind, Values, replace_all
 from voxtral_onnx.manifest import CacheSpec, Manifest
 from voxtral_onnx.runtime.device.base import import_onnxruntime
 
-COMPARED = 3  # rows
-TICKS = 20
+COMPARED = 3  # streams whose outputs are compared
+TICKS = 20  # timed calls
 
 
 class Ticks:
-    """A session whose caches stay on the device, and one call of it."""
+    """A session whose caches stay on the device."""
 
     def __init__(self, content: bytes, folder: Path, device: str):
         ort = import_onnxruntime()
@@ -48,14 +48,14 @@ class Ticks:
         self.io, self.held = self.session.io_binding(), []
 
     def hold(self, past: str, present: str, array: np.ndarray) -> None:
-        """Bind one buffer as input and output."""
+        """Bind one buffer as an input and an output."""
         value = import_onnxruntime().OrtValue.ortvalue_from_numpy(array, self.device, 0)
         self.held.append((array, value))
         self.io.bind_ortvalue_input(past, value)
         self.io.bind_ortvalue_output(present, value)
 
     def call(self, feeds: Values) -> np.ndarray:
-        """The audio embeddings of one tick."""
+        """Run one tick and return its audio embeddings."""
         for name, array in feeds.items():
             self.io.bind_cpu_input(name, np.ascontiguousarray(array))
         self.io.bind_output("audio_embeds", self.device, 0)
@@ -64,7 +64,7 @@ class Ticks:
 
 
 def feeds_of(manifest: Manifest, precision: str, rows: int) -> Values:
-    """What both graphs are fed: rows at positions of their own, states and frames at random."""
+    """Return the inputs that all graphs share: positions, and random states and frames."""
     spec, dtype = manifest.caches["encoder"], manifest.precisions[precision].activation_dtype
     rng = np.random.default_rng(rows)
     positions = (
@@ -86,13 +86,13 @@ def feeds_of(manifest: Manifest, precision: str, rows: int) -> Values:
 
 
 def history_of(spec: CacheSpec, layer: int, rows: int, dtype: str) -> np.ndarray:
-    """Keys or values before the tick, [rows, heads, keep, head_dim]."""
+    """Return random keys or values before the tick, [rows, heads, keep, head_dim]."""
     shape = (rows, spec.num_key_value_heads, spec.keep, spec.head_dim)
     return np.random.default_rng(layer).standard_normal(shape, np.float32).astype(dtype)
 
 
 def shipped(folder: Path, manifest: Manifest, precision: str, device: str) -> np.ndarray:
-    """The shipped graph's audio embeddings of COMPARED rows, one after the other."""
+    """Return the shipped graph's audio embeddings of COMPARED streams, run one after the other."""
     spec, graph = manifest.caches["encoder"], manifest.precisions[precision].encoder
     dtype = manifest.precisions[precision].activation_dtype
     feeds = feeds_of(manifest, precision, COMPARED)
@@ -115,7 +115,7 @@ def shipped(folder: Path, manifest: Manifest, precision: str, device: str) -> np
 
 
 def cache_names(spec: CacheSpec) -> list[tuple[str, str]]:
-    """Names of past and present, of every layer's keys and values."""
+    """Return the names of past and present for every layer's keys and values."""
     parts = [f"{layer}.{part}" for layer in range(spec.num_layers) for part in ("key", "value")]
     return [(f"past_key_values.{part}", f"present.{part}") for part in parts]
 
@@ -129,7 +129,7 @@ def measure(
     rows: int,
     expected: np.ndarray,
 ) -> dict[str, Any]:
-    """Milliseconds of a tick; with COMPARED rows only the error."""
+    """Time ticks in milliseconds; for COMPARED streams return the error instead."""
     spec, graph = manifest.caches["encoder"], manifest.precisions[precision].encoder
     dtype, path = manifest.precisions[precision].activation_dtype, folder / graph.path
     ticks = Ticks(replace_all(ir.load(path), kind, spec, rows), path.parent, device)
@@ -154,7 +154,7 @@ def main(
     ] = "1,16,64,128,256",
     out: harness.Out = harness.RESULTS / "encoder_rows.json",
 ) -> None:
-    """Measure a batched encoder."""
+    """Measure a batched encoder with each kind of attention."""
     manifest = Manifest.read(artifact)
     expected = shipped(artifact, manifest, precision, device).astype(np.float32)
     results = harness.describe(

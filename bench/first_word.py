@@ -1,12 +1,12 @@
-"""Time from the start of the command to the first text on stdout.
+"""Time the command from its start to the first text on stdout.
 
-It is measured with weights that are packed at load and with weights that were saved packed.
+Weights are packed at load, or were packed and saved before (`--prepacked`).
 
     python bench/first_word.py ARTIFACT [--precision q4f16]     # an export of twin.py's checkpoint
     python bench/first_word.py ARTIFACT --device cuda --out bench/results/first_word_gpu.json
 
-Each way is run once to fill the page cache, to hash the weights and to save packed ones, then
-timed. Writes results/first_word.json.
+A first run of each, which is not timed, fills the page cache, hashes the weights and saves packed
+ones. Writes results/first_word.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CLIP = SAMPLES / "command-hibari.wav"
 
 
 def first_text_seconds(command: list[str]) -> tuple[float, float]:
-    """Until the first byte, and processor seconds of all threads until then."""
+    """Return the seconds to the first byte, and the processor seconds of all threads until then."""
     began = perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
@@ -37,21 +37,22 @@ def first_text_seconds(command: list[str]) -> tuple[float, float]:
         found, seconds = stdout.read(1), perf_counter() - began
         process.kill()
     _, _, usage = os.wait4(process.pid, 0)
-    process.returncode = 0  # it was waited for
+    process.returncode = 0  # so that Popen does not wait for it again
     assert found, f"no text: {' '.join(command)}"
     return seconds, usage.ru_utime + usage.ru_stime
 
 
 def main(
     artifact: harness.Model,
-    precision: Annotated[str, typer.Option(help="Of the artifact.")] = "q4f16",
-    repeat: Annotated[int, typer.Option(help="Timed starts of each way.")] = 5,
+    precision: Annotated[str, typer.Option(help="Precision of the artifact.")] = "q4f16",
+    repeat: Annotated[int, typer.Option(help="Number of timed starts of each way.")] = 5,
     device: Annotated[
-        str, typer.Option(help="Weights are saved packed for the CPU alone.")
+        str, typer.Option(help="Device; only the CPU's weights can be saved packed.")
     ] = "cpu",
     out: harness.Out = harness.RESULTS / "first_word.json",
 ) -> None:
-    """Time starts of the command."""
+    """Time starts of the command with each way of packing."""
+    # Compose the command
     results = harness.describe("seconds from the start of the command to the first text")
     results |= {"precision": precision, "clip": CLIP.name}
     folder = harness.find_model(artifact, precision)
@@ -66,6 +67,8 @@ def main(
         precision,
     ]
     command += ["--device", device]
+
+    # Time it each way, without its first run
     with TemporaryDirectory(dir=folder.resolve().parent) as scratch:
         ways = (
             {"packed at load": [], "saved packed": ["--prepacked", scratch]}
@@ -82,6 +85,7 @@ def main(
                 "median": round(median(elapsed), 2),
                 "processor": round(median(busy), 2),
             }
+
     harness.write(out, results)
     print(json.dumps(results, indent=1))
 

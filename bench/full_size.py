@@ -1,10 +1,10 @@
-"""Time, memory and sizes of the 4B model, measured on a random twin of its shape (twin.py).
+"""Measure time, memory and sizes of the 4B model on a random twin of its shape (twin.py).
 
     python bench/full_size.py [--twin build/twin] [--precisions q4f16,q4,q8,fp16,fp32] [--keep]
 
-Exports every precision alone and the two shipped ones in one call, runs what fits this machine's
-memory, prints the README's tables and writes results/full_size.json; rows of other precisions stay.
-Each measurement has a process of its own. What was written besides the twin is deleted.
+Exports every precision alone and the two shipped ones in one call, runs those that fit this
+machine's memory, prints the README's tables and writes results/full_size.json; rows of other
+precisions stay. Each measurement has a process of its own. The artifacts are deleted in the end.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from voxtral_onnx.runtime.transcriber import DEFAULT_CONTEXT
 
 PRECISIONS = "q4f16,q4,q8,fp16,fp32"
 TWIN_GB = 8.9
-# Rounded up, to ask the disk for
+# Rounded up, for the check of free disk space
 ARTIFACT_GB = {"q4f16": 2.6, "q4": 2.8, "q8": 5.0, "fp16": 9.0, "fp32": 17.8}
 TIMED_CLIP = 60.0  # seconds, for the two shipped precisions
-SHORT_CLIP = 2.0  # for the others, of which only single calls are told
+SHORT_CLIP = 2.0  # for the others, of which only single calls are reported
 TIMED = ("q4f16", "q4")
 COLD, HALF, ONE_CALL = "cold file cache", "half the layers", "in one call"
 
 
 def export_once(checkpoint: Path, folder: Path, precisions: list[str]) -> dict[str, Any]:
-    """Export in this process; seconds and CPU seconds by phase, and its peak memory."""
+    """Export in this process; return seconds and CPU seconds by phase, and the peak memory."""
     began, phases = perf_counter(), harness.Phases("import")
     from voxtral_onnx import export
     from voxtral_onnx.exporter.binding.bind import Progress
@@ -66,7 +66,7 @@ def export_once(checkpoint: Path, folder: Path, precisions: list[str]) -> dict[s
 
 
 def forget_pages(folder: Path) -> None:
-    """Take a folder's files out of the system's file cache."""
+    """Drop a folder's files from the system's file cache."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -74,7 +74,7 @@ def forget_pages(folder: Path) -> None:
 
 
 def read_pages(folder: Path) -> None:
-    """Bring a folder's files into the system's file cache."""
+    """Read a folder's files into the system's file cache."""
     for path in folder.iterdir():
         with path.open("rb", buffering=0) as file:
             while file.read(1 << 24):
@@ -82,10 +82,10 @@ def read_pages(folder: Path) -> None:
 
 
 def require_disk(work: Path, precisions: list[str]) -> None:
-    """Refuse before anything is written.
+    """Check the free disk space before anything is written.
 
     Raises:
-        StorageError: less is free than the run writes.
+        StorageError: the run would write more.
     """
     needed = sum(ARTIFACT_GB[name] for name in precisions) + TWIN_GB / 2
     free = shutil.disk_usage(work).free / 1e9
@@ -101,7 +101,7 @@ def measure_export(
 ) -> dict[str, Any]:
     """Export in a new process and return its time and memory.
 
-    The checkpoint is in the system's file cache unless the note says otherwise.
+    The checkpoint is in the system's file cache unless `note` is COLD.
     """
     (forget_pages if note == COLD else read_pages)(checkpoint)
     load = os.getloadavg()[0]
@@ -114,10 +114,10 @@ def measure_export(
 
 
 def measure_run(folder: Path, precision: str, work: Path) -> dict[str, Any]:
-    """Load, single calls and a clip.
+    """Measure loading, single calls and the transcription of a clip.
 
     Raises:
-        DeviceError: it does not fit this machine's memory.
+        DeviceError: the model does not fit this machine's memory.
     """
     seconds = TIMED_CLIP if precision in TIMED else SHORT_CLIP
     clip = work / f"clip-{seconds:.0f}.wav"
@@ -135,10 +135,11 @@ def measure_run(folder: Path, precision: str, work: Path) -> dict[str, Any]:
 def measure_precision(
     name: str, twin: Path, half: Path, work: Path, results: dict[str, Any], *, is_first: bool
 ) -> None:
-    """Export one precision and run it.
+    """Export one precision and run it; where it does not fit, run half of its layers.
 
-    Where it does not fit, half of its layers, for their memory alone.
+    Of half the layers only the memory counts.
     """
+    # Export it: the first one also without the file cache
     folder = work / "artifact"
     if is_first:
         results["exports"].append(measure_export(twin, folder, [name], COLD))
@@ -147,6 +148,8 @@ def measure_precision(
     results["artifact_bytes"][name] = sum(
         file.size for file in Manifest.read(folder).files.values()
     )
+
+    # Run it
     try:
         results["runs"].append({"layers": 1.0, **measure_run(folder, name, work)})
         fits = True
@@ -154,6 +157,8 @@ def measure_precision(
         stderr.print(f"{name}: {error}", markup=False)
         fits = False
     shutil.rmtree(folder)
+
+    # Half the layers
     if is_first or not fits:
         row = measure_export(half, folder, [name], HALF)
         if is_first:
@@ -167,12 +172,10 @@ def measure_precision(
 
 
 def _memory_factor(folder: Path, measured: Measurement) -> float:
-    """Resident bytes for each byte of weights, the caches and the fixed part taken off.
+    """Return the resident bytes for each byte of weights, without caches and the fixed part.
 
-    What `needed_memory` uses.
-
-    The peak while loading is not asked for: it holds pages of the weight files, which the system
-    can drop.
+    `needed_memory` of the package uses this factor. The peak while loading does not count: it
+    includes pages of the weight files, which the system can drop.
     """
     manifest = Manifest.read(folder)
     assert measured.details is not None
@@ -182,7 +185,7 @@ def _memory_factor(folder: Path, measured: Measurement) -> float:
 
 
 def begin_results(out: Path, names: list[str]) -> dict[str, Any]:
-    """Results of the other precisions, where this machine and version measured them before."""
+    """Return results with rows of other precisions that this machine and version measured."""
     measured = (
         "a random twin of the released checkpoint's names, shapes and dtypes; bytes and seconds"
     )
@@ -203,7 +206,7 @@ def begin_results(out: Path, names: list[str]) -> dict[str, Any]:
 
 
 def is_alike(machine: dict[str, Any] | None, other: dict[str, Any]) -> bool:
-    """Whether two machines are alike.
+    """Return whether two machines are alike.
 
     Their memory may differ by what the system takes at its start.
     """
@@ -211,7 +214,8 @@ def is_alike(machine: dict[str, Any] | None, other: dict[str, Any]) -> bool:
 
 
 def render_tables(results: dict[str, Any]) -> str:
-    """The README's tables."""
+    """Return the README's tables: exports, then runs."""
+    # Exports
     sizes = results["artifact_bytes"]
     exports = markdown_table(
         (
@@ -238,6 +242,8 @@ def render_tables(results: dict[str, Any]) -> str:
             for row in results["exports"]
         ],
     )
+
+    # Runs of whole models
     whole = [row for row in results["runs"] if row["layers"] == 1]
     runs = markdown_table(
         (
@@ -275,10 +281,11 @@ def _chunk_latency(details: dict[str, Any]) -> str:
 
 
 def main(
-    work: Annotated[Path, typer.Option(help="Folder to write to.")] = harness.BUILD / "full-size",
+    work: Annotated[Path, typer.Option(help="Empty folder to write to.")] = harness.BUILD
+    / "full-size",
     twin: harness.Twin = harness.TWIN,
-    precisions: Annotated[str, typer.Option(help="Comma-separated.")] = PRECISIONS,
-    keep: Annotated[bool, typer.Option("--keep", help="Delete nothing.")] = False,
+    precisions: Annotated[str, typer.Option(help="Precisions, comma-separated.")] = PRECISIONS,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep what was exported.")] = False,
     out: harness.Out = harness.RESULTS / "full_size.json",
 ) -> None:
     """Measure exports and runs of the full-size random twin."""

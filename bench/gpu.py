@@ -1,4 +1,4 @@
-"""Speed and memory of the 4B model on a CUDA device.
+"""Measure speed and memory of the 4B model on a CUDA device.
 
     python bench/gpu.py ARTIFACT [--block-128 ARTIFACT] [--cpu-precision q4]
         [--out bench/results/gpu_speed.json]
@@ -7,8 +7,8 @@
     ORT_FPA_INTB_GEMM=1 python bench/gpu.py ARTIFACT --parts steps,rows
         --out bench/results/gpu_fpa_intb.json
 
-Writes what it has after every measurement. The artifact is an export of twin.py's checkpoint, or
-skeleton.py's. The first session of a process is 7 % faster than those behind it.
+Writes the results after every measurement. The artifact is an export of twin.py's checkpoint, or
+skeleton.py's. The first session of a process is 7 % faster than later ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from voxtral_onnx.runtime.device.cuda import Cuda, CudaBinding
 
 CLIPS = (10.0, 60.0, 600.0)  # seconds
 LIVE_SECONDS = 300.0
-# onnxruntime has other products of 4 bits above 1, and above 16
+# onnxruntime has other kernels of 4-bit matrix products above 1 row, and above 16 rows
 ROWS = (1, 2, 4, 8, 12, 16, 17, 32, 64, 128, 256)
 ROWS_CONTEXT = 1024
 CALLS = 200
@@ -43,12 +43,12 @@ CLIP = bench.SAMPLES / "command-hibari.wav"
 
 
 def timed(call: Callable[[], Any], calls: int = CALLS) -> dict[str, float]:
-    """Milliseconds of many calls."""
+    """Return statistics of the milliseconds of many calls."""
     return harness.statistics(time_calls(call, calls), digits=4)
 
 
 def placed(cache: KVCache, position: int, call: Callable[[], Any]) -> Callable[[], Any]:
-    """A call that is always made at the same position."""
+    """Return a function that makes a call at the same position of a cache each time."""
 
     def run() -> None:
         cache.position = position
@@ -58,10 +58,11 @@ def placed(cache: KVCache, position: int, call: Callable[[], Any]) -> Callable[[
 
 
 def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
-    """Single decoder and encoder calls.
+    """Time single decoder and encoder calls, with an empty and a full window.
 
-    Every call anew and replayed, with an empty and a full window.
+    Each is launched kernel by kernel, and replayed as a captured CUDA graph.
     """
+    # Full caches and random inputs
     encoder, decoder, device = transcriber.encoder, transcriber.decoder, transcriber.device
     assert isinstance(device, Cuda)
     encoder_cache, decoder_cache = encoder.new_cache(), decoder.new_cache()
@@ -71,6 +72,8 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
     hidden_size = transcriber.manifest.config.decoder.hidden_size
     embeds = rng.standard_normal((1, hidden_size), np.float32).astype(decoder_cache.dtype)
     pad, delay = transcriber.manifest.tokens.streaming_pad, transcriber.num_delay_tokens
+
+    # Calls of the decoder, the encoder and the mel graph
     results = {}
     for window in ("empty", "full"):
         at = decoder_cache.spec.capacity if window == "full" else 40
@@ -98,6 +101,8 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
             results[f"mel, {tokens} tokens"] = timed(
                 lambda noise=noise: encoder.mel.run({"audio": noise[None]}), 50
             )
+
+    # Shifts of the caches, and copies between host and device
     for name, cache in (("encoder", encoder_cache), ("decoder", decoder_cache)):
         results[f"{name}, move of the window"] = timed(
             lambda cache=cache: [buffer.shift(cache.spec.keep) for buffer in cache.buffers], 20
@@ -107,10 +112,7 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
 
 
 def transfer(cache: KVCache) -> None:
-    """What a step transfers between host and device besides running.
-
-    Its inputs there, one output back.
-    """
+    """Copy a step's inputs to the device and one output back, without running the graph."""
     assert isinstance(cache.binding, CudaBinding)
     call = cache.binding._bound
     assert call is not None
@@ -119,7 +121,7 @@ def transfer(cache: KVCache) -> None:
 
 
 def measure_clips(transcriber: Transcriber) -> dict[str, Any]:
-    """Whole files: real-time factors, the second of two runs."""
+    """Measure real-time factors of whole files, in the second of two runs."""
     results = {}
     for seconds in CLIPS:
         clip = open_audio(
@@ -140,9 +142,9 @@ def measure_clips(transcriber: Transcriber) -> dict[str, Any]:
 
 
 def measure_live(transcriber: Transcriber) -> dict[str, Any]:
-    """80 ms at a time, as live audio comes, without the waits between.
+    """Time single tokens of live audio: milliseconds from 80 ms of samples to their token.
 
-    Milliseconds from the samples to the token.
+    The samples come without the waits between them.
     """
     samples = bench.sample_clip(transcriber.sample_rate, LIVE_SECONDS)
     stream, size = transcriber.stream(), transcriber.manifest.config.audio.samples_per_token
@@ -156,9 +158,9 @@ def measure_live(transcriber: Transcriber) -> dict[str, Any]:
 
 
 def measure_start(transcriber: Transcriber) -> dict[str, Any]:
-    """From a new stream to its first token, 80 ms at a time without the waits.
+    """Time ten new streams, one after the other, to their first token, in milliseconds.
 
-    Milliseconds of one after the other.
+    The samples come 80 ms at a time without the waits between them.
     """
     samples = bench.sample_clip(transcriber.sample_rate, 5.0)
     size = transcriber.manifest.config.audio.samples_per_token
@@ -173,12 +175,10 @@ def measure_start(transcriber: Transcriber) -> dict[str, Any]:
 
 
 def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
-    """Time raw decoder steps of a batch of many streams.
+    """Time raw decoder steps of a batch of streams, each at the end of a full window.
 
-    All streams are at the end of a window of ROWS_CONTEXT positions.
-
-    In float16 beside 4 bits; float32 has none to compare with, as its attention has no kernel on
-    CUDA.
+    The window has ROWS_CONTEXT positions. `main` measures q4f16 beside fp16; float32 cannot be
+    measured, because its attention has no CUDA kernel.
     """
     import onnxruntime as ort
 
@@ -189,6 +189,7 @@ def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
     session, spec, rng = decoder.session, decoder.spec, np.random.default_rng(0)
     results = {}
     for rows in ROWS:
+        # Caches, filled with noise
         io, keep = session.ort.io_binding(), []
         shape = (rows, spec.num_key_value_heads, spec.capacity, spec.head_dim)
         noise = np.resize(
@@ -200,6 +201,8 @@ def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
                 keep.append(value)
                 io.bind_ortvalue_input(f"past_key_values.{i}.{part}", value)
                 io.bind_ortvalue_output(f"present.{i}.{part}", value)
+
+        # Inputs
         angles = np.full((rows, 1, 1), spec.capacity) * spec.rope_theta ** (
             -np.arange(0, spec.head_dim, 2) / spec.head_dim
         )
@@ -220,6 +223,8 @@ def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
             "total_sequence_length",
             ort.OrtValue.ortvalue_from_numpy(np.array(spec.capacity, np.int32)),
         )
+
+        # Time the step, launched kernel by kernel and replayed
         output = device.put(np.zeros((rows, 1, 3), np.float32))
         io.bind_ortvalue_output("step", output)
         for name, label in (("anew", "-1"), ("replayed", str(next(device.capture_ids)))):
@@ -238,7 +243,7 @@ def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
 
 
 def rows_ratio(results: dict[str, Any]) -> dict[str, Any]:
-    """Median times of replayed steps in fp16 over those in q4f16, where both were measured."""
+    """Return median times of replayed steps in fp16 over those in q4f16, where both are known."""
     fp16, q4f16 = (
         results.get(f"{name}, context {ROWS_CONTEXT}", {}).get("rows") for name in ("fp16", "q4f16")
     )
@@ -253,9 +258,9 @@ def rows_ratio(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def profile(transcriber: Transcriber) -> dict[str, Any]:
-    """Profile the kernels of a decoder step and of an encoder call of 16 tokens.
+    """Profile the kernels of a replayed decoder step and encoder call of 16 tokens.
 
-    Both are replayed, and PyTorch's profiler measures them.
+    PyTorch's profiler measures them.
     """
     encoder, decoder = transcriber.encoder, transcriber.decoder
     encoder_cache, decoder_cache = encoder.new_cache(), decoder.new_cache()
@@ -280,20 +285,22 @@ def profile(transcriber: Transcriber) -> dict[str, Any]:
 
 
 def kernel_times(call: Callable[[], Any], calls: int = 20) -> dict[str, Any]:
-    """Of a call.
+    """Return the microseconds of a call on the GPU, in all and by kernel.
 
-    From its first kernel to the end of its last, how long kernels run in it, and those of a
-    microsecond.
-
-    Watched, they stand further apart than otherwise.
+    The span is from the start of the first kernel to the end of the last one; busy is the time in
+    which kernels run. Kernels of less than a microsecond a call are left out of the list. The
+    profiler itself makes the gaps between kernels longer.
     """
     import torch
 
+    # Watch calls, after five that warm up
     time_calls(call, 5)
     torch.cuda.init()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         for _ in range(calls):
             call()
+
+    # Kernels in the order in which they ran, without copies
     ran = [
         event
         for event in profiler.events() or ()
@@ -303,6 +310,8 @@ def kernel_times(call: Callable[[], Any], calls: int = 20) -> dict[str, Any]:
         (e for e in ran if not e.name.startswith("Memcpy")),
         key=lambda event: event.time_range.start,
     )
+
+    # Times of the whole call, and of each kernel
     size = len(ran) // calls
     spans = [
         ran[i + size - 1].time_range.end - ran[i].time_range.start
@@ -330,7 +339,10 @@ def kernel_times(call: Callable[[], Any], calls: int = 20) -> dict[str, Any]:
 def measure_artifact(
     artifact: Path, precision: str, context: int, parts: dict[str, Callable]
 ) -> dict[str, Any]:
-    """Load, then each part; memory of the device after loading, with one stream and at the end."""
+    """Load an artifact and measure each part.
+
+    Device memory is read after loading, with one stream and at the end.
+    """
     result: dict[str, Any] = {"precision": precision, "context": context}
     began = perf_counter()
     with Transcriber(artifact, "cuda", precision=precision, context=context) as transcriber:
@@ -350,22 +362,26 @@ def measure_artifact(
 
 def main(
     artifact: Annotated[
-        Path, typer.Argument(help="Full-size artifact with q4f16, and fp16 for its ratio.")
+        Path, typer.Argument(help="Full-size artifact with q4f16 and, to compare, fp16.")
     ],
-    block_128: Annotated[Path | None, typer.Option(help="The same with recipe small.")] = None,
+    block_128: Annotated[
+        Path | None, typer.Option(help="The same model exported with --recipe small.")
+    ] = None,
     cpu_precision: Annotated[
-        str, typer.Option(help="Measured on the CPU, for its ratio; empty for none.")
+        str, typer.Option(help="Precision to measure on the CPU too; empty for none.")
     ] = "",
     parts: Annotated[
-        str, typer.Option(help="Comma-separated.")
+        str, typer.Option(help="Parts to measure, comma-separated.")
     ] = "start,steps,clips,live,rows,profile",
     out: harness.Out = harness.RESULTS / "gpu_speed.json",
 ) -> None:
-    """Measure all of it."""
+    """Measure the parts that are named."""
     results = harness.describe("random weights of the 4B model's shapes; milliseconds and bytes")
     results["environment"] = {
         name: value for name, value in os.environ.items() if name.startswith("ORT_")
     }
+
+    # Plan one measurement for each precision and context
     chosen = parts.split(",")
     known = {
         "steps": measure_steps,
@@ -396,6 +412,8 @@ def main(
         plans[f"{cpu_precision} on the CPU"] = lambda: asdict(
             bench.measure(artifact, {**options, "threads": None}, CLIP, 1, True)
         )
+
+    # Measure, and write after each one
     for name, measure in plans.items():
         if measure is None:
             continue

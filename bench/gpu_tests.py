@@ -1,6 +1,6 @@
-"""Run the tests that need a CUDA device and write results/gpu.json.
+"""Run the tests that need a CUDA device and write their outcomes to results/gpu.json.
 
-It holds what they said, with the date and the commit.
+The file also holds the date, the machine and the commit.
 
     make test-gpu
 """
@@ -16,14 +16,14 @@ import pytest
 
 
 class Outcomes:
-    """Collects how each test ended."""
+    """A pytest plugin that collects the outcome of each test."""
 
     def __init__(self):
         self.outcomes: dict[str, str] = {}
         self.reasons: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Of three phases, the call, or the one that went wrong before it."""
+        """Record the outcome of a test's call, or of the setup or teardown that failed."""
         if report.when == "call" or report.outcome != "passed":
             self.outcomes[report.nodeid] = report.outcome
         if report.skipped and isinstance(report.longrepr, tuple):
@@ -31,7 +31,7 @@ class Outcomes:
 
 
 def main() -> int:
-    """Exit code of pytest; without a CUDA device nothing is written."""
+    """Run the tests and return pytest's exit code; where none ran, write nothing."""
     seen = Outcomes()
     os.chdir(harness.ROOT)
     code = pytest.main(["-m", "gpu", *sys.argv[1:]], plugins=[seen])

@@ -1,9 +1,9 @@
-"""What all benchmarks share: results files, clocks, processes, and the models they measure.
+"""The shared parts of all benchmarks: results files, clocks, processes, and models to measure.
 
-A benchmark is a script with a `main` that `run` calls; typer makes its options of main's
-parameters. `--out` says where the results go, by default results/NAME.json. `describe` begins them
-with date, command, versions and machine, as the machine is before anything is measured. A short run
-to try a benchmark out names another file: `--out live.json`.
+A benchmark is a script with a `main` that `run` calls; typer makes its options from main's
+parameters. `--out` names the results file, by default results/NAME.json. It begins with the values
+of `describe`: date, command, versions, and the machine before anything is measured. For a short
+run to try a benchmark out, name another file: `--out live.json`.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from voxtral_onnx.runtime.machine import describe_machine
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
-BUILD = ROOT / "build"  # twins, artifacts, sound: what is made on the way
+BUILD = ROOT / "build"  # twins, artifacts, audio and other intermediate files
 TWIN = BUILD / "twin"
 PERCENTILES = {"min": 0, "p50": 50, "p95": 95, "p99": 99, "max": 100}
 
 Model = Annotated[
-    str, typer.Argument(metavar="ARTIFACT", help="A folder; tiny is exported to build/.")
+    str, typer.Argument(metavar="ARTIFACT", help="Folder; tiny is exported to build/ first.")
 ]
 Twin = Annotated[
-    Path, typer.Option("--twin", help="A folder of twin.py, which is written where there is none.")
+    Path, typer.Option("--twin", help="Folder of twin.py's checkpoint; written where missing.")
 ]
-Out = Annotated[Path, typer.Option("--out", help="File of the results.")]
+Out = Annotated[Path, typer.Option("--out", help="Results file to write.")]
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run the command line: errors a user can act on are one line on stderr and an exit code."""
+    """Run a benchmark's command line; print errors that a user can act on as one line."""
     try:
         typer.run(main)
     except VoxtralOnnxError as error:
@@ -58,9 +58,13 @@ def run(main: Callable[..., None]) -> None:
 
 
 def describe(measured: str, *packages: str) -> dict[str, Any]:
-    """Return the head of a results file.
+    """Return the first values of a results file.
 
-    What is measured, when, how and where, with the versions of packages.
+    They say what was measured, when, by which command and on which machine.
+
+    Args:
+        measured: what is measured, and its unit.
+        packages: packages whose versions are added.
     """
     machine = describe_machine()
     machine["packages"] |= {name: metadata.version(name) for name in packages}
@@ -83,14 +87,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    """Write results, and say where."""
+    """Write results as JSON, and print the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     stderr.print(f"written: {path}")
 
 
 def first_line(*command: str) -> str | None:
-    """Return the first line that a command prints, None where it is not there or fails."""
+    """Return the first line that a command prints; None where it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
     except (OSError, subprocess.CalledProcessError):
@@ -99,7 +103,7 @@ def first_line(*command: str) -> str | None:
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function where no earlier one has left memory."""
+    """Call a function in a new process, where no earlier call has left memory."""
     # Torch's threads do not survive a fork
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
@@ -108,7 +112,7 @@ def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
 class Phases:
     """Seconds, CPU seconds and peak memory of this process by phase.
 
-    A phase entered again goes on.
+    A phase that is entered again adds to its time.
     """
 
     def __init__(self, first: str):
@@ -119,7 +123,7 @@ class Phases:
         self._last = (perf_counter(), process_time())
 
     def enter(self, name: str) -> None:
-        """End the phase that runs and begin another, which is said."""
+        """End the current phase and begin another, whose name is printed."""
         if name == self._name:
             return
         self.end()
@@ -130,7 +134,7 @@ class Phases:
         )
 
     def end(self) -> dict[str, dict[str, float]]:
-        """End the phase that runs; all of them."""
+        """End the current phase and return the measures of all phases, by name."""
         now = perf_counter(), process_time()
         phase = self.found.setdefault(self._name, {"seconds": 0.0, "cpu_seconds": 0.0})
         for kind, after, before in zip(("seconds", "cpu_seconds"), now, self._last, strict=True):
@@ -140,9 +144,12 @@ class Phases:
 
 
 def time_calls(call: Callable[[], Any], calls: int, warm_up: int = 3) -> list[float]:
-    """Return milliseconds of a call, made again and again.
+    """Return the milliseconds of each of many calls.
 
-    The first ones allocate, record or compile.
+    Args:
+        call: function to time.
+        calls: number of timed calls.
+        warm_up: number of calls before them, which allocate, capture or compile.
     """
     for _ in range(warm_up):
         call()
@@ -155,7 +162,7 @@ def time_calls(call: Callable[[], Any], calls: int, warm_up: int = 3) -> list[fl
 
 
 def statistics(values: list[float], digits: int = 2) -> dict[str, float]:
-    """Return the number of values, the least, the greatest and what lies between."""
+    """Return the number of values, their least, their greatest and PERCENTILES between."""
     found = {
         name: round(float(np.percentile(values, q)), digits) for name, q in PERCENTILES.items()
     }
@@ -163,7 +170,7 @@ def statistics(values: list[float], digits: int = 2) -> dict[str, float]:
 
 
 def find_model(name: str, *precisions: str) -> Path:
-    """Return an artifact's folder; *tiny* is exported in these precisions."""
+    """Return the folder of an artifact; `tiny` is exported in these precisions first."""
     if name != "tiny":
         return find_artifact(name)
     from voxtral_onnx import export  # here, as most artifacts need no torch
@@ -172,7 +179,7 @@ def find_model(name: str, *precisions: str) -> Path:
 
 
 def find_twin(folder: Path) -> Path:
-    """Return a full-size random checkpoint's folder, written where there is none."""
+    """Return the folder of a full-size random checkpoint, after writing it where it is missing."""
     if not (folder / "params.json").exists():
         from twin import write_twin
 

@@ -1,13 +1,13 @@
-"""One artifact in several hosts: load time, time a token, and whose tokens differ from Python's.
+"""Compare hosts on one artifact: load time, time a token, and tokens that differ from Python's.
 
     python bench/hosts.py ARTIFACT [--name tiny] [--precision q4] [--clip clip.wav]
         [--packages FOLDER]
 
-Our Python runtime, OpenVINO (examples/openvino_host.py), onnxruntime-node and, where the artifact
-has its family, transformers.js transcribe the same clip, each in a process of its own on all cores.
-FOLDER holds `node_modules` with onnxruntime-node and @huggingface/transformers, by default web.
-Hosts that are not installed are left out, which is said. Writes results/hosts.json, one entry for
-each name and precision, and prints the README's table.
+This package's runtime, OpenVINO (examples/openvino_host.py), onnxruntime-node and transformers.js
+transcribe the same clip, each in a process of its own on all cores. transformers.js needs an
+artifact of its family. FOLDER holds `node_modules` with onnxruntime-node and
+@huggingface/transformers, by default web. Hosts that are not installed are named and left out.
+Writes results/hosts.json, with an entry for each name and precision, and prints the README's table.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.runtime.bench import markdown_table
 
 CLIP = SAMPLES / "date-hibari.wav"
-# The family that each takes
+# The graph family that each host needs
 NODE_HOSTS = {"onnxruntime-node": None, "transformers.js": "transformers_js"}
 PACKAGES = {"onnxruntime-node": "onnxruntime-node", "transformers.js": "@huggingface/transformers"}
 
 
 def run_python(artifact: Path, precision: str, clip: Path) -> dict[str, Any]:
-    """Our runtime, a position a call as the others do."""
+    """Transcribe with this package's runtime, one position in each call as the other hosts do."""
     import onnxruntime
 
     from voxtral_onnx import Transcriber
@@ -61,7 +61,7 @@ def run_python(artifact: Path, precision: str, clip: Path) -> dict[str, Any]:
 
 
 def run_openvino(artifact: Path, precision: str, clip: Path) -> dict[str, Any]:
-    """The example, whose graphs are compiled before its first token."""
+    """Transcribe with the OpenVINO example; compiling its graphs counts as loading."""
     sys.path.insert(0, str(ROOT / "examples"))
     host: Any = import_module("openvino_host")
     samples, _ = soundfile.read(clip, dtype="float32")
@@ -83,7 +83,7 @@ def run_openvino(artifact: Path, precision: str, clip: Path) -> dict[str, Any]:
 
 
 def _result(host: str, load_seconds: float, ids: list[int], times: list[float]) -> dict[str, Any]:
-    steps = [1000 * (after - before) for before, after in pairwise(times)]  # behind the prompt
+    steps = [1000 * (after - before) for before, after in pairwise(times)]  # without the prompt
     run = {"ids": ids, "ms_per_token": mean(steps), "median_ms_per_token": median(steps)}
     return {
         "host": host,
@@ -96,7 +96,7 @@ def _result(host: str, load_seconds: float, ids: list[int], times: list[float]) 
 def run_node(
     name: str, artifact: Path, precision: str, clip: Path, packages: Path
 ) -> dict[str, Any]:
-    """A host in Node.js, which writes a line of JSON."""
+    """Transcribe with a host in Node.js, whose script prints a line of JSON."""
     script = ROOT / "bench" / f"hosts_{name.replace('.', '_').replace('-', '_')}.mjs"
     command = [
         "node",
@@ -117,7 +117,7 @@ def run_node(
 
 
 def measure(artifact: Path, precision: str, clip: Path, packages: Path) -> list[dict[str, Any]]:
-    """A row for each host that is there, Python first."""
+    """Return a row of results for each installed host, Python first."""
     families, found = Manifest.read(artifact).precisions[precision].families, []
 
     def keep(result: dict[str, Any]) -> None:
@@ -145,7 +145,7 @@ def measure(artifact: Path, precision: str, clip: Path, packages: Path) -> list[
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """For the README."""
+    """Return the README's table."""
     cells = [
         [
             row["host"],
@@ -163,7 +163,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(
     artifact: Path,
-    name: Annotated[str, typer.Option(help="Of the entry.")] = "tiny",
+    name: Annotated[str, typer.Option(help="Name of the results entry.")] = "tiny",
     precision: str = "q4",
     clip: Annotated[Path, typer.Option(help="Mono, 16 bits, at the model's rate.")] = CLIP,
     packages: Annotated[Path, typer.Option(help="Folder with node_modules.")] = ROOT / "web",

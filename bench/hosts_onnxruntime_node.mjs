@@ -1,5 +1,5 @@
 /**
- * onnxruntime-node on an artifact: its tokens, and how long it takes for one, as a line of JSON.
+ * A part of hosts.py: transcribes clips on onnxruntime-node and prints tokens and times as a line of JSON.
  *
  *     node --import ./web/packages.mjs bench/hosts_onnxruntime_node.mjs ARTIFACT PRECISION clip.wav…
  */
@@ -22,7 +22,7 @@ for (const clip of clips) {
     ids.push(id)
     times.push(performance.now())
   }
-  const steps = times.slice(1).map((time, i) => time - times[i]) // behind the prompt
+  const steps = times.slice(1).map((time, i) => time - times[i]) // without the prompt
   runs.push({
     clip: path.basename(clip),
     audio_seconds: samples.length / model.manifest.config.audio.sample_rate,

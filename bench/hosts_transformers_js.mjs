@@ -1,5 +1,5 @@
 /**
- * transformers.js on an artifact: its tokens, and how long it takes for one, as a line of JSON.
+ * A part of hosts.py: transcribes clips with transformers.js and prints tokens and times as a line of JSON.
  *
  *     node --import ./web/packages.mjs bench/hosts_transformers_js.mjs ARTIFACT DTYPE clip.wav…
  */
@@ -22,7 +22,7 @@ for (const clip of clips) {
   const times = /** @type {number[]} */ ([])
   const streamer = { put: () => times.push(performance.now()), end: () => {} }
   const ids = await transcribe(loaded, samples, { streamer })
-  const steps = times.slice(2).map((time, i) => time - times[i + 1]) // behind the prompt and what it yields
+  const steps = times.slice(2).map((time, i) => time - times[i + 1]) // without the prompt and its token
   runs.push({
     clip: path.basename(clip),
     audio_seconds: samples.length / rate,

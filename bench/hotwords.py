@@ -1,11 +1,11 @@
-"""What hotwords change: words found, words invented, and all other words, by the size of the bias.
+"""Measure hotwords at several biases: listed words found and invented, and the word error rate.
 
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/hotwords.py [ARTIFACT]
 
-The list holds words of the held-out sentences, drawn from the longer ones that occur in few of
-them, so that most sentences have none of the list's words and every sentence could get a wrong one.
-The same clips are transcribed without the list and with it. Writes results/hotwords.json.
+The list is drawn from longer words that occur in few of the held-out sentences. So most sentences
+have no listed word, and in each one a wrong one could be written. The same clips are transcribed
+without the list and with it. Writes results/hotwords.json.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SEED = 0
 
 
 def draw_words(texts: list[str], count: int) -> list[str]:
-    """So many of the longer, rarer words."""
+    """Draw `count` of the words that are long and occur in few of the texts."""
     sentences = Counter(word for text in texts for word in set(normalize(text).split()))
     rare = sorted(
         word
@@ -45,9 +45,10 @@ def draw_words(texts: list[str], count: int) -> list[str]:
 
 
 def score(references: list[str], hypotheses: list[str], listed: set[str]) -> dict[str, Any]:
-    """Word error rate in per cent.
+    """Return the word error rate in per cent, and counts of listed words.
 
-    How many listed words were said, found, and written where nobody said them.
+    These are words that were said, those of them that were written, and words that were written
+    although nobody said them.
     """
     said = found = invented = 0
     for reference, hypothesis in zip(references, hypotheses, strict=True):
@@ -68,11 +69,12 @@ def score(references: list[str], hypotheses: list[str], listed: set[str]) -> dic
 
 def main(
     artifact: harness.Model = "tiny",
-    sentences: Annotated[int, typer.Option(help="The first N of each kind.")] = 80,
-    words: Annotated[int, typer.Option(help="In the list of each kind.")] = 50,
+    sentences: Annotated[int, typer.Option(help="Number of sentences of each kind.")] = 80,
+    words: Annotated[int, typer.Option(help="Number of hotwords for each kind.")] = 50,
     out: harness.Out = harness.RESULTS / "hotwords.json",
 ) -> None:
-    """Transcribe without a list and with biases."""
+    """Transcribe the clips without a list and with it, at several biases."""
+    # Plan the clips of two synthesizers
     versions = wer.find_synthesizers()
     results = harness.describe(
         "held-out sentences without a list of hotwords (bias 0) and with it", "jiwer"
@@ -83,6 +85,8 @@ def main(
         for clip in wer.plan_clips(wer.read_sentences(sentences), CACHE, versions)
         if clip.synthesizer in SYNTHESIZERS
     ]
+
+    # Transcribe each kind of sentence at each bias
     rows, precision = [], None
     for kind in ("domain", "free"):
         chosen = [clip for clip in clips if clip.kind == kind]

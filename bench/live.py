@@ -1,12 +1,12 @@
-"""How late live text comes.
+"""Measure the latency of live text.
 
-From the arrival of the last sample that a token may use to its line on standard output.
+It is the time from the arrival of the last sample that a token may use to its line on stdout.
 
     python bench/live.py [ARTIFACT] [--seconds 60] [--precision q4f16]
 
-Samples of the embedded model are sent to `listen --stdin --stream-json` as a microphone gives
-them, 20 ms every 20 ms, and every line that comes back is timed outside of that process. The delay
-that the model listens before it writes is not part of it. Writes results/live.json.
+Sample clips are sent to `listen --stdin --stream-json` at the pace of a microphone, 20 ms every
+20 ms, and every line that it prints is timed outside of that process. The model's delay, for which
+it listens before it writes, is not part of the latency. Writes results/live.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BLOCK_SECONDS = 0.02
 
 
 def send(samples: np.ndarray, rate: int, pipe: Any, times: list[float]) -> None:
-    """Write samples at the pace of time; `times` gets when each block was written."""
+    """Write samples to a pipe in real time, and append to `times` when each block was written."""
     size = round(BLOCK_SECONDS * rate)
     began = perf_counter()
     for number, at in enumerate(range(0, len(samples), size)):
@@ -42,12 +42,13 @@ def send(samples: np.ndarray, rate: int, pipe: Any, times: list[float]) -> None:
 
 def main(
     artifact: harness.Model = "tiny",
-    seconds: Annotated[float, typer.Option(help="Of speech.")] = 60.0,
-    precision: Annotated[str, typer.Option(help="Of the artifact.")] = "q4f16",
-    threads: Annotated[int | None, typer.Option(help="For onnxruntime.")] = None,
+    seconds: Annotated[float, typer.Option(help="Seconds of speech to send.")] = 60.0,
+    precision: Annotated[str, typer.Option(help="Precision of the artifact.")] = "q4f16",
+    threads: Annotated[int | None, typer.Option(help="Threads of onnxruntime.")] = None,
     out: harness.Out = harness.RESULTS / "live.json",
 ) -> None:
-    """Speak to the command and time its lines."""
+    """Send speech to the command and time its lines."""
+    # Load the model in `listen`
     results = harness.describe("milliseconds from the last sample that a text may use to its line")
     folder = harness.find_model(artifact, precision)
     manifest = Manifest.read(folder)
@@ -70,8 +71,10 @@ def main(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdin and process.stdout and process.stderr
-        while b"delay" not in process.stderr.readline():  # until it is loaded
+        while b"delay" not in process.stderr.readline():  # until the model is loaded
             pass
+
+        # Send speech, and time each line against the block that it needed
         Thread(target=process.stderr.read, daemon=True).start()
         sender = Thread(target=send, args=(samples, audio.sample_rate, process.stdin, times))
         sender.start()
@@ -84,11 +87,13 @@ def main(
                 )
                 needed = tokens * audio.samples_per_token + rules.look_ahead_samples
                 block = -(-needed // round(BLOCK_SECONDS * audio.sample_rate)) - 1
-                if needed <= len(samples):  # what the padding decides waits for nothing
+                if needed <= len(samples):  # tokens that the padding decides wait for no sample
                     latencies.append(1000 * (now - times[block]))
             elif event["type"] == "final":
                 final = event
         sender.join()
+
+    # Write the results
     results |= {
         "artifact": artifact if artifact == "tiny" else folder.name,
         "precision": precision,

@@ -1,16 +1,14 @@
-"""Decoder speed beside llama.cpp's, on a Q4_0 model of the same shape.
-
-Both are timed in turn in the same run.
+"""Compare decoder speed with llama.cpp's, on a Q4_0 model of the same shape.
 
     pip install xllamacpp gguf
     python bench/llama_cpp.py ARTIFACT [--precision q4f16,q4]
 
-The artifact is an export of twin.py's checkpoint. Both engines are loaded in processes of their own
-with as many threads and wait while the other runs. A round lets each make CALLS tokens behind as
-many positions: one stream, and several at a time. llama.cpp repacks weights for the processor,
-samples greedily and keeps its prompt. Processor time is written down too: other work on the machine
-changes it less, but with more than one thread llama.cpp's includes waiting. Writes
-results/llama_cpp.json.
+The artifact is an export of twin.py's checkpoint. Each engine is loaded in a process of its own
+with the same number of threads, and waits while the other runs. In each round both generate CALLS
+tokens after a prompt of the same length: for one stream, and for several at a time. llama.cpp
+repacks weights for the processor, samples greedily and keeps its prompt. Processor time is recorded
+too: other work on the machine changes it less, but with more than one thread llama.cpp's includes
+waiting. Writes results/llama_cpp.json.
 """
 
 from __future__ import annotations
@@ -38,17 +36,18 @@ from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.device.cache import decoder_cache_spec
 from voxtral_onnx.runtime.device.session import Session
 
-STREAMS = (1, 4)  # that make tokens at a time
-PROMPT = 39  # positions, as with a delay of 480 ms
-CALLS = 4  # timed in a round, each a token for every stream
+STREAMS = (1, 4)  # numbers of streams that generate at a time
+PROMPT = 39  # positions, as many as with a delay of 480 ms
+CALLS = 4  # timed in a round, each of one token for every stream
 CONTEXT = 256
-# Milliseconds of a call that gives each stream a token: elapsed, and the processor's
+# Milliseconds of a call of one token for each stream: elapsed, and of the processor
 Times = tuple[float, float]
 Engine = Callable[[int], Times]  # by the number of streams
 
 
 def write_gguf(manifest: Manifest, path: Path) -> None:
-    """Random Q4_0 weights of the decoder's shape under llama's names."""
+    """Write a GGUF with random Q4_0 weights of the decoder's shape, named as llama's."""
+    # Shape
     stack, rng = manifest.config.decoder, np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(stack.sliding_window)
@@ -64,6 +63,8 @@ def write_gguf(manifest: Manifest, path: Path) -> None:
     writer.add_value_length(stack.head_dim)
     writer.add_vocab_size(stack.vocab_size)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+
+    # A vocabulary of that size
     writer.add_tokenizer_model("llama")
     writer.add_token_list(
         [b"<unk>", b"<s>", b"</s>"] + [b"t%d" % i for i in range(3, stack.vocab_size)]
@@ -76,12 +77,13 @@ def write_gguf(manifest: Manifest, path: Path) -> None:
 
     def add(name: str, outputs: int, inputs: int) -> None:
         blocks = rng.integers(0, 256, (outputs, inputs // 32, 18), dtype=np.uint8)
-        # Activations stay in range
+        # Scales that keep activations in range
         blocks[..., :2] = np.array([0.15 * inputs**-0.5], np.float16).view(np.uint8)
         writer.add_tensor(
             name, blocks.reshape(outputs, -1), raw_dtype=gguf.GGMLQuantizationType.Q4_0
         )
 
+    # Weights
     ones = np.ones(stack.hidden_size, np.float32)
     queries = stack.num_attention_heads * stack.head_dim
     keys = stack.num_key_value_heads * stack.head_dim
@@ -104,7 +106,7 @@ def write_gguf(manifest: Manifest, path: Path) -> None:
 
 
 def ours(folder: Path, precision: str, threads: int) -> Engine:
-    """This package's decoder."""
+    """Load this package's decoder and return a function that times it."""
     manifest = Manifest.read(folder)
     spec = decoder_cache_spec(manifest, CONTEXT)
     decoder = Decoder(Session(folder, manifest.precisions[precision].decoder, "cpu", threads), spec)
@@ -132,9 +134,10 @@ def ours(folder: Path, precision: str, threads: int) -> Engine:
 
 
 def llama_cpp(path: Path, threads: int) -> Engine:
-    """llama.cpp's server inside this process."""
+    """Load llama.cpp's server inside this process and return a function that times it."""
     import xllamacpp  # pyright: ignore[reportMissingImports]  (bench alone)
 
+    # Load the model on the CPU, with room for all streams
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.n_parallel = max(STREAMS)
@@ -143,6 +146,7 @@ def llama_cpp(path: Path, threads: int) -> Engine:
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
     server, pool = xllamacpp.Server(parameters), ThreadPoolExecutor(max(STREAMS))
 
+    # Complete a prompt on each stream at once
     def complete(slot: int) -> float:
         request = {
             "prompt": [1] + [5] * (PROMPT - 1),
@@ -173,7 +177,7 @@ def _serve(connection: Connection, load: Callable[[], Engine]) -> None:
 
 @contextmanager
 def in_a_process(load: Callable[[], Engine]) -> Iterator[Engine]:
-    """An engine in a process of its own, warmed up."""
+    """Run an engine in a process of its own, and yield a function that times it, warmed up."""
     here, there = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=_serve, args=(there, load), daemon=True)
     process.start()
@@ -190,16 +194,18 @@ def in_a_process(load: Callable[[], Engine]) -> Iterator[Engine]:
 
 
 def main(
-    artifact: Annotated[Path, typer.Argument(help="Of the 4B model's shape.")],
-    precision: Annotated[str, typer.Option(help="Comma-separated.")] = "q4f16",
-    rounds: Annotated[int, typer.Option(help="Of which minima and medians are taken.")] = 15,
-    threads: Annotated[int, typer.Option(help="Of each engine.")] = 2,
+    artifact: Annotated[Path, typer.Argument(help="Artifact of the 4B model's shape.")],
+    precision: Annotated[str, typer.Option(help="Precisions, comma-separated.")] = "q4f16",
+    rounds: Annotated[
+        int, typer.Option(help="Rounds, of which minima and medians are taken.")
+    ] = 15,
+    threads: Annotated[int, typer.Option(help="Threads of each engine.")] = 2,
     model: Annotated[
-        Path | None, typer.Option(help="The GGUF, kept; by default it is removed again.")
+        Path | None, typer.Option(help="GGUF to write and keep; by default it is deleted.")
     ] = None,
     out: harness.Out = harness.RESULTS / "llama_cpp.json",
 ) -> None:
-    """Measure and print milliseconds a token of one stream."""
+    """Measure and print both engines' milliseconds a token."""
     results = harness.describe(
         "milliseconds a token of decoders of one shape, in turn", "xllamacpp"
     )
@@ -223,9 +229,9 @@ def main(
 
 
 def _compare(times: dict[int, list[tuple[Times, Times]]]) -> dict[str, dict[int, dict[str, float]]]:
-    """Milliseconds a token, and how many times llama.cpp's speed that is.
+    """Return milliseconds a token, and our speed as a multiple of llama.cpp's.
 
-    With as many streams, and with one.
+    llama.cpp's speed is taken with the same number of streams, and with one.
     """
     kinds = {"min": (0, min), "median": (0, median), "processor": (1, median)}
     results = {}

@@ -1,11 +1,11 @@
-"""Where the memory and the seconds of loading a decoder go, on the CPU.
+"""Measure the memory and the time of loading a decoder on the CPU, by their causes.
 
     python bench/load.py ARTIFACT...        # exports of twin.py's checkpoint
 
 Loads each precision's decoder in a process of its own and writes results/load.json. Resident memory
-is told apart into anonymous pages, which must stay, and pages of files, which the system can drop
-and processes share. What onnxruntime's 4-bit kernel should hold is computed beside it: packed
-codes, and float32 scales and sums of every block.
+is counted apart as anonymous pages, which must stay, and pages of files, which the system can drop
+and processes share. Beside it stands the computed need of onnxruntime's 4-bit kernel: packed codes,
+and a float32 scale and sum for every block.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ MB = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One decoder, loaded and stepped once."""
+    """The measures of one decoder that is loaded and run for one step."""
 
     recipe: str
     precision: str
     way: str
     file_mb: float  # graph and data files
-    codes_mb: float  # 4-bit codes as stored, computed
-    # A float32 for every block, computed: the kernel keeps one of scales and one of sums
+    codes_mb: float  # computed: 4-bit codes as stored
+    # Computed: a float32 for every block; the kernel keeps one for scales and one for sums
     blocks_mb: float
-    seconds: float  # to load, files in the page cache
-    user_seconds: float  # of all cores: packing
-    system_seconds: float  # of all cores: zeroing the pages that packed weights stand in
+    seconds: float  # to load, with the files in the page cache
+    user_seconds: float  # of all cores, to pack weights
+    system_seconds: float  # of all cores, to zero the pages that packed weights are written to
     anonymous_mb: float
     mapped_mb: float
     first_step_seconds: float
@@ -52,7 +52,8 @@ class Load:
 
 
 def measure(folder: Path, precision: str, prepacked: Path | None) -> Load:
-    """Load a decoder in this process."""
+    """Load a decoder in this process and run one step."""
+    # Find or save packed weights, and read the files into the page cache
     manifest = Manifest.read(folder)
     graph = manifest.precisions[precision].decoder
     path = None
@@ -60,12 +61,16 @@ def measure(folder: Path, precision: str, prepacked: Path | None) -> Load:
         saved = find_prepacked(manifest, graph, prepacked, [])
         path = (saved or make_prepacked(manifest, folder, graph, prepacked)).path
     for name in (graph.path, *graph.data):
-        (folder / name).read_bytes()  # into the page cache
+        (folder / name).read_bytes()
+
+    # Load
     base = _resident("RssAnon")
     before, began = resource.getrusage(resource.RUSAGE_SELF), perf_counter()
     session = Session(folder, graph, "cpu", path=path)
     seconds, after = perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
     anonymous, mapped = _resident("RssAnon"), _resident("RssFile")
+
+    # Run one step
     spec = manifest.caches["decoder"]
     cache = KVCache(session, spec)
     embeds = np.zeros((1, manifest.config.decoder.hidden_size), cache.dtype)
@@ -74,6 +79,8 @@ def measure(folder: Path, precision: str, prepacked: Path | None) -> Load:
         cache, [manifest.tokens.bos], embeds, manifest.streaming.default_delay_tokens
     )
     first_step = perf_counter() - began
+
+    # Compare with the computed need
     rules = manifest.precisions[precision].recipe.rules
     block_size = rules[-1].block_size if rules else 0
     weights = graph.parameters
@@ -102,7 +109,7 @@ def _resident(kind: str) -> float:
 
 
 def cells(load: Load) -> tuple[str, ...]:
-    """One row of the table."""
+    """Return a row of the printed table."""
     seconds = f"{load.seconds:.1f} ({load.user_seconds:.1f} + {load.system_seconds:.1f})"
     megabytes = (load.file_mb, load.codes_mb, load.blocks_mb, load.anonymous_mb, load.mapped_mb)
     first_step = f"{load.first_step_seconds:.2f} s, +{load.first_step_anonymous_mb:.0f} MB"
@@ -115,7 +122,9 @@ def cells(load: Load) -> tuple[str, ...]:
 
 
 def main(
-    artifacts: Annotated[list[str], typer.Argument(help="Folders; tiny is exported to build/.")],
+    artifacts: Annotated[
+        list[str], typer.Argument(help="Folders; tiny is exported to build/ first.")
+    ],
     out: harness.Out = harness.RESULTS / "load.json",
 ) -> None:
     """Measure every precision of the artifacts, each in a process of its own."""
@@ -125,7 +134,7 @@ def main(
         for precision in Manifest.read(folder).precisions:
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
                 saved = Path(scratch)
-                # The first warms up, the first saved one also saves
+                # The first run warms up; the first with saved weights also saves them
                 for prepacked in (None, None, saved, saved):
                     loads.append(harness.in_new_process(measure, folder, precision, prepacked))
                     harness.stderr.print(*cells(loads[-1]))

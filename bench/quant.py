@@ -1,16 +1,16 @@
-"""What quantisation methods and recipes lose on the tiny checkpoint.
+"""Measure the loss of quantisation methods and recipes on the tiny checkpoint.
 
-Weights, logits, blank decisions, words.
+The loss is measured in weights, logits, blank decisions and words.
 
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/quant.py
 
-Every row is an artifact that `export` made (q4: activations in float32), run over held-out domain
-sentences that bench/wer.py speaks: shipped recipes over many, the others over few, because the
-encoder costs a second of one core for seven clips. Logits are compared while each model gets the
-tokens that float32 samples; words are those that it writes by itself. A profile says which parts of
-the model turn blank decisions over, on the clips where float32 decides most narrowly. Prints
-Markdown tables and writes results/quant.json.
+Every row is an artifact made by `export` (q4: activations in float32), which transcribes held-out
+domain sentences that bench/wer.py speaks: many for shipped recipes, few for the others, because
+encoding seven clips takes a second of one core. Logits are compared while each model is fed the
+tokens that float32 samples; words are those that it writes by itself. A profile shows which parts
+of the model flip decisions between blank and word, on the clips where float32 decides most
+narrowly. Prints Markdown tables and writes results/quant.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import harness
 import numpy as np
 import typer
 import wer
-from quant_clips import DELAY_MS, FIRM, Heard, Tally, is_firm_flip, measure_clip
+from quant_clips import DELAY_MS, FIRM, ClipRun, Tally, is_firm_flip, measure_clip
 from rich.progress import track
 
 from voxtral_onnx.exporter.checkpoint.open import Checkpoint, open_checkpoint
@@ -41,9 +41,9 @@ from voxtral_onnx.verification.evaluation.rates import RESAMPLES, SEED, interval
 
 TABLE = "language_model.embed_tokens"
 FLOAT, SHIPPED = "float32", ("default", "quality", "small", "q8")
-NARROW = 5.0  # below which the profile measures how far margins drift
+NARROW = 5.0  # blank margin in logits; the profile measures the drift of margins below it
 NARROWEST = 36  # clips of the profile, besides those in which `UNIFORM` flips a firm decision
-SLICE_ROWS, COLUMNS = 170, 3072  # what the exporter quantises at a time
+SLICE_ROWS, COLUMNS = 170, 3072  # shape of the slices that the exporter quantises
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Case:
     rules: tuple[tuple[str, int, int, str], ...] = ()  # tensors, bits, block_size, method
 
     def recipe(self, folder: Path) -> str:
-        """The shipped recipe's name, or the path of a file that holds the rules."""
+        """Return a shipped recipe's name, or write the rules to a file and return its path."""
         if not self.rules:
             return self.name
         lines = ["accuracy_level = 4"]
@@ -72,9 +72,9 @@ class Case:
 
 
 def uniform(method: str, bits: int = 4, block_size: int = 32) -> Case:
-    """One method for all layers.
+    """Return a case of one method for all layers.
 
-    The tied table, which cannot have zero points, by its symmetric sister.
+    The tied embedding table cannot have zero points, so its method is the symmetric variant.
     """
     table = method.replace("_asymmetric", "_symmetric")
     rules = ((TABLE, bits, block_size, table), ("*", bits, block_size, method))
@@ -114,12 +114,12 @@ PARTS = {
 
 
 def in_bits(bits: int, *parts: str, block_size: int = 32, method: str = "rtn_symmetric") -> tuple:
-    """Rules for parts of the model."""
+    """Return rules for parts of the model."""
     return tuple((PARTS[part], bits, block_size, method) for part in parts)
 
 
 ENCODER = ("encoder attention", "encoder MLP")
-PROFILE = (  # of which UNIFORM is the first row
+PROFILE = (  # rows after UNIFORM
     *(Case(f"{part} in 8 bits", (*in_bits(8, part), *UNIFORM.rules)) for part in PARTS),
     *(
         Case(
@@ -144,25 +144,25 @@ PROFILE = (  # of which UNIFORM is the first row
 )
 
 
-def choose_narrow(found: list[dict[str, Heard]]) -> list[int]:
-    """The clips of the profile.
+def choose_narrow(found: list[dict[str, ClipRun]]) -> list[int]:
+    """Return the indices of the profile's clips.
 
-    Those with the narrowest firm decision, and those in which UNIFORM flips one.
+    These have the narrowest firm decisions, or one that UNIFORM flips.
     """
 
-    def narrowest(heard: dict[str, Heard]) -> float:
-        certainty = np.abs(heard[FLOAT].margins)
+    def narrowest(runs: dict[str, ClipRun]) -> float:
+        certainty = np.abs(runs[FLOAT].margins)
         return float(certainty[certainty > FIRM].min(initial=np.inf))
 
     order = sorted(range(len(found)), key=lambda i: narrowest(found[i]))
-    flipped = (i for i, heard in enumerate(found) if heard[UNIFORM.name].tally.firm_flips)
+    flipped = (i for i, runs in enumerate(found) if runs[UNIFORM.name].tally.firm_flips)
     return sorted({*order[:NARROWEST], *flipped})
 
 
-def profile_row(name: str, heard: list[dict[str, Heard]]) -> dict[str, Any]:
-    """What a case does to the blank decisions of some clips."""
+def profile_row(name: str, runs: list[dict[str, ClipRun]]) -> dict[str, Any]:
+    """Return how a case changes the blank decisions of some clips."""
     margins, expected = (
-        np.concatenate([row[key].margins for row in heard]) for key in (name, FLOAT)
+        np.concatenate([row[key].margins for row in runs]) for key in (name, FLOAT)
     )
     narrow = np.abs(expected) < NARROW
     return {
@@ -174,35 +174,36 @@ def profile_row(name: str, heard: list[dict[str, Heard]]) -> dict[str, Any]:
 
 
 def list_firm_flips(
-    clips: list[wer.Clip], found: list[dict[str, Heard]]
+    clips: list[wer.Clip], found: list[dict[str, ClipRun]]
 ) -> Iterator[dict[str, Any]]:
-    """Every firm decision that UNIFORM flips.
+    """Yield every firm decision that UNIFORM flips.
 
-    Where, its margins, and whose words differ from float32's.
+    A row holds its place, its margin in each artifact, and texts that differ from float32's.
     """
-    for clip, heard in zip(clips, found, strict=True):
-        for at in np.flatnonzero(is_firm_flip(heard[UNIFORM.name].margins, heard[FLOAT].margins)):
+    for clip, runs in zip(clips, found, strict=True):
+        for at in np.flatnonzero(is_firm_flip(runs[UNIFORM.name].margins, runs[FLOAT].margins)):
             yield {
                 "sentence": clip.text,
                 "voice": f"{clip.synthesizer} {clip.voice}",
                 "token": int(at),
-                "margins": {name: round(float(heard[name].margins[at]), 3) for name in LONG},
+                "margins": {name: round(float(runs[name].margins[at]), 3) for name in LONG},
                 "written": {
-                    name: heard[name].text for name in LONG if heard[name].text != heard[FLOAT].text
+                    name: runs[name].text for name in LONG if runs[name].text != runs[FLOAT].text
                 },
             }
 
 
 def relative_error(weight: np.ndarray, rule: Rule) -> float:
-    """Root mean square of the rounding errors over that of the weights."""
+    """Return the root mean square of the rounding errors over that of the weights."""
     back = dequantize_blockwise(quantize_blockwise(weight, rule), rule, weight.shape[1])
     return float(np.linalg.norm(back - weight) / np.linalg.norm(weight))
 
 
 def weight_errors(recipe: str, checkpoint: Checkpoint) -> dict[str, float]:
-    """Relative errors: of tiny, the root mean square over tensors.
+    """Return the relative rounding errors of a recipe, and its speed.
 
-    Of random weights, by the rule for the layers.
+    For tiny's weights this is the root mean square over tensors. Where one rule holds for all
+    layers, random weights are measured by it too.
     """
     recipe_ = load_recipe(recipe)
     tensors = {name.removesuffix(".weight"): tensor for name, tensor in checkpoint.tensors.items()}
@@ -228,13 +229,13 @@ def weight_errors(recipe: str, checkpoint: Checkpoint) -> dict[str, float]:
 
 
 def is_linear(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a recipe's rules apply to the tensor of that name."""
+    """Return whether recipes quantise the tensor of that name."""
     return len(shape) == 2 and ".ada_rms_norm." not in name
 
 
 @cache
 def random_weights() -> dict[str, np.ndarray]:
-    """Weights of two distributions, [SLICE_ROWS, COLUMNS]."""
+    """Return random weights of two distributions, [SLICE_ROWS, COLUMNS]."""
     rng = np.random.default_rng(SEED)
     size = (SLICE_ROWS, COLUMNS)
     return {
@@ -244,7 +245,7 @@ def random_weights() -> dict[str, np.ndarray]:
 
 
 def seconds_per_gb(rule: Rule) -> float:
-    """Seconds of one core for a gigabyte of bfloat16 weights, the best of several tries."""
+    """Return the seconds of one core for a gigabyte of bfloat16 weights, the best of seven runs."""
     weight, seconds = random_weights()["gaussian"], []
     for _ in range(7):
         began = process_time()
@@ -254,9 +255,11 @@ def seconds_per_gb(rule: Rule) -> float:
 
 
 def words_row(clips: list[wer.Clip], texts: list[list[str]]) -> dict[str, Any]:
-    """Return the word error rate of one case and its difference to float32's.
+    """Return the word error rate of one case and its difference from float32's, in per cent.
 
-    Both come from the two texts of each clip.
+    Args:
+        clips: spoken sentences.
+        texts: for each clip, float32's text and the case's.
     """
     errors, words = wer.count_word_errors(clips, texts)
     reference, rate = 100 * errors.sum(0) / words.sum()
@@ -272,7 +275,7 @@ def words_row(clips: list[wer.Clip], texts: list[list[str]]) -> dict[str, Any]:
 
 
 def render_table(rows: list[dict[str, Any]]) -> str:
-    """All rows as a Markdown table."""
+    """Return all rows as a Markdown table."""
     columns = {
         "weight error": lambda row: " / ".join(
             f"{row[key]:.4f}" for key in row if key.startswith("error_")
@@ -300,18 +303,19 @@ def render_table(rows: list[dict[str, Any]]) -> str:
 
 def main(
     sentences: Annotated[
-        int, typer.Option(min=1, help="That shipped recipes are measured on, by 3 voices.")
+        int, typer.Option(min=1, help="Sentences for shipped recipes, each by 3 voices.")
     ] = 287,
-    few: Annotated[int, typer.Option(min=1, help="That all others are measured on.")] = 20,
+    few: Annotated[int, typer.Option(min=1, help="Sentences for all other recipes.")] = 20,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Processes, of one thread each.")
+        int, typer.Option(min=1, help="Number of processes of one thread.")
     ] = os.cpu_count() or 1,
     cache_folder: Annotated[
-        Path, typer.Option("--cache", help="Folder of the WAVs and the artifacts.")
+        Path, typer.Option("--cache", help="Folder for the WAVs and the artifacts.")
     ] = harness.BUILD / "quant",
     out: harness.Out = harness.RESULTS / "quant.json",
 ) -> None:
     """Measure every method and recipe on the tiny checkpoint."""
+    # Plan clips, and export every case
     versions = wer.find_synthesizers()
     measured = (
         f"q4 artifacts of the tiny checkpoint against float32, delay {DELAY_MS} ms; intervals hold "
@@ -330,7 +334,8 @@ def main(
     for name, recipe in track(recipes.items(), "exporting", console=harness.stderr):
         folders.append(export("tiny", cache_folder / name, precisions=("q4",), recipe=recipe))
     long = [folder for folder in folders if folder.name in LONG]
-    # Torch's threads do not survive a fork
+
+    # Speak and transcribe; torch's threads do not survive a fork
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
 
         def run(what: str, function, *arguments) -> list:
@@ -341,19 +346,22 @@ def main(
         voices = len(wer.VOICES)
         run_folders = [folders if i < few * voices else long for i in range(len(clips))]
         found = run("transcribing", measure_clip, run_folders, clips)
+
+        # Transcribe the profile's clips with the profile's cases
         narrow = choose_narrow(found)
         parts = [
             export("tiny", cache_folder / "profile" / name, precisions=("q4",), recipe=recipe)
             for name, recipe in ((case.name, case.recipe(cache_folder)) for case in PROFILE)
         ]
-        heard = list(
+        runs = list(
             pool.map(measure_clip, [[folders[0], *parts]] * len(narrow), [clips[i] for i in narrow])
         )
-    heard = [found[i] | row for i, row in zip(narrow, heard, strict=True)]
+    runs = [found[i] | row for i, row in zip(narrow, runs, strict=True)]
     profile = [
-        profile_row(case.name, heard) for case in (UNIFORM, *PROFILE, REFITTED, Case("default"))
+        profile_row(case.name, runs) for case in (UNIFORM, *PROFILE, REFITTED, Case("default"))
     ]
 
+    # Sum up each case
     rows = []
     for folder in folders:
         name, tally = folder.name, Tally()
@@ -364,6 +372,8 @@ def main(
         row["bytes"] = sum(path.stat().st_size for path in (folder / "onnx").iterdir())
         texts = [[found[i][FLOAT].text, found[i][name].text] for i in measured]
         rows.append(row | tally.row() | words_row([clips[i] for i in measured], texts))
+
+    # Print and write
     print(render_table(rows))
     headings = ("", "margin drift", "flips", "firm")
     print(markdown_table(headings, [tuple(map(str, row.values())) for row in profile]))

@@ -1,6 +1,6 @@
-"""One clip through several artifacts, in the processes of quant.py.
+"""The part of quant.py that its processes run: one clip through several artifacts.
 
-Logits while each is given float32's tokens, and the text it writes by itself.
+It gives each artifact's logits after float32's tokens, and the text that it writes by itself.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from voxtral_onnx.runtime.stream import Stream
 from voxtral_onnx.runtime.tokens import Token
 
 DELAY_MS = 480
-FIRM = 1.0  # blank margin above which float32's decision may not flip
+FIRM = 1.0  # blank margin in logits, above which a flip of float32's decision counts as an error
 
 
 @dataclass
 class Tally:
-    """Sums over positions of one case against float32."""
+    """Sums over positions of one case, compared with float32."""
 
-    divergence: float = 0.0  # of the distribution from float32's, in nats
-    drift: float = 0.0  # of the blank margin, squared
-    flips: int = 0  # blank decisions
+    divergence: float = 0.0  # Kullback-Leibler divergence from float32's distribution, in nats
+    drift: float = 0.0  # squared differences of the blank margin
+    flips: int = 0  # decisions between blank and another token that differ
     firm_flips: int = 0  # those that float32 makes with a margin above FIRM
-    largest_flip: float = 0.0  # float32's largest margin among flipped decisions
-    agreed: int = 0  # tokens
+    largest_flip: float = 0.0  # float32's largest margin among them
+    agreed: int = 0  # equal tokens
     positions: int = 0
 
     def add(self, other: Tally) -> None:
-        """Take in another clip's sums."""
+        """Add another clip's sums."""
         for name in ("divergence", "drift", "flips", "firm_flips", "agreed", "positions"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.largest_flip = max(self.largest_flip, other.largest_flip)
 
     def row(self) -> dict[str, Any]:
-        """Means over positions, and counts."""
+        """Return means over positions, and counts."""
         return {
             "positions": self.positions,
             "logit_kl": float(f"{self.divergence / self.positions:.3g}"),
@@ -56,7 +56,7 @@ class Tally:
 
 
 class Replay(Stream):
-    """A stream that is encoded once and decoded twice: given its tokens, and by itself."""
+    """A stream that is encoded once and decoded twice: after given tokens, and by itself."""
 
     def __init__(self, transcriber: Transcriber, samples: np.ndarray):
         super().__init__(transcriber, transcriber.num_delay_tokens, stop_at_eos=True)
@@ -65,20 +65,24 @@ class Replay(Stream):
         self.finish()
 
     def decode(self, audio_embeds: np.ndarray) -> Iterator[Token]:
-        """Keep them."""
+        """Keep the embeddings instead of decoding them."""
         self.audio_embeds.append(audio_embeds)
         self.decoder_cache.position += len(audio_embeds)
         return iter(())
 
     def write(self) -> list[int]:
-        """Tokens that the model samples by itself, to the end of the text."""
+        """Return the tokens that the model samples by itself, to the end of the text."""
         self.decoder_cache, self.finished = self.transcriber.decoder.new_cache(), False
         return [token.token_id for token in super().decode(np.concatenate(self.audio_embeds))]
 
-    def tell(self, token_ids: list[int]) -> np.ndarray:
-        """float64 [tokens, vocab_size].
+    def logits_after(self, token_ids: list[int]) -> np.ndarray:
+        """Return the logits of each generated position after given tokens (teacher forcing).
 
-        Logits of each generated position, given the tokens before it.
+        Args:
+            token_ids: tokens of all generated positions.
+
+        Returns:
+            float64 [tokens, vocab_size].
         """
         audio_embeds = np.concatenate(self.audio_embeds)
         cache = self.transcriber.decoder.new_cache()
@@ -98,7 +102,14 @@ class Replay(Stream):
 
 
 def compare(logits: np.ndarray, expected: np.ndarray, blank: int, token_ids: np.ndarray) -> Tally:
-    """Tally of one clip."""
+    """Return the tally of one clip.
+
+    Args:
+        logits: float64 [tokens, vocab_size] of the case.
+        expected: the same of float32.
+        blank: id of the blank token.
+        token_ids: tokens that float32 sampled, [tokens].
+    """
     log_p, log_q = (values - logsumexp(values) for values in (expected, logits))
     margins, margins_float = (blank_margin(values, blank) for values in (logits, expected))
     flipped = (margins > 0) != (margins_float > 0)
@@ -115,52 +126,55 @@ def compare(logits: np.ndarray, expected: np.ndarray, blank: int, token_ids: np.
 
 
 def logsumexp(logits: np.ndarray) -> np.ndarray:
-    """Log sum exp over the vocabulary, [tokens, 1]."""
+    """Return the logarithm of the sum of exponentials over the vocabulary, [tokens, 1]."""
     highest = logits.max(1, keepdims=True)
     return highest + np.log(np.exp(logits - highest).sum(1, keepdims=True))
 
 
 def blank_margin(logits: np.ndarray, blank: int) -> np.ndarray:
-    """Logit of the blank less the best other one, [tokens]."""
+    """Return the blank's logit minus the best other one, [tokens]."""
     return logits[:, blank] - np.delete(logits, blank, 1).max(1)
 
 
 @cache
 def load_transcriber(folder: Path) -> Transcriber:
-    """A transcriber of one thread, loaded once a process."""
+    """Return a transcriber of one thread, loaded once in each process."""
     (precision,) = Manifest.read(folder).precisions
     return Transcriber(folder, "cpu", precision=precision, threads=1, delay_ms=DELAY_MS)
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A clip through one artifact."""
+class ClipRun:
+    """The results of one clip with one artifact."""
 
     text: str
     tally: Tally
-    margins: np.ndarray  # of the blank at each position, [tokens]
+    margins: np.ndarray  # blank margin at each position, [tokens]
 
 
-def measure_clip(folders: list[Path], clip: Clip) -> dict[str, Heard]:
-    """A clip through each artifact, by its name; the first is float32's."""
+def measure_clip(folders: list[Path], clip: Clip) -> dict[str, ClipRun]:
+    """Run a clip through artifacts and return the results by artifact name.
+
+    The first artifact is float32's, with which the others are compared.
+    """
     reference = load_transcriber(folders[0])
     samples = np.concatenate(list(open_audio(clip.path, reference.sample_rate).blocks()))
     replay = Replay(reference, samples)
     token_ids, blank = replay.write(), replay.ids.streaming_pad
-    expected = replay.tell(token_ids)
+    expected = replay.logits_after(token_ids)
     found = {}
     for folder in folders:
         replay = Replay(load_transcriber(folder), samples)
-        logits = replay.tell(token_ids)
+        logits = replay.logits_after(token_ids)
         tally = compare(logits, expected, blank, np.array(token_ids))
-        # Where every token is the one that it was given, it writes the same by itself.
+        # Where it samples every token that it was given, it would write the same by itself
         written = token_ids if tally.agreed == tally.positions else replay.write()
-        found[folder.name] = Heard(
+        found[folder.name] = ClipRun(
             reference.tokenizer.decode(written), tally, blank_margin(logits, blank)
         )
     return found
 
 
 def is_firm_flip(margins: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Which decisions float32 makes with a margin above FIRM and another model the other way."""
+    """Return which decisions differ from float32's, where its margin is above FIRM."""
     return ((margins > 0) != (expected > 0)) & (np.abs(expected) > FIRM)

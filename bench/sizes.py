@@ -1,9 +1,9 @@
-"""The files of the 4B model's artifact and their sizes, as an export plans them.
+"""List the files of the 4B model's artifact with their sizes, as an export plans them.
 
     python bench/sizes.py [--twin build/twin]
 
-Sizes of weight files are exact, those of graphs estimated; the twin's tokenizer counts as large as
-the published one. Writes results/sizes.json and prints the README's table.
+Sizes of weight files are exact, those of graphs are estimates; the tokenizer's size is that of the
+published one. Writes results/sizes.json and prints the README's table.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from voxtral_onnx.manifest import TOKENIZER
 from voxtral_onnx.runtime.bench import markdown_table
 
 PUBLISHED_TOKENIZER = 14_900_000  # bytes, as the released repository lists it
-# bytes: onnx-community's conversion of the same model
+# Bytes of onnx-community's conversion of the same model
 CONVERSION = {"q4f16": 2_840_000_000, "q4": 3_180_000_000}
 
 
 def measure(twin: Path) -> dict[str, dict[str, int]]:
-    """Bytes of each file, by precision."""
+    """Return the bytes of each file, by precision and file name."""
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in CONVERSION:
@@ -35,7 +35,7 @@ def measure(twin: Path) -> dict[str, dict[str, int]]:
 
 
 def table(found: dict[str, dict[str, int]]) -> str:
-    """A row a file, the suffixes of precisions taken off."""
+    """Return the table: a row for each file, named without the suffix of its precision."""
     rows: dict[str, dict[str, int]] = {}
     for name, sizes in found.items():
         for file, size in sizes.items():
@@ -56,7 +56,7 @@ def _megabytes(size: int | None) -> str:
 def main(
     twin: harness.Twin = harness.TWIN, out: harness.Out = harness.RESULTS / "sizes.json"
 ) -> None:
-    """Plan an export of the twin in both shipped precisions."""
+    """Plan an export of the twin in both shipped precisions and list its files."""
     results = harness.describe("bytes of files, as an export plans them")
     found = measure(harness.find_twin(twin))
     harness.write(out, results | {"files": found, "conversion": CONVERSION})

@@ -1,12 +1,12 @@
-"""The 4B model for machines that no checkpoint can be brought to.
+"""Carry the 4B model's graphs to machines that a checkpoint is too large for.
 
-Its graphs alone, a few MB, and random weights there.
+`make` exports the graphs alone, a few MB; `fill` adds random weights on the other machine.
 
     python bench/skeleton.py make build/twin build/skeleton --precision q4f16,fp16
     python bench/skeleton.py fill build/skeleton build/artifact
 
-`twin.py` writes the first folder. Sizes, types and locations of the weights are those of an export;
-the values mean nothing and keep activations in range.
+`twin.py` writes the first folder. Sizes, types and locations of the weights are those of an export.
+Their values are random, and small enough to keep activations in range.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from voxtral_onnx.files import FileSpec, hash_file
 from voxtral_onnx.manifest import Manifest
 
 app = typer.Typer(help="Graphs of the 4B model without its weights, and random ones for them.")
-POOL = 1 << 26  # random values that all tensors are cut from, more bytes than a GPU caches
-CODE_SPREAD = {4: 4.6, 8: 73.9}  # standard deviation of uniform codes
-MIDDLE = 0x88  # of 4-bit zero points, two in a byte
+POOL = 1 << 26  # random values that all tensors are cut from; more bytes than a GPU's cache
+CODE_SPREAD = {4: 4.6, 8: 73.9}  # standard deviation of uniform codes, by their bits
+MIDDLE = 0x88  # two 4-bit zero points of 8 in a byte
 
 
 @app.command()
 def make(
     checkpoint: Path,
     folder: Path,
-    precision: Annotated[str, typer.Option(help="Comma-separated.")] = "q4f16",
-    recipe: Annotated[str | None, typer.Option(help="As export takes it.")] = None,
+    precision: Annotated[str, typer.Option(help="Precisions, comma-separated.")] = "q4f16",
+    recipe: Annotated[str | None, typer.Option(help="Recipe, as for export.")] = None,
 ) -> None:
-    """Export without weights: data files are empty, and the manifest has their sizes."""
+    """Export graphs without data files; the manifest has the files' sizes."""
     from voxtral_onnx.exporter import export
     from voxtral_onnx.exporter.binding import bind
 
@@ -63,9 +63,10 @@ def make(
 
 @app.command()
 def fill(skeleton: Path, folder: Path) -> None:
-    """Copy a skeleton and write its weights."""
+    """Copy a skeleton and write random weights for it."""
     import onnx
 
+    # Copy it, and draw pools of random values
     shutil.copytree(skeleton, folder)
     manifest = Manifest.read(folder)
     rng = np.random.default_rng(0)
@@ -94,6 +95,7 @@ def fill(skeleton: Path, folder: Path) -> None:
         files[f"onnx/{place['location']}"][start : start + len(content)] = content
         return len(content)
 
+    # Write each graph's tensors where its file says that they are
     written = 0
     for precision in manifest.precisions.values():
         for graph in (precision.encoder, precision.decoder):
@@ -112,13 +114,13 @@ def fill(skeleton: Path, folder: Path) -> None:
 
 
 def cut(pool: np.ndarray, start: int, count: int) -> np.ndarray:
-    """Some of the pool's values, others for every tensor, repeated where there are not enough."""
+    """Return `count` values of a pool, from a place that depends on the tensor's offset."""
     start %= len(pool) // 2
     return pool[start : start + count] if start + count <= len(pool) else np.resize(pool, count)
 
 
 def spread(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
-    """Standard deviation of a float tensor; scales are constant."""
+    """Return the standard deviation of a float tensor; scales are constant."""
     shape = shapes[name]
     if name.endswith("scales"):
         return 0.0
@@ -126,13 +128,13 @@ def spread(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
         return 0.02
     if "embed_tokens" in name:
         return 0.7
-    # MatMul's weights stand transposed, Conv's do not
+    # MatMul's weights are transposed, Conv's are not
     inputs = shape[0] if len(shape) == 2 else prod(shape[1:])
     return 0.7 * inputs**-0.5
 
 
 def center(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
-    """Mean of a float tensor."""
+    """Return the mean of a float tensor."""
     if name.endswith("scales"):
         weight = shapes[name.removesuffix("gather_scales").removesuffix("scales") + "weight"]
         _, num_blocks, block_bytes = weight

@@ -1,10 +1,10 @@
-"""A stream over hours of audio: its memory, and the same tokens in chunks as in one piece.
+"""Run one stream over hours of audio: read its memory, and compare chunks with one piece.
 
     python bench/soak.py [ARTIFACT] [--hours 3] [--precision fp32]
 
-Clips of the embedded model in a drawn order, with pauses of up to 40 s of silence and noise between
-them, are fed in chunks of drawn sizes; resident memory is read after every minute of audio. Then
-the same audio is transcribed as one array. Writes results/soak.json and, beside it, soak.svg.
+Sample clips in random order, with pauses of up to 40 s of silence or noise between them, are fed in
+chunks of random sizes; resident memory is read after every minute of audio. Then the same audio is
+transcribed as one array, which must give the same tokens. Writes results/soak.json and soak.svg.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from voxtral_onnx.assets import SAMPLES
 from voxtral_onnx.memory import resident_memory
 
 RATE = 16000
-MAX_PAUSE = 40.0  # seconds: beyond the 16 s after which the blank guard begins
+MAX_PAUSE = 40.0  # seconds: longer than the 16 s after which the blank guard begins
 MAX_CHUNK = 2 * RATE  # samples
 WARM_MINUTES = 15  # both windows of the 4B model, and more than those of tiny, are full
 
 
 def speech(hours: float, seed: int = 0) -> Iterator[np.ndarray]:
-    """Clips and pauses, exactly so many hours."""
+    """Yield clips and pauses that last `hours` exactly."""
     rng, left = np.random.default_rng(seed), int(hours * 3600 * RATE)
     clips = [soundfile.read(path, dtype="float32")[0] for path in sorted(SAMPLES.glob("*.wav"))]
     while left:
@@ -45,7 +45,7 @@ def speech(hours: float, seed: int = 0) -> Iterator[np.ndarray]:
 
 
 def chunks(parts: Iterator[np.ndarray], seed: int = 1) -> Iterator[np.ndarray]:
-    """The same samples in chunks of drawn sizes."""
+    """Yield the same samples in chunks of random sizes."""
     rng = np.random.default_rng(seed)
     for part in parts:
         while len(part):
@@ -55,7 +55,7 @@ def chunks(parts: Iterator[np.ndarray], seed: int = 1) -> Iterator[np.ndarray]:
 
 
 def plot(memory: list[float], title: str) -> str:
-    """Memory in MB over minutes as SVG."""
+    """Return a plot of memory in MB over minutes, as SVG."""
     top = 1.2 * max(memory)
     points = " ".join(
         f"{60 + 640 * i / len(memory):.1f},{220 - 190 * mb / top:.1f}"
@@ -82,8 +82,8 @@ def plot(memory: list[float], title: str) -> str:
 
 def main(
     artifact: harness.Model = "tiny",
-    hours: Annotated[float, typer.Option(min=0.05, help="Of audio.")] = 3.0,
-    precision: Annotated[str, typer.Option(help="Of the artifact.")] = "fp32",
+    hours: Annotated[float, typer.Option(min=0.05, help="Hours of audio.")] = 3.0,
+    precision: Annotated[str, typer.Option(help="Precision of the artifact.")] = "fp32",
     out: harness.Out = harness.RESULTS / "soak.json",
 ) -> None:
     """Transcribe hours of audio in chunks and in one piece."""
@@ -99,9 +99,9 @@ def main(
 
 
 def measure(artifact: Path, precision: str, hours: float) -> dict[str, Any]:
-    """The stream in chunks, then in one piece."""
+    """Transcribe the audio in chunks, then in one piece; return memory and differences."""
     with Transcriber(artifact, precision=precision, threads=1) as transcriber:
-        # A list of ids would grow too
+        # In chunks; ids are in an array because a list of them would take memory too
         stream = transcriber.stream()
         ids = array("i")
         memory = []
@@ -114,12 +114,16 @@ def measure(artifact: Path, precision: str, hours: float) -> dict[str, Any]:
                 memory.append(resident_memory() / 1e6)
         ids.extend(token.token_id for token in stream.finish())
         seconds = perf_counter() - began
+
+        # In one piece
         same = array("i")
         whole = transcriber.stream()
         same.extend(
             token.token_id for token in whole.iter_feed(np.concatenate(list(speech(hours))))
         )
         same.extend(token.token_id for token in whole.iter_finish())
+
+        # Compare
         caches = {"encoder": stream.encoder_cache, "decoder": stream.decoder_cache}
         settled = memory[min(WARM_MINUTES, len(memory) // 2) :]
         text = transcriber.tokenizer.decode(list(ids))

@@ -1,13 +1,13 @@
-"""How far the ends of segments are from the ends of the words, which synthesizers tell.
+"""Measure how far the ends of segments are from the true ends of words in synthesized speech.
 
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/times.py [ARTIFACT]
 
-Held-out sentences are spoken in two ways. *Whole*: eSpeak NG's library tells when each word begins,
-and flite when each of its phones ends, whose count by word is that of the word spoken alone.
-*Joined*: words are spoken one by one, trimmed and put behind each other with gaps of 60 to 200 ms,
-so that their ends are exact whatever a synthesizer says of itself. Clips whose text is not exact
-are left out and counted. Writes results/times.json.
+Held-out sentences are spoken in two ways. *Whole*: eSpeak NG's library reports when each word
+begins, and flite when each phone ends; a word's number of phones is that of the word spoken alone.
+*Joined*: words are spoken one by one, trimmed and joined with gaps of 60 to 200 ms, so that their
+ends are exact whatever a synthesizer reports. Clips whose text is not exact are left out and
+counted. Writes results/times.json.
 """
 
 from __future__ import annotations
@@ -33,24 +33,21 @@ from voxtral_onnx.verification.text_metrics import normalize
 RATE = 16000
 DELAY_MS = 480
 GAPS = (0.06, 0.2)  # seconds
-QUIET = 10 ** (-35 / 20)  # of a word's peak: where it is taken to end
+QUIET = 10 ** (-35 / 20)  # of a word's peak, below which it has ended
 FRAME = RATE // 200  # samples, 5 ms
-PAUSES = ("_", "pau")  # what the names of phones that are silence begin with
+PAUSES = ("_", "pau")  # prefixes of the names of silent phones
 
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """Sound and the second at which each of its words ends.
-
-    An end is None where the synthesizer does not tell it.
-    """
+    """Speech and the second at which each word ends, None where it is unknown."""
 
     samples: np.ndarray
     ends: list[float | None]
 
 
 class _Event(ctypes.Structure):
-    """espeak_EVENT. Source: espeak-ng's speak_lib.h."""
+    """The structure espeak_EVENT of espeak-ng's speak_lib.h."""
 
     class Id(ctypes.Union):
         _fields_ = (
@@ -72,7 +69,7 @@ class _Event(ctypes.Structure):
 
 
 class _Voice(ctypes.Structure):
-    """espeak_VOICE. Source: the same."""
+    """The structure espeak_VOICE of espeak-ng's speak_lib.h."""
 
     _fields_ = (
         ("name", ctypes.c_char_p),
@@ -95,14 +92,14 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 @cache
 def load_espeak() -> tuple[ctypes.CDLL, int]:
-    """The library, and its rate in Hz."""
+    """Load eSpeak NG's library and return it with its sample rate in Hz."""
     library = ctypes.CDLL("libespeak-ng.so.1")
     retrieval, phoneme_events = 1, 1
     return library, library.espeak_Initialize(retrieval, 0, None, phoneme_events)
 
 
 def select_voice(library: ctypes.CDLL, voice: str) -> None:
-    """Choose a voice as the program does: by its name, else by its language."""
+    """Select a voice as the program espeak-ng does: by its name, else by its language."""
     wanted = _Voice(languages=voice.encode())
     if library.espeak_SetVoiceByName(voice.encode()) and library.espeak_SetVoiceByProperties(
         ctypes.byref(wanted)
@@ -111,12 +108,16 @@ def select_voice(library: ctypes.CDLL, voice: str) -> None:
 
 
 def speak_espeak(text: str, voice: str) -> Spoken:
-    """A word ends where the next one begins, or where silence begins before that."""
+    """Speak with eSpeak NG.
+
+    A word ends where the next one begins, or where a silence before that begins.
+    """
+    # Synthesize, and collect samples and events
     library, rate = load_espeak()
     chunks: list[np.ndarray] = []
     events: list[
         tuple[int, int, float, str]
-    ] = []  # type, place in the text, second, name of a phoneme
+    ] = []  # type, position in the text, second, name of a phoneme
 
     def take(samples, count, found) -> int:
         if samples and count:
@@ -138,6 +139,7 @@ def speak_espeak(text: str, voice: str) -> Spoken:
     )
     library.espeak_Synchronize()
 
+    # Find the end of each word
     words, starts = text.split(), _word_starts(text)
     begun = {place: second for kind, place, second, _ in events if kind == _WORD}
     silences = [
@@ -147,7 +149,7 @@ def speak_espeak(text: str, voice: str) -> Spoken:
     for number in range(len(words)):
         next_begin = begun.get(starts[number + 1]) if number + 1 < len(words) else np.inf
         own_begin = begun.get(starts[number], 0.0)
-        if next_begin is None:  # spoken as one with the word behind it
+        if next_begin is None:  # spoken as one with the next word
             ends.append(None)
             continue
         ends.append(
@@ -158,9 +160,10 @@ def speak_espeak(text: str, voice: str) -> Spoken:
 
 
 def speak_flite(text: str, voice: str) -> Spoken:
-    """A word ends with the last of its phones.
+    """Speak with flite.
 
-    Unknown where the sentence has others than its words have alone.
+    A word ends with its last phone. Ends are unknown where the sentence has another number of
+    phones than its words have alone.
     """
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         command = ["flite", "-voice", voice, "-psdur", "-t", text, "-o", file.name]
@@ -186,7 +189,7 @@ SPEAKERS: dict[str, Callable[[str, str], Spoken]] = {
 
 
 def join(text: str, synthesizer: str, voice: str, rng: np.random.Generator) -> Spoken:
-    """Words spoken one by one."""
+    """Speak words one by one and join them with gaps of silence."""
     parts, ends, length = [], [], 0
     for word in text.split():
         samples = _speak_word(word, synthesizer, voice)
@@ -222,7 +225,7 @@ def _word_starts(text: str) -> list[int]:
 
 
 def clips(sentences: list[str]) -> Iterator[tuple[str, str, str, Spoken]]:
-    """Synthesizer, way, text and sound."""
+    """Yield the synthesizer, the way of speaking, the text and the speech of each clip."""
     rng = np.random.default_rng(0)
     for synthesizer, voices in wer.VOICES.items():
         for number, text in enumerate(sentences):
@@ -233,9 +236,9 @@ def clips(sentences: list[str]) -> Iterator[tuple[str, str, str, Spoken]]:
 
 
 def group_errors(transcriber: Transcriber, text: str, spoken: Spoken) -> list[float] | None:
-    """Seconds by which segments end after the last of their words.
+    """Return the seconds from the end of each segment's last word to the segment's end.
 
-    None where the text is not exact.
+    The result is None where the transcript is not exact.
     """
     transcript = transcriber.transcribe(spoken.samples, delay_ms=DELAY_MS)
     if normalize(transcript.text) != normalize(text):
@@ -249,7 +252,7 @@ def group_errors(transcriber: Transcriber, text: str, spoken: Spoken) -> list[fl
 
 
 def summarize(synthesizer: str, way: str, found: list[list[float] | None]) -> dict[str, Any]:
-    """One row of results, in milliseconds."""
+    """Return one row of results, in milliseconds."""
     errors = 1000 * np.array([error for clip in found if clip is not None for error in clip])
     return {
         "synthesizer": synthesizer,
@@ -265,7 +268,7 @@ def summarize(synthesizer: str, way: str, found: list[list[float] | None]) -> di
 
 def main(
     artifact: harness.Model = "tiny",
-    sentences: Annotated[int, typer.Option(help="The first N of the domain sentences.")] = 60,
+    sentences: Annotated[int, typer.Option(help="Number of domain sentences.")] = 60,
     out: harness.Out = harness.RESULTS / "times.json",
 ) -> None:
     """Compare ends of segments with ends of words."""
@@ -275,11 +278,15 @@ def main(
     )
     folder = harness.find_model(artifact, "q4f16")
     texts = [text for kind, text in wer.read_sentences(sentences) if kind == "domain"]
+
+    # Speak and transcribe each clip
     found: dict[tuple[str, str], list[list[float] | None]] = {}
     with Transcriber(folder, "cpu") as transcriber:
         precision = transcriber.precision
         for synthesizer, way, text, spoken in clips(texts):
             found.setdefault((synthesizer, way), []).append(group_errors(transcriber, text, spoken))
+
+    # Sum up, write and print
     rows = [summarize(*key, errors) for key, errors in found.items()]
     rows.append(summarize("all", "both", [clip for errors in found.values() for clip in errors]))
     results |= {

@@ -1,10 +1,9 @@
-"""Write a full-size random twin of the released checkpoint: its names, shapes and dtypes.
-
-8.86 GB in 711 tensors.
-
-Speed, memory and sizes of the 4B model can be measured on it; its transcripts mean nothing.
+"""Write a random twin of the released checkpoint: the same tensor names, shapes and dtypes.
 
     python bench/twin.py build/twin [--layers 0.5]
+
+It has 711 tensors in 8.86 GB. Speed, memory and sizes of the 4B model can be measured on it; its
+transcripts mean nothing.
 """
 
 from __future__ import annotations
@@ -79,7 +78,8 @@ PARAMS = {  # the released params.json
 
 
 def write_twin(folder: Path, layers: float = 1.0, seed: int = 0) -> int:
-    """Write the twin, with a fraction of the layers; bytes written."""
+    """Write the twin with a fraction of the layers, and return the bytes of its weights."""
+    # Configuration and tokenizer
     params = json.loads(json.dumps(PARAMS))
     params["n_layers"] = round(params["n_layers"] * layers)
     encoder = params["multimodal"]["whisper_model_args"]["encoder_args"]
@@ -88,6 +88,7 @@ def write_twin(folder: Path, layers: float = 1.0, seed: int = 0) -> int:
     (folder / "params.json").write_text(json.dumps(params))
     (folder / "tekken.json").write_text(json.dumps(_tekken(params["vocab_size"])))
 
+    # Header of the weights
     shapes = {
         mistral_name(name): shape
         for name, shape in tensor_shapes(VoxtralConfig.from_params(params)).items()
@@ -99,6 +100,8 @@ def write_twin(folder: Path, layers: float = 1.0, seed: int = 0) -> int:
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+
+    # Weights, cut from a pool of random values and truncated to bfloat16
     rng = np.random.default_rng(seed)
     pool = rng.standard_normal(2 * SLICE, dtype=np.float32)
     with (folder / "consolidated.safetensors").open("wb") as file:
@@ -115,7 +118,7 @@ def write_twin(folder: Path, layers: float = 1.0, seed: int = 0) -> int:
 
 
 def _scaled(values: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Values of a size that keeps activations of the random network in range."""
+    """Return values scaled so that the random network's activations stay in range."""
     if len(shape) == 1:
         return values * np.float32(0.02) + np.float32("bias" not in name)
     if "tok_embeddings" in name:
@@ -152,7 +155,7 @@ def _tekken(vocab_size: int) -> dict:
 def main(
     folder: Path, layers: Annotated[float, typer.Option(help="Fraction of the layers.")] = 1.0
 ) -> None:
-    """Write a full-size random twin of the released checkpoint."""
+    """Write a random twin of the released checkpoint, at full size by default."""
     print(f"{write_twin(folder, layers) / 1e9:.2f} GB")
 
 

@@ -1,12 +1,10 @@
-"""Time and memory of `verify` at full size.
-
-It also tells how far the stages of the 4B model's graphs are from their modules.
+"""Measure time and memory of `verify` at full size, and its errors by stage of the graphs.
 
     python bench/verify.py [--twin build/twin] [--artifact FOLDER] [--profile-only]
 
-Checks rungs 0 to 4, as the random twin writes no words, prints the findings and writes
-results/verify.json, with what one stage of each graph takes. Without an artifact the twin is
-exported first, and what was written deleted.
+Checks rungs 0 to 4, because the random twin writes no words for the others. Prints the findings and
+writes them to results/verify.json, with the CPU time of one stage of each graph by its parts.
+Without an artifact the twin is exported first, and that export is deleted in the end.
 """
 
 from __future__ import annotations
@@ -40,15 +38,16 @@ def main(
     artifact: Annotated[
         Path | None,
         typer.Option(
-            help="Of the twin, in q4f16 alone; gets a certificate.", show_default="exported"
+            help="Artifact of the twin in q4f16 alone; verify writes its certificate.",
+            show_default="exported",
         ),
     ] = None,
     profile_only: Annotated[
-        bool, typer.Option("--profile-only", help="Keep the rest of the results.")
+        bool, typer.Option("--profile-only", help="Measure the profile, keep other results.")
     ] = False,
     out: harness.Out = harness.RESULTS / "verify.json",
 ) -> None:
-    """Export where nothing is there, and measure."""
+    """Measure `verify`, after exporting the twin where no artifact is given."""
     harness.find_twin(twin)
     with tempfile.TemporaryDirectory(dir=twin.parent) as scratch:
         folder = artifact or harness.in_new_process(export, twin, Path(scratch) / "twin")
@@ -58,7 +57,8 @@ def main(
 
 
 def measure(artifact: Path, twin: Path) -> dict[str, Any]:
-    """Verify and print."""
+    """Verify the artifact, print the findings and return the measures."""
+    # Verify, with the phases of all stages together
     results = harness.describe(
         "rungs 0 to 4 of a random twin of the 4B model: seconds and memory by phase"
     )
@@ -71,6 +71,8 @@ def measure(artifact: Path, twin: Path) -> dict[str, Any]:
         certificate = verify(artifact, checkpoint=twin, rungs=RUNGS, on_progress=enter)
     except VerificationError as error:
         certificate = error.report
+
+    # Collect and print
     results |= {
         "verdict": certificate.verdict,
         "seconds": certificate.seconds,
@@ -90,7 +92,7 @@ def measure(artifact: Path, twin: Path) -> dict[str, Any]:
 
 
 def profile(artifact: Path) -> dict[str, dict[str, float]]:
-    """Return the CPU seconds of what `probe` does with a middle layer of each graph.
+    """Return the CPU seconds of the check of one layer of each graph, by its parts.
 
     PyTorch runs on one thread.
     """
@@ -109,9 +111,9 @@ def profile(artifact: Path) -> dict[str, dict[str, float]]:
 def profile_stage(
     model: ArtifactModel, graph: StagedGraph, spec: CacheSpec, vocab_size: int
 ) -> dict[str, float]:
-    """CPU seconds by part.
+    """Return the CPU seconds of the parts of one layer's check.
 
-    The calls are those of `probe`, from an empty cache and from a full window.
+    The calls are those of stage_parity.py, from an empty cache and from a full window.
     """
     seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -121,10 +123,13 @@ def profile_stage(
         seconds[part] += process_time() - began
         return made
 
+    # Load the stage twice, and its module
     stage, rng = graph.layers[2], np.random.default_rng(0)
     exact = timed("load the stage to run exactly", graph.load, stage, exact=True)
     compute = timed("dequantise the module", model.computation, stage)
     shipped = timed("load the stage as shipped", graph.load, stage, exact=False)
+
+    # Run them
     for start, what in (
         (0, "empty cache"),
         (spec.capacity - CHUNKS[0] * spec.rows_per_token, "full window"),

@@ -1,9 +1,12 @@
 /**
- * Memory and time of a browser that downloads an artifact: node bench/web_memory.mjs ARTIFACT PRECISION [PROFILE]
- * writes its precision in bench/results/web_memory.json. Every 100 ms: the JavaScript heaps of the page and its worker with the buffers that
- * they hold, through DevTools; and the anonymous memory of the page's process, which is more than that. Then sessions are
- * made on SwiftShader, which emulates a GPU in another process; of a precision in float16, which it has not, up to their Blobs. Needs
- * `make web` and Chromium.
+ * A benchmark of memory and time while a browser downloads an artifact and makes its sessions.
+ *
+ *     node bench/web_memory.mjs ARTIFACT PRECISION [PROFILE]
+ *
+ * Reads every 100 ms the JavaScript heaps of the page and its worker with the buffers that they hold, through DevTools, and
+ * the anonymous memory of the page's process, which includes them. Sessions are made on SwiftShader, which emulates a GPU in
+ * another process; it has no float16, so of such precisions only the download is measured. PROFILE is a folder for the
+ * browser's files. Needs `make web` and Chromium. Writes the precision's entry of results/web_memory.json.
  */
 
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs'
@@ -50,7 +53,7 @@ try {
 }
 
 /**
- * What an action gives, and the memory that it takes.
+ * Run an action; return its value, and the peak memory while it ran.
  * @param {() => Promise<number>} heaps
  * @param {() => Promise<any>} action
  */
@@ -59,7 +62,7 @@ async function sampled(heaps, action) {
   let [processPeak, heapPeak, samples] = [0, 0, 0]
   const sampling = setInterval(async () => {
     processPeak = Math.max(processPeak, anonymousMegabytes())
-    heapPeak = Math.max(heapPeak, await heaps().catch(() => 0)) // the browser may have closed
+    heapPeak = Math.max(heapPeak, await heaps().catch(() => 0)) // the page may have closed
     samples += 1
   }, 100)
   try {
@@ -72,7 +75,7 @@ async function sampled(heaps, action) {
   }
 }
 
-/** Make the sessions of what was downloaded. */
+/** Make the sessions of the downloaded model. */
 function load(page) {
   return page.evaluate(
     async ({ url, precision }) => {
@@ -84,7 +87,7 @@ function load(page) {
   )
 }
 
-/** Download what is missing, up to the Blobs that a session is made of. */
+/** Download the missing files and read them as the Blobs that sessions are made from. */
 function visit(page) {
   return page.evaluate(
     async ({ url, precision }) => {
@@ -112,13 +115,13 @@ function visit(page) {
 }
 
 /**
- * Megabytes of the JavaScript heaps of a page and its workers, with the buffers that they hold.
+ * Return a function that reads the megabytes of the JavaScript heaps of a page and its workers, with their buffers.
  * @returns {Promise<() => Promise<number>>}
  */
 async function heapsOf(page) {
   const devtools = await browser.newCDPSession(page)
   const workers = new Map() // megabytes by session
-  const ask = JSON.stringify({ id: 1, method: 'Runtime.getHeapUsage' })
+  const message = JSON.stringify({ id: 1, method: 'Runtime.getHeapUsage' })
   const megabytes = ({ usedSize, backingStorageSize }) => (usedSize + backingStorageSize) / 1e6
   devtools.on('Target.attachedToTarget', ({ sessionId }) => workers.set(sessionId, 0))
   devtools.on('Target.detachedFromTarget', ({ sessionId }) => workers.delete(sessionId))
@@ -129,14 +132,14 @@ async function heapsOf(page) {
   await devtools.send('Target.setAutoAttach', { autoAttach: true, waitForDebuggerOnStart: false })
   return async () => {
     for (const sessionId of workers.keys()) {
-      await devtools.send('Target.sendMessageToTarget', { sessionId, message: ask }).catch(() => {}) // one that has ended
+      await devtools.send('Target.sendMessageToTarget', { sessionId, message }).catch(() => {}) // a worker that has ended
     }
     const own = megabytes(await devtools.send('Runtime.getHeapUsage'))
     return [...workers.values()].reduce((sum, worker) => sum + worker, own)
   }
 }
 
-/** Of the largest page process of this profile. */
+/** Return the anonymous memory of this browser's largest page process, in megabytes. */
 function anonymousMegabytes() {
   let most = 0
   for (const id of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {

@@ -1,11 +1,11 @@
 /**
- * The embedded model in Chromium: RTF, shifts of both windows, and tokens beside Python's.
+ * A benchmark of the embedded model in Chromium: real-time factor, shifts of both caches, and tokens compared with Python's.
  *
  *     node bench/web_tiny.mjs ARTIFACT [--wasm-seconds 1200] [--webgpu-seconds 60] [--python .venv/bin/python] [--out FILE]
  *
- * WebAssembly transcribes the sample clip long-mixed again and again, WebGPU on SwiftShader too, which emulates a GPU on the CPU and
- * takes half an hour for a minute: no measure of one. With 0 seconds a device is left out, and what it had in the results stays.
- * Needs `make web` and Chromium. Writes results/web_tiny.json.
+ * WebAssembly and WebGPU transcribe the sample clip long-mixed, repeated to so many seconds. WebGPU runs on SwiftShader, which
+ * emulates a GPU on the CPU and takes half an hour for a minute, so its speed says nothing about GPUs. A device with 0 seconds
+ * is left out, and its earlier results stay. Needs `make web` and Chromium. Writes results/web_tiny.json.
  */
 
 import { execFileSync } from 'node:child_process'
@@ -29,10 +29,10 @@ const { values: options, positionals } = parseArgs({
 const artifact = path.resolve(positionals[0])
 const BYTES_PER_SECOND = 32_000 // 16-bit mono at 16 kHz
 const HEADER = 44
-const PRECISION = 'q4' // what runs on both
+const PRECISION = 'q4' // the one that runs on both devices
 
 /**
- * The clip, repeated or cut to some seconds, as a WAV.
+ * Return the clip as a WAV, repeated or cut to a length.
  * @param {number} seconds
  */
 function recording(seconds) {
@@ -46,8 +46,9 @@ function recording(seconds) {
 }
 
 /**
+ * Transcribe a WAV in Python and return its tokens.
  * @param {Buffer} wav
- * @returns {number[]} Python's tokens
+ * @returns {number[]}
  */
 function pythonTokens(wav) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'voxtral-onnx-bench-'))
@@ -63,11 +64,12 @@ function pythonTokens(wav) {
 }
 
 /**
- * Transcribe in a browser, block by block as the page does it.
+ * Transcribe in a browser, block by block as the page does, and return speed and differences from Python.
  * @param {'wasm' | 'webgpu'} device
  * @param {number} seconds
  */
 async function measure(device, seconds) {
+  // Transcribe in a page
   const wav = recording(seconds)
   const machine = { cpu: os.cpus()[0].model, cores: os.cpus().length, load_before: round(os.loadavg()[0]) }
   server.files.set('/recording.wav', wav)
@@ -91,6 +93,8 @@ async function measure(device, seconds) {
       },
       { device, precision: PRECISION },
     )
+
+    // Compare with Python
     const expected = pythonTokens(wav)
     const positions = found.tokenIds.length + streaming.left_pad_tokens + streaming.default_delay_tokens + 1
     return {
@@ -111,7 +115,7 @@ async function measure(device, seconds) {
 }
 
 /**
- * How often the rows of a cache were shifted after so many positions (`CacheSpec` in manifest.py).
+ * Return how often the rows of a cache were shifted after so many positions (`CacheSpec` in manifest.py).
  * @param {{capacity: number, keep: number, rows_per_token: number}} cache
  * @param {number} positions
  */

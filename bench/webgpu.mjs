@@ -1,11 +1,11 @@
 /**
- * The page's engine on a real GPU, in Node.js on Dawn: load, encoder, decoder and live milliseconds, with calls that are
- * captured and replayed, and with every call started anew.
+ * A benchmark of the page's engine on a real GPU, in Node.js on Dawn: times of loading, encoder, decoder and live tokens, with
+ * graph capture and without.
  *
  *     node bench/webgpu.mjs ARTIFACT [--modules FOLDER] [--precision q4f16] [--context 8192] [--out FILE]
  *
- * FOLDER holds the npm package `webgpu` (Dawn's bindings); web/vendor comes from `make web`. The artifact is a full-size
- * one: bench/twin.py's export, or skeleton.py's. Writes results/webgpu.json.
+ * FOLDER holds the npm package `webgpu` (Dawn's bindings); `make web` writes web/vendor. The artifact is an export of
+ * bench/twin.py's checkpoint, or skeleton.py's. Writes results/webgpu.json.
  */
 
 import { execFileSync } from 'node:child_process'
@@ -48,7 +48,7 @@ const memoryOfGpu = () => {
 }
 
 /**
- * Milliseconds of a call, made again and again; the first ones compile shaders.
+ * Time a call again and again, in milliseconds, after three calls that compile shaders.
  * @param {() => Promise<unknown>} call
  */
 async function timed(call, count = calls) {
@@ -78,9 +78,10 @@ const whole = async (/** @type {Promise<any>} */ call) => {
 
 /**
  * Load the model and time its calls.
- * @param {boolean} captured
+ * @param {boolean} captured whether calls are captured and replayed
  */
 async function measure(captured) {
+  // Load
   device.captures = captured
   const before = memoryOfGpu()
   const began = performance.now()
@@ -94,8 +95,10 @@ async function measure(captured) {
   if (device.captures !== captured) throw new Error(transcriber.notes.join())
   const times = /** @type {Record<string, any>} */ ({
     load_seconds: round((performance.now() - began) / 1000),
-    ...(captured && { loaded_mb: memoryOfGpu() - before }), // the second time what the first one left is used again
+    ...(captured && { loaded_mb: memoryOfGpu() - before }), // a second model reuses the memory of the first
   })
+
+  // Single calls, with an empty and a full window
   const { encoder, decoder } = transcriber
   const encoderCache = encoder.newCache()
   const decoderCache = decoder.newCache()
@@ -130,6 +133,8 @@ async function measure(captured) {
   times['mel, 1 token'] = await timed(() =>
     encoder.mel.run({ audio: tensorOf(device.ort, 'float32', samples, [1, samples.length]) }),
   )
+
+  // Shifts of the caches
   if (!captured) {
     for (const [name, cache] of Object.entries({ encoder: encoderCache, decoder: decoderCache })) {
       times[`${name}, move of the window`] = await timed(async () => {
@@ -141,6 +146,7 @@ async function measure(captured) {
   encoderCache.release()
   decoderCache.release()
 
+  // Live tokens
   const stream = transcriber.stream()
   const start = performance.now()
   for await (const _ of stream.feed(noise(0)));

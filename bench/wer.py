@@ -1,4 +1,4 @@
-"""Word error rates of the tiny checkpoint's artifact: fp32, q4 and q4f16 at each trained delay.
+"""Measure word error rates of the tiny checkpoint in fp32, q4 and q4f16 at each trained delay.
 
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/wer.py
@@ -46,7 +46,7 @@ from voxtral_onnx.verification.evaluation.rates import (
 from voxtral_onnx.verification.text_metrics import normalize
 
 SENTENCES = harness.ROOT / "assets" / "tiny" / "heldout.tsv"
-PRECISIONS = ("fp32", "q4", "q4f16")  # the first is what the others are compared with
+PRECISIONS = ("fp32", "q4", "q4f16")  # the others are compared with the first
 DELAYS_MS = (240, 480, 960)  # those the checkpoint was trained with
 SETTINGS = [(precision, delay_ms) for precision in PRECISIONS for delay_ms in DELAYS_MS]
 VOICES = {
@@ -65,7 +65,7 @@ VOICES = {
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A sentence in one voice."""
+    """A sentence that one voice speaks."""
 
     kind: str  # domain or free
     text: str
@@ -77,9 +77,9 @@ class Clip:
 def plan_clips(
     sentences: Iterable[tuple[str, str]], folder: Path, versions: dict[str, str]
 ) -> list[Clip]:
-    """Domain sentences in all synthesizers, free ones in one synthesizer each.
+    """Return the clips of sentences, with each synthesizer's voices in rotation.
 
-    Voices in rotation.
+    Domain sentences are spoken by all synthesizers, free ones by one each.
     """
     clips = []
     seen: Counter[str] = Counter()
@@ -100,19 +100,20 @@ def plan_clips(
 
 
 def read_sentences(limit: int | None) -> list[tuple[str, str]]:
-    """(kind, text) of the held-out sentences, at most `limit` of each kind."""
+    """Return kind and text of the held-out sentences, at most `limit` of each kind."""
     rows = [tuple(line.split("\t")) for line in SENTENCES.read_text(encoding="utf-8").splitlines()]
     kinds = [[row for row in rows if row[0] == kind][:limit] for kind in ("domain", "free")]
     return [(kind, text) for rows in kinds for kind, text in rows]
 
 
 def find_synthesizers() -> dict[str, str]:
-    """The version of each synthesizer.
+    """Return the version of each synthesizer.
 
     Raises:
-        DeviceError: a program, a package or a voice is missing. Both programs speak with another
-            voice where theirs is missing, without a word about it, so the voices are looked up.
+        DeviceError: a program, a package or a voice is missing. Voices are looked up because both
+            programs silently speak with another voice where one is missing.
     """
+    # Programs and packages
     modules = {
         "hibari": "hibari-tts",
         "jiwer": "jiwer",
@@ -126,6 +127,7 @@ def find_synthesizers() -> dict[str, str]:
         lines = [f"\n  {command} {' '.join(names)}" for command, names in commands if names]
         raise DeviceError(f"missing: {', '.join(programs + packages)}; run:{''.join(lines)}")
 
+    # Voices
     languages = set(ask("espeak-ng", "--voices=en").split())
     variants = set(re.findall(r"!v/(\S+)", ask("espeak-ng", "--voices=variant")))
     have = {
@@ -147,15 +149,15 @@ def find_synthesizers() -> dict[str, str]:
 
 
 def ask(*command: str) -> str:
-    """What a program prints; flite's exit code is 1 even where it did as asked."""
+    """Return what a program prints. The exit code is ignored: flite's is 1 even on success."""
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def read_version(program: str) -> str:
-    """The dotted number in what a program says of itself.
+    """Return the version that a program prints.
 
     Raises:
-        DeviceError: it says none.
+        DeviceError: it prints none.
     """
     match = re.search(r"\d+(\.\d+)+", ask(program, "--version"))
     if match is None:
@@ -167,7 +169,7 @@ def read_version(program: str) -> str:
 
 
 def speak(clip: Clip) -> None:
-    """Write a clip's WAV unless it is there."""
+    """Write a clip's WAV unless it exists."""
     if clip.path.exists():
         return
     clip.path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +202,7 @@ SPEAKERS: dict[str, Callable[[Clip, Path], None]] = {
 
 @cache
 def load_hibari(voice: str):
-    """The synthesizer, loaded once a process."""
+    """Return the synthesizer, loaded once in each process."""
     from hibari import Hibari  # pyright: ignore[reportMissingImports]: of the extra `bench`
 
     return Hibari(voice)
@@ -208,12 +210,12 @@ def load_hibari(voice: str):
 
 @cache
 def load_transcriber(artifact: Path, precision: str) -> Transcriber:
-    """A transcriber of one thread, loaded once a process."""
+    """Return a transcriber of one thread, loaded once in each process."""
     return Transcriber(artifact, "cpu", precision=precision, threads=1)
 
 
 def transcribe(artifact: Path, clip: Clip) -> list[str]:
-    """The text of a clip in each setting."""
+    """Return the text of a clip in each setting."""
     transcribers = {precision: load_transcriber(artifact, precision) for precision in PRECISIONS}
     source = open_audio(clip.path, transcribers[PRECISIONS[0]].sample_rate)
     samples = np.concatenate(list(source.blocks()))  # read and resampled once for all settings
@@ -224,7 +226,7 @@ def transcribe(artifact: Path, clip: Clip) -> list[str]:
 
 
 def count_word_errors(clips: list[Clip], texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the errors [clips, settings] and the reference's words [clips]."""
+    """Return the numbers of errors [clips, settings] and of words in the references [clips]."""
     found = [
         [count_errors(clip.text, hypothesis) for hypothesis in hypotheses]
         for clip, hypotheses in zip(clips, texts, strict=True)
@@ -236,7 +238,7 @@ def count_word_errors(clips: list[Clip], texts: list[list[str]]) -> tuple[np.nda
 def summarize(
     kind: str, synthesizer: str, errors: np.ndarray, words: np.ndarray
 ) -> Iterator[dict[str, Any]]:
-    """One row of results for each setting of these clips."""
+    """Yield one row of results for each setting of these clips."""
     rates = 100 * errors.sum(0) / words.sum()
     resampled = resample_rates(errors, words)
     for column, (precision, delay_ms) in enumerate(SETTINGS):
@@ -290,7 +292,7 @@ def render_table(rows: list[dict[str, Any]]) -> str:
 
 
 def hash_clips(clips: list[Clip]) -> str:
-    """One sha256 over all WAVs in order: two runs heard the same sound where it agrees."""
+    """Return one sha256 over all WAVs in order: equal hashes mean that two runs had equal audio."""
     digest = hashlib.sha256()
     for clip in clips:
         digest.update(clip.path.read_bytes())
@@ -298,7 +300,7 @@ def hash_clips(clips: list[Clip]) -> str:
 
 
 def write_transcripts(path: Path, clips: list[Clip], texts: list[list[str]]) -> None:
-    """Every text that is not exact, for looking at the errors."""
+    """Write every text that is not exact to a table, to read the errors."""
     with path.open("w", encoding="utf-8") as file:
         for clip, hypotheses in zip(clips, texts, strict=True):
             for (precision, delay_ms), hypothesis in zip(SETTINGS, hypotheses, strict=True):
@@ -319,19 +321,18 @@ def write_transcripts(path: Path, clips: list[Clip], texts: list[list[str]]) -> 
 def main(
     sentences: Annotated[
         int | None,
-        typer.Option(
-            min=len(VOICES), help="A quick run: the first N of each kind.", show_default="all"
-        ),
+        typer.Option(min=len(VOICES), help="Number of sentences of each kind.", show_default="all"),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Processes, of one thread each.")
+        int, typer.Option(min=1, help="Number of processes of one thread.")
     ] = os.cpu_count() or 1,
     cache_folder: Annotated[
-        Path, typer.Option("--cache", help="Folder of the WAVs, the artifact and transcripts.tsv.")
+        Path, typer.Option("--cache", help="Folder for WAVs, the artifact and transcripts.tsv.")
     ] = harness.BUILD / "wer",
     out: harness.Out = harness.RESULTS / "wer.json",
 ) -> None:
     """Measure word error rates of the tiny checkpoint in fp32, q4 and q4f16."""
+    # Plan clips and export
     versions = find_synthesizers()
     measured = (
         "word error rate of the tiny checkpoint's held-out sentences, in per cent; intervals hold "
@@ -342,7 +343,8 @@ def main(
 
     clips = plan_clips(read_sentences(sentences), cache_folder / "wav", versions)
     artifact = export("tiny", cache_folder / "tiny-onnx", precisions=PRECISIONS)
-    # Torch's threads do not survive a fork
+
+    # Speak and transcribe; torch's threads do not survive a fork
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
 
         def run(what: str, function: Callable, *arguments: Iterable) -> list:
@@ -351,6 +353,8 @@ def main(
 
         run("speaking", speak, clips)
         texts = run("transcribing", transcribe, [artifact] * len(clips), clips)
+
+    # Count errors, by kind and synthesizer
     errors, words = count_word_errors(clips, texts)
     write_transcripts(cache_folder / "transcripts.tsv", clips, texts)
 

@@ -8,21 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from .._version import __version__
-from ..errors import VoxtralOnnxError
 from .bench import bench
 from .bundle import bundle
 from .diff import diff
 from .doctor import doctor
+from .ending import code_of, finish, orderly_stops
 from .evaluate import evaluate
-from .exit_codes import INTERRUPTED
 from .export import export
 from .inspect import inspect
 from .listen import listen
 from .publish import publish
 from .quantize import quantize
 from .serve import serve
-from .spellings import ListenCommand, TranscribeCommand, with_hyphens
-from .terminal import info, own_stderr, print_error, write_line
+from .spellings import ListenCommand, Program, TranscribeCommand, with_hyphens
+from .streams import own_streams
+from .terminal import info, own_messages, print_error, write_line
 from .transcribe import transcribe
 from .verify import verify
 
@@ -30,6 +30,7 @@ BUILD, RUN, INSPECT = "Build", "Run", "Inspect"
 UsageException: Any = typer.BadParameter.__base__  # of the option parser, which typer exports not
 
 app = typer.Typer(
+    cls=Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -75,19 +76,22 @@ def options(version: Annotated[bool, Version] = False) -> None:
 
 
 def main() -> None:
-    """Run the command line: errors a user can act on are one line on stderr and an exit code."""
-    own_stderr()
+    """Run the command line: errors are one line on stderr and an exit code."""
+    own_streams()
+    own_messages()
+    sys.exit(finish(_run()))
+
+
+def _run() -> int:
+    """Run the command that was asked for, and return the exit code."""
     try:
-        code = app(prog_name="voxtral-onnx", standalone_mode=False)
-    except VoxtralOnnxError as error:
-        print_error(error)
-        code = error.exit_code
+        with orderly_stops():
+            return app(prog_name="voxtral-onnx", standalone_mode=False) or 0
     except UsageException as error:
         _print_misuse(error)
-        code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    sys.exit(code)
+        return error.exit_code
+    except BaseException as error:
+        return code_of(error)
 
 
 def _print_misuse(error: Any) -> None:

@@ -16,30 +16,32 @@ def doctor(
     context: options.Context = 8192,
     as_json: options.Json = False,
 ) -> None:
-    """Say what this machine can run and how fast.
+    """Say whether the 4B model will run here and how fast, and all else that this machine can run.
 
     Exit code 7 where something needed is missing, 8 where a check fails.
     """
     from dataclasses import asdict
 
     from ..runtime import doctor as examining
-    from ..verification.certificate import read_self_tests
+    from ..runtime.forecast import forecast
+    from ..verification.certificate import read_self_test
     from .progress import StatusSpinner
     from .tables import print_checks
     from .values import split_names
 
-    checks = []
+    checks, precisions = [], split_names(precision)
     with StatusSpinner() as steps:
         steps.show("looking at this machine")
         for check in examining.doctor(
             artifact,
-            precisions=split_names(precision),
+            precisions=precisions,
             device=device,
             context=context,
-            self_tests=read_self_tests,
+            read_self_test=read_self_test,
         ):
             checks.append(check)
             steps.show(f"{check.topic}: {check.name}")
+    checks.insert(0, forecast(checks, precisions=precisions, device=device, context=context))
     if as_json:
         write_json([asdict(check) for check in checks])
     else:

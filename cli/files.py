@@ -2,169 +2,399 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import AudioError, DeviceError, VoxtralOnnxError
-from .exit_codes import TERMINATED
-from .outputs import Outputs, output_name
+import typer
+
+from ..errors import AudioError, UsageError, VoxtralOnnxError
+from .exit_codes import SOME_FAILED
+from .outputs import Outputs, is_stream, shown_name
 from .screen import FilesScreen
+from .streams import require_stdin
 from .tables import timing_line, vad_line
-from .terminal import info
+from .terminal import format_time, info
 
 if TYPE_CHECKING:
     from ..runtime.audio.files import AudioSource
+    from ..runtime.journal import Header, Journal
+    from ..runtime.text.captions import Recorded
     from ..runtime.tokens import Token
     from ..runtime.transcriber import Transcriber
     from ..runtime.transcript import Transcript
 
+# Options of a transcriber on which no word depends
+NOT_IN_JOURNAL = {"offline", "device", "allow_fallback", "threads", "batch_size", "prepacked"}
 
-@dataclass
+
+@dataclass(eq=False)
+class Work:
+    """A file to transcribe, and what is at hand while it is."""
+
+    number: int  # from 1
+    path: str
+    name: str  # of its outputs
+    source: AudioSource = field(init=False)  # what of it is still to transcribe
+    journal: Journal = field(init=False)
+    position: float = 0.0  # seconds
+    is_shown: bool = False  # on stdout, in part if it failed
+
+
 class FileRun:
-    """Files that one transcriber transcribes, and the errors of those that failed."""
+    """Files that one transcriber transcribes; whatever one of them raises is its own failure."""
 
-    transcriber: Transcriber
-    audio: list[str]
-    outputs: Outputs
-    gain: str = "none"
-    failed: list[VoxtralOnnxError] = field(default_factory=list)
+    def __init__(self, outputs: Outputs, *, resume: bool, skip_existing: bool):
+        self.outputs, self.resume, self.skip_existing = outputs, resume, skip_existing
+        self.works: list[Work] = []
+        self.failed: list[VoxtralOnnxError] = []
+        self.num_inputs = 0  # files, and what could not be searched for files
+        self._at_hand: dict[int, Work] = {}  # by their sources' ids
+        self._waiting: dict[int, str] = {}  # for stdout, while an earlier file is not done
+        self._turn, self._is_sent = 1, False
 
-    def __post_init__(self):
-        self.screen = FilesScreen(len(self.audio))
+    def find(self, inputs: list[str]) -> int:
+        """Find the files that inputs name, and return how many are to transcribe.
 
-    def run(self) -> list[VoxtralOnnxError]:
-        """Transcribe them all; a file that fails does not keep the others from it."""
-        with _orderly_end(), self.screen:
-            if self.transcriber.batch_size > 1:
-                self._run_together()
-            else:
-                self._run_in_turn()
-        progress, done = self.screen.files, len(self.audio) - len(self.failed)
-        if len(self.audio) > 1 and done:
-            info(f"{done} of {len(self.audio)} files transcribed, {progress.total}")
-        return self.failed
+        Raises:
+            StorageError, UsageError: what cannot be, before any work.
+        """
+        from ..runtime.audio.find import find_audio
+
+        failures: dict[str, VoxtralOnnxError] = {}
+        audio = find_audio(inputs, failures.__setitem__)
+        self.num_inputs = len(audio) + len(failures)
+        if "-" in audio:
+            require_stdin()
+        found = list(zip(audio, self.outputs.name(audio), strict=True))
+        self.outputs.make_folder()
+        if self.resume or self.skip_existing:
+            found = self._leave_out_done(found)
+        self.works = [Work(number, path, name) for number, (path, name) in enumerate(found, 1)]
+        self.screen = FilesScreen([work.path for work in self.works])
+        for name, error in failures.items():
+            self.screen.write(self._failure(name, self._fail(name, error)))
+        return len(self.works)
+
+    def run(self, transcriber: Transcriber, options: dict[str, Any], sound: dict[str, Any]) -> None:
+        """Transcribe them all.
+
+        Args:
+            transcriber: with which.
+            options: those that it was made with.
+            sound: those of `open_audio`.
+        """
+        self.transcriber, self.options, self.sound = transcriber, options, sound
+        failed_before = len(self.failed)
+        with self.screen:
+            try:
+                if transcriber.batch_size > 1:
+                    self._run_together()
+                else:
+                    self._run_in_turn()
+            finally:  # where a signal ends it early, what is done is shown, and the rest kept
+                for number in sorted(self._waiting):
+                    self._send(self._waiting[number])
+                for work in list(self._at_hand.values()):
+                    self._leave(work)
+        done = len(self.works) - (len(self.failed) - failed_before)
+        if len(self.works) > 1 and done:
+            info(f"{done} of {len(self.works)} files transcribed, {self.screen.files.total}")
+
+    def end(self) -> None:
+        """Exit with the code of the only input, or of some inputs, where any failed."""
+        if self.failed:
+            only = self.num_inputs == 1
+            raise typer.Exit(self.failed[0].exit_code if only else SOME_FAILED)
+
+    def _leave_out_done(self, found: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return the files and names of those whose outputs are not all written."""
+        from ..runtime.journal import journal_path
+
+        option = "--resume" if self.resume else "--skip-existing"
+        if (folder := self.outputs.folder) is None:
+            raise UsageError(f"{option} looks for outputs in a folder: add --output-dir FOLDER")
+        if streams := [path for path, _ in found if is_stream(path)]:
+            raise UsageError(f"{option}: {streams[0]} is no file, which could be known again")
+        left = [
+            (path, name)
+            for path, name in found
+            if not self.outputs.are_written(name)
+            or (self.resume and journal_path(folder, name).exists())
+        ]
+        info(
+            f"{len(found) - len(left)} skipped, their output stands in {folder}; {len(left)} to do"
+        )
+        return left
 
     def _run_in_turn(self) -> None:
         """Transcribe one after the other, word by word."""
-        for number, path in enumerate(self.audio, 1):
-            try:
-                self._transcribe(number, path)
-            # DeviceError: what one format needs, or memory for one file
-            except (AudioError, DeviceError) as error:
-                self._fail(error)
+        for work in self.works:
+            with self._own_failure(work):
+                self._begin(work)
+                self._transcribe(work)
 
     def _run_together(self) -> None:
         """Transcribe several at a time, and write each when it is done; stdout has their order."""
-        from ..runtime.text.captions import render
-
-        numbers: dict[int, int] = {}  # by the source's id
-        done: dict[int, str] = {}  # for stdout, while an earlier file is not done
-        turn = 1
 
         def sources() -> Iterator[AudioSource]:
-            for number, path in enumerate(self.audio, 1):
-                try:
-                    source = self._open(number, path)
-                except (AudioError, DeviceError) as error:
-                    self._fail(error)
-                    done[number] = ""
-                    continue
-                numbers[id(source)] = number
-                yield source
+            for work in self.works:
+                with self._own_failure(work):
+                    self._begin(work)
+                    yield work.source
 
-        try:
-            for transcript in self.transcriber.transcribe_many(sources()):
-                number = numbers.pop(id(transcript.source))
-                try:
-                    texts = {kind: render(transcript, kind) for kind in self.outputs.formats}
-                    shown = "txt" if self.outputs.folder else self.outputs.formats[0]
-                    done[number] = texts[shown] if shown in texts else render(transcript, shown)
-                    self._finish(number, transcript, texts)
-                except AudioError as error:
-                    self._fail(error)
-                    done[number] = ""
-                while turn in done:
-                    self.screen.write(done.pop(turn))
-                    turn += 1
-        finally:  # what is done is shown even if the rest is not to come
-            for number in sorted(done):
-                self.screen.write(done[number])
+        def push(source: AudioSource, token: Token) -> None:
+            if work := self._at_hand.get(id(source)):  # none of channels that are split
+                self._push(work, token)
 
-    def _transcribe(self, number: int, path: str) -> None:
+        waiting = sources()
+        while True:
+            try:
+                for transcript in self.transcriber.transcribe_many(waiting, on_token=push):
+                    work = self._at_hand[id(transcript.source)]
+                    with self._own_failure(work):
+                        texts = self._texts(work, self._whole(work, transcript))
+                        self._write(work, self._heading(work) + texts[self.outputs.shown])
+                        self._finish(work, transcript, texts)
+                return
+            except typer.Exit:
+                raise
+            except Exception as error:  # of a call for all at hand; the others are begun anew
+                if not self._at_hand:
+                    raise
+                for work in list(self._at_hand.values()):
+                    self._fail_work(work, error)
+
+    def _transcribe(self, work: Work) -> None:
         """Transcribe a file; where something ends that early, what was decoded is shown."""
-        from ..runtime.text.captions import Recording, render
-
-        source = self._open(number, path)
-        screen, progress, outputs = self.screen, self.screen.files, self.outputs
-        progress.begin(source)
+        screen, outputs, kept = self.screen, self.outputs, work.journal.kept
+        # Channels speak at the same time
+        shows_words = outputs.shows_words and not work.source.parts
+        screen.files.begin(work.source)
+        if shows_words:
+            self._write(work, self._heading(work))
+            screen.show("".join(segment.text for segment in kept.segments))
 
         def show(token: Token) -> None:
-            progress.position = token.end
-            if outputs.shows_words:
+            screen.files.position = token.end
+            self._push(work, token)
+            if shows_words:
                 screen.show(token.text)
 
-        transcript = self.transcriber.transcribe(source, on_token=show)
+        transcript = self.transcriber.transcribe(work.source, on_token=show)
         try:
-            texts = {kind: render(transcript, kind) for kind in outputs.formats}
-        except BaseException:  # a signal, damage: what was decoded is not lost
-            if outputs.shows_words:
+            texts = self._texts(work, self._whole(work, transcript))
+        except BaseException as error:  # a signal, damage: what was decoded is not lost
+            if shows_words:
                 screen.end("")
-            elif transcript.decoded:
-                facts = {**transcript.info, "broken_off_at": round(progress.position, 3)}
-                part = Recording(transcript.decoded, source.duration, facts)
-                screen.write(render(part, outputs.formats[0]))
+            elif kept.segments or transcript.decoded:
+                self._write(work, self._heading(work) + self._part(work, transcript, error))
             raise
-        if outputs.shows_words:
+        if shows_words:
             screen.end(transcript.stream.text.flush())
         else:
-            screen.write(texts[outputs.formats[0]])
-        self._finish(number, transcript, texts)
+            self._write(work, self._heading(work) + texts[outputs.shown])
+        self._finish(work, transcript, texts)
 
-    def _open(self, number: int, path: str) -> AudioSource:
+    def _begin(self, work: Work) -> None:
+        """Open a file and its journal, and go on where that was left."""
         from ..runtime.audio.files import open_audio
 
-        source = open_audio(path, self.transcriber.sample_rate, gain=self.gain)
+        self.outputs.require_places(work.name)
+        source = work.source = open_audio(work.path, self.transcriber.sample_rate, **self.sound)
+        self.screen.files.know(work.number, source.duration)
         for note in source.notes:
-            self._say(number, source, note)
-        return source
+            self._say(work, note)
+        work.journal = self._journal(work)
+        if start := work.journal.kept.start:
+            work.source, work.position = source.after(start), start
+        self._at_hand[id(work.source)] = work
 
-    def _finish(self, number: int, transcript: Transcript, texts: dict[str, str]) -> None:
+    def _journal(self, work: Work) -> Journal:
+        from ..runtime.journal import Journal, claim_journal, journal_path, open_journal
+
+        manifest, folder = self.transcriber.manifest, self.outputs.folder
+        if folder is None or work.source.parts:  # a journal has the tokens of one stream
+            return Journal()
+        header = self._header(work.path)
+        if header.is_stream:
+            taken, tokens = self.outputs.is_taken, manifest.tokens
+            work.name, journal = claim_journal(folder, work.name, header, taken, info, tokens)
+            return journal
+        return open_journal(
+            journal_path(folder, work.name),
+            manifest,
+            header,
+            resume=self.resume,
+            say=lambda message: self._say(work, message),
+        )
+
+    def _header(self, path: str) -> Header:
+        """Return what a file's text depends on."""
+        from ..runtime.journal import Header, fingerprint
+
+        transcriber = self.transcriber
+        options = {k: v for k, v in self.options.items() if k not in NOT_IN_JOURNAL}
+        options |= self.sound | {"precision": transcriber.precision}
+        return Header(
+            1,
+            shown_name(path),
+            *fingerprint(Path(path)),
+            model=transcriber.identity(transcriber.num_delay_tokens),
+            options=json.loads(json.dumps(options, default=str)),
+            is_stream=is_stream(path),
+        )
+
+    def _push(self, work: Work, token: Token) -> None:
+        """Keep a token of the rest of a file."""
+        token = work.journal.kept.shift_token(token)
+        work.position = token.end
+        work.journal.push(token)
+
+    def _whole(self, work: Work, transcript: Transcript) -> Recorded:
+        """Return what was kept of a file and the transcript of its rest."""
+        from ..runtime.text.captions import Recording
+
+        kept = work.journal.kept
+        if not kept.segments:
+            return transcript
+        return Recording(
+            [*kept.segments, *map(kept.shift, transcript.segments)],
+            kept.start + transcript.duration,
+            transcript.info | {"resumed_at": [round(seconds, 3) for seconds in kept.resumed_at]},
+            all_ids=(*kept.token_ids, *transcript.token_ids),
+        )
+
+    def _texts(self, work: Work, whole: Recorded) -> dict[str, str]:
+        """Return the text of each format, that of stdout too."""
+        from ..runtime.text.captions import render
+
+        formats = dict.fromkeys((self.outputs.shown, *self.outputs.formats))
+        return {kind: render(whole, kind, file=shown_name(work.path)) for kind in formats}
+
+    def _part(self, work: Work, transcript: Transcript, error: BaseException) -> str:
+        """Return what was decoded of a file before something ended that."""
+        from ..runtime.text.captions import Recording, render
+
+        kept = work.journal.kept
+        segments = [*kept.segments, *map(kept.shift, transcript.decoded)]
+        part = transcript.info | {"broken_off_at": round(work.position, 3)}
+        facts = {"file": shown_name(work.path)}
+        if isinstance(error, Exception):
+            facts["error"] = str(_own_error(work.path, error))
+        duration, names = kept.start + transcript.duration, transcript.channel_names
+        recording = Recording(segments, duration, part, channel_names=names)
+        return render(recording, self.outputs.shown, **facts)
+
+    def _heading(self, work: Work) -> str:
+        """Return the line above a file's text where stdout gets several."""
+        if len(self.works) == 1 or self.outputs.shown != "txt":
+            return ""
+        return f"==> {shown_name(work.path)} <==\n"
+
+    def _send(self, text: str) -> None:
+        """Write to stdout what is next there; an empty line sets texts with headings apart."""
+        if text and self.outputs.shown == "txt":
+            text = "\n" * self._is_sent + text
+            self._is_sent = True
+        self.screen.write(text)
+
+    def _write(self, work: Work, text: str) -> None:
+        """Write a file's text to stdout when those of all earlier ones are written."""
+        work.is_shown = True
+        self._waiting[work.number] = text
+        while self._turn in self._waiting:
+            self._send(self._waiting.pop(self._turn))
+            self._turn += 1
+
+    def _finish(self, work: Work, transcript: Transcript, texts: dict[str, str]) -> None:
         """Write a file's outputs, and report what was remarkable about it."""
-        source, stream = transcript.source, transcript.stream
-        self.outputs.write(output_name(self.audio[number - 1]), texts)
-        if stream.overrides:
-            times = [f"{stream.seconds_of(override.index):.1f}" for override in stream.overrides]
-            at = ", ".join(times)
-            note = f"the blank guard chose a word at {at} s (--no-blank-guard: never)"
-            self._say(number, source, note)
-        if count := stream.num_swayed:
-            self._say(number, source, f"hotwords changed {count} token{'s' * (count > 1)}")
-        if transcript.speech_filter:
-            self._say(number, source, vad_line(transcript.speech_filter))
-        self._say(number, source, timing_line(transcript))
+        source, kept = work.source, work.journal.kept
+        self.outputs.write(work.name, {kind: texts[kind] for kind in self.outputs.formats})
+        work.journal.remove()
+        del self._at_hand[id(source)]
+        for part in transcript.parts:
+            names, channel = transcript.channel_names, part.source.channel
+            of = f"{names[channel]}: " if names and channel is not None else ""
+            for note in _remarks(part, kept.start):
+                self._say(work, of + note)
+        self._say(work, timing_line(transcript))
         self.screen.files.finish(source)
+        if source.losses:  # what was heard is written, and still it is not all
+            self._fail(work.path, AudioError(f"{source.name}: {'; '.join(source.losses)}"))
 
-    def _say(self, number: int, source: AudioSource, message: str) -> None:
-        count = f"[{number}/{len(self.audio)}] " if len(self.audio) > 1 else ""
-        self.screen.info(f"{count}{source.name}: {message}")
+    def _say(self, work: Work, message: str) -> None:
+        count = f"[{work.number}/{len(self.works)}] " if len(self.works) > 1 else ""
+        self.screen.info(f"{count}{work.source.name}: {message}")
 
-    def _fail(self, error: VoxtralOnnxError) -> None:
-        self.failed.append(error)
-        self.screen.info(error)
+    @contextmanager
+    def _own_failure(self, work: Work) -> Iterator[None]:
+        """Take whatever a file raises as its failure, but for the reader of stdout that leaves."""
+        try:
+            yield
+        except typer.Exit:
+            raise
+        except Exception as error:
+            self._fail_work(work, error)
+
+    def _fail_work(self, work: Work, error: Exception) -> None:
+        own = self._fail(work.path, error)
+        self.screen.files.know(work.number, 0.0)
+        if not work.is_shown:
+            self._write(work, self._failure(work.path, own))
+        if work in self._at_hand.values():
+            self._leave(work)
+
+    def _fail(self, path: str, error: Exception) -> VoxtralOnnxError:
+        own = _own_error(path, error)
+        self.failed.append(own)
+        self.screen.info(own)
+        return own
+
+    def _failure(self, path: str, error: VoxtralOnnxError) -> str:
+        """Return what stdout gets of an input that failed: a line where each has one."""
+        if self.outputs.shown != "json":
+            return ""
+        values = {"file": shown_name(path), "error": str(error)}
+        return json.dumps(values, ensure_ascii=False) + "\n"
+
+    def _leave(self, work: Work) -> None:
+        """Let a file go that is not done; its journal stays."""
+        self._at_hand.pop(id(work.source), None)
+        work.journal.close()
+        if work.journal.path and not work.journal.is_empty:
+            option = "listen --resume -o FOLDER" if is_stream(work.path) else "--resume"
+            self._say(work, f"kept up to {format_time(work.position)}: {option} goes on")
 
 
-@contextmanager
-def _orderly_end() -> Iterator[None]:
-    """End by SIGTERM as by Ctrl-C: nothing half-written stays, and what was decoded is shown."""
-    import signal
+def _own_error(path: str, error: Exception) -> VoxtralOnnxError:
+    """Return an error of ours that names the file."""
+    name = "standard input" if path == "-" else path
+    reason = str(error)
+    if isinstance(error, VoxtralOnnxError):
+        if name in reason:
+            return error
+    elif isinstance(error, OSError):
+        reason = error.strerror or reason
+    else:
+        reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    named = VoxtralOnnxError(f"{name}: {reason}")
+    named.exit_code = getattr(error, "exit_code", VoxtralOnnxError.exit_code)
+    named.__cause__ = error
+    return named
 
-    def stop(number: int, frame) -> None:
-        raise SystemExit(TERMINATED)
 
-    handler = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+def _remarks(transcript: Transcript, start: float) -> Iterator[str]:
+    """Yield what was remarkable about a transcript that begins at so many seconds."""
+    stream = transcript.stream
+    if stream.overrides:
+        times = [start + stream.seconds_of(each.index) for each in stream.overrides]
+        at = ", ".join(f"{seconds:.1f}" for seconds in times)
+        yield f"the blank guard chose a word at {at} s (--no-blank-guard: never)"
+    if count := stream.num_swayed:
+        yield f"hotwords changed {count} token{'s' * (count > 1)}"
+    if transcript.speech_filter:
+        yield vad_line(transcript.speech_filter)

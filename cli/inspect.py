@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ..errors import DeviceError
+import typer
+
+from ..errors import DeviceError, VerificationError
 from . import options
-from .terminal import info, write_json, write_line
+from .terminal import info, print_error, write_json
 
 
 def inspect(
@@ -14,14 +16,17 @@ def inspect(
     hosts: options.Hosts = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show what an artifact holds, and check its sizes, its graphs and, with --check, all bytes."""
+    """Show what an artifact holds, and check its sizes, its graphs and, with --check, all bytes.
+
+    Exit code 8 where its certificate says that it failed, or is none of this artifact's.
+    """
     from dataclasses import asdict
 
     from ..manifest import Manifest
     from ..runtime.device.session import check_graph
     from ..verification.certificate import read_verdict
     from .models import find_model
-    from .tables import print_artifact, print_hosts
+    from .tables import print_artifact, print_hosts, print_standing
 
     folder = find_model(artifact, [], offline)
     manifest = Manifest.read(folder)
@@ -29,6 +34,11 @@ def inspect(
         print_hosts(manifest, as_json=as_json)
         return
 
+    certificate = read_verdict(folder)
+    if certificate.is_wrong:
+        print_error(f"{folder}: {certificate.line}")
+        if not as_json:
+            print_standing(certificate)
     held = manifest.held(folder)
     manifest.check_files(folder, held)
     checked = ["sizes"]
@@ -43,10 +53,13 @@ def inspect(
         manifest.check_files(folder, held, hashes=True)
         checked.append("hashes")
 
-    verdict = read_verdict(folder)
     if as_json:
-        facts = {"folder": str(folder), "held": held, "checked": checked, "certificate": verdict}
+        facts = {"folder": str(folder), "held": held, "checked": checked}
+        facts |= {"certificate": certificate.line, "verification": certificate.to_dict()}
         write_json({**facts, **asdict(manifest)})
     else:
         print_artifact(folder, manifest, held, checked)
-        write_line(f"certificate: {verdict}")
+        if not certificate.is_wrong:
+            print_standing(certificate)
+    if certificate.is_wrong:
+        raise typer.Exit(VerificationError.exit_code)

@@ -19,6 +19,7 @@ def listen(
     output_dir: options.OutputFolder = None,
     as_json: options.JsonFormat = False,
     stream_json: options.StreamJson = False,
+    resume: options.ResumeStreams = False,
     alternatives: options.Alternatives = 0,
     delay: options.Delay = None,
     hotwords: options.Hotwords = None,
@@ -32,22 +33,27 @@ def listen(
     context: options.Context = 8192,
     prepacked: options.Prepacked = None,
 ) -> None:
-    """Transcribe speech as it is spoken, from a microphone or raw samples.
+    """Transcribe speech as it is spoken, from a microphone or standard input.
 
     Ctrl-C ends it, and what was said by then is transcribed. Space or p pauses a microphone.
     """
-    from .live import open_microphone, stdin_blocks, transcribe_live
+    from ..runtime.audio.raw import check_raw
+    from .live import open_microphone, stdin_blocks, transcribe_live, write_interrupted
     from .models import hotword_options, open_transcriber, vad_option
     from .outputs import Outputs
+    from .streams import claim_stdout
     from .tables import print_microphones
 
     if list_devices:
-        print_microphones()
-        return
+        return print_microphones()
     outputs = Outputs.choose("json" if as_json else output_format, output_dir)
+    if resume:
+        return write_interrupted(outputs)
     if alternatives and not stream_json and "json" not in outputs.formats:
         raise UsageError("--alternatives are written as JSON: add --json or --stream-json")
     model_options = hotword_options(hotwords, hotword_bias)
+    check_raw(sample_format, rate)
+    claim_stdout(is_only_place=output_dir is None)
     outputs.make_folder()
 
     model_options |= {

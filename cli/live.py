@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,17 +12,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ..errors import AudioError, VoxtralOnnxError
-from .exit_codes import TERMINATED
+from ..errors import AudioError, StorageError, UsageError, VoxtralOnnxError
+from .ending import STOPS
 from .outputs import Outputs
-from .screen import LiveScreen, PauseKey
+from .screen import LiveScreen, PauseKey, live_line
 from .tables import vad_line
-from .terminal import format_size, info, write, write_json
+from .terminal import format_size, format_time, info, write, write_json
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..runtime.audio.microphone import Microphone
+    from ..runtime.journal import Journal
     from ..runtime.live import Capture, Event
     from ..runtime.transcriber import Transcriber
 
@@ -40,7 +42,7 @@ def open_microphone(device: str | None, sample_rate: int) -> Microphone:
 
 
 def stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
-    """Return the raw samples of standard input as they come, at the model's rate."""
+    """Return the samples of standard input as they come, at the model's rate."""
     from ..runtime.audio.raw import raw_blocks
 
     stdin = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
@@ -54,62 +56,76 @@ def transcribe_live(
     outputs: Outputs,
     stream_json: bool,
 ) -> None:
-    """Show speech as it comes; Ctrl-C and SIGTERM end the capture, and all of it is transcribed.
+    """Show speech as it comes; Ctrl-C and signals end the capture, and all of it is transcribed.
 
     Args:
         transcriber: with which.
-        name: of the output files.
+        name: of the output files; a number is added where they are there.
         source: a microphone, or blocks of samples.
         outputs: what is written in the end.
         stream_json: stdout gets events instead of words.
     """
-    import signal
-
     from ..memory import peak_memory
     from ..runtime.audio.microphone import Microphone
     from ..runtime.live import Capture, StreamMetrics, StreamWarning, listen
     from ..runtime.text.captions import Recording, render
-    from ..runtime.text.segments import Segment
+    from ..runtime.text.segments import Segment, within
     from ..runtime.tokens import Token
 
     stream = transcriber.stream()
     speech_filter = transcriber.speech_filter()
     metrics = StreamMetrics()
-    screen, capture = LiveScreen(metrics), Capture(iter(source))
+    screen, capture = LiveScreen(lambda columns: live_line(metrics)), Capture(iter(source))
     microphone = source if isinstance(source, Microphone) else None
     recording = Recording([])
+    name, journal = _claim_journal(transcriber, name, outputs)
+    is_kept = True
     shows_words = outputs.shows_words and not stream_json
     keeps = outputs.folder is not None or not shows_words
+
+    def keep(segment: Segment) -> None:
+        nonlocal is_kept
+        try:
+            if is_kept:
+                journal.add(segment)
+        except StorageError as error:  # who speaks is not to be interrupted
+            is_kept = False
+            screen.info(f"note: {error}: what is said from here on is not kept before the end")
 
     def show(event: Event) -> None:
         if isinstance(event, StreamWarning):
             screen.info(f"note: {event.text}")
         if isinstance(event, Segment) and keeps:
             recording.segments.append(event)
+            keep(event)
         if stream_json:
             write_json(_event_values(event))
         elif isinstance(event, Token) and shows_words:
             screen.show(event.text)
 
-    # While it is spoken
     broken: VoxtralOnnxError | None = None
-    with _signals_stop(capture) as stopped_by:
-        try:
-            with screen, PauseKey(microphone, screen, metrics):
-                listen(stream, capture, metrics, show, speech_filter)
-        except AudioError as error:
-            broken = error  # what was captured before is transcribed
+    with _closing(journal):
+        # While it is spoken
+        with _signals_stop(capture) as stopped_by:
+            try:
+                with screen, PauseKey(microphone, screen, metrics):
+                    listen(stream, capture, metrics, show, speech_filter)
+            except AudioError as error:
+                broken = error  # what was captured before is transcribed
 
-    # What stdout and the folder get in the end
-    recording.duration, recording.info = metrics.captured, metrics.summary()
-    if stream_json:
-        write_json({"type": "final", "text": recording.text, **recording.info})
-    elif shows_words:
-        screen.end(stream.text.flush())
-    texts = {kind: render(recording, kind) for kind in outputs.formats} if keeps else {}
-    outputs.write(name, texts)
-    if outputs.folder is None and not shows_words and not stream_json:
-        write(texts[outputs.formats[0]])
+        # What stdout and the folder get in the end
+        recording.duration, recording.info = metrics.captured, metrics.summary()
+        recording.segments = [within(each, metrics.captured) for each in recording.segments]
+        if stream_json:
+            write_json({"type": "final", "text": recording.text, **recording.info})
+        elif shows_words:
+            screen.end(stream.text.flush())
+        formats = outputs.formats if keeps else ()
+        texts = {kind: render(recording, kind, file=name) for kind in formats}
+        outputs.write(name, texts)
+        journal.remove()
+        if outputs.folder is None and not shows_words and not stream_json:
+            write(texts[outputs.shown])
 
     # How it went
     if microphone and (lost := microphone.overflows):
@@ -119,24 +135,74 @@ def transcribe_live(
     info(f"{metrics}, {format_size(peak_memory())} of memory")
     if broken is not None:
         raise broken
-    if signal.SIGTERM in stopped_by:
-        raise typer.Exit(TERMINATED)
+    if codes := [STOPS[number] for number in stopped_by if number in STOPS]:
+        raise typer.Exit(codes[0])
+
+
+def write_interrupted(outputs: Outputs) -> None:
+    """Write what was said into streams whose processes were killed.
+
+    Raises:
+        StorageError: a journal is damaged, or the disk is full.
+        UsageError: there is no folder to look in.
+    """
+    from ..runtime.journal import leftover_journals
+    from ..runtime.text.captions import Recording, render
+
+    if (folder := outputs.folder) is None:
+        raise UsageError("--resume looks for outputs in a folder: add --output-dir FOLDER")
+    names = []
+    for name, journal, segments in leftover_journals(folder):
+        end = segments[-1].end
+        recording = Recording(segments, end, {"broken_off_at": round(end, 3)})
+        # An output that is there is of the whole: the process was killed between two of them
+        formats = [kind for kind in outputs.formats if not (folder / f"{name}.{kind}").exists()]
+        outputs.write(name, {kind: render(recording, kind, file=name) for kind in formats})
+        journal.remove()
+        names.append(f"{name} up to {format_time(end)}")
+    info(f"{folder}: {', '.join(names) or 'no stream was interrupted'}")
+
+
+def _claim_journal(transcriber: Transcriber, name: str, outputs: Outputs) -> tuple[str, Journal]:
+    """Return the name of the output files, which no other stream has, and the journal."""
+    from ..runtime.journal import Header, Journal, claim_journal
+
+    if outputs.folder is None:
+        return name, Journal()
+    model = transcriber.identity(transcriber.num_delay_tokens)
+    header = Header(1, name, None, None, model, {}, is_stream=True)
+    return claim_journal(outputs.folder, name, header, outputs.is_taken, info)
 
 
 @contextmanager
-def _signals_stop(capture: Capture) -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM end a capture; yields the list of signals that came."""
-    import signal
+def _closing(journal: Journal) -> Iterator[None]:
+    """Let a journal go in the end, and say where it is if it stays."""
+    try:
+        yield
+    finally:
+        journal.close()
+        if journal.path and not journal.is_empty:
+            folder = journal.path.parent
+            info(f"{journal.path} holds what was said; listen --resume -o {folder} writes it")
 
-    came: list[int] = []
+
+@contextmanager
+def _signals_stop(capture: Capture) -> Iterator[list[signal.Signals]]:
+    """Let Ctrl-C and the signals of STOPS end a capture; yields the list of those that came."""
+    came: list[signal.Signals] = []
 
     def stop(number: int, frame) -> None:
         if came:  # again: do not wait for what is still to transcribe
             raise KeyboardInterrupt
-        came.append(number)
+        came.append(signal.Signals(number))
         capture.stop()
 
-    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {
+        number: signal.signal(number, stop)
+        for number in (signal.SIGINT, *STOPS)
+        # nohup ignores SIGHUP; a shell's background has Ctrl-C ignored, and kill -INT is meant
+        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield came
     finally:

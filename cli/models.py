@@ -12,6 +12,7 @@ from .progress import DownloadProgress
 from .terminal import info
 
 if TYPE_CHECKING:
+    from ..runtime.audio.formats import RawSound
     from ..runtime.transcriber import Transcriber
 
 
@@ -71,3 +72,19 @@ def vad_option(by_loudness: bool, model: Path | None) -> str | Path | None:
     from ..runtime.audio.vad import ENERGY
 
     return model or (ENERGY if by_loudness else None)
+
+
+def raw_sound(encoding: str | None, rate: int | None, channels: int | None) -> RawSound | None:
+    """Return how files without a header are to be read, where --raw says that they have none.
+
+    Raises:
+        UsageError: an unknown encoding, or what belongs to --raw without it.
+    """
+    from ..runtime.audio.formats import RawSound
+
+    if encoding is None:
+        for name, value in (("--rate", rate), ("--raw-channels", channels)):
+            if value is not None:
+                raise UsageError(f"{name} is that of --raw FORMAT; other files have it in a header")
+        return None
+    return RawSound(encoding, 16000 if rate is None else rate, 1 if channels is None else channels)

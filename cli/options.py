@@ -162,11 +162,26 @@ Revision = Annotated[
 YesDownload = Annotated[bool, _flag(MODEL, "--yes -y", "Download without asking.")]
 
 # What is transcribed
-Stdin = Annotated[bool, _flag(INPUT, "--stdin", "Take raw mono samples from standard input.")]
+Stdin = Annotated[bool, _flag(INPUT, "--stdin", "Standard input: raw mono samples or a WAV.")]
 Rate = Annotated[int, _value(INPUT, "--rate", "HZ", "Of --stdin: samples a second.")]
 SampleFormat = Annotated[
-    str, _value(INPUT, "--sample-format", "FORMAT", "Of --stdin: s16le or f32le.")
+    str, _value(INPUT, "--sample-format", "FORMAT", "Of --stdin: s16le, f32le, mulaw or alaw.")
 ]
+Channels = Annotated[
+    str,
+    _value(
+        INPUT,
+        "--channels",
+        "WHICH",
+        "[b]mix[/] them, take [b]left[/] or [b]right[/], or [b]split[/]: each on its own.",
+    ),
+]
+Raw = Annotated[
+    str | None,
+    _value(INPUT, "--raw", "FORMAT", "No header: s16le, f32le, mulaw, alaw.", False),
+]
+RawRate = Annotated[int | None, _value(INPUT, "--rate", "HZ", "Of --raw.", "16000")]
+RawChannels = Annotated[int | None, _value(INPUT, "--raw-channels", "N", "Of --raw.", "1")]
 InputDevice = Annotated[
     str | None,
     _value(INPUT, "--input-device", "NAME", "Microphone, by name or number.", "the system's"),
@@ -187,6 +202,13 @@ StreamJson = Annotated[
 ]
 SkipExisting = Annotated[
     bool, _flag(OUTPUT, "--skip-existing", "Skip files whose output is in -o.")
+]
+Resume = Annotated[
+    bool, _flag(OUTPUT, "--resume", "Go on with what a run into -o left when it was interrupted.")
+]
+ResumeStreams = Annotated[
+    bool,
+    _flag(OUTPUT, "--resume", "Only write, into -o, the text of streams that were interrupted."),
 ]
 Alternatives = Annotated[
     int, _value(OUTPUT, "--alternatives", "N", "In JSON: each token's best N, 1 to 10.", False)
@@ -323,6 +345,16 @@ Rungs = Annotated[
         "NUMBERS",
         "Which checks: 0 files' hashes (always), 1 operators, 2 modules, 3 weights and graphs, "
         "4 streams, 5 against floats, 6 words.",
+    ),
+]
+Require = Annotated[
+    str | None,
+    _value(
+        None,
+        "--require",
+        "NUMBERS",
+        "End with 8 unless these ran as a whole and passed, as 0-6.",
+        False,
     ),
 ]
 Artifacts = Annotated[

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import unicodedata
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StorageError, UsageError
+from ..escaping import quoted
 from .terminal import info
+
+STDIN = "stdin"  # name of what standard input becomes
+NOT_JOINED = ("srt", "vtt", "tsv", "lrc")  # formats of one recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +40,19 @@ class Outputs:
             return cls(FORMATS, folder)
         if name not in FORMATS:
             raise UsageError(
-                f"output format: expected one of {', '.join(FORMATS)}, all, got {name!r}"
+                f"output format: expected one of {', '.join(FORMATS)}, all, got {quoted(name)}"
             )
         return cls((name,), folder)
 
     @property
+    def shown(self) -> str:
+        """Return the format that stdout gets."""
+        return "txt" if self.folder else self.formats[0]
+
+    @property
     def shows_words(self) -> bool:
         """Return whether stdout gets words as they come; else it gets the whole in its format."""
-        return self.folder is not None or self.formats == ("txt",)
+        return self.shown == "txt"
 
     def make_folder(self) -> None:
         """Make the folder, if there is one to make.
@@ -56,40 +69,61 @@ class Outputs:
                 f"{self.folder}: cannot be made ({error.strerror or error})"
             ) from error
 
-    def refuse_clashes(self, audio: list[str]) -> None:
-        """Refuse recordings that would be written into the same file.
+    def name(self, audio: list[str]) -> list[str]:
+        """Return the name of each recording's outputs, without a format's suffix.
+
+        It is the recording's without its suffix; where that of another recording is the same, on
+        some file system, both keep their suffixes. Names that are too long are shortened.
 
         Raises:
-            UsageError: two of them have one name.
+            UsageError: recordings that several files would be written for in one place, or one
+                that its own output would replace.
         """
-        counts = Counter(map(output_name, audio))
-        clashes = [name for name, count in counts.items() if count > 1]
-        if self.folder is not None and clashes:
-            name = f"{clashes[0]}.*"
-            raise UsageError(
-                f"several inputs would be written as {name}: transcribe them into different folders"
-            )
+        if self.folder is None:
+            if len(audio) > 1 and self.shown in NOT_JOINED:
+                raise UsageError(
+                    f"{self.shown} on standard output is of one recording, not of {len(audio)}: "
+                    "add --output-dir FOLDER"
+                )
+            return [_stem(path) for path in audio]
+        from ..files import fitted_name
 
-    def leave_out_done(self, audio: list[str]) -> list[str]:
-        """Return recordings of which the folder does not hold a file of each format.
+        longest = max(len(f".{kind}") for kind in self.formats)
+        names = [fitted_name(name, longest) for name in _distinct(audio)]
+        for path, name in zip(audio, names, strict=True):
+            if name not in (Path(path).stem, STDIN):
+                info(f"note: {path} is written as {name}.*")
+        inputs = {_identity(Path(path)): path for path in audio if path != "-"}
+        for path in (path for name in names for path in self.paths(name)):
+            if (output := _identity(path)) and (recording := inputs.get(output)):
+                raise UsageError(
+                    f"{recording}: would be replaced by an output, {path}: choose another folder"
+                )
+        return names
+
+    def paths(self, name: str) -> list[Path]:
+        """Return the files that a recording becomes."""
+        return [self.folder / f"{name}.{kind}" for kind in self.formats] if self.folder else []
+
+    def are_written(self, name: str) -> bool:
+        """Tell whether there is a file of each format."""
+        return all(path.is_file() for path in self.paths(name))
+
+    def is_taken(self, name: str) -> bool:
+        """Tell whether there is a file of any format."""
+        from ..runtime.text.captions import FORMATS
+
+        return any(path.exists() for path in Outputs(FORMATS, self.folder).paths(name))
+
+    def require_places(self, name: str) -> None:
+        """Look for what keeps outputs from being written, before the work.
 
         Raises:
-            UsageError: there is no folder.
+            StorageError: a folder stands in the place of one.
         """
-        folder = self.folder
-        if folder is None:
-            raise UsageError(
-                "--skip-existing looks for outputs in a folder: add --output-dir FOLDER"
-            )
-
-        def is_done(path: str) -> bool:
-            name = output_name(path)
-            return all((folder / f"{name}.{kind}").is_file() for kind in self.formats)
-
-        left = [path for path in audio if not is_done(path)]
-        done = len(audio) - len(left)
-        info(f"{done} skipped, their output stands in {folder}; {len(left)} to do")
-        return left
+        for path in self.paths(name):
+            if path.is_dir():
+                raise StorageError(f"{path}: cannot be written (Is a directory)")
 
     def write(self, name: str, texts: dict[str, str]) -> None:
         """Write each format's text into the folder, whole or not at all."""
@@ -100,6 +134,53 @@ class Outputs:
                 atomic_write(self.folder / f"{name}.{kind}", text.encode())
 
 
-def output_name(path: str) -> str:
-    """Return the name of a recording's outputs, without their suffix."""
-    return "stdin" if path == "-" else Path(path).stem
+def is_stream(path: str) -> bool:
+    """Tell whether a recording can be read only once: standard input, a pipe, a device."""
+    if path == "-":
+        return True
+    with suppress(OSError, ValueError):
+        mode = Path(path).stat().st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False
+
+
+def shown_name(path: str) -> str:
+    """Return a recording's name as text: bytes that are no UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _distinct(audio: list[str]) -> list[str]:
+    """Return names of which no two are the same where case and composition do not count."""
+    names = [_stem(path) for path in audio]
+    while True:
+        counts = Counter(map(_folded, names))
+        clashes = [i for i, name in enumerate(names) if counts[_folded(name)] > 1]
+        if not clashes:
+            break
+        files = [i for i in clashes if audio[i] != "-"]
+        longer = {i: name for i in files if (name := Path(audio[i]).name) != names[i]}
+        if not longer:
+            raise UsageError(
+                f"several inputs would be written as {names[clashes[0]]}.*: transcribe them into "
+                "different folders"
+            )
+        for i, name in longer.items():
+            names[i] = name
+    return names
+
+
+def _stem(path: str) -> str:
+    return STDIN if path == "-" else Path(path).stem
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what one file has under all of its names; None where there is none."""
+    with suppress(OSError, ValueError):
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            return status.st_dev, status.st_ino
+    return None

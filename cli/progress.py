@@ -1,25 +1,30 @@
-"""Draw on stderr how downloads, exports and checks go on."""
+"""Draw on stderr how downloads, exports and checks go on; count how far files have come."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ..escaping import one_line
-from .terminal import stderr, styled
+from .terminal import format_time, stderr, styled
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
     from .. import hub
     from ..exporter.binding.bind import Progress as ExportedSoFar
+    from ..runtime.audio.files import AudioSource
 
 
 class StatusSpinner:
     """Shows what is being checked."""
 
     def __enter__(self) -> StatusSpinner:
-        self.status = stderr.status("")
+        is_utf = stderr.encoding.startswith("utf")
+        self.status = stderr.status("", spinner="dots" if is_utf else "line")
         self.status.start()
         return self
 
@@ -111,3 +116,93 @@ class ExportProgress:
 
     def __exit__(self, *error) -> None:
         self.bar.stop()
+
+
+class FilesProgress:
+    """Counts how far files have come, by their seconds of audio.
+
+    How long a file is that was not opened yet is estimated by its bytes, as those of its kind were.
+    """
+
+    def __init__(self, paths: list[str], clock: Callable[[], float] = perf_counter):
+        self.files, self.files_done, self.seconds_done = len(paths), 0, 0.0
+        self.name, self.position, self.duration = "", 0.0, 0.0  # of the file at hand; seconds
+        self.clock, self.began = clock, clock()
+        self._sizes = [(Path(path).suffix.lower(), _size(path)) for path in paths]
+        self._seconds: dict[int, float] = {}  # by their number, of those that were opened
+
+    def know(self, number: int, seconds: float) -> None:
+        """Take note of how long a file is, counted from 1; 0 where it failed."""
+        self._seconds[number] = seconds
+
+    def begin(self, source: AudioSource) -> None:
+        """Turn to the next file."""
+        self.name, self.position, self.duration = Path(source.name).name, 0.0, source.duration
+
+    def finish(self, source: AudioSource) -> None:
+        """Count a file as done."""
+        self.files_done = self.files_done + 1
+        self.seconds_done = self.seconds_done + source.duration
+        self.name, self.position, self.duration = "", 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of audio that are done."""
+        return self.seconds_done + min(self.position, self.duration)
+
+    @property
+    def speed(self) -> float:
+        """Return the seconds of audio done in a second."""
+        return self.seconds / max(self.clock() - self.began, 1e-9)
+
+    @property
+    def total_seconds(self) -> float:
+        """Return the seconds of all files, as far as they can be known."""
+        known, sizes = dict[str, float](), dict[str, int]()  # by suffix
+        for number, seconds in self._seconds.items():
+            suffix, size = self._sizes[number - 1]
+            known[suffix] = known.get(suffix, 0.0) + seconds
+            sizes[suffix] = sizes.get(suffix, 0) + size
+        overall = sum(known.values()) / max(1, sum(sizes.values()))
+        left = sum(
+            size * (known[suffix] / sizes[suffix] if sizes.get(suffix) else overall)
+            for number, (suffix, size) in enumerate(self._sizes, 1)
+            if number not in self._seconds
+        )
+        return max(self.seconds, sum(self._seconds.values()) + left)
+
+    @property
+    def total(self) -> str:
+        """Return what is done of all files, and how fast."""
+        return f"{format_time(self.seconds)} of audio at {self.speed:.1f} times its speed"
+
+    def line(self, columns: int, encoding: str = "utf-8") -> str:
+        """Return a bar, the share that is done, the time left, and where in which file that is.
+
+        Args:
+            columns: of the terminal; what matters least stands at the end, where it is cut.
+            encoding: of the terminal, which may lack what bars are made of.
+        """
+        whole = self.total_seconds
+        share = self.seconds / whole if whole else 0.0
+        full, empty = "━─" if encoding.startswith("utf") else "#-"
+        width = 20 if columns >= 80 else 10 if columns >= 40 else 0
+        filled = int(share * width)
+        parts = [f"{share:4.0%}"]
+        if self.seconds:
+            parts.append(f"{format_time((whole - self.seconds) / self.speed)} left")
+        if self.files > 1:
+            parts.append(f"{self.files_done} of {self.files} files")
+        if self.name:
+            position, duration = format_time(self.position), format_time(self.duration)
+            parts.append(f"{position} of {duration} of {self.name}")
+        bar = full * filled + empty * (width - filled)
+        return f"{bar} {', '.join(parts)}".strip()
+
+
+def _size(path: str) -> int:
+    """Return the bytes of a file; 0 of one that says nothing, as a pipe."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116, "-" is no file of this name
+    except (OSError, ValueError):
+        return 0

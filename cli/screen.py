@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from pathlib import Path
-from time import perf_counter
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from ..escaping import one_line, printable
-from .terminal import draw, format_time, info, print_error, send, stderr, write
+from ..escaping import printable
+from .progress import FilesProgress
+from .terminal import draw, fit, info, print_error, send, stderr, terminal_columns, write
 
 if TYPE_CHECKING:
     from ..errors import VoxtralOnnxError
-    from ..runtime.audio.files import AudioSource
     from ..runtime.audio.microphone import Microphone
     from ..runtime.live import StreamMetrics
 
@@ -39,10 +39,12 @@ class WordPrinter:
 class LiveScreen:
     """Shows words on stdout, and below them, where stderr is a terminal, how the work goes on."""
 
-    def __init__(self, metrics: StreamMetrics | FilesProgress):
-        self.metrics, self.words = metrics, WordPrinter()
+    def __init__(self, status: Callable[[int], str]):
+        """Begin; `status` returns a line about the work, for a terminal of so many columns."""
+        self.status, self.words = status, WordPrinter()
         self.lock, self.ended = threading.Lock(), threading.Event()
         self.column = 0  # of the cursor, where both are one terminal
+        self.columns = 0  # of the terminal, when it was last asked
         self.shares = sys.stdout.isatty() and stderr.is_terminal
 
     def __enter__(self) -> Self:
@@ -55,7 +57,7 @@ class LiveScreen:
         if stderr.is_terminal:
             self.ended.set()
             self.drawing.join()
-            self._status("")
+            self._show_status("")
 
     def show(self, text: str) -> None:
         """Add to the words; lines are broken by us, because the line below them must be known."""
@@ -65,8 +67,9 @@ class LiveScreen:
             self.words.show(text)
             return
         with self.lock:
+            self._measure()
             for character in printable(text).replace("\n", " ").replace("\t", " "):
-                is_full = self.column + columns(character) >= stderr.width
+                is_full = self.column + columns(character) >= self.columns
                 if is_full or (character == " " and self.column > WORD_COLUMN):
                     send("\x1b[K\n\x1b[K")
                     self.column = 0
@@ -99,67 +102,40 @@ class LiveScreen:
             send("\n" * bool(self.column) + "\x1b[J")
             self.column = 0
         elif stderr.is_terminal:
-            draw("\r\x1b[K")
+            draw("\r\x1b[J")
+
+    def _measure(self) -> None:
+        """Ask how wide the terminal is; in one of another width than before, begin a line."""
+        if (columns := terminal_columns()) != self.columns and self.column:
+            send("\x1b[J\n")  # its lines may have been broken anew, by the terminal
+            self.column = 0
+        self.columns = columns
 
     def _draw(self) -> None:
-        levels = " ▁▂▃▄▅▆▇█"
         while not self.ended.wait(0.25):
-            level = levels[min(len(levels) - 1, int(self.metrics.level * len(levels)))]
-            self._status(f"{level} {self.metrics}")
+            self._show_status(self.status(terminal_columns()))
 
-    def _status(self, line: str) -> None:
-        line = one_line(line)[: stderr.width - 1]
+    def _show_status(self, line: str) -> None:
         with self.lock:
+            if self.shares:
+                self._measure()
+            line = fit(line, terminal_columns() - 1)
             below, above = ("\n", f"\x1b[A\x1b[{self.column + 1}G") if self.shares else ("", "\r")
-            draw(f"{below}\r\x1b[2m{line}\x1b[m\x1b[K{above}")
-
-
-class FilesProgress:
-    """Counts how far several files have come."""
-
-    def __init__(self, files: int):
-        self.files, self.files_done, self.seconds_done = files, 0, 0.0
-        self.name, self.position, self.duration = "", 0.0, 0.0  # of the file at hand; seconds
-        self.began = perf_counter()
-
-    @property
-    def level(self) -> float:
-        """Return the share of the file at hand that is done."""
-        return self.position / self.duration if self.duration else 0.0
-
-    @property
-    def total(self) -> str:
-        """Return what is done of all files, and how fast."""
-        seconds = self.seconds_done + min(self.position, self.duration)
-        speed = seconds / max(perf_counter() - self.began, 1e-9)
-        return f"{format_time(seconds)} of audio at {speed:.1f} times its speed"
-
-    def begin(self, source: AudioSource) -> None:
-        """Turn to the next file."""
-        self.name, self.position, self.duration = Path(source.name).name, 0.0, source.duration
-
-    def finish(self, source: AudioSource) -> None:
-        """Count a file as done."""
-        self.files_done = self.files_done + 1
-        self.seconds_done = self.seconds_done + source.duration
-        self.name, self.position, self.duration = "", 0.0, 0.0
-
-    def __str__(self) -> str:
-        parts = [self.total]
-        if self.files > 1:
-            parts.insert(0, f"{self.files_done} of {self.files} files")
-        if self.name:
-            position, duration = format_time(self.position), format_time(self.duration)
-            parts.insert(0, f"{position} of {duration} of {self.name}")
-        return ", ".join(parts)
+            draw(f"{below}\r\x1b[2m{line}\x1b[m\x1b[J{above}")
 
 
 class FilesScreen(LiveScreen):
     """Shows the words of several files."""
 
-    def __init__(self, number: int):
-        self.files = FilesProgress(number)
-        super().__init__(self.files)
+    def __init__(self, paths: list[str]):
+        self.files = FilesProgress(paths)
+        super().__init__(lambda columns: self.files.line(columns, stderr.encoding))
+
+
+def live_line(metrics: StreamMetrics) -> str:
+    """Return a line about a live stream: its level, and how it keeps up."""
+    levels = " ▁▂▃▄▅▆▇█" if stderr.encoding.startswith("utf") else " .:|#"
+    return f"{levels[min(len(levels) - 1, int(metrics.level * len(levels)))]} {metrics}"
 
 
 class PauseKey:
@@ -193,7 +169,8 @@ class PauseKey:
         os.close(self.end)
         self.reading.join()
         os.close(self.ended)
-        termios.tcsetattr(self.terminal, termios.TCSADRAIN, self.settings)
+        with suppress(termios.error):  # the terminal has gone
+            termios.tcsetattr(self.terminal, termios.TCSADRAIN, self.settings)
         if seconds := self.microphone.dropped_seconds:
             info(f"{seconds:.1f} s dropped in pauses")
 
@@ -201,7 +178,10 @@ class PauseKey:
         from select import select
 
         while self.ended not in select([terminal, self.ended], [], [])[0]:
-            key = os.read(terminal, 1)
+            try:
+                key = os.read(terminal, 1)
+            except OSError:
+                key = b""
             if not key:  # the terminal has gone
                 return
             if key in b" pP":

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from ..errors import UsageError
+from ..escaping import quoted
 from .terminal import info
 
 # Options of other programs, by what is to be said of them
@@ -31,7 +32,7 @@ REASONS = {
         "--carry-initial-prompt",
         "--prefix",
     ),
-    "the model does not tell speakers apart": (
+    "the model does not tell speakers apart; `--channels split` does where each has a channel": (
         "--diarize",
         "--speaker-name",
         "--speaker-num",
@@ -123,8 +124,6 @@ LISTEN = "speech as it is spoken is for `voxtral-onnx listen`; transcribe takes 
 TRANSCRIBE = "files are for `voxtral-onnx transcribe`; listen takes speech as it is spoken"
 OF_LISTEN = (
     "--mic",
-    "--stdin",
-    "--rate",
     "--sample-format",
     "--input-device",
     "--list-devices",
@@ -224,7 +223,7 @@ def replace_switches(arguments: list[str]) -> list[str]:
         if "=" not in argument and left and left[-1].lower() in ("true", "false"):
             value = left.pop()
         if value.lower() not in ("", "true", "false"):
-            raise UsageError(f"{name}: expected True or False, got {value!r}")
+            raise UsageError(f"{name}: expected True or False, got {quoted(value)}")
         if name == "--fp16":
             info(
                 "note: --fp16 changes nothing; --precision chooses the numbers that are computed in"
@@ -232,6 +231,17 @@ def replace_switches(arguments: list[str]) -> list[str]:
         if value.lower() != "false":
             replaced += SWITCHES[name]
     return replaced
+
+
+class Program(TyperGroup):
+    """The program, which has `listen --stdin` in its first spelling too, `transcribe --stdin`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command by its name and options."""
+        options = args[: args.index("--")] if "--" in args else args
+        if args[:1] == ["transcribe"] and "--stdin" in options:
+            args = ["listen", *args[1:]]
+        return super().resolve_command(ctx, args)
 
 
 class SpeechCommand(TyperCommand):
@@ -260,7 +270,9 @@ class ListenCommand(SpeechCommand):
     """The command for speech as it is spoken."""
 
     elsewhere: ClassVar = {
-        **dict.fromkeys(("--batch-size", "--batched", "--skip-existing", "--gain"), TRANSCRIBE),
+        **dict.fromkeys(
+            ("--batch-size", "--batched", "--skip-existing", "--gain", "--channels"), TRANSCRIBE
+        ),
         "--mic": "a microphone is what listen records anyway; leave it out",
     }
 

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from ..runtime.bench import Latency, Measurement
     from ..runtime.doctor import Check
     from ..runtime.transcript import Transcript
-    from ..verification.certificate import Certificate
+    from ..verification.certificate import Certificate, Standing
     from ..verification.evaluation.evaluate import Evaluation
+
+# Others are yellow: what is open
+VERDICT_COLOURS = {"passed": "green", "failed": "bold red"}
 
 
 def print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: list[str]) -> None:
@@ -95,16 +98,23 @@ def print_hosts(manifest: Manifest, *, as_json: bool) -> None:
     stdout.print(table, soft_wrap=False)
 
 
+def print_standing(standing: Standing) -> None:
+    """Print what an artifact's certificate is worth."""
+    colour = "bold red" if standing.is_wrong else VERDICT_COLOURS.get(standing.status, "yellow")
+    stdout.print(styled("certificate: ", (standing.line, colour)))
+
+
 def print_certificate(certificate: Certificate) -> None:
     """Print what each check of an artifact found, and the verdict."""
-    colours = {"passed": "green", "failed": "bold red", "not judged": "yellow", "not run": "yellow"}
     for finding in certificate.findings:
-        status = f"{finding.status:10}", colours[finding.status]
+        status = f"{finding.status:10}", VERDICT_COLOURS.get(finding.status, "yellow")
         where = f"{finding.rung}  {finding.precision or 'all':6}  {finding.check:32}"
         stdout.print(styled(f"{where}  ", status, f"  {finding.summary}"))
     for sentence in certificate.not_checked:
-        stdout.print(styled((f"not checked: {sentence}", "dim")))
-    stdout.print(styled((certificate.verdict, "bold"), f" in {certificate.seconds:.0f} s"))
+        stdout.print(styled(("not checked:", "yellow"), f" {sentence}"))
+    found = certificate.judgement
+    stamp = found.stamp, f"bold {VERDICT_COLOURS.get(found.verdict, 'yellow')}"
+    stdout.print(styled(stamp, f": {found.scope}, in {certificate.seconds:.0f} s"))
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -144,10 +154,14 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 
 def print_checks(checks: list[Check]) -> None:
-    """Print what `doctor` found, topic by topic."""
+    """Print what `doctor` found: the headline, then a table, topic by topic."""
     from rich.table import Table
 
     colours = {"ok": "green", "note": "yellow"}
+    headline, *checks = checks
+    shown = styled((headline.summary, f"bold {colours[headline.status]}"))
+    stdout.print(shown, soft_wrap=False)
+    stdout.print()
     table = Table("", "", "", "", box=None, pad_edge=False, show_header=False)
     table.columns[3].overflow = "fold"
     topic = ""

@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import sys
+import threading
 import traceback
+import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ import typer
 from rich.segment import Segment
 from rich.text import Text
 
-from ..errors import StorageError, UsageError
+from ..errors import UsageError
 from ..escaping import one_line, printable
-from .exit_codes import INTERRUPTED, NO_READER
+from .exit_codes import INTERRUPTED
 
 INDENT = "\n  "  # before the further lines of a message of ours
 
@@ -33,11 +34,31 @@ class Console(rich.console.Console):
     """Prints strings as they are, without markup, each as a line."""
 
     def __init__(self, *, stderr: bool = False):
-        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
+        asked = os.environ.get("FORCE_COLOR") and os.environ.get("TERM") != "dumb"
+        super().__init__(
+            stderr=stderr,
+            color_system="standard" if asked else "auto",
+            highlight=False,
+            soft_wrap=True,
+            emoji=False,
+            markup=False,
+        )
+        self.is_interactive = self.is_terminal  # whatever the environment says
+
+    @property
+    def is_terminal(self) -> bool:
+        """Return whether it can be drawn on: a wish for colours makes no terminal of a log."""
+        if self._force_terminal is not None:
+            return self._force_terminal
+        is_dumb = self._environ.get("TERM", "").lower() in ("dumb", "unknown")
+        return self.file.isatty() and not is_dumb
 
     def _write_buffer(self) -> None:
-        with _stdout_errors() if not self.stderr else nullcontext():
+        try:
             super()._write_buffer()
+        except SystemExit:  # what stdout did not take is not sent again
+            self._buffer.clear()
+            raise
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return the text of a string that is printed, or stands in a table."""
@@ -66,7 +87,7 @@ def _message(text: str) -> str:
 
 
 def write(text: str) -> None:
-    """Write a result to stdout at once; a reader that left ends the process quietly."""
+    """Write a result to stdout at once."""
     send(printable(text))
 
 
@@ -85,27 +106,11 @@ def write_path(path: Path) -> None:
 
 def send(content: str | bytes) -> None:
     """Send to stdout what is ours, or safe for whoever reads it."""
-    with _stdout_errors():
-        if isinstance(content, bytes):
-            sys.stdout.buffer.write(content)
-        else:
-            sys.stdout.write(content)
-        sys.stdout.flush()
-
-
-@contextmanager
-def _stdout_errors() -> Iterator[None]:
-    """End quietly where the reader left, and with an error where nothing can be written."""
-    try:
-        yield
-    except OSError as error:
-        # Or the interpreter fails again at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise typer.Exit(NO_READER) from None
-        raise StorageError(
-            f"standard output: cannot be written ({error.strerror or error})"
-        ) from error
+    if isinstance(content, bytes):
+        sys.stdout.buffer.write(content)
+    else:
+        sys.stdout.write(content)
+    sys.stdout.flush()
 
 
 def write_json(value: Any) -> None:
@@ -119,6 +124,29 @@ def draw(content: str) -> None:
     sys.stderr.flush()
 
 
+def terminal_columns() -> int:
+    """Return how wide the terminal behind stderr is now; 80 where nobody knows."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError, AttributeError):
+        return 80
+
+
+def fit(text: str, columns: int) -> str:
+    """Return the beginning of a line of a stranger's words that fits into so many columns.
+
+    No character is taken for narrower than a column: terminals differ in what they join.
+    """
+    encoding = stderr.encoding
+    line = unicodedata.normalize("NFC", one_line(text))
+    line = line.encode(encoding, "backslashreplace").decode(encoding)
+    for end, character in enumerate(line):
+        columns -= 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if columns < 0:
+            return line[:end]
+    return line
+
+
 def info(message: str) -> None:
     """Print a line on stderr."""
     stderr.print(message)
@@ -129,11 +157,15 @@ def print_error(error: Exception | str) -> None:
     stderr.print(styled(("error:", "bold red"), f" {error}"))
 
 
-def own_stderr() -> None:
+def own_messages() -> None:
     """Print what Python itself prints on stderr here: warnings, log records, failures of ours."""
 
     def show_failure(*failure: Any) -> None:
         sys.stderr.write(printable("".join(traceback.format_exception(*failure))))
+
+    def show_ignored(failure: Any) -> None:  # of a thread, or of what is called when objects go
+        name = getattr(failure.exc_type, "__name__", "")
+        info(f"note: internal: {name}: {failure.exc_value}")
 
     def show_warning(message: Warning | str, *place: Any) -> None:
         info(f"note: {message}")
@@ -149,6 +181,7 @@ def own_stderr() -> None:
         return record
 
     sys.excepthook, warnings.showwarning = show_failure, show_warning
+    sys.unraisablehook, threading.excepthook = show_ignored, show_ignored
     logging.setLogRecordFactory(make_record)
 
 

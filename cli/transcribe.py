@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import typer
-
 from ..errors import UsageError
 from . import options
-from .exit_codes import SOME_FAILED
 
 
 def transcribe(
     audio: options.Audio = None,
+    raw: options.Raw = None,
+    rate: options.RawRate = None,
+    raw_channels: options.RawChannels = None,
+    channels: options.Channels = "mix",
     model: options.Model = None,
     precision: options.Precision = None,
     offline: options.Offline = False,
@@ -18,6 +19,7 @@ def transcribe(
     output_dir: options.OutputFolder = None,
     as_json: options.JsonFormat = False,
     skip_existing: options.SkipExisting = False,
+    resume: options.Resume = False,
     alternatives: options.Alternatives = 0,
     delay: options.Delay = None,
     hotwords: options.Hotwords = None,
@@ -37,10 +39,10 @@ def transcribe(
 
     Speech as it is spoken is for [b]voxtral-onnx listen[/].
     """
-    from ..runtime.audio.find import find_audio
     from .files import FileRun
-    from .models import hotword_options, open_transcriber, vad_option
+    from .models import hotword_options, open_transcriber, raw_sound, vad_option
     from .outputs import Outputs
+    from .streams import claim_stdout
 
     # Refuse what cannot be, before a model is loaded
     if not audio:
@@ -48,12 +50,14 @@ def transcribe(
     outputs = Outputs.choose("json" if as_json else output_format, output_dir)
     if alternatives and "json" not in outputs.formats:
         raise UsageError("--alternatives are written as JSON: add --json")
+    if resume and channels == "split":
+        raise UsageError("--resume: channels that are split are kept in no journal; leave it out")
     model_options = hotword_options(hotwords, hotword_bias)
-    paths = find_audio(audio)
-    outputs.refuse_clashes(paths)
-    outputs.make_folder()
-    if skip_existing and not (paths := outputs.leave_out_done(paths)):
-        return
+    sound = {"gain": gain, "channels": channels, "raw": raw_sound(raw, rate, raw_channels)}
+    claim_stdout(is_only_place=output_dir is None)
+    run = FileRun(outputs, resume=resume, skip_existing=skip_existing)
+    if not (count := run.find(audio)):
+        return run.end()
 
     model_options |= {
         "precision": precision,
@@ -65,11 +69,10 @@ def transcribe(
         "device": device,
         "allow_fallback": allow_fallback,
         "threads": threads,
-        "batch_size": min(batch_size, len(paths)),
+        "batch_size": min(batch_size, count),
         "context": context,
         "prepacked": prepacked,
     }
     with open_transcriber(model, model_options) as transcriber:
-        failed = FileRun(transcriber, paths, outputs, gain).run()
-    if failed:
-        raise typer.Exit(failed[0].exit_code if len(paths) == 1 else SOME_FAILED)
+        run.run(transcriber, model_options, sound)
+    run.end()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import overload
 
 from ..errors import UsageError
+from ..escaping import quoted
 
 UNITS = {
     "": 1,
@@ -30,11 +32,34 @@ def parse_size(text: str) -> int:
         size = int(float(number) * UNITS[unit])
     except (ValueError, KeyError, OverflowError):
         raise UsageError(
-            f"size: expected a number with B, KB, MB, GB, KiB, MiB or GiB, got {text!r}"
+            f"size: expected a number with B, KB, MB, GB, KiB, MiB or GiB, got {quoted(text)}"
         ) from None
     if size < 1 << 20:
-        raise UsageError(f"size: expected at least 1MiB, got {text!r}")
+        raise UsageError(f"size: expected at least 1MiB, got {quoted(text)}")
     return size
+
+
+def parse_numbers(what: str, text: str, *, last: int) -> list[int]:
+    """Return the numbers of a list such as 0,2,4-6, or 0 to `last` of `all`.
+
+    Raises:
+        UsageError: another form, or a number that is not one of 0 to `last`.
+    """
+    if text.strip() == "all":
+        return list(range(last + 1))
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,3})\s*(?:-\s*([0-9]{1,3})\s*)?", part)
+        begin, end = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if begin > end:
+            raise UsageError(
+                f"{what}: expected numbers from 0 to {last} with commas, as 0,2,4-{last}, or all, "
+                f"got {text!r}"
+            )
+        if end > last:
+            raise UsageError(f"{what}: expected some of 0 to {last}, got {end}")
+        found |= set(range(begin, end + 1))
+    return sorted(found)
 
 
 @overload

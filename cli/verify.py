@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from ..errors import UsageError, VerificationError
+from ..errors import VerificationError
 from . import options
 from .terminal import write_json
 
@@ -14,20 +12,21 @@ def verify(
     precision: options.VerifiedPrecisions = None,
     checkpoint: options.Checkpoint = None,
     audio: options.VerifyAudio = None,
-    rungs: options.Rungs = "0,1,2,3,4,5,6",
+    rungs: options.Rungs = "0-6",
+    require: options.Require = None,
     as_json: options.Json = False,
 ) -> None:
     """Check an artifact, from single operators to words, and write its certificate beside it."""
     from .checkpoints import require_export_packages
     from .progress import StatusSpinner
     from .tables import print_certificate
-    from .values import split_names
+    from .values import parse_numbers, split_names
 
+    wanted = parse_numbers("rungs", rungs, last=6)
+    required = parse_numbers("require", require, last=6) if require else []
     require_export_packages()
     from ..verification.verify import verify as run_verify
 
-    if not re.fullmatch("[0-9](,[0-9])*", rungs):
-        raise UsageError(f"rungs: expected numbers from 0 to 6 with commas, got {rungs!r}")
     failed = None
     with StatusSpinner() as steps:
         try:
@@ -36,7 +35,8 @@ def verify(
                 checkpoint=checkpoint,
                 audio=audio or (),
                 precisions=split_names(precision),
-                rungs=[int(rung) for rung in rungs.split(",")],
+                rungs=wanted,
+                require=required,
                 on_progress=steps.show,
             )
         except VerificationError as error:

@@ -1,9 +1,9 @@
-"""Transcribe with OpenVINO 2026.4 or newer.
+"""Transcribe a recording with OpenVINO 2026.4 or newer.
 
     python examples/openvino_host.py ARTIFACT AUDIO.wav [--precision q4f16]
 
-A whole host on openvino, numpy and soundfile alone: what it knows about the model stands in the
-artifact's manifest.
+A complete host on openvino, numpy and soundfile alone: it reads all that it knows about the model
+from the artifact's manifest.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from typing import Any
 import numpy as np
 import soundfile
 
-# The import would report to OpenVINO's maker, through a package that it can do without
+# Without this, the import would report usage to OpenVINO's maker through an optional package
 sys.modules.setdefault("openvino_telemetry", None)
 import openvino
 from openvino import opset13
 from openvino.frontend.onnx import ConversionExtension
 
-NEEDED, FORMATS = (2026, 4), (1, 2)  # of OpenVINO, of the manifest
-# The default is what the processor multiplies fastest
+NEEDED, FORMATS = (2026, 4), (1, 2)  # versions of OpenVINO, of the manifest
+# By default OpenVINO computes in the type that the processor multiplies fastest
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
 CACHE = "past_key_values."
 
 
 def quick_gelu(node: Any) -> list[Any]:
-    """Of alpha 1.
+    """Return the outputs for a QuickGelu node of alpha 1: x * sigmoid(x).
 
-    OpenVINO's own reader multiplies by a constant of float32, which float16 graphs refuse.
+    OpenVINO's own converter multiplies by a float32 constant, which float16 graphs refuse.
     """
     x = node.get_input(0)
     return opset13.multiply(x, opset13.sigmoid(x)).outputs()
 
 
 def compiled(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    """What runs a graph: all outputs by name from all inputs by name."""
+    """Compile a graph; return a function that takes inputs and returns outputs by name."""
     core = openvino.Core()
     core.add_extension(ConversionExtension("QuickGelu", "com.microsoft", quick_gelu))
     request = core.compile_model(path, "CPU", SETTINGS).create_infer_request()
 
     def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        # Views, until the next call
+        # The arrays are views, valid until the next call
         results = request.infer(feeds, share_inputs=True, share_outputs=True)
         return {value.any_name: array for value, array in results.items()}
 
@@ -56,17 +56,17 @@ def compiled(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.nd
 
 
 def below(folder: Path, name: str) -> Path:
-    """Return a file's path; a stranger may have written its name."""
+    """Return the path of a file that the manifest names; end where it is not below the folder.
+
+    The manifest may come from a stranger.
+    """
     if not re.fullmatch(r"(?!.*\.\.(/|$))[\w.-]+(/[\w.-]+)*", name):
         sys.exit(f"{folder}: no file below it is named {name!r}")
     return folder / name
 
 
 class Graph:
-    """A compiled graph and what it carries from call to call.
-
-    Convolution states, and caches by the manifest's rule.
-    """
+    """A compiled graph with its state: key-value caches and convolution states."""
 
     def __init__(self, folder: Path, graph: Mapping[str, Any], rules: Mapping[str, Any]):
         for file in graph["data"]:
@@ -99,11 +99,12 @@ class Graph:
         return capacity - row
 
     def __call__(self, feeds: Mapping[str, Any], output: str, rows: int) -> np.ndarray:
-        """Return one output of a call that writes so many rows into the buffers."""
+        """Run a call that writes `rows` rows into the caches; return the output of that name."""
+        # Rotary angles by absolute position, rows by place in the buffer
         keep, capacity, size = (self.rules[name] for name in ("keep", "capacity", "head_dim"))
         left = self.slots_left - rows
         frequencies = self.rules["rope_theta"] ** (-np.arange(0, size, 2) / size)
-        # In float64
+        # In float64, so that streams may run for any time
         angles = np.arange(self.position, self.position + rows)[None, :, None] * frequencies
         positions = {
             "cos": np.cos(angles),
@@ -111,6 +112,8 @@ class Graph:
             "seqlens_k": [capacity - left - 1],
         }
         feeds = {**feeds, **positions, "total_sequence_length": capacity, **self.state}
+
+        # Run, and keep the new states
         results = self.run(
             {name: np.asarray(value, self.dtypes[name]) for name, value in feeds.items()}
         )
@@ -120,7 +123,7 @@ class Graph:
                 array[:] = results[f"present_{name}"]
                 continue
             present = results[name.replace("past_key_values", "present")]
-            # OpenVINO returns the rows that are written, no more
+            # OpenVINO returns only the rows that are written
             array[:, :, : present.shape[2]] = present
             if left == 0:  # full: shift the last rows to the front
                 array[:, :, :keep] = array[:, :, -keep:].copy()
@@ -128,7 +131,8 @@ class Graph:
 
 
 def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[int]:
-    """Yield the token of every 80 ms of samples at the model's rate."""
+    """Yield the token of every 80 ms of samples, mono at the model's rate."""
+    # Refuse what cannot run
     if tuple(map(int, openvino.__version__.split(".")[:2])) < NEEDED:
         sys.exit(
             f"openvino {openvino.__version__}: needed is {NEEDED[0]}.{NEEDED[1]} or newer: pip "
@@ -146,6 +150,8 @@ def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[in
             f"{folder}: has {has}; add it: voxtral-onnx export SOURCE -o {folder} --precision "
             f"{precision}"
         )
+
+    # Load the graphs
     rules, ids, caches = manifest["streaming"], manifest["tokens"], manifest["caches"]
     audio = manifest["config"]["audio"]
     delay = rules["default_delay_tokens"]
@@ -154,6 +160,7 @@ def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[in
     encoder = Graph(folder, graphs["encoder"], caches["encoder"])
     decoder = Graph(folder, graphs["decoder"], caches["decoder"])
 
+    # Pad with silence, as the model was trained
     per_token = audio["hop_length"] * audio["frames_per_token"]
     per_row = caches["encoder"]["rows_per_token"]
     left, right = rules["left_pad_tokens"], rules["right_pad_tokens"] + delay
@@ -163,15 +170,16 @@ def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[in
         -len(samples) % per_token + right * per_token + rules["look_ahead_samples"], np.float32
     )
     samples = np.concatenate((before, samples, after))
-    # The last position's token would stand behind the audio
+    # The last position is not decoded: its token would be after the audio
     end = (len(samples) - margin) // per_token - 1
     prompt, next_id, encoded = 1 + left + delay, ids["bos"], 0
 
+    # Encode a chunk, then decode its positions
     while encoded < end:
         tokens = min(end - encoded, rules["max_chunk_tokens"], encoder.slots_left // per_row)
         chunk = samples[encoded * per_token : (encoded + tokens) * per_token + margin]
         embeds = encoder(mel({"audio": chunk[None]}), "audio_embeds", tokens * per_row)
-        # The prompt's positions in one call, then one by one
+        # The prompt's positions in one call, the others one by one
         while (at := decoder.position - encoded) < tokens:
             rows = min(tokens - at, decoder.slots_left, max(1, prompt - decoder.position))
             feeds = {
@@ -191,7 +199,7 @@ def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[in
 
 
 def text_of(folder: Path, tokens: list[int]) -> str:
-    """Bytes are joined before they are decoded, because a character may span tokens."""
+    """Return the text of tokens; bytes are joined first, because a character may span tokens."""
     first = json.loads((folder / "voxtral_onnx.json").read_bytes())["tokens"]["first_text"]
     pieces = json.loads((folder / "tekken.json").read_bytes())["vocab"]
     found = (

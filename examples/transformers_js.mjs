@@ -1,6 +1,6 @@
 /**
- * Transcribes a WAV with transformers.js, as it would speech that is still spoken: a first chunk of samples, then one for
- * every token. The artifact is one exported with `--family native,transformers_js`.
+ * A script that transcribes a WAV with transformers.js as it would live speech: a first chunk of samples, then one for every
+ * token. The artifact must be exported with `--family native,transformers_js`.
  *
  *     npm install @huggingface/transformers
  *     node transformers_js.mjs ARTIFACT clip.wav [q4f16 | q4 | q8 | fp16 | fp32]
@@ -8,11 +8,12 @@
 
 import * as transformers from '@huggingface/transformers'
 
-const NEEDED = '4.3' // of transformers.js
+const NEEDED = '4.3' // version of transformers.js
 
 /**
+ * Load an artifact's processor and model.
  * @param {string} folder of the artifact
- * @param {any} [dtype] one of its precisions; its first unless told otherwise
+ * @param {any} [dtype] one of its precisions; by default the first one with graphs for transformers.js
  */
 export async function load(folder, dtype) {
   const { env, VoxtralRealtimeForConditionalGeneration: Model, VoxtralRealtimeProcessor: Processor } = transformers
@@ -20,7 +21,7 @@ export async function load(folder, dtype) {
     throw new Error(`transformers.js ${env.version}: needed is ${NEEDED} or newer; run: npm install @huggingface/transformers@latest`)
   }
   const { readFileSync } = await import('node:fs')
-  const path = (await import('node:path')).resolve(folder) // a bare name would be one of the hub's
+  const path = (await import('node:path')).resolve(folder) // transformers.js takes a bare name for a repository of the hub
   const { precisions } = JSON.parse(readFileSync(`${path}/voxtral_onnx.json`, 'utf8'))
   const has = (/** @type {string} */ name) => Boolean(precisions[name]?.families.transformers_js)
   dtype ??= Object.keys(precisions).find(has) ?? Object.keys(precisions)[0]
@@ -32,12 +33,13 @@ export async function load(folder, dtype) {
 }
 
 /**
- * The generated token ids.
+ * Return the generated token ids.
  * @param {{processor: any, model: any}} loaded
  * @param {Float32Array} samples mono, at the model's rate
- * @param {object} [options] of `generate`, as a streamer that gets the tokens one by one
+ * @param {object} [options] options of `generate`, such as a streamer that gets the tokens one by one
  */
 export async function transcribe({ processor, model }, samples, options) {
+  // Pad with silence, so that the delayed tokens come too
   const { hop_length, n_fft } = processor.feature_extractor.config
   const perToken = processor.raw_audio_length_per_tok
   const firstTokens = processor.num_mel_frames_first_audio_chunk / processor.audio_length_per_tok
@@ -45,6 +47,7 @@ export async function transcribe({ processor, model }, samples, options) {
   const audio = new Float32Array(numTokens * perToken + n_fft) // silence behind the speech
   audio.set(samples)
 
+  // A first chunk, then one for every token
   const chunk = (/** @type {number} */ start, /** @type {number} */ size, /** @type {boolean} */ isFirst) =>
     processor(audio.subarray(start, start + size), { is_streaming: true, is_first_audio_chunk: isFirst })
   const first = await chunk(0, processor.num_samples_first_audio_chunk, true)
@@ -56,14 +59,16 @@ export async function transcribe({ processor, model }, samples, options) {
     }
   }
 
-  const max_new_tokens = numTokens - firstTokens + 1 // without it one more would be made of no sound at all
+  // Generate
+  const max_new_tokens = numTokens - firstTokens + 1 // without a limit one more token would follow the last chunk
   const ids = await model.generate({ input_ids: first.input_ids, input_features: features(), max_new_tokens, ...options })
   return ids.tolist()[0].slice(first.input_ids.dims[1]).map(Number)
 }
 
 /**
+ * Read a 16-bit mono WAV as samples of full scale 1.
  * @param {string} path
- * @param {number} rate
+ * @param {number} rate expected sample rate in Hz
  */
 export async function readWav(path, rate) {
   const file = (await import('node:fs')).readFileSync(path)

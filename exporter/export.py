@@ -1,4 +1,4 @@
-"""export(): a checkpoint in, an artifact out; the whole flow on one screen."""
+"""Export a checkpoint to an artifact: plan, trace or retarget, bind weights, write the manifest."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from .. import hub
 from .._version import __version__
+from ..arguments import CALLBACK, FLAG, INTEGER, NAMES, PATH, accepts, either, instance, optional
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, StorageError
 from ..files import FileSpec, atomic_write, hash_file
@@ -29,11 +30,30 @@ from .memory import named_memory_errors
 from .model.mel import INPUT, output_spec
 from .output import FinishedGraph, Record, commit, lock, read_state, start, write_shared
 from .plan import MEL, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
-from .precisions import PRECISIONS
+from .precisions import PRECISIONS, precision_kind
 
 ENCODER_SLACK = 256  # frames between two shifts of the encoder's cache
 
 
+SOURCE = either(PATH, instance(Checkpoint, "an opened checkpoint"))
+OPTIONS = {
+    "output": optional(PATH),
+    "tokenizer": optional(PATH),
+    "precisions": NAMES,
+    "shard_size": INTEGER,
+    "threads": optional(INTEGER),
+    "offline": FLAG,
+    "on_download": CALLBACK,
+    "on_progress": CALLBACK,
+}
+
+
+@accepts(
+    source=SOURCE,
+    families=NAMES,
+    recipe=optional(either(PATH, instance(Recipe, "a recipe"))),
+    **OPTIONS,
+)
 def export(
     source: str | Path | Checkpoint,
     output: str | Path | None = None,
@@ -41,7 +61,7 @@ def export(
     tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
     families: Sequence[str] = (NATIVE,),
-    recipe: str | Recipe | None = None,
+    recipe: str | Path | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
     offline: bool = False,
@@ -50,25 +70,25 @@ def export(
 ) -> Path:
     """Export a checkpoint to an artifact folder.
 
-    An export that was killed is resumed: what it finished is reused, and the bytes are those
-    of an undisturbed one. The same arguments give the same bytes, with any number of threads.
+    An export that was killed is resumed: the graphs that it finished are reused, and the result is
+    the same. The same arguments give the same bytes, with any number of threads.
 
     Args:
-        source: a checkpoint folder of either layout, a GGUF or its shards, "tiny" for the embedded
-            checkpoint, ORG/NAME[@REVISION] of the hub, of which the needed files are downloaded
-            first, or an opened checkpoint.
-        output: the artifact folder, by default `./<name>-onnx`. An artifact of the same checkpoint
-            is added to.
+        source: a checkpoint folder of either layout, a GGUF or its shards, "tiny" for the packaged
+            checkpoint, ORG/NAME[@REVISION] of the hub, whose needed files are downloaded first, or
+            an opened checkpoint.
+        output: the artifact folder, by default `./<name>-onnx`. If it is an artifact of the same
+            checkpoint, the export adds to it.
         tokenizer: Mistral's `tekken.json`, by default the one beside the weights.
         precisions: names out of PRECISIONS.
-        families: names out of FAMILIES: graphs for other hosts, on the same weights where they can.
-            The native family is always made. A family that a finished precision lacks is added to
-            it; all else is made anew.
-        recipe: for the 4- and 8-bit precisions, instead of their own: a name, a TOML file's path or
-            a recipe.
-        shard_size: bytes at which a new data file begins.
-        threads: that quantise; by default one a core.
-        offline: ask no hub, take what was downloaded before.
+        families: names out of FAMILIES: graphs for other hosts, which share the weights where they
+            can. The native family is always exported. A family that a finished precision lacks is
+            added to it; any other change of a precision exports it anew.
+        recipe: the quantisation of the 4- and 8-bit precisions, instead of their own: a name, a
+            TOML file's path or a recipe.
+        shard_size: the most bytes of a data file, unless one tensor is larger.
+        threads: the number of threads that quantise, by default one a core.
+        offline: use only what was downloaded before.
         on_download: called for every MiB of a download.
         on_progress: called before each graph is traced and after each tensor is bound.
 
@@ -78,6 +98,10 @@ def export(
     Raises:
         CheckpointError, QuantizationError, ArtifactError, StorageError: as errors.py describes.
     """
+    for name in precisions:
+        precision_kind(name)
+
+    # Download what is needed of a repository
     options = {
         "tokenizer": tokenizer,
         "precisions": precisions,
@@ -91,25 +115,34 @@ def export(
             output = Path(output or remote.output)
             remote.require_room(output, estimate_size(remote.source, **options))
             source = remote.fetch(on_download)
+
+    # Plan
     plan = plan_export(source, output, **options, threads=threads)
     plan.require_room()
+
     with named_memory_errors(), lock(plan.folder):
         if read_state(plan.folder, plan.fingerprint) != plan.state:
             raise StorageError(
                 f"{plan.folder}: another export has just changed it; run this one again"
             )
+
+        # Write down what is planned, then the files that all graphs share
         planned = {file.name for file in plan.files}
         record = Record(plan.fingerprint, plan.facts, tuple(planned), plan.finished)
         start(plan.folder, plan.state, plan.kept, record)
         for name, content in (*plan.shared.items(), *plan.root.items()):
             write_shared(plan.folder / name, content)
+
+        # Make the graphs of one role in all precisions at once, because they share work
         finished = dict(plan.finished)
         for part in dict.fromkeys((graph.family, graph.plan.role) for graph in plan.graphs):
             graphs = [graph for graph in plan.graphs if (graph.family, graph.plan.role) == part]
             missing = [graph for graph in graphs if graph.plan.graph_file not in finished]
-            if missing:  # of all precisions at once, because they share work
+            if missing:
                 finished |= _export_graphs(missing, finished, plan, on_progress)
                 Record(plan.fingerprint, plan.facts, tuple(planned), finished).write(plan.folder)
+
+        # Finish
         manifest = _manifest(plan, finished)
         write_report(plan.folder, manifest, plan.checkpoint, plan.threads)
         commit(plan.folder, manifest)
@@ -122,16 +155,16 @@ def _export_graphs(
     plan: ExportPlan,
     on_progress: Callable[[Progress], None],
 ) -> dict[str, FinishedGraph]:
-    """Trace (or retarget), bind and save graphs of one role.
-
-    Returns them once their files are on the disk.
-    """
+    """Make some graphs of one role: trace or retarget them, bind their weights, write the files."""
+    # Trace, or retarget an artifact's graph
     checkpoint, folder = plan.checkpoint, plan.folder
     files = tuple(graph.plan.graph_file for graph in graphs)
     traced = []
     for graph in graphs:
         on_progress(Progress(files, "", 0, 0))
         traced.append(_retargeted(graph, checkpoint) or trace(graph.plan_of, checkpoint.config))
+
+    # Write the data files, but not of graphs that share another's
     if own := [
         (made, graph.layout)
         for made, graph in zip(traced, graphs, strict=True)
@@ -140,6 +173,7 @@ def _export_graphs(
         bind(own, checkpoint, folder, plan.threads, on_progress)
         checkpoint.check_unchanged()
 
+    # Write the graphs
     finished = {}
     for graph, made in zip(graphs, traced, strict=True):
         path, data, contract = graph.plan.graph_file, tuple(graph.layout.sizes), graph.plan
@@ -158,26 +192,27 @@ def _export_graphs(
 
 
 def _retargeted(graph: PlannedGraph, checkpoint: Checkpoint) -> TracedGraph | None:
-    """Retarget an artifact's graph to this one.
+    """Make a graph by retargeting the same graph of the artifact that is quantised.
 
-    None where there is none, or it cannot be made from that.
+    Return None where there is no such artifact or its graph cannot be retargeted to this one.
 
     Raises:
-        ArtifactError: the artifact's graph is not one of this version.
+        ArtifactError: the artifact's graph is not one that this version exports.
     """
     if graph.family != NATIVE or graph.plan.role not in checkpoint.graphs:
         return None
     path = checkpoint.graphs[graph.plan.role]
     try:
         return retarget(ir.load(path), graph.plan)
-    except Exception as error:  # whatever nodes come to that this version does not make
+    except Exception as error:  # foreign nodes can fail in any way
         raise ArtifactError(
-            f"{path}: not the graph that this version makes ({error!r}); export its checkpoint"
+            f"{path}: not a graph that this version exports ({error!r}); export its checkpoint"
         ) from error
 
 
 def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manifest:
-    """Return the manifest of what is in the folder now."""
+    """Return the manifest of the artifact folder as it is now."""
+    # Describe the precisions, those that were there before included
     config = plan.checkpoint.config
     precisions = dict(plan.kept.precisions) if plan.kept else {}
     files = dict(plan.kept.files) if plan.kept else {}
@@ -192,6 +227,8 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
         precisions[name] = Precision(
             PRECISIONS[name].dtype, made[0].recipe.spec(), encoder, decoder, families
         )
+
+    # Describe what all of them share
     files |= _hash_files((*plan.shared, *plan.root), plan)
     mel = dict(
         Counter(node.op_type for node in onnx.load_model_from_string(plan.shared[MEL]).graph.node)
@@ -213,7 +250,7 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
 
 
 def caches(config: VoxtralConfig) -> dict[str, CacheSpec]:
-    """Return the buffers of both stacks."""
+    """Return the sizes of the key and value caches of encoder and decoder."""
     return {
         "encoder": CacheSpec.of(config.encoder, config.encoder.downsample_factor, ENCODER_SLACK),
         "decoder": CacheSpec.of(config.decoder, 1, config.decoder.sliding_window // 4),

@@ -1,6 +1,6 @@
-"""Limits on this process's memory, looked at before the tracer is imported.
+"""Check this process's memory limits before the tracer is imported.
 
-Its imports fail without naming memory.
+Under a limit that is too low, the tracer's imports fail with errors that do not mention memory.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ from contextlib import contextmanager
 from ..errors import StorageError
 from ..memory import address_limit, available_memory, mapped_memory, resident_memory
 
-# Bytes resident in an export of the 4B model in all families; nearly all of it is torch
+# Bytes resident in an export of the 4B model in all families; nearly all of them are torch's
 PEAK = 600_000_000
-IMPORTS = 850_000_000  # bytes of addresses that torch, onnx and NumPy map when they are imported
-TRACING = 450_000_000  # and that tracing and binding map on top of the opened checkpoint
-THREAD = 80_000_000  # and each thread: a stack of 8 MB and an arena of the C library
+# Bytes of address space
+IMPORTS = 850_000_000  # that torch, onnx and NumPy map when they are imported
+TRACING = 450_000_000  # that tracing and binding map on top of the opened checkpoint
+THREAD = 80_000_000  # that each thread maps: a stack of 8 MB and an arena of the C library
 
 
 def require_memory(addresses: int) -> None:
-    """Check that this process may map `addresses` more bytes and hold `PEAK` resident.
+    """Check that this process may map `addresses` more bytes and have `PEAK` bytes resident.
 
-    An export refuses to begin otherwise.
-
-    What goes beyond a control group's limit is killed without a word.
+    An export that began otherwise would be killed without a message at a control group's limit.
 
     Raises:
-        StorageError: saying what is needed and what the limit is.
+        StorageError: it may not; the message has what is needed and the limit.
     """
     limit, mapped = address_limit(), mapped_memory()
     if limit is not None and limit - mapped < addresses:
@@ -47,10 +46,10 @@ def require_memory(addresses: int) -> None:
 
 @contextmanager
 def named_memory_errors() -> Iterator[None]:
-    """Say in our words that memory ran out; NumPy, PyTorch and the interpreter each have their own.
+    """Turn the errors of Python, NumPy and PyTorch that mean a lack of memory into one.
 
     Raises:
-        StorageError: in the place of theirs.
+        StorageError: memory ran out in the context.
     """
     try:
         yield
@@ -62,7 +61,7 @@ def named_memory_errors() -> Iterator[None]:
             words in str(error) for words in ("allocate memory", "bad_alloc", "start new thread")
         ):
             raise StorageError(
-                f"memory: ran out of it ({str(error) or 'MemoryError'}); an export needs about "
-                f"{PEAK / 1e6:,.0f} MB: free memory, raise its limit, or take fewer --threads"
+                f"memory: ran out ({str(error) or 'MemoryError'}); an export needs about "
+                f"{PEAK / 1e6:,.0f} MB: free memory, raise its limit, or use fewer --threads"
             ) from error
         raise

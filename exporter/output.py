@@ -1,15 +1,14 @@
-"""Files of a running export, by which one killed at any instant can be resumed.
+"""Files of a running export, which let it be resumed if it is killed at any instant.
 
     export.lock         locked by the running export; the system unlocks it when the process ends,
                         however it ends
-    unfinished.json     what the export is for, which files it may have written, which graphs are
+    unfinished.json     the export's checkpoint, the files it may have written, the graphs that are
                         finished
     *.partial           a file that is being written
-    voxtral_onnx.json   the manifest, written last; an old one stands as long as no file that it
-                        names is replaced
+    voxtral_onnx.json   the manifest, written last; an old one stays until a file that it names is
+                        replaced
 
-Every file is flushed to the disk before a name in `unfinished.json` or the manifest says that it is
-whole.
+Every file is flushed to the disk before `unfinished.json` or the manifest names it as complete.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from .graph.families import ROOT_NAMES
 
 UNFINISHED = "unfinished.json"
 LOCK = "export.lock"
-FORMER = "delay_network.gguf"  # earlier versions wrote it; nothing reads it
+FORMER = "delay_network.gguf"  # a file of earlier versions that nothing reads any more
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedGraph:
-    """A graph whose files are whole, and the recipe it was made by."""
+    """A graph whose files are complete, and the recipe it was quantised by."""
 
     graph: GraphSpec
     recipe: RecipeSpec
@@ -51,7 +50,7 @@ class FinishedGraph:
             raise ValueError(f"{self.graph.path}: expected hashes of its files alone")
 
     def is_whole(self, folder: Path, threads: int) -> bool:
-        """Tell whether the bytes in a folder are those that were written."""
+        """Return whether the graph's files in a folder have the sizes and hashes as written."""
         try:
             check_contents(
                 {folder / name: file for name, file in self.files.items()},
@@ -65,32 +64,39 @@ class FinishedGraph:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the bytes of every graph depend on, besides its recipe and its sizes."""
+    """The facts that every graph's bytes depend on, besides its recipe and the shard size."""
 
     generator: Name
-    packages: Mapping[Name, Name]  # versions of those that make graphs
+    packages: Mapping[Name, Name]  # versions of the packages that make graphs
     fingerprint: Sha256
-    # Size and time of change in nanoseconds of each of the checkpoint's files
+    # Size, and modification time in nanoseconds, of each of the checkpoint's files
     checkpoint: Mapping[Name, tuple[Count, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`unfinished.json`."""
+    """The content of `unfinished.json`."""
 
     fingerprint: Sha256 | None  # of the checkpoint; None where the file does not parse
-    facts: Facts | None  # with equal facts finished graphs are reused
-    # That may stand in the folder though no manifest names them
+    facts: Facts | None  # finished graphs are reused only under equal facts
+    # Files that may be in the folder although no manifest names them
     files: Annotated[tuple[RelativeName, ...], Meta(max_length=10_000)]
     finished: Mapping[RelativeName, FinishedGraph]  # by the graph's path
 
     def write(self, folder: Path) -> None:
-        """Write it whole."""
+        """Write `unfinished.json` atomically.
+
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
+        """
         atomic_write(folder / UNFINISHED, json.dumps(asdict(self), ensure_ascii=False).encode())
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """Read what an export left, which may be of another version of this package."""
+        """Read the record of an earlier export, perhaps by another version of this package.
+
+        A record that does not parse is returned empty.
+        """
         try:
             content = read_within(path, MOST_BYTES, ValueError)
         except (OSError, ValueError):
@@ -105,21 +111,21 @@ class Record:
 
 
 class _Beginning(Struct):
-    """What every version writes into `unfinished.json`."""
+    """The part of `unfinished.json` that every version writes."""
 
     fingerprint: Sha256
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What earlier exports left in a folder."""
+    """The manifest and the record that earlier exports left in a folder."""
 
     manifest: Manifest | None
     record: Record | None
 
 
 def default_folder(source: str | Path) -> Path:
-    """The artifact's folder where none is named: after a folder, a GGUF or a pattern of shards."""
+    """Return an artifact's default folder, named after a folder, a GGUF or a pattern of shards."""
     source = Path(source)
     name = re.sub(r"[*?[].*", "", source.name.removesuffix(".gguf")).rstrip("-._")
     return Path(f"{name or source.parent.name}-onnx")
@@ -129,8 +135,8 @@ def read_state(folder: Path, fingerprint: str) -> State:
     """Read the state of a folder, which need not exist.
 
     Raises:
-        ArtifactError: it holds something else, or an artifact of another checkpoint.
-        StorageError: it cannot be a folder.
+        ArtifactError: the folder has other files, or an artifact of another checkpoint.
+        StorageError: the path cannot be a folder.
     """
     try:
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
@@ -145,7 +151,7 @@ def read_state(folder: Path, fingerprint: str) -> State:
                 "--output"
             )
     elif {name for name in names if name != LOCK and not files.is_partial(name)}:
-        # More than what an export killed at its first step leaves
+        # More files than an export leaves that was killed at its first step
         raise ArtifactError(
             f"{folder}: exists and is no artifact; choose another folder with --output"
         )
@@ -154,10 +160,10 @@ def read_state(folder: Path, fingerprint: str) -> State:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other exports out of it.
+    """Make an artifact folder and keep other exports out of it.
 
     Raises:
-        StorageError: another export has locked it, or it cannot be written.
+        StorageError: another export has locked the folder, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,18 +178,21 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def start(folder: Path, state: State, kept: Manifest | None, record: Record) -> None:
-    """Record what will be written and take what it replaces out of the manifest.
+    """Record what will be written, and remove from the manifest what that replaces.
 
-    Files that are left over are removed.
+    Files that neither manifest nor record names any more are removed.
 
     Args:
         folder: locked by this export.
-        state: what `read_state` found.
+        state: as `read_state` returned it.
         kept: the manifest of the precisions that stay as they are, None where none does.
-        record: of the starting export; its finished graphs are those reused.
+        record: the starting export's; its finished graphs are those reused.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
     """
     stale = stale_files(state, kept, record.finished)
-    # First, because a rerun is refused where neither this file nor a manifest stands.
+    # First, because a folder with neither a record nor a manifest would refuse the next export
     replace(record, files=tuple(sorted({*record.files, *stale}))).write(folder)
     try:
         (folder / "onnx").mkdir(exist_ok=True)
@@ -202,7 +211,7 @@ def start(folder: Path, state: State, kept: Manifest | None, record: Record) -> 
 def stale_files(
     state: State, kept: Manifest | None, finished: Mapping[str, FinishedGraph]
 ) -> set[str]:
-    """List files of earlier exports that neither the kept manifest nor a finished graph names."""
+    """Return the files of earlier exports that no kept precision or finished graph has."""
     earlier = {
         *(state.record.files if state.record else ()),
         *(state.manifest.files if state.manifest else ()),
@@ -214,21 +223,21 @@ def stale_files(
 
 
 def write_shared(path: Path, content: bytes) -> None:
-    """Write a file that a standing manifest may name, unless it already has these bytes."""
+    """Write a file that the present manifest may name, unless it already has these bytes."""
     if not path.is_file() or path.read_bytes() != content:
         atomic_write(path, content)
 
 
 def commit(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest and remove what is only for a running export."""
+    """Write the manifest, which finishes the export, and remove the record."""
     manifest.write(folder)
     (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def _remove(folder: Path, names: set[str]) -> None:
-    """Remove these files where exports write such, and everything partial.
+    """Remove some files and all partial ones, but only at paths where exports write files.
 
-    Files elsewhere are never removed, whatever a record says.
+    A damaged record can thus not have other files removed.
     """
     for name in names:
         if re.fullmatch(r"onnx/[^/\\]+", name) or name in (*ROOT_NAMES, FORMER):
@@ -236,7 +245,7 @@ def _remove(folder: Path, names: set[str]) -> None:
     for path in (*(folder / "onnx").glob("*.partial"), *folder.glob(".*.partial")):
         if files.is_partial(path.name) or path.parent != folder:
             path.unlink()
-    for name in (FILE_NAME, TOKENIZER, FORMER, *ROOT_NAMES):  # as earlier versions named them
+    for name in (FILE_NAME, TOKENIZER, FORMER, *ROOT_NAMES):  # names in earlier versions
         (folder / f"{name}.partial").unlink(missing_ok=True)
 
 

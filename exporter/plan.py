@@ -1,4 +1,4 @@
-"""What an export will write, reuse and need, known before a byte is written."""
+"""Plan what an export will write, reuse and need, before a byte is written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from .._version import __version__
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, UsageError
+from ..escaping import quoted
 from ..files import disk_of, require_disk
 from ..manifest import TOKENIZER, Manifest, Precision, Streaming, Tokens
 from ..quant.methods import METHODS
@@ -34,21 +35,19 @@ from .precisions import PRECISIONS, precision_kind
 
 MEL = "onnx/mel.onnx"
 SHARD_SIZE = 512 << 20  # bytes; browsers without JSPI read each data file whole
-# Measured on the 4B model's shapes with 2 cores of an x86 server (bench/twin.py makes the
-# checkpoint).
-TRACE_SECONDS = 4.0  # of one core, for a graph
-# Of one core, for a byte of checkpoint that is quantised, besides what the method takes
-PASS_SECONDS = 1e-9
-CONVERT_SECONDS = 5e-9  # the same where a precision keeps floats
+# Measured with 2 cores of an x86 server on the 4B model's shapes, which bench/twin.py makes
+TRACE_SECONDS = 4.0  # of one core, to trace a graph
+PASS_SECONDS = 1e-9  # of a core, to read and write a byte where it is quantised by its method
+CONVERT_SECONDS = 5e-9  # of a core, to convert a byte where it stays a float
 STORE_RATE = 0.4e9  # bytes written, flushed and hashed a second
 LAYER_BYTES = 10_000  # of a graph's file, for each layer and once more: 9,400 in the 4B model
 MANIFEST_BYTES = 64_000  # for each precision and family
-BLOCK = 4096  # bytes, what file systems round sizes up to
+BLOCK = 4096  # bytes that file systems round sizes up to
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedGraph:
-    """One graph of one precision, and where its weights will be."""
+    """A graph of one precision, and the locations of its weights."""
 
     precision: str
     family: str
@@ -59,11 +58,11 @@ class PlannedGraph:
 
     @property
     def written(self) -> Mapping[str, int]:
-        """Return the sizes of the data files that are the graph's own."""
+        """Return the sizes of the data files that are written for this graph, by name."""
         return {} if self.plan.shares_weights_of else self.layout.sizes
 
     def is_made(self, finished: FinishedGraph | None, plan: ExportPlan) -> bool:
-        """Tell whether an earlier export made this graph, and its bytes are still there."""
+        """Return whether an earlier export made this very graph and its files are still whole."""
         return (
             finished is not None
             and finished.recipe == self.recipe.spec()
@@ -79,13 +78,13 @@ class PlannedFile:
 
     name: str  # below the artifact folder
     size: int  # bytes
-    is_exact: bool  # False: estimated, because it follows from tracing
-    is_reused: bool  # is there already
+    is_exact: bool  # whether the size is known; that of a graph is estimated until it is traced
+    is_reused: bool  # whether the file is there already
 
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """An export before it begins: what it reads, and what it will write, reuse and need."""
+    """An export before it begins: its checkpoint, its graphs, and the files that it can reuse."""
 
     folder: Path
     fingerprint: str  # of the checkpoint
@@ -94,7 +93,7 @@ class ExportPlan:
     streaming: Streaming
     graphs: tuple[PlannedGraph, ...]
     shared: Mapping[str, bytes]  # content of the files that all precisions share
-    root: Mapping[str, bytes]  # content of the files that families have beside `onnx`
+    root: Mapping[str, bytes]  # content of the families' files in the artifact's root
     state: State  # of the folder
     finished: Mapping[str, FinishedGraph]  # graphs that an earlier export finished, by path
     kept: Manifest | None  # the manifest of the precisions that stay as they are
@@ -102,7 +101,7 @@ class ExportPlan:
 
     @property
     def facts(self) -> Facts:
-        """Return what the bytes of every graph depend on, besides its recipe and its sizes."""
+        """Return the facts that every graph's bytes depend on."""
         packages = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy")
         return Facts(
             generator=f"voxtral-onnx {__version__}",
@@ -113,9 +112,9 @@ class ExportPlan:
 
     @property
     def files(self) -> tuple[PlannedFile, ...]:
-        """List every file of the asked precisions, and those that all precisions share.
+        """Return the files of the planned precisions, and those that all precisions share.
 
-        Without the manifest.
+        The manifest is not among them.
         """
         found = [
             PlannedFile(name, len(content), True, _size(self.folder / name) == len(content))
@@ -134,12 +133,12 @@ class ExportPlan:
 
     @property
     def num_bytes(self) -> int:
-        """Return the bytes to be written."""
+        """Return the number of bytes that will be written."""
         return sum(file.size for file in self.files if not file.is_reused)
 
     @property
     def disk_needed(self) -> int:
-        """Return the bytes that must be free before the export, less what it removes first."""
+        """Return the bytes that must be free on the disk, less what the export removes first."""
         manifests = (
             2 * MANIFEST_BYTES * len({(graph.precision, graph.family) for graph in self.graphs})
         )
@@ -150,12 +149,12 @@ class ExportPlan:
 
     @property
     def disk_free(self) -> int:
-        """Return the bytes free where the folder is or will be."""
+        """Return the free bytes of the disk that the folder is or will be on."""
         return disk_of(self.folder)[1]
 
     @property
     def seconds(self) -> float:
-        """Return the time that the export will take, estimated from rates measured on two cores."""
+        """Return the estimated time of the export, from rates measured on two cores."""
         open_graphs = [graph for graph in self.graphs if graph.plan.graph_file not in self.finished]
         shared = {
             (graph.plan.tensors, graph.recipe.rules): graph
@@ -167,7 +166,7 @@ class ExportPlan:
         return len(open_graphs) * TRACE_SECONDS + seconds / cores + self.num_bytes / STORE_RATE
 
     def _bind_seconds(self, graph: PlannedGraph) -> float:
-        """Of one core, for the weights of a graph."""
+        """Return the estimated seconds of one core for a graph's weights."""
         seconds = 0.0
         for name, tensor in self.checkpoint.tensors.items():
             if name.startswith(graph.plan.tensors):
@@ -181,7 +180,7 @@ class ExportPlan:
         return seconds
 
     def require_room(self) -> None:
-        """Compare what is needed with what there is.
+        """Check that the disk has room for the export.
 
         Raises:
             StorageError: the disk is too small.
@@ -196,19 +195,20 @@ def plan_export(
     tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
     families: Sequence[str] = (NATIVE,),
-    recipe: str | Recipe | None = None,
+    recipe: str | Path | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
 ) -> ExportPlan:
-    """Plan what `export` would do with the same arguments; nothing is written.
+    """Plan what `export` would do with the same arguments, without writing anything.
 
     Raises:
         CheckpointError, QuantizationError, ArtifactError, StorageError, UsageError: as errors.py
             describes.
     """
+    # Open the checkpoint
     threads = check_threads(threads)
     if shard_size < 1:
-        raise UsageError(f"shard size: expected at least 1 byte, got {shard_size}")
+        raise UsageError(f"shard size: expected at least 1 byte, got {quoted(shard_size)}")
     if isinstance(source, Checkpoint):
         checkpoint = source
     else:
@@ -221,10 +221,13 @@ def plan_export(
     folder = default_folder(checkpoint.source) if output is None else Path(output)
     fingerprint = checkpoint.fingerprint()
 
+    # Plan all graphs, those of families that are in the folder included
     state = read_state(folder, fingerprint)
     asked = choose_families(families)
     made = {name: choose_families([*asked, *_families_of(state, name)]) for name in recipes}
     graphs = _plan_graphs(checkpoint.config, tokens, recipes, made, shard_size)
+
+    # Add the other files, and find what can be reused
     shared = {
         MEL: ir.to_proto(mel_model(checkpoint.config.audio)).SerializeToString(deterministic=True),
         TOKENIZER: checkpoint.tokenizer,
@@ -252,12 +255,12 @@ def estimate_size(
     tokenizer: str | Path | None = None,
     precisions: Sequence[str] = ("q4f16",),
     families: Sequence[str] = (NATIVE,),
-    recipe: str | Recipe | None = None,
+    recipe: str | Path | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> int | None:
-    """Bytes of the weight files that an export would write, from a checkpoint's small files alone.
+    """Estimate the bytes of the weight files of an export from a checkpoint's small files only.
 
-    None of a GGUF.
+    Return None for a GGUF, which has none.
 
     Raises:
         CheckpointError, QuantizationError, UsageError: as errors.py describes.
@@ -275,11 +278,11 @@ def estimate_size(
 
 
 def _recipes(
-    precisions: Sequence[str], recipe: str | Recipe | None, checkpoint: Checkpoint | None
+    precisions: Sequence[str], recipe: str | Path | Recipe | None, checkpoint: Checkpoint | None
 ) -> dict[str, Recipe]:
-    """What each precision is made by."""
+    """Return the recipe of each precision."""
     kinds = {name: precision_kind(name) for name in precisions}
-    chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    chosen = load_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
     return {
         name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint)
         for name, kind in kinds.items()
@@ -287,9 +290,9 @@ def _recipes(
 
 
 def _families_of(state: State, precision: str) -> Iterable[str]:
-    """What an artifact's precision has besides the native family.
+    """Return the families that the folder's artifact has in a precision, besides the native one.
 
-    Made anew when the precision is.
+    An export of the precision makes them anew.
     """
     kind = state.manifest.precisions.get(precision) if state.manifest else None
     return kind.families if kind else ()
@@ -323,11 +326,15 @@ def _plan_graphs(
 
 
 def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
-    """Reuse finished graphs, and keep what is not made anew.
+    """Add to a plan the graphs that it can reuse, and the manifest of all that stays.
 
-    A precision is made anew when it is asked for; but where a family is asked for that it lacks,
-    that is added to it.
+    A precision that is asked for is made anew, but if a family is asked for that it lacks, only
+    that is made.
+
+    Raises:
+        ArtifactError: a file that stays is damaged, or is not the one this export would write.
     """
+    # Find the finished graphs
     record, manifest = plan.state.record, plan.state.manifest
     earlier = dict(record.finished) if record and record.facts == plan.facts else {}
     if manifest:
@@ -344,6 +351,8 @@ def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
     }
     if manifest is None:
         return replace(plan, finished=finished)
+
+    # Find the precisions and families that are not made anew
     renewed = {
         (graph.precision, graph.family)
         for graph in plan.graphs
@@ -360,15 +369,19 @@ def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
             precisions[name] = replace(kind, families=families)
     if not precisions:
         return replace(plan, finished=finished)
+
+    # Reduce the manifest to those, and check their files
     kept = replace(manifest, precisions=precisions)
     names = {*plan.shared, *ROOT_NAMES, *(file for graph in kept.graphs() for file in graph.files)}
     kept = replace(
         kept, files={name: manifest.files[name] for name in sorted(names & manifest.files.keys())}
     )
-    unchecked = plan.shared.keys() | ROOT_NAMES  # which are written anew where they differ
+    unchecked = plan.shared.keys() | ROOT_NAMES  # these are written anew where they differ
     standing = {name: kept.files[name] for name in kept.files.keys() - unchecked}
     replace(kept, files=standing).check_files(plan.folder)
     kept.check_contents(plan.folder, standing, threads=plan.threads)
+
+    # Check that they can share the mel graph and the tokenizer
     for name, content in plan.shared.items():
         if name in kept.files and hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
             together = dict.fromkeys([*precisions, *sorted(name for name, _ in renewed)])
@@ -381,7 +394,7 @@ def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
 
 
 def _finished_graphs(manifest: Manifest, precision: Precision) -> dict[str, FinishedGraph]:
-    """The graphs of a finished precision, by path."""
+    """Return the graphs of a finished precision by path."""
     return {
         graph.path: FinishedGraph(
             graph, precision.recipe, {file: manifest.files[file] for file in graph.files}
@@ -392,10 +405,11 @@ def _finished_graphs(manifest: Manifest, precision: Precision) -> dict[str, Fini
 
 
 def _with_root_files(plan: ExportPlan) -> ExportPlan:
-    """Add what families have beside `onnx`.
+    """Add to a plan the families' files in the artifact's root.
 
-    It speaks of all precisions, so an older one is not kept.
+    They describe all precisions, so the manifest drops those of an earlier export that differ.
     """
+    # Count the data files of all graphs
     counts: dict[str, dict[str, dict[str, int]]] = {}  # data files, by family, precision and graph
     for name, kind in plan.kept.precisions.items() if plan.kept else ():
         for family, graphs in kind.families.items():
@@ -403,6 +417,8 @@ def _with_root_files(plan: ExportPlan) -> ExportPlan:
     for graph in plan.graphs:
         made = counts.setdefault(graph.family, {}).setdefault(graph.precision, {})
         made[graph.plan.graph_file] = len(graph.layout.sizes)
+
+    # Make the files
     root = {}
     for name, family in FAMILIES.items():
         if family.root_files and name in counts:
@@ -417,6 +433,8 @@ def _with_root_files(plan: ExportPlan) -> ExportPlan:
                     if precision in counts[name]
                 },
             )
+
+    # Drop those that differ
     if plan.kept is None:
         return replace(plan, root=root)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in root.items()}

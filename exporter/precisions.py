@@ -1,10 +1,11 @@
-"""The precisions an artifact can have: activation type, default recipe, suffix of the files."""
+"""Precisions that an artifact can have: activation type, default recipe, suffix of the files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ..errors import UsageError
+from ..escaping import quoted
 from ..quant import gguf
 from ..quant.recipe import FLOAT, Recipe, load_recipe
 from .checkpoint.open import Checkpoint
@@ -12,7 +13,7 @@ from .checkpoint.open import Checkpoint
 
 @dataclass(frozen=True, slots=True)
 class PrecisionKind:
-    """An activation type, its default recipe and the suffix of its files.
+    """A precision: an activation type, a default recipe, and the suffix of its files.
 
     The suffixes are those of transformers.js.
     """
@@ -20,10 +21,10 @@ class PrecisionKind:
     dtype: str
     recipe: str | None
     suffix: str
-    as_stored: str | None = None  # the recipe instead, for a GGUF that holds such blocks
+    as_stored: str | None = None  # the default recipe for a GGUF whose blocks it can keep
 
     def recipe_for(self, checkpoint: Checkpoint | None) -> Recipe:
-        """The recipe unless told otherwise."""
+        """Return the default recipe, for a checkpoint if one is given."""
         if self.as_stored is not None and checkpoint is not None:
             kept = load_recipe(self.as_stored)
             stored = {tensor.encoding.name for tensor in checkpoint.tensors.values()}
@@ -42,11 +43,11 @@ PRECISIONS = {
 
 
 def precision_kind(name: str) -> PrecisionKind:
-    """Look up a precision.
+    """Look up a precision by name.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: no precision has that name.
     """
     if name not in PRECISIONS:
-        raise UsageError(f"precision: expected some of {list(PRECISIONS)}, got {name!r}")
+        raise UsageError(f"precision: expected some of {list(PRECISIONS)}, got {quoted(name)}")
     return PRECISIONS[name]

@@ -1,4 +1,4 @@
-"""quantize(): a checkpoint or an artifact with fewer bits, by a recipe or to a size."""
+"""Quantise a checkpoint or an artifact, by a recipe or so that it fits a size."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from .. import hub
 from .._version import __version__
+from ..arguments import CALLBACK, PATH, Kind, accepts, optional, several, whole
 from ..decode import decode, read_within
 from ..errors import QuantizationError, StorageError, UsageError
 from ..files import atomic_write
@@ -31,30 +32,30 @@ from .calibration.sensitivity import Group, Sensitivity, measure_sensitivities, 
 from .checkpoint.artifact import is_artifact, open_artifact
 from .checkpoint.open import Checkpoint, open_checkpoint, resolve_source
 from .checkpoint.remote import find_remote
-from .export import export
+from .export import OPTIONS, SOURCE, export
 from .memory import named_memory_errors
 from .output import default_folder
 from .plan import MANIFEST_BYTES, SHARD_SIZE, ExportPlan, estimate_size, plan_export
-from .precisions import PRECISIONS
+from .precisions import PRECISIONS, precision_kind
 
-# Measured on the 4B model's shapes and 30 s of speech (bench/budget.py).
-MEASURE_SECONDS = 2.7e-7  # of one core, for a byte of checkpoint
+# Measured on the 4B model's shapes and 30 s of speech (bench/budget.py)
+MEASURE_SECONDS = 2.7e-7  # of one core, for a byte of the checkpoint
 MEASURE_PEAK = 1_750_000_000  # bytes resident
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetPlan:
-    """What a budget leaves to choose, before anything is measured."""
+    """The sizes that a budget is spent on, before anything is measured."""
 
     export: ExportPlan  # by the smallest recipe
     sizes: Mapping[Group, Mapping[tuple[int, int], int]]  # bytes of each group by option
-    fixed: int  # bytes of all else
-    minimum: int  # bytes that a budget must have
-    floats: int  # bytes with which nothing need be quantised
+    fixed: int  # bytes of all that is in no group
+    minimum: int  # bytes of the smallest artifact
+    floats: int  # bytes of an artifact of floats
 
     @property
     def seconds(self) -> float:
-        """Return the time to measure, estimated; the export's time comes on top."""
+        """Return the estimated time to measure, without that of the export."""
         return (
             MEASURE_SECONDS
             * self.export.checkpoint.num_bytes()
@@ -64,30 +65,47 @@ class BudgetPlan:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How the storage options that fit a budget were chosen."""
+    """A budget and the storage options that were chosen to fit it."""
 
-    num_bytes: int  # asked for
-    size: int  # of the artifact, as planned
+    num_bytes: int  # the budget
+    size: int  # planned bytes of the artifact
     sensitivities: tuple[Sensitivity, ...]
-    chosen: tuple[StorageOption, ...]  # of each group
-    recipe: Path  # the TOML file that says so
-    table: Path  # the JSON file of all of this
+    chosen: tuple[StorageOption, ...]  # one for each of them
+    recipe: Path  # the TOML file with the chosen options
+    table: Path  # the JSON file with all of this
 
     @property
     def drift(self) -> float:
-        """Return that of the whole model, in nats, as the sum of its groups'."""
+        """Return the drift of the whole model in nats, as the sum of its groups'."""
         return sum(option.drift for option in self.chosen)
 
     def read_table(self) -> dict[str, Any]:
-        """Return all of this as the file has it.
+        """Read the content of the JSON file `table`.
 
         Raises:
-            QuantizationError: it is damaged.
+            QuantizationError: the file is damaged.
         """
         content = read_within(self.table, REPORT, QuantizationError)
         return decode(dict[str, Any], content, QuantizationError)
 
 
+def _recording(value: Any) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind != "f":
+        raise TypeError
+    if not np.isfinite(value).all():
+        raise ValueError
+    return value
+
+
+@accepts(
+    source=SOURCE,
+    recipe=optional(PATH),
+    recordings=optional(several(Kind("", _recording), "a list of finite float arrays [samples]")),
+    budget=optional(whole(1, unit=" byte")),
+    on_stage=CALLBACK,
+    on_budget=CALLBACK,
+    **OPTIONS,
+)
 def quantize(
     source: str | Path | Checkpoint,
     output: str | Path | None = None,
@@ -105,23 +123,23 @@ def quantize(
     on_stage: Callable[[str], None] = lambda stage: None,
     on_budget: Callable[[Budget], None] = lambda budget: None,
 ) -> Path:
-    """Export what `source` holds, by a recipe or so that the artifact fits a budget.
+    """Quantise a checkpoint or an artifact, by a recipe or so that the result fits a budget.
 
     With a budget every group of tensors is quantised alone and run on the recordings, which takes
-    minutes, and gets the bits with which the decisions of the whole drift least. Beside the folder
-    this leaves `<folder>-recipe.toml`, to edit and pass to `export`, and
-    `<folder>-sensitivity.json`; a later call of equal source, precision and recordings measures
-    nothing again.
+    minutes; then each gets the bits with which the decisions of the whole model drift least. Beside
+    the folder this writes `<folder>-recipe.toml`, to edit and pass to `export`, and
+    `<folder>-sensitivity.json`, from which a later call with the same source, precision and
+    recordings takes the measurements.
 
     Args:
         source: a checkpoint as in `export`, or an artifact of floats or 8 bits.
         output: as in `export`.
-        tokenizer: as in `export`; an artifact has its own.
+        tokenizer: as in `export`; not with an artifact, which has its own.
         precisions: as in `export`; with a budget one of q4f16 and q4.
         recipe: as in `export`; not with a budget.
-        budget: bytes of an artifact with this precision alone.
-        recordings: float arrays [samples] at the model's rate, of which the first 30 s calibrate;
-            by default the embedded samples.
+        budget: the most bytes of an artifact that has only this precision.
+        recordings: float arrays [samples] at the model's rate, whose first 30 s are run; by default
+            the packaged samples.
         shard_size: as in `export`.
         threads: as in `export`.
         offline: as in `export`.
@@ -134,10 +152,11 @@ def quantize(
         The artifact folder.
 
     Raises:
-        AudioError: the recordings hold no sound.
-        QuantizationError: the budget is too small, or floats fit into it.
+        AudioError: the recordings have no samples.
+        QuantizationError: the budget is too small, or so large that floats fit.
         CheckpointError, ArtifactError, StorageError, UsageError: as in `export`.
     """
+    # Open the source
     check_options(precisions, recipe, budget)
     if not isinstance(source, Checkpoint):
         if remote := find_remote(
@@ -154,6 +173,8 @@ def quantize(
             source = remote.fetch(on_download)
         source = open_source(source, tokenizer)
     checkpoint, folder = source, output_folder(source, output)
+
+    # Turn a budget into a recipe, and export
     if budget is not None:
         with named_memory_errors():
             spent = spend_budget(checkpoint, folder, precisions[0], budget, recordings, on_stage)
@@ -171,19 +192,17 @@ def quantize(
 
 
 def check_options(precisions: Sequence[str], recipe: str | None, budget: int | None) -> None:
-    """Refuse what no source could be quantised by.
+    """Check the options of `quantize` that do not depend on the source.
 
     Raises:
-        UsageError: saying why.
+        UsageError: they contradict each other, or a precision has no quantisation.
     """
-    if floats := [
-        name for name in precisions if name in PRECISIONS and PRECISIONS[name].recipe is None
-    ]:
+    if floats := [name for name in precisions if precision_kind(name).recipe is None]:
         raise UsageError(
-            f"precision: {', '.join(floats)} quantises nothing; that is what `export` is for"
+            f"precision: {', '.join(floats)} quantises nothing; make it with: voxtral-onnx export"
         )
     if budget is not None and recipe is not None:
-        raise UsageError("budget: makes a recipe of its own; leave --recipe or --budget out")
+        raise UsageError("budget: chooses a recipe itself; leave --recipe or --budget out")
     if budget is not None and (len(precisions) != 1 or precisions[0] not in ("q4f16", "q4")):
         raise UsageError(
             f"budget: expected one precision of q4f16 and q4, got {','.join(precisions)}"
@@ -191,24 +210,24 @@ def check_options(precisions: Sequence[str], recipe: str | None, budget: int | N
 
 
 def output_folder(checkpoint: Checkpoint, output: str | Path | None) -> Path:
-    """The artifact's folder, which is not the one that is read.
+    """Return the folder of the quantised artifact.
 
     Raises:
-        UsageError: it is.
+        UsageError: it is the source's own folder.
     """
     folder = default_folder(checkpoint.source) if output is None else Path(output)
     if folder.exists() and folder.resolve() == checkpoint.source.resolve():
-        raise UsageError(f"{folder}: is what is read; choose another folder with --output")
+        raise UsageError(f"{folder}: is the source itself; choose another folder with --output")
     return folder
 
 
 def open_source(source: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
-    """The checkpoint or artifact that a user wants quantised.
+    """Open the checkpoint or artifact to quantise.
 
     Raises:
-        CheckpointError, ArtifactError, QuantizationError: neither, a damaged one, or an artifact of
-            4 bits alone.
-        UsageError: a tokenizer for an artifact.
+        CheckpointError, ArtifactError: the source is neither, or damaged.
+        QuantizationError: the source is an artifact that has only 4-bit weights.
+        UsageError: a tokenizer is given for an artifact.
     """
     folder = resolve_source(source)
     if not is_artifact(folder):
@@ -223,16 +242,16 @@ def open_source(source: str | Path, tokenizer: str | Path | None = None) -> Chec
 def plan_budget(
     checkpoint: Checkpoint, folder: Path, precision: str, budget: int, threads: int | None = None
 ) -> BudgetPlan:
-    """Compare a budget with what the artifact takes at least and at most; nothing is written.
+    """Check a budget against the smallest artifact and one of floats, without writing anything.
 
     Raises:
-        QuantizationError: it is too small, or floats fit into it.
+        QuantizationError: the budget is too small, or so large that floats fit.
     """
     sizes = option_sizes(checkpoint, getattr(torch, PRECISIONS[precision].dtype))
     least = [min(options, key=options.__getitem__) for options in sizes.values()]
     smallest = _recipe("smallest", dict(zip(sizes, least, strict=True)))
     plan = plan_export(checkpoint, folder, precisions=[precision], recipe=smallest, threads=threads)
-    # Data files end at any byte, tensors begin at whole pages
+    # Options are counted in whole pages, but a data file ends at any byte: allow for the difference
     ends = ALIGNMENT * (8 + budget // SHARD_SIZE)
     minimum = _planned_size(plan) + ends
     fixed = minimum - sum(
@@ -245,7 +264,7 @@ def plan_budget(
         )
     if budget >= floats:
         raise QuantizationError(
-            f"budget: {budget:,} bytes hold the model without quantising, in {floats:,}; export it "
+            f"budget: {budget:,} bytes hold the model in floats, which take {floats:,}; export it "
             f"with --precision {'fp16' if PRECISIONS[precision].dtype == 'float16' else 'fp32'}"
         )
     return BudgetPlan(plan, sizes, fixed, minimum, floats)
@@ -263,11 +282,12 @@ def spend_budget(
     recordings: Sequence[np.ndarray] | None,
     on_stage: Callable[[str], None],
 ) -> Budget:
-    """Measure and choose, and write the recipe and the table beside the folder.
+    """Measure sensitivities, choose storage options, write recipe and table beside the folder.
 
     Raises:
         AudioError, QuantizationError, StorageError: as `quantize` describes.
     """
+    # Measure, unless the table of an earlier call has it
     plan = plan_budget(checkpoint, folder, precision, budget)
     recordings = embedded_recordings() if recordings is None else recordings
     table = folder.with_name(f"{folder.name}-sensitivity.json")
@@ -283,10 +303,13 @@ def spend_budget(
     if sensitivities is None:
         clips = calibrate(Layerwise(checkpoint), recordings)
         sensitivities = measure_sensitivities(checkpoint, clips, plan.sizes, on_stage)
-        _write_table(table, facts, sensitivities)  # before anything else can fail: it took minutes
+        _write_table(table, facts, sensitivities)  # at once, because measuring took minutes
+
+    # Choose
     picks = solve_knapsack([part.forms for part in sensitivities], budget - plan.fixed)
     chosen = tuple(part.forms[pick] for part, pick in zip(sensitivities, picks, strict=True))
 
+    # Make the recipe, and check its size
     path = folder.with_name(f"{folder.name}-recipe.toml")
     options = {
         part.group: (option.bits, option.block_size)
@@ -296,6 +319,8 @@ def spend_budget(
     size = _planned_size(plan_export(checkpoint, folder, precisions=[precision], recipe=recipe))
     spent = Budget(budget, size, tuple(sensitivities), chosen, path, table)
     assert spent.size <= budget, f"planned {spent.size:,} bytes of {budget:,}"
+
+    # Write recipe and table
     comment = (
         f"The bits with which an artifact of {spent.size:,} bytes drifts least; its budget was "
         f"{budget:,}."
@@ -325,7 +350,7 @@ def _write_table(
 
 
 class _Table(Struct):
-    """What is read of a table; the other fields are for people."""
+    """The fields of a table that are read again; the others are for people."""
 
     facts: dict[str, str | list[str]]
     sensitivities: list[Sensitivity]
@@ -334,10 +359,9 @@ class _Table(Struct):
 def _read_table(
     path: Path, facts: Mapping[str, Any], sizes: Mapping[Group, Mapping[tuple[int, int], int]]
 ) -> list[Sensitivity] | None:
-    """Return what an earlier call measured on the same model and sounds.
+    """Read what an earlier call measured on the same model and recordings.
 
-    The result is None where there is nothing such: no file, or one of other facts, groups or
-    sizes.
+    Return None where there is no such table, or one with other facts, groups or sizes.
     """
     try:
         found = decode(_Table, read_within(path, REPORT, ValueError), ValueError)
@@ -355,7 +379,10 @@ def _read_table(
 
 
 def _recipe(name: str, options: Mapping[Group, tuple[int, int]]) -> Recipe:
-    """Return rules for every group; the most frequent one of linear layers is for all others."""
+    """Return a recipe with some option for each group.
+
+    The most frequent rule of linear layers becomes the rule `*`, for all that no other rule names.
+    """
     rules = [rule for group, option in options.items() for rule in group.rules(*option)]
     kinds = [(rule.bits, rule.block_size, rule.method) for rule in rules]
     ((common, _),) = Counter(

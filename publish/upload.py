@@ -1,8 +1,8 @@
-"""An artifact, or the page with one, as a repository of the Hugging Face hub.
+"""The upload of an artifact, or of the page with one, to the Hugging Face hub.
 
-One commit brings all files, so that no repository ever shows half of an artifact. What is large
-goes to the hub's storage before it: there nothing shows it, and an upload that is run again finds
-it.
+All files come in one commit, so that no repository ever shows half of an artifact. Large files are
+sent to the hub's storage before it: there they are invisible until the commit, and an interrupted
+upload that is run again does not send them twice.
 """
 
 from __future__ import annotations
@@ -32,35 +32,34 @@ _Error = TypeVar("_Error", bound=Exception)
 
 MODEL, SPACE = "model", "space"  # the hub's kinds of repositories
 CARD = "README.md"
-# What the hub itself puts into a new repository
+# Files that the hub itself puts into a new repository
 FRESH = {".gitattributes", CARD, "index.html", "style.css"}
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What will stand in a repository."""
+    """The files that a repository is to hold."""
 
     repo_id: str  # ORG/NAME
-    kind: str
-    # By their paths in the repository: where each stands, or what it holds
-    files: Mapping[str, Path | bytes]
-    sha256: Mapping[str, str]  # of those that the manifest names
+    kind: str  # MODEL or SPACE
+    files: Mapping[str, Path | bytes]  # path on disk or content, by path in the repository
+    sha256: Mapping[str, str]  # hashes of the files that the manifest names
 
     @property
     def card(self) -> str:
-        """The text of its README.md."""
+        """Return the text of the README.md."""
         card = self.files[CARD]
         assert isinstance(card, bytes)
         return card.decode()
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file."""
+        """Return the size of each file in bytes."""
         return {name: file_size(file) for name, file in self.files.items()}
 
     @property
     def manifest(self) -> str:
-        """The manifest's path in the repository."""
+        """Return the manifest's path in the repository."""
         return f"{ARTIFACT}/{FILE_NAME}" if self.kind == SPACE else FILE_NAME
 
     def upload(
@@ -69,17 +68,17 @@ class Publication:
         private: bool = False,
         on_file: Callable[[str, int, int], None] = lambda name, done, total: None,
     ) -> str:
-        """Make the repository, where there is none, and bring it all files that it has not.
+        """Create the repository where it does not exist, and upload the files that it lacks.
 
-        Returns its address.
-
-        Files of an artifact that stood there before and are none of this one's are removed by the
-        same commit.
+        The same commit deletes files of an artifact that was published there before and that this
+        one does not have.
 
         Args:
-            private: only who may read the repository sees it.
-            on_file: called before each file with its name, the bytes done and those of all that are
-                missing.
+            private: create the repository as private.
+            on_file: called before each file with its name, the bytes done and all bytes to send.
+
+        Returns:
+            The address of the repository.
 
         Raises:
             ArtifactError: a file changed while it was uploaded.
@@ -90,6 +89,8 @@ class Publication:
             raise StorageError(
                 "publishing needs a token that may write: log in (hf auth login) or set HF_TOKEN"
             )
+
+        # Create the repository, and list what it holds
         api = HfApi(headers={"user-agent": f"voxtral-onnx/{__version__}"})
         options: dict[str, Any] = {"repo_id": self.repo_id, "repo_type": self.kind}
         with _named_errors(self.repo_id):
@@ -103,6 +104,8 @@ class Publication:
                 )
                 for file in info.siblings or ()
             }
+
+            # Refuse a repository that is not meant for this artifact
             if private and not info.private:
                 raise StorageError(
                     f"{self.repo_id}: exists and is public; leave --private out, or "
@@ -113,6 +116,8 @@ class Publication:
                     f"{self.repo_id}: holds something else than an artifact "
                     f"({', '.join(others[:3])}); choose another name"
                 )
+
+            # Send large files to the hub's storage
             missing = {
                 name: file
                 for name, file in self.files.items()
@@ -125,6 +130,8 @@ class Publication:
                 additions.append(CommitOperationAdd(name, file))
                 api.preupload_lfs_files(**options, additions=additions[-1:], free_memory=False)
                 done += file_size(file)
+
+            # Commit, unless the files that were sent are not those that were checked
             for addition in additions:
                 expected = self.sha256.get(addition.path_in_repo)
                 if expected not in (None, addition.upload_info.sha256.hex()):
@@ -143,9 +150,9 @@ class Publication:
         return str(url)
 
     def _earlier(self, there: Mapping[str, RemoteFile], commit: str | None) -> set[str]:
-        """Files in the repository that belong to what was published there before.
+        """Return the files in the repository that were published there before.
 
-        Of a Space all.
+        In a Space these are all files.
         """
         if self.manifest not in there:
             return set()
@@ -156,7 +163,8 @@ class Publication:
             content = fetch(url, limits.MANIFEST)
         except (ConnectionLostError, StatusError) as error:
             raise StorageError(
-                f"{self.repo_id}: its {self.manifest} did not come ({error}); run it again later"
+                f"{self.repo_id}: its {self.manifest} could not be downloaded ({error}); run it "
+                "again later"
             ) from error
         manifest = decode(
             _Earlier,
@@ -170,7 +178,7 @@ class Publication:
 
 
 class _Earlier(Struct):
-    """What stands in a manifest of any format, as far as it matters here."""
+    """The part of a manifest of any format that the upload reads."""
 
     files: dict[RelativeName, Raw]
 
@@ -186,26 +194,26 @@ def publish(
 ) -> str:
     """Upload an artifact with a generated model card, or the page with it.
 
-    Returns the repository's address.
-
-    The repository is made where there is none. What it has already is not sent again, and one
-    commit brings the rest.
+    The repository is created where it does not exist. Files that it has already are not sent again,
+    and the others come in one commit.
 
     Args:
-        artifact: its folder, with the files of all its precisions.
+        artifact: folder of the artifact, with the files of all its precisions.
         repo_id: ORG/NAME.
-        space: as the static Space that `bundle(space=True)` writes, instead of as a model.
-        private: only who may read the repository sees it.
+        space: upload the static Space that `bundle(space=True)` writes, instead of a model.
+        private: create the repository as private.
         base_model: ORG/NAME[@REVISION] of the checkpoint, for the card; None for the released
-            model, where it has that model's shape.
-        on_file: called before each file with its name, the bytes done and those of all that are to
-            be sent.
+            model, where the artifact has that model's shape.
+        on_file: called before each file with its name, the bytes done and all bytes to send.
+
+    Returns:
+        The address of the repository.
 
     Raises:
-        ArtifactError: not a whole artifact, or a file that differs from its hash; with `space`, no
-            onnxruntime-web.
+        ArtifactError: the artifact is incomplete, or a file differs from its hash; with `space`,
+            onnxruntime-web is missing.
         StorageError: no token, no access, no connection; or the repository holds something else.
-        UsageError: a name that no repository can have.
+        UsageError: no repository can have that name.
     """
     publication = plan_publication(artifact, repo_id, space=space, base_model=base_model)
     return publication.upload(private=private, on_file=on_file)
@@ -214,20 +222,24 @@ def publish(
 def plan_publication(
     artifact: Path, repo_id: str, *, space: bool = False, base_model: str | None = None
 ) -> Publication:
-    """What `publish` would upload with the same arguments; nothing is sent.
+    """Return what `publish` would upload with the same arguments, and send nothing.
 
     Raises:
-        ArtifactError, UsageError: as `publish`.
+        ArtifactError, UsageError: see `publish`.
     """
     if not ((match := hub.REPOSITORY.fullmatch(repo_id)) and match[2] is None):
         raise UsageError(f"{repo_id}: expected the name of a repository, ORG/NAME")
     if base_model is not None and not hub.REPOSITORY.fullmatch(base_model):
         raise UsageError(f"base model {base_model}: expected ORG/NAME or ORG/NAME@REVISION")
+
+    # The page with the artifact
     if space:
         manifest, files = site_files(artifact, space=True)
         manifest.check_files(artifact, manifest.precisions, hashes=True, no_links_out=True)
         hashes = {f"{ARTIFACT}/{name}": file.sha256 for name, file in manifest.files.items()}
         return Publication(repo_id, SPACE, files, hashes)
+
+    # The artifact with a model card
     manifest = Manifest.read(artifact)
     manifest.check_files(artifact, hashes=True, no_links_out=True)
     files = {
@@ -236,14 +248,14 @@ def plan_publication(
         if (artifact / name).exists()
     }
     sizes = {name: file_size(file) for name, file in files.items()}
-    verdict, base = read_verdict(artifact, published=True), BaseModel.of(manifest, base_model)
-    card = model_card(manifest, repo_id, sizes, verdict, base)
+    said, base = read_verdict(artifact, published=True), BaseModel.of(manifest, base_model)
+    card = model_card(manifest, repo_id, sizes, said.line, base)
     hashes = {name: file.sha256 for name, file in manifest.files.items()}
     return Publication(repo_id, MODEL, {CARD: card.encode(), **files}, hashes)
 
 
 def _is_same(file: Path | bytes, remote: RemoteFile | None) -> bool:
-    """Whether the repository has this file already."""
+    """Return whether the repository has this file already, by its hash."""
     if remote is None or remote.size != file_size(file):
         return False
     digest = remote.hash()
@@ -258,18 +270,17 @@ def _is_same(file: Path | bytes, remote: RemoteFile | None) -> bool:
 
 @contextmanager
 def _named_errors(repo_id: str) -> Iterator[None]:
-    """Say in our words why an upload failed, and what to do.
+    """Turn the errors of an upload into one that says why it failed and what to do.
 
     Raises:
-        StorageError: in the place of the errors of huggingface_hub, its HTTP client and its
-            storage.
+        StorageError: instead of the errors of huggingface_hub, its HTTP client and its storage.
     """
-    again = "run it again, what has arrived is not sent twice"
+    again = "run it again: files that have arrived are not sent twice"
     try:
         yield
     except VoxtralOnnxError:
         raise
-    # Storage clients wrap what went wrong, and take any answer for one of a hub
+    # Storage clients wrap errors, and fail with others where an answer is not a hub's
     except (
         HTTPError,
         RuntimeError,
@@ -279,28 +290,31 @@ def _named_errors(repo_id: str) -> Iterator[None]:
         LookupError,
         TypeError,
     ) as error:
+        # No answer: the connection
         answer, lost = _cause(error, HfHubHTTPError), _cause(error, HTTPError)
         if answer is None:
             what = (
                 f"no connection to {constants.ENDPOINT}, or it was lost"
                 if lost
-                else "the upload broke off"
+                else "the upload was interrupted"
             )
             raise StorageError(f"{repo_id}: {what} ({lost or error}); {again}") from error
+
+        # An answer: its status
         status = answer.response.status_code
         advice = {
             401: "the hub refuses the token; log in with another (hf auth login) or set HF_TOKEN",
-            403: "the token may not write there; take one that may, or another name",
+            403: "the token may not write there; use one that may, or choose another name",
             404: "no such owner, or the token does not see the repository; check the name and the "
             "token",
-            409: "it was changed meanwhile; run it again",
-            412: "it was changed meanwhile; run it again",
-        }.get(status, f"{answer.server_message or 'no word why'}; {again} later")
+            409: "somebody changed the repository meanwhile; run it again",
+            412: "somebody changed the repository meanwhile; run it again",
+        }.get(status, f"{answer.server_message or 'without a reason'}; {again} later")
         raise StorageError(f"{repo_id}: HTTP {status}: {advice}") from error
 
 
 def _cause(error: BaseException | None, kind: type[_Error]) -> _Error | None:
-    """The error of a kind that another one comes from, if it does."""
+    """Return the error of a class in the chain of causes of an error, if there is one."""
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error

@@ -1,4 +1,1 @@
-"""Block quantisation in MatMulNBits' layout.
-
-Methods, packing, and recipes that say which tensor gets which bits.
-"""
+"""Block quantisation in MatMulNBits' layout: methods, packing, and recipes of bits by tensor."""

@@ -1,4 +1,4 @@
-"""Rows of a weight to 4- or 8-bit blocks along K, and back."""
+"""Quantise rows of a weight to 4- or 8-bit blocks along K, and dequantise them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Blocks:
 
     packed: np.ndarray  # uint8 [N, num_blocks, block_size * bits / 8]
     scales: np.ndarray  # float32 [N, num_blocks]
-    zero_points: np.ndarray | None  # uint8 [N, ceil(num_blocks * bits / 8)]; None: the middle code
+    # uint8 [N, ceil(num_blocks * bits / 8)]; None for the middle code everywhere
+    zero_points: np.ndarray | None
 
 
 def quantize_blockwise(weight: np.ndarray, rule: Rule, name: str = "weight") -> Blocks:
@@ -30,9 +31,12 @@ def quantize_blockwise(weight: np.ndarray, rule: Rule, name: str = "weight") -> 
         name: for messages.
 
     Raises:
-        QuantizationError: weight is not 2-D or has a non-finite value.
+        QuantizationError: `weight` is not 2-D, has a non-finite value, or has one that needs a
+            scale beyond float16's range.
+
     Source: ONNX Runtime contrib operator MatMulNBits, inputs B, scales and zero_points.
     """
+    # Divide into blocks
     if weight.ndim != 2:
         raise QuantizationError(f"{name}: expected 2 dimensions, got {list(weight.shape)}")
     if not np.isfinite(weight).all():
@@ -42,10 +46,14 @@ def quantize_blockwise(weight: np.ndarray, rule: Rule, name: str = "weight") -> 
     if tail := -weight.shape[1] % rule.block_size:
         weight = np.pad(weight, ((0, 0), (0, tail)))
     blocks = weight.reshape(weight.shape[0], -1, rule.block_size)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused
+
+    # Choose scales and zero points
+    with np.errstate(over="ignore", invalid="ignore"):  # non-finite scales are refused below
         scales, zero_points = METHODS[rule.method].choose(blocks, rule.bits)
         scales = as_float16(scales)
     _check_grid(name, rule, blocks, scales, zero_points)
+
+    # Round, by adding a half and truncating
     middle, top = 1 << (rule.bits - 1), (1 << rule.bits) - 1
     codes = np.multiply(blocks, invert(scales)[..., None])
     codes += (
@@ -53,7 +61,7 @@ def quantize_blockwise(weight: np.ndarray, rule: Rule, name: str = "weight") -> 
         if zero_points is None
         else (zero_points + np.float32(0.5))[..., None]
     )
-    np.clip(codes, 0, top + np.float32(0.5), out=codes)  # truncation below then rounds to nearest
+    np.clip(codes, 0, top + np.float32(0.5), out=codes)
     zeros = None if zero_points is None else pack(zero_points.astype(np.uint8), rule.bits)
     return Blocks(pack(codes.astype(np.uint8), rule.bits), scales, zeros)
 
@@ -61,7 +69,7 @@ def quantize_blockwise(weight: np.ndarray, rule: Rule, name: str = "weight") -> 
 def _check_grid(
     name: str, rule: Rule, blocks: np.ndarray, scales: np.ndarray, zero_points: np.ndarray | None
 ) -> None:
-    """Hold a method to what it says of itself."""
+    """Check that a method's scales and zero points have the shapes and values they must have."""
     for what, array in (("scales", scales), ("zero points", zero_points)):
         if array is not None and array.shape != blocks.shape[:-1]:
             raise QuantizationError(
@@ -88,7 +96,7 @@ def _check_grid(
 
 
 def dequantize_blockwise(blocks: Blocks, rule: Rule, num_columns: int) -> np.ndarray:
-    """The inverse of `quantize_blockwise` up to rounding: float32 [N, num_columns]."""
+    """Dequantise blocks to float32 [N, num_columns], without the padding of the last block."""
     num_blocks = blocks.scales.shape[1]
     codes = unpack(blocks.packed, rule.bits, rule.block_size).astype(np.float32)
     middle = np.float32(1 << (rule.bits - 1))

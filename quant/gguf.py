@@ -1,8 +1,7 @@
-"""GGUF's Q4_0 and Q8_0 blocks, repacked for MatMulNBits.
+"""Repack GGUF's Q4_0 and Q8_0 blocks for MatMulNBits.
 
-They hold the same codes and scales in another order, so nothing is computed.
-
-A block is a row's 32 consecutive values under one float16 scale d; a value is (code - middle) * d.
+Codes and scales stay the same, only their order changes. A block is a row's 32 consecutive values
+under one float16 scale d; a value is (code - middle) * d.
 
     Q4_0, 18 bytes            d d [16<<4 | 0][17<<4 | 1] ... [31<<4 | 15]
     MatMulNBits, 4 bits           [ 1<<4 | 0][ 3<<4 | 2] ... [31<<4 | 30]      middle 8
@@ -22,11 +21,11 @@ from .recipe import Rule
 
 BLOCK_SIZE = 32
 TYPES = {4: "Q4_0", 8: "Q8_0"}  # by bits
-AS_STORED = "as_stored"  # the method that keeps such blocks
+AS_STORED = "as_stored"  # the quantisation method that keeps such blocks
 
 
 def keeps(rule: Rule | None, stored: str) -> bool:
-    """Whether a rule takes a tensor of this GGUF type over bit by bit."""
+    """Return whether a rule keeps the blocks of a tensor of this GGUF type."""
     return (
         rule is not None
         and rule.method == AS_STORED
@@ -36,7 +35,7 @@ def keeps(rule: Rule | None, stored: str) -> bool:
 
 
 def repack(rows: np.ndarray, bits: int, name: str = "weight") -> Blocks:
-    """Rows of Q4_0 (bits 4) or Q8_0 (bits 8) in MatMulNBits' layout.
+    """Repack rows of Q4_0 (bits 4) or Q8_0 (bits 8) to MatMulNBits' layout.
 
     Args:
         rows: uint8 [N, bytes of a row].
@@ -54,7 +53,7 @@ def repack(rows: np.ndarray, bits: int, name: str = "weight") -> Blocks:
     if bits == 8:
         packed = stored ^ 0x80
     else:
-        # Codes i, i + 16, i + 1, i + 17 from the lowest nibble on
+        # Two bytes have the codes i, i + 16, i + 1, i + 17, from the lowest nibble on
         pairs = np.ascontiguousarray(stored).view(np.uint16)
         low = (pairs & 0x000F) | (pairs >> 4 & 0x00F0)
         high = (pairs >> 4 & 0x000F) | (pairs >> 8 & 0x00F0)

@@ -1,8 +1,8 @@
-"""Quantisation methods, a registry by name.
+"""Quantisation methods, registered by name.
 
-A method chooses a grid for each block: from float32 blocks [..., block_size] and the number of bits
-to scales [...] and zero points [...], or None in their place where the middle code stands for zero.
-`quantize_blockwise` rounds the scales to float16 and sends every value to its nearest code.
+A method takes float32 blocks [..., block_size] and the number of bits, and chooses a grid for each
+block: scales [...] and zero points [...], or None instead of these where the middle code means
+zero. `quantize_blockwise` then rounds the scales to float16 and every value to its nearest code.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ import torch
 Grid = tuple[np.ndarray, np.ndarray | None]
 Choice = Callable[[np.ndarray, int], Grid]
 
-SHARES = (1.0, 1.08, 0.95, 0.89)  # of a block's range; twice as many lower the error by 0.2 % more
+# Shares of a block's range that are tried; twice as many would lower the error by another 0.2 %
+SHARES = (1.0, 1.08, 0.95, 0.89)
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A registered method."""
+    """A registered quantisation method."""
 
     choose: Choice
     has_zero_points: bool
-    # Of bfloat16 weights on one core, about, for estimates; bench/quant.py measures it
+    # Roughly, for bfloat16 weights on one core; bench/quant.py measures it
     seconds_per_gb: float
 
 
@@ -46,50 +47,44 @@ def method(*, has_zero_points: bool, seconds_per_gb: float = 1.5) -> Callable[[C
 
 @method(has_zero_points=False)
 def rtn_symmetric(blocks: np.ndarray, bits: int) -> Grid:
-    """Round to nearest.
-
-    The value of largest magnitude becomes the lowest code, as in ggml's Q4_0.
-    """
+    """Round to nearest; the value of largest magnitude gets the lowest code, as in ggml's Q4_0."""
     return _symmetric(*_extremes(blocks), bits)
 
 
 @method(has_zero_points=False)
 def as_stored(blocks: np.ndarray, bits: int) -> Grid:
-    """The blocks that a GGUF holds, bit by bit (quant/gguf.py).
-
-    Where it holds none, `rtn_symmetric`.
-    """
+    """Keep the blocks of a GGUF bit by bit (quant/gguf.py), else quantise by `rtn_symmetric`."""
     return rtn_symmetric(blocks, bits)
 
 
 @method(has_zero_points=True)
 def rtn_asymmetric(blocks: np.ndarray, bits: int) -> Grid:
-    """Round to nearest between the block's extremes (zero included), with a zero point."""
+    """Round to nearest between the block's extremes, zero included, with a zero point."""
     return _asymmetric(*_extremes(blocks), bits)
 
 
 @method(has_zero_points=False, seconds_per_gb=8)
 def refit_symmetric(blocks: np.ndarray, bits: int) -> Grid:
-    """The best of several ranges, each fitted to its codes by least squares."""
+    """Fit the scale to the codes of several ranges by least squares, and take the best."""
     return _fit(blocks, bits, _symmetric)
 
 
 @method(has_zero_points=True, seconds_per_gb=8)
 def refit_asymmetric(blocks: np.ndarray, bits: int) -> Grid:
-    """The same with a zero point."""
+    """Fit scale and zero point to the codes of several ranges by least squares; take the best."""
     return _fit(blocks, bits, _asymmetric)
 
 
 def as_float16(scales: np.ndarray) -> np.ndarray:
-    """The nearest float16 values, as float32.
+    """Round scales to float16 and return them as float32.
 
-    Float16 and float32 artifacts then hold the same weights.
+    Float16 and float32 artifacts thus have the same weights.
     """
     return scales.astype(np.float16).astype(np.float32)
 
 
 def invert(scales: np.ndarray) -> np.ndarray:
-    """1 / scales, 0 where a scale is 0."""
+    """Return 1 / scales, 0 where a scale is 0."""
     return np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
 
 
@@ -113,14 +108,14 @@ def _asymmetric(high: np.ndarray, low: np.ndarray, bits: int, share: float = 1.0
 
 
 def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
-    """Return the grid of least squared error among candidates and their fits.
+    """Return the grid of least squared error among some candidates.
 
-    Candidates are the grids that SHARES of the range give, and the fits are those to their codes.
+    Candidates are the grid of rounding to nearest, and for each of SHARES the least-squares fit to
+    the codes that this share of the range gives.
 
-    With codes q given, values x are fitted by d * (q - z). A block's sum of squared errors is then
+    For given codes q, values x are fitted by d * (q - z). A block's sum of squared errors is then
     its sum of x * x less the gain d * (2 * sum((q - z) * x) - d * sum((q - z) * (q - z))), at the
-    float16 scale that will be stored. The first grid considered is the one that rounding to nearest
-    would use, so no block gets worse.
+    float16 scale that will be stored. As rounding to nearest is a candidate, no block gets worse.
 
     The axis of a block comes first here: whole arrays are added, which is fast, and one after the
     other, which gives the same bytes on every machine and for every slice of a weight.
@@ -131,23 +126,29 @@ def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
     high, low, sum_x = x.max(0), x.min(0), _sum(x)
     best: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # gain, d, z
     for share in SHARES:
+        # Round to the grid of this share; codes count from the middle one
         d, zero_points = start(high, low, bits, share)
-        # Codes count from the middle here
         z = np.zeros_like(d) if zero_points is None else zero_points - middle
         np.multiply(x, invert(d), out=q)
         q += z
         np.clip(np.rint(q, out=q), -middle, middle - 1, out=q)
+
+        # Compute the sums that gains are made of
         sum_q, sum_qx = _sum(q), _sum(np.multiply(q, x, out=product))
-        # Whole numbers below 2^24: the same in any order
+        # Sums of integers below 2^24, which are exact in any order
         sum_qq = np.einsum("i...,i...->...", q, q)
         if best is None:
             best = _gain(d, sum_qx - z * sum_x, sum_qq - z * (2 * sum_q - count * z)), d, z
+
+        # Fit zero point and scale to the codes
         if zero_points is not None:
             slope = (count * sum_qx - sum_q * sum_x) * invert(count * sum_qq - sum_q * sum_q)
             z = np.clip(np.rint((sum_q - sum_x * invert(slope)) / count), -middle, middle - 1)
         cross, square = sum_qx - z * sum_x, sum_qq - z * (2 * sum_q - count * z)
         d = as_float16(cross * invert(square))
         gain = _gain(d, cross, square)
+
+        # Take them for the blocks that they improve
         better = gain > best[0]
         best = (
             np.where(better, gain, best[0]),

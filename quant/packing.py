@@ -15,18 +15,18 @@ import numpy as np
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Codes along the last axis to bytes: uint8 [..., n] -> uint8 [..., ceil(n * bits / 8)]."""
+    """Pack codes along the last axis: uint8 [..., n] -> uint8 [..., ceil(n * bits / 8)]."""
     if bits == 8:
         return codes
     if codes.shape[-1] % 2:
         codes = np.concatenate((codes, np.zeros((*codes.shape[:-1], 1), np.uint8)), -1)
-    # little-endian: the even code is the low byte
+    # Little-endian, so the even code is the low byte
     pairs = np.ascontiguousarray(codes).view(np.uint16)
     return (pairs | (pairs >> 4)).astype(np.uint8)
 
 
 def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """The inverse of `pack`: uint8 [..., bytes] -> uint8 [..., count]."""
+    """Unpack `count` codes along the last axis: uint8 [..., bytes] -> uint8 [..., count]."""
     if bits == 8:
         return packed[..., :count]
     codes = np.stack((packed & 15, packed >> 4), -1)

@@ -1,4 +1,4 @@
-"""Recipes: which tensor gets which bits, as data in TOML files.
+"""Recipes, which give each tensor its bits, as TOML files.
 
     accuracy_level = 4            # of MatMulNBits; 4 multiplies in int8, 0 in float
     [[rules]]
@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from ..decode import convert, decode_toml, read_within
 from ..errors import QuantizationError
+from ..escaping import quoted
 from ..limits import RECIPE
 from ..manifest import RecipeSpec
 from .methods import METHODS
@@ -34,7 +35,7 @@ _FOLDER = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How the tensors of one pattern are quantised."""
+    """The quantisation of the tensors that match one pattern."""
 
     tensors: str
     bits: int
@@ -44,28 +45,28 @@ class Rule:
     def __post_init__(self):
         if self.bits not in (4, 8):
             raise QuantizationError(
-                f"rule {self.tensors!r}: bits: expected 4 or 8, got {self.bits!r}"
+                f"rule {quoted(self.tensors)}: bits: expected 4 or 8, got {quoted(self.bits)}"
             )
         if self.block_size not in (16, 32, 64, 128):  # 256 fails on CUDA
             raise QuantizationError(
-                f"rule {self.tensors!r}: block_size: expected 16, 32, 64 or 128, got "
-                f"{self.block_size!r}"
+                f"rule {quoted(self.tensors)}: block_size: expected 16, 32, 64 or 128, got "
+                f"{quoted(self.block_size)}"
             )
         if self.method not in METHODS:
             raise QuantizationError(
-                f"rule {self.tensors!r}: method: expected one of {list(METHODS)}, got "
-                f"{self.method!r}"
+                f"rule {quoted(self.tensors)}: method: expected one of {list(METHODS)}, got "
+                f"{quoted(self.method)}"
             )
 
     @property
     def has_zero_points(self) -> bool:
-        """Whether the method writes zero points."""
+        """Return whether the method writes zero points."""
         return METHODS[self.method].has_zero_points
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Rules in order, and the accuracy level that the graphs state."""
+    """Rules in order of precedence, and the accuracy level of MatMulNBits."""
 
     name: str
     accuracy_level: int
@@ -74,21 +75,19 @@ class Recipe:
     def __post_init__(self):
         if self.accuracy_level not in (0, 1, 2, 3, 4):
             raise QuantizationError(
-                f"recipe {self.name}: accuracy_level: expected 0 to 4, got {self.accuracy_level!r}"
+                f"recipe {self.name}: accuracy_level: expected 0 to 4, got "
+                f"{quoted(self.accuracy_level)}"
             )
 
     def rule_for(self, module: str) -> Rule | None:
-        """Return the first rule whose pattern matches the module's name.
-
-        None stands for a tensor that stays float.
-        """
+        """Return the first rule that matches a module's name; None if its weight stays float."""
         return next((rule for rule in self.rules if fnmatchcase(module, rule.tensors)), None)
 
     def check_patterns(self, modules: Collection[str]) -> None:
-        """Hold every pattern against the names of the modules that can be quantised.
+        """Check that every pattern matches one of the modules that can be quantised.
 
         Raises:
-            QuantizationError: naming those that match none, and patterns like them that do.
+            QuantizationError: some match none; the message suggests similar patterns that do.
         """
         problems = []
         for pattern in dict.fromkeys(rule.tensors for rule in self.rules):
@@ -99,10 +98,10 @@ class Recipe:
                 hint = (
                     f"did you mean {' or '.join(map(repr, likely))}"
                     if likely
-                    else f"expected as {next(iter(modules))!r}"
+                    else f"expected names such as {next(iter(modules))!r}"
                 )
                 problems.append(
-                    f"rule {pattern!r} matches no linear layer or table of this model; {hint}"
+                    f"rule {quoted(pattern)} matches no linear layer or table of this model; {hint}"
                 )
         if problems:
             raise QuantizationError(f"recipe {self.name}: " + "; ".join(problems))
@@ -112,7 +111,7 @@ class Recipe:
         """Return the recipe that a manifest names.
 
         Raises:
-            QuantizationError: one of its methods is not known here.
+            QuantizationError: this package does not have one of its methods.
         """
         rules = tuple(
             Rule(rule.tensors, rule.bits, rule.block_size, rule.method) for rule in spec.rules
@@ -120,11 +119,11 @@ class Recipe:
         return cls(spec.name, spec.accuracy_level, rules)
 
     def spec(self) -> RecipeSpec:
-        """Return what the manifest says of it."""
+        """Return the recipe as the manifest has it."""
         return convert(RecipeSpec, asdict(self), QuantizationError)
 
     def to_toml(self, comment: str) -> str:
-        """The text of a recipe file, with a comment above."""
+        """Return the text of a recipe file, with a comment above the recipe."""
         lines = [
             *(f"# {line}" for line in comment.splitlines()),
             f"accuracy_level = {self.accuracy_level}",
@@ -139,7 +138,7 @@ class Recipe:
 
 
 def _patterns_for(module: str) -> Iterator[str]:
-    """Patterns that someone may have meant who means this module."""
+    """Yield patterns by which somebody may have meant this module."""
     parts = re.sub(r"\.\d+\.", ".*.", module).split(".")
     yield module
     for cut in range(1, len(parts)):
@@ -152,10 +151,10 @@ FLOAT = Recipe("float", 0, ())
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """A recipe by the name of a shipped one or from a TOML file.
+    """Load a packaged recipe by its name, or a recipe from a TOML file.
 
     Raises:
-        QuantizationError: neither exists, or the file is not a recipe.
+        QuantizationError: there is neither, or the file is not a recipe.
     """
     path = _FOLDER / f"{name_or_path}.toml"
     if not path.is_file():
@@ -171,7 +170,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     except (FileNotFoundError, NotADirectoryError):
         known = sorted(file.stem for file in _FOLDER.glob("*.toml"))
         raise QuantizationError(
-            f"recipe {name_or_path!r}: expected a file or one of {known}, found neither"
+            f"recipe {quoted(name_or_path)}: expected a file or one of {known}, found neither"
         ) from None
     found = decode_toml(_RecipeFile, content, wrong)
     return Recipe(path.stem, found.accuracy_level, found.rules)

@@ -10,7 +10,6 @@ from time import perf_counter
 
 import numpy as np
 
-from ..errors import AudioError
 from .audio.files import AudioSource
 from .audio.vad import SpeechFilter, filtered_blocks
 from .decoder import Decoder
@@ -23,11 +22,16 @@ class BatchSlot:
     """One file's place in a batch."""
 
     def __init__(
-        self, source: AudioSource, stream: Stream, speech_filter: SpeechFilter | None = None
+        self,
+        source: AudioSource,
+        stream: Stream,
+        speech_filter: SpeechFilter | None = None,
+        on_token: Callable[[AudioSource, Token], None] = lambda source, token: None,
     ):
         self.source, self.stream, self.speech_filter = source, stream, speech_filter
         self.tokens: list[Token] = []
-        self.error: AudioError | None = None
+        self.error: Exception | None = None  # whatever ended it; it ends no other file
+        self._on_token = on_token
         # Of shape [positions, hidden_size], encoded and not decoded yet
         self.audio_embeds = np.zeros((0, 0))
         self._chunks = self._encode()
@@ -43,17 +47,29 @@ class BatchSlot:
         False at the file's end.
         """
         try:
-            while not (self.stream.finished or len(self.audio_embeds)):
+            while not (self.stream.finished or self.error or len(self.audio_embeds)):
                 self.audio_embeds = next(self._chunks, self.audio_embeds)
                 self.advance(max(0, self.stream.prompt_length - self.stream.decoder_cache.position))
-        except AudioError as error:
+        except Exception as error:
             self.error = error
         return not (self.stream.finished or self.error)
 
     def advance(self, positions: int) -> None:
         """Decode so many positions of this file alone, or what there is."""
-        self.tokens += self.stream.decode(self.audio_embeds[:positions])
+        try:
+            self.accept(self.stream.decode(self.audio_embeds[:positions]))
+        except Exception as error:
+            self.error = error
         self.audio_embeds = self.audio_embeds[positions:]
+
+    def accept(self, tokens: Iterator[Token]) -> None:
+        """Take the next tokens of the file; what they give rise to is the file's own error."""
+        for token in self.speech_filter.filter(tokens) if self.speech_filter else tokens:
+            self.tokens.append(token)
+            try:
+                self._on_token(self.source, token)
+            except Exception as error:
+                self.error = self.error or error
 
     def move_to(self, cache: KVCache) -> None:
         """Go on in another cache."""
@@ -72,20 +88,32 @@ def advance_together(
 ) -> Iterator[BatchSlot]:
     """Yield the slots whose files have ended, each as soon as it has.
 
+    What a file raises is in its slot. What `begin` raises comes behind the files begun before.
+
     Args:
         decoder: on a device that supports batching.
         count: slots of the batch.
         begin: the next file, whose stream decodes into this cache; None where there is none.
     """
-    batch = decoder.new_batch(count)
-    slots = [slot for i in range(count) if (slot := begin(batch.cache(i)))]
+    batch, slots = decoder.new_batch(count), list[BatchSlot]()
+    failure: Exception | None = None
+
+    def begun(i: int) -> BatchSlot | None:
+        nonlocal failure
+        try:
+            return None if failure else begin(batch.cache(i))
+        except Exception as error:
+            failure = error
+            return None
+
+    while len(slots) < count and (slot := begun(len(slots))):
+        slots.append(slot)
     while slots:
         ended = [i for i, slot in enumerate(slots) if not slot.prepare()]
         for i in reversed(ended):
-            # A transcript may be kept for long
-            del slots[i].stream.encoder_cache, slots[i].stream.decoder_cache
+            slots[i].stream.release()  # its transcript may be kept for long
             yield slots[i]
-            if slot := begin(batch.cache(i)):
+            if slot := begun(i):
                 slots[i] = slot
                 continue
             last = slots.pop()  # fills the gap, because a call runs the first slots
@@ -97,7 +125,13 @@ def advance_together(
         if len(slots) == 1:
             slots[0].advance(len(slots[0].audio_embeds))
         else:
-            _step(decoder, batch, slots)
+            try:
+                _step(decoder, batch, slots)
+            except Exception as error:  # of the call that they share
+                for slot in slots:
+                    slot.error = error
+    if failure:
+        raise failure
 
 
 def _step(decoder: Decoder, batch: BatchedKVCache, slots: list[BatchSlot]) -> None:
@@ -124,5 +158,5 @@ def _step(decoder: Decoder, batch: BatchedKVCache, slots: list[BatchSlot]) -> No
             slot.advance(1)
             continue
         slot.stream.decoder_cache.advance(1)
-        slot.tokens.append(slot.stream.accept_token(token))
+        slot.accept(iter([slot.stream.accept_token(token)]))
         slot.audio_embeds = slot.audio_embeds[1:]

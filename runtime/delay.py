@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ..arguments import INTEGER
 from ..errors import UsageError
+from ..escaping import quoted
 from ..manifest import Manifest, Streaming
 
 
@@ -16,14 +18,15 @@ def delay_tokens(manifest: Manifest, milliseconds: int | None) -> int:
     if milliseconds is None:
         return rules.default_delay_tokens
     step = _ms_per_token(manifest)
-    tokens, rest = divmod(milliseconds, step)
+    asked: int = INTEGER.check("delay_ms", milliseconds)
+    tokens, rest = divmod(asked, step)
     if rest or not 1 <= tokens <= rules.max_delay_tokens:
         longest = rules.max_delay_tokens * step
         raise UsageError(
             f"delay: expected a multiple of {step} ms from {step} to {longest}, got "
-            f"{milliseconds} ms"
+            f"{quoted(asked)} ms"
         )
-    return int(tokens)
+    return tokens
 
 
 def delay_ms(manifest: Manifest, tokens: int) -> int:

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import count
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from ..assets import SAMPLES
-from ..errors import ArtifactError, DeviceError, VoxtralOnnxError
+from ..config import RELEASED
+from ..errors import ArtifactError, DeviceError, UsageError, VoxtralOnnxError
 from ..manifest import Manifest
 from ..memory import available_memory
 from ..threads import num_cores
@@ -28,8 +30,9 @@ from .audio.files import open_audio
 from .audio.microphone import input_devices
 from .delay import delay_ms
 from .device.base import CUDA, MIN_ONNXRUNTIME, WEBGPU, import_onnxruntime, is_installed
+from .device.cache import check_context
 from .device.helper_graphs import zeros_model
-from .locate import choose_precisions, find_artifact
+from .locate import DEFAULT_PRECISIONS, choose_precisions, find_artifact
 from .machine import copy_bandwidth, describe_machine, read_bandwidth
 from .memory import needed_memory
 from .transcriber import DEFAULT_CONTEXT, Transcriber
@@ -59,7 +62,7 @@ def doctor(
     precisions: Sequence[str] | None = None,
     device: str = "auto",
     context: int = DEFAULT_CONTEXT,
-    self_tests: Callable[[Path], Mapping[str, Mapping[str, Any]]] = lambda folder: {},
+    read_self_test: Callable[[Path, str], Mapping[str, Any] | str],
 ) -> Iterator[Check]:
     """Check after check, as they are done.
 
@@ -69,17 +72,23 @@ def doctor(
         precisions: that are to be tested, by default the one that would run; ["all"] for all.
         device: on which, as `Transcriber` takes it.
         context: positions of 80 ms for which there must be memory.
-        self_tests: what an artifact's certificate holds of each precision: clip, num_delay_tokens,
-            token_ids and blank_margins.
+        read_self_test: reads what an artifact's certificate holds of a precision: clip,
+            num_delay_tokens, token_ids and blank_margins; or says why there is nothing.
 
     Raises:
         ArtifactError, UsageError: the model that was named, or its precisions, are not there.
     """
+    check_context(context)
     try:
         folder = find_artifact(model)
     except ArtifactError as error:
         if model is not None:
             raise
+        if unknown := sorted({*(precisions or ())} - {*DEFAULT_PRECISIONS, "all"}):
+            known = ", ".join(DEFAULT_PRECISIONS)
+            raise UsageError(
+                f"precision: expected some of {known}, or all, got {unknown[0]!r}"
+            ) from None
         folder, missing = Path.cwd(), str(error).partition(";")[0].partition("\n")[0]
         yield from _machine(folder)
         yield Check("artifact", "none", NOTE, missing)
@@ -124,9 +133,9 @@ def doctor(
         )
     if any(check.status == MISSING for check in machine):
         return
-    tests = self_tests(folder)
     for precision in chosen:
-        yield _self_test(folder, precision, device, context, tests.get(precision))
+        expected = read_self_test(folder, precision)
+        yield _self_test(folder, precision, device, context, expected)
 
 
 def _machine(folder: Path) -> Iterator[Check]:
@@ -377,20 +386,16 @@ def predict_rtf(manifest: Manifest, precision: str, bandwidth: float) -> tuple[f
 
 
 def _self_test(
-    folder: Path, precision: str, device: str, context: int, expected: Mapping[str, Any] | None
+    folder: Path, precision: str, device: str, context: int, expected: Mapping[str, Any] | str
 ) -> Check:
     """Load a precision and check the tokens that its certificate is sure of.
 
     The tokens are those of the bundled clip.
     """
     name = f"self-test {precision}"
-    if expected is None:
-        return Check(
-            "artifact",
-            name,
-            NOTE,
-            f"not self-tested: no certificate; run: voxtral-onnx verify {folder}",
-        )
+    if isinstance(expected, str):
+        how = f"run: voxtral-onnx verify {folder}"
+        return Check("artifact", name, NOTE, f"not self-tested: {expected}; {how}")
     clip = SAMPLES / expected["clip"]
     if not clip.is_file():
         return Check(
@@ -404,13 +409,12 @@ def _self_test(
             stream = transcriber.stream(
                 delay_ms(transcriber.manifest, expected["num_delay_tokens"])
             )
-            tokens = [
-                t
-                for block in open_audio(clip, transcriber.sample_rate).blocks()
-                for t in stream.feed(block)
-            ]
+            samples = list(open_audio(clip, transcriber.sample_rate).blocks())
+            began = perf_counter()
+            tokens = [token for block in samples for token in stream.feed(block)]
             found = [token.token_id for token in tokens + stream.finish()]
-            where = transcriber.device_name
+            seconds, where = perf_counter() - began, transcriber.device_name
+            manifest = transcriber.manifest
     except VoxtralOnnxError as error:
         return Check(
             "artifact", name, MISSING if isinstance(error, DeviceError) else FAILED, str(error)
@@ -425,7 +429,11 @@ def _self_test(
         for i, (a, b) in enumerate(zip(found, expected["token_ids"], strict=True))
         if sure[i] and a != b
     ]
-    values = {"device": where, "tokens": sum(sure), "wrong": len(wrong)}
+    # Silence is encoded before the clip, so this is the RTF of long recordings
+    silence = manifest.streaming.left_pad_tokens + manifest.streaming.right_pad_tokens
+    rtf = seconds / (0.08 * (len(found) + silence))
+    values = {"device": where, "tokens": sum(sure), "wrong": len(wrong), "rtf": rtf}
+    values["is_released_shape"] = manifest.config == RELEASED and manifest.scope is None
     if wrong:
         text = (
             f"on {where}: {len(wrong)} of {sum(sure)} sure tokens differ, the first at "

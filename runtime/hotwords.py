@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import limits
+from ..arguments import number
 from ..decode import read_within
 from ..errors import UsageError
 from ..manifest import Tokens
@@ -16,7 +17,8 @@ from .text.bpe import TextEncoder
 from .text.tokenizer import Tokenizer
 
 DEFAULT_BIAS = 4.0  # of a logit; source: bench/hotwords.py
-MAX_BIAS = 20.0  # beyond what separates any two words, so that hotwords would be all there is
+# Beyond 20 it separates any two words, so that hotwords would be all there is
+BIAS = number(0, 20, " logits")
 # Of the bias for a hotword's first token, which any similar sound would begin with
 START_SHARE = 0.5
 ROOT = 0  # of the tree of tokens
@@ -38,12 +40,7 @@ class Hotwords:
             UsageError: none, one that is too long or that the tokenizer cannot write, or a bias
                 out of range.
         """
-        if not 0 < bias <= MAX_BIAS:
-            raise UsageError(
-                f"hotword bias: expected more than 0 and at most {MAX_BIAS:.0f} "
-                f"logits, got {bias:g}"
-            )
-        self.bias, self.ids = np.float32(bias), ids
+        self.bias, self.ids = np.float32(BIAS.check("hotword_bias", bias)), ids
         self.words = list(dict.fromkeys(" ".join(word.split()) for word in words if word.strip()))
         if not self.words:
             raise UsageError("hotwords: none given; write one word or phrase a line")

@@ -18,6 +18,7 @@ from time import perf_counter
 import numpy as np
 
 from ..errors import AudioError
+from .audio.meter import SoundMeter
 from .audio.samples import check_samples
 from .audio.vad import SpeechFilter
 from .stream import Stream
@@ -27,7 +28,9 @@ from .tokens import Token
 RECENT_STEPS = 4096  # whose latency the metrics keep: 5.5 minutes
 SILENCE_SECONDS = 2.0  # without text until a silence is reported
 BEHIND_SECONDS = 2.0  # of audio that waits until it is reported
+GROWING_SECONDS = 5.0  # for which ever more must have waited
 MUTED_SECONDS = 5.0  # of samples that are all zero
+OFFSET_SECONDS = 5.0  # of sound until an offset is looked for: one that stays
 CLIPPED = 0.999  # full scale; a converter's largest value is just below 1
 
 
@@ -230,7 +233,7 @@ def listen(
             if block is None:
                 break
             metrics.level = float(np.abs(block).max(initial=0))
-            for text in watch.inspect(block, metrics.backlog):
+            for text in (*watch.inspect(block), *watch.inspect_pace(metrics, perf_counter())):
                 on_event(StreamWarning(text))
             if speech_filter:
                 speech_filter.push(block)
@@ -260,21 +263,56 @@ class _Watch:
     def __init__(self, rate: int):
         self.rate, self.reported = rate, set[str]()
         self.zeros = 0  # samples in a row, up to now
+        self.began: float | None = None  # when the first block came
+        self.behind_since: tuple[float, float] | None = None  # when, and how many seconds
+        self.meter = SoundMeter(rate, 1)
 
-    def inspect(self, block: np.ndarray, backlog: float) -> Iterator[str]:
-        """Yield the warnings that a block and the audio that waits give rise to."""
+    def inspect(self, block: np.ndarray) -> Iterator[str]:
+        """Yield the warnings that a block gives rise to."""
         edges = np.concatenate(([-1 - self.zeros], np.flatnonzero(block), [len(block)]))
         longest, self.zeros = int(np.diff(edges).max()) - 1, int(edges[-1] - edges[-2]) - 1
-        found = {
-            f"the input has been digital silence for {MUTED_SECONDS:.0f} s: is it muted?": (
-                longest >= MUTED_SECONDS * self.rate
-            ),
-            "the input exceeds full scale: turn it down": np.count_nonzero(np.abs(block) >= CLIPPED)
-            > len(block) / 100,
-            f"more than {BEHIND_SECONDS:.0f} s behind: this machine is slower than the speech; "
-            "text comes late, nothing is lost": backlog > BEHIND_SECONDS,
-        }
-        for text, is_so in found.items():
-            if is_so and text not in self.reported:
-                self.reported.add(text)
-                yield text
+        if longest >= MUTED_SECONDS * self.rate:
+            yield from self._once(
+                f"the input has been digital silence for {MUTED_SECONDS:.0f} s: is it muted?"
+            )
+        if self._has_offset(block):
+            yield from self._once(
+                "the input has a constant offset, which costs words: take another input, or a "
+                "file, where it is removed"
+            )
+        if np.count_nonzero(np.abs(block) >= CLIPPED) > len(block) / 100:
+            yield from self._once("the input exceeds full scale: turn it down")
+
+    def _has_offset(self, block: np.ndarray) -> bool:
+        self.meter.push(block[:, None])
+        if self.meter.num_frames < OFFSET_SECONDS * self.rate:
+            return False
+        offset = self.meter.offset(0)
+        return offset is not None and offset.is_constant
+
+    def inspect_pace(self, metrics: StreamMetrics, now: float) -> Iterator[str]:
+        """Yield a warning where the work falls behind speech, and further behind as it goes on.
+
+        A pipe may bring audio faster than it is spoken: what waits then is not the machine's
+        fault. One that stalled for a moment catches up.
+
+        Args:
+            metrics: of the stream.
+            now: seconds of a clock, at every block.
+        """
+        self.began = now if self.began is None else self.began
+        behind = min(metrics.captured, now - self.began) - metrics.transcribed
+        if behind <= BEHIND_SECONDS:
+            self.behind_since = None
+        elif self.behind_since is None:
+            self.behind_since = now, behind
+        elif now - self.behind_since[0] >= GROWING_SECONDS and behind > self.behind_since[1]:
+            yield from self._once(
+                f"more than {BEHIND_SECONDS:.0f} s behind: this machine is slower than the speech; "
+                "text comes late, nothing is lost"
+            )
+
+    def _once(self, text: str) -> Iterator[str]:
+        if text not in self.reported:
+            self.reported.add(text)
+            yield text

@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import platformdirs
 from msgspec import Meta, Struct
 
 from .. import limits
+from ..arguments import CALLBACK, FLAG, MODEL, accepts, optional
 from ..assets import TINY_ARTIFACT
 from ..decode import decode, read_within
 from ..errors import ArtifactError, StorageError, UsageError
-from ..files import atomic_write
+from ..escaping import quoted
+from ..files import atomic_write, user_folder
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ ENVIRONMENT_VARIABLE = "VOXTRAL_ONNX_MODEL"
 DEFAULT_PRECISIONS = ("q4f16", "q4", "q8", "fp16", "fp32")  # the first that the artifact has
 
 
+@accepts(model=optional(MODEL), offline=FLAG, on_download=CALLBACK)
 def find_artifact(
     model: str | Path | None = None,
     precisions: Sequence[str] | None = None,
@@ -126,9 +128,14 @@ def choose_precisions(manifest: Manifest, asked: Sequence[str] | None = None) ->
         return list(manifest.precisions)
     for name in asked:
         if name not in manifest.precisions:
-            raise UsageError(
-                f"precision: the artifact has {', '.join(manifest.precisions)}, not {name!r}; "
+            known = (
                 f"add it: voxtral-onnx export SOURCE -o ARTIFACT --precision {name}"
+                if name in DEFAULT_PRECISIONS
+                else f"there are {', '.join(DEFAULT_PRECISIONS)}"
+            )
+            raise UsageError(
+                f"precision: the artifact has {', '.join(manifest.precisions)}, not "
+                f"{quoted(name)}; {known}"
             )
     return list(asked)
 
@@ -214,7 +221,7 @@ def _last_export() -> str | None:
 
 
 def _state_file() -> Path:
-    return platformdirs.user_state_path("voxtral-onnx") / "state.json"
+    return user_folder("state") / "state.json"
 
 
 class _State(Struct):

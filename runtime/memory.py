@@ -81,10 +81,14 @@ def needed_memory(
     On a device weights stay as they are on disk.
     """
     caches = streams * cache_bytes(manifest, precision, context)
+    return resident_bytes(precision, weight_bytes(manifest, precision), caches, on_device=on_device)
+
+
+def resident_bytes(precision: str, weights: int, caches: int, *, on_device: bool = False) -> int:
+    """Return the bytes that weights of some size on disk take with caches of some size."""
     if on_device:
-        return weight_bytes(manifest, precision) + caches + DEVICE_FIXED_MEMORY
-    weights = MEMORY_PER_WEIGHT_BYTE[precision] * weight_bytes(manifest, precision)
-    return int(weights) + caches + FIXED_MEMORY
+        return weights + caches + DEVICE_FIXED_MEMORY
+    return int(MEMORY_PER_WEIGHT_BYTE[precision] * weights) + caches + FIXED_MEMORY
 
 
 def weight_bytes(manifest: Manifest, precision: str) -> int:
@@ -100,8 +104,11 @@ def weight_bytes(manifest: Manifest, precision: str) -> int:
 def cache_bytes(manifest: Manifest, precision: str, context: int) -> int:
     """Bytes of the key-value buffers of one stream."""
     size = np.dtype(manifest.precisions[precision].activation_dtype).itemsize
+    specs = manifest.caches["encoder"], decoder_cache_spec(manifest, context)
+    return sum(buffer_bytes(spec, size) for spec in specs)
 
-    def buffers(spec: CacheSpec) -> int:
-        return 2 * spec.num_layers * spec.num_key_value_heads * spec.capacity * spec.head_dim * size
 
-    return buffers(manifest.caches["encoder"]) + buffers(decoder_cache_spec(manifest, context))
+def buffer_bytes(spec: CacheSpec, item_size: int) -> int:
+    """Return the bytes of the keys and values of all layers of one stack."""
+    values = spec.num_layers * spec.num_key_value_heads * spec.capacity * spec.head_dim
+    return 2 * values * item_size

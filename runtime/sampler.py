@@ -9,7 +9,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..errors import UsageError
 from ..manifest import Tokens
 from .hotwords import START_SHARE, Hotwords
 from .text.tokenizer import Tokenizer
@@ -98,14 +97,3 @@ class TokenSampler:
         """Remember a token as written."""
         if self.hotwords is not None and token_id != self.ids.streaming_pad:
             self.recent = [*self.recent, token_id][-self.hotwords.longest :]
-
-
-def check_alternatives(count: int) -> int:
-    """Return the number of alternatives, 0 for none.
-
-    Raises:
-        UsageError: out of range.
-    """
-    if not 0 <= count <= MAX_ALTERNATIVES:
-        raise UsageError(f"alternatives: expected 1 to {MAX_ALTERNATIVES}, got {count}")
-    return count

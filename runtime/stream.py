@@ -5,25 +5,28 @@ Files use the same object.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arguments import PATH, Uncopied, accepts
 from ..errors import AudioError, UsageError
+from .audio.samples import check_samples
+from .decoder import Decoder
 from .device.cache import KVCache
+from .encoder import Encoder
+from .feeding import Feeding, Reader
 from .stream_state import ArraySpec, Position, StreamState, read_state, write_state
 from .text.tokenizer import TextDecoder
-from .tokens import SampledToken
+from .tokens import Override, SampledToken, Token
 
 if TYPE_CHECKING:
     from .transcriber import Transcriber
-from .audio.samples import check_samples
-from .tokens import Override, Token
 
 # In a row, 16 s; pauses in speech were seen up to 165 (vLLM pull request 47615)
 BLANKS_UNPENALISED = 200
@@ -40,12 +43,16 @@ class Timings:
     steps: int = 0  # decoder positions, the prompt's included
 
 
-class Stream:
+class Stream(Uncopied):
     """Audio in, tokens out, at constant memory for any length.
 
     Identical tokens whatever the sizes of the chunks fed: positions, cache shifts and the end
-    depend on the count of samples alone. `async for token in stream` gives the tokens accepted
-    from then on, while a thread feeds.
+    depend on the count of samples alone. Threads that feed one stream take turns.
+
+    `async for token in stream` gives the tokens accepted from then on, while a thread feeds; there
+    may be several such readers. It ends when the stream is finished, and raises what `feed` or
+    `finish` raised. A thread that feeds no more without having finished leaves it waiting: call
+    `finish` in a `finally`.
     """
 
     def __init__(
@@ -56,18 +63,21 @@ class Stream:
         stop_at_eos: bool = False,
         num_draft_tokens: int = 0,
         decoder_cache: KVCache | None = None,
+        stages: tuple[Encoder, Decoder] | None = None,
     ):
         """Made by `Transcriber.stream`."""
         manifest = transcriber.manifest
         self.transcriber = transcriber
+        # Its own, as they outlive the transcriber's being closed
+        self.encoder, self.decoder = stages or transcriber.require_open()
         self.num_delay_tokens = num_delay_tokens
         self.stop_at_eos = stop_at_eos
         self.guard, self.num_draft_tokens = transcriber.blank_guard, num_draft_tokens
         self.rules = manifest.streaming
         self.audio = manifest.config.audio
         self.ids = manifest.tokens
-        self.encoder_cache = transcriber.encoder.new_cache()
-        self.decoder_cache = decoder_cache or transcriber.decoder.new_cache()
+        self.encoder_cache = self.encoder.new_cache()
+        self.decoder_cache = decoder_cache or self.decoder.new_cache()
         self.prompt_length = 1 + self.rules.left_pad_tokens + num_delay_tokens
         self.num_samples = 0  # fed
         self.num_generated = 0
@@ -80,7 +90,7 @@ class Stream:
         self.finished = False
         self.text = TextDecoder(transcriber.tokenizer)
         self.timings = Timings()
-        self._listener: tuple[asyncio.AbstractEventLoop, asyncio.Queue[Token | None]] | None = None
+        self._feeding, self._is_ending = Feeding(transcriber.require_own_process), False
         # Samples before the audio, and those that a token needs beside its own
         self._silence = (
             self.rules.look_back_samples + self.rules.left_pad_tokens * self.audio.samples_per_token
@@ -89,33 +99,35 @@ class Stream:
         # From look_back before the next token to encode
         self.samples = np.zeros(self._silence, np.float32)
 
-    def feed(self, samples: np.ndarray) -> list[Token]:
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "failed" if self._feeding.failure else "open"
+        seconds = self.num_samples / self.audio.sample_rate
+        return f"<Stream, {state}: {seconds:.2f} s fed, {self.num_generated} tokens>"
+
+    def feed(self, samples: Any) -> list[Token]:
         """Take the next samples and return the tokens that follow from them.
 
-        samples: float [n] at the model's rate, mono, full scale 1; any n, zero included.
+        samples: float [n] at the model's rate, mono, full scale 1; any n, zero included. An array,
+        a list or a tensor.
 
         Raises:
-            AudioError: not such an array, or one with non-finite values; the stream stays as it
-                was.
+            AudioError: no such samples, or non-finite ones; the stream stays as it was. Or it is
+                finished.
             ArtifactError: the artifact's weights were changed while they were in use.
         """
         return list(self.iter_feed(samples))
 
-    def iter_feed(self, samples: np.ndarray) -> Iterator[Token]:
-        """Do as `feed`, a token at a time."""
-        for audio_embeds in self.encode(samples):
-            yield from self.decode(audio_embeds)
+    def iter_feed(self, samples: Any) -> Iterator[Token]:
+        """Do as `feed`, a token at a time; those not taken come first in the next call."""
+        self._take(samples)
+        return self._tokens()
 
     def encode(self, samples: np.ndarray) -> Iterator[np.ndarray]:
         """Encode the next samples: the first half of `feed`.
 
         Yields audio embeddings [tokens, hidden_size], decoded before the next are asked for.
         """
-        if self.finished:
-            raise AudioError("the stream is finished; open another with Transcriber.stream()")
-        samples = check_samples(samples)
-        self.num_samples += len(samples)
-        self.samples = np.concatenate((self.samples, samples))
+        self._take(samples)
         yield from self._encode()
 
     def finish(self) -> list[Token]:
@@ -126,9 +138,11 @@ class Stream:
         return list(self.iter_finish())
 
     def iter_finish(self) -> Iterator[Token]:
-        """Do as `finish`, a token at a time."""
-        for audio_embeds in self.encode_tail():
-            yield from self.decode(audio_embeds)
+        """Do as `finish`, a token at a time, those that `iter_feed` has left first."""
+        with self._feeding.turn():
+            self._feeding.go_on()
+            self._is_ending = True
+        return chain(self._tokens(), self._tokens())
 
     def encode_tail(self) -> Iterator[np.ndarray]:
         """Encode the end of the audio: the first half of `finish`, like `encode`.
@@ -148,7 +162,36 @@ class Stream:
         num_tokens = self.rules.left_pad_tokens + -(-self.num_samples // per_token) + pad_tokens
         yield from self._encode(last=num_tokens - 1)
         self.finished = True
-        self._publish(None)
+        self._feeding.publish(None)
+
+    def _take(self, samples: Any) -> None:
+        """Append samples to those that wait to be encoded."""
+        with self._feeding.turn():
+            if self.finished or self._is_ending:
+                raise AudioError("the stream is finished; open another with Transcriber.stream()")
+            try:
+                checked = check_samples(samples)
+            except AudioError as error:
+                self._feeding.refuse(error)
+                raise
+            self._feeding.go_on()
+            self.num_samples += len(checked)
+            self.samples = np.concatenate((self.samples, checked))
+
+    def _tokens(self) -> Iterator[Token]:
+        """Yield the tokens that are to come of what was fed."""
+        yield from self._feeding.tokens(self._decoded)
+        if self.finished and self.transcriber.is_closed:
+            self.release()
+
+    def _decoded(self) -> Iterator[Token]:
+        for audio_embeds in self.encode_tail() if self._is_ending else self._encode():
+            yield from self.decode(audio_embeds)
+
+    def release(self) -> None:
+        """Let go of the sessions and caches: the stream computes no more and is not saved."""
+        for name in ("encoder", "decoder", "encoder_cache", "decoder_cache"):
+            self.__dict__.pop(name, None)
 
     def snapshot(self) -> StreamState:
         """Return all that later tokens depend on.
@@ -185,6 +228,7 @@ class Stream:
             rows = [array for key, array in arrays.items() if key.startswith(f"{name}_")]
             cache.restore(getattr(position, name), rows)
 
+    @accepts(path=PATH)
     def save(self, path: str | Path) -> None:
         """Write the stream's state.
 
@@ -192,18 +236,22 @@ class Stream:
 
         Raises:
             StorageError: the file cannot be written.
-            UsageError: tokens of the last feed are still to come.
+            UsageError: tokens of the last feed are still to come; or it is finished, and its
+                transcriber is closed.
         """
-        state = self.snapshot()
-        try:
-            self._arrays_at(state.position)
-        except ValueError as error:
-            raise UsageError(
-                "save: tokens of the last feed are still to come; take all that `iter_feed` yields "
-                "first"
-            ) from error
-        identity = self.transcriber.identity(self.num_delay_tokens)
-        write_state(Path(path), identity, self.stop_at_eos, state)
+        with self._feeding.turn():
+            if "decoder" not in self.__dict__:
+                raise UsageError("save: the stream is finished and its transcriber is closed")
+            state = self.snapshot()
+            try:
+                self._arrays_at(state.position)
+            except ValueError as error:
+                raise UsageError(
+                    "save: tokens of the last feed are still to come; take all that `iter_feed` "
+                    "yields first"
+                ) from error
+            identity = self.transcriber.identity(self.num_delay_tokens)
+            write_state(Path(path), identity, self.stop_at_eos, state)
 
     def restore(self, path: str | Path) -> None:
         """Load a saved state; called by `Transcriber.load_stream`.
@@ -260,29 +308,16 @@ class Stream:
             ]
         return arrays
 
-    def __aiter__(self) -> Stream:
-        self._listener = (asyncio.get_running_loop(), asyncio.Queue())
+    def __aiter__(self) -> Reader:
+        reader = self._feeding.reader()
         if self.finished:
-            self._publish(None)
-        return self
-
-    async def __anext__(self) -> Token:
-        assert self._listener is not None, "iterate with `async for`"
-        # The end too comes this way, behind tokens still on theirs
-        token = await self._listener[1].get()
-        if token is None:
-            raise StopAsyncIteration
-        return token
-
-    def _publish(self, token: Token | None) -> None:
-        if self._listener is not None:
-            loop, queue = self._listener
-            loop.call_soon_threadsafe(queue.put_nowait, token)
+            reader.put(None)
+        return reader
 
     def _encode(self, last: int | None = None) -> Iterator[np.ndarray]:
         """Encode what the samples allow, up to `last` positions in all."""
         per_token, margin = self.audio.samples_per_token, self._margin
-        encoder = self.transcriber.encoder
+        encoder = self.encoder
         while not self.finished:
             self.transcriber.weights.require_unchanged()
             available = (len(self.samples) - margin) // per_token
@@ -348,14 +383,8 @@ class Stream:
         first_asked = self.prompt_length - 1 + self.num_generated
         next_row = first_asked - self.decoder_cache.position
         penalties = [self.blank_penalty(max(0, row - next_row)) for row in range(len(token_ids))]
-        sampled = self.transcriber.decoder.step(
-            self.decoder_cache,
-            token_ids,
-            audio_embeds,
-            self.num_delay_tokens,
-            penalties,
-            self.sample,
-        )
+        delay, cache = self.num_delay_tokens, self.decoder_cache
+        sampled = self.decoder.step(cache, token_ids, audio_embeds, delay, penalties, self.sample)
         self.timings.decode_seconds += perf_counter() - began
         return sampled
 
@@ -401,24 +430,17 @@ class Stream:
             self.blanks = 0
         self.finished = self.stop_at_eos and sampled.token_id == self.ids.eos
         token = self._token(sampled)
-        self._publish(token)
+        self._feeding.publish(token)
         if self.finished:
-            self._publish(None)
+            self._feeding.publish(None)
         return token
 
     def _token(self, sampled: SampledToken) -> Token:
         index, end = self.num_generated, self.seconds_of(self.num_generated)
         self.num_generated += 1
         text = self.text.push(sampled.token_id)
-        return Token(
-            index,
-            sampled.token_id,
-            text,
-            end,
-            sampled.logprob,
-            sampled.blank_margin,
-            sampled.alternatives,
-        )
+        margin, alternatives = sampled.blank_margin, sampled.alternatives
+        return Token(index, sampled.token_id, text, end, sampled.logprob, margin, alternatives)
 
     def seconds_of(self, index: int) -> float:
         """Return where in the audio a generated token stands.

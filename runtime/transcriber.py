@@ -3,56 +3,62 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 
-from ..contents import MappedFiles, verified
+from ..arguments import CALLBACK, PATH, Uncopied, accepts
 from ..errors import UsageError
-from ..limits import MOST_STREAMS
-from ..manifest import TOKENIZER
+from ..escaping import quoted
 from ..threads import check_threads
 from .audio.files import AudioSource, open_audio
-from .audio.vad import SpeechFilter, detectors, filtered_blocks
+from .audio.mixing import CHANNELS, GAIN
+from .audio.vad import SpeechFilter, detectors
 from .batch import BatchSlot, advance_together
+from .channels import SplitTranscript, join_channels
 from .decoder import Decoder
-from .device.cache import KVCache, decoder_cache_spec
-from .device.cpu import Cpu
+from .delay import delay_ms as milliseconds
+from .delay import delay_tokens
+from .device.cache import KVCache
 from .device.open import open_device
-from .device.prepacked import find_prepacked, make_prepacked
-from .device.session import Session
 from .encoder import Encoder
-from .hotwords import DEFAULT_BIAS, Hotwords
+from .hotwords import DEFAULT_BIAS, Hotwords, check_lengths
+from .loading import load
 from .locate import find_artifact, open_artifact
-from .memory import require_memory
-from .sampler import TokenSampler, check_alternatives
+from .options import DELAY, LOADING, RECORDINGS
+from .sampler import TokenSampler
 from .stream import Stream
 from .stream_state import StreamState
-from .text.tokenizer import Tokenizer
 from .tokens import Token
+from .transcript import Transcript, decode
 
 if TYPE_CHECKING:
     from ..hub import Progress
-from .delay import delay_tokens
-from .transcript import Transcript
+
 
 DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
 # Draft tokens after a blank of a file. Source: docs/performance.md; not measured for WebGPU.
 NUM_DRAFT_TOKENS = {"cpu": 1, "cuda": 3, "webgpu": 0}
 
 
-class Transcriber:
+class Transcriber(Uncopied):
     """A loaded model.
 
-    Threads may share it: every transcript and every stream has caches of its own.
+    Threads may share it: every transcript and every stream has caches of its own. What was begun
+    before it is closed goes on; a process that was forked off loads its own.
 
     with Transcriber("tiny") as transcriber:
         for segment in transcriber.transcribe("clip.wav"):
             print(segment.end, segment.text)
     """
 
+    @accepts(**LOADING)
     def __init__(
         self,
         model: str | Path | None = None,
@@ -84,7 +90,7 @@ class Transcriber:
             delay_ms: how long the model listens before it writes, a multiple of 80 up to 2400; None
                 for the model's own, 480.
             context: decoder positions of 80 ms that attention sees; fewer than the model's window
-                take less memory.
+                take less memory, and more are cut to it (`notes` say so).
             batch_size: files that `transcribe_many` advances together, on CPU or CUDA; each takes
                 caches of its own.
             precision: which of the artifact's; None takes the first of q4f16, q4, q8, fp16, fp32.
@@ -110,6 +116,7 @@ class Transcriber:
         """
         if threads is not None:
             check_threads(threads)
+        check_lengths(hotwords)
         asked = None if precision is None else [precision]
         self.folder = find_artifact(model, asked, offline=offline, on_download=on_download)
         self.manifest, (self.precision,) = open_artifact(self.folder, asked)
@@ -121,8 +128,6 @@ class Transcriber:
                 f"prepacked: weights are packed for the CPU, not for {self.device_name}; "
                 "add --device cpu"
             )
-        if not 1 <= batch_size <= MOST_STREAMS:
-            raise UsageError(f"batch size: expected 1 to {MOST_STREAMS} files, got {batch_size}")
         if batch_size > 1 and not self.device.supports_batching:
             raise UsageError(
                 "batch size: files advance together on CPU and CUDA, not on "
@@ -130,58 +135,97 @@ class Transcriber:
             )
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
         self.context, self.batch_size, self.blank_guard = context, batch_size, blank_guard
-        self.alternatives = check_alternatives(alternatives)
+        self.alternatives = alternatives
         self._new_detector = detectors(vad, self.sample_rate) if vad else None
         # By delay: states of streams behind the silence before the audio
         self._starts: dict[int, StreamState] = {}
-        decoder_cache = decoder_cache_spec(manifest, context)
-        stages, notes = (graphs.encoder, graphs.decoder), self.device.notes
-        saved = []
-        if prepacked:
-            saved = [find_prepacked(manifest, each, Path(prepacked), notes) for each in stages]
-        # Weights saved packed are pages of a file, which processes share and the system can drop:
-        # they fit always
-        if not saved or None in saved:
-            require_memory(manifest, self.precision, context, self.device, batch_size)
-        packed = [
-            found or make_prepacked(manifest, self.folder, each, Path(prepacked or ""))
-            for found, each in zip(saved, stages, strict=False)
-        ]
-
-        names = {TOKENIZER, *manifest.mel.files, *(() if packed else graphs.files)}
-        files = {self.folder / name: manifest.files[name] for name in names}
-        mapped = {self.folder / name: manifest.files[name] for name in names & manifest.weights}
-        for each in packed:
-            files |= each.files
-            mapped |= each.weights
-        self.weights = MappedFiles(mapped)
-        with verified(files, mapped, threads=threads, notes=notes):
-            mel = Session(self.folder, manifest.mel, Cpu(), threads)  # small, and exact there
-            paths = [each.path for each in packed] or [None, None]
-            encoder, decoder = (
-                Session(self.folder, graph, self.device, threads, path=path)
-                for graph, path in zip(stages, paths, strict=True)
+        self._process, self._streams, self._lock = os.getpid(), WeakSet[Stream](), Lock()
+        window = manifest.config.decoder.sliding_window
+        if context > window and context != DEFAULT_CONTEXT:
+            self.device.notes.append(
+                f"context: the model sees {window} positions, not {quoted(context)}"
             )
-            self.tokenizer = Tokenizer(self.folder / TOKENIZER, manifest.tokens)
-        self.tokenizer.check_sizes(manifest.config.decoder.vocab_size)
-        words = [hotwords] if isinstance(hotwords, str) else list(hotwords)
-        self.hotwords = (
-            Hotwords(words, self.tokenizer, manifest.tokens, hotword_bias) if words else None
+        loaded = load(
+            manifest,
+            self.folder,
+            self.precision,
+            self.device,
+            context=context,
+            batch_size=batch_size,
+            threads=threads,
+            prepacked=prepacked,
         )
-        self.encoder = Encoder(manifest, mel, encoder)
-        self.decoder = Decoder(decoder, decoder_cache)
+        self.weights, self.tokenizer = loaded.weights, loaded.tokenizer
+        self.hotwords = (
+            Hotwords(hotwords, self.tokenizer, manifest.tokens, hotword_bias) if hotwords else None
+        )
+        # None once it is closed
+        self._stages: tuple[Encoder, Decoder] | None = (loaded.encoder, loaded.decoder)
+
+    def __repr__(self) -> str:
+        state = ", closed" if self.is_closed else ""
+        delay = milliseconds(self.manifest, self.num_delay_tokens)
+        return (
+            f"<Transcriber of {quoted(self.folder)}: {self.precision} on {self.device_name}, "
+            f"delay {delay} ms, context {self.context}{state}>"
+        )
 
     def __enter__(self) -> Transcriber:
+        self.require_open()
         return self
 
     def __exit__(self, *error) -> None:
         self.close()
 
     def close(self) -> None:
-        """Release the sessions; what is still streaming keeps them until it is done."""
-        self.__dict__.pop("encoder", None)
-        self.__dict__.pop("decoder", None)
+        """Begin nothing any more; the sessions go when what was begun before is done."""
+        self._stages = None
         self._starts.clear()
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            if stream.finished:
+                stream.release()
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether it was closed."""
+        return self._stages is None
+
+    def require_open(self) -> tuple[Encoder, Decoder]:
+        """Return both stages.
+
+        Raises:
+            UsageError: it was closed, or another process has loaded it.
+        """
+        self.require_own_process()
+        if self._stages is None:
+            raise UsageError(
+                "the transcriber is closed: begin streams and transcripts before, or load another"
+            )
+        return self._stages
+
+    def require_own_process(self) -> None:
+        """Refuse to work in a process that was forked off, where sessions wait for ever.
+
+        Raises:
+            UsageError: another process has loaded the model.
+        """
+        if os.getpid() != self._process:
+            raise UsageError(
+                "the transcriber was loaded by the process that this one was forked off: load one "
+                "in each process, or start processes with multiprocessing's method spawn"
+            )
+
+    @property
+    def encoder(self) -> Encoder:
+        """Return the first stage; raises as `require_open`."""
+        return self.require_open()[0]
+
+    @property
+    def decoder(self) -> Decoder:
+        """Return the second stage; raises as `require_open`."""
+        return self.require_open()[1]
 
     @property
     def device_name(self) -> str:
@@ -198,8 +242,13 @@ class Transcriber:
         """Return the Hz that `stream()` and arrays must have."""
         return self.manifest.config.audio.sample_rate
 
+    @accepts(delay_ms=DELAY)
     def stream(self, delay_ms: int | None = None) -> Stream:
-        """Open a new live stream; the model's end-of-text does not end it."""
+        """Open a new live stream; the model's end-of-text does not end it.
+
+        Raises:
+            UsageError: the transcriber is closed, or the delay is none of the model's.
+        """
         return self._stream(self._delay(delay_ms))
 
     def _stream(
@@ -208,6 +257,7 @@ class Transcriber:
         *,
         stop_at_eos: bool = False,
         decoder_cache: KVCache | None = None,
+        stages: tuple[Encoder, Decoder] | None = None,
     ) -> Stream:
         """Open a stream behind the silence that comes before all audio.
 
@@ -216,17 +266,21 @@ class Transcriber:
         """
         device = self.device_name.partition(":")[0]
         num_draft_tokens = NUM_DRAFT_TOKENS[device] if stop_at_eos else 0
+        stages = stages or self.require_open()
         stream = Stream(
             self,
             num_delay_tokens,
             stop_at_eos=stop_at_eos,
             num_draft_tokens=num_draft_tokens,
             decoder_cache=decoder_cache,
+            stages=stages,
         )
+        with self._lock:
+            self._streams.add(stream)
         if device != "cpu":
             return stream
         if num_delay_tokens not in self._starts:
-            silent = Stream(self, num_delay_tokens)
+            silent = Stream(self, num_delay_tokens, stages=stages)
             silent.feed(np.zeros(0, np.float32))
             self._starts[num_delay_tokens] = silent.snapshot()
         stream.load_state(self._starts[num_delay_tokens])
@@ -238,6 +292,7 @@ class Transcriber:
             return None
         return TokenSampler(self.manifest.tokens, self.tokenizer, self.alternatives, self.hotwords)
 
+    @accepts(delay_ms=DELAY)
     def speech_filter(self, delay_ms: int | None = None) -> SpeechFilter | None:
         """Return a filter of words without speech for a new stream, where `vad` was asked for."""
         return self._speech_filter(self._delay(delay_ms))
@@ -249,6 +304,7 @@ class Transcriber:
             else None
         )
 
+    @accepts(path=PATH, delay_ms=DELAY)
     def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
         """Open a stream that goes on where `Stream.save` wrote it.
 
@@ -281,42 +337,53 @@ class Transcriber:
             else delay_tokens(self.manifest, milliseconds)
         )
 
+    @accepts(delay_ms=DELAY, gain=GAIN, channels=CHANNELS, on_token=CALLBACK)
     def transcribe(
         self,
-        audio: str | Path | np.ndarray | AudioSource,
+        audio: Any,
         *,
         delay_ms: int | None = None,
         gain: str = "none",
+        channels: str = "mix",
         on_token: Callable[[Token], None] = lambda token: None,
     ) -> Transcript:
-        """Begin to transcribe a file, an array (float [n] at the model's rate) or an opened source.
+        """Begin to transcribe a recording.
 
         The transcript decodes while it is iterated; its fields decode what is left. `delay_ms`
         replaces the transcriber's. `on_token` sees every token as it is accepted, which is earlier
-        than its segment is whole.
+        than its segment is whole. Where channels are split, a `SplitTranscript` decodes one after
+        the other, and then has segments of them all.
+
+        Args:
+            audio: what `open_audio` takes, or what it has opened.
+            delay_ms: as for the transcriber.
+            gain: as for `open_audio`.
+            channels: as for `open_audio`.
+            on_token: called with every token.
 
         Raises:
             AudioError: the audio cannot be read or is not finite.
+            UsageError: the transcriber is closed, or an option has a value that it cannot have.
         """
-        source, num_delay_tokens = self._source(audio, gain), self._delay(delay_ms)
-        stream = self._stream(num_delay_tokens, stop_at_eos=True)
-        speech_filter = self._speech_filter(num_delay_tokens)
-        tokens = _decoded(stream, source, speech_filter)
-        return Transcript(source, stream, tokens, on_token, speech_filter)
+        begin = partial(self._transcript, self._delay(delay_ms), self.require_open(), on_token)
+        return begin(self._source(audio, gain, channels))
 
+    @accepts(audio=RECORDINGS, delay_ms=DELAY, gain=GAIN, channels=CHANNELS)
     def transcribe_many(
         self,
-        audio: Iterable[str | Path | np.ndarray | AudioSource],
+        audio: Iterable[Any],
         *,
         delay_ms: int | None = None,
         gain: str = "none",
+        channels: str = "mix",
+        on_token: Callable[[AudioSource, Token], None] = lambda source, token: None,
     ) -> Iterator[Transcript]:
         """Transcribe many files.
 
         `batch_size` files advance as a batch, a token each in one call of the decoder, which reads
         the weights once for all; each transcript comes as soon as it is whole. A file that ends
-        leaves its slot to the next: only then is that one taken from `audio` and opened. Sound that
-        turns out to be damaged raises AudioError where its transcript is iterated. With one file at
+        leaves its slot to the next: only then is that one taken from `audio` and opened. Whatever a
+        file raises while it is decoded is raised where its transcript is iterated. With one file at
         a time, transcripts decode while they are iterated.
 
         Args:
@@ -324,41 +391,60 @@ class Transcriber:
                 be opened.
             delay_ms: as for `transcribe`.
             gain: as for `transcribe`.
+            channels: as for `transcribe`; split ones take a slot of the batch each.
+            on_token: sees every token as it is accepted, with the source that it is of.
 
         Raises:
-            AudioError: audio cannot be opened.
+            AudioError: audio cannot be opened; it comes behind the files that were begun before.
+            UsageError: as for `transcribe`, at once.
         """
-        num_delay_tokens = self._delay(delay_ms)
-        sources = (self._source(each, gain) for each in audio)
+        sources = (self._source(each, gain, channels) for each in audio)
+        work = self._delay(delay_ms), self.require_open()
+        if self.batch_size == 1:
+            return (self._transcript(*work, partial(on_token, each), each) for each in sources)
+        return join_channels(sources, partial(self._transcribe_together, *work, on_token))
 
+    def _transcribe_together(
+        self,
+        num_delay_tokens: int,
+        stages: tuple[Encoder, Decoder],
+        on_token: Callable[[AudioSource, Token], None],
+        sources: Iterator[AudioSource],
+    ) -> Iterator[Transcript]:
         def begin(cache: KVCache) -> BatchSlot | None:
             if (source := next(sources, None)) is None:
                 return None
-            stream = self._stream(num_delay_tokens, stop_at_eos=True, decoder_cache=cache)
-            return BatchSlot(source, stream, self._speech_filter(num_delay_tokens))
+            stream = self._stream(
+                num_delay_tokens, stop_at_eos=True, decoder_cache=cache, stages=stages
+            )
+            return BatchSlot(source, stream, self._speech_filter(num_delay_tokens), on_token)
 
-        if self.batch_size == 1:
-            for source in sources:
-                yield self.transcribe(source, delay_ms=delay_ms)
-            return
-        for slot in advance_together(self.decoder, self.batch_size, begin):
+        for slot in advance_together(stages[1], self.batch_size, begin):
             yield Transcript(
                 slot.source, slot.stream, slot.result(), lambda token: None, slot.speech_filter
             )
 
-    def _source(self, audio: str | Path | np.ndarray | AudioSource, gain: str) -> AudioSource:
+    def _transcript(
+        self,
+        num_delay_tokens: int,
+        stages: tuple[Encoder, Decoder],
+        on_token: Callable[[Token], None],
+        source: AudioSource,
+    ) -> Transcript:
+        """Begin a recording, or what its channels are when it is asked for them."""
+        if source.parts:
+            begin = partial(self._transcript, num_delay_tokens, stages, on_token)
+            return SplitTranscript(source, map(begin, source.parts))
+        stream = self._stream(num_delay_tokens, stop_at_eos=True, stages=stages)
+        speech_filter = self._speech_filter(num_delay_tokens)
+        tokens = decode(stream, source, speech_filter)
+        if speech_filter:
+            tokens = speech_filter.filter(tokens)
+        return Transcript(source, stream, tokens, on_token, speech_filter)
+
+    def _source(self, audio: Any, gain: str, channels: str) -> AudioSource:
         return (
             audio
             if isinstance(audio, AudioSource)
-            else open_audio(audio, self.sample_rate, gain=gain)
+            else open_audio(audio, self.sample_rate, gain=gain, channels=channels)
         )
-
-
-def _decoded(
-    stream: Stream, source: AudioSource, speech_filter: SpeechFilter | None
-) -> Iterator[Token]:
-    for block in filtered_blocks(source, speech_filter):
-        yield from stream.iter_feed(block)
-        if stream.finished:  # the model said that the text has ended
-            return
-    yield from stream.iter_finish()

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from threading import RLock
 from typing import Any
 
+from ..arguments import Uncopied
+from ..errors import UsageError, VoxtralOnnxError
+from ..escaping import quoted
 from .audio.files import AudioSource
-from .audio.vad import SpeechFilter
+from .audio.vad import SpeechFilter, filtered_blocks
 from .delay import delay_ms
 from .stream import Stream
-from .text.segments import Segment, group
+from .text.captions import render
+from .text.segments import Segment, group, within
 from .tokens import Token
 
 
-class Transcript:
-    """Text, segments and token ids of one audio source, decoded as they are asked for."""
+class Transcript(Uncopied):
+    """Text, segments and token ids of one audio source, decoded as they are asked for.
+
+    It may be iterated often, left and taken up again, by several threads, and after its transcriber
+    was closed. Where decoding fails, this and all later requests for what is missing raise the same
+    error: a text is whole or none. `decoded` holds the segments before.
+    """
 
     def __init__(
         self,
@@ -31,37 +40,80 @@ class Transcript:
         self.speech_filter, self._tokens, self._on_token = speech_filter, tokens, on_token
         self._token_ids: list[int] = []
         self._segments: list[Segment] = []
+        self._lock, self._is_decoding = RLock(), False
+        self._failure: BaseException | None = None
         self._pending = group(self._taken(), stream.ids)
 
     def _taken(self) -> Iterator[Token]:
-        for token in (
-            self.speech_filter.filter(self._tokens) if self.speech_filter else self._tokens
-        ):
+        for token in self._tokens:
             self._token_ids.append(token.token_id)
             self._on_token(token)
             yield token
+
+    def __repr__(self) -> str:
+        text = quoted("".join(segment.text for segment in self._segments).strip())
+        so_far = f"{len(self._segments)} segments so far, {text}"
+        return f"<Transcript of {quoted(self.source.name)}: {self.duration:.2f} s, {so_far}>"
 
     def __iter__(self) -> Iterator[Segment]:
         """Yield the segments, the decoded ones first."""
         count = 0
         while True:
-            if count == len(self._segments):
-                segment = next(self._pending, None)
-                if segment is None:
+            with self._lock:  # threads take turns
+                if count == len(self._segments) and not self._decode_segment():
                     return
-                self._segments.append(self._clamped(segment))
             yield self._segments[count]
             count += 1
 
-    def _clamped(self, segment: Segment) -> Segment:
-        return replace(
-            segment, start=min(segment.start, self.duration), end=min(segment.end, self.duration)
-        )
+    def _decode_segment(self) -> bool:
+        """Decode the next segment; False where there is none.
+
+        Raises:
+            Exception: the one that decoding has raised, now or before.
+        """
+        if self._is_decoding:
+            raise UsageError(
+                "on_token: what is not decoded yet cannot be asked for while it is decoded; "
+                "`decoded` holds the segments so far"
+            )
+        if isinstance(self._failure, Exception):
+            raise self._failure
+        if self._failure is not None:
+            raise VoxtralOnnxError(
+                f"{self.source.name}: decoding was interrupted; transcribe it again, or take the "
+                "segments so far from `decoded`"
+            ) from self._failure
+        self._is_decoding = True
+        try:
+            segment = next(self._pending, None)
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._is_decoding = False
+        if segment is not None:
+            self._segments.append(within(segment, self.duration))
+        return segment is not None
+
+    @property
+    def parts(self) -> tuple[Transcript, ...]:
+        """Return the transcripts that it is made of: itself, or one of each channel."""
+        return (self,)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Return what the channels are called, where each was transcribed on its own."""
+        return ()
 
     @property
     def decoded(self) -> list[Segment]:
         """Return the segments so far; decodes nothing."""
         return list(self._segments)
+
+    @property
+    def num_tokens(self) -> int:
+        """Return how many ids there are so far; decodes nothing."""
+        return len(self._token_ids)
 
     @property
     def segments(self) -> list[Segment]:
@@ -80,12 +132,34 @@ class Transcript:
             pass
         return tuple(self._token_ids)
 
+    def to_srt(self) -> str:
+        """Decode and return SubRip subtitles."""
+        return render(self, "srt")
+
+    def to_vtt(self) -> str:
+        """Decode and return WebVTT subtitles."""
+        return render(self, "vtt")
+
+    def to_tsv(self) -> str:
+        """Decode and return whisper's table: milliseconds and text between tabs."""
+        return render(self, "tsv")
+
+    def to_json(self) -> str:
+        """Decode and return a line of JSON: text, segments, token ids, and what ran."""
+        return render(self, "json")
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Return what of the audio could not be heard, so that its words are missing."""
+        return self.source.losses
+
     @property
     def info(self) -> dict[str, Any]:
         """Return what ran, and the time it took."""
         timings, transcriber = self.stream.timings, self.transcriber
         seconds = timings.encode_seconds + timings.decode_seconds
         return {
+            "losses": list(self.losses),
             "precision": transcriber.precision,
             "device": transcriber.device_name,
             "delay_ms": delay_ms(transcriber.manifest, self.stream.num_delay_tokens),
@@ -98,3 +172,14 @@ class Transcript:
             "rtf": round(seconds / self.duration, 4) if self.duration else None,
             "tokens_per_second": round(timings.steps / seconds, 1) if seconds else None,
         }
+
+
+def decode(
+    stream: Stream, source: AudioSource, speech_filter: SpeechFilter | None
+) -> Iterator[Token]:
+    """Yield the tokens of a source as a stream decodes them."""
+    for block in filtered_blocks(source, speech_filter):
+        yield from stream.iter_feed(block)
+        if stream.finished:  # the model said that the text has ended
+            return
+    yield from stream.iter_finish()

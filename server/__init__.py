@@ -1,1 +1,1 @@
-"""The page and a model over HTTP, or as a folder for any static host."""
+"""The web page with a model, served over HTTP or written as a folder for any static host."""

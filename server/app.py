@@ -1,6 +1,6 @@
-"""The page and an artifact over HTTP, with what browsers ask of pages that compute.
+"""The HTTP server of `serve`: the page and an artifact, with the headers that browsers require.
 
-Isolation, ranges, right types; and nothing beside the files that are named.
+These are cross-origin isolation, range requests and media types. Only listed files are served.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ TYPES = {
     ".wav": "audio/wav",
 }
 HEADERS = {
-    "Cross-Origin-Opener-Policy": "same-origin",  # with the next: threads, and exact timers
+    "Cross-Origin-Opener-Policy": "same-origin",  # with the next: allows threads, exact timers
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # kept, but asked for again: a new version shows at once
+    "Cache-Control": "no-cache",  # browsers revalidate their copy: a new version shows at once
 }
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
@@ -54,19 +54,20 @@ def create_app(
     """Return an ASGI application: the page at / and the artifact's files below artifact/.
 
     Only files that the manifest or the page names are served, and only as they are now: their
-    hashes are compared here, and what changes later is refused.
+    hashes are compared here, and a file that changes later is refused.
 
     Args:
-        artifact: its folder.
-        precisions: of the artifact; None for what browsers run.
-        allowed_hosts: names beside this computer's own that requests may call it by.
-        allowed_artifacts: origins beside its own that the page may load artifacts from.
+        artifact: folder of the artifact.
+        precisions: precisions to serve; None for those that browsers run.
+        allowed_hosts: names, besides this computer's own, that Host headers may have.
+        allowed_artifacts: origins, besides its own, that the page may load artifacts from.
 
     Raises:
-        ArtifactError: not a whole artifact, or no onnxruntime-web.
+        ArtifactError: the artifact is incomplete, or onnxruntime-web is missing.
         DeviceError: starlette is not installed.
-        UsageError: a precision that the artifact does not have, or not a host or an origin.
+        UsageError: the artifact lacks a precision, or a host or an origin is not valid.
     """
+    # Starlette is an optional dependency
     try:
         from starlette.applications import Starlette
         from starlette.exceptions import HTTPException
@@ -80,15 +81,18 @@ def create_app(
         raise DeviceError(
             f"serve needs {error.name}; run: pip install 'voxtral-onnx[serve]'"
         ) from error
+
+    # Check every file now
     hosts = [checked_host(host) for host in allowed_hosts]
     manifest, site = site_files(artifact, precisions, allowed_artifacts=allowed_artifacts)
     index = site[INDEX]
     assert isinstance(index, bytes)
     files = check_site(artifact, manifest, site)
-    # A page of another site that frames this one could steer its clicks
+    # Frames are forbidden, because another site's page could steer clicks on this one
     policy = f"{page_policy(index)}; frame-ancestors 'none'"
     headers = {**HEADERS, "Content-Security-Policy": policy}
 
+    # Send a file, unless it has changed since
     async def send(request: Request) -> Response:
         name = request.path_params["name"] or "index.html"
         if name not in files:
@@ -101,7 +105,8 @@ def create_app(
             return FileAnswer(request, file, headers, kind)
         except ArtifactError as error:
             log.error("%s", error)
-            raise HTTPException(410, f"{name}: changed; start serve again", headers) from error
+            reason = f"{name}: changed since serve was started; start it again"
+            raise HTTPException(410, reason, headers) from error
         except OSError as error:
             log.error("%s", error)
             raise HTTPException(503, f"{name}: cannot be read; try again", headers) from error
@@ -121,24 +126,25 @@ def serve(
     allowed_artifacts: Sequence[str] = (),
     on_ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Serve until interrupted.
+    """Serve the page and an artifact until interrupted.
 
     Args:
-        artifact: its folder.
-        host: address to listen on; 0.0.0.0 for all.
-        port: 0 takes a free one.
-        precisions: of the artifact; None for what browsers run.
-        https: with a certificate of this machine's own, which browsers warn of; other devices'
-            browsers give microphones and WebGPU to secure pages only.
-        allowed_hosts: as `create_app`; `host` is allowed too.
-        allowed_artifacts: as `create_app`.
-        on_ready: called with the page's address when it listens.
+        artifact: folder of the artifact.
+        host: address to listen on; 0.0.0.0 for all addresses of this computer.
+        port: port to listen on; 0 for a free one.
+        precisions: precisions to serve; None for those that browsers run.
+        https: serve over https with a self-signed certificate, of which browsers warn. Browsers
+            on other devices need it: they give microphones and WebGPU to secure pages only.
+        allowed_hosts: see `create_app`; `host` is allowed too.
+        allowed_artifacts: see `create_app`.
+        on_ready: called with the page's address once connections are accepted.
 
     Raises:
-        ArtifactError, DeviceError: as `create_app`; or uvicorn or cryptography is not installed.
-        StorageError: the key of https is not its owner's alone, or cannot be written.
-        UsageError: as `create_app`; or the address cannot be listened on.
+        ArtifactError, DeviceError: see `create_app`; or uvicorn or cryptography is not installed.
+        StorageError: others may read the private key of https, or it cannot be written.
+        UsageError: see `create_app`; or the address cannot be listened on.
     """
+    # Take the port first: checking a large artifact takes a while
     try:
         listening = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -148,6 +154,8 @@ def serve(
         raise UsageError(
             f"{host}:{port}: cannot be listened on ({reason}); choose another --port, or 0"
         ) from error
+
+    # Serve
     with LimitedListener(listening, connection_limit()) as listener, logging_to_stderr():
         app = create_app(
             artifact,
@@ -163,10 +171,10 @@ def serve(
 
 
 def _server(app: Any, https: bool) -> uvicorn.Server:
-    """Return the server of an application.
+    """Return a uvicorn server for an application.
 
     Raises:
-        DeviceError, StorageError: as `serve`.
+        DeviceError, StorageError: see `serve`.
     """
     try:
         import uvicorn
@@ -180,12 +188,12 @@ def _server(app: Any, https: bool) -> uvicorn.Server:
         ) from error
     config = uvicorn.Config(
         app,
-        loop="asyncio",  # which accepts through the listener's own method
+        loop="asyncio",  # it calls the listener's `accept`; uvloop does not
         http="h11",
         log_config=None,
         log_level="warning",
         backlog=BACKLOG,
-        proxy_headers=False,  # nobody else says who a client is
+        proxy_headers=False,  # clients could forge their address with them
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )

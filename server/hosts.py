@@ -1,7 +1,7 @@
-"""By which names a request may call this computer.
+"""The check of the Host header, against DNS rebinding.
 
-Whoever owns a name can make it lead here, and a page of that name then counts as ours to a browser
-(DNS rebinding). So a request under a name that is not this computer's is refused.
+The owner of a domain can make it resolve to this computer; to a browser, pages of that domain then
+have our origin. So requests whose Host header does not name this computer are refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(?::[0
 
 
 class AllowedHosts:
-    """Passes requests on whose Host header names this computer, and answers others with 421.
+    """Middleware that answers requests with 421 unless their Host header names this computer.
 
     Allowed are `own_names`, the address at which a request has arrived, and `more`.
     """
@@ -34,7 +34,7 @@ class AllowedHosts:
         self.names = {*own_names(), "127.0.0.1", "::1", *map(checked_host, more)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass on to the application."""
+        """Pass the request on to the application, or refuse it."""
         if scope["type"] != "lifespan":
             name = _named(Headers(scope=scope).get("host", ""))
             if name not in {*self.names, _spelled((scope.get("server") or ("",))[0])}:
@@ -48,18 +48,18 @@ class AllowedHosts:
 
 
 def own_names() -> list[str]:
-    """Return the names that this computer has for itself and in its own network."""
+    """Return the names of this computer, for itself and in its local network."""
     name = socket.gethostname().lower()
     return list(dict.fromkeys(("localhost", name, f"{name.partition('.')[0]}.local")))
 
 
 def checked_host(host: str) -> str:
-    """Return a name or an address as requests are compared with it.
+    """Return a host name or an address in the spelling that requests are compared with.
 
     Raises:
         UsageError: it is neither.
     """
-    address = host.partition("%")[0]  # behind which IPv6 names an interface
+    address = host.partition("%")[0]  # IPv6 names an interface after it
     found = _named(f"[{address}]" if ":" in address else address)
     if found is None:
         raise UsageError(f"{host}: expected the name or the address of a computer, without a port")
@@ -67,13 +67,13 @@ def checked_host(host: str) -> str:
 
 
 def _named(header: str) -> str | None:
-    """Return the name or address in a Host header; None where it is not one."""
+    """Return the name or address in a Host header without the port; None where it has none."""
     found = _HOST.fullmatch(header)
     return _spelled(found[1] or found[2]) if found else None
 
 
 def _spelled(host: str) -> str:
-    """Return one spelling for all that a name or an address has."""
+    """Return the one spelling that all spellings of a name or an address are compared in."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

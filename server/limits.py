@@ -1,4 +1,4 @@
-"""How many connections a server holds at once, and whose place one more takes."""
+"""The limit on connections that the server holds at once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-MOST_CONNECTIONS = 256  # six a browser
+MOST_CONNECTIONS = 256  # a browser opens up to six
 BACKLOG = 64  # connections that wait to be accepted
 
 
 def connection_limit() -> int:
-    """Return how many connections the process may hold: each may open a file as well."""
+    """Return how many connections the process may hold, at up to three descriptors each."""
     try:
         import resource
     except ImportError:  # Windows, where a process has no such limit
@@ -26,11 +26,11 @@ def connection_limit() -> int:
 
 
 class LimitedListener(socket.socket):
-    """A listening socket that holds `limit` connections, and one more for a moment.
+    """A listening socket that holds at most `limit` connections, and one more for a moment.
 
-    When there are as many, one more takes the place of the oldest that has no request in work: one
-    that sends half of a request and waits shuts nobody out. Where all have one, it is turned away.
-    asyncio's selector loops accept through this object.
+    At the limit a new connection takes the place of the oldest one without a request in work, so
+    that clients who send half a request and wait shut nobody out. Where all have a request in
+    work, the new connection is closed. asyncio's selector loops accept through this object.
     """
 
     def __init__(self, listening: socket.socket, limit: int):
@@ -41,10 +41,14 @@ class LimitedListener(socket.socket):
         self._working: set[tuple[str, int]] = set()
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection; `BlockingIOError` says that there is none, or no place yet."""
+        """Accept a connection.
+
+        Raises:
+            BlockingIOError: no connection waits, or there is no place for one yet.
+        """
         self._open = {held: peer for held, peer in self._open.items() if held.fileno() >= 0}
         if self._leaving in self._open:
-            raise BlockingIOError  # the loop closes it in its next rounds
+            raise BlockingIOError  # the event loop closes it in its next rounds
         connection, address = super().accept()
         if len(self._open) >= self.limit and not self._make_room():
             connection.close()
@@ -53,7 +57,7 @@ class LimitedListener(socket.socket):
         return connection, address
 
     def _make_room(self) -> bool:
-        """End the oldest connection without a request in work, if there is one."""
+        """Shut down the oldest connection without a request in work; return False without one."""
         idle = next((held for held, peer in self._open.items() if peer not in self._working), None)
         if idle is None:
             log.warning("%d requests are in work, as many as can be: more are refused", self.limit)
@@ -68,7 +72,7 @@ class LimitedListener(socket.socket):
         return True
 
     def watch(self, app: Any) -> Any:
-        """Return the ASGI application such that connections with a request in work are known."""
+        """Return the ASGI application, with a record of connections that have a request in work."""
 
         async def watched(scope: Any, receive: Any, send: Any) -> None:
             peer = scope.get("client")

@@ -1,6 +1,6 @@
-"""What a server says of its requests: a line each, a kind of line once a minute.
+"""The server's log on standard error: one line a record, and each kind of record once a minute.
 
-Strangers cause most of it, so neither their number nor their bytes decide what a terminal gets.
+Strangers cause most records, so neither their number nor their bytes may flood a terminal.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from contextlib import contextmanager
 
 from ..escaping import printable
 
-SECONDS = 60.0  # in which one line of a kind is written
+SECONDS = 60.0  # between two written records of a kind
 LOGGERS = ("uvicorn", "asyncio", __package__ or "")
 
 
 class OncePerMinute(logging.Filter):
-    """Lets one record of a kind through in a minute, and then says how many there were."""
+    """A filter that passes one record of a kind a minute, with the number of those before it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._kinds: dict[str, tuple[float, int]] = {}  # when one was written, and more since
+        self._kinds: dict[str, tuple[float, int]] = {}  # time of the last one, how many since
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether it is written; a kind is the first line before values are put in."""
+        """Return whether a record is written; its kind is the first line of its format string."""
         kind = str(record.msg).partition("\n")[0]
         now = time.monotonic()
         written, more = self._kinds.get(kind, (-SECONDS, 0))
@@ -39,7 +39,10 @@ class OncePerMinute(logging.Filter):
 
 
 class OneLine(logging.Formatter):
-    """Time, level and message in a line, a traceback below it, control characters as escapes."""
+    """A format of one line: time, level and message, control characters as escapes.
+
+    A traceback follows on lines of its own.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""
@@ -51,7 +54,7 @@ class OneLine(logging.Formatter):
 
 @contextmanager
 def logging_to_stderr() -> Iterator[None]:
-    """Write what servers log to standard error."""
+    """Write the log of the server and its libraries to standard error."""
     handler = logging.StreamHandler()
     handler.addFilter(OncePerMinute())
     handler.setFormatter(OneLine())

@@ -1,7 +1,7 @@
-"""The page and an artifact as one set of files: what `serve` sends and `bundle` writes.
+"""The site: the set of files that `serve` sends and `bundle` writes.
 
-The page's own files stand at the root, onnxruntime-web with its licence in `vendor`, the clip of
-its self-test in `samples`, and in `artifact` the manifest, the files of some precisions, and the
+The page's own files are at the root, onnxruntime-web with its licence in `vendor`, the clip of the
+self-test in `samples`, and in `artifact` the manifest, the files of some precisions, and the
 certificate where there is one.
 """
 
@@ -33,7 +33,7 @@ PAGE = Path(__file__).parent.parent / "web"
 CLIP = SAMPLES / SELF_TEST_CLIP
 ARTIFACT = "artifact"  # where index.html looks for the model
 INDEX = "index.html"
-PRECISIONS = ("q4f16", "q4")  # what browsers run; others are served where an artifact has neither
+PRECISIONS = ("q4f16", "q4")  # served to browsers; others only where an artifact has neither
 SPACE_CARD = """\
 ---
 title: {title}
@@ -54,7 +54,7 @@ under their own licences: `vendor/LICENSE`.
 """  # source of the keys: huggingface.co/docs/hub/spaces-config-reference
 
 
-# As policies know them, so without addresses of IPv6
+# Origins in the syntax of content security policies, which has no IPv6 addresses
 _ORIGIN = re.compile(r"https?://(\*\.)?([a-z0-9-]+\.)*[a-z0-9-]+(:[0-9]{1,5})?")
 _POLICY = re.compile(r'http-equiv="Content-Security-Policy"\s+content="([^"]+)"')
 _OWN_ADDRESSES = "connect-src 'self'"
@@ -62,15 +62,15 @@ _NO_ARTIFACTS = '<meta name="allowed-artifacts" content="" />'
 
 
 def page_files() -> dict[str, Path]:
-    """The page's own files, by their path in a site.
+    """Return the page's own files, by their path in a site.
 
     Raises:
-        ArtifactError: onnxruntime-web's files are not there.
+        ArtifactError: onnxruntime-web's files are missing.
     """
     if not (PAGE / "vendor" / "VERSION").is_file():
         raise ArtifactError(
-            "the page runs on onnxruntime-web, which this checkout does not hold; run: make web\n"
-            "  (the wheel has it: pip install 'voxtral-onnx[serve]')"
+            "the page runs on onnxruntime-web, which this source tree lacks; run: make web\n"
+            "  (the installed package has it: pip install 'voxtral-onnx[serve]')"
         )
     own = [PAGE / name for name in (INDEX, "minimal.html", "page.css", "sw.js")]
     paths = [*own, *sorted((PAGE / "src").glob("*/*.js")), *sorted((PAGE / "vendor").iterdir())]
@@ -80,13 +80,13 @@ def page_files() -> dict[str, Path]:
 
 
 def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Manifest:
-    """An artifact's manifest with some of its precisions.
+    """Return an artifact's manifest with some of its precisions.
 
-    Those named, or of what is there what browsers run.
+    These are the named ones; without names, those in the folder that browsers run.
 
     Raises:
         ArtifactError: not an artifact, or files of a precision are missing or of another size.
-        UsageError: a precision that the artifact does not have.
+        UsageError: the artifact lacks a named precision.
     """
     manifest = Manifest.read(artifact)
     held = manifest.held(artifact)
@@ -104,9 +104,9 @@ def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Ma
 
 
 def absent_precisions(artifact: Path) -> list[str]:
-    """Return the precisions that browsers run and this folder does not hold.
+    """Return the precisions that browsers run and the manifest lists, but whose files are missing.
 
-    They are precisions of the artifact that are absent, as after a download of one precision.
+    After a download of one precision the others are missing.
     """
     manifest = Manifest.read(artifact)
     held = manifest.held(artifact)
@@ -114,7 +114,7 @@ def absent_precisions(artifact: Path) -> list[str]:
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """The manifest as a site holds it."""
+    """Return the bytes of a site's manifest file."""
     return (json.dumps(asdict(manifest), ensure_ascii=False) + "\n").encode()
 
 
@@ -125,13 +125,13 @@ def site_files(
     space: bool = False,
     allowed_artifacts: Sequence[str] = (),
 ) -> tuple[Manifest, dict[str, Path | bytes]]:
-    """Return the manifest of a site, and its files by their paths in it.
+    """Return the manifest of a site, and its files by their path in the site.
 
-    Where each stands, or what it holds. `bundle` says more of the arguments.
+    A file is given by its path on disk or by its content. `bundle` describes the arguments.
 
     Raises:
-        ArtifactError: as `page_files` and `site_manifest`.
-        UsageError: as `site_manifest` and `index_page`.
+        ArtifactError: see `page_files` and `site_manifest`.
+        UsageError: see `site_manifest` and `index_page`.
     """
     manifest = site_manifest(artifact, precisions)
     files: dict[str, Path | bytes] = {
@@ -148,10 +148,10 @@ def site_files(
 
 
 def index_page(allowed_artifacts: Sequence[str] = ()) -> bytes:
-    """Return index.html of a site whose page may also load artifacts from these origins.
+    """Return the index.html of a site whose page may also load artifacts from these origins.
 
     Raises:
-        UsageError: not an origin.
+        UsageError: one of them is not an origin.
     """
     page = (PAGE / INDEX).read_text("utf-8")
     if wrong := [origin for origin in allowed_artifacts if not _ORIGIN.fullmatch(origin)]:
@@ -168,7 +168,7 @@ def index_page(allowed_artifacts: Sequence[str] = ()) -> bytes:
 
 
 def page_policy(page: bytes) -> str:
-    """Return the content security policy that a page names for itself, as a header holds it."""
+    """Return the content security policy in a page's meta element, as the value of a header."""
     found = _POLICY.search(page.decode())
     assert found, "a page without a policy"
     return " ".join(found[1].split())
@@ -176,27 +176,27 @@ def page_policy(page: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """A file as it was when it was checked; what stands in its place later is not opened."""
+    """A file in the state in which it was checked; `open` refuses any other state."""
 
     path: Path
     state: tuple[int, int, int, int]  # device, inode, bytes, nanoseconds
 
     @classmethod
     def of(cls, path: Path) -> CheckedFile:
-        """Return a file as it is now.
+        """Return a file in its state of now.
 
         Raises:
-            OSError: it is not there.
+            OSError: it does not exist.
         """
         return cls(path, _state(path.stat()))
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return the size in bytes."""
         return self.state[2]
 
     def open(self) -> BinaryIO:
-        """Open it to read.
+        """Open the file to read.
 
         Raises:
             ArtifactError: it has changed, or is gone.
@@ -220,7 +220,7 @@ def check_site(
     """Compare the artifact's files in a site with their hashes.
 
     Returns:
-        the site's files as they are now; those of the artifact as they were compared.
+        The site's files in the state in which they were compared.
 
     Raises:
         ArtifactError: naming every file that is absent or differs.
@@ -234,11 +234,10 @@ def check_site(
 
 
 def site_certificate(artifact: Path, manifest: Manifest) -> bytes | None:
-    """Return the artifact's certificate, naming the site's manifest.
+    """Return the artifact's certificate with the hash of the site's manifest in it.
 
-    The site's graphs and weights are the artifact's. Without a certificate the result is None.
-
-    A certificate that is of another artifact, or of this one before it changed, is none.
+    The site's graphs and weights are the artifact's, so the certificate holds for them too. The
+    result is None without a certificate, or with one of another artifact or an earlier version.
     """
     path = artifact / CERTIFICATE[0]
     try:
@@ -265,26 +264,32 @@ def bundle(
     """Write the page and an artifact as a folder that any static host serves.
 
     Args:
-        artifact: its folder.
-        output: the site's folder; it appears when it is whole.
-        precisions: of the artifact; None for what browsers run.
-        space: add the card that makes it a static Space of the Hugging Face hub.
-        allowed_artifacts: origins beside its own that the page may load artifacts from, as
-            https://example.org or https://*.example.org; a link to the page names one.
+        artifact: folder of the artifact.
+        output: folder to write; it appears when it is complete.
+        precisions: precisions to write; None for those that browsers run.
+        space: add the README.md that makes it a static Space of the Hugging Face hub.
+        allowed_artifacts: origins, besides its own, that the page may load artifacts from when a
+            link names one: https://example.org or https://*.example.org.
         on_file: called before each file with its name, the bytes done and all bytes.
 
+    Returns:
+        The output folder.
+
     Raises:
-        ArtifactError: not a whole artifact, a file that differs from its hash, or no
-            onnxruntime-web.
+        ArtifactError: the artifact is incomplete, a file differs from its hash, or onnxruntime-web
+            is missing.
         StorageError: the folder exists, cannot be written, or its disk is too small.
-        UsageError: a precision that the artifact does not have, or not an origin.
+        UsageError: the artifact lacks a precision, or an origin is not valid.
     """
+    # Check everything before anything is written
     manifest, named = site_files(
         artifact, precisions, space=space, allowed_artifacts=allowed_artifacts
     )
     if output.exists():
         raise StorageError(f"{output}: exists already; remove it or choose another folder")
     files = check_site(artifact, manifest, named)
+
+    # Write a partial folder, then rename it
     partial = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -313,14 +318,14 @@ def bundle(
 
 
 def file_size(file: Path | CheckedFile | bytes) -> int:
-    """Return the bytes of a file, given by its place or by what it holds."""
+    """Return the size in bytes of a file that is given by its path or by its content."""
     if isinstance(file, bytes):
         return len(file)
     return file.size if isinstance(file, CheckedFile) else file.stat().st_size
 
 
 def space_card(manifest: Manifest) -> str:
-    """The README.md of a static Space."""
+    """Return the README.md of a static Space of the Hugging Face hub."""
     size = max(
         sum(file.size for file in manifest.files_of([name]).values())
         for name in manifest.precisions

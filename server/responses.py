@@ -1,4 +1,4 @@
-"""A file as an answer: whole, or the part that was asked for."""
+"""The HTTP response that sends a file or a range of it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 class FileAnswer(StreamingResponse):
-    """Sends what a request asks for of a file.
+    """A response with a file, or with the byte range of it that the request names.
 
     Raises:
-        ArtifactError: it is another file than was checked.
-        HTTPException: the range lies outside of it.
+        ArtifactError: the file has changed since it was checked.
+        HTTPException: the range is outside of the file.
     """
 
     def __init__(self, request: Request, file: CheckedFile, headers: Mapping[str, str], kind: str):
@@ -36,18 +36,18 @@ class FileAnswer(StreamingResponse):
         super().__init__(content, 206 if part else 200, headers, kind)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, and close the file however that ends."""
+        """Send the response, and close the file even where that fails."""
         with self.file:
             await super().__call__(scope, receive, send)
 
 
 def requested_range(headers: Mapping[str, str], size: int) -> tuple[int, int] | None:
-    """Return the bytes that a request asks for, from and up to; None for all.
+    """Return the first byte and the end of the range that a request names; None for the whole file.
 
-    Several ranges at once, and ranges under a condition, are answered with the whole file.
+    Several ranges, and ranges under a condition (If-Range), are answered with the whole file.
 
     Raises:
-        HTTPException: 416, there are no such bytes.
+        HTTPException: 416, the range begins after the end of the file.
     """
     found = _RANGE.fullmatch(headers.get("range", ""))
     if not found or found[0] == "bytes=-" or "if-range" in headers:
@@ -58,7 +58,7 @@ def requested_range(headers: Mapping[str, str], size: int) -> tuple[int, int] | 
     else:
         start, stop = int(first), min(size, int(last) + 1 if last else size)
         if last and int(last) < start:
-            return None  # no range at all
+            return None  # not a valid range, which RFC 9110 says to ignore
     if start >= size:
         raise HTTPException(416, headers={"Content-Range": f"bytes */{size}"})
     return start, stop

@@ -1,4 +1,4 @@
-"""What https needs: a certificate of this computer's own, and its private key."""
+"""The self-signed certificate for https, and its private key."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StorageError
-from ..files import atomic_write
+from ..files import atomic_write, user_folder
 from .hosts import own_names
 
 log = logging.getLogger(__name__)
 
-DAYS = 397  # that a certificate is valid; browsers refuse more
+DAYS = 397  # of validity; browsers refuse certificates with more
 RENEWED = datetime.timedelta(days=7)  # before its end
 
 
 def self_signed() -> tuple[Path, Path]:
     """Return a certificate for this computer's names and addresses, and its key, as PEM files.
 
-    They are kept for the next time, so that browsers ask once. They are made anew when they run
-    out, when the names change, and when they do not belong together; the last is said.
+    They are kept for the next time, so that browsers warn once. New ones are made when they expire,
+    when the names change, and, with a warning in the log, when they are damaged.
 
     Raises:
         ImportError: cryptography is not installed.
-        StorageError: others may read the key that is kept, or the folder cannot be written.
+        StorageError: others may read the kept key, or the folder cannot be written.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID
-    from platformdirs import user_data_path
 
-    folder = user_data_path("voxtral-onnx") / "https"
+    # Keep those of the last time while they are valid
+    folder = user_folder("data") / "https"
     certificate, key = paths = folder / "certificate.pem", folder / "key.pem"
     now, names = datetime.datetime.now(datetime.UTC), _alternative_names()
     try:
@@ -46,6 +46,7 @@ def self_signed() -> tuple[Path, Path]:
     except ValueError as error:
         log.warning("%s: damaged (%s); a new one is made", folder, error)
 
+    # Make new ones
     private = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "voxtral-onnx on this computer")])
     made = (
@@ -60,6 +61,8 @@ def self_signed() -> tuple[Path, Path]:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(private, hashes.SHA256())
     )
+
+    # Write them for their owner alone
     encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -72,11 +75,11 @@ def self_signed() -> tuple[Path, Path]:
 
 
 def _read(certificate: Path, key: Path) -> Any:
-    """Return the certificate that is kept; None where there is none.
+    """Return the kept certificate; None where there is none.
 
     Raises:
-        StorageError: the key is not its owner's alone.
-        ValueError: not a certificate and its key.
+        StorageError: others may read or change its key, or the files cannot be read.
+        ValueError: the files are not a certificate and its key.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
@@ -87,7 +90,7 @@ def _read(certificate: Path, key: Path) -> Any:
             raise StorageError(
                 f"{key}: others may read or change this private key (mode {mode & 0o777:04o}, "
                 f"expected 0600); run: chmod 600 '{key}'\n"
-                "  or remove it, if somebody else may have it: a new one is made"
+                "  or remove it, if somebody else may have it: serve then makes a new one"
             )
         kept = x509.load_pem_x509_certificate(certificate.read_bytes())
         private = serialization.load_pem_private_key(key.read_bytes(), None)
@@ -100,7 +103,7 @@ def _read(certificate: Path, key: Path) -> Any:
             raise
         raise StorageError(f"{key.parent}: cannot be read ({error.strerror or error})") from error
     if kept.public_key() != private.public_key():
-        raise ValueError("the certificate is another key's")
+        raise ValueError("the certificate belongs to another key")
     return kept
 
 
@@ -116,7 +119,7 @@ def _names_of(certificate: Any) -> list[Any]:
 
 
 def _alternative_names() -> list[Any]:
-    """Return the names and addresses by which other devices may reach this computer."""
+    """Return the names and addresses by which browsers may reach this computer."""
     from cryptography import x509
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +144,8 @@ def run(monkeypatch, capsys):
 
     def run(*arguments) -> Result:
         monkeypatch.setattr(sys, "argv", ["voxtral-onnx", *map(str, arguments)])
+        for module, name in ((sys, "unraisablehook"), (threading, "excepthook")):
+            monkeypatch.setattr(module, name, getattr(module, name))  # pytest's, given back
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             app.main()

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import pytest
 from fuzz.runner import TARGETS
+from support.checker import STANDARD, refused_operators
 
 from voxtral_onnx import files, manifest
 from voxtral_onnx.config import AudioConfig
@@ -62,6 +63,19 @@ def test_tables_are_of_the_graphs(make_docs, tiny_artifact):
             role: in_file(tiny_artifact / graph.path) for role, graph in found.items()
         } == planned
         assert {role: (graph.inputs, graph.outputs) for role, graph in found.items()} == planned
+
+
+def test_the_checker_refuses_what_the_page_says(tiny_artifact):
+    """One node of encoder and decoder, in every precision, and nothing else of them."""
+    found = Manifest.read(tiny_artifact)
+    assert refused_operators(tiny_artifact / found.mel.path) == {}
+    for kind in found.precisions.values():
+        for graph in (kind.encoder, kind.decoder):
+            refused = refused_operators(tiny_artifact / graph.path)
+            assert refused == {"SimplifiedLayerNormalization": 1}
+    part = PAGE.partition("`onnx.checker`")[2].partition("\n* ")[0]
+    for name in (*STANDARD, *STANDARD.values()):
+        assert f"`{name}`" in part
 
 
 def in_file(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

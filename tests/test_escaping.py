@@ -6,11 +6,12 @@ import json
 import re
 import sys
 import unicodedata
+from pathlib import PurePosixPath
 
 import pytest
 from markdown_it import MarkdownIt
 
-from voxtral_onnx.escaping import code, markdown, one_line, printable
+from voxtral_onnx.escaping import code, described, markdown, one_line, printable, quoted
 
 CLIPBOARD = "\x1b]52;c;ZXZpbA==\x07"
 HOSTILE = (
@@ -96,3 +97,34 @@ def test_a_plain_sentence_stays_as_it_is():
         'for tests; it knows 60 words, "no more" (2026). Nothing else: no speech-to-text 0.2.0'
     )
     assert markdown(sentence) == sentence
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("gpu", "'gpu'"),
+        ("a\nb\x1b\u202e", r"'a\nb\x1b\u202e'"),
+        (7, "7"),
+        (True, "True"),
+        (None, "None"),
+        (float("nan"), "nan"),
+        (PurePosixPath("a b"), "'a b'"),
+        (b"secret", "bytes"),
+        (["secret"], "list"),
+        (10**5000, "a number of thousands of digits"),
+        (PurePosixPath, "type"),
+        (re.compile("secret"), "re.Pattern"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_quotations_of_values(value, text):
+    assert quoted(value) == text
+    assert described(value).endswith(text)
+    assert value is None or type(value).__qualname__ in described(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 500_000, "\x1b" * 500_000, "\ud800" * 80, 10**4000], ids=range(4)
+)
+def test_quotations_are_short(value):
+    assert len(quoted(value)) < 100 and quoted(value).endswith("…")

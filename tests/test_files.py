@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.commands import clean_environment
+from support.commands import clean_environment, make_homeless
 
 from voxtral_onnx.decode import decode
 from voxtral_onnx.errors import StorageError
@@ -24,6 +24,7 @@ from voxtral_onnx.files import (
     make_partial_folder,
     open_partial,
     size_of,
+    user_folder,
 )
 
 
@@ -193,3 +194,13 @@ def test_hashes_of_pieces(size, tmp_path):
             b'{"size": %d, "sha256": "%s", "pieces": ["%s"]}' % (size, *[b"0" * 64] * 2),
             ValueError,
         )
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="XDG folders are Linux's")
+def test_a_user_without_a_home_has_no_folders(monkeypatch, tmp_path):
+    make_homeless(monkeypatch)
+    for kind in ("cache", "data", "state"):
+        with pytest.raises(StorageError, match=f"no folder for the user's {kind} .*; set HOME"):
+            user_folder(kind)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_folder("state").is_relative_to(tmp_path)

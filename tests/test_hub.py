@@ -365,6 +365,38 @@ def test_offline_asks_nothing(published, monkeypatch):
     assert published.requests == []
 
 
+@pytest.mark.parametrize("silence", ["nobody listens", 503, 429])
+def test_what_was_downloaded_is_taken_with_a_warning_where_no_hub_answers(
+    silence, published, monkeypatch
+):
+    folder = bring()
+    if silence == "nobody listens":
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    else:
+        published.faults.error = (silence, "")
+    with pytest.warns(UserWarning, match=r"org/name: no answer from .*downloaded before is used"):
+        assert bring() == folder
+    (folder / "params.json").unlink()
+    with pytest.warns(UserWarning), refused("offline, and not here yet: params.json"):
+        bring()
+
+
+@pytest.mark.parametrize("error", [(401, ""), (403, ""), (401, "GatedRepo"), (404, "")])
+def test_a_hub_that_refuses_has_the_last_word(error, published):
+    bring()
+    published.faults.error = error
+    with refused("org/name"):
+        bring()
+
+
+def test_no_home_to_download_into(published, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", "~/.cache/huggingface/assets")
+    with refused("org/name: there is no home folder to keep it in; set HF_HOME"):
+        bring()
+    assert not (tmp_path / "~").exists()
+
+
 def test_damaged_record_is_none(published):
     bring()
     record = constants_home() / "org--name" / "main.json"
@@ -612,7 +644,7 @@ def test_one_of_several_ggufs(hub_server, toy_gguf, tmp_path):
     remote = find_remote("org/name/shard-aa")
     assert remote is not None and list(remote.weights) == ["shard-aa", "shard-ab"]
     with refused(
-        "org/name: third.gguf: no GGUF that it holds; found ",
+        "org/name: third.gguf: not a GGUF of this repository; found ",
         *names.split(", "),
         error=CheckpointError,
     ):
@@ -816,8 +848,10 @@ def test_certificate_comes_with_the_artifact(hub_server, artifact, run):
         ARTIFACT,
         files | {"certificate.json": json.dumps(facts).encode(), "certificate.html": b"<p>"},
     )
-    says = f"its publisher, {ARTIFACT}, says: verified on 2026-01-02: q4f16 on rungs "
-    verdict = f"\ncertificate: {says}0, 5; verify it yourself: voxtral-onnx verify "
+    says = (
+        f"its publisher, {ARTIFACT}, says: PARTLY VERIFIED (1 of 7) on 2026-01-02: q4f16 on rung "
+    )
+    verdict = f"\ncertificate: {says}5; rung 0: not run (nothing is said of it); rungs 1, 2, 3, 4 "
     assert verdict in run("inspect", ARTIFACT).out
     assert sorted(hub_server.taken()[1:]) == [
         "certificate.html",
@@ -827,14 +861,17 @@ def test_certificate_comes_with_the_artifact(hub_server, artifact, run):
     ]
     folder = find_artifact(ARTIFACT, [])
     assert (folder / "certificate.html").read_bytes() == b"<p>"
-    (folder / "certificate.json").write_text(json.dumps(facts | {"rungs": [6]}))  # written here
+    facts["findings"][0]["rung"] = 6
+    (folder / "certificate.json").write_text(json.dumps(facts))  # written here
     assert f"{says}6; " in run("inspect", ARTIFACT).out
     (folder / "certificate.json").unlink()
     assert "certificate: not verified\n" in run("inspect", "--offline", ARTIFACT).out
     assert verdict in run("inspect", ARTIFACT).out
     other = facts | {"manifest_sha256": "0" * 64}
     hub_server.publish("org/other", files | {"certificate.json": json.dumps(other).encode()})
-    assert "not verified: the certificate is of another artifact" in run("inspect", "org/other").out
+    stale = run("inspect", "org/other")
+    assert stale.code == 8
+    assert "not verified: the certificate is of another artifact" in stale.out
 
 
 def test_manifest_and_certificate_are_small(hub_server, artifact):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import soundfile
@@ -97,3 +99,15 @@ def test_python_runs(page, block, recordings, tiny_artifact, capsys):
     block = block.replace('Transcriber("tiny"', f'Transcriber("{tiny_artifact}"')
     exec(compile(block, page, "exec"), {"microphone": microphone})
     assert "bathroom" in capsys.readouterr().out
+
+
+def test_results_have_the_schema_that_is_shown(recordings, run, tiny_artifact):
+    schema = json.loads((ROOT / "docs" / "python" / "results.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    clip = str(recordings / "clip.wav")
+    for options in ([], ["--alternatives", "2"], ["--channels", "split"]):
+        found = json.loads(run("transcribe", clip, "--json", *options).out)
+        jsonschema.validate(found, schema)
+        assert found.keys() <= schema["properties"].keys()
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(found | {"segments": [{}]}, schema)

@@ -71,7 +71,8 @@ def test_contents(wheel):
         if path.is_file()
     }
     manifest = json.loads((ROOT / "assets" / "tiny-onnx" / "voxtral_onnx.json").read_text())
-    artifact = {f"assets/tiny-onnx/{name}" for name in ("voxtral_onnx.json", *manifest["files"])}
+    files = ("voxtral_onnx.json", "certificate.json", "certificate.html", *manifest["files"])
+    artifact = {f"assets/tiny-onnx/{name}" for name in files}
     assert set(manifest["precisions"]) == {"q4f16", "q4"}
     assert names == sources | tiny | artifact | {"py.typed"}
     assert any(name.endswith("LICENSE") for name in info) and any(
@@ -103,6 +104,19 @@ def test_transcribes_without_torch(wheel, tmp_path, versions):
     )
     assert done.stdout == "thursday the seventeenth of november nineteen forty one\n"
     assert "not a dictation model" in done.stderr
+    for words in (["inspect", "tiny"], ["doctor", "tiny"]):
+        told = subprocess.run(
+            [python.parent / "voxtral-onnx", *words],
+            cwd=tmp_path,
+            env={**environment, "XDG_STATE_HOME": str(tmp_path), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert {
+            "inspect": "certificate: its publisher, voxtral-onnx, says: verified on 20",
+            "doctor": "sure tokens of command-hibari.wav",
+        }[words[0]] in told
     listed = subprocess.run(
         [python, "-m", "pip", "list"], capture_output=True, text=True, check=True
     ).stdout

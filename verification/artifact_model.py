@@ -1,4 +1,4 @@
-"""The PyTorch modules with the weights of an artifact: what its graphs must compute."""
+"""The PyTorch modules with an artifact's weights, as the reference for its graphs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,10 @@ Computation = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 class ArtifactModel(Layerwise):
-    """One precision of an artifact, computed in float32.
-
-    Its weights are those that the precision's data files hold.
-    """
+    """One precision of an artifact, with the weights of its data files, computed in float32."""
 
     def __init__(self, folder: Path, manifest: Manifest, precision: str):
-        """Nothing but the graphs is read yet; both must be of the exporter's making.
+        """Read the graphs of a precision, but not yet their weights.
 
         Raises:
             ArtifactError: as `StagedGraph`.
@@ -42,11 +39,11 @@ class ArtifactModel(Layerwise):
         self.decoder = StagedGraph(folder, graphs.decoder, manifest.config)
 
     def load(self, name: str, module: nn.Module) -> None:
-        """Give a module, whose name in the model this is, the artifact's weights."""
+        """Load the artifact's weights into a module, given by its name in the model."""
         _assign(module, {key: self._weights(f"{name}.{key}") for key in module.state_dict()})
 
     def table(self, ranges: Sequence[tuple[int, int]]) -> Table:
-        """The table's rows of these ranges, one after the other."""
+        """Load the tied table's rows of some ranges [start, stop), one range after the other."""
         hidden_size = self.config.decoder.hidden_size
         table = self.build.tied_embedding(
             EMBEDDING, sum(stop - start for start, stop in ranges), hidden_size
@@ -62,9 +59,9 @@ class ArtifactModel(Layerwise):
         return (self.decoder if name.startswith("language_model.") else self.encoder).weights(name)
 
     def computation(self, stage: str) -> Computation:
-        """What a stage's graph must compute, from its inputs to its outputs by their names.
+        """Return the function that a stage's graph must compute, from inputs to outputs by name.
 
-        Weights are loaded once.
+        The stage's weights are loaded once, when the function is made.
         """
         run = self._computation(stage)
 
@@ -80,6 +77,8 @@ class ArtifactModel(Layerwise):
         build = self.build
         encoder = self.config.encoder
         decoder = self.config.decoder
+
+        # The encoder's ends
         if stage == STEM:
             return partial(
                 _run_stem,
@@ -94,6 +93,8 @@ class ArtifactModel(Layerwise):
             return lambda x: {
                 "audio_embeds": projector(norm(x[RESIDUAL], x[BRANCH])[0].reshape(1, -1, joined))
             }
+
+        # The decoder's ends
         if stage == EMBEDDING:
             return lambda x: {
                 NEXT + RESIDUAL: self.embed(x["input_ids"][0])[None] + x["audio_embeds"]
@@ -105,6 +106,8 @@ class ArtifactModel(Layerwise):
             for name, values in tail.constants().items():
                 setattr(tail, name, nn.Parameter(torch.from_numpy(values), requires_grad=False))
             return partial(self._run_head, norm, tail)
+
+        # A layer
         is_encoder = stage in self.encoder.layers
         layer = Layer(
             build, stage, encoder if is_encoder else decoder, bias=is_encoder, delay=not is_encoder

@@ -11,51 +11,26 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import platformdirs
 from msgspec import Meta
 
 from .. import limits
-from ..decode import Name, RelativeName, Sha256, decode, read_within
+from ..assets import TINY_ARTIFACT
+from ..decode import RelativeName, Sha256, decode, read_within
 from ..errors import ArtifactError
-from ..files import atomic_write, hash_file
-from ..manifest import CERTIFICATE, FILE_NAME, Delay, Role, TokenId
+from ..files import atomic_write, hash_file, user_folder
+from ..manifest import CERTIFICATE, FILE_NAME, Delay, Manifest, Role, TokenId
 from ..runtime.locate import downloaded_from
+from .verdict import FAILED, NOT_JUDGED, PASSED, Finding, Judgement, Rung, Verdict, judge
 
-FORMAT = 1
+FORMAT = 2
 JSON_NAME, HTML_NAME = CERTIFICATE
-Status = Literal["passed", "failed", "not judged", "not run"]
-PASSED: Status = "passed"
-FAILED: Status = "failed"
-NOT_JUDGED: Status = "not judged"
-NOT_RUN: Status = "not run"
 # In every certificate, because it may be read far from where it was made
 CLAIM = "what its maker's machine found; verify it yourself: voxtral-onnx verify FOLDER"
-
-Rung = Annotated[int, Meta(ge=0, le=6)]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check of one rung says, of one precision or of the whole artifact."""
-
-    rung: Rung
-    check: Name
-    precision: Role | None
-    status: Status
-    summary: str  # with the measured number; a failure names the stage or tensor
-
-
-def _verdict(findings: Iterable[Finding]) -> Status:
-    """Return passed where something beyond the hashes did and nothing failed."""
-    found = {(finding.status, finding.rung > 0) for finding in findings}
-    if {(FAILED, True), (FAILED, False)} & found:
-        return FAILED
-    return PASSED if (PASSED, True) in found else NOT_JUDGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +62,10 @@ class Claim:
     precisions: tuple[Role, ...]
     findings: tuple[Finding, ...]
     details: Mapping[str, _Details]
+    format: Annotated[int, Meta(ge=1)] = 1
+    verdict: str | None = None  # as it was written, which only its findings can bear out
+    passed_rungs: tuple[Rung, ...] = ()
+    left_out: tuple[Role, ...] = ()
     is_own: bool = False  # this user's verify wrote it; nothing that a file can say
 
     @classmethod
@@ -105,24 +84,49 @@ class Claim:
             content = read_within(path, limits.CERTIFICATE, refuse)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return replace(decode(cls, content, refuse), is_own=_record(content).exists())
+        return replace(decode(cls, content, refuse), is_own=_is_own(content))
 
-    def says(self, folder: Path) -> str:
-        """Return in one line what the certificate says of the artifact in a folder."""
-        if self.manifest_sha256 != hash_manifest(folder):
-            return (
-                "not verified: the certificate is of another artifact, or of this one before it "
-                "changed"
-            )
-        verdict = _verdict(self.findings)
-        if verdict == NOT_JUDGED:
-            return "not verified: the certificate judges nothing but the hashes of the files"
-        when = f"here on {self.created[:10]}" if self.is_own else f"on {self.created[:10]}"
-        if verdict == FAILED:
-            first = next(found for found in self.findings if found.status == FAILED)
-            return f"FAILED {when}: {first.summary}"
-        rungs = ", ".join(map(str, self.rungs))
-        return f"verified {when}: {', '.join(self.precisions)} on rungs {rungs}"
+    def judge(self, folder: Path) -> Judgement:
+        """Add up its findings of the artifact in a folder, by today's rules."""
+        try:
+            held = Manifest.read(folder).precisions
+        except ArtifactError:
+            held = {}
+        others = [name for name in held if name not in self.precisions]
+        left_out = dict.fromkeys([*self.left_out, *others])
+        return judge(self.findings, self.precisions, asked=self.rungs, left_out=left_out)
+
+    def contradicts(self, judgement: Judgement) -> bool:
+        """Tell whether it says something else than its findings; format 1 knew other rules."""
+        if self.format == 1:
+            return self.verdict == FAILED and judgement.verdict != FAILED
+        return (self.verdict, self.passed_rungs) != (judgement.verdict, judgement.passed_rungs)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What an artifact's certificate is worth to whoever reads it here."""
+
+    status: Verdict | Literal["none", "unreadable", "stale", "contradictory"]
+    line: str  # all of it, in words
+    judgement: Judgement | None = None  # where there is a certificate of this artifact
+    is_own: bool = False  # this user's verify wrote it
+
+    @property
+    def is_wrong(self) -> bool:
+        """Tell whether there is a certificate, and it speaks against the artifact or itself."""
+        return self.status in (FAILED, "unreadable", "stale", "contradictory")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        found = self.judgement
+        return {
+            "status": self.status,
+            "is_own": self.is_own,
+            "precisions": found.precisions if found else (),
+            "passed_rungs": found.passed_rungs if found else (),
+            "not_checked": found.left_open if found else (),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,7 @@ class Certificate:
     thresholds: Sequence[Mapping[str, Any]]
     machine: Mapping[str, Any]
     seconds: float
+    left_out: tuple[str, ...] = ()  # the artifact's other precisions
     format: int = field(default=FORMAT)
 
     @property
@@ -150,13 +155,20 @@ class Certificate:
         return [finding for finding in self.findings if finding.status == FAILED]
 
     @property
-    def verdict(self) -> Status:
-        """For all findings: passed where something beyond the hashes did and nothing failed."""
-        return _verdict(self.findings)
+    def judgement(self) -> Judgement:
+        """What all findings add up to."""
+        return judge(self.findings, self.precisions, asked=self.rungs, left_out=self.left_out)
+
+    @property
+    def verdict(self) -> Verdict:
+        """For all findings: passed where every rung was run on everything, and passed."""
+        return self.judgement.verdict
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the verdict first."""
-        return {"verdict": self.verdict, "claim": CLAIM, **asdict(self)}
+        found = self.judgement
+        heads = {"verdict": found.verdict, "passed_rungs": found.passed_rungs, "claim": CLAIM}
+        return {**heads, **asdict(self)}
 
     def write(self, folder: Path) -> None:
         """Write both files into the artifact's folder, and remember them as this user's own.
@@ -169,19 +181,25 @@ class Certificate:
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         atomic_write(folder / HTML_NAME, render(self, folder.resolve().name).encode())
         atomic_write(folder / JSON_NAME, text.encode())
-        record = _record(text.encode())
         try:
+            record = _record(text.encode())
             record.parent.mkdir(parents=True, exist_ok=True)
             record.touch()
         except OSError as error:
-            why = f"{record.parent}: cannot be written ({error.strerror or error})"
+            why = f"not remembered ({error})"
             warnings.warn(f"{why}: the certificate will count as another's here", stacklevel=2)
+
+
+def _is_own(content: bytes) -> bool:
+    try:
+        return _record(content).exists()
+    except OSError:  # no home, or none that may be looked into
+        return False
 
 
 def _record(content: bytes) -> Path:
     """Return the empty file that says that a certificate was made by this user."""
-    state = platformdirs.user_state_path("voxtral-onnx")
-    return state / "certificates" / hashlib.sha256(content).hexdigest()
+    return user_folder("state") / "certificates" / hashlib.sha256(content).hexdigest()
 
 
 def hash_manifest(folder: Path) -> str:
@@ -189,45 +207,74 @@ def hash_manifest(folder: Path) -> str:
     return hash_file(folder / FILE_NAME).sha256
 
 
-def read_self_tests(folder: Path) -> dict[str, dict[str, Any]]:
-    """What hosts should write for the bundled clip, by precision.
-
-    Nothing where no certificate is of this artifact.
-    """
+def read_self_test(folder: Path, precision: str) -> dict[str, Any] | str:
+    """Return what hosts should write for the bundled clip; else, in words, why it is not known."""
     try:
         claim = Claim.read(folder)
     except ArtifactError:
-        return {}
-    if claim is None or claim.manifest_sha256 != hash_manifest(folder):
-        return {}
-    return {
-        name: asdict(found.self_test) for name, found in claim.details.items() if found.self_test
-    }
+        return f"{JSON_NAME} cannot be read"
+    if claim is None:
+        return "no certificate"
+    if claim.manifest_sha256 != hash_manifest(folder):
+        return "its certificate is stale: of another artifact, or of this one before it changed"
+    if (details := claim.details.get(precision)) is None:
+        return f"its certificate says nothing of {precision}"
+    if details.self_test is None:
+        return "its certificate has no self-test, which comes with rungs 4, 5 and 6"
+    return asdict(details.self_test)
 
 
-def read_verdict(folder: Path, *, published: bool = False) -> str:
-    """Return in one line what an artifact's certificate says, and whose word that is.
+def read_verdict(folder: Path, *, published: bool = False) -> Standing:
+    """Return what an artifact's certificate says, and whose word that is.
 
     Args:
         folder: the artifact's.
         published: for readers elsewhere, to whom each certificate is its maker's word.
     """
+    how = _how("FOLDER" if published else folder)
     try:
         claim = Claim.read(folder)
     except ArtifactError:
-        return f"not verified: {JSON_NAME} cannot be read; run: {_how(folder)}"
+        return Standing("unreadable", f"not verified: {JSON_NAME} cannot be read; run: {how}")
     if claim is None:
-        return "not verified"
-    if published:
-        claim, how = replace(claim, is_own=False), _how("FOLDER")
-    else:
-        how = _how(folder)
-    said = claim.says(folder)
-    if claim.is_own or said.startswith("not verified"):
-        return said
-    source = downloaded_from(folder)
-    who = f"its publisher, {source}," if source and not published else "its maker"
-    return f"{who} says: {said}; verify it yourself: {how}"
+        return Standing("none", "not verified")
+    if claim.manifest_sha256 != hash_manifest(folder):
+        return Standing(
+            "stale",
+            "not verified: the certificate is of another artifact, or of this one before it "
+            f"changed; run: {how}",
+        )
+    found, is_own = claim.judge(folder), claim.is_own and not published
+    if found.verdict != FAILED and claim.contradicts(found):
+        return Standing(
+            "contradictory",
+            "not verified: the certificate says something else than its findings, so it was "
+            f"changed after it was written; run: {how}",
+            found,
+        )
+    said = _in_words(claim, found, f"{'here ' if is_own else ''}on {claim.created[:10]}")
+    if not is_own and found.verdict != NOT_JUDGED:
+        source = None if published else _source(folder)
+        who = f"its publisher, {source}," if source else "its maker"
+        said = f"{who} says: {said}; verify it yourself: {how}"
+    return Standing(found.verdict, said, found, is_own)
+
+
+def _in_words(claim: Claim, found: Judgement, when: str) -> str:
+    if found.verdict == NOT_JUDGED:
+        return "not verified: the certificate judges nothing but the hashes of the files"
+    if found.verdict == FAILED:
+        first = next(row for row in claim.findings if row.status == FAILED)
+        return f"FAILED {when}: {first.summary}"
+    stamp = "verified" if found.verdict == PASSED else found.stamp
+    return "; ".join([f"{stamp} {when}: {found.scope}", *found.left_open])
+
+
+def _source(folder: Path) -> str | None:
+    """Return who published an artifact that came from elsewhere, as far as that is known."""
+    if folder.resolve() == TINY_ARTIFACT.resolve():
+        return "voxtral-onnx"
+    return downloaded_from(folder)
 
 
 def _how(folder: Path | str) -> str:

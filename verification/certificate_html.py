@@ -14,11 +14,18 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .certificate import Certificate, Finding
+    from .certificate import Certificate
+    from .verdict import Finding
 
 _TEMPLATE = Path(__file__).with_name("certificate.html")
-_CLASSES = {"passed": "passed", "failed": "failed", "not judged": "open", "not run": "open"}
-_STAMPS = {"passed": "VERIFIED", "failed": "FAILED", "not judged": "NOT JUDGED"}
+# How each status of a finding, and each verdict, is coloured
+_CLASSES = {
+    "passed": "passed",
+    "partly passed": "open",
+    "failed": "failed",
+    "not judged": "open",
+    "not run": "open",
+}
 _CLAIM = (
     "This page says what its maker's machine found. Verify it yourself: "
     "<code>voxtral-onnx verify FOLDER</code>"
@@ -33,14 +40,14 @@ def render(certificate: Certificate, name: str) -> str:
     """The page of an artifact of that name."""
     parts = [
         _header(certificate, name),
-        _ladder(certificate.findings),
         _open_questions(certificate.not_checked),
+        _ladder(certificate.findings),
     ]
     limits = {threshold["name"]: threshold["value"] for threshold in certificate.thresholds}
     for precision, details in certificate.details.items():
         parts.append(_precision(precision, details, limits))
     parts += [_thresholds(certificate.thresholds), machine_card(certificate.machine)]
-    return page(name, _STAMPS[certificate.verdict], "\n".join(parts))
+    return page(name, certificate.judgement.stamp, "\n".join(parts))
 
 
 def page(name: str, verdict: str, body: str) -> str:
@@ -55,7 +62,8 @@ def format_error(error: float) -> str:
 
 
 def _header(certificate: Certificate, name: str) -> str:
-    kind, stamp = _CLASSES[certificate.verdict], _STAMPS[certificate.verdict]
+    found = certificate.judgement
+    kind, stamp = _CLASSES[found.verdict], found.stamp
     made = certificate.created.replace("T", " ").replace("+00:00", " UTC")
     source = escape(certificate.checkpoint or "not given")
     fingerprint = escape(certificate.fingerprint[:16])
@@ -63,7 +71,7 @@ def _header(certificate: Certificate, name: str) -> str:
         "manifest sha256": f"<code>{escape(certificate.manifest_sha256)}</code>",
         "checkpoint": f'{source} <span class="soft">fingerprint <code>{fingerprint}…</code></span>',
         "precisions": escape(", ".join(certificate.precisions)),
-        "rungs": ", ".join(map(str, certificate.rungs)),
+        "rungs passed": ", ".join(map(str, found.passed_rungs)) or "none",
     }
     return (
         f'<header><div><h1>{escape(name)}</h1><p class="soft">{escape(certificate.generator)}, '

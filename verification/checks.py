@@ -23,13 +23,13 @@ from ..runtime.text.tokenizer import Tokenizer
 from ..runtime.transcriber import Transcriber
 from . import thresholds
 from .artifact_model import ArtifactModel
-from .certificate import FAILED, NOT_JUDGED, NOT_RUN, PASSED, Finding, Status
 from .certificate_html import format_error
 from .clips import Clip, Run, decode, embedded_clips, encode, stream
 from .operator_parity import probe_operators
 from .stage_parity import StageErrors, probe, relative_error
 from .text_metrics import compare_texts, error_rate, margin_histogram, softmax_divergence
 from .thresholds import Threshold
+from .verdict import FAILED, NOT_JUDGED, NOT_RUN, PASSED, Finding, Status
 from .weight_parity import compare_weights
 
 MAX_PASSES = 4  # of the float model over its own text, until that no longer changes

@@ -1,4 +1,4 @@
-"""Clips through an artifact as shipped, and through the float model a whole recording at a time."""
+"""Run clips through an artifact as a stream, and through the float model as whole recordings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..runtime.device.session import Session
 from ..runtime.tokens import Token
 from ..runtime.transcriber import Transcriber
 
-PIECES = (1, 1279, 640, 5000, 1281, 160)  # samples fed at a time, again and again
+PIECES = (1, 1279, 640, 5000, 1281, 160)  # samples fed at a time, in a cycle
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A recording, and what is said in it where that is known."""
+    """A recording, with its text where that is known."""
 
     name: str
     samples: np.ndarray  # float32 [n] at the model's rate
@@ -37,12 +37,12 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a model writes for a clip, a row for each generated token."""
+    """The tokens that a model generates for a clip, one a row."""
 
     token_ids: np.ndarray  # int64 [n]
     logprobs: np.ndarray  # float32 [n]
     margins: np.ndarray  # float32 [n], the blank's logit less the best other one
-    logits: np.ndarray  # float32 [n, vocab_size], n = 0 where they were not asked for
+    logits: np.ndarray  # float32 [n, vocab_size]; [0, 0] where they were not asked for
 
 
 class _Sample(Struct):
@@ -55,7 +55,7 @@ class _Transcripts(Struct):
 
 
 def embedded_clips(sample_rate: int) -> list[Clip]:
-    """The embedded samples, the self-test's first."""
+    """Return the packaged samples, the self-test's first."""
     known = decode_json(_Transcripts, (SAMPLES / "transcripts.json").read_bytes(), ValueError)
     texts = {sample.file: sample.text for sample in known.samples}
     names = [SELF_TEST_CLIP, *(name for name in sorted(texts) if name != SELF_TEST_CLIP)]
@@ -63,10 +63,10 @@ def embedded_clips(sample_rate: int) -> list[Clip]:
 
 
 def open_clips(files: Sequence[str | Path], sample_rate: int) -> list[Clip]:
-    """Recordings; the text of `a.wav` is `a.txt` beside it, where there is one.
+    """Read recordings; the text of `a.wav` is `a.txt` beside it, where that exists.
 
     Raises:
-        AudioError: not readable, or empty.
+        AudioError: a recording is not readable, or empty.
     """
     clips = []
     for file in map(Path, files):
@@ -80,16 +80,16 @@ def open_clips(files: Sequence[str | Path], sample_rate: int) -> list[Clip]:
 def _read(file: Path, sample_rate: int, text: str | None) -> Clip:
     samples = np.concatenate([np.zeros(0, np.float32), *open_audio(file, sample_rate).blocks()])
     if not len(samples):
-        raise AudioError(f"{file}: an empty clip says nothing")
+        raise AudioError(f"{file}: expected a recording, got no samples; leave it out")
     return Clip(file.name, samples, text)
 
 
 def stream(
     transcriber: Transcriber, samples: np.ndarray, *, in_pieces: bool = False, logits: bool = False
 ) -> Run:
-    """Transcribe a clip as shipped, through a live stream, to the clip's last sample.
+    """Transcribe a clip through a live stream, to its last sample.
 
-    The stream goes on whatever the model says of its end.
+    An end-of-stream token does not end it.
     """
     live = transcriber.stream()
     session = transcriber.decoder.session
@@ -112,10 +112,7 @@ def stream(
 
 
 class _Recorder:
-    """Stands where the decoder's session stands.
-
-    Fetches the logits, keeps them, and samples from them.
-    """
+    """A stand-in for the decoder's session that records the logits and samples from them."""
 
     def __init__(self, transcriber: Transcriber):
         self.session = transcriber.decoder.session
@@ -123,7 +120,7 @@ class _Recorder:
         self.rows: list[np.ndarray] = []  # float32 [vocab_size], of the last position of each call
 
     def step(self, cache, feeds: dict[str, np.ndarray], fetch: str) -> np.ndarray:
-        """What the graph's output `step` would be at the last position, [1, 1, 3]."""
+        """Run a call and return the last position of the output `step`, [1, 1, 3], from logits."""
         assert fetch == "step"
         row = self.session.step(cache, feeds, "logits")[0, -1].copy()
         self.rows.append(row)
@@ -139,7 +136,7 @@ class _Recorder:
 def encode(
     model: Layerwise, manifest: Manifest, mel: Session, clips: Sequence[Clip]
 ) -> list[torch.Tensor]:
-    """Audio embeddings [positions, hidden_size] of each clip with its silence around it."""
+    """Return the audio embeddings [positions, hidden_size] of each clip and the silence around."""
     rules, audio = manifest.streaming, manifest.config.audio
     parts = []
     for clip in clips:
@@ -147,7 +144,7 @@ def encode(
         parts.append(torch.from_numpy(mel.run({"audio": samples[None]})[0]))
     for stage in encoder_stages(model.config):
         parts = model.run(stage, parts)
-    return [part[:-1] for part in parts]  # the last position used is the one before the last
+    return [part[:-1] for part in parts]  # generation stops a position before the last
 
 
 @torch.no_grad()
@@ -157,11 +154,15 @@ def decode(
     audio_embeds: Sequence[torch.Tensor],
     ids: Sequence[np.ndarray],
 ) -> list[Run]:
-    """Run a model over given tokens of each clip, after its prompt.
+    """Run a model over each clip's prompt and given tokens (teacher forcing).
 
-    ids: int64 [n] of each clip; the tokens stand at their positions, whatever the model says to
-    them.
+    Args:
+        model: the model.
+        manifest: the artifact's, for tokens and padding.
+        audio_embeds: [positions, hidden_size] of each clip, as `encode` returns them.
+        ids: int64 [n] of each clip, fed in the place of the tokens that the model samples.
     """
+    # Embed
     rules, tokens = manifest.streaming, manifest.tokens
     prompt = [
         tokens.bos,
@@ -172,6 +173,8 @@ def decode(
         fed = torch.tensor([*prompt, *written[:-1].tolist()])
         assert len(fed) == len(embeds), f"{len(fed)} tokens for {len(embeds)} positions"
         parts.append(model.embed(fed) + embeds)
+
+    # Run the layers, and sample at the positions that generate
     for stage in decoder_stages(model.config):
         parts = model.run(stage, parts)
     runs = []
@@ -192,7 +195,7 @@ def _choose(logits: np.ndarray, blank: int) -> Run:
 
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """log(sum(exp(logits))) over the last axis."""
+    """Return log(sum(exp(logits))) over the last axis, without overflow."""
     highest = logits.max(-1, keepdims=True)
     return (highest + np.log(np.exp(logits - highest).sum(-1, keepdims=True)))[..., 0]
 

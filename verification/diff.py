@@ -1,4 +1,4 @@
-"""What differs between two artifacts, from the manifest down to single tensors."""
+"""Compare two artifacts, from the manifest down to single tensors."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..runtime.locate import find_artifact
 from .subgraphs import StagedGraph
 
 SLICE = 1 << 22  # values compared at a time
-SHOWN = 12  # lines of one kind that are printed
+SHOWN = 12  # printed lines of one kind
 
 
 @dataclass(frozen=True, slots=True)
 class TensorDifference:
-    """One initializer of one graph that two artifacts do not share."""
+    """An initializer that differs between two artifacts, or that only one of them has."""
 
     graph: str  # precision and role
     name: str
     kind: str  # "codes", "values", "only in a", "only in b", or both types and shapes
     num_different: int
     size: int
-    max_relative: float | None  # of differing floats, |a - b| / max(|a|, |b|)
+    max_relative: float | None  # largest |a - b| / max(|a|, |b|) of floats
 
     def __str__(self) -> str:
         if self.kind not in ("codes", "values"):
@@ -41,26 +41,26 @@ class TensorDifference:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """All that differs; empty parts are equal."""
+    """All differences between two artifacts; an empty part means that they are equal there."""
 
     a: str
     b: str
-    facts: Mapping[str, tuple[Any, Any]]  # of the manifest, by its keys
-    graphs: Mapping[str, tuple[str, ...]]  # by precision and role: nodes and contracts
+    facts: Mapping[str, tuple[Any, Any]]  # both values, by key of the manifest
+    graphs: Mapping[str, tuple[str, ...]]  # differing nodes, inputs, outputs by precision and role
     tensors: tuple[TensorDifference, ...]
-    num_equal: int  # tensors that both share
+    num_equal: int  # tensors that are the same in both
 
     @property
     def is_equal(self) -> bool:
-        """Tell whether both artifacts are the same but for their location."""
+        """Return whether both artifacts are the same but for their location."""
         return not (self.facts or self.graphs or self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values, for JSON."""
         return {"equal": self.is_equal, **asdict(self)}
 
     def render(self) -> str:
-        """For people."""
+        """Return lines of text for people."""
         lines = [f"{key}: {a} | {b}" for key, (a, b) in self.facts.items()]
         lines += [
             f"{graph}: {line}"
@@ -73,10 +73,10 @@ class Difference:
 
 
 def diff(a: str | Path, b: str | Path) -> Difference:
-    """Compare two artifacts; neither's hashes are checked, so a damaged one can be looked at.
+    """Compare two artifacts, without checking hashes, so that a damaged one can be compared too.
 
     Raises:
-        ArtifactError: not an artifact, or a file is missing or does not parse.
+        ArtifactError: one is not an artifact, or a file is missing or does not parse.
     """
     folders = find_artifact(a), find_artifact(b)
     first, second = (Manifest.read(folder) for folder in folders)
@@ -104,9 +104,9 @@ def _load(folder: Path, spec: GraphSpec) -> StagedGraph:
 
 
 def _fact_differences(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
-    """Keys of the manifest whose values differ.
+    """Return both values of the manifest's keys that differ.
 
-    Graphs and weights are compared by what they hold.
+    Facts about graphs and data files are left out, because their contents are compared.
     """
     first, second = (dict(_flatten(_facts(manifest))) for manifest in (a, b))
     keys = dict.fromkeys([*first, *second])
@@ -140,11 +140,14 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def _graph_differences(
     a: GraphSpec, b: GraphSpec, first: StagedGraph, second: StagedGraph
 ) -> Iterator[str]:
+    # Inputs and outputs
     for kind in ("inputs", "outputs"):
         ours, theirs = ({tensor.name: tensor for tensor in getattr(spec, kind)} for spec in (a, b))
         for name in dict.fromkeys([*ours, *theirs]):
             if ours.get(name) != theirs.get(name):
                 yield f"{kind[:-1]} {name}: {ours.get(name)} | {theirs.get(name)}"
+
+    # Counts of operators
     ours, theirs = list(first.graph), list(second.graph)
     if [node.op_type for node in ours] != [node.op_type for node in theirs]:
         counts = a.operators.keys() | b.operators.keys()
@@ -154,6 +157,8 @@ def _graph_differences(
         found = [f"{name} {n} | {m}" for name, (n, m) in differing.items() if n != m]
         yield f"operators: {', '.join(found) or 'the same in another order'}"
         return
+
+    # Single nodes
     for x, y in zip(ours, theirs, strict=True):
         where = f"{x.op_type} -> {x.outputs[0].name}"
         if [value and value.name for value in x.inputs] != [
@@ -172,7 +177,7 @@ def _graph_differences(
 def _tensor_differences(
     label: str, a: StagedGraph, b: StagedGraph
 ) -> Iterator[TensorDifference | None]:
-    """One item a tensor: None where both are equal."""
+    """Yield an item for each tensor: None where both are equal."""
     bits = _bits_of_weights(a)
     ours, theirs = a.graph.initializers, b.graph.initializers
     for name in dict.fromkeys([*ours, *theirs]):
@@ -206,7 +211,7 @@ def _compare(
         p, q = x[start : start + SLICE], y[start : start + SLICE]
         if bits is not None:
             p, q = (unpack(part, bits, part.size * 8 // bits) for part in (p, q))
-        wrong = (p != q) & ~((p != p) & (q != q))  # two NaN are the same
+        wrong = (p != q) & ~((p != p) & (q != q))  # two NaN count as equal
         different += int(wrong.sum())
         if bits is None and wrong.any():
             p, q = p[wrong].astype(np.float64), q[wrong].astype(np.float64)
@@ -220,7 +225,7 @@ def _compare(
 
 
 def _bits_of_weights(graph: StagedGraph) -> dict[str, int]:
-    """Of each initializer that holds codes, or zero points, which are codes."""
+    """Return the bits of each initializer that has codes or zero points, by name."""
     places = {"MatMulNBits": (1, 3), "GatherBlockQuantized": (0,)}
     return {
         str(value.name): node.attributes["bits"].as_int()

@@ -1,4 +1,4 @@
-"""Which hosts have run an artifact's graphs, in which version and by which tests (hosts.toml)."""
+"""Hosts that run an artifact's graphs, with the versions and tests that show it (hosts.toml)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Host:
     """A row of hosts.toml."""
 
     name: str
-    version: str  # that the tests ran
+    version: str  # the one that the tests ran
     tests: tuple[Test, ...]
     note: str = ""
 
     def tests_of(self, family: str, precision: str) -> tuple[str, ...]:
-        """Name the tests that run these graphs."""
+        """Return the names of the tests that run a family's graphs in one precision."""
         return tuple(
             test.test
             for test in self.tests
@@ -45,12 +45,12 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What can be said of a host and the graphs of one family in one precision."""
+    """The verdict on a host and the graphs of one family in one precision."""
 
     host: str
-    version: str  # that was tested
+    version: str  # the tested one
     family: str
-    precision: str | None  # None: the artifact has the family in none
+    precision: str | None  # None where the artifact has the family in no precision
     status: str  # WORKS, NOT_RUN, NOT_IN_ARTIFACT
     tests: tuple[str, ...] = ()
 
@@ -60,7 +60,7 @@ class _Hosts(Struct, forbid_unknown_fields=True):
 
 
 def read_hosts() -> tuple[Host, ...]:
-    """All rows."""
+    """Read all rows of hosts.toml."""
     return decode_toml(_Hosts, DATA.read_bytes(), ValueError).hosts
 
 

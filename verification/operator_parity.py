@@ -1,6 +1,6 @@
-"""Rung 1: single fused nodes on onnxruntime against their plain PyTorch form.
+"""Rung 1: compare single fused nodes on onnxruntime with their plain PyTorch form.
 
-One of each kind that the artifact's graphs hold is run.
+One node of each kind in the artifact's graphs is run.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from .artifact_model import ArtifactModel
 from .stage_parity import relative_error
 from .subgraphs import StagedGraph, StageSession, make_exact
 
-ROWS = 5  # of input
-WEIGHT_ROWS = 8192  # of a quantised weight, dequantised at a time
-BEYOND_WINDOW = 8  # rows that a cache has more than the window, so that its edge shows
+ROWS = 5  # rows of an input
+WEIGHT_ROWS = 8192  # rows of a quantised weight dequantised at a time
+BEYOND_WINDOW = 8  # rows of a cache beyond the window, so that a wrong edge of it shows
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorError:
-    """One kind of node on one device."""
+    """The error of one kind of node on one device."""
 
-    name: str  # with what distinguishes it
+    name: str  # graph, operator, and the shape or number of heads that tells it from others
     device: str
     error: float  # relative, L2
 
@@ -44,11 +44,11 @@ def probe_operators(
     devices: Sequence[Device],
     on_refusal: Callable[[Device, DeviceError], None],
 ) -> Iterator[OperatorError]:
-    """One node of each operator, attributes and shape of weights.
+    """Yield the errors of one node for each operator, attributes and shape of weights.
 
-    Exactly on the CPU, as shipped on other devices.
+    Nodes run in float32 on the CPU, and as shipped on other devices.
 
-    on_refusal: called with a device that has no kernel for a node; it may take it out of `devices`.
+    on_refusal: called with a device that has no kernel for a node; it may remove it from `devices`.
     """
     for graph, stack in (
         (model.encoder, manifest.config.encoder),
@@ -118,7 +118,7 @@ def _load(graph: StagedGraph, node: ir.Node, device: Device) -> StageSession:
 
 
 class _Inputs:
-    """Random inputs of one node, and what its plain form makes of them."""
+    """Random inputs of one node, and the outputs of its plain form."""
 
     def __init__(self, graph: StagedGraph, node: ir.Node, stack: TransformerConfig):
         self.graph, self.node, self.stack = graph, node, stack
@@ -126,13 +126,14 @@ class _Inputs:
         self.feeds: dict[str, np.ndarray] = {}
 
     def example(self) -> tuple[dict[str, np.ndarray], list[Tensor]]:
-        """Feeds by the names of the node's inputs, and the expected outputs."""
+        """Return feeds by the names of the node's inputs, and the expected outputs."""
         with torch.no_grad():
             return self.feeds, self._compute()
 
     def _compute(self) -> list[Tensor]:
         node, stack = self.node, self.stack
         match node.op_type:
+            # Quantised weights
             case "MatMulNBits":
                 x = self._draw(0, 1, ROWS, self._integer("K"))
                 return [
@@ -152,6 +153,8 @@ class _Inputs:
                     torch.arange(ROWS)[None], self._weight(0, ids.numpy())[0], scales[0], **options
                 )
                 return [rows.unflatten(-1, (-1, options["block_size"]))]
+
+            # Norms
             case "SimplifiedLayerNormalization":
                 weight = self._weight(1)
                 return [
@@ -162,6 +165,8 @@ class _Inputs:
                 x, skip = self._draw(0, 1, ROWS, len(weight)), self._draw(1, 1, ROWS, len(weight))
                 outputs = ops.add_rms_norm(x, skip, weight, stack.rms_norm_eps)
                 return list(outputs[: sum(bool(value.name) for value in node.outputs)])
+
+            # Attention
             case "RotaryEmbedding":
                 heads, half = self._integer("num_heads"), stack.head_dim // 2
                 x = self._draw(0, 1, ROWS, heads * stack.head_dim)
@@ -169,10 +174,14 @@ class _Inputs:
                 return [ops.rotary_embedding(x, cos, sin, num_heads=heads)]
             case "GroupQueryAttention":
                 return self._attention()
+
+            # Activations
             case "QuickGelu":
                 return [ops.silu(self._draw(0, 1, ROWS, stack.intermediate_size))]
             case "Gelu":
                 return [F.gelu(self._draw(0, 1, ROWS, stack.hidden_size))]
+
+            # Float weights
             case "Conv":
                 weight, bias = self._weight(1), self._weight(2)
                 stride = node.attributes["strides"].as_ints()[0]

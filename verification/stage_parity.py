@@ -1,6 +1,6 @@
-"""Rung 3: each stage's graph against its module, whole, call by call, and as shipped.
+"""Rung 3: compare each stage's graph with its module, in one call, call by call, and as shipped.
 
-The calls go over a shift of the cache.
+The cache is shifted between the calls.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from .artifact_model import ArtifactModel, Computation
 from .subgraphs import StageSession
 
 POSITIONS = ("cos", "sin", "seqlens_k", "total_sequence_length")
-CHUNKS = (2, 1, 3)  # tokens a call; where the window is full, the cache shifts after the first
+CHUNKS = (2, 1, 3)  # tokens of each call; a cache that begins full is shifted after the first
 Values = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
 class StageErrors:
-    """How far a stage is from its module.
+    """The errors of a stage's graph against its module.
 
-    |got - expected| / |expected| in the L2 norm, of its worst output.
+    Each is |got - expected| / |expected| in the L2 norm, for the worst output.
     """
 
     name: str
     graph: float  # one call, exact
-    streamed: float  # call by call, exact, against the module over all rows at once
+    streamed: float  # several calls, exact, against the module over all rows at once
     shipped: float  # one call in the artifact's own types and accuracy level
-    devices: Mapping[str, float]  # others than the CPU, as shipped, against it
+    devices: Mapping[str, float]  # of other devices, as shipped, against the CPU as shipped
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Random inputs of a stage over all of CHUNKS, and what its module makes of them at once."""
+    """Random inputs of a stage for all of CHUNKS, and its module's outputs for all at once."""
 
     feeds: Values
-    # Keys and values [1, kv_heads, positions before these, head_dim]; none: no cache
+    # Keys and values [1, kv_heads, earlier positions, head_dim]; empty for a stage without cache
     history: tuple[np.ndarray, ...]
     expected: Values
 
     @property
     def one_call(self) -> tuple[int, ...]:
-        """As many tokens as one call may have: none crosses a shift of the cache."""
+        """Return the chunks of a single call: all tokens up to the first shift of the cache."""
         is_full = self.history and self.history[0].shape[2]
         return CHUNKS[:1] if is_full else (sum(CHUNKS),)
 
@@ -57,10 +57,10 @@ def probe(
     devices: Sequence[Device] = (),
     on_refusal: Callable[[Device, DeviceError], None] = lambda device, error: None,
 ) -> Iterator[StageErrors]:
-    """Probe every stage: layers from an empty cache and from one whose window is full.
+    """Yield the errors of every stage, of layers with an empty cache and with a full one.
 
-    devices: besides the CPU.
-    on_refusal: called with a device that cannot run a stage; it may take it out of `devices`.
+    devices: those besides the CPU.
+    on_refusal: called with a device that cannot run a stage; it may remove it from `devices`.
     """
     for graph, spec in (
         (model.encoder, manifest.caches["encoder"]),
@@ -68,6 +68,7 @@ def probe(
     ):
         full = spec.capacity - CHUNKS[0] * spec.rows_per_token
         for seed, stage in enumerate(graph.stages):
+            # Draw cases
             session, compute = graph.load(stage, exact=True), model.computation(stage)
             starts = (0, full) if stage in graph.layers else (0,)
             vocab_size = manifest.config.decoder.vocab_size
@@ -75,7 +76,9 @@ def probe(
                 draw(session, compute, spec, start, vocab_size, np.random.default_rng(seed))
                 for start in starts
             ]
-            del compute  # its weights
+            del compute  # frees its weights
+
+            # Compare the exact graph with the module, in one call and call by call
             wanted = [expected_of(session, spec, case, sum(case.one_call)) for case in cases]
             exact = max(
                 map(
@@ -90,6 +93,8 @@ def probe(
                     wanted_at_last,
                 )
             )
+
+            # Compare the shipped graph with the module, and other devices with the CPU
             session = graph.load(stage, exact=False)
             shipped = [run(session, spec, case, case.one_call) for case in cases]
             others = {}
@@ -114,7 +119,7 @@ def draw(
     vocab_size: int,
     rng: np.random.Generator,
 ) -> Case:
-    """A case whose first row stands at position `start`."""
+    """Return a case whose first row has the absolute position `start`."""
     feeds: Values = {}
     for tensor in session.inputs:
         shape = [_size(axis, sum(CHUNKS)) for axis in tensor.shape]
@@ -139,12 +144,14 @@ def draw(
 
 
 def run(session: StageSession, spec: CacheSpec, case: Case, chunks: Sequence[int]) -> Values:
-    """The outputs of calls of so many tokens each, joined.
+    """Call a stage on chunks of a case and return the joined outputs.
 
-    Of caches and states what stands behind the last call.
+    The cache is shifted when its buffer is full, by the manifest's rule. Caches and states are
+    returned as they are after the last call.
 
-    The cache is shifted when its buffer is full, by the manifest's rule.
+    chunks: tokens of each call.
     """
+    # Fill the caches
     caches = [
         np.zeros((*part.shape[:2], spec.capacity, part.shape[3]), part.dtype)
         for part in case.history
@@ -155,6 +162,8 @@ def run(session: StageSession, spec: CacheSpec, case: Case, chunks: Sequence[int
         position = part.shape[2]
         buffer[:, :, :position] = part
     states = {name: value for name, value in case.feeds.items() if name.endswith("_state")}
+
+    # Call
     calls: list[Values] = []
     ends = np.cumsum(chunks)
     for begin, end in zip(ends - chunks, ends, strict=True):
@@ -174,6 +183,8 @@ def run(session: StageSession, spec: CacheSpec, case: Case, chunks: Sequence[int
             for buffer in caches:
                 buffer[:, :, : spec.keep] = buffer[:, :, spec.capacity - spec.keep :].copy()
         calls.append(outputs)
+
+    # Join the outputs
     joined = {}
     for tensor in session.outputs:
         if tensor.name in calls[0]:
@@ -197,7 +208,7 @@ def _positions(spec: CacheSpec, position: int, rows: int, row: int, capacity: in
 
 
 def expected_of(session: StageSession, spec: CacheSpec, case: Case, tokens: int) -> Values:
-    """What `run` should have made of the first tokens."""
+    """Return the outputs that `run` should have returned for the first tokens of a case."""
     end = tokens * spec.rows_per_token + (case.history[0].shape[2] if case.history else 0)
     wanted = {}
     for tensor in session.outputs:
@@ -206,16 +217,16 @@ def expected_of(session: StageSession, spec: CacheSpec, case: Case, tokens: int)
             wanted[tensor.name] = values[:, :, end - spec.row(end) : end]
         elif _token_axis(tensor)[0] is not None:
             wanted[tensor.name] = _tokens(values, tensor, 0, tokens)
-        elif tokens == sum(CHUNKS):  # a state, of which the module returns the last
+        elif tokens == sum(CHUNKS):  # a state: the module only returns the last one
             wanted[tensor.name] = values
     return wanted
 
 
 def worst_error(made: Values, wanted: Values) -> float:
-    """The largest `relative_error` among the wanted outputs.
+    """Return the largest `relative_error` among the wanted outputs.
 
-    Of `step` the ids count by themselves; logprob and margin are differences of logits, whose size
-    is their measure.
+    The ids in `step` are an output of their own. Its logprob and margin are differences of logits,
+    so their errors are relative to the size of logits.
     """
     errors = []
     for name, values in wanted.items():
@@ -231,9 +242,9 @@ def worst_error(made: Values, wanted: Values) -> float:
 
 
 def relative_error(got: np.ndarray, wanted: np.ndarray, size: float = 0.0) -> float:
-    """|got - wanted| over the larger of |wanted| and `size`, in the L2 norm.
+    """Return |got - wanted| over the larger of |wanted| and `size`, in the L2 norm.
 
-    Infinite where a value is not finite.
+    It is infinite where a value is not finite.
     """
     difference = np.subtract(got, wanted, dtype=np.result_type(got, wanted, np.float32))
     error = _norm(difference) / max(_norm(wanted), size, 1e-30)
@@ -241,7 +252,7 @@ def relative_error(got: np.ndarray, wanted: np.ndarray, size: float = 0.0) -> fl
 
 
 def _norm(values: np.ndarray) -> float:
-    """Summed in float64, without a copy in it: a full cache holds ten million values."""
+    """Return the L2 norm, summed in float64 without a float64 copy of perhaps 10^7 values."""
     flat = values.reshape(-1)
     return float(np.einsum("i,i->", flat, flat, dtype=np.float64)) ** 0.5
 
@@ -254,7 +265,7 @@ def _tokens(values: np.ndarray, tensor: TensorSpec, begin: int, end: int) -> np.
 
 
 def _token_axis(tensor: TensorSpec) -> tuple[int | None, int]:
-    """The axis of a tensor along which tokens stand, and how many of its rows each has."""
+    """Return the axis of a tensor that counts tokens, and its number of rows a token."""
     for axis, size in enumerate(tensor.shape):
         if isinstance(size, str) and size.endswith(("chunk", "seq")):
             return axis, int(size.rpartition("*")[0] or 1)

@@ -1,10 +1,8 @@
-"""An artifact's graph, cut into stages that run by themselves.
+"""Cut an artifact's graph into stages that run one at a time, with one layer's weights in memory.
 
-Only one layer's weights are in memory at a time.
-
-A stage is cut out of the graph as it stands in its file: nodes, attributes and the locations of its
-weights. It runs as shipped, or *exactly*: every float16 as float32 and matrix products in float,
-which leaves nothing but the order of additions to differ from the PyTorch module.
+A stage has the nodes, attributes and weight locations of the graph's file. It runs as shipped, or
+*exactly*: with every float16 as float32 and matrix products in float, so that only the order of
+additions differs from the PyTorch module.
 """
 
 from __future__ import annotations
@@ -25,31 +23,33 @@ from ..runtime.device.cpu import Cpu
 
 STEM, PROJECTOR = "audio_tower.embedder", "multi_modal_projector"
 EMBEDDING, HEAD = "language_model.embed_tokens", "language_model.norm"
-# What a stage reads of the one before: the stream, and what is added to it
+# Values that a stage reads from the one before: the residual stream, and the branch to add to it
 RESIDUAL = "residual"
 BRANCH = "branch"
-NEXT = "next_"  # before the names of what it leaves to the one after
+NEXT = "next_"  # prefix of the names of those that it writes for the one after
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class StagedGraph:
-    """One graph file of an artifact and the names of its stages, in the order in which they run."""
+    """A graph file of an artifact, and the names of its stages in the order in which they run."""
 
     def __init__(self, folder: Path, spec: GraphSpec, config: VoxtralConfig):
-        """Read the graph; its weights stay in their files.
+        """Read the graph but not its weights.
 
         Raises:
-            ArtifactError: the file does not parse, or has no layers of the names that the exporter
-                gives.
+            ArtifactError: the file does not parse, or lacks layers with the exporter's names.
         """
+        # Read the graph
         self.path, self.spec, self.lock = folder / spec.path, spec, Lock()
-        read_initializers(folder, spec)  # which all are in files of its own
+        read_initializers(folder, spec)  # checks that all data is in files of its own
         try:
             self.graph = ir.load(self.path).graph
         except Exception as error:  # protobuf's own errors share no narrower base
             raise ArtifactError(
                 f"{self.path}: not a readable graph ({error}); export again"
             ) from error
+
+        # Name the stages, and find the seams between them: values that pass from one to the next
         self.is_encoder = any(tensor.name == "input_features" for tensor in spec.inputs)
         name, stack = (
             ("audio_tower", config.encoder)
@@ -63,9 +63,10 @@ class StagedGraph:
             *(f"{layer}.input_layernorm.weight" for layer in self.layers),
             f"{name}.norm.weight",
         ]
-        self.seams = [self._read_by_norm(weight) for weight in norms]  # between each two stages
+        self.seams = [self._read_by_norm(weight) for weight in norms]
+
+        # Declare type and shape of the values that pass the seams
         cos = next(tensor for tensor in spec.inputs if tensor.name == "cos")
-        # Of what passes the seams
         self.dtype = cos.dtype
         self.rows = cos.shape[1]
         self.width = stack.hidden_size
@@ -77,14 +78,14 @@ class StagedGraph:
                     value for value in node.inputs if value is not None and value.name != weight
                 ]
         raise ArtifactError(
-            f"{self.path}: nothing reads {weight}; not a graph of this exporter: export again"
+            f"{self.path}: no node reads {weight}; not a graph of this exporter: export again"
         )
 
     def stored(self, name: str) -> np.ndarray:
-        """An initializer's values, mapped from its data file until `release`.
+        """Return an initializer's values, mapped from its data file until `release`.
 
         Raises:
-            ArtifactError: the graph has no such initializer, or its data file does not hold it.
+            ArtifactError: the graph has no such initializer, or its data file lacks the values.
         """
         value = self.graph.initializers.get(name)
         tensor = value.const_value if value is not None else None
@@ -99,13 +100,13 @@ class StagedGraph:
             ) from error
 
     def release(self) -> None:
-        """Let go of the mapped data files, whose pages would pile up to the size of all weights."""
+        """Unmap the data files, whose pages would pile up to the size of all weights."""
         for value in self.graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
                 value.const_value.release()
 
     def weights(self, name: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """A copy of an initializer's values, of some rows of its first axis.
+        """Return a copy of an initializer's values, all or some rows of its first axis.
 
         Raises:
             ArtifactError: as `stored`.
@@ -117,7 +118,15 @@ class StagedGraph:
         return values
 
     def load(self, stage: str, *, exact: bool, device: Device | None = None) -> StageSession:
-        """A session of one stage, on the CPU unless told otherwise."""
+        """Load one stage, for the CPU unless a device is given.
+
+        exact: compute in float32, else as shipped.
+
+        Raises:
+            ArtifactError: the stage cannot be cut out of the graph, or as `StageSession`.
+            DeviceError: as `StageSession`.
+        """
+        # Cut the stage out
         index = self.stages.index(stage)
         fed = self.seams[index - 1] if index else []
         left = self.seams[index] if index < len(self.seams) else []
@@ -131,6 +140,8 @@ class StagedGraph:
             raise ArtifactError(
                 f"{self.path}: {stage} cannot be cut out ({error}); export again"
             ) from error
+
+        # Name and type the values that pass its seams
         for values, prefix in ((graph.inputs[: len(fed)], ""), (graph.outputs[: len(left)], NEXT)):
             for value, name in zip(values, (RESIDUAL, BRANCH), strict=False):
                 value.name, value.shape = prefix + name, ir.Shape((1, self.rows, self.width))
@@ -147,19 +158,19 @@ class StagedGraph:
 
 
 class StageSession:
-    """A loaded stage, or a single node."""
+    """A stage or a single node, loaded by onnxruntime."""
 
     def __init__(self, path: Path, graph: ir.Graph, device: Device | None = None):
-        """Load what was cut out of the graph at `path`, for the CPU or another device.
+        """Load a subgraph of the graph at `path`, for the CPU or another device.
 
         Raises:
-            ArtifactError: onnxruntime does not take it.
-            DeviceError: the device has no kernel for a node of it.
+            ArtifactError: onnxruntime cannot load it.
+            DeviceError: the device has no kernel for one of its nodes.
         """
         options = import_onnxruntime().SessionOptions()
         options.log_severity_level = SILENT
-        options.enable_cpu_mem_arena = False  # memory goes back with the session
-        # Beside PyTorch's threads
+        options.enable_cpu_mem_arena = False  # memory is freed with the session
+        # Spinning would take the cores from PyTorch's threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
         content = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
@@ -174,7 +185,7 @@ class StageSession:
         self.inputs, self.outputs = _specs(graph.inputs), _specs(graph.outputs)
 
     def call(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """All outputs by name; feeds are taken in the types of the inputs."""
+        """Run and return all outputs by name; feeds are converted to the types of the inputs."""
         values = {
             spec.name: feeds[spec.name].astype(spec.dtype, copy=False) for spec in self.inputs
         }
@@ -185,7 +196,7 @@ class StageSession:
 
 
 def make_exact(graph: ir.Graph) -> None:
-    """Rules: every float16 value is float32; MatMulNBits multiplies in float."""
+    """Change every float16 value of a graph to float32, and MatMulNBits to multiply in float."""
     wide = ir.TensorType(ir.DataType.FLOAT)
     for value in (*graph.inputs, *graph.outputs):
         if value.dtype == ir.DataType.FLOAT16:
@@ -204,7 +215,7 @@ def make_exact(graph: ir.Graph) -> None:
 def _needed_inputs(
     graph: ir.Graph, outputs: Iterable[ir.Value], stops: Iterable[ir.Value]
 ) -> list[ir.Value]:
-    """The graph's inputs that these values depend on, looking no further than `stops`."""
+    """Return the graph's inputs that some values depend on, by paths that avoid `stops`."""
     seen, pending = set(stops), list(outputs)
     while pending:
         value = pending.pop()

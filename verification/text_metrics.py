@@ -1,4 +1,4 @@
-"""Words, characters, margins and logits of two models compared."""
+"""Metrics that compare words, characters, margins and logits of two models."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ import numpy as np
 
 from .clips import Clip
 
-BINS = 32  # of the margin histogram
+BINS = 32  # bins of the margin histogram
 
 
 def normalize(text: str) -> str:
-    """Lower-case words without punctuation, an apostrophe kept inside a word only."""
+    """Return the lower-case words of a text without punctuation but apostrophes inside words."""
     words = (word.strip("'") for word in re.findall(r"[\w']+", text.lower()))
     return " ".join(word for word in words if word)
 
 
 def count_edits(wanted: Sequence, got: Sequence) -> int:
-    """Return the edit distance of two sequences.
-
-    It is the least number of insertions, deletions and substitutions that make one of the other.
-    """
+    """Return the Levenshtein distance of two sequences."""
     row = list(range(len(got) + 1))
     for i, a in enumerate(wanted, 1):
         diagonal, row[0] = row[0], i
@@ -35,7 +32,7 @@ def count_edits(wanted: Sequence, got: Sequence) -> int:
 def compare_texts(clip: Clip, float_text: str, shipped_text: str) -> dict[str, Any]:
     """Compare two models' texts of a clip whose text is known.
 
-    The result holds both texts and their edits in words and characters.
+    The result has both texts and their numbers of edits in words and characters.
     """
     wanted = normalize(clip.text or "")
     row: dict[str, Any] = {
@@ -52,7 +49,7 @@ def compare_texts(clip: Clip, float_text: str, shipped_text: str) -> dict[str, A
 
 
 def error_rate(rows: Sequence[dict[str, Any]], kind: str) -> float:
-    """Character error rate of "float" or "shipped" over rows of `compare_texts`."""
+    """Return the character error rate of "float" or "shipped" over rows of `compare_texts`."""
     return sum(row[f"{kind}_edits"] for row in rows) / max(
         1, sum(row["characters"] for row in rows)
     )
@@ -73,7 +70,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def margin_histogram(wanted: np.ndarray, got: np.ndarray) -> dict[str, Any]:
-    """Counts of blank margins over common bins: of the float model, and as shipped."""
+    """Count blank margins of the float model and of the artifact over the same bins."""
     low, high = float(min(wanted.min(), got.min())), float(max(wanted.max(), got.max()))
     edges = np.linspace(
         np.floor(low),

@@ -1,4 +1,4 @@
-"""Every number that `verify` judges by, with its reason."""
+"""Thresholds that `verify` judges by, each with its reason."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """The largest value that passes, unless its name says otherwise."""
+    """A threshold: the largest value that passes, or the smallest if its name says "at least"."""
 
     name: str
     value: float
@@ -53,7 +53,7 @@ STREAM_ERROR = Threshold(
     "position or pad makes about 1",
 )
 EXACT_STREAM_ERROR = Threshold(
-    "exact stream error", 1e-4, "the same where the artifact computes in float32 throughout"
+    "exact stream error", 1e-4, "stream error of an artifact that computes in float32 throughout"
 )
 TIE = Threshold(
     "tie",
@@ -67,12 +67,12 @@ KL_DIVERGENCE = Threshold(
     0.05,
     "nats a token, in the mean: the artifact against the float model; tiny in 4 bits has 0.003",
 )
-# Logits between blank and the best word from which a decision is the model's, not chance's
+# Difference of logits between blank and the best word from which a decision counts as sure
 SURE_MARGIN = 1.0
 BLANK_FLIPS = Threshold(
     "blank flips",
     0,
-    "sure decisions between blank and word, with a margin over 1.0 in float, that are turned over",
+    "sure decisions between blank and word, with a margin over 1.0 in float, that change",
 )
 AGREEMENT = Threshold(
     "token agreement, at least",
@@ -87,8 +87,8 @@ CHARACTERS_LOST = Threshold(
 FLOAT_CER = Threshold(
     "float CER",
     0.30,
-    "above it the float model writes no words on these clips, and what quantisation does to words "
-    "is not judged",
+    "above it the float model does not understand these clips, so the effect of quantisation on "
+    "words is not judged",
 )
 
 ALL = tuple(value for value in globals().values() if isinstance(value, Threshold))

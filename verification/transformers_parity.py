@@ -1,6 +1,6 @@
-"""Rung 2: our modules against transformers' own class, small and random.
+"""Rung 2: compare the modules behind the graphs with transformers' own class.
 
-They are the modules behind the artifact's graphs, and the model is of the artifact's kind.
+Both run a small random model with the artifact's ratios.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ from ..manifest import Manifest
 from ..quant.recipe import FLOAT
 from .stage_parity import relative_error
 
-TOKENS, DELAY = 48, 6  # of the recording; both windows roll within it
-SCALE = 0.3  # of the embeddings: far from what the head of an untrained model would echo
+TOKENS, DELAY = 48, 6  # length of the recording; both sliding windows are shorter
+SCALE = 0.3  # of the embeddings, small enough that the head does not just repeat its input
 
 
 def transformers_version() -> str | None:
-    """The installed version, None where there is none."""
+    """Return the installed version of transformers, None where there is none."""
     return metadata.version("transformers") if find_spec("transformers") else None
 
 
 def compare_with_transformers(manifest: Manifest) -> float:
-    """The relative error of audio embeddings or logits, whichever is larger.
+    """Return the relative error of audio embeddings or logits, whichever is larger.
 
     The model has two layers a stack, small windows and the artifact's own ratios of heads; its
-    random weights are saved by transformers, opened as any checkpoint, and run by the exporter's
+    random weights are saved by transformers, opened like any checkpoint, and run by the exporter's
     modules.
     """
     from transformers.utils import logging
 
+    # Draw inputs
     config = _small(manifest.config)
     rng = np.random.default_rng(0)
     frames = TOKENS * config.audio.frames_per_token
@@ -52,6 +53,8 @@ def compare_with_transformers(manifest: Manifest) -> float:
     ids = torch.from_numpy(rng.integers(0, config.decoder.vocab_size, (1, TOKENS)))
     with TemporaryDirectory() as name, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
+
+        # Save the random model as a checkpoint
         folder = Path(name)
         model = _random_model(config)
         logging.disable_progress_bar()
@@ -64,12 +67,16 @@ def compare_with_transformers(manifest: Manifest) -> float:
         }
         (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": extractor}))
         (folder / "tekken.json").write_text("{}")
+
+        # Load it into the exporter's modules
         checkpoint = open_checkpoint(folder)
         build = ModuleFactory(torch.float32, FLOAT)
         encoder = Encoder(build, config)
         decoder = Decoder(build, config, replace(manifest.tokens, streaming_pad=0))
         for module in (encoder, decoder):
             fill(module, checkpoint)
+
+        # Run transformers' class
         encoded = model.model.get_audio_features(features, use_cache=False)
         wanted_embeds = getattr(encoded, "pooler_output").reshape(1, TOKENS, -1)  # noqa: B009, of a union of types
         wanted = model(
@@ -77,6 +84,7 @@ def compare_with_transformers(manifest: Manifest) -> float:
         ).logits
         assert wanted is not None
 
+        # Run the exporter's modules
         rows = TOKENS * config.encoder.downsample_factor
         states = (
             torch.zeros(1, config.audio.n_mels, 2),
@@ -90,7 +98,7 @@ def compare_with_transformers(manifest: Manifest) -> float:
 
 
 def _from_start(stack, rows: int) -> tuple[torch.Tensor, ...]:
-    """cos, sin, seqlens_k, total_sequence_length and empty caches of a call over all rows."""
+    """Return rotation, lengths and empty caches, as a call over all rows takes them."""
     last, total = torch.tensor([rows - 1], dtype=torch.int32), torch.tensor(rows, dtype=torch.int32)
     caches = (
         torch.zeros(1, stack.num_key_value_heads, rows, stack.head_dim)
@@ -117,12 +125,13 @@ def _small(config: VoxtralConfig) -> VoxtralConfig:
 
 
 def _random_model(config: VoxtralConfig):
-    """Transformers' class with weights that make it do something.
+    """Return transformers' class with random weights that are larger than its own initialisation.
 
-    Its own initialisation repeats one token.
+    With that, it repeats one token.
     """
     from transformers import VoxtralRealtimeConfig, VoxtralRealtimeForConditionalGeneration
 
+    # Configure
     def stack(part) -> dict:
         names = (
             "hidden_size",
@@ -145,6 +154,8 @@ def _random_model(config: VoxtralConfig):
         text_config={**decoder, **stack(config.decoder)},
     )
     model = VoxtralRealtimeForConditionalGeneration(settings).eval()
+
+    # Draw weights
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:

@@ -5,7 +5,7 @@ The whole flow on one screen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -14,34 +14,35 @@ from time import perf_counter
 from typing import Any
 
 from .._version import __version__
+from ..arguments import CALLBACK, INTEGER, MODEL, NAMES, PATH, PATHS, accepts, optional, several
 from ..errors import ArtifactError, CheckpointError, UsageError, VerificationError
+from ..escaping import quoted
 from ..exporter.checkpoint.open import Checkpoint, open_checkpoint, resolve_source
 from ..manifest import Manifest
 from ..runtime.locate import choose_precisions, find_artifact
 from ..runtime.machine import describe_machine
 from . import thresholds
-from .certificate import (
-    FAILED,
-    HTML_NAME,
-    NOT_JUDGED,
-    NOT_RUN,
-    PASSED,
-    Certificate,
-    Finding,
-    hash_manifest,
-)
+from .certificate import HTML_NAME, Certificate, hash_manifest
 from .certificate_html import format_error
 from .checks import WEIGHTS, PrecisionChecks
 from .clips import embedded_clips, open_clips
 from .transformers_parity import compare_with_transformers, transformers_version
+from .verdict import ALL_RUNGS, FAILED, NOT_RUN, PASSED, Finding, Judgement, judge, name_rungs
 
-ALL_RUNGS = (0, 1, 2, 3, 4, 5, 6)
 UNSEEN_WEIGHTS = (
     "Whether the weights are the checkpoint's: none was given, and reordered rows, a changed "
     "scale, code or bias and a shifted table of delays agree with the graphs that read them."
 )
 
 
+@accepts(
+    artifact=optional(MODEL),
+    checkpoint=optional(PATH),
+    audio=PATHS,
+    precisions=optional(NAMES),
+    rungs=several(INTEGER, f"a list of numbers from 0 to {ALL_RUNGS[-1]}"),
+    on_progress=CALLBACK,
+)
 def verify(
     artifact: str | Path | None = None,
     *,
@@ -49,6 +50,7 @@ def verify(
     audio: Sequence[str | Path] = (),
     precisions: Sequence[str] | None = None,
     rungs: Sequence[int] = ALL_RUNGS,
+    require: Sequence[int] = (),
     on_progress: Callable[[str], None] = lambda message: None,
 ) -> Certificate:
     """Check an artifact rung by rung and write its certificate.
@@ -68,16 +70,23 @@ def verify(
             embedded samples.
         precisions: of the artifact; by default all.
         rungs: which; the files are always checked.
+        require: rungs of which everything must have run, been judged and passed.
         on_progress: called with what is checked next.
 
     Raises:
-        VerificationError: something failed; the certificate is written, and `report` is it.
+        VerificationError: something failed, or did not run though it was required; the certificate
+            is written, and `report` is it.
         ArtifactError, AudioError, CheckpointError, StorageError, UsageError: as errors.py
             describes.
     """
     began = perf_counter()
-    if unknown := sorted(set(rungs) - set(ALL_RUNGS)):
-        raise UsageError(f"rungs: expected some of 0 to {ALL_RUNGS[-1]}, got {unknown[0]}")
+    if unknown := sorted({*rungs, *require} - set(ALL_RUNGS)):
+        raise UsageError(f"rungs: expected some of 0 to {ALL_RUNGS[-1]}, got {quoted(unknown[0])}")
+    if absent := sorted(set(require) - {0, *rungs}):
+        raise UsageError(
+            f"require: {name_rungs(absent)} would not run, because --rungs asks for "
+            f"{name_rungs(sorted({0, *rungs}))} only; leave it out, or name them there too"
+        )
     folder = find_artifact(artifact)
     manifest, manifest_sha256 = Manifest.read(folder), hash_manifest(folder)
     chosen = choose_precisions(manifest, list(precisions or manifest.precisions))
@@ -98,6 +107,9 @@ def verify(
             checks = PrecisionChecks(folder, manifest, name, source, clips, on_progress)
             findings += checks.run(set(rungs))
             details[name] = checks.details
+    left_out = tuple(name for name in manifest.precisions if name not in chosen)
+    judgement = judge(findings, chosen, asked=rungs, left_out=left_out)
+    has_unseen = any(row.check == WEIGHTS and row.status == NOT_RUN for row in findings)
     certificate = Certificate(
         generator=f"voxtral-onnx {__version__}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -107,15 +119,18 @@ def verify(
         rungs=tuple(sorted({0, *rungs})),
         precisions=tuple(chosen),
         findings=tuple(sorted(findings, key=lambda finding: finding.rung)),
-        not_checked=tuple(_not_checked(findings, manifest, chosen)),
+        not_checked=(*judgement.left_open, *([UNSEEN_WEIGHTS] if has_unseen else [])),
         details=details,
         thresholds=[asdict(threshold) for threshold in thresholds.ALL],
         machine=_machine(),
         seconds=round(perf_counter() - began, 1),
+        left_out=left_out,
     )
     certificate.write(folder)
     if certificate.failures:
         raise VerificationError(_message(folder, certificate.failures), certificate)
+    if missing := sorted(set(require) - set(judgement.passed_rungs)):
+        raise VerificationError(_unmet(folder, missing, judgement), certificate)
     return certificate
 
 
@@ -150,20 +165,6 @@ def _open_source(checkpoint: str | Path, manifest: Manifest, folder: Path) -> Ch
     return source
 
 
-def _not_checked(
-    findings: Sequence[Finding], manifest: Manifest, chosen: Sequence[str]
-) -> Iterator[str]:
-    """What a reader might take for granted."""
-    if any(finding.check == WEIGHTS and finding.status == NOT_RUN for finding in findings):
-        yield UNSEEN_WEIGHTS
-    if others := [name for name in manifest.precisions if name not in chosen]:
-        yield f"Of this artifact's precisions {', '.join(others)}."
-    for finding in findings:
-        if finding.check != WEIGHTS and finding.status in (NOT_RUN, NOT_JUDGED):
-            of = f" of {finding.precision}" if finding.precision else ""
-            yield f"Rung {finding.rung}{of}, {finding.check}: {finding.summary}."
-
-
 def _message(folder: Path, failures: Sequence[Finding]) -> str:
     first = failures[0]
     where = f"{first.precision}, " if first.precision else ""
@@ -173,6 +174,11 @@ def _message(folder: Path, failures: Sequence[Finding]) -> str:
         f"{what}; see {folder / HTML_NAME}, and export again where the artifact is not what you "
         "meant"
     )
+
+
+def _unmet(folder: Path, missing: Sequence[int], judgement: Judgement) -> str:
+    what = f"{folder}: {name_rungs(missing)}: required, but not all of it was run and judged"
+    return f"{what}; {'; '.join(judgement.left_open)}"
 
 
 def _machine() -> dict[str, Any]:

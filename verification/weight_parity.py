@@ -1,7 +1,4 @@
-"""An artifact's weights against the checkpoint's, compared value by value.
-
-The checkpoint's are made again by the artifact's recipe.
-"""
+"""Compare an artifact's weights with the checkpoint's, quantised again by the artifact's recipe."""
 
 from __future__ import annotations
 
@@ -22,26 +19,26 @@ from ..quant.blocks import Blocks, dequantize_blockwise
 from .artifact_model import ArtifactModel
 from .subgraphs import StagedGraph
 
-# Half units of the last place by which floats may differ: gains are summed in another order
-# elsewhere
+# Half units in the last place by which floats may differ, because another machine may sum the delay
+# gains in another order
 ROUNDING = 4
-ROWS = 256  # of a weight, compared with the checkpoint's floats at a time
+ROWS = 256  # rows of a weight compared with the checkpoint's floats at a time
 
 
 @dataclass(frozen=True, slots=True)
 class WeightError:
-    """One initializer that is not what the checkpoint and the recipe make."""
+    """An initializer that differs from the checkpoint's tensor under the recipe."""
 
     name: str
     num_different: int
     size: int
     first_row: int
-    is_reordered: bool  # the rows are there, but elsewhere
-    # Of the quantiser, from the checkpoint's value to the nearest code at most; None: a float
+    is_reordered: bool  # whether it has the right rows in another order
+    # Largest distance from the checkpoint's value, in steps of the block's scale; None for floats
     steps: float | None
 
     def is_rounding(self, most_steps: float) -> bool:
-        """Whether another way to round explains it."""
+        """Return whether another way to round can explain the difference."""
         return self.steps is not None and self.steps <= most_steps
 
     def __str__(self) -> str:
@@ -53,10 +50,7 @@ class WeightError:
 
 
 def compare_weights(model: ArtifactModel, checkpoint: Checkpoint) -> Iterator[WeightError]:
-    """Yield every initializer that differs from what an export would write.
-
-    The export is one of the checkpoint by the artifact's recipe.
-    """
+    """Yield every initializer that an export of the checkpoint by this recipe would not write."""
     with torch.device("meta"):
         modules = (
             Encoder(model.build, model.config),
@@ -74,20 +68,17 @@ def compare_weights(model: ArtifactModel, checkpoint: Checkpoint) -> Iterator[We
 
 
 class _Comparison:
-    """Stands in for the data files.
-
-    What would be written there is compared with their values.
-    """
+    """A destination of weight recipes that compares values with a graph's data files."""
 
     def __init__(self, graph: StagedGraph):
         self.graph = graph
         self.different: Counter[str] = Counter()
         self.first_row: dict[str, int] = {}
-        # Hashes of rows that should be there less those that are
+        # Counts of hashes: rows that should be there less rows that are
         self.rows: dict[str, Counter[int]] = {}
 
     def write(self, name: str, values: np.ndarray, at: int) -> None:
-        """Compare values with the initializer's from its element `at` on."""
+        """Compare values with those of the initializer `name` from its element `at` on."""
         stored = self.graph.stored(name)
         row_size = max(1, stored.size // len(stored))
         found = stored.reshape(-1)[at : at + values.size]
@@ -107,7 +98,7 @@ class _Comparison:
         rows.subtract(hash(row.tobytes()) for row in found.reshape(-1, row_size))
 
     def errors(self, module: nn.Module, checkpoint: Checkpoint) -> Iterator[WeightError]:
-        """What was found, in the module's order."""
+        """Yield the differences that were found, in the module's order."""
         parts = dict(module.named_modules())
         for name in (name for name in module.state_dict() if name in self.different):
             owner, _, kind = name.rpartition(".")
@@ -127,7 +118,7 @@ def _rounding_steps(
     part: QuantizedLinear | QuantizedTiedEmbedding,
     checkpoint: Checkpoint,
 ) -> float:
-    """How many steps of its block's scale the worst weight is from the checkpoint's."""
+    """Return the largest distance of a weight from the checkpoint's, in steps of its scale."""
     tensor, worst = checkpoint.tensors[f"{name}.weight"], 0.0
     rule, (num_rows, num_columns) = part.rule, tensor.shape
     for start in range(0, num_rows, ROWS):

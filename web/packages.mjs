@@ -1,6 +1,9 @@
 /**
- * Lets modules elsewhere import the packages that are installed here: node --import ./web/packages.mjs examples/….mjs
- * Those of another folder instead: PACKAGES=FOLDER, the one that holds `node_modules`.
+ * A Node.js import hook that lets scripts in other folders import the packages installed in web/:
+ *
+ *     node --import ./web/packages.mjs examples/….mjs
+ *
+ * PACKAGES=FOLDER takes the packages of another folder, the one that holds `node_modules`.
  */
 
 import { register } from 'node:module'

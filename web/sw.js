@@ -1,6 +1,6 @@
 /**
- * Keeps the page's own files for visits without a network, and adds the headers that threads and the GPU's timers want
- * where a static host cannot set them. The model is kept by the engine, not here.
+ * The page's service worker. It keeps the page's own files for offline visits, and adds the cross-origin isolation headers
+ * that threads and exact GPU timers need on static hosts that cannot set headers. The engine keeps the model (store.js).
  */
 
 const CACHE = 'voxtral-onnx page'
@@ -27,14 +27,17 @@ worker.addEventListener('fetch', (/** @type {any} */ event) => {
   }
 })
 
-/** The page was loaded before there was a service worker, so what it has loaded is asked for once more. */
+/** Fetch and keep the page's own files: the first visit loaded them before this worker could see it. */
 async function install() {
   const cache = await caches.open(CACHE)
   await cache.addAll(['./', 'page.css', 'samples/command-hibari.wav', ...SOURCES.map((name) => `src/${name}.js`)])
   await worker.skipWaiting()
 }
 
-/** @param {Request} request */
+/**
+ * Answer from the network and keep a copy; offline, answer with the copy.
+ * @param {Request} request
+ */
 async function answer(request) {
   const cache = await caches.open(CACHE)
   try {
@@ -48,7 +51,10 @@ async function answer(request) {
   }
 }
 
-/** @param {Response} response */
+/**
+ * Return the response with the headers that make a page cross-origin isolated.
+ * @param {Response} response
+ */
 function isolated(response) {
   const headers = new Headers(response.headers)
   headers.set('Cross-Origin-Opener-Policy', 'same-origin')

@@ -1,4 +1,4 @@
-/** What TypeScript's DOM library lacks: the scope of audio worklets. */
+/** Declarations of the audio worklet scope, which TypeScript's DOM library lacks. */
 
 declare class AudioWorkletProcessor {
   readonly port: MessagePort

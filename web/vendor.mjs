@@ -1,4 +1,4 @@
-/** Copies what the page needs of onnxruntime-web from node_modules to vendor/. Run by `make web`. */
+/** A script that copies the page's onnxruntime-web files from node_modules to vendor/; `make web` runs it. */
 
 import { copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 

@@ -1,9 +1,9 @@
-// Words of a recording while it is read, with an exported artifact on onnxruntime's C++ API; written by docs/artifact.md.
+// A program that transcribes a recording while it is read, on onnxruntime's C++ API. It follows docs/artifact.md.
 //
 //     g++ -std=c++17 -O2 transcribe.cpp -lonnxruntime -o transcribe
 //     ./transcribe ARTIFACT AUDIO.wav [PRECISION [--ids]]
 //
-// Every number comes from the artifact's manifest. The recording is 16-bit PCM, mono, at the model's rate.
+// All that it knows of the model is in the artifact's manifest. The recording is 16-bit PCM, mono, at the model's rate.
 
 #include <onnxruntime_cxx_api.h>
 
@@ -33,7 +33,7 @@ const std::map<std::string, std::pair<ONNXTensorElementDataType, size_t>> TYPES 
 };
 const Ort::MemoryInfo CPU = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
 
-// Values of any type.
+// An array of any type.
 struct Tensor {
   std::string dtype;
   std::vector<int64_t> shape;
@@ -53,7 +53,7 @@ struct Tensor {
   }
 };
 
-// A file's path, whose name below the folder a stranger may have written.
+// Returns the path of a file that the manifest names. Manifests may come from strangers, so it must be below the folder.
 std::string path_below(const std::string& folder, const std::string& name) {
   if (name.empty() || name.front() == '/' || ("/" + name + "/").find("/../") != std::string::npos ||
       name.find_first_of(":\\") != std::string::npos)
@@ -61,7 +61,7 @@ std::string path_below(const std::string& folder, const std::string& name) {
   return folder + "/" + name;
 }
 
-// A graph, and what the manifest says of it.
+// A loaded graph, and its entry in the manifest.
 struct Graph {
   Json spec;
   Ort::Session session;
@@ -82,7 +82,7 @@ struct Graph {
   }
 };
 
-// What a graph carries from call to call, bound as its input and its output at once.
+// The state that a graph carries from call to call: each buffer is bound as its input and its output at once.
 class Cache {
  public:
   int64_t position = 0;
@@ -100,13 +100,15 @@ class Cache {
     }
   }
 
-  int64_t row() const {  // of the next position
+  // Returns the buffer's row of the next position.
+  int64_t row() const {
     int64_t keep = rule("keep"), capacity = rule("capacity");
     return position < capacity ? position : keep + (position - keep) % (capacity - keep);
   }
-  int64_t slots_left() const { return rule("capacity") - row(); }  // rows that the next call may write
+  // Returns how many rows the next call may write before the buffers are full.
+  int64_t slots_left() const { return rule("capacity") - row(); }
 
-  // Run the graph for the next rows; one output comes back.
+  // Runs the graph for the next rows and returns one output.
   Ort::Value step(int64_t rows, std::map<std::string, Tensor> feeds, const char* output) {
     int64_t pairs = rule("head_dim") / 2;
     feeds.insert({"cos", rotation(rows, pairs, [](double angle) { return std::cos(angle); })});
@@ -146,7 +148,8 @@ class Cache {
     return Tensor(dtype_, {1, rows, pairs}, std::vector<Ort::Float16_t>(single.begin(), single.end()));
   }
 
-  void shift() {  // the last rows of each head to its front
+  // Shifts the last rows of each head to its front.
+  void shift() {
     for (Buffer& buffer : buffers_) {
       if (buffer.tensor.shape.size() != 4) continue;
       size_t head = buffer.tensor.bytes.size() / buffer.tensor.shape[1], kept = head / rule("capacity") * rule("keep");
@@ -161,7 +164,7 @@ class Cache {
   std::vector<Buffer> buffers_;
 };
 
-// Samples in, tokens out, at constant memory.
+// A stream of any length at constant memory: samples in, tokens out.
 class Stream {
  public:
   Stream(const Json& manifest, Graph& mel, Graph& encoder, Graph& decoder, std::function<void(int64_t)> on_token)
@@ -178,12 +181,14 @@ class Stream {
         next_(tokens_.at("bos")),
         samples_(rule("look_back_samples") + rule("left_pad_tokens") * per_token_) {}
 
+  // Takes the next samples and decodes the tokens that they decide.
   void feed(const std::vector<float>& samples) {
     count_ += samples.size();
     samples_.insert(samples_.end(), samples.begin(), samples.end());
     advance(INT64_MAX);
   }
 
+  // Ends the audio: silence brings the tokens that are still delayed.
   void finish() {
     int64_t whole = (count_ + per_token_ - 1) / per_token_;
     int64_t pad = rule("default_delay_tokens") + rule("right_pad_tokens");
@@ -194,7 +199,8 @@ class Stream {
  private:
   int64_t rule(const char* name) const { return rules_.at(name).get<int64_t>(); }
 
-  void advance(int64_t last) {  // what the samples allow, up to `last` positions in all
+  // Encodes and decodes as many tokens as there are samples for, up to position `last` of the stream.
+  void advance(int64_t last) {
     int64_t margin = rule("look_back_samples") + rule("look_ahead_samples");
     while (!ended_) {
       int64_t there = (int64_t(samples_.size()) - margin) / per_token_;
@@ -213,7 +219,8 @@ class Stream {
     }
   }
 
-  void decode(const Ort::Value& embeds, int64_t chunk) {  // a position a call
+  // Decodes the positions of a chunk one by one.
+  void decode(const Ort::Value& embeds, int64_t chunk) {
     int64_t width = embeds.GetTensorTypeAndShapeInfo().GetShape()[2], delay = rule("default_delay_tokens");
     const char* data = static_cast<const char*>(embeds.GetTensorRawData());
     for (int64_t at = 0; at < chunk && !ended_; at++) {
@@ -241,11 +248,12 @@ class Stream {
   Cache encoder_cache_, decoder_cache_;
   std::function<void(int64_t)> on_token_;
   int64_t next_;
-  std::vector<float> samples_;  // from look_back before the next token to encode
-  int64_t count_ = 0;           // fed
+  std::vector<float> samples_;  // from look_back_samples before the next token to encode
+  int64_t count_ = 0;           // samples fed so far
   bool ended_ = false;
 };
 
+// Decodes base64.
 std::string decode_base64(const std::string& text) {
   std::string bytes;
   int bits = 0, count = 0;
@@ -258,20 +266,24 @@ std::string decode_base64(const std::string& text) {
   return bytes;
 }
 
+// Reads a JSON file.
 Json read_json(const std::string& path) {
   std::ifstream file(path);
   if (!file) throw std::runtime_error(path + ": cannot be opened");
   return Json::parse(file);
 }
 
-int minor_version(const std::string& version) {  // of 1.x
+// Returns x of a version 1.x.
+int minor_version(const std::string& version) {
   return std::stoi(version.substr(version.find('.') + 1));
 }
 
 int main(int count, char** arguments) try {
-#ifndef _WIN32  // elsewhere onnxruntime reports to its maker unless the first Ort::Env finds this set
+#ifndef _WIN32  // without it onnxruntime reports usage to its maker
   setenv("ORT_DISABLE_TELEMETRY", "1", 0);
 #endif
+
+  // Read the manifest and load the graphs
   if (count < 3) throw std::runtime_error("usage: transcribe ARTIFACT AUDIO.wav [PRECISION [--ids]]");
   std::string folder = arguments[1], version = OrtGetApiBase()->GetVersionString();
   if (minor_version(version) < minor_version(NEEDED))
@@ -289,6 +301,7 @@ int main(int count, char** arguments) try {
   Graph mel(env, folder, manifest.at("mel")), encoder(env, folder, precision.at("encoder")),
       decoder(env, folder, precision.at("decoder"));
 
+  // Print each token as it comes
   int64_t first_text = manifest.at("tokens").at("first_text");
   bool has_begun = false;
   Stream stream(manifest, mel, encoder, decoder, [&](int64_t id) {
@@ -299,6 +312,7 @@ int main(int count, char** arguments) try {
     has_begun = true;
   });
 
+  // Read the WAV and feed it in blocks of 100 ms, as a microphone would
   std::ifstream audio(arguments[2], std::ios::binary);
   const std::string wav((std::istreambuf_iterator<char>(audio)), {});
   auto field = [&](size_t at, auto value) { return std::memcpy(&value, wav.data() + at, sizeof value), value; };
@@ -311,7 +325,7 @@ int main(int count, char** arguments) try {
   std::vector<float> block;
   for (size_t at = start; at < end; at += 2) {
     block.push_back(field(at, int16_t()) / 32768.f);
-    if (block.size() < rate / 10) continue;  // as a microphone would bring it
+    if (block.size() < rate / 10) continue;
     stream.feed(block);
     block.clear();
   }

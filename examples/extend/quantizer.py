@@ -1,6 +1,8 @@
-"""A quantiser of your own: outliers are clipped at three times the root mean square of their block.
+"""Export with a quantisation method of your own.
 
-Run it: python examples/extend/quantizer.py CHECKPOINT ARTIFACT
+This one clips outliers at three times the root mean square of their block.
+
+    python examples/extend/quantizer.py CHECKPOINT ARTIFACT
 """
 
 import sys
@@ -14,7 +16,7 @@ from voxtral_onnx.quant.recipe import Recipe, Rule
 
 @method(has_zero_points=False)
 def clipped(blocks, bits):
-    """Scales of blocks [..., block_size]; no zero points, so the middle code stands for zero."""
+    """Return the scales of blocks [..., block_size], and no zero points: the middle code is 0."""
     largest = np.abs(blocks).max(-1)
     limit = 3 * np.sqrt(np.square(blocks).mean(-1))
     return np.minimum(largest, limit) / (2 ** (bits - 1) - 1), None

@@ -1,9 +1,9 @@
 /**
- * Words of a recording, with an exported artifact on onnxruntime-node; written by docs/artifact.md.
+ * A script that transcribes a recording on onnxruntime-node. It follows docs/artifact.md and shares no code with the project.
  *
  *     npm install && node transcribe.js ARTIFACT AUDIO.wav [PRECISION]
  *
- * What it knows of the model stands in the artifact's manifest. The recording is 16-bit PCM, mono, at the model's rate.
+ * All that it knows of the model is in the artifact's manifest. The recording is 16-bit PCM, mono, at the model's rate.
  */
 
 import { readFile } from 'node:fs/promises'
@@ -11,20 +11,21 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import * as ort from 'onnxruntime-node'
 
-const [NEEDED, FORMATS] = ['1.30', [1, 2]] // of onnxruntime, of the manifest
-const BELOW = /^(?!.*\.\.(\/|$))[\w.-]+(\/[\w.-]+)*$/ // a file's name, which a stranger may have written
+const [NEEDED, FORMATS] = ['1.30', [1, 2]] // versions of onnxruntime, of the manifest
+const BELOW = /^(?!.*\.\.(\/|$))[\w.-]+(\/[\w.-]+)*$/ // a name of a file below the folder; manifests may come from strangers
 const ARRAYS = { float32: Float32Array, float16: Uint16Array, int64: BigInt64Array, int32: Int32Array }
 
+/** Return a tensor of numbers; those of float16 are given as bits. */
 const tensor = (dtype, values, dims) => new ort.Tensor(dtype, ARRAYS[dtype].from(values), dims)
 
-/** The bits of the float16 nearest to a cosine or sine. */
+/** Return the bits of the float16 nearest to a cosine or sine. */
 function float16Bits(value) {
   const exponent = Math.max(-14, Math.floor(Math.log2(Math.abs(value) || Number.MIN_VALUE)))
   const steps = Math.round(Math.abs(value) * 2 ** (10 - exponent)) // the last place is 2^(exponent - 10)
   return (value < 0 ? 0x8000 : 0) | (((exponent + 14) << 10) + steps)
 }
 
-/** What a graph carries from call to call, bound as its input and its output at once. */
+/** The state that a graph carries from call to call: each buffer is bound as its input and its output at once. */
 class Cache {
   constructor({ inputs }, rules) {
     Object.assign(this, { rules, position: 0, past: {}, present: {} })
@@ -36,13 +37,13 @@ class Cache {
     }
   }
 
-  /** Rows that the next call may write, until the buffers are full. */
+  /** Return how many rows the next call may write before the buffers are full. */
   get slotsLeft() {
     const { capacity, keep } = this.rules
     return capacity - (this.position < capacity ? this.position : keep + ((this.position - keep) % (capacity - keep)))
   }
 
-  /** Run a graph for the next rows; one output comes back. */
+  /** Run a graph for the next rows and return one output. */
   async step(session, rows, feeds, output) {
     const { head_dim, rope_theta, capacity, keep } = this.rules
     const frequencies = Array.from({ length: head_dim / 2 }, (_, pair) => rope_theta ** ((-2 * pair) / head_dim))
@@ -68,7 +69,7 @@ class Cache {
 
 /** Load an artifact; `precision` is one of the manifest's, the first by default. */
 export async function load(folder, precision) {
-  process.env.ORT_DISABLE_TELEMETRY ??= '1' // without it the first session reports to onnxruntime's maker
+  process.env.ORT_DISABLE_TELEMETRY ??= '1' // without it onnxruntime reports usage to its maker
   const version = ort.env.versions.node ?? ort.env.versions.common
   if (version.localeCompare(NEEDED, 'en', { numeric: true }) < 0) {
     throw new Error(`onnxruntime-node ${version}: needed is ${NEEDED} or newer; run: npm install onnxruntime-node@latest`)
@@ -87,14 +88,18 @@ export async function load(folder, precision) {
   return { manifest, vocab, graphs, mel, encoder, decoder }
 }
 
-/** Tokens of samples (Float32Array, full scale 1), as they are sampled: `{ id, bytes }`. */
+/** Yield the tokens `{ id, bytes }` of samples (Float32Array, full scale 1) as they are sampled. */
 export async function* transcribe({ manifest, vocab, graphs, mel, encoder, decoder }, samples) {
   const { streaming: rules, tokens, caches, config } = manifest
+
+  // Pad with silence, as the model was trained
   const [perToken, delay] = [config.audio.hop_length * config.audio.frames_per_token, rules.default_delay_tokens]
   const margin = rules.look_back_samples + rules.look_ahead_samples
   const positions = rules.left_pad_tokens + Math.ceil(samples.length / perToken) + delay + rules.right_pad_tokens
   const padded = new Float32Array(positions * perToken + margin)
   padded.set(samples, rules.look_back_samples + rules.left_pad_tokens * perToken)
+
+  // Encode a chunk, then decode its positions one by one
   const [encoderCache, decoderCache] = [new Cache(graphs.encoder, caches.encoder), new Cache(graphs.decoder, caches.decoder)]
   let next = tokens.bos
   for (let at = 0, chunk; at < positions - 1; at += chunk) {
@@ -121,7 +126,7 @@ export async function* transcribe({ manifest, vocab, graphs, mel, encoder, decod
   }
 }
 
-/** Samples of a WAV file. */
+/** Read the samples of a 16-bit mono WAV. */
 export async function readWav(file, { sample_rate }) {
   const bytes = await readFile(file)
   const isMono = bytes.readUInt16LE(20) === 1 && bytes.readUInt16LE(22) === 1 && bytes.readUInt16LE(34) === 16 // PCM
@@ -136,7 +141,7 @@ export async function readWav(file, { sample_rate }) {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const [folder, file, precision] = process.argv.slice(2)
   const model = await load(folder, precision)
-  const decoder = new TextDecoder() // a character may span several tokens
+  const decoder = new TextDecoder() // streaming, because a character may span several tokens
   let said = ''
   for await (const { bytes } of transcribe(model, await readWav(file, model.manifest.config.audio))) {
     const piece = decoder.decode(bytes, { stream: true })

@@ -1,1 +1,1 @@
-"""Weights streamed into data files, and where each stands there."""
+"""Stream weights into external data files, each at a location planned from shapes."""

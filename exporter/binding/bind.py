@@ -1,9 +1,9 @@
-"""bind(): the checkpoint's weights streamed into the data files of traced graphs.
+"""Stream the checkpoint's weights into the external data files of traced graphs.
 
-Every initializer gets its location in them first. Locations follow from the module's shapes alone,
-so all sizes are known before anything is traced or written. Rows are read, converted and written in
-slices. Graphs of several precisions are bound in one pass: what two of them quantise by the same
-rule is read and quantised once.
+The location of every initializer follows from the module's shapes alone, so all sizes are known
+before anything is traced or written. Rows are read, converted and written in slices. Graphs of
+several precisions are bound in one pass: a weight that two of them quantise by the same rule is
+read and quantised once.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from .recipes import weight_recipes
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the graphs are that are made together."""
+    """Progress of the graphs that are bound in one pass."""
 
-    graphs: tuple[str, ...]  # their files
+    graphs: tuple[str, ...]  # names of their files
     tensor: str  # the tensor last bound, empty while a graph is traced
-    done: int  # bytes of the checkpoint
+    done: int  # bytes of the checkpoint, out of `total`
     total: int
 
 
@@ -43,11 +43,10 @@ def bind(
     threads: int,
     on_progress: Callable[[Progress], None],
 ) -> None:
-    """Write the data files and point the graphs' initializers at them.
+    """Write the data files of some graphs and point the graphs' initializers at them.
 
-    They are written as `*.partial` and renamed when whole.
-
-    The graphs are one module in several precisions.
+    The graphs are one module in several precisions. Files are written as `*.partial` and renamed
+    when complete.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
@@ -83,12 +82,11 @@ def bind(
 def share_weights(traced: TracedGraph, folder: Path) -> None:
     """Point a graph's initializers at the data files of the graph that it shares weights of.
 
-    What those lack is in the graph itself.
-
-    Locations are read from that graph's file, which an earlier export may have written.
+    Locations are read from that graph's file, which an earlier export may have written. Constants
+    that those data files lack are stored in the graph itself.
 
     Raises:
-        ArtifactError: that file does not parse.
+        ArtifactError: that graph's file does not parse.
     """
     assert traced.plan.shares_weights_of is not None
     own = {
@@ -120,7 +118,7 @@ def _point_at_files(
             name=name,
             base_dir=str((folder / location.file).parent),
         )
-    for name in initializers.keys() - locations.keys():  # constants, of the tracer too
+    for name in initializers.keys() - locations.keys():  # constants, the tracer's among them
         value = initializers[name]
         assert value.const_value is not None
         value.const_value = ir.tensor(value.const_value.numpy(), name=name)

@@ -1,4 +1,4 @@
-"""Data files of one graph, written at any offset from any thread, named when they are whole."""
+"""External data files of one graph, written under temporary names until they are complete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DataFiles:
     def __init__(self, folder: Path, layout: ExternalDataLayout, module: nn.Module):
         self.folder, self.layout = folder, layout
         self.handles: dict[str, int] = {}
-        self.partials: dict[str, Path] = {}  # files without their names, until all are whole
+        self.partials: dict[str, Path] = {}  # temporary files, renamed when all are complete
         self.paths = {name: folder / name for name in layout.sizes}
         self.dtypes = {
             name: _numpy_dtype(value.dtype) for name, value in module.state_dict().items()
@@ -41,7 +41,11 @@ class DataFiles:
         return self
 
     def write(self, name: str, values: np.ndarray, at: int) -> None:
-        """Write to the initializer's file."""
+        """Write values into the initializer `name`, from its element `at` on.
+
+        Raises:
+            StorageError: its file cannot be written.
+        """
         location, dtype = self.layout.locations[name], self.dtypes[name]
         array = np.ascontiguousarray(values.astype(dtype, copy=False))
         view, offset = array.reshape(-1).view(np.uint8).data, at * dtype.itemsize

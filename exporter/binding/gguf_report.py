@@ -1,6 +1,6 @@
-"""What became of a GGUF's tensors.
+"""Report of how an artifact stores each tensor of the GGUF file that it was exported from.
 
-The artifact's files are read again and compared with it, bit by bit.
+The artifact's files are read back and compared with the GGUF file's blocks bit by bit.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ SLICE_VALUES = 1 << 20
 
 
 def write_report(folder: Path, manifest: Manifest, checkpoint: Checkpoint, threads: int) -> None:
-    """Compare every precision with the checkpoint and write down what was found.
+    """Compare every precision with the checkpoint and write the report.
 
-    Nothing is compared or written where the checkpoint has no blocks.
+    Nothing is compared or written where no tensor of the checkpoint is quantised in blocks.
 
     Raises:
-        StorageError: blocks that were to be kept are not those of the checkpoint.
+        StorageError: blocks that the artifact keeps, read back, differ from the checkpoint's.
     """
     if all(tensor.encoding.block_size == 1 for tensor in checkpoint.tensors.values()):
         return
@@ -44,8 +44,8 @@ def write_report(folder: Path, manifest: Manifest, checkpoint: Checkpoint, threa
         tensors = compare(folder, manifest, name, checkpoint, threads)
         if wrong := [entry["tensor"] for entry in tensors if entry["result"] == "differs"]:
             raise StorageError(
-                f"{folder}: {name}: {len(wrong)} tensors read back are not what was written, as "
-                f"{wrong[0]}: the disk or memory is at fault; export again"
+                f"{folder}: {name}: {len(wrong)} tensors read back differ from what was written, "
+                f"such as {wrong[0]}: the disk or memory is at fault; export again"
             )
         precisions[name] = {"summary": _summary(tensors), "tensors": tensors}
     values = {
@@ -57,10 +57,10 @@ def write_report(folder: Path, manifest: Manifest, checkpoint: Checkpoint, threa
 
 
 def summaries(folder: Path) -> list[str]:
-    """Return one line for each precision of the report, if there is one.
+    """Return one line for each precision in an artifact's report, none if it has no report.
 
     Raises:
-        ArtifactError: it is damaged.
+        ArtifactError: the report is damaged.
     """
     path = folder / FILE_NAME
 
@@ -86,11 +86,12 @@ class _Report(Struct):
 def compare(
     folder: Path, manifest: Manifest, precision: str, checkpoint: Checkpoint, threads: int
 ) -> list[dict[str, str]]:
-    """Return for each tensor of the checkpoint its type, how it is stored here, how they compare.
+    """Return how a precision of the artifact stores each tensor of the checkpoint.
 
-    The result is "exact" where codes and scales are bit-equal, "differs" where they should be and
-    are not, "requantised" where the values were rounded anew, "float" where they became floats,
-    "folded" where those were only computed with (MODEL.md, step 6).
+    An entry has the tensor's name, its type in the checkpoint (`stored`), its storage in the
+    artifact (`as`) and a `result`: "exact" where codes and scales are bit-equal, "differs" where
+    they should be and are not, "requantised" where the values were rounded anew, "float" where they
+    became floats, "folded" where the delay gains were computed from them (MODEL.md, step 6).
     """
     kind = manifest.precisions[precision]
     recipe = Recipe.of(kind.recipe)
@@ -100,6 +101,8 @@ def compare(
         for name, tensor in checkpoint.tensors.items():
             module = name.removesuffix(".weight")
             entry = {"tensor": name, "stored": tensor.encoding.name}
+
+            # A tensor without scales is stored as floats
             if f"{module}.scales" not in found:
                 is_gain = ".ada_rms_norm." in name
                 result = (
@@ -107,6 +110,8 @@ def compare(
                 )
                 entries.append(entry | {"as": kind.activation_dtype} | result)
                 continue
+
+            # A quantised one keeps its blocks if the recipe's rule allows that
             rule = recipe.rule_for(module)
             assert rule is not None, f"{module}: quantised by no rule"
             result = "requantised"
@@ -123,9 +128,9 @@ def compare(
 def _is_equal(
     tensor: Tensor, packed: Tensor, scales: Tensor, bits: int, pool: ThreadPoolExecutor
 ) -> bool:
-    """Whether codes and scales are the same.
+    """Return whether a GGUF tensor's codes and scales equal an artifact's bit by bit.
 
-    Both sides are read by the definition of their own format.
+    Each side is decoded as its own format defines.
     """
 
     def rows_equal(start: int) -> bool:
@@ -146,7 +151,7 @@ def _is_equal(
 
 
 def _summary(tensors: list[dict[str, str]]) -> str:
-    """As: bit-equal: 409 Q4_0; as floats: 250 F32; in the delay gains: 52 Q4_0."""
+    """Return counts by result: "bit-equal: 409 Q4_0; as floats: 250 F32"."""
     counts = {
         result: Counter(e["stored"] for e in tensors if e["result"] == result)
         for result in _RESULTS

@@ -1,4 +1,4 @@
-"""The location of each weight of a graph in the external data files, known from shapes alone."""
+"""Locations of a graph's weights in its external data files, planned from shapes alone."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import nn
 
 from ..checkpoint.external_data import TensorLocation
 
-ALIGNMENT = 4096  # bytes; what onnxruntime needs to map a tensor
+ALIGNMENT = 4096  # bytes; onnxruntime maps only tensors that begin at a multiple of it
 
 
 @dataclass(slots=True)
 class ExternalDataLayout:
-    """Locations of all initializers, and the size of each data file."""
+    """Locations of all initializers, and the size of each data file in bytes."""
 
     locations: dict[str, TensorLocation] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -22,18 +22,19 @@ class ExternalDataLayout:
 def plan_external_data(module: nn.Module, data_file: str, shard_size: int) -> ExternalDataLayout:
     """Assign every parameter of a module a location in the external data files.
 
-    They are in the module's order, the tied table last and in a file of its own.
-
-    A file ends before it would outgrow `shard_size` bytes; a larger tensor stands alone. The first
-    is `data_file`, the next `data_file` with `_1`.
+    Parameters keep the module's order, but the tied table comes last, in a file of its own. A file
+    ends before it would outgrow `shard_size` bytes; a larger tensor has a file to itself. The first
+    file is named `data_file`, the next `data_file` with `_1`.
     """
     layout = ExternalDataLayout()
     sizes = {
         name: value.numel() * value.element_size() for name, value in module.state_dict().items()
     }
-    # The same bytes
+    # The embedding gathers from the bytes that the head multiplies by
     aliases = {name: name.replace(".gather_", ".") for name in sizes if ".gather_" in name}
     table = [name for name in sizes if ".embed_tokens." in name and name not in aliases]
+
+    # Divide the parameters into files
     shards: list[list[str]] = [[]]
     size = 0
     for name in [name for name in sizes if name not in table and name not in aliases]:
@@ -45,6 +46,8 @@ def plan_external_data(module: nn.Module, data_file: str, shard_size: int) -> Ex
         size += need
     if table:
         shards.append(table)
+
+    # Place each file's parameters one after the other
     for number, shard in enumerate(filter(None, shards)):
         file = data_file + (f"_{number}" if number else "")
         offset = 0

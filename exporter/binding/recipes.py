@@ -1,4 +1,4 @@
-"""How each initializer is made from the checkpoint's tensors, in slices of rows."""
+"""Recipes that make each initializer from the checkpoint's tensors, in slices of rows."""
 
 from __future__ import annotations
 
@@ -20,39 +20,42 @@ from ..checkpoint.tensors import Tensor
 from ..model import layers, linear, voxtral
 from ..model.delay_gains import delay_gains
 
-# Converted at a time; smaller slices lose the second thread to the interpreter's lock
+# Elements converted at a time; smaller slices lose the second thread to the interpreter's lock
 SLICE_ELEMENTS = 1 << 19
-MAPPED_ELEMENTS = 1 << 23  # of a checkpoint's pages at most in memory where columns are read
+MAPPED_ELEMENTS = 1 << 23  # elements of a checkpoint in memory at once where columns are read
 
 
 class Sink(Protocol):
-    """Where initializers are written."""
+    """A destination of initializers: data files, or a module."""
 
     def write(self, name: str, values: np.ndarray, at: int) -> None:
-        """Write values from the initializer's element `at` on, in its own type, from any thread."""
+        """Write values into the initializer `name` from its element `at` on, in its own type.
+
+        Any thread may call it.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class WeightRecipe:
-    """How some initializers are made from some tensors, in slices of rows."""
+    """A recipe that makes some initializers from some tensors, in slices of rows."""
 
     tensors: tuple[Tensor, ...]
     # First row, end row -> values of these rows by initializer
     make: Callable[[int, int], dict[str, np.ndarray]]
-    # Recipes of one part of the module by the same rule make the same values
+    # Two recipes of one module with the same rule make the same values
     rule: Rule | None = None
     num_rows: int = 1
     row_elements: int = 1
 
     def slices(self) -> Iterator[tuple[int, int]]:
-        """Yield row ranges of bounded size."""
+        """Yield ranges [start, stop) of rows, of about `SLICE_ELEMENTS` elements each."""
         step = max(1, SLICE_ELEMENTS // self.row_elements)
         for start in range(0, self.num_rows, step):
             yield start, min(start + step, self.num_rows)
 
     def run(self, pool: Executor, sinks: Sequence[Sink]) -> None:
-        """Make all rows, slices at a time, and write them to every sink."""
+        """Make all rows, several slices at a time, and write them to every sink."""
         for _ in pool.map(lambda rows: self.write(sinks, *rows), self.slices()):
             pass
 
@@ -66,9 +69,9 @@ class WeightRecipe:
 def weight_recipes(
     module: nn.Module, checkpoint: Checkpoint, name: str = ""
 ) -> Iterator[WeightRecipe]:
-    """Yield the weight recipes of every parameter of a module.
+    """Yield the weight recipes of every parameter of a module, in one order for all precisions.
 
-    `name` is the module's name in the model. The order is the same for every precision.
+    `name` is the module's name in the model.
     """
     for path, part in module.named_modules(prefix=name):
         prefix = path + "." if path else ""
@@ -124,10 +127,10 @@ def _quantize(prefix: str, tensor: Tensor, rule: Rule) -> WeightRecipe:
 
 
 def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> WeightRecipe:
-    """Return the weight recipe that puts a matrix's inputs along the first axis.
+    """Return a recipe that quantises a matrix and stores it transposed, as [inputs, outputs].
 
-    Codes and scales are those of `_quantize`, made for some blocks of inputs and all outputs at a
-    time.
+    Codes and scales equal those of `_quantize`. A row of the recipe is one block of inputs for all
+    outputs.
     """
     outputs, inputs = tensor.shape
     num_blocks, middle = -(-inputs // rule.block_size), 1 << (rule.bits - 1)
@@ -140,6 +143,8 @@ def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> WeightRecip
         zeros = np.full((stop - start, outputs), middle, np.uint8)
         for begin in range(0, outputs, step):
             end = min(begin + step, outputs)
+
+            # Quantise these blocks of some outputs, or keep a GGUF file's
             if gguf.keeps(rule, tensor.encoding.name):
                 stored = tensor.stored_rows(begin, end).reshape(end - begin, num_blocks, -1)[
                     :, start:stop
@@ -149,24 +154,27 @@ def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> WeightRecip
                 blocks = quantize_blockwise(
                     tensor.columns(first, last, begin, end).T, rule, tensor.name
                 )
+
+            # Transpose them
             of_rows = unpack(blocks.packed, rule.bits, rule.block_size).reshape(end - begin, -1)
             codes[:, begin:end] = of_rows[:, : last - first].T
             scales[:, begin:end] = blocks.scales.T
             if blocks.zero_points is not None:
                 zeros[:, begin:end] = unpack(blocks.zero_points, rule.bits, stop - start).T
             tensor.release(begin, end)
+
         return {
             prefix + "weight": pack(codes, rule.bits),
             prefix + "scales": scales,
             prefix + "zero_points": pack(zeros, rule.bits),
         }
 
-    # Codes are kept, in bytes
+    # A code is a byte in memory, a quarter of the float that a slice's size is meant for
     return WeightRecipe((tensor,), make, rule, num_blocks, rule.block_size * outputs // 4)
 
 
 def _delay_gains(prefix: str, tensors: Mapping[str, Tensor]) -> WeightRecipe:
-    """Compute the table, or copy an artifact's."""
+    """Return a recipe that computes the table of delay gains, or copies an artifact's."""
     if (table := tensors.get(prefix + "table")) is not None:
         return _copy(prefix + "table", table)
     linear1, linear2 = (tensors[f"{prefix}{name}.weight"] for name in ("linear1", "linear2"))

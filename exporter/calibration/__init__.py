@@ -1,1 +1,1 @@
-"""The model run layer by layer on speech, to measure what bits cost and choose where they go."""
+"""Run the model layer by layer on speech, to measure what quantisation costs each layer."""

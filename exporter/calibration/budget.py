@@ -1,6 +1,6 @@
-"""Bits where they matter: one storage option for every group of tensors, the least drift in a size.
+"""Choose one storage option for every group of tensors: the least drift within a size.
 
-Drifts add up, because the errors of different groups are independent and the drift is about
+The drifts of groups are summed, because their errors are independent and a drift is about
 quadratic in them.
 """
 
@@ -16,7 +16,8 @@ from msgspec import Meta
 from ...decode import Count
 from ...errors import QuantizationError
 
-# That the spare bytes are counted in; sizes round up to them, which wastes 0.1 % at most
+# Number of equal cells that the spare bytes are divided into; rounding sizes up to whole cells
+# wastes 0.1 % at most
 CELLS = 100_000
 
 
@@ -31,22 +32,23 @@ class StorageOption:
 
 
 def solve_knapsack(groups: Sequence[Sequence[StorageOption]], budget: int) -> list[int]:
-    """Return the index of each group's storage option for the least total drift.
+    """Return the index of each group's storage option, for the least total drift within a budget.
 
-    The sizes of the options together fit `budget` bytes.
-
-    A knapsack with one choice a group, solved exactly up to the rounding of sizes.
+    The sizes of the options sum to `budget` bytes at most. The multiple-choice knapsack is solved
+    exactly up to the rounding of sizes.
 
     Raises:
-        QuantizationError: not even the smallest options fit; says what they need.
+        QuantizationError: not even the smallest options fit; the message has their size.
     """
     least = [min(option.size for option in options) for options in groups]
     spare = budget - sum(least)
     if spare < 0:
         raise QuantizationError(f"budget: expected at least {sum(least):,} bytes, got {budget:,}")
+
+    # Find the least drift for each number of cells, a group at a time
     cell = max(1, -(-spare // CELLS))
     cells = spare // cell
-    drift = np.zeros(cells + 1)  # the least sum so far, by cells that may be used
+    drift = np.zeros(cells + 1)  # the least sum so far, by the number of cells that may be used
     chosen = []
     for options, smallest in zip(groups, least, strict=True):
         best, index = np.full(cells + 1, np.inf), np.zeros(cells + 1, np.int16)
@@ -60,6 +62,8 @@ def solve_knapsack(groups: Sequence[Sequence[StorageOption]], budget: int) -> li
             index[extra:][is_better] = i
         drift = best
         chosen.append(index)
+
+    # Read the options off from the last group back
     picks, at = [], cells
     for options, smallest, index in zip(
         reversed(groups), reversed(least), reversed(chosen), strict=True

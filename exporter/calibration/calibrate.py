@@ -1,4 +1,4 @@
-"""Recordings as the float model encodes and writes them, for real activations."""
+"""Calibration clips: recordings with the tokens that the float model generates for them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ..model.mel import mel_model
 from .layerwise import Layerwise, decoder_stages, encoder_stages
 
 SECONDS = 30.0  # of audio at most
-MAX_PASSES = 6  # through the decoder to find the tokens; on tiny 97 % of them stand by then
+MAX_PASSES = 6  # through the decoder to find the tokens; on tiny 97 % of them are final by then
 EMBEDDED = ("long-mixed.wav", "command-hibari.wav")  # 29 s
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One recording, padded as a stream pads it, with what the float model makes of it."""
+    """A recording, padded as a stream pads it, with the tokens that the float model generates."""
 
     input_features: Tensor  # float32 [n_mels, frames], of whole tokens
     input_ids: Tensor  # int64 [seq]: the prompt, then the generated tokens without the last
@@ -38,29 +38,34 @@ def calibrate(
 ) -> list[Clip]:
     """Return clips of the first `SECONDS` of some recordings.
 
-    Tokens are found for whole sequences at once: blanks first, then what the model samples after
-    these, again and again until nothing changes, which is what decoding one by one gives. Each pass
-    settles many tokens, because most hang on the sound alone; what is not settled after
-    `max_passes` stays as it is.
+    Tokens are found for whole sequences at once: the first pass takes blanks as inputs, each later
+    one the tokens that the pass before sampled, until nothing changes, which is the result of
+    greedy decoding. A pass settles many tokens, because most depend on the audio alone; tokens
+    that still change after `max_passes` stay as sampled last.
 
     Args:
-        model: in float.
+        model: a model with float weights.
         recordings: float arrays [samples] at the model's rate, full scale 1.
-        max_passes: through the decoder.
+        max_passes: passes through the decoder.
 
     Raises:
-        AudioError: no samples, or some that are not finite.
+        AudioError: the recordings have no samples, or some that are not finite.
     """
+    # Encode
     features = [torch.from_numpy(_log_mel(samples, model)) for samples in _cut(recordings, model)]
     config, tokens = model.checkpoint.config, model.tokens
     embeds = features
     for stage in encoder_stages(config):
         embeds = model.run(stage, embeds)
-    embeds = [x[:-1] for x in embeds]  # the last position used is the one before the last
+    embeds = [x[:-1] for x in embeds]  # generation stops a position before the last
+
+    # Begin with the prompt and blanks
     first = model.streaming.left_pad_tokens + model.num_delay_tokens
     ids = [torch.full((len(x),), tokens.streaming_pad) for x in embeds]
     for sequence in ids:
         sequence[0] = tokens.bos
+
+    # Decode until the sampled tokens are those that were given
     for _ in range(max_passes):
         hidden = [model.embed(sequence) + x for sequence, x in zip(ids, embeds, strict=True)]
         for stage in decoder_stages(config):
@@ -78,7 +83,7 @@ def calibrate(
 
 
 def embedded_recordings() -> list[np.ndarray]:
-    """Return the embedded samples that calibrate where none are given: 29 s of speech."""
+    """Return the packaged recordings for calibration where none are given: 29 s of speech."""
     recordings = []
     for name in EMBEDDED:
         with wave.open(str(SAMPLES / name)) as file:
@@ -103,9 +108,9 @@ def _cut(recordings: Sequence[np.ndarray], model: Layerwise) -> list[np.ndarray]
 
 
 def _log_mel(samples: np.ndarray, model: Layerwise) -> np.ndarray:
-    """Return the log-mel features of a recording in its silence.
+    """Return the log-mel features of a recording and the silence around it.
 
-    They are float32 [n_mels, frames] (MODEL.md steps 1 and 2), made by the mel graph itself.
+    They are float32 [n_mels, frames] (MODEL.md, steps 1 and 2), computed by the exported mel graph.
     """
     audio, rules = model.checkpoint.config.audio, model.streaming
     padded = pad_samples(samples, audio, rules, model.num_delay_tokens)
@@ -120,7 +125,7 @@ def pad_samples(
 ) -> np.ndarray:
     """Pad a recording with the silence that a stream puts around it.
 
-    Float32 [n], whose frames are those of whole tokens.
+    The result is float32 [n], and its mel frames make up whole tokens.
     """
     per_token = audio.samples_per_token
     left = rules.look_back_samples + rules.left_pad_tokens * per_token

@@ -1,10 +1,10 @@
 """The model in PyTorch, one layer's weights in memory at a time.
 
-The modules that are traced for export also run, here stage by stage over whole recordings: a stage
-is built, loaded by the exporter's own weight recipes, applied to the activations of all recordings
-and dropped, so the 4B model needs the memory of one layer. By a recipe a stage has the weights that
-an export would quantise, multiplied in float32: the rounding of weights shows, that of activations
-(`accuracy_level`) does not.
+The modules are those that export traces, run here stage by stage over whole recordings: a stage is
+built, loaded by the exporter's own weight recipes, applied to the activations of all recordings and
+dropped, so the 4B model needs the memory of one layer. Under a quantisation recipe a stage
+multiplies, in float32, by the weights that an export would store: the results show the rounding of
+weights, but not that of activations (`accuracy_level`).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from ..model.voxtral import Embedder, Projector
 
 STEM, PROJECTOR = "audio_tower.embedder", "multi_modal_projector"
 FINAL_NORM, TABLE = "language_model.norm", "language_model.embed_tokens"
-# Positions that go through a layer in one call: bounds the scores of attention and the inner width
+# Positions in one call of a layer, which bounds the memory of attention scores and MLP activations
 ROWS = 512
-TABLE_ROWS = 4096  # of the tied table, in memory at a time
+TABLE_ROWS = 4096  # rows of the tied table in memory at a time
 
 Module = TypeVar("Module", bound=nn.Module)
 Stage = Callable[[Tensor], Tensor]
@@ -49,12 +49,15 @@ Observer = Callable[[str, Tensor], None]
 
 
 class SampledTokens:
-    """Decisions of the decoder at every position, from slices of logits.
+    """Greedy decisions of the decoder at every position, accumulated over slices of logits.
 
-    They are those that its graph's output `step` has.
+    They are the same as those in the decoder graph's output `step`.
 
-    word: float64 [rows], the best logit besides the blank's; blank: the blank's; log_sum: of all
-    their exponentials.
+    Attributes:
+        word: float64 [rows], the highest logit of any token but the blank.
+        blank: float64 [rows], the blank's logit.
+        log_sum: float64 [rows], log(sum(exp(logits))) of the slices so far.
+        best: int64 [rows], the id that `word` belongs to.
     """
 
     def __init__(self, rows: int, blank_id: int):
@@ -64,7 +67,7 @@ class SampledTokens:
         self.best = torch.zeros(rows, dtype=torch.long)
 
     def see(self, first: int, logits: Tensor) -> None:
-        """Take the logits [rows, ids] of the ids from `first` on; slices come in order."""
+        """Add the logits [rows, ids] of the ids from `first` on; slices come in order."""
         self.log_sum = torch.logaddexp(self.log_sum, logits.double().logsumexp(-1))
         at = self.blank_id - first
         if 0 <= at < logits.shape[1]:
@@ -76,7 +79,7 @@ class SampledTokens:
 
     @property
     def blank_margins(self) -> Tensor:
-        """The blank's logit less the best other one: float64 [rows]."""
+        """Return the blank's logit less the highest other one, float64 [rows]."""
         return self.blank - self.word
 
     @property
@@ -89,12 +92,12 @@ class SampledTokens:
 
     @property
     def logprobs(self) -> Tensor:
-        """Return those of the sampled tokens: float64 [rows]."""
+        """Return the log-probabilities of the sampled tokens, float64 [rows]."""
         return torch.maximum(self.word, self.blank) - self.log_sum
 
 
 class Layerwise:
-    """A checkpoint's model as a row of stages, none of which is kept.
+    """A checkpoint's model as a sequence of stages, each loaded when it runs and then dropped.
 
     Activations are float32 [rows, width] of one whole recording, from position 0 on:
 
@@ -103,7 +106,7 @@ class Layerwise:
         multi_modal_projector       -> [tokens, decoder.hidden_size]; the encoder's final norm
                                     included
         language_model.layers.{i}   the same shape
-        language_model.norm         the same shape: what the head multiplies
+        language_model.norm         the same shape, the input of the head
     """
 
     def __init__(
@@ -114,13 +117,12 @@ class Layerwise:
         num_delay_tokens: int | None = None,
         observe: Observer | None = None,
     ):
-        """Nothing is read yet.
+        """Prepare the model without reading any weights.
 
         Args:
-            checkpoint: what `open_checkpoint` returns.
-            recipe: linear layers and table that it names run with quantised weights, the others in
-                float.
-            num_delay_tokens: by default the tokenizer's.
+            checkpoint: the weights, as `open_checkpoint` returns them.
+            recipe: the quantisation of weights; those that no rule names stay in float.
+            num_delay_tokens: the delay; by default the tokenizer's.
             observe: called with the name and the inputs [rows, in_features] of every linear layer
                 that runs, the head (`language_model.embed_tokens`) included; once for every `ROWS`
                 positions.
@@ -134,12 +136,12 @@ class Layerwise:
         self.num_delay_tokens = default if num_delay_tokens is None else num_delay_tokens
 
     def encode(self, input_features: Tensor, keep: dict[str, Tensor] | None = None) -> Tensor:
-        """Audio embeddings [tokens, hidden_size] of log-mel frames [n_mels, frames].
+        """Return the audio embeddings [tokens, hidden_size] of log-mel frames [n_mels, frames].
 
-        keep: receives the input of every stage by the stage's name.
+        keep: receives the input of every stage under the stage's name.
 
         Raises:
-            ShapeError: the frames are not those of whole tokens.
+            ShapeError: the frames do not make up whole tokens.
         """
         audio = self.config.audio
         n_mels, frames = input_features.shape
@@ -155,9 +157,10 @@ class Layerwise:
     ) -> Tensor:
         """Return the final hidden states [seq, hidden_size] of a whole token sequence.
 
-        input_ids: int64 [seq]; audio_embeds: the sequence's audio embeddings.
-
-        keep: receives the input of every stage by the stage's name.
+        Args:
+            input_ids: int64 [seq].
+            audio_embeds: float32 [seq, hidden_size], the audio embeddings of these positions.
+            keep: receives the input of every stage under the stage's name.
         """
         x = self.embed(input_ids) + audio_embeds
         return self._through(decoder_stages(self.config), x, keep)
@@ -198,9 +201,9 @@ class Layerwise:
         return partial(_run_layer, layer, stack, torch.tensor([self.num_delay_tokens]))
 
     def load(self, name: str, module: nn.Module) -> None:
-        """Give a module, whose name in the model this is, its weights.
+        """Load the weights of a module, given by its name in the model.
 
-        Another source of weights replaces this.
+        A subclass with another source of weights overrides this method.
         """
         fill(module, self.checkpoint, name)
 
@@ -217,23 +220,24 @@ class Layerwise:
         return module
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """Rows of the tied table: int64 [seq] -> [seq, hidden_size]."""
+        """Return the rows [seq, hidden_size] of the tied table for int64 ids [seq]."""
         unique, places = input_ids.unique(return_inverse=True)
         return self.table([(row, row + 1) for row in unique.tolist()]).embed(places)
 
     def heads(self) -> Iterator[tuple[int, Stage]]:
-        """The head in slices of the vocabulary.
+        """Yield the head in slices of the vocabulary.
 
-        First id, final hidden states [rows, hidden_size] -> [rows, ids].
+        An item is the slice's first id and a function from final hidden states [rows, hidden_size]
+        to logits [rows, ids].
         """
         vocab_size = self.config.decoder.vocab_size
         for start in range(0, vocab_size, TABLE_ROWS):
             yield start, self.table([(start, min(start + TABLE_ROWS, vocab_size))]).logits
 
     def logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Logits of final hidden states [rows, hidden_size] in slices of the vocabulary.
+        """Yield the logits of final hidden states [rows, hidden_size], sliced by vocabulary.
 
-        First id, [rows, ids].
+        An item is the slice's first id and its logits [rows, ids].
         """
         if self.observe:
             self.observe(TABLE, hidden)
@@ -241,9 +245,9 @@ class Layerwise:
             yield start, head(hidden)
 
     def table(self, ranges: Sequence[tuple[int, int]]) -> Table:
-        """The table's rows of these ranges, one after the other.
+        """Load the tied table's rows of some ranges [start, stop), one range after the other.
 
-        Another source of weights replaces this.
+        A subclass with another source of weights overrides this method.
         """
         hidden_size = self.config.decoder.hidden_size
         table = self.build.tied_embedding(
@@ -260,7 +264,7 @@ class Layerwise:
         return table
 
     def sample(self, hidden: Tensor) -> SampledTokens:
-        """Sample greedily at final hidden states [rows, hidden_size]; MODEL.md step 8."""
+        """Sample greedily at final hidden states [rows, hidden_size] (MODEL.md, step 8)."""
         choices = SampledTokens(len(hidden), self.tokens.streaming_pad)
         for first, logits in self.logits(hidden):
             choices.see(first, logits)
@@ -268,13 +272,13 @@ class Layerwise:
 
 
 def encoder_stages(config: VoxtralConfig) -> tuple[str, ...]:
-    """Names of the stages from log-mel frames to audio embeddings."""
+    """Return the names of the stages from log-mel frames to audio embeddings, in order."""
     layers = (f"audio_tower.layers.{i}" for i in range(config.encoder.num_hidden_layers))
     return (STEM, *layers, PROJECTOR)
 
 
 def decoder_stages(config: VoxtralConfig) -> tuple[str, ...]:
-    """Names of the stages from summed embeddings to final hidden states."""
+    """Return the names of the stages from summed embeddings to final hidden states, in order."""
     return (
         *(f"language_model.layers.{i}" for i in range(config.decoder.num_hidden_layers)),
         FINAL_NORM,
@@ -282,7 +286,7 @@ def decoder_stages(config: VoxtralConfig) -> tuple[str, ...]:
 
 
 def fill(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> None:
-    """Give a module, whose name in the model this is, the checkpoint's weights."""
+    """Load the checkpoint's weights into a module, given with its name in the model."""
     sink = _Parameters(module, name)
     with ThreadPoolExecutor() as pool:
         for recipe in weight_recipes(module, checkpoint, name):
@@ -295,7 +299,7 @@ def fill(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> None:
 def rotation(
     stack: TransformerConfig, start: int, rows: int, batch: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Return cos and sin of the absolute positions from `start` on.
+    """Return cos and sin of the rotary angles at the absolute positions from `start` on.
 
     Both are [batch, rows, head_dim / 2], computed in float64 and rounded to float32.
     """
@@ -321,9 +325,9 @@ def _run_stem(embedder: Embedder, input_features: Tensor) -> Tensor:
 def _run_layer(
     layer: Layer, stack: TransformerConfig, num_delay_tokens: Tensor, x: Tensor
 ) -> Tensor:
-    """Some rows a call.
+    """Run a layer over all positions, `ROWS` at a time.
 
-    The keys and values before them that the window shows stand in front of theirs.
+    The cache of a call has the earlier keys and values inside the window, then room for its own.
     """
     key = value = torch.zeros(1, stack.num_key_value_heads, 0, stack.head_dim)
     parts = []
@@ -343,7 +347,7 @@ def _run_layer(
 
 
 class _Dequantized(nn.Module):
-    """A quantised linear layer with float weights, as several calls multiply by them."""
+    """A quantised linear layer whose weights were dequantised once, for several calls."""
 
     def __init__(self, part: QuantizedLinear):
         super().__init__()
@@ -351,7 +355,7 @@ class _Dequantized(nn.Module):
         self.weight = nn.Parameter(
             torch.empty(len(part.weight), part.in_features), requires_grad=False
         )
-        # In slices, because every step of unpacking copies
+        # In slices of rows, because every step of unpacking makes a copy
         for start in range(0, len(part.weight), ROWS):
             rows = slice(start, start + ROWS)
             zeros = None if part.zero_points is None else part.zero_points[rows]
@@ -367,7 +371,7 @@ def _report(observe: Observer, name: str, part: nn.Module, inputs: tuple[Tensor,
 
 
 class _Parameters:
-    """Stands in for the data files: the same weight recipes, into a module."""
+    """Parameters of a module that weight recipes write into, in the place of data files."""
 
     def __init__(self, module: nn.Module, name: str):
         self.module = module
@@ -377,13 +381,13 @@ class _Parameters:
         }
 
     def write(self, name: str, values: np.ndarray, at: int) -> None:
-        """Write to the parameter, converted to its type."""
+        """Write values into the parameter `name` from its element `at` on, in its own type."""
         self.arrays[name][at : at + values.size] = values.reshape(-1)
 
     def share(self) -> None:
-        """Let a quantised table gather from the scales and codes of its projection.
+        """Point the embedding of a quantised table at the scales or codes of its head.
 
-        It gathers with the same scales under a third axis, or with the same codes as bytes.
+        The embedding has the scales with a third axis, or the same bytes of codes.
         """
         for part in self.module.modules():
             if isinstance(part, QuantizedTiedEmbedding):

@@ -1,10 +1,8 @@
-"""Drift of the model's decisions when one group of tensors alone is quantised.
+"""Measure the drift of the model's decisions when one group of tensors alone is quantised.
 
-The cost of each of the group's storage options is beside it.
-
-All variants of the model advance together: a stage's float weights are loaded once for every one
-that is under way. Drift is measured with 4 bits in blocks of 32. For other options it is scaled by
-the squared error of the weights, with which it grows as long as it is small.
+All variants of the model advance together: a stage's float weights are loaded once for all
+variants. Drift is measured with 4 bits in blocks of 32. For a group's other storage options it is
+scaled by the squared error of the weights, which it is proportional to while it is small.
 """
 
 from __future__ import annotations
@@ -31,18 +29,18 @@ from .layerwise import TABLE, Layerwise, SampledTokens, decoder_stages, encoder_
 
 FORMS = ((4, 128), (4, 64), (4, 32), (8, 128), (8, 32))  # bits, block size
 MEASURED = (4, 32)
-# Runs of layers; each is carried through all layers behind it
+# Groups of consecutive layers; every group costs a pass through all layers behind it
 MAX_ENCODER_GROUPS = 8
 MAX_DECODER_GROUPS = 13
-SAMPLED_ROWS = 64  # of a tensor, for the error of its storage options
-# Divergence of a decision on the edge by the square of its margin's change: p (1 - p) / 2 at
-# p = 1/2
+SAMPLED_ROWS = 64  # rows of a tensor that the error of its storage options is measured in
+# Divergence of an undecided choice between blank and word, over the squared change of its margin:
+# p (1 - p) / 2 at p = 1/2
 EDGE = 1 / 8
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Tensors that get one storage option."""
+    """A group of tensors that get the same storage option."""
 
     name: str
     patterns: tuple[str, ...]  # shell patterns over module names, as in recipes
@@ -60,26 +58,23 @@ class Group:
         return tuple(Rule(pattern, bits, block_size, method) for pattern, method in methods.items())
 
     def has(self, module: str) -> bool:
-        """Tell whether the module of that name is in the group."""
+        """Return whether the module of that name is in the group."""
         return any(fnmatchcase(module, pattern) for pattern in self.patterns)
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Drift of a quantised model's decisions from the float model's.
-
-    It is measured over the generated tokens of the clips.
-    """
+    """Drift of a quantised model's decisions from the float model's, over generated tokens."""
 
     divergence: float  # nats: mean Kullback-Leibler divergence of the next token's distribution
     margin: float  # root mean square of the change of the blank margin, a difference of two logits
-    flips: int  # decisions between blank and word that turn over
+    flips: int  # decisions between blank and word that change
 
     @property
     def total(self) -> float:
-        """Return both in nats.
+        """Return the divergence plus that of the margins' change, in nats.
 
-        The change of a margin counts as it would on the edge, wherever these clips' margins are.
+        A margin's change counts as if its decision were undecided, whatever margins the clips have.
         """
         return self.divergence + EDGE * self.margin**2
 
@@ -94,9 +89,10 @@ class Sensitivity:
 
 
 def groups_of(config: VoxtralConfig) -> list[Group]:
-    """Runs of encoder layers; the adapter; attention and MLP of runs of decoder layers.
+    """Return the groups that a model's tensors are divided into.
 
-    The tied table.
+    They are runs of encoder layers, the adapter, the attention and the MLP of runs of decoder
+    layers, and the tied table.
     """
     groups = [
         Group(f"encoder {label}", tuple(f"audio_tower.layers.{i}.*" for i in layers))
@@ -120,21 +116,24 @@ def _runs(count: int, most: int) -> Iterator[tuple[str, range]]:
 def option_sizes(
     checkpoint: Checkpoint, dtype: torch.dtype
 ) -> dict[Group, dict[tuple[int, int], int]]:
-    """Return the bytes of every group of tensors in each of its storage options.
+    """Return the size in bytes of every group of tensors in each of its storage options.
 
-    The options are by bits and block size, from the smallest on.
+    A group's sizes have bits and block size as keys, from the smallest option on.
 
-    dtype: of the artifact's activations and scales.
+    dtype: the type of the artifact's activations and scales.
     """
     config, tokens = checkpoint.config, Layerwise(checkpoint).tokens
     groups = groups_of(config)
     sizes: dict[Group, dict[tuple[int, int], int]] = {group: {} for group in groups}
     for option in FORMS:
+        # The table is also gathered from, in whole blocks
         able = [
             group
             for group in groups
             if TABLE not in group.patterns or config.decoder.hidden_size % option[1] == 0
         ]
+
+        # Plan the data files of both graphs with this option everywhere
         build = ModuleFactory(
             dtype, Recipe("", 0, tuple(rule for group in able for rule in group.rules(*option)))
         )
@@ -146,6 +145,8 @@ def option_sizes(
         locations = {
             name: location.size for layout in layouts for name, location in layout.locations.items()
         }
+
+        # Sum the sizes that they have for a group
         for group in able:
             sizes[group][option] = sum(
                 -(-size // ALIGNMENT) * ALIGNMENT
@@ -164,9 +165,9 @@ def measure_sensitivities(
     """Measure the drift of groups of a checkpoint's tensors and of their storage options.
 
     Args:
-        checkpoint: of the float model.
-        clips: what `calibrate` makes of some recordings.
-        sizes: the groups, as `option_sizes` returns them.
+        checkpoint: the float model.
+        clips: calibration clips, as `calibrate` returns them.
+        sizes: the groups and the sizes of their storage options, as `option_sizes` returns them.
         on_stage: called with the name of every stage before it runs.
     """
     recipes = [Recipe(group.name, 0, group.rules(*MEASURED)) for group in sizes]
@@ -183,11 +184,11 @@ def measure_drifts(
     recipes: Sequence[Recipe],
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> list[Drift]:
-    """Measure the drift of the model under each of several recipes."""
+    """Measure the drift of the model under each of several recipes, as `measure_sensitivities`."""
     original = Layerwise(checkpoint)
     variants = [Layerwise(checkpoint, recipe) for recipe in recipes]
     plain = [clip.input_features for clip in clips]
-    states: dict[int, list[Tensor]] = {}  # of the variants that differ from the float model by now
+    states: dict[int, list[Tensor]] = {}  # those of the variants that differ from it so far
 
     def advance(stage: str) -> None:
         nonlocal plain, states
@@ -210,14 +211,19 @@ def measure_drifts(
             for clip, x in zip(clips, embeds, strict=True)
         ]
 
+    # Encode
     for stage in encoder_stages(checkpoint.config):
         advance(stage)
+
+    # Add the embeddings of the tokens
     own_table = {i for i, recipe in enumerate(recipes) if recipe.rule_for(TABLE)}
     states |= {i: states.get(i, plain) for i in own_table}
     states = {
         i: embed(variants[i] if i in own_table else original, state) for i, state in states.items()
     }
     plain = embed(original, plain)
+
+    # Decode
     for stage in decoder_stages(checkpoint.config):
         advance(stage)
 
@@ -226,6 +232,7 @@ def measure_drifts(
             [x[clip.first_generating :] for clip, x in zip(clips, hidden, strict=True)]
         )
 
+    # Compare the logits at the positions that generate tokens
     on_stage(TABLE)
     models = {i: variants[i] if i in own_table else original for i in states}
     found = _compare(
@@ -235,7 +242,7 @@ def measure_drifts(
 
 
 def _quantizes(recipe: Recipe, stage: str, checkpoint: Checkpoint) -> bool:
-    """Tell whether a recipe names any linear layer of a stage."""
+    """Return whether a recipe quantises any linear layer of a stage."""
     inside = (
         name
         for name, tensor in checkpoint.tensors.items()
@@ -250,10 +257,10 @@ def _compare(
     models: Mapping[int, Layerwise],
     hidden: Mapping[int, Tensor],
 ) -> dict[int, Drift]:
-    """Return the drifts of final hidden states [rows, hidden_size], in one go over the vocabulary.
+    """Return the drifts of final hidden states [rows, hidden_size], in a pass over the vocabulary.
 
-    The divergence of q from p is the mean of log p - log q under p. Its sum over the ids seen so
-    far is kept relative to the sum of their exponentials, as `SampledTokens` keeps that.
+    The divergence of q from p is the mean of log p - log q under p. Its running sum is relative to
+    the sum of exponentials so far, `SampledTokens.log_sum`, and is rescaled as that grows.
     """
     blank = original.tokens.streaming_pad
     reference, others = (
@@ -293,9 +300,9 @@ def _options(
 
 
 def _squared_error(checkpoint: Checkpoint, group: Group, bits: int, block_size: int) -> float:
-    """Return the group's mean of squared error over squared weights.
+    """Return the squared error of a storage option relative to the squared weights.
 
-    It is the mean over the group's tensors, each measured in some of its rows.
+    It is the mean over the group's tensors, each measured in `SAMPLED_ROWS` of its rows.
     """
     recipe, errors = Recipe(group.name, 0, group.rules(bits, block_size)), []
     for name, tensor in checkpoint.tensors.items():

@@ -1,6 +1,6 @@
-"""An artifact opened as a checkpoint, to be quantised again.
+"""Open an artifact as a checkpoint, so that it can be quantised again.
 
-Its weights are lazy tensors; the checkpoint that they came from is not needed.
+Its weights are lazy tensors; the checkpoint that it was exported from is not needed.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ FLOATS = (F16, F32)
 
 @dataclass(frozen=True, slots=True)
 class Transposed(Tensor):
-    """A matrix that stands transposed in its file, as MatMul wants it."""
+    """A matrix that is stored transposed, [inputs, outputs], as MatMul takes it."""
 
     inner: Tensor = field(kw_only=True)
 
     @classmethod
     def of(cls, inner: Tensor) -> Transposed:
-        """The transpose of a stored matrix."""
+        """Return the transpose of a stored matrix."""
         return cls(inner.name, inner.shape[::-1], inner.encoding, inner.span, inner=inner)
 
     def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """float32 copy of the rows [start, stop)."""
+        """Return a float32 copy of the rows [start, stop)."""
         return np.ascontiguousarray(
             self.inner.columns(start, self.shape[0] if stop is None else stop)
         )
@@ -60,17 +60,17 @@ class Transposed(Tensor):
 
 @dataclass(frozen=True, slots=True)
 class EightBits(Tensor):
-    """A matrix in blocks of 8-bit codes."""
+    """A matrix that is stored in blocks of 8-bit codes and read dequantised."""
 
     inner: Tensor = field(kw_only=True)  # codes [N, num_blocks, block_size]
     scales: Tensor = field(kw_only=True)  # [N, num_blocks]
-    zero_points: Tensor | None = field(kw_only=True)  # the same; None: 128 everywhere
+    zero_points: Tensor | None = field(kw_only=True)  # [N, num_blocks]; None: 128 everywhere
 
     @classmethod
     def of(
         cls, inner: Tensor, scales: Tensor, zero_points: Tensor | None, shape: tuple[int, ...]
     ) -> EightBits:
-        """The matrix of this shape that the blocks stand for."""
+        """Return the matrix of this shape [N, K] that blocks encode."""
         return cls(
             inner.name,
             shape,
@@ -82,7 +82,7 @@ class EightBits(Tensor):
         )
 
     def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """float32 copy of the rows [start, stop)."""
+        """Return a float32 copy of the rows [start, stop)."""
         return self._values(start, stop, 0, self.inner.shape[1])[:, : self.shape[1]]
 
     def columns(
@@ -98,7 +98,7 @@ class EightBits(Tensor):
         return values[:, start - first * size : stop - first * size].T
 
     def _values(self, start: int, stop: int | None, first: int, end: int) -> np.ndarray:
-        """Rows [start, stop) of the blocks [first, end)."""
+        """Return the rows [start, stop) of the blocks [first, end), dequantised to float32."""
         codes = (
             self.inner.stored_rows(start, stop)
             .reshape(-1, *self.inner.shape[1:])[:, first:end]
@@ -120,20 +120,21 @@ class EightBits(Tensor):
 
 
 def is_artifact(folder: Path) -> bool:
-    """Whether a folder holds a finished artifact."""
+    """Return whether a folder holds a finished artifact."""
     return (folder / FILE_NAME).is_file()
 
 
 def open_artifact(folder: Path) -> Checkpoint:
     """Open the most exact precision of an artifact: float32, float16, or blocks of 8 bits.
 
-    In float32 its fingerprint and its tensors are the checkpoint's, with the delay gains in the
-    place of the networks that they were computed from.
+    The fingerprint and the tensors of float32 are those of the exported checkpoint, but with the
+    delay gains in the place of the networks that they were computed from.
 
     Raises:
-        ArtifactError: not an artifact, or a damaged one.
+        ArtifactError: the folder is not an artifact, or a damaged one.
         QuantizationError: every precision has 4-bit weights.
     """
+    # Choose the precision
     manifest = Manifest.read(folder)
     manifest.check_files(folder)
     ranks = {
@@ -143,18 +144,23 @@ def open_artifact(folder: Path) -> Checkpoint:
     }
     if not ranks:
         raise QuantizationError(
-            f"{folder}: holds 4-bit weights alone ({', '.join(manifest.precisions)}), and rounding "
-            "twice loses more than the bits say; quantise the checkpoint it was made of, whose "
-            f"fingerprint begins with {manifest.fingerprint[:16]}: voxtral-onnx quantize CHECKPOINT"
+            f"{folder}: has only 4-bit weights ({', '.join(manifest.precisions)}), and quantising "
+            "those again would lose more accuracy; quantise the checkpoint that it was exported "
+            f"from, whose fingerprint begins with {manifest.fingerprint[:16]}: voxtral-onnx "
+            "quantize CHECKPOINT"
         )
     chosen = min(ranks, key=ranks.__getitem__)
     kind = manifest.precisions[chosen]
+
+    # Find its weights
     manifest.check_contents(folder, manifest.files_of([chosen]))
     found = read_initializers(folder, kind.encoder) | read_initializers(folder, kind.decoder)
     tensors = {
         name: _held(folder, found, name, shape)
         for name, shape in held_shapes(manifest.config).items()
     }
+
+    # Describe the checkpoint; only a graph of this version can be used again
     audio = manifest.config.audio
     ms_per_token = 1000 * audio.samples_per_token // audio.sample_rate
     delays = tuple(ms_per_token * tokens for tokens in manifest.streaming.trained_delay_tokens)
@@ -174,7 +180,7 @@ def open_artifact(folder: Path) -> Checkpoint:
 
 
 def _held(folder: Path, found: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    """The checkpoint's tensor that initializers stand for."""
+    """Return a checkpoint's tensor made of the initializers that it was exported as."""
     module = name.removesuffix(".weight")
     parts = [found.get(part) for part in (name, f"{module}.scales", f"{module}.zero_points")]
     inner, scales, zero_points = parts
@@ -187,13 +193,13 @@ def _held(folder: Path, found: Mapping[str, Tensor], name: str, shape: tuple[int
         return EightBits.of(inner, scales, zero_points, shape)
     got = ", ".join(f"{part.encoding.name} {list(part.shape)}" for part in parts if part)
     raise ArtifactError(
-        f"{folder}: {name}: expected values that make {list(shape)}, got {got or 'none'}; export "
-        "again"
+        f"{folder}: {name}: expected values that make up {list(shape)}, got {got or 'none'}; "
+        "export again"
     )
 
 
 def _fit(codes: Tensor, scales: Tensor, zero_points: Tensor | None, shape: tuple[int, ...]) -> bool:
-    """Say whether blocks of 8 bits make a matrix of this shape."""
+    """Return whether initializers are blocks of 8 bits that make up a matrix of this shape."""
     grid = codes.shape[:2]
     return (
         len(codes.shape) == 3
@@ -206,9 +212,9 @@ def _fit(codes: Tensor, scales: Tensor, zero_points: Tensor | None, shape: tuple
 
 
 def _fingerprint(manifest: Manifest, precision: str) -> str:
-    """Return the checkpoint's for its own weights.
+    """Return the fingerprint of a precision's weights.
 
-    For rounded ones, that and the rounding hashed.
+    For unrounded weights it is the exported checkpoint's, else a sha256 of that and the rounding.
     """
     kind = manifest.precisions[precision]
     if _rank(kind) == 0:
@@ -218,7 +224,7 @@ def _fingerprint(manifest: Manifest, precision: str) -> str:
 
 
 def _rank(precision: Precision) -> int | None:
-    """0 for the most exact; None for 4-bit weights."""
+    """Return a precision's rank by exactness, from 0 for float32; None with 4-bit weights."""
     bits = {rule.bits for rule in precision.recipe.rules}
     if not bits:
         return 0 if precision.activation_dtype == "float32" else 1

@@ -1,7 +1,4 @@
-"""The weights of an artifact's graph.
-
-Where they stand, and as the checkpoint's tensors are read.
-"""
+"""External data of an artifact's graph: locations of its initializers, and their lazy tensors."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from google.protobuf.message import Message
 
 from ...decode import is_relative_name, read_within
 from ...errors import ArtifactError
+from ...escaping import quoted
 from ...files import is_below
 from ...limits import GRAPH
 from ...manifest import GraphSpec
@@ -29,19 +27,19 @@ _ENCODINGS: dict[int, Encoding] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorLocation:
-    """Where an initializer's bytes are."""
+    """The location of an initializer's bytes in a data file."""
 
     file: str  # below the artifact folder
-    offset: int
-    size: int
+    offset: int  # bytes
+    size: int  # bytes
 
 
 def read_initializers(folder: Path, graph: GraphSpec) -> dict[str, Tensor]:
-    """Open the initializers that are in data files as lazy tensors, by name, rows as in the graph.
+    """Open the initializers of a graph that are in data files, as lazy tensors by name.
 
     Raises:
-        ArtifactError: the graph does not parse, or names a file that is not its own, or bytes that
-            it does not have.
+        ArtifactError: the graph does not parse, names a file that is not its own, or refers to
+            bytes that the file does not have.
     """
     for name in graph.files:
         if not is_below(folder, folder / name):
@@ -63,7 +61,7 @@ def read_initializers(folder: Path, graph: GraphSpec) -> dict[str, Tensor]:
 
 
 def read_locations(folder: Path, graph_file: str) -> dict[str, TensorLocation]:
-    """Return where the initializers of a graph are that are in data files, by name.
+    """Return the locations of a graph's initializers that are in data files, by name.
 
     Raises:
         ArtifactError: the graph does not parse, or has data elsewhere than beside it.
@@ -89,12 +87,12 @@ def _external_initializers(path: Path) -> list[onnx.TensorProto]:
     external = onnx.TensorProto.EXTERNAL
     found = [tensor for tensor in model.graph.initializer if tensor.data_location == external]
     if len(found) != sum(tensor.data_location == external for tensor in _tensors(model)):
-        raise wrong("expected data files of its initializers alone")
+        raise wrong("expected only initializers in data files")
     return found
 
 
 def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
-    """All tensors in a message: also those of attributes, subgraphs and functions."""
+    """Yield all tensors in a message, those of attributes, subgraphs and functions included."""
     if isinstance(message, onnx.TensorProto):
         yield message
         return
@@ -107,7 +105,7 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
 def _location(
     folder: Path, graph_file: str, tensor: onnx.TensorProto
 ) -> tuple[TensorLocation, Encoding]:
-    """Where a tensor's bytes are, and how they stand there."""
+    """Return the location of a tensor's bytes and their encoding."""
     where = {entry.key: entry.value for entry in tensor.external_data}
     name, encoding = where.get("location", ""), _ENCODINGS.get(tensor.data_type)
     offset, length = where.get("offset", "0"), where.get("length", "")
@@ -115,7 +113,7 @@ def _location(
     texts = (tensor.name, *where.keys(), *where.values())
     if (
         encoding is None
-        or not all(isinstance(text, str) for text in texts)  # bytes where they are not UTF-8
+        or not all(isinstance(text, str) for text in texts)  # text that is not UTF-8 is bytes
         or min(tensor.dims, default=1) < 1
         or not is_relative_name(name)
         or "/" in name
@@ -124,8 +122,8 @@ def _location(
     ):
         raise ArtifactError(
             f"{folder / graph_file}: {tensor.name}: expected float32, float16 or uint8 values in a "
-            f"file beside the graph, got type {tensor.data_type} {list(tensor.dims)} in {name!r}, "
-            f"{length or size} bytes from {offset}; export again"
+            f"file beside the graph, got type {tensor.data_type} {list(tensor.dims)} in "
+            f"{quoted(name)}, {length or size} bytes from {offset}; export again"
         )
     file = PurePosixPath(graph_file).with_name(name).as_posix()
     return TensorLocation(file, int(offset), size), encoding

@@ -1,13 +1,13 @@
-"""GGUF files: their header, their tensors as they are stored, whole or cut into byte shards.
+"""Open GGUF files, whole or cut into byte shards, as lazy tensors.
 
-    GGUF, version, how many tensors, how many keys
+    "GGUF", version, number of tensors, number of keys
     keys and values
     name, shape, type, offset of each tensor
     data
 
-The `gguf` package's reader maps one whole file, so it can neither read shards nor say what is wrong
-with a damaged header; its arithmetic for the block types is what `Tensor.rows` uses here.
-The naming schemes of GGUFs: names.py. Source: ggml's `docs/gguf.md`.
+The `gguf` package's reader maps one whole file, so it can neither read shards nor report what is
+wrong with a damaged header; its arithmetic for the block types is what `Tensor.rows` uses here.
+The naming schemes of GGUF files are in names.py. Source: ggml's `docs/gguf.md`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import CheckpointError
+from ...escaping import quoted
 from ...limits import GGUF_HEADER
 from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file
 
@@ -27,8 +28,8 @@ from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file
 CONFIG = "voxtral_onnx.config"
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _ALIGNMENT_KEY, _ALIGNMENT = "general.alignment", 32  # bytes, where the key is absent
-_MAX_TEXT = 1 << 20  # bytes of one string; a longer one is damage
-_MOST_ENTRIES = 1 << 14  # tensors, and keys; more are damage
+_MAX_TEXT = 1 << 20  # bytes of one string; a longer one means a damaged file
+_MOST_ENTRIES = 1 << 14  # tensors, and keys; more mean a damaged file
 _SCALARS = {
     0: "B",
     1: "b",
@@ -55,7 +56,7 @@ def _blocks(name: str, block_size: int, block_bytes: int) -> Encoding:
     return Encoding(name, block_size, block_bytes, decode)
 
 
-TYPES = {  # by ggml's number
+TYPES = {  # by number in ggml's enum ggml_type
     0: F32,
     1: F16,
     2: _blocks("Q4_0", 32, 18),
@@ -71,18 +72,18 @@ TYPES = {  # by ggml's number
 
 
 def find(source: Path) -> list[Path]:
-    """The files that make up a GGUF, in order.
+    """Return the files that make up a GGUF, in order.
 
-    None where a folder holds no GGUF or nothing is there.
+    The list is empty where a folder has no GGUF or the source does not exist.
 
     Args:
         source: the file; or the first of the shards that `split` cut it into (shard-aa, shard-ab …
             or shard-00 …), their folder, or a pattern that matches them.
 
     Raises:
-        CheckpointError: a file that is no GGUF, several GGUFs, or shards that do not follow each
-            other.
+        CheckpointError: the file is no GGUF, there are several, or a shard is missing.
     """
+    # List the candidates
     is_pattern = not source.exists() and any(sign in source.name for sign in "*?[")
     if is_pattern:
         files = sorted(source.parent.glob(source.name))
@@ -92,12 +93,16 @@ def find(source: Path) -> list[Path]:
         files = sorted(path for path in source.parent.iterdir() if path.is_file())
     else:
         return []
+
+    # Exactly one of them begins a GGUF, and shards follow it by name
     firsts = [path for path in ([source] if source.is_file() else files) if _head(path) == _MAGIC]
     if len(firsts) == 1:
         first, sizes = firsts[0], {path.name: path.stat().st_size for path in files}
         return [
             first.with_name(name) for name in order_shards(first.name, sizes, str(first.parent))
         ]
+
+    # Report anything else, but not a folder without a GGUF
     if firsts:
         raise CheckpointError(
             f"{source}: several GGUFs: {', '.join(path.name for path in firsts)}; name one of them"
@@ -105,11 +110,11 @@ def find(source: Path) -> list[Path]:
     if source.is_file():
         raise CheckpointError(
             f"{source}: expected a checkpoint folder or a GGUF, found a file that begins with "
-            f"{_head(source)!r}; of a GGUF in shards name the first"
+            f"{_head(source)!r}; if it is a shard of a GGUF, name the first shard"
         )
     if is_pattern:
         raise CheckpointError(
-            f"{source}: {len(files)} files, none of which begins as a GGUF; is the first missing?"
+            f"{source}: {len(files)} files, none of which begins like a GGUF; add the first shard"
         )
     return []
 
@@ -123,17 +128,16 @@ def _head(path: Path) -> bytes:
 
 
 def order_shards(first: str, sizes: Mapping[str, int], place: str) -> list[str]:
-    """The shards of a GGUF by their names.
-
-    The first, the one that follows it, and the next, as long as they are there.
+    """Return the names of a GGUF's shards: the first, and each that follows it without a gap.
 
     Args:
-        first: its name; one that `split` does not give to a first shard stands alone.
-        sizes: bytes of the files beside it and its own, by name.
-        place: where they are, for messages.
+        first: the name of the first shard; a name that `split` does not give to one is a whole
+            file.
+        sizes: bytes of this file and of those beside it, by name.
+        place: their folder or repository, for messages.
 
     Raises:
-        CheckpointError: one is missing between others, or of another size.
+        CheckpointError: a shard is missing between others, or has another size.
     """
     if (name := first_shard(first)) is None:
         return [first]
@@ -147,7 +151,7 @@ def order_shards(first: str, sizes: Mapping[str, int], place: str) -> list[str]:
     if stray := sorted(other for other in sizes.keys() - set(found) if alike.fullmatch(other)):
         raise CheckpointError(
             f"{place}/{first}: expected the shard {stem}{suffix} after {found[-1]}, found "
-            f"{stray[0]}; get the missing one"
+            f"{stray[0]}; download the missing one"
         )
     for shard in found[1:]:
         size, expected = sizes[shard], sizes[first]
@@ -160,16 +164,13 @@ def order_shards(first: str, sizes: Mapping[str, int], place: str) -> list[str]:
 
 
 def begins_shards(name: str, names: Collection[str]) -> bool:
-    """Whether a file is the first of several shards, as their names have it."""
+    """Return whether a file is the first of several shards, judged by their names."""
     first = first_shard(name)
     return first is not None and first[0] + _next(first[1]) in names
 
 
 def first_shard(name: str) -> tuple[str, str] | None:
-    """Return stem and suffix of the name of a first shard.
-
-    It is a name that `split` gives to the first of its files; another name gives None.
-    """
+    """Return stem and suffix of a name that `split` gives to its first file, None for another."""
     match = re.fullmatch(r"(.*?)(aa+|0+[01]?)", name)
     return (match[1], match[2]) if match and len(match[2]) > 1 else None
 
@@ -187,16 +188,17 @@ def _next(suffix: str) -> str:
 
 
 def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str | int | float]]:
-    """Tensors by name, and the metadata without its lists.
+    """Open a GGUF: return its tensors by name, and its metadata without the lists.
 
     Args:
         files: the whole file, or all of its shards in order.
 
     Raises:
-        CheckpointError: damaged, truncated, of another version, or with a type that is not read
-            here.
-        StorageError: this process may not map so much.
+        CheckpointError: the file is damaged, truncated, of another version, or has a type that is
+            not supported.
+        StorageError: this process may not map that much memory.
     """
+    # Check the first bytes
     if empty := [path for path in files if not path.stat().st_size]:
         raise CheckpointError(
             f"{empty[0]}: expected a part of a GGUF, the file has 0 bytes; download it again"
@@ -208,12 +210,14 @@ def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str |
         raise CheckpointError(
             f"{files[0]}: expected GGUF version 2 or 3, got {version}; convert it anew"
         )
+
+    # Read the keys and values
     num_tensors, num_keys = header.count(), header.count()
     metadata = {}
     for _ in range(num_keys):
         key = header.text()
         if key in metadata:
-            raise CheckpointError(f"{files[0]}: the key {key} is there twice; convert it anew")
+            raise CheckpointError(f"{files[0]}: the key {key} appears twice; convert it anew")
         kind = header.number("I")
         if key == _ALIGNMENT_KEY and kind != _UINT32:
             raise CheckpointError(
@@ -226,19 +230,21 @@ def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str |
             f"{files[0]}: one of {metadata['split.count']} GGUFs that hold a model together; merge "
             "them first: llama-gguf-split --merge FIRST OUT"
         )
+
+    # Read the names, shapes, types and offsets of the tensors
     entries = [_read_entry(header) for _ in range(num_tensors)]
     alignment = metadata.get(_ALIGNMENT_KEY, _ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise CheckpointError(
-            f"{files[0]}: {_ALIGNMENT_KEY}: expected a power of two, got {alignment!r}"
+            f"{files[0]}: {_ALIGNMENT_KEY}: expected a power of two, got {quoted(alignment)}"
         )
     begin = base = _aligned(header.at, alignment)
 
+    # Find their bytes, which follow each other in the header's order, as ggml requires
     tensors, end = {}, base
     for name, shape, encoding, offset in entries:
         if name in tensors:
-            raise CheckpointError(f"{files[0]}: {name} is there twice; convert it anew")
-        # As ggml has it: one behind the other in the order of the header
+            raise CheckpointError(f"{files[0]}: {name} appears twice; convert it anew")
         if base + offset != begin:
             raise CheckpointError(
                 f"{files[0]}: {name}: expected its values from byte {begin - base:,} of the data "
@@ -276,7 +282,7 @@ def _read_entry(header: _Header) -> tuple[str, tuple[int, ...], Encoding, int]:
     if shape[-1] % encoding.block_size or (len(shape) == 1 and encoding.block_size > 1):
         raise CheckpointError(
             f"{header.name}: {name} {list(shape)}: expected rows in whole blocks of "
-            f"{encoding.name}, which has {encoding.block_size} values in one, and vectors as floats"
+            f"{encoding.name} ({encoding.block_size} values each), and vectors as floats"
         )
     return name, shape, encoding, offset
 
@@ -296,7 +302,7 @@ def _too_short(files: Sequence[Path], what: str, size: int) -> str:
 
 
 class _Header:
-    """Reads a header field by field."""
+    """A cursor that reads a GGUF's header field by field."""
 
     def __init__(self, name: str, whole: Span):
         self.name, self.whole, self.at = name, whole, 0
@@ -308,7 +314,7 @@ class _Header:
         return self.content[start : self.at]
 
     def skip(self, size: int) -> None:
-        """Pass over bytes that are not looked at."""
+        """Skip some bytes."""
         if size > len(self.content) - self.at:
             raise self._ends()
         self.at += size
@@ -317,7 +323,7 @@ class _Header:
         return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))[0]
 
     def count(self) -> int:
-        """Return how many tensors or keys there are."""
+        """Read the number of tensors or keys."""
         if (count := self.number("Q")) > _MOST_ENTRIES:
             raise CheckpointError(
                 f"{self.name}: {count:,} tensors or keys in its header: damaged; download it again"
@@ -338,7 +344,7 @@ class _Header:
             ) from error
 
     def value(self, kind: int) -> str | int | float | None:
-        """A scalar or a string; a list is skipped."""
+        """Read a scalar or a string; skip a list and return None."""
         if kind in _SCALARS:
             return self.number(_SCALARS[kind])
         if kind == _TEXT:
@@ -357,12 +363,12 @@ class _Header:
         )
 
     def skip_texts(self, count: int) -> None:
-        """Pass over a list of strings, of which a vocabulary has hundred thousands."""
+        """Skip a list of strings, fast, as a vocabulary has hundreds of thousands."""
         at, read = self.at, struct.Struct("<Q").unpack_from
         try:
             for _ in range(count):
                 at += 8 + read(self.content, at)[0]
-        except (struct.error, OverflowError):  # a place that is none
+        except (struct.error, OverflowError):  # an offset beyond the header
             raise self._ends() from None
         self.skip(at - self.at)
 

@@ -1,7 +1,7 @@
 """Names, shapes and naming schemes of the checkpoint's tensors: every checkpoint quirk lives here.
 
-Inside the package a tensor has one name and its rotary rows are in the half-split order (pairs j, j
-+ head_dim/2).
+Inside the package a tensor has one name, "ours", and its rotary rows are in the half-split order
+(pairs j, j + head_dim / 2).
 
     ours            audio_tower.layers.0.self_attn.q_proj    language_model.layers.0.mlp.gate_proj
     Mistral         …whisper_encoder.transformer.layers.0.…wq    layers.0.feed_forward.w1
@@ -93,8 +93,10 @@ _HF_ENCODER_PARTS = {
 
 
 def tensor_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
-    """Return every tensor of the model, our names to shapes (711 for the 4B model)."""
+    """Return the shape of every tensor of the model by our name (711 for the 4B model)."""
     encoder, decoder = config.encoder, config.decoder
+
+    # Encoder
     shapes = {
         "audio_tower.embedder.conv1.weight": (encoder.hidden_size, config.audio.n_mels, 3),
         "audio_tower.embedder.conv1.bias": (encoder.hidden_size,),
@@ -110,14 +112,18 @@ def tensor_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
             layer + "self_attn.o_proj.bias": (encoder.hidden_size,),
             layer + "mlp.down_proj.bias": (encoder.hidden_size,),
         }
+    shapes["audio_tower.norm.weight"] = (encoder.hidden_size,)
+
+    # Adapter
     shapes |= {
-        "audio_tower.norm.weight": (encoder.hidden_size,),
         "multi_modal_projector.linear_1.weight": (
             decoder.hidden_size,
             encoder.hidden_size * encoder.downsample_factor,
         ),
         "multi_modal_projector.linear_2.weight": (decoder.hidden_size, decoder.hidden_size),
     }
+
+    # Decoder
     for i in range(decoder.num_hidden_layers):
         layer = f"language_model.layers.{i}."
         shapes |= _layer_shapes(layer, decoder)
@@ -137,9 +143,10 @@ def tensor_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
 
 
 def held_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
-    """List the tensors of an artifact's graphs.
+    """Return the shape of every tensor of an artifact's graphs by our name.
 
-    The tensors of the model, but of each delay network its values for every delay.
+    They are the model's tensors, but each delay network is replaced by its table: the gains
+    [delays, 1, hidden_size] that it computes for every delay.
     """
     decoder = config.decoder
     shapes = {
@@ -152,14 +159,14 @@ def held_shapes(config: VoxtralConfig) -> dict[str, tuple[int, ...]]:
 
 
 def count_parameters(config: VoxtralConfig, prefixes: tuple[str, ...]) -> int:
-    """Count the values of the checkpoint's tensors whose names begin so."""
+    """Count the values of the checkpoint's tensors whose names begin with one of some prefixes."""
     return sum(
         prod(shape) for name, shape in tensor_shapes(config).items() if name.startswith(prefixes)
     )
 
 
 def quantizable_modules(config: VoxtralConfig) -> tuple[str, ...]:
-    """Names of the linear layers and the tied table: what recipes may speak of."""
+    """Return the names of the linear layers and the tied table, which recipes may quantise."""
     return tuple(
         name.removesuffix(".weight")
         for name, shape in tensor_shapes(config).items()
@@ -185,12 +192,12 @@ def _layer_shapes(prefix: str, stack: TransformerConfig) -> dict[str, tuple[int,
 
 
 def mistral_name(name: str) -> str:
-    """Our name in `consolidated.safetensors`, which GGUF conversions may keep."""
+    """Return a tensor's name in `consolidated.safetensors`, which GGUF conversions may keep."""
     return _rename(name, _MISTRAL_PREFIXES, _MISTRAL_PARTS)
 
 
 def voxtral_cpp_name(name: str) -> str:
-    """Our name in the GGUFs of voxtral.cpp.
+    """Return a tensor's name in the GGUF files of voxtral.cpp.
 
     Source: the names that its loader, `voxtral.cpp`, asks for.
     """
@@ -198,13 +205,16 @@ def voxtral_cpp_name(name: str) -> str:
 
 
 def transcribe_cpp_name(name: str) -> str:
-    """Our name in the GGUFs of transcribe.cpp. Source: its `convert-voxtral_realtime.py`."""
+    """Return a tensor's name in the GGUF files of transcribe.cpp.
+
+    Source: its `convert-voxtral_realtime.py`.
+    """
     renamed = _rename(name, _TRANSCRIBE_CPP_PREFIXES, _TRANSCRIBE_CPP_PARTS)
     return renamed.replace("attn.o.", "attn.out.") if name.startswith("audio_tower.") else renamed
 
 
 def hf_name(name: str) -> str:
-    """Our name in Hugging Face's `model.safetensors`, as `save_pretrained` writes it."""
+    """Return a tensor's name in Hugging Face's `model.safetensors`, as `save_pretrained` has it."""
     if name.startswith("audio_tower."):
         return _replace_part(name, _HF_ENCODER_PARTS)
     if name.startswith("language_model."):
@@ -213,7 +223,7 @@ def hf_name(name: str) -> str:
 
 
 def hf_live_name(name: str) -> str:
-    """Our name in the `state_dict` of the loaded transformers model."""
+    """Return a tensor's name in the `state_dict` of the loaded transformers model."""
     if name.startswith("audio_tower."):
         name = _replace_part(name, _HF_ENCODER_PARTS)
     return "model." + name
@@ -236,13 +246,13 @@ def _replace_part(name: str, parts: dict[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NamingScheme:
-    """How one checkpoint format names tensors and orders rotary rows."""
+    """The tensor names and the order of rotary rows of one checkpoint format."""
 
     name: str
-    rename: Callable[[str], str]
+    rename: Callable[[str], str]  # our name -> its name
     interleaved: bool  # rotary pairs are rows (2j, 2j + 1)
     tied_copies: Collection[str] = ()  # names that may repeat the embedding
-    extras: Collection[str] = ()  # names of what the format has besides the model
+    extras: Collection[str] = ()  # names of tensors that the format has besides the model's
 
 
 MISTRAL = NamingScheme("mistral", mistral_name, interleaved=True)
@@ -268,9 +278,9 @@ GGUF_SCHEMES = (MISTRAL, VOXTRAL_CPP, TRANSCRIBE_CPP)
 
 
 def rotary_head_dim(name: str, config: VoxtralConfig) -> int | None:
-    """Return the head width of a tensor whose rows are rotated, else None.
+    """Return the head width of a tensor whose rows are in rotary pairs, else None.
 
-    Such are the q and k weights and the encoder's q bias.
+    Those are the q and k weights and the encoder's q bias.
     """
     if ".self_attn.q_proj." not in name and ".self_attn.k_proj." not in name:
         return None
@@ -278,7 +288,7 @@ def rotary_head_dim(name: str, config: VoxtralConfig) -> int | None:
 
 
 def half_split_rows(num_rows: int, head_dim: int) -> np.ndarray:
-    """Return for each half-split row the interleaved row it comes from, int64 [num_rows].
+    """Return the interleaved row that each half-split row comes from, int64 [num_rows].
 
     Source: transformers' `convert_voxtral_realtime_weights_to_hf.py`, `permute_for_rope`.
     """

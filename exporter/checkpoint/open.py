@@ -1,4 +1,4 @@
-"""Checkpoints of any layout as lazy tensors under one set of names."""
+"""Open checkpoints of any layout as lazy tensors under one set of names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SUFFIXES = {".safetensors", ".json"}
 
 
 class Card(Struct, frozen=True, forbid_unknown_fields=True):
-    """Optional `card.json`: what neither the hyperparameters nor the tokenizer say."""
+    """The optional `card.json`: facts that neither hyperparameters nor tokenizer have."""
 
     scope: Sentence | None = None  # shown to users
     # The default is from Mistral's model card
@@ -34,10 +34,10 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
         *range(80, 1201, 80),
         2400,
     )
-    license: Name | None = None  # of the weights, by the hub's identifier
+    license: Name | None = None  # the hub's identifier for the weights' licence
 
 
-RELEASED_CARD = Card(license="apache-2.0")  # where a checkpoint says nothing of itself
+RELEASED_CARD = Card(license="apache-2.0")  # of a checkpoint without a card
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +47,19 @@ class Checkpoint:
     source: Path  # a folder, or a file
     layout: str
     config: VoxtralConfig
-    tensors: Mapping[str, Tensor]  # as `names.tensor_shapes` lists; an artifact's as `held_shapes`
-    tokenizer: bytes  # tekken.json as it is
+    tensors: Mapping[str, Tensor]  # those of `names.tensor_shapes`; an artifact's of `held_shapes`
+    tokenizer: bytes  # content of tekken.json
     card: Card
-    # Size and time of change in nanoseconds of each file, when it was opened
+    # Size, and modification time in nanoseconds, of each file when it was opened
     files: Mapping[Path, tuple[int, int]]
-    # An artifact's, by role, as this version traces them
+    # Graphs of an artifact that this version exported, by role
     graphs: Mapping[str, Path] = field(default_factory=dict)
-    known_fingerprint: str | None = None  # an artifact's, which its manifest has
+    known_fingerprint: str | None = None  # from an artifact's manifest
 
     def fingerprint(self) -> str:
-        """sha256 over the hyperparameters and the first row of every tensor.
+        """Return a sha256 of the hyperparameters and the first row of every tensor.
 
-        The same for every layout.
+        It is the same for every layout of a checkpoint.
         """
         if self.known_fingerprint is not None:
             return self.known_fingerprint
@@ -71,20 +71,20 @@ class Checkpoint:
         return digest.hexdigest()
 
     def check_unchanged(self) -> None:
-        """Compare sizes and times of the files with those at opening.
+        """Check that sizes and modification times of the files are those at opening.
 
         Raises:
-            CheckpointError: naming every file that changed while it was read.
+            CheckpointError: some files changed while they were read; the message names them.
         """
         now = versions(self.files)
         if changed := sorted(path.name for path in self.files if self.files[path] != now.get(path)):
             raise CheckpointError(
                 f"{self.source}: changed while it was read: {', '.join(changed)}; export again "
-                "when nothing writes it"
+                "when nothing writes to it"
             )
 
     def num_bytes(self, *prefixes: str) -> int:
-        """Bytes of the tensors whose names begin so, as stored."""
+        """Return the stored bytes of the tensors whose names begin with one of some prefixes."""
         return sum(
             tensor.num_bytes
             for name, tensor in self.tensors.items()
@@ -93,7 +93,7 @@ class Checkpoint:
 
 
 def resolve_source(source: str | Path) -> Path:
-    """The checkpoint folder that a user means."""
+    """Return the path of a checkpoint, that of the packaged one for "tiny"."""
     return TINY if str(source) == "tiny" and not Path(source).exists() else Path(source)
 
 
@@ -102,7 +102,7 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
 
     Mistral: `params.json`, `consolidated.safetensors`. Hugging Face: `config.json`,
     `processor_config.json`, `model.safetensors` or `model.safetensors.index.json` with shards.
-    Where a folder holds both, Mistral's is read. GGUF: one file, or its shards as `gguf.find`
+    Mistral's is read where a folder has both. GGUF: one file, or its shards as `gguf.find`
     describes.
 
     Args:
@@ -112,9 +112,10 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
     Raises:
         CheckpointError: a file or tensor is missing, damaged, unknown or misshapen.
     """
+    # Tell the layouts apart
     if (source / ARTIFACT).exists():
         raise CheckpointError(
-            f"{source}: an artifact, not a checkpoint; name what it was exported from"
+            f"{source}: an artifact, not a checkpoint; name the checkpoint it was exported from"
         )
     has_params, has_config = ((source / name).exists() for name in ("params.json", "config.json"))
     if not (has_params or has_config) and (shards := gguf.find(source)):
@@ -124,6 +125,8 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
             f"{source}: expected a checkpoint folder or a GGUF, found "
             f"{'a file' if source.exists() else 'nothing'}"
         )
+
+    # Open the files
     try:
         files = versions(path for path in sorted(source.iterdir()) if path.suffix in _SUFFIXES)
     except OSError as error:
@@ -136,6 +139,8 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
         found = open_hf_files(source)
         live = any(name.startswith("model.") for name in found)
         scheme = names.HF_LIVE if live else names.HF
+
+    # Check the tensors and read the small files
     tensors = _check_tensors(source, found, config, scheme)
     content = read_bytes(tokenizer or source / "tekken.json", TOKENIZER)
     return Checkpoint(source, scheme.name, config, tensors, content, read_card(source), files)
@@ -145,7 +150,7 @@ def read_config(folder: Path) -> VoxtralConfig:
     """Read the hyperparameters of a checkpoint folder of either layout.
 
     Raises:
-        CheckpointError: there are none, or they are not of this architecture.
+        CheckpointError: the folder has none, or they are not those of this architecture.
     """
     if (folder / "params.json").exists():
         return VoxtralConfig.from_params(read_object(folder / "params.json", PARAMS))
@@ -156,17 +161,20 @@ def read_config(folder: Path) -> VoxtralConfig:
         )
     raise CheckpointError(
         f"{folder}: expected params.json (Mistral's layout), config.json (Hugging Face's) or a "
-        "GGUF, found neither"
+        "GGUF, found none of them"
     )
 
 
 def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Checkpoint:
+    # Find the tokenizer
     tokenizer = tokenizer or shards[0].parent / "tekken.json"
     if not tokenizer.is_file():
         raise CheckpointError(
             f"{source}: a GGUF says too little about its tokenizer, and there is no {tokenizer}; "
             "pass Mistral's: --tokenizer tekken.json"
         )
+
+    # Open the tensors and recognise their naming scheme
     files = versions((*shards, tokenizer))
     found, metadata = gguf.open_gguf(shards)
     scheme = next(
@@ -180,10 +188,12 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
             for scheme in names.GGUF_SCHEMES
         )
         raise CheckpointError(
-            f"{source}: expected the names of one of these schemes: {schemes}; found "
-            f"{', '.join(sorted(found)[:3])}: not a GGUF of Voxtral Realtime, or of a converter "
-            "that is not known here"
+            f"{source}: expected tensor names of one of these schemes: {schemes}; found "
+            f"{', '.join(sorted(found)[:3])}: not a GGUF of Voxtral Realtime, or made by an "
+            "unknown converter"
         )
+
+    # Read the hyperparameters, which most converters leave out
     config = RELEASED
     if gguf.CONFIG in metadata:
         config = decode(
@@ -200,7 +210,7 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
 
 
 def versions(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
-    """Return size and time of change of those files that exist."""
+    """Return size and modification time, in nanoseconds, of those files that exist."""
     found = {path: path.stat() for path in paths if path.exists()}
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
 
@@ -208,7 +218,12 @@ def versions(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
 def _check_tensors(
     source: Path, found: dict[str, Tensor], config: VoxtralConfig, scheme: names.NamingScheme
 ) -> dict[str, Tensor]:
-    """Rename what was found; list by name all that is missing, extra or misshapen."""
+    """Return the tensors that were found by our names, checked against the configuration.
+
+    Raises:
+        CheckpointError: some tensors are missing, unexpected or misshapen; the message lists them.
+    """
+    # Rename the tensors of the configuration
     problems, tensors, expected = [], {}, names.tensor_shapes(config)
     for name, shape in expected.items():
         stored_name = scheme.rename(name)
@@ -223,10 +238,12 @@ def _check_tensors(
             head_dim = names.rotary_head_dim(name, config) if scheme.interleaved else None
             order = names.half_split_rows(shape[0], head_dim) if head_dim else None
             tensors[name] = replace(tensor, name=name, order=order)
+
+    # Sort the others: copies of the embedding, tensors of the format, unknown tensors
     for name in scheme.tied_copies & found.keys():
         copy, table = found.pop(name), tensors.get(names.EMBEDDING)
         if table is None:
-            continue  # which is among the problems already
+            continue  # its absence is a problem already
         if copy.shape != table.shape or not _same(copy, table):
             problems.append(f"{name} differs from the embedding, but this architecture ties them")
     problems += [
@@ -234,6 +251,7 @@ def _check_tensors(
         for name, tensor in found.items()
         if name not in scheme.extras
     ]
+
     if problems:
         shown = "\n  ".join(
             problems[:20] + [f"… and {len(problems) - 20} more"] * (len(problems) > 20)
@@ -252,10 +270,10 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def read_card(folder: Path) -> Card:
-    """`card.json`, or what it stands for where there is none.
+    """Read a folder's `card.json`, or return the released model's card where there is none.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: the file is damaged.
     """
     path = folder / "card.json"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Checkpoints that stand in a repository of the hub: what is needed of them, and bringing it."""
+"""Find checkpoints in repositories of the hub, choose the files that are needed, download them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .safetensors import shard_names
 
 DEFAULT_SOURCE = RELEASED_NAME
 
-_BUDGETS = {  # bytes that the small files may announce, as their readers have it
+_BUDGETS = {  # the most bytes of the small files, as their readers have it
     "params.json": limits.PARAMS,
     "config.json": limits.PARAMS,
     "processor_config.json": limits.PARAMS,
@@ -31,42 +31,44 @@ _FILE = re.compile(r"([^/@]+/[^/@]+)/([^@]+)(@.+)?")  # ORG/NAME/FILE[@REVISION]
 
 @dataclass(frozen=True, slots=True)
 class RemoteCheckpoint:
-    """A checkpoint in one layout, whose small files have come."""
+    """A checkpoint of one layout in a repository, whose small files have been downloaded."""
 
     snapshot: hub.Snapshot
-    folder: Path  # where its files are kept
+    folder: Path  # local, for its files
     weights: Mapping[str, RemoteFile]
     gguf: str | None = None  # the file, or the first of its shards, where the weights are a GGUF
 
     @property
     def source(self) -> Path:
-        """The checkpoint's folder, or its GGUF."""
+        """Return the path of the checkpoint's local folder, or of its GGUF there."""
         return self.folder / (self.gguf or "")
 
     @property
     def output(self) -> Path:
-        """The artifact folder unless told otherwise."""
+        """Return the artifact folder for an export that names none."""
         return Path(f"{self.snapshot.repository.name}-onnx")
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that `fetch` would download."""
+        """Return the number of bytes that `fetch` would download."""
         return hub.remaining(self.weights, self.folder)
 
     def require_room(self, output: Path, size: int | None) -> None:
-        """Check that there is room for the download and an artifact of `size` bytes.
+        """Check that the disks have room for the download and an artifact.
 
-        `size` is None where it is not known.
+        Args:
+            output: the artifact folder.
+            size: bytes of the artifact, None where they are not known.
 
         Raises:
             StorageError: a disk is too small.
         """
-        # Of a folder that exists, the export knows what it can reuse
+        # An existing folder may have files that the export reuses, so it checks for room itself
         new = 0 if output.exists() else size or 0
         require_disk({self.folder: self.num_bytes, output: new})
 
     def fetch(self, on_progress: Callable[[hub.Progress], None] = lambda progress: None) -> Path:
-        """Download what is missing; returns `source`.
+        """Download the files that are missing and return `source`.
 
         Raises:
             StorageError: as `Snapshot.download`.
@@ -84,29 +86,32 @@ def find_remote(
     offline: bool = False,
     on_progress: Callable[[hub.Progress], None] = lambda progress: None,
 ) -> RemoteCheckpoint | None:
-    """The checkpoint that ORG/NAME or ORG/NAME@REVISION names; None for a path, and for `tiny`.
+    """Find the checkpoint that ORG/NAME[@REVISION] names; return None for a path, and for `tiny`.
 
-    Where a repository holds both layouts, Mistral's is taken; a GGUF where it holds neither, or
-    where ORG/NAME/FILE names it or the first of its shards. The hyperparameters, the tokenizer and
-    the index of the weights are downloaded at once: 15 MB of the released model's 8.9 GB.
+    Mistral's layout is preferred to Hugging Face's. A GGUF is taken where a repository has neither,
+    or where ORG/NAME/FILE names it or the first of its shards. The hyperparameters, the tokenizer
+    and the index of the weights are downloaded at once: 15 MB of the released model's 8.9 GB.
 
     Args:
-        source: what a user named.
-        revision: branch, tag or commit, if `source` says none.
-        tokenizer: a `tekken.json` that is here; the repository's is not needed then.
-        offline: ask no hub.
+        source: the checkpoint that a user named.
+        revision: branch, tag or commit, if `source` has none.
+        tokenizer: a local `tekken.json`, instead of the repository's.
+        offline: use only what was downloaded before.
         on_progress: called for every MiB of a download.
 
     Raises:
-        CheckpointError: the repository holds no checkpoint, or several GGUFs.
+        CheckpointError: the repository has no checkpoint, or several GGUFs.
         StorageError, UsageError: as `hub.look_up` and `hub.find_repository`.
     """
+    # Look the repository up
     name, file = _split(source)
     repository = hub.find_repository(name, revision)
     if repository is None:
         return None
     snapshot = hub.look_up(repository, offline=offline)
     files = snapshot.files
+
+    # Choose a layout and its files
     ggufs = [name for name in files if name.endswith(".gguf") or begins_shards(name, files)]
     safetensors = [name for name in files if name.endswith(".safetensors") and "/" not in name]
     card, gguf = files.keys() & {"card.json"}, None
@@ -133,6 +138,8 @@ def find_remote(
         )
     if tokenizer is None:
         small.append(str(PurePosixPath(gguf or "").parent / TOKENIZER))
+
+    # Download the small ones, an index of weights among them
     _require(repository, small, files)
     folder = snapshot.folder([*small, *weights])
     budgets = {name: _BUDGETS[PurePosixPath(name).name] for name in small}
@@ -140,14 +147,16 @@ def find_remote(
     if "config.json" in small:
         weights = shard_names(folder)
         _require(repository, weights, files)
+
+    # Use a folder in which another program has kept the same files
     folder = snapshot.folder_of_others([*small, *weights]) or folder
     return RemoteCheckpoint(snapshot, folder, {name: files[name] for name in weights}, gguf)
 
 
 def _split(source: str | Path) -> tuple[str | Path, str | None]:
-    """ORG/NAME/FILE@REVISION as ORG/NAME@REVISION and FILE.
+    """Split ORG/NAME/FILE@REVISION into ORG/NAME@REVISION and FILE.
 
-    What names no file of a repository stays as it is.
+    Return a source that names no file of a repository as it is, with None.
     """
     match = _FILE.fullmatch(str(source))
     if match is None or isinstance(source, Path) or Path(source).exists():
@@ -159,17 +168,17 @@ def _split(source: str | Path) -> tuple[str | Path, str | None]:
 
 
 def _choose_gguf(repository: hub.Repository, ggufs: list[str], file: str | None) -> str:
-    """The one GGUF, or the one that was named.
+    """Return the repository's GGUF, or the one of several that was named.
 
     Raises:
-        CheckpointError: there is none, not this one, or several.
+        CheckpointError: the repository has none, not the named one, or several and none is named.
     """
     if file in ggufs:
         return file
     held = ", ".join(ggufs)
     if file is not None:
         raise CheckpointError(
-            f"{repository}: {file}: no GGUF that it holds; found {held or 'none'}"
+            f"{repository}: {file}: not a GGUF of this repository; found {held or 'none'}"
         )
     if not ggufs:
         raise CheckpointError(

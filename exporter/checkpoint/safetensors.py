@@ -1,4 +1,4 @@
-"""Safetensors files, and the shards that Hugging Face's layout has, as lazy tensors."""
+"""Open safetensors files, alone or as the shards of Hugging Face's layout, as lazy tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INDEX = "model.safetensors.index.json"
 
 
 def shard_names(folder: Path) -> list[str]:
-    """The weight files of a checkpoint in Hugging Face's layout: those of the index, or the one.
+    """Return the names of the weight files in Hugging Face's layout: the index's, or the only one.
 
     Raises:
         CheckpointError: the index is damaged.
@@ -27,7 +27,7 @@ def shard_names(folder: Path) -> list[str]:
 
 
 def _read_weight_map(folder: Path) -> dict[str, str]:
-    """Tensors and their files; empty where there is no index."""
+    """Read the file of each tensor from the index; return an empty dict where there is none."""
     index = folder / _INDEX
     if not index.exists():
         return {}
@@ -47,7 +47,7 @@ class _Index(Struct):
 
 
 def open_hf_files(folder: Path) -> dict[str, Tensor]:
-    """Map the weight files of a checkpoint in Hugging Face's layout; tensors by stored name.
+    """Map the weight files in Hugging Face's layout and return their tensors by stored name.
 
     Raises:
         CheckpointError: a file is missing or damaged, or lacks a tensor that the index names.
@@ -57,18 +57,18 @@ def open_hf_files(folder: Path) -> dict[str, Tensor]:
         tensors |= open_safetensors(folder / shard)
     if lost := sorted(_read_weight_map(folder).keys() - tensors.keys()):
         raise CheckpointError(
-            f"{folder / _INDEX}: names {len(lost)} tensors that its shards do "
-            f"not hold, as {lost[0]}"
+            f"{folder / _INDEX}: names {len(lost)} tensors that its shards lack, such as "
+            f"{lost[0]}; download the checkpoint again"
         )
     return tensors
 
 
 def open_safetensors(path: Path) -> dict[str, Tensor]:
-    """Map a safetensors file, whose header the format's own library has found valid.
+    """Map a safetensors file and return its tensors; the format's own library checks the header.
 
     Raises:
-        CheckpointError: missing, damaged, or with a type that is not read here.
-        StorageError: this process may not map so much.
+        CheckpointError: the file is missing, damaged, or has a type that is not supported.
+        StorageError: this process may not map that much memory.
     """
     begin, entries = _read_header(path)
     whole, tensors = Span((map_file(path),)), {}
@@ -85,9 +85,9 @@ def open_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_header(path: Path) -> tuple[int, list[tuple[str, str, tuple[int, ...]]]]:
-    """Return where the data begin, and name, type and shape of the tensors in the data's order.
+    """Read the offset of the data, and name, type and shape of the tensors in the data's order.
 
-    In a valid file they follow each other without holes.
+    The tensors of a valid file follow each other without gaps.
     """
     try:
         with path.open("rb") as file:
@@ -115,7 +115,7 @@ def read_object(path: Path, limit: int) -> dict[str, object]:
     """Read a JSON object of a checkpoint, of at most `limit` bytes.
 
     Raises:
-        CheckpointError: it cannot be read, is larger, or is no JSON object.
+        CheckpointError: the file cannot be read, is larger, or is no JSON object.
     """
     return decode(
         dict[str, object],
@@ -128,7 +128,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """Read a small file of a checkpoint, of at most `limit` bytes.
 
     Raises:
-        CheckpointError: it cannot be read, or is larger.
+        CheckpointError: the file cannot be read, or is larger.
     """
     try:
         return read_within(path, limit, lambda reason: CheckpointError(f"{path}: {reason}"))

@@ -1,4 +1,4 @@
-"""What the exporter takes from `tekken.json`: ids with a meaning and the streaming constants."""
+"""Read the special token ids and the streaming constants from `tekken.json`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def decode_tekken(content: bytes) -> Tekken:
     """Decode a checkpoint's `tekken.json`.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: the content is not a Tekken tokenizer.
     """
     return Tekken.decode(
         content,
@@ -36,11 +36,13 @@ def decode_tekken(content: bytes) -> Tekken:
 def read_tekken(
     content: bytes, config: VoxtralConfig, trained_delays_ms: tuple[int, ...]
 ) -> tuple[Tokens, Streaming]:
-    """Look up ids by name and derive the streaming constants.
+    """Look up the special token ids by name and derive the streaming constants.
 
     Raises:
-        CheckpointError: not a tekken.json, without the streaming tokens, or for another model.
+        CheckpointError: the content is not a tekken.json, lacks the streaming tokens, or is for
+            another model.
     """
+    # Check that the tokenizer is this model's
     tekken = decode_tekken(content)
     ids = {token.token_str: token.rank for token in tekken.special_tokens}
     missing = [name for name in _NAMES.values() if name not in ids]
@@ -53,6 +55,8 @@ def read_tekken(
         )
     _check("vocabulary", tekken.config.default_vocab_size, config.decoder.vocab_size)
     _check("sampling rate", audio.sampling_rate, config.audio.sample_rate)
+
+    # Derive the streaming constants
     ms_per_token = 1000 * config.audio.samples_per_token // config.audio.sample_rate
     trained = tuple(
         _delay_tokens("card.json: trained delay", delay, ms_per_token)

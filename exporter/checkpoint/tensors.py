@@ -1,9 +1,7 @@
-"""Tensors of mapped files, whatever the format.
+"""Lazy tensors of memory-mapped files, whatever the format.
 
-Float32 copies of what is asked for, and nothing else in memory.
-
-Files are memory-mapped; `Tensor.rows` copies only what is asked for and `Tensor.release` drops the
-pages behind, so resident memory does not grow with the checkpoint.
+`Tensor.rows` makes float32 copies of some rows only, and `Tensor.release` drops the mapped pages
+behind them, so resident memory does not grow with the checkpoint.
 """
 
 from __future__ import annotations
@@ -19,20 +17,20 @@ import numpy as np
 
 from ...errors import CheckpointError, StorageError
 
-HUGE_PAGE = 2 << 20  # bytes; the system may map as many around the page that is read
+HUGE_PAGE = 2 << 20  # bytes that the system may map around a page that is read
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How values stand in a file: in blocks along a row, each of so many bytes."""
+    """The encoding of values in a file: in blocks along a row, of some bytes each."""
 
-    name: str  # the format's own word, as BF16 or Q4_0
-    block_size: int  # values; 1 where every value stands for itself
+    name: str  # the format's own word, such as BF16 or Q4_0
+    block_size: int  # values in a block; 1 for plain numbers
     block_bytes: int
     decode: Callable[[np.ndarray], np.ndarray]  # uint8 [..., bytes] -> a float32 copy [..., values]
 
     def num_bytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of a tensor."""
+        """Return the bytes of a tensor of this shape."""
         return prod(shape) // self.block_size * self.block_bytes
 
 
@@ -55,13 +53,13 @@ class Piece:
     size: int
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """A view of the bytes [start, stop).
+        """Return a view of the bytes [start, stop).
 
         Raises:
             CheckpointError: the file has shrunk since it was mapped.
         """
-        # Reading a mapped page beyond the file's end kills the process, so its size is asked for
-        # before every read. A file that shrinks between the question and the read still does.
+        # Reading a mapped page beyond the file's end kills the process, so every read checks the
+        # size first. A file that shrinks between check and read still does.
         if self.mapping.size() < self.offset + self.size:
             raise CheckpointError("its file has shrunk while it was read; download it again")
         return np.frombuffer(self.mapping, np.uint8, stop - start, self.offset + start)
@@ -76,17 +74,17 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Bytes in a row, in one file or across the shards that a file was cut into."""
+    """A contiguous range of bytes, in one file or across the shards that a file was cut into."""
 
     pieces: tuple[Piece, ...]
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return the number of bytes."""
         return sum(piece.size for piece in self.pieces)
 
     def part(self, start: int, stop: int) -> Span:
-        """The bytes [start, stop)."""
+        """Return the span of the bytes [start, stop)."""
         return Span(
             tuple(
                 Piece(piece.mapping, piece.offset + a, b - a)
@@ -95,7 +93,7 @@ class Span:
         )
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """The bytes [start, stop): uint8, a view where they stand in one file, else a copy."""
+        """Return the bytes [start, stop) as uint8: a view if they are in one file, else a copy."""
         parts = [piece.read(a, b) for piece, a, b in self._within(start, stop)]
         return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.uint8)])
 
@@ -105,7 +103,7 @@ class Span:
             piece.release(a, b)
 
     def _within(self, start: int, stop: int) -> list[tuple[Piece, int, int]]:
-        """Each piece that the bytes [start, stop) touch, and which of its own bytes they are."""
+        """Return each piece that has some of the bytes [start, stop), and their range in it."""
         found, begin = [], 0
         for piece in self.pieces:
             a, b = max(start - begin, 0), min(stop - begin, piece.size)
@@ -127,11 +125,11 @@ class Tensor:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes as stored."""
+        """Return the number of bytes as stored."""
         return self.span.size
 
     def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """float32 copy of the rows [start, stop) along the first axis.
+        """Return a float32 copy of the rows [start, stop) along the first axis.
 
         Raises:
             CheckpointError: the file has shrunk since it was opened.
@@ -139,9 +137,9 @@ class Tensor:
         return self.encoding.decode(self.stored_rows(start, stop)).reshape(-1, *self.shape[1:])
 
     def stored_rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Return the rows [start, stop) as the file has them, perhaps as a view.
+        """Return the rows [start, stop) as stored, uint8 [stop - start, bytes of a row].
 
-        They are uint8 [stop - start, bytes of a row].
+        The array may be a view of the mapped file.
 
         Raises:
             CheckpointError: the file has shrunk since it was opened.
@@ -153,7 +151,7 @@ class Tensor:
     ) -> np.ndarray:
         """Return a float32 copy of a matrix's columns, transposed: [columns, rows].
 
-        The columns are [start, stop), of all rows or of some of them.
+        They are the columns [start, stop) of the rows [first_row, end_row).
 
         Raises:
             CheckpointError: the file has shrunk since it was opened.
@@ -164,10 +162,7 @@ class Tensor:
         return self.encoding.decode(stored)[:, start - first * size : stop - first * size].T
 
     def release(self, start: int = 0, stop: int | None = None) -> None:
-        """Let the operating system drop the pages of the rows [start, stop).
-
-        The rows are counted in the file's order.
-        """
+        """Let the operating system drop the pages of the rows [start, stop), in stored order."""
         size = self._row_bytes
         self.span.release(start * size, (self.shape[0] if stop is None else stop) * size)
 
@@ -176,7 +171,7 @@ class Tensor:
         return self.num_bytes // self.shape[0]
 
     def _stored(self, start: int, stop: int | None, part: slice) -> np.ndarray:
-        """Some bytes of each of the rows [start, stop)."""
+        """Return some bytes of each of the rows [start, stop), as stored."""
         stop = self.shape[0] if stop is None else min(stop, self.shape[0])
         if self.order is None:
             return self._read(start, stop)[:, part]
@@ -196,8 +191,8 @@ def map_file(path: Path) -> Piece:
     """Map a whole file, which must not be empty.
 
     Raises:
-        CheckpointError: it cannot be read.
-        StorageError: this process may not map so much.
+        CheckpointError: the file cannot be read.
+        StorageError: this process may not map that much memory.
     """
     try:
         with path.open("rb") as file:
@@ -212,7 +207,7 @@ def map_file(path: Path) -> Piece:
 
 
 def no_room(path: Path) -> StorageError:
-    """Return the error of a file that is larger than what this process may map."""
+    """Return the error to raise for a file that is larger than this process may map."""
     return StorageError(
         f"{path}: cannot be mapped: the limit on this process's memory leaves no room for its "
         f"{path.stat().st_size / 1e6:,.0f} MB; raise it (ulimit -v unlimited)"

@@ -1,1 +1,1 @@
-"""Graphs: traced without weights, cleaned, moved to other precisions; the families of hosts."""
+"""Make graphs: traced without weights, cleaned by passes, retargeted to other precisions."""

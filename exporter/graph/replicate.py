@@ -1,7 +1,7 @@
-"""A traced layer, repeated: graphs of any depth from a trace of two layers.
+"""Make a graph of any depth from a trace of two layers, by repeating the second.
 
-Layer 0 differs from the others, because nothing is pending before its first norm; layer 1 stands
-for all that follow. Tracing costs seconds a layer, repeating nothing.
+Layer 0 differs from the others, because no branch is pending before its first norm; layer 1 is the
+same as all that follow. Tracing takes seconds a layer, repeating next to none.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import re
 import onnx_ir as ir
 
 TRACED_LAYERS = 2
-_LAYER = re.compile(r"(?<=\.)1(?=\.)")  # the layer's number in names of weights and caches
+_LAYER = re.compile(r"(?<=\.)1(?=\.)")  # the number of layer 1 in names of weights and caches
 
 
 def repeat_last_layer(model: ir.Model, num_layers: int) -> None:
     """Append copies of layer 1 to a graph of two layers until it has `num_layers`.
 
-    A copy reads what the layer before it left: the residual stream and the pending branch, which
-    the final norm reads in the traced graph. Names of weights, caches and inner values get the
-    copy's number.
+    A copy reads the residual stream and the pending branch of the layer before it, which the final
+    norm reads in the traced graph. Names of weights, caches and inner values get the copy's number.
     """
+    # Find the body of layer 1, and the values by which layers are joined
     if num_layers <= TRACED_LAYERS:
         return
     graph = model.graph
@@ -29,8 +29,9 @@ def repeat_last_layer(model: ir.Model, num_layers: int) -> None:
     body = nodes[nodes.index(first) : nodes.index(last)]
     inner = {output for node in body for output in node.outputs}
     entries, exits = first.inputs[:2], last.inputs[:2]  # residual, branch
-    ends = exits  # of the layer before
+    ends = exits  # those of the layer before
 
+    # Copy the body once a layer
     for number in range(TRACED_LAYERS, num_layers):
         values: dict[ir.Value | None, ir.Value | None] = dict(zip(entries, ends, strict=True))
 
@@ -69,14 +70,16 @@ def repeat_last_layer(model: ir.Model, num_layers: int) -> None:
                 if output.is_graph_output()
             )
         ends = [values[value] for value in exits]
+
+    # Let the final norm read the last copy
     for index, value in enumerate(ends):
         last.replace_input_with(index, value)
 
 
 def _join(graph: ir.Graph, weight: str) -> ir.Node:
-    """The node that adds the pending branch.
+    """Return the node that adds the pending branch to the residual stream before a norm.
 
-    The one that reads the norm weight of that name, or the sum before it.
+    It is the fused norm that reads the weight of that name, or the sum before a standard one.
     """
     norm = next(
         node

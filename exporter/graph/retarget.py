@@ -1,8 +1,7 @@
-"""A graph in another precision without tracing it again.
+"""Change a graph to another precision without tracing it again.
 
-The nodes that have weights are exchanged, types follow.
-
-The result is the graph that tracing gives, byte for byte, whichever precision it was made from.
+Nodes that have weights are exchanged and types are changed. The result is byte for byte the graph
+that tracing gives, whichever precision it was made from.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from .trace import TracedGraph, fake_module, finish
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 MICROSOFT = "com.microsoft"
-# float32 in every precision; what reads and makes them is not
+# float32 in every precision, unlike the nodes that read and write them
 WIDE_INPUT = "input_features"
 WIDE_OUTPUT = "logits"
 
 
 def retarget(model: ir.Model, plan: GraphPlan) -> TracedGraph | None:
-    """Change the graph of another precision, in place, to the planned one.
+    """Change a graph of another precision, in place, to the planned one.
 
-    Returns None where that takes more: a float table is read by nodes of other shapes than a
-    quantised one.
+    Return None where a quantised table would become a float one: other nodes read that.
     """
+    # Look for a quantised table
     module, graph = fake_module(plan), model.graph
     for name, part in module.named_modules():
         if (
@@ -36,12 +35,16 @@ def retarget(model: ir.Model, plan: GraphPlan) -> TracedGraph | None:
             and graph.initializers[f"{name}.weight"].dtype not in FLOATS
         ):
             return None
+
+    # Exchange the nodes with weights
     for name, part in module.named_modules():
         match part:
             case linear.Linear() | linear.QuantizedLinear():
                 _exchange_linear(graph, name, part)
             case linear.QuantizedTiedEmbedding():
                 _exchange_table(graph, name, part)
+
+    # Change the types
     for name, tensor in module.state_dict().items():
         _placeholder(graph, name, tensor)
     _cast_at_the_ends(
@@ -73,9 +76,11 @@ def _exchange_linear(
 def _exchange_table(graph: ir.Graph, name: str, part: linear.QuantizedTiedEmbedding) -> None:
     readers = graph.initializers[f"{name}.weight"].consumers()
     gather, head = sorted(readers, key=lambda node: "Gather" not in node.op_type)
+
+    # Find the nodes of the old table
     ids, hidden = gather.inputs[1], head.inputs[0]
     assert hidden is not None
-    if head.op_type == "Gemm":  # of rows that a Reshape joins and another takes apart
+    if head.op_type == "Gemm":  # stands between two Reshapes, because it takes matrices only
         join = hidden.producer()
         assert join is not None
         hidden = join.inputs[0]
@@ -83,6 +88,8 @@ def _exchange_table(graph: ir.Graph, name: str, part: linear.QuantizedTiedEmbedd
         old_head = [join, head, *head.outputs[0].consumers()]
     else:
         old_gather, old_head = [gather, *gather.outputs[0].consumers()], [head]
+
+    # Put the head and the gather of the new one in their place
     new_head = _matmul_nbits(graph, name, part, part.hidden_size, hidden)
     weight = graph.initializers[f"{name}.weight"]
     scales = _placeholder(graph, f"{name}.gather_scales", part.gather_scales)
@@ -122,7 +129,7 @@ def _matmul_nbits(
 
 
 def _placeholder(graph: ir.Graph, name: str, like: torch.Tensor) -> ir.Value:
-    """The initializer of that name, in the type and the shape of `like`.
+    """Add or change the initializer of that name, with the type and shape of `like`, and return it.
 
     Its values are bound later.
     """
@@ -144,8 +151,10 @@ def _replace(graph: ir.Graph, old: list[ir.Node], new: list[ir.Node]) -> None:
 
 
 def _cast_at_the_ends(graph: ir.Graph, dtype: ir.DataType) -> None:
-    """Casts stand between the wide ends and a graph of float16, and nowhere else."""
+    """Add or remove the casts between a float16 graph and its input and output in float32."""
     ends = {value.name: value for value in (*graph.inputs, *graph.outputs)}
+
+    # Before the input's reader
     if (wide := ends.get(WIDE_INPUT)) is not None:
         (reader,) = wide.consumers()
         if reader.op_type == "Cast":
@@ -157,6 +166,8 @@ def _cast_at_the_ends(graph: ir.Graph, dtype: ir.DataType) -> None:
             wide.replace_all_uses_with(cast.outputs[0])
             cast.replace_input_with(0, wide)
             graph.insert_before(reader, cast)
+
+    # Behind the output's writer
     if (wide := ends.get(WIDE_OUTPUT)) is not None:
         maker = wide.producer()
         assert maker is not None

@@ -1,9 +1,9 @@
-"""Module to ONNX graph, without a single weight in memory.
+"""Trace a module to an ONNX graph, without a single weight in memory.
 
-Traps that this file is shaped by: the `meta` device breaks `torch.onnx.ops.symbolic`, so modules
-live in FakeTensorMode; `torch.onnx.export` left to capture by itself falls back to unfused graphs
-without an error, so `torch.export` runs first and the operators are counted; two inputs that are
-one tensor object are merged, so every example is its own tensor.
+Three traps of PyTorch shape this file. The `meta` device breaks `torch.onnx.ops.symbolic`, so
+modules are made in FakeTensorMode. `torch.onnx.export` silently falls back to unfused graphs when
+it captures the module itself, so `torch.export` runs first and the operators are counted. Two
+inputs that are one tensor object are merged, so every example is a tensor of its own.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from .passes import clean
 from .passes.names import name_values
 from .replicate import TRACED_LAYERS, repeat_last_layer
 
-# The highest that every tested host accepts; RotaryEmbedding and RMSNormalization begin there
+# The highest that every tested host accepts; the first with RotaryEmbedding and RMSNormalization
 OPSET = 23
-# 1 would be traced as a constant
+# All above 1, which would be traced as a constant
 EXAMPLE_SIZES = {"batch": 2, "seq": 3, "chunk": 5, "capacity": 64}
 EXAMPLE_SIZES |= {"sequence_length": 3, "past_sequence_length": 7, "total_sequence_length": 11}
 
 
 @dataclass(frozen=True, slots=True)
 class TracedGraph:
-    """A graph whose initializers have no values yet, and the module whose parameters they are."""
+    """A graph whose initializers have no values yet, and the module that has them as parameters."""
 
     plan: GraphPlan
     module: nn.Module
@@ -46,10 +46,10 @@ class TracedGraph:
 
 
 def trace(plan_of: PlanOf, config: VoxtralConfig) -> TracedGraph:
-    """Trace one graph; its initializers are named after the checkpoint's tensors.
+    """Trace one graph; its initializers have the names of the checkpoint's tensors.
 
-    Two layers are traced and the second is repeated to the configuration's depth, where the recipe
-    treats all layers behind the first alike; else every layer is traced, which takes a second each.
+    Where the recipe treats all layers behind the first alike, two layers are traced and the second
+    is repeated to the configuration's depth; else every layer is traced, which takes a second each.
 
     Raises:
         AssertionError: the graph does not have the fused operators that the plan names.
@@ -65,17 +65,18 @@ def trace(plan_of: PlanOf, config: VoxtralConfig) -> TracedGraph:
 
 
 def fake_module(plan: GraphPlan) -> nn.Module:
-    """The plan's module, whose parameters have types and shapes and no values."""
+    """Return the plan's module with parameters that have types and shapes but no values."""
     with FakeTensorMode():
         return plan.module().eval()
 
 
 def finish(plan: GraphPlan, module: nn.Module, model: ir.Model) -> TracedGraph:
-    """Check a graph against its plan, and name what is in it.
+    """Check a graph against its plan, and give its values and nodes their final names.
 
     Raises:
-        AssertionError: it has other inputs, outputs or fused operators than the plan names.
+        AssertionError: the graph has other inputs, outputs or fused operators than the plan.
     """
+    # Check and declare inputs and outputs
     for value, spec in zip(
         (*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True
     ):
@@ -86,22 +87,24 @@ def finish(plan: GraphPlan, module: nn.Module, model: ir.Model) -> TracedGraph:
         if spec.name in plan.defaults:
             value.const_value = ir.tensor(np.array([plan.defaults[spec.name]]), name=spec.name)
             model.graph.register_initializer(value)
+
+    # Name values and nodes, and check the operators
     name_values(model, module.state_dict())
     operators = dict(sorted(Counter(node.op_type for node in model.graph).items()))
     for operator, count in plan.fused_operators.items():
         found = operators.get(operator, 0)
         assert found == count, f"{plan.role}: expected {count} {operator} nodes, found {found}"
     assert not plan.standard or "com.microsoft" not in model.opset_imports, (
-        f"{plan.role}: contrib operators in it"
+        f"{plan.role}: has contrib operators"
     )
     model.producer_name, model.producer_version = "voxtral-onnx", ""
     return TracedGraph(plan, module, model, operators)
 
 
 def _are_alike(module: nn.Module) -> bool:
-    """Whether all layers behind the first have parameters of the same shapes.
+    """Return whether all layers behind the first have parameters of the same shapes and types.
 
-    Storage options of a weight differ in theirs.
+    These differ wherever a recipe stores two layers differently.
     """
     layers = [
         layer for part in module.modules() if isinstance(part, nn.ModuleList) for layer in part
@@ -144,7 +147,7 @@ def _trace_whole(plan: GraphPlan) -> ir.Model:
 
 
 def _dynamic_shapes(plan: GraphPlan) -> tuple:
-    """One entry for each argument of `forward`; the caches share its last, `*past`."""
+    """Return the dynamic axes of each argument of `forward`; the last, `*past`, has all caches."""
     dims = {name: Dim(name, min=1, max=1 << 20) for name in EXAMPLE_SIZES}
 
     def axes(spec: TensorSpec) -> dict:
@@ -174,7 +177,7 @@ def _parse_axis(axis: str) -> tuple[int, str]:
 
 
 class _quiet:  # noqa: N801
-    """Silence what torch's exporter says about its own internals."""
+    """A context that silences warnings of torch's exporter about its own internals."""
 
     def __enter__(self):
         self.logger = logging.getLogger("torch.onnx")

@@ -1,4 +1,4 @@
-"""The delay's network as a table of its values for every delay."""
+"""Evaluate the delay network for every delay, as a table that replaces it in the graph."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ...manifest import MAX_DELAY_TOKENS
 def delay_gains(linear1: np.ndarray, linear2: np.ndarray) -> np.ndarray:
     """Return 1 + linear2(gelu(linear1(t(n)))), float32 [31, hidden_size], for n = 0..30 tokens.
 
-    t(n) is the cosine, then the sine of n times 10000^(-2j / hidden_size). Exact for every delay,
-    so the network itself leaves the graph. Computed in float64, and rounded to float32 also where
-    float16 is stored: a float32 artifact then holds what its checkpoint gives. Source: MODEL.md
-    step 6.
+    t(n) is the cosine, then the sine of n times 10000^(-2j / hidden_size). The table is exact for
+    every delay, so the graph does without the network. It is computed in float64 and rounded to
+    float32 even where float16 is stored, so that a float32 artifact yields the same float16 values
+    as its checkpoint. Source: MODEL.md, step 6.
     """
     half = linear1.shape[1] // 2
     frequencies = np.exp(-np.log(10000.0) * np.arange(half) / half)

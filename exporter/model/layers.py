@@ -1,8 +1,8 @@
-"""The encoder step and the decoder step, written for tracing.
+"""Layers of encoder and decoder, written for tracing.
 
 Parameter names are the checkpoint's names (exporter/checkpoint/names.py), so a traced initializer
-says which tensor fills it. Run without tracing, the same modules are the float reference of the
-tests. MODEL.md numbers the algorithm's steps.
+has the name of its tensor. Run without tracing, the same modules are the tests' float reference.
+MODEL.md numbers the algorithm's steps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = build.parameter(hidden_size), eps
 
     def forward(self, residual: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(norm(residual + branch), residual + branch)."""
+        """Return norm(residual + branch), and residual + branch."""
         if branch is None:
             return ops.rms_norm(residual, self.weight, self.eps), residual
         return ops.add_rms_norm(residual, branch, self.weight, self.eps)
@@ -43,7 +43,7 @@ class DelayGain(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention over a window of a fixed buffer."""
+    """Grouped-query attention over a sliding window of cached keys and values."""
 
     def __init__(self, build: ModuleFactory, name: str, stack: TransformerConfig, bias: bool):
         super().__init__()
@@ -79,7 +79,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU."""
+    """The SwiGLU feed-forward network."""
 
     def __init__(self, build: ModuleFactory, name: str, stack: TransformerConfig, bias: bool):
         super().__init__()
@@ -97,25 +97,25 @@ class MLP(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """Where a call's rows stand: rotation by absolute position, writing by buffer row."""
+    """Positions of a call's rows: absolute ones for rotation, cache rows for keys and values."""
 
     cos: Tensor  # [batch, seq, head_dim / 2]
-    sin: Tensor
-    seqlens_k: Tensor  # int32 [batch], buffer row of the last new position
-    total_sequence_length: Tensor  # int32, the buffer's capacity
-    # No buffers: of the past, the window is kept, and the new rows are put behind it
+    sin: Tensor  # [batch, seq, head_dim / 2]
+    seqlens_k: Tensor  # int32 [batch], cache row of the last new position
+    total_sequence_length: Tensor  # int32, the cache's capacity
+    # The cache is no fixed buffer: the window's part of the past is kept, new rows are appended
     grows: bool = False
-    view: ops.View | None = None  # the rest in other words, where layers can share it
+    view: ops.View | None = None  # derived from the others, and shared by the layers
 
     @classmethod
     def behind(cls, past: Tensor, window: int, cos: Tensor, sin: Tensor) -> Positions:
-        """Of rows that are put behind a past [1, heads, rows, head_dim]."""
+        """Return the positions of rows that are appended to a past [1, heads, rows, head_dim]."""
         total = ops.size(past, 2).clamp(max=window - 1) + ops.size(cos, 1)
         return cls(cos, sin, (total - 1).int(), total.int().squeeze(), grows=True)
 
 
 class Layer(nn.Module):
-    """One pre-norm layer; encoder layers have biases, decoder layers a gain for the delay."""
+    """A pre-norm layer; encoder layers have biases, decoder layers a gain that sets the delay."""
 
     def __init__(
         self, build: ModuleFactory, name: str, stack: TransformerConfig, *, bias: bool, delay: bool
@@ -165,7 +165,12 @@ class Stack(nn.Module):
         past: tuple[Tensor, ...],
         num_delay_tokens: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Final hidden states and the present buffers, key and value of each layer in turn."""
+        """Run all layers on `x` [batch, seq, hidden_size].
+
+        Returns:
+            Final hidden states of the same shape, and the present caches, key and value of each
+            layer in turn.
+        """
         residual, branch, present = x, None, []
         if not at.grows:
             at = replace(at, view=ops.view_of(past[0], at.seqlens_k, x.shape[1], self.window))

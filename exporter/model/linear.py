@@ -1,4 +1,4 @@
-"""Linear layers and tied tables in floats, 4 or 8 bits, and what decides which."""
+"""Linear layers and tied tables in floats, 4 or 8 bits, and the factory that chooses among them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ MASKED = -1e30  # far below any logit, finite because WGSL has no infinity
 
 @dataclass(frozen=True, slots=True)
 class ModuleFactory:
-    """What every module of one precision is made of."""
+    """A factory of the parameters, linear layers and tied tables of one precision."""
 
-    dtype: torch.dtype  # of activations, scales and caches
+    dtype: torch.dtype  # type of activations, scales and caches
     recipe: Recipe
-    standard: bool = False  # whether graphs hold operators of the ONNX standard alone
+    standard: bool = False  # whether graphs have operators of the ONNX standard only
 
     def parameter(self, *shape: int, dtype: torch.dtype | None = None) -> nn.Parameter:
-        """A placeholder: its values come from the checkpoint."""
+        """Return a parameter of some shape; its values come from the checkpoint."""
         return nn.Parameter(torch.empty(shape, dtype=dtype or self.dtype), requires_grad=False)
 
     def linear(
         self, name: str, in_features: int, out_features: int, bias: bool = False
     ) -> Linear | QuantizedLinear | DequantizedLinear:
-        """The linear layer of that name, quantised where the recipe says so."""
+        """Return the linear layer of that name, quantised where the recipe has a rule for it."""
         rule = self.recipe.rule_for(name)
         if rule is None:
             return Linear(self, in_features, out_features, bias)
@@ -38,7 +38,7 @@ class ModuleFactory:
         return quantized(self, rule, in_features, out_features, bias)
 
     def tied_embedding(self, name: str, vocab_size: int, hidden_size: int) -> Table:
-        """The table that is both embedding and head."""
+        """Return the table that is both embedding and head, quantised as `linear`."""
         rule = self.recipe.rule_for(name)
         if rule is None:
             return TiedEmbedding(self, vocab_size, hidden_size)
@@ -47,15 +47,15 @@ class ModuleFactory:
 
 
 class WithConstants(nn.Module):
-    """A module of which some parameters follow from no tensor of the checkpoint."""
+    """A module with parameters that are not made from tensors of the checkpoint."""
 
     def constants(self) -> dict[str, np.ndarray]:
-        """Their values, by name."""
+        """Return the values of those parameters by name."""
         raise NotImplementedError
 
 
 class Linear(nn.Module):
-    """x @ weight + bias, weight stored [in_features, out_features] as MatMul wants it."""
+    """x @ weight + bias, with the weight stored as [in_features, out_features] for MatMul."""
 
     def __init__(self, build: ModuleFactory, in_features: int, out_features: int, bias: bool):
         super().__init__()
@@ -68,7 +68,7 @@ class Linear(nn.Module):
 
 
 class QuantizedLinear(nn.Module):
-    """The same with block-quantised weights."""
+    """A linear layer with block-quantised weights, stored for MatMulNBits."""
 
     def __init__(
         self, build: ModuleFactory, rule: Rule, in_features: int, out_features: int, bias: bool
@@ -105,20 +105,18 @@ class QuantizedLinear(nn.Module):
 
 
 class DequantizedWeight(nn.Module):
-    """A block-quantised weight for the standard's operators.
+    """A block-quantised weight, stored for the standard operators DequantizeLinear and MatMul.
 
-    Codes [in_features, out_features], blocks along the first.
-
-    Zero points are always there, because the standard's default is 0. onnxruntime fuses
-    DequantizeLinear and MatMul into the product of QuantizedLinear when it loads the graph, and
-    only in this layout.
+    Its codes are [in_features, out_features], in blocks along the first axis. Zero points are
+    always stored, because the standard's default is 0. onnxruntime fuses the two operators into
+    MatMulNBits when it loads the graph, but only in this layout.
     """
 
     def __init__(self, build: ModuleFactory, rule: Rule, in_features: int, out_features: int):
         super().__init__()
         if out_features * rule.bits % 8:
             raise QuantizationError(
-                f"rule {rule.tensors!r}: {out_features} outputs do not fill whole bytes"
+                f"rule {rule.tensors!r}: {out_features} outputs do not fill whole bytes; use 8 bits"
             )
         self.rule = rule
         num_blocks, row_bytes = -(-in_features // rule.block_size), out_features * rule.bits // 8
@@ -127,7 +125,7 @@ class DequantizedWeight(nn.Module):
         self.zero_points = build.parameter(num_blocks, row_bytes, dtype=torch.uint8)
 
     def dequantized(self) -> Tensor:
-        """[in_features, out_features]."""
+        """Return the weight as floats [in_features, out_features]."""
         rule = self.rule
         return ops.dequantize_linear(
             self.weight, self.scales, self.zero_points, bits=rule.bits, block_size=rule.block_size
@@ -135,7 +133,7 @@ class DequantizedWeight(nn.Module):
 
 
 class DequantizedLinear(DequantizedWeight):
-    """x @ weight + bias, the weight dequantised."""
+    """x @ weight + bias, with the weight dequantised in the graph."""
 
     def __init__(
         self, build: ModuleFactory, rule: Rule, in_features: int, out_features: int, bias: bool
@@ -163,9 +161,9 @@ class TiedEmbedding(nn.Module):
 
 
 class QuantizedTiedEmbedding(nn.Module):
-    """The same on one block-quantised table.
+    """Embedding and head on one block-quantised table, for MatMulNBits and GatherBlockQuantized.
 
-    Gathering wants its scales with a third axis, on the same bytes.
+    The gather takes the same scales, on the same bytes, with a third axis.
     """
 
     def __init__(
@@ -179,7 +177,8 @@ class QuantizedTiedEmbedding(nn.Module):
             )
         if hidden_size % rule.block_size:
             raise QuantizationError(
-                f"{name}: rows of {hidden_size} do not divide into blocks of {rule.block_size}"
+                f"{name}: rows of {hidden_size} do not divide into blocks of {rule.block_size}; "
+                "choose a smaller block_size"
             )
         self.rule = rule
         self.hidden_size = hidden_size
@@ -215,9 +214,10 @@ class QuantizedTiedEmbedding(nn.Module):
 
 
 class DequantizedTiedEmbedding(DequantizedWeight):
-    """The same for the standard's operators, which gather whole bytes.
+    """Embedding and head on one block-quantised table, in operators of the ONNX standard only.
 
-    Of a pair of codes the wanted one is cut out.
+    Gather only takes whole bytes, so it gathers both 4-bit codes of a byte, and arithmetic selects
+    the one that is needed.
     """
 
     def __init__(
@@ -231,9 +231,10 @@ class DequantizedTiedEmbedding(DequantizedWeight):
             )
         if hidden_size % rule.block_size:
             raise QuantizationError(
-                f"{name}: rows of {hidden_size} do not divide into blocks of {rule.block_size}"
+                f"{name}: rows of {hidden_size} do not divide into blocks of {rule.block_size}; "
+                "choose a smaller block_size"
             )
-        # The same bytes as bytes
+        # The same data as `weight`, which the graph declares as 4-bit codes, declared as bytes
         self.gather_weight = build.parameter(*self.weight.shape, dtype=torch.uint8)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -245,10 +246,10 @@ class DequantizedTiedEmbedding(DequantizedWeight):
         return rows.unflatten(0, shape)
 
     def codes(self, ids: Tensor) -> Tensor:
-        """[hidden_size, n] in the activation type."""
+        """Return the codes [hidden_size, n] of ids [n], in the activation type."""
         if self.rule.bits == 8:
             return ops.gather_columns(self.gather_weight, ids).to(self.scales.dtype)
-        pair = ids.float() / 2  # exact, and arithmetic that every host has
+        pair = ids.float() / 2  # exact, in arithmetic that every host supports
         first = pair.floor()
         codes = ops.gather_columns(self.gather_weight, first.long()).to(self.scales.dtype)
         high = (codes / 16).floor()

@@ -1,6 +1,6 @@
 """The log-mel front end as an ONNX graph, so that no host needs a second implementation of it."""
 
-# The body of an onnxscript function is a graph, not Python: its operators are typed for arrays.
+# The body of an onnxscript function is a graph, not Python: its operators are typed for arrays
 # pyright: reportArgumentType=false
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from onnxscript import FLOAT, opset23, script
 from ...config import AudioConfig
 from ...manifest import TensorSpec
 
-# Samples = hop * (frames - 1) + n_fft, no padding inside
+# The graph does not pad: samples = hop_length * (frames - 1) + n_fft
 INPUT = TensorSpec("audio", "float32", ("batch", "samples"))
 
 
 def output_spec(audio: AudioConfig) -> TensorSpec:
-    """The graph's one output."""
+    """Return the spec of the graph's only output."""
     return TensorSpec("input_features", "float32", ("batch", audio.n_mels, "frames"))
 
 
 def mel_model(audio: AudioConfig) -> ir.Model:
-    """Samples [batch, samples] -> log-mel [batch, n_mels, frames], float32.
+    """Return the graph from samples [batch, samples] to log-mel [batch, n_mels, frames], float32.
 
-    The spectrum is a convolution with the rows of the windowed Fourier matrix (error 4e-6; the STFT
-    operator has 1e-3 and takes 18 times as long). Its squares go through the filter bank, doubled
-    so that it also adds the real and the imaginary part. Source of the constants: transformers'
-    `feature_extraction_voxtral_realtime.py`.
+    The spectrum is a convolution with the rows of the windowed Fourier matrix, whose error is 4e-6;
+    the STFT operator's is 1e-3, and it takes 18 times as long. The filter bank is doubled, so that
+    one product filters the squares and adds those of the real and the imaginary part. Source of the
+    constants: transformers' `feature_extraction_voxtral_realtime.py`.
     """
+    # Make the constants
     fourier = onnx.numpy_helper.from_array(fourier_rows(audio.n_fft), "fourier")
     bank = mel_filters(audio.sample_rate, audio.n_fft, audio.n_mels).T  # [n_mels, n_bins]
     doubled = onnx.numpy_helper.from_array(np.concatenate((bank, bank), 1), "filters")
@@ -53,6 +54,7 @@ def mel_model(audio: AudioConfig) -> ir.Model:
         input_features = opset23.Div(opset23.Add(log10, shift), shift)
         return input_features
 
+    # Declare the input and the output
     model = ir.from_proto(mel.to_model_proto(producer_name="voxtral-onnx"))
     for value, spec in (
         (model.graph.inputs[0], INPUT),
@@ -64,9 +66,9 @@ def mel_model(audio: AudioConfig) -> ir.Model:
 
 
 def fourier_rows(n_fft: int) -> np.ndarray:
-    """Real, then imaginary rows of the Fourier matrix times a periodic Hann window.
+    """Return the Fourier matrix times a periodic Hann window, float32 [n_fft + 2, 1, n_fft].
 
-    Float32 [n_fft + 2, 1, n_fft].
+    Real rows come first, then imaginary ones.
     """
     samples = np.arange(n_fft)
     window = 0.5 * (1 - np.cos(2 * np.pi * samples / n_fft))
@@ -77,12 +79,10 @@ def fourier_rows(n_fft: int) -> np.ndarray:
 
 
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
-    """Triangular filters on Slaney's mel scale with Slaney's area norm.
+    """Return triangular filters on Slaney's mel scale with Slaney's area norm.
 
-    Float32 [n_fft / 2 + 1, n_mels].
-
-    Source: Slaney's Auditory Toolbox: linear below 1000 Hz (15 mel), logarithmic with step 27 / ln
-    6.4 above.
+    They are float32 [n_fft / 2 + 1, n_mels]. Source: Slaney's Auditory Toolbox, whose scale is
+    linear below 1000 Hz (15 mel) and logarithmic with step 27 / ln 6.4 above.
     """
     mel_of_break, step = 15.0, 27.0 / np.log(6.4)
     highest = mel_of_break + step * np.log(sample_rate / 2 / 1000)

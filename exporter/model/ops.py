@@ -1,7 +1,7 @@
 """Fused operators: plain PyTorch when run, one ONNX node when traced.
 
-They are a few nodes where only the standard's operators may be used. The plain form is the
-reference that tests compare the runtime's kernels with, so it follows the operator's contract,
+Where only the standard's operators may be used, some are traced as several nodes. The plain form is
+the reference that tests compare the runtime's kernels with, so it follows the operator's contract,
 caches and row positions included. Sources: ONNX Runtime contrib operator schemas; ONNX opset 23.
 """
 
@@ -22,10 +22,10 @@ _contrib = False  # whether nodes may be contrib operators
 
 @contextmanager
 def tracing(*, standard: bool = False) -> Iterator[None]:
-    """Emit ONNX nodes instead of computing; `standard`: of the ONNX standard alone.
+    """Emit ONNX nodes instead of computing, with `standard` those of the ONNX standard only.
 
-    An own flag, because `torch.onnx.is_in_onnx_export` is false under `torch.export`, which would
-    silently trace the plain forms.
+    It sets a flag of its own, because `torch.onnx.is_in_onnx_export` is false under `torch.export`,
+    which would silently trace the plain forms.
     """
     global _tracing, _contrib
     _tracing, _contrib = True, not standard
@@ -47,9 +47,21 @@ def matmul_nbits(
     block_size: int,
     accuracy_level: int,
 ) -> Tensor:
-    """X [..., K] times a block-quantised weight [N, num_blocks, block_size * bits / 8], transposed.
+    """Multiply `x` by the transpose of a block-quantised weight.
 
-    Returns [..., N].
+    Args:
+        x: [..., K].
+        weight: uint8 codes [N, num_blocks, block_size * bits / 8].
+        scales: [N, num_blocks].
+        zero_points: uint8 [N, ceil(num_blocks * bits / 8)]; None for the middle code everywhere.
+        bias: [N], or None.
+        in_features: K.
+        bits: of a code, 4 or 8.
+        block_size: codes in a block.
+        accuracy_level: MatMulNBits' attribute: 0 multiplies as `x` is, 4 rounds `x` to 8 bits.
+
+    Returns:
+        [..., N].
     """
     if _tracing:
         attributes = matmul_nbits_attributes(
@@ -66,7 +78,7 @@ def matmul_nbits(
 def matmul_nbits_attributes(
     out_features: int, in_features: int, bits: int, block_size: int, accuracy_level: int
 ) -> dict[str, int]:
-    """Of the node."""
+    """Return the attributes of a MatMulNBits node."""
     sizes = {"K": in_features, "N": out_features, "bits": bits, "block_size": block_size}
     return {**sizes, "accuracy_level": accuracy_level}
 
@@ -74,9 +86,17 @@ def matmul_nbits_attributes(
 def gather_block_quantized(
     ids: Tensor, weight: Tensor, scales: Tensor, *, bits: int, block_size: int
 ) -> Tensor:
-    """Rows of a symmetric block-quantised table.
+    """Gather rows of a symmetric block-quantised table and dequantise them.
 
-    Ids [...], scales [V, num_blocks, 1] -> [..., num_blocks * block].
+    Args:
+        ids: [...].
+        weight: uint8 codes [V, num_blocks, block_size * bits / 8].
+        scales: [V, num_blocks, 1].
+        bits: of a code, 4 or 8.
+        block_size: codes in a block.
+
+    Returns:
+        [..., num_blocks * block_size].
     """
     if _tracing:
         attributes = gather_block_quantized_attributes(bits, block_size)
@@ -90,19 +110,19 @@ def gather_block_quantized(
 
 
 def gather_block_quantized_attributes(bits: int, block_size: int) -> dict[str, int]:
-    """Of the node."""
+    """Return the attributes of a GatherBlockQuantized node."""
     return {"bits": bits, "block_size": block_size, "gather_axis": 0, "quantize_axis": 2}
 
 
 def gather(table: Tensor, ids: Tensor) -> Tensor:
-    """Rows of a float table [V, ...] by ids [...]: [..., ...]."""
+    """Gather rows of a float table [V, ...] by ids; the result is [*ids.shape, ...]."""
     if _tracing:
         return _node("Gather", [table, ids], {"axis": 0}, table, (*ids.shape, *table.shape[1:]))
     return table[ids]
 
 
 def gather_columns(table: Tensor, ids: Tensor) -> Tensor:
-    """Columns of a table [K, V] by ids [n]: [K, n]."""
+    """Gather columns [K, n] of a table [K, V] by ids [n]."""
     if _tracing:
         return _node("Gather", [table, ids], {"axis": 1}, table, (table.shape[0], *ids.shape))
     return table[:, ids]
@@ -111,13 +131,17 @@ def gather_columns(table: Tensor, ids: Tensor) -> Tensor:
 def dequantize_linear(
     weight: Tensor, scales: Tensor, zero_points: Tensor, *, bits: int, block_size: int
 ) -> Tensor:
-    """A block-quantised weight as floats.
+    """Dequantise a weight [K, N] that is quantised in blocks along K and packed along N.
 
-    Codes along N packed like in a row of memory, blocks along K.
+    The node takes 4-bit types, which PyTorch lacks: passes/packed_codes.py gives the initializers
+    these types.
 
-    weight uint8 [K, N * bits / 8]; scales [ceil(K / block_size), N]; zero_points uint8, packed like
-    the weight. Returns [K, N]. The node wants 4-bit types, which PyTorch lacks:
-    passes/packed_codes.py gives them to the initializers.
+    Args:
+        weight: uint8 codes [K, N * bits / 8].
+        scales: [ceil(K / block_size), N].
+        zero_points: uint8 [ceil(K / block_size), N * bits / 8].
+        bits: of a code, 4 or 8.
+        block_size: codes in a block.
     """
     if _tracing:
         attributes = {"axis": 0, "block_size": block_size}
@@ -133,7 +157,7 @@ def dequantize_linear(
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """X / rms(x) * weight over the last axis, summed in float32."""
+    """Return x / rms(x) * weight over the last axis; squares are summed in float32."""
     if _tracing:
         attributes = {"axis": -1, "epsilon": eps, "stash_type": 1}
         operator = "SimplifiedLayerNormalization" if _contrib else "RMSNormalization"
@@ -142,9 +166,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x: Tensor, skip: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(rms_norm(x + skip), x + skip)."""
+    """Return rms_norm(x + skip), and x + skip."""
     if _contrib:
-        statistics = (*x.shape[:-1], 1)  # two optional outputs that nothing uses
+        statistics = (*x.shape[:-1], 1)  # two optional outputs that nothing reads
         normed, _, _, total = _nodes(
             "com.microsoft::SkipSimplifiedLayerNormalization",
             [x, skip, weight],
@@ -174,16 +198,16 @@ def rotary_embedding(x: Tensor, cos: Tensor, sin: Tensor, *, num_heads: int) -> 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a call writes of a fixed buffer and sees of it: the same in every layer."""
+    """The cache rows that a call writes and sees, the same in every layer."""
 
-    index: Tensor  # int64 [batch, kv_heads, seq, 3]: where each new row goes
-    mask: Tensor  # bool [batch, 1, seq, capacity]
+    index: Tensor  # int64 [batch, kv_heads, seq, 3]: the ScatterND index of each new row
+    mask: Tensor  # bool [batch, 1, seq, capacity]: the rows that each new row attends to
 
 
 def view_of(buffer: Tensor, seqlens_k: Tensor, seq: int, window: int) -> View | None:
-    """The view of seq new rows of a buffer [batch, kv_heads, capacity, head_dim].
+    """Return the view of `seq` new rows of a cache [batch, kv_heads, capacity, head_dim].
 
-    Contrib attention needs none.
+    Return None where contrib attention is traced, which derives it itself.
     """
     if _contrib:
         return None
@@ -209,13 +233,23 @@ def group_query_attention(
     grows: bool = False,
     view: View | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Causal attention of already rotated rows over a fixed buffer, `window` keys at most.
+    """Attend causally from rotated rows to cached keys, and write the new rows into the cache.
 
-    query [batch, seq, num_heads * head_dim]; key, value [batch, seq, kv_heads * head_dim]; past
-    [batch, kv_heads, capacity, head_dim]; seqlens_k int32 [batch] is the buffer row of the last new
-    position; `view` is what `view_of` gave for these layers. Returns the output and the buffers
-    with the new rows written. Where the past `grows`, it has no room for them, and buffers longer
-    by `seq` rows are returned.
+    Args:
+        query: [batch, seq, num_heads * head_dim], rotated.
+        key: [batch, seq, kv_heads * head_dim], rotated.
+        value: [batch, seq, kv_heads * head_dim].
+        past_key: [batch, kv_heads, capacity, head_dim].
+        past_value: the same shape.
+        seqlens_k: int32 [batch], the cache row of the last new position.
+        total_sequence_length: int32, the capacity.
+        num_heads: query heads.
+        window: the most keys that a query sees, its own included.
+        grows: the past has no room for new rows, so the present is `seq` rows longer.
+        view: the result of `view_of`, if it was computed before.
+
+    Returns:
+        The output, shaped like `query`, and the caches with the new rows.
     """
     batch, seq, _ = query.shape
     kv_heads, head_dim = past_key.shape[1], past_key.shape[3]
@@ -235,6 +269,7 @@ def group_query_attention(
         )
         return out, present_key, present_value
 
+    # Write the new rows
     if grows:
         past_key, past_value = (F.pad(past, (0, 0, 0, seq)) for past in (past_key, past_value))
     view = view or view_of(past_key, seqlens_k, seq, window)
@@ -245,15 +280,18 @@ def group_query_attention(
     present_value = _write_rows(
         past_value, view.index, value.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2)
     )
+
+    # Attend
     heads = query.unflatten(-1, (num_heads, head_dim)).transpose(1, 2)
     out = _attention(heads, present_key, present_value, view.mask)
     return out.transpose(1, 2).flatten(-2), present_key, present_value
 
 
 def _write_rows(buffer: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """Return the buffer with `values` written where `index` says.
+    """Return a buffer with `values` written at `index`.
 
-    buffer: [batch, heads, capacity, size]; values: [batch, heads, seq, size].
+    buffer: [batch, heads, capacity, size]; index: int64 [batch, heads, seq, 3]; values: [batch,
+    heads, seq, size].
     """
     if _tracing:
         return _node("ScatterND", [buffer, index, values], {}, buffer, buffer.shape)
@@ -261,9 +299,10 @@ def _write_rows(buffer: Tensor, index: Tensor, values: Tensor) -> Tensor:
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """Return the attention of `query` to what `mask` lets it see.
+    """Return scaled dot-product attention under a mask.
 
-    query: [batch, heads, seq, size]; mask: [batch, 1, seq, capacity].
+    query: [batch, heads, seq, size]; key, value: [batch, kv_heads, capacity, size]; mask: bool
+    [batch, 1, seq, capacity].
     """
     if _tracing:
         return _node(
@@ -277,19 +316,16 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tenso
 
 
 def last_rows(past: Tensor, count: int) -> Tensor:
-    """Past [batch, heads, rows, head_dim] without all but its last `count` rows.
-
-    A shorter one as it is.
-    """
+    """Return the last `count` rows of a past [batch, heads, rows, head_dim], or all if fewer."""
     if _tracing:
-        # Starts, ends, axes
+        # Slice's inputs starts, ends and axes
         bounds = [torch.full((1,), value) for value in (-count, (1 << 63) - 1, 2)]
         return _node("Slice", [past, *bounds], {}, past, past.shape)
     return past[:, :, max(0, past.shape[2] - count) :]
 
 
 def size(x: Tensor, axis: int) -> Tensor:
-    """Length of an axis: int64 [1], known when the graph runs."""
+    """Return the length of an axis as int64 [1], computed when the graph runs."""
     if _tracing:
         return _node(
             "Shape", [x], {"start": axis, "end": axis + 1}, torch.empty(0, dtype=torch.int64), (1,)
@@ -298,7 +334,7 @@ def size(x: Tensor, axis: int) -> Tensor:
 
 
 def digit(x: Tensor, base: int, place: int) -> Tensor:
-    """The digit of that place of whole numbers, 0 being the last."""
+    """Return a digit of whole numbers: x // base^place % base."""
     if _tracing:
         value, base_value = torch.full((), base**place), torch.full((), base)
         quotient = _node("Div", [x, value], {}, x, x.shape) if place else x
@@ -307,10 +343,11 @@ def digit(x: Tensor, base: int, place: int) -> Tensor:
 
 
 def highest(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest values along the last axis, and where each stands first, with that axis kept.
+    """Return the highest values along the last axis, and the first index of each, with axis kept.
 
-    They are gathered, because ReduceMax takes 7 ms on CUDA for more rows than one; but not in the
-    standard's operators, since onnx.reference gathers elements along axes of up to 64 only.
+    The values are gathered by index, because ReduceMax takes 7 ms on CUDA for more than one row;
+    but not in the standard's operators, since onnx.reference only gathers elements along axes of up
+    to 64.
     """
     index = x.argmax(-1, keepdim=True)
     values = x.amax(-1) if _tracing and not _contrib else x.gather(-1, index).squeeze(-1)
@@ -318,7 +355,7 @@ def highest(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def silu(x: Tensor) -> Tensor:
-    """X * sigmoid(x)."""
+    """Return x * sigmoid(x)."""
     if _contrib:
         return _node("com.microsoft::QuickGelu", [x], {"alpha": 1.0}, x, x.shape)
     return F.silu(x)
@@ -338,7 +375,14 @@ def project(x: Tensor, table: Tensor) -> Tensor:
 
 
 def dequantize(weight: Tensor, scales: Tensor, zero_points: Tensor | None, bits: int) -> Tensor:
-    """float32 [..., num_blocks, block_size]."""
+    """Dequantise packed codes to float32 [..., num_blocks, block_size].
+
+    Args:
+        weight: uint8 codes [..., num_blocks, block_size * bits / 8].
+        scales: [..., num_blocks].
+        zero_points: uint8 [..., ceil(num_blocks * bits / 8)]; None for the middle code everywhere.
+        bits: of a code, 4 or 8.
+    """
     codes = _codes(weight, bits)
     if zero_points is None:
         return (codes - 2.0 ** (bits - 1)) * scales[..., None].float()

@@ -1,4 +1,4 @@
-"""Encoder and decoder of Voxtral Realtime, assembled from layers: what is traced."""
+"""Encoder and decoder of Voxtral Realtime, assembled from layers, as export traces them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from .linear import MASKED, ModuleFactory, WithConstants
 
 
 class Conv(nn.Module):
-    """Weights of one convolution of the stem.
-
-    Kernel 3, causal, padded on the left by the state of the last call.
-    """
+    """A causal convolution with kernel 3 and GELU, padded on the left by the last call's state."""
 
     def __init__(self, build: ModuleFactory, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -27,14 +24,14 @@ class Conv(nn.Module):
         self.stride = stride
 
     def forward(self, state: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(gelu(conv(x)), next state); the state is the last 3 - stride columns."""
+        """Return gelu(conv(x)) and the next state: the last 3 - stride columns of the input."""
         x = torch.cat((state, x), -1)
         y = F.conv1d(x, self.weight, self.bias, stride=self.stride)
         return F.gelu(y), x[..., -(3 - self.stride) :]
 
 
 class Embedder(nn.Module):
-    """The conv stem: 100 mel frames a second to 50 encoder frames."""
+    """The conv stem, from 100 mel frames a second to 50 encoder frames."""
 
     def __init__(self, build: ModuleFactory, n_mels: int, hidden_size: int):
         super().__init__()
@@ -43,7 +40,7 @@ class Embedder(nn.Module):
 
 
 class AudioTower(Stack):
-    """Conv stem and encoder layers."""
+    """The conv stem and the encoder layers."""
 
     def __init__(self, build: ModuleFactory, config: VoxtralConfig):
         super().__init__(build, "audio_tower", config.encoder, bias=True, delay=False)
@@ -51,7 +48,7 @@ class AudioTower(Stack):
 
 
 class Projector(nn.Module):
-    """Four joined encoder frames to one audio embedding."""
+    """The adapter, from four joined encoder frames to one audio embedding."""
 
     def __init__(self, build: ModuleFactory, in_features: int, out_features: int):
         super().__init__()
@@ -63,7 +60,7 @@ class Projector(nn.Module):
 
 
 class AudioEncoder(nn.Module):
-    """Conv stem, encoder and adapter, however their caches are kept."""
+    """Conv stem, encoder and adapter, with any kind of cache."""
 
     def __init__(self, build: ModuleFactory, config: VoxtralConfig):
         super().__init__()
@@ -75,17 +72,17 @@ class AudioEncoder(nn.Module):
     def encode(
         self, x: Tensor, at: Positions, past: tuple[Tensor, ...]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Encode the stem's output to audio embeddings, and return them with present.
+        """Encode the stem's output [1, hidden_size, 4 * chunk].
 
-        The stem's output is [1, hidden_size, 4 * chunk], the embeddings are [1, chunk,
-        hidden_size].
+        Returns:
+            Audio embeddings [1, chunk, hidden_size], and the present caches.
         """
         hidden, present = self.audio_tower.run(x.transpose(1, 2), at, past)
         return self.multi_modal_projector(hidden.reshape(1, -1, self.joined)), present
 
 
 class Encoder(AudioEncoder):
-    """8c mel frames -> 4c encoder frames -> c audio embeddings."""
+    """The encoder's graph: 8c mel frames -> 4c encoder frames -> c audio embeddings."""
 
     def forward(
         self,
@@ -108,7 +105,7 @@ class Encoder(AudioEncoder):
 
 
 class LanguageModel(Stack):
-    """Tied table and decoder layers."""
+    """The tied table and the decoder layers."""
 
     def __init__(self, build: ModuleFactory, config: VoxtralConfig):
         super().__init__(build, "language_model", config.decoder, bias=False, delay=True)
@@ -118,7 +115,7 @@ class LanguageModel(Stack):
 
 
 class Decoder(WithConstants):
-    """One position or several: audio embedding + token -> next token."""
+    """The decoder's graph: audio embedding + token -> next token, at one position or several."""
 
     def __init__(self, build: ModuleFactory, config: VoxtralConfig, tokens: Tokens):
         super().__init__()
@@ -128,9 +125,9 @@ class Decoder(WithConstants):
         self.token_ids = build.parameter(config.decoder.vocab_size, dtype=torch.float32)
 
     def constants(self) -> dict[str, np.ndarray]:
-        """MASKED at the blank, else 0.
+        """Return a mask, MASKED at the blank and 0 elsewhere, and the ids of all tokens.
 
-        And every id, because WebGPU has no kernels that take ArgMax's int64 further.
+        The ids turn ArgMax's index into a float, because WebGPU has no kernels for its int64.
         """
         mask = np.zeros(tuple(self.blank_mask.shape), np.float32)
         mask[self.blank] = MASKED
@@ -156,11 +153,13 @@ class Decoder(WithConstants):
         return step[..., 0].long(), step, logits, *present
 
     def sample(self, logits: Tensor, blank_penalty: Tensor) -> Tensor:
-        """Greedy choice with the blank held back.
+        """Sample greedily, with a penalty on the blank's logit.
 
-        Float32 [batch, seq, 3] of id, logprob and blank margin.
+        A tie goes to the lower id, as in ArgMax.
 
-        A tie goes to the lower id, as ArgMax has it. Ids are exact in float32 below 2^24.
+        Returns:
+            float32 [batch, seq, 3]: id (exact below 2^24), logprob, and blank margin, which is the
+            blank's logit less the best other one.
         """
         word, index = ops.highest(logits + self.blank_mask)
         best = ops.gather(self.token_ids, index).squeeze(-1)

@@ -3,61 +3,115 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ...errors import AudioError, UsageError
 from .media import MEDIA_SUFFIXES
 
-SUFFIXES = (
-    ".wav",
-    ".flac",
-    ".mp3",
-    ".ogg",
-    ".oga",
-    ".opus",
-    ".aif",
-    ".aiff",
-    ".au",
-    ".caf",
-    ".w64",
-    *MEDIA_SUFFIXES,
+# By which sound is found in folders; a file that is named may be called anything
+SUFFIXES = tuple(
+    dict.fromkeys(
+        (
+            *(".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".mp3", ".mp2", ".mpga", ".ogg"),
+            *(".oga", ".ogx", ".ogv", ".spx", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd"),
+            *(".caf", ".voc", ".ape", ".tta", ".dts", ".eac3", ".ts", ".vob", ".mxf", ".3g2"),
+            *MEDIA_SUFFIXES,
+        )
+    )
 )
+_APPLE_DOUBLE = b"\x00\x05\x16\x07"
 
 
-def find_audio(inputs: Iterable[str]) -> list[str]:
-    """Every file that inputs name.
+def _raise(name: str, error: AudioError) -> None:
+    raise error
 
-    A folder stands for the audio files below it, a pattern for what it matches.
+
+def find_audio(
+    inputs: Iterable[str], on_failure: Callable[[str, AudioError], None] = _raise
+) -> list[str]:
+    """Return every file that inputs name.
+
+    A folder stands for the audio files below it, behind links too, and a pattern for what it
+    matches. What macOS keeps beside files on foreign disks (`._a.wav`) is no audio.
+
+    Args:
+        inputs: names of files, folders and patterns, and `-`.
+        on_failure: gets an input, or a folder below one, and what keeps it from being searched.
 
     Raises:
-        AudioError: a folder without audio, or a pattern that matches nothing.
         UsageError: an empty name, which would be the folder that one is in.
     """
     found: list[str] = []
     for name in inputs:
         if not name:
             raise UsageError("the name of a file is empty; is a variable of the shell not set?")
-        path = Path(name)
+        path, failures = Path(name), dict[str, AudioError]()
         try:
             is_folder, exists = path.is_dir(), path.exists()
-        except OSError:  # too long a name: opening it says so
+        except (OSError, ValueError):  # too long a name: opening it says so
             is_folder, exists = False, True
         if is_folder:
-            files = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in SUFFIXES and file.is_file()
-            )
+            files = sorted(_audio_below(path, set(), failures))
             lacking = f"{name}: a folder without audio files ({', '.join(SUFFIXES)})"
         elif name != "-" and not exists and glob.has_magic(name):
-            files = sorted(map(Path, glob.glob(name, recursive=True)))  # noqa: PTH207, whose patterns cannot be absolute
+            matches = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207, whose patterns cannot be absolute
+            files = sorted(file for file in matches if not is_apple_double(file))
             lacking = f"{name}: no such file, and as a pattern it matches none"
+        elif name != "-" and is_apple_double(path):
+            files = []
+            lacking = (
+                f"{name}: holds what macOS keeps beside a file (AppleDouble), no sound; name the "
+                "file without ._"
+            )
         else:
             found.append(name)
             continue
-        if not files:
-            raise AudioError(lacking)
+        if not (files or failures):
+            failures[name] = AudioError(lacking)
+        for place, failure in failures.items():
+            on_failure(place, failure)
         # A file that a pattern matched is not standard input
         found += ["./-" if str(file) == "-" else str(file) for file in files]
     return found
+
+
+def _audio_below(
+    folder: Path, seen: set[tuple[int, int]], failures: dict[str, AudioError]
+) -> Iterator[Path]:
+    """Yield the audio files below a folder, each folder searched once, however links lead to it."""
+    at = folder
+    try:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for entry in found:
+            at = folder / entry.name
+            if entry.is_dir():
+                yield from _audio_below(at, seen, failures)
+            elif at.suffix.lower() in SUFFIXES and _may_be_sound(at):
+                yield at
+    except OSError as error:
+        reason = f"{at}: cannot be searched ({error.strerror or error})"
+        failures[str(at)] = AudioError(reason)
+
+
+def _may_be_sound(path: Path) -> bool:
+    """Tell whether a file of a folder is one to open: a link to nowhere is, a pipe is not."""
+    with suppress(OSError):  # where it may not be asked, opening it says so
+        return not path.exists() or (path.is_file() and not is_apple_double(path))
+    return True
+
+
+def is_apple_double(path: Path) -> bool:
+    """Tell whether a file holds a Mac's notes on another one, by its name and its first bytes."""
+    with suppress(OSError):
+        if path.name.startswith("._") and path.is_file():
+            with path.open("rb") as file:
+                return file.read(len(_APPLE_DOUBLE)) == _APPLE_DOUBLE
+    return False

@@ -1,4 +1,9 @@
-"""Open sound by its bytes alone: libsndfile reads it, or PyAV."""
+"""Open sound by its bytes alone: libsndfile reads it, or PyAV.
+
+libsndfile comes first, and PyAV reads what libsndfile refuses or does not read to its end. MP3 is
+PyAV's where it is installed: libmpg123, which libsndfile has for it, believes the first header of
+joined files, and writes lines of its own to stderr.
+"""
 
 from __future__ import annotations
 
@@ -6,107 +11,374 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
-from io import FileIO
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
+import soxr
 from soundfile import LibsndfileError, SoundFile
 
-from ...errors import AudioError
-from .media import MediaFile, is_media
-from .samples import check_channels, check_rate
+from ...errors import AudioError, DeviceError, UsageError
+from .foreign import without_foreign_lines
+from .kinds import HEAD_BYTES, describe
+from .losses import Losses
+from .media import END_SECONDS, MediaFile
+from .parts import Part, View, find_parts, has_frames, id3_bytes
+from .samples import are_damaged, check_channels, check_rate, describe_damage
 
-# A WAV written to a pipe promises about this much, or twice as much
-UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)
+RAW_SUBTYPES = {"s16le": "PCM_16", "f32le": "FLOAT", "mulaw": "ULAW", "alaw": "ALAW"}
+MOST_DAMAGED = 1.0  # seconds by which damage alone may make a recording shorter
+READ_FRAMES = 1 << 16  # of libsndfile at a time
+MOST_UNREAD = 2048  # bytes at the end that may be less than a sample or a block of them
+LONGEST_PROMISE = 1e8  # seconds; more stands where a length is unknown
 
 
-@contextmanager
-def open_sound(name: str, file: Path | BinaryIO) -> Iterator[SoundFile | MediaFile]:
-    """Open sound by its bytes alone.
+@dataclass(frozen=True, slots=True)
+class RawSound:
+    """How sound without a header is to be read."""
 
-    Libraries give names a meaning: an address for FFmpeg, a format or a pipe for libsndfile.
-    """
-    with _reopen(name, file) as opened:
+    encoding: str  # of RAW_SUBTYPES
+    rate: int = 16000  # Hz
+    channels: int = 1
+
+    def __post_init__(self):
+        if self.encoding not in RAW_SUBTYPES:
+            raise UsageError(
+                f"raw: expected one of {', '.join(RAW_SUBTYPES)}, got {self.encoding!r}"
+            )
+        check_rate("rate", self.rate, UsageError)
+        check_channels("raw channels", self.channels, UsageError)
+
+    def __str__(self) -> str:
+        channels = f"{self.channels} channels" if self.channels > 1 else "1 channel"
+        return f"raw {self.encoding}, {self.rate} Hz, {channels}"
+
+
+class Decoder(Protocol):
+    """One recording, read once."""
+
+    samplerate: int
+    channels: int
+
+    @property
+    def promised_seconds(self) -> float:
+        """The length that its header promises; 0 where it does not know."""
+        ...
+
+    def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Rate and float32 [n, channels], in turn."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
+class SndFile:
+    """A recording as libsndfile reads it, and PyAV from where libsndfile gives up."""
+
+    def __init__(self, name: str, part: Part, losses: Losses, raw: RawSound | None = None):
+        """Open it.
+
+        Raises:
+            LibsndfileError, OSError: libsndfile does not read it.
+        """
+        self.name, self._part, self._losses = name, part, losses
+        self._is_raw = raw is not None
+        options = {}
+        if raw:
+            options = {
+                "format": "RAW",
+                "subtype": RAW_SUBTYPES[raw.encoding],
+                "endian": "LITTLE",
+                "samplerate": raw.rate,
+                "channels": raw.channels,
+            }
+        part.view.seek(0)
+        with without_foreign_lines(_may_be_mpeg(part.view)):
+            file: Any = part.view  # has what soundfile asks of one
+            self._file = SoundFile(file, **options)
+        self.samplerate, self.channels = self._file.samplerate, self._file.channels
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    @property
+    def promised_seconds(self) -> float:
+        """The length that the header promises; 0 where it does not know."""
+        seconds = self._file.frames / self.samplerate
+        return seconds if seconds < LONGEST_PROMISE else 0.0
+
+    def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Rate and float32 [n, channels], in turn."""
+        done, reason, view, is_skipping = 0, "", self._part.view, False
+        lines = list[bytes]()
+        while True:
+            # libsndfile gives what it has read before an error, and does not say how much; asked
+            # for more than it knows of, it reads on and gives nothing
+            wanted = min(READ_FRAMES, self._file.frames - done)
+            if wanted <= 0:
+                break
+            frames = np.full((wanted, self.channels), np.nan, np.float32)
+            try:
+                with without_foreign_lines(self._file.format == "MP3") as lines:
+                    count = len(self._file.read(out=frames))
+            except LibsndfileError as error:
+                missing = np.flatnonzero(np.isnan(frames[:, 0]))
+                count, reason = int(missing[0]) if len(missing) else wanted, _reason(error)
+            if count and is_skipping:
+                self._losses.damage(done / self.samplerate, "what is there is no frame of it")
+            if count:
+                yield self.samplerate, frames[:count]
+            done += count
+            is_skipping = any(b"resync" in line for line in lines)
+            if reason or not count:
+                break
+        is_whole = done >= self._file.frames  # never where their number is not known
+        if is_whole or not self.promised_seconds:
+            reason = ""  # at the end, whose place it did not know
+        unread = (self._part.sound_end or view.size) - view.tell()
+        if self._file.format == "OGG" or self._is_raw:
+            unread = 0  # its pages were looked through
+        elif self._file.format in ("FLAC", "MP3") and not has_frames(view, view.tell()):
+            unread = 0  # tags, padding, junk
+        elif unread <= MOST_UNREAD and self._file.format not in ("FLAC", "MP3"):
+            unread = 0
+        if reason or unread > 0:
+            yield from self._rest(done, reason, unread)
+
+    def _rest(self, done: int, reason: str, unread: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Read on with PyAV behind frames that are done, or say what is lost."""
+        at = done / self.samplerate
         try:
-            sound = SoundFile(opened.fileno(), closefd=False)
+            media = MediaFile(self.name, self._part.view, self._losses, starts_at_zero=True)
+        except (AudioError, DeviceError) as error:
+            how = f"; PyAV may read more: {PIP}" if isinstance(error, DeviceError) else ""
+            if reason:
+                self._losses.damage(at, reason)
+            self._losses.say(f"nothing is read behind {self._losses.offset + at:.1f} s{how}")
+            return
+        position = 0.0
+        try:
+            for rate, frames in media.pieces():
+                left = round((at - position) * rate)
+                position += len(frames) / rate
+                if left < len(frames):
+                    yield rate, frames[max(0, left) :]
+        finally:
+            media.close()
+        if reason and not self._losses:
+            self._losses.damage(at, reason)
+
+
+PIP = "pip install 'voxtral-onnx[media]'"
+
+
+class Sound:
+    """The sound of a file, at the rate and with the channels of its first recording."""
+
+    def __init__(self, name: str, file: Path | BinaryIO, raw: RawSound | None = None):
+        """Open the first of its recordings, by its bytes alone.
+
+        Libraries give names a meaning: an address for FFmpeg, a format or a pipe for libsndfile.
+
+        Raises:
+            AudioError: not readable, or without sound.
+            DeviceError: what it takes to read it is not installed.
+        """
+        self.name, self.losses = name, Losses()
+        self._file = _reopened(name, file)
+        try:
+            self._begin(self._file, raw)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self, file: BinaryIO, raw: RawSound | None) -> None:
+        self._raw, self.heard = raw, 0  # frames that were sound
+        self.parts = _raw_parts(file) if raw else find_parts(file)
+        self._first = self._open(self.parts[0])
+        self.samplerate, self.channels = self._first.samplerate, self._first.channels
+        self.num_tracks, self.hole_seconds = 1, 0.0
+        if isinstance(self._first, MediaFile):
+            self.num_tracks = self._first.num_tracks
+        try:
+            check_rate(self.name, self.samplerate)
+            check_channels(self.name, self.channels)
+        except AudioError:
+            self._first.close()
+            raise
+
+    def __enter__(self) -> Sound:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._first.close()
+        self._file.close()
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """float32 [size, channels], the last one shorter.
+
+        Raises:
+            AudioError: nothing in it can be heard.
+        """
+        pieces, held = list[np.ndarray](), 0
+        for piece in self._alike():
+            pieces.append(piece)
+            held += len(piece)
+            if held >= size:
+                joined = np.concatenate(pieces)
+                yield from (
+                    joined[start : start + size] for start in range(0, held - held % size, size)
+                )
+                pieces, held = [joined[held - held % size :]], held % size
+        if held:
+            yield np.concatenate(pieces)
+        if not self.heard and self.losses:
+            raise AudioError(f"{self.name}: nothing can be heard: " + self.losses.sentences[0])
+        if self._raw and (rest := self.parts[0].view.size % self._frame_bytes):
+            self.losses.say(f"it ends inside a sample: {rest} of {self._frame_bytes} bytes")
+
+    @property
+    def _frame_bytes(self) -> int:
+        width = {"s16le": 2, "f32le": 4}.get(self._raw.encoding, 1) if self._raw else 1
+        return width * self.channels
+
+    def _alike(self) -> Iterator[np.ndarray]:
+        """float32 [n, channels] of all recordings, at one rate and number of channels."""
+        resample, resampled, done = None, 0, 0.0
+        for rate, frames in self._pieces():
+            check_rate(self.name, rate)
+            check_channels(self.name, frames.shape[1])
+            if rate != resampled and resample is not None:
+                yield resample.resample_chunk(np.zeros((0, self.channels), np.float32), last=True)
+                resample = None
+            damaged = are_damaged(frames)
+            bad: np.ndarray = np.any(damaged, axis=1)
+            if bad.any():
+                row, channel = map(int, np.argwhere(damaged)[0])
+                at = done + row / rate - self.losses.offset
+                what = describe_damage(float(frames[row, channel]))
+                self.losses.damage(at, f"a sample {what}", bad.sum() / rate)
+                frames = np.where(bad[:, None], np.float32(0), frames)
+            self.heard += len(frames) - int(bad.sum())
+            done += len(frames) / rate
+            if frames.shape[1] != self.channels:
+                frames = np.repeat(frames.mean(1, keepdims=True), self.channels, 1)
+            if rate != self.samplerate:
+                if resample is None:
+                    resample, resampled = (
+                        soxr.ResampleStream(rate, self.samplerate, self.channels, dtype="float32"),
+                        rate,
+                    )
+                frames = resample.resample_chunk(np.ascontiguousarray(frames))
+            yield frames
+        if resample is not None:
+            yield resample.resample_chunk(np.zeros((0, self.channels), np.float32), last=True)
+
+    def _pieces(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Rate and float32 [n, channels] of all recordings in turn."""
+        done = 0.0
+        for number, part in enumerate(self.parts):
+            self.losses.offset = done
+            for at, what in part.damage:
+                self.losses.damage(at, what)
+            try:
+                decoder = self._open(part) if number else self._first
+            except (AudioError, DeviceError) as error:
+                self.losses.say(f"what follows {done:.1f} s cannot be read ({error})")
+                return
+            seconds = 0.0
+            try:
+                for rate, frames in decoder.pieces():
+                    yield rate, frames
+                    seconds += len(frames) / rate
+                promised = decoder.promised_seconds / part.share
+            finally:
+                decoder.close()
+            if isinstance(decoder, MediaFile):
+                self.hole_seconds += decoder.hole_seconds
+            # Damage may have taken some, and is said
+            allowed = MOST_DAMAGED if self.losses else END_SECONDS
+            if promised > seconds + allowed and not part.damage:
+                self.losses.say(
+                    f"cut off: the header promises {promised:.1f} s, the file holds {seconds:.1f} s"
+                )
+            done += seconds
+
+    def _open(self, part: Part) -> Decoder:
+        if self._raw:
+            return SndFile(self.name, part, self.losses, self._raw)
+        if part.damage or _may_be_mpeg(part.view):
+            with suppress(AudioError, DeviceError):  # libsndfile may know it, or is all there is
+                has_gaps = bool(part.damage)
+                return MediaFile(self.name, part.view, self.losses, starts_at_zero=has_gaps)
+        try:
+            return SndFile(self.name, part, self.losses)
         except (LibsndfileError, OSError) as error:
-            if not is_media(name, opened):
-                raise AudioError(
-                    f"{name}: not a readable audio file ({_reason(error)}); convert it first: "
-                    "ffmpeg -i IN -ar 16000 -ac 1 OUT.wav"
-                ) from error
-            sound = MediaFile(name, opened)
-        with sound:
-            check_rate(name, sound.samplerate)
-            check_channels(name, sound.channels)
-            yield sound
+            found = describe(part.view.peek(0, HEAD_BYTES))
+            if found is None:
+                return MediaFile(self.name, part.view, self.losses)
+            raise AudioError(f"{self.name}: not a readable audio file: this is {found}") from error
 
 
-def _reopen(name: str, file: Path | BinaryIO) -> FileIO:
-    """A file at its beginning, without a buffer, so that its descriptor is there too."""
+def _reopened(name: str, file: Path | BinaryIO) -> BinaryIO:
+    """A file that may be closed, without a buffer."""
     try:
         if isinstance(file, Path):
             return FileIO(file)
-        opened = FileIO(os.dup(file.fileno()))
-        opened.seek(0)
-        return opened
+        return file if isinstance(file, BytesIO) else FileIO(os.dup(file.fileno()))
     except OSError as error:
         raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from error
 
 
+def _raw_parts(file: BinaryIO) -> list[Part]:
+    size = file.seek(0, 2)
+    return [Part(View(file, 0, size), size, sound_end=size)]
+
+
+def _may_be_mpeg(view: View) -> bool:
+    """Return whether a file may be MP3, or another of MPEG's formats with frames alone."""
+    head = view.peek(id3_bytes(view), 2)
+    return len(head) == 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
+
+
 def _reason(error: LibsndfileError | OSError) -> str:
-    return error.error_string if isinstance(error, LibsndfileError) else str(error)
-
-
-def read_frames(sound: SoundFile | MediaFile, size: int, name: str) -> Iterator[np.ndarray]:
-    """float32 [size, channels], the last block shorter."""
-    if isinstance(sound, MediaFile):
-        yield from sound.blocks(size)
-        return
-    try:
-        while len(frames := sound.read(size, dtype="float32", always_2d=True)):
-            yield frames
-    except LibsndfileError as error:
-        raise AudioError(
-            f"{name}: damaged after {sound.tell() / sound.samplerate:.1f} s ({_reason(error)})"
-        ) from error
+    text = error.error_string if isinstance(error, LibsndfileError) else str(error)
+    return text.rstrip(".") or "it cannot be decoded"
 
 
 def require_file(path: Path) -> None:
     """Refuse what is no file, or is empty.
 
     Raises:
-        AudioError: it is not there, cannot be read, or is a folder, a pipe or a device.
+        AudioError: it is not there, cannot be read, or is a folder.
     """
     try:
         found = path.stat() if path.exists() else None
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AudioError(f"{path}: cannot be read ({reason})") from error
     if found is None:
         raise AudioError(f"{path}: no such file")
     if stat.S_ISDIR(found.st_mode):
         raise AudioError(f"{path}: cannot be read (Is a directory)")
-    if not stat.S_ISREG(found.st_mode):  # read twice, from its beginning
-        raise AudioError(
-            f"{path}: expected a file, got a pipe or a device; transcribe - reads standard input"
-        )
-    if found.st_size == 0:
+    if stat.S_ISREG(found.st_mode) and found.st_size == 0:
         raise AudioError(f"{path}: not a readable audio file: it has 0 bytes")
 
 
-def promised_seconds(sound: SoundFile | MediaFile) -> float:
-    """The length that the header promises, 0 where it does not know.
+def refuse_address(name: str) -> None:
+    """Refuse an address: nothing is downloaded here.
 
-    libsndfile corrects the length of a WAV that was cut off; only its log still says what the
-    header says.
+    Raises:
+        AudioError: it is one, and no file has that name.
     """
-    if isinstance(sound, MediaFile):
-        return sound.promised_seconds
-    frames = sound.frames
-    if found := re.search(r"^data : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE):
-        promised, held = map(int, found.groups())
-        frames = frames * promised // held if held and promised < UNKNOWN_BYTES else 0
-    seconds = frames / sound.samplerate
-    return seconds if seconds < 1e8 else 0
+    if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE) and not Path(name).exists():
+        raise AudioError(
+            f"{name}: an address, and recordings are not downloaded; get it first, as with "
+            "`curl -LO` or `yt-dlp -x`, or pipe it into: voxtral-onnx transcribe -"
+        )

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from math import inf
-from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import AudioError, DeviceError
 from ...limits import LONGEST_SILENCE
+from .losses import Losses
+from .parts import View, bare_size, id3_bytes
 
 if TYPE_CHECKING:
     import av
@@ -40,59 +41,62 @@ MEDIA_SUFFIXES = (
     ),
     *(".m2ts", ".aac", ".ac3", ".amr", ".wma", ".wmv", ".wv"),
 )
-_SIGNATURES = (
-    (4, b"ftyp"),
-    (0, b"\x1aE\xdf\xa3"),
-    (0, b"OggS"),
-    (8, b"AVI "),
-    (0, b"FLV\x01"),
-    (0, b"#!AMR"),
-    (0, b"0&\xb2u"),
-)
-# FFmpeg may take a file for nothing but a container that holds its sound itself, and open nothing
-# else: playlists, concat scripts, session descriptions and patterns of names, whatever they call
-# themselves, would have it read other files and call hosts
+# FFmpeg may take a file for nothing but a container that holds its sound itself and says so in its
+# bytes, and open nothing else: playlists, concat scripts, session descriptions and patterns of
+# names, whatever they call themselves, would have it read other files and call hosts; formats
+# without a header would take anything for sound
 _FORMATS = (
-    *("mov", "matroska", "avi", "flv", "mpeg", "mpegts", "asf", "ogg", "wv"),
-    *("aac", "loas", "ac3", "eac3", "amr", "amrnb", "amrwb"),
+    *("aa", "aac", "ac3", "aea", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "ast", "au", "avi"),
+    *("avr", "bonk", "caf", "dhav", "dsf", "dss", "dts", "dtshd", "dv", "eac3", "epaf", "flac"),
+    *("flv", "gxf", "hcom", "iff", "ircam", "ivr", "kux", "loas", "matroska", "mlp", "mmf", "mov"),
+    *("mp3", "mpc", "mpc8", "mpeg", "mpegts", "mtaf", "mxf", "nistsphere", "nsv", "nut", "nuv"),
+    *("ogg", "oma", "osq", "paf", "pva", "pvf", "qcp", "qoa", "rka", "rm", "rso", "shn", "smjpeg"),
+    *("sol", "sox", "spdif", "swf", "tak", "tta", "truehd", "ty", "voc", "vqf", "w64", "wav"),
+    *("wavarc", "wsd", "wtv", "wv", "wve", "xa", "xwma"),
 )
+# Whose header says how long they are; of others a length is estimated from bytes and bit rate
+_PROMISING = {"mov", "matroska", "avi", "asf", "flac", "tta", "ape"}
+# Whose packets are all that is in them, one after the other, but for tags
+_BARE = {"aac", "ac3", "dts", "eac3", "flac", "mp3", "ogg"}
+_COUNTED = _BARE - {"flac", "ogg"}  # whose time stamps FFmpeg makes by counting packets
 # Time stamps are rounded; what is missing beyond this becomes silence, or all later times are wrong
 HOLE_SECONDS = 0.1
 MAX_HOLE_SECONDS = 3600.0  # a longer one is a time stamp that is wrong
-
-
-def is_media(name: str, file: BinaryIO) -> bool:
-    """Whether a file is one of those containers, by its first bytes or its name."""
-    file.seek(0)
-    return Path(name).suffix.lower() in MEDIA_SUFFIXES or has_signature(file.read(12))
-
-
-def has_signature(head: bytes) -> bool:
-    """Whether a file that begins with these 12 bytes is one of those containers."""
-    return any(head.startswith(signature, at) for at, signature in _SIGNATURES)
+END_SECONDS = 0.1  # codecs add and leave out a frame or two
+MOST_FAILURES = 16  # to find a packet, in one place
+MOST_BETWEEN = 2048  # bytes of an MP3 that are in no packet: its first frame, which has no sound
 
 
 class MediaFile:
-    """The first audio track of a file, at its own rate, in the file's time.
+    """The first audio track of a file, in the file's time; what the track leaves out is silence.
 
-    What the track leaves out is silence.
+    A packet that is damaged is passed over.
     """
 
-    def __init__(self, name: str, file: BinaryIO):
+    def __init__(self, name: str, view: View, losses: Losses, *, starts_at_zero: bool = False):
         """Open a file and decode its first frame, which alone says rate and channels for certain.
+
+        Args:
+            name: for messages.
+            view: its bytes.
+            losses: get what cannot be decoded.
+            starts_at_zero: what comes before the first time stamp is lost, and becomes silence.
 
         Raises:
             AudioError: not readable, or without sound.
             DeviceError: PyAV is not installed.
         """
-        self._av, self.name = _import_av(name), name
-        file.seek(0)
+        self._av, self.name, self._view, self._losses = _import_av(name), name, view, losses
+        view.seek(0)
         try:
             self._container = self._av.open(
-                _Reader(file), container_options=_restrictions(), metadata_errors="replace"
+                view, container_options=_restrictions(), metadata_errors="replace"
             )
-        except (self._av.FFmpegError, OSError) as error:
-            raise AudioError(f"{name}: not a readable media file ({_reason(error)})") from error
+        except (self._av.FFmpegError, OSError, ValueError) as error:
+            raise AudioError(
+                f"{name}: not a readable audio file ({_reason(error)}); convert it first: "
+                "ffmpeg -i IN -ar 16000 -ac 1 OUT.wav"
+            ) from error
         self.num_tracks = len(self._container.streams.audio)
         if not self.num_tracks:
             kinds = (
@@ -100,58 +104,47 @@ class MediaFile:
             )
             self._container.close()
             raise AudioError(f"{name}: no sound: the file holds {kinds} and no audio track")
-        track = self._container.streams.audio[0]
+        self._track = track = self._container.streams.audio[0]
         if track.codec_context is None:
             self._container.close()
-            raise AudioError(f"{name}: PyAV does not decode this kind of sound; convert it first")
+            raise AudioError(
+                f"{name}: the sound is of a kind that PyAV does not decode; convert it first"
+            )
+        if track.codec_context.name == "flac":  # which otherwise plays damage as noise
+            track.codec_context.options = {"err_detect": "crccheck+explode"}
+        self._starts_at_zero = starts_at_zero
+        self._format = self._container.format.name.partition(",")[0]
         self.hole_seconds = 0.0  # made silent so far
-        self._done = 0  # samples
-        self._frames = self._container.decode(track)
+        self._done = 0.0  # seconds
+        self._bytes = 0  # of packets that were decoded
+        self._is_broken = False  # something between the last frame and the next is lost
+        self._pending: tuple[float, str] | None = None  # damage since the last frame
         self.samplerate, self.channels = track.rate or 0, track.channels or 0
-        self._first = self._next()
+        self._frames = self._decoded()
+        self._first = next(self._frames, None)
         if self._first is not None:
             self.samplerate = self._first.sample_rate
             self.channels = len(self._first.layout.channels)
 
-    def __enter__(self) -> MediaFile:
-        return self
-
-    def __exit__(self, *error) -> None:
+    def close(self) -> None:
+        """Let go of the file."""
         self._container.close()
 
     @property
     def promised_seconds(self) -> float:
         """The length that the container gives the track, 0 where it gives none or an estimate."""
-        track, container = self._container.streams.audio[0], self._container
-        if track.start_time is None:
+        track, container = self._track, self._container
+        if self._format == "mp3":
+            return _xing_frames(self._view) / self.samplerate if self.samplerate else 0.0
+        if track.start_time is None or self._format not in _PROMISING:
             return 0.0
         if track.duration is not None and track.time_base is not None:
             return float(track.duration * track.time_base)
         alone = len(container.streams) == 1 and container.duration is not None
         return container.duration / self._av.time_base if alone and container.duration else 0.0
 
-    def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """float32 [size, channels], the last one shorter.
-
-        Raises:
-            AudioError: damaged, or another rate or number of channels from some frame on.
-        """
-        pieces, held = [], 0
-        for piece in self._pieces():
-            pieces.append(piece)
-            held += len(piece)
-            if held >= size:
-                joined = np.concatenate(pieces)
-                yield from (
-                    joined[start : start + size] for start in range(0, held - held % size, size)
-                )
-                pieces, held = [joined[held - held % size :]], held % size
-        if held:
-            yield np.concatenate(pieces)
-
-    def _pieces(self) -> Iterator[np.ndarray]:
-        """float32 [n, channels] of a frame of the codec each, or of a second of silence at most."""
-        to_float = self._av.AudioResampler(format="fltp")
+    def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Rate and float32 [n, channels] of a frame each, or of a second of silence at most."""
         seconds_per_unit = 1 / self._av.time_base
         start = (self._container.start_time or 0) * seconds_per_unit
         end = (
@@ -159,38 +152,103 @@ class MediaFile:
             if self._container.duration is None
             else start + self._container.duration * seconds_per_unit
         )
-        frame = self._first
+        if self._starts_at_zero:
+            start = 0.0
+        frame, to_float, kind = self._first, self._av.AudioResampler(format="fltp"), None
         while frame is not None:
-            at = self._done / self.samplerate
-            if (frame.sample_rate, len(frame.layout.channels)) != (self.samplerate, self.channels):
-                raise AudioError(
-                    f"{self.name}: another rate or number of channels after {at:.1f} "
-                    "s; convert it first"
-                )
-            hole = 0.0 if frame.time is None or frame.time > end else frame.time - start - at
-            if HOLE_SECONDS < hole < MAX_HOLE_SECONDS:
-                self.hole_seconds += hole
-                if self.hole_seconds > LONGEST_SILENCE:
-                    raise AudioError(
-                        f"{self.name}: holds no sound for more than "
-                        f"{LONGEST_SILENCE / 3600:g} h in all; convert it first"
-                    )
-                left = round(hole * self.samplerate)
-                self._done += left
+            rate, channels = frame.sample_rate, len(frame.layout.channels)
+            if kind != (kind := (rate, frame.layout.name, frame.format.name)):
+                to_float = self._av.AudioResampler(format="fltp")
+            hole = 0.0 if frame.time is None else frame.time - start - self._done
+            if self._format in _COUNTED:  # true as long as nothing changes, and known without
+                hole = hole if self._is_broken and rate == self.samplerate else 0.0
+            elif frame.time is not None and frame.time > end and self._format not in _BARE:
+                hole = 0.0
+            if (0.001 if self._is_broken else HOLE_SECONDS) < hole < MAX_HOLE_SECONDS:
+                if not self._is_broken:
+                    self._make_silent(hole)
+                left = round(hole * rate)
+                self._done += left / rate
                 while left:
-                    yield np.zeros((min(left, self.samplerate), self.channels), np.float32)
-                    left -= min(left, self.samplerate)
+                    yield rate, np.zeros((min(left, rate), channels), np.float32)
+                    left -= min(left, rate)
+            self._is_broken = False
             for converted in to_float.resample(frame):
-                self._done += converted.samples
-                yield converted.to_ndarray().T
-            frame = self._next()
+                self._done += converted.samples / rate
+                yield rate, converted.to_ndarray().T
+            frame = next(self._frames, None)
+        self._judge_end()
 
-    def _next(self) -> av.AudioFrame | None:
-        try:
-            return next(self._frames, None)
-        except (self._av.FFmpegError, OSError) as error:
-            at = self._done / self.samplerate if self._done else 0.0
-            raise AudioError(f"{self.name}: damaged after {at:.1f} s ({_reason(error)})") from error
+    def _make_silent(self, seconds: float) -> None:
+        if self._format in _BARE:  # nobody stops a clock there
+            self._losses.damage(self._done, "sound is missing", seconds)
+        self.hole_seconds += seconds
+        if self.hole_seconds > LONGEST_SILENCE:
+            raise AudioError(
+                f"{self.name}: holds no sound for more than "
+                f"{LONGEST_SILENCE / 3600:g} h in all; convert it first"
+            )
+
+    def _decoded(self) -> Iterator[av.AudioFrame]:
+        """Frames of all packets that can be decoded."""
+        for packet in self._packets():
+            try:
+                frames: list[Any] = list(packet.decode())
+            except (self._av.FFmpegError, OSError, ValueError) as error:
+                at = self._done
+                if packet.pts is not None and packet.time_base is not None and self._done == 0:
+                    at = max(0.0, float(packet.pts * packet.time_base))
+                self._pending = self._pending or (at, _reason(error))
+                continue
+            self._bytes += packet.size
+            if self._format == "flac" and len(frames) > 1:  # damage; the stamp is the next one's
+                for frame in frames:
+                    frame.pts = None
+            if frames and self._pending is not None:
+                self._losses.damage(*self._pending)
+                self._pending, self._is_broken = None, True
+            yield from frames
+
+    def _packets(self) -> Iterator[Any]:
+        """Packets of the track; what lies between is passed over."""
+        failures, reached = 0, -1
+        while True:
+            try:
+                yield from self._container.demux(self._track)
+                return
+            except (self._av.FFmpegError, OSError, ValueError) as error:
+                if self._pending is None:
+                    self._pending = self._done, _reason(error)
+                if self._view.reached == reached and (failures := failures + 1) > MOST_FAILURES:
+                    return
+                reached = self._view.reached
+
+    def _judge_end(self) -> None:
+        """Say what is lost at the end, or was never taken for packets."""
+        promised = self.promised_seconds
+        is_whole = bool(promised) and self._done > promised - END_SECONDS
+        unread = bare_size(self._view) - self._bytes if self._format in _BARE else 0
+        is_nothing = self._first is None
+        if is_whole or (self._format in _BARE and unread <= MOST_BETWEEN and not is_nothing):
+            return
+        if self._pending is not None:
+            self._losses.damage(*self._pending)
+        elif self._format == "mp3" and not self._losses:
+            self._losses.say(f"{unread:,} bytes in it are damaged, and not heard")
+
+
+def _xing_frames(view: View) -> int:
+    """Return the samples that an MP3's first frame promises, 0 where it does not."""
+    head = view.peek(id3_bytes(view), 256)
+    at = max(head.find(b"Xing"), head.find(b"Info"))
+    if not 4 < at < 64 or not head[at + 7] & 1:
+        return 0
+    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
+    frames = int.from_bytes(head[at + 8 : at + 12], "big")
+    padding = head[at + 141 : at + 144] if head[at + 7] & 15 == 15 else b""  # of 12 bits each
+    added = int.from_bytes(padding, "big")
+    samples = frames * (1152 if version == 3 else 576) - (added >> 12) - (added & 4095)
+    return max(0, samples) if layer == 1 else 0
 
 
 @cache
@@ -211,22 +269,6 @@ def _restrictions() -> dict[str, str]:
         "protocol_whitelist": "",
         "codec_whitelist": ",".join(codecs),
     }
-
-
-class _Reader:
-    """A file without a name, which FFmpeg would take for an address.
-
-    To seek before the beginning is an answer, not an error, whose traceback PyAV would print.
-    """
-
-    def __init__(self, file: BinaryIO):
-        self.read, self.tell, self._file = file.read, file.tell, file
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        try:
-            return self._file.seek(offset, whence)
-        except (OSError, OverflowError):
-            return -1
 
 
 def _import_av(name: str) -> ModuleType:

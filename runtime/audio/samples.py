@@ -1,11 +1,21 @@
-"""Checks of arrays of samples, of rates and of channels."""
+"""Arrays of samples: what can be taken for one, and checks of samples, rates and channels."""
 
 from __future__ import annotations
+
+from array import array as plain_array
+from collections.abc import Iterator
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
 from ...errors import AudioError, VoxtralOnnxError
+from ...escaping import described, one_line, quoted
 from ...limits import FASTEST_RATE, LARGEST_SAMPLE, MOST_CHANNELS, SLOWEST_RATE
+
+# Of integers whose full scale is that of their type; who has wider ones means another scale
+INTEGER_BITS = (8, 16, 32)
+LONGEST_REASON = 120  # characters of another library's error
 
 
 def check_rate(what: str, rate: int, error: type[VoxtralOnnxError] = AudioError) -> None:
@@ -15,36 +25,144 @@ def check_rate(what: str, rate: int, error: type[VoxtralOnnxError] = AudioError)
         error: out of range.
     """
     if not SLOWEST_RATE <= rate <= FASTEST_RATE:
-        raise error(f"{what}: expected {SLOWEST_RATE} to {FASTEST_RATE} Hz, got {rate}")
+        raise error(f"{what}: expected {SLOWEST_RATE} to {FASTEST_RATE} Hz, got {quoted(rate)}")
 
 
-def check_channels(what: str, channels: int) -> None:
+def check_channels(what: str, channels: int, error: type[VoxtralOnnxError] = AudioError) -> None:
     """Refuse a number of channels that no recording has.
 
     Raises:
-        AudioError: out of range.
+        error: out of range.
     """
     if not 1 <= channels <= MOST_CHANNELS:
-        raise AudioError(f"{what}: expected 1 to {MOST_CHANNELS} channels, got {channels}")
+        raise error(f"{what}: expected 1 to {MOST_CHANNELS} channels, got {channels}")
 
 
-def check_samples(samples: np.ndarray) -> np.ndarray:
-    """The samples as float32 [n].
+def check_samples(samples: Any, advice: str = "") -> np.ndarray:
+    """The samples as float32 [n], of an array, a list of numbers or a tensor; not always a copy.
 
     Raises:
-        AudioError: another shape, an integer type, or a value that is no sound.
+        AudioError: another shape, an integer type, or a value that is no sound. `advice` says what
+            to do then.
     """
-    array = np.asarray(samples)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
+    values = as_array(samples)
+    if values is None:
         raise AudioError(
-            f"samples: expected float [n] with full scale 1, got {array.dtype} "
-            f"{list(array.shape)}; average the channels and divide integers by their full scale"
+            f"samples: expected float [n] with full scale 1, got {described(samples)}{advice}"
         )
-    bad = np.flatnonzero(are_damaged(array))
+    if values.ndim != 1 or values.dtype.kind != "f":
+        advice = advice or "; average the channels and divide integers by their full scale"
+        raise AudioError(
+            f"samples: expected float [n] with full scale 1, got {_shape(values)}{advice}"
+        )
+    bad = np.flatnonzero(are_damaged(values))
     if len(bad):
-        what = describe_damage(float(array[bad[0]]))
-        raise AudioError(f"samples: sample {bad[0]} {what}: the recording is damaged")
-    return array.astype(np.float32, copy=False)
+        what, more = describe_damage(float(values[bad[0]])), len(bad) - 1
+        others = f", and {more} more are damaged" if more else ""
+        raise AudioError(f"samples: sample {bad[0]} {what}{others}: the recording is damaged")
+    return values.astype(np.float32, copy=False)
+
+
+def as_array(values: Any) -> np.ndarray | None:
+    """Take an array, a list or tuple of numbers, or a tensor of another library for an array.
+
+    None for what is none of these. No values are copied that need not be.
+
+    Raises:
+        AudioError: its values cannot be had: ragged lists, a GPU's tensor, masked ones.
+    """
+    if isinstance(values, type):
+        return None
+    is_masked = np.ma.isMaskedArray(values) and bool(np.ma.getmaskarray(values).any())
+    try:
+        if is_masked:
+            raise ValueError("some are masked")
+        if hasattr(values, "detach") and hasattr(values, "numpy"):  # of PyTorch, with gradients
+            values = values.detach()
+        if isinstance(values, np.ndarray | list | tuple | memoryview | plain_array) or hasattr(
+            values, "__array__"
+        ):
+            found = np.asarray(values)
+        elif hasattr(values, "__dlpack__"):
+            found = np.from_dlpack(values)
+        elif hasattr(values, "numpy"):
+            found = np.asarray(values.numpy())
+        else:
+            return None
+    except Exception as error:  # each library raises its own
+        reason = one_line(str(error))[:LONGEST_REASON]
+        raise AudioError(
+            f"samples: cannot be read from {described(values)} ({reason}); give a NumPy array, "
+            "for a GPU's tensor tensor.cpu()"
+        ) from error
+    return None if found.ndim == 0 and found.dtype.kind == "O" else found
+
+
+class ArraySound:
+    """A recording in memory, which is read as the frames of a file are."""
+
+    # Of files, which may have more or less than they seem to
+    raw, losses, num_parts, num_tracks, hole_seconds = None, (), 1, 1, 0.0
+
+    def __init__(self, samples: Any, rate: Any):
+        """Take a copy of float or integer samples [n], [n, channels] or [channels, n].
+
+        Raises:
+            AudioError: no such array, one whose channels cannot be told, or no rate of sound.
+        """
+        values = as_array(samples)
+        if values is None:
+            raise AudioError(f"samples: expected an array, got {described(samples)}")
+        bits = 8 * values.dtype.itemsize
+        if values.dtype.kind not in "fiu" or (
+            values.dtype.kind != "f" and bits > max(INTEGER_BITS)
+        ):
+            raise AudioError(
+                f"samples: expected float, or integers of 8, 16 or 32 bits, got {_shape(values)}"
+            )
+        self.samplerate = as_rate(rate)
+        self._values = _frames(values).copy()
+        self.channels = self._values.shape[1]
+        self.bits = None if values.dtype.kind == "f" else bits  # of integers
+        if not self.bits:
+            bad = np.argwhere(are_damaged(self._values))
+            if len(bad):
+                what = describe_damage(float(self._values[tuple(bad[0])]))
+                at = bad[0][0] / self.samplerate
+                raise AudioError(f"the sample at {at:.2f} s {what}: the recording is damaged")
+
+    def blocks(self, seconds: float) -> Iterator[np.ndarray]:
+        """Yield float32 [n, channels] with full scale 1 of so many seconds, the last shorter."""
+        size = int(seconds * self.samplerate)
+        for start in range(0, len(self._values), size):
+            block = self._values[start : start + size]
+            if self.bits:
+                block = block / 2.0 ** (self.bits - 1)
+                block -= float(self._values.dtype.kind == "u")  # whose silence is half of it
+            yield block.astype(np.float32)
+
+
+def as_rate(rate: Any) -> int:
+    """Return a rate in Hz, of a number of any library.
+
+    Raises:
+        AudioError: not a whole number, or out of range.
+    """
+    value: Any = rate.item() if is_number(rate) and hasattr(rate, "item") else rate
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise AudioError(f"rate: expected whole Hz, got {described(value)}")
+    check_rate("rate", int(value))
+    return int(value)
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether this is one number, in an array of no axes too."""
+    return isinstance(value, Real) or (
+        not isinstance(value, type)
+        and hasattr(value, "item")
+        and getattr(value, "shape", None) is not None
+        and len(value.shape) == 0
+    )
 
 
 def are_damaged(samples: np.ndarray) -> np.ndarray:
@@ -58,3 +176,29 @@ def describe_damage(sample: float) -> str:
     if np.isfinite(sample):
         return f"is {sample:g}, where full scale is 1"
     return "is not a finite number"
+
+
+def _frames(values: np.ndarray) -> np.ndarray:
+    """Return [n, channels] of [n] or either order: channels are few, and samples are many.
+
+    Raises:
+        AudioError: other axes, or two that may both be channels, or neither.
+    """
+    if values.ndim == 1:
+        return values[:, None]
+    if values.ndim == 2 and values.size == 0:
+        return values.reshape(0, 1)
+    if values.ndim == 2:
+        are_few = [count <= MOST_CHANNELS for count in values.shape]
+        if 1 in values.shape:
+            are_few = [values.shape[0] == 1, values.shape[0] != 1]
+        if are_few[0] != are_few[1]:
+            return values.T if are_few[0] else values
+    raise AudioError(
+        f"samples: expected [n], [n, channels] or [channels, n] with 1 to {MOST_CHANNELS} channels "
+        f"and more samples than that, got {_shape(values)}"
+    )
+
+
+def _shape(values: np.ndarray) -> str:
+    return f"{str(values.dtype)[:20]} {list(values.shape)}"

@@ -1,36 +1,126 @@
-"""Standard input as a file that can be read from its beginning."""
+"""What can be read only once, as a file that can be read from its beginning."""
 
 from __future__ import annotations
 
+import os
+import stat
 import tempfile
+from collections.abc import Iterable, Iterator
+from io import BytesIO, FileIO
+from itertools import chain
+from pathlib import Path
 from typing import BinaryIO
 
-from soundfile import SoundFile
+from ...errors import AudioError, DeviceError, StorageError
+from ...limits import SPOOL
+from .formats import RawSound, Sound
+from .kinds import HEAD_BYTES, is_sound
 
-from .media import has_signature
+PIECE_BYTES = 1 << 20
+STDIN = 0
+RAW_ADVICE = "raw samples are read with --raw s16le --rate HZ"
 
 
-def spool_stdin(sample_rate: int) -> tuple[BinaryIO, bool]:
-    """Standard input as a seekable file, and whether it was raw.
+def is_read_once(path: Path) -> bool:
+    """Return whether a path is a pipe, a device or a socket."""
+    mode = path.stat().st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
-    S16le at `sample_rate`, a WAV from here on.
+
+def spool(name: str, path: Path | None, raw: RawSound | None) -> BinaryIO:
+    """Copy a pipe or a device, or standard input where `path` is None, into a temporary file.
+
+    What begins as no sound is refused before the rest of it is waited for.
+
+    Raises:
+        AudioError: no sound, longer than any recording, or it cannot be read.
+        StorageError: there is no folder for temporary files, or it is full.
     """
-    import shutil
-    import sys
+    try:
+        source = FileIO(path) if path else FileIO(os.dup(STDIN))
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from error
+    with source:
+        head = _read(name, source, HEAD_BYTES, whole=True)
+        rest = _read(name, source, PIECE_BYTES, whole=True) if len(head) == HEAD_BYTES else b""
+        if raw is None:
+            _require_sound(name, head, rest)
+        elif not head:
+            raise AudioError(f"{name}: nothing: 0 bytes")
+        return keep(name, chain((head + rest,), _pieces(name, source)))
 
-    head = sys.stdin.buffer.read(12)
-    spool = tempfile.TemporaryFile()  # noqa: SIM115, closed when the source is dropped
-    if head.startswith((b"RIFF", b"RF64", b"fLaC", b"FORM", b"ID3")) or has_signature(head):
-        spool.write(head)
-        shutil.copyfileobj(sys.stdin.buffer, spool)
-        spool.flush()
-        return spool, False
-    with SoundFile(spool, "w", sample_rate, 1, "PCM_16", format="WAV") as wav:
-        rest = head
-        while data := sys.stdin.buffer.read(1 << 20):
-            whole = len(rest + data) // 2 * 2
-            wav.buffer_write((rest + data)[:whole], dtype="int16")
-            rest = (rest + data)[whole:]
-        wav.buffer_write(rest[: len(rest) // 2 * 2], dtype="int16")
-    spool.flush()
-    return spool, True
+
+def keep(name: str, pieces: Iterable[bytes]) -> BinaryIO:
+    """Write pieces of a file into a temporary one.
+
+    Raises:
+        AudioError: they are longer than any recording.
+        StorageError: there is no folder for temporary files, or it is full.
+    """
+    try:
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, closed with its source
+    except OSError as error:
+        raise StorageError(
+            f"{name}: there is no folder for temporary files, where it is kept while it is "
+            f"read ({error.strerror or error}); set TMPDIR to one"
+        ) from error
+    size = 0
+    try:
+        for piece in pieces:
+            size += len(piece)
+            if size > SPOOL:
+                raise AudioError(
+                    f"{name}: longer than {SPOOL >> 30} GB, which no recording is; "
+                    "is it a device that never ends?"
+                )
+            _write(name, file, piece)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _pieces(name: str, source: FileIO) -> Iterator[bytes]:
+    while piece := _read(name, source, PIECE_BYTES):
+        yield piece
+
+
+def _read(name: str, source: FileIO, size: int, *, whole: bool = False) -> bytes:
+    """Return what comes, at most so many bytes; all of them where they are to be whole."""
+    data = b""
+    try:
+        while len(data) < size and (piece := source.read(size - len(data))):
+            data += piece
+            if not whole:
+                break
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from error
+    return data
+
+
+def _write(name: str, file: BinaryIO, data: bytes) -> None:
+    left = memoryview(data)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        raise StorageError(
+            f"{folder}: {name} does not fit there, where it is kept while it is read "
+            f"({error.strerror or error}); set TMPDIR to a folder with more room"
+        ) from error
+
+
+def _require_sound(name: str, head: bytes, rest: bytes) -> None:
+    """Refuse what neither begins as sound does nor is read as such as far as it goes."""
+    if is_sound(head):
+        return
+    try:
+        with Sound(name, BytesIO(head + rest)):
+            return
+    except AudioError as error:
+        raise AudioError(f"{error}; {RAW_ADVICE}") from error
+    except DeviceError:
+        if head.strip(b"\0"):  # PyAV would tell
+            raise
+        raise AudioError(f"{name}: not a readable audio file; {RAW_ADVICE}") from None

@@ -173,14 +173,23 @@ def _shape(tensor: TensorSpec, batch: int, spec: CacheSpec) -> tuple[int, ...]:
     return tuple(sizes[size] if isinstance(size, str) else size for size in tensor.shape)
 
 
+def check_context(context: int) -> None:
+    """Refuse too few positions.
+
+    Raises:
+        UsageError: fewer than 64.
+    """
+    if not context >= 64:
+        raise UsageError(f"context: expected at least 64 positions of 80 ms, got {context}")
+
+
 def decoder_cache_spec(manifest: Manifest, context: int) -> CacheSpec:
     """Return the spec of the decoder's buffer for `context` positions, at most its window.
 
     Raises:
         UsageError: too few positions.
     """
-    if not context >= 64:
-        raise UsageError(f"context: expected at least 64 positions of 80 ms, got {context}")
+    check_context(context)
     stack = manifest.config.decoder
     if context >= stack.sliding_window:
         return manifest.caches["decoder"]

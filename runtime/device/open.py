@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...errors import DeviceError, UsageError
+from ...escaping import quoted
 from .base import CUDA, Device, import_onnxruntime, is_installed
 from .cpu import Cpu
 
@@ -38,7 +39,7 @@ def open_device(
     if asked != "auto" and not (
         kind in ("cuda", "webgpu") and ((index.isdecimal() and len(index) < 4) or asked == kind)
     ):
-        raise UsageError(f"device: expected auto, cpu, cuda, cuda:N or webgpu, got {asked!r}")
+        raise UsageError(f"device: expected auto, cpu, cuda, cuda:N or webgpu, got {quoted(asked)}")
     try:
         if kind == "webgpu":
             from .webgpu import WebGpu

@@ -62,8 +62,10 @@ class Session:
 
     def acquire(self, streams: int = 1) -> Binding:
         """Return the binding of streams that have ended, or a new one."""
-        idle = self._idle.get(streams)
-        return idle.pop() if idle else self.device.bind(self.ort)
+        try:
+            return self._idle[streams].pop()
+        except LookupError:  # none, or another thread was first
+            return self.device.bind(self.ort)
 
     def release(self, binding: Binding, streams: int = 1) -> None:
         """Let other streams acquire a binding."""

@@ -12,6 +12,7 @@ from functools import cached_property
 from heapq import heapify, heappop, heappush
 
 from ...errors import UsageError
+from ...escaping import quoted
 from .tokenizer import Tokenizer
 
 # tekken.json's pattern over one letter for the class of each character, because `re` has no Unicode
@@ -56,7 +57,9 @@ class TextEncoder:
             try:
                 ranks = self._merge(piece.encode())
             except UnicodeEncodeError as error:
-                raise UsageError(f"{piece!r}: expected whole characters ({error.reason})") from None
+                raise UsageError(
+                    f"{quoted(piece)}: expected whole characters ({error.reason})"
+                ) from None
             ids += [self.tokenizer.first_text + rank for rank in ranks]
         return ids
 

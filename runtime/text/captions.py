@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 import html
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from math import exp
+from typing import Any, Protocol, TypeVar
 from unicodedata import east_asian_width
 
 from ...escaping import printable
 from .segments import Segment
+from .turns import by_channel, prefix, to_turns
 
 MAX_COLUMNS = 42  # of a caption line; an East Asian wide character takes two
 MAX_LINES = 2
@@ -38,6 +41,11 @@ class Recorded(Protocol):
         ...
 
     @property
+    def channel_names(self) -> tuple[str, ...]:
+        """What the channels are called, where each was transcribed on its own."""
+        ...
+
+    @property
     def duration(self) -> float:
         """Seconds of audio."""
         ...
@@ -50,20 +58,26 @@ class Recorded(Protocol):
 
 @dataclass(slots=True)
 class Recording:
-    """Transcript of a live stream, with the fields that captions need."""
+    """Segments of a live stream, or of several parts of a recording, with what captions need."""
 
     segments: list[Segment]
     duration: float = 0.0  # seconds
     info: dict[str, Any] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
+    all_ids: tuple[int, ...] | None = None  # those of blanks too, where they are known
 
     @property
     def text(self) -> str:
-        """The whole text."""
+        """Return the whole text."""
+        if self.channel_names:
+            return to_turns(self.segments, self.channel_names)
         return "".join(segment.text for segment in self.segments).removeprefix(" ")
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Those of text alone."""
+        """Return all ids, or those of text alone."""
+        if self.all_ids is not None:
+            return self.all_ids
         return tuple(token_id for segment in self.segments for token_id in segment.token_ids)
 
 
@@ -74,64 +88,113 @@ class Caption:
     start: float
     end: float
     lines: tuple[str, ...]
+    channel: int | None = None
+
+
+Span = TypeVar("Span", Segment, Caption)
+
+
+def cues(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
+    """Break segments into cues at sentence ends, pauses, and where lines or time are full.
+
+    A cue holds words of one channel.
+    """
+    channels = [_cues(channel) for channel in by_channel(in_milliseconds(segments))]
+    return heapq.merge(*channels, key=lambda cue: cue[0].start)
+
+
+def _cues(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
+    cue: list[Segment] = []
+    for segment in segments:
+        if cue and (
+            segment.start - cue[-1].end > PAUSE_SECONDS
+            or segment.end - cue[0].start > MAX_SECONDS
+            or len(_wrap("".join(part.text for part in [*cue, segment]))) > MAX_LINES
+        ):
+            yield cue
+            cue = []
+        cue.append(segment)
+        if segment.text.rstrip().endswith(SENTENCE_ENDS):
+            yield cue
+            cue = []
+    if cue:
+        yield cue
 
 
 def captions(segments: Iterable[Segment]) -> Iterator[Caption]:
-    """Break segments into captions at sentence ends, pauses, and where lines or time are full."""
-    pending: list[Segment] = []
-    for segment in segments:
-        if pending and (
-            segment.start - pending[-1].end > PAUSE_SECONDS
-            or segment.end - pending[0].start > MAX_SECONDS
-            or len(_wrap("".join(part.text for part in [*pending, segment]))) > MAX_LINES
-        ):
-            yield from _screens(pending)
-            pending = []
-        pending.append(segment)
-        if segment.text.rstrip().endswith(SENTENCE_ENDS):
-            yield from _screens(pending)
-            pending = []
-    if pending:
-        yield from _screens(pending)
+    """Return the captions of cues in the order of their times, which are whole milliseconds."""
+    found = in_milliseconds(caption for cue in cues(segments) for caption in _screens(cue))
+    return iter(sorted(found, key=lambda caption: caption.start))
 
 
-def to_srt(segments: Iterable[Segment]) -> str:
+def in_milliseconds(spans: Iterable[Span]) -> Iterator[Span]:
+    """Round times to milliseconds, in which subtitles and JSON have them.
+
+    Each span lasts a millisecond at least, and none begins before the one before it in its channel
+    has ended.
+    """
+    ended = dict[int | None, int]()
+    for span in spans:
+        start = max(ended.get(span.channel, 0), round(1000 * span.start))
+        ended[span.channel] = end = max(start + 1, round(1000 * span.end))
+        yield replace(span, start=start / 1000, end=end / 1000)
+
+
+def to_srt(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
     """SubRip text; an arrow, which begins a caption there, is written as whisper writes it."""
     blocks = []
     for number, caption in enumerate(captions(segments), 1):
         start, end = (_clock(seconds).replace(".", ",") for seconds in (caption.start, caption.end))
-        text = "\n".join(caption.lines).replace("-->", "->")
+        text = prefix(caption.channel, names) + "\n".join(caption.lines).replace("-->", "->")
         blocks.append(f"{number}\n{start} --> {end}\n{text}\n")
     return "\n".join(blocks)
 
 
-def to_vtt(segments: Iterable[Segment]) -> str:
-    """WebVTT text.
+def to_vtt(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
+    """WebVTT text; a channel's name is the voice that speaks.
 
     Source: the W3C's WebVTT, section 4.2.2; `<` and `&` begin tags and entities there.
     """
     blocks = ["WEBVTT\n"]
     for caption in captions(segments):
         text = "\n".join(html.escape(line, quote=False) for line in caption.lines)
+        if names and caption.channel is not None:
+            text = f"<v {names[caption.channel]}>{text}</v>"
         blocks.append(f"{_clock(caption.start)} --> {_clock(caption.end)}\n{text}\n")
     return "\n".join(blocks)
 
 
-def to_tsv(segments: Iterable[Segment]) -> str:
-    """Captions as tab-separated milliseconds and text, with a header, as whisper writes them."""
-    rows = [
-        (round(1000 * c.start), round(1000 * c.end), " ".join(c.lines)) for c in captions(segments)
-    ]
-    return "".join(
-        f"{start}\t{end}\t{text}\n" for start, end, text in [("start", "end", "text"), *rows]
-    )
+def to_tsv(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
+    """Captions as tab-separated milliseconds and text, with a header, as whisper writes them.
+
+    A channel's name is a column behind them.
+    """
+    rows = [["start", "end", "text", *["channel"][: len(names)]]]
+    for caption in captions(segments):
+        times = (str(round(1000 * seconds)) for seconds in (caption.start, caption.end))
+        name = [names[caption.channel]] if names and caption.channel is not None else []
+        rows.append([*times, " ".join(caption.lines), *name])
+    return "".join("\t".join(row) + "\n" for row in rows)
 
 
-def to_json(transcript: Recorded) -> str:
-    """One line of JSON: whisper's fields, then ours."""
+def to_lrc(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
+    """Captions as LRC, the format of lyrics: a line each, its start in hundredths before it."""
+    lines = []
+    for caption in captions(segments):
+        minutes, hundredths = divmod(round(100 * caption.start), 6000)
+        time = f"[{minutes:02}:{hundredths // 100:02}.{hundredths % 100:02}]"
+        lines.append(f"{time}{prefix(caption.channel, names)}{' '.join(caption.lines)}\n")
+    return "".join(lines)
+
+
+def to_json(transcript: Recorded, **facts: Any) -> str:
+    """Return one line of JSON: `facts`, whisper's fields, then ours."""
+    segments = list(in_milliseconds(transcript.segments))
     values = {
+        **facts,
         "text": transcript.text,
-        "segments": [segment_values(segment) for segment in transcript.segments],
+        "segments": [segment_values(segment) for segment in segments],
+        "cues": [_cue_values(cue) for cue in cues(segments)],
         "duration": round(transcript.duration, 3),
         "token_ids": list(transcript.token_ids),
         "info": transcript.info,
@@ -139,8 +202,26 @@ def to_json(transcript: Recorded) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
+def _cue_values(cue: Sequence[Segment]) -> dict[str, Any]:
+    """Return a cue as JSON holds it: whisper's fields of a segment and its words."""
+    return {
+        "start": cue[0].start,
+        "end": cue[-1].end,
+        "text": "".join(segment.text for segment in cue),
+        "words": [
+            {
+                "word": segment.text,
+                "start": segment.start,
+                "end": segment.end,
+                "probability": round(exp(segment.logprob), 4),
+            }
+            for segment in cue
+        ],
+    }
+
+
 def segment_values(segment: Segment) -> dict[str, Any]:
-    """A segment as JSON holds it."""
+    """Return a segment as JSON holds it."""
     values = {
         "id": segment.id,
         "start": round(segment.start, 3),
@@ -148,6 +229,8 @@ def segment_values(segment: Segment) -> dict[str, Any]:
         "text": segment.text,
         "avg_logprob": round(segment.logprob, 4),
     }
+    if segment.channel is not None:
+        values["channel"] = segment.channel
     if segment.alternatives:  # a list for each text token
         values["alternatives"] = [
             [
@@ -159,23 +242,29 @@ def segment_values(segment: Segment) -> dict[str, Any]:
     return values
 
 
-_RENDERERS: dict[str, Callable[[Any], str]] = {
-    "txt": lambda transcript: transcript.text + "\n",
-    "json": lambda transcript: to_json(transcript) + "\n",
-    "srt": lambda transcript: to_srt(transcript.segments),
-    "vtt": lambda transcript: to_vtt(transcript.segments),
-    "tsv": lambda transcript: to_tsv(transcript.segments),
+_RENDERERS: dict[str, Callable[..., str]] = {
+    "txt": lambda transcript, **facts: transcript.text + "\n",
+    "json": lambda transcript, **facts: to_json(transcript, **facts) + "\n",
+    "srt": lambda transcript, **facts: to_srt(transcript.segments, transcript.channel_names),
+    "vtt": lambda transcript, **facts: to_vtt(transcript.segments, transcript.channel_names),
+    "tsv": lambda transcript, **facts: to_tsv(transcript.segments, transcript.channel_names),
+    "lrc": lambda transcript, **facts: to_lrc(transcript.segments, transcript.channel_names),
 }
 FORMATS = tuple(_RENDERERS)
 
 
-def render(transcript: Recorded, output_format: str) -> str:
-    """The transcript in one of FORMATS, ending in a newline.
+def render(transcript: Recorded, output_format: str, **facts: Any) -> str:
+    """Return the transcript in one of FORMATS, ending in a newline.
 
     Control characters are no speech: they are written as escapes, so that no reader of the text
     obeys the words of a tokenizer.
+
+    Args:
+        transcript: what was transcribed.
+        output_format: of FORMATS.
+        facts: fields that JSON begins with, as `file`.
     """
-    return printable(_RENDERERS[output_format](transcript))
+    return printable(_RENDERERS[output_format](transcript, **facts))
 
 
 def columns(text: str) -> int:
@@ -184,7 +273,7 @@ def columns(text: str) -> int:
 
 
 def _screens(segments: Sequence[Segment]) -> Iterator[Caption]:
-    """One caption.
+    """Yield one caption.
 
     Several that share the time where one segment is longer than a screen, none where it is blank.
     """
@@ -195,7 +284,8 @@ def _screens(segments: Sequence[Segment]) -> Iterator[Caption]:
     seconds = (segments[-1].end - start) / count
     for i in range(count):
         screen = lines[i * MAX_LINES : (i + 1) * MAX_LINES]
-        yield Caption(start + i * seconds, start + (i + 1) * seconds, tuple(screen))
+        times = start + i * seconds, start + (i + 1) * seconds
+        yield Caption(*times, tuple(screen), segments[0].channel)
 
 
 def _wrap(text: str) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...manifest import Tokens
 from ..tokens import Alternative, Token
 
 LONGEST_WORD_SECONDS = 0.8  # mistral-common's OFFLINE_STREAMING_BUFFER_TOKENS, ten tokens
+LAST_SECONDS = 0.08  # of the audio, into which all times behind it are brought: a token's
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,38 +31,69 @@ class Segment:
     logprob: float  # mean over the group's text tokens
     # To each of the text tokens, where they are asked for
     alternatives: tuple[tuple[Alternative, ...], ...] = ()
+    channel: int | None = None  # from 0, where channels are transcribed each on its own
+
+    def __repr__(self) -> str:
+        return f"Segment({self.id}: {self.start:.2f}-{self.end:.2f} s {self.text!r})"
 
 
-def group(tokens: Iterable[Token], ids: Tokens) -> Iterator[Segment]:
-    """Segments as soon as they are closed.
+class Grouper:
+    """Collects tokens into segments, each closed at the next marker that follows text."""
 
-    At the next marker that is followed by text, or at the end.
-    """
-    count, previous_end = 0, 0.0
-    marker_end: float | None = None
-    texts: list[Token] = []
+    def __init__(self, ids: Tokens, count: int = 0, previous_end: float = 0.0):
+        """Begin a text, or go on behind `count` segments, the last of which ended there."""
+        self._ids, self._count, self._previous_end = ids, count, previous_end
+        self._marker_end: float | None = None
+        self._texts: list[Token] = []
 
-    def close() -> Segment:
-        nonlocal count, previous_end, texts
-        end = texts[0].end if marker_end is None else marker_end
+    def push(self, token: Token) -> Segment | None:
+        """Take the next token, and return the segment that it closes."""
+        if token.token_id == self._ids.streaming_word:
+            segment, self._marker_end = self.end(), token.end
+            return segment
+        if token.token_id >= self._ids.first_text or token.text:
+            self._texts.append(token)
+        return None
+
+    def end(self) -> Segment | None:
+        """Return the segment that is still open."""
+        texts, self._texts = self._texts, []
+        if not texts:
+            return None
+        end = texts[0].end if self._marker_end is None else self._marker_end
         segment = Segment(
-            id=count,
-            start=max(previous_end, end - LONGEST_WORD_SECONDS),
+            id=self._count,
+            start=max(self._previous_end, end - LONGEST_WORD_SECONDS),
             end=end,
             text="".join(token.text for token in texts),
             token_ids=tuple(token.token_id for token in texts),
             logprob=sum(token.logprob for token in texts) / len(texts),
             alternatives=tuple(token.alternatives for token in texts if token.alternatives),
         )
-        count, previous_end, texts = count + 1, end, []
+        self._count, self._previous_end = self._count + 1, end
         return segment
 
+
+def group(tokens: Iterable[Token], ids: Tokens) -> Iterator[Segment]:
+    """Yield segments as soon as they are closed: at the next marker, or at the end."""
+    grouper = Grouper(ids)
     for token in tokens:
-        if token.token_id == ids.streaming_word:
-            if texts:
-                yield close()
-            marker_end = token.end
-        elif token.token_id >= ids.first_text or token.text:
-            texts.append(token)
-    if texts:
-        yield close()
+        if segment := grouper.push(token):
+            yield segment
+    if segment := grouper.end():
+        yield segment
+
+
+def within(segment: Segment, duration: float) -> Segment:
+    """Return a segment that ends with the audio, at the latest, and lasts.
+
+    Tokens of the silence behind the audio stand for words at its very end. Times from the audio's
+    last 80 ms on are brought into these, in their order, so that no segment is left without time.
+    """
+    room = min(LAST_SECONDS, duration)
+
+    def bring(seconds: float) -> float:
+        beyond = seconds - (duration - room)
+        return duration - room + room * beyond / (room + beyond) if beyond > 0 else seconds
+
+    return replace(segment, start=bring(segment.start), end=bring(segment.end))

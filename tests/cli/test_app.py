@@ -15,7 +15,7 @@ from voxtral_onnx.cli import app
 COMMANDS = {
     command.callback.__name__ for command in app.app.registered_commands if command.callback
 }
-HELP_LINES = 60  # that help of one command may have on a terminal of 80 columns
+HELP_LINES = 68  # that help of one command may have on a terminal of 80 columns
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 
 import pytest
 import soundfile
@@ -60,6 +61,38 @@ def test_subtitles(process, tiny_artifact, tmp_path):
         f"stdin.{name}" for name in FORMATS
     }
     assert (tmp_path / "out/stdin.srt").read_text() == result.out
+
+
+def test_streams_of_one_folder_keep_what_is_said_apart_and_after_a_kill(start, process, tmp_path):
+    folder = tmp_path / "out"
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    one, two = (start("listen", "--stdin", "-o", folder, **pipes) for _ in range(2))
+    for each in (one, two):
+        each.stdin.write(RAW + bytes(64_000))
+        each.stdin.flush()
+    journals = [folder / f".{name}.journal.jsonl" for name in ("stdin", "stdin-2")]
+    while not all(path.exists() and path.read_bytes().count(b"\n") > 4 for path in journals):
+        assert one.poll() is None and two.poll() is None
+        time.sleep(0.01)
+    one.kill()
+    two.stdin.close()
+    assert two.wait(60) == 0
+    one.stdin.close()
+    one.wait()
+    [journal] = folder.glob(".*")
+    result = process("listen", "--resume", "-o", folder)
+    assert result.code == 0 and " up to 0:0" in result.err
+    texts = {path.name: path.read_text() for path in folder.iterdir()}
+    assert texts.keys() == {"stdin.txt", "stdin-2.txt"}
+    killed = texts.pop(journal.name.split(".")[1] + ".txt")
+    assert list(texts.values()) == [TEXT + "\n"]
+    assert TEXT.startswith(killed.strip()) and len(killed.split()) >= 4
+
+
+def test_resume_looks_for_streams_in_a_folder(process, tmp_path):
+    process("listen", "--resume").assert_refused(2, "--resume looks for outputs in a folder")
+    result = process("listen", "--resume", "-o", tmp_path)
+    assert (result.code, result.out) == (0, "") and "no stream was interrupted" in result.err
 
 
 def test_input_that_ends_inside_a_sample(process, tiny_artifact):

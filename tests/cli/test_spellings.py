@@ -50,7 +50,7 @@ def test_a_command_of_whisper(run, tiny_artifact, tmp_path):
     options = "--device cpu --threads 2 --word_timestamps True --verbose False -f all --output_dir"
     result = run("transcribe", "--model", tiny_artifact, *options.split(), tmp_path, CLIP)
     assert (result.code, result.out) == (0, TEXT + "\n")
-    assert len(list(tmp_path.glob(f"{CLIP.stem}.*"))) == 5
+    assert len(list(tmp_path.glob(f"{CLIP.stem}.*"))) == 6
 
 
 @pytest.mark.parametrize(

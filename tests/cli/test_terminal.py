@@ -18,8 +18,7 @@ from rich.table import Table
 from test_layout import FILES, ROOT
 
 from voxtral_onnx import hub
-from voxtral_onnx.cli import exit_codes, progress, terminal
-from voxtral_onnx.cli.screen import LiveScreen
+from voxtral_onnx.cli import exit_codes, progress, screen, terminal
 from voxtral_onnx.errors import ArtifactError, UsageError
 from voxtral_onnx.exporter.binding import bind
 
@@ -169,10 +168,9 @@ def test_bars_show_names_of_files_and_tensors(bars):
 
 
 def test_the_line_below_the_words_shows_names(monkeypatch, capsys):
-    screen = LiveScreen(NAME)  # type: ignore[arg-type]
-    monkeypatch.setattr(type(terminal.stderr), "width", 200)
-    screen._status(f"▁ {NAME}")
-    assert capsys.readouterr().err == f"\r\x1b[2m▁ {SHOWN}\x1b[m\x1b[K\r"
+    monkeypatch.setattr(screen, "terminal_columns", lambda: 200)
+    screen.LiveScreen(lambda columns: "")._show_status(f"▁ {NAME}")
+    assert capsys.readouterr().err == f"\r\x1b[2m▁ {SHOWN}\x1b[m\x1b[J\r"
 
 
 def test_misuse_shows_arguments(run):
@@ -199,8 +197,8 @@ def test_what_python_prints_shows_names():
     """Warnings, log records and failures that nobody foresaw."""
     code = f"""
 import logging, sys, warnings
-from voxtral_onnx.cli.terminal import own_stderr
-own_stderr()
+from voxtral_onnx.cli.terminal import own_messages
+own_messages()
 name = {NAME!r}
 warnings.warn(name)
 logging.getLogger("huggingface_hub").warning(name)

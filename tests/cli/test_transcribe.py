@@ -15,7 +15,9 @@ import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, clean_environment, read_word
 from support.damage import rehash
 
@@ -46,7 +48,7 @@ def test_delay_out_of_range(delay, transcribe):
         (["--context", "63"], ["context: expected at least 64 positions of 80 ms, got 63"]),
         (
             ["-f", "ass"],
-            ["output format: expected one of txt, json, srt, vtt, tsv, all, got 'ass'"],
+            ["output format: expected one of txt, json, srt, vtt, tsv, lrc, all, got 'ass'"],
         ),
         (
             ["--skip-existing"],
@@ -88,10 +90,21 @@ def test_scope_of_the_model_is_said(transcribe):
     assert "\nnote: tiny knows spoken English commands" in transcribe(CLIP).err
 
 
+def texts_of(*clips: Path) -> str:
+    """Return what stdout gets of several files: a heading above each text."""
+    return "\n".join(f"==> {clip} <==\n{TEXTS[clip.name]}\n" for clip in clips)
+
+
 def test_text_of_several_files(transcribe):
     result = transcribe(*CLIPS)
-    assert result.code == 0
-    assert result.out == "".join(TEXTS[clip.name] + "\n" for clip in CLIPS)
+    assert (result.code, result.out) == (0, texts_of(*CLIPS))
+
+
+@pytest.mark.parametrize("kind", ["srt", "vtt", "tsv"])
+def test_formats_of_one_recording_are_not_joined(kind, transcribe):
+    transcribe("-f", kind, *CLIPS).assert_refused(
+        2, f"{kind} on standard output is of one recording, not of 3: add --output-dir FOLDER"
+    )
 
 
 def test_timing_is_the_last_line(transcribe):
@@ -105,8 +118,10 @@ def test_json_is_one_object_a_line_with_the_fields_of_whisper(transcribe):
     result = transcribe("--json", *CLIPS)
     values = [json.loads(line) for line in result.out.splitlines()]
     assert [value["text"] for value in values] == [TEXTS[clip.name] for clip in CLIPS]
+    assert [value["file"] for value in values] == list(map(str, CLIPS))
     for value in values:
-        assert value.keys() == {"text", "segments", "duration", "token_ids", "info"}
+        names = {"file", "text", "segments", "cues", "duration", "token_ids", "info"}
+        assert value.keys() == names
         assert [segment["id"] for segment in value["segments"]] == list(
             range(len(value["segments"]))
         )
@@ -137,7 +152,7 @@ def test_one_bad_file_of_several(transcribe, tmp_path):
         CLIPS[1],
     )
     assert result.code == 10
-    assert result.out == "".join(TEXTS[clip.name] + "\n" for clip in CLIPS[:2])
+    assert result.out == texts_of(*CLIPS[:2])
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == [
         "/bad.wav",
@@ -156,7 +171,7 @@ def test_several_files_at_a_time(transcribe, tmp_path):
     result = transcribe(*options, *files)
     assert result.code == 10
     clips = (LONG_CLIP, *CLIPS)
-    assert result.out == "".join(TEXTS[clip.name] + "\n" for clip in clips)
+    assert result.out == texts_of(*clips)
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == [
         "/bad.wav",
@@ -168,9 +183,11 @@ def test_several_files_at_a_time(transcribe, tmp_path):
     assert written.keys() == {f"{clip.stem}.{name}" for clip in clips for name in FORMATS}
     (tmp_path / "out" / f"{CLIPS[1].stem}.srt").unlink()
     assert transcribe(*options, "--skip-existing", *clips).out == TEXTS[CLIPS[1].name] + "\n"
-    assert transcribe(*options[:2], "-f", "srt", CLIPS[1], LONG_CLIP).out == (
-        written[f"{CLIPS[1].stem}.srt"] + written[f"{LONG_CLIP.stem}.srt"]
-    )
+    result = transcribe(*options[:2], "--json", files[2], CLIPS[1], LONG_CLIP)
+    values = [json.loads(line) for line in result.out.splitlines()]
+    assert [value["file"] for value in values] == [str(files[2]), str(CLIPS[1]), str(LONG_CLIP)]
+    assert values[0].keys() == {"file", "error"} and values[0]["error"] in result.err
+    assert [value["text"] for value in values[1:]] == [TEXTS[CLIPS[1].name], TEXTS[LONG_CLIP.name]]
 
 
 def test_interrupted_files_at_a_time_show_what_is_done(transcribe, monkeypatch):
@@ -178,17 +195,48 @@ def test_interrupted_files_at_a_time_show_what_is_done(transcribe, monkeypatch):
 
     render, rendered = captions.render, []
 
-    def interrupted(transcript, output_format):
+    def interrupted(transcript, output_format, **facts):
         rendered.append(transcript)
         if len(rendered) == 3:
             raise KeyboardInterrupt
-        return render(transcript, output_format)
+        return render(transcript, output_format, **facts)
 
     monkeypatch.setattr(captions, "render", interrupted)
     result = transcribe("--batch-size", 4, LONG_CLIP, *CLIPS)
     assert result.code == 130
-    shown = result.out.splitlines()
+    shown = [line for line in result.out.splitlines() if line and not line.startswith("==> ")]
     assert len(shown) == 2 and set(shown) < {TEXTS[clip.name] for clip in CLIPS}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_channels_on_their_own(batch_size, transcribe, tmp_path):
+    left, right = (soundfile.read(clip)[0] for clip in CLIPS[:2])
+    channels = np.zeros((len(left) + len(right), 2))
+    channels[: len(left), 0], channels[len(left) :, 1] = left, right
+    soundfile.write(tmp_path / "call.wav", channels, 16000)
+    command = ("--channels", "split", "--batch-size", batch_size)
+    call = tmp_path / "call.wav"
+    turns = f"left: {TEXTS[CLIPS[0].name]}\nright: {TEXTS[CLIPS[1].name]}\n"
+    result = transcribe(*command, tmp_path / "call.wav", CLIPS[2])
+    assert (result.code, result.out) == (
+        0,
+        f"==> {call} <==\n{turns}\n==> {CLIPS[2]} <==\n{TEXTS[CLIPS[2].name]}\n",
+    )
+    assert "call.wav: 2 channels, each on its own\n" in result.err
+    result = transcribe(*command, "-f", "all", "-o", tmp_path, tmp_path / "call.wav")
+    assert (result.code, result.out) == (0, turns)
+    assert (tmp_path / "call.txt").read_text() == turns
+    assert (tmp_path / "call.vtt").read_text().count("\n<v ") == 2
+    result = transcribe("--channels", "right", tmp_path / "call.wav", CLIPS[2])
+    assert (result.code, result.out) == (10, f"==> {call} <==\n{TEXTS[CLIPS[1].name]}\n")
+    assert f"error: {CLIPS[2]}: no right channel" in result.err
+
+
+def test_channels_that_are_no_choice(transcribe, run):
+    transcribe("--channels", "centre", CLIP).assert_refused(
+        2, "channels: expected one of ['mix', 'split', 'left', 'right'], got 'centre'"
+    )
+    run("listen", "--channels", "left").assert_refused(2, "--channels: files are for")
 
 
 def test_batch_size_of_what_is_no_file(transcribe, run):
@@ -199,7 +247,7 @@ def test_batch_size_of_what_is_no_file(transcribe, run):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--mic"], ["--stdin"], ["--stream-json"], ["--list_devices"]]
+    "arguments", [[], ["--mic"], ["--sample-format"], ["--stream-json"], ["--list_devices"]]
 )
 def test_speech_as_it_is_spoken_is_for_listen(arguments, run):
     result = run("transcribe", *arguments)
@@ -214,7 +262,7 @@ def test_markup_and_emoji_codes_in_names_are_shown_as_they_are(transcribe, tmp_p
     transcribe(tmp_path / name).assert_refused(6, f"{name}: no such file")
 
 
-@pytest.mark.parametrize("names", [("a/x.wav", "b/x.wav"), ("x.wav", "x.flac"), ("-", "stdin.wav")])
+@pytest.mark.parametrize("names", [("a/x.wav", "b/x.wav"), ("x.wav", "./X.wav"), ("-", "-")])
 def test_clashing_output_names(names, transcribe, tmp_path):
     result = transcribe("--output-dir", tmp_path / "out", *names)
     result.assert_refused(
@@ -238,7 +286,7 @@ def test_folders_and_patterns(transcribe, tmp_path):
         (tmp_path / name).write_bytes(CLIP.read_bytes())
     (tmp_path / "b/notes.txt").write_text("no audio")
     result = transcribe(tmp_path / "b", tmp_path / "?/three.wav")
-    assert (result.code, result.out) == (0, 3 * f"{TEXT}\n")
+    assert result.code == 0 and re.findall("^[^=\n].*", result.out, re.M) == [TEXT] * 3
     names = [
         line.partition("] ")[2].partition(":")[0]
         for line in result.err.splitlines()
@@ -291,20 +339,23 @@ def test_read_only_output_folder(transcribe, tmpfs):
         9, f"{folder}/out: cannot be made (Read-only file system)"
     )
     result = transcribe("--output-dir", folder, CLIP)
-    assert result.code == 9
-    assert (
-        f"error: {folder}/{CLIP.stem}.txt: cannot be written (Read-only file system)" in result.err
-    )
+    assert (result.code, result.out) == (9, "")
+    assert f"error: {CLIP}: {folder}/.{CLIP.stem}.journal.jsonl: cannot be made (" in result.err
 
 
 def test_full_output_folder_holds_only_whole_files(transcribe, tmpfs):
-    folder = tmpfs("size=8k")
-    result = transcribe("-f", "all", "--output-dir", folder, LONG_CLIP)
-    assert result.code == 9
-    assert result.err.splitlines()[-1] == (
-        f"error: {folder}/{LONG_CLIP.stem}.json: cannot be written (No space left on device)"
-    )
-    assert [file.name for file in folder.iterdir()] == [f"{LONG_CLIP.stem}.txt"]
+    """Its journal fits, and some of the outputs."""
+    folder = tmpfs("size=28k")
+    result = transcribe("-f", "all", "--output-dir", folder, LONG_CLIP, CLIPS[0])
+    assert (result.code, result.out) == (10, texts_of(LONG_CLIP))
+    assert len(re.findall("^error: .*No space left on device", result.err, re.M)) == 2
+    assert re.search(rf"{folder}/{LONG_CLIP.stem}\.\w+: cannot be written \(No space", result.err)
+    assert "--resume goes on" in result.err
+    assert {file.name for file in folder.iterdir()} >= {
+        f"{LONG_CLIP.stem}.txt",
+        f".{LONG_CLIP.stem}.journal.jsonl",
+    }
+    assert not list(folder.glob("*.partial"))
 
 
 def test_finished_file_is_replaced_whole(transcribe, tmp_path):
@@ -321,9 +372,7 @@ def test_full_disk_behind_standard_output(start):
         process = start("transcribe", CLIP, stdout=full, stderr=subprocess.PIPE, text=True)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 9
-    assert error.splitlines()[-1] == (
-        "error: standard output: cannot be written (No space left on device)"
-    )
+    assert error.splitlines()[-1].startswith("error: standard output: cannot be written (")
     assert "Traceback" not in error
 
 
@@ -364,7 +413,8 @@ def test_ctrl_c_leaves_no_output_file(start, minute, tmp_path):
     error = process.stderr.read().decode()
     assert process.wait(60) == exit_codes.INTERRUPTED
     assert "Traceback" not in error
-    assert list(folder.iterdir()) == []
+    assert f"{minute}: kept up to 0:" in error and ": --resume goes on" in error
+    assert [path.name for path in folder.iterdir()] == [".minute.journal.jsonl"]
 
 
 def test_sigterm_while_an_output_is_written(transcribe, tmp_path, monkeypatch):
@@ -373,7 +423,7 @@ def test_sigterm_while_an_output_is_written(transcribe, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: os.kill(os.getpid(), signal.SIGTERM))
     result = transcribe("--output-dir", tmp_path / "out", CLIP)
     assert (result.code, result.out) == (exit_codes.TERMINATED, TEXT + "\n")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name[0] for path in (tmp_path / "out").iterdir()] == ["."]
 
 
 @pytest.fixture
@@ -405,7 +455,7 @@ def test_sigterm_shows_what_was_decoded(transcribe, terminate_at):
 def test_sigterm_shows_files_that_waited_for_an_earlier_one(transcribe, terminate_at):
     terminate_at(200)
     result = transcribe("--batch-size", 2, LONG_CLIP, CLIP)
-    assert (result.code, result.out) == (exit_codes.TERMINATED, TEXT + "\n")
+    assert (result.code, result.out) == (exit_codes.TERMINATED, f"==> {CLIP} <==\n{TEXT}\n")
 
 
 def test_progress_of_a_file_and_of_all_is_for_terminals(start):
@@ -419,11 +469,12 @@ def test_progress_of_a_file_and_of_all_is_for_terminals(start):
     os.close(ours)
     assert process.wait(60) == 0
     lines = re.findall(
-        r"0:(\d\d) of 0:26 of long-mixed\.wav, 0 of 2 files, 0:\1 of audio "
-        r"at",
+        r"[━─]{20} +(\d+)%, 0:\d\d left, 0 of 2 files, 0:(\d\d) of 0:26 of long-mix",
         shown.decode(),
     )
+    lines = [tuple(map(int, line)) for line in lines]
     assert lines == sorted(lines) and len(set(lines)) > 1
+    assert all(abs(share - 100 * seconds / 29) < 5 for share, seconds in lines)
     assert "2 of 2 files transcribed, 0:29 of audio at" in shown.decode()
 
 

@@ -296,7 +296,7 @@ def test_memory_runs_out(error, checkpoint, tmp_path, monkeypatch, run):
 
     monkeypatch.setattr(exporter, "trace", fail)
     run("export", checkpoint, "-o", tmp_path / "out").assert_refused(
-        9, "memory: ran out of it", "needs about 600 MB"
+        9, "memory: ran out (", "needs about 600 MB"
     )
     assert set(contents(tmp_path / "out")) == {UNFINISHED, "onnx/mel.onnx", "tekken.json"}
 

@@ -123,7 +123,7 @@ def test_four_bits_are_not_rounded_again(tiny_artifact, tmp_path, run):
     artifact = copy_artifact(tiny_artifact, tmp_path / "source", "q4f16")
     run("quantize", artifact).assert_refused(
         5,
-        "holds 4-bit weights alone (q4f16)",
+        "has only 4-bit weights (q4f16)",
         "quantise the checkpoint",
         Manifest.read(artifact).fingerprint[:16],
     )
@@ -142,11 +142,11 @@ def test_eight_bits_become_four(tiny_artifact, tmp_path, run):
 def test_floats_are_not_quantisation(tiny_artifact, tmp_path, run):
     run(
         "quantize", tiny_artifact, "-o", tmp_path / "out", "--precision", "q4f16,fp16"
-    ).assert_refused(2, "fp16", "`export`")
+    ).assert_refused(2, "fp16", "voxtral-onnx export")
 
 
 def test_what_is_read_is_not_written(tiny_artifact, run):
-    run("quantize", tiny_artifact, "-o", tiny_artifact).assert_refused(2, "is what is read")
+    run("quantize", tiny_artifact, "-o", tiny_artifact).assert_refused(2, "is the source itself")
 
 
 def test_a_damaged_artifact_is_refused(tiny_artifact, tmp_path, run):
@@ -321,10 +321,10 @@ def test_budget_that_cannot_be_met_says_the_least(toy_checkpoint, tmp_path):
         (
             {"budget": 50_000_000},
             QuantizationError,
-            "hold the model without quantising.*--precision fp16",
+            "hold the model in floats.*--precision fp16",
         ),
         ({"budget": 2_175_000, "recordings": [np.zeros(0)]}, AudioError, "hold no samples"),
-        ({"budget": 2_175_000, "recipe": "small"}, UsageError, "a recipe of its own"),
+        ({"budget": 2_175_000, "recipe": "small"}, UsageError, "chooses a recipe itself"),
         ({"budget": 2_175_000, "precisions": ("q4", "q4f16")}, UsageError, "one precision"),
         ({"budget": 2_175_000, "precisions": ("q8",)}, UsageError, "one precision"),
     ],

@@ -16,7 +16,7 @@ import numpy as np
 from voxtral_onnx.manifest import CacheSpec, Tokens
 from voxtral_onnx.runtime.stream import Stream
 from voxtral_onnx.runtime.text.captions import Recording, captions, columns, render, segment_values
-from voxtral_onnx.runtime.text.segments import Segment, group
+from voxtral_onnx.runtime.text.segments import Segment, group, within
 from voxtral_onnx.runtime.text.tokenizer import TextDecoder, Tokenizer
 from voxtral_onnx.runtime.tokens import Token
 
@@ -151,6 +151,11 @@ def segments_values() -> dict[str, Any]:
             "segments": [
                 {**segment_values(segment), "token_ids": list(segment.token_ids)}
                 for segment in group(tokens, TOKENS)
+            ],
+            # Of audio that ends with the second token, before most of the words
+            "within": [
+                [segment.start, segment.end]
+                for segment in (within(one, 0.16) for one in group(tokens, TOKENS))
             ],
         }
     return values

@@ -311,7 +311,7 @@ def test_a_commit_of_someone_else_in_between(hub, artifact):
     publish(artifact, NAME)
     (artifact / "certificate.html").write_text("<p>new</p>")
     hub.faults.commits = [{"notes.txt": b"theirs"}]
-    with pytest.raises(StorageError, match="changed meanwhile"):
+    with pytest.raises(StorageError, match="changed the repository meanwhile"):
         publish(artifact, NAME)
     assert "certificate.html" not in held(hub) and "notes.txt" in held(hub)
 

@@ -82,7 +82,7 @@ MODULES = (
         ("language_model.embed_token", "'language_model.embed_tokens'"),
         ("audio_tower.layers.9.mlp.down_proj", "'audio_tower.layers.1.mlp.down_proj'"),
         ("Audio_tower.*", "'audio_tower.*'"),
-        ("xyz", "expected as 'audio_tower.layers.0.self_attn.q_proj'"),
+        ("xyz", "expected names such as 'audio_tower.layers.0.self_attn.q_proj'"),
     ],
 )
 def test_a_pattern_that_matches_nothing_names_likely_ones(pattern, likely):

@@ -73,11 +73,9 @@ def test_a_sound_machine_and_artifact(certified, run):
     )
     tested = found["artifact", "self-test q4f16"]
     sure = sum(abs(margin) > 1 for margin in test["blank_margins"])
-    assert tested["status"] == "ok" and tested["values"] == {
-        "device": "cpu",
-        "tokens": sure,
-        "wrong": 0,
-    }
+    values = tested["values"]
+    assert tested["status"] == "ok" and values.pop("rtf") > 0
+    assert values == {"device": "cpu", "tokens": sure, "wrong": 0, "is_released_shape": False}
 
 
 def test_a_model_that_writes_other_words_here(certified, run):
@@ -100,17 +98,30 @@ def test_a_model_that_writes_other_words_here(certified, run):
 
 def test_nothing_is_called_tested_without_a_certificate_of_this_artifact(certified, run):
     folder, test = certified
-    stale = json.loads((folder / "certificate.json").read_text()) | {"manifest_sha256": "0" * 64}
-    for content in (None, "{", json.dumps(stale)):
+    good = json.loads((folder / "certificate.json").read_text())
+    for content, why in (
+        (None, "no certificate;"),
+        ("{", "certificate.json cannot be read"),
+        (json.dumps(good | {"manifest_sha256": "0" * 64}), "its certificate is stale"),
+        (json.dumps(good | {"details": {"q4f16": {}}}), "its certificate has no self-test"),
+        (json.dumps(good | {"details": {}}), "its certificate says nothing of q4f16"),
+    ):
         (folder / "certificate.json").unlink(missing_ok=True)
         if content is not None:
             (folder / "certificate.json").write_text(content)
         found = checks(run, folder)["artifact", "self-test q4f16"]
-        assert found["status"] == "note" and found["summary"].startswith(
-            "not self-tested: no certificate"
-        )
+        assert found["status"] == "note"
+        assert found["summary"].startswith(f"not self-tested: {why}")
+        assert f"run: voxtral-onnx verify {folder}" in found["summary"]
     write_certificate(folder, {**test, "clip": "other.wav"})
     assert "other.wav is not part" in checks(run, folder)["artifact", "self-test q4f16"]["summary"]
+
+
+def test_a_precision_that_there_is_not_is_refused_with_those_that_there_are(artifact, run):
+    run("doctor", artifact, "--precision", "nope").assert_refused(2, "q4f16", "'nope'")
+    run("doctor", "--precision", "nope").assert_refused(2, "q4f16, q4, q8, fp16, fp32", "'nope'")
+    run("doctor", "--context", "1").assert_refused(2, "at least 64 positions")
+    run("verify", artifact, "--precision", "nope").assert_refused(2, "q4f16", "'nope'")
 
 
 def test_predicted_speed_is_bytes_over_bandwidth(artifact):

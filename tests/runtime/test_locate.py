@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import sys
 
-from voxtral_onnx import limits
-from voxtral_onnx.errors import ArtifactError
-from voxtral_onnx.runtime.locate import find_artifact, remember_export
+import pytest
+from support.commands import CLIP, TEXT, make_homeless
+
+from voxtral_onnx import export, limits, quantize
+from voxtral_onnx.errors import ArtifactError, UsageError
+from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.runtime.locate import choose_precisions, find_artifact, remember_export
 
 
 @pytest.fixture
@@ -41,3 +45,44 @@ def test_damaged_memory_of_the_last_export_is_none(damage, state):
     state.write_bytes(damage)
     with pytest.raises(ArtifactError, match="no model: name one"):
         find_artifact()
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    make_homeless(monkeypatch)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="XDG folders are Linux's")
+def test_a_user_without_a_home_names_models(homeless, run, tiny_artifact, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("transcribe", CLIP).assert_refused(4, "no model: name one")
+    result = run("transcribe", "-m", tiny_artifact, CLIP)
+    assert (result.code, result.out) == (0, TEXT + "\n")
+    assert "note: weights are hashed at every load" in result.err and "set HOME" in result.err
+    result = run("inspect", tiny_artifact)
+    assert result.code == 0 and "certificate: not verified" in result.out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="XDG folders are Linux's")
+def test_an_export_without_a_home_ends_with_its_folder(homeless, run, tmp_path):
+    result = run("export", "tiny", "-o", tmp_path / "out", "--precision", "q4")
+    assert (result.code, result.out) == (0, f"{tmp_path / 'out'}\n")
+    assert "note: not remembered as the last export: no folder for the user's state" in result.err
+
+
+def test_a_precision_that_could_be_added_and_one_that_there_is_not(artifact, run):
+    manifest = Manifest.read(artifact)
+    with pytest.raises(UsageError, match=r"has q4f16, not 'q8'; add it: .*--precision q8$"):
+        choose_precisions(manifest, ["q8"])
+    there_are = "the artifact has q4f16, not 'int8'; there are q4f16, q4, q8, fp16, fp32"
+    with pytest.raises(UsageError, match=f"{there_are}$"):
+        choose_precisions(manifest, ["q4f16", "int8"])
+    run("transcribe", "-m", artifact, "--precision", "int8", CLIP).assert_refused(2, there_are)
+
+
+def test_precisions_are_looked_up_before_anything_is_read(tmp_path):
+    known = r"expected some of \['q4f16', 'q4', 'q8', 'fp16', 'fp32'\], got 'int8'"
+    for work in (export, quantize):
+        with pytest.raises(UsageError, match=known):
+            work("someone/nothing-of-the-kind", tmp_path / "out", precisions=["int8"])

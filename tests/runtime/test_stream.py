@@ -403,10 +403,10 @@ def test_close_decisions_are_made_again_alone(tiny_artifact, monkeypatch):
         monkeypatch.setitem(transcribing.NUM_DRAFT_TOKENS, "cpu", 0)
         plain = transcriber.transcribe(SPEECH)
         assert speculative.token_ids == plain.token_ids
-    for mine, theirs in zip(
-        speculative.stream.decoder_cache.save(), plain.stream.decoder_cache.save(), strict=True
-    ):
-        assert np.array_equal(mine, theirs)
+        for mine, theirs in zip(
+            speculative.stream.decoder_cache.save(), plain.stream.decoder_cache.save(), strict=True
+        ):
+            assert np.array_equal(mine, theirs)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,18 @@ def clean_environment(state: Path, **extra: str) -> dict[str, str]:
     return user_environment() | own | {"PYTHONIOENCODING": "utf-8"} | extra
 
 
+def make_homeless(monkeypatch) -> None:
+    """Make this user one that the system does not know, as in a container with an id of its own."""
+    import pwd
+
+    def unknown(number: int):
+        raise KeyError(number)
+
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
 def read_word(file: int, seconds: float = 60) -> str:
     """What a file descriptor gives until a first word is whole."""
     text, deadline = b"", time.monotonic() + seconds

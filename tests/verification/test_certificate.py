@@ -16,12 +16,12 @@ from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.verification.certificate import (
     CLAIM,
     Certificate,
-    Finding,
     hash_manifest,
-    read_self_tests,
+    read_self_test,
     read_verdict,
 )
 from voxtral_onnx.verification.certificate_html import render
+from voxtral_onnx.verification.verdict import Finding
 
 HIDDEN = "<script>alert('\"&')</script>"
 
@@ -56,7 +56,7 @@ def test_all_rungs_of_tiny_pass(verified, by_this_user):
         json.dumps(certificate.to_dict())
     )
     assert certificate.manifest_sha256 == hash_manifest(folder)
-    said = read_verdict(folder)
+    said = read_verdict(folder).line
     assert said.startswith("verified here on 20") and "q4f16 on rungs 0, 1, 2" in said
 
 
@@ -71,16 +71,19 @@ def test_the_self_test_holds_what_a_host_should_write(verified):
 
 
 def test_doctor_tests_this_machine_with_it(verified, artifact, run):
-    read, written = read_self_tests(verified[0]), verified[1].details["q4f16"]["self_test"]
-    assert read.keys() == {"q4f16"} and len(read["q4f16"]) == 4
-    for name, value in read["q4f16"].items():
+    read, written = (
+        read_self_test(verified[0], "q4f16"),
+        verified[1].details["q4f16"]["self_test"],
+    )
+    assert isinstance(read, dict) and len(read) == 4
+    for name, value in read.items():
         assert value == (tuple(written[name]) if isinstance(value, tuple) else written[name])
     checks = {
         check["name"]: check for check in json.loads(run("doctor", verified[0], "--json").out)
     }
     assert checks["self-test q4f16"]["status"] == "ok"
     assert "self-test q4f16" in run("doctor", verified[0]).out
-    assert read_self_tests(artifact) == {}
+    assert read_self_test(artifact, "q4f16") == "no certificate"
 
 
 def test_the_page_loads_nothing(verified):
@@ -95,30 +98,141 @@ def test_inspect_shows_the_verdict(verified, by_this_user, artifact, run):
     assert "certificate: verified here on 20" in run("inspect", verified[0]).out
     assert "certificate: not verified\n" in run("inspect", artifact).out
     shown = json.loads(run("inspect", verified[0], "--json").out)
-    assert shown["certificate"] == read_verdict(verified[0])
+    assert shown["certificate"] == read_verdict(verified[0]).line
+    assert shown["verification"] == {
+        "status": "passed",
+        "is_own": True,
+        "precisions": ["q4f16"],
+        "passed_rungs": [0, 1, 2, 3, 4, 5, 6],
+        "not_checked": [],
+    }
+    none = json.loads(run("inspect", artifact, "--json").out)["verification"]
+    assert (none["status"], none["passed_rungs"]) == ("none", [])
+
+
+def edit(folder, **values):
+    """Write some fields of a certificate anew."""
+    path = folder / "certificate.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.fixture
+def copied(verified, tmp_path):
+    return shutil.copytree(verified[0], tmp_path / "copied")
+
+
+def stale(folder):
+    manifest = Manifest.read(folder)
+    replace(manifest, scope="another").write(folder)
+
+
+def unreadable(folder):
+    (folder / "certificate.json").write_text("{")
+
+
+def failed(folder):
+    rows = json.loads((folder / "certificate.json").read_text())["findings"]
+    rows[-1] |= {"status": "failed", "summary": "other words"}
+    edit(folder, findings=rows)
+
+
+def without_a_rung(folder):
+    rows = json.loads((folder / "certificate.json").read_text())["findings"]
+    edit(folder, findings=[row for row in rows if row["rung"] != 5])
+
+
+def with_more_rungs(folder):
+    without_a_rung(folder)
+    edit(folder, verdict="partly passed")
+
+
+@pytest.mark.parametrize(
+    ("damage", "status", "words"),
+    [
+        (stale, "stale", "the certificate is of another artifact"),
+        (unreadable, "unreadable", "certificate.json cannot be read"),
+        (failed, "failed", "FAILED on 20"),
+        (without_a_rung, "contradictory", "says something else than its findings"),
+        (with_more_rungs, "contradictory", "says something else than its findings"),
+    ],
+)
+def test_inspect_begins_with_a_certificate_that_is_wrong(copied, damage, status, words, run):
+    """And ends with 8, all facts printed."""
+    damage(copied)
+    shown = run("inspect", copied)
+    assert shown.code == 8
+    assert shown.out.startswith("certificate: ") and words in shown.out.splitlines()[0]
+    assert shown.out.count("certificate: ") == 1 and "files," in shown.out
+    assert shown.err.startswith(f"error: {copied}: ") and words in shown.err
+    told = run("inspect", copied, "--json")
+    assert told.code == 8 and words in told.err
+    facts = json.loads(told.out)
+    assert facts["verification"]["status"] == status and words in facts["certificate"]
+    assert facts["generator"].startswith("voxtral-onnx")
+
+
+def test_a_certificate_of_earlier_rules_is_read_by_todays(copied, run):
+    """Format 1 called passed whatever did not fail."""
+    values = json.loads((copied / "certificate.json").read_text())
+    for key in ("passed_rungs", "left_out"):
+        del values[key]
+    for row in values["findings"]:
+        if row["rung"] in (2, 5, 6):
+            row |= {"status": "not run", "summary": "packages are missing"}
+    (copied / "certificate.json").write_text(json.dumps({**values, "format": 1}))
+    assert values["verdict"] == "passed"
+    shown = run("inspect", copied)
+    assert shown.code == 0 and "PARTLY VERIFIED (4 of 7) on 20" in shown.out
+    assert "q4f16 on rungs 0, 1, 3, 4; rungs 2, 5 and 6: not run (packages" in shown.out
+    edit(copied, verdict="failed")
+    assert read_verdict(copied).status == "contradictory"
+
+
+def test_what_did_not_run_is_shown_wherever_the_verdict_is(artifact, run):
+    from voxtral_onnx import verify
+    from voxtral_onnx.publish.upload import plan_publication
+
+    folder, certificate = artifact, verify(artifact, rungs=[1])
+    stamp, why = "PARTLY VERIFIED (2 of 7)", "rungs 2, 3, 4, 5 and 6: not run (not asked for)"
+    assert certificate.to_dict()["verdict"] == "partly passed"
+    assert certificate.to_dict()["passed_rungs"] == (0, 1)
+    page = (folder / "certificate.html").read_text()
+    assert f'<div class="stamp open">{stamp}</div>' in page and why in page
+    assert "<dt>rungs passed</dt><dd>0, 1</dd>" in page and "VERIFIED" not in page.replace(
+        stamp, ""
+    )
+    for shown in (
+        run("verify", folder, "--rungs", "1").out,
+        run("inspect", folder).out,
+        re.sub(r"\\", "", plan_publication(folder, "org/name").card),
+    ):
+        assert stamp in shown and why in shown
+        assert "verified here" not in shown and "says: verified" not in shown
 
 
 def test_a_certificate_of_another_artifact_is_stale(verified, by_this_user, artifact):
     for name in ("certificate.json", "certificate.html"):
         (artifact / name).write_bytes((verified[0] / name).read_bytes())
-    assert read_verdict(artifact).startswith("verified here")  # a copy of the same files
+    assert read_verdict(artifact).line.startswith("verified here")  # a copy of the same files
     manifest = Manifest.read(artifact)
     replace(manifest, scope="another").write(artifact)
-    assert read_verdict(artifact).startswith("not verified: the certificate is of another artifact")
+    assert read_verdict(artifact).line.startswith(
+        "not verified: the certificate is of another artifact"
+    )
 
 
 def test_hashes_alone_verify_nothing(artifact):
     from voxtral_onnx import verify
 
     assert verify(artifact, rungs=[]).verdict == "not judged"
-    assert read_verdict(artifact).startswith("not verified: the certificate judges nothing")
+    assert read_verdict(artifact).line.startswith("not verified: the certificate judges nothing")
     assert "NOT JUDGED" in (artifact / "certificate.html").read_text()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"verdict": "passed"}', b"\xff"])
 def test_an_unreadable_certificate_verifies_nothing(artifact, content):
     (artifact / "certificate.json").write_bytes(content)
-    assert read_verdict(artifact).startswith("not verified: certificate.json cannot be read")
+    assert read_verdict(artifact).line.startswith("not verified: certificate.json cannot be read")
 
 
 class Tags(HTMLParser):
@@ -190,19 +304,19 @@ def test_the_page_makes_nothing_of_what_it_is_told(word):
 def test_a_certificate_says_whose_word_it_is(verified, monkeypatch, run):
     """Here, where somebody else made it, and where it was downloaded."""
     folder, how = verified[0], f"verify it yourself: voxtral-onnx verify {verified[0]}"
-    said = read_verdict(folder)
+    said = read_verdict(folder).line
     assert said.startswith("its maker says: verified on 20") and said.endswith(f"; {how}")
     assert said in run("inspect", folder).out
     home = folder.parent.parent / "home" / "voxtral-onnx" / "org--name"
     home.mkdir(parents=True)
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(home.parents[1]))
     copy = shutil.copytree(folder, home / "0123456789abcdef")
-    assert read_verdict(copy).startswith("its publisher, org/name, says: verified on 20")
+    assert read_verdict(copy).line.startswith("its publisher, org/name, says: verified on 20")
 
     monkeypatch.setenv("XDG_STATE_HOME", str(folder.parent / "state"))
-    assert read_verdict(folder).startswith("verified here on 20")
-    assert read_verdict(copy).startswith("verified here on 20")  # the same bytes
-    published = read_verdict(folder, published=True)
+    assert read_verdict(folder).line.startswith("verified here on 20")
+    assert read_verdict(copy).line.startswith("verified here on 20")  # the same bytes
+    published = read_verdict(folder, published=True).line
     assert published.startswith("its maker says: verified on 20")
     assert published.endswith("verify it yourself: voxtral-onnx verify FOLDER")
 
@@ -212,7 +326,7 @@ def test_a_certificate_says_whose_word_it_is(verified, monkeypatch, run):
     certificate.write_bytes(
         certificate.read_bytes().replace(b'"claim"', b'"is_own": true, "claim"')
     )
-    assert read_verdict(copy).startswith("its publisher, org/name, says")
+    assert read_verdict(copy).line.startswith("its publisher, org/name, says")
 
 
 def test_a_verdict_is_that_of_its_findings(verified):
@@ -222,7 +336,7 @@ def test_a_verdict_is_that_of_its_findings(verified):
     assert values["verdict"] == "passed"
     values["findings"][-1]["status"] = "failed"
     (copy / "certificate.json").write_text(json.dumps(values))
-    assert "says: FAILED on 20" in read_verdict(copy)
+    assert "says: FAILED on 20" in read_verdict(copy).line
 
 
 def test_a_certificate_that_cannot_be_remembered_is_said_to_be(tmp_path, monkeypatch):
@@ -250,13 +364,13 @@ def test_a_self_test_is_what_a_host_can_run(verified, key, value, run):
     values = json.loads((copy / "certificate.json").read_text())
     values["details"]["q4f16"]["self_test"][key] = value
     (copy / "certificate.json").write_text(json.dumps(values))
-    assert read_self_tests(copy) == {}
-    assert read_verdict(copy).startswith("not verified: certificate.json cannot be read")
+    assert read_self_test(copy, "q4f16") == "certificate.json cannot be read"
+    assert read_verdict(copy).line.startswith("not verified: certificate.json cannot be read")
 
 
 def test_a_certificate_is_read_within_its_budget(artifact):
     with (artifact / "certificate.json").open("wb") as file:
         file.truncate(1 << 30)
-    assert read_verdict(artifact).startswith("not verified: certificate.json cannot be read")
+    assert read_verdict(artifact).line.startswith("not verified: certificate.json cannot be read")
     (artifact / "certificate.json").write_bytes(b"[" * 100_000)
-    assert read_verdict(artifact).startswith("not verified: certificate.json cannot be read")
+    assert read_verdict(artifact).line.startswith("not verified: certificate.json cannot be read")

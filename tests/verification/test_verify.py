@@ -23,6 +23,7 @@ from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.device.cpu import Cpu
 from voxtral_onnx.runtime.device.open import open_device
 from voxtral_onnx.verification import checks
+from voxtral_onnx.verification import verify as running
 from voxtral_onnx.verification.artifact_model import ArtifactModel
 from voxtral_onnx.verification.certificate import read_verdict
 from voxtral_onnx.verification.stage_parity import probe
@@ -42,7 +43,7 @@ def failures(folder, **options) -> list:
     assert caught.value.exit_code == 8
     assert json.loads((folder / "certificate.json").read_text())["verdict"] == "failed"
     assert "FAILED" in (folder / "certificate.html").read_text()
-    assert read_verdict(folder).startswith("FAILED")
+    assert read_verdict(folder).line.startswith("FAILED")
     first = caught.value.report.failures[0]
     assert f"rung {first.rung}, {first.check}: {first.summary}" in str(caught.value)
     return caught.value.report.failures
@@ -170,8 +171,8 @@ def test_intact_toy_passes_the_rungs_of_graphs_and_streams(toy, toy_checkpoint):
     certificate = verify(toy, checkpoint=toy_checkpoint, rungs=[1, 3, 4])
     assert {finding.status for finding in certificate.findings} == {"passed"}
     assert {finding.rung for finding in certificate.findings} == {0, 1, 3, 4}
-    assert certificate.not_checked == ()
-    assert read_verdict(toy).endswith("q4 on rungs 0, 1, 3, 4")
+    assert certificate.not_checked == ("rungs 2, 5 and 6: not run (not asked for)",)
+    assert "q4 on rungs 0, 1, 3, 4; " in read_verdict(toy).line
     stages = certificate.details["q4"]["stages"]
     assert [stage["name"] for stage in stages][:2] == [
         "audio_tower.embedder",
@@ -198,8 +199,11 @@ def test_what_is_open_without_the_checkpoint_is_said(toy):
         "passed",
         "passed",
     ]
-    (sentence,) = certificate.not_checked
-    assert "Whether the weights are the checkpoint's" in sentence
+    assert certificate.not_checked[:2] == (
+        "rungs 1, 4, 5 and 6: not run (not asked for)",
+        "rung 3, weights against the checkpoint: not run (no checkpoint was given)",
+    )
+    assert "Whether the weights are the checkpoint's" in certificate.not_checked[2]
 
 
 def test_cache_rows_that_shift_one_too_far_are_found(toy):
@@ -273,11 +277,11 @@ def test_a_device_that_cannot_run_everything_is_reported(toy, monkeypatch, opera
     monkeypatch.setattr(checks, "open_device", lambda name, dtype: Partial(graphs))
     certificate = verify(toy, rungs=[1, 3])
     found = {finding.check: finding for finding in certificate.findings}
-    assert certificate.verdict == "passed"
+    assert certificate.verdict == "partly passed"
     assert found["partial:0 against CPU"].status == ("passed" if stages == 1000 else "not run")
     if stages < 1000:
         assert any(
-            "partial:0 against CPU: partial:0: no kernel for Conv." in line
+            "partial:0 against CPU: not run (partial:0: no kernel for Conv)" in line
             for line in certificate.not_checked
         )
     assert ("operators on partial:0" in found) == (operators == 1)
@@ -301,9 +305,9 @@ def test_a_precision_that_a_device_cannot_run_is_reported(toy):
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has no CUDA")
     certificate = verify(toy, rungs=[3])
-    assert certificate.verdict == "passed"
+    assert certificate.verdict == "partly passed"
     assert any(
-        "cuda against CPU: CUDA has attention in float16 only" in line
+        "cuda against CPU: not run (CUDA has attention in float16 only" in line
         for line in certificate.not_checked
     )
 
@@ -314,6 +318,11 @@ def test_wrong_arguments_are_refused(toy, tiny_artifact, run):
     )
     run("verify", toy, "--rungs", "7").assert_refused(2, "expected some of 0 to 6, got 7")
     run("verify", toy, "--rungs", "a").assert_refused(2, "numbers from 0 to 6")
+    run("verify", toy, "--rungs", "3-1").assert_refused(2, "numbers from 0 to 6")
+    run("verify", toy, "--require", "0-9").assert_refused(2, "expected some of 0 to 6, got 9")
+    run("verify", toy, "--rungs", "1,4", "--require", "all").assert_refused(
+        2, "rungs 2, 3, 5 and 6 would not run", "rungs 0, 1 and 4 only"
+    )
     run("verify", toy, "--precision", "q8").assert_refused(2, "the artifact has q4")
     run("verify", toy, "--audio", toy / "none.wav", "--rungs", "4").assert_refused(6, "none.wav")
     assert not (toy / "certificate.json").exists()
@@ -325,9 +334,29 @@ def test_the_command_line_prints_the_rungs_and_fails(toy, run):
     assert (
         "graphs against modules" in passed.out and "not checked: Whether the weights" in passed.out
     )
-    assert re.search(r"^passed in \d+ s$", passed.out, re.MULTILINE)
+    last = passed.out.splitlines()[-1]
+    assert re.fullmatch(r"PARTLY VERIFIED \(1 of 7\): q4 on rung 0, in \d+ s", last)
     edit_graph(toy, "decoder", widen_a_window)
     failed = run("verify", toy, "--rungs", "3", "--json")
     assert failed.code == 8
     assert json.loads(failed.out)["verdict"] == "failed"
     assert f"error: {toy}: q4, rung 3, graphs against modules: graph error" in failed.err
+
+
+def test_what_is_required_must_have_run_and_been_judged(toy, toy_checkpoint, run):
+    """Or the exit code is 8, though nothing failed, and a sentence names the rungs."""
+    enough = run("verify", toy, "--rungs", "0-1,3", "--require", "0,1")
+    assert enough.code == 0 and "PARTLY VERIFIED (2 of 7)" in enough.out
+    short = run("verify", toy, "--rungs", "1,3", "--require", "0-1,3", "--json")
+    assert short.code == 8 and json.loads(short.out)["verdict"] == "partly passed"
+    assert json.loads(short.out)["passed_rungs"] == [0, 1]
+    assert "rung 3: required, but not all of it was run and judged" in short.err
+    assert "no checkpoint was given" in short.err and short.err.count("error: ") == 1
+    whole = ("--checkpoint", toy_checkpoint, "--rungs", "3", "--require", "3")
+    assert run("verify", toy, *whole).code == 0
+
+
+def test_without_the_packages_of_a_rung_it_is_left_open(toy, toy_checkpoint, run, monkeypatch):
+    monkeypatch.setattr(running, "transformers_version", lambda: None)
+    short = run("verify", toy, "--rungs", "2", "--require", "2")
+    assert short.code == 8 and "rung 2: not run (transformers is missing)" in short.err

@@ -1,4 +1,4 @@
-/** A headless Chromium, and what tests look at in its pages. */
+/** Helpers to start a headless Chromium and to read its pages. */
 
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -9,7 +9,7 @@ import { SAMPLES, WEB } from './samples.js'
 /** @typedef {import('playwright-core').Page} Page */
 
 export const CLIP = 'digits-espeak.wav'
-const PATIENCE = Number(process.env.PATIENCE ?? 120_000) // milliseconds; a busy machine with two cores
+const PATIENCE = Number(process.env.PATIENCE ?? 120_000) // milliseconds, enough on a busy machine with two cores
 const SHOTS = process.env.SCREENSHOTS // a folder to write screenshots to
 const FLAGS = ['--headless=new', '--no-sandbox', '--disable-background-networking', '--disable-component-update', '--disable-dev-shm-usage']
 export const SWIFTSHADER = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan', '--use-vulkan=swiftshader']
@@ -17,7 +17,7 @@ export const NO_GPU = ['--disable-gpu', '--disable-features=WebGPU', '--disable-
 const FAKE_MICROPHONE = ['--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream']
 
 /**
- * A microphone that plays the clip.
+ * Return the flags of a fake microphone that plays the clip.
  * @param {boolean} repeats
  */
 export const microphone = (repeats) => [
@@ -29,7 +29,7 @@ export const microphone = (repeats) => [
 const profiles = []
 
 /**
- * A browser with a profile of its own, so that what it keeps lasts over its pages.
+ * Launch a browser with a profile of its own, whose storage its pages share.
  * @param {string[]} flags
  */
 export async function launch(flags) {
@@ -45,12 +45,13 @@ export async function launch(flags) {
   return browser
 }
 
-/** Remove what the browsers kept. */
+/** Delete the profiles of all browsers. */
 export async function removeProfiles() {
   for (const profile of profiles) await rm(profile, { recursive: true, force: true })
 }
 
 /**
+ * Take a screenshot where SCREENSHOTS is set.
  * @param {Page} page
  * @param {string} name
  */
@@ -59,7 +60,7 @@ export async function shoot(page, name) {
 }
 
 /**
- * What axe finds wrong for people who do not see, hear or point as others do.
+ * Return the accessibility problems that axe finds.
  * @param {Page} page
  */
 export async function violations(page) {
@@ -69,13 +70,13 @@ export async function violations(page) {
 }
 
 /**
- * The transcript that the page shows.
+ * Return the transcript that the page shows.
  * @param {Page} page
  */
 export const text = (page) => page.$$eval('#transcript p span', (spans) => spans.map((span) => span.textContent).join('').trim())
 
 /**
- * Wait for so many whole segments.
+ * Wait until the page shows so many complete segments.
  * @param {Page} page
  * @param {number} count
  */
@@ -83,7 +84,7 @@ export const waitForWords = (page, count) =>
   page.waitForFunction((n) => document.querySelectorAll('#transcript p span:not(.pending)').length >= n, count)
 
 /**
- * The sentence that the page shows when something did not work.
+ * Wait for the page's error message and return it.
  * @param {Page} page
  */
 export async function failure(page) {

@@ -1,4 +1,4 @@
-/** The page and the engine in a headless Chromium: in WebAssembly, and with WebGPU on a software adapter. */
+/** Tests of the page and the engine in a headless Chromium: in WebAssembly, and with WebGPU on a software adapter. */
 
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
@@ -35,8 +35,8 @@ test('the page, without WebGPU', async (t) => {
     await t.test('says what it will download, and downloads nothing before a click', async () => {
       await page.goto(`${server.url}`)
       await page.waitForSelector('#load:not([hidden])')
-      assert.match((await page.textContent('#what')) ?? '', /^q4 on the CPU \(WebAssembly\): \d+ MB to download\.$/)
-      assert.match((await page.textContent('#notes')) ?? '', /running on the CPU in WebAssembly: .*WebGPU/)
+      assert.match((await page.textContent('#what')) ?? '', /^The model runs in precision q4 on the CPU \(WebAssembly\): \d+ MB to download\.$/)
+      assert.match((await page.textContent('#notes')) ?? '', /Running on the CPU in WebAssembly: .*WebGPU/)
       assert.ok(!server.requests.some(({ path }) => path.includes('onnx_data')))
       assert.deepEqual(await violations(page), [])
       await shoot(page, 'first-visit')
@@ -45,8 +45,8 @@ test('the page, without WebGPU', async (t) => {
       await page.focus('#load')
       await page.keyboard.press('Enter')
       await page.waitForSelector('#listen:not([hidden])')
-      assert.match((await page.textContent('#what')) ?? '', /all here\.$/)
-      assert.match((await page.textContent('#notes')) ?? '', /not self-tested: no certificate of this artifact/)
+      assert.match((await page.textContent('#what')) ?? '', /already on this computer\.$/)
+      assert.match((await page.textContent('#notes')) ?? '', /Not self-tested: this model has no valid certificate; .* verify ARTIFACT\.$/)
       assert.equal(await page.textContent('#delay-value'), '480 ms')
       await page.focus('#file')
       const [chooser] = await Promise.all([page.waitForEvent('filechooser'), page.keyboard.press('Space')])
@@ -74,7 +74,7 @@ test('the page, without WebGPU', async (t) => {
       try {
         await page.reload()
         await page.waitForSelector('#listen:not([hidden])')
-        assert.match((await page.textContent('#what')) ?? '', /all here/)
+        assert.match((await page.textContent('#what')) ?? '', /already on this computer/)
         assert.equal(await text(page), expected.text)
         assert.deepEqual(server.requests.filter(({ path }) => path !== '/sw.js'), []) // which the browser asks for by itself
       } finally {
@@ -92,7 +92,7 @@ test('the page, without WebGPU', async (t) => {
       await page.waitForFunction(() => document.querySelector('#microphone')?.textContent === 'Start the microphone')
       await waitForWords(page, 3)
       assert.match(await text(page), /zero eight/)
-      assert.match((await page.textContent('#meter')) ?? '', /RTF [\d.]+, latency \d+ ms/)
+      assert.match((await page.textContent('#meter')) ?? '', /^[\d.]+ s of audio, [\d.]+ s behind, real-time factor [\d.]+, latency \d+ ms/)
     })
     await t.test('failures are sentences with a next step', async () => {
       await page.setInputFiles('#file', { name: 'notes.txt', mimeType: 'text/plain', buffer: Buffer.from('no sound') })
@@ -101,13 +101,13 @@ test('the page, without WebGPU', async (t) => {
       await page.setInputFiles('#file', path.join(SAMPLES, 'long-mixed.wav'))
       await page.waitForFunction(() => document.querySelector('#microphone')?.textContent === 'Stop')
       await page.setInputFiles('#file', path.join(SAMPLES, CLIP))
-      assert.match(await failure(page), /something is being transcribed; wait for its end, or press Stop/)
+      assert.match(await failure(page), /another recording is being transcribed; wait until it ends, or press Stop/)
       await page.click('#microphone')
       await page.waitForFunction(() => document.querySelector('#microphone')?.textContent === 'Start the microphone')
       await page.click('#remove')
       await page.waitForSelector('#load:not([hidden])')
       await page.goto(`${server.url}?artifact=nothing/`)
-      assert.match(await failure(page), /the server says 404; check the artifact's address/)
+      assert.match(await failure(page), /the server answered 404; check the artifact's address/)
       await shoot(page, 'error-artifact')
       await page.goto(`${server.url}?device=webgpu`)
       assert.match(await failure(page), /WebGPU/)
@@ -119,12 +119,12 @@ test('the page, without WebGPU', async (t) => {
       await page.goto(`${server.url}`)
       await page.click('#load')
       await page.waitForSelector('#listen:not([hidden])')
-      assert.match((await page.textContent('#what')) ?? '', /all here, self-tested against its maker’s certificate\.$/)
-      assert.doesNotMatch((await page.textContent('#notes')) ?? '', /not self-tested/)
+      assert.match((await page.textContent('#what')) ?? '', /already on this computer, self-tested against its maker’s certificate\.$/)
+      assert.doesNotMatch((await page.textContent('#notes')) ?? '', /not self-tested/i)
       await browser.setOffline(true) // the certificate and the clip are kept
       await page.reload()
       await page.waitForSelector('#listen:not([hidden])')
-      assert.match((await page.textContent('#what')) ?? '', /all here, self-tested against its maker’s certificate\.$/)
+      assert.match((await page.textContent('#what')) ?? '', /already on this computer, self-tested against its maker’s certificate\.$/)
       await browser.setOffline(false)
       server.files.set('/artifact/certificate.json', Buffer.from(await certificate(manifest, 1)))
       await page.reload()
@@ -142,9 +142,9 @@ test('the page, without WebGPU', async (t) => {
     assert.deepEqual(problems, [])
     await t.test('a stranger’s link loads no model', async () => {
       for (const [asked, sentence] of [
-        [stranger.url, /the link asks for a model from http:\/\/localhost:\d+, and this page loads models from its own site/],
-        ['data:application/json,{}', /by something else than an http or https address without a password/],
-        [`http://name:word@${new URL(`${server.url}`).host}/artifact/`, /without a password/],
+        [stranger.url, /the link asks for a model from http:\/\/localhost:\d+, but this page loads models from its own site/],
+        ['data:application/json,{}', /the link's model address is not an http or https address, or holds a password/],
+        [`http://name:word@${new URL(`${server.url}`).host}/artifact/`, /holds a password/],
       ]) {
         await page.goto(`${server.url}?artifact=${encodeURIComponent(`${asked}`)}`)
         assert.match(await failure(page), /** @type {RegExp} */ (sentence))
@@ -221,7 +221,7 @@ test('downloads are kept over closed tabs, and a corrupted byte is refused', asy
         server.cuts.set('/weights', 100)
         const broken = await download([], withoutFiles)
         assert.equal(broken.name, 'StorageError')
-        assert.match(broken.message, /broke off .* it goes on where it stopped/)
+        assert.match(broken.message, /was interrupted .* it resumes where it stopped/)
 
         server.requests.length = 0
         const whole = await download([], withoutFiles)
@@ -327,7 +327,7 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
       Array.from((await clip('command-hibari.wav')).subarray(0, 1.5 * 16000)),
     )
     assert.deepEqual([result.inspection.deviceName, result.inspection.precision], ['webgpu', 'q4'])
-    assert.match(result.inspection.notes.join(' '), /no shader-f16/)
+    assert.match(result.inspection.notes.join(' '), /no float16 \(shader-f16\)/)
     const decided = (1.5 * 12.5 - 6) | 0 // tokens, less the delay
     const words = ids.map((/** @type {number} */ id, /** @type {number} */ i) => [i, id]).slice(0, decided)
     assert.deepEqual(result.words, words.filter(([, id]) => id >= 1000))

@@ -1,6 +1,6 @@
 /**
- * The engine on WebGPU in float16, in Node.js on Dawn: Python’s tokens while both windows roll, of captured
- * calls. Chromium’s software adapter has no float16.
+ * A test of the engine on WebGPU in float16 with captured calls, in Node.js on Dawn: Python’s tokens, over shifts of both
+ * caches. Chromium’s software adapter has no float16.
  */
 
 import assert from 'node:assert/strict'

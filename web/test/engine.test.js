@@ -1,4 +1,4 @@
-/** The engine in WebAssembly: the tokens of the Python runtime, on the same artifact. */
+/** Tests of the engine in WebAssembly: it gives the tokens of the Python runtime on the same artifact. */
 
 import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
@@ -31,9 +31,10 @@ before(async () => {
 after(() => transcriber.close())
 
 /**
+ * Transcribe samples that arrive in chunks.
  * @param {Float32Array} samples
- * @param {number} size of the chunks that arrive
- * @param {boolean} [isHeldUp] they arrive one by one, but are all transcribed together: a page in a hidden tab
+ * @param {number} size of the chunks
+ * @param {boolean} [isHeldUp] all chunks are transcribed together, as by a page that was in a hidden tab
  */
 async function transcribe(samples, size, isHeldUp = false) {
   const live = new Live(transcriber.stream({ stopAtEos: true }), () => {})

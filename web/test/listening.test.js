@@ -1,4 +1,4 @@
-/** What happens to a microphone and to downloads in the hands of people: refused, paused, hidden, full, dropped. */
+/** Tests of the microphone and of downloads in use: refused, paused, in a hidden tab, on a full disk, dropped. */
 
 import assert from 'node:assert/strict'
 import path from 'node:path'
@@ -20,18 +20,18 @@ after(async () => {
   await removeProfiles()
 })
 
-/** Seconds of sound that the page says it has taken. @param {Page} page */
+/** Return the seconds of audio that the page says it has captured. @param {Page} page */
 const captured = async (page) => parseFloat((await page.textContent('#meter')) ?? '')
 
 /**
- * Wait until the page has taken so many seconds of sound.
+ * Wait until the page has captured so many seconds of audio.
  * @param {Page} page
  * @param {number} seconds
  */
 const waitForSound = (page, seconds) =>
   page.waitForFunction((least) => parseFloat(document.querySelector('#meter')?.textContent ?? '') >= least, seconds)
 
-/** Remember what the page asks of the browser. */
+/** Record the microphones and wake locks that the page requests from the browser. */
 function watch() {
   const asked = /** @type {Record<'audio' | 'tracks' | 'locks', any[]>} */ ({ audio: [], tracks: [], locks: [] })
   Object.assign(globalThis, { asked })
@@ -51,7 +51,7 @@ function watch() {
 }
 
 /**
- * Hide or show a tab as browsers do, which take the lock of the screen back; headless ones show every tab.
+ * Hide or show a tab as browsers do, which release its wake lock; headless browsers show every tab.
  * @param {Page} page
  * @param {'hidden' | 'visible'} visibility
  */
@@ -75,7 +75,7 @@ test('a microphone in use', async (t) => {
     await waitForWords(page, 1)
     await t.test('a pause takes nothing in, and goes on', async () => {
       await page.click('#pause')
-      assert.deepEqual([await page.textContent('#pause'), await page.getAttribute('#pause', 'aria-pressed')], ['Go on', 'true'])
+      assert.deepEqual([await page.textContent('#pause'), await page.getAttribute('#pause', 'aria-pressed')], ['Resume', 'true'])
       await page.waitForFunction(() => document.querySelector('#level')?.getAttribute('value') === '0')
       let before = NaN
       while (before !== (before = await captured(page))) await page.waitForTimeout(1000) // what was on its way
@@ -137,7 +137,7 @@ test('what is missing is named, with a next step', async (t) => {
       server.requests.length = 0
       await devtools.send('Storage.overrideQuotaForOrigin', { origin, quotaSize: 1e6 })
       await page.click('#load')
-      assert.match(await failure(page), /the model needs \d+ MB more disk space than the browser lets this page keep; free disk space or delete/)
+      assert.match(await failure(page), /the model needs \d+ MB of disk space, .* the browser gives this page.*; free disk space or delete/)
       assert.deepEqual(weights(), [])
       assert.deepEqual(await violations(page), [])
       await shoot(page, 'error-space')
@@ -149,13 +149,13 @@ test('what is missing is named, with a next step', async (t) => {
       const permission = { name: /** @type {any} */ ('microphone') }
       await devtools.send('Browser.setPermission', { permission, setting: 'denied', origin })
       await page.click('#microphone')
-      assert.match(await failure(page), /was not allowed to use the microphone; allow it beside the address, then start again/)
+      assert.match(await failure(page), /may not use the microphone; allow it in the site settings beside the address, then start/)
       assert.equal(await page.textContent('#microphone'), 'Start the microphone')
       await shoot(page, 'error-refused')
       await devtools.send('Browser.setPermission', { permission, setting: 'granted', origin })
       await page.$eval('#device', (select) => select.append(new Option('unplugged', 'unplugged', true, true)))
       await page.click('#microphone')
-      await page.waitForFunction(() => document.querySelector('#error')?.textContent?.includes('the chosen microphone is gone; choose another'))
+      await page.waitForFunction(() => document.querySelector('#error')?.textContent?.includes('the chosen microphone is not connected any more; choose another'))
       await page.setInputFiles('#file', path.join(SAMPLES, CLIP))
       await waitForWords(page, expected.segments.length)
       assert.equal(await text(page), expected.text)
@@ -182,8 +182,8 @@ test('what is missing is named, with a next step', async (t) => {
       await waitForWords(page, expected.segments.length)
       assert.equal(await text(page), expected.text)
       await drop(devtools, SAMPLES)
-      assert.match(await failure(page), /the folder holds no voxtral_onnx\.json: not an exported artifact/)
-      assert.match((await page.textContent('#what')) ?? '', /all here/)
+      assert.match(await failure(page), /the folder holds no voxtral_onnx\.json, so it is no exported model/)
+      assert.match((await page.textContent('#what')) ?? '', /already on this computer/)
       assert.equal(await page.isHidden('#listen'), false) // what is loaded stays
       await shoot(page, 'error-folder')
     })
@@ -192,7 +192,7 @@ test('what is missing is named, with a next step', async (t) => {
   }
 })
 
-/** Hashes of the files in the browser's store. @param {Page} page */
+/** Return the hashes of the files in the browser's store. @param {Page} page */
 function keptFiles(page) {
   return page.evaluate(async () => {
     const root = await (await navigator.storage.getDirectory()).getDirectoryHandle('voxtral-onnx', { create: true })
@@ -203,7 +203,7 @@ function keptFiles(page) {
 }
 
 /**
- * A file or folder from outside of the browser.
+ * Drop a file or folder on the page.
  * @param {import('playwright-core').CDPSession} devtools
  * @param {string} file
  */

@@ -1,4 +1,4 @@
-/** Changed manifests that Python has judged (tests/web/test_manifests.py): JavaScript takes and refuses the same ones. */
+/** A test with changed manifests that tests/web/test_manifests.py writes: JavaScript takes and refuses those Python does. */
 
 import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
@@ -6,7 +6,7 @@ import { test } from 'node:test'
 import { ArtifactError } from '../src/shared/errors.js'
 import { Manifest } from '../src/engine/manifest.js'
 
-/** @param {string} text */
+/** Return the message with which a manifest is refused; undefined where it is taken. @param {string} text */
 function refusal(text) {
   try {
     new Manifest(text)

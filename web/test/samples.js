@@ -1,4 +1,4 @@
-/** The embedded model's artifact and sample clips, and what Python makes of them. */
+/** The embedded model's artifact and sample clips, and Python's transcripts of them. */
 
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
@@ -10,7 +10,7 @@ export const SAMPLES = path.join(WEB, '../assets/tiny/samples')
 export const GOLDEN = path.join(WEB, '../tests/golden')
 
 /**
- * Clips by name: ids, texts and margins of the Python runtime on the same artifact and machine.
+ * Return the transcripts of the Python runtime on the same artifact and machine, by the name of the clip.
  * @returns {Promise<Record<string, {ids: number[], margins: number[], text: string, segments: any[]}>>}
  */
 export async function pythonTranscripts() {
@@ -20,9 +20,9 @@ export async function pythonTranscripts() {
 }
 
 /**
- * A certificate as `voxtral-onnx verify` writes it beside the manifest, of what its self-test is read from.
+ * Return a certificate with the fields that the self-test reads, as `voxtral-onnx verify` writes it beside the manifest.
  * @param {string} manifest
- * @param {number} [added] to every id, for a test that must fail
+ * @param {number} [added] number added to every token id, for a self-test that must fail
  */
 export async function certificate(manifest, added = 0) {
   const clip = 'command-hibari.wav'
@@ -32,7 +32,7 @@ export async function certificate(manifest, added = 0) {
 }
 
 /**
- * A 16-bit mono WAV as samples.
+ * Read a 16-bit mono WAV as samples.
  * @param {string} name
  */
 export async function clip(name) {

@@ -1,4 +1,4 @@
-/** A server for tests: the page under its policy, an artifact, and faults on request. */
+/** An HTTP server for tests: the page under its policy, an artifact, and faults on demand. */
 
 import { createReadStream, readFileSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
@@ -16,7 +16,7 @@ const TYPES = /** @type {Record<string, string>} */ ({
 })
 
 const PAGE = readFileSync(path.join(import.meta.dirname, '../index.html'), 'utf8')
-// serve sends it as a header too, which is what workers go by
+// A header, as `serve` sends it: workers obey the header of their script and not the page's meta element
 const POLICY = /Content-Security-Policy"\s+content="([^"]+)"/.exec(PAGE)?.[1].replaceAll(/\s+/g, ' ') ?? ''
 
 export class TestServer {
@@ -25,13 +25,14 @@ export class TestServer {
     this.folders = folders
     /** @type {{path: string, range: string | undefined}[]} */
     this.requests = []
-    /** @type {Map<string, Buffer>} made up in memory, by path */
+    /** @type {Map<string, Buffer>} files in memory, by path */
     this.files = new Map()
-    /** @type {Map<string, number>} break the next answer for a path after so many bytes */
+    /** @type {Map<string, number>} bytes after which the next answer for a path breaks off */
     this.cuts = new Map()
     this.server = http.createServer((request, response) => this.answer(request, response))
   }
 
+  /** Listen on a free port. */
   async listen() {
     await new Promise((resolve) => this.server.listen(0, '127.0.0.1', () => resolve(undefined)))
     const { port } = /** @type {import('node:net').AddressInfo} */ (this.server.address())
@@ -39,12 +40,14 @@ export class TestServer {
     return this
   }
 
+  /** Close all connections. */
   close() {
     this.server.closeAllConnections()
     return new Promise((resolve) => this.server.close(resolve))
   }
 
   /**
+   * Answer with a file or the end of it, or break off.
    * @param {http.IncomingMessage} request
    * @param {http.ServerResponse} response
    */
@@ -62,8 +65,10 @@ export class TestServer {
       'cross-origin-opener-policy': 'same-origin',
       'cross-origin-embedder-policy': 'require-corp',
       'accept-ranges': 'bytes',
-      ...(typeof found === 'string' ? { 'content-security-policy': POLICY } : {}), // pages made up by tests run scripts of theirs
+      ...(typeof found === 'string' ? { 'content-security-policy': POLICY } : {}), // pages in memory run the tests' own scripts
     })
+
+    // Send it
     const cut = this.cuts.get(pathname)
     if (cut !== undefined) {
       this.cuts.delete(pathname)
@@ -76,7 +81,7 @@ export class TestServer {
     else response.end(found.subarray(start))
   }
 
-  /** @param {string} pathname */
+  /** Return the content or the file of a path. @param {string} pathname */
   async find(pathname) {
     const made = this.files.get(pathname)
     if (made) return made

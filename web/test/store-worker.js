@@ -1,4 +1,4 @@
-/** One download into the browser's store, for browser.test.js. */
+/** A worker for browser.test.js that downloads one file into the browser's store. */
 
 import { download } from '../src/engine/download.js'
 import { errorValues } from '../src/shared/errors.js'

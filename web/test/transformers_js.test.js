@@ -1,4 +1,4 @@
-/** transformers.js in a headless Chromium: an artifact's first tokens of a clip, on a software WebGPU. */
+/** A test of transformers.js in a headless Chromium: the first tokens of a clip, on a software WebGPU adapter. */
 
 import assert from 'node:assert/strict'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -11,9 +11,9 @@ import { ARTIFACT, WEB, clip, pythonTranscripts } from './samples.js'
 import { TestServer } from './server.js'
 
 const CLIP = 'digits-espeak.wav'
-const PATIENCE = Number(process.env.PATIENCE ?? 240_000) // milliseconds; a busy machine with two cores
+const PATIENCE = Number(process.env.PATIENCE ?? 240_000) // milliseconds, enough on a busy machine with two cores
 const NUM_TOKENS = 5 // to the first word; software takes seconds for each
-const SURE = 0.05 // a lead of the best logit that other kernels do not turn
+const SURE = 0.05 // margin of the best logit above which rounding in other kernels does not change the token
 const FLAGS = ['--headless=new', '--no-sandbox', '--disable-background-networking', '--disable-component-update', '--disable-dev-shm-usage']
 const SWIFTSHADER = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan', '--use-vulkan=swiftshader']
 

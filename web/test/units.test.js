@@ -1,4 +1,4 @@
-/** The parts without a model, over the same golden files as tests/runtime/test_golden.py. */
+/** Tests of the parts without a model, over the same golden files as tests/runtime/test_golden.py. */
 
 import assert from 'node:assert/strict'
 import { File } from 'node:buffer'
@@ -14,7 +14,7 @@ import { ArtifactError, AudioError, DeviceError, StorageError, UsageError, error
 import { roundHalfEven, toFloat16 } from '../src/shared/float16.js'
 import { CacheSpec, Manifest, PIECE_SIZE } from '../src/engine/manifest.js'
 import { Resampler } from '../src/shared/resample.js'
-import { group } from '../src/engine/segments.js'
+import { group, within } from '../src/engine/segments.js'
 import { readSelfTest } from '../src/engine/self-test.js'
 import { Stream } from '../src/engine/stream.js'
 import { TextPieces, Tokenizer } from '../src/engine/tokenizer.js'
@@ -26,7 +26,7 @@ import { TestServer } from './server.js'
 
 const TOKENS = { bos: 1, eos: 2, streaming_pad: 32, streaming_word: 33, first_text: 1000 }
 
-/** @param {string} name */
+/** Read a golden file. @param {string} name */
 const golden = async (name) => JSON.parse(await readFile(path.join(GOLDEN, `${name}.json`), 'utf8'))
 const manifestText = () => readFile(path.join(ARTIFACT, 'voxtral_onnx.json'), 'utf8')
 
@@ -123,7 +123,7 @@ test('tokens become text as soon as characters are whole', async () => {
 })
 
 test('segments have Python’s times', async () => {
-  for (const { tokens, segments } of Object.values(await golden('segments'))) {
+  for (const { tokens, segments, within: ends } of Object.values(await golden('segments'))) {
     const given = tokens.map((/** @type {any} */ t, /** @type {number} */ index) => ({ ...t, index, tokenId: t.token_id, blankMargin: 0 }))
     const found = [...group(given, TOKENS)]
     assert.deepEqual(found.map((s) => [s.id, s.text, s.tokenIds]), segments.map(/** @param {any} s */ (s) => [s.id, s.text, s.token_ids]))
@@ -131,6 +131,7 @@ test('segments have Python’s times', async () => {
       assert.ok(Math.abs(segment.start - segments[i].start) < 1e-3 && Math.abs(segment.end - segments[i].end) < 1e-3)
       assert.ok(Math.abs(segment.logprob - segments[i].avg_logprob) < 1e-4)
     }
+    assert.deepEqual(found.map((s) => within(s, 0.16)).map((s) => [s.start, s.end]), ends)
   }
 })
 
@@ -262,25 +263,25 @@ test('device and precision are chosen before anything is downloaded', async () =
   }
   const whole = await withAdapter({ features: ['shader-f16', 'subgroups'] })
   assert.deepEqual([whole.precision, whole.notes], ['q4f16', []])
-  assert.match((await withAdapter({ features: ['shader-f16'] })).notes.join(), /no subgroups: every call is started anew/)
+  assert.match((await withAdapter({ features: ['shader-f16'] })).notes.join(), /no subgroups, so its calls cannot be captured and replayed/)
   const float32 = await withAdapter({})
   assert.equal(float32.precision, 'q4')
-  assert.match(float32.notes[0], /no shader-f16/)
+  assert.match(float32.notes[0], /no float16 \(shader-f16\), so the model runs in q4/)
   const cpu = await withAdapter(null)
   assert.deepEqual([cpu.deviceName, cpu.precision], ['wasm', 'q4'])
   assert.match(cpu.notes[0], /running on the CPU in WebAssembly: .* no graphics adapter/)
   await assert.rejects(withAdapter(undefined, { device: 'webgpu' }), DeviceError)
-  await assert.rejects(withAdapter({}, { precision: 'q4f16', device: 'webgpu' }), /shader-f16 is missing/)
+  await assert.rejects(withAdapter({}, { precision: 'q4f16', device: 'webgpu' }), /q4f16 does not run here: this graphics adapter has no float16/)
   await assert.rejects(withAdapter({ limits: { maxBufferSize: 1e5 } }, { device: 'webgpu' }), /maxBufferSize is 1 MB, q4 of this model needs/)
   const { q4f16 } = manifest.precisions
   const half = Object.assign(new Manifest(manifest.text), { precisions: { q4f16 } })
-  await assert.rejects(selectBackend(half), /the page has q4f16, and none of them runs here: .*float32; have q4 served too: voxtral-onnx serve/)
+  await assert.rejects(selectBackend(half), /this page offers q4f16, and none of them runs here: .*float32; serve q4 too: voxtral-onnx serve/)
   const small = { limits: { maxStorageBufferBindingSize: 1e5 } }
   await assert.rejects(withAdapter(small, { device: 'webgpu' }), /maxStorageBufferBindingSize is 1 MB, q4 of this model needs \d+ MB; use another computer/)
   assert.match((await withAdapter(small)).notes[0], /running on the CPU in WebAssembly: .*maxStorageBufferBindingSize/)
   const files = Object.fromEntries(Object.entries(manifest.files).map(([name, f]) => [name, { ...f, size: 1e9 }]))
   Object.assign(manifest, { files })
-  await assert.rejects(withAdapter(null), /needs WebGPU, on the CPU it cannot keep up/)
+  await assert.rejects(withAdapter(null), /needs WebGPU: on the CPU it could not keep up/)
 })
 
 test('downloads are checked piece by piece, resume, and refuse a corrupted byte', async () => {
@@ -322,7 +323,7 @@ test('downloads are checked piece by piece, resume, and refuse a corrupted byte'
   }
   await assert.rejects(download(url, 'weights', spec, memoryStore(), () => {}, [1]), StorageError)
   const missing = await new TestServer({}).listen()
-  await assert.rejects(download(`${missing.url}weights`, 'weights', spec, memoryStore(), () => {}, [1]), /the server says 404/)
+  await assert.rejects(download(`${missing.url}weights`, 'weights', spec, memoryStore(), () => {}, [1]), /the server answered 404/)
   await missing.close()
 })
 
@@ -364,7 +365,7 @@ test('errors keep their kind over the worker’s border', () => {
   assert.equal(errorOf(errorValues('text')).message, 'text')
 })
 
-/** @param {string} text */
+/** Return whether a manifest is taken. @param {string} text */
 function takes(text) {
   try {
     new Manifest(text)
@@ -375,6 +376,7 @@ function takes(text) {
   }
 }
 
+/** Return a store in memory. */
 function memoryStore() {
   /** @type {Map<string, Buffer>} */
   const files = new Map()
@@ -392,6 +394,7 @@ function memoryStore() {
 }
 
 /**
+ * Return a WAV of silence, in a header with a chunk of odd size.
  * @param {number} bits
  * @param {boolean} isFloat
  * @param {number} channels

@@ -1,17 +1,15 @@
-"""Families: which graphs there are for which hosts.
-
-Each calls their inputs and outputs as its hosts do.
-"""
+"""Families of graphs: each has the names, inputs and outputs that its hosts expect."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from ....errors import UsageError
+from ....escaping import quoted
 from . import native, portable, transformers_js
 from .spec import Family
 
-NATIVE = "native"  # what Python and the page run: every precision has it
+NATIVE = "native"  # the family that Python and the page run; every precision has it
 FAMILIES: dict[str, Family] = {
     NATIVE: native.FAMILY,
     "transformers_js": transformers_js.FAMILY,
@@ -21,12 +19,12 @@ ROOT_NAMES = frozenset(name for family in FAMILIES.values() for name in family.r
 
 
 def choose_families(names: Iterable[str]) -> tuple[str, ...]:
-    """These families and the native one, in the order in which they are made.
+    """Return some families and the native one, in the order in which they are exported.
 
     Raises:
-        UsageError: one that does not exist.
+        UsageError: a name is not that of a family.
     """
     asked = {NATIVE, *names}
     if unknown := sorted(asked - FAMILIES.keys()):
-        raise UsageError(f"family: expected some of {list(FAMILIES)}, got {unknown[0]!r}")
+        raise UsageError(f"family: expected some of {list(FAMILIES)}, got {quoted(unknown[0])}")
     return tuple(name for name in FAMILIES if name in asked)

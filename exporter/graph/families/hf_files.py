@@ -1,7 +1,4 @@
-"""The files that libraries in Hugging Face's style read first.
-
-Configurations, and the tokenizer.
-"""
+"""Make the configuration and tokenizer files that transformers.js and its like read first."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ ROOT_NAMES = (
 )
 DELAY_TOKENS = 6  # transformers.js's NUM_DELAY_TOKENS, which fixes the length of the prompt
 _NAMED = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-# What transformers.js's `processing_voxtral_realtime.js` has in its code instead of reading it.
+# Constants in the code of transformers.js's `processing_voxtral_realtime.js`
 _PROCESSOR = {
     "<s>": 1,
     "[STREAMING_PAD]": 32,
@@ -43,12 +40,15 @@ def root_files(
     tekken: Tekken,
     graphs: Mapping[str, Mapping[str, int]],
 ) -> dict[str, bytes]:
-    """Content of ROOT_NAMES; `graphs` has the number of data files of each graph, by precision.
+    """Return the content of the files ROOT_NAMES.
+
+    graphs: the number of data files of each graph, by precision and graph file.
 
     Raises:
-        CheckpointError: a checkpoint that transformers.js's processor does not fit, or a tokenizer
-            without a pattern.
+        CheckpointError: the checkpoint differs from the constants of transformers.js's processor,
+            or its tokenizer lacks a pattern.
     """
+    # Check the constants that transformers.js does not read from a file
     found = (
         tokens.bos,
         tokens.streaming_pad,
@@ -58,18 +58,21 @@ def root_files(
     for (name, expected), value in zip(_PROCESSOR.items(), found, strict=True):
         if value != expected:
             raise CheckpointError(
-                f"family transformers_js: {name}: its processor has {expected}, this checkpoint "
-                f"{value}; export with --family native"
+                f"family transformers_js: {name}: transformers.js needs {expected}, this "
+                f"checkpoint has {value}; export with --family native"
             )
+
+    # Name the special tokens that libraries know
     specials = tekken.names
     named = {name: text for name, text in _NAMED.items() if text in specials}
     ids = {"bos_token_id": tokens.bos, "eos_token_id": tokens.eos}
     pad = specials.index(_NAMED["pad_token"]) if "pad_token" in named else None
+
     extractor = _feature_extractor(config)
     processor = {"processor_class": "VoxtralRealtimeProcessor"}
     return {
         "config.json": _json(_config(config, ids, graphs)),
-        # A session ends when its audio does, or at </s>.
+        # Generation ends with the audio, or at </s>, so there is no limit on its length
         "generation_config.json": _json({**ids, "pad_token_id": pad, "max_length": None}),
         "preprocessor_config.json": _json({**processor, **extractor}),
         "processor_config.json": _json({**processor, "feature_extractor": extractor}),
@@ -81,13 +84,15 @@ def root_files(
 def _config(
     config: VoxtralConfig, ids: Mapping[str, int], graphs: Mapping[str, Mapping[str, int]]
 ) -> dict[str, Any]:
-    """The model's, with what transformers.js wants to know of the files."""
+    """Return `config.json`: the hyperparameters, and the numbers of data files of the graphs."""
     encoder, decoder = config.encoder, config.decoder
     counts = {
         PurePosixPath(path).name: count
         for files in graphs.values()
         for path, count in files.items()
     }
+
+    # In the layout of transformers' VoxtralRealtimeConfig
     return {
         "architectures": ["VoxtralRealtimeForConditionalGeneration"],
         "model_type": "voxtral_realtime",

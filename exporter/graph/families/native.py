@@ -1,4 +1,4 @@
-"""The native family: mel, encoder and decoder with caches in fixed buffers that the host owns."""
+"""The native family: encoder and decoder with key-value caches in buffers that the host owns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .spec import Family, GraphPlan, PlanOf, add_counts, cache_specs, fused_oper
 
 
 def plans(*, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
-    """Encoder and decoder."""
+    """Return the plans of encoder and decoder."""
     return (
         partial(encoder_plan, build=build, dtype=dtype, suffix=suffix),
         partial(decoder_plan, tokens=tokens, build=build, dtype=dtype, suffix=suffix),
@@ -23,7 +23,7 @@ FAMILY = Family(plans)
 
 
 def encoder_plan(config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix: str) -> GraphPlan:
-    """C tokens a call: 8c mel frames -> 4c encoder frames -> c audio embeddings; batch 1."""
+    """Plan the encoder: 8c mel frames -> 4c encoder frames -> c audio embeddings; batch 1."""
     stack, frames = config.encoder, config.audio.frames_per_token
     rows = f"{stack.downsample_factor}*chunk"
     states = [
@@ -54,11 +54,13 @@ def encoder_plan(config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix
 def decoder_plan(
     config: VoxtralConfig, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str
 ) -> GraphPlan:
-    """Embedding lookup, layers, head and greedy choice; batch > 1 only with seq = 1."""
+    """Plan the decoder: embedding lookup, layers, head, greedy choice; batch > 1 needs seq = 1."""
     stack = config.decoder
     step = ("batch", "seq")
     tied = build.recipe.rule_for("language_model.embed_tokens")
     head = {"MatMulNBits": 1, "GatherBlockQuantized": 1} if tied else {"Gemm": 1}
+
+    # Declare inputs, outputs, files, and the operators that the trace must have
     return GraphPlan(
         role="decoder",
         module=lambda: Decoder(build, config, tokens),

@@ -1,8 +1,8 @@
-"""The portable family: the native contract in operators of the ONNX standard alone, opset 23.
+"""The portable family: the native graphs in operators of the ONNX standard only, opset 23.
 
-Inputs, outputs and the rule by which cache rows are shifted are native's, so a host runs either by
-naming other files. Weights of 4 and 8 bits are packed as DequantizeLinear and MatMul want, in files
-of their own; floats are native's.
+Inputs, outputs and the shifting of cache rows are native's, so a host runs either by naming other
+files. Weights of 4 and 8 bits are packed for DequantizeLinear and MatMul, in files of their own;
+float weights are shared with native.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...model.linear import ModuleFactory
 from . import native
 from .spec import Family, GraphPlan, PlanOf, add_counts
 
-IN_STANDARD = {  # nodes for one fused operator
+IN_STANDARD = {  # numbers of standard nodes in the place of one fused operator
     "GroupQueryAttention": {"Attention": 1, "ScatterND": 2},
     "QuickGelu": {"Sigmoid": 1},
     "SimplifiedLayerNormalization": {"RMSNormalization": 1},
@@ -27,7 +27,7 @@ IN_STANDARD = {  # nodes for one fused operator
 
 
 def plans(*, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
-    """Plan encoder and decoder; the decoder takes any number of positions of every stream."""
+    """Return the plans of encoder and decoder; the decoder takes any batch with any seq."""
     build = replace(build, standard=True)
     of_native = native.plans(tokens=tokens, build=build, dtype=dtype, suffix=suffix)
     return tuple(partial(_portable, of_native=plan_of, suffix=suffix) for plan_of in of_native)

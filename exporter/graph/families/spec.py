@@ -1,4 +1,4 @@
-"""What a family consists of: plans of its graphs for each precision, and files beside them."""
+"""Types of a family: the plans of its graphs for each precision, and the files beside them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...model.linear import ModuleFactory
 
 @dataclass(frozen=True, slots=True)
 class GraphPlan:
-    """One graph to trace: its module, its contract and its files."""
+    """The plan of one graph to trace: its module, its inputs and outputs, and its files."""
 
     role: str
     module: Callable[[], nn.Module]
@@ -24,19 +24,19 @@ class GraphPlan:
     outputs: tuple[TensorSpec, ...]
     graph_file: str  # below the artifact folder
     data_file: str  # stem of the external data files
-    # How names of the checkpoint's tensors begin that are written into them
+    # Prefixes of the names of the checkpoint's tensors that are stored in those data files
     tensors: tuple[str, ...]
-    fused_operators: Mapping[str, int]  # what tracing must find, layer by layer
-    # The graph, bound before, whose data files these are: then nothing is written into them
+    fused_operators: Mapping[str, int]  # numbers of nodes that the traced graph must have
+    # File of the graph, bound earlier, whose data files this one uses without writing to them
     shares_weights_of: str | None = None
-    inline_bytes: int = 0  # of values in the graph's own file
-    # What an input [1] is that a host does not feed
+    inline_bytes: int = 0  # size of the values in the graph's own file
+    # Values of inputs [1] that a host need not feed
     defaults: Mapping[str, int] = field(default_factory=dict)
-    standard: bool = False  # whether operators of the ONNX standard must do
+    standard: bool = False  # whether it has operators of the ONNX standard only
 
     @property
     def required_inputs(self) -> tuple[TensorSpec, ...]:
-        """Return what every host feeds."""
+        """Return the inputs without a default, which every host feeds."""
         return tuple(spec for spec in self.inputs if spec.name not in self.defaults)
 
     @property
@@ -45,21 +45,21 @@ class GraphPlan:
         return sum(spec.name.startswith("past_key_values.") for spec in self.inputs) // 2
 
 
-PlanOf = Callable[[VoxtralConfig], GraphPlan]  # a graph's plan at any depth
+PlanOf = Callable[[VoxtralConfig], GraphPlan]  # plans a graph for any number of layers
 
 
 class PlanPrecision(Protocol):
-    """Plans the graphs of one precision; in a partial with the keyword `build` each."""
+    """A function that plans a family's graphs in one precision."""
 
     def __call__(
         self, *, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str
     ) -> tuple[PlanOf, ...]:
-        """Return one for each graph."""
+        """Return for each graph a partial that plans it, with the keyword `build` among others."""
         ...
 
 
 class WriteFiles(Protocol):
-    """Makes the files beside `onnx` that hosts of a family look for."""
+    """A function that makes the files in the artifact's root that a family's hosts look for."""
 
     def __call__(
         self,
@@ -70,9 +70,9 @@ class WriteFiles(Protocol):
         tekken: Tekken,
         graphs: Mapping[str, Mapping[str, int]],
     ) -> dict[str, bytes]:
-        """Return their content by name.
+        """Return the content of the files by name.
 
-        `graphs` has the number of data files of each graph, by precision.
+        graphs: the number of data files of each graph, by precision and graph file.
         """
         ...
 
@@ -82,14 +82,14 @@ class Family:
     """The graphs that one kind of host runs."""
 
     plans: PlanPrecision
-    root_names: tuple[str, ...] = ()  # what `root_files` makes
+    root_names: tuple[str, ...] = ()  # names of the files that `root_files` makes
     root_files: WriteFiles | None = None
 
 
 def cache_specs(
     stack: TransformerConfig, dtype: str, batch: int | str, prefix: str, axis: str
 ) -> tuple[TensorSpec, ...]:
-    """Return the specs of keys and values of each layer in turn."""
+    """Return the specs of the caches: key, then value, of each layer in turn."""
     shape = (batch, stack.num_key_value_heads, axis, stack.head_dim)
     return tuple(
         TensorSpec(f"{prefix}.{i}.{part}", dtype, shape)
@@ -99,9 +99,9 @@ def cache_specs(
 
 
 def fused_operators(stack: TransformerConfig, build: ModuleFactory, name: str) -> dict[str, int]:
-    """Count the fused nodes of the layers.
+    """Count the fused nodes of a stack by operator.
 
-    Each layer has 1 attention, 2 rotations, 7 matrix products, 2 norms.
+    Each layer has 1 attention, 2 rotations, 7 matrix products and 2 norms.
     """
     layers = stack.num_hidden_layers
     linears = [f"{name}.layers.{i}.self_attn.{part}_proj" for i in range(layers) for part in "qkvo"]
@@ -126,5 +126,5 @@ def fused_operators(stack: TransformerConfig, build: ModuleFactory, name: str) -
 
 
 def add_counts(*parts: Mapping[str, int]) -> dict[str, int]:
-    """Return sums by name."""
+    """Return the sum of several counts by name."""
     return {name: sum(part.get(name, 0) for part in parts) for part in parts for name in part}

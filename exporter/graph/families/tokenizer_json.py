@@ -1,8 +1,8 @@
-"""`tokenizer.json`: a Tekken tokenizer in the form that Hugging Face's libraries read.
+"""Convert a Tekken tokenizer to `tokenizer.json`, which Hugging Face's libraries read.
 
-Tekken merges those two neighbours whose bytes joined are the token of the lowest rank. There every
-pair that may be merged is listed, in the order of the tokens that they make. Reference:
-transformers' `MistralConverter`.
+Tekken merges the two neighbours whose joined bytes are the token of the lowest rank.
+`tokenizer.json` lists every pair that may be merged, in the order of the tokens that result.
+Reference: transformers' `MistralConverter`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from ....tekken import Tekken
 
 
 def tokenizer_json(tekken: Tekken) -> bytes:
-    """The whole file.
+    """Return the content of `tokenizer.json`.
 
     Raises:
-        CheckpointError: a tekken.json that says nothing of how text is split, or has two tokens of
-            one name.
+        CheckpointError: the Tekken tokenizer lacks the pattern that splits text, or has two tokens
+            of one name.
     """
+    # Number the tokens, special ones first
     specials, tokens = tekken.names, tekken.pieces
     if tekken.config.pattern is None:
         raise CheckpointError(
@@ -34,6 +35,8 @@ def tokenizer_json(tekken: Tekken) -> bytes:
             "tekken.json: a special token has the name of a text token; take the file that belongs "
             "to the checkpoint"
         )
+
+    # Describe the pipeline
     result = {
         "version": "1.0",
         "truncation": None,
@@ -73,7 +76,7 @@ def tokenizer_json(tekken: Tekken) -> bytes:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": True,  # a piece that is a token is not taken apart
+            "ignore_merges": True,  # a piece that is itself a token stays whole
             "vocab": ids,
             "merges": _merges(tokens),
         },
@@ -82,7 +85,7 @@ def tokenizer_json(tekken: Tekken) -> bytes:
 
 
 def _merges(tokens: list[bytes]) -> list[list[str]]:
-    """Pairs of tokens that make a token, by its rank; pairs that make the same by their own."""
+    """Return the pairs of tokens that join to a token, by its rank, then by their own ranks."""
     ranks = {token: rank for rank, token in enumerate(tokens)}
     merges = []
     for token in tokens:
@@ -103,10 +106,9 @@ def _byte_level(**options: bool) -> dict[str, Any]:
 
 
 def _letters() -> list[str]:
-    """A visible character for every byte.
+    """Return a visible character for every byte.
 
-    Itself where it is one in Latin-1, the others from U+0100 on.
-
+    A byte that is visible in Latin-1 stands for itself; the others are numbered from U+0100 on.
     Source: GPT-2's `bytes_to_unicode`.
     """
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}

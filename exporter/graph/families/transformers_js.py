@@ -1,10 +1,9 @@
-"""The family of transformers.js: its three graphs, on the native ones' weights.
+"""The family of transformers.js: encoder, embedding and decoder graphs with growing caches.
 
-They are encoder, embedding and decoder, with growing caches.
-
-Its `modeling_voxtral_realtime.js` (4.3) says what is fed: caches begin empty, each call's present
-is the next one's past, and masks of ones only say how long a session is. So the graphs keep of the
-past what the window reaches, and work out rotations themselves.
+Encoder and decoder use the data files of the native graphs. The inputs are those that the library's
+`modeling_voxtral_realtime.js` (4.3) feeds: caches begin empty, each call's present is the next
+one's past, and masks, all ones, only tell how long a session is. So the graphs drop the part of the
+past that is outside the window, and compute the rotary angles themselves.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from . import native
 from .hf_files import DELAY_TOKENS, ROOT_NAMES, root_files
 from .spec import Family, GraphPlan, PlanOf, add_counts, cache_specs, fused_operators
 
-DIGITS, BASE = 3, 256  # of a position: 93 hours of encoder frames
+DIGITS, BASE = 3, 256  # a position has 3 digits of base 256, enough for 93 hours of encoder frames
 
 
 def plans(*, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
-    """Plan the graphs in the order of a session's calls."""
+    """Return the plans of the graphs in the order in which a session calls them."""
     kinds = (audio_encoder_plan, embed_tokens_plan, decoder_plan)
     return tuple(partial(plan_of, build=build, dtype=dtype, suffix=suffix) for plan_of in kinds)
 
@@ -43,6 +42,8 @@ def audio_encoder_plan(
     """Plan mel frames -> audio embeddings: 39 tokens in the first call, then one at a time."""
     native_plan, stack = native.encoder_plan(config, build, dtype, suffix), config.encoder
     padding_cache = (1, config.audio.n_mels + stack.hidden_size, 2)
+
+    # Declare inputs and outputs, with the files and operators of the native graph
     return GraphPlan(
         role="audio_encoder",
         module=lambda: StreamedEncoder(build, config),
@@ -74,9 +75,10 @@ def audio_encoder_plan(
 def embed_tokens_plan(
     config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix: str
 ) -> GraphPlan:
-    """Token ids -> rows of the tied table, of which it has a copy.
+    """Plan token ids -> rows of the tied table.
 
-    A graph reads data files of its own name alone.
+    The graph has a copy of the table, because the library only loads data files that are named
+    after their graph.
     """
     tied = build.recipe.rule_for("language_model.embed_tokens")
     return GraphPlan(
@@ -125,7 +127,7 @@ def decoder_plan(config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix
 
 
 class Rotation(WithConstants):
-    """Cosines and sines of any position, from those of its digits.
+    """Rotary cosines and sines of any position, by adding the angles of its digits.
 
     A float32 angle is off by 0.016 at position 10^6, and float64 runs on few hosts.
     """
@@ -137,7 +139,7 @@ class Rotation(WithConstants):
         self.sin = build.parameter(DIGITS * BASE, stack.head_dim // 2, dtype=torch.float32)
 
     def constants(self) -> dict[str, np.ndarray]:
-        """Of each digit's multiples of its place value."""
+        """Return cos and sin [DIGITS * BASE, head_dim / 2] of every digit in every place."""
         positions = np.arange(BASE) * BASE ** np.arange(DIGITS)[:, None]
         frequencies = self.stack.rope_theta ** (
             -2.0 * np.arange(self.stack.head_dim // 2) / self.stack.head_dim
@@ -146,7 +148,7 @@ class Rotation(WithConstants):
         return {"cos": np.cos(angles).astype(np.float32), "sin": np.sin(angles).astype(np.float32)}
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 [1, seq] -> twice float32 [1, seq, head_dim / 2]."""
+        """Return cos and sin, float32 [1, seq, head_dim / 2], of int64 positions [1, seq]."""
         rows = [ops.digit(positions, BASE, place) + BASE * place for place in range(DIGITS)]
         cos, sin = ops.gather(self.cos, rows[0]), ops.gather(self.sin, rows[0])
         for row in rows[1:]:
@@ -156,7 +158,7 @@ class Rotation(WithConstants):
 
 
 class StreamedEncoder(AudioEncoder):
-    """The encoder with growing caches and one cache for both convolutions."""
+    """The encoder with growing key-value caches and one cache for both convolutions."""
 
     def __init__(self, build: ModuleFactory, config: VoxtralConfig):
         super().__init__(build, config)
@@ -176,7 +178,7 @@ class StreamedEncoder(AudioEncoder):
             past_padding_cache[:, : self.n_mels], input_features.to(self.dtype)
         )
         x, conv2_state = stem.conv2(past_padding_cache[:, self.n_mels :, 1:], x)
-        # One column of two is read
+        # The second convolution reads one column of the two
         padding_cache = torch.cat((conv1_state, conv2_state.expand(-1, -1, 2)), 1)
         cos, sin = (part.to(self.dtype) for part in self.rotation(position_ids))
         audio_embeds, present = self.encode(
@@ -186,7 +188,7 @@ class StreamedEncoder(AudioEncoder):
 
 
 class Table(nn.Module):
-    """The tied table under its name."""
+    """A module that gives the tied table its name in the checkpoint."""
 
     def __init__(self, build: ModuleFactory, name: str, config: VoxtralConfig):
         super().__init__()
@@ -196,7 +198,7 @@ class Table(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Embedding lookup alone."""
+    """The lookup of token embeddings."""
 
     def __init__(self, build: ModuleFactory, config: VoxtralConfig):
         super().__init__()
@@ -207,7 +209,7 @@ class Embedding(nn.Module):
 
 
 class StreamedDecoder(nn.Module):
-    """The decoder's layers and head, with growing caches."""
+    """The decoder's layers and head, with growing key-value caches."""
 
     def __init__(self, build: ModuleFactory, config: VoxtralConfig):
         super().__init__()

@@ -1,6 +1,6 @@
-"""Clean-ups after tracing, one rule a file.
+"""Clean a traced graph by rules, one a file.
 
-Each changes the model in place and returns how often it applied.
+Each rule changes the model in place and returns the number of its changes.
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ PIPELINE: tuple[Callable[[ir.Model], int], ...] = (
 
 
 def clean(model: ir.Model) -> dict[str, int]:
-    """Run the pipeline; the count of each rule by its name."""
+    """Run all rules and return the number of changes by the rule's name."""
     return {rule.__name__: rule(model) for rule in PIPELINE}

@@ -1,4 +1,4 @@
-"""The same computation is written once."""
+"""Common subexpression elimination."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 
 
 def merge_common_subexpressions(model: ir.Model) -> int:
-    """Rule: two nodes with equal operator, inputs and attributes become one.
+    """Merge nodes with equal operator, inputs and attributes.
 
-    Returns how many nodes went.
+    Returns:
+        The number of nodes removed.
     """
     before = len(model.graph)
     CommonSubexpressionEliminationPass()(model)

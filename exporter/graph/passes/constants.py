@@ -1,4 +1,4 @@
-"""Nodes whose inputs are all constants become constants."""
+"""Constant folding."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import onnxscript.optimizer
 
 
 def fold_constants(model: ir.Model) -> int:
-    """Rule.
+    """Replace nodes whose inputs are all constants by their results.
 
-    Slice bounds and shapes that the tracer spelled out as Cast and Reshape of constants are
-    computed now.
+    The tracer writes slice bounds and shapes as Cast and Reshape of constants. Initializers have
+    no values yet, so what reads them stays.
 
-    Initializers hold no values yet and are left alone. Returns how many nodes went.
+    Returns:
+        The number of nodes removed.
     """
     before = len(model.graph)
     onnxscript.optimizer.fold_constants(model)

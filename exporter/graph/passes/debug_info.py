@@ -1,4 +1,4 @@
-"""Source lines, docstrings and the tracer's own axis names do not belong in an artifact."""
+"""Removal of debug information: source lines, docstrings and the tracer's own axis names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 
 def strip_debug_info(model: ir.Model) -> int:
-    """Rule: metadata goes, and so do shapes of inner values, which name axes in the tracer's words.
+    """Remove metadata, and shapes and types of inner values.
 
-    Runtimes infer them again from the inputs. Returns how many values were stripped.
+    Those shapes have the tracer's axis names; runtimes infer them again from the inputs.
+
+    Returns:
+        The number of inner values that had a shape or a type.
     """
     ClearMetadataAndDocStringPass()(model)
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):

@@ -1,4 +1,4 @@
-"""Names and order follow from the graph alone, not from how it came to be."""
+"""Names and order that depend on the graph only, not on how it was made."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 
 def name_values(model: ir.Model, weights: Iterable[str]) -> None:
-    """Rule: nodes and what they write are named by operator and number, constants by number.
+    """Name nodes and their outputs by operator and number, constants by number.
 
-    Weights keep their names.
-
-    Constant nodes become initializers, equal constants one; initializers stand in the order in
-    which they are read.
+    Weights keep their names. Constant nodes become initializers, of which equal ones are merged.
+    Initializers are put in the order in which nodes read them.
     """
+    # Merge and order the initializers
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     graph, kept = model.graph, {*model.graph.inputs, *model.graph.outputs}
     named = {*weights, *(value.name for value in graph.inputs)}  # an input may have a default
@@ -25,6 +24,8 @@ def name_values(model: ir.Model, weights: Iterable[str]) -> None:
         for index, value in enumerate(node.inputs):
             if value is not None and value.is_initializer():
                 node.replace_input_with(index, ordered.setdefault(_identity(value, named), value))
+
+    # Name the constants
     graph.initializers.clear()
     for number, value in enumerate(value for value in ordered.values() if value.name not in named):
         tensor = value.const_value
@@ -34,6 +35,7 @@ def name_values(model: ir.Model, weights: Iterable[str]) -> None:
     for value in ordered.values():
         graph.initializers.add(value)
 
+    # Name the nodes
     counts: Counter[str] = Counter()
     for node in graph:
         node.name = f"{node.op_type}_{counts[node.op_type]}"

@@ -1,4 +1,4 @@
-"""Optional outputs that nothing reads are not asked for."""
+"""Removal of optional outputs that nothing reads."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ OPTIONAL_OUTPUTS = {"SkipSimplifiedLayerNormalization": 3}  # mean, inverse devi
 
 
 def drop_optional_outputs(model: ir.Model) -> int:
-    """Rule: an unread optional output of a fused operator loses its name, trailing ones go.
+    """Drop unread optional outputs of fused operators, which spares runtimes computing them.
 
-    Returns outputs dropped.
+    An output before one that is read is kept without a name, as ONNX requires.
+
+    Returns:
+        The number of outputs dropped.
     """
     dropped, wanted = 0, set(model.graph.outputs)
     for node in model.graph:

@@ -1,4 +1,4 @@
-"""Codes of 4 bits get their type, which PyTorch lacks."""
+"""The type UINT4 for packed 4-bit codes, which PyTorch lacks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import onnx_ir as ir
 
 
 def type_packed_codes(model: ir.Model) -> int:
-    """Rule.
+    """Change the codes and zero points of DequantizeLinear that are packed two a byte to UINT4.
 
-    Codes and zero points of a DequantizeLinear that are half as wide as its scales are UINT4, two
-    in a byte.
+    They are those that are half as wide as the scales.
 
-    Returns how many initializers changed.
+    Returns:
+        The number of initializers changed.
     """
     typed = 0
     for node in model.graph:

@@ -1,4 +1,4 @@
-"""A Reshape needs no shape arithmetic where its axes are known by name."""
+"""Constant targets for Reshape nodes whose target the tracer computes from shapes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import onnx_ir as ir
 
 
 def make_reshapes_static(model: ir.Model) -> int:
-    """Rule.
+    """Replace the computed target of a Reshape by a constant one.
 
-    Reshape with a computed target -> Reshape with the constant target [0 for a kept axis, n, or one
-    -1].
+    A fixed axis becomes its size, an axis that equals the input's at the same place 0, another one
+    -1. More than one -1 is ambiguous, so such a Reshape stays. The Shape, Squeeze and Concat nodes
+    that computed the target become unused.
 
-    Applies where the output's axes are integers or the input's own symbolic axis of the same place,
-    but for one at most. Shape, Squeeze and Concat nodes that computed the target are left without
-    use. Returns the Reshapes changed.
+    Returns:
+        The number of Reshape nodes changed.
     """
     changed = 0
     for node in model.graph:

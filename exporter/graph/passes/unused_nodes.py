@@ -1,4 +1,4 @@
-"""Nodes and initializers that nothing reads are removed."""
+"""Dead code elimination."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 
 def remove_unused_nodes(model: ir.Model) -> int:
-    """Rule: a node (or initializer) whose outputs nothing reads is removed.
+    """Remove nodes and initializers that nothing reads.
 
-    Returns how many nodes went.
+    Returns:
+        The number of nodes removed.
     """
     before = len(model.graph)
     RemoveUnusedNodesPass()(model)

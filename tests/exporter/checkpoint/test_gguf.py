@@ -369,7 +369,7 @@ def test_an_artifact_is_no_checkpoint(tmp_path, refuse):
 def test_names_that_match_no_gguf(own, tmp_path, refuse):
     shutil.copyfile(own / MODEL, own / "other.gguf")
     refuse(own, "several GGUFs: model.gguf, other.gguf; name one of them")
-    refuse(own / "*.json", "1 files, none of which begins as a GGUF")
+    refuse(own / "*.json", "1 files, none of which begins like a GGUF")
     refuse(
         own / "tekken.json",
         "expected a checkpoint folder or a GGUF, found a file that begins with b'{",
@@ -453,12 +453,12 @@ ALIGNED = "general.alignment"
         (ggufs.header([(b"a", (8,), 0), (b"b", (8,), 16)], size=64), "b: expected .* from byte 32"),
         (ggufs.header([(b"a", (8,), 32), (b"b", (8,), 0)], size=64), "a: expected .* from byte 0"),
         (ggufs.header([(b"a", (8,), 0), (b"b", (8,), 64)], size=96), "b: expected .* from byte 32"),
-        (ggufs.header([(b"a", (8,), 0), (b"a", (8,), 32)], size=64), "a is there twice"),
+        (ggufs.header([(b"a", (8,), 0), (b"a", (8,), 32)], size=64), "a appears twice"),
         (ggufs.header([(b"a", (0,), 0)]), r"a \[0\]: empty"),
         (ggufs.header([(b"a", (1 << 63, 1 << 63, 4), 0)], size=64), "a ends at byte"),
         (ggufs.header([(b"\xff", (8,), 0)], size=32), "damaged header"),
         (ggufs.header(num_tensors=10**9), "1,000,000,000 tensors or keys"),
-        (ggufs.header(keys=[(b"a", 4, bytes(4))] * 2), "the key a is there twice"),
+        (ggufs.header(keys=[(b"a", 4, bytes(4))] * 2), "the key a appears twice"),
         (ggufs.header(keys=[(b"a", 9, struct.pack("<IQ", 9, 1))]), "unknown kind of metadata 9"),
         (ggufs.header(keys=[(b"a", 9, struct.pack("<IQ", 8, 1 << 60))]), "truncated or damaged"),
         (ggufs.header(keys=[(b"a", 9, struct.pack("<IQ", 10, 1 << 61))]), "truncated or damaged"),

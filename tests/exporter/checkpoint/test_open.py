@@ -64,7 +64,7 @@ def test_good_folders_open(mistral, tmp_path):
         ),
         (
             lambda path: path.mkdir(),
-            ["params.json (Mistral's layout)", "config.json (Hugging Face's)", "neither"],
+            ["params.json (Mistral's layout)", "config.json (Hugging Face's)", "none of them"],
         ),
     ],
     ids=["nothing", "file", "empty-folder"],
@@ -339,7 +339,7 @@ def test_index_names_a_tensor_that_no_shard_holds(hf, refuse):
             {"lost.weight": "model-00001-of-00002.safetensors"}
         ),
     )
-    refuse(hf, INDEX, "names 1 tensors that its shards do not hold, as lost.weight")
+    refuse(hf, INDEX, "names 1 tensors that its shards lack, such as lost.weight")
 
 
 def test_index_names_a_shard_that_is_missing(hf, refuse):

@@ -10,7 +10,7 @@ from voxtral_onnx.verification.certificate import (
     JSON_NAME,
     Claim,
     hash_manifest,
-    read_self_tests,
+    read_self_test,
     read_verdict,
 )
 
@@ -36,9 +36,9 @@ def parse(data: bytes, folder: Path) -> None:
     """Read a certificate as all commands do."""
     (folder / FILE_NAME).write_bytes(b"{}")
     (folder / JSON_NAME).write_bytes(data)
-    read_self_tests(folder)
+    read_self_test(folder, "q4")
     read_verdict(folder)
     claim = Claim.read(folder)
     assert claim is not None
-    claim.says(folder)
+    claim.judge(folder)
     hash_manifest(folder)

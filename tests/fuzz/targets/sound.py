@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import numpy as np
 import soundfile
 from support.commands import CLIP
 
+from voxtral_onnx.errors import AudioError
 from voxtral_onnx.runtime.audio.files import open_audio
+from voxtral_onnx.runtime.audio.raw import raw_blocks
 
 SECONDS = 0.3
 LIBSNDFILE = {
@@ -60,15 +64,38 @@ def seeds() -> dict[str, bytes]:
         found[name] = file.getvalue()
     for name, (container, codec, video) in MEDIA.items():
         found[name] = _media(samples, container, codec, video)
+    # Recordings behind each other, and headers that nobody went back to
+    for name in ("wav", "ogg", "opus", "flac", "mp3", "aiff", "m4a", "mka", "wma"):
+        found[f"joined-{name}"] = 2 * found[name]
+    for name, mark, behind in (
+        ("wav", b"data", 4),
+        ("caf", b"data", 4),
+        ("w64", b"data", 16),
+        ("au", b".snd", 8),
+    ):
+        at = found[name].rindex(mark) + behind
+        found[f"unsized-{name}"] = found[name][:at] + bytes(4) + found[name][at + 4 :]
     return found
 
 
 def parse(data: bytes, folder: Path) -> None:
-    """Read all of a file, whose name has FFmpeg read what libsndfile does not."""
-    file = folder / "sound.m4a"
+    """Read all of a file, and the same as it comes through a pipe."""
+    file = folder / "sound"
     file.write_bytes(data)
-    for block in open_audio(file, 16000).blocks():
-        assert block.dtype == np.float32 and block.ndim == 1 and np.isfinite(block).all()
+    refusal = None
+    try:
+        _check(open_audio(file, 16000).blocks())
+    except AudioError as error:
+        refusal = error
+    with suppress(AudioError):
+        _check(raw_blocks(io.BytesIO(data), "s16le", 16000, 16000))  # pyright: ignore[reportArgumentType]
+    if refusal is not None:
+        raise refusal
+
+
+def _check(blocks: Iterable[np.ndarray]) -> None:
+    for block in blocks:
+        assert block.dtype == np.float32 and block.ndim == 1
 
 
 def _media(samples: np.ndarray, container: str, codec: str, video: str | None) -> bytes:

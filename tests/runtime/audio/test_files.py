@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -23,12 +25,6 @@ HEADERLESS_BYTES = (SAMPLES * 32768).astype("<i2").tobytes()
 @pytest.fixture
 def transcribe(run, tiny_artifact):
     return lambda *arguments: run("transcribe", "-m", tiny_artifact, *arguments)
-
-
-@pytest.fixture
-def pipe(process, tiny_artifact):
-    """Transcribe what comes through a real pipe."""
-    return lambda content: process("transcribe", "-m", tiny_artifact, "-", input=content)
 
 
 def with_data_size(size: int, content: bytes) -> bytes:
@@ -52,10 +48,10 @@ def read(path, **options) -> np.ndarray:
     [
         ("missing.wav", None, ["missing.wav: no such file"]),
         ("x" * 300, None, ["cannot be read", "File name too long"]),
-        ("text.wav", b"hello", ["text.wav: not a readable audio file", "convert it first: ffmpeg"]),
+        ("text.wav", b"hello", ["text.wav: not a readable audio file: this is text"]),
         ("empty-file.wav", b"", ["empty-file.wav: not a readable audio file: it has 0 bytes"]),
         ("header-cut.wav", CLIP.read_bytes()[:30], ["not a readable audio file"]),
-        ("headerless.raw", HEADERLESS_BYTES, ["headerless.raw: not a readable audio file"]),
+        ("headerless.raw", HEADERLESS_BYTES, ["headerless.raw: not a", "convert it first: ffmpeg"]),
     ],
 )
 def test_unreadable(name, content, parts, tmp_path, transcribe):
@@ -89,12 +85,6 @@ def test_a_name_is_no_format(tmp_path):
         open_audio(tmp_path / "a.au", RATE)
 
 
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path, transcribe):
-    os.mkfifo(tmp_path / "a.wav")
-    transcribe(tmp_path / "a.wav").assert_refused(6, "a.wav: expected a file, got a pipe")
-    transcribe("/dev/zero").assert_refused(6, "/dev/zero: expected a file, got a pipe or a device")
-
-
 def test_folder_is_no_audio(tmp_path, transcribe):
     transcribe(tmp_path).assert_refused(6, f"{tmp_path}: a folder without audio files (.wav, ")
 
@@ -111,10 +101,30 @@ def test_folder_is_no_audio(tmp_path, transcribe):
     ],
     ids=["nan", "inf", "minus-inf", "inf-against-minus-inf", "resampled", "second-block"],
 )
-def test_non_finite_samples(samples, rate, tmp_path, transcribe):
+def test_samples_that_are_none_are_silence_and_said(samples, rate, tmp_path):
     soundfile.write(tmp_path / "damaged.wav", samples, rate, "FLOAT")
-    transcribe(tmp_path / "damaged.wav").assert_refused(
-        6, "damaged.wav: the sample at 0.50 s is not a finite number", "the recording is damaged"
+    source = open_audio(tmp_path / "damaged.wav", RATE)
+    assert source.losses == ("damaged at 0.5 s (a sample is not a finite number)",)
+    assert np.isfinite(np.concatenate(list(source.blocks()))).all()
+
+
+def test_what_was_heard_is_written_and_the_loss_is_said(tmp_path, transcribe):
+    soundfile.write(tmp_path / "damaged.wav", with_sample(np.nan, 34000), RATE, "FLOAT")
+    result = transcribe("--json", "-o", tmp_path / "out", tmp_path / "damaged.wav")
+    assert (result.code, result.out) == (6, TEXT + "\n")
+    [line] = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert line.endswith("damaged.wav: damaged at 2.1 s (a sample is not a finite number)")
+    written = json.loads((tmp_path / "out/damaged.json").read_text())
+    assert written["text"] == TEXT
+    assert written["info"]["losses"] == ["damaged at 2.1 s (a sample is not a finite number)"]
+    for options in ([], ["--batch-size", "2"]):
+        assert transcribe(*options, CLIP, tmp_path / "damaged.wav").code == 10
+
+
+def test_nothing_but_damage(tmp_path, transcribe):
+    soundfile.write(tmp_path / "a.wav", np.full(RATE, np.nan), RATE, "FLOAT")
+    transcribe(tmp_path / "a.wav").assert_refused(
+        6, "a.wav: nothing can be heard: damaged at 0.0 s"
     )
 
 
@@ -133,8 +143,8 @@ def test_samples_beyond_any_recording(value, tmp_path):
     with pytest.raises(AudioError, match=r"sample 8000 is -1e\+30*, where full scale is 1"):
         open_audio(samples, RATE)
     soundfile.write(tmp_path / "a.wav", samples, RATE, "DOUBLE")
-    with pytest.raises(AudioError, match=r"a.wav: the sample at 0.50 s is "):
-        open_audio(tmp_path / "a.wav", RATE)
+    [loss] = open_audio(tmp_path / "a.wav", RATE).losses
+    assert loss.startswith("damaged at 0.5 s (a sample is ")
     open_audio(samples.clip(-(2.0**31), 1), RATE)  # 32-bit integers, written as floats
 
 
@@ -147,7 +157,7 @@ def test_samples_beyond_any_recording(value, tmp_path):
         (2**31 - 1, 1, "got 2147483647"),
         (RATE, 65, "a.wav: expected 1 to 64 channels, got 65"),
         (RATE, 1024, "1024"),
-        (RATE, 65535, "a.wav: not a readable audio file"),
+        (RATE, 65535, "a.wav: expected 1 to 64 channels"),
     ],
 )
 def test_rates_and_channels_of_no_recording(rate, channels, said, tmp_path, transcribe):
@@ -166,21 +176,11 @@ def test_rates_and_channels_at_their_bounds(rate, channels, tmp_path):
     assert open_audio(tmp_path / "a.wav", RATE).duration == pytest.approx(1, abs=1e-3)
 
 
-def test_damaged_in_the_middle(tmp_path, transcribe):
-    soundfile.write(tmp_path / "a.flac", SAMPLES, RATE)
-    content = bytearray((tmp_path / "a.flac").read_bytes())
-    content[len(content) // 2 :][:64] = bytes(64)
-    (tmp_path / "a.flac").write_bytes(content[: len(content) // 2])
-    transcribe(tmp_path / "a.flac").assert_refused(6, "a.flac: damaged after 0.")
-
-
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", [RATE, 44100])
-def test_no_samples_are_an_empty_text(rate, channels, tmp_path, transcribe):
+def test_a_file_without_a_sample(rate, channels, tmp_path, transcribe):
     soundfile.write(tmp_path / "empty.wav", np.zeros((0, channels)), rate)
-    result = transcribe(tmp_path / "empty.wav")
-    assert (result.code, result.out) == (0, "\n")
-    assert "0.00 s of audio" in result.err
+    transcribe(tmp_path / "empty.wav").assert_refused(6, "empty.wav: no sound: it holds 0 samples")
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5])
@@ -206,14 +206,17 @@ def test_wav_kinds_give_the_transcript_and_say_what_was_done(
     rate, subtype, stereo, notes, tmp_path, transcribe
 ):
     samples = soxr.resample(SAMPLES, RATE, rate, quality="VHQ")
-    if stereo:  # only the average of the two is the clip
+    if stereo:  # only the average of the two is the clip; its pauses are noise that cancels
         noise = np.random.default_rng(0).uniform(-0.3, 0.3, len(samples))
+        cancels = "channels cancel each other (opposite phase) in N % of the sound; "
+        notes = [*notes, f"{cancels}--channels left, right or split keeps it"]
         samples = np.stack((samples + noise, samples - noise), 1)
     soundfile.write(tmp_path / "clip.wav", samples, rate, subtype)
     result = transcribe(tmp_path / "clip.wav")
     assert (result.code, result.out) == (0, TEXT + "\n")
     said = [line for line in result.err.splitlines() if "clip.wav: " in line]
-    assert [line.partition("clip.wav: ")[2] for line in said[:-1]] == notes
+    found = [line.partition("clip.wav: ")[2] for line in said[:-1]]
+    assert [re.sub(r"\d+ %", "N %", note) for note in found] == notes
 
 
 @pytest.mark.parametrize("extension", ["flac", "ogg", "mp3", "aiff", "w64"])
@@ -229,10 +232,10 @@ def test_formats_of_libsndfile_give_the_transcript(extension, tmp_path, transcri
     ("factor", "options", "note"),
     [
         (0.0, [], "digital silence"),
-        (0.01, [], "quiet, its peak is -46 dBFS; --gain auto may help"),
-        (0.01, ["--gain", "auto"], "gain +45.6 dB"),
+        (0.01, [], "quiet, its loudness is -59 dBFS; --gain auto may help"),
+        (0.01, ["--gain", "auto"], "gain +38.8 dB"),
         (4.0, [], "exceeds full scale, its peak is +6.0 dBFS"),
-        (4.0, ["--gain", "auto"], "gain -6.5 dB"),
+        (4.0, ["--gain", "auto"], "gain -13.3 dB"),
     ],
 )
 def test_levels_are_said(factor, options, note, tmp_path, transcribe):
@@ -247,10 +250,11 @@ def test_normal_level_needs_no_word():
     assert open_audio(CLIP, RATE).notes == ()
 
 
-def test_gain_scales_the_peak(tmp_path):
+def test_gain_brings_the_loudness_of_speech(tmp_path):
     soundfile.write(tmp_path / "clip.wav", SAMPLES * 0.01, RATE, "FLOAT")
-    assert np.abs(read(tmp_path / "clip.wav", gain="auto")).max() == pytest.approx(0.95)
-    assert np.abs(read(tmp_path / "clip.wav")).max() == pytest.approx(0.01 * np.abs(SAMPLES).max())
+    loudest = np.abs(SAMPLES).max()
+    assert np.abs(read(tmp_path / "clip.wav", gain="auto")).max() == pytest.approx(loudest, rel=0.2)
+    assert np.abs(read(tmp_path / "clip.wav")).max() == pytest.approx(0.01 * loudest)
 
 
 def test_unknown_gain(transcribe):
@@ -263,7 +267,7 @@ def test_wav_cut_off_is_said(tmp_path, transcribe):
     content = CLIP.read_bytes()
     (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
     result = transcribe(tmp_path / "cut.wav")
-    assert result.code == 0
+    assert result.code == 6
     assert TEXT.startswith(result.out.strip()) and result.out.strip()
     assert "cut.wav: cut off: the header promises 2.2 s, the file holds 1.1 s\n" in result.err
 
@@ -272,7 +276,7 @@ def test_mp3_cut_off_is_said(tmp_path):
     soundfile.write(tmp_path / "cut.mp3", SAMPLES, RATE)
     content = (tmp_path / "cut.mp3").read_bytes()
     (tmp_path / "cut.mp3").write_bytes(content[: len(content) // 2])
-    assert open_audio(tmp_path / "cut.mp3", RATE).notes == (
+    assert open_audio(tmp_path / "cut.mp3", RATE).losses == (
         "cut off: the header promises 2.2 s, the file holds 1.0 s",
     )
 
@@ -280,37 +284,9 @@ def test_mp3_cut_off_is_said(tmp_path):
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x7FFFF000])
 def test_wav_of_unknown_length_is_not_cut_off(size, tmp_path):
     (tmp_path / "pipe.wav").write_bytes(with_data_size(size, CLIP.read_bytes()))
-    assert open_audio(tmp_path / "pipe.wav", RATE).notes == ()
+    source = open_audio(tmp_path / "pipe.wav", RATE)
+    assert source.notes == source.losses == ()
     assert np.array_equal(read(tmp_path / "pipe.wav"), SAMPLES)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (CLIP.read_bytes(), ""),
-        (with_data_size(0xFFFFFFFF, CLIP.read_bytes()), ""),
-        (HEADERLESS_BYTES, "standard input: read as raw 16-bit samples at 16000 Hz\n"),
-        (HEADERLESS_BYTES + b"\x01", "standard input: read as raw 16-bit samples at 16000 Hz\n"),
-    ],
-    ids=["wav", "wav-from-ffmpeg", "raw", "raw-with-odd-byte"],
-)
-def test_standard_input(content, said, pipe):
-    result = pipe(content)
-    assert (result.code, result.out) == (0, TEXT + "\n")
-    assert said in result.err
-    assert "cut off" not in result.err
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"\x01", b"\x01\x02\x03"], ids=["empty", "one-byte", "three-bytes"]
-)
-def test_standard_input_with_hardly_a_sample(content, pipe):
-    result = pipe(content)
-    assert (result.code, result.out) == (0, "\n")
-
-
-def test_standard_input_with_a_damaged_header(pipe):
-    pipe(CLIP.read_bytes()[:30]).assert_refused(6, "standard input: not a readable audio file")
 
 
 def test_ten_hours_at_constant_memory(tmp_path):
@@ -323,30 +299,8 @@ def test_ten_hours_at_constant_memory(tmp_path):
     os.truncate(path, start + num_samples)
     before = resident_memory()
     source = open_audio(path, RATE)
-    assert (source.duration, source.peak, source.notes) == (36_000, 1.0, ())
+    assert source.duration == 36_000
+    assert source.notes == ("constant offset of -1 removed", "digital silence")
     blocks = source.blocks()
     assert [len(next(blocks)) for _ in range(100)] == [int(BLOCK_SECONDS * RATE)] * 100
     assert resident_memory() - before < 30e6
-
-
-class PipeOfAnySize:
-    """A pipe whose reads return less than asked for."""
-
-    def __init__(self, content: bytes, size: int):
-        self.content, self.size = content, size
-
-    def read(self, size: int) -> bytes:
-        # The first read, of the header, blocks until it has all
-        size = size if size < 16 else self.size
-        piece, self.content = self.content[:size], self.content[size:]
-        return piece
-
-
-@pytest.mark.parametrize("size", [1, 999, 4096])
-@pytest.mark.parametrize("rest", [b"", b"\x7f"], ids=["even", "odd"])
-def test_raw_bytes_arrive_in_pieces_of_any_size(size, rest, monkeypatch):
-    content = HEADERLESS_BYTES[:20000]
-    stdin = type("Stdin", (), {"buffer": PipeOfAnySize(content + rest, size)})
-    monkeypatch.setattr("sys.stdin", stdin)
-    samples = read("-")
-    assert np.array_equal(samples, np.frombuffer(content, "<i2") / np.float32(32768))

@@ -7,9 +7,11 @@ import csv
 import html
 import json
 import re
+from itertools import pairwise
 
 import pytest
 from golden import streams
+from golden.make import TOKENS
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -18,13 +20,16 @@ from voxtral_onnx.runtime.text.captions import (
     MAX_COLUMNS,
     MAX_LINES,
     PAUSE_SECONDS,
+    Recording,
     captions,
     columns,
+    render,
     to_srt,
     to_tsv,
     to_vtt,
 )
-from voxtral_onnx.runtime.text.segments import Segment
+from voxtral_onnx.runtime.text.segments import Segment, group, within
+from voxtral_onnx.runtime.tokens import Token
 
 LATIN = st.text("abcdefghijklmnopqrstuvwxyzäöüß'-", min_size=1, max_size=12)
 ARABIC = st.text("ابتثجحخدذرزسشصضطظعغفقكلمنهوي", min_size=1, max_size=9)
@@ -76,7 +81,7 @@ def test_srt_keeps_text_order_and_limits(words):
     blocks = parse_srt(to_srt(segments))
     previous_end = 0
     for start, end, lines in blocks:
-        assert previous_end <= start <= end
+        assert previous_end <= start < end
         previous_end = end
         assert 1 <= len(lines) <= MAX_LINES
         assert all(line.strip() and columns(line) <= MAX_COLUMNS for line in lines)
@@ -134,6 +139,94 @@ def test_vtt_escapes_what_begins_a_tag_or_an_entity():
     assert to_vtt(timed([(" a <b> & c", 0, 1)])) == (
         "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\na &lt;b&gt; &amp; c\n"
     )
+
+
+def parse_vtt(text: str) -> list[tuple[int, int, str]]:
+    """Start and end in milliseconds, and text, as the W3C's parser takes them from a file."""
+    lines = text.split("\n")
+    assert lines[0] == "WEBVTT"
+    found, at = [], 1
+    while at < len(lines):
+        if "-->" not in lines[at]:
+            assert not lines[at]
+            at += 1
+            continue
+        start, end = (
+            sum(int(part) * size for part, size in zip(re.split("[:.]", time), SIZES, strict=True))
+            for time in lines[at].split(" --> ")
+        )
+        payload = []
+        while (at := at + 1) < len(lines) and lines[at]:
+            payload.append(lines[at])
+        assert payload and not any("<" in line for line in payload)
+        found.append((start, end, html.unescape(" ".join(payload))))
+    return found
+
+
+SIZES = (3_600_000, 60_000, 1000, 1)
+ANY_TIME = st.floats(0, 3e5)
+ANY_SEGMENTS = st.lists(st.tuples(WORDS.map("".join), ANY_TIME, ANY_TIME), max_size=40)
+
+
+@given(ANY_SEGMENTS)
+def test_every_format_has_times_that_last_and_do_not_overlap(words):
+    """Whatever the times of segments are, in order or not."""
+    segments = [
+        Segment(i, start, end, text, (i,), -0.1) for i, (text, start, end) in enumerate(words)
+    ]
+    values = json.loads(render(Recording(segments), "json"))
+    srt = [(start, end) for start, end, _ in parse_srt(to_srt(segments))]
+    vtt = parse_vtt(to_vtt(segments))
+    tsv = [tuple(map(int, row.split("\t")[:2])) for row in to_tsv(segments).splitlines()[1:]]
+    in_words = [word for cue in values["cues"] for word in cue["words"]]
+    assert [(start, end) for start, end, _ in vtt] == srt == tsv
+    for spans in (
+        srt,
+        *([(each["start"], each["end"]) for each in values[name]] for name in ("segments", "cues")),
+        [(word["start"], word["end"]) for word in in_words],
+    ):
+        assert all(start < end for start, end in spans)
+        assert all(one[1] <= other[0] for one, other in pairwise(spans))
+    text = letters("".join(segment.text for segment in segments))
+    assert letters("".join(line for _, _, line in vtt)) == text
+    assert [word["word"] for word in in_words] == [segment.text for segment in segments]
+
+
+TOKEN_IDS = st.lists(st.sampled_from([32, 33, 33, 1381, 1382]), max_size=60)
+
+
+@given(TOKEN_IDS, st.integers(1, 80_000))
+def test_times_of_words_end_with_the_audio(ids, num_samples):
+    """Words may be written up to the last position, 880 ms of silence behind the audio."""
+    duration, behind = num_samples / 16000, -(-num_samples // 1280) + 11
+    ids = ids[:behind]
+    first = behind - len(ids)  # the last of them stands at the last position
+    tokens = (
+        Token(first + i, t, " a" * (t > 1000), (first + i + 1) * 0.08, -0.1, 0.0)
+        for i, t in enumerate(ids)
+    )
+    segments = [within(segment, duration) for segment in group(tokens, TOKENS)]
+    for segment in segments:
+        assert segment.start < segment.end <= duration
+    assert all(one.end <= other.start for one, other in pairwise(segments))
+    cues = json.loads(render(Recording(segments, duration), "json"))["cues"]
+    if num_samples > 1280:  # or there may be less than a millisecond for each
+        assert not cues or cues[-1]["end"] <= round(duration, 3)
+
+
+def test_cues_hold_words_in_the_spelling_of_whisper():
+    segments = timed([(" one.", 0, 0.5), (" two", 1, 0.5)])
+    value = json.loads(render(Recording(segments, 2.0), "json", file="a.wav"))
+    assert list(value)[:4] == ["file", "text", "segments", "cues"]
+    assert value["cues"] == [
+        {
+            "start": start,
+            "end": start + 0.5,
+            "text": text,
+            "words": [{"word": text, "start": start, "end": start + 0.5, "probability": 1.0}],
+        }
+        for text, start in ((" one.", 0.0), (" two", 1.5))
+    ]
 
 
 def test_no_text():

@@ -1,4 +1,4 @@
-/** An artifact on a server, kept in the browser after the first visit; or a folder that was dropped. */
+/** The two places that an artifact is loaded from: a server, with a copy kept in the browser, or a folder of the user's. */
 
 import { addressOf, download, readText, sha256 } from './download.js'
 import { ArtifactError, StorageError } from '../shared/errors.js'
@@ -9,22 +9,25 @@ import { CERTIFICATE, readSelfTest } from './self-test.js'
  * @typedef {object} Progress
  * @property {number} received bytes
  * @property {number} total bytes
- * @property {number | undefined} secondsLeft once a rate is known
+ * @property {number | undefined} secondsLeft estimate, once the rate of the download is known
  *
  * @typedef {object} Artifact
  * @property {Manifest} manifest
- * @property {(precision: string) => Promise<number>} missing bytes to download
- * @property {(precision: string, onProgress: (progress: Progress) => void) => Promise<void>} fetch
+ * @property {(precision: string) => Promise<number>} missing return the bytes that a precision still has to download
+ * @property {(precision: string, onProgress: (progress: Progress) => void) => Promise<void>} fetch download those
  * @property {import('./session.js').ReadFile} readFile
- * @property {(precision: string) => Promise<import('./self-test.js').Expected | undefined>} selfTest what its certificate
- *   says that a precision writes
+ * @property {(precision: string) => Promise<import('./self-test.js').Expected | undefined>} selfTest return the tokens that
+ *   a precision must write, from the artifact's certificate; undefined where there is none
  */
 
-/** @implements {Artifact} */
+/**
+ * An artifact on a server, kept in the browser's store.
+ * @implements {Artifact}
+ */
 export class RemoteArtifact {
   /**
-   * @param {string} url of the folder, with a slash at its end
-   * @param {string} record its name in the store
+   * @param {string} url address of the folder, with a slash at its end
+   * @param {string} record name of the manifest's copy in the store
    * @param {import('./store.js').Store} store
    * @param {Manifest} manifest
    */
@@ -36,12 +39,12 @@ export class RemoteArtifact {
   }
 
   /**
-   * The newest version that can be had: the server's, or without a network the one that is kept.
+   * Open the newest version that can be had: the server's, or offline the one that is kept.
    * @param {string} address of the folder
    * @param {import('./store.js').Store} store
    * @returns {Promise<RemoteArtifact>}
-   * @throws {ArtifactError} nothing there, or no artifact
-   * @throws {StorageError} no network, and nothing kept
+   * @throws {ArtifactError} the server has no artifact at this address
+   * @throws {StorageError} the server cannot be reached, and nothing is kept
    */
   static async open(address, store) {
     const url = address.endsWith('/') ? address : `${address}/`
@@ -55,7 +58,7 @@ export class RemoteArtifact {
       throw new StorageError(`${url}: cannot be reached (${error}); connect to the network for the first visit`)
     }
     if (!response.ok) {
-      throw new ArtifactError(`${url + FILE_NAME}: the server says ${response.status}; check the artifact's address`)
+      throw new ArtifactError(`${url + FILE_NAME}: the server answered ${response.status}; check the artifact's address`)
     }
     const text = await readText(response.body, MOST_BYTES.manifest, FILE_NAME)
     return new RemoteArtifact(url, record, store, new Manifest(text))
@@ -69,7 +72,7 @@ export class RemoteArtifact {
   }
 
   /**
-   * Download what is not kept, then say that this version is whole and drop what no version needs.
+   * Download what is not kept; then record this version as complete and delete files that no version needs.
    * @type {Artifact['fetch']}
    */
   async fetch(precision, onProgress) {
@@ -102,16 +105,20 @@ export class RemoteArtifact {
       }
     } catch (error) {
       if (error instanceof ArtifactError) throw error
-      text = await this.store.readRecord(record) // of the last visit with a network
+      text = await this.store.readRecord(record) // offline: the copy of the last visit
     }
     return text ? readSelfTest(text, this.manifest, precision) : undefined
   }
 
-  /** @param {string} precision */
+  /**
+   * Return the files of a precision, files of the same content once.
+   * @param {string} precision
+   */
   unique(precision) {
     return new Map([...this.manifest.filesOf(precision).values()].map((spec) => [spec.sha256, spec])).values()
   }
 
+  /** Delete the files in the store that no kept manifest names. */
   async dropUnused() {
     const used = new Set()
     for (const name of await this.store.listRecords()) {
@@ -122,7 +129,7 @@ export class RemoteArtifact {
 }
 
 /**
- * Hashes of all files that a kept record names: a manifest of whatever format, or a certificate, which names none.
+ * Return the hashes of all files that a kept record names: a manifest of any format, or a certificate, which names none.
  * @param {string} text
  * @returns {unknown[]}
  */
@@ -134,7 +141,10 @@ function hashesIn(text) {
   }
 }
 
-/** @implements {Artifact} */
+/**
+ * An artifact in a folder that the user chose or dropped; nothing of it is copied.
+ * @implements {Artifact}
+ */
 export class FolderArtifact {
   /**
    * @param {Map<string, File>} files by path below the artifact
@@ -146,14 +156,15 @@ export class FolderArtifact {
   }
 
   /**
-   * @param {Map<string, File>} files by path; a folder around the artifact is left out
+   * Find the artifact among the files of a folder.
+   * @param {Map<string, File>} files by path; folders around the artifact do not matter
    * @returns {Promise<FolderArtifact>}
-   * @throws {ArtifactError} no artifact, or not whole
+   * @throws {ArtifactError} the folder holds no manifest, or not a valid one
    */
   static async open(files) {
     const path = [...files.keys()].find((path) => path.split('/').at(-1) === FILE_NAME)
     if (path === undefined) {
-      throw new ArtifactError(`the folder holds no ${FILE_NAME}: not an exported artifact; run: voxtral-onnx export SOURCE`)
+      throw new ArtifactError(`the folder holds no ${FILE_NAME}, so it is no exported model; run: voxtral-onnx export SOURCE`)
     }
     const prefix = path.slice(0, -FILE_NAME.length)
     const below = [...files].filter(([path]) => path.startsWith(prefix))
@@ -167,12 +178,15 @@ export class FolderArtifact {
     return 0
   }
 
-  /** @type {Artifact['fetch']} */
+  /**
+   * Check that the files of a precision are there, in their sizes.
+   * @type {Artifact['fetch']}
+   */
   async fetch(precision) {
     for (const [name, { size }] of this.manifest.filesOf(precision)) {
       const found = this.files.get(name)?.size
       if (found !== size) {
-        throw new ArtifactError(`${name}: expected ${size} bytes, got ${found ?? 'no file'}; drop the whole artifact folder`)
+        throw new ArtifactError(`${name}: expected ${size} bytes, got ${found ?? 'no file'}; choose the whole folder that export wrote`)
       }
     }
   }
@@ -190,6 +204,7 @@ export class FolderArtifact {
 
 const REPORT_EVERY = 100 // milliseconds
 
+/** A count of received bytes, reported at most ten times a second. */
 class ProgressMeter {
   /**
    * @param {number} total
@@ -201,12 +216,13 @@ class ProgressMeter {
     this.received = 0
     this.began = performance.now()
     this.reported = 0
-    this.loaded = 0 // over the network, which makes the rate
+    this.loaded = 0 // bytes that came over the network: the rate counts these alone
   }
 
   /**
+   * Count bytes, and report where it is time.
    * @param {number} bytes
-   * @param {boolean} isNew
+   * @param {boolean} isNew whether they came over the network
    */
   add(bytes, isNew) {
     const now = performance.now()

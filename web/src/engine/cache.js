@@ -1,13 +1,13 @@
-/** What a graph carries from call to call, in fixed buffers (cache.py). */
+/** The key-value caches and convolution states that a graph carries from call to call, in fixed buffers (cache.py). */
 
 import { tensorOf } from './device.js'
 import { isCache, isState, presentOf } from './manifest.js'
 
-const VISIBLE_STEP = 256 // rows; shaders are compiled for no number of rows, but each step rounds a little otherwise
+const VISIBLE_STEP = 256 // rows; few distinct numbers, because kernels round differently for different numbers of rows
 
 /**
- * Key-value buffers of one stream, bound as past and present, and the convolution states beside them. The manifest's rule
- * says which rows are shifted and when.
+ * The key-value buffers of one stream, bound as past and present, and the convolution states beside them. The manifest's
+ * `CacheSpec` says which rows are shifted and when.
  */
 export class KVCache {
   /**
@@ -32,7 +32,7 @@ export class KVCache {
     )
   }
 
-  /** Make the buffers. */
+  /** Allocate the buffers and bind them. */
   bindState() {
     for (const { name, dtype, shape } of this.session.graph.inputs) {
       if (!isState(name)) continue
@@ -42,24 +42,24 @@ export class KVCache {
     }
   }
 
-  /** Let another stream have the buffers. */
+  /** Give the buffers back for another stream. */
   release() {
     this.session.idle.push(this.binding)
   }
 
-  /** Rows the next call may write: no call crosses a shift. */
+  /** Return how many rows the next call may write: no call crosses a shift. */
   get slotsLeft() {
     return this.spec.slotsLeft(this.position)
   }
 
-  /** The buffer's row that the next call writes first. */
+  /** Return the buffer's row that the next call writes first. */
   get row() {
     return this.spec.row(this.position)
   }
 
   /**
-   * The inputs that place the next `rows` rows: rotation by absolute position, writing by buffer row. Angles are computed
-   * in float64, so positions have no end.
+   * Return the inputs that place the next `rows` rows: rotary angles by absolute position, and buffer rows to write. Angles
+   * are computed in float64, so a stream may run for any time.
    * @param {number} rows
    * @returns {import('./device.js').Feeds}
    */
@@ -81,8 +81,8 @@ export class KVCache {
   }
 
   /**
-   * The buffer's rows that attention goes through: WebGPU's kernels take as long for rows without keys as for those with
-   * some. More than `rows` at any time, because as many would mean "no past".
+   * Return how many of the buffer's rows attention reads: WebGPU's kernels take as long for rows without keys as for rows
+   * with keys. It is always more than `rows`, because GroupQueryAttention takes an equal number for "no past".
    * @param {number} rows
    */
   visibleRows(rows) {
@@ -91,7 +91,7 @@ export class KVCache {
   }
 
   /**
-   * Count rows as written, and shift the last `keep` rows to the front where the buffer is full.
+   * Count rows as written; where the buffer is full, shift its last `keep` rows to the front.
    * @param {number} rows
    */
   advance(rows) {
@@ -102,25 +102,34 @@ export class KVCache {
 }
 
 /**
- * The cache of captured calls, of one token each. Their attention sees every row up to the last one written, so the buffer
- * is a ring of the rows before the call, the call's own behind it: together the window, give or take the two frames by
- * which the four of an encoder's call differ. A buffer that is smaller than the window is shifted as usual.
+ * The cache of captured calls, which take one token each. Their attention sees every row up to the last one written, so the
+ * buffer holds a ring of the rows before the call and the call's own rows after it. Together these are the window, within
+ * the two frames by which the windows of an encoder call's four frames differ. A buffer smaller than the window is shifted
+ * as usual.
  */
 export class CapturedCache extends KVCache {
+  /** Return how many rows the next call writes. */
   get slotsLeft() {
     return this.spec.rows_per_token
   }
 
+  /** Return the buffer's row that the next call writes first: in the ring, and after it once the ring is full. */
   get row() {
     return isRing(this.spec) ? Math.min(this.position, ringRows(this.spec)) : super.row
   }
 
-  /** @param {number} rows */
+  /**
+   * Return how many of the buffer's rows attention reads: all that are written.
+   * @param {number} rows
+   */
   visibleRows(rows) {
     return this.row + rows
   }
 
-  /** @param {number} rows */
+  /**
+   * Count rows as written; where the ring is full, copy them over its oldest rows.
+   * @param {number} rows
+   */
   advance(rows) {
     if (!isRing(this.spec)) return super.advance(rows)
     const binding = /** @type {import('./graph-capture.js').CapturedBinding} */ (this.binding)
@@ -130,14 +139,20 @@ export class CapturedCache extends KVCache {
   }
 }
 
-/** @param {import('./manifest.js').CacheSpec} spec */
+/**
+ * Return whether the buffer holds the whole window, and so a ring.
+ * @param {import('./manifest.js').CacheSpec} spec
+ */
 const isRing = ({ capacity, window }) => capacity > window
 
-/** @param {import('./manifest.js').CacheSpec} spec */
+/**
+ * Return the rows of the ring: whole tokens within the window before a call.
+ * @param {import('./manifest.js').CacheSpec} spec
+ */
 const ringRows = ({ window, rows_per_token: rows }) => rows * Math.floor((window - 1) / rows)
 
 /**
- * Rows of the buffers of captured calls.
+ * Return the rows of a captured call's buffers.
  * @param {import('./manifest.js').CacheSpec} spec
  */
 export const capturedRows = (spec) => (isRing(spec) ? ringRows(spec) + spec.rows_per_token : spec.capacity)

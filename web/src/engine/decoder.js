@@ -1,12 +1,12 @@
-/** Audio embeddings and tokens to next tokens (decoder.py). */
+/** The decoder: audio embeddings and previous tokens in, next tokens out (decoder.py). */
 
 import { tensorOf } from './device.js'
 
 /** @typedef {{tokenId: number, logprob: number, blankMargin: number}} SampledToken the likeliest token at one position */
 
-export const OUTPUT = 'step' // id, logprob and blank margin of each position
+export const OUTPUT = 'step' // [1, seq_len, 3]: id, logprob and blank margin at each position
 
-/** The decoder graph. */
+/** The decoder graph and the size of its cache. */
 export class Decoder {
   /**
    * @param {import('./session.js').Session} session
@@ -17,19 +17,19 @@ export class Decoder {
     this.spec = spec
   }
 
-  /** Buffers for one stream. */
+  /** Return buffers for one stream. */
   newCache() {
     return this.session.newCache(this.spec)
   }
 
   /**
-   * Run the next positions; the token sampled at the last one.
-   * @param {import('./cache.js').KVCache} cache of the stream
-   * @param {number[]} tokenIds that stand at these positions
+   * Run the next positions and return the token sampled at the last one.
+   * @param {import('./cache.js').KVCache} cache the stream's
+   * @param {number[]} tokenIds input tokens at these positions
    * @param {import('./device.js').Tensor} audioEmbeds [1, tokenIds.length, hidden_size]
-   * @param {number} numDelayTokens of the stream
-   * @param {number} blankPenalty taken off the blank's logit at the last position before sampling; logprob and margin
-   *   are those before
+   * @param {number} numDelayTokens the stream's delay
+   * @param {number} blankPenalty subtracted from the blank token's logit at the last position before sampling; logprob and
+   *   margin are those before
    * @returns {Promise<SampledToken>}
    */
   async step(cache, tokenIds, audioEmbeds, numDelayTokens, blankPenalty) {

@@ -1,6 +1,6 @@
 /**
- * Where graphs run, and how a call's inputs, states and output are bound there: WebGPU, or WebAssembly for small
- * artifacts (device/base.py).
+ * The devices that run graphs, and the binding of a call's inputs, states and outputs there: WebGPU, or WebAssembly for
+ * small artifacts (device/base.py).
  */
 
 import { Allocator } from './graph-capture.js'
@@ -14,38 +14,38 @@ import { BYTES } from './manifest.js'
  * @typedef {import('onnxruntime-common').InferenceSession} OrtSession
  * @typedef {Record<string, Tensor>} Feeds
  * @typedef {'float32' | 'float16' | 'int32' | 'int64'} DataType
- * @typedef {{name: string, dims?: number[], dtype?: DataType}} Fetch with `dims` the output stays on the device
+ * @typedef {{name: string, dims?: number[], dtype?: DataType}} Fetch the output to return; with `dims` it stays on the device
  *
  * @typedef {object} Binding the inputs and outputs of one session for one stream
- * @property {(past: string, present: string, dims: number[], dtype: DataType, appends: boolean) => void} bindState keep a
- *   buffer of zeros that is the input `past` and then the output `present` of every call; `appends`: calls write behind
- *   the rows they read, so input and output may be one buffer
+ * @property {(past: string, present: string, dims: number[], dtype: DataType, appends: boolean) => void} bindState allocate a
+ *   buffer of zeros that is the input `past` and the output `present` of every call; `appends`: calls write after the rows
+ *   they read, so input and output may be one buffer
  * @property {boolean} isBound whether it has buffers
- * @property {() => void} clear make what does not append zero again, for another stream
- * @property {(feeds: Feeds, fetch: Fetch) => Promise<Tensor>} run one output of a call
+ * @property {() => void} clear zero the states that do not append, for another stream
+ * @property {(feeds: Feeds, fetch: Fetch) => Promise<Tensor>} run run a call and return one output
  * @property {(keep: number) => void} shiftRows shift the last `keep` rows along the third axis to the front, in all
  *   buffers that append
- * @property {() => void} dispose
+ * @property {() => void} dispose free the buffers
  *
  * @typedef {object} Device
  * @property {'webgpu' | 'wasm'} name
  * @property {Ort} ort
- * @property {boolean} captures whether calls can be captured and replayed
+ * @property {boolean} captures whether calls are captured and replayed
  * @property {(graph: Uint8Array, externalData: {path: string, data: Blob}[], captured: boolean) => Promise<OrtSession>} open
  * @property {(session: OrtSession) => Binding} bind
- * @property {(tensor: Tensor, at: number, rows: number) => Tensor} slice rows [1, rows, n] of a tensor [1, m, n], valid
- *   until the next call
+ * @property {(tensor: Tensor, at: number, rows: number) => Tensor} slice return rows [1, rows, n] of a tensor
+ *   [1, m, n], valid until the next call
  */
 
-const QUIET = 3 // onnxruntime's severity of errors
+const QUIET = 3 // the severity from which onnxruntime logs: errors
 
 /**
- * onnxruntime-web. For WebGPU a build with the native provider: the one on JavaScript promise integration where the
- * browser has it, which reads weights out of Blobs range by range, else the one that reads every file whole. They lack
- * the CPU's GatherBlockQuantized, so WebAssembly has its own build.
+ * Load onnxruntime-web and return a device. WebGPU takes a build with the native provider: the one on JavaScript promise
+ * integration where the browser has it, which reads weights out of Blobs range by range, else the one that reads every file
+ * whole. Both lack the CPU's GatherBlockQuantized, so WebAssembly has a build of its own.
  * @param {Device['name']} name
  * @returns {Promise<Device>}
- * @throws {DeviceError} its files are not there
+ * @throws {DeviceError} onnxruntime-web is not in vendor/
  */
 export async function openDevice(name) {
   const build = name === 'wasm' ? 'wasm' : 'Suspending' in WebAssembly ? 'jspi' : 'webgpu'
@@ -53,7 +53,7 @@ export async function openDevice(name) {
   try {
     ort = await import(new URL(`../../vendor/ort.${build}.min.mjs`, import.meta.url).href)
   } catch (error) {
-    throw new DeviceError(`onnxruntime-web is not in web/vendor (${error}); run: make web`)
+    throw new DeviceError(`onnxruntime-web is not in this page's vendor folder (${error}); in the source tree run: make web`)
   }
   ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency >> 1 || 1) : 1
   if (name === 'wasm') return new Wasm(ort)
@@ -62,13 +62,13 @@ export async function openDevice(name) {
 }
 
 /**
- * Whether calls can be captured: attention that can needs subgroups.
+ * Return whether calls can be captured on an adapter: only the attention kernels that need subgroups can be.
  * @param {GPUAdapter} adapter
  */
 export const canCapture = (adapter) => adapter.features.has('subgroups')
 
 /**
- * A tensor of numbers, in the type that a graph wants.
+ * Return a tensor on the host, in the type of a graph's input.
  * @param {Ort} ort
  * @param {DataType} dtype
  * @param {ArrayLike<number>} values
@@ -81,7 +81,7 @@ export function tensorOf(ort, dtype, values, dims) {
   return new ort.Tensor('float32', Float32Array.from(values), dims)
 }
 
-/** onnxruntime's own kernels in WebAssembly; onnxruntime-web copies every buffer in and out at each call. */
+/** The CPU: onnxruntime's kernels in WebAssembly. onnxruntime-web copies every buffer in and out at each call. */
 export class Wasm {
   /** @param {Ort} ort */
   constructor(ort) {
@@ -109,7 +109,10 @@ export class Wasm {
   }
 }
 
-/** @implements {Binding} */
+/**
+ * The states of one stream on the CPU: each call's outputs are the next one's inputs.
+ * @implements {Binding}
+ */
 class WasmBinding {
   /**
    * @param {Ort} ort
@@ -130,10 +133,12 @@ class WasmBinding {
     this.pasts[past] = zeros(this.ort, dtype, dims)
   }
 
+  /** Return whether it has buffers. */
   get isBound() {
     return this.bound.length > 0
   }
 
+  /** @type {Binding['clear']} */
   clear() {
     for (const { past, dims, dtype, appends } of this.bound) {
       if (!appends) this.pasts[past] = zeros(this.ort, dtype, dims)
@@ -161,12 +166,13 @@ class WasmBinding {
     }
   }
 
+  /** @type {Binding['dispose']} */
   dispose() {
     this.pasts = {}
   }
 }
 
-/** onnxruntime's WebGPU provider; buffers stay on the GPU and one small output a call comes back. */
+/** The GPU: onnxruntime's WebGPU provider. Buffers stay there; one small output of a call comes back. */
 export class WebGpu {
   /**
    * @param {Ort} ort
@@ -187,7 +193,7 @@ export class WebGpu {
   /** @type {Device['open']} */
   async open(graph, externalData, captured) {
     const session = await this.ort.InferenceSession.create(graph, {
-      executionProviders: [{ name: 'webgpu' }], // what is asked for below is read of objects only
+      executionProviders: [{ name: 'webgpu' }], // an object: with a plain name enableGraphCapture is ignored
       externalData,
       logSeverityLevel: QUIET,
       enableGraphCapture: captured,
@@ -214,14 +220,14 @@ export class WebGpu {
     return part
   }
 
-  /** The GPU. */
+  /** Return the GPU that onnxruntime computes on. */
   get device() {
     if (!this.gpu) throw new DeviceError('no graph was opened on the GPU; reload the page')
     return this.gpu
   }
 
   /**
-   * A tensor in a buffer of its own for this name and size.
+   * Return a tensor in the buffer that is kept for this name and shape.
    * @param {string} name
    * @param {number[]} dims
    * @param {DataType} dtype
@@ -237,6 +243,7 @@ export class WebGpu {
   }
 
   /**
+   * Allocate a buffer for a tensor.
    * @param {number[]} dims
    * @param {DataType} dtype
    */
@@ -258,7 +265,7 @@ export class WebGpu {
       const [, heads, capacity, width] = dims
       const dtype = /** @type {DataType} */ (type)
       const row = width * BYTES[dtype]
-      const stage = this.kept('stage', [1, heads, keep, width], dtype).gpuBuffer // no copy within one buffer
+      const stage = this.kept('stage', [1, heads, keep, width], dtype).gpuBuffer // WebGPU copies between two buffers only
       for (let head = 0; head < heads; head++) {
         const last = ((head + 1) * capacity - keep) * row
         encoder.copyBufferToBuffer(gpuBuffer, last, stage, head * keep * row, keep * row)
@@ -269,6 +276,7 @@ export class WebGpu {
   }
 
   /**
+   * Return a tensor whose values are in a buffer.
    * @param {GPUBuffer} buffer
    * @param {number[]} dims
    * @param {DataType} dtype
@@ -278,7 +286,10 @@ export class WebGpu {
   }
 }
 
-/** @implements {Binding} */
+/**
+ * The states of one stream on the GPU. Caches are one buffer, other states two that change places at each call.
+ * @implements {Binding}
+ */
 class WebGpuBinding {
   /**
    * @param {WebGpu} device
@@ -298,10 +309,12 @@ class WebGpuBinding {
     this.bound.push({ past, present, dims, bytes: BYTES[dtype], input, output: appends ? input : tensor() })
   }
 
+  /** Return whether it has buffers. */
   get isBound() {
     return this.bound.length > 0
   }
 
+  /** @type {Binding['clear']} */
   clear() {
     for (const { input, output } of this.bound) {
       if (input === output) continue
@@ -325,6 +338,7 @@ class WebGpuBinding {
     this.device.shiftRows(this.bound.filter(({ input, output }) => input === output).map(({ input }) => input), keep)
   }
 
+  /** @type {Binding['dispose']} */
   dispose() {
     for (const { input, output } of this.bound) for (const { gpuBuffer } of new Set([input, output])) gpuBuffer.destroy()
     this.bound = []
@@ -332,6 +346,7 @@ class WebGpuBinding {
 }
 
 /**
+ * Return a tensor of zeros on the host.
  * @param {Ort} ort
  * @param {DataType} dtype
  * @param {number[]} dims

@@ -1,20 +1,21 @@
-/** One file into the store, checked piece by piece as it arrives; what was checked is never downloaded again. */
+/** Downloads into the browser's store, checked piece by piece as they arrive; a checked piece is never downloaded again. */
 
 import { ArtifactError, StorageError } from '../shared/errors.js'
 import { PIECE_SIZE } from './manifest.js'
 
-const WAITS = [500, 1000, 2000, 4000, 8000] // milliseconds before a broken connection is tried again
+const WAITS = [500, 1000, 2000, 4000, 8000] // milliseconds before each further try
 
 /**
+ * Download one file into the store, resuming after what is there.
  * @param {string} url
- * @param {string} name that messages give the file
+ * @param {string} name of the file in messages
  * @param {import('./manifest.js').FileSpec} spec
  * @param {import('./store.js').Store} store
- * @param {(bytes: number, isNew: boolean) => void} onBytes called with what is kept and with every read; less than zero
- *   where a piece begins again
+ * @param {(bytes: number, isNew: boolean) => void} onBytes called with the bytes that are kept already and with every read;
+ *   negative where a piece begins again
  * @param {number[]} [waits]
- * @throws {ArtifactError} a piece is not what the manifest says
- * @throws {StorageError} the server does not answer, or the disk is full; what was checked is kept
+ * @throws {ArtifactError} a piece differs from its hash in the manifest, or the server refuses the file
+ * @throws {StorageError} the server does not answer, or the disk is full; checked pieces are kept
  */
 export async function download(url, name, spec, store, onBytes, waits = WAITS) {
   let kept = await keptBytes(spec, store)
@@ -34,7 +35,7 @@ export async function download(url, name, spec, store, onBytes, waits = WAITS) {
       reported = kept
       tries = kept > before ? 0 : tries + 1
       if (tries > waits.length) {
-        throw new StorageError(`${name}: the download broke off (${error}); try again, it goes on where it stopped`)
+        throw new StorageError(`${name}: the download was interrupted (${error}); try again: it resumes where it stopped`)
       }
       await new Promise((resolve) => setTimeout(resolve, waits[Math.max(0, tries - 1)]))
     }
@@ -42,7 +43,8 @@ export async function download(url, name, spec, store, onBytes, waits = WAITS) {
 }
 
 /**
- * Whole pieces that are kept; the last one is checked again, because a power cut can leave one half written.
+ * Return the bytes of complete pieces in the store; the last piece is hashed again, because a power cut can leave it half
+ * written.
  * @param {import('./manifest.js').FileSpec} spec
  * @param {import('./store.js').Store} store
  */
@@ -58,22 +60,25 @@ async function keptBytes(spec, store) {
 }
 
 /**
- * Read one response to its end.
+ * Read one response to its end; check each piece and append it to the store.
  * @param {string} url
  * @param {string} name
  * @param {import('./manifest.js').FileSpec} spec
  * @param {import('./store.js').Store} store
  * @param {number} kept
  * @param {(bytes: number) => void} onBytes
- * @returns {Promise<number>} bytes kept
+ * @returns {Promise<number>} bytes that are kept now
  */
 async function receive(url, name, spec, store, kept, onBytes) {
   const response = await fetch(url, { headers: kept > 0 ? { Range: `bytes=${kept}-` } : {}, cache: 'no-store' })
-  if (response.status >= 500 || response.status === 429) throw new Error(`the server says ${response.status}`)
+  if (response.status >= 500 || response.status === 429) throw new Error(`the server answered ${response.status}`)
   if (!response.ok || !response.body) {
-    throw new ArtifactError(`${name}: the server says ${response.status} ${response.statusText}; check the address`)
+    const answer = `${response.status} ${response.statusText}`
+    throw new ArtifactError(`${name}: the server answered ${answer}; check the address`)
   }
-  let skip = response.status === 206 ? 0 : kept // a server without ranges sends what is kept once more
+
+  // Cut the body into pieces
+  let skip = response.status === 206 ? 0 : kept // a server without range requests sends the whole file
   const piece = new Uint8Array(Math.min(PIECE_SIZE, spec.size - kept))
   let filled = 0
   for await (let chunk of readChunks(response.body)) {
@@ -82,20 +87,22 @@ async function receive(url, name, spec, store, kept, onBytes) {
     chunk = chunk.subarray(skipped)
     onBytes(chunk.length)
     while (chunk.length > 0) {
-      if (kept >= spec.size) throw new ArtifactError(`${name}: longer than the ${spec.size} bytes that the manifest says`)
+      if (kept >= spec.size) throw new ArtifactError(`${name}: expected ${spec.size} bytes, got more; publish the artifact again`)
       const want = Math.min(PIECE_SIZE, spec.size - kept)
       const part = chunk.subarray(0, want - filled)
       piece.set(part, filled)
       filled += part.length
       chunk = chunk.subarray(part.length)
       if (filled < want) continue
+
+      // Check and keep a complete piece
       const bytes = piece.subarray(0, want)
       const expected = pieceHash(spec, kept)
       const found = await sha256(bytes)
       if (found !== expected) {
         throw new ArtifactError(
           `${name}: bytes from ${kept}: expected sha256 ${expected.slice(0, 16)}…, got ${found.slice(0, 16)}…: ` +
-            'the server has another or a damaged file; publish the artifact again',
+            'the file on the server is damaged or of another version; publish the artifact again',
         )
       }
       await store.append(spec.sha256, kept, bytes)
@@ -108,11 +115,11 @@ async function receive(url, name, spec, store, kept, onBytes) {
 }
 
 /**
- * The text of a body, and never more of it than `most` bytes.
+ * Return the text of a body, and never read more of it than `most` bytes.
  * @param {ReadableStream<Uint8Array> | null} body
  * @param {number} most
- * @param {string} name that messages give it
- * @throws {ArtifactError} there is more, or it is not UTF-8
+ * @param {string} name of the file in messages
+ * @throws {ArtifactError} it is longer, or not UTF-8
  */
 export async function readText(body, most, name) {
   /** @type {Uint8Array[]} */
@@ -133,7 +140,7 @@ export async function readText(body, most, name) {
 }
 
 /**
- * The address of a file of an artifact; its name may hold what means something in addresses.
+ * Return the address of an artifact's file; characters of its name that mean something in addresses are escaped.
  * @param {string} folder with a slash at its end
  * @param {string} name
  */
@@ -142,6 +149,7 @@ export function addressOf(folder, name) {
 }
 
 /**
+ * Yield the chunks of a body, and cancel it when the caller stops.
  * @param {ReadableStream<Uint8Array>} body
  * @returns {AsyncGenerator<Uint8Array>}
  */
@@ -159,6 +167,7 @@ async function* readChunks(body) {
 }
 
 /**
+ * Return the hash of the piece at an offset; a file of one piece has the file's hash only.
  * @param {import('./manifest.js').FileSpec} spec
  * @param {number} offset
  */
@@ -167,6 +176,7 @@ function pieceHash(spec, offset) {
 }
 
 /**
+ * Return the sha256 of bytes in hexadecimal digits.
  * @param {BufferSource} bytes
  * @returns {Promise<string>}
  */

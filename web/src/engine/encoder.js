@@ -1,10 +1,10 @@
-/** Samples to audio embeddings, a chunk of tokens a call (encoder.py). */
+/** The encoder: audio samples in, audio embeddings out, a chunk of tokens in each call (encoder.py). */
 
 import { tensorOf } from './device.js'
 
 export const OUTPUT = 'audio_embeds'
 
-/** The mel graph and the encoder graph. */
+/** The mel graph, the encoder graph and the size of its cache. */
 export class Encoder {
   /**
    * @param {import('./manifest.js').Manifest} manifest
@@ -22,13 +22,13 @@ export class Encoder {
     this.framesPerToken = manifest.config.audio.frames_per_token
   }
 
-  /** Buffers for one stream. */
+  /** Return buffers for one stream. */
   newCache() {
     return this.session.newCache(this.spec)
   }
 
   /**
-   * Tokens that the next call may encode.
+   * Return how many tokens the next call may encode.
    * @param {import('./cache.js').KVCache} cache
    */
   maxTokens(cache) {
@@ -36,9 +36,9 @@ export class Encoder {
   }
 
   /**
-   * Audio embeddings [1, tokens, hidden_size] of the next tokens, on the device.
-   * @param {import('./cache.js').KVCache} cache
-   * @param {Float32Array} samples from look_back before the first token to look_ahead after the last
+   * Return the audio embeddings [1, tokens, hidden_size] of the next tokens, on the device.
+   * @param {import('./cache.js').KVCache} cache the stream's
+   * @param {Float32Array} samples from look_back_samples before the first token to look_ahead_samples after the last
    */
   async encode(cache, samples) {
     const { ort } = this.session.device

@@ -1,16 +1,16 @@
 /**
- * The transcriber for other pages:
+ * The transcriber as other pages import it. It runs in a worker, so that the page stays responsive:
  *
  *     import { createTranscriber } from './src/engine/engine.js'
  *
  *     const transcriber = await createTranscriber({ artifactUrl: '/artifact/' })
  *     transcriber.addEventListener('segment', ({ detail }) => console.log(detail.end, detail.text))
  *     await transcriber.start({ delayMs: 480 })
- *     transcriber.feed(samples) // Float32Array, mono, at transcriber.sampleRate; as often as there are some
+ *     transcriber.feed(samples) // Float32Array, mono, at transcriber.sampleRate; again and again
  *     const { text, segments } = await transcriber.finish()
  *
- * Events: `progress` (of the download), `loading`, `token`, `segment`, `silence`, `warning`, `metrics`; each has its values
- * in `detail`, which live.js and artifact.js describe.
+ * Events: `progress` (of the download), `loading`, `token`, `segment`, `silence`, `warning`, `metrics`. The values of each
+ * are in its `detail`; live.js and artifact.js describe them.
  */
 
 import { errorOf } from '../shared/errors.js'
@@ -21,10 +21,10 @@ import { errorOf } from '../shared/errors.js'
  */
 
 /**
- * Download what is not here yet, load it, and be ready to listen.
+ * Download the model where it is not kept yet, load it, and return a transcriber that is ready to start.
  * @param {CreateOptions} options
  * @returns {Promise<TranscriberClient>}
- * @throws {ArtifactError | DeviceError | StorageError} as errors.js describes; each message says what to do
+ * @throws {ArtifactError | DeviceError | StorageError} see errors.js; each message says what to do
  */
 export async function createTranscriber({ onProgress, ...options }) {
   const client = new TranscriberClient()
@@ -38,7 +38,7 @@ export async function createTranscriber({ onProgress, ...options }) {
   return client
 }
 
-/** The page's end of the worker. */
+/** A transcriber that runs in a worker: each method sends it a request and resolves with its reply. */
 export class TranscriberClient extends EventTarget {
   constructor() {
     super()
@@ -46,13 +46,13 @@ export class TranscriberClient extends EventTarget {
     /** @type {Map<number, {resolve: (value: any) => void, reject: (error: Error) => void}>} */
     this.waiting = new Map()
     this.count = 0
-    this.sampleRate = 0 // known once a model was inspected
+    this.sampleRate = 0 // Hz; known after `inspect` or `open`
     this.worker.addEventListener('message', ({ data }) => this.onMessage(data))
     this.worker.addEventListener('error', (event) => this.fail(event.message || 'its script did not load; reload the page'))
   }
 
   /**
-   * What would run here, and what that would download; nothing is downloaded but the manifest.
+   * Return which device and precision would run a model here and how much they would download; only the manifest is read.
    * @param {import('../shared/messages.js').OpenOptions} options
    * @returns {Promise<import('../shared/messages.js').Inspection>}
    */
@@ -63,19 +63,19 @@ export class TranscriberClient extends EventTarget {
   }
 
   /**
-   * Download what is not here yet, and load it.
+   * Download the model where it is not kept yet, and load it.
    * @param {import('../shared/messages.js').OpenOptions} options
    * @returns {Promise<import('../shared/messages.js').Inspection>}
    */
   async open(options) {
-    await navigator.storage?.persist?.() // what was downloaded stays when the disk runs low
+    await navigator.storage?.persist?.() // asks the browser to keep downloads when the disk runs low
     const found = await this.request({ type: 'open', options: absolute(options) })
     this.sampleRate = found.sampleRate
     return found
   }
 
   /**
-   * Open a stream; one that is open is given up.
+   * Begin a stream; one that is open ends without its last words.
    * @param {import('../shared/messages.js').StreamOptions} [options]
    * @returns {Promise<void>}
    */
@@ -84,9 +84,9 @@ export class TranscriberClient extends EventTarget {
   }
 
   /**
-   * Take the next samples.
-   * @param {Float32Array} samples mono, at `sampleRate`, full scale 1; the array is handed over
-   * @returns {Promise<void>} resolved when they were transcribed: a file that waits for it never piles up
+   * Transcribe the next samples.
+   * @param {Float32Array} samples mono, at `sampleRate`, full scale 1; the array is transferred to the worker and empty after
+   * @returns {Promise<void>} resolves when they are transcribed; awaiting it keeps the blocks of a file from piling up
    */
   feed(samples) {
     const time = performance.timeOrigin + performance.now()
@@ -95,7 +95,7 @@ export class TranscriberClient extends EventTarget {
   }
 
   /**
-   * The end of the audio: transcribe what is still delayed.
+   * End the audio, transcribe what is still delayed, and return the whole transcript.
    * @returns {Promise<import('../shared/messages.js').Transcript>}
    */
   finish() {
@@ -103,7 +103,7 @@ export class TranscriberClient extends EventTarget {
   }
 
   /**
-   * Give the stream up.
+   * End the stream without its last words.
    * @returns {Promise<void>}
    */
   stop() {
@@ -111,22 +111,23 @@ export class TranscriberClient extends EventTarget {
   }
 
   /**
-   * Delete everything that was downloaded.
+   * Delete every downloaded model.
    * @returns {Promise<void>}
    */
   remove() {
     return this.request({ type: 'remove' })
   }
 
-  /** End the worker and free its memory. */
+  /** Terminate the worker and free its memory. */
   close() {
     this.worker.terminate()
     this.fail('it was closed')
   }
 
   /**
+   * Send a request to the worker and return its reply.
    * @param {import('../shared/messages.js').RequestBody} body
-   * @param {Transferable[]} [transfer]
+   * @param {Transferable[]} [transfer] buffers to transfer instead of copying
    * @returns {Promise<any>}
    */
   request(body, transfer = []) {
@@ -137,7 +138,10 @@ export class TranscriberClient extends EventTarget {
     })
   }
 
-  /** @param {import('../shared/messages.js').Answer} answer */
+  /**
+   * Dispatch an event, or settle the request that an answer belongs to.
+   * @param {import('../shared/messages.js').Answer} answer
+   */
   onMessage(answer) {
     if (answer.type === 'event') {
       const { type, ...values } = answer.event
@@ -151,7 +155,10 @@ export class TranscriberClient extends EventTarget {
     else reject?.(errorOf(answer.error))
   }
 
-  /** @param {string} reason */
+  /**
+   * Reject every request that waits.
+   * @param {string} reason
+   */
   fail(reason) {
     for (const { reject } of this.waiting.values()) reject(new Error(`the engine stopped: ${reason}`))
     this.waiting.clear()
@@ -159,7 +166,7 @@ export class TranscriberClient extends EventTarget {
 }
 
 /**
- * The worker stands elsewhere than the page that addresses are relative to.
+ * Return the options with an absolute address: the page's relative addresses mean something else in the worker.
  * @param {import('../shared/messages.js').OpenOptions} options
  */
 function absolute(options) {

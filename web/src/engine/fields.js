@@ -1,14 +1,15 @@
 /**
- * Values from outside, held to what a table says of each: the kinds of decode.py. A kind takes a value as JSON.parse gives
- * it and returns what is known of it, or throws a FieldError that says where it stands and what was expected.
+ * Validators of JSON from outside: the counterpart of decode.py. A `Kind` takes a value of JSON.parse and its path, and
+ * returns the valid value, or throws a FieldError that says where it is and what was expected.
  */
 
-/** @typedef {(value: unknown, at: string) => any} Kind */
+/** @typedef {(value: unknown, at: string) => any} Kind a validator */
 
-/** A value that is not what its kind says. */
+/** A value that its kind refuses. */
 export class FieldError extends Error {}
 
 /**
+ * Throw a FieldError.
  * @param {string} expected
  * @param {string} at
  * @returns {never}
@@ -18,6 +19,7 @@ function refuse(expected, at) {
 }
 
 /**
+ * Return the kind of integers within bounds.
  * @param {number} least
  * @param {number} most
  * @returns {Kind}
@@ -30,6 +32,7 @@ export function integer(least, most) {
 }
 
 /**
+ * Return the kind of numbers within bounds.
  * @param {number} least
  * @param {number} most
  * @returns {Kind}
@@ -41,10 +44,11 @@ export function number(least, most) {
 }
 
 /**
- * @param {number} least characters
+ * Return the kind of texts of a length, in code points, that match a pattern.
+ * @param {number} least
  * @param {number} most
  * @param {RegExp} [pattern]
- * @param {string} [words] for the pattern
+ * @param {string} [words] the pattern in words, for messages
  * @returns {Kind}
  */
 export function text(least, most, pattern = /^/, words = `${least} to ${most} characters`) {
@@ -56,6 +60,7 @@ export function text(least, most, pattern = /^/, words = `${least} to ${most} ch
 }
 
 /**
+ * Return the kind of a few values.
  * @param {...(string | number)} values
  * @returns {Kind}
  */
@@ -64,8 +69,9 @@ export function oneOf(...values) {
 }
 
 /**
+ * Return the kind of lists.
  * @param {Kind} kind of every element
- * @param {number} [most]
+ * @param {number} [most] elements
  * @returns {Kind}
  */
 export function list(kind, most = Infinity) {
@@ -76,7 +82,7 @@ export function list(kind, most = Infinity) {
 }
 
 /**
- * An object without a prototype, so that no name means anything but what it was given.
+ * Return the kind of objects with any names. They get no prototype, so that names such as `constructor` mean nothing else.
  * @param {Kind} key
  * @param {Kind} kind of every value
  * @returns {Kind}
@@ -90,9 +96,9 @@ export function mapOf(key, kind) {
 }
 
 /**
- * An object with these fields; others are left out.
+ * Return the kind of objects with these fields; other fields are dropped.
  * @param {Record<string, Kind>} fields
- * @param {(values: any) => string | undefined} [check] what the fields together are expected to be, where they are not
+ * @param {(values: any) => string | undefined} [check] returns what was expected where the fields do not fit together
  * @returns {Kind}
  */
 export function record(fields, check) {
@@ -107,8 +113,9 @@ export function record(fields, check) {
 }
 
 /**
+ * Return the kind of fields that may be absent.
  * @param {Kind} kind
- * @param {unknown} otherwise where there is none
+ * @param {unknown} otherwise the value of an absent field
  * @returns {Kind}
  */
 export function optional(kind, otherwise) {
@@ -116,6 +123,7 @@ export function optional(kind, otherwise) {
 }
 
 /**
+ * Return the kind of values that may be null.
  * @param {Kind} kind
  * @returns {Kind}
  */
@@ -124,6 +132,7 @@ export function orNull(kind) {
 }
 
 /**
+ * Return a value that must be an object.
  * @param {unknown} value
  * @param {string} at
  * @returns {Record<string, unknown>}
@@ -140,7 +149,7 @@ export const NAME = text(1, 256)
 export const SHA256 = text(64, 64, /^[0-9a-f]{64}$/, 'a sha256 in hexadecimal digits')
 export const DELAY = integer(1, 30) // tokens; 2400 ms, the longest delay the model was trained with
 export const TOKEN_ID = integer(0, (1 << 24) - 1)
-// A file's name below a folder, on every system: no `..`, no drive, no stream, no control characters
+// A file's name below a folder on every system: no `..`, drive, NTFS stream or control characters
 export const RELATIVE_NAME = text(
   1,
   255,

@@ -1,6 +1,6 @@
 /**
- * One stream's calls on WebGPU, captured once and replayed: what a call costs is then its programs on the GPU, not what
- * onnxruntime does to start each of them. Every call has the same shapes, and every input and output the same buffer.
+ * Graph capture on WebGPU: a call is captured once and then replayed, which saves the time that onnxruntime takes to launch
+ * each kernel. Every call has the same shapes, and every input and output the same buffer.
  */
 
 import { copyGraph } from './graph.js'
@@ -17,8 +17,8 @@ import { BYTES, isCache, isState, presentOf } from './manifest.js'
  */
 
 /**
- * onnxruntime's own buffers. What a captured call writes must be in such: of others onnxruntime-web forgets between two
- * calls that it knows them, and fails (1.30.0).
+ * An allocator of buffers that belong to onnxruntime. A captured call must write to such buffers: onnxruntime-web 1.30.0
+ * forgets other buffers between two calls, and fails.
  */
 export class Allocator {
   /** @param {WebGpu} device */
@@ -29,7 +29,7 @@ export class Allocator {
   }
 
   /**
-   * A tensor of zeros on the GPU.
+   * Return a tensor of zeros on the GPU.
    * @param {number[]} dims
    * @param {DataType} dtype float32 or float16
    */
@@ -48,7 +48,10 @@ export class Allocator {
   }
 }
 
-/** @implements {Binding} */
+/**
+ * The inputs, states and outputs of captured calls, in buffers that never change.
+ * @implements {Binding}
+ */
 export class CapturedBinding {
   /**
    * @param {WebGpu} device
@@ -65,18 +68,18 @@ export class CapturedBinding {
     this.caches = this.pairs.filter(({ past }) => isCache(past)).map(({ past }) => inputs[past])
     this.states = this.pairs.filter(({ past }) => !isCache(past)).map(({ past, present }) => [inputs[past], outputs[present]])
     this.isBound = true
-    /** @type {GPUBuffer | undefined} what the host reads */
+    /** @type {GPUBuffer | undefined} the copy of an output that the host reads */
     this.reading = undefined
     /** @type {((slot: number) => void) | undefined} */
     this.folding = undefined
   }
 
   /**
-   * Make the buffers for calls of one token.
+   * Allocate the buffers for calls of one token.
    * @param {WebGpu} device
    * @param {import('./device.js').OrtSession} session
    * @param {GraphSpec} graph
-   * @param {string} output that calls give back, besides states
+   * @param {string} output name of the output that calls return
    * @param {number} capacity rows of the caches
    */
   static async create(device, session, graph, output, capacity) {
@@ -97,10 +100,12 @@ export class CapturedBinding {
     return new CapturedBinding(device, session, inputs, outputs)
   }
 
+  /** Throw an error: `create` allocates all buffers. */
   bindState() {
-    throw new Error('a captured call has its buffers from the start')
+    throw new Error('a captured call cannot be bound to other buffers')
   }
 
+  /** @type {Binding['clear']} */
   clear() {
     const { queue } = this.device.device
     for (const [{ gpuBuffer }] of this.states) queue.writeBuffer(gpuBuffer, 0, new Uint8Array(gpuBuffer.size))
@@ -122,6 +127,7 @@ export class CapturedBinding {
   }
 
   /**
+   * Copy a tensor from the host or the GPU into an input's buffer.
    * @param {Tensor} input
    * @param {Tensor} tensor
    */
@@ -138,7 +144,7 @@ export class CapturedBinding {
   }
 
   /**
-   * A small float32 tensor on the host.
+   * Copy a small float32 tensor to the host.
    * @param {Tensor} tensor
    */
   async read(tensor) {
@@ -160,15 +166,16 @@ export class CapturedBinding {
   }
 
   /**
-   * Put the rows behind the ring where the oldest ones stand.
-   * @param {number} slots of the ring, whose rows the caches begin with
-   * @param {number} slot of the first row
+   * Copy the last call's rows, which are after the ring, over the oldest rows of the ring.
+   * @param {number} slots rows of the ring, at the start of each cache
+   * @param {number} slot the oldest row
    */
   fold(slots, slot) {
     this.folding ??= folding(this.device.device, this.caches, slots)
     this.folding(slot)
   }
 
+  /** @type {Binding['dispose']} */
   dispose() {
     for (const tensor of Object.values(this.inputs)) if (!Object.values(this.outputs).includes(tensor)) tensor.gpuBuffer.destroy()
     for (const tensor of Object.values(this.outputs)) tensor.dispose()
@@ -177,11 +184,11 @@ export class CapturedBinding {
 }
 
 /**
- * Copies all rows behind `slots` into a ring of rows, in each head of each cache [1, heads, slots + rows, width].
+ * Compile the shader that copies the rows after a ring into it, in each head of each cache [1, heads, slots + rows, width].
  * @param {GPUDevice} device
  * @param {Tensor[]} caches
- * @param {number} slots
- * @returns {(slot: number) => void} from that slot on
+ * @param {number} slots rows of the ring
+ * @returns {(slot: number) => void} the function that runs it, writing from row `slot` of the ring on
  */
 function folding(device, caches, slots) {
   const [, heads, capacity, width] = caches[0].dims
@@ -195,6 +202,8 @@ function folding(device, caches, slots) {
       let to = (slot + place.x) % ${slots}u;
       cache[(head + to) * ${words}u + word.x] = cache[(head + ${slots}u + place.x) * ${words}u + word.x];
     }`
+
+  // Compile it, and bind each cache once
   const pipeline = device.createComputePipeline({
     layout: 'auto',
     compute: { module: device.createShaderModule({ code }), entryPoint: 'main' },
@@ -209,6 +218,8 @@ function folding(device, caches, slots) {
       ],
     }),
   )
+
+  // Run it: a workgroup copies one row of one head
   return (slot) => {
     device.queue.writeBuffer(parameter, 0, Uint32Array.of(slot))
     const encoder = device.createCommandEncoder()
@@ -223,11 +234,14 @@ function folding(device, caches, slots) {
   }
 }
 
-/** @param {Tensor} tensor */
+/**
+ * Return the size of a tensor in bytes.
+ * @param {Tensor} tensor
+ */
 const bytesOf = ({ dims, type }) => dims.reduce((a, b) => a * b, 1) * BYTES[/** @type {DataType} */ (type)]
 
 /**
- * A size that the manifest gives as a number, a symbol or a multiple of one.
+ * Return the size of an axis, which the manifest gives as a number, a symbol or a product such as `8*chunk`.
  * @param {number | string} size
  * @param {Record<string, number>} sizes
  */

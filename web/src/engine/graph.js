@@ -1,6 +1,6 @@
 /**
- * What a graph's bytes need before onnxruntime may capture its calls, and graphs of one node: as little of ONNX's protobuf
- * as that takes (onnx.proto3, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
+ * Edits of ONNX files in the browser, with as much of a protobuf reader and writer as they take
+ * (onnx.proto3, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
  */
 
 const MODEL = { irVersion: 1, graph: 7, opsetImport: 8 }
@@ -11,8 +11,9 @@ const ELEMENT_TYPES = /** @type {Record<string, number>} */ ({ float32: 1, float
 const OPSET = 17
 
 /**
- * A graph whose attentions see every row up to `seqlens_k`: onnxruntime-web 1.30 leaves the window out of captured calls
- * (newer ones do not, https://github.com/microsoft/onnxruntime/pull/32462), so what stands in the buffer has to be it.
+ * Return a model whose attention nodes have no window and so see every row up to `seqlens_k`: onnxruntime-web 1.30 ignores
+ * the window in captured calls (newer ones do not, https://github.com/microsoft/onnxruntime/pull/32462), so the buffer must
+ * hold the window's rows and no others.
  * @param {Uint8Array} model
  */
 export function withoutWindow(model) {
@@ -28,7 +29,7 @@ export function withoutWindow(model) {
 }
 
 /**
- * A graph that copies a tensor of zeros or of positive numbers.
+ * Return a model that copies a tensor of numbers that are not negative.
  * @param {string} dtype
  */
 export function copyGraph(dtype) {
@@ -47,6 +48,7 @@ export function copyGraph(dtype) {
 }
 
 /**
+ * Return the description of a graph's input or output (ValueInfoProto), without a shape.
  * @param {string} name
  * @param {string} dtype
  */
@@ -56,7 +58,7 @@ function tensorInfo(name, dtype) {
 }
 
 /**
- * A message with its nested fields changed; undefined leaves one out.
+ * Return a message with its nested fields changed; where `change` returns undefined, a field is dropped.
  * @param {Uint8Array} message
  * @param {(field: number, content: Uint8Array) => Uint8Array | undefined} change
  */
@@ -74,7 +76,7 @@ function rewrite(message, change) {
 }
 
 /**
- * A nested text.
+ * Return a text field of a message, undefined where there is none.
  * @param {Uint8Array} message
  * @param {number} wanted
  */
@@ -84,7 +86,7 @@ function text(message, wanted) {
 }
 
 /**
- * The fields of a message: all bytes of each, and the content of those that have a length.
+ * Yield the fields of a message: all bytes of each, and the content of those with a length.
  * @param {Uint8Array} message
  * @returns {Generator<{field: number, bytes: Uint8Array, content?: Uint8Array}>}
  */
@@ -106,7 +108,7 @@ function* fields(message) {
 }
 
 /**
- * A variable-length number, and where it ends; lengths are exact, larger values are only passed over.
+ * Read a variable-length number and return it with its end; numbers above 2^53 lose digits, which lengths never have.
  * @param {Uint8Array} bytes
  * @param {number} at
  * @returns {[number, number]}
@@ -120,7 +122,10 @@ function readNumber(bytes, at) {
   }
 }
 
-/** @param {number} value */
+/**
+ * Encode a variable-length number.
+ * @param {number} value
+ */
 function number(value) {
   const bytes = []
   for (; value > 127; value = Math.floor(value / 128)) bytes.push((value % 128) | 128)
@@ -128,24 +133,30 @@ function number(value) {
 }
 
 /**
+ * Encode a field that holds a number.
  * @param {number} field
  * @param {number} value
  */
 const numberField = (field, value) => join([number(field << 3), number(value)])
 
 /**
+ * Encode a field that holds bytes or a message.
  * @param {number} field
  * @param {Uint8Array} content
  */
 const bytesField = (field, content) => join([number((field << 3) | 2), number(content.length), content])
 
 /**
+ * Encode a field that holds text.
  * @param {number} field
  * @param {string} content
  */
 const textField = (field, content) => bytesField(field, new TextEncoder().encode(content))
 
-/** @param {Uint8Array[]} parts */
+/**
+ * Concatenate bytes.
+ * @param {Uint8Array[]} parts
+ */
 function join(parts) {
   const joined = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0))
   let at = 0

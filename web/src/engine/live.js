@@ -1,32 +1,32 @@
 /**
- * Sound as it is spoken to events (live.py). Nothing is dropped: a stream that is behind takes all that waits at once, and
- * the encoder then works in larger, cheaper chunks.
+ * Live transcription: samples in as they are spoken, events out (live.py). Nothing is dropped: a stream that is behind takes
+ * all waiting samples at once, and the encoder then works in larger, cheaper chunks.
  */
 
 import { plainText } from '../shared/captions.js'
-import { Grouper } from './segments.js'
+import { Grouper, within } from './segments.js'
 import { checkSamples } from './stream.js'
 
-const RECENT_STEPS = 4096 // whose latency the metrics know: 5.5 minutes
-const SILENCE_SECONDS = 2.0 // without text until a silence is reported
-const BEHIND_SECONDS = 2.0 // of audio that waits until it is reported
-const MUTED_SECONDS = 5.0 // of samples that are all zero
-const CLIPPED = 0.999 // full scale; a converter's largest value is just below 1
+const RECENT_STEPS = 4096 // tokens in the latency percentiles: 5.5 minutes
+const SILENCE_SECONDS = 2.0 // without text, after which a silence is reported
+const BEHIND_SECONDS = 2.0 // of waiting audio, after which a warning comes
+const MUTED_SECONDS = 5.0 // of samples that are all zero, after which a warning comes
+const CLIPPED = 0.999 // of full scale; a converter's largest value is just below 1
 
 /**
  * @typedef {import('./stream.js').Token} Token
  * @typedef {import('./segments.js').Segment} Segment
- * @typedef {object} StreamMetrics how a stream keeps up
- * @property {number} captured seconds of audio
+ * @typedef {object} StreamMetrics measures of how well a stream keeps up
+ * @property {number} captured seconds of audio that arrived
  * @property {number} backlog seconds of audio that wait
- * @property {number} rtf seconds of work for a second of audio
+ * @property {number} rtf real-time factor: seconds of computing for a second of audio
  * @property {number} latencyP50 milliseconds from the arrival of the last sample a token may use to its text
  * @property {number} latencyP95
  * @typedef {{type: 'token', token: Token} | {type: 'segment', segment: Segment} | {type: 'silence', start: number} |
  *   {type: 'warning', text: string} | {type: 'metrics', metrics: StreamMetrics}} LiveEvent
  */
 
-/** One stream while it is fed. */
+/** The live transcription of one stream. */
 export class Live {
   /**
    * @param {import('./stream.js').Stream} stream
@@ -43,21 +43,21 @@ export class Live {
     /** @type {{samples: Float32Array}[]} */
     this.waiting = []
     this.captured = 0 // samples
-    /** @type {{count: number, time: number}[]} samples captured up to and with each block, and when */
+    /** @type {{count: number, time: number}[]} samples captured up to and including each block, and when it arrived */
     this.arrivals = []
     /** @type {number[]} */
     this.latencies = []
     this.textEnd = 0
     this.isSilent = false
-    this.zeros = 0 // samples in a row, up to now
-    /** @type {Set<string>} warnings, each reported once */
+    this.zeros = 0 // zero samples in a row
+    /** @type {Set<string>} warnings that were reported: each comes once */
     this.reported = new Set()
   }
 
   /**
-   * Take samples that have arrived; `advance` transcribes them.
+   * Queue samples that have arrived; `advance` transcribes them.
    * @param {Float32Array} samples
-   * @param {number} time of `performance.now()`
+   * @param {number} time when they arrived, by `performance.now()`
    */
   arrive(samples, time) {
     checkSamples(samples)
@@ -66,7 +66,7 @@ export class Live {
     this.arrivals.push({ count: this.captured, time })
   }
 
-  /** Transcribe all that waits. */
+  /** Transcribe all waiting samples. */
   async advance() {
     const blocks = this.waiting.splice(0).map(({ samples }) => samples)
     const samples = new Float32Array(blocks.reduce((sum, block) => sum + block.length, 0))
@@ -80,7 +80,7 @@ export class Live {
     this.emit({ type: 'metrics', metrics: this.metrics() })
   }
 
-  /** Transcribe what is still delayed; the whole transcript. */
+  /** Transcribe what is still delayed and return the whole transcript. */
   async finish() {
     for await (const token of this.stream.finish()) this.acceptToken(token)
     this.add(this.grouper.end())
@@ -88,11 +88,13 @@ export class Live {
     return this.transcript()
   }
 
-  /** @returns {import('../shared/captions.js').Transcript & {text: string}} */
+  /**
+   * Return the transcript so far; no time is beyond the audio.
+   * @returns {import('../shared/captions.js').Transcript & {text: string}}
+   */
   transcript() {
     const duration = this.captured / this.stream.sampleRate
-    const clamp = (/** @type {number} */ seconds) => Math.min(seconds, duration)
-    const segments = this.segments.map((s) => ({ ...s, start: clamp(s.start), end: clamp(s.end) }))
+    const segments = this.segments.map((segment) => within(segment, duration))
     const { timings, numDelayTokens, overrides } = this.stream
     const info = {
       delay_ms: numDelayTokens * this.stream.transcriber.manifest.msPerToken,
@@ -103,7 +105,10 @@ export class Live {
     return { text: plainText(segments), segments, tokenIds: this.tokenIds, duration, info }
   }
 
-  /** @returns {StreamMetrics} */
+  /**
+   * Return how well the stream keeps up.
+   * @returns {StreamMetrics}
+   */
   metrics() {
     const { timings, samples, sampleRate } = this.stream
     const captured = this.captured / sampleRate
@@ -119,9 +124,14 @@ export class Live {
     }
   }
 
-  /** @param {Token} token */
+  /**
+   * Measure a token's latency, and emit the events that follow from it.
+   * @param {Token} token
+   */
   acceptToken(token) {
     this.tokenIds.push(token.tokenId)
+
+    // Tokens that the padding at the end decides wait for no sample
     const { numDelayTokens, samplesPerToken, rules, numSamples } = this.stream
     const needed = (token.index + 1 + numDelayTokens) * samplesPerToken + rules.look_ahead_samples
     if (needed <= numSamples) {
@@ -129,6 +139,8 @@ export class Live {
       this.latencies.push(performance.now() - this.arrivals[0].time)
       if (this.latencies.length > RECENT_STEPS) this.latencies.shift()
     }
+
+    // Text, silence and segments
     if (token.text) {
       this.emit({ type: 'token', token })
       this.textEnd = token.end
@@ -140,7 +152,10 @@ export class Live {
     this.add(this.grouper.push(token))
   }
 
-  /** @param {Segment | undefined} segment */
+  /**
+   * Add a complete segment to the transcript, where there is one.
+   * @param {Segment | undefined} segment
+   */
   add(segment) {
     if (!segment) return
     this.segments.push(segment)
@@ -148,7 +163,7 @@ export class Live {
   }
 
   /**
-   * Warn of what a speaker should know.
+   * Warn of samples that come from a muted or clipping input.
    * @param {Float32Array} samples
    */
   inspect(samples) {
@@ -165,7 +180,7 @@ export class Live {
     this.warn(clipped > samples.length / 100, 'the input exceeds full scale: turn it down')
   }
 
-  /** Warn that the machine does not keep up; for sound that is spoken, not for files. */
+  /** Warn where the machine does not keep up; for live audio, not for files. */
   watchBacklog() {
     const isBehind = this.metrics().backlog > BEHIND_SECONDS
     this.warn(
@@ -175,6 +190,7 @@ export class Live {
   }
 
   /**
+   * Emit a warning where its condition holds, once in a stream.
    * @param {boolean} isSo
    * @param {string} text
    */

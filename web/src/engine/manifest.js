@@ -1,33 +1,33 @@
 /**
- * `voxtral_onnx.json`: the contract between export and every host (manifest.py). Names, shapes, rules and hashes are read
- * from it and repeated nowhere.
+ * The manifest `voxtral_onnx.json`: the contract between the export and every host (manifest.py). Names, shapes, rules and
+ * hashes are read from it and repeated nowhere.
  */
 
 import { ArtifactError, UsageError } from '../shared/errors.js'
 import { COUNT, DELAY, FieldError, NAME, RELATIVE_NAME, SHA256, TOKEN_ID } from './fields.js'
 import { integer, list, mapOf, number, oneOf, optional, orNull, record, text } from './fields.js'
 
-export const FORMATS = [1, 2] // that are read; an export writes the last
+export const FORMATS = [1, 2] // that are read; exports write the last
 export const FILE_NAME = 'voxtral_onnx.json'
 export const TOKENIZER = 'tekken.json'
-export const PIECE_SIZE = 16 << 20 // bytes hashed apart
-export const MOST_BYTES = { manifest: 1 << 20, certificate: 4 << 20, tokenizer: 64 << 20 } // as limits.py has them
-export const BYTES = { float32: 4, float16: 2, int32: 4, int64: 8 } // of a number
+export const PIECE_SIZE = 16 << 20 // bytes of a piece, which has a hash of its own
+export const MOST_BYTES = { manifest: 1 << 20, certificate: 4 << 20, tokenizer: 64 << 20 } // as in limits.py
+export const BYTES = { float32: 4, float16: 2, int32: 4, int64: 8 } // of one number
 
 /**
- * Whether a graph's input is a cache.
+ * Return whether a graph's input is a key-value cache.
  * @param {string} name
  */
 export const isCache = (name) => name.startsWith('past_key_values.')
 
 /**
- * Whether a graph's input is what a call before gave back: a cache, or the state of a convolution.
+ * Return whether a graph's input is an output of the call before: a key-value cache, or the state of a convolution.
  * @param {string} name
  */
 export const isState = (name) => isCache(name) || name.endsWith('_state')
 
 /**
- * The output that is the next call's input `past`.
+ * Return the name of the output that is the next call's input `past`.
  * @param {string} past
  */
 export const presentOf = (past) => (isCache(past) ? past.replace('past_key_values', 'present') : `present_${past}`)
@@ -38,12 +38,12 @@ export const presentOf = (past) => (isCache(past) ? past.replace('past_key_value
  * @typedef {{activation_dtype: string, encoder: GraphSpec, decoder: GraphSpec}} Precision
  * @typedef {{size: number, sha256: string, pieces: string[]}} FileSpec
  * @typedef {{bos: number, eos: number, streaming_pad: number, streaming_word: number, first_text: number}} Tokens
- * @typedef {object} Streaming how audio becomes positions
+ * @typedef {object} Streaming the rule by which audio becomes positions of the decoder
  * @property {number} left_pad_tokens silence before the audio
- * @property {number} right_pad_tokens silence after it, besides the delay and what completes the last token
- * @property {number} look_back_samples a mel frame's window starts this far before the frame
- * @property {number} look_ahead_samples samples a token needs beyond its own
- * @property {number} max_chunk_tokens tokens worth encoding in one call
+ * @property {number} right_pad_tokens silence after it, besides the delay and the rest of the last token
+ * @property {number} look_back_samples samples before a mel frame at which its window starts
+ * @property {number} look_ahead_samples samples that a token needs beyond its own
+ * @property {number} max_chunk_tokens most tokens of an encoder call; more are no faster
  * @property {number} default_delay_tokens
  * @property {number} max_delay_tokens
  * @property {number[]} trained_delay_tokens
@@ -53,17 +53,17 @@ export const presentOf = (past) => (isCache(past) ? past.replace('past_key_value
  * @property {number} head_dim
  * @property {number} rope_theta
  * @property {number} rows_per_token
- * @property {number} window keys a query sees, itself included
- * @property {number} keep rows that are shifted
+ * @property {number} window keys that a query sees, its own included
+ * @property {number} keep rows that are shifted to the front when the buffer is full
  * @property {number} capacity rows of the buffer
  * @typedef {{sample_rate: number, hop_length: number, frames_per_token: number}} AudioConfig
  * @typedef {{hidden_size: number, sliding_window: number}} StackConfig
  */
 
 const SIZE = integer(1, 1 << 24) // of one axis of a tensor
-const WINDOW = integer(1, 1 << 19) // keys; a cache of one has a quarter more rows
+const WINDOW = integer(1, 1 << 19) // keys; its cache has a quarter more rows
 const SAMPLES = integer(0, 1 << 16)
-const PADDING = integer(0, 1024) // tokens of silence, which every recording takes
+const PADDING = integer(0, 1024) // tokens of silence, which add to the time of every recording
 const LAYERS = integer(1, 1024)
 const POSITIVE = number(Number.MIN_VALUE, 1e18)
 const ROLE = text(1, 64, /^[A-Za-z0-9_.-]+$/, 'letters, digits, _, . and -')
@@ -165,19 +165,25 @@ const MANIFEST = record(
   },
 )
 
-/** @param {CacheValues} cache */
+/**
+ * Return what is expected of a cache whose rows cannot be shifted by whole tokens; undefined where they can.
+ * @param {CacheValues} cache
+ */
 function shiftable({ keep, capacity, rows_per_token: step }) {
   return keep < capacity && keep % step === 0 && capacity % step === 0
     ? undefined
     : `a capacity of more than ${keep} rows, both in steps of ${step}`
 }
 
-/** @param {{num_attention_heads: number, num_key_value_heads: number, head_dim: number}} stack */
+/**
+ * Return what is expected of layers whose heads do not fit grouped-query attention; undefined where they do.
+ * @param {{num_attention_heads: number, num_key_value_heads: number, head_dim: number}} stack
+ */
 function sharesHeads({ num_attention_heads: heads, num_key_value_heads: shared, head_dim: width }) {
   return heads % shared === 0 && width % 2 === 0 ? undefined : 'an even head_dim, and key-value heads that divide the query heads'
 }
 
-/** The fixed buffer of one key-value cache, and when its rows are shifted: see `CacheSpec` in manifest.py. */
+/** The size of one key-value cache and the rule by which its rows are shifted: `CacheSpec` in manifest.py. */
 export class CacheSpec {
   /** @param {CacheValues} values */
   constructor(values) {
@@ -192,7 +198,7 @@ export class CacheSpec {
   }
 
   /**
-   * The buffer row of an absolute position.
+   * Return the buffer's row of an absolute position.
    * @param {number} position
    */
   row(position) {
@@ -201,7 +207,7 @@ export class CacheSpec {
   }
 
   /**
-   * How many rows a call that starts at `position` may write before the next shift.
+   * Return how many rows a call that starts at `position` may write before the next shift.
    * @param {number} position
    */
   slotsLeft(position) {
@@ -209,12 +215,12 @@ export class CacheSpec {
   }
 }
 
-/** Everything a host needs to know. */
+/** The contents of a manifest: all that a host has to know of an artifact. */
 export class Manifest {
   /**
-   * Parse the manifest's text.
+   * Parse and validate the manifest's text.
    * @param {string} text
-   * @throws {ArtifactError} another format, or one that does not parse
+   * @throws {ArtifactError} it is not valid, or of an unknown format
    */
   constructor(text) {
     let values
@@ -223,6 +229,8 @@ export class Manifest {
     } catch (error) {
       throw new ArtifactError(`${FILE_NAME}: cannot be read (${/** @type {Error} */ (error).message}); export again`)
     }
+
+    // Refuse other formats first: they have other fields
     const format = values?.format
     if (!FORMATS.includes(format)) {
       const isNewer = typeof format === 'number' && format > Math.max(...FORMATS)
@@ -230,16 +238,20 @@ export class Manifest {
       const found = JSON.stringify(format)?.slice(0, 40)
       throw new ArtifactError(`${FILE_NAME}: expected format ${FORMATS.join(' or ')}, got ${found}; ${advice}`)
     }
+
+    // Validate all fields
     try {
       values = MANIFEST(values, '')
     } catch (error) {
       if (!(error instanceof FieldError)) throw error
       throw new ArtifactError(`${FILE_NAME}: not a valid manifest (${error.message}); export again`)
     }
+
+    // Keep what the page uses
     this.text = text
-    /** @type {string | null} what the model is for, where that must be said */
+    /** @type {string | null} a sentence about the speech that the model is limited to, for models that are */
     this.scope = values.scope
-    /** @type {string} of the checkpoint's weights */
+    /** @type {string} hash of the checkpoint's weights */
     this.fingerprint = values.fingerprint
     /** @type {{audio: AudioConfig, encoder: StackConfig, decoder: StackConfig}} */
     this.config = values.config
@@ -257,21 +269,21 @@ export class Manifest {
     this.files = values.files
   }
 
-  /** Samples of one token. */
+  /** Return the samples of one token. */
   get samplesPerToken() {
     return this.config.audio.hop_length * this.config.audio.frames_per_token
   }
 
-  /** Milliseconds of one token. */
+  /** Return the milliseconds of one token. */
   get msPerToken() {
     return (1000 * this.samplesPerToken) / this.config.audio.sample_rate
   }
 
   /**
-   * What it takes to run one precision.
+   * Return the files that one precision needs.
    * @param {string} precision
    * @returns {Map<string, FileSpec>} by path below the artifact
-   * @throws {ArtifactError} the manifest says nothing of a file that a graph has
+   * @throws {ArtifactError} the manifest lists no size and hash of a graph's file
    */
   filesOf(precision) {
     const { encoder, decoder } = this.precisions[precision]
@@ -287,9 +299,9 @@ export class Manifest {
   }
 
   /**
-   * Delay in tokens.
-   * @param {number | undefined} milliseconds undefined for the model's own
-   * @throws {UsageError} not a multiple of a token's length, or out of the model's range
+   * Convert a delay to tokens.
+   * @param {number | undefined} milliseconds undefined for the model's own delay
+   * @throws {UsageError} it is not a multiple of a token's length, or out of the model's range
    */
   delayTokens(milliseconds) {
     if (milliseconds === undefined) return this.streaming.default_delay_tokens
@@ -305,9 +317,9 @@ export class Manifest {
   }
 
   /**
-   * The decoder's buffer for `context` positions, at most its window.
+   * Return the decoder's cache for attention over `context` positions, at most its window.
    * @param {number} context
-   * @throws {UsageError} too few positions
+   * @throws {UsageError} there are fewer than 64 positions
    */
   decoderCache(context) {
     if (!(context >= 64)) throw new UsageError(`context: expected at least 64 positions of 80 ms, got ${context}`)

@@ -1,18 +1,19 @@
-/** Tokens to segments with times (segments.py). */
+/** Grouping of tokens into segments with times (segments.py). */
 
 const LONGEST_WORD_SECONDS = 0.8 // mistral-common's OFFLINE_STREAMING_BUFFER_TOKENS, ten tokens
+const LAST_SECONDS = 0.08 // of the audio, into which all times behind it are brought: a token's
 
 /**
- * @typedef {object} Segment what the model says between two markers: often a word, sometimes more
+ * @typedef {object} Segment the text between two of the model's word markers: often one word, sometimes more
  * @property {number} id
- * @property {number} start seconds; the end of the segment before, at most the longest word's length before `end`
- * @property {number} end seconds, where the model says that the segment ended
- * @property {string} text as the tokens spell it, with the space it begins with
+ * @property {number} start seconds: the end of the segment before, but at most LONGEST_WORD_SECONDS before `end`
+ * @property {number} end seconds: the position of the marker, which stands for the end of the word
+ * @property {string} text as the tokens spell it, with its leading space
  * @property {number[]} tokenIds
- * @property {number} logprob mean over the segment's text tokens
+ * @property {number} logprob mean log-probability of the segment's text tokens
  */
 
-/** Segments as soon as they are closed: at the next marker that follows text, or at the end. */
+/** A grouper of one stream: a segment is complete at the next marker after its text, or at the end of the stream. */
 export class Grouper {
   /** @param {import('./manifest.js').Tokens} ids */
   constructor(ids) {
@@ -26,7 +27,7 @@ export class Grouper {
   }
 
   /**
-   * The segment that this token closes, if any.
+   * Take a token and return the segment that it completes, if any.
    * @param {import('./stream.js').Token} token
    * @returns {Segment | undefined}
    */
@@ -41,7 +42,7 @@ export class Grouper {
   }
 
   /**
-   * The segment that is still open, if any.
+   * Return the segment that is still open, if any, as complete.
    * @returns {Segment | undefined}
    */
   end() {
@@ -64,7 +65,7 @@ export class Grouper {
 }
 
 /**
- * All segments of a whole transcript.
+ * Yield all segments of a whole transcript.
  * @param {Iterable<import('./stream.js').Token>} tokens
  * @param {import('./manifest.js').Tokens} ids
  * @returns {Generator<Segment>}
@@ -77,4 +78,19 @@ export function* group(tokens, ids) {
   }
   const last = grouper.end()
   if (last) yield last
+}
+
+/**
+ * A segment that ends with the audio, at the latest, and lasts: times from its last 80 ms on are brought into these.
+ * @param {Segment} segment
+ * @param {number} duration seconds
+ * @returns {Segment}
+ */
+export function within(segment, duration) {
+  const room = Math.min(LAST_SECONDS, duration)
+  const bring = (/** @type {number} */ seconds) => {
+    const beyond = seconds - (duration - room)
+    return beyond > 0 ? duration - room + (room * beyond) / (room + beyond) : seconds
+  }
+  return { ...segment, start: bring(segment.start), end: bring(segment.end) }
 }

@@ -1,26 +1,27 @@
-/** Which device and which precision run an artifact here; what is short is said before anything is downloaded. */
+/** The choice of device and precision for an artifact. What this browser lacks is reported before any download. */
 
 import { canCapture } from './device.js'
 import { DeviceError } from '../shared/errors.js'
 import { BYTES } from './manifest.js'
 import { megabytes } from './store.js'
 
-const PRECISIONS = ['q4f16', 'q4', 'q8', 'fp16', 'fp32'] // as runtime/locate.py prefers them
-const MAX_WASM_BYTES = 256e6 // of weights that WebAssembly can read once in every 80 ms
+const PRECISIONS = ['q4f16', 'q4', 'q8', 'fp16', 'fp32'] // in the order of preference of runtime/locate.py
+const MAX_WASM_BYTES = 256e6 // of weights: WebAssembly can read no more in the 80 ms of each token
 
 /**
  * @typedef {import('./manifest.js').Manifest} Manifest
- * @typedef {{deviceName: 'webgpu' | 'wasm', precision: string, adapter: string | null, notes: string[]}} Backend notes say
- *   what runs otherwise than one would wish
+ * @typedef {{deviceName: 'webgpu' | 'wasm', precision: string, adapter: string | null, notes: string[]}} Backend with
+ *   sentences for the user about limitations
  */
 
 /**
+ * Select the device and the precision that run an artifact.
  * @param {Manifest} manifest
  * @param {object} [requested]
- * @param {'webgpu' | 'wasm'} [requested.device] without one WebGPU, or WebAssembly for a small artifact
- * @param {string} [requested.precision] without one the first that the device computes in
+ * @param {'webgpu' | 'wasm'} [requested.device] by default WebGPU, or WebAssembly where that is missing and the model is small
+ * @param {string} [requested.precision] by default the first that the device can compute in
  * @returns {Promise<Backend>}
- * @throws {DeviceError}
+ * @throws {DeviceError} the request, or the model, cannot run here
  */
 export async function selectBackend(manifest, requested = {}) {
   if (requested.device !== 'wasm') {
@@ -32,13 +33,15 @@ export async function selectBackend(manifest, requested = {}) {
       return { ...backend, notes: [`running on the CPU in WebAssembly: ${error.message}`] }
     }
   }
-  return selectWasm(manifest, requested.precision, 'WebAssembly was asked for')
+  return selectWasm(manifest, requested.precision, 'this page was asked for WebAssembly')
 }
 
 /**
+ * Select a precision for WebGPU, where the adapter has what that needs.
  * @param {Manifest} manifest
  * @param {string} [requested]
  * @returns {Promise<Backend>}
+ * @throws {DeviceError} there is no adapter, or none of the precisions fits it
  */
 async function selectWebGpu(manifest, requested) {
   if (!navigator.gpu) {
@@ -49,20 +52,25 @@ async function selectWebGpu(manifest, requested) {
   if (!adapter) {
     throw new DeviceError('the browser has WebGPU, but no graphics adapter for it; update the graphics driver')
   }
+
+  // Features: float16, and subgroups for graph capture
   const hasFloat16 = adapter.features.has('shader-f16')
   const notes = []
-  const precision = selectPrecision(manifest, requested, (dtype) => hasFloat16 || dtype !== 'float16', 'shader-f16 is missing')
-  if (!hasFloat16) notes.push(`this graphics adapter computes in float32 only (no shader-f16): ${precision} runs`)
+  const lack = 'this graphics adapter has no float16 (shader-f16)'
+  const precision = selectPrecision(manifest, requested, (dtype) => hasFloat16 || dtype !== 'float16', lack)
+  if (!hasFloat16) notes.push(`${lack}, so the model runs in ${precision}, which computes in float32`)
   if (!canCapture(adapter)) {
-    notes.push('this graphics adapter has no subgroups: every call is started anew, which takes twice as long')
+    notes.push('this graphics adapter has no subgroups, so its calls cannot be captured and replayed, and take twice as long')
   }
   if (adapter.info.isFallbackAdapter) notes.push('this browser emulates the graphics adapter on the CPU, which is slow')
+
+  // Limits on the sizes of buffers
   for (const [limit, bytes] of Object.entries(needs(manifest, precision))) {
     const found = adapter.limits[/** @type {'maxBufferSize'} */ (limit)]
     if (found < bytes) {
       throw new DeviceError(
         `the graphics adapter's ${limit} is ${megabytes(found)}, ${precision} of this model needs ${megabytes(bytes)}; ` +
-          'use another computer, or an artifact with a smaller table: voxtral-onnx export --recipe small',
+          'use another computer, or export with a smaller embedding table: voxtral-onnx export SOURCE --recipe small',
       )
     }
   }
@@ -71,8 +79,8 @@ async function selectWebGpu(manifest, requested) {
 }
 
 /**
- * Bytes of the largest buffers: the table that embeds and predicts, alone in the decoder's last data file, and the largest
- * one of a cache.
+ * Return the sizes of the largest buffers in bytes: the table that embeds and predicts tokens, which is alone in the
+ * decoder's last data file, and the largest buffer of a cache.
  * @param {Manifest} manifest
  * @param {string} precision
  */
@@ -85,33 +93,37 @@ function needs(manifest, precision) {
 }
 
 /**
+ * Select a precision for WebAssembly.
  * @param {Manifest} manifest
  * @param {string | undefined} requested
- * @param {string} reason
+ * @param {string} reason why WebGPU does not run it
  * @returns {Backend}
+ * @throws {DeviceError} the model is too large for the CPU, or has no precision in float32
  */
 function selectWasm(manifest, requested, reason) {
   const precision = selectPrecision(manifest, requested, (dtype) => dtype === 'float32', 'WebAssembly computes in float32')
   const bytes = [...manifest.filesOf(precision).values()].reduce((sum, { size }) => sum + size, 0)
   if (bytes > MAX_WASM_BYTES) {
-    throw new DeviceError(`a model of ${megabytes(bytes)} needs WebGPU, on the CPU it cannot keep up with speech; ${reason}`)
+    throw new DeviceError(`a model of ${megabytes(bytes)} needs WebGPU: on the CPU it could not keep up with speech; ${reason}`)
   }
   return { deviceName: 'wasm', precision, adapter: null, notes: [] }
 }
 
 /**
+ * Select the requested precision, or the first of PRECISIONS that fits.
  * @param {Manifest} manifest
  * @param {string | undefined} requested
- * @param {(dtype: string) => boolean} fits
- * @param {string} reason
+ * @param {(dtype: string) => boolean} fits whether the device can compute in an activation type
+ * @param {string} reason what the device lacks where none fits
+ * @throws {DeviceError} none fits
  */
 function selectPrecision(manifest, requested, fits, reason) {
   const known = PRECISIONS.filter((name) => name in manifest.precisions)
   const precision = known.find((name) => name === (requested ?? name) && fits(manifest.precisions[name].activation_dtype))
   if (precision) return precision
   throw new DeviceError(
-    `the page has ${known.join(', ')}, and ${requested ? `${requested} does not run` : 'none of them runs'} here: ` +
+    `this page offers ${known.join(', ')}, and ${requested ? `${requested} does not run` : 'none of them runs'} here: ` +
       `${reason}; ` +
-      'have q4 served too: voxtral-onnx serve ARTIFACT --precision q4f16,q4, exported with --precision q4 where it is missing',
+      'serve q4 too: voxtral-onnx serve ARTIFACT --precision q4f16,q4, after voxtral-onnx export --precision q4 where it is missing',
   )
 }

@@ -1,6 +1,6 @@
 /**
- * A loaded model on the page's clip: it is sound on this device when it writes the tokens that its certificate is sure of
- * (doctor.py).
+ * The self-test of a loaded model: it transcribes a clip and must write the tokens that its certificate is sure of. A driver
+ * that computes wrongly fails it (doctor.py).
  */
 
 import { openAudio } from '../shared/audio.js'
@@ -9,7 +9,7 @@ import { DeviceError } from '../shared/errors.js'
 import { DELAY, FieldError, RELATIVE_NAME, SHA256, TOKEN_ID, list, mapOf, number, optional, record, text } from './fields.js'
 
 export const CERTIFICATE = 'certificate.json' // beside the manifest
-const SURE = 1.0 // blank margin from which every host writes the certificate's token
+const SURE = 1.0 // blank margin in logits, above which rounding alone never changes the token
 
 const CERTIFICATE_FIELDS = record({
   manifest_sha256: SHA256,
@@ -27,11 +27,14 @@ const CERTIFICATE_FIELDS = record({
   ),
 })
 
-/** @typedef {{clip: string, num_delay_tokens: number, token_ids: number[], blank_margins: number[]}} Expected */
+/**
+ * @typedef {{clip: string, num_delay_tokens: number, token_ids: number[], blank_margins: number[]}} Expected tokens of a clip,
+ *   with their margins over or under the blank token
+ */
 
 /**
- * What one precision should write; undefined where the certificate is of another artifact, or of this one before it
- * changed.
+ * Return the tokens that one precision must write; undefined where the certificate is of another artifact, or of this one
+ * before it changed.
  * @param {string} certificate its text
  * @param {import('./manifest.js').Manifest} manifest
  * @param {string} precision
@@ -50,11 +53,11 @@ export async function readSelfTest(certificate, manifest, precision) {
 }
 
 /**
- * Transcribe the clip and compare.
+ * Transcribe the clip and compare its tokens with the certificate's.
  * @param {import('./transcriber.js').Transcriber} transcriber
  * @param {Expected} expected
  * @param {File} clip a WAV
- * @throws {DeviceError} a token that the certificate is sure of differs
+ * @throws {DeviceError} a token that the certificate is sure of differs, or their number does
  */
 export async function selfTest(transcriber, expected, clip) {
   const { msPerToken, config } = transcriber.manifest
@@ -72,8 +75,8 @@ export async function selfTest(transcriber, expected, clip) {
   if (wrong.length > 0 || found.length !== expected.token_ids.length) {
     const at = ((wrong[0]?.i ?? sure.length) * msPerToken) / 1000
     throw new DeviceError(
-      `the self-test failed: ${wrong.length} of the ${sure.length} tokens that the certificate is sure of came out otherwise ` +
-        `on this device, the first at ${at.toFixed(2)} s; update the browser and the graphics driver, or use another computer`,
+      `the self-test failed: ${wrong.length} of the ${sure.length} tokens that the model's certificate is sure of differ on ` +
+        `this device, the first at ${at.toFixed(2)} s; update the browser and the graphics driver, or use another computer`,
     )
   }
 }

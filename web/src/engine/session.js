@@ -1,4 +1,4 @@
-/** onnxruntime sessions that are held to the manifest's contract (session.py). */
+/** onnxruntime sessions, checked against the manifest (session.py). */
 
 import { CapturedCache, KVCache, capturedRows } from './cache.js'
 import { CapturedBinding } from './graph-capture.js'
@@ -9,7 +9,7 @@ import { withoutWindow } from './graph.js'
 /**
  * @typedef {import('./device.js').Feeds} Feeds
  * @typedef {import('./device.js').Fetch} Fetch
- * @typedef {(path: string) => Promise<Blob>} ReadFile one file of an artifact
+ * @typedef {(path: string) => Promise<Blob>} ReadFile return one file of an artifact
  */
 
 /** One graph of an artifact, loaded and checked. */
@@ -18,7 +18,7 @@ export class Session {
    * @param {import('./device.js').Device} device
    * @param {import('./manifest.js').GraphSpec} graph
    * @param {import('./device.js').OrtSession} ort
-   * @param {boolean} captured whether calls are captured, so that there is one binding, for calls of one token
+   * @param {boolean} captured whether calls are captured; then there is one binding only, for calls of one token
    */
   constructor(device, graph, ort, captured) {
     this.device = device
@@ -30,22 +30,23 @@ export class Session {
   }
 
   /**
+   * Open a graph.
    * @param {import('./device.js').Device} device
    * @param {import('./manifest.js').GraphSpec} graph
    * @param {ReadFile} readFile
-   * @throws {ArtifactError} the file does not load, or its inputs or outputs are not the manifest's
+   * @throws {ArtifactError} the file does not load, or its inputs or outputs are not those in the manifest
    */
   static async open(device, graph, readFile) {
     return new Session(device, graph, await load(device, graph, readFile, false), false)
   }
 
   /**
-   * Open a graph with a cache; its calls are captured where the device can.
+   * Open a graph with a cache; its calls are captured where the device captures calls.
    * @param {import('./device.js').Device} device
    * @param {import('./manifest.js').GraphSpec} graph
    * @param {ReadFile} readFile
    * @param {import('./manifest.js').CacheSpec} spec
-   * @param {string} output that calls give back
+   * @param {string} output name of the output that calls return
    * @throws {ArtifactError} as `open`
    */
   static async openWithCache(device, graph, readFile, spec, output) {
@@ -56,7 +57,7 @@ export class Session {
   }
 
   /**
-   * Buffers for one stream.
+   * Return buffers for one stream.
    * @param {import('./manifest.js').CacheSpec} spec
    */
   newCache(spec) {
@@ -64,8 +65,8 @@ export class Session {
   }
 
   /**
-   * The binding of a stream that has ended, or a new one.
-   * @throws {DeviceError} another stream has the only one
+   * Return the binding of a stream that has ended, or a new one.
+   * @throws {DeviceError} calls are captured, and another stream has the only binding
    */
   acquire() {
     const binding = this.idle.pop()
@@ -74,7 +75,7 @@ export class Session {
   }
 
   /**
-   * The first output of a graph without state.
+   * Run a graph without state and return its first output.
    * @param {Feeds} feeds
    */
   async run(feeds) {
@@ -83,11 +84,10 @@ export class Session {
   }
 
   /**
-   * Run the next rows of a cache, whose buffers are bound as past and present; one output comes back, or stays on the
-   * device.
+   * Run the next rows of a cache, whose buffers are bound as past and present, and return one output.
    * @param {KVCache} cache advances by `rows`
    * @param {number} rows
-   * @param {Feeds} feeds besides what places the rows
+   * @param {Feeds} feeds inputs other than those of the cache
    * @param {Fetch} fetch
    */
   async step(cache, rows, feeds, fetch) {
@@ -96,7 +96,7 @@ export class Session {
     return output
   }
 
-  /** Free the GPU's memory. */
+  /** Free the session and its buffers. */
   async release() {
     for (const binding of this.idle) binding.dispose()
     this.idle = []
@@ -105,6 +105,7 @@ export class Session {
 }
 
 /**
+ * Load a graph and its weights, and check the names of its inputs and outputs.
  * @param {import('./device.js').Device} device
  * @param {import('./manifest.js').GraphSpec} graph
  * @param {ReadFile} readFile
@@ -127,8 +128,9 @@ async function load(device, graph, readFile, captured) {
 }
 
 /**
+ * Check that a file has the inputs or outputs of the manifest, and no others.
  * @param {string} path
- * @param {string} kind
+ * @param {string} kind input or output, for messages
  * @param {readonly string[]} found
  * @param {import('./manifest.js').TensorSpec[]} expected
  */

@@ -1,6 +1,6 @@
 /**
- * Files kept in the browser by the sha256 of their content, so that versions share what they have in common and one never
- * overwrites another. In the origin private file system, or in Cache Storage where that is missing. Runs in a worker.
+ * The browser's store of model files, by the sha256 of their content: versions share equal files, and none overwrites
+ * another's. It is in the origin private file system, or in Cache Storage where that is missing, and is used in a worker.
  */
 
 import { StorageError } from '../shared/errors.js'
@@ -12,26 +12,26 @@ import { StorageError } from '../shared/errors.js'
  *
  * @typedef {object} Store
  * @property {string} name
- * @property {(bytes: number) => Promise<void>} requireSpace refuse what does not fit before any of it is downloaded
- * @property {(sha256: string) => Promise<number>} size bytes kept of a file
- * @property {(sha256: string, offset: number, bytes: Uint8Array) => Promise<void>} append write behind the first `offset`
+ * @property {(bytes: number) => Promise<void>} requireSpace throw where so many bytes do not fit
+ * @property {(sha256: string) => Promise<number>} size return the bytes that are kept of a file
+ * @property {(sha256: string, offset: number, bytes: Uint8Array) => Promise<void>} append write after the first `offset`
  *   bytes and drop what was there
- * @property {(sha256: string) => Promise<Blob>} blob the file, on disk until it is read
- * @property {(sha256: string) => Promise<void>} remove
- * @property {() => Promise<string[]>} list hashes of all files
- * @property {(name: string) => Promise<string | undefined>} readRecord a small text
- * @property {(name: string, text: string) => Promise<void>} writeRecord
- * @property {() => Promise<string[]>} listRecords
- * @property {() => Promise<void>} clear remove everything
+ * @property {(sha256: string) => Promise<Blob>} blob return a file, which stays on disk until it is read
+ * @property {(sha256: string) => Promise<void>} remove delete a file
+ * @property {() => Promise<string[]>} list return the hashes of all files
+ * @property {(name: string) => Promise<string | undefined>} readRecord return a small text that was written
+ * @property {(name: string, text: string) => Promise<void>} writeRecord write a small text
+ * @property {() => Promise<string[]>} listRecords return the names of all texts
+ * @property {() => Promise<void>} clear delete everything
  */
 
 const ROOT = 'voxtral-onnx'
 const FREE_SPACE = 'free disk space or delete other sites’ data, then reload'
 
 /**
- * The browser's store.
+ * Open the browser's store.
  * @returns {Promise<Store>}
- * @throws {StorageError} it has none
+ * @throws {StorageError} the browser has none for this page
  */
 export async function openStore() {
   const hasHandles = 'FileSystemFileHandle' in globalThis && 'createSyncAccessHandle' in FileSystemFileHandle.prototype
@@ -47,12 +47,18 @@ export async function openStore() {
   throw new StorageError('this browser keeps no files for pages that are not secure; open the page over https or localhost')
 }
 
-/** @param {number} bytes */
+/**
+ * Return a size in words, in MB or GB.
+ * @param {number} bytes
+ */
 export function megabytes(bytes) {
   return bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${Math.ceil(bytes / 1e6)} MB`
 }
 
-/** @implements {Store} */
+/**
+ * A store in the origin private file system.
+ * @implements {Store}
+ */
 class FileStore {
   /** @param {FileSystemDirectoryHandle} root */
   constructor(root) {
@@ -61,7 +67,7 @@ class FileStore {
   }
 
   /**
-   * Browsers tell pages less than they know of the disk, so a file of that size is made and removed again.
+   * Check the quota, and make and remove a file of that size: browsers do not tell pages how full the disk is.
    * @type {Store['requireSpace']}
    */
   async requireSpace(bytes) {
@@ -71,7 +77,7 @@ class FileStore {
     try {
       file.truncate(bytes)
     } catch {
-      throw new StorageError(`the model needs ${megabytes(bytes)} more disk space than the browser lets this page keep; ${FREE_SPACE}`)
+      throw new StorageError(`the model needs ${megabytes(bytes)} of disk space, more than the browser gives this page; ${FREE_SPACE}`)
     } finally {
       file.close()
       await this.root.removeEntry('space')
@@ -92,7 +98,7 @@ class FileStore {
     try {
       file = await /** @type {Locking} */ (handle).createSyncAccessHandle()
     } catch (error) {
-      throw storageError('is being written by another tab; close it', error)
+      throw storageError('is being written by another tab; close that tab', error)
     }
     try {
       file.truncate(offset)
@@ -101,7 +107,7 @@ class FileStore {
       if (written !== bytes.length) throw new Error(`${written} of ${bytes.length} bytes written`)
     } catch (error) {
       file.truncate(offset)
-      throw storageError('is full; free disk space, then try again: what is here is kept', error)
+      throw storageError('is full; free disk space, then try again: the download resumes where it stopped', error)
     } finally {
       file.close()
     }
@@ -143,6 +149,7 @@ class FileStore {
     return this.names('records')
   }
 
+  /** @type {Store['clear']} */
   async clear() {
     for (const folder of ['records', 'files']) {
       for (const name of await this.names(folder)) {
@@ -152,6 +159,7 @@ class FileStore {
   }
 
   /**
+   * Return a file of a folder, undefined where there is none.
    * @param {string} folder
    * @param {string} name
    */
@@ -164,7 +172,10 @@ class FileStore {
     }
   }
 
-  /** @param {string} folder */
+  /**
+   * Return the names of a folder's files.
+   * @param {string} folder
+   */
   async names(folder) {
     const names = []
     for await (const name of (await this.root.getDirectoryHandle(folder, { create: true })).keys()) names.push(name)
@@ -173,7 +184,7 @@ class FileStore {
 }
 
 /**
- * Each piece is an entry of its own, and a file the Blob of its pieces.
+ * A store in Cache Storage: each piece is an entry of its own, and a file is the Blob of its pieces.
  * @implements {Store}
  */
 class CacheStore {
@@ -204,7 +215,7 @@ class CacheStore {
     try {
       await this.cache.put(`${this.base}/files/${sha256}/${String(offset).padStart(12, '0')}`, new Response(bytes.slice()))
     } catch (error) {
-      throw storageError('is full; free disk space, then try again: what is here is kept', error)
+      throw storageError('is full; free disk space, then try again: the download resumes where it stopped', error)
     }
   }
 
@@ -240,11 +251,15 @@ class CacheStore {
     return (await this.urls('records/')).map((url) => url.split('/').at(-1) ?? '')
   }
 
+  /** @type {Store['clear']} */
   async clear() {
     for (const { url } of await this.cache.keys()) await this.cache.delete(url)
   }
 
-  /** @param {string} below */
+  /**
+   * Return the addresses of the entries below a path, sorted.
+   * @param {string} below
+   */
   async urls(below) {
     const urls = (await this.cache.keys()).map(({ url }) => url)
     return urls.filter((url) => url.startsWith(`${this.base}/${below}`)).sort()
@@ -252,20 +267,21 @@ class CacheStore {
 }
 
 /**
- * Refuse what is more than the browser says that there is.
+ * Check a size against the quota that the browser states.
  * @param {number} bytes
- * @throws {StorageError}
+ * @throws {StorageError} it is more than the quota leaves
  */
 async function requireQuota(bytes) {
   const { quota = Infinity, usage = 0 } = (await navigator.storage?.estimate?.()) ?? {}
   const free = Math.max(0, quota - usage)
   if (bytes > free) {
-    const lets = `the browser lets this page keep ${megabytes(free)} more`
-    throw new StorageError(`the model needs ${megabytes(bytes)}, ${lets}; ${FREE_SPACE}`)
+    const left = `but the browser gives this page ${megabytes(free)} only`
+    throw new StorageError(`the model needs ${megabytes(bytes)} of disk space, ${left}; ${FREE_SPACE}`)
   }
 }
 
 /**
+ * Return an error of the store.
  * @param {string} what
  * @param {unknown} cause
  */

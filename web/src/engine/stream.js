@@ -1,38 +1,38 @@
-/** One stream of audio to tokens: feed any number of samples, get what is decided, finish (stream.py). */
+/** One stream: audio samples in, tokens out as soon as they are decided (stream.py). */
 
 import { AudioError } from '../shared/errors.js'
 import { TextPieces } from './tokenizer.js'
 
-const BLANKS_UNPENALISED = 200 // in a row, 16 s; pauses in speech were seen up to 165 (vLLM pull request 47615)
-const BLANK_PENALTY_STEP = 0.5 // of a logit, for each blank beyond
-const MAX_BLANK_PENALTY = 7.0
+const BLANKS_UNPENALISED = 200 // in a row, 16 s; the longest pauses seen in speech are 165 (vLLM pull request 47615)
+const BLANK_PENALTY_STEP = 0.5 // logits for each further blank
+const MAX_BLANK_PENALTY = 7.0 // logits
 
 /**
- * @typedef {object} Token one generated token: 80 ms of audio
- * @property {number} index from 0, the prompt not counted
+ * @typedef {object} Token one generated token, which stands for 80 ms of audio
+ * @property {number} index from 0, without the prompt
  * @property {number} tokenId
- * @property {string} text what this token completes; empty for blanks and inside a character
- * @property {number} end seconds of audio that this token stands for the end of, the delay taken off
+ * @property {string} text the characters that this token completes; empty for blanks and inside a character
+ * @property {number} end seconds of audio up to the end of the token's 80 ms, without the delay
  * @property {number} logprob
- * @property {number} blankMargin logit of the blank less the best other one
+ * @property {number} blankMargin logit of the blank token minus the best other logit
  *
- * @typedef {object} Override a decision that the blank guard turned: a word instead of one more blank
+ * @typedef {object} Override a decision of the blank guard: another token instead of one more blank
  * @property {number} index of the token
- * @property {number} blanks in a row before it
- * @property {number} blankMargin by which the blank would have won
- * @property {number} penalty
+ * @property {number} blanks number of blanks in a row before it
+ * @property {number} blankMargin margin by which the blank would have won
+ * @property {number} penalty logits that were subtracted from the blank's
  */
 
 /**
- * Audio in, tokens out, at constant memory for any length. Identical tokens whatever the sizes of the chunks fed:
- * positions, shifts of the cache and the end depend on the count of samples alone.
+ * A stream of any length at constant memory. The sizes of the chunks that are fed do not change its tokens: positions,
+ * shifts of the cache and the end depend on the number of samples alone.
  */
 export class Stream {
   /**
-   * Made by `Transcriber.stream`.
+   * Use `Transcriber.stream` to make one.
    * @param {import('./transcriber.js').Transcriber} transcriber
    * @param {number} numDelayTokens
-   * @param {boolean} stopAtEos the model's end of text ends a file, but no live stream: people go on talking
+   * @param {boolean} stopAtEos end at the model's end-of-text token: right for files, but live speakers may go on
    */
   constructor(transcriber, numDelayTokens, stopAtEos) {
     const { manifest } = transcriber
@@ -47,24 +47,24 @@ export class Stream {
     this.encoderCache = transcriber.encoder.newCache()
     this.decoderCache = transcriber.decoder.newCache()
     this.promptLength = 1 + this.rules.left_pad_tokens + numDelayTokens
-    this.numSamples = 0 // fed
+    this.numSamples = 0 // fed so far
     this.numGenerated = 0
     this.nextId = this.ids.bos
     this.blanks = 0 // generated in a row
-    /** @type {Override[]} what the blank guard did */
+    /** @type {Override[]} decisions of the blank guard */
     this.overrides = []
     this.finished = false
     this.text = new TextPieces(transcriber.tokenizer)
     this.timings = { encodeSeconds: 0, decodeSeconds: 0, steps: 0 }
     const silence = this.rules.look_back_samples + this.rules.left_pad_tokens * this.samplesPerToken
-    this.samples = new Float32Array(silence) // from look_back before the next token to encode
+    this.samples = new Float32Array(silence) // from look_back_samples before the next token to encode
   }
 
   /**
-   * Take the next samples and give the tokens they decide.
-   * @param {Float32Array} samples at the model's rate, mono, full scale 1; any number, zero included
+   * Take the next samples and yield the tokens that they decide.
+   * @param {Float32Array} samples mono, at the model's rate, full scale 1; any number, zero included
    * @returns {AsyncGenerator<Token>}
-   * @throws {AudioError} not such samples, or some that are not finite; the stream stays as it was
+   * @throws {AudioError} the samples are not finite floats, which leaves the stream as it was, or the stream is finished
    */
   async *feed(samples) {
     if (this.finished) throw new AudioError('the stream is finished; open another')
@@ -75,8 +75,8 @@ export class Stream {
   }
 
   /**
-   * Take the end of the audio: append silence for what is still delayed and give the last tokens. The last position used
-   * is the one before the last: its token stands for the end of the padded audio.
+   * End the audio: append silence for what is still delayed, and yield the last tokens. The position before the last of the
+   * padded audio is the last one decoded, because its token stands for the end of that audio.
    * @returns {AsyncGenerator<Token>}
    */
   async *finish() {
@@ -90,14 +90,17 @@ export class Stream {
     this.finished = true
   }
 
-  /** Let another stream have the buffers; after it nothing more can be fed. */
+  /** Give the buffers back for another stream; nothing more can be fed. */
   release() {
     this.finished = true
     this.encoderCache.release()
     this.decoderCache.release()
   }
 
-  /** @param {Float32Array} samples */
+  /**
+   * Append samples to those that wait to be encoded.
+   * @param {Float32Array} samples
+   */
   append(samples) {
     const joined = new Float32Array(this.samples.length + samples.length)
     joined.set(this.samples)
@@ -106,7 +109,7 @@ export class Stream {
   }
 
   /**
-   * Encode and decode what the samples allow, up to `last` positions in all.
+   * Encode and decode as many tokens as there are samples for, up to position `last` of the stream.
    * @param {number} last
    * @returns {AsyncGenerator<Token>}
    */
@@ -125,13 +128,13 @@ export class Stream {
       const began = performance.now()
       const audioEmbeds = await encoder.encode(this.encoderCache, this.samples.subarray(0, tokens * per + margin))
       this.timings.encodeSeconds += (performance.now() - began) / 1000
-      this.samples = this.samples.subarray(tokens * per) // hours that come at once are not copied for every call
+      this.samples = this.samples.subarray(tokens * per) // a view: hours of audio are not copied at every call
       yield* this.decode(audioEmbeds)
     }
   }
 
   /**
-   * One token a position; the prompt's positions together.
+   * Decode positions and yield their tokens: the prompt's positions in one call, others one by one.
    * @param {import('./device.js').Tensor} audioEmbeds [1, tokens, hidden_size]
    * @returns {AsyncGenerator<Token>}
    */
@@ -160,9 +163,9 @@ export class Stream {
   }
 
   /**
-   * What the blank's logit loses: it grows where nothing but blanks has been written. The model can fall into a rut in
-   * which every blank makes the next more likely, while people speak. True silence keeps its margin above the largest
-   * penalty. Source: vLLM issue 47614 and pull request 47615.
+   * Return the penalty on the blank token's logit, which grows with a long run of blanks. The model can fall into a loop in
+   * which every blank makes the next one more likely although people speak. In true silence the blank's margin stays above
+   * the largest penalty. Source: vLLM issue 47614 and pull request 47615.
    */
   blankPenalty() {
     const beyond = this.blanks - BLANKS_UNPENALISED
@@ -170,6 +173,7 @@ export class Stream {
   }
 
   /**
+   * Make a sampled token the next input, and count blanks and decisions of the blank guard.
    * @param {import('./decoder.js').SampledToken} sampled
    * @returns {Token}
    */
@@ -192,8 +196,9 @@ export class Stream {
 }
 
 /**
+ * Check that samples can be fed.
  * @param {Float32Array} samples
- * @throws {AudioError} not an array of floats, or one with a value that is not finite
+ * @throws {AudioError} it is no Float32Array, or a value is not finite
  */
 export function checkSamples(samples) {
   if (!(samples instanceof Float32Array)) {

@@ -1,4 +1,4 @@
-/** Token ids to text, from `tekken.json` (tokenizer.py). */
+/** The tokenizer: token ids to text, by the vocabulary of `tekken.json` (tokenizer.py). */
 
 import { ArtifactError } from '../shared/errors.js'
 import { list, record, text } from './fields.js'
@@ -7,18 +7,18 @@ const BASE64 = text(0, 1 << 16, /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-
 const TEKKEN = record({ vocab: list(record({ token_bytes: BASE64 }), 1 << 24) })
 const EMPTY = new Uint8Array(0)
 
-/** The bytes of every text token. */
+/** The vocabulary: the bytes of every text token. */
 export class Tokenizer {
   /**
-   * @param {string} content of tekken.json
+   * @param {string} content text of tekken.json
    * @param {import('./manifest.js').Tokens} tokens
-   * @throws {ArtifactError} not a Tekken tokenizer
+   * @throws {ArtifactError} it is not a Tekken tokenizer
    */
   constructor(content, tokens) {
     try {
       /** @type {{vocab: {token_bytes: string}[]}} */
       const { vocab } = TEKKEN(JSON.parse(content), '')
-      /** @type {string[]} base64, decoded when asked for: most of 130,000 never are */
+      /** @type {string[]} base64, decoded on demand: most of the 130,000 never are */
       this.pieces = vocab.map((entry) => entry.token_bytes)
     } catch (error) {
       throw new ArtifactError(
@@ -29,7 +29,7 @@ export class Tokenizer {
   }
 
   /**
-   * The token's bytes, none for a special token.
+   * Return a token's bytes, none for a special token.
    * @param {number} tokenId
    */
   bytesOf(tokenId) {
@@ -40,7 +40,7 @@ export class Tokenizer {
   }
 
   /**
-   * Text of a whole transcript, without the space that words begin with.
+   * Return the text of a whole transcript, without the space before its first word.
    * @param {Iterable<number>} tokenIds
    */
   decode(tokenIds) {
@@ -52,8 +52,8 @@ export class Tokenizer {
 }
 
 /**
- * Bytes of successive tokens to text, as soon as characters are whole: a character may span several tokens with blanks
- * between them.
+ * A streaming decoder of tokens' bytes to text: a character may span several tokens, with blanks between them, and comes
+ * out when it is complete.
  */
 export class TextPieces {
   /** @param {Tokenizer} tokenizer */
@@ -63,14 +63,14 @@ export class TextPieces {
   }
 
   /**
-   * The text that this token completes.
+   * Take a token and return the characters that it completes.
    * @param {number} tokenId
    */
   push(tokenId) {
     return this.utf8.decode(this.tokenizer.bytesOf(tokenId), { stream: true })
   }
 
-  /** A replacement character where the last one was cut off. */
+  /** Return a replacement character where the last character is incomplete. */
   flush() {
     return this.utf8.decode()
   }

@@ -1,4 +1,4 @@
-/** An artifact loaded once, streams opened with it (transcriber.py). */
+/** The loaded model, with which streams are opened (transcriber.py). */
 
 import { Decoder, OUTPUT as DECODER_OUTPUT } from './decoder.js'
 import { Wasm } from './device.js'
@@ -9,7 +9,7 @@ import { Session } from './session.js'
 import { Stream } from './stream.js'
 import { Tokenizer } from './tokenizer.js'
 
-const DEFAULT_CONTEXT = 8192 // decoder positions kept, 10.9 minutes
+const DEFAULT_CONTEXT = 8192 // decoder positions that attention sees: 10.9 minutes
 
 /** A loaded model. */
 export class Transcriber {
@@ -26,20 +26,20 @@ export class Transcriber {
     this.decoder = decoder
     this.tokenizer = tokenizer
     this.blankGuard = blankGuard
-    /** @type {string[]} what is otherwise here than one would wish */
+    /** @type {string[]} sentences for the user about limitations */
     this.notes = []
   }
 
   /**
-   * Load one precision of an artifact.
+   * Load one precision of an artifact; where the device cannot capture its calls, load it again without.
    * @param {object} options
    * @param {import('./manifest.js').Manifest} options.manifest
    * @param {import('./session.js').ReadFile} options.readFile
    * @param {string} options.precision
    * @param {import('./device.js').Device} options.device
    * @param {number} [options.context] decoder positions of 80 ms that attention sees
-   * @param {boolean} [options.blankGuard] after 16 s without a word, make blanks less likely step by step
-   * @param {(part: string) => void} [options.onPart] called before each part is loaded
+   * @param {boolean} [options.blankGuard] after 16 s without a word, make blank tokens less likely step by step
+   * @param {(part: string) => void} [options.onPart] called before each part is loaded, with its name
    */
   static async open(options) {
     const { device } = options
@@ -54,13 +54,14 @@ export class Transcriber {
       await transcriber?.close()
       device.captures = false
       const slower = await Transcriber.load(options)
-      slower.notes.push(`calls on the graphics adapter cannot be captured, and take twice as long (${error})`)
+      slower.notes.push(`calls on this graphics adapter cannot be captured and replayed, and take twice as long (${error})`)
       return slower
     }
   }
 
   /**
-   * @param {object} options as `open`
+   * Load the graphs and the tokenizer.
+   * @param {object} options as in `open`
    * @param {import('./manifest.js').Manifest} options.manifest
    * @param {import('./session.js').ReadFile} options.readFile
    * @param {string} options.precision
@@ -75,10 +76,12 @@ export class Transcriber {
     const encoderCache = new CacheSpec(manifest.caches.encoder)
     const tekken = await readText((await readFile(TOKENIZER)).stream(), MOST_BYTES.tokenizer, TOKENIZER)
     const tokenizer = new Tokenizer(tekken, manifest.tokens)
+
+    // Where one graph fails, free those before it
     /** @type {Session[]} */
     const opened = []
     try {
-      opened.push(await Session.open(new Wasm(device.ort), manifest.mel, readFile)) // small, and exact there
+      opened.push(await Session.open(new Wasm(device.ort), manifest.mel, readFile)) // on the CPU: it is small, and exact in float32
       onPart?.('encoder')
       opened.push(await Session.openWithCache(device, graphs.encoder, readFile, encoderCache, ENCODER_OUTPUT))
       onPart?.('decoder')
@@ -98,16 +101,16 @@ export class Transcriber {
   }
 
   /**
-   * A new stream.
+   * Return a new stream.
    * @param {object} [options]
-   * @param {number} [options.delayMs] how long the model listens before it writes
-   * @param {boolean} [options.stopAtEos]
+   * @param {number} [options.delayMs] how long the model listens before it writes; by default the model's own delay
+   * @param {boolean} [options.stopAtEos] end at the model's end-of-text token
    */
   stream({ delayMs, stopAtEos = false } = {}) {
     return new Stream(this, this.manifest.delayTokens(delayMs), stopAtEos)
   }
 
-  /** Two calls of each graph: the first compiles shaders and is captured, the second replays. */
+  /** Run each graph twice: the first call compiles shaders and is captured, the second replays. */
   async warmUp() {
     const { streaming, samplesPerToken, tokens } = this.manifest
     const silence = new Float32Array(streaming.look_back_samples + samplesPerToken + streaming.look_ahead_samples)
@@ -122,7 +125,7 @@ export class Transcriber {
     }
   }
 
-  /** Free the sessions. */
+  /** Free the model's memory. */
   async close() {
     for (const session of [this.encoder.mel, this.encoder.session, this.decoder.session]) await session.release()
   }

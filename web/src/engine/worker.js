@@ -1,4 +1,4 @@
-/** All inference, one request at a time; the page's thread stays free. */
+/** The worker that runs all inference, one request at a time, off the page's thread. */
 
 import { FolderArtifact, RemoteArtifact } from './artifact.js'
 import { selectBackend } from './select-backend.js'
@@ -20,13 +20,22 @@ let transcriber
 let live
 let isFile = false
 
-/** @param {import('../shared/messages.js').Event} event */
+/**
+ * Send an event to the page.
+ * @param {import('../shared/messages.js').Event} event
+ */
 const emit = (event) => post({ type: 'event', event })
 
-/** @param {import('../shared/messages.js').Answer} answer */
+/**
+ * Send a message to the page.
+ * @param {import('../shared/messages.js').Answer} answer
+ */
 const post = (answer) => self.postMessage(answer)
 
-/** @param {OpenOptions} options */
+/**
+ * Find the artifact that the options name.
+ * @param {OpenOptions} options
+ */
 async function find(options) {
   if (options.files) return FolderArtifact.open(options.files)
   if (options.artifactUrl) return RemoteArtifact.open(options.artifactUrl, await openStore())
@@ -34,6 +43,7 @@ async function find(options) {
 }
 
 /**
+ * Return what would run an artifact here, and the download that it needs.
  * @param {OpenOptions} options
  * @returns {Promise<import('../shared/messages.js').Inspection>}
  */
@@ -42,6 +52,7 @@ async function inspect(options) {
 }
 
 /**
+ * Return the inspection of an artifact that was found.
  * @param {import('./artifact.js').Artifact} artifact
  * @param {OpenOptions} options
  */
@@ -65,12 +76,17 @@ async function describe(artifact, options) {
   }
 }
 
-/** @param {OpenOptions} options */
+/**
+ * Download, load and self-test a model in the place of the one before.
+ * @param {OpenOptions} options
+ */
 async function open(options) {
   const artifact = await find(options)
   const found = await describe(artifact, options)
   const { context, blankGuard, graphCapture = true } = options
   await artifact.fetch(found.precision, (progress) => emit({ type: 'progress', progress }))
+
+  // Free the last model before the next one is loaded
   await transcriber?.close()
   transcriber = undefined
   const device = await openDevice(found.deviceName)
@@ -84,21 +100,25 @@ async function open(options) {
     blankGuard,
     onPart: (part) => emit({ type: 'loading', part }),
   })
+
+  // Compare it with its certificate
   const untested = await test(artifact, found.precision)
   const notes = [...found.notes, ...transcriber.notes, ...(untested ? [untested] : [])]
   return { ...found, missingBytes: 0, selfTested: !untested, notes }
 }
 
 /**
- * Hold the loaded model to its certificate; why not, where that cannot be.
+ * Self-test the loaded model; where that cannot be done, return a sentence that says why.
  * @param {import('./artifact.js').Artifact} artifact
  * @param {string} precision
  */
 async function test(artifact, precision) {
   const expected = await artifact.selfTest(precision)
-  if (!expected) return 'not self-tested: no certificate of this artifact; its maker runs: voxtral-onnx verify ARTIFACT'
+  if (!expected) {
+    return 'not self-tested: this model has no valid certificate; whoever exported it can add one with: voxtral-onnx verify ARTIFACT'
+  }
   const clip = await fetch(new URL(`../../samples/${encodeURIComponent(expected.clip)}`, import.meta.url)).catch(() => undefined)
-  if (!clip?.ok) return `not self-tested: its clip ${expected.clip} is not part of this page`
+  if (!clip?.ok) return `not self-tested: this page lacks the certificate’s sample clip ${expected.clip}`
   emit({ type: 'loading', part: 'self-test' })
   try {
     await selfTest(/** @type {Transcriber} */ (transcriber), expected, new File([await clip.blob()], expected.clip))
@@ -110,25 +130,29 @@ async function test(artifact, precision) {
   return undefined
 }
 
-/** @param {import('../shared/messages.js').StreamOptions} options */
+/**
+ * Begin a stream and transcribe the silence that comes before its audio.
+ * @param {import('../shared/messages.js').StreamOptions} options
+ */
 async function start(options) {
   if (!transcriber) throw new UsageError('start: no model is loaded; open one first')
   live?.stream.release()
   isFile = options.isFile ?? false
   live = new Live(transcriber.stream({ delayMs: options.delayMs, stopAtEos: isFile }), emit)
-  await live.advance() // the silence before the audio
+  await live.advance()
 }
 
 /**
- * What arrives while a call runs waits for the next one, together.
+ * Queue samples as soon as their message arrives: all that arrive during a call are transcribed together by the next one.
  * @param {Float32Array} samples
- * @param {number} time
+ * @param {number} time milliseconds since 1970
  */
 function arrive(samples, time) {
   if (!live) throw new UsageError('feed: no stream is open; start one first')
   live.arrive(samples, time - performance.timeOrigin)
 }
 
+/** Transcribe all samples that wait. */
 async function feed() {
   await letMessagesIn()
   if (!live || live.stream.finished) return
@@ -136,6 +160,7 @@ async function feed() {
   if (live.waiting.length > 0) await live.advance()
 }
 
+/** Finish the stream and return its transcript. */
 async function finish() {
   if (!live) throw new UsageError('finish: no stream is open; start one first')
   const transcript = await live.finish()
@@ -143,16 +168,21 @@ async function finish() {
   return transcript
 }
 
+/** End the stream without its last words. */
 function stop() {
   live?.stream.release()
   live = undefined
 }
 
+/** Delete every downloaded model. */
 async function remove() {
   await (await openStore()).clear()
 }
 
-/** @param {Request} request */
+/**
+ * Run a request and return the value of its reply.
+ * @param {Request} request
+ */
 function run(request) {
   switch (request.type) {
     case 'inspect':
@@ -176,7 +206,7 @@ function run(request) {
 
 const channel = new MessageChannel()
 
-/** What was posted while a call ran arrives now, so that the next call takes all of it. */
+/** Let messages that were posted during a call arrive, so that the next call takes all of their samples. */
 function letMessagesIn() {
   return new Promise((resolve) => {
     channel.port1.onmessage = resolve

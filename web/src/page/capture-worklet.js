@@ -1,12 +1,16 @@
-/** Posts what a microphone gives, in blocks of about 20 ms; the rest is done outside of the audio thread. */
+/** The audio worklet that posts a microphone's samples in blocks of about 20 ms. */
 
-const BLOCKS = 8 // of 128 samples
+const BLOCKS = 8 // render quanta of 128 samples in one message
 
+/** A worklet node that does nothing but collect and post samples: the audio thread must never be late. */
 class Capture extends AudioWorkletProcessor {
   block = new Float32Array(128 * BLOCKS)
   filled = 0
 
-  /** @param {Float32Array[][]} inputs */
+  /**
+   * Collect one render quantum; post the block when it is full and keep the node alive.
+   * @param {Float32Array[][]} inputs [inputs][channels][128]
+   */
   process([[samples]]) {
     if (!samples) return true // nothing is connected yet
     this.block.set(samples, this.filled)

@@ -1,16 +1,16 @@
-/** A microphone to mono samples at the model's rate. */
+/** The microphone as mono samples at the model's rate. */
 
 import { AudioError } from '../shared/errors.js'
 import { Resampler } from '../shared/resample.js'
 
 const REFUSALS = /** @type {Record<string, string>} */ ({
-  NotAllowedError: 'the browser was not allowed to use the microphone; allow it beside the address, then start again',
-  NotFoundError: 'there is no microphone; connect one, then start again',
-  NotReadableError: 'the microphone is used by another program; close that, then start again',
-  OverconstrainedError: 'the chosen microphone is gone; choose another one',
+  NotAllowedError: 'this page may not use the microphone; allow it in the site settings beside the address, then start again',
+  NotFoundError: 'no microphone was found; connect one, then start again',
+  NotReadableError: 'another program uses the microphone; close that program, then start again',
+  OverconstrainedError: 'the chosen microphone is not connected any more; choose another one',
 })
 
-/** A microphone that is open. */
+/** An open microphone. */
 export class Microphone {
   /**
    * @param {MediaStream} media
@@ -24,17 +24,20 @@ export class Microphone {
   /**
    * Open a microphone; the browser asks the user the first time.
    * @param {object} options
-   * @param {string} [options.deviceId] without one the browser's choice
-   * @param {number} options.sampleRate the model's
-   * @param {(samples: Float32Array, level: number) => void} options.onSamples every 20 ms or so; level is the peak
-   * @param {() => void} options.onEnded the device was taken away
+   * @param {string} [options.deviceId] the browser's default where there is none
+   * @param {number} options.sampleRate the model's, in Hz
+   * @param {(samples: Float32Array, level: number) => void} options.onSamples called about every 20 ms with mono samples
+   *   and their peak, 0 to 1
+   * @param {() => void} options.onEnded called when the device is disconnected
    * @returns {Promise<Microphone>}
-   * @throws {AudioError} refused, missing or taken
+   * @throws {AudioError} the microphone is refused, missing or in use
    */
   static async open({ deviceId, sampleRate, onSamples, onEnded }) {
     if (!navigator.mediaDevices?.getUserMedia) {
-      throw new AudioError('this page may not use the microphone: open it over https or on localhost')
+      throw new AudioError('browsers give no microphone to pages that are not secure; open this page over https or on localhost')
     }
+
+    // Ask for the device
     let media
     try {
       media = await navigator.mediaDevices.getUserMedia({
@@ -44,6 +47,8 @@ export class Microphone {
       const { name, message } = /** @type {DOMException} */ (error)
       throw new AudioError(REFUSALS[name] ?? `the microphone cannot be opened (${message}); choose another one`)
     }
+
+    // Capture in a worklet, resample and report here
     const context = new AudioContext()
     await context.audioWorklet.addModule(new URL('./capture-worklet.js', import.meta.url))
     const capture = new AudioWorkletNode(context, 'capture', { numberOfOutputs: 0, channelCount: 1, channelCountMode: 'explicit' })
@@ -53,6 +58,8 @@ export class Microphone {
       for (const sample of samples) level = Math.max(level, Math.abs(sample))
       onSamples(resampler.push(samples), level)
     }
+
+    // Connect and start
     context.createMediaStreamSource(media).connect(capture)
     media.getAudioTracks()[0].addEventListener('ended', onEnded)
     await context.resume()
@@ -65,7 +72,7 @@ export class Microphone {
     await this.context.close()
   }
 
-  /** The microphones there are; their names are known once one was allowed. */
+  /** List the microphones; browsers tell their names once the user has allowed one. */
   static async list() {
     const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? []
     return devices.filter(({ kind }) => kind === 'audioinput')

@@ -1,4 +1,4 @@
-/** The transcriber in a page of one's own: minimal.html. */
+/** The script of minimal.html: a page that transcribes a file with the fewest lines, to copy from. */
 
 import { createTranscriber } from '../engine/engine.js'
 import { openAudio } from '../shared/audio.js'

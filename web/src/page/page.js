@@ -1,4 +1,4 @@
-/** The page: what was clicked to the engine, what the engine tells to the eye. */
+/** The script of index.html: it turns clicks into requests to the engine, and the engine's events into text on the page. */
 
 import { openAudio } from '../shared/audio.js'
 import { TranscriberClient } from '../engine/engine.js'
@@ -8,6 +8,7 @@ import { megabytes } from '../engine/store.js'
 import { TranscriptView } from './transcript.js'
 
 /**
+ * Return the element with an id.
  * @template {HTMLElement} T
  * @param {string} id
  * @returns {T}
@@ -29,13 +30,13 @@ const transcript = new TranscriptView($('transcript'))
 let microphone
 let isPaused = false
 let isBusy = false
-/** @type {{duration: number, isStopped: boolean} | undefined} what is transcribed now */
+/** @type {{duration: number, isStopped: boolean} | undefined} the file that is being transcribed */
 let file
 /** @type {WakeLockSentinel | undefined} */
 let wakeLock
 
 /**
- * Run what a click asked for; an error becomes a sentence on the page.
+ * Run the action of a click or another event, and show its error as a sentence on the page.
  * @param {() => unknown} action
  */
 async function act(action) {
@@ -49,6 +50,7 @@ async function act(action) {
   }
 }
 
+/** Show which device and precision would run the model; load it at once where nothing has to be downloaded. */
 async function inspect() {
   $('what').textContent = 'No model is loaded.'
   const asked = query.get('artifact')
@@ -63,25 +65,47 @@ async function inspect() {
   }
 }
 
-/** @param {import('../shared/messages.js').Inspection} found */
+/**
+ * Show what runs or would run, with its notes, and the delays to choose from.
+ * @param {import('../shared/messages.js').Inspection} found
+ */
 function showModel({ deviceName, precision, adapter, notes, missingBytes, totalBytes, selfTested, scope, delaysMs }) {
   const where = deviceName === 'webgpu' ? `WebGPU (${adapter})` : 'the CPU (WebAssembly)'
-  const size = missingBytes > 0 ? `${megabytes(missingBytes)} to download` : `${megabytes(totalBytes)}, all here`
-  $('what').textContent = `${precision} on ${where}: ${size}${selfTested ? ', self-tested against its maker’s certificate' : ''}.`
-  $('notes').replaceChildren(
-    ...[scope, ...notes].filter(Boolean).map((note) => Object.assign(document.createElement('li'), { textContent: note })),
-  )
+  const size = missingBytes > 0 ? `${megabytes(missingBytes)} to download` : `${megabytes(totalBytes)}, already on this computer`
+  const tested = selfTested ? ', self-tested against its maker’s certificate' : ''
+  $('what').textContent = `The model runs in precision ${precision} on ${where}: ${size}${tested}.`
+  $('notes').replaceChildren(...(scope ? [noteItem(scope)] : []), ...notes.map((note) => noteItem(sentence(note))))
   const delay = /** @type {HTMLInputElement} */ ($('delay'))
-  const value = delay.max ? delay.value : String(delaysMs.own) // one that was chosen stays
+  const value = delay.max ? delay.value : String(delaysMs.own) // the user's choice stays
   Object.assign(delay, { min: delaysMs.step, max: delaysMs.longest, step: delaysMs.step, value })
   showDelay()
 }
 
+/**
+ * Return a list item.
+ * @param {string} text
+ */
+function noteItem(text) {
+  return Object.assign(document.createElement('li'), { textContent: text })
+}
+
+/**
+ * Return a message as a sentence, with a capital letter and a full stop.
+ * @param {string} message
+ */
+function sentence(message) {
+  return message[0].toUpperCase() + message.slice(1) + (/[.?!]$/.test(message) ? '' : '.')
+}
+
+/** Show the delay that the slider stands at. */
 function showDelay() {
   $('delay-value').textContent = `${/** @type {HTMLInputElement} */ ($('delay')).value} ms`
 }
 
-/** @param {import('../shared/messages.js').OpenOptions} [chosen] instead of what was chosen before */
+/**
+ * Download and load a model; where that fails, what was shown before comes back.
+ * @param {import('../shared/messages.js').OpenOptions} [chosen] the model of the last choice where there is none
+ */
 async function load(chosen = options) {
   const [what, isOffered] = [$('what').textContent, !$('load').hidden]
   $('load').hidden = true
@@ -99,13 +123,16 @@ async function load(chosen = options) {
   $('listen').hidden = false
 }
 
+/** Start the microphone, or stop it or the file that is being transcribed. */
 async function toggleMicrophone() {
   if (microphone) return stopMicrophone()
   if (file) {
     file.isStopped = true
     return
   }
-  if (isBusy) return // it is being opened
+  if (isBusy) return // the microphone is being opened
+
+  // Open the device while the engine takes the silence that every stream begins with
   isBusy = true
   const opening = Microphone.open({
     deviceId: /** @type {HTMLSelectElement} */ ($('device')).value || undefined,
@@ -118,7 +145,7 @@ async function toggleMicrophone() {
     onEnded: () => void act(stopMicrophone),
   })
   try {
-    await Promise.all([begin(false), opening]) // what is said during the silence before the audio waits
+    await Promise.all([begin(false), opening]) // samples that arrive in the meantime wait in the worker
     microphone = await opening
   } catch (error) {
     await opening.then((opened) => opened.close(), () => {})
@@ -126,11 +153,14 @@ async function toggleMicrophone() {
   } finally {
     isBusy = false
   }
+
+  // Show it
   await holdAwake()
   showListening()
   await listDevices()
 }
 
+/** Close the microphone and transcribe what is still delayed. */
 async function stopMicrophone() {
   await microphone?.close()
   microphone = undefined
@@ -141,23 +171,28 @@ async function stopMicrophone() {
   await end()
 }
 
+/** Pause or resume the microphone: while it is paused its samples are dropped. */
 function pause() {
   isPaused = !isPaused
   showListening()
 }
 
+/** Show on the buttons and the level meter what is running. */
 function showListening() {
   $('microphone').textContent = microphone || file ? 'Stop' : 'Start the microphone'
   const button = /** @type {HTMLButtonElement} */ ($('pause'))
   button.disabled = !microphone
-  button.textContent = isPaused ? 'Go on' : 'Pause'
+  button.textContent = isPaused ? 'Resume' : 'Pause'
   button.setAttribute('aria-pressed', String(isPaused))
   if (!microphone || isPaused) $('level').setAttribute('value', '0')
 }
 
-/** @param {File} chosen */
+/**
+ * Transcribe a file to its end, or until Stop is pressed.
+ * @param {File} chosen
+ */
 async function transcribeFile(chosen) {
-  if (file || isBusy) throw new Error('something is being transcribed; wait for its end, or press Stop')
+  if (file || isBusy) throw new Error('another recording is being transcribed; wait until it ends, or press Stop')
   if (microphone) await stopMicrophone()
   const { duration, blocks } = await openAudio(chosen, engine.sampleRate)
   file = { duration, isStopped: false }
@@ -175,45 +210,60 @@ async function transcribeFile(chosen) {
   }
 }
 
-/** @param {boolean} isFile */
+/**
+ * Begin a stream, here and in the engine.
+ * @param {boolean} isFile
+ */
 async function begin(isFile) {
   transcript.begin()
   await engine.start({ delayMs: Number(/** @type {HTMLInputElement} */ ($('delay')).value), isFile })
 }
 
+/** Finish the stream; its length is where the next one's times begin. */
 async function end() {
   const { duration } = await engine.finish()
   transcript.duration = Math.max(transcript.duration, transcript.offset + duration)
 }
 
+/** Keep the screen on while the microphone runs; browsers end that when the tab is hidden. */
 async function holdAwake() {
   if (!microphone || document.visibilityState !== 'visible') return
-  wakeLock = await navigator.wakeLock?.request('screen').catch(() => undefined) // a battery saver may refuse it
+  wakeLock = await navigator.wakeLock?.request('screen').catch(() => undefined) // battery savers refuse it
 }
 
+/** Offer the microphones that there are; the one that is selected stays. */
 async function listDevices() {
   const select = /** @type {HTMLSelectElement} */ ($('device'))
   const chosen = select.value
   const found = (await Microphone.list()).filter(({ deviceId }) => deviceId)
   const named = found.map(({ deviceId, label }, i) => new Option(label || `microphone ${i + 1}`, deviceId))
-  select.replaceChildren(new Option('the browser’s choice', ''), ...named)
+  select.replaceChildren(new Option('the browser’s default', ''), ...named)
   select.value = found.some(({ deviceId }) => deviceId === chosen) ? chosen : ''
 }
 
-/** @param {string} format */
+/**
+ * Download the transcript as a file.
+ * @param {string} format one of FORMATS
+ */
 function save(format) {
   const url = URL.createObjectURL(new Blob([transcript.render(format)], { type: 'text/plain' }))
   Object.assign(document.createElement('a'), { href: url, download: `transcript.${format}` }).click()
   setTimeout(() => URL.revokeObjectURL(url), 10_000)
 }
 
-/** @param {FileList} files */
+/**
+ * Load an artifact from the folder that was chosen in the file dialog.
+ * @param {FileList} files
+ */
 async function useFolder(files) {
   const byPath = new Map(Array.from(files, (file) => [file.webkitRelativePath || file.name, file]))
   await load({ ...options, artifactUrl: undefined, files: byPath })
 }
 
-/** @param {DataTransfer} data */
+/**
+ * Load a folder that was dropped as an artifact, or transcribe a file that was dropped.
+ * @param {DataTransfer} data
+ */
 async function drop(data) {
   const entry = data.items[0]?.webkitGetAsEntry()
   if (entry?.isDirectory) {
@@ -226,8 +276,9 @@ async function drop(data) {
 }
 
 /**
+ * Collect all files below a folder.
  * @param {FileSystemDirectoryEntry} folder
- * @returns {Promise<Map<string, File>>}
+ * @returns {Promise<Map<string, File>>} by path
  */
 async function filesBelow(folder) {
   const found = new Map()
@@ -246,6 +297,7 @@ async function filesBelow(folder) {
   }
 }
 
+/** Delete every downloaded model and offer the download again. */
 async function remove() {
   await engine.remove()
   $('listen').hidden = true
@@ -258,23 +310,23 @@ engine.addEventListener('progress', (event) => {
   const { received, total, secondsLeft } = /** @type {CustomEvent} */ (event).detail
   const left = secondsLeft === undefined ? '' : `, ${Math.ceil(secondsLeft)} s left`
   Object.assign($('progress'), { hidden: false, max: total, value: received })
-  $('what').textContent = `Downloading: ${megabytes(received)} of ${megabytes(total)}${left}. A closed tab goes on later.`
+  const done = `${megabytes(received)} of ${megabytes(total)}${left}`
+  $('what').textContent = `Downloading: ${done}. If you close this tab, the next visit resumes the download.`
 })
 engine.addEventListener('loading', (event) => {
   const part = /** @type {CustomEvent} */ (event).detail
-  $('what').textContent = part === 'self-test' ? 'Testing the model on a clip…' : `Loading the ${part}…`
+  $('what').textContent = part === 'self-test' ? 'Testing the model on a sample clip…' : `Loading the ${part}…`
 })
 engine.addEventListener('token', (event) => transcript.token(/** @type {CustomEvent} */ (event).detail))
 engine.addEventListener('segment', (event) => transcript.segment(/** @type {CustomEvent} */ (event).detail))
 engine.addEventListener('warning', (event) => {
-  const note = Object.assign(document.createElement('li'), { textContent: /** @type {CustomEvent} */ (event).detail })
-  $('notes').append(note)
+  $('notes').append(noteItem(sentence(/** @type {CustomEvent} */ (event).detail)))
 })
 engine.addEventListener('metrics', (event) => {
   const { captured, backlog, rtf, latencyP50 } = /** @type {CustomEvent} */ (event).detail
-  const of = file ? ` of ${file.duration.toFixed(1)} s` : ` s, ${backlog.toFixed(1)} s behind`
+  const of = file ? ` of ${file.duration.toFixed(1)} s` : ` s of audio, ${backlog.toFixed(1)} s behind`
   const latency = file ? '' : `, latency ${Math.round(latencyP50)} ms`
-  $('meter').textContent = `${captured.toFixed(1)}${of}, RTF ${rtf.toFixed(2)}${latency}`
+  $('meter').textContent = `${captured.toFixed(1)}${of}, real-time factor ${rtf.toFixed(2)}${latency}`
 })
 
 const on = (/** @type {string} */ id, /** @type {string} */ type, /** @type {() => unknown} */ action) =>

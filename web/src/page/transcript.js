@@ -1,13 +1,14 @@
-/** The transcript on the page: paragraphs of segments with their times; what is still open is shown dimmed. */
+/** The transcript on the page: paragraphs of segments with their times; text that may still change is dimmed. */
 
 import { clock, render } from '../shared/captions.js'
 
 const UNCERTAIN = Math.log(0.5) // mean log-probability of a segment's tokens below which it is marked
-const PARAGRAPH_SECONDS = 2 // of silence between two paragraphs
-const KEY = 'voxtral-onnx transcript'
+const PARAGRAPH_SECONDS = 2 // of silence that begins a new paragraph
+const KEY = 'voxtral-onnx transcript' // in localStorage
 
 /** @typedef {import('../engine/segments.js').Segment} Segment */
 
+/** The view of the transcript, which survives a reload of the page. */
 export class TranscriptView {
   /** @param {HTMLElement} element */
   constructor(element) {
@@ -18,19 +19,19 @@ export class TranscriptView {
     this.paragraph = undefined
     /** @type {Segment[]} */
     this.segments = []
-    this.offset = 0 // seconds of what stands before the stream that is shown now
+    this.offset = 0 // seconds of the streams before the one that is shown now
     this.duration = 0
     this.restore()
   }
 
-  /** Show another stream behind what is there. */
+  /** Begin another stream after the text that is there. */
   begin() {
     this.offset = this.duration
     this.paragraph = undefined
   }
 
   /**
-   * A token's text, before its segment is whole.
+   * Show a token's text dimmed until its segment is complete.
    * @param {import('../engine/stream.js').Token} token
    */
   token(token) {
@@ -40,8 +41,8 @@ export class TranscriptView {
   }
 
   /**
-   * A segment that is whole.
-   * @param {Segment} segment of the stream
+   * Replace dimmed text by a segment that is complete, and save the transcript.
+   * @param {Segment} segment with times from the start of its stream
    */
   segment(segment) {
     const shifted = { ...segment, start: segment.start + this.offset, end: segment.end + this.offset }
@@ -50,13 +51,16 @@ export class TranscriptView {
     localStorage.setItem(KEY, JSON.stringify({ segments: this.segments, duration: this.duration }))
   }
 
-  /** @param {Segment} segment */
+  /**
+   * Append a segment, in a new paragraph after a pause.
+   * @param {Segment} segment with times from the start of the transcript
+   */
   add(segment) {
     const last = this.segments[this.segments.length - 1]
     if (last && segment.start - last.end > PARAGRAPH_SECONDS) this.paragraph = undefined
     const span = document.createElement('span')
     span.textContent = segment.text
-    span.title = `${clock(segment.end)}, ${Math.round(100 * Math.exp(segment.logprob))} %`
+    span.title = `ends at ${clock(segment.end)}, confidence ${Math.round(100 * Math.exp(segment.logprob))} %`
     if (segment.logprob < UNCERTAIN) span.className = 'uncertain'
     const paragraph = this.current(segment.start)
     this.pending.remove()
@@ -68,8 +72,8 @@ export class TranscriptView {
   }
 
   /**
-   * The paragraph that is written to.
-   * @param {number} [start] seconds, of a new one
+   * Return the paragraph that is written to; begin one where there is none.
+   * @param {number} [start] seconds shown at the head of a new one
    */
   current(start = this.duration) {
     if (!this.paragraph) {
@@ -84,7 +88,7 @@ export class TranscriptView {
   }
 
   /**
-   * In one of the formats of captions.js.
+   * Return the transcript in one of the formats of captions.js.
    * @param {string} format
    * @param {Record<string, unknown>} [info]
    */
@@ -94,6 +98,7 @@ export class TranscriptView {
     return render({ segments, tokenIds, duration, info }, format)
   }
 
+  /** Delete the transcript, the saved one too. */
   clear() {
     localStorage.removeItem(KEY)
     this.element.replaceChildren()
@@ -103,7 +108,7 @@ export class TranscriptView {
     this.offset = this.duration = 0
   }
 
-  /** What stood here before the page was reloaded. */
+  /** Show the transcript that was saved before the page was reloaded. */
   restore() {
     const saved = localStorage.getItem(KEY)
     if (!saved) return
@@ -113,6 +118,7 @@ export class TranscriptView {
     this.begin()
   }
 
+  /** Scroll to the last line. */
   scroll() {
     this.element.scrollTop = this.element.scrollHeight
   }

@@ -1,33 +1,35 @@
-/** Audio files to mono samples at the model's rate, block by block. */
+/** Reading of audio files as mono samples at the model's rate, block by block. */
 
 import { AudioError } from './errors.js'
 import { Resampler } from './resample.js'
 
 const BLOCK_SECONDS = 1.28 // 16 tokens, the largest encoder call
-const LONGEST_DECODED = 200e6 // bytes of a compressed file: the browser decodes it whole, to about ten times as much
+const LONGEST_DECODED = 200e6 // bytes of a compressed file: the browser decodes all of it, to about ten times the size
 
 /**
  * @typedef {object} AudioSource
- * @property {number} duration seconds, as the file says
- * @property {AsyncGenerator<Float32Array>} blocks
+ * @property {number} duration seconds, as the file's header says
+ * @property {AsyncGenerator<Float32Array>} blocks mono samples, full scale 1
  */
 
 /**
- * A WAV is read slice by slice, however long; anything else is decoded whole by the browser.
+ * Open an audio or video file. A WAV of any length is read slice by slice; the browser decodes all other files whole.
  * @param {File} file
- * @param {number} sampleRate the model's
+ * @param {number} sampleRate the model's, in Hz
  * @returns {Promise<AudioSource>}
- * @throws {AudioError} it cannot be read
+ * @throws {AudioError} the file cannot be decoded, or is too large to decode whole
  */
 export async function openAudio(file, sampleRate) {
   const wav = await readWavHeader(file)
   if (wav) return { duration: wav.frames / wav.rate, blocks: wavBlocks(file, wav, sampleRate) }
   if (file.size > LONGEST_DECODED) {
     throw new AudioError(
-      `${file.name}: the browser decodes other files than WAV whole, up to ${LONGEST_DECODED / 1e6} MB; this one has ` +
-        `${Math.ceil(file.size / 1e6)} MB: convert it to WAV, which is read slice by slice`,
+      `${file.name}: ${Math.ceil(file.size / 1e6)} MB, but the page decodes files other than WAV only up to ` +
+        `${LONGEST_DECODED / 1e6} MB, because the browser decodes them whole; convert it to WAV, which may have any length`,
     )
   }
+
+  // Decode at the model's rate
   let decoded
   try {
     const context = new OfflineAudioContext(1, 1, sampleRate) // decodes to its own rate
@@ -35,6 +37,8 @@ export async function openAudio(file, sampleRate) {
   } catch {
     throw new AudioError(`${file.name}: the browser cannot decode it; convert it to WAV, MP3, FLAC, Ogg or M4A`)
   }
+
+  // Average the channels, a block at a time
   const { numberOfChannels, length, duration } = decoded
   const channels = Array.from({ length: numberOfChannels }, (_, i) => decoded.getChannelData(i))
   async function* blocks() {
@@ -46,13 +50,16 @@ export async function openAudio(file, sampleRate) {
   return { duration, blocks: blocks() }
 }
 
-/** @typedef {{start: number, frames: number, rate: number, channels: number, bits: number, isFloat: boolean}} Wav */
+/**
+ * @typedef {{start: number, frames: number, rate: number, channels: number, bits: number, isFloat: boolean}} Wav format of a
+ *   WAV's samples, and the byte at which they start
+ */
 
 /**
- * The format and place of a WAV's samples; undefined for another kind of file.
+ * Read a WAV's header; undefined for another kind of file.
  * @param {Blob & {name: string}} file
  * @returns {Promise<Wav | undefined>}
- * @throws {AudioError} a WAV that cannot be read
+ * @throws {AudioError} a WAV without samples, or in a format other than PCM and float
  */
 export async function readWavHeader(file) {
   const view = async (/** @type {number} */ at, /** @type {number} */ size) =>
@@ -61,6 +68,8 @@ export async function readWavHeader(file) {
     String.fromCharCode(...new Uint8Array(v.buffer, at, 4))
   const head = await view(0, 12)
   if (head.byteLength < 12 || word(head, 0) !== 'RIFF' || word(head, 8) !== 'WAVE') return undefined
+
+  // Walk the chunks: the format comes before the samples
   let format
   for (let at = 12; at + 8 <= file.size; ) {
     const chunk = await view(at, 48)
@@ -72,13 +81,13 @@ export async function readWavHeader(file) {
       format = { channels: chunk.getUint16(10, true), rate: chunk.getUint32(12, true), bits, isFloat: tag === 3 }
       const isKnown = (tag === 1 && [8, 16, 24, 32].includes(bits)) || (tag === 3 && [32, 64].includes(bits))
       if (!isKnown || !format.channels || format.rate < 1000 || format.rate > 768_000) {
-        throw new AudioError(`${file.name}: a WAV with format ${tag}, ${bits} bits; expected PCM or float samples`)
+        throw new AudioError(`${file.name}: expected a WAV with PCM or float samples, got format ${tag} of ${bits} bits; convert it`)
       }
     }
     if (word(chunk, 0) === 'data') {
       if (!format) break
       const frame = (format.channels * format.bits) / 8
-      const bytes = Math.min(size, file.size - at - 8) // one written to a pipe promises more than there is
+      const bytes = Math.min(size, file.size - at - 8) // the header of a WAV written to a pipe announces more than there is
       return { ...format, start: at + 8, frames: Math.floor(bytes / frame) }
     }
     at += 8 + size + (size % 2)
@@ -87,6 +96,7 @@ export async function readWavHeader(file) {
 }
 
 /**
+ * Yield a WAV's samples, averaged over channels and resampled.
  * @param {Blob} file
  * @param {Wav} wav
  * @param {number} sampleRate
@@ -111,7 +121,7 @@ async function* wavBlocks(file, { start, frames, rate, channels, bits, isFloat }
 }
 
 /**
- * One sample, full scale 1.
+ * Return one little-endian sample, full scale 1.
  * @param {DataView} view
  * @param {number} at
  * @param {number} bits
@@ -126,6 +136,7 @@ function sampleAt(view, at, bits, isFloat) {
 }
 
 /**
+ * Return the average of all channels at a sample.
  * @param {Float32Array[]} channels
  * @param {number} at
  */

@@ -1,53 +1,80 @@
-/** Segments to text, subtitles and JSON (captions.py). */
+/** The output formats: text, SRT and WebVTT subtitles, JSON. The counterpart of captions.py, and equal to it byte for byte. */
 
 import { roundHalfEven } from './float16.js'
 import { columns } from './text-width.js'
 
 const MAX_COLUMNS = 42 // of a caption line; an East Asian wide character takes two
-const MAX_LINES = 2
-const MAX_SECONDS = 7.0
-const PAUSE_SECONDS = 0.2 // between one segment's end and the earliest start of the next: surely silence
+const MAX_LINES = 2 // of a caption
+const MAX_SECONDS = 7.0 // of a caption
+const PAUSE_SECONDS = 0.2 // between a segment's end and the earliest start of the next, so surely silence
 const SENTENCE_ENDS = new Set('.!?。！？؟।')
 const SPACES = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/u // Python's str.split
-// Control characters but for the line feed and the tab, and those that turn text: escaping.py
+// Control characters except line feed and tab, and characters that reverse the direction of text: escaping.py
 const UNPRINTABLE = /[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]/gu
 const ENTITIES = /** @type {Record<string, string>} */ ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })
 
 /**
  * @typedef {import('../engine/segments.js').Segment} Segment
- * @typedef {{start: number, end: number, lines: string[]}} Caption what stands on screen at one time
+ * @typedef {{start: number, end: number, lines: string[]}} Caption the lines on screen from `start` to `end`, in seconds
  * @typedef {{segments: Segment[], tokenIds: number[], duration: number, info: Record<string, unknown>}} Transcript
  */
 
 /**
- * Break segments into captions at sentence ends, pauses, and where lines or time are full.
+ * Break segments into cues at sentence ends, pauses, and where lines or time are full.
+ * @param {Iterable<Segment>} segments
+ * @returns {Generator<Segment[]>}
+ */
+function* cues(segments) {
+  /** @type {Segment[]} */
+  let cue = []
+  for (const segment of inMilliseconds(segments)) {
+    const isFull =
+      cue.length > 0 &&
+      (segment.start - cue[cue.length - 1].end > PAUSE_SECONDS ||
+        segment.end - cue[0].start > MAX_SECONDS ||
+        wrap(textOf([...cue, segment])).length > MAX_LINES)
+    if (isFull) {
+      yield cue
+      cue = []
+    }
+    cue.push(segment)
+    const last = segment.text.split(SPACES).filter(Boolean).at(-1)?.at(-1)
+    if (last && SENTENCE_ENDS.has(last)) {
+      yield cue
+      cue = []
+    }
+  }
+  if (cue.length > 0) yield cue
+}
+
+/**
+ * The captions of cues, whose times are whole milliseconds.
  * @param {Iterable<Segment>} segments
  * @returns {Generator<Caption>}
  */
 export function* captions(segments) {
-  /** @type {Segment[]} */
-  let pending = []
-  for (const segment of segments) {
-    const isFull =
-      pending.length > 0 &&
-      (segment.start - pending[pending.length - 1].end > PAUSE_SECONDS ||
-        segment.end - pending[0].start > MAX_SECONDS ||
-        wrap(textOf([...pending, segment])).length > MAX_LINES)
-    if (isFull) {
-      yield* screens(pending)
-      pending = []
-    }
-    pending.push(segment)
-    const last = segment.text.split(SPACES).filter(Boolean).at(-1)?.at(-1)
-    if (last && SENTENCE_ENDS.has(last)) {
-      yield* screens(pending)
-      pending = []
-    }
-  }
-  if (pending.length > 0) yield* screens(pending)
+  yield* inMilliseconds(Array.from(cues(segments), (cue) => [...screens(cue)]).flat())
 }
 
-/** @param {Iterable<Segment>} segments */
+/**
+ * Round times to milliseconds: each span lasts one at least, and none begins before the one before it has ended.
+ * @template {{start: number, end: number}} Span
+ * @param {Iterable<Span>} spans
+ * @returns {Generator<Span>}
+ */
+function* inMilliseconds(spans) {
+  let ended = 0
+  for (const span of spans) {
+    const start = Math.max(ended, roundHalfEven(1000 * span.start))
+    ended = Math.max(start + 1, roundHalfEven(1000 * span.end))
+    yield { ...span, start: start / 1000, end: ended / 1000 }
+  }
+}
+
+/**
+ * Return SubRip subtitles.
+ * @param {Iterable<Segment>} segments
+ */
 function toSrt(segments) {
   const blocks = Array.from(captions(segments), ({ start, end, lines }, i) => {
     const times = `${clock(start)} --> ${clock(end)}`.replaceAll('.', ',')
@@ -56,7 +83,10 @@ function toSrt(segments) {
   return blocks.join('\n')
 }
 
-/** @param {Iterable<Segment>} segments */
+/**
+ * Return WebVTT subtitles.
+ * @param {Iterable<Segment>} segments
+ */
 function toVtt(segments) {
   const blocks = Array.from(captions(segments), ({ start, end, lines }) => {
     const text = lines.join('\n').replace(/[&<>]/g, (character) => ENTITIES[character])
@@ -65,16 +95,20 @@ function toVtt(segments) {
   return ['WEBVTT\n', ...blocks].join('\n')
 }
 
-/** @param {Transcript} transcript */
+/**
+ * Return the JSON that `voxtral-onnx transcribe` writes.
+ * @param {Transcript} transcript
+ */
 function toJson({ segments, tokenIds, duration, info }) {
+  const timed = [...inMilliseconds(segments)]
   return JSON.stringify({
     text: plainText(segments),
-    segments: segments.map((segment) => ({
-      id: segment.id,
-      start: rounded(segment.start, 3),
-      end: rounded(segment.end, 3),
-      text: segment.text,
-      avg_logprob: rounded(segment.logprob, 4),
+    segments: timed.map(({ id, start, end, text, logprob }) => ({ id, start, end, text, avg_logprob: rounded(logprob, 4) })),
+    cues: Array.from(cues(timed), (cue) => ({
+      start: cue[0].start,
+      end: cue[cue.length - 1].end,
+      text: textOf(cue),
+      words: cue.map(({ text, start, end, logprob }) => ({ word: text, start, end, probability: rounded(Math.exp(logprob), 4) })),
     })),
     duration: rounded(duration, 3),
     token_ids: tokenIds,
@@ -83,7 +117,7 @@ function toJson({ segments, tokenIds, duration, info }) {
 }
 
 /**
- * The whole text, without the space that words begin with.
+ * Return the whole text, without the space before its first word.
  * @param {Segment[]} segments
  */
 export function plainText(segments) {
@@ -100,7 +134,7 @@ const RENDERERS = {
 export const FORMATS = Object.keys(RENDERERS)
 
 /**
- * The transcript in one of FORMATS; control characters are no speech, and written as escapes.
+ * Return the transcript in one of FORMATS; control characters are written as escapes.
  * @param {Transcript} transcript
  * @param {string} format
  */
@@ -112,7 +146,7 @@ export function render(transcript, format) {
 }
 
 /**
- * A time as subtitles have it.
+ * Return a time as subtitles write it, `HH:MM:SS.mmm`.
  * @param {number} seconds
  */
 export function clock(seconds) {
@@ -122,13 +156,16 @@ export function clock(seconds) {
   return `${hours}:${minutes}:${whole}.${String(milliseconds % 1000).padStart(3, '0')}`
 }
 
-/** @param {Segment[]} segments */
+/**
+ * Return the joined text of segments.
+ * @param {Segment[]} segments
+ */
 function textOf(segments) {
   return segments.map((segment) => segment.text).join('')
 }
 
 /**
- * One caption; several that share the time where one segment is longer than a screen, none where it is blank.
+ * Yield the caption of some segments: several that share the time where the text needs more lines, none where it is blank.
  * @param {Segment[]} segments
  * @returns {Generator<Caption>}
  */
@@ -145,7 +182,7 @@ function* screens(segments) {
 }
 
 /**
- * Lines of at most MAX_COLUMNS, broken at spaces, inside words only where a word is longer or has no spaces.
+ * Wrap text into lines of at most MAX_COLUMNS, at spaces; inside a word only where the word is longer than a line.
  * @param {string} text
  */
 function wrap(text) {
@@ -167,7 +204,7 @@ function wrap(text) {
 }
 
 /**
- * Decimal places as Python's `round`, which takes exact ties to even.
+ * Round to decimal places as Python's `round` does, which takes exact ties to even.
  * @param {number} value
  * @param {number} digits
  */

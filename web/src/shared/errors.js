@@ -1,37 +1,38 @@
 /**
- * Errors a user can act on, with the names that errors.py has. Each message says what was expected, what was found and
- * what to do.
+ * Errors that a user can act on, with the names of errors.py. Each message says what was expected, what was found and what
+ * to do.
  */
 
-/** Base of every error that is raised on purpose. */
+/** The base of every error that is raised on purpose. */
 class VoxtralOnnxError extends Error {
+  /** Return the name of the class, which messages between threads carry. */
   get name() {
     return this.constructor.name
   }
 }
 
-/** The artifact is missing, damaged or of another format. */
+/** An artifact that is missing, damaged or of another format. */
 export class ArtifactError extends VoxtralOnnxError {}
 
-/** The audio cannot be read or holds values that are not sound; or there is no microphone. */
+/** Audio that cannot be read or holds values that are not finite, or a microphone that cannot be opened. */
 export class AudioError extends VoxtralOnnxError {}
 
-/** No WebGPU, no float16, or limits of the adapter that are too low. */
+/** A device that cannot run the model: no WebGPU, no float16, too low limits, or a failed self-test. */
 export class DeviceError extends VoxtralOnnxError {}
 
-/** A download that failed, or a disk that is full. */
+/** A failed download, or a full disk. */
 export class StorageError extends VoxtralOnnxError {}
 
-/** An option has a value that it cannot have. */
+/** An option with a value that it cannot have. */
 export class UsageError extends VoxtralOnnxError {}
 
 /** @type {Record<string, new (message: string) => Error>} */
 const KINDS = { ArtifactError, AudioError, DeviceError, StorageError, UsageError }
 
-/** @typedef {{name: string, message: string}} ErrorValues an error as messages carry it */
+/** @typedef {{name: string, message: string}} ErrorValues an error as messages between threads carry it */
 
 /**
- * An error as a message carries it.
+ * Return an error's name and message, to send to another thread.
  * @param {unknown} error
  * @returns {ErrorValues}
  */
@@ -40,7 +41,7 @@ export function errorValues(error) {
 }
 
 /**
- * The inverse of `errorValues`.
+ * Return the error that `errorValues` took apart, of the same class.
  * @param {ErrorValues} values
  * @returns {Error}
  */

@@ -1,14 +1,17 @@
-/** Numbers as onnxruntime takes them: float16 as bits, because not every browser has Float16Array. */
+/** Rounding of numbers to float16. onnxruntime-web takes float16 as bits, because not every browser has Float16Array. */
 
 /**
- * The bits of the float16 nearest to each number, ties to even.
+ * Return the bits of the float16 nearest to each number, ties to even.
  * @param {ArrayLike<number>} values
  */
 export function toFloat16(values) {
   return Uint16Array.from(values, float16Bits)
 }
 
-/** @param {number} value */
+/**
+ * Return the bits of the float16 nearest to a number.
+ * @param {number} value
+ */
 function float16Bits(value) {
   const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0
   const size = Math.abs(value)
@@ -20,7 +23,7 @@ function float16Bits(value) {
 }
 
 /**
- * The nearest integer, ties to even as Python's `round`.
+ * Return the nearest integer, ties to even, as Python's `round` does.
  * @param {number} value
  */
 export function roundHalfEven(value) {

@@ -1,10 +1,10 @@
-/** Samples at any rate to the model's rate, block by block: a windowed sinc, evaluated where a sample is wanted. */
+/** A streaming resampler: a windowed sinc, evaluated at each output sample. */
 
-const ZERO_CROSSINGS = 32 // of the sinc on each side; with the window below 100 dB of stop band
+const ZERO_CROSSINGS = 32 // of the sinc on each side; with the window a stop band below -100 dB
 const KAISER_BETA = 10.06 // 100 dB: 0.1102 (100 - 8.7), Kaiser's formula
 const ROLL_OFF = 0.945 // of the lower Nyquist frequency: half of the transition band lies below it
 
-/** A stream of samples at another rate. */
+/** A resampler of one stream, fed block by block. */
 export class Resampler {
   /**
    * @param {number} from Hz
@@ -19,7 +19,7 @@ export class Resampler {
     const [up, down] = reduced(to, from)
     this.up = up
     this.down = down
-    /** @type {Map<number, Float32Array>} filters by phase, in 1 / up of an input sample */
+    /** @type {Map<number, Float32Array>} filters by phase, in units of 1 / up of an input sample */
     this.filters = new Map()
     this.cutoff = cutoff
     this.input = new Float32Array(half) // silence before the first sample
@@ -29,7 +29,7 @@ export class Resampler {
   }
 
   /**
-   * The output samples that these input samples complete.
+   * Return the output samples that these input samples complete.
    * @param {Float32Array} samples
    */
   push(samples) {
@@ -42,7 +42,7 @@ export class Resampler {
     return this.take(this.dropped + joined.length - this.half)
   }
 
-  /** The rest, as many samples in all as the input lasts. */
+  /** Return the remaining output samples, so that the output lasts as long as the input. */
   end() {
     if (this.isCopy) return new Float32Array(0)
     const length = Math.round((this.total * this.up) / this.down)
@@ -54,15 +54,17 @@ export class Resampler {
   }
 
   /**
-   * Outputs whose centre lies before an input index.
+   * Return the outputs whose centre lies before an input index, and drop input that no later one needs.
    * @param {number} end
    */
   take(end) {
     const limit = Math.min(end, this.dropped + this.input.length - this.half)
     const outputs = Math.max(0, Math.ceil((limit * this.up) / this.down) - this.count)
     const output = new Float32Array(outputs)
+
+    // Each output is the sum of the inputs around it, weighted by the filter of its phase
     for (let i = 0; i < outputs; i++) {
-      const ticks = (this.count + i) * this.down // of 1 / up of an input sample
+      const ticks = (this.count + i) * this.down // in units of 1 / up of an input sample
       const whole = Math.floor(ticks / this.up)
       const filter = this.filterOf(ticks - whole * this.up)
       const first = whole - this.half + 1 - this.dropped
@@ -70,6 +72,8 @@ export class Resampler {
       for (let j = 0; j < filter.length; j++) sum += filter[j] * this.input[first + j]
       output[i] = sum
     }
+
+    // Drop input that no later output needs
     this.count += outputs
     const next = Math.floor((this.count * this.down) / this.up) - this.half + 1 - this.dropped
     if (next > 0) {
@@ -80,7 +84,7 @@ export class Resampler {
   }
 
   /**
-   * Weights of the inputs from `half - 1` before to `half` after the whole input sample before an output.
+   * Return the weights of the inputs around an output: from `half - 1` before to `half` after the input sample before it.
    * @param {number} phase
    */
   filterOf(phase) {
@@ -98,18 +102,24 @@ export class Resampler {
   }
 }
 
-/** @param {number} x */
+/**
+ * Return sin(πx) / (πx).
+ * @param {number} x
+ */
 function sinc(x) {
   return x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x)
 }
 
-/** @param {number} x from -1 to 1 */
+/**
+ * Return the Kaiser window.
+ * @param {number} x from -1 to 1
+ */
 function kaiser(x) {
   return Math.abs(x) > 1 ? 0 : bessel(KAISER_BETA * Math.sqrt(1 - x * x)) / bessel(KAISER_BETA)
 }
 
 /**
- * The modified Bessel function of order 0.
+ * Return the modified Bessel function of the first kind and order 0.
  * @param {number} x
  */
 function bessel(x) {
@@ -122,6 +132,7 @@ function bessel(x) {
 }
 
 /**
+ * Reduce a fraction of two rates to its lowest terms.
  * @param {number} a
  * @param {number} b
  */

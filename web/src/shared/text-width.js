@@ -1,6 +1,6 @@
-/** Columns that a terminal or a subtitle line needs. */
+/** The width of text in columns of a terminal or a subtitle line. */
 
-/** Code points that Unicode 14 calls wide or full-width (EastAsianWidth.txt), with unassigned ones between them. */
+/** Ranges of code points that are wide or full-width in Unicode 14 (EastAsianWidth.txt), with unassigned ones between. */
 const WIDE = `
   1100-115f 231a-231b 2329-232a 23e9-23ec 23f0 23f3 25fd-25fe 2614-2615 2648-2653 267f 2693 26a1 26aa-26ab
   26bd-26be 26c4-26c5 26ce 26d4 26ea 26f2-26f3 26f5 26fa 26fd 2705 270a-270b 2728 274c 274e 2753-2755 2757
@@ -17,7 +17,7 @@ const WIDE = `
   .map(([first, last = first]) => [first, last])
 
 /**
- * Columns of a text: an East Asian wide character takes two.
+ * Count the columns of a text: an East Asian wide character takes two.
  * @param {string} text
  */
 export function columns(text) {
@@ -26,7 +26,10 @@ export function columns(text) {
   return count
 }
 
-/** @param {number} codePoint */
+/**
+ * Return whether a character takes two columns.
+ * @param {number} codePoint
+ */
 function isWide(codePoint) {
   if (codePoint < WIDE[0][0]) return false
   let [low, high] = [0, WIDE.length - 1]

@@ -15,6 +15,7 @@ import torch
 from reference import toy
 from reference.eager import empty_caches
 from reference.transformers_js import FAMILY, SURE, generate, some_clips
+from support.checker import refused_operators
 from support.parity import assert_parity
 from transformers import VoxtralRealtimeConfig, VoxtralRealtimeFeatureExtractor
 
@@ -202,6 +203,12 @@ ROOT = {
 ROOT |= {"tokenizer.json", "tokenizer_config.json"}
 
 
+def test_the_checker_refuses_one_node_of_two_graphs(transformers_js_artifact):
+    graphs = Manifest.read(transformers_js_artifact).family("q4", FAMILY)
+    refused = [refused_operators(transformers_js_artifact / graph.path) for graph in graphs]
+    assert refused == [{"SimplifiedLayerNormalization": 1}, {}, {"SimplifiedLayerNormalization": 1}]
+
+
 def test_configurations_are_the_models(transformers_js_artifact):
     family = transformers_js_artifact
     values = {name: json.loads((family / name).read_text()) for name in ROOT}
@@ -234,8 +241,8 @@ def test_processor_that_would_not_fit(toy_checkpoint, tmp_path):
     values["audio"]["streaming_n_left_pad_tokens"] = 31
     (checkpoint / "tekken.json").write_text(json.dumps(values))
     message = (
-        "tokens of silence before the audio: its processor has 32, this checkpoint 31; export with "
-        "--family native"
+        "tokens of silence before the audio: transformers.js needs 32, this checkpoint has 31; "
+        "export with --family native"
     )
     with pytest.raises(CheckpointError, match=message):
         export(checkpoint, tmp_path / "out", precisions=("fp32",), families=(FAMILY,))

@@ -1,0 +1,104 @@
+"""The frames of a file, decoded once where memory allows it and twice where it does not."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ...errors import AudioError
+from ...limits import KEPT_SAMPLES
+from .formats import RawSound, Sound
+
+
+class Frames:
+    """float32 [n, channels] of a file, at its own rate, as often as they are asked for.
+
+    The first look through them measures the file: its length, its losses. Short files are kept in
+    memory from then on; others are decoded again, and end where they ended at first.
+    """
+
+    def __init__(self, name: str, file: Path | BinaryIO, raw: RawSound | None = None):
+        """Open a file, which belongs to the frames from now on.
+
+        Raises:
+            AudioError: not readable, or without sound.
+            DeviceError: what it takes to read it is not installed.
+        """
+        self.name, self.raw, self._file = name, raw, file
+        if not isinstance(file, Path):
+            weakref.finalize(self, file.close)
+        self._state = _state(file)
+        self.num_frames: int | None = None  # known after the first look
+        self._kept: np.ndarray | None = None
+        self.losses: tuple[str, ...] = ()
+        self.hole_seconds = 0.0
+        self._opened: Sound | None = Sound(name, file, raw)
+        sound = self._opened
+        self.samplerate, self.channels = sound.samplerate, sound.channels
+        self.num_parts, self.num_tracks = len(sound.parts), sound.num_tracks
+
+    def blocks(self, seconds: float) -> Iterator[np.ndarray]:
+        """float32 [n, channels] of so many seconds each, the last one shorter.
+
+        Raises:
+            AudioError: nothing can be heard, or the file has changed since the first look.
+        """
+        size = int(seconds * self.samplerate)
+        if self._kept is not None:
+            for start in range(0, len(self._kept), size):
+                yield self._kept[start : start + size]
+        elif self.num_frames is None:
+            yield from self._first_look(size)
+        else:
+            yield from self._again(size, self.num_frames)
+
+    def _first_look(self, size: int) -> Iterator[np.ndarray]:
+        # Pages that are never written take no memory
+        kept = np.empty((KEPT_SAMPLES // self.channels, self.channels), np.float32)
+        done = 0
+        sound, self._opened = self._opened or Sound(self.name, self._file, self.raw), None
+        with sound:
+            for block in sound.blocks(size):
+                if kept is not None and done + len(block) <= len(kept):
+                    kept[done : done + len(block)] = block
+                else:
+                    kept = None
+                done += len(block)
+                yield block
+            self.losses, self.hole_seconds = sound.losses.sentences, sound.hole_seconds
+        if not done:
+            raise AudioError(f"{self.name}: no sound: it holds 0 samples")
+        self.num_frames = done
+        if kept is not None:
+            self._kept = kept[:done].copy() if 2 * done < len(kept) else kept[:done]
+
+    def _again(self, size: int, num_frames: int) -> Iterator[np.ndarray]:
+        done, found = 0, _state(self._file)
+        has_grown = found[:2] == self._state[:2] and found[2] > self._state[2]
+        with Sound(self.name, self._file, self.raw) as sound:
+            is_same = self._matches(sound) and (found == self._state or has_grown)
+            for block in sound.blocks(size) if is_same else ():
+                yield block[: num_frames - done]
+                done += len(block)
+                if done >= num_frames:
+                    return
+        raise AudioError(
+            f"{self.name}: changed while it was read, after {done / self.samplerate:.1f} s"
+        )
+
+    def _matches(self, sound: Sound) -> bool:
+        return (sound.samplerate, sound.channels) == (self.samplerate, self.channels)
+
+
+def _state(file: Path | BinaryIO) -> tuple[int, int, int, int]:
+    """Return which file it is, its size, and when it was written; nothing where it has gone."""
+    try:
+        found = file.stat() if isinstance(file, Path) else os.fstat(file.fileno())
+    except OSError:
+        return 0, 0, 0, 0
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,102 @@
+"""What the first bytes of a file say that it is."""
+
+from __future__ import annotations
+
+import re
+
+HEAD_BYTES = 4096  # enough to tell
+# Of files that hold sound, or a video's; ID3 stands before MP3, FLAC and others
+_SOUND = re.compile(
+    rb"RIFF|RIFX|RF64|BW64|FORM|fLaC|OggS|ID3|caff|\.snd|riff\x2e\x91\xcf\x11|#!AMR|NIST_1A|"
+    rb"Creative Voice File|MAC |TTA1|wvpk|tBaK|MPCK|MP\+|ajkg|DSD |\.RMF|FLV\x01|\x1aE\xdf\xa3|"
+    rb"0&\xb2u\x8ef\xcf\x11|\x00\x00\x01[\xba\xb3]|\x0b\x77|\x7f\xfe\x80\x01|"
+    rb".{4}(?:ftyp|moov|mdat|wide|skip|free|styp|pnot)|"
+    rb"G.{187}G|.{4}G.{191}G|"
+    rb"\xff[\xe2-\xe7\xf0-\xff]",
+    re.DOTALL,
+)
+_OTHERS = (
+    (rb"\s*(?:<!DOCTYPE html|<html|<head|<body)", "an HTML page"),
+    (rb"\s*<\?xml|\s*<svg", "XML"),
+    (rb"%PDF-", "a PDF"),
+    (rb"PK\x03\x04", "a ZIP archive"),
+    (rb"\x1f\x8b|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ", "an archive"),
+    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|BM.{4}\x00\x00\x00\x00", "a picture"),
+    (rb"\x7fELF|MZ.{56}|\xcf\xfa\xed\xfe", "a program"),
+    (rb"SQLite format 3", "a database"),
+    (rb"\x00\x05\x16\x07", "what macOS keeps beside a file (AppleDouble)"),
+    (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself (git lfs pull)"),
+    (rb"#EXTM3U|\[playlist\]|ffconcat", "a playlist"),
+    (rb'\s*(?:\{\s*["}]|\[\s*[\[{"\]\d])', "JSON"),
+)
+_TEXT_CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f\x1b"))
+
+
+def is_sound(head: bytes) -> bool:
+    """Return whether a file that begins so is in one of the formats of sound or video."""
+    return _SOUND.match(head) is not None and describe(head) is None
+
+
+def describe(head: bytes) -> str | None:
+    """Say in words what a file is that is no sound; None where its beginning does not tell.
+
+    Args:
+        head: its first bytes, HEAD_BYTES or all.
+    """
+    if not head:
+        return "nothing: 0 bytes"
+    for pattern, words in _OTHERS:
+        if re.match(pattern, head, re.DOTALL | re.IGNORECASE) and (
+            words != "JSON" or is_text(head)
+        ):
+            return words
+    if is_text(head) and not head.startswith((b"NIST_1A", b"#!AMR")):
+        return "text"
+    return None
+
+
+def is_text(head: bytes) -> bool:
+    """Return whether bytes are text in UTF-8 or UTF-16: samples are not, and silence is neither."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and len(head) > 3:
+        controls = head[3::2] if head[0] == 0xFF else head[2::2]
+        return not any(controls)
+    if len(set(head)) < 3 or head.translate(None, _TEXT_CONTROLS) != head:
+        return False
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        return error.start > len(head) - 4 and error.start > 0  # cut inside a character
+    return True
+
+
+def has_mpeg_frames(head: bytes) -> bool:
+    """Return whether bytes begin with two frames of MPEG audio or AAC, or packets of MPEG-TS."""
+    if head[:1] == b"G":
+        return len(head) > 376 and head[188] == head[376] == head[0]
+    if len(head) < 8 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return False
+    if head[1] & 0xF6 == 0xF0:  # ADTS
+        size = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    else:
+        version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
+        rates = _BIT_RATES.get((version == 3, layer))
+        index, hz = head[2] >> 4, head[2] >> 2 & 3
+        if rates is None or version == 1 or not 0 < index < 15 or hz == 3:
+            return False
+        rate = (44100, 48000, 32000)[hz] >> (3 - version if version else 2)
+        slots = 12 if layer == 1 else 72 if layer == 3 and version != 3 else 144
+        size = slots * rates[index - 1] * 1000 // rate + (head[2] >> 1 & 1)
+        size *= 4 if layer == 1 else 1
+    return size > 6 and head[size : size + 1] == b"\xff" and head[size + 1 : size + 2] == head[1:2]
+
+
+# Kilobits a second, by whether it is MPEG-1, and layer. Source: ISO/IEC 11172-3, 13818-3
+_LOW = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_BIT_RATES = {
+    (True, 1): tuple(range(32, 449, 32)),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): _LOW,
+    (False, 3): _LOW,
+}

@@ -1,0 +1,203 @@
+"""What a recording's channels hold: loudness, peaks, offsets, what cancels; in constant memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, log10, sqrt
+
+import numpy as np
+
+# Loudness: the energy of blocks of 0.4 s, one every 0.1 s, behind a gate 10 dB below their mean, as
+# in ITU-R BS.1770-5, annex 1, without its weighting of frequencies. Of a block's 20 ms frames the
+# upper quartile counts, not the mean, so that what is shorter than 0.1 s, as a click, does not;
+# and there is no absolute gate, because a recording may be that quiet.
+FRAME_SECONDS = 0.02
+BLOCK_FRAMES, HOP_FRAMES = 20, 5
+QUARTILE = 0.75
+GATE = 0.1
+LOWEST_DB, HIGHEST_DB = -200, 200  # of a histogram of levels, a bin a dB; samples are below 187
+
+# Channels oppose each other where the average of two has a tenth of the energy of the louder: 10 dB
+CANCELLED = 0.1
+# A channel is silent below the last bit of 24, or 80 dB below the loudest: a codec's rounding
+SILENT_PEAK, SILENT_SHARE = 2.0**-23, 1e-4
+SAME = 1e-6  # energy of a difference: channels that differ by less than -60 dB are one
+# An offset begins to cost words at 17 dB below the loudness; the embedded samples that have one
+# have it 31 dB below. A step of 16 bits is none: half a step is what truncation leaves.
+OFFSET_SHARE, LEAST_OFFSET = 10 ** (-24 / 20), 2.0**-15
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """A constant that was added to the sound, or one that drifts."""
+
+    start: float  # of the first 0.4 s, full scale 1
+    mean: float
+    size: float  # root of the mean square
+
+    @property
+    def is_constant(self) -> bool:
+        """Return whether the mean tells it all."""
+        return abs(self.mean) > 0.9 * self.size
+
+
+class SoundMeter:
+    """Measures the channels of a recording and, as the signal behind them, their average."""
+
+    def __init__(self, sample_rate: int, channels: int):
+        self.num_channels, self.num_frames = channels, 0
+        self._size = max(1, round(sample_rate * FRAME_SECONDS))  # samples of a frame
+        count = channels + (channels > 1)
+        self._rest = np.zeros((count, 0))  # samples [signals, n] that are no whole frame yet
+        self._frames = np.zeros((0, 2, count))  # means and mean squares, of no whole block yet
+
+        # Over all samples
+        self._lowest, self._highest = np.full(count, inf), np.full(count, -inf)
+        self._sums, self._products = np.zeros(channels), np.zeros((channels, channels))
+        # Over all blocks, [signals]
+        self._num_blocks, self._first_offsets = 0, np.zeros(count)
+        self._offsets, self._offset_squares = np.zeros(count), np.zeros(count)
+        self._energies, self._levels = np.zeros(count), np.zeros(count)
+        self._loudest, self._lost = 0.0, np.zeros(count)
+        bins = HIGHEST_DB - LOWEST_DB + 1
+        self._counts, self._gated = np.zeros((count, bins)), np.zeros((count, bins))
+        # A sum of channels that oppose each other has less than this of the loudest's energy; the
+        # average is quieter by the number of channels, which no gain is needed to tell
+        self._least_shares = np.full(count, CANCELLED)
+        self._least_shares[channels:] = CANCELLED * 4 / channels**2
+
+    def push(self, frames: np.ndarray) -> None:
+        """Measure float32 [n, channels]: the next of a recording, a second or so at a time."""
+        if not len(frames):
+            return
+        self.num_frames += len(frames)
+        signals = np.ascontiguousarray(frames.T, np.float64)  # sums along a signal are fast
+        if self.num_channels > 1:
+            self._sums += signals.sum(1)
+            self._products += signals @ signals.T
+            signals = np.concatenate((signals, signals.mean(0)[None]))
+        self._lowest = np.minimum(self._lowest, signals.min(1))
+        self._highest = np.maximum(self._highest, signals.max(1))
+
+        # Whole frames, then whole blocks of them
+        signals = np.concatenate((self._rest, signals), 1)
+        whole = signals.shape[1] // self._size * self._size
+        self._rest = signals[:, whole:]
+        self._add_frames(signals[:, :whole].reshape(len(signals), -1, self._size))
+        num_blocks = (len(self._frames) - BLOCK_FRAMES) // HOP_FRAMES + 1
+        if num_blocks > 0:
+            windows = np.lib.stride_tricks.sliding_window_view(self._frames, BLOCK_FRAMES, 0)
+            self._add_blocks(windows[::HOP_FRAMES])
+            self._frames = self._frames[num_blocks * HOP_FRAMES :]
+
+    def finish(self) -> None:
+        """Measure what is left behind the last whole block; nothing is pushed any more."""
+        if self._rest.size:
+            self._add_frames(self._rest[:, None])
+        is_measured = self._num_blocks and len(self._frames) == BLOCK_FRAMES - HOP_FRAMES
+        if len(self._frames) and not is_measured:
+            self._add_blocks(self._frames.transpose(1, 2, 0)[None])
+
+    def _add_frames(self, samples: np.ndarray) -> None:
+        """Reduce [signals, frames, size] to means and mean squares."""
+        squares = np.einsum("sfn,sfn->sf", samples, samples) / samples.shape[2]
+        measured = np.stack((samples.mean(2), squares)).transpose(2, 0, 1)
+        self._frames = np.concatenate((self._frames, measured))
+
+    def _add_blocks(self, blocks: np.ndarray) -> None:
+        """Measure [blocks, 2, signals, frames]: means and mean squares of each frame."""
+        means, squares = blocks[:, 0], blocks[:, 1]
+        offsets = np.median(means, -1)  # not the mean, which a click moves
+        around = offsets[..., None]
+        energies = np.maximum(squares - 2 * around * means + around**2, 0)
+        at = int(QUARTILE * (energies.shape[-1] - 1))
+        levels = np.partition(energies, at, -1)[..., at]  # [blocks, signals]
+
+        if not self._num_blocks:
+            self._first_offsets = offsets[0]
+        self._num_blocks += len(levels)
+        self._offsets += offsets.sum(0)
+        self._offset_squares += np.square(offsets).sum(0)
+        self._energies += energies.mean(-1).sum(0)
+        self._levels += levels.sum(0)
+        loudest = levels[:, : self.num_channels].max(1)
+        self._loudest += loudest.sum()
+        self._lost += loudest @ (levels < loudest[:, None] * self._least_shares)
+
+        least = 10 ** (LOWEST_DB / 10)
+        decibels = np.rint(10 * np.log10(np.maximum(levels, least))).astype(int)
+        bins = np.clip(decibels - LOWEST_DB, 0, HIGHEST_DB - LOWEST_DB)
+        blocks_at, signals_at = np.nonzero(levels > least)
+        found = signals_at, bins[blocks_at, signals_at]
+        np.add.at(self._counts, found, 1)
+        np.add.at(self._gated, found, levels[blocks_at, signals_at])
+
+    def loudness(self, signal: int) -> float:
+        """Return the root of the gated mean of the levels, full scale 1; 0 for no sound."""
+        counts, energies = self._counts[signal], self._gated[signal]
+        if not counts.any():  # nothing, or nothing but what is short
+            return sqrt(self._energies[signal] / max(1, self._num_blocks))
+        gate = 0
+        while True:  # until nothing more falls, so that the pauses of an hour do not count
+            mean = energies[gate:].sum() / counts[gate:].sum()
+            higher = max(gate, round(10 * log10(mean * GATE)) - LOWEST_DB)
+            if not counts[gate:higher].any():
+                return sqrt(mean)
+            gate = higher
+
+    def offset(self, signal: int) -> Offset | None:
+        """Return the offset, where it is large enough to matter."""
+        count = max(1, self._num_blocks)
+        size = sqrt(self._offset_squares[signal] / count)
+        if size <= max(LEAST_OFFSET, OFFSET_SHARE * self.loudness(signal)):
+            return None
+        mean = float(self._offsets[signal] / count)
+        return Offset(float(self._first_offsets[signal]), mean, size)
+
+    def peak(self, signal: int, offset: float = 0.0) -> float:
+        """Return the largest distance of a sample from the offset."""
+        if not self.num_frames:
+            return 0.0
+        return float(max(offset - self._lowest[signal], self._highest[signal] - offset))
+
+    def is_silent(self, signal: int) -> bool:
+        """Tell whether a signal is constant."""
+        return self._swing(signal) <= SILENT_PEAK
+
+    def silent_channels(self) -> set[int]:
+        """Return the channels that hold no sound, compared with the loudest of them."""
+        swings = [self._swing(channel) for channel in range(self.num_channels)]
+        least = max(SILENT_PEAK, SILENT_SHARE * max(swings))
+        return {channel for channel, swing in enumerate(swings) if swing <= least}
+
+    def _swing(self, signal: int) -> float:
+        return self.peak(signal, self._offsets[signal] / max(1, self._num_blocks))
+
+    def shares_lost(self) -> np.ndarray:
+        """Return what share of the sound each signal has not, or has 10 dB below another.
+
+        Returns:
+            [signals], of the energy of the loudest channel at each time.
+        """
+        return self._lost / (self._loudest or 1.0)
+
+    def has_faded(self) -> bool:
+        """Tell whether the average keeps less than a tenth of all energy."""
+        return bool(self._levels[-1] < self._least_shares[-1] * self._levels[:-1].max())
+
+    def loudest_channel(self, channels: np.ndarray) -> int:
+        """Return the first of these, bool [channels], that no other exceeds in energy."""
+        levels = np.where(channels, self._levels[: self.num_channels], -1)
+        return int((levels >= 0.99 * levels.max()).argmax())
+
+    def are_same(self, one: int, other: int) -> bool:
+        """Tell whether two channels differ by nothing that is heard, but for their offsets."""
+        means = self._sums / max(1, self.num_frames)
+        products = self._products - self.num_frames * np.outer(means, means)
+        difference = products[one, one] + products[other, other] - 2 * products[one, other]
+        return bool(difference <= SAME * products[one, one])
+
+
+def dbfs(level: float) -> float:
+    """Return decibels relative to full scale."""
+    return 20 * log10(level) if level > 0 else -inf

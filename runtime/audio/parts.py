@@ -1,0 +1,422 @@
+"""Where the sound of a file begins and ends, whatever its header says of its length.
+
+A file may hold several recordings, one behind the other: joined files, chained Ogg. Headers of
+files that were streamed, or whose writer died, have sizes of 0, of all ones, or of some time before
+the end. Decoders believe the header of the first recording; here each becomes a file of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from io import BufferedReader, RawIOBase
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from .kinds import HEAD_BYTES, has_mpeg_frames
+from .ogg import ogg_part
+
+# A WAV written to a pipe promises about this much, or twice as much
+UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)
+PIECE_BYTES = 1 << 20  # searched at a time
+TRIED_BYTES = 1 << 18  # looked at to tell samples from anything else
+MOST_PARTS = 10_000  # in a file; each takes a header
+
+
+class View(RawIOBase):
+    """A stretch of a file as a file of its own, with other bytes where its header is wrong."""
+
+    def __init__(
+        self, file: BinaryIO, start: int, end: int, patches: dict[int, bytes] | None = None
+    ):
+        """Take bytes `start` to `end`; patches stand at offsets from `start`."""
+        self.size, self.reached = end - start, 0  # bytes; reached: the end of what was read
+        self._file, self._start, self._at = file, start, 0
+        self._patches = patches or {}
+
+    def readable(self) -> bool:
+        """Return whether it can be read: always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return whether it can be moved in: always."""
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move, as in a file; -1 for where no file is."""
+        # Before the beginning is an answer, not an error, whose traceback libraries would print
+        at = offset + (0, self._at, self.size)[whence]
+        if not 0 <= at < 1 << 62:
+            return -1
+        self._at = at
+        return at
+
+    def tell(self) -> int:
+        """Return where the next read begins."""
+        return self._at
+
+    def readinto(self, buffer) -> int:
+        """Read what fits into a buffer, and return its size."""
+        target = memoryview(buffer).cast("B")[: max(0, self.size - self._at)]
+        if not target:
+            return 0
+        self._file.seek(self._start + self._at)
+        count = self._file.readinto(target) or 0  # type: ignore[attr-defined]
+        for at, patch in self._patches.items():
+            for number in range(len(patch)):
+                if 0 <= at + number - self._at < count:
+                    target[at + number - self._at] = patch[number]
+        self._at += count
+        self.reached = max(self.reached, self._at)
+        return count
+
+    def peek(self, at: int, size: int) -> bytes:
+        """Return bytes without moving; none where the file has none."""
+        if not 0 <= at < self.size:
+            return b""
+        before, reached = self._at, self.reached
+        self._at, data = at, b""
+        while len(data) < size and (piece := self.read(size - len(data))):
+            data += piece
+        self._at, self.reached = before, reached
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A recording within a file.
+
+    `share` is how much of what the header promises is there. `damage` lists places in seconds and
+    what is wrong there.
+    """
+
+    view: View
+    end: int  # in the file
+    share: float = 1.0
+    damage: tuple[tuple[float, str], ...] = ()
+    sound_end: int = field(default=0)  # in the view; what is behind it is no sound
+
+
+def find_parts(file: BinaryIO) -> list[Part]:
+    """Return the recordings of a file, in turn; what stands behind the last is no sound."""
+    size, start = file.seek(0, 2), 0
+    whole, parts = View(file, 0, size), list[Part]()
+    while len(parts) < MOST_PARTS:
+        part = _part_at(file, whole, start, size)
+        parts.append(part)
+        following = whole.peek(part.end, 40)
+        start = part.end + (following[:1] == b"\0" and _begins(following[1:]))  # of odd sizes
+        if not _begins(whole.peek(start, 40)):
+            break
+    return parts
+
+
+def _begins(head: bytes) -> bool:
+    """Return whether a recording begins so, in a format whose ends are found."""
+    return bool(
+        _CHUNKED.match(head)
+        or head.startswith((b"OggS\0\x02", _ASF, b"\x1aE\xdf\xa3", b".snd\0\0"))
+        or re.match(rb"fLaC[\0\x80]\0\0\x22|#!AMR|\0\0..ftyp", head, re.DOTALL)
+    )
+
+
+def _part_at(file: BinaryIO, whole: View, start: int, size: int) -> Part:
+    head = whole.peek(start, 40)
+    if match := _CHUNKED.match(head):
+        return _chunked(file, whole, start, size, _LAYOUTS[match.lastindex or 1])
+    if head.startswith(b".snd"):
+        return _au(file, whole, start, size)
+    if head.startswith(b"OggS"):
+        view = View(file, start, size)
+        end, damage = ogg_part(BufferedReader(view, 1 << 16))
+        return Part(View(file, start, start + end), start + end, damage=damage, sound_end=end)
+    end = size
+    if head.startswith((b"fLaC", b"#!AMR")):
+        end = _find_again(whole, _MARKERS[head[:1]], start + 8, size)
+    elif head[4:8] == b"ftyp":
+        end = _end_of_boxes(whole, start, size, _mp4_box, b"ftyp", (b"moov",))
+    elif head.startswith(b"\x1aE\xdf\xa3"):
+        end = _end_of_boxes(whole, start, size, _ebml_box, b"\x1aE\xdf\xa3", (_SEGMENT,))
+    elif head.startswith(_ASF):
+        end = _end_of_boxes(whole, start, size, _asf_box, _ASF, (_ASF_DATA,))
+    return Part(View(file, start, end), end, sound_end=end - start)
+
+
+# Chunks, of which one holds the sound
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How chunks are laid out: WAV, AIFF, CAF and Wave64 differ in nothing else."""
+
+    first: int  # where the first chunk stands
+    id_bytes: int
+    size_bytes: int
+    order: Literal["big", "little"]  # of bytes
+    align: int
+    data: bytes  # the id of what holds the sound
+    counts_header: bool = False
+
+
+_WAVE64 = bytes.fromhex("f3acd3118cd100c04f8edb8a")
+_CHUNKED = re.compile(
+    rb"((?:RIFF|RF64|BW64)....WAVE)|(RIFX....WAVE)|(FORM....AIF[FC])|(caff\x00\x01)|"
+    rb"(riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00.{8}wave)",
+    re.DOTALL,
+)
+_LAYOUTS = {
+    1: _Layout(12, 4, 4, "little", 2, b"data"),
+    2: _Layout(12, 4, 4, "big", 2, b"data"),
+    3: _Layout(12, 4, 4, "big", 2, b"SSND"),
+    4: _Layout(8, 4, 8, "big", 1, b"data"),
+    5: _Layout(40, 16, 8, "little", 8, b"data" + _WAVE64, counts_header=True),
+}
+
+
+def _chunked(file: BinaryIO, whole: View, start: int, size: int, layout: _Layout) -> Part:
+    head = layout.id_bytes + layout.size_bytes
+    at, sample = start + layout.first, b""
+    wide: int | None = None  # where RF64 has the size of the sound
+    while True:
+        name, count = _chunk(whole, at, layout)
+        if name == layout.data:
+            break
+        body = at + head
+        if name in (b"fmt ", b"COMM", b"desc") or name.startswith(b"fmt "):
+            sample = whole.peek(body, 40)
+        elif name == b"ds64":
+            wide = body + 8
+        if len(name) < layout.id_bytes or count < 0 or body + count > size:  # no sound in it
+            return Part(View(file, start, size), size, sound_end=size - start)
+        at = body + count + -count % layout.align
+    body, held = at + head, size - at - head
+    all_ones = (1 << 8 * layout.size_bytes) - 1
+    field_at, field_bytes = at + layout.id_bytes, layout.size_bytes
+    if wide is not None and count == 0xFFFFFFFF:
+        count, field_at, field_bytes = int.from_bytes(whole.peek(wide, 8), "little"), wide, 8
+    is_unknown = count in (all_ones, -1) or (count > held and count >= UNKNOWN_BYTES)
+    behind = body + count + -count % layout.align
+    share = 1.0
+    if is_unknown or count > held:
+        share = 1.0 if is_unknown or not held else held / count
+        data_end = end = size
+    else:
+        data_end, end = body + count, _behind_chunks(whole, behind, size, layout)
+        if end <= behind < size and (
+            count <= 0 or _continues(whole, data_end, size, sample, layout)
+        ):
+            data_end = end = size  # its writer died, or could not go back to the header
+    patches = {}
+    if data_end - body != count:
+        value = data_end - body + head * layout.counts_header
+        value = min(value, (1 << 8 * field_bytes) - 1)
+        patches[field_at - start] = value.to_bytes(field_bytes, layout.order)
+    view = View(file, start, end, patches)
+    return Part(view, end, share, sound_end=data_end - start)
+
+
+def _chunk(whole: View, at: int, layout: _Layout) -> tuple[bytes, int]:
+    """Return a chunk's id and size, which does not count its header; -1 for no size."""
+    head = whole.peek(at, layout.id_bytes + layout.size_bytes)
+    name, field = head[: layout.id_bytes], head[layout.id_bytes :]
+    is_signed = layout.size_bytes == 8
+    count = int.from_bytes(field, layout.order, signed=is_signed)
+    if layout.counts_header:
+        count = max(-1, count - len(head))
+    return name, count if len(field) == layout.size_bytes else -1
+
+
+def _behind_chunks(whole: View, at: int, size: int, layout: _Layout) -> int:
+    """Return where chunks behind the sound end."""
+    while at < size:
+        name, count = _chunk(whole, at, layout)
+        ending = at + layout.id_bytes + layout.size_bytes + count
+        is_name = re.fullmatch(rb"[ -~]{4}.*", name, re.DOTALL) and len(name) == layout.id_bytes
+        if not is_name or _begins(whole.peek(at, 40)) or count < 0 or ending > size:
+            break
+        at = ending + -count % layout.align
+    return min(at, size)
+
+
+def _continues(whole: View, at: int, size: int, sample: bytes, layout: _Layout) -> bool:
+    """Return whether samples go on behind the end that the header names.
+
+    Neighbours among samples are alike; among padding, tags and whatever else is there they are not.
+    """
+    data = whole.peek(at, min(TRIED_BYTES, size - at))
+    if not data.strip(b"\0") or _is_tag(data) or _begins(data[:40]) or _begins(data[1:41]):
+        return False
+    if layout.data == b"SSND":
+        channels, bits = int.from_bytes(sample[:2], "big"), int.from_bytes(sample[6:8], "big")
+    elif layout.order == "big" and layout.size_bytes == 8:
+        channels, bits = (int.from_bytes(sample[n : n + 4], "big") for n in (24, 28))
+    else:
+        order = layout.order
+        channels, bits = (int.from_bytes(sample[n : n + 2], order) for n in (2, 14))
+    width = bits // 8
+    if not 1 <= width <= 8 or not 1 <= channels <= 1024 or len(data) < 8 * width * channels:
+        return False
+    # Which of their bytes weighs most depends on the order; it alone shows the neighbours alike
+    rows = np.frombuffer(data, np.uint8)[: len(data) // (width * channels) * width * channels]
+    bytes_of = rows.reshape(-1, channels, width)
+    for column in {0, width - 1}:
+        # As a circle: whether signed or not does not matter
+        steps = np.abs(np.diff(bytes_of[..., column].astype(np.int16), axis=0))
+        if np.minimum(steps, 256 - steps).mean() < 48:  # of unrelated bytes 64
+            return True
+    return False
+
+
+def _is_tag(data: bytes) -> bool:
+    return data.startswith((b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN", b"<?x"))
+
+
+def _au(file: BinaryIO, whole: View, start: int, size: int) -> Part:
+    """Return a recording of AU, whose header has 24 bytes or more."""
+    head = whole.peek(start, 24)
+    body, count, encoding = (int.from_bytes(head[n : n + 4], "big") for n in (4, 8, 12))
+    held, end, share = size - start - body, size, 1.0
+    widths = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
+    if count < UNKNOWN_BYTES:
+        width = widths.get(encoding, 0)
+        # Laid out as a WAV's, to ask whether samples go on
+        sample = b"\0\0" + head[22:24][::-1] + bytes(10) + (8 * width).to_bytes(2, "little")
+        if count > held > 0:
+            share = held / count
+        elif count and not _continues(whole, start + body + count, size, sample, _LAYOUTS[1]):
+            end = start + body + count
+    patches = {8: (end - start - body).to_bytes(4, "big")} if 0 <= held < 0xFFFFFFFF else {}
+    return Part(View(file, start, end, patches), end, share, sound_end=end - start)
+
+
+# Marks and boxes
+
+
+_MARKERS = {
+    # With the block that must come first; or another kind's beginning
+    b"f": re.compile(rb"fLaC[\0\x80]\0\0\x22|RIFF.{4}WAVEfmt |OggS\0\x02\0{8}", re.DOTALL),
+    b"#": re.compile(rb"#!AMR(?:-WB)?\n"),
+}
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_SEGMENT = b"\x18\x53\x80\x67"
+
+
+def _find_again(whole: View, pattern: re.Pattern[bytes], start: int, size: int) -> int:
+    at, kept = start, b""
+    while at < size and (piece := whole.peek(at, PIECE_BYTES)):
+        if found := pattern.search(kept + piece):
+            return at - len(kept) + found.start()
+        kept, at = piece[-16:], at + len(piece)
+    return size
+
+
+def _end_of_boxes(whole, start, size, box, first: bytes, needed: tuple[bytes, ...]) -> int:
+    """Return where a first box comes again, when what is needed came before; or the end."""
+    at, seen = start, set[bytes]()
+    for _ in range(1_000_000):
+        if at >= size:
+            break
+        name, end = box(whole, at, size)
+        if name == first and seen.issuperset(needed):
+            return at
+        if name is None or end <= at:
+            break
+        seen.add(name)
+        at = end
+    return size
+
+
+def _mp4_box(whole: View, at: int, size: int) -> tuple[bytes | None, int]:
+    head = whole.peek(at, 16)
+    count, name = int.from_bytes(head[:4], "big"), head[4:8]
+    if count == 1:
+        count = int.from_bytes(head[8:], "big")
+    return (name, at + count if count else size) if len(name) == 4 else (None, size)
+
+
+def _asf_box(whole: View, at: int, size: int) -> tuple[bytes | None, int]:
+    head = whole.peek(at, 24)
+    return (head[:16], at + int.from_bytes(head[16:], "little")) if len(head) == 24 else (None, 0)
+
+
+def _ebml_box(whole: View, at: int, size: int) -> tuple[bytes | None, int]:
+    """Return an element of four bytes' name, as those of the outermost level have."""
+    head = whole.peek(at, 12)
+    if len(head) < 5 or not 0x10 <= head[0] < 0x20 or not head[4]:
+        return (head[:1], at + 2 + head[1] - 0x80) if head[:1] == b"\xec" else (None, size)
+    width = 9 - head[4].bit_length()
+    mask = (1 << 7 * width) - 1
+    count = int.from_bytes(head[4 : 4 + width], "big") & mask
+    return head[:4], size if count == mask else at + 4 + width + count
+
+
+# Frames and tags
+
+
+def has_frames(view: View, at: int) -> bool:
+    """Return whether frames of FLAC or MPEG audio stand anywhere behind an offset."""
+    mark = _flac_mark(view)
+    pattern = mark or re.compile(rb"\xff[\xe2-\xff]")
+    kept = b""
+    while at < view.size and (piece := view.peek(at, PIECE_BYTES)):
+        data = kept + piece
+        for found in pattern.finditer(data):
+            if mark or has_mpeg_frames(data[found.start() : found.start() + HEAD_BYTES]):
+                return True
+        kept, at = data[-HEAD_BYTES:], at + len(piece)
+    return False
+
+
+def _flac_mark(view: View) -> re.Pattern[bytes] | None:
+    """Return how every frame of a FLAC begins: in another way in each file."""
+    at = id3_bytes(view)
+    if view.peek(at, 4) != b"fLaC":
+        return None
+    at += 4
+    while len(head := view.peek(at, 4)) == 4:
+        at += 4 + int.from_bytes(head[1:], "big")
+        if head[0] & 0x80:
+            break
+    frame = view.peek(at, 4)
+    if len(frame) < 4 or frame[0] != 0xFF:
+        return None
+    # The fourth byte says also how the channels are joined, which changes from frame to frame
+    last = b"".join(re.escape(bytes([high << 4 | frame[3] & 15])) for high in range(11))
+    return re.compile(re.escape(frame[:3]) + b"[" + last + b"]", re.DOTALL)
+
+
+def id3_bytes(view: View) -> int:
+    """Return the bytes of the ID3 tags that a file begins with."""
+    at = 0
+    while (head := view.peek(at, 10)).startswith(b"ID3") and len(head) == 10:
+        count = 0
+        for value in head[6:]:
+            count = count << 7 | value & 0x7F
+        at += 10 + count + 10 * bool(head[5] & 0x10)
+    return min(at, view.size)
+
+
+def bare_size(view: View) -> int:
+    """Return the bytes of a file without its tags and the padding at its end."""
+    end = view.size
+    while end > 0:
+        before = end
+        if view.peek(end - 128, 3) == b"TAG":
+            end -= 128
+        elif (foot := view.peek(end - 32, 32)).startswith(b"APETAGEX"):
+            count = int.from_bytes(foot[12:16], "little")
+            end -= count + 32 * bool(foot[23] & 0x80)
+        elif (foot := view.peek(end - 10, 10)).startswith(b"3DI"):
+            end -= 20 + sum((value & 0x7F) << 7 * (3 - n) for n, value in enumerate(foot[6:]))
+        elif (foot := view.peek(end - 15, 15)).endswith(b"LYRICS200") and foot[:6].isdigit():
+            end -= 15 + int(foot[:6])
+        else:
+            while end > 0 and not view.peek(max(0, end - 4096), min(4096, end)).strip(b"\0"):
+                end -= min(4096, end)
+            tail = view.peek(max(0, end - 4096), min(4096, end))
+            end -= len(tail) - len(tail.rstrip(b"\0"))
+        if end == before:
+            break
+    return max(0, end - id3_bytes(view))

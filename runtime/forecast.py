@@ -1,0 +1,238 @@
+"""What a user asks first: will the 4B model run here, and how fast?
+
+Computed from the sizes of its weights and from what `doctor` measured of this machine, by constants
+that fit the runs in bench/results; or measured, where an artifact of that shape ran its self-test.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..config import RELEASED
+from ..manifest import CacheSpec
+from .doctor import ARM, FAILED, MISSING, NOTE, OK, Check
+from .memory import CONTEXTS, buffer_bytes, resident_bytes
+
+HEADLINE = "headline"  # the topic of its check
+# Bytes of weights that an export of the 4B model writes: of the encoder, of the decoder
+WEIGHTS = {
+    "q4f16": (596_062_208, 1_982_492_672),
+    "q4": (669_540_352, 2_201_915_392),
+    "q8": (1_136_812_032, 3_869_052_928),
+    "fp16": (1_991_322_112, 6_864_162_816),
+    "fp32": (3_982_638_080, 13_726_978_048),
+}
+FLOAT16 = ("q4f16", "fp16")  # what their activations are; CUDA has attention in nothing else
+USUAL = ("q4f16", "q4")  # what is proposed where no precision was asked for
+ENCODER_SLACK = 256  # frames that the encoder's cache has more than its window
+# What a decoder step reads, in bytes a second of one core; source: bench/results/full_size.json
+# (two cores), "decoder", "empty_window"
+CORE_RATE = {"q4f16": 10.1e9, "q4": 12.5e9, "q8": 14.3e9, "fp16": 7.6e9, "fp32": 11.8e9}
+BANDWIDTH_SHARE = 0.8  # of what all cores read at most that a step reaches; same source
+ENCODER_CORE_SECONDS = 0.078  # of one core for a token, in chunks; same source
+OTHER_WORK = 1.15  # a minute of sound against encoder and decoder alone; same source
+GPU_STEP_SECONDS = (
+    0.0024  # of a token besides reading weights; source: bench/results/gpu_speed.json
+)
+TOKEN_SECONDS = 0.08  # of sound
+WITHIN = "within a factor of two"  # by which one machine's runs vary
+BUSY = "busy as this machine is; idle it is faster"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One way in which the 4B model could run here."""
+
+    precision: str
+    place: str  # `the CPU`, or a device's name
+    context: int
+    needed: int  # bytes of memory
+    free: int | None  # None: the system does not say
+    speed: float  # seconds of sound in a second
+    certainty: str  # of the speed
+
+    @property
+    def fits(self) -> bool:
+        """Tell whether there is the memory that it needs, as far as that is known."""
+        return self.free is None or self.needed <= self.free
+
+
+def forecast(
+    checks: Sequence[Check],
+    *,
+    precisions: Sequence[str] | None = None,
+    device: str = "auto",
+    context: int,
+) -> Check:
+    """Return the headline of what `doctor` found.
+
+    Args:
+        checks: all that it found.
+        precisions: that it was asked for; None for the usual ones.
+        device: that it was asked for.
+        context: positions of 80 ms for which there must be memory.
+    """
+    found = {(check.topic, check.name): check for check in checks}
+    for topic in ("versions", "providers"):
+        for check in checks:
+            if check.topic == topic and check.status in (MISSING, FAILED):
+                return _headline(NOTE, f"The 4B model cannot run here yet: {check.summary}")
+    if measured := _measured(checks):
+        return measured
+
+    asked = [name for name in precisions or USUAL if name in WEIGHTS] or list(WEIGHTS)
+    is_arm = platform.machine().lower() in ARM  # where float16 is slow on the CPU
+    runs = list(_runs(found, asked, device, context, is_arm and precisions is None))
+    if fitting := [run for run in runs if run.fits]:
+        return _best(max(fitting, key=lambda run: run.speed))
+    others = (
+        run
+        for size in (context, *(size for size in CONTEXTS if size < context))
+        for run in _runs(found, list(WEIGHTS), device, size, is_arm)
+    )
+    return _instead(asked, device, runs, next((run for run in others if run.fits), None))
+
+
+def needed_memory(precision: str, context: int, *, on_device: bool = False) -> int:
+    """Return the bytes that the 4B model takes at most, all rows of its caches written."""
+    decoder, encoder = RELEASED.decoder, RELEASED.encoder
+    window = min(context, decoder.sliding_window)
+    specs = (
+        CacheSpec.of(encoder, encoder.downsample_factor, ENCODER_SLACK),
+        CacheSpec.of(decoder, 1, window // 4, window),
+    )
+    caches = sum(buffer_bytes(spec, 2 if precision in FLOAT16 else 4) for spec in specs)
+    return resident_bytes(precision, sum(WEIGHTS[precision]), caches, on_device=on_device)
+
+
+def cpu_speed(precision: str, cores: int, bandwidth: float) -> float:
+    """Return seconds of sound in a second on a CPU that reads `bandwidth` bytes a second."""
+    encoder = ENCODER_CORE_SECONDS / cores
+    decoder = WEIGHTS[precision][1] / min(BANDWIDTH_SHARE * bandwidth, cores * CORE_RATE[precision])
+    return TOKEN_SECONDS / (OTHER_WORK * (encoder + decoder))
+
+
+def gpu_speed(precision: str, bandwidth: float) -> float:
+    """Return seconds of sound in a second on a device that copies `bandwidth` bytes a second."""
+    encoder, decoder = WEIGHTS[precision]
+    return TOKEN_SECONDS / (GPU_STEP_SECONDS + (decoder + encoder / 16) / bandwidth)
+
+
+def _runs(
+    found: dict[tuple[str, str], Check],
+    names: Iterable[str],
+    device: str,
+    context: int,
+    is_float32: bool,  # that alone on the CPU
+) -> Iterable[Run]:
+    """Yield every way in which one of these precisions could run."""
+    gpus = [
+        check
+        for (topic, name), check in found.items()
+        if topic == "providers" and name.startswith("cuda:") and check.status == OK
+    ]
+    if device != "auto":
+        gpus = [gpu for gpu in gpus if gpu.name == ("cuda:0" if device == "cuda" else device)]
+    cores = found["machine", "processor"].values["cores"]
+    bandwidth = found["machine", "bandwidth"]
+    read, is_busy = bandwidth.values["read_bytes_per_second"], bandwidth.status == NOTE
+    free = found["machine", "memory"].values.get("available_memory")
+    for name in names:
+        for gpu in gpus if name in FLOAT16 else ():
+            needed = needed_memory(name, context, on_device=True)
+            speed = gpu_speed(name, gpu.values["copy_bytes_per_second"])
+            yield Run(name, gpu.name, context, needed, gpu.values["free_memory"], speed, WITHIN)
+        if (not device.startswith("cuda") or not gpus) and not (is_float32 and name in FLOAT16):
+            speed = cpu_speed(name, cores, read)
+            needed, certainty = needed_memory(name, context), BUSY if is_busy else WITHIN
+            yield Run(name, "the CPU", context, needed, free, speed, certainty)
+
+
+def _measured(checks: Sequence[Check]) -> Check | None:
+    """Return the headline of an artifact of the 4B model's shape that ran its self-test."""
+    for check in checks:
+        if check.status == OK and check.values.get("is_released_shape"):
+            precision, where = check.name.rpartition(" ")[2], check.values["device"]
+            speed = 1 / check.values["rtf"]
+            place = "the CPU" if where == "cpu" else where
+            what = f"The 4B model in {precision} runs at {_times(speed)} on {place}"
+            return _headline(
+                OK,
+                f"{what}, as its self-test just did: {_means(speed)}",
+                precision=precision,
+                speed=speed,
+                is_measured=True,
+            )
+    return None
+
+
+def _best(run: Run) -> Check:
+    what = f"The 4B model in {run.precision} will run at about {_times(run.speed)} on {run.place}"
+    memory = f"it needs up to {run.needed / 1e9:.1f} GB of memory"
+    there = "" if run.free is None else f", {run.free / 1e9:.1f} are free"
+    return _headline(
+        OK,
+        f"{what} ({run.certainty}): {_means(run.speed)}; {memory}{there}. Use: voxtral-onnx export "
+        f"--precision {run.precision}",
+        precision=run.precision,
+        place=run.place,
+        speed=run.speed,
+        needed_memory=run.needed,
+        is_measured=False,
+    )
+
+
+def _instead(asked: Sequence[str], device: str, runs: Sequence[Run], smaller: Run | None) -> Check:
+    """Return the headline where what was asked for does not run, with what would."""
+    context = runs[0].context if runs else None
+    if runs:
+        least = min(runs, key=lambda run: run.needed - (run.free or 0))
+        free = (least.free or 0) / 1e9
+        what = (
+            f"The 4B model in {least.precision} does not fit here: it needs "
+            f"{least.needed / 1e9:.1f} GB of memory on {least.place}, {free:.1f} are free"
+        )
+    else:
+        what = f"The 4B model in {', '.join(asked)} does not run on {device}"
+    if smaller is None:
+        return _headline(
+            NOTE,
+            f"{what}, and no other precision or context does. Use a machine with more memory; "
+            "--model tiny shows here what it would do",
+        )
+    shorter = f" --context {smaller.context}" if context and smaller.context != context else ""
+    return _headline(
+        NOTE,
+        f"{what}. What fits: {smaller.precision}{shorter}, {smaller.needed / 1e9:.1f} GB on "
+        f"{smaller.place}, at about {_times(smaller.speed)} ({smaller.certainty}): "
+        f"{_means(smaller.speed)}. Use: voxtral-onnx export --precision {smaller.precision}"
+        + (f", then transcribe{shorter}" if shorter else ""),
+        precision=smaller.precision,
+        place=smaller.place,
+        speed=smaller.speed,
+        context=smaller.context,
+        needed_memory=smaller.needed,
+        is_measured=False,
+    )
+
+
+def _times(speed: float) -> str:
+    return f"{speed:.2g} {'times' if speed >= 1 else 'of'} real time"
+
+
+def _means(speed: float) -> str:
+    """Say what a speed is good for."""
+    if speed < 1:
+        return (
+            f"files take {1 / speed:.2g} times their length, and it falls behind live speech, "
+            "which needs more cores or a GPU"
+        )
+    if speed < 1.5:
+        return "files take about their length, and it may fall behind live speech"
+    return "it follows live speech"
+
+
+def _headline(status: str, summary: str, **values: str | float | bool) -> Check:
+    return Check(HEADLINE, "4B model", status, summary, values)

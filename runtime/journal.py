@@ -1,0 +1,394 @@
+"""Journals: what is decoded of a recording, kept beside its outputs until these are whole.
+
+`.NAME.journal.jsonl` is a hidden file of the output folder, which the process that writes it holds
+locked: a line of `Header`, then a line of `Line` for each segment, as soon as it is decoded. A
+recording that was interrupted goes on at the last pause that its journal holds, where a new stream
+writes the words that the uncut one would have written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import msgspec
+from msgspec import Meta
+
+from ..decode import Count, Sha256, decode
+from ..errors import StorageError
+from ..files import atomic_write, fitted_name, open_locked
+from ..limits import JOURNAL, MB
+from ..manifest import Manifest, TokenId, Tokens
+from .text.segments import Grouper, Segment
+from .tokens import Token
+
+SUFFIX, SET_ASIDE = ".journal.jsonl", ".journal.old.jsonl"
+# Between one segment's end and the earliest start of the next. Words are shorter than the longest,
+# so that the pause itself has about a second: cutting there changes no words.
+PAUSE_SECONDS = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a journal is of: all that the text depends on."""
+
+    journal: Literal[1]  # the format's version
+    input: str
+    size: Count | None  # of the recording, in bytes; None where it is read once
+    sha256: Sha256 | None  # of its first and its last MiB
+    model: Sha256  # `Transcriber.identity`
+    options: dict[str, Any]
+    is_stream: bool = False  # of sound that nobody has any more, which only `listen` can end
+
+    def differences(self, other: Header) -> list[str]:
+        """Return what keeps a recording from going on under another header."""
+        names = {*self.options, *other.options}
+        found = [
+            name for name in sorted(names) if self.options.get(name) != other.options.get(name)
+        ]
+        if self.size is None or (self.size, self.sha256) != (other.size, other.sha256):
+            found.insert(0, "recording")
+        if self.model != other.model and not found:
+            found.append("model")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A segment, and the ids of all tokens since the one before, blanks included."""
+
+    segment: Segment
+    token_ids: Annotated[tuple[TokenId, ...], Meta(max_length=1 << 24)]
+    resumed_at: float | None = None  # seconds, where a later process went on behind the segment
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The beginning of a recording, as its journal has it."""
+
+    segments: tuple[Segment, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    resumed_at: tuple[float, ...] = ()  # seconds; the last is where the rest begins
+
+    @property
+    def start(self) -> float:
+        """Return the seconds that are kept."""
+        return self.resumed_at[-1] if self.segments else 0.0
+
+    def shift_token(self, token: Token) -> Token:
+        """Return a token of the rest as one of the whole."""
+        index = token.index + len(self.token_ids)
+        return replace(token, index=index, end=token.end + self.start)
+
+    def shift(self, segment: Segment) -> Segment:
+        """Return a segment of the rest as one of the whole."""
+        number, start = segment.id + len(self.segments), segment.start + self.start
+        return replace(segment, id=number, start=start, end=segment.end + self.start)
+
+
+class Journal:
+    """The journal of one recording; without a path nothing is kept."""
+
+    def __init__(self, path: Path | None = None, handle: int = -1, tokens: Tokens | None = None):
+        """Hold a file that is open and locked; made by `open_journal` and `claim_journal`.
+
+        With `tokens`, the ids of the model's special tokens, it groups what is pushed.
+        """
+        self.path, self.kept, self.is_empty = path, Kept(), False
+        self.handle, self._token_ids = handle, list[int]()
+        self._grouper = Grouper(tokens) if tokens else None
+
+    def begin(self, header: Header) -> None:
+        """Write what it is of; what stood there is gone."""
+        os.ftruncate(self.handle, 0)
+        os.lseek(self.handle, 0, os.SEEK_SET)
+        self.is_empty = True
+        self._append(header)
+
+    def go_on(self, content: bytes, header: Header, manifest: Manifest) -> None:
+        """Keep what stands before the last pause, cut off the rest, and write on behind it.
+
+        Raises:
+            StorageError: damaged, or of something else than `header` says.
+        """
+        assert self.path is not None
+        found, lines = read_journal(self.path, content)
+        if differing := found.differences(header):
+            raise StorageError(
+                f"cannot go on, because the {' and the '.join(differing)} differs from what "
+                f"{self.path} was written with; take the same, or leave out --resume to begin again"
+            )
+        audio, tokens = manifest.config.audio, manifest.tokens
+        seconds_per_token = audio.samples_per_token / audio.sample_rate
+        count, num_tokens = last_pause(lines, tokens, seconds_per_token)
+        if not count:
+            self.begin(header)
+            return
+        lines = lines[:count]
+        before = sum(len(line.token_ids) for line in lines[:-1])
+        ids = lines[-1].token_ids[: num_tokens - before]
+        lines[-1] = Line(lines[-1].segment, ids, num_tokens * seconds_per_token)
+
+        # The line of the last segment is written anew
+        size = sum(len(line) for line in content.splitlines(keepends=True)[:count])
+        os.ftruncate(self.handle, size)
+        os.lseek(self.handle, size, os.SEEK_SET)
+        self._append(lines[-1])
+        self.kept = Kept(
+            tuple(line.segment for line in lines),
+            tuple(token_id for line in lines for token_id in line.token_ids),
+            tuple(line.resumed_at for line in lines if line.resumed_at is not None),
+        )
+        self._grouper = Grouper(tokens, count, lines[-1].segment.end)
+
+    def push(self, token: Token) -> None:
+        """Take the next token of the whole recording, and write the segment that it closes.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        if self.path is None:
+            return
+        assert self._grouper is not None
+        self._token_ids.append(token.token_id)
+        if segment := self._grouper.push(token):
+            self.add(segment)
+
+    def add(self, segment: Segment) -> None:
+        """Write a segment, with the ids of the tokens that were pushed since the one before."""
+        if self.path is not None:
+            token_ids, self._token_ids = tuple(self._token_ids), []
+            self._append(Line(segment, token_ids))
+            self.is_empty = False
+
+    def close(self) -> None:
+        """Let it go; it stays for `--resume` if it holds anything."""
+        if self.handle >= 0:
+            if self.is_empty:
+                self._unlink()
+            os.close(self.handle)
+            self.handle = -1
+
+    def remove(self) -> None:
+        """Remove it, because the outputs are written."""
+        self.is_empty = True
+        if self.path is not None:
+            with suppress(OSError):
+                _set_aside_path(self.path).unlink(missing_ok=True)
+        self.close()
+
+    def _unlink(self) -> None:
+        if self.path is not None:
+            with suppress(OSError):  # Windows removes no open file; an empty one says nothing
+                self.path.unlink(missing_ok=True)
+
+    def _append(self, value: Header | Line) -> None:
+        content = memoryview(msgspec.json.encode(value) + b"\n")
+        try:
+            while content:
+                content = content[os.write(self.handle, content) :]
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: cannot be written ({error.strerror or error})"
+            ) from error
+
+
+def journal_path(folder: Path, name: str) -> Path:
+    """Return where the journal of outputs of this name is."""
+    return folder / f".{fitted_name(name, 1 + len(SET_ASIDE))}{SUFFIX}"
+
+
+def open_journal(
+    path: Path, manifest: Manifest, header: Header, *, resume: bool, say: Callable[[str], None]
+) -> Journal:
+    """Lock the journal of a recording that is about to be transcribed.
+
+    Args:
+        path: where it is.
+        manifest: of the model that transcribes.
+        header: what it will be of.
+        resume: go on with what an earlier process left there; else it is set aside.
+        say: gets what the user should know of that.
+
+    Raises:
+        StorageError: another process holds it, it cannot be written, or nothing can go on with it.
+    """
+    handle = open_locked(path, "another process writes its outputs; choose another folder")
+    journal = Journal(path, handle, manifest.tokens)
+    try:
+        content = _read(journal)
+        if content.count(b"\n") < 2:  # nothing was decoded
+            journal.begin(header)
+        elif resume:
+            journal.go_on(content, header, manifest)
+            at = f"{journal.kept.start:.1f} s"
+            say(f"goes on at {at}" if journal.kept.segments else "begins again, without a pause")
+        else:
+            old = _set_aside_path(path)
+            atomic_write(old, content)
+            journal.begin(header)
+            say(f"was interrupted, and begins again without --resume; its journal is now {old}")
+    except BaseException:
+        journal.close()
+        raise
+    return journal
+
+
+def claim_journal(
+    folder: Path,
+    name: str,
+    header: Header,
+    is_taken: Callable[[str], bool],
+    say: Callable[[str], None],
+    tokens: Tokens | None = None,
+) -> tuple[str, Journal]:
+    """Lock the journal of a recording without a name of its own, under one that is free.
+
+    Args:
+        folder: of the outputs.
+        name: the first that is tried; `name-2` and so on follow.
+        header: what it will be of.
+        is_taken: whether there are outputs of a name.
+        say: gets what the user should know.
+        tokens: as for `Journal`.
+
+    Returns:
+        the name, and the journal.
+    """
+    for number in itertools.count(1):
+        free = name if number == 1 else f"{name}-{number}"
+        if is_taken(free):
+            continue
+        journal = _locked_journal(journal_path(folder, free), tokens)
+        if journal is None:
+            continue
+        journal.is_empty = _read(journal).count(b"\n") < 2
+        if journal.is_empty and not is_taken(free):  # by a process that has ended since
+            journal.begin(header)
+            if free != name:
+                say(f"note: {folder} holds {name} already: this one is {free}.*")
+            return free, journal
+        journal.close()
+        if not journal.is_empty:
+            say(
+                f"note: {journal.path} is of a stream that was interrupted; "
+                f"voxtral-onnx listen --resume -o {folder} writes its text"
+            )
+    raise AssertionError("numbers do not end")
+
+
+def leftover_journals(folder: Path) -> Iterator[tuple[str, Journal, list[Segment]]]:
+    """Yield name and locked journal of streams whose processes were killed, and their segments.
+
+    Raises:
+        StorageError: one is damaged.
+    """
+    for path in sorted(folder.glob(f".*{SUFFIX}")):
+        if (journal := _locked_journal(path)) is None:
+            continue  # still written
+        try:
+            content = _read(journal)
+            journal.is_empty = content.count(b"\n") < 2
+            if not journal.is_empty:
+                header, lines = read_journal(path, content)
+                if header.is_stream:
+                    name = path.name.removeprefix(".").removesuffix(SUFFIX)
+                    yield name, journal, [line.segment for line in lines]
+        finally:
+            journal.close()
+
+
+def _locked_journal(path: Path, tokens: Tokens | None = None) -> Journal | None:
+    """Return a journal to write; None where another process holds it."""
+    try:
+        return Journal(path, open_locked(path, ""), tokens)
+    except StorageError as error:
+        if str(error):
+            raise
+        return None
+
+
+def read_journal(path: Path, content: bytes) -> tuple[Header, list[Line]]:
+    """Read a journal; a last line that was not written to its end is none.
+
+    Raises:
+        StorageError: damaged otherwise.
+    """
+    number = 0
+
+    def fail(reason: str) -> NoReturn:
+        raise StorageError(
+            f"{path}: line {number} is damaged ({reason}); remove the file to begin again"
+        )
+
+    def damaged(reason: str) -> StorageError:
+        fail(reason)
+
+    first, *rest = content[: content.rindex(b"\n")].split(b"\n")
+    number, header, lines, ended = 1, decode(Header, first, damaged), list[Line](), 0.0
+    for number, row in enumerate(rest, 2):  # noqa: B007, which `fail` says
+        line = decode(Line, row, damaged)
+        if line.segment.id != len(lines) or not ended <= line.segment.start < line.segment.end:
+            fail("its segment does not follow from the line before")
+        ended = line.segment.end
+        lines.append(line)
+    return header, lines
+
+
+def last_pause(lines: list[Line], tokens: Tokens, seconds_per_token: float) -> tuple[int, int]:
+    """Return how many lines, and how many tokens, stand before the last pause between two segments.
+
+    Both are 0 where there is none.
+    """
+    count = sum(len(line.token_ids) for line in lines)
+    blanks = (tokens.streaming_pad, tokens.streaming_word)
+    for number in range(len(lines) - 1, 0, -1):
+        count -= len(lines[number].token_ids)  # tokens up to the marker that closes the line before
+        line, end = lines[number - 1], lines[number - 1].segment.end
+        begin = lines[number].segment.start
+        if begin - end < PAUSE_SECONDS - 1e-6:
+            continue
+        # Words are written behind the marker that ends them in time
+        silent = itertools.takewhile(blanks.__contains__, reversed(line.token_ids))
+        text_end = count - sum(1 for _ in silent)
+        cut = max(text_end, int((begin + end) / 2 / seconds_per_token))
+        if cut <= count and cut * seconds_per_token <= begin + 1e-6:
+            return number, cut
+    return 0, 0
+
+
+def fingerprint(path: Path) -> tuple[int | None, str | None]:
+    """Return a file's size and the sha256 of its first and last MiB; None of what is no file."""
+    try:
+        if path == Path("-") or not stat.S_ISREG(path.stat().st_mode):
+            return None, None
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(MB))
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - MB))
+            digest.update(file.read(MB))
+        return size, digest.hexdigest()
+    except OSError:
+        return None, None
+
+
+def _read(journal: Journal) -> bytes:
+    size = os.fstat(journal.handle).st_size
+    if size > JOURNAL:
+        raise StorageError(f"{journal.path}: expected at most {JOURNAL:,} bytes; remove the file")
+    os.lseek(journal.handle, 0, os.SEEK_SET)
+    content = b""
+    while piece := os.read(journal.handle, size + 1):
+        content += piece
+    return content
+
+
+def _set_aside_path(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(SUFFIX) + SET_ASIDE)

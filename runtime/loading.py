@@ -1,0 +1,79 @@
+"""Loads the graphs of one precision, whose files are compared with their hashes meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..contents import MappedFiles, verified
+from ..manifest import TOKENIZER, Manifest
+from .decoder import Decoder
+from .device.base import Device
+from .device.cache import decoder_cache_spec
+from .device.cpu import Cpu
+from .device.prepacked import find_prepacked, make_prepacked
+from .device.session import Session
+from .encoder import Encoder
+from .memory import require_memory
+from .text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What streams compute with."""
+
+    encoder: Encoder
+    decoder: Decoder
+    tokenizer: Tokenizer
+    weights: MappedFiles
+
+
+def load(
+    manifest: Manifest,
+    folder: Path,
+    precision: str,
+    device: Device,
+    *,
+    context: int,
+    batch_size: int,
+    threads: int | None,
+    prepacked: str | Path | None,
+) -> Loaded:
+    """Load an artifact; the options are those of `Transcriber`.
+
+    Raises:
+        ArtifactError, DeviceError, StorageError, UsageError: as errors.py describes.
+    """
+    graphs, notes = manifest.precisions[precision], device.notes
+    decoder_cache, stages = decoder_cache_spec(manifest, context), (graphs.encoder, graphs.decoder)
+    saved = []
+    if prepacked:
+        saved = [find_prepacked(manifest, each, Path(prepacked), notes) for each in stages]
+    # Weights saved packed are pages of a file, which processes share and the system can drop:
+    # they fit always
+    if not saved or None in saved:
+        require_memory(manifest, precision, context, device, batch_size)
+    packed = [
+        found or make_prepacked(manifest, folder, each, Path(prepacked or ""))
+        for found, each in zip(saved, stages, strict=False)
+    ]
+
+    names = {TOKENIZER, *manifest.mel.files, *(() if packed else graphs.files)}
+    files = {folder / name: manifest.files[name] for name in names}
+    mapped = {folder / name: manifest.files[name] for name in names & manifest.weights}
+    for each in packed:
+        files |= each.files
+        mapped |= each.weights
+    weights = MappedFiles(mapped)
+    with verified(files, mapped, threads=threads, notes=notes):
+        mel = Session(folder, manifest.mel, Cpu(), threads)  # small, and exact there
+        paths = [each.path for each in packed] or [None, None]
+        encoder, decoder = (
+            Session(folder, graph, device, threads, path=path)
+            for graph, path in zip(stages, paths, strict=True)
+        )
+        tokenizer = Tokenizer(folder / TOKENIZER, manifest.tokens)
+    tokenizer.check_sizes(manifest.config.decoder.vocab_size)
+    return Loaded(
+        Encoder(manifest, mel, encoder), Decoder(decoder, decoder_cache), tokenizer, weights
+    )

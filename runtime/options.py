@@ -1,0 +1,53 @@
+"""What the options of `Transcriber` and of its methods may be."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from ..arguments import (
+    CALLBACK,
+    FLAG,
+    INTEGER,
+    MODEL,
+    PATH,
+    TEXT,
+    WORDS,
+    Kind,
+    optional,
+    whole,
+)
+from ..limits import MOST_STREAMS
+from .audio.files import AudioSource
+from .hotwords import BIAS
+from .sampler import MAX_ALTERNATIVES
+
+
+def _several(value: Any) -> Any:
+    if isinstance(value, str | bytes | bytearray | os.PathLike | np.ndarray | AudioSource):
+        raise TypeError  # one recording
+    return iter(value)
+
+
+RECORDINGS = Kind("a list of recordings, or an iterator of them", _several)
+DELAY = optional(INTEGER)
+LOADING = {
+    "model": optional(MODEL),
+    "device": TEXT,
+    "delay_ms": DELAY,
+    "context": whole(64, unit=" positions of 80 ms"),
+    "batch_size": whole(1, MOST_STREAMS, " files"),
+    "precision": optional(TEXT),
+    "threads": optional(INTEGER),
+    "prepacked": optional(PATH),
+    "blank_guard": FLAG,
+    "alternatives": Kind(f"1 to {MAX_ALTERNATIVES}", whole(0, MAX_ALTERNATIVES).take),
+    "hotwords": WORDS,
+    "hotword_bias": BIAS,
+    "vad": optional(PATH),
+    "allow_fallback": FLAG,
+    "offline": FLAG,
+    "on_download": CALLBACK,
+}

@@ -1,0 +1,53 @@
+"""Segments of several channels to turns: who said what, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+from .segments import Segment
+
+PAUSE_SECONDS = 0.6  # behind which somebody else's turn may come
+
+
+def by_channel(segments: Iterable[Segment]) -> list[list[Segment]]:
+    """Return the segments of each channel, in their order."""
+    channels: dict[int | None, list[Segment]] = {}
+    for segment in segments:
+        channels.setdefault(segment.channel, []).append(segment)
+    return list(channels.values())
+
+
+def to_turns(segments: Iterable[Segment], names: Sequence[str]) -> str:
+    """Return a line for each turn, its channel's name before it.
+
+    What is said at the same time is not broken into words: a turn lasts until its channel pauses.
+    """
+    utterances = [one for channel in by_channel(segments) for one in _utterances(channel)]
+    utterances.sort(key=lambda one: one[0].start)
+    turns = groupby(utterances, lambda one: one[0].channel)
+    return "\n".join(
+        f"{prefix(channel, names)}{_text(part for one in turn for part in one)}"
+        for channel, turn in turns
+    )
+
+
+def prefix(channel: int | None, names: Sequence[str]) -> str:
+    """Return what stands before the text of a channel that has a name."""
+    return f"{names[channel]}: " if names and channel is not None else ""
+
+
+def _utterances(segments: list[Segment]) -> Iterator[list[Segment]]:
+    """Break the segments of one channel at its pauses."""
+    begun: list[Segment] = []
+    for segment in segments:
+        if begun and segment.start - begun[-1].end > PAUSE_SECONDS:
+            yield begun
+            begun = []
+        begun.append(segment)
+    if begun:
+        yield begun
+
+
+def _text(segments: Iterable[Segment]) -> str:
+    return " ".join("".join(segment.text for segment in segments).split())

@@ -1,0 +1,149 @@
+"""Files of one run: each one's failure is its own, and what was decoded is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS
+
+from voxtral_onnx.runtime.audio.files import AudioSource
+from voxtral_onnx.runtime.text.captions import FORMATS
+
+OTHER = SAMPLES / "date-hibari.wav"
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("kind", [MemoryError, ValueError, OSError])
+def test_whatever_one_file_raises_is_its_own(kind, batch_size, transcribe, tmp_path, monkeypatch):
+    """In the middle of its sound, where no error of ours is expected."""
+    copy = tmp_path / "odd.wav"
+    copy.write_bytes(CLIP.read_bytes())
+    blocks = AudioSource.blocks
+
+    def failing(source):
+        for block in blocks(source):
+            yield block
+            if source.name == str(copy):
+                raise kind("out of luck")
+
+    monkeypatch.setattr(AudioSource, "blocks", failing)
+    options = ("--json", "--batch-size", batch_size)
+    result = transcribe(*options, CLIP, copy, OTHER)
+    one, odd, two = map(json.loads, result.out.splitlines())
+    assert result.code == 10 and (one["text"], two["text"]) == (TEXT, TEXTS[OTHER.name])
+    assert odd["file"] == str(copy) and odd["error"].startswith(f"{copy}: ")
+    assert f"error: {odd['error']}" in result.err and "Traceback" not in result.err
+    assert transcribe(copy).code == 1
+
+
+def test_names_that_are_no_text(transcribe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"caf\xe9.wav")
+    Path(name).write_bytes(CLIP.read_bytes())
+    assert transcribe(name, OTHER, "-f", "all", "-o", "out").code == 0
+    written = {os.fsencode(path.name) for path in Path("out").iterdir()}
+    assert written == {
+        stem + b"." + kind.encode() for kind in FORMATS for stem in (b"caf\xe9", b"date-hibari")
+    }
+    content = Path("out", os.fsdecode(b"caf\xe9.json")).read_bytes()
+    assert json.loads(content)["file"] == "caf\\xe9.wav"
+
+
+def test_a_folder_in_the_place_of_an_output_and_one_that_cannot_be_searched(transcribe, tmp_path):
+    (tmp_path / "out" / f"{CLIP.stem}.txt").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    result = transcribe(tmp_path / "empty", CLIP, OTHER, "-o", tmp_path / "out")
+    assert result.code == 10 and TEXTS[OTHER.name] in result.out
+    assert (tmp_path / "out" / f"{OTHER.stem}.txt").read_text() == TEXTS[OTHER.name] + "\n"
+    assert f"{CLIP.stem}.txt: cannot be written (Is a directory)" in result.err
+    assert "empty: a folder without audio files" in result.err
+
+
+def test_a_failed_file_of_two_names_is_counted_once_and_said_in_json(transcribe, tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = transcribe("--json", tmp_path / "empty")
+    assert result.code == 6
+    assert json.loads(result.out) == {
+        "file": str(tmp_path / "empty"),
+        "error": result.err.strip().removeprefix("error: "),
+    }
+
+
+@pytest.fixture
+def killed(start, tmp_path):
+    """Kill the transcription of the long clip when its journal has some lines."""
+
+    def killed(number: int, lines: int, *options) -> Path:
+        folder = tmp_path / "out"
+        process = start(
+            "transcribe", "-o", folder, *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        journal = folder / f".{LONG_CLIP.stem}.journal.jsonl"
+        while not (journal.exists() and journal.read_bytes().count(b"\n") > lines):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(number)
+        process.communicate()
+        assert not list(folder.glob(f"{LONG_CLIP.stem}.*"))
+        return journal
+
+    return killed
+
+
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [(signal.SIGKILL, ()), (signal.SIGTERM, ()), (signal.SIGKILL, ("--batch-size", 2, CLIP))],
+)
+def test_a_run_that_was_killed_goes_on(number, options, killed, transcribe, tmp_path):
+    """The text is that of a run that was not: nothing is missing, and nothing is there twice."""
+    journal = killed(number, 16, LONG_CLIP, *options)
+    with journal.open("ab") as file:
+        file.write(b'{"segment": {"id": 1')  # as the system leaves a line that was being written
+    options = ("-o", tmp_path / "out", "-f", "all")
+    result = transcribe(*options, "--resume", LONG_CLIP)
+    assert (result.code, result.out) == (0, TEXTS[LONG_CLIP.name] + "\n")
+    assert "goes on at " in result.err
+    assert not journal.exists()
+    value = json.loads((tmp_path / "out" / f"{LONG_CLIP.stem}.json").read_text())
+    whole = json.loads(transcribe("--json", LONG_CLIP).out)
+    [resumed_at] = value["info"].pop("resumed_at")
+    assert 0 < resumed_at < value["duration"] and round(resumed_at / 0.08, 6) % 1 == 0
+    for name in ("text", "token_ids", "duration"):
+        assert value[name] == whole[name]
+    for one, other in zip(value["segments"], whole["segments"], strict=True):
+        assert [one[name] for name in ("id", "text")] == [other[name] for name in ("id", "text")]
+        assert abs(one["end"] - other["end"]) < 0.081
+    assert f"1 skipped, their output stands in {tmp_path / 'out'}" in (
+        transcribe(*options, "--resume", LONG_CLIP).err
+    )
+
+
+def test_without_resume_a_run_begins_again_and_sets_the_journal_aside(killed, transcribe, tmp_path):
+    journal = killed(signal.SIGKILL, 8, LONG_CLIP)
+    held = journal.read_bytes()
+    old = journal.with_name(f".{LONG_CLIP.stem}.journal.old.jsonl")
+    # Of another recording, delay or model there is nothing to go on with
+    result = transcribe("-o", tmp_path / "out", "--resume", "--delay", 960, LONG_CLIP)
+    assert result.code == 9 and "the delay_ms differs from what" in result.err
+    assert journal.read_bytes() == held
+    result = transcribe("-o", tmp_path / "out", LONG_CLIP)
+    assert result.out == TEXTS[LONG_CLIP.name] + "\n"
+    assert f"begins again without --resume; its journal is now {old}" in result.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{LONG_CLIP.stem}.txt"]
+
+
+def test_options_that_look_for_outputs_need_a_folder_and_names(transcribe, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "stdin.txt").write_text("of another recording")
+    for option in ("--resume", "--skip-existing"):
+        transcribe(option, CLIP).assert_refused(2, f"{option} looks for outputs in a folder")
+        for name in ("-", tmp_path / "pipe"):
+            transcribe(option, "-o", tmp_path, name).assert_refused(
+                2, f"{option}: {name} is no file, which could be known again"
+            )
