@@ -9,7 +9,7 @@ DIST ?= dist
 
 VENV_GPU := .venv-gpu
 
-.PHONY: help demo demo-web install test test-gpu check fuzz bench web wheel clean
+.PHONY: help demo demo-web install test test-gpu check docs fuzz bench web wheel clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,10 @@ check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	if [ -d web/node_modules ]; then cd web && node_modules/.bin/tsc -p .; else echo 'web: types not checked; run: make web'; fi
+
+docs: $(VENV)/dev.stamp  ## build the site of docs/ into build/site; a broken link is an error
+	$(BIN)/pip install --quiet -e '.[docs]'
+	$(BIN)/python scripts/make_site.py
 
 fuzz: $(VENV)/dev.stamp  ## give every parser 100,000 hostile inputs; the table goes to docs/verification.md
 	PYTHONPATH=tests $(BIN)/python -m fuzz --page docs/verification.md

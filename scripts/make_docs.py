@@ -1,7 +1,8 @@
-"""Write the generated tables of docs/artifact.md, docs/hosts.md and docs/verification.md.
+"""Write what is generated of docs/: artifact.md, cli.md, hosts.md and security/testing's tables.
 
-What the 4B model's graphs take and give, the precisions, which hosts tests have run, and how much
-is read of each kind of file. (`make fuzz` writes the other table of docs/verification.md.)
+What the 4B model's graphs take and give, the precisions, every command with its options, which
+hosts tests have run, and how much is read of each kind of file. (`make fuzz` writes the other table
+of docs/verification.md.)
 
 Usage: python scripts/make_docs.py
 """
@@ -11,10 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
+import typer
 
 from voxtral_onnx import limits
+from voxtral_onnx.cli.app import app
 from voxtral_onnx.config import RELEASED, VoxtralConfig
 from voxtral_onnx.exporter.export import caches
 from voxtral_onnx.exporter.graph.families import native
@@ -146,11 +150,52 @@ def budgets() -> str:
     return "\n".join(lines)
 
 
+def commands() -> str:
+    """Return every command: what it does, how it is called, and its options by panel."""
+    program: Any = typer.main.get_command(app)
+    parts = []
+    for name, command in program.commands.items():
+        context = typer.Context(command, info_name=f"voxtral-onnx {name}")
+        usage = " ".join(command.collect_usage_pieces(context))
+        parts.append(f"## {name}\n\n{_plain(command.help)}\n\n`voxtral-onnx {name} {usage}`\n")
+        rows: dict[str, list[str]] = {}
+        for parameter in command.params:
+            if not (hidden := getattr(parameter, "hidden", False)):
+                rows.setdefault(getattr(parameter, "rich_help_panel", None) or "", [])
+            if hidden or parameter.name == "help":
+                continue
+            rows[getattr(parameter, "rich_help_panel", None) or ""].append(_row(parameter, context))
+        for panel, lines in rows.items():
+            if lines:
+                parts.append(f"| {panel} | | default |\n| --- | --- | --- |\n" + "\n".join(lines))
+                parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def _row(parameter: Any, context: Any) -> str:
+    """Return the row of an argument or option."""
+    names = [parameter.metavar] if parameter.param_type_name == "argument" else parameter.opts
+    value = "" if parameter.param_type_name == "argument" else f" {parameter.metavar or ''}"
+    shown = parameter.show_default
+    default = shown if isinstance(shown, str) else parameter.get_default(context, call=False)
+    is_flag = getattr(parameter, "is_flag", False)
+    said = "" if default in (None, ()) or is_flag or shown is False else f"{default}"
+    called = ", ".join(f"`{name}{value}`".replace(" `", "`") for name in names)
+    return f"| {called} | {_plain(parameter.help)} | {said} |"
+
+
+def _plain(text: str) -> str:
+    """Return help as Markdown: its markup is that of terminals, its lines are joined."""
+    text = re.sub(r"\[b\](.*?)\[/\]", r"**\1**", text).replace("\\[", "[")
+    return " ".join(text.replace("|", "\\|").split())
+
+
 def tables(config: VoxtralConfig = RELEASED) -> dict[str, dict[str, str]]:
     """All generated parts of each page, by the names of their markers."""
     float16, float32 = planned(config, "float16"), planned(config, "float32")
     graphs = {role: table(role, float16, float32) for role in float16}
     return {
+        "cli.md": {"commands": commands()},
         "artifact.md": {**graphs, "precisions": precisions(), "calls": calls(config)},
         "hosts.md": {"hosts": hosts()},
         "verification.md": {"budgets": budgets()},

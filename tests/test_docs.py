@@ -17,6 +17,8 @@ from voxtral_onnx.config import AudioConfig
 from voxtral_onnx.manifest import Manifest, TensorSpec
 
 DOCS = Path(__file__).parent.parent / "docs"
+ROOT_PAGES = ("README.md", "SECURITY.md", "MODEL.md", "CONTRIBUTING.md")
+PAGES = [*(DOCS.parent / name for name in ROOT_PAGES), *sorted(DOCS.rglob("*.md"))]
 PAGE = (DOCS / "artifact.md").read_text("utf-8")
 
 
@@ -31,7 +33,7 @@ def make_docs():
 
 def test_tables_are_made_by_the_script(make_docs):
     pages = make_docs.renewed()
-    assert pages.keys() == {"artifact.md", "hosts.md", "verification.md"}
+    assert pages.keys() == {"artifact.md", "cli.md", "hosts.md", "verification.md"}
     assert pages == {page: (DOCS / page).read_text("utf-8") for page in pages}
 
 
@@ -109,7 +111,16 @@ def test_every_field_of_the_manifest_is_explained(part):
     assert {field.name for field in fields(part)} <= words
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS.parent)))
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8"))
-    assert not [link for link in links if not (DOCS / link).exists()]
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_readme_is_read_to_its_end():
+    assert len((DOCS.parent / "README.md").read_text("utf-8").splitlines()) <= 150
+
+
+def test_every_page_is_in_the_navigation():
+    named = re.findall(r"(\S+\.md)$", (DOCS.parent / "mkdocs.yml").read_text("utf-8"), re.M)
+    assert sorted(named) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
