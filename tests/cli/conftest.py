@@ -30,12 +30,13 @@ def minute(tmp_path_factory):
 
 @pytest.fixture
 def start(tiny_artifact, tmp_path):
-    """Start a command as a process in which Ctrl-C works, whatever started this one."""
+    """Start a command as a process that heeds signals, whatever started this one (nohup, a shell)."""
     started = []
 
     def start(name, *arguments, **options) -> subprocess.Popen:
         code = (
             "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "hasattr(signal, 'SIGHUP') and signal.signal(signal.SIGHUP, signal.SIG_DFL); "
             "from voxtral_onnx.cli import main; main()"
         )
         command = [sys.executable, "-c", code, name, "-m", tiny_artifact, *arguments]

@@ -103,7 +103,7 @@ SIGNALS = [
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_signals_end_every_command_in_order(number, code, run, monkeypatch):
     """What is cleaned up on the way out is, and the handlers are given back."""
-    before, ways = signal.getsignal(number), []
+    started_with, ways = signal.signal(number, signal.SIG_DFL), []
 
     def read(folder):
         try:
@@ -113,9 +113,12 @@ def test_signals_end_every_command_in_order(number, code, run, monkeypatch):
             ways.append("cleaned up")
 
     monkeypatch.setattr(Manifest, "read", read)
-    result = run("inspect", ".")
+    try:
+        result = run("inspect", ".")
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, started_with)
     assert (result.code, result.out, result.err, ways) == (code, "", "", ["cleaned up"])
-    assert signal.getsignal(number) == before
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
