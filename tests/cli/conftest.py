@@ -30,7 +30,7 @@ def minute(tmp_path_factory):
 
 @pytest.fixture
 def start(tiny_artifact, tmp_path):
-    """Start a command as a process that heeds signals, whatever started this one (nohup, a shell)."""
+    """Start a command as a process that heeds signals, whatever started this one."""
     started = []
 
     def start(name, *arguments, **options) -> subprocess.Popen:
