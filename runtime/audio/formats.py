@@ -287,6 +287,8 @@ class Sound:
             self.losses.offset = done
             for at, what in part.damage:
                 self.losses.damage(at, what)
+            if part.loss:
+                self.losses.say(part.loss)
             try:
                 decoder = self._open(part) if number else self._first
             except (AudioError, DeviceError) as error:

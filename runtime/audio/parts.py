@@ -96,15 +96,22 @@ class Part:
     share: float = 1.0
     damage: tuple[tuple[float, str], ...] = ()
     sound_end: int = field(default=0)  # in the view; what is behind it is no sound
+    sound_at: int = 0  # in the view: the chunk that holds the sound
+    next_data: bool = False  # another chunk of sound follows at `end`
+    loss: str = ""  # what else of it is not heard
 
 
 def find_parts(file: BinaryIO) -> list[Part]:
     """Return the recordings of a file, in turn; what stands behind the last is no sound."""
     size, start = file.seek(0, 2), 0
-    whole, parts = View(file, 0, size), list[Part]()
+    whole, parts, heard = View(file, 0, size), list[Part](), list[int]()
     while len(parts) < MOST_PARTS:
-        part = _part_at(file, whole, start, size)
+        part = _part_at(file, whole, start, size, heard)
         parts.append(part)
+        if part.next_data:  # the same recording goes on in a chunk of its own
+            heard.append(start + part.sound_at)
+            continue
+        heard = []
         following = whole.peek(part.end, 40)
         start = part.end + (following[:1] == b"\0" and _begins(following[1:]))  # of odd sizes
         if not _begins(whole.peek(start, 40)):
@@ -121,10 +128,10 @@ def _begins(head: bytes) -> bool:
     )
 
 
-def _part_at(file: BinaryIO, whole: View, start: int, size: int) -> Part:
+def _part_at(file: BinaryIO, whole: View, start: int, size: int, heard: list[int]) -> Part:
     head = whole.peek(start, 40)
     if match := _CHUNKED.match(head):
-        return _chunked(file, whole, start, size, _LAYOUTS[match.lastindex or 1])
+        return _chunked(file, whole, start, size, _LAYOUTS[match.lastindex or 1], heard)
     if head.startswith(b".snd"):
         return _au(file, whole, start, size)
     if head.startswith(b"OggS"):
@@ -174,13 +181,16 @@ _LAYOUTS = {
 }
 
 
-def _chunked(file: BinaryIO, whole: View, start: int, size: int, layout: _Layout) -> Part:
+def _chunked(
+    file: BinaryIO, whole: View, start: int, size: int, layout: _Layout, heard: list[int]
+) -> Part:
+    """Return a recording of chunks, from the first chunk of sound that is not heard yet."""
     head = layout.id_bytes + layout.size_bytes
     at, sample = start + layout.first, b""
     wide: int | None = None  # where RF64 has the size of the sound
     while True:
         name, count = _chunk(whole, at, layout)
-        if name == layout.data:
+        if name == layout.data and at not in heard:
             break
         body = at + head
         if name in (b"fmt ", b"COMM", b"desc") or name.startswith(b"fmt "):
@@ -197,23 +207,27 @@ def _chunked(file: BinaryIO, whole: View, start: int, size: int, layout: _Layout
         count, field_at, field_bytes = int.from_bytes(whole.peek(wide, 8), "little"), wide, 8
     is_unknown = count in (all_ones, -1) or (count > held and count >= UNKNOWN_BYTES)
     behind = body + count + -count % layout.align
-    share = 1.0
+    share, next_data, loss = 1.0, False, ""
     if is_unknown or count > held:
         share = 1.0 if is_unknown or not held else held / count
         data_end = end = size
     else:
         data_end, end = body + count, _behind_chunks(whole, behind, size, layout)
-        if end <= behind < size and (
+        next_data = _chunk(whole, end, layout)[0] == layout.data
+        if next_data and layout is _LAYOUTS[4]:  # libsndfile does not find it behind the first
+            next_data, loss = False, "a second chunk of sound in it is not heard"
+        if (not next_data and not loss and end <= behind < size) and (
             count <= 0 or _continues(whole, data_end, size, sample, layout)
         ):
             data_end = end = size  # its writer died, or could not go back to the header
-    patches = {}
+    patches = {at - start: b"junk" for at in heard}  # decoders take one chunk alone
     if data_end - body != count:
         value = data_end - body + head * layout.counts_header
         value = min(value, (1 << 8 * field_bytes) - 1)
         patches[field_at - start] = value.to_bytes(field_bytes, layout.order)
     view = View(file, start, end, patches)
-    return Part(view, end, share, sound_end=data_end - start)
+    sound_end = data_end - start
+    return Part(view, end, share, (), sound_end, at - start, next_data, loss)
 
 
 def _chunk(whole: View, at: int, layout: _Layout) -> tuple[bytes, int]:
@@ -228,12 +242,18 @@ def _chunk(whole: View, at: int, layout: _Layout) -> tuple[bytes, int]:
 
 
 def _behind_chunks(whole: View, at: int, size: int, layout: _Layout) -> int:
-    """Return where chunks behind the sound end."""
+    """Return where chunks behind the sound end, or more sound begins."""
     while at < size:
         name, count = _chunk(whole, at, layout)
         ending = at + layout.id_bytes + layout.size_bytes + count
         is_name = re.fullmatch(rb"[ -~]{4}.*", name, re.DOTALL) and len(name) == layout.id_bytes
-        if not is_name or _begins(whole.peek(at, 40)) or count < 0 or ending > size:
+        if (
+            not is_name
+            or name == layout.data
+            or _begins(whole.peek(at, 40))
+            or count < 0
+            or ending > size
+        ):
             break
         at = ending + -count % layout.align
     return min(at, size)

@@ -157,3 +157,19 @@ def test_a_length_that_is_an_estimate_is_no_promise(opened):
     )
     source, _ = opened(content[second:])
     assert source.losses == ()
+
+
+@pytest.mark.parametrize("kind", ["wav", "w64", "aiff", "caf", "wav24"])
+@pytest.mark.parametrize("size", [None, 0], ids=["sizes", "no-size"])
+def test_sound_in_two_chunks(kind, size, opened, with_pyav):
+    content = encoded(kind)
+    mark = b"SSND" if kind == "aiff" else b"data"
+    again = content[content.index(mark) :]
+    if size == 0:
+        again = with_size(kind, again, 0)
+    source, samples = opened(content + again)
+    if kind == "caf":
+        assert source.losses == ("a second chunk of sound in it is not heard",)
+        return
+    assert source.losses == ()
+    assert np.array_equal(samples, np.tile(decoded(content), 2))
