@@ -26,8 +26,10 @@ from .foreign import without_foreign_lines
 from .kinds import HEAD_BYTES, describe
 from .losses import Losses
 from .media import END_SECONDS, MediaFile
-from .parts import Part, View, find_parts, has_frames, id3_bytes
+from .parts import Part, find_parts
 from .samples import are_damaged, check_channels, check_rate, describe_damage
+from .tags import has_frames, id3_bytes
+from .view import View
 
 RAW_SUBTYPES = {"s16le": "PCM_16", "f32le": "FLOAT", "mulaw": "ULAW", "alaw": "ALAW"}
 MOST_DAMAGED = 1.0  # seconds by which damage alone may make a recording shorter

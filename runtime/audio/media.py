@@ -17,7 +17,8 @@ import numpy as np
 from ...errors import AudioError, DeviceError
 from ...limits import LONGEST_SILENCE
 from .losses import Losses
-from .parts import View, bare_size, id3_bytes
+from .tags import bare_size, id3_bytes
+from .view import View
 
 if TYPE_CHECKING:
     import av

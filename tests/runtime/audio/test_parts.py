@@ -73,6 +73,18 @@ def test_joined_recordings_of_two_kinds(kinds, opened):
     assert np.array_equal(opened(b"".join(parts))[1], np.concatenate([*map(decoded, parts)]))
 
 
+def test_mp3_before_and_behind_another_kind(opened):
+    mp3, tag = encoded("mp3"), b"ID3\4\0\0\0\0\0\x0a" + bytes(10)
+    for kind in ("wav", "wav24", "aiff", "ogg", "flac"):
+        content = encoded(kind)
+        for joined in (mp3 + content, content + mp3, content + tag + mp3):
+            if kind == "flac" and joined.startswith(b"fLaC"):
+                continue
+            source, samples = opened(joined)
+            assert (source.losses, source.notes) == ((), ("2 recordings, one behind the other",))
+            assert abs(len(samples) - 2 * len(SAMPLES)) < 3000
+
+
 @pytest.mark.parametrize("kind", ["ogg", "opus", "flac", "wav"])
 def test_a_link_of_another_rate_and_number_of_channels(kind, opened):
     other = soxr.resample(SAMPLES, RATE, 48000, quality="VHQ")
