@@ -205,9 +205,9 @@ class Sound:
         self.parts = _raw_parts(file) if raw else find_parts(file)
         self._first = self._open(self.parts[0])
         self.samplerate, self.channels = self._first.samplerate, self._first.channels
-        self.num_tracks, self.hole_seconds = 1, 0.0
+        self.num_tracks, self.hole_seconds = max(part.num_tracks for part in self.parts), 0.0
         if isinstance(self._first, MediaFile):
-            self.num_tracks = self._first.num_tracks
+            self.num_tracks = max(self.num_tracks, self._first.num_tracks)
         try:
             check_rate(self.name, self.samplerate)
             check_channels(self.name, self.channels)

@@ -40,6 +40,7 @@ class Part:
     sound_end: int = field(default=0)  # in the view; what is behind it is no sound
     sound_at: int = 0  # in the view: the chunk that holds the sound
     next_data: bool = False  # another chunk of sound follows at `end`
+    num_tracks: int = 1  # of sound, where the format has been looked through
     loss: str = ""  # what else of it is not heard
 
 
@@ -87,8 +88,9 @@ def _part_at(file: BinaryIO, whole: View, start: int, size: int, heard: list[int
         return _au(file, whole, start, size)
     if head.startswith(b"OggS"):
         view = View(file, start, size)
-        end, damage = ogg_part(BufferedReader(view, 1 << 16))
-        return Part(View(file, start, start + end), start + end, damage=damage, sound_end=end)
+        end, damage, num_tracks = ogg_part(BufferedReader(view, 1 << 16))
+        view = View(file, start, start + end)
+        return Part(view, start + end, damage=damage, sound_end=end, num_tracks=num_tracks)
     end = size
     if head[4:8] == b"ftyp":
         end = _end_of_boxes(whole, start, size, _mp4_box, b"ftyp", (b"moov",))
@@ -178,7 +180,7 @@ def _chunked(
         patches[field_at - start] = value.to_bytes(field_bytes, layout.order)
     view = View(file, start, end, patches)
     sound_end = data_end - start
-    return Part(view, end, share, (), sound_end, at - start, next_data, loss)
+    return Part(view, end, share, (), sound_end, at - start, next_data, loss=loss)
 
 
 def _chunk(whole: View, at: int, layout: _Layout) -> tuple[bytes, int]:
