@@ -28,7 +28,7 @@ from .losses import Losses
 from .media import END_SECONDS, MediaFile
 from .parts import Part, find_parts
 from .samples import are_damaged, check_channels, check_rate, describe_damage
-from .tags import has_frames, id3_bytes
+from .tags import CUT, has_frames, id3_bytes, is_cut
 from .view import View
 
 RAW_SUBTYPES = {"s16le": "PCM_16", "f32le": "FLOAT", "mulaw": "ULAW", "alaw": "ALAW"}
@@ -140,6 +140,8 @@ class SndFile:
             is_skipping = any(b"resync" in line for line in lines)
             if reason or not count:
                 break
+        if self._file.format == "MP3" and is_cut(view, "mp3"):
+            self._losses.say(CUT)
         is_whole = done >= self._file.frames  # never where their number is not known
         if is_whole or not self.promised_seconds:
             reason = ""  # at the end, whose place it did not know

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 
-from .kinds import HEAD_BYTES, has_mpeg_frames
+from .kinds import HEAD_BYTES, frame_bytes, has_mpeg_frames
 from .view import PIECE_BYTES, View
+
+TAIL_BYTES = 1 << 16  # at the end, in which frames are followed
+CUT = "it ends inside a frame: it may be cut off"
+FOLLOWED = 3  # frames in a row, which nothing but frames has
 
 
 def has_frames(view: View, at: int) -> bool:
@@ -73,3 +77,66 @@ def bare_size(view: View) -> int:
         if end == before:
             break
     return max(0, end - id3_bytes(view))
+
+
+def is_cut(view: View, kind: str, track: int = 0) -> bool:
+    """Return whether a file ends inside a frame, or a packet of MPEG-TS or FLV.
+
+    Args:
+        view: its bytes.
+        kind: FFmpeg's name of the format; of other formats nothing is known.
+        track: the number of MPEG-TS for the stream of sound.
+    """
+    if kind == "mpegts":
+        return _is_ts_cut(view, track)
+    if kind == "flv":
+        at = 13
+        while (head := view.peek(at, 4)) and head[0] in (8, 9, 18) and len(head) == 4:
+            at += 15 + int.from_bytes(head[1:], "big")
+        return at - 4 > view.size  # the number behind the last may be left out
+    if kind not in ("aac", "ac3", "eac3", "mp3"):
+        return False
+    end = id3_bytes(view) + bare_size(view)
+    start = max(0, end - TAIL_BYTES)
+    data, mark = view.peek(start, end - start), b"\x0b\x77" if "ac3" in kind else b"\xff"
+    first = -1
+    while (first := data.find(mark, first + 1)) >= 0:
+        at, count = first, 0
+        while (size := frame_bytes(data[at : at + 8])) > 6:
+            if data[at + 1] != data[first + 1]:
+                break
+            at, count = at + size, count + 1
+        if count < FOLLOWED:
+            continue
+        if at <= len(data):
+            rest = data[at:]
+            return 0 < len(rest) < 8 and rest[:1] == mark[:1]
+        # Zeros at the end of the last frame look like padding
+        missing = at - len(data)
+        behind = view.peek(end, missing)
+        return len(behind) < missing or bool(behind.strip(b"\0"))
+    return False
+
+
+def _is_ts_cut(view: View, track: int) -> bool:
+    """Return whether a packet, or the block of sound that the last packets hold, is not whole."""
+    for size, before in ((188, 0), (192, 4)):
+        if all(view.peek(before + n * size, 1) == b"G" for n in range(FOLLOWED)):
+            break
+    else:
+        return False
+    end = view.size - view.size % size
+    if view.peek(end + before, 1) == b"G":
+        return True
+    held = 0
+    for at in range(end - size, max(-1, end - PIECE_BYTES), -size):
+        packet = view.peek(at + before, 188)
+        if packet[:1] != b"G" or (packet[1] & 31) << 8 | packet[2] != track:
+            continue
+        begin = 4 + (packet[4] + 1) * bool(packet[3] & 0x20)
+        payload = packet[begin:] if packet[3] & 0x10 else b""
+        held += len(payload)
+        if packet[1] & 0x40:  # where a block begins
+            promised = int.from_bytes(payload[4:6], "big")
+            return payload[:3] == b"\0\0\1" and promised > 0 and held < promised + 6
+    return False
