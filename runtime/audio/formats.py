@@ -28,7 +28,7 @@ from .losses import Losses
 from .media import END_SECONDS, MediaFile
 from .parts import Part, find_parts
 from .samples import are_damaged, check_channels, check_rate, describe_damage
-from .tags import CUT, has_frames, id3_bytes, is_cut
+from .tags import CUT, has_frames, has_mpeg, id3_bytes, is_cut
 from .view import View
 
 RAW_SUBTYPES = {"s16le": "PCM_16", "f32le": "FLOAT", "mulaw": "ULAW", "alaw": "ALAW"}
@@ -150,6 +150,8 @@ class SndFile:
             unread = 0  # its pages were looked through
         elif self._file.format in ("FLAC", "MP3") and not has_frames(view, view.tell()):
             unread = 0  # tags, padding, junk
+            if self._file.format == "FLAC" and has_mpeg(view, view.tell()):
+                self._losses.say("an MP3 that follows is not heard")
         elif unread <= MOST_UNREAD and self._file.format not in ("FLAC", "MP3"):
             unread = 0
         if reason or unread > 0:

@@ -106,13 +106,10 @@ def frame_bytes(head: bytes) -> int:
     return size
 
 
-# Kilobits a second, by whether it is MPEG-1, and layer. Source: ISO/IEC 11172-3, 13818-3
-_AC3_RATES = (
-    *(32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448),
-    512,
-    576,
-    640,
-)
+# Kilobits a second. Source: ETSI TS 102 366
+_AC3_RATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384)
+_AC3_RATES += (448, 512, 576, 640)
+# The same by whether it is MPEG-1, and layer. Source: ISO/IEC 11172-3, 13818-3
 _LOW = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _BIT_RATES = {
     (True, 1): tuple(range(32, 449, 32)),

@@ -26,6 +26,21 @@ def has_frames(view: View, at: int) -> bool:
     return False
 
 
+def has_mpeg(view: View, at: int) -> bool:
+    """Return whether frames of MPEG audio in a row stand anywhere behind an offset."""
+    while at < view.size and (piece := view.peek(at, PIECE_BYTES)):
+        for found in re.finditer(rb"\xff[\xe2-\xff]", piece):
+            place = found.start()
+            if all(
+                has_mpeg_frames(piece[place : place + HEAD_BYTES])
+                and (place := place + frame_bytes(piece[place : place + 8]))
+                for _ in range(FOLLOWED)
+            ):
+                return True
+        at += len(piece)
+    return False
+
+
 def _flac_mark(view: View) -> re.Pattern[bytes] | None:
     """Return how every frame of a FLAC begins: in another way in each file."""
     at = id3_bytes(view)
