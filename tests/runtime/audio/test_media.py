@@ -461,7 +461,7 @@ def test_joined_containers(container, tmp_path):
     ],
 )
 def test_cut_off_inside_a_frame(container, codec, rate, tags, tmp_path):
-    options = {"write_xing": "0"} if container == "mp3" else {}
+    options: Any = {"write_xing": "0"} if container == "mp3" else {}
     path = write_media(tmp_path / "a", codec, rate=rate, container=container, **options)
     whole = path.read_bytes()
     for behind in (b"", *([b"TAG" + bytes(125), bytes(3), bytes(5000)] if tags else [])):
