@@ -26,8 +26,10 @@ from .foreign import without_foreign_lines
 from .kinds import HEAD_BYTES, describe
 from .losses import Losses
 from .media import END_SECONDS, MediaFile
-from .parts import Part, View, find_parts, has_frames, id3_bytes
+from .parts import Part, find_parts
 from .samples import are_damaged, check_channels, check_rate, describe_damage
+from .tags import CUT, has_frames, has_mpeg, id3_bytes, is_cut
+from .view import View
 
 RAW_SUBTYPES = {"s16le": "PCM_16", "f32le": "FLOAT", "mulaw": "ULAW", "alaw": "ALAW"}
 MOST_DAMAGED = 1.0  # seconds by which damage alone may make a recording shorter
@@ -138,6 +140,8 @@ class SndFile:
             is_skipping = any(b"resync" in line for line in lines)
             if reason or not count:
                 break
+        if self._file.format == "MP3" and is_cut(view, "mp3"):
+            self._losses.say(CUT)
         is_whole = done >= self._file.frames  # never where their number is not known
         if is_whole or not self.promised_seconds:
             reason = ""  # at the end, whose place it did not know
@@ -146,6 +150,8 @@ class SndFile:
             unread = 0  # its pages were looked through
         elif self._file.format in ("FLAC", "MP3") and not has_frames(view, view.tell()):
             unread = 0  # tags, padding, junk
+            if self._file.format == "FLAC" and has_mpeg(view, view.tell()):
+                self._losses.say("an MP3 that follows is not heard")
         elif unread <= MOST_UNREAD and self._file.format not in ("FLAC", "MP3"):
             unread = 0
         if reason or unread > 0:
@@ -203,9 +209,9 @@ class Sound:
         self.parts = _raw_parts(file) if raw else find_parts(file)
         self._first = self._open(self.parts[0])
         self.samplerate, self.channels = self._first.samplerate, self._first.channels
-        self.num_tracks, self.hole_seconds = 1, 0.0
+        self.num_tracks, self.hole_seconds = max(part.num_tracks for part in self.parts), 0.0
         if isinstance(self._first, MediaFile):
-            self.num_tracks = self._first.num_tracks
+            self.num_tracks = max(self.num_tracks, self._first.num_tracks)
         try:
             check_rate(self.name, self.samplerate)
             check_channels(self.name, self.channels)
@@ -287,6 +293,8 @@ class Sound:
             self.losses.offset = done
             for at, what in part.damage:
                 self.losses.damage(at, what)
+            if part.loss:
+                self.losses.say(part.loss)
             try:
                 decoder = self._open(part) if number else self._first
             except (AudioError, DeviceError) as error:

@@ -73,8 +73,24 @@ def has_mpeg_frames(head: bytes) -> bool:
     """Return whether bytes begin with two frames of MPEG audio or AAC, or packets of MPEG-TS."""
     if head[:1] == b"G":
         return len(head) > 376 and head[188] == head[376] == head[0]
-    if len(head) < 8 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return False
+    size = frame_bytes(head) if head[:1] == b"\xff" else 0
+    return size > 6 and head[size : size + 1] == b"\xff" and head[size + 1 : size + 2] == head[1:2]
+
+
+def frame_bytes(head: bytes) -> int:
+    """Return the size that a frame of MPEG audio, AAC or AC-3 says it has; 0 where it is none."""
+    if len(head) < 8:
+        return 0
+    if head[:2] == b"\x0b\x77":
+        if head[5] >> 3 > 10:  # E-AC-3
+            return 2 * ((head[2] & 7) << 8 | head[3]) + 2
+        hz, index = head[4] >> 6, head[4] & 63
+        if hz == 3 or index > 37:
+            return 0
+        words = _AC3_RATES[index // 2] * 96000 // (48000, 44100, 32000)[hz]
+        return 2 * (words + (index & 1 if hz == 1 else 0))
+    if head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return 0
     if head[1] & 0xF6 == 0xF0:  # ADTS
         size = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
     else:
@@ -82,15 +98,18 @@ def has_mpeg_frames(head: bytes) -> bool:
         rates = _BIT_RATES.get((version == 3, layer))
         index, hz = head[2] >> 4, head[2] >> 2 & 3
         if rates is None or version == 1 or not 0 < index < 15 or hz == 3:
-            return False
+            return 0
         rate = (44100, 48000, 32000)[hz] >> (3 - version if version else 2)
         slots = 12 if layer == 1 else 72 if layer == 3 and version != 3 else 144
         size = slots * rates[index - 1] * 1000 // rate + (head[2] >> 1 & 1)
         size *= 4 if layer == 1 else 1
-    return size > 6 and head[size : size + 1] == b"\xff" and head[size + 1 : size + 2] == head[1:2]
+    return size
 
 
-# Kilobits a second, by whether it is MPEG-1, and layer. Source: ISO/IEC 11172-3, 13818-3
+# Kilobits a second. Source: ETSI TS 102 366
+_AC3_RATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384)
+_AC3_RATES += (448, 512, 576, 640)
+# The same by whether it is MPEG-1, and layer. Source: ISO/IEC 11172-3, 13818-3
 _LOW = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _BIT_RATES = {
     (True, 1): tuple(range(32, 449, 32)),

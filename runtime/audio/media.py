@@ -17,7 +17,8 @@ import numpy as np
 from ...errors import AudioError, DeviceError
 from ...limits import LONGEST_SILENCE
 from .losses import Losses
-from .parts import View, bare_size, id3_bytes
+from .tags import CUT, bare_size, id3_bytes, is_cut
+from .view import View
 
 if TYPE_CHECKING:
     import av
@@ -55,7 +56,7 @@ _FORMATS = (
     *("wavarc", "wsd", "wtv", "wv", "wve", "xa", "xwma"),
 )
 # Whose header says how long they are; of others a length is estimated from bytes and bit rate
-_PROMISING = {"mov", "matroska", "avi", "asf", "flac", "tta", "ape"}
+_PROMISING = {"mov", "matroska", "avi", "asf", "flac", "tta", "ape", "flv"}
 # Whose packets are all that is in them, one after the other, but for tags
 _BARE = {"aac", "ac3", "dts", "eac3", "flac", "mp3", "ogg"}
 _COUNTED = _BARE - {"flac", "ogg"}  # whose time stamps FFmpeg makes by counting packets
@@ -225,6 +226,8 @@ class MediaFile:
 
     def _judge_end(self) -> None:
         """Say what is lost at the end, or was never taken for packets."""
+        if is_cut(self._view, self._format, self._track.id):
+            self._losses.say(CUT)
         promised = self.promised_seconds
         is_whole = bool(promised) and self._done > promised - END_SECONDS
         unread = bare_size(self._view) - self._bytes if self._format in _BARE else 0

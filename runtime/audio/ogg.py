@@ -13,14 +13,14 @@ MOST_LOST = 64  # pages behind the headers, until they count as never recorded
 _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
-def ogg_part(file: BufferedReader) -> tuple[int, tuple[tuple[float, str], ...]]:
-    """Return where the first recording ends, and its damage.
+def ogg_part(file: BufferedReader) -> tuple[int, tuple[tuple[float, str], ...], int]:
+    """Return where the first recording ends, its damage, and how many tracks of sound it has.
 
     Args:
         file: at the beginning of a page.
 
     Returns:
-        The offset of its end; places in seconds, and what is wrong there.
+        The offset of its end; places in seconds, and what is wrong there; the number of tracks.
     """
     at, damage = 0, list[tuple[float, str]]()
     rates: dict[bytes, int] = {}  # by serial number, of what is sound
@@ -60,7 +60,7 @@ def ogg_part(file: BufferedReader) -> tuple[int, tuple[tuple[float, str], ...]]:
             time = granule / rates[serial]
         at += len(page)
         end = at
-    return end or at, tuple(damage)
+    return end or at, tuple(damage), len(rates)
 
 
 def _page_at(file: BufferedReader, at: int) -> bytes | None:

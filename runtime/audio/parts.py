@@ -9,78 +9,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from io import BufferedReader, RawIOBase
+from io import BufferedReader
 from typing import BinaryIO, Literal
 
 import numpy as np
 
 from .kinds import HEAD_BYTES, has_mpeg_frames
 from .ogg import ogg_part
+from .tags import id3_bytes
+from .view import PIECE_BYTES, View
 
 # A WAV written to a pipe promises about this much, or twice as much
 UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)
-PIECE_BYTES = 1 << 20  # searched at a time
 TRIED_BYTES = 1 << 18  # looked at to tell samples from anything else
 MOST_PARTS = 10_000  # in a file; each takes a header
-
-
-class View(RawIOBase):
-    """A stretch of a file as a file of its own, with other bytes where its header is wrong."""
-
-    def __init__(
-        self, file: BinaryIO, start: int, end: int, patches: dict[int, bytes] | None = None
-    ):
-        """Take bytes `start` to `end`; patches stand at offsets from `start`."""
-        self.size, self.reached = end - start, 0  # bytes; reached: the end of what was read
-        self._file, self._start, self._at = file, start, 0
-        self._patches = patches or {}
-
-    def readable(self) -> bool:
-        """Return whether it can be read: always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return whether it can be moved in: always."""
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Move, as in a file; -1 for where no file is."""
-        # Before the beginning is an answer, not an error, whose traceback libraries would print
-        at = offset + (0, self._at, self.size)[whence]
-        if not 0 <= at < 1 << 62:
-            return -1
-        self._at = at
-        return at
-
-    def tell(self) -> int:
-        """Return where the next read begins."""
-        return self._at
-
-    def readinto(self, buffer) -> int:
-        """Read what fits into a buffer, and return its size."""
-        target = memoryview(buffer).cast("B")[: max(0, self.size - self._at)]
-        if not target:
-            return 0
-        self._file.seek(self._start + self._at)
-        count = self._file.readinto(target) or 0  # type: ignore[attr-defined]
-        for at, patch in self._patches.items():
-            for number in range(len(patch)):
-                if 0 <= at + number - self._at < count:
-                    target[at + number - self._at] = patch[number]
-        self._at += count
-        self.reached = max(self.reached, self._at)
-        return count
-
-    def peek(self, at: int, size: int) -> bytes:
-        """Return bytes without moving; none where the file has none."""
-        if not 0 <= at < self.size:
-            return b""
-        before, reached = self._at, self.reached
-        self._at, data = at, b""
-        while len(data) < size and (piece := self.read(size - len(data))):
-            data += piece
-        self._at, self.reached = before, reached
-        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +38,27 @@ class Part:
     share: float = 1.0
     damage: tuple[tuple[float, str], ...] = ()
     sound_end: int = field(default=0)  # in the view; what is behind it is no sound
+    sound_at: int = 0  # in the view: the chunk that holds the sound
+    next_data: bool = False  # another chunk of sound follows at `end`
+    num_tracks: int = 1  # of sound, where the format has been looked through
+    loss: str = ""  # what else of it is not heard
 
 
 def find_parts(file: BinaryIO) -> list[Part]:
     """Return the recordings of a file, in turn; what stands behind the last is no sound."""
     size, start = file.seek(0, 2), 0
-    whole, parts = View(file, 0, size), list[Part]()
+    whole, parts, heard = View(file, 0, size), list[Part](), list[int]()
     while len(parts) < MOST_PARTS:
-        part = _part_at(file, whole, start, size)
+        part = _part_at(file, whole, start, size, heard)
         parts.append(part)
-        following = whole.peek(part.end, 40)
-        start = part.end + (following[:1] == b"\0" and _begins(following[1:]))  # of odd sizes
-        if not _begins(whole.peek(start, 40)):
+        if part.next_data:  # the same recording goes on in a chunk of its own
+            heard.append(start + part.sound_at)
+            continue
+        heard = []
+        start = part.end
+        if whole.peek(start, 1) == b"\0" and _begins_at(whole, start + 1):  # of odd sizes
+            start += 1
+        if not _begins_at(whole, start):
             break
     return parts
 
@@ -121,25 +72,34 @@ def _begins(head: bytes) -> bool:
     )
 
 
-def _part_at(file: BinaryIO, whole: View, start: int, size: int) -> Part:
+def _begins_at(whole: View, at: int) -> bool:
+    """Return whether a recording begins at a place, also one of frames, whose end is not found."""
+    if at >= whole.size or _begins(whole.peek(at, 40)):
+        return at < whole.size
+    rest = whole.rest(at)
+    return has_mpeg_frames(rest.peek(id3_bytes(rest), HEAD_BYTES))
+
+
+def _part_at(file: BinaryIO, whole: View, start: int, size: int, heard: list[int]) -> Part:
     head = whole.peek(start, 40)
     if match := _CHUNKED.match(head):
-        return _chunked(file, whole, start, size, _LAYOUTS[match.lastindex or 1])
+        return _chunked(file, whole, start, size, _LAYOUTS[match.lastindex or 1], heard)
     if head.startswith(b".snd"):
         return _au(file, whole, start, size)
     if head.startswith(b"OggS"):
         view = View(file, start, size)
-        end, damage = ogg_part(BufferedReader(view, 1 << 16))
-        return Part(View(file, start, start + end), start + end, damage=damage, sound_end=end)
+        end, damage, num_tracks = ogg_part(BufferedReader(view, 1 << 16))
+        view = View(file, start, start + end)
+        return Part(view, start + end, damage=damage, sound_end=end, num_tracks=num_tracks)
     end = size
-    if head.startswith((b"fLaC", b"#!AMR")):
-        end = _find_again(whole, _MARKERS[head[:1]], start + 8, size)
-    elif head[4:8] == b"ftyp":
+    if head[4:8] == b"ftyp":
         end = _end_of_boxes(whole, start, size, _mp4_box, b"ftyp", (b"moov",))
     elif head.startswith(b"\x1aE\xdf\xa3"):
         end = _end_of_boxes(whole, start, size, _ebml_box, b"\x1aE\xdf\xa3", (_SEGMENT,))
     elif head.startswith(_ASF):
         end = _end_of_boxes(whole, start, size, _asf_box, _ASF, (_ASF_DATA,))
+    elif head.startswith((b"fLaC", b"#!AMR")) or _begins_at(whole, start):
+        end = _find_again(whole, _ANOTHER, start + 8 + id3_bytes(whole.rest(start)), size)
     return Part(View(file, start, end), end, sound_end=end - start)
 
 
@@ -174,13 +134,16 @@ _LAYOUTS = {
 }
 
 
-def _chunked(file: BinaryIO, whole: View, start: int, size: int, layout: _Layout) -> Part:
+def _chunked(
+    file: BinaryIO, whole: View, start: int, size: int, layout: _Layout, heard: list[int]
+) -> Part:
+    """Return a recording of chunks, from the first chunk of sound that is not heard yet."""
     head = layout.id_bytes + layout.size_bytes
     at, sample = start + layout.first, b""
     wide: int | None = None  # where RF64 has the size of the sound
     while True:
         name, count = _chunk(whole, at, layout)
-        if name == layout.data:
+        if name == layout.data and at not in heard:
             break
         body = at + head
         if name in (b"fmt ", b"COMM", b"desc") or name.startswith(b"fmt "):
@@ -197,23 +160,27 @@ def _chunked(file: BinaryIO, whole: View, start: int, size: int, layout: _Layout
         count, field_at, field_bytes = int.from_bytes(whole.peek(wide, 8), "little"), wide, 8
     is_unknown = count in (all_ones, -1) or (count > held and count >= UNKNOWN_BYTES)
     behind = body + count + -count % layout.align
-    share = 1.0
+    share, next_data, loss = 1.0, False, ""
     if is_unknown or count > held:
         share = 1.0 if is_unknown or not held else held / count
         data_end = end = size
     else:
         data_end, end = body + count, _behind_chunks(whole, behind, size, layout)
-        if end <= behind < size and (
+        next_data = _chunk(whole, end, layout)[0] == layout.data
+        if next_data and layout is _LAYOUTS[4]:  # libsndfile does not find it behind the first
+            next_data, loss = False, "a second chunk of sound in it is not heard"
+        if (not next_data and not loss and end <= behind < size) and (
             count <= 0 or _continues(whole, data_end, size, sample, layout)
         ):
             data_end = end = size  # its writer died, or could not go back to the header
-    patches = {}
+    patches = {at - start: b"junk" for at in heard}  # decoders take one chunk alone
     if data_end - body != count:
         value = data_end - body + head * layout.counts_header
         value = min(value, (1 << 8 * field_bytes) - 1)
         patches[field_at - start] = value.to_bytes(field_bytes, layout.order)
     view = View(file, start, end, patches)
-    return Part(view, end, share, sound_end=data_end - start)
+    sound_end = data_end - start
+    return Part(view, end, share, (), sound_end, at - start, next_data, loss=loss)
 
 
 def _chunk(whole: View, at: int, layout: _Layout) -> tuple[bytes, int]:
@@ -228,12 +195,18 @@ def _chunk(whole: View, at: int, layout: _Layout) -> tuple[bytes, int]:
 
 
 def _behind_chunks(whole: View, at: int, size: int, layout: _Layout) -> int:
-    """Return where chunks behind the sound end."""
+    """Return where chunks behind the sound end, or more sound begins."""
     while at < size:
         name, count = _chunk(whole, at, layout)
         ending = at + layout.id_bytes + layout.size_bytes + count
         is_name = re.fullmatch(rb"[ -~]{4}.*", name, re.DOTALL) and len(name) == layout.id_bytes
-        if not is_name or _begins(whole.peek(at, 40)) or count < 0 or ending > size:
+        if (
+            not is_name
+            or name == layout.data
+            or _begins(whole.peek(at, 40))
+            or count < 0
+            or ending > size
+        ):
             break
         at = ending + -count % layout.align
     return min(at, size)
@@ -245,7 +218,7 @@ def _continues(whole: View, at: int, size: int, sample: bytes, layout: _Layout) 
     Neighbours among samples are alike; among padding, tags and whatever else is there they are not.
     """
     data = whole.peek(at, min(TRIED_BYTES, size - at))
-    if not data.strip(b"\0") or _is_tag(data) or _begins(data[:40]) or _begins(data[1:41]):
+    if not data.strip(b"\0") or _is_tag(data) or _begins_at(whole, at) or _begins_at(whole, at + 1):
         return False
     if layout.data == b"SSND":
         channels, bits = int.from_bytes(sample[:2], "big"), int.from_bytes(sample[6:8], "big")
@@ -293,11 +266,12 @@ def _au(file: BinaryIO, whole: View, start: int, size: int) -> Part:
 # Marks and boxes
 
 
-_MARKERS = {
-    # With the block that must come first; or another kind's beginning
-    b"f": re.compile(rb"fLaC[\0\x80]\0\0\x22|RIFF.{4}WAVEfmt |OggS\0\x02\0{8}", re.DOTALL),
-    b"#": re.compile(rb"#!AMR(?:-WB)?\n"),
-}
+# With what must come next, for the bytes of sound to be nothing alike
+_ANOTHER = re.compile(
+    rb"fLaC[\0\x80]\0\0\x22|(?:RIFF|RF64).{4}WAVE(?:fmt |ds64|JUNK|bext|LIST)|OggS\0\x02\0{8}|"
+    rb"#!AMR(?:-WB)?\n|FORM.{4}AIF[FC]|caff\0\x01\0\0desc|\0\0\0.ftyp[ -~]{4}\0",
+    re.DOTALL,
+)
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _SEGMENT = b"\x18\x53\x80\x67"
@@ -319,7 +293,7 @@ def _end_of_boxes(whole, start, size, box, first: bytes, needed: tuple[bytes, ..
         if at >= size:
             break
         name, end = box(whole, at, size)
-        if name == first and seen.issuperset(needed):
+        if seen.issuperset(needed) and (name == first or _begins_at(whole, at)):
             return at
         if name is None or end <= at:
             break
@@ -350,73 +324,3 @@ def _ebml_box(whole: View, at: int, size: int) -> tuple[bytes | None, int]:
     mask = (1 << 7 * width) - 1
     count = int.from_bytes(head[4 : 4 + width], "big") & mask
     return head[:4], size if count == mask else at + 4 + width + count
-
-
-# Frames and tags
-
-
-def has_frames(view: View, at: int) -> bool:
-    """Return whether frames of FLAC or MPEG audio stand anywhere behind an offset."""
-    mark = _flac_mark(view)
-    pattern = mark or re.compile(rb"\xff[\xe2-\xff]")
-    kept = b""
-    while at < view.size and (piece := view.peek(at, PIECE_BYTES)):
-        data = kept + piece
-        for found in pattern.finditer(data):
-            if mark or has_mpeg_frames(data[found.start() : found.start() + HEAD_BYTES]):
-                return True
-        kept, at = data[-HEAD_BYTES:], at + len(piece)
-    return False
-
-
-def _flac_mark(view: View) -> re.Pattern[bytes] | None:
-    """Return how every frame of a FLAC begins: in another way in each file."""
-    at = id3_bytes(view)
-    if view.peek(at, 4) != b"fLaC":
-        return None
-    at += 4
-    while len(head := view.peek(at, 4)) == 4:
-        at += 4 + int.from_bytes(head[1:], "big")
-        if head[0] & 0x80:
-            break
-    frame = view.peek(at, 4)
-    if len(frame) < 4 or frame[0] != 0xFF:
-        return None
-    # The fourth byte says also how the channels are joined, which changes from frame to frame
-    last = b"".join(re.escape(bytes([high << 4 | frame[3] & 15])) for high in range(11))
-    return re.compile(re.escape(frame[:3]) + b"[" + last + b"]", re.DOTALL)
-
-
-def id3_bytes(view: View) -> int:
-    """Return the bytes of the ID3 tags that a file begins with."""
-    at = 0
-    while (head := view.peek(at, 10)).startswith(b"ID3") and len(head) == 10:
-        count = 0
-        for value in head[6:]:
-            count = count << 7 | value & 0x7F
-        at += 10 + count + 10 * bool(head[5] & 0x10)
-    return min(at, view.size)
-
-
-def bare_size(view: View) -> int:
-    """Return the bytes of a file without its tags and the padding at its end."""
-    end = view.size
-    while end > 0:
-        before = end
-        if view.peek(end - 128, 3) == b"TAG":
-            end -= 128
-        elif (foot := view.peek(end - 32, 32)).startswith(b"APETAGEX"):
-            count = int.from_bytes(foot[12:16], "little")
-            end -= count + 32 * bool(foot[23] & 0x80)
-        elif (foot := view.peek(end - 10, 10)).startswith(b"3DI"):
-            end -= 20 + sum((value & 0x7F) << 7 * (3 - n) for n, value in enumerate(foot[6:]))
-        elif (foot := view.peek(end - 15, 15)).endswith(b"LYRICS200") and foot[:6].isdigit():
-            end -= 15 + int(foot[:6])
-        else:
-            while end > 0 and not view.peek(max(0, end - 4096), min(4096, end)).strip(b"\0"):
-                end -= min(4096, end)
-            tail = view.peek(max(0, end - 4096), min(4096, end))
-            end -= len(tail) - len(tail.rstrip(b"\0"))
-        if end == before:
-            break
-    return max(0, end - id3_bytes(view))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import RawIOBase
@@ -122,12 +123,14 @@ def _blocks(file: RawIOBase, pipe: _Pipe, sample_rate: int) -> Iterator[np.ndarr
         resample = soxr.ResampleStream(pipe.rate, sample_rate, 1, dtype="float32")
     dtype, to_float = _FORMATS[pipe.format]
     frame_bytes, left, rest = dtype.itemsize * pipe.channels, pipe.num_bytes, b""
+    is_empty, behind = True, b""
     while data or left != 0:
         data = data or file.read(READ_BYTES)
         if not data:
             break
+        is_empty = False
         if left is not None:
-            data = data[:left]
+            data, behind = data[:left], data[left:]
             left -= len(data)
         data = rest + data
         whole = len(data) - len(data) % frame_bytes
@@ -143,6 +146,31 @@ def _blocks(file: RawIOBase, pipe: _Pipe, sample_rate: int) -> Iterator[np.ndarr
         )
     if left:
         raise AudioError(f"the input is cut off: its header promises {left:,} bytes more")
+    if is_empty:
+        raise AudioError("standard input: a WAV without samples")
+    if pipe.num_bytes is not None and _more_follows(file, behind, pipe.num_bytes % 2):
+        raise AudioError(
+            "the input goes on behind the length that its header promises, and only so much was "
+            "heard; pipe it into: voxtral-onnx transcribe -"
+        )
+
+
+def _more_follows(file: RawIOBase, data: bytes, padding: int) -> bool:
+    """Return whether sound follows that of a WAV: chunks of anything else, and tags, are none."""
+    data = _take(file, data, padding + HEAD_BYTES)
+    data = data[padding:] if data[:padding] == bytes(padding) else data
+    while len(data := _take(file, data, HEAD_BYTES)) >= 8:
+        name, count = data[:4], int.from_bytes(data[4:8], "little")
+        is_other = is_sound(data) and not data.startswith((*_SHORT_MARKS, b"ID3"))
+        if name == b"data" or is_other or has_mpeg_frames(data):
+            return True
+        if not re.fullmatch(rb"[ -~]{4}", name):
+            return False
+        skipped, data = min(len(data), 8 + count + count % 2), data[8 + count + count % 2 :]
+        left = 8 + count + count % 2 - skipped
+        while left and (piece := file.read(min(left, READ_BYTES))):
+            left -= len(piece)
+    return False
 
 
 def _take(file: RawIOBase, data: bytes, size: int) -> bytes:

@@ -446,3 +446,31 @@ def test_joined_containers(container, tmp_path):
     samples = np.concatenate(list(source.blocks()))
     half = len(samples) // 2
     assert lag(samples[:half])[1] > 0.98 and lag(samples[half:])[1] > 0.98
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate", "tags"),
+    [
+        ("adts", "aac", 16000, True),
+        ("ac3", "ac3", 44100, True),
+        ("eac3", "eac3", 48000, True),
+        ("mp2", "mp2", 44100, True),
+        ("mp3", "libmp3lame", 16000, True),
+        ("mpegts", "mp2", 48000, False),
+        ("flv", "aac", 44100, True),
+    ],
+)
+def test_cut_off_inside_a_frame(container, codec, rate, tags, tmp_path):
+    options: Any = {"write_xing": "0"} if container == "mp3" else {}
+    path = write_media(tmp_path / "a", codec, rate=rate, container=container, **options)
+    whole = path.read_bytes()
+    for behind in (b"", *([b"TAG" + bytes(125), bytes(3), bytes(5000)] if tags else [])):
+        path.write_bytes(whole + behind)
+        assert open_audio(path, RATE).losses == ()
+    for missing in (5, 50, 188):
+        path.write_bytes(whole[:-missing])
+        [loss] = open_audio(path, RATE).losses
+        assert "it ends inside a frame: it may be cut off" in loss or "cut off: the header" in loss
+    if tags and container != "flv":
+        path.write_bytes(whole[:-50] + b"TAG" + bytes(125))
+        assert open_audio(path, RATE).losses == ("it ends inside a frame: it may be cut off",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def pages(content: bytes | bytearray) -> list[int]:
 def test_whole_recordings(kind):
     content = encoded(kind)
     for behind in (b"", content, b"TAG" + bytes(125)):
-        assert ogg_part(io.BufferedReader(io.BytesIO(content + behind))) == (len(content), ())
+        assert ogg_part(io.BufferedReader(io.BytesIO(content + behind))) == (len(content), (), 1)
 
 
 @pytest.mark.parametrize("kind", ["ogg", "opus"])
@@ -35,7 +36,7 @@ def test_a_damaged_page_is_a_loss(kind, tmp_path):
     starts = pages(content)
     middle = starts[len(starts) // 2]
     content[middle + 200] ^= 0xFF
-    _, [(at, reason)] = ogg_part(io.BufferedReader(io.BytesIO(content)))
+    _, [(at, reason)], _ = ogg_part(io.BufferedReader(io.BytesIO(content)))
     assert reason == "a page is missing" and 0 < at < len(LONG) / RATE
     (tmp_path / "a").write_bytes(content)
     source = open_audio(tmp_path / "a", RATE)
@@ -43,6 +44,19 @@ def test_a_damaged_page_is_a_loss(kind, tmp_path):
     assert source.duration == pytest.approx(len(LONG) / RATE, abs=0.1)
     tail = np.concatenate(list(source.blocks()))[-len(SAMPLES) :]
     assert np.corrcoef(tail[-20000:-2000], LONG[-20000:-2000])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("kind", ["ogg", "opus"])
+def test_the_first_of_two_tracks(kind, tmp_path):
+    first, second = encoded(kind), encoded(kind, SAMPLES[::-1].copy())
+    starts, others = [*pages(first), len(first)], [*pages(second), len(second)]
+    paged = [first[a:b] for a, b in itertools.pairwise(starts)]
+    other = [second[a:b] for a, b in itertools.pairwise(others)]
+    (tmp_path / "a").write_bytes(b"".join([paged[0], other[0], *paged[1:], *other[1:]]))
+    source = open_audio(tmp_path / "a", RATE)
+    assert source.notes == ("the first of 2 audio tracks",)
+    assert source.losses == ()
+    assert np.corrcoef(np.concatenate(list(source.blocks()))[:30000], SAMPLES[:30000])[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("kind", ["ogg", "opus"])

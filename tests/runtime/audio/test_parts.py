@@ -73,6 +73,19 @@ def test_joined_recordings_of_two_kinds(kinds, opened):
     assert np.array_equal(opened(b"".join(parts))[1], np.concatenate([*map(decoded, parts)]))
 
 
+def test_mp3_before_and_behind_another_kind(opened):
+    mp3, tag = encoded("mp3"), b"ID3\4\0\0\0\0\0\x0a" + bytes(10)
+    for kind in ("wav", "wav24", "aiff", "ogg", "flac"):
+        content = encoded(kind)
+        for joined in (mp3 + content, content + mp3, content + tag + mp3):
+            source, samples = opened(joined)
+            if joined.startswith(b"fLaC"):
+                assert source.losses == ("an MP3 that follows is not heard",)
+                continue
+            assert (source.losses, source.notes) == ((), ("2 recordings, one behind the other",))
+            assert abs(len(samples) - 2 * len(SAMPLES)) < 3000
+
+
 @pytest.mark.parametrize("kind", ["ogg", "opus", "flac", "wav"])
 def test_a_link_of_another_rate_and_number_of_channels(kind, opened):
     other = soxr.resample(SAMPLES, RATE, 48000, quality="VHQ")
@@ -157,3 +170,19 @@ def test_a_length_that_is_an_estimate_is_no_promise(opened):
     )
     source, _ = opened(content[second:])
     assert source.losses == ()
+
+
+@pytest.mark.parametrize("kind", ["wav", "w64", "aiff", "caf", "wav24"])
+@pytest.mark.parametrize("size", [None, 0], ids=["sizes", "no-size"])
+def test_sound_in_two_chunks(kind, size, opened, with_pyav):
+    content = encoded(kind)
+    mark = b"SSND" if kind == "aiff" else b"data"
+    again = content[content.index(mark) :]
+    if size == 0:
+        again = with_size(kind, again, 0)
+    source, samples = opened(content + again)
+    if kind == "caf":
+        assert source.losses == ("a second chunk of sound in it is not heard",)
+        return
+    assert source.losses == ()
+    assert np.array_equal(samples, np.tile(decoded(content), 2))

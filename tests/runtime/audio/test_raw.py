@@ -101,6 +101,23 @@ def test_what_stands_behind_the_sound_is_no_sound():
     assert np.array_equal(read(written("WAV", "PCM_16") + tags), SAMPLES)
 
 
+@pytest.mark.parametrize("size", [100, 1 << 16])
+@pytest.mark.parametrize("odd", [0, 1])
+def test_sound_behind_the_sound_is_not_lost_in_silence(size, odd):
+    content = written("WAV", "PCM_U8", SAMPLES[: len(SAMPLES) - odd])
+    tags = b"LIST" + (100_000).to_bytes(4, "little") + bytes(100_000)
+    for behind in (content, content[36:], encoded("mp3"), encoded("flac"), tags + content[36:]):
+        with pytest.raises(AudioError, match="only so much was heard; pipe it into"):
+            read(content + behind, size=size)
+    for behind in (tags, bytes(9000), b"TAG" + bytes(125)):
+        assert len(read(content + behind, size=size)) == len(SAMPLES) - odd
+
+
+def test_a_wav_without_samples():
+    with pytest.raises(AudioError, match="a WAV without samples"):
+        read(written("WAV", "PCM_16", SAMPLES[:0]))
+
+
 def test_a_wav_that_is_cut_off():
     with pytest.raises(AudioError, match="cut off: its header promises 9,000 bytes more"):
         read(written("WAV", "PCM_16")[:-9000])

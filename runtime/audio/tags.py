@@ -1,0 +1,157 @@
+"""Frames that have no container around them, and the tags that stand before and behind them."""
+
+from __future__ import annotations
+
+import re
+
+from .kinds import HEAD_BYTES, frame_bytes, has_mpeg_frames
+from .view import PIECE_BYTES, View
+
+TAIL_BYTES = 1 << 16  # at the end, in which frames are followed
+CUT = "it ends inside a frame: it may be cut off"
+FOLLOWED = 3  # frames in a row, which nothing but frames has
+
+
+def has_frames(view: View, at: int) -> bool:
+    """Return whether frames of FLAC or MPEG audio stand anywhere behind an offset."""
+    mark = _flac_mark(view)
+    pattern = mark or re.compile(rb"\xff[\xe2-\xff]")
+    kept = b""
+    while at < view.size and (piece := view.peek(at, PIECE_BYTES)):
+        data = kept + piece
+        for found in pattern.finditer(data):
+            if mark or has_mpeg_frames(data[found.start() : found.start() + HEAD_BYTES]):
+                return True
+        kept, at = data[-HEAD_BYTES:], at + len(piece)
+    return False
+
+
+def has_mpeg(view: View, at: int) -> bool:
+    """Return whether frames of MPEG audio in a row stand anywhere behind an offset."""
+    while at < view.size and (piece := view.peek(at, PIECE_BYTES)):
+        for found in re.finditer(rb"\xff[\xe2-\xff]", piece):
+            place = found.start()
+            if all(
+                has_mpeg_frames(piece[place : place + HEAD_BYTES])
+                and (place := place + frame_bytes(piece[place : place + 8]))
+                for _ in range(FOLLOWED)
+            ):
+                return True
+        at += len(piece)
+    return False
+
+
+def _flac_mark(view: View) -> re.Pattern[bytes] | None:
+    """Return how every frame of a FLAC begins: in another way in each file."""
+    at = id3_bytes(view)
+    if view.peek(at, 4) != b"fLaC":
+        return None
+    at += 4
+    while len(head := view.peek(at, 4)) == 4:
+        at += 4 + int.from_bytes(head[1:], "big")
+        if head[0] & 0x80:
+            break
+    frame = view.peek(at, 4)
+    if len(frame) < 4 or frame[0] != 0xFF:
+        return None
+    # The fourth byte says also how the channels are joined, which changes from frame to frame
+    last = b"".join(re.escape(bytes([high << 4 | frame[3] & 15])) for high in range(11))
+    return re.compile(re.escape(frame[:3]) + b"[" + last + b"]", re.DOTALL)
+
+
+def id3_bytes(view: View) -> int:
+    """Return the bytes of the ID3 tags that a file begins with."""
+    at = 0
+    while (head := view.peek(at, 10)).startswith(b"ID3") and len(head) == 10:
+        count = 0
+        for value in head[6:]:
+            count = count << 7 | value & 0x7F
+        at += 10 + count + 10 * bool(head[5] & 0x10)
+    return min(at, view.size)
+
+
+def bare_size(view: View) -> int:
+    """Return the bytes of a file without its tags and the padding at its end."""
+    end = view.size
+    while end > 0:
+        before = end
+        if view.peek(end - 128, 3) == b"TAG":
+            end -= 128
+        elif (foot := view.peek(end - 32, 32)).startswith(b"APETAGEX"):
+            count = int.from_bytes(foot[12:16], "little")
+            end -= count + 32 * bool(foot[23] & 0x80)
+        elif (foot := view.peek(end - 10, 10)).startswith(b"3DI"):
+            end -= 20 + sum((value & 0x7F) << 7 * (3 - n) for n, value in enumerate(foot[6:]))
+        elif (foot := view.peek(end - 15, 15)).endswith(b"LYRICS200") and foot[:6].isdigit():
+            end -= 15 + int(foot[:6])
+        else:
+            while end > 0 and not view.peek(max(0, end - 4096), min(4096, end)).strip(b"\0"):
+                end -= min(4096, end)
+            tail = view.peek(max(0, end - 4096), min(4096, end))
+            end -= len(tail) - len(tail.rstrip(b"\0"))
+        if end == before:
+            break
+    return max(0, end - id3_bytes(view))
+
+
+def is_cut(view: View, kind: str, track: int = 0) -> bool:
+    """Return whether a file ends inside a frame, or a packet of MPEG-TS or FLV.
+
+    Args:
+        view: its bytes.
+        kind: FFmpeg's name of the format; of other formats nothing is known.
+        track: the number of MPEG-TS for the stream of sound.
+    """
+    if kind == "mpegts":
+        return _is_ts_cut(view, track)
+    if kind == "flv":
+        at = 13
+        while (head := view.peek(at, 4)) and head[0] in (8, 9, 18) and len(head) == 4:
+            at += 15 + int.from_bytes(head[1:], "big")
+        return at - 4 > view.size  # the number behind the last may be left out
+    if kind not in ("aac", "ac3", "eac3", "mp3"):
+        return False
+    end = id3_bytes(view) + bare_size(view)
+    start = max(0, end - TAIL_BYTES)
+    data, mark = view.peek(start, end - start), b"\x0b\x77" if "ac3" in kind else b"\xff"
+    first = -1
+    while (first := data.find(mark, first + 1)) >= 0:
+        at, count = first, 0
+        while (size := frame_bytes(data[at : at + 8])) > 6:
+            if data[at + 1] != data[first + 1]:
+                break
+            at, count = at + size, count + 1
+        if count < FOLLOWED:
+            continue
+        if at <= len(data):
+            rest = data[at:]
+            return 0 < len(rest) < 8 and rest[:1] == mark[:1]
+        # Zeros at the end of the last frame look like padding
+        missing = at - len(data)
+        behind = view.peek(end, missing)
+        return len(behind) < missing or bool(behind.strip(b"\0"))
+    return False
+
+
+def _is_ts_cut(view: View, track: int) -> bool:
+    """Return whether a packet, or the block of sound that the last packets hold, is not whole."""
+    for size, before in ((188, 0), (192, 4)):
+        if all(view.peek(before + n * size, 1) == b"G" for n in range(FOLLOWED)):
+            break
+    else:
+        return False
+    end = view.size - view.size % size
+    if view.peek(end + before, 1) == b"G":
+        return True
+    held = 0
+    for at in range(end - size, max(-1, end - PIECE_BYTES), -size):
+        packet = view.peek(at + before, 188)
+        if packet[:1] != b"G" or (packet[1] & 31) << 8 | packet[2] != track:
+            continue
+        begin = 4 + (packet[4] + 1) * bool(packet[3] & 0x20)
+        payload = packet[begin:] if packet[3] & 0x10 else b""
+        held += len(payload)
+        if packet[1] & 0x40:  # where a block begins
+            promised = int.from_bytes(payload[4:6], "big")
+            return payload[:3] == b"\0\0\1" and promised > 0 and held < promised + 6
+    return False

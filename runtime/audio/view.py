@@ -1,0 +1,71 @@
+"""A stretch of a file as a file of its own."""
+
+from __future__ import annotations
+
+from io import RawIOBase
+from typing import BinaryIO
+
+PIECE_BYTES = 1 << 20  # searched at a time
+
+
+class View(RawIOBase):
+    """A stretch of a file as a file of its own, with other bytes where its header is wrong."""
+
+    def __init__(
+        self, file: BinaryIO, start: int, end: int, patches: dict[int, bytes] | None = None
+    ):
+        """Take bytes `start` to `end`; patches stand at offsets from `start`."""
+        self.size, self.reached = end - start, 0  # bytes; reached: the end of what was read
+        self._file, self._start, self._at = file, start, 0
+        self._patches = patches or {}
+
+    def readable(self) -> bool:
+        """Return whether it can be read: always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return whether it can be moved in: always."""
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move, as in a file; -1 for where no file is."""
+        # Before the beginning is an answer, not an error, whose traceback libraries would print
+        at = offset + (0, self._at, self.size)[whence]
+        if not 0 <= at < 1 << 62:
+            return -1
+        self._at = at
+        return at
+
+    def tell(self) -> int:
+        """Return where the next read begins."""
+        return self._at
+
+    def readinto(self, buffer) -> int:
+        """Read what fits into a buffer, and return its size."""
+        target = memoryview(buffer).cast("B")[: max(0, self.size - self._at)]
+        if not target:
+            return 0
+        self._file.seek(self._start + self._at)
+        count = self._file.readinto(target) or 0  # type: ignore[attr-defined]
+        for at, patch in self._patches.items():
+            for number in range(len(patch)):
+                if 0 <= at + number - self._at < count:
+                    target[at + number - self._at] = patch[number]
+        self._at += count
+        self.reached = max(self.reached, self._at)
+        return count
+
+    def rest(self, at: int) -> View:
+        """Return what follows a place as a file of its own."""
+        return View(self._file, self._start + at, self._start + self.size)
+
+    def peek(self, at: int, size: int) -> bytes:
+        """Return bytes without moving; none where the file has none."""
+        if not 0 <= at < self.size:
+            return b""
+        before, reached = self._at, self.reached
+        self._at, data = at, b""
+        while len(data) < size and (piece := self.read(size - len(data))):
+            data += piece
+        self._at, self.reached = before, reached
+        return data
