@@ -276,9 +276,8 @@ def test_mp3_cut_off_is_said(tmp_path):
     soundfile.write(tmp_path / "cut.mp3", SAMPLES, RATE)
     content = (tmp_path / "cut.mp3").read_bytes()
     (tmp_path / "cut.mp3").write_bytes(content[: len(content) // 2])
-    assert open_audio(tmp_path / "cut.mp3", RATE).losses == (
-        "cut off: the header promises 2.2 s, the file holds 1.0 s",
-    )
+    losses = open_audio(tmp_path / "cut.mp3", RATE).losses
+    assert losses[-1] == "cut off: the header promises 2.2 s, the file holds 1.0 s"
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x7FFFF000])
