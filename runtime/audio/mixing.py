@@ -193,6 +193,12 @@ def _level(mix: Mix, meter: SoundMeter, signal: int, gain: str, factor: float = 
         decibels = min(TARGET_LOUDNESS - loudness, LARGEST_GAIN)
         scale = 10 ** (decibels / 20)
         notes.append(f"gain {decibels:+.1f} dB{', which clips peaks' if scale * peak > 1 else ''}")
+    elif loudness > 0:  # which floats of full scale 1 cannot have
+        scale = 10 ** ((TARGET_LOUDNESS - loudness) / 20)
+        notes.append(
+            f"far above full scale, as integers stored as floats are: gain "
+            f"{TARGET_LOUDNESS - loudness:+.1f} dB"
+        )
     elif loudness < QUIET_LOUDNESS:
         notes.append(f"quiet, its loudness is {loudness:.0f} dBFS; --gain auto may help")
     elif peak > 1:
