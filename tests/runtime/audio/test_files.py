@@ -235,7 +235,7 @@ def test_formats_of_libsndfile_give_the_transcript(extension, tmp_path, transcri
         (0.01, [], "quiet, its loudness is -59 dBFS; --gain auto may help"),
         (0.01, ["--gain", "auto"], "gain +38.8 dB"),
         (4.0, [], "exceeds full scale, its peak is +6.0 dBFS"),
-        (65536.0, [], "far above full scale, as integers stored as floats are: gain -97.6 dB"),
+        (65536.0, [], "far above full scale, as integers stored as floats are: gain -97.5 dB"),
         (4.0, ["--gain", "auto"], "gain -13.3 dB"),
     ],
 )
