@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -19,7 +20,7 @@ from voxtral_onnx.cli import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PROGRAM = typer.main.get_command(app.app)
+PROGRAM: Any = typer.main.get_command(app.app)
 
 
 def shown(language: str) -> list[tuple[str, str]]:
