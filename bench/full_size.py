@@ -3,8 +3,8 @@
     python bench/full_size.py [--twin build/twin] [--precisions q4f16,q4,q8,fp16,fp32] [--keep]
 
 Exports every precision alone and the two shipped ones in one call, runs those that fit this
-machine's memory, prints the tables of docs/performance.md and writes results/full_size.json; rows of other
-precisions stay. Each measurement has a process of its own. The artifacts are deleted in the end.
+machine's memory, prints the tables of performance.md and writes results/full_size.json; rows of
+other precisions stay. Each measurement has a process of its own. The artifacts are deleted in the end.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def is_alike(machine: dict[str, Any] | None, other: dict[str, Any]) -> bool:
 
 
 def render_tables(results: dict[str, Any]) -> str:
-    """Return the tables of docs/performance.md: exports, then runs."""
+    """Return the tables of performance.md: exports, then runs."""
     # Exports
     sizes = results["artifact_bytes"]
     exports = markdown_table(

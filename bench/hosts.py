@@ -7,7 +7,8 @@ This package's runtime, OpenVINO (examples/openvino_host.py), onnxruntime-node a
 transcribe the same clip, each in a process of its own on all cores. transformers.js needs an
 artifact of its family. FOLDER holds `node_modules` with onnxruntime-node and
 @huggingface/transformers, by default web. Hosts that are not installed are named and left out.
-Writes results/hosts.json, with an entry for each name and precision, and prints the table of docs/performance.md.
+Writes results/hosts.json, with an entry for each name and precision, and prints the table of
+docs/performance.md.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def measure(artifact: Path, precision: str, clip: Path, packages: Path) -> list[
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the table of docs/performance.md."""
+    """Return performance.md's table."""
     cells = [
         [
             row["host"],

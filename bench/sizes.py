@@ -3,7 +3,7 @@
     python bench/sizes.py [--twin build/twin]
 
 Sizes of weight files are exact, those of graphs are estimates; the tokenizer's size is that of the
-published one. Writes results/sizes.json and prints the table of docs/performance.md.
+published one. Writes results/sizes.json and prints performance.md's table.
 """
 
 from __future__ import annotations
