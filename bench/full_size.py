@@ -4,7 +4,8 @@
 
 Exports every precision alone and the two shipped ones in one call, runs those that fit this
 machine's memory, prints the tables of performance.md and writes results/full_size.json; rows of
-other precisions stay. Each measurement has a process of its own. The artifacts are deleted in the end.
+other precisions stay. Each measurement has a process of its own. The artifacts are deleted in the
+end.
 """
 
 from __future__ import annotations
