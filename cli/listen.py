@@ -37,7 +37,7 @@ def listen(
 
     Ctrl-C ends it, and what was said by then is transcribed. Space or p pauses a microphone.
     """
-    from ..runtime.audio.raw import check_raw
+    from ..runtime.audio.container.raw import check_raw
     from .live import open_microphone, stdin_blocks, transcribe_live, write_interrupted
     from .models import hotword_options, open_transcriber, vad_option
     from .outputs import Outputs

@@ -43,7 +43,7 @@ def open_microphone(device: str | None, sample_rate: int) -> Microphone:
 
 def stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
     """Return the samples of standard input as they come, at the model's rate."""
-    from ..runtime.audio.raw import raw_blocks
+    from ..runtime.audio.container.raw import raw_blocks
 
     stdin = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
     return raw_blocks(stdin, sample_format, rate, sample_rate)

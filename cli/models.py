@@ -12,7 +12,7 @@ from .progress import DownloadProgress
 from .terminal import info
 
 if TYPE_CHECKING:
-    from ..runtime.audio.formats import RawSound
+    from ..runtime.audio.container.formats import RawSound
     from ..runtime.transcriber import Transcriber
 
 
@@ -80,7 +80,7 @@ def raw_sound(encoding: str | None, rate: int | None, channels: int | None) -> R
     Raises:
         UsageError: an unknown encoding, or what belongs to --raw without it.
     """
-    from ..runtime.audio.formats import RawSound
+    from ..runtime.audio.container.formats import RawSound
 
     if encoding is None:
         for name, value in (("--rate", rate), ("--raw-channels", channels)):

@@ -14,13 +14,13 @@ import numpy as np
 import soxr
 
 from ...arguments import accepts
-from .formats import RawSound, refuse_address, require_file
-from .frames import Frames
+from .container.formats import RawSound, refuse_address, require_file
+from .container.frames import Frames
+from .container.spool import is_read_once, spool
 from .inputs import open_input
 from .meter import SoundMeter
 from .mixing import CHANNELS, GAIN, Mix, choose_mix, choose_split
 from .samples import ArraySound
-from .spool import is_read_once, spool
 
 BLOCK_SECONDS = 1.28  # read at a time: 16 tokens, the largest encoder call
 

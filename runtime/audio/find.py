@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...errors import AudioError, UsageError
-from .media import MEDIA_SUFFIXES
+from .container.media import MEDIA_SUFFIXES
 
 # By which sound is found in folders; a file that is named may be called anything
 SUFFIXES = tuple(

@@ -12,8 +12,8 @@ import numpy as np
 from ...arguments import is_path
 from ...errors import AudioError
 from ...escaping import described, one_line, quoted
+from .container.spool import keep
 from .samples import LONGEST_REASON, ArraySound, as_array, check_samples, is_number
-from .spool import keep
 
 PIECE_BYTES = 1 << 20
 EXPECTED = (

@@ -12,7 +12,7 @@ from support.devices import Imitation
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import AudioError, UsageError
 from voxtral_onnx.runtime import transcriber as transcribing
-from voxtral_onnx.runtime.audio import frames
+from voxtral_onnx.runtime.audio.container import frames
 from voxtral_onnx.runtime.audio.files import open_audio
 from voxtral_onnx.runtime.batch import BatchSlot, advance_together
 from voxtral_onnx.runtime.decoder import Decoder

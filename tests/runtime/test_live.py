@@ -18,7 +18,7 @@ from support.commands import CLIP, TEXT
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import AudioError, UsageError
 from voxtral_onnx.runtime import stream as streaming
-from voxtral_onnx.runtime.audio.raw import raw_blocks
+from voxtral_onnx.runtime.audio.container.raw import raw_blocks
 from voxtral_onnx.runtime.live import (
     BEHIND_SECONDS,
     Capture,

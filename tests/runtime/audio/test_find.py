@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from voxtral_onnx.errors import AudioError
+from voxtral_onnx.runtime.audio.container.media import MEDIA_SUFFIXES
 from voxtral_onnx.runtime.audio.find import SUFFIXES, find_audio
-from voxtral_onnx.runtime.audio.media import MEDIA_SUFFIXES
 
 APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        "
 NOBODY = 65534

@@ -12,9 +12,9 @@ from support.commands import TEXT
 from support.sounds import RATE, SAMPLES, encoded
 
 from voxtral_onnx.errors import AudioError, UsageError
+from voxtral_onnx.runtime.audio.container.formats import RAW_SUBTYPES, RawSound
+from voxtral_onnx.runtime.audio.container.raw import RAW_FORMATS, raw_blocks
 from voxtral_onnx.runtime.audio.files import open_audio
-from voxtral_onnx.runtime.audio.formats import RAW_SUBTYPES, RawSound
-from voxtral_onnx.runtime.audio.raw import RAW_FORMATS, raw_blocks
 
 RAW = (SAMPLES * 32768).astype("<i2").tobytes()
 

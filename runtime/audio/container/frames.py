@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ...errors import AudioError
-from ...limits import KEPT_SAMPLES
+from ....errors import AudioError
+from ....limits import KEPT_SAMPLES
 from .formats import RawSound, Sound
 
 

@@ -18,7 +18,7 @@ from support.commands import CLIP, TEXT
 
 from voxtral_onnx.errors import AudioError, DeviceError
 from voxtral_onnx.memory import peak_memory, resident_memory
-from voxtral_onnx.runtime.audio import media
+from voxtral_onnx.runtime.audio.container import media
 from voxtral_onnx.runtime.audio.files import BLOCK_SECONDS, open_audio
 from voxtral_onnx.runtime.audio.find import find_audio
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import AudioError, DeviceError
-from ...limits import LONGEST_SILENCE
-from .losses import Losses
+from ....errors import AudioError, DeviceError
+from ....limits import LONGEST_SILENCE
+from ..losses import Losses
 from .tags import CUT, bare_size, id3_bytes, is_cut
 from .view import View
 

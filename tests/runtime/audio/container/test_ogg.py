@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from support.sounds import RATE, SAMPLES, encoded
 
+from voxtral_onnx.runtime.audio.container.ogg import ogg_part
 from voxtral_onnx.runtime.audio.files import open_audio
-from voxtral_onnx.runtime.audio.ogg import ogg_part
 
 LONG = np.tile(SAMPLES, 4)
 

@@ -21,13 +21,13 @@ import numpy as np
 import soxr
 from soundfile import LibsndfileError, SoundFile
 
-from ...errors import AudioError, DeviceError, UsageError
+from ....errors import AudioError, DeviceError, UsageError
+from ..losses import Losses
+from ..samples import are_damaged, check_channels, check_rate, describe_damage
 from .foreign import without_foreign_lines
 from .kinds import HEAD_BYTES, describe
-from .losses import Losses
 from .media import END_SECONDS, MediaFile
 from .parts import Part, find_parts
-from .samples import are_damaged, check_channels, check_rate, describe_damage
 from .tags import CUT, has_frames, has_mpeg, id3_bytes, is_cut
 from .view import View
 

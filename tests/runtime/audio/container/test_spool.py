@@ -14,7 +14,7 @@ from support.commands import CLIP, TEXT, clean_environment
 from support.sounds import RATE, SAMPLES, encoded
 
 from voxtral_onnx.errors import AudioError, StorageError
-from voxtral_onnx.runtime.audio import spool
+from voxtral_onnx.runtime.audio.container import spool
 from voxtral_onnx.runtime.audio.files import open_audio
 
 RAW = (SAMPLES * 32768).astype("<i2").tobytes()

@@ -7,7 +7,7 @@ import pytest
 from support.sounds import RATE, SAMPLES, encoded
 
 from voxtral_onnx.errors import AudioError
-from voxtral_onnx.runtime.audio import frames
+from voxtral_onnx.runtime.audio.container import frames
 from voxtral_onnx.runtime.audio.files import open_audio
 
 

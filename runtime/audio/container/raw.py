@@ -10,10 +10,10 @@ from io import RawIOBase
 import numpy as np
 import soxr
 
-from ...errors import AudioError, UsageError
+from ....errors import AudioError, UsageError
+from ..samples import check_channels, check_rate
 from .kinds import HEAD_BYTES, describe, has_mpeg_frames, is_sound
 from .parts import UNKNOWN_BYTES
-from .samples import check_channels, check_rate
 
 READ_BYTES = 1 << 16  # at most in one read, which returns what is there
 TOLD_BYTES = 64  # from which on text is told from samples

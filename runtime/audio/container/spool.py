@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from ...errors import AudioError, DeviceError, StorageError
-from ...limits import SPOOL
+from ....errors import AudioError, DeviceError, StorageError
+from ....limits import SPOOL
 from .formats import RawSound, Sound
 from .kinds import HEAD_BYTES, is_sound
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from voxtral_onnx.runtime.audio.foreign import without_foreign_lines
+from voxtral_onnx.runtime.audio.container.foreign import without_foreign_lines
 
 LINES = (
     b"[src/libmpg123/layer3.c:INT123_do_layer3():1774] error: part2_3_length (2272) too large\n",
