@@ -9,6 +9,10 @@ DIST ?= dist
 
 VENV_GPU := .venv-gpu
 
+# An editable install is found by a hook that only the environment's own start runs. Type checkers, the docs and other
+# interpreters look for the package as a folder: link it where they look.
+LINK_PACKAGE = -c 'import os, sys, sysconfig; p = os.path.join(sysconfig.get_path("purelib"), "voxtral_onnx"); os.path.islink(p) or os.symlink(os.getcwd(), p)'
+
 .PHONY: help demo demo-web install test test-gpu check docs fuzz bench web wheel clean
 
 help:  ## show this
@@ -18,7 +22,7 @@ $(VENV)/run.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) 'torch>=2.13,<2.14'
 	$(BIN)/pip install --quiet -e '.[cpu,export]'
-	mkdir -p .link && ln -sfn .. .link/voxtral_onnx
+	$(BIN)/python $(LINK_PACKAGE)
 	touch $@
 
 # Not every machine has wheels of the other hosts: without them their tests are skipped.
@@ -46,7 +50,7 @@ $(VENV_GPU)/dev.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV_GPU)
 	$(VENV_GPU)/bin/pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) 'torch>=2.13,<2.14'
 	$(VENV_GPU)/bin/pip install --quiet -e '.[gpu,export,dev]'
-	mkdir -p .link && ln -sfn .. .link/voxtral_onnx
+	$(VENV_GPU)/bin/python $(LINK_PACKAGE)
 	touch $@
 
 test-gpu: $(VENV_GPU)/dev.stamp  ## run the tests that need a CUDA device; results go to bench/results/gpu.json
@@ -99,4 +103,4 @@ wheel: $(VENV)/dev.stamp  ## build the wheel with the embedded model's artifact 
 	$(BIN)/python -m build --wheel --outdir $(DIST) .
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) $(VENV_GPU) .link build dist assets/tiny-onnx web/node_modules web/vendor *.egg-info
+	rm -rf $(VENV) $(VENV_GPU) build dist assets/tiny-onnx web/node_modules web/vendor *.egg-info

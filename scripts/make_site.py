@@ -1,7 +1,8 @@
 """Build the site of docs/ with Zensical into build/site; broken links are errors.
 
 Pages link as they do in the repository (`../bench/results/load.json`), so that they can be read
-there too. What they link to outside of docs/ is laid into `repository/` of the site.
+there too. What they link to outside of docs/ is laid into `repository/` of the site. The package is
+laid apart from what else is in the repository's root, as the reference's reader walks all of it.
 
 Usage: python scripts/make_site.py
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS, PAGES = ROOT / "docs", ROOT / "build" / "pages"
+PACKAGE = ROOT / "build" / "package" / "voxtral_onnx"
 COPIES = "repository"
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)")  # text, path, anchor
 
@@ -62,11 +64,19 @@ def path_on_site(found: Path) -> Path:
     return COPIES / found.relative_to(ROOT)
 
 
+def lay_package(folder: Path) -> None:
+    """Lay links to the modules and rooms of the package into a folder."""
+    folder.mkdir(parents=True)
+    for part in (*ROOT.glob("*.py"), *(found.parent for found in ROOT.glob("*/__init__.py"))):
+        (folder / part.name).symlink_to(part)
+
+
 def main() -> None:
     """Build the site."""
-    for made in (PAGES, ROOT / "build" / "site", ROOT / ".cache"):
+    for made in (PAGES, PACKAGE, ROOT / "build" / "site", ROOT / ".cache"):
         shutil.rmtree(made, ignore_errors=True)
     lay_pages(PAGES)
+    lay_package(PACKAGE)
     program = Path(sys.executable).with_name("zensical")
     subprocess.run([program, "build", "--strict"], cwd=ROOT, check=True)
 

@@ -217,7 +217,7 @@ def test_onnxruntime_is_imported_behind_this_package():
 
 def test_packages_are_the_folders_with_an_init():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    aside = {"tests", "bench", "build", "dist", ".venv", ".link", "node_modules"}
+    aside = {"tests", "bench", "build", "dist", ".venv", "node_modules"}
     found = {
         ".".join(("voxtral_onnx", *init.parent.relative_to(ROOT).parts))
         for folder in (ROOT, *ROOT.iterdir())
