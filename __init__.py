@@ -6,7 +6,8 @@
         print(transcriber.transcribe("clip.wav").text)
 
 `export`, `quantize` and `verify` need the extra `export` (torch, onnx); `Transcriber` needs
-onnxruntime and NumPy only. What any of them refuses is one of `errors`, in a sentence.
+onnxruntime and NumPy only. All of them raise the classes of `errors`, whose messages say what was
+expected, what was found and what to do.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from ._version import __version__
 
-# Libraries that report to their makers unless these are set: onnxruntime on Linux and macOS, and
-# those of the hub. They read them once, when they are loaded, and what loads them here has loaded
-# this file. A value of the user's own stays.
+# Variables that turn off the usage reports of onnxruntime (on Linux and macOS) and of the hub's
+# libraries. They are read once, when those libraries are imported, so they must be set before that;
+# importing any module of this package runs this file first. Values that the user has set stay.
 SILENCED = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 for _name in SILENCED:
     os.environ.setdefault(_name, "1")
@@ -64,5 +65,5 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    """List the public names too that nothing has used yet."""
+    """Return the module's names, with the public ones that `__getattr__` has not imported yet."""
     return sorted({*globals(), *__all__})

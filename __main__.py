@@ -1,4 +1,4 @@
-"""`python -m voxtral_onnx` runs the command line."""
+"""The command line, as `python -m voxtral_onnx`."""
 
 from .cli import main
 

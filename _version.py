@@ -1,3 +1,3 @@
-"""The version, for whatever must not import more."""
+"""The package's version, in a module without imports so that every other one can read it."""
 
 __version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""Arguments of public functions: what each may be, said once, checked before any work begins."""
+"""Declared checks of the arguments of public functions, made before any work begins."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from .escaping import described, quoted
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LONGEST_PATH, LONGEST_NAME = 4096, 255  # bytes that systems take; a name is between slashes
+# Bytes of a whole path, and of one name between slashes; Linux's PATH_MAX and NAME_MAX
+LONGEST_PATH, LONGEST_NAME = 4096, 255
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What an argument may be.
+    """A kind of argument: the values that it accepts, and how error messages describe them.
 
-    `take` returns a value in the form that the function uses; it raises TypeError where the type is
-    another, and ValueError where only the value is.
+    `take` returns an accepted value, converted to the type that functions work with. It raises
+    TypeError for a wrong type, and ValueError for a wrong value of the right type.
     """
 
-    expected: str
+    expected: str  # completes the message "expected …"
     take: Callable[[Any], Any]
 
     def check(self, name: str, value: object) -> Any:
-        """Return the value in the form that functions use.
+        """Return an argument's value as `take` converts it.
 
         Raises:
-            UsageError: it is something else.
+            UsageError: the value is not of this kind.
         """
         try:
             return self.take(value)
@@ -46,15 +47,15 @@ class Kind:
 
 
 def label(argument: str) -> str:
-    """Return an argument's name as messages have it: delay_ms is the delay."""
+    """Return an argument's name as messages write it: "delay" for `delay_ms`."""
     return argument.removesuffix("_ms").replace("_", " ")
 
 
 def accepts(**kinds: Kind) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Check the arguments of these names before the function is called.
+    """Return a decorator that checks and converts the named arguments of each call.
 
     Raises:
-        UsageError: when the function is called, about the first that is something else.
+        UsageError: by the decorated function, if an argument is not of its kind.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
@@ -73,7 +74,7 @@ def accepts(**kinds: Kind) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def is_path(path: str) -> bool:
-    """Tell whether a file may be called so."""
+    """Return whether a string can be a path: not empty, without NUL, no part of it too long."""
     content = path.encode(errors="surrogatepass")
     longest = max(map(len, content.split(b"/")))
     return (
@@ -82,14 +83,20 @@ def is_path(path: str) -> bool:
 
 
 def optional(kind: Kind) -> Kind:
-    """Return a kind that may be None as well."""
+    """Return a kind that also accepts None."""
     return Kind(
         f"{kind.expected}, or None", lambda value: None if value is None else kind.take(value)
     )
 
 
 def whole(least: int | None = None, most: int | None = None, unit: str = "") -> Kind:
-    """Return the kind of whole numbers in a range, NumPy's too; True and False are none."""
+    """Return the kind of integers from `least` to `most`, NumPy's included, bools excluded.
+
+    Args:
+        least: smallest accepted value; None for no bound.
+        most: largest accepted value; None for no bound.
+        unit: unit behind the bounds in messages, with a leading space.
+    """
 
     def take(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, Integral):
@@ -105,13 +112,19 @@ def whole(least: int | None = None, most: int | None = None, unit: str = "") -> 
 
 
 def number(above: float, most: float, unit: str = "") -> Kind:
-    """Return the kind of numbers in a range, its lower end left out."""
+    """Return the kind of real numbers x with above < x <= most, bools excluded.
+
+    Args:
+        above: the excluded lower bound.
+        most: the included upper bound.
+        unit: unit behind the bounds in messages, with a leading space.
+    """
 
     def take(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError
-        found: Any = value  # compared before it is converted, which an integer may be too large for
-        if not above < found <= most:  # not a number compares as False
+        found: Any = value  # compared unconverted, because a large integer overflows a float
+        if not above < found <= most:  # also refuses NaN, for which every comparison is False
             raise ValueError
         return float(found)
 
@@ -119,7 +132,7 @@ def number(above: float, most: float, unit: str = "") -> Kind:
 
 
 def choice(names: Sequence[str]) -> Kind:
-    """Return the kind of words out of a list."""
+    """Return the kind that accepts one of the given strings."""
 
     def take(value: Any) -> str:
         text = _text(value)
@@ -131,7 +144,7 @@ def choice(names: Sequence[str]) -> Kind:
 
 
 def instance(kind: type, expected: str) -> Kind:
-    """Return the kind of a class's instances."""
+    """Return the kind that accepts instances of a class; `expected` describes them in messages."""
 
     def take(value: Any) -> Any:
         if not isinstance(value, kind):
@@ -142,7 +155,7 @@ def instance(kind: type, expected: str) -> Kind:
 
 
 def either(first: Kind, second: Kind) -> Kind:
-    """Return the kind of what is one or the other."""
+    """Return the kind that accepts what `first` or `second` accepts, tried in this order."""
 
     def take(value: Any) -> Any:
         try:
@@ -154,7 +167,10 @@ def either(first: Kind, second: Kind) -> Kind:
 
 
 def several(kind: Kind, expected: str) -> Kind:
-    """Return the kind of lists, tuples, sets and iterators of something; one text is none."""
+    """Return the kind that accepts iterables of one kind of values and converts them to a list.
+
+    Strings, bytes and mappings are refused, although they can be iterated over.
+    """
 
     def take(value: Any) -> list[Any]:
         if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Iterable):
@@ -176,13 +192,13 @@ def _path(value: Any) -> Any:
     path = os.fspath(value)
     if not isinstance(path, str):
         raise TypeError
-    if not path or "\0" in path or len(path) > LONGEST_PATH:  # the system judges all others
+    if not path or "\0" in path or len(path) > LONGEST_PATH:  # the system enforces other limits
         raise ValueError
     return value
 
 
 def _flag(value: Any) -> bool:
-    if type(value).__name__ not in ("bool", "bool_"):  # NumPy's are another type of that name
+    if type(value).__name__ not in ("bool", "bool_"):  # the second is NumPy's, by its older name
         raise TypeError
     return bool(value)
 
@@ -208,15 +224,15 @@ WORDS = either(
 
 
 class Uncopied:
-    """Refuses to be copied or pickled: it holds what this process alone has."""
+    """A base of classes whose instances own a process's resources: not copied, not pickled."""
 
     __slots__ = ()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Refuse.
+        """Refuse to be copied or pickled.
 
         Raises:
-            UsageError: always.
+            UsageError: in every case.
         """
         raise UsageError(
             f"a {type(self).__name__} is neither copied nor pickled; threads may share a "

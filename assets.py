@@ -1,4 +1,4 @@
-"""Where the embedded model *tiny*, its artifact and its sample clips are."""
+"""Paths of the embedded model *tiny*, its artifact and its sample clips."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
 TINY = ASSETS / "tiny"  # the checkpoint
-TINY_ARTIFACT = ASSETS / "tiny-onnx"  # in a wheel; a checkout has it once it was exported there
-SAMPLES = TINY / "samples"  # clips, their texts in transcripts.json
-SELF_TEST_CLIP = "command-hibari.wav"  # of the samples: what certificates hold the tokens of
+TINY_ARTIFACT = ASSETS / "tiny-onnx"  # packaged in wheels; in a checkout, once exported
+SAMPLES = TINY / "samples"  # WAV files; transcripts.json has their texts
+SELF_TEST_CLIP = "command-hibari.wav"  # the sample whose expected tokens certificates record

@@ -1,9 +1,9 @@
-"""Contents of files, compared with recorded hashes before they are used.
+"""The comparison of an artifact's files with their recorded hashes before they are used.
 
-Small files are hashed every time. Weights, gigabytes of them, are hashed once: that they were right
-is remembered in the user's cache folder by what the system says of them (`Stamp`), which is another
-once they are written. So rotten bits, copies that were cut short and honest overwrites are found.
-It is no seal: who can write a file can write what records its hash.
+Small files are hashed at every load. Gigabytes of weights are hashed once: `hashes.json` in the
+user's cache folder maps a file's metadata (`Stamp`), which changes whenever the file is written, to
+the hash that it had. This finds corrupted storage, incomplete copies and accidental overwrites. It
+does not protect against attackers, who could replace the recorded hashes as well as the files.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .files import PIECE_SIZE, FileSpec, atomic_write, hash_file, user_folder
 from .limits import STATE
 from .threads import num_cores
 
-MOST_REMEMBERED = 256  # files, those hashed last; they take 40 kB
-_CHUNK = 1 << 20  # bytes that a thread holds
+MOST_REMEMBERED = 256  # files in hashes.json, the latest ones; together 40 kB
+_CHUNK = 1 << 20  # bytes that a thread reads at a time
 
 
 class Stamp(NamedTuple):
-    """What the system says of a file; one that was written or replaced has another."""
+    """The metadata by which the system tells a file from a rewritten or replaced one."""
 
     device: int
     inode: int
@@ -40,7 +40,7 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> Stamp | None:
-        """Return the stamp of a file, None where there is none."""
+        """Return the stamp of a file, or None if it cannot be looked up."""
         try:
             found = path.stat()
         except OSError:
@@ -48,7 +48,7 @@ class Stamp(NamedTuple):
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     def is_written(self, now: Stamp | None) -> bool:
-        """Tell whether this very file was written into; another in its place was not."""
+        """Return whether the file itself was modified since; False if another one replaced it."""
         return (
             now is not None
             and now[:2] == self[:2]
@@ -57,9 +57,11 @@ class Stamp(NamedTuple):
 
 
 def differences(files: Mapping[Path, FileSpec], threads: int | None = None) -> dict[Path, str]:
-    """Hash files and return what is wrong with those that are not what was recorded.
+    """Hash files and return the paths that differ from their record, with the reason in words.
 
-    Pieces of 16 MiB are hashed by several threads, by default one a core.
+    Args:
+        files: existing files, and their recorded hashes.
+        threads: threads that hash pieces of 16 MiB; by default one for each core.
     """
     with ThreadPoolExecutor(threads or num_cores()) as pool:
         return _found(files, _submit(files, pool))
@@ -72,7 +74,7 @@ def check_contents(
     threads: int | None = None,
     notes: list[str] | None = None,
 ) -> None:
-    """Compare files with what was recorded; as `verified`."""
+    """Compare files with their recorded hashes, with the arguments and errors of `verified`."""
     with verified(files, weights, threads=threads, notes=notes):
         pass
 
@@ -85,20 +87,21 @@ def verified(
     threads: int | None = None,
     notes: list[str] | None = None,
 ) -> Iterator[None]:
-    """Compare files with what was recorded while they are loaded in the body.
+    """Compare files with their recorded hashes while the context's body loads them.
 
-    What is no weights is compared before. Weights are hashed meanwhile where they are not
-    remembered; nothing may be computed with them before the body has ended.
+    Files other than weights are compared before the body runs. Weights whose hash is not remembered
+    are hashed while it runs, so nothing may be computed with them before the context has ended.
 
     Args:
-        files: existing ones, and what they must hold.
-        weights: those of them that are remembered.
-        threads: that hash; by default one a core.
-        notes: told where nothing can be remembered.
+        files: existing files, and their recorded hashes.
+        weights: those of the files whose hashes are remembered between loads.
+        threads: threads that hash; by default one for each core.
+        notes: a list that gets a sentence if hashes cannot be remembered.
 
     Raises:
-        ArtifactError: naming every file that holds something else, or was written in the meantime.
+        ArtifactError: files differ or were modified in the meantime; the message names each.
     """
+    # Hash small files, and find the weights whose hash is not remembered
     stamps = {path: Stamp.of(path) for path in files}
     _require_none(differences({path: files[path] for path in files.keys() - {*weights}}, threads))
     known = _remembered()
@@ -107,6 +110,8 @@ def verified(
         for path in weights
         if (stamp := stamps[path]) is None or known.get(_key(stamp)) != files[path].sha256
     }
+
+    # Hash those while the body loads them
     pool = ThreadPoolExecutor(threads or num_cores())
     try:
         parts = _submit(new, pool)
@@ -114,6 +119,8 @@ def verified(
         _require_none(_found(new, parts))
     finally:
         pool.shutdown(cancel_futures=True)
+
+    # Refuse files that changed meanwhile; remember the hashes of the others
     _require_none(
         {
             path: "written or replaced while it was loaded"
@@ -125,24 +132,23 @@ def verified(
 
 
 class MappedFiles:
-    """Weight files that sessions have mapped: what is written into them changes what is computed.
+    """Memory-mapped weight files of open sessions, watched because writes to them change results.
 
-    A file that is replaced or deleted, as exports and downloads do it, stays what it was for those
-    that have it open. One that is cut short while a call reads it ends the process: the system
-    leaves no other way.
+    Exports and downloads replace or delete files, which leaves the mapped contents intact. A file
+    that is truncated while a call reads it ends the process with SIGBUS, which cannot be caught.
     """
 
     def __init__(self, files: Mapping[Path, FileSpec]):
-        """To be made before the files are verified."""
+        """Record the files' stamps, which must happen before the files are verified."""
         self._files, self._stamps = files, {path: Stamp.of(path) for path in files}
 
     def require_unchanged(self) -> None:
-        """See that nothing was written into the files.
+        """Check that the files' contents have not changed.
 
-        One with a new time is read and its hash compared.
+        A file whose modification time or size is new is hashed again.
 
         Raises:
-            ArtifactError: a file is not what was recorded any more.
+            ArtifactError: a file's content differs from its recorded hash.
         """
         for path, before in self._stamps.items():
             now = Stamp.of(path)
@@ -170,7 +176,7 @@ def _submit(
 
 
 def _hash_part(path: Path, part: int, *, is_last: bool) -> str:
-    """Hash 16 MiB of a file, or the last ones and all that follows."""
+    """Return the sha256 of a piece of 16 MiB; the last piece extends to the end of the file."""
     found, left = hashlib.sha256(), PIECE_SIZE
     with path.open("rb", buffering=0) as file:
         file.seek(part * PIECE_SIZE)
@@ -205,7 +211,7 @@ def _require_none(wrong: Mapping[Path, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """`hashes.json`: the sha256 of files, by what the system said of them when they were hashed."""
+    """The content of `hashes.json`: the sha256 of files, by their stamp when they were hashed."""
 
     files: Annotated[
         Mapping[Annotated[str, Meta(max_length=200)], Sha256], Meta(max_length=MOST_REMEMBERED)
@@ -221,7 +227,7 @@ def _key(stamp: Stamp) -> str:
 
 
 def _remembered() -> dict[str, str]:
-    """Read what is remembered; damaged, it is nothing."""
+    """Return the remembered sha256 by stamp; empty if `hashes.json` is missing or damaged."""
     try:
         content = read_within(_memory_file(), STATE, ValueError)
         return dict(decode(_Memory, content, ValueError).files)
@@ -230,7 +236,7 @@ def _remembered() -> dict[str, str]:
 
 
 def _remember(hashes: Mapping[str, str], notes: list[str] | None) -> None:
-    """Add hashes to what other processes have remembered in the meantime."""
+    """Add hashes to `hashes.json`, which other processes may have written in the meantime."""
     if not hashes:
         return
     known = {key: value for key, value in _remembered().items() if key not in hashes}

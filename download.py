@@ -1,7 +1,8 @@
-"""What comes over HTTP: as much as was announced, within time, from where it was asked for.
+"""Downloads over HTTP with bounds on size, time and redirects, which a later call can resume.
 
-A server may answer anything: a body without end, packed, too slow to ever end, of another range, a
-redirect to anywhere. What is taken of it is bounded here, before the content is judged.
+Servers and proxies are not trusted: a body may be endless, compressed, of another range or too slow
+to ever end, and a redirect may lead to any address. Such answers are refused here, before the
+content is compared with its hash.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from .decode import Count
 from .errors import StorageError
 from .files import fsync_dir, open_unfinished
 
-# Seconds before further attempts, counted anew whenever enough bytes have come
+# Seconds before each further attempt; they start over whenever an attempt brought enough bytes
 WAITS = (1.0, 2.0, 4.0, 8.0)
 BLOCK = 1 << 20  # bytes of a file that are read at once, and after which progress is reported
 MOST_REDIRECTS = 5
-# The base of all errors of the HTTP client: httpx's or httpx2's, as the version of huggingface_hub
-# has it; an address that is none has an error beside it
+# The base class of the HTTP client's errors. The client is httpx or httpx2, whichever the installed
+# huggingface_hub uses, so both classes are looked up; InvalidURL does not derive from that base.
 HTTPError = cast(type[Exception], HfHubHTTPError.__mro__[1])
 _InvalidURL = cast(type[Exception], importlib.import_module(HTTPError.__module__).InvalidURL)
 
-_PASSING = {408, 429, 500, 502, 503, 504}  # HTTP statuses that the next attempt may not meet
+_PASSING = {408, 429, 500, 502, 503, 504}  # HTTP statuses that are worth another attempt
 _RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)")
 _SHA1_OR_SHA256 = r"\A(?:[0-9a-f]{40}|[0-9a-f]{64})\Z"
 
 
 class ConnectionLostError(Exception):
-    """The connection: not made, broken, or too slow; another attempt may bring the rest."""
+    """A connection that was not made, broke or was too slow, so that a retry may succeed."""
 
 
 class StatusError(Exception):
@@ -54,45 +55,50 @@ class StatusError(Exception):
     def __init__(self, status: int, code: str):
         super().__init__(f"HTTP {status}")
         self.status = status
-        self.code = code  # the hub's own word for the reason, or empty
+        self.code = code  # the reason in the hub's header X-Error-Code, or empty
 
     @property
     def is_passing(self) -> bool:
-        """Say whether another attempt may not meet it."""
+        """Return whether the same request may succeed later."""
         return self.status in _PASSING
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """What a download must turn out to be."""
+    """The expected size and hash of a file to download."""
 
     size: Count  # bytes
-    # sha256; or git's sha1, of a file that the repository does not keep in LFS
+    # sha256 of files in LFS; git's sha1 of all others
     digest: Annotated[str, Meta(pattern=_SHA1_OR_SHA256)]
 
     def hash(self) -> Any:
-        """What the content is fed to."""
+        """Return a new hash object, whose digest of the content must equal `digest`."""
         if len(self.digest) == 64:
             return hashlib.sha256()
         return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
 
     def may_be(self, other: RemoteFile | None) -> bool:
-        """Whether two descriptions do not rule each other out."""
+        """Return whether both may describe the same file: equal sizes, no differing hashes.
+
+        Hashes of different kinds are not compared.
+        """
         if other is None or other.size != self.size:
             return False
         return len(other.digest) != len(self.digest) or other.digest == self.digest
 
 
 class _Patience:
-    """How long to wait before the next attempt."""
+    """The waiting times of a series of attempts."""
 
     def __init__(self, waits: Sequence[float]):
         self.waits = iter(waits)
 
     def after(self, error: ConnectionLostError | StatusError) -> float:
-        """Seconds.
+        """Return the seconds to wait after a failed attempt.
 
-        Or the error again, where another attempt would meet the same or enough were made.
+        Raises:
+            ConnectionLostError, StatusError: the given one, if no attempts are left or another one
+                would fail alike.
         """
         wait = next(self.waits, None)
         if wait is None or (isinstance(error, StatusError) and not error.is_passing):
@@ -101,13 +107,13 @@ class _Patience:
 
 
 def fetch(url: str, limit: int) -> bytes:
-    """Return a whole answer of at most `limit` bytes.
+    """Return the content of a URL of at most `limit` bytes.
 
     Raises:
-        ConnectionLostError, StatusError: after all attempts.
-        StorageError: it is longer, or as `receive`.
+        ConnectionLostError, StatusError: all attempts failed.
+        StorageError: the content is longer, or as for `receive`.
     """
-    patience = _Patience(WAITS[:2])  # nothing is lost yet
+    patience = _Patience(WAITS[:2])  # fewer than for files, because no progress is at stake
     while True:
         content = bytearray()
         try:
@@ -124,25 +130,29 @@ def fetch(url: str, limit: int) -> bytes:
 
 
 def download(url: str, file: RemoteFile, path: Path, report: Callable[..., None]) -> None:
-    """Bring one file, going on with what an earlier call left of it.
+    """Download one file, resuming from the partial file of an earlier call.
 
     Args:
-        url: where it is.
-        file: what it must turn out to be.
-        path: its name here, which it gets when it is whole and right.
-        report: called with the bytes that came, and with `wait=` seconds before a new attempt.
+        url: address of the file.
+        file: expected size and hash.
+        path: path to write; it appears when the file is complete and its hash is right.
+        report: called with each number of bytes received or already there, and with `wait=`
+            seconds before a new attempt.
 
     Raises:
-        ConnectionLostError, StatusError: after all attempts; what came is kept.
-        StorageError: it is another one, which is removed; or as `receive`.
-        OSError: it cannot be written.
+        ConnectionLostError, StatusError: all attempts failed; the received bytes are kept.
+        StorageError: size or hash differ, and the received bytes are removed; or as for `receive`.
+        OSError: the file cannot be written.
     """
     unfinished, digest, size, patience = unfinished_of(path), file.hash(), 0, _Patience(WAITS)
     with open_unfinished(unfinished) as handle:
+        # Hash the bytes that an earlier call has left
         while size <= file.size and (block := handle.read(BLOCK)):
             digest.update(block)
             size += len(block)
             report(len(block))
+
+        # Receive the rest, in as many attempts as make progress
         while size < file.size:
             start = size
             try:
@@ -157,7 +167,7 @@ def download(url: str, file: RemoteFile, path: Path, report: Callable[..., None]
                 if size < file.size:
                     raise ConnectionLostError(f"it ended after {size:,} of {file.size:,} bytes")
             except (ConnectionLostError, StatusError) as error:
-                if isinstance(error, StatusError) and error.status == 416:  # no more than is here
+                if isinstance(error, StatusError) and error.status == 416:  # the server has no more
                     break
                 if size - start >= limits.SLOWEST_BYTES:
                     patience = _Patience(WAITS)
@@ -167,6 +177,8 @@ def download(url: str, file: RemoteFile, path: Path, report: Callable[..., None]
                     time.sleep(wait)
         handle.flush()
         os.fsync(handle.fileno())
+
+    # Give the file its name, if it is the expected one
     if size != file.size or digest.hexdigest() != file.digest:
         unfinished.unlink()
         more = "more" if size > file.size else f"{size:,} with {digest.hexdigest()[:16]}…"
@@ -179,7 +191,10 @@ def download(url: str, file: RemoteFile, path: Path, report: Callable[..., None]
 
 
 def unfinished_of(path: Path) -> Path:
-    """Return where a file stands while it comes; the same for every attempt, and short enough."""
+    """Return the path of a file while it is downloaded, which is the same for every attempt.
+
+    A name that would become too long is replaced by its hash.
+    """
     name = path.name
     if len(os.fsencode(name)) > 240:  # of 255 that file systems allow
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
@@ -187,20 +202,23 @@ def unfinished_of(path: Path) -> Path:
 
 
 def receive(url: str, start: int = 0, size: int | None = None) -> Generator[bytes, None, None]:
-    """Yield the content from byte `start` on, as it comes, and no slower than limits.py says.
+    """Yield the content of a URL from byte `start` on, in blocks as they arrive.
 
-    Another thread receives it: the HTTP client bounds the time of a read, not of an answer, and a
-    read may bring one byte of a header.
+    A separate thread receives the content, because the HTTP client limits only the time of a single
+    read: a server that sends a byte of a header now and then would never time out.
 
     Args:
-        url: of the endpoint, which gets the token.
-        start: bytes that are here already.
-        size: bytes of the whole, as announced; an answer of another whole is not taken.
+        url: address at the hub's endpoint, to which the user's token is sent.
+        start: first byte to request.
+        size: bytes of the whole file, as announced; None if that is not known.
 
     Raises:
-        ConnectionLostError, StatusError: no content, or no more of it.
-        StorageError: what no server of such content answers, or the client cannot be made.
+        ConnectionLostError: no connection, or fewer than SLOWEST_BYTES in SLOWEST_SECONDS.
+        StatusError: an HTTP status without content.
+        StorageError: the answer is of another size, range or encoding, redirects are not allowed,
+            or no request can be made.
     """
+    # Read in another thread, which ends by itself once nobody listens
     came: Queue[tuple[int, bytes] | BaseException | None] = Queue(maxsize=16)
     is_left = threading.Event()
 
@@ -212,12 +230,14 @@ def receive(url: str, start: int = 0, size: int | None = None) -> Generator[byte
                     if is_left.is_set():
                         return
                     came.put(each)
-        except BaseException as error:  # it ends the one who listens, not this thread alone
+        except BaseException as error:  # raised again by the generator
             end = error
         if not is_left.is_set():
             came.put(end)
 
     threading.Thread(target=read, name="download", daemon=True).start()
+
+    # Pass its blocks on while enough of them arrive in time
     num_bytes, since = 0, time.monotonic()
     try:
         while True:
@@ -244,13 +264,14 @@ def receive(url: str, start: int = 0, size: int | None = None) -> Generator[byte
     finally:
         is_left.set()
         with suppress(Empty):
-            came.get_nowait()  # for which the thread may be waiting
+            came.get_nowait()  # makes room, because the thread may wait to put a block
 
 
 def _read(url: str, start: int, size: int | None) -> Generator[tuple[int, bytes], None, None]:
-    """Yield how many bytes were sent, and those of them that were asked for, however slow.
+    """Yield the size of each received block, and its bytes from byte `start` of the file on.
 
-    A server that knows no ranges sends all, of which the beginning is left out.
+    A server without range requests sends the whole file, whose beginning is dropped here. The speed
+    is not checked; otherwise arguments and errors are those of `receive`.
     """
     try:
         with _open(url, start) as response:
@@ -265,11 +286,17 @@ def _read(url: str, start: int, size: int | None) -> Generator[tuple[int, bytes]
 
 @contextmanager
 def _open(url: str, start: int) -> Iterator[Any]:
-    """Ask, and follow redirects to the one answer.
+    """Send a request, follow its redirects, and hold the response open in the context.
 
-    The client would read their bodies, and follow from https to http. It leaves the token out where
-    one leads to another host.
+    Redirects are followed here because the HTTP client would read their bodies and would follow
+    from https to http. It removes the token from requests that a redirect sends to another host.
+
+    Raises:
+        StorageError: no request can be made of the URL or the user's settings, or a redirect leads
+            to another scheme than https, or there are too many.
+        HTTPError: the client's errors of connections.
     """
+    # Make a request
     headers = _headers() | {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -283,6 +310,8 @@ def _open(url: str, start: int) -> Iterator[Any]:
             f"{url}: cannot be asked for ({error}); check HF_ENDPOINT, the proxy's variables and "
             "SSL_CERT_FILE"
         ) from error
+
+    # Send it, and follow redirects
     for _ in range(MOST_REDIRECTS + 1):
         response = session.send(request, stream=True, follow_redirects=False)
         try:
@@ -301,15 +330,15 @@ def _open(url: str, start: int) -> Iterator[Any]:
 
 
 def _check(response: Any, url: str, start: int, size: int | None) -> None:
-    """Compare what an answer says of itself with what was asked for.
+    """Compare the status and headers of a response with the request.
 
     Raises:
-        StatusError: it brings no content.
-        StorageError: it brings another one.
+        StatusError: the response has no content.
+        StorageError: its content is encoded, of another range or of another size.
     """
     status, headers = response.status_code, response.headers
     if status != 200 and not (status == 206 and start):
-        # Who does not say who asks is not told either whether there is such a repository
+        # To requests without a token the hub answers 401 where a repository does not exist
         unknown = "RepoNotFound" if "Authorization" not in response.request.headers else ""
         raise StatusError(status, headers.get("X-Error-Code", unknown if status == 401 else ""))
     expected, got = "identity", headers.get("Content-Encoding", "identity").lower()
@@ -328,10 +357,16 @@ def _check(response: Any, url: str, start: int, size: int | None) -> None:
 
 
 def _headers() -> dict[str, str]:
-    """Who asks; huggingface_hub's own headers would also tell what is installed here."""
+    """Return the headers of a request: this program's name, and the user's token if there is one.
+
+    huggingface_hub's own headers are not used, because they list installed packages.
+
+    Raises:
+        StorageError: the token has characters that no header may have.
+    """
     headers = {"User-Agent": f"voxtral-onnx/{__version__}"}
     if not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN and (token := get_token()):
-        if not re.fullmatch("[!-~]+", token):  # a client's error would show it
+        if not re.fullmatch("[!-~]+", token):  # the HTTP client's error would print the token
             raise StorageError(
                 "the token has characters that no token has; log in (hf auth login) or set HF_TOKEN"
             )

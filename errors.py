@@ -19,43 +19,43 @@ from typing import Any
 
 
 class VoxtralOnnxError(Exception):
-    """Base of every error this package raises on purpose."""
+    """The base of every error that this package raises on purpose."""
 
     exit_code = 1
 
 
 class CheckpointError(VoxtralOnnxError, ValueError):
-    """The checkpoint is not what the model's definition asks for."""
+    """An error in a checkpoint: it is missing, damaged, or not of this model's architecture."""
 
     exit_code = 3
 
 
 class ArtifactError(VoxtralOnnxError):
-    """The exported artifact is missing, damaged or of another format."""
+    """An error in an exported artifact: it is missing, incomplete, damaged or of another format."""
 
     exit_code = 4
 
 
 class QuantizationError(VoxtralOnnxError, ValueError):
-    """A weight or a recipe cannot be quantised as asked."""
+    """An error in quantisation: a weight or a recipe for which the method is not defined."""
 
     exit_code = 5
 
 
 class AudioError(VoxtralOnnxError, ValueError):
-    """The audio cannot be read or holds values that are not sound."""
+    """An error in audio: it cannot be decoded, or its samples are not finite."""
 
     exit_code = 6
 
 
 class DeviceError(VoxtralOnnxError, RuntimeError):
-    """An execution provider, an optional dependency or memory is missing."""
+    """A lack on this machine: of an execution provider, an optional dependency or memory."""
 
     exit_code = 7
 
 
 class VerificationError(VoxtralOnnxError):
-    """An artifact does not compute what it should; `report` holds all that was found."""
+    """A failed verification; `report` holds all findings, as a certificate or a difference."""
 
     exit_code = 8
 
@@ -65,16 +65,16 @@ class VerificationError(VoxtralOnnxError):
 
 
 class StorageError(VoxtralOnnxError, OSError):
-    """What the work needs is not there: disk space, a folder to write, memory."""
+    """A lack of storage: no disk space, no writable folder, or a download that failed."""
 
     exit_code = 9
 
 
 class ShapeError(VoxtralOnnxError, ValueError):
-    """An array does not have the shape that the contract names."""
+    """A mismatch between an array's shape and the one that a function or a graph requires."""
 
 
 class UsageError(VoxtralOnnxError, ValueError):
-    """An option has a value that it cannot have."""
+    """An argument or option whose value is not accepted."""
 
     exit_code = 2

@@ -1,6 +1,7 @@
-"""Text of strangers, written so that it stays text: on terminals, in lines, in Markdown.
+"""The escaping of untrusted text for terminals, for single lines and for Markdown.
 
-File names, manifests, certificates, answers of a hub, and the words of a tokenizer hold anything.
+Untrusted are file names, manifests, certificates, answers of a hub and tokens of a tokenizer: any
+of them may hold control characters or markup.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from numbers import Number
 
 MOST_QUOTED = 80  # characters of a value that a message quotes
 
-# What a terminal obeys instead of showing it: the control characters of C0 and C1 but for the line
-# feed and the tab, what turns the order of the characters behind it (U+202A to 202E, U+2066 to
-# 2069) or ends a line (U+2028, 2029), and halves of characters, which have no bytes to be sent as.
+# Characters that a terminal interprets instead of showing them: the control characters of C0 and C1
+# but for line feed and tab, the bidirectional controls (U+202A to 202E, U+2066 to 2069) and the
+# line separators (U+2028, 2029). Surrogates are included because they cannot be encoded as UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-# What begins something in CommonMark and GitHub's dialect of it: anywhere, and in a line's first
-# place. Colons, dots and at signs make links of addresses where something follows; an underscore in
-# a word is none.
+# Characters with a meaning in CommonMark and in GitHub's dialect of it, anywhere or at the start of
+# a line. Colons, dots and at signs are included where GitHub would make a link of an address; an
+# underscore inside a word is not, because it does not begin emphasis there.
 _MARKUP = re.compile(
     r"[\\`*\[\]<>&|~$]|[:@](?=\S)|\.(?=[^\s\d])|^[-+=#]|(?<=\d)[.)](?=\s|$)"
     r"|(?<![^\W_])_|_(?![^\W_])"
@@ -25,22 +26,23 @@ _MARKUP = re.compile(
 
 
 def printable(text: str) -> str:
-    r"""Return a text with its control characters as JSON writes them, \u001b, but for \n and \t.
+    r"""Return a text whose control characters but \n and \t are written as JSON escapes (\u001b).
 
-    So JSON stays the same JSON.
+    Applied to a JSON document, it leaves the document's meaning unchanged.
     """
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def one_line(text: str) -> str:
-    """Return a printable text with its line feeds written as well, so that it cannot begin one."""
+    r"""Return a printable text whose line feeds are written as \n, so that it stays on one line."""
     return printable(text).replace("\n", "\\n")
 
 
 def quoted(value: object) -> str:
-    """Return a value as messages quote it: on one line, at most some 80 characters.
+    """Return a value as error messages quote it: on one line, cut after 80 characters.
 
-    Texts, paths and numbers are quoted; all else, whose text may be anything, is named by its type.
+    Strings, paths and numbers are shown by value, other objects by the name of their type, because
+    their representation may be of any length.
     """
     kind = type(value)
     if isinstance(value, os.PathLike):
@@ -59,20 +61,20 @@ def quoted(value: object) -> str:
 
 
 def described(value: object) -> str:
-    """Return a value as messages quote it, behind its type where that is not all of it."""
+    """Return a value as `quoted` does, behind the name of its type unless that is in it."""
     kind, text = type(value).__qualname__, quoted(value)
     return text if value is None or kind in text else f"{kind} {text}"
 
 
 def markdown(text: str) -> str:
-    """Return a text as a line of Markdown that shows it, without headings, links or HTML."""
+    """Return a text escaped for a line of Markdown, which then shows the text as it is."""
     return _MARKUP.sub(r"\\\g<0>", one_line(text).strip())
 
 
 def code(text: str) -> str:
-    """Return a text as a code span of Markdown, which may stand in a table."""
+    """Return a text as a code span of Markdown that is also valid in the cell of a table."""
     text = one_line(text).strip() or " "
     runs = re.findall("`+", text)
     fence = "`" * (max(map(len, runs), default=0) + 1)
-    space = " " if runs else ""  # taken off again by whoever reads it
+    space = " " if runs else ""  # separates backticks from the fence; renderers remove it
     return f"{fence}{space}{text}{space}{fence}".replace("|", "\\|")

@@ -1,16 +1,16 @@
-"""Repositories of the Hugging Face hub: what they hold, and downloads that are whole and checked.
+"""Repositories of the Hugging Face hub: their file lists, and downloads with checked hashes.
 
     HF_HOME/assets/voxtral-onnx/ORG--NAME/
-        main.json         what the hub said of this revision when all that was needed of it had
-                          come; for --offline
-        5f3c…/            files, in a folder named for their content: a commit that changes none of
-                          them downloads none
-        5f3c…/*.partial   on its way; a later call goes on with it
-        5f3c….lock        there while a process downloads; others wait
+        main.json         commit and file list of this revision, written when all needed files
+                          were downloaded; read with --offline
+        5f3c…/            downloaded files, in a folder named by a hash of their contents, so that
+                          a new commit that changes none of them downloads nothing
+        5f3c…/*.partial   an unfinished file, which a later call resumes
+        5f3c….lock        held by the process that downloads; others wait for it
 
-`huggingface_hub` knows the server, the token and the proxy. Its own downloads would not do: they
-begin anew after a kill, compare no hashes, and its cache consists of links, which onnx and OpenVINO
-refuse in models.
+`huggingface_hub` provides the server's address, the token and the proxy. Its own downloads are not
+used: they start over after a killed process and compare no hashes, and its cache consists of
+symbolic links, which onnx and OpenVINO refuse in models.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class _Large(Struct):
-    """What an answer says of a file in LFS."""
+    """The part of the hub's answer about a file in LFS."""
 
     sha256: Sha256
 
 
 class _Sibling(Struct):
-    """What an answer says of one file."""
+    """The part of the hub's answer about one file."""
 
     rfilename: str
     size: Count
     blob_id: str = msgspec.field(name="blobId", default="")  # git's sha1
-    lfs: _Large | None = None  # of a large file, for which the other is not asked
+    lfs: _Large | None = None  # of a large file, whose blob_id is not used
 
     def __post_init__(self):
         if self.lfs is None and not re.fullmatch("[0-9a-f]{40}", self.blob_id):
@@ -71,14 +71,14 @@ class _Sibling(Struct):
 
 
 class _Answer(Struct):
-    """What the hub answers of a revision."""
+    """The hub's answer about a revision."""
 
     sha: Sha1
     siblings: list[_Sibling]
 
 
 class _Record(Struct):
-    """What is remembered of a revision."""
+    """The content of main.json: what is known of a revision without asking the hub."""
 
     commit: Sha1
     files: dict[RelativeName, RemoteFile]
@@ -93,12 +93,12 @@ class Repository:
 
     @property
     def name(self) -> str:
-        """Without its owner."""
+        """Return the repository's name without its owner."""
         return self.repo_id.partition("/")[2]
 
     @property
     def quoted_revision(self) -> str:
-        """For an address or the name of a file."""
+        """Return the revision percent-encoded, for URLs and file names."""
         return quote(self.revision, safe="", errors="surrogateescape")
 
     def __str__(self) -> str:
@@ -111,11 +111,11 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a download is; reported for every MiB."""
+    """The progress of a download, reported after every MiB."""
 
-    file: str  # on its way; empty while another process may be downloading the same
-    done: int  # bytes of all files, those of earlier calls included
-    total: int
+    file: str  # now downloaded; empty while another process may be downloading the same files
+    done: int  # bytes of all files, those from earlier calls included
+    total: int  # bytes of all files
     wait: float = 0  # seconds until the next attempt, after the connection was lost
 
 
@@ -131,10 +131,14 @@ class Snapshot:
     def within(
         self, budgets: Mapping[str, int], error: Callable[[str], Exception]
     ) -> dict[str, RemoteFile]:
-        """Return these files, each of which may announce so many bytes.
+        """Return some files after checking their announced sizes.
+
+        Args:
+            budgets: the most bytes of each file, by its path in the repository.
+            error: makes the exception to raise from the reason.
 
         Raises:
-            Exception: the one that `error` makes; a file announces more.
+            Exception: the one that `error` makes; a file is larger than its budget.
         """
         for name, budget in budgets.items():
             if (size := self.files[name].size) > budget:
@@ -145,14 +149,14 @@ class Snapshot:
         return {name: self.files[name] for name in budgets}
 
     def folder(self, names: Iterable[str]) -> Path:
-        """Where these files are kept, and others that follow from them."""
+        """Return the folder in which these files are kept, named by a hash of their contents."""
         facts = "\n".join(f"{name} {self.files[name].digest}" for name in sorted(names))
         return _home(self.repository) / hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def folder_of_others(self, names: Iterable[str]) -> Path | None:
-        """Where huggingface_hub keeps these files, if other programs have downloaded them all.
+        """Return the folder of huggingface_hub's own cache that has all of these files, or None.
 
-        Links among them.
+        They are there if other programs have downloaded them. Some may be symbolic links.
         """
         files = {name: self.files[name] for name in names}
         try:
@@ -166,7 +170,11 @@ class Snapshot:
         return next((folder for folder in folders if not _missing(files, folder)), None)
 
     def remember(self) -> None:
-        """Make this what the revision stands for offline."""
+        """Write commit and file list of the revision, for later calls without a connection.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
         if _recall(self.repository, self.is_offline) != self:
             path = _record_path(self.repository)
             with _named_errors(self.repository):
@@ -179,14 +187,20 @@ class Snapshot:
         folder: Path,
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
-        """Bring the files that are missing.
+        """Download the files that a folder lacks.
 
-        Each appears under its name when it is whole and its hash is right.
+        Each file appears under its name when it is complete and its hash is right.
+
+        Args:
+            files: the files to have, by their paths in the repository.
+            folder: the folder to write to.
+            on_progress: called for every MiB, and before each wait for a connection.
 
         Raises:
-            StorageError: no connection, no access, too little disk, a wrong hash; or offline, and
-                files are missing.
+            StorageError: no connection, no access, too little disk or a wrong hash; or files are
+                missing and the snapshot is offline.
         """
+        # Check what is missing
         if not (missing := _missing(files, folder)):
             return
         if self.is_offline:
@@ -195,6 +209,8 @@ class Snapshot:
                 "run it once without --offline and HF_HUB_OFFLINE, with a connection"
             )
         require_disk({folder: remaining(files, folder)})
+
+        # Download it while no other process does
         with _named_errors(self.repository):
             folder.mkdir(parents=True, exist_ok=True)
             total = sum(file.size for file in files.values())
@@ -204,7 +220,7 @@ class Snapshot:
                 meter = _Meter(
                     on_progress, total - sum(file.size for file in missing.values()), total
                 )
-                meter.report("")  # that all is there, where another process brought it
+                meter.report("")  # shows 100 % if another process has downloaded everything
                 for name, file in missing.items():
                     meter.report(name)
                     path = folder / name
@@ -214,13 +230,13 @@ class Snapshot:
                     download(self.url(name), file, path, partial(meter.report, name))
 
     def url(self, name: str) -> str:
-        """Where a file is."""
+        """Return the URL of a file at this commit."""
         place = f"{self.repository.repo_id}/resolve/{self.commit}"
         return f"{constants.ENDPOINT}/{place}/{quote(name)}"
 
 
 class _Meter:
-    """Adds up what came, and reports it in steps."""
+    """A counter of received bytes that reports its progress in steps of BLOCK bytes."""
 
     def __init__(self, on_progress: Callable[[Progress], None], done: int, total: int):
         self.on_progress, self.done, self.total = on_progress, done, total
@@ -235,12 +251,16 @@ class _Meter:
 
 
 def find_repository(source: str | Path, revision: str | None = None) -> Repository | None:
-    """The repository that ORG/NAME or ORG/NAME@REVISION names.
+    """Return the repository that ORG/NAME or ORG/NAME@REVISION names.
 
-    None for a path that exists and for all other names.
+    The result is None for an existing path, for a GGUF file and for names of another form.
+
+    Args:
+        source: the name or path.
+        revision: branch, tag or commit, if the name has none.
 
     Raises:
-        UsageError: a revision of what is no repository, or two.
+        UsageError: a revision is given for something else than a repository, or two are given.
     """
     match = REPOSITORY.fullmatch(str(source))
     if (
@@ -260,15 +280,16 @@ def find_repository(source: str | Path, revision: str | None = None) -> Reposito
 
 
 def look_up(repository: Repository, *, offline: bool = False) -> Snapshot:
-    """Ask the hub what a repository holds.
+    """Return the commit and file list of a repository's revision, as the hub answers.
 
-    Offline, or when the revision is a commit known already, take what it said; where no hub
-    answers too, with a warning.
+    What `Snapshot.remember` wrote is returned instead if `offline` or HF_HUB_OFFLINE is set, if the
+    revision is a commit (which cannot change), and, with a warning, if the hub cannot be reached.
 
     Raises:
-        StorageError: no connection, no such repository or revision, no access; or offline, and it
-            was never downloaded.
+        StorageError: no connection, no such repository or revision, or no access; or offline, and
+            nothing was remembered.
     """
+    # Use what is remembered
     offline = offline or constants.HF_HUB_OFFLINE
     if offline or _COMMIT.fullmatch(repository.revision):
         if known := _recall(repository, offline):
@@ -278,13 +299,15 @@ def look_up(repository: Repository, *, offline: bool = False) -> Snapshot:
                 f"{repository}: offline, and {_home(repository)} does not have it; "
                 "run it once without --offline and HF_HUB_OFFLINE"
             )
+
+    # Ask the hub
     place = f"api/models/{repository.repo_id}/revision/{repository.quoted_revision}"
     url = f"{constants.ENDPOINT}/{place}?blobs=true"
     with _named_errors(repository):
         try:
             content = fetch(url, limits.HUB_ANSWER)
         except (ConnectionLostError, StatusError) as error:
-            # A hub that answers has the last word: that it is gone, or for others
+            # A refusal is final: the repository may be deleted, or closed to this user
             is_unanswered = isinstance(error, ConnectionLostError) or error.is_passing
             if not is_unanswered or (known := _recall(repository, is_offline=True)) is None:
                 raise
@@ -304,14 +327,14 @@ def look_up(repository: Repository, *, offline: bool = False) -> Snapshot:
     files = {
         file.rfilename: RemoteFile(file.size, file.lfs.sha256 if file.lfs else file.blob_id)
         for file in answer.siblings
-        # Others would lead out of the folder, or stand where another is on its way
+        # Other names would lead out of the folder, or clash with unfinished downloads
         if is_relative_name(file.rfilename) and not file.rfilename.endswith(".partial")
     }
     return Snapshot(repository, answer.sha, files, offline)
 
 
 def remaining(files: Mapping[str, RemoteFile], folder: Path) -> int:
-    """Bytes that a download of these files would still bring."""
+    """Return the bytes that a download of these files into a folder would still transfer."""
     missing = _missing(files, folder)
     return sum(
         max(0, file.size - (_size(unfinished_of(folder / name)) or 0))
@@ -320,7 +343,7 @@ def remaining(files: Mapping[str, RemoteFile], folder: Path) -> int:
 
 
 def _recall(repository: Repository, is_offline: bool) -> Snapshot | None:
-    """What was remembered of a repository, if anything that is sound."""
+    """Return the remembered snapshot of a revision; None if there is none or it is damaged."""
     try:
         content = read_within(_record_path(repository), limits.HUB_ANSWER, ValueError)
         record = decode(_Record, content, ValueError)
@@ -330,10 +353,10 @@ def _recall(repository: Repository, is_offline: bool) -> Snapshot | None:
 
 
 def _home(repository: Repository) -> Path:
-    """Where all of a repository is kept.
+    """Return the folder in which everything of a repository is kept.
 
     Raises:
-        StorageError: the user has no home, so that it would be a folder named ~ here.
+        StorageError: the user has no home folder, so that `~` in its path has no value.
     """
     if constants.HF_ASSETS_CACHE.startswith("~"):
         raise StorageError(f"{repository}: there is no home folder to keep it in; set HF_HOME")
@@ -357,10 +380,10 @@ def _size(path: Path) -> int | None:
 
 @contextmanager
 def _named_errors(repository: Repository) -> Iterator[None]:
-    """Say in our words what went wrong, and what to do.
+    """Turn errors of the connection and the system into ones that name a remedy.
 
     Raises:
-        StorageError: in the place of the errors of the connection and the system.
+        StorageError: in place of ConnectionLostError, StatusError and OSError.
     """
     try:
         yield

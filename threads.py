@@ -1,4 +1,4 @@
-"""Threads: how many cores this process has, and how many threads may be asked for."""
+"""The number of cores that this process may use, and the limit on threads."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .limits import MOST_THREADS_PER_CORE
 
 
 def num_cores() -> int:
-    """Return the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_threads(threads: int | None) -> int:
-    """Return the number of threads that were asked for; None asks for one a core.
+    """Return a requested number of threads after checking it; None stands for one for each core.
 
     Raises:
-        UsageError: none, or so many that they take memory and only wait for each other.
+        UsageError: the number is less than 1, or so large that threads would only contend.
     """
     cores = num_cores()
     if threads is None:
