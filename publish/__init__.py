@@ -1,1 +1,1 @@
-"""An artifact as a repository of the Hugging Face hub."""
+"""The publication of an artifact as a repository of the Hugging Face hub."""

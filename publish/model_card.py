@@ -1,7 +1,7 @@
-"""The model card of a published artifact: its repository's README.md, from the manifest.
+"""The model card (README.md) of a published artifact, generated from its manifest.
 
-The manifest's words stay words: none of them makes a key of the front matter, or markup.
-Keys of the front matter: huggingface.co/docs/hub/model-cards.
+Text of the manifest is escaped, so that it cannot add keys to the front matter, or markup.
+Reference for the keys of the front matter: huggingface.co/docs/hub/model-cards.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from ..config import RELEASED, RELEASED_LANGUAGES, RELEASED_NAME
 from ..escaping import code, markdown
 from ..manifest import FILE_NAME, Manifest
 
-# A file of the artifact where it has that library's family of graphs
-TRANSFORMERS_JS = "config.json"
+TRANSFORMERS_JS = "config.json"  # present in artifacts with graphs for transformers.js
 
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """What the weights were made from, as the hub knows it."""
+    """The source of an artifact's weights, as the hub's card metadata describes it."""
 
-    repo_id: str
+    repo_id: str  # ORG/NAME
     revision: str | None
-    languages: tuple[str, ...]  # that its own card states
+    languages: tuple[str, ...]  # language codes, as its own card states them
 
     @classmethod
     def of(cls, manifest: Manifest, named: str | None) -> BaseModel | None:
-        """The repository that was named, as ORG/NAME[@REVISION].
+        """Return the named repository, else the released model if the manifest has its shape.
 
-        Else the released model, of one of its shape.
+        Args:
+            manifest: manifest of the artifact.
+            named: ORG/NAME or ORG/NAME@REVISION; None if the user has named none.
         """
         is_released_shape = manifest.config == RELEASED and manifest.scope is None
         languages = RELEASED_LANGUAGES if is_released_shape else ()
@@ -48,50 +49,29 @@ def model_card(
     verdict: str,
     base: BaseModel | None = None,
 ) -> str:
-    """The text of README.md.
+    """Return the text of README.md.
 
     Args:
-        manifest: of the artifact.
-        repo_id: ORG/NAME, where it will stand.
-        sizes: bytes of every file beside the card.
-        verdict: what its certificate says, in one line.
-        base: what it was made from, where that is known.
+        manifest: manifest of the artifact.
+        repo_id: ORG/NAME of the repository that will have the card.
+        sizes: bytes of every file beside the card, by path.
+        verdict: what the artifact's certificate says, in one line.
+        base: the source of the weights, if that is known.
     """
-    return "\n".join(
-        [
-            "---",
-            _front_matter(manifest, base),
-            "---",
-            "",
-            f"# {repo_id.partition('/')[2]}",
-            "",
-            *_introduction(manifest, base),
-            "",
-            "## Precisions",
-            "",
-            *_precisions(manifest),
-            "",
-            f"Certificate: {markdown(verdict)}.",
-            "",
-            "## Use",
-            "",
-            *_hosts(manifest, repo_id),
-            "",
-            "## Files",
-            "",
-            "| file | bytes |",
-            "| --- | ---: |",
-            *(f"| {code(name)} | {size:,} |" for name, size in sorted(sizes.items())),
-            f"| all | {sum(sizes.values()):,} |",
-            "",
-            f"`{FILE_NAME}` holds sizes and hashes of all that is needed to run.",
-            "",
-            "## Licence",
-            "",
-            _licence(manifest, base),
-            "",
-        ]
-    )
+    # The model, its precisions and how to run it
+    lines = ["---", _front_matter(manifest, base), "---", ""]
+    lines += [f"# {repo_id.partition('/')[2]}", "", *_introduction(manifest, base), ""]
+    lines += ["## Precisions", "", *_precisions(manifest), ""]
+    lines += [f"Certificate: {markdown(verdict)}.", ""]
+    lines += ["## Use", "", *_hosts(manifest, repo_id), ""]
+
+    # Its files and their licence
+    lines += ["## Files", "", "| file | bytes |", "| --- | ---: |"]
+    lines += [f"| {code(name)} | {size:,} |" for name, size in sorted(sizes.items())]
+    lines += [f"| all | {sum(sizes.values()):,} |", ""]
+    lines += [f"`{FILE_NAME}` holds sizes and hashes of all that is needed to run.", ""]
+    lines += ["## Licence", "", _licence(manifest, base), ""]
+    return "\n".join(lines)
 
 
 def _front_matter(manifest: Manifest, base: BaseModel | None) -> str:
@@ -128,7 +108,8 @@ def _introduction(manifest: Manifest, base: BaseModel | None) -> Iterable[str]:
 
 
 def _precisions(manifest: Manifest) -> Iterable[str]:
-    """A table of what each takes, then what each recipe does to which weights."""
+    """Yield lines: a table of each precision's sizes, then one of each recipe's rules."""
+    # Sizes
     yield (
         "| precision | activations | recipe | encoder, bytes | decoder, bytes | to download, bytes "
         "|"
@@ -148,6 +129,8 @@ def _precisions(manifest: Manifest) -> Iterable[str]:
         )
         if recipe.rules:
             recipes[recipe.name] = recipe
+
+    # Rules of recipes
     for name, recipe in recipes.items():
         yield (
             f"\nRecipe {code(name)}, `accuracy_level` {_cells(recipe.accuracy_level)}; the "
@@ -165,7 +148,8 @@ def _cells(*values: str | int) -> str:
 
 
 def _hosts(manifest: Manifest, repo_id: str) -> Iterable[str]:
-    """How each host runs it."""
+    """Yield paragraphs of Markdown with the commands that run the artifact on each host."""
+    # Hosts of the native graphs, in the first precision
     precision = next(iter(manifest.precisions))
     graphs = manifest.precisions[precision]
     first, second = code(graphs.encoder.path), code(graphs.decoder.path)
@@ -205,7 +189,9 @@ openvino.Core().compile_model({decoder!r}, "CPU")
 
 Graphs in float16 take an extension for QuickGelu first, five lines in voxtral-onnx's
 `examples/openvino_host.py`."""
-    families: dict[str, str] = {}  # the first precision that has each
+
+    # Hosts of other families of graphs
+    families: dict[str, str] = {}  # the first precision that has each family
     for name, kind in manifest.precisions.items():
         for family in kind.families:
             families.setdefault(family, name)

@@ -1,8 +1,8 @@
-"""The upload of an artifact, or of the page with one, to the Hugging Face hub.
+"""The upload of an artifact, or of the web page with an artifact, to the Hugging Face hub.
 
-All files come in one commit, so that no repository ever shows half of an artifact. Large files are
-sent to the hub's storage before it: there they are invisible until the commit, and an interrupted
-upload that is run again does not send them twice.
+All files are added in one commit, so that a repository never shows half of an artifact. Large files
+are sent to the hub's storage before that commit, which makes them visible; if the upload is
+interrupted, the next one does not send them again.
 """
 
 from __future__ import annotations
@@ -150,9 +150,12 @@ class Publication:
         return str(url)
 
     def _earlier(self, there: Mapping[str, RemoteFile], commit: str | None) -> set[str]:
-        """Return the files in the repository that were published there before.
+        """Return the paths of files in the repository that an earlier upload has put there.
 
-        In a Space these are all files.
+        In a Space these are all files; else those that the manifest there names.
+
+        Raises:
+            StorageError: that manifest cannot be downloaded or is damaged.
         """
         if self.manifest not in there:
             return set()
@@ -178,7 +181,7 @@ class Publication:
 
 
 class _Earlier(Struct):
-    """The part of a manifest of any format that the upload reads."""
+    """The part of a published manifest, of any format version, that the upload reads."""
 
     files: dict[RelativeName, Raw]
 
@@ -192,10 +195,10 @@ def publish(
     base_model: str | None = None,
     on_file: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> str:
-    """Upload an artifact with a generated model card, or the page with it.
+    """Upload an artifact with a generated model card, or the web page with the artifact.
 
-    The repository is created where it does not exist. Files that it has already are not sent again,
-    and the others come in one commit.
+    The repository is created if it does not exist. Files that it already has are not sent again;
+    the others are added in one commit.
 
     Args:
         artifact: folder of the artifact, with the files of all its precisions.
@@ -290,7 +293,7 @@ def _named_errors(repo_id: str) -> Iterator[None]:
         LookupError,
         TypeError,
     ) as error:
-        # No answer: the connection
+        # Without an answer of the hub, the connection failed
         answer, lost = _cause(error, HfHubHTTPError), _cause(error, HTTPError)
         if answer is None:
             what = (
@@ -300,7 +303,7 @@ def _named_errors(repo_id: str) -> Iterator[None]:
             )
             raise StorageError(f"{repo_id}: {what} ({lost or error}); {again}") from error
 
-        # An answer: its status
+        # With an answer, its status tells the reason
         status = answer.response.status_code
         advice = {
             401: "the hub refuses the token; log in with another (hf auth login) or set HF_TOKEN",

@@ -1,8 +1,8 @@
-"""Write what is generated of docs/: artifact.md, cli.md, hosts.md and security/testing's tables.
+"""Write the generated parts of docs/: artifact.md, cli.md, hosts.md and verification.md.
 
-What the 4B model's graphs take and give, the precisions, every command with its options, which
-hosts tests have run, and how much is read of each kind of file. (`make fuzz` writes the other table
-of docs/verification.md.)
+They are the inputs and outputs of the 4B model's graphs, the precisions, every command with its
+options, the hosts that tests run, and the most bytes that are read of each kind of file. The table
+of fuzz tests in docs/verification.md is written by `make fuzz`.
 
 Usage: python scripts/make_docs.py
 """
@@ -30,14 +30,19 @@ from voxtral_onnx.quant.recipe import FLOAT
 from voxtral_onnx.verification.hosts import read_hosts
 
 DOCS = Path(__file__).parent.parent / "docs"
-# No input or output depends on them
+# Any ids would do: no input or output of a graph depends on them
 TOKENS = Tokens(bos=0, eos=0, streaming_pad=0, streaming_word=0, first_text=0)
-# By role: inputs and outputs
+# Inputs and outputs of each graph, by its role
 Graphs = dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]
 
 
 def planned(config: VoxtralConfig, dtype: str) -> Graphs:
-    """What tracing requires of the graphs of a model, in one activation type."""
+    """Return the inputs and outputs of a model's native graphs, as tracing plans them.
+
+    Args:
+        config: hyperparameters of the model.
+        dtype: activation type, float16 or float32.
+    """
     options = {"build": ModuleFactory(getattr(torch, dtype), FLOAT), "dtype": dtype, "suffix": ""}
     plans = [
         native.encoder_plan(config, **options),
@@ -48,7 +53,10 @@ def planned(config: VoxtralConfig, dtype: str) -> Graphs:
 
 
 def table(role: str, float16: Graphs, float32: Graphs) -> str:
-    """One graph's inputs and outputs; T is what differs between the two activation types."""
+    """Return a table of one graph's inputs and outputs.
+
+    A type that differs between the two activation types is written as T.
+    """
     lines = ["| | name | type | shape |", "| --- | --- | --- | --- |"]
     for kind, half, single in zip(("in", "out"), float16[role], float32[role], strict=True):
         rows = [
@@ -62,7 +70,7 @@ def table(role: str, float16: Graphs, float32: Graphs) -> str:
 
 
 def _folded(rows: Iterable[tuple[str, str, str]]) -> Iterable[tuple[str, str, str]]:
-    """Names in code; keys and values of all layers on one line."""
+    """Yield rows with names as code, and with the caches of all layers in one row."""
     rows = list(rows)
     layers = [int(match[1]) for name, _, _ in rows if (match := re.search(r"\.(\d+)\.", name))]
     for name, dtype, shape in rows:
@@ -78,7 +86,7 @@ def _shape(spec: TensorSpec) -> str:
 
 
 def precisions() -> str:
-    """The precisions, with the suffix of their files."""
+    """Return a table of the precisions: suffix of the files, activation type, recipe."""
     lines = ["| precision | suffix | T | recipe |", "| --- | --- | --- | --- |"]
     lines += [
         f"| {name} | {f'`{kind.suffix}`' if kind.suffix else 'none'} | {kind.dtype} | "
@@ -89,9 +97,10 @@ def precisions() -> str:
 
 
 def calls(config: VoxtralConfig) -> str:
-    """Return calls around the shifts of both caches.
+    """Return a table of example calls before, at and after the shifts of both caches.
 
-    The position of the first row, and the rows that a host would like.
+    Each row has the call's first position p, the number of rows that it may write of those that the
+    host would like to write, their place in the buffer, and the shift that follows, if any.
     """
     lines = [
         "| cache | p | rows | row(p) | `seqlens_k` | then |",
@@ -125,11 +134,11 @@ def calls(config: VoxtralConfig) -> str:
 
 
 def hosts() -> str:
-    """The hosts that tests run; a host's name and version stand in its first line."""
+    """Return a table of the hosts that tests run, with a row for each test."""
     lines = ["| host | version | graphs | precisions | test |", "| --- | --- | --- | --- | --- |"]
     for host in read_hosts():
         first = f"{host.name} ({host.note})" if host.note else host.name, host.version
-        for test in host.tests:
+        for test in host.tests:  # name and version stand in the host's first row only
             path, name = test.test.split("::")
             row = *first, test.family, ", ".join(test.precisions), f"[{name}](../{path})"
             lines.append(f"| {' | '.join(row)} |")
@@ -138,7 +147,7 @@ def hosts() -> str:
 
 
 def budgets() -> str:
-    """Return the first part of limits.py, whose comments say what the names do not."""
+    """Return a table of the size limits in limits.py, each with the comment behind it there."""
     source = Path(limits.__file__).read_text("utf-8")
     part = source.partition("# Bytes of a whole file\n")[2].partition("\n\n")[0]
     lines = ["| kind of file | at most |", "| --- | ---: |"]
@@ -151,7 +160,7 @@ def budgets() -> str:
 
 
 def commands() -> str:
-    """Return every command: what it does, how it is called, and its options by panel."""
+    """Return a section for each command: help, usage, and tables of its options by panel."""
     program: Any = typer.main.get_command(app)
     parts = []
     for name, command in program.commands.items():
@@ -173,7 +182,7 @@ def commands() -> str:
 
 
 def _row(parameter: Any, context: Any) -> str:
-    """Return the row of an argument or option."""
+    """Return the table row of an argument or option: its names, its help, its default."""
     names = [parameter.metavar] if parameter.param_type_name == "argument" else parameter.opts
     value = "" if parameter.param_type_name == "argument" else f" {parameter.metavar or ''}"
     shown = parameter.show_default
@@ -185,13 +194,13 @@ def _row(parameter: Any, context: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return help as Markdown: its markup is that of terminals, its lines are joined."""
+    """Return a help text as one line of Markdown, with Rich's markup for bold text translated."""
     text = re.sub(r"\[b\](.*?)\[/\]", r"**\1**", text).replace("\\[", "[")
     return " ".join(text.replace("|", "\\|").split())
 
 
 def tables(config: VoxtralConfig = RELEASED) -> dict[str, dict[str, str]]:
-    """All generated parts of each page, by the names of their markers."""
+    """Return the generated parts of each page, by the names of their markers in the page."""
     float16, float32 = planned(config, "float16"), planned(config, "float32")
     graphs = {role: table(role, float16, float32) for role in float16}
     return {
@@ -203,7 +212,7 @@ def tables(config: VoxtralConfig = RELEASED) -> dict[str, dict[str, str]]:
 
 
 def renewed() -> dict[str, str]:
-    """The pages with their generated parts made anew, by name."""
+    """Return the text of each page with its generated parts replaced, by file name."""
     pages = {}
     for page, parts in tables().items():
         content = (DOCS / page).read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Draw docs/terminal.svg: a recording that becomes subtitles, as the command line really shows it.
+"""Draw docs/terminal.svg: the real output of a command that turns a recording into subtitles.
 
 Usage: python scripts/make_picture.py
 """
@@ -18,7 +18,7 @@ from rich.text import Text
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "assets" / "tiny" / "samples"
 COMMAND = "transcribe", "--model", "tiny", "long-mixed.wav", "-f", "srt"
-COLUMNS, CUES = 72, 5
+COLUMNS, CUES = 72, 5  # width of the terminal in characters, subtitles shown
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
         console.print(Text("\n".join(lines), "bold"), end="\n\n")
     console.print(Text("…", "dim"))
     svg = console.export_svg(title="voxtral-onnx", theme=MONOKAI, unique_id="terminal")
-    # The reader's own font: the picture loads nothing from elsewhere
+    # The picture uses a font of the reader's system, so that it loads nothing from elsewhere
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     svg = svg.replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, monospace")
     (ROOT / "docs" / "terminal.svg").write_text(svg, "utf-8")

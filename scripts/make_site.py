@@ -1,8 +1,9 @@
-"""Build the site of docs/ with Zensical into build/site; broken links are errors.
+"""Build the documentation site of docs/ with Zensical into build/site; broken links are errors.
 
-Pages link as they do in the repository (`../bench/results/load.json`), so that they can be read
-there too. What they link to outside of docs/ is laid into `repository/` of the site. The package is
-laid apart from what else is in the repository's root, as the reference's reader walks all of it.
+Links in the pages are relative paths that hold in the repository (`../Makefile`), so that pages can
+be read there too. Files outside of docs/ that pages link to are copied to `repository/` in the
+site, and the links are rewritten. The package's modules are linked into a folder of their own,
+because the generator of the API reference would otherwise walk everything in the repository.
 
 Usage: python scripts/make_site.py
 """
@@ -19,21 +20,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DOCS, PAGES = ROOT / "docs", ROOT / "build" / "pages"
 PACKAGE = ROOT / "build" / "package" / "voxtral_onnx"
-COPIES = "repository"
+COPIES = "repository"  # folder of the site for files outside of docs/
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)")  # text, path, anchor
 
 
 def lay_pages(folder: Path) -> None:
-    """Lay all pages, and what they link to, into a folder, with links that hold there.
+    """Copy all pages and the files that they link to into a folder, with links that hold there.
+
+    Args:
+        folder: the folder to write, which is the root of the site.
 
     Raises:
-        SystemExit: a link to a file that is not there.
+        SystemExit: pages link to files that do not exist; each link is printed.
     """
     waiting, laid, broken = sorted(file for file in DOCS.rglob("*") if file.is_file()), set(), []
     while waiting:
         source = waiting.pop()
         if source in laid:
             continue
+
+        # Copy a file that is no page
         laid.add(source)
         target = folder / path_on_site(source)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -41,9 +47,10 @@ def lay_pages(folder: Path) -> None:
             shutil.copyfile(source, target)
             continue
 
+        # Rewrite a page's links, and queue the files that they lead to
         def lead(match: re.Match[str], source: Path = source) -> str:
             found = (source.parent / match[2]).resolve()
-            if found.is_dir():  # is named, not laid
+            if found.is_dir():  # folders are not copied, so only the link's text stays
                 return match[1]
             if not found.is_file():
                 broken.append(f"{source.relative_to(ROOT)}: no file {match[2]}")
@@ -58,21 +65,21 @@ def lay_pages(folder: Path) -> None:
 
 
 def path_on_site(found: Path) -> Path:
-    """Return where a file of the repository is laid."""
+    """Return the path in the site of a file in the repository."""
     if found.is_relative_to(DOCS):
         return found.relative_to(DOCS)
     return COPIES / found.relative_to(ROOT)
 
 
 def lay_package(folder: Path) -> None:
-    """Lay links to the modules and rooms of the package into a folder."""
+    """Make a folder with symbolic links to the package's modules and subpackages."""
     folder.mkdir(parents=True)
     for part in (*ROOT.glob("*.py"), *(found.parent for found in ROOT.glob("*/__init__.py"))):
         (folder / part.name).symlink_to(part)
 
 
 def main() -> None:
-    """Build the site."""
+    """Build the site anew in build/site."""
     for made in (PAGES, PACKAGE, ROOT / "build" / "site", ROOT / ".cache"):
         shutil.rmtree(made, ignore_errors=True)
     lay_pages(PAGES)

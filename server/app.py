@@ -1,6 +1,6 @@
-"""The HTTP server of `serve`: the page and an artifact, with the headers that browsers require.
+"""The HTTP server of `serve`: it sends the page and an artifact, and no other files.
 
-These are cross-origin isolation, range requests and media types. Only listed files are served.
+Browsers require cross-origin isolation, media types and range requests, so it supports these.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TYPES = {
     ".wav": "audio/wav",
 }
 HEADERS = {
-    "Cross-Origin-Opener-Policy": "same-origin",  # with the next: allows threads, exact timers
+    "Cross-Origin-Opener-Policy": "same-origin",  # with the next one: enables WebAssembly threads
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
@@ -53,8 +53,8 @@ def create_app(
 ) -> Starlette:
     """Return an ASGI application: the page at / and the artifact's files below artifact/.
 
-    Only files that the manifest or the page names are served, and only as they are now: their
-    hashes are compared here, and a file that changes later is refused.
+    Only files that the manifest or the page names are served. Their hashes are compared now, and a
+    file that changes later is answered with status 410.
 
     Args:
         artifact: folder of the artifact.
@@ -88,7 +88,8 @@ def create_app(
     index = site[INDEX]
     assert isinstance(index, bytes)
     files = check_site(artifact, manifest, site)
-    # Frames are forbidden, because another site's page could steer clicks on this one
+    # Frames are forbidden, because another site could lay this page over or under its own
+    # (clickjacking)
     policy = f"{page_policy(index)}; frame-ancestors 'none'"
     headers = {**HEADERS, "Content-Security-Policy": policy}
 

@@ -1,7 +1,8 @@
-"""The check of the Host header, against DNS rebinding.
+"""The check of the Host header, which defends against DNS rebinding.
 
-The owner of a domain can make it resolve to this computer; to a browser, pages of that domain then
-have our origin. So requests whose Host header does not name this computer are refused.
+The owner of a domain can make it resolve to this computer; browsers then treat that domain's pages
+as of the same origin as this server. So requests whose Host header does not name this computer are
+refused.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def checked_host(host: str) -> str:
     Raises:
         UsageError: it is neither.
     """
-    address = host.partition("%")[0]  # IPv6 names an interface after it
+    address = host.partition("%")[0]  # IPv6 addresses may end with %INTERFACE
     found = _named(f"[{address}]" if ":" in address else address)
     if found is None:
         raise UsageError(f"{host}: expected the name or the address of a computer, without a port")
@@ -73,7 +74,7 @@ def _named(header: str) -> str | None:
 
 
 def _spelled(host: str) -> str:
-    """Return the one spelling that all spellings of a name or an address are compared in."""
+    """Return the canonical spelling of a name or an address: lower case, mapped IPv4 as IPv4."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -14,7 +14,7 @@ BACKLOG = 64  # connections that wait to be accepted
 
 
 def connection_limit() -> int:
-    """Return how many connections the process may hold, at up to three descriptors each."""
+    """Return the most connections to hold, at up to three file descriptors for each."""
     try:
         import resource
     except ImportError:  # Windows, where a process has no such limit
@@ -26,11 +26,11 @@ def connection_limit() -> int:
 
 
 class LimitedListener(socket.socket):
-    """A listening socket that holds at most `limit` connections, and one more for a moment.
+    """A listening socket that holds at most `limit` connections, and briefly one more.
 
-    At the limit a new connection takes the place of the oldest one without a request in work, so
-    that clients who send half a request and wait shut nobody out. Where all have a request in
-    work, the new connection is closed. asyncio's selector loops accept through this object.
+    At the limit, a new connection replaces the oldest one that has no request in progress, so that
+    clients that send half a request and wait cannot block others. If all connections have a request
+    in progress, the new one is closed. asyncio's selector event loops call this class's `accept`.
     """
 
     def __init__(self, listening: socket.socket, limit: int):
@@ -44,7 +44,7 @@ class LimitedListener(socket.socket):
         """Accept a connection.
 
         Raises:
-            BlockingIOError: no connection waits, or there is no place for one yet.
+            BlockingIOError: no connection waits, or none can be taken yet.
         """
         self._open = {held: peer for held, peer in self._open.items() if held.fileno() >= 0}
         if self._leaving in self._open:
@@ -57,7 +57,7 @@ class LimitedListener(socket.socket):
         return connection, address
 
     def _make_room(self) -> bool:
-        """Shut down the oldest connection without a request in work; return False without one."""
+        """Shut down the oldest connection without a request in progress; return whether one was."""
         idle = next((held for held, peer in self._open.items() if peer not in self._working), None)
         if idle is None:
             log.warning("%d requests are in work, as many as can be: more are refused", self.limit)
@@ -72,7 +72,7 @@ class LimitedListener(socket.socket):
         return True
 
     def watch(self, app: Any) -> Any:
-        """Return the ASGI application, with a record of connections that have a request in work."""
+        """Return the ASGI application, wrapped to record which connections have a request."""
 
         async def watched(scope: Any, receive: Any, send: Any) -> None:
             peer = scope.get("client")

@@ -1,6 +1,7 @@
-"""The server's log on standard error: one line a record, and each kind of record once a minute.
+"""The server's log on standard error: a line for each record, each kind at most once a minute.
 
-Strangers cause most records, so neither their number nor their bytes may flood a terminal.
+Most records are caused by clients, who must not be able to flood a terminal or send it control
+characters.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ LOGGERS = ("uvicorn", "asyncio", __package__ or "")
 
 
 class OncePerMinute(logging.Filter):
-    """A filter that passes one record of a kind a minute, with the number of those before it."""
+    """A filter that passes one record of each kind a minute, with the number of suppressed ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class OncePerMinute(logging.Filter):
 
 
 class OneLine(logging.Formatter):
-    """A format of one line: time, level and message, control characters as escapes.
+    """A formatter of one line: time, level and message, with control characters escaped.
 
     A traceback follows on lines of its own.
     """

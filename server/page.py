@@ -1,8 +1,8 @@
 """The site: the set of files that `serve` sends and `bundle` writes.
 
-The page's own files are at the root, onnxruntime-web with its licence in `vendor`, the clip of the
-self-test in `samples`, and in `artifact` the manifest, the files of some precisions, and the
-certificate where there is one.
+The page's own files are at the root, onnxruntime-web and its licence in `vendor`, the self-test's
+clip in `samples`; `artifact` has the manifest, the files of some precisions, and the certificate if
+there is one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PAGE = Path(__file__).parent.parent / "web"
 CLIP = SAMPLES / SELF_TEST_CLIP
 ARTIFACT = "artifact"  # where index.html looks for the model
 INDEX = "index.html"
-PRECISIONS = ("q4f16", "q4")  # served to browsers; others only where an artifact has neither
+PRECISIONS = ("q4f16", "q4")  # those for browsers; others are used if an artifact has neither
 SPACE_CARD = """\
 ---
 title: {title}
@@ -80,9 +80,10 @@ def page_files() -> dict[str, Path]:
 
 
 def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Manifest:
-    """Return an artifact's manifest with some of its precisions.
+    """Return an artifact's manifest, reduced to the named precisions and their native graphs.
 
-    These are the named ones; without names, those in the folder that browsers run.
+    Without names, it keeps those of PRECISIONS whose files are in the folder; if it has neither,
+    all whose files are there.
 
     Raises:
         ArtifactError: not an artifact, or files of a precision are missing or of another size.
@@ -104,9 +105,9 @@ def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Ma
 
 
 def absent_precisions(artifact: Path) -> list[str]:
-    """Return the precisions that browsers run and the manifest lists, but whose files are missing.
+    """Return the precisions for browsers that the manifest lists but whose files are missing.
 
-    After a download of one precision the others are missing.
+    They are missing after a download of a single precision.
     """
     manifest = Manifest.read(artifact)
     held = manifest.held(artifact)
@@ -127,7 +128,7 @@ def site_files(
 ) -> tuple[Manifest, dict[str, Path | bytes]]:
     """Return the manifest of a site, and its files by their path in the site.
 
-    A file is given by its path on disk or by its content. `bundle` describes the arguments.
+    Each file is a path on disk, or bytes. The arguments are those of `bundle`.
 
     Raises:
         ArtifactError: see `page_files` and `site_manifest`.
@@ -183,7 +184,7 @@ class CheckedFile:
 
     @classmethod
     def of(cls, path: Path) -> CheckedFile:
-        """Return a file in its state of now.
+        """Return a file in its present state.
 
         Raises:
             OSError: it does not exist.

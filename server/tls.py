@@ -17,14 +17,14 @@ from .hosts import own_names
 log = logging.getLogger(__name__)
 
 DAYS = 397  # of validity; browsers refuse certificates with more
-RENEWED = datetime.timedelta(days=7)  # before its end
+RENEWED = datetime.timedelta(days=7)  # how long before its end a certificate is renewed
 
 
 def self_signed() -> tuple[Path, Path]:
-    """Return a certificate for this computer's names and addresses, and its key, as PEM files.
+    """Return the PEM files of a certificate for this computer's names and addresses, and its key.
 
-    They are kept for the next time, so that browsers warn once. New ones are made when they expire,
-    when the names change, and, with a warning in the log, when they are damaged.
+    They are kept in the user's data folder, so that browsers warn only once. New ones are made when
+    they expire, when the names change, and, with a warning in the log, when they are damaged.
 
     Raises:
         ImportError: cryptography is not installed.
@@ -35,7 +35,7 @@ def self_signed() -> tuple[Path, Path]:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID
 
-    # Keep those of the last time while they are valid
+    # Reuse the kept files while they are valid
     folder = user_folder("data") / "https"
     certificate, key = paths = folder / "certificate.pem", folder / "key.pem"
     now, names = datetime.datetime.now(datetime.UTC), _alternative_names()

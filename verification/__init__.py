@@ -1,1 +1,1 @@
-"""An artifact checked from single operators to words, and the certificate that this ends in."""
+"""The verification of an artifact, from single operators to words, and its certificate."""

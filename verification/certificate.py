@@ -1,9 +1,10 @@
-"""The certificate: what verify found, written beside the manifest, and read back.
+"""The certificate: the findings of `verify`, written beside an artifact's manifest and read back.
 
-`certificate.json` and `certificate.html` name the manifest's sha256, so a certificate of another
-artifact, or of this one before it changed, is seen to be stale. One is the word of whoever ran
-verify: this user's own are known by their hashes in the state folder, all others are claims.
-Reading one needs neither torch nor onnx.
+`certificate.json` and `certificate.html` name the manifest's sha256, so that a certificate of
+another artifact, or of this one before it changed, is recognised as stale. A certificate says what
+was found on the machine of whoever ran `verify`. Those that this user has made are recognised by
+their hashes in the user's state folder; all others are only claims. Reading a certificate needs
+neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from .verdict import FAILED, NOT_JUDGED, PASSED, Finding, Judgement, Rung, Verdi
 
 FORMAT = 2
 JSON_NAME, HTML_NAME = CERTIFICATE
-# In every certificate, because it may be read far from where it was made
+# Part of every certificate, because people may read it who did not run `verify`
 CLAIM = "what its maker's machine found; verify it yourself: voxtral-onnx verify FOLDER"
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """What every host should write for a bundled clip."""
+    """The expected tokens of a packaged clip, which every host should generate."""
 
     clip: RelativeName
     num_delay_tokens: Delay
     token_ids: tuple[TokenId, ...]
-    blank_margins: tuple[float, ...]  # of each token
+    blank_margins: tuple[float, ...]  # the blank's logit less the best other one, for each token
 
     def __post_init__(self):
         if len(self.token_ids) != len(self.blank_margins):
@@ -54,7 +55,7 @@ class _Details:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is read of a certificate; whose word it is stands elsewhere."""
+    """The parts of a certificate that are read back, as unverified statements of its maker."""
 
     created: Annotated[str, Meta(pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T")]
     manifest_sha256: Sha256
@@ -63,17 +64,17 @@ class Claim:
     findings: tuple[Finding, ...]
     details: Mapping[str, _Details]
     format: Annotated[int, Meta(ge=1)] = 1
-    verdict: str | None = None  # as it was written, which only its findings can bear out
+    verdict: str | None = None  # as it is written; `judge` computes it from the findings
     passed_rungs: tuple[Rung, ...] = ()
-    left_out: tuple[Role, ...] = ()
-    is_own: bool = False  # this user's verify wrote it; nothing that a file can say
+    left_out: tuple[Role, ...] = ()  # the artifact's precisions that were not verified
+    is_own: bool = False  # whether this user's `verify` wrote it; never read from the file
 
     @classmethod
     def read(cls, folder: Path) -> Claim | None:
-        """Read an artifact's certificate; None where it has none.
+        """Read an artifact's certificate; return None if there is none.
 
         Raises:
-            ArtifactError: it cannot be read, or is not one.
+            ArtifactError: the file cannot be read or is not a certificate.
         """
         path = folder / JSON_NAME
 
@@ -87,7 +88,11 @@ class Claim:
         return replace(decode(cls, content, refuse), is_own=_is_own(content))
 
     def judge(self, folder: Path) -> Judgement:
-        """Add up its findings of the artifact in a folder, by today's rules."""
+        """Return the verdict that its findings give by this version's rules.
+
+        Precisions that the artifact in the folder has and the certificate does not name are left
+        out.
+        """
         try:
             held = Manifest.read(folder).precisions
         except ArtifactError:
@@ -97,28 +102,28 @@ class Claim:
         return judge(self.findings, self.precisions, asked=self.rungs, left_out=left_out)
 
     def contradicts(self, judgement: Judgement) -> bool:
-        """Tell whether it says something else than its findings; format 1 knew other rules."""
-        if self.format == 1:
+        """Return whether its written verdict differs from the one that its findings give."""
+        if self.format == 1:  # which derived verdicts by other rules; only failures are the same
             return self.verdict == FAILED and judgement.verdict != FAILED
         return (self.verdict, self.passed_rungs) != (judgement.verdict, judgement.passed_rungs)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What an artifact's certificate is worth to whoever reads it here."""
+    """The standing of an artifact's certificate: whether it is valid, and what it says."""
 
     status: Verdict | Literal["none", "unreadable", "stale", "contradictory"]
     line: str  # all of it, in words
-    judgement: Judgement | None = None  # where there is a certificate of this artifact
-    is_own: bool = False  # this user's verify wrote it
+    judgement: Judgement | None = None  # None without a valid certificate of this artifact
+    is_own: bool = False  # whether this user's `verify` wrote it
 
     @property
     def is_wrong(self) -> bool:
-        """Tell whether there is a certificate, and it speaks against the artifact or itself."""
+        """Return whether there is a certificate that failed or is not valid for the artifact."""
         return self.status in (FAILED, "unreadable", "stale", "contradictory")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values, for JSON."""
         found = self.judgement
         return {
             "status": self.status,
@@ -131,17 +136,17 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """All that was found; plain values only."""
+    """The content of certificate.json: all findings of one run of `verify`, as plain values."""
 
     generator: str
     created: str  # UTC, ISO 8601
     manifest_sha256: str
-    fingerprint: str  # of the checkpoint, as the manifest has it
-    checkpoint: str | None  # how the weights were compared: the source that was given
-    rungs: tuple[int, ...]  # that were asked for
+    fingerprint: str  # of the checkpoint, as in the manifest
+    checkpoint: str | None  # name of the checkpoint that the weights were compared with
+    rungs: tuple[int, ...]  # the requested ones
     precisions: tuple[str, ...]
     findings: tuple[Finding, ...]
-    not_checked: tuple[str, ...]  # what these findings leave open, and why
+    not_checked: tuple[str, ...]  # sentences that say what was not checked, and why
     details: Mapping[str, Any]  # by precision: stages, operators, margins, clips, self_test
     thresholds: Sequence[Mapping[str, Any]]
     machine: Mapping[str, Any]
@@ -151,30 +156,32 @@ class Certificate:
 
     @property
     def failures(self) -> list[Finding]:
-        """The findings that failed."""
+        """Return the findings that failed."""
         return [finding for finding in self.findings if finding.status == FAILED]
 
     @property
     def judgement(self) -> Judgement:
-        """What all findings add up to."""
+        """Return the verdict on all findings, with the rungs that passed and what is open."""
         return judge(self.findings, self.precisions, asked=self.rungs, left_out=self.left_out)
 
     @property
     def verdict(self) -> Verdict:
-        """For all findings: passed where every rung was run on everything, and passed."""
+        """Return the verdict: PASSED only if every rung was run on everything and passed."""
         return self.judgement.verdict
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, the verdict first."""
+        """Return plain values for JSON, with the verdict first."""
         found = self.judgement
         heads = {"verdict": found.verdict, "passed_rungs": found.passed_rungs, "claim": CLAIM}
         return {**heads, **asdict(self)}
 
     def write(self, folder: Path) -> None:
-        """Write both files into the artifact's folder, and remember them as this user's own.
+        """Write both files into the artifact's folder, and record that this user made them.
+
+        If the record cannot be written, this only warns.
 
         Raises:
-            StorageError: the folder cannot be written.
+            StorageError: the artifact's folder cannot be written.
         """
         from .certificate_html import render
 
@@ -198,17 +205,17 @@ def _is_own(content: bytes) -> bool:
 
 
 def _record(content: bytes) -> Path:
-    """Return the empty file that says that a certificate was made by this user."""
+    """Return the path of the empty file whose existence says that this user made a certificate."""
     return user_folder("state") / "certificates" / hashlib.sha256(content).hexdigest()
 
 
 def hash_manifest(folder: Path) -> str:
-    """The sha256 of the manifest's bytes."""
+    """Return the sha256 of the manifest's file in an artifact folder."""
     return hash_file(folder / FILE_NAME).sha256
 
 
 def read_self_test(folder: Path, precision: str) -> dict[str, Any] | str:
-    """Return what hosts should write for the bundled clip; else, in words, why it is not known."""
+    """Return the self-test of a precision as plain values, or the reason why there is none."""
     try:
         claim = Claim.read(folder)
     except ArtifactError:
@@ -225,12 +232,14 @@ def read_self_test(folder: Path, precision: str) -> dict[str, Any] | str:
 
 
 def read_verdict(folder: Path, *, published: bool = False) -> Standing:
-    """Return what an artifact's certificate says, and whose word that is.
+    """Return whether an artifact has a valid certificate, what it says, and who made it.
 
     Args:
-        folder: the artifact's.
-        published: for readers elsewhere, to whom each certificate is its maker's word.
+        folder: folder of the artifact.
+        published: whether the result is for people who download the artifact; for them, no
+            certificate is one that they have made themselves.
     """
+    # Find a certificate of this artifact
     how = _how("FOLDER" if published else folder)
     try:
         claim = Claim.read(folder)
@@ -244,6 +253,8 @@ def read_verdict(folder: Path, *, published: bool = False) -> Standing:
             "not verified: the certificate is of another artifact, or of this one before it "
             f"changed; run: {how}",
         )
+
+    # Compare what it says with its findings
     found, is_own = claim.judge(folder), claim.is_own and not published
     if found.verdict != FAILED and claim.contradicts(found):
         return Standing(
@@ -252,6 +263,8 @@ def read_verdict(folder: Path, *, published: bool = False) -> Standing:
             f"changed after it was written; run: {how}",
             found,
         )
+
+    # Say what it says, and who says so
     said = _in_words(claim, found, f"{'here ' if is_own else ''}on {claim.created[:10]}")
     if not is_own and found.verdict != NOT_JUDGED:
         source = None if published else _source(folder)
@@ -271,7 +284,7 @@ def _in_words(claim: Claim, found: Judgement, when: str) -> str:
 
 
 def _source(folder: Path) -> str | None:
-    """Return who published an artifact that came from elsewhere, as far as that is known."""
+    """Return the name of an artifact's publisher, or None if it is not known."""
     if folder.resolve() == TINY_ARTIFACT.resolve():
         return "voxtral-onnx"
     return downloaded_from(folder)

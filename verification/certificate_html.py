@@ -1,6 +1,6 @@
-"""The certificate as one page that loads nothing.
+"""The certificate as a self-contained HTML page: text, tables and drawings in SVG.
 
-Text, tables and drawings from its plain values.
+The page loads nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .verdict import Finding
 
 _TEMPLATE = Path(__file__).with_name("certificate.html")
-# How each status of a finding, and each verdict, is coloured
+# The CSS class that colours each status of a finding and each verdict
 _CLASSES = {
     "passed": "passed",
     "partly passed": "open",
@@ -31,13 +31,13 @@ _CLAIM = (
     "<code>voxtral-onnx verify FOLDER</code>"
 )
 _KINDS = {"float": "float model", "shipped": "as shipped"}
-WIDTH, HEIGHT = 460, 190  # of a drawing, in its own units
-LEFT, BOTTOM = 40, 24  # of its axes
-FLOOR = 1e-8  # the least error that is drawn
+WIDTH, HEIGHT = 460, 190  # size of a drawing, in SVG units
+LEFT, BOTTOM = 40, 24  # space for the labels of its axes
+FLOOR = 1e-8  # the bottom of the error axis; smaller errors are drawn there
 
 
 def render(certificate: Certificate, name: str) -> str:
-    """The page of an artifact of that name."""
+    """Return the HTML page of a certificate, for the artifact named `name`."""
     parts = [
         _header(certificate, name),
         _open_questions(certificate.not_checked),
@@ -51,13 +51,13 @@ def render(certificate: Certificate, name: str) -> str:
 
 
 def page(name: str, verdict: str, body: str) -> str:
-    """Return a whole page around its HTML body."""
+    """Return a complete HTML page: the template with a name, a verdict and an HTML body."""
     values = {"name": escape(name), "verdict": escape(verdict), "body": body}
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(values)
 
 
 def format_error(error: float) -> str:
-    """Two digits, and an exponent without zeros: 1.5e-6, 0.015."""
+    """Return a number with two significant digits, its exponent unpadded: 1.5e-6, 0.015."""
     return f"{error:.2g}".replace("e-0", "e-")
 
 
@@ -107,6 +107,7 @@ def _open_questions(sentences: Sequence[str]) -> str:
 
 
 def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float]) -> str:
+    # Drawings
     drawings = []
     if stages := details.get("stages"):
         drawings.append(
@@ -122,6 +123,8 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
             + '<figcaption><span class="key">float model</span><span class="key other">as '
             "shipped</span>; to the right of 0 a position stays blank</figcaption></figure>"
         )
+
+    # The drawings, and tables below them
     parts = [f"<h2>{escape(name)}</h2>"]
     if drawings:
         parts.append(f'<div class="pair">{"".join(drawings)}</div>')
@@ -134,7 +137,7 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
         ]
         parts.append(fold("Operators", table(("operator", "device", "error"), rows, numbers={2})))
     if stages:
-        others = list(stages[-1]["devices"])  # what ran all of them
+        others = list(stages[-1]["devices"])  # devices that ran every stage
         rows = [
             (
                 escape(row["name"]),
@@ -203,7 +206,7 @@ def _thresholds(values: Iterable[Mapping[str, Any]]) -> str:
 
 
 def machine_card(machine: Mapping[str, Any]) -> str:
-    """Return what `describe_machine` found."""
+    """Return a card of HTML with the result of `describe_machine`."""
     machine = dict(machine)
     packages = machine.pop("packages")
     memory = machine.pop("memory")
@@ -218,13 +221,17 @@ def machine_card(machine: Mapping[str, Any]) -> str:
 def _draw_stages(
     stages: Sequence[Mapping[str, Any]], graph_limit: float, shipped_limit: float
 ) -> str:
-    """Errors on a logarithmic scale, a column a stage."""
+    """Return a drawing of each stage's errors: a column a stage, on a logarithmic axis.
+
+    The limits are those of errors of exact graphs and of graphs as shipped.
+    """
     top = 1.0
 
     def y(error: float) -> float:
         share = (log10(min(max(error, FLOOR), top)) - log10(FLOOR)) / (log10(top) - log10(FLOOR))
         return (HEIGHT - BOTTOM) * (1 - share) + 4
 
+    # Axis and limits
     step = (WIDTH - LEFT - 8) / len(stages)
     marks = []
     for decade in range(-8, 1, 2):
@@ -237,6 +244,8 @@ def _draw_stages(
         f'<line class="limit" x1="{LEFT}" x2="{WIDTH}" y1="{at:.1f}" y2="{at:.1f}"/>'
         for at in limits
     ]
+
+    # Two dots for each stage
     radius = max(1.6, min(4.0, step / 3))
     for number, stage in enumerate(stages):
         x = LEFT + step * (number + 0.5)
@@ -245,6 +254,8 @@ def _draw_stages(
         for kind, colour in (("graph", "first"), ("shipped", "second")):
             place = f'cx="{x:.1f}" cy="{y(stage[kind]):.1f}" r="{radius:.1f}"'
             marks.append(f'<circle class="{colour}" {place}><title>{title}</title></circle>')
+
+    # A line between the encoder's stages and the decoder's
     border = next(
         (n for n, stage in enumerate(stages) if stage["name"].startswith("language_model")),
         len(stages),
@@ -259,10 +270,11 @@ def _draw_stages(
 
 
 def _draw_margins(histogram: Mapping[str, Sequence[float]]) -> str:
-    """Two bars a bin, side by side, their heights the square roots of the counts.
+    """Return a histogram of blank margins, with two bars side by side in each bin.
 
-    Rare margins are the ones to see.
+    Heights are square roots of the counts, so that rare margins can be seen.
     """
+    # The horizontal axis
     edges, highest = histogram["edges"], max(1, *histogram["float"], *histogram["shipped"]) ** 0.5
     low, high = edges[0], edges[-1]
 
@@ -273,6 +285,8 @@ def _draw_margins(histogram: Mapping[str, Sequence[float]]) -> str:
         f'<line class="axis" x1="{LEFT}" x2="{WIDTH}" y1="{HEIGHT - BOTTOM}" '
         f'y2="{HEIGHT - BOTTOM}"/>'
     ]
+
+    # Bars
     for number, (begin, end) in enumerate(pairwise(edges)):
         width = (x(end) - x(begin)) * 0.42
         for side, (key, kind, colour) in enumerate(
@@ -284,6 +298,8 @@ def _draw_margins(histogram: Mapping[str, Sequence[float]]) -> str:
             size = f'width="{width:.1f}" height="{height:.1f}"'
             title = f"{begin:g} to {end:g}: {count} {kind}"
             marks.append(f'<rect class="{colour}" {place} {size}><title>{title}</title></rect>')
+
+    # Labels, and a line at 0, where a decision turns over
     ticks = sorted({low, 0.0 if low < 0 < high else low, high})
     marks += [
         f'<text x="{x(at):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{at:g}</text>' for at in ticks
@@ -310,7 +326,7 @@ def table(
     rows: Iterable[Sequence[str]],
     numbers: frozenset[int] | set[int] = frozenset(),
 ) -> str:
-    """Return a table of HTML cells; those of the columns `numbers` stand to the right."""
+    """Return an HTML table; cells are HTML, and the columns `numbers` are aligned to the right."""
 
     def cells(tag: str, values: Sequence[str]) -> str:
         classes = (' class="number"' if column in numbers else "" for column in range(len(values)))
@@ -323,12 +339,12 @@ def table(
 
 
 def fold(title: str, content: str) -> str:
-    """Return a card of HTML that a click opens."""
+    """Return HTML with a title that opens and closes its content when it is clicked."""
     return f'<details><summary>{title}</summary><div class="card">{content}</div></details>'
 
 
 def fact_list(facts: Mapping[str, str]) -> str:
-    """Return names and their values, which are HTML, line by line."""
+    """Return an HTML list of names and their values, which are HTML themselves."""
     return (
         "<dl>"
         + "".join(f"<dt>{escape(name)}</dt><dd>{value}</dd>" for name, value in facts.items())

@@ -32,23 +32,26 @@ from .thresholds import Threshold
 from .verdict import FAILED, NOT_JUDGED, NOT_RUN, PASSED, Finding, Status
 from .weight_parity import compare_weights
 
-MAX_PASSES = 4  # of the float model over its own text, until that no longer changes
+MAX_PASSES = 4  # of the float model over its own tokens, until they no longer change
 WEIGHTS = "weights against the checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
 class ClipRuns:
-    """The clips through a transcriber, which is closed again; what stays small enough to keep."""
+    """The results of transcribing the clips as shipped, kept after the transcriber is closed."""
 
-    runs: tuple[Run, ...]
-    texts: tuple[str, ...]
-    pieces: Run  # the first clip once more, fed in pieces
+    runs: tuple[Run, ...]  # by clip
+    texts: tuple[str, ...]  # by clip
+    pieces: Run  # the first clip again, fed in pieces
     mel: Session
     tokenizer: Tokenizer
 
 
 class PrecisionChecks:
-    """The checks of one precision, and what is known of it by now."""
+    """The checks of one precision of an artifact, and the details that they have measured.
+
+    `details` is the precision's part of the certificate; it grows while `run` is iterated over.
+    """
 
     def __init__(
         self,
@@ -59,10 +62,18 @@ class PrecisionChecks:
         clips: Sequence[Clip],
         on_progress: Callable[[str], None],
     ):
-        """Read the graphs.
+        """Read the graphs, and open the devices besides the CPU.
+
+        Args:
+            folder: folder of the artifact.
+            manifest: its manifest.
+            precision: name of the precision to check.
+            source: the checkpoint that it was exported from, if there is one.
+            clips: recordings for rungs 4 to 6.
+            on_progress: called with the name of each check before it begins.
 
         Raises:
-            ArtifactError: they are not of this exporter's making.
+            ArtifactError: the graphs were not made by this exporter.
         """
         self.folder, self.manifest, self.precision = folder, manifest, precision
         self.source, self.clips, self.on_progress = source, clips, on_progress
@@ -83,7 +94,7 @@ class PrecisionChecks:
                 self.absent.append(self._absent(name, error))
 
     def run(self, rungs: set[int]) -> Iterator[Finding]:
-        """Yield the findings of rungs 1, 3, 4, 5 and 6, as far as they were asked for."""
+        """Yield the findings of the requested rungs among 1, 3, 4, 5 and 6."""
         if 1 in rungs:
             yield from self._operators()
         if 3 in rungs:
@@ -107,7 +118,7 @@ class PrecisionChecks:
         return self._finding(3, f"{name} against CPU", NOT_RUN, str(error).partition("\n")[0])
 
     def _leave_out(self, device: Device, error: DeviceError) -> None:
-        """A device that turns out not to run all of this precision is not judged."""
+        """Remove a device that has no kernel for a part of this precision, so it is not judged."""
         self.devices.remove(device)
         self.absent.append(self._absent(device.name, error))
 
@@ -134,7 +145,7 @@ class PrecisionChecks:
             self._leave_out(device, error)
 
         errors = list(probe_operators(self.model, self.manifest, devices, leave_out))
-        names = {device.name for device in devices}  # what ran all of them
+        names = {device.name for device in devices}  # devices that ran every operator
         self.details["operators"] = [asdict(error) for error in errors if error.device in names]
         for device in devices:
             worst = max(
@@ -167,12 +178,14 @@ class PrecisionChecks:
         return self._finding(3, check, PASSED, f"{count} tensors, {how}")
 
     def _stages(self, rungs: set[int]) -> Iterator[Finding]:
+        # Run every stage
         stages: list[StageErrors] = []
         for errors in probe(self.model, self.manifest, self.devices, self._leave_out):
             stages.append(errors)
             self._say(f"stage {len(stages)}: {errors.name}")
         self.details["stages"] = [asdict(errors) for errors in stages]
 
+        # Judge the worst of them
         def judge(
             rung: int, check: str, kind: Callable[[StageErrors], float], threshold: Threshold
         ) -> Finding:
@@ -211,10 +224,11 @@ class PrecisionChecks:
                 transcriber.tokenizer,
             )
         del transcriber
-        gc.collect()  # or the sessions' memory stands beside that of the modules
+        gc.collect()  # frees the sessions' memory before the modules are loaded
         return clip_runs
 
     def _streams(self, clip_runs: ClipRuns) -> Iterator[Finding]:
+        # Compare both ways of feeding a stream
         run, pieces = clip_runs.runs[0], clip_runs.pieces
         same, check = run.token_ids == pieces.token_ids, "a stream in pieces"
         if same.all():
@@ -222,7 +236,7 @@ class PrecisionChecks:
                 4, check, PASSED, f"{len(same)} identical tokens, fed at once or in odd pieces"
             )
         else:
-            at = int(same.argmin())  # up to here both have the same history
+            at = int(same.argmin())  # the first difference, up to which both have equal histories
             gap, noise = _gap_and_noise(run, pieces, at)
             status = PASSED if gap <= thresholds.TIE.value * noise else FAILED
             summary = (
@@ -231,6 +245,7 @@ class PrecisionChecks:
             )
             yield self._finding(4, check, status, summary)
 
+        # Compare the stream with the modules over the whole clip
         self._say("a whole clip in float32")
         embeds = encode(self.model, self.manifest, clip_runs.mel, self.clips[:1])
         (whole,) = decode(self.model, self.manifest, embeds, [run.token_ids])
@@ -246,6 +261,7 @@ class PrecisionChecks:
         yield self._judge(4, check, relative_error(run.logits, whole.logits), where, threshold)
 
     def _against_float(self, clip_runs: ClipRuns, rungs: set[int]) -> Iterator[Finding]:
+        # Load the float model
         names = {5: "quantised against float", 6: "words"}
         model = None if self.is_exact or not rungs else self._float_model()
         if model is None:
@@ -254,16 +270,21 @@ class PrecisionChecks:
                 status, why = (NOT_JUDGED, "this precision is the float model")
             yield from (self._finding(rung, names[rung], status, why) for rung in sorted(rungs))
             return
+
+        # Run it after the artifact's tokens, and let it generate tokens of its own
         self._say("the float model")
         embeds = encode(model, self.manifest, clip_runs.mel, self.clips)
         after_ours = decode(model, self.manifest, embeds, [run.token_ids for run in clip_runs.runs])
         written = [run.token_ids for run in after_ours]
-        # Until it repeats its own text, which is what it writes one by one
+        # Fed with its own tokens until it repeats them, it has generated them greedily: a pass over
+        # all positions at once is faster than one position a call
         for _ in range(MAX_PASSES):
             before = written
             written = [run.token_ids for run in decode(model, self.manifest, embeds, written)]
             if all(map(np.array_equal, before, written)):
                 break
+
+        # Compare texts, and judge
         texts = [clip_runs.tokenizer.decode(ids.tolist()) for ids in written]
         rows = [
             compare_texts(*row)
@@ -284,7 +305,12 @@ class PrecisionChecks:
             )
 
     def _quantisation(self, wanted: Sequence[Run], made: Sequence[Run]) -> tuple[bool, str]:
-        """Judged by the float model's logits after the tokens that the artifact wrote."""
+        """Return whether rung 5 passed, and its summary in words.
+
+        Args:
+            wanted: the float model's runs, fed with the tokens of `made`.
+            made: the artifact's runs.
+        """
         divergence, same = [], []
         for a, b in zip(wanted, made, strict=True):
             divergence.append(softmax_divergence(a.logits, b.logits))
@@ -327,9 +353,16 @@ def _judge_words(rows: Sequence[dict[str, Any]]) -> tuple[bool, str]:
 
 
 def _gap_and_noise(run: Run, other: Run, at: int) -> tuple[float, float]:
-    """Return the gap between both tokens in `other` and the runs' RMS difference.
+    """Return how far two runs that generate different tokens at a position are from a tie.
 
-    The difference is that of both runs' logits at `at`, after one and the same history.
+    Args:
+        run: a run.
+        other: another run, with equal tokens before position `at`.
+        at: the position where the tokens differ.
+
+    Returns:
+        The difference between `other`'s logits of both tokens, and the noise: the root mean square
+        of the differences between both runs' logits over the vocabulary.
     """
     ours, theirs = run.logits[at].astype(np.float64), other.logits[at].astype(np.float64)
     gap = theirs.max() - theirs[run.token_ids[at]]
@@ -337,7 +370,7 @@ def _gap_and_noise(run: Run, other: Run, at: int) -> tuple[float, float]:
 
 
 def _self_test(clip: Clip, run: Run, transcriber: Transcriber) -> dict[str, Any]:
-    """What every host should write for the bundled clip."""
+    """Return the certificate's self-test: a packaged clip and its tokens, as plain values."""
     return {
         "clip": clip.name,
         "device": "cpu",

@@ -1,7 +1,7 @@
-"""The verdict: what findings add up to, rung by rung, and what they leave open.
+"""The verdict on an artifact, derived from the findings of all checks, rung by rung.
 
-A rung has passed where every check of every precision that is named has: whatever did not run or
-was not judged stays open, and is said wherever the verdict is.
+A rung has passed if every check of every named precision was run, judged and passed. Whatever was
+not run or not judged is open, and is listed wherever the verdict is shown.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ Verdict = Literal["passed", "partly passed", "failed", "not judged"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check of one rung says, of one precision or of the whole artifact."""
+    """The result of one check of one rung."""
 
     rung: Rung
     check: Name
-    precision: Role | None
+    precision: Role | None  # None for a check of the whole artifact
     status: Status
-    summary: str  # with the measured number; a failure names the stage or tensor
+    summary: str  # has the measured number; a failure names the stage or tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What all findings of an artifact add up to."""
+    """The verdict on all findings of an artifact, and what it is based on."""
 
     verdict: Verdict
-    precisions: tuple[str, ...]  # of which it is
+    precisions: tuple[str, ...]  # the precisions that it is about
     passed_rungs: tuple[int, ...]
-    left_open: tuple[str, ...]  # what did not run or was not judged, and why
+    left_open: tuple[str, ...]  # sentences: what was not run or not judged, and why
 
     @property
     def stamp(self) -> str:
-        """The verdict in capitals, for people."""
+        """Return the verdict in capital letters, as people see it."""
         if self.verdict == PARTLY_PASSED:
             return f"PARTLY VERIFIED ({len(self.passed_rungs)} of {len(ALL_RUNGS)})"
         return {PASSED: "VERIFIED", FAILED: "FAILED", NOT_JUDGED: "NOT JUDGED"}[self.verdict]
 
     @property
     def scope(self) -> str:
-        """Return which precisions passed which rungs."""
+        """Return in words which precisions passed which rungs: q4f16 on rungs 0, 1, 2."""
         numbers = ", ".join(map(str, self.passed_rungs))
         rungs = f"rung{'s' * (len(self.passed_rungs) > 1)} {numbers}" if numbers else "no rung"
         return f"{', '.join(self.precisions)} on {rungs}"
@@ -63,11 +63,11 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class _Gap:
-    """Something of a rung that did not run or was not judged."""
+    """A part of a rung that was not run or not judged."""
 
     rung: int
     precision: str | None
-    check: str  # where others of that rung and precision passed, else empty
+    check: str  # empty unless other checks of that rung and precision passed
     status: Status
     why: str
 
@@ -79,12 +79,12 @@ def judge(
     asked: Iterable[int] = ALL_RUNGS,
     left_out: Iterable[str] = (),
 ) -> Judgement:
-    """Add up what was found.
+    """Return the verdict on findings.
 
     Args:
-        findings: all of them.
-        precisions: that were to be checked.
-        asked: the rungs that were to run; it decides only how others are explained.
+        findings: the results of all checks.
+        precisions: the precisions that were to be checked.
+        asked: the requested rungs; they decide only how the others are explained.
         left_out: the artifact's other precisions.
     """
     names = dict.fromkeys([*precisions, *(row.precision for row in findings if row.precision)])
@@ -96,14 +96,14 @@ def judge(
     if any(row.status == FAILED for row in findings):
         verdict: Verdict = FAILED
     elif not any(row.status == PASSED and row.rung for row in findings):
-        verdict = NOT_JUDGED  # hashes say nothing of what a model computes
+        verdict = NOT_JUDGED  # rung 0, the hashes, says nothing about what a model computes
     else:
         verdict = PARTLY_PASSED if left_open else PASSED
     return Judgement(verdict, tuple(names), passed, tuple(left_open))
 
 
 def name_rungs(numbers: Sequence[int]) -> str:
-    """Return some rungs in words: rungs 2, 5 and 6."""
+    """Return rungs in words: "rung 2", or "rungs 2, 5 and 6"."""
     *first, last = map(str, numbers)
     return f"rungs {', '.join(first)} and {last}" if first else f"rung {last}"
 
@@ -128,7 +128,7 @@ def _gaps(findings: Sequence[Finding], names: tuple[str, ...], asked: set[int]) 
 
 
 def _sentences(gaps: Iterable[_Gap], names: tuple[str, ...]) -> Iterator[str]:
-    """Say what is open, each reason once."""
+    """Yield a sentence for each reason why something is open, with all that it holds for."""
     precisions: dict[tuple[int, str, Status, str], dict[str | None, None]] = {}
     for gap in gaps:
         of = precisions.setdefault((gap.rung, gap.check, gap.status, gap.why), {})

@@ -1,7 +1,4 @@
-"""verify(): an artifact up the ladder, from single operators to words.
-
-The whole flow on one screen.
-"""
+"""The function `verify`, which checks an artifact rung by rung, from single operators to words."""
 
 from __future__ import annotations
 
@@ -55,30 +52,42 @@ def verify(
 ) -> Certificate:
     """Check an artifact rung by rung and write its certificate.
 
-    `certificate.json` and `certificate.html` are written beside the artifact's manifest.
+    `certificate.json` and `certificate.html` are written beside the artifact's manifest. The rungs:
 
-    0 hashes of all files; 1 single operators against PyTorch; 2 the modules against transformers,
-    where that is installed; 3 weights against the checkpoint, graphs against modules; 4 streams
-    against whole recordings; 5 the quantised model against the float one; 6 their words. 5 and 6
-    are judged only where the float model writes words.
+    - 0: hashes of all files
+    - 1: single operators on onnxruntime against PyTorch
+    - 2: the exporter's PyTorch modules against transformers, if that is installed
+    - 3: weights against the checkpoint, and each stage's graph against its module
+    - 4: streams against whole recordings
+    - 5: logits of the quantised model against those of the float model
+    - 6: words of both against the text of the recordings
+
+    Rungs 5 and 6 are judged only if the float model transcribes the recordings at all.
 
     Args:
-        artifact: as `Transcriber` takes it.
-        checkpoint: what it was exported from; without it weights are not compared, and rungs 5 and
-            6 need the artifact's own precision fp32.
-        audio: recordings for rungs 4 to 6, the text of `a.wav` in `a.txt` beside it; by default the
-            embedded samples.
-        precisions: of the artifact; by default all.
-        rungs: which; the files are always checked.
-        require: rungs of which everything must have run, been judged and passed.
-        on_progress: called with what is checked next.
+        artifact: folder or name of the artifact, as for `Transcriber`.
+        checkpoint: the checkpoint that it was exported from; without it weights are not compared,
+            and rungs 5 and 6 need the artifact's own precision fp32.
+        audio: recordings for rungs 4 to 6, with the text of `a.wav` in `a.txt` beside it; by
+            default the embedded samples.
+        precisions: precisions to check; by default all that the artifact has.
+        rungs: rungs to run; rung 0 always runs.
+        require: rungs that must be run and judged completely, and pass.
+        on_progress: called with the name of each check before it begins.
+
+    Returns:
+        The certificate as it was written.
 
     Raises:
-        VerificationError: something failed, or did not run though it was required; the certificate
-            is written, and `report` is it.
-        ArtifactError, AudioError, CheckpointError, StorageError, UsageError: as errors.py
-            describes.
+        VerificationError: a check failed, or a required rung did not pass completely; the
+            certificate is written all the same, and is the error's `report`.
+        ArtifactError: not an artifact, or files are missing.
+        AudioError: a recording cannot be read.
+        CheckpointError: the checkpoint is not the one that was exported.
+        StorageError: the certificate cannot be written.
+        UsageError: a rung or a precision does not exist, or a required rung would not run.
     """
+    # Check the request, and open what it names
     began = perf_counter()
     if unknown := sorted({*rungs, *require} - set(ALL_RUNGS)):
         raise UsageError(f"rungs: expected some of 0 to {ALL_RUNGS[-1]}, got {quoted(unknown[0])}")
@@ -97,6 +106,7 @@ def verify(
         open_clips(audio, rate) if audio else embedded_clips(rate) if {4, 5, 6} & set(rungs) else []
     )
 
+    # Run the checks
     on_progress("files")
     findings, details = [_check_files(folder, manifest)], {}
     if findings[0].status == PASSED:
@@ -107,6 +117,8 @@ def verify(
             checks = PrecisionChecks(folder, manifest, name, source, clips, on_progress)
             findings += checks.run(set(rungs))
             details[name] = checks.details
+
+    # Judge them, and write the certificate
     left_out = tuple(name for name in manifest.precisions if name not in chosen)
     judgement = judge(findings, chosen, asked=rungs, left_out=left_out)
     has_unseen = any(row.check == WEIGHTS and row.status == NOT_RUN for row in findings)
@@ -127,6 +139,8 @@ def verify(
         left_out=left_out,
     )
     certificate.write(folder)
+
+    # Raise what failed
     if certificate.failures:
         raise VerificationError(_message(folder, certificate.failures), certificate)
     if missing := sorted(set(require) - set(judgement.passed_rungs)):
