@@ -2,10 +2,10 @@
 
     python bench/full_size.py [--twin build/twin] [--precisions q4f16,q4,q8,fp16,fp32] [--keep]
 
-Exports every precision alone and the two shipped ones in one call, runs those that fit this
-machine's memory, prints the tables of performance.md and writes results/full_size.json; rows of
-other precisions stay. Each measurement has a process of its own. The artifacts are deleted in the
-end.
+Exports each precision in a call of its own, and the two shipped ones in one call; runs those that
+fit this machine's memory; prints the tables of docs/performance.md and writes
+results/full_size.json, where rows of other precisions stay. Each measurement runs in a new process.
+The artifacts are deleted in the end.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from voxtral_onnx.runtime.memory import FIXED_MEMORY, cache_bytes, weight_bytes
 from voxtral_onnx.runtime.transcriber import DEFAULT_CONTEXT
 
 PRECISIONS = "q4f16,q4,q8,fp16,fp32"
-TWIN_GB = 8.9
-# Rounded up, for the check of free disk space
+TWIN_GB = 8.9  # size of the random checkpoint
+# Sizes of artifacts, rounded up, for the check of free disk space
 ARTIFACT_GB = {"q4f16": 2.6, "q4": 2.8, "q8": 5.0, "fp16": 9.0, "fp32": 17.8}
 TIMED_CLIP = 60.0  # seconds, for the two shipped precisions
-SHORT_CLIP = 2.0  # for the others, of which only single calls are reported
+SHORT_CLIP = 2.0  # seconds, for the others, which report only the times of single calls
 TIMED = ("q4f16", "q4")
 COLD, HALF, ONE_CALL = "cold file cache", "half the layers", "in one call"
 
@@ -83,10 +83,10 @@ def read_pages(folder: Path) -> None:
 
 
 def require_disk(work: Path, precisions: list[str]) -> None:
-    """Check the free disk space before anything is written.
+    """Check that the disk has room for the checkpoint's half and all artifacts.
 
     Raises:
-        StorageError: the run would write more.
+        StorageError: less space is free.
     """
     needed = sum(ARTIFACT_GB[name] for name in precisions) + TWIN_GB / 2
     free = shutil.disk_usage(work).free / 1e9
@@ -136,11 +136,11 @@ def measure_run(folder: Path, precision: str, work: Path) -> dict[str, Any]:
 def measure_precision(
     name: str, twin: Path, half: Path, work: Path, results: dict[str, Any], *, is_first: bool
 ) -> None:
-    """Export one precision and run it; where it does not fit, run half of its layers.
+    """Export and run one precision; if it does not fit this machine's memory, run half its layers.
 
-    Of half the layers only the memory counts.
+    Only the memory is of interest in a run of half the layers.
     """
-    # Export it: the first one also without the file cache
+    # Export it; for the first precision also from a cold file cache
     folder = work / "artifact"
     if is_first:
         results["exports"].append(measure_export(twin, folder, [name], COLD))
@@ -186,7 +186,12 @@ def _memory_factor(folder: Path, measured: Measurement) -> float:
 
 
 def begin_results(out: Path, names: list[str]) -> dict[str, Any]:
-    """Return results with rows of other precisions that this machine and version measured."""
+    """Return new results, with the rows that this machine and version measured of other precisions.
+
+    Args:
+        out: file of the earlier results.
+        names: precisions that are measured now.
+    """
     measured = (
         "a random twin of the released checkpoint's names, shapes and dtypes; bytes and seconds"
     )
@@ -207,9 +212,9 @@ def begin_results(out: Path, names: list[str]) -> dict[str, Any]:
 
 
 def is_alike(machine: dict[str, Any] | None, other: dict[str, Any]) -> bool:
-    """Return whether two machines are alike.
+    """Return whether two descriptions of machines are equal but for the size of memory.
 
-    Their memory may differ by what the system takes at its start.
+    The size varies a little from boot to boot.
     """
     return machine is not None and {**machine, "memory": 0} == {**other, "memory": 0}
 

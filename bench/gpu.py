@@ -7,8 +7,8 @@
     ORT_FPA_INTB_GEMM=1 python bench/gpu.py ARTIFACT --parts steps,rows
         --out bench/results/gpu_fpa_intb.json
 
-Writes the results after every measurement. The artifact is an export of twin.py's checkpoint, or
-skeleton.py's. The first session of a process is 7 % faster than later ones.
+Writes the results file after every measurement. ARTIFACT is an export of twin.py's random
+checkpoint, or made by skeleton.py. The first session of a process is 7 % faster than later ones.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from voxtral_onnx.runtime.device.cuda import Cuda, CudaBinding
 
 CLIPS = (10.0, 60.0, 600.0)  # seconds
 LIVE_SECONDS = 300.0
-# onnxruntime has other kernels of 4-bit matrix products above 1 row, and above 16 rows
+# Batch sizes; onnxruntime changes the kernel of 4-bit matrix products above 1 row and above 16 rows
 ROWS = (1, 2, 4, 8, 12, 16, 17, 32, 64, 128, 256)
-ROWS_CONTEXT = 1024
-CALLS = 200
+ROWS_CONTEXT = 1024  # positions
+CALLS = 200  # timed ones, for each measurement
 CLIP = bench.SAMPLES / "command-hibari.wav"
 
 
@@ -58,9 +58,9 @@ def placed(cache: KVCache, position: int, call: Callable[[], Any]) -> Callable[[
 
 
 def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
-    """Time single decoder and encoder calls, with an empty and a full window.
+    """Time single decoder and encoder calls, with an empty and with a full window.
 
-    Each is launched kernel by kernel, and replayed as a captured CUDA graph.
+    Each call is timed twice: with its kernels launched one by one, and replayed as a CUDA graph.
     """
     # Full caches and random inputs
     encoder, decoder, device = transcriber.encoder, transcriber.decoder, transcriber.device
@@ -121,7 +121,7 @@ def transfer(cache: KVCache) -> None:
 
 
 def measure_clips(transcriber: Transcriber) -> dict[str, Any]:
-    """Measure real-time factors of whole files, in the second of two runs."""
+    """Measure the real-time factors of files, in the second of two runs of each."""
     results = {}
     for seconds in CLIPS:
         clip = open_audio(
@@ -142,9 +142,9 @@ def measure_clips(transcriber: Transcriber) -> dict[str, Any]:
 
 
 def measure_live(transcriber: Transcriber) -> dict[str, Any]:
-    """Time single tokens of live audio: milliseconds from 80 ms of samples to their token.
+    """Time single tokens of a stream: the milliseconds that feeding it 80 ms of samples takes.
 
-    The samples come without the waits between them.
+    The samples are fed without waiting for real time.
     """
     samples = bench.sample_clip(transcriber.sample_rate, LIVE_SECONDS)
     stream, size = transcriber.stream(), transcriber.manifest.config.audio.samples_per_token
@@ -158,9 +158,9 @@ def measure_live(transcriber: Transcriber) -> dict[str, Any]:
 
 
 def measure_start(transcriber: Transcriber) -> dict[str, Any]:
-    """Time ten new streams, one after the other, to their first token, in milliseconds.
+    """Time ten new streams, one after the other, from their start to their first token.
 
-    The samples come 80 ms at a time without the waits between them.
+    Samples are fed 80 ms at a time, without waiting for real time; times are in milliseconds.
     """
     samples = bench.sample_clip(transcriber.sample_rate, 5.0)
     size = transcriber.manifest.config.audio.samples_per_token
@@ -258,10 +258,7 @@ def rows_ratio(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def profile(transcriber: Transcriber) -> dict[str, Any]:
-    """Profile the kernels of a replayed decoder step and encoder call of 16 tokens.
-
-    PyTorch's profiler measures them.
-    """
+    """Profile the kernels of a decoder step and of an encoder call of 16 tokens, both replayed."""
     encoder, decoder = transcriber.encoder, transcriber.decoder
     encoder_cache, decoder_cache = encoder.new_cache(), decoder.new_cache()
     for cache in (encoder_cache, decoder_cache):
@@ -339,9 +336,13 @@ def kernel_times(call: Callable[[], Any], calls: int = 20) -> dict[str, Any]:
 def measure_artifact(
     artifact: Path, precision: str, context: int, parts: dict[str, Callable]
 ) -> dict[str, Any]:
-    """Load an artifact and measure each part.
+    """Load an artifact and measure each part; read the device memory before, between and after.
 
-    Device memory is read after loading, with one stream and at the end.
+    Args:
+        artifact: folder of the artifact.
+        precision: precision to load.
+        context: positions of the decoder's window.
+        parts: functions that measure a transcriber, by their name in the results.
     """
     result: dict[str, Any] = {"precision": precision, "context": context}
     began = perf_counter()

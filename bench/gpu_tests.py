@@ -1,6 +1,6 @@
-"""Run the tests that need a CUDA device and write their outcomes to results/gpu.json.
+"""Run the tests that need a CUDA device, and write their outcomes to results/gpu.json.
 
-The file also holds the date, the machine and the commit.
+The file also has the date, the machine and the commit.
 
     make test-gpu
 """
@@ -31,7 +31,7 @@ class Outcomes:
 
 
 def main() -> int:
-    """Run the tests and return pytest's exit code; where none ran, write nothing."""
+    """Run the tests and return pytest's exit code; if no test ran, write no results."""
     seen = Outcomes()
     os.chdir(harness.ROOT)
     code = pytest.main(["-m", "gpu", *sys.argv[1:]], plugins=[seen])

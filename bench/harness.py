@@ -58,9 +58,7 @@ def run(main: Callable[..., None]) -> None:
 
 
 def describe(measured: str, *packages: str) -> dict[str, Any]:
-    """Return the first values of a results file.
-
-    They say what was measured, when, by which command and on which machine.
+    """Return the head of a results file: what was measured, when, by which command and where.
 
     Args:
         measured: what is measured, and its unit.
@@ -110,9 +108,9 @@ def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class Phases:
-    """Seconds, CPU seconds and peak memory of this process by phase.
+    """A clock that records seconds, CPU seconds and peak memory of this process by phase.
 
-    A phase that is entered again adds to its time.
+    Times of a phase that is entered again are added up.
     """
 
     def __init__(self, first: str):
@@ -162,7 +160,7 @@ def time_calls(call: Callable[[], Any], calls: int, warm_up: int = 3) -> list[fl
 
 
 def statistics(values: list[float], digits: int = 2) -> dict[str, float]:
-    """Return the number of values, their least, their greatest and PERCENTILES between."""
+    """Return the number of values and their PERCENTILES, minimum and maximum included."""
     found = {
         name: round(float(np.percentile(values, q)), digits) for name, q in PERCENTILES.items()
     }
@@ -170,7 +168,7 @@ def statistics(values: list[float], digits: int = 2) -> dict[str, float]:
 
 
 def find_model(name: str, *precisions: str) -> Path:
-    """Return the folder of an artifact; `tiny` is exported in these precisions first."""
+    """Return the folder of an artifact; for `tiny`, export it in these precisions first."""
     if name != "tiny":
         return find_artifact(name)
     from voxtral_onnx import export  # here, as most artifacts need no torch
@@ -179,7 +177,7 @@ def find_model(name: str, *precisions: str) -> Path:
 
 
 def find_twin(folder: Path) -> Path:
-    """Return the folder of a full-size random checkpoint, after writing it where it is missing."""
+    """Return the folder of the full-size random checkpoint, and write it first if it is missing."""
     if not (folder / "params.json").exists():
         from twin import write_twin
 

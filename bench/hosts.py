@@ -1,12 +1,12 @@
-"""Compare hosts on one artifact: load time, time a token, and tokens that differ from Python's.
+"""Compare hosts on one artifact: load time, time per token, and tokens that differ from Python's.
 
     python bench/hosts.py ARTIFACT [--name tiny] [--precision q4] [--clip clip.wav]
         [--packages FOLDER]
 
 This package's runtime, OpenVINO (examples/openvino_host.py), onnxruntime-node and transformers.js
 transcribe the same clip, each in a process of its own on all cores. transformers.js needs an
-artifact of its family. FOLDER holds `node_modules` with onnxruntime-node and
-@huggingface/transformers, by default web. Hosts that are not installed are named and left out.
+artifact with graphs of its family. FOLDER, by default web, has `node_modules` with onnxruntime-node
+and @huggingface/transformers. Hosts that are not installed are named and left out.
 Writes results/hosts.json, with an entry for each name and precision, and prints the table of
 docs/performance.md.
 """
@@ -36,13 +36,13 @@ from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.runtime.bench import markdown_table
 
 CLIP = SAMPLES / "date-hibari.wav"
-# The graph family that each host needs
+# The graph family that each host needs; None for the native graphs
 NODE_HOSTS = {"onnxruntime-node": None, "transformers.js": "transformers_js"}
 PACKAGES = {"onnxruntime-node": "onnxruntime-node", "transformers.js": "@huggingface/transformers"}
 
 
 def run_python(artifact: Path, precision: str, clip: Path) -> dict[str, Any]:
-    """Transcribe with this package's runtime, one position in each call as the other hosts do."""
+    """Transcribe with this package's runtime, one position a call as the other hosts do."""
     import onnxruntime
 
     from voxtral_onnx import Transcriber
@@ -97,7 +97,11 @@ def _result(host: str, load_seconds: float, ids: list[int], times: list[float]) 
 def run_node(
     name: str, artifact: Path, precision: str, clip: Path, packages: Path
 ) -> dict[str, Any]:
-    """Transcribe with a host in Node.js, whose script prints a line of JSON."""
+    """Transcribe with a host in Node.js, and return the JSON that its script prints.
+
+    Raises:
+        RuntimeError: the script fails.
+    """
     script = ROOT / "bench" / f"hosts_{name.replace('.', '_').replace('-', '_')}.mjs"
     command = [
         "node",
@@ -146,7 +150,7 @@ def measure(artifact: Path, precision: str, clip: Path, packages: Path) -> list[
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return performance.md's table."""
+    """Return the Markdown table of docs/performance.md, with a row for each host."""
     cells = [
         [
             row["host"],

@@ -1,12 +1,11 @@
-"""Measure the latency of live text.
-
-It is the time from the arrival of the last sample that a token may use to its line on stdout.
+"""Measure the latency of live text: from the last sample that a token may use to its line.
 
     python bench/live.py [ARTIFACT] [--seconds 60] [--precision q4f16]
 
-Sample clips are sent to `listen --stdin --stream-json` at the pace of a microphone, 20 ms every
-20 ms, and every line that it prints is timed outside of that process. The model's delay, for which
-it listens before it writes, is not part of the latency. Writes results/live.json.
+Sample clips are sent to `listen --stdin --stream-json` in real time, in blocks of 20 ms as a
+microphone would, and the arrival of every printed line is timed in this process. The model's delay,
+the speech that it hears before it writes a word, is not part of the latency. Writes
+results/live.json.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def main(
     threads: Annotated[int | None, typer.Option(help="Threads of onnxruntime.")] = None,
     out: harness.Out = harness.RESULTS / "live.json",
 ) -> None:
-    """Send speech to the command and time its lines."""
+    """Send speech to the command `listen`, and time the lines that it prints."""
     # Load the model in `listen`
     results = harness.describe("milliseconds from the last sample that a text may use to its line")
     folder = harness.find_model(artifact, precision)

@@ -1,16 +1,16 @@
-"""Measure the loss of quantisation methods and recipes on the tiny checkpoint.
+"""Measure how much quantisation methods and recipes lose on the tiny checkpoint.
 
-The loss is measured in weights, logits, blank decisions and words.
+The loss is measured in weights, in logits, in decisions between blank and word, and in words.
 
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/quant.py
 
-Every row is an artifact made by `export` (q4: activations in float32), which transcribes held-out
-domain sentences that bench/wer.py speaks: many for shipped recipes, few for the others, because
-encoding seven clips takes a second of one core. Logits are compared while each model is fed the
-tokens that float32 samples; words are those that it writes by itself. A profile shows which parts
-of the model flip decisions between blank and word, on the clips where float32 decides most
-narrowly. Prints Markdown tables and writes results/quant.json.
+Each row of the results is an artifact made by `export` (q4: activations in float32). It transcribes
+held-out sentences of the model's domain, which wer.py synthesizes: many for shipped recipes, few
+for the others, because encoding seven clips takes a second of one core. Logits are compared while
+every model is fed the tokens that float32 samples; words are those that each generates by itself. A
+profile shows which parts of the model flip decisions between blank and word, on the clips where
+float32's decisions are closest. Prints Markdown tables and writes results/quant.json.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ PARTS = {
 
 
 def in_bits(bits: int, *parts: str, block_size: int = 32, method: str = "rtn_symmetric") -> tuple:
-    """Return rules for parts of the model."""
+    """Return recipe rules that quantise these PARTS of the model to `bits` bits."""
     return tuple((PARTS[part], bits, block_size, method) for part in parts)
 
 
@@ -145,9 +145,10 @@ PROFILE = (  # rows after UNIFORM
 
 
 def choose_narrow(found: list[dict[str, ClipRun]]) -> list[int]:
-    """Return the indices of the profile's clips.
+    """Return the indices of the clips for the profile.
 
-    These have the narrowest firm decisions, or one that UNIFORM flips.
+    They are those with the smallest margins among firm decisions, and those in which UNIFORM flips
+    a firm decision.
     """
 
     def narrowest(runs: dict[str, ClipRun]) -> float:
@@ -160,7 +161,7 @@ def choose_narrow(found: list[dict[str, ClipRun]]) -> list[int]:
 
 
 def profile_row(name: str, runs: list[dict[str, ClipRun]]) -> dict[str, Any]:
-    """Return how a case changes the blank decisions of some clips."""
+    """Return the row of the profile for one case: how it changes the blank decisions of clips."""
     margins, expected = (
         np.concatenate([row[key].margins for row in runs]) for key in (name, FLOAT)
     )
@@ -176,9 +177,10 @@ def profile_row(name: str, runs: list[dict[str, ClipRun]]) -> dict[str, Any]:
 def list_firm_flips(
     clips: list[wer.Clip], found: list[dict[str, ClipRun]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield every firm decision that UNIFORM flips.
+    """Yield a row for each firm decision that UNIFORM flips.
 
-    A row holds its place, its margin in each artifact, and texts that differ from float32's.
+    It has the clip and the position, the margin in each artifact, and texts that differ from
+    float32's.
     """
     for clip, runs in zip(clips, found, strict=True):
         for at in np.flatnonzero(is_firm_flip(runs[UNIFORM.name].margins, runs[FLOAT].margins)):
@@ -194,16 +196,16 @@ def list_firm_flips(
 
 
 def relative_error(weight: np.ndarray, rule: Rule) -> float:
-    """Return the root mean square of the rounding errors over that of the weights."""
+    """Return the root mean square of a rule's rounding errors, divided by that of the weights."""
     back = dequantize_blockwise(quantize_blockwise(weight, rule), rule, weight.shape[1])
     return float(np.linalg.norm(back - weight) / np.linalg.norm(weight))
 
 
 def weight_errors(recipe: str, checkpoint: Checkpoint) -> dict[str, float]:
-    """Return the relative rounding errors of a recipe, and its speed.
+    """Return the relative rounding errors of a recipe, and its seconds per gigabyte.
 
-    For tiny's weights this is the root mean square over tensors. Where one rule holds for all
-    layers, random weights are measured by it too.
+    The error on tiny's weights is the root mean square over tensors. If one rule holds for all
+    layers, its errors on random weights and its speed are measured too.
     """
     recipe_ = load_recipe(recipe)
     tensors = {name.removesuffix(".weight"): tensor for name, tensor in checkpoint.tensors.items()}
@@ -235,7 +237,7 @@ def is_linear(name: str, shape: tuple[int, ...]) -> bool:
 
 @cache
 def random_weights() -> dict[str, np.ndarray]:
-    """Return random weights of two distributions, [SLICE_ROWS, COLUMNS]."""
+    """Return random weights of two distributions, float32 [SLICE_ROWS, COLUMNS], by name."""
     rng = np.random.default_rng(SEED)
     size = (SLICE_ROWS, COLUMNS)
     return {

@@ -1,6 +1,7 @@
-"""The part of quant.py that its processes run: one clip through several artifacts.
+"""The part of quant.py that its worker processes run: one clip through several artifacts.
 
-It gives each artifact's logits after float32's tokens, and the text that it writes by itself.
+For each artifact it compares the logits after the tokens that float32 generates, and decodes the
+text that the artifact generates by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ FIRM = 1.0  # blank margin in logits, above which a flip of float32's decision c
 
 @dataclass
 class Tally:
-    """Sums over positions of one case, compared with float32."""
+    """The sums over positions of one case's differences from float32."""
 
     divergence: float = 0.0  # Kullback-Leibler divergence from float32's distribution, in nats
     drift: float = 0.0  # squared differences of the blank margin
@@ -56,7 +57,7 @@ class Tally:
 
 
 class Replay(Stream):
-    """A stream that is encoded once and decoded twice: after given tokens, and by itself."""
+    """A stream that is encoded once and then decoded twice, with given and with its own tokens."""
 
     def __init__(self, transcriber: Transcriber, samples: np.ndarray):
         super().__init__(transcriber, transcriber.num_delay_tokens, stop_at_eos=True)
@@ -71,7 +72,7 @@ class Replay(Stream):
         return iter(())
 
     def write(self) -> list[int]:
-        """Return the tokens that the model samples by itself, to the end of the text."""
+        """Return the ids of the tokens that the model generates by itself."""
         self.decoder_cache, self.finished = self.transcriber.decoder.new_cache(), False
         return [token.token_id for token in super().decode(np.concatenate(self.audio_embeds))]
 
@@ -167,7 +168,7 @@ def measure_clip(folders: list[Path], clip: Clip) -> dict[str, ClipRun]:
         replay = Replay(load_transcriber(folder), samples)
         logits = replay.logits_after(token_ids)
         tally = compare(logits, expected, blank, np.array(token_ids))
-        # Where it samples every token that it was given, it would write the same by itself
+        # An artifact that samples each token that it was fed would generate the same by itself
         written = token_ids if tally.agreed == tally.positions else replay.write()
         found[folder.name] = ClipRun(
             reference.tokenizer.decode(written), tally, blank_margin(logits, blank)

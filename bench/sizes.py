@@ -3,7 +3,7 @@
     python bench/sizes.py [--twin build/twin]
 
 Sizes of weight files are exact, those of graphs are estimates; the tokenizer's size is that of the
-published one. Writes results/sizes.json and prints performance.md's table.
+released model. Writes results/sizes.json and prints the table of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def measure(twin: Path) -> dict[str, dict[str, int]]:
 
 
 def table(found: dict[str, dict[str, int]]) -> str:
-    """Return the table: a row for each file, named without the suffix of its precision."""
+    """Return a Markdown table with a row for each file and a column for each precision.
+
+    Files are named without the suffix of their precision.
+    """
     rows: dict[str, dict[str, int]] = {}
     for name, sizes in found.items():
         for file, size in sizes.items():

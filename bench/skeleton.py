@@ -1,12 +1,12 @@
-"""Carry the 4B model's graphs to machines that a checkpoint is too large for.
+"""Export the 4B model's graphs without weights, and fill them with random ones on another machine.
 
-`make` exports the graphs alone, a few MB; `fill` adds random weights on the other machine.
+The graphs alone have a few MB, so they can be sent to machines that no checkpoint can be sent to.
 
     python bench/skeleton.py make build/twin build/skeleton --precision q4f16,fp16
     python bench/skeleton.py fill build/skeleton build/artifact
 
-`twin.py` writes the first folder. Sizes, types and locations of the weights are those of an export.
-Their values are random, and small enough to keep activations in range.
+twin.py writes the first folder. Sizes, types and locations of the weights are those of an export;
+their values are random, and small enough to keep activations finite.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def make(
     precision: Annotated[str, typer.Option(help="Precisions, comma-separated.")] = "q4f16",
     recipe: Annotated[str | None, typer.Option(help="Recipe, as for export.")] = None,
 ) -> None:
-    """Export graphs without data files; the manifest has the files' sizes."""
+    """Export graphs without their data files, whose sizes stay in the manifest."""
     from voxtral_onnx.exporter import export
     from voxtral_onnx.exporter.binding import bind
 
@@ -63,7 +63,7 @@ def make(
 
 @app.command()
 def fill(skeleton: Path, folder: Path) -> None:
-    """Copy a skeleton and write random weights for it."""
+    """Copy an artifact without weights and write random ones into the copy."""
     import onnx
 
     # Copy it, and draw pools of random values
@@ -114,13 +114,13 @@ def fill(skeleton: Path, folder: Path) -> None:
 
 
 def cut(pool: np.ndarray, start: int, count: int) -> np.ndarray:
-    """Return `count` values of a pool, from a place that depends on the tensor's offset."""
+    """Return `count` values of a pool, from an index that `start`, a tensor's offset, gives."""
     start %= len(pool) // 2
     return pool[start : start + count] if start + count <= len(pool) else np.resize(pool, count)
 
 
 def spread(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
-    """Return the standard deviation of a float tensor; scales are constant."""
+    """Return the standard deviation of the random values of a float tensor; 0 for scales."""
     shape = shapes[name]
     if name.endswith("scales"):
         return 0.0
@@ -134,7 +134,7 @@ def spread(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
 
 
 def center(name: str, shapes: dict[str, tuple[int, ...]]) -> float:
-    """Return the mean of a float tensor."""
+    """Return the mean of the random values of a float tensor."""
     if name.endswith("scales"):
         weight = shapes[name.removesuffix("gather_scales").removesuffix("scales") + "weight"]
         _, num_blocks, block_bytes = weight

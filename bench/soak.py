@@ -1,10 +1,11 @@
-"""Run one stream over hours of audio: read its memory, and compare chunks with one piece.
+"""Run one stream over hours of audio: watch its memory, and compare chunks with one array.
 
     python bench/soak.py [ARTIFACT] [--hours 3] [--precision fp32]
 
 Sample clips in random order, with pauses of up to 40 s of silence or noise between them, are fed in
-chunks of random sizes; resident memory is read after every minute of audio. Then the same audio is
-transcribed as one array, which must give the same tokens. Writes results/soak.json and soak.svg.
+chunks of random sizes, and resident memory is read after every minute of audio. Then the same audio
+is transcribed as one array, which should give the same tokens; the number of differing ones is
+reported. Writes results/soak.json and results/soak.svg.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from voxtral_onnx.memory import resident_memory
 RATE = 16000
 MAX_PAUSE = 40.0  # seconds: longer than the 16 s after which the blank guard begins
 MAX_CHUNK = 2 * RATE  # samples
-WARM_MINUTES = 15  # both windows of the 4B model, and more than those of tiny, are full
+WARM_MINUTES = 15  # of audio, after which the windows of the 4B model and of tiny are full
 
 
 def speech(hours: float, seed: int = 0) -> Iterator[np.ndarray]:
-    """Yield clips and pauses that last `hours` exactly."""
+    """Yield samples [n] of clips and pauses, together exactly `hours` long."""
     rng, left = np.random.default_rng(seed), int(hours * 3600 * RATE)
     clips = [soundfile.read(path, dtype="float32")[0] for path in sorted(SAMPLES.glob("*.wav"))]
     while left:

@@ -1,9 +1,9 @@
-"""Write a random twin of the released checkpoint: the same tensor names, shapes and dtypes.
+"""Write a "twin" of the released checkpoint: random weights of the same names, shapes and dtypes.
 
     python bench/twin.py build/twin [--layers 0.5]
 
-It has 711 tensors in 8.86 GB. Speed, memory and sizes of the 4B model can be measured on it; its
-transcripts mean nothing.
+It has 711 tensors in 8.86 GB. Speed, memory and file sizes of the 4B model can be measured with it;
+its transcripts are meaningless.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Measure time and memory of `verify` at full size, and its errors by stage of the graphs.
+"""Measure time and memory of `verify` on a full-size artifact, and the errors that it finds.
 
     python bench/verify.py [--twin build/twin] [--artifact FOLDER] [--profile-only]
 
-Checks rungs 0 to 4, because the random twin writes no words for the others. Prints the findings and
-writes them to results/verify.json, with the CPU time of one stage of each graph by its parts.
-Without an artifact the twin is exported first, and that export is deleted in the end.
+Runs rungs 0 to 4; the others need words, which a model of random weights does not write. Prints the
+findings and writes them to results/verify.json, with the CPU time of the check of one layer of each
+graph, by its parts. Without --artifact the twin is exported first, and deleted in the end.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def measure(artifact: Path, twin: Path) -> dict[str, Any]:
 
 
 def profile(artifact: Path) -> dict[str, dict[str, float]]:
-    """Return the CPU seconds of the check of one layer of each graph, by its parts.
+    """Return the CPU seconds of checking one layer of each graph, by the parts of the check.
 
     PyTorch runs on one thread.
     """
@@ -111,9 +111,9 @@ def profile(artifact: Path) -> dict[str, dict[str, float]]:
 def profile_stage(
     model: ArtifactModel, graph: StagedGraph, spec: CacheSpec, vocab_size: int
 ) -> dict[str, float]:
-    """Return the CPU seconds of the parts of one layer's check.
+    """Return the CPU seconds of the check of one layer, by the parts of the check.
 
-    The calls are those of stage_parity.py, from an empty cache and from a full window.
+    The calls are those of stage_parity.py, with an empty cache and with a full window.
     """
     seconds: defaultdict[str, float] = defaultdict(float)
 

@@ -3,9 +3,9 @@
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/wer.py
 
-Speaks the held-out sentences with three synthesizers, transcribes every clip with every setting,
-prints Markdown tables and writes results/wer.json. Intervals are 95 % percentile intervals of a
-bootstrap over clips; each resample is the same for all settings, so that differences between
+Synthesizes the held-out sentences with three speech synthesizers, transcribes every clip in every
+setting, prints Markdown tables and writes results/wer.json. Intervals are 95 % percentile intervals
+of a bootstrap over clips; each resample is the same for all settings, so that differences between
 precisions are paired.
 """
 
@@ -149,7 +149,7 @@ def find_synthesizers() -> dict[str, str]:
 
 
 def ask(*command: str) -> str:
-    """Return what a program prints. The exit code is ignored: flite's is 1 even on success."""
+    """Return the standard output of a program; ignore its exit code, as flite's is always 1."""
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
@@ -169,7 +169,7 @@ def read_version(program: str) -> str:
 
 
 def speak(clip: Clip) -> None:
-    """Write a clip's WAV unless it exists."""
+    """Synthesize a clip's WAV unless it exists."""
     if clip.path.exists():
         return
     clip.path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,17 +179,17 @@ def speak(clip: Clip) -> None:
 
 
 def speak_espeak(clip: Clip, path: Path) -> None:
-    """Speak with espeak-ng."""
+    """Synthesize a clip with espeak-ng into a WAV file."""
     subprocess.run(["espeak-ng", "-v", clip.voice, "-w", path, clip.text], check=True)
 
 
 def speak_flite(clip: Clip, path: Path) -> None:
-    """Speak with flite."""
+    """Synthesize a clip with flite into a WAV file."""
     subprocess.run(["flite", "-voice", clip.voice, "-t", clip.text, "-o", path], check=True)
 
 
 def speak_hibari(clip: Clip, path: Path) -> None:
-    """Speak with hibari-tts."""
+    """Synthesize a clip with hibari-tts into a WAV file."""
     load_hibari(clip.voice).save(clip.text, str(path), seed=SEED)
 
 
@@ -202,7 +202,7 @@ SPEAKERS: dict[str, Callable[[Clip, Path], None]] = {
 
 @cache
 def load_hibari(voice: str):
-    """Return the synthesizer, loaded once in each process."""
+    """Return the synthesizer of hibari-tts, loaded once in each process."""
     from hibari import Hibari  # pyright: ignore[reportMissingImports]: of the extra `bench`
 
     return Hibari(voice)
@@ -300,7 +300,7 @@ def hash_clips(clips: list[Clip]) -> str:
 
 
 def write_transcripts(path: Path, clips: list[Clip], texts: list[list[str]]) -> None:
-    """Write every text that is not exact to a table, to read the errors."""
+    """Write a tab-separated table of every text that differs from its reference."""
     with path.open("w", encoding="utf-8") as file:
         for clip, hypotheses in zip(clips, texts, strict=True):
             for (precision, delay_ms), hypothesis in zip(SETTINGS, hypotheses, strict=True):

@@ -2,8 +2,8 @@
 
     python examples/openvino_host.py ARTIFACT AUDIO.wav [--precision q4f16]
 
-A complete host on openvino, numpy and soundfile alone: it reads all that it knows about the model
-from the artifact's manifest.
+A complete host that needs only openvino, numpy and soundfile. Everything specific to the model is
+read from the artifact's manifest.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import openvino
 from openvino import opset13
 from openvino.frontend.onnx import ConversionExtension
 
-NEEDED, FORMATS = (2026, 4), (1, 2)  # versions of OpenVINO, of the manifest
-# By default OpenVINO computes in the type that the processor multiplies fastest
+NEEDED, FORMATS = (2026, 4), (1, 2)  # least version of OpenVINO, versions of the manifest
+# Without this hint OpenVINO computes in the type that is fastest on the processor, such as bfloat16
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
-CACHE = "past_key_values."
+CACHE = "past_key_values."  # prefix of the names of cache inputs
 
 
 def quick_gelu(node: Any) -> list[Any]:
@@ -42,7 +42,7 @@ def quick_gelu(node: Any) -> list[Any]:
 
 
 def compiled(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    """Compile a graph; return a function that takes inputs and returns outputs by name."""
+    """Return a function that runs the graph in a file, from inputs to outputs by name."""
     core = openvino.Core()
     core.add_extension(ConversionExtension("QuickGelu", "com.microsoft", quick_gelu))
     request = core.compile_model(path, "CPU", SETTINGS).create_infer_request()
@@ -56,9 +56,9 @@ def compiled(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.nd
 
 
 def below(folder: Path, name: str) -> Path:
-    """Return the path of a file that the manifest names; end where it is not below the folder.
+    """Return the path of a file that the manifest names.
 
-    The manifest may come from a stranger.
+    Manifests may come from strangers, so a name that leads out of the folder ends the program.
     """
     if not re.fullmatch(r"(?!.*\.\.(/|$))[\w.-]+(/[\w.-]+)*", name):
         sys.exit(f"{folder}: no file below it is named {name!r}")
@@ -89,7 +89,7 @@ class Graph:
 
     @property
     def slots_left(self) -> int:
-        """Return the rows that a call may write before the buffers are full."""
+        """Return how many rows the next call may write before the buffers are full."""
         keep, capacity = self.rules["keep"], self.rules["capacity"]
         row = (
             self.position
@@ -99,7 +99,7 @@ class Graph:
         return capacity - row
 
     def __call__(self, feeds: Mapping[str, Any], output: str, rows: int) -> np.ndarray:
-        """Run a call that writes `rows` rows into the caches; return the output of that name."""
+        """Run a call that writes `rows` rows into the caches, and return one output by its name."""
         # Rotary angles by absolute position, rows by place in the buffer
         keep, capacity, size = (self.rules[name] for name in ("keep", "capacity", "head_dim"))
         left = self.slots_left - rows
@@ -131,8 +131,14 @@ class Graph:
 
 
 def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[int]:
-    """Yield the token of every 80 ms of samples, mono at the model's rate."""
-    # Refuse what cannot run
+    """Yield the id of a token for every 80 ms of samples.
+
+    Args:
+        folder: folder of the artifact.
+        precision: one of its precisions.
+        samples: float32 [n], mono at the model's rate.
+    """
+    # Check versions and the precision
     if tuple(map(int, openvino.__version__.split(".")[:2])) < NEEDED:
         sys.exit(
             f"openvino {openvino.__version__}: needed is {NEEDED[0]}.{NEEDED[1]} or newer: pip "
@@ -199,7 +205,10 @@ def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[in
 
 
 def text_of(folder: Path, tokens: list[int]) -> str:
-    """Return the text of tokens; bytes are joined first, because a character may span tokens."""
+    """Return the text of tokens.
+
+    Their bytes are joined before they are decoded, because a character may span several tokens.
+    """
     first = json.loads((folder / "voxtral_onnx.json").read_bytes())["tokens"]["first_text"]
     pieces = json.loads((folder / "tekken.json").read_bytes())["vocab"]
     found = (

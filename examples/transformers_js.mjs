@@ -11,7 +11,7 @@ import * as transformers from '@huggingface/transformers'
 const NEEDED = '4.3' // version of transformers.js
 
 /**
- * Load an artifact's processor and model.
+ * Load an artifact's processor and model; throw where transformers.js is too old or the artifact lacks its graphs.
  * @param {string} folder of the artifact
  * @param {any} [dtype] one of its precisions; by default the first one with graphs for transformers.js
  */
@@ -33,7 +33,7 @@ export async function load(folder, dtype) {
 }
 
 /**
- * Return the generated token ids.
+ * Return the token ids that the model generates for samples, without its prompt.
  * @param {{processor: any, model: any}} loaded
  * @param {Float32Array} samples mono, at the model's rate
  * @param {object} [options] options of `generate`, such as a streamer that gets the tokens one by one

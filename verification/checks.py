@@ -357,7 +357,7 @@ def _gap_and_noise(run: Run, other: Run, at: int) -> tuple[float, float]:
 
     Args:
         run: a run.
-        other: another run, with equal tokens before position `at`.
+        other: another run, fed with the same tokens before position `at`.
         at: the position where the tokens differ.
 
     Returns:

@@ -19,26 +19,27 @@ from ..quant.blocks import Blocks, dequantize_blockwise
 from .artifact_model import ArtifactModel
 from .subgraphs import StagedGraph
 
-# Half units in the last place by which floats may differ, because another machine may sum the delay
-# gains in another order
+# Half units in the last place by which floats may differ: the order in which the delay gains are
+# summed depends on the machine
 ROUNDING = 4
 ROWS = 256  # rows of a weight compared with the checkpoint's floats at a time
 
 
 @dataclass(frozen=True, slots=True)
 class WeightError:
-    """An initializer that differs from the checkpoint's tensor under the recipe."""
+    """The difference between an initializer and the one that the recipe makes of the checkpoint."""
 
     name: str
-    num_different: int
-    size: int
-    first_row: int
+    num_different: int  # values
+    size: int  # values in all
+    first_row: int  # the first row with a different value
     is_reordered: bool  # whether it has the right rows in another order
-    # Largest distance from the checkpoint's value, in steps of the block's scale; None for floats
+    # Largest distance of a dequantised weight from the checkpoint's, in steps of its block's scale;
+    # None for initializers that are not quantised
     steps: float | None
 
     def is_rounding(self, most_steps: float) -> bool:
-        """Return whether another way to round can explain the difference."""
+        """Return whether another rounding of the same weights can explain the difference."""
         return self.steps is not None and self.steps <= most_steps
 
     def __str__(self) -> str:
@@ -50,7 +51,11 @@ class WeightError:
 
 
 def compare_weights(model: ArtifactModel, checkpoint: Checkpoint) -> Iterator[WeightError]:
-    """Yield every initializer that an export of the checkpoint by this recipe would not write."""
+    """Yield a difference for each initializer that an export would write with other values.
+
+    The checkpoint's tensors are quantised again by the artifact's recipe and compared piece by
+    piece.
+    """
     with torch.device("meta"):
         modules = (
             Encoder(model.build, model.config),
@@ -68,17 +73,21 @@ def compare_weights(model: ArtifactModel, checkpoint: Checkpoint) -> Iterator[We
 
 
 class _Comparison:
-    """A destination of weight recipes that compares values with a graph's data files."""
+    """A receiver of converted weights that compares them with a graph's data files.
+
+    It stands in the place of the writer that an export uses.
+    """
 
     def __init__(self, graph: StagedGraph):
         self.graph = graph
         self.different: Counter[str] = Counter()
         self.first_row: dict[str, int] = {}
-        # Counts of hashes: rows that should be there less rows that are
+        # By tensor, for each hash of a row: its count among expected rows minus that among rows
+        # found, all 0 if rows are only reordered
         self.rows: dict[str, Counter[int]] = {}
 
     def write(self, name: str, values: np.ndarray, at: int) -> None:
-        """Compare values with those of the initializer `name` from its element `at` on."""
+        """Compare expected values with an initializer's, from its element `at` on."""
         stored = self.graph.stored(name)
         row_size = max(1, stored.size // len(stored))
         found = stored.reshape(-1)[at : at + values.size]
@@ -98,7 +107,7 @@ class _Comparison:
         rows.subtract(hash(row.tobytes()) for row in found.reshape(-1, row_size))
 
     def errors(self, module: nn.Module, checkpoint: Checkpoint) -> Iterator[WeightError]:
-        """Yield the differences that were found, in the module's order."""
+        """Yield the differences found, in the order of the module's weights."""
         parts = dict(module.named_modules())
         for name in (name for name in module.state_dict() if name in self.different):
             owner, _, kind = name.rpartition(".")
@@ -118,7 +127,10 @@ def _rounding_steps(
     part: QuantizedLinear | QuantizedTiedEmbedding,
     checkpoint: Checkpoint,
 ) -> float:
-    """Return the largest distance of a weight from the checkpoint's, in steps of its scale."""
+    """Return the largest distance of a dequantised weight from the checkpoint's value.
+
+    It is measured in steps of the weight's scale: correct rounding makes at most half a step.
+    """
     tensor, worst = checkpoint.tensors[f"{name}.weight"], 0.0
     rule, (num_rows, num_columns) = part.rule, tensor.shape
     for start in range(0, num_rows, ROWS):

@@ -16,7 +16,7 @@ from voxtral_onnx.quant.recipe import Recipe, Rule
 
 @method(has_zero_points=False)
 def clipped(blocks, bits):
-    """Return the scales of blocks [..., block_size], and no zero points: the middle code is 0."""
+    """Return the scales [...] of blocks [..., block_size], and None: codes have no zero points."""
     largest = np.abs(blocks).max(-1)
     limit = 3 * np.sqrt(np.square(blocks).mean(-1))
     return np.minimum(largest, limit) / (2 ** (bits - 1) - 1), None

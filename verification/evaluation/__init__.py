@@ -1,1 +1,1 @@
-"""Word and character error rates of artifacts on recordings whose text is known."""
+"""The measurement of word and character error rates on recordings whose text is known."""

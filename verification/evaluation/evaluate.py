@@ -31,68 +31,68 @@ from .rates import (
 )
 from .references import Reference, read_references
 
-WORST = 20
+WORST = 20  # recordings that a report shows for each system
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """An artifact in one precision."""
+    """An artifact in one precision, on one device and with one delay."""
 
-    model: str  # as it was named
+    model: str  # folder or name, as the user gave it
     precision: str
-    fingerprint: str
+    fingerprint: str  # of the checkpoint's weights
     device: str
     delay_ms: int
 
     @property
     def name(self) -> str:
-        """Return its name in tables."""
+        """Return the name that tables show: that of the model's folder, and the precision."""
         return f"{Path(self.model).name} {self.precision}"
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How one system did on all recordings."""
+    """The error rates and the speed of one system over all recordings."""
 
     system: System
-    wer: Rate
-    cer: Rate
+    wer: Rate  # word error rate
+    cer: Rate  # character error rate
     wer_above_first: Rate | None  # paired difference to the first system; None for that one
     cer_above_first: Rate | None
     words: int  # of the references
     word_errors: int
     audio_seconds: float
-    seconds: float  # that it took, without loading
+    seconds: float  # of transcribing, without loading the model
 
     @property
     def real_time_factor(self) -> float:
-        """Return the seconds of work a second of audio."""
+        """Return the seconds of transcribing for each second of audio."""
         return self.seconds / max(self.audio_seconds, 1e-9)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One recording: what is said, and what each system wrote."""
+    """One recording with its reference text and the text of each system."""
 
     file: str
     reference: str
     audio_seconds: float
-    texts: tuple[str, ...]  # by system
-    errors: tuple[Errors, ...]  # by system
+    texts: tuple[str, ...]  # in the order of the systems
+    errors: tuple[Errors, ...]  # in the order of the systems
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Error rates of systems on the same recordings."""
+    """The error rates of several systems on the same recordings."""
 
     generator: str
     created: str  # UTC, ISO 8601
-    data: str
-    normalizer: str
-    bootstrap: Mapping[str, Any]
+    data: str  # folder or table of the recordings
+    normalizer: str  # how texts are normalised before they are compared
+    bootstrap: Mapping[str, Any]  # parameters of the confidence intervals
     scores: tuple[Score, ...]
     rows: tuple[Row, ...]
-    worst: tuple[tuple[int, ...], ...]  # by system: places in `rows`, the worst first
+    worst: tuple[tuple[int, ...], ...]  # for each system, indices in `rows`, the worst first
     failed: tuple[tuple[str, str], ...]  # files that could not be transcribed, and why
     without_text: tuple[str, ...]  # audio files of the folder that have no text beside them
     machine: Mapping[str, Any]
@@ -111,26 +111,29 @@ def evaluate(
     offline: bool = False,
     on_file: Callable[[System, int, int, str], None] = lambda system, done, total, name: None,
 ) -> Evaluation:
-    """Transcribe recordings with every precision of every model, and compare with their texts.
+    """Transcribe recordings with every precision of every model, and count the errors.
 
-    A recording that one system cannot transcribe counts for none of them.
+    A recording that one system cannot transcribe is left out of the rates of all systems.
 
     Args:
-        models: artifacts, as `Transcriber` takes them.
+        models: folders or names of artifacts, as for `Transcriber`.
         data: a folder, .tsv or .jsonl, as references.py describes.
-        precisions: of each model; None for each one's first, `["all"]` for all.
-        delay_ms: as for `Transcriber`, like the next four.
-        device: where.
-        threads: of the CPU.
-        batch_size: files that advance together.
-        gain: as for `Transcriber.transcribe`.
-        offline: ask no hub.
-        on_file: called as files are done, with their number and how many there are.
+        precisions: precisions of each model; None for the first one, `["all"]` for all.
+        delay_ms: the model's delay, as for `Transcriber`.
+        device: device to run on, as for `Transcriber`.
+        threads: threads of the CPU, as for `Transcriber`.
+        batch_size: recordings that are transcribed at once, as for `Transcriber`.
+        gain: change of loudness, as for `Transcriber.transcribe`.
+        offline: use only what was downloaded before.
+        on_file: called after each file with the system, the number of files done, the number of all
+            files and the file's name.
 
     Raises:
-        UsageError: no recordings with texts, or as `Transcriber`.
-        ArtifactError, DeviceError, StorageError: as `Transcriber`; or jiwer is not installed.
+        UsageError: there are no recordings with texts, or as for `Transcriber`.
+        ArtifactError, StorageError: as for `Transcriber`.
+        DeviceError: as for `Transcriber`, or jiwer is not installed.
     """
+    # Read the references
     import_jiwer()
     references, without_text = read_references(data)
     systems, texts, seconds, failed = [], [], [], {}
@@ -141,6 +144,8 @@ def evaluate(
         "threads": threads,
         "batch_size": batch_size,
     }
+
+    # Transcribe with each system
     for model in models:
         folder = find_artifact(model, precisions, offline=offline)
         for precision in choose_precisions(Manifest.read(folder), precisions):
@@ -157,6 +162,8 @@ def evaluate(
             systems.append(system)
             texts.append(found)
             seconds.append(perf_counter() - began)
+
+    # Count errors in the recordings that all systems could transcribe
     rows = [
         Row(
             str(reference.path),
@@ -200,7 +207,7 @@ def _system(model: str, transcriber: Transcriber) -> System:
 def _transcribe(
     transcriber: Transcriber, references: Sequence[Reference], gain: str
 ) -> Iterator[tuple[Path, tuple[str, float] | VoxtralOnnxError]]:
-    """Yield each file with its text and seconds, or with what was wrong with it."""
+    """Yield each file with its text and its seconds of audio, or with the error that it caused."""
     opened: dict[int, Path] = {}
     refused: list[tuple[Path, VoxtralOnnxError]] = []
 

@@ -1,9 +1,10 @@
-"""Error rates of several systems on the same recordings, and how certain they are.
+"""Error rates of several systems on the same recordings, with confidence intervals.
 
-A rate is all errors over all words (or characters) of the references. Its interval holds the middle
-95 % of a bootstrap over recordings: they are drawn with replacement, the same for all systems, so
-that differences between systems are paired. Source: Bisani and Ney, "Bootstrap estimates for
-confidence intervals in ASR performance evaluation", ICASSP 2004.
+A rate is the number of errors in all recordings, divided by the number of words (or characters) of
+all references. Its interval is the middle 95 % of a bootstrap over recordings: samples of them are
+drawn with replacement, the same samples for all systems, so that differences between systems are
+paired. Source: Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance
+evaluation", ICASSP 2004.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from ...errors import DeviceError
 from ..text_metrics import normalize
 
 NORMALIZER = "lower case, words of letters, digits and inner apostrophes, without punctuation"
-RESAMPLES = 10_000
-SEED = 0
+RESAMPLES = 10_000  # samples of the bootstrap
+SEED = 0  # of its random numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Neighbouring words of a reference and of what was written for it."""
+    """A run of words in an alignment that are all equal, replaced, missing or added."""
 
     kind: str  # equal, substitute, delete, insert
     reference: str
@@ -33,7 +34,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """How a text differs from its reference; both normalised."""
+    """The differences between a text and its reference, after both are normalised."""
 
     words: int  # of the reference
     word_errors: int
@@ -44,14 +45,14 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A rate in per cent."""
+    """An error rate, or a difference of rates, in per cent."""
 
     value: float
     interval: tuple[float, float]  # the middle 95 % of the bootstrap
 
 
 def import_jiwer() -> ModuleType:
-    """Import what counts errors.
+    """Import jiwer, an optional dependency that aligns texts.
 
     Raises:
         DeviceError: it is not installed.
@@ -66,12 +67,13 @@ def import_jiwer() -> ModuleType:
 
 
 def count_errors(reference: str, hypothesis: str) -> Errors:
-    """Count what must be substituted, deleted and inserted to make one text of the other.
+    """Count the substitutions, deletions and insertions that turn a reference into a hypothesis.
 
-    An empty reference has no words: all that is written for it is inserted.
+    Words and characters are counted separately. With an empty reference, all of the hypothesis
+    counts as inserted.
 
     Raises:
-        DeviceError: as `import_jiwer`.
+        DeviceError: jiwer is not installed.
     """
     jiwer = import_jiwer()
     wanted, found = normalize(reference), normalize(hypothesis)
@@ -99,11 +101,14 @@ def _edits(found) -> int:
 
 
 def resample_rates(errors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return error rates in per cent of resampled recordings: [resamples, systems].
+    """Return the error rates of bootstrap samples of the recordings.
 
     Args:
-        errors: [recordings, systems].
+        errors: numbers of errors [recordings, systems].
         lengths: words or characters of the references [recordings].
+
+    Returns:
+        per cent, float64 [RESAMPLES, systems].
     """
     rng, rates = np.random.default_rng(SEED), []
     for _ in range(0, RESAMPLES, 1000):
@@ -114,17 +119,20 @@ def resample_rates(errors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the middle 95 %."""
+    """Return the 2.5th and the 97.5th percentile of values."""
     low, high = np.percentile(values, (2.5, 97.5))
     return round(float(low), 3), round(float(high), 3)
 
 
 def error_rates(errors: np.ndarray, lengths: np.ndarray) -> tuple[list[Rate], list[Rate | None]]:
-    """Return each system's rate, and how much it is above the first one's.
+    """Return each system's rate, and its difference from the first system's.
 
     Args:
-        errors: [recordings, systems].
+        errors: numbers of errors [recordings, systems].
         lengths: words or characters of the references [recordings].
+
+    Returns:
+        rates, and differences, whose first element is None.
     """
     values = 100 * errors.sum(0) / max(1, lengths.sum())
     resampled = resample_rates(errors, lengths)
@@ -139,7 +147,10 @@ def error_rates(errors: np.ndarray, lengths: np.ndarray) -> tuple[list[Rate], li
 
 
 def worst(rows: Sequence[Errors], count: int) -> list[int]:
-    """Return the places of the rows with the most word errors; of equal ones the shorter first."""
+    """Return the indices of up to `count` rows with errors, those with most word errors first.
+
+    Of rows with equally many, the one with the shorter reference comes first.
+    """
     order = sorted(range(len(rows)), key=lambda i: (-rows[i].word_errors, rows[i].words, i))
     return [place for place in order if rows[place].word_errors or rows[place].character_errors][
         :count

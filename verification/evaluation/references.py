@@ -1,4 +1,4 @@
-"""Recordings with the text that is spoken in them: a folder, a table or lines of JSON.
+"""Recordings and their reference texts, read from a folder, a table or lines of JSON.
 
     FOLDER          each NAME.wav (or .mp3 …) with its text in NAME.txt beside it
     data.tsv        columns under a first line of names: path or file or audio, and text or sentence
@@ -28,14 +28,14 @@ _TEXTS = ("text", "sentence", "transcription")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A recording and what is said in it."""
+    """A recording and the text that is spoken in it."""
 
     path: Path
     text: str
 
 
 class _Line(msgspec.Struct):
-    """One object of a .jsonl; other keys are not looked at."""
+    """A line of a .jsonl file; keys that are not listed here are ignored."""
 
     path: str | None = None
     file: str | None = None
@@ -48,13 +48,14 @@ class _Line(msgspec.Struct):
 
 
 def read_references(data: Path) -> tuple[list[Reference], list[Path]]:
-    """Read what recordings there are, in order of their names or of the table.
+    """Read the recordings of a folder in the order of their names, or of a table in its order.
 
     Returns:
-        those with a text, and audio files of a folder that have none beside them.
+        the recordings with a text, and the audio files of a folder that have none beside them.
 
     Raises:
-        UsageError: no such folder or table, no recording with a text, or a line that names none.
+        UsageError: the folder or table does not exist, no recording has a text, or a line of the
+            table lacks a path or a text.
     """
     if data.is_dir():
         found, lacking = _read_folder(data)

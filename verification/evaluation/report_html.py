@@ -1,4 +1,4 @@
-"""An evaluation as one page that loads nothing: rates, and the recordings that went worst."""
+"""An evaluation as a self-contained HTML page: error rates, and the recordings with most errors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .evaluate import Evaluation, Row, Score
 from .rates import Errors, Rate
 
 JSON_NAME, HTML_NAME = "evaluation.json", "evaluation.html"
-BAR = 220  # of the widest bar, in pixels
+BAR = 220  # width of the widest bar, in pixels
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> None:
-    """Write everything that was found as JSON, and the page.
+    """Write an evaluation to a folder as evaluation.json and evaluation.html.
 
     Raises:
         StorageError: the folder cannot be made or written.
@@ -34,7 +34,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
 
 
 def render(evaluation: Evaluation) -> str:
-    """Return the page."""
+    """Return the HTML page of an evaluation."""
     parts = [
         f"<header><div><h1>Error rates</h1><p class='soft'>{escape(evaluation.generator)}, "
         f"{escape(evaluation.created.replace('T', ' ').replace('+00:00', ' UTC'))}</p></div>"
@@ -52,6 +52,7 @@ def render(evaluation: Evaluation) -> str:
 
 
 def _overview(evaluation: Evaluation) -> str:
+    # How it was measured
     facts = {
         "recordings": f"{len(evaluation.rows)} of {escape(evaluation.data)}",
         "compared as": escape(evaluation.normalizer),
@@ -61,6 +62,8 @@ def _overview(evaluation: Evaluation) -> str:
             "a difference whose bracket holds 0 may be chance"
         ),
     }
+
+    # Rates of each system
     header = ("", "words wrong", "", "against the first", "characters wrong", "RTF")
     most = max((score.wer.value for score in evaluation.scores), default=0)
     rows = [
@@ -81,13 +84,13 @@ def _overview(evaluation: Evaluation) -> str:
 
 
 def show_rate(rate: Rate) -> str:
-    """Return a rate and its interval: 4.31 % (3.90 to 4.75)."""
+    """Return a rate with its interval as text: 4.31 % (3.90 to 4.75)."""
     low, high = rate.interval
     return f"{rate.value:.2f} % ({low:.2f} to {high:.2f})"
 
 
 def show_difference(rate: Rate | None) -> str:
-    """Return a difference with its sign; a dash for the first system."""
+    """Return a difference of rates with its sign and interval; a dash for None."""
     if rate is None:
         return "–"
     low, high = rate.interval
@@ -120,7 +123,7 @@ def _worst(rows: list[Row], system: int) -> tuple[tuple[str, ...], list[tuple[st
 
 
 def _aligned(errors: Errors) -> Iterator[str]:
-    """Yield words; wrong ones struck out, and behind them what was written instead."""
+    """Yield HTML of an alignment: wrong words struck out, followed by those of the hypothesis."""
     for piece in errors.pieces:
         if piece.kind == "equal":
             yield escape(piece.reference)
