@@ -246,6 +246,6 @@ def _remember(hashes: Mapping[str, str], notes: list[str] | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps({"files": kept}).encode())
     except OSError as error:
-        note = f"weights are hashed at every load, because that they are right is not kept: {error}"
+        note = f"weights are hashed at every load, because their hashes cannot be kept: {error}"
         if notes is not None and note not in notes:
             notes.append(note)

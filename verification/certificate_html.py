@@ -114,7 +114,7 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
             '<figure class="card"><h3>Error of each stage</h3>'
             + _draw_stages(stages, limits["graph error"], limits["shipped error"])
             + '<figcaption><span class="key">graph against module, float32</span>'
-            '<span class="key other">as shipped</span>; dashed: what passes</figcaption></figure>'
+            '<span class="key other">as shipped</span>; dashed: the limits</figcaption></figure>'
         )
     if margins := details.get("margins"):
         drawings.append(

@@ -174,7 +174,7 @@ class PrecisionChecks:
         count = sum(
             len(graph.graph.initializers) for graph in (self.model.encoder, self.model.decoder)
         )
-        how = f"{len(errors)} in the way of {generator}" if errors else "as an export writes them"
+        how = f"{len(errors)} in the way of {generator}" if errors else "as in an export"
         return self._finding(3, check, PASSED, f"{count} tensors, {how}")
 
     def _stages(self, rungs: set[int]) -> Iterator[Finding]:
@@ -254,7 +254,7 @@ class PrecisionChecks:
         broken = [at for at, gap, noise in compared if gap > thresholds.TIE.value * noise]
         check, count = "a stream against the whole clip", len(run.token_ids)
         if broken:
-            summary = f"token {broken[0]} of {count} is another one, beyond the noise of its logits"
+            summary = f"token {broken[0]} of {count} differs by more than the noise of its logits"
             yield self._finding(4, check, FAILED, summary)
         threshold = thresholds.EXACT_STREAM_ERROR if self.is_exact else thresholds.STREAM_ERROR
         where = f"the logits, {count - len(different)} of {count} tokens identical"
@@ -331,9 +331,9 @@ class PrecisionChecks:
         }
         passed = kl <= thresholds.KL_DIVERGENCE.value and agreement >= thresholds.AGREEMENT.value
         return passed and hard <= thresholds.BLANK_FLIPS.value, (
-            f"KL {kl:.2g} nats, blank margins {np.abs(before - after).mean():.2g} off, "
-            f"{int(flips.sum())} turned over ({hard} sure ones), {agreement:.1%} of {len(before)} "
-            "tokens the same"
+            f"KL {kl:.2g} nats a token, blank margins {np.abs(before - after).mean():.2g} off on "
+            f"average, {int(flips.sum())} blank decisions changed ({hard} of them sure), "
+            f"{agreement:.1%} of {len(before)} tokens identical"
         )
 
     def _float_model(self) -> Layerwise | None:

@@ -37,7 +37,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The tokens that a model generates for a clip, one a row."""
+    """The tokens that a model generates for a clip, with a row for each."""
 
     token_ids: np.ndarray  # int64 [n]
     logprobs: np.ndarray  # float32 [n]
@@ -55,7 +55,7 @@ class _Transcripts(Struct):
 
 
 def embedded_clips(sample_rate: int) -> list[Clip]:
-    """Return the packaged samples, the self-test's first."""
+    """Return the packaged samples as clips, the self-test's first."""
     known = decode_json(_Transcripts, (SAMPLES / "transcripts.json").read_bytes(), ValueError)
     texts = {sample.file: sample.text for sample in known.samples}
     names = [SELF_TEST_CLIP, *(name for name in sorted(texts) if name != SELF_TEST_CLIP)]
@@ -63,7 +63,7 @@ def embedded_clips(sample_rate: int) -> list[Clip]:
 
 
 def open_clips(files: Sequence[str | Path], sample_rate: int) -> list[Clip]:
-    """Read recordings; the text of `a.wav` is `a.txt` beside it, where that exists.
+    """Read recordings, and the text of each `a.wav` from `a.txt` beside it, if that exists.
 
     Raises:
         AudioError: a recording is not readable, or empty.
@@ -87,9 +87,13 @@ def _read(file: Path, sample_rate: int, text: str | None) -> Clip:
 def stream(
     transcriber: Transcriber, samples: np.ndarray, *, in_pieces: bool = False, logits: bool = False
 ) -> Run:
-    """Transcribe a clip through a live stream, to its last sample.
+    """Transcribe a clip through a live stream, to its last sample even after an end-of-text token.
 
-    An end-of-stream token does not end it.
+    Args:
+        transcriber: the model.
+        samples: float32 [n] at the model's rate.
+        in_pieces: whether to feed them in pieces of the sizes PIECES.
+        logits: whether to record the logits.
     """
     live = transcriber.stream()
     session = transcriber.decoder.session

@@ -56,7 +56,7 @@ class Difference:
         return not (self.facts or self.graphs or self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
+        """Return all differences as plain values, for JSON."""
         return {"equal": self.is_equal, **asdict(self)}
 
     def render(self) -> str:
@@ -73,7 +73,11 @@ class Difference:
 
 
 def diff(a: str | Path, b: str | Path) -> Difference:
-    """Compare two artifacts, without checking hashes, so that a damaged one can be compared too.
+    """Compare two artifacts; hashes are not checked, so that a damaged one can be compared too.
+
+    Args:
+        a: folder or name of an artifact, as for `Transcriber`.
+        b: likewise.
 
     Raises:
         ArtifactError: one is not an artifact, or a file is missing or does not parse.

@@ -1,4 +1,4 @@
-"""Rung 1: compare single fused nodes on onnxruntime with their plain PyTorch form.
+"""Rung 1: compare single nodes on onnxruntime with the same computation in PyTorch.
 
 One node of each kind in the artifact's graphs is run.
 """
@@ -25,8 +25,8 @@ from .stage_parity import relative_error
 from .subgraphs import StagedGraph, StageSession, make_exact
 
 ROWS = 5  # rows of an input
-WEIGHT_ROWS = 8192  # rows of a quantised weight dequantised at a time
-BEYOND_WINDOW = 8  # rows of a cache beyond the window, so that a wrong edge of it shows
+WEIGHT_ROWS = 8192  # rows of a quantised weight that are dequantised at a time
+BEYOND_WINDOW = 8  # rows of a cache beyond the window, so that a window of wrong size shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,12 @@ def probe_operators(
 
     Nodes run in float32 on the CPU, and as shipped on other devices.
 
-    on_refusal: called with a device that has no kernel for a node; it may remove it from `devices`.
+    Args:
+        model: the artifact's graphs and weights.
+        manifest: the artifact's manifest.
+        devices: devices to run on.
+        on_refusal: called with a device that has no kernel for a node, and the error; it may remove
+            the device from `devices`.
     """
     for graph, stack in (
         (model.encoder, manifest.config.encoder),
@@ -118,7 +123,7 @@ def _load(graph: StagedGraph, node: ir.Node, device: Device) -> StageSession:
 
 
 class _Inputs:
-    """Random inputs of one node, and the outputs of its plain form."""
+    """The random inputs of one node, and the outputs that PyTorch computes from them."""
 
     def __init__(self, graph: StagedGraph, node: ir.Node, stack: TransformerConfig):
         self.graph, self.node, self.stack = graph, node, stack

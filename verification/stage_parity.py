@@ -1,6 +1,6 @@
-"""Rung 3: compare each stage's graph with its module, in one call, call by call, and as shipped.
+"""Rungs 3 and 4: compare each stage's graph with its PyTorch module.
 
-The cache is shifted between the calls.
+The graph runs in one call, in several calls with a shift of the cache between them, and as shipped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class StageErrors:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Random inputs of a stage for all of CHUNKS, and its module's outputs for all at once."""
+    """The random inputs of a stage for all CHUNKS, and its module's outputs for all at once."""
 
     feeds: Values
     # Keys and values [1, kv_heads, earlier positions, head_dim]; empty for a stage without cache
@@ -57,10 +57,14 @@ def probe(
     devices: Sequence[Device] = (),
     on_refusal: Callable[[Device, DeviceError], None] = lambda device, error: None,
 ) -> Iterator[StageErrors]:
-    """Yield the errors of every stage, of layers with an empty cache and with a full one.
+    """Yield the errors of every stage; layers run with an empty cache and with a full one.
 
-    devices: those besides the CPU.
-    on_refusal: called with a device that cannot run a stage; it may remove it from `devices`.
+    Args:
+        model: the artifact's graphs and weights.
+        manifest: the artifact's manifest.
+        devices: devices besides the CPU.
+        on_refusal: called with a device that cannot run a stage, and the error; it may remove the
+            device from `devices`.
     """
     for graph, spec in (
         (model.encoder, manifest.caches["encoder"]),
@@ -119,7 +123,16 @@ def draw(
     vocab_size: int,
     rng: np.random.Generator,
 ) -> Case:
-    """Return a case whose first row has the absolute position `start`."""
+    """Return a case of random inputs.
+
+    Args:
+        session: the stage, whose inputs are drawn.
+        compute: the module's computation, as `ArtifactModel.computation` returns it.
+        spec: the cache's sizes and rules.
+        start: absolute position of the first row, and so the number of rows in the cache.
+        vocab_size: upper bound of token ids.
+        rng: the generator.
+    """
     feeds: Values = {}
     for tensor in session.inputs:
         shape = [_size(axis, sum(CHUNKS)) for axis in tensor.shape]
@@ -144,12 +157,16 @@ def draw(
 
 
 def run(session: StageSession, spec: CacheSpec, case: Case, chunks: Sequence[int]) -> Values:
-    """Call a stage on chunks of a case and return the joined outputs.
+    """Call a stage on chunks of a case, and return the joined outputs by name.
 
     The cache is shifted when its buffer is full, by the manifest's rule. Caches and states are
     returned as they are after the last call.
 
-    chunks: tokens of each call.
+    Args:
+        session: the stage.
+        spec: the cache's sizes and rules.
+        case: the inputs.
+        chunks: tokens of each call.
     """
     # Fill the caches
     caches = [

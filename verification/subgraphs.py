@@ -23,15 +23,16 @@ from ..runtime.device.cpu import Cpu
 
 STEM, PROJECTOR = "audio_tower.embedder", "multi_modal_projector"
 EMBEDDING, HEAD = "language_model.embed_tokens", "language_model.norm"
-# Values that a stage reads from the one before: the residual stream, and the branch to add to it
+# Names of the values that a stage reads from the previous one: the residual stream, and the branch
+# that is to be added to it
 RESIDUAL = "residual"
 BRANCH = "branch"
-NEXT = "next_"  # prefix of the names of those that it writes for the one after
+NEXT = "next_"  # prefix of their names as outputs of the stage that writes them
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class StagedGraph:
-    """A graph file of an artifact, and the names of its stages in the order in which they run."""
+    """A graph of an artifact that can be cut into stages, with their names in running order."""
 
     def __init__(self, folder: Path, spec: GraphSpec, config: VoxtralConfig):
         """Read the graph but not its weights.
@@ -41,7 +42,7 @@ class StagedGraph:
         """
         # Read the graph
         self.path, self.spec, self.lock = folder / spec.path, spec, Lock()
-        read_initializers(folder, spec)  # checks that all data is in files of its own
+        read_initializers(folder, spec)  # checks that all data is in the artifact's own files
         try:
             self.graph = ir.load(self.path).graph
         except Exception as error:  # protobuf's own errors share no narrower base
@@ -118,9 +119,12 @@ class StagedGraph:
         return values
 
     def load(self, stage: str, *, exact: bool, device: Device | None = None) -> StageSession:
-        """Load one stage, for the CPU unless a device is given.
+        """Load one stage.
 
-        exact: compute in float32, else as shipped.
+        Args:
+            stage: name of the stage.
+            exact: whether to compute in float32 instead of the types that are shipped.
+            device: device to run on; by default the CPU.
 
         Raises:
             ArtifactError: the stage cannot be cut out of the graph, or as `StageSession`.

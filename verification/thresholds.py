@@ -17,14 +17,14 @@ class Threshold:
 OPERATOR_ERROR = Threshold(
     "operator error",
     1e-5,
-    "relative L2; float32 kernels and PyTorch differ by 1e-7 to 1e-6 for the order of additions; "
-    "a wrong sign, pair or zero point makes 1e-2 or more",
+    "relative L2; float32 kernels and PyTorch add in different orders and so differ by 1e-7 to "
+    "1e-6; a wrong sign, pair or zero point makes 1e-2 or more",
 )
 GRAPH_ERROR = Threshold(
     "graph error",
     1e-5,
-    "relative L2 of a stage in float32; 3e-6 was the worst intact stage of tiny, toy and the 4B "
-    "shapes; damage makes 1e-3 and more",
+    "relative L2 of a stage in float32; the worst undamaged stage of tiny, of test models and of "
+    "the 4B shapes had 3e-6; damage makes 1e-3 and more",
 )
 SHIPPED_ERROR = Threshold(
     "shipped error",
@@ -58,9 +58,9 @@ EXACT_STREAM_ERROR = Threshold(
 TIE = Threshold(
     "tie",
     8.0,
-    "times the noise of the logits (rms over the vocabulary) under which the order of two tokens "
-    "is left to rounding: calls of other sizes run other kernels; in float32 the noise is 1e-6, "
-    "so tokens are identical",
+    "times the noise of the logits (rms over the vocabulary): two tokens whose logits are closer "
+    "may change places by rounding alone, as calls of other sizes run other kernels; in float32 "
+    "the noise is 1e-6, so tokens are identical",
 )
 KL_DIVERGENCE = Threshold(
     "KL divergence",
@@ -77,7 +77,7 @@ BLANK_FLIPS = Threshold(
 AGREEMENT = Threshold(
     "token agreement, at least",
     0.98,
-    "share of tokens that the float model samples too, after the same ones",
+    "share of tokens that the float model samples too when it is fed the same earlier tokens",
 )
 CHARACTERS_LOST = Threshold(
     "characters lost",

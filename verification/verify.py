@@ -27,8 +27,8 @@ from .transformers_parity import compare_with_transformers, transformers_version
 from .verdict import ALL_RUNGS, FAILED, NOT_RUN, PASSED, Finding, Judgement, judge, name_rungs
 
 UNSEEN_WEIGHTS = (
-    "Whether the weights are the checkpoint's: none was given, and reordered rows, a changed "
-    "scale, code or bias and a shifted table of delays agree with the graphs that read them."
+    "Whether the weights are the checkpoint's: no checkpoint was given, and without one, reordered "
+    "rows, changed scales, codes or biases and a shifted table of delays cannot be noticed."
 )
 
 
