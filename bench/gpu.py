@@ -27,11 +27,13 @@ import typer
 from harness import time_calls
 
 from voxtral_onnx import Transcriber
+from voxtral_onnx.assets import SAMPLES
 from voxtral_onnx.errors import VoxtralOnnxError
 from voxtral_onnx.runtime import bench
 from voxtral_onnx.runtime.audio.files import open_audio
 from voxtral_onnx.runtime.device.cache import KVCache
 from voxtral_onnx.runtime.device.cuda import Cuda, CudaBinding
+from voxtral_onnx.runtime.transcriber import DEFAULT_CONTEXT
 
 CLIPS = (10.0, 60.0, 600.0)  # seconds
 LIVE_SECONDS = 300.0
@@ -39,7 +41,7 @@ LIVE_SECONDS = 300.0
 ROWS = (1, 2, 4, 8, 12, 16, 17, 32, 64, 128, 256)
 ROWS_CONTEXT = 1024  # positions
 CALLS = 200  # timed ones, for each measurement
-CLIP = bench.SAMPLES / "command-hibari.wav"
+CLIP = SAMPLES / "command-hibari.wav"
 
 
 def timed(call: Callable[[], Any], calls: int = CALLS) -> dict[str, float]:
@@ -397,13 +399,13 @@ def main(
         return (lambda: measure_artifact(folder, precision, context, taken)) if taken else None
 
     plans: dict[str, Callable[[], Any] | None] = {
-        "q4f16": plan(artifact, "q4f16", bench.DEFAULT_CONTEXT, "start", "steps", "clips", "live"),
+        "q4f16": plan(artifact, "q4f16", DEFAULT_CONTEXT, "start", "steps", "clips", "live"),
         "q4f16, context 1024": plan(artifact, "q4f16", ROWS_CONTEXT, "steps", "live", "rows"),
-        "fp16": plan(artifact, "fp16", bench.DEFAULT_CONTEXT, "steps"),
+        "fp16": plan(artifact, "fp16", DEFAULT_CONTEXT, "steps"),
         "fp16, context 1024": plan(artifact, "fp16", ROWS_CONTEXT, "rows"),
     }
     if block_128:
-        plans["q4f16, blocks of 128"] = plan(block_128, "q4f16", bench.DEFAULT_CONTEXT, "steps")
+        plans["q4f16, blocks of 128"] = plan(block_128, "q4f16", DEFAULT_CONTEXT, "steps")
     if "profile" in chosen:
         plans["profile"] = lambda: measure_artifact(
             artifact, "q4f16", ROWS_CONTEXT, {"kernels": profile}
