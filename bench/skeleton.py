@@ -55,7 +55,7 @@ def make(
         }
 
     sizes: dict[str, int] = {}
-    vars(export).update(bind=leave_empty, _hash_files=describe)
+    export.bind, export._hash_files = leave_empty, describe
     export.export(checkpoint, folder, precisions=precision.split(","), recipe=recipe)
     for name in sizes:
         (folder / name).unlink()
