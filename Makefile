@@ -74,12 +74,11 @@ web/vendor/VERSION: web/package.json web/package-lock.json web/vendor.mjs web/LI
 
 web: web/vendor/VERSION  ## fetch what the page needs of onnxruntime-web, and the tools to test it (needs Node.js)
 
-# Not here: gpu.py and encoder_rows.py (a CUDA device; skeleton.py takes the model's shape there), llama_cpp.py (xllamacpp),
+# Not here: gpu.py (a CUDA device; skeleton.py takes the model's shape there), llama_cpp.py (xllamacpp),
 # webgpu.mjs (a GPU and Dawn's bindings), web_memory.mjs and web_tiny.mjs (Chromium). Each says in its head how to run it.
 bench: $(VENV)/dev.stamp web/vendor/VERSION  ## make the CPU's numbers (needs Debian's espeak-ng and flite, Node.js, 70 GB)
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python bench/wer.py
-	$(BIN)/python bench/times.py
 	$(BIN)/python bench/hotwords.py
 	$(BIN)/python bench/quant.py
 	$(BIN)/python bench/live.py
@@ -87,7 +86,6 @@ bench: $(VENV)/dev.stamp web/vendor/VERSION  ## make the CPU's numbers (needs De
 	$(BIN)/python bench/twin.py build/twin
 	$(BIN)/python bench/sizes.py
 	$(BIN)/python bench/full_size.py
-	$(BIN)/python bench/budget.py --twin build/twin
 	$(BIN)/python bench/verify.py
 	$(BIN)/voxtral-onnx export build/twin --output build/twin-onnx --precision q4f16,q4 --family native,transformers_js
 	$(BIN)/voxtral-onnx export build/twin --output build/twin-small --recipe small

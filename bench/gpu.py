@@ -1,11 +1,8 @@
 """Measure speed and memory of the 4B model on a CUDA device.
 
-    python bench/gpu.py ARTIFACT [--block-128 ARTIFACT] [--cpu-precision q4]
-        [--out bench/results/gpu_speed.json]
+    python bench/gpu.py ARTIFACT [--cpu-precision q4] [--out bench/results/gpu_speed.json]
     # likewise profile, start
     python bench/gpu.py ARTIFACT --parts rows --out bench/results/gpu_rows.json
-    ORT_FPA_INTB_GEMM=1 python bench/gpu.py ARTIFACT --parts steps,rows
-        --out bench/results/gpu_fpa_intb.json
 
 Writes the results file after every measurement. ARTIFACT is an export of twin.py's random
 checkpoint, or made by skeleton.py. The first session of a process is 7 % faster than later ones.
@@ -367,9 +364,6 @@ def main(
     artifact: Annotated[
         Path, typer.Argument(help="Full-size artifact with q4f16 and, to compare, fp16.")
     ],
-    block_128: Annotated[
-        Path | None, typer.Option(help="The same model exported with --recipe small.")
-    ] = None,
     cpu_precision: Annotated[
         str, typer.Option(help="Precision to measure on the CPU too; empty for none.")
     ] = "",
@@ -404,8 +398,6 @@ def main(
         "fp16": plan(artifact, "fp16", DEFAULT_CONTEXT, "steps"),
         "fp16, context 1024": plan(artifact, "fp16", ROWS_CONTEXT, "rows"),
     }
-    if block_128:
-        plans["q4f16, blocks of 128"] = plan(block_128, "q4f16", DEFAULT_CONTEXT, "steps")
     if "profile" in chosen:
         plans["profile"] = lambda: measure_artifact(
             artifact, "q4f16", ROWS_CONTEXT, {"kernels": profile}

@@ -1,115 +1,196 @@
-"""Measure hotwords at several biases: listed words found and invented, and the word error rate.
+"""Measure what `--hotwords` finds and invents, on sentences that its bias was not chosen on.
 
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/hotwords.py [ARTIFACT]
 
-The list is drawn from longer words that occur in few of the held-out sentences. So most sentences
-have no listed word, and in each one a wrong one could be written. The same clips are transcribed
-without the list and with it. Writes results/hotwords.json.
+The bias was chosen on the first held-out sentences of each kind; these are those behind them, as
+bench/wer.py speaks them. Longer words that occur in few of them are divided into lists, and every
+clip is transcribed without a list and with each one at each bias. A list has words of few clips, so
+most clips show what it does where none of its words is said. Rates are of all lists together;
+intervals are those of `evaluate`: 95 % of a bootstrap over clips, paired with no list. Writes
+results/hotwords.json.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Annotated, Any
 
 import harness
-import jiwer
 import numpy as np
 import typer
 import wer
+from rich.progress import track
 
 from voxtral_onnx import Transcriber
-from voxtral_onnx.runtime.hotwords import START_SHARE
+from voxtral_onnx.runtime.bench import markdown_table
+from voxtral_onnx.runtime.hotwords import DEFAULT_BIAS, START_SHARE
+from voxtral_onnx.verification.evaluation.rates import RESAMPLES, SEED, count_errors, error_rates
 from voxtral_onnx.verification.text_metrics import normalize
 
 CACHE = harness.BUILD / "wer" / "wav"
-BIASES = (0, 2, 4, 6, 8)  # 0: without the list
-SYNTHESIZERS = ("espeak-ng", "flite")
+CHOSEN_ON = 80  # sentences of each kind, the first ones, that the default bias was chosen on
+BIASES = (DEFAULT_BIAS, 2 * DEFAULT_BIAS)
+PRECISION = "q4f16"
 MIN_LETTERS = 5
 MAX_SENTENCES = 3  # that a listed word occurs in
-SEED = 0
 
 
-def draw_words(texts: list[str], count: int) -> list[str]:
-    """Draw `count` of the words that are long and occur in few of the texts."""
+def draw_lists(texts: set[str], lists: int, words: int) -> list[list[str]]:
+    """Divide the words that are long and occur in few of the texts into lists, at random."""
     sentences = Counter(word for text in texts for word in set(normalize(text).split()))
     rare = sorted(
         word
         for word, seen in sentences.items()
         if len(word) >= MIN_LETTERS and seen <= MAX_SENTENCES
     )
-    return sorted(
-        np.random.default_rng(SEED).choice(rare, min(count, len(rare)), replace=False).tolist()
+    drawn = np.random.default_rng(SEED).permutation(rare).tolist()
+    return [drawn[i * words : (i + 1) * words] for i in range(lists) if drawn[i * words :]]
+
+
+@cache
+def load_transcriber(folder: Path, words: tuple[str, ...], bias: float) -> Transcriber:
+    """Return a transcriber of one thread, loaded once in each process."""
+    options = {"hotwords": words, "hotword_bias": bias} if words else {}
+    return Transcriber(folder, "cpu", precision=PRECISION, threads=1, **options)
+
+
+def transcribe(folder: Path, lists: list[list[str]], clip: wer.Clip) -> list[str]:
+    """Speak a clip, and return its text without a list, then with each list at each bias."""
+    wer.speak(clip)
+    settings = [((), 0.0), *((tuple(words), bias) for words in lists for bias in BIASES)]
+    return [load_transcriber(folder, *each).transcribe(clip.path).text for each in settings]
+
+
+def count_words(reference: str, hypothesis: str, listed: set[str]) -> np.ndarray:
+    """Return the listed words that were said, those of them missed, and those only written."""
+    spoken, written = (
+        Counter(word for word in normalize(text).split() if word in listed)
+        for text in (reference, hypothesis)
     )
+    return np.array([spoken.total(), (spoken - written).total(), (written - spoken).total()], float)
 
 
-def score(references: list[str], hypotheses: list[str], listed: set[str]) -> dict[str, Any]:
-    """Return the word error rate in per cent, and counts of listed words.
-
-    These are words that were said, those of them that were written, and words that were written
-    although nobody said them.
-    """
-    said = found = invented = 0
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
-        spoken, written = (
-            Counter(word for word in text.split() if word in listed)
-            for text in (reference, hypothesis)
-        )
-        said += spoken.total()
-        found += (spoken & written).total()
-        invented += (written - spoken).total()
+def summarize(
+    kind: str, clips: list[wer.Clip], texts: list[list[str]], lists: list[list[str]], bias: float
+) -> dict[str, Any]:
+    """Return the rates of a kind of sentence at one bias, over all lists, beside those without."""
+    place = BIASES.index(bias)
+    # By clip, the sums over lists; last axis: without, with
+    said, words, quiet_words = (np.zeros(len(clips)) for _ in range(3))
+    missed, invented, errors, quiet_errors = (np.zeros((len(clips), 2)) for _ in range(4))
+    quiet_clips = 0
+    for row, (clip, found) in enumerate(zip(clips, texts, strict=True)):
+        for number, listed in enumerate(lists):
+            both = found[0], found[1 + number * len(BIASES) + place]
+            counted = [count_words(clip.text, text, set(listed)) for text in both]
+            wrong = [count_errors(clip.text, text) for text in both]
+            said[row] += counted[0][0]
+            words[row] += wrong[0].words
+            missed[row] += [each[1] for each in counted]
+            invented[row] += [each[2] for each in counted]
+            errors[row] += [each.word_errors for each in wrong]
+            if not counted[0][0]:
+                quiet_clips += 1
+                quiet_words[row] += wrong[0].words
+                quiet_errors[row] += [each.word_errors for each in wrong]
     return {
-        "wer": round(100 * jiwer.wer(references, hypotheses), 2),
-        "listed_said": said,
-        "listed_found": found,
-        "listed_invented": invented,
+        "kind": kind,
+        "bias": bias,
+        "clips": len(clips),
+        "lists": [len(listed) for listed in lists],
+        "listed_said": int(said.sum()),
+        "listed_missed": [int(x) for x in missed.sum(0)],
+        "listed_invented": [int(x) for x in invented.sum(0)],
+        "missed": _rates(missed, said),
+        "wer": _rates(errors, words),
+        "clips_without_listed": quiet_clips,
+        "words_without_listed": int(quiet_words.sum()),
+        "wer_without_listed": _rates(quiet_errors, quiet_words),
     }
+
+
+def _rates(errors: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+    rates, above = error_rates(errors, lengths)
+    return {
+        "without": asdict(rates[0]),
+        "with": asdict(rates[1]),
+        "difference": asdict(above[1]) if above[1] else None,
+    }
+
+
+def cells(row: dict[str, Any]) -> Sequence[str]:
+    """Return a row of performance.md's table."""
+
+    def change(name: str) -> str:
+        low, high = row[name]["difference"]["interval"]
+        return f"{row[name]['difference']['value']:+.1f} ({low:+.1f} to {high:+.1f})"
+
+    said = row["listed_said"]
+    found = [said - missed for missed in row["listed_missed"]]
+    return (
+        f"{row['kind']}, {row['bias']:g}",
+        f"{found[0]}, {found[1]} of {said}",
+        change("missed"),
+        "{}, {}".format(*row["listed_invented"]),
+        change("wer"),
+        change("wer_without_listed"),
+    )
 
 
 def main(
     artifact: harness.Model = "tiny",
-    sentences: Annotated[int, typer.Option(help="Number of sentences of each kind.")] = 80,
-    words: Annotated[int, typer.Option(help="Number of hotwords for each kind.")] = 50,
+    free: Annotated[int, typer.Option(help="Number of free sentences.")] = 220,
+    domain: Annotated[int, typer.Option(help="Number of sentences of tiny's domain.")] = 20,
+    lists: Annotated[int, typer.Option(help="Lists of each kind.")] = 3,
+    words: Annotated[int, typer.Option(help="Words in a list.")] = 100,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes of one thread.")] = os.cpu_count()
+    or 1,
     out: harness.Out = harness.RESULTS / "hotwords.json",
 ) -> None:
-    """Transcribe the clips without a list and with it, at several biases."""
-    # Plan the clips of two synthesizers
+    """Transcribe the clips without a list and with each, at several biases."""
     versions = wer.find_synthesizers()
     results = harness.describe(
-        "held-out sentences without a list of hotwords (bias 0) and with it", "jiwer"
+        "held-out sentences without and with lists of hotwords: listed words missed and invented, "
+        "word error rates in per cent",
+        "jiwer",
     )
-    folder = harness.find_model(artifact, "q4f16")
-    clips = [
-        clip
-        for clip in wer.plan_clips(wer.read_sentences(sentences), CACHE, versions)
-        if clip.synthesizer in SYNTHESIZERS
-    ]
-
-    # Transcribe each kind of sentence at each bias
-    rows, precision = [], None
-    for kind in ("domain", "free"):
-        chosen = [clip for clip in clips if clip.kind == kind]
-        listed = draw_words([clip.text for clip in chosen], words)
-        for clip in chosen:
-            wer.speak(clip)
-        references = [normalize(clip.text) for clip in chosen]
-        for bias in BIASES:
-            options = {"hotwords": listed, "hotword_bias": bias} if bias else {}
-            with Transcriber(folder, "cpu", threads=1, **options) as transcriber:
-                precision = transcriber.precision
-                hypotheses = [normalize(transcriber.transcribe(clip.path).text) for clip in chosen]
-            row = {"kind": kind, "bias": bias, "clips": len(chosen), "listed": len(listed)}
-            rows.append(row | score(references, hypotheses, set(listed)))
-            print(
-                f"{kind:6}  bias {bias}: WER {rows[-1]['wer']:.2f} %; of {rows[-1]['listed_said']} "
-                f"listed words {rows[-1]['listed_found']} found, {rows[-1]['listed_invented']} "
-                "invented"
+    folder = harness.find_model(artifact, PRECISION)
+    clips = wer.plan_clips(wer.read_sentences(None), CACHE, versions)
+    rows = []
+    for kind, count in (("free", free), ("domain", domain)):
+        of_kind = [clip for clip in clips if clip.kind == kind]
+        texts = list(dict.fromkeys(clip.text for clip in of_kind))[CHOSEN_ON : CHOSEN_ON + count]
+        chosen = [clip for clip in of_kind if clip.text in texts]
+        drawn = draw_lists(set(texts), lists, words)
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            found = pool.map(
+                transcribe, [folder] * len(chosen), [drawn] * len(chosen), chosen, chunksize=4
             )
+            written = list(track(found, kind, len(chosen), console=harness.stderr))
+        rows += [summarize(kind, chosen, written, drawn, bias) for bias in BIASES]
+    headings = (
+        "sentences, bias",
+        "found without, with",
+        "missed, points",
+        "invented",
+        "WER, points",
+        "WER where none is said",
+    )
+    print(markdown_table(headings, [cells(row) for row in rows]))
     results |= {
-        "precision": precision,
+        "precision": PRECISION,
         "start_share": START_SHARE,
-        "synthesizers": {name: versions[name] for name in SYNTHESIZERS},
+        "synthesizers": {name: {"version": versions[name]} for name in wer.VOICES},
+        "chosen_on": f"the first {CHOSEN_ON} sentences of each kind, which are left out",
+        "bootstrap": {"unit": "clip", "resamples": RESAMPLES, "seed": SEED},
         "results": rows,
     }
     harness.write(out, results)

@@ -5,7 +5,7 @@
 Sample clips in random order, with pauses of up to 40 s of silence or noise between them, are fed in
 chunks of random sizes, and resident memory is read after every minute of audio. Then the same audio
 is transcribed as one array, which should give the same tokens; the number of differing ones is
-reported. Writes results/soak.json and results/soak.svg.
+reported. Writes results/soak.json.
 """
 
 from __future__ import annotations
@@ -55,32 +55,6 @@ def chunks(parts: Iterator[np.ndarray], seed: int = 1) -> Iterator[np.ndarray]:
             part = part[size:]
 
 
-def plot(memory: list[float], title: str) -> str:
-    """Return a plot of memory in MB over minutes, as SVG."""
-    top = 1.2 * max(memory)
-    points = " ".join(
-        f"{60 + 640 * i / len(memory):.1f},{220 - 190 * mb / top:.1f}"
-        for i, mb in enumerate(memory)
-    )
-    ticks = "".join(
-        f'<text x="52" y="{224 - 190 * mb / top:.0f}" text-anchor="end">{mb:.0f}</text>'
-        f'<path d="M60 {220 - 190 * mb / top:.0f}H700" stroke="#ddd"/>'
-        for mb in np.linspace(0, max(memory), 4)
-    )
-    hours = "".join(
-        f'<text x="{60 + 640 * minute / len(memory):.0f}" y="240" '
-        f'text-anchor="middle">{minute // 60} h</text>'
-        for minute in range(0, len(memory) + 1, 60)
-    )
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 260" font-family="sans-serif" '
-        'font-size="12">'
-        '<rect width="720" height="260" fill="white"/><text x="60" '
-        f'y="18">{title}</text>{ticks}{hours}'
-        f'<polyline points="{points}" fill="none" stroke="#3b6fb6" stroke-width="2"/></svg>\n'
-    )
-
-
 def main(
     artifact: harness.Model = "tiny",
     hours: Annotated[float, typer.Option(min=0.05, help="Hours of audio.")] = 3.0,
@@ -93,9 +67,7 @@ def main(
     )
     results |= measure(harness.find_model(artifact, precision), precision, hours)
     harness.write(out, results)
-    memory = results.pop("memory_mb")
-    title = f"Resident memory in MB over {hours:g} hours of audio, {artifact} in {precision}"
-    out.with_suffix(".svg").write_text(plot(memory, title))
+    del results["memory_mb"]  # a line for every minute
     print(json.dumps(results, indent=1))
 
 

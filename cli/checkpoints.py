@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import DeviceError
 from .plans import print_download
 from .progress import DownloadProgress
-from .terminal import confirm, info, stderr, stdout
-
-if TYPE_CHECKING:
-    import numpy as np
+from .terminal import confirm, stderr, stdout
 
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnx_ir", "gguf", "safetensors")
 
@@ -45,7 +42,6 @@ def fetch_checkpoint(
     offline: bool,
     dry_run: bool,
     asks: bool = False,
-    artifact_size: int | None = None,
 ) -> tuple[str | Path, Path | None] | None:
     """Bring a checkpoint of the hub, saying what that takes.
 
@@ -57,7 +53,6 @@ def fetch_checkpoint(
         offline: take what was downloaded before.
         dry_run: download nothing.
         asks: ask before a download.
-        artifact_size: where it is known.
 
     Returns:
         Where it is and the artifact's folder, as far as known; None where a dry run ends here,
@@ -77,7 +72,7 @@ def fetch_checkpoint(
     if remote is None:
         return source, output
     output = output or remote.output
-    size = artifact_size or estimate_size(remote.source, **options)
+    size = estimate_size(remote.source, **options)
     print_download(remote, output, size, stdout if dry_run else stderr)
     remote.require_room(output, size)
     if dry_run and remote.num_bytes:
@@ -89,27 +84,3 @@ def fetch_checkpoint(
         )
     with DownloadProgress() as download:
         return remote.fetch(download.update), output
-
-
-def read_speech(paths: list[str], sample_rate: int) -> list[np.ndarray]:
-    """Return the first seconds of each file, on which a budget is measured."""
-    from ..exporter.calibration.calibrate import SECONDS
-
-    return [_read_start(path, sample_rate, SECONDS) for path in paths]
-
-
-def _read_start(path: str, sample_rate: int, seconds: float) -> np.ndarray:
-    import numpy as np
-
-    from ..runtime.audio.files import open_audio
-
-    source, left = open_audio(path, sample_rate), int(seconds * sample_rate)
-    blocks = [np.zeros(0, np.float32)]
-    for note in source.notes:
-        info(f"{source.name}: {note}")
-    for block in source.blocks():
-        blocks.append(block[:left])
-        left -= len(blocks[-1])
-        if not left:
-            break
-    return np.concatenate(blocks)

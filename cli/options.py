@@ -101,10 +101,7 @@ Precisions = Annotated[
     _value(OUTPUT, "--precision", "NAMES", "q4f16, q4, q8, fp16, fp32; several with commas."),
 ]
 QuantizedPrecisions = Annotated[
-    str,
-    _value(
-        OUTPUT, "--precision", "NAMES", "q4f16, q4, q8; several with commas, not with --budget."
-    ),
+    str, _value(OUTPUT, "--precision", "NAMES", "q4f16, q4, q8; several with commas.")
 ]
 Families = Annotated[
     str,
@@ -130,26 +127,6 @@ Recipe = Annotated[
         "RECIPE",
         "Which weights get how many bits: a name, as quality, or a TOML file.",
         "the precision's own",
-    ),
-]
-Budget = Annotated[
-    str | None,
-    _value(
-        QUANTISATION,
-        "--budget",
-        "SIZE",
-        "Make the recipe: measure where bits matter, and fit this size, as 2.4GB.",
-        False,
-    ),
-]
-CalibrationAudio = Annotated[
-    list[str] | None,
-    _value(
-        QUANTISATION,
-        "--audio",
-        "FILE",
-        "With --budget: speech to measure on, 30 s in all; several times.",
-        "the embedded samples",
     ),
 ]
 Tokenizer = Annotated[

@@ -108,12 +108,6 @@ class ExportProgress:
             task = self.tasks[progress.graphs]
             self.bar.update(task, completed=progress.done, total=progress.total, tensor=tensor)
 
-    def measure(self, stage: str) -> None:
-        """Name the part of the model that is being measured."""
-        if "" not in self.tasks:
-            self.tasks[""] = self.bar.add_task("measuring", total=None, tensor="")
-        self.bar.update(self.tasks[""], tensor=stage)
-
     def __exit__(self, *error) -> None:
         self.bar.stop()
 

@@ -13,7 +13,6 @@ type.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -121,20 +120,6 @@ class Recipe:
     def spec(self) -> RecipeSpec:
         """Return the recipe as the manifest has it."""
         return convert(RecipeSpec, asdict(self), QuantizationError)
-
-    def to_toml(self, comment: str) -> str:
-        """Return the text of a recipe file, with a comment above the recipe."""
-        lines = [
-            *(f"# {line}" for line in comment.splitlines()),
-            f"accuracy_level = {self.accuracy_level}",
-        ]
-        for rule in self.rules:
-            lines += [
-                "",
-                "[[rules]]",
-                *(f"{key} = {json.dumps(value)}" for key, value in asdict(rule).items()),
-            ]
-        return "\n".join(lines) + "\n"
 
 
 def _patterns_for(module: str) -> Iterator[str]:

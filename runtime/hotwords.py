@@ -16,7 +16,7 @@ from ..manifest import Tokens
 from .text.bpe import TextEncoder
 from .text.tokenizer import Tokenizer
 
-DEFAULT_BIAS = 4.0  # of a logit; source: bench/hotwords.py
+DEFAULT_BIAS = 4.0  # of a logit; more invents more than it finds (bench/hotwords.py)
 # Beyond 20 it separates any two words, so that hotwords would be all there is
 BIAS = number(0, 20, " logits")
 # Of the bias for a hotword's first token, which any similar sound would begin with

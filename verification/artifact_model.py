@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ..exporter.calibration.layerwise import Layerwise
+from ..exporter.model import ops
 from ..exporter.model.layers import Layer, Positions, RMSNorm
-from ..exporter.model.linear import ModuleFactory, Table
+from ..exporter.model.linear import ModuleFactory, QuantizedLinear, Table
 from ..exporter.model.voxtral import Decoder, Embedder, Projector
 from ..manifest import Manifest
 from ..quant.recipe import Recipe
+from .layerwise import ROWS, Layerwise, Module
 from .subgraphs import BRANCH, EMBEDDING, HEAD, NEXT, PROJECTOR, RESIDUAL, STEM, StagedGraph
 
 Tensors = Mapping[str, Tensor]
@@ -32,15 +34,23 @@ class ArtifactModel(Layerwise):
             ArtifactError: as `StagedGraph`.
         """
         graphs = manifest.precisions[precision]
-        self.config, self.tokens, self.observe = manifest.config, manifest.tokens, None
+        self.config, self.tokens = manifest.config, manifest.tokens
         self.build = ModuleFactory(torch.float32, Recipe.of(graphs.recipe))
         self.num_delay_tokens = manifest.streaming.default_delay_tokens
         self.encoder = StagedGraph(folder, graphs.encoder, manifest.config)
         self.decoder = StagedGraph(folder, graphs.decoder, manifest.config)
 
-    def load(self, name: str, module: nn.Module) -> None:
-        """Load the artifact's weights into a module, given by its name in the model."""
+    def load(self, name: str, module: Module) -> Module:
+        """Load the artifact's weights into a module, given by its name in the model, and return it.
+
+        Its quantised layers are dequantised: what is computed shows the rounding of weights, but
+        not that of activations (`accuracy_level`).
+        """
         _assign(module, {key: self._weights(f"{name}.{key}") for key in module.state_dict()})
+        for path, part in list(module.named_modules()):
+            if isinstance(part, QuantizedLinear):
+                module.set_submodule(path, _Dequantized(part))
+        return module
 
     def table(self, ranges: Sequence[tuple[int, int]]) -> Table:
         """Load the tied table's rows of some ranges [start, stop), one range after the other."""
@@ -82,14 +92,14 @@ class ArtifactModel(Layerwise):
         if stage == STEM:
             return partial(
                 _run_stem,
-                self._load(stage, Embedder(build, config.audio.n_mels, encoder.hidden_size)),
+                self.load(stage, Embedder(build, config.audio.n_mels, encoder.hidden_size)),
             )
         if stage == PROJECTOR:
             joined = encoder.hidden_size * encoder.downsample_factor
-            norm = self._load(
+            norm = self.load(
                 "audio_tower.norm", RMSNorm(build, encoder.hidden_size, encoder.rms_norm_eps)
             )
-            projector = self._load(stage, Projector(build, joined, decoder.hidden_size))
+            projector = self.load(stage, Projector(build, joined, decoder.hidden_size))
             return lambda x: {
                 "audio_embeds": projector(norm(x[RESIDUAL], x[BRANCH])[0].reshape(1, -1, joined))
             }
@@ -100,7 +110,7 @@ class ArtifactModel(Layerwise):
                 NEXT + RESIDUAL: self.embed(x["input_ids"][0])[None] + x["audio_embeds"]
             }
         if stage == HEAD:
-            norm = self._load(stage, RMSNorm(build, decoder.hidden_size, decoder.rms_norm_eps))
+            norm = self.load(stage, RMSNorm(build, decoder.hidden_size, decoder.rms_norm_eps))
             with torch.device("meta"):
                 tail = Decoder(build, config, self.tokens)
             for name, values in tail.constants().items():
@@ -112,13 +122,33 @@ class ArtifactModel(Layerwise):
         layer = Layer(
             build, stage, encoder if is_encoder else decoder, bias=is_encoder, delay=not is_encoder
         )
-        return partial(_run_layer, self._load(stage, layer), stage.rpartition(".")[2])
+        return partial(_run_layer, self.load(stage, layer), stage.rpartition(".")[2])
 
     def _run_head(self, norm: RMSNorm, tail: Decoder, x: Tensors) -> Tensors:
         hidden = norm(x[RESIDUAL], x[BRANCH])[0]
-        logits = torch.cat([part for _, part in self.logits(hidden[0])], -1)[None]
+        logits = torch.cat([*self.logits(hidden[0])], -1)[None]
         step = tail.sample(logits, x["blank_penalty"])
         return {"next_ids": step[..., 0].long(), "step": step, "logits": logits}
+
+
+class _Dequantized(nn.Module):
+    """A quantised linear layer whose weights were dequantised once, for several calls."""
+
+    def __init__(self, part: QuantizedLinear):
+        super().__init__()
+        self.bias = part.bias
+        self.weight = nn.Parameter(
+            torch.empty(len(part.weight), part.in_features), requires_grad=False
+        )
+        # In slices of rows, because every step of unpacking makes a copy
+        for start in range(0, len(part.weight), ROWS):
+            rows = slice(start, start + ROWS)
+            zeros = None if part.zero_points is None else part.zero_points[rows]
+            values = ops.dequantize(part.weight[rows], part.scales[rows], zeros, part.rule.bits)
+            self.weight[rows] = values.flatten(1)[:, : part.in_features]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
 
 
 def _run_stem(stem: Embedder, x: Tensors) -> Tensors:

@@ -12,7 +12,6 @@ import numpy as np
 
 from .._version import __version__
 from ..errors import DeviceError
-from ..exporter.calibration.layerwise import Layerwise
 from ..exporter.checkpoint.open import Checkpoint
 from ..manifest import Manifest
 from ..runtime.device.base import Device
@@ -25,6 +24,7 @@ from . import thresholds
 from .artifact_model import ArtifactModel
 from .certificate_html import format_error
 from .clips import Clip, Run, decode, embedded_clips, encode, stream
+from .layerwise import Layerwise
 from .operator_parity import probe_operators
 from .stage_parity import StageErrors, probe, relative_error
 from .text_metrics import compare_texts, error_rate, margin_histogram, softmax_divergence

@@ -12,16 +12,16 @@ import torch
 from msgspec import Struct
 
 from ..assets import SAMPLES, SELF_TEST_CLIP
+from ..config import AudioConfig
 from ..decode import RelativeName
 from ..decode import decode as decode_json
 from ..errors import AudioError
-from ..exporter.calibration.calibrate import pad_samples
-from ..exporter.calibration.layerwise import Layerwise, decoder_stages, encoder_stages
-from ..manifest import Manifest
+from ..manifest import Manifest, Streaming
 from ..runtime.audio.files import open_audio
 from ..runtime.device.session import Session
 from ..runtime.tokens import Token
 from ..runtime.transcriber import Transcriber
+from .layerwise import Layerwise, decoder_stages, encoder_stages
 
 PIECES = (1, 1279, 640, 5000, 1281, 160)  # samples fed at a time, in a cycle
 
@@ -151,6 +151,19 @@ def encode(
     return [part[:-1] for part in parts]  # generation stops a position before the last
 
 
+def pad_samples(
+    samples: np.ndarray, audio: AudioConfig, rules: Streaming, num_delay_tokens: int
+) -> np.ndarray:
+    """Pad a recording with the silence that a stream puts around it.
+
+    The result is float32 [n], and its mel frames make up whole tokens.
+    """
+    per_token = audio.samples_per_token
+    left = rules.look_back_samples + rules.left_pad_tokens * per_token
+    right = -len(samples) % per_token + (num_delay_tokens + rules.right_pad_tokens) * per_token
+    return np.pad(samples.astype(np.float32), (left, right + rules.look_ahead_samples))
+
+
 @torch.no_grad()
 def decode(
     model: Layerwise,
@@ -183,9 +196,7 @@ def decode(
         parts = model.run(stage, parts)
     runs = []
     for hidden in parts:
-        logits = torch.cat(
-            [part for _, part in model.logits(hidden[len(prompt) - 1 :])], -1
-        ).numpy()
+        logits = torch.cat([*model.logits(hidden[len(prompt) - 1 :])], -1).numpy()
         runs.append(_choose(logits, tokens.streaming_pad))
     return runs
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from ..config import VoxtralConfig
-from ..exporter.calibration.layerwise import fill, rotation
 from ..exporter.checkpoint.open import open_checkpoint
 from ..exporter.model.linear import ModuleFactory
 from ..exporter.model.voxtral import Decoder, Encoder
 from ..manifest import Manifest
 from ..quant.recipe import FLOAT
+from .layerwise import fill, rotation
 from .stage_parity import relative_error
 
 TOKENS, DELAY = 48, 6  # length of the recording; both sliding windows are shorter

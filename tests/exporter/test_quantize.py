@@ -1,7 +1,4 @@
-"""quantize().
-
-The same bytes from an artifact as from its checkpoint, and artifacts that keep to their budget.
-"""
+"""quantize(): the same bytes from an artifact as from its checkpoint, and mixed recipes."""
 
 from __future__ import annotations
 
@@ -11,17 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 from conftest import copy_artifact
-from fuzz.targets import table
 from reference import toy
-from support.checkpoints import write_mistral
 from support.parity import assert_parity
 
 from voxtral_onnx import quantize
 from voxtral_onnx.assets import TINY
-from voxtral_onnx.errors import AudioError, QuantizationError, UsageError
-from voxtral_onnx.exporter.calibration.sensitivity import groups_of
 from voxtral_onnx.exporter.checkpoint.artifact import open_artifact
 from voxtral_onnx.exporter.checkpoint.external_data import read_initializers
 from voxtral_onnx.exporter.checkpoint.names import held_shapes
@@ -29,11 +21,9 @@ from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 from voxtral_onnx.exporter.model.delay_gains import delay_gains
 from voxtral_onnx.exporter.output import UNFINISHED
 from voxtral_onnx.exporter.plan import plan_export
-from voxtral_onnx.exporter.quantize import _read_table, spend_budget
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.quant.recipe import load_recipe
 
-SOUND = [toy.babble(0.4)]
 LINEARS = ("linear1", "linear2")  # of a delay network
 
 
@@ -171,15 +161,6 @@ def test_a_dry_run_writes_nothing(toy_checkpoint, tmp_path, run):
     assert (
         "onnx/decoder_model_merged_q4f16.onnx_data" in result.out and "; time: about " in result.out
     )
-    result = run(*command, "--budget", "2.175MB")
-    assert result.code == 0, result.err
-    assert (
-        result.out.startswith(f"{tmp_path / 'out'}: 2.2 MB at most; ")
-        and " s to measure and " in result.out
-    )
-    run(*command, "--budget", "1MiB").assert_refused(
-        5, "q4f16 takes ", "bytes at least, got 1,048,576"
-    )
     assert not list(tmp_path.iterdir())
 
 
@@ -188,9 +169,9 @@ def test_a_repository_is_a_source(toy_checkpoint, hub_server, tmp_path, run, mon
     hub_server.publish("org/toy", toy_checkpoint, "v1")
     run("quantize", "org/toy@v1", "--precision", "fp16").assert_refused(2, "quantises nothing")
     assert not hub_server.requests
-    result = run("quantize", "org/toy", "--revision", "v1", "--dry-run", "--budget", "2.175MB")
+    result = run("quantize", "org/toy", "--revision", "v1", "--dry-run")
     assert (result.code, hub_server.taken()) == (0, ["params.json", "tekken.json"])
-    assert "org/toy@v1 at " in result.out and ", about 2.2 MB in toy-onnx; " in result.out
+    assert "org/toy@v1 at " in result.out and " in toy-onnx; " in result.out
     folder = quantize("org/toy@v1")
     assert folder == Path("toy-onnx") and hub_server.taken()[2:] == ["consolidated.safetensors"]
     Manifest.read(folder).check_files(folder, hashes=True)
@@ -199,9 +180,9 @@ def test_a_repository_is_a_source(toy_checkpoint, hub_server, tmp_path, run, mon
     assert hub_server.requests == []
 
 
-def test_tokenizer_of_a_source(toy_checkpoint, measured, tmp_path, run):
+def test_tokenizer_of_a_source(toy_checkpoint, tiny_artifact, tmp_path, run):
     tokenizer = toy_checkpoint / "tekken.json"
-    run("quantize", measured[0], "-o", tmp_path / "out", "--tokenizer", tokenizer).assert_refused(
+    run("quantize", tiny_artifact, "-o", tmp_path / "out", "--tokenizer", tokenizer).assert_refused(
         2, "has its own"
     )
     without = tmp_path / "without"
@@ -217,143 +198,34 @@ def test_estimates_know_what_methods_cost(tmp_path):
     assert seconds == sorted(set(seconds))
 
 
-@pytest.fixture(scope="module")
-def measured(toy_checkpoint, tmp_path_factory):
-    """A budget between all in 4 and all in 8 bits, spent."""
-    spent = []
-    folder = tmp_path_factory.mktemp("budget") / "toy"
-    quantize(toy_checkpoint, folder, budget=2_175_000, recordings=SOUND, on_budget=spent.append)
-    return folder, spent[0]
+MIXED = """accuracy_level = 4
+[[rules]]
+tensors = "language_model.layers.0.mlp.*"
+bits = 8
+block_size = 128
+method = "rtn_symmetric"
+[[rules]]
+tensors = "*.layers.1.*"
+bits = 4
+block_size = 64
+method = "refit_asymmetric"
+[[rules]]
+tensors = "*"
+bits = 4
+block_size = 32
+method = "rtn_symmetric"
+"""
 
 
-def test_budget_is_kept_and_its_recipe_is_what_was_exported(measured):
-    folder, spent = measured
-    manifest = Manifest.read(folder)
-    size = sum(file.size for file in manifest.files.values()) + (folder / FILE_NAME).stat().st_size
-    assert 2_030_000 < size <= spent.size <= 2_175_000
-    recipe = load_recipe(str(spent.recipe))
-    assert manifest.precisions["q4f16"].recipe == recipe.spec()
-    assert len({(form.bits, form.block_size) for form in spent.chosen}) > 1
-    groups = groups_of(manifest.config)
-    for group, form in zip(groups, spent.chosen, strict=True):
-        for pattern in group.patterns:
-            rule = recipe.rule_for(pattern.replace("*", "anything"))
-            assert rule is not None and (rule.bits, rule.block_size) == (form.bits, form.block_size)
-    values = json.loads(spent.table.read_bytes())
-    assert [part["group"]["name"] for part in values["sensitivities"]] == [
-        group.name for group in groups
-    ]
-    assert (values["budget"], values["size"], values["drift"]) == (
-        2_175_000,
-        spent.size,
-        spent.drift,
-    )
-
-
-def test_artifact_of_mixed_forms_transcribes(measured):
+def test_a_recipe_of_mixed_forms(toy_checkpoint, tmp_path, run):
     """Layers of different forms are different nodes: the graph is run, not only checked."""
     from voxtral_onnx import Transcriber
 
-    with Transcriber(measured[0], context=64) as transcriber:
+    recipe, folder = tmp_path / "mixed.toml", tmp_path / "out"
+    recipe.write_text(MIXED)
+    result = run("quantize", toy_checkpoint, "-o", folder, "--recipe", recipe, "--json")
+    assert (result.code, json.loads(result.out)) == (0, {"folder": str(folder)}), result.err
+    manifest = Manifest.read(folder)
+    assert manifest.precisions["q4f16"].recipe == load_recipe(str(recipe)).spec()
+    with Transcriber(folder, context=64) as transcriber:
         assert len(transcriber.transcribe(toy.babble(1)).token_ids) == 13 + 10
-
-
-def test_another_budget_measures_nothing_again(measured, toy_checkpoint, tmp_path):
-    checkpoint, spent, stages = open_checkpoint(toy_checkpoint), measured[1], []
-    shutil.copy(spent.table, tmp_path / "toy-sensitivity.json")
-    again = spend_budget(checkpoint, tmp_path / "toy", "q4f16", 2_150_000, SOUND, stages.append)
-    assert not stages
-    assert again.drift > spent.drift and again.sensitivities == spent.sensitivities
-    with pytest.raises(KeyboardInterrupt):  # with other sounds it does
-        spend_budget(
-            checkpoint, tmp_path / "toy", "q4f16", 2_150_000, [toy.babble(0.4, seed=1)], _interrupt
-        )
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda parts: parts.pop(),
-        lambda parts: parts[0]["group"].update(patterns=["*"]),
-        lambda parts: parts[0].update(forms=[]),
-        lambda parts: parts[0]["forms"][0].update(size=1),
-        lambda parts: parts[0]["forms"][0].update(drift=-1.0),
-        lambda parts: parts[0]["drift"].update(margin="0.1"),
-        lambda parts: parts.append([]),
-        lambda parts: parts.clear(),
-    ],
-)
-def test_a_damaged_table_is_as_none(change, tmp_path):
-    path, values = tmp_path / "table.json", json.loads(table.seeds()["measured"])
-    path.write_text(json.dumps(values))
-    assert _read_table(path, table.FACTS, table.SIZES)
-    change(values["sensitivities"])
-    path.write_text(json.dumps(values))
-    assert _read_table(path, table.FACTS, table.SIZES) is None
-    path.write_text('{"facts": ' + "[" * 100_000)
-    assert _read_table(path, table.FACTS, table.SIZES) is None
-
-
-def test_budget_that_cannot_be_met_says_the_least(toy_checkpoint, tmp_path):
-    with pytest.raises(
-        QuantizationError,
-        match=r"q4 takes [0-9,]+ bytes at least, got "
-        r"100",
-    ) as error:
-        quantize(toy_checkpoint, tmp_path / "toy", precisions=("q4",), budget=100)
-    least = int(str(error.value).split(" takes ")[1].split(" ")[0].replace(",", ""))
-    with pytest.raises(KeyboardInterrupt):  # that much begins to measure
-        quantize(
-            toy_checkpoint,
-            tmp_path / "toy",
-            precisions=("q4",),
-            budget=least,
-            on_stage=_interrupt,
-            recordings=SOUND,
-        )
-    with pytest.raises(QuantizationError, match=f"got {least - 1:,}"):
-        quantize(toy_checkpoint, tmp_path / "toy", precisions=("q4",), budget=least - 1)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        (
-            {"budget": 50_000_000},
-            QuantizationError,
-            "hold the model in floats.*--precision fp16",
-        ),
-        ({"budget": 2_175_000, "recordings": [np.zeros(0)]}, AudioError, "hold no samples"),
-        ({"budget": 2_175_000, "recipe": "small"}, UsageError, "chooses a recipe itself"),
-        ({"budget": 2_175_000, "precisions": ("q4", "q4f16")}, UsageError, "one precision"),
-        ({"budget": 2_175_000, "precisions": ("q8",)}, UsageError, "one precision"),
-    ],
-)
-def test_budgets_that_make_no_sense(toy_checkpoint, tmp_path, options, error, message):
-    with pytest.raises(error, match=message):
-        quantize(toy_checkpoint, tmp_path / "toy", **options)
-    assert not list(tmp_path.iterdir())
-
-
-def test_command(tmp_path, run):
-    source = write_mistral(tmp_path / "small")
-    soundfile.write(tmp_path / "sound.wav", SOUND[0], 16000)
-    soundfile.write(tmp_path / "empty.wav", SOUND[0][:0], 16000)
-    command = ("quantize", source, "-o", tmp_path / "out", "--budget")
-    refused = run(*command, "1MiB")
-    refused.assert_refused(5, "q4f16 takes ", "bytes at least, got 1,048,576")
-    least = int(refused.err.split(" takes ")[1].split(" ")[0].replace(",", ""))
-    command = (*command, f"{least + 20_000}B")
-    run(*command, "--audio", tmp_path / "empty.wav").assert_refused(6, "it holds 0 samples")
-    run("quantize", source, "--audio", tmp_path / "sound.wav").assert_refused(2, "--budget")
-    result = run(*command, "--audio", tmp_path / "sound.wav", "--json")
-    values = json.loads(result.out)
-    assert values["folder"] == str(tmp_path / "out") and values["size"] <= least + 20_000
-    assert "decoder 0 mlp" in result.err and "out-recipe.toml" in result.err
-    (tmp_path / "mine.toml").write_text(
-        (tmp_path / "out-recipe.toml").read_text().replace("bits = 8", "bits = 4")
-    )
-    result = run(
-        "export", source, "-o", tmp_path / "mine", "--recipe", tmp_path / "mine.toml", "--dry-run"
-    )
-    assert result.code == 0, result.err

@@ -9,12 +9,22 @@ import numpy as np
 import torch
 
 from voxtral_onnx.config import TransformerConfig
-from voxtral_onnx.exporter.calibration.layerwise import fill, rotation
 from voxtral_onnx.exporter.checkpoint.open import Checkpoint
 from voxtral_onnx.exporter.checkpoint.tekken import read_tekken
-from voxtral_onnx.exporter.model.linear import ModuleFactory
+from voxtral_onnx.exporter.model.linear import (
+    DequantizedTiedEmbedding,
+    ModuleFactory,
+    QuantizedTiedEmbedding,
+)
 from voxtral_onnx.exporter.model.voxtral import Decoder, Encoder
 from voxtral_onnx.quant.recipe import FLOAT, Recipe
+from voxtral_onnx.verification.layerwise import (
+    Layerwise,
+    decoder_stages,
+    encoder_stages,
+    fill,
+    rotation,
+)
 
 
 def eager_modules(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> tuple[Encoder, Decoder]:
@@ -28,8 +38,32 @@ def eager_modules(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> tuple[Encod
         Decoder(build, checkpoint.config, tokens).eval(),
     )
     for module in modules:
-        fill(module, checkpoint)
+        load_weights(module, checkpoint)
     return modules
+
+
+def load_weights(module: torch.nn.Module, checkpoint: Checkpoint, name: str = "") -> None:
+    """Load a module of floats or codes, whose embedding shares what the head has, as on disk."""
+    fill(module, checkpoint, name)
+    for part in module.modules():
+        if isinstance(part, QuantizedTiedEmbedding):
+            part.gather_scales = torch.nn.Parameter(part.scales[..., None], requires_grad=False)
+        elif isinstance(part, DequantizedTiedEmbedding):
+            part.gather_weight = part.weight
+
+
+def run_stages(
+    layers: Layerwise, input_features: torch.Tensor, ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Audio embeddings [tokens, hidden_size] and logits [tokens, vocab_size], layer by layer."""
+    x = input_features
+    for stage in encoder_stages(layers.config):
+        (x,) = layers.run(stage, [x])
+    audio_embeds = x
+    x = layers.embed(ids) + audio_embeds
+    for stage in decoder_stages(layers.config):
+        (x,) = layers.run(stage, [x])
+    return audio_embeds, torch.cat([*layers.logits(x)], -1)
 
 
 def empty_caches(stack: TransformerConfig, capacity: int, batch: int = 1) -> list[torch.Tensor]:

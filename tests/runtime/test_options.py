@@ -58,12 +58,6 @@ EXPORTING = {
     "recipe": NO_PATH,
 }
 FAMILIES = {"families": [*NO_NAMES, ["onnxweb"], [HUGE]]}
-QUANTIZING = {
-    "budget": [*NO_NUMBER, 0, -1],
-    "recordings": [3, "a.wav", np.zeros(9), [np.zeros(9, int)], [np.full(9, np.nan)], [[0.1]]],
-    "on_stage": NO_FUNCTION,
-    "on_budget": NO_FUNCTION,
-}
 VERIFYING = {
     "artifact": NO_PATH,
     "checkpoint": NO_PATH,
@@ -128,12 +122,10 @@ def test_export(argument, value, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("argument", "value"), cases(EXPORTING | QUANTIZING))
+@pytest.mark.parametrize(("argument", "value"), cases(EXPORTING))
 def test_quantize(argument, value, tmp_path):
     others = {"source": "tiny", "output": tmp_path / "out"}
     others.pop(argument, None)
-    if argument in ("budget", "recordings"):
-        others["precisions"] = ["q4"]
     assert_refuses(quantize, argument, value, **others)
     assert not any(tmp_path.iterdir())
 

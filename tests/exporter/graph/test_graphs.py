@@ -10,11 +10,11 @@ from conftest import EXACT_RECIPE
 from reference.eager import eager_modules, empty_caches
 from support.parity import assert_parity
 
-from voxtral_onnx.exporter.calibration.layerwise import rotation
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.recipe import FLOAT, load_recipe
 from voxtral_onnx.runtime.device.session import Session
+from voxtral_onnx.verification.layerwise import rotation
 
 ATOL = 1e-4  # float32 rounding on values up to 20: kernels and PyTorch add in another order
 CAPACITY = 96
@@ -48,7 +48,7 @@ def run_both(session, module, feeds):
 
 
 def positions(stack, start, rows, row, batch=1):
-    cos, sin = rotation(stack, start, rows, batch)
+    cos, sin = (part.expand(batch, -1, -1) for part in rotation(stack, start, rows))
     last = torch.full((batch,), row + rows - 1, dtype=torch.int32)
     return {
         "cos": cos,

@@ -8,11 +8,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import toy
-from reference.eager import decode_whole, eager_modules, encode_whole
+from reference.eager import decode_whole, eager_modules, encode_whole, run_stages
 from support.parity import assert_parity
 
-from voxtral_onnx.exporter.calibration.layerwise import Layerwise
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
+from voxtral_onnx.verification.layerwise import Layerwise
 
 ATOL = 2e-4  # float32 rounding through all layers; logits have a standard deviation of about 3
 
@@ -81,9 +81,9 @@ def test_modules_equal_transformers(tmp_path_factory, config, seed, delay):
     logits = decode_whole(decoder, checkpoint, ids, audio_embeds, delay)
     assert_parity(logits.numpy(), expected_logits.numpy(), atol=ATOL, what="logits")
 
-    layers = Layerwise(checkpoint, num_delay_tokens=delay)
-    hidden = layers.decode(ids[0], layers.encode(torch.from_numpy(input_features[0])))
-    logits = torch.cat([part for _, part in layers.logits(hidden)], -1)
+    layers = Layerwise(checkpoint)
+    layers.num_delay_tokens = delay
+    _, logits = run_stages(layers, torch.from_numpy(input_features[0]), ids[0])
     assert_parity(
         logits.numpy(), expected_logits[0].numpy(), atol=ATOL, what="logits layer by layer"
     )

@@ -8,13 +8,13 @@ import pytest
 import torch
 from onnx import numpy_helper
 from reference import toy
+from reference.eager import load_weights
 from support import ggufs
 from support.agreement import SHORT_CLIPS, sound
 from support.parity import assert_parity
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import QuantizationError
-from voxtral_onnx.exporter.calibration.layerwise import fill
 from voxtral_onnx.exporter.checkpoint.external_data import read_initializers
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 from voxtral_onnx.exporter.model.linear import ModuleFactory
@@ -130,7 +130,7 @@ def both_forms(checkpoint, name: str, rule: Rule):
         if name == TABLE:
             make, sizes = build.tied_embedding, (config.vocab_size, config.hidden_size)
         forms.append(make(name, *sizes))
-        fill(forms[-1], checkpoint, name)
+        load_weights(forms[-1], checkpoint, name)
     return forms
 
 

@@ -22,7 +22,6 @@ from transformers import VoxtralRealtimeConfig, VoxtralRealtimeFeatureExtractor
 from voxtral_onnx import Transcriber, export
 from voxtral_onnx.config import VoxtralConfig
 from voxtral_onnx.errors import ArtifactError, CheckpointError
-from voxtral_onnx.exporter.calibration.layerwise import fill
 from voxtral_onnx.exporter.checkpoint.external_data import read_locations
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 from voxtral_onnx.exporter.graph.families.transformers_js import (
@@ -33,6 +32,7 @@ from voxtral_onnx.exporter.graph.families.transformers_js import (
 from voxtral_onnx.exporter.model.linear import ModuleFactory
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.recipe import FLOAT
+from voxtral_onnx.verification.layerwise import fill
 
 ATOL = 1e-4  # float32 rounding on values up to 20, as for the native graphs
 ROTATION_ATOL = 5e-7  # three float32 factors and their sums

@@ -1,1 +1,0 @@
-"""Run the model layer by layer on speech, to measure what quantisation costs each layer."""
