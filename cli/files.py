@@ -23,7 +23,7 @@ from .terminal import format_time, info
 if TYPE_CHECKING:
     from ..runtime.audio.files import AudioSource
     from ..runtime.journal import Header, Journal
-    from ..runtime.text.captions import Recorded
+    from ..runtime.kept import Kept
     from ..runtime.tokens import Token
     from ..runtime.transcriber import Transcriber
     from ..runtime.transcript import Transcript
@@ -39,10 +39,15 @@ class Work:
     number: int  # from 1
     path: str
     name: str  # of its outputs
-    source: AudioSource = field(init=False)  # what of it is still to transcribe
+    source: AudioSource = field(init=False)
     journal: Journal = field(init=False)
     position: float = 0.0  # seconds
     is_shown: bool = False  # on stdout, in part if it failed
+
+    @property
+    def seconds_left(self) -> float:
+        """Return how much of it is to be transcribed, behind what its journal holds."""
+        return max(0.0, self.source.duration - self.journal.kept.start)
 
 
 class FileRun:
@@ -140,6 +145,7 @@ class FileRun:
 
     def _run_together(self) -> None:
         """Transcribe several at a time, and write each when it is done; stdout has their order."""
+        from ..runtime.kept import NOTHING
 
         def sources() -> Iterator[AudioSource]:
             for work in self.works:
@@ -151,13 +157,19 @@ class FileRun:
             if work := self._at_hand.get(id(source)):  # none of channels that are split
                 self._push(work, token)
 
+        def kept(source: AudioSource) -> Kept:
+            work = self._at_hand.get(id(source))
+            return work.journal.kept if work else NOTHING
+
         waiting = sources()
         while True:
             try:
-                for transcript in self.transcriber.transcribe_many(waiting, on_token=push):
+                for transcript in self.transcriber.transcribe_many(
+                    waiting, on_token=push, kept=kept
+                ):
                     work = self._at_hand[id(transcript.source)]
                     with self._own_failure(work):
-                        texts = self._texts(work, self._whole(work, transcript))
+                        texts = self._texts(work, transcript)
                         self._write(work, self._heading(work) + texts[self.outputs.shown])
                         self._finish(work, transcript, texts)
                 return
@@ -174,7 +186,7 @@ class FileRun:
         screen, outputs, kept = self.screen, self.outputs, work.journal.kept
         # Channels speak at the same time
         shows_words = outputs.shows_words and not work.source.parts
-        screen.files.begin(work.source)
+        screen.files.begin(work.source, kept.start)
         if shows_words:
             self._write(work, self._heading(work))
             screen.show("".join(segment.text for segment in kept.segments))
@@ -185,13 +197,13 @@ class FileRun:
             if shows_words:
                 screen.show(token.text)
 
-        transcript = self.transcriber.transcribe(work.source, on_token=show)
+        transcript = self.transcriber.transcribe(work.source, on_token=show, kept=kept)
         try:
-            texts = self._texts(work, self._whole(work, transcript))
+            texts = self._texts(work, transcript)
         except BaseException as error:  # a signal, damage: what was decoded is not lost
             if shows_words:
                 screen.end("")
-            elif kept.segments or transcript.decoded:
+            elif transcript.decoded:
                 self._write(work, self._heading(work) + self._part(work, transcript, error))
             raise
         if shows_words:
@@ -206,13 +218,12 @@ class FileRun:
 
         self.outputs.require_places(work.name)
         source = work.source = open_audio(work.path, self.transcriber.sample_rate, **self.sound)
-        self.screen.files.know(work.number, source.duration)
         for note in source.notes:
             self._say(work, note)
         work.journal = self._journal(work)
-        if start := work.journal.kept.start:
-            work.source, work.position = source.after(start), start
-        self._at_hand[id(work.source)] = work
+        work.position = work.journal.kept.start
+        self.screen.files.know(work.number, work.seconds_left)
+        self._at_hand[id(source)] = work
 
     def _journal(self, work: Work) -> Journal:
         from ..runtime.journal import Journal, claim_journal, journal_path, open_journal
@@ -250,44 +261,31 @@ class FileRun:
         )
 
     def _push(self, work: Work, token: Token) -> None:
-        """Keep a token of the rest of a file."""
-        token = work.journal.kept.shift_token(token)
+        """Keep a token of a file."""
         work.position = token.end
         work.journal.push(token)
 
-    def _whole(self, work: Work, transcript: Transcript) -> Recorded:
-        """Return what was kept of a file and the transcript of its rest."""
-        from ..runtime.text.captions import Recording
-
-        kept = work.journal.kept
-        if not kept.segments:
-            return transcript
-        return Recording(
-            [*kept.segments, *map(kept.shift, transcript.segments)],
-            kept.start + transcript.duration,
-            transcript.info | {"resumed_at": [round(seconds, 3) for seconds in kept.resumed_at]},
-            all_ids=(*kept.token_ids, *transcript.token_ids),
-        )
-
-    def _texts(self, work: Work, whole: Recorded) -> dict[str, str]:
+    def _texts(self, work: Work, transcript: Transcript) -> dict[str, str]:
         """Return the text of each format, that of stdout too."""
         from ..runtime.text.captions import render
 
         formats = dict.fromkeys((self.outputs.shown, *self.outputs.formats))
-        return {kind: render(whole, kind, file=shown_name(work.path)) for kind in formats}
+        return {kind: render(transcript, kind, file=shown_name(work.path)) for kind in formats}
 
     def _part(self, work: Work, transcript: Transcript, error: BaseException) -> str:
         """Return what was decoded of a file before something ended that."""
         from ..runtime.text.captions import Recording, render
 
-        kept = work.journal.kept
-        segments = [*kept.segments, *map(kept.shift, transcript.decoded)]
         part = transcript.info | {"broken_off_at": round(work.position, 3)}
         facts = {"file": shown_name(work.path)}
         if isinstance(error, Exception):
             facts["error"] = str(_own_error(work.path, error))
-        duration, names = kept.start + transcript.duration, transcript.channel_names
-        recording = Recording(segments, duration, part, channel_names=names)
+        recording = Recording(
+            transcript.decoded,
+            transcript.duration,
+            part,
+            channel_names=transcript.channel_names,
+        )
         return render(recording, self.outputs.shown, **facts)
 
     def _heading(self, work: Work) -> str:
@@ -313,17 +311,17 @@ class FileRun:
 
     def _finish(self, work: Work, transcript: Transcript, texts: dict[str, str]) -> None:
         """Write a file's outputs, and report what was remarkable about it."""
-        source, kept = work.source, work.journal.kept
+        source = work.source
         self.outputs.write(work.name, {kind: texts[kind] for kind in self.outputs.formats})
         work.journal.remove()
         del self._at_hand[id(source)]
         for part in transcript.parts:
             names, channel = transcript.channel_names, part.source.channel
             of = f"{names[channel]}: " if names and channel is not None else ""
-            for note in _remarks(part, kept.start):
+            for note in _remarks(part):
                 self._say(work, of + note)
         self._say(work, timing_line(transcript))
-        self.screen.files.finish(source)
+        self.screen.files.finish(work.seconds_left)
         if source.losses:  # what was heard is written, and still it is not all
             self._fail(work.path, AudioError(f"{source.name}: {'; '.join(source.losses)}"))
 
@@ -388,9 +386,9 @@ def _own_error(path: str, error: Exception) -> VoxtralOnnxError:
     return named
 
 
-def _remarks(transcript: Transcript, start: float) -> Iterator[str]:
-    """Yield what was remarkable about a transcript that begins at so many seconds."""
-    stream = transcript.stream
+def _remarks(transcript: Transcript) -> Iterator[str]:
+    """Yield what was remarkable about a transcript."""
+    stream, start = transcript.stream, transcript.kept.heard_from
     if stream.overrides:
         times = [start + stream.seconds_of(each.index) for each in stream.overrides]
         at = ", ".join(f"{seconds:.1f}" for seconds in times)

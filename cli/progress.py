@@ -121,28 +121,29 @@ class FilesProgress:
     def __init__(self, paths: list[str], clock: Callable[[], float] = perf_counter):
         self.files, self.files_done, self.seconds_done = len(paths), 0, 0.0
         self.name, self.position, self.duration = "", 0.0, 0.0  # of the file at hand; seconds
+        self.start = 0.0  # where the work on it began
         self.clock, self.began = clock, clock()
         self._sizes = [(Path(path).suffix.lower(), _size(path)) for path in paths]
         self._seconds: dict[int, float] = {}  # by their number, of those that were opened
 
     def know(self, number: int, seconds: float) -> None:
-        """Take note of how long a file is, counted from 1; 0 where it failed."""
+        """Take note of how much of a file is to do, counted from 1; nothing where it failed."""
         self._seconds[number] = seconds
 
-    def begin(self, source: AudioSource) -> None:
-        """Turn to the next file."""
-        self.name, self.position, self.duration = Path(source.name).name, 0.0, source.duration
+    def begin(self, source: AudioSource, start: float = 0.0) -> None:
+        """Turn to the next file, of which so many seconds were done before."""
+        self.name, self.duration = Path(source.name).name, source.duration
+        self.position = self.start = start
 
-    def finish(self, source: AudioSource) -> None:
-        """Count a file as done."""
-        self.files_done = self.files_done + 1
-        self.seconds_done = self.seconds_done + source.duration
-        self.name, self.position, self.duration = "", 0.0, 0.0
+    def finish(self, seconds: float) -> None:
+        """Count a file as done, of which so many seconds were to do."""
+        self.files_done, self.seconds_done = self.files_done + 1, self.seconds_done + seconds
+        self.name, self.position, self.start, self.duration = "", 0.0, 0.0, 0.0
 
     @property
     def seconds(self) -> float:
         """Return the seconds of audio that are done."""
-        return self.seconds_done + min(self.position, self.duration)
+        return self.seconds_done + max(0.0, min(self.position, self.duration) - self.start)
 
     @property
     def speed(self) -> float:

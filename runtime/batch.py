@@ -14,6 +14,7 @@ from .audio.files import AudioSource
 from .audio.vad import SpeechFilter, filtered_blocks
 from .decoder import Decoder
 from .device.cache import BatchedKVCache, KVCache
+from .kept import NOTHING, Kept
 from .stream import Stream
 from .tokens import Token
 
@@ -27,8 +28,11 @@ class BatchSlot:
         stream: Stream,
         speech_filter: SpeechFilter | None = None,
         on_token: Callable[[AudioSource, Token], None] = lambda source, token: None,
+        kept: Kept = NOTHING,
     ):
         self.source, self.stream, self.speech_filter = source, stream, speech_filter
+        self.kept = kept
+        stream.give(kept.given_ids)
         self.tokens: list[Token] = []
         self.error: Exception | None = None  # whatever ended it; it ends no other file
         self._on_token = on_token
@@ -37,19 +41,20 @@ class BatchSlot:
         self._chunks = self._encode()
 
     def _encode(self) -> Iterator[np.ndarray]:
-        for block in filtered_blocks(self.source, self.speech_filter):
+        rest = self.source.after(self.kept.heard_from)
+        for block in filtered_blocks(rest, self.speech_filter):
             yield from self.stream.encode(block)
         yield from self.stream.encode_tail()
 
     def prepare(self) -> bool:
-        """Encode up to the next position to decode, and run the prompt in calls of its own.
+        """Encode up to the next position to decode, and run what is known in calls of its own.
 
         False at the file's end.
         """
         try:
             while not (self.stream.finished or self.error or len(self.audio_embeds)):
                 self.audio_embeds = next(self._chunks, self.audio_embeds)
-                self.advance(max(0, self.stream.prompt_length - self.stream.decoder_cache.position))
+                self.advance(self.stream.num_known)
         except Exception as error:
             self.error = error
         return not (self.stream.finished or self.error)
@@ -64,7 +69,9 @@ class BatchSlot:
 
     def accept(self, tokens: Iterator[Token]) -> None:
         """Take the next tokens of the file; what they give rise to is the file's own error."""
-        for token in self.speech_filter.filter(tokens) if self.speech_filter else tokens:
+        if self.speech_filter:
+            tokens = self.speech_filter.filter(tokens)
+        for token in self.kept.rest(tokens):
             self.tokens.append(token)
             try:
                 self._on_token(self.source, token)

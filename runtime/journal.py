@@ -2,8 +2,7 @@
 
 `.NAME.journal.jsonl` is a hidden file of the output folder, which the process that writes it holds
 locked: a line of `Header`, then a line of `Line` for each segment, as soon as it is decoded. A
-recording that was interrupted goes on at the last pause that its journal holds, where a new stream
-writes the words that the uncut one would have written.
+recording that was interrupted goes on behind the last segment that its journal holds (`kept`).
 """
 
 from __future__ import annotations
@@ -26,13 +25,11 @@ from ..errors import StorageError
 from ..files import atomic_write, fitted_name, open_locked
 from ..limits import JOURNAL, MB
 from ..manifest import Manifest, TokenId, Tokens
+from .kept import NOTHING, keep
 from .text.segments import Grouper, Segment
 from .tokens import Token
 
 SUFFIX, SET_ASIDE = ".journal.jsonl", ".journal.old.jsonl"
-# Between one segment's end and the earliest start of the next. Words are shorter than the longest,
-# so that the pause itself has about a second: cutting there changes no words.
-PAUSE_SECONDS = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,30 +66,6 @@ class Line:
     resumed_at: float | None = None  # seconds, where a later process went on behind the segment
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The beginning of a recording, as its journal has it."""
-
-    segments: tuple[Segment, ...] = ()
-    token_ids: tuple[int, ...] = ()
-    resumed_at: tuple[float, ...] = ()  # seconds; the last is where the rest begins
-
-    @property
-    def start(self) -> float:
-        """Return the seconds that are kept."""
-        return self.resumed_at[-1] if self.segments else 0.0
-
-    def shift_token(self, token: Token) -> Token:
-        """Return a token of the rest as one of the whole."""
-        index = token.index + len(self.token_ids)
-        return replace(token, index=index, end=token.end + self.start)
-
-    def shift(self, segment: Segment) -> Segment:
-        """Return a segment of the rest as one of the whole."""
-        number, start = segment.id + len(self.segments), segment.start + self.start
-        return replace(segment, id=number, start=start, end=segment.end + self.start)
-
-
 class Journal:
     """The journal of one recording; without a path nothing is kept."""
 
@@ -101,7 +74,7 @@ class Journal:
 
         With `tokens`, the ids of the model's special tokens, it groups what is pushed.
         """
-        self.path, self.kept, self.is_empty = path, Kept(), False
+        self.path, self.kept, self.is_empty = path, NOTHING, False
         self.handle, self._token_ids = handle, list[int]()
         self._grouper = Grouper(tokens) if tokens else None
 
@@ -113,7 +86,7 @@ class Journal:
         self._append(header)
 
     def go_on(self, content: bytes, header: Header, manifest: Manifest) -> None:
-        """Keep what stands before the last pause, cut off the rest, and write on behind it.
+        """Keep what stands there, and write on behind it.
 
         Raises:
             StorageError: damaged, or of something else than `header` says.
@@ -125,28 +98,20 @@ class Journal:
                 f"cannot go on, because the {' and the '.join(differing)} differs from what "
                 f"{self.path} was written with; take the same, or leave out --resume to begin again"
             )
-        audio, tokens = manifest.config.audio, manifest.tokens
-        seconds_per_token = audio.samples_per_token / audio.sample_rate
-        count, num_tokens = last_pause(lines, tokens, seconds_per_token)
-        if not count:
+        if not lines:
             self.begin(header)
             return
-        lines = lines[:count]
-        before = sum(len(line.token_ids) for line in lines[:-1])
-        ids = lines[-1].token_ids[: num_tokens - before]
-        lines[-1] = Line(lines[-1].segment, ids, num_tokens * seconds_per_token)
+        ids = [token_id for line in lines for token_id in line.token_ids]
+        before = [line.resumed_at for line in lines if line.resumed_at is not None]
+        self.kept = keep(manifest, [line.segment for line in lines], ids, before)
+        self._grouper = self.kept.grouper(manifest.tokens)
 
-        # The line of the last segment is written anew
-        size = sum(len(line) for line in content.splitlines(keepends=True)[:count])
+        # The last line is written anew, with where the rest begins
+        whole = content[: content.rindex(b"\n") + 1].splitlines(keepends=True)
+        size = sum(map(len, whole[:-1]))
         os.ftruncate(self.handle, size)
         os.lseek(self.handle, size, os.SEEK_SET)
-        self._append(lines[-1])
-        self.kept = Kept(
-            tuple(line.segment for line in lines),
-            tuple(token_id for line in lines for token_id in line.token_ids),
-            tuple(line.resumed_at for line in lines if line.resumed_at is not None),
-        )
-        self._grouper = Grouper(tokens, count, lines[-1].segment.end)
+        self._append(replace(lines[-1], resumed_at=self.kept.start))
 
     def push(self, token: Token) -> None:
         """Take the next token of the whole recording, and write the segment that it closes.
@@ -228,8 +193,7 @@ def open_journal(
             journal.begin(header)
         elif resume:
             journal.go_on(content, header, manifest)
-            at = f"{journal.kept.start:.1f} s"
-            say(f"goes on at {at}" if journal.kept.segments else "begins again, without a pause")
+            say(f"goes on at {journal.kept.start:.1f} s")
         else:
             old = _set_aside_path(path)
             atomic_write(old, content)
@@ -340,28 +304,6 @@ def read_journal(path: Path, content: bytes) -> tuple[Header, list[Line]]:
         ended = line.segment.end
         lines.append(line)
     return header, lines
-
-
-def last_pause(lines: list[Line], tokens: Tokens, seconds_per_token: float) -> tuple[int, int]:
-    """Return how many lines, and how many tokens, stand before the last pause between two segments.
-
-    Both are 0 where there is none.
-    """
-    count = sum(len(line.token_ids) for line in lines)
-    blanks = (tokens.streaming_pad, tokens.streaming_word)
-    for number in range(len(lines) - 1, 0, -1):
-        count -= len(lines[number].token_ids)  # tokens up to the marker that closes the line before
-        line, end = lines[number - 1], lines[number - 1].segment.end
-        begin = lines[number].segment.start
-        if begin - end < PAUSE_SECONDS - 1e-6:
-            continue
-        # Words are written behind the marker that ends them in time
-        silent = itertools.takewhile(blanks.__contains__, reversed(line.token_ids))
-        text_end = count - sum(1 for _ in silent)
-        cut = max(text_end, int((begin + end) / 2 / seconds_per_token))
-        if cut <= count and cut * seconds_per_token <= begin + 1e-6:
-            return number, cut
-    return 0, 0
 
 
 def fingerprint(path: Path) -> tuple[int | None, str | None]:

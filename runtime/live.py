@@ -22,7 +22,7 @@ from .audio.meter import SoundMeter
 from .audio.samples import check_samples
 from .audio.vad import SpeechFilter
 from .stream import Stream
-from .text.segments import Segment, group
+from .text.segments import Grouper, Segment, group
 from .tokens import Token
 
 RECENT_STEPS = 4096  # whose latency the metrics keep: 5.5 minutes
@@ -243,7 +243,7 @@ def listen(
         if broken is not None:
             raise broken
 
-    for segment in group(tokens(), stream.ids):
+    for segment in group(tokens(), Grouper(stream.ids)):
         on_event(segment)
 
 

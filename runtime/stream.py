@@ -5,9 +5,10 @@ Files use the same object.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -21,17 +22,13 @@ from .decoder import Decoder
 from .device.cache import KVCache
 from .encoder import Encoder
 from .feeding import Feeding, Reader
+from .guard import blank_penalty
 from .stream_state import ArraySpec, Position, StreamState, read_state, write_state
 from .text.tokenizer import TextDecoder
 from .tokens import Override, SampledToken, Token
 
 if TYPE_CHECKING:
     from .transcriber import Transcriber
-
-# In a row, 16 s; pauses in speech were seen up to 165 (vLLM pull request 47615)
-BLANKS_UNPENALISED = 200
-BLANK_PENALTY_STEP = 0.5  # of a logit, for each blank beyond
-MAX_BLANK_PENALTY = 7.0
 
 
 @dataclass(slots=True)
@@ -88,6 +85,7 @@ class Stream(Uncopied):
         self.sample = self.sampler and self.sampler.sample
         self.num_swayed = 0  # sampled tokens that hotwords changed
         self.finished = False
+        self._given = deque[int]()  # token ids that are known, to be taken as its own
         self.text = TextDecoder(transcriber.tokenizer)
         self.timings = Timings()
         self._feeding, self._is_ending = Feeding(transcriber.require_own_process), False
@@ -339,35 +337,32 @@ class Stream(Uncopied):
     def decode(self, audio_embeds: np.ndarray) -> Iterator[Token]:
         """Sample one token a position.
 
-        The prompt's positions run in one call. Decoding is speculative: after a blank a call also
-        verifies blanks as draft tokens for the positions that follow.
+        Positions of the prompt, and of tokens that are given, run in one call. Decoding is
+        speculative: after a blank a call also verifies blanks as drafts for those that follow.
 
         A draft token costs less than a call of its own, because a call reads all weights for
         however many positions. What follows a rejected draft token is run again.
         """
         cache, blank, at = self.decoder_cache, self.ids.streaming_pad, 0
         while at < len(audio_embeds):
-            left, in_prompt = len(audio_embeds) - at, self.prompt_length - cache.position
-            rows = (
-                min(left, in_prompt, cache.slots_left)
-                if in_prompt > 0
-                else 1 + self._num_drafts(left)
-            )
-            sampled = self._step(
-                [self.next_id] + [blank] * (rows - 1), audio_embeds[at : at + rows]
-            )
+            in_prompt = self.prompt_length - cache.position
+            token_ids = [self.next_id, *self._ids_ahead(len(audio_embeds) - at)]
+            sampled = self._step(token_ids, audio_embeds[at : at + len(token_ids)])
             if in_prompt > 0:  # positions whose token is not asked for
                 sampled = sampled[-1:] if cache.position >= self.prompt_length else []
-                at += rows - len(sampled)
-                self.timings.steps += rows - len(sampled)
+                at += len(token_ids) - len(sampled)
+                self.timings.steps += len(token_ids) - len(sampled)
                 self.next_id = blank
             for i, each in enumerate(sampled):
                 behind = len(sampled) - i - 1
+                is_given = bool(self._given)
+                if is_given:
+                    each = SampledToken(self._given.popleft(), 0.0, 0.0)
                 # Calls of one position decide, or speed would change text
-                if len(sampled) > 1 and each.is_close():
+                elif len(sampled) > 1 and each.is_close():
                     cache.trim(behind + 1)
                     [each], behind = self._step([blank], audio_embeds[at : at + 1]), 0
-                is_draft_right = each.token_id == blank and behind > 0
+                is_draft_right = is_given or (each.token_id == blank and behind > 0)
                 if not is_draft_right:
                     cache.trim(behind)
                 at += 1
@@ -388,28 +383,33 @@ class Stream(Uncopied):
         self.timings.decode_seconds += perf_counter() - began
         return sampled
 
-    def _num_drafts(self, left: int) -> int:
-        """Return the number of draft tokens after the next position, where `left` can be run."""
-        if self.next_id != self.ids.streaming_pad:
-            return 0
+    def _ids_ahead(self, left: int) -> list[int]:
+        """Return what follows the next token in a call, where `left` positions can be run.
+
+        It is the prompt's rest, given tokens, or blanks as drafts behind a blank.
+        """
+        blank, most = self.ids.streaming_pad, min(left, self.decoder_cache.slots_left) - 1
+        if (in_prompt := self.prompt_length - self.decoder_cache.position) > 0:
+            return [blank] * min(most, in_prompt - 1)
+        if self._given:
+            return list(islice(self._given, min(most, len(self._given) - 1)))
+        if self.next_id != blank:
+            return []
         # Rows that were shifted cannot be trimmed
-        return max(0, min(self.num_draft_tokens, left - 1, self.decoder_cache.slots_left - 2))
+        return [blank] * max(0, min(self.num_draft_tokens, most, self.decoder_cache.slots_left - 2))
+
+    def give(self, token_ids: Sequence[int]) -> None:
+        """Let the next tokens be these, which another stream has written, and not sampled."""
+        self._given.extend(token_ids)
+
+    @property
+    def num_known(self) -> int:
+        """Return how many of the next positions need no sampling: the prompt's, the given ones."""
+        return max(0, self.prompt_length - self.decoder_cache.position) + len(self._given)
 
     def blank_penalty(self, ahead: int = 0) -> float:
-        """Return what the blank's logit loses so many positions ahead.
-
-        It grows where nothing but blanks has been written.
-
-        The model can fall into a rut in which every blank makes the next more likely, while people
-        speak. True silence keeps its margin above the largest penalty. Source: vLLM issue 47614 and
-        pull request 47615.
-        """
-        beyond = self.blanks + ahead - BLANKS_UNPENALISED
-        return (
-            min(MAX_BLANK_PENALTY, BLANK_PENALTY_STEP * beyond)
-            if self.guard and beyond > 0
-            else 0.0
-        )
+        """Return what the blank's logit loses so many positions ahead."""
+        return blank_penalty(self.blanks + ahead) if self.guard else 0.0
 
     def accept_token(self, sampled: SampledToken) -> Token:
         """Take a sampled token as that of the next position."""

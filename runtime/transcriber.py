@@ -20,8 +20,7 @@ from ..threads import check_threads
 from .audio.files import AudioSource, open_audio
 from .audio.mixing import CHANNELS, GAIN
 from .audio.vad import SpeechFilter, detectors
-from .batch import BatchSlot, advance_together
-from .channels import SplitTranscript, join_channels
+from .channels import join_channels
 from .decoder import Decoder
 from .delay import delay_ms as milliseconds
 from .delay import delay_tokens
@@ -29,14 +28,16 @@ from .device.cache import KVCache
 from .device.open import open_device
 from .encoder import Encoder
 from .hotwords import DEFAULT_BIAS, Hotwords, check_lengths
+from .kept import NOTHING, Kept
 from .loading import load
 from .locate import find_artifact, open_artifact
 from .options import DELAY, LOADING, RECORDINGS
+from .recordings import Recordings
 from .sampler import TokenSampler
 from .stream import Stream
 from .stream_state import StreamState
 from .tokens import Token
-from .transcript import Transcript, decode
+from .transcript import Transcript
 
 if TYPE_CHECKING:
     from ..hub import Progress
@@ -346,6 +347,7 @@ class Transcriber(Uncopied):
         gain: str = "none",
         channels: str = "mix",
         on_token: Callable[[Token], None] = lambda token: None,
+        kept: Kept = NOTHING,
     ) -> Transcript:
         """Begin to transcribe a recording.
 
@@ -360,13 +362,14 @@ class Transcriber(Uncopied):
             gain: as for `open_audio`.
             channels: as for `open_audio`.
             on_token: called with every token.
+            kept: what a journal has of the beginning, behind which the transcript goes on.
 
         Raises:
             AudioError: the audio cannot be read or is not finite.
             UsageError: the transcriber is closed, or an option has a value that it cannot have.
         """
-        begin = partial(self._transcript, self._delay(delay_ms), self.require_open(), on_token)
-        return begin(self._source(audio, gain, channels))
+        recordings = self._recordings(self._delay(delay_ms))
+        return recordings.begin(self._source(audio, gain, channels), on_token, kept)
 
     @accepts(audio=RECORDINGS, delay_ms=DELAY, gain=GAIN, channels=CHANNELS)
     def transcribe_many(
@@ -377,6 +380,7 @@ class Transcriber(Uncopied):
         gain: str = "none",
         channels: str = "mix",
         on_token: Callable[[AudioSource, Token], None] = lambda source, token: None,
+        kept: Callable[[AudioSource], Kept] = lambda source: NOTHING,
     ) -> Iterator[Transcript]:
         """Transcribe many files.
 
@@ -393,54 +397,25 @@ class Transcriber(Uncopied):
             gain: as for `transcribe`.
             channels: as for `transcribe`; split ones take a slot of the batch each.
             on_token: sees every token as it is accepted, with the source that it is of.
+            kept: as for `transcribe`, asked for when a source is begun.
 
         Raises:
             AudioError: audio cannot be opened; it comes behind the files that were begun before.
             UsageError: as for `transcribe`, at once.
         """
         sources = (self._source(each, gain, channels) for each in audio)
-        work = self._delay(delay_ms), self.require_open()
+        work = self._recordings(self._delay(delay_ms))
         if self.batch_size == 1:
-            return (self._transcript(*work, partial(on_token, each), each) for each in sources)
-        return join_channels(sources, partial(self._transcribe_together, *work, on_token))
+            return (work.begin(each, partial(on_token, each), kept(each)) for each in sources)
+        together = partial(work.advance, batch_size=self.batch_size, on_token=on_token, kept=kept)
+        return join_channels(sources, together)
 
-    def _transcribe_together(
-        self,
-        num_delay_tokens: int,
-        stages: tuple[Encoder, Decoder],
-        on_token: Callable[[AudioSource, Token], None],
-        sources: Iterator[AudioSource],
-    ) -> Iterator[Transcript]:
-        def begin(cache: KVCache) -> BatchSlot | None:
-            if (source := next(sources, None)) is None:
-                return None
-            stream = self._stream(
-                num_delay_tokens, stop_at_eos=True, decoder_cache=cache, stages=stages
-            )
-            return BatchSlot(source, stream, self._speech_filter(num_delay_tokens), on_token)
-
-        for slot in advance_together(stages[1], self.batch_size, begin):
-            yield Transcript(
-                slot.source, slot.stream, slot.result(), lambda token: None, slot.speech_filter
-            )
-
-    def _transcript(
-        self,
-        num_delay_tokens: int,
-        stages: tuple[Encoder, Decoder],
-        on_token: Callable[[Token], None],
-        source: AudioSource,
-    ) -> Transcript:
-        """Begin a recording, or what its channels are when it is asked for them."""
-        if source.parts:
-            begin = partial(self._transcript, num_delay_tokens, stages, on_token)
-            return SplitTranscript(source, map(begin, source.parts))
-        stream = self._stream(num_delay_tokens, stop_at_eos=True, stages=stages)
-        speech_filter = self._speech_filter(num_delay_tokens)
-        tokens = decode(stream, source, speech_filter)
-        if speech_filter:
-            tokens = speech_filter.filter(tokens)
-        return Transcript(source, stream, tokens, on_token, speech_filter)
+    def _recordings(self, num_delay_tokens: int) -> Recordings:
+        """Return what begins recordings with the stages that are loaded now."""
+        stages = self.require_open()
+        new_stream = partial(self._stream, num_delay_tokens, stop_at_eos=True, stages=stages)
+        new_filter = partial(self._speech_filter, num_delay_tokens)
+        return Recordings(stages[1], new_stream, new_filter)
 
     def _source(self, audio: Any, gain: str, channels: str) -> AudioSource:
         return (

@@ -12,6 +12,7 @@ from ..escaping import quoted
 from .audio.files import AudioSource
 from .audio.vad import SpeechFilter, filtered_blocks
 from .delay import delay_ms
+from .kept import NOTHING, Kept
 from .stream import Stream
 from .text.captions import render
 from .text.segments import Segment, group, within
@@ -33,16 +34,17 @@ class Transcript(Uncopied):
         tokens: Iterator[Token],
         on_token: Callable[[Token], None],
         speech_filter: SpeechFilter | None = None,
+        kept: Kept = NOTHING,
     ):
-        """Made by `Transcriber.transcribe`."""
+        """Made by `Transcriber.transcribe`; `tokens` are those behind what is kept."""
         self.source, self.stream, self.transcriber = source, stream, stream.transcriber
-        self.duration = source.duration
+        self.duration, self.kept = source.duration, kept
         self.speech_filter, self._tokens, self._on_token = speech_filter, tokens, on_token
-        self._token_ids: list[int] = []
-        self._segments: list[Segment] = []
+        self._token_ids = list(kept.token_ids)
+        self._segments = [within(segment, self.duration) for segment in kept.segments]
         self._lock, self._is_decoding = RLock(), False
         self._failure: BaseException | None = None
-        self._pending = group(self._taken(), stream.ids)
+        self._pending = group(self._taken(), kept.grouper(stream.ids))
 
     def _taken(self) -> Iterator[Token]:
         for token in self._tokens:
@@ -158,6 +160,8 @@ class Transcript(Uncopied):
         """Return what ran, and the time it took."""
         timings, transcriber = self.stream.timings, self.transcriber
         seconds = timings.encode_seconds + timings.decode_seconds
+        heard = self.duration - self.kept.heard_from
+        resumed_at = [round(each, 3) for each in self.kept.resumed_at]
         return {
             "losses": list(self.losses),
             "precision": transcriber.precision,
@@ -169,8 +173,9 @@ class Transcript(Uncopied):
             "vad": self.speech_filter.summary() if self.speech_filter else None,
             "encode_ms": round(1000 * timings.encode_seconds, 1),
             "decode_ms": round(1000 * timings.decode_seconds, 1),
-            "rtf": round(seconds / self.duration, 4) if self.duration else None,
+            "rtf": round(seconds / heard, 4) if heard else None,
             "tokens_per_second": round(timings.steps / seconds, 1) if seconds else None,
+            **({"resumed_at": resumed_at} if resumed_at else {}),
         }
 
 

@@ -40,10 +40,19 @@ class Segment:
 class Grouper:
     """Collects tokens into segments, each closed at the next marker that follows text."""
 
-    def __init__(self, ids: Tokens, count: int = 0, previous_end: float = 0.0):
-        """Begin a text, or go on behind `count` segments, the last of which ended there."""
+    def __init__(
+        self,
+        ids: Tokens,
+        count: int = 0,
+        previous_end: float = 0.0,
+        marker_end: float | None = None,
+    ):
+        """Begin a text, or go on behind `count` segments, the last of which ended there.
+
+        `marker_end` is that of the next segment's marker, where it stands before what is pushed.
+        """
         self._ids, self._count, self._previous_end = ids, count, previous_end
-        self._marker_end: float | None = None
+        self._marker_end = marker_end
         self._texts: list[Token] = []
 
     def push(self, token: Token) -> Segment | None:
@@ -74,9 +83,8 @@ class Grouper:
         return segment
 
 
-def group(tokens: Iterable[Token], ids: Tokens) -> Iterator[Segment]:
+def group(tokens: Iterable[Token], grouper: Grouper) -> Iterator[Segment]:
     """Yield segments as soon as they are closed: at the next marker, or at the end."""
-    grouper = Grouper(ids)
     for token in tokens:
         if segment := grouper.push(token):
             yield segment

@@ -117,8 +117,7 @@ def test_a_run_that_was_killed_goes_on(number, options, killed, transcribe, tmp_
     for name in ("text", "token_ids", "duration"):
         assert value[name] == whole[name]
     for one, other in zip(value["segments"], whole["segments"], strict=True):
-        assert [one[name] for name in ("id", "text")] == [other[name] for name in ("id", "text")]
-        assert abs(one["end"] - other["end"]) < 0.081
+        assert one == other | {"avg_logprob": pytest.approx(other["avg_logprob"], abs=0.01)}
     assert f"1 skipped, their output stands in {tmp_path / 'out'}" in (
         transcribe(*options, "--resume", LONG_CLIP).err
     )

@@ -44,8 +44,19 @@ def test_one_file(tmp_path, clock):
     assert progress.line(60) == f"{'━' * 2}{'─' * 8}  25%, 0:15 left, 0:15 of 1:00 of a.wav"
     assert progress.line(20) == "25%, 0:15 left, 0:15 of 1:00 of a.wav"
     assert progress.line(80, "ascii").startswith("#####---------------  25%")
-    progress.finish(source("folder/a.wav", 60.0))
+    progress.finish(60.0)
     assert progress.line(20) == "100%, 0:00 left"
+
+
+def test_what_was_done_before_is_neither_work_nor_speed(tmp_path, clock):
+    progress = FilesProgress(files(tmp_path, a_wav=10), clock)
+    progress.know(1, 20.0)
+    progress.begin(source("a.wav", 60.0), 40.0)
+    assert progress.line(20) == "0%, 0:40 of 1:00 of a.wav"
+    progress.position, clock.now = 45.0, 101.0
+    assert progress.line(20) == "25%, 0:03 left, 0:45 of 1:00 of a.wav"
+    progress.finish(20.0)
+    assert progress.total == "0:20 of audio at 20.0 times its speed"
 
 
 def test_files_that_were_not_opened_are_as_long_as_their_kind(tmp_path, clock):
@@ -58,7 +69,7 @@ def test_files_that_were_not_opened_are_as_long_as_their_kind(tmp_path, clock):
     progress.know(2, 50.0)
     progress.know(5, 7.0)
     assert progress.total_seconds == pytest.approx(10 + 50 + 20 + 40 + 7)
-    progress.finish(source("a.wav", 10.0))
+    progress.finish(10.0)
     clock.now += 2
     assert progress.line(80).endswith("   8%, 0:23 left, 1 of 5 files")
 
@@ -68,7 +79,7 @@ def test_files_that_failed_are_not_waited_for(tmp_path, clock):
     progress.know(1, 10.0)
     progress.know(1, 0.0)
     progress.know(2, 10.0)
-    progress.finish(source("b.wav", 10.0))
+    progress.finish(10.0)
     clock.now += 1
     assert progress.line(20).startswith("100%, 0:00 left")
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from voxtral_onnx.manifest import CacheSpec, Tokens
-from voxtral_onnx.runtime.stream import Stream
+from voxtral_onnx.runtime.guard import blank_penalty
 from voxtral_onnx.runtime.text.captions import Recording, captions, columns, render, segment_values
-from voxtral_onnx.runtime.text.segments import Segment, group, within
+from voxtral_onnx.runtime.text.segments import Grouper, Segment, group, within
 from voxtral_onnx.runtime.text.tokenizer import TextDecoder, Tokenizer
 from voxtral_onnx.runtime.tokens import Token
 
@@ -55,12 +54,7 @@ def golden() -> dict[str, Any]:
     return {
         "cache": {name: cache_values(spec) for name, spec in CACHES.items()},
         "rotation": rotation_values(),
-        "guard": {
-            str(blanks): Stream.blank_penalty(
-                cast(Stream, SimpleNamespace(blanks=blanks, guard=True))
-            )
-            for blanks in range(198, 218)
-        },
+        "guard": {str(blanks): blank_penalty(blanks) for blanks in range(198, 218)},
         "float16": float16_values(),
         "text": text_values(),
         "segments": segments_values(),
@@ -150,12 +144,12 @@ def segments_values() -> dict[str, Any]:
             ],
             "segments": [
                 {**segment_values(segment), "token_ids": list(segment.token_ids)}
-                for segment in group(tokens, TOKENS)
+                for segment in group(tokens, Grouper(TOKENS))
             ],
             # Of audio that ends with the second token, before most of the words
             "within": [
                 [segment.start, segment.end]
-                for segment in (within(one, 0.16) for one in group(tokens, TOKENS))
+                for segment in (within(one, 0.16) for one in group(tokens, Grouper(TOKENS)))
             ],
         }
     return values

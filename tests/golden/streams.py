@@ -19,7 +19,7 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 from voxtral_onnx.manifest import Tokens
 from voxtral_onnx.runtime.text.captions import captions, to_srt, to_vtt
-from voxtral_onnx.runtime.text.segments import Segment, group
+from voxtral_onnx.runtime.text.segments import Grouper, Segment, group
 from voxtral_onnx.runtime.text.tokenizer import TextDecoder, Tokenizer
 from voxtral_onnx.runtime.tokens import Token
 
@@ -179,7 +179,7 @@ def segments(ids: list[int], tokenizer: Tokenizer) -> list[Segment]:
                 Token(i, t, decoder.push(t), (i + 1) * SECONDS_PER_TOKEN, -0.1, 0.0)
                 for i, t in enumerate(ids)
             ),
-            TOKENS,
+            Grouper(TOKENS),
         )
     )
 

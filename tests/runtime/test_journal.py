@@ -6,17 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 from golden.make import TOKENS
-from hypothesis import given
-from hypothesis import strategies as st
 
 from voxtral_onnx.errors import StorageError
 from voxtral_onnx.runtime.journal import (
-    PAUSE_SECONDS,
     Header,
     claim_journal,
     fingerprint,
     journal_path,
-    last_pause,
     leftover_journals,
     open_journal,
     read_journal,
@@ -24,7 +20,12 @@ from voxtral_onnx.runtime.journal import (
 from voxtral_onnx.runtime.tokens import Token
 
 AUDIO = SimpleNamespace(samples_per_token=1280, sample_rate=16000)
-MANIFEST = SimpleNamespace(tokens=TOKENS, config=SimpleNamespace(audio=AUDIO))
+MANIFEST = SimpleNamespace(
+    tokens=TOKENS,
+    config=SimpleNamespace(audio=AUDIO),
+    caches={"encoder": SimpleNamespace(capacity=408, keep=152, rows_per_token=4)},
+    streaming=SimpleNamespace(max_chunk_tokens=16),
+)
 HEADER = Header(1, "a.wav", 1000, "0" * 64, "1" * 64, {"delay_ms": 480, "hotwords": []})
 BLANK, WORD, TEXT = TOKENS.streaming_pad, TOKENS.streaming_word, 1381
 SPOKEN = [BLANK, WORD, TEXT, BLANK, WORD, TEXT, TEXT, *[BLANK] * 18, WORD, TEXT, WORD, TEXT, WORD]
@@ -51,42 +52,27 @@ def left(tmp_path):
     return path
 
 
-def test_a_recording_goes_on_at_the_last_pause(left):
+def test_a_recording_goes_on_behind_the_last_segment(left):
     said = []
     journal = opened(left, resume=True, said=said)
     kept = journal.kept
-    assert [segment.text for segment in kept.segments] == [" word", " word word"]
-    assert list(kept.token_ids) == SPOKEN[: len(kept.token_ids)]
+    assert [segment.text for segment in kept.segments] == [" word", " word word", " word", " word"]
+    assert list(kept.token_ids) == SPOKEN
     assert said == [f"goes on at {kept.start:.1f} s"]
-    assert kept.start == pytest.approx(0.08 * len(kept.token_ids))
-    assert kept.segments[-1].end < kept.start < 26 * 0.08 - 0.8
+    assert kept.start == pytest.approx(0.08 * len(SPOKEN))
 
-    # The rest again, as another stream decodes it from there
-    push(journal, SPOKEN[len(kept.token_ids) :], len(kept.token_ids))
+    # The rest, which begins with the text of a word whose marker is kept
+    push(journal, [TEXT, TEXT, BLANK, WORD], len(SPOKEN))
     journal.close()
     _, lines = read_journal(left, left.read_bytes())
-    assert [line.segment.id for line in lines] == [0, 1, 2, 3]
-    assert [i for line in lines for i in line.token_ids] == SPOKEN
-    assert [line.resumed_at for line in lines] == [None, kept.start, None, None]
-
-
-@given(st.lists(st.sampled_from([BLANK, BLANK, BLANK, WORD, TEXT]), max_size=120))
-def test_a_cut_is_behind_all_text_before_it_and_in_silence(tmp_path_factory, ids):
-    path = journal_path(tmp_path_factory.mktemp("journal"), "a")
-    journal = opened(path)
-    push(journal, ids)
-    journal.close()
-    if not path.exists():
-        return
-    _, lines = read_journal(path, path.read_bytes())
-    count, cut = last_pause(lines, TOKENS, 0.08)
-    if not count:
-        return
-    before, after = lines[count - 1].segment, lines[count].segment
-    assert after.start - before.end >= PAUSE_SECONDS - 1e-6
-    assert before.end - 1e-6 <= cut * 0.08 <= after.start + 1e-6
-    num_text = sum(len(line.segment.token_ids) for line in lines[:count])
-    assert sum(token_id == TEXT for token_id in ids[:cut]) == num_text
+    assert [line.segment.id for line in lines] == [0, 1, 2, 3, 4]
+    assert [i for line in lines for i in line.token_ids] == [*SPOKEN, TEXT, TEXT, BLANK, WORD]
+    assert [line.resumed_at for line in lines] == [None, None, None, kept.start, None]
+    last = lines[-1].segment
+    assert (last.text, last.end) == (" word word", kept.start)
+    again = opened(left, resume=True)
+    assert again.kept.resumed_at == (kept.start, again.kept.start)
+    again.close()
 
 
 def test_the_end_of_a_line_that_was_being_written_is_none(left):

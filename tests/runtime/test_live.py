@@ -17,7 +17,7 @@ from support.commands import CLIP, TEXT
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import AudioError, UsageError
-from voxtral_onnx.runtime import stream as streaming
+from voxtral_onnx.runtime import guard
 from voxtral_onnx.runtime.audio.container.raw import raw_blocks
 from voxtral_onnx.runtime.live import (
     BEHIND_SECONDS,
@@ -141,9 +141,9 @@ def test_an_offset_is_told_once(offset, is_told, transcriber):
 
 def test_guards_that_fire_are_reported(transcriber, monkeypatch):
     """A rut of blanks that ends by force, and an end of text that ends nothing."""
-    monkeypatch.setattr(streaming, "BLANKS_UNPENALISED", 20)
-    monkeypatch.setattr(streaming, "BLANK_PENALTY_STEP", 1e4)
-    monkeypatch.setattr(streaming, "MAX_BLANK_PENALTY", 1e4)
+    monkeypatch.setattr(guard, "BLANKS_UNPENALISED", 20)
+    monkeypatch.setattr(guard, "BLANK_PENALTY_STEP", 1e4)
+    monkeypatch.setattr(guard, "MAX_BLANK_PENALTY", 1e4)
     stream, events = transcriber.stream(), []
     listen(stream, Capture(iter([np.zeros(5 * 16000, np.float32)])), StreamMetrics(), events.append)
     fired = [

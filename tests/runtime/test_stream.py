@@ -21,7 +21,7 @@ from transformers import VoxtralRealtimeFeatureExtractor
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import ArtifactError, AudioError
 from voxtral_onnx.memory import resident_memory
-from voxtral_onnx.runtime import stream as streaming
+from voxtral_onnx.runtime import guard
 from voxtral_onnx.runtime import transcriber as transcribing
 from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.stream import Stream
@@ -334,9 +334,9 @@ def test_penalty_grows_with_the_blanks(transcriber, blanks, penalty):
 
 def test_blank_guard_breaks_a_rut_and_reports_it(tiny_artifact, monkeypatch, tmp_path):
     """Silence as the rut: a penalty without bound forces a word after every fifth blank."""
-    monkeypatch.setattr(streaming, "BLANKS_UNPENALISED", 4)
-    monkeypatch.setattr(streaming, "BLANK_PENALTY_STEP", 1e4)
-    monkeypatch.setattr(streaming, "MAX_BLANK_PENALTY", 1e4)
+    monkeypatch.setattr(guard, "BLANKS_UNPENALISED", 4)
+    monkeypatch.setattr(guard, "BLANK_PENALTY_STEP", 1e4)
+    monkeypatch.setattr(guard, "MAX_BLANK_PENALTY", 1e4)
     silence = np.zeros(2 * 16000, np.float32)
     with Transcriber(tiny_artifact, precision="fp32", blank_guard=False) as transcriber:
         blank = transcriber.manifest.tokens.streaming_pad

@@ -28,7 +28,7 @@ from voxtral_onnx.runtime.text.captions import (
     to_tsv,
     to_vtt,
 )
-from voxtral_onnx.runtime.text.segments import Segment, group, within
+from voxtral_onnx.runtime.text.segments import Grouper, Segment, group, within
 from voxtral_onnx.runtime.tokens import Token
 
 LATIN = st.text("abcdefghijklmnopqrstuvwxyzäöüß'-", min_size=1, max_size=12)
@@ -205,7 +205,7 @@ def test_times_of_words_end_with_the_audio(ids, num_samples):
         Token(first + i, t, " a" * (t > 1000), (first + i + 1) * 0.08, -0.1, 0.0)
         for i, t in enumerate(ids)
     )
-    segments = [within(segment, duration) for segment in group(tokens, TOKENS)]
+    segments = [within(segment, duration) for segment in group(tokens, Grouper(TOKENS))]
     for segment in segments:
         assert segment.start < segment.end <= duration
     assert all(one.end <= other.start for one, other in pairwise(segments))
