@@ -12,6 +12,7 @@ import numpy as np
 from ...errors import AudioError, VoxtralOnnxError
 from ...escaping import described, one_line, quoted
 from ...limits import FASTEST_RATE, LARGEST_SAMPLE, MOST_CHANNELS, SLOWEST_RATE
+from .losses import Losses
 
 # Of integers whose full scale is that of their type; who has wider ones means another scale
 INTEGER_BITS = (8, 16, 32)
@@ -169,6 +170,27 @@ def are_damaged(samples: np.ndarray) -> np.ndarray:
     """Return which samples are not finite, or larger than any recording's."""
     # Compared as float64, as float16 does not hold the bound; not a number compares as False
     return ~(np.abs(samples) <= np.float64(LARGEST_SAMPLE))
+
+
+def silence_damage(
+    frames: np.ndarray, rate: int, at: float, losses: Losses
+) -> tuple[np.ndarray, int]:
+    """Return float32 [n, channels] with silence in place of damage, and the number of such frames.
+
+    Args:
+        frames: float32 [n, channels].
+        rate: of the frames, in Hz.
+        at: seconds before them.
+        losses: told where.
+    """
+    damaged = are_damaged(frames)
+    bad: np.ndarray = np.any(damaged, axis=1)
+    if not bad.any():
+        return frames, 0
+    row, channel = map(int, np.argwhere(damaged)[0])
+    what = describe_damage(float(frames[row, channel]))
+    losses.damage(at + row / rate, f"a sample {what}", bad.sum() / rate)
+    return np.where(bad[:, None], np.float32(0), frames), int(bad.sum())
 
 
 def describe_damage(sample: float) -> str:

@@ -98,7 +98,7 @@ def test_resume_looks_for_streams_in_a_folder(process, tmp_path):
 def test_input_that_ends_inside_a_sample(process, tiny_artifact):
     result = process("listen", "-m", tiny_artifact, "--stdin", input=RAW + b"x")
     assert (result.code, result.out) == (6, TEXT + "\n")
-    assert "error: the input ended inside a sample: 1 of 2 bytes (s16le)" in result.err
+    assert "error: standard input: it ends inside a sample: 1 of 2 bytes (s16le)" in result.err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
