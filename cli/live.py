@@ -18,7 +18,7 @@ from .ending import STOPS
 from .outputs import Outputs
 from .screen import LiveScreen, PauseKey, live_line
 from .tables import vad_line
-from .terminal import format_size, format_time, info, write, write_json
+from .terminal import format_size, info, write, write_json
 
 if TYPE_CHECKING:
     from ..runtime.audio.microphone import Microphone
@@ -158,7 +158,7 @@ def write_interrupted(outputs: Outputs) -> None:
         formats = [kind for kind in outputs.formats if not (folder / f"{name}.{kind}").exists()]
         outputs.write(name, {kind: render(recording, kind, file=name) for kind in formats})
         journal.remove()
-        names.append(f"{name} up to {format_time(end)}")
+        names.append(f"{name} up to {end:.2f} s")
     info(f"{folder}: {', '.join(names) or 'no stream was interrupted'}")
 
 
@@ -182,7 +182,8 @@ def _closing(journal: Journal) -> Iterator[None]:
         journal.close()
         if journal.path and not journal.is_empty:
             folder = journal.path.parent
-            info(f"{journal.path} holds what was said; listen --resume -o {folder} writes it")
+            said = f"what was said up to {journal.end:.2f} s"
+            info(f"{journal.path} holds {said}; listen --resume -o {folder} writes it")
 
 
 @contextmanager

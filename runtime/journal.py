@@ -102,6 +102,7 @@ class Journal:
         With `tokens`, the ids of the model's special tokens, it groups what is pushed.
         """
         self.path, self.kept, self.is_empty = path, Kept(), False
+        self.end = 0.0  # seconds, of the last segment that it holds
         self.handle, self._token_ids = handle, list[int]()
         self._grouper = Grouper(tokens) if tokens else None
 
@@ -146,7 +147,8 @@ class Journal:
             tuple(token_id for line in lines for token_id in line.token_ids),
             tuple(line.resumed_at for line in lines if line.resumed_at is not None),
         )
-        self._grouper = Grouper(tokens, count, lines[-1].segment.end)
+        self.end = lines[-1].segment.end
+        self._grouper = Grouper(tokens, count, self.end)
 
     def push(self, token: Token) -> None:
         """Take the next token of the whole recording, and write the segment that it closes.
@@ -166,7 +168,7 @@ class Journal:
         if self.path is not None:
             token_ids, self._token_ids = tuple(self._token_ids), []
             self._append(Line(segment, token_ids))
-            self.is_empty = False
+            self.is_empty, self.end = False, segment.end
 
     def close(self) -> None:
         """Let it go; it stays for `--resume` if it holds anything."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array as plain_array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from typing import Any
 
@@ -16,6 +16,7 @@ from .losses import Losses
 
 # Of integers whose full scale is that of their type; who has wider ones means another scale
 INTEGER_BITS = (8, 16, 32)
+MOST_KINDS = 3  # types that are named
 LONGEST_REASON = 120  # characters of another library's error
 
 
@@ -91,11 +92,15 @@ def as_array(values: Any) -> np.ndarray | None:
         else:
             return None
     except Exception as error:  # each library raises its own
+        if isinstance(values, list | tuple):
+            raise _not_numbers(values) from error
         reason = one_line(str(error))[:LONGEST_REASON]
         raise AudioError(
             f"samples: cannot be read from {described(values)} ({reason}); give a NumPy array, "
             "for a GPU's tensor tensor.cpu()"
         ) from error
+    if isinstance(values, list | tuple) and found.dtype.kind in "OSUV":
+        raise _not_numbers(values)
     return None if found.ndim == 0 and found.dtype.kind == "O" else found
 
 
@@ -113,7 +118,9 @@ class ArraySound:
         """
         values = as_array(samples)
         if values is None:
-            raise AudioError(f"samples: expected an array, got {described(samples)}")
+            raise AudioError(
+                f"samples: expected an array or a list of numbers, got {described(samples)}"
+            )
         bits = 8 * values.dtype.itemsize
         if values.dtype.kind not in "fiu" or (
             values.dtype.kind != "f" and bits > max(INTEGER_BITS)
@@ -223,4 +230,20 @@ def _frames(values: np.ndarray) -> np.ndarray:
 
 
 def _shape(values: np.ndarray) -> str:
-    return f"{str(values.dtype)[:20]} {list(values.shape)}"
+    kind = {"U": "text", "S": "bytes", "V": "records"}.get(values.dtype.kind)
+    if values.dtype.kind == "O":
+        kind = f"objects ({_kinds(values.flat)})"
+    return f"{kind or values.dtype} {list(values.shape)}"
+
+
+def _not_numbers(values: list[Any] | tuple[Any, ...]) -> AudioError:
+    return AudioError(
+        "samples: expected numbers, or rows of them of one length, got a "
+        f"{type(values).__name__} of {_kinds(values)}"
+    )
+
+
+def _kinds(values: Iterable[Any]) -> str:
+    """Return the first few types of values, by name."""
+    names = dict.fromkeys(type(each).__qualname__ for each in values)
+    return ", ".join(list(names)[:MOST_KINDS])
