@@ -18,7 +18,7 @@ from .outputs import Outputs, is_stream, shown_name
 from .screen import FilesScreen
 from .streams import require_stdin
 from .tables import timing_line, vad_line
-from .terminal import format_time, info
+from .terminal import info
 
 if TYPE_CHECKING:
     from ..runtime.audio.files import AudioSource
@@ -366,7 +366,7 @@ class FileRun:
         work.journal.close()
         if work.journal.path and not work.journal.is_empty:
             option = "listen --resume -o FOLDER" if is_stream(work.path) else "--resume"
-            self._say(work, f"kept up to {format_time(work.position)}: {option} goes on")
+            self._say(work, f"kept up to {work.journal.end:.2f} s: {option} goes on")
 
 
 def _own_error(path: str, error: Exception) -> VoxtralOnnxError:

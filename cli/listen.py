@@ -38,7 +38,8 @@ def listen(
     Ctrl-C ends it, and what was said by then is transcribed. Space or p pauses a microphone.
     """
     from ..runtime.audio.container.raw import check_raw
-    from .live import open_microphone, stdin_blocks, transcribe_live, write_interrupted
+    from ..runtime.live import Capture
+    from .live import capture_stdin, open_microphone, transcribe_live, write_interrupted
     from .models import hotword_options, open_transcriber, vad_option
     from .outputs import Outputs
     from .streams import claim_stdout
@@ -71,8 +72,8 @@ def listen(
     }
     with open_transcriber(model, model_options) as transcriber:
         hz = transcriber.sample_rate
-        if stdin:
-            source, name = stdin_blocks(sample_format, rate, hz), "stdin"
-        else:
-            source, name = open_microphone(input_device, hz), "mic"
-        transcribe_live(transcriber, name, source, outputs, stream_json)
+        microphone = None if stdin else open_microphone(input_device, hz)
+        capture = (
+            Capture(iter(microphone)) if microphone else capture_stdin(sample_format, rate, hz)
+        )
+        transcribe_live(transcriber, capture, microphone, outputs, stream_json)

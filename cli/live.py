@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,11 +18,9 @@ from .ending import STOPS
 from .outputs import Outputs
 from .screen import LiveScreen, PauseKey, live_line
 from .tables import vad_line
-from .terminal import format_size, format_time, info, write, write_json
+from .terminal import format_size, info, write, write_json
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..runtime.audio.microphone import Microphone
     from ..runtime.journal import Journal
     from ..runtime.live import Capture, Event
@@ -41,18 +40,20 @@ def open_microphone(device: str | None, sample_rate: int) -> Microphone:
     return microphone
 
 
-def stdin_blocks(sample_format: str, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
-    """Return the samples of standard input as they come, at the model's rate."""
-    from ..runtime.audio.container.raw import raw_blocks
+def capture_stdin(sample_format: str, rate: int, sample_rate: int) -> Capture:
+    """Begin to take the samples of standard input as they come, at the model's rate."""
+    from ..runtime.audio.pipes import raw_blocks
+    from ..runtime.live import Capture
 
     stdin = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
-    return raw_blocks(stdin, sample_format, rate, sample_rate)
+    notes = SimpleQueue[str]()
+    return Capture(raw_blocks(stdin, sample_format, rate, sample_rate, notes.put), notes)
 
 
 def transcribe_live(
     transcriber: Transcriber,
-    name: str,
-    source: Microphone | Iterator[np.ndarray],
+    capture: Capture,
+    microphone: Microphone | None,
     outputs: Outputs,
     stream_json: bool,
 ) -> None:
@@ -60,14 +61,13 @@ def transcribe_live(
 
     Args:
         transcriber: with which.
-        name: of the output files; a number is added where they are there.
-        source: a microphone, or blocks of samples.
+        capture: the sound, as it comes.
+        microphone: that it is of, and the output files' name; None for standard input.
         outputs: what is written in the end.
         stream_json: stdout gets events instead of words.
     """
     from ..memory import peak_memory
-    from ..runtime.audio.microphone import Microphone
-    from ..runtime.live import Capture, StreamMetrics, StreamWarning, listen
+    from ..runtime.live import StreamMetrics, StreamWarning, listen
     from ..runtime.text.captions import Recording, render
     from ..runtime.text.segments import Segment, within
     from ..runtime.tokens import Token
@@ -75,10 +75,9 @@ def transcribe_live(
     stream = transcriber.stream()
     speech_filter = transcriber.speech_filter()
     metrics = StreamMetrics()
-    screen, capture = LiveScreen(lambda columns: live_line(metrics)), Capture(iter(source))
-    microphone = source if isinstance(source, Microphone) else None
+    screen = LiveScreen(lambda columns: live_line(metrics))
     recording = Recording([])
-    name, journal = _claim_journal(transcriber, name, outputs)
+    name, journal = _claim_journal(transcriber, "mic" if microphone else "stdin", outputs)
     is_kept = True
     shows_words = outputs.shows_words and not stream_json
     keeps = outputs.folder is not None or not shows_words
@@ -159,7 +158,7 @@ def write_interrupted(outputs: Outputs) -> None:
         formats = [kind for kind in outputs.formats if not (folder / f"{name}.{kind}").exists()]
         outputs.write(name, {kind: render(recording, kind, file=name) for kind in formats})
         journal.remove()
-        names.append(f"{name} up to {format_time(end)}")
+        names.append(f"{name} up to {end:.2f} s")
     info(f"{folder}: {', '.join(names) or 'no stream was interrupted'}")
 
 
@@ -183,7 +182,8 @@ def _closing(journal: Journal) -> Iterator[None]:
         journal.close()
         if journal.path and not journal.is_empty:
             folder = journal.path.parent
-            info(f"{journal.path} holds what was said; listen --resume -o {folder} writes it")
+            said = f"what was said up to {journal.end:.2f} s"
+            info(f"{journal.path} holds {said}; listen --resume -o {folder} writes it")
 
 
 @contextmanager

@@ -28,8 +28,10 @@ def serve(
     from ..server.page import PRECISIONS, absent_precisions
     from .models import find_model
     from .progress import StatusSpinner
+    from .streams import claim_stdout, is_taken_by_stdout
     from .values import split_names
 
+    claim_stdout(is_only_place=False)
     names = split_names(precision)
     folder = find_model(artifact, names or list(PRECISIONS[:1]), offline)
     if names is None and (absent := absent_precisions(folder)):
@@ -41,6 +43,8 @@ def serve(
     def ready(address: str) -> None:
         until_ready.close()
         write_line(address)
+        if not is_taken_by_stdout():
+            info(address)
         if not https and host not in LOCAL:
             page = "a page without https"
             info(f"browsers of other devices give {page} no microphone and no GPU; add --https")

@@ -145,6 +145,13 @@ def stdout_outlet() -> Outlet | None:
     return raw if isinstance(raw, Outlet) else None
 
 
+def is_taken_by_stdout() -> bool:
+    """Return whether standard output has taken all that was written to it."""
+    sys.stdout.flush()
+    outlet = stdout_outlet()
+    return outlet is None or outlet.failure is None
+
+
 def escaped_in() -> str | None:
     """Return the encoding of standard output if it lacked characters, which became escapes."""
     return sys.stdout.encoding if _escaped else None

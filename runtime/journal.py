@@ -75,6 +75,7 @@ class Journal:
         With `tokens`, the ids of the model's special tokens, it groups what is pushed.
         """
         self.path, self.kept, self.is_empty = path, NOTHING, False
+        self.end = 0.0  # seconds, of the last segment that it holds
         self.handle, self._token_ids = handle, list[int]()
         self._grouper = Grouper(tokens) if tokens else None
 
@@ -112,6 +113,7 @@ class Journal:
         os.ftruncate(self.handle, size)
         os.lseek(self.handle, size, os.SEEK_SET)
         self._append(replace(lines[-1], resumed_at=self.kept.start))
+        self.end = lines[-1].segment.end
 
     def push(self, token: Token) -> None:
         """Take the next token of the whole recording, and write the segment that it closes.
@@ -131,7 +133,7 @@ class Journal:
         if self.path is not None:
             token_ids, self._token_ids = tuple(self._token_ids), []
             self._append(Line(segment, token_ids))
-            self.is_empty = False
+            self.is_empty, self.end = False, segment.end
 
     def close(self) -> None:
         """Let it go; it stays for `--resume` if it holds anything."""

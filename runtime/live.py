@@ -13,12 +13,13 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from time import perf_counter
 
 import numpy as np
 
 from ..errors import AudioError
-from .audio.meter import SoundMeter
+from .audio.following import OffsetFollower
 from .audio.samples import check_samples
 from .audio.vad import SpeechFilter
 from .stream import Stream
@@ -30,7 +31,6 @@ SILENCE_SECONDS = 2.0  # without text until a silence is reported
 BEHIND_SECONDS = 2.0  # of audio that waits until it is reported
 GROWING_SECONDS = 5.0  # for which ever more must have waited
 MUTED_SECONDS = 5.0  # of samples that are all zero
-OFFSET_SECONDS = 5.0  # of sound until an offset is looked for: one that stays
 CLIPPED = 0.999  # full scale; a converter's largest value is just below 1
 
 
@@ -108,8 +108,12 @@ class StreamMetrics:
 class Capture:
     """Blocks of samples taken in a thread, with the time of their arrival."""
 
-    def __init__(self, blocks: Iterator[np.ndarray]):
-        """Begin to take blocks: float [n] at the model's rate, in the order they are spoken."""
+    def __init__(self, blocks: Iterator[np.ndarray], notes: SimpleQueue[str] | None = None):
+        """Begin to take blocks: float [n] at the model's rate, in the order they are spoken.
+
+        `notes` gets what their source has to say of them.
+        """
+        self._notes = notes or SimpleQueue[str]()
         self._blocks, self._ready = blocks, threading.Condition()
         self._waiting: list[np.ndarray] = []
         self._counts: list[int] = []  # samples captured up to and with each block
@@ -145,6 +149,11 @@ class Capture:
                 raise self._error
             else:
                 return
+
+    def notes(self) -> Iterator[str]:
+        """Yield what the source has said since this was asked last."""
+        while not self._notes.empty():
+            yield self._notes.get()
 
     def arrival(self, num_samples: int) -> float:
         """Return when that many samples had arrived.
@@ -196,13 +205,18 @@ def listen(
     text_end, is_silent = 0.0, False
     watch = _Watch(rate)
 
+    def warn(text: str) -> None:
+        on_event(StreamWarning(text))
+
+    offset = OffsetFollower(rate, warn)
+
     def filtered(tokens: Iterator[Token]) -> Iterator[Token]:
         nonlocal text_end, is_silent
         for token in speech_filter.filter(tokens) if speech_filter else tokens:
             needed = (token.index + 1 + stream.num_delay_tokens) * stream.audio.samples_per_token
             needed += rules.look_ahead_samples
             for text in _guard_warnings(stream, token):
-                on_event(StreamWarning(text))
+                warn(text)
             if token.text:
                 on_event(token)
                 text_end, is_silent = token.end, False
@@ -222,6 +236,11 @@ def listen(
         metrics.encode_seconds = stream.timings.encode_seconds
         metrics.decode_seconds = stream.timings.decode_seconds
 
+    def fed(samples: np.ndarray) -> Iterator[Token]:
+        if speech_filter:
+            speech_filter.push(samples)
+        return filtered(stream.iter_feed(samples))
+
     def tokens() -> Iterator[Token]:
         broken: AudioError | None = None
         blocks = iter(capture)
@@ -233,12 +252,14 @@ def listen(
             if block is None:
                 break
             metrics.level = float(np.abs(block).max(initial=0))
-            for text in (*watch.inspect(block), *watch.inspect_pace(metrics, perf_counter())):
-                on_event(StreamWarning(text))
-            if speech_filter:
-                speech_filter.push(block)
-            yield from filtered(stream.iter_feed(block))
+            pace = watch.inspect_pace(metrics, perf_counter())
+            for text in (*capture.notes(), *watch.inspect(block), *pace):
+                warn(text)
+            yield from fed(offset.push(block))
             measure()
+        for text in capture.notes():
+            warn(text)
+        yield from fed(offset.finish())
         yield from filtered(stream.iter_finish())
         if broken is not None:
             raise broken
@@ -265,7 +286,6 @@ class _Watch:
         self.zeros = 0  # samples in a row, up to now
         self.began: float | None = None  # when the first block came
         self.behind_since: tuple[float, float] | None = None  # when, and how many seconds
-        self.meter = SoundMeter(rate, 1)
 
     def inspect(self, block: np.ndarray) -> Iterator[str]:
         """Yield the warnings that a block gives rise to."""
@@ -275,20 +295,8 @@ class _Watch:
             yield from self._once(
                 f"the input has been digital silence for {MUTED_SECONDS:.0f} s: is it muted?"
             )
-        if self._has_offset(block):
-            yield from self._once(
-                "the input has a constant offset, which costs words: take another input, or a "
-                "file, where it is removed"
-            )
         if np.count_nonzero(np.abs(block) >= CLIPPED) > len(block) / 100:
             yield from self._once("the input exceeds full scale: turn it down")
-
-    def _has_offset(self, block: np.ndarray) -> bool:
-        self.meter.push(block[:, None])
-        if self.meter.num_frames < OFFSET_SECONDS * self.rate:
-            return False
-        offset = self.meter.offset(0)
-        return offset is not None and offset.is_constant
 
     def inspect_pace(self, metrics: StreamMetrics, now: float) -> Iterator[str]:
         """Yield a warning where the work falls behind speech, and further behind as it goes on.

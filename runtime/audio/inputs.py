@@ -59,16 +59,18 @@ def open_input(
         name = name if isinstance(name, str) else "file"
         return name, _kept(_pieces(audio, name), name)
     if isinstance(audio, list | tuple) and audio:
-        if isinstance(audio[0], str | os.PathLike):
-            raise AudioError(
-                f"audio: expected one recording, got a {type(audio).__name__} of paths; "
-                "transcribe_many takes several"
-            )
         are_numbers = [is_number(each) for each in audio[:3]]
         if are_numbers == [False, True]:
             return _recording(audio[0], audio[1], notes)
         if are_numbers == [True, False]:
             return _recording(audio[1], audio[0], notes)
+        if isinstance(audio[0], str | os.PathLike):
+            raise AudioError(
+                f"audio: expected one recording, got a {type(audio).__name__} of paths; "
+                "transcribe_many takes several"
+            )
+        if isinstance(audio, tuple) and len(audio) == 2 and hasattr(audio[0], "__len__"):
+            return _recording(audio[0], audio[1], notes)  # which refuses such a rate
     if (values := as_array(audio)) is None:
         raise AudioError(f"audio: expected {EXPECTED}, got {described(audio)}")
     return "array", check_samples(values, "; give (samples, rate)").copy()

@@ -61,10 +61,7 @@ class SoundMeter:
         self._loudest, self._lost = 0.0, np.zeros(count)
         bins = HIGHEST_DB - LOWEST_DB + 1
         self._counts, self._gated = np.zeros((count, bins)), np.zeros((count, bins))
-        # A sum of channels that oppose each other has less than this of the loudest's energy; the
-        # average is quieter by the number of channels, which no gain is needed to tell
-        self._least_shares = np.full(count, CANCELLED)
-        self._least_shares[channels:] = CANCELLED * 4 / channels**2
+        self._least_shares = least_shares(channels)
 
     def push(self, frames: np.ndarray) -> None:
         """Measure float32 [n, channels]: the next of a recording, a second or so at a time."""
@@ -145,11 +142,15 @@ class SoundMeter:
                 return sqrt(mean)
             gate = higher
 
-    def offset(self, signal: int) -> Offset | None:
-        """Return the offset, where it is large enough to matter."""
+    def offset(self, signal: int, loudness: float | None = None) -> Offset | None:
+        """Return the offset, where it is large enough to matter.
+
+        `loudness`, full scale 1, is that of the sound where more of it is known than was measured.
+        """
         count = max(1, self._num_blocks)
         size = sqrt(self._offset_squares[signal] / count)
-        if size <= max(LEAST_OFFSET, OFFSET_SHARE * self.loudness(signal)):
+        loudness = self.loudness(signal) if loudness is None else loudness
+        if size <= max(LEAST_OFFSET, OFFSET_SHARE * loudness):
             return None
         mean = float(self._offsets[signal] / count)
         return Offset(float(self._first_offsets[signal]), mean, size)
@@ -196,6 +197,19 @@ class SoundMeter:
         products = self._products - self.num_frames * np.outer(means, means)
         difference = products[one, one] + products[other, other] - 2 * products[one, other]
         return bool(difference <= SAME * products[one, one])
+
+
+def least_shares(channels: int) -> np.ndarray:
+    """Return the share of the loudest channel's energy below which each signal has lost it.
+
+    The average is quieter by the number of channels, which no gain is needed to tell.
+
+    Returns:
+        [signals]: of each channel and, of several, of their average.
+    """
+    shares = np.full(channels + (channels > 1), CANCELLED)
+    shares[channels:] = CANCELLED * 4 / channels**2
+    return shares
 
 
 def dbfs(level: float) -> float:

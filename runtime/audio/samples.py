@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array as plain_array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 from ...errors import AudioError, VoxtralOnnxError
 from ...escaping import described, one_line, quoted
 from ...limits import FASTEST_RATE, LARGEST_SAMPLE, MOST_CHANNELS, SLOWEST_RATE
+from .losses import Losses
 
 # Of integers whose full scale is that of their type; who has wider ones means another scale
 INTEGER_BITS = (8, 16, 32)
+MOST_KINDS = 3  # types that are named
 LONGEST_REASON = 120  # characters of another library's error
 
 
@@ -90,11 +92,15 @@ def as_array(values: Any) -> np.ndarray | None:
         else:
             return None
     except Exception as error:  # each library raises its own
+        if isinstance(values, list | tuple):
+            raise _not_numbers(values) from error
         reason = one_line(str(error))[:LONGEST_REASON]
         raise AudioError(
             f"samples: cannot be read from {described(values)} ({reason}); give a NumPy array, "
             "for a GPU's tensor tensor.cpu()"
         ) from error
+    if isinstance(values, list | tuple) and found.dtype.kind in "OSUV":
+        raise _not_numbers(values)
     return None if found.ndim == 0 and found.dtype.kind == "O" else found
 
 
@@ -112,7 +118,9 @@ class ArraySound:
         """
         values = as_array(samples)
         if values is None:
-            raise AudioError(f"samples: expected an array, got {described(samples)}")
+            raise AudioError(
+                f"samples: expected an array or a list of numbers, got {described(samples)}"
+            )
         bits = 8 * values.dtype.itemsize
         if values.dtype.kind not in "fiu" or (
             values.dtype.kind != "f" and bits > max(INTEGER_BITS)
@@ -171,6 +179,27 @@ def are_damaged(samples: np.ndarray) -> np.ndarray:
     return ~(np.abs(samples) <= np.float64(LARGEST_SAMPLE))
 
 
+def silence_damage(
+    frames: np.ndarray, rate: int, at: float, losses: Losses
+) -> tuple[np.ndarray, int]:
+    """Return float32 [n, channels] with silence in place of damage, and the number of such frames.
+
+    Args:
+        frames: float32 [n, channels].
+        rate: of the frames, in Hz.
+        at: seconds before them.
+        losses: told where.
+    """
+    damaged = are_damaged(frames)
+    bad: np.ndarray = np.any(damaged, axis=1)
+    if not bad.any():
+        return frames, 0
+    row, channel = map(int, np.argwhere(damaged)[0])
+    what = describe_damage(float(frames[row, channel]))
+    losses.damage(at + row / rate, f"a sample {what}", bad.sum() / rate)
+    return np.where(bad[:, None], np.float32(0), frames), int(bad.sum())
+
+
 def describe_damage(sample: float) -> str:
     """Say what is wrong with a damaged sample."""
     if np.isfinite(sample):
@@ -201,4 +230,20 @@ def _frames(values: np.ndarray) -> np.ndarray:
 
 
 def _shape(values: np.ndarray) -> str:
-    return f"{str(values.dtype)[:20]} {list(values.shape)}"
+    kind = {"U": "text", "S": "bytes", "V": "records"}.get(values.dtype.kind)
+    if values.dtype.kind == "O":
+        kind = f"objects ({_kinds(values.flat)})"
+    return f"{kind or values.dtype} {list(values.shape)}"
+
+
+def _not_numbers(values: list[Any] | tuple[Any, ...]) -> AudioError:
+    return AudioError(
+        "samples: expected numbers, or rows of them of one length, got a "
+        f"{type(values).__name__} of {_kinds(values)}"
+    )
+
+
+def _kinds(values: Iterable[Any]) -> str:
+    """Return the first few types of values, by name."""
+    names = dict.fromkeys(type(each).__qualname__ for each in values)
+    return ", ".join(list(names)[:MOST_KINDS])

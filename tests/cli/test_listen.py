@@ -8,9 +8,11 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 import soundfile
 from support.commands import CLIP, TEXT, read_word
+from support.sounds import SAMPLES, encoded
 
 from voxtral_onnx.cli.live import open_microphone
 from voxtral_onnx.runtime.audio import microphone
@@ -80,8 +82,9 @@ def test_streams_of_one_folder_keep_what_is_said_apart_and_after_a_kill(start, p
     one.stdin.close()
     one.wait()
     [journal] = folder.glob(".*")
+    kept = json.loads(journal.read_bytes().rpartition(b"\n")[0].splitlines()[-1])["segment"]["end"]
     result = process("listen", "--resume", "-o", folder)
-    assert result.code == 0 and " up to 0:0" in result.err
+    assert result.code == 0 and f" up to {kept:.2f} s" in result.err
     texts = {path.name: path.read_text() for path in folder.iterdir()}
     assert texts.keys() == {"stdin.txt", "stdin-2.txt"}
     killed = texts.pop(journal.name.split(".")[1] + ".txt")
@@ -98,7 +101,18 @@ def test_resume_looks_for_streams_in_a_folder(process, tmp_path):
 def test_input_that_ends_inside_a_sample(process, tiny_artifact):
     result = process("listen", "-m", tiny_artifact, "--stdin", input=RAW + b"x")
     assert (result.code, result.out) == (6, TEXT + "\n")
-    assert "error: the input ended inside a sample: 1 of 2 bytes (s16le)" in result.err
+    assert "error: standard input: it ends inside a sample: 1 of 2 bytes (s16le)" in result.err
+
+
+def test_sound_that_needs_help_is_heard_and_said(process, tiny_artifact):
+    """Channels of opposite phase, a large offset, and what cannot be read behind it."""
+    sound = np.stack((SAMPLES / 2 + 0.3, -SAMPLES / 2 - 0.3), 1)
+    content = encoded("float", sound) + encoded("mp3")
+    result = process("listen", "-m", tiny_artifact, "--stdin", input=content)
+    assert (result.code, result.out) == (6, TEXT + "\n")
+    assert "note: channels cancel each other (opposite phase): channel 1 of 2 taken" in result.err
+    assert "note: constant offset of 0.3 removed from 0.2 s on" in result.err
+    assert "error: standard input: a recording of another format follows" in result.err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])

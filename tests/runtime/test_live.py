@@ -6,6 +6,7 @@ import io
 import threading
 from dataclasses import replace
 from math import ceil
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from support.commands import CLIP, TEXT
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import AudioError, UsageError
 from voxtral_onnx.runtime import guard
-from voxtral_onnx.runtime.audio.container.raw import raw_blocks
+from voxtral_onnx.runtime.audio.pipes import raw_blocks
 from voxtral_onnx.runtime.live import (
     BEHIND_SECONDS,
     Capture,
@@ -131,12 +132,31 @@ def test_warnings(transcriber):
     ]
 
 
-@pytest.mark.parametrize(("offset", "is_told"), [(0.0, False), (0.05, True)])
-def test_an_offset_is_told_once(offset, is_told, transcriber):
-    blocks = [SAMPLES + np.float32(offset)] * 3
+@pytest.mark.parametrize("offset", [0.0, 0.05, -0.4])
+def test_an_offset_costs_no_words_and_is_told_once(offset, transcriber):
+    blocks = np.split(
+        np.tile(SAMPLES / 2 + np.float32(offset), 2), range(999, 2 * len(SAMPLES), 999)
+    )
     events, _ = listen_to(transcriber, blocks)
+    assert text_of(events) == f"{TEXT} {TEXT}"
     texts = [event.text for event in events if isinstance(event, StreamWarning)]
-    assert sum("a constant offset" in text for text in texts) == is_told
+    expected = [f"constant offset of {offset:.2g} removed from 0.0 s on"] if offset else []
+    assert [text for text in texts if "offset" in text] == expected
+
+
+def test_what_a_source_says_is_told(transcriber):
+    notes = SimpleQueue()
+
+    def blocks():
+        notes.put("it begins")
+        yield SAMPLES
+        notes.put("it ends")
+
+    events = []
+    capture = Capture(blocks(), notes)
+    listen(transcriber.stream(), capture, StreamMetrics(), events.append)
+    texts = [event.text for event in events if isinstance(event, StreamWarning)]
+    assert texts == ["it begins", "it ends"] and text_of(events) == TEXT
 
 
 def test_guards_that_fire_are_reported(transcriber, monkeypatch):
@@ -243,7 +263,7 @@ def test_another_rate_is_resampled_to_its_end(rate):
 def test_half_a_sample_at_the_end():
     blocks = raw_blocks(Pipe([b"\1\0\2"]), "s16le", 16000, 16000)
     assert len(next(blocks)) == 1
-    with pytest.raises(AudioError, match=r"ended inside a sample: 1 of 2 bytes \(s16le\)"):
+    with pytest.raises(AudioError, match=r"ends inside a sample: 1 of 2 bytes \(s16le\)"):
         next(blocks)
 
 

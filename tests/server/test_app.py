@@ -6,13 +6,16 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import shutil
 import ssl
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from support.servers import get, running, send_raw, serving
+from support.servers import COMMAND, get, running, send_raw, serving
 
 from voxtral_onnx.errors import ArtifactError, UsageError
 from voxtral_onnx.files import hash_file
@@ -225,6 +228,33 @@ def test_command(page, tiny_artifact, tmp_path, https):
             assert list(json.loads(connection.getresponse().read())["precisions"]) == ["q4"]
             connection.close()
     assert len(set(certificates)) == https
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "&-",
+        pytest.param(
+            "/dev/full",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here"),
+        ),
+    ],
+)
+def test_the_address_is_said_where_stdout_takes_nothing(page, tiny_artifact, target):
+    """Standard output is closed, or full."""
+    command = ["sh", "-c", f'exec "$@" >{target}', "sh", sys.executable, "-c", COMMAND, page]
+    command += ["serve", tiny_artifact, "--precision", "q4", "--port", "0", "--no-open"]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr
+            said = [process.stderr.readline()]
+            while said[-1] and not said[-1].startswith("http://"):
+                said.append(process.stderr.readline())
+            found = re.search(r":(\d+)/$", said[-1])
+            assert found, said
+            assert get(int(found[1]), "/")[0] == 200
+        finally:
+            process.kill()
 
 
 def test_an_address_in_use(page, tiny_artifact):

@@ -23,7 +23,7 @@ from soundfile import LibsndfileError, SoundFile
 
 from ....errors import AudioError, DeviceError, UsageError
 from ..losses import Losses
-from ..samples import are_damaged, check_channels, check_rate, describe_damage
+from ..samples import check_channels, check_rate, silence_damage
 from .foreign import without_foreign_lines
 from .kinds import HEAD_BYTES, describe
 from .media import END_SECONDS, MediaFile
@@ -263,15 +263,9 @@ class Sound:
             if rate != resampled and resample is not None:
                 yield resample.resample_chunk(np.zeros((0, self.channels), np.float32), last=True)
                 resample = None
-            damaged = are_damaged(frames)
-            bad: np.ndarray = np.any(damaged, axis=1)
-            if bad.any():
-                row, channel = map(int, np.argwhere(damaged)[0])
-                at = done + row / rate - self.losses.offset
-                what = describe_damage(float(frames[row, channel]))
-                self.losses.damage(at, f"a sample {what}", bad.sum() / rate)
-                frames = np.where(bad[:, None], np.float32(0), frames)
-            self.heard += len(frames) - int(bad.sum())
+            at = done - self.losses.offset
+            frames, num_bad = silence_damage(frames, rate, at, self.losses)
+            self.heard += len(frames) - num_bad
             done += len(frames) / rate
             if frames.shape[1] != self.channels:
                 frames = np.repeat(frames.mean(1, keepdims=True), self.channels, 1)

@@ -22,6 +22,7 @@ from .view import PIECE_BYTES, View
 # A WAV written to a pipe promises about this much, or twice as much
 UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)
 TRIED_BYTES = 1 << 18  # looked at to tell samples from anything else
+TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN", b"<?x")  # which stand behind sound
 MOST_PARTS = 10_000  # in a file; each takes a header
 
 
@@ -218,7 +219,12 @@ def _continues(whole: View, at: int, size: int, sample: bytes, layout: _Layout) 
     Neighbours among samples are alike; among padding, tags and whatever else is there they are not.
     """
     data = whole.peek(at, min(TRIED_BYTES, size - at))
-    if not data.strip(b"\0") or _is_tag(data) or _begins_at(whole, at) or _begins_at(whole, at + 1):
+    if (
+        not data.strip(b"\0")
+        or data.startswith(TAGS)
+        or _begins_at(whole, at)
+        or _begins_at(whole, at + 1)
+    ):
         return False
     if layout.data == b"SSND":
         channels, bits = int.from_bytes(sample[:2], "big"), int.from_bytes(sample[6:8], "big")
@@ -230,6 +236,11 @@ def _continues(whole: View, at: int, size: int, sample: bytes, layout: _Layout) 
     width = bits // 8
     if not 1 <= width <= 8 or not 1 <= channels <= 1024 or len(data) < 8 * width * channels:
         return False
+    return are_alike(data, width, channels)
+
+
+def are_alike(data: bytes, width: int, channels: int) -> bool:
+    """Return whether neighbours among samples of so many bytes are alike, as those of sound are."""
     # Which of their bytes weighs most depends on the order; it alone shows the neighbours alike
     rows = np.frombuffer(data, np.uint8)[: len(data) // (width * channels) * width * channels]
     bytes_of = rows.reshape(-1, channels, width)
@@ -239,10 +250,6 @@ def _continues(whole: View, at: int, size: int, sample: bytes, layout: _Layout) 
         if np.minimum(steps, 256 - steps).mean() < 48:  # of unrelated bytes 64
             return True
     return False
-
-
-def _is_tag(data: bytes) -> bool:
-    return data.startswith((b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN", b"<?x"))
 
 
 def _au(file: BinaryIO, whole: View, start: int, size: int) -> Part:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import RawIOBase
 
 import numpy as np
-import soxr
 
 from ....errors import AudioError, UsageError
-from ..samples import check_channels, check_rate
+from ..losses import Losses
+from ..samples import check_channels, check_rate, silence_damage
 from .kinds import HEAD_BYTES, describe, has_mpeg_frames, is_sound
-from .parts import UNKNOWN_BYTES
+from .parts import TAGS, UNKNOWN_BYTES, are_alike
 
 READ_BYTES = 1 << 16  # at most in one read, which returns what is there
 TOLD_BYTES = 64  # from which on text is told from samples
-MOST_CHUNK = 1 << 20  # bytes of a chunk of a WAV before its sound
+MOST_CHUNK = 1 << 20  # bytes of a chunk of a WAV before its sound, or of an unknown one behind it
+_LARGE_CHUNKS = (b"LIST", b"JUNK", b"junk", b"PAD ", b"FLLR", b"id3 ", b"ID3 ", b"_PMX", b"iXML")
 
 
 def _expand_mulaw(values: np.ndarray) -> np.ndarray:
@@ -71,13 +72,55 @@ _OF_WAV = {  # by format code and bits
 
 
 @dataclass(frozen=True, slots=True)
-class _Pipe:
-    """What comes, and in which form."""
+class _Form:
+    """The form in which samples come, and how many of their bytes."""
 
     format: str
     rate: int
     channels: int = 1
-    num_bytes: int | None = None  # of the sound; None where it goes on to the end
+    num_bytes: int | None = None  # that a header promises; None where it goes on to the end
+    num_zeros: int = 0  # bytes of silence that are taken already
+
+    @property
+    def frame_bytes(self) -> int:
+        """Return the bytes of a sample of all channels."""
+        return _FORMATS[self.format][0].itemsize * self.channels
+
+    def frames(self, data: bytes) -> np.ndarray:
+        """Return float32 [n, channels] of bytes that are whole frames."""
+        dtype, to_float = _FORMATS[self.format]
+        return to_float(np.frombuffer(data, dtype)).reshape(-1, self.channels)
+
+
+class _Source:
+    """The bytes of a pipe, which can be looked at before they are taken."""
+
+    def __init__(self, file: RawIOBase):
+        self._file, self._data = file, b""
+
+    def peek(self, size: int) -> bytes:
+        """Return so many bytes, or all there are until the end; they stay."""
+        while len(self._data) < size and (piece := self._file.read(size - len(self._data))):
+            self._data += piece
+        return self._data[:size]
+
+    def take(self, size: int) -> bytes:
+        """Return so many bytes, or all there are until the end."""
+        data = self.peek(size)
+        self._data = self._data[size:]
+        return data
+
+    def skip(self, size: int) -> None:
+        """Pass over so many bytes."""
+        while size > 0 and (piece := self.take(min(size, READ_BYTES))):
+            size -= len(piece)
+
+    def read(self, size: int, most: int | None = None) -> bytes:
+        """Return what is there of pieces of this size, at least one; nothing before the end."""
+        while len(self._data) < size and (piece := self._file.read(READ_BYTES)):
+            self._data += piece
+        there = len(self._data) if most is None else min(len(self._data), most)
+        return self.take(there - there % size)
 
 
 def check_raw(raw_format: str, rate: int) -> None:
@@ -91,93 +134,145 @@ def check_raw(raw_format: str, rate: int) -> None:
     check_rate("rate", rate, UsageError)
 
 
-def raw_blocks(
-    file: RawIOBase, raw_format: str, rate: int, sample_rate: int
-) -> Iterator[np.ndarray]:
-    """Mono samples of a pipe as they come, at the model's rate.
+def raw_pieces(
+    file: RawIOBase, raw_format: str, rate: int, losses: Losses, say: Callable[[str], None]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Rate and float32 [n, channels] of all that comes; what is damaged is silent.
 
     Args:
-        file: unbuffered; raw mono samples, or a WAV, whose header then says what they are.
+        file: unbuffered; raw mono samples, or WAVs, whose headers then say what they are.
         raw_format: of RAW_FORMATS.
-        rate: of the samples, in Hz.
-        sample_rate: the model's.
+        rate: of raw samples, in Hz.
+        losses: told what cannot be heard.
+        say: gets what a user should know, when it is found.
 
     Raises:
-        AudioError: no samples; damage; it ends inside a sample, and all whole ones were given.
-        UsageError: an unknown format or rate.
+        AudioError: it begins as no samples do, or is a WAV that cannot be read as it comes.
     """
-    check_raw(raw_format, rate)
-    return _blocks(file, _Pipe(raw_format, rate), sample_rate)
+    source, form = _Source(file), _Form(raw_format, rate)
+    heard: _Form | None = _first_form(source, form)
+    seconds = 0.0
+    while heard is not None:
+        for frames in _frames(source, heard, losses):
+            was_whole = not losses
+            frames = silence_damage(frames, heard.rate, seconds, losses)[0]
+            if losses and was_whole:
+                say(f"{losses.sentences[0]}; it is passed over")
+            yield heard.rate, frames
+            seconds += len(frames) / heard.rate
+        heard = _next_form(source, heard, losses, say)
 
 
-def _blocks(file: RawIOBase, pipe: _Pipe, sample_rate: int) -> Iterator[np.ndarray]:
-    data = _take(file, b"", TOLD_BYTES)
-    if data[:4] in (b"RIFF", b"RF64") and data[8:12] == b"WAVE":
-        pipe, data = _wav_header(file, data[12:])
-    else:
-        if data.startswith(_SHORT_MARKS):
-            data = _take(file, data, HEAD_BYTES)
-        _require_samples(data, pipe.format)
-    resample = None
-    if pipe.rate != sample_rate:
-        resample = soxr.ResampleStream(pipe.rate, sample_rate, 1, dtype="float32")
-    dtype, to_float = _FORMATS[pipe.format]
-    frame_bytes, left, rest = dtype.itemsize * pipe.channels, pipe.num_bytes, b""
-    is_empty, behind = True, b""
-    while data or left != 0:
-        data = data or file.read(READ_BYTES)
-        if not data:
-            break
-        is_empty = False
-        if left is not None:
-            data, behind = data[:left], data[left:]
-            left -= len(data)
-        data = rest + data
-        whole = len(data) - len(data) % frame_bytes
-        samples, rest = to_float(np.frombuffer(data[:whole], dtype)), data[whole:]
-        mono = samples.reshape(-1, pipe.channels).mean(1) if pipe.channels > 1 else samples
-        yield mono if resample is None else resample.resample_chunk(mono)
-        data = b""
-    if resample is not None:
-        yield resample.resample_chunk(np.zeros(0, np.float32), last=True)
-    if rest:
-        raise AudioError(
-            f"the input ended inside a sample: {len(rest)} of {frame_bytes} bytes ({pipe.format})"
+def _frames(source: _Source, form: _Form, losses: Losses) -> Iterator[np.ndarray]:
+    """float32 [n, channels] as they come, up to the length that is promised.
+
+    What is no whole frame at the end of that length is left.
+    """
+    size, left = form.frame_bytes, form.num_bytes
+    for start in range(0, form.num_zeros, READ_BYTES * size):
+        yield form.frames(bytes(min(READ_BYTES * size, form.num_zeros - start)))
+    while (left is None or left >= size) and (data := source.read(size, left)):
+        left = None if left is None else left - len(data)
+        yield form.frames(data)
+    if left is None:
+        if rest := source.take(size):
+            losses.say(f"it ends inside a sample: {len(rest)} of {size} bytes ({form.format})")
+    elif left >= size:
+        more = left - len(source.take(size))
+        losses.say(f"cut off: its header promises {more:,} bytes more")
+
+
+def _first_form(source: _Source, form: _Form) -> _Form:
+    """Return what comes: samples of the form that is said, or those of a WAV.
+
+    Raises:
+        AudioError: neither.
+    """
+    head = source.peek(TOLD_BYTES)
+    if _is_wav(head):
+        return _wav_header(source)
+    if head.startswith(_SHORT_MARKS):
+        head = source.peek(HEAD_BYTES)
+    _require_samples(head, form.format)
+    return form
+
+
+def _next_form(
+    source: _Source, form: _Form, losses: Losses, say: Callable[[str], None]
+) -> _Form | None:
+    """Return what is heard behind the samples that a WAV's header promised; None at the end."""
+    if form.num_bytes is None:
+        return None
+
+    # Another recording, behind chunks and tags of this one
+    rest = form.num_bytes % form.frame_bytes  # of the promise, which is no whole frame
+    between = rest + (form.num_bytes % 2 if source.peek(rest + 1)[rest:] == b"\0" else 0)
+    while (head := source.peek(between + HEAD_BYTES)[between:]) and (size := _extra_bytes(head)):
+        source.skip(between + size)
+        rest = between = 0
+    try:
+        if _is_wav(head):
+            source.skip(between)
+            return _wav_header(source)
+        if head.startswith(b"data") and len(head) >= 8:
+            source.skip(between + 8)
+            return replace(form, num_bytes=_promised(int.from_bytes(head[4:8], "little")))
+    except AudioError as error:
+        losses.say(f"what follows the first recording is not heard ({error})")
+        return None
+    if _is_other_sound(head):
+        losses.say(
+            "a recording of another format follows, and is not heard; pipe both into: "
+            "voxtral-onnx transcribe -"
         )
-    if left:
-        raise AudioError(f"the input is cut off: its header promises {left:,} bytes more")
-    if is_empty:
-        raise AudioError("standard input: a WAV without samples")
-    if pipe.num_bytes is not None and _more_follows(file, behind, pipe.num_bytes % 2):
-        raise AudioError(
-            "the input goes on behind the length that its header promises, and only so much was "
-            "heard; pipe it into: voxtral-onnx transcribe -"
-        )
+        return None
+
+    # The same samples, whose number the header did not know
+    zeros = 0
+    size = READ_BYTES // form.frame_bytes * form.frame_bytes
+    while len(data := source.peek(size)) == size and not any(data):
+        zeros += size
+        source.skip(size)
+    behind = data[between:]
+    is_none = describe(behind) is not None or behind.startswith(TAGS) or not any(behind)
+    if not is_none and _are_samples(data, form):
+        say("the input goes on behind the length that its header promises: it is heard to its end")
+        return replace(form, num_bytes=None, num_zeros=zeros)
+    if rest and len(data) <= rest:
+        size = form.frame_bytes
+        losses.say(f"it ends inside a sample: {rest} of {size} bytes ({form.format})")
+    elif any(behind) and not behind.startswith(TAGS):
+        say(f"what follows the sound is none: {describe(behind) or 'no known format'}")
+    return None
 
 
-def _more_follows(file: RawIOBase, data: bytes, padding: int) -> bool:
-    """Return whether sound follows that of a WAV: chunks of anything else, and tags, are none."""
-    data = _take(file, data, padding + HEAD_BYTES)
-    data = data[padding:] if data[:padding] == bytes(padding) else data
-    while len(data := _take(file, data, HEAD_BYTES)) >= 8:
-        name, count = data[:4], int.from_bytes(data[4:8], "little")
-        is_other = is_sound(data) and not data.startswith((*_SHORT_MARKS, b"ID3"))
-        if name == b"data" or is_other or has_mpeg_frames(data):
-            return True
-        if not re.fullmatch(rb"[ -~]{4}", name):
-            return False
-        skipped, data = min(len(data), 8 + count + count % 2), data[8 + count + count % 2 :]
-        left = 8 + count + count % 2 - skipped
-        while left and (piece := file.read(min(left, READ_BYTES))):
-            left -= len(piece)
-    return False
+def _is_wav(head: bytes) -> bool:
+    return head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE"
 
 
-def _take(file: RawIOBase, data: bytes, size: int) -> bytes:
-    """Return a beginning of so many bytes, or all there is."""
-    while len(data) < size and (piece := file.read(size - len(data))):
-        data += piece
-    return data
+def _is_other_sound(head: bytes) -> bool:
+    return has_mpeg_frames(head) or (
+        is_sound(head) and not head.startswith((*_SHORT_MARKS, b"ID3"))
+    )
+
+
+def _extra_bytes(head: bytes) -> int:
+    """Return the size of the chunk or tag that begins here; 0 where none does, or one of sound."""
+    if head.startswith(b"ID3") and len(head) >= 10:
+        return 10 + sum((value & 0x7F) << 7 * (3 - n) for n, value in enumerate(head[6:10]))
+    name, count = head[:4], int.from_bytes(head[4:8], "little")
+    if not re.fullmatch(rb"[ -~]{4}", name) or len(head) < 8 or name == b"data":
+        return 0
+    if is_sound(head) or (count > MOST_CHUNK and name not in _LARGE_CHUNKS):
+        return 0
+    return 8 + count + count % 2
+
+
+def _are_samples(data: bytes, form: _Form) -> bool:
+    """Return whether samples go on: as 16-bit integers, neighbours are alike."""
+    data = data[: len(data) - len(data) % form.frame_bytes]
+    samples = np.nan_to_num(form.frames(data), nan=0, posinf=0, neginf=0).clip(-1, 1)
+    return are_alike((samples * 32767).astype("<i2").tobytes(), 2, form.channels)
 
 
 def _require_samples(head: bytes, raw_format: str) -> None:
@@ -189,33 +284,29 @@ def _require_samples(head: bytes, raw_format: str) -> None:
     expected = f"standard input: expected raw {raw_format} samples or a WAV, got"
     if found := describe(head):
         raise AudioError(f"{expected} {found}")
-    if is_sound(head) and (not head.startswith(_SHORT_MARKS) or has_mpeg_frames(head)):
+    if _is_other_sound(head) or head.startswith(b"ID3"):
         raise AudioError(
             f"{expected} another format of sound; pipe it into: voxtral-onnx transcribe -"
         )
 
 
-def _wav_header(file: RawIOBase, data: bytes) -> tuple[_Pipe, bytes]:
-    """Read a WAV up to its samples, of which some are returned.
-
-    Args:
-        file: where it goes on.
-        data: what is read already, from its first chunk on.
+def _wav_header(source: _Source) -> _Form:
+    """Read a WAV up to its samples.
 
     Raises:
         AudioError: it ends, or is of a kind that cannot be read as it comes.
     """
+    source.skip(12)
     kind, wide = (0, 0, 0, 0), None
     while True:
-        if len(data := _take(file, data, 8)) < 8:
+        if len(head := source.take(8)) < 8:
             raise AudioError("standard input: a WAV that ends inside its header")
-        name, count, data = data[:4], int.from_bytes(data[4:8], "little"), data[8:]
+        name, count = head[:4], int.from_bytes(head[4:], "little")
         if name == b"data":
             break
         if count > MOST_CHUNK:
             raise AudioError("standard input: a WAV whose header is damaged")
-        data = _take(file, data, count + count % 2)
-        body, data = data[:count], data[count + count % 2 :]
+        body = source.take(count + count % 2)[:count]
         if name == b"fmt " and len(body) >= 16:
             code, channels, rate, bits = (
                 int.from_bytes(body[at : at + size], "little")
@@ -236,6 +327,12 @@ def _wav_header(file: RawIOBase, data: bytes) -> tuple[_Pipe, bytes]:
     check_channels("standard input", channels)
     if count == 0xFFFFFFFF and wide is not None:
         count = wide
-    # Written to a pipe: nobody went back to say how long it is
-    is_unknown = count == 0 or count >= UNKNOWN_BYTES
-    return _Pipe(_OF_WAV[code, bits], rate, channels, None if is_unknown else count), data
+    return _Form(_OF_WAV[code, bits], rate, channels, _promised(count))
+
+
+def _promised(count: int) -> int | None:
+    """Return how many bytes of sound a header promises; None where it was written to a pipe.
+
+    Nobody went back to say how long it is.
+    """
+    return None if count == 0 or count >= UNKNOWN_BYTES else count

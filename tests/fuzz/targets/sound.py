@@ -14,8 +14,8 @@ import soundfile
 from support.commands import CLIP
 
 from voxtral_onnx.errors import AudioError
-from voxtral_onnx.runtime.audio.container.raw import raw_blocks
 from voxtral_onnx.runtime.audio.files import open_audio
+from voxtral_onnx.runtime.audio.pipes import raw_blocks
 
 SECONDS = 0.3
 LIBSNDFILE = {

@@ -13,8 +13,9 @@ from support.sounds import RATE, SAMPLES, encoded
 
 from voxtral_onnx.errors import AudioError, UsageError
 from voxtral_onnx.runtime.audio.container.formats import RAW_SUBTYPES, RawSound
-from voxtral_onnx.runtime.audio.container.raw import RAW_FORMATS, raw_blocks
+from voxtral_onnx.runtime.audio.container.raw import RAW_FORMATS
 from voxtral_onnx.runtime.audio.files import open_audio
+from voxtral_onnx.runtime.audio.pipes import raw_blocks
 
 RAW = (SAMPLES * 32768).astype("<i2").tobytes()
 
@@ -46,7 +47,7 @@ def test_bytes_come_in_pieces_of_any_size(size):
     content = RAW if size > 1 else RAW[:3000]
     expected = np.frombuffer(content, "<i2") / np.float32(32768)
     assert np.array_equal(read(content, size=size), expected)
-    with pytest.raises(AudioError, match=r"ended inside a sample: 1 of 2 bytes \(s16le\)"):
+    with pytest.raises(AudioError, match=r"ends inside a sample: 1 of 2 bytes \(s16le\)"):
         read(content + b"x", size=size)
 
 
@@ -101,16 +102,107 @@ def test_what_stands_behind_the_sound_is_no_sound():
     assert np.array_equal(read(written("WAV", "PCM_16") + tags), SAMPLES)
 
 
+TAGS = b"LIST" + (100_000).to_bytes(4, "little") + bytes(100_000)
+ID3 = b"ID3\4\0\0" + bytes((0, 0, 60, 0)) + bytes(60 << 7)
+
+
 @pytest.mark.parametrize("size", [100, 1 << 16])
 @pytest.mark.parametrize("odd", [0, 1])
-def test_sound_behind_the_sound_is_not_lost_in_silence(size, odd):
-    content = written("WAV", "PCM_U8", SAMPLES[: len(SAMPLES) - odd])
-    tags = b"LIST" + (100_000).to_bytes(4, "little") + bytes(100_000)
-    for behind in (content, content[36:], encoded("mp3"), encoded("flac"), tags + content[36:]):
-        with pytest.raises(AudioError, match="only so much was heard; pipe it into"):
-            read(content + behind, size=size)
-    for behind in (tags, bytes(9000), b"TAG" + bytes(125)):
-        assert len(read(content + behind, size=size)) == len(SAMPLES) - odd
+def test_sound_behind_the_sound_is_heard(size, odd):
+    samples = SAMPLES[: len(SAMPLES) - odd]
+    content, other = written("WAV", "PCM_U8", samples), written("WAV", "PCM_16")
+    eight = read(content)
+    for behind in (content, content[36:], TAGS + content[36:]):
+        assert np.array_equal(read(content + behind, size=size), np.concatenate((eight, eight)))
+    found = read(content + ID3 + other, size=size)
+    assert np.array_equal(found, np.concatenate((eight, SAMPLES)))
+    for behind in (TAGS, ID3, bytes(9000), b"TAG" + bytes(125)):
+        assert len(read(content + behind, size=size)) == len(samples)
+
+
+def test_a_recording_of_another_rate_behind_the_first():
+    narrow = soxr.resample(SAMPLES, RATE, 8000)
+    content = written("WAV", "PCM_16") + written("WAV", "PCM_16", narrow, 8000)
+    found = read(content, size=999)
+    assert np.array_equal(found[: len(SAMPLES)], SAMPLES)
+    rest = found[len(SAMPLES) :]
+    assert abs(len(rest) - len(SAMPLES)) <= 2
+    assert (
+        np.corrcoef(rest[: len(SAMPLES) - 2], SAMPLES[: len(rest)][: len(SAMPLES) - 2])[0, 1] > 0.9
+    )
+
+
+@pytest.mark.parametrize("size", [100, 1 << 16])
+@pytest.mark.parametrize("behind", [encoded("mp3"), encoded("flac"), ID3 + encoded("mp3")])
+def test_what_is_not_read_behind_the_sound_is_a_loss(size, behind):
+    content = written("WAV", "PCM_16")
+    assert heard(content + behind, size, "a recording of another format follows, and is not heard")
+    assert heard(content + written("WAV", "IMA_ADPCM"), size, "not heard .*a WAV of kind 17")
+    assert heard(content + content[:30], size, "not heard .*a WAV that ends inside its header")
+
+
+def heard(content: bytes, size: int, words: str, kind: str = "s16le") -> bool:
+    """Return whether the clip is all that is heard, before an error with these words."""
+    blocks, found = raw_blocks(Pipe(content, size), kind, RATE, RATE), []  # pyright: ignore[reportArgumentType]
+    with pytest.raises(AudioError, match=words):
+        found.extend(blocks)
+    return np.array_equal(np.concatenate(found), SAMPLES)
+
+
+@pytest.mark.parametrize("codec", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT", "ULAW", "ALAW"])
+@pytest.mark.parametrize("silence", [0, 70_000])
+def test_samples_behind_the_length_that_is_promised(codec, silence):
+    """A writer that died had written it for the first of them; silence among them stays."""
+    middle = 24 * 700
+    samples = np.concatenate((SAMPLES[:middle], np.zeros(silence), SAMPLES[middle:]))
+    content = written("WAV", codec, samples)
+    at = content.index(b"data") + 4
+    width = len(content[at + 4 :]) // len(samples)
+    cut = content[:at] + (width * middle + width - 1).to_bytes(4, "little") + content[at + 4 :]
+    notes = []
+    blocks = raw_blocks(Pipe(cut, 999), "s16le", RATE, RATE, notes.append)  # pyright: ignore[reportArgumentType]
+    assert np.array_equal(np.concatenate(list(blocks)), read(content))
+    assert notes == [
+        "the input goes on behind the length that its header promises: it is heard to its end"
+    ]
+
+
+@pytest.mark.parametrize("behind", [b"a readable sentence. " * 99, bytes(range(256)) * 64])
+def test_what_is_no_sound_behind_the_sound_is_said(behind):
+    notes = []
+    random = np.random.default_rng(3).bytes(9000) if behind[0] == 0 else behind
+    pipe = Pipe(written("WAV", "PCM_16") + random, 999)
+    found = np.concatenate(list(raw_blocks(pipe, "s16le", RATE, RATE, notes.append)))  # pyright: ignore[reportArgumentType]
+    assert np.array_equal(found, SAMPLES)
+    assert len(notes) == 1 and notes[0].startswith("what follows the sound is none: ")
+
+
+@pytest.mark.parametrize("rate", [RATE, 48000])
+def test_damage_is_passed_over_and_said(rate):
+    samples = np.repeat(SAMPLES, rate // RATE)
+    samples[rate : rate + rate // 10], samples[-1] = np.nan, np.inf
+    notes, found = [], []
+    pipe = Pipe(samples.astype("<f4").tobytes(), 999)
+    with pytest.raises(
+        AudioError, match=r"^standard input: damaged at 1.0 s, 2.2 s \(a sample is "
+    ):
+        found.extend(raw_blocks(pipe, "f32le", rate, RATE, notes.append))  # pyright: ignore[reportArgumentType]
+    whole = np.concatenate(found)
+    assert abs(len(whole) - len(SAMPLES)) <= 1 and np.isfinite(whole).all()
+    assert np.corrcoef(whole[RATE + 2000 : -9], SAMPLES[RATE + 2000 : len(whole) - 9])[0, 1] > 0.9
+    assert len(notes) == 1 and notes[0].startswith("damaged at 1.0 s ")
+
+
+@pytest.mark.parametrize("rate", [RATE, 44100])
+def test_channels_that_cancel_each_other_are_heard(rate):
+    samples = SAMPLES if rate == RATE else soxr.resample(SAMPLES, RATE, rate)
+    content, notes = written("WAV", "FLOAT", np.stack((samples, -samples), 1), rate), []
+    blocks = raw_blocks(Pipe(content, 999), "s16le", RATE, RATE, notes.append)  # pyright: ignore[reportArgumentType]
+    found = np.concatenate(list(blocks))
+    assert np.corrcoef(found[: len(SAMPLES)], SAMPLES[: len(found)])[0, 1] > 0.99
+    assert notes == [
+        "channels cancel each other (opposite phase): channel 1 of 2 taken from 0.2 s on"
+    ]
 
 
 def test_a_wav_without_samples():

@@ -1,0 +1,177 @@
+"""How a live stream becomes mono as it comes: which channel is heard, which offset is removed.
+
+`mixing` measures the whole of a recording before it decides. Here what was heard so far decides,
+and what needs nothing comes out as it went in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import exp
+
+import numpy as np
+
+from .meter import FRAME_SECONDS, OFFSET_SHARE, SILENT_PEAK, SoundMeter, least_shares
+from .mixing import TARGET_LOUDNESS, OffsetFilter
+
+# Frames of 20 ms are held back while they are lost; so many of so many decide. Phases of a room and
+# clicks last less, and a word lasts longer.
+HELD_FRAMES, ENOUGH_LOST = 4, 3
+# A frame counts down to 40 dB below the loudest one of late, which is forgotten in about ten
+# seconds: hum that cancels in the pauses is no loss
+HEARD_SHARE, FORGETTING = 1e-4, exp(-FRAME_SECONDS / 10)
+
+# Large offsets show at once: in 80 ms of speech the mean is hardly ever above twice the deviation.
+# Smaller ones, and those that come later, show in a second
+PIECE_SECONDS, DEVIATIONS = 4 * FRAME_SECONDS, 2
+WINDOW_SECONDS, PIECES_AT_FIRST = 1.0, 12  # so many pieces are about a window
+KNOWN_SECONDS = 5.0  # of sound, from which on its loudness is known
+
+
+class ChannelFollower:
+    """Averages channels, and takes one of them from the moment on at which they cancel each other.
+
+    It loses a signal's frame if the signal has there a tenth or less of the energy of the loudest
+    channel. Such frames are held back until it is clear with which signal they are heard.
+    """
+
+    def __init__(
+        self, sample_rate: int, channels: int, say: Callable[[str], None], begin: float = 0.0
+    ):
+        """Begin with the average, at so many seconds; `say` gets each choice that is made, once."""
+        self._rate, self._channels, self._say = sample_rate, channels, say
+        self._size = max(1, round(sample_rate * FRAME_SECONDS))
+        self._least_shares = least_shares(channels)
+        self._rest = np.zeros((0, channels), np.float32)  # of no whole frame yet
+        self._taken = channels  # a channel, or behind the last of them the average
+        self._held, self._energies = list[np.ndarray](), list[np.ndarray]()
+        self._num_lost = 0  # of the frames that are held
+        self._loudest, self._seconds = 0.0, begin  # energy of late; what was given out
+        self._said = set[int]()
+
+    def push(self, frames: np.ndarray) -> np.ndarray:
+        """Return float32 [n] of float32 [n, channels], of which a few frames may be held back."""
+        if self._channels == 1:
+            return frames[:, 0]
+        frames = np.concatenate((self._rest, frames))
+        whole = len(frames) // self._size * self._size
+        self._rest = frames[whole:]
+        return self._joined(self._follow(frames[:whole].reshape(-1, self._size, self._channels)))
+
+    def finish(self) -> np.ndarray:
+        """Return float32 [n] of what is held back; nothing is pushed any more."""
+        if self._channels == 1:
+            return np.zeros(0, np.float32)
+        if self._num_lost:
+            self._choose()
+        return self._joined([*self._release(), self._mono(self._rest)])
+
+    def _follow(self, frames: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield float32 [n] of frames [frames, size, channels], as soon as it is clear."""
+        signals = np.concatenate((frames, frames.mean(2, keepdims=True)), 2)
+        energies = signals.astype(np.float64).var(1)  # around an offset, [frames, signals]
+        loudest = energies[:, : self._channels].max(1)
+        for frame, energy, level in zip(frames, energies, loudest, strict=True):
+            self._loudest = max(level, self._loudest * FORGETTING)
+            is_heard = level > max(SILENT_PEAK**2, HEARD_SHARE * self._loudest)
+            is_lost = is_heard and energy[self._taken] < level * self._least_shares[self._taken]
+            if not is_lost and (is_heard or not self._held):
+                yield from self._release()
+                yield self._give(frame)
+                continue
+            self._held.append(frame)
+            self._energies.append(energy)
+            self._num_lost += bool(is_lost)
+            if len(self._held) == HELD_FRAMES:
+                if self._num_lost >= ENOUGH_LOST:
+                    self._choose()
+                yield from self._release()
+
+    def _choose(self) -> None:
+        """Take the average, or the loudest channel where the average loses what is held."""
+        energies = np.sum(self._energies, 0)
+        channels = energies[: self._channels]
+        best = int((channels >= 0.99 * channels.max()).argmax())
+        is_averaged = energies[-1] >= channels.max() * self._least_shares[-1]
+        self._taken = self._channels if is_averaged else best
+        if self._taken not in self._said:
+            self._said.add(self._taken)
+            at = f"from {self._seconds:.1f} s on"
+            if is_averaged:
+                self._say(f"what channel {best + 1} has was lost: channels averaged {at}")
+            else:
+                self._say(
+                    f"channels cancel each other (opposite phase): channel {best + 1} of "
+                    f"{self._channels} taken {at}"
+                )
+
+    def _release(self) -> Iterator[np.ndarray]:
+        held, self._held, self._energies, self._num_lost = self._held, [], [], 0
+        for frame in held:
+            yield self._give(frame)
+
+    def _give(self, frame: np.ndarray) -> np.ndarray:
+        self._seconds += len(frame) / self._rate
+        return self._mono(frame)
+
+    def _mono(self, frames: np.ndarray) -> np.ndarray:
+        return frames.mean(1) if self._taken == self._channels else frames[:, self._taken]
+
+    def _joined(self, parts: Iterator[np.ndarray] | list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.zeros(0, np.float32), *parts])
+
+
+class OffsetFollower:
+    """Removes an offset from the moment on at which it is certain.
+
+    Until a second of sound has come, it is held back in pieces of 80 ms, so that a large offset of
+    a stream is never heard.
+    """
+
+    def __init__(self, sample_rate: int, say: Callable[[str], None]):
+        """Begin without; `say` is told when one is found."""
+        self._rate, self._say = sample_rate, say
+        self._size, self._left = round(PIECE_SECONDS * sample_rate), PIECES_AT_FIRST
+        self._all, self._window = SoundMeter(sample_rate, 1), SoundMeter(sample_rate, 1)
+        self._rest = np.zeros(0, np.float32)  # held back
+        self._remove: OffsetFilter | None = None
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        """Return float32 [n] of float32 [n], of which less than 80 ms may be held back."""
+        self._rest, given = np.concatenate((self._rest, samples)), [self._rest[:0]]
+        while self._remove is None and len(self._rest) >= (self._size if self._left else 1):
+            count = round(WINDOW_SECONDS * self._rate) - self._window.num_frames
+            count = min(count, self._size) if self._left else count
+            piece, self._rest = self._rest[:count], self._rest[count:]
+            self._look(piece)
+            given.append(piece if self._remove is None else self._remove(piece))
+        if self._remove is not None:
+            given.append(self.finish())
+        return np.concatenate(given)
+
+    def finish(self) -> np.ndarray:
+        """Return float32 [n] of what is held back."""
+        rest, self._rest = self._rest, self._rest[:0]
+        return rest if self._remove is None else self._remove(rest)
+
+    def _look(self, piece: np.ndarray) -> None:
+        """Decide about the next samples, and what follows them."""
+        begin = self._all.num_frames / self._rate
+        for meter in (self._all, self._window):
+            meter.push(piece[:, None])
+        loudness, offset = self._all.loudness(0), None
+        if begin < KNOWN_SECONDS:  # before anybody speaks, it says nothing of how loud that is
+            loudness = max(loudness, 10 ** (TARGET_LOUDNESS / 20))
+        if self._window.num_frames >= WINDOW_SECONDS * self._rate:
+            offset, self._window = self._window.offset(0, loudness), SoundMeter(self._rate, 1)
+        mean = offset.mean if offset is not None and offset.is_constant else 0.0
+
+        # At first
+        if self._left and np.abs(piece).max() > SILENT_PEAK:
+            self._left -= 1
+            found = float(piece.mean(dtype=np.float64))
+            if abs(found) > max(OFFSET_SHARE * loudness, DEVIATIONS * float(piece.std())):
+                mean = found
+        if mean:
+            self._remove = OffsetFilter(self._rate, mean)
+            self._say(f"constant offset of {mean:.2g} removed from {begin:.1f} s on")

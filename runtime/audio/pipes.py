@@ -1,0 +1,70 @@
+"""Sound of a pipe to mono samples at the model's rate, as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from io import RawIOBase
+from itertools import groupby
+
+import numpy as np
+import soxr
+
+from ...errors import AudioError
+from .container.raw import check_raw, raw_pieces
+from .following import ChannelFollower
+from .losses import Losses
+
+
+def raw_blocks(
+    file: RawIOBase,
+    raw_format: str,
+    rate: int,
+    sample_rate: int,
+    say: Callable[[str], None] = lambda note: None,
+) -> Iterator[np.ndarray]:
+    """Mono samples of a pipe as they come, at the model's rate.
+
+    Args:
+        file: unbuffered; raw mono samples, or WAVs, whose headers then say what they are.
+        raw_format: of RAW_FORMATS.
+        rate: of the samples, in Hz.
+        sample_rate: the model's.
+        say: gets what a user should know, when it is found.
+
+    Raises:
+        AudioError: no samples; or some of the sound could not be heard, after all that could.
+        UsageError: an unknown format or rate.
+    """
+    check_raw(raw_format, rate)
+    losses = Losses()
+    pieces = raw_pieces(file, raw_format, rate, losses, say)
+    return _blocks(pieces, losses, sample_rate, say)
+
+
+def _blocks(
+    pieces: Iterator[tuple[int, np.ndarray]],
+    losses: Losses,
+    sample_rate: int,
+    say: Callable[[str], None],
+) -> Iterator[np.ndarray]:
+    is_empty, done = True, 0
+    # Recordings of one form are heard as one
+    for (rate, channels), alike in groupby(pieces, lambda piece: (piece[0], piece[1].shape[1])):
+        is_empty, mixer = False, ChannelFollower(rate, channels, say, done / sample_rate)
+        resample = None
+        if rate != sample_rate:
+            resample = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+        for _, frames in alike:
+            mono = mixer.push(frames)
+            mono = mono if resample is None else resample.resample_chunk(mono)
+            done += len(mono)
+            yield mono
+        mono = mixer.finish()
+        mono = mono if resample is None else resample.resample_chunk(mono, last=True)
+        if len(mono):
+            done += len(mono)
+            yield mono
+    if losses:
+        raise AudioError(f"standard input: {'; '.join(losses.sentences)}")
+    if is_empty:
+        raise AudioError("standard input: a WAV without samples")
