@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
+import zlib
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -73,11 +74,12 @@ class Outputs:
         """Return the name of each recording's outputs, without a format's suffix.
 
         It is the recording's without its suffix; where that of another recording is the same, on
-        some file system, both keep their suffixes. Names that are too long are shortened.
+        some file system, both keep their suffixes, and where these are the same too, both get a
+        number that depends on their paths alone. Names that are too long are shortened.
 
         Raises:
-            UsageError: recordings that several files would be written for in one place, or one
-                that its own output would replace.
+            UsageError: a recording that is named twice, several of which standard output gets in a
+                format of one, or one that an output would replace.
         """
         if self.folder is None:
             if len(audio) > 1 and self.shown in NOT_JOINED:
@@ -158,12 +160,15 @@ def _distinct(audio: list[str]) -> list[str]:
         if not clashes:
             break
         files = [i for i in clashes if audio[i] != "-"]
-        longer = {i: name for i in files if (name := Path(audio[i]).name) != names[i]}
-        if not longer:
-            raise UsageError(
-                f"several inputs would be written as {names[clashes[0]]}.*: transcribe them into "
-                "different folders"
-            )
+        longer = {
+            i: name
+            for i in files
+            if names[i] == _stem(audio[i]) and (name := Path(audio[i]).name) != names[i]
+        }
+        if not longer:  # the same in another folder, or in other letters: their paths differ
+            longer = {i: f"{names[i]}.{zlib.crc32(os.fsencode(audio[i])):08x}" for i in files}
+            if len({os.fsencode(audio[i]) for i in clashes}) < len(clashes):
+                raise UsageError(f"{audio[clashes[0]]}: is named twice, and can be written once")
         for i, name in longer.items():
             names[i] = name
     return names

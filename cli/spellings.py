@@ -206,6 +206,39 @@ def leave_out_usual(arguments: list[str]) -> list[str]:
     return kept
 
 
+def refuse_empty(arguments: list[str]) -> None:
+    """Refuse an argument or an option's value that is empty.
+
+    Raises:
+        UsageError: which of them it is.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for number, argument in enumerate(arguments):
+        name, sign, value = argument.partition("=")
+        if number < end and name.startswith("--") and sign and not value:
+            what = name
+        elif not argument:
+            before = arguments[number - 1] if 0 < number <= end else ""
+            what = before if before.startswith("-") and len(before) > 1 else "an argument"
+        else:
+            continue
+        raise UsageError(f"{what}: is empty; is a variable of the shell not set?")
+
+
+def refuse_formats(arguments: list[str]) -> None:
+    """Refuse several formats, of which the last would be written alone.
+
+    Raises:
+        UsageError: there are several.
+    """
+    names = [option_name(argument) or argument[:2] for argument in arguments]
+    if sum(name in ("-f", "--output-format") for name in names) > 1:
+        raise UsageError(
+            "--output-format: expected one, got several; all of them are written with "
+            "-f all --output-dir FOLDER"
+        )
+
+
 def replace_switches(arguments: list[str]) -> list[str]:
     """Return arguments without whisper's switches; a True or False behind one is no file.
 
@@ -236,6 +269,12 @@ def replace_switches(arguments: list[str]) -> list[str]:
 class Program(TyperGroup):
     """The program, which has `listen --stdin` in its first spelling too, `transcribe --stdin`."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments, of which none may be empty: a path would be the folder one is in."""
+        if not ctx.resilient_parsing:  # which completion asks for
+            refuse_empty(args)
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find a command by its name and options."""
         options = args[: args.index("--")] if "--" in args else args
@@ -256,6 +295,7 @@ class SpeechCommand(TyperCommand):
             given = leave_out_usual(args[:end])
             refuse(given, UNSUPPORTED | self.elsewhere)
             refuse_vad_value(given)
+            refuse_formats(given)
             args = replace_switches(given) + args[end:]
         return super().parse_args(ctx, args)
 

@@ -22,7 +22,7 @@ from ..errors import AudioError, DeviceError, UsageError
 from ..limits import MOST_REPEATS
 from ..memory import peak_memory, resident_memory
 from ..threads import check_threads
-from .audio.files import AudioSource, open_audio
+from .audio.files import AudioSource, open_audio, require_whole
 from .delay import delay_ms
 from .device.cache import KVCache
 from .locate import find_artifact, open_artifact
@@ -229,11 +229,12 @@ def open_clip(audio: str | Path | None, sample_rate: int) -> AudioSource:
     """The file, or what is measured without one.
 
     Raises:
-        AudioError: not readable, or empty.
+        AudioError: not readable, empty, or not whole.
     """
     source = open_audio(sample_clip(sample_rate) if audio is None else audio, sample_rate)
     if not source.duration:
         raise AudioError(f"{source.name}: an empty clip has no speed")
+    require_whole(source)
     return source
 
 

@@ -17,7 +17,7 @@ from ..decode import RelativeName
 from ..decode import decode as decode_json
 from ..errors import AudioError
 from ..manifest import Manifest, Streaming
-from ..runtime.audio.files import open_audio
+from ..runtime.audio.files import open_audio, require_whole
 from ..runtime.device.session import Session
 from ..runtime.tokens import Token
 from ..runtime.transcriber import Transcriber
@@ -66,7 +66,7 @@ def open_clips(files: Sequence[str | Path], sample_rate: int) -> list[Clip]:
     """Read recordings, and the text of each `a.wav` from `a.txt` beside it, if that exists.
 
     Raises:
-        AudioError: a recording is not readable, or empty.
+        AudioError: a recording is not readable, empty, or not whole.
     """
     clips = []
     for file in map(Path, files):
@@ -78,7 +78,9 @@ def open_clips(files: Sequence[str | Path], sample_rate: int) -> list[Clip]:
 
 
 def _read(file: Path, sample_rate: int, text: str | None) -> Clip:
-    samples = np.concatenate([np.zeros(0, np.float32), *open_audio(file, sample_rate).blocks()])
+    source = open_audio(file, sample_rate)
+    require_whole(source)
+    samples = np.concatenate([np.zeros(0, np.float32), *source.blocks()])
     if not len(samples):
         raise AudioError(f"{file}: expected a recording, got no samples; leave it out")
     return Clip(file.name, samples, text)

@@ -14,6 +14,7 @@ import numpy as np
 import soxr
 
 from ...arguments import accepts
+from ...errors import AudioError
 from .container.formats import RawSound, refuse_address, require_file
 from .container.frames import Frames
 from .container.spool import is_read_once, spool
@@ -105,6 +106,16 @@ def open_audio(
     )
 
 
+def require_whole(source: AudioSource) -> None:
+    """Refuse a recording of which something could not be heard, where that would count as heard.
+
+    Raises:
+        AudioError: what it lacks.
+    """
+    if source.losses:
+        raise AudioError(f"{source.name}: expected a whole recording: {'; '.join(source.losses)}")
+
+
 def _open(
     source: Any, sample_rate: int, raw: RawSound | None, notes: list[str]
 ) -> tuple[str, Frames | ArraySound]:
@@ -142,8 +153,8 @@ def _changes(frames: Frames | ArraySound, sample_rate: int) -> Iterator[str]:
         yield f"read as {frames.raw}"
     if frames.num_parts > 1:
         yield f"{frames.num_parts} recordings, one behind the other"
-    if frames.num_tracks > 1:
-        yield f"the first of {frames.num_tracks} audio tracks"
+    if frames.track:
+        yield frames.track
     if frames.hole_seconds:
         yield f"holds no sound for {frames.hole_seconds:.1f} s in all, which are silence now"
     if frames.samplerate != sample_rate:

@@ -108,7 +108,7 @@ class ArraySound:
     """A recording in memory, which is read as the frames of a file are."""
 
     # Of files, which may have more or less than they seem to
-    raw, losses, num_parts, num_tracks, hole_seconds = None, (), 1, 1, 0.0
+    raw, losses, num_parts, track, hole_seconds = None, (), 1, "", 0.0
 
     def __init__(self, samples: Any, rate: Any):
         """Take a copy of float or integer samples [n], [n, channels] or [channels, n].

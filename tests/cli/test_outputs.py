@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,24 @@ def test_recordings_of_one_name_keep_their_suffixes(audio, names, outputs):
     assert outputs.name(audio) == names
 
 
-@pytest.mark.parametrize("audio", [["a/x.wav", "b/x.wav"], ["x.wav", "d/X.WAV"], ["-", "-"]])
-def test_files_of_one_name_and_suffix_are_refused(audio, outputs):
-    with pytest.raises(UsageError, match="several inputs would be written as "):
+@pytest.mark.parametrize(
+    "audio",
+    [["a/x.wav", "b/x.wav"], ["x.wav", "d/X.WAV"], ["caf\u00e9.wav", "cafe\u0301.wav"]],
+)
+def test_files_of_one_name_and_suffix_are_told_apart(audio, outputs):
+    """By their paths alone: another file beside them does not change their names."""
+    *names, other = outputs.name([*audio, "y.wav"])
+    assert other == "y" and len({name.casefold() for name in names}) == 2
+    assert sorted(outputs.name(audio[::-1])) == sorted(names)
+    assert all(
+        re.fullmatch(re.escape(path[path.find("/") + 1 :]) + r"\.[0-9a-f]{8}", name)
+        for path, name in zip(audio, names, strict=True)
+    )
+
+
+@pytest.mark.parametrize("audio", [["-", "-"], ["x.wav", "y.wav", "x.wav"]])
+def test_a_file_that_is_named_twice_is_refused(audio, outputs):
+    with pytest.raises(UsageError, match="is named twice"):
         outputs.name(audio)
 
 

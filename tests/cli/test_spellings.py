@@ -14,6 +14,32 @@ from voxtral_onnx.errors import UsageError
 
 
 @pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["transcribe", "-o", "", "a.wav"], "-o"),
+        (["transcribe", "--output_dir=", "a.wav"], "--output_dir"),
+        (["transcribe", "a.wav", ""], "an argument"),
+        (["transcribe", "--", ""], "an argument"),
+        (["listen", "--hotwords", ""], "--hotwords"),
+        (["export", "tiny", "-o", ""], "-o"),
+        (["export", ""], "an argument"),
+        (["evaluate", "tiny", "--data", ""], "--data"),
+        (["bundle", "tiny", "-o", ""], "-o"),
+        (["inspect", ""], "an argument"),
+    ],
+)
+def test_nothing_is_no_path(arguments, what, run):
+    result = run(*arguments)
+    result.assert_refused(2, f"{what}: is empty; is a variable of the shell not set?")
+
+
+def test_several_formats(run):
+    for again in (["-f", "vtt"], ["--output_format=vtt"]):
+        result = run("transcribe", "-m", "tiny", "-f", "srt", *again, "a.wav")
+        result.assert_refused(2, "--output-format: expected one, got several", "-f all")
+
+
+@pytest.mark.parametrize(
     "flags",
     [
         ["--output_format", "json"],

@@ -14,7 +14,7 @@ import numpy as np
 from ..._version import __version__
 from ...errors import VoxtralOnnxError
 from ...manifest import Manifest
-from ...runtime.audio.files import open_audio
+from ...runtime.audio.files import open_audio, require_whole
 from ...runtime.locate import choose_precisions, find_artifact
 from ...runtime.machine import describe_machine
 from ...runtime.transcriber import Transcriber
@@ -215,6 +215,7 @@ def _transcribe(
         for reference in references:
             try:
                 source = open_audio(reference.path, transcriber.sample_rate, gain=gain)
+                require_whole(source)  # its text is of all that was said
             except VoxtralOnnxError as error:
                 refused.append((reference.path, error))
                 continue

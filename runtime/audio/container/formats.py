@@ -28,7 +28,7 @@ from .foreign import without_foreign_lines
 from .kinds import HEAD_BYTES, describe
 from .media import END_SECONDS, MediaFile
 from .parts import Part, find_parts
-from .tags import CUT, has_frames, has_mpeg, id3_bytes, is_cut
+from .tags import CUT, has_frames, id3_bytes, is_cut
 from .view import View
 
 RAW_SUBTYPES = {"s16le": "PCM_16", "f32le": "FLOAT", "mulaw": "ULAW", "alaw": "ALAW"}
@@ -150,8 +150,6 @@ class SndFile:
             unread = 0  # its pages were looked through
         elif self._file.format in ("FLAC", "MP3") and not has_frames(view, view.tell()):
             unread = 0  # tags, padding, junk
-            if self._file.format == "FLAC" and has_mpeg(view, view.tell()):
-                self._losses.say("an MP3 that follows is not heard")
         elif unread <= MOST_UNREAD and self._file.format not in ("FLAC", "MP3"):
             unread = 0
         if reason or unread > 0:
@@ -209,9 +207,11 @@ class Sound:
         self.parts = _raw_parts(file) if raw else find_parts(file)
         self._first = self._open(self.parts[0])
         self.samplerate, self.channels = self._first.samplerate, self._first.channels
-        self.num_tracks, self.hole_seconds = max(part.num_tracks for part in self.parts), 0.0
+        self.hole_seconds = 0.0
+        num_tracks = max(part.num_tracks for part in self.parts)
+        self.track = f"the first of {num_tracks} audio tracks" if num_tracks > 1 else ""
         if isinstance(self._first, MediaFile):
-            self.num_tracks = max(self.num_tracks, self._first.num_tracks)
+            self.track = self._first.track
         try:
             check_rate(self.name, self.samplerate)
             check_channels(self.name, self.channels)
@@ -315,7 +315,7 @@ class Sound:
     def _open(self, part: Part) -> Decoder:
         if self._raw:
             return SndFile(self.name, part, self.losses, self._raw)
-        if part.damage or _may_be_mpeg(part.view):
+        if part.damage or part.num_tracks > 1 or _may_be_mpeg(part.view):
             with suppress(AudioError, DeviceError):  # libsndfile may know it, or is all there is
                 has_gaps = bool(part.damage)
                 return MediaFile(self.name, part.view, self.losses, starts_at_zero=has_gaps)

@@ -40,7 +40,7 @@ class Frames:
         self._opened: Sound | None = Sound(name, file, raw)
         sound = self._opened
         self.samplerate, self.channels = sound.samplerate, sound.channels
-        self.num_parts, self.num_tracks = len(sound.parts), sound.num_tracks
+        self.num_parts, self.track = len(sound.parts), sound.track  # track: what to say of it
 
     def blocks(self, seconds: float) -> Iterator[np.ndarray]:
         """float32 [n, channels] of so many seconds each, the last one shorter.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 HEAD_BYTES = 4096  # enough to tell
+AMR_MARK = re.compile(rb"#!AMR(?:-WB)?\n")
 # Of files that hold sound, or a video's; ID3 stands before MP3, FLAC and others
 _SOUND = re.compile(
     rb"RIFF|RIFX|RF64|BW64|FORM|fLaC|OggS|ID3|caff|\.snd|riff\x2e\x91\xcf\x11|#!AMR|NIST_1A|"

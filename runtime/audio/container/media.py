@@ -60,18 +60,22 @@ _PROMISING = {"mov", "matroska", "avi", "asf", "flac", "tta", "ape", "flv"}
 # Whose packets are all that is in them, one after the other, but for tags
 _BARE = {"aac", "ac3", "dts", "eac3", "flac", "mp3", "ogg"}
 _COUNTED = _BARE - {"flac", "ogg"}  # whose time stamps FFmpeg makes by counting packets
+# Whose frames have a checksum, and are otherwise played as noise where they are damaged
+_CHECKED = {"flac", "wavpack", "tta", "ape", "tak"}
 # Time stamps are rounded; what is missing beyond this becomes silence, or all later times are wrong
 HOLE_SECONDS = 0.1
 MAX_HOLE_SECONDS = 3600.0  # a longer one is a time stamp that is wrong
 END_SECONDS = 0.1  # codecs add and leave out a frame or two
+SILENT_SWING = 2.0**-15  # between the lowest and the highest sample: the last bit of 16
 MOST_FAILURES = 16  # to find a packet, in one place
 MOST_BETWEEN = 2048  # bytes of an MP3 that are in no packet: its first frame, which has no sound
 
 
 class MediaFile:
-    """The first audio track of a file, in the file's time; what the track leaves out is silence.
+    """An audio track of a file, in the file's time; what the track leaves out is silence.
 
-    A packet that is damaged is passed over.
+    It is the file's default or its first, unless that is silent and another one is not. A packet
+    that is damaged is passed over.
     """
 
     def __init__(self, name: str, view: View, losses: Losses, *, starts_at_zero: bool = False):
@@ -88,30 +92,21 @@ class MediaFile:
             DeviceError: PyAV is not installed.
         """
         self._av, self.name, self._view, self._losses = _import_av(name), name, view, losses
-        view.seek(0)
-        try:
-            self._container = self._av.open(
-                view, container_options=_restrictions(), metadata_errors="replace"
-            )
-        except (self._av.FFmpegError, OSError, ValueError) as error:
-            raise AudioError(
-                f"{name}: not a readable audio file ({_reason(error)}); convert it first: "
-                "ffmpeg -i IN -ar 16000 -ac 1 OUT.wav"
-            ) from error
-        self.num_tracks = len(self._container.streams.audio)
-        if not self.num_tracks:
+        self._container = self._opened()
+        if not self._container.streams.audio:
             kinds = (
                 ", ".join(sorted({stream.type for stream in self._container.streams})) or "nothing"
             )
             self._container.close()
             raise AudioError(f"{name}: no sound: the file holds {kinds} and no audio track")
-        self._track = track = self._container.streams.audio[0]
+        number, self.track = self._choose_track()
+        self._track = track = self._container.streams.audio[number]
         if track.codec_context is None:
             self._container.close()
             raise AudioError(
                 f"{name}: the sound is of a kind that PyAV does not decode; convert it first"
             )
-        if track.codec_context.name == "flac":  # which otherwise plays damage as noise
+        if track.codec_context.name in _CHECKED:
             track.codec_context.options = {"err_detect": "crccheck+explode"}
         self._starts_at_zero = starts_at_zero
         self._format = self._container.format.name.partition(",")[0]
@@ -130,6 +125,65 @@ class MediaFile:
     def close(self) -> None:
         """Let go of the file."""
         self._container.close()
+
+    def _opened(self) -> Any:
+        self._view.seek(0)
+        try:
+            return self._av.open(
+                self._view, container_options=_restrictions(), metadata_errors="replace"
+            )
+        except (self._av.FFmpegError, OSError, ValueError) as error:
+            raise AudioError(
+                f"{self.name}: not a readable audio file ({_reason(error)}); convert it first: "
+                "ffmpeg -i IN -ar 16000 -ac 1 OUT.wav"
+            ) from error
+
+    def _choose_track(self) -> tuple[int, str]:
+        """Return which audio track to take, and what to say of the choice, if there is one."""
+        tracks, default = self._container.streams.audio, self._av.stream.Disposition.default
+        count = len(tracks)
+        if count == 1:
+            return 0, ""
+        first = next((n for n, track in enumerate(tracks) if track.disposition & default), 0)
+        others = [number for number in range(count) if number != first]
+        self._container.close()  # whose place in the file each look at a track moves
+        try:
+            return self._heard_track(first, others, count)
+        finally:
+            self._container = self._opened()
+
+    def _heard_track(self, first: int, others: list[int], count: int) -> tuple[int, str]:
+        if self._has_sound(first) or not (heard := list(filter(self._has_sound, others))):
+            which = f"audio track {first + 1} of {count}, its default" if first else ""
+            return first, which or f"the first of {count} audio tracks"
+        return heard[0], f"audio track {heard[0] + 1} of {count}: track {first + 1} is silent"
+
+    def _has_sound(self, number: int) -> bool:
+        """Tell whether anything but silence is in an audio track, up to where there is."""
+        lowest, highest = inf, -inf
+        with self._opened() as container:
+            track = container.streams.audio[number]
+            if track.codec_context is None:
+                return False
+            to_float = self._av.AudioResampler(format="fltp")
+            packets = container.demux(track)
+            while True:
+                try:
+                    packet = next(packets, None)
+                    frames = packet.decode() if packet else []
+                except (self._av.FFmpegError, OSError, ValueError, IndexError):
+                    if packets.gi_frame is None:  # what cannot be read further
+                        return False
+                    continue
+                if packet is None:
+                    return False
+                for frame in frames:
+                    for converted in to_float.resample(frame):
+                        values = converted.to_ndarray()
+                        lowest = min(lowest, float(values.min()))
+                        highest = max(highest, float(values.max()))
+                if highest - lowest > SILENT_SWING:
+                    return True
 
     @property
     def promised_seconds(self) -> float:

@@ -14,10 +14,11 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from .kinds import HEAD_BYTES, has_mpeg_frames
 from .ogg import ogg_part
-from .tags import id3_bytes
-from .view import PIECE_BYTES, View
+from .starts import begins_at, ends_in_units, next_mark, next_start
+from .tags import behind_tags, id3_bytes
+from .view import View
+from .walks import AMR, AMR_BYTES, PROGRAM_END, behind_units, units_at
 
 # A WAV written to a pipe promises about this much, or twice as much
 UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)
@@ -56,29 +57,12 @@ def find_parts(file: BinaryIO) -> list[Part]:
             heard.append(start + part.sound_at)
             continue
         heard = []
-        start = part.end
-        if whole.peek(start, 1) == b"\0" and _begins_at(whole, start + 1):  # of odd sizes
+        start = behind_tags(whole, part.end)
+        if whole.peek(start, 1) == b"\0" and begins_at(whole, start + 1):  # of odd sizes
             start += 1
-        if not _begins_at(whole, start):
+        if not begins_at(whole, start):
             break
     return parts
-
-
-def _begins(head: bytes) -> bool:
-    """Return whether a recording begins so, in a format whose ends are found."""
-    return bool(
-        _CHUNKED.match(head)
-        or head.startswith((b"OggS\0\x02", _ASF, b"\x1aE\xdf\xa3", b".snd\0\0"))
-        or re.match(rb"fLaC[\0\x80]\0\0\x22|#!AMR|\0\0..ftyp", head, re.DOTALL)
-    )
-
-
-def _begins_at(whole: View, at: int) -> bool:
-    """Return whether a recording begins at a place, also one of frames, whose end is not found."""
-    if at >= whole.size or _begins(whole.peek(at, 40)):
-        return at < whole.size
-    rest = whole.rest(at)
-    return has_mpeg_frames(rest.peek(id3_bytes(rest), HEAD_BYTES))
 
 
 def _part_at(file: BinaryIO, whole: View, start: int, size: int, heard: list[int]) -> Part:
@@ -92,16 +76,26 @@ def _part_at(file: BinaryIO, whole: View, start: int, size: int, heard: list[int
         end, damage, num_tracks = ogg_part(BufferedReader(view, 1 << 16))
         view = View(file, start, start + end)
         return Part(view, start + end, damage=damage, sound_end=end, num_tracks=num_tracks)
-    end = size
+    end, loss = size, ""
     if head[4:8] == b"ftyp":
         end = _end_of_boxes(whole, start, size, _mp4_box, b"ftyp", (b"moov",))
     elif head.startswith(b"\x1aE\xdf\xa3"):
         end = _end_of_boxes(whole, start, size, _ebml_box, b"\x1aE\xdf\xa3", (_SEGMENT,))
     elif head.startswith(_ASF):
         end = _end_of_boxes(whole, start, size, _asf_box, _ASF, (_ASF_DATA,))
-    elif head.startswith((b"fLaC", b"#!AMR")) or _begins_at(whole, start):
-        end = _find_again(whole, _ANOTHER, start + 8 + id3_bytes(whole.rest(start)), size)
-    return Part(View(file, start, end), end, sound_end=end - start)
+    elif head.startswith(b"RIFF"):
+        end = _end_of_boxes(whole, start, size, _riff_box, b"RIFF", (b"RIFF",))
+    elif head.startswith(b"TTA1"):
+        end = _end_of_tta(whole, start)
+    elif kind := units_at(whole, at := start + id3_bytes(whole.rest(start))):
+        end = _end_of_units(whole, at, kind)
+    elif head.startswith(b"fLaC"):
+        end = next_start(whole, at + 8)
+    else:
+        end = next_mark(whole, at + 8)
+        if ends_in_units(View(file, start, end)):
+            loss = "it ends in frames of another recording, which are not heard"
+    return Part(View(file, start, end), end, sound_end=end - start, loss=loss)
 
 
 # Chunks, of which one holds the sound
@@ -201,13 +195,7 @@ def _behind_chunks(whole: View, at: int, size: int, layout: _Layout) -> int:
         name, count = _chunk(whole, at, layout)
         ending = at + layout.id_bytes + layout.size_bytes + count
         is_name = re.fullmatch(rb"[ -~]{4}.*", name, re.DOTALL) and len(name) == layout.id_bytes
-        if (
-            not is_name
-            or name == layout.data
-            or _begins(whole.peek(at, 40))
-            or count < 0
-            or ending > size
-        ):
+        if not is_name or name == layout.data or begins_at(whole, at) or count < 0 or ending > size:
             break
         at = ending + -count % layout.align
     return min(at, size)
@@ -219,12 +207,8 @@ def _continues(whole: View, at: int, size: int, sample: bytes, layout: _Layout) 
     Neighbours among samples are alike; among padding, tags and whatever else is there they are not.
     """
     data = whole.peek(at, min(TRIED_BYTES, size - at))
-    if (
-        not data.strip(b"\0")
-        or data.startswith(TAGS)
-        or _begins_at(whole, at)
-        or _begins_at(whole, at + 1)
-    ):
+    is_none = not data.strip(b"\0") or data.startswith(TAGS)
+    if is_none or begins_at(whole, at) or begins_at(whole, at + 1):
         return False
     if layout.data == b"SSND":
         channels, bits = int.from_bytes(sample[:2], "big"), int.from_bytes(sample[6:8], "big")
@@ -273,24 +257,38 @@ def _au(file: BinaryIO, whole: View, start: int, size: int) -> Part:
 # Marks and boxes
 
 
-# With what must come next, for the bytes of sound to be nothing alike
-_ANOTHER = re.compile(
-    rb"fLaC[\0\x80]\0\0\x22|(?:RIFF|RF64).{4}WAVE(?:fmt |ds64|JUNK|bext|LIST)|OggS\0\x02\0{8}|"
-    rb"#!AMR(?:-WB)?\n|FORM.{4}AIF[FC]|caff\0\x01\0\0desc|\0\0\0.ftyp[ -~]{4}\0",
-    re.DOTALL,
-)
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _SEGMENT = b"\x18\x53\x80\x67"
 
 
-def _find_again(whole: View, pattern: re.Pattern[bytes], start: int, size: int) -> int:
-    at, kept = start, b""
-    while at < size and (piece := whole.peek(at, PIECE_BYTES)):
-        if found := pattern.search(kept + piece):
-            return at - len(kept) + found.start()
-        kept, at = piece[-16:], at + len(piece)
-    return size
+def _end_of_units(whole: View, at: int, kind: str) -> int:
+    """Return where another recording begins behind units that follow each other, or the end.
+
+    What stands between units is damage of theirs.
+    """
+    first = at
+    while (at := behind_units(whole, at, kind)) < whole.size:
+        if whole.peek(at, 4) == PROGRAM_END:
+            at += 4
+        if begins_at(whole, behind := behind_tags(whole, at)):
+            at = behind
+            break
+        at = next_start(whole, at)
+        if units_at(whole, at) != kind:
+            break
+    # Whatever stands there may be taken for frames of AMR
+    return min(at, next_start(whole, first + AMR_BYTES)) if kind in AMR else at
+
+
+def _end_of_tta(whole: View, at: int) -> int:
+    """Return where the frames of a TTA end, of which a table has the sizes."""
+    head = whole.peek(at, 22)
+    rate, samples = (int.from_bytes(head[n : n + 4], "little") for n in (10, 14))
+    count = -(-samples // max(1, 256 * rate // 245))
+    table = whole.peek(at + 22, 4 * min(count, whole.size))
+    sizes = np.frombuffer(table[: len(table) // 4 * 4], "<u4")
+    return min(whole.size, at + 22 + 4 * count + 4 + int(sizes.sum(dtype=np.uint64)))
 
 
 def _end_of_boxes(whole, start, size, box, first: bytes, needed: tuple[bytes, ...]) -> int:
@@ -300,13 +298,24 @@ def _end_of_boxes(whole, start, size, box, first: bytes, needed: tuple[bytes, ..
         if at >= size:
             break
         name, end = box(whole, at, size)
-        if seen.issuperset(needed) and (name == first or _begins_at(whole, at)):
+        if seen.issuperset(needed) and (name == first or begins_at(whole, at)):
             return at
         if name is None or end <= at:
             break
         seen.add(name)
         at = end
     return size
+
+
+def _riff_box(whole: View, at: int, size: int) -> tuple[bytes | None, int]:
+    """Return a file of RIFF; a long AVI has several, of which only the first one is an AVI."""
+    head = whole.peek(at, 12)
+    if head[:4] != b"RIFF" or head[8:] not in (b"AVI ", b"AVIX", b"CDXA"):
+        return None, size
+    count = int.from_bytes(head[4:8], "little")
+    name = b"AVIX" if head[8:] == b"AVIX" else b"RIFF"
+    is_unknown = not 4 < count < 0xFFFFFFFF
+    return name, size if is_unknown else at + 8 + count + count % 2
 
 
 def _mp4_box(whole: View, at: int, size: int) -> tuple[bytes | None, int]:

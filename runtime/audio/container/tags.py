@@ -26,21 +26,6 @@ def has_frames(view: View, at: int) -> bool:
     return False
 
 
-def has_mpeg(view: View, at: int) -> bool:
-    """Return whether frames of MPEG audio in a row stand anywhere behind an offset."""
-    while at < view.size and (piece := view.peek(at, PIECE_BYTES)):
-        for found in re.finditer(rb"\xff[\xe2-\xff]", piece):
-            place = found.start()
-            if all(
-                has_mpeg_frames(piece[place : place + HEAD_BYTES])
-                and (place := place + frame_bytes(piece[place : place + 8]))
-                for _ in range(FOLLOWED)
-            ):
-                return True
-        at += len(piece)
-    return False
-
-
 def _flac_mark(view: View) -> re.Pattern[bytes] | None:
     """Return how every frame of a FLAC begins: in another way in each file."""
     at = id3_bytes(view)
@@ -67,6 +52,18 @@ def id3_bytes(view: View) -> int:
         for value in head[6:]:
             count = count << 7 | value & 0x7F
         at += 10 + count + 10 * bool(head[5] & 0x10)
+    return min(at, view.size)
+
+
+def behind_tags(view: View, at: int) -> int:
+    """Return where the tags end that stand behind a recording."""
+    while head := view.peek(at, 32):
+        if head.startswith(b"TAG"):
+            at += 128
+        elif head.startswith(b"APETAGEX") and len(head) == 32:
+            at += int.from_bytes(head[12:16], "little") + 32 * bool(head[23] & 0x20)
+        else:
+            break
     return min(at, view.size)
 
 

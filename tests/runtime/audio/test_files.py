@@ -16,6 +16,8 @@ from voxtral_onnx.errors import AudioError, UsageError
 from voxtral_onnx.memory import resident_memory
 from voxtral_onnx.runtime.audio.files import BLOCK_SECONDS, open_audio
 from voxtral_onnx.runtime.audio.find import find_audio
+from voxtral_onnx.runtime.bench import open_clip
+from voxtral_onnx.verification.clips import open_clips
 
 RATE = 16000
 SAMPLES, _ = soundfile.read(CLIP, dtype="float32")
@@ -304,3 +306,11 @@ def test_ten_hours_at_constant_memory(tmp_path):
     blocks = source.blocks()
     assert [len(next(blocks)) for _ in range(100)] == [int(BLOCK_SECONDS * RATE)] * 100
     assert resident_memory() - before < 30e6
+
+
+def test_what_is_not_whole_is_not_measured(tmp_path):
+    """A score or a speed of half a recording says nothing of the whole one."""
+    (tmp_path / "a.wav").write_bytes(CLIP.read_bytes()[:30_000])
+    for read in (open_clip, lambda path, rate: open_clips([path], rate)):
+        with pytest.raises(AudioError, match=r"a.wav: expected a whole recording: cut off"):
+            read(tmp_path / "a.wav", RATE)

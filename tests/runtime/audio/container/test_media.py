@@ -35,11 +35,14 @@ def write_media(
     video: str | None = None,
     hole: tuple[float, float] = (0, 0),
     container: str | None = None,
+    silent: tuple[int, ...] = (),
+    default: int | None = None,
     **options: str,
 ) -> Path:
     """The clip in an audio track for each codec.
 
-    From hole[0] s on its time stamps are hole[1] s later.
+    From hole[0] s on its time stamps are hole[1] s later. Tracks may be silent instead, and one
+    the default.
     """
     output: Any  # whose streams are of kinds that only we know
     with av.open(str(path), "w", format=container, options=options) as output:
@@ -47,9 +50,15 @@ def write_media(
         if picture:
             picture.width = picture.height = 32
             picture.pix_fmt = "yuv420p"
-        for stream in [output.add_stream(codec, rate=rate, layout=layout) for codec in codecs]:
+        streams = [output.add_stream(codec, rate=rate, layout=layout) for codec in codecs]
+        if default is not None:
+            for number, stream in enumerate(streams):
+                is_default = number == default
+                stream.disposition = av.stream.Disposition.default if is_default else 0
+        for number, stream in enumerate(streams):
+            volume = 0 if number in silent else 32767
             frame = av.AudioFrame.from_ndarray(
-                (SAMPLES[None] * 32767).astype("<i2"), format="s16", layout="mono"
+                (SAMPLES[None] * volume).astype("<i2"), format="s16", layout="mono"
             )
             frame.sample_rate = RATE
             resampler, fifo = av.AudioResampler(stream.format, layout, rate), av.AudioFifo()
@@ -312,6 +321,30 @@ def test_what_a_track_leaves_out_is_silence(at, seconds, tmp_path):
 def test_first_of_several_tracks(tmp_path):
     source = open_audio(write_media(tmp_path / "a.mkv", "pcm_s16le", "aac"), RATE)
     assert source.notes == ("the first of 2 audio tracks",)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mkv", "aac"), ("a.mp4", "aac"), ("a.mov", "pcm_s16le"), ("a.ts", "aac")],
+)
+def test_a_silent_track_hides_no_other(name, codec, tmp_path):
+    path = write_media(tmp_path / name, codec, codec, video="mpeg4", silent=(0,))
+    source = open_audio(path, RATE)
+    assert source.notes == ("audio track 2 of 2: track 1 is silent",) and source.losses == ()
+    assert lag(read(path))[1] > 0.98
+    path = write_media(tmp_path / name, codec, codec, codec, silent=(0, 1, 2))
+    assert open_audio(path, RATE).notes == ("the first of 3 audio tracks", "digital silence")
+    path = write_media(tmp_path / name, codec, codec, silent=(1,))
+    assert open_audio(path, RATE).notes == ("the first of 2 audio tracks",)
+    assert lag(read(path))[1] > 0.98
+
+
+def test_the_default_track_is_taken(tmp_path):
+    path = write_media(tmp_path / "a.mkv", "aac", "aac", silent=(), default=1)
+    assert open_audio(path, RATE).notes == ("audio track 2 of 2, its default",)
+    path = write_media(tmp_path / "a.mkv", "aac", "aac", silent=(1,), default=1)
+    assert open_audio(path, RATE).notes == ("audio track 1 of 2: track 2 is silent",)
+    assert lag(read(path))[1] > 0.98
 
 
 def test_video_without_sound(tmp_path, transcribe):

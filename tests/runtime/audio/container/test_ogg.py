@@ -54,7 +54,7 @@ def test_the_first_of_two_tracks(kind, tmp_path):
     other = [second[a:b] for a, b in itertools.pairwise(others)]
     (tmp_path / "a").write_bytes(b"".join([paged[0], other[0], *paged[1:], *other[1:]]))
     source = open_audio(tmp_path / "a", RATE)
-    assert source.notes == ("the first of 2 audio tracks",)
+    assert source.notes[0] == "the first of 2 audio tracks"
     assert source.losses == ()
     assert np.corrcoef(np.concatenate(list(source.blocks()))[:30000], SAMPLES[:30000])[0, 1] > 0.9
 
