@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from av.stream import Disposition
 from support.commands import CLIP, TEXT
 
 from voxtral_onnx.errors import AudioError, DeviceError
@@ -53,8 +54,7 @@ def write_media(
         streams = [output.add_stream(codec, rate=rate, layout=layout) for codec in codecs]
         if default is not None:
             for number, stream in enumerate(streams):
-                is_default = number == default
-                stream.disposition = av.stream.Disposition.default if is_default else 0
+                stream.disposition = Disposition.default if number == default else Disposition(0)
         for number, stream in enumerate(streams):
             volume = 0 if number in silent else 32767
             frame = av.AudioFrame.from_ndarray(
