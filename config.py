@@ -154,7 +154,7 @@ class VoxtralConfig:
         Raises:
             CheckpointError: a key is missing, or has a value that this architecture does not have.
         """
-        top = _convert(_HfConfig, "config.json", config)
+        top = _convert(_HfConfig, "config.json", _without_nulls("config.json", config))
         audio = _convert(_HfProcessor, "processor_config.json", processor).feature_extractor
         encoder, decoder = top.audio_config, top.text_config
         _expect("processor_config.json: 'win_length'", audio.win_length, audio.n_fft)
@@ -283,10 +283,18 @@ class _HfStack(Struct, frozen=True):
     head_dim: Size
     sliding_window: Window
     rms_norm_eps: Positive
-    rope_parameters: _Rope
     hidden_act: Literal["silu"]
+    # transformers 5 writes the first, earlier versions the second
+    rope_parameters: _Rope | None = None
+    rope_theta: Positive | None = None
 
-    def stack(self, num_key_value_heads: int) -> dict[str, int | float]:
+    def __post_init__(self):
+        if self.rope_parameters is None and self.rope_theta is None:
+            raise ValueError("expected `rope_parameters` or `rope_theta`, got neither")
+        if self.rope_parameters is not None and self.rope_theta is not None:
+            _expect("'rope_theta'", self.rope_theta, self.rope_parameters.rope_theta)
+
+    def stack(self, num_key_value_heads: int) -> dict[str, int | float | None]:
         """Return the fields of a `TransformerConfig`."""
         return {
             "hidden_size": self.hidden_size,
@@ -296,7 +304,9 @@ class _HfStack(Struct, frozen=True):
             "num_key_value_heads": num_key_value_heads,
             "head_dim": self.head_dim,
             "sliding_window": self.sliding_window,
-            "rope_theta": self.rope_parameters.rope_theta,
+            "rope_theta": self.rope_parameters.rope_theta
+            if self.rope_parameters
+            else self.rope_theta,
             "rms_norm_eps": self.rms_norm_eps,
         }
 
@@ -309,10 +319,7 @@ class _HfEncoder(_HfStack, frozen=True, kw_only=True):
 class _HfDecoder(_HfStack, frozen=True, kw_only=True):
     num_key_value_heads: Size
     vocab_size: Size
-    tie_word_embeddings: bool
-
-    def __post_init__(self):
-        _expect("'tie_word_embeddings'", self.tie_word_embeddings, True)
+    tie_word_embeddings: bool | None = None
 
 
 class _HfConfig(Struct, frozen=True):
@@ -322,6 +329,13 @@ class _HfConfig(Struct, frozen=True):
     text_config: _HfDecoder
     audio_length_per_tok: Size
     downsample_factor: Annotated[int, Meta(ge=1, le=64)]
+    # Here in some versions, in `text_config` in others; nowhere where it is transformers' default
+    tie_word_embeddings: bool | None = None
+
+    def __post_init__(self):
+        places = self.text_config.tie_word_embeddings, self.tie_word_embeddings
+        tied = next((value for value in places if value is not None), True)
+        _expect("'tie_word_embeddings'", tied, True)
 
 
 class _HfFeatureExtractor(Struct, frozen=True):

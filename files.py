@@ -22,6 +22,7 @@ from .errors import StorageError
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
 _BINARY = getattr(os, "O_BINARY", 0)  # only on Windows
 LONGEST_NAME = 255  # bytes of a file's name, on most file systems
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # what Git LFS checks out at first
 PIECE_SIZE = 16 << 20  # bytes with a hash of their own, because browsers cannot hash a stream
 
 
@@ -39,6 +40,18 @@ class FileSpec:
             raise ValueError(
                 f"{self.size:,} bytes: expected {expected} hashes of pieces, got {len(self.pieces)}"
             )
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Return whether a file holds only Git LFS's pointer to its content.
+
+    A clone without Git LFS has such pointers in the place of all large files.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+    except OSError:
+        return False
 
 
 def hash_file(path: Path) -> FileSpec:

@@ -19,7 +19,7 @@ from .config import Layers, Positive, TransformerConfig, VoxtralConfig
 from .contents import check_contents, differences
 from .decode import Count, Name, RelativeName, Sentence, Sha256, Size, decode, read_within
 from .errors import ArtifactError
-from .files import FileSpec, atomic_write, is_below, size_of
+from .files import FileSpec, atomic_write, is_below, is_lfs_pointer, size_of
 from .limits import MANIFEST
 
 FORMAT = 2
@@ -364,6 +364,8 @@ class Manifest:
             size = size_of(path)
             if size is None:
                 wrong += [f"{name}: missing"] if name in needed else []
+            elif size != expected.size and is_lfs_pointer(path):
+                wrong.append(f"{name}: a Git LFS pointer, not the file; run: git lfs pull")
             elif size != expected.size:
                 wrong.append(f"{name}: expected {expected.size:,} bytes, got {size:,}")
             else:

@@ -187,6 +187,11 @@ def test_truncated_file(name, artifact, refuse):
     refuse(f"{name}: expected ", " bytes, got 1,000")
 
 
+def test_artifact_cloned_without_git_lfs(artifact, refuse):
+    (artifact / DATA).write_text("version https://git-lfs.github.com/spec/v1\n")
+    refuse(f"{DATA}: a Git LFS pointer, not the file; run: git lfs pull")
+
+
 def test_every_wrong_file_is_named(artifact, refuse):
     os.truncate(artifact / DATA, 0)
     (artifact / "onnx/mel.onnx").unlink()

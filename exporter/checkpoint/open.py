@@ -16,6 +16,7 @@ from ...assets import TINY
 from ...config import RELEASED, VoxtralConfig
 from ...decode import Name, Sentence, decode
 from ...errors import CheckpointError
+from ...files import is_lfs_pointer
 from ...limits import PARAMS, TOKENIZER
 from ...manifest import FILE_NAME as ARTIFACT
 from . import gguf, names
@@ -113,6 +114,7 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
         CheckpointError: a file or tensor is missing, damaged, unknown or misshapen.
     """
     # Tell the layouts apart
+    _refuse_pointers(source)
     if (source / ARTIFACT).exists():
         raise CheckpointError(
             f"{source}: an artifact, not a checkpoint; name the checkpoint it was exported from"
@@ -207,6 +209,20 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
     return Checkpoint(
         source, scheme.name, config, tensors, read_bytes(tokenizer, TOKENIZER), RELEASED_CARD, files
     )
+
+
+def _refuse_pointers(source: Path) -> None:
+    """Refuse a checkpoint that was cloned without its large files.
+
+    Raises:
+        CheckpointError: a file is a pointer of Git LFS.
+    """
+    files = sorted(source.glob("*")) if source.is_dir() else [source]
+    if pointer := next(filter(is_lfs_pointer, files), None):
+        raise CheckpointError(
+            f"{pointer}: expected the file itself, got a Git LFS pointer to it; run in its "
+            "folder: git lfs pull"
+        )
 
 
 def versions(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:

@@ -14,6 +14,8 @@ from voxtral_onnx.exporter.checkpoint.open import names, open_checkpoint
 
 WEIGHTS = "consolidated.safetensors"
 INDEX = "model.safetensors.index.json"
+NOT_TIED = {"tie_word_embeddings": False}
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 8900000000\n"
 EMBEDDING = names.mistral_name(names.EMBEDDING)
 
 
@@ -248,12 +250,57 @@ def test_params_that_are_not_json(content, mistral, refuse):
             lambda c: c["text_config"].update(tie_word_embeddings=False),
             ["'tie_word_embeddings'", "got False"],
         ),
+        (
+            lambda c: c["text_config"].pop("tie_word_embeddings") and c.update(NOT_TIED),
+            ["'tie_word_embeddings'", "got False"],
+        ),
+        (
+            lambda c: c["audio_config"].update(rope_theta=5e5),
+            ["'rope_theta'", "expected 1000000.0, got 500000.0"],
+        ),
+        (
+            lambda c: c["text_config"].pop("rope_parameters") and None,
+            ["expected `rope_parameters` or `rope_theta`, got neither", "$.text_config"],
+        ),
         (lambda c: [], ["config.json", "Expected `object`, got `array`"]),
     ],
 )
 def test_wrong_hf_config(change, parts, hf, refuse):
     edit_json(hf / "config.json", change)
     refuse(hf, *parts)
+
+
+def earlier_rope(config):
+    for stack in (config["audio_config"], config["text_config"]):
+        stack["rope_theta"] = stack.pop("rope_parameters")["rope_theta"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        earlier_rope,
+        lambda c: c.update(tie_word_embeddings=c["text_config"].pop("tie_word_embeddings")),
+        lambda c: c["text_config"].pop("tie_word_embeddings") and None,
+        lambda c: c["text_config"].update(head_dim=c["text_config"]["head_dim"], rope_theta=None),
+    ],
+)
+def test_configs_of_other_versions_of_transformers(change, hf):
+    expected = open_checkpoint(hf).config
+    edit_json(hf / "config.json", change)
+    assert open_checkpoint(hf).config == expected
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "tekken.json"])
+def test_clone_without_git_lfs(name, mistral, refuse):
+    (mistral / name).write_text(POINTER)
+    refuse(mistral, f"{name}: expected the file itself, got a Git LFS pointer", "git lfs pull")
+
+
+def test_gguf_cloned_without_git_lfs(mistral, refuse):
+    (mistral / "params.json").unlink()
+    (mistral / WEIGHTS).unlink()
+    (mistral / "model.gguf").write_text(POINTER)
+    refuse(mistral, "model.gguf: expected the file itself, got a Git LFS pointer")
 
 
 def special(name):
