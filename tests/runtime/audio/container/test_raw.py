@@ -248,8 +248,8 @@ def test_samples_that_begin_as_a_file_might(first):
         (["--raw", "s24le"], "raw: expected one of s16le, f32le, mulaw, alaw, got 's24le'"),
         (["--raw", "s16le", "--rate", "9"], "rate: expected 1000 to 768000 Hz, got 9"),
         (["--raw", "s16le", "--raw-channels", "0"], "raw channels: expected 1 to 64"),
-        (["--rate", "8000"], "--rate is that of --raw FORMAT"),
-        (["--raw-channels", "2"], "--raw-channels is that of --raw FORMAT"),
+        (["--rate", "8000"], "--rate belongs to --raw FORMAT"),
+        (["--raw-channels", "2"], "--raw-channels belongs to --raw FORMAT"),
     ],
 )
 def test_misuse(options, words, run):
