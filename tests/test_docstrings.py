@@ -18,6 +18,7 @@ DONE = (  # folders and files below the root
     "exporter",
     "publish",
     "quant",
+    "runtime/audio",
     "scripts",
     "server",
     "verification",

@@ -163,7 +163,7 @@ def test_samples_behind_the_length_that_is_promised(codec, silence):
     blocks = raw_blocks(Pipe(cut, 999), "s16le", RATE, RATE, notes.append)  # pyright: ignore[reportArgumentType]
     assert np.array_equal(np.concatenate(list(blocks)), read(content))
     assert notes == [
-        "the input goes on behind the length that its header promises: it is heard to its end"
+        "the input goes on after the length that its header promises: it is heard to its end"
     ]
 
 
@@ -174,7 +174,7 @@ def test_what_is_no_sound_behind_the_sound_is_said(behind):
     pipe = Pipe(written("WAV", "PCM_16") + random, 999)
     found = np.concatenate(list(raw_blocks(pipe, "s16le", RATE, RATE, notes.append)))  # pyright: ignore[reportArgumentType]
     assert np.array_equal(found, SAMPLES)
-    assert len(notes) == 1 and notes[0].startswith("what follows the sound is none: ")
+    assert len(notes) == 1 and notes[0].startswith("what follows the sound is no sound: ")
 
 
 @pytest.mark.parametrize("rate", [RATE, 48000])
