@@ -37,7 +37,7 @@ def publish(
             write_line(f"{size:>15,}  {name}")
         return
 
-    # Ask
+    # Tell who will read what, and ask
     readers = "for you and those you let in" if private else "for everyone to read"
     terms = Manifest.read(folder).license or "terms that the artifact does not name"
     size = format_size(sum(sizes.values()))
@@ -49,7 +49,7 @@ def publish(
             "nothing is uploaded without being asked for: add --yes, or --dry-run to see it",
         )
 
-    # Upload
+    # Upload, telling of each file
     def show(name: str, done: int, total: int) -> None:
         info(
             f"{name}: {format_size(sizes[name])}; {format_size(done)} of {format_size(total)} sent"

@@ -217,8 +217,6 @@ class Sound:
         self.track = f"the first of {num_tracks} audio tracks" if num_tracks > 1 else ""
         if isinstance(self._first, MediaFile):
             self.track = self._first.track
-
-        # Open and decode it
         try:
             check_rate(self.name, self.samplerate)
             check_channels(self.name, self.channels)
@@ -298,6 +296,8 @@ class Sound:
                 self.losses.damage(at, what)
             if part.loss:
                 self.losses.say(part.loss)
+
+            # Open and decode it
             try:
                 decoder = self._open(part) if number else self._first
             except (AudioError, DeviceError) as error:
