@@ -87,6 +87,8 @@ def summarize(
     said, words, quiet_words = (np.zeros(len(clips)) for _ in range(3))
     missed, invented, errors, quiet_errors = (np.zeros((len(clips), 2)) for _ in range(4))
     quiet_clips = 0
+
+    # Count each clip with each list
     for row, (clip, found) in enumerate(zip(clips, texts, strict=True)):
         for number, listed in enumerate(lists):
             both = found[0], found[1 + number * len(BIASES) + place]
@@ -101,6 +103,8 @@ def summarize(
                 quiet_clips += 1
                 quiet_words[row] += wrong[0].words
                 quiet_errors[row] += [each.word_errors for each in wrong]
+
+    # Rates over all of them, with their intervals
     return {
         "kind": kind,
         "bias": bias,
@@ -156,6 +160,7 @@ def main(
     out: harness.Out = harness.RESULTS / "hotwords.json",
 ) -> None:
     """Transcribe the clips without a list and with each, at several biases."""
+    # What is measured with what
     versions = wer.find_synthesizers()
     results = harness.describe(
         "held-out sentences without and with lists of hotwords: listed words missed and invented, "
@@ -165,6 +170,8 @@ def main(
     folder = harness.find_model(artifact, PRECISION)
     clips = wer.plan_clips(wer.read_sentences(None), CACHE, versions)
     rows = []
+
+    # Speak and transcribe the sentences of each kind
     for kind, count in (("free", free), ("domain", domain)):
         of_kind = [clip for clip in clips if clip.kind == kind]
         texts = list(dict.fromkeys(clip.text for clip in of_kind))[CHOSEN_ON : CHOSEN_ON + count]
@@ -176,6 +183,8 @@ def main(
             )
             written = list(track(found, kind, len(chosen), console=harness.stderr))
         rows += [summarize(kind, chosen, written, drawn, bias) for bias in BIASES]
+
+    # Print the table, write all figures
     headings = (
         "sentences, bias",
         "found without, with",

@@ -225,7 +225,7 @@ def refuse_empty(arguments: list[str]) -> None:
             what = before if before.startswith("-") and len(before) > 1 else "an argument"
         else:
             continue
-        raise UsageError(f"{what}: is empty; is a variable of the shell not set?")
+        raise UsageError(f"{what}: expected a value, got ''; is a variable of the shell not set?")
 
 
 def refuse_formats(arguments: list[str]) -> None:

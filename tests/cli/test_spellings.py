@@ -30,7 +30,9 @@ from voxtral_onnx.errors import UsageError
 )
 def test_nothing_is_no_path(arguments, what, run):
     result = run(*arguments)
-    result.assert_refused(2, f"{what}: is empty; is a variable of the shell not set?")
+    result.assert_refused(
+        2, f"{what}: expected a value, got ''; is a variable of the shell not set?"
+    )
 
 
 def test_several_formats(run):

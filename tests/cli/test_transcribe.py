@@ -54,7 +54,7 @@ def test_delay_out_of_range(delay, transcribe):
             ["--skip-existing"],
             ["--skip-existing looks for outputs in a folder: add --output-dir FOLDER"],
         ),
-        (["-f", ""], ["output format: expected one of"]),
+        (["-f", ""], ["-f: expected a value, got ''"]),
         (["-f", "all"], ["--output-format all writes files: add --output-dir FOLDER"]),
     ],
 )

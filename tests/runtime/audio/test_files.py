@@ -68,7 +68,7 @@ def test_empty_name_is_not_the_folder_one_is_in(tmp_path, monkeypatch, run):
     assert find_audio(["."]) == ["a.wav"]
     with pytest.raises(UsageError, match="the name of a file is empty"):
         find_audio(["a.wav", ""])
-    run("transcribe", "-m", "nowhere", "").assert_refused(2, "the name of a file is empty")
+    run("transcribe", "-m", "nowhere", "").assert_refused(2, "expected a value, got ''")
 
 
 def test_only_what_is_called_so_is_standard_input(tmp_path, monkeypatch):
