@@ -1,4 +1,4 @@
-"""The command line: `app.py` holds its commands, `options.py` every option once."""
+"""The command line: `app.py` registers the commands, `options.py` defines every option once."""
 
 
 def main() -> None:
@@ -13,8 +13,8 @@ def main() -> None:
         from .app import main as run
 
         run()
-    except KeyboardInterrupt:  # while it is loaded, or in its last lines
+    except KeyboardInterrupt:  # during imports, or after the last error handler
         sys.exit(INTERRUPTED)
-    finally:  # all is written; the interpreter waits for threads, and shows where Ctrl-C met it
+    finally:  # all is written; Ctrl-C while the interpreter joins threads prints no traceback
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))

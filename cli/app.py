@@ -1,4 +1,4 @@
-"""The program `voxtral-onnx`: its commands, and how errors become exit codes."""
+"""The program `voxtral-onnx`: its commands, and the exit codes of errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .transcribe import transcribe
 from .verify import verify
 
 BUILD, RUN, INSPECT = "Build", "Run", "Inspect"
-UsageException: Any = typer.BadParameter.__base__  # of the option parser, which typer exports not
+UsageException: Any = typer.BadParameter.__base__  # typer does not export it
 
 app = typer.Typer(
     cls=Program,
@@ -36,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "token_normalize_func": with_hyphens,  # of options, in whisper's spelling too
+        "token_normalize_func": with_hyphens,  # option names may have underscores, as whisper's
     },
     help="Export Voxtral Mini 4B Realtime to 4-bit ONNX, and transcribe with it on this machine.",
 )
@@ -72,11 +72,11 @@ Version = typer.Option(
 
 @app.callback()
 def options(version: Annotated[bool, Version] = False) -> None:
-    """Take options of the program itself."""
+    """Accept the options that stand before a command."""
 
 
 def main() -> None:
-    """Run the command line: errors are one line on stderr and an exit code."""
+    """Run the command line; an error becomes one line on stderr and an exit code."""
     own_streams()
     own_messages()
     sys.exit(finish(_run()))
@@ -95,7 +95,7 @@ def _run() -> int:
 
 
 def _print_misuse(error: Any) -> None:
-    """Print what the option parser refused, and where its help is."""
+    """Print a usage error of the option parser, with a pointer to the help."""
     if not (message := error.format_message()):
         return  # no arguments at all: the parser has shown the help
     print_error(message)

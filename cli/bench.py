@@ -1,4 +1,4 @@
-"""`voxtral-onnx bench`: how fast an artifact transcribes here."""
+"""The command `voxtral-onnx bench`, which measures how fast an artifact transcribes here."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def bench(
     from .tables import format_measurements
     from .values import split_names
 
+    # Measure each precision, and print it as soon as it is known
     machine, rows = describe_machine(), []
     with DownloadProgress() as download:
         for row in benchmark.bench(
@@ -53,6 +54,8 @@ def bench(
                 info(f"note: {note}")
             length = f"{row.audio_seconds:.2f} s of audio"
             info(f"{row.precision}: the fastest of {repeat} runs over {length}")
+
+    # Print all results
     if as_json:
         results = [asdict(row) for row in rows]
         write_json({"voxtral_onnx": __version__, "machine": machine, "results": results})

@@ -1,4 +1,4 @@
-"""`voxtral-onnx bundle`: the page and a model as a folder."""
+"""The command `voxtral-onnx bundle`, which writes the page and a model for a web host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def bundle(
     space: options.Space = False,
     allow_artifacts: options.AllowedArtifacts = None,
 ) -> None:
-    """Write the page and a model as a folder that any static host serves; prints that folder."""
+    """Write a folder with the page and a model for any static web host; print its path."""
     from ..server.page import PRECISIONS
     from ..server.page import bundle as write_site
     from .models import find_model

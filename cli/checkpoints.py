@@ -1,4 +1,4 @@
-"""Bring the checkpoint of an export: say what that takes, ask, download."""
+"""Download the checkpoint that an export needs, after printing the cost and asking the user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnx_ir", "gguf", "safetensor
 
 
 def require_export_packages() -> None:
-    """See that the packages of the extra `export` are there, and memory to import them.
+    """Require the packages of the extra `export`, and the memory that importing them takes.
 
     Raises:
         DeviceError: a package is missing.
@@ -43,24 +43,29 @@ def fetch_checkpoint(
     dry_run: bool,
     asks: bool = False,
 ) -> tuple[str | Path, Path | None] | None:
-    """Bring a checkpoint of the hub, saying what that takes.
+    """Download a checkpoint of the hub, after printing what the export will need.
 
     Args:
-        source: what is to be exported; other sources than the hub's are left as they are.
-        output: the artifact's folder, where it was named.
-        options: of the export, for the size of the artifact.
-        revision: of the repository.
-        offline: take what was downloaded before.
+        source: the model to export; a source that is not on the hub is returned unchanged.
+        output: the artifact's folder; None to name it after the source.
+        options: options of the export, from which the artifact's size is estimated.
+        revision: branch, tag or commit of the hub's repository.
+        offline: use only files that were downloaded before.
         dry_run: download nothing.
-        asks: ask before a download.
+        asks: ask the user before a download.
 
     Returns:
-        Where it is and the artifact's folder, as far as known; None where a dry run ends here,
-        because the weights are not here.
+        The checkpoint's place and the artifact's folder, as far as known; None if a dry run ends
+        here, because weights are not downloaded yet.
+
+    Raises:
+        StorageError: too little disk space, or the download fails.
+        UsageError: a download is to be confirmed, and there is no terminal.
     """
     from ..exporter.checkpoint.remote import find_remote
     from ..exporter.plan import estimate_size
 
+    # Look up the repository's files
     with DownloadProgress() as download:
         remote = find_remote(
             source,
@@ -71,12 +76,16 @@ def fetch_checkpoint(
         )
     if remote is None:
         return source, output
+
+    # Print the cost
     output = output or remote.output
     size = estimate_size(remote.source, **options)
     print_download(remote, output, size, stdout if dry_run else stderr)
     remote.require_room(output, size)
     if dry_run and remote.num_bytes:
         return None
+
+    # Ask, and download
     if asks and remote.num_bytes:
         confirm(
             "Download it and export it?",

@@ -1,4 +1,4 @@
-"""`voxtral-onnx diff`: how two artifacts differ."""
+"""The command `voxtral-onnx diff`, which compares two artifacts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def diff(
 ) -> None:
     """Compare two artifacts: manifests, recipes, graphs, and every tensor.
 
-    Exit code 8 where they differ.
+    Exits with code 8 if they differ.
     """
     from .checkpoints import require_export_packages
 

@@ -1,4 +1,4 @@
-"""`voxtral-onnx doctor`: what this machine can run."""
+"""The command `voxtral-onnx doctor`, which checks what this machine can run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def doctor(
     context: options.Context = 8192,
     as_json: options.Json = False,
 ) -> None:
-    """Say whether the 4B model will run here and how fast, and all else that this machine can run.
+    """Check whether the 4B model will run here, how fast, and what else this machine can run.
 
-    Exit code 7 where something needed is missing, 8 where a check fails.
+    Exits with code 7 if something needed is missing, and with 8 if a check fails.
     """
     from dataclasses import asdict
 
@@ -29,6 +29,7 @@ def doctor(
     from .tables import print_checks
     from .values import split_names
 
+    # Run the checks, and put the headline first
     checks, precisions = [], split_names(precision)
     with StatusSpinner() as steps:
         steps.show("looking at this machine")
@@ -42,6 +43,8 @@ def doctor(
             checks.append(check)
             steps.show(f"{check.topic}: {check.name}")
     checks.insert(0, forecast(checks, precisions=precisions, device=device, context=context))
+
+    # Print them, and choose the exit code
     if as_json:
         write_json([asdict(check) for check in checks])
     else:

@@ -1,4 +1,4 @@
-"""End a run: by a signal in order, by any error in one line and an exit code."""
+"""Turn signals and errors that end a run into one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from . import streams
 from .exit_codes import HUNG_UP, INTERRUPTED, NO_READER, TERMINATED
 from .terminal import draw, info, print_error
 
-DEBUG = "VOXTRAL_ONNX_DEBUG"  # =1: errors with their tracebacks
-# The exit codes of signals that end a run as an error does, so that nothing half-written stays and
-# what was decoded is shown; Windows has no SIGHUP
+DEBUG = "VOXTRAL_ONNX_DEBUG"  # set to 1: errors are printed with tracebacks
+# Exit codes of the signals that unwind a run as an exception does, so that no partial file stays
+# and decoded text is shown; Windows has no SIGHUP
 STOPS = {signal.SIGTERM: TERMINATED} | ({signal.SIGHUP: HUNG_UP} if sys.platform != "win32" else {})
 PACKAGE = Path(__file__).parents[1]
 
 
 @contextmanager
 def orderly_stops() -> Iterator[None]:
-    """Let the signals of STOPS raise SystemExit; one that is ignored, as nohup has it, stays so."""
+    """Make the signals of STOPS raise SystemExit, except those already ignored, as under nohup."""
 
     def stop(number: int, frame: object) -> None:
         raise SystemExit(STOPS[signal.Signals(number)])
@@ -49,13 +49,13 @@ def orderly_stops() -> Iterator[None]:
 
 
 def code_of(error: BaseException) -> int:
-    """Print an error that ended the run, if it is one, in a line, and return its exit code."""
+    """Print an error that ended the run as one line, and return its exit code."""
     if os.environ.get(DEBUG) == "1" and not isinstance(error, SystemExit):
         draw(printable("".join(traceback.format_exception(error))))
     if (code := _stop_code(error)) is not None:
         return code
     if isinstance(error, typer.Abort) and error.__cause__ is not None:
-        error = error.__cause__  # an end of file, which the option parser takes for Ctrl-D
+        error = error.__cause__  # an EOFError, which the option parser takes for Ctrl-D
     if isinstance(error, VoxtralOnnxError):
         print_error(error)
         return error.exit_code
@@ -75,7 +75,10 @@ def code_of(error: BaseException) -> int:
 
 
 def _stop_code(error: BaseException) -> int | None:
-    """Return the exit code of what stopped the run; libraries make other errors of Ctrl-C."""
+    """Return the exit code of a Ctrl-C or SystemExit; None for any other error.
+
+    Libraries turn Ctrl-C into errors of their own, so the whole chain of causes is searched.
+    """
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, KeyboardInterrupt):
@@ -87,7 +90,7 @@ def _stop_code(error: BaseException) -> int | None:
 
 
 def _place_of(error: BaseException) -> str:
-    """Return the last line of ours that an error went through, or where it was raised."""
+    """Return `file:line` of an error's innermost frame in this package, or in any."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if PACKAGE in Path(frame.filename).parents]
     frame = (ours or frames)[-1]
@@ -97,15 +100,15 @@ def _place_of(error: BaseException) -> str:
 
 
 def finish(code: int) -> int:
-    """Say what became of standard output, and return the exit code with which the run ends."""
+    """Report what standard output could not take, and return the exit code of the run."""
     try:
         sys.stdout.flush()
     except SystemExit as stop:
         code = code or code_of(stop)
     if encoding := streams.escaped_in():
         info(
-            f"note: standard output is {encoding}: characters that it lacks stand there as "
-            "\\u00e9; PYTHONIOENCODING=utf-8, or PYTHONUTF8=1, writes them as they are"
+            f"note: standard output is {encoding}: characters that it lacks are written as "
+            "\\u00e9; set PYTHONIOENCODING=utf-8 or PYTHONUTF8=1 to write them unchanged"
         )
     outlet = streams.stdout_outlet()
     if outlet is None or outlet.failure is None or (outlet.is_absent and not outlet.is_result):

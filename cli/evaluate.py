@@ -1,4 +1,4 @@
-"""`voxtral-onnx evaluate`: error rates on recordings whose text is known."""
+"""The command `voxtral-onnx evaluate`, which measures error rates on your own recordings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def evaluate(
     batch_size: options.BatchSize = 1,
     as_json: options.Json = False,
 ) -> None:
-    """Count the words that models get wrong on your own recordings, and say how sure that is."""
+    """Count the words that models get wrong on your own recordings, with confidence intervals."""
     from dataclasses import asdict
 
     from ..verification.evaluation.evaluate import evaluate as run_evaluate
@@ -31,6 +31,7 @@ def evaluate(
     from .terminal import write_json
     from .values import split_names
 
+    # Transcribe all recordings with each model
     with StatusSpinner() as steps:
         found = run_evaluate(
             models,
@@ -46,6 +47,8 @@ def evaluate(
                 f"{system.name}: {done} of {total}, {name}"
             ),
         )
+
+    # Write and print the error rates
     if output_dir is not None:
         write_report(found, output_dir)
     if as_json:

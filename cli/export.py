@@ -1,4 +1,4 @@
-"""`voxtral-onnx export`: a checkpoint to an artifact."""
+"""The command `voxtral-onnx export`, which turns a checkpoint into an artifact."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def export(
     yes: options.YesDownload = False,
     threads: options.Threads = None,
 ) -> None:
-    """Export a model to ONNX: graphs and weights in a folder, called the artifact; prints its path.
+    """Export a model to ONNX: a folder of graphs and weights, called the artifact; print its path.
 
-    An export that was interrupted goes on where it was.
+    Run it again to continue an export that was interrupted.
     """
     from .checkpoints import fetch_checkpoint, require_export_packages
     from .plans import print_plan
@@ -64,6 +64,7 @@ def export(
         print_plan(plan_export(place, output, **settings, threads=threads))
         return
 
+    # Export, remember the artifact for other commands, and report
     began = perf_counter()
     with ExportProgress() as progress:
         folder = run_export(place, output, **settings, threads=threads, on_progress=progress.update)

@@ -1,4 +1,4 @@
-"""Transcribe files, in turn or several together, and write what each becomes."""
+"""Transcribe files, one after the other or in batches, and write each transcript."""
 
 from __future__ import annotations
 
@@ -28,45 +28,47 @@ if TYPE_CHECKING:
     from ..runtime.transcriber import Transcriber
     from ..runtime.transcript import Transcript
 
-# Options of a transcriber on which no word depends
+# Options of `Transcriber` that do not change the text, so that a journal stays valid
 NOT_IN_JOURNAL = {"offline", "device", "allow_fallback", "threads", "batch_size", "prepacked"}
 
 
 @dataclass(eq=False)
 class Work:
-    """A file to transcribe, and what is at hand while it is."""
+    """A file to transcribe, with its open source, its journal and its progress."""
 
     number: int  # from 1
     path: str
-    name: str  # of its outputs
+    name: str  # of its outputs, without a suffix
     source: AudioSource = field(init=False)
     journal: Journal = field(init=False)
     position: float = 0.0  # seconds
-    is_shown: bool = False  # on stdout, in part if it failed
+    is_shown: bool = False  # on stdout, at least in part
 
     @property
     def seconds_left(self) -> float:
-        """Return how much of it is to be transcribed, behind what its journal holds."""
+        """Return the seconds of audio that its journal does not cover."""
         return max(0.0, self.source.duration - self.journal.kept.start)
 
 
 class FileRun:
-    """Files that one transcriber transcribes; whatever one of them raises is its own failure."""
+    """A run of one transcriber over several files; an error of one file fails that file alone."""
 
     def __init__(self, outputs: Outputs, *, resume: bool, skip_existing: bool):
         self.outputs, self.resume, self.skip_existing = outputs, resume, skip_existing
         self.works: list[Work] = []
         self.failed: list[VoxtralOnnxError] = []
-        self.num_inputs = 0  # files, and what could not be searched for files
-        self._at_hand: dict[int, Work] = {}  # by their sources' ids
-        self._waiting: dict[int, str] = {}  # for stdout, while an earlier file is not done
-        self._turn, self._is_sent = 1, False
+        self.num_inputs = 0  # files found, and inputs that could not be searched
+        self._at_hand: dict[int, Work] = {}  # opened and not finished, by id() of their sources
+        self._waiting: dict[int, str] = {}  # texts for stdout, until all earlier files are written
+        self._turn, self._is_sent = 1, False  # next file for stdout; whether it has any text
 
     def find(self, inputs: list[str]) -> int:
-        """Find the files that inputs name, and return how many are to transcribe.
+        """Find the audio files that inputs name, and return how many there are to transcribe.
 
         Raises:
-            StorageError, UsageError: what cannot be, before any work.
+            AudioError: standard input is named, and closed.
+            StorageError: the output folder cannot be made.
+            UsageError: outputs would collide, or an option does not fit the inputs.
         """
         from ..runtime.audio.find import find_audio
 
@@ -86,12 +88,12 @@ class FileRun:
         return len(self.works)
 
     def run(self, transcriber: Transcriber, options: dict[str, Any], sound: dict[str, Any]) -> None:
-        """Transcribe them all.
+        """Transcribe all files that `find` has found.
 
         Args:
-            transcriber: with which.
-            options: those that it was made with.
-            sound: those of `open_audio`.
+            transcriber: the loaded model.
+            options: the options that it was made with, for the journals.
+            sound: the options of `open_audio`.
         """
         self.transcriber, self.options, self.sound = transcriber, options, sound
         failed_before = len(self.failed)
@@ -101,7 +103,7 @@ class FileRun:
                     self._run_together()
                 else:
                     self._run_in_turn()
-            finally:  # where a signal ends it early, what is done is shown, and the rest kept
+            finally:  # after a signal too: show finished texts, keep journals of the rest
                 for number in sorted(self._waiting):
                     self._send(self._waiting[number])
                 for work in list(self._at_hand.values()):
@@ -111,20 +113,20 @@ class FileRun:
             info(f"{done} of {len(self.works)} files transcribed, {self.screen.files.total}")
 
     def end(self) -> None:
-        """Exit with the code of the only input, or of some inputs, where any failed."""
+        """Exit with the error code of the only input, or with SOME_FAILED, if any input failed."""
         if self.failed:
             only = self.num_inputs == 1
             raise typer.Exit(self.failed[0].exit_code if only else SOME_FAILED)
 
     def _leave_out_done(self, found: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Return the files and names of those whose outputs are not all written."""
+        """Return the (path, output name) pairs whose outputs are not all written yet."""
         from ..runtime.journal import journal_path
 
         option = "--resume" if self.resume else "--skip-existing"
         if (folder := self.outputs.folder) is None:
             raise UsageError(f"{option} looks for outputs in a folder: add --output-dir FOLDER")
         if streams := [path for path, _ in found if is_stream(path)]:
-            raise UsageError(f"{option}: {streams[0]} is no file, which could be known again")
+            raise UsageError(f"{option}: {streams[0]} is no file that another run could recognise")
         left = [
             (path, name)
             for path, name in found
@@ -137,14 +139,14 @@ class FileRun:
         return left
 
     def _run_in_turn(self) -> None:
-        """Transcribe one after the other, word by word."""
+        """Transcribe one file after the other, showing words as they are decoded."""
         for work in self.works:
             with self._own_failure(work):
                 self._begin(work)
                 self._transcribe(work)
 
     def _run_together(self) -> None:
-        """Transcribe several at a time, and write each when it is done; stdout has their order."""
+        """Transcribe several files at a time, writing each when done; stdout keeps their order."""
         from ..runtime.kept import NOTHING
 
         def sources() -> Iterator[AudioSource]:
@@ -154,13 +156,14 @@ class FileRun:
                     yield work.source
 
         def push(source: AudioSource, token: Token) -> None:
-            if work := self._at_hand.get(id(source)):  # none of channels that are split
+            if work := self._at_hand.get(id(source)):  # not a split channel's
                 self._push(work, token)
 
         def kept(source: AudioSource) -> Kept:
             work = self._at_hand.get(id(source))
             return work.journal.kept if work else NOTHING
 
+        # A call that fails, fails its open files; the next call takes those that follow
         waiting = sources()
         while True:
             try:
@@ -175,16 +178,16 @@ class FileRun:
                 return
             except typer.Exit:
                 raise
-            except Exception as error:  # of a call for all at hand; the others are begun anew
+            except Exception as error:
                 if not self._at_hand:
                     raise
                 for work in list(self._at_hand.values()):
                     self._fail_work(work, error)
 
     def _transcribe(self, work: Work) -> None:
-        """Transcribe a file; where something ends that early, what was decoded is shown."""
+        """Transcribe one file; if an error or a signal ends it early, show what was decoded."""
         screen, outputs, kept = self.screen, self.outputs, work.journal.kept
-        # Channels speak at the same time
+        # Words of split channels overlap in time, so these are shown at the end
         shows_words = outputs.shows_words and not work.source.parts
         screen.files.begin(work.source, kept.start)
         if shows_words:
@@ -197,15 +200,18 @@ class FileRun:
             if shows_words:
                 screen.show(token.text)
 
+        # Decode, and render the whole transcript
         transcript = self.transcriber.transcribe(work.source, on_token=show, kept=kept)
         try:
             texts = self._texts(work, transcript)
-        except BaseException as error:  # a signal, damage: what was decoded is not lost
+        except BaseException as error:  # also a signal: what was decoded is not lost
             if shows_words:
                 screen.end("")
             elif transcript.decoded:
                 self._write(work, self._heading(work) + self._part(work, transcript, error))
             raise
+
+        # Show it, or end the line of words
         if shows_words:
             screen.end(transcript.stream.text.flush())
         else:
@@ -213,7 +219,7 @@ class FileRun:
         self._finish(work, transcript, texts)
 
     def _begin(self, work: Work) -> None:
-        """Open a file and its journal, and go on where that was left."""
+        """Open a file and its journal, and continue where the journal ends."""
         from ..runtime.audio.files import open_audio
 
         self.outputs.require_places(work.name)
@@ -226,10 +232,11 @@ class FileRun:
         self._at_hand[id(source)] = work
 
     def _journal(self, work: Work) -> Journal:
+        """Return the journal of a file; one that keeps nothing without an output folder."""
         from ..runtime.journal import Journal, claim_journal, journal_path, open_journal
 
         manifest, folder = self.transcriber.manifest, self.outputs.folder
-        if folder is None or work.source.parts:  # a journal has the tokens of one stream
+        if folder is None or work.source.parts:  # a journal holds one stream, not several channels
             return Journal()
         header = self._header(work.path)
         if header.is_stream:
@@ -245,7 +252,7 @@ class FileRun:
         )
 
     def _header(self, path: str) -> Header:
-        """Return what a file's text depends on."""
+        """Return the header of a file's journal: all that its text depends on."""
         from ..runtime.journal import Header, fingerprint
 
         transcriber = self.transcriber
@@ -261,19 +268,19 @@ class FileRun:
         )
 
     def _push(self, work: Work, token: Token) -> None:
-        """Keep a token of a file."""
+        """Append a token of a file to its journal."""
         work.position = token.end
         work.journal.push(token)
 
     def _texts(self, work: Work, transcript: Transcript) -> dict[str, str]:
-        """Return the text of each format, that of stdout too."""
+        """Return a transcript in each output format and in that of stdout, by format name."""
         from ..runtime.text.captions import render
 
         formats = dict.fromkeys((self.outputs.shown, *self.outputs.formats))
         return {kind: render(transcript, kind, file=shown_name(work.path)) for kind in formats}
 
     def _part(self, work: Work, transcript: Transcript, error: BaseException) -> str:
-        """Return what was decoded of a file before something ended that."""
+        """Return what was decoded of a file before an error or a signal, in stdout's format."""
         from ..runtime.text.captions import Recording, render
 
         part = transcript.info | {"broken_off_at": round(work.position, 3)}
@@ -289,20 +296,20 @@ class FileRun:
         return render(recording, self.outputs.shown, **facts)
 
     def _heading(self, work: Work) -> str:
-        """Return the line above a file's text where stdout gets several."""
+        """Return the heading of a file's text, where stdout gets the text of several files."""
         if len(self.works) == 1 or self.outputs.shown != "txt":
             return ""
         return f"==> {one_line(shown_name(work.path))} <==\n"
 
     def _send(self, text: str) -> None:
-        """Write to stdout what is next there; an empty line sets texts with headings apart."""
+        """Write the next text to stdout, with an empty line between texts that have headings."""
         if text and self.outputs.shown == "txt":
             text = "\n" * self._is_sent + text
             self._is_sent = True
         self.screen.write(text)
 
     def _write(self, work: Work, text: str) -> None:
-        """Write a file's text to stdout when those of all earlier ones are written."""
+        """Write a file's text to stdout as soon as the texts of all earlier files are written."""
         work.is_shown = True
         self._waiting[work.number] = text
         while self._turn in self._waiting:
@@ -310,7 +317,7 @@ class FileRun:
             self._turn += 1
 
     def _finish(self, work: Work, transcript: Transcript, texts: dict[str, str]) -> None:
-        """Write a file's outputs, and report what was remarkable about it."""
+        """Write a file's outputs, remove its journal, and print notes and timings."""
         source = work.source
         self.outputs.write(work.name, {kind: texts[kind] for kind in self.outputs.formats})
         work.journal.remove()
@@ -322,7 +329,7 @@ class FileRun:
                 self._say(work, of + note)
         self._say(work, timing_line(transcript))
         self.screen.files.finish(work.seconds_left)
-        if source.losses:  # what was heard is written, and still it is not all
+        if source.losses:  # the text is written, and is not that of all the audio
             self._fail(work.path, AudioError(f"{source.name}: {'; '.join(source.losses)}"))
 
     def _say(self, work: Work, message: str) -> None:
@@ -331,7 +338,7 @@ class FileRun:
 
     @contextmanager
     def _own_failure(self, work: Work) -> Iterator[None]:
-        """Take whatever a file raises as its failure, but for the reader of stdout that leaves."""
+        """Turn any exception in the block, except typer.Exit, into a failure of this file."""
         try:
             yield
         except typer.Exit:
@@ -340,6 +347,7 @@ class FileRun:
             self._fail_work(work, error)
 
     def _fail_work(self, work: Work, error: Exception) -> None:
+        """Record and show the failure of a file, and close it."""
         own = self._fail(work.path, error)
         self.screen.files.know(work.number, 0.0)
         if not work.is_shown:
@@ -348,20 +356,21 @@ class FileRun:
             self._leave(work)
 
     def _fail(self, path: str, error: Exception) -> VoxtralOnnxError:
+        """Record and print the failure of an input, and return it as one of our errors."""
         own = _own_error(path, error)
         self.failed.append(own)
         self.screen.info(own)
         return own
 
     def _failure(self, path: str, error: VoxtralOnnxError) -> str:
-        """Return what stdout gets of an input that failed: a line where each has one."""
+        """Return what stdout gets for an input that failed: a line of JSON, or nothing."""
         if self.outputs.shown != "json":
             return ""
         values = {"file": shown_name(path), "error": str(error)}
         return json.dumps(values, ensure_ascii=False) + "\n"
 
     def _leave(self, work: Work) -> None:
-        """Let a file go that is not done; its journal stays."""
+        """Close a file that is not finished, and keep its journal."""
         self._at_hand.pop(id(work.source), None)
         work.journal.close()
         if work.journal.path and not work.journal.is_empty:
@@ -370,7 +379,7 @@ class FileRun:
 
 
 def _own_error(path: str, error: Exception) -> VoxtralOnnxError:
-    """Return an error of ours that names the file."""
+    """Return an error of a file as a VoxtralOnnxError whose message names the file."""
     name = "standard input" if path == "-" else path
     reason = str(error)
     if isinstance(error, VoxtralOnnxError):
@@ -387,7 +396,7 @@ def _own_error(path: str, error: Exception) -> VoxtralOnnxError:
 
 
 def _remarks(transcript: Transcript) -> Iterator[str]:
-    """Yield what was remarkable about a transcript."""
+    """Yield notes on what the blank guard, hotwords and the speech filter changed."""
     stream, start = transcript.stream, transcript.kept.heard_from
     if stream.overrides:
         times = [start + stream.seconds_of(each.index) for each in stream.overrides]

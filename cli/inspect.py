@@ -1,4 +1,4 @@
-"""`voxtral-onnx inspect`: what an artifact holds."""
+"""The command `voxtral-onnx inspect`, which shows what an artifact holds."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def inspect(
     hosts: options.Hosts = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show what an artifact holds, and check its sizes, its graphs and, with --check, all bytes.
+    """Show what an artifact holds; check file sizes and graphs, with --check every byte.
 
-    Exit code 8 where its certificate says that it failed, or is none of this artifact's.
+    Exits with code 8 if its certificate records a failure, or belongs to other files.
     """
     from dataclasses import asdict
 
@@ -34,6 +34,7 @@ def inspect(
         print_hosts(manifest, as_json=as_json)
         return
 
+    # Check the certificate, the files and the graphs
     certificate = read_verdict(folder)
     if certificate.is_wrong:
         print_error(f"{folder}: {certificate.line}")
@@ -44,7 +45,7 @@ def inspect(
     checked = ["sizes"]
     try:
         for graph in manifest.graphs(held):
-            if (folder / graph.path).exists():  # downloads bring no families
+            if (folder / graph.path).exists():  # downloads leave out other programs' graphs
                 check_graph(folder, graph)
         checked.append("graphs")
     except DeviceError as error:
@@ -53,6 +54,7 @@ def inspect(
         manifest.check_files(folder, held, hashes=True)
         checked.append("hashes")
 
+    # Print what was found
     if as_json:
         facts = {"folder": str(folder), "held": held, "checked": checked}
         facts |= {"certificate": certificate.line, "verification": certificate.to_dict()}

@@ -1,4 +1,4 @@
-"""`voxtral-onnx listen`: speech as it is spoken to text."""
+"""The command `voxtral-onnx listen`, which transcribes speech as it is spoken."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def listen(
 ) -> None:
     """Transcribe speech as it is spoken, from a microphone or standard input.
 
-    Ctrl-C ends it, and what was said by then is transcribed. Space or p pauses a microphone.
+    Ctrl-C ends it; what was said by then is still transcribed. Space or p pauses a microphone.
     """
     from ..runtime.audio.container.raw import check_raw
     from ..runtime.live import Capture
@@ -45,6 +45,7 @@ def listen(
     from .streams import claim_stdout
     from .tables import print_microphones
 
+    # Check the options before a model is loaded
     if list_devices:
         return print_microphones()
     outputs = Outputs.choose("json" if as_json else output_format, output_dir)
@@ -72,8 +73,6 @@ def listen(
     }
     with open_transcriber(model, model_options) as transcriber:
         hz = transcriber.sample_rate
-        microphone = None if stdin else open_microphone(input_device, hz)
-        capture = (
-            Capture(iter(microphone)) if microphone else capture_stdin(sample_format, rate, hz)
-        )
-        transcribe_live(transcriber, capture, microphone, outputs, stream_json)
+        mic = None if stdin else open_microphone(input_device, hz)
+        capture = Capture(iter(mic)) if mic else capture_stdin(sample_format, rate, hz)
+        transcribe_live(transcriber, capture, mic, outputs, stream_json)

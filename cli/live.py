@@ -1,4 +1,4 @@
-"""Transcribe speech as it is spoken, from a microphone or a pipe, into words or events."""
+"""Transcribe speech as it is spoken, from a microphone or a pipe, into words or JSON events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 
 def open_microphone(device: str | None, sample_rate: int) -> Microphone:
-    """Open a microphone by its number or name, and say that it is on."""
+    """Open a microphone by its number or name, and tell the user to speak.
+
+    Raises:
+        DeviceError: there is none of that name, or it cannot be opened.
+    """
     from ..runtime.audio.microphone import Microphone
 
     number = int(device) if device and re.fullmatch("[0-9]{1,4}", device) else device
@@ -41,7 +45,13 @@ def open_microphone(device: str | None, sample_rate: int) -> Microphone:
 
 
 def capture_stdin(sample_format: str, rate: int, sample_rate: int) -> Capture:
-    """Begin to take the samples of standard input as they come, at the model's rate."""
+    """Begin to read samples from standard input as they arrive, at the model's rate.
+
+    Args:
+        sample_format: of raw samples: s16le, f32le, mulaw or alaw.
+        rate: of raw samples, in Hz.
+        sample_rate: the model's, in Hz.
+    """
     from ..runtime.audio.pipes import raw_blocks
     from ..runtime.live import Capture
 
@@ -57,14 +67,18 @@ def transcribe_live(
     outputs: Outputs,
     stream_json: bool,
 ) -> None:
-    """Show speech as it comes; Ctrl-C and signals end the capture, and all of it is transcribed.
+    """Transcribe live speech until it ends; Ctrl-C or a signal ends the capture, and loses nothing.
 
     Args:
-        transcriber: with which.
-        capture: the sound, as it comes.
-        microphone: that it is of, and the output files' name; None for standard input.
-        outputs: what is written in the end.
-        stream_json: stdout gets events instead of words.
+        transcriber: the loaded model.
+        capture: the audio, as it arrives.
+        microphone: the one that is captured; None for standard input.
+        outputs: the formats and the folder of the transcript, written at the end.
+        stream_json: whether stdout gets JSON events instead of words.
+
+    Raises:
+        AudioError: the input failed; what came before is written.
+        typer.Exit: a signal ended the capture.
     """
     from ..memory import peak_memory
     from ..runtime.live import StreamMetrics, StreamWarning, listen
@@ -87,7 +101,7 @@ def transcribe_live(
         try:
             if is_kept:
                 journal.add(segment)
-        except StorageError as error:  # who speaks is not to be interrupted
+        except StorageError as error:  # a full disk does not interrupt the speaker
             is_kept = False
             screen.info(f"note: {error}: what is said from here on is not kept before the end")
 
@@ -104,7 +118,7 @@ def transcribe_live(
 
     broken: VoxtralOnnxError | None = None
     with _closing(journal):
-        # While it is spoken
+        # Transcribe while the audio arrives
         with _signals_stop(capture) as stopped_by:
             try:
                 with screen, PauseKey(microphone, screen, metrics):
@@ -112,7 +126,7 @@ def transcribe_live(
             except AudioError as error:
                 broken = error  # what was captured before is transcribed
 
-        # What stdout and the folder get in the end
+        # Write the whole transcript
         recording.duration, recording.info = metrics.captured, metrics.summary()
         recording.segments = [within(each, metrics.captured) for each in recording.segments]
         if stream_json:
@@ -126,9 +140,9 @@ def transcribe_live(
         if outputs.folder is None and not shows_words and not stream_json:
             write(texts[outputs.shown])
 
-    # How it went
+    # Report losses and timings, and the reason of the end
     if microphone and (lost := microphone.overflows):
-        info(f"note: audio was lost {lost} times before it reached us: the machine was too busy")
+        info(f"note: the microphone lost audio {lost} times: the machine was too busy to take it")
     if speech_filter:
         info(vad_line(speech_filter))
     info(f"{metrics}, {format_size(peak_memory())} of memory")
@@ -139,7 +153,7 @@ def transcribe_live(
 
 
 def write_interrupted(outputs: Outputs) -> None:
-    """Write what was said into streams whose processes were killed.
+    """Write the transcripts of live streams whose processes were killed, from their journals.
 
     Raises:
         StorageError: a journal is damaged, or the disk is full.
@@ -154,7 +168,7 @@ def write_interrupted(outputs: Outputs) -> None:
     for name, journal, segments in leftover_journals(folder):
         end = segments[-1].end
         recording = Recording(segments, end, {"broken_off_at": round(end, 3)})
-        # An output that is there is of the whole: the process was killed between two of them
+        # An output that exists is complete: the process was killed while it wrote the next
         formats = [kind for kind in outputs.formats if not (folder / f"{name}.{kind}").exists()]
         outputs.write(name, {kind: render(recording, kind, file=name) for kind in formats})
         journal.remove()
@@ -163,7 +177,7 @@ def write_interrupted(outputs: Outputs) -> None:
 
 
 def _claim_journal(transcriber: Transcriber, name: str, outputs: Outputs) -> tuple[str, Journal]:
-    """Return the name of the output files, which no other stream has, and the journal."""
+    """Return a name for the output files that no other stream has, and its journal."""
     from ..runtime.journal import Header, Journal, claim_journal
 
     if outputs.folder is None:
@@ -175,7 +189,7 @@ def _claim_journal(transcriber: Transcriber, name: str, outputs: Outputs) -> tup
 
 @contextmanager
 def _closing(journal: Journal) -> Iterator[None]:
-    """Let a journal go in the end, and say where it is if it stays."""
+    """Close a journal after the block, and print where it is if it still holds text."""
     try:
         yield
     finally:
@@ -188,11 +202,11 @@ def _closing(journal: Journal) -> Iterator[None]:
 
 @contextmanager
 def _signals_stop(capture: Capture) -> Iterator[list[signal.Signals]]:
-    """Let Ctrl-C and the signals of STOPS end a capture; yields the list of those that came."""
+    """Make Ctrl-C and the signals of STOPS end a capture; yield the list of received ones."""
     came: list[signal.Signals] = []
 
     def stop(number: int, frame) -> None:
-        if came:  # again: do not wait for what is still to transcribe
+        if came:  # the second one: do not wait for the transcription
             raise KeyboardInterrupt
         came.append(signal.Signals(number))
         capture.stop()
@@ -200,7 +214,7 @@ def _signals_stop(capture: Capture) -> Iterator[list[signal.Signals]]:
     handlers = {
         number: signal.signal(number, stop)
         for number in (signal.SIGINT, *STOPS)
-        # nohup ignores SIGHUP; a shell's background has Ctrl-C ignored, and kill -INT is meant
+        # SIGHUP stays ignored under nohup; SIGINT, ignored in a shell's background, is handled
         if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
     }
     try:

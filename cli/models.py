@@ -1,4 +1,4 @@
-"""Find the artifact that a user means, and load it."""
+"""Find the artifact that a user names, and load it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def find_model(artifact: str | None, precisions: list[str] | None, offline: bool) -> Path:
-    """Return the folder of an artifact, downloaded if its name is one of the hub."""
+    """Return the folder of an artifact, downloaded first if it is named as a hub repository."""
     from ..runtime.locate import find_artifact
 
     with DownloadProgress() as download:
@@ -26,7 +26,7 @@ def find_model(artifact: str | None, precisions: list[str] | None, offline: bool
 
 @contextmanager
 def open_transcriber(model: str | None, options: dict[str, Any]) -> Iterator[Transcriber]:
-    """Load a model with Transcriber's options, and say on stderr which it is and how it runs."""
+    """Load a model with `Transcriber`'s options, and print how it runs to stderr."""
     from ..runtime.transcriber import Transcriber
 
     with DownloadProgress() as download:
@@ -37,6 +37,7 @@ def open_transcriber(model: str | None, options: dict[str, Any]) -> Iterator[Tra
 
 
 def _introduce(transcriber: Transcriber) -> None:
+    """Print a model's folder, precision, device and delay, and notes on it."""
     from ..runtime.delay import delay_ms, untrained_delay
 
     manifest, tokens = transcriber.manifest, transcriber.num_delay_tokens
@@ -52,7 +53,7 @@ def _introduce(transcriber: Transcriber) -> None:
 
 
 def hotword_options(file: Path | None, bias: float | None) -> dict[str, Any]:
-    """Return Transcriber's options for a file of hotwords.
+    """Return `Transcriber`'s options for a file of hotwords.
 
     Raises:
         UsageError: a bias without a file.
@@ -60,7 +61,7 @@ def hotword_options(file: Path | None, bias: float | None) -> dict[str, Any]:
     from ..runtime.hotwords import DEFAULT_BIAS, read_hotwords
 
     if bias is not None and file is None:
-        raise UsageError("--hotword-bias is that of --hotwords FILE: add the file")
+        raise UsageError("--hotword-bias belongs to --hotwords FILE: add the file")
     return {
         "hotwords": read_hotwords(file) if file else (),
         "hotword_bias": DEFAULT_BIAS if bias is None else bias,
@@ -68,23 +69,23 @@ def hotword_options(file: Path | None, bias: float | None) -> dict[str, Any]:
 
 
 def vad_option(by_loudness: bool, model: Path | None) -> str | Path | None:
-    """Return what Transcriber takes as `vad`: a model's path goes before loudness."""
+    """Return `Transcriber`'s option `vad`: a model's path, else loudness or None."""
     from ..runtime.audio.vad import ENERGY
 
     return model or (ENERGY if by_loudness else None)
 
 
 def raw_sound(encoding: str | None, rate: int | None, channels: int | None) -> RawSound | None:
-    """Return how files without a header are to be read, where --raw says that they have none.
+    """Return the sample format of files without a header, as --raw names it; None without --raw.
 
     Raises:
-        UsageError: an unknown encoding, or what belongs to --raw without it.
+        UsageError: an unknown encoding, or an option of --raw without it.
     """
     from ..runtime.audio.container.formats import RawSound
 
     if encoding is None:
         for name, value in (("--rate", rate), ("--raw-channels", channels)):
             if value is not None:
-                raise UsageError(f"{name} is that of --raw FORMAT; other files have it in a header")
+                raise UsageError(f"{name} belongs to --raw FORMAT; others have it in a header")
         return None
     return RawSound(encoding, 16000 if rate is None else rate, 1 if channels is None else channels)

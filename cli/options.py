@@ -1,7 +1,7 @@
-"""Every argument and option once: its names, its help, and the panel of `--help` it stands in.
+"""All arguments and options, each defined once: its names, its help, and its panel of `--help`.
 
-A parameter of a command is annotated with one of these types and brings only its default. Help is
-written for a terminal of 80 columns, where about 45 are left for it.
+Commands annotate their parameters with these types, and add only the defaults. Help is written for
+a terminal of 80 columns, where about 45 are left for it.
 """
 
 from __future__ import annotations
@@ -18,47 +18,49 @@ MODEL, INPUT, OUTPUT, DECODING, DEVICE = "Model", "Input", "Output", "Decoding",
 QUANTISATION = "Quantisation"
 
 LAST_EXPORT = "$VOXTRAL_ONNX_MODEL or last export"
-LOCAL = "An artifact: a folder that [b]export[/] wrote, or [b]tiny[/]."
-HUB = "ORG/NAME\\[@REVISION] of the hub"
+LOCAL = "An artifact: a folder that [b]export[/] wrote, or [b]tiny[/], a small test model."
+HUB = "ORG/NAME\\[@REVISION] on Hugging Face"
 ANYWHERE = f"An artifact: a folder that [b]export[/] wrote, {HUB}, or [b]tiny[/]."
 
 
 def _argument(name: str, text: str, default: str | bool = False) -> Any:
+    """Return a positional argument, which help calls `name`."""
     return typer.Argument(metavar=name, help=text, show_default=default)
 
 
 def _value(
     panel: str | None, flags: str, value: str, text: str, default: str | bool = True, **more: Any
 ) -> Any:
-    """Return an option with a value, which help calls `value`."""
+    """Return an option that takes a value, which help calls `value`."""
     more |= {"metavar": value, "help": text, "rich_help_panel": panel, "show_default": default}
     return typer.Option(*flags.split(), **more)
 
 
 def _flag(panel: str | None, flags: str, text: str) -> Any:
-    """Return an option without a value."""
+    """Return an option that takes no value."""
     return typer.Option(*flags.split(), metavar="", help=text, rich_help_panel=panel)
 
 
-# What a command works on
+# Positional arguments
 Artifact = Annotated[str | None, _argument("ARTIFACT", ANYWHERE, LAST_EXPORT)]
 NamedArtifact = Annotated[str, _argument("ARTIFACT", ANYWHERE)]
 LocalArtifact = Annotated[str | None, _argument("ARTIFACT", LOCAL, LAST_EXPORT)]
 FirstArtifact = Annotated[str, _argument("A", "A folder that [b]export[/] wrote.")]
-SecondArtifact = Annotated[str, _argument("B", "Another.")]
+SecondArtifact = Annotated[str, _argument("B", "The folder to compare it with.")]
 Source = Annotated[
     str | None,
     _argument(
         "SOURCE",
-        "A checkpoint, that is weights: a folder in Mistral's or Hugging Face's layout, a GGUF or "
-        "its first shard, ORG/NAME\\[@REVISION] of the hub, or [b]tiny[/], a small test model.",
+        "A checkpoint, the model's weights: a folder in Mistral's or Hugging Face's layout, a GGUF "
+        f"file or its first shard, {HUB}, or [b]tiny[/], a small test model.",
         "mistralai/Voxtral-Mini-4B-Realtime-2602",
     ),
 ]
 QuantizeSource = Annotated[
     str,
     _argument(
-        "SOURCE", "A checkpoint as [b]export[/] takes it, or an artifact in floats or 8 bits."
+        "SOURCE",
+        "A checkpoint as [b]export[/] takes it, or an artifact with float or 8-bit weights.",
     ),
 ]
 Audio = Annotated[
@@ -66,42 +68,51 @@ Audio = Annotated[
     _argument("AUDIO", "Audio or video files, folders, patterns; [b]-[/] is standard input."),
 ]
 BenchAudio = Annotated[
-    str | None, _argument("AUDIO", "An audio file.", "15.95 s of the embedded samples")
+    str | None,
+    _argument("AUDIO", "An audio file to measure with.", "15.95 s of the embedded samples"),
 ]
 Repository = Annotated[
-    str, _argument("ORG/NAME", "A repository of the Hugging Face hub; made if there is none.")
+    str,
+    _argument("ORG/NAME", "A repository on the Hugging Face hub; created if it does not exist."),
 ]
 
-# Which model
+# Choice of the model
 Model = Annotated[str | None, _value(MODEL, "--model -m", "MODEL", ANYWHERE, LAST_EXPORT)]
 Precision = Annotated[
     str | None,
-    _value(MODEL, "--precision", "NAME", "q4f16, q4, q8, fp16 or fp32.", "the first that it has"),
+    _value(
+        MODEL, "--precision", "NAME", "Number format: q4f16, q4, q8, fp16 or fp32.", "its first"
+    ),
 ]
 ManyPrecisions = Annotated[
     str | None,
-    _value(MODEL, "--precision", "NAMES", "One, several with commas, or [b]all[/].", "its first"),
+    _value(
+        MODEL, "--precision", "NAMES", "Number formats, with commas, or [b]all[/].", "its first"
+    ),
 ]
 VerifiedPrecisions = Annotated[
     str | None,
-    _value(MODEL, "--precision", "NAMES", "One, or several with commas.", "all that it has"),
+    _value(MODEL, "--precision", "NAMES", "Number formats, with commas.", "all that it has"),
 ]
 PagePrecisions = Annotated[
     str | None,
-    _value(MODEL, "--precision", "NAMES", "q4f16, q4, or both with a comma.", "what is there"),
+    _value(MODEL, "--precision", "NAMES", "Number formats: q4f16, q4, or both.", "those it has"),
 ]
-Offline = Annotated[bool, _flag(MODEL, "--offline", "Take what was downloaded before; ask no hub.")]
+Offline = Annotated[bool, _flag(MODEL, "--offline", "Use only what was downloaded before.")]
 
-# What becomes an artifact
+# Export and quantisation
 ArtifactFolder = Annotated[
-    Path | None, _value(OUTPUT, "--output -o", "FOLDER", "Where to write it.", "./<name>-onnx")
+    Path | None, _value(OUTPUT, "--output -o", "FOLDER", "Folder to write to.", "./<name>-onnx")
 ]
 Precisions = Annotated[
     str,
-    _value(OUTPUT, "--precision", "NAMES", "q4f16, q4, q8, fp16, fp32; several with commas."),
+    _value(
+        OUTPUT, "--precision", "NAMES", "Number formats, with commas: q4f16, q4, q8, fp16, fp32."
+    ),
 ]
 QuantizedPrecisions = Annotated[
-    str, _value(OUTPUT, "--precision", "NAMES", "q4f16, q4, q8; several with commas.")
+    str,
+    _value(OUTPUT, "--precision", "NAMES", "Number formats, with commas: q4f16, q4, q8."),
 ]
 Families = Annotated[
     str,
@@ -109,15 +120,15 @@ Families = Annotated[
         OUTPUT,
         "--family",
         "NAMES",
-        "Graphs for other programs too: native,transformers_js or native,portable.",
+        "Add graphs for other programs: native,transformers_js or native,portable.",
     ),
 ]
 ShardSize = Annotated[
-    str, _value(OUTPUT, "--shard-size", "SIZE", "Size at which a new weight file begins.")
+    str, _value(OUTPUT, "--shard-size", "SIZE", "Begin a new weight file at this size.")
 ]
 ExportDryRun = Annotated[
     bool,
-    _flag(OUTPUT, "--dry-run", "Print files, disk, memory and time needed, and write nothing."),
+    _flag(OUTPUT, "--dry-run", "Print the files, disk, memory and time needed; write nothing."),
 ]
 Recipe = Annotated[
     str | None,
@@ -125,24 +136,25 @@ Recipe = Annotated[
         QUANTISATION,
         "--recipe",
         "RECIPE",
-        "Which weights get how many bits: a name, as quality, or a TOML file.",
+        "Which weights get how many bits: a recipe's name, such as quality, or a TOML file.",
         "the precision's own",
     ),
 ]
 Tokenizer = Annotated[
     Path | None,
-    _value(MODEL, "--tokenizer", "FILE", "Mistral's tekken.json.", "beside the weights"),
+    _value(MODEL, "--tokenizer", "FILE", "Mistral's tokenizer, tekken.json.", "beside the weights"),
 ]
 Revision = Annotated[
     str | None, _value(MODEL, "--revision", "NAME", "Branch, tag or commit on the hub.", "main")
 ]
 YesDownload = Annotated[bool, _flag(MODEL, "--yes -y", "Download without asking.")]
 
-# What is transcribed
-Stdin = Annotated[bool, _flag(INPUT, "--stdin", "Standard input: raw mono samples or a WAV.")]
-Rate = Annotated[int, _value(INPUT, "--rate", "HZ", "Of --stdin: samples a second.")]
+# Audio input
+Stdin = Annotated[bool, _flag(INPUT, "--stdin", "Read standard input: raw mono samples or a WAV.")]
+Rate = Annotated[int, _value(INPUT, "--rate", "HZ", "Sample rate of raw --stdin, in Hz.")]
 SampleFormat = Annotated[
-    str, _value(INPUT, "--sample-format", "FORMAT", "Of --stdin: s16le, f32le, mulaw or alaw.")
+    str,
+    _value(INPUT, "--sample-format", "FORMAT", "Raw samples: s16le, f32le, mulaw or alaw."),
 ]
 Channels = Annotated[
     str,
@@ -150,86 +162,99 @@ Channels = Annotated[
         INPUT,
         "--channels",
         "WHICH",
-        "[b]mix[/] them, take [b]left[/] or [b]right[/], or [b]split[/]: each on its own.",
+        "[b]mix[/] all, take [b]left[/] or [b]right[/], or [b]split[/]: each on its own.",
     ),
 ]
 Raw = Annotated[
     str | None,
-    _value(INPUT, "--raw", "FORMAT", "No header: s16le, f32le, mulaw, alaw.", False),
+    _value(INPUT, "--raw", "FORMAT", "Read headerless s16le, f32le, mulaw or alaw.", False),
 ]
-RawRate = Annotated[int | None, _value(INPUT, "--rate", "HZ", "Of --raw.", "16000")]
-RawChannels = Annotated[int | None, _value(INPUT, "--raw-channels", "N", "Of --raw.", "1")]
+RawRate = Annotated[int | None, _value(INPUT, "--rate", "HZ", "Rate of --raw, in Hz.", "16000")]
+RawChannels = Annotated[int | None, _value(INPUT, "--raw-channels", "N", "Channels of --raw.", "1")]
 InputDevice = Annotated[
     str | None,
     _value(INPUT, "--input-device", "NAME", "Microphone, by name or number.", "the system's"),
 ]
 ListDevices = Annotated[bool, _flag(INPUT, "--list-devices", "List microphones and exit.")]
 
-# What is written
+# Transcripts
 OutputFormat = Annotated[
     str,
     _value(OUTPUT, "--output-format -f", "FORMAT", "txt, json, srt, vtt, tsv, lrc; all with -o."),
 ]
 OutputFolder = Annotated[
     Path | None,
-    _value(OUTPUT, "--output-dir -o", "FOLDER", "Also write a file a format here.", False),
+    _value(OUTPUT, "--output-dir -o", "FOLDER", "Also write one file per format here.", False),
 ]
 JsonFormat = Annotated[bool, _flag(OUTPUT, "--json", "Same as --output-format json.")]
 StreamJson = Annotated[
-    bool, _flag(OUTPUT, "--stream-json", "A JSON event a line, as words are spoken.")
+    bool, _flag(OUTPUT, "--stream-json", "Print a JSON event per line, as words are spoken.")
 ]
 SkipExisting = Annotated[
-    bool, _flag(OUTPUT, "--skip-existing", "Skip files whose output is in -o.")
+    bool, _flag(OUTPUT, "--skip-existing", "Skip files whose outputs are in -o.")
 ]
-Resume = Annotated[
-    bool, _flag(OUTPUT, "--resume", "Go on with what a run into -o left when it was interrupted.")
-]
+Resume = Annotated[bool, _flag(OUTPUT, "--resume", "Continue an interrupted run into -o.")]
 ResumeStreams = Annotated[
     bool,
-    _flag(OUTPUT, "--resume", "Only write, into -o, the text of streams that were interrupted."),
+    _flag(
+        OUTPUT,
+        "--resume",
+        "Do not listen: write the text of interrupted streams into -o.",
+    ),
 ]
 Alternatives = Annotated[
-    int, _value(OUTPUT, "--alternatives", "N", "In JSON: each token's best N, 1 to 10.", False)
+    int,
+    _value(OUTPUT, "--alternatives", "N", "Add each token's best N to JSON, 1 to 10.", False),
 ]
 
-# How sound becomes text
+# Decoding
 Delay = Annotated[
     int | None,
     _value(
         DECODING,
         "--delay",
         "MS",
-        "How long to listen before a word is written: a multiple of 80 up to 2400.",
+        "Milliseconds to listen before a word is written: a multiple of 80 up to 2400.",
         "the model's, 480",
     ),
 ]
 Hotwords = Annotated[
     Path | None,
-    _value(DECODING, "--hotwords", "FILE", "Words and phrases to favour, one a line.", False),
+    _value(DECODING, "--hotwords", "FILE", "Words and phrases to favour, one per line.", False),
 ]
 HotwordBias = Annotated[
-    float | None, _value(DECODING, "--hotword-bias", "X", "How much: added to their logits.", "4")
+    float | None,
+    _value(DECODING, "--hotword-bias", "X", "How much to favour hotwords: added to logits.", "4"),
 ]
 Vad = Annotated[
-    bool, _flag(DECODING, "--vad", "Leave out words where nobody speaks, judged by loudness.")
+    bool,
+    _flag(DECODING, "--vad", "Leave out words written where nobody speaks, judged by loudness."),
 ]
 VadModel = Annotated[
     Path | None,
-    _value(DECODING, "--vad-model", "FILE", "The same, judged by Silero's model (5 or 6).", False),
+    _value(
+        DECODING, "--vad-model", "FILE", "Like --vad, judged by Silero's model (5 or 6).", False
+    ),
 ]
 NoBlankGuard = Annotated[
     bool,
-    _flag(DECODING, "--no-blank-guard", "Do not make words likelier after 16 s without any."),
+    _flag(
+        DECODING,
+        "--no-blank-guard",
+        "Turn off the blank guard, which makes words likelier after 16 s without any.",
+    ),
 ]
-Gain = Annotated[str, _value(DECODING, "--gain", "GAIN", "[b]auto[/] makes quiet files louder.")]
+Gain = Annotated[
+    str, _value(DECODING, "--gain", "GAIN", "[b]none[/], or [b]auto[/] to make quiet files louder.")
+]
 
-# Where it runs
+# Device and memory
 Device = Annotated[str, _value(DEVICE, "--device", "NAME", "auto, cpu, cuda, cuda:N or webgpu.")]
 AllowFallback = Annotated[
     bool, _flag(DEVICE, "--allow-fallback", "Let the CPU run what the device cannot.")
 ]
 Threads = Annotated[
-    int | None, _value(DEVICE, "--threads", "N", "CPU threads.", "one a core", min=1)
+    int | None, _value(DEVICE, "--threads", "N", "Number of CPU threads.", "one per core", min=1)
 ]
 BatchSize = Annotated[
     int,
@@ -237,26 +262,29 @@ BatchSize = Annotated[
         DEVICE,
         "--batch-size",
         "N",
-        "Files decoded together, on CPU or CUDA.",
+        "Number of files decoded together, on CPU or CUDA.",
         min=1,
         max=MOST_STREAMS,
     ),
 ]
 Context = Annotated[
-    int, _value(DEVICE, "--context", "N", "How much past is kept, in steps of 80 ms.")
+    int, _value(DEVICE, "--context", "N", "How much past the model sees, in steps of 80 ms.")
 ]
 Prepacked = Annotated[
     Path | None,
-    _value(DEVICE, "--prepacked", "FOLDER", "Keep weights packed here, to load faster.", False),
+    _value(DEVICE, "--prepacked", "FOLDER", "Keep prepacked weights here, to load faster.", False),
 ]
 
-# The page, and what is published
+# The page, and publishing
 Host = Annotated[
-    str, _value(None, "--host", "ADDRESS", "Address to listen on; 0.0.0.0 for every one.")
+    str,
+    _value(None, "--host", "ADDRESS", "Address to listen on; 0.0.0.0 for other devices too."),
 ]
-Port = Annotated[int, _value(None, "--port", "N", "0 takes a free one.", min=0, max=65535)]
+Port = Annotated[
+    int, _value(None, "--port", "N", "Port to listen on; 0 takes a free one.", min=0, max=65535)
+]
 Https = Annotated[
-    bool, _flag(None, "--https", "With a certificate of this machine's own: for other devices.")
+    bool, _flag(None, "--https", "Serve with a self-signed certificate, as other devices need.")
 ]
 AllowedHosts = Annotated[
     list[str] | None,
@@ -264,7 +292,7 @@ AllowedHosts = Annotated[
         None,
         "--allowed-host",
         "NAME",
-        "Another name that browsers call this computer by; several times.",
+        "Another host name of this computer that browsers use; repeatable.",
         False,
     ),
 ]
@@ -274,36 +302,41 @@ AllowedArtifacts = Annotated[
         None,
         "--allow-artifacts",
         "ORIGIN",
-        "Let links (?artifact=URL) load models from there, as https://example.org; several times.",
+        "Let links (?artifact=URL) load models from this origin, such as https://example.org; "
+        "repeatable.",
         "the page's own",
     ),
 ]
 NoOpen = Annotated[bool, _flag(None, "--no-open", "Do not open a browser.")]
-SiteFolder = Annotated[Path, _value(None, "--output -o", "FOLDER", "Where to write it.", False)]
-Space = Annotated[bool, _flag(None, "--space", "The page, as a static Space of the hub.")]
-Private = Annotated[bool, _flag(None, "--private", "Make a private repository.")]
+SiteFolder = Annotated[Path, _value(None, "--output -o", "FOLDER", "Folder to write to.", False)]
+Space = Annotated[
+    bool, _flag(None, "--space", "Make the page a static Space of the Hugging Face hub.")
+]
+Private = Annotated[bool, _flag(None, "--private", "Create the repository as private.")]
 BaseModel = Annotated[
     str | None,
     _value(
         None,
         "--base-model",
         "ORG/NAME",
-        "What it was exported from, for its card.",
-        "the released model, where it has that shape",
+        "The model it was exported from, for the model card.",
+        "the released model, if shapes agree",
     ),
 ]
 PublishDryRun = Annotated[
-    bool, _flag(None, "--dry-run", "Print the card and the files, and send nothing.")
+    bool, _flag(None, "--dry-run", "Print the model card and the files; upload nothing.")
 ]
 YesUpload = Annotated[bool, _flag(None, "--yes -y", "Upload without asking.")]
 
-# What is checked and measured
-Json = Annotated[bool, _flag(None, "--json", "Print JSON, with everything that is known.")]
+# Checks and measurements
+Json = Annotated[bool, _flag(None, "--json", "Print JSON, with all details.")]
 CheckHashes = Annotated[bool, _flag(None, "--check", "Also compare all files with their hashes.")]
-Hosts = Annotated[bool, _flag(None, "--hosts", "Show instead which programs tests have run it on.")]
+Hosts = Annotated[
+    bool, _flag(None, "--hosts", "Show instead which other programs its graphs were tested on.")
+]
 Checkpoint = Annotated[
     str | None,
-    _value(None, "--checkpoint", "SOURCE", "What it was exported from, to compare weights.", False),
+    _value(None, "--checkpoint", "SOURCE", "Its checkpoint, to compare weights with.", False),
 ]
 VerifyAudio = Annotated[
     list[str] | None,
@@ -311,7 +344,7 @@ VerifyAudio = Annotated[
         None,
         "--audio",
         "FILE",
-        "A recording, its text in a .txt beside it; several times.",
+        "A recording with its text in a .txt beside it; repeatable.",
         "the embedded samples",
     ),
 ]
@@ -321,8 +354,8 @@ Rungs = Annotated[
         None,
         "--rungs",
         "NUMBERS",
-        "Which checks: 0 files' hashes (always), 1 operators, 2 modules, 3 weights and graphs, "
-        "4 streams, 5 against floats, 6 words.",
+        "Checks to run: 0 files' hashes (always), 1 operators, 2 modules, 3 weights and graphs, "
+        "4 streams, 5 comparison with float weights, 6 words.",
     ),
 ]
 Require = Annotated[
@@ -331,7 +364,7 @@ Require = Annotated[
         None,
         "--require",
         "NUMBERS",
-        "End with 8 unless these ran as a whole and passed, as 0-6.",
+        "Exit with code 8 unless these checks ran in full and passed, such as 0-6.",
         False,
     ),
 ]
@@ -360,8 +393,9 @@ ReportFolder = Annotated[
     ),
 ]
 Repeat = Annotated[
-    int, _value(None, "--repeat", "N", "Runs; the fastest counts.", min=1, max=MOST_REPEATS)
+    int,
+    _value(None, "--repeat", "N", "Number of runs; the fastest counts.", min=1, max=MOST_REPEATS),
 ]
 Verbose = Annotated[
-    bool, _flag(None, "--verbose -v", "Also time loading and single calls, and see memory.")
+    bool, _flag(None, "--verbose -v", "Also measure loading, single calls and memory.")
 ]

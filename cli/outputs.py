@@ -1,4 +1,4 @@
-"""What transcripts are written as, and where: checked before the work, written after it."""
+"""Formats, names and folder of transcripts: checked before the work, written after it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ..errors import StorageError, UsageError
 from ..escaping import quoted
 from .terminal import info
 
-STDIN = "stdin"  # name of what standard input becomes
-NOT_JOINED = ("srt", "vtt", "tsv", "lrc")  # formats of one recording
+STDIN = "stdin"  # name of the outputs of standard input
+NOT_JOINED = ("srt", "vtt", "tsv", "lrc")  # formats that hold one recording only
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Formats of a transcript, and the folder that gets a file of each."""
+    """The formats of transcripts, and the folder that gets a file of each."""
 
     formats: tuple[str, ...]
     folder: Path | None = None  # None: the one format goes to stdout
 
     @classmethod
     def choose(cls, name: str, folder: Path | None) -> Outputs:
-        """Return the format of this name, or all.
+        """Return the outputs for the name of a format, or for `all`.
 
         Raises:
             UsageError: an unknown format, or several without a folder.
@@ -52,11 +52,11 @@ class Outputs:
 
     @property
     def shows_words(self) -> bool:
-        """Return whether stdout gets words as they come; else it gets the whole in its format."""
+        """Return whether stdout gets words as they are decoded; if not, the whole at the end."""
         return self.shown == "txt"
 
     def make_folder(self) -> None:
-        """Make the folder, if there is one to make.
+        """Make the output folder, if one is named.
 
         Raises:
             StorageError: it cannot be made.
@@ -73,18 +73,18 @@ class Outputs:
     def name(self, audio: list[str]) -> list[str]:
         """Return the name of each recording's outputs, without a format's suffix.
 
-        It is the recording's without its suffix; where that of another recording is the same, on
-        some file system, both keep their suffixes, and where these are the same too, both get a
-        number that depends on their paths alone. Names that are too long are shortened.
+        It is the recording's name without its suffix. Recordings whose names would then be the
+        same on some file system keep their suffixes; where these are the same too, both names get
+        a checksum of their paths. Names that are too long are shortened.
 
         Raises:
-            UsageError: a recording that is named twice, several of which standard output gets in a
-                format of one, or one that an output would replace.
+            UsageError: a recording is named twice or would be replaced by an output, or standard
+                output would get several recordings in a format that holds one.
         """
         if self.folder is None:
             if len(audio) > 1 and self.shown in NOT_JOINED:
                 raise UsageError(
-                    f"{self.shown} on standard output is of one recording, not of {len(audio)}: "
+                    f"{self.shown} on standard output holds one recording, not {len(audio)}: "
                     "add --output-dir FOLDER"
                 )
             return [_stem(path) for path in audio]
@@ -104,31 +104,35 @@ class Outputs:
         return names
 
     def paths(self, name: str) -> list[Path]:
-        """Return the files that a recording becomes."""
+        """Return the output files of a name, one per format; none without a folder."""
         return [self.folder / f"{name}.{kind}" for kind in self.formats] if self.folder else []
 
     def are_written(self, name: str) -> bool:
-        """Tell whether there is a file of each format."""
+        """Return whether the output files of all formats exist."""
         return all(path.is_file() for path in self.paths(name))
 
     def is_taken(self, name: str) -> bool:
-        """Tell whether there is a file of any format."""
+        """Return whether an output file of any format exists."""
         from ..runtime.text.captions import FORMATS
 
         return any(path.exists() for path in Outputs(FORMATS, self.folder).paths(name))
 
     def require_places(self, name: str) -> None:
-        """Look for what keeps outputs from being written, before the work.
+        """Refuse a name whose outputs cannot be written, before the work.
 
         Raises:
-            StorageError: a folder stands in the place of one.
+            StorageError: a folder stands where an output file would.
         """
         for path in self.paths(name):
             if path.is_dir():
                 raise StorageError(f"{path}: cannot be written (Is a directory)")
 
     def write(self, name: str, texts: dict[str, str]) -> None:
-        """Write each format's text into the folder, whole or not at all."""
+        """Write each format's text into the folder; each file is written whole or not at all.
+
+        Raises:
+            StorageError: the disk is full, or the folder cannot be written.
+        """
         from ..files import atomic_write
 
         if self.folder is not None:
@@ -137,7 +141,7 @@ class Outputs:
 
 
 def is_stream(path: str) -> bool:
-    """Tell whether a recording can be read only once: standard input, a pipe, a device."""
+    """Return whether a recording can be read only once: standard input, a pipe or a device."""
     if path == "-":
         return True
     with suppress(OSError, ValueError):
@@ -147,12 +151,12 @@ def is_stream(path: str) -> bool:
 
 
 def shown_name(path: str) -> str:
-    """Return a recording's name as text: bytes that are no UTF-8 are escaped."""
+    """Return a recording's path as text, in which bytes that are not UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _distinct(audio: list[str]) -> list[str]:
-    """Return names of which no two are the same where case and composition do not count."""
+    """Return output names of which no two differ only in case or Unicode composition."""
     names = [_stem(path) for path in audio]
     while True:
         counts = Counter(map(_folded, names))
@@ -165,7 +169,7 @@ def _distinct(audio: list[str]) -> list[str]:
             for i in files
             if names[i] == _stem(audio[i]) and (name := Path(audio[i]).name) != names[i]
         }
-        if not longer:  # the same in another folder, or in other letters: their paths differ
+        if not longer:  # in other folders, or in other case: paths tell them apart
             longer = {i: f"{names[i]}.{zlib.crc32(os.fsencode(audio[i])):08x}" for i in files}
             if len({os.fsencode(audio[i]) for i in clashes}) < len(clashes):
                 raise UsageError(f"{audio[clashes[0]]}: is named twice, and can be written once")
@@ -183,7 +187,7 @@ def _folded(name: str) -> str:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what one file has under all of its names; None where there is none."""
+    """Return a file's device and inode, the same for all its names; None if there is none."""
     with suppress(OSError, ValueError):
         status = path.stat()
         if stat.S_ISREG(status.st_mode):

@@ -1,4 +1,4 @@
-"""Print what an export or a download will take, before it begins."""
+"""Print the disk, memory and time that an export or a download needs, before it begins."""
 
 from __future__ import annotations
 

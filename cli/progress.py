@@ -1,4 +1,4 @@
-"""Draw on stderr how downloads, exports and checks go on; count how far files have come."""
+"""Draw the progress of downloads, exports and checks on stderr, and measure that of files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class StatusSpinner:
-    """Shows what is being checked."""
+    """A spinner on stderr that names the current step."""
 
     def __enter__(self) -> StatusSpinner:
         is_utf = stderr.encoding.startswith("utf")
@@ -29,7 +29,7 @@ class StatusSpinner:
         return self
 
     def show(self, message: str) -> None:
-        """Turn to the next step."""
+        """Show the next step."""
         self.status.update(styled(message))
 
     def __exit__(self, *error) -> None:
@@ -37,7 +37,7 @@ class StatusSpinner:
 
 
 class DownloadProgress:
-    """Shows a bar for every download that has something to bring: file, bytes, rate, time left."""
+    """A progress bar for each download that transfers something: file, bytes, rate, time left."""
 
     def __init__(self):
         self.bar = None
@@ -46,7 +46,7 @@ class DownloadProgress:
         return self
 
     def update(self, progress: hub.Progress) -> None:
-        """Show how far a download is."""
+        """Show the progress of a download."""
         self.bar = self.bar or self._start()
         what = Path(progress.file).name or "waiting for another download of the same"
         if progress.wait:
@@ -80,7 +80,7 @@ class DownloadProgress:
 
 
 class ExportProgress:
-    """Shows a bar for each graph: its tensor and bytes."""
+    """A progress bar for each graph: bytes, time, current tensor."""
 
     def __enter__(self) -> ExportProgress:
         from rich import progress as rich
@@ -98,7 +98,7 @@ class ExportProgress:
         return self
 
     def update(self, progress: ExportedSoFar) -> None:
-        """Show how far the graphs are."""
+        """Show the progress of the graphs that are written."""
         if progress.graphs not in self.tasks:
             names = ", ".join(Path(graph).stem for graph in progress.graphs)
             task = self.bar.add_task(one_line(names), total=None, tensor="tracing")
@@ -113,46 +113,50 @@ class ExportProgress:
 
 
 class FilesProgress:
-    """Counts how far files have come, by their seconds of audio.
+    """The progress through several files, measured in seconds of audio.
 
-    How long a file is that was not opened yet is estimated by its bytes, as those of its kind were.
+    The length of a file that is not opened yet is estimated from its size and its suffix: opened
+    files with that suffix tell how many seconds a byte holds.
     """
 
     def __init__(self, paths: list[str], clock: Callable[[], float] = perf_counter):
         self.files, self.files_done, self.seconds_done = len(paths), 0, 0.0
-        self.name, self.position, self.duration = "", 0.0, 0.0  # of the file at hand; seconds
-        self.start = 0.0  # where the work on it began
+        self.name, self.position, self.duration = "", 0.0, 0.0  # of the current file; in seconds
+        self.start = 0.0  # where the work on the current file began, in seconds
         self.clock, self.began = clock, clock()
         self._sizes = [(Path(path).suffix.lower(), _size(path)) for path in paths]
-        self._seconds: dict[int, float] = {}  # by their number, of those that were opened
+        self._seconds: dict[int, float] = {}  # to transcribe, of opened files, by their number
 
     def know(self, number: int, seconds: float) -> None:
-        """Take note of how much of a file is to do, counted from 1; nothing where it failed."""
+        """Record how many seconds of a file are to be transcribed; 0 if it has failed.
+
+        Files are numbered from 1.
+        """
         self._seconds[number] = seconds
 
     def begin(self, source: AudioSource, start: float = 0.0) -> None:
-        """Turn to the next file, of which so many seconds were done before."""
+        """Make a file the current one, of which `start` seconds were transcribed earlier."""
         self.name, self.duration = Path(source.name).name, source.duration
         self.position = self.start = start
 
     def finish(self, seconds: float) -> None:
-        """Count a file as done, of which so many seconds were to do."""
+        """Count the current file as done, of which `seconds` were transcribed."""
         self.files_done, self.seconds_done = self.files_done + 1, self.seconds_done + seconds
         self.name, self.position, self.start, self.duration = "", 0.0, 0.0, 0.0
 
     @property
     def seconds(self) -> float:
-        """Return the seconds of audio that are done."""
+        """Return the seconds of audio transcribed so far."""
         return self.seconds_done + max(0.0, min(self.position, self.duration) - self.start)
 
     @property
     def speed(self) -> float:
-        """Return the seconds of audio done in a second."""
+        """Return the seconds of audio transcribed per second."""
         return self.seconds / max(self.clock() - self.began, 1e-9)
 
     @property
     def total_seconds(self) -> float:
-        """Return the seconds of all files, as far as they can be known."""
+        """Return the seconds of audio in all files, estimated for those not opened yet."""
         known, sizes = dict[str, float](), dict[str, int]()  # by suffix
         for number, seconds in self._seconds.items():
             suffix, size = self._sizes[number - 1]
@@ -168,15 +172,15 @@ class FilesProgress:
 
     @property
     def total(self) -> str:
-        """Return what is done of all files, and how fast."""
+        """Return how much audio is transcribed and how fast, for people."""
         return f"{format_time(self.seconds)} of audio at {self.speed:.1f} times its speed"
 
     def line(self, columns: int, encoding: str = "utf-8") -> str:
-        """Return a bar, the share that is done, the time left, and where in which file that is.
+        """Return a status line: bar, percentage, time left, position in the current file.
 
         Args:
-            columns: of the terminal; what matters least stands at the end, where it is cut.
-            encoding: of the terminal, which may lack what bars are made of.
+            columns: of the terminal, at whose end the line is cut; what matters least stands last.
+            encoding: of the terminal, which may lack the characters of the bar.
         """
         whole = self.total_seconds
         share = self.seconds / whole if whole else 0.0
@@ -196,7 +200,7 @@ class FilesProgress:
 
 
 def _size(path: str) -> int:
-    """Return the bytes of a file; 0 of one that says nothing, as a pipe."""
+    """Return a file's size in bytes; 0 if it has none, such as a pipe."""
     try:
         return os.stat(path).st_size  # noqa: PTH116, "-" is no file of this name
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""`voxtral-onnx publish`: an artifact, or the page with it, to the Hugging Face hub."""
+"""The command `voxtral-onnx publish`, which uploads an artifact or the page to the hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def publish(
     dry_run: options.PublishDryRun = False,
     yes: options.YesUpload = False,
 ) -> None:
-    """Upload an artifact with a model card, or the page with it; prints the address."""
+    """Upload an artifact with a model card, or the page with it; print the address."""
     from huggingface_hub.utils import disable_progress_bars
 
     from ..manifest import Manifest
@@ -25,6 +25,7 @@ def publish(
     from .models import find_model
     from .progress import StatusSpinner
 
+    # Plan the upload
     folder = find_model(artifact, list(PRECISIONS[:1]) if space else ["all"], offline)
     with StatusSpinner() as steps:
         steps.show("comparing the files with their hashes")
@@ -36,6 +37,7 @@ def publish(
             write_line(f"{size:>15,}  {name}")
         return
 
+    # Tell who will read what, and ask
     readers = "for you and those you let in" if private else "for everyone to read"
     terms = Manifest.read(folder).license or "terms that the artifact does not name"
     size = format_size(sum(sizes.values()))
@@ -47,12 +49,13 @@ def publish(
             "nothing is uploaded without being asked for: add --yes, or --dry-run to see it",
         )
 
+    # Upload, telling of each file
     def show(name: str, done: int, total: int) -> None:
         info(
             f"{name}: {format_size(sizes[name])}; {format_size(done)} of {format_size(total)} sent"
         )
 
     if not stderr.is_terminal:
-        disable_progress_bars()  # huggingface_hub's own, one a file
+        disable_progress_bars()  # huggingface_hub's own, one per file
     url = publication.upload(private=private, on_file=show)
     write_line(url)

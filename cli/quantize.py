@@ -1,4 +1,4 @@
-"""`voxtral-onnx quantize`: fewer bits, by a recipe."""
+"""The command `voxtral-onnx quantize`, which quantises a model by a recipe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def quantize(
     offline: options.Offline = False,
     threads: options.Threads = None,
 ) -> None:
-    """Quantise a model by a recipe; prints the new artifact's folder."""
+    """Quantise a model by a recipe; print the new artifact's folder."""
     from .checkpoints import fetch_checkpoint, require_export_packages
     from .plans import print_plan
     from .progress import ExportProgress
@@ -32,6 +32,7 @@ def quantize(
     from ..exporter.quantize import check_precisions, open_source, output_folder
     from ..exporter.quantize import quantize as run_quantize
 
+    # Find the source, a checkpoint or an artifact
     names = split_names(precision)
     check_precisions(names)
     size = parse_size(shard_size)
@@ -53,6 +54,7 @@ def quantize(
         print_plan(plan_export(checkpoint, folder, **settings, threads=threads))
         return
 
+    # Quantise
     with ExportProgress() as bar:
         run_quantize(checkpoint, folder, **settings, threads=threads, on_progress=bar.update)
     if as_json:

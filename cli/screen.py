@@ -1,4 +1,4 @@
-"""Show words as they come, and below them, on a terminal, how the work goes on."""
+"""Show words on stdout as they are decoded and, on a terminal, a status line below them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from ..runtime.audio.microphone import Microphone
     from ..runtime.live import StreamMetrics
 
-WORD_COLUMN = 70  # of a terminal, behind which a live line is broken at the next space
+WORD_COLUMN = 70  # a line of words that passes it is broken at the next space
 
 
 class WordPrinter:
-    """Writes text to stdout as it comes, without the space that the first word begins with."""
+    """A printer of words to stdout, which leaves out the space before the first one."""
 
     def __init__(self):
         self.begun = False
 
     def show(self, text: str) -> None:
-        """Write the next piece."""
+        """Write the next piece of text."""
         if text and not self.begun:
             self.begun = True
             text = text.removeprefix(" ")
@@ -37,14 +37,14 @@ class WordPrinter:
 
 
 class LiveScreen:
-    """Shows words on stdout, and below them, where stderr is a terminal, how the work goes on."""
+    """Words on stdout with a status line below them, which is drawn where stderr is a terminal."""
 
     def __init__(self, status: Callable[[int], str]):
-        """Begin; `status` returns a line about the work, for a terminal of so many columns."""
+        """Take a function that returns the status line for a terminal of so many columns."""
         self.status, self.words = status, WordPrinter()
         self.lock, self.ended = threading.Lock(), threading.Event()
-        self.column = 0  # of the cursor, where both are one terminal
-        self.columns = 0  # of the terminal, when it was last asked
+        self.column = 0  # of the cursor, if stdout and stderr share a terminal
+        self.columns = 0  # of the terminal, when it was last measured
         self.shares = sys.stdout.isatty() and stderr.is_terminal
 
     def __enter__(self) -> Self:
@@ -60,7 +60,7 @@ class LiveScreen:
             self._show_status("")
 
     def show(self, text: str) -> None:
-        """Add to the words; lines are broken by us, because the line below them must be known."""
+        """Append words; lines are broken here, so that the place of the status line is known."""
         from ..runtime.text.captions import columns
 
         if not self.shares:
@@ -78,7 +78,7 @@ class LiveScreen:
                     self.column += columns(character)
 
     def info(self, message: str | VoxtralOnnxError) -> None:
-        """Print a line of its own on stderr."""
+        """Print a note or an error as a line on stderr."""
         with self.lock:
             self._clear()
             info(message) if isinstance(message, str) else print_error(message)
@@ -90,14 +90,14 @@ class LiveScreen:
             write(text)
 
     def end(self, text: str) -> None:
-        """Show the last words, of a file or of all; those of the next one begin a line."""
+        """Show the last words of a file and end their line; the next file begins a new one."""
         self.show(text)
         with self.lock:
             send("\x1b[J\n" if self.shares else "\n")
             self.column, self.words = 0, WordPrinter()
 
     def _clear(self) -> None:
-        """Begin a line, and clear what shows how the work goes on."""
+        """Move to the beginning of a line, and erase the status line."""
         if self.shares:
             send("\n" * bool(self.column) + "\x1b[J")
             self.column = 0
@@ -105,17 +105,19 @@ class LiveScreen:
             draw("\r\x1b[J")
 
     def _measure(self) -> None:
-        """Ask how wide the terminal is; in one of another width than before, begin a line."""
+        """Measure the terminal's width; if it has changed, begin a new line."""
         if (columns := terminal_columns()) != self.columns and self.column:
-            send("\x1b[J\n")  # its lines may have been broken anew, by the terminal
+            send("\x1b[J\n")  # the terminal may have broken its lines anew
             self.column = 0
         self.columns = columns
 
     def _draw(self) -> None:
+        """Redraw the status line four times a second, until the end."""
         while not self.ended.wait(0.25):
             self._show_status(self.status(terminal_columns()))
 
     def _show_status(self, line: str) -> None:
+        """Draw the status line below the words, and return the cursor to them."""
         with self.lock:
             if self.shares:
                 self._measure()
@@ -125,7 +127,7 @@ class LiveScreen:
 
 
 class FilesScreen(LiveScreen):
-    """Shows the words of several files."""
+    """The screen of several files, whose status line is their progress."""
 
     def __init__(self, paths: list[str]):
         self.files = FilesProgress(paths)
@@ -133,13 +135,13 @@ class FilesScreen(LiveScreen):
 
 
 def live_line(metrics: StreamMetrics) -> str:
-    """Return a line about a live stream: its level, and how it keeps up."""
+    """Return the status line of a live stream: its level, and whether transcription keeps up."""
     levels = " ▁▂▃▄▅▆▇█" if stderr.encoding.startswith("utf") else " .:|#"
     return f"{levels[min(len(levels) - 1, int(metrics.level * len(levels)))]} {metrics}"
 
 
 class PauseKey:
-    """Pauses a microphone when space or p is pressed on a terminal, and lets it go on."""
+    """A key handler: space or p on a terminal pauses a microphone, and resumes it."""
 
     def __init__(self, microphone: Microphone | None, screen: LiveScreen, metrics: StreamMetrics):
         self.microphone, self.screen, self.metrics = microphone, screen, metrics
@@ -169,12 +171,13 @@ class PauseKey:
         os.close(self.end)
         self.reading.join()
         os.close(self.ended)
-        with suppress(termios.error):  # the terminal has gone
+        with suppress(termios.error):  # the terminal was closed
             termios.tcsetattr(self.terminal, termios.TCSADRAIN, self.settings)
         if seconds := self.microphone.dropped_seconds:
             info(f"{seconds:.1f} s dropped in pauses")
 
     def _read(self, terminal: int, microphone: Microphone) -> None:
+        """Read keys until the block ends, and pause or resume the microphone."""
         from select import select
 
         while self.ended not in select([terminal, self.ended], [], [])[0]:
@@ -182,12 +185,12 @@ class PauseKey:
                 key = os.read(terminal, 1)
             except OSError:
                 key = b""
-            if not key:  # the terminal has gone
+            if not key:  # the terminal was closed
                 return
             if key in b" pP":
                 microphone.is_paused = not microphone.is_paused
                 self.metrics.is_paused = microphone.is_paused
                 if microphone.is_paused:
-                    self.screen.info("paused: what is said now is dropped; space goes on")
+                    self.screen.info("paused: what is said now is dropped; press space to go on")
                 else:
                     self.screen.info(f"on again; {microphone.dropped_seconds:.1f} s dropped so far")

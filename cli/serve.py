@@ -1,4 +1,4 @@
-"""`voxtral-onnx serve`: the page on this machine."""
+"""The command `voxtral-onnx serve`, which serves the page on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def serve(
     allow_artifacts: options.AllowedArtifacts = None,
     no_open: options.NoOpen = False,
 ) -> None:
-    """Open a page that transcribes in a browser tab; the model runs there."""
+    """Serve and open a page that transcribes in the browser; the model runs there."""
     import webbrowser
     from contextlib import ExitStack
 
@@ -31,12 +31,13 @@ def serve(
     from .streams import claim_stdout, is_taken_by_stdout
     from .values import split_names
 
+    # Find the artifact
     claim_stdout(is_only_place=False)
     names = split_names(precision)
     folder = find_model(artifact, names or list(PRECISIONS[:1]), offline)
     if names is None and (absent := absent_precisions(folder)):
         info(
-            f"{', '.join(absent)} is not here, which browsers without float16 on the GPU need: "
+            f"{', '.join(absent)} is not here; browsers without float16 on the GPU need it: "
             f"--precision {','.join(PRECISIONS)}"
         )
 
@@ -51,6 +52,7 @@ def serve(
         if not no_open:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
+    # Check the files, and serve until Ctrl-C
     with ExitStack() as until_ready:
         steps = until_ready.enter_context(StatusSpinner())
         steps.show("comparing the files with their hashes")

@@ -1,4 +1,4 @@
-"""Understand whisper's options, and say why one that the model cannot have is none.
+"""Accept whisper's spelling of options, and say why options without a counterpart are refused.
 
 Options are written with hyphens or, as whisper's, with underscores. The names are those of
 openai-whisper and of the programs around faster-whisper and whisperx.
@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..escaping import quoted
 from .terminal import info
 
-# Options of other programs, by what is to be said of them
+# Options of other programs, by the reason why they are refused
 REASONS = {
     "the model detects the language by itself, and cannot be told one": (
         "--language",
@@ -42,7 +42,7 @@ REASONS = {
         "--diarize-model",
         "--speaker-embeddings",
     ),
-    "text is written while it is spoken, so the likeliest token is taken: no samples, no beams": (
+    "text is written while it is spoken, so the likeliest token is taken: no sampling, no beams": (
         "--temperature",
         "--temperature-increment-on-fallback",
         "--best-of",
@@ -67,7 +67,7 @@ REASONS = {
         "--no-speech-threshold",
         "--hallucination-silence-threshold",
     ),
-    "--vad judges by loudness, --vad-model PATH by Silero's model; neither has anything to set": (
+    "--vad judges by loudness, --vad-model PATH by Silero's model; neither has settings": (
         "--vad-method",
         "--vad-onset",
         "--vad-offset",
@@ -105,7 +105,7 @@ REASONS = {
         "--model-directory",
         "--download-root",
     ),
-    "the numbers that a model computes in are its artifact's; --precision chooses among them": (
+    "an artifact has fixed number formats; --precision chooses among them": (
         "--compute-type",
         "--quantization",
     ),
@@ -113,10 +113,13 @@ REASONS = {
     "use --offline": ("--local-files-only", "--model-cache-only"),
     "use --batch-size N": ("--batched", "--num-workers"),
     "use --threads N": ("--cpu-threads",),
-    "a terminal shows progress always, and nothing else does": ("--print-progress",),
+    "progress is always shown on a terminal, and nowhere else": ("--print-progress",),
     "words have no colours; --json says how likely each segment is": ("--print-colors",),
     "speech as it is spoken is what `voxtral-onnx listen` transcribes": ("--live-transcribe",),
-    "a stream is kept from Python, with Stream.save": ("--checkpoint", "--checkpoint-every"),
+    "the state of a stream is saved from Python, with Stream.save": (
+        "--checkpoint",
+        "--checkpoint-every",
+    ),
     "it is the default; --no-blank-guard turns it off": ("--blank-guard",),
 }
 UNSUPPORTED = {name: reason for reason, names in REASONS.items() for name in names}
@@ -132,7 +135,7 @@ OF_LISTEN = (
 
 VAD = "it judges by loudness and takes no value; name Silero's model with --vad-model PATH"
 
-# Values that ask for what is done anyway, of options that are refused with another one
+# Values that ask for what this program does anyway; other values of the option are refused
 USUAL = {"--task": "transcribe"} | dict.fromkeys(
     (
         "--batched",
@@ -148,7 +151,7 @@ USUAL = {"--task": "transcribe"} | dict.fromkeys(
     ),
     "false",
 )
-# Options that are True or False there: what stands here in the place of one that is True
+# Whisper's options that take True or False, and what replaces one that is True
 SWITCHES = {
     "--word-timestamps": [],  # segments have times always
     "--verbose": [],  # words are shown always
@@ -158,17 +161,17 @@ SWITCHES = {
 
 
 def with_hyphens(name: str) -> str:
-    """Return an option's name, without its first hyphens, with hyphens in place of underscores."""
+    """Return an option's name with hyphens in place of underscores."""
     return name.replace("_", "-")
 
 
 def option_name(argument: str) -> str:
-    """Return the name of the long option that an argument is, or nothing."""
+    """Return the name of a long option, without its value; empty for any other argument."""
     return with_hyphens(argument.partition("=")[0]) if argument.startswith("--") else ""
 
 
 def refuse(arguments: list[str], reasons: dict[str, str]) -> None:
-    """Refuse options that are none, saying why.
+    """Refuse options that this program does not have, with the reason.
 
     Raises:
         UsageError: one of them is given.
@@ -179,7 +182,7 @@ def refuse(arguments: list[str], reasons: dict[str, str]) -> None:
 
 
 def refuse_vad_value(arguments: list[str]) -> None:
-    """Refuse a value of --vad: a model behind it would be taken for a recording.
+    """Refuse a value of --vad, because a model's path after it would be taken for a recording.
 
     Raises:
         UsageError: there is one.
@@ -191,7 +194,7 @@ def refuse_vad_value(arguments: list[str]) -> None:
 
 
 def leave_out_usual(arguments: list[str]) -> list[str]:
-    """Return arguments without options whose value asks for what is done anyway."""
+    """Return arguments without options whose value asks for what this program does anyway."""
     kept, left = list[str](), arguments[::-1]
     while left:
         argument = left.pop()
@@ -210,7 +213,7 @@ def refuse_empty(arguments: list[str]) -> None:
     """Refuse an argument or an option's value that is empty.
 
     Raises:
-        UsageError: which of them it is.
+        UsageError: one is empty; the message names it.
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
     for number, argument in enumerate(arguments):
@@ -226,7 +229,7 @@ def refuse_empty(arguments: list[str]) -> None:
 
 
 def refuse_formats(arguments: list[str]) -> None:
-    """Refuse several formats, of which the last would be written alone.
+    """Refuse several output formats, of which only the last would be written.
 
     Raises:
         UsageError: there are several.
@@ -240,7 +243,7 @@ def refuse_formats(arguments: list[str]) -> None:
 
 
 def replace_switches(arguments: list[str]) -> list[str]:
-    """Return arguments without whisper's switches; a True or False behind one is no file.
+    """Return arguments with whisper's switches replaced, and their True or False removed.
 
     Raises:
         UsageError: a switch has another value.
@@ -258,20 +261,18 @@ def replace_switches(arguments: list[str]) -> list[str]:
         if value.lower() not in ("", "true", "false"):
             raise UsageError(f"{name}: expected True or False, got {quoted(value)}")
         if name == "--fp16":
-            info(
-                "note: --fp16 changes nothing; --precision chooses the numbers that are computed in"
-            )
+            info("note: --fp16 changes nothing; --precision chooses the number format")
         if value.lower() != "false":
             replaced += SWITCHES[name]
     return replaced
 
 
 class Program(TyperGroup):
-    """The program, which has `listen --stdin` in its first spelling too, `transcribe --stdin`."""
+    """The program's group of commands, in which `transcribe --stdin` means `listen --stdin`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse arguments, of which none may be empty: a path would be the folder one is in."""
-        if not ctx.resilient_parsing:  # which completion asks for
+        """Parse arguments; an empty one is refused, as its path would be the working folder."""
+        if not ctx.resilient_parsing:  # set for shell completion
             refuse_empty(args)
         return super().parse_args(ctx, args)
 
@@ -284,14 +285,14 @@ class Program(TyperGroup):
 
 
 class SpeechCommand(TyperCommand):
-    """A command that whisper has too."""
+    """A command that also accepts whisper's options."""
 
-    elsewhere: ClassVar[dict[str, str]] = {}  # options that another command has
+    elsewhere: ClassVar[dict[str, str]] = {}  # reasons to refuse options of another command
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse arguments up to `--` in whisper's spelling as well."""
+        """Parse arguments; those before `--` may be in whisper's spelling."""
         end = args.index("--") if "--" in args else len(args)
-        if not ctx.resilient_parsing:  # which completion asks for
+        if not ctx.resilient_parsing:  # set for shell completion
             given = leave_out_usual(args[:end])
             refuse(given, UNSUPPORTED | self.elsewhere)
             refuse_vad_value(given)
@@ -301,13 +302,13 @@ class SpeechCommand(TyperCommand):
 
 
 class TranscribeCommand(SpeechCommand):
-    """The command for files."""
+    """The command `transcribe`, which refuses options of `listen`."""
 
     elsewhere: ClassVar = dict.fromkeys(OF_LISTEN, LISTEN)
 
 
 class ListenCommand(SpeechCommand):
-    """The command for speech as it is spoken."""
+    """The command `listen`, which refuses files and options of `transcribe`."""
 
     elsewhere: ClassVar = {
         **dict.fromkeys(
@@ -318,7 +319,7 @@ class ListenCommand(SpeechCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments, and refuse files."""
-        ctx.allow_extra_args = True  # which would be refused with less of a sentence
+        ctx.allow_extra_args = True  # so that the refusal below names the command for files
         files = super().parse_args(ctx, args)
         if files and not ctx.resilient_parsing:
             raise UsageError(f"{files[0]}: {TRANSCRIBE}")

@@ -1,7 +1,7 @@
-"""Standard input, output and error that are always there, and say in our words what they cannot do.
+"""Standard streams that are always there, and whose failures become our messages and exit codes.
 
-A program may be started without any of them, with a full disk or a reader that leaves behind them,
-and with an encoding of few characters.
+A program may be started without some of them, with a full disk or a reader that leaves at their
+other end, and with an encoding of few characters.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from .exit_codes import NO_READER
 
 
 class Outlet(io.RawIOBase):
-    """The end of standard output or error; once it cannot be written, what follows is dropped."""
+    """The end of standard output or error; after it has failed, what is written is dropped."""
 
     def __init__(self, raw: Any, *, is_result: bool):
-        """Stand before a raw stream, or for one that is not there, None."""
+        """Wrap a raw stream; None stands for one that the program was started without."""
         self._raw, self._is_ended = raw, False
-        self.is_result = is_result  # a failure ends the program; else it goes on without
+        self.is_result = is_result  # whether a failure ends the program
         self.failure: OSError | None = None
 
     @property
     def is_absent(self) -> bool:
-        """Return whether the program was started without it."""
+        """Return whether the program was started without this stream."""
         return self._raw is None
 
     @property
     def exit_code(self) -> int:
-        """Return the exit code of a failure."""
+        """Return the exit code of the failure: that of a reader that left, or of storage."""
         left = isinstance(self.failure, BrokenPipeError)
         return NO_READER if left else StorageError.exit_code
 
     def write(self, data: Any) -> int:
-        """Write what can be written at once.
+        """Write bytes, and return how many were taken; after a failure, all are dropped.
 
         Raises:
-            SystemExit: a result cannot be written; nothing that keeps errors of files keeps it.
+            SystemExit: a result cannot be written; no handler of one file's errors catches this.
         """
         if self.failure is None:
             try:
@@ -51,7 +51,7 @@ class Outlet(io.RawIOBase):
             except OSError as error:
                 self.failure = error
         if self.is_result and not self._is_ended:
-            self._is_ended = True  # the interpreter flushes once more
+            self._is_ended = True  # raised once: the interpreter flushes again at its end
             raise SystemExit(self.exit_code)
         return len(data)
 
@@ -65,27 +65,27 @@ class Outlet(io.RawIOBase):
         return count
 
     def writable(self) -> bool:
-        """Return that it is, whatever becomes of it."""
+        """Return True, after a failure too."""
         return True
 
     def isatty(self) -> bool:
-        """Return whether it is a terminal."""
+        """Return whether the stream is a terminal."""
         return self._raw is not None and self._raw.isatty()
 
     def fileno(self) -> int:
-        """Return the descriptor.
+        """Return the file descriptor.
 
         Raises:
-            OSError: it has none.
+            OSError: there is none.
         """
         return super().fileno() if self._raw is None else self._raw.fileno()
 
 
 class NoInput(io.RawIOBase):
-    """Standard input of a program that was started without."""
+    """The standard input of a program that was started without one; it refuses to be read."""
 
     def readable(self) -> bool:
-        """Return that it can be asked."""
+        """Return True, so that readers ask for data and get the error."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -97,22 +97,22 @@ class NoInput(io.RawIOBase):
         raise AudioError("standard input is closed: name a file, or give it one: < FILE")
 
     def fileno(self) -> int:
-        """Refuse to be read; as `readinto`."""
+        """Refuse to be read, as `readinto` does."""
         return self.readinto(b"")
 
 
 def require_stdin() -> None:
-    """Refuse to read standard input where there is none.
+    """Require standard input.
 
     Raises:
-        AudioError: it is closed.
+        AudioError: the program was started without it.
     """
     if isinstance(getattr(getattr(sys.stdin, "buffer", None), "raw", None), NoInput):
         sys.stdin.fileno()
 
 
 def own_streams() -> None:
-    """Put streams of ours into the places of the standard ones; what stands in for them stays."""
+    """Replace the standard streams by ours; streams that a caller has put there stay."""
     _occupy_descriptors()
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(NoInput()), "utf-8")
@@ -124,23 +124,24 @@ def own_streams() -> None:
 
 
 def claim_stdout(*, is_only_place: bool) -> None:
-    """Say whether a result has no other place than standard output.
+    """Set whether standard output is the only place that gets a result.
 
-    If it has, what standard output cannot take shows in the exit code, after the work.
+    A failure of the only place ends the program at once; another one shows in the exit code, after
+    the work.
 
     Raises:
-        StorageError: it has none, and the program was started without standard output.
+        StorageError: it is the only place, and the program was started without it.
     """
     if (outlet := stdout_outlet()) is None:
         return
     outlet.is_result = is_only_place
     if outlet.is_absent and is_only_place:
-        outlet.is_result = False  # said here
+        outlet.is_result = False  # reported here, and not again at the end
         raise StorageError("standard output is closed: add --output-dir FOLDER for the text")
 
 
 def stdout_outlet() -> Outlet | None:
-    """Return the end of standard output, or None where something stands in for it."""
+    """Return the end of standard output, or None if a caller has put another stream there."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return raw if isinstance(raw, Outlet) else None
 
@@ -153,15 +154,15 @@ def is_taken_by_stdout() -> bool:
 
 
 def escaped_in() -> str | None:
-    """Return the encoding of standard output if it lacked characters, which became escapes."""
+    """Return the encoding of standard output if characters had to be escaped in it."""
     return sys.stdout.encoding if _escaped else None
 
 
-_escaped: list[str] = []  # what standard output lacked
+_escaped: list[str] = []  # the last characters that standard output's encoding lacked
 
 
 def _escape(error: UnicodeError, *, is_said: bool) -> tuple[str, int]:
-    r"""Return characters that an encoding lacks as JSON writes them, \u00e9: JSON stays JSON."""
+    r"""Return characters that an encoding lacks as JSON's escapes, \u00e9: JSON stays valid."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
@@ -171,10 +172,11 @@ def _escape(error: UnicodeError, *, is_said: bool) -> tuple[str, int]:
 
 
 def _owned(stream: Any, errors: str, *, is_result: bool) -> Any:
+    """Return a text stream over an `Outlet` for a standard stream; one of a caller's as it is."""
     raw, encoding, has_lines = None, "utf-8", False
     if stream is not None:
         buffer = getattr(stream, "buffer", None)
-        raw = getattr(buffer, "raw", buffer)  # unbuffered, it has only the one
+        raw = getattr(buffer, "raw", buffer)  # an unbuffered stream has no other
         if not isinstance(stream, io.TextIOWrapper) or not isinstance(raw, io.RawIOBase):
             return stream
         with suppress(OSError):
@@ -185,12 +187,15 @@ def _owned(stream: Any, errors: str, *, is_result: bool) -> Any:
 
 
 def _occupy_descriptors() -> None:
-    """Let no file that is opened later become descriptor 0, 1 or 2, into which libraries write."""
+    """Fill closed descriptors 0, 1 and 2, so that no file opened later becomes one of them.
+
+    Libraries write to these descriptors, whatever they are.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The wrong way round, so that using it fails as if it were closed
+            # Opened in the wrong direction, so that using it fails as if it were closed
             mode = os.O_RDONLY if descriptor else os.O_WRONLY
             opened = os.open(os.devnull, mode)
             if opened != descriptor:

@@ -1,4 +1,4 @@
-"""Print what commands found: artifacts, hosts, certificates, checks, measurements, timings."""
+"""Print results of commands: artifacts, hosts, certificates, checks, measurements, timings."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from ..verification.certificate import Certificate, Standing
     from ..verification.evaluation.evaluate import Evaluation
 
-# Others are yellow: what is open
+# Others, which are undecided, are yellow
 VERDICT_COLOURS = {"passed": "green", "failed": "bold red"}
 
 
 def print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: list[str]) -> None:
-    """Print what an artifact holds: model, graphs, files, and what of them was checked."""
+    """Print what an artifact holds, its model, graphs and files, and which checks passed."""
     by = f"  format {manifest.format}, by {manifest.generator}"
     stdout.print(styled((str(folder), "bold"), by))
     if manifest.scope:
@@ -43,6 +43,7 @@ def print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: l
 
 
 def _graph_table(manifest: Manifest) -> Table:
+    """Return a table with a row for each graph of each precision."""
     from rich.table import Table
 
     shown = ("MatMulNBits", "MatMul", "GroupQueryAttention")
@@ -68,7 +69,7 @@ def _graph_table(manifest: Manifest) -> Table:
 
 
 def print_hosts(manifest: Manifest, *, as_json: bool) -> None:
-    """Print which other programs run an artifact, and what is known of each."""
+    """Print which other programs run an artifact, and how far each was tested."""
     from dataclasses import asdict
 
     from rich.console import Group
@@ -81,11 +82,14 @@ def print_hosts(manifest: Manifest, *, as_json: bool) -> None:
         return
     table = Table("host", "tested", Column("graphs", overflow="fold"), box=None, pad_edge=False)
     for host in read_hosts():
-        groups: dict[tuple[str, str], list[str]] = {}  # precisions of which the same can be said
+        # Group the precisions by verdict
+        groups: dict[tuple[str, str], list[str]] = {}  # precisions with the same verdict
         verdicts = list(judge(host, manifest))
         for verdict in [verdict for verdict in verdicts if verdict.precision] or verdicts:
             names = groups.setdefault((verdict.family, verdict.status), [])
             names += [verdict.precision] if verdict.precision else []
+
+        # Write a line for each group
         lines = [
             f"{family} {', '.join(names)}".rstrip()
             + f": {status}"
@@ -99,7 +103,7 @@ def print_hosts(manifest: Manifest, *, as_json: bool) -> None:
 
 
 def print_standing(standing: Standing) -> None:
-    """Print what an artifact's certificate is worth."""
+    """Print the verdict of an artifact's certificate, and whether it is of this artifact."""
     colour = "bold red" if standing.is_wrong else VERDICT_COLOURS.get(standing.status, "yellow")
     stdout.print(styled("certificate: ", (standing.line, colour)))
 
@@ -118,11 +122,12 @@ def print_certificate(certificate: Certificate) -> None:
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print each model's error rates, how far they are from the first's, and what was left out."""
+    """Print error rates, their distance from the first model's, and what was left out."""
     from rich.table import Table
 
     from ..verification.evaluation.report_html import show_difference, show_rate
 
+    # Print two rows for each model: rates, and their intervals
     table = Table("", "words wrong", "against the first", "characters wrong", "RTF")
     for score in evaluation.scores:
         rates = (
@@ -141,6 +146,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
             *(f"({interval}" if interval else "" for interval in intervals),
         )
     stdout.print(table)
+
+    # Print what the rates are measured on
     words = evaluation.scores[0].words if evaluation.scores else 0
     stdout.print(
         f"{len(evaluation.rows)} recordings, {words:,} words; in brackets the middle 95 % of "
@@ -173,9 +180,10 @@ def print_checks(checks: list[Check]) -> None:
 
 
 def format_measurements(rows: list[Measurement]) -> str:
-    """Return tables in Markdown of what `bench` measured, with a row for each precision."""
+    """Return what `bench` measured as Markdown tables, with a row for each precision."""
     from ..runtime.bench import markdown_table
 
+    # A table of whole runs
     runs = [
         (
             f"{row.precision} {row.device}",
@@ -189,6 +197,8 @@ def format_measurements(rows: list[Measurement]) -> str:
     ]
     heads = ("Path", "Encode ms", "Decode ms", "RTF", "Tokens/s", "Memory")
     parts = [markdown_table(heads, runs)]
+
+    # With details, a table of single calls, and a line on loading and memory
     calls, lines = [], []
     for row in rows:
         if (details := row.details) is None:
@@ -221,11 +231,12 @@ def format_measurements(rows: list[Measurement]) -> str:
 
 
 def _latency(latency: Latency) -> str:
+    """Return the least, the median and the 95th percentile in milliseconds."""
     return f"{latency.min:.2f} / {latency.p50:.2f} / {latency.p95:.2f}"
 
 
 def written_line(folder: Path, seconds: float) -> str:
-    """Return how large an artifact is, and what writing it took."""
+    """Return a line with the size of an artifact, and the time and memory of writing it."""
     from ..manifest import Manifest
     from ..memory import peak_memory
 
@@ -235,7 +246,7 @@ def written_line(folder: Path, seconds: float) -> str:
 
 
 def timing_line(transcript: Transcript) -> str:
-    """Return how long a file took."""
+    """Return a line with a transcript's audio length, timings, RTF and peak memory."""
     from ..memory import peak_memory
 
     info = transcript.info
@@ -248,7 +259,7 @@ def timing_line(transcript: Transcript) -> str:
 
 
 def vad_line(speech_filter: SpeechFilter) -> str:
-    """Return how much silence there was, and what was left out there."""
+    """Return a line with the seconds without speech, and the segments left out there."""
     segments = f"{speech_filter.left_out} segment{'s' * (speech_filter.left_out != 1)}"
     quiet = f"no speech in {speech_filter.quiet_seconds:.1f} of {speech_filter.seconds:.1f} s"
     return f"vad: {quiet}, {segments} left out there"

@@ -1,7 +1,7 @@
-"""Print results to stdout, and errors and notes to stderr; write times and sizes for people.
+"""Print results to stdout, errors and notes to stderr; format times and sizes for people.
 
-All that is printed goes through here, because most of it quotes somebody: a terminal gets no
-control characters but ours.
+All output goes through here, because most of it quotes files and users: no control characters but
+ours reach a terminal.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ..errors import UsageError
 from ..escaping import one_line, printable
 from .exit_codes import INTERRUPTED
 
-INDENT = "\n  "  # before the further lines of a message of ours
+INDENT = "\n  "  # begins each further line of a message
 
 
 class Console(rich.console.Console):
-    """Prints strings as they are, without markup, each as a line."""
+    """A rich console that prints each string as a line, as it is, without markup."""
 
     def __init__(self, *, stderr: bool = False):
         asked = os.environ.get("FORCE_COLOR") and os.environ.get("TERM") != "dumb"
@@ -43,11 +43,14 @@ class Console(rich.console.Console):
             emoji=False,
             markup=False,
         )
-        self.is_interactive = self.is_terminal  # whatever the environment says
+        self.is_interactive = self.is_terminal  # not what the environment says
 
     @property
     def is_terminal(self) -> bool:
-        """Return whether it can be drawn on: a wish for colours makes no terminal of a log."""
+        """Return whether the stream can be drawn on.
+
+        Rich asks FORCE_COLOR too, but a wish for colours makes no terminal of a log file.
+        """
         if self._force_terminal is not None:
             return self._force_terminal
         is_dumb = self._environ.get("TERM", "").lower() in ("dumb", "unknown")
@@ -56,18 +59,18 @@ class Console(rich.console.Console):
     def _write_buffer(self) -> None:
         try:
             super()._write_buffer()
-        except SystemExit:  # what stdout did not take is not sent again
+        except SystemExit:  # what stdout has refused is not sent again
             self._buffer.clear()
             raise
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return the text of a string that is printed, or stands in a table."""
+        """Return a string as the text that is printed, or that stands in a table."""
         return super().render_str(_message(text), **options)
 
     def render(
         self, renderable: Any, options: rich.console.ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Yield what is sent: control characters are rich's own or none."""
+        """Yield segments of text without control characters, except rich's own."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
@@ -76,28 +79,28 @@ stdout, stderr = Console(), Console(stderr=True)
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
-    """Return a line of strings, some of which come with a style."""
+    """Return a line of text made of strings and of (string, style) pairs."""
     pairs = [(part, "") if isinstance(part, str) else part for part in parts]
     return Text.assemble(*((_message(text), style) for text, style in pairs))
 
 
 def _message(text: str) -> str:
-    """Return a printable message, which keeps the line feeds before further lines of ours."""
+    """Return a message without control characters, except the line feeds of INDENT."""
     return INDENT.join(map(one_line, text.split(INDENT)))
 
 
 def write(text: str) -> None:
-    """Write a result to stdout at once."""
+    """Write a result to stdout, and flush it."""
     send(printable(text))
 
 
 def write_line(text: str) -> None:
-    """Write a line of a result."""
+    """Write a result to stdout as one line."""
     send(_message(text) + "\n")
 
 
 def write_path(path: Path) -> None:
-    """Write a path as a result: its own bytes, unless a terminal would get them."""
+    """Write a path as a result: its own bytes, or safe text where stdout is a terminal."""
     if sys.stdout.isatty():
         write_line(str(path))
     else:
@@ -105,7 +108,7 @@ def write_path(path: Path) -> None:
 
 
 def send(content: str | bytes) -> None:
-    """Send to stdout what is ours, or safe for whoever reads it."""
+    """Send to stdout, unchanged, text or bytes that are ours or known to be safe."""
     if isinstance(content, bytes):
         sys.stdout.buffer.write(content)
     else:
@@ -119,13 +122,13 @@ def write_json(value: Any) -> None:
 
 
 def draw(content: str) -> None:
-    """Send to stderr what is ours, control characters included."""
+    """Send text of ours to stderr, control characters included."""
     sys.stderr.write(content)
     sys.stderr.flush()
 
 
 def terminal_columns() -> int:
-    """Return how wide the terminal behind stderr is now; 80 where nobody knows."""
+    """Return how many columns the terminal behind stderr has now; 80 if that is unknown."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError, AttributeError):
@@ -133,9 +136,9 @@ def terminal_columns() -> int:
 
 
 def fit(text: str, columns: int) -> str:
-    """Return the beginning of a line of a stranger's words that fits into so many columns.
+    """Return the beginning of a line of foreign text that fits into so many columns.
 
-    No character is taken for narrower than a column: terminals differ in what they join.
+    Each character counts for one column at least: terminals differ in which ones they join.
     """
     encoding = stderr.encoding
     line = unicodedata.normalize("NFC", one_line(text))
@@ -148,22 +151,22 @@ def fit(text: str, columns: int) -> str:
 
 
 def info(message: str) -> None:
-    """Print a line on stderr."""
+    """Print a note as a line on stderr."""
     stderr.print(message)
 
 
 def print_error(error: Exception | str) -> None:
-    """Print on stderr what went wrong."""
+    """Print an error on stderr."""
     stderr.print(styled(("error:", "bold red"), f" {error}"))
 
 
 def own_messages() -> None:
-    """Print what Python itself prints on stderr here: warnings, log records, failures of ours."""
+    """Print safely what Python prints on stderr: warnings, log records, errors nobody caught."""
 
     def show_failure(*failure: Any) -> None:
         sys.stderr.write(printable("".join(traceback.format_exception(*failure))))
 
-    def show_ignored(failure: Any) -> None:  # of a thread, or of what is called when objects go
+    def show_ignored(failure: Any) -> None:  # in a thread, or in a finalizer
         name = getattr(failure.exc_type, "__name__", "")
         info(f"note: internal: {name}: {failure.exc_value}")
 
@@ -186,16 +189,21 @@ def own_messages() -> None:
 
 
 def confirm(question: str, refusal: str) -> None:
-    """Ask on a terminal; refuse where nobody can answer.
+    """Ask a question on the terminal, and exit unless the answer is yes.
+
+    Args:
+        question: answered with yes or no.
+        refusal: the error's message where there is no terminal to ask on.
 
     Raises:
-        UsageError: no terminal.
+        UsageError: standard input is no terminal.
+        typer.Exit: the answer is not yes.
     """
     if not sys.stdin.isatty():
         raise UsageError(refusal)
     try:
         agreed = typer.confirm(question, err=True)
-    except typer.Abort:  # Ctrl-C or Ctrl-D, behind which the line goes on
+    except typer.Abort:  # Ctrl-C or Ctrl-D, after which the line is not ended
         stderr.print()
         agreed = False
     if not agreed:
@@ -203,7 +211,7 @@ def confirm(question: str, refusal: str) -> None:
 
 
 def format_time(seconds: float) -> str:
-    """Return seconds for people: 1:02:03, or 2:03 below an hour."""
+    """Format seconds as 1:02:03, or as 2:03 below an hour."""
     minutes, rest = divmod(int(seconds), 60)
     return (
         f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes > 59 else f"{minutes}:{rest:02}"
@@ -211,7 +219,7 @@ def format_time(seconds: float) -> str:
 
 
 def format_size(num_bytes: int) -> str:
-    """Return bytes for people: 8.2 MB."""
+    """Format a number of bytes as 8.2 MB, in powers of 1000."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if num_bytes >= size:
             return f"{num_bytes / size:.{1 if num_bytes < 100 * size else 0}f} {unit}"

@@ -1,4 +1,4 @@
-"""`voxtral-onnx transcribe`: files to text."""
+"""The command `voxtral-onnx transcribe`, which transcribes files."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def transcribe(
 ) -> None:
     """Transcribe files; words appear on stdout as they are decoded.
 
-    Speech as it is spoken is for [b]voxtral-onnx listen[/].
+    For speech as it is spoken, use [b]voxtral-onnx listen[/].
     """
     from .files import FileRun
     from .models import hotword_options, open_transcriber, raw_sound, vad_option
     from .outputs import Outputs
     from .streams import claim_stdout
 
-    # Refuse what cannot be, before a model is loaded
+    # Check the options before a model is loaded
     if not audio:
         raise UsageError("name files to transcribe; for a microphone run: voxtral-onnx listen")
     outputs = Outputs.choose("json" if as_json else output_format, output_dir)
     if alternatives and "json" not in outputs.formats:
         raise UsageError("--alternatives are written as JSON: add --json")
     if resume and channels == "split":
-        raise UsageError("--resume: channels that are split are kept in no journal; leave it out")
+        raise UsageError("--resume: no journal is kept of split channels; leave it out")
     model_options = hotword_options(hotwords, hotword_bias)
     sound = {"gain": gain, "channels": channels, "raw": raw_sound(raw, rate, raw_channels)}
     claim_stdout(is_only_place=output_dir is None)

@@ -1,4 +1,4 @@
-"""Read what options hold: sizes, lists with commas."""
+"""Parse the values of options: sizes, numbers, names separated by commas."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parse_size(text: str) -> int:
     """Return the bytes of a size such as 512MiB, 2GB or 1000000.
 
     Raises:
-        UsageError: not a size.
+        UsageError: the text is not a size, or less than 1 MiB.
     """
     number = text.strip().lower().rstrip("kmgib")
     unit = text.strip().lower()[len(number) :]
@@ -40,10 +40,15 @@ def parse_size(text: str) -> int:
 
 
 def parse_numbers(what: str, text: str, *, last: int) -> list[int]:
-    """Return the numbers of a list such as 0,2,4-6, or 0 to `last` of `all`.
+    """Return the numbers of a list such as 0,2,4-6, in rising order; `all` is 0 to `last`.
+
+    Args:
+        what: what the numbers are, for messages.
+        text: the list.
+        last: the largest number that is allowed.
 
     Raises:
-        UsageError: another form, or a number that is not one of 0 to `last`.
+        UsageError: another form, or a number above `last`.
     """
     if text.strip() == "all":
         return list(range(last + 1))
@@ -67,5 +72,5 @@ def split_names(text: str) -> list[str]: ...
 @overload
 def split_names(text: str | None) -> list[str] | None: ...
 def split_names(text: str | None) -> list[str] | None:
-    """Return the names between commas; None where nothing was given."""
+    """Return the names that commas separate; None for None."""
     return None if text is None else [name.strip() for name in text.split(",")]

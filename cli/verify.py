@@ -1,4 +1,4 @@
-"""`voxtral-onnx verify`: whether an artifact computes what its checkpoint does."""
+"""The command `voxtral-onnx verify`, which checks an artifact against its checkpoint."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ def verify(
     from .tables import print_certificate
     from .values import parse_numbers, split_names
 
+    # Check the options
     wanted = parse_numbers("rungs", rungs, last=6)
     required = parse_numbers("require", require, last=6) if require else []
     require_export_packages()
     from ..verification.verify import verify as run_verify
 
+    # Run the checks; a certificate is written for those that fail too
     failed = None
     with StatusSpinner() as steps:
         try:
@@ -41,6 +43,8 @@ def verify(
             )
         except VerificationError as error:
             failed, certificate = error, error.report
+
+    # Print the certificate
     if as_json:
         write_json(certificate.to_dict())
     else:

@@ -1,1 +1,1 @@
-"""Sound in: files and other containers, microphones, and where speech is."""
+"""Audio input: files and other containers, microphones, mixing, and where speech is."""

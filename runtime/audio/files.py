@@ -1,4 +1,4 @@
-"""Audio files, arrays and standard input to mono samples at the model's rate, block by block.
+"""Read audio files, arrays and standard input as mono samples at the model's rate, in blocks.
 
 Every change to the sound is listed in `AudioSource.notes`, for the user to read.
 """
@@ -28,29 +28,29 @@ BLOCK_SECONDS = 1.28  # read at a time: 16 tokens, the largest encoder call
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class AudioSource:
-    """Audio that was looked through once: known to be finite, its length and level measured."""
+    """A recording that was read once, so that its length, level and losses are known."""
 
     name: str
     duration: float  # seconds
-    notes: tuple[str, ...]  # what is done to the sound, and what a user should know of it
-    losses: tuple[str, ...]  # what of it could not be heard: damaged, cut off, not read
+    notes: tuple[str, ...]  # for the user: what is done to the sound, what is odd about it
+    losses: tuple[str, ...]  # for the user: what is damaged, cut off or not read
     _frames: Frames | ArraySound = field(repr=False)
     _rate: int = field(repr=False)
     _mix: Mix = field(repr=False)
-    channel: int | None = None  # the one that this is, where each is a source of its own
+    channel: int | None = None  # the index of this channel, if channels are split
     num_channels: int = 1  # of the recording
-    parts: tuple[AudioSource, ...] = field(default=(), repr=False)  # a source a channel, if split
-    _left_out: int = field(default=0, repr=False)  # samples of the beginning
+    parts: tuple[AudioSource, ...] = field(default=(), repr=False)  # a source per channel, if split
+    _left_out: int = field(default=0, repr=False)  # samples at the beginning
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """float32 [n] at the model's rate, mono."""
+        """Yield mono float32 [n] at the model's rate."""
         left_out = self._left_out
         for block in _read(self._frames, self._rate, self._mix):
             block, left_out = block[left_out:], max(0, left_out - len(block))
             yield self._mix.amplify(block)
 
     def after(self, seconds: float) -> AudioSource:
-        """Return the rest of the audio behind a time."""
+        """Return the rest of the audio after so many seconds."""
         left_out = self._left_out + round(seconds * self._rate)
         return replace(self, duration=self.duration - seconds, _left_out=left_out)
 
@@ -64,7 +64,7 @@ def open_audio(
     channels: str = "mix",
     raw: RawSound | None = None,
 ) -> AudioSource:
-    """Look through a file, `-` (standard input) or samples in memory.
+    """Open a file, `-` (standard input) or samples in memory, and read it once.
 
     Args:
         source: a path to anything that libsndfile or PyAV reads, a pipe or a device too; `-` for
@@ -73,7 +73,7 @@ def open_audio(
         gain: `none`, or `auto` to bring speech to the loudness of most recordings.
         channels: `mix` averages them, or takes one where they cancel each other; `left` and
             `right` take the first and the second; `split` makes each a source of its own.
-        raw: how a file without a header is to be read.
+        raw: the sample format of a file without a header.
 
     Raises:
         AudioError: not readable, without sound, nothing but damage.
@@ -107,10 +107,10 @@ def open_audio(
 
 
 def require_whole(source: AudioSource) -> None:
-    """Refuse a recording of which something could not be heard, where that would count as heard.
+    """Refuse a recording with losses, where all of it must be heard.
 
     Raises:
-        AudioError: what it lacks.
+        AudioError: part of the recording could not be heard.
     """
     if source.losses:
         raise AudioError(f"{source.name}: expected a whole recording: {'; '.join(source.losses)}")
@@ -119,7 +119,7 @@ def require_whole(source: AudioSource) -> None:
 def _open(
     source: Any, sample_rate: int, raw: RawSound | None, notes: list[str]
 ) -> tuple[str, Frames | ArraySound]:
-    """Return the name of a source, and what can be read more than once."""
+    """Return the name of a source, and its frames, which can be read more than once."""
     if isinstance(source, str | Path) and str(source) == "-":
         return "standard input", Frames("standard input", spool("standard input", None, raw), raw)
     if isinstance(source, str):
@@ -134,7 +134,7 @@ def _open(
 
 
 def _read(frames: Frames | ArraySound, sample_rate: int, mix: Mix) -> Iterator[np.ndarray]:
-    """Mono blocks at `sample_rate`."""
+    """Yield mono float32 [n] at `sample_rate`, before the gain."""
     mono = mix.mono(frames.blocks(BLOCK_SECONDS), frames.samplerate)
     if frames.samplerate == sample_rate:
         yield from mono
@@ -148,11 +148,11 @@ def _read(frames: Frames | ArraySound, sample_rate: int, mix: Mix) -> Iterator[n
 
 
 def _changes(frames: Frames | ArraySound, sample_rate: int) -> Iterator[str]:
-    """What a user should know of a file that was read, besides its level and its length."""
+    """Yield notes for the user on how a source is read, other than its level and length."""
     if frames.raw:
         yield f"read as {frames.raw}"
     if frames.num_parts > 1:
-        yield f"{frames.num_parts} recordings, one behind the other"
+        yield f"{frames.num_parts} recordings, one after the other"
     if frames.track:
         yield frames.track
     if frames.hole_seconds:

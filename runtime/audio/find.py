@@ -11,7 +11,7 @@ from pathlib import Path
 from ...errors import AudioError, UsageError
 from .container.media import MEDIA_SUFFIXES
 
-# By which sound is found in folders; a file that is named may be called anything
+# Suffixes by which audio is found in folders; a file that is named itself may have any
 SUFFIXES = tuple(
     dict.fromkeys(
         (
@@ -47,12 +47,13 @@ def find_audio(
 ) -> list[str]:
     """Return every file that inputs name.
 
-    A folder stands for the audio files below it, behind links too, and a pattern for what it
-    matches. What macOS keeps beside files on foreign disks (`._a.wav`) is no audio.
+    A folder stands for the audio files below it, through links too, and a pattern for the files
+    that it matches. AppleDouble files, which macOS writes beside others (`._a.wav`), are no audio.
 
     Args:
         inputs: names of files, folders and patterns, and `-`.
-        on_failure: gets an input, or a folder below one, and what keeps it from being searched.
+        on_failure: called with an input, or a folder below one, that cannot be searched, and with
+            the error; raises it unless given.
 
     Raises:
         UsageError: an empty name, which would be the folder that one is in.
@@ -64,8 +65,10 @@ def find_audio(
         path, failures = Path(name), dict[str, AudioError]()
         try:
             is_folder, exists = path.is_dir(), path.exists()
-        except (OSError, ValueError):  # too long a name: opening it says so
+        except (OSError, ValueError):  # such as too long a name: opening it reports that
             is_folder, exists = False, True
+
+        # Search a folder, match a pattern, or take the name of a file
         if is_folder:
             files = sorted(_audio_below(path, set(), failures))
             lacking = f"{name}: a folder without audio files ({', '.join(SUFFIXES)})"
@@ -82,6 +85,8 @@ def find_audio(
         else:
             found.append(name)
             continue
+
+        # Report what cannot be searched, and inputs that stand for no file
         if not (files or failures):
             failures[name] = AudioError(lacking)
         for place, failure in failures.items():
@@ -119,19 +124,20 @@ def _audio_below(
 
 
 def _refuse(place: Path, error: OSError, failures: dict[str, AudioError]) -> None:
+    """Record that a place cannot be searched."""
     reason = f"{place}: cannot be searched ({error.strerror or error})"
     failures[str(place)] = AudioError(reason)
 
 
 def _may_be_sound(path: Path) -> bool:
-    """Tell whether a file of a folder is one to open: a link to nowhere is, a pipe is not."""
-    with suppress(OSError):  # where it may not be asked, opening it says so
+    """Return whether a file of a folder is to be opened: a broken link is, a pipe is not."""
+    with suppress(OSError):  # without permission to ask, opening it reports that
         return not path.exists() or (path.is_file() and not is_apple_double(path))
     return True
 
 
 def is_apple_double(path: Path) -> bool:
-    """Tell whether a file holds a Mac's notes on another one, by its name and its first bytes."""
+    """Return whether a file is macOS's AppleDouble, by its name and its first bytes."""
     with suppress(OSError):
         if path.name.startswith("._") and path.is_file():
             with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""How a live stream becomes mono as it comes: which channel is heard, which offset is removed.
+"""Mix a live stream to mono as it arrives: take channels that are heard, remove an offset.
 
 `mixing` measures the whole of a recording before it decides. Here what was heard so far decides,
-and what needs nothing comes out as it went in.
+and sound that needs nothing comes out as it went in.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 from .meter import FRAME_SECONDS, OFFSET_SHARE, SILENT_PEAK, SoundMeter, least_shares
 from .mixing import TARGET_LOUDNESS, OffsetFilter
 
-# Frames of 20 ms are held back while they are lost; so many of so many decide. Phases of a room and
-# clicks last less, and a word lasts longer.
+# Frames of 20 ms that the signal taken has lost are held back, HELD_FRAMES at most; ENOUGH_LOST of
+# them change the choice. Phases of a room and clicks last less, and a word lasts longer.
 HELD_FRAMES, ENOUGH_LOST = 4, 3
-# A frame counts down to 40 dB below the loudest one of late, which is forgotten in about ten
+# A frame is heard down to 40 dB below the loudest recent one, which is forgotten in about ten
 # seconds: hum that cancels in the pauses is no loss
 HEARD_SHARE, FORGETTING = 1e-4, exp(-FRAME_SECONDS / 10)
 
@@ -25,32 +25,40 @@ HEARD_SHARE, FORGETTING = 1e-4, exp(-FRAME_SECONDS / 10)
 # Smaller ones, and those that come later, show in a second
 PIECE_SECONDS, DEVIATIONS = 4 * FRAME_SECONDS, 2
 WINDOW_SECONDS, PIECES_AT_FIRST = 1.0, 12  # so many pieces are about a window
-KNOWN_SECONDS = 5.0  # of sound, from which on its loudness is known
+KNOWN_SECONDS = 5.0  # of sound, after which its loudness is known
 
 
 class ChannelFollower:
-    """Averages channels, and takes one of them from the moment on at which they cancel each other.
+    """A mixer that averages channels, and takes one from the moment on at which they cancel out.
 
-    It loses a signal's frame if the signal has there a tenth or less of the energy of the loudest
-    channel. Such frames are held back until it is clear with which signal they are heard.
+    A signal, which is a channel or the average, has lost a frame if it has a tenth or less of the
+    energy of the loudest channel there. Such frames are held back until it is clear which signal to
+    take for them.
     """
 
     def __init__(
         self, sample_rate: int, channels: int, say: Callable[[str], None], begin: float = 0.0
     ):
-        """Begin with the average, at so many seconds; `say` gets each choice that is made, once."""
+        """Begin with the average.
+
+        Args:
+            sample_rate: in Hz.
+            channels: their number.
+            say: called with a note on each choice that is made, once.
+            begin: seconds of the stream before the first frame.
+        """
         self._rate, self._channels, self._say = sample_rate, channels, say
         self._size = max(1, round(sample_rate * FRAME_SECONDS))
         self._least_shares = least_shares(channels)
-        self._rest = np.zeros((0, channels), np.float32)  # of no whole frame yet
-        self._taken = channels  # a channel, or behind the last of them the average
+        self._rest = np.zeros((0, channels), np.float32)  # less than a frame
+        self._taken = channels  # the index of a channel, or `channels` for the average
         self._held, self._energies = list[np.ndarray](), list[np.ndarray]()
         self._num_lost = 0  # of the frames that are held
-        self._loudest, self._seconds = 0.0, begin  # energy of late; what was given out
+        self._loudest, self._seconds = 0.0, begin  # recent energy; time of what is given out next
         self._said = set[int]()
 
     def push(self, frames: np.ndarray) -> np.ndarray:
-        """Return float32 [n] of float32 [n, channels], of which a few frames may be held back."""
+        """Return mono float32 [n] for float32 [n, channels]; a few frames may be held back."""
         if self._channels == 1:
             return frames[:, 0]
         frames = np.concatenate((self._rest, frames))
@@ -59,7 +67,7 @@ class ChannelFollower:
         return self._joined(self._follow(frames[:whole].reshape(-1, self._size, self._channels)))
 
     def finish(self) -> np.ndarray:
-        """Return float32 [n] of what is held back; nothing is pushed any more."""
+        """Return the float32 [n] that is held back; call it last."""
         if self._channels == 1:
             return np.zeros(0, np.float32)
         if self._num_lost:
@@ -67,9 +75,9 @@ class ChannelFollower:
         return self._joined([*self._release(), self._mono(self._rest)])
 
     def _follow(self, frames: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield float32 [n] of frames [frames, size, channels], as soon as it is clear."""
+        """Yield mono float32 [n] for frames [frames, size, channels], once the choice is clear."""
         signals = np.concatenate((frames, frames.mean(2, keepdims=True)), 2)
-        energies = signals.astype(np.float64).var(1)  # around an offset, [frames, signals]
+        energies = signals.astype(np.float64).var(1)  # without an offset, [frames, signals]
         loudest = energies[:, : self._channels].max(1)
         for frame, energy, level in zip(frames, energies, loudest, strict=True):
             self._loudest = max(level, self._loudest * FORGETTING)
@@ -88,7 +96,7 @@ class ChannelFollower:
                 yield from self._release()
 
     def _choose(self) -> None:
-        """Take the average, or the loudest channel where the average loses what is held."""
+        """Take the average, or the loudest channel if the average loses the frames held back."""
         energies = np.sum(self._energies, 0)
         channels = energies[: self._channels]
         best = int((channels >= 0.99 * channels.max()).argmax())
@@ -106,11 +114,13 @@ class ChannelFollower:
                 )
 
     def _release(self) -> Iterator[np.ndarray]:
+        """Yield the frames held back as mono float32 [n]."""
         held, self._held, self._energies, self._num_lost = self._held, [], [], 0
         for frame in held:
             yield self._give(frame)
 
     def _give(self, frame: np.ndarray) -> np.ndarray:
+        """Return a frame as mono float32 [n], and count its time."""
         self._seconds += len(frame) / self._rate
         return self._mono(frame)
 
@@ -122,14 +132,14 @@ class ChannelFollower:
 
 
 class OffsetFollower:
-    """Removes an offset from the moment on at which it is certain.
+    """A filter that removes an offset from the moment on at which it is certain.
 
-    Until a second of sound has come, it is held back in pieces of 80 ms, so that a large offset of
-    a stream is never heard.
+    Until about a second of sound has come, it is held back in pieces of 80 ms, so that a large
+    offset of a stream is never heard.
     """
 
     def __init__(self, sample_rate: int, say: Callable[[str], None]):
-        """Begin without; `say` is told when one is found."""
+        """Begin without removing anything; `say` is called with a note if an offset is found."""
         self._rate, self._say = sample_rate, say
         self._size, self._left = round(PIECE_SECONDS * sample_rate), PIECES_AT_FIRST
         self._all, self._window = SoundMeter(sample_rate, 1), SoundMeter(sample_rate, 1)
@@ -137,7 +147,7 @@ class OffsetFollower:
         self._remove: OffsetFilter | None = None
 
     def push(self, samples: np.ndarray) -> np.ndarray:
-        """Return float32 [n] of float32 [n], of which less than 80 ms may be held back."""
+        """Return float32 [n] for float32 [n], of which less than 80 ms may be held back."""
         self._rest, given = np.concatenate((self._rest, samples)), [self._rest[:0]]
         while self._remove is None and len(self._rest) >= (self._size if self._left else 1):
             count = round(WINDOW_SECONDS * self._rate) - self._window.num_frames
@@ -150,23 +160,23 @@ class OffsetFollower:
         return np.concatenate(given)
 
     def finish(self) -> np.ndarray:
-        """Return float32 [n] of what is held back."""
+        """Return the float32 [n] that is held back."""
         rest, self._rest = self._rest, self._rest[:0]
         return rest if self._remove is None else self._remove(rest)
 
     def _look(self, piece: np.ndarray) -> None:
-        """Decide about the next samples, and what follows them."""
+        """Decide from the next samples whether there is an offset to remove from them on."""
         begin = self._all.num_frames / self._rate
         for meter in (self._all, self._window):
             meter.push(piece[:, None])
         loudness, offset = self._all.loudness(0), None
-        if begin < KNOWN_SECONDS:  # before anybody speaks, it says nothing of how loud that is
+        if begin < KNOWN_SECONDS:  # before anybody speaks, the loudness of speech is unknown
             loudness = max(loudness, 10 ** (TARGET_LOUDNESS / 20))
         if self._window.num_frames >= WINDOW_SECONDS * self._rate:
             offset, self._window = self._window.offset(0, loudness), SoundMeter(self._rate, 1)
         mean = offset.mean if offset is not None and offset.is_constant else 0.0
 
-        # At first
+        # In the first pieces, a mean far above the deviation
         if self._left and np.abs(piece).max() > SILENT_PEAK:
             self._left -= 1
             found = float(piece.mean(dtype=np.float64))

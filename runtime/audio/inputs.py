@@ -1,4 +1,4 @@
-"""What a caller gives as audio: a path, the content of a file, or samples in memory."""
+"""Recognise what a caller gives as audio: a path, the content of a file, samples in memory."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ EXPECTED = (
 def open_input(
     audio: Any, notes: list[str]
 ) -> tuple[str, Path | BinaryIO | np.ndarray | ArraySound]:
-    """Tell what audio is given, and return its name and what it is read from.
+    """Return the name of what a caller gives as audio, and what it is read from.
 
-    Nothing given is changed, and nothing that happens to it later changes what is read.
+    It is not changed, and later changes to it do not change what is read.
 
     Args:
         audio: text or an `os.PathLike` is a path. Bytes, and whatever has `read`, are the content
@@ -35,21 +35,26 @@ def open_input(
             model's rate, of NumPy, of any library that shares its arrays, or in a list. With their
             rate, as (samples, rate), (rate, samples) or {"array": …, "sampling_rate": …}, they may
             be integers and have channels.
-        notes: told what is done to it.
+        notes: gets notes for the user on what is done to it.
 
     Raises:
         AudioError: something else, or its content cannot be read.
         StorageError: the content of a file finds no room in the temporary folder.
     """
+    # A path
     if isinstance(audio, str | os.PathLike):
         path = Path(_checked_name(os.fsdecode(os.fspath(audio))))
         return str(path), path
+
+    # A row of a data set
     if isinstance(audio, Mapping):
-        if "sampling_rate" in audio and "array" in audio:  # of Hugging Face's datasets
+        if "sampling_rate" in audio and "array" in audio:  # as Hugging Face's datasets gives it
             return _recording(audio["array"], audio["sampling_rate"], notes)
-        if audio.keys() == {"bytes", "path"}:  # the same before it is decoded
+        if audio.keys() == {"bytes", "path"}:  # the same, not decoded
             content, path = audio["bytes"], audio["path"]
             return open_input(path if content is None else content, notes)
+
+    # The content of a file, or an open one
     if isinstance(audio, bytes | bytearray) or (
         isinstance(audio, memoryview) and audio.format in ("B", "b", "c")
     ):
@@ -58,6 +63,8 @@ def open_input(
         name = getattr(audio, "name", None)
         name = name if isinstance(name, str) else "file"
         return name, _kept(_pieces(audio, name), name)
+
+    # Samples with their rate
     if isinstance(audio, list | tuple) and audio:
         are_numbers = [is_number(each) for each in audio[:3]]
         if are_numbers == [False, True]:
@@ -70,13 +77,20 @@ def open_input(
                 "transcribe_many takes several"
             )
         if isinstance(audio, tuple) and len(audio) == 2 and hasattr(audio[0], "__len__"):
-            return _recording(audio[0], audio[1], notes)  # which refuses such a rate
+            return _recording(audio[0], audio[1], notes)  # refuses such a rate
+
+    # Samples alone
     if (values := as_array(audio)) is None:
         raise AudioError(f"audio: expected {EXPECTED}, got {described(audio)}")
     return "array", check_samples(values, "; give (samples, rate)").copy()
 
 
 def _kept(pieces: Iterable[bytes], name: str) -> BinaryIO:
+    """Return a temporary file with the content of a file.
+
+    Raises:
+        AudioError: it is empty.
+    """
     file = keep(name, pieces)
     if not file.tell():
         file.close()
@@ -87,6 +101,7 @@ def _kept(pieces: Iterable[bytes], name: str) -> BinaryIO:
 def _recording(
     samples: Any, rate: Any, notes: list[str]
 ) -> tuple[str, Path | BinaryIO | np.ndarray | ArraySound]:
+    """Return samples with their rate as a recording, and note how integers are converted."""
     sound = ArraySound(samples, rate)
     if sound.bits:
         notes.append(f"integers of {sound.bits} bits, divided by their full scale")
@@ -94,7 +109,7 @@ def _recording(
 
 
 def _pieces(file: Any, name: str) -> Iterator[bytes]:
-    """Read an open file from its beginning, if it has one, and leave it where it was.
+    """Yield the content of an open file from its beginning, if it has one, and restore its place.
 
     Raises:
         AudioError: it is not binary, or cannot be read.
@@ -117,10 +132,10 @@ def _pieces(file: Any, name: str) -> Iterator[bytes]:
 
 
 def _checked_name(path: str) -> str:
-    """Return a path as it is.
+    """Return a path if a file can have it as its name.
 
     Raises:
-        AudioError: no file can have this name; it may be something else that was taken for one.
+        AudioError: no file can; it may be the content of a file, given as text.
     """
     if is_path(path):
         return path

@@ -1,15 +1,15 @@
-"""What of a recording could not be heard, and where."""
+"""Records of what could not be heard of a recording, and where."""
 
 from __future__ import annotations
 
-NAMED = 3  # places that are named; of others their number is
+NAMED = 3  # places that are named; further ones are counted
 
 
 class Losses:
-    """What of a recording could not be heard, gathered while it is read."""
+    """A record of what could not be heard of a recording, filled while it is read."""
 
     def __init__(self):
-        self.offset = 0.0  # seconds before the part that is read, which counts from its own start
+        self.offset = 0.0  # seconds before the part that is read, which are added to places
         self._places: list[float] = []
         self._reason = ""
         self._seconds = 0.0
@@ -19,7 +19,7 @@ class Losses:
         return bool(self._places or self._sentences)
 
     def damage(self, at: float, reason: str, seconds: float = 0.0) -> None:
-        """Note a place that is damaged; within a second of another it is the same place."""
+        """Record a damaged place, `at` seconds; places within a second of each other are one."""
         at += self.offset
         self._reason = self._reason or reason
         self._seconds += seconds
@@ -27,13 +27,13 @@ class Losses:
             self._places.append(at)
 
     def say(self, sentence: str) -> None:
-        """Note what else is missing."""
+        """Record another loss as a sentence; one that is recorded already is not repeated."""
         if sentence not in self._sentences:
             self._sentences.append(sentence)
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """Return what to tell a user; nothing where all was heard."""
+        """Return what to tell a user; empty if nothing was lost."""
         if not self._places:
             return tuple(self._sentences)
         places = [f"{place:.1f} s" for place in sorted(self._places)]

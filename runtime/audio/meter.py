@@ -1,4 +1,4 @@
-"""What a recording's channels hold: loudness, peaks, offsets, what cancels; in constant memory."""
+"""Measure a recording's channels at constant memory: loudness, peaks, offsets, cancellation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRAME_SECONDS = 0.02
 BLOCK_FRAMES, HOP_FRAMES = 20, 5
 QUARTILE = 0.75
 GATE = 0.1
-LOWEST_DB, HIGHEST_DB = -200, 200  # of a histogram of levels, a bin a dB; samples are below 187
+LOWEST_DB, HIGHEST_DB = -200, 200  # histogram of levels, a bin per dB; samples are below 187
 
 # Channels oppose each other where the average of two has a tenth of the energy of the louder: 10 dB
 CANCELLED = 0.1
@@ -37,19 +37,19 @@ class Offset:
 
     @property
     def is_constant(self) -> bool:
-        """Return whether the mean tells it all."""
+        """Return whether the offset is its mean throughout."""
         return abs(self.mean) > 0.9 * self.size
 
 
 class SoundMeter:
-    """Measures the channels of a recording and, as the signal behind them, their average."""
+    """A meter for the channels of a recording and, as the signal after them, their average."""
 
     def __init__(self, sample_rate: int, channels: int):
         self.num_channels, self.num_frames = channels, 0
         self._size = max(1, round(sample_rate * FRAME_SECONDS))  # samples of a frame
         count = channels + (channels > 1)
-        self._rest = np.zeros((count, 0))  # samples [signals, n] that are no whole frame yet
-        self._frames = np.zeros((0, 2, count))  # means and mean squares, of no whole block yet
+        self._rest = np.zeros((count, 0))  # samples [signals, n], less than a frame
+        self._frames = np.zeros((0, 2, count))  # means and mean squares, less than a block
 
         # Over all samples
         self._lowest, self._highest = np.full(count, inf), np.full(count, -inf)
@@ -64,7 +64,7 @@ class SoundMeter:
         self._least_shares = least_shares(channels)
 
     def push(self, frames: np.ndarray) -> None:
-        """Measure float32 [n, channels]: the next of a recording, a second or so at a time."""
+        """Measure the next float32 [n, channels] of a recording, about a second at a time."""
         if not len(frames):
             return
         self.num_frames += len(frames)
@@ -88,7 +88,7 @@ class SoundMeter:
             self._frames = self._frames[num_blocks * HOP_FRAMES :]
 
     def finish(self) -> None:
-        """Measure what is left behind the last whole block; nothing is pushed any more."""
+        """Measure what is left after the last whole block; call it last."""
         if self._rest.size:
             self._add_frames(self._rest[:, None])
         is_measured = self._num_blocks and len(self._frames) == BLOCK_FRAMES - HOP_FRAMES
@@ -96,13 +96,13 @@ class SoundMeter:
             self._add_blocks(self._frames.transpose(1, 2, 0)[None])
 
     def _add_frames(self, samples: np.ndarray) -> None:
-        """Reduce [signals, frames, size] to means and mean squares."""
+        """Reduce samples [signals, frames, size] to means and mean squares of frames."""
         squares = np.einsum("sfn,sfn->sf", samples, samples) / samples.shape[2]
         measured = np.stack((samples.mean(2), squares)).transpose(2, 0, 1)
         self._frames = np.concatenate((self._frames, measured))
 
     def _add_blocks(self, blocks: np.ndarray) -> None:
-        """Measure [blocks, 2, signals, frames]: means and mean squares of each frame."""
+        """Measure blocks [blocks, 2, signals, frames] of means and mean squares of frames."""
         means, squares = blocks[:, 0], blocks[:, 1]
         offsets = np.median(means, -1)  # not the mean, which a click moves
         around = offsets[..., None]
@@ -130,12 +130,12 @@ class SoundMeter:
         np.add.at(self._gated, found, levels[blocks_at, signals_at])
 
     def loudness(self, signal: int) -> float:
-        """Return the root of the gated mean of the levels, full scale 1; 0 for no sound."""
+        """Return a signal's gated root mean square, full scale 1; 0 for no sound."""
         counts, energies = self._counts[signal], self._gated[signal]
-        if not counts.any():  # nothing, or nothing but what is short
+        if not counts.any():  # silence, or only sounds shorter than a block's quartile
             return sqrt(self._energies[signal] / max(1, self._num_blocks))
         gate = 0
-        while True:  # until nothing more falls, so that the pauses of an hour do not count
+        while True:  # until the gate drops no more blocks, so that long pauses do not count
             mean = energies[gate:].sum() / counts[gate:].sum()
             higher = max(gate, round(10 * log10(mean * GATE)) - LOWEST_DB)
             if not counts[gate:higher].any():
@@ -143,9 +143,11 @@ class SoundMeter:
             gate = higher
 
     def offset(self, signal: int, loudness: float | None = None) -> Offset | None:
-        """Return the offset, where it is large enough to matter.
+        """Return the offset of a signal; None if it is too small to matter.
 
-        `loudness`, full scale 1, is that of the sound where more of it is known than was measured.
+        Args:
+            signal: its index.
+            loudness: of the sound, full scale 1, where more is known than was measured.
         """
         count = max(1, self._num_blocks)
         size = sqrt(self._offset_squares[signal] / count)
@@ -156,26 +158,29 @@ class SoundMeter:
         return Offset(float(self._first_offsets[signal]), mean, size)
 
     def peak(self, signal: int, offset: float = 0.0) -> float:
-        """Return the largest distance of a sample from the offset."""
+        """Return the largest distance of a signal's samples from an offset, full scale 1."""
         if not self.num_frames:
             return 0.0
         return float(max(offset - self._lowest[signal], self._highest[signal] - offset))
 
     def is_silent(self, signal: int) -> bool:
-        """Tell whether a signal is constant."""
+        """Return whether a signal is constant."""
         return self._swing(signal) <= SILENT_PEAK
 
     def silent_channels(self) -> set[int]:
-        """Return the channels that hold no sound, compared with the loudest of them."""
+        """Return the channels that hold no sound, compared with the loudest one."""
         swings = [self._swing(channel) for channel in range(self.num_channels)]
         least = max(SILENT_PEAK, SILENT_SHARE * max(swings))
         return {channel for channel, swing in enumerate(swings) if swing <= least}
 
     def _swing(self, signal: int) -> float:
+        """Return the largest distance of a signal's samples from its own offset."""
         return self.peak(signal, self._offsets[signal] / max(1, self._num_blocks))
 
     def shares_lost(self) -> np.ndarray:
-        """Return what share of the sound each signal has not, or has 10 dB below another.
+        """Return the share of the recording's sound that each signal has lost.
+
+        A signal has lost what it has 10 dB or more below the loudest channel at that time.
 
         Returns:
             [signals], of the energy of the loudest channel at each time.
@@ -183,16 +188,16 @@ class SoundMeter:
         return self._lost / (self._loudest or 1.0)
 
     def has_faded(self) -> bool:
-        """Tell whether the average keeps less than a tenth of all energy."""
+        """Return whether the average keeps less than a tenth of the energy."""
         return bool(self._levels[-1] < self._least_shares[-1] * self._levels[:-1].max())
 
     def loudest_channel(self, channels: np.ndarray) -> int:
-        """Return the first of these, bool [channels], that no other exceeds in energy."""
+        """Return the loudest of some channels, bool [channels]; the first of equal ones."""
         levels = np.where(channels, self._levels[: self.num_channels], -1)
         return int((levels >= 0.99 * levels.max()).argmax())
 
     def are_same(self, one: int, other: int) -> bool:
-        """Tell whether two channels differ by nothing that is heard, but for their offsets."""
+        """Return whether two channels sound the same, whatever their offsets."""
         means = self._sums / max(1, self.num_frames)
         products = self._products - self.num_frames * np.outer(means, means)
         difference = products[one, one] + products[other, other] - 2 * products[one, other]
@@ -200,9 +205,9 @@ class SoundMeter:
 
 
 def least_shares(channels: int) -> np.ndarray:
-    """Return the share of the loudest channel's energy below which each signal has lost it.
+    """Return the share of the loudest channel's energy below which a signal has lost its sound.
 
-    The average is quieter by the number of channels, which no gain is needed to tell.
+    Averaging makes one channel of many quieter, which is no loss and is allowed for.
 
     Returns:
         [signals]: of each channel and, of several, of their average.
@@ -213,5 +218,5 @@ def least_shares(channels: int) -> np.ndarray:
 
 
 def dbfs(level: float) -> float:
-    """Return decibels relative to full scale."""
+    """Return a level, full scale 1, in decibels relative to full scale."""
     return 20 * log10(level) if level > 0 else -inf

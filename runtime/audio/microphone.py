@@ -1,4 +1,4 @@
-"""Microphones, through PortAudio."""
+"""Record from microphones, through PortAudio."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import soxr
 from ...errors import AudioError, DeviceError
 from .samples import check_rate
 
-BLOCK_SECONDS = 0.02  # of audio that PortAudio hands over at a time
-# Of silence that begin a pause: the longest delay and word, so that what was said is written
+BLOCK_SECONDS = 0.02  # of audio in each block of PortAudio
+# Silence at the beginning of a pause: the longest delay and word, so that all words are written
 PAUSE_SECONDS = 3.2
-GONE_SECONDS = 5.0  # without a block: the device has been taken away
+GONE_SECONDS = 5.0  # without a block, until the device counts as removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class InputDevice:
 
 
 def import_sounddevice() -> Any:
-    """The sounddevice module.
+    """Import and return the module sounddevice.
 
     Raises:
         DeviceError: it or the PortAudio library is missing.
@@ -47,7 +47,7 @@ def import_sounddevice() -> Any:
 
 
 def input_devices() -> list[InputDevice]:
-    """All devices that can record.
+    """Return all devices that can record.
 
     Raises:
         DeviceError: sounddevice or PortAudio is missing.
@@ -68,24 +68,26 @@ def input_devices() -> list[InputDevice]:
 
 
 class Microphone:
-    """A device that records; iterate for blocks of float32 [n] at the model's rate, channel 1.
+    """A device that records; iterating yields float32 [n] at the model's rate, of channel 1.
 
-    `overflows` counts the times that PortAudio lost audio because nobody took it in time. While
-    `is_paused`, which another thread may set, what is recorded is dropped; a pause begins with
-    silence, and then there is nothing.
+    `overflows` counts the times that PortAudio lost audio because it was not taken in time. While
+    `is_paused`, which another thread may set, what is recorded is dropped: a pause begins with
+    PAUSE_SECONDS of silence, and then yields nothing.
     """
 
     def __init__(self, device: str | int | None, sample_rate: int):
-        """Open a device, by its number or a part of its name; None for the system's own choice.
+        """Open a device by its number or a part of its name; None for the system's default.
 
-        Where it refuses the model's rate, its own is resampled: `rate` says which.
+        If it refuses the model's rate, it records at its own, `rate`, and is resampled.
 
         Raises:
-            DeviceError: none, or none of that name, or it cannot be opened.
+            DeviceError: there is none, or none of that name, or it cannot be opened.
         """
         sounddevice = import_sounddevice()
         self.overflows, self._blocks = 0, queue.SimpleQueue[np.ndarray]()
         self.is_paused, self.dropped_seconds = False, 0.0
+
+        # Find the device, and open it at the model's rate or at its own
         try:
             found = sounddevice.query_devices(device, "input")
             self.name, self.rate = found["name"], sample_rate
@@ -112,6 +114,8 @@ class Microphone:
             raise DeviceError(
                 f"{wanted}: cannot be opened ({error}); there are: {names}"
             ) from error
+
+        # Convert to the model's rate
         self._resample = (
             None
             if self.rate == sample_rate
@@ -119,7 +123,7 @@ class Microphone:
         )
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Blocks as they are recorded.
+        """Yield blocks, float32 [n] at the model's rate, as they are recorded.
 
         Raises:
             AudioError: the device has stopped.
@@ -145,9 +149,10 @@ class Microphone:
                     silence = 0
                 yield block if self._resample is None else self._resample.resample_chunk(block)
         finally:
-            if not is_gone:  # or closing it may wait for what never comes
+            if not is_gone:  # closing a device that is gone may never return
                 self._stream.close()
 
     def _take(self, samples: np.ndarray, frames: int, time: Any, status: Any) -> None:
+        """Queue a block; PortAudio calls this on a thread of its own."""
         self.overflows += bool(status.input_overflow)
         self._blocks.put(samples[:, 0].copy())

@@ -1,6 +1,6 @@
-"""How the channels of a recording become mono: which are averaged, what is removed, how loud.
+"""Mix the channels of a recording to mono: choose channels, remove an offset, set the gain.
 
-A `SoundMeter` listens to a recording once. What it has measured decides a `Mix`, which is then
+A `SoundMeter` measures a recording once. What it has measured decides a `Mix`, which is then
 applied block by block. Sound that needs nothing comes out as it went in.
 """
 
@@ -21,24 +21,24 @@ CHANNELS, GAIN = choice(("mix", "split", "left", "right")), choice(("none", "aut
 # dBFS by the meter. The peaks of speech are 12 to 17 dB above: it does not clip at -20, where the
 # embedded samples are; and upstream users report missed words where peaks are below -34 dBFS.
 TARGET_LOUDNESS, QUIET_LOUDNESS = -20.0, -48.0
-LARGEST_GAIN = 70.0  # dB: what needs more is the noise of a converter
+LARGEST_GAIN = 70.0  # dB: sound that needs more is the noise of a converter
 
-MOST_LOST = 1 / 3  # of the sound, where an average is still taken
-LEAST_LOST = 0.01  # of the sound, from which it is said
+MOST_LOST = 1 / 3  # share of the sound that the average may lose
+LEAST_LOST = 0.01  # share of the sound whose loss is noted
 CORNER_HZ = 10.0  # of the filter that removes an offset; the deepest voices begin at 60
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How the frames of a recording become mono."""
+    """The way in which the channels of a recording become mono."""
 
-    channels: tuple[int, ...]  # that are averaged
-    offset: float | None = None  # with which the sound begins; None where there is none to remove
-    gain: float = 1.0  # peaks that it lifts above full scale are clipped
-    notes: tuple[str, ...] = ()  # what a user should know of this
+    channels: tuple[int, ...]  # indices of those that are averaged
+    offset: float | None = None  # at the beginning of the sound; None if none is removed
+    gain: float = 1.0  # a factor; what exceeds full scale is clipped
+    notes: tuple[str, ...] = ()  # for the user
 
     def mono(self, frames: Iterable[np.ndarray], sample_rate: int) -> Iterator[np.ndarray]:
-        """Yield float32 [n] of float32 [n, channels], without the offset; without the gain yet."""
+        """Yield mono float32 [n] for float32 [n, channels], without the offset, before the gain."""
         remove = None if self.offset is None else OffsetFilter(sample_rate, self.offset)
         for block in frames:
             if len(self.channels) == 1:
@@ -50,26 +50,26 @@ class Mix:
             yield mono if remove is None else remove(mono)
 
     def amplify(self, samples: np.ndarray) -> np.ndarray:
-        """Return float32 [n] with the gain."""
+        """Return float32 [n] with the gain applied."""
         if self.gain == 1:
             return samples
         return (samples * np.float32(self.gain)).clip(-1, 1)
 
 
 class OffsetFilter:
-    """A high-pass of one pole, which removes an offset, also one that drifts or jumps.
+    """A high-pass filter of one pole, which removes an offset, even one that drifts or jumps.
 
-    To subtract the mean would do only for one that is the same from the first sample to the last.
+    Subtracting the mean would remove only an offset that is the same throughout.
     """
 
     def __init__(self, sample_rate: int, offset: float):
-        """Begin with the offset that the sound begins with, so that nothing has to settle."""
+        """Begin with the offset of the first samples, so that the filter need not settle."""
         self._pole = exp(-2 * pi * CORNER_HZ / sample_rate)
-        self._longest = sample_rate  # samples at a time, whose powers are finite
+        self._longest = sample_rate  # samples at a time, so that powers of the pole do not vanish
         self._offset = offset
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """Return float32 [n] without what is below 10 Hz."""
+        """Return the next float32 [n] without what is below 10 Hz."""
         starts = range(0, len(samples), self._longest)
         parts = [self._filter(samples[start : start + self._longest]) for start in starts]
         return np.concatenate(parts) if parts else samples
@@ -83,14 +83,14 @@ class OffsetFilter:
 
 
 def choose_mix(meter: SoundMeter, channels: str, gain: str, name: str = "sound") -> Mix:
-    """Decide how all channels become one.
+    """Choose how all channels of a recording become one.
 
     Args:
-        meter: that has measured the whole recording.
+        meter: it has measured the whole recording.
         channels: `mix` for their average, or for the one that is taken where they cancel each
             other; `left` or `right` for the first or the second.
         gain: `none`, or `auto` for the loudness of the embedded samples.
-        name: of the recording.
+        name: of the recording, for messages.
 
     Raises:
         AudioError: there is no second channel.
@@ -106,10 +106,10 @@ def choose_mix(meter: SoundMeter, channels: str, gain: str, name: str = "sound")
 
 
 def choose_split(meter: SoundMeter, gain: str) -> tuple[dict[int, Mix], list[str]]:
-    """Decide about each channel on its own.
+    """Choose a mix for each channel on its own.
 
     Returns:
-        the mix of each channel by its number, and the notes of all: also of what is left out.
+        The mix of each channel by its index, and notes on all, also on what is left out.
     """
     silent, mixes, left_out = meter.silent_channels(), dict[int, Mix](), list[str]()
     for channel in range(meter.num_channels):
@@ -134,7 +134,7 @@ def choose_split(meter: SoundMeter, gain: str) -> tuple[dict[int, Mix], list[str
 
 
 def _mix_all(meter: SoundMeter, gain: str) -> Mix:
-    """Decide between the average, which loses what cancels, and the best of the channels."""
+    """Choose between the average, which loses what cancels, and the best of the channels."""
     count, silent = meter.num_channels, meter.silent_channels()
     heard = tuple(channel for channel in range(count) if channel not in silent)
     heard = heard or tuple(range(count))
@@ -142,7 +142,7 @@ def _mix_all(meter: SoundMeter, gain: str) -> Mix:
         note = f"channel {heard[0] + 1} of {count} taken, the others are silent"
         return _level(Mix(heard, notes=(note,)), meter, heard[0], gain)
 
-    # The average, unless what it loses is much, and less with the best channel alone
+    # Take the average, unless it loses much and the best channel alone loses less
     lost = meter.shares_lost()
     best = meter.loudest_channel(lost[:-1] <= lost[:-1].min() + LEAST_LOST)
     if meter.has_faded() or (lost[-1] > MOST_LOST and lost[best] < lost[-1]):
@@ -166,17 +166,19 @@ def _share(share: float) -> str:
 
 
 def _level(mix: Mix, meter: SoundMeter, signal: int, gain: str, factor: float = 1.0) -> Mix:
-    """Add the offset, the gain and what is to be said of the level.
+    """Return a mix with its offset, its gain and notes on its level.
 
     Args:
-        mix: whose channels are decided.
-        meter: that has measured them.
-        signal: that it measured for them.
+        mix: one whose channels are chosen.
+        meter: it has measured the recording.
+        signal: the index of the measured signal that the mix takes.
         gain: `none` or `auto`.
-        factor: by which the mix is larger than the signal.
+        factor: by which the mix is larger than that signal.
     """
     if not meter.num_frames:
         return mix
+
+    # Remove an offset
     notes, offset = list(mix.notes), meter.offset(signal)
     if offset is not None:
         size = f"±{factor * offset.size:.2g}"
@@ -185,6 +187,7 @@ def _level(mix: Mix, meter: SoundMeter, signal: int, gain: str, factor: float = 
         kind = "constant" if offset.is_constant else "drifting"
         notes.append(f"{kind} offset of {size} removed")
 
+    # Judge the level, and set the gain
     peak = factor * meter.peak(signal, offset.mean if offset else 0.0)
     loudness, scale = dbfs(factor * meter.loudness(signal)), 1.0
     if meter.is_silent(signal):
@@ -193,7 +196,7 @@ def _level(mix: Mix, meter: SoundMeter, signal: int, gain: str, factor: float = 
         decibels = min(TARGET_LOUDNESS - loudness, LARGEST_GAIN)
         scale = 10 ** (decibels / 20)
         notes.append(f"gain {decibels:+.1f} dB{', which clips peaks' if scale * peak > 1 else ''}")
-    elif loudness > 0:  # which floats of full scale 1 cannot have
+    elif loudness > 0:  # impossible for floats of full scale 1
         scale = 10 ** ((TARGET_LOUDNESS - loudness) / 20)
         notes.append(
             f"far above full scale, as integers stored as floats are: gain "
@@ -208,7 +211,7 @@ def _level(mix: Mix, meter: SoundMeter, signal: int, gain: str, factor: float = 
 
 
 def channel_names(channels: int) -> tuple[str, ...]:
-    """Return what the channels of a recording are called; the only one has no name."""
+    """Return the names of a recording's channels; empty if there is only one."""
     if channels == 2:
         return ("left", "right")
     return tuple(f"channel {i + 1}" for i in range(channels)) if channels > 1 else ()

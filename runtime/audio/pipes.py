@@ -1,4 +1,4 @@
-"""Sound of a pipe to mono samples at the model's rate, as it comes."""
+"""Read audio from a pipe as mono samples at the model's rate, as it arrives."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def raw_blocks(
     sample_rate: int,
     say: Callable[[str], None] = lambda note: None,
 ) -> Iterator[np.ndarray]:
-    """Mono samples of a pipe as they come, at the model's rate.
+    """Return mono float32 [n] of a pipe at the model's rate, block by block as they arrive.
 
     Args:
-        file: unbuffered; raw mono samples, or WAVs, whose headers then say what they are.
-        raw_format: of RAW_FORMATS.
-        rate: of the samples, in Hz.
-        sample_rate: the model's.
-        say: gets what a user should know, when it is found.
+        file: an unbuffered pipe of raw mono samples, or of WAVs, whose headers describe them.
+        raw_format: of raw samples, one of RAW_FORMATS.
+        rate: of raw samples, in Hz.
+        sample_rate: the model's, in Hz.
+        say: called with notes for the user, as they come up.
 
     Raises:
         AudioError: no samples; or some of the sound could not be heard, after all that could.
@@ -47,8 +47,9 @@ def _blocks(
     sample_rate: int,
     say: Callable[[str], None],
 ) -> Iterator[np.ndarray]:
+    """Yield mono float32 [n] at the model's rate, and raise if there were losses."""
     is_empty, done = True, 0
-    # Recordings of one form are heard as one
+    # Recordings of one rate and number of channels are mixed as one
     for (rate, channels), alike in groupby(pieces, lambda piece: (piece[0], piece[1].shape[1])):
         is_empty, mixer = False, ChannelFollower(rate, channels, say, done / sample_rate)
         resample = None

@@ -1,4 +1,4 @@
-"""Arrays of samples: what can be taken for one, and checks of samples, rates and channels."""
+"""Take arrays, lists and tensors for samples, and check samples, rates and channels."""
 
 from __future__ import annotations
 
@@ -14,38 +14,41 @@ from ...escaping import described, one_line, quoted
 from ...limits import FASTEST_RATE, LARGEST_SAMPLE, MOST_CHANNELS, SLOWEST_RATE
 from .losses import Losses
 
-# Of integers whose full scale is that of their type; who has wider ones means another scale
+# Integers whose full scale is that of their type; samples in wider ones have another scale
 INTEGER_BITS = (8, 16, 32)
-MOST_KINDS = 3  # types that are named
-LONGEST_REASON = 120  # characters of another library's error
+MOST_KINDS = 3  # types that a message names
+LONGEST_REASON = 120  # characters that a message quotes of another library's error
 
 
 def check_rate(what: str, rate: int, error: type[VoxtralOnnxError] = AudioError) -> None:
-    """Refuse a sample rate that no sound has.
+    """Refuse a sample rate out of range.
 
     Raises:
-        error: out of range.
+        error: it is not from SLOWEST_RATE to FASTEST_RATE Hz.
     """
     if not SLOWEST_RATE <= rate <= FASTEST_RATE:
         raise error(f"{what}: expected {SLOWEST_RATE} to {FASTEST_RATE} Hz, got {quoted(rate)}")
 
 
 def check_channels(what: str, channels: int, error: type[VoxtralOnnxError] = AudioError) -> None:
-    """Refuse a number of channels that no recording has.
+    """Refuse a number of channels out of range.
 
     Raises:
-        error: out of range.
+        error: it is not from 1 to MOST_CHANNELS.
     """
     if not 1 <= channels <= MOST_CHANNELS:
         raise error(f"{what}: expected 1 to {MOST_CHANNELS} channels, got {channels}")
 
 
 def check_samples(samples: Any, advice: str = "") -> np.ndarray:
-    """The samples as float32 [n], of an array, a list of numbers or a tensor; not always a copy.
+    """Return an array, a list of numbers or a tensor as float32 [n], copied only if need be.
+
+    Args:
+        samples: floats [n] with full scale 1.
+        advice: the end of a message for another shape or type: what to do then.
 
     Raises:
-        AudioError: another shape, an integer type, or a value that is no sound. `advice` says what
-            to do then.
+        AudioError: another shape, an integer type, or a value that is no sound.
     """
     values = as_array(samples)
     if values is None:
@@ -66,20 +69,22 @@ def check_samples(samples: Any, advice: str = "") -> np.ndarray:
 
 
 def as_array(values: Any) -> np.ndarray | None:
-    """Take an array, a list or tuple of numbers, or a tensor of another library for an array.
+    """Return an array, a list or tuple of numbers, or another library's tensor as an array.
 
-    None for what is none of these. No values are copied that need not be.
+    None for anything else. No values are copied that need not be.
 
     Raises:
-        AudioError: its values cannot be had: ragged lists, a GPU's tensor, masked ones.
+        AudioError: its values cannot be read: ragged lists, a GPU's tensor, masked values.
     """
     if isinstance(values, type):
         return None
+
+    # Ask its library for the values
     is_masked = np.ma.isMaskedArray(values) and bool(np.ma.getmaskarray(values).any())
     try:
         if is_masked:
             raise ValueError("some are masked")
-        if hasattr(values, "detach") and hasattr(values, "numpy"):  # of PyTorch, with gradients
+        if hasattr(values, "detach") and hasattr(values, "numpy"):  # PyTorch, gradients
             values = values.detach()
         if isinstance(values, np.ndarray | list | tuple | memoryview | plain_array) or hasattr(
             values, "__array__"
@@ -99,22 +104,24 @@ def as_array(values: Any) -> np.ndarray | None:
             f"samples: cannot be read from {described(values)} ({reason}); give a NumPy array, "
             "for a GPU's tensor tensor.cpu()"
         ) from error
+
+    # Refuse what is not numbers
     if isinstance(values, list | tuple) and found.dtype.kind in "OSUV":
         raise _not_numbers(values)
     return None if found.ndim == 0 and found.dtype.kind == "O" else found
 
 
 class ArraySound:
-    """A recording in memory, which is read as the frames of a file are."""
+    """A recording in memory, which is read as the `Frames` of a file are."""
 
-    # Of files, which may have more or less than they seem to
+    # Properties of files, which arrays do not have
     raw, losses, num_parts, track, hole_seconds = None, (), 1, "", 0.0
 
     def __init__(self, samples: Any, rate: Any):
         """Take a copy of float or integer samples [n], [n, channels] or [channels, n].
 
         Raises:
-            AudioError: no such array, one whose channels cannot be told, or no rate of sound.
+            AudioError: no such array, one whose channels are ambiguous, or a rate out of range.
         """
         values = as_array(samples)
         if values is None:
@@ -131,7 +138,7 @@ class ArraySound:
         self.samplerate = as_rate(rate)
         self._values = _frames(values).copy()
         self.channels = self._values.shape[1]
-        self.bits = None if values.dtype.kind == "f" else bits  # of integers
+        self.bits = None if values.dtype.kind == "f" else bits  # of integers; None for floats
         if not self.bits:
             bad = np.argwhere(are_damaged(self._values))
             if len(bad):
@@ -140,18 +147,18 @@ class ArraySound:
                 raise AudioError(f"the sample at {at:.2f} s {what}: the recording is damaged")
 
     def blocks(self, seconds: float) -> Iterator[np.ndarray]:
-        """Yield float32 [n, channels] with full scale 1 of so many seconds, the last shorter."""
+        """Yield float32 [n, channels], full scale 1, of so many seconds, the last shorter."""
         size = int(seconds * self.samplerate)
         for start in range(0, len(self._values), size):
             block = self._values[start : start + size]
             if self.bits:
                 block = block / 2.0 ** (self.bits - 1)
-                block -= float(self._values.dtype.kind == "u")  # whose silence is half of it
+                block -= float(self._values.dtype.kind == "u")  # silence is half of full scale
             yield block.astype(np.float32)
 
 
 def as_rate(rate: Any) -> int:
-    """Return a rate in Hz, of a number of any library.
+    """Return a sample rate in Hz as an int, given as a number of any library.
 
     Raises:
         AudioError: not a whole number, or out of range.
@@ -164,7 +171,7 @@ def as_rate(rate: Any) -> int:
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether this is one number, in an array of no axes too."""
+    """Return whether a value is one number, or an array without axes."""
     return isinstance(value, Real) or (
         not isinstance(value, type)
         and hasattr(value, "item")
@@ -174,7 +181,7 @@ def is_number(value: Any) -> bool:
 
 
 def are_damaged(samples: np.ndarray) -> np.ndarray:
-    """Return which samples are not finite, or larger than any recording's."""
+    """Return bool of the samples' shape: which are not finite, or larger than any recording's."""
     # Compared as float64, as float16 does not hold the bound; not a number compares as False
     return ~(np.abs(samples) <= np.float64(LARGEST_SAMPLE))
 
@@ -182,13 +189,13 @@ def are_damaged(samples: np.ndarray) -> np.ndarray:
 def silence_damage(
     frames: np.ndarray, rate: int, at: float, losses: Losses
 ) -> tuple[np.ndarray, int]:
-    """Return float32 [n, channels] with silence in place of damage, and the number of such frames.
+    """Return float32 [n, channels] in which damaged frames are silent, and their number.
 
     Args:
         frames: float32 [n, channels].
         rate: of the frames, in Hz.
         at: seconds before them.
-        losses: told where.
+        losses: a record of the damage.
     """
     damaged = are_damaged(frames)
     bad: np.ndarray = np.any(damaged, axis=1)
@@ -201,17 +208,17 @@ def silence_damage(
 
 
 def describe_damage(sample: float) -> str:
-    """Say what is wrong with a damaged sample."""
+    """Return in words what is wrong with a damaged sample."""
     if np.isfinite(sample):
         return f"is {sample:g}, where full scale is 1"
     return "is not a finite number"
 
 
 def _frames(values: np.ndarray) -> np.ndarray:
-    """Return [n, channels] of [n] or either order: channels are few, and samples are many.
+    """Return [n, channels] for [n] or axes in either order: channels are few, samples are many.
 
     Raises:
-        AudioError: other axes, or two that may both be channels, or neither.
+        AudioError: other axes, or two of which both may be channels, or neither.
     """
     if values.ndim == 1:
         return values[:, None]
@@ -230,6 +237,7 @@ def _frames(values: np.ndarray) -> np.ndarray:
 
 
 def _shape(values: np.ndarray) -> str:
+    """Return the type and shape of an array, for messages."""
     kind = {"U": "text", "S": "bytes", "V": "records"}.get(values.dtype.kind)
     if values.dtype.kind == "O":
         kind = f"objects ({_kinds(values.flat)})"
@@ -244,6 +252,6 @@ def _not_numbers(values: list[Any] | tuple[Any, ...]) -> AudioError:
 
 
 def _kinds(values: Iterable[Any]) -> str:
-    """Return the first few types of values, by name."""
+    """Return the names of the first few types of values."""
     names = dict.fromkeys(type(each).__qualname__ for each in values)
     return ", ".join(list(names)[:MOST_KINDS])

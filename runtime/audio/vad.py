@@ -1,8 +1,8 @@
-"""A filter that leaves out words written where nobody spoke.
+"""Leave out words that were written where nobody spoke.
 
-The model encodes all audio, and its tokens are those of a run without this: a segment then becomes
-blanks where no speech is within its reach. So nothing inside speech can change, and the reach is
-wide: what is kept by mistake costs less than what is lost.
+The model encodes all audio, and its tokens are those of a run without this filter. Then a segment
+becomes blanks if there is no speech within its reach. So nothing inside speech can change, and the
+reach is wide: a word that is kept by mistake costs less than one that is lost.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
     from .files import AudioSource
 
 ENERGY = "energy"  # the detector that needs no model
-PRE_ROLL_SECONDS = 0.24  # before a sound that are speech too
-HANG_OVER_SECONDS = 0.4  # and after it: consonants at the ends of words are faint
+PRE_ROLL_SECONDS = 0.24  # before a sound, which count as speech
+HANG_OVER_SECONDS = 0.4  # and after it, as consonants at the ends of words are faint
 
 
 class Detector(Protocol):
-    """Scores frames of one stream, in order."""
+    """A detector of speech, which scores the frames of one stream in order."""
 
     frame: int  # samples
     threshold: float  # a score of this much begins speech
     neg_threshold: float  # and one below this ends it
 
     def score(self, samples: np.ndarray) -> float:
-        """Return how much the next frame is like speech; samples: float32 [frame]."""
+        """Return how much the next frame, float32 [frame], is like speech."""
         ...
 
 
 class Energy:
-    """Level of a frame above the noise, in decibels.
+    """A detector whose score is the level of a frame above the noise, in decibels.
 
-    The noise is the quietest tenth of a second of the last seconds.
+    The noise is the quietest tenth of a second of the last MEMORY_SECONDS.
 
-    What is loud and steady for longer than that becomes noise; speech has gaps. At the beginning
-    nothing is known of the noise, and everything that can be heard counts as speech.
+    Sound that is loud and steady for longer than that becomes noise; speech has gaps. At the
+    beginning nothing is known of the noise, and everything that can be heard counts as speech.
     """
 
     threshold, neg_threshold = 6.0, 3.0  # steady noise reaches 2
@@ -59,12 +59,12 @@ class Energy:
     def __init__(self, sample_rate: int):
         self.frame = sample_rate // 50  # 20 ms
         self._powers = deque[float](maxlen=5)
-        # Of the power, second by second
+        # Least power of each second
         self._minima = deque([0.0] * self.MEMORY_SECONDS, maxlen=self.MEMORY_SECONDS)
         self._minimum, self._frames = np.inf, 0
 
     def score(self, samples: np.ndarray) -> float:
-        """See `Detector`."""
+        """Return the level of the next frame, float32 [frame], above the noise, in decibels."""
         power = float(np.mean(np.square(samples)))
         self._powers.append(power)
         self._minimum = min(self._minimum, sum(self._powers) / len(self._powers))
@@ -81,9 +81,9 @@ def _decibels(power: float, least: float) -> float:
 
 
 class Silero:
-    """Silero's model, version 5 or 6.
+    """A detector that runs Silero's model, version 5 or 6.
 
-    The probability of speech in 512 samples, after the 64 before them.
+    Its score is the probability of speech in 512 samples, after the 64 before them.
 
     Source: github.com/snakers4/silero-vad, `OnnxWrapper` and `get_speech_timestamps`.
     """
@@ -100,14 +100,14 @@ class Silero:
 
     @classmethod
     def load(cls, path: Path) -> onnxruntime.InferenceSession:
-        """Load its session, which streams share.
+        """Load the model's session, which several streams share.
 
         Raises:
-            ArtifactError: not such a model.
+            ArtifactError: the file is not such a model.
         """
         ort = import_onnxruntime()
         options = ort.SessionOptions()
-        # A small model: threads only wait
+        # The model is too small for threads to help
         options.intra_op_num_threads = 1
         options.log_severity_level = SILENT
         try:
@@ -126,7 +126,7 @@ class Silero:
         return session
 
     def score(self, samples: np.ndarray) -> float:
-        """See `Detector`."""
+        """Return the probability of speech in the next frame, float32 [512]."""
         feeds = {
             "input": np.concatenate((self._context, samples))[None],
             "state": self._state,
@@ -138,12 +138,16 @@ class Silero:
 
 
 class SpeechFilter:
-    """Filters one stream: takes its audio, then lets the tokens with speech pass."""
+    """A filter of one stream: it takes the audio, then lets the tokens with speech pass."""
 
     def __init__(self, detector: Detector, manifest: Manifest, num_delay_tokens: int):
-        """`num_delay_tokens`: of the stream.
+        """Begin a stream.
 
-        What a token waits for anyway is how far the filter may look ahead.
+        Args:
+            detector: scores its audio.
+            manifest: of the model's artifact.
+            num_delay_tokens: the delay of the stream; a token waits for it anyway, so the filter
+                looks as far ahead.
         """
         self._detector = detector
         self._ids = manifest.tokens
@@ -155,13 +159,13 @@ class SpeechFilter:
         self._ahead = min(self._pre_roll, delay)
         self._behind = int(LONGEST_WORD_SECONDS * self._rate) + self._hang_over
         self._rest = np.zeros(0, np.float32)  # less than a frame
-        # Of speech: first sample, and the one behind the last
+        # Stretches of speech: the first sample, and the one after the last
         self._spans: deque[list[int]] = deque()
-        self._num_samples = 0  # samples, in whole frames
+        self._num_samples = 0  # in whole frames
         self._is_open = False
         self._speech_end = -self._hang_over
-        self._quiet = 0  # samples before the last speech
-        self._passes: bool | None = None  # whether the segment that is being written has speech
+        self._quiet = 0  # samples without speech, before the last speech
+        self._passes: bool | None = None  # whether the current segment has speech
         self.left_out = 0  # segments
 
     @property
@@ -171,13 +175,13 @@ class SpeechFilter:
 
     @property
     def quiet_seconds(self) -> float:
-        """Return the seconds of audio without speech, its pre-roll and hang-over."""
+        """Return the seconds of audio outside speech, its pre-roll and its hang-over."""
         return (
             self._quiet + max(0, self._num_samples - self._speech_end - self._hang_over)
         ) / self._rate
 
     def summary(self) -> dict[str, float]:
-        """Return its values by name."""
+        """Return the seconds without speech and the segments left out, by name."""
         return {"quiet_seconds": round(self.quiet_seconds, 3), "left_out": self.left_out}
 
     def push(self, samples: np.ndarray) -> None:
@@ -190,6 +194,7 @@ class SpeechFilter:
         self._rest = samples_left[whole:].copy()
 
     def _judge(self, score: float) -> None:
+        """Count the next frame as speech or not, by its score."""
         first = self._num_samples
         self._num_samples += self._detector.frame
         self._is_open = score >= (
@@ -216,19 +221,19 @@ class SpeechFilter:
             yield token
 
     def _has_speech(self, end: float) -> bool:
-        """Tell whether speech is within reach of a segment's end; asked for in rising order."""
+        """Return whether speech is within reach of a segment's end; ends come in rising order."""
         sample = round(end * self._rate)
         first, last = sample - self._behind, sample + self._ahead
         while self._spans and self._spans[0][1] <= first:
             self._spans.popleft()
-        size = self._detector.frame  # of a span that begins within reach, one frame must end there
+        size = self._detector.frame  # one frame of a span that begins within reach must end there
         return bool(self._spans) and self._spans[0][0] + size <= last
 
 
 def filtered_blocks(
     source: AudioSource, speech_filter: SpeechFilter | None
 ) -> Iterator[np.ndarray]:
-    """Yield the blocks of a source, each of which is pushed to the filter first."""
+    """Yield the blocks of a source, pushing each to the filter first."""
     for block in source.blocks():
         if speech_filter:
             speech_filter.push(block)
@@ -236,7 +241,7 @@ def filtered_blocks(
 
 
 def detectors(vad: str | Path, sample_rate: int) -> Callable[[], Detector]:
-    """Return what makes the detector of one stream: `energy`, or Silero's model by its path.
+    """Return a function that makes the detector of a stream: `energy`, or Silero by its path.
 
     Raises:
         ArtifactError: the path is not such a model.

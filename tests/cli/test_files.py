@@ -144,5 +144,5 @@ def test_options_that_look_for_outputs_need_a_folder_and_names(transcribe, tmp_p
         transcribe(option, CLIP).assert_refused(2, f"{option} looks for outputs in a folder")
         for name in ("-", tmp_path / "pipe"):
             transcribe(option, "-o", tmp_path, name).assert_refused(
-                2, f"{option}: {name} is no file, which could be known again"
+                2, f"{option}: {name} is no file that another run could recognise"
             )

@@ -139,7 +139,7 @@ def test_a_signal_ends_the_capture_and_keeps_what_was_said(number, code, start):
             ["--alternatives", "2"],
             "--alternatives are written as JSON: add --json or --stream-json",
         ),
-        (["--hotword-bias", "2"], "--hotword-bias is that of --hotwords FILE"),
+        (["--hotword-bias", "2"], "--hotword-bias belongs to --hotwords FILE"),
         (["--stdin", "-f", "all"], "add --output-dir FOLDER"),
         (["--stdin", "--sample-format", "s24le"], "sample format: expected one of"),
         (["--stdin", "--rate", "999"], "rate: expected 1000 to 768000 Hz, got 999"),

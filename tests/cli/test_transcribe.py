@@ -103,7 +103,7 @@ def test_text_of_several_files(transcribe):
 @pytest.mark.parametrize("kind", ["srt", "vtt", "tsv"])
 def test_formats_of_one_recording_are_not_joined(kind, transcribe):
     transcribe("-f", kind, *CLIPS).assert_refused(
-        2, f"{kind} on standard output is of one recording, not of 3: add --output-dir FOLDER"
+        2, f"{kind} on standard output holds one recording, not 3: add --output-dir FOLDER"
     )
 
 

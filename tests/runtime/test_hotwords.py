@@ -237,7 +237,7 @@ def test_a_hotword_file_that_is_not_there(run, tiny_artifact, tmp_path):
     )
     run(*command, "--hotwords", tmp_path).assert_refused(2, "cannot be read (Is a directory")
     run(*command, "--hotword-bias", 3).assert_refused(
-        2, "--hotword-bias is that of --hotwords FILE"
+        2, "--hotword-bias belongs to --hotwords FILE"
     )
 
 

@@ -1,1 +1,1 @@
-"""Files and pipes to samples: which bytes are sound, where it ends, and what was damaged."""
+"""Decoding of files and pipes to samples: where sound begins and ends, and what is damaged."""

@@ -1,4 +1,4 @@
-"""Lines that a C library writes to stderr of its own accord, kept from the terminal."""
+"""Suppression of the lines that a C library, libmpg123, writes to stderr by itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 STDERR = 2
-# libmpg123's, which nothing turns off. Source: src/libmpg123/debug.h of mpg123
+# Lines of libmpg123, which no option turns off. Source: src/libmpg123/debug.h of mpg123
 _FOREIGN = re.compile(
     rb"\[[^\n]*libmpg123[^\n]*(?:\n|\Z)|(?:\A|(?<=\n))\n?(?:Note|Warning): [^\n]*(?:\n|\Z)"
 )
@@ -19,10 +19,13 @@ _one_at_a_time = threading.RLock()
 
 @contextmanager
 def without_foreign_lines(is_expected: bool = True) -> Iterator[list[bytes]]:
-    """Leave out what libmpg123 writes to stderr in a block; what others write comes behind it.
+    """Drop what libmpg123 writes to stderr inside the block; other lines appear after it.
 
-    Yields a list that has its lines afterwards. A file descriptor belongs to the whole process, so
-    only one thread is in such a block.
+    Yields a list that holds the dropped lines after the block. A file descriptor belongs to the
+    whole process, so only one thread at a time runs such a block.
+
+    Args:
+        is_expected: whether libmpg123 may be used; if not, stderr is left alone.
     """
     foreign: list[bytes] = []
     if not is_expected:

@@ -1,7 +1,7 @@
-"""Open sound by its bytes alone: libsndfile reads it, or PyAV.
+"""Open audio by its bytes, whatever its file name, with libsndfile or PyAV.
 
-libsndfile comes first, and PyAV reads what libsndfile refuses or does not read to its end. MP3 is
-PyAV's where it is installed: libmpg123, which libsndfile has for it, believes the first header of
+libsndfile comes first, and PyAV reads what libsndfile refuses or does not read to its end. MP3 goes
+to PyAV where it is installed: libmpg123, which libsndfile has for it, believes the first header of
 joined files, and writes lines of its own to stderr.
 """
 
@@ -33,16 +33,16 @@ from .view import View
 
 RAW_SUBTYPES = {"s16le": "PCM_16", "f32le": "FLOAT", "mulaw": "ULAW", "alaw": "ALAW"}
 MOST_DAMAGED = 1.0  # seconds by which damage alone may make a recording shorter
-READ_FRAMES = 1 << 16  # of libsndfile at a time
-MOST_UNREAD = 2048  # bytes at the end that may be less than a sample or a block of them
-LONGEST_PROMISE = 1e8  # seconds; more stands where a length is unknown
+READ_FRAMES = 1 << 16  # that libsndfile reads at a time
+MOST_UNREAD = 2048  # bytes at the end that may be an incomplete sample or block
+LONGEST_PROMISE = 1e8  # seconds; a header with more does not know the length
 
 
 @dataclass(frozen=True, slots=True)
 class RawSound:
-    """How sound without a header is to be read."""
+    """The sample format of a file without a header."""
 
-    encoding: str  # of RAW_SUBTYPES
+    encoding: str  # a key of RAW_SUBTYPES
     rate: int = 16000  # Hz
     channels: int = 1
 
@@ -60,33 +60,33 @@ class RawSound:
 
 
 class Decoder(Protocol):
-    """One recording, read once."""
+    """A decoder of one recording, which is read once."""
 
     samplerate: int
     channels: int
 
     @property
     def promised_seconds(self) -> float:
-        """The length that its header promises; 0 where it does not know."""
+        """Return the length that the recording's header promises; 0 if it does not know."""
         ...
 
     def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Rate and float32 [n, channels], in turn."""
+        """Yield the rate in Hz and float32 [n, channels], piece by piece."""
         ...
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the decoder."""
         ...
 
 
 class SndFile:
-    """A recording as libsndfile reads it, and PyAV from where libsndfile gives up."""
+    """A decoder with libsndfile, and with PyAV from the place where libsndfile gives up."""
 
     def __init__(self, name: str, part: Part, losses: Losses, raw: RawSound | None = None):
-        """Open it.
+        """Open a recording of a file.
 
         Raises:
-            LibsndfileError, OSError: libsndfile does not read it.
+            LibsndfileError, OSError: libsndfile cannot read it.
         """
         self.name, self._part, self._losses = name, part, losses
         self._is_raw = raw is not None
@@ -101,27 +101,27 @@ class SndFile:
             }
         part.view.seek(0)
         with without_foreign_lines(_may_be_mpeg(part.view)):
-            file: Any = part.view  # has what soundfile asks of one
+            file: Any = part.view  # has the methods that soundfile calls
             self._file = SoundFile(file, **options)
         self.samplerate, self.channels = self._file.samplerate, self._file.channels
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the decoder."""
         self._file.close()
 
     @property
     def promised_seconds(self) -> float:
-        """The length that the header promises; 0 where it does not know."""
+        """Return the length that the header promises; 0 if it does not know."""
         seconds = self._file.frames / self.samplerate
         return seconds if seconds < LONGEST_PROMISE else 0.0
 
     def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Rate and float32 [n, channels], in turn."""
+        """Yield the rate in Hz and float32 [n, channels], piece by piece."""
         done, reason, view, is_skipping = 0, "", self._part.view, False
         lines = list[bytes]()
         while True:
-            # libsndfile gives what it has read before an error, and does not say how much; asked
-            # for more than it knows of, it reads on and gives nothing
+            # Before an error, libsndfile returns what it has read, but not how much: the rest stays
+            # NaN. Asked for more frames than it knows of, it reads on and returns none
             wanted = min(READ_FRAMES, self._file.frames - done)
             if wanted <= 0:
                 break
@@ -133,30 +133,34 @@ class SndFile:
                 missing = np.flatnonzero(np.isnan(frames[:, 0]))
                 count, reason = int(missing[0]) if len(missing) else wanted, _reason(error)
             if count and is_skipping:
-                self._losses.damage(done / self.samplerate, "what is there is no frame of it")
+                self._losses.damage(done / self.samplerate, "no valid frame is there")
             if count:
                 yield self.samplerate, frames[:count]
             done += count
             is_skipping = any(b"resync" in line for line in lines)
             if reason or not count:
                 break
+
+        # Tell whether the file was read to its end
         if self._file.format == "MP3" and is_cut(view, "mp3"):
             self._losses.say(CUT)
-        is_whole = done >= self._file.frames  # never where their number is not known
+        is_whole = done >= self._file.frames  # False if their number is unknown
         if is_whole or not self.promised_seconds:
-            reason = ""  # at the end, whose place it did not know
+            reason = ""  # an end whose place was unknown is no error
         unread = (self._part.sound_end or view.size) - view.tell()
         if self._file.format == "OGG" or self._is_raw:
-            unread = 0  # its pages were looked through
+            unread = 0  # Ogg was checked page by page, and raw samples are counted
         elif self._file.format in ("FLAC", "MP3") and not has_frames(view, view.tell()):
             unread = 0  # tags, padding, junk
         elif unread <= MOST_UNREAD and self._file.format not in ("FLAC", "MP3"):
             unread = 0
+
+        # Continue with PyAV
         if reason or unread > 0:
             yield from self._rest(done, reason, unread)
 
     def _rest(self, done: int, reason: str, unread: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Read on with PyAV behind frames that are done, or say what is lost."""
+        """Yield what PyAV reads after `done` frames, or record what is lost."""
         at = done / self.samplerate
         try:
             media = MediaFile(self.name, self._part.view, self._losses, starts_at_zero=True)
@@ -164,7 +168,7 @@ class SndFile:
             how = f"; PyAV may read more: {PIP}" if isinstance(error, DeviceError) else ""
             if reason:
                 self._losses.damage(at, reason)
-            self._losses.say(f"nothing is read behind {self._losses.offset + at:.1f} s{how}")
+            self._losses.say(f"nothing is read after {self._losses.offset + at:.1f} s{how}")
             return
         position = 0.0
         try:
@@ -183,12 +187,13 @@ PIP = "pip install 'voxtral-onnx[media]'"
 
 
 class Sound:
-    """The sound of a file, at the rate and with the channels of its first recording."""
+    """The audio of a file, at the rate and with the channels of its first recording."""
 
     def __init__(self, name: str, file: Path | BinaryIO, raw: RawSound | None = None):
-        """Open the first of its recordings, by its bytes alone.
+        """Open the first recording of a file, by its bytes alone.
 
-        Libraries give names a meaning: an address for FFmpeg, a format or a pipe for libsndfile.
+        Libraries give names a meaning: an address for FFmpeg, a format or a pipe for libsndfile. So
+        `name` is for messages only.
 
         Raises:
             AudioError: not readable, or without sound.
@@ -203,7 +208,7 @@ class Sound:
             raise
 
     def _begin(self, file: BinaryIO, raw: RawSound | None) -> None:
-        self._raw, self.heard = raw, 0  # frames that were sound
+        self._raw, self.heard = raw, 0  # heard: frames without damage so far
         self.parts = _raw_parts(file) if raw else find_parts(file)
         self._first = self._open(self.parts[0])
         self.samplerate, self.channels = self._first.samplerate, self._first.channels
@@ -227,10 +232,10 @@ class Sound:
         self._file.close()
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """float32 [size, channels], the last one shorter.
+        """Yield float32 [size, channels], the last one shorter.
 
         Raises:
-            AudioError: nothing in it can be heard.
+            AudioError: nothing in the file can be heard.
         """
         pieces, held = list[np.ndarray](), 0
         for piece in self._alike():
@@ -251,11 +256,12 @@ class Sound:
 
     @property
     def _frame_bytes(self) -> int:
+        """Return the bytes of one raw sample of all channels."""
         width = {"s16le": 2, "f32le": 4}.get(self._raw.encoding, 1) if self._raw else 1
         return width * self.channels
 
     def _alike(self) -> Iterator[np.ndarray]:
-        """float32 [n, channels] of all recordings, at one rate and number of channels."""
+        """Yield float32 [n, channels] of all recordings, at one rate and number of channels."""
         resample, resampled, done = None, 0, 0.0
         for rate, frames in self._pieces():
             check_rate(self.name, rate)
@@ -281,14 +287,17 @@ class Sound:
             yield resample.resample_chunk(np.zeros((0, self.channels), np.float32), last=True)
 
     def _pieces(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Rate and float32 [n, channels] of all recordings in turn."""
+        """Yield the rate in Hz and float32 [n, channels] of all recordings in turn."""
         done = 0.0
         for number, part in enumerate(self.parts):
+            # Record what is known of the recording's damage
             self.losses.offset = done
             for at, what in part.damage:
                 self.losses.damage(at, what)
             if part.loss:
                 self.losses.say(part.loss)
+
+            # Open and decode it
             try:
                 decoder = self._open(part) if number else self._first
             except (AudioError, DeviceError) as error:
@@ -302,9 +311,11 @@ class Sound:
                 promised = decoder.promised_seconds / part.share
             finally:
                 decoder.close()
+
+            # Compare its length with the header's
             if isinstance(decoder, MediaFile):
                 self.hole_seconds += decoder.hole_seconds
-            # Damage may have taken some, and is said
+            # Damage, which is recorded, may have made it shorter
             allowed = MOST_DAMAGED if self.losses else END_SECONDS
             if promised > seconds + allowed and not part.damage:
                 self.losses.say(
@@ -313,10 +324,11 @@ class Sound:
             done += seconds
 
     def _open(self, part: Part) -> Decoder:
+        """Return the decoder that suits the bytes of a recording."""
         if self._raw:
             return SndFile(self.name, part, self.losses, self._raw)
         if part.damage or part.num_tracks > 1 or _may_be_mpeg(part.view):
-            with suppress(AudioError, DeviceError):  # libsndfile may know it, or is all there is
+            with suppress(AudioError, DeviceError):  # libsndfile may read it instead
                 has_gaps = bool(part.damage)
                 return MediaFile(self.name, part.view, self.losses, starts_at_zero=has_gaps)
         try:
@@ -329,7 +341,7 @@ class Sound:
 
 
 def _reopened(name: str, file: Path | BinaryIO) -> BinaryIO:
-    """A file that may be closed, without a buffer."""
+    """Return an unbuffered file on the same content, which may be closed."""
     try:
         if isinstance(file, Path):
             return FileIO(file)
@@ -339,12 +351,13 @@ def _reopened(name: str, file: Path | BinaryIO) -> BinaryIO:
 
 
 def _raw_parts(file: BinaryIO) -> list[Part]:
+    """Return a file without a header as its one recording."""
     size = file.seek(0, 2)
     return [Part(View(file, 0, size), size, sound_end=size)]
 
 
 def _may_be_mpeg(view: View) -> bool:
-    """Return whether a file may be MP3, or another of MPEG's formats with frames alone."""
+    """Return whether a file begins as a frame of MP3 or another MPEG audio format."""
     head = view.peek(id3_bytes(view), 2)
     return len(head) == 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
 
@@ -355,10 +368,10 @@ def _reason(error: LibsndfileError | OSError) -> str:
 
 
 def require_file(path: Path) -> None:
-    """Refuse what is no file, or is empty.
+    """Require a path to be a file, a pipe or a device that is not empty.
 
     Raises:
-        AudioError: it is not there, cannot be read, or is a folder.
+        AudioError: it does not exist, cannot be read, is a folder, or has 0 bytes.
     """
     try:
         found = path.stat() if path.exists() else None
@@ -374,10 +387,10 @@ def require_file(path: Path) -> None:
 
 
 def refuse_address(name: str) -> None:
-    """Refuse an address: nothing is downloaded here.
+    """Refuse a web address, because recordings are not downloaded.
 
     Raises:
-        AudioError: it is one, and no file has that name.
+        AudioError: the name is an address, and no file has it.
     """
     if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE) and not Path(name).exists():
         raise AudioError(

@@ -1,4 +1,4 @@
-"""The frames of a file, decoded once where memory allows it and twice where it does not."""
+"""Frames of a file, decoded once where memory allows it, and twice where it does not."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .formats import RawSound, Sound
 
 
 class Frames:
-    """float32 [n, channels] of a file, at its own rate, as often as they are asked for.
+    """The frames of a file, float32 [n, channels] at its own rate, which can be read repeatedly.
 
-    The first look through them measures the file: its length, its losses. Short files are kept in
-    memory from then on; others are decoded again, and end where they ended at first.
+    The first reading measures length and losses. Short files are kept in memory from then on;
+    others are decoded again each time, and end where they ended at first.
     """
 
     def __init__(self, name: str, file: Path | BinaryIO, raw: RawSound | None = None):
-        """Open a file, which belongs to the frames from now on.
+        """Open a file, which is closed with the frames.
 
         Raises:
             AudioError: not readable, or without sound.
@@ -33,20 +33,20 @@ class Frames:
         if not isinstance(file, Path):
             weakref.finalize(self, file.close)
         self._state = _state(file)
-        self.num_frames: int | None = None  # known after the first look
+        self.num_frames: int | None = None  # known after the first reading
         self._kept: np.ndarray | None = None
         self.losses: tuple[str, ...] = ()
         self.hole_seconds = 0.0
         self._opened: Sound | None = Sound(name, file, raw)
         sound = self._opened
         self.samplerate, self.channels = sound.samplerate, sound.channels
-        self.num_parts, self.track = len(sound.parts), sound.track  # track: what to say of it
+        self.num_parts, self.track = len(sound.parts), sound.track  # track: a note
 
     def blocks(self, seconds: float) -> Iterator[np.ndarray]:
-        """float32 [n, channels] of so many seconds each, the last one shorter.
+        """Yield float32 [n, channels] of so many seconds each, the last one shorter.
 
         Raises:
-            AudioError: nothing can be heard, or the file has changed since the first look.
+            AudioError: nothing can be heard, or the file has changed since the first reading.
         """
         size = int(seconds * self.samplerate)
         if self._kept is not None:
@@ -58,7 +58,8 @@ class Frames:
             yield from self._again(size, self.num_frames)
 
     def _first_look(self, size: int) -> Iterator[np.ndarray]:
-        # Pages that are never written take no memory
+        """Yield blocks of `size` frames, measuring the file and keeping it if it is short."""
+        # Pages of memory that are never written are not taken
         kept = np.empty((KEPT_SAMPLES // self.channels, self.channels), np.float32)
         done = 0
         sound, self._opened = self._opened or Sound(self.name, self._file, self.raw), None
@@ -78,6 +79,7 @@ class Frames:
             self._kept = kept[:done].copy() if 2 * done < len(kept) else kept[:done]
 
     def _again(self, size: int, num_frames: int) -> Iterator[np.ndarray]:
+        """Yield the blocks of a long file again, as many frames as at first."""
         done, found = 0, _state(self._file)
         has_grown = found[:2] == self._state[:2] and found[2] > self._state[2]
         with Sound(self.name, self._file, self.raw) as sound:
@@ -96,7 +98,7 @@ class Frames:
 
 
 def _state(file: Path | BinaryIO) -> tuple[int, int, int, int]:
-    """Return which file it is, its size, and when it was written; nothing where it has gone."""
+    """Return a file's device, inode, bytes and time of change (ns); zeros if it is gone."""
     try:
         found = file.stat() if isinstance(file, Path) else os.fstat(file.fileno())
     except OSError:

@@ -1,12 +1,12 @@
-"""What the first bytes of a file say that it is."""
+"""Recognition of files by their first bytes."""
 
 from __future__ import annotations
 
 import re
 
-HEAD_BYTES = 4096  # enough to tell
+HEAD_BYTES = 4096  # enough to recognise a file
 AMR_MARK = re.compile(rb"#!AMR(?:-WB)?\n")
-# Of files that hold sound, or a video's; ID3 stands before MP3, FLAC and others
+# First bytes of audio and video files; an ID3 tag stands before MP3, FLAC and others
 _SOUND = re.compile(
     rb"RIFF|RIFX|RF64|BW64|FORM|fLaC|OggS|ID3|caff|\.snd|riff\x2e\x91\xcf\x11|#!AMR|NIST_1A|"
     rb"Creative Voice File|MAC |TTA1|wvpk|tBaK|MPCK|MP\+|ajkg|DSD |\.RMF|FLV\x01|\x1aE\xdf\xa3|"
@@ -34,15 +34,15 @@ _TEXT_CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f\x1b"))
 
 
 def is_sound(head: bytes) -> bool:
-    """Return whether a file that begins so is in one of the formats of sound or video."""
+    """Return whether a file's first bytes are those of an audio or video format."""
     return _SOUND.match(head) is not None and describe(head) is None
 
 
 def describe(head: bytes) -> str | None:
-    """Say in words what a file is that is no sound; None where its beginning does not tell.
+    """Return what a file without sound is, in words; None if its first bytes do not tell.
 
     Args:
-        head: its first bytes, HEAD_BYTES or all.
+        head: its first HEAD_BYTES bytes, or all.
     """
     if not head:
         return "nothing: 0 bytes"
@@ -57,7 +57,7 @@ def describe(head: bytes) -> str | None:
 
 
 def is_text(head: bytes) -> bool:
-    """Return whether bytes are text in UTF-8 or UTF-16: samples are not, and silence is neither."""
+    """Return whether bytes are text in UTF-8 or UTF-16, as neither samples nor silence are."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) and len(head) > 3:
         controls = head[3::2] if head[0] == 0xFF else head[2::2]
         return not any(controls)
@@ -79,7 +79,7 @@ def has_mpeg_frames(head: bytes) -> bool:
 
 
 def frame_bytes(head: bytes) -> int:
-    """Return the size that a frame of MPEG audio, AAC or AC-3 says it has; 0 where it is none."""
+    """Return the bytes that the header of an MPEG audio, AAC or AC-3 frame declares; 0 for none."""
     if len(head) < 8:
         return 0
     if head[:2] == b"\x0b\x77":
@@ -107,10 +107,10 @@ def frame_bytes(head: bytes) -> int:
     return size
 
 
-# Kilobits a second. Source: ETSI TS 102 366
+# Kilobits per second. Source: ETSI TS 102 366
 _AC3_RATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384)
 _AC3_RATES += (448, 512, 576, 640)
-# The same by whether it is MPEG-1, and layer. Source: ISO/IEC 11172-3, 13818-3
+# Kilobits per second, by whether it is MPEG-1 and by layer. Source: ISO/IEC 11172-3, 13818-3
 _LOW = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _BIT_RATES = {
     (True, 1): tuple(range(32, 449, 32)),

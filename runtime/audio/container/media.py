@@ -1,6 +1,6 @@
-"""Sound in containers that libsndfile does not read, MP4, Matroska and the like.
+"""Decode audio in containers that libsndfile does not read, such as MP4 and Matroska.
 
-Decoded by PyAV at constant memory.
+PyAV does so at constant memory.
 """
 
 from __future__ import annotations
@@ -42,10 +42,9 @@ MEDIA_SUFFIXES = (
     ),
     *(".m2ts", ".aac", ".ac3", ".amr", ".wma", ".wmv", ".wv"),
 )
-# FFmpeg may take a file for nothing but a container that holds its sound itself and says so in its
-# bytes, and open nothing else: playlists, concat scripts, session descriptions and patterns of
-# names, whatever they call themselves, would have it read other files and call hosts; formats
-# without a header would take anything for sound
+# The only formats that FFmpeg may recognise: containers that hold their sound themselves, and that
+# their bytes tell. Playlists, concat scripts, session descriptions and patterns of names would make
+# it read other files and contact hosts; formats without a header would take any bytes for sound
 _FORMATS = (
     *("aa", "aac", "ac3", "aea", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "ast", "au", "avi"),
     *("avr", "bonk", "caf", "dhav", "dsf", "dss", "dts", "dtshd", "dv", "eac3", "epaf", "flac"),
@@ -55,43 +54,45 @@ _FORMATS = (
     *("sol", "sox", "spdif", "swf", "tak", "tta", "truehd", "ty", "voc", "vqf", "w64", "wav"),
     *("wavarc", "wsd", "wtv", "wv", "wve", "xa", "xwma"),
 )
-# Whose header says how long they are; of others a length is estimated from bytes and bit rate
+# Formats whose header holds the length; FFmpeg estimates that of others from bytes and bit rate
 _PROMISING = {"mov", "matroska", "avi", "asf", "flac", "tta", "ape", "flv"}
-# Whose packets are all that is in them, one after the other, but for tags
+# Formats that consist of packets, one after the other, and of tags
 _BARE = {"aac", "ac3", "dts", "eac3", "flac", "mp3", "ogg"}
-_COUNTED = _BARE - {"flac", "ogg"}  # whose time stamps FFmpeg makes by counting packets
-# Whose frames have a checksum, and are otherwise played as noise where they are damaged
+_COUNTED = _BARE - {"flac", "ogg"}  # FFmpeg counts packets for their time stamps
+# Codecs whose frames have a checksum; unless it is checked, damaged frames become noise
 _CHECKED = {"flac", "wavpack", "tta", "ape", "tak"}
-# Time stamps are rounded; what is missing beyond this becomes silence, or all later times are wrong
+# Time stamps are rounded; a longer gap between two becomes silence, to keep later times right
 HOLE_SECONDS = 0.1
-MAX_HOLE_SECONDS = 3600.0  # a longer one is a time stamp that is wrong
-END_SECONDS = 0.1  # codecs add and leave out a frame or two
+MAX_HOLE_SECONDS = 3600.0  # a longer gap is a wrong time stamp
+END_SECONDS = 0.1  # codecs add or leave out a frame or two
 SILENT_SWING = 2.0**-15  # between the lowest and the highest sample: the last bit of 16
-MOST_FAILURES = 16  # to find a packet, in one place
-MOST_BETWEEN = 2048  # bytes of an MP3 that are in no packet: its first frame, which has no sound
+MOST_FAILURES = 16  # to find a packet at one place of the file
+MOST_BETWEEN = 2048  # bytes of an MP3 that are in no packet, such as its first frame, a header
 
 
 class MediaFile:
-    """An audio track of a file, in the file's time; what the track leaves out is silence.
+    """A decoder of an audio track with PyAV, in which gaps between time stamps become silence.
 
-    It is the file's default or its first, unless that is silent and another one is not. A packet
-    that is damaged is passed over.
+    The track is the file's default or its first, unless that is silent and another one is not.
+    Damaged packets are passed over.
     """
 
     def __init__(self, name: str, view: View, losses: Losses, *, starts_at_zero: bool = False):
-        """Open a file and decode its first frame, which alone says rate and channels for certain.
+        """Open a file and decode its first frame, the one reliable source of rate and channels.
 
         Args:
-            name: for messages.
-            view: its bytes.
-            losses: get what cannot be decoded.
-            starts_at_zero: what comes before the first time stamp is lost, and becomes silence.
+            name: of the file, for messages.
+            view: the file's bytes.
+            losses: a record of what cannot be decoded.
+            starts_at_zero: whether what precedes the first time stamp is lost, and becomes silence.
 
         Raises:
             AudioError: not readable, or without sound.
             DeviceError: PyAV is not installed.
         """
         self._av, self.name, self._view, self._losses = _import_av(name), name, view, losses
+
+        # Open the container, and choose a track
         self._container = self._opened()
         if not self._container.streams.audio:
             kinds = (
@@ -108,13 +109,15 @@ class MediaFile:
             )
         if track.codec_context.name in _CHECKED:
             track.codec_context.options = {"err_detect": "crccheck+explode"}
+
+        # Begin to decode
         self._starts_at_zero = starts_at_zero
         self._format = self._container.format.name.partition(",")[0]
-        self.hole_seconds = 0.0  # made silent so far
-        self._done = 0.0  # seconds
-        self._bytes = 0  # of packets that were decoded
+        self.hole_seconds = 0.0  # seconds of silence in place of gaps so far
+        self._done = 0.0  # seconds of sound given out so far
+        self._bytes = 0  # of all packets decoded so far
         self._is_broken = False  # something between the last frame and the next is lost
-        self._pending: tuple[float, str] | None = None  # damage since the last frame
+        self._pending: tuple[float, str] | None = None  # (seconds, reason) of unrecorded damage
         self.samplerate, self.channels = track.rate or 0, track.channels or 0
         self._frames = self._decoded()
         self._first = next(self._frames, None)
@@ -123,10 +126,11 @@ class MediaFile:
             self.channels = len(self._first.layout.channels)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the container."""
         self._container.close()
 
     def _opened(self) -> Any:
+        """Return the container, opened from the beginning of the file."""
         self._view.seek(0)
         try:
             return self._av.open(
@@ -139,27 +143,28 @@ class MediaFile:
             ) from error
 
     def _choose_track(self) -> tuple[int, str]:
-        """Return which audio track to take, and what to say of the choice, if there is one."""
+        """Return the number of the audio track to decode, and a note if there are several."""
         tracks, default = self._container.streams.audio, self._av.stream.Disposition.default
         count = len(tracks)
         if count == 1:
             return 0, ""
         first = next((n for n, track in enumerate(tracks) if track.disposition & default), 0)
         others = [number for number in range(count) if number != first]
-        self._container.close()  # whose place in the file each look at a track moves
+        self._container.close()  # looking at a track moves the place in the file
         try:
             return self._heard_track(first, others, count)
         finally:
             self._container = self._opened()
 
     def _heard_track(self, first: int, others: list[int], count: int) -> tuple[int, str]:
+        """Return the track `first`, or another one if `first` is silent, and a note."""
         if self._has_sound(first) or not (heard := list(filter(self._has_sound, others))):
             which = f"audio track {first + 1} of {count}, its default" if first else ""
             return first, which or f"the first of {count} audio tracks"
         return heard[0], f"audio track {heard[0] + 1} of {count}: track {first + 1} is silent"
 
     def _has_sound(self, number: int) -> bool:
-        """Tell whether anything but silence is in an audio track, up to where there is."""
+        """Return whether an audio track has sound; it is read until there is some."""
         lowest, highest = inf, -inf
         with self._opened() as container:
             track = container.streams.audio[number]
@@ -172,7 +177,7 @@ class MediaFile:
                     packet = next(packets, None)
                     frames = packet.decode() if packet else []
                 except (self._av.FFmpegError, OSError, ValueError, IndexError):
-                    if packets.gi_frame is None:  # what cannot be read further
+                    if packets.gi_frame is None:  # the demuxer has ended with the error
                         return False
                     continue
                 if packet is None:
@@ -187,7 +192,7 @@ class MediaFile:
 
     @property
     def promised_seconds(self) -> float:
-        """The length that the container gives the track, 0 where it gives none or an estimate."""
+        """Return the length that the container declares; 0 for none or an estimate."""
         track, container = self._track, self._container
         if self._format == "mp3":
             return _xing_frames(self._view) / self.samplerate if self.samplerate else 0.0
@@ -199,7 +204,7 @@ class MediaFile:
         return container.duration / self._av.time_base if alone and container.duration else 0.0
 
     def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Rate and float32 [n, channels] of a frame each, or of a second of silence at most."""
+        """Yield the rate in Hz and float32 [n, channels] of a frame, or of up to 1 s of silence."""
         seconds_per_unit = 1 / self._av.time_base
         start = (self._container.start_time or 0) * seconds_per_unit
         end = (
@@ -209,13 +214,15 @@ class MediaFile:
         )
         if self._starts_at_zero:
             start = 0.0
+
+        # Frame by frame, fill the gap before it, and convert it
         frame, to_float, kind = self._first, self._av.AudioResampler(format="fltp"), None
         while frame is not None:
             rate, channels = frame.sample_rate, len(frame.layout.channels)
             if kind != (kind := (rate, frame.layout.name, frame.format.name)):
                 to_float = self._av.AudioResampler(format="fltp")
             hole = 0.0 if frame.time is None else frame.time - start - self._done
-            if self._format in _COUNTED:  # true as long as nothing changes, and known without
+            if self._format in _COUNTED:  # counted: a gap only after damage
                 hole = hole if self._is_broken and rate == self.samplerate else 0.0
             elif frame.time is not None and frame.time > end and self._format not in _BARE:
                 hole = 0.0
@@ -235,7 +242,12 @@ class MediaFile:
         self._judge_end()
 
     def _make_silent(self, seconds: float) -> None:
-        if self._format in _BARE:  # nobody stops a clock there
+        """Count a gap that becomes silence.
+
+        Raises:
+            AudioError: the file has more silence of this kind than any recording.
+        """
+        if self._format in _BARE:  # these formats cannot pause: sound is lost
             self._losses.damage(self._done, "sound is missing", seconds)
         self.hole_seconds += seconds
         if self.hole_seconds > LONGEST_SILENCE:
@@ -245,7 +257,7 @@ class MediaFile:
             )
 
     def _decoded(self) -> Iterator[av.AudioFrame]:
-        """Frames of all packets that can be decoded."""
+        """Yield the frames of all packets that can be decoded, noting damage."""
         for packet in self._packets():
             try:
                 frames: list[Any] = list(packet.decode())
@@ -256,7 +268,8 @@ class MediaFile:
                 self._pending = self._pending or (at, _reason(error))
                 continue
             self._bytes += packet.size
-            if self._format == "flac" and len(frames) > 1:  # damage; the stamp is the next one's
+            # After damage, a packet of FLAC has several frames and the next one's time stamp
+            if self._format == "flac" and len(frames) > 1:
                 for frame in frames:
                     frame.pts = None
             if frames and self._pending is not None:
@@ -265,7 +278,7 @@ class MediaFile:
             yield from frames
 
     def _packets(self) -> Iterator[Any]:
-        """Packets of the track; what lies between is passed over."""
+        """Yield the packets of the track, passing over what lies between them."""
         failures, reached = 0, -1
         while True:
             try:
@@ -279,7 +292,7 @@ class MediaFile:
                 reached = self._view.reached
 
     def _judge_end(self) -> None:
-        """Say what is lost at the end, or was never taken for packets."""
+        """Record what is lost at the end of the file, or was not recognised as packets."""
         if is_cut(self._view, self._format, self._track.id):
             self._losses.say(CUT)
         promised = self.promised_seconds
@@ -295,7 +308,7 @@ class MediaFile:
 
 
 def _xing_frames(view: View) -> int:
-    """Return the samples that an MP3's first frame promises, 0 where it does not."""
+    """Return the number of samples that the Xing header of an MP3 declares; 0 without one."""
     head = view.peek(id3_bytes(view), 256)
     at = max(head.find(b"Xing"), head.find(b"Info"))
     if not 4 < at < 64 or not head[at + 7] & 1:
@@ -310,9 +323,9 @@ def _xing_frames(view: View) -> int:
 
 @cache
 def _restrictions() -> dict[str, str]:
-    """What FFmpeg may take a file for, open besides it, and decode to know what is in it.
+    """Return FFmpeg's options that restrict formats, protocols and codecs to those of sound.
 
-    No pictures: one of a few kB can take gigabytes.
+    Pictures are left out, because one of a few kB can take gigabytes of memory.
     """
     from av.codec.codec import Codec, UnknownCodecError, codecs_available
 

@@ -1,8 +1,9 @@
-"""Where the sound of a file begins and ends, whatever its header says of its length.
+"""Recordings within a file, found from its bytes, whatever its header says of its length.
 
-A file may hold several recordings, one behind the other: joined files, chained Ogg. Headers of
-files that were streamed, or whose writer died, have sizes of 0, of all ones, or of some time before
-the end. Decoders believe the header of the first recording; here each becomes a file of its own.
+A file may hold several recordings, one after the other: joined files, chained Ogg. Headers of
+files that were streamed, or whose writer was killed, have sizes of 0, of all ones, or of some time
+before the end. Decoders believe the header of the first recording; here each becomes a file of its
+own.
 """
 
 from __future__ import annotations
@@ -20,10 +21,16 @@ from .tags import behind_tags, id3_bytes
 from .view import View
 from .walks import AMR, AMR_BYTES, PROGRAM_END, behind_units, units_at
 
-# A WAV written to a pipe promises about this much, or twice as much
+# From this size on a header does not know the length: a WAV written to a pipe has about this much
 UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)
-TRIED_BYTES = 1 << 18  # looked at to tell samples from anything else
-TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN", b"<?x")  # which stand behind sound
+TRIED_BYTES = 1 << 18  # examined to tell samples from anything else
+TAGS = (
+    b"TAG",
+    b"ID3",
+    b"APETAGEX",
+    b"LYRICSBEGIN",
+    b"<?x",
+)  # first bytes of tags that follow sound
 MOST_PARTS = 10_000  # in a file; each takes a header
 
 
@@ -31,23 +38,23 @@ MOST_PARTS = 10_000  # in a file; each takes a header
 class Part:
     """A recording within a file.
 
-    `share` is how much of what the header promises is there. `damage` lists places in seconds and
-    what is wrong there.
+    `share` is the fraction of the declared bytes that is there. `damage` lists places in seconds
+    and what is wrong there.
     """
 
     view: View
-    end: int  # in the file
+    end: int  # offset in the file
     share: float = 1.0
     damage: tuple[tuple[float, str], ...] = ()
-    sound_end: int = field(default=0)  # in the view; what is behind it is no sound
-    sound_at: int = 0  # in the view: the chunk that holds the sound
+    sound_end: int = field(default=0)  # offset in the view, after which there is no sound
+    sound_at: int = 0  # offset in the view of the chunk that holds the sound
     next_data: bool = False  # another chunk of sound follows at `end`
-    num_tracks: int = 1  # of sound, where the format has been looked through
-    loss: str = ""  # what else of it is not heard
+    num_tracks: int = 1  # of audio, where the format tells their number
+    loss: str = ""  # a sentence on what else is not heard
 
 
 def find_parts(file: BinaryIO) -> list[Part]:
-    """Return the recordings of a file, in turn; what stands behind the last is no sound."""
+    """Return the recordings of a file, in turn; bytes after the last one are not sound."""
     size, start = file.seek(0, 2), 0
     whole, parts, heard = View(file, 0, size), list[Part](), list[int]()
     while len(parts) < MOST_PARTS:
@@ -58,7 +65,7 @@ def find_parts(file: BinaryIO) -> list[Part]:
             continue
         heard = []
         start = behind_tags(whole, part.end)
-        if whole.peek(start, 1) == b"\0" and begins_at(whole, start + 1):  # of odd sizes
+        if whole.peek(start, 1) == b"\0" and begins_at(whole, start + 1):  # padding of an odd size
             start += 1
         if not begins_at(whole, start):
             break
@@ -66,7 +73,18 @@ def find_parts(file: BinaryIO) -> list[Part]:
 
 
 def _part_at(file: BinaryIO, whole: View, start: int, size: int, heard: list[int]) -> Part:
+    """Return the recording that begins at an offset, or the next chunk of one.
+
+    Args:
+        file: all of it.
+        whole: a view of it.
+        start: the offset.
+        size: of the file, in bytes.
+        heard: offsets of the sound chunks that earlier parts hold.
+    """
     head = whole.peek(start, 40)
+
+    # Formats whose header declares the length of the sound
     if match := _CHUNKED.match(head):
         return _chunked(file, whole, start, size, _LAYOUTS[match.lastindex or 1], heard)
     if head.startswith(b".snd"):
@@ -76,6 +94,8 @@ def _part_at(file: BinaryIO, whole: View, start: int, size: int, heard: list[int
         end, damage, num_tracks = ogg_part(BufferedReader(view, 1 << 16))
         view = View(file, start, start + end)
         return Part(view, start + end, damage=damage, sound_end=end, num_tracks=num_tracks)
+
+    # Formats whose end is found by their structure, or by the next recording
     end, loss = size, ""
     if head[4:8] == b"ftyp":
         end = _end_of_boxes(whole, start, size, _mp4_box, b"ftyp", (b"moov",))
@@ -98,20 +118,20 @@ def _part_at(file: BinaryIO, whole: View, start: int, size: int, heard: list[int
     return Part(View(file, start, end), end, sound_end=end - start, loss=loss)
 
 
-# Chunks, of which one holds the sound
+# Formats made of chunks, of which one holds the sound
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How chunks are laid out: WAV, AIFF, CAF and Wave64 differ in nothing else."""
+    """The layout of a format's chunks; WAV, AIFF, CAF and Wave64 differ here in nothing else."""
 
-    first: int  # where the first chunk stands
+    first: int  # offset of the first chunk
     id_bytes: int
     size_bytes: int
-    order: Literal["big", "little"]  # of bytes
+    order: Literal["big", "little"]  # of bytes in a number
     align: int
-    data: bytes  # the id of what holds the sound
-    counts_header: bool = False
+    data: bytes  # the id of the chunk that holds the sound
+    counts_header: bool = False  # whether a chunk's size includes its header
 
 
 _WAVE64 = bytes.fromhex("f3acd3118cd100c04f8edb8a")
@@ -132,10 +152,11 @@ _LAYOUTS = {
 def _chunked(
     file: BinaryIO, whole: View, start: int, size: int, layout: _Layout, heard: list[int]
 ) -> Part:
-    """Return a recording of chunks, from the first chunk of sound that is not heard yet."""
+    """Return a recording made of chunks, from its first sound chunk that is not in `heard`."""
+    # Find the chunk of sound
     head = layout.id_bytes + layout.size_bytes
     at, sample = start + layout.first, b""
-    wide: int | None = None  # where RF64 has the size of the sound
+    wide: int | None = None  # offset of the size of the sound in an RF64
     while True:
         name, count = _chunk(whole, at, layout)
         if name == layout.data and at not in heard:
@@ -148,6 +169,8 @@ def _chunked(
         if len(name) < layout.id_bytes or count < 0 or body + count > size:  # no sound in it
             return Part(View(file, start, size), size, sound_end=size - start)
         at = body + count + -count % layout.align
+
+    # Compare its size with the bytes that follow
     body, held = at + head, size - at - head
     all_ones = (1 << 8 * layout.size_bytes) - 1
     field_at, field_bytes = at + layout.id_bytes, layout.size_bytes
@@ -162,13 +185,15 @@ def _chunked(
     else:
         data_end, end = body + count, _behind_chunks(whole, behind, size, layout)
         next_data = _chunk(whole, end, layout)[0] == layout.data
-        if next_data and layout is _LAYOUTS[4]:  # libsndfile does not find it behind the first
+        if next_data and layout is _LAYOUTS[4]:  # libsndfile does not find it
             next_data, loss = False, "a second chunk of sound in it is not heard"
         if (not next_data and not loss and end <= behind < size) and (
             count <= 0 or _continues(whole, data_end, size, sample, layout)
         ):
-            data_end = end = size  # its writer died, or could not go back to the header
-    patches = {at - start: b"junk" for at in heard}  # decoders take one chunk alone
+            data_end = end = size  # its writer was killed, or could not seek back to the header
+
+    # Correct the header in a view
+    patches = {at - start: b"junk" for at in heard}  # decoders read the first chunk of sound only
     if data_end - body != count:
         value = data_end - body + head * layout.counts_header
         value = min(value, (1 << 8 * field_bytes) - 1)
@@ -179,7 +204,7 @@ def _chunked(
 
 
 def _chunk(whole: View, at: int, layout: _Layout) -> tuple[bytes, int]:
-    """Return a chunk's id and size, which does not count its header; -1 for no size."""
+    """Return a chunk's id and its size without the header; -1 if the size is not there."""
     head = whole.peek(at, layout.id_bytes + layout.size_bytes)
     name, field = head[: layout.id_bytes], head[layout.id_bytes :]
     is_signed = layout.size_bytes == 8
@@ -190,7 +215,7 @@ def _chunk(whole: View, at: int, layout: _Layout) -> tuple[bytes, int]:
 
 
 def _behind_chunks(whole: View, at: int, size: int, layout: _Layout) -> int:
-    """Return where chunks behind the sound end, or more sound begins."""
+    """Return the offset where the chunks after the sound end, or another one of sound begins."""
     while at < size:
         name, count = _chunk(whole, at, layout)
         ending = at + layout.id_bytes + layout.size_bytes + count
@@ -202,9 +227,16 @@ def _behind_chunks(whole: View, at: int, size: int, layout: _Layout) -> int:
 
 
 def _continues(whole: View, at: int, size: int, sample: bytes, layout: _Layout) -> bool:
-    """Return whether samples go on behind the end that the header names.
+    """Return whether samples go on after the end that the header declares.
 
-    Neighbours among samples are alike; among padding, tags and whatever else is there they are not.
+    Neighbouring samples are alike; neighbouring values of padding, tags and other data are not.
+
+    Args:
+        whole: the file.
+        at: the declared end.
+        size: of the file, in bytes.
+        sample: the beginning of the chunk that describes the samples.
+        layout: of the format.
     """
     data = whole.peek(at, min(TRIED_BYTES, size - at))
     is_none = not data.strip(b"\0") or data.startswith(TAGS)
@@ -224,27 +256,27 @@ def _continues(whole: View, at: int, size: int, sample: bytes, layout: _Layout) 
 
 
 def are_alike(data: bytes, width: int, channels: int) -> bool:
-    """Return whether neighbours among samples of so many bytes are alike, as those of sound are."""
-    # Which of their bytes weighs most depends on the order; it alone shows the neighbours alike
+    """Return whether neighbouring samples of `width` bytes are alike, as those of sound are."""
+    # Only their most significant byte shows it: the first or the last, by the order of bytes
     rows = np.frombuffer(data, np.uint8)[: len(data) // (width * channels) * width * channels]
     bytes_of = rows.reshape(-1, channels, width)
     for column in {0, width - 1}:
-        # As a circle: whether signed or not does not matter
+        # Modulo 256, so that it does not matter whether samples are signed
         steps = np.abs(np.diff(bytes_of[..., column].astype(np.int16), axis=0))
-        if np.minimum(steps, 256 - steps).mean() < 48:  # of unrelated bytes 64
+        if np.minimum(steps, 256 - steps).mean() < 48:  # 64 for unrelated bytes
             return True
     return False
 
 
 def _au(file: BinaryIO, whole: View, start: int, size: int) -> Part:
-    """Return a recording of AU, whose header has 24 bytes or more."""
+    """Return a recording of the format AU, whose header has 24 bytes or more."""
     head = whole.peek(start, 24)
     body, count, encoding = (int.from_bytes(head[n : n + 4], "big") for n in (4, 8, 12))
     held, end, share = size - start - body, size, 1.0
     widths = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
     if count < UNKNOWN_BYTES:
         width = widths.get(encoding, 0)
-        # Laid out as a WAV's, to ask whether samples go on
+        # The same values as in a WAV's format chunk, for _continues
         sample = b"\0\0" + head[22:24][::-1] + bytes(10) + (8 * width).to_bytes(2, "little")
         if count > held > 0:
             share = held / count
@@ -254,7 +286,7 @@ def _au(file: BinaryIO, whole: View, start: int, size: int) -> Part:
     return Part(View(file, start, end, patches), end, share, sound_end=end - start)
 
 
-# Marks and boxes
+# Formats made of units or boxes
 
 
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -263,9 +295,9 @@ _SEGMENT = b"\x18\x53\x80\x67"
 
 
 def _end_of_units(whole: View, at: int, kind: str) -> int:
-    """Return where another recording begins behind units that follow each other, or the end.
+    """Return the offset where another recording follows a run of units, or the end of the file.
 
-    What stands between units is damage of theirs.
+    Other bytes between units are damage, and belong to the run.
     """
     first = at
     while (at := behind_units(whole, at, kind)) < whole.size:
@@ -277,12 +309,12 @@ def _end_of_units(whole: View, at: int, kind: str) -> int:
         at = next_start(whole, at)
         if units_at(whole, at) != kind:
             break
-    # Whatever stands there may be taken for frames of AMR
+    # AMR frames are hard to tell: bytes of another recording may pass for them
     return min(at, next_start(whole, first + AMR_BYTES)) if kind in AMR else at
 
 
 def _end_of_tta(whole: View, at: int) -> int:
-    """Return where the frames of a TTA end, of which a table has the sizes."""
+    """Return the offset where the frames of a TTA file end, by the table of their sizes."""
     head = whole.peek(at, 22)
     rate, samples = (int.from_bytes(head[n : n + 4], "little") for n in (10, 14))
     count = -(-samples // max(1, 256 * rate // 245))
@@ -292,7 +324,18 @@ def _end_of_tta(whole: View, at: int) -> int:
 
 
 def _end_of_boxes(whole, start, size, box, first: bytes, needed: tuple[bytes, ...]) -> int:
-    """Return where a first box comes again, when what is needed came before; or the end."""
+    """Return the offset where a file made of boxes ends and another recording begins.
+
+    It is where the first box's name comes again after all that are needed, or the end of the file.
+
+    Args:
+        whole: the file.
+        start: offset of the first box.
+        size: of the file, in bytes.
+        box: a function that returns the name of the box at an offset, and the offset of its end.
+        first: the name of the first box.
+        needed: the names of boxes without which a recording is not complete.
+    """
     at, seen = start, set[bytes]()
     for _ in range(1_000_000):
         if at >= size:
@@ -308,7 +351,7 @@ def _end_of_boxes(whole, start, size, box, first: bytes, needed: tuple[bytes, ..
 
 
 def _riff_box(whole: View, at: int, size: int) -> tuple[bytes | None, int]:
-    """Return a file of RIFF; a long AVI has several, of which only the first one is an AVI."""
+    """Return the name and the end of a RIFF box; only the first box of a long AVI is named AVI."""
     head = whole.peek(at, 12)
     if head[:4] != b"RIFF" or head[8:] not in (b"AVI ", b"AVIX", b"CDXA"):
         return None, size
@@ -319,6 +362,7 @@ def _riff_box(whole: View, at: int, size: int) -> tuple[bytes | None, int]:
 
 
 def _mp4_box(whole: View, at: int, size: int) -> tuple[bytes | None, int]:
+    """Return the name and the end of an MP4 box; None for the name if there is none."""
     head = whole.peek(at, 16)
     count, name = int.from_bytes(head[:4], "big"), head[4:8]
     if count == 1:
@@ -327,12 +371,13 @@ def _mp4_box(whole: View, at: int, size: int) -> tuple[bytes | None, int]:
 
 
 def _asf_box(whole: View, at: int, size: int) -> tuple[bytes | None, int]:
+    """Return the id and the end of an ASF object; None for the id if there is none."""
     head = whole.peek(at, 24)
     return (head[:16], at + int.from_bytes(head[16:], "little")) if len(head) == 24 else (None, 0)
 
 
 def _ebml_box(whole: View, at: int, size: int) -> tuple[bytes | None, int]:
-    """Return an element of four bytes' name, as those of the outermost level have."""
+    """Return the id and the end of an EBML element with an id of 4 bytes, as at the top level."""
     head = whole.peek(at, 12)
     if len(head) < 5 or not 0x10 <= head[0] < 0x20 or not head[4]:
         return (head[:1], at + 2 + head[1] - 0x80) if head[:1] == b"\xec" else (None, size)

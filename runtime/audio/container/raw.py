@@ -1,4 +1,4 @@
-"""Samples of a pipe as they come, raw or behind the header of a WAV."""
+"""Samples from a pipe as they arrive, raw or after the header of a WAV."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ..samples import check_channels, check_rate, silence_damage
 from .kinds import HEAD_BYTES, describe, has_mpeg_frames, is_sound
 from .parts import TAGS, UNKNOWN_BYTES, are_alike
 
-READ_BYTES = 1 << 16  # at most in one read, which returns what is there
-TOLD_BYTES = 64  # from which on text is told from samples
-MOST_CHUNK = 1 << 20  # bytes of a chunk of a WAV before its sound, or of an unknown one behind it
+READ_BYTES = 1 << 16  # at most in one read, which returns what has arrived
+TOLD_BYTES = 64  # enough to tell text from samples
+MOST_CHUNK = 1 << 20  # bytes of a WAV's chunk before its sound, or of an unknown chunk after it
 _LARGE_CHUNKS = (b"LIST", b"JUNK", b"junk", b"PAD ", b"FLLR", b"id3 ", b"ID3 ", b"_PMX", b"iXML")
 
 
 def _expand_mulaw(values: np.ndarray) -> np.ndarray:
-    """float32 of G.711's mu-law codes."""
+    """Convert G.711's mu-law codes, uint8 [n], to float32 [n]."""
     codes = ~values
     steps = ((codes & 15).astype(np.int32) << 3) + 132 << (codes >> 4 & 7).astype(np.int32)
     return np.where(codes & 128, 132 - steps, steps - 132).astype(np.float32) / (1 << 15)
 
 
 def _expand_alaw(values: np.ndarray) -> np.ndarray:
-    """float32 of G.711's A-law codes."""
+    """Convert G.711's A-law codes, uint8 [n], to float32 [n]."""
     codes = values ^ 0x55
     steps, power = (codes & 15).astype(np.int32) * 16 + 8, (codes >> 4 & 7).astype(np.int32)
     steps = np.where(power > 0, steps + 256 << np.maximum(power, 1) - 1, steps)
@@ -37,13 +37,14 @@ def _expand_alaw(values: np.ndarray) -> np.ndarray:
 
 
 def _from_24_bits(values: np.ndarray) -> np.ndarray:
-    """float32 of [n, 3] bytes."""
+    """Convert little-endian integers, uint8 [n, 3], to float32 [n]."""
     wide = np.zeros((len(values), 4), np.uint8)
     wide[:, 1:] = values
     return wide.view("<i4")[:, 0].astype(np.float32) / np.float32(1 << 31)
 
 
 def _from_integers(bits: int, zero: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that converts integers of so many bits to float32, full scale 1."""
     return lambda values: (values.astype(np.float32) - zero) / np.float32(1 << bits - 1)
 
 
@@ -51,19 +52,25 @@ def _from_floats(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32)
 
 
-# By name: the type of a sample, and what makes floats of them
+# By name: the type of a sample, and the function that converts samples to float32
 _FORMATS: dict[str, tuple[np.dtype, Callable[[np.ndarray], np.ndarray]]] = {
     "s16le": (np.dtype("<i2"), _from_integers(16)),
     "f32le": (np.dtype("<f4"), _from_floats),
     "mulaw": (np.dtype("u1"), _expand_mulaw),
     "alaw": (np.dtype("u1"), _expand_alaw),
-    # Only WAVs have these
+    # Read from WAVs only
     "u8": (np.dtype("u1"), _from_integers(8, 128)),
     "s24le": (np.dtype(("u1", 3)), _from_24_bits),
     "s32le": (np.dtype("<i4"), _from_integers(32)),
     "f64le": (np.dtype("<f8"), _from_floats),
 }
-_SHORT_MARKS = (b"\xff", b"G", b"\x0b\x77", b"\x7f\xfe", b"\0\0\1")  # which samples have too
+_SHORT_MARKS = (
+    b"\xff",
+    b"G",
+    b"\x0b\x77",
+    b"\x7f\xfe",
+    b"\0\0\1",
+)  # so short that samples may begin with them
 RAW_FORMATS = ("s16le", "f32le", "mulaw", "alaw")
 _OF_WAV = {  # by format code and bits
     **{(1, 8): "u8", (1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le"},
@@ -73,50 +80,55 @@ _OF_WAV = {  # by format code and bits
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """The form in which samples come, and how many of their bytes."""
+    """The format of incoming samples, and how many bytes of them a header declares."""
 
     format: str
     rate: int
     channels: int = 1
-    num_bytes: int | None = None  # that a header promises; None where it goes on to the end
-    num_zeros: int = 0  # bytes of silence that are taken already
+    num_bytes: int | None = None  # declared by a header; None: up to the end of the input
+    num_zeros: int = 0  # bytes of silence already taken from the input, to be given out first
 
     @property
     def frame_bytes(self) -> int:
-        """Return the bytes of a sample of all channels."""
+        """Return the bytes of one sample of all channels."""
         return _FORMATS[self.format][0].itemsize * self.channels
 
     def frames(self, data: bytes) -> np.ndarray:
-        """Return float32 [n, channels] of bytes that are whole frames."""
+        """Convert bytes that are whole frames to float32 [n, channels]."""
         dtype, to_float = _FORMATS[self.format]
         return to_float(np.frombuffer(data, dtype)).reshape(-1, self.channels)
 
 
 class _Source:
-    """The bytes of a pipe, which can be looked at before they are taken."""
+    """A pipe whose next bytes can be looked at before they are taken."""
 
     def __init__(self, file: RawIOBase):
         self._file, self._data = file, b""
 
     def peek(self, size: int) -> bytes:
-        """Return so many bytes, or all there are until the end; they stay."""
+        """Return the next `size` bytes without taking them; fewer at the end."""
         while len(self._data) < size and (piece := self._file.read(size - len(self._data))):
             self._data += piece
         return self._data[:size]
 
     def take(self, size: int) -> bytes:
-        """Return so many bytes, or all there are until the end."""
+        """Take and return the next `size` bytes; fewer at the end."""
         data = self.peek(size)
         self._data = self._data[size:]
         return data
 
     def skip(self, size: int) -> None:
-        """Pass over so many bytes."""
+        """Take and drop the next `size` bytes."""
         while size > 0 and (piece := self.take(min(size, READ_BYTES))):
             size -= len(piece)
 
     def read(self, size: int, most: int | None = None) -> bytes:
-        """Return what is there of pieces of this size, at least one; nothing before the end."""
+        """Take and return all whole pieces that have arrived, one at least; none at the end.
+
+        Args:
+            size: of a piece, in bytes.
+            most: bytes to return at most; None for all.
+        """
         while len(self._data) < size and (piece := self._file.read(READ_BYTES)):
             self._data += piece
         there = len(self._data) if most is None else min(len(self._data), most)
@@ -124,10 +136,10 @@ class _Source:
 
 
 def check_raw(raw_format: str, rate: int) -> None:
-    """Refuse a form of samples that is none.
+    """Refuse a sample format or a rate that is not supported.
 
     Raises:
-        UsageError: an unknown format or rate.
+        UsageError: an unknown format, or a rate out of range.
     """
     if raw_format not in RAW_FORMATS:
         raise UsageError(f"sample format: expected one of {list(RAW_FORMATS)}, got {raw_format!r}")
@@ -137,17 +149,17 @@ def check_raw(raw_format: str, rate: int) -> None:
 def raw_pieces(
     file: RawIOBase, raw_format: str, rate: int, losses: Losses, say: Callable[[str], None]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Rate and float32 [n, channels] of all that comes; what is damaged is silent.
+    """Yield the rate in Hz and float32 [n, channels] as they arrive; damage becomes silence.
 
     Args:
-        file: unbuffered; raw mono samples, or WAVs, whose headers then say what they are.
-        raw_format: of RAW_FORMATS.
+        file: an unbuffered pipe of raw mono samples, or of WAVs, whose headers describe them.
+        raw_format: of raw samples, one of RAW_FORMATS.
         rate: of raw samples, in Hz.
-        losses: told what cannot be heard.
-        say: gets what a user should know, when it is found.
+        losses: a record of what cannot be heard.
+        say: called with notes for the user, as they come up.
 
     Raises:
-        AudioError: it begins as no samples do, or is a WAV that cannot be read as it comes.
+        AudioError: it does not begin as samples, or is a WAV that cannot be read from a pipe.
     """
     source, form = _Source(file), _Form(raw_format, rate)
     heard: _Form | None = _first_form(source, form)
@@ -164,9 +176,9 @@ def raw_pieces(
 
 
 def _frames(source: _Source, form: _Form, losses: Losses) -> Iterator[np.ndarray]:
-    """float32 [n, channels] as they come, up to the length that is promised.
+    """Yield float32 [n, channels] as they arrive, up to the declared length.
 
-    What is no whole frame at the end of that length is left.
+    An incomplete frame at the end of that length is left in the source.
     """
     size, left = form.frame_bytes, form.num_bytes
     for start in range(0, form.num_zeros, READ_BYTES * size):
@@ -183,10 +195,10 @@ def _frames(source: _Source, form: _Form, losses: Losses) -> Iterator[np.ndarray
 
 
 def _first_form(source: _Source, form: _Form) -> _Form:
-    """Return what comes: samples of the form that is said, or those of a WAV.
+    """Return the format of the input: that of a WAV's header, or else `form`.
 
     Raises:
-        AudioError: neither.
+        AudioError: the input is neither a WAV nor samples.
     """
     head = source.peek(TOLD_BYTES)
     if _is_wav(head):
@@ -200,12 +212,12 @@ def _first_form(source: _Source, form: _Form) -> _Form:
 def _next_form(
     source: _Source, form: _Form, losses: Losses, say: Callable[[str], None]
 ) -> _Form | None:
-    """Return what is heard behind the samples that a WAV's header promised; None at the end."""
+    """Return the format of the sound after a WAV's declared length; None if there is none."""
     if form.num_bytes is None:
         return None
 
-    # Another recording, behind chunks and tags of this one
-    rest = form.num_bytes % form.frame_bytes  # of the promise, which is no whole frame
+    # Look for another recording, after chunks and tags of this one
+    rest = form.num_bytes % form.frame_bytes  # bytes of the declared length that are no whole frame
     between = rest + (form.num_bytes % 2 if source.peek(rest + 1)[rest:] == b"\0" else 0)
     while (head := source.peek(between + HEAD_BYTES)[between:]) and (size := _extra_bytes(head)):
         source.skip(between + size)
@@ -227,7 +239,7 @@ def _next_form(
         )
         return None
 
-    # The same samples, whose number the header did not know
+    # Look for more of the same samples, whose number the header did not know
     zeros = 0
     size = READ_BYTES // form.frame_bytes * form.frame_bytes
     while len(data := source.peek(size)) == size and not any(data):
@@ -236,13 +248,13 @@ def _next_form(
     behind = data[between:]
     is_none = describe(behind) is not None or behind.startswith(TAGS) or not any(behind)
     if not is_none and _are_samples(data, form):
-        say("the input goes on behind the length that its header promises: it is heard to its end")
+        say("the input goes on after the length that its header promises: it is heard to its end")
         return replace(form, num_bytes=None, num_zeros=zeros)
     if rest and len(data) <= rest:
         size = form.frame_bytes
         losses.say(f"it ends inside a sample: {rest} of {size} bytes ({form.format})")
     elif any(behind) and not behind.startswith(TAGS):
-        say(f"what follows the sound is none: {describe(behind) or 'no known format'}")
+        say(f"what follows the sound is no sound: {describe(behind) or 'no known format'}")
     return None
 
 
@@ -257,7 +269,7 @@ def _is_other_sound(head: bytes) -> bool:
 
 
 def _extra_bytes(head: bytes) -> int:
-    """Return the size of the chunk or tag that begins here; 0 where none does, or one of sound."""
+    """Return the bytes of the chunk or tag that begins here; 0 for none, or a chunk of sound."""
     if head.startswith(b"ID3") and len(head) >= 10:
         return 10 + sum((value & 0x7F) << 7 * (3 - n) for n, value in enumerate(head[6:10]))
     name, count = head[:4], int.from_bytes(head[4:8], "little")
@@ -269,17 +281,17 @@ def _extra_bytes(head: bytes) -> int:
 
 
 def _are_samples(data: bytes, form: _Form) -> bool:
-    """Return whether samples go on: as 16-bit integers, neighbours are alike."""
+    """Return whether bytes are more samples: neighbours are alike, as 16-bit integers."""
     data = data[: len(data) - len(data) % form.frame_bytes]
     samples = np.nan_to_num(form.frames(data), nan=0, posinf=0, neginf=0).clip(-1, 1)
     return are_alike((samples * 32767).astype("<i2").tobytes(), 2, form.channels)
 
 
 def _require_samples(head: bytes, raw_format: str) -> None:
-    """Refuse what is no stream of raw samples.
+    """Refuse input that does not begin as raw samples.
 
     Raises:
-        AudioError: another kind of sound, text, or nothing.
+        AudioError: it is another kind of sound, text, or nothing.
     """
     expected = f"standard input: expected raw {raw_format} samples or a WAV, got"
     if found := describe(head):
@@ -291,11 +303,12 @@ def _require_samples(head: bytes, raw_format: str) -> None:
 
 
 def _wav_header(source: _Source) -> _Form:
-    """Read a WAV up to its samples.
+    """Read the header of a WAV up to its samples, and return their format.
 
     Raises:
-        AudioError: it ends, or is of a kind that cannot be read as it comes.
+        AudioError: it ends early, is damaged, or is of a kind that cannot be read from a pipe.
     """
+    # Read chunks until that of the sound
     source.skip(12)
     kind, wide = (0, 0, 0, 0), None
     while True:
@@ -312,11 +325,13 @@ def _wav_header(source: _Source) -> _Form:
                 int.from_bytes(body[at : at + size], "little")
                 for at, size in ((0, 2), (2, 2), (4, 4), (14, 2))
             )
-            if code == 0xFFFE:  # the code stands further behind
+            if code == 0xFFFE:  # the code of an extensible format stands further on
                 code = int.from_bytes(body[24:26], "little")
             kind = code, bits, rate, channels
         elif name == b"ds64":
             wide = int.from_bytes(body[8:16], "little")
+
+    # Refuse formats that cannot be read from a pipe
     code, bits, rate, channels = kind
     if (code, bits) not in _OF_WAV:
         raise AudioError(
@@ -331,8 +346,8 @@ def _wav_header(source: _Source) -> _Form:
 
 
 def _promised(count: int) -> int | None:
-    """Return how many bytes of sound a header promises; None where it was written to a pipe.
+    """Return how many bytes of sound a header declares; None if it was written to a pipe.
 
-    Nobody went back to say how long it is.
+    The writer of such a header could not seek back to fill in the length.
     """
     return None if count == 0 or count >= UNKNOWN_BYTES else count

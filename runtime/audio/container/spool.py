@@ -1,4 +1,4 @@
-"""What can be read only once, as a file that can be read from its beginning."""
+"""Temporary copies of input that can be read only once, such as a pipe."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ RAW_ADVICE = "raw samples are read with --raw s16le --rate HZ"
 
 
 def is_read_once(path: Path) -> bool:
-    """Return whether a path is a pipe, a device or a socket."""
+    """Return whether a path is a pipe, a device or a socket, which is read only once."""
     mode = path.stat().st_mode
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def spool(name: str, path: Path | None, raw: RawSound | None) -> BinaryIO:
-    """Copy a pipe or a device, or standard input where `path` is None, into a temporary file.
+    """Copy a pipe or a device, or standard input if `path` is None, into a temporary file.
 
-    What begins as no sound is refused before the rest of it is waited for.
+    Input that does not begin as sound is refused without waiting for the rest of it.
 
     Raises:
-        AudioError: no sound, longer than any recording, or it cannot be read.
+        AudioError: not sound, longer than any recording, or not readable.
+        DeviceError: what it takes to read it is not installed.
         StorageError: there is no folder for temporary files, or it is full.
     """
     try:
@@ -51,7 +52,7 @@ def spool(name: str, path: Path | None, raw: RawSound | None) -> BinaryIO:
 
 
 def keep(name: str, pieces: Iterable[bytes]) -> BinaryIO:
-    """Write pieces of a file into a temporary one.
+    """Write the pieces of a file into a temporary file, and return that.
 
     Raises:
         AudioError: they are longer than any recording.
@@ -81,12 +82,13 @@ def keep(name: str, pieces: Iterable[bytes]) -> BinaryIO:
 
 
 def _pieces(name: str, source: FileIO) -> Iterator[bytes]:
+    """Yield the rest of a source in pieces."""
     while piece := _read(name, source, PIECE_BYTES):
         yield piece
 
 
 def _read(name: str, source: FileIO, size: int, *, whole: bool = False) -> bytes:
-    """Return what comes, at most so many bytes; all of them where they are to be whole."""
+    """Return what has arrived, `size` bytes at most; exactly `size` before the end, if `whole`."""
     data = b""
     try:
         while len(data) < size and (piece := source.read(size - len(data))):
@@ -99,6 +101,11 @@ def _read(name: str, source: FileIO, size: int, *, whole: bool = False) -> bytes
 
 
 def _write(name: str, file: BinaryIO, data: bytes) -> None:
+    """Write all data to a temporary file.
+
+    Raises:
+        StorageError: its disk is full.
+    """
     left = memoryview(data)
     try:
         while left:
@@ -112,7 +119,12 @@ def _write(name: str, file: BinaryIO, data: bytes) -> None:
 
 
 def _require_sound(name: str, head: bytes, rest: bytes) -> None:
-    """Refuse what neither begins as sound does nor is read as such as far as it goes."""
+    """Refuse input that neither begins like a known format nor is read as sound so far.
+
+    Raises:
+        AudioError: it is not sound.
+        DeviceError: only PyAV could tell, and it is not installed.
+    """
     if is_sound(head):
         return
     try:
@@ -121,6 +133,6 @@ def _require_sound(name: str, head: bytes, rest: bytes) -> None:
     except AudioError as error:
         raise AudioError(f"{error}; {RAW_ADVICE}") from error
     except DeviceError:
-        if head.strip(b"\0"):  # PyAV would tell
+        if head.strip(b"\0"):  # PyAV could tell
             raise
         raise AudioError(f"{name}: not a readable audio file; {RAW_ADVICE}") from None

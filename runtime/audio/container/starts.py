@@ -1,4 +1,4 @@
-"""Tell where in a file a recording begins: by a mark that nothing else has, or by its frames."""
+"""Find where in a file a recording begins: by a mark that nothing else has, or by its frames."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from .tags import TAIL_BYTES, behind_tags, id3_bytes
 from .view import PIECE_BYTES, View
 from .walks import UNIT_HEAD, behind_units, unit_bytes, units_at
 
-# Of recordings behind others, each with what must come next, for the bytes of sound to be nothing
-# alike. The formats are those of kinds._SOUND
+# First bytes of a recording after another one, each with what must follow, so long that bytes of
+# sound are never like them. The formats are those of kinds._SOUND
 _MARKS = (
     rb"fLaC[\0\x80]\0\0\x22|OggS\0\x02\0{8}|#!AMR(?:-WB)?\n|caff\0\x01\0\0desc",
     rb"R(?:IFF|F64).{4}WAVE(?:fmt |ds64|JUNK|bext|LIST)|BW64.{4}WAVE|RIFX.{4}WAVE",
@@ -28,13 +28,13 @@ _MARKS = (
     rb"\0\0\0\0\x01\xbc\0.{7}\xe1\xe2",
 )
 MARK = re.compile(b"|".join(_MARKS), re.DOTALL)
-# The same where only they can stand
+# Shorter ones, for places where a recording is expected to begin
 _SHORT_MARK = re.compile(
     rb"(?:RIFF|RF64|BW64|RIFX)....WAVE|\.snd\0\0|\x1aE\xdf\xa3|#!AMR|\0\0..ftyp|"
     rb"[FC]WS[\x04-\x2b]|.{4}\xf8\x72\x6f[\xba\xbb]|\x72\xf8\x1f\x4e|MP\+[\x07\x17\x27]",
     re.DOTALL,
 )
-# Whatever may be a frame, to look at; TS and M2TS by their second and third packets
+# Bytes that may begin a frame, to be examined; TS and M2TS by their second and third packets
 _FRAME = re.compile(
     rb"\xff[\xe2-\xff]|\x0b\x77|\x56[\xe0-\xff]|\x7f\xfe\x80\x01|\0\0\x01\xba|ID3[\2-\4]|"
     rb"G(?=.{187}G.{187}G)|G(?=.{191}G.{191}G)",
@@ -43,7 +43,7 @@ _FRAME = re.compile(
 
 
 def begins_at(view: View, at: int) -> bool:
-    """Return whether a recording begins at a place."""
+    """Return whether a recording begins at an offset."""
     if at >= view.size:
         return False
     head = view.peek(at, 64)
@@ -55,7 +55,7 @@ def begins_at(view: View, at: int) -> bool:
 
 
 def ends_in_units(view: View) -> bool:
-    """Return whether a file ends in units of some kind, one behind the other."""
+    """Return whether a file ends in a run of units of one kind, such as frames."""
     start = max(0, view.size - TAIL_BYTES)
     for found in _FRAME.finditer(view.peek(start, TAIL_BYTES)):
         for place in (start + found.start() - 4, start + found.start()):
@@ -66,12 +66,12 @@ def ends_in_units(view: View) -> bool:
 
 
 def next_mark(view: View, at: int) -> int:
-    """Return where from a place on a recording begins that has a mark, or the end."""
+    """Return the first offset from `at` on where a recording begins with a mark, or the end."""
     return _next(view, at, MARK)
 
 
 def next_start(view: View, at: int) -> int:
-    """Return where from a place on a recording begins, by a mark or by its frames, or the end."""
+    """Return the first offset from `at` on where a recording begins, or the end."""
     return min(_next(view, at, MARK), _next(view, at, _FRAME))
 
 
@@ -84,9 +84,9 @@ def _next(view: View, at: int, pattern: re.Pattern[bytes]) -> int:
             if pattern is MARK:
                 return place
             mark, first = found[0], found.start()
-            if mark == b"G":  # whose time stands before it
+            if mark == b"G":  # an M2TS has a time before it
                 place = place if units_at(view, place) else place - 4
-            elif mark[0] in (0x0B, 0x56, 0xFF):  # short, and often there by chance
+            elif mark[0] in (0x0B, 0x56, 0xFF):  # short marks, which often occur by chance
                 behind = first + unit_bytes(data[first : first + UNIT_HEAD])
                 if behind == first or data[behind : behind + 1] not in (mark[:1], b""):
                     continue

@@ -1,4 +1,4 @@
-"""Frames that have no container around them, and the tags that stand before and behind them."""
+"""Formats of frames without a container, and the tags before and after the frames."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 from .kinds import HEAD_BYTES, frame_bytes, has_mpeg_frames
 from .view import PIECE_BYTES, View
 
-TAIL_BYTES = 1 << 16  # at the end, in which frames are followed
+TAIL_BYTES = 1 << 16  # at the end of a file, in which frames are followed
 CUT = "it ends inside a frame: it may be cut off"
-FOLLOWED = 3  # frames in a row, which nothing but frames has
+FOLLOWED = 3  # frames in a row, which do not occur by chance
 
 
 def has_frames(view: View, at: int) -> bool:
-    """Return whether frames of FLAC or MPEG audio stand anywhere behind an offset."""
+    """Return whether frames of FLAC or MPEG audio occur anywhere after an offset."""
     mark = _flac_mark(view)
     pattern = mark or re.compile(rb"\xff[\xe2-\xff]")
     kept = b""
@@ -27,7 +27,7 @@ def has_frames(view: View, at: int) -> bool:
 
 
 def _flac_mark(view: View) -> re.Pattern[bytes] | None:
-    """Return how every frame of a FLAC begins: in another way in each file."""
+    """Return a pattern for the first bytes of a FLAC file's frames; None for another format."""
     at = id3_bytes(view)
     if view.peek(at, 4) != b"fLaC":
         return None
@@ -39,13 +39,13 @@ def _flac_mark(view: View) -> re.Pattern[bytes] | None:
     frame = view.peek(at, 4)
     if len(frame) < 4 or frame[0] != 0xFF:
         return None
-    # The fourth byte says also how the channels are joined, which changes from frame to frame
+    # The fourth byte also tells how the channels are coded, which changes from frame to frame
     last = b"".join(re.escape(bytes([high << 4 | frame[3] & 15])) for high in range(11))
     return re.compile(re.escape(frame[:3]) + b"[" + last + b"]", re.DOTALL)
 
 
 def id3_bytes(view: View) -> int:
-    """Return the bytes of the ID3 tags that a file begins with."""
+    """Return the bytes of the ID3 tags at the beginning of a file."""
     at = 0
     while (head := view.peek(at, 10)).startswith(b"ID3") and len(head) == 10:
         count = 0
@@ -56,7 +56,7 @@ def id3_bytes(view: View) -> int:
 
 
 def behind_tags(view: View, at: int) -> int:
-    """Return where the tags end that stand behind a recording."""
+    """Return the offset after the tags that follow a recording."""
     while head := view.peek(at, 32):
         if head.startswith(b"TAG"):
             at += 128
@@ -96,9 +96,10 @@ def is_cut(view: View, kind: str, track: int = 0) -> bool:
 
     Args:
         view: its bytes.
-        kind: FFmpeg's name of the format; of other formats nothing is known.
-        track: the number of MPEG-TS for the stream of sound.
+        kind: FFmpeg's name of the format; False for any that is not named here.
+        track: the packet identifier of the audio stream in an MPEG-TS.
     """
+    # Packets, each of which declares its size
     if kind == "mpegts":
         return _is_ts_cut(view, track)
     if kind == "flv":
@@ -106,6 +107,8 @@ def is_cut(view: View, kind: str, track: int = 0) -> bool:
         while (head := view.peek(at, 4)) and head[0] in (8, 9, 18) and len(head) == 4:
             at += 15 + int.from_bytes(head[1:], "big")
         return at - 4 > view.size  # the number behind the last may be left out
+
+    # Frames: follow a run of them to the end of the file
     if kind not in ("aac", "ac3", "eac3", "mp3"):
         return False
     end = id3_bytes(view) + bare_size(view)
@@ -131,7 +134,7 @@ def is_cut(view: View, kind: str, track: int = 0) -> bool:
 
 
 def _is_ts_cut(view: View, track: int) -> bool:
-    """Return whether a packet, or the block of sound that the last packets hold, is not whole."""
+    """Return whether the last packet of an MPEG-TS, or its last block of sound, is incomplete."""
     for size, before in ((188, 0), (192, 4)):
         if all(view.peek(before + n * size, 1) == b"G" for n in range(FOLLOWED)):
             break

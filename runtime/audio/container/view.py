@@ -1,4 +1,4 @@
-"""A stretch of a file as a file of its own."""
+"""A range of a file as a file of its own."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ PIECE_BYTES = 1 << 20  # searched at a time
 
 
 class View(RawIOBase):
-    """A stretch of a file as a file of its own, with other bytes where its header is wrong."""
+    """A range of a file as a file of its own, with other bytes where its header is wrong."""
 
     def __init__(
         self, file: BinaryIO, start: int, end: int, patches: dict[int, bytes] | None = None
     ):
-        """Take bytes `start` to `end`; patches stand at offsets from `start`."""
+        """Take the bytes from `start` to `end`; patches replace those at offsets from `start`."""
         self.size, self.reached = end - start, 0  # bytes; reached: the end of what was read
         self._file, self._start, self._at = file, start, 0
         self._patches = patches or {}
 
     def readable(self) -> bool:
-        """Return whether it can be read: always."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Return whether it can be moved in: always."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Move, as in a file; -1 for where no file is."""
-        # Before the beginning is an answer, not an error, whose traceback libraries would print
+        """Move the place of the next read, and return it; -1 for one before the beginning."""
+        # Not an error, as libraries call this from C and would print its traceback
         at = offset + (0, self._at, self.size)[whence]
         if not 0 <= at < 1 << 62:
             return -1
@@ -41,7 +41,7 @@ class View(RawIOBase):
         return self._at
 
     def readinto(self, buffer) -> int:
-        """Read what fits into a buffer, and return its size."""
+        """Read what fits into a buffer, and return the number of bytes."""
         target = memoryview(buffer).cast("B")[: max(0, self.size - self._at)]
         if not target:
             return 0
@@ -56,11 +56,11 @@ class View(RawIOBase):
         return count
 
     def rest(self, at: int) -> View:
-        """Return what follows a place as a file of its own."""
+        """Return the bytes from an offset on as a file of its own."""
         return View(self._file, self._start + at, self._start + self.size)
 
     def peek(self, at: int, size: int) -> bytes:
-        """Return bytes without moving; none where the file has none."""
+        """Return up to `size` bytes at an offset, without moving; none if it is out of range."""
         if not 0 <= at < self.size:
             return b""
         before, reached = self._at, self.reached

@@ -1,7 +1,7 @@
-"""Follow the units of formats that have nothing around them, from one to the next, to their end.
+"""Follow the units of formats that have no container, from one to the next, to their end.
 
 Frames of MPEG audio, AAC, AC-3, DTS and AMR, blocks of WavPack, packets of MPEG-TS, packs of
-MPEG-PS and tags of FLV each say how long they are: where no other follows, the recording ends.
+MPEG-PS and tags of FLV each declare their length: where no other follows, the recording ends.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Callable
 from .kinds import AMR_MARK, frame_bytes
 from .view import PIECE_BYTES, View
 
-UNIT_HEAD = 16  # bytes that say how long a unit is
-FOLLOWED = 3  # units in a row, which nothing else has
-MANY_FOLLOWED = 8  # the same of those whose mark is a byte or so
+UNIT_HEAD = 16  # bytes that hold the length of a unit
+FOLLOWED = 3  # units in a row, which do not occur by chance
+MANY_FOLLOWED = 8  # the same for units whose mark is a byte or so
 
-PROGRAM_END = b"\0\0\x01\xb9"  # behind the last pack
+PROGRAM_END = b"\0\0\x01\xb9"  # after the last pack of MPEG-PS
 _PACK = 0xBA
 _FLASH_HEADER = 13  # bytes
 
-_AMR = (13, 14, 16, 18, 20, 21, 27, 32, 6)  # by mode. Source: RFC 4867
+_AMR = (13, 14, 16, 18, 20, 21, 27, 32, 6)  # bytes of a frame by mode. Source: RFC 4867
 _AMR_WB = (18, 24, 33, 37, 41, 47, 51, 59, 61, 6)
-_NO_SOUND = (14, 15)  # modes: lost, and nothing to send
+_NO_SOUND = (14, 15)  # modes: a lost frame, and no data
 
 
 def _of_frames(mark: bytes, mask: int) -> Callable[[bytes], int]:
-    """Return what measures frames whose first two bytes are a mark, behind a mask of the second."""
+    """Return a function that measures frames by their first two bytes, the second one masked."""
 
     def measure(head: bytes) -> int:
         is_one = head[:1] == mark[:1] and len(head) > 1 and head[1] & mask == mark[1] & mask
@@ -71,6 +71,8 @@ def _flash(head: bytes) -> int:
 
 
 def _of_amr(sizes: tuple[int, ...]) -> Callable[[bytes], int]:
+    """Return a function that measures AMR frames, whose sizes depend on their mode."""
+
     def measure(head: bytes) -> int:
         mode = head[0] >> 3 & 15
         if head[0] & 0x83 or not (mode < len(sizes) or mode in _NO_SOUND):
@@ -91,12 +93,12 @@ _UNITS: dict[str, Callable[[bytes], int]] = {
     "flash": _flash,
 }
 AMR = {"amr": _of_amr(_AMR), "amr-wb": _of_amr(_AMR_WB)}
-AMR_BYTES = len(b"#!AMR\n")  # of the mark at the beginning
+AMR_BYTES = len(b"#!AMR\n")  # length of the mark at the beginning
 _PACKETS = {"ts": (188, 0), "m2ts": (192, 4)}  # size, and where their mark stands
 
 
 def units_at(view: View, at: int) -> str | None:
-    """Return the kind of the units that stand at a place, at least some in a row."""
+    """Return the kind of units of which several in a row begin at an offset; None for none."""
     head = view.peek(at, UNIT_HEAD)
     if mark := AMR_MARK.match(head):
         return "amr-wb" if b"WB" in mark[0] else "amr"
@@ -116,7 +118,7 @@ def units_at(view: View, at: int) -> str | None:
             if size < 4 or (unit[:1] == b"\xff" and unit[:2] != head[:2]):
                 break
             place, count = place + size, count + 1
-        # One that ends a file may be the only one, if its mark is long
+        # At the end of a file one unit is enough, if its mark is long
         is_last = place >= view.size and count and kind in ("wavpack", "flash")
         if count >= least or is_last:
             return kind
@@ -124,12 +126,12 @@ def units_at(view: View, at: int) -> str | None:
 
 
 def unit_bytes(head: bytes) -> int:
-    """Return how long the unit says it is that begins so, 0 where none does."""
+    """Return the bytes that the unit with this head declares; 0 if it is none."""
     return next((size for measure in _UNITS.values() if (size := measure(head))), 0)
 
 
 def behind_units(view: View, at: int, kind: str) -> int:
-    """Return where units of a kind do not follow each other any more; not behind the end."""
+    """Return the offset where a run of units of a kind ends, at most the end of the file."""
     at += _header_bytes(view.peek(at, UNIT_HEAD))
     if kind in _PACKETS:
         return _behind_packets(view, at, *_PACKETS[kind])
@@ -145,7 +147,7 @@ def behind_units(view: View, at: int, kind: str) -> int:
                 last, clock = clock, data[place + 4 : place + 9]
                 if clock < last or (
                     last and last[0] >> 6 != clock[0] >> 6
-                ):  # the clock of another recording
+                ):  # the clock goes back: another recording
                     return at + place
             place += size
         at += place
@@ -153,6 +155,7 @@ def behind_units(view: View, at: int, kind: str) -> int:
 
 
 def _header_bytes(head: bytes) -> int:
+    """Return the bytes of a header before the first unit; 0 for none."""
     if head.startswith(b"FLV\x01"):
         return _FLASH_HEADER
     mark = AMR_MARK.match(head)
@@ -160,6 +163,7 @@ def _header_bytes(head: bytes) -> int:
 
 
 def _behind_packets(view: View, at: int, size: int, before: int) -> int:
+    """Return the offset where packets of MPEG-TS do not follow each other any more."""
     while at < view.size:
         data = view.peek(at, PIECE_BYTES // size * size)
         marks = data[before::size]

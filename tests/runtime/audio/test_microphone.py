@@ -200,7 +200,7 @@ def test_space_pauses(record, tmp_path, tiny_artifact):
         said = read_until(process.stderr, "space pauses, Ctrl-C ends it")
         require("mic", {"PortAudio with ALSA": "there are: none" not in said})
         os.write(ours, b"x ")
-        read_until(process.stderr, "paused: what is said now is dropped; space goes on")
+        read_until(process.stderr, "paused: what is said now is dropped; press space to go on")
         time.sleep(0.5)  # in which something is said
         os.write(ours, b"p")
         assert not re.search(r"on again; 0\.0 s", read_until(process.stderr, " s dropped so far"))

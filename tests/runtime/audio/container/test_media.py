@@ -475,7 +475,7 @@ def test_joined_containers(container, tmp_path):
     content = write_media(tmp_path / "a", codec, rate=rate, container=container).read_bytes()
     (tmp_path / "ab").write_bytes(content * 2)
     source = open_audio(tmp_path / "ab", RATE)
-    assert source.losses == () and "2 recordings, one behind the other" in source.notes
+    assert source.losses == () and "2 recordings, one after the other" in source.notes
     samples = np.concatenate(list(source.blocks()))
     half = len(samples) // 2
     assert lag(samples[:half])[1] > 0.98 and lag(samples[half:])[1] > 0.98

@@ -63,7 +63,7 @@ def test_sizes_that_nobody_went_back_to(kind, size, opened, with_pyav):
 def test_joined_recordings(kind, opened, with_pyav):
     first, second = encoded(kind), encoded(kind, SAMPLES[::-1].copy())
     source, samples = opened(first + second)
-    assert (source.losses, source.notes) == ((), ("2 recordings, one behind the other",))
+    assert (source.losses, source.notes) == ((), ("2 recordings, one after the other",))
     assert np.array_equal(samples, np.concatenate((decoded(first), decoded(second))))
 
 
@@ -79,7 +79,7 @@ def test_mp3_before_and_behind_another_kind(opened):
         content = encoded(kind)
         for joined in (mp3 + content, content + mp3, content + tag + mp3):
             source, samples = opened(joined)
-            assert (source.losses, source.notes) == ((), ("2 recordings, one behind the other",))
+            assert (source.losses, source.notes) == ((), ("2 recordings, one after the other",))
             assert abs(len(samples) - 2 * len(SAMPLES)) < 3000
 
 
@@ -115,7 +115,7 @@ def test_joined_mp3s_without_pyav(opened, monkeypatch):
     source, samples = opened(encoded("mp3") * 2)
     assert np.allclose(samples[:30000], decoded(encoded("mp3"))[:30000], atol=1e-4)
     assert source.losses == (
-        "nothing is read behind 2.2 s; PyAV may read more: pip install 'voxtral-onnx[media]'",
+        "nothing is read after 2.2 s; PyAV may read more: pip install 'voxtral-onnx[media]'",
     )
 
 

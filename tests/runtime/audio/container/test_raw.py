@@ -163,7 +163,7 @@ def test_samples_behind_the_length_that_is_promised(codec, silence):
     blocks = raw_blocks(Pipe(cut, 999), "s16le", RATE, RATE, notes.append)  # pyright: ignore[reportArgumentType]
     assert np.array_equal(np.concatenate(list(blocks)), read(content))
     assert notes == [
-        "the input goes on behind the length that its header promises: it is heard to its end"
+        "the input goes on after the length that its header promises: it is heard to its end"
     ]
 
 
@@ -174,7 +174,7 @@ def test_what_is_no_sound_behind_the_sound_is_said(behind):
     pipe = Pipe(written("WAV", "PCM_16") + random, 999)
     found = np.concatenate(list(raw_blocks(pipe, "s16le", RATE, RATE, notes.append)))  # pyright: ignore[reportArgumentType]
     assert np.array_equal(found, SAMPLES)
-    assert len(notes) == 1 and notes[0].startswith("what follows the sound is none: ")
+    assert len(notes) == 1 and notes[0].startswith("what follows the sound is no sound: ")
 
 
 @pytest.mark.parametrize("rate", [RATE, 48000])
@@ -248,8 +248,8 @@ def test_samples_that_begin_as_a_file_might(first):
         (["--raw", "s24le"], "raw: expected one of s16le, f32le, mulaw, alaw, got 's24le'"),
         (["--raw", "s16le", "--rate", "9"], "rate: expected 1000 to 768000 Hz, got 9"),
         (["--raw", "s16le", "--raw-channels", "0"], "raw channels: expected 1 to 64"),
-        (["--rate", "8000"], "--rate is that of --raw FORMAT"),
-        (["--raw-channels", "2"], "--raw-channels is that of --raw FORMAT"),
+        (["--rate", "8000"], "--rate belongs to --raw FORMAT"),
+        (["--raw-channels", "2"], "--raw-channels belongs to --raw FORMAT"),
     ],
 )
 def test_misuse(options, words, run):
