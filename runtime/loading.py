@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 from ..contents import MappedFiles, verified
 from ..errors import UsageError
@@ -17,6 +19,8 @@ from .device.session import Session
 from .encoder import Encoder
 from .memory import require_memory
 from .text.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ def load(
     for each in packed:
         files |= each.files
         mapped |= each.weights
-    weights = MappedFiles(mapped)
+    weights, began = MappedFiles(mapped), perf_counter()
     with verified(files, mapped, threads=threads, notes=notes):
         mel = Session(folder, manifest.mel, Cpu(), threads)  # small; exact on the CPU
         paths = [each.path for each in packed] or [None, None]
@@ -91,6 +95,7 @@ def load(
         )
         tokenizer = Tokenizer(folder / TOKENIZER, manifest.tokens)
     tokenizer.check_sizes(manifest.config.decoder.vocab_size)
+    _log.debug("%s: loaded in %.2f s", folder, perf_counter() - began)
     return Loaded(
         Encoder(manifest, mel, encoder), Decoder(decoder, decoder_cache), tokenizer, weights
     )

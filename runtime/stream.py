@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from .tokens import Override, SampledToken, Token
 
 if TYPE_CHECKING:
     from .transcriber import Transcriber
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -420,6 +423,8 @@ class Stream(Uncopied):
             if sampled.blank_margin > 0 and not sampled.is_swayed:
                 index, margin = self.num_generated, sampled.blank_margin
                 self.overrides.append(Override(index, self.blanks, margin, self.blank_penalty()))
+                at = self.seconds_of(index)
+                _log.info("blank guard: text at %.1f s, after %d blanks", at, self.blanks)
             self.blanks = 0
         self.finished = self.stop_at_eos and sampled.token_id == self.ids.eos
         token = self._token(sampled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -23,7 +24,7 @@ from .audio.vad import SpeechFilter, detectors
 from .channels import join_channels
 from .decoder import Decoder
 from .delay import delay_ms as milliseconds
-from .delay import delay_tokens
+from .delay import delay_tokens, untrained_delay
 from .device.cache import KVCache
 from .device.open import open_device
 from .encoder import Encoder
@@ -42,6 +43,8 @@ from .transcript import Transcript
 if TYPE_CHECKING:
     from ..hub import Progress
 
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
 # Blanks that a call of the decoder tries in advance after a blank of a file. Source:
@@ -165,6 +168,12 @@ class Transcriber(Uncopied):
         )
         # None after it is closed
         self._stages: tuple[Encoder, Decoder] | None = (loaded.encoder, loaded.decoder)
+
+        # Log what a user should know
+        _log.info("%s: %s on %s", self.folder, self.precision, self.device_name)
+        untrained = untrained_delay(manifest, self.num_delay_tokens)
+        for note in filter(None, (*self.notes, manifest.scope, untrained)):
+            _log.info("%s: %s", self.folder, note)
 
     def __repr__(self) -> str:
         state = ", closed" if self.is_closed else ""
@@ -428,7 +437,11 @@ class Transcriber(Uncopied):
         return Recordings(stages[1], new_stream, new_filter)
 
     def _source(self, audio: Any, gain: str, channels: str) -> AudioSource:
-        """Open a recording that is not open yet."""
+        """Open a recording that is not open yet, and log what was found."""
         if not isinstance(audio, AudioSource):
             audio = open_audio(audio, self.sample_rate, gain=gain, channels=channels)
+        for note in audio.notes:
+            _log.info("%s: %s", audio.name, note)
+        for loss in audio.losses:
+            _log.warning("%s: %s", audio.name, loss)
         return audio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from threading import RLock
 from typing import Any
@@ -17,6 +18,8 @@ from .stream import Stream
 from .text.captions import render
 from .text.segments import Segment, group, within
 from .tokens import Token
+
+_log = logging.getLogger(__name__)
 
 
 class Transcript(Uncopied):
@@ -54,6 +57,8 @@ class Transcript(Uncopied):
             self._token_ids.append(token.token_id)
             self._on_token(token)
             yield token
+        seconds = self.stream.timings.encode_seconds, self.stream.timings.decode_seconds
+        _log.debug("%s: encoded in %.2f s, decoded in %.2f s", self.source.name, *seconds)
 
     def __repr__(self) -> str:
         text = quoted("".join(segment.text for segment in self._segments).strip())

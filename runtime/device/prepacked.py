@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -26,6 +28,8 @@ from ...files import FileSpec, atomic_write, hash_file, make_partial_folder
 from ...limits import MANIFEST
 from ...manifest import GraphSpec, Manifest
 from .base import SILENT, import_onnxruntime
+
+_log = logging.getLogger(__name__)
 
 _GRAPH, _DATA, _CHECKSUMS = "model.onnx", "weights.data", "checksums.json"
 
@@ -95,6 +99,7 @@ def make_prepacked(
     )
 
     # Save to a partial folder, which gets its name when it is complete
+    began = perf_counter()
     ort = import_onnxruntime()
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -112,6 +117,7 @@ def make_prepacked(
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"{cache}: cannot be written ({error.strerror or error})") from error
+    _log.info("%s: weights packed and saved in %.1f s", folder, perf_counter() - began)
     return _read(folder)
 
 
