@@ -12,6 +12,7 @@ expected, what was found and what to do.
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ from ._version import __version__
 SILENCED = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 for _name in SILENCED:
     os.environ.setdefault(_name, "1")
+
+# The library logs to loggers below this one, and only programs that use it choose handlers
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
     from . import errors

@@ -16,6 +16,7 @@ symbolic links, which onnx and OpenVINO refuse in models.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Annotated
 from urllib.parse import quote
 
@@ -45,6 +47,8 @@ from .download import (
 from .errors import StorageError, UsageError
 from .escaping import quoted
 from .files import atomic_write, is_below, lock, require_disk
+
+_log = logging.getLogger(__name__)
 
 REPOSITORY = re.compile(r"([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@(.+))?", re.ASCII | re.IGNORECASE)
 Sha1 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
@@ -221,6 +225,9 @@ class Snapshot:
                     on_progress, total - sum(file.size for file in missing.values()), total
                 )
                 meter.report("")  # shows 100 % if another process has downloaded everything
+                began, size = monotonic(), sum(file.size for file in missing.values()) / 1e6
+                if missing:
+                    _log.info("%s: downloading %.1f MB", self.repository, size)
                 for name, file in missing.items():
                     meter.report(name)
                     path = folder / name
@@ -228,6 +235,9 @@ class Snapshot:
                         raise StorageError(f"{path.parent}: leads out of {folder}; remove it")
                     path.parent.mkdir(parents=True, exist_ok=True)
                     download(self.url(name), file, path, partial(meter.report, name))
+                if missing:
+                    seconds = monotonic() - began
+                    _log.info("%s: %.1f MB downloaded in %.1f s", self.repository, size, seconds)
 
     def url(self, name: str) -> str:
         """Return the URL of a file at this commit."""

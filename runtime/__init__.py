@@ -1,4 +1,4 @@
-"""Artifact to text on onnxruntime: audio, sessions, caches, streams.
+"""Transcription with an exported artifact on onnxruntime: audio, sessions, caches, streams, text.
 
-Needs neither torch nor onnx.
+Neither torch nor onnx is needed.
 """

@@ -1,6 +1,7 @@
-"""Files decoded together, a slot of one batch each.
+"""Files that are decoded together, each in a slot of one batch.
 
-A call of the decoder reads all weights, however many files it advances by a token.
+A call of the decoder reads all weights, however many files it advances, so several files together
+take less time than one after the other.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .tokens import Token
 
 
 class BatchSlot:
-    """One file's place in a batch."""
+    """One file of a batch: its audio, its stream, and the tokens so far."""
 
     def __init__(
         self,
@@ -34,9 +35,9 @@ class BatchSlot:
         self.kept = kept
         stream.give(kept.given_ids)
         self.tokens: list[Token] = []
-        self.error: Exception | None = None  # whatever ended it; it ends no other file
+        self.error: Exception | None = None  # that has ended this file, and no other
         self._on_token = on_token
-        # Of shape [positions, hidden_size], encoded and not decoded yet
+        # Encoded and not decoded yet, [positions, hidden_size]
         self.audio_embeds = np.zeros((0, 0))
         self._chunks = self._encode()
 
@@ -47,9 +48,10 @@ class BatchSlot:
         yield from self.stream.encode_tail()
 
     def prepare(self) -> bool:
-        """Encode up to the next position to decode, and run what is known in calls of its own.
+        """Encode until there is a position to decode, and run the positions of known tokens.
 
-        False at the file's end.
+        Returns:
+            whether there is such a position; False at the end of the file, or after an error.
         """
         try:
             while not (self.stream.finished or self.error or len(self.audio_embeds)):
@@ -60,7 +62,7 @@ class BatchSlot:
         return not (self.stream.finished or self.error)
 
     def advance(self, positions: int) -> None:
-        """Decode so many positions of this file alone, or what there is."""
+        """Decode at most so many positions, without the other files of the batch."""
         try:
             self.accept(self.stream.decode(self.audio_embeds[:positions]))
         except Exception as error:
@@ -68,7 +70,7 @@ class BatchSlot:
         self.audio_embeds = self.audio_embeds[positions:]
 
     def accept(self, tokens: Iterator[Token]) -> None:
-        """Take the next tokens of the file; what they give rise to is the file's own error."""
+        """Take the next tokens of the file; an exception from `on_token` ends only this file."""
         if self.speech_filter:
             tokens = self.speech_filter.filter(tokens)
         for token in self.kept.rest(tokens):
@@ -79,12 +81,12 @@ class BatchSlot:
                 self.error = self.error or error
 
     def move_to(self, cache: KVCache) -> None:
-        """Go on in another cache."""
+        """Continue in another cache."""
         cache.copy_from(self.stream.decoder_cache)
         self.stream.decoder_cache = cache
 
     def result(self) -> Iterator[Token]:
-        """Yield the tokens, and raise the error that ended them."""
+        """Yield the file's tokens, then raise the error that has ended them, if there is one."""
         yield from self.tokens
         if self.error:
             raise self.error
@@ -93,15 +95,19 @@ class BatchSlot:
 def advance_together(
     decoder: Decoder, count: int, begin: Callable[[KVCache], BatchSlot | None]
 ) -> Iterator[BatchSlot]:
-    """Yield the slots whose files have ended, each as soon as it has.
-
-    What a file raises is in its slot. What `begin` raises comes behind the files begun before.
+    """Yield the slot of each file as soon as that file has ended.
 
     Args:
         decoder: on a device that supports batching.
-        count: slots of the batch.
-        begin: the next file, whose stream decodes into this cache; None where there is none.
+        count: number of slots.
+        begin: returns a slot for the next file, whose stream decodes into the given cache; None
+            if there are no more files.
+
+    Raises:
+        Exception: the one that `begin` has raised, after the files begun before it have ended. An
+            exception of a single file is in its slot instead.
     """
+    # Begin as many files as there are slots
     batch, slots = decoder.new_batch(count), list[BatchSlot]()
     failure: Exception | None = None
 
@@ -115,26 +121,28 @@ def advance_together(
 
     while len(slots) < count and (slot := begun(len(slots))):
         slots.append(slot)
+
+    # Replace files that have ended, then advance all by a token, until none is left
     while slots:
         ended = [i for i, slot in enumerate(slots) if not slot.prepare()]
         for i in reversed(ended):
-            slots[i].stream.release()  # its transcript may be kept for long
+            slots[i].stream.release()  # frees memory, because a transcript may be kept for long
             yield slots[i]
             if slot := begun(i):
                 slots[i] = slot
                 continue
-            last = slots.pop()  # fills the gap, because a call runs the first slots
+            last = slots.pop()  # moves into the gap, because a call runs the first slots
             if i < len(slots):
                 last.move_to(batch.cache(i))
                 slots[i] = last
         if ended:
-            continue  # those that took their slots are to be prepared
+            continue  # new files must be prepared first
         if len(slots) == 1:
             slots[0].advance(len(slots[0].audio_embeds))
         else:
             try:
                 _step(decoder, batch, slots)
-            except Exception as error:  # of the call that they share
+            except Exception as error:  # all files share the call
                 for slot in slots:
                     slot.error = error
     if failure:
@@ -144,8 +152,9 @@ def advance_together(
 def _step(decoder: Decoder, batch: BatchedKVCache, slots: list[BatchSlot]) -> None:
     """Advance each slot by one token.
 
-    A close decision, which other kernels might turn, is made again alone, in the same slot of the
-    cache, so that text does not depend on what else is transcribed.
+    If the two best tokens are nearly equal, kernels for one stream and for several might choose
+    differently. Such a token is sampled again for its file alone, so that a text does not depend on
+    what else is transcribed.
     """
     began = perf_counter()
     streams = [slot.stream for slot in slots]

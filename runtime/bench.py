@@ -1,7 +1,7 @@
-"""How fast an artifact runs on this machine, and where the time goes.
+"""Measurements of how fast an artifact runs on this machine, and where the time goes.
 
-The decoder step reads all of the decoder's weights, so its floor is their size over the machine's
-memory bandwidth; both are measured here in one run.
+A decoder step reads all of the decoder's weights, so it takes at least their size divided by the
+memory's bandwidth. Both the step and the bandwidth are measured here.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 from .machine import read_bandwidth
 
 CLIP_SECONDS = 15.95
-CALLS = 40  # of each kind at most
-SECONDS_OF_CALLS = 4.0  # no further call of a kind is begun after this long
+CALLS = 40  # of each kind, at most
+SECONDS_OF_CALLS = 4.0  # for calls of one kind, unless they are fewer than MIN_CALLS
 MIN_CALLS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One transcription of the clip."""
+    """The time of one transcription of the clip."""
 
     encode_ms: float
     decode_ms: float
@@ -48,9 +48,9 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds of one call, made again and again at the same position."""
+    """The milliseconds of a call that was repeated at the same position."""
 
-    calls: int
+    calls: int  # number of repetitions
     min: float
     p50: float
     p95: float
@@ -58,35 +58,35 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class CallTimes:
-    """Calls with the caches empty, or with the whole window filled."""
+    """The latencies of calls, either with empty caches or with full ones."""
 
-    encoder: Latency  # one token, as live streams have it
-    encoder_chunk: Latency  # the largest chunk, as files have it
-    decoder: Latency  # one token
+    encoder: Latency  # of one token, as in live streams
+    encoder_chunk: Latency  # of the largest chunk, as in files
+    decoder: Latency  # of one token
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What explains a measurement."""
+    """Measurements of loading, of single calls and of memory, which explain the others."""
 
     load_seconds: float
-    load_peak_memory: int  # bytes resident at most while loading
-    loaded_memory: int  # and after it
-    first_step_seconds: float  # from there, until the first encoder and decoder call are done
+    load_peak_memory: int  # most resident bytes while loading
+    loaded_memory: int  # resident bytes after loading
+    first_step_seconds: float  # of the first encoder and decoder call after loading
     chunk_tokens: int  # in an encoder chunk
     empty_window: CallTimes
     full_window: CallTimes
-    full_memory: int  # bytes resident with the caches full
-    decoder_bytes: int  # of weights, all read in a decoder step
-    # Of this machine's memory, with as many threads; the fastest of some passes
+    full_memory: int  # resident bytes with full caches
+    decoder_bytes: int  # of the decoder's weights, which each step reads
+    # Bandwidth of the memory with as many threads, in the fastest of several passes
     read_bytes_per_second: float
-    # That the fastest decoder step with an empty window reaches; above 1 only on a device
+    # Part of it that the fastest decoder step with empty caches reaches; above 1 only on a GPU
     bandwidth_share: float
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The fastest run over a clip."""
+    """The fastest of several transcriptions of a clip, in one precision."""
 
     precision: str
     device: str
@@ -94,16 +94,16 @@ class Measurement:
     delay_ms: int
     context: int
     audio_seconds: float
-    steps: int  # decoder positions, the prompt's included
-    encode_ms: float  # of the whole clip
+    steps: int  # decoder positions, the prompt included
+    encode_ms: float  # for the whole clip
     decode_ms: float
-    rtf: float
-    tokens_per_second: float  # steps over the time of both
-    peak_memory: int  # bytes resident at most, loading included; 0 where the system does not say
-    device_memory: int  # bytes taken on a device with memory of its own
-    notes: tuple[str, ...]  # what ran otherwise than it was asked for
+    rtf: float  # seconds of work per second of audio
+    tokens_per_second: float  # steps divided by the time of encoder and decoder
+    peak_memory: int  # most resident bytes, loading included; 0 if the system does not tell
+    device_memory: int  # bytes taken in a GPU's memory
+    notes: tuple[str, ...]  # `Transcriber.notes`
     runs: tuple[Run, ...]
-    details: Details | None
+    details: Details | None  # None if they were not asked for
 
 
 def bench(
@@ -122,26 +122,29 @@ def bench(
     offline: bool = False,
     on_download: Callable[[Progress], None] = lambda progress: None,
 ) -> Iterator[Measurement]:
-    """Measure each precision in a process of its own, so that its memory is its own.
+    """Measure precisions, each in a new process, so that its memory can be told.
 
     Args:
         model: as `Transcriber` takes it.
-        audio: a file; None for 15.95 s of the embedded samples.
-        precisions: of the artifact; None for the one that `Transcriber` takes, `["all"]` for all.
+        audio: a file; None for 15.95 s of the bundled recordings.
+        precisions: of the artifact; None for the default one, `["all"]` for all.
         device: as `Transcriber` takes it.
         delay_ms: as `Transcriber` takes it.
         context: as `Transcriber` takes it.
-        threads: for onnxruntime, and to read memory with; None for one a core.
-        prepacked: as `Transcriber` takes it; made before anything is measured.
+        threads: of onnxruntime, and to measure the memory's speed; None for one per core.
+        prepacked: as `Transcriber` takes it; packed weights are made before the measurement.
         allow_fallback: as `Transcriber` takes it.
-        repeat: transcriptions of the clip, of which the fastest counts.
-        details: also time single calls, and the machine's memory.
+        repeat: how often the clip is transcribed; the fastest counts.
+        details: whether to measure single calls and the memory's speed as well.
         offline: as `Transcriber` takes it.
         on_download: as `Transcriber` takes it.
 
     Raises:
-        ArtifactError, AudioError, DeviceError, StorageError, UsageError: as errors.py describes.
+        AudioError: the file cannot be read, is empty, or has losses.
+        DeviceError: as for `Transcriber`, or a process was killed.
+        ArtifactError, StorageError, UsageError: as for `Transcriber`.
     """
+    # Check all options before anything is measured
     if not 1 <= repeat <= MOST_REPEATS:
         raise UsageError(f"repeat: expected 1 to {MOST_REPEATS}, got {repeat}")
     check_threads(threads)
@@ -150,6 +153,8 @@ def bench(
     folder = find_artifact(model, precisions, offline=offline, on_download=on_download)
     manifest, chosen = open_artifact(folder, precisions)
     open_clip(audio, manifest.config.audio.sample_rate)
+
+    # Measure each precision
     for precision in chosen:
         options = {
             "device": device,
@@ -160,7 +165,7 @@ def bench(
             "prepacked": prepacked,
             "allow_fallback": allow_fallback,
         }
-        # Weights are hashed once, which is no part of loading them
+        # Hash the weights now, so that the time of it is not counted as loading
         manifest.check_contents(folder, manifest.files_of([precision]), threads=threads)
         if prepacked is not None:
             _in_new_process(_load, folder, options)
@@ -187,7 +192,8 @@ def _load(folder: Path, options: Mapping[str, Any]) -> None:
 def measure(
     folder: Path, options: Mapping[str, Any], audio: str | Path | None, repeat: int, details: bool
 ) -> Measurement:
-    """`bench` in this process, of one transcriber with these options."""
+    """Measure in this process; the arguments are those of `bench` and of `Transcriber`."""
+    # Load the model
     began = perf_counter()
     transcriber = Transcriber(folder, **options)
     loading = perf_counter() - began, peak_memory(), resident_memory()
@@ -195,8 +201,9 @@ def measure(
     _first_step(transcriber)
     first_step_seconds = perf_counter() - began
 
+    # Transcribe the clip
     source = open_clip(audio, transcriber.sample_rate)
-    transcriber.stream()  # what all streams share is made with the first
+    transcriber.stream()  # makes the state that all streams begin with
     runs, steps = [], 0
     for _ in range(repeat):
         run, steps = transcribe_once(transcriber, source)
@@ -204,6 +211,8 @@ def measure(
     peak = peak_memory()
     best = min(runs, key=lambda run: run.encode_ms + run.decode_ms)
     seconds = (best.encode_ms + best.decode_ms) / 1000
+
+    # Report the fastest
     threads = check_threads(options["threads"])
     return Measurement(
         precision=transcriber.precision,
@@ -226,10 +235,10 @@ def measure(
 
 
 def open_clip(audio: str | Path | None, sample_rate: int) -> AudioSource:
-    """The file, or what is measured without one.
+    """Open a file, or the bundled recordings if it is None.
 
     Raises:
-        AudioError: not readable, empty, or not whole.
+        AudioError: it cannot be read, is empty, or has losses.
     """
     source = open_audio(sample_clip(sample_rate) if audio is None else audio, sample_rate)
     if not source.duration:
@@ -239,9 +248,9 @@ def open_clip(audio: str | Path | None, sample_rate: int) -> AudioSource:
 
 
 def sample_clip(sample_rate: int, seconds: float = CLIP_SECONDS) -> np.ndarray:
-    """Return the embedded samples one after the other, cut to a length.
+    """Return the bundled recordings one after the other, float32 [seconds * sample_rate].
 
-    They begin again from the first where they end.
+    They are cut to the length, or repeated until it is reached.
     """
     files = sorted(SAMPLES.glob("*.wav"))
     spoken = np.concatenate(
@@ -251,9 +260,9 @@ def sample_clip(sample_rate: int, seconds: float = CLIP_SECONDS) -> np.ndarray:
 
 
 def transcribe_once(transcriber: Transcriber, source: AudioSource) -> tuple[Run, int]:
-    """Transcribe a clip to its last sample, whatever the model says.
+    """Transcribe a clip, and return the times and the number of decoder positions.
 
-    All runs then have as many steps.
+    The model's end-of-text token does not end it, so that all runs have equally many positions.
     """
     stream = transcriber.stream()
     for block in source.blocks():
@@ -264,10 +273,7 @@ def transcribe_once(transcriber: Transcriber, source: AudioSource) -> tuple[Run,
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that reads well as text too.
-
-    The first column to the left, the others to the right.
-    """
+    """Return a Markdown table with aligned columns: the first to the left, others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -284,12 +290,15 @@ def _details(
     loading: tuple[float, int, int],
     first_step_seconds: float,
 ) -> Details:
+    # Time calls with empty caches, then with full ones
     encoder_cache, decoder_cache = transcriber.encoder.new_cache(), transcriber.decoder.new_cache()
     empty = _time_calls(transcriber, encoder_cache, decoder_cache, full=False)
     for cache in (encoder_cache, decoder_cache):
         _fill(cache)
     full = _time_calls(transcriber, encoder_cache, decoder_cache, full=True)
     full_memory = resident_memory()
+
+    # Compare the decoder with the memory's speed
     manifest = transcriber.manifest
     decoder_bytes = sum(
         manifest.files[file].size
@@ -322,6 +331,7 @@ def _first_step(transcriber: Transcriber) -> None:
 def _time_calls(
     transcriber: Transcriber, encoder_cache: KVCache, decoder_cache: KVCache, *, full: bool
 ) -> CallTimes:
+    # Make inputs
     encoder, decoder, manifest = transcriber.encoder, transcriber.decoder, transcriber.manifest
     rng = np.random.default_rng(0)
     hidden_size = manifest.config.decoder.hidden_size
@@ -331,9 +341,10 @@ def _time_calls(
     )
     pad = manifest.tokens.streaming_pad
 
+    # Time calls at the same position again and again
     def at_place(cache: KVCache, call: Callable[[], Any]) -> Callable[[], Any]:
         def placed() -> None:
-            # At its capacity a query sees the whole window
+            # At a position equal to the capacity, attention sees the whole window
             cache.position = cache.spec.capacity if full else 0
             call()
 
@@ -362,7 +373,7 @@ def _fill(cache: KVCache) -> None:
 
 
 def _time(call: Callable[[], Any]) -> Latency:
-    call()  # the first of a shape also allocates
+    call()  # the first call of a shape also allocates memory
     milliseconds: list[float] = []
     while len(milliseconds) < CALLS and (
         len(milliseconds) < MIN_CALLS or sum(milliseconds) < 1000 * SECONDS_OF_CALLS

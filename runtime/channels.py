@@ -1,4 +1,4 @@
-"""Transcripts of recordings whose channels are transcribed each on its own, as those of calls."""
+"""Transcripts of recordings whose channels are transcribed separately, such as telephone calls."""
 
 from __future__ import annotations
 
@@ -14,76 +14,79 @@ from .transcript import Transcript
 
 
 class SplitTranscript(Transcript):
-    """The transcripts of channels, merged in time; each segment says of which channel it is."""
+    """The transcripts of all channels of a recording, merged by time.
+
+    `channel` of each segment is the number of its channel.
+    """
 
     def __init__(self, source: AudioSource, parts: Iterable[Transcript]):
-        """Made by `Transcriber.transcribe`.
+        """Join transcripts; called by `Transcriber.transcribe`.
 
         Args:
             source: the whole recording.
-            parts: a transcript of each of its parts; taken and decoded one after the other, so that
-                there are caches for one at a time.
+            parts: a transcript of each channel; taken and decoded one after the other, so that only
+                one has caches in memory.
         """
         self.source, self.duration = source, source.duration
         self._waiting, self._begun = iter(parts), list[Transcript]()
 
     def __iter__(self) -> Iterator[Segment]:
-        """Decode all channels and yield their segments, merged in time."""
+        """Decode all channels and yield their segments, merged by time."""
         return iter(self.segments)
 
     @property
     def parts(self) -> tuple[Transcript, ...]:
         """Decode and return the transcript of each channel that was transcribed."""
         for part in self._begun:
-            _ = part.segments  # raises what has ended it
+            _ = part.segments  # raises the error that has ended it
         while part := self._begin():
             _ = part.segments
-            for cache in ("encoder_cache", "decoder_cache"):  # a transcript may be kept for long
+            for cache in ("encoder_cache", "decoder_cache"):  # frees memory of what may be kept
                 part.stream.__dict__.pop(cache, None)
         return tuple(self._begun)
 
     def _begin(self) -> Transcript | None:
-        """Take the next part, of which nothing is decoded yet."""
+        """Return the transcript of the next channel, not decoded yet; None after the last."""
         if part := next(self._waiting, None):
             self._begun.append(part)
         return part
 
     @property
     def decoded(self) -> list[Segment]:
-        """Return the segments so far; decodes nothing."""
+        """Return the segments decoded so far, and decode nothing."""
         return _merged(self._begun)
 
     @property
     def num_tokens(self) -> int:
-        """Return how many ids there are so far; decodes nothing."""
+        """Return the number of token ids so far, and decode nothing."""
         return sum(part.num_tokens for part in self._begun)
 
     @property
     def segments(self) -> list[Segment]:
-        """Decode and return all segments, merged in time."""
+        """Decode and return all segments, merged by time."""
         return _merged(self.parts)
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """Return what the channels of the recording are called; the only one has no name."""
+        """Return the channels' names; a recording with a single channel has none."""
         return channel_names(self.source.num_channels)
 
     @property
     def text(self) -> str:
-        """Decode and return a line for each turn, as "left: how are you"."""
+        """Decode and return a line for each turn, such as "left: how are you"."""
         return to_turns(self.segments, self.channel_names)
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Decode and return the generated ids, one channel's behind the other's.
+        """Decode and return the generated ids of all channels, one channel after the other.
 
-        `parts` have those of each; `info` counts them.
+        `parts` holds the ids of each channel, and `info["channels"]` their numbers.
         """
         return tuple(token_id for part in self.parts for token_id in part.token_ids)
 
     @property
     def info(self) -> dict[str, Any]:
-        """Return what ran, and the time that all channels took."""
+        """Return what ran (model, device, options) and the time that all channels took."""
         if not self._begun:
             self._begin()
         parts, infos = self._begun, [part.info for part in self._begun]
@@ -111,7 +114,15 @@ def join_channels(
     sources: Iterable[AudioSource],
     transcribe: Callable[[Iterator[AudioSource]], Iterator[Transcript]],
 ) -> Iterator[Transcript]:
-    """Transcribe channels as sources of their own, and yield recordings as they are whole."""
+    """Transcribe channels as sources of their own, and join them to transcripts of recordings.
+
+    Args:
+        sources: recordings, whose `parts` are their channels if these are to be split.
+        transcribe: yields a transcript for each source that it is given, in any order.
+
+    Yields:
+        the transcript of each recording, as soon as all its channels are transcribed.
+    """
     wholes, done = dict[int, AudioSource](), dict[int, list[Transcript]]()  # by the source's id
 
     def parts() -> Iterator[AudioSource]:

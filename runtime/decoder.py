@@ -1,4 +1,4 @@
-"""Audio embeddings and tokens to next tokens."""
+"""The decoder graph: audio embeddings and previous tokens to the next tokens."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .tokens import Sample, SampledToken
 
 
 class Decoder:
-    """The decoder graph."""
+    """The decoder graph with its session."""
 
     def __init__(self, session: Session, spec: CacheSpec):
         self.session, self.spec = session, spec
 
     def new_cache(self) -> KVCache:
-        """Return buffers for one stream."""
+        """Return new buffers for the keys and values of one stream."""
         return KVCache(self.session, self.spec)
 
     def new_batch(self, count: int) -> BatchedKVCache:
-        """Return buffers for a batch of so many streams."""
+        """Return new buffers for a batch of `count` streams."""
         return BatchedKVCache(self.session, self.spec, count)
 
     def step(
@@ -35,16 +35,19 @@ class Decoder:
         blank_penalties: Sequence[float] = (),
         sample: Sample | None = None,
     ) -> list[SampledToken]:
-        """Run the next positions; return the token sampled at each.
+        """Run the next positions of a stream, and return the token that is sampled at each.
 
         Args:
-            cache: of the stream.
-            token_ids: the tokens that stand at these positions.
+            cache: the stream's; it advances by as many positions.
+            token_ids: the input tokens of these positions.
             audio_embeds: [len(token_ids), hidden_size].
-            num_delay_tokens: of the stream.
-            blank_penalties: taken off the blank's logit at each position before sampling, by
-                default nothing; logprob and margin are those before.
-            sample: samples the tokens instead of the graph.
+            num_delay_tokens: the stream's delay in tokens.
+            blank_penalties: subtracted from the blank's logit at each position before a token is
+                sampled, 0 by default; logprob and blank_margin do not include it.
+            sample: samples from the logits; None leaves that to the graph.
+
+        Raises:
+            DeviceError: the device's memory is full, or onnxruntime cannot run the graph.
         """
         feeds = {
             "input_ids": np.array([token_ids], np.int64),
@@ -72,20 +75,22 @@ class Decoder:
         blank_penalties: Sequence[float],
         samplers: Sequence[Sample | None],
     ) -> list[SampledToken]:
-        """Run the next position of a batch of streams in one call; return the token of each.
+        """Run one position of each stream of a batch in one call, and return the sampled tokens.
 
-        The caches do not advance.
-
-        Attention takes a batch of single positions only.
+        The caches do not advance. One position each, because the attention operator accepts no
+        more in a batch.
 
         Args:
             batch: the streams' common buffers.
-            caches: of its first slots, in order.
-            token_ids: the token that stands at each position.
+            caches: the caches of its first slots, in order.
+            token_ids: the input token of each stream.
             audio_embeds: [len(caches), hidden_size].
-            num_delay_tokens: of each stream.
-            blank_penalties: as for `step`.
-            samplers: of each stream as for `step`, for all or for none.
+            num_delay_tokens: the delay of each stream in tokens.
+            blank_penalties: of each stream, as for `step`.
+            samplers: of each stream, as for `step`; either all or none are None.
+
+        Raises:
+            DeviceError: as for `step`.
         """
         positions = [cache.positions(1) for cache in caches]
         feeds = {

@@ -1,4 +1,4 @@
-"""The delay in tokens and in milliseconds."""
+"""The delay, by which text follows the audio, in tokens and in milliseconds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ..manifest import Manifest, Streaming
 
 
 def delay_tokens(manifest: Manifest, milliseconds: int | None) -> int:
-    """Delay in tokens.
+    """Return a delay in tokens; None stands for the model's own.
 
     Raises:
-        UsageError: not a multiple of a token's length, or out of the model's range.
+        UsageError: it is not a multiple of a token's length, or out of the model's range.
     """
     rules = manifest.streaming
     if milliseconds is None:
@@ -30,12 +30,12 @@ def delay_tokens(manifest: Manifest, milliseconds: int | None) -> int:
 
 
 def delay_ms(manifest: Manifest, tokens: int) -> int:
-    """Delay in milliseconds."""
+    """Return a delay in milliseconds."""
     return tokens * _ms_per_token(manifest)
 
 
 def untrained_delay(manifest: Manifest, tokens: int) -> str | None:
-    """A warning where the model was not trained with this delay."""
+    """Return a warning if the model was not trained with this delay, else None."""
     rules: Streaming = manifest.streaming
     if tokens in rules.trained_delay_tokens:
         return None

@@ -1,8 +1,7 @@
-"""What this machine can run and how fast, found by trying it.
+"""Checks of this machine: what it can run, and how fast, found out by trying.
 
-Nothing is taken from a list of names: a provider is one that ran a node, an extra one whose
-packages are there, and an artifact is sound on this machine when it writes the tokens that its
-certificate holds.
+A provider of onnxruntime counts as usable if it has run a node, an optional part of this package if
+its packages are installed, and an artifact if it writes the tokens that its certificate holds.
 """
 
 from __future__ import annotations
@@ -33,26 +32,27 @@ from .device.base import CUDA, MIN_ONNXRUNTIME, WEBGPU, import_onnxruntime, is_i
 from .device.cache import check_context
 from .device.helper_graphs import zeros_model
 from .locate import DEFAULT_PRECISIONS, choose_precisions, find_artifact
-from .machine import copy_bandwidth, describe_machine, read_bandwidth
+from .machine import copy_bandwidth, describe_machine, predict_rtf, read_bandwidth
 from .memory import needed_memory
 from .transcriber import DEFAULT_CONTEXT, Transcriber
 
 PACKAGE = "voxtral-onnx"
-DECIDED = 1.0  # blank margin from which every host writes the certificate's token
+# Blank margin from which kernels of all machines sample the token that is in the certificate
+DECIDED = 1.0
 OK, NOTE, MISSING, FAILED = "ok", "note", "missing", "failed"
 ARM = ("aarch64", "arm64", "armv8l")
-# Extras that are reported elsewhere, or are not for users
+# Optional parts that are reported elsewhere or are not for users
 AMONG_DEVELOPERS = ("cpu", "gpu", "dev", "bench")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     topic: str
     name: str
-    status: str  # OK, NOTE, MISSING (something needed), FAILED (something wrong)
-    summary: str  # with what to do, where there is something to do
+    status: str  # OK, NOTE, MISSING (something is needed) or FAILED (something is wrong)
+    summary: str  # with advice, if there is something to do
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -64,20 +64,21 @@ def doctor(
     context: int = DEFAULT_CONTEXT,
     read_self_test: Callable[[Path, str], Mapping[str, Any] | str],
 ) -> Iterator[Check]:
-    """Check after check, as they are done.
+    """Check the machine and an artifact, and yield each result at once.
 
     Args:
-        model: an artifact, as `Transcriber` takes it; None for the one that would run, if there is
-            one.
-        precisions: that are to be tested, by default the one that would run; ["all"] for all.
-        device: on which, as `Transcriber` takes it.
+        model: an artifact, as `Transcriber` takes it; None for the default one, if there is one.
+        precisions: to test; None for the default one, ["all"] for all.
+        device: to test on, as `Transcriber` takes it.
         context: positions of 80 ms for which there must be memory.
-        read_self_test: reads what an artifact's certificate holds of a precision: clip,
-            num_delay_tokens, token_ids and blank_margins; or says why there is nothing.
+        read_self_test: returns clip, num_delay_tokens, token_ids and blank_margins from the
+            artifact's certificate, for a folder and a precision; or a reason why it has none.
 
     Raises:
-        ArtifactError, UsageError: the model that was named, or its precisions, are not there.
+        ArtifactError: there is no such model.
+        UsageError: it does not have such a precision, or `context` is too small.
     """
+    # Find the model; without one, check the machine alone
     check_context(context)
     try:
         folder = find_artifact(model)
@@ -95,6 +96,8 @@ def doctor(
         return
     manifest = Manifest.read(folder)
     chosen = choose_precisions(manifest, precisions)
+
+    # Check the machine
     machine = []
     for check in _machine(folder):
         machine.append(check)
@@ -102,6 +105,8 @@ def doctor(
     bandwidth = next(
         check.values["read_bytes_per_second"] for check in machine if check.name == "bandwidth"
     )
+
+    # Check that precisions fit where they will run
     gpus = [check for check in machine if check.name.startswith("cuda:") and check.status == OK]
     on_gpu = (
         [name for name in chosen if manifest.precisions[name].activation_dtype == "float16"]
@@ -120,17 +125,11 @@ def doctor(
         is_meant = gpu.name == ("cuda:0" if device in ("auto", "cuda") else device)
         yield from _on_gpu(folder, manifest, gpu, on_gpu if is_meant else (), context)
     if platform.machine().lower() in ARM and "q4f16" in chosen and not gpus:
-        has = (
-            "--precision q4"
-            if "q4" in manifest.precisions
-            else "voxtral-onnx export SOURCE --precision q4"
-        )
-        yield Check(
-            "artifact",
-            "ARM",
-            NOTE,
-            f"float16 is slow on this kind of CPU; q4 computes in float32: {has}",
-        )
+        how = "" if "q4" in manifest.precisions else "voxtral-onnx export SOURCE "
+        advice = f"float16 is slow on this kind of CPU; q4 computes in float32: {how}--precision q4"
+        yield Check("artifact", "ARM", NOTE, advice)
+
+    # Test them
     if any(check.status == MISSING for check in machine):
         return
     for precision in chosen:
@@ -159,10 +158,7 @@ def _versions() -> Iterator[Check]:
 
 
 def _providers() -> Iterator[Check]:
-    """What runs a node.
-
-    The CPU, which is needed, then each device, and what else onnxruntime lists.
-    """
+    """Yield whether each provider of onnxruntime runs a node: the CPU's, GPUs', then others."""
     try:
         listed = import_onnxruntime().get_available_providers()
     except DeviceError:
@@ -170,16 +166,12 @@ def _providers() -> Iterator[Check]:
     if _runs_a_node("CPUExecutionProvider"):
         yield Check("providers", "cpu", OK, "runs")
     else:
-        yield Check("providers", "cpu", MISSING, "runs no node; install onnxruntime anew")
+        yield Check("providers", "cpu", MISSING, "runs no node; reinstall onnxruntime")
     if CUDA in listed:
         yield from _cuda_devices()
     else:
-        yield Check(
-            "providers",
-            "cuda",
-            NOTE,
-            "not in this onnxruntime; for NVIDIA: pip install 'voxtral-onnx[gpu]'",
-        )
+        advice = "not in this onnxruntime; for NVIDIA: pip install 'voxtral-onnx[gpu]'"
+        yield Check("providers", "cuda", NOTE, advice)
     yield _webgpu()
     for provider in listed:
         if provider not in ("CPUExecutionProvider", CUDA, WEBGPU):
@@ -237,30 +229,26 @@ def _runs_a_node(provider: str) -> bool:
 
 
 def _hardware(folder: Path) -> Iterator[Check]:
+    # Processor
     machine = describe_machine()
-    yield Check(
-        "machine",
-        "processor",
-        OK,
-        f"{machine['cpu']}, {machine['cores']} cores",
-        {"cores": machine["cores"]},
-    )
+    cores = machine["cores"]
+    yield Check("machine", "processor", OK, f"{machine['cpu']}, {cores} cores", {"cores": cores})
+
+    # Memory and disk
     free, total = available_memory(), machine["memory"]
     if free is None or total is None:
         yield Check("machine", "memory", NOTE, "the system does not say")
     else:
-        yield Check(
-            "machine",
-            "memory",
-            OK,
-            f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free",
-            {"available_memory": free, "total_memory": total},
-        )
+        summary = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        values = {"available_memory": free, "total_memory": total}
+        yield Check("machine", "memory", OK, summary, values)
     disk = shutil.disk_usage(folder).free
     yield Check("machine", "disk", OK, f"{disk / 1e9:.1f} GB free at {folder}", {"free_disk": disk})
+
+    # Speed of the memory
     threads = num_cores()
     bandwidth, load = read_bandwidth(threads), machine["load_average"] or 0.0
-    is_busy = load > machine["cores"]
+    is_busy = load > cores
     yield Check(
         "machine",
         "bandwidth",
@@ -272,11 +260,13 @@ def _hardware(folder: Path) -> Iterator[Check]:
 
 
 def _extras() -> Iterator[Check]:
-    """The optional parts that this package names, and whether all that each needs is installed."""
+    """Yield whether the packages of each optional part (pip's extra) are installed."""
     try:
         requirements = metadata.requires(PACKAGE) or []
     except metadata.PackageNotFoundError:
-        yield Check("extras", "none", NOTE, "run from a checkout: what is optional is not known")
+        yield Check(
+            "extras", "none", NOTE, "run from a checkout, whose optional parts are not known"
+        )
         return
     extras: dict[str, list[str]] = {}
     for requirement in requirements:
@@ -301,21 +291,16 @@ def _microphones() -> Check:
         number = len(input_devices())
     except DeviceError as error:
         return Check("extras", "mic", NOTE, str(error))
-    return Check(
-        "extras",
-        "mic",
-        OK if number else NOTE,
-        f"PortAudio sees {number} microphones",
-        {"number": number},
-    )
+    status, summary = OK if number else NOTE, f"PortAudio sees {number} microphones"
+    return Check("extras", "mic", status, summary, {"number": number})
 
 
 def _artifact(
     folder: Path, manifest: Manifest, needed_here: Sequence[str], context: int, bandwidth: float
 ) -> Iterator[Check]:
-    """What it takes to run each precision on the CPU, and how fast it could be.
+    """Yield the memory that each precision needs on the CPU, and the lowest possible RTF.
 
-    Some must fit into memory.
+    Those in `needed_here` must fit into memory.
     """
     held = manifest.held(folder)
     manifest.check_files(folder, held)
@@ -331,17 +316,13 @@ def _artifact(
 def _on_gpu(
     folder: Path, manifest: Manifest, gpu: Check, needed_there: Sequence[str], context: int
 ) -> Iterator[Check]:
-    """The same on a CUDA device, from its own memory and how fast that is."""
+    """Yield the memory and the RTF of each precision on a CUDA device, as `_artifact` does."""
     for precision in manifest.held(folder):
         name = f"{precision} {gpu.name}"
         if manifest.precisions[precision].activation_dtype != "float16":
             status = MISSING if precision in needed_there else NOTE
-            yield Check(
-                "artifact",
-                name,
-                status,
-                "does not run there: CUDA has attention in float16 only (q4f16, fp16)",
-            )
+            reason = "does not run there: CUDA has attention in float16 only (q4f16, fp16)"
+            yield Check("artifact", name, status, reason)
             continue
         needed = needed_memory(manifest, precision, context, on_device=True)
         rtf = predict_rtf(manifest, precision, gpu.values["copy_bytes_per_second"])
@@ -369,41 +350,24 @@ def _prospect(
     )
 
 
-def predict_rtf(manifest: Manifest, precision: str, bandwidth: float) -> tuple[float, float]:
-    """Least seconds for a second of audio, live and on files: the time to read the weights.
-
-    Every token of 80 ms reads the decoder's weights once; the encoder's are read once for a chunk,
-    which is one token in a live stream that keeps up. What else a step does comes on top, and is
-    most of it where the model is small.
-    """
-    graphs, audio = manifest.precisions[precision], manifest.config.audio
-    decoder, encoder = (
-        sum(manifest.files[f].size for f in g.data) for g in (graphs.decoder, graphs.encoder)
-    )
-    seconds = audio.samples_per_token / audio.sample_rate
-    live, files = decoder + encoder, decoder + encoder / manifest.streaming.max_chunk_tokens
-    return live / bandwidth / seconds, files / bandwidth / seconds
-
-
 def _self_test(
     folder: Path, precision: str, device: str, context: int, expected: Mapping[str, Any] | str
 ) -> Check:
-    """Load a precision and check the tokens that its certificate is sure of.
+    """Transcribe the certificate's clip, and compare the tokens with those that it holds.
 
-    The tokens are those of the bundled clip.
+    Tokens with a small blank margin are left out, because other kernels may sample others.
     """
+    # Find the clip
     name = f"self-test {precision}"
     if isinstance(expected, str):
         how = f"run: voxtral-onnx verify {folder}"
         return Check("artifact", name, NOTE, f"not self-tested: {expected}; {how}")
     clip = SAMPLES / expected["clip"]
     if not clip.is_file():
-        return Check(
-            "artifact",
-            name,
-            NOTE,
-            f"not self-tested: its clip {clip.name} is not part of this package",
-        )
+        reason = f"not self-tested: its clip {clip.name} is not part of this package"
+        return Check("artifact", name, NOTE, reason)
+
+    # Transcribe it
     try:
         with Transcriber(folder, device, precision=precision, context=context) as transcriber:
             stream = transcriber.stream(
@@ -416,20 +380,21 @@ def _self_test(
             seconds, where = perf_counter() - began, transcriber.device_name
             manifest = transcriber.manifest
     except VoxtralOnnxError as error:
-        return Check(
-            "artifact", name, MISSING if isinstance(error, DeviceError) else FAILED, str(error)
-        )
+        status = MISSING if isinstance(error, DeviceError) else FAILED
+        return Check("artifact", name, status, str(error))
+
+    # Compare the tokens
     sure = [abs(margin) > DECIDED for margin in expected["blank_margins"]]
     if len(found) != len(sure):
-        return Check(
-            "artifact", name, FAILED, f"on {where}: {len(found)} tokens instead of {len(sure)}"
-        )
+        text = f"on {where}: {len(found)} tokens instead of {len(sure)}"
+        return Check("artifact", name, FAILED, text)
     wrong = [
         i
         for i, (a, b) in enumerate(zip(found, expected["token_ids"], strict=True))
         if sure[i] and a != b
     ]
-    # Silence is encoded before the clip, so this is the RTF of long recordings
+
+    # Measure the RTF as that of a long recording, that is, with the silence around the clip
     silence = manifest.streaming.left_pad_tokens + manifest.streaming.right_pad_tokens
     rtf = seconds / (0.08 * (len(found) + silence))
     values = {"device": where, "tokens": sum(sure), "wrong": len(wrong), "rtf": rtf}
@@ -440,10 +405,5 @@ def _self_test(
             f"{wrong[0] * 0.08:.2f} s"
         )
         return Check("artifact", name, FAILED, text, values)
-    return Check(
-        "artifact",
-        name,
-        OK,
-        f"on {where}: the certificate's {sum(sure)} sure tokens of {clip.name}",
-        values,
-    )
+    text = f"on {where}: the certificate's {sum(sure)} sure tokens of {clip.name}"
+    return Check("artifact", name, OK, text, values)

@@ -1,4 +1,4 @@
-"""Samples to audio embeddings, a chunk of tokens a call."""
+"""The mel and encoder graphs: samples to audio embeddings, one chunk in each call."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ from .device.session import Session
 
 
 class Encoder:
-    """The mel graph and the encoder graph."""
+    """The mel graph and the encoder graph with their sessions."""
 
     def __init__(self, manifest: Manifest, mel: Session, session: Session):
         self.mel, self.session, self.spec = mel, session, manifest.caches["encoder"]
 
     def new_cache(self) -> KVCache:
-        """Return buffers for one stream."""
+        """Return new buffers for the keys, values and convolution states of one stream."""
         return KVCache(self.session, self.spec)
 
     def max_tokens(self, cache: KVCache) -> int:
-        """Return how many tokens the next call may encode."""
+        """Return the most tokens that the next call may encode."""
         return cache.slots_left // self.spec.rows_per_token
 
     def encode(self, cache: KVCache, samples: np.ndarray) -> np.ndarray:
-        """Return the audio embeddings [tokens, hidden_size] of the next tokens.
+        """Return the audio embeddings [tokens, hidden_size] of a stream's next tokens.
 
-        samples: float32, from look_back before the first token to look_ahead after the last.
+        Args:
+            cache: the stream's; it advances.
+            samples: float32 [n], full scale 1, from `look_back_samples` before the first token to
+                `look_ahead_samples` after the last.
+
+        Raises:
+            DeviceError: the device's memory is full, or onnxruntime cannot run a graph.
         """
         input_features = self.mel.run({"audio": samples[None]})  # [1, n_mels, frames]
-        rows = input_features.shape[2] // 2  # the conv stem halves the mel rate
+        rows = input_features.shape[2] // 2  # the first convolutions halve the rate
         feeds = {"input_features": input_features, **cache.positions(rows)}
         return self.session.step(cache, feeds, "audio_embeds")[0]

@@ -1,4 +1,4 @@
-"""Who feeds a stream and who reads it: threads in turns, and `async for` in any event loop."""
+"""Access to a stream by several threads, one at a time, and by readers with `async for`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .tokens import Token
 
 
 class Reader:
-    """What one `async for` takes its tokens from; tasks may share it."""
+    """An asynchronous iterator over the tokens of a stream; several tasks may share it."""
 
     def __init__(self):
-        """Begin to read in the running event loop."""
+        """Start reading in the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._queue = asyncio.Queue[Token | BaseException | None]()
 
     def put(self, item: Token | BaseException | None) -> None:
         """Hand over a token, an error, or None for the end, from any thread."""
-        # A loop that is closed has nobody who reads, which is no matter of who feeds
+        # A closed loop raises RuntimeError; nobody reads any more, which is no error of the feeder
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
@@ -33,7 +33,7 @@ class Reader:
         item = await self._queue.get()
         if isinstance(item, Token):
             return item
-        self._queue.put_nowait(item)  # for the next that asks
+        self._queue.put_nowait(item)  # for the next call, which must end alike
         if item is None:
             raise StopAsyncIteration
         if isinstance(item, Exception):
@@ -42,23 +42,28 @@ class Reader:
 
 
 class Feeding:
-    """The turns of one stream's threads, and its readers, which are told what happens in them."""
+    """The lock of one stream, and its readers, to which all tokens and errors are published."""
 
     def __init__(self, require_own_process: Callable[[], None]):
-        """`require_own_process`: raises where the stream was opened by another."""
+        """Make the lock of a new stream.
+
+        Args:
+            require_own_process: raises UsageError in a process that did not open the stream.
+        """
         self._require_own_process, self._lock = require_own_process, Lock()
         self._readers, self._readers_lock = WeakSet[Reader](), Lock()
-        self._coming: Iterator[Token] | None = None  # begun, and not all taken yet
-        self.failure: BaseException | None = None  # of a step; nothing goes on behind it
-        self._refusal: Exception | None = None  # of samples; until others are taken
+        self._coming: Iterator[Token] | None = None  # tokens of a feed that are not all taken yet
+        self.failure: BaseException | None = None  # of a step; the stream cannot continue after it
+        self._refusal: Exception | None = None  # of invalid samples; None after valid ones
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Keep other threads out.
+        """Hold the stream for this thread in the context, and make other threads wait.
 
         Raises:
-            Exception: the one that a step has raised before.
-            UsageError: the stream is another process's.
+            Exception: the one that an earlier step has raised.
+            VoxtralOnnxError: an earlier step was interrupted, for example by Ctrl-C.
+            UsageError: another process has opened the stream.
         """
         with self._lock:
             self._require_own_process()
@@ -67,21 +72,23 @@ class Feeding:
             if self.failure is not None:
                 raise VoxtralOnnxError(
                     "the stream was interrupted in a step and cannot go on; open another with "
-                    "Transcriber.stream(), or Transcriber.load_stream() of what was saved"
+                    "Transcriber.stream(), or load a saved one with Transcriber.load_stream()"
                 ) from self.failure
             yield
 
     def tokens(self, begin: Callable[[], Iterator[Token]]) -> Iterator[Token]:
-        """Yield the tokens that are to come, a turn for each.
+        """Yield the tokens that follow, and hold the stream only while each one is computed.
 
-        `begin` returns them where none are left of what was begun before and not taken.
+        Args:
+            begin: returns a new iterator over them; called if no iterator from an earlier call has
+                tokens left.
         """
         while True:
             with self.turn():
                 self._coming = self._coming or begin()
                 try:
                     token = next(self._coming, None)
-                except BaseException as error:  # in a step: nothing could go on from there
+                except BaseException as error:  # a step that ended midway leaves no valid state
                     self.failure = error
                     self.publish(error)
                     raise
@@ -91,16 +98,19 @@ class Feeding:
             yield token
 
     def refuse(self, error: Exception) -> None:
-        """Tell readers, and those to come, that samples are refused, whose feeder may end of it."""
+        """Raise an error about invalid samples in all readers, later ones included.
+
+        The thread that feeds may end because of it, and readers would otherwise wait for ever.
+        """
         self._refusal = error
         self.publish(error)
 
     def go_on(self) -> None:
-        """Take it that the feeder goes on behind what was refused."""
+        """Forget that samples were refused, because valid ones have followed."""
         self._refusal = None
 
     def reader(self) -> Reader:
-        """Return a reader of what is published from now on; its owner alone keeps it."""
+        """Return a reader of all that is published from now on; only a weak reference is kept."""
         reader = Reader()
         with self._readers_lock:
             self._readers.add(reader)
@@ -110,7 +120,7 @@ class Feeding:
         return reader
 
     def publish(self, item: Token | BaseException | None) -> None:
-        """Hand a token, an error, or None for the end to all readers."""
+        """Pass a token, an error, or None for the end to all readers."""
         with self._readers_lock:
             readers = list(self._readers)
         for reader in readers:

@@ -1,7 +1,8 @@
-"""What a user asks first: will the 4B model run here, and how fast?
+"""A forecast of whether, and how fast, the 4B model will run on this machine.
 
-Computed from the sizes of its weights and from what `doctor` measured of this machine, by constants
-that fit the runs in bench/results; or measured, where an artifact of that shape ran its self-test.
+It is computed from the sizes of the weights, from the memory and speed that `doctor` has measured,
+and from constants that were fitted to the measurements in bench/results. If an exported 4B model
+has just run its self-test, its measured speed is reported instead.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from ..manifest import CacheSpec
 from .doctor import ARM, FAILED, MISSING, NOTE, OK, Check
 from .memory import CONTEXTS, buffer_bytes, resident_bytes
 
-HEADLINE = "headline"  # the topic of its check
-# Bytes of weights that an export of the 4B model writes: of the encoder, of the decoder
+HEADLINE = "headline"  # topic of the check that holds the forecast
+# Bytes of the exported 4B model's weights: encoder, decoder
 WEIGHTS = {
     "q4f16": (596_062_208, 1_982_492_672),
     "q4": (669_540_352, 2_201_915_392),
@@ -24,38 +25,37 @@ WEIGHTS = {
     "fp16": (1_991_322_112, 6_864_162_816),
     "fp32": (3_982_638_080, 13_726_978_048),
 }
-FLOAT16 = ("q4f16", "fp16")  # what their activations are; CUDA has attention in nothing else
-USUAL = ("q4f16", "q4")  # what is proposed where no precision was asked for
-ENCODER_SLACK = 256  # frames that the encoder's cache has more than its window
-# What a decoder step reads, in bytes a second of one core; source: bench/results/full_size.json
-# (two cores), "decoder", "empty_window"
+FLOAT16 = ("q4f16", "fp16")  # precisions with float16 activations, which alone run on CUDA
+USUAL = ("q4f16", "q4")  # precisions that are proposed if none was asked for
+ENCODER_SLACK = 256  # frames by which the encoder's cache is larger than its window
+# Bytes of weights per second that one core processes in a decoder step; source:
+# bench/results/full_size.json (two cores), "decoder", "empty_window"
 CORE_RATE = {"q4f16": 10.1e9, "q4": 12.5e9, "q8": 14.3e9, "fp16": 7.6e9, "fp32": 11.8e9}
-BANDWIDTH_SHARE = 0.8  # of what all cores read at most that a step reaches; same source
-ENCODER_CORE_SECONDS = 0.078  # of one core for a token, in chunks; same source
-OTHER_WORK = 1.15  # a minute of sound against encoder and decoder alone; same source
-GPU_STEP_SECONDS = (
-    0.0024  # of a token besides reading weights; source: bench/results/gpu_speed.json
-)
-TOKEN_SECONDS = 0.08  # of sound
-WITHIN = "within a factor of two"  # by which one machine's runs vary
+BANDWIDTH_SHARE = 0.8  # of the memory's measured bandwidth that a decoder step uses; same source
+ENCODER_CORE_SECONDS = 0.078  # of one core to encode a token in a chunk; same source
+OTHER_WORK = 1.15  # total time divided by that of encoder and decoder; same source
+# Of a token besides reading weights; source: bench/results/gpu_speed.json
+GPU_STEP_SECONDS = 0.0024
+TOKEN_SECONDS = 0.08  # of audio
+WITHIN = "within a factor of two"  # by which runs on one machine vary
 BUSY = "busy as this machine is; idle it is faster"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One way in which the 4B model could run here."""
+    """A precision, a device and a context with which the 4B model could run here."""
 
     precision: str
-    place: str  # `the CPU`, or a device's name
+    place: str  # "the CPU" or a GPU's name
     context: int
     needed: int  # bytes of memory
-    free: int | None  # None: the system does not say
-    speed: float  # seconds of sound in a second
-    certainty: str  # of the speed
+    free: int | None  # bytes; None if the system does not tell
+    speed: float  # seconds of audio per second
+    certainty: str  # of the speed, in words
 
     @property
     def fits(self) -> bool:
-        """Tell whether there is the memory that it needs, as far as that is known."""
+        """Return whether enough memory is free, or the system does not tell."""
         return self.free is None or self.needed <= self.free
 
 
@@ -66,12 +66,12 @@ def forecast(
     device: str = "auto",
     context: int,
 ) -> Check:
-    """Return the headline of what `doctor` found.
+    """Return the first line of `doctor`'s report.
 
     Args:
-        checks: all that it found.
-        precisions: that it was asked for; None for the usual ones.
-        device: that it was asked for.
+        checks: all results of `doctor`.
+        precisions: that the user has named; None for the usual ones.
+        device: as `Transcriber` takes it.
         context: positions of 80 ms for which there must be memory.
     """
     found = {(check.topic, check.name): check for check in checks}
@@ -83,7 +83,7 @@ def forecast(
         return measured
 
     asked = [name for name in precisions or USUAL if name in WEIGHTS] or list(WEIGHTS)
-    is_arm = platform.machine().lower() in ARM  # where float16 is slow on the CPU
+    is_arm = platform.machine().lower() in ARM  # whose CPUs are slow in float16
     runs = list(_runs(found, asked, device, context, is_arm and precisions is None))
     if fitting := [run for run in runs if run.fits]:
         return _best(max(fitting, key=lambda run: run.speed))
@@ -96,7 +96,7 @@ def forecast(
 
 
 def needed_memory(precision: str, context: int, *, on_device: bool = False) -> int:
-    """Return the bytes that the 4B model takes at most, all rows of its caches written."""
+    """Return the bytes that the 4B model takes with full caches."""
     decoder, encoder = RELEASED.decoder, RELEASED.encoder
     window = min(context, decoder.sliding_window)
     specs = (
@@ -108,14 +108,14 @@ def needed_memory(precision: str, context: int, *, on_device: bool = False) -> i
 
 
 def cpu_speed(precision: str, cores: int, bandwidth: float) -> float:
-    """Return seconds of sound in a second on a CPU that reads `bandwidth` bytes a second."""
+    """Return seconds of audio per second on a CPU that reads `bandwidth` bytes per second."""
     encoder = ENCODER_CORE_SECONDS / cores
     decoder = WEIGHTS[precision][1] / min(BANDWIDTH_SHARE * bandwidth, cores * CORE_RATE[precision])
     return TOKEN_SECONDS / (OTHER_WORK * (encoder + decoder))
 
 
 def gpu_speed(precision: str, bandwidth: float) -> float:
-    """Return seconds of sound in a second on a device that copies `bandwidth` bytes a second."""
+    """Return seconds of audio per second on a GPU that copies `bandwidth` bytes per second."""
     encoder, decoder = WEIGHTS[precision]
     return TOKEN_SECONDS / (GPU_STEP_SECONDS + (decoder + encoder / 16) / bandwidth)
 
@@ -125,9 +125,9 @@ def _runs(
     names: Iterable[str],
     device: str,
     context: int,
-    is_float32: bool,  # that alone on the CPU
+    is_float32: bool,  # leave out float16 on the CPU
 ) -> Iterable[Run]:
-    """Yield every way in which one of these precisions could run."""
+    """Yield the runs of some precisions on all devices that may be used."""
     gpus = [
         check
         for (topic, name), check in found.items()
@@ -151,7 +151,7 @@ def _runs(
 
 
 def _measured(checks: Sequence[Check]) -> Check | None:
-    """Return the headline of an artifact of the 4B model's shape that ran its self-test."""
+    """Return the first line if an artifact of the 4B model's shape has run its self-test."""
     for check in checks:
         if check.status == OK and check.values.get("is_released_shape"):
             precision, where = check.name.rpartition(" ")[2], check.values["device"]
@@ -185,7 +185,15 @@ def _best(run: Run) -> Check:
 
 
 def _instead(asked: Sequence[str], device: str, runs: Sequence[Run], smaller: Run | None) -> Check:
-    """Return the headline where what was asked for does not run, with what would."""
+    """Return the first line if nothing that was asked for runs.
+
+    Args:
+        asked: precisions.
+        device: as `Transcriber` takes it.
+        runs: of these precisions, none of which fits.
+        smaller: a run that fits, or None.
+    """
+    # Say why it does not run
     context = runs[0].context if runs else None
     if runs:
         least = min(runs, key=lambda run: run.needed - (run.free or 0))
@@ -196,11 +204,13 @@ def _instead(asked: Sequence[str], device: str, runs: Sequence[Run], smaller: Ru
         )
     else:
         what = f"The 4B model in {', '.join(asked)} does not run on {device}"
+
+    # Say what would run instead
     if smaller is None:
         return _headline(
             NOTE,
             f"{what}, and no other precision or context does. Use a machine with more memory; "
-            "--model tiny shows here what it would do",
+            "or try the small one: voxtral-onnx transcribe --model tiny AUDIO",
         )
     shorter = f" --context {smaller.context}" if context and smaller.context != context else ""
     return _headline(
@@ -223,7 +233,7 @@ def _times(speed: float) -> str:
 
 
 def _means(speed: float) -> str:
-    """Say what a speed is good for."""
+    """Return a phrase about what a speed is good for."""
     if speed < 1:
         return (
             f"files take {1 / speed:.2g} times their length, and it falls behind live speech, "

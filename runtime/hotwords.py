@@ -1,4 +1,4 @@
-"""Words that a user expects, as tokens to be made likelier."""
+"""Hotwords: words that a user expects, whose tokens are made likelier."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from ..manifest import Tokens
 from .text.bpe import TextEncoder
 from .text.tokenizer import Tokenizer
 
-DEFAULT_BIAS = 4.0  # of a logit; more invents more than it finds (bench/hotwords.py)
-# Beyond 20 it separates any two words, so that hotwords would be all there is
+# Added to a logit; with more, words that were not said outnumber those found (bench/hotwords.py)
+DEFAULT_BIAS = 4.0
+# More than 20 exceeds the difference of any two words' logits, so that only hotwords are written
 BIAS = number(0, 20, " logits")
-# Of the bias for a hotword's first token, which any similar sound would begin with
+# Share of the bias that a hotword's first token gets, because many other words begin with it
 START_SHARE = 0.5
-ROOT = 0  # of the tree of tokens
+ROOT = 0  # node of the tree of tokens
 
 
 class Hotwords:
-    """Words and phrases as token ids: what may begin one, and what continues one that was begun.
+    """A prefix tree of the token ids of words and phrases.
 
-    A word is expected with the space before it and without, as it is given and with a capital; a
-    phrase with a [STREAMING_WORD] between its words, and without.
+    Every word is in it with and without a space before it, as given and with a capital letter, and
+    every phrase with and without a [STREAMING_WORD] between its words.
     """
 
     def __init__(
@@ -36,26 +37,32 @@ class Hotwords:
     ):
         """Encode words.
 
+        Args:
+            words: words or phrases; blank ones and repetitions are left out.
+            tokenizer: of the model.
+            ids: of the special tokens.
+            bias: added to the logits of tokens that continue a hotword, 0 to 20.
+
         Raises:
-            UsageError: none, one that is too long or that the tokenizer cannot write, or a bias
-                out of range.
+            UsageError: there are no words, one is too long or cannot be encoded, or the bias is out
+                of range.
         """
         self.bias, self.ids = np.float32(BIAS.check("hotword_bias", bias)), ids
         self.words = list(dict.fromkeys(" ".join(word.split()) for word in words if word.strip()))
         if not self.words:
             raise UsageError("hotwords: none given; write one word or phrase a line")
         check_lengths(self.words)
-        # A tree of tokens: the node behind a node and a token, and the text that goes on at a node
+        # The tree: the child of a node by token id, and the ids of text tokens that a node has
         self._nodes: dict[tuple[int, int], int] = {}
         self._following = defaultdict[int, list[int]](list)
-        self.longest = 1  # tokens that a decision depends on
+        self.longest = 1  # how many of the last tokens can be the beginning of a hotword
         encoder = TextEncoder(tokenizer)
         for word in self.words:
             for sequence in self._sequences(word, encoder):
                 self._add(sequence)
         starts = sorted(self._following[ROOT])
         spaced = [i for i in starts if tokenizer.bytes_of(i).startswith(b" ")]
-        # by: at the start of a word?
+        # True: at the start of a segment; False: inside it
         self._starts = {True: np.array(starts, int), False: np.array(spaced, int)}
 
     def _add(self, sequence: Sequence[int]) -> None:
@@ -79,14 +86,14 @@ class Hotwords:
         return sequences
 
     def starts(self, recent: Sequence[int]) -> np.ndarray:
-        """Ids that begin a hotword behind these tokens.
+        """Return the ids of tokens that may begin a hotword after these tokens, int [n].
 
-        Inside a segment only those with a space.
+        Inside a segment these are only tokens with a space before the word.
         """
         return self._starts[not recent or recent[-1] == self.ids.streaming_word]
 
     def continuations(self, recent: Sequence[int]) -> np.ndarray:
-        """Ids that continue a hotword whose beginning the last tokens are."""
+        """Return the ids of tokens that continue a hotword begun by the last tokens, int [n]."""
         found: set[int] = set()
         for length in range(1, min(self.longest, len(recent)) + 1):
             node: int | None = ROOT
@@ -99,10 +106,10 @@ class Hotwords:
 
 
 def check_lengths(words: Iterable[str]) -> None:
-    """Refuse words or phrases that are none, and more than a list of them holds.
+    """Refuse hotwords that are too long for words or phrases, and too many of them.
 
     Raises:
-        UsageError: too long.
+        UsageError: one is too long, or all together are.
     """
     left = limits.HOTWORDS
     for word in words:
@@ -119,10 +126,10 @@ def check_lengths(words: Iterable[str]) -> None:
 
 
 def read_hotwords(path: Path) -> list[str]:
-    """The words and phrases of a UTF-8 file, one a line.
+    """Return the words and phrases of a UTF-8 file, which has one on each line.
 
     Raises:
-        UsageError: unreadable, larger than a list of words, or nothing in it.
+        UsageError: the file cannot be read, is too large, or has no words.
     """
 
     def refused(reason: str) -> UsageError:

@@ -1,8 +1,9 @@
-"""Journals: what is decoded of a recording, kept beside its outputs until these are whole.
+"""Journals: segments written to disk as they are decoded, so that an interrupted run loses nothing.
 
-`.NAME.journal.jsonl` is a hidden file of the output folder, which the process that writes it holds
-locked: a line of `Header`, then a line of `Line` for each segment, as soon as it is decoded. A
-recording that was interrupted goes on behind the last segment that its journal holds (`kept`).
+`.NAME.journal.jsonl` is a hidden file in the output folder, locked by the process that writes it.
+Its first line is a `Header`, and every segment adds a `Line` as soon as it is decoded. The file is
+removed when the outputs are complete. An interrupted transcription can be continued after the last
+segment in its journal (see kept.py).
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ SUFFIX, SET_ASIDE = ".journal.jsonl", ".journal.old.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a journal is of: all that the text depends on."""
+    """The first line of a journal: the recording, the model and the options."""
 
     journal: Literal[1]  # the format's version
     input: str
-    size: Count | None  # of the recording, in bytes; None where it is read once
-    sha256: Sha256 | None  # of its first and its last MiB
+    size: Count | None  # of the recording, in bytes; None if it is no file, such as a pipe
+    sha256: Sha256 | None  # of its first and last MiB; None as above
     model: Sha256  # `Transcriber.identity`
     options: dict[str, Any]
-    is_stream: bool = False  # of sound that nobody has any more, which only `listen` can end
+    is_stream: bool = False  # a live stream, whose audio is not kept
 
     def differences(self, other: Header) -> list[str]:
-        """Return what keeps a recording from going on under another header."""
+        """Return the names of what differs from another header, so that a run cannot continue."""
         names = {*self.options, *other.options}
         found = [
             name for name in sorted(names) if self.options.get(name) != other.options.get(name)
@@ -59,39 +60,49 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A segment, and the ids of all tokens since the one before, blanks included."""
+    """A segment, with the ids of all tokens since the previous one, blanks included."""
 
     segment: Segment
     token_ids: Annotated[tuple[TokenId, ...], Meta(max_length=1 << 24)]
-    resumed_at: float | None = None  # seconds, where a later process went on behind the segment
+    # Where a later run has continued after this segment, in seconds
+    resumed_at: float | None = None
 
 
 class Journal:
-    """The journal of one recording; without a path nothing is kept."""
+    """The journal of one recording; nothing is written if it has no path."""
 
     def __init__(self, path: Path | None = None, handle: int = -1, tokens: Tokens | None = None):
-        """Hold a file that is open and locked; made by `open_journal` and `claim_journal`.
+        """Take over an open and locked file; called by `open_journal` and `claim_journal`.
 
-        With `tokens`, the ids of the model's special tokens, it groups what is pushed.
+        Args:
+            path: of the file; None for a journal that writes nothing.
+            handle: the file's descriptor.
+            tokens: ids of the model's special tokens; `push` needs them.
         """
         self.path, self.kept, self.is_empty = path, NOTHING, False
-        self.end = 0.0  # seconds, of the last segment that it holds
+        self.end = 0.0  # of the last segment in it, in seconds
         self.handle, self._token_ids = handle, list[int]()
         self._grouper = Grouper(tokens) if tokens else None
 
     def begin(self, header: Header) -> None:
-        """Write what it is of; what stood there is gone."""
+        """Write the header, and remove everything else from the file."""
         os.ftruncate(self.handle, 0)
         os.lseek(self.handle, 0, os.SEEK_SET)
         self.is_empty = True
         self._append(header)
 
     def go_on(self, content: bytes, header: Header, manifest: Manifest) -> None:
-        """Keep what stands there, and write on behind it.
+        """Keep the segments in the file, and write new ones after them.
+
+        Args:
+            content: of the file.
+            header: of the run that continues; it must equal the file's.
+            manifest: of the model.
 
         Raises:
-            StorageError: damaged, or of something else than `header` says.
+            StorageError: the journal is damaged, or its header differs.
         """
+        # Compare the headers
         assert self.path is not None
         found, lines = read_journal(self.path, content)
         if differing := found.differences(header):
@@ -102,12 +113,14 @@ class Journal:
         if not lines:
             self.begin(header)
             return
+
+        # Take over the segments
         ids = [token_id for line in lines for token_id in line.token_ids]
         before = [line.resumed_at for line in lines if line.resumed_at is not None]
         self.kept = keep(manifest, [line.segment for line in lines], ids, before)
         self._grouper = self.kept.grouper(manifest.tokens)
 
-        # The last line is written anew, with where the rest begins
+        # Write the last line again, with the time at which this run continues
         whole = content[: content.rindex(b"\n") + 1].splitlines(keepends=True)
         size = sum(map(len, whole[:-1]))
         os.ftruncate(self.handle, size)
@@ -116,10 +129,10 @@ class Journal:
         self.end = lines[-1].segment.end
 
     def push(self, token: Token) -> None:
-        """Take the next token of the whole recording, and write the segment that it closes.
+        """Take the next token of the recording; if it closes a segment, write that.
 
         Raises:
-            StorageError: the disk is full.
+            StorageError: the file cannot be written.
         """
         if self.path is None:
             return
@@ -129,14 +142,14 @@ class Journal:
             self.add(segment)
 
     def add(self, segment: Segment) -> None:
-        """Write a segment, with the ids of the tokens that were pushed since the one before."""
+        """Write a segment, with the ids of the tokens that were pushed since the previous one."""
         if self.path is not None:
             token_ids, self._token_ids = tuple(self._token_ids), []
             self._append(Line(segment, token_ids))
             self.is_empty, self.end = False, segment.end
 
     def close(self) -> None:
-        """Let it go; it stays for `--resume` if it holds anything."""
+        """Close and unlock the file, and remove it if it has no segments."""
         if self.handle >= 0:
             if self.is_empty:
                 self._unlink()
@@ -144,7 +157,7 @@ class Journal:
             self.handle = -1
 
     def remove(self) -> None:
-        """Remove it, because the outputs are written."""
+        """Remove the file, when the outputs are complete."""
         self.is_empty = True
         if self.path is not None:
             with suppress(OSError):
@@ -153,7 +166,7 @@ class Journal:
 
     def _unlink(self) -> None:
         if self.path is not None:
-            with suppress(OSError):  # Windows removes no open file; an empty one says nothing
+            with suppress(OSError):  # Windows removes no open file; an empty one does no harm
                 self.path.unlink(missing_ok=True)
 
     def _append(self, value: Header | Line) -> None:
@@ -168,24 +181,25 @@ class Journal:
 
 
 def journal_path(folder: Path, name: str) -> Path:
-    """Return where the journal of outputs of this name is."""
+    """Return the path of the journal for output files of this name."""
     return folder / f".{fitted_name(name, 1 + len(SET_ASIDE))}{SUFFIX}"
 
 
 def open_journal(
     path: Path, manifest: Manifest, header: Header, *, resume: bool, say: Callable[[str], None]
 ) -> Journal:
-    """Lock the journal of a recording that is about to be transcribed.
+    """Open and lock the journal of a recording that is about to be transcribed.
 
     Args:
-        path: where it is.
-        manifest: of the model that transcribes.
-        header: what it will be of.
-        resume: go on with what an earlier process left there; else it is set aside.
-        say: gets what the user should know of that.
+        path: of the journal.
+        manifest: of the model.
+        header: for the journal.
+        resume: continue a journal that is there; otherwise it is renamed.
+        say: called with a sentence for the user about a journal that is there.
 
     Raises:
-        StorageError: another process holds it, it cannot be written, or nothing can go on with it.
+        StorageError: another process has locked it, it cannot be written, or it cannot be continued
+            because it is damaged or has another header.
     """
     handle = open_locked(path, "another process writes its outputs; choose another folder")
     journal = Journal(path, handle, manifest.tokens)
@@ -215,18 +229,21 @@ def claim_journal(
     say: Callable[[str], None],
     tokens: Tokens | None = None,
 ) -> tuple[str, Journal]:
-    """Lock the journal of a recording without a name of its own, under one that is free.
+    """Choose a free name for a live stream's outputs, and open and lock its journal.
 
     Args:
         folder: of the outputs.
-        name: the first that is tried; `name-2` and so on follow.
-        header: what it will be of.
-        is_taken: whether there are outputs of a name.
-        say: gets what the user should know.
-        tokens: as for `Journal`.
+        name: the first that is tried, before `name-2`, `name-3` and so on.
+        header: for the journal.
+        is_taken: returns whether output files of a name exist.
+        say: called with sentences for the user about names that are not free.
+        tokens: ids of the model's special tokens.
 
     Returns:
-        the name, and the journal.
+        the name and the journal.
+
+    Raises:
+        StorageError: the journal cannot be written.
     """
     for number in itertools.count(1):
         free = name if number == 1 else f"{name}-{number}"
@@ -236,7 +253,7 @@ def claim_journal(
         if journal is None:
             continue
         journal.is_empty = _read(journal).count(b"\n") < 2
-        if journal.is_empty and not is_taken(free):  # by a process that has ended since
+        if journal.is_empty and not is_taken(free):  # asked again, now that it is locked
             journal.begin(header)
             if free != name:
                 say(f"note: {folder} holds {name} already: this one is {free}.*")
@@ -244,21 +261,23 @@ def claim_journal(
         journal.close()
         if not journal.is_empty:
             say(
-                f"note: {journal.path} is of a stream that was interrupted; "
-                f"voxtral-onnx listen --resume -o {folder} writes its text"
+                f"note: {journal.path} holds an interrupted stream; to write its text, run: "
+                f"voxtral-onnx listen --resume -o {folder}"
             )
     raise AssertionError("numbers do not end")
 
 
 def leftover_journals(folder: Path) -> Iterator[tuple[str, Journal, list[Segment]]]:
-    """Yield name and locked journal of streams whose processes were killed, and their segments.
+    """Yield the name, the locked journal and the segments of each interrupted live stream.
+
+    A journal is closed when the next one is asked for.
 
     Raises:
-        StorageError: one is damaged.
+        StorageError: a journal is damaged.
     """
     for path in sorted(folder.glob(f".*{SUFFIX}")):
         if (journal := _locked_journal(path)) is None:
-            continue  # still written
+            continue  # another process writes it
         try:
             content = _read(journal)
             journal.is_empty = content.count(b"\n") < 2
@@ -272,7 +291,7 @@ def leftover_journals(folder: Path) -> Iterator[tuple[str, Journal, list[Segment
 
 
 def _locked_journal(path: Path, tokens: Tokens | None = None) -> Journal | None:
-    """Return a journal to write; None where another process holds it."""
+    """Return a journal, open and locked; None if another process has locked it."""
     try:
         return Journal(path, open_locked(path, ""), tokens)
     except StorageError as error:
@@ -282,10 +301,10 @@ def _locked_journal(path: Path, tokens: Tokens | None = None) -> Journal | None:
 
 
 def read_journal(path: Path, content: bytes) -> tuple[Header, list[Line]]:
-    """Read a journal; a last line that was not written to its end is none.
+    """Return the header and the lines of a journal; a last line without its end is ignored.
 
     Raises:
-        StorageError: damaged otherwise.
+        StorageError: the journal is damaged in any other way.
     """
     number = 0
 
@@ -299,7 +318,7 @@ def read_journal(path: Path, content: bytes) -> tuple[Header, list[Line]]:
 
     first, *rest = content[: content.rindex(b"\n")].split(b"\n")
     number, header, lines, ended = 1, decode(Header, first, damaged), list[Line](), 0.0
-    for number, row in enumerate(rest, 2):  # noqa: B007, which `fail` says
+    for number, row in enumerate(rest, 2):  # noqa: B007, `fail` reads it
         line = decode(Line, row, damaged)
         if line.segment.id != len(lines) or not ended <= line.segment.start < line.segment.end:
             fail("its segment does not follow from the line before")
@@ -309,7 +328,7 @@ def read_journal(path: Path, content: bytes) -> tuple[Header, list[Line]]:
 
 
 def fingerprint(path: Path) -> tuple[int | None, str | None]:
-    """Return a file's size and the sha256 of its first and last MiB; None of what is no file."""
+    """Return a file's size in bytes and the sha256 of its first and last MiB; None for no file."""
     try:
         if path == Path("-") or not stat.S_ISREG(path.stat().st_mode):
             return None, None

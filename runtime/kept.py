@@ -1,7 +1,8 @@
-"""What is kept of a recording that was interrupted, and how a stream goes on behind it.
+"""Continuation of an interrupted transcription after the segments and tokens that were kept.
 
-A stream that goes on hears a stretch of what it follows once more and takes the tokens that were
-kept as its own, so that it writes the rest as the interrupted one would have.
+The new stream does not begin exactly where the old one ended. It processes the last part of the
+known audio again, with the kept tokens in place of new ones, so that it has the same context and
+writes the rest as the interrupted stream would have.
 """
 
 from __future__ import annotations
@@ -14,38 +15,41 @@ from ..manifest import Manifest, Tokens
 from .text.segments import Grouper, Segment
 from .tokens import Token
 
-LEAD_SECONDS = 20.48  # heard again, at least; docs/outputs.md says what a shorter one costs
-QUIET_TOKENS = 10  # on either side of where it begins: a word is hardly longer
+# Known audio that is processed again, at least; docs/outputs.md has the effect of shorter ones
+LEAD_SECONDS = 20.48
+# Tokens on either side of its start that should be blanks, so that no word is cut
+QUIET_TOKENS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The beginning of a recording, as its journal has it."""
+    """The segments and tokens of the beginning of a recording, from its journal."""
 
     segments: tuple[Segment, ...] = ()
     token_ids: tuple[int, ...] = ()  # of all positions so far, blanks included
-    resumed_at: tuple[float, ...] = ()  # seconds; the last is where the rest begins
+    # Where runs have continued, in seconds; the last is the end of what is kept
+    resumed_at: tuple[float, ...] = ()
     samples_per_token: int = 0
     sample_rate: int = 1
-    lead_in: int = 0  # the token from which on the recording is heard again
+    lead_in: int = 0  # index of the first token whose audio is processed again
 
     @property
     def start(self) -> float:
-        """Return the seconds that are kept."""
+        """Return how many seconds of the recording are kept, at whose end the rest begins."""
         return self._seconds(len(self.token_ids))
 
     @property
     def heard_from(self) -> float:
-        """Return the seconds behind which the recording is heard again."""
+        """Return the time, in seconds, from which on the recording is processed again."""
         return self._seconds(self.lead_in)
 
     @property
     def given_ids(self) -> tuple[int, ...]:
-        """Return the tokens that a stream is given, of what it hears again."""
+        """Return the kept tokens of the audio that is processed again."""
         return self.token_ids[self.lead_in :]
 
     def rest(self, tokens: Iterator[Token]) -> Iterator[Token]:
-        """Yield those tokens of a stream that are not kept yet, as tokens of the recording."""
+        """Yield a stream's tokens after the kept ones, with index and time in the recording."""
         if not self.token_ids:
             yield from tokens
             return
@@ -55,10 +59,10 @@ class Kept:
                 yield replace(token, index=index, end=self._seconds(index + 1))
 
     def grouper(self, ids: Tokens) -> Grouper:
-        """Return what groups the tokens of the rest."""
+        """Return a grouper that continues the kept segments with the rest of the tokens."""
         if not self.segments:
             return Grouper(ids)
-        is_begun = self.token_ids[-1] == ids.streaming_word  # the marker of the next segment
+        is_begun = self.token_ids[-1] == ids.streaming_word  # which marks the next segment
         marker_end = self.start if is_begun else None
         return Grouper(ids, len(self.segments), self.segments[-1].end, marker_end)
 
@@ -75,13 +79,13 @@ def keep(
     token_ids: Sequence[int],
     resumed_at: Sequence[float],
 ) -> Kept:
-    """Return what is kept, and where a stream that goes on behind it begins to hear.
+    """Return a beginning, with the place from which on its audio is processed again.
 
     Args:
         manifest: of the model.
-        segments: all that are kept.
-        token_ids: of the positions up to the last segment's end.
-        resumed_at: where the rest began, when it was taken up before; seconds.
+        segments: those that are kept.
+        token_ids: of all positions up to the end of the last segment.
+        resumed_at: where earlier runs have continued, in seconds.
     """
     audio, encoder = manifest.config.audio, manifest.caches["encoder"]
     between_shifts = (encoder.capacity - encoder.keep) // encoder.rows_per_token
@@ -103,17 +107,17 @@ def keep(
 
 
 def find_lead_in(token_ids: Sequence[int], ids: Tokens, *, grid: int, least: int) -> int:
-    """Return the token from which on a recording is heard again.
+    """Return the index of the first token whose audio is to be processed again.
 
-    It is the quietest place between `least` and twice as many tokens before the end, where the
-    fewest words stand just before and behind; the beginning, where there is no such place.
+    It is the place, between `least` and twice `least` tokens before the end, with the fewest
+    tokens of text around it; 0 if there is no such place.
 
     Args:
-        token_ids: all that is kept.
+        token_ids: all that are kept.
         ids: of the special tokens.
-        grid: tokens after which the encoder's calls, and the shifts of its cache, fall as they
-            fell: other calls give slightly other embeddings.
-        least: tokens to be heard again.
+        grid: the place must be a multiple of it, so that the encoder's calls and the shifts of its
+            cache happen at the same samples as before; otherwise embeddings differ slightly.
+        least: tokens to be processed again.
     """
     last = len(token_ids) - least
     if last <= 0:

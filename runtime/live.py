@@ -1,9 +1,8 @@
-"""Sound as it is spoken to events: tokens, segments, silences, warnings.
+"""Live transcription of captured audio to tokens, segments, silences and warnings.
 
-Audio is captured in a thread of its own and waits there when the model is behind.
-
-Nothing is dropped. A stream that is behind takes all that waits at once: the encoder then works in
-larger, cheaper chunks.
+A separate thread captures the audio and keeps it until the model takes it, so nothing is lost if
+the model falls behind. The stream then takes everything that waits at once, in larger chunks, in
+which the encoder is faster.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ from .stream import Stream
 from .text.segments import Grouper, Segment, group
 from .tokens import Token
 
-RECENT_STEPS = 4096  # whose latency the metrics keep: 5.5 minutes
-SILENCE_SECONDS = 2.0  # without text until a silence is reported
-BEHIND_SECONDS = 2.0  # of audio that waits until it is reported
-GROWING_SECONDS = 5.0  # for which ever more must have waited
-MUTED_SECONDS = 5.0  # of samples that are all zero
-CLIPPED = 0.999  # full scale; a converter's largest value is just below 1
+RECENT_STEPS = 4096  # tokens whose latency the metrics keep, 5.5 minutes
+SILENCE_SECONDS = 2.0  # without text, before a silence is reported
+BEHIND_SECONDS = 2.0  # of audio that may wait without a warning
+GROWING_SECONDS = 5.0  # for which the audio that waits must have grown before a warning
+MUTED_SECONDS = 5.0  # of zero samples, before a warning
+CLIPPED = 0.999  # of full scale; the largest value of an audio converter is just below 1
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """No text for a while; reported once, when it has lasted SILENCE_SECONDS."""
+    """A silence, reported once when there was no text for SILENCE_SECONDS."""
 
-    start: float  # seconds, where the last text ended
+    start: float  # end of the last text, in seconds
 
 
 @dataclass(frozen=True, slots=True)
 class StreamWarning:
-    """Something a speaker should know; each is reported once."""
+    """A warning that the speaker should see."""
 
     text: str
 
@@ -53,39 +52,40 @@ Event = Token | Segment | Silence | StreamWarning
 
 @dataclass(slots=True)
 class StreamMetrics:
-    """How a live stream keeps up, always current."""
+    """Up-to-date figures of a live stream: how much audio, how late, how much work."""
 
     captured: float = 0.0  # seconds of audio
-    transcribed: float = 0.0  # seconds of audio that went into the model
+    transcribed: float = 0.0  # seconds of audio that the model has taken
     level: float = 0.0  # peak of the last block, full scale 1
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
-    encode_seconds: float = 0.0  # of work, the mel frames' included
-    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0  # in the encoder, mel frames included
+    decode_seconds: float = 0.0  # in the decoder
     is_paused: bool = False
 
     @property
     def backlog(self) -> float:
-        """Return the seconds of audio that wait."""
+        """Return the seconds of audio that the model has not taken yet."""
         return self.captured - self.transcribed
 
     @property
     def rtf(self) -> float:
-        """Return the seconds of work for a second of audio."""
+        """Return the real-time factor: seconds of work per second of audio."""
         return self.share(self.encode_seconds + self.decode_seconds)
 
     def share(self, seconds: float) -> float:
-        """Return the share of the audio that was transcribed."""
+        """Return some seconds of work per second of transcribed audio."""
         return seconds / self.transcribed if self.transcribed else 0.0
 
     def percentile(self, percent: float) -> float:
         """Return a percentile of the recent latencies, in seconds.
 
-        From the arrival of the last sample a token may use to its text.
+        The latency of a token is the time from the arrival of the last sample that it depends on
+        until it is decoded.
         """
         return float(np.percentile(list(self.latencies), percent)) if self.latencies else 0.0
 
     def summary(self) -> dict[str, float]:
-        """Return its values by name, times in seconds and latencies in milliseconds."""
+        """Return the figures as JSON has them: duration in seconds, the rest as the names say."""
         latencies = {f"latency_p{p}_ms": round(1000 * self.percentile(p), 1) for p in (50, 95, 99)}
         parts = {"encode_ms": self.encode_seconds, "decode_ms": self.decode_seconds}
         return {
@@ -106,38 +106,40 @@ class StreamMetrics:
 
 
 class Capture:
-    """Blocks of samples taken in a thread, with the time of their arrival."""
+    """Captured audio: a thread takes blocks of samples and notes when each has arrived."""
 
     def __init__(self, blocks: Iterator[np.ndarray], notes: SimpleQueue[str] | None = None):
-        """Begin to take blocks: float [n] at the model's rate, in the order they are spoken.
+        """Start the thread.
 
-        `notes` gets what their source has to say of them.
+        Args:
+            blocks: float [n] at the model's rate, full scale 1, as they are recorded.
+            notes: a queue to which the source of the blocks adds sentences for the user.
         """
         self._notes = notes or SimpleQueue[str]()
         self._blocks, self._ready = blocks, threading.Condition()
         self._waiting: list[np.ndarray] = []
-        self._counts: list[int] = []  # samples captured up to and with each block
-        self._times: list[float] = []
+        self._counts: list[int] = []  # samples captured up to the end of each block
+        self._times: list[float] = []  # of its arrival
         self._ended = False
         self._error: BaseException | None = None
         threading.Thread(target=self._run, daemon=True).start()
 
     def stop(self) -> None:
-        """Take no more; what was captured is still handed out."""
+        """Take no more blocks; those captured before can still be iterated."""
         with self._ready:
             self._ended = True
             self._ready.notify()
 
     @property
     def num_samples(self) -> int:
-        """Return the samples captured so far."""
+        """Return the number of samples captured so far."""
         return self._counts[-1] if self._counts else 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield all that waits, as soon as there is something; ends when the source has ended.
+        """Yield all samples that wait, joined, as soon as there are some, until the source ends.
 
         Raises:
-            AudioError: what the source raised, after everything before it was handed out.
+            AudioError: the source has raised it; everything captured before was yielded.
         """
         while True:
             with self._ready:
@@ -151,14 +153,14 @@ class Capture:
                 return
 
     def notes(self) -> Iterator[str]:
-        """Yield what the source has said since this was asked last."""
+        """Yield the sentences that the source has added since the last call."""
         while not self._notes.empty():
             yield self._notes.get()
 
     def arrival(self, num_samples: int) -> float:
-        """Return when that many samples had arrived.
+        """Return the time, on the clock of `perf_counter`, at which that many samples had arrived.
 
-        Asked for in rising order, what is older is forgotten.
+        Earlier times are forgotten, so ask for rising numbers only.
         """
         with self._ready:
             at = min(bisect_left(self._counts, num_samples), len(self._counts) - 1)
@@ -176,7 +178,7 @@ class Capture:
                     self._counts.append(self.num_samples + len(samples))
                     self._times.append(perf_counter())
                     self._ready.notify()
-        except BaseException as error:  # handed to the thread that iterates
+        except BaseException as error:  # raised in the thread that iterates
             self._error = error
         finally:
             self.stop()
@@ -189,17 +191,18 @@ def listen(
     on_event: Callable[[Event], None],
     speech_filter: SpeechFilter | None = None,
 ) -> None:
-    """Transcribe what is captured until it ends, then what is still delayed.
+    """Transcribe captured audio until it ends, and report events.
 
     Args:
         stream: a new one.
         capture: the audio.
-        metrics: kept current.
-        on_event: gets every token with text at once, then its segment, silences, and warnings.
-        speech_filter: leaves out words without speech.
+        metrics: updated all the time.
+        on_event: called with every token that has text at once, with each segment when it is
+            complete, with silences and with warnings.
+        speech_filter: leaves out words that were written while nobody speaks.
 
     Raises:
-        AudioError: the source broke; everything captured before has been transcribed.
+        AudioError: the source has failed; everything captured before was transcribed.
     """
     rate, rules = stream.audio.sample_rate, stream.rules
     text_end, is_silent = 0.0, False
@@ -210,6 +213,7 @@ def listen(
 
     offset = OffsetFollower(rate, warn)
 
+    # Report what each token means
     def filtered(tokens: Iterator[Token]) -> Iterator[Token]:
         nonlocal text_end, is_silent
         for token in speech_filter.filter(tokens) if speech_filter else tokens:
@@ -223,7 +227,7 @@ def listen(
             elif not is_silent and token.end - text_end > SILENCE_SECONDS:
                 on_event(Silence(text_end))
                 is_silent = True
-            if needed <= stream.num_samples:  # not the padding's
+            if needed <= stream.num_samples:  # of the audio, not of the silence after it
                 metrics.latencies.append(perf_counter() - capture.arrival(needed))
             measure()
             yield token
@@ -236,6 +240,7 @@ def listen(
         metrics.encode_seconds = stream.timings.encode_seconds
         metrics.decode_seconds = stream.timings.decode_seconds
 
+    # Feed the audio, and the end of it
     def fed(samples: np.ndarray) -> Iterator[Token]:
         if speech_filter:
             speech_filter.push(samples)
@@ -264,31 +269,31 @@ def listen(
         if broken is not None:
             raise broken
 
+    # Report segments, which takes all of the above with it
     for segment in group(tokens(), Grouper(stream.ids)):
         on_event(segment)
 
 
 def _guard_warnings(stream: Stream, token: Token) -> Iterator[str]:
-    """Yield the warnings of guards that this token set off."""
+    """Yield warnings about an ignored end-of-text token and about the blank guard."""
     if token.token_id == stream.ids.eos:
-        yield (
-            f"the model took the text to be at its end at {token.end:.1f} s; a live stream goes on"
-        )
+        yield (f"the model wrote its end-of-text token at {token.end:.1f} s; a live stream goes on")
     if stream.overrides and stream.overrides[-1].index == token.index:
         yield f"the blank guard chose a word at {token.end:.1f} s (--no-blank-guard: never)"
 
 
 class _Watch:
-    """What is worth a warning."""
+    """A watch over the level and the pace of a live stream, which warns once of each problem."""
 
     def __init__(self, rate: int):
         self.rate, self.reported = rate, set[str]()
-        self.zeros = 0  # samples in a row, up to now
-        self.began: float | None = None  # when the first block came
-        self.behind_since: tuple[float, float] | None = None  # when, and how many seconds
+        self.zeros = 0  # zero samples in a row up to now
+        self.began: float | None = None  # time of the first block
+        # Since when audio waits, and how many seconds it was then
+        self.behind_since: tuple[float, float] | None = None
 
     def inspect(self, block: np.ndarray) -> Iterator[str]:
-        """Yield the warnings that a block gives rise to."""
+        """Yield warnings about the samples of a block: digital silence, and clipping."""
         edges = np.concatenate(([-1 - self.zeros], np.flatnonzero(block), [len(block)]))
         longest, self.zeros = int(np.diff(edges).max()) - 1, int(edges[-1] - edges[-2]) - 1
         if longest >= MUTED_SECONDS * self.rate:
@@ -299,14 +304,14 @@ class _Watch:
             yield from self._once("the input exceeds full scale: turn it down")
 
     def inspect_pace(self, metrics: StreamMetrics, now: float) -> Iterator[str]:
-        """Yield a warning where the work falls behind speech, and further behind as it goes on.
+        """Yield a warning if the model falls further and further behind the speech.
 
-        A pipe may bring audio faster than it is spoken: what waits then is not the machine's
-        fault. One that stalled for a moment catches up.
+        There is none if a pipe brings audio faster than it was spoken, or if the machine was slow
+        for a moment and catches up.
 
         Args:
             metrics: of the stream.
-            now: seconds of a clock, at every block.
+            now: time of this block on a clock, in seconds.
         """
         self.began = now if self.began is None else self.began
         behind = min(metrics.captured, now - self.began) - metrics.transcribed

@@ -1,4 +1,4 @@
-"""Finding the artifact that a user means, and bringing one that is published on the hub."""
+"""The search for the model that a user has named, and its download if it is on the hub."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..hub import Progress, Repository
 
 ENVIRONMENT_VARIABLE = "VOXTRAL_ONNX_MODEL"
-DEFAULT_PRECISIONS = ("q4f16", "q4", "q8", "fp16", "fp32")  # the first that the artifact has
+DEFAULT_PRECISIONS = ("q4f16", "q4", "q8", "fp16", "fp32")  # the first available one is the default
 
 
 @accepts(model=optional(MODEL), offline=FLAG, on_download=CALLBACK)
@@ -34,16 +34,21 @@ def find_artifact(
     offline: bool = False,
     on_download: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
-    """The folder of the artifact: `model`, else $VOXTRAL_ONNX_MODEL, else the last finished export.
+    """Return the folder of an artifact, that is, of an exported model.
 
-    Of an artifact that ORG/NAME[@REVISION] names, what `precisions` need is downloaded; as
-    `choose_precisions` takes them.
+    Args:
+        model: the folder; "tiny"; or ORG/NAME[@REVISION] on the hub. None takes
+            $VOXTRAL_ONNX_MODEL, else the last finished export.
+        precisions: whose files are downloaded from the hub, as `choose_precisions` takes them.
+        offline: use only files that were downloaded before.
+        on_download: called for every MiB of a download.
 
     Raises:
-        ArtifactError: nothing was named or exported, or what was named is not an artifact.
-        StorageError: as `hub.Snapshot.download`.
-        UsageError: as `choose_precisions`.
+        ArtifactError: nothing was named or exported, or what was named is no artifact.
+        StorageError: the files cannot be downloaded, as for `hub.Snapshot.download`.
+        UsageError: as for `choose_precisions`.
     """
+    # Choose a name
     asked = model or os.environ.get(ENVIRONMENT_VARIABLE) or _last_export()
     if not asked:
         raise ArtifactError(
@@ -51,6 +56,8 @@ def find_artifact(
             "  voxtral-onnx transcribe --model tiny AUDIO  # a small test model, here already\n"
             "  voxtral-onnx export  # downloads the released model, 8.9 GB"
         )
+
+    # Take the test model, or one from the hub, unless there is a folder of this name
     if str(asked) == "tiny" and not _exists(Path(asked)):
         if not (TINY_ARTIFACT / FILE_NAME).exists():
             raise ArtifactError(
@@ -66,6 +73,8 @@ def find_artifact(
 
         if repository := find_repository(asked):
             return _fetch(repository, precisions, offline, on_download)
+
+    # Take a folder, and refuse a checkpoint
     is_checkpoint = folder.suffix == ".gguf" or any(
         _exists(folder / name)
         for name in ("params.json", "consolidated.safetensors", "config.json")
@@ -82,10 +91,10 @@ def find_artifact(
 
 
 def _exists(path: Path) -> bool:
-    """Say whether there is such a file or folder.
+    """Return whether a file or folder exists.
 
     Raises:
-        ArtifactError: the system does not say; the name is too long, or its folder closed.
+        ArtifactError: that cannot be found out, because the name is too long or access is denied.
     """
     try:
         return path.exists()
@@ -96,13 +105,15 @@ def _exists(path: Path) -> bool:
 def open_artifact(
     folder: Path, precisions: Sequence[str] | None = None
 ) -> tuple[Manifest, list[str]]:
-    """Read the manifest, choose precisions and compare the sizes of their files.
+    """Read the manifest, choose precisions and check the sizes of their files.
 
-    Others need not be there.
+    Returns:
+        the manifest, and the names of the chosen precisions; files of others may be missing.
 
     Raises:
-        ArtifactError: no artifact, another format, or a file that is missing or of another size.
-        UsageError: as `choose_precisions`.
+        ArtifactError: the folder has no manifest, its format is of another version, or a file is
+            missing or has another size.
+        UsageError: as for `choose_precisions`.
     """
     manifest = Manifest.read(folder)
     chosen = choose_precisions(manifest, precisions)
@@ -111,13 +122,16 @@ def open_artifact(
 
 
 def choose_precisions(manifest: Manifest, asked: Sequence[str] | None = None) -> list[str]:
-    """Return the precisions asked for, or the artifact's default one.
+    """Return the names of precisions that are to be used.
 
-    `["all"]` asks for all; the default is the first of DEFAULT_PRECISIONS that the artifact has.
+    Args:
+        manifest: of the artifact.
+        asked: names; ["all"] for all; None for the first of DEFAULT_PRECISIONS that the artifact
+            has.
 
     Raises:
-        UsageError: the artifact has not the one asked for.
-        ArtifactError: it has none that is known.
+        UsageError: the artifact does not have a precision that was asked for.
+        ArtifactError: it has none of DEFAULT_PRECISIONS.
     """
     if asked is None:
         asked = [name for name in DEFAULT_PRECISIONS if name in manifest.precisions][:1]
@@ -146,13 +160,20 @@ def _fetch(
     offline: bool,
     on_download: Callable[[Progress], None],
 ) -> Path:
-    """Download what these precisions need of a published artifact, and its certificate.
+    """Download the files of some precisions of an artifact on the hub, and its certificate.
 
-    Returns its folder.
+    Returns:
+        the folder with these files.
+
+    Raises:
+        ArtifactError: the repository holds no artifact, or not the files that its manifest names.
+        StorageError: as for `hub.Snapshot.download`.
+        UsageError: as for `choose_precisions`.
     """
     from .. import hub
     from ..download import RemoteFile
 
+    # Look at the repository, and download the manifest
     snapshot = hub.look_up(repository, offline=offline)
     if FILE_NAME not in snapshot.files:
         if snapshot.files.keys() & {"params.json", "config.json"}:
@@ -164,6 +185,8 @@ def _fetch(
     folder = snapshot.folder([FILE_NAME])
     manifest_file = snapshot.within({FILE_NAME: limits.MANIFEST}, ArtifactError)
     snapshot.download(manifest_file, folder, on_download)
+
+    # List the files that the precisions need
     manifest = Manifest.read(folder)
     needed = {
         name: RemoteFile(file.size, file.sha256)
@@ -176,28 +199,32 @@ def _fetch(
             f"{repository}: its {FILE_NAME} names other files than it holds: {', '.join(wrong)}; "
             "choose another revision, ORG/NAME@REVISION"
         )
-    if not snapshot.is_offline:  # artifacts run without; what was verified here is not overwritten
+
+    # Add the certificate, unless `verify` has written one here; artifacts run without
+    if not snapshot.is_offline:
         new = [
             name for name in CERTIFICATE if name in snapshot.files and not (folder / name).exists()
         ]
         needed |= snapshot.within(dict.fromkeys(new, limits.CERTIFICATE), ArtifactError)
+
+    # Download them
     snapshot.download(needed, folder, on_download)
     snapshot.remember()
     return folder
 
 
 def downloaded_from(folder: Path) -> str | None:
-    """Return ORG/NAME of the repository that a folder was downloaded from, or None."""
+    """Return ORG/NAME of the repository from which a folder was downloaded, or None."""
     from huggingface_hub import constants  # late: it takes 0.3 s
 
     home, place = Path(constants.HF_ASSETS_CACHE, "voxtral-onnx").resolve(), folder.resolve()
     if home not in place.parents:
         return None
-    return place.relative_to(home).parts[0].replace("--", "/", 1)  # no name has two hyphens
+    return place.relative_to(home).parts[0].replace("--", "/", 1)  # names on the hub have no "--"
 
 
 def remember_export(folder: Path) -> None:
-    """Make this artifact the one that run commands take when none is named.
+    """Make this artifact the default of commands that run a model.
 
     Raises:
         StorageError: the user's state folder cannot be written.
@@ -211,7 +238,7 @@ def remember_export(folder: Path) -> None:
 
 
 def _last_export() -> str | None:
-    """Return what was remembered, if anything; a name is no place of an export."""
+    """Return the path that was remembered, or None; a relative one is not trusted."""
     try:
         content = read_within(_state_file(), limits.STATE, ValueError)
         found = decode(_State, content, ValueError).last_export
@@ -225,6 +252,6 @@ def _state_file() -> Path:
 
 
 class _State(Struct):
-    """`state.json`."""
+    """The content of `state.json`."""
 
     last_export: Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]+\Z")]

@@ -1,4 +1,4 @@
-"""What a machine is and how fast its memory is."""
+"""A description of this machine, measurements of its memory's speed, and the bound that it sets."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from typing import Any
 
 import numpy as np
 
+from ..manifest import Manifest
 from ..memory import total_memory
 from ..threads import num_cores
 from .device.cuda import Cuda, CudaBuffer
 
-READ_BYTES = 512 << 20  # far beyond the caches that one processor sees
+READ_BYTES = 512 << 20  # far more than a processor's caches hold
 
 
 def read_bandwidth(threads: int, passes: int = 7) -> float:
-    """Bytes a second that `threads` threads read from memory together, in the fastest pass."""
+    """Return the bytes per second that `threads` threads together read, in the fastest pass."""
     parts = np.array_split(np.ones(READ_BYTES // 8, np.uint64), threads)
     seconds = []
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(passes):
             began = perf_counter()
-            # Among NumPy's reductions the one that waits for memory only
+            # The one of NumPy's reductions that is limited by memory alone
             list(pool.map(np.bitwise_or.reduce, parts))
             seconds.append(perf_counter() - began)
     return READ_BYTES / min(seconds)
 
 
 def copy_bandwidth(device: Cuda, passes: int = 7) -> float:
-    """Bytes a second that a device reads and writes in its own memory, in the fastest pass.
+    """Return the bytes per second that a GPU reads and writes in its memory, in the fastest pass.
 
     Raises:
         DeviceError: its memory is full.
     """
-    shape, dtype = (1, 1, READ_BYTES // 1024, 256), np.dtype(np.float16)  # half of READ_BYTES each
+    shape, dtype = (1, 1, READ_BYTES // 1024, 256), np.dtype(np.float16)  # each half of READ_BYTES
     source, target = CudaBuffer(device, shape, dtype), CudaBuffer(device, shape, dtype)
     seconds = []
     for _ in range(passes):
@@ -48,10 +49,32 @@ def copy_bandwidth(device: Cuda, passes: int = 7) -> float:
     return 2 * source.nbytes / min(seconds)
 
 
-def describe_machine() -> dict[str, Any]:
-    """What the numbers depend on.
+def predict_rtf(manifest: Manifest, precision: str, bandwidth: float) -> tuple[float, float]:
+    """Return the lowest possible RTF on live streams and on files, given by the memory's speed.
 
-    Processor, cores, memory, versions, and how busy the machine is now.
+    RTF, the real-time factor, is seconds of work per second of audio. Every token of 80 ms takes at
+    least the time to read the decoder's weights once. The encoder's are read once for a chunk,
+    which is one token in a live stream that keeps up. The rest of the work comes on top; in a small
+    model it is most of it.
+
+    Args:
+        manifest: of the model.
+        precision: of the weights.
+        bandwidth: bytes per second that are read from memory.
+    """
+    graphs, audio = manifest.precisions[precision], manifest.config.audio
+    decoder, encoder = (
+        sum(manifest.files[f].size for f in g.data) for g in (graphs.decoder, graphs.encoder)
+    )
+    seconds = audio.samples_per_token / audio.sample_rate
+    live, files = decoder + encoder, decoder + encoder / manifest.streaming.max_chunk_tokens
+    return live / bandwidth / seconds, files / bandwidth / seconds
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return the facts that measurements depend on.
+
+    These are the processor, its cores, memory in bytes, versions, and the current load.
     """
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []

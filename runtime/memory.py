@@ -1,7 +1,4 @@
-"""How much memory a model takes and how much there is.
-
-What cannot fit is refused before it is loaded.
-"""
+"""Estimates of the memory that a model takes, and the check that it fits before it is loaded."""
 
 from __future__ import annotations
 
@@ -13,27 +10,29 @@ from ..memory import available_memory
 from .device.base import Device
 from .device.cache import decoder_cache_spec
 
-# Bytes resident for each byte of weights on disk, caches apart: onnxruntime arranges weights anew
-# in memory of its own. Source: bench/results/full_size.json, "memory_per_weight_byte", rounded up;
-# fp16 and fp32 with half of the layers.
+# Bytes of resident memory per byte of weights on disk, without caches; above 1 because onnxruntime
+# copies weights into layouts of its own. Source: bench/results/full_size.json,
+# "memory_per_weight_byte", rounded up; fp16 and fp32 were measured with half of the layers.
 MEMORY_PER_WEIGHT_BYTE = {"q4f16": 1.75, "q4": 1.5, "q8": 1.35, "fp16": 2.2, "fp32": 1.2}
-# Of CUDA's context, workspaces, activations; source: bench/results/gpu_speed.json
+# Bytes of CUDA's context, workspaces and activations; source: bench/results/gpu_speed.json
 DEVICE_FIXED_MEMORY = 1300 << 20
 # Bytes of Python, its packages and activations; source: `bench` of the tiny artifact
 FIXED_MEMORY = 150 << 20
-CONTEXTS = (4096, 2048, 1024, 512, 256, 128, 64)  # that a refusal may propose
+CONTEXTS = (4096, 2048, 1024, 512, 256, 128, 64)  # smaller ones that an error may propose
 
 
 def require_memory(
     manifest: Manifest, precision: str, context: int, device: Device | None = None, streams: int = 1
 ) -> None:
-    """Refuse a model that cannot fit with so many streams.
+    """Refuse a model that does not fit into memory with the caches of `streams` streams.
 
-    Where the system does not say what there is, nothing is.
+    Nothing is refused if the system does not tell how much memory is free.
 
     Raises:
-        DeviceError: with what is needed, what there is, and what would fit.
+        DeviceError: it does not fit; the message names the bytes needed and free, and options that
+            would fit.
     """
+    # Compare
     on_device = device is not None and device.name != "cpu"
     available = device.free_memory() if device and on_device else available_memory()
 
@@ -42,6 +41,8 @@ def require_memory(
 
     if available is None or needed(precision, context) <= available:
         return
+
+    # Find options that would fit
     ways = []
     context = min(context, manifest.config.decoder.sliding_window)
     smaller = [size for size in CONTEXTS if size < context]
@@ -53,7 +54,7 @@ def require_memory(
         if needed_memory(manifest, precision, context, size, on_device=on_device) <= available
     ]:
         ways.append(f"--batch-size {fitting[0]}")
-    others = [  # a device computes in float16 only
+    others = [  # a GPU computes in float16 only
         name
         for name, graphs in manifest.precisions.items()
         if needed(name, context) <= available
@@ -63,6 +64,8 @@ def require_memory(
     advice = (
         f"what would fit: {', '.join(ways)}" if ways else "no precision of this artifact would fit"
     )
+
+    # Say so
     files = f" and {streams} files at a time" if streams > 1 else ""
     holder = f"free on {device.name} are" if device and on_device else "this process may still take"
     raise DeviceError(
@@ -74,25 +77,30 @@ def require_memory(
 def needed_memory(
     manifest: Manifest, precision: str, context: int, streams: int = 1, *, on_device: bool = False
 ) -> int:
-    """Bytes that a transcriber takes at most.
+    """Return the most bytes that a transcriber takes.
 
-    Weights, and each stream's caches with all their rows written.
-
-    On a device weights stay as they are on disk.
+    They hold the weights, and the full caches of each stream.
     """
     caches = streams * cache_bytes(manifest, precision, context)
     return resident_bytes(precision, weight_bytes(manifest, precision), caches, on_device=on_device)
 
 
 def resident_bytes(precision: str, weights: int, caches: int, *, on_device: bool = False) -> int:
-    """Return the bytes that weights of some size on disk take with caches of some size."""
+    """Return the bytes that a loaded model takes.
+
+    Args:
+        precision: of the weights.
+        weights: their bytes on disk; a GPU keeps them in that form.
+        caches: bytes of the caches of all streams.
+        on_device: the bytes are those of a GPU's memory.
+    """
     if on_device:
         return weights + caches + DEVICE_FIXED_MEMORY
     return int(MEMORY_PER_WEIGHT_BYTE[precision] * weights) + caches + FIXED_MEMORY
 
 
 def weight_bytes(manifest: Manifest, precision: str) -> int:
-    """Bytes of a precision's data files."""
+    """Return the bytes of a precision's weights on disk."""
     graphs = manifest.precisions[precision]
     return sum(
         manifest.files[file].size
@@ -102,13 +110,13 @@ def weight_bytes(manifest: Manifest, precision: str) -> int:
 
 
 def cache_bytes(manifest: Manifest, precision: str, context: int) -> int:
-    """Bytes of the key-value buffers of one stream."""
+    """Return the bytes of the key-value buffers of one stream."""
     size = np.dtype(manifest.precisions[precision].activation_dtype).itemsize
     specs = manifest.caches["encoder"], decoder_cache_spec(manifest, context)
     return sum(buffer_bytes(spec, size) for spec in specs)
 
 
 def buffer_bytes(spec: CacheSpec, item_size: int) -> int:
-    """Return the bytes of the keys and values of all layers of one stack."""
+    """Return the bytes of the keys and values of all layers of an encoder or decoder."""
     values = spec.num_layers * spec.num_key_value_heads * spec.capacity * spec.head_dim
     return 2 * values * item_size

@@ -1,4 +1,4 @@
-"""What the options of `Transcriber` and of its methods may be."""
+"""The types and ranges that options of `Transcriber` and its methods must have."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .sampler import MAX_ALTERNATIVES
 
 def _several(value: Any) -> Any:
     if isinstance(value, str | bytes | bytearray | os.PathLike | np.ndarray | AudioSource):
-        raise TypeError  # one recording
+        raise TypeError  # a single recording, not several
     return iter(value)
 
 

@@ -1,4 +1,4 @@
-"""Recordings to transcripts: one at a time as they are read, or several as one batch."""
+"""Transcription of recordings, one at a time while it is iterated or several in a batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .transcript import Transcript, decode
 
 @dataclass(frozen=True)
 class Recordings:
-    """Begins recordings, with the stages that were loaded when it was made."""
+    """A factory of transcripts, which holds the loaded model even if its transcriber is closed."""
 
     decoder: Decoder
     new_stream: Callable[..., Stream]  # takes a `decoder_cache`
@@ -29,7 +29,10 @@ class Recordings:
     def begin(
         self, source: AudioSource, on_token: Callable[[Token], None], kept: Kept
     ) -> Transcript:
-        """Begin a recording, or what its channels are when it is asked for them."""
+        """Return the transcript of a recording, of which nothing is decoded yet.
+
+        Split channels are begun one by one, when the one before is decoded.
+        """
         if source.parts:
             begin = partial(self.begin, on_token=on_token, kept=NOTHING)
             return SplitTranscript(source, map(begin, source.parts))
@@ -47,7 +50,7 @@ class Recordings:
         on_token: Callable[[AudioSource, Token], None],
         kept: Callable[[AudioSource], Kept],
     ) -> Iterator[Transcript]:
-        """Advance several recordings together, and yield each when it is whole."""
+        """Decode several recordings together, and yield the transcript of each when it is whole."""
 
         def begin(cache: KVCache) -> BatchSlot | None:
             if (source := next(sources, None)) is None:

@@ -1,7 +1,4 @@
-"""Sampling of tokens here instead of in the graph, from all its logits.
-
-For alternatives, and for hotwords.
-"""
+"""Sampling from all logits in Python instead of in the graph, for alternatives and hotwords."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ MAX_ALTERNATIVES = 10
 
 
 class TokenSampler:
-    """Samples the tokens of one stream greedily, as the graph does, with alternatives and hotwords.
+    """A greedy sampler for one stream, like the graph's, with alternatives and hotwords.
 
-    Blanks are never biased, and a hotword is begun only where the model writes some text anyway:
-    the audio decides whether there is a word, hotwords decide which.
+    Blanks get no bias, and a hotword may begin only where the model would write some text without
+    it: the audio decides whether there is a word, hotwords influence which one.
     """
 
     def __init__(
@@ -35,15 +32,16 @@ class TokenSampler:
         self.tokenizer = tokenizer
         self.num_alternatives = alternatives
         self.hotwords = hotwords
-        # Tokens written last, blanks left out, as many as a hotword can depend on
+        # The last tokens without blanks, as many as can be the beginning of a hotword
         self.recent: list[int] = []
 
     def sample(self, logits: np.ndarray, blank_penalty: float) -> SampledToken:
-        """Return the token at one position.
+        """Return the token of one position.
 
         Args:
             logits: float32 [vocab_size].
-            blank_penalty: taken off the blank's logit; what is returned was computed before.
+            blank_penalty: subtracted from the blank's logit for the decision; logprob, blank_margin
+                and alternatives do not include it.
         """
         blank_id = self.ids.streaming_pad
         words = logits.copy()
@@ -59,7 +57,7 @@ class TokenSampler:
                     START_SHARE
                 )
             token_id, biased_lead = self._best(words, held_back)
-            lead = min(lead, biased_lead)  # another plain token might bias other tokens
+            lead = min(lead, biased_lead)  # another `plain` might bias other tokens
         highest = logits.max()
         log_sum = highest + np.log(np.exp(logits - highest).sum())
         return SampledToken(
@@ -72,9 +70,9 @@ class TokenSampler:
         )
 
     def _best(self, words: np.ndarray, blank: np.float32) -> tuple[int, float]:
-        """Return the best token by the graph's rule, and its lead over the next best.
+        """Return the token with the highest logit, and its lead over the next one.
 
-        By that rule a tie goes to the lower id.
+        If two are equal, the lower id wins, as in the graph.
         """
         blank_id, best = self.ids.streaming_pad, int(words.argmax())
         if (blank, -blank_id) > (words[best], -best):
@@ -87,13 +85,13 @@ class TokenSampler:
         if not count:
             return
         least = np.partition(logits, -count)[-count]
-        # In the order of ids, which stable sorting keeps for equal ones
+        # Sorting is stable, so equal logits stay in the order of their ids
         candidates = np.flatnonzero(logits >= least)
         for token_id in candidates[np.argsort(-logits[candidates], kind="stable")][:count]:
             text = self.tokenizer.bytes_of(int(token_id)).decode("utf-8", "replace")
             yield Alternative(int(token_id), text, float(logits[token_id] - log_sum))
 
     def accept_token(self, token_id: int) -> None:
-        """Remember a token as written."""
+        """Remember the token that was written, which later hotwords may continue."""
         if self.hotwords is not None and token_id != self.ids.streaming_pad:
             self.recent = [*self.recent, token_id][-self.hotwords.longest :]

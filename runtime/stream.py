@@ -1,10 +1,8 @@
-"""One stream of audio to tokens: feed any number of samples, get the tokens, finish.
-
-Files use the same object.
-"""
+"""A stream, which turns samples into tokens as they come; recordings are streams as well."""
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,26 +28,27 @@ from .tokens import Override, SampledToken, Token
 if TYPE_CHECKING:
     from .transcriber import Transcriber
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class Timings:
-    """Where the time of a stream went."""
+    """The time that a stream has spent in the encoder and in the decoder."""
 
-    encode_seconds: float = 0.0
+    encode_seconds: float = 0.0  # mel frames included
     decode_seconds: float = 0.0
     steps: int = 0  # decoder positions, the prompt's included
 
 
 class Stream(Uncopied):
-    """Audio in, tokens out, at constant memory for any length.
+    """A live stream: samples are fed in pieces of any size, and tokens come out.
 
-    Identical tokens whatever the sizes of the chunks fed: positions, cache shifts and the end
-    depend on the count of samples alone. Threads that feed one stream take turns.
+    Memory does not grow with its length. The tokens do not depend on the sizes of the pieces.
+    Several threads may feed it, one at a time.
 
-    `async for token in stream` gives the tokens accepted from then on, while a thread feeds; there
-    may be several such readers. It ends when the stream is finished, and raises what `feed` or
-    `finish` raised. A thread that feeds no more without having finished leaves it waiting: call
-    `finish` in a `finally`.
+    `async for token in stream` yields the tokens from then on while another thread feeds; several
+    tasks may read so. It ends when the stream is finished, and raises errors of `feed` and
+    `finish`. Call `finish` in a `finally`, because readers wait for the end.
     """
 
     def __init__(
@@ -62,10 +61,10 @@ class Stream(Uncopied):
         decoder_cache: KVCache | None = None,
         stages: tuple[Encoder, Decoder] | None = None,
     ):
-        """Made by `Transcriber.stream`."""
+        """Open a stream; called by `Transcriber.stream`."""
+        # What it computes with, which outlives the transcriber's being closed
         manifest = transcriber.manifest
         self.transcriber = transcriber
-        # Its own, as they outlive the transcriber's being closed
         self.encoder, self.decoder = stages or transcriber.require_open()
         self.num_delay_tokens = num_delay_tokens
         self.stop_at_eos = stop_at_eos
@@ -76,25 +75,28 @@ class Stream(Uncopied):
         self.encoder_cache = self.encoder.new_cache()
         self.decoder_cache = decoder_cache or self.decoder.new_cache()
         self.prompt_length = 1 + self.rules.left_pad_tokens + num_delay_tokens
+
+        # Where it is
         self.num_samples = 0  # fed
         self.num_generated = 0
         self.next_id = self.ids.bos
         self.blanks = 0  # generated in a row
-        self.overrides: list[Override] = []  # what the blank guard did
+        self.overrides: list[Override] = []  # where the blank guard changed the text
         self.sampler = transcriber.new_sampler()  # None where the graph samples
         self.sample = self.sampler and self.sampler.sample
         self.num_swayed = 0  # sampled tokens that hotwords changed
         self.finished = False
-        self._given = deque[int]()  # token ids that are known, to be taken as its own
+        self._given = deque[int]()  # ids that are known and replace those of the next positions
         self.text = TextDecoder(transcriber.tokenizer)
         self.timings = Timings()
         self._feeding, self._is_ending = Feeding(transcriber.require_own_process), False
-        # Samples before the audio, and those that a token needs beside its own
+
+        # Samples before the audio, and samples around its own that a token needs
         self._silence = (
             self.rules.look_back_samples + self.rules.left_pad_tokens * self.audio.samples_per_token
         )
         self._margin = self.rules.look_back_samples + self.rules.look_ahead_samples
-        # From look_back before the next token to encode
+        # Not encoded yet, from look_back before the next token on
         self.samples = np.zeros(self._silence, np.float32)
 
     def __repr__(self) -> str:
@@ -103,51 +105,49 @@ class Stream(Uncopied):
         return f"<Stream, {state}: {seconds:.2f} s fed, {self.num_generated} tokens>"
 
     def feed(self, samples: Any) -> list[Token]:
-        """Take the next samples and return the tokens that follow from them.
+        """Take the next samples, and return the tokens that can be decoded now.
 
-        samples: float [n] at the model's rate, mono, full scale 1; any n, zero included. An array,
-        a list or a tensor.
+        Args:
+            samples: array, list or tensor, float [n] of any length, mono, at the transcriber's
+                `sample_rate`, full scale 1.
 
         Raises:
-            AudioError: no such samples, or non-finite ones; the stream stays as it was. Or it is
-                finished.
-            ArtifactError: the artifact's weights were changed while they were in use.
+            AudioError: the samples are of another kind or not finite, and the stream stays as it
+                was; or it is finished.
+            ArtifactError: the model's files were changed while they were in use.
         """
         return list(self.iter_feed(samples))
 
     def iter_feed(self, samples: Any) -> Iterator[Token]:
-        """Do as `feed`, a token at a time; those not taken come first in the next call."""
+        """Yield the tokens of `feed` one by one; the next call yields those not taken first."""
         self._take(samples)
         return self._tokens()
 
     def encode(self, samples: np.ndarray) -> Iterator[np.ndarray]:
-        """Encode the next samples: the first half of `feed`.
+        """Encode the next samples, which is the first half of `feed`.
 
-        Yields audio embeddings [tokens, hidden_size], decoded before the next are asked for.
+        Yields:
+            audio embeddings [tokens, hidden_size]; decode them before taking the next.
         """
         self._take(samples)
         yield from self._encode()
 
     def finish(self) -> list[Token]:
-        """Take the end of the audio.
-
-        Append silence for what is still delayed and return the last tokens.
-        """
+        """End the audio, and return the last tokens, which follow it by the delay."""
         return list(self.iter_finish())
 
     def iter_finish(self) -> Iterator[Token]:
-        """Do as `finish`, a token at a time, those that `iter_feed` has left first."""
+        """Yield the tokens of `finish` one by one, after those that `iter_feed` has left."""
         with self._feeding.turn():
             self._feeding.go_on()
             self._is_ending = True
         return chain(self._tokens(), self._tokens())
 
     def encode_tail(self) -> Iterator[np.ndarray]:
-        """Encode the end of the audio: the first half of `finish`, like `encode`.
+        """Encode the end of the audio, which is the first half of `finish`, like `encode`.
 
-        The last position used is the one before the last: its token stands for the end of the
-        padded audio. Source: transformers' `generate`, whose length is the number of audio
-        embeddings.
+        The last audio embedding is not used: the token of the position before it stands for the end
+        of the padded audio. Source: `generate` of transformers, whose length is their number.
         """
         if self.finished:
             return
@@ -163,7 +163,7 @@ class Stream(Uncopied):
         self._feeding.publish(None)
 
     def _take(self, samples: Any) -> None:
-        """Append samples to those that wait to be encoded."""
+        """Append samples to those that are not encoded yet."""
         with self._feeding.turn():
             if self.finished or self._is_ending:
                 raise AudioError("the stream is finished; open another with Transcriber.stream()")
@@ -177,7 +177,7 @@ class Stream(Uncopied):
             self.samples = np.concatenate((self.samples, checked))
 
     def _tokens(self) -> Iterator[Token]:
-        """Yield the tokens that are to come of what was fed."""
+        """Yield the tokens that follow from the samples fed so far."""
         yield from self._feeding.tokens(self._decoded)
         if self.finished and self.transcriber.is_closed:
             self.release()
@@ -187,14 +187,14 @@ class Stream(Uncopied):
             yield from self.decode(audio_embeds)
 
     def release(self) -> None:
-        """Let go of the sessions and caches: the stream computes no more and is not saved."""
+        """Free the sessions and caches, after which the stream can neither go on nor be saved."""
         for name in ("encoder", "decoder", "encoder_cache", "decoder_cache"):
             self.__dict__.pop(name, None)
 
     def snapshot(self) -> StreamState:
-        """Return all that later tokens depend on.
+        """Return everything that later tokens depend on.
 
-        On the CPU, views of the stream's own buffers, so that one is to end here.
+        On the CPU these are views of the stream's buffers, valid until it is fed again.
         """
         position = Position(
             num_samples=self.num_samples,
@@ -213,7 +213,7 @@ class Stream(Uncopied):
         return StreamState(position, arrays)
 
     def load_state(self, state: StreamState) -> None:
-        """Go on where `state` was taken."""
+        """Continue from a state."""
         position, arrays = state.position, state.arrays
         self.num_samples, self.num_generated = position.num_samples, position.num_generated
         self.next_id, self.blanks = position.next_id, position.blanks
@@ -228,14 +228,12 @@ class Stream(Uncopied):
 
     @accepts(path=PATH)
     def save(self, path: str | Path) -> None:
-        """Write the stream's state.
-
-        `Transcriber.load_stream` goes on from it, in another process too.
+        """Save the stream's state, from which `Transcriber.load_stream` continues.
 
         Raises:
             StorageError: the file cannot be written.
-            UsageError: tokens of the last feed are still to come; or it is finished, and its
-                transcriber is closed.
+            UsageError: not all tokens of `iter_feed` were taken; or the stream is finished and its
+                transcriber closed.
         """
         with self._feeding.turn():
             if "decoder" not in self.__dict__:
@@ -252,12 +250,7 @@ class Stream(Uncopied):
             write_state(Path(path), identity, self.stop_at_eos, state)
 
     def restore(self, path: str | Path) -> None:
-        """Load a saved state; called by `Transcriber.load_stream`.
-
-        Raises:
-            ArtifactError: not a saved stream, or one of another artifact, precision, delay or
-                context.
-        """
+        """Load a saved state; called by `Transcriber.load_stream`, whose errors are its own."""
         identity = self.transcriber.identity(self.num_delay_tokens)
         most_samples = self._silence + self._margin + self.audio.samples_per_token
         most = 4 * most_samples + sum(cache.nbytes for cache in self._caches.values())
@@ -269,11 +262,12 @@ class Stream(Uncopied):
         return {"encoder": self.encoder_cache, "decoder": self.decoder_cache}
 
     def _arrays_at(self, position: Position) -> list[ArraySpec]:
-        """Return the arrays of a stream that stands there, between calls of `feed`.
+        """Return types and shapes of the arrays of a stream at this position.
 
         Raises:
-            ValueError: no stream of this delay stands there.
+            ValueError: no stream of this delay can be there between calls of `feed`.
         """
+        # Refuse a position that cannot be
         per_token, blank = self.audio.samples_per_token, self.ids.streaming_pad
         num_encoded, rest = divmod(position.encoder, self.encoder_cache.spec.rows_per_token)
         num_generated = max(0, position.decoder - self.prompt_length + 1)
@@ -298,6 +292,8 @@ class Stream(Uncopied):
             )
         if not is_whole:
             raise ValueError("its numbers contradict each other")
+
+        # List the arrays
         arrays = [ArraySpec("samples", "float32", (samples,))]
         for name, cache in self._caches.items():
             arrays += [
@@ -313,7 +309,7 @@ class Stream(Uncopied):
         return reader
 
     def _encode(self, last: int | None = None) -> Iterator[np.ndarray]:
-        """Encode what the samples allow, up to `last` positions in all."""
+        """Encode as many samples as possible, up to the position `last` if it is given."""
         per_token, margin = self.audio.samples_per_token, self._margin
         encoder = self.encoder
         while not self.finished:
@@ -335,30 +331,33 @@ class Stream(Uncopied):
             yield audio_embeds
 
     def decode(self, audio_embeds: np.ndarray) -> Iterator[Token]:
-        """Sample one token a position.
+        """Decode audio embeddings, and yield one token for each position after the prompt.
 
-        Positions of the prompt, and of tokens that are given, run in one call. Decoding is
-        speculative: after a blank a call also verifies blanks as drafts for those that follow.
-
-        A draft token costs less than a call of its own, because a call reads all weights for
-        however many positions. What follows a rejected draft token is run again.
+        Positions whose tokens are known run in one call. After a blank, decoding is speculative: a
+        call also runs some of the next positions as if their inputs were blanks. Those are kept as
+        long as blanks are sampled. A call reads all weights anyway, so they take little time.
         """
+        # Run positions until all are decoded
         cache, blank, at = self.decoder_cache, self.ids.streaming_pad, 0
         while at < len(audio_embeds):
             in_prompt = self.prompt_length - cache.position
             token_ids = [self.next_id, *self._ids_ahead(len(audio_embeds) - at)]
             sampled = self._step(token_ids, audio_embeds[at : at + len(token_ids)])
-            if in_prompt > 0:  # positions whose token is not asked for
+
+            # Drop the tokens sampled inside the prompt
+            if in_prompt > 0:
                 sampled = sampled[-1:] if cache.position >= self.prompt_length else []
                 at += len(token_ids) - len(sampled)
                 self.timings.steps += len(token_ids) - len(sampled)
                 self.next_id = blank
+
+            # Accept tokens until an input turns out wrong; drop the cache rows after it
             for i, each in enumerate(sampled):
                 behind = len(sampled) - i - 1
                 is_given = bool(self._given)
                 if is_given:
                     each = SampledToken(self._given.popleft(), 0.0, 0.0)
-                # Calls of one position decide, or speed would change text
+                # A call of one position decides, so that text does not depend on drafts
                 elif len(sampled) > 1 and each.is_close():
                     cache.trim(behind + 1)
                     [each], behind = self._step([blank], audio_embeds[at : at + 1]), 0
@@ -374,7 +373,7 @@ class Stream(Uncopied):
 
     def _step(self, token_ids: list[int], audio_embeds: np.ndarray) -> list[SampledToken]:
         began = perf_counter()
-        # The position whose token is the next one
+        # The row whose token is the next to be generated, from 0 in this call
         first_asked = self.prompt_length - 1 + self.num_generated
         next_row = first_asked - self.decoder_cache.position
         penalties = [self.blank_penalty(max(0, row - next_row)) for row in range(len(token_ids))]
@@ -384,9 +383,9 @@ class Stream(Uncopied):
         return sampled
 
     def _ids_ahead(self, left: int) -> list[int]:
-        """Return what follows the next token in a call, where `left` positions can be run.
+        """Return the inputs that a call takes after the next token, at most `left` - 1.
 
-        It is the prompt's rest, given tokens, or blanks as drafts behind a blank.
+        These are the rest of the prompt, given tokens, or blanks as drafts after a blank.
         """
         blank, most = self.ids.streaming_pad, min(left, self.decoder_cache.slots_left) - 1
         if (in_prompt := self.prompt_length - self.decoder_cache.position) > 0:
@@ -399,20 +398,20 @@ class Stream(Uncopied):
         return [blank] * max(0, min(self.num_draft_tokens, most, self.decoder_cache.slots_left - 2))
 
     def give(self, token_ids: Sequence[int]) -> None:
-        """Let the next tokens be these, which another stream has written, and not sampled."""
+        """Use these ids, which another stream has written, for the next tokens."""
         self._given.extend(token_ids)
 
     @property
     def num_known(self) -> int:
-        """Return how many of the next positions need no sampling: the prompt's, the given ones."""
+        """Return how many of the next positions have known tokens: the prompt's and given ones."""
         return max(0, self.prompt_length - self.decoder_cache.position) + len(self._given)
 
     def blank_penalty(self, ahead: int = 0) -> float:
-        """Return what the blank's logit loses so many positions ahead."""
+        """Return the penalty for the blank `ahead` positions after the next one."""
         return blank_penalty(self.blanks + ahead) if self.guard else 0.0
 
     def accept_token(self, sampled: SampledToken) -> Token:
-        """Take a sampled token as that of the next position."""
+        """Accept a token as that of the next position, and publish it to readers."""
         self.timings.steps += 1
         self.next_id = sampled.token_id
         self.num_swayed += sampled.is_swayed
@@ -422,11 +421,10 @@ class Stream(Uncopied):
             self.blanks += 1
         else:
             if sampled.blank_margin > 0 and not sampled.is_swayed:
-                self.overrides.append(
-                    Override(
-                        self.num_generated, self.blanks, sampled.blank_margin, self.blank_penalty()
-                    )
-                )
+                index, margin = self.num_generated, sampled.blank_margin
+                self.overrides.append(Override(index, self.blanks, margin, self.blank_penalty()))
+                at = self.seconds_of(index)
+                _log.info("blank guard: text at %.1f s, after %d blanks", at, self.blanks)
             self.blanks = 0
         self.finished = self.stop_at_eos and sampled.token_id == self.ids.eos
         token = self._token(sampled)
@@ -443,8 +441,5 @@ class Stream(Uncopied):
         return Token(index, sampled.token_id, text, end, sampled.logprob, margin, alternatives)
 
     def seconds_of(self, index: int) -> float:
-        """Return where in the audio a generated token stands.
-
-        Its end, the delay taken off (left pad and delay cancel).
-        """
+        """Return where a generated token ends in the audio, in seconds; the delay is subtracted."""
         return (index + 1) * self.audio.samples_per_token / self.audio.sample_rate

@@ -1,11 +1,11 @@
-"""The state of a stream, and the file that it is saved in.
+"""The state of a stream, and the format of the file in which it is saved.
 
     a line: voxtral-onnx stream 1
     a line of JSON (`_Header`): what the state belongs to, its numbers, its arrays' types and shapes
-    the arrays' bytes, one behind the other, little-endian
-    the sha256 of all that, 32 bytes
+    the arrays' bytes, one after the other, little-endian
+    the sha256 of everything before it, 32 bytes
 
-Every size follows from the numbers and the artifact, so a file that is larger is not read.
+All sizes follow from the numbers and the model, so a file that is too large is refused unread.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a stream is, in numbers."""
+    """The numbers that say how far a stream has come."""
 
     num_samples: Count  # fed
     num_generated: Count
     next_id: TokenId
     blanks: Count  # generated in a row
     finished: bool
-    recent: Annotated[tuple[TokenId, ...], Meta(max_length=10_000)]  # that hotwords depend on
-    # Bytes of a character that is not whole, in hexadecimal digits
+    recent: Annotated[tuple[TokenId, ...], Meta(max_length=10_000)]  # `TokenSampler.recent`
+    # First bytes of a character that is not complete yet, in hexadecimal digits
     pending: Annotated[str, Meta(pattern=r"\A([0-9a-f]{2}){0,3}\Z")]
-    encoder: Count  # rows that its cache has seen
-    decoder: Count
+    encoder: Count  # rows that were written to the encoder's cache
+    decoder: Count  # and to the decoder's
 
     def __post_init__(self):
         if self.blanks > self.num_generated:
@@ -56,7 +56,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """The state of a stream at one time."""
+    """Everything that the later tokens of a stream depend on."""
 
     position: Position
     arrays: Mapping[str, np.ndarray]
@@ -64,7 +64,7 @@ class StreamState:
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """Type and shape of one array."""
+    """Name, type and shape of one array."""
 
     name: Name
     dtype: Annotated[str, Meta(pattern=r"\Afloat(16|32)\Z")]
@@ -72,7 +72,7 @@ class ArraySpec:
 
     @property
     def num_bytes(self) -> int:
-        """Return the bytes of its values."""
+        """Return the number of bytes of its values."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
@@ -85,7 +85,13 @@ class _Header:
 
 
 def write_state(path: Path, identity: str, stop_at_eos: bool, state: StreamState) -> None:
-    """Save a state.
+    """Save a state to a file.
+
+    Args:
+        path: of the file.
+        identity: `Transcriber.identity`, which must be the same when it is read.
+        stop_at_eos: whether the model's end-of-text token ends the stream.
+        state: to save.
 
     Raises:
         StorageError: the file cannot be written.
@@ -108,24 +114,26 @@ def write_state(path: Path, identity: str, stop_at_eos: bool, state: StreamState
 def read_state(
     path: Path, identity: str, specs_of: Callable[[Position], Sequence[ArraySpec]], most_bytes: int
 ) -> tuple[bool, StreamState]:
-    """Read a saved state and compare it with what its stream must hold.
+    """Read a saved state, and check that its arrays are those of a stream at its position.
 
     Args:
         path: of the file.
-        identity: what it must have been saved with.
-        specs_of: the arrays of a stream there; ValueError where there is no such place.
-        most_bytes: of all arrays.
+        identity: `Transcriber.identity`, with which it must have been saved.
+        specs_of: returns types and shapes of the arrays of a stream at a position; raises
+            ValueError if no stream can be there.
+        most_bytes: the most bytes that all arrays may have.
 
     Returns:
-        whether an end of the text ends the stream, and its state.
+        whether the model's end-of-text token ends the stream, and the state.
 
     Raises:
-        ArtifactError: not a saved stream, a damaged one, or one of another identity.
+        ArtifactError: it is no saved stream, is damaged, or has another identity.
     """
 
     def refused(reason: str) -> ArtifactError:
         return ArtifactError(f"{path}: not a saved stream ({reason})")
 
+    # Read the file, and compare its content with its hash
     try:
         content = read_within(path, len(_MAGIC) + STREAM + most_bytes + _DIGEST_SIZE, refused)
     except (FileNotFoundError, NotADirectoryError):
@@ -136,6 +144,7 @@ def read_state(
     if not content.startswith(_MAGIC) or hashlib.sha256(body).digest() != content[-_DIGEST_SIZE:]:
         raise refused("its bytes are not those that were written")
 
+    # Compare header and arrays with the stream's
     first, _, rest = content[len(_MAGIC) : -_DIGEST_SIZE].partition(b"\n")
     header = decode(_Header, first, refused)
     if header.identity != identity:

@@ -1,4 +1,4 @@
-"""Tokens sampled at single positions, and those of the text that they become."""
+"""Tokens as the decoder samples them, and as a stream returns them with text and time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from math import log
 
 import numpy as np
 
-# Between logits; kernels for one and for several streams differ by less
+# A difference of logits. The logits of one stream differ by less than this between the kernels that
+# run a single position and those that run several.
 CLOSE_MARGIN = 0.05
 
 
@@ -18,7 +19,7 @@ class Alternative:
 
     token_id: int
     text: str  # empty for a special token
-    logprob: float
+    logprob: float  # natural logarithm of its probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +27,19 @@ class SampledToken:
     """The token that was sampled at one position."""
 
     token_id: int
-    logprob: float  # of this token, before any penalty
-    blank_margin: float  # logit of the blank less the best other one
-    alternatives: tuple[Alternative, ...] = ()  # the best tokens, where they are asked for
+    logprob: float  # of this token, before any penalty; natural logarithm
+    blank_margin: float  # the blank's logit minus the highest logit of all other tokens
+    alternatives: tuple[Alternative, ...] = ()  # the likeliest tokens, if any were asked for
     is_swayed: bool = False  # by hotwords: without them another token would have been sampled
-    # Over the next best in the logits that decided, where these are known
+    # Its logit minus the next highest, penalty and hotwords included; None if the graph sampled
     lead: float | None = None
 
     def is_close(self) -> bool:
-        """Tell whether other kernels might decide otherwise.
+        """Return whether other kernels might sample another token here.
 
-        The two best logits may be within CLOSE_MARGIN.
-
-        Where a word was sampled, the best other word is not known; one that has more than half of
-        the probability is ahead of all others by more.
+        That is so if the two highest logits may differ by less than CLOSE_MARGIN. If the graph has
+        sampled a word, the next best word is not known; but a word with clearly more than half of
+        the probability is ahead of every other by more than that.
         """
         if self.lead is not None:
             return self.lead < CLOSE_MARGIN
@@ -48,29 +48,30 @@ class SampledToken:
         )
 
 
-# Takes the logits [vocab_size] at a position, and the blank's penalty
+# Samples a token from the logits, float32 [vocab_size], of a position and the blank's penalty
 Sample = Callable[[np.ndarray, float], SampledToken]
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token: 80 ms of audio."""
+    """A generated token, which stands for 80 ms of audio."""
 
-    index: int  # from 0, the prompt not counted
+    index: int  # from 0; the prompt is not counted
     token_id: int
-    text: str  # what this token completes; empty for blanks and inside a character
-    end: float  # seconds of audio that this token stands for the end of, the delay taken off
-    logprob: float
-    blank_margin: float
-    # The best tokens here, this one among them, where they are asked for
+    # The characters that this token completes; empty for blanks and inside a character
+    text: str
+    end: float  # where its 80 ms end in the audio, in seconds; the delay is subtracted
+    logprob: float  # natural logarithm of its probability
+    blank_margin: float  # the blank's logit minus the highest logit of all other tokens
+    # The likeliest tokens at this position, this one among them, if any were asked for
     alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A decision that the blank guard changed: a word instead of one more blank."""
+    """A position at which the blank guard made the model write text instead of a blank."""
 
     index: int  # of the token
-    blanks: int  # in a row before it
-    blank_margin: float  # by which the blank would have won
-    penalty: float
+    blanks: int  # generated in a row before it
+    blank_margin: float  # by how much the blank's logit was higher
+    penalty: float  # that was subtracted from it

@@ -1,8 +1,9 @@
-"""Transcriber: an artifact loaded once, files and streams transcribed with it."""
+"""Transcriber: a loaded model, with which files and streams are transcribed."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -23,7 +24,7 @@ from .audio.vad import SpeechFilter, detectors
 from .channels import join_channels
 from .decoder import Decoder
 from .delay import delay_ms as milliseconds
-from .delay import delay_tokens
+from .delay import delay_tokens, untrained_delay
 from .device.cache import KVCache
 from .device.open import open_device
 from .encoder import Encoder
@@ -43,20 +44,26 @@ if TYPE_CHECKING:
     from ..hub import Progress
 
 
+_log = logging.getLogger(__name__)
+
 DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
-# Draft tokens after a blank of a file. Source: docs/performance.md; not measured for WebGPU.
+# Blanks that a call of the decoder tries in advance after a blank of a file. Source:
+# docs/performance.md; not measured for WebGPU.
 NUM_DRAFT_TOKENS = {"cpu": 1, "cuda": 3, "webgpu": 0}
 
 
 class Transcriber(Uncopied):
-    """A loaded model.
+    """A loaded model, which transcribes recordings and live streams.
 
-    Threads may share it: every transcript and every stream has caches of its own. What was begun
-    before it is closed goes on; a process that was forked off loads its own.
+    Several threads may use it at a time, because every transcript and every stream has caches of
+    its own. Transcripts and streams that were begun before it is closed can still be finished. A
+    forked process must load its own.
 
+    ```python
     with Transcriber("tiny") as transcriber:
         for segment in transcriber.transcribe("clip.wav"):
             print(segment.end, segment.text)
+    ```
     """
 
     @accepts(**LOADING)
@@ -80,41 +87,46 @@ class Transcriber(Uncopied):
         offline: bool = False,
         on_download: Callable[[Progress], None] = lambda progress: None,
     ):
-        """Load an artifact.
+        """Load a model that was exported to ONNX.
 
         Args:
-            model: its folder, "tiny", or ORG/NAME[@REVISION] of the hub, of which the files of one
-                precision are downloaded; None takes $VOXTRAL_ONNX_MODEL or the last finished
-                export.
-            device: "cpu", "cuda", "cuda:N" or "webgpu"; "auto" takes CUDA where it is there and
-                computes in this precision.
-            delay_ms: how long the model listens before it writes, a multiple of 80 up to 2400; None
-                for the model's own, 480.
-            context: decoder positions of 80 ms that attention sees; fewer than the model's window
-                take less memory, and more are cut to it (`notes` say so).
-            batch_size: files that `transcribe_many` advances together, on CPU or CUDA; each takes
-                caches of its own.
-            precision: which of the artifact's; None takes the first of q4f16, q4, q8, fp16, fp32.
-            threads: for onnxruntime, at most 4 a core; None for one a core.
-            prepacked: a folder for weights packed as this machine's kernels take them, made on
-                first use; they load faster and processes share their memory. For the CPU.
-            blank_guard: after 16 s without a word, make blanks less likely step by step
-                (`Stream.overrides` holds where that changed a decision).
-            alternatives: how many of the best tokens each token of text comes with, 1 to 10; 0 for
-                none.
+            model: the folder of an exported model; "tiny", the small test model; or
+                ORG/NAME[@REVISION] on the Hugging Face hub, of which the files of one precision
+                are downloaded. None takes $VOXTRAL_ONNX_MODEL, else the last finished export.
+            device: "cpu", "cuda", "cuda:N", "webgpu", or "auto": CUDA if it is available and
+                supports the precision, else the CPU.
+            delay_ms: milliseconds by which text follows the audio, a multiple of 80 up to 2400;
+                None for the model's own, 480.
+            context: how many past positions of 80 ms the decoder sees; fewer take less memory,
+                more than the model's window are reduced to it, with a note.
+            batch_size: files that `transcribe_many` decodes together, on CPU or CUDA; each takes
+                memory for its own caches.
+            precision: one that the model was exported in; None takes the first available of q4f16,
+                q4, q8, fp16, fp32.
+            threads: of onnxruntime, at most 4 per core; None for one per core.
+            prepacked: a folder in which to keep weights in the layout of this machine's CPU, made
+                on first use; they load faster, and processes share their memory.
+            blank_guard: after 16 s without text, make text likelier step by step, in case the model
+                is stuck; `Stream.overrides` lists where that has changed the text.
+            alternatives: how many of the likeliest tokens to return with each token of text, up to
+                10; 0 for none.
             hotwords: words and phrases that are made likelier.
-            hotword_bias: what their tokens' logits gain.
-            vad: leave out words where nobody speaks: "energy" goes by loudness, or the path
-                of Silero's model, version 5 or 6. For `transcribe`; live streams take a
-                `speech_filter`.
-            allow_fallback: run what the device cannot on the CPU, and say so in `notes`, instead of
-                raising.
-            offline: ask no hub, take what was downloaded before.
+            hotword_bias: number that is added to the logits of their tokens, 0 to 20.
+            vad: leave out words that were written while nobody speaks, as detected by loudness
+                ("energy") or by Silero's model (its path; version 5 or 6). For recordings; live
+                streams need a `speech_filter`.
+            allow_fallback: run on the CPU, with a note, what the device cannot run; otherwise that
+                raises a DeviceError.
+            offline: do not connect to the hub; use files that were downloaded before.
             on_download: called for every MiB of a download.
 
         Raises:
-            ArtifactError, DeviceError, StorageError, UsageError: as errors.py describes.
+            ArtifactError: there is no such model, or its files are damaged.
+            DeviceError: the device is not available, or the model does not fit into memory.
+            StorageError: the model cannot be downloaded, or the weights cannot be saved.
+            UsageError: an option has a value that it cannot have.
         """
+        # Find the model and the device
         if threads is not None:
             check_threads(threads)
         check_lengths(hotwords)
@@ -124,21 +136,13 @@ class Transcriber(Uncopied):
         manifest = self.manifest
         graphs = manifest.precisions[self.precision]
         self.device = open_device(device, graphs.activation_dtype, allow_fallback=allow_fallback)
-        if prepacked and self.device_name != "cpu":
-            raise UsageError(
-                f"prepacked: weights are packed for the CPU, not for {self.device_name}; "
-                "add --device cpu"
-            )
-        if batch_size > 1 and not self.device.supports_batching:
-            raise UsageError(
-                "batch size: files advance together on CPU and CUDA, not on "
-                f"{self.device_name}; leave it out"
-            )
+
+        # Keep the options
         self.num_delay_tokens = delay_tokens(manifest, delay_ms)
         self.context, self.batch_size, self.blank_guard = context, batch_size, blank_guard
         self.alternatives = alternatives
         self._new_detector = detectors(vad, self.sample_rate) if vad else None
-        # By delay: states of streams behind the silence before the audio
+        # States of streams after the silence that precedes all audio, by delay in tokens
         self._starts: dict[int, StreamState] = {}
         self._process, self._streams, self._lock = os.getpid(), WeakSet[Stream](), Lock()
         window = manifest.config.decoder.sliding_window
@@ -146,6 +150,8 @@ class Transcriber(Uncopied):
             self.device.notes.append(
                 f"context: the model sees {window} positions, not {quoted(context)}"
             )
+
+        # Load the graphs
         loaded = load(
             manifest,
             self.folder,
@@ -160,8 +166,14 @@ class Transcriber(Uncopied):
         self.hotwords = (
             Hotwords(hotwords, self.tokenizer, manifest.tokens, hotword_bias) if hotwords else None
         )
-        # None once it is closed
+        # None after it is closed
         self._stages: tuple[Encoder, Decoder] | None = (loaded.encoder, loaded.decoder)
+
+        # Log what a user should know
+        _log.info("%s: %s on %s", self.folder, self.precision, self.device_name)
+        untrained = untrained_delay(manifest, self.num_delay_tokens)
+        for note in filter(None, (*self.notes, manifest.scope, untrained)):
+            _log.info("%s: %s", self.folder, note)
 
     def __repr__(self) -> str:
         state = ", closed" if self.is_closed else ""
@@ -179,7 +191,7 @@ class Transcriber(Uncopied):
         self.close()
 
     def close(self) -> None:
-        """Begin nothing any more; the sessions go when what was begun before is done."""
+        """Refuse new streams and transcripts; memory is freed when those begun before are done."""
         self._stages = None
         self._starts.clear()
         with self._lock:
@@ -190,14 +202,14 @@ class Transcriber(Uncopied):
 
     @property
     def is_closed(self) -> bool:
-        """Tell whether it was closed."""
+        """Return whether it was closed."""
         return self._stages is None
 
     def require_open(self) -> tuple[Encoder, Decoder]:
-        """Return both stages.
+        """Return the encoder and the decoder.
 
         Raises:
-            UsageError: it was closed, or another process has loaded it.
+            UsageError: the transcriber is closed, or another process has loaded it.
         """
         self.require_own_process()
         if self._stages is None:
@@ -207,7 +219,7 @@ class Transcriber(Uncopied):
         return self._stages
 
     def require_own_process(self) -> None:
-        """Refuse to work in a process that was forked off, where sessions wait for ever.
+        """Refuse to work in a forked process, in which onnxruntime's sessions would hang.
 
         Raises:
             UsageError: another process has loaded the model.
@@ -220,35 +232,38 @@ class Transcriber(Uncopied):
 
     @property
     def encoder(self) -> Encoder:
-        """Return the first stage; raises as `require_open`."""
+        """Return the encoder; raises as `require_open`."""
         return self.require_open()[0]
 
     @property
     def decoder(self) -> Decoder:
-        """Return the second stage; raises as `require_open`."""
+        """Return the decoder; raises as `require_open`."""
         return self.require_open()[1]
 
     @property
     def device_name(self) -> str:
-        """Return where graphs run: "cpu", "cuda:N" or "webgpu:0"."""
+        """Return the device on which the model runs: "cpu", "cuda:N" or "webgpu:0"."""
         return self.device.name
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return what runs otherwise than it was asked for, and what could not be kept."""
+        """Return sentences about options that were not followed and caches that were not kept."""
         return tuple(self.device.notes)
 
     @property
     def sample_rate(self) -> int:
-        """Return the Hz that `stream()` and arrays must have."""
+        """Return the sample rate, in Hz, that streams expect and that arrays are taken to have."""
         return self.manifest.config.audio.sample_rate
 
     @accepts(delay_ms=DELAY)
     def stream(self, delay_ms: int | None = None) -> Stream:
-        """Open a new live stream; the model's end-of-text does not end it.
+        """Open a new live stream, which goes on even if the model writes its end-of-text token.
+
+        Args:
+            delay_ms: as for the transcriber, whose delay is the default.
 
         Raises:
-            UsageError: the transcriber is closed, or the delay is none of the model's.
+            UsageError: the transcriber is closed, or the model does not have this delay.
         """
         return self._stream(self._delay(delay_ms))
 
@@ -260,10 +275,10 @@ class Transcriber(Uncopied):
         decoder_cache: KVCache | None = None,
         stages: tuple[Encoder, Decoder] | None = None,
     ) -> Stream:
-        """Open a stream behind the silence that comes before all audio.
+        """Open a stream and, on the CPU, let it process the silence that precedes all audio.
 
-        On the CPU the silence is run once for each delay; a device runs it sooner than whole
-        buffers reach it.
+        The state after that silence is computed once for each delay. Other devices compute it
+        faster than the buffers could be copied to them.
         """
         device = self.device_name.partition(":")[0]
         num_draft_tokens = NUM_DRAFT_TOKENS[device] if stop_at_eos else 0
@@ -288,55 +303,53 @@ class Transcriber(Uncopied):
         return stream
 
     def new_sampler(self) -> TokenSampler | None:
-        """Return what samples a stream's tokens; None leaves that to the graph."""
+        """Return a sampler for a new stream; None if the graph samples."""
         if not self.alternatives and self.hotwords is None:
             return None
         return TokenSampler(self.manifest.tokens, self.tokenizer, self.alternatives, self.hotwords)
 
     @accepts(delay_ms=DELAY)
     def speech_filter(self, delay_ms: int | None = None) -> SpeechFilter | None:
-        """Return a filter of words without speech for a new stream, where `vad` was asked for."""
+        """Return a filter for a new stream, which drops words written while nobody speaks.
+
+        None without the option `vad`.
+        """
         return self._speech_filter(self._delay(delay_ms))
 
     def _speech_filter(self, num_delay_tokens: int) -> SpeechFilter | None:
-        return (
-            SpeechFilter(self._new_detector(), self.manifest, num_delay_tokens)
-            if self._new_detector
-            else None
-        )
+        if self._new_detector is None:
+            return None
+        return SpeechFilter(self._new_detector(), self.manifest, num_delay_tokens)
 
     @accepts(path=PATH, delay_ms=DELAY)
     def load_stream(self, path: str | Path, delay_ms: int | None = None) -> Stream:
-        """Open a stream that goes on where `Stream.save` wrote it.
+        """Open a stream that continues from the state that `Stream.save` has written.
+
+        Args:
+            path: the saved file.
+            delay_ms: as it was for the saved stream.
 
         Raises:
-            ArtifactError: not a saved stream, or one of another artifact, precision, delay or
+            ArtifactError: it is no saved stream, or one of another model, precision, delay or
                 context.
+            UsageError: the transcriber is closed.
         """
         stream = Stream(self, self._delay(delay_ms))
         stream.restore(path)
         return stream
 
     def identity(self, num_delay_tokens: int) -> str:
-        """Return a hash of all that a stream's state depends on."""
+        """Return a sha256 of all that a stream's state depends on: files, delay and context."""
         graphs = self.manifest.precisions[self.precision]
-        names = [
-            self.manifest.mel.path,
-            *(f for g in (graphs.encoder, graphs.decoder) for f in (g.path, *g.data)),
-        ]
-        facts = [
-            *(self.manifest.files[name].sha256 for name in names),
-            str(num_delay_tokens),
-            str(self.context),
-        ]
-        return hashlib.sha256(" ".join(facts).encode()).hexdigest()
+        stages = [f for g in (graphs.encoder, graphs.decoder) for f in (g.path, *g.data)]
+        hashes = [self.manifest.files[f].sha256 for f in (self.manifest.mel.path, *stages)]
+        facts = " ".join([*hashes, str(num_delay_tokens), str(self.context)])
+        return hashlib.sha256(facts.encode()).hexdigest()
 
     def _delay(self, milliseconds: int | None) -> int:
-        return (
-            self.num_delay_tokens
-            if milliseconds is None
-            else delay_tokens(self.manifest, milliseconds)
-        )
+        if milliseconds is None:
+            return self.num_delay_tokens
+        return delay_tokens(self.manifest, milliseconds)
 
     @accepts(delay_ms=DELAY, gain=GAIN, channels=CHANNELS, on_token=CALLBACK)
     def transcribe(
@@ -349,23 +362,27 @@ class Transcriber(Uncopied):
         on_token: Callable[[Token], None] = lambda token: None,
         kept: Kept = NOTHING,
     ) -> Transcript:
-        """Begin to transcribe a recording.
+        """Return the transcript of a recording, which is decoded as it is iterated.
 
-        The transcript decodes while it is iterated; its fields decode what is left. `delay_ms`
-        replaces the transcriber's. `on_token` sees every token as it is accepted, which is earlier
-        than its segment is whole. Where channels are split, a `SplitTranscript` decodes one after
-        the other, and then has segments of them all.
+        The properties of the transcript, such as `text`, decode what is left.
 
         Args:
-            audio: what `open_audio` takes, or what it has opened.
-            delay_ms: as for the transcriber.
-            gain: as for `open_audio`.
-            channels: as for `open_audio`.
-            on_token: called with every token.
-            kept: what a journal has of the beginning, behind which the transcript goes on.
+            audio: a path, "-" for standard input, the bytes or the open binary file of a recording,
+                samples (array, list or tensor; float [n] or [n, channels] at `sample_rate`), or
+                `(samples, rate)`; or an `AudioSource`.
+            delay_ms: as for the transcriber, whose delay is the default.
+            gain: "auto" raises quiet speech to a usual loudness; "none" leaves it.
+            channels: "mix" transcribes the average of all channels, or one of them if they cancel
+                each other out; "left" and "right" the first and the second; "split" transcribes
+                every channel on its own, and segments have the number of their channel.
+            on_token: called with every token at once, before its segment is complete.
+            kept: the beginning of the transcript, from the journal of an interrupted run, so that
+                only the rest is transcribed (the command line's `--resume`). By default there is
+                none.
 
         Raises:
-            AudioError: the audio cannot be read or is not finite.
+            AudioError: the audio cannot be read, or has values that are not finite.
+            DeviceError: a package that is needed to read the audio is not installed.
             UsageError: the transcriber is closed, or an option has a value that it cannot have.
         """
         recordings = self._recordings(self._delay(delay_ms))
@@ -382,26 +399,28 @@ class Transcriber(Uncopied):
         on_token: Callable[[AudioSource, Token], None] = lambda source, token: None,
         kept: Callable[[AudioSource], Kept] = lambda source: NOTHING,
     ) -> Iterator[Transcript]:
-        """Transcribe many files.
+        """Transcribe several recordings, `batch_size` of them at a time.
 
-        `batch_size` files advance as a batch, a token each in one call of the decoder, which reads
-        the weights once for all; each transcript comes as soon as it is whole. A file that ends
-        leaves its slot to the next: only then is that one taken from `audio` and opened. Whatever a
-        file raises while it is decoded is raised where its transcript is iterated. With one file at
-        a time, transcripts decode while they are iterated.
+        The recordings of a batch advance together, by a token in each call of the decoder, which
+        reads the weights only once for all of them. Each transcript is yielded when it is complete,
+        which need not be in the order of `audio`. The next recording is taken from `audio` and
+        opened when another has ended. An error while one recording is decoded is raised when its
+        transcript is iterated, and does not affect the others. With a `batch_size` of 1,
+        transcripts come in order and are decoded as they are iterated.
 
         Args:
-            audio: what `transcribe` takes; a generator of opened sources can pass over what cannot
-                be opened.
+            audio: recordings, each as `transcribe` takes it. Pass a generator of `AudioSource`s to
+                skip recordings that cannot be opened.
             delay_ms: as for `transcribe`.
             gain: as for `transcribe`.
-            channels: as for `transcribe`; split ones take a slot of the batch each.
-            on_token: sees every token as it is accepted, with the source that it is of.
-            kept: as for `transcribe`, asked for when a source is begun.
+            channels: as for `transcribe`; each channel that is split takes a place in the batch.
+            on_token: called with every token at once, and with the source that it belongs to.
+            kept: returns the beginning of a transcript, as for `transcribe`; called with each
+                source when it is begun.
 
         Raises:
-            AudioError: audio cannot be opened; it comes behind the files that were begun before.
-            UsageError: as for `transcribe`, at once.
+            AudioError: a recording cannot be opened; raised after those begun before are complete.
+            UsageError: as for `transcribe`; raised at once.
         """
         sources = (self._source(each, gain, channels) for each in audio)
         work = self._recordings(self._delay(delay_ms))
@@ -411,15 +430,18 @@ class Transcriber(Uncopied):
         return join_channels(sources, together)
 
     def _recordings(self, num_delay_tokens: int) -> Recordings:
-        """Return what begins recordings with the stages that are loaded now."""
+        """Return a factory of transcripts, which still works after the transcriber is closed."""
         stages = self.require_open()
         new_stream = partial(self._stream, num_delay_tokens, stop_at_eos=True, stages=stages)
         new_filter = partial(self._speech_filter, num_delay_tokens)
         return Recordings(stages[1], new_stream, new_filter)
 
     def _source(self, audio: Any, gain: str, channels: str) -> AudioSource:
-        return (
-            audio
-            if isinstance(audio, AudioSource)
-            else open_audio(audio, self.sample_rate, gain=gain, channels=channels)
-        )
+        """Open a recording that is not open yet, and log what was found."""
+        if not isinstance(audio, AudioSource):
+            audio = open_audio(audio, self.sample_rate, gain=gain, channels=channels)
+        for note in audio.notes:
+            _log.info("%s: %s", audio.name, note)
+        for loss in audio.losses:
+            _log.warning("%s: %s", audio.name, loss)
+        return audio

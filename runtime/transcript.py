@@ -1,7 +1,8 @@
-"""Text, segments and token ids of one audio source, decoded as they are asked for."""
+"""Transcripts of recordings, which are decoded as they are iterated."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from threading import RLock
 from typing import Any
@@ -18,13 +19,15 @@ from .text.captions import render
 from .text.segments import Segment, group, within
 from .tokens import Token
 
+_log = logging.getLogger(__name__)
+
 
 class Transcript(Uncopied):
-    """Text, segments and token ids of one audio source, decoded as they are asked for.
+    """The text, segments and token ids of one recording, decoded as they are needed.
 
-    It may be iterated often, left and taken up again, by several threads, and after its transcriber
-    was closed. Where decoding fails, this and all later requests for what is missing raise the same
-    error: a text is whole or none. `decoded` holds the segments before.
+    It may be iterated several times, partly, by several threads, and after its transcriber was
+    closed. If decoding fails, every access to segments that are missing raises the same error, so a
+    text is never incomplete without an error. `decoded` holds the segments before the failure.
     """
 
     def __init__(
@@ -36,7 +39,10 @@ class Transcript(Uncopied):
         speech_filter: SpeechFilter | None = None,
         kept: Kept = NOTHING,
     ):
-        """Made by `Transcriber.transcribe`; `tokens` are those behind what is kept."""
+        """Begin a transcript; called by `Transcriber.transcribe`.
+
+        `tokens` are the ones that follow the kept beginning.
+        """
         self.source, self.stream, self.transcriber = source, stream, stream.transcriber
         self.duration, self.kept = source.duration, kept
         self.speech_filter, self._tokens, self._on_token = speech_filter, tokens, on_token
@@ -51,6 +57,8 @@ class Transcript(Uncopied):
             self._token_ids.append(token.token_id)
             self._on_token(token)
             yield token
+        seconds = self.stream.timings.encode_seconds, self.stream.timings.decode_seconds
+        _log.debug("%s: encoded in %.2f s, decoded in %.2f s", self.source.name, *seconds)
 
     def __repr__(self) -> str:
         text = quoted("".join(segment.text for segment in self._segments).strip())
@@ -58,7 +66,7 @@ class Transcript(Uncopied):
         return f"<Transcript of {quoted(self.source.name)}: {self.duration:.2f} s, {so_far}>"
 
     def __iter__(self) -> Iterator[Segment]:
-        """Yield the segments, the decoded ones first."""
+        """Yield all segments, decoding those that are not decoded yet."""
         count = 0
         while True:
             with self._lock:  # threads take turns
@@ -68,15 +76,18 @@ class Transcript(Uncopied):
             count += 1
 
     def _decode_segment(self) -> bool:
-        """Decode the next segment; False where there is none.
+        """Decode the next segment, and return whether there was one.
 
         Raises:
             Exception: the one that decoding has raised, now or before.
+            VoxtralOnnxError: decoding was interrupted before.
+            UsageError: called by `on_token`, while a segment is being decoded.
         """
+        # Refuse to go on where that cannot be
         if self._is_decoding:
             raise UsageError(
-                "on_token: what is not decoded yet cannot be asked for while it is decoded; "
-                "`decoded` holds the segments so far"
+                "on_token: segments that are not decoded yet cannot be accessed while one is being "
+                "decoded; `decoded` holds the segments so far"
             )
         if isinstance(self._failure, Exception):
             raise self._failure
@@ -85,6 +96,8 @@ class Transcript(Uncopied):
                 f"{self.source.name}: decoding was interrupted; transcribe it again, or take the "
                 "segments so far from `decoded`"
             ) from self._failure
+
+        # Decode
         self._is_decoding = True
         try:
             segment = next(self._pending, None)
@@ -99,65 +112,68 @@ class Transcript(Uncopied):
 
     @property
     def parts(self) -> tuple[Transcript, ...]:
-        """Return the transcripts that it is made of: itself, or one of each channel."""
+        """Return a transcript for each channel that was transcribed separately, else itself."""
         return (self,)
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """Return what the channels are called, where each was transcribed on its own."""
+        """Return the channels' names if each was transcribed separately, else nothing."""
         return ()
 
     @property
     def decoded(self) -> list[Segment]:
-        """Return the segments so far; decodes nothing."""
+        """Return the segments decoded so far, and decode nothing."""
         return list(self._segments)
 
     @property
     def num_tokens(self) -> int:
-        """Return how many ids there are so far; decodes nothing."""
+        """Return the number of token ids so far, and decode nothing."""
         return len(self._token_ids)
 
     @property
     def segments(self) -> list[Segment]:
-        """Decode and return all segments."""
+        """Decode what is left, and return all segments."""
         return list(self)
 
     @property
     def text(self) -> str:
-        """Decode and return the whole text."""
+        """Decode what is left, and return the whole text."""
         return self.transcriber.tokenizer.decode(list(self.token_ids))
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Decode and return the generated ids without the prompt, one for every 80 ms."""
+        """Decode what is left, and return the generated token ids, one for every 80 ms."""
         for _ in self:
             pass
         return tuple(self._token_ids)
 
     def to_srt(self) -> str:
-        """Decode and return SubRip subtitles."""
+        """Decode what is left, and return SubRip subtitles (.srt)."""
         return render(self, "srt")
 
     def to_vtt(self) -> str:
-        """Decode and return WebVTT subtitles."""
+        """Decode what is left, and return WebVTT subtitles (.vtt)."""
         return render(self, "vtt")
 
     def to_tsv(self) -> str:
-        """Decode and return whisper's table: milliseconds and text between tabs."""
+        """Decode what is left, and return a table: start and end in ms, text, between tabs."""
         return render(self, "tsv")
 
     def to_json(self) -> str:
-        """Decode and return a line of JSON: text, segments, token ids, and what ran."""
+        """Decode what is left, and return a line of JSON with everything, `info` included."""
         return render(self, "json")
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """Return what of the audio could not be heard, so that its words are missing."""
+        """Return sentences about parts of the recording that could not be read.
+
+        Their words are missing from the text.
+        """
         return self.source.losses
 
     @property
     def info(self) -> dict[str, Any]:
-        """Return what ran, and the time it took."""
+        """Return the model, device and options that ran, losses, and the time so far."""
         timings, transcriber = self.stream.timings, self.transcriber
         seconds = timings.encode_seconds + timings.decode_seconds
         heard = self.duration - self.kept.heard_from
@@ -182,9 +198,9 @@ class Transcript(Uncopied):
 def decode(
     stream: Stream, source: AudioSource, speech_filter: SpeechFilter | None
 ) -> Iterator[Token]:
-    """Yield the tokens of a source as a stream decodes them."""
+    """Yield the tokens of a recording as a stream decodes them."""
     for block in filtered_blocks(source, speech_filter):
         yield from stream.iter_feed(block)
-        if stream.finished:  # the model said that the text has ended
+        if stream.finished:  # the model has written its end-of-text token
             return
     yield from stream.iter_finish()

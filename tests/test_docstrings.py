@@ -22,6 +22,9 @@ DONE = (  # folders and files below the root
     "scripts",
     "server",
     "verification",
+    "runtime/device",
+    "runtime/text",
+    *sorted(file.relative_to(ROOT).as_posix() for file in ROOT.glob("runtime/*.py")),
     *sorted(file.name for file in ROOT.glob("*.py")),
 )
 VERB = re.compile(r"[A-Z][a-z]+(?<!(?<!s)s)")  # one word: "Pass", but no plural as "Rows"

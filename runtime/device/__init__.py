@@ -1,1 +1,1 @@
-"""Where graphs run, and the buffers that stay there between calls."""
+"""Devices on which graphs run, and buffers that stay in their memory between calls."""

@@ -1,7 +1,7 @@
-"""What a device, its bindings and its buffers are; onnxruntime itself, imported late.
+"""The interfaces of devices, bindings and buffers, and the late import of onnxruntime.
 
-onnxruntime replaces a provider that does not load, and a kernel that is not there, by the CPU
-without an error; nothing here does unless it was allowed to.
+If a provider does not load, or has no kernel for a node, onnxruntime uses the CPU without an error.
+Here this is an error, unless the caller has allowed it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     import onnxruntime
 
 CUDA, WEBGPU = "CUDAExecutionProvider", "WebGpuExecutionProvider"
-# For onnxruntime's log, which quotes the names of nodes as they are; its errors are raised as well
+# Level of onnxruntime's log that is never reached. The log would print names from the graph without
+# escaping them, and its errors are raised as well.
 SILENT = 4
-# On the CPU by choice
+# Operators on shapes, which onnxruntime runs on the CPU on purpose
 _SHAPE_OPERATORS = {"Concat", "Gather", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"}
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -32,18 +33,18 @@ _OUT_OF_MEMORY = (
     "is smaller than requested bytes",
 )
 
-
+# Commands and versions for messages
 _INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
-# The contrib operators' contracts that the graphs were checked against begin here
+# The oldest version whose contrib operators work as the graphs need them
 MIN_ONNXRUNTIME = (1, 30)
 
 
 def import_onnxruntime():
-    """Return the onnxruntime module.
+    """Import onnxruntime, with its usage reports turned off, and return the module.
 
     Raises:
-        DeviceError: none of its wheels is installed, or one that is too old, or both, which
-            overwrite each other.
+        DeviceError: neither of its packages is installed, or one that is too old, or both, which
+            overwrite each other's files.
     """
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if is_installed(name)]
     if len(installed) > 1:
@@ -60,13 +61,13 @@ def import_onnxruntime():
     if tuple(int(part) for part in found.split(".")[:2]) < MIN_ONNXRUNTIME:
         least = ".".join(map(str, MIN_ONNXRUNTIME))
         raise DeviceError(f"onnxruntime {found}: needed is {least} or newer; run:\n  {_INSTALL}")
-    if sys.platform == "win32":  # where it reports through the system, and reads no variable
+    if sys.platform == "win32":  # where no environment variable turns the reports off
         onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 
 def is_installed(distribution: str) -> bool:
-    """Tell whether a distribution is installed."""
+    """Return whether a distribution, that is, a package as pip names it, is installed."""
     try:
         metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -75,66 +76,80 @@ def is_installed(distribution: str) -> bool:
 
 
 class Buffer(Protocol):
-    """An array that stays where a session runs, bound as input and output of its calls."""
+    """An array in a device's memory, which calls of a session read and write."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     nbytes: int
 
     def read(self, rows: int | None = None) -> np.ndarray:
-        """Return its values, or the first rows along the third axis."""
+        """Return the values, or those of the first `rows` rows along the third axis."""
         ...
 
     def write(self, values: np.ndarray) -> None:
-        """Replace the values, or those of the first rows along the third axis."""
+        """Replace the values of the first rows along the third axis, as many as there are."""
         ...
 
     def copy_from(self, other: Buffer, rows: int) -> None:
-        """Copy the first rows along the third axis of a buffer of the same binding."""
+        """Copy the first `rows` rows along the third axis from a buffer of the same shape."""
         ...
 
     def shift(self, keep: int) -> None:
-        """Shift the last `keep` rows to the front."""
+        """Copy the last `keep` rows along the third axis to the front."""
         ...
 
 
 class Binding(Protocol):
-    """The inputs and outputs of one session for one stream."""
+    """The inputs and outputs of one session for one stream or one batch of streams."""
 
-    buffers: dict[str, Buffer]  # by the input's name
-    reusable: bool  # by another stream after this one
+    buffers: dict[str, Buffer]  # by the name of the input
+    reusable: bool  # whether another stream should use it after this one
 
     def bind_state(
         self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
     ) -> Buffer:
-        """Bind a buffer of zeros as the input `past` and the output `present` of every call.
+        """Bind a new buffer of zeros as the input `past` and the output `present` of every call.
 
-        `appends`: calls write behind the rows they read, so that one repeated does the same again.
+        Args:
+            past: name of the input.
+            present: name of the output.
+            shape: of the buffer.
+            dtype: of the buffer.
+            appends: whether calls only write rows behind those that they read, so that a repeated
+                call has the same result.
         """
         ...
 
     def slice_batch(self, first: int, last: int) -> Binding:
-        """Return a binding of the session to these slots of the same buffers."""
+        """Return a binding to the slots from `first` to before `last` of the same buffers."""
         ...
 
     def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
-        """Run a call and return one output."""
+        """Run a call with the inputs `feeds`, and return the output `fetch`.
+
+        Raises:
+            DeviceError: the device's memory is full, or onnxruntime cannot run the graph.
+        """
         ...
 
 
 class Device(Protocol):
-    """Where sessions run."""
+    """A processor on which sessions run: the CPU or a GPU."""
 
     name: str  # as `--device` takes it
-    notes: list[str]  # what differs from what was asked for
-    supports_batching: bool  # a binding may hold a batch of streams that advance together
+    notes: list[str]  # sentences about what differs from the request
+    supports_batching: bool  # whether a call may advance several streams
 
     def open(
         self, path: str | bytes, options: Any, *, captures: bool
     ) -> onnxruntime.InferenceSession:
-        """Open a session all of whose nodes run here.
+        """Open a session whose nodes all run on this device.
 
-        `captures`: calls with equal shapes are captured and replayed where the device can do that.
+        Args:
+            path: of the ONNX file, or its content.
+            options: onnxruntime's SessionOptions.
+            captures: whether to record calls and replay those with equal shapes, if the device can
+                do that (CUDA graphs).
         """
         ...
 
@@ -143,26 +158,29 @@ class Device(Protocol):
         ...
 
     def free_memory(self) -> int | None:
-        """Return the bytes free where the buffers are, None for the machine's memory."""
+        """Return the free bytes of the device's own memory; None if it has none."""
         ...
 
     def taken_memory(self) -> int:
-        """Return the bytes that are no longer free there since the device was opened.
-
-        0 for the machine's memory.
-        """
+        """Return the bytes of its own memory that were taken since it was opened, or 0."""
         ...
 
 
 def account_for_nodes(
     session: onnxruntime.InferenceSession, provider: str, path: str | bytes, notes: list[str] | None
 ) -> None:
-    """Count a session's nodes that its provider has no kernel for.
+    """Find nodes of a session for which its provider has no kernel, and note or refuse them.
 
-    They are allowed where there are notes to say so in.
+    Operators on shapes are no reason to do either.
+
+    Args:
+        session: to look at.
+        provider: on which all nodes should run.
+        path: of the graph, for messages.
+        notes: gets a sentence about such nodes; None refuses them.
 
     Raises:
-        DeviceError: with the operators of these nodes, where they are not allowed.
+        DeviceError: there are such nodes, and `notes` is None.
     """
     on_cpu = Counter(
         node.op_type
@@ -186,7 +204,11 @@ def account_for_nodes(
 
 @contextmanager
 def run_errors_are_said(name: str) -> Iterator[None]:
-    """Raise a DeviceError where onnxruntime finds a device's memory full, or cannot go on."""
+    """Turn onnxruntime's errors in the context into ones with advice.
+
+    Raises:
+        DeviceError: the device's memory is full, or onnxruntime cannot run the graph.
+    """
     try:
         yield
     except Exception as error:  # onnxruntime's own exceptions share no narrower base

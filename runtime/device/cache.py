@@ -1,4 +1,4 @@
-"""What a graph carries from call to call, in fixed buffers."""
+"""Caches: fixed buffers that hold what a graph must remember between calls."""
 
 from __future__ import annotations
 
@@ -14,25 +14,33 @@ from .session import Session
 
 
 class KVCache:
-    """Key-value buffers and convolution states of one stream.
+    """The keys, values and convolution states of one stream.
 
-    The key-value buffers are bound as past and present.
-
-    The manifest's rule says which rows are shifted and when (`CacheSpec`). The buffers are where
-    the session runs; in this process's memory they take what rows are written, so a stream grows
-    with its context and no further than the window.
+    The key-value buffers are inputs (past) and outputs (present) of each call. When they are full,
+    their last rows are shifted to the front, as the manifest says (`CacheSpec`). On the CPU only
+    rows that were written take memory, so a stream takes more as its context grows, up to the
+    window.
     """
 
     def __init__(self, session: Session, spec: CacheSpec, binding: Binding | None = None):
-        """`binding`: to a slot of a `BatchedKVCache`; None acquires one with its own buffers."""
+        """Make an empty cache.
+
+        Args:
+            session: of the graph.
+            spec: sizes and shifts of the cache.
+            binding: to a slot of a `BatchedKVCache`; None for one with buffers of its own.
+        """
+        # Acquire a binding
         self.spec, self.position = spec, 0
-        # Of shape [1, kv_heads, capacity, head_dim], key and value of each layer
+        # Key and value of each layer, [1, kv_heads, capacity, head_dim]
         self.buffers: list[Buffer] = []
         self.states: list[Buffer] = []  # of the convolutions
         if binding is None:
             binding = session.acquire()
             weakref.finalize(self, session.release, binding)
         self.binding = binding
+
+        # Bind a buffer for each state, unless an earlier stream has left one
         for tensor in session.graph.inputs:
             is_cache = tensor.name.startswith("past_key_values.")
             if not (is_cache or tensor.name.endswith("_state")):
@@ -48,9 +56,11 @@ class KVCache:
                 buffer = self.binding.bind_state(
                     tensor.name, present, shape, dtype, appends=is_cache
                 )
-            elif not is_cache:  # rows of an earlier stream are written over before they are read
+            elif not is_cache:  # cache rows are overwritten before they are read
                 buffer.write(np.zeros(shape, dtype))
             (self.buffers if is_cache else self.states).append(buffer)
+
+        # Prepare the angles of RoPE
         dtype = next(tensor.dtype for tensor in session.graph.inputs if tensor.name == "cos")
         self.dtype = np.dtype(dtype)
         self.inverse_frequencies = spec.rope_theta ** (
@@ -58,7 +68,7 @@ class KVCache:
         )
 
     def save(self) -> list[np.ndarray]:
-        """Return all that later calls can see: convolution states and written rows."""
+        """Return everything that later calls depend on: convolution states and written rows."""
         written = self.spec.row(self.position)
         return [
             *(state.read() for state in self.states),
@@ -66,7 +76,7 @@ class KVCache:
         ]
 
     def saved_shapes(self, position: int) -> list[tuple[np.dtype, tuple[int, ...]]]:
-        """Return types and shapes of what `save` returns at a position."""
+        """Return the types and shapes of the arrays that `save` returns at a position."""
         batch, heads, _, size = self.buffers[0].shape
         written = (batch, heads, self.spec.row(position), size)
         return [
@@ -80,7 +90,7 @@ class KVCache:
         return sum(buffer.nbytes for buffer in (*self.states, *self.buffers))
 
     def restore(self, position: int, arrays: Sequence[np.ndarray]) -> None:
-        """Load what `save` returned at that position."""
+        """Continue from the arrays that `save` has returned at a position."""
         self.position = position
         for buffer, values in zip((*self.states, *self.buffers), arrays, strict=True):
             buffer.write(values)
@@ -95,15 +105,14 @@ class KVCache:
 
     @property
     def slots_left(self) -> int:
-        """Return how many rows the next call may write: no call crosses a shift."""
+        """Return how many rows the next call may write without crossing a shift."""
         return self.spec.slots_left(self.position)
 
     def positions(self, rows: int) -> dict[str, np.ndarray]:
-        """Return the inputs that position the next `rows` rows.
+        """Return the graph's inputs that place the next `rows` rows.
 
-        Rotation by absolute position, writing by buffer row.
-
-        Angles are computed in float64, so positions have no end.
+        `cos` and `sin`, [1, rows, head_dim / 2], depend on the absolute position, `seqlens_k` on
+        the row in the buffer. Angles are computed in float64, exact enough for any position.
         """
         assert 0 < rows <= self.slots_left, (
             f"{rows} rows at position {self.position} cross a shift of the cache"
@@ -115,12 +124,12 @@ class KVCache:
             "cos": np.cos(angles).astype(self.dtype),
             "sin": np.sin(angles).astype(self.dtype),
             "seqlens_k": np.array([self.spec.row(self.position) + rows - 1], np.int32),
-            # A smaller one may mean "no past"
+            # A smaller number could mean that there is no past
             "total_sequence_length": np.array(self.spec.capacity, np.int32),
         }
 
     def advance(self, rows: int) -> None:
-        """Count rows as written, and shift the last `keep` to the front of a full buffer."""
+        """Count `rows` rows as written, and shift the buffers if they are full."""
         full = self.slots_left == rows
         self.position += rows
         if full:
@@ -128,7 +137,7 @@ class KVCache:
                 buffer.shift(self.spec.keep)
 
     def trim(self, rows: int) -> None:
-        """Drop the last rows, which are written over; none may be older than the last shift."""
+        """Drop the last `rows` rows, which must have been written after the last shift."""
         if rows:
             assert (
                 self.spec.row(self.position) - rows >= self.spec.keep
@@ -138,10 +147,10 @@ class KVCache:
 
 
 class BatchedKVCache:
-    """Caches of a batch of streams in common buffers [slots, kv_heads, capacity, head_dim].
+    """The caches of several streams in common buffers [slots, kv_heads, capacity, head_dim].
 
-    A slot by itself is a batch of one: a stream's cache, with its own position and shifts. The
-    first slots together are a batch that one call advances by a position each.
+    Each slot is the cache of one stream, with its own position and shifts. A single call can
+    advance the streams of the first slots by one position each.
     """
 
     def __init__(self, session: Session, spec: CacheSpec, slots: int):
@@ -160,11 +169,11 @@ class BatchedKVCache:
         self._bindings = [self._whole.slice_batch(0, count) for count in range(1, slots + 1)]
 
     def cache(self, slot: int) -> KVCache:
-        """Return a cache for the next stream in this slot."""
+        """Return an empty cache for a new stream in this slot."""
         return KVCache(self._session, self._spec, self._whole.slice_batch(slot, slot + 1))
 
     def binding(self, count: int) -> Binding:
-        """Return the binding of a call for the first `count` slots."""
+        """Return the binding for calls that advance the first `count` slots."""
         return self._bindings[count - 1]
 
 
@@ -174,20 +183,20 @@ def _shape(tensor: TensorSpec, batch: int, spec: CacheSpec) -> tuple[int, ...]:
 
 
 def check_context(context: int) -> None:
-    """Refuse too few positions.
+    """Refuse a context that is too small.
 
     Raises:
-        UsageError: fewer than 64.
+        UsageError: it has fewer than 64 positions.
     """
     if not context >= 64:
         raise UsageError(f"context: expected at least 64 positions of 80 ms, got {context}")
 
 
 def decoder_cache_spec(manifest: Manifest, context: int) -> CacheSpec:
-    """Return the spec of the decoder's buffer for `context` positions, at most its window.
+    """Return the spec of the decoder's cache for a context, which its window limits.
 
     Raises:
-        UsageError: too few positions.
+        UsageError: the context has fewer than 64 positions.
     """
     check_context(context)
     stack = manifest.config.decoder

@@ -1,4 +1,4 @@
-"""onnxruntime's own kernels on the CPU; buffers are arrays of this process."""
+"""The CPU as a device, with onnxruntime's own kernels; buffers are NumPy arrays."""
 
 from __future__ import annotations
 
@@ -15,40 +15,37 @@ from .base import Binding, Buffer, import_onnxruntime, run_errors_are_said
 
 
 class Cpu:
-    """onnxruntime's own kernels; buffers are arrays of this process."""
+    """The CPU, with onnxruntime's own kernels."""
 
     name, supports_batching = "cpu", True
 
     def __init__(self, reason: str | None = None):
-        """`reason`: why this is not what was asked for."""
+        """Make the device; `reason` says why it replaces the one that was asked for."""
         self.notes = [] if reason is None else [f"running on the CPU: {reason}"]
 
     def open(
         self, path: str | bytes, options: Any, *, captures: bool
     ) -> onnxruntime.InferenceSession:
-        """See `Device`."""
+        """Open a session whose nodes all run on this device."""
         return import_onnxruntime().InferenceSession(
             path, options, providers=["CPUExecutionProvider"]
         )
 
     def bind(self, session: onnxruntime.InferenceSession) -> Binding:
-        """See `Device`."""
+        """Return a binding for one stream's calls of a session."""
         return HostBinding(session)
 
     def free_memory(self) -> int | None:
-        """See `Device`."""
+        """Return None, because buffers are in the main memory."""
         return None
 
     def taken_memory(self) -> int:
-        """See `Device`."""
+        """Return 0, because buffers are in the main memory."""
         return 0
 
 
 class HostBuffer:
-    """Memory of this process, taken page by page as rows are written.
-
-    A stream grows with its context.
-    """
+    """A NumPy array as a buffer."""
 
     def __init__(self, array: np.ndarray):
         self.array = array
@@ -57,41 +54,41 @@ class HostBuffer:
         self.nbytes = array.nbytes
 
     def read(self, rows: int | None = None) -> np.ndarray:
-        """See `Buffer`; a view."""
+        """Return a view of the values."""
         return self.array[:, :, :rows]
 
     def write(self, values: np.ndarray) -> None:
-        """See `Buffer`."""
+        """Replace the first rows."""
         self.array[:, :, : values.shape[2]] = values
 
     def copy_from(self, other: Buffer, rows: int) -> None:
-        """See `Buffer`."""
+        """Copy the first `rows` rows of another buffer."""
         self.write(other.read(rows))
 
     def shift(self, keep: int) -> None:
-        """See `Buffer`."""
+        """Copy the last `keep` rows along the third axis to the front."""
         self.array[:, :, :keep] = self.array[:, :, self.shape[2] - keep :].copy()
 
 
 class HostBinding:
-    """Arrays are bound without a copy."""
+    """The inputs and outputs of a session on the CPU, bound without copies."""
 
-    reusable = False  # new buffers cost nothing, and used ones keep their memory
+    reusable = False  # new buffers take no memory, unlike used ones
 
     def __init__(self, session: onnxruntime.InferenceSession):
         self.buffers: dict[str, Buffer] = {}
         self._arrays: dict[tuple[str, str], np.ndarray] = {}  # by the names of input and output
         self._session, self._io = session, session.io_binding()
-        self._onnxruntime = import_onnxruntime()  # once: it looks what is installed
+        self._onnxruntime = import_onnxruntime()  # once, because it takes time
 
     def bind_state(
         self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
     ) -> HostBuffer:
-        """See `Binding`."""
+        """Bind a new buffer of zeros as the input `past` and the output `present`."""
         return self._share(past, present, lazy_zeros(shape, dtype))
 
     def slice_batch(self, first: int, last: int) -> HostBinding:
-        """See `Binding`."""
+        """Return a binding to some slots of the same buffers."""
         binding = HostBinding(self._session)
         for (past, present), array in self._arrays.items():
             binding._share(past, present, array[first:last])
@@ -100,27 +97,27 @@ class HostBinding:
     def _share(self, past: str, present: str, array: np.ndarray) -> HostBuffer:
         self._arrays[past, present] = array
         self.buffers[past] = buffer = HostBuffer(array)
-        # Shares the array's memory
+        # The value shares the memory of the array
         value = self._onnxruntime.OrtValue.ortvalue_from_numpy(buffer.array)
         self._io.bind_ortvalue_input(past, value)
         self._io.bind_ortvalue_output(present, value)
         return buffer
 
     def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
-        """See `Binding`."""
+        """Run a call with the inputs `feeds`, and return the output `fetch`."""
         for name, array in feeds.items():
             self._io.bind_cpu_input(name, array)
         self._io.bind_output(fetch, "cpu")
         with run_errors_are_said("cpu"):
             self._session.run_with_iobinding(self._io)
-        return self._io.get_outputs()[-1].numpy()  # the buffers were bound before
+        return self._io.get_outputs()[-1].numpy()  # the others are the buffers, bound before
 
 
 def lazy_zeros(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Return zeros whose memory is taken page by page when written.
+    """Return an array of zeros, whose pages take memory only when they are written.
 
-    NumPy asks for huge pages, and 2 MiB for the first row of every head of every layer are 0.7 GB
-    of the 4B model.
+    NumPy would ask for huge pages, of which the first row of each head of each layer takes one of
+    2 MiB: 0.7 GB for the 4B model.
     """
     memory = mmap.mmap(-1, max(1, prod(shape) * dtype.itemsize))
     if hasattr(mmap, "MADV_NOHUGEPAGE"):

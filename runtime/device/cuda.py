@@ -1,4 +1,4 @@
-"""A CUDA device, on which everything that a stream carries stays from call to call."""
+"""A CUDA device, in whose memory the caches of streams stay between calls."""
 
 from __future__ import annotations
 
@@ -32,25 +32,27 @@ if TYPE_CHECKING:
 
 _INSTALL_GPU = "pip uninstall -y onnxruntime && pip install 'voxtral-onnx[gpu]'"
 _CUDA_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]' nvidia-cublas"
-# An input that CUDA's kernels want in the host's memory
+# An input that CUDA's kernels expect in the CPU's memory
 _READ_BY_THE_HOST = ("total_sequence_length",)
-_ALIGNMENT = 256  # bytes, as CUDA allocates
+_ALIGNMENT = 256  # bytes, as of CUDA's allocations
 
 
 class Cuda:
-    """One CUDA device."""
+    """A CUDA device."""
 
-    captures_calls = True  # False runs every call anew: tests and benchmarks compare
+    captures_calls = True  # tests and benchmarks set False to compare
     supports_batching = True
-    place = "cuda"  # as onnxruntime names where buffers are
+    place = "cuda"  # onnxruntime's name of its memory
 
     def __init__(self, index: int = 0, *, allow_fallback: bool = False):
-        """Load the provider and see that it runs.
+        """Load the provider, and check that it runs.
 
-        `allow_fallback`: nodes without a kernel here run on the CPU, which is noted.
+        Args:
+            index: number of the device.
+            allow_fallback: run nodes without a CUDA kernel on the CPU, with a note.
 
         Raises:
-            DeviceError: with what is missing.
+            DeviceError: there is no such device, or a driver or library is missing.
         """
         self.name, self.index, self.notes = f"cuda:{index}", index, []
         self.lock, self.capture_ids, self._allows_cpu = Lock(), count(1), allow_fallback
@@ -79,7 +81,7 @@ class Cuda:
     def open(
         self, path: str | bytes, options: Any, *, captures: bool
     ) -> onnxruntime.InferenceSession:
-        """See `Device`.
+        """Open a session whose nodes all run on this device.
 
         Raises:
             DeviceError: the provider does not load, its memory is full, or it has no kernel for
@@ -88,7 +90,7 @@ class Cuda:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         settings = {
             "device_id": str(self.index),
-            "use_tf32": "0",  # float32 means float32
+            "use_tf32": "0",  # full precision in float32
             "arena_extend_strategy": "kSameAsRequested",
             "enable_cuda_graph": str(int(captures)),
         }
@@ -102,23 +104,23 @@ class Cuda:
         return session
 
     def bind(self, session: onnxruntime.InferenceSession) -> Binding:
-        """See `Device`."""
+        """Return a binding for one stream's calls of a session."""
         return CudaBinding(self, session)
 
     def captures(self, session: onnxruntime.InferenceSession) -> bool:
-        """Tell whether calls of a session are captured."""
+        """Return whether calls of a session are captured as CUDA graphs."""
         return session.get_provider_options()[CUDA]["enable_cuda_graph"] == "1"
 
     def free_memory(self) -> int:
-        """See `Device`."""
+        """Return the free bytes of the device's memory."""
         return _free_memory(self.index)
 
     def taken_memory(self) -> int:
-        """See `Device`."""
+        """Return the bytes of its memory that were taken since it was opened."""
         return self._free_at_first - self.free_memory()
 
     def _helper(self, model: Callable[..., bytes], *arguments: Any) -> onnxruntime.InferenceSession:
-        """Return a session of one of helper_graphs.py's graphs, opened once."""
+        """Return the session of a graph from helper_graphs.py, opened on first use."""
         if (model, arguments) not in self._helpers:
             options = import_onnxruntime().SessionOptions()
             options.log_severity_level = 4
@@ -126,12 +128,13 @@ class Cuda:
         return self._helpers[model, arguments]
 
     def zeros(self, shape: Sequence[int], dtype: np.dtype) -> onnxruntime.OrtValue:
-        """Return zeros in the device's memory, from a session's arena.
+        """Return zeros in the device's memory.
 
-        A session's arena takes memory without rounding up, unlike the one behind OrtValue.
+        They are the output of a graph, because a session allocates exactly their size, while
+        OrtValue rounds it up.
 
         Raises:
-            DeviceError: it is full.
+            DeviceError: the memory is full.
         """
         binding = self._helper(zeros_model, dtype, len(shape)).io_binding()
         binding.bind_cpu_input("shape", np.array(shape, np.int64))
@@ -139,7 +142,7 @@ class Cuda:
         return self._run_helper(self._helper(zeros_model, dtype, len(shape)), binding)
 
     def shift(self, buffer: CudaBuffer, keep: int) -> None:
-        """Shift the last `keep` rows along the third axis of each slot to the front."""
+        """Copy the last `keep` rows along the third axis of each slot to the front."""
         session = self._helper(shift_in_place_model, buffer.dtype, buffer.shape[2], keep)
         for slot in range(buffer.shape[0]):
             binding = session.io_binding()
@@ -149,7 +152,7 @@ class Cuda:
     def copy(
         self, source: CudaBuffer | np.ndarray, target: CudaBuffer | None = None
     ) -> onnxruntime.OrtValue:
-        """Copy values into a buffer; without one into this process's memory."""
+        """Copy values into a buffer or, without one, into the CPU's memory."""
         session = self._helper(copy_model, source.dtype)
         binding = session.io_binding()
         if isinstance(source, CudaBuffer):
@@ -165,7 +168,7 @@ class Cuda:
     def _run_helper(
         self, session: onnxruntime.InferenceSession, binding: Any
     ) -> onnxruntime.OrtValue:
-        # While a call is captured, nothing may be allocated
+        # Nothing may be allocated while another thread captures a call
         with self.lock, run_errors_are_said(self.name):
             session.run_with_iobinding(binding)
         return binding.get_outputs()[0]
@@ -174,7 +177,7 @@ class Cuda:
         """Copy an array to the device's memory.
 
         Raises:
-            DeviceError: it is full.
+            DeviceError: the memory is full.
         """
         with run_errors_are_said(self.name):
             return import_onnxruntime().OrtValue.ortvalue_from_numpy(
@@ -183,9 +186,9 @@ class Cuda:
 
 
 class CudaBuffer:
-    """Memory of a CUDA device, at one address for life, as captured calls need it.
+    """A buffer in a CUDA device's memory, or a slice of one.
 
-    All of it, or some slots of it.
+    Its address never changes, because captured calls contain it.
     """
 
     def __init__(
@@ -196,21 +199,21 @@ class CudaBuffer:
         whole: CudaBuffer | None = None,
         at: int = 0,
     ):
-        """`whole` and `at`: the buffer that this is a slice of, and at which byte."""
+        """Allocate a buffer, or make a slice of the buffer `whole` that begins at its byte `at`."""
         self.shape, self.dtype, self.nbytes = tuple(shape), dtype, prod(shape) * dtype.itemsize
         self.device = device
         self._value = whole._value if whole else device.zeros(self.shape, dtype)
         self._address = (whole._address if whole else self._value.data_ptr()) + at
 
     def slice_batch(self, first: int, last: int) -> CudaBuffer:
-        """Return the slots from `first` to before `last`."""
+        """Return a slice with the slots from `first` to before `last`."""
         shape = (last - first, *self.shape[1:])
         return CudaBuffer(
             self.device, shape, self.dtype, self, first * (self.nbytes // self.shape[0])
         )
 
     def bind(self, io: Any, past: str | None = None, present: str | None = None) -> None:
-        """Make this an input and an output of calls."""
+        """Bind it as the input `past` and the output `present` of the next calls."""
         where = (
             self.device.place,
             self.device.index,
@@ -224,45 +227,47 @@ class CudaBuffer:
             io.bind_output(present, *where)
 
     def read(self, rows: int | None = None) -> np.ndarray:
-        """See `Buffer`; a copy."""
+        """Return a copy of the values in the CPU's memory."""
         return self.device.copy(self).numpy()[:, :, :rows]
 
     def write(self, values: np.ndarray) -> None:
-        """See `Buffer`; the rows behind them become zeros."""
+        """Replace the first rows, and fill the others with zeros."""
         whole = np.zeros(self.shape, self.dtype)
         whole[:, :, : values.shape[2]] = values
         self.device.copy(whole, self)
 
     def copy_from(self, other: Buffer, rows: int) -> None:
-        """See `Buffer`; all rows, which stay on the device."""
+        """Copy all rows, without moving them through the CPU's memory."""
         assert isinstance(other, CudaBuffer)
         self.device.copy(other, self)
 
     def shift(self, keep: int) -> None:
-        """See `Buffer`."""
+        """Copy the last `keep` rows along the third axis to the front."""
         self.device.shift(self, keep)
 
 
 class CudaBinding:
-    """Inputs at fixed addresses; calls of a session that captures are replayed as CUDA graphs.
+    """The inputs and outputs of a session on a CUDA device, at addresses that do not change.
 
-    A shape's first call lets onnxruntime allocate the outputs, which later ones write to. The
-    second is captured, for which onnxruntime repeats it: states that do not append are therefore
-    inputs and outputs in different places.
+    Calls are replayed as CUDA graphs, if the session captures. In the first call with some shapes
+    onnxruntime allocates the outputs, and later calls write to them. The second call is captured,
+    and onnxruntime runs it several times; states that do not append must therefore be separate
+    inputs and outputs.
     """
 
-    reusable = True  # captured graphs hold these addresses and last as long as the session
+    reusable = True  # captured calls contain its addresses and live as long as the session
 
     def __init__(
         self, device: Cuda, session: onnxruntime.InferenceSession, *, captures_calls: bool = True
     ):
-        """`captures_calls`: calls are captured, where the session allows it."""
+        """Bind nothing yet; `captures_calls` allows to capture calls if the session does so."""
         self.buffers: dict[str, Buffer] = {}
         self._device, self._session, self._io = device, session, session.io_binding()
         self._captures, self._captures_calls = device.captures(session), captures_calls
         self._caches: dict[tuple[str, str], CudaBuffer] = {}  # by the names of input and output
-        self._parts: dict[tuple[int, int], CudaBinding] = {}  # kept, because captured graphs are
-        # A few kB each, which travel with the inputs
+        # Slices, kept because their captured calls are kept
+        self._parts: dict[tuple[int, int], CudaBinding] = {}
+        # A few kB each, which are copied with the inputs
         self._states: dict[str, tuple[str, HostBuffer]] = {}
         self._calls: dict[tuple, _Call] = {}  # by the shapes of all inputs
         self._bound: _Call | None = None
@@ -270,7 +275,7 @@ class CudaBinding:
     def bind_state(
         self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
     ) -> Buffer:
-        """See `Binding`."""
+        """Bind a new buffer of zeros as the input `past` and the output `present`."""
         if appends:
             return self._share(past, present, CudaBuffer(self._device, shape, dtype))
         self.buffers[past] = buffer = HostBuffer(lazy_zeros(shape, dtype))
@@ -278,11 +283,12 @@ class CudaBinding:
         return buffer
 
     def slice_batch(self, first: int, last: int) -> CudaBinding:
-        """See `Binding`.
+        """Return a binding to some slots of the same buffers.
 
-        One stream by itself runs its prompt and single decisions, which are not worth capturing.
+        Calls of a single slot are rare (the prompt, and tokens that are sampled again) and are not
+        captured.
         """
-        assert not self._states, "states are one stream's"
+        assert not self._states, "states belong to one stream"
         if (first, last) not in self._parts:
             binding = self._parts[first, last] = CudaBinding(
                 self._device, self._session, captures_calls=last - first > 1
@@ -297,11 +303,12 @@ class CudaBinding:
         return buffer
 
     def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
-        """See `Binding`.
+        """Run a call with the inputs `feeds`, and return the output `fetch`.
 
         Raises:
-            DeviceError: the device's memory is full.
+            DeviceError: the device's memory is full, or onnxruntime cannot run the graph.
         """
+        # Find the memory for these shapes, and copy the inputs to it
         feeds = {**feeds, **{past: buffer.array for past, (_, buffer) in self._states.items()}}
         shapes = (fetch, *(array.shape for array in feeds.values()))
         call = self._calls.get(shapes)
@@ -312,14 +319,18 @@ class CudaBinding:
             call.bind(self._io)
             self._bound = call
         call.upload(feeds)
+
+        # Run the call
         options = (
             call.options(self._device.captures_calls and self._captures_calls)
             if self._captures
             else None
         )
-        # Sessions that capture run one call at a time
+        # A session that captures can run only one call at a time
         with self._device.lock, run_errors_are_said(self._device.name):
             self._session.run_with_iobinding(self._io, options)
+
+        # Return the output
         if not call.outputs:
             # The buffers were bound before
             call.outputs = self._io.get_outputs()[-len(call.fetched) :]
@@ -331,16 +342,15 @@ class CudaBinding:
 
 
 class _Call:
-    """Memory for the inputs and the outputs of all calls with the same shapes.
+    """Memory for the inputs and outputs of all calls with the same shapes.
 
-    The inputs stand one behind the other, because each transfer to the device takes longer than its
-    few bytes.
+    All inputs are in one piece of memory, because a single copy to the device is faster.
     """
 
     def __init__(self, device: Cuda, feeds: Mapping[str, np.ndarray], fetched: list[str]):
         self._device, self._options, self.fetched = device, {}, fetched
         self._on_host = {name: array for name, array in feeds.items() if name in _READ_BY_THE_HOST}
-        # Offset, and a view of what is transferred
+        # Offset, and a view of the staged bytes, by the name of the input
         self._places: dict[str, tuple[int, np.ndarray]] = {}
         offsets, size = {}, 0
         for name in feeds.keys() - self._on_host.keys():
@@ -357,7 +367,7 @@ class _Call:
         self.outputs: list[onnxruntime.OrtValue] = []
 
     def bind(self, io: Any) -> None:
-        """Make these the inputs and the outputs of the next call."""
+        """Bind these inputs and outputs for the next call."""
         device, address = self._device, self._value.data_ptr()
         for name, (offset, view) in self._places.items():
             io.bind_input(
@@ -372,14 +382,14 @@ class _Call:
                 io.bind_output(name, device.place, device.index)
 
     def upload(self, feeds: Mapping[str, np.ndarray]) -> None:
-        """Transfer the inputs; what the host reads must not have changed."""
+        """Copy the inputs to the device; those that stay on the CPU must be the same as before."""
         for name, (_, view) in self._places.items():
             view[...] = feeds[name]
         assert all(feeds[name] == array for name, array in self._on_host.items())
         self._value.update_inplace(self._staged)
 
     def options(self, captures: bool) -> Any:
-        """Return options that say whether the call is captured or replayed, and as which."""
+        """Return RunOptions with the number of the CUDA graph, or -1 to capture nothing."""
         captures = captures and bool(self.outputs)
         if captures not in self._options:
             options = self._options[captures] = import_onnxruntime().RunOptions()
@@ -390,11 +400,12 @@ class _Call:
 
 
 def _free_memory(index: int) -> int:
-    """Return the bytes that are free on a CUDA device.
+    """Return the free bytes of a CUDA device's memory.
 
     Raises:
-        DeviceError: no driver, or no such device.
+        DeviceError: there is no driver or no such device.
     """
+    # Load the driver
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError as error:
@@ -406,6 +417,7 @@ def _free_memory(index: int) -> int:
                 f"cuda:{index}: the NVIDIA driver's {function} failed with code {code}"
             )
 
+    # Ask it about the device
     number, device, context = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
     call("cuInit", 0)
     call("cuDeviceGetCount", ctypes.byref(number))
@@ -414,7 +426,7 @@ def _free_memory(index: int) -> int:
             f"cuda:{index}: this machine has {number.value} CUDA device(s), from cuda:0"
         )
     call("cuDeviceGet", ctypes.byref(device), index)
-    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)  # kept: onnxruntime works in it
+    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)  # kept, as onnxruntime needs it
     call("cuCtxPushCurrent_v2", context)
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
@@ -423,7 +435,7 @@ def _free_memory(index: int) -> int:
 
 
 def _library_error(ort: Any) -> str | None:
-    """Return what the system's loader says of the CUDA provider, None where it loads."""
+    """Return the error of loading the CUDA provider's libraries, or None if they load."""
     for name in ("shared", "cuda"):
         for path in (Path(ort.__file__).parent / "capi").glob(f"*onnxruntime_providers_{name}.*"):
             try:

@@ -1,7 +1,7 @@
-"""Small graphs for buffers on a device: zeros, a copy, a shift of the last rows to the front.
+"""Small graphs that fill, copy and shift buffers in a device's memory.
 
-onnxruntime has no calls for that, and the runtime has no `onnx` to build graphs with: the few
-fields of the file format that they need are written here. Source: onnx.proto.
+onnxruntime has no functions for this. The graphs are encoded here, field by field, because the
+runtime does not depend on the package `onnx`. Source: onnx.proto.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _INT, _TENSOR = 2, 4  # AttributeProto.AttributeType
 
 
 def zeros_model(dtype: np.dtype, rank: int) -> bytes:
-    """Return an ONNX model, `shape` int64 [rank] -> `zeros` of that shape."""
+    """Return an ONNX model with the input `shape`, int64 [rank], and the output `zeros`."""
     element_type = _ELEMENT_TYPES[dtype.name]
     zero = _field(1, 1) + _field(2, element_type) + _field(9, bytes(dtype.itemsize))
     return _model(
@@ -31,7 +31,7 @@ def zeros_model(dtype: np.dtype, rank: int) -> bytes:
 
 
 def copy_model(dtype: np.dtype) -> bytes:
-    """Return an ONNX model, `values` of rank 4 -> `copy`, between any two places."""
+    """Return an ONNX model that copies `values`, of rank 4, to `copy`."""
     element_type = _ELEMENT_TYPES[dtype.name]
     shape = tuple(f"size_{i}" for i in range(4))
     return _model(
@@ -43,10 +43,10 @@ def copy_model(dtype: np.dtype) -> bytes:
 
 
 def shift_in_place_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
-    """Return an ONNX model, `past` [1, heads, capacity, head_dim] -> `present`.
+    """Return an ONNX model that copies the last `keep` rows of a buffer to its front.
 
-    Both are bound to one buffer. Slice reads the last `keep` rows into memory of its own before
-    TensorScatter writes them at row 0.
+    The input `past`, [1, heads, capacity, head_dim], and the output `present` must be bound to the
+    same buffer. Slice copies the rows to other memory before TensorScatter writes them at row 0.
     """
     element_type = _ELEMENT_TYPES[dtype.name]
     shape = (1, "heads", capacity, "head_dim")
@@ -67,11 +67,10 @@ def shift_in_place_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
 
 
 def shift_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
-    """Return an ONNX model, `past` [1, heads, capacity, head_dim] -> `present`.
+    """Return an ONNX model that rotates rows: the last `keep` come first, then the others.
 
-    The last `keep` rows, then the others.
-
-    For providers without TensorScatter.
+    The input is `past`, [1, heads, capacity, head_dim], the output `present`. It is for providers
+    without a kernel of TensorScatter.
     """
     element_type = _ELEMENT_TYPES[dtype.name]
     shape = (1, "heads", capacity, "head_dim")
@@ -93,7 +92,7 @@ def shift_model(dtype: np.dtype, capacity: int, keep: int) -> bytes:
 
 
 def _model(graph: bytes) -> bytes:
-    opset = _field(1, "") + _field(2, 24)  # TensorScatter's first
+    opset = _field(1, "") + _field(2, 24)  # the first with TensorScatter
     return _field(1, 10) + _field(8, opset) + _field(7, graph)  # IR version 10
 
 
@@ -105,7 +104,7 @@ def _node(
 
 
 def _initializer(name: str, value: int) -> bytes:
-    """Return an int64 of shape [1]."""
+    """Return the field of an initializer, int64 [1]."""
     data = np.array([value], "<i8").tobytes()
     return _field(5, _field(1, 1) + _field(2, INT64) + _field(8, name) + _field(9, data))
 
@@ -116,7 +115,7 @@ def _value_info(name: str, element_type: int, shape: tuple[int | str, ...]) -> b
 
 
 def _field(number: int, value: int | str | bytes) -> bytes:
-    """Return one field: a varint, or bytes with their length before them."""
+    """Return a protobuf field: a varint, or bytes with their length before them."""
     if isinstance(value, int):
         return _varint(number << 3) + _varint(value)
     content = value.encode() if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Which devices there are, and the one that was asked for."""
+"""The choice of a device by its name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from .cpu import Cpu
 
 
 def present_devices() -> list[str]:
-    """Return the kinds of devices besides the CPU for which a package is installed.
-
-    Whether they run shows when one is opened.
-    """
+    """Return the kinds of GPUs for which a package is installed, although they may not run."""
     found = {
         "cuda": CUDA in import_onnxruntime().get_available_providers(),
         "webgpu": is_installed("onnxruntime-ep-webgpu"),
@@ -23,14 +20,19 @@ def present_devices() -> list[str]:
 def open_device(
     asked: str, activation_dtype: str = "float16", *, allow_fallback: bool = False
 ) -> Device:
-    """Open the device that was asked for.
+    """Open a device.
 
-    `auto` is CUDA where it runs graphs of this type, else the CPU.
+    Args:
+        asked: "cpu", "cuda", "cuda:N", "webgpu", or "auto": CUDA if it runs graphs of this type,
+            else the CPU.
+        activation_dtype: type of the graphs' activations.
+        allow_fallback: open the CPU, with a note, if the device is not available.
 
     Raises:
-        UsageError: an unknown name.
-        DeviceError: what was asked for is not there, and nothing less is allowed.
+        UsageError: the name is unknown.
+        DeviceError: the device is not available, and `allow_fallback` is False.
     """
+    # Take the CPU, and refuse unknown names
     kind, _, index = asked.partition(":")
     if asked == "cpu" or (
         asked == "auto" and CUDA not in import_onnxruntime().get_available_providers()
@@ -40,6 +42,8 @@ def open_device(
         kind in ("cuda", "webgpu") and ((index.isdecimal() and len(index) < 4) or asked == kind)
     ):
         raise UsageError(f"device: expected auto, cpu, cuda, cuda:N or webgpu, got {quoted(asked)}")
+
+    # Try the GPU
     try:
         if kind == "webgpu":
             from .webgpu import WebGpu

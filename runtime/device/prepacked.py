@@ -1,21 +1,22 @@
-"""Weights as this machine's kernels pack them, saved for later processes.
+"""A cache folder of weights in the layout that this machine's CPU kernels use.
 
-These map the weights instead of packing them again.
-
-A saved graph loads faster, and its weights are pages of a file: processes share them, and the
-system can drop them. It takes twice the artifact's disk and serves one build of onnxruntime on one
-kind of processor; both are in its name.
+onnxruntime would otherwise convert ("prepack") the weights at every load. A graph that was saved
+with packed weights loads faster, and because it is memory-mapped, processes share its pages and the
+system can drop them. It takes the artifact's disk space a second time, and works with one build of
+onnxruntime on one kind of processor, whose hash is in its name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -28,31 +29,33 @@ from ...limits import MANIFEST
 from ...manifest import GraphSpec, Manifest
 from .base import SILENT, import_onnxruntime
 
+_log = logging.getLogger(__name__)
+
 _GRAPH, _DATA, _CHECKSUMS = "model.onnx", "weights.data", "checksums.json"
 
 
 @dataclass(frozen=True, slots=True)
 class PrepackedGraph:
-    """A graph saved with its weights as this machine's kernels take them."""
+    """A graph that was saved with packed weights."""
 
     path: Path
-    files: Mapping[Path, FileSpec]  # the graph's own and that of its weights
+    files: Mapping[Path, FileSpec]  # the graph and its weights, with their hashes
 
     @property
     def weights(self) -> dict[Path, FileSpec]:
-        """Return what sessions map."""
+        """Return the files that sessions map into memory, which are all but the graph itself."""
         return {path: file for path, file in self.files.items() if path != self.path}
 
 
 @dataclass(frozen=True, slots=True)
 class _Checksums:
-    """`checksums.json`."""
+    """The content of `checksums.json`."""
 
     files: Annotated[Mapping[RelativeName, FileSpec], Meta(max_length=2)]
 
 
 def prepacked_folder(manifest: Manifest, graph: GraphSpec, cache: Path) -> Path:
-    """Return where the saved form of a graph is in the folder `cache`, once it has been made."""
+    """Return the folder, below `cache`, in which a graph is or will be saved."""
     hashes = [manifest.files[name].sha256 for name in graph.files]
     facts = " ".join([*hashes, import_onnxruntime().__version__, _processor()])
     return cache / f"{Path(graph.path).stem}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
@@ -61,9 +64,9 @@ def prepacked_folder(manifest: Manifest, graph: GraphSpec, cache: Path) -> Path:
 def find_prepacked(
     manifest: Manifest, graph: GraphSpec, cache: Path, notes: list[str]
 ) -> PrepackedGraph | None:
-    """Return the saved form of a graph in the folder `cache`, its bytes compared with their hashes.
+    """Return the saved form of a graph, after comparing its files with their hashes.
 
-    None where there is none; one that is damaged is removed, and `notes` are told.
+    None if there is none. A damaged one is removed, and `notes` gets a sentence.
     """
     folder = prepacked_folder(manifest, graph, cache)
     if not folder.is_dir():
@@ -82,17 +85,21 @@ def find_prepacked(
 def make_prepacked(
     manifest: Manifest, artifact: Path, graph: GraphSpec, cache: Path
 ) -> PrepackedGraph:
-    """Save a graph in the folder `cache`.
+    """Pack the weights of a graph and save it in the folder `cache`.
 
     Raises:
-        ArtifactError: the artifact's files are not the manifest's.
-        StorageError: it cannot be written.
+        ArtifactError: the artifact's files differ from the manifest.
+        StorageError: the folder cannot be written.
     """
+    # Check the artifact
     folder = prepacked_folder(manifest, graph, cache)
     check_contents(
         {artifact / name: manifest.files[name] for name in graph.files},
         [artifact / name for name in graph.data],
     )
+
+    # Save to a partial folder, which gets its name when it is complete
+    began = perf_counter()
     ort = import_onnxruntime()
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -110,6 +117,7 @@ def make_prepacked(
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"{cache}: cannot be written ({error.strerror or error})") from error
+    _log.info("%s: weights packed and saved in %.1f s", folder, perf_counter() - began)
     return _read(folder)
 
 
@@ -149,7 +157,7 @@ def _save(ort: Any, graph: Path, path: Path) -> None:
 
 
 def _processor() -> str:
-    """Return what the packing depends on: the architecture and its instruction sets."""
+    """Return the CPU's architecture and instruction sets, on which the packed layout depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""onnxruntime sessions that are held to the manifest's contract."""
+"""onnxruntime sessions whose inputs and outputs are compared with the manifest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ONNX_TYPES = {
 
 
 class Session:
-    """One graph of an artifact, loaded and checked."""
+    """A loaded graph of an artifact."""
 
     def __init__(
         self,
@@ -39,20 +39,27 @@ class Session:
         *,
         path: Path | None = None,
     ):
-        """Load a graph by path, so that its weights are mapped.
+        """Load a graph.
 
-        `path` names another file of the same graph.
+        Args:
+            folder: of the artifact.
+            graph: the manifest's entry.
+            device: on which it runs, or its name.
+            threads: of onnxruntime; None for one per core.
+            path: another file with the same graph, such as one with packed weights.
 
         Raises:
-            ArtifactError: the file does not load, or its inputs or outputs are not the manifest's.
+            ArtifactError: the file does not load, or its inputs or outputs differ from the
+                manifest.
             DeviceError: onnxruntime is missing, or the device cannot run the whole graph.
         """
         options = import_onnxruntime().SessionOptions()
-        # Twice as slow on a busy machine
+        # Threads that spin make it half as fast on a busy machine
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if "MatMulNBits" in graph.operators:
-            # Half the load time on two cores. Codes stay mapped pages until all are packed; floats
-            # would stand in memory twice.
+            # Halves the time to load on two cores. Memory has room for it, because quantised
+            # weights stay mapped from their file until they are packed; floats would be in memory
+            # twice.
             options.add_session_config_entry("session.prepack.enable_parallel", "1")
         if threads:
             options.intra_op_num_threads = threads
@@ -61,29 +68,32 @@ class Session:
         self._idle: dict[int, list[Binding]] = {}  # by the number of streams in their buffers
 
     def acquire(self, streams: int = 1) -> Binding:
-        """Return the binding of streams that have ended, or a new one."""
+        """Return a binding that ended streams have released, or a new one."""
         try:
             return self._idle[streams].pop()
         except LookupError:  # none, or another thread was first
             return self.device.bind(self.ort)
 
     def release(self, binding: Binding, streams: int = 1) -> None:
-        """Let other streams acquire a binding."""
+        """Take back a binding, so that other streams can acquire it."""
         if binding.reusable:
             self._idle.setdefault(streams, []).append(binding)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Run a graph without state and return its first output."""
+        """Run a graph that has no caches, and return its first output."""
         with run_errors_are_said(self.device.name):
             return np.asarray(self.ort.run(None, feeds)[0])
 
     def step(self, cache: KVCache, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
-        """Run the next rows of a cache, whose buffers are bound as past and present.
+        """Run a call for the next rows of a cache, and return one output.
 
-        One output comes back.
+        Args:
+            cache: of a stream; it advances by these rows.
+            feeds: inputs by name, with those that `cache.positions` returns for these rows.
+            fetch: name of the output.
 
-        Feeds must contain what `cache.positions` returned for these rows; the cache advances by
-        as many.
+        Raises:
+            DeviceError: the device's memory is full, or onnxruntime cannot run the graph.
         """
         output = cache.binding.run(feeds, fetch)
         cache.advance(feeds["cos"].shape[1])
@@ -91,10 +101,10 @@ class Session:
 
 
 def check_graph(folder: Path, graph: GraphSpec) -> None:
-    """Compare a graph's inputs and outputs with the manifest, without preparing its weights.
+    """Compare a graph's inputs and outputs with the manifest, without optimising or packing it.
 
     Raises:
-        ArtifactError: the file does not load, or its inputs or outputs are others.
+        ArtifactError: the file does not load, or its inputs or outputs differ.
         DeviceError: onnxruntime is missing.
     """
     ort = import_onnxruntime()

@@ -1,6 +1,6 @@
-"""A GPU through WebGPU, by onnxruntime's plug-in.
+"""A GPU used through WebGPU, with onnxruntime's plug-in.
 
-Caches stay there from call to call, all else travels.
+Caches stay in its memory between calls; all other inputs and outputs are copied.
 """
 
 from __future__ import annotations
@@ -31,25 +31,31 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _INSTALL = "pip install 'voxtral-onnx[webgpu]'"
-VISIBLE_STEP = 256  # rows; each number of them adds up a little otherwise
-_LOADER = "libvulkan.so.1"  # Linux; elsewhere the system has D3D12 or Metal
+# Attention gets a multiple of so many rows, because every other number rounds sums differently
+VISIBLE_STEP = 256
+_LOADER = "libvulkan.so.1"  # on Linux; other systems have D3D12 or Metal
 
 
 class WebGpu:
-    """The adapter that the plug-in takes: Dawn's first of high performance."""
+    """The GPU that the plug-in chooses, which is Dawn's first one of high performance."""
 
-    supports_batching = False  # buffers are handles without addresses
+    supports_batching = False  # buffers have no addresses, so they cannot be sliced
 
     def __init__(
         self, index: int = 0, activation_dtype: str = "float32", *, allow_fallback: bool = False
     ):
-        """Register the plug-in and run a node in the type that is to be computed in.
+        """Register the plug-in, and check that it runs a node.
 
-        `allow_fallback`: nodes without a kernel here run on the CPU, which is noted.
+        Args:
+            index: must be 0, because the plug-in chooses the GPU.
+            activation_dtype: type of the node's values, as in the model.
+            allow_fallback: run nodes without a WebGPU kernel on the CPU, with a note.
 
         Raises:
-            DeviceError: with what is missing.
+            DeviceError: a package, a driver or a GPU is missing, or the GPU does not support the
+                type.
         """
+        # Find the GPU
         self.name, self.notes, self._allows_cpu = f"webgpu:{index}", [], allow_fallback
         if index:
             raise DeviceError(
@@ -58,6 +64,8 @@ class WebGpu:
         self._ep_device = _find_device(self.name)
         self._lock = Lock()
         self._shifters: dict[tuple, onnxruntime.InferenceSession] = {}
+
+        # Run a node
         dtype, shape = np.dtype(activation_dtype), (1, 1, 4, 2)
         try:
             self._allocator = self._shifter(dtype, shape[2], 2)
@@ -77,10 +85,10 @@ class WebGpu:
     def open(
         self, path: str | bytes, options: Any, *, captures: bool
     ) -> onnxruntime.InferenceSession:
-        """See `Device`.
+        """Open a session whose nodes all run on this device.
 
         Raises:
-            DeviceError: the adapter's memory is full, or it has no kernel for some of the nodes.
+            DeviceError: the GPU's memory is full, or it has no kernel for some of the nodes.
         """
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         options.add_provider_for_devices([self._ep_device], {"enableInt64": "1"})  # token ids
@@ -90,35 +98,35 @@ class WebGpu:
         return session
 
     def bind(self, session: onnxruntime.InferenceSession) -> Binding:
-        """See `Device`."""
+        """Return a binding for one stream's calls of a session."""
         return WebGpuBinding(self, session)
 
     def free_memory(self) -> int | None:
-        """See `Device`; WebGPU does not say."""
+        """Return None, because WebGPU does not tell."""
         return None
 
     def taken_memory(self) -> int:
-        """See `Device`; WebGPU does not say."""
+        """Return 0, because WebGPU does not tell."""
         return 0
 
     def run(
         self, session: onnxruntime.InferenceSession, binding: Any
     ) -> list[onnxruntime.OrtValue]:
-        """Run a call; return the outputs in the order in which they were bound.
+        """Run a call, and return the outputs in the order in which they were bound.
 
         Raises:
-            DeviceError: the adapter's memory is full.
+            DeviceError: the GPU's memory is full, or onnxruntime cannot run the graph.
         """
-        # The plug-in's sessions share one device
+        # One call at a time, because all sessions of the plug-in share the GPU's queue
         with self._lock, run_errors_are_said(self.name):
             session.run_with_iobinding(binding)
         return binding.get_outputs()
 
     def zeros(self, shape: Sequence[int], dtype: np.dtype) -> onnxruntime.OrtValue:
-        """Return zeros in the adapter's memory.
+        """Return zeros in the GPU's memory.
 
         Raises:
-            DeviceError: it is full.
+            DeviceError: the memory is full.
         """
         with run_errors_are_said(self.name):
             value = self._allocator.create_ortvalue_from_shape_and_type(
@@ -130,7 +138,7 @@ class WebGpu:
     def shift(
         self, value: onnxruntime.OrtValue, dtype: np.dtype, keep: int
     ) -> onnxruntime.OrtValue:
-        """Return a copy whose first rows along the third axis are the last `keep`."""
+        """Return a copy in which the last `keep` rows along the third axis are the first ones."""
         session = self._shifter(dtype, value.shape()[2], keep)
         binding = session.io_binding()
         binding.bind_ortvalue_input("past", value)
@@ -147,52 +155,52 @@ class WebGpu:
 
 
 class WebGpuBuffer:
-    """Memory of the adapter."""
+    """A buffer in the GPU's memory."""
 
     def __init__(self, device: WebGpu, shape: Sequence[int], dtype: np.dtype):
         self.shape, self.dtype, self.nbytes = tuple(shape), dtype, prod(shape) * dtype.itemsize
         self.device, self.value = device, device.zeros(shape, dtype)
 
     def read(self, rows: int | None = None) -> np.ndarray:
-        """See `Buffer`; a copy."""
+        """Return a copy of the values in the CPU's memory."""
         ort, array = import_onnxruntime(), np.empty(self.shape, self.dtype)
         ort.copy_tensors([self.value], [ort.OrtValue.ortvalue_from_numpy(array)])
         return array[:, :, :rows]
 
     def write(self, values: np.ndarray) -> None:
-        """See `Buffer`; the rows behind them become zeros."""
+        """Replace the first rows, and fill the others with zeros."""
         whole = np.zeros(self.shape, self.dtype)
         whole[:, :, : values.shape[2]] = values
         self.value.update_inplace(whole)
 
     def copy_from(self, other: Buffer, rows: int) -> None:
-        """See `Buffer`."""
+        """Copy the first `rows` rows of another buffer."""
         self.write(other.read(rows))
 
     def shift(self, keep: int) -> None:
-        """See `Buffer`; the memory is another one then."""
+        """Copy the last `keep` rows to the front, in new memory."""
         self.value = self.device.shift(self.value, self.dtype, keep)
 
 
 class WebGpuBinding:
-    """Caches are bound where they are, as past and present.
+    """The inputs and outputs of a session on the GPU.
 
-    Inputs, states and the output travel.
+    Caches stay in its memory; inputs, convolution states and the output are copied.
     """
 
-    reusable = True  # buffers of a window's size are not made anew for each stream
+    reusable = True  # saves the allocation of large buffers for each stream
 
     def __init__(self, device: WebGpu, session: onnxruntime.InferenceSession):
         self.buffers: dict[str, Buffer] = {}
         self._device, self._session = device, session
         self._caches: dict[tuple[str, str], WebGpuBuffer] = {}  # by the names of input and output
-        # A few kB each; no kernel writes what it reads
+        # A few kB each
         self._states: dict[tuple[str, str], HostBuffer] = {}
 
     def bind_state(
         self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
     ) -> Buffer:
-        """See `Binding`."""
+        """Bind a new buffer of zeros as the input `past` and the output `present`."""
         if appends:
             buffer = self._caches[past, present] = WebGpuBuffer(self._device, shape, dtype)
         else:
@@ -201,14 +209,14 @@ class WebGpuBinding:
         return buffer
 
     def slice_batch(self, first: int, last: int) -> Binding:
-        """See `Binding`; there are none."""
+        """Raise NotImplementedError, because batches are not supported."""
         raise NotImplementedError
 
     def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
-        """See `Binding`.
+        """Run a call with the inputs `feeds`, and return the output `fetch`.
 
         Raises:
-            DeviceError: the adapter's memory is full.
+            DeviceError: the GPU's memory is full, or onnxruntime cannot run the graph.
         """
         io = self._session.io_binding()
         for name, array in {**feeds, **_visible_rows(feeds)}.items():
@@ -229,16 +237,15 @@ class WebGpuBinding:
 
 
 def _reason(error: Exception) -> str:
-    """Return what Dawn says, without where onnxruntime says so."""
+    """Return Dawn's part of an error message, without the place in onnxruntime's source."""
     return " ".join(str(error).split()).rpartition(" was false. ")[2]
 
 
 def _visible_rows(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return how many of the buffers' rows attention goes through.
+    """Return the number of cache rows that attention computes with, in place of all.
 
-    Rows without keys take it as long as others.
-
-    More than the call's own at any time, because as many would mean that there is no past.
+    Empty rows would take as much time as others. There are always more rows than the call's own,
+    because otherwise the kernel would take it that there is no past.
     """
     written, capacity = int(feeds["seqlens_k"].max()) + 1, int(feeds["total_sequence_length"])
     return {
@@ -254,12 +261,13 @@ def _register(path: str) -> None:
 
 
 def _find_device(name: str) -> Any:
-    """Return what onnxruntime's sessions take for the plug-in on this machine's GPU.
+    """Return onnxruntime's object for the GPU, which sessions of the plug-in need.
 
     Raises:
-        DeviceError: the package, the system's Vulkan loader or a GPU is missing, or they do not fit
-            together.
+        DeviceError: a package, the system's Vulkan loader or a GPU is missing, or versions do not
+            fit together.
     """
+    # Check that packages and libraries are there
     ort = import_onnxruntime()
     if not hasattr(ort.InferenceSession, "create_ortvalue_from_shape_and_type"):
         raise DeviceError(
@@ -280,6 +288,8 @@ def _find_device(name: str) -> Any:
                 f"{name}: {_LOADER} is missing, the loader of Vulkan ({error}); on Debian: apt-get "
                 "install libvulkan1"
             ) from error
+
+    # Register the plug-in, and take the first GPU
     try:
         _register(plugin.get_library_path())
     except Exception as error:  # onnxruntime's own exceptions share no narrower base

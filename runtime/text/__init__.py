@@ -1,1 +1,1 @@
-"""Tokens to text, segments and subtitles, and text to tokens."""
+"""Conversion of tokens to text, segments and subtitles, and of text to tokens."""

@@ -1,6 +1,6 @@
-"""Text to token ids, as Tekken splits and merges it.
+"""Encoding of text as token ids by byte-pair merges, as the Tekken tokenizer does.
 
-The model's prompt needs no text; hotwords do.
+Only hotwords need it, because the model's prompt contains no text.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ...errors import UsageError
 from ...escaping import quoted
 from .tokenizer import Tokenizer
 
-# tekken.json's pattern over one letter for the class of each character, because `re` has no Unicode
-# categories: U upper and title case, L lower case, B other letters, M marks, N numbers, R line
-# ends, _ the space, W other white space, / itself, P all else.
+# The pattern of tekken.json, rewritten for a text in which a letter for its class replaces each
+# character, because `re` knows no Unicode categories: U upper and title case, L lower case, B other
+# letters, M marks, N numbers, R line ends, _ the space, W other white space, / itself, P all else.
 _PIECES = re.compile(
     "[^RULBN]?[UBM]*[LBM]+|[^RULBN]?[UBM]+[LBM]*|N|_?[MP/]+[R/]*|[RW_]*R+|[RW_]+(?![^RW_])|[RW_]+"
 )
@@ -36,21 +36,21 @@ _EXCEPTIONS = {
 
 
 class TextEncoder:
-    """Merges a tokenizer's byte pairs."""
+    """An encoder of text with the merges of a tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
 
     @cached_property
     def ranks(self) -> dict[bytes, int]:
-        """The rank of each sequence of bytes that has a token; lower ones were merged first."""
+        """Return the rank of each token by its bytes; merges of lower rank are applied first."""
         return {piece: rank for rank, piece in enumerate(self.tokenizer.pieces)}
 
     def encode(self, text: str) -> list[int]:
-        """Token ids.
+        """Return the token ids of a text.
 
         Raises:
-            UsageError: a byte that the tokenizer does not have, or half of a character.
+            UsageError: it has a byte without a token, or a lone surrogate.
         """
         ids = []
         for piece in split(text):
@@ -64,20 +64,23 @@ class TextEncoder:
         return ids
 
     def _merge(self, piece: bytes) -> list[int]:
-        """Ranks of a piece.
+        """Return the ranks of the tokens that a piece, UTF-8, is merged into.
 
-        Of two neighbours that have a token together those with the lowest are joined, in turn: of
-        equal ones the first. A heap keeps the time nearly proportional to the length.
+        Again and again the two neighbouring parts whose joint token has the lowest rank are joined,
+        the first two if ranks are equal. With a heap the time is nearly proportional to the length.
         """
         if piece in self.ranks:
             return [self.ranks[piece]]
+
+        # Begin with single bytes, in a doubly linked list
         size = len(piece)
-        parts = [piece[at : at + 1] for at in range(size)]  # empty where joined to one before
+        parts = [piece[at : at + 1] for at in range(size)]  # empty once joined to the one before
         before, after = list(range(-1, size - 1)), list(range(1, size + 1))
 
         def rank_with_next(at: int) -> int | None:
             return self.ranks.get(parts[at] + parts[after[at]]) if after[at] < size else None
 
+        # Join neighbours, lowest rank first
         waiting = [(rank, at) for at in range(size) if (rank := rank_with_next(at)) is not None]
         heapify(waiting)
         while waiting:
@@ -92,6 +95,7 @@ class TextEncoder:
                 if left >= 0 and (new := rank_with_next(left)) is not None:
                     heappush(waiting, (new, left))
 
+        # Look up what is left
         parts = [part for part in parts if part]
         if missing := [part for part in parts if part not in self.ranks]:
             raise UsageError(
@@ -101,7 +105,10 @@ class TextEncoder:
 
 
 def split(text: str) -> Iterator[str]:
-    """Pieces that are merged each by itself. Source: the pattern in tekken.json."""
+    """Yield the pieces of a text, between which nothing is merged.
+
+    Source: the pattern in tekken.json.
+    """
     classes = "".join(_EXCEPTIONS.get(character) or _class_of(character) for character in text)
     for match in _PIECES.finditer(classes):
         yield text[match.start() : match.end()]

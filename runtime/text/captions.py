@@ -1,4 +1,4 @@
-"""Segments to text, subtitles and JSON."""
+"""Output of segments as text, subtitles and JSON."""
 
 from __future__ import annotations
 
@@ -16,55 +16,57 @@ from .segments import Segment
 from .turns import by_channel, prefix, to_turns
 
 MAX_COLUMNS = 42  # of a caption line; an East Asian wide character takes two
-MAX_LINES = 2
-MAX_SECONDS = 7.0
-PAUSE_SECONDS = 0.2  # between one group's end and the earliest start of the next: surely silence
+MAX_LINES = 2  # of a caption
+MAX_SECONDS = 7.0  # that a cue lasts
+# From the end of a segment to the start of the next. That start is the earliest possible one, so
+# there must be silence in between.
+PAUSE_SECONDS = 0.2
 SENTENCE_ENDS = tuple(".!?。！？؟।")
 
 
 class Recorded(Protocol):
-    """What is written into files: a `Transcript`, or the `Recording` of a live stream."""
+    """A result that can be written to files: a `Transcript` or a `Recording`."""
 
     @property
     def text(self) -> str:
-        """The whole text."""
+        """Return the whole text."""
         ...
 
     @property
     def segments(self) -> list[Segment]:
-        """All segments."""
+        """Return all segments."""
         ...
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """The token ids."""
+        """Return the token ids."""
         ...
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """What the channels are called, where each was transcribed on its own."""
+        """Return the channels' names if each was transcribed separately, else nothing."""
         ...
 
     @property
     def duration(self) -> float:
-        """Seconds of audio."""
+        """Return the length of the audio in seconds."""
         ...
 
     @property
     def info(self) -> dict[str, Any]:
-        """What ran, and the time it took."""
+        """Return what ran (model, device, options) and how long it took."""
         ...
 
 
 @dataclass(slots=True)
 class Recording:
-    """Segments of a live stream, or of several parts of a recording, with what captions need."""
+    """The segments of a live stream, or of several parts of a recording, as one result."""
 
     segments: list[Segment]
     duration: float = 0.0  # seconds
     info: dict[str, Any] = field(default_factory=dict)
     channel_names: tuple[str, ...] = ()
-    all_ids: tuple[int, ...] | None = None  # those of blanks too, where they are known
+    all_ids: tuple[int, ...] | None = None  # including blanks; None if these are not known
 
     @property
     def text(self) -> str:
@@ -75,7 +77,7 @@ class Recording:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Return all ids, or those of text alone."""
+        """Return the ids of all tokens, or only those of text if the others are not known."""
         if self.all_ids is not None:
             return self.all_ids
         return tuple(token_id for segment in self.segments for token_id in segment.token_ids)
@@ -83,21 +85,22 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What stands on screen at one time."""
+    """The lines that are on screen at one time."""
 
-    start: float
+    start: float  # seconds
     end: float
     lines: tuple[str, ...]
-    channel: int | None = None
+    channel: int | None = None  # from 0, if channels were transcribed separately
 
 
 Span = TypeVar("Span", Segment, Caption)
 
 
 def cues(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
-    """Break segments into cues at sentence ends, pauses, and where lines or time are full.
+    """Group segments into cues, in the order of their times.
 
-    A cue holds words of one channel.
+    A cue ends at the end of a sentence, at a pause, or before it would have more than MAX_LINES or
+    last longer than MAX_SECONDS. All its words are of one channel.
     """
     channels = [_cues(channel) for channel in by_channel(in_milliseconds(segments))]
     return heapq.merge(*channels, key=lambda cue: cue[0].start)
@@ -122,16 +125,15 @@ def _cues(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
 
 
 def captions(segments: Iterable[Segment]) -> Iterator[Caption]:
-    """Return the captions of cues in the order of their times, which are whole milliseconds."""
+    """Return captions in the order of their start; times are whole milliseconds, in seconds."""
     found = in_milliseconds(caption for cue in cues(segments) for caption in _screens(cue))
     return iter(sorted(found, key=lambda caption: caption.start))
 
 
 def in_milliseconds(spans: Iterable[Span]) -> Iterator[Span]:
-    """Round times to milliseconds, in which subtitles and JSON have them.
+    """Yield segments or captions with times rounded to milliseconds, as files have them.
 
-    Each span lasts a millisecond at least, and none begins before the one before it in its channel
-    has ended.
+    Each lasts at least a millisecond, and none begins before the previous one of its channel ends.
     """
     ended = dict[int | None, int]()
     for span in spans:
@@ -141,7 +143,10 @@ def in_milliseconds(spans: Iterable[Span]) -> Iterator[Span]:
 
 
 def to_srt(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
-    """SubRip text; an arrow, which begins a caption there, is written as whisper writes it."""
+    """Return SubRip subtitles (.srt).
+
+    An arrow `-->` in the text, which would begin a caption, is written `->`, as whisper does.
+    """
     blocks = []
     for number, caption in enumerate(captions(segments), 1):
         start, end = (_clock(seconds).replace(".", ",") for seconds in (caption.start, caption.end))
@@ -151,9 +156,9 @@ def to_srt(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
 
 
 def to_vtt(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
-    """WebVTT text; a channel's name is the voice that speaks.
+    """Return WebVTT subtitles (.vtt), in which the name of a channel is a voice tag.
 
-    Source: the W3C's WebVTT, section 4.2.2; `<` and `&` begin tags and entities there.
+    Source: W3C, WebVTT, section 4.2.2; `<` and `&` begin tags and entities and are escaped.
     """
     blocks = ["WEBVTT\n"]
     for caption in captions(segments):
@@ -165,9 +170,9 @@ def to_vtt(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
 
 
 def to_tsv(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
-    """Captions as tab-separated milliseconds and text, with a header, as whisper writes them.
+    """Return captions as tab-separated values: start and end in milliseconds, and the text.
 
-    A channel's name is a column behind them.
+    The header and these columns are whisper's. The channel's name is a fourth column.
     """
     rows = [["start", "end", "text", *["channel"][: len(names)]]]
     for caption in captions(segments):
@@ -178,7 +183,7 @@ def to_tsv(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
 
 
 def to_lrc(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
-    """Captions as LRC, the format of lyrics: a line each, its start in hundredths before it."""
+    """Return captions as LRC, the format of song lyrics: a line each, `[minutes:seconds]text`."""
     lines = []
     for caption in captions(segments):
         minutes, hundredths = divmod(round(100 * caption.start), 6000)
@@ -188,7 +193,7 @@ def to_lrc(segments: Iterable[Segment], names: Sequence[str] = ()) -> str:
 
 
 def to_json(transcript: Recorded, **facts: Any) -> str:
-    """Return one line of JSON: `facts`, whisper's fields, then ours."""
+    """Return one line of JSON: `facts`, the fields of whisper's JSON, and fields of our own."""
     segments = list(in_milliseconds(transcript.segments))
     values = {
         **facts,
@@ -203,7 +208,7 @@ def to_json(transcript: Recorded, **facts: Any) -> str:
 
 
 def _cue_values(cue: Sequence[Segment]) -> dict[str, Any]:
-    """Return a cue as JSON holds it: whisper's fields of a segment and its words."""
+    """Return the JSON object of a cue, with whisper's fields of a segment and its words."""
     return {
         "start": cue[0].start,
         "end": cue[-1].end,
@@ -221,7 +226,7 @@ def _cue_values(cue: Sequence[Segment]) -> dict[str, Any]:
 
 
 def segment_values(segment: Segment) -> dict[str, Any]:
-    """Return a segment as JSON holds it."""
+    """Return the JSON object of a segment."""
     values = {
         "id": segment.id,
         "start": round(segment.start, 3),
@@ -231,7 +236,7 @@ def segment_values(segment: Segment) -> dict[str, Any]:
     }
     if segment.channel is not None:
         values["channel"] = segment.channel
-    if segment.alternatives:  # a list for each text token
+    if segment.alternatives:  # a list of them for each text token
         values["alternatives"] = [
             [
                 {"token_id": one.token_id, "text": one.text, "logprob": round(one.logprob, 4)}
@@ -256,26 +261,27 @@ FORMATS = tuple(_RENDERERS)
 def render(transcript: Recorded, output_format: str, **facts: Any) -> str:
     """Return the transcript in one of FORMATS, ending in a newline.
 
-    Control characters are no speech: they are written as escapes, so that no reader of the text
-    obeys the words of a tokenizer.
+    Control characters are written as escapes, so that a damaged or malicious tokenizer cannot send
+    commands to the terminal on which the text is shown.
 
     Args:
-        transcript: what was transcribed.
-        output_format: of FORMATS.
-        facts: fields that JSON begins with, as `file`.
+        transcript: the result to write.
+        output_format: one of FORMATS.
+        facts: fields with which JSON begins, such as `file`.
     """
     return printable(_RENDERERS[output_format](transcript, **facts))
 
 
 def columns(text: str) -> int:
-    """Columns that a terminal or a subtitle line needs."""
+    """Return how many columns of a terminal or a subtitle line a text takes."""
     return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _screens(segments: Sequence[Segment]) -> Iterator[Caption]:
-    """Yield one caption.
+    """Yield the caption of a cue.
 
-    Several that share the time where one segment is longer than a screen, none where it is blank.
+    A single segment that is longer than a screen becomes several captions, which divide its time
+    equally. Blank text has none.
     """
     lines = _wrap("".join(part.text for part in segments))
     if not lines[0]:
@@ -291,7 +297,7 @@ def _screens(segments: Sequence[Segment]) -> Iterator[Caption]:
 def _wrap(text: str) -> list[str]:
     """Wrap a text into lines of at most MAX_COLUMNS.
 
-    Lines break at spaces, and inside a word only where it is longer or has no spaces.
+    Lines break at spaces, and inside a word only if that is longer than a line.
     """
     lines = [""]
     for word in text.split():

@@ -1,4 +1,4 @@
-"""Tokens to segments with times."""
+"""Grouping of tokens into segments with times."""
 
 from __future__ import annotations
 
@@ -8,37 +8,36 @@ from dataclasses import dataclass, replace
 from ...manifest import Tokens
 from ..tokens import Alternative, Token
 
-LONGEST_WORD_SECONDS = 0.8  # mistral-common's OFFLINE_STREAMING_BUFFER_TOKENS, ten tokens
-LAST_SECONDS = 0.08  # of the audio, into which all times behind it are brought: a token's
+LONGEST_WORD_SECONDS = 0.8  # ten tokens, mistral-common's OFFLINE_STREAMING_BUFFER_TOKENS
+# At the end of the audio, a token's length, into which times beyond the end are compressed
+LAST_SECONDS = 0.08
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment, mostly a word: what the model says between two [STREAMING_WORD] markers.
+    """The text that the model writes between two [STREAMING_WORD] markers: a word, sometimes more.
 
-    Often a word, sometimes more.
-
-    `end` is where the model says that the group ended, within one or two tokens of 80 ms. The model
-    does not say where a group began: `start` is the end of the group before, but at most the
-    longest word's length before `end`.
+    The model marks where a segment ends, within one or two tokens of 80 ms: that is `end`. It does
+    not mark where one starts: `start` is the end of the previous segment, but at most 0.8 s (the
+    length of a long word) before `end`.
     """
 
-    id: int
+    id: int  # from 0, in the order of the text
     start: float  # seconds
     end: float
-    text: str  # as the tokens spell it, with the space it begins with
+    text: str  # as the tokens spell it, usually with a space before it
     token_ids: tuple[int, ...]
-    logprob: float  # mean over the group's text tokens
-    # To each of the text tokens, where they are asked for
+    logprob: float  # mean over its text tokens; natural logarithm
+    # The likeliest tokens in place of each text token, if any were asked for
     alternatives: tuple[tuple[Alternative, ...], ...] = ()
-    channel: int | None = None  # from 0, where channels are transcribed each on its own
+    channel: int | None = None  # from 0, if channels are transcribed separately
 
     def __repr__(self) -> str:
         return f"Segment({self.id}: {self.start:.2f}-{self.end:.2f} s {self.text!r})"
 
 
 class Grouper:
-    """Collects tokens into segments, each closed at the next marker that follows text."""
+    """A collector of tokens, which closes a segment at the next marker after its text."""
 
     def __init__(
         self,
@@ -47,16 +46,21 @@ class Grouper:
         previous_end: float = 0.0,
         marker_end: float | None = None,
     ):
-        """Begin a text, or go on behind `count` segments, the last of which ended there.
+        """Begin a text, or continue one.
 
-        `marker_end` is that of the next segment's marker, where it stands before what is pushed.
+        Args:
+            ids: of the special tokens.
+            count: segments that the text already has.
+            previous_end: end of the last of them, in seconds.
+            marker_end: end of the marker that belongs to the next segment, in seconds, if it was
+                written before the first token that will be pushed.
         """
         self._ids, self._count, self._previous_end = ids, count, previous_end
         self._marker_end = marker_end
         self._texts: list[Token] = []
 
     def push(self, token: Token) -> Segment | None:
-        """Take the next token, and return the segment that it closes."""
+        """Take the next token; return the segment that it closes, if it closes one."""
         if token.token_id == self._ids.streaming_word:
             segment, self._marker_end = self.end(), token.end
             return segment
@@ -65,7 +69,7 @@ class Grouper:
         return None
 
     def end(self) -> Segment | None:
-        """Return the segment that is still open."""
+        """Close the segment that is still open, if there is one, and return it."""
         texts, self._texts = self._texts, []
         if not texts:
             return None
@@ -84,7 +88,7 @@ class Grouper:
 
 
 def group(tokens: Iterable[Token], grouper: Grouper) -> Iterator[Segment]:
-    """Yield segments as soon as they are closed: at the next marker, or at the end."""
+    """Yield segments as soon as they are closed, by the next marker or the end of the tokens."""
     for token in tokens:
         if segment := grouper.push(token):
             yield segment
@@ -93,10 +97,11 @@ def group(tokens: Iterable[Token], grouper: Grouper) -> Iterator[Segment]:
 
 
 def within(segment: Segment, duration: float) -> Segment:
-    """Return a segment that ends with the audio, at the latest, and lasts.
+    """Return a segment with times that lie inside the audio, of `duration` seconds.
 
-    Tokens of the silence behind the audio stand for words at its very end. Times from the audio's
-    last 80 ms on are brought into these, in their order, so that no segment is left without time.
+    The last words may be written at tokens of the silence that is appended to the audio. All times
+    after the start of its last 80 ms are therefore compressed into these 80 ms. Their order stays,
+    so every segment still has a length above zero.
     """
     room = min(LAST_SECONDS, duration)
 

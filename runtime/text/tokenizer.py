@@ -1,4 +1,4 @@
-"""Token ids to text."""
+"""Decoding of token ids to text."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ from ...tekken import Tekken
 
 
 class Tokenizer:
-    """The bytes of every text token, from `tekken.json`."""
+    """The bytes of every text token, read from `tekken.json`."""
 
     def __init__(self, path: Path, tokens: Tokens):
+        """Read the file.
+
+        Raises:
+            ArtifactError: it is missing or not a Tekken tokenizer.
+        """
+
         def wrong(reason: str) -> ArtifactError:
             return ArtifactError(
                 f"{path}: not a readable Tekken tokenizer ({reason}); export again"
@@ -30,10 +36,10 @@ class Tokenizer:
         self.pieces, self.first_text = tekken.pieces, tokens.first_text
 
     def check_sizes(self, vocab_size: int) -> None:
-        """Compare the numbers of tokens with the model's.
+        """Compare the numbers of all and of special tokens with the model's.
 
         Raises:
-            ArtifactError: it has other ones.
+            ArtifactError: they differ.
         """
         found = self.sizes.default_num_special_tokens, self.sizes.default_vocab_size
         if found != (self.first_text, vocab_size):
@@ -43,20 +49,19 @@ class Tokenizer:
             )
 
     def bytes_of(self, token_id: int) -> bytes:
-        """The token's bytes, none for a special token."""
+        """Return the bytes of a token, which are empty for a special token."""
         rank = token_id - self.first_text
         return self.pieces[rank] if rank >= 0 else b""
 
     def decode(self, token_ids: list[int]) -> str:
-        """Text of a whole transcript, without the space that words begin with."""
+        """Return the text of a whole transcript, without the space before its first word."""
         return b"".join(map(self.bytes_of, token_ids)).decode("utf-8", "replace").removeprefix(" ")
 
 
 class TextDecoder:
-    """Bytes of successive tokens to text, as soon as characters are whole.
+    """An incremental decoder, which returns characters as soon as all their bytes are there.
 
-    Bytes are joined before they are decoded: a character may span several tokens with blanks
-    between them.
+    The bytes of a character may be split over several tokens, with blanks between them.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -64,18 +69,18 @@ class TextDecoder:
         self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
-        """The text that this token completes."""
+        """Return the characters that this token completes."""
         return self.utf8.decode(self.tokenizer.bytes_of(token_id))
 
     @property
     def pending(self) -> bytes:
-        """The bytes of a character that is not whole yet."""
+        """Return the bytes of a character that is not complete yet."""
         return self.utf8.getstate()[0]
 
     def restore(self, pending: bytes) -> None:
-        """Go on behind the bytes of a character that is not whole yet."""
+        """Continue after these first bytes of a character."""
         self.utf8.setstate((pending, 0))
 
     def flush(self) -> str:
-        """A replacement character where the last one was cut off."""
+        """Return a replacement character if the last character is incomplete, else nothing."""
         return self.utf8.decode(b"", final=True)

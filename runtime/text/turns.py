@@ -1,4 +1,4 @@
-"""Segments of several channels to turns: who said what, a line each."""
+"""Text of several channels as a dialogue, with a line for each turn of a speaker."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from itertools import groupby
 
 from .segments import Segment
 
-PAUSE_SECONDS = 0.6  # behind which somebody else's turn may come
+PAUSE_SECONDS = 0.6  # of a channel, after which the turn may pass to another
 
 
 def by_channel(segments: Iterable[Segment]) -> list[list[Segment]]:
-    """Return the segments of each channel, in their order."""
+    """Return a list of segments for each channel, in the order in which they were given."""
     channels: dict[int | None, list[Segment]] = {}
     for segment in segments:
         channels.setdefault(segment.channel, []).append(segment)
@@ -19,9 +19,10 @@ def by_channel(segments: Iterable[Segment]) -> list[list[Segment]]:
 
 
 def to_turns(segments: Iterable[Segment], names: Sequence[str]) -> str:
-    """Return a line for each turn, its channel's name before it.
+    """Return a line for each turn, with the channel's name before it.
 
-    What is said at the same time is not broken into words: a turn lasts until its channel pauses.
+    Two people who speak at the same time do not interrupt each other's line at every word, because
+    a turn lasts until its channel pauses.
     """
     utterances = [one for channel in by_channel(segments) for one in _utterances(channel)]
     utterances.sort(key=lambda one: one[0].start)
@@ -33,12 +34,12 @@ def to_turns(segments: Iterable[Segment], names: Sequence[str]) -> str:
 
 
 def prefix(channel: int | None, names: Sequence[str]) -> str:
-    """Return what stands before the text of a channel that has a name."""
+    """Return the name of a channel as it is written before its text, or nothing without names."""
     return f"{names[channel]}: " if names and channel is not None else ""
 
 
 def _utterances(segments: list[Segment]) -> Iterator[list[Segment]]:
-    """Break the segments of one channel at its pauses."""
+    """Yield the segments of one channel, split at its pauses."""
     begun: list[Segment] = []
     for segment in segments:
         if begun and segment.start - begun[-1].end > PAUSE_SECONDS:

@@ -130,7 +130,7 @@ def test_predicted_speed_is_bytes_over_bandwidth(artifact):
         sum(file.stat().st_size for file in (artifact / "onnx").glob(f"{name}*_data*"))
         for name in ("audio_encoder", "decoder_model_merged")
     )
-    live, files = doctor.predict_rtf(Manifest.read(artifact), "q4f16", 1e9)
+    live, files = machine.predict_rtf(Manifest.read(artifact), "q4f16", 1e9)
     assert live == pytest.approx((encoder + decoder) / 1e9 / 0.08)
     assert files == pytest.approx((encoder / 16 + decoder) / 1e9 / 0.08)
 
@@ -193,7 +193,7 @@ def test_what_a_gpu_can_run(tiny_artifact, run, monkeypatch):
     found = checks(run, tiny_artifact)
     manifest = Manifest.read(tiny_artifact)
     there = found["artifact", "q4f16 cuda:0"]
-    live, files = doctor.predict_rtf(manifest, "q4f16", 3e12)
+    live, files = machine.predict_rtf(manifest, "q4f16", 3e12)
     assert there["status"] == "ok" and there["values"]["predicted_rtf_live"] == live
     assert there["values"]["needed_memory"] == requirements.needed_memory(
         manifest, "q4f16", 8192, on_device=True

@@ -184,7 +184,7 @@ def test_guards_that_fire_are_reported(transcriber, monkeypatch):
     ends = [
         event.text
         for event in events
-        if isinstance(event, StreamWarning) and "at its end" in event.text
+        if isinstance(event, StreamWarning) and "end-of-text" in event.text
     ]
     assert (
         len(ends) == tokens.count(tokens[first])

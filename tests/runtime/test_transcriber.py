@@ -194,7 +194,7 @@ class TestTranscript:
 
     def test_it_cannot_be_asked_for_what_it_is_just_decoding(self, transcriber):
         transcript = transcriber.transcribe(CLIP, on_token=lambda token: transcript.text)
-        with pytest.raises(UsageError, match="on_token: what is not decoded yet"):
+        with pytest.raises(UsageError, match="on_token: segments that are not decoded yet"):
             _ = transcript.text
 
     def test_its_forms(self, transcriber):
