@@ -9,12 +9,10 @@ const [state, text] = /** @type {HTMLElement[]} */ (['#state', '#text'].map((id)
 let transcriber
 
 file.addEventListener('change', async () => {
+  file.disabled = true // one file after the other
+  text.textContent = ''
   try {
-    transcriber ??= await createTranscriber({
-      artifactUrl: 'artifact/',
-      onProgress: ({ received, total }) => (state.textContent = `${Math.round((100 * received) / total)} %`),
-    })
-    transcriber.addEventListener('token', (event) => (text.textContent += /** @type {CustomEvent} */ (event).detail.text))
+    transcriber ??= await load()
     const { blocks } = await openAudio(/** @type {FileList} */ (file.files)[0], transcriber.sampleRate)
     await transcriber.start({ isFile: true })
     for await (const samples of blocks) await transcriber.feed(samples)
@@ -23,4 +21,15 @@ file.addEventListener('change', async () => {
   } catch (error) {
     state.textContent = String(error)
   }
+  file.disabled = false
 })
+
+/** Load the model, and show words as they are decoded. */
+async function load() {
+  const loaded = await createTranscriber({
+    artifactUrl: 'artifact/',
+    onProgress: ({ received, total }) => (state.textContent = `${Math.round((100 * received) / total)} %`),
+  })
+  loaded.addEventListener('token', (event) => (text.textContent += /** @type {CustomEvent} */ (event).detail.text))
+  return loaded
+}
