@@ -269,7 +269,7 @@ test('device and precision are chosen before anything is downloaded', async () =
   assert.match(float32.notes[0], /no float16 \(shader-f16\), so the model runs in q4/)
   const cpu = await withAdapter(null)
   assert.deepEqual([cpu.deviceName, cpu.precision], ['wasm', 'q4'])
-  assert.match(cpu.notes[0], /running on the CPU in WebAssembly: .* no graphics adapter/)
+  assert.match(cpu.notes[0], /running on the CPU in WebAssembly: .* no graphics card that WebGPU can use/)
   await assert.rejects(withAdapter(undefined, { device: 'webgpu' }), DeviceError)
   await assert.rejects(withAdapter({}, { precision: 'q4f16', device: 'webgpu' }), /q4f16 does not run here: this graphics adapter has no float16/)
   await assert.rejects(withAdapter({ limits: { maxBufferSize: 1e5 } }, { device: 'webgpu' }), /maxBufferSize is 1 MB, q4 of this model needs/)

@@ -55,7 +55,10 @@ export class RemoteArtifact {
     } catch (error) {
       const kept = await store.readRecord(record)
       if (kept) return new RemoteArtifact(url, record, store, new Manifest(kept))
-      throw new StorageError(`${url}: cannot be reached (${error}); connect to the network for the first visit`)
+      throw new StorageError(
+        `${url}: cannot be reached (${error}); connect to the network for the first visit, and let a host of another ` +
+          'origin send Access-Control-Allow-Origin',
+      )
     }
     if (!response.ok) {
       throw new ArtifactError(`${url + FILE_NAME}: the server answered ${response.status}; check the artifact's address`)

@@ -50,7 +50,7 @@ async function selectWebGpu(manifest, requested) {
   }
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' })
   if (!adapter) {
-    throw new DeviceError('the browser has WebGPU, but no graphics adapter for it; update the graphics driver')
+    throw new DeviceError('the browser found no graphics card that WebGPU can use; if the computer has one, update its driver')
   }
 
   // Features: float16, and subgroups for graph capture
