@@ -140,7 +140,7 @@ class SndFile:
             is_skipping = any(b"resync" in line for line in lines)
             if reason or not count:
                 break
-        if self._file.format == "MP3" and is_cut(view, "mp3"):
+        if self._file.format in ("MP3", "VOC") and is_cut(view, self._file.format.lower()):
             self._losses.say(CUT)
         is_whole = done >= self._file.frames  # never where their number is not known
         if is_whole or not self.promised_seconds:
