@@ -210,6 +210,11 @@ class MediaFile:
                     return True
 
     @property
+    def is_compressed(self) -> bool:
+        """Return whether the track is anything but samples, which FLAC's are too."""
+        return not self._track.codec_context.name.startswith(("pcm", "flac"))
+
+    @property
     def promised_seconds(self) -> float:
         """The length that the container gives the track, 0 where it gives none or an estimate."""
         track, container = self._track, self._container
