@@ -72,7 +72,7 @@ _FORMATS = (
     *("wavarc", "wsd", "wtv", "wv", "wve", "xa", "xwma"),
 )
 # Whose header says how long they are; of others a length is estimated from bytes and bit rate
-_PROMISING = {"mov", "matroska", "avi", "asf", "flac", "tta", "ape", "flv", "rm", "adx"}
+_PROMISING = {"mov", "matroska", "avi", "asf", "flac", "tta", "ape", "flv", "rm", "adx", "mxf"}
 # Whose packets are all that is in them, one after the other, but for tags
 _BARE = {"aac", "ac3", "dts", "eac3", "flac", "mp3", "ogg"}
 _LONG_AS_ANY = {"matroska", "asf", "flv"}  # whose header has the length of their longest track

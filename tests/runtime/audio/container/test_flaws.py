@@ -108,9 +108,17 @@ def test_silence_of_pcm_is_no_padding(opened):
 
 
 @pytest.mark.parametrize("share", [0.31, 0.5, 0.77])
-@pytest.mark.parametrize("container", ["avi", "nut", "rm", "mpeg", "asf", "voc", "adx"])
+@pytest.mark.parametrize(
+    "container", ["avi", "nut", "rm", "mpeg", "asf", "voc", "adx", "mxf_opatom"]
+)
 def test_ends_before_what_was_promised(container, share, opened):
-    codecs = {"nut": "aac", "mpeg": "mp2", "asf": "libmp3lame", "voc": "pcm_u8"}
+    codecs = {
+        "mxf_opatom": "pcm_s16le",
+        "nut": "aac",
+        "mpeg": "mp2",
+        "asf": "libmp3lame",
+        "voc": "pcm_u8",
+    }
     codec = codecs.get(container, "ac3")
     rate = 16000 if container in ("voc", "adx") else 48000
     if container == "adx":

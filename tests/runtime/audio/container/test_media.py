@@ -459,6 +459,8 @@ def test_a_track_without_a_sample(tmp_path, transcribe):
         ("nut", "flac", 16000),
         ("spdif", "ac3", 48000),
         ("wav", "adpcm_g726", 8000),
+        ("adx", "adpcm_adx", 16000),
+        ("mxf_opatom", "pcm_s16le", 48000),
     ],
 )
 @pytest.mark.parametrize("name", ["sound", "sound.wav", "sound.mp3"])
