@@ -25,7 +25,7 @@ from ....errors import AudioError, DeviceError, UsageError
 from ..losses import Losses
 from ..samples import check_channels, check_rate, silence_damage
 from .foreign import without_foreign_lines
-from .kinds import HEAD_BYTES, describe
+from .kinds import HEAD_BYTES, compressed_inside, describe
 from .media import END_SECONDS, MediaFile
 from .parts import Part, find_parts
 from .tags import CUT, has_frames, id3_bytes, is_cut
@@ -34,6 +34,8 @@ from .view import View
 RAW_SUBTYPES = {"s16le": "PCM_16", "f32le": "FLOAT", "mulaw": "ULAW", "alaw": "ALAW"}
 MOST_DAMAGED = 1.0  # seconds by which damage alone may make a recording shorter
 READ_FRAMES = 1 << 16  # that libsndfile reads at a time
+BURST_BYTES = 1 << 20  # searched for compressed sound among samples
+CHUNK_HEAD = 24  # bytes at most, before samples
 MOST_UNREAD = 2048  # bytes at the end that may be an incomplete sample or block
 LONGEST_PROMISE = 1e8  # seconds; a header with more does not know the length
 
@@ -142,7 +144,7 @@ class SndFile:
                 break
 
         # Tell whether the file was read to its end
-        if self._file.format == "MP3" and is_cut(view, "mp3"):
+        if self._file.format in ("MP3", "VOC") and is_cut(view, self._file.format.lower()):
             self._losses.say(CUT)
         is_whole = done >= self._file.frames  # False if their number is unknown
         if is_whole or not self.promised_seconds:
@@ -332,12 +334,25 @@ class Sound:
                 has_gaps = bool(part.damage)
                 return MediaFile(self.name, part.view, self.losses, starts_at_zero=has_gaps)
         try:
+            if kind := compressed_inside(_first_samples(part)):
+                return self._open_compressed(part, kind)
             return SndFile(self.name, part, self.losses)
         except (LibsndfileError, OSError) as error:
             found = describe(part.view.peek(0, HEAD_BYTES))
             if found is None:
                 return MediaFile(self.name, part.view, self.losses)
             raise AudioError(f"{self.name}: not a readable audio file: this is {found}") from error
+
+    def _open_compressed(self, part: Part, kind: str) -> MediaFile:
+        """Open what a header of samples hides, which would be heard as noise."""
+        media = MediaFile(self.name, part.view, self.losses)
+        if media.is_compressed:
+            return media
+        media.close()
+        raise AudioError(
+            f"{self.name}: holds {kind} where its header promises samples, and PyAV does not "
+            "unpack it; convert it first"
+        )
 
 
 def _reopened(name: str, file: Path | BinaryIO) -> BinaryIO:
@@ -348,6 +363,19 @@ def _reopened(name: str, file: Path | BinaryIO) -> BinaryIO:
         return file if isinstance(file, BytesIO) else FileIO(os.dup(file.fileno()))
     except OSError as error:
         raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from error
+
+
+def _first_samples(part: Part) -> bytes:
+    """Return about the first samples of a recording, if they are of 16 bits, behind silence."""
+    view, data = part.view, b""
+    if view.peek(id3_bytes(view), 4) == b"fLaC":
+        view.seek(0)
+        file: Any = view
+        with suppress(LibsndfileError), SoundFile(file) as sound:
+            data = sound.read(BURST_BYTES // 4, "int16").tobytes()
+    else:
+        data = view.peek(part.sound_at + CHUNK_HEAD, BURST_BYTES)
+    return data.lstrip(b"\0")[: BURST_BYTES // 8]
 
 
 def _raw_parts(file: BinaryIO) -> list[Part]:

@@ -17,7 +17,8 @@ import numpy as np
 from ....errors import AudioError, DeviceError
 from ....limits import LONGEST_SILENCE
 from ..losses import Losses
-from .tags import CUT, bare_size, id3_bytes, is_cut
+from .flaws import find_flaws, is_part_of_frame
+from .tags import CUT, FRAMED, avi_bytes, bare_size, behind_content, id3_bytes, is_cut
 from .view import View
 
 if TYPE_CHECKING:
@@ -46,8 +47,23 @@ MEDIA_SUFFIXES = (
 # their bytes tell. Playlists, concat scripts, session descriptions and patterns of names would make
 # it read other files and contact hosts; formats without a header would take any bytes for sound
 _FORMATS = (
-    *("aa", "aac", "ac3", "aea", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "ast", "au", "avi"),
-    *("avr", "bonk", "caf", "dhav", "dsf", "dss", "dts", "dtshd", "dv", "eac3", "epaf", "flac"),
+    *("aa", "aac", "ac3", "adx", "aea", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "ast"),
+    *(
+        "au",
+        "avi",
+        "avr",
+        "bonk",
+        "caf",
+        "dhav",
+        "dsf",
+        "dss",
+        "dts",
+        "dtshd",
+        "dv",
+        "eac3",
+        "epaf",
+        "flac",
+    ),
     *("flv", "gxf", "hcom", "iff", "ircam", "ivr", "kux", "loas", "matroska", "mlp", "mmf", "mov"),
     *("mp3", "mpc", "mpc8", "mpeg", "mpegts", "mtaf", "mxf", "nistsphere", "nsv", "nut", "nuv"),
     *("ogg", "oma", "osq", "paf", "pva", "pvf", "qcp", "qoa", "rka", "rm", "rso", "shn", "smjpeg"),
@@ -55,15 +71,20 @@ _FORMATS = (
     *("wavarc", "wsd", "wtv", "wv", "wve", "xa", "xwma"),
 )
 # Formats whose header holds the length; FFmpeg estimates that of others from bytes and bit rate
-_PROMISING = {"mov", "matroska", "avi", "asf", "flac", "tta", "ape", "flv"}
+_PROMISING = {"mov", "matroska", "avi", "asf", "flac", "tta", "ape", "flv", "rm", "adx", "mxf"}
 # Formats that consist of packets, one after the other, and of tags
 _BARE = {"aac", "ac3", "dts", "eac3", "flac", "mp3", "ogg"}
+_LONG_AS_ANY = {"matroska", "asf", "flv"}  # the header holds the length of the longest track
+_CLOCKLESS = _BARE | {"rm"}  # recorders of these formats cannot pause, so a gap is a loss
 _COUNTED = _BARE - {"flac", "ogg"}  # FFmpeg counts packets for their time stamps
 # Codecs whose frames have a checksum; unless it is checked, damaged frames become noise
 _CHECKED = {"flac", "wavpack", "tta", "ape", "tak"}
 # Time stamps are rounded; a longer gap between two becomes silence, to keep later times right
 HOLE_SECONDS = 0.1
 MAX_HOLE_SECONDS = 3600.0  # a longer gap is a wrong time stamp
+SHORT_SECONDS = 1.0  # containers round their length, and last pictures have one of their own
+ZERO_SECONDS = 1.0  # of zeros at the end are padding; more were to be sound
+NEAR_SECONDS = 1.0  # packets of several tracks are not quite in the order of their time
 END_SECONDS = 0.1  # codecs add or leave out a frame or two
 SILENT_SWING = 2.0**-15  # between the lowest and the highest sample: the last bit of 16
 MOST_FAILURES = 16  # to find a packet at one place of the file
@@ -113,8 +134,11 @@ class MediaFile:
         # Begin to decode
         self._starts_at_zero = starts_at_zero
         self._format = self._container.format.name.partition(",")[0]
-        self.hole_seconds = 0.0  # seconds of silence in place of gaps so far
+        self.hole_seconds = 0.0  # seconds of silence in place of gaps, once all is read
+        self._gaps: list[tuple[float, float]] = []  # (where, how long) in seconds
         self._done = 0.0  # seconds of sound given out so far
+        self._last: Any = None  # packet
+        self._reached = 0.0  # seconds, by any track
         self._bytes = 0  # of all packets decoded so far
         self._is_broken = False  # something between the last frame and the next is lost
         self._pending: tuple[float, str] | None = None  # (seconds, reason) of unrecorded damage
@@ -191,12 +215,21 @@ class MediaFile:
                     return True
 
     @property
+    def is_compressed(self) -> bool:
+        """Return whether the track is anything but samples, which FLAC's are too."""
+        return not self._track.codec_context.name.startswith(("pcm", "flac"))
+
+    @property
     def promised_seconds(self) -> float:
         """Return the length that the container declares; 0 for none or an estimate."""
         track, container = self._track, self._container
         if self._format == "mp3":
             return _xing_frames(self._view) / self.samplerate if self.samplerate else 0.0
         if track.start_time is None or self._format not in _PROMISING:
+            return 0.0
+        if self._format == "adx" and self.samplerate:
+            return int.from_bytes(self._view.peek(12, 4), "big") / self.samplerate
+        if self._format == "avi" and not avi_bytes(self._view)[1]:  # written to a pipe
             return 0.0
         if track.duration is not None and track.time_base is not None:
             return float(track.duration * track.time_base)
@@ -214,6 +247,8 @@ class MediaFile:
         )
         if self._starts_at_zero:
             start = 0.0
+        elif self._format == "wv" and self._first is not None:  # whose first block may be lost
+            start = self._first.time or 0.0
 
         # Frame by frame, fill the gap before it, and convert it
         frame, to_float, kind = self._first, self._av.AudioResampler(format="fltp"), None
@@ -239,26 +274,43 @@ class MediaFile:
                 self._done += converted.samples / rate
                 yield rate, converted.to_ndarray().T
             frame = next(self._frames, None)
+        self._judge_gaps(start)
         self._judge_end()
 
     def _make_silent(self, seconds: float) -> None:
-        """Count a gap that becomes silence.
+        """Note a gap that becomes silence.
 
         Raises:
             AudioError: the file has more silence of this kind than any recording.
         """
-        if self._format in _BARE:  # these formats cannot pause: sound is lost
-            self._losses.damage(self._done, "sound is missing", seconds)
-        self.hole_seconds += seconds
-        if self.hole_seconds > LONGEST_SILENCE:
+        self._gaps.append((self._done, seconds))
+        if sum(gap for _, gap in self._gaps) > LONGEST_SILENCE:
             raise AudioError(
                 f"{self.name}: holds no sound for more than "
                 f"{LONGEST_SILENCE / 3600:g} h in all; convert it first"
             )
 
+    def _judge_gaps(self, start: float) -> None:
+        """Tell gaps that damage has made, which are losses, from what was never recorded.
+
+        Args:
+            start: what the file's clock says at its beginning, in seconds.
+        """
+        flaws = list[float]()
+        if self._gaps and self._format not in _CLOCKLESS:
+            found = find_flaws(self._av, self._opened, self._view.size)
+            flaws = [seconds - start for seconds in found]
+        for at, seconds in self._gaps:
+            end = at + seconds + NEAR_SECONDS
+            if self._format in _CLOCKLESS or any(at - NEAR_SECONDS < x < end for x in flaws):
+                self._losses.damage(at, "sound is missing", seconds)
+            else:
+                self.hole_seconds += seconds
+
     def _decoded(self) -> Iterator[av.AudioFrame]:
         """Yield the frames of all packets that can be decoded, noting damage."""
         for packet in self._packets():
+            self._last = packet if packet.size else self._last
             try:
                 frames: list[Any] = list(packet.decode())
             except (self._av.FFmpegError, OSError, ValueError) as error:
@@ -282,7 +334,12 @@ class MediaFile:
         failures, reached = 0, -1
         while True:
             try:
-                yield from self._container.demux(self._track)
+                for packet in self._container.demux(*self._container.streams):
+                    if packet.pts is not None and packet.time_base is not None:
+                        units = packet.pts + (packet.duration or 0)
+                        self._reached = max(self._reached, float(units * packet.time_base))
+                    if packet.stream.index == self._track.index:
+                        yield packet
                 return
             except (self._av.FFmpegError, OSError, ValueError) as error:
                 if self._pending is None:
@@ -293,9 +350,12 @@ class MediaFile:
 
     def _judge_end(self) -> None:
         """Record what is lost at the end of the file, or was not recognised as packets."""
-        if is_cut(self._view, self._format, self._track.id):
+        codec, last, promised = self._track.codec_context.name, self._last, self.promised_seconds
+        is_part = self._format not in FRAMED and last and is_part_of_frame(codec, bytes(last))
+        if is_part or is_cut(self._view, self._format, self._track.id):
             self._losses.say(CUT)
-        promised = self.promised_seconds
+        if not promised and self._done and (self._say_zeros() or self._say_short()):
+            return
         is_whole = bool(promised) and self._done > promised - END_SECONDS
         unread = bare_size(self._view) - self._bytes if self._format in _BARE else 0
         is_nothing = self._first is None
@@ -305,6 +365,31 @@ class MediaFile:
             self._losses.damage(*self._pending)
         elif self._format == "mp3" and not self._losses:
             self._losses.say(f"{unread:,} bytes in it are damaged, and not heard")
+
+    def _say_short(self) -> bool:
+        """Say that a file ends before any of its tracks is as long as it promises."""
+        units = self._container.duration if self._format in _LONG_AS_ANY else None
+        start = self._container.start_time or 0
+        missing = (start + (units or 0)) / self._av.time_base - self._reached
+        if missing > SHORT_SECONDS:
+            self._losses.say(
+                f"cut off: the last {missing:.1f} s that its header promises are not there"
+            )
+        return missing > SHORT_SECONDS
+
+    def _say_zeros(self) -> bool:
+        """Say that sound was to be where the file ends in zeros, as after a crash."""
+        view, last = self._view, self._last
+        end = behind_content(view)
+        if last and last.pos and "pcm" in self._track.codec_context.name:  # whose silence is zeros
+            end = max(end, last.pos + last.size)
+        seconds = (view.size - end) * self._done / max(1, end)
+        if seconds > ZERO_SECONDS:
+            self._losses.say(
+                f"cut off: its last {view.size - end:,} bytes are zeros, which would hold "
+                f"{seconds:.1f} s"
+            )
+        return seconds > ZERO_SECONDS
 
 
 def _xing_frames(view: View) -> int:

@@ -17,9 +17,9 @@ import numpy as np
 
 from .ogg import ogg_part
 from .starts import begins_at, ends_in_units, next_mark, next_start
-from .tags import behind_tags, id3_bytes
+from .tags import ASF_DATA, behind_tags, id3_bytes
 from .view import View
-from .walks import AMR, AMR_BYTES, PROGRAM_END, behind_units, units_at
+from .walks import AMR, AMR_BYTES, PROGRAM_END, UNIT_HEAD, behind_units, unit_bytes, units_at
 
 # From this size on a header does not know the length: a WAV written to a pipe has about this much
 UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)
@@ -102,7 +102,7 @@ def _part_at(file: BinaryIO, whole: View, start: int, size: int, heard: list[int
     elif head.startswith(b"\x1aE\xdf\xa3"):
         end = _end_of_boxes(whole, start, size, _ebml_box, b"\x1aE\xdf\xa3", (_SEGMENT,))
     elif head.startswith(_ASF):
-        end = _end_of_boxes(whole, start, size, _asf_box, _ASF, (_ASF_DATA,))
+        end = _end_of_boxes(whole, start, size, _asf_box, _ASF, (ASF_DATA,))
     elif head.startswith(b"RIFF"):
         end = _end_of_boxes(whole, start, size, _riff_box, b"RIFF", (b"RIFF",))
     elif head.startswith(b"TTA1"):
@@ -290,7 +290,6 @@ def _au(file: BinaryIO, whole: View, start: int, size: int) -> Part:
 
 
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
-_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _SEGMENT = b"\x18\x53\x80\x67"
 
 
@@ -306,11 +305,20 @@ def _end_of_units(whole: View, at: int, kind: str) -> int:
         if begins_at(whole, behind := behind_tags(whole, at)):
             at = behind
             break
+        if kind == "wavpack":  # FFmpeg does not pass its damage, and what follows is heard alone
+            return next_mark(whole, _last_unit(whole, first, at) + 4)
         at = next_start(whole, at)
         if units_at(whole, at) != kind:
             break
     # AMR frames are hard to tell: bytes of another recording may pass for them
     return min(at, next_start(whole, first + AMR_BYTES)) if kind in AMR else at
+
+
+def _last_unit(whole: View, at: int, end: int) -> int:
+    """Return where the last unit begins of those that follow each other up to an end."""
+    while (size := unit_bytes(whole.peek(at, UNIT_HEAD))) and at + size < end:
+        at += size
+    return at
 
 
 def _end_of_tta(whole: View, at: int) -> int:

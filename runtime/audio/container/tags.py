@@ -6,9 +6,13 @@ import re
 
 from .kinds import HEAD_BYTES, frame_bytes, has_mpeg_frames
 from .view import PIECE_BYTES, View
+from .walks import UNIT_HEAD, unit_bytes
 
 TAIL_BYTES = 1 << 16  # at the end of a file, in which frames are followed
 CUT = "it ends inside a frame: it may be cut off"
+FRAMED = ("aac", "ac3", "eac3", "mp3")  # FFmpeg's names of formats that hold frames alone
+NUT_INDEX = b"NX\xdd\x67\x2f\x23\xe6\x4e"  # at the end of a NUT. Source: libavformat/nut.h
+ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 FOLLOWED = 3  # frames in a row, which do not occur by chance
 
 
@@ -82,17 +86,14 @@ def bare_size(view: View) -> int:
         elif (foot := view.peek(end - 15, 15)).endswith(b"LYRICS200") and foot[:6].isdigit():
             end -= 15 + int(foot[:6])
         else:
-            while end > 0 and not view.peek(max(0, end - 4096), min(4096, end)).strip(b"\0"):
-                end -= min(4096, end)
-            tail = view.peek(max(0, end - 4096), min(4096, end))
-            end -= len(tail) - len(tail.rstrip(b"\0"))
+            end = behind_content(view, end)
         if end == before:
             break
     return max(0, end - id3_bytes(view))
 
 
 def is_cut(view: View, kind: str, track: int = 0) -> bool:
-    """Return whether a file ends inside a frame, or a packet of MPEG-TS or FLV.
+    """Return whether a file ends inside a frame, a packet, or what else holds its sound.
 
     Args:
         view: its bytes.
@@ -107,9 +108,22 @@ def is_cut(view: View, kind: str, track: int = 0) -> bool:
         while (head := view.peek(at, 4)) and head[0] in (8, 9, 18) and len(head) == 4:
             at += 15 + int.from_bytes(head[1:], "big")
         return at - 4 > view.size  # the number behind the last may be left out
+    if kind == "nut":
+        return _is_nut_cut(view)
+    if kind == "avi":
+        return sum(avi_bytes(view)) > view.size
+    if kind == "asf":
+        return _is_asf_cut(view)
+    if kind == "wv":
+        at = 0
+        while size := unit_bytes(view.peek(at, UNIT_HEAD)):
+            at += size
+        return at > view.size
+    if kind == "voc":
+        return _is_voc_cut(view)
 
     # Frames: follow a run of them to the end of the file
-    if kind not in ("aac", "ac3", "eac3", "mp3"):
+    if kind not in FRAMED:
         return False
     end = id3_bytes(view) + bare_size(view)
     start = max(0, end - TAIL_BYTES)
@@ -131,6 +145,57 @@ def is_cut(view: View, kind: str, track: int = 0) -> bool:
         behind = view.peek(end, missing)
         return len(behind) < missing or bool(behind.strip(b"\0"))
     return False
+
+
+def _is_nut_cut(view: View) -> bool:
+    """Return whether a NUT has no index, the distance to which stands before its last 4 bytes."""
+    content = behind_content(view)
+    for end in range(content, min(content + 4, view.size) + 1):  # which may be zeros as padding is
+        distance = int.from_bytes(view.peek(end - 12, 8), "big")
+        if view.peek(end - distance, 8) == NUT_INDEX:
+            return False
+    return True
+
+
+def behind_content(view: View, end: int | None = None) -> int:
+    """Return where the zeros begin that a file ends in, or its bytes up to an end."""
+    end = view.size if end is None else end
+    while end > 0:
+        start = max(0, end - PIECE_BYTES)
+        if held := view.peek(start, end - start).rstrip(b"\0"):
+            return start + len(held)
+        end = start
+    return 0
+
+
+def avi_bytes(view: View) -> tuple[int, int]:
+    """Return where an AVI's packets begin, and how many bytes they take; 0 where it is not said."""
+    at = 12
+    while len(head := view.peek(at, 12)) == 12:
+        count = int.from_bytes(head[4:8], "little")
+        if head[:4] == b"LIST" and head[8:] == b"movi":
+            return at + 8, count if 4 < count < 1 << 31 else 0
+        at += 8 + count + count % 2
+    return at, 0
+
+
+def _is_asf_cut(view: View) -> bool:
+    """Return whether the object that holds an ASF's packets is not all there."""
+    at = 0
+    while len(head := view.peek(at, 24)) == 24:
+        count = int.from_bytes(head[16:], "little")
+        if head[:16] == ASF_DATA:
+            return 50 < count < 1 << 62 and at + count > view.size  # less: it was a broadcast
+        at += max(24, count)
+    return False
+
+
+def _is_voc_cut(view: View) -> bool:
+    """Return whether a file of Creative ends inside a block."""
+    at = int.from_bytes(view.peek(20, 2), "little")
+    while (head := view.peek(at, 4)) and head[0]:
+        at += 4 + int.from_bytes(head[1:], "little")
+    return at > view.size
 
 
 def _is_ts_cut(view: View, track: int) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from .kinds import AMR_MARK, frame_bytes
 from .view import PIECE_BYTES, View
 
-UNIT_HEAD = 16  # bytes that hold the length of a unit
+UNIT_HEAD = 28  # bytes that hold the length of a unit, and whether it is the first
 FOLLOWED = 3  # units in a row, which do not occur by chance
 MANY_FOLLOWED = 8  # the same for units whose mark is a byte or so
 
@@ -54,6 +54,12 @@ def _dts(head: bytes) -> int:
 def _wavpack(head: bytes) -> int:
     is_one = re.match(rb"wvpk.{4}[\x02-\x10]\x04", head, re.DOTALL)
     return 8 + int.from_bytes(head[4:8], "little") if is_one else 0
+
+
+def _is_first_wavpack(head: bytes) -> bool:
+    """Return whether a block of WavPack has the first samples of a recording."""
+    at, count, flags = (int.from_bytes(head[n : n + 4], "little") for n in (16, 20, 24))
+    return at == 0 and head[10:11] == b"\0" and count > 0 and bool(flags & 0x800)
 
 
 def _program(head: bytes) -> int:
@@ -118,9 +124,9 @@ def units_at(view: View, at: int) -> str | None:
             if size < 4 or (unit[:1] == b"\xff" and unit[:2] != head[:2]):
                 break
             place, count = place + size, count + 1
-        # At the end of a file one unit is enough, if its mark is long
-        is_last = place >= view.size and count and kind in ("wavpack", "flash")
-        if count >= least or is_last:
+        # One unit is enough if its mark is long; for FLV's shorter mark only at the end of a file
+        is_alone = kind == "wavpack" or (kind == "flash" and place >= view.size)
+        if count >= least or (count and is_alone):
             return kind
     return None
 
@@ -135,13 +141,15 @@ def behind_units(view: View, at: int, kind: str) -> int:
     at += _header_bytes(view.peek(at, UNIT_HEAD))
     if kind in _PACKETS:
         return _behind_packets(view, at, *_PACKETS[kind])
-    measure, clock = (_UNITS | AMR)[kind], b""
+    measure, clock, first = (_UNITS | AMR)[kind], b"", at
     while at < view.size:
         data, place = view.peek(at, PIECE_BYTES), 0
         is_last = at + len(data) >= view.size
         while place < len(data) - (0 if is_last else UNIT_HEAD):
-            size = measure(data[place : place + UNIT_HEAD])
-            if not size:
+            head = data[place : place + UNIT_HEAD]
+            size = measure(head)
+            is_next = kind == "wavpack" and at + place > first and _is_first_wavpack(head)
+            if not size or is_next:
                 return at + place
             if kind == "program" and data[place + 3] == _PACK:
                 last, clock = clock, data[place + 4 : place + 9]

@@ -6,9 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
+from support.media import contained
 from support.sounds import RATE, SAMPLES, decoded, encoded
 
 from voxtral_onnx.errors import AudioError, DeviceError
+from voxtral_onnx.runtime.audio.container.kinds import compressed_inside
 from voxtral_onnx.runtime.audio.files import open_audio
 
 
@@ -92,3 +95,46 @@ def test_without_pyav_its_name_is_said(tmp_path, monkeypatch):
 def test_an_address_gets_a_sentence(name):
     with pytest.raises(AudioError, match="an address, and recordings are not downloaded; get it"):
         open_audio(name, RATE)
+
+
+def as_samples(kind: str) -> bytes:
+    """Return a digital output's compressed sound, as a recorder of samples takes it."""
+    if kind == "spdif":
+        return contained("spdif", "ac3", np.tile(SAMPLES, 2), 48000)
+    content = contained("ac3", "ac3", np.tile(SAMPLES, 2), 48000)
+    if kind == "ac3-swapped":
+        return np.frombuffer(content, "<u2").byteswap().tobytes()
+    return content
+
+
+@pytest.mark.parametrize("kind", ["spdif", "ac3", "ac3-swapped"])
+def test_compressed_sound_under_a_header_of_samples(kind, tmp_path, monkeypatch):
+    """Where it is taken for samples it is noise, of which words are made."""
+    content = as_samples(kind)
+    values = np.frombuffer(content[: len(content) // 4 * 4], "<i2").reshape(-1, 2)
+    soundfile.write(tmp_path / "a.wav", values, 48000, "PCM_16")
+    source = open_audio(tmp_path / "a.wav", RATE)
+    samples = np.concatenate(list(source.blocks()))
+    assert source.losses == () and abs(len(samples) / RATE - 2 * len(SAMPLES) / RATE) < 0.1
+    known = SAMPLES[8000:16000]
+    assert np.correlate(samples, known).max() > 0.9 * np.square(known).sum()
+    for name, seconds in (("a.flac", 0), ("a.aiff", 0), ("b.wav", 2)):  # PyAV looks for none there
+        silence = np.zeros((seconds * 48000, 2), np.int16)
+        soundfile.write(tmp_path / name, np.concatenate([silence, values]), 48000, "PCM_16")
+        if kind == "ac3" or not seconds:
+            with pytest.raises(AudioError, match=r"holds .* where its header promises samples"):
+                open_audio(tmp_path / name, RATE)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(DeviceError):
+        open_audio(tmp_path / "a.wav", RATE)
+
+
+@pytest.mark.parametrize("sync", ["7ffe8001", "fe7f0180", "1fffe80007f0", "ff1f00e8f007"])
+def test_dts_in_every_spelling(sync):
+    frames = b"".join(
+        bytes.fromhex(sync) + np.random.default_rng(number).bytes(1000) for number in range(4)
+    )
+    assert compressed_inside(bytes(77) + frames) == "DTS"
+    assert compressed_inside(np.random.default_rng(9).bytes(1 << 20)) is None
+    assert compressed_inside((SAMPLES * 32767).astype("<i2").tobytes()) is None
+    assert compressed_inside(np.array([32766, -32767] * 9000, ">i2").tobytes()) is None

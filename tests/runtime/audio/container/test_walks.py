@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-from fractions import Fraction
 from functools import cache
-from typing import Any
 
-import av
 import numpy as np
 import pytest
+from support.media import contained
 from support.sounds import FORMATS, RATE, SAMPLES, encoded
 
 from voxtral_onnx.runtime.audio.container.starts import next_start
@@ -48,22 +46,7 @@ def recording(kind: str, is_reversed: bool = False) -> bytes:
     if kind in FORMATS:
         return encoded(kind, samples)
     codec, container, rate = MEDIA[kind]
-    file = io.BytesIO()
-    with av.open(file, "w", format=container, options=OPTIONS.get(kind, {})) as opened:
-        output: Any = opened
-        track = output.add_stream(codec, rate=rate, layout="mono")
-        frame = av.AudioFrame.from_ndarray((samples[None] * 32767).astype("<i2"), "s16", "mono")
-        frame.sample_rate = RATE
-        resampler, fifo = av.AudioResampler(track.format, "mono", rate), av.AudioFifo()
-        for part in (*resampler.resample(frame), *resampler.resample(None)):
-            fifo.write(part)
-        done = 0
-        for part in fifo.read_many(track.codec_context.frame_size or 1024, partial=True):
-            part.pts, part.time_base = done, Fraction(1, rate)
-            done += part.samples
-            output.mux(track.encode(part))
-        output.mux(track.encode())
-    return file.getvalue()
+    return contained(container, codec, samples, rate, options=OPTIONS.get(kind))
 
 
 def likeness(samples: np.ndarray, expected: np.ndarray) -> float:
