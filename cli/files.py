@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import AudioError, UsageError, VoxtralOnnxError
-from ..escaping import one_line
+from ..escaping import one_line, readable
 from .exit_codes import SOME_FAILED
 from .outputs import Outputs, is_stream, shown_name
 from .screen import FilesScreen
@@ -279,7 +279,7 @@ class FileRun:
         part = transcript.info | {"broken_off_at": round(work.position, 3)}
         facts = {"file": shown_name(work.path)}
         if isinstance(error, Exception):
-            facts["error"] = str(_own_error(work.path, error))
+            facts["error"] = readable(str(_own_error(work.path, error)))
         recording = Recording(
             transcript.decoded,
             transcript.duration,
@@ -357,7 +357,7 @@ class FileRun:
         """Return what stdout gets of an input that failed: a line where each has one."""
         if self.outputs.shown != "json":
             return ""
-        values = {"file": shown_name(path), "error": str(error)}
+        values = {"file": shown_name(path), "error": readable(str(error))}
         return json.dumps(values, ensure_ascii=False) + "\n"
 
     def _leave(self, work: Work) -> None:

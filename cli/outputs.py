@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StorageError, UsageError
-from ..escaping import quoted
+from ..escaping import quoted, readable
 from .terminal import info
 
 STDIN = "stdin"  # name of what standard input becomes
@@ -148,7 +148,7 @@ def is_stream(path: str) -> bool:
 
 def shown_name(path: str) -> str:
     """Return a recording's name as text: bytes that are no UTF-8 are escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return readable(path)
 
 
 def _distinct(audio: list[str]) -> list[str]:

@@ -51,7 +51,7 @@ def find_artifact(
             "  voxtral-onnx transcribe --model tiny AUDIO  # a small test model, here already\n"
             "  voxtral-onnx export  # downloads the released model, 8.9 GB"
         )
-    if str(asked) == "tiny" and not _exists(Path(asked)):
+    if str(asked) == "tiny" and not Path(asked).is_dir():
         if not (TINY_ARTIFACT / FILE_NAME).exists():
             raise ArtifactError(
                 "tiny: this checkout holds its checkpoint but not its artifact; run: make demo, "
