@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..runtime.transcriber import Transcriber
     from ..runtime.transcript import Transcript
 
+MOST_NAMED = 3  # files that are passed over
 # Options of a transcriber on which no word depends
 NOT_IN_JOURNAL = {"offline", "device", "allow_fallback", "threads", "batch_size", "prepacked"}
 
@@ -71,7 +72,7 @@ class FileRun:
         from ..runtime.audio.find import find_audio
 
         failures: dict[str, VoxtralOnnxError] = {}
-        audio = find_audio(inputs, failures.__setitem__)
+        audio = find_audio(inputs, failures.__setitem__, _say_others)
         self.num_inputs = len(audio) + len(failures)
         if "-" in audio:
             require_stdin()
@@ -367,6 +368,13 @@ class FileRun:
         if work.journal.path and not work.journal.is_empty:
             option = "listen --resume -o FOLDER" if is_stream(work.path) else "--resume"
             self._say(work, f"kept up to {work.journal.end:.2f} s: {option} goes on")
+
+
+def _say_others(names: list[str]) -> None:
+    more = "" if len(names) <= MOST_NAMED else f" and {len(names) - MOST_NAMED} more"
+    files = f"{len(names)} other file{'s' * (len(names) > 1)} not tried"
+    listed = ", ".join(names[:MOST_NAMED])
+    info(f"note: {files}: {listed}{more}; name them to read them")
 
 
 def _own_error(path: str, error: Exception) -> VoxtralOnnxError:

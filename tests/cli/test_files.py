@@ -56,6 +56,17 @@ def test_names_that_are_no_text(transcribe, tmp_path, monkeypatch):
     assert json.loads(content)["file"] == "caf\\xe9.wav"
 
 
+def test_files_that_are_passed_over_are_said_once(transcribe, tmp_path):
+    for name in ("a.wav", "recording", "b.nut", "c.xyz", "d.xyz"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(CLIP.read_bytes())
+    result = transcribe(tmp_path / "in")
+    assert (result.code, result.out) == (0, TEXT + "\n")
+    passed = ", ".join(str(tmp_path / "in" / name) for name in ("b.nut", "c.xyz", "d.xyz"))
+    note = f"note: 4 other files not tried: {passed} and 1 more; name them to read them"
+    assert result.err.count(note) == 1
+
+
 def test_long_names_of_bytes_are_read_and_spelt_in_one_way(transcribe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = os.fsdecode(b"\xe9" * 200 + b".wav")
