@@ -12,12 +12,10 @@ from typing import Any, ParamSpec, TypeVar
 
 from .errors import UsageError
 from .escaping import described, quoted
+from .limits import LONGEST_NAME, LONGEST_PATH
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-# Bytes of a whole path, and of one name between slashes; Linux's PATH_MAX and NAME_MAX
-LONGEST_PATH, LONGEST_NAME = 4096, 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +73,19 @@ def accepts(**kinds: Kind) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 def is_path(path: str) -> bool:
     """Return whether a string can be a path: not empty, without NUL, no part of it too long."""
-    content = path.encode(errors="surrogatepass")
+    content = path_bytes(path)
     longest = max(map(len, content.split(b"/")))
     return (
         bool(path) and "\0" not in path and len(content) <= LONGEST_PATH and longest <= LONGEST_NAME
     )
+
+
+def path_bytes(path: str) -> bytes:
+    """Return a path as the system gets it; one that it cannot get, in UTF-8."""
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError:
+        return path.encode(errors="surrogatepass")
 
 
 def optional(kind: Kind) -> Kind:
@@ -192,7 +198,9 @@ def _path(value: Any) -> Any:
     path = os.fspath(value)
     if not isinstance(path, str):
         raise TypeError
-    if not path or "\0" in path or len(path) > LONGEST_PATH:  # the system enforces other limits
+    if (
+        not path or "\0" in path or len(path_bytes(path)) > LONGEST_PATH
+    ):  # the system enforces other limits
         raise ValueError
     return value
 

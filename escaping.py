@@ -16,6 +16,7 @@ MOST_QUOTED = 80  # characters of a value that a message quotes
 # but for line feed and tab, the bidirectional controls (U+202A to 202E, U+2066 to 2069) and the
 # line separators (U+2028, 2029). Surrogates are included because they cannot be encoded as UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_BYTES = re.compile("[\udc80-\udcff]+")  # what Python has in their place. Source: PEP 383
 # Characters with a meaning in CommonMark and in GitHub's dialect of it, anywhere or at the start of
 # a line. Colons, dots and at signs are included where GitHub would make a link of an address; an
 # underscore inside a word is not, because it does not begin emphasis there.
@@ -33,9 +34,17 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
+def readable(text: str) -> str:
+    r"""Return a text in which the bytes of names that are no text are UTF-8, or written as \xe9."""
+    return _BYTES.sub(
+        lambda match: match[0].encode(errors="surrogateescape").decode(errors="backslashreplace"),
+        text,
+    )
+
+
 def one_line(text: str) -> str:
     r"""Return a printable text whose line feeds are written as \n, so that it stays on one line."""
-    return printable(text).replace("\n", "\\n")
+    return printable(readable(text)).replace("\n", "\\n")
 
 
 def quoted(value: object) -> str:

@@ -18,10 +18,10 @@ from typing import BinaryIO, Literal
 
 from .decode import Count, Sha256
 from .errors import StorageError
+from .limits import LONGEST_NAME
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
 _BINARY = getattr(os, "O_BINARY", 0)  # only on Windows
-LONGEST_NAME = 255  # bytes of a file's name, on most file systems
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # what Git LFS checks out at first
 PIECE_SIZE = 16 << 20  # bytes with a hash of their own, because browsers cannot hash a stream
 

@@ -45,6 +45,9 @@ LONGEST_SILENCE = 12 * 3600
 # of a longer one they are decoded again. 32 MB, 8.7 minutes at 16 kHz
 KEPT_SAMPLES = 8 * MB
 
+# Bytes of a whole path, and of one name between slashes; Linux's PATH_MAX and NAME_MAX
+LONGEST_PATH, LONGEST_NAME = 4096, 255
+
 # Characters of a hotword or phrase; the longest place name has 85
 LONGEST_HOTWORD = 100
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import AudioError, UsageError, VoxtralOnnxError
-from ..escaping import one_line
+from ..escaping import one_line, readable
 from .exit_codes import SOME_FAILED
 from .outputs import Outputs, is_stream, shown_name
 from .screen import FilesScreen
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..runtime.transcriber import Transcriber
     from ..runtime.transcript import Transcript
 
+MOST_NAMED = 3  # files that are passed over
 # Options of `Transcriber` that do not change the text, so that a journal stays valid
 NOT_IN_JOURNAL = {"offline", "device", "allow_fallback", "threads", "batch_size", "prepacked"}
 
@@ -73,7 +74,7 @@ class FileRun:
         from ..runtime.audio.find import find_audio
 
         failures: dict[str, VoxtralOnnxError] = {}
-        audio = find_audio(inputs, failures.__setitem__)
+        audio = find_audio(inputs, failures.__setitem__, _say_others)
         self.num_inputs = len(audio) + len(failures)
         if "-" in audio:
             require_stdin()
@@ -286,7 +287,7 @@ class FileRun:
         part = transcript.info | {"broken_off_at": round(work.position, 3)}
         facts = {"file": shown_name(work.path)}
         if isinstance(error, Exception):
-            facts["error"] = str(_own_error(work.path, error))
+            facts["error"] = readable(str(_own_error(work.path, error)))
         recording = Recording(
             transcript.decoded,
             transcript.duration,
@@ -366,7 +367,7 @@ class FileRun:
         """Return what stdout gets for an input that failed: a line of JSON, or nothing."""
         if self.outputs.shown != "json":
             return ""
-        values = {"file": shown_name(path), "error": str(error)}
+        values = {"file": shown_name(path), "error": readable(str(error))}
         return json.dumps(values, ensure_ascii=False) + "\n"
 
     def _leave(self, work: Work) -> None:
@@ -376,6 +377,13 @@ class FileRun:
         if work.journal.path and not work.journal.is_empty:
             option = "listen --resume -o FOLDER" if is_stream(work.path) else "--resume"
             self._say(work, f"kept up to {work.journal.end:.2f} s: {option} goes on")
+
+
+def _say_others(names: list[str]) -> None:
+    more = "" if len(names) <= MOST_NAMED else f" and {len(names) - MOST_NAMED} more"
+    files = f"{len(names)} other file{'s' * (len(names) > 1)} not tried"
+    listed = ", ".join(names[:MOST_NAMED])
+    info(f"note: {files}: {listed}{more}; name them to read them")
 
 
 def _own_error(path: str, error: Exception) -> VoxtralOnnxError:

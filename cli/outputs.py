@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StorageError, UsageError
-from ..escaping import quoted
+from ..escaping import quoted, readable
 from .terminal import info
 
 STDIN = "stdin"  # name of the outputs of standard input
@@ -152,7 +152,7 @@ def is_stream(path: str) -> bool:
 
 def shown_name(path: str) -> str:
     """Return a recording's path as text, in which bytes that are not UTF-8 are escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return readable(path)
 
 
 def _distinct(audio: list[str]) -> list[str]:

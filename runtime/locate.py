@@ -58,7 +58,7 @@ def find_artifact(
         )
 
     # Take the test model, or one from the hub, unless there is a folder of this name
-    if str(asked) == "tiny" and not _exists(Path(asked)):
+    if str(asked) == "tiny" and not Path(asked).is_dir():
         if not (TINY_ARTIFACT / FILE_NAME).exists():
             raise ArtifactError(
                 "tiny: this checkout holds its checkpoint but not its artifact; run: make demo, "

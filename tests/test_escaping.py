@@ -58,7 +58,10 @@ def test_escapes_are_those_of_json():
 
 def test_names_that_are_no_text_are_written_out():
     name = b"caf\xe9.wav".decode("utf-8", "surrogateescape")
-    assert printable(name) == "caf\\udce9.wav"
+    assert printable(name) == "caf\\udce9.wav"  # of which JSON is still JSON
+    assert one_line(name) == "caf\\xe9.wav"
+    ours = "日本\x9b".encode().decode("ascii", "surrogateescape")  # where the locale is C
+    assert one_line(ours) == "日本\\u009b"
 
 
 def parse(text: str):

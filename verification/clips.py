@@ -21,6 +21,7 @@ from ..runtime.audio.files import open_audio, require_whole
 from ..runtime.device.session import Session
 from ..runtime.tokens import Token
 from ..runtime.transcriber import Transcriber
+from .evaluation.references import read_text
 from .layerwise import Layerwise, decoder_stages, encoder_stages
 
 PIECES = (1, 1279, 640, 5000, 1281, 160)  # samples fed at a time, in a cycle
@@ -67,13 +68,12 @@ def open_clips(files: Sequence[str | Path], sample_rate: int) -> list[Clip]:
 
     Raises:
         AudioError: a recording is not readable, empty, or not whole.
+        UsageError: a text is not readable.
     """
     clips = []
     for file in map(Path, files):
         text = file.with_suffix(".txt")
-        clips.append(
-            _read(file, sample_rate, text.read_text(encoding="utf-8") if text.is_file() else None)
-        )
+        clips.append(_read(file, sample_rate, read_text(text) if text.is_file() else None))
     return clips
 
 

@@ -94,8 +94,8 @@ class Checkpoint:
 
 
 def resolve_source(source: str | Path) -> Path:
-    """Return the path of a checkpoint, that of the packaged one for "tiny"."""
-    return TINY if str(source) == "tiny" and not Path(source).exists() else Path(source)
+    """Return the path of a checkpoint, that of the packaged one for "tiny" unless a folder is."""
+    return TINY if str(source) == "tiny" and not Path(source).is_dir() else Path(source)
 
 
 def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:

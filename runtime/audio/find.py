@@ -35,6 +35,20 @@ SUFFIXES = tuple(
         )
     )
 )
+# Of what stands beside recordings and is none
+_OTHER_SUFFIXES = frozenset(
+    (
+        *(".txt", ".srt", ".vtt", ".json", ".jsonl", ".tsv", ".lrc", ".csv", ".md", ".rst", ".log"),
+        *(".xml", ".html", ".htm", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".pdf", ".doc"),
+        *(".docx", ".odt", ".rtf", ".xls", ".xlsx", ".jpg", ".jpeg", ".png", ".gif", ".webp"),
+        *(".svg", ".bmp", ".tif", ".tiff", ".heic", ".zip", ".gz", ".bz2", ".xz", ".7z", ".rar"),
+        *(".tar", ".py", ".sh", ".js", ".css", ".cue", ".m3u", ".m3u8", ".pls", ".nfo", ".ass"),
+        *(".ssa", ".sub", ".textgrid", ".eaf", ".part", ".tmp", ".bak", ".db", ".torrent", ".url"),
+        *(".npy", ".npz", ".onnx", ".safetensors", ".gguf", ".exe", ".dll", ".lnk", ".md5"),
+        *(".sha256", ".ds_store"),
+    )
+)
+_KNOWN_NAMES = frozenset(("readme", "license", "makefile", "desktop.ini", "copying"))
 _APPLE_DOUBLE = b"\x00\x05\x16\x07"
 
 
@@ -43,7 +57,9 @@ def _raise(name: str, error: AudioError) -> None:
 
 
 def find_audio(
-    inputs: Iterable[str], on_failure: Callable[[str, AudioError], None] = _raise
+    inputs: Iterable[str],
+    on_failure: Callable[[str, AudioError], None] = _raise,
+    on_others: Callable[[list[str]], None] = lambda names: None,
 ) -> list[str]:
     """Return every file that inputs name.
 
@@ -54,11 +70,12 @@ def find_audio(
         inputs: names of files, folders and patterns, and `-`.
         on_failure: called with an input, or a folder below one, that cannot be searched, and with
             the error; raises it unless given.
+        on_others: called with the files of folders that may hold sound and have no known suffix.
 
     Raises:
         UsageError: an empty name, which would be the folder that one is in.
     """
-    found: list[str] = []
+    found, others = list[str](), list[Path]()
     for name in inputs:
         if not name:
             raise UsageError("the name of a file is empty; is a variable of the shell not set?")
@@ -70,7 +87,7 @@ def find_audio(
 
         # Search a folder, match a pattern, or take the name of a file
         if is_folder:
-            files = sorted(_audio_below(path, set(), failures))
+            files = sorted(_audio_below(path, set(), failures, others))
             lacking = f"{name}: a folder without audio files ({', '.join(SUFFIXES)})"
         elif name != "-" and not exists and glob.has_magic(name):
             matches = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207, whose patterns cannot be absolute
@@ -93,11 +110,16 @@ def find_audio(
             on_failure(place, failure)
         # A file that a pattern matched is not standard input
         found += ["./-" if str(file) == "-" else str(file) for file in files]
+    if others:
+        on_others(sorted(map(str, others)))
     return found
 
 
 def _audio_below(
-    folder: Path, seen: set[tuple[int, int]], failures: dict[str, AudioError]
+    folder: Path,
+    seen: set[tuple[int, int]],
+    failures: dict[str, AudioError],
+    others: list[Path],
 ) -> Iterator[Path]:
     """Yield the audio files below a folder, each folder searched once, however links lead to it."""
     try:
@@ -118,9 +140,11 @@ def _audio_below(
             _refuse(at, error, failures)
             continue
         if is_folder:
-            yield from _audio_below(at, seen, failures)
+            yield from _audio_below(at, seen, failures, others)
         elif at.suffix.lower() in SUFFIXES and _may_be_sound(at):
             yield at
+        elif _may_be_other_sound(at):
+            others.append(at)
 
 
 def _refuse(place: Path, error: OSError, failures: dict[str, AudioError]) -> None:
@@ -134,6 +158,16 @@ def _may_be_sound(path: Path) -> bool:
     with suppress(OSError):  # without permission to ask, opening it reports that
         return not path.exists() or (path.is_file() and not is_apple_double(path))
     return True
+
+
+def _may_be_other_sound(path: Path) -> bool:
+    """Tell whether a file of a folder is neither hidden nor known to be something else."""
+    name = path.name.lower()
+    if name.startswith(".") or name in _KNOWN_NAMES or path.suffix.lower() in _OTHER_SUFFIXES:
+        return False
+    with suppress(OSError):
+        return path.is_file() and path.stat().st_size > 0
+    return False
 
 
 def is_apple_double(path: Path) -> bool:

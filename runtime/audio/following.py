@@ -11,6 +11,7 @@ from math import exp
 
 import numpy as np
 
+from ...errors import AudioError
 from .meter import FRAME_SECONDS, OFFSET_SHARE, SILENT_PEAK, SoundMeter, least_shares
 from .mixing import TARGET_LOUDNESS, OffsetFilter
 
@@ -20,6 +21,10 @@ HELD_FRAMES, ENOUGH_LOST = 4, 3
 # A frame is heard down to 40 dB below the loudest recent one, which is forgotten in about ten
 # seconds: hum that cancels in the pauses is no loss
 HEARD_SHARE, FORGETTING = 1e-4, exp(-FRAME_SECONDS / 10)
+
+# So many frames from full scale on that are whole numbers without silence, or far above it, are
+# no floats of full scale 1
+SCALE_FRAMES, MOST_ENERGY = 5, 100.0
 
 # Large offsets show at once: in 80 ms of speech the mean is hardly ever above twice the deviation.
 # Smaller ones, and those that come later, show in a second
@@ -129,6 +134,53 @@ class ChannelFollower:
 
     def _joined(self, parts: Iterator[np.ndarray] | list[np.ndarray]) -> np.ndarray:
         return np.concatenate([np.zeros(0, np.float32), *parts])
+
+
+class ScaleGuard:
+    """Lets samples through, up to where they are integers that were stored as floats.
+
+    Files of them are brought down by their loudness, which a stream has at its end.
+    """
+
+    def __init__(self, sample_rate: int, channels: int):
+        """Begin with nothing held back."""
+        self._size = max(1, round(sample_rate * FRAME_SECONDS))
+        self._held = np.zeros((0, channels), np.float32)  # at its first sample of full scale
+
+    def push(self, frames: np.ndarray) -> np.ndarray:
+        """Return float32 [n, channels] of the same, of which less than 0.1 s may be held back.
+
+        Raises:
+            AudioError: full scale is not 1.
+        """
+        frames, at = np.concatenate((self._held, frames)), 0
+        window = SCALE_FRAMES * self._size
+        full = np.flatnonzero(np.abs(frames).max(1) >= 1)
+        for first in full:
+            if first < at:  # looked at
+                continue
+            if len(frames) < first + window:
+                self._held = frames[first:]
+                return frames[:first]
+            at = first + window
+            self._look(frames[first:at])
+        self._held = frames[len(frames) :]
+        return frames
+
+    def finish(self) -> np.ndarray:
+        """Return float32 [n, channels] of what is held back."""
+        return self._held
+
+    def _look(self, frames: np.ndarray) -> None:
+        peak, parts = float(np.abs(frames).max()), np.split(frames, SCALE_FRAMES)
+        are_whole = peak > 1 and bool((frames == np.rint(frames)).all())
+        if (are_whole and all(map(np.any, parts))) or all(
+            float(np.square(part, dtype=np.float64).mean()) > MOST_ENERGY for part in parts
+        ):
+            raise AudioError(
+                f"standard input: expected floats of -1 to 1, got {peak:,.6g}: integers are "
+                "--sample-format s16le; or pipe it into voxtral-onnx transcribe, which lowers it"
+            )
 
 
 class OffsetFollower:

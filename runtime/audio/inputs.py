@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ...arguments import is_path
+from ...arguments import is_path, path_bytes
 from ...errors import AudioError
 from ...escaping import described, one_line, quoted
 from .container.spool import keep
@@ -141,7 +141,8 @@ def _checked_name(path: str) -> str:
         return path
     if not path or "\0" in path:
         raise AudioError(f"audio: expected {EXPECTED}, got {quoted(path)}")
+    length = len(path_bytes(path))
     raise AudioError(
-        f"audio: {quoted(path)}: cannot be read (File name too long, {len(path):,} characters); "
+        f"audio: {quoted(path)}: cannot be read (File name too long, {length:,} bytes); "
         "the content of a file is given as bytes"
     )

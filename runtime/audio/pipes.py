@@ -11,7 +11,7 @@ import soxr
 
 from ...errors import AudioError
 from .container.raw import check_raw, raw_pieces
-from .following import ChannelFollower
+from .following import ChannelFollower, ScaleGuard
 from .losses import Losses
 
 
@@ -32,7 +32,8 @@ def raw_blocks(
         say: called with notes for the user, as they come up.
 
     Raises:
-        AudioError: no samples; or some of the sound could not be heard, after all that could.
+        AudioError: no samples, or floats whose full scale is not 1; or some of the sound could not
+            be heard, after all that could.
         UsageError: an unknown format or rate.
     """
     check_raw(raw_format, rate)
@@ -52,15 +53,16 @@ def _blocks(
     # Recordings of one rate and number of channels are mixed as one
     for (rate, channels), alike in groupby(pieces, lambda piece: (piece[0], piece[1].shape[1])):
         is_empty, mixer = False, ChannelFollower(rate, channels, say, done / sample_rate)
+        guard = ScaleGuard(rate, channels)
         resample = None
         if rate != sample_rate:
             resample = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
         for _, frames in alike:
-            mono = mixer.push(frames)
+            mono = mixer.push(guard.push(frames))
             mono = mono if resample is None else resample.resample_chunk(mono)
             done += len(mono)
             yield mono
-        mono = mixer.finish()
+        mono = np.concatenate((mixer.push(guard.finish()), mixer.finish()))
         mono = mono if resample is None else resample.resample_chunk(mono, last=True)
         if len(mono):
             done += len(mono)

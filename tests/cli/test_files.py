@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS
+from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, clean_environment
 
 from voxtral_onnx.runtime.audio.files import AudioSource
 from voxtral_onnx.runtime.text.captions import FORMATS
@@ -53,6 +54,43 @@ def test_names_that_are_no_text(transcribe, tmp_path, monkeypatch):
     }
     content = Path("out", os.fsdecode(b"caf\xe9.json")).read_bytes()
     assert json.loads(content)["file"] == "caf\\xe9.wav"
+
+
+def test_files_that_are_passed_over_are_said_once(transcribe, tmp_path):
+    for name in ("a.wav", "recording", "b.nut", "c.xyz", "d.xyz"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(CLIP.read_bytes())
+    result = transcribe(tmp_path / "in")
+    assert (result.code, result.out) == (0, TEXT + "\n")
+    passed = ", ".join(str(tmp_path / "in" / name) for name in ("b.nut", "c.xyz", "d.xyz"))
+    note = f"note: 4 other files not tried: {passed} and 1 more; name them to read them"
+    assert result.err.count(note) == 1
+
+
+def test_long_names_of_bytes_are_read_and_spelt_in_one_way(transcribe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"\xe9" * 200 + b".wav")
+    Path(name).write_bytes(CLIP.read_bytes())
+    result = transcribe("--json", name, os.fsdecode(b"\xff.wav"))
+    good, lacking = map(json.loads, result.out.splitlines())
+    assert (result.code, good["text"], good["file"]) == (10, TEXT, "\\xe9" * 200 + ".wav")
+    assert lacking["error"] == "\\xff.wav: no such file"
+    assert f"error: {lacking['error']}" in result.err and "udc" not in result.err
+
+
+def test_names_where_the_locale_is_of_ascii(tiny_artifact, tmp_path):
+    name = "録音" * 40 + ".wav"
+    (tmp_path / name).write_bytes(CLIP.read_bytes())
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "voxtral_onnx", "transcribe", "-m", tiny_artifact, "--json", name],
+        env={**clean_environment(tmp_path), "PYTHONIOENCODING": "", **locale},
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["text"], found["file"]) == (TEXT, name)
 
 
 def test_a_folder_in_the_place_of_an_output_and_one_that_cannot_be_searched(transcribe, tmp_path):

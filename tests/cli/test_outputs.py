@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from voxtral_onnx.cli.outputs import Outputs, shown_name
 from voxtral_onnx.errors import StorageError, UsageError
-from voxtral_onnx.files import LONGEST_NAME, fitted_name
+from voxtral_onnx.files import fitted_name
+from voxtral_onnx.limits import LONGEST_NAME
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def test_a_path_is_a_result_by_its_bytes(name, capfdbinary):
 def test_a_path_is_shown_on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Answer())
     terminal.write_path(Path(os.fsdecode(NAME.encode() + b"\xe9")))
-    assert sys.stdout.getvalue() == SHOWN + "\\udce9\n"  # type: ignore[attr-defined]
+    assert sys.stdout.getvalue() == SHOWN + "\\xe9\n"  # type: ignore[attr-defined]
 
 
 @pytest.fixture

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from support.commands import CLIP, TEXT, make_homeless
 
 from voxtral_onnx import export, limits, quantize
+from voxtral_onnx.assets import TINY
 from voxtral_onnx.errors import ArtifactError, UsageError
+from voxtral_onnx.exporter.checkpoint.open import resolve_source
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.locate import choose_precisions, find_artifact, remember_export
 
@@ -25,6 +28,18 @@ def state(tmp_path, monkeypatch):
 
 def test_last_export_is_remembered(state, tmp_path):
     assert find_artifact() == tmp_path
+
+
+def test_a_file_hides_no_model(tiny_artifact, tmp_path, monkeypatch):
+    monkeypatch.setattr("voxtral_onnx.runtime.locate.TINY_ARTIFACT", tiny_artifact)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").touch()
+    assert find_artifact("tiny") == tiny_artifact
+    assert resolve_source("tiny") == TINY
+    (tmp_path / "tiny").unlink()
+    (tmp_path / "tiny").mkdir()
+    assert resolve_source("tiny") == Path("tiny")
+    assert find_artifact("tiny") == Path("tiny")
 
 
 @pytest.mark.parametrize(

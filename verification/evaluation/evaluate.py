@@ -214,6 +214,8 @@ def _transcribe(
     def sources():
         for reference in references:
             try:
+                if reference.failure:
+                    raise reference.failure
                 source = open_audio(reference.path, transcriber.sample_rate, gain=gain)
                 require_whole(source)  # its text is of all that was said
             except VoxtralOnnxError as error:

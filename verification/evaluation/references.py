@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from ...decode import decode, read_within
-from ...errors import UsageError
+from ...errors import UsageError, VoxtralOnnxError
 from ...limits import REFERENCE, REFERENCES
 from ...runtime.audio.find import find_audio
 
@@ -32,6 +32,7 @@ class Reference:
 
     path: Path
     text: str
+    failure: VoxtralOnnxError | None = None  # what keeps the text beside it from being read
 
 
 class _Line(msgspec.Struct):
@@ -76,10 +77,22 @@ def _read_folder(folder: Path) -> tuple[list[Reference], list[Path]]:
     for path in map(Path, find_audio([str(folder)])):
         text = path.with_suffix(".txt")
         if text.is_file():
-            found.append(Reference(path, _read(text, REFERENCE).strip()))
+            try:
+                found.append(Reference(path, read_text(text)))
+            except UsageError as error:
+                found.append(Reference(path, "", error))
         else:
             lacking.append(path)
     return found, lacking
+
+
+def read_text(path: Path) -> str:
+    """Read the text beside a recording, without the space around it.
+
+    Raises:
+        UsageError: it cannot be read, is too long, or no UTF-8.
+    """
+    return _read(path, REFERENCE).strip()
 
 
 def _read_table(table: Path) -> list[Reference]:

@@ -13,6 +13,7 @@ import numpy as np
 from ....errors import AudioError
 from ....limits import KEPT_SAMPLES
 from .formats import RawSound, Sound
+from .refusals import LOOKED_BYTES, require_raw
 
 
 class Frames:
@@ -26,7 +27,7 @@ class Frames:
         """Open a file, which is closed with the frames.
 
         Raises:
-            AudioError: not readable, or without sound.
+            AudioError: not readable, without sound, or said to be raw and another format.
             DeviceError: what it takes to read it is not installed.
         """
         self.name, self.raw, self._file = name, raw, file
@@ -39,8 +40,19 @@ class Frames:
         self.hole_seconds = 0.0
         self._opened: Sound | None = Sound(name, file, raw)
         sound = self._opened
+        if raw:
+            self._require_raw(sound, raw)
         self.samplerate, self.channels = sound.samplerate, sound.channels
         self.num_parts, self.track = len(sound.parts), sound.track  # track: a note
+
+    def _require_raw(self, sound: Sound, raw: RawSound) -> None:
+        head = sound.parts[0].view.peek(0, LOOKED_BYTES)
+        expected = f"{self.name}: expected raw {raw.encoding} samples, got"
+        try:
+            require_raw(head, expected, "leave out --raw")
+        except AudioError:
+            with sound:
+                raise
 
     def blocks(self, seconds: float) -> Iterator[np.ndarray]:
         """Yield float32 [n, channels] of so many seconds each, the last one shorter.

@@ -12,11 +12,11 @@ import numpy as np
 from ....errors import AudioError, UsageError
 from ..losses import Losses
 from ..samples import check_channels, check_rate, silence_damage
-from .kinds import HEAD_BYTES, describe, has_mpeg_frames, is_sound
+from .kinds import HEAD_BYTES, describe, is_sound
 from .parts import TAGS, UNKNOWN_BYTES, are_alike
+from .refusals import bytes_to_tell, is_recording, require_raw
 
 READ_BYTES = 1 << 16  # at most in one read, which returns what has arrived
-TOLD_BYTES = 64  # enough to tell text from samples
 MOST_CHUNK = 1 << 20  # bytes of a WAV's chunk before its sound, or of an unknown chunk after it
 _LARGE_CHUNKS = (b"LIST", b"JUNK", b"junk", b"PAD ", b"FLLR", b"id3 ", b"ID3 ", b"_PMX", b"iXML")
 
@@ -64,13 +64,6 @@ _FORMATS: dict[str, tuple[np.dtype, Callable[[np.ndarray], np.ndarray]]] = {
     "s32le": (np.dtype("<i4"), _from_integers(32)),
     "f64le": (np.dtype("<f8"), _from_floats),
 }
-_SHORT_MARKS = (
-    b"\xff",
-    b"G",
-    b"\x0b\x77",
-    b"\x7f\xfe",
-    b"\0\0\1",
-)  # so short that samples may begin with them
 RAW_FORMATS = ("s16le", "f32le", "mulaw", "alaw")
 _OF_WAV = {  # by format code and bits
     **{(1, 8): "u8", (1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le"},
@@ -200,12 +193,12 @@ def _first_form(source: _Source, form: _Form) -> _Form:
     Raises:
         AudioError: the input is neither a WAV nor samples.
     """
-    head = source.peek(TOLD_BYTES)
+    head = source.peek(HEAD_BYTES)
     if _is_wav(head):
         return _wav_header(source)
-    if head.startswith(_SHORT_MARKS):
-        head = source.peek(HEAD_BYTES)
-    _require_samples(head, form.format)
+    head = source.peek(bytes_to_tell(head))
+    expected = f"standard input: expected raw {form.format} samples or a WAV, got"
+    require_raw(head, expected, "pipe it into: voxtral-onnx transcribe -")
     return form
 
 
@@ -232,7 +225,7 @@ def _next_form(
     except AudioError as error:
         losses.say(f"what follows the first recording is not heard ({error})")
         return None
-    if _is_other_sound(head):
+    if is_recording(head):
         losses.say(
             "a recording of another format follows, and is not heard; pipe both into: "
             "voxtral-onnx transcribe -"
@@ -262,12 +255,6 @@ def _is_wav(head: bytes) -> bool:
     return head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE"
 
 
-def _is_other_sound(head: bytes) -> bool:
-    return has_mpeg_frames(head) or (
-        is_sound(head) and not head.startswith((*_SHORT_MARKS, b"ID3"))
-    )
-
-
 def _extra_bytes(head: bytes) -> int:
     """Return the bytes of the chunk or tag that begins here; 0 for none, or a chunk of sound."""
     if head.startswith(b"ID3") and len(head) >= 10:
@@ -285,21 +272,6 @@ def _are_samples(data: bytes, form: _Form) -> bool:
     data = data[: len(data) - len(data) % form.frame_bytes]
     samples = np.nan_to_num(form.frames(data), nan=0, posinf=0, neginf=0).clip(-1, 1)
     return are_alike((samples * 32767).astype("<i2").tobytes(), 2, form.channels)
-
-
-def _require_samples(head: bytes, raw_format: str) -> None:
-    """Refuse input that does not begin as raw samples.
-
-    Raises:
-        AudioError: it is another kind of sound, text, or nothing.
-    """
-    expected = f"standard input: expected raw {raw_format} samples or a WAV, got"
-    if found := describe(head):
-        raise AudioError(f"{expected} {found}")
-    if _is_other_sound(head) or head.startswith(b"ID3"):
-        raise AudioError(
-            f"{expected} another format of sound; pipe it into: voxtral-onnx transcribe -"
-        )
 
 
 def _wav_header(source: _Source) -> _Form:

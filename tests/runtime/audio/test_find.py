@@ -46,6 +46,16 @@ def test_suffixes_of_all_that_is_read(folder):
     assert set(MEDIA_SUFFIXES) < set(SUFFIXES)
 
 
+def test_files_of_folders_that_may_be_sound_are_said(folder):
+    make("d/recording", "d/x.nut", "d/deep/y.sph", "d/a.wav")
+    make("d/a.txt", "d/a.SRT", "d/cover.jpg", "d/README", "d/.hidden", "e/b.wav", "e/b.json")
+    make("d/nothing", content=b"")
+    others: list[list[str]] = []
+    assert find_audio(["d", "e"], on_others=others.append) == ["d/a.wav", "e/b.wav"]
+    assert others == [["d/deep/y.sph", "d/recording", "d/x.nut"]]
+    assert find_audio(["d/x.nut", "e"], on_others=others.append) and len(others) == 1
+
+
 def test_what_a_mac_keeps_beside_files_is_no_audio(folder):
     make("d/._x.wav", "d/deep/._y.mp3", content=APPLE_DOUBLE)
     make("d/x.wav", "d/._sound.wav")

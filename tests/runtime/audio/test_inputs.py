@@ -224,7 +224,7 @@ REFUSED = {
     "huge rate": ((SAMPLES, 10**5000), "rate: expected 1000 to 768000 Hz, got a number"),
     "empty name": ("", "got ''"),
     "no name": ("a\0b", "got 'a\\x00b'"),
-    "content as text": ("UklGR" * 80_000, "400,000 characters); the content of a file is given as"),
+    "content as text": ("UklGR" * 80_000, "400,000 bytes); the content of a file is given as"),
     "empty bytes": (b"", "bytes: not a readable audio file: it has 0 bytes"),
     "bytes of a page": (b"<html>" * 100, "bytes: not a readable audio file"),
     "file of text": (io.StringIO("text"), "gives str; open it in binary mode"),

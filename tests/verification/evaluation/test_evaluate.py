@@ -16,7 +16,8 @@ from voxtral_onnx.verification.evaluation.report_html import write_report
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Two clips with their texts, one with the text of another, one that is no audio, one alone."""
+    """Write two clips with their texts, one with the text of another, one that is no audio, one
+    whose text is in another encoding, and one alone."""
     folder = tmp_path_factory.mktemp("recordings")
     for name, text in (("a", TEXT.upper()), ("b", "turn off the <i>radio</i>"), ("c", None)):
         shutil.copyfile(CLIP, folder / f"{name}.wav")
@@ -24,6 +25,8 @@ def recordings(tmp_path_factory):
             (folder / f"{name}.txt").write_text(text)
     (folder / "damaged.wav").write_bytes(b"RIFF no audio")
     (folder / "damaged.txt").write_text("nothing")
+    shutil.copyfile(CLIP, folder / "latin.wav")
+    (folder / "latin.txt").write_bytes(b"gr\xfc\xdfe")
     return folder
 
 
@@ -78,6 +81,7 @@ def test_a_recording_that_fails_is_said_and_counts_for_nobody(
     )
     assert result.code == 10
     assert f"not transcribed: {recordings / 'damaged.wav'}" in result.out
+    assert f"{recordings / 'latin.txt'}: expected UTF-8" in result.out
     assert "2 recordings, " in result.out and "1 without a .txt beside them" in result.out
     assert all((tmp_path / "out" / f"evaluation.{kind}").is_file() for kind in ("json", "html"))
 

@@ -9,6 +9,7 @@ import pytest
 from support.commands import CLIP
 
 from voxtral_onnx.errors import UsageError
+from voxtral_onnx.limits import REFERENCE
 from voxtral_onnx.verification.evaluation.references import Reference, read_references
 
 
@@ -26,6 +27,16 @@ def test_a_folder(folder):
     found, lacking = read_references(folder)
     expected = [Reference(folder / "b.wav", "grüße"), Reference(folder / "sub/a.wav", "two")]
     assert found == expected and lacking == [folder / "alone.wav"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"gr\xfc\xdfe", "expected UTF-8"), (b"a" * (REFERENCE + 1), "at most ")]
+)
+def test_a_text_that_cannot_be_read_is_its_recordings_failure(content, words, folder):
+    (folder / "b.txt").write_bytes(content)
+    (bad, good), _ = read_references(folder)
+    assert (bad.path, good.text, good.failure) == (folder / "b.wav", "two", None)
+    assert f"{folder / 'b.txt'}: " in str(bad.failure) and words in str(bad.failure)
 
 
 @pytest.mark.parametrize(

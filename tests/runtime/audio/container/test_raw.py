@@ -193,6 +193,32 @@ def test_damage_is_passed_over_and_said(rate):
     assert len(notes) == 1 and notes[0].startswith("damaged at 1.0 s ")
 
 
+@pytest.mark.parametrize("size", [4, 999, 1 << 16])
+@pytest.mark.parametrize("factor", [32767, 127, 2**23, 100.5])
+@pytest.mark.parametrize("silence", [0, 9000])
+def test_integers_stored_as_floats_are_refused_before_they_are_heard(factor, silence, size):
+    scaled = SAMPLES * factor if factor == 100.5 else np.rint(SAMPLES * factor)
+    content = np.concatenate((np.zeros(silence), scaled))[: silence + 8000].astype("<f4").tobytes()
+    for kind, sent in (("f32le", content), ("s16le", written("WAV", "FLOAT", scaled))):
+        found = []
+        with pytest.raises(
+            AudioError, match=r"expected floats of -1 to 1, got [\d,.e+]+: integers"
+        ):
+            found.extend(raw_blocks(Pipe(sent, size), kind, RATE, RATE))  # pyright: ignore[reportArgumentType]
+        heard = np.concatenate([np.zeros(1), *found])
+        assert (np.abs(heard) <= 1).all() or factor == 100.5
+
+
+@pytest.mark.parametrize("size", [60, 1 << 16])
+def test_floats_above_full_scale_are_heard(size):
+    click = SAMPLES.copy()
+    click[9000:9100] = 5000
+    square = np.where(SAMPLES > 0, 1, -1)
+    for samples in (SAMPLES * 20, click, square, np.zeros(9000), np.eye(1, 9000, 50)[0] * 7):
+        found = read(samples.astype("<f4").tobytes(), "f32le", size=size)
+        assert np.array_equal(found, samples.astype(np.float32))
+
+
 @pytest.mark.parametrize("rate", [RATE, 44100])
 def test_channels_that_cancel_each_other_are_heard(rate):
     samples = SAMPLES if rate == RATE else soxr.resample(SAMPLES, RATE, rate)
