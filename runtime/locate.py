@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..hub import Progress, Repository
 
 ENVIRONMENT_VARIABLE = "VOXTRAL_ONNX_MODEL"
+USE_TINY = "  voxtral-onnx transcribe --model tiny AUDIO  # with the small test model"
 MAKE_TINY = (
     "  voxtral-onnx export tiny  # makes the small test model; needs the extra export, or in a "
     "clone: make demo"
@@ -63,11 +64,10 @@ def find_artifact(
                 "export again"
             )
     if not asked:
-        test_model = "" if (TINY_ARTIFACT / FILE_NAME).exists() else f"{MAKE_TINY}\n"
+        test_model = USE_TINY if (TINY_ARTIFACT / FILE_NAME).exists() else MAKE_TINY
         raise ArtifactError(
             "no model: name one, as FOLDER or ORG/NAME, or run one of\n"
-            f"{test_model}"
-            "  voxtral-onnx transcribe --model tiny AUDIO  # with the small test model\n"
+            f"{test_model}\n"
             "  voxtral-onnx export  # downloads the released model, 8.9 GB"
         )
 
