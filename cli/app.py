@@ -20,7 +20,13 @@ from .listen import listen
 from .publish import publish
 from .quantize import quantize
 from .serve import serve
-from .spellings import ListenCommand, Program, TranscribeCommand, with_hyphens
+from .spellings import (
+    ArtifactCommand,
+    ListenCommand,
+    Program,
+    TranscribeCommand,
+    with_hyphens,
+)
 from .streams import own_streams
 from .terminal import info, own_messages, print_error, write_line
 from .transcribe import transcribe
@@ -42,17 +48,17 @@ app = typer.Typer(
 )
 app.command(rich_help_panel=RUN, cls=TranscribeCommand)(transcribe)
 app.command(rich_help_panel=RUN, cls=ListenCommand)(listen)
-app.command(rich_help_panel=RUN)(serve)
+app.command(rich_help_panel=RUN, cls=ArtifactCommand)(serve)
 app.command(rich_help_panel=BUILD)(export)
 app.command(rich_help_panel=BUILD)(quantize)
-app.command(rich_help_panel=BUILD)(bundle)
-app.command(rich_help_panel=BUILD)(publish)
-app.command(rich_help_panel=INSPECT)(inspect)
-app.command(rich_help_panel=INSPECT)(verify)
+app.command(rich_help_panel=BUILD, cls=ArtifactCommand)(bundle)
+app.command(rich_help_panel=BUILD, cls=ArtifactCommand)(publish)
+app.command(rich_help_panel=INSPECT, cls=ArtifactCommand)(inspect)
+app.command(rich_help_panel=INSPECT, cls=ArtifactCommand)(verify)
 app.command(rich_help_panel=INSPECT)(diff)
 app.command(rich_help_panel=INSPECT)(evaluate)
-app.command(rich_help_panel=INSPECT)(bench)
-app.command(rich_help_panel=INSPECT)(doctor)
+app.command(rich_help_panel=INSPECT, cls=ArtifactCommand)(bench)
+app.command(rich_help_panel=INSPECT, cls=ArtifactCommand)(doctor)
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,6 +10,11 @@ from .plans import print_download
 from .progress import DownloadProgress
 from .terminal import confirm, stderr, stdout
 
+# As docs/start/install.md has it: PyTorch without CUDA is much smaller
+INSTALL_EXPORT = (
+    "  pip install --extra-index-url https://download.pytorch.org/whl/cpu 'torch>=2.13,<2.14'\n"
+    "  pip install 'voxtral-onnx[cpu,export]'"
+)
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnx_ir", "gguf", "safetensors")
 
 
@@ -25,11 +30,7 @@ def require_export_packages() -> None:
     from ..exporter import memory
 
     if missing := [name for name in EXPORT_PACKAGES if find_spec(name) is None]:
-        raise DeviceError(
-            f"export needs {', '.join(missing)}; run:\n"
-            "  pip install torch --index-url https://download.pytorch.org/whl/cpu"
-            " && pip install 'voxtral-onnx[export]'"
-        )
+        raise DeviceError(f"export needs {', '.join(missing)}; run:\n{INSTALL_EXPORT}")
     memory.require_memory(memory.IMPORTS)
 
 

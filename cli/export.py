@@ -31,7 +31,7 @@ def export(
     from .checkpoints import fetch_checkpoint, require_export_packages
     from .plans import print_plan
     from .progress import ExportProgress
-    from .tables import written_line
+    from .tables import next_step, written_line
     from .values import parse_size, split_names
 
     require_export_packages()
@@ -76,3 +76,4 @@ def export(
         info(note)
     info(written_line(folder, perf_counter() - began))
     write_path(folder)
+    info(next_step(folder))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,8 +18,8 @@ from .exit_codes import SOME_FAILED
 from .outputs import Outputs, is_stream, shown_name
 from .screen import FilesScreen
 from .streams import require_stdin
-from .tables import timing_line, vad_line
-from .terminal import info
+from .tables import remarks, timing_line
+from .terminal import format_names, format_time, info
 
 if TYPE_CHECKING:
     from ..runtime.audio.files import AudioSource
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 MOST_NAMED = 3  # files that are passed over
 # Options of `Transcriber` that do not change the text, so that a journal stays valid
 NOT_IN_JOURNAL = {"offline", "device", "allow_fallback", "threads", "batch_size", "prepacked"}
+MOST_LINES = 3  # on output files; more are counted
 
 
 @dataclass(eq=False)
@@ -44,6 +46,8 @@ class Work:
     journal: Journal = field(init=False)
     position: float = 0.0  # seconds
     is_shown: bool = False  # on stdout, at least in part
+    has_failed: bool = False  # also if only part of it was lost
+    began: float = field(init=False)  # when it was opened, by perf_counter
 
     @property
     def seconds_left(self) -> float:
@@ -59,6 +63,7 @@ class FileRun:
         self.works: list[Work] = []
         self.failed: list[VoxtralOnnxError] = []
         self.num_inputs = 0  # files found, and inputs that could not be searched
+        self.written: list[Path] = []
         self._at_hand: dict[int, Work] = {}  # opened and not finished, by id() of their sources
         self._waiting: dict[int, str] = {}  # texts for stdout, until all earlier files are written
         self._turn, self._is_sent = 1, False  # next file for stdout; whether it has any text
@@ -68,25 +73,32 @@ class FileRun:
 
         Raises:
             AudioError: standard input is named, and closed.
-            StorageError: the output folder cannot be made.
             UsageError: outputs would collide, or an option does not fit the inputs.
         """
+        from ..runtime.audio.container.formats import refuse_address, require_file
         from ..runtime.audio.find import find_audio
 
+        # Find the files, and name their outputs
         failures: dict[str, VoxtralOnnxError] = {}
         audio = find_audio(inputs, failures.__setitem__, _say_others)
         self.num_inputs = len(audio) + len(failures)
         if "-" in audio:
             require_stdin()
         found = list(zip(audio, self.outputs.name(audio), strict=True))
-        self.outputs.make_folder()
         if self.resume or self.skip_existing:
             found = self._leave_out_done(found)
+
+        # Number those that are to be transcribed, and look for them before a model is loaded
         self.works = [Work(number, path, name) for number, (path, name) in enumerate(found, 1)]
         self.screen = FilesScreen([work.path for work in self.works])
         for name, error in failures.items():
             self.screen.write(self._failure(name, self._fail(name, error)))
-        return len(self.works)
+        for work in self.works:
+            with self._own_failure(work):
+                if work.path != "-":
+                    refuse_address(work.path)
+                    require_file(Path(work.path))
+        return len(self._left)
 
     def run(self, transcriber: Transcriber, options: dict[str, Any], sound: dict[str, Any]) -> None:
         """Transcribe all files that `find` has found.
@@ -97,7 +109,6 @@ class FileRun:
             sound: the options of `open_audio`.
         """
         self.transcriber, self.options, self.sound = transcriber, options, sound
-        failed_before = len(self.failed)
         with self.screen:
             try:
                 if transcriber.batch_size > 1:
@@ -109,9 +120,12 @@ class FileRun:
                     self._send(self._waiting[number])
                 for work in list(self._at_hand.values()):
                     self._leave(work)
-        done = len(self.works) - (len(self.failed) - failed_before)
-        if len(self.works) > 1 and done:
-            info(f"{done} of {len(self.works)} files transcribed, {self.screen.files.total}")
+        if self.written and not self._has_few_outputs:
+            info(f"{self.outputs.folder}: {len(self.written)} files written")
+        if len(self.works) > 1 and (done := len(self._left)):
+            total = f"{done} of {len(self.works)} files transcribed, {self.screen.files.total}"
+            failed = [shown_name(work.path) for work in self.works if work.has_failed]
+            info(f"{total}; failed: {format_names(failed)}" if failed else total)
 
     def end(self) -> None:
         """Exit with the error code of the only input, or with SOME_FAILED, if any input failed."""
@@ -141,7 +155,7 @@ class FileRun:
 
     def _run_in_turn(self) -> None:
         """Transcribe one file after the other, showing words as they are decoded."""
-        for work in self.works:
+        for work in self._left:
             with self._own_failure(work):
                 self._begin(work)
                 self._transcribe(work)
@@ -151,7 +165,7 @@ class FileRun:
         from ..runtime.kept import NOTHING
 
         def sources() -> Iterator[AudioSource]:
-            for work in self.works:
+            for work in self._left:
                 with self._own_failure(work):
                     self._begin(work)
                     yield work.source
@@ -224,6 +238,7 @@ class FileRun:
         from ..runtime.audio.files import open_audio
 
         self.outputs.require_places(work.name)
+        work.began = perf_counter()
         source = work.source = open_audio(work.path, self.transcriber.sample_rate, **self.sound)
         for note in source.notes:
             self._say(work, note)
@@ -326,12 +341,34 @@ class FileRun:
         for part in transcript.parts:
             names, channel = transcript.channel_names, part.source.channel
             of = f"{names[channel]}: " if names and channel is not None else ""
-            for note in _remarks(part):
+            for note in remarks(part):
                 self._say(work, of + note)
+        self._say_written(work, texts)
         self._say(work, timing_line(transcript))
         self.screen.files.finish(work.seconds_left)
         if source.losses:  # the text is written, and is not that of all the audio
+            work.has_failed = True
             self._fail(work.path, AudioError(f"{source.name}: {'; '.join(source.losses)}"))
+
+    @property
+    def _left(self) -> list[Work]:
+        """Return the works that have not failed."""
+        return [work for work in self.works if not work.has_failed]
+
+    @property
+    def _has_few_outputs(self) -> bool:
+        """Return whether there is a line for each output file, not one for all of them."""
+        return len(self.works) * len(self.outputs.formats) <= MOST_LINES
+
+    def _say_written(self, work: Work, texts: dict[str, str]) -> None:
+        """Print which files were written of a recording, if there are few."""
+        self.written += self.outputs.paths(work.name)
+        if self._has_few_outputs:
+            part = "the last " if work.journal.kept.start else ""
+            length, took = format_time(work.seconds_left), perf_counter() - work.began
+            within = f"{took:.1f} s" if took < 60 else format_time(took)
+            for line in self.outputs.describe(work.name, texts):
+                self.screen.info(f"{line}{part}{length} of sound in {within}")
 
     def _say(self, work: Work, message: str) -> None:
         count = f"[{work.number}/{len(self.works)}] " if len(self.works) > 1 else ""
@@ -349,6 +386,7 @@ class FileRun:
 
     def _fail_work(self, work: Work, error: Exception) -> None:
         """Record and show the failure of a file, and close it."""
+        work.has_failed = True
         own = self._fail(work.path, error)
         self.screen.files.know(work.number, 0.0)
         if not work.is_shown:
@@ -401,16 +439,3 @@ def _own_error(path: str, error: Exception) -> VoxtralOnnxError:
     named.exit_code = getattr(error, "exit_code", VoxtralOnnxError.exit_code)
     named.__cause__ = error
     return named
-
-
-def _remarks(transcript: Transcript) -> Iterator[str]:
-    """Yield notes on what the blank guard, hotwords and the speech filter changed."""
-    stream, start = transcript.stream, transcript.kept.heard_from
-    if stream.overrides:
-        times = [start + stream.seconds_of(each.index) for each in stream.overrides]
-        at = ", ".join(f"{seconds:.1f}" for seconds in times)
-        yield f"the blank guard chose a word at {at} s (--no-blank-guard: never)"
-    if count := stream.num_swayed:
-        yield f"hotwords changed {count} token{'s' * (count > 1)}"
-    if transcript.speech_filter:
-        yield vad_line(transcript.speech_filter)

@@ -56,7 +56,6 @@ def listen(
     model_options = hotword_options(hotwords, hotword_bias)
     check_raw(sample_format, rate)
     claim_stdout(is_only_place=output_dir is None)
-    outputs.make_folder()
 
     model_options |= {
         "precision": precision,
@@ -71,7 +70,7 @@ def listen(
         "context": context,
         "prepacked": prepacked,
     }
-    with open_transcriber(model, model_options) as transcriber:
+    with outputs.made_folder(), open_transcriber(model, model_options) as transcriber:
         hz = transcriber.sample_rate
         mic = None if stdin else open_microphone(input_device, hz)
         capture = Capture(iter(mic)) if mic else capture_stdin(sample_format, rate, hz)

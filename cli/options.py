@@ -184,7 +184,7 @@ OutputFormat = Annotated[
 ]
 OutputFolder = Annotated[
     Path | None,
-    _value(OUTPUT, "--output-dir -o", "FOLDER", "Also write one file per format here.", False),
+    _value(OUTPUT, "--output-dir -o", "FOLDER", "Folder for the files, made if missing.", False),
 ]
 JsonFormat = Annotated[bool, _flag(OUTPUT, "--json", "Same as --output-format json.")]
 StreamJson = Annotated[

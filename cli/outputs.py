@@ -7,7 +7,8 @@ import stat
 import unicodedata
 import zlib
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +32,16 @@ class Outputs:
         """Return the outputs for the name of a format, or for `all`.
 
         Raises:
-            UsageError: an unknown format, or several without a folder.
+            UsageError: an unknown format, several without a folder, or a file's name for a folder.
         """
         from ..runtime.text.captions import FORMATS
 
+        kind = folder.suffix.lower().removeprefix(".") if folder else ""
+        if folder and kind in FORMATS and not folder.is_dir():
+            raise UsageError(
+                f"--output-dir {folder}: expected a folder, got the name of a file; files are "
+                f"named after their recordings: -f {kind} -o FOLDER"
+            )
         if name == "all":
             if folder is None:
                 raise UsageError("--output-format all writes files: add --output-dir FOLDER")
@@ -55,20 +62,29 @@ class Outputs:
         """Return whether stdout gets words as they are decoded; if not, the whole at the end."""
         return self.shown == "txt"
 
-    def make_folder(self) -> None:
-        """Make the output folder, if one is named.
+    @contextmanager
+    def made_folder(self) -> Iterator[None]:
+        """Make the output folder, if one is named; if nothing is written there, remove it again.
 
         Raises:
             StorageError: it cannot be made.
         """
         if self.folder is None:
+            yield
             return
         try:
+            made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
                 f"{self.folder}: cannot be made ({error.strerror or error})"
             ) from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # one that holds something stays
+                for path in made:
+                    path.rmdir()
 
     def name(self, audio: list[str]) -> list[str]:
         """Return the name of each recording's outputs, without a format's suffix.
@@ -106,6 +122,16 @@ class Outputs:
     def paths(self, name: str) -> list[Path]:
         """Return the output files of a name, one per format; none without a folder."""
         return [self.folder / f"{name}.{kind}" for kind in self.formats] if self.folder else []
+
+    def describe(self, name: str, texts: dict[str, str]) -> Iterator[str]:
+        """Yield the beginning of a line on each output file: its path, and how many subtitles.
+
+        Text in subtitles has no arrow: both formats escape it.
+        """
+        for path, kind in zip(self.paths(name), self.formats, strict=False):
+            count = texts[kind].count(" --> ")
+            of = f"{count} subtitle{'s' * (count != 1)}, " if kind in ("srt", "vtt") else ""
+            yield f"{path}: {of}"
 
     def are_written(self, name: str) -> bool:
         """Return whether the output files of all formats exist."""

@@ -284,6 +284,32 @@ class Program(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+def model_first(arguments: list[str]) -> list[str]:
+    """Return arguments in which the value of --model or -m stands first, without its option."""
+    rest, models, left = list[str](), list[str](), arguments[::-1]
+    while left:
+        argument = left.pop()
+        name, sign, value = argument.partition("=")
+        if name not in ("--model", "-m"):
+            rest.append(argument)
+        elif sign or left:
+            models.append(value if sign else left.pop())
+        else:
+            raise UsageError(f"{name}: expected a value, got nothing")
+    return models + rest
+
+
+class ArtifactCommand(TyperCommand):
+    """A command that takes its artifact as an argument, and as `transcribe` does: --model MODEL."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments; those before `--` may have --model."""
+        end = args.index("--") if "--" in args else len(args)
+        if not ctx.resilient_parsing:  # set for shell completion
+            args = model_first(args[:end]) + args[end:]
+        return super().parse_args(ctx, args)
+
+
 class SpeechCommand(TyperCommand):
     """A command that also accepts whisper's options."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -245,17 +247,34 @@ def written_line(folder: Path, seconds: float) -> str:
     return f"{format_size(size)} in {seconds:.0f} s, {memory} of memory at most"
 
 
+def next_step(folder: Path) -> str:
+    """Return a line with the command that transcribes with an artifact."""
+    return f"transcribe with: voxtral-onnx transcribe --model {shlex.quote(str(folder))} FILE"
+
+
 def timing_line(transcript: Transcript) -> str:
-    """Return a line with a transcript's audio length, timings, RTF and peak memory."""
+    """Return a line with a transcript's audio length, RTF, timings and peak memory."""
     from ..memory import peak_memory
 
     info = transcript.info
     rtf = "–" if info["rtf"] is None else f"{info['rtf']:.3f}"
     return (
-        f"{transcript.duration:.2f} s of audio: encode {info['encode_ms']:.0f} ms, decode "
-        f"{info['decode_ms']:.0f} ms, RTF {rtf}, {info['tokens_per_second']:.0f} tokens/s, "
-        f"{format_size(peak_memory())} of memory"
+        f"{transcript.duration:.2f} s of audio, RTF {rtf} (encode {info['encode_ms']:.0f} ms, "
+        f"decode {info['decode_ms']:.0f} ms), {format_size(peak_memory())} of memory"
     )
+
+
+def remarks(transcript: Transcript) -> Iterator[str]:
+    """Yield notes on what the blank guard, hotwords and the speech filter changed."""
+    stream, start = transcript.stream, transcript.kept.heard_from
+    if stream.overrides:
+        times = [start + stream.seconds_of(each.index) for each in stream.overrides]
+        at = ", ".join(f"{seconds:.1f}" for seconds in times)
+        yield f"the blank guard chose a word at {at} s (--no-blank-guard: never)"
+    if count := stream.num_swayed:
+        yield f"hotwords changed {count} token{'s' * (count > 1)}"
+    if transcript.speech_filter:
+        yield vad_line(transcript.speech_filter)
 
 
 def vad_line(speech_filter: SpeechFilter) -> str:

@@ -218,6 +218,12 @@ def format_time(seconds: float) -> str:
     )
 
 
+def format_names(names: list[str]) -> str:
+    """Format names as a list, of which three are written and the others counted."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
 def format_size(num_bytes: int) -> str:
     """Format a number of bytes as 8.2 MB, in powers of 1000."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

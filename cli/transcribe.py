@@ -73,6 +73,6 @@ def transcribe(
         "context": context,
         "prepacked": prepacked,
     }
-    with open_transcriber(model, model_options) as transcriber:
+    with outputs.made_folder(), open_transcriber(model, model_options) as transcriber:
         run.run(transcriber, model_options, sound)
     run.end()

@@ -90,9 +90,8 @@ def doctor(
             raise UsageError(
                 f"precision: expected some of {known}, or all, got {unknown[0]!r}"
             ) from None
-        folder, missing = Path.cwd(), str(error).partition(";")[0].partition("\n")[0]
-        yield from _machine(folder)
-        yield Check("artifact", "none", NOTE, missing)
+        yield from _machine(Path.cwd())
+        yield Check("artifact", "none", NOTE, str(error))
         return
     manifest = Manifest.read(folder)
     chosen = choose_precisions(manifest, precisions)

@@ -160,7 +160,8 @@ def _measured(checks: Sequence[Check]) -> Check | None:
             what = f"The 4B model in {precision} runs at {_times(speed)} on {place}"
             return _headline(
                 OK,
-                f"{what}, as its self-test just did: {_means(speed)}",
+                f"A recording of one hour takes about {_hour(speed)} here, and {_live(speed)}. "
+                f"{what}, as its self-test just did",
                 precision=precision,
                 speed=speed,
                 is_measured=True,
@@ -170,11 +171,12 @@ def _measured(checks: Sequence[Check]) -> Check | None:
 
 def _best(run: Run) -> Check:
     what = f"The 4B model in {run.precision} will run at about {_times(run.speed)} on {run.place}"
+    hour = f"A recording of one hour will take about {_hour(run.speed)} here ({run.certainty})"
     memory = f"it needs up to {run.needed / 1e9:.1f} GB of memory"
     there = "" if run.free is None else f", {run.free / 1e9:.1f} are free"
     return _headline(
         OK,
-        f"{what} ({run.certainty}): {_means(run.speed)}; {memory}{there}. Use: voxtral-onnx export "
+        f"{hour}, and {_live(run.speed)}. {what}; {memory}{there}. Use: voxtral-onnx export "
         f"--precision {run.precision}",
         precision=run.precision,
         place=run.place,
@@ -216,8 +218,9 @@ def _instead(asked: Sequence[str], device: str, runs: Sequence[Run], smaller: Ru
     return _headline(
         NOTE,
         f"{what}. What fits: {smaller.precision}{shorter}, {smaller.needed / 1e9:.1f} GB on "
-        f"{smaller.place}, at about {_times(smaller.speed)} ({smaller.certainty}): "
-        f"{_means(smaller.speed)}. Use: voxtral-onnx export --precision {smaller.precision}"
+        f"{smaller.place}, at about {_times(smaller.speed)}: a recording of one hour will take "
+        f"about {_hour(smaller.speed)} ({smaller.certainty}), and {_live(smaller.speed)}. "
+        f"Use: voxtral-onnx export --precision {smaller.precision}"
         + (f", then transcribe{shorter}" if shorter else ""),
         precision=smaller.precision,
         place=smaller.place,
@@ -229,19 +232,24 @@ def _instead(asked: Sequence[str], device: str, runs: Sequence[Run], smaller: Ru
 
 
 def _times(speed: float) -> str:
-    return f"{speed:.2g} {'times' if speed >= 1 else 'of'} real time"
+    return f"{speed:.2g} {'times' if speed >= 1 else 'of'} real time (RTF {1 / speed:.2g})"
 
 
-def _means(speed: float) -> str:
-    """Return a phrase about what a speed is good for."""
+def _hour(speed: float) -> str:
+    """Return how long an hour of audio takes, rounded as a forecast is."""
+    if speed > 2 / 3:
+        minutes = max(1, round(60 / speed))
+        return f"{minutes} minute{'s' * (minutes > 1)}"
+    return f"{1 / speed:.{0 if speed < 1 / 3 else 1}f} hours"
+
+
+def _live(speed: float) -> str:
+    """Return a phrase about whether a speed is enough for live speech."""
     if speed < 1:
-        return (
-            f"files take {1 / speed:.2g} times their length, and it falls behind live speech, "
-            "which needs more cores or a GPU"
-        )
+        return "it is too slow for live speech, which needs more cores or a GPU"
     if speed < 1.5:
-        return "files take about their length, and it may fall behind live speech"
-    return "it follows live speech"
+        return "it may fall behind live speech"
+    return "it keeps up with live speech"
 
 
 def _headline(status: str, summary: str, **values: str | float | bool) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from msgspec import Meta, Struct
 
 from .. import limits
 from ..arguments import CALLBACK, FLAG, MODEL, accepts, optional
-from ..assets import TINY_ARTIFACT
+from ..assets import TINY, TINY_ARTIFACT
 from ..decode import decode, read_within
 from ..errors import ArtifactError, StorageError, UsageError
 from ..escaping import quoted
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from ..hub import Progress, Repository
 
 ENVIRONMENT_VARIABLE = "VOXTRAL_ONNX_MODEL"
+USE_TINY = "  voxtral-onnx transcribe --model tiny AUDIO  # with the small test model"
+MAKE_TINY = (
+    "  voxtral-onnx export tiny  # makes the small test model; needs the extra export, or in a "
+    "clone: make demo"
+)
 DEFAULT_PRECISIONS = ("q4f16", "q4", "q8", "fp16", "fp32")  # the first available one is the default
 
 
@@ -49,24 +55,25 @@ def find_artifact(
         UsageError: as for `choose_precisions`.
     """
     # Choose a name
-    asked = model or os.environ.get(ENVIRONMENT_VARIABLE) or _last_export()
+    asked = model or os.environ.get(ENVIRONMENT_VARIABLE)
     if not asked:
+        asked = _last_export()
+        if asked and not _exists(Path(asked)):
+            raise ArtifactError(
+                f"the last export, {asked}, is not there any more; name a model with --model, or "
+                "export again"
+            )
+    if not asked:
+        test_model = USE_TINY if (TINY_ARTIFACT / FILE_NAME).exists() else MAKE_TINY
         raise ArtifactError(
             "no model: name one, as FOLDER or ORG/NAME, or run one of\n"
-            "  voxtral-onnx transcribe --model tiny AUDIO  # a small test model, here already\n"
+            f"{test_model}\n"
             "  voxtral-onnx export  # downloads the released model, 8.9 GB"
         )
 
     # Take the test model, or one from the hub, unless there is a folder of this name
     if str(asked) == "tiny" and not Path(asked).is_dir():
-        if not (TINY_ARTIFACT / FILE_NAME).exists():
-            raise ArtifactError(
-                "tiny: this checkout holds its checkpoint but not its artifact; run: make demo, "
-                "or\n"
-                "  voxtral-onnx export tiny -o tiny-onnx && voxtral-onnx transcribe --model "
-                "tiny-onnx AUDIO"
-            )
-        return TINY_ARTIFACT
+        return _test_model()
     folder = Path(asked)
     if isinstance(asked, str) and not _exists(folder):
         from ..hub import find_repository  # late: its imports take 0.3 s
@@ -88,6 +95,24 @@ def find_artifact(
             f"{folder}: no such folder; export a model first: voxtral-onnx export SOURCE"
         )
     return folder
+
+
+def _test_model() -> Path:
+    """Return the folder of the packaged test model, or of the last export if it is one of it.
+
+    Raises:
+        ArtifactError: there is neither, as in a checkout.
+    """
+    if (TINY_ARTIFACT / FILE_NAME).exists():
+        return TINY_ARTIFACT
+    if last := _last_export():
+        scope = json.loads((TINY / "card.json").read_text(encoding="utf-8"))["scope"]
+        with suppress(ArtifactError):  # it is gone, or damaged
+            if Manifest.read(Path(last)).scope == scope:
+                return Path(last)
+    raise ArtifactError(
+        f"tiny: this checkout does not hold its artifact; make it first:\n{MAKE_TINY}"
+    )
 
 
 def _exists(path: Path) -> bool:

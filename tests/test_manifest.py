@@ -237,7 +237,8 @@ def test_damaged_tokenizer(artifact, run):
     )
 
 
-def test_nothing_named_and_nothing_exported(run):
+def test_nothing_named_and_nothing_exported(run, tiny_artifact, monkeypatch):
+    monkeypatch.setattr("voxtral_onnx.runtime.locate.TINY_ARTIFACT", tiny_artifact)
     commands = (
         "  voxtral-onnx transcribe --model tiny AUDIO",
         "  voxtral-onnx export  # downloads the released model",
@@ -251,7 +252,7 @@ def test_nothing_named_and_nothing_exported(run):
 def test_embedded_artifact_that_was_not_made(run, monkeypatch, tmp_path):
     monkeypatch.setattr("voxtral_onnx.runtime.locate.TINY_ARTIFACT", tmp_path)
     run("transcribe", "-m", "tiny", CLIP).assert_refused(
-        4, "make demo", "voxtral-onnx export tiny -o tiny-onnx"
+        4, "make demo", "voxtral-onnx export tiny  # makes the small test model"
     )
 
 

@@ -98,6 +98,21 @@ def test_the_status_line_is_cut_to_the_terminal(
         assert max(map(width, lines)) > (columns or 80) - 3  # no more is cut than must be
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_line_below_the_words_has_bar_percent_and_time_left(
+    columns, open_terminal, start, minute
+):
+    ours = open_terminal(columns)
+    process = start("transcribe", minute, stdout=ours.theirs, stderr=ours.theirs)
+    lines = status_lines(ours.read())
+    assert process.wait(60) == 0
+    shown = [
+        re.match(r"━*─* +(\d+)%, \d:\d\d left, \d:\d\d of 1:\d\d of minute", line) for line in lines
+    ]
+    shares = [int(found[1]) for found in shown if found]
+    assert shares == sorted(shares) and len(set(shares)) > 1
+
+
 def test_one_more_column_is_too_many(monkeypatch):
     assert terminal.fit("a会b", 4) == "a会b"
     assert terminal.fit("a会b", 3) == "a会"

@@ -35,6 +35,16 @@ def test_nothing_is_no_path(arguments, what, run):
     )
 
 
+@pytest.mark.parametrize("spelling", [["--model", "{}"], ["-m", "{}"], ["--model={}"]])
+def test_a_model_is_named_as_for_transcribe(spelling, run, tmp_path):
+    """By all commands that take it as an argument."""
+    given = [part.format(tmp_path / "none") for part in spelling]
+    for command in ("doctor", "inspect", "bench", "serve", "verify"):
+        run(command, *given).assert_refused(4, f"{tmp_path / 'none'}: no such folder")
+    run("bundle", "-o", tmp_path / "site", *given).assert_refused(4, "none: no such folder")
+    run("inspect", "--model").assert_refused(2, "--model: expected a value, got nothing")
+
+
 def test_several_formats(run):
     for again in (["-f", "vtt"], ["--output_format=vtt"]):
         result = run("transcribe", "-m", "tiny", "-f", "srt", *again, "a.wav")

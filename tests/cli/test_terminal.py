@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import typer
 from rich.table import Table
+from support.commands import CLIP
 from test_layout import FILES, ROOT
 
 from voxtral_onnx import hub
@@ -184,7 +185,7 @@ def test_errors_of_commands_show_names(run, tmp_path):
     (tmp_path / NAME).mkdir()
     for arguments in (
         ["inspect", tmp_path / NAME],
-        ["transcribe", "-m", tmp_path / NAME, "a.wav"],
+        ["transcribe", "-m", tmp_path / NAME, CLIP],
         ["diff", tmp_path / NAME, tmp_path / NAME],
     ):
         result = run(*arguments)

@@ -109,8 +109,8 @@ def test_formats_of_one_recording_are_not_joined(kind, transcribe):
 
 def test_timing_is_the_last_line(transcribe):
     last = transcribe(CLIP).err.splitlines()[-1]
-    assert last.startswith(f"{CLIP}: 2.17 s of audio: encode ")
-    for part in (" ms, decode ", " ms, RTF ", " tokens/s, ", "B of memory"):
+    assert last.startswith(f"{CLIP}: 2.17 s of audio, RTF ")
+    for part in (" (encode ", " ms, decode ", " ms), ", "B of memory"):
         assert part in last
 
 
@@ -155,8 +155,8 @@ def test_one_bad_file_of_several(transcribe, tmp_path):
     assert result.out == texts_of(*CLIPS[:2])
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == [
-        "/bad.wav",
         "/none.wav",
+        "/bad.wav",
     ]
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         f"{clip.stem}.txt" for clip in CLIPS[:2]
@@ -174,10 +174,13 @@ def test_several_files_at_a_time(transcribe, tmp_path):
     assert result.out == texts_of(*clips)
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert [error.partition(str(tmp_path))[2].split(":")[0] for error in errors] == [
-        "/bad.wav",
         "/none.wav",
+        "/bad.wav",
     ]
-    assert result.err.splitlines()[-1].startswith("4 of 6 files transcribed, 0:32 of audio at ")
+    *_, count, last = result.err.splitlines()
+    assert count == f"{tmp_path / 'out'}: {4 * len(FORMATS)} files written"
+    assert last.startswith("4 of 6 files transcribed, 0:32 of audio at ")
+    assert last.endswith(f" times its speed; failed: {files[2]}, {files[4]}")
     assert sum(line.startswith("[1/6] ") for line in result.err.splitlines()) == 1
     written = {file.name: file.read_text() for file in (tmp_path / "out").iterdir()}
     assert written.keys() == {f"{clip.stem}.{name}" for clip in clips for name in FORMATS}
@@ -297,6 +300,61 @@ def test_folders_and_patterns(transcribe, tmp_path):
         r"speed",
         result.err.splitlines()[-1],
     )
+
+
+def test_files_that_are_written_are_named(transcribe, tmp_path):
+    folder = tmp_path / "out"
+    result = transcribe(LONG_CLIP, "-f", "srt", "-o", folder)
+    count = (folder / f"{LONG_CLIP.stem}.srt").read_text().count(" --> ")
+    line = rf"{folder}/{LONG_CLIP.stem}\.srt: {count} subtitles, 0:26 of sound in [\d.]+ s"
+    assert re.fullmatch(line, result.err.splitlines()[-2])
+    result = transcribe(*CLIPS[:2], "-o", folder)
+    for clip in CLIPS[:2]:
+        assert re.search(rf"^{folder}/{clip.stem}\.txt: 0:0\d of sound", result.err, re.MULTILINE)
+    assert (
+        f"{folder}: {len(FORMATS)} files written" in transcribe(CLIP, "-f", "all", "-o", folder).err
+    )
+    assert " of sound in " not in transcribe(CLIP).err
+
+
+def test_many_failed_files_are_counted(transcribe, tmp_path):
+    missing = [tmp_path / f"{name}.wav" for name in "abcde"]
+    result = transcribe(CLIP, *missing)
+    assert result.code == 10 and result.out == f"==> {CLIP} <==\n{TEXT}\n"
+    last = result.err.splitlines()[-1]
+    assert last.startswith("1 of 6 files transcribed, ")
+    assert last.endswith(f"; failed: {', '.join(map(str, missing[:3]))} and 2 more")
+
+
+@pytest.mark.parametrize("model", ["none", "tiny_artifact"])
+def test_a_run_that_fails_before_its_first_file_makes_no_folder(model, request, run, tmp_path):
+    """A missing input is said before a model is looked for, let alone loaded."""
+    (tmp_path / "bad.wav").write_text("no")
+    place = tmp_path / "none" if model == "none" else request.getfixturevalue(model)
+    command = "transcribe", "-m", place, "-o", tmp_path / "new" / "out"
+    run(*command, tmp_path / "intervew.mp4").assert_refused(6, "intervew.mp4: no such file")
+    if model == "none":
+        run(*command, CLIP).assert_refused(4, f"{place}: no such folder")
+    else:
+        assert run(*command, tmp_path / "bad.wav").code == 6
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("command", [["transcribe", CLIP], ["listen", "--stdin"]])
+def test_an_output_folder_that_is_named_as_a_file(command, run, tmp_path):
+    for name in ("interview.srt", "interview.VTT"):
+        kind = name[-3:].lower()
+        run(*command, "-o", tmp_path / name).assert_refused(
+            2, f"{name}: expected a folder, got the name of a file", f": -f {kind} -o FOLDER"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_may_have_such_a_name(transcribe, tmp_path):
+    folder = tmp_path / "mine.txt"
+    folder.mkdir()
+    assert transcribe(CLIP, "-o", folder).code == 0
+    assert (folder / f"{CLIP.stem}.txt").read_text() == TEXT + "\n"
 
 
 def test_nothing_to_transcribe(transcribe, tmp_path):

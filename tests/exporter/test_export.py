@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tomllib
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from conftest import copy_artifact
 from support.checkpoints import write_mistral
 
 from voxtral_onnx import export
+from voxtral_onnx.cli.checkpoints import INSTALL_EXPORT
 from voxtral_onnx.errors import StorageError, UsageError
 from voxtral_onnx.exporter.output import UNFINISHED
 from voxtral_onnx.manifest import FILE_NAME, Manifest
@@ -287,6 +290,24 @@ def test_export_packages_missing(missing, checkpoint, run, monkeypatch):
     result.assert_refused(
         7,
         f"export needs {', '.join(missing)}; run:\n"
-        "  pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install "
-        "'voxtral-onnx[export]'",
+        "  pip install --extra-index-url https://download.pytorch.org/whl/cpu ",
+        "\n  pip install 'voxtral-onnx[cpu,export]'",
+    )
+
+
+def test_export_packages_are_installed_as_the_documentation_says():
+    root = Path(__file__).parents[2]
+    commands = [line.strip() for line in INSTALL_EXPORT.splitlines()]
+    assert "\n".join(commands) in (root / "docs" / "start" / "install.md").read_text()
+    assert commands[0] in (root / "README.md").read_text()
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert commands[0].endswith(f"'{extras['optional-dependencies']['export'][0]}'")
+
+
+def test_an_export_says_how_to_go_on(run, tmp_path):
+    folder = tmp_path / "my model"
+    result = run("export", "tiny", "-o", folder, "--precision", "q4")
+    assert (result.code, result.out) == (0, f"{folder}\n")
+    assert result.err.splitlines()[-1] == (
+        f"transcribe with: voxtral-onnx transcribe --model '{folder}' FILE"
     )

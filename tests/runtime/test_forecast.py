@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,8 +106,11 @@ def test_a_slow_machine():
     found = headline(machine(cores=2, bandwidth=13e9))
     assert (found.topic, found.status) == ("headline", "ok")
     assert found.values["speed"] < 0.7
-    assert "of real time on the CPU (within a factor of two)" in found.summary
-    assert "times their length, and it falls behind live speech" in found.summary
+    hours = (
+        r"A recording of one hour will take about \d(\.\d)? hours here \(within a factor of two\)"
+    )
+    assert re.match(f"{hours}, and it is too slow for live speech", found.summary)
+    assert re.search(r"at about 0\.\d+ of real time \(RTF [\d.]+\) on the CPU", found.summary)
     assert f"Use: voxtral-onnx export --precision {found.values['precision']}" in found.summary
 
 
@@ -119,8 +123,24 @@ def test_a_busy_machine_is_said_to_be():
 
 def test_a_fast_machine():
     found = headline(machine(cores=32, bandwidth=400e9))
-    assert found.values["speed"] > 2 and "times real time on the CPU" in found.summary
-    assert "it follows live speech" in found.summary
+    assert found.values["speed"] > 2 and " times real time (RTF 0." in found.summary
+    minutes = round(60 / found.values["speed"])
+    assert f"one hour will take about {minutes} minutes here (" in found.summary
+    assert "and it keeps up with live speech" in found.summary
+
+
+@pytest.mark.parametrize(
+    ("speed", "text"),
+    [
+        (0.11, "9 hours"),
+        (0.5, "2.0 hours"),
+        (0.99, "61 minutes"),
+        (10, "6 minutes"),
+        (200, "1 minute"),
+    ],
+)
+def test_an_hour(speed, text):
+    assert forecasts._hour(speed) == text
 
 
 def test_a_gpu_is_taken_where_there_is_one():
@@ -185,7 +205,10 @@ def test_a_self_test_of_that_shape_is_a_measurement():
     tested = Check("artifact", "self-test q4", "ok", "", values)
     found = headline([*machine(), tested])
     assert found.values == {"precision": "q4", "speed": 1.25, "is_measured": True}
-    assert "q4 runs at 1.2 times real time on the CPU, as its self-test just did" in found.summary
+    assert (
+        "q4 runs at 1.2 times real time (RTF 0.8) on the CPU, as its self-test just did"
+        in found.summary
+    )
     tiny = replace(tested, values={**values, "is_released_shape": False})
     assert not headline([*machine(), tiny]).values["is_measured"]
 
@@ -195,5 +218,7 @@ def test_doctor_begins_with_it(run, monkeypatch):
     found = json.loads(run("doctor", "--json").out)
     assert found[0]["topic"] == "headline" and "speed" in found[0]["values"]
     shown = run("doctor").out
-    assert shown.startswith("The 4B model in ") and " on the CPU" in shown.partition("\n\n")[0]
+    assert shown.startswith("A recording of one hour will take about ") and " on the CPU; " in (
+        " ".join(shown.partition("\n\n")[0].split())
+    )
     assert max(map(len, shown.splitlines())) <= 80

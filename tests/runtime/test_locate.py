@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,35 @@ def test_an_export_without_a_home_ends_with_its_folder(homeless, run, tmp_path):
     result = run("export", "tiny", "-o", tmp_path / "out", "--precision", "q4")
     assert (result.code, result.out) == (0, f"{tmp_path / 'out'}\n")
     assert "note: not remembered as the last export: no folder for the user's state" in result.err
+
+
+def test_a_last_export_that_is_gone_is_said(state, run, tmp_path):
+    remember_export(tmp_path / "gone")
+    gone = f"the last export, {tmp_path / 'gone'}, is not there any more; name a model with --model"
+    run("transcribe", CLIP).assert_refused(4, gone)
+    rows = {check["name"]: check for check in json.loads(run("doctor", "--json").out)}
+    assert rows["none"]["summary"].startswith(gone)
+
+
+def test_a_checkout_makes_the_test_model_first(state, run, tiny_artifact, tmp_path, monkeypatch):
+    """Until it has exported it, `tiny` is nowhere; then it is the last export."""
+    monkeypatch.setattr("voxtral_onnx.runtime.locate.TINY_ARTIFACT", tmp_path / "none")
+    make = "\n  voxtral-onnx export tiny  # makes the small test model; needs the extra export, "
+    run("transcribe", "-m", "tiny", CLIP).assert_refused(4, "tiny: this checkout", make)
+    state.unlink()
+    result = run("transcribe", CLIP)
+    result.assert_refused(4, "no model: name one", make)
+    assert "--model tiny" not in result.err
+    remember_export(tiny_artifact)
+    assert find_artifact("tiny") == tiny_artifact
+
+
+def test_another_last_export_is_not_the_test_model(state, artifact, tmp_path, monkeypatch):
+    monkeypatch.setattr("voxtral_onnx.runtime.locate.TINY_ARTIFACT", tmp_path / "none")
+    replace(Manifest.read(artifact), scope=None).write(artifact)
+    remember_export(artifact)
+    with pytest.raises(ArtifactError, match="tiny: this checkout"):
+        find_artifact("tiny")
 
 
 def test_a_precision_that_could_be_added_and_one_that_there_is_not(artifact, run):
