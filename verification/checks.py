@@ -174,7 +174,10 @@ class PrecisionChecks:
         count = sum(
             len(graph.graph.initializers) for graph in (self.model.encoder, self.model.decoder)
         )
-        how = f"{len(errors)} in the way of {generator}" if errors else "as in an export"
+        how = "as a fresh export makes them: codes bit for bit, floats within rounding"
+        if errors:  # of another version, which rounds in a way of its own
+            steps = thresholds.ROUNDING_STEPS.value
+            how = f"{len(errors)} rounded differently by {generator}, by {steps:g} steps at most"
         return self._finding(3, check, PASSED, f"{count} tensors, {how}")
 
     def _stages(self, rungs: set[int]) -> Iterator[Finding]:
@@ -241,7 +244,7 @@ class PrecisionChecks:
             status = PASSED if gap <= thresholds.TIE.value * noise else FAILED
             summary = (
                 f"identical up to token {at}, where the logits are {gap:.2g} apart at a noise of "
-                f"{noise:.2g}"
+                f"{noise:.2g}, limit {thresholds.TIE.value:g} times the noise"
             )
             yield self._finding(4, check, status, summary)
 
@@ -254,7 +257,10 @@ class PrecisionChecks:
         broken = [at for at, gap, noise in compared if gap > thresholds.TIE.value * noise]
         check, count = "a stream against the whole clip", len(run.token_ids)
         if broken:
-            summary = f"token {broken[0]} of {count} differs by more than the noise of its logits"
+            summary = (
+                f"token {broken[0]} of {count} differs by more than {thresholds.TIE.value:g} times "
+                "the noise of its logits"
+            )
             yield self._finding(4, check, FAILED, summary)
         threshold = thresholds.EXACT_STREAM_ERROR if self.is_exact else thresholds.STREAM_ERROR
         where = f"the logits, {count - len(different)} of {count} tokens identical"
@@ -311,6 +317,7 @@ class PrecisionChecks:
             wanted: the float model's runs, fed with the tokens of `made`.
             made: the artifact's runs.
         """
+        # Measure
         divergence, same = [], []
         for a, b in zip(wanted, made, strict=True):
             divergence.append(softmax_divergence(a.logits, b.logits))
@@ -329,11 +336,19 @@ class PrecisionChecks:
             "sure_flips": hard,
             "agreement": agreement,
         }
-        passed = kl <= thresholds.KL_DIVERGENCE.value and agreement >= thresholds.AGREEMENT.value
-        return passed and hard <= thresholds.BLANK_FLIPS.value, (
+        # Judge
+        broken = []
+        if kl > thresholds.KL_DIVERGENCE.value:
+            broken.append(f"KL at most {thresholds.KL_DIVERGENCE.value:g}")
+        if hard > thresholds.BLANK_FLIPS.value:
+            broken.append(f"at most {thresholds.BLANK_FLIPS.value:g} sure decisions changed")
+        if agreement < thresholds.AGREEMENT.value:
+            broken.append(f"at least {thresholds.AGREEMENT.value:.0%} of tokens identical")
+        limits = f"; limit: {', '.join(broken)}" if broken else ""
+        return not broken, (
             f"KL {kl:.2g} nats a token, blank margins {np.abs(before - after).mean():.2g} off on "
             f"average, {int(flips.sum())} blank decisions changed ({hard} of them sure), "
-            f"{agreement:.1%} of {len(before)} tokens identical"
+            f"{agreement:.1%} of {len(before)} tokens identical{limits}"
         )
 
     def _float_model(self) -> Layerwise | None:
@@ -348,8 +363,12 @@ def _judge_words(rows: Sequence[dict[str, Any]]) -> tuple[bool, str]:
     if not rows:
         return False, "nothing to compare"
     before, after = (error_rate(rows, kind) for kind in ("float", "shipped"))
-    summary = f"characters wrong: float {before:.1%}, as shipped {after:.1%}"
-    return after - before <= thresholds.CHARACTERS_LOST.value, summary
+    limit = thresholds.CHARACTERS_LOST.value
+    summary = (
+        f"characters wrong: float {before:.1%}, as shipped {after:.1%}, limit {limit * 100:g} "
+        "points more"
+    )
+    return after - before <= limit, summary
 
 
 def _gap_and_noise(run: Run, other: Run, at: int) -> tuple[float, float]:
