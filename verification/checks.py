@@ -126,10 +126,11 @@ class PrecisionChecks:
         return Finding(rung, check, self.precision, status, summary)
 
     def _judge(
-        self, rung: int, check: str, error: float, where: str, threshold: Threshold
+        self, rung: int, check: str, error: float, where: str, threshold: Threshold, name: str = ""
     ) -> Finding:
+        """Return the finding on an error, which is called by the threshold's name or another."""
         status, limit = (PASSED, "at most") if error <= threshold.value else (FAILED, "more than")
-        measured = f"{threshold.name} {format_error(error)}"
+        measured = f"{name or threshold.name} {format_error(error)}"
         bound = f"{limit} {format_error(threshold.value)}"
         return self._finding(rung, check, status, f"{measured} in {where}, {bound}")
 
@@ -154,7 +155,8 @@ class PrecisionChecks:
             limit = (
                 thresholds.OPERATOR_ERROR if isinstance(device, Cpu) else thresholds.SHIPPED_ERROR
             )
-            yield self._judge(1, f"operators on {device.name}", worst.error, worst.name, limit)
+            check, name = f"operators on {device.name}", thresholds.OPERATOR_ERROR.name
+            yield self._judge(1, check, worst.error, worst.name, limit, name)
 
     def _weights(self) -> Finding:
         check = WEIGHTS
@@ -190,10 +192,14 @@ class PrecisionChecks:
 
         # Judge the worst of them
         def judge(
-            rung: int, check: str, kind: Callable[[StageErrors], float], threshold: Threshold
+            rung: int,
+            check: str,
+            kind: Callable[[StageErrors], float],
+            threshold: Threshold,
+            name: str = "",
         ) -> Finding:
             worst = max(stages, key=kind)
-            return self._judge(rung, check, kind(worst), worst.name, threshold)
+            return self._judge(rung, check, kind(worst), worst.name, threshold, name)
 
         if 3 in rungs:
             yield judge(
@@ -204,7 +210,8 @@ class PrecisionChecks:
             )
             for device in self.devices:
                 kind = lambda errors, name=device.name: errors.devices[name]  # noqa: E731
-                yield judge(3, f"{device.name} against CPU", kind, thresholds.SHIPPED_ERROR)
+                check = f"{device.name} against CPU"
+                yield judge(3, check, kind, thresholds.SHIPPED_ERROR, "relative L2")
             yield from self.absent
         if 4 in rungs:
             yield judge(

@@ -374,7 +374,10 @@ def test_the_command_line_prints_the_rungs_and_fails(toy, run):
     failed = run("verify", toy, "--rungs", "3", "--json")
     assert failed.code == 8
     assert json.loads(failed.out)["verdict"] == "failed"
-    assert f"error: {toy}: q4, rung 3, graphs against modules: graph error" in failed.err
+    assert (
+        f"error: {toy}: q4, rung 3, graphs against modules: graph vs PyTorch (float32) "
+        in failed.err
+    )
 
 
 def test_what_is_required_must_have_run_and_been_judged(toy, toy_checkpoint, run):
