@@ -230,7 +230,7 @@ def render_tables(results: dict[str, Any]) -> str:
             "Seconds",
             "CPU s",
             "Trace CPU s",
-            "Bind CPU s",
+            "Quantise + write, CPU s",
             "Peak memory MB",
         ),
         [

@@ -66,8 +66,9 @@ def export(
 
     # Export, remember the artifact for other commands, and report
     began = perf_counter()
-    with ExportProgress() as progress:
-        folder = run_export(place, output, **settings, threads=threads, on_progress=progress.update)
+    with ExportProgress() as bar:
+        calls = {"on_progress": bar.update, "on_note": info}
+        folder = run_export(place, output, **settings, threads=threads, **calls)
     try:
         remember_export(folder)
     except StorageError as error:

@@ -56,7 +56,8 @@ def quantize(
 
     # Quantise
     with ExportProgress() as bar:
-        run_quantize(checkpoint, folder, **settings, threads=threads, on_progress=bar.update)
+        calls = {"on_progress": bar.update, "on_note": info}
+        run_quantize(checkpoint, folder, **settings, threads=threads, **calls)
     if as_json:
         write_json({"folder": str(folder)})
     else:

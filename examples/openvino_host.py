@@ -153,8 +153,9 @@ def transcribe(folder: Path, precision: str, samples: np.ndarray) -> Iterator[in
     if precision not in manifest["precisions"]:
         has = ", ".join(manifest["precisions"])
         sys.exit(
-            f"{folder}: has {has}; add it: voxtral-onnx export SOURCE -o {folder} --precision "
-            f"{precision}"
+            f"{folder}: has {has}, not {precision}; use one that it has, as --precision "
+            f"{next(iter(manifest['precisions']))}, or add it: voxtral-onnx export SOURCE -o "
+            f"{folder} --precision {precision}"
         )
 
     # Load the graphs

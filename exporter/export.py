@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ from .output import FinishedGraph, Record, commit, lock, read_state, start, writ
 from .plan import MEL, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
 from .precisions import PRECISIONS, precision_kind
 
+_log = logging.getLogger(__name__)
+
 ENCODER_SLACK = 256  # frames between two shifts of the encoder's cache
 
 
@@ -45,6 +48,7 @@ OPTIONS = {
     "offline": FLAG,
     "on_download": CALLBACK,
     "on_progress": CALLBACK,
+    "on_note": CALLBACK,
 }
 
 
@@ -67,6 +71,7 @@ def export(
     offline: bool = False,
     on_download: Callable[[hub.Progress], None] = lambda progress: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Path:
     """Export a checkpoint to an artifact folder.
 
@@ -91,6 +96,8 @@ def export(
         offline: use only what was downloaded before.
         on_download: called for every MiB of a download.
         on_progress: called before each graph is traced and after each tensor is bound.
+        on_note: called with a sentence for each precision in the folder that is replaced by one of
+            another recipe, before anything is written.
 
     Returns:
         The artifact folder.
@@ -119,6 +126,9 @@ def export(
     # Plan
     plan = plan_export(source, output, **options, threads=threads)
     plan.require_room()
+    for note in plan.replaced:
+        on_note(note)
+        _log.info("%s", note)
 
     with named_memory_errors(), lock(plan.folder):
         if read_state(plan.folder, plan.fingerprint) != plan.state:

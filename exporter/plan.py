@@ -19,7 +19,7 @@ from ..escaping import quoted
 from ..files import disk_of, require_disk
 from ..manifest import TOKENIZER, Manifest, Precision, Streaming, Tokens
 from ..quant.methods import METHODS
-from ..quant.recipe import Recipe, load_recipe
+from ..quant.recipe import Recipe, describe
 from ..threads import check_threads, num_cores
 from . import memory
 from .binding.layout import ExternalDataLayout, plan_external_data
@@ -31,7 +31,7 @@ from .graph.families.spec import GraphPlan, PlanOf
 from .model.linear import ModuleFactory
 from .model.mel import mel_model
 from .output import Facts, FinishedGraph, State, default_folder, read_state, stale_files
-from .precisions import PRECISIONS, precision_kind
+from .precisions import PRECISIONS, choose_recipes
 
 MEL = "onnx/mel.onnx"
 SHARD_SIZE = 512 << 20  # bytes; browsers without JSPI read each data file whole
@@ -132,6 +132,18 @@ class ExportPlan:
         return tuple(found)
 
     @property
+    def replaced(self) -> tuple[str, ...]:
+        """Return a sentence for each precision of the folder that gets another recipe."""
+        recipes = {graph.precision: graph.recipe.spec() for graph in self.graphs}
+        held = self.state.manifest.precisions if self.state.manifest else {}
+        return tuple(
+            f"{self.folder}: {name}: replaces the export with {describe(held[name].recipe)} by one "
+            f"with {describe(recipe)}"
+            for name, recipe in recipes.items()
+            if name in held and held[name].recipe != recipe
+        )
+
+    @property
     def num_bytes(self) -> int:
         """Return the number of bytes that will be written."""
         return sum(file.size for file in self.files if not file.is_reused)
@@ -213,7 +225,7 @@ def plan_export(
         checkpoint = source
     else:
         checkpoint = open_checkpoint(resolve_source(source), Path(tokenizer) if tokenizer else None)
-    recipes = _recipes(precisions, recipe, checkpoint)
+    recipes = choose_recipes(precisions, recipe, checkpoint)
     memory.require_memory(memory.TRACING + threads * memory.THREAD)
     tokens, streaming = read_tekken(
         checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms
@@ -265,7 +277,7 @@ def estimate_size(
     Raises:
         CheckpointError, QuantizationError, UsageError: as errors.py describes.
     """
-    recipes = _recipes(precisions, recipe, None)
+    recipes = choose_recipes(precisions, recipe, None)
     asked = choose_families(families)
     if not source.is_dir():
         return None
@@ -275,18 +287,6 @@ def estimate_size(
     )
     graphs = _plan_graphs(config, tokens, recipes, dict.fromkeys(recipes, asked), shard_size)
     return sum(size for graph in graphs for size in graph.written.values())
-
-
-def _recipes(
-    precisions: Sequence[str], recipe: str | Path | Recipe | None, checkpoint: Checkpoint | None
-) -> dict[str, Recipe]:
-    """Return the recipe of each precision."""
-    kinds = {name: precision_kind(name) for name in precisions}
-    chosen = load_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
-    return {
-        name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint)
-        for name, kind in kinds.items()
-    }
 
 
 def _families_of(state: State, precision: str) -> Iterable[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import UsageError
 from ..escaping import quoted
@@ -51,3 +53,26 @@ def precision_kind(name: str) -> PrecisionKind:
     if name not in PRECISIONS:
         raise UsageError(f"precision: expected some of {list(PRECISIONS)}, got {quoted(name)}")
     return PRECISIONS[name]
+
+
+def choose_recipes(
+    precisions: Sequence[str], recipe: str | Path | Recipe | None, checkpoint: Checkpoint | None
+) -> dict[str, Recipe]:
+    """Return the recipe of each precision.
+
+    Raises:
+        QuantizationError: the recipe is not one.
+        UsageError: a precision does not exist, or none of them would use the recipe.
+    """
+    kinds = {name: precision_kind(name) for name in precisions}
+    chosen = load_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
+    if chosen and not any(kind.recipe for kind in kinds.values()):
+        raise UsageError(
+            f"recipe {chosen.name}: expected a precision that is quantised, such as q4f16, got "
+            f"{', '.join(kinds)}, which would ignore it; leave --recipe out, or name another "
+            "with --precision"
+        )
+    return {
+        name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint)
+        for name, kind in kinds.items()
+    }

@@ -35,6 +35,7 @@ def quantize(
     offline: bool = False,
     on_download: Callable[[hub.Progress], None] = lambda progress: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Path:
     """Quantise a checkpoint or an artifact by a recipe.
 
@@ -49,6 +50,7 @@ def quantize(
         offline: as in `export`.
         on_download: as in `export`.
         on_progress: as in `export`.
+        on_note: as in `export`.
 
     Returns:
         The artifact folder.
@@ -80,6 +82,7 @@ def quantize(
         shard_size=shard_size,
         threads=threads,
         on_progress=on_progress,
+        on_note=on_note,
     )
 
 

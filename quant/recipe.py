@@ -13,11 +13,13 @@ type.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from pathlib import Path
 
 from msgspec import Struct
@@ -30,6 +32,8 @@ from ..manifest import RecipeSpec
 from .methods import METHODS
 
 _FOLDER = Path(__file__).parent / "recipes"
+GUIDE = "docs/export/recipes.md"
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,8 @@ def load_recipe(name_or_path: str) -> Recipe:
 
     def wrong(reason: str) -> QuantizationError:
         return QuantizationError(
-            f"recipe {path}: expected accuracy_level and rules as in quant/recipes ({reason})"
+            f"recipe {path}: expected accuracy_level and rules as {GUIDE} shows "
+            f"({_with_ordinals(reason)})"
         )
 
     try:
@@ -159,6 +164,28 @@ def load_recipe(name_or_path: str) -> Recipe:
         ) from None
     found = decode_toml(_RecipeFile, content, wrong)
     return Recipe(path.stem, found.accuracy_level, found.rules)
+
+
+def describe(spec: RecipeSpec) -> str:
+    """Return a recipe in words: a packaged one by its name, another with a hash of its rules."""
+    if not spec.rules:
+        return "not quantised"
+    if (_FOLDER / f"{spec.name}.toml").is_file() and load_recipe(spec.name).spec() == spec:
+        return f"recipe {spec.name}"
+    rules = json.dumps([spec.accuracy_level, *map(asdict, spec.rules)], sort_keys=True)
+    return f"own recipe {quoted(spec.name)} (sha256 {sha256(rules.encode()).hexdigest()[:12]})"
+
+
+def _with_ordinals(reason: str) -> str:
+    """Return a decoder's reason with a rule's place in words: `bits` of the third rule."""
+
+    def worded(match: re.Match[str]) -> str:
+        at, key = int(match[1]), match[2]
+        number = _ORDINALS[at] if at < len(_ORDINALS) else f"{at + 1}th"
+        return f": {f'`{key}` of the ' if key else 'the '}{number} rule"
+
+    reason = re.sub(r" - at `\$\.rules\[(\d+)\](?:\.(\w+))?`", worded, reason)
+    return reason.replace(" - at `$.rules`", ": `rules`").replace("`$.", "`")
 
 
 class _RecipeFile(Struct, forbid_unknown_fields=True):

@@ -1,14 +1,16 @@
-"""Write the generated parts of docs/: artifact.md, cli.md, hosts.md and verification.md.
+"""Write the generated parts of docs/: artifact, checking, cli, hosts, performance, verification.
 
 They are the inputs and outputs of the 4B model's graphs, the precisions, every command with its
-options, the hosts that tests run, and the most bytes that are read of each kind of file. The table
-of fuzz tests in docs/verification.md is written by `make fuzz`.
+options, the hosts that tests run, the limits that `verify` judges by, what files of bench/results
+do not say, and the most bytes that are read of each kind of file. The table of fuzz tests in
+docs/verification.md is written by `make fuzz`.
 
 Usage: python scripts/make_docs.py
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,9 +29,12 @@ from voxtral_onnx.exporter.model.linear import ModuleFactory
 from voxtral_onnx.exporter.precisions import PRECISIONS
 from voxtral_onnx.manifest import TensorSpec, Tokens
 from voxtral_onnx.quant.recipe import FLOAT
+from voxtral_onnx.verification import thresholds
+from voxtral_onnx.verification.certificate_html import format_error
 from voxtral_onnx.verification.hosts import read_hosts
 
 DOCS = Path(__file__).parent.parent / "docs"
+RESULTS = DOCS.parent / "bench" / "results"
 # Any ids would do: no input or output of a graph depends on them
 TOKENS = Tokens(bos=0, eos=0, streaming_pad=0, streaming_word=0, first_text=0)
 # Inputs and outputs of each graph, by its role
@@ -159,6 +164,29 @@ def budgets() -> str:
     return "\n".join(lines)
 
 
+def judged() -> str:
+    """Return a table of the limits that `verify` judges by, each with its reason."""
+    lines = ["| measured | limit | what it is, and why this limit |", "| --- | ---: | --- |"]
+    lines += [f"| {row.name} | {format_error(row.value)} | {row.why} |" for row in thresholds.ALL]
+    return "\n".join(lines)
+
+
+def lacking() -> str:
+    """Return a table of the files of bench/results that do not say how they were measured."""
+    facts = {
+        "date": "date",
+        "command": "command",
+        "voxtral_onnx": "version of voxtral-onnx",
+        "machine": "machine",
+    }
+    results = {path.name: json.loads(path.read_text("utf-8")) for path in RESULTS.glob("*.json")}
+    lines = ["| does not say | file |", "| --- | --- |"]
+    for key, words in facts.items():
+        names = [name for name, found in sorted(results.items()) if key not in found]
+        lines.append(f"| {words} | {', '.join(names) or 'none'} |")
+    return "\n".join(lines)
+
+
 def commands() -> str:
     """Return a section for each command: help, usage, and tables of its options by panel."""
     program: Any = typer.main.get_command(app)
@@ -206,7 +234,9 @@ def tables(config: VoxtralConfig = RELEASED) -> dict[str, dict[str, str]]:
     return {
         "cli.md": {"commands": commands()},
         "artifact.md": {**graphs, "precisions": precisions(), "calls": calls(config)},
+        "checking.md": {"thresholds": judged()},
         "hosts.md": {"hosts": hosts()},
+        "performance.md": {"lacking": lacking()},
         "verification.md": {"budgets": budgets()},
     }
 

@@ -13,8 +13,12 @@ from fuzz.runner import TARGETS
 from support.checker import STANDARD, refused_operators
 
 from voxtral_onnx import files, manifest
-from voxtral_onnx.config import AudioConfig
+from voxtral_onnx.config import RELEASED, AudioConfig
+from voxtral_onnx.exporter.checkpoint.names import quantizable_modules
 from voxtral_onnx.manifest import Manifest, TensorSpec
+from voxtral_onnx.quant.methods import METHODS
+from voxtral_onnx.quant.recipe import load_recipe
+from voxtral_onnx.verification import thresholds
 
 DOCS = Path(__file__).parent.parent / "docs"
 ROOT_PAGES = ("README.md", "SECURITY.md", "MODEL.md", "CONTRIBUTING.md")
@@ -33,7 +37,8 @@ def make_docs():
 
 def test_tables_are_made_by_the_script(make_docs):
     pages = make_docs.renewed()
-    assert pages.keys() == {"artifact.md", "cli.md", "hosts.md", "verification.md"}
+    names = ("artifact", "checking", "cli", "hosts", "performance", "verification")
+    assert pages.keys() == {f"{name}.md" for name in names}
     assert pages == {page: (DOCS / page).read_text("utf-8") for page in pages}
 
 
@@ -41,6 +46,44 @@ def test_every_budget_is_in_the_table(make_docs):
     table = make_docs.budgets()
     assert "| manifest | 1 MB |" in table and "| hotwords | 64 KB |" in table
     assert len(table.splitlines()) > 10
+
+
+def test_every_limit_of_verify_is_in_the_table(make_docs):
+    table = make_docs.judged()
+    assert "| KL divergence | 0.05 | nats a token" in table
+    assert "| characters lost | 0.02 | character error rate above" in table
+    assert len(table.splitlines()) == 2 + len(thresholds.ALL)
+
+
+def test_the_recipe_that_is_shown_can_be_used(tmp_path):
+    page = (DOCS / "export" / "recipes.md").read_text("utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "mine.toml").write_text(text, "utf-8")
+    recipe = load_recipe(str(tmp_path / "mine.toml"))
+    modules = quantizable_modules(RELEASED)
+    recipe.check_patterns(modules)
+    rules = {name: recipe.rule_for(name) for name in modules}
+    floats = [name for name, rule in rules.items() if rule is None]
+    assert {".".join(name.split(".")[:3]) for name in floats if "layers" in name} == {
+        "language_model.layers.0"
+    }
+    for method in METHODS:
+        assert f"`{method}`" in page
+    for packaged in (DOCS.parent / "quant" / "recipes").glob("*.toml"):
+        assert f"| `{packaged.stem}` |" in page
+
+
+def test_results_that_do_not_say_how_they_were_measured_are_listed(
+    make_docs, tmp_path, monkeypatch
+):
+    (tmp_path / "whole.json").write_text(
+        '{"date": "", "command": "", "voxtral_onnx": "", "machine": {}}'
+    )
+    (tmp_path / "rows.json").write_text("[]")
+    (tmp_path / "undated.json").write_text('{"command": "", "voxtral_onnx": "", "machine": {}}')
+    monkeypatch.setattr(make_docs, "RESULTS", tmp_path)
+    assert "| date | rows.json, undated.json |" in make_docs.lacking()
+    assert "| machine | rows.json |" in make_docs.lacking()
 
 
 def test_figures_of_fuzzing_are_of_targets_and_find_nothing():

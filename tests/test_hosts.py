@@ -122,8 +122,8 @@ def test_openvino_refuses_what_it_cannot_run(openvino_host, artifact, monkeypatc
     silence = np.zeros(1600, np.float32)
     with pytest.raises(
         SystemExit,
-        match=r"has q4f16; add it: voxtral-onnx export SOURCE -o .* "
-        r"--precision q4",
+        match=r"has q4f16, not q4; use one that it has, as --precision q4f16, or add it: "
+        r"voxtral-onnx export SOURCE -o .* --precision q4",
     ):
         next(openvino_host.transcribe(artifact, "q4", silence))
     monkeypatch.setattr(openvino_host.openvino, "__version__", "2026.3.0-19000")

@@ -31,7 +31,7 @@ from .verdict import FAILED, NOT_JUDGED, PASSED, Finding, Judgement, Rung, Verdi
 FORMAT = 2
 JSON_NAME, HTML_NAME = CERTIFICATE
 # Part of every certificate, because people may read it who did not run `verify`
-CLAIM = "what its maker's machine found; verify it yourself: voxtral-onnx verify FOLDER"
+CLAIM = "self-reported by whoever ran verify; verify it yourself: voxtral-onnx verify FOLDER"
 
 
 @dataclass(frozen=True, slots=True)

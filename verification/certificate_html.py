@@ -13,6 +13,8 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from .thresholds import GRAPH_ERROR, SHIPPED_ERROR
+
 if TYPE_CHECKING:
     from .certificate import Certificate
     from .verdict import Finding
@@ -27,7 +29,7 @@ _CLASSES = {
     "not run": "open",
 }
 _CLAIM = (
-    "This page says what its maker's machine found. Verify it yourself: "
+    "Self-reported by whoever ran verify. Verify it yourself: "
     "<code>voxtral-onnx verify FOLDER</code>"
 )
 _KINDS = {"float": "float model", "shipped": "as shipped"}
@@ -112,7 +114,7 @@ def _precision(name: str, details: Mapping[str, Any], limits: Mapping[str, float
     if stages := details.get("stages"):
         drawings.append(
             '<figure class="card"><h3>Error of each stage</h3>'
-            + _draw_stages(stages, limits["graph error"], limits["shipped error"])
+            + _draw_stages(stages, limits[GRAPH_ERROR.name], limits[SHIPPED_ERROR.name])
             + '<figcaption><span class="key">graph against module, float32</span>'
             '<span class="key other">as shipped</span>; dashed: the limits</figcaption></figure>'
         )

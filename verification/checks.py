@@ -126,10 +126,11 @@ class PrecisionChecks:
         return Finding(rung, check, self.precision, status, summary)
 
     def _judge(
-        self, rung: int, check: str, error: float, where: str, threshold: Threshold
+        self, rung: int, check: str, error: float, where: str, threshold: Threshold, name: str = ""
     ) -> Finding:
+        """Return the finding on an error, which is called by the threshold's name or another."""
         status, limit = (PASSED, "at most") if error <= threshold.value else (FAILED, "more than")
-        measured = f"{threshold.name} {format_error(error)}"
+        measured = f"{name or threshold.name} {format_error(error)}"
         bound = f"{limit} {format_error(threshold.value)}"
         return self._finding(rung, check, status, f"{measured} in {where}, {bound}")
 
@@ -154,7 +155,8 @@ class PrecisionChecks:
             limit = (
                 thresholds.OPERATOR_ERROR if isinstance(device, Cpu) else thresholds.SHIPPED_ERROR
             )
-            yield self._judge(1, f"operators on {device.name}", worst.error, worst.name, limit)
+            check, name = f"operators on {device.name}", thresholds.OPERATOR_ERROR.name
+            yield self._judge(1, check, worst.error, worst.name, limit, name)
 
     def _weights(self) -> Finding:
         check = WEIGHTS
@@ -174,7 +176,10 @@ class PrecisionChecks:
         count = sum(
             len(graph.graph.initializers) for graph in (self.model.encoder, self.model.decoder)
         )
-        how = f"{len(errors)} in the way of {generator}" if errors else "as in an export"
+        how = "as a fresh export makes them: codes bit for bit, floats within rounding"
+        if errors:  # of another version, which rounds in a way of its own
+            steps = thresholds.ROUNDING_STEPS.value
+            how = f"{len(errors)} rounded differently by {generator}, by {steps:g} steps at most"
         return self._finding(3, check, PASSED, f"{count} tensors, {how}")
 
     def _stages(self, rungs: set[int]) -> Iterator[Finding]:
@@ -187,10 +192,14 @@ class PrecisionChecks:
 
         # Judge the worst of them
         def judge(
-            rung: int, check: str, kind: Callable[[StageErrors], float], threshold: Threshold
+            rung: int,
+            check: str,
+            kind: Callable[[StageErrors], float],
+            threshold: Threshold,
+            name: str = "",
         ) -> Finding:
             worst = max(stages, key=kind)
-            return self._judge(rung, check, kind(worst), worst.name, threshold)
+            return self._judge(rung, check, kind(worst), worst.name, threshold, name)
 
         if 3 in rungs:
             yield judge(
@@ -201,7 +210,8 @@ class PrecisionChecks:
             )
             for device in self.devices:
                 kind = lambda errors, name=device.name: errors.devices[name]  # noqa: E731
-                yield judge(3, f"{device.name} against CPU", kind, thresholds.SHIPPED_ERROR)
+                check = f"{device.name} against CPU"
+                yield judge(3, check, kind, thresholds.SHIPPED_ERROR, "relative L2")
             yield from self.absent
         if 4 in rungs:
             yield judge(
@@ -241,7 +251,7 @@ class PrecisionChecks:
             status = PASSED if gap <= thresholds.TIE.value * noise else FAILED
             summary = (
                 f"identical up to token {at}, where the logits are {gap:.2g} apart at a noise of "
-                f"{noise:.2g}"
+                f"{noise:.2g}, limit {thresholds.TIE.value:g} times the noise"
             )
             yield self._finding(4, check, status, summary)
 
@@ -254,7 +264,10 @@ class PrecisionChecks:
         broken = [at for at, gap, noise in compared if gap > thresholds.TIE.value * noise]
         check, count = "a stream against the whole clip", len(run.token_ids)
         if broken:
-            summary = f"token {broken[0]} of {count} differs by more than the noise of its logits"
+            summary = (
+                f"token {broken[0]} of {count} differs by more than {thresholds.TIE.value:g} times "
+                "the noise of its logits"
+            )
             yield self._finding(4, check, FAILED, summary)
         threshold = thresholds.EXACT_STREAM_ERROR if self.is_exact else thresholds.STREAM_ERROR
         where = f"the logits, {count - len(different)} of {count} tokens identical"
@@ -311,6 +324,7 @@ class PrecisionChecks:
             wanted: the float model's runs, fed with the tokens of `made`.
             made: the artifact's runs.
         """
+        # Measure
         divergence, same = [], []
         for a, b in zip(wanted, made, strict=True):
             divergence.append(softmax_divergence(a.logits, b.logits))
@@ -329,11 +343,19 @@ class PrecisionChecks:
             "sure_flips": hard,
             "agreement": agreement,
         }
-        passed = kl <= thresholds.KL_DIVERGENCE.value and agreement >= thresholds.AGREEMENT.value
-        return passed and hard <= thresholds.BLANK_FLIPS.value, (
+        # Judge
+        broken = []
+        if kl > thresholds.KL_DIVERGENCE.value:
+            broken.append(f"KL at most {thresholds.KL_DIVERGENCE.value:g}")
+        if hard > thresholds.BLANK_FLIPS.value:
+            broken.append(f"at most {thresholds.BLANK_FLIPS.value:g} sure decisions changed")
+        if agreement < thresholds.AGREEMENT.value:
+            broken.append(f"at least {thresholds.AGREEMENT.value:.0%} of tokens identical")
+        limits = f"; limit: {', '.join(broken)}" if broken else ""
+        return not broken, (
             f"KL {kl:.2g} nats a token, blank margins {np.abs(before - after).mean():.2g} off on "
             f"average, {int(flips.sum())} blank decisions changed ({hard} of them sure), "
-            f"{agreement:.1%} of {len(before)} tokens identical"
+            f"{agreement:.1%} of {len(before)} tokens identical{limits}"
         )
 
     def _float_model(self) -> Layerwise | None:
@@ -348,8 +370,12 @@ def _judge_words(rows: Sequence[dict[str, Any]]) -> tuple[bool, str]:
     if not rows:
         return False, "nothing to compare"
     before, after = (error_rate(rows, kind) for kind in ("float", "shipped"))
-    summary = f"characters wrong: float {before:.1%}, as shipped {after:.1%}"
-    return after - before <= thresholds.CHARACTERS_LOST.value, summary
+    limit = thresholds.CHARACTERS_LOST.value
+    summary = (
+        f"characters wrong: float {before:.1%}, as shipped {after:.1%}, limit {limit * 100:g} "
+        "points more"
+    )
+    return after - before <= limit, summary
 
 
 def _gap_and_noise(run: Run, other: Run, at: int) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from ..manifest import GraphSpec, Manifest
 from ..quant.packing import unpack
@@ -164,7 +165,7 @@ def _graph_differences(
 
     # Single nodes
     for x, y in zip(ours, theirs, strict=True):
-        where = f"{x.op_type} -> {x.outputs[0].name}"
+        where = _place(x)
         if [value and value.name for value in x.inputs] != [
             value and value.name for value in y.inputs
         ]:
@@ -176,6 +177,26 @@ def _graph_differences(
             ]
             if values[0] != values[1]:
                 yield f"{where}: {name} {values[0]} | {values[1]}"
+
+
+def _place(node: ir.Node) -> str:
+    """Return a node's place in words, by the module whose weights it or the next node has."""
+    if module := _module(node):
+        return f"{module} ({node.op_type})"
+    following = [node]
+    for later in following:  # which grows, breadth first
+        if module := _module(later):
+            return f"{node.op_type} before {module}"
+        for consumer in (user for value in later.outputs for user, _ in value.uses()):
+            if consumer not in following:
+                following.append(consumer)
+    return f"{node.op_type} -> {node.outputs[0].name}"
+
+
+def _module(node: ir.Node) -> str | None:
+    """Return the name of the module whose weight is an input of a node."""
+    names = (str(value.name) for value in node.inputs if value and value.is_initializer())
+    return next((name.rpartition(".")[0] for name in names if "." in name), None)
 
 
 def _tensor_differences(

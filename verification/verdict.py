@@ -45,6 +45,7 @@ class Judgement:
     precisions: tuple[str, ...]  # the precisions that it is about
     passed_rungs: tuple[int, ...]
     left_open: tuple[str, ...]  # sentences: what was not run or not judged, and why
+    failed: tuple[str, ...] = ()  # "q4 on rung 6", for each precision of which a check failed
 
     @property
     def stamp(self) -> str:
@@ -55,9 +56,13 @@ class Judgement:
 
     @property
     def scope(self) -> str:
-        """Return in words which precisions passed which rungs: q4f16 on rungs 0, 1, 2."""
-        numbers = ", ".join(map(str, self.passed_rungs))
-        rungs = f"rung{'s' * (len(self.passed_rungs) > 1)} {numbers}" if numbers else "no rung"
+        """Return in words which precisions passed which rungs: q4f16 on rungs 0, 1, 2.
+
+        A failure is named first: q4 on rung 6; passed: rungs 0, 1, 2, 3, 4, 5.
+        """
+        rungs = _listed(self.passed_rungs) if self.passed_rungs else "no rung"
+        if self.failed:
+            return f"{', '.join(self.failed)}; passed: {rungs}"
         return f"{', '.join(self.precisions)} on {rungs}"
 
 
@@ -99,13 +104,28 @@ def judge(
         verdict = NOT_JUDGED  # rung 0, the hashes, says nothing about what a model computes
     else:
         verdict = PARTLY_PASSED if left_open else PASSED
-    return Judgement(verdict, tuple(names), passed, tuple(left_open))
+    failed = tuple(_failures(findings, tuple(names)))
+    return Judgement(verdict, tuple(names), passed, tuple(left_open), failed)
 
 
 def name_rungs(numbers: Sequence[int]) -> str:
     """Return rungs in words: "rung 2", or "rungs 2, 5 and 6"."""
     *first, last = map(str, numbers)
     return f"rungs {', '.join(first)} and {last}" if first else f"rung {last}"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return f"rung{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def _failures(findings: Sequence[Finding], names: tuple[str, ...]) -> Iterator[str]:
+    """Yield for each precision the rungs that it failed, those of the whole artifact first."""
+    failed: dict[str, set[int]] = {}
+    for row in findings:
+        if row.status == FAILED:
+            failed.setdefault(row.precision or ", ".join(names), set()).add(row.rung)
+    for name, rungs in failed.items():
+        yield f"{name} on {_listed(sorted(rungs))}"
 
 
 def _gaps(findings: Sequence[Finding], names: tuple[str, ...], asked: set[int]) -> Iterator[_Gap]:

@@ -142,7 +142,7 @@ def verify(
 
     # Raise what failed
     if certificate.failures:
-        raise VerificationError(_message(folder, certificate.failures), certificate)
+        raise VerificationError(_message(folder, manifest, certificate), certificate)
     if missing := sorted(set(require) - set(judgement.passed_rungs)):
         raise VerificationError(_unmet(folder, missing, judgement), certificate)
     return certificate
@@ -179,14 +179,32 @@ def _open_source(checkpoint: str | Path, manifest: Manifest, folder: Path) -> Ch
     return source
 
 
-def _message(folder: Path, failures: Sequence[Finding]) -> str:
+def _message(folder: Path, manifest: Manifest, certificate: Certificate) -> str:
+    failures = certificate.failures
     first = failures[0]
     where = f"{first.precision}, " if first.precision else ""
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
     what = f"{folder}: {where}rung {first.rung}, {first.check}: {first.summary}{more}"
+    return f"{what}; see {folder / HTML_NAME}; {_advice(manifest, certificate)}"
+
+
+def _advice(manifest: Manifest, certificate: Certificate) -> str:
+    """Return what to do about the failures of a certificate."""
+    if min(row.rung for row in certificate.failures) < 5:
+        return "export it again, and report it if that fails too"
+    if open_rungs := sorted({0, 1, 2, 3, 4} - {*certificate.judgement.passed_rungs}):
+        return (
+            "the artifact is wrong or its recipe too coarse: pass "
+            f"{name_rungs(open_rungs)} to tell which"
+        )
+    kinds = [manifest.precisions[row.precision] for row in certificate.failures if row.precision]
+    recipes = {kind.recipe.name for kind in kinds if kind.recipe.rules}
+    if not recipes:
+        return "float16 is too coarse for this model: export it with --precision fp32"
     return (
-        f"{what}; see {folder / HTML_NAME}, and export again where the artifact is not what you "
-        "meant"
+        "the artifact computes what its recipe makes of the checkpoint, so recipe "
+        f"{', '.join(sorted(recipes))} is too coarse for this model: export it with "
+        "--recipe quality, --precision q8 or --precision fp16"
     )
 
 

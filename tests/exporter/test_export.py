@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tomllib
@@ -278,6 +279,37 @@ def test_impossible_recipe(content, parts, checkpoint, tmp_path, run):
         (tmp_path / "recipe.toml").write_text(content)
     result = run("export", checkpoint, "-o", tmp_path / "out", "--recipe", tmp_path / "recipe.toml")
     result.assert_refused(5, *parts)
+
+
+def test_a_recipe_that_no_precision_would_use_is_refused(checkpoint, exported, tmp_path, run):
+    options = ("-o", tmp_path / "out", "--recipe", "quality", "--precision")
+    run("export", checkpoint, *options, "fp16,fp32").assert_refused(
+        2, "recipe quality: expected a precision that is quantised", "got fp16, fp32"
+    )
+    run("export", checkpoint, "--dry-run", *options, "fp16").assert_refused(2, "got fp16")
+    assert not (tmp_path / "out").exists()
+    assert run("export", checkpoint, "--dry-run", *options, "q4,fp16").code == 0
+
+
+def test_another_recipe_says_what_it_replaces(checkpoint, both, tmp_path, run):
+    mine = tmp_path / "mine.toml"
+    rule = '[[rules]]\ntensors = "*"\nbits = 8\nblock_size = 32\nmethod = "rtn_symmetric"\n'
+    mine.write_text(f"accuracy_level = 4\n{rule}")
+    notes = []
+    export(checkpoint, both, precisions=("q4", "fp32"), on_note=notes.append)
+    assert notes == []
+    options = (checkpoint, "-o", both, "--precision", "q4", "--recipe")
+    planned = run("export", *options, mine, "--dry-run")
+    assert "q4: replaces the export with recipe default by one with own recipe" in planned.out
+    made = run("export", *options, mine)
+    assert made.code == 0
+    assert "q4: replaces the export with recipe default by one with own recipe" in made.err
+    shown = run("inspect", both).out
+    assert "q4: own recipe 'mine' (sha256 " in shown and "fp32: not quantised" in shown
+    mine.write_text(f"accuracy_level = 0\n{rule}")
+    export(checkpoint, both, precisions=("q4",), recipe=mine, on_note=notes.append)
+    (note,) = notes  # of the same name, told apart by their hashes
+    assert len(set(re.findall(r"own recipe 'mine' \(sha256 (\w{12})\)", note))) == 2
 
 
 @pytest.mark.parametrize(

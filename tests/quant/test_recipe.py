@@ -1,12 +1,13 @@
 """Recipes: which tensor gets which bits, and what is wrong with one that cannot be used."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from voxtral_onnx.errors import QuantizationError
 from voxtral_onnx.quant import recipe as recipe_module
-from voxtral_onnx.quant.recipe import Recipe, Rule, load_recipe
+from voxtral_onnx.quant.recipe import Recipe, Rule, describe, load_recipe
 
 RECIPES = sorted((Path(recipe_module.__file__).parent / "recipes").glob("*.toml"))
 
@@ -49,6 +50,31 @@ def test_bad_recipes_say_what_is_wrong(tmp_path, text, message):
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(QuantizationError, match=message):
         load_recipe(str(tmp_path / "mine.toml"))
+
+
+def test_a_wrong_rule_is_named_by_its_place(tmp_path):
+    rule = "[[rules]]\ntensors = '*'\nbits = {}\nblock_size = 32\nmethod = 'rtn_symmetric'\n"
+    place = tmp_path / "mine.toml"
+    place.write_text("accuracy_level = 4\n" + rule.format(4) * 2 + rule.format("'4'"))
+    with pytest.raises(QuantizationError) as caught:
+        load_recipe(str(place))
+    assert str(caught.value).endswith(
+        "expected accuracy_level and rules as docs/export/recipes.md shows "
+        "(Expected `int`, got `str`: `bits` of the third rule)"
+    )
+    place.write_text("accuracy_level = 4\n" + rule.format(4) * 11 + "[[rules]]\nbits = 4\n")
+    with pytest.raises(QuantizationError, match=r"missing required field `tensors`: the 12th rule"):
+        load_recipe(str(place))
+    place.write_text("accuracy_level = '4'\nrules = []")
+    with pytest.raises(QuantizationError, match=r"got `str` - at `accuracy_level`"):
+        load_recipe(str(place))
+
+
+def test_a_recipe_is_described_by_its_name_only_where_it_is_the_packaged_one():
+    default = load_recipe("default").spec()
+    assert describe(default) == "recipe default"
+    assert describe(replace(default, accuracy_level=0)).startswith("own recipe 'default' (sha256 ")
+    assert describe(recipe_module.FLOAT.spec()) == "not quantised"
 
 
 def test_an_unknown_recipe_lists_the_known_ones():

@@ -21,6 +21,7 @@ from voxtral_onnx.verification.certificate import (
     read_verdict,
 )
 from voxtral_onnx.verification.certificate_html import render
+from voxtral_onnx.verification.thresholds import GRAPH_ERROR, SHIPPED_ERROR
 from voxtral_onnx.verification.verdict import Finding
 
 HIDDEN = "<script>alert('\"&')</script>"
@@ -270,7 +271,9 @@ def told(word: str) -> Certificate:
         "operators": [{"name": word, "device": word, "error": 1e-6}],
         "self_test": {"clip": word, "text": word, "token_ids": [1]},
     }
-    limits = ({"name": name, "value": 1, "why": ""} for name in ("graph error", "shipped error"))
+    limits = (
+        {"name": name, "value": 1, "why": ""} for name in (GRAPH_ERROR.name, SHIPPED_ERROR.name)
+    )
     return Certificate(
         generator=word,
         created=word,
@@ -321,7 +324,7 @@ def test_a_certificate_says_whose_word_it_is(verified, monkeypatch, run):
     assert published.endswith("verify it yourself: voxtral-onnx verify FOLDER")
 
     assert CLAIM in json.loads((folder / "certificate.json").read_text())["claim"]
-    assert "what its maker's machine found" in (folder / "certificate.html").read_text()
+    assert "Self-reported by whoever ran verify" in (folder / "certificate.html").read_text()
     certificate = copy / "certificate.json"
     certificate.write_bytes(
         certificate.read_bytes().replace(b'"claim"', b'"is_own": true, "claim"')

@@ -56,8 +56,10 @@ def test_graphs_and_manifests_are_compared(pair, toy_artifact, tmp_path):
 
     edit_graph(pair[1], "decoder", widen)
     found = diff(*pair)
-    (line,) = found.graphs["q4 decoder"]
-    assert line.startswith("GroupQueryAttention") and line.endswith("local_window_size 26 | 99")
+    assert found.graphs["q4 decoder"] == (
+        "GroupQueryAttention before language_model.layers.1.self_attn.o_proj: local_window_size "
+        "26 | 99",
+    )
     assert not found.tensors and not found.facts
 
     other = diff(pair[0], copy_artifact(toy_artifact, tmp_path / "c", "fp32"))
@@ -65,6 +67,20 @@ def test_graphs_and_manifests_are_compared(pair, toy_artifact, tmp_path):
         "precisions.q4.recipe.name" in other.facts
         and "precisions.fp32.activation_dtype" in other.facts
     )
+
+
+def test_a_node_is_named_by_its_module(pair):
+    def in_float(graph):
+        for node in nodes(graph, "MatMulNBits")[:2]:
+            attribute(node, "accuracy_level").i = 1
+
+    edit_graph(pair[1], "decoder", in_float)
+    lines = diff(*pair).graphs["q4 decoder"]
+    layer = "language_model.layers.0.self_attn"
+    assert [line.partition(": ")[0] for line in lines] == [
+        f"{layer}.q_proj (MatMulNBits)",
+        f"{layer}.k_proj (MatMulNBits)",
+    ]
 
 
 def test_tensors_that_one_graph_lacks_are_named(pair):

@@ -91,6 +91,17 @@ def test_one_failure_is_the_verdict():
     found = judge(change(findings(*BOTH), 6, "failed", precision="q4", check="b"), BOTH)
     assert (found.verdict, found.stamp) == ("failed", "FAILED")
     assert found.passed_rungs == (0, 1, 2, 3, 4, 5)
+    assert found.scope == "q4 on rung 6; passed: rungs 0, 1, 2, 3, 4, 5"
+
+
+def test_failures_are_named_before_what_passed():
+    found = change(findings(*BOTH), 6, "failed", precision="q4")
+    found = change(found, 5, "failed")
+    scope = judge(found, BOTH).scope
+    assert scope == "q4f16 on rung 5, q4 on rungs 5, 6; passed: rungs 0, 1, 2, 3, 4"
+    assert judge([Finding(0, "all", None, "failed", "")], ["q4"]).scope == (
+        "q4 on rung 0; passed: no rung"
+    )
 
 
 @pytest.mark.parametrize("rungs", [(), (0,)])

@@ -27,6 +27,7 @@ from voxtral_onnx.verification import verify as running
 from voxtral_onnx.verification.artifact_model import ArtifactModel
 from voxtral_onnx.verification.certificate import read_verdict
 from voxtral_onnx.verification.stage_parity import probe
+from voxtral_onnx.verification.verdict import ALL_RUNGS, PASSED, Finding, Status
 
 LAYER = "language_model.layers.1"
 
@@ -233,6 +234,39 @@ def test_damage_in_the_weights_shows_in_the_float_model_beside_them(tiny_artifac
     (tmp_path / "clip.txt").write_text(TEXTS["time-flite.wav"])
     found = failures(folder, precisions=["q4f16"], audio=[tmp_path / "clip.wav"], rungs=[5, 6])
     assert [row.check for row in found] == ["quantised against float", "words"]
+    assert "; limit: KL at most 0.05, " in found[0].summary
+    assert found[1].summary.endswith(", limit 2 points more")
+
+
+@pytest.mark.parametrize(
+    ("precision", "failed", "others", "advice"),
+    [
+        ("q4", 6, "passed", "recipe default is too coarse for this model: export it with --recipe"),
+        ("fp32", 6, "passed", "too coarse for this model: export it with --precision fp32"),
+        ("q4", 6, "not run", "pass rungs 1, 2, 3 and 4 to tell which"),
+        ("q4", 3, "passed", "export it again, and report it if that fails too"),
+    ],
+)
+def test_what_to_do_follows_from_which_rungs_failed(
+    precision, failed, others, advice, toy_artifact, toy
+):
+    """A recipe is called too coarse only where all that it does not decide has passed."""
+    certificate = verify(toy, rungs=[])
+    rungs: dict[int, Status] = {
+        rung: others if rung in (1, 2, 3, 4) else PASSED for rung in ALL_RUNGS
+    }
+    rungs[failed] = "failed"
+    found = tuple(
+        Finding(rung, "some check", precision if rung else None, status, "1 of 2")
+        for rung, status in rungs.items()
+    )
+    certificate = replace(certificate, precisions=(precision,), findings=found)
+    manifest = Manifest.read(toy_artifact)
+    kinds = manifest.precisions
+    recipe = replace(kinds["q4"].recipe, name="default")
+    manifest = replace(manifest, precisions={**kinds, "q4": replace(kinds["q4"], recipe=recipe)})
+    said = running._message(toy, manifest, certificate)
+    assert f"{precision}, rung {failed}, some check: 1 of 2; see " in said and advice in said
 
 
 def test_another_versions_rounding_passes_and_its_damage_does_not(toy, toy_checkpoint):
@@ -244,7 +278,7 @@ def test_another_versions_rounding_passes_and_its_damage_does_not(toy, toy_check
     assert failures(toy, checkpoint=toy_checkpoint, rungs=[3])[0].summary.startswith(name)
     replace(Manifest.read(toy), generator="voxtral-onnx 0.0.1").write(toy)
     certificate = verify(toy, checkpoint=toy_checkpoint, rungs=[3])
-    assert "1 in the way of voxtral-onnx 0.0.1" in certificate.findings[1].summary
+    assert "1 rounded differently by voxtral-onnx 0.0.1" in certificate.findings[1].summary
     edit_tensor(toy, "decoder", name, flip_a_row_of_nibbles)
     assert failures(toy, checkpoint=toy_checkpoint, rungs=[3])[0].summary.startswith(name)
 
@@ -340,7 +374,10 @@ def test_the_command_line_prints_the_rungs_and_fails(toy, run):
     failed = run("verify", toy, "--rungs", "3", "--json")
     assert failed.code == 8
     assert json.loads(failed.out)["verdict"] == "failed"
-    assert f"error: {toy}: q4, rung 3, graphs against modules: graph error" in failed.err
+    assert (
+        f"error: {toy}: q4, rung 3, graphs against modules: graph vs PyTorch (float32) "
+        in failed.err
+    )
 
 
 def test_what_is_required_must_have_run_and_been_judged(toy, toy_checkpoint, run):
