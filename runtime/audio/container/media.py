@@ -367,7 +367,7 @@ class MediaFile:
             self._losses.say(f"{unread:,} bytes in it are damaged, and not heard")
 
     def _say_short(self) -> bool:
-        """Say that a file ends before any of its tracks is as long as it promises."""
+        """Record that a file ends before any of its tracks is as long as its header promises."""
         units = self._container.duration if self._format in _LONG_AS_ANY else None
         start = self._container.start_time or 0
         missing = (start + (units or 0)) / self._av.time_base - self._reached
@@ -378,7 +378,7 @@ class MediaFile:
         return missing > SHORT_SECONDS
 
     def _say_zeros(self) -> bool:
-        """Say that sound was to be where the file ends in zeros, as after a crash."""
+        """Record that the file ends in zeros where sound should be, as after a crash."""
         view, last = self._view, self._last
         end = behind_content(view)
         if last and last.pos and "pcm" in self._track.codec_context.name:  # whose silence is zeros
