@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ from .config import Layers, Positive, TransformerConfig, VoxtralConfig
 from .contents import check_contents, differences
 from .decode import Count, Name, RelativeName, Sentence, Sha256, Size, decode, read_within
 from .errors import ArtifactError
+from .escaping import quoted
 from .files import FileSpec, atomic_write, is_below, is_lfs_pointer, size_of
 from .limits import MANIFEST
 
@@ -83,6 +85,14 @@ class RecipeSpec:
     name: Name
     accuracy_level: Literal[0, 1, 2, 3, 4]  # of MatMulNBits
     rules: tuple[RuleSpec, ...]
+
+    @property
+    def title(self) -> str:
+        """Return its name with a hash of its rules, which tells recipes of one name apart."""
+        if not self.rules:
+            return "not quantised"
+        rules = json.dumps([self.accuracy_level, *map(asdict, self.rules)], sort_keys=True)
+        return f"recipe {quoted(self.name)}, sha256 {sha256(rules.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,9 +49,7 @@ def export(
         "shard_size": parse_size(shard_size),
     }
     found = fetch_checkpoint(
-        source or DEFAULT_SOURCE,
-        output,
-        settings,
+        *(source or DEFAULT_SOURCE, output, settings),
         revision=revision,
         offline=offline,
         dry_run=dry_run,
@@ -64,7 +62,7 @@ def export(
         print_plan(plan_export(place, output, **settings, threads=threads))
         return
 
-    # Export, remember the artifact for other commands, and report
+    # Export, remember the artifact for other commands, report
     began = perf_counter()
     with ExportProgress() as bar:
         calls = {"on_progress": bar.update, "on_note": info}

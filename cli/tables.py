@@ -27,8 +27,6 @@ VERDICT_COLOURS = {"passed": "green", "failed": "bold red"}
 
 def print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: list[str]) -> None:
     """Print what an artifact holds, its model, graphs and files, and which checks passed."""
-    from ..quant.recipe import describe
-
     by = f"  format {manifest.format}, by {manifest.generator}"
     stdout.print(styled((str(folder), "bold"), by))
     if manifest.scope:
@@ -41,7 +39,7 @@ def print_artifact(folder: Path, manifest: Manifest, held: list[str], checked: l
     )
     stdout.print(_graph_table(manifest), soft_wrap=False)
     for name, precision in manifest.precisions.items():
-        stdout.print(styled(f"{name}: {describe(precision.recipe)}"))
+        stdout.print(styled(f"{name}: {precision.recipe.title}"))
     sizes = [file.size for name, file in manifest.files.items() if (folder / name).exists()]
     stdout.print(f"{len(sizes)} files, {format_size(sum(sizes))}; checked: {', '.join(checked)}")
     if elsewhere := [name for name in manifest.precisions if name not in held]:

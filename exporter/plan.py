@@ -19,7 +19,7 @@ from ..escaping import quoted
 from ..files import disk_of, require_disk
 from ..manifest import TOKENIZER, Manifest, Precision, Streaming, Tokens
 from ..quant.methods import METHODS
-from ..quant.recipe import Recipe, describe
+from ..quant.recipe import Recipe
 from ..threads import check_threads, num_cores
 from . import memory
 from .binding.layout import ExternalDataLayout, plan_external_data
@@ -137,8 +137,8 @@ class ExportPlan:
         recipes = {graph.precision: graph.recipe.spec() for graph in self.graphs}
         held = self.state.manifest.precisions if self.state.manifest else {}
         return tuple(
-            f"{self.folder}: {name}: replaces the export with {describe(held[name].recipe)} by one "
-            f"with {describe(recipe)}"
+            f"{self.folder}: {name}: replaces the export with {held[name].recipe.title} by one "
+            f"with {recipe.title}"
             for name, recipe in recipes.items()
             if name in held and held[name].recipe != recipe
         )

@@ -13,13 +13,11 @@ type.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from hashlib import sha256
 from pathlib import Path
 
 from msgspec import Struct
@@ -164,16 +162,6 @@ def load_recipe(name_or_path: str) -> Recipe:
         ) from None
     found = decode_toml(_RecipeFile, content, wrong)
     return Recipe(path.stem, found.accuracy_level, found.rules)
-
-
-def describe(spec: RecipeSpec) -> str:
-    """Return a recipe in words: a packaged one by its name, another with a hash of its rules."""
-    if not spec.rules:
-        return "not quantised"
-    if (_FOLDER / f"{spec.name}.toml").is_file() and load_recipe(spec.name).spec() == spec:
-        return f"recipe {spec.name}"
-    rules = json.dumps([spec.accuracy_level, *map(asdict, spec.rules)], sort_keys=True)
-    return f"own recipe {quoted(spec.name)} (sha256 {sha256(rules.encode()).hexdigest()[:12]})"
 
 
 def _with_ordinals(reason: str) -> str:

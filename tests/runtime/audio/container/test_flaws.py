@@ -168,7 +168,7 @@ def test_wavpack_in_few_blocks(opened):
     content = contained("wv", "wavpack", np.tile(SAMPLES, 2), frame_size=2 * RATE)
     assert (opened(content).notes, opened(content).losses) == ((), ())
     source = opened(content * 2)
-    assert source.notes == ("2 recordings, one behind the other",) and source.losses == ()
+    assert source.notes == ("2 recordings, one after the other",) and source.losses == ()
     assert abs(source.duration - 4 * len(SAMPLES) / RATE) < 0.05
 
 
