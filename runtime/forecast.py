@@ -34,6 +34,9 @@ CORE_RATE = {"q4f16": 10.1e9, "q4": 12.5e9, "q8": 14.3e9, "fp16": 7.6e9, "fp32":
 BANDWIDTH_SHARE = 0.8  # of the memory's measured bandwidth that a decoder step uses; same source
 ENCODER_CORE_SECONDS = 0.078  # of one core to encode a token in a chunk; same source
 OTHER_WORK = 1.15  # total time divided by that of encoder and decoder; same source
+# Of one core to attend to a full window of 8,192 positions, which 11 minutes of audio fill:
+# "full_window" less "empty_window" of the decoder; same source
+ATTENTION_CORE_SECONDS = {"q4f16": 0.348, "q4": 0.258, "q8": 0.272, "fp16": 0.272, "fp32": 0.072}
 # Of a token besides reading weights; source: bench/results/gpu_speed.json
 GPU_STEP_SECONDS = 0.0024
 TOKEN_SECONDS = 0.08  # of audio
@@ -50,8 +53,9 @@ class Run:
     context: int
     needed: int  # bytes of memory
     free: int | None  # bytes; None if the system does not tell
-    speed: float  # seconds of audio per second
-    certainty: str  # of the speed, in words
+    speed: float  # seconds of audio per second, of the first minute
+    hour_speed: float  # the same, of an hour
+    certainty: str  # of the speeds, in words
 
     @property
     def fits(self) -> bool:
@@ -79,7 +83,7 @@ def forecast(
         for check in checks:
             if check.topic == topic and check.status in (MISSING, FAILED):
                 return _headline(NOTE, f"The 4B model cannot run here yet: {check.summary}")
-    if measured := _measured(checks):
+    if measured := _measured(found, context):
         return measured
 
     asked = [name for name in precisions or USUAL if name in WEIGHTS] or list(WEIGHTS)
@@ -114,6 +118,22 @@ def cpu_speed(precision: str, cores: int, bandwidth: float) -> float:
     return TOKEN_SECONDS / (OTHER_WORK * (encoder + decoder))
 
 
+def hour_speed(speed: float, precision: str, cores: int, context: int) -> float:
+    """Return seconds of audio per second on a CPU over an hour, in which the window fills.
+
+    Args:
+        speed: with an empty window.
+        precision: one of `WEIGHTS`.
+        cores: of the CPU.
+        context: positions of 80 ms that attention sees.
+    """
+    window = RELEASED.decoder.sliding_window
+    positions = min(context, window)
+    share_full = 1 - positions * TOKEN_SECONDS / 2 / 3600  # it is half full while it fills
+    attention = ATTENTION_CORE_SECONDS[precision] / cores * positions / window * share_full
+    return TOKEN_SECONDS / (TOKEN_SECONDS / speed + OTHER_WORK * attention)
+
+
 def gpu_speed(precision: str, bandwidth: float) -> float:
     """Return seconds of audio per second on a GPU that copies `bandwidth` bytes per second."""
     encoder, decoder = WEIGHTS[precision]
@@ -143,24 +163,29 @@ def _runs(
         for gpu in gpus if name in FLOAT16 else ():
             needed = needed_memory(name, context, on_device=True)
             speed = gpu_speed(name, gpu.values["copy_bytes_per_second"])
-            yield Run(name, gpu.name, context, needed, gpu.values["free_memory"], speed, WITHIN)
+            room = gpu.values["free_memory"]
+            yield Run(name, gpu.name, context, needed, room, speed, speed, WITHIN)
         if (not device.startswith("cuda") or not gpus) and not (is_float32 and name in FLOAT16):
             speed = cpu_speed(name, cores, read)
             needed, certainty = needed_memory(name, context), BUSY if is_busy else WITHIN
-            yield Run(name, "the CPU", context, needed, free, speed, certainty)
+            hour = hour_speed(speed, name, cores, context)
+            yield Run(name, "the CPU", context, needed, free, speed, hour, certainty)
 
 
-def _measured(checks: Sequence[Check]) -> Check | None:
+def _measured(found: dict[tuple[str, str], Check], context: int) -> Check | None:
     """Return the first line if an artifact of the 4B model's shape has run its self-test."""
-    for check in checks:
+    for check in found.values():
         if check.status == OK and check.values.get("is_released_shape"):
             precision, where = check.name.rpartition(" ")[2], check.values["device"]
-            speed = 1 / check.values["rtf"]
+            speed = hour = 1 / check.values["rtf"]
+            if where == "cpu":
+                cores = found["machine", "processor"].values["cores"]
+                hour = hour_speed(speed, precision, cores, context)
             place = "the CPU" if where == "cpu" else where
             what = f"The 4B model in {precision} runs at {_times(speed)} on {place}"
             return _headline(
                 OK,
-                f"A recording of one hour takes about {_hour(speed)} here, and {_live(speed)}. "
+                f"A recording of one hour takes about {_hour(hour)} here, and {_live(hour)}. "
                 f"{what}, as its self-test just did",
                 precision=precision,
                 speed=speed,
@@ -170,17 +195,18 @@ def _measured(checks: Sequence[Check]) -> Check | None:
 
 
 def _best(run: Run) -> Check:
-    what = f"The 4B model in {run.precision} will run at about {_times(run.speed)} on {run.place}"
-    hour = f"A recording of one hour will take about {_hour(run.speed)} here ({run.certainty})"
+    what = f"The 4B model in {run.precision} will begin at about {_times(run.speed)} on {run.place}"
+    hour = f"A recording of one hour will take about {_hour(run.hour_speed)} here ({run.certainty})"
     memory = f"it needs up to {run.needed / 1e9:.1f} GB of memory"
     there = "" if run.free is None else f", {run.free / 1e9:.1f} are free"
     return _headline(
         OK,
-        f"{hour}, and {_live(run.speed)}. {what}; {memory}{there}. Use: voxtral-onnx export "
+        f"{hour}, and {_live(run.hour_speed)}. {what}; {memory}{there}. Use: voxtral-onnx export "
         f"--precision {run.precision}",
         precision=run.precision,
         place=run.place,
         speed=run.speed,
+        hour_speed=run.hour_speed,
         needed_memory=run.needed,
         is_measured=False,
     )
@@ -219,7 +245,8 @@ def _instead(asked: Sequence[str], device: str, runs: Sequence[Run], smaller: Ru
         NOTE,
         f"{what}. What fits: {smaller.precision}{shorter}, {smaller.needed / 1e9:.1f} GB on "
         f"{smaller.place}, at about {_times(smaller.speed)}: a recording of one hour will take "
-        f"about {_hour(smaller.speed)} ({smaller.certainty}), and {_live(smaller.speed)}. "
+        f"about {_hour(smaller.hour_speed)} ({smaller.certainty}), and "
+        f"{_live(smaller.hour_speed)}. "
         f"Use: voxtral-onnx export --precision {smaller.precision}"
         + (f", then transcribe{shorter}" if shorter else ""),
         precision=smaller.precision,

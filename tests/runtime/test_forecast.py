@@ -23,7 +23,7 @@ from voxtral_onnx.quant.recipe import FLOAT, load_recipe
 from voxtral_onnx.runtime import forecast as forecasts
 from voxtral_onnx.runtime import memory
 from voxtral_onnx.runtime.doctor import Check
-from voxtral_onnx.runtime.forecast import cpu_speed, forecast, gpu_speed, needed_memory
+from voxtral_onnx.runtime.forecast import cpu_speed, forecast, gpu_speed, hour_speed, needed_memory
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 GB = 10**9
@@ -96,6 +96,20 @@ def test_speed_is_near_what_was_measured():
     assert 80 / gpu_speed("q4f16", 4e12) == pytest.approx(token, rel=0.15)
 
 
+@pytest.mark.parametrize("name", ["q4f16", "q4", "q8", "fp16", "fp32"])
+def test_an_hour_is_slower_by_its_full_window(name):
+    runs = json.loads((RESULTS / "full_size.json").read_text())["runs"]
+    (found,) = [run["details"] for run in runs if run["precision"] == name]
+    full, empty = (found[window]["decoder"]["p50"] for window in ("full_window", "empty_window"))
+    more = (full - empty) / 1000 * 2  # cores
+    assert pytest.approx(more, rel=0.02) == forecasts.ATTENTION_CORE_SECONDS[name]
+    hour = hour_speed(0.5, name, 2, 8192)
+    assert 0.08 / 0.5 + forecasts.OTHER_WORK * more / 2 * 0.909 == pytest.approx(
+        0.08 / hour, rel=0.01
+    )
+    assert hour < hour_speed(0.5, name, 2, 1024) < 0.5 and hour < hour_speed(0.5, name, 8, 8192)
+
+
 def test_more_of_anything_is_no_slower():
     slow = cpu_speed("q4", 2, 10e9)
     assert cpu_speed("q4", 4, 10e9) > slow and cpu_speed("q4", 2, 20e9) > slow
@@ -124,7 +138,7 @@ def test_a_busy_machine_is_said_to_be():
 def test_a_fast_machine():
     found = headline(machine(cores=32, bandwidth=400e9))
     assert found.values["speed"] > 2 and " times real time (RTF 0." in found.summary
-    minutes = round(60 / found.values["speed"])
+    minutes = round(60 / found.values["hour_speed"])
     assert f"one hour will take about {minutes} minutes here (" in found.summary
     assert "and it keeps up with live speech" in found.summary
 
@@ -205,6 +219,7 @@ def test_a_self_test_of_that_shape_is_a_measurement():
     tested = Check("artifact", "self-test q4", "ok", "", values)
     found = headline([*machine(), tested])
     assert found.values == {"precision": "q4", "speed": 1.25, "is_measured": True}
+    assert "takes about 48 minutes" not in found.summary  # the window fills in eleven minutes
     assert (
         "q4 runs at 1.2 times real time (RTF 0.8) on the CPU, as its self-test just did"
         in found.summary
