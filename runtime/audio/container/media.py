@@ -25,50 +25,20 @@ if TYPE_CHECKING:
     import av
 
 MEDIA_SUFFIXES = (
-    *(
-        ".m4a",
-        ".m4b",
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".3gp",
-        ".mkv",
-        ".mka",
-        ".webm",
-        ".avi",
-        ".flv",
-        ".mpg",
-        ".mpeg",
-        ".mts",
-    ),
-    *(".m2ts", ".aac", ".ac3", ".amr", ".wma", ".wmv", ".wv"),
+    *(".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".mka", ".webm", ".avi", ".flv"),
+    *(".mpg", ".mpeg", ".mts", ".m2ts", ".aac", ".ac3", ".amr", ".wma", ".wmv", ".wv"),
 )
 # The only formats that FFmpeg may recognise: containers that hold their sound themselves, and that
 # their bytes tell. Playlists, concat scripts, session descriptions and patterns of names would make
 # it read other files and contact hosts; formats without a header would take any bytes for sound
 _FORMATS = (
     *("aa", "aac", "ac3", "adx", "aea", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "ast"),
-    *(
-        "au",
-        "avi",
-        "avr",
-        "bonk",
-        "caf",
-        "dhav",
-        "dsf",
-        "dss",
-        "dts",
-        "dtshd",
-        "dv",
-        "eac3",
-        "epaf",
-        "flac",
-    ),
-    *("flv", "gxf", "hcom", "iff", "ircam", "ivr", "kux", "loas", "matroska", "mlp", "mmf", "mov"),
-    *("mp3", "mpc", "mpc8", "mpeg", "mpegts", "mtaf", "mxf", "nistsphere", "nsv", "nut", "nuv"),
-    *("ogg", "oma", "osq", "paf", "pva", "pvf", "qcp", "qoa", "rka", "rm", "rso", "shn", "smjpeg"),
-    *("sol", "sox", "spdif", "swf", "tak", "tta", "truehd", "ty", "voc", "vqf", "w64", "wav"),
-    *("wavarc", "wsd", "wtv", "wv", "wve", "xa", "xwma"),
+    *("au", "avi", "avr", "bonk", "caf", "dhav", "dsf", "dss", "dts", "dtshd", "dv", "eac3"),
+    *("epaf", "flac", "flv", "gxf", "hcom", "iff", "ircam", "ivr", "kux", "loas", "matroska"),
+    *("mlp", "mmf", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "mtaf", "mxf", "nistsphere"),
+    *("nsv", "nut", "nuv", "ogg", "oma", "osq", "paf", "pva", "pvf", "qcp", "qoa", "rka", "rm"),
+    *("rso", "shn", "smjpeg", "sol", "sox", "spdif", "swf", "tak", "tta", "truehd", "ty", "voc"),
+    *("vqf", "w64", "wav", "wavarc", "wsd", "wtv", "wv", "wve", "xa", "xwma"),
 )
 # Formats whose header holds the length; FFmpeg estimates that of others from bytes and bit rate
 _PROMISING = {"mov", "matroska", "avi", "asf", "flac", "tta", "ape", "flv", "rm", "adx", "mxf"}

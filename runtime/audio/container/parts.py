@@ -24,13 +24,8 @@ from .walks import AMR, AMR_BYTES, PROGRAM_END, UNIT_HEAD, behind_units, unit_by
 # From this size on a header does not know the length: a WAV written to a pipe has about this much
 UNKNOWN_BYTES = 0x7FFFFFFF - (1 << 16)
 TRIED_BYTES = 1 << 18  # examined to tell samples from anything else
-TAGS = (
-    b"TAG",
-    b"ID3",
-    b"APETAGEX",
-    b"LYRICSBEGIN",
-    b"<?x",
-)  # first bytes of tags that follow sound
+# First bytes of tags that follow sound
+TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN", b"<?x")
 MOST_PARTS = 10_000  # in a file; each takes a header
 
 
