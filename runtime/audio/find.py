@@ -18,19 +18,8 @@ SUFFIXES = tuple(
             *(".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".mp3", ".mp2", ".mpga", ".ogg"),
             *(".oga", ".ogx", ".ogv", ".spx", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd"),
             *(".caf", ".voc", ".ape", ".tta", ".dts", ".eac3", ".ts", ".vob", ".mxf", ".3g2"),
-            *(
-                ".tak",
-                ".ra",
-                ".rm",
-                ".weba",
-                ".mpc",
-                ".thd",
-                ".mlp",
-                ".dsf",
-                ".m4r",
-                ".f4v",
-                ".gsm",
-            ),
+            *(".tak", ".ra", ".rm", ".weba", ".mpc", ".thd", ".mlp", ".dsf", ".m4r", ".f4v"),
+            *(".gsm", ".adx"),
             *MEDIA_SUFFIXES,
         )
     )
