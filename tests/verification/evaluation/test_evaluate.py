@@ -17,7 +17,7 @@ from voxtral_onnx.verification.evaluation.report_html import write_report
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
     """Write two clips with their texts, one with the text of another, one that is no audio, one
-    whose text is in another encoding, and one alone."""
+    that is cut off, one whose text is in another encoding, and one alone."""
     folder = tmp_path_factory.mktemp("recordings")
     for name, text in (("a", TEXT.upper()), ("b", "turn off the <i>radio</i>"), ("c", None)):
         shutil.copyfile(CLIP, folder / f"{name}.wav")
@@ -25,6 +25,8 @@ def recordings(tmp_path_factory):
             (folder / f"{name}.txt").write_text(text)
     (folder / "damaged.wav").write_bytes(b"RIFF no audio")
     (folder / "damaged.txt").write_text("nothing")
+    (folder / "cut.wav").write_bytes(CLIP.read_bytes()[: CLIP.stat().st_size // 2])
+    (folder / "cut.txt").write_text(TEXT)
     shutil.copyfile(CLIP, folder / "latin.wav")
     (folder / "latin.txt").write_bytes(b"gr\xfc\xdfe")
     return folder
@@ -80,7 +82,8 @@ def test_a_recording_that_fails_is_said_and_counts_for_nobody(
         *("-o", tmp_path / "out"),
     )
     assert result.code == 10
-    assert f"not transcribed: {recordings / 'damaged.wav'}" in result.out
+    for name, why in (("damaged", ""), ("cut", "cut off")):
+        assert f"not transcribed: {recordings / name}.wav: " in result.out and why in result.out
     assert f"{recordings / 'latin.txt'}: expected UTF-8" in result.out
     assert "2 recordings, " in result.out and "1 without a .txt beside them" in result.out
     assert all((tmp_path / "out" / f"evaluation.{kind}").is_file() for kind in ("json", "html"))
