@@ -27,7 +27,7 @@ from voxtral_onnx.manifest import CacheSpec, Manifest
 from voxtral_onnx.memory import peak_memory
 from voxtral_onnx.verification.artifact_model import ArtifactModel
 from voxtral_onnx.verification.stage_parity import CHUNKS, draw, expected_of, run, worst_error
-from voxtral_onnx.verification.subgraphs import StagedGraph
+from voxtral_onnx.verification.subgraphs import ArtifactGraphs, StagedGraph
 from voxtral_onnx.verification.verify import verify
 
 RUNGS = (0, 1, 2, 3, 4)
@@ -99,7 +99,9 @@ def profile(artifact: Path) -> dict[str, dict[str, float]]:
     torch.set_num_threads(1)
     manifest = Manifest.read(artifact)
     (precision,) = manifest.precisions
-    model = ArtifactModel(artifact, manifest, precision)
+    model = ArtifactModel(
+        ArtifactGraphs(artifact, manifest, precision), manifest.streaming.default_delay_tokens
+    )
     return {
         graph.layers[2]: profile_stage(
             model, graph, manifest.caches[role], manifest.config.decoder.vocab_size

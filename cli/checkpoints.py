@@ -10,12 +10,8 @@ from .plans import print_download
 from .progress import DownloadProgress
 from .terminal import confirm, stderr, stdout
 
-# As docs/start/install.md has it: PyTorch without CUDA is much smaller
-INSTALL_EXPORT = (
-    "  pip install --extra-index-url https://download.pytorch.org/whl/cpu 'torch>=2.13,<2.14'\n"
-    "  pip install 'voxtral-onnx[cpu,export]'"
-)
-EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnx_ir", "gguf", "safetensors")
+INSTALL_EXPORT = "  pip install 'voxtral-onnx[cpu,export]'"
+EXPORT_PACKAGES = ("onnx", "onnx_ir", "gguf", "safetensors")
 
 
 def require_export_packages() -> None:

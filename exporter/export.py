@@ -1,4 +1,4 @@
-"""Export a checkpoint to an artifact: plan, trace or retarget, bind weights, write the manifest."""
+"""Export a checkpoint to an artifact: plan, make graphs, bind weights, write the manifest."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ from .checkpoint.names import count_parameters
 from .checkpoint.open import Checkpoint
 from .checkpoint.remote import find_remote
 from .graph.families import NATIVE
+from .graph.families.spec import PlanOf
 from .graph.retarget import retarget
-from .graph.trace import TracedGraph, trace
+from .graph.unbound import UnboundGraph
 from .memory import named_memory_errors
 from .model.mel import INPUT, output_spec
 from .output import FinishedGraph, Record, commit, lock, read_state, start, write_shared
-from .plan import MEL, SHARD_SIZE, ExportPlan, PlannedGraph, estimate_size, plan_export
+from .packages import require_trace
+from .plan import MEL, SHARD_SIZE, ExportPlan, estimate_size, plan_export
+from .planned import PlannedGraph
 from .precisions import PRECISIONS, precision_kind
 
 _log = logging.getLogger(__name__)
@@ -56,6 +59,7 @@ OPTIONS = {
     source=SOURCE,
     families=NAMES,
     recipe=optional(either(PATH, instance(Recipe, "a recipe"))),
+    trace=FLAG,
     **OPTIONS,
 )
 def export(
@@ -68,12 +72,16 @@ def export(
     recipe: str | Path | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
+    trace: bool = False,
     offline: bool = False,
     on_download: Callable[[hub.Progress], None] = lambda progress: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Path:
     """Export a checkpoint to an artifact folder.
+
+    The graphs of the released model and of "tiny" are shipped; those of another configuration, and
+    of the portable family, are traced, which takes the extra `trace`.
 
     An export that was killed is resumed: the graphs that it finished are reused, and the result is
     the same. The same arguments give the same bytes, with any number of threads.
@@ -93,9 +101,10 @@ def export(
             TOML file's path or a recipe.
         shard_size: the most bytes of a data file, unless one tensor is larger.
         threads: the number of threads that quantise, by default one a core.
+        trace: trace the graphs anew, even those that are shipped.
         offline: use only what was downloaded before.
         on_download: called for every MiB of a download.
-        on_progress: called before each graph is traced and after each tensor is bound.
+        on_progress: called before each graph is made and after each tensor is bound.
         on_note: called with a sentence for each precision in the folder that is replaced by one of
             another recipe, before anything is written.
 
@@ -104,6 +113,7 @@ def export(
 
     Raises:
         CheckpointError, QuantizationError, ArtifactError, StorageError: as errors.py describes.
+        DeviceError: a graph must be traced, and the packages for that are missing.
     """
     for name in precisions:
         precision_kind(name)
@@ -124,8 +134,10 @@ def export(
             source = remote.fetch(on_download)
 
     # Plan
-    plan = plan_export(source, output, **options, threads=threads)
+    plan = plan_export(source, output, **options, threads=threads, trace=trace)
     plan.require_room()
+    if plan.traced:
+        require_trace(f"tracing {', '.join(plan.traced)}")
     for note in plan.replaced:
         on_note(note)
         _log.info("%s", note)
@@ -165,19 +177,19 @@ def _export_graphs(
     plan: ExportPlan,
     on_progress: Callable[[Progress], None],
 ) -> dict[str, FinishedGraph]:
-    """Make some graphs of one role: trace or retarget them, bind their weights, write the files."""
-    # Trace, or retarget an artifact's graph
+    """Make some graphs of one role, bind their weights, and write the files."""
+    # Make them without their weights
     checkpoint, folder = plan.checkpoint, plan.folder
     files = tuple(graph.plan.graph_file for graph in graphs)
-    traced = []
+    made: list[UnboundGraph] = []
     for graph in graphs:
         on_progress(Progress(files, "", 0, 0))
-        traced.append(_retargeted(graph, checkpoint) or trace(graph.plan_of, checkpoint.config))
+        made.append(_make(graph, checkpoint))
 
     # Write the data files, but not of graphs that share another's
     if own := [
-        (made, graph.layout)
-        for made, graph in zip(traced, graphs, strict=True)
+        (unbound, graph.layout)
+        for unbound, graph in zip(made, graphs, strict=True)
         if not graph.plan.shares_weights_of
     ]:
         bind(own, checkpoint, folder, plan.threads, on_progress)
@@ -185,23 +197,41 @@ def _export_graphs(
 
     # Write the graphs
     finished = {}
-    for graph, made in zip(graphs, traced, strict=True):
+    for graph, unbound in zip(graphs, made, strict=True):
         path, data, contract = graph.plan.graph_file, tuple(graph.layout.sizes), graph.plan
         shared = {}
         if contract.shares_weights_of:
-            share_weights(made, folder)
+            share_weights(unbound, folder)
             shared = {name: earlier[contract.shares_weights_of].files[name] for name in data}
-        atomic_write(folder / path, ir.to_proto(made.model).SerializeToString(deterministic=True))
+        atomic_write(
+            folder / path, ir.to_proto(unbound.model).SerializeToString(deterministic=True)
+        )
         parameters = count_parameters(checkpoint.config, contract.tensors)
         spec = GraphSpec(
-            path, contract.required_inputs, contract.outputs, data, parameters, made.operators
+            path, contract.required_inputs, contract.outputs, data, parameters, unbound.operators
         )
         files = _hash_files((path, *graph.written), plan) | shared
         finished[path] = FinishedGraph(spec, graph.recipe.spec(), files)
     return finished
 
 
-def _retargeted(graph: PlannedGraph, checkpoint: Checkpoint) -> TracedGraph | None:
+def _make(graph: PlannedGraph, checkpoint: Checkpoint) -> UnboundGraph:
+    """Make a graph: retarget an artifact's or a shipped one, else trace it."""
+    if made := _retargeted(graph, checkpoint):
+        return made
+    if graph.ready:
+        return graph.ready.make(graph.family, graph.plan)
+    return trace(graph.plan_of, checkpoint.config)
+
+
+def trace(plan_of: PlanOf, config: VoxtralConfig) -> UnboundGraph:
+    """Trace a graph; only then is PyTorch imported."""
+    from .graph.trace import trace
+
+    return trace(plan_of, config)
+
+
+def _retargeted(graph: PlannedGraph, checkpoint: Checkpoint) -> UnboundGraph | None:
     """Make a graph by retargeting the same graph of the artifact that is quantised.
 
     Return None where there is no such artifact or its graph cannot be retargeted to this one.

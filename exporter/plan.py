@@ -9,8 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .._version import __version__
 from ..config import VoxtralConfig
@@ -22,15 +20,16 @@ from ..quant.methods import METHODS
 from ..quant.recipe import Recipe
 from ..threads import check_threads, num_cores
 from . import memory
-from .binding.layout import ExternalDataLayout, plan_external_data
+from .binding.layout import plan_external_data
 from .checkpoint.names import quantizable_modules
 from .checkpoint.open import Checkpoint, open_checkpoint, read_card, read_config, resolve_source
 from .checkpoint.tekken import decode_tekken, read_tekken
 from .graph.families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
-from .graph.families.spec import GraphPlan, PlanOf
-from .model.linear import ModuleFactory
+from .graph.ready import ReadyGraphs, find_ready
 from .model.mel import mel_model
+from .model.parameters import PartFactory
 from .output import Facts, FinishedGraph, State, default_folder, read_state, stale_files
+from .planned import PlannedFile, PlannedGraph
 from .precisions import PRECISIONS, choose_recipes
 
 MEL = "onnx/mel.onnx"
@@ -42,44 +41,8 @@ CONVERT_SECONDS = 5e-9  # of a core, to convert a byte where it stays a float
 STORE_RATE = 0.4e9  # bytes written, flushed and hashed a second
 LAYER_BYTES = 10_000  # of a graph's file, for each layer and once more: 9,400 in the 4B model
 MANIFEST_BYTES = 64_000  # for each precision and family
+TRACE_PACKAGES = ("torch", "onnxscript")
 BLOCK = 4096  # bytes that file systems round sizes up to
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedGraph:
-    """A graph of one precision, and the locations of its weights."""
-
-    precision: str
-    family: str
-    plan_of: PlanOf
-    plan: GraphPlan
-    recipe: Recipe
-    layout: ExternalDataLayout
-
-    @property
-    def written(self) -> Mapping[str, int]:
-        """Return the sizes of the data files that are written for this graph, by name."""
-        return {} if self.plan.shares_weights_of else self.layout.sizes
-
-    def is_made(self, finished: FinishedGraph | None, plan: ExportPlan) -> bool:
-        """Return whether an earlier export made this very graph and its files are still whole."""
-        return (
-            finished is not None
-            and finished.recipe == self.recipe.spec()
-            and {name: finished.files[name].size for name in finished.graph.data}
-            == self.layout.sizes
-            and finished.is_whole(plan.folder, plan.threads)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedFile:
-    """A file of the artifact that an export makes or reuses."""
-
-    name: str  # below the artifact folder
-    size: int  # bytes
-    is_exact: bool  # whether the size is known; that of a graph is estimated until it is traced
-    is_reused: bool  # whether the file is there already
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +63,22 @@ class ExportPlan:
     threads: int
 
     @property
+    def traced(self) -> tuple[str, ...]:
+        """Return the files of the graphs that are still to be traced, which takes PyTorch."""
+        return tuple(
+            graph.plan.graph_file
+            for graph in self.graphs
+            if not (
+                graph.ready
+                or graph.plan.graph_file in self.finished
+                or (graph.family == NATIVE and graph.plan.role in self.checkpoint.graphs)
+            )
+        )
+
+    @property
     def facts(self) -> Facts:
         """Return the facts that every graph's bytes depend on."""
-        packages = ("torch", "onnx", "onnxscript", "onnx-ir", "numpy")
+        packages = ("onnx", "onnx-ir", "numpy", *(TRACE_PACKAGES if self.traced else ()))
         return Facts(
             generator=f"voxtral-onnx {__version__}",
             packages={name: version(name) for name in packages},
@@ -175,7 +151,7 @@ class ExportPlan:
         }
         seconds = sum(self._bind_seconds(graph) for graph in shared.values())
         cores = min(self.threads, num_cores())
-        return len(open_graphs) * TRACE_SECONDS + seconds / cores + self.num_bytes / STORE_RATE
+        return len(self.traced) * TRACE_SECONDS + seconds / cores + self.num_bytes / STORE_RATE
 
     def _bind_seconds(self, graph: PlannedGraph) -> float:
         """Return the estimated seconds of one core for a graph's weights."""
@@ -210,6 +186,7 @@ def plan_export(
     recipe: str | Path | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
     threads: int | None = None,
+    trace: bool = False,
 ) -> ExportPlan:
     """Plan what `export` would do with the same arguments, without writing anything.
 
@@ -237,7 +214,8 @@ def plan_export(
     state = read_state(folder, fingerprint)
     asked = choose_families(families)
     made = {name: choose_families([*asked, *_families_of(state, name)]) for name in recipes}
-    graphs = _plan_graphs(checkpoint.config, tokens, recipes, made, shard_size)
+    ready = None if trace else find_ready(checkpoint.config, tokens)
+    graphs = _plan_graphs(checkpoint.config, tokens, recipes, made, shard_size, ready)
 
     # Add the other files, and find what can be reused
     shared = {
@@ -304,24 +282,24 @@ def _plan_graphs(
     recipes: Mapping[str, Recipe],
     families: Mapping[str, Sequence[str]],
     shard_size: int,
+    ready: ReadyGraphs | None = None,
 ) -> tuple[PlannedGraph, ...]:
     """Plan the graphs of each precision, family by family."""
     graphs: dict[str, PlannedGraph] = {}
     for name, recipe in recipes.items():
         recipe.check_patterns(quantizable_modules(config))
-        dtype, suffix = PRECISIONS[name].dtype, PRECISIONS[name].suffix
-        build = ModuleFactory(getattr(torch, dtype), recipe)
+        build, suffix = PartFactory(PRECISIONS[name].dtype, recipe), PRECISIONS[name].suffix
         for family in families[name]:
-            for plan_of in FAMILIES[family].plans(
-                tokens=tokens, build=build, dtype=dtype, suffix=suffix
-            ):
+            for plan_of in FAMILIES[family].plans(tokens=tokens, build=build, suffix=suffix):
                 plan = plan_of(config)
                 if plan.shares_weights_of:
                     layout = graphs[plan.shares_weights_of].layout
                 else:
-                    with FakeTensorMode():
-                        layout = plan_external_data(plan.module(), plan.data_file, shard_size)
-                graphs[plan.graph_file] = PlannedGraph(name, family, plan_of, plan, recipe, layout)
+                    layout = plan_external_data(plan.parts, plan.data_file, shard_size)
+                source = ready if ready and ready.has(family, plan) else None
+                graphs[plan.graph_file] = PlannedGraph(
+                    name, family, plan_of, plan, recipe, layout, source
+                )
     return tuple(graphs.values())
 
 
@@ -347,7 +325,7 @@ def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
     finished = {
         graph.plan.graph_file: earlier[graph.plan.graph_file]
         for graph in plan.graphs
-        if graph.is_made(earlier.get(graph.plan.graph_file), plan)
+        if graph.is_made(earlier.get(graph.plan.graph_file), plan.folder, plan.threads)
     }
     if manifest is None:
         return replace(plan, finished=finished)

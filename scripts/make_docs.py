@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 import typer
 
 from voxtral_onnx import limits
@@ -25,7 +24,7 @@ from voxtral_onnx.config import RELEASED, VoxtralConfig
 from voxtral_onnx.exporter.export import caches
 from voxtral_onnx.exporter.graph.families import native
 from voxtral_onnx.exporter.model import mel
-from voxtral_onnx.exporter.model.linear import ModuleFactory
+from voxtral_onnx.exporter.model.parameters import PartFactory
 from voxtral_onnx.exporter.precisions import PRECISIONS
 from voxtral_onnx.manifest import TensorSpec, Tokens
 from voxtral_onnx.quant.recipe import FLOAT
@@ -48,7 +47,7 @@ def planned(config: VoxtralConfig, dtype: str) -> Graphs:
         config: hyperparameters of the model.
         dtype: activation type, float16 or float32.
     """
-    options = {"build": ModuleFactory(getattr(torch, dtype), FLOAT), "dtype": dtype, "suffix": ""}
+    options = {"build": PartFactory(dtype, FLOAT), "suffix": ""}
     plans = [
         native.encoder_plan(config, **options),
         native.decoder_plan(config, tokens=TOKENS, **options),

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-import torch
 from support.commands import CLIP, Result, clean_environment
 from support.needs import require
 
@@ -19,7 +18,7 @@ from voxtral_onnx import memory
 from voxtral_onnx.exporter.binding.recipes import weight_recipes
 from voxtral_onnx.exporter.checkpoint.open import Checkpoint
 from voxtral_onnx.exporter.checkpoint.tensors import BF16, Span, Tensor, map_file
-from voxtral_onnx.exporter.model.linear import ModuleFactory
+from voxtral_onnx.exporter.model.parameters import PartFactory
 from voxtral_onnx.quant.recipe import Recipe, Rule
 
 
@@ -111,11 +110,10 @@ def test_transposing_drops_what_it_has_read(tmp_path):
     with (tmp_path / "weights").open("wb") as file:
         file.truncate(2 * shape[0] * shape[1])
     tensor = Tensor("linear.weight", shape, BF16, Span((map_file(tmp_path / "weights"),)))
-    build = ModuleFactory(
-        torch.float32, Recipe("4 bits", 0, (Rule("*", 4, 32, "rtn_asymmetric"),)), standard=True
+    build = PartFactory(
+        "float32", Recipe("4 bits", 0, (Rule("*", 4, 32, "rtn_asymmetric"),)), standard=True
     )
-    with torch.device("meta"):
-        module = build.linear("linear", shape[1], shape[0])
+    part = build.linear("linear", shape[1], shape[0])
     sizes = []
 
     class Watch:
@@ -123,7 +121,7 @@ def test_transposing_drops_what_it_has_read(tmp_path):
             sizes.append(memory.resident_memory())
 
     checkpoint = cast(Checkpoint, SimpleNamespace(tensors={tensor.name: tensor}))
-    (recipe,) = weight_recipes(module, checkpoint, "linear")
+    (recipe,) = weight_recipes({part.name: part}, checkpoint)
     before = memory.resident_memory()
     with ThreadPoolExecutor(1) as pool:
         recipe.run(pool, [Watch()])

@@ -54,6 +54,7 @@ def test_contents(wheel):
             "verification/**/*.py",
             "server/*.py",
             "publish/*.py",
+            "exporter/graph/ready/*/*",
             "quant/recipes/*.toml",
             "verification/*.html",
             "verification/*.toml",
@@ -64,6 +65,7 @@ def test_contents(wheel):
             "web/vendor/*",
         )
         for path in ROOT.glob(pattern)
+        if "__pycache__" not in path.parts
     }
     tiny = {
         str(path.relative_to(ROOT))
@@ -129,3 +131,51 @@ def test_transcribes_without_torch(wheel, tmp_path, versions):
         text=True,
     )
     assert refused.returncode == 7 and "pip install" in refused.stderr and not refused.stdout
+
+
+def test_exports_and_verifies_without_torch(wheel, tmp_path):
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    package = f"voxtral-onnx[cpu,export] @ {wheel.as_uri()}"
+    subprocess.run([python, "-m", "pip", "install", "-q", package], check=True)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "COLUMNS": "200",
+    }
+
+    def run(*words, code=0):
+        command = [python.parent / "voxtral-onnx", *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    # Export in every precision for both kinds of hosts, and compare with the packaged artifact
+    precisions = "q4f16,q4,q8,fp16,fp32"
+    run("export", "tiny", "--precision", precisions, "--family", "native,transformers_js")
+    for name in ("onnx/encoder_q4f16.onnx", "onnx/decoder_model_merged_q4f16.onnx_data"):
+        made = tmp_path / "tiny-onnx" / name
+        assert made.read_bytes() == (ROOT / "assets" / "tiny-onnx" / name).read_bytes()
+    heard = run("transcribe", SAMPLES / "date-hibari.wav").stdout
+    assert heard == "thursday the seventeenth of november nineteen forty one\n"
+
+    # Quantise, compare, verify what can be
+    run("quantize", "tiny-onnx", "-o", "small", "--recipe", "small")
+    run("diff", "tiny-onnx", "small", code=8)
+    told = run("verify", "tiny-onnx", "--checkpoint", "tiny", "--precision", "q4", "--json")
+    certificate = json.loads(told.stdout)
+    status = {row["check"]: row["status"] for row in certificate["findings"]}
+    assert status["weights against the checkpoint"] == "passed"
+    assert status["a stream in pieces"] == "passed"
+    assert status["operators on CPU"] == status["graphs against modules"] == "not run"
+
+    # A trace is refused, and PyTorch is not there
+    refused = run("export", "tiny", "-o", "portable", "--family", "portable", code=7)
+    assert "portable_encoder_q4f16.onnx" in refused.stderr and "[cpu,trace]" in refused.stderr
+    assert not (tmp_path / "portable").exists()
+    packages = subprocess.run(
+        [python, "-m", "pip", "list"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "torch" not in packages and "onnxscript" not in packages and "onnx-ir" in packages

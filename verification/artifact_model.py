@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,12 +12,20 @@ from torch import Tensor, nn
 
 from ..exporter.model import ops
 from ..exporter.model.layers import Layer, Positions, RMSNorm
-from ..exporter.model.linear import ModuleFactory, QuantizedLinear, Table
+from ..exporter.model.linear import QuantizedLinear, Table
+from ..exporter.model.parameters import decoder_parts
 from ..exporter.model.voxtral import Decoder, Embedder, Projector
-from ..manifest import Manifest
-from ..quant.recipe import Recipe
 from .layerwise import ROWS, Layerwise, Module
-from .subgraphs import BRANCH, EMBEDDING, HEAD, NEXT, PROJECTOR, RESIDUAL, STEM, StagedGraph
+from .subgraphs import (
+    BRANCH,
+    EMBEDDING,
+    HEAD,
+    NEXT,
+    PROJECTOR,
+    RESIDUAL,
+    STEM,
+    ArtifactGraphs,
+)
 
 Tensors = Mapping[str, Tensor]
 Computation = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -27,18 +34,11 @@ Computation = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 class ArtifactModel(Layerwise):
     """One precision of an artifact, with the weights of its data files, computed in float32."""
 
-    def __init__(self, folder: Path, manifest: Manifest, precision: str):
-        """Read the graphs of a precision, but not yet their weights.
-
-        Raises:
-            ArtifactError: as `StagedGraph`.
-        """
-        graphs = manifest.precisions[precision]
-        self.config, self.tokens = manifest.config, manifest.tokens
-        self.build = ModuleFactory(torch.float32, Recipe.of(graphs.recipe))
-        self.num_delay_tokens = manifest.streaming.default_delay_tokens
-        self.encoder = StagedGraph(folder, graphs.encoder, manifest.config)
-        self.decoder = StagedGraph(folder, graphs.decoder, manifest.config)
+    def __init__(self, graphs: ArtifactGraphs, num_delay_tokens: int):
+        """Prepare the model at a delay, without reading any weights."""
+        self.config, self.tokens, self.build = graphs.config, graphs.tokens, graphs.build
+        self.encoder, self.decoder = graphs.encoder, graphs.decoder
+        self.num_delay_tokens = num_delay_tokens
 
     def load(self, name: str, module: Module) -> Module:
         """Load the artifact's weights into a module, given by its name in the model, and return it.
@@ -54,10 +54,7 @@ class ArtifactModel(Layerwise):
 
     def table(self, ranges: Sequence[tuple[int, int]]) -> Table:
         """Load the tied table's rows of some ranges [start, stop), one range after the other."""
-        hidden_size = self.config.decoder.hidden_size
-        table = self.build.tied_embedding(
-            EMBEDDING, sum(stop - start for start, stop in ranges), hidden_size
-        )
+        table = self.empty_table(sum(stop - start for start, stop in ranges))
         rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
         _assign(
             table,
@@ -83,23 +80,15 @@ class ArtifactModel(Layerwise):
         return compute
 
     def _computation(self, stage: str) -> Callable[[Tensors], Tensors]:
-        config = self.config
-        build = self.build
-        encoder = self.config.encoder
-        decoder = self.config.decoder
+        config, encoder, decoder = self.config, self.config.encoder, self.config.decoder
 
         # The encoder's ends
         if stage == STEM:
-            return partial(
-                _run_stem,
-                self.load(stage, Embedder(build, config.audio.n_mels, encoder.hidden_size)),
-            )
+            return partial(_run_stem, self.load(stage, Embedder(self.parts)))
         if stage == PROJECTOR:
             joined = encoder.hidden_size * encoder.downsample_factor
-            norm = self.load(
-                "audio_tower.norm", RMSNorm(build, encoder.hidden_size, encoder.rms_norm_eps)
-            )
-            projector = self.load(stage, Projector(build, joined, decoder.hidden_size))
+            norm = self.norm("audio_tower.norm", encoder)
+            projector = self.load(stage, Projector(self.parts))
             return lambda x: {
                 "audio_embeds": projector(norm(x[RESIDUAL], x[BRANCH])[0].reshape(1, -1, joined))
             }
@@ -110,18 +99,18 @@ class ArtifactModel(Layerwise):
                 NEXT + RESIDUAL: self.embed(x["input_ids"][0])[None] + x["audio_embeds"]
             }
         if stage == HEAD:
-            norm = self.load(stage, RMSNorm(build, decoder.hidden_size, decoder.rms_norm_eps))
+            norm = self.norm(stage, decoder)
+            parts = decoder_parts(self.build, config, self.tokens)
             with torch.device("meta"):
-                tail = Decoder(build, config, self.tokens)
-            for name, values in tail.constants().items():
+                tail = Decoder(parts, config, self.tokens)
+            make = parts[""].constants
+            assert make is not None
+            for name, values in make().items():
                 setattr(tail, name, nn.Parameter(torch.from_numpy(values), requires_grad=False))
             return partial(self._run_head, norm, tail)
 
         # A layer
-        is_encoder = stage in self.encoder.layers
-        layer = Layer(
-            build, stage, encoder if is_encoder else decoder, bias=is_encoder, delay=not is_encoder
-        )
+        layer = Layer(self.parts, stage, encoder if stage in self.encoder.layers else decoder)
         return partial(_run_layer, self.load(stage, layer), stage.rpartition(".")[2])
 
     def _run_head(self, norm: RMSNorm, tail: Decoder, x: Tensors) -> Tensors:

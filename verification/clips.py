@@ -1,4 +1,4 @@
-"""Run clips through an artifact as a stream, and through the float model as whole recordings."""
+"""Run clips through an artifact as streams."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-import torch
 from msgspec import Struct
 
 from ..assets import SAMPLES, SELF_TEST_CLIP
@@ -16,13 +15,11 @@ from ..config import AudioConfig
 from ..decode import RelativeName
 from ..decode import decode as decode_json
 from ..errors import AudioError
-from ..manifest import Manifest, Streaming
+from ..manifest import Streaming
 from ..runtime.audio.files import open_audio, require_whole
-from ..runtime.device.session import Session
 from ..runtime.tokens import Token
 from ..runtime.transcriber import Transcriber
 from .evaluation.references import read_text
-from .layerwise import Layerwise, decoder_stages, encoder_stages
 
 PIECES = (1, 1279, 640, 5000, 1281, 160)  # samples fed at a time, in a cycle
 
@@ -138,21 +135,6 @@ class _Recorder:
         return np.array([[[chosen, row[chosen] - log_sum_exp(row), margin]]], np.float32)
 
 
-@torch.no_grad()
-def encode(
-    model: Layerwise, manifest: Manifest, mel: Session, clips: Sequence[Clip]
-) -> list[torch.Tensor]:
-    """Return the audio embeddings [positions, hidden_size] of each clip and the silence around."""
-    rules, audio = manifest.streaming, manifest.config.audio
-    parts = []
-    for clip in clips:
-        samples = pad_samples(clip.samples, audio, rules, rules.default_delay_tokens)
-        parts.append(torch.from_numpy(mel.run({"audio": samples[None]})[0]))
-    for stage in encoder_stages(model.config):
-        parts = model.run(stage, parts)
-    return [part[:-1] for part in parts]  # generation stops a position before the last
-
-
 def pad_samples(
     samples: np.ndarray, audio: AudioConfig, rules: Streaming, num_delay_tokens: int
 ) -> np.ndarray:
@@ -164,51 +146,6 @@ def pad_samples(
     left = rules.look_back_samples + rules.left_pad_tokens * per_token
     right = -len(samples) % per_token + (num_delay_tokens + rules.right_pad_tokens) * per_token
     return np.pad(samples.astype(np.float32), (left, right + rules.look_ahead_samples))
-
-
-@torch.no_grad()
-def decode(
-    model: Layerwise,
-    manifest: Manifest,
-    audio_embeds: Sequence[torch.Tensor],
-    ids: Sequence[np.ndarray],
-) -> list[Run]:
-    """Run a model over each clip's prompt and given tokens (teacher forcing).
-
-    Args:
-        model: the model.
-        manifest: the artifact's, for tokens and padding.
-        audio_embeds: [positions, hidden_size] of each clip, as `encode` returns them.
-        ids: int64 [n] of each clip, fed in the place of the tokens that the model samples.
-    """
-    # Embed
-    rules, tokens = manifest.streaming, manifest.tokens
-    prompt = [
-        tokens.bos,
-        *[tokens.streaming_pad] * (rules.left_pad_tokens + rules.default_delay_tokens),
-    ]
-    parts = []
-    for embeds, written in zip(audio_embeds, ids, strict=True):
-        fed = torch.tensor([*prompt, *written[:-1].tolist()])
-        assert len(fed) == len(embeds), f"{len(fed)} tokens for {len(embeds)} positions"
-        parts.append(model.embed(fed) + embeds)
-
-    # Run the layers, and sample at the positions that generate
-    for stage in decoder_stages(model.config):
-        parts = model.run(stage, parts)
-    runs = []
-    for hidden in parts:
-        logits = torch.cat([*model.logits(hidden[len(prompt) - 1 :])], -1).numpy()
-        runs.append(_choose(logits, tokens.streaming_pad))
-    return runs
-
-
-def _choose(logits: np.ndarray, blank: int) -> Run:
-    ids = logits.argmax(-1)
-    others = logits.copy()
-    others[:, blank] = -np.inf
-    chosen = np.take_along_axis(logits, ids[:, None], -1)[:, 0]
-    return Run(ids, chosen - log_sum_exp(logits), logits[:, blank] - others.max(-1), logits)
 
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:

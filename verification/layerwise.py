@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 import numpy as np
@@ -22,7 +22,14 @@ from ..exporter.binding.recipes import weight_recipes
 from ..exporter.checkpoint.open import Checkpoint
 from ..exporter.checkpoint.tekken import read_tekken
 from ..exporter.model.layers import Layer, Positions, RMSNorm
-from ..exporter.model.linear import ModuleFactory, Table
+from ..exporter.model.linear import Table, table
+from ..exporter.model.parameters import (
+    PartFactory,
+    Parts,
+    encoder_parts,
+    language_model_parts,
+    parts_within,
+)
 from ..exporter.model.voxtral import Embedder, Projector
 from ..quant.recipe import FLOAT
 from .subgraphs import EMBEDDING, HEAD, PROJECTOR, STEM
@@ -51,11 +58,17 @@ class Layerwise:
     def __init__(self, checkpoint: Checkpoint):
         """Prepare the model, at the tokenizer's delay, without reading any weights."""
         self.checkpoint, self.config = checkpoint, checkpoint.config
-        self.build = ModuleFactory(torch.float32, FLOAT)
+        self.build = PartFactory("float32", FLOAT)
         _, streaming = read_tekken(
             checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms
         )
         self.num_delay_tokens = streaming.default_delay_tokens
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Return the parts of encoder and decoder, without the sampling."""
+        build, config = self.build, self.config
+        return encoder_parts(build, config) | language_model_parts(build, config)
 
     def run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return one stage's outputs for several recordings, loading its weights once."""
@@ -63,34 +76,31 @@ class Layerwise:
         return [stage(x) for x in inputs]
 
     def _stage(self, name: str) -> Stage:
-        config, build = self.config, self.build
-        encoder, decoder = config.encoder, config.decoder
+        encoder, decoder = self.config.encoder, self.config.decoder
         if name == STEM:
-            return partial(
-                _run_stem,
-                self.load(name, Embedder(build, config.audio.n_mels, encoder.hidden_size)),
-            )
+            return partial(_run_stem, self.load(name, Embedder(self.parts)))
         if name == PROJECTOR:
             joined = encoder.hidden_size * encoder.downsample_factor
-            norm = self.load(
-                "audio_tower.norm", RMSNorm(build, encoder.hidden_size, encoder.rms_norm_eps)
-            )
-            projector = self.load(name, Projector(build, joined, decoder.hidden_size))
+            norm = self.norm("audio_tower.norm", encoder)
+            projector = self.load(name, Projector(self.parts))
             return lambda x: projector(norm(x, None)[0].reshape(-1, joined))
         if name == HEAD:
-            norm = self.load(name, RMSNorm(build, decoder.hidden_size, decoder.rms_norm_eps))
+            norm = self.norm(name, decoder)
             return lambda x: norm(x, None)[0]
-        is_encoder = name.startswith("audio_tower.")
-        stack = encoder if is_encoder else decoder
-        layer = self.load(name, Layer(build, name, stack, bias=is_encoder, delay=not is_encoder))
+        stack = encoder if name.startswith("audio_tower.") else decoder
+        layer = self.load(name, Layer(self.parts, name, stack))
         return partial(_run_layer, layer, stack, torch.tensor([self.num_delay_tokens]))
+
+    def norm(self, name: str, stack: TransformerConfig) -> RMSNorm:
+        """Load the final norm of a transformer."""
+        return self.load(name, RMSNorm(self.parts[name], stack.rms_norm_eps))
 
     def load(self, name: str, module: Module) -> Module:
         """Load the weights of a module, given by its name in the model, and return it.
 
         A subclass with another source of weights overrides this method.
         """
-        fill(module, self.checkpoint, name)
+        fill(module, parts_within(self.parts, name), self.checkpoint, name)
         return module
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -112,18 +122,19 @@ class Layerwise:
 
         A subclass with another source of weights overrides this method.
         """
-        hidden_size = self.config.decoder.hidden_size
-        table = self.build.tied_embedding(
-            EMBEDDING, sum(stop - start for start, stop in ranges), hidden_size
-        )
-        sink = _Parameters(table, EMBEDDING)
-        for recipe in weight_recipes(table, self.checkpoint, EMBEDDING):
+        made = self.empty_table(sum(stop - start for start, stop in ranges))
+        sink = _Parameters(made, EMBEDDING)
+        for recipe in weight_recipes(parts_within(self.parts, EMBEDDING), self.checkpoint):
             at = 0
             for start, stop in ranges:
                 for name, values in recipe.make(start, stop).items():
                     sink.write(name, values, at * (values.size // (stop - start)))
                 at += stop - start
-        return table
+        return made
+
+    def empty_table(self, num_rows: int) -> Table:
+        """Return a module for some rows of the tied table, without their weights."""
+        return table(self.build.table(EMBEDDING, num_rows, self.config.decoder.hidden_size))
 
 
 def encoder_stages(config: VoxtralConfig) -> tuple[str, ...]:
@@ -140,11 +151,11 @@ def decoder_stages(config: VoxtralConfig) -> tuple[str, ...]:
     )
 
 
-def fill(module: nn.Module, checkpoint: Checkpoint, name: str = "") -> None:
-    """Load the checkpoint's weights into a module of floats, given with its name in the model."""
+def fill(module: nn.Module, parts: Parts, checkpoint: Checkpoint, name: str = "") -> None:
+    """Load the checkpoint's weights into a module of floats, given with its parts and its name."""
     sink = _Parameters(module, name)
     with ThreadPoolExecutor() as pool:
-        for recipe in weight_recipes(module, checkpoint, name):
+        for recipe in weight_recipes(parts, checkpoint):
             recipe.run(pool, [sink])
             for tensor in recipe.tensors:
                 tensor.release()

@@ -17,7 +17,9 @@ import onnx_ir as ir
 from ..config import VoxtralConfig
 from ..errors import ArtifactError, DeviceError
 from ..exporter.checkpoint.external_data import read_initializers
-from ..manifest import GraphSpec, TensorSpec
+from ..exporter.model.parameters import PartFactory
+from ..manifest import GraphSpec, Manifest, TensorSpec
+from ..quant.recipe import Recipe
 from ..runtime.device.base import SILENT, Device, import_onnxruntime
 from ..runtime.device.cpu import Cpu
 
@@ -159,6 +161,22 @@ class StagedGraph:
         if kind == "present":
             return self.layers[int(number[0])]
         return self.stages[0] if kind.startswith("present_") else self.stages[-1]
+
+
+class ArtifactGraphs:
+    """The graphs of one precision of an artifact, and what they were made from."""
+
+    def __init__(self, folder: Path, manifest: Manifest, precision: str):
+        """Read the graphs, but not yet their weights.
+
+        Raises:
+            ArtifactError: as `StagedGraph`.
+        """
+        graphs = manifest.precisions[precision]
+        self.config, self.tokens = manifest.config, manifest.tokens
+        self.build = PartFactory("float32", Recipe.of(graphs.recipe))
+        self.encoder = StagedGraph(folder, graphs.encoder, manifest.config)
+        self.decoder = StagedGraph(folder, graphs.decoder, manifest.config)
 
 
 class StageSession:

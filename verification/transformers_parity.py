@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import replace
-from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,7 +16,7 @@ import torch
 
 from ..config import VoxtralConfig
 from ..exporter.checkpoint.open import open_checkpoint
-from ..exporter.model.linear import ModuleFactory
+from ..exporter.model.parameters import PartFactory, decoder_parts, encoder_parts
 from ..exporter.model.voxtral import Decoder, Encoder
 from ..manifest import Manifest
 from ..quant.recipe import FLOAT
@@ -27,11 +25,6 @@ from .stage_parity import relative_error
 
 TOKENS, DELAY = 48, 6  # length of the recording; both sliding windows are shorter
 SCALE = 0.3  # of the embeddings, small enough that the head does not just repeat its input
-
-
-def transformers_version() -> str | None:
-    """Return the installed version of transformers, None where there is none."""
-    return metadata.version("transformers") if find_spec("transformers") else None
 
 
 def compare_with_transformers(manifest: Manifest) -> float:
@@ -70,11 +63,11 @@ def compare_with_transformers(manifest: Manifest) -> float:
 
         # Load it into the exporter's modules
         checkpoint = open_checkpoint(folder)
-        build = ModuleFactory(torch.float32, FLOAT)
-        encoder = Encoder(build, config)
-        decoder = Decoder(build, config, replace(manifest.tokens, streaming_pad=0))
-        for module in (encoder, decoder):
-            fill(module, checkpoint)
+        build, tokens = PartFactory("float32", FLOAT), replace(manifest.tokens, streaming_pad=0)
+        parts = encoder_parts(build, config), decoder_parts(build, config, tokens)
+        encoder, decoder = Encoder(parts[0], config), Decoder(parts[1], config, tokens)
+        for module, of_module in zip((encoder, decoder), parts, strict=True):
+            fill(module, of_module, checkpoint)
 
         # Run transformers' class
         encoded = model.model.get_audio_features(features, use_cache=False)

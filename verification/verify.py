@@ -15,6 +15,7 @@ from ..arguments import CALLBACK, INTEGER, MODEL, NAMES, PATH, PATHS, accepts, o
 from ..errors import ArtifactError, CheckpointError, UsageError, VerificationError
 from ..escaping import quoted
 from ..exporter.checkpoint.open import Checkpoint, open_checkpoint, resolve_source
+from ..exporter.packages import missing_packages
 from ..manifest import Manifest
 from ..runtime.locate import choose_precisions, find_artifact
 from ..runtime.machine import describe_machine
@@ -23,7 +24,6 @@ from .certificate import HTML_NAME, Certificate, hash_manifest
 from .certificate_html import format_error
 from .checks import WEIGHTS, PrecisionChecks
 from .clips import embedded_clips, open_clips
-from .transformers_parity import compare_with_transformers, transformers_version
 from .verdict import ALL_RUNGS, FAILED, NOT_RUN, PASSED, Finding, Judgement, judge, name_rungs
 
 UNSEEN_WEIGHTS = (
@@ -62,7 +62,9 @@ def verify(
     - 5: logits of the quantised model against those of the float model
     - 6: words of both against the text of the recordings
 
-    Rungs 5 and 6 are judged only if the float model transcribes the recordings at all.
+    Rungs 1, 2, 5 and 6, and all comparisons with modules, need PyTorch: without it they are left
+    open, and the certificate names them. Rungs 5 and 6 are judged only if the float model
+    transcribes the recordings at all.
 
     Args:
         artifact: folder or name of the artifact, as for `Transcriber`.
@@ -107,6 +109,7 @@ def verify(
     )
 
     # Run the checks
+    kind = _checks()
     on_progress("files")
     findings, details = [_check_files(folder, manifest)], {}
     if findings[0].status == PASSED:
@@ -114,7 +117,7 @@ def verify(
             on_progress("modules against transformers")
             findings.append(_check_modules(manifest))
         for name in chosen:
-            checks = PrecisionChecks(folder, manifest, name, source, clips, on_progress)
+            checks = kind(folder, manifest, name, source, clips, on_progress)
             findings += checks.run(set(rungs))
             details[name] = checks.details
 
@@ -158,10 +161,22 @@ def _check_files(folder: Path, manifest: Manifest) -> Finding:
     return Finding(0, check, None, PASSED, f"{len(manifest.files)} files, {size / 1e6:,.1f} MB")
 
 
+def _checks() -> type[PrecisionChecks]:
+    """Return the checks that this environment has the packages for."""
+    if missing_packages(["torch"]):
+        return PrecisionChecks
+    from .module_checks import ModuleChecks
+
+    return ModuleChecks
+
+
 def _check_modules(manifest: Manifest) -> Finding:
-    check, version = "modules against transformers", transformers_version()
-    if version is None:
-        return Finding(2, check, None, NOT_RUN, "transformers is missing")
+    check = "modules against transformers"
+    if missing := missing_packages(["torch", "transformers"]):
+        return Finding(2, check, None, NOT_RUN, f"{' and '.join(missing)} is missing")
+    from .transformers_parity import compare_with_transformers
+
+    version = metadata.version("transformers")
     error, limit = compare_with_transformers(manifest), thresholds.MODULE_ERROR.value
     status, bound = (PASSED, "at most") if error <= limit else (FAILED, "more than")
     measured = f"module error {format_error(error)} against transformers {version}"
@@ -215,5 +230,9 @@ def _unmet(folder: Path, missing: Sequence[int], judgement: Judgement) -> str:
 
 def _machine() -> dict[str, Any]:
     machine = describe_machine()
-    packages = {name: metadata.version(name) for name in ("torch", "onnx", "onnx-ir")}
+    packages = {
+        name: metadata.version(name)
+        for name in ("torch", "onnx", "onnx-ir")
+        if not missing_packages([name.replace("-", "_")])
+    }
     return {**machine, "packages": {**machine["packages"], **packages}}

@@ -8,16 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import nn
 
 from ..exporter.binding.recipes import weight_recipes
 from ..exporter.checkpoint.open import Checkpoint
-from ..exporter.model.linear import QuantizedLinear, QuantizedTiedEmbedding
-from ..exporter.model.voxtral import Decoder, Encoder
+from ..exporter.model.parameters import Part, Parts, decoder_parts, encoder_parts
 from ..quant.blocks import Blocks, dequantize_blockwise
-from .artifact_model import ArtifactModel
-from .subgraphs import StagedGraph
+from ..quant.recipe import Rule
+from .subgraphs import ArtifactGraphs, StagedGraph
 
 # Half units in the last place by which floats may differ: the order in which the delay gains are
 # summed depends on the machine
@@ -50,26 +47,25 @@ class WeightError:
         return f"{self.name}: {'its rows stand in another order' if self.is_reordered else how}"
 
 
-def compare_weights(model: ArtifactModel, checkpoint: Checkpoint) -> Iterator[WeightError]:
+def compare_weights(graphs: ArtifactGraphs, checkpoint: Checkpoint) -> Iterator[WeightError]:
     """Yield a difference for each initializer that an export would write with other values.
 
     The checkpoint's tensors are quantised again by the artifact's recipe and compared piece by
     piece.
     """
-    with torch.device("meta"):
-        modules = (
-            Encoder(model.build, model.config),
-            Decoder(model.build, model.config, model.tokens),
-        )
-    for graph, module in zip((model.encoder, model.decoder), modules, strict=True):
+    build, config = graphs.build, graphs.config
+    for graph, parts in (
+        (graphs.encoder, encoder_parts(build, config)),
+        (graphs.decoder, decoder_parts(build, config, graphs.tokens)),
+    ):
         sink = _Comparison(graph)
         with ThreadPoolExecutor() as pool:
-            for recipe in weight_recipes(module, checkpoint):
+            for recipe in weight_recipes(parts, checkpoint):
                 recipe.run(pool, [sink])
                 for tensor in recipe.tensors:
                     tensor.release()
                 graph.release()
-        yield from sink.errors(module, checkpoint)
+        yield from sink.errors(parts, checkpoint)
 
 
 class _Comparison:
@@ -106,14 +102,13 @@ class _Comparison:
         rows.update(hash(row.tobytes()) for row in wanted.reshape(-1, row_size))
         rows.subtract(hash(row.tobytes()) for row in found.reshape(-1, row_size))
 
-    def errors(self, module: nn.Module, checkpoint: Checkpoint) -> Iterator[WeightError]:
-        """Yield the differences found, in the order of the module's weights."""
-        parts = dict(module.named_modules())
-        for name in (name for name in module.state_dict() if name in self.different):
-            owner, _, kind = name.rpartition(".")
-            part, steps = parts[owner], None
-            if kind != "bias" and isinstance(part, QuantizedLinear | QuantizedTiedEmbedding):
-                steps = _rounding_steps(self.graph, owner, part, checkpoint)
+    def errors(self, parts: Parts, checkpoint: Checkpoint) -> Iterator[WeightError]:
+        """Yield the differences found, in the order of the parts."""
+        owners = {part.prefix + name: part for part in parts.values() for name in part.parameters}
+        for name in (name for name in owners if name in self.different):
+            part, steps = owners[name], None
+            if part.rule and not name.endswith(".bias"):
+                steps = _rounding_steps(self.graph, part, part.rule, checkpoint)
             is_reordered = not any(self.rows[name].values())
             size = self.graph.stored(name).size
             yield WeightError(
@@ -121,18 +116,14 @@ class _Comparison:
             )
 
 
-def _rounding_steps(
-    graph: StagedGraph,
-    name: str,
-    part: QuantizedLinear | QuantizedTiedEmbedding,
-    checkpoint: Checkpoint,
-) -> float:
+def _rounding_steps(graph: StagedGraph, part: Part, rule: Rule, checkpoint: Checkpoint) -> float:
     """Return the largest distance of a dequantised weight from the checkpoint's value.
 
     It is measured in steps of the weight's scale: correct rounding makes at most half a step.
     """
-    tensor, worst = checkpoint.tensors[f"{name}.weight"], 0.0
-    rule, (num_rows, num_columns) = part.rule, tensor.shape
+    name, worst = part.name, 0.0
+    tensor = checkpoint.tensors[f"{name}.weight"]
+    num_rows, num_columns = tensor.shape
     for start in range(0, num_rows, ROWS):
         rows = slice(start, start + ROWS)
         scales = graph.weights(f"{name}.scales", rows).astype(np.float32)

@@ -1,7 +1,7 @@
-"""Stream the checkpoint's weights into the external data files of traced graphs.
+"""Stream the checkpoint's weights into the external data files of graphs.
 
-The location of every initializer follows from the module's shapes alone, so all sizes are known
-before anything is traced or written. Rows are read, converted and written in slices. Graphs of
+The location of every initializer follows from the shapes of the parameters alone, so all sizes are
+known before anything is made or written. Rows are read, converted and written in slices. Graphs of
 several precisions are bound in one pass: a weight that two of them quantise by the same rule is
 read and quantised once.
 """
@@ -19,8 +19,7 @@ import onnx_ir as ir
 
 from ..checkpoint.external_data import TensorLocation, read_locations
 from ..checkpoint.open import Checkpoint
-from ..graph.trace import TracedGraph
-from ..model import linear
+from ..graph.unbound import UnboundGraph
 from .data_files import DataFiles
 from .layout import ExternalDataLayout
 from .recipes import weight_recipes
@@ -31,13 +30,13 @@ class Progress:
     """Progress of the graphs that are bound in one pass."""
 
     graphs: tuple[str, ...]  # names of their files
-    tensor: str  # the tensor last bound, empty while a graph is traced
+    tensor: str  # the tensor last bound, empty while a graph is made
     done: int  # bytes of the checkpoint, out of `total`
     total: int
 
 
 def bind(
-    graphs: Sequence[tuple[TracedGraph, ExternalDataLayout]],
+    graphs: Sequence[tuple[UnboundGraph, ExternalDataLayout]],
     checkpoint: Checkpoint,
     folder: Path,
     threads: int,
@@ -45,7 +44,7 @@ def bind(
 ) -> None:
     """Write the data files of some graphs and point the graphs' initializers at them.
 
-    The graphs are one module in several precisions. Files are written as `*.partial` and renamed
+    The graphs are one in several precisions. Files are written as `*.partial` and renamed
     when complete.
 
     Raises:
@@ -53,15 +52,15 @@ def bind(
         QuantizationError: a weight is not finite.
         CheckpointError: a file of the checkpoint has shrunk.
     """
-    files = tuple(traced.plan.graph_file for traced, _ in graphs)
+    files = tuple(graph.plan.graph_file for graph, _ in graphs)
     steps = list(
-        zip(*(weight_recipes(traced.module, checkpoint) for traced, _ in graphs), strict=True)
+        zip(*(weight_recipes(graph.plan.parts, checkpoint) for graph, _ in graphs), strict=True)
     )
     total, done = sum(tensor.num_bytes for step in steps for tensor in step[0].tensors), 0
     with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
         sinks = [
-            stack.enter_context(DataFiles(folder, layout, traced.module))
-            for traced, layout in graphs
+            stack.enter_context(DataFiles(folder, layout, graph.plan.parts))
+            for graph, layout in graphs
         ]
         for step in steps:
             for recipe in {recipe.rule: recipe for recipe in step}.values():
@@ -75,11 +74,11 @@ def bind(
                 done += tensor.num_bytes
                 on_progress(Progress(files, tensor.name, done, total))
                 tensor.release()
-    for traced, layout in graphs:
-        _point_at_files(traced, layout.locations, folder)
+    for graph, layout in graphs:
+        _point_at_files(graph, layout.locations, folder)
 
 
-def share_weights(traced: TracedGraph, folder: Path) -> None:
+def share_weights(graph: UnboundGraph, folder: Path) -> None:
     """Point a graph's initializers at the data files of the graph that it shares weights of.
 
     Locations are read from that graph's file, which an earlier export may have written. Constants
@@ -88,27 +87,27 @@ def share_weights(traced: TracedGraph, folder: Path) -> None:
     Raises:
         ArtifactError: that graph's file does not parse.
     """
-    assert traced.plan.shares_weights_of is not None
+    assert graph.plan.shares_weights_of is not None
     own = {
-        f"{path}.{name}" if path else name: values
-        for path, part in traced.module.named_modules()
-        if isinstance(part, linear.WithConstants)
+        part.prefix + name: values
+        for part in graph.plan.parts.values()
+        if part.constants
         for name, values in part.constants().items()
     }
     for name, values in own.items():
-        traced.model.graph.initializers[name].const_value = ir.tensor(values, name=name)
-    _point_at_files(traced, read_locations(folder, traced.plan.shares_weights_of), folder)
+        graph.model.graph.initializers[name].const_value = ir.tensor(values, name=name)
+    _point_at_files(graph, read_locations(folder, graph.plan.shares_weights_of), folder)
 
 
 def _point_at_files(
-    traced: TracedGraph, locations: Mapping[str, TensorLocation], folder: Path
+    graph: UnboundGraph, locations: Mapping[str, TensorLocation], folder: Path
 ) -> None:
-    initializers = traced.model.graph.initializers
+    initializers = graph.model.graph.initializers
     for name in initializers.keys() & locations.keys():
         value, location = initializers[name], locations[name]
         assert value.dtype is not None and value.shape is not None
         num_bytes = prod(value.shape.numpy()) * value.dtype.bitwidth // 8
-        assert num_bytes == location.size, f"{name}: traced in another size"
+        assert num_bytes == location.size, f"{name}: made in another size"
         value.const_value = ir.ExternalTensor(
             Path(location.file).name,
             location.offset,
@@ -118,7 +117,7 @@ def _point_at_files(
             name=name,
             base_dir=str((folder / location.file).parent),
         )
-    for name in initializers.keys() - locations.keys():  # constants, the tracer's among them
+    for name in initializers.keys() - locations.keys():  # constants
         value = initializers[name]
         assert value.const_value is not None
         value.const_value = ir.tensor(value.const_value.numpy(), name=name)

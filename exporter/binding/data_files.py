@@ -6,24 +6,23 @@ import os
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
 from ...errors import StorageError
 from ...files import fsync_dir, open_partial
+from ..model.parameters import Parts, named_parameters
 from .layout import ExternalDataLayout
 
 
 class DataFiles:
     """Open data files of one graph, written at any offset from any thread."""
 
-    def __init__(self, folder: Path, layout: ExternalDataLayout, module: nn.Module):
+    def __init__(self, folder: Path, layout: ExternalDataLayout, parts: Parts):
         self.folder, self.layout = folder, layout
         self.handles: dict[str, int] = {}
         self.partials: dict[str, Path] = {}  # temporary files, renamed when all are complete
         self.paths = {name: folder / name for name in layout.sizes}
         self.dtypes = {
-            name: _numpy_dtype(value.dtype) for name, value in module.state_dict().items()
+            name: np.dtype(found.dtype) for name, found in named_parameters(parts).items()
         }
 
     def __enter__(self) -> DataFiles:
@@ -77,10 +76,6 @@ class DataFiles:
                 else:
                     partial.unlink(missing_ok=True)
                 fsync_dir(partial.parent)
-
-
-def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
-    return np.dtype(str(dtype).removeprefix("torch."))
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:

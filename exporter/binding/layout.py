@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import nn
-
 from ..checkpoint.external_data import TensorLocation
+from ..model.parameters import Parts, named_parameters
 
 ALIGNMENT = 4096  # bytes; onnxruntime maps only tensors that begin at a multiple of it
 
@@ -19,17 +18,15 @@ class ExternalDataLayout:
     sizes: dict[str, int] = field(default_factory=dict)
 
 
-def plan_external_data(module: nn.Module, data_file: str, shard_size: int) -> ExternalDataLayout:
-    """Assign every parameter of a module a location in the external data files.
+def plan_external_data(parts: Parts, data_file: str, shard_size: int) -> ExternalDataLayout:
+    """Assign every parameter of a graph a location in the external data files.
 
-    Parameters keep the module's order, but the tied table comes last, in a file of its own. A file
+    Parameters keep their order, but the tied table comes last, in a file of its own. A file
     ends before it would outgrow `shard_size` bytes; a larger tensor has a file to itself. The first
     file is named `data_file`, the next `data_file` with `_1`.
     """
     layout = ExternalDataLayout()
-    sizes = {
-        name: value.numel() * value.element_size() for name, value in module.state_dict().items()
-    }
+    sizes = {name: found.num_bytes for name, found in named_parameters(parts).items()}
     # The embedding gathers from the bytes that the head multiplies by
     aliases = {name: name.replace(".gather_", ".") for name in sizes if ".gather_" in name}
     table = [name for name in sizes if ".embed_tokens." in name and name not in aliases]

@@ -9,7 +9,6 @@ from math import prod
 from typing import Protocol
 
 import numpy as np
-from torch import nn
 
 from ...quant import gguf
 from ...quant.blocks import quantize_blockwise
@@ -17,8 +16,8 @@ from ...quant.packing import pack, unpack
 from ...quant.recipe import Rule
 from ..checkpoint.open import Checkpoint
 from ..checkpoint.tensors import Tensor
-from ..model import layers, linear, voxtral
 from ..model.delay_gains import delay_gains
+from ..model.parameters import Kind, Part, Parts
 
 # Elements converted at a time; smaller slices lose the second thread to the interpreter's lock
 SLICE_ELEMENTS = 1 << 19
@@ -26,7 +25,7 @@ MAPPED_ELEMENTS = 1 << 23  # elements of a checkpoint in memory at once where co
 
 
 class Sink(Protocol):
-    """A destination of initializers: data files, or a module."""
+    """A destination of initializers: data files, a module, or a comparison with other values."""
 
     def write(self, name: str, values: np.ndarray, at: int) -> None:
         """Write values into the initializer `name` from its element `at` on, in its own type.
@@ -43,7 +42,7 @@ class WeightRecipe:
     tensors: tuple[Tensor, ...]
     # First row, end row -> values of these rows by initializer
     make: Callable[[int, int], dict[str, np.ndarray]]
-    # Two recipes of one module with the same rule make the same values
+    # Two recipes of one part with the same rule make the same values
     rule: Rule | None = None
     num_rows: int = 1
     row_elements: int = 1
@@ -66,31 +65,31 @@ class WeightRecipe:
                 sink.write(name, values, start * (values.size // (stop - start)))
 
 
-def weight_recipes(
-    module: nn.Module, checkpoint: Checkpoint, name: str = ""
-) -> Iterator[WeightRecipe]:
-    """Yield the weight recipes of every parameter of a module, in one order for all precisions.
-
-    `name` is the module's name in the model.
-    """
-    for path, part in module.named_modules(prefix=name):
-        prefix = path + "." if path else ""
-        tensors = checkpoint.tensors
-        match part:
-            case linear.QuantizedLinear() | linear.QuantizedTiedEmbedding():
-                yield _quantize(prefix, tensors[prefix + "weight"], part.rule)
-            case linear.DequantizedWeight():
-                yield _quantize_transposed(prefix, tensors[prefix + "weight"], part.rule)
-            case linear.Linear():
-                yield _transpose(prefix + "weight", tensors[prefix + "weight"])
-            case layers.RMSNorm() | voxtral.Conv() | linear.TiedEmbedding():
-                yield _copy(prefix + "weight", tensors[prefix + "weight"])
-            case layers.DelayGain():
+def weight_recipes(parts: Parts, checkpoint: Checkpoint) -> Iterator[WeightRecipe]:
+    """Yield the weight recipes of every parameter, in one order for all precisions."""
+    tensors = checkpoint.tensors
+    for part in parts.values():
+        prefix, weight = part.prefix, f"{part.name}.weight"
+        match part.kind:
+            case Kind.QUANTIZED_LINEAR | Kind.QUANTIZED_TABLE:
+                yield _quantize(prefix, tensors[weight], _rule(part))
+            case Kind.DEQUANTIZED_LINEAR | Kind.DEQUANTIZED_TABLE:
+                yield _quantize_transposed(prefix, tensors[weight], _rule(part))
+            case Kind.LINEAR:
+                yield _transpose(weight, tensors[weight])
+            case Kind.NORM | Kind.CONV | Kind.TABLE:
+                yield _copy(weight, tensors[weight])
+            case Kind.DELAY_GAIN:
                 yield _delay_gains(prefix, tensors)
-            case linear.WithConstants():
-                yield _constants(prefix, part)
-        if getattr(part, "bias", None) is not None:
+            case Kind.CONSTANTS:
+                yield _constants(part)
+        if "bias" in part.parameters:
             yield _copy(prefix + "bias", tensors[prefix + "bias"])
+
+
+def _rule(part: Part) -> Rule:
+    assert part.rule is not None, f"{part.name}: quantised by no rule"
+    return part.rule
 
 
 def _copy(name: str, tensor: Tensor) -> WeightRecipe:
@@ -184,7 +183,10 @@ def _delay_gains(prefix: str, tensors: Mapping[str, Tensor]) -> WeightRecipe:
     )
 
 
-def _constants(prefix: str, part: linear.WithConstants) -> WeightRecipe:
+def _constants(part: Part) -> WeightRecipe:
+    make = part.constants
+    assert make is not None, f"{part.name}: has no constants"
     return WeightRecipe(
-        (), lambda start, stop: {prefix + name: values for name, values in part.constants().items()}
+        (),
+        lambda start, stop: {part.prefix + name: values for name, values in make().items()},
     )

@@ -8,138 +8,143 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from ..model import linear, ops
+from ..model.attributes import gather_block_quantized_attributes, matmul_nbits_attributes
+from ..model.parameters import Kind, Parameter, Part, named_parameters
 from .families.spec import GraphPlan
-from .trace import TracedGraph, fake_module, finish
+from .unbound import UnboundGraph, finish, leave_open
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 MICROSOFT = "com.microsoft"
 # float32 in every precision, unlike the nodes that read and write them
 WIDE_INPUT = "input_features"
 WIDE_OUTPUT = "logits"
+CACHE = "past_key_values.0.key"  # has the type of activations
 
 
-def retarget(model: ir.Model, plan: GraphPlan) -> TracedGraph | None:
+def retarget(model: ir.Model, plan: GraphPlan) -> UnboundGraph | None:
     """Change a graph of another precision, in place, to the planned one.
 
-    Return None where a quantised table would become a float one: other nodes read that.
+    The type of activations can be changed in native graphs only. Return None where a quantised
+    table would become a float one: other nodes read that.
     """
     # Look for a quantised table
-    module, graph = fake_module(plan), model.graph
-    for name, part in module.named_modules():
-        if (
-            isinstance(part, linear.TiedEmbedding)
-            and graph.initializers[f"{name}.weight"].dtype not in FLOATS
-        ):
+    graph = model.graph
+    for part in plan.parts.values():
+        table = graph.initializers.get(f"{part.name}.weight")
+        if part.kind is Kind.TABLE and table is not None and table.dtype not in FLOATS:
             return None
 
     # Exchange the nodes with weights
-    for name, part in module.named_modules():
-        match part:
-            case linear.Linear() | linear.QuantizedLinear():
-                _exchange_linear(graph, name, part)
-            case linear.QuantizedTiedEmbedding():
-                _exchange_table(graph, name, part)
+    if any(part.rule for part in plan.parts.values()):
+        model.opset_imports.setdefault(MICROSOFT, 1)
+    for part in plan.parts.values():
+        if part.kind in (Kind.LINEAR, Kind.QUANTIZED_LINEAR):
+            _exchange_linear(graph, part)
+        elif part.kind is Kind.QUANTIZED_TABLE:
+            _exchange_table(graph, part)
 
     # Change the types
-    for name, tensor in module.state_dict().items():
-        _placeholder(graph, name, tensor)
-    _cast_at_the_ends(
-        graph,
-        ir.DataType.from_numpy(np.dtype(next(x.dtype for x in plan.inputs if x.name == "cos"))),
-    )
+    for name, parameter in named_parameters(plan.parts).items():
+        _placeholder(graph, name, parameter)
+    dtype = ir.DataType.from_numpy(np.dtype(plan.dtype))
+    if any(value.name == CACHE and value.dtype != dtype for value in graph.inputs):
+        _cast_at_the_ends(graph, dtype)
     RemoveUnusedNodesPass()(model)
-    return finish(plan, module, model)
+    return finish(plan, model)
 
 
-def _exchange_linear(
-    graph: ir.Graph, name: str, part: linear.Linear | linear.QuantizedLinear
-) -> None:
-    (node,) = graph.initializers[f"{name}.weight"].consumers()
+def _exchange_linear(graph: ir.Graph, part: Part) -> None:
+    (node,) = graph.initializers[f"{part.name}.weight"].consumers()
+    has_bias = "bias" in part.parameters
     old = [node]
-    if node.op_type == "MatMul" and part.bias is not None:
+    if node.op_type == "MatMul" and has_bias:
         old += node.outputs[0].consumers()
-    if isinstance(part, linear.QuantizedLinear):
-        new = [_matmul_nbits(graph, name, part, part.in_features, node.inputs[0])]
+    if part.kind is Kind.QUANTIZED_LINEAR:
+        new = [_matmul_nbits(graph, part, node.inputs[0])]
     else:
-        new = [
-            ir.node("MatMul", [node.inputs[0], _placeholder(graph, f"{name}.weight", part.weight)])
-        ]
-        if part.bias is not None:
-            new.append(ir.node("Add", [new[0].outputs[0], graph.initializers[f"{name}.bias"]]))
+        new = [ir.node("MatMul", [node.inputs[0], _placeholder_of(graph, part, "weight")])]
+        if has_bias:
+            bias = graph.initializers[f"{part.name}.bias"]
+            new.append(ir.node("Add", [new[0].outputs[0], bias]))
     _replace(graph, old, new)
 
 
-def _exchange_table(graph: ir.Graph, name: str, part: linear.QuantizedTiedEmbedding) -> None:
-    readers = graph.initializers[f"{name}.weight"].consumers()
-    gather, head = sorted(readers, key=lambda node: "Gather" not in node.op_type)
+def _exchange_table(graph: ir.Graph, part: Part) -> None:
+    """Exchange the lookup and the head of a table, as far as the graph has them."""
+    for node in list(graph.initializers[f"{part.name}.weight"].consumers()):
+        if "Gather" in node.op_type:
+            _exchange_lookup(graph, part, node)
+        else:
+            _exchange_head(graph, part, node)
 
-    # Find the nodes of the old table
-    ids, hidden = gather.inputs[1], head.inputs[0]
-    assert hidden is not None
-    if head.op_type == "Gemm":  # stands between two Reshapes, because it takes matrices only
-        join = hidden.producer()
-        assert join is not None
-        hidden = join.inputs[0]
-        old_gather = [gather]
-        old_head = [join, head, *head.outputs[0].consumers()]
-    else:
-        old_gather, old_head = [gather, *gather.outputs[0].consumers()], [head]
 
-    # Put the head and the gather of the new one in their place
-    new_head = _matmul_nbits(graph, name, part, part.hidden_size, hidden)
-    weight = graph.initializers[f"{name}.weight"]
-    scales = _placeholder(graph, f"{name}.gather_scales", part.gather_scales)
-    attributes = ops.gather_block_quantized_attributes(part.rule.bits, part.rule.block_size)
-    rows = ir.node("GatherBlockQuantized", [weight, ids, scales], attributes, domain=MICROSOFT)
-    target = np.array([0, 0, part.hidden_size], np.int64)
-    shape = ir.Value(name=f"{name}.target", const_value=ir.tensor(target, name=f"{name}.target"))
-    graph.register_initializer(shape)
-    _replace(
-        graph, old_gather, [rows, ir.node("Reshape", [rows.outputs[0], shape], {"allowzero": 0})]
+def _exchange_lookup(graph: ir.Graph, part: Part, gather: ir.Node) -> None:
+    old = [gather] if gather.op_type == "Gather" else [gather, *gather.outputs[0].consumers()]
+    assert part.rule is not None
+    weight = _placeholder_of(graph, part, "weight")
+    scales = _placeholder_of(graph, part, "gather_scales")
+    attributes = gather_block_quantized_attributes(part.rule.bits, part.rule.block_size)
+    rows = ir.node(
+        "GatherBlockQuantized", [weight, gather.inputs[1], scales], attributes, domain=MICROSOFT
     )
-    _replace(graph, old_head, [new_head])
+    ids = gather.inputs[1]
+    assert ids is not None and ids.shape is not None
+    sizes = [size if isinstance(size, int) else 0 for size in ids.shape]  # 0 keeps an axis
+    name, target = f"{part.name}.target", np.array([*sizes, part.in_features], np.int64)
+    shape = ir.Value(name=name, const_value=ir.tensor(target, name=name))
+    graph.register_initializer(shape)
+    _replace(graph, old, [rows, ir.node("Reshape", [rows.outputs[0], shape], {"allowzero": 0})])
 
 
-def _matmul_nbits(
-    graph: ir.Graph,
-    name: str,
-    part: linear.QuantizedLinear | linear.QuantizedTiedEmbedding,
-    in_features: int,
-    x: ir.Value | None,
-) -> ir.Node:
-    inputs = [x]
-    for attribute in ("weight", "scales", "zero_points"):
-        tensor = getattr(part, attribute, None)
-        inputs.append(
-            None if tensor is None else _placeholder(graph, f"{name}.{attribute}", tensor)
-        )
-    if getattr(part, "bias", None) is not None:
-        inputs += [None, graph.initializers[f"{name}.bias"]]
+def _exchange_head(graph: ir.Graph, part: Part, head: ir.Node) -> None:
+    old, hidden = [head], head.inputs[0]
+    if head.op_type == "Gemm":  # stands between two Reshapes, because it takes matrices only
+        join = hidden and hidden.producer()
+        assert join is not None
+        old, hidden = [join, head, *head.outputs[0].consumers()], join.inputs[0]
+    _replace(graph, old, [_matmul_nbits(graph, part, hidden)])
+
+
+def _matmul_nbits(graph: ir.Graph, part: Part, x: ir.Value | None) -> ir.Node:
+    inputs = [
+        x,
+        *(
+            _placeholder_of(graph, part, name) if name in part.parameters else None
+            for name in ("weight", "scales", "zero_points")
+        ),
+    ]
+    if "bias" in part.parameters:
+        inputs += [None, graph.initializers[f"{part.name}.bias"]]
     while inputs[-1] is None:
         inputs.pop()
-    rule, out_features = part.rule, len(part.weight)
-    attributes = ops.matmul_nbits_attributes(
-        out_features, in_features, rule.bits, rule.block_size, part.accuracy_level
+    assert part.rule is not None
+    attributes = matmul_nbits_attributes(
+        part.parameters["weight"].shape[0],
+        part.in_features,
+        part.rule.bits,
+        part.rule.block_size,
+        part.accuracy_level,
     )
     return ir.node("MatMulNBits", inputs, attributes, domain=MICROSOFT)
 
 
-def _placeholder(graph: ir.Graph, name: str, like: torch.Tensor) -> ir.Value:
-    """Add or change the initializer of that name, with the type and shape of `like`, and return it.
+def _placeholder_of(graph: ir.Graph, part: Part, name: str) -> ir.Value:
+    return _placeholder(graph, part.prefix + name, part.parameters[name])
+
+
+def _placeholder(graph: ir.Graph, name: str, parameter: Parameter) -> ir.Value:
+    """Add or change the initializer of that name, with a parameter's type and shape; return it.
 
     Its values are bound later.
     """
-    dtype = ir.DataType.from_numpy(np.dtype(str(like.dtype).removeprefix("torch.")))
-    shape = ir.Shape(tuple(like.shape))
     value = graph.initializers.get(name)
     if value is None:
         value = ir.Value(name=name)
-    value.shape, value.type = shape, ir.TensorType(dtype)
-    value.const_value = ir.ExternalTensor("", 0, 0, dtype, shape=shape, name=name)
+    value.shape = ir.Shape(parameter.shape)
+    value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(parameter.dtype)))
+    leave_open(value)
     graph.initializers.add(value)
     return value
 

@@ -9,24 +9,24 @@ inputs that are one tensor object are merged, so every example is a tensor of it
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
-import numpy as np
 import onnx_ir as ir
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
 from ...config import VoxtralConfig
 from ...manifest import TensorSpec
 from ..model import ops
+from ..model.parameters import Parameter, Parts
 from .families.spec import GraphPlan, PlanOf
 from .passes import clean
-from .passes.names import name_values
 from .replicate import TRACED_LAYERS, repeat_last_layer
+from .unbound import UnboundGraph, finish
 
 # The highest that every tested host accepts; the first with RotaryEmbedding and RMSNormalization
 OPSET = 23
@@ -35,17 +35,7 @@ EXAMPLE_SIZES = {"batch": 2, "seq": 3, "chunk": 5, "capacity": 64}
 EXAMPLE_SIZES |= {"sequence_length": 3, "past_sequence_length": 7, "total_sequence_length": 11}
 
 
-@dataclass(frozen=True, slots=True)
-class TracedGraph:
-    """A graph whose initializers have no values yet, and the module that has them as parameters."""
-
-    plan: GraphPlan
-    module: nn.Module
-    model: ir.Model
-    operators: dict[str, int]
-
-
-def trace(plan_of: PlanOf, config: VoxtralConfig) -> TracedGraph:
+def trace(plan_of: PlanOf, config: VoxtralConfig) -> UnboundGraph:
     """Trace one graph; its initializers have the names of the checkpoint's tensors.
 
     Where the recipe treats all layers behind the first alike, two layers are traced and the second
@@ -55,65 +45,24 @@ def trace(plan_of: PlanOf, config: VoxtralConfig) -> TracedGraph:
         AssertionError: the graph does not have the fused operators that the plan names.
     """
     plan = plan_of(config)
-    module = fake_module(plan)
-    are_alike = _are_alike(module)
+    are_alike = _are_alike(plan.parts)
     model = _trace_whole(plan_of(_shortened(config)) if are_alike else plan)
     clean(model)
     if are_alike:
         repeat_last_layer(model, plan.num_layers)
-    return finish(plan, module, model)
+    return finish(plan, model)
 
 
-def fake_module(plan: GraphPlan) -> nn.Module:
-    """Return the plan's module with parameters that have types and shapes but no values."""
-    with FakeTensorMode():
-        return plan.module().eval()
-
-
-def finish(plan: GraphPlan, module: nn.Module, model: ir.Model) -> TracedGraph:
-    """Check a graph against its plan, and give its values and nodes their final names.
-
-    Raises:
-        AssertionError: the graph has other inputs, outputs or fused operators than the plan.
-    """
-    # Check and declare inputs and outputs
-    for value, spec in zip(
-        (*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True
-    ):
-        assert value.name == spec.name, f"{plan.role}: expected {spec.name}, found {value.name}"
-        value.shape = ir.Shape(spec.shape)
-        value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(spec.dtype)))
-    for value, spec in zip(model.graph.inputs, plan.inputs, strict=True):
-        if spec.name in plan.defaults:
-            value.const_value = ir.tensor(np.array([plan.defaults[spec.name]]), name=spec.name)
-            model.graph.register_initializer(value)
-
-    # Name values and nodes, and check the operators
-    name_values(model, module.state_dict())
-    operators = dict(sorted(Counter(node.op_type for node in model.graph).items()))
-    for operator, count in plan.fused_operators.items():
-        found = operators.get(operator, 0)
-        assert found == count, f"{plan.role}: expected {count} {operator} nodes, found {found}"
-    assert not plan.standard or "com.microsoft" not in model.opset_imports, (
-        f"{plan.role}: has contrib operators"
-    )
-    model.producer_name, model.producer_version = "voxtral-onnx", ""
-    return TracedGraph(plan, module, model, operators)
-
-
-def _are_alike(module: nn.Module) -> bool:
+def _are_alike(parts: Parts) -> bool:
     """Return whether all layers behind the first have parameters of the same shapes and types.
 
     These differ wherever a recipe stores two layers differently.
     """
-    layers = [
-        layer for part in module.modules() if isinstance(part, nn.ModuleList) for layer in part
-    ]
-    shapes = [
-        [(name, value.shape, value.dtype) for name, value in layer.state_dict().items()]
-        for layer in layers
-    ]
-    return bool(layers) and all(other == shapes[1] for other in shapes[1:])
+    layers: dict[int, list[tuple[str, Mapping[str, Parameter]]]] = {}
+    for part in parts.values():
+        if found := re.fullmatch(r"\w+\.layers\.(\d+)\.(.+)", part.name):
+            layers.setdefault(int(found[1]), []).append((found[2], part.parameters))
+    return bool(layers) and all(layer == layers[1] for number, layer in layers.items() if number)
 
 
 def _shortened(config: VoxtralConfig) -> VoxtralConfig:

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from ...config import TransformerConfig
-from ...manifest import MAX_DELAY_TOKENS
 from . import ops
-from .linear import ModuleFactory
+from .linear import linear, parameter
+from .parameters import Part, Parts
 
 
 class RMSNorm(nn.Module):
     """RMS norm that also adds the pending branch to the residual stream."""
 
-    def __init__(self, build: ModuleFactory, hidden_size: int, eps: float):
+    def __init__(self, part: Part, eps: float):
         super().__init__()
-        self.weight, self.eps = build.parameter(hidden_size), eps
+        self.weight, self.eps = parameter(part, "weight"), eps
 
     def forward(self, residual: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return norm(residual + branch), and residual + branch."""
@@ -34,9 +34,9 @@ class RMSNorm(nn.Module):
 class DelayGain(nn.Module):
     """The delay network 1 + linear2(gelu(linear1(t))) as a table over every delay."""
 
-    def __init__(self, build: ModuleFactory, hidden_size: int):
+    def __init__(self, part: Part):
         super().__init__()
-        self.table = build.parameter(MAX_DELAY_TOKENS + 1, 1, hidden_size)
+        self.table = parameter(part, "table")
 
     def forward(self, num_delay_tokens: Tensor) -> Tensor:
         return ops.gather(self.table, num_delay_tokens)  # [batch, 1, hidden_size]
@@ -45,15 +45,15 @@ class DelayGain(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention over a sliding window of cached keys and values."""
 
-    def __init__(self, build: ModuleFactory, name: str, stack: TransformerConfig, bias: bool):
+    def __init__(self, parts: Parts, name: str, stack: TransformerConfig):
         super().__init__()
         self.num_heads = stack.num_attention_heads
         self.kv_heads = stack.num_key_value_heads
         self.window = stack.sliding_window
-        self.q_proj = build.linear(f"{name}.q_proj", stack.hidden_size, stack.q_size, bias)
-        self.k_proj = build.linear(f"{name}.k_proj", stack.hidden_size, stack.kv_size)
-        self.v_proj = build.linear(f"{name}.v_proj", stack.hidden_size, stack.kv_size, bias)
-        self.o_proj = build.linear(f"{name}.o_proj", stack.q_size, stack.hidden_size, bias)
+        self.q_proj = linear(parts[f"{name}.q_proj"])
+        self.k_proj = linear(parts[f"{name}.k_proj"])
+        self.v_proj = linear(parts[f"{name}.v_proj"])
+        self.o_proj = linear(parts[f"{name}.o_proj"])
 
     def forward(
         self, x: Tensor, at: Positions, past_key: Tensor, past_value: Tensor
@@ -81,15 +81,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """The SwiGLU feed-forward network."""
 
-    def __init__(self, build: ModuleFactory, name: str, stack: TransformerConfig, bias: bool):
+    def __init__(self, parts: Parts, name: str):
         super().__init__()
-        self.gate_proj = build.linear(
-            f"{name}.gate_proj", stack.hidden_size, stack.intermediate_size
-        )
-        self.up_proj = build.linear(f"{name}.up_proj", stack.hidden_size, stack.intermediate_size)
-        self.down_proj = build.linear(
-            f"{name}.down_proj", stack.intermediate_size, stack.hidden_size, bias
-        )
+        self.gate_proj = linear(parts[f"{name}.gate_proj"])
+        self.up_proj = linear(parts[f"{name}.up_proj"])
+        self.down_proj = linear(parts[f"{name}.down_proj"])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(ops.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -117,15 +113,14 @@ class Positions:
 class Layer(nn.Module):
     """A pre-norm layer; encoder layers have biases, decoder layers a gain that sets the delay."""
 
-    def __init__(
-        self, build: ModuleFactory, name: str, stack: TransformerConfig, *, bias: bool, delay: bool
-    ):
+    def __init__(self, parts: Parts, name: str, stack: TransformerConfig):
         super().__init__()
-        self.input_layernorm = RMSNorm(build, stack.hidden_size, stack.rms_norm_eps)
-        self.self_attn = Attention(build, f"{name}.self_attn", stack, bias)
-        self.post_attention_layernorm = RMSNorm(build, stack.hidden_size, stack.rms_norm_eps)
-        self.ada_rms_norm = DelayGain(build, stack.hidden_size) if delay else None
-        self.mlp = MLP(build, f"{name}.mlp", stack, bias)
+        eps, gain = stack.rms_norm_eps, parts.get(f"{name}.ada_rms_norm")
+        self.input_layernorm = RMSNorm(parts[f"{name}.input_layernorm"], eps)
+        self.self_attn = Attention(parts, f"{name}.self_attn", stack)
+        self.post_attention_layernorm = RMSNorm(parts[f"{name}.post_attention_layernorm"], eps)
+        self.ada_rms_norm = DelayGain(gain) if gain else None
+        self.mlp = MLP(parts, f"{name}.mlp")
 
     def forward(
         self,
@@ -147,15 +142,12 @@ class Layer(nn.Module):
 class Stack(nn.Module):
     """All layers of one transformer and its final norm."""
 
-    def __init__(
-        self, build: ModuleFactory, name: str, stack: TransformerConfig, *, bias: bool, delay: bool
-    ):
+    def __init__(self, parts: Parts, name: str, stack: TransformerConfig):
         super().__init__()
         self.layers = nn.ModuleList(
-            Layer(build, f"{name}.layers.{i}", stack, bias=bias, delay=delay)
-            for i in range(stack.num_hidden_layers)
+            Layer(parts, f"{name}.layers.{i}", stack) for i in range(stack.num_hidden_layers)
         )
-        self.norm = RMSNorm(build, stack.hidden_size, stack.rms_norm_eps)
+        self.norm = RMSNorm(parts[f"{name}.norm"], stack.rms_norm_eps)
         self.window = stack.sliding_window
 
     def run(

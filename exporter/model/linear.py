@@ -1,66 +1,33 @@
-"""Linear layers and tied tables in floats, 4 or 8 bits, and the factory that chooses among them."""
+"""Linear layers and tied tables in floats, 4 or 8 bits, made of parts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import QuantizationError
-from ...quant.recipe import Recipe, Rule
 from . import ops
-
-MASKED = -1e30  # far below any logit, finite because WGSL has no infinity
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleFactory:
-    """A factory of the parameters, linear layers and tied tables of one precision."""
-
-    dtype: torch.dtype  # type of activations, scales and caches
-    recipe: Recipe
-    standard: bool = False  # whether graphs have operators of the ONNX standard only
-
-    def parameter(self, *shape: int, dtype: torch.dtype | None = None) -> nn.Parameter:
-        """Return a parameter of some shape; its values come from the checkpoint."""
-        return nn.Parameter(torch.empty(shape, dtype=dtype or self.dtype), requires_grad=False)
-
-    def linear(
-        self, name: str, in_features: int, out_features: int, bias: bool = False
-    ) -> Linear | QuantizedLinear | DequantizedLinear:
-        """Return the linear layer of that name, quantised where the recipe has a rule for it."""
-        rule = self.recipe.rule_for(name)
-        if rule is None:
-            return Linear(self, in_features, out_features, bias)
-        quantized = DequantizedLinear if self.standard else QuantizedLinear
-        return quantized(self, rule, in_features, out_features, bias)
-
-    def tied_embedding(self, name: str, vocab_size: int, hidden_size: int) -> Table:
-        """Return the table that is both embedding and head, quantised as `linear`."""
-        rule = self.recipe.rule_for(name)
-        if rule is None:
-            return TiedEmbedding(self, vocab_size, hidden_size)
-        quantized = DequantizedTiedEmbedding if self.standard else QuantizedTiedEmbedding
-        return quantized(self, rule, name, vocab_size, hidden_size)
+from .parameters import Kind, Part
 
 
-class WithConstants(nn.Module):
-    """A module with parameters that are not made from tensors of the checkpoint."""
+def parameter(part: Part, name: str) -> nn.Parameter:
+    """Return a parameter of a part; its values come from the checkpoint."""
+    found = part.parameters[name]
+    values = torch.empty(found.shape, dtype=getattr(torch, found.dtype))
+    return nn.Parameter(values, requires_grad=False)
 
-    def constants(self) -> dict[str, np.ndarray]:
-        """Return the values of those parameters by name."""
-        raise NotImplementedError
+
+def optional_parameter(part: Part, name: str) -> nn.Parameter | None:
+    """Return a parameter of a part, None where it lacks that."""
+    return parameter(part, name) if name in part.parameters else None
 
 
 class Linear(nn.Module):
     """x @ weight + bias, with the weight stored as [in_features, out_features] for MatMul."""
 
-    def __init__(self, build: ModuleFactory, in_features: int, out_features: int, bias: bool):
+    def __init__(self, part: Part):
         super().__init__()
-        self.weight = build.parameter(in_features, out_features)
-        self.bias = build.parameter(out_features) if bias else None
+        self.weight = parameter(part, "weight")
+        self.bias = optional_parameter(part, "bias")
 
     def forward(self, x: Tensor) -> Tensor:
         y = x @ self.weight
@@ -70,25 +37,15 @@ class Linear(nn.Module):
 class QuantizedLinear(nn.Module):
     """A linear layer with block-quantised weights, stored for MatMulNBits."""
 
-    def __init__(
-        self, build: ModuleFactory, rule: Rule, in_features: int, out_features: int, bias: bool
-    ):
+    def __init__(self, part: Part):
         super().__init__()
-        self.rule = rule
-        self.in_features = in_features
-        self.accuracy_level = build.recipe.accuracy_level
-        num_blocks = -(-in_features // rule.block_size)
-        self.weight = build.parameter(
-            out_features, num_blocks, rule.block_size * rule.bits // 8, dtype=torch.uint8
-        )
-        self.scales = build.parameter(out_features, num_blocks)
-        packed_zeros = -(-num_blocks * rule.bits // 8)
-        self.zero_points = (
-            build.parameter(out_features, packed_zeros, dtype=torch.uint8)
-            if rule.has_zero_points
-            else None
-        )
-        self.bias = build.parameter(out_features) if bias else None
+        assert part.rule is not None
+        self.rule, self.accuracy_level = part.rule, part.accuracy_level
+        self.in_features = part.in_features
+        self.weight = parameter(part, "weight")
+        self.scales = parameter(part, "scales")
+        self.zero_points = optional_parameter(part, "zero_points")
+        self.bias = optional_parameter(part, "bias")
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.matmul_nbits(
@@ -107,22 +64,17 @@ class QuantizedLinear(nn.Module):
 class DequantizedWeight(nn.Module):
     """A block-quantised weight, stored for the standard operators DequantizeLinear and MatMul.
 
-    Its codes are [in_features, out_features], in blocks along the first axis. Zero points are
-    always stored, because the standard's default is 0. onnxruntime fuses the two operators into
-    MatMulNBits when it loads the graph, but only in this layout.
+    onnxruntime fuses the two operators into MatMulNBits when it loads the graph, but only in this
+    layout.
     """
 
-    def __init__(self, build: ModuleFactory, rule: Rule, in_features: int, out_features: int):
+    def __init__(self, part: Part):
         super().__init__()
-        if out_features * rule.bits % 8:
-            raise QuantizationError(
-                f"rule {rule.tensors!r}: {out_features} outputs do not fill whole bytes; use 8 bits"
-            )
-        self.rule = rule
-        num_blocks, row_bytes = -(-in_features // rule.block_size), out_features * rule.bits // 8
-        self.weight = build.parameter(in_features, row_bytes, dtype=torch.uint8)
-        self.scales = build.parameter(num_blocks, out_features)
-        self.zero_points = build.parameter(num_blocks, row_bytes, dtype=torch.uint8)
+        assert part.rule is not None
+        self.rule = part.rule
+        self.weight = parameter(part, "weight")
+        self.scales = parameter(part, "scales")
+        self.zero_points = parameter(part, "zero_points")
 
     def dequantized(self) -> Tensor:
         """Return the weight as floats [in_features, out_features]."""
@@ -135,11 +87,9 @@ class DequantizedWeight(nn.Module):
 class DequantizedLinear(DequantizedWeight):
     """x @ weight + bias, with the weight dequantised in the graph."""
 
-    def __init__(
-        self, build: ModuleFactory, rule: Rule, in_features: int, out_features: int, bias: bool
-    ):
-        super().__init__(build, rule, in_features, out_features)
-        self.bias = build.parameter(out_features) if bias else None
+    def __init__(self, part: Part):
+        super().__init__(part)
+        self.bias = optional_parameter(part, "bias")
 
     def forward(self, x: Tensor) -> Tensor:
         y = x @ self.dequantized()
@@ -149,9 +99,9 @@ class DequantizedLinear(DequantizedWeight):
 class TiedEmbedding(nn.Module):
     """Embedding and head on one float table [vocab_size, hidden_size]."""
 
-    def __init__(self, build: ModuleFactory, vocab_size: int, hidden_size: int):
+    def __init__(self, part: Part):
         super().__init__()
-        self.weight = build.parameter(vocab_size, hidden_size)
+        self.weight = parameter(part, "weight")
 
     def embed(self, ids: Tensor) -> Tensor:
         return ops.gather(self.weight, ids)
@@ -166,29 +116,14 @@ class QuantizedTiedEmbedding(nn.Module):
     The gather takes the same scales, on the same bytes, with a third axis.
     """
 
-    def __init__(
-        self, build: ModuleFactory, rule: Rule, name: str, vocab_size: int, hidden_size: int
-    ):
+    def __init__(self, part: Part):
         super().__init__()
-        if rule.has_zero_points:
-            raise QuantizationError(
-                f"{name}: method {rule.method} has zero points, but no gather with zero points "
-                "runs on every host; use a symmetric method for the tied table"
-            )
-        if hidden_size % rule.block_size:
-            raise QuantizationError(
-                f"{name}: rows of {hidden_size} do not divide into blocks of {rule.block_size}; "
-                "choose a smaller block_size"
-            )
-        self.rule = rule
-        self.hidden_size = hidden_size
-        self.accuracy_level = build.recipe.accuracy_level
-        num_blocks = hidden_size // rule.block_size
-        self.weight = build.parameter(
-            vocab_size, num_blocks, rule.block_size * rule.bits // 8, dtype=torch.uint8
-        )
-        self.scales = build.parameter(vocab_size, num_blocks)
-        self.gather_scales = build.parameter(vocab_size, num_blocks, 1)
+        assert part.rule is not None
+        self.rule, self.accuracy_level = part.rule, part.accuracy_level
+        self.hidden_size = part.in_features
+        self.weight = parameter(part, "weight")
+        self.scales = parameter(part, "scales")
+        self.gather_scales = parameter(part, "gather_scales")
 
     def embed(self, ids: Tensor) -> Tensor:
         return ops.gather_block_quantized(
@@ -220,22 +155,10 @@ class DequantizedTiedEmbedding(DequantizedWeight):
     the one that is needed.
     """
 
-    def __init__(
-        self, build: ModuleFactory, rule: Rule, name: str, vocab_size: int, hidden_size: int
-    ):
-        super().__init__(build, rule, hidden_size, vocab_size)
-        if rule.has_zero_points:
-            raise QuantizationError(
-                f"{name}: method {rule.method} has zero points; use a symmetric method for the "
-                "table"
-            )
-        if hidden_size % rule.block_size:
-            raise QuantizationError(
-                f"{name}: rows of {hidden_size} do not divide into blocks of {rule.block_size}; "
-                "choose a smaller block_size"
-            )
+    def __init__(self, part: Part):
+        super().__init__(part)
         # The same data as `weight`, which the graph declares as 4-bit codes, declared as bytes
-        self.gather_weight = build.parameter(*self.weight.shape, dtype=torch.uint8)
+        self.gather_weight = parameter(part, "gather_weight")
 
     def embed(self, ids: Tensor) -> Tensor:
         ids, shape = ids.flatten(), ids.shape
@@ -260,3 +183,24 @@ class DequantizedTiedEmbedding(DequantizedWeight):
 
 
 Table = TiedEmbedding | QuantizedTiedEmbedding | DequantizedTiedEmbedding
+
+_LINEARS: dict[Kind, type[Linear | QuantizedLinear | DequantizedLinear]] = {
+    Kind.LINEAR: Linear,
+    Kind.QUANTIZED_LINEAR: QuantizedLinear,
+    Kind.DEQUANTIZED_LINEAR: DequantizedLinear,
+}
+_TABLES: dict[Kind, type[Table]] = {
+    Kind.TABLE: TiedEmbedding,
+    Kind.QUANTIZED_TABLE: QuantizedTiedEmbedding,
+    Kind.DEQUANTIZED_TABLE: DequantizedTiedEmbedding,
+}
+
+
+def linear(part: Part) -> Linear | QuantizedLinear | DequantizedLinear:
+    """Return the module of a linear layer."""
+    return _LINEARS[part.kind](part)
+
+
+def table(part: Part) -> Table:
+    """Return the module of a tied table."""
+    return _TABLES[part.kind](part)

@@ -1,18 +1,14 @@
 """The log-mel front end as an ONNX graph, so that no host needs a second implementation of it."""
 
-# The body of an onnxscript function is a graph, not Python: its operators are typed for arrays
-# pyright: reportArgumentType=false
-
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from onnxscript import FLOAT, opset23, script
 
 from ...config import AudioConfig
 from ...manifest import TensorSpec
 
+IR_VERSION, OPSET = 10, 23
 # The graph does not pad: samples = hop_length * (frames - 1) + n_fft
 INPUT = TensorSpec("audio", "float32", ("batch", "samples"))
 
@@ -31,38 +27,52 @@ def mel_model(audio: AudioConfig) -> ir.Model:
     constants: transformers' `feature_extraction_voxtral_realtime.py`.
     """
     # Make the constants
-    fourier = onnx.numpy_helper.from_array(fourier_rows(audio.n_fft), "fourier")
     bank = mel_filters(audio.sample_rate, audio.n_fft, audio.n_mels).T  # [n_mels, n_bins]
-    doubled = onnx.numpy_helper.from_array(np.concatenate((bank, bank), 1), "filters")
-    hop = audio.hop_length
-    floor = onnx.numpy_helper.from_array(np.float32(1e-10), "floor")
-    to_log10 = onnx.numpy_helper.from_array(np.float32(1 / np.log(10)), "to_log10")
-    lowest = onnx.numpy_helper.from_array(np.float32(audio.global_log_mel_max - 8), "lowest")
-    four = onnx.numpy_helper.from_array(np.float32(4), "four")
-    channel_axis = onnx.numpy_helper.from_array(np.array([1], np.int64), "channel_axis")
+    constants = {
+        name: ir.Value(name=name, const_value=ir.tensor(np.asarray(values), name=name))
+        for name, values in {
+            "channel_axis": np.array([1], np.int64),
+            "fourier": fourier_rows(audio.n_fft),
+            "filters": np.concatenate((bank, bank), 1),
+            "floor": np.float32(1e-10),
+            "to_log10": np.float32(1 / np.log(10)),
+            "lowest": np.float32(audio.global_log_mel_max - 8),
+            "four": np.float32(4),
+        }.items()
+    }
 
-    @script()
-    def mel(audio: FLOAT["batch", "samples"]):  # noqa: F821, UP037
-        channel = opset23.Unsqueeze(audio, opset23.Constant(value=channel_axis))
-        spectrum = opset23.Conv(channel, opset23.Constant(value=fourier), strides=[hop])
-        power = opset23.MatMul(opset23.Constant(value=doubled), opset23.Mul(spectrum, spectrum))
-        log = opset23.Log(opset23.Max(power, opset23.Constant(value=floor)))
-        log10 = opset23.Max(
-            opset23.Mul(log, opset23.Constant(value=to_log10)), opset23.Constant(value=lowest)
-        )
-        shift = opset23.Constant(value=four)
-        input_features = opset23.Div(opset23.Add(log10, shift), shift)
-        return input_features
+    # Add the nodes, each of which reads the one before it
+    samples, output = _value(INPUT), _value(output_spec(audio))
+    nodes: list[ir.Node] = []
 
-    # Declare the input and the output
-    model = ir.from_proto(mel.to_model_proto(producer_name="voxtral-onnx"))
-    for value, spec in (
-        (model.graph.inputs[0], INPUT),
-        (model.graph.outputs[0], output_spec(audio)),
-    ):
-        value.name, value.shape = spec.name, ir.Shape(spec.shape)
-        value.type = ir.TensorType(ir.DataType.FLOAT)
-    return model
+    def add(operator: str, *inputs: ir.Value, **attributes: list[int]) -> ir.Value:
+        node = ir.node(operator, inputs, attributes, name=operator.lower() + f"_{len(nodes)}")
+        node.outputs[0].name = node.name
+        nodes.append(node)
+        return node.outputs[0]
+
+    x = add("Unsqueeze", samples, constants["channel_axis"])
+    x = add("Conv", x, constants["fourier"], strides=[audio.hop_length])
+    x = add("MatMul", constants["filters"], add("Mul", x, x))
+    x = add("Log", add("Max", x, constants["floor"]))
+    x = add("Max", add("Mul", x, constants["to_log10"]), constants["lowest"])
+    x = add("Add", x, constants["four"])
+    nodes.append(ir.node("Div", [x, constants["four"]], outputs=[output], name=output.name))
+
+    graph = ir.Graph(
+        [samples],
+        [output],
+        nodes=nodes,
+        initializers=tuple(constants.values()),
+        opset_imports={"": OPSET},
+        name="mel",
+    )
+    return ir.Model(graph, ir_version=IR_VERSION, producer_name="voxtral-onnx")
+
+
+def _value(spec: TensorSpec) -> ir.Value:
+    dtype = ir.DataType.from_numpy(np.dtype(spec.dtype))
+    return ir.Value(name=spec.name, shape=ir.Shape(spec.shape), type=ir.TensorType(dtype))
 
 
 def fourier_rows(n_fft: int) -> np.ndarray:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from .attributes import gather_block_quantized_attributes, matmul_nbits_attributes
+
 _tracing = False
 _contrib = False  # whether nodes may be contrib operators
 
@@ -75,14 +77,6 @@ def matmul_nbits(
     return F.linear(x, values.to(x.dtype), bias)
 
 
-def matmul_nbits_attributes(
-    out_features: int, in_features: int, bits: int, block_size: int, accuracy_level: int
-) -> dict[str, int]:
-    """Return the attributes of a MatMulNBits node."""
-    sizes = {"K": in_features, "N": out_features, "bits": bits, "block_size": block_size}
-    return {**sizes, "accuracy_level": accuracy_level}
-
-
 def gather_block_quantized(
     ids: Tensor, weight: Tensor, scales: Tensor, *, bits: int, block_size: int
 ) -> Tensor:
@@ -107,11 +101,6 @@ def gather_block_quantized(
     else:
         rows = dequantize(weight[ids], scales[ids].squeeze(-1), None, bits)
     return rows.flatten(-2)
-
-
-def gather_block_quantized_attributes(bits: int, block_size: int) -> dict[str, int]:
-    """Return the attributes of a GatherBlockQuantized node."""
-    return {"bits": bits, "block_size": block_size, "gather_axis": 0, "quantize_axis": 2}
 
 
 def gather(table: Tensor, ids: Tensor) -> Tensor:

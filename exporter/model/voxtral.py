@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -11,16 +10,16 @@ from ...config import VoxtralConfig
 from ...manifest import Tokens
 from . import ops
 from .layers import Positions, Stack
-from .linear import MASKED, ModuleFactory, WithConstants
+from .linear import linear, parameter, table
+from .parameters import Part, Parts
 
 
 class Conv(nn.Module):
     """A causal convolution with kernel 3 and GELU, padded on the left by the last call's state."""
 
-    def __init__(self, build: ModuleFactory, in_channels: int, out_channels: int, stride: int):
+    def __init__(self, part: Part, stride: int):
         super().__init__()
-        self.weight = build.parameter(out_channels, in_channels, 3)
-        self.bias = build.parameter(out_channels)
+        self.weight, self.bias = parameter(part, "weight"), parameter(part, "bias")
         self.stride = stride
 
     def forward(self, state: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,27 +32,27 @@ class Conv(nn.Module):
 class Embedder(nn.Module):
     """The conv stem, from 100 mel frames a second to 50 encoder frames."""
 
-    def __init__(self, build: ModuleFactory, n_mels: int, hidden_size: int):
+    def __init__(self, parts: Parts):
         super().__init__()
-        self.conv1 = Conv(build, n_mels, hidden_size, stride=1)
-        self.conv2 = Conv(build, hidden_size, hidden_size, stride=2)
+        self.conv1 = Conv(parts["audio_tower.embedder.conv1"], stride=1)
+        self.conv2 = Conv(parts["audio_tower.embedder.conv2"], stride=2)
 
 
 class AudioTower(Stack):
     """The conv stem and the encoder layers."""
 
-    def __init__(self, build: ModuleFactory, config: VoxtralConfig):
-        super().__init__(build, "audio_tower", config.encoder, bias=True, delay=False)
-        self.embedder = Embedder(build, config.audio.n_mels, config.encoder.hidden_size)
+    def __init__(self, parts: Parts, config: VoxtralConfig):
+        super().__init__(parts, "audio_tower", config.encoder)
+        self.embedder = Embedder(parts)
 
 
 class Projector(nn.Module):
     """The adapter, from four joined encoder frames to one audio embedding."""
 
-    def __init__(self, build: ModuleFactory, in_features: int, out_features: int):
+    def __init__(self, parts: Parts):
         super().__init__()
-        self.linear_1 = build.linear("multi_modal_projector.linear_1", in_features, out_features)
-        self.linear_2 = build.linear("multi_modal_projector.linear_2", out_features, out_features)
+        self.linear_1 = linear(parts["multi_modal_projector.linear_1"])
+        self.linear_2 = linear(parts["multi_modal_projector.linear_2"])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_2(F.gelu(self.linear_1(x)))
@@ -62,12 +61,16 @@ class Projector(nn.Module):
 class AudioEncoder(nn.Module):
     """Conv stem, encoder and adapter, with any kind of cache."""
 
-    def __init__(self, build: ModuleFactory, config: VoxtralConfig):
+    def __init__(self, parts: Parts, config: VoxtralConfig):
         super().__init__()
-        joined = config.encoder.hidden_size * config.encoder.downsample_factor
-        self.dtype, self.joined = build.dtype, joined
-        self.audio_tower = AudioTower(build, config)
-        self.multi_modal_projector = Projector(build, joined, config.decoder.hidden_size)
+        self.joined = config.encoder.hidden_size * config.encoder.downsample_factor
+        self.audio_tower = AudioTower(parts, config)
+        self.multi_modal_projector = Projector(parts)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of activations and caches."""
+        return self.audio_tower.norm.weight.dtype
 
     def encode(
         self, x: Tensor, at: Positions, past: tuple[Tensor, ...]
@@ -107,31 +110,20 @@ class Encoder(AudioEncoder):
 class LanguageModel(Stack):
     """The tied table and the decoder layers."""
 
-    def __init__(self, build: ModuleFactory, config: VoxtralConfig):
-        super().__init__(build, "language_model", config.decoder, bias=False, delay=True)
-        self.embed_tokens = build.tied_embedding(
-            "language_model.embed_tokens", config.decoder.vocab_size, config.decoder.hidden_size
-        )
+    def __init__(self, parts: Parts, config: VoxtralConfig):
+        super().__init__(parts, "language_model", config.decoder)
+        self.embed_tokens = table(parts["language_model.embed_tokens"])
 
 
-class Decoder(WithConstants):
+class Decoder(nn.Module):
     """The decoder's graph: audio embedding + token -> next token, at one position or several."""
 
-    def __init__(self, build: ModuleFactory, config: VoxtralConfig, tokens: Tokens):
+    def __init__(self, parts: Parts, config: VoxtralConfig, tokens: Tokens):
         super().__init__()
         self.blank = tokens.streaming_pad
-        self.language_model = LanguageModel(build, config)
-        self.blank_mask = build.parameter(config.decoder.vocab_size, dtype=torch.float32)
-        self.token_ids = build.parameter(config.decoder.vocab_size, dtype=torch.float32)
-
-    def constants(self) -> dict[str, np.ndarray]:
-        """Return a mask, MASKED at the blank and 0 elsewhere, and the ids of all tokens.
-
-        The ids turn ArgMax's index into a float, because WebGPU has no kernels for its int64.
-        """
-        mask = np.zeros(tuple(self.blank_mask.shape), np.float32)
-        mask[self.blank] = MASKED
-        return {"blank_mask": mask, "token_ids": np.arange(len(mask), dtype=np.float32)}
+        self.language_model = LanguageModel(parts, config)
+        self.blank_mask = parameter(parts[""], "blank_mask")
+        self.token_ids = parameter(parts[""], "token_ids")
 
     def forward(
         self,

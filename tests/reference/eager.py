@@ -11,10 +11,12 @@ import torch
 from voxtral_onnx.config import TransformerConfig
 from voxtral_onnx.exporter.checkpoint.open import Checkpoint
 from voxtral_onnx.exporter.checkpoint.tekken import read_tekken
-from voxtral_onnx.exporter.model.linear import (
-    DequantizedTiedEmbedding,
-    ModuleFactory,
-    QuantizedTiedEmbedding,
+from voxtral_onnx.exporter.model.linear import DequantizedTiedEmbedding, QuantizedTiedEmbedding
+from voxtral_onnx.exporter.model.parameters import (
+    PartFactory,
+    Parts,
+    decoder_parts,
+    encoder_parts,
 )
 from voxtral_onnx.exporter.model.voxtral import Decoder, Encoder
 from voxtral_onnx.quant.recipe import FLOAT, Recipe
@@ -29,22 +31,22 @@ from voxtral_onnx.verification.layerwise import (
 
 def eager_modules(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> tuple[Encoder, Decoder]:
     """Both steps with the checkpoint's weights, loaded by the exporter's own weight recipes."""
-    build = ModuleFactory(torch.float32, recipe)
+    build, config = PartFactory("float32", recipe), checkpoint.config
     tokens, _ = read_tekken(
         checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms
     )
-    modules = (
-        Encoder(build, checkpoint.config).eval(),
-        Decoder(build, checkpoint.config, tokens).eval(),
-    )
-    for module in modules:
-        load_weights(module, checkpoint)
+    parts = encoder_parts(build, config), decoder_parts(build, config, tokens)
+    modules = Encoder(parts[0], config).eval(), Decoder(parts[1], config, tokens).eval()
+    for module, of_module in zip(modules, parts, strict=True):
+        load_weights(module, of_module, checkpoint)
     return modules
 
 
-def load_weights(module: torch.nn.Module, checkpoint: Checkpoint, name: str = "") -> None:
+def load_weights(
+    module: torch.nn.Module, parts: Parts, checkpoint: Checkpoint, name: str = ""
+) -> None:
     """Load a module of floats or codes, whose embedding shares what the head has, as on disk."""
-    fill(module, checkpoint, name)
+    fill(module, parts, checkpoint, name)
     for part in module.modules():
         if isinstance(part, QuantizedTiedEmbedding):
             part.gather_scales = torch.nn.Parameter(part.scales[..., None], requires_grad=False)

@@ -9,14 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from voxtral_onnx.config import RELEASED
 from voxtral_onnx.exporter.binding.layout import plan_external_data
 from voxtral_onnx.exporter.export import ENCODER_SLACK, caches
 from voxtral_onnx.exporter.graph.families import native
-from voxtral_onnx.exporter.model.linear import ModuleFactory
+from voxtral_onnx.exporter.model.parameters import PartFactory
 from voxtral_onnx.exporter.precisions import PRECISIONS
 from voxtral_onnx.manifest import Tokens
 from voxtral_onnx.quant.recipe import FLOAT, load_recipe
@@ -55,15 +53,13 @@ def headline(checks, **options) -> Check:
 def test_sizes_are_those_that_an_export_plans(name):
     kind = PRECISIONS[name]
     recipe = load_recipe(kind.recipe) if kind.recipe else FLOAT
-    build = ModuleFactory(getattr(torch, kind.dtype), recipe)
-    options = {"build": build, "dtype": kind.dtype, "suffix": ""}
+    options = {"build": PartFactory(kind.dtype, recipe), "suffix": ""}
     sizes = []
     for plan in (
         native.encoder_plan(RELEASED, **options),
         native.decoder_plan(RELEASED, tokens=TOKENS, **options),
     ):
-        with FakeTensorMode():
-            layout = plan_external_data(plan.module(), plan.data_file, 512 << 20)
+        layout = plan_external_data(plan.parts, plan.data_file, 512 << 20)
         sizes.append(sum(layout.sizes.values()))
     assert tuple(sizes) == forecasts.WEIGHTS[name]
     assert (kind.dtype == "float16") == (name in forecasts.FLOAT16)

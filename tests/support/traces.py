@@ -15,7 +15,8 @@ from filelock import FileLock
 
 from voxtral_onnx.config import VoxtralConfig
 from voxtral_onnx.exporter.graph.families.spec import PlanOf
-from voxtral_onnx.exporter.graph.trace import TracedGraph, fake_module, trace
+from voxtral_onnx.exporter.graph.trace import trace
+from voxtral_onnx.exporter.graph.unbound import UnboundGraph
 
 
 class Traces:
@@ -29,7 +30,7 @@ class Traces:
         self.folder = folder
         self.names: list[str] = []  # graphs that exports asked for
 
-    def __call__(self, plan_of: PlanOf, config: VoxtralConfig) -> TracedGraph:
+    def __call__(self, plan_of: PlanOf, config: VoxtralConfig) -> UnboundGraph:
         plan = plan_of(config)
         self.names.append(plan.graph_file)
         key = re.sub(" at 0x[0-9a-f]+>", ">", repr((plan_of, config)))  # functions by their names
@@ -39,15 +40,6 @@ class Traces:
         with FileLock(path.with_suffix(".lock")):
             if not facts.exists():
                 made = trace(plan_of, config)
-                for name in made.model.graph.initializers.keys() & made.module.state_dict().keys():
-                    _without_values(made.model.graph.initializers[name])
                 ir.save(made.model, path)
                 facts.write_text(json.dumps(made.operators))
-        return TracedGraph(plan, fake_module(plan), ir.load(path), json.loads(facts.read_text()))
-
-
-def _without_values(value: ir.Value) -> None:
-    """A weight's location in the graph, as a file can hold it."""
-    assert value.const_value is not None
-    dtype, shape = value.const_value.dtype, ir.Shape(value.const_value.shape.numpy())
-    value.const_value = ir.ExternalTensor("", 0, 0, dtype, shape=shape, name=str(value.name))
+        return UnboundGraph(plan, ir.load(path), json.loads(facts.read_text()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -22,11 +23,12 @@ from voxtral_onnx.errors import DeviceError, VerificationError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.device.cpu import Cpu
 from voxtral_onnx.runtime.device.open import open_device
-from voxtral_onnx.verification import checks
+from voxtral_onnx.verification import module_checks
 from voxtral_onnx.verification import verify as running
 from voxtral_onnx.verification.artifact_model import ArtifactModel
 from voxtral_onnx.verification.certificate import read_verdict
 from voxtral_onnx.verification.stage_parity import probe
+from voxtral_onnx.verification.subgraphs import ArtifactGraphs
 from voxtral_onnx.verification.verdict import ALL_RUNGS, PASSED, Finding, Status
 
 LAYER = "language_model.layers.1"
@@ -285,7 +287,9 @@ def test_another_versions_rounding_passes_and_its_damage_does_not(toy, toy_check
 
 def test_every_device_is_compared_with_the_cpu(toy):
     manifest = Manifest.read(toy)
-    for errors in probe(ArtifactModel(toy, manifest, "q4"), manifest, devices=[Cpu()]):
+    for errors in probe(
+        ArtifactModel(ArtifactGraphs(toy, manifest, "q4"), 6), manifest, devices=[Cpu()]
+    ):
         assert errors.devices == {"cpu": 0.0}
 
 
@@ -307,8 +311,8 @@ class Partial(Cpu):
 def test_a_device_that_cannot_run_everything_is_reported(toy, monkeypatch, operators, stages):
     alone = verify(toy, rungs=[1]).details["q4"]["operators"]
     graphs = int(operators * len(alone)) + stages
-    monkeypatch.setattr(checks, "present_devices", lambda: ["partial"])
-    monkeypatch.setattr(checks, "open_device", lambda name, dtype: Partial(graphs))
+    monkeypatch.setattr(module_checks, "present_devices", lambda: ["partial"])
+    monkeypatch.setattr(module_checks, "open_device", lambda name, dtype: Partial(graphs))
     certificate = verify(toy, rungs=[1, 3])
     found = {finding.check: finding for finding in certificate.findings}
     assert certificate.verdict == "partly passed"
@@ -394,6 +398,22 @@ def test_what_is_required_must_have_run_and_been_judged(toy, toy_checkpoint, run
 
 
 def test_without_the_packages_of_a_rung_it_is_left_open(toy, toy_checkpoint, run, monkeypatch):
-    monkeypatch.setattr(running, "transformers_version", lambda: None)
+    monkeypatch.setattr(
+        running, "missing_packages", lambda names: [name for name in names if name != "torch"]
+    )
     short = run("verify", toy, "--rungs", "2", "--require", "2")
     assert short.code == 8 and "rung 2: not run (transformers is missing)" in short.err
+
+
+def test_without_pytorch_the_rest_is_run(toy, toy_checkpoint, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    short = run("verify", toy, "--checkpoint", toy_checkpoint, "--precision", "q4", "--json")
+    assert short.code == 0
+    rows = [(row["rung"], row["check"], row["status"]) for row in json.loads(short.out)["findings"]]
+    assert [row for row in rows if row[2] != "not run"] == [
+        (0, "hashes of all files", "passed"),
+        (3, "weights against the checkpoint", "passed"),
+        (4, "a stream in pieces", "passed"),
+    ]
+    assert {row[0] for row in rows if row[2] == "not run"} == {1, 2, 3, 4, 5, 6}
+    assert json.loads(short.out)["verdict"] == "partly passed"

@@ -6,25 +6,32 @@ from functools import partial
 
 from ....config import TransformerConfig, VoxtralConfig
 from ....manifest import TensorSpec, Tokens
-from ...model.linear import ModuleFactory
-from ...model.voxtral import Decoder, Encoder
+from ...model.parameters import PartFactory, decoder_parts, encoder_parts
 from .spec import Family, GraphPlan, PlanOf, add_counts, cache_specs, fused_operators
 
 
-def plans(*, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
+def plans(*, tokens: Tokens, build: PartFactory, suffix: str) -> tuple[PlanOf, ...]:
     """Return the plans of encoder and decoder."""
     return (
-        partial(encoder_plan, build=build, dtype=dtype, suffix=suffix),
-        partial(decoder_plan, tokens=tokens, build=build, dtype=dtype, suffix=suffix),
+        partial(encoder_plan, build=build, suffix=suffix),
+        partial(decoder_plan, tokens=tokens, build=build, suffix=suffix),
     )
 
 
 FAMILY = Family(plans)
 
 
-def encoder_plan(config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix: str) -> GraphPlan:
+def encoder_plan(config: VoxtralConfig, build: PartFactory, suffix: str) -> GraphPlan:
     """Plan the encoder: 8c mel frames -> 4c encoder frames -> c audio embeddings; batch 1."""
-    stack, frames = config.encoder, config.audio.frames_per_token
+    stack, frames, dtype = config.encoder, config.audio.frames_per_token, build.dtype
+    parts = encoder_parts(build, config)
+
+    def module():
+        from ...model.voxtral import Encoder
+
+        return Encoder(parts, config)
+
+    # Declare inputs, outputs, files, and the operators that the graph must have
     rows = f"{stack.downsample_factor}*chunk"
     states = [
         ("conv1_state", (1, config.audio.n_mels, 2)),
@@ -32,7 +39,9 @@ def encoder_plan(config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix
     ]
     return GraphPlan(
         role="encoder",
-        module=lambda: Encoder(build, config),
+        dtype=dtype,
+        parts=parts,
+        module=module,
         inputs=(
             TensorSpec("input_features", "float32", (1, config.audio.n_mels, f"{frames}*chunk")),
             *(TensorSpec(name, dtype, shape) for name, shape in states),
@@ -52,18 +61,26 @@ def encoder_plan(config: VoxtralConfig, build: ModuleFactory, dtype: str, suffix
 
 
 def decoder_plan(
-    config: VoxtralConfig, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str
+    config: VoxtralConfig, tokens: Tokens, build: PartFactory, suffix: str
 ) -> GraphPlan:
     """Plan the decoder: embedding lookup, layers, head, greedy choice; batch > 1 needs seq = 1."""
-    stack = config.decoder
+    stack, dtype = config.decoder, build.dtype
     step = ("batch", "seq")
+    parts = decoder_parts(build, config, tokens)
     tied = build.recipe.rule_for("language_model.embed_tokens")
     head = {"MatMulNBits": 1, "GatherBlockQuantized": 1} if tied else {"Gemm": 1}
+
+    def module():
+        from ...model.voxtral import Decoder
+
+        return Decoder(parts, config, tokens)
 
     # Declare inputs, outputs, files, and the operators that the trace must have
     return GraphPlan(
         role="decoder",
-        module=lambda: Decoder(build, config, tokens),
+        dtype=dtype,
+        parts=parts,
+        module=module,
         inputs=(
             TensorSpec("input_ids", "int64", step),
             TensorSpec("audio_embeds", dtype, (*step, stack.hidden_size)),

@@ -12,7 +12,7 @@ from functools import partial
 
 from ....config import VoxtralConfig
 from ....manifest import Tokens
-from ...model.linear import ModuleFactory
+from ...model.parameters import PartFactory
 from . import native
 from .spec import Family, GraphPlan, PlanOf, add_counts
 
@@ -26,10 +26,10 @@ IN_STANDARD = {  # numbers of standard nodes in the place of one fused operator
 }
 
 
-def plans(*, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str) -> tuple[PlanOf, ...]:
+def plans(*, tokens: Tokens, build: PartFactory, suffix: str) -> tuple[PlanOf, ...]:
     """Return the plans of encoder and decoder; the decoder takes any batch with any seq."""
     build = replace(build, standard=True)
-    of_native = native.plans(tokens=tokens, build=build, dtype=dtype, suffix=suffix)
+    of_native = native.plans(tokens=tokens, build=build, suffix=suffix)
     return tuple(partial(_portable, of_native=plan_of, suffix=suffix) for plan_of in of_native)
 
 

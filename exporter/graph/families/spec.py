@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
-
-from torch import nn
+from typing import TYPE_CHECKING, Protocol
 
 from ....config import TransformerConfig, VoxtralConfig
 from ....manifest import Streaming, TensorSpec, Tokens
 from ....tekken import Tekken
-from ...model.linear import ModuleFactory
+from ...model.parameters import PartFactory, Parts
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
 class GraphPlan:
-    """The plan of one graph to trace: its module, its inputs and outputs, and its files."""
+    """The plan of one graph: its parts, its inputs and outputs, its files, the module to trace."""
 
     role: str
-    module: Callable[[], nn.Module]
+    dtype: str  # type of activations and caches
+    parts: Parts
+    module: Callable[[], nn.Module]  # needs PyTorch
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     graph_file: str  # below the artifact folder
@@ -51,9 +54,7 @@ PlanOf = Callable[[VoxtralConfig], GraphPlan]  # plans a graph for any number of
 class PlanPrecision(Protocol):
     """A function that plans a family's graphs in one precision."""
 
-    def __call__(
-        self, *, tokens: Tokens, build: ModuleFactory, dtype: str, suffix: str
-    ) -> tuple[PlanOf, ...]:
+    def __call__(self, *, tokens: Tokens, build: PartFactory, suffix: str) -> tuple[PlanOf, ...]:
         """Return for each graph a partial that plans it, with the keyword `build` among others."""
         ...
 
@@ -98,7 +99,7 @@ def cache_specs(
     )
 
 
-def fused_operators(stack: TransformerConfig, build: ModuleFactory, name: str) -> dict[str, int]:
+def fused_operators(stack: TransformerConfig, build: PartFactory, name: str) -> dict[str, int]:
     """Count the fused nodes of a stack by operator.
 
     Each layer has 1 attention, 2 rotations, 7 matrix products and 2 norms.

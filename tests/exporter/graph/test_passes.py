@@ -3,7 +3,6 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-import torch
 from conftest import EXACT_RECIPE
 from reference import toy
 
@@ -15,7 +14,7 @@ from voxtral_onnx.exporter.graph.passes.packed_codes import type_packed_codes
 from voxtral_onnx.exporter.graph.passes.reshapes import make_reshapes_static
 from voxtral_onnx.exporter.graph.passes.unused_nodes import remove_unused_nodes
 from voxtral_onnx.exporter.graph.trace import _trace_whole
-from voxtral_onnx.exporter.model.linear import ModuleFactory
+from voxtral_onnx.exporter.model.parameters import PartFactory
 from voxtral_onnx.manifest import Tokens
 from voxtral_onnx.quant.recipe import load_recipe
 
@@ -111,8 +110,8 @@ def test_folding_and_removing_leave_used_nodes():
 
 
 def test_every_pass_is_counted():
-    build = ModuleFactory(torch.float32, load_recipe(str(EXACT_RECIPE)))
-    plan = native.decoder_plan(toy.toy_config(), Tokens(1, 2, 32, 33, 1000), build, "float32", "")
+    build = PartFactory("float32", load_recipe(str(EXACT_RECIPE)))
+    plan = native.decoder_plan(toy.toy_config(), Tokens(1, 2, 32, 33, 1000), build, "")
     counts = clean(_trace_whole(plan))
     assert list(counts) == [rule.__name__ for rule in PIPELINE]
     assert counts["drop_optional_outputs"] > 0 and counts["strip_debug_info"] > 0

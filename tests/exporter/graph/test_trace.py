@@ -9,8 +9,8 @@ from reference import toy
 
 from voxtral_onnx.exporter.graph.families import native
 from voxtral_onnx.exporter.graph.passes import clean
-from voxtral_onnx.exporter.graph.trace import _trace_whole, fake_module, finish, trace
-from voxtral_onnx.exporter.model.linear import ModuleFactory
+from voxtral_onnx.exporter.graph.trace import _trace_whole, finish, trace
+from voxtral_onnx.exporter.model.parameters import PartFactory
 from voxtral_onnx.manifest import Tokens
 from voxtral_onnx.quant.recipe import FLOAT, load_recipe
 
@@ -18,10 +18,10 @@ TOKENS = Tokens(1, 2, 32, 33, 1000)
 
 
 def plans(recipe):
-    build = ModuleFactory(torch.float32, recipe)
+    build = PartFactory("float32", recipe)
     return (
-        lambda config: native.encoder_plan(config, build, "float32", ""),
-        lambda config: native.decoder_plan(config, TOKENS, build, "float32", ""),
+        lambda config: native.encoder_plan(config, build, ""),
+        lambda config: native.decoder_plan(config, TOKENS, build, ""),
     )
 
 
@@ -50,7 +50,7 @@ def test_repeated_layers_equal_traced_ones(recipe, part):
     plan = plan_of(config)
     whole = _trace_whole(plan)
     clean(whole)
-    finish(plan, fake_module(plan), whole)
+    finish(plan, whole)
     repeated = trace(plan_of, config).model
     assert wiring(repeated) == wiring(whole)
     shapes = {name: value.shape for name, value in whole.graph.initializers.items()}

@@ -17,7 +17,8 @@ from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import QuantizationError
 from voxtral_onnx.exporter.checkpoint.external_data import read_initializers
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
-from voxtral_onnx.exporter.model.linear import ModuleFactory
+from voxtral_onnx.exporter.model.linear import linear, table
+from voxtral_onnx.exporter.model.parameters import PartFactory
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.blocks import Blocks, dequantize_blockwise
 from voxtral_onnx.quant.recipe import Recipe, Rule
@@ -124,13 +125,15 @@ def both_forms(checkpoint, name: str, rule: Rule):
     """
     config, forms = checkpoint.config.decoder, []
     for standard in (False, True):
-        build = ModuleFactory(torch.float32, Recipe("toy", 0, (rule,)), standard)
+        build = PartFactory("float32", Recipe("toy", 0, (rule,)), standard)
         outputs = config.kv_size if name.endswith("k_proj") else config.intermediate_size
-        make, sizes = build.linear, (config.hidden_size, outputs)
         if name == TABLE:
-            make, sizes = build.tied_embedding, (config.vocab_size, config.hidden_size)
-        forms.append(make(name, *sizes))
-        load_weights(forms[-1], checkpoint, name)
+            part = build.table(name, config.vocab_size, config.hidden_size)
+            forms.append(table(part))
+        else:
+            part = build.linear(name, config.hidden_size, outputs)
+            forms.append(linear(part))
+        load_weights(forms[-1], {name: part}, checkpoint, name)
     return forms
 
 
@@ -174,14 +177,12 @@ def test_blocks_of_a_gguf_are_kept(toy_checkpoint, tmp_path):
 
 
 def test_what_cannot_be_laid_out_is_refused():
-    def build(method: str) -> ModuleFactory:
-        return ModuleFactory(
-            torch.float32, Recipe("toy", 0, (Rule("*", 4, 32, method),)), standard=True
-        )
+    def build(method: str) -> PartFactory:
+        return PartFactory("float32", Recipe("toy", 0, (Rule("*", 4, 32, method),)), standard=True)
 
-    with pytest.raises(QuantizationError, match="zero points; use a symmetric method"):
-        build("rtn_asymmetric").tied_embedding("table", 64, 64)
+    with pytest.raises(QuantizationError, match=r"zero points.*use a symmetric method"):
+        build("rtn_asymmetric").table("table", 64, 64)
     with pytest.raises(QuantizationError, match="rows of 80 do not divide into blocks of 32"):
-        build("rtn_symmetric").tied_embedding("table", 64, 80)
+        build("rtn_symmetric").table("table", 64, 80)
     with pytest.raises(QuantizationError, match="65 outputs do not fill whole bytes"):
         build("rtn_symmetric").linear("linear", 64, 65)

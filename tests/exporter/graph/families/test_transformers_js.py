@@ -24,12 +24,9 @@ from voxtral_onnx.config import VoxtralConfig
 from voxtral_onnx.errors import ArtifactError, CheckpointError
 from voxtral_onnx.exporter.checkpoint.external_data import read_locations
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
-from voxtral_onnx.exporter.graph.families.transformers_js import (
-    Rotation,
-    StreamedDecoder,
-    StreamedEncoder,
-)
-from voxtral_onnx.exporter.model.linear import ModuleFactory
+from voxtral_onnx.exporter.graph.families.transformers_js import audio_encoder_plan, decoder_plan
+from voxtral_onnx.exporter.model.parameters import PartFactory, rotation_part
+from voxtral_onnx.exporter.model.streamed import Rotation
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.recipe import FLOAT
 from voxtral_onnx.verification.layerwise import fill
@@ -49,14 +46,15 @@ def toy_family(toy_artifact, toy_checkpoint, tmp_path_factory):
 def both(toy_family, toy_checkpoint):
     """Sessions and modules of encoder and decoder."""
     checkpoint = open_checkpoint(toy_checkpoint)
-    build = ModuleFactory(torch.float32, FLOAT)
+    config, build = checkpoint.config, PartFactory("float32", FLOAT)
     encoder, _, decoder = Manifest.read(toy_family).family("fp32", FAMILY)
-    modules = (
-        StreamedEncoder(build, checkpoint.config).eval(),
-        StreamedDecoder(build, checkpoint.config).eval(),
+    plans = (
+        audio_encoder_plan(config, build, ""),
+        decoder_plan(config, build, ""),
     )
-    for module in modules:
-        fill(module, checkpoint)
+    modules = [plan.module().eval() for plan in plans]
+    for module, plan in zip(modules, plans, strict=True):
+        fill(module, plan.parts, checkpoint)
     return (
         checkpoint.config,
         modules,
@@ -139,8 +137,10 @@ def test_decoder_graph_equals_module(both, start):
 @pytest.mark.parametrize("position", [0, 255, 256, 65_535, 65_536, 1_234_567, 2**24 - 1])
 def test_rotation_is_that_of_the_position(position):
     stack = toy.toy_config().decoder
-    module = Rotation(ModuleFactory(torch.float32, FLOAT), stack)
-    for name, values in module.constants().items():
+    part = rotation_part(stack)
+    module = Rotation(part)
+    assert part.constants
+    for name, values in part.constants().items():
         getattr(module, name).data = torch.from_numpy(values)
     angles = position * stack.rope_theta ** (-np.arange(0, stack.head_dim, 2) / stack.head_dim)
     for got, expected in zip(

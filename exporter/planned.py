@@ -1,0 +1,51 @@
+"""The graphs and the files that an export plans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..quant.recipe import Recipe
+from .binding.layout import ExternalDataLayout
+from .graph.families.spec import GraphPlan, PlanOf
+from .graph.ready import ReadyGraphs
+from .output import FinishedGraph
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedGraph:
+    """A graph of one precision, and the locations of its weights."""
+
+    precision: str
+    family: str
+    plan_of: PlanOf
+    plan: GraphPlan
+    recipe: Recipe
+    layout: ExternalDataLayout
+    ready: ReadyGraphs | None  # shipped graphs that it can be made of; else it must be traced
+
+    @property
+    def written(self) -> Mapping[str, int]:
+        """Return the sizes of the data files that are written for this graph, by name."""
+        return {} if self.plan.shares_weights_of else self.layout.sizes
+
+    def is_made(self, finished: FinishedGraph | None, folder: Path, threads: int) -> bool:
+        """Return whether an earlier export made this very graph and its files are still whole."""
+        return (
+            finished is not None
+            and finished.recipe == self.recipe.spec()
+            and {name: finished.files[name].size for name in finished.graph.data}
+            == self.layout.sizes
+            and finished.is_whole(folder, threads)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file of the artifact that an export makes or reuses."""
+
+    name: str  # below the artifact folder
+    size: int  # bytes
+    is_exact: bool  # whether the size is known; that of a graph is estimated until it is traced
+    is_reused: bool  # whether the file is there already
