@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-import torch
 
 # Scales float32 [...], zero points: float32 [...], whole codes
 Grid = tuple[np.ndarray, np.ndarray | None]
@@ -48,7 +47,7 @@ def method(*, has_zero_points: bool, seconds_per_gb: float = 1.5) -> Callable[[C
 @method(has_zero_points=False)
 def rtn_symmetric(blocks: np.ndarray, bits: int) -> Grid:
     """Round to nearest; the value of largest magnitude gets the lowest code, as in ggml's Q4_0."""
-    return _symmetric(*_extremes(blocks), bits)
+    return _symmetric(*extremes(blocks), bits)
 
 
 @method(has_zero_points=False)
@@ -60,7 +59,7 @@ def as_stored(blocks: np.ndarray, bits: int) -> Grid:
 @method(has_zero_points=True)
 def rtn_asymmetric(blocks: np.ndarray, bits: int) -> Grid:
     """Round to nearest between the block's extremes, zero included, with a zero point."""
-    return _asymmetric(*_extremes(blocks), bits)
+    return _asymmetric(*extremes(blocks), bits)
 
 
 @method(has_zero_points=False, seconds_per_gb=8)
@@ -88,10 +87,23 @@ def invert(scales: np.ndarray) -> np.ndarray:
     return np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
 
 
-def _extremes(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # torch reduces a short last axis about four times faster than NumPy
-    values = torch.from_numpy(blocks)
-    return values.amax(-1).numpy(), values.amin(-1).numpy()
+def extremes(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the highest and the lowest value of each block, whose size is a power of two."""
+    return _reduce(np.maximum, blocks), _reduce(np.minimum, blocks)
+
+
+def _reduce(choose: np.ufunc, blocks: np.ndarray) -> np.ndarray:
+    # Halving neighbours of the flat array is eight times as fast as NumPy's reduction of a short
+    # last axis
+    values = blocks.reshape(-1)
+    while values.size > blocks.size // blocks.shape[-1]:
+        values = choose(values[::2], values[1::2])
+    return _one_zero(values).reshape(blocks.shape[:-1])
+
+
+def _one_zero(values: np.ndarray) -> np.ndarray:
+    # Which of 0.0 and -0.0 is higher depends on the processor, and the sign would be stored
+    return values + np.float32(0)
 
 
 def _symmetric(high: np.ndarray, low: np.ndarray, bits: int, share: float = 1.0) -> Grid:
@@ -123,7 +135,7 @@ def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
     middle, count = np.float32(1 << (bits - 1)), np.float32(blocks.shape[-1])
     x = np.ascontiguousarray(np.moveaxis(blocks, -1, 0))  # [block_size, ...]
     q, product = np.empty_like(x), np.empty_like(x)
-    high, low, sum_x = x.max(0), x.min(0), _sum(x)
+    high, low, sum_x = _one_zero(x.max(0)), _one_zero(x.min(0)), _sum(x)
     best: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # gain, d, z
     for share in SHARES:
         # Round to the grid of this share; codes count from the middle one
