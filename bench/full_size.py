@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -42,7 +43,10 @@ COLD, HALF, ONE_CALL = "cold file cache", "half the layers", "in one call"
 
 
 def export_once(checkpoint: Path, folder: Path, precisions: list[str]) -> dict[str, Any]:
-    """Export in this process; return seconds and CPU seconds by phase, and the peak memory."""
+    """Export in this process; return seconds and CPU seconds by phase, and the peak memory.
+
+    `torch` says whether torch was imported.
+    """
     began, phases = perf_counter(), harness.Phases("import")
     from voxtral_onnx import export
     from voxtral_onnx.exporter.binding.bind import Progress
@@ -63,6 +67,7 @@ def export_once(checkpoint: Path, folder: Path, precisions: list[str]) -> dict[s
         "seconds": round(perf_counter() - began, 1),
         "cpu_seconds": round(process_time(), 1),
         "peak_memory": peak_memory(),
+        "torch": "torch" in sys.modules,
     }
 
 
@@ -109,7 +114,7 @@ def measure_export(
     row = harness.in_new_process(export_once, checkpoint, folder, precisions)
     stderr.print(
         f"exported {','.join(precisions)} {note}: {row['seconds']} s, "
-        f"{row['peak_memory'] / 1e6:.0f} MB"
+        f"{row['peak_memory'] / 1e6:.0f} MB, {'with' if row['torch'] else 'without'} torch"
     )
     return {"note": note, "load_average": round(load, 2), **row}
 

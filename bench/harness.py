@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
@@ -62,10 +63,12 @@ def describe(measured: str, *packages: str) -> dict[str, Any]:
 
     Args:
         measured: what is measured, and its unit.
-        packages: packages whose versions are added.
+        packages: packages whose versions are added, of those that are installed.
     """
     machine = describe_machine()
-    machine["packages"] |= {name: metadata.version(name) for name in packages}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            machine["packages"][name] = metadata.version(name)
     if gpu := first_line(
         "nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"
     ):

@@ -88,7 +88,9 @@ def _check_grid(
     top = (1 << rule.bits) - 1
     if (
         zero_points is not None
-        and not ((zero_points >= 0) & (zero_points <= top) & (zero_points % 1 == 0)).all()
+        and not (
+            (zero_points >= 0) & (zero_points <= top) & (zero_points == np.rint(zero_points))
+        ).all()
     ):
         raise QuantizationError(
             f"{name}: method {rule.method}: zero points: expected whole codes from 0 to {top}"

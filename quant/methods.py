@@ -7,12 +7,10 @@ zero. `quantize_blockwise` then rounds the scales to float16 and every value to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
-import torch
 
 # Scales float32 [...], zero points: float32 [...], whole codes
 Grid = tuple[np.ndarray, np.ndarray | None]
@@ -20,6 +18,7 @@ Choice = Callable[[np.ndarray, int], Grid]
 
 # Shares of a block's range that are tried; twice as many would lower the error by another 0.2 %
 SHARES = (1.0, 1.08, 0.95, 0.89)
+TILE = 256  # blocks transposed at a time, so that they stay in a processor's first cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ def method(*, has_zero_points: bool, seconds_per_gb: float = 1.5) -> Callable[[C
 @method(has_zero_points=False)
 def rtn_symmetric(blocks: np.ndarray, bits: int) -> Grid:
     """Round to nearest; the value of largest magnitude gets the lowest code, as in ggml's Q4_0."""
-    return _symmetric(*_extremes(blocks), bits)
+    return _symmetric(*extremes(blocks), bits)
 
 
 @method(has_zero_points=False)
@@ -60,7 +59,7 @@ def as_stored(blocks: np.ndarray, bits: int) -> Grid:
 @method(has_zero_points=True)
 def rtn_asymmetric(blocks: np.ndarray, bits: int) -> Grid:
     """Round to nearest between the block's extremes, zero included, with a zero point."""
-    return _asymmetric(*_extremes(blocks), bits)
+    return _asymmetric(*extremes(blocks), bits)
 
 
 @method(has_zero_points=False, seconds_per_gb=8)
@@ -85,18 +84,34 @@ def as_float16(scales: np.ndarray) -> np.ndarray:
 
 def invert(scales: np.ndarray) -> np.ndarray:
     """Return 1 / scales, 0 where a scale is 0."""
-    return np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
+    with np.errstate(divide="ignore"):
+        inverse = np.float32(1) / scales
+    inverse[scales == 0] = 0
+    return inverse
 
 
-def _extremes(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # torch reduces a short last axis about four times faster than NumPy
-    values = torch.from_numpy(blocks)
-    return values.amax(-1).numpy(), values.amin(-1).numpy()
+def extremes(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the highest and the lowest value of each block, whose size is a power of two."""
+    return _reduce(np.maximum, blocks), _reduce(np.minimum, blocks)
+
+
+def _reduce(choose: np.ufunc, blocks: np.ndarray) -> np.ndarray:
+    # Halving neighbours of the flat array is eight times as fast as NumPy's reduction of a short
+    # last axis
+    values = blocks.reshape(-1)
+    while values.size > blocks.size // blocks.shape[-1]:
+        values = choose(values[::2], values[1::2])
+    return _one_zero(values).reshape(blocks.shape[:-1])
+
+
+def _one_zero(values: np.ndarray) -> np.ndarray:
+    # Which of 0.0 and -0.0 is higher depends on the processor, and the sign would be stored
+    return values + np.float32(0)
 
 
 def _symmetric(high: np.ndarray, low: np.ndarray, bits: int, share: float = 1.0) -> Grid:
     return as_float16(
-        np.where(high > -low, high, low) * np.float32(share / -(1 << (bits - 1)))
+        _choose(high > -low, high, low) * np.float32(share / -(1 << (bits - 1)))
     ), None
 
 
@@ -121,9 +136,9 @@ def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
     other, which gives the same bytes on every machine and for every slice of a weight.
     """
     middle, count = np.float32(1 << (bits - 1)), np.float32(blocks.shape[-1])
-    x = np.ascontiguousarray(np.moveaxis(blocks, -1, 0))  # [block_size, ...]
-    q, product = np.empty_like(x), np.empty_like(x)
-    high, low, sum_x = x.max(0), x.min(0), _sum(x)
+    x = _block_axis_first(blocks)  # [block_size, ...]
+    q = np.empty_like(x)
+    high, low, sum_x = _one_zero(x.max(0)), _one_zero(x.min(0)), _sum(x)
     best: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # gain, d, z
     for share in SHARES:
         # Round to the grid of this share; codes count from the middle one
@@ -134,9 +149,9 @@ def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
         np.clip(np.rint(q, out=q), -middle, middle - 1, out=q)
 
         # Compute the sums that gains are made of
-        sum_q, sum_qx = _sum(q), _sum(np.multiply(q, x, out=product))
+        sum_qx = _sum(map(np.multiply, q, x))
         # Sums of integers below 2^24, which are exact in any order
-        sum_qq = np.einsum("i...,i...->...", q, q)
+        sum_q, sum_qq = q.sum(0), np.einsum("i...,i...->...", q, q)
         if best is None:
             best = _gain(d, sum_qx - z * sum_x, sum_qq - z * (2 * sum_q - count * z)), d, z
 
@@ -151,18 +166,40 @@ def _fit(blocks: np.ndarray, bits: int, start: Callable[..., Grid]) -> Grid:
         # Take them for the blocks that they improve
         better = gain > best[0]
         best = (
-            np.where(better, gain, best[0]),
-            np.where(better, d, best[1]),
-            np.where(better, z, best[2]),
+            _choose(better, gain, best[0]),
+            _choose(better, d, best[1]),
+            _choose(better, z, best[2]),
         )
     assert best is not None
     _, d, z = best
     return d, None if start is _symmetric else z + middle
 
 
+def _block_axis_first(blocks: np.ndarray) -> np.ndarray:
+    """Return a contiguous copy [block_size, ...] of blocks [..., block_size]."""
+    rows = blocks.reshape(-1, blocks.shape[-1])
+    copy = np.empty(rows.shape[::-1], np.float32)
+    for start in range(0, len(rows), TILE):
+        copy[:, start : start + TILE] = rows[start : start + TILE].T
+    return copy.reshape(-1, *blocks.shape[:-1])
+
+
 def _gain(scales: np.ndarray, cross: np.ndarray, square: np.ndarray) -> np.ndarray:
     return scales * (2 * cross - scales * square)
 
 
-def _sum(values: np.ndarray) -> np.ndarray:
-    return reduce(np.add, values)
+def _choose(is_first: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return np.where of float32 arrays, without a branch that processors mispredict."""
+    bits = first.view(np.uint32) ^ second.view(np.uint32)
+    bits *= is_first
+    bits ^= second.view(np.uint32)
+    return bits.view(np.float32)
+
+
+def _sum(rows: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the sum of some rows, added one after the other."""
+    rows = iter(rows)
+    total = next(rows) + next(rows)
+    for row in rows:
+        total += row
+    return total

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from math import erf, sqrt
+
 import numpy as np
-import torch
 
 from ...manifest import MAX_DELAY_TOKENS
 
@@ -19,6 +20,10 @@ def delay_gains(linear1: np.ndarray, linear2: np.ndarray) -> np.ndarray:
     half = linear1.shape[1] // 2
     frequencies = np.exp(-np.log(10000.0) * np.arange(half) / half)
     angles = np.arange(MAX_DELAY_TOKENS + 1)[:, None] * frequencies
-    embedding = torch.from_numpy(np.concatenate((np.cos(angles), np.sin(angles)), 1))
-    inner = torch.nn.functional.gelu(embedding @ torch.from_numpy(linear1).double().T)
-    return (1 + inner @ torch.from_numpy(linear2).double().T).float().numpy()
+    embedding = np.concatenate((np.cos(angles), np.sin(angles)), 1)
+    inner = _gelu(embedding @ linear1.astype(np.float64).T)
+    return (1 + inner @ linear2.astype(np.float64).T).astype(np.float32)
+
+
+def _gelu(values: np.ndarray) -> np.ndarray:
+    return values / 2 * (1 + np.vectorize(erf)(values / sqrt(2)))

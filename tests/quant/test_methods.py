@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as nps
 
 from voxtral_onnx.errors import QuantizationError
 from voxtral_onnx.quant.blocks import dequantize_blockwise, quantize_blockwise
-from voxtral_onnx.quant.methods import METHODS, method
+from voxtral_onnx.quant.methods import METHODS, extremes, method
 from voxtral_onnx.quant.packing import unpack
 from voxtral_onnx.quant.recipe import Rule, load_recipe
 
@@ -104,6 +104,36 @@ def test_slices_of_rows_give_the_bytes_of_the_whole(name, weight, cut):
     zero_points = [part.zero_points for part in parts if part.zero_points is not None]
     if whole.zero_points is not None:
         assert np.array_equal(np.concatenate(zero_points), whole.zero_points)
+
+
+@given(
+    blocks=nps.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 5), st.integers(1, 5), st.sampled_from([16, 32, 64, 128])),
+        elements=st.floats(width=32, allow_nan=False),
+    ),
+    every=st.sampled_from([1, 2]),
+)
+def test_extremes_are_the_highest_and_the_lowest_value(blocks, every):
+    """Of slices of an array, too."""
+    blocks = blocks[:, ::every]
+    high, low = extremes(blocks)
+    assert high.dtype == low.dtype == np.float32
+    assert (high == blocks.max(-1)).all() and (low == blocks.min(-1)).all()
+
+
+@every_method
+@every_width
+def test_the_sign_of_a_zero_changes_no_byte(name, bits):
+    rng, rule = np.random.default_rng(0), Rule("*", bits, 32, name)
+    weight = rng.choice(np.array([0, 0.5, -0.25], np.float32), (64, 256), p=[0.98, 0.01, 0.01])
+    signed = np.copysign(weight, rng.choice(np.array([-1, 1], np.float32), weight.shape))
+    signed = np.where(weight == 0, signed, weight)
+    blocks, same = quantize_blockwise(weight, rule), quantize_blockwise(signed, rule)
+    assert blocks.packed.tobytes() == same.packed.tobytes()
+    assert blocks.scales.tobytes() == same.scales.tobytes()
+    if blocks.zero_points is not None and same.zero_points is not None:
+        assert blocks.zero_points.tobytes() == same.zero_points.tobytes()
 
 
 @every_method
