@@ -16,9 +16,9 @@ def diff(
 
     Exits with code 8 if they differ.
     """
-    from .checkpoints import require_export_packages
+    from ..exporter.packages import require_packages
 
-    require_export_packages()
+    require_packages("diff")
     from ..verification.diff import diff as run_diff
 
     difference = run_diff(a, b)

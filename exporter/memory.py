@@ -20,10 +20,14 @@ TRACING = 450_000_000  # that tracing and binding map on top of the opened check
 THREAD = 80_000_000  # that each thread maps: a stack of 8 MB and an arena of the C library
 
 
-def require_memory(addresses: int) -> None:
+def require_memory(addresses: int, what: str = "an export") -> None:
     """Check that this process may map `addresses` more bytes and have `PEAK` bytes resident.
 
     An export that began otherwise would be killed without a message at a control group's limit.
+
+    Args:
+        addresses: bytes of address space.
+        what: needs them, for the message.
 
     Raises:
         StorageError: it may not; the message has what is needed and the limit.
@@ -31,14 +35,14 @@ def require_memory(addresses: int) -> None:
     limit, mapped = address_limit(), mapped_memory()
     if limit is not None and limit - mapped < addresses:
         raise StorageError(
-            f"memory: an export needs {(mapped + addresses) / 1e6:,.0f} MB of addresses (about "
+            f"memory: {what} needs {(mapped + addresses) / 1e6:,.0f} MB of addresses (about "
             f"{PEAK / 1e6:,.0f} MB of them resident), this process is limited to "
             f"{limit / 1e6:,.0f} MB; raise the limit (ulimit -v unlimited)"
         )
     available, resident = available_memory(), resident_memory()
     if available is not None and available + resident < PEAK:
         raise StorageError(
-            f"memory: an export needs about {PEAK / 1e6:,.0f} MB, this process may take "
+            f"memory: {what} needs about {PEAK / 1e6:,.0f} MB, this process may take "
             f"{(available + resident) / 1e6:,.0f} MB; free memory or raise the limit of its "
             "control group"
         )

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -28,12 +29,13 @@ from .recipes import weight_recipes
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Progress of the graphs that are bound in one pass."""
+    """Progress of an export, while it works on graphs that are bound in one pass."""
 
     graphs: tuple[str, ...]  # names of their files
-    tensor: str  # the tensor last bound, empty while a graph is traced
+    tensor: str  # the tensor last bound, empty in other steps
     done: int  # bytes of the checkpoint, out of `total`
     total: int
+    step: Literal["graphs", "weights", "hashes"] = "weights"  # what is made
 
 
 def bind(
