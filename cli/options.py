@@ -94,6 +94,16 @@ VerifiedPrecisions = Annotated[
     str | None,
     _value(MODEL, "--precision", "NAMES", "Number formats, with commas.", "all that it has"),
 ]
+ComparedPrecisions = Annotated[
+    str | None,
+    _value(
+        MODEL,
+        "--precision",
+        "NAMES",
+        "One number format of both, or two: A's, then B's.",
+        "those that both have, else their firsts",
+    ),
+]
 PagePrecisions = Annotated[
     str | None,
     _value(MODEL, "--precision", "NAMES", "Number formats: q4f16, q4, or both.", "those it has"),
