@@ -27,7 +27,7 @@ $(VENV)/run.stamp: pyproject.toml
 # Not every machine has wheels of the other hosts: without them their tests are skipped.
 $(VENV)/dev.stamp: $(VENV)/run.stamp
 	$(BIN)/pip install --quiet --extra-index-url $(TORCH_INDEX) 'torch>=2.13,<2.14'
-	$(BIN)/pip install --quiet -e '.[cpu,trace,dev,hosts]' || $(BIN)/pip install --quiet -e '.[cpu,trace,dev]'
+	$(BIN)/pip install --quiet -e '.[cpu,export,trace,dev,hosts]' || $(BIN)/pip install --quiet -e '.[cpu,export,trace,dev]'
 	touch $@
 
 demo: $(VENV)/run.stamp  ## export the embedded checkpoint, transcribe two clips, compare with their transcripts
@@ -49,7 +49,7 @@ test: $(VENV)/dev.stamp  ## run the tests
 $(VENV_GPU)/dev.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV_GPU)
 	$(VENV_GPU)/bin/pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) 'torch>=2.13,<2.14'
-	$(VENV_GPU)/bin/pip install --quiet -e '.[gpu,trace,dev]'
+	$(VENV_GPU)/bin/pip install --quiet -e '.[gpu,export,trace,dev]'
 	$(VENV_GPU)/bin/python $(LINK_PACKAGE)
 	touch $@
 

@@ -26,6 +26,7 @@ from .limits import STATE
 from .threads import num_cores
 
 MOST_REMEMBERED = 256  # files in hashes.json, the latest ones; together 40 kB
+ADVICE = "; copy the artifact again, download or export it"  # ends messages on damaged files
 _CHUNK = 1 << 20  # bytes that a thread reads at a time
 
 
@@ -65,6 +66,20 @@ def differences(files: Mapping[Path, FileSpec], threads: int | None = None) -> d
     """
     with ThreadPoolExecutor(threads or num_cores()) as pool:
         return _found(files, _submit(files, pool))
+
+
+def hash_files(paths: Collection[Path], threads: int) -> dict[Path, FileSpec]:
+    """Hash files that were just written, and remember the hashes as `verified` does."""
+    stamps = {path: Stamp.of(path) for path in paths}
+    with ThreadPoolExecutor(threads) as pool:
+        found = dict(zip(paths, pool.map(hash_file, paths), strict=True))
+    unchanged = {
+        _key(stamp): found[path].sha256
+        for path, stamp in stamps.items()
+        if stamp is not None and Stamp.of(path) == stamp
+    }
+    _remember(unchanged, None)
+    return found
 
 
 def check_contents(
@@ -204,8 +219,7 @@ def _found(
 def _require_none(wrong: Mapping[Path, str]) -> None:
     if wrong:
         raise ArtifactError(
-            "; ".join(f"{path}: {reason}" for path, reason in wrong.items())
-            + "; copy the artifact again, download or export it"
+            "; ".join(f"{path}: {reason}" for path, reason in wrong.items()) + ADVICE
         )
 
 

@@ -1,33 +1,31 @@
-"""Download the checkpoint that an export needs, after printing the cost and asking the user."""
+"""Download the checkpoint that an export needs, after printing the cost."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from ..errors import DeviceError
 from .plans import print_download
 from .progress import DownloadProgress
-from .terminal import confirm, stderr, stdout
-
-INSTALL_EXPORT = "  pip install 'voxtral-onnx[cpu,export]'"
-EXPORT_PACKAGES = ("onnx", "onnx_ir", "gguf", "safetensors")
+from .terminal import stderr, stdout
 
 
-def require_export_packages() -> None:
-    """Require the packages of the extra `export`, and the memory that importing them takes.
+def require_export_packages(command: str, *, traces: bool = False) -> None:
+    """Require the packages that a command needs, and the memory that importing them takes.
+
+    Args:
+        command: the one that was run, for the message.
+        traces: whether it traces graphs in any case.
 
     Raises:
         DeviceError: a package is missing.
         StorageError: too little memory.
     """
-    from importlib.util import find_spec
-
     from ..exporter import memory
+    from ..exporter.packages import EXPORT, TRACE, require_packages
 
-    if missing := [name for name in EXPORT_PACKAGES if find_spec(name) is None]:
-        raise DeviceError(f"export needs {', '.join(missing)}; run:\n{INSTALL_EXPORT}")
-    memory.require_memory(memory.IMPORTS)
+    require_packages(command, (*EXPORT, *TRACE) if traces else EXPORT)
+    memory.require_memory(memory.IMPORTS, what="an export" if command == "export" else command)
 
 
 def fetch_checkpoint(
@@ -38,7 +36,6 @@ def fetch_checkpoint(
     revision: str | None,
     offline: bool,
     dry_run: bool,
-    asks: bool = False,
 ) -> tuple[str | Path, Path | None] | None:
     """Download a checkpoint of the hub, after printing what the export will need.
 
@@ -49,7 +46,6 @@ def fetch_checkpoint(
         revision: branch, tag or commit of the hub's repository.
         offline: use only files that were downloaded before.
         dry_run: download nothing.
-        asks: ask the user before a download.
 
     Returns:
         The checkpoint's place and the artifact's folder, as far as known; None if a dry run ends
@@ -57,7 +53,6 @@ def fetch_checkpoint(
 
     Raises:
         StorageError: too little disk space, or the download fails.
-        UsageError: a download is to be confirmed, and there is no terminal.
     """
     from ..exporter.checkpoint.remote import find_remote
     from ..exporter.plan import estimate_size
@@ -82,11 +77,6 @@ def fetch_checkpoint(
     if dry_run and remote.num_bytes:
         return None
 
-    # Ask, and download
-    if asks and remote.num_bytes:
-        confirm(
-            "Download it and export it?",
-            "nothing is downloaded without being asked for: add --yes, or name a folder",
-        )
+    # Download
     with DownloadProgress() as download:
         return remote.fetch(download.update), output

@@ -10,18 +10,22 @@ from .terminal import write, write_json
 
 
 def diff(
-    a: options.FirstArtifact, b: options.SecondArtifact, as_json: options.Json = False
+    a: options.FirstArtifact,
+    b: options.SecondArtifact,
+    precision: options.ComparedPrecisions = None,
+    as_json: options.Json = False,
 ) -> None:
     """Compare two artifacts: manifests, recipes, graphs, and every tensor.
 
     Exits with code 8 if they differ.
     """
-    from .checkpoints import require_export_packages
+    from ..exporter.packages import require_packages
+    from .values import split_names
 
-    require_export_packages()
+    require_packages("diff")
     from ..verification.diff import diff as run_diff
 
-    difference = run_diff(a, b)
+    difference = run_diff(a, b, precisions=split_names(precision))
     if as_json:
         write_json(difference.to_dict())
     else:

@@ -23,56 +23,54 @@ def export(
     offline: options.Offline = False,
     yes: options.YesDownload = False,
     threads: options.Threads = None,
+    trace: options.Trace = False,
 ) -> None:
     """Export a model to ONNX: a folder of graphs and weights, called the artifact; print its path.
 
     Run it again to continue an export that was interrupted.
     """
     from .checkpoints import fetch_checkpoint, require_export_packages
+    from .offers import choose_source
     from .plans import print_plan
     from .progress import ExportProgress
     from .tables import next_step, written_line
     from .values import parse_size, split_names
 
-    require_export_packages()
+    require_export_packages("export", traces=trace)
     from ..exporter.binding.gguf_report import summaries
-    from ..exporter.checkpoint.remote import DEFAULT_SOURCE
-    from ..exporter.export import export as run_export
+    from ..exporter.export import run
     from ..exporter.plan import plan_export
     from ..runtime.locate import remember_export
 
-    settings: dict[str, Any] = {
-        "tokenizer": tokenizer,
-        "precisions": split_names(precision),
-        "families": split_names(family),
-        "recipe": recipe,
-        "shard_size": parse_size(shard_size),
-    }
+    settings: dict[str, Any] = {"tokenizer": tokenizer, "recipe": recipe}
+    settings |= {"precisions": split_names(precision), "families": split_names(family)}
+    settings |= {"shard_size": parse_size(shard_size)}
     found = fetch_checkpoint(
-        *(source or DEFAULT_SOURCE, output, settings),
+        source or choose_source(yes=yes, asks=not dry_run, offline=offline),
+        output,
+        settings,
         revision=revision,
         offline=offline,
         dry_run=dry_run,
-        asks=source is None and not yes,
     )
     if found is None:
         return
-    place, output = found
+    plan = plan_export(found[0], found[1], **settings, threads=threads, trace=trace)
     if dry_run:
-        print_plan(plan_export(place, output, **settings, threads=threads))
+        print_plan(plan)
         return
 
-    # Export, remember the artifact for other commands, report
-    began = perf_counter()
+    # Export, remember the artifact, report
+    began, is_there = perf_counter(), plan.is_there
     with ExportProgress() as bar:
-        calls = {"on_progress": bar.update, "on_note": info}
-        folder = run_export(place, output, **settings, threads=threads, **calls)
+        folder = run(plan, on_progress=bar.update, on_note=info)
     try:
         remember_export(folder)
     except StorageError as error:
         info(f"note: not remembered as the last export: {error}")
-    for note in summaries(folder):
-        info(note)
-    info(written_line(folder, perf_counter() - began))
+    if not is_there:
+        for note in summaries(folder):
+            info(note)
+        info(written_line(folder, perf_counter() - began))
     write_path(folder)
     info(next_step(folder))

@@ -53,7 +53,7 @@ Source = Annotated[
         "SOURCE",
         "A checkpoint, the model's weights: a folder in Mistral's or Hugging Face's layout, a GGUF "
         f"file or its first shard, {HUB}, or [b]tiny[/], a small test model.",
-        "mistralai/Voxtral-Mini-4B-Realtime-2602",
+        "one of two downloads",
     ),
 ]
 QuantizeSource = Annotated[
@@ -94,6 +94,16 @@ VerifiedPrecisions = Annotated[
     str | None,
     _value(MODEL, "--precision", "NAMES", "Number formats, with commas.", "all that it has"),
 ]
+ComparedPrecisions = Annotated[
+    str | None,
+    _value(
+        MODEL,
+        "--precision",
+        "NAMES",
+        "One number format of both, or two: A's, then B's.",
+        "those that both have, else their firsts",
+    ),
+]
 PagePrecisions = Annotated[
     str | None,
     _value(MODEL, "--precision", "NAMES", "Number formats: q4f16, q4, or both.", "those it has"),
@@ -130,6 +140,12 @@ ExportDryRun = Annotated[
     bool,
     _flag(OUTPUT, "--dry-run", "Print the files, disk, memory and time needed; write nothing."),
 ]
+Trace = Annotated[
+    bool,
+    _flag(
+        OUTPUT, "--trace", "Trace all graphs anew, shipped ones too; needs the extra [b]trace[/]."
+    ),
+]
 Recipe = Annotated[
     str | None,
     _value(
@@ -147,7 +163,9 @@ Tokenizer = Annotated[
 Revision = Annotated[
     str | None, _value(MODEL, "--revision", "NAME", "Branch, tag or commit on the hub.", "main")
 ]
-YesDownload = Annotated[bool, _flag(MODEL, "--yes -y", "Download without asking.")]
+YesDownload = Annotated[
+    bool, _flag(MODEL, "--yes -y", "Download as before, or in full, without asking.")
+]
 
 # Audio input
 Stdin = Annotated[bool, _flag(INPUT, "--stdin", "Read standard input: raw mono samples or a WAV.")]

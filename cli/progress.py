@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+from rich.text import Text
 
 from ..escaping import one_line
-from .terminal import format_time, stderr, styled
+from .terminal import fit, format_size, format_time, info, stderr, styled
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -36,42 +38,26 @@ class StatusSpinner:
         self.status.stop()
 
 
-class DownloadProgress:
-    """A progress bar for each download that transfers something: file, bytes, rate, time left."""
+class BytesProgress:
+    """A progress bar over a number of bytes that is known from the start.
 
-    def __init__(self):
-        self.bar = None
+    It has one line, of which a narrow terminal shows less: first goes what it works on, then the
+    rate, the bytes, and the bar.
+    """
 
-    def __enter__(self) -> DownloadProgress:
+    is_even = True  # whether bytes pass evenly, so that the last seconds tell the rate
+
+    def __init__(self) -> None:
+        self.bar: RichProgress | None = None
+
+    def __enter__(self) -> Self:
         return self
 
-    def update(self, progress: hub.Progress) -> None:
-        """Show the progress of a download."""
-        self.bar = self.bar or self._start()
-        what = Path(progress.file).name or "waiting for another download of the same"
-        if progress.wait:
-            what = f"connection lost, again in {progress.wait:.0f} s"
+    def show(self, what: str, done: int, total: int) -> None:
+        """Show how many bytes are done, and what is worked on."""
+        self.bar = self.bar or _start(total, is_even=self.is_even)
         task = self.bar.task_ids[0]
-        self.bar.update(
-            task, description=one_line(what), completed=progress.done, total=progress.total
-        )
-        if progress.done == progress.total:
-            self.__exit__()
-
-    def _start(self) -> RichProgress:
-        from rich import progress as rich
-
-        columns = (
-            rich.TextColumn("{task.description}", markup=False),
-            rich.BarColumn(24),
-            rich.DownloadColumn(),
-            rich.TransferSpeedColumn(),
-            rich.TimeRemainingColumn(),
-        )
-        bar = rich.Progress(*columns, console=stderr)
-        bar.add_task("")
-        bar.start()
-        return bar
+        self.bar.update(task, description=one_line(what), completed=done, total=total)
 
     def __exit__(self, *error) -> None:
         if self.bar is not None:
@@ -79,37 +65,97 @@ class DownloadProgress:
         self.bar = None
 
 
-class ExportProgress:
-    """A progress bar for each graph: bytes, time, current tensor."""
+class DownloadProgress(BytesProgress):
+    """A progress bar for each download that transfers something: file, bytes, rate, time left."""
 
-    def __enter__(self) -> ExportProgress:
-        from rich import progress as rich
+    def update(self, progress: hub.Progress) -> None:
+        """Show the progress of a download."""
+        what = Path(progress.file).name or "waiting for another download of the same"
+        if progress.wait:
+            what = f"connection lost, again in {progress.wait:.0f} s"
+        self.show(what, progress.done, progress.total)
+        if progress.done == progress.total:
+            self.__exit__()
 
-        columns = (
-            rich.TextColumn("{task.description}", markup=False),
-            rich.BarColumn(24),
-            rich.DownloadColumn(),
-            rich.TimeElapsedColumn(),
-            rich.TextColumn("{task.fields[tensor]}", markup=False),
-        )
-        self.bar = rich.Progress(*columns, console=stderr)
-        self.bar.start()
-        self.tasks = {}
-        return self
+
+class ExportProgress(BytesProgress):
+    """A progress bar for a whole export: bytes of the checkpoint, rate, time left.
+
+    Where stderr is no terminal, it is a line for each pass over some graphs.
+    """
+
+    is_even = False  # graphs are made and files hashed in between
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began, self._done = perf_counter(), 0
 
     def update(self, progress: ExportedSoFar) -> None:
         """Show the progress of the graphs that are written."""
-        if progress.graphs not in self.tasks:
-            names = ", ".join(Path(graph).stem for graph in progress.graphs)
-            task = self.bar.add_task(one_line(names), total=None, tensor="tracing")
-            self.tasks[progress.graphs] = task
-        tensor = one_line(progress.tensor) if progress.done < progress.total else ""
-        if progress.tensor:
-            task = self.tasks[progress.graphs]
-            self.bar.update(task, completed=progress.done, total=progress.total, tensor=tensor)
+        names = ", ".join(Path(graph).stem for graph in progress.graphs)
+        what = {"graphs": "making the graph", "hashes": "flushing and hashing"}.get(progress.step)
+        if stderr.is_terminal:
+            self.show(f"{names}: {progress.tensor or what}", progress.done, progress.total)
+        elif progress.step == "hashes":
+            seconds, size = perf_counter() - self._began, format_size(progress.done - self._done)
+            info(f"{names}: {size} of weights in {seconds:.0f} s")
+            self._began, self._done = perf_counter(), progress.done
 
-    def __exit__(self, *error) -> None:
-        self.bar.stop()
+
+def bytes_line(
+    what: str, done: int, total: int, *, rate: float | None, left: float | None, columns: int
+) -> str:
+    """Return a line with a bar over some bytes, as wide as the terminal at most.
+
+    Args:
+        what: is worked on.
+        done: bytes of the total.
+        total: number of bytes.
+        rate: bytes a second, None where it is not known yet.
+        left: seconds, likewise.
+        columns: of the terminal.
+    """
+    full, empty = "━─" if stderr.encoding.startswith("utf") else "#-"
+    share = done / total if total else 1.0
+    width = 20 if columns >= 100 else 12 if columns >= 40 else 0
+    filled = int(share * width)
+    size = format_size(total)
+    here = format_size(done)
+    here = here.split()[0] if here.split()[1] == size.split()[1] else here
+    parts = [full * filled + empty * (width - filled)] if width else []
+    parts.append(f"{int(100 * share):3} %")
+    if columns >= 36:
+        parts.append(f"{here} of {size}")
+    if rate and columns >= 60:
+        parts.append(f"{format_size(int(rate))}/s")
+    if left is not None and done < total:
+        parts.append(f"{format_time(left)} left")
+    return fit("  ".join([*parts, what]), columns)
+
+
+def _start(total: int, *, is_even: bool) -> RichProgress:
+    """Start a bar of one line, whose content depends on how wide the terminal is now.
+
+    Args:
+        total: number of bytes.
+        is_even: tell the rate by the last seconds, not by all.
+    """
+    from rich import progress as rich
+
+    class Line(rich.ProgressColumn):
+        def render(self, task: rich.Task) -> Text:
+            done, total = int(task.completed), int(task.total or 0)
+            mean = done / task.elapsed if task.elapsed else None
+            rate = (task.finished_speed or task.speed) if is_even else mean
+            left = (total - done) / rate if rate else None
+            facts = {"rate": rate, "left": left, "columns": stderr.width - 1}
+            line = bytes_line(task.description, done, total, **facts)
+            return Text(line, no_wrap=True, overflow="crop")
+
+    bar = rich.Progress(Line(), console=stderr)
+    bar.add_task("", total=total)
+    bar.start()
+    return bar
 
 
 class FilesProgress:

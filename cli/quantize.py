@@ -27,10 +27,10 @@ def quantize(
     from .progress import ExportProgress
     from .values import parse_size, split_names
 
-    require_export_packages()
+    require_export_packages("quantize")
+    from ..exporter.export import run
     from ..exporter.plan import plan_export
     from ..exporter.quantize import check_precisions, open_source, output_folder
-    from ..exporter.quantize import quantize as run_quantize
 
     # Find the source, a checkpoint or an artifact
     names = split_names(precision)
@@ -50,14 +50,14 @@ def quantize(
     checkpoint = open_source(found[0], tokenizer)
     folder = output_folder(checkpoint, found[1])
     info(f"{checkpoint.source}: {checkpoint.layout}")
+    plan = plan_export(checkpoint, folder, **settings, threads=threads)
     if dry_run:
-        print_plan(plan_export(checkpoint, folder, **settings, threads=threads))
+        print_plan(plan)
         return
 
     # Quantise
     with ExportProgress() as bar:
-        calls = {"on_progress": bar.update, "on_note": info}
-        run_quantize(checkpoint, folder, **settings, threads=threads, **calls)
+        run(plan, on_progress=bar.update, on_note=info)
     if as_json:
         write_json({"folder": str(folder)})
     else:

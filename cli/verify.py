@@ -25,7 +25,7 @@ def verify(
     # Check the options
     wanted = parse_numbers("rungs", rungs, last=6)
     required = parse_numbers("require", require, last=6) if require else []
-    require_export_packages()
+    require_export_packages("verify")
     from ..verification.verify import verify as run_verify
 
     # Run the checks; a certificate is written for those that fail too

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -15,8 +17,9 @@ from .. import hub
 from .._version import __version__
 from ..arguments import CALLBACK, FLAG, INTEGER, NAMES, PATH, accepts, either, instance, optional
 from ..config import VoxtralConfig
+from ..contents import hash_files
 from ..errors import ArtifactError, StorageError
-from ..files import FileSpec, atomic_write, hash_file
+from ..files import FileSpec, atomic_write
 from ..manifest import FORMAT, CacheSpec, GraphSpec, Manifest, Precision
 from ..quant.recipe import Recipe
 from .binding.bind import Progress, bind, share_weights
@@ -31,7 +34,7 @@ from .graph.unbound import UnboundGraph
 from .memory import named_memory_errors
 from .model.mel import INPUT, output_spec
 from .output import FinishedGraph, Record, commit, lock, read_state, start, write_shared
-from .packages import require_trace
+from .packages import require_tracer
 from .plan import MEL, SHARD_SIZE, ExportPlan, estimate_size, plan_export
 from .planned import PlannedGraph
 from .precisions import PRECISIONS, precision_kind
@@ -84,7 +87,8 @@ def export(
     of the portable family, are traced, which takes the extra `trace`.
 
     An export that was killed is resumed: the graphs that it finished are reused, and the result is
-    the same. The same arguments give the same bytes, with any number of threads.
+    the same. What is there already is not made again, if its files are as this version wrote them.
+    The same arguments give the same bytes, with any number of threads.
 
     Args:
         source: a checkpoint folder of either layout, a GGUF or its shards, "tiny" for the packaged
@@ -96,17 +100,17 @@ def export(
         precisions: names out of PRECISIONS.
         families: names out of FAMILIES: graphs for other hosts, which share the weights where they
             can. The native family is always exported. A family that a finished precision lacks is
-            added to it; any other change of a precision exports it anew.
+            added to it.
         recipe: the quantisation of the 4- and 8-bit precisions, instead of their own: a name, a
             TOML file's path or a recipe.
         shard_size: the most bytes of a data file, unless one tensor is larger.
         threads: the number of threads that quantise, by default one a core.
-        trace: trace the graphs anew, even those that are shipped.
+        trace: trace graphs that are shipped, too, and make all of them anew.
         offline: use only what was downloaded before.
         on_download: called for every MiB of a download.
         on_progress: called before each graph is made and after each tensor is bound.
-        on_note: called with a sentence for each precision in the folder that is replaced by one of
-            another recipe, before anything is written.
+        on_note: called with a sentence for each precision in the folder that is made anew, before
+            anything is written, or with one if all is there already.
 
     Returns:
         The artifact folder.
@@ -134,15 +138,36 @@ def export(
             source = remote.fetch(on_download)
 
     # Plan
-    plan = plan_export(source, output, **options, threads=threads, trace=trace)
+    return run(
+        plan_export(source, output, **options, threads=threads, trace=trace),
+        on_progress=on_progress,
+        on_note=on_note,
+    )
+
+
+def run(
+    plan: ExportPlan,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Path:
+    """Carry out a plan, and return the artifact folder.
+
+    Raises:
+        CheckpointError, QuantizationError, ArtifactError, StorageError: as errors.py describes.
+        DeviceError: graphs must be traced, and the packages for that are missing.
+    """
+    # Look whether there is anything to do, and the means to do it
+    if plan.is_there:
+        on_note(already_there(plan))
+        return plan.folder
+    require_tracer(plan.traced)
     plan.require_room()
-    if plan.traced:
-        require_trace(f"tracing {', '.join(plan.traced)}")
     for note in plan.replaced:
         on_note(note)
         _log.info("%s", note)
 
-    with named_memory_errors(), lock(plan.folder):
+    with named_memory_errors(plan.peak), lock(plan.folder):
         if read_state(plan.folder, plan.fingerprint) != plan.state:
             raise StorageError(
                 f"{plan.folder}: another export has just changed it; run this one again"
@@ -156,12 +181,14 @@ def export(
             write_shared(plan.folder / name, content)
 
         # Make the graphs of one role in all precisions at once, because they share work
-        finished = dict(plan.finished)
+        finished, done = dict(plan.finished), 0
         for part in dict.fromkeys((graph.family, graph.plan.role) for graph in plan.graphs):
             graphs = [graph for graph in plan.graphs if (graph.family, graph.plan.role) == part]
             missing = [graph for graph in graphs if graph.plan.graph_file not in finished]
             if missing:
-                finished |= _export_graphs(missing, finished, plan, on_progress)
+                report = partial(_report, done, plan.bytes_bound(plan.graphs), on_progress)
+                finished |= _export_graphs(missing, finished, plan, report)
+                done += plan.bytes_bound(missing)
                 Record(plan.fingerprint, plan.facts, tuple(planned), finished).write(plan.folder)
 
         # Finish
@@ -183,8 +210,8 @@ def _export_graphs(
     files = tuple(graph.plan.graph_file for graph in graphs)
     made: list[UnboundGraph] = []
     for graph in graphs:
-        on_progress(Progress(files, "", 0, 0))
-        made.append(_make(graph, checkpoint))
+        on_progress(Progress(files, "", 0, 0, "graphs"))
+        made.append(_make(graph, plan))
 
     # Write the data files, but not of graphs that share another's
     if own := [
@@ -196,6 +223,8 @@ def _export_graphs(
         checkpoint.check_unchanged()
 
     # Write the graphs
+    bound = plan.bytes_bound(graphs)
+    on_progress(Progress(files, "", bound, bound, "hashes"))
     finished = {}
     for graph, unbound in zip(graphs, made, strict=True):
         path, data, contract = graph.plan.graph_file, tuple(graph.layout.sizes), graph.plan
@@ -210,18 +239,18 @@ def _export_graphs(
         spec = GraphSpec(
             path, contract.required_inputs, contract.outputs, data, parameters, unbound.operators
         )
-        files = _hash_files((path, *graph.written), plan) | shared
-        finished[path] = FinishedGraph(spec, graph.recipe.spec(), files)
+        hashes = _hash_files((path, *graph.written), plan) | shared
+        finished[path] = FinishedGraph(spec, graph.recipe.spec(), hashes)
     return finished
 
 
-def _make(graph: PlannedGraph, checkpoint: Checkpoint) -> UnboundGraph:
+def _make(graph: PlannedGraph, plan: ExportPlan) -> UnboundGraph:
     """Make a graph: retarget an artifact's or a shipped one, else trace it."""
-    if made := _retargeted(graph, checkpoint):
+    if not plan.is_traced and (made := _retargeted(graph, plan.checkpoint)):
         return made
     if graph.ready:
         return graph.ready.make(graph.family, graph.plan)
-    return trace(graph.plan_of, checkpoint.config)
+    return trace(graph.plan_of, plan.checkpoint.config)
 
 
 def trace(plan_of: PlanOf, config: VoxtralConfig) -> UnboundGraph:
@@ -229,6 +258,27 @@ def trace(plan_of: PlanOf, config: VoxtralConfig) -> UnboundGraph:
     from .graph.trace import trace
 
     return trace(plan_of, config)
+
+
+def _report(
+    done: int, total: int, on_progress: Callable[[Progress], None], progress: Progress
+) -> None:
+    """Report a pass as a part of the whole export, of which `done` bytes were bound before."""
+    on_progress(replace(progress, done=done + progress.done, total=total))
+
+
+def already_there(plan: ExportPlan) -> str:
+    """Return a sentence that says what is there, what was checked, and how to check more."""
+    manifest, folder = plan.state.manifest, shlex.quote(str(plan.folder))
+    assert manifest is not None
+    names = dict.fromkeys(graph.precision for graph in plan.graphs)
+    size = sum(file.size for file in manifest.files.values())
+    return (
+        f"{plan.folder}: already there: {', '.join(names)}; {len(manifest.files)} files, "
+        f"{size / 1e6:,.1f} MB, sizes and times as hashed before\n"
+        f"  to hash all again: voxtral-onnx inspect --check {folder}\n"
+        f"  to test the model: voxtral-onnx verify {folder}"
+    )
 
 
 def _retargeted(graph: PlannedGraph, checkpoint: Checkpoint) -> UnboundGraph | None:
@@ -275,7 +325,8 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
     )
     return Manifest(
         format=FORMAT,
-        generator=f"voxtral-onnx {__version__}",
+        # The oldest version, so that a newer one makes anew what is asked for
+        generator=plan.kept.generator if plan.kept else f"voxtral-onnx {__version__}",
         fingerprint=plan.fingerprint,
         scope=plan.checkpoint.card.scope,
         license=plan.checkpoint.card.license,
@@ -297,8 +348,6 @@ def caches(config: VoxtralConfig) -> dict[str, CacheSpec]:
     }
 
 
-def _hash_files(names, plan: ExportPlan) -> dict[str, FileSpec]:
-    with ThreadPoolExecutor(plan.threads) as pool:
-        return dict(
-            zip(names, pool.map(hash_file, (plan.folder / name for name in names)), strict=True)
-        )
+def _hash_files(names: Iterable[str], plan: ExportPlan) -> dict[str, FileSpec]:
+    places = {plan.folder / name: name for name in names}
+    return {places[path]: file for path, file in hash_files(places, plan.threads).items()}

@@ -1,6 +1,6 @@
-"""Check this process's memory limits before the tracer is imported.
+"""Check this process's memory limits before an export imports and maps what it needs.
 
-Under a limit that is too low, the tracer's imports fail with errors that do not mention memory.
+Under a limit that is too low, imports fail with errors that do not mention memory.
 """
 
 from __future__ import annotations
@@ -12,18 +12,25 @@ from contextlib import contextmanager
 from ..errors import StorageError
 from ..memory import address_limit, available_memory, mapped_memory, resident_memory
 
-# Bytes resident in an export of the 4B model in all families; nearly all of them are torch's
-PEAK = 600_000_000
+# Bytes resident in an export of the 4B model
+PEAK = 250_000_000
+PEAK_TRACING = 600_000_000  # where graphs are traced, in all families; nearly all of them torch's
 # Bytes of address space
-IMPORTS = 850_000_000  # that torch, onnx and NumPy map when they are imported
-TRACING = 450_000_000  # that tracing and binding map on top of the opened checkpoint
+IMPORTS = 250_000_000  # that onnx and NumPy map when they are imported
+TRACING = 1_000_000_000  # that torch maps, and tracing on top of that
+BINDING = 100_000_000  # that binding maps, without its threads, on top of the opened checkpoint
 THREAD = 80_000_000  # that each thread maps: a stack of 8 MB and an arena of the C library
 
 
-def require_memory(addresses: int) -> None:
-    """Check that this process may map `addresses` more bytes and have `PEAK` bytes resident.
+def require_memory(addresses: int, peak: int = PEAK, what: str = "an export") -> None:
+    """Check that this process may map `addresses` more bytes and have `peak` bytes resident.
 
     An export that began otherwise would be killed without a message at a control group's limit.
+
+    Args:
+        addresses: bytes of address space.
+        peak: bytes.
+        what: needs them, for the message.
 
     Raises:
         StorageError: it may not; the message has what is needed and the limit.
@@ -31,21 +38,21 @@ def require_memory(addresses: int) -> None:
     limit, mapped = address_limit(), mapped_memory()
     if limit is not None and limit - mapped < addresses:
         raise StorageError(
-            f"memory: an export needs {(mapped + addresses) / 1e6:,.0f} MB of addresses (about "
-            f"{PEAK / 1e6:,.0f} MB of them resident), this process is limited to "
+            f"memory: {what} needs {(mapped + addresses) / 1e6:,.0f} MB of addresses (about "
+            f"{peak / 1e6:,.0f} MB of them resident), this process is limited to "
             f"{limit / 1e6:,.0f} MB; raise the limit (ulimit -v unlimited)"
         )
     available, resident = available_memory(), resident_memory()
-    if available is not None and available + resident < PEAK:
+    if available is not None and available + resident < peak:
         raise StorageError(
-            f"memory: an export needs about {PEAK / 1e6:,.0f} MB, this process may take "
+            f"memory: {what} needs about {peak / 1e6:,.0f} MB, this process may take "
             f"{(available + resident) / 1e6:,.0f} MB; free memory or raise the limit of its "
             "control group"
         )
 
 
 @contextmanager
-def named_memory_errors() -> Iterator[None]:
+def named_memory_errors(peak: int) -> Iterator[None]:
     """Turn the errors of Python, NumPy and PyTorch that mean a lack of memory into one.
 
     Raises:
@@ -62,6 +69,6 @@ def named_memory_errors() -> Iterator[None]:
         ):
             raise StorageError(
                 f"memory: ran out ({str(error) or 'MemoryError'}); an export needs about "
-                f"{PEAK / 1e6:,.0f} MB: free memory, raise its limit, or use fewer --threads"
+                f"{peak / 1e6:,.0f} MB: free memory, raise its limit, or use fewer --threads"
             ) from error
         raise

@@ -24,7 +24,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from .. import files
-from ..contents import check_contents
+from ..contents import ADVICE, check_contents
 from ..decode import Count, Name, RelativeName, Sha256, decode, read_within
 from ..errors import ArtifactError, StorageError
 from ..files import FileSpec, atomic_write, fsync_dir
@@ -49,17 +49,26 @@ class FinishedGraph:
         if self.files.keys() != {*self.graph.files}:
             raise ValueError(f"{self.graph.path}: expected hashes of its files alone")
 
-    def is_whole(self, folder: Path, threads: int) -> bool:
-        """Return whether the graph's files in a folder have the sizes and hashes as written."""
+    def flaw(self, folder: Path, threads: int) -> str | None:
+        """Return which of the graph's files are not as they were written; None if all are.
+
+        Of weights that were hashed before, only size and times are compared.
+        """
+        for name, file in self.files.items():
+            size = files.size_of(folder / name)
+            if size is None:
+                return f"{name}, which is missing"
+            if size != file.size:
+                return f"{name}, which has {size:,} bytes and not {file.size:,}"
         try:
             check_contents(
                 {folder / name: file for name, file in self.files.items()},
                 {folder / name for name in self.graph.data},
                 threads=threads,
             )
-        except ArtifactError:
-            return False
-        return True
+        except ArtifactError as error:
+            return f"damage ({str(error).removesuffix(ADVICE)})"
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,33 +1,59 @@
-"""Packages of the extra `trace`, which few exports need."""
+"""The packages of the extras `export` and `trace`, and the refusal where some are missing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from ..errors import DeviceError
 
+# Names to import, by the extra that installs them
+EXPORT = ("onnx", "onnx_ir", "gguf", "safetensors")
 TRACE = ("torch", "onnxscript")
-# PyTorch's own index: elsewhere Linux wheels bring gigabytes of CUDA
+# As docs/start/install.md has it: PyTorch without CUDA is much smaller
 INSTALL_TRACE = (
     "  pip install --extra-index-url https://download.pytorch.org/whl/cpu 'torch>=2.13,<2.14'\n"
-    "  pip install 'voxtral-onnx[cpu,trace]'"
+    "  pip install 'voxtral-onnx[cpu,export,trace]'"
 )
+INSTALL_EXPORT = "  pip install 'voxtral-onnx[cpu,export]'"
+_SHOWN = 4  # graphs that a message names
 
 
-def missing_packages(names: Iterable[str]) -> list[str]:
-    """Return those of some packages that cannot be imported here."""
-    return [name for name in names if find_spec(name) is None]
+def missing(packages: Sequence[str]) -> list[str]:
+    """Return the packages that are not installed."""
+    found = []
+    for name in packages:
+        try:
+            is_there = find_spec(name) is not None
+        except ValueError:  # an import that was forbidden
+            is_there = False
+        found += [] if is_there else [name]
+    return found
 
 
-def require_trace(what: str) -> None:
-    """Require the packages that trace graphs and compute in PyTorch.
-
-    Args:
-        what: what needs them, for the message.
+def require_packages(command: str, packages: Sequence[str] = EXPORT) -> None:
+    """Require some packages for a command.
 
     Raises:
-        DeviceError: some are missing.
+        DeviceError: some are missing; the message has the command and what to run.
     """
-    if missing := missing_packages(TRACE):
-        raise DeviceError(f"{what} needs {' and '.join(missing)}; run:\n{INSTALL_TRACE}")
+    if lost := missing(packages):
+        install = INSTALL_EXPORT if {*lost} <= {*EXPORT} else INSTALL_TRACE
+        raise DeviceError(f"{command} needs {', '.join(lost)}; run:\n{install}")
+
+
+def require_tracer(graphs: Sequence[str]) -> None:
+    """Require the packages that trace graphs, if there are graphs to be traced.
+
+    Args:
+        graphs: names of their files.
+
+    Raises:
+        DeviceError: some are missing; the message names the graphs and what to run.
+    """
+    if graphs and (lost := missing(TRACE)):
+        more = f" and {len(graphs) - _SHOWN} more" if len(graphs) > _SHOWN else ""
+        raise DeviceError(
+            f"{', '.join(graphs[:_SHOWN])}{more}: not shipped for this model, and tracing needs "
+            f"{', '.join(lost)}; run:\n{INSTALL_TRACE}"
+        )

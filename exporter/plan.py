@@ -12,10 +12,10 @@ import onnx_ir as ir
 
 from .._version import __version__
 from ..config import VoxtralConfig
-from ..errors import ArtifactError, UsageError
+from ..errors import UsageError
 from ..escaping import quoted
 from ..files import disk_of, require_disk
-from ..manifest import TOKENIZER, Manifest, Precision, Streaming, Tokens
+from ..manifest import TOKENIZER, Manifest, Streaming, Tokens
 from ..quant.methods import METHODS
 from ..quant.recipe import Recipe
 from ..threads import check_threads, num_cores
@@ -24,11 +24,13 @@ from .binding.layout import plan_external_data
 from .checkpoint.names import quantizable_modules
 from .checkpoint.open import Checkpoint, open_checkpoint, read_card, read_config, resolve_source
 from .checkpoint.tekken import decode_tekken, read_tekken
+from .earlier import find_earlier_work
 from .graph.families import FAMILIES, NATIVE, ROOT_NAMES, choose_families
 from .graph.ready import ReadyGraphs, find_ready
 from .model.mel import mel_model
 from .model.parameters import PartFactory
-from .output import Facts, FinishedGraph, State, default_folder, read_state, stale_files
+from .output import LOCK, Facts, FinishedGraph, State, default_folder, read_state, stale_files
+from .packages import TRACE
 from .planned import PlannedFile, PlannedGraph
 from .precisions import PRECISIONS, choose_recipes
 
@@ -41,7 +43,6 @@ CONVERT_SECONDS = 5e-9  # of a core, to convert a byte where it stays a float
 STORE_RATE = 0.4e9  # bytes written, flushed and hashed a second
 LAYER_BYTES = 10_000  # of a graph's file, for each layer and once more: 9,400 in the 4B model
 MANIFEST_BYTES = 64_000  # for each precision and family
-TRACE_PACKAGES = ("torch", "onnxscript")
 BLOCK = 4096  # bytes that file systems round sizes up to
 
 
@@ -61,24 +62,50 @@ class ExportPlan:
     finished: Mapping[str, FinishedGraph]  # graphs that an earlier export finished, by path
     kept: Manifest | None  # the manifest of the precisions that stay as they are
     threads: int
+    is_traced: bool  # whether graphs are traced that are shipped, too
+    replaced: tuple[str, ...] = ()  # a sentence for each precision that is made anew, with why
+
+    @property
+    def open_graphs(self) -> tuple[PlannedGraph, ...]:
+        """Return the graphs that are still to be made."""
+        return tuple(graph for graph in self.graphs if graph.plan.graph_file not in self.finished)
 
     @property
     def traced(self) -> tuple[str, ...]:
-        """Return the files of the graphs that are still to be traced, which takes PyTorch."""
+        """Return the files of the graphs that are to be traced, which needs the extra `trace`."""
         return tuple(
-            graph.plan.graph_file
-            for graph in self.graphs
-            if not (
-                graph.ready
-                or graph.plan.graph_file in self.finished
-                or (graph.family == NATIVE and graph.plan.role in self.checkpoint.graphs)
+            graph.plan.graph_file for graph in self.open_graphs if self._needs_trace(graph)
+        )
+
+    def _needs_trace(self, graph: PlannedGraph) -> bool:
+        is_known = graph.family == NATIVE and graph.plan.role in self.checkpoint.graphs
+        return self.is_traced or not (graph.is_shipped or is_known)
+
+    @property
+    def peak(self) -> int:
+        """Return about how many bytes are resident at most, for the 4B model."""
+        return memory.PEAK_TRACING if self.traced else memory.PEAK
+
+    @property
+    def is_there(self) -> bool:
+        """Return whether the artifact is there already, so that nothing is to be written."""
+        return (
+            not self.open_graphs
+            and self.state.record is None
+            and not (self.folder / LOCK).exists()  # another export writes here, or was killed
+            and self.kept == self.state.manifest
+            and all(
+                _holds(self.folder / name, content)
+                for name, content in (*self.shared.items(), *self.root.items())
             )
         )
 
     @property
     def facts(self) -> Facts:
         """Return the facts that every graph's bytes depend on."""
-        packages = ("onnx", "onnx-ir", "numpy", *(TRACE_PACKAGES if self.traced else ()))
+        packages = ["onnx", "onnx-ir", "numpy"]
+        if any(map(self._needs_trace, self.graphs)):
+            packages += TRACE
         return Facts(
             generator=f"voxtral-onnx {__version__}",
             packages={name: version(name) for name in packages},
@@ -108,18 +135,6 @@ class ExportPlan:
         return tuple(found)
 
     @property
-    def replaced(self) -> tuple[str, ...]:
-        """Return a sentence for each precision of the folder that gets another recipe."""
-        recipes = {graph.precision: graph.recipe.spec() for graph in self.graphs}
-        held = self.state.manifest.precisions if self.state.manifest else {}
-        return tuple(
-            f"{self.folder}: {name}: replaces the export with {held[name].recipe.title} by one "
-            f"with {recipe.title}"
-            for name, recipe in recipes.items()
-            if name in held and held[name].recipe != recipe
-        )
-
-    @property
     def num_bytes(self) -> int:
         """Return the number of bytes that will be written."""
         return sum(file.size for file in self.files if not file.is_reused)
@@ -143,10 +158,9 @@ class ExportPlan:
     @property
     def seconds(self) -> float:
         """Return the estimated time of the export, from rates measured on two cores."""
-        open_graphs = [graph for graph in self.graphs if graph.plan.graph_file not in self.finished]
         shared = {
             (graph.plan.tensors, graph.recipe.rules): graph
-            for graph in open_graphs
+            for graph in self.open_graphs
             if graph.written
         }
         seconds = sum(self._bind_seconds(graph) for graph in shared.values())
@@ -166,6 +180,18 @@ class ExportPlan:
                 )
                 seconds += tensor.num_bytes * each
         return seconds
+
+    def bytes_bound(self, graphs: Sequence[PlannedGraph]) -> int:
+        """Return the bytes of the checkpoint that are read to bind graphs that are not made yet.
+
+        Graphs of one role are bound in one pass.
+        """
+        passes = {
+            (graph.family, graph.plan.role): graph.plan.tensors
+            for graph in graphs
+            if graph.written and graph.plan.graph_file not in self.finished
+        }
+        return sum(self.checkpoint.num_bytes(*tensors) for tensors in passes.values())
 
     def require_room(self) -> None:
         """Check that the disk has room for the export.
@@ -203,7 +229,7 @@ def plan_export(
     else:
         checkpoint = open_checkpoint(resolve_source(source), Path(tokenizer) if tokenizer else None)
     recipes = choose_recipes(precisions, recipe, checkpoint)
-    memory.require_memory(memory.TRACING + threads * memory.THREAD)
+    memory.require_memory(memory.BINDING + threads * memory.THREAD)
     tokens, streaming = read_tekken(
         checkpoint.tokenizer, checkpoint.config, checkpoint.card.trained_delays_ms
     )
@@ -235,8 +261,21 @@ def plan_export(
         finished={},
         kept=None,
         threads=threads,
+        is_traced=trace,
     )
-    return _with_root_files(_with_earlier_work(plan, asked))
+    earlier = find_earlier_work(
+        folder,
+        state,
+        plan.facts,
+        [graph.wanted for graph in graphs],
+        shared,
+        is_traced=trace,
+        threads=threads,
+    )
+    plan = replace(plan, finished=earlier.finished, kept=earlier.kept, replaced=earlier.replaced)
+    if plan.traced:
+        memory.require_memory(memory.TRACING + threads * memory.THREAD, plan.peak)
+    return _with_root_files(plan)
 
 
 def estimate_size(
@@ -303,85 +342,6 @@ def _plan_graphs(
     return tuple(graphs.values())
 
 
-def _with_earlier_work(plan: ExportPlan, asked: Sequence[str]) -> ExportPlan:
-    """Add to a plan the graphs that it can reuse, and the manifest of all that stays.
-
-    A precision that is asked for is made anew, but if a family is asked for that it lacks, only
-    that is made.
-
-    Raises:
-        ArtifactError: a file that stays is damaged, or is not the one this export would write.
-    """
-    # Find the finished graphs
-    record, manifest = plan.state.record, plan.state.manifest
-    earlier = dict(record.finished) if record and record.facts == plan.facts else {}
-    if manifest:
-        for name in dict.fromkeys(graph.precision for graph in plan.graphs):
-            if name in manifest.precisions and {*asked} - {
-                NATIVE,
-                *manifest.precisions[name].families,
-            }:
-                earlier |= _finished_graphs(manifest, manifest.precisions[name])
-    finished = {
-        graph.plan.graph_file: earlier[graph.plan.graph_file]
-        for graph in plan.graphs
-        if graph.is_made(earlier.get(graph.plan.graph_file), plan.folder, plan.threads)
-    }
-    if manifest is None:
-        return replace(plan, finished=finished)
-
-    # Find the precisions and families that are not made anew
-    renewed = {
-        (graph.precision, graph.family)
-        for graph in plan.graphs
-        if graph.plan.graph_file not in finished
-    }
-    precisions = {}
-    for name, kind in manifest.precisions.items():
-        if (name, NATIVE) not in renewed:
-            families = {
-                family: graphs
-                for family, graphs in kind.families.items()
-                if (name, family) not in renewed
-            }
-            precisions[name] = replace(kind, families=families)
-    if not precisions:
-        return replace(plan, finished=finished)
-
-    # Reduce the manifest to those, and check their files
-    kept = replace(manifest, precisions=precisions)
-    names = {*plan.shared, *ROOT_NAMES, *(file for graph in kept.graphs() for file in graph.files)}
-    kept = replace(
-        kept, files={name: manifest.files[name] for name in sorted(names & manifest.files.keys())}
-    )
-    unchecked = plan.shared.keys() | ROOT_NAMES  # these are written anew where they differ
-    standing = {name: kept.files[name] for name in kept.files.keys() - unchecked}
-    replace(kept, files=standing).check_files(plan.folder)
-    kept.check_contents(plan.folder, standing, threads=plan.threads)
-
-    # Check that they can share the mel graph and the tokenizer
-    for name, content in plan.shared.items():
-        if name in kept.files and hashlib.sha256(content).hexdigest() != kept.files[name].sha256:
-            together = dict.fromkeys([*precisions, *sorted(name for name, _ in renewed)])
-            raise ArtifactError(
-                f"{plan.folder}: its {name} is not what this checkpoint and version would write "
-                f"(made by {manifest.generator}); export all of its precisions together: "
-                f"--precision {','.join(together)}, or choose another folder with --output"
-            )
-    return replace(plan, finished=finished, kept=kept)
-
-
-def _finished_graphs(manifest: Manifest, precision: Precision) -> dict[str, FinishedGraph]:
-    """Return the graphs of a finished precision by path."""
-    return {
-        graph.path: FinishedGraph(
-            graph, precision.recipe, {file: manifest.files[file] for file in graph.files}
-        )
-        for graph in precision.graphs
-        if manifest.files.keys() >= {*graph.files}
-    }
-
-
 def _with_root_files(plan: ExportPlan) -> ExportPlan:
     """Add to a plan the families' files in the artifact's root.
 
@@ -422,6 +382,10 @@ def _with_root_files(plan: ExportPlan) -> ExportPlan:
         if name not in ROOT_NAMES or hashes.get(name) == file.sha256
     }
     return replace(plan, root=root, kept=replace(plan.kept, files=files))
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return _size(path) == len(content) and path.read_bytes() == content
 
 
 def _size(path: Path) -> int | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..quant.recipe import Recipe
 from .binding.layout import ExternalDataLayout
+from .earlier import WantedGraph
 from .graph.families.spec import GraphPlan, PlanOf
 from .graph.ready import ReadyGraphs
-from .output import FinishedGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +29,16 @@ class PlannedGraph:
         """Return the sizes of the data files that are written for this graph, by name."""
         return {} if self.plan.shares_weights_of else self.layout.sizes
 
-    def is_made(self, finished: FinishedGraph | None, folder: Path, threads: int) -> bool:
-        """Return whether an earlier export made this very graph and its files are still whole."""
-        return (
-            finished is not None
-            and finished.recipe == self.recipe.spec()
-            and {name: finished.files[name].size for name in finished.graph.data}
-            == self.layout.sizes
-            and finished.is_whole(folder, threads)
-        )
+    @property
+    def is_shipped(self) -> bool:
+        """Return whether the graph comes with this package; others are traced."""
+        return self.ready is not None
+
+    @property
+    def wanted(self) -> WantedGraph:
+        """Return what tells the graph from one that an earlier export made."""
+        path, recipe = self.plan.graph_file, self.recipe.spec()
+        return WantedGraph(self.precision, self.family, path, recipe, self.layout.sizes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ def find_artifact(
         raise ArtifactError(
             "no model: name one, as FOLDER or ORG/NAME, or run one of\n"
             f"{test_model}\n"
-            "  voxtral-onnx export  # downloads the released model, 8.9 GB"
+            "  voxtral-onnx export  # downloads the released model, 2.5 or 8.9 GB"
         )
 
     # Take the test model, or one from the hub, unless there is a folder of this name

@@ -6,7 +6,6 @@ What is asked for, what arrives, and everything that goes wrong.
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -651,11 +650,30 @@ def test_one_of_several_ggufs(hub_server, toy_gguf, tmp_path):
         find_remote("org/name/third.gguf")
 
 
+def test_gguf_without_a_tokenizer_gets_the_released_one(hub_server, toy_gguf):
+    files = content(toy_gguf)
+    tokenizer = files.pop("tekken.json")
+    hub_server.publish("org/name", files)
+    hub_server.publish(DEFAULT_SOURCE, {"tekken.json": tokenizer})
+    remote = find_remote("org/name")
+    assert remote is not None and str(remote.lender) == DEFAULT_SOURCE
+    assert open_checkpoint(remote.fetch()).tokenizer == tokenizer
+    assert hub_server.taken() == ["tekken.json", "toy-q4.gguf"]
+    hub_server.requests.clear()
+    again = find_remote("org/name", offline=True)
+    assert again is not None and again.fetch() == remote.source and hub_server.requests == []
+
+
 def test_gguf_without_a_tokenizer_takes_one_from_here(hub_server, toy_gguf):
     files = content(toy_gguf)
     tokenizer = files.pop("tekken.json")
     hub_server.publish("org/name", files)
-    with refused("org/name: its checkpoint lacks tekken.json", error=CheckpointError):
+    with refused(
+        "org/name: its checkpoint lacks tekken.json, and that of mistralai/",
+        "cannot be had",
+        "--tokenizer FILE",
+        error=CheckpointError,
+    ):
         find_remote("org/name")
     remote = find_remote("org/name", tokenizer=toy_gguf / "tekken.json")
     assert remote is not None
@@ -760,29 +778,6 @@ def test_small_files_are_small(name, size, toy_repository):
     ):
         find_remote("org/toy")
     assert toy_repository.taken() == []
-
-
-def test_source_unless_named_is_downloaded_after_asking_alone(
-    toy_repository, run, tmp_path, monkeypatch
-):
-    arguments = ("export", "-o", tmp_path / "out")
-    with Path(os.devnull).open() as nobody:
-        monkeypatch.setattr(sys, "stdin", nobody)
-        refused = run(*arguments)
-    assert refused.code == 2
-    assert "add --yes, or name a folder" in refused.err
-    ours, theirs = os.openpty()
-    with os.fdopen(ours, "w") as person, os.fdopen(theirs) as terminal:
-        monkeypatch.setattr(sys, "stdin", terminal)
-        person.write("n\n")
-        person.flush()
-        refused = run(*arguments)
-    assert refused.code == 130
-    assert "Download it and export it? [y/N]" in refused.err
-    assert "consolidated.safetensors" not in toy_repository.taken()
-    assert not (tmp_path / "out").exists()
-    assert (remote := find_remote(DEFAULT_SOURCE)) and remote.fetch()  # as another export would
-    assert run("export", "--dry-run", *arguments[1:]).code == 0  # nothing left to ask about
 
 
 def test_arguments_are_looked_at_before_the_download(toy_repository, run, tmp_path):

@@ -173,7 +173,9 @@ def test_exports_and_verifies_without_torch(wheel, tmp_path):
 
     # A trace is refused, and PyTorch is not there
     refused = run("export", "tiny", "-o", "portable", "--family", "portable", code=7)
-    assert "portable_encoder_q4f16.onnx" in refused.stderr and "[cpu,trace]" in refused.stderr
+    assert (
+        "portable_encoder_q4f16.onnx" in refused.stderr and "[cpu,export,trace]" in refused.stderr
+    )
     assert not (tmp_path / "portable").exists()
     packages = subprocess.run(
         [python, "-m", "pip", "list"], capture_output=True, text=True, check=True

@@ -121,7 +121,7 @@ class PrecisionChecks:
         yield from (self._unrun(rung, names[rung]) for rung in sorted(rungs))
 
     def _unrun(self, rung: int, check: str) -> Finding:
-        return self.finding(rung, check, NOT_RUN, "PyTorch is missing (extra trace)")
+        return self.finding(rung, check, NOT_RUN, "PyTorch is missing (extra: trace)")
 
     def finding(self, rung: int, check: str, status: Status, summary: str) -> Finding:
         """Return a finding on this precision."""

@@ -15,7 +15,7 @@ from ..arguments import CALLBACK, INTEGER, MODEL, NAMES, PATH, PATHS, accepts, o
 from ..errors import ArtifactError, CheckpointError, UsageError, VerificationError
 from ..escaping import quoted
 from ..exporter.checkpoint.open import Checkpoint, open_checkpoint, resolve_source
-from ..exporter.packages import missing_packages
+from ..exporter.packages import missing
 from ..manifest import Manifest
 from ..runtime.locate import choose_precisions, find_artifact
 from ..runtime.machine import describe_machine
@@ -163,7 +163,7 @@ def _check_files(folder: Path, manifest: Manifest) -> Finding:
 
 def _checks() -> type[PrecisionChecks]:
     """Return the checks that this environment has the packages for."""
-    if missing_packages(["torch"]):
+    if missing(["torch"]):
         return PrecisionChecks
     from .module_checks import ModuleChecks
 
@@ -172,8 +172,8 @@ def _checks() -> type[PrecisionChecks]:
 
 def _check_modules(manifest: Manifest) -> Finding:
     check = "modules against transformers"
-    if missing := missing_packages(["torch", "transformers"]):
-        return Finding(2, check, None, NOT_RUN, f"{' and '.join(missing)} is missing")
+    if lost := missing(["torch", "transformers"]):
+        return Finding(2, check, None, NOT_RUN, f"{' and '.join(lost)} is missing")
     from .transformers_parity import compare_with_transformers
 
     version = metadata.version("transformers")
@@ -233,6 +233,6 @@ def _machine() -> dict[str, Any]:
     packages = {
         name: metadata.version(name)
         for name in ("torch", "onnx", "onnx-ir")
-        if not missing_packages([name.replace("-", "_")])
+        if not missing([name.replace("-", "_")])
     }
     return {**machine, "packages": {**machine["packages"], **packages}}

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -30,12 +31,13 @@ GLIBC_MAPPED = 31 << 20  # bytes; blocks of 32 MB and more do not count
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Progress of the graphs that are bound in one pass."""
+    """Progress of an export, while it works on graphs that are bound in one pass."""
 
     graphs: tuple[str, ...]  # names of their files
-    tensor: str  # the tensor last bound, empty while a graph is made
+    tensor: str  # the tensor last bound, empty in other steps
     done: int  # bytes of the checkpoint, out of `total`
     total: int
+    step: Literal["graphs", "weights", "hashes"] = "weights"  # what is made
 
 
 def bind(

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from ... import hub, limits
 from ...config import RELEASED_NAME
 from ...download import RemoteFile
-from ...errors import CheckpointError
+from ...errors import CheckpointError, StorageError
 from ...files import require_disk
 from ...manifest import FILE_NAME, TOKENIZER
 from .gguf import begins_shards, first_shard, order_shards
@@ -37,6 +37,7 @@ class RemoteCheckpoint:
     folder: Path  # local, for its files
     weights: Mapping[str, RemoteFile]
     gguf: str | None = None  # the file, or the first of its shards, where the weights are a GGUF
+    lender: hub.Repository | None = None  # of the tokenizer, where the repository has none
 
     @property
     def source(self) -> Path:
@@ -136,8 +137,10 @@ def find_remote(
         weights = order_shards(
             gguf, {name: entry.size for name, entry in files.items()}, str(repository)
         )
-    if tokenizer is None:
-        small.append(str(PurePosixPath(gguf or "").parent / TOKENIZER))
+    beside = str(PurePosixPath(gguf or "").parent / TOKENIZER)
+    is_lent = tokenizer is None and gguf is not None and beside not in files
+    if tokenizer is None and not is_lent:
+        small.append(beside)
 
     # Download the small ones, an index of weights among them
     _require(repository, small, files)
@@ -148,9 +151,41 @@ def find_remote(
         weights = shard_names(folder)
         _require(repository, weights, files)
 
-    # Use a folder in which another program has kept the same files
-    folder = snapshot.folder_of_others([*small, *weights]) or folder
-    return RemoteCheckpoint(snapshot, folder, {name: files[name] for name in weights}, gguf)
+    # Add the released tokenizer to a GGUF, or use a folder that another program has kept
+    lender = None
+    if is_lent:
+        lender = _lend_tokenizer(repository, folder / beside, offline, on_progress)
+    else:
+        folder = snapshot.folder_of_others([*small, *weights]) or folder
+    chosen = {name: files[name] for name in weights}
+    return RemoteCheckpoint(snapshot, folder, chosen, gguf, lender)
+
+
+def _lend_tokenizer(
+    borrower: hub.Repository,
+    path: Path,
+    offline: bool,
+    on_progress: Callable[[hub.Progress], None],
+) -> hub.Repository:
+    """Download the released model's tokenizer to a path beside a GGUF, unless it is there.
+
+    Raises:
+        CheckpointError: it cannot be had.
+    """
+    lender = hub.find_repository(RELEASED_NAME)
+    assert lender is not None
+    if path.is_file():
+        return lender
+    try:
+        snapshot = hub.look_up(lender, offline=offline)
+        file = snapshot.within({TOKENIZER: limits.TOKENIZER}, CheckpointError)
+        snapshot.download(file, path.parent, on_progress)
+    except (StorageError, KeyError) as error:
+        raise CheckpointError(
+            f"{borrower}: its checkpoint lacks {TOKENIZER}, and that of {lender} cannot be had "
+            f"({error}); name one with --tokenizer FILE"
+        ) from error
+    return lender
 
 
 def _split(source: str | Path) -> tuple[str | Path, str | None]:

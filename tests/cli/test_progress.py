@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from voxtral_onnx.cli.progress import FilesProgress
+from voxtral_onnx.cli import progress, terminal
+from voxtral_onnx.cli.progress import ExportProgress, FilesProgress, bytes_line
+from voxtral_onnx.exporter.binding.bind import Progress
 from voxtral_onnx.runtime.audio.files import AudioSource, open_audio
 
 
@@ -87,3 +92,91 @@ def test_files_that_failed_are_not_waited_for(tmp_path, clock):
 @pytest.mark.parametrize("audio", [[], ["nowhere.wav"], ["\0"]])
 def test_nothing_is_known_of_what_is_not_there(audio, clock):
     assert FilesProgress(audio, clock).line(20).startswith("0%")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Make a console on which bars are drawn, as if it were a terminal of so many columns."""
+
+    def make(columns: int | None) -> Callable[[], list[str]]:
+        out = io.StringIO()
+        console = terminal.Console(stderr=True)
+        console.file, console._force_terminal = out, columns is not None
+        console.is_interactive = columns is not None
+        console.width = columns or 80
+        monkeypatch.setattr(progress, "stderr", console)
+        monkeypatch.setattr(terminal, "stderr", console)
+
+        def lines() -> list[str]:
+            text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+            return [line.rstrip() for line in re.split("[\r\n]", text) if line.strip()]
+
+        return lines
+
+    return make
+
+
+def passes(sizes: dict[str, int]) -> Iterator[Progress]:
+    """What an export of some graphs reports: bytes of all of them, from the start."""
+    total, done = sum(sizes.values()), 0
+    for name, size in sizes.items():
+        files = (f"onnx/{name}.onnx",)
+        yield Progress(files, "", done, total, "graphs")
+        for part in range(1, 5):
+            yield Progress(files, f"{name}.weight", done + size * part // 4, total)
+        done += size
+        yield Progress(files, "", done, total, "hashes")
+
+
+@pytest.mark.parametrize(
+    ("columns", "parts"),
+    [
+        (
+            80,
+            ["━━━━━━━─────   62 %  5.0 of 8.0 GB  310 MB/s  0:10 left  encoder: model.weight"],
+        ),
+        (60, ["━━━━━━━─────   62 %  5.0 of 8.0 GB  310 MB/s  0:10 left  enc"]),
+        (40, ["━━━━━━━─────   62 %  5.0 of 8.0 GB  0:10"]),
+        (20, [" 62 %  0:10 left  en"]),
+    ],
+)
+def test_a_line_of_bytes_fits_the_terminal(columns, parts, drawn):
+    drawn(columns)
+    facts = {"rate": 310e6, "left": 10.4, "columns": columns}
+    line = bytes_line("encoder: model.weight", 5_000_000_000, 8_000_000_000, **facts)
+    assert [line] == parts and len(line) <= columns
+
+
+def test_a_line_of_bytes_before_anything_is_known(drawn):
+    drawn(80)
+    line = bytes_line("making the graph", 0, 8_000_000_000, rate=None, left=None, columns=80)
+    assert line == f"{'─' * 12}    0 %  0 B of 8.0 GB  making the graph"
+    done = bytes_line("hashing", 8_000_000_000, 8_000_000_000, rate=1e9, left=0, columns=80)
+    assert "100 %  8.0 of 8.0 GB" in done and "left" not in done
+
+
+@pytest.mark.parametrize("columns", [80, 60, 20])
+def test_an_export_has_one_bar_with_the_total_from_the_start(columns, drawn):
+    lines = drawn(columns)
+    with ExportProgress() as bar:
+        for report in passes({"encoder_q4": 4_000_000, "decoder_q4": 12_000_000}):
+            bar.update(report)
+            assert bar.bar is not None
+            bar.bar.refresh()
+    shown = [re.search(r"(\d+) %", line) for line in lines()]
+    shares = [int(match[1]) for match in shown if match]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 100
+    assert {6, 25, 43, 81} <= {*shares}
+    assert all(len(line) < columns for line in lines())
+    assert columns == 20 or all("of 16.0 MB" in line for line in lines())
+
+
+def test_an_export_without_a_terminal_has_a_line_for_each_pass(drawn):
+    lines = drawn(None)
+    with ExportProgress() as bar:
+        for report in passes({"encoder_q4": 4_000_000, "decoder_q4": 12_000_000}):
+            bar.update(report)
+    assert lines() == [
+        "encoder_q4: 4.0 MB of weights in 0 s",
+        "decoder_q4: 12.0 MB of weights in 0 s",
+    ]

@@ -15,10 +15,10 @@ from conftest import copy_artifact
 from support.checkpoints import write_mistral
 
 from voxtral_onnx import export
-from voxtral_onnx.cli.checkpoints import INSTALL_EXPORT
 from voxtral_onnx.errors import StorageError, UsageError
+from voxtral_onnx.exporter import packages
 from voxtral_onnx.exporter.output import UNFINISHED
-from voxtral_onnx.exporter.packages import INSTALL_TRACE
+from voxtral_onnx.exporter.packages import INSTALL_EXPORT, INSTALL_TRACE
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 
 
@@ -80,9 +80,7 @@ def test_export_survives_a_state_folder_that_cannot_be_written(
 ):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(
-        "voxtral_onnx.exporter.export.export", lambda *arguments, **options: tmp_path
-    )
+    monkeypatch.setattr("voxtral_onnx.exporter.export.run", lambda *arguments, **options: tmp_path)
     monkeypatch.setattr(Manifest, "read", lambda folder: type("Empty", (), {"files": {}}))
     result = run("export", checkpoint)
     assert (result.code, result.out) == (0, f"{tmp_path}\n")
@@ -116,7 +114,7 @@ def test_added_precision_keeps_the_others(checkpoint, exported, tmp_path):
 @pytest.mark.parametrize(("again", "kept"), [(("fp32",), ("q4",)), (("q4",), ("fp32",))])
 def test_interrupted_renewal_keeps_the_other_precision(again, kept, checkpoint, both):
     with pytest.raises(KeyboardInterrupt):
-        export(checkpoint, both, precisions=again, on_progress=Interrupt(1))
+        export(checkpoint, both, precisions=again, shard_size=50_000, on_progress=Interrupt(1))
     manifest = Manifest.read(both)
     manifest.check_files(both, hashes=True)
     assert tuple(manifest.precisions) == kept
@@ -124,7 +122,8 @@ def test_interrupted_renewal_keeps_the_other_precision(again, kept, checkpoint, 
 
 def test_interrupted_renewal_of_all_precisions_leaves_no_manifest(checkpoint, both, exported):
     with pytest.raises(KeyboardInterrupt):
-        export(checkpoint, both, precisions=("q4", "fp32"), on_progress=Interrupt(1))
+        options = {"shard_size": 50_000, "on_progress": Interrupt(1)}
+        export(checkpoint, both, precisions=("q4", "fp32"), **options)
     assert_unfinished(both, exported)
 
 
@@ -298,7 +297,8 @@ def test_another_recipe_says_what_it_replaces(checkpoint, both, tmp_path, run):
     mine.write_text(f"accuracy_level = 4\n{rule}")
     notes = []
     export(checkpoint, both, precisions=("q4", "fp32"), on_note=notes.append)
-    assert notes == []
+    assert [note.split(": ")[1] for note in notes] == ["already there"]
+    notes.clear()
     options = (checkpoint, "-o", both, "--precision", "q4", "--recipe")
     planned = run("export", *options, mine, "--dry-run")
     assert "q4: replaces the export with recipe 'default', sha256 " in planned.out
@@ -313,28 +313,61 @@ def test_another_recipe_says_what_it_replaces(checkpoint, both, tmp_path, run):
     assert len(set(re.findall(r"recipe 'mine', sha256 (\w{12})", note))) == 2
 
 
-@pytest.mark.parametrize("missing", [("onnx", "onnx_ir"), ("onnx_ir",)])
-def test_export_packages_missing(missing, checkpoint, run, monkeypatch):
+@pytest.mark.parametrize("command", ["export", "quantize", "diff", "verify"])
+@pytest.mark.parametrize("missing", [("onnx", "onnx_ir"), ("onnx_ir",), ("gguf",)])
+def test_a_command_whose_packages_are_missing_is_named(
+    command, missing, checkpoint, run, monkeypatch
+):
     for name in missing:
         monkeypatch.setitem(sys.modules, name, None)
-    result = run("export", checkpoint)
-    result.assert_refused(
-        7,
-        f"export needs {', '.join(missing)}; run:\n",
-        "\n  pip install 'voxtral-onnx[cpu,export]'",
-    )
+    arguments = [checkpoint] * (2 if command == "diff" else 1)
+    result = run(command, *arguments)
+    result.assert_refused(7, f"{command} needs {', '.join(missing)}; run:\n{INSTALL_EXPORT}")
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--trace"], ["export needs not_installed; run:\n"]),
+        (
+            ["--family", "native,transformers_js"],
+            ["onnx/audio_encoder_q4f16.onnx, onnx/embed_tokens_q4f16.onnx", "not shipped for this"],
+        ),
+    ],
+)
+def test_only_tracing_needs_its_packages(options, parts, checkpoint, run, monkeypatch, tmp_path):
+    monkeypatch.setattr(packages, "TRACE", ("onnx", "not_installed"))
+    result = run("export", checkpoint, "-o", tmp_path / "out", *options)
+    result.assert_refused(7, *parts, INSTALL_TRACE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_which_graphs_are_traced_and_what_that_lacks(
+    checkpoint, exported, run, monkeypatch, tmp_path
+):
+    options = ("-o", tmp_path / "out", "--family", "native,transformers_js", "--dry-run")
+    whole = run("export", checkpoint, *options)
+    lines = {line.split()[0]: line.split()[-1] for line in whole.out.splitlines() if line}
+    assert lines["onnx/encoder_q4f16.onnx"] == "shipped"
+    assert lines["onnx/embed_tokens_q4f16.onnx"] == "traced"
+    assert "missing" not in whole.out
+    monkeypatch.setattr(packages, "TRACE", ("onnx", "not_installed"))
+    lacking = run("export", checkpoint, *options)
+    assert lacking.code == 0
+    assert f"missing for the traced graphs: not_installed; run:\n{INSTALL_TRACE}" in lacking.out
+    there = run("export", checkpoint, "-o", exported, "--precision", "q4", "--dry-run")
+    assert "traced" not in there.out and "already there: q4;" in there.out
 
 
 def test_packages_are_installed_as_the_documentation_says():
     root = Path(__file__).parents[2]
-    guide = (root / "docs" / "start" / "install.md").read_text()
-    assert INSTALL_EXPORT.strip() in guide
     commands = [line.strip() for line in INSTALL_TRACE.splitlines()]
-    assert "\n".join(commands) in guide
+    install = (root / "docs" / "start" / "install.md").read_text()
+    assert "\n".join(commands) in install
+    assert INSTALL_EXPORT.strip() in install
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    assert any(
-        commands[0].endswith(f"'{need}'") for need in extras["optional-dependencies"]["trace"]
-    )
+    pins = [pin for pins in extras["optional-dependencies"].values() for pin in pins]
+    assert commands[0].split("'")[1] in pins
 
 
 def test_an_export_says_how_to_go_on(run, tmp_path):

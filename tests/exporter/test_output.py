@@ -19,6 +19,7 @@ import pytest
 from support.checkpoints import write_mistral
 from support.commands import clean_environment
 
+from voxtral_onnx import contents as contents_of_files
 from voxtral_onnx import export
 from voxtral_onnx.errors import ArtifactError, CheckpointError, StorageError
 from voxtral_onnx.exporter import export as exporter
@@ -111,6 +112,7 @@ def test_graphs_of_other_facts_are_made_anew(change, checkpoint, exported, tmp_p
     out = shutil.copytree(exported, tmp_path / "out")
     plan = plan_export(checkpoint, out, precisions=("q4",))
     manifest = Manifest.read(out)
+    (out / FILE_NAME).unlink()  # as if the export had been killed before it wrote that
     finished = {
         graph.path: output.FinishedGraph(
             graph, plan.graphs[0].recipe.spec(), {f: manifest.files[f] for f in graph.files}
@@ -263,7 +265,7 @@ def test_dry_run_writes_nothing(checkpoint, tmp_path, run, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("limit", [400, 1000])
+@pytest.mark.parametrize("limit", [300, 400, 1000])
 def test_memory_limit_too_low(limit, checkpoint, tmp_path):
     command = [
         sys.executable,
@@ -441,6 +443,122 @@ def test_configuration_speaks_of_every_precision_with_the_family(checkpoint, wit
         == 6
     )
     assert set(contents(out)) == manifest.files.keys() | {FILE_NAME}
+
+
+def test_progress_is_of_the_whole_export(checkpoint, tmp_path):
+    reports = []
+    families = ("transformers_js", "portable")
+    plan = plan_export(checkpoint, tmp_path / "out", precisions=("q4", "fp32"), families=families)
+    exporter.run(plan, on_progress=reports.append)
+    (total,) = {report.total for report in reports}  # known from the start
+    done = [report.done for report in reports]
+    assert done == sorted(done) and done[0] == 0 and done[-1] == total
+    assert [report.step for report in reports if not report.tensor][:4] == [
+        *["graphs"] * 2,
+        "hashes",
+        "graphs",
+    ]
+
+
+def test_what_is_there_is_not_made_again(checkpoint, exported, tmp_path, traces, run):
+    out = shutil.copytree(exported, tmp_path / "out")
+    times = {name: (out / name).stat().st_ctime_ns for name in contents(out)}
+    traces.names.clear()
+    result = run("export", checkpoint, "-o", out, "--precision", "q4")
+    assert (result.code, result.out) == (0, f"{out}\n")
+    size = sum(len(body) for name, body in contents(out).items() if name != FILE_NAME)
+    facts = f"{len(times) - 1} files, {size / 1e6:,.1f} MB"
+    assert f"{out}: already there: q4; {facts}, sizes and times as hashed before\n" in result.err
+    for command in ("inspect --check", "verify"):
+        assert f"voxtral-onnx {command} {out}" in result.err
+    quantised = run("quantize", checkpoint, "-o", out, "--precision", "q4")
+    assert (quantised.code, quantised.out) == (0, f"{out}\n")
+    assert "already there: q4;" in quantised.err
+    assert traces.names == []
+    assert times == {name: (out / name).stat().st_ctime_ns for name in contents(out)}
+    assert not (out / UNFINISHED).exists()
+
+    added = run("export", checkpoint, "-o", out, "--precision", "q4,fp32")
+    assert added.code == 0 and "anew" not in added.err
+    assert traces.names == ["onnx/encoder.onnx", "onnx/decoder.onnx"]  # of the new one alone
+    Manifest.read(out).check_files(out, hashes=True)
+
+
+def test_weights_of_an_export_are_not_hashed_again(checkpoint, tmp_path, monkeypatch):
+    """At full size they are gigabytes, and the second export is to say so at once."""
+    out, hashed = tmp_path / "out", []
+    export(checkpoint, out, precisions=("q4",))
+    part = contents_of_files._hash_part
+    monkeypatch.setattr(
+        contents_of_files,
+        "_hash_part",
+        lambda path, *a, **k: hashed.append(path) or part(path, *a, **k),
+    )
+    plan = plan_export(checkpoint, out, precisions=("q4",))
+    assert plan.is_there and not [path for path in hashed if path.suffix != ".onnx"]
+    weights = out / "onnx" / "audio_encoder_q4.onnx_data"
+    os.utime(weights)  # touched, not changed
+    plan = plan_export(checkpoint, out, precisions=("q4",))
+    assert plan.is_there and weights in hashed
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "traced"),
+    [
+        ("recipe", "replaces the export with recipe 'default'", 2),
+        ("version", "made anew, because it was made by voxtral-onnx 0.0 and this is voxtral", 2),
+        ("shard size", "made anew, because of another --shard-size", 2),
+        ("damage", "made anew, because of damage (", 1),
+        ("cut", "made anew, because of onnx/audio_encoder_q4.onnx_data, which has 100 bytes", 1),
+        ("missing", "made anew, because of onnx/audio_encoder_q4.onnx_data, which is missing", 1),
+        ("trace", "made anew, because all graphs are to be traced", 2),
+    ],
+)
+def test_what_is_made_anew_says_why(change, reason, traced, checkpoint, exported, tmp_path, traces):
+    out, notes, options = shutil.copytree(exported, tmp_path / "out"), [], {}
+    weights = out / "onnx" / "audio_encoder_q4.onnx_data"
+    match change:
+        case "recipe":
+            options["recipe"] = "quality"
+        case "version":
+            replace(Manifest.read(out), generator="voxtral-onnx 0.0").write(out)
+        case "shard size":
+            options["shard_size"] = 10_000
+        case "damage":
+            content = weights.read_bytes()
+            weights.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        case "cut":
+            weights.write_bytes(weights.read_bytes()[:100])
+        case "missing":
+            weights.unlink()
+        case "trace":
+            options["trace"] = True
+    traces.names.clear()
+    export(checkpoint, out, precisions=("q4",), on_note=notes.append, **options)
+    (note,) = notes
+    assert note.startswith(f"{out}: q4: {reason}")
+    assert len(traces.names) == traced
+    if not options or change == "trace":
+        assert contents(out) == contents(exported)
+
+
+def test_a_precision_of_another_version_is_not_taken_for_ours(checkpoint, exported, tmp_path):
+    """One that is added must not make the one of an earlier version look like made by this."""
+    out, notes = shutil.copytree(exported, tmp_path / "out"), []
+    replace(Manifest.read(out), generator="voxtral-onnx 0.0").write(out)
+    export(checkpoint, out, precisions=("fp32",))
+    export(checkpoint, out, precisions=("q4", "fp32"), on_note=notes.append)
+    assert len(notes) == 2 and all("made by voxtral-onnx 0.0" in note for note in notes)
+    assert Manifest.read(out).generator != "voxtral-onnx 0.0"
+    assert plan_export(checkpoint, out, precisions=("q4", "fp32")).is_there
+
+
+def test_a_missing_shared_file_is_written_again(checkpoint, exported, tmp_path, traces):
+    out = shutil.copytree(exported, tmp_path / "out")
+    (out / "tekken.json").unlink()
+    traces.names.clear()
+    export(checkpoint, out, precisions=("q4",))
+    assert traces.names == [] and contents(out) == contents(exported)
 
 
 def test_family_is_predicted_and_shown(checkpoint, with_family, tmp_path, run):

@@ -399,7 +399,7 @@ def test_what_is_required_must_have_run_and_been_judged(toy, toy_checkpoint, run
 
 def test_without_the_packages_of_a_rung_it_is_left_open(toy, toy_checkpoint, run, monkeypatch):
     monkeypatch.setattr(
-        running, "missing_packages", lambda names: [name for name in names if name != "torch"]
+        running, "missing", lambda names: [name for name in names if name != "torch"]
     )
     short = run("verify", toy, "--rungs", "2", "--require", "2")
     assert short.code == 8 and "rung 2: not run (transformers is missing)" in short.err

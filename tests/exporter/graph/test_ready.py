@@ -113,11 +113,9 @@ def test_a_small_twin_is_the_same_traced_or_shipped(toy_checkpoint, tmp_path, mo
 def test_without_the_tracer_nothing_is_written(toy_checkpoint, tmp_path, monkeypatch):
     from voxtral_onnx.exporter import packages
 
-    monkeypatch.setattr(packages, "missing_packages", lambda names: [*names])
+    monkeypatch.setattr(packages, "missing", lambda names: [*names])
     export("tiny", tmp_path / "tiny")
-    with pytest.raises(
-        DeviceError, match=r"encoder_q4f16.onnx.*needs torch and onnxscript"
-    ) as error:
+    with pytest.raises(DeviceError, match=r"encoder_q4f16.onnx.*needs torch, onnxscript") as error:
         export(toy_checkpoint, tmp_path / "toy")
-    assert "voxtral-onnx[cpu,trace]" in str(error.value)
+    assert "voxtral-onnx[cpu,export,trace]" in str(error.value)
     assert not (tmp_path / "toy").exists()
