@@ -35,7 +35,7 @@ class WantedGraph:
 
 @dataclass(frozen=True, slots=True)
 class EarlierWork:
-    """What earlier exports have left in a folder that can stay."""
+    """The graphs and precisions of earlier exports in a folder that can stay."""
 
     finished: Mapping[str, FinishedGraph]  # graphs that need not be made, by path
     kept: Manifest | None  # the manifest of the precisions that stay as they are

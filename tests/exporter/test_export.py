@@ -345,12 +345,13 @@ def test_only_tracing_needs_its_packages(options, parts, checkpoint, run, monkey
 def test_a_dry_run_says_which_graphs_are_traced_and_what_that_lacks(
     checkpoint, exported, run, monkeypatch, tmp_path
 ):
-    options = ("-o", tmp_path / "out", "--family", "native,transformers_js", "--dry-run")
-    whole = run("export", checkpoint, *options)
+    options = ("-o", tmp_path / "out", "--family", "native,portable", "--dry-run")
+    whole = run("export", "tiny", *options)
     lines = {line.split()[0]: line.split()[-1] for line in whole.out.splitlines() if line}
     assert lines["onnx/encoder_q4f16.onnx"] == "shipped"
-    assert lines["onnx/embed_tokens_q4f16.onnx"] == "traced"
-    assert "missing" not in whole.out
+    assert lines["onnx/portable_encoder_q4f16.onnx"] == "traced"
+    assert "missing" not in whole.out and "memory: about 600 MB" in whole.out
+    assert "memory: about 250 MB" in run("export", "tiny", *options[:2], "--dry-run").out
     monkeypatch.setattr(packages, "TRACE", ("onnx", "not_installed"))
     lacking = run("export", checkpoint, *options)
     assert lacking.code == 0
