@@ -82,7 +82,7 @@ def find_artifact(
             return _fetch(repository, precisions, offline, on_download)
 
     # Take a folder, and refuse a checkpoint
-    is_checkpoint = folder.suffix == ".gguf" or any(
+    is_checkpoint = folder.suffix.lower() == ".gguf" or any(
         _exists(folder / name)
         for name in ("params.json", "consolidated.safetensors", "config.json")
     )

@@ -13,8 +13,8 @@ from ...download import RemoteFile
 from ...errors import CheckpointError
 from ...files import require_disk
 from ...manifest import FILE_NAME, TOKENIZER
-from .gguf import begins_shards, first_shard, order_shards
 from .safetensors import shard_names
+from .shards import begins_shards, first_shard, order_shards
 
 DEFAULT_SOURCE = RELEASED_NAME
 
