@@ -19,7 +19,7 @@ QUANTISATION = "Quantisation"
 
 LAST_EXPORT = "$VOXTRAL_ONNX_MODEL or last export"
 LOCAL = "An artifact: a folder that [b]export[/] wrote, or [b]tiny[/], a small test model."
-HUB = "ORG/NAME\\[@REVISION] on Hugging Face"
+HUB = "ORG/NAME\\[@REVISION] on Hugging Face or its address"
 ANYWHERE = f"An artifact: a folder that [b]export[/] wrote, {HUB}, or [b]tiny[/]."
 
 

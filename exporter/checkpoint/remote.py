@@ -8,13 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ... import hub, limits
+from ...addresses import Address, read_address
 from ...config import RELEASED_NAME
 from ...download import RemoteFile
-from ...errors import CheckpointError
+from ...errors import CheckpointError, UsageError
 from ...files import require_disk
 from ...manifest import FILE_NAME, TOKENIZER
+from .gguf_model import EMBEDDED
 from .safetensors import shard_names
-from .shards import begins_shards, first_shard, order_shards
+from .shards import (
+    SPLIT_IN_TWO,
+    begins_shards,
+    first_shard,
+    is_gguf,
+    is_mmproj,
+    order_shards,
+)
 
 DEFAULT_SOURCE = RELEASED_NAME
 
@@ -86,11 +95,14 @@ def find_remote(
     offline: bool = False,
     on_progress: Callable[[hub.Progress], None] = lambda progress: None,
 ) -> RemoteCheckpoint | None:
-    """Find the checkpoint that ORG/NAME[@REVISION] names; return None for a path, and for `tiny`.
+    """Find the checkpoint that ORG/NAME[@REVISION] or an address of the hub names.
+
+    The result is None for a path, and for `tiny`.
 
     Mistral's layout is preferred to Hugging Face's. A GGUF is taken where a repository has neither,
-    or where ORG/NAME/FILE names it or the first of its shards. The hyperparameters, the tokenizer
-    and the index of the weights are downloaded at once: 15 MB of the released model's 8.9 GB.
+    or where ORG/NAME/FILE or an address names it or the first of its shards. The hyperparameters,
+    the tokenizer and the index of the weights are downloaded at once: 15 MB of the released model's
+    8.9 GB.
 
     Args:
         source: the checkpoint that a user named.
@@ -112,7 +124,7 @@ def find_remote(
     files = snapshot.files
 
     # Choose a layout and its files
-    ggufs = [name for name in files if name.endswith(".gguf") or begins_shards(name, files)]
+    ggufs = [name for name in files if is_gguf(name) or begins_shards(name, files)]
     safetensors = [name for name in files if name.endswith(".safetensors") and "/" not in name]
     card, gguf = files.keys() & {"card.json"}, None
     if file is None and {"params.json", "consolidated.safetensors"} <= files.keys():
@@ -137,7 +149,14 @@ def find_remote(
             gguf, {name: entry.size for name, entry in files.items()}, str(repository)
         )
     if tokenizer is None:
-        small.append(str(PurePosixPath(gguf or "").parent / TOKENIZER))
+        beside = str(PurePosixPath(gguf or "").parent / TOKENIZER)
+        if gguf is None or beside in files:
+            small.append(beside)
+        elif not (snapshot.is_offline or EMBEDDED.encode() in snapshot.head(gguf)):
+            raise CheckpointError(
+                f"{repository}: {gguf}: this GGUF says too little about its tokenizer, and there "
+                f"is no {beside}; pass Mistral's: --tokenizer tekken.json"
+            )
 
     # Download the small ones, an index of weights among them
     _require(repository, small, files)
@@ -153,18 +172,27 @@ def find_remote(
     return RemoteCheckpoint(snapshot, folder, {name: files[name] for name in weights}, gguf)
 
 
-def _split(source: str | Path) -> tuple[str | Path, str | None]:
-    """Split ORG/NAME/FILE@REVISION into ORG/NAME@REVISION and FILE.
+def _split(source: str | Path) -> tuple[str | Path | Address, str | None]:
+    """Split the name or address of a GGUF in a repository into the repository's and the file's.
 
     Return a source that names no file of a repository as it is, with None.
+
+    Raises:
+        UsageError: as `read_address`; or the address is that of another file.
     """
+    if address := read_address(source):
+        file = address.file
+        if file is not None and not (is_gguf(file) or first_shard(file)):
+            raise UsageError(
+                f"{source}: expected a repository or a GGUF in one, got another file; name "
+                f"{address}, of which the needed files are taken"
+            )
+        return Address(address.repo_id, address.revision), file
     match = _FILE.fullmatch(str(source))
     if match is None or isinstance(source, Path) or Path(source).exists():
         return source, None
     name, file, revision = match.groups(default="")
-    return (
-        (name + revision, file) if file.endswith(".gguf") or first_shard(file) else (source, None)
-    )
+    return (name + revision, file) if is_gguf(file) or first_shard(file) else (source, None)
 
 
 def _choose_gguf(repository: hub.Repository, ggufs: list[str], file: str | None) -> str:
@@ -173,6 +201,8 @@ def _choose_gguf(repository: hub.Repository, ggufs: list[str], file: str | None)
     Raises:
         CheckpointError: the repository has none, not the named one, or several and none is named.
     """
+    if is_mmproj(file) if file else any(map(is_mmproj, ggufs)):
+        raise CheckpointError(f"{repository}: {SPLIT_IN_TWO}")
     if file in ggufs:
         return file
     held = ", ".join(ggufs)
