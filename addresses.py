@@ -35,7 +35,8 @@ class Address:
     file: str | None = None  # its path in the repository
 
     def __str__(self) -> str:
-        return self.repo_id if self.revision is None else f"{self.repo_id}@{self.revision}"
+        is_default = self.revision in (None, constants.DEFAULT_REVISION)
+        return self.repo_id if is_default else f"{self.repo_id}@{self.revision}"
 
 
 def read_name(source: str | Path) -> Address | None:

@@ -142,7 +142,13 @@ Recipe = Annotated[
 ]
 Tokenizer = Annotated[
     Path | None,
-    _value(MODEL, "--tokenizer", "FILE", "Mistral's tokenizer, tekken.json.", "beside the weights"),
+    _value(
+        MODEL,
+        "--tokenizer",
+        "FILE",
+        "Mistral's tokenizer, tekken.json.",
+        "in the GGUF or beside the weights",
+    ),
 ]
 Revision = Annotated[
     str | None, _value(MODEL, "--revision", "NAME", "Branch, tag or commit on the hub.", "main")

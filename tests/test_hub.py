@@ -684,6 +684,8 @@ def test_gguf_with_its_tokenizer_inside(hub_server, toy_checkpoint, tmp_path, ru
         assert remote is not None and list(remote.weights) == [path.name]
     checkpoint = open_checkpoint(remote.fetch())
     assert (checkpoint.tokenizer, checkpoint.config) == (tokenizer, config)
+    hub_server.requests.clear()
+    assert find_remote(address) and not hub_server.taken()
     plan = run("export", address, "--dry-run", "--offline")
     assert plan.code == 0 and "name-onnx" in plan.out, plan.err
 

@@ -152,7 +152,7 @@ def find_remote(
         beside = str(PurePosixPath(gguf or "").parent / TOKENIZER)
         if gguf is None or beside in files:
             small.append(beside)
-        elif not (snapshot.is_offline or EMBEDDED.encode() in snapshot.head(gguf)):
+        elif not _may_hold_tokenizer(snapshot, gguf, weights):
             raise CheckpointError(
                 f"{repository}: {gguf}: this GGUF says too little about its tokenizer, and there "
                 f"is no {beside}; pass Mistral's: --tokenizer tekken.json"
@@ -222,6 +222,15 @@ def _choose_gguf(repository: hub.Repository, ggufs: list[str], file: str | None)
             f"{name}/{ggufs[0]}{at}{revision}"
         )
     return ggufs[0]
+
+
+def _may_hold_tokenizer(snapshot: hub.Snapshot, gguf: str, weights: list[str]) -> bool:
+    """Return whether a GGUF may hold its tokenizer, by its beginning, which is not kept.
+
+    One that is here already is looked into when it is opened.
+    """
+    is_here = snapshot.is_offline or (snapshot.folder(weights) / gguf).is_file()
+    return is_here or EMBEDDED.encode() in snapshot.head(gguf)
 
 
 def _require(repository: hub.Repository, names: list[str], files: Mapping[str, RemoteFile]) -> None:

@@ -65,11 +65,9 @@ def find(source: Path) -> list[Path]:
     # Report anything else, but not a folder without a GGUF
     if firsts:
         names = [path.name for path in firsts]
-        raise CheckpointError(
-            f"{source}: {SPLIT_IN_TWO}"
-            if any(map(is_mmproj, names))
-            else f"{source}: several GGUFs: {', '.join(names)}; name one of them"
-        )
+        is_split = len(names) == 2 and any(map(is_mmproj, names))
+        several = f"several GGUFs: {', '.join(names)}; name one of them"
+        raise CheckpointError(f"{source}: {SPLIT_IN_TWO if is_split else several}")
     named = [source] if source.is_file() else files
     if empty := [path for path in named if is_gguf(path.name) and not any(_head(path))]:
         raise CheckpointError(

@@ -67,3 +67,5 @@ def test_a_model_that_llama_cpp_has_split_is_refused_by_name(tmp_path, refuse):
     refuse(decoder, f"{decoder}: blk.0.ffn_ada_norm_up.weight: a model that", *why)
     refuse(encoder, f"{encoder}: a.blk.0.attn_q.weight: a model that", *why)
     refuse(tmp_path / "split", f"{tmp_path / 'split'}: a model that", *why)
+    shutil.copyfile(decoder, tmp_path / "split" / "another.gguf")
+    refuse(tmp_path / "split", "several GGUFs: another.gguf, mmproj-", "name one of them")
