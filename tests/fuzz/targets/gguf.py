@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from math import prod
 from pathlib import Path
 
 from gguf import GGUFReader
@@ -66,7 +65,7 @@ def parse(data: bytes, folder: Path) -> None:
         tensor.rows(0, 2)
     if MARK.decode() in ours or "audiocpp.tensor_names" in metadata:
         for tensor in read_gguf_model(path, find(path)).tensors.values():
-            assert tensor.num_bytes == 4 * prod(tensor.shape)
+            assert tensor.num_bytes == tensor.encoding.num_bytes(tensor.shape)
     if len(data) > COMPARED:
         return
     theirs = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
