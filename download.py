@@ -106,8 +106,13 @@ class _Patience:
         return wait
 
 
-def fetch(url: str, limit: int) -> bytes:
-    """Return the content of a URL of at most `limit` bytes.
+def fetch(url: str, limit: int, *, is_cut: bool = False) -> bytes:
+    """Return the content of a URL of at most `limit` bytes, or the beginning of a longer one.
+
+    Args:
+        url: address at the hub's endpoint, to which the user's token is sent.
+        limit: the most bytes.
+        is_cut: return the first `limit` bytes of a longer content instead of refusing it.
 
     Raises:
         ConnectionLostError, StatusError: all attempts failed.
@@ -120,6 +125,8 @@ def fetch(url: str, limit: int) -> bytes:
             with closing(receive(url)) as blocks:
                 for block in blocks:
                     content += block
+                    if len(content) > limit and is_cut:
+                        return bytes(content[:limit])
                     if len(content) > limit:
                         raise StorageError(
                             f"{url}: expected at most {limit:,} bytes, got more; check HF_ENDPOINT"

@@ -34,6 +34,7 @@ from huggingface_hub.errors import HFValidationError
 from msgspec import Meta, Struct
 
 from . import limits
+from .addresses import Address, read_name
 from .decode import Count, RelativeName, Sha256, decode, is_relative_name, read_within
 from .download import (
     BLOCK,
@@ -50,7 +51,6 @@ from .files import atomic_write, is_below, lock, require_disk
 
 _log = logging.getLogger(__name__)
 
-REPOSITORY = re.compile(r"([a-z0-9][\w.-]*/[a-z0-9][\w.-]*)(?:@(.+))?", re.ASCII | re.IGNORECASE)
 Sha1 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -239,6 +239,15 @@ class Snapshot:
                     seconds = monotonic() - began
                     _log.info("%s: %.1f MB downloaded in %.1f s", self.repository, size, seconds)
 
+    def head(self, name: str) -> bytes:
+        """Return the first BLOCK bytes of a file, without keeping them.
+
+        Raises:
+            StorageError: no connection, or no access.
+        """
+        with _named_errors(self.repository):
+            return fetch(self.url(name), BLOCK, is_cut=True)
+
     def url(self, name: str) -> str:
         """Return the URL of a file at this commit."""
         place = f"{self.repository.repo_id}/resolve/{self.commit}"
@@ -260,33 +269,37 @@ class _Meter:
             self.on_progress(self.reported)
 
 
-def find_repository(source: str | Path, revision: str | None = None) -> Repository | None:
-    """Return the repository that ORG/NAME or ORG/NAME@REVISION names.
+def find_repository(source: str | Path | Address, revision: str | None = None) -> Repository | None:
+    """Return the repository that ORG/NAME, ORG/NAME@REVISION or an address of the hub names.
 
     The result is None for an existing path, for a GGUF file and for names of another form.
 
     Args:
-        source: the name or path.
+        source: the name, address or path.
         revision: branch, tag or commit, if the name has none.
 
     Raises:
-        UsageError: a revision is given for something else than a repository, or two are given.
+        UsageError: a revision is given for something else than a repository, or two are given; or
+            the address is not a repository's.
     """
-    match = REPOSITORY.fullmatch(str(source))
-    if (
-        isinstance(source, Path)
-        or Path(source).exists()
-        or match is None
-        or match[0].endswith(".gguf")
-    ):
+    address = source if isinstance(source, Address) else read_name(source)
+    if address is None:
         if revision is not None:
             raise UsageError(
                 f"revision: only a repository of the hub, ORG/NAME, has revisions, {source} is none"
             )
         return None
-    if revision is not None and match[2] is not None:
-        raise UsageError(f"revision: expected one, got {quoted(match[2])} and {quoted(revision)}")
-    return Repository(match[1], revision or match[2] or constants.DEFAULT_REVISION)
+    if address.file is not None:
+        raise UsageError(
+            f"{source}: the address of a file, expected that of a repository; name {address}, or, "
+            f"if the file is a GGUF, export it first: voxtral-onnx export {source}"
+        )
+    if revision is not None and address.revision is not None:
+        raise UsageError(
+            f"revision: expected one, got {quoted(address.revision)} and {quoted(revision)}"
+        )
+    chosen = revision or address.revision or constants.DEFAULT_REVISION
+    return Repository(address.repo_id, chosen)
 
 
 def look_up(repository: Repository, *, offline: bool = False) -> Snapshot:

@@ -19,7 +19,8 @@ import numpy as np
 import typer
 
 from voxtral_onnx.config import VoxtralConfig
-from voxtral_onnx.exporter.checkpoint.names import mistral_name, tensor_shapes
+from voxtral_onnx.exporter.checkpoint.names import tensor_shapes
+from voxtral_onnx.exporter.checkpoint.schemes import mistral_name
 
 SLICE = 1 << 24  # values written at a time
 PARAMS = {  # the released params.json

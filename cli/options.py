@@ -19,7 +19,7 @@ QUANTISATION = "Quantisation"
 
 LAST_EXPORT = "$VOXTRAL_ONNX_MODEL or last export"
 LOCAL = "An artifact: a folder that [b]export[/] wrote, or [b]tiny[/], a small test model."
-HUB = "ORG/NAME\\[@REVISION] on Hugging Face"
+HUB = "ORG/NAME\\[@REVISION] on Hugging Face or its address"
 ANYWHERE = f"An artifact: a folder that [b]export[/] wrote, {HUB}, or [b]tiny[/]."
 
 
@@ -158,7 +158,13 @@ Recipe = Annotated[
 ]
 Tokenizer = Annotated[
     Path | None,
-    _value(MODEL, "--tokenizer", "FILE", "Mistral's tokenizer, tekken.json.", "beside the weights"),
+    _value(
+        MODEL,
+        "--tokenizer",
+        "FILE",
+        "Mistral's tokenizer, tekken.json.",
+        "in the GGUF or beside the weights",
+    ),
 ]
 Revision = Annotated[
     str | None, _value(MODEL, "--revision", "NAME", "Branch, tag or commit on the hub.", "main")

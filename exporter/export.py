@@ -92,11 +92,11 @@ def export(
 
     Args:
         source: a checkpoint folder of either layout, a GGUF or its shards, "tiny" for the packaged
-            checkpoint, ORG/NAME[@REVISION] of the hub, whose needed files are downloaded first, or
-            an opened checkpoint.
+            checkpoint, ORG/NAME[@REVISION] of the hub or its address, whose needed files are
+            downloaded first, or an opened checkpoint.
         output: the artifact folder, by default `./<name>-onnx`. If it is an artifact of the same
             checkpoint, the export adds to it.
-        tokenizer: Mistral's `tekken.json`, by default the one beside the weights.
+        tokenizer: Mistral's `tekken.json`, by default the one in a GGUF or beside the weights.
         precisions: names out of PRECISIONS.
         families: names out of FAMILIES: graphs for other hosts, which share the weights where they
             can. The native family is always exported. A family that a finished precision lacks is

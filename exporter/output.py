@@ -136,7 +136,8 @@ class State:
 def default_folder(source: str | Path) -> Path:
     """Return an artifact's default folder, named after a folder, a GGUF or a pattern of shards."""
     source = Path(source)
-    name = re.sub(r"[*?[].*", "", source.name.removesuffix(".gguf")).rstrip("-._")
+    stem = re.sub(r"\.gguf$", "", source.name, flags=re.IGNORECASE)
+    name = re.sub(r"[*?[].*", "", stem).rstrip("-._")
     return Path(f"{name or source.parent.name}-onnx")
 
 

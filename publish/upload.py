@@ -18,8 +18,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError
 from msgspec import Raw, Struct
 
-from .. import hub, limits
+from .. import limits
 from .._version import __version__
+from ..addresses import REPOSITORY
 from ..decode import RelativeName, decode
 from ..download import BLOCK, ConnectionLostError, HTTPError, RemoteFile, StatusError, fetch
 from ..errors import ArtifactError, StorageError, UsageError, VoxtralOnnxError
@@ -230,9 +231,9 @@ def plan_publication(
     Raises:
         ArtifactError, UsageError: see `publish`.
     """
-    if not ((match := hub.REPOSITORY.fullmatch(repo_id)) and match[2] is None):
+    if not ((match := REPOSITORY.fullmatch(repo_id)) and match[2] is None):
         raise UsageError(f"{repo_id}: expected the name of a repository, ORG/NAME")
-    if base_model is not None and not hub.REPOSITORY.fullmatch(base_model):
+    if base_model is not None and not REPOSITORY.fullmatch(base_model):
         raise UsageError(f"base model {base_model}: expected ORG/NAME or ORG/NAME@REVISION")
 
     # The page with the artifact

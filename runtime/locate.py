@@ -43,7 +43,7 @@ def find_artifact(
     """Return the folder of an artifact, that is, of an exported model.
 
     Args:
-        model: the folder; "tiny"; or ORG/NAME[@REVISION] on the hub. None takes
+        model: the folder; "tiny"; or ORG/NAME[@REVISION] on the hub or its address. None takes
             $VOXTRAL_ONNX_MODEL, else the last finished export.
         precisions: whose files are downloaded from the hub, as `choose_precisions` takes them.
         offline: use only files that were downloaded before.
@@ -82,7 +82,7 @@ def find_artifact(
             return _fetch(repository, precisions, offline, on_download)
 
     # Take a folder, and refuse a checkpoint
-    is_checkpoint = folder.suffix == ".gguf" or any(
+    is_checkpoint = folder.suffix.lower() == ".gguf" or any(
         _exists(folder / name)
         for name in ("params.json", "consolidated.safetensors", "config.json")
     )

@@ -388,3 +388,12 @@ def test_endpoint_is_asked_with_a_timeout(elsewhere):
     fetch("https://hub.example/file", 100)
     seconds = constants.HF_HUB_DOWNLOAD_TIMEOUT
     assert all(set(request.extensions["timeout"].values()) == {seconds} for request in asked)
+
+
+def test_beginning_of_a_file_is_all_that_is_kept(hub_server):
+    hub_server.publish("org/name", {"model.gguf": b"GGUF" * 100_000})
+    url = f"{hub_server.url}/org/name/resolve/main/model.gguf"
+    assert fetch(url, 6, is_cut=True) == b"GGUFGG"
+    assert fetch(url, 1 << 20, is_cut=True) == b"GGUF" * 100_000
+    with pytest.raises(StorageError, match="expected at most 6 bytes, got more"):
+        fetch(url, 6)

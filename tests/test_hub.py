@@ -22,6 +22,7 @@ from conftest import EXACT_RECIPE
 from huggingface_hub import constants, hf_hub_download
 from support.checkpoints import write_hf, write_mistral
 from support.commands import CLIP, TEXT, clean_environment
+from support.converters import audio_cpp_files, our_tensors, write_audio_cpp, write_llama_cpp
 from support.ggufs import config_of, cut, mistral_tensors, write_model
 from support.hub_server import HubServer
 
@@ -95,6 +96,8 @@ def published_artifact(hub_server, tiny_artifact) -> HubServer:
         ("../name", None, None),
         ("/org/name", None, None),
         ("org/name.gguf", None, None),
+        ("org/name.GGUF", None, None),
+        ("https://huggingface.co/org/name/tree/v1.0", "org/name", "v1.0"),
         ("org/", None, None),
         ("org/näme", None, None),
         ("C:\\org/name", None, None),
@@ -675,10 +678,59 @@ def test_gguf_without_a_tokenizer_takes_one_from_here(hub_server, toy_gguf):
         error=CheckpointError,
     ):
         find_remote("org/name")
+    assert not list(hub._home(hub.Repository("org/name", "main")).rglob("*.gguf*"))
+    hub_server.requests.clear()
     remote = find_remote("org/name", tokenizer=toy_gguf / "tekken.json")
     assert remote is not None
     assert open_checkpoint(remote.fetch(), toy_gguf / "tekken.json").tokenizer == tokenizer
     assert hub_server.taken() == ["toy-q4.gguf"]
+
+
+def test_gguf_with_its_tokenizer_inside(hub_server, toy_checkpoint, tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, tokenizer = config_of(toy_checkpoint), (toy_checkpoint / "tekken.json").read_bytes()
+    files, tensors = audio_cpp_files(config, tokenizer), our_tensors(toy_checkpoint, config)
+    path = write_audio_cpp(tmp_path / "The Toy.GGUF", tensors, files, "Q8_0")
+    hub_server.publish("org/name", {path.name: path.read_bytes()})
+    address = "https://huggingface.co/org/name/blob/main/The%20Toy.GGUF"
+    for source in ("org/name", "org/name/The Toy.GGUF", address):
+        remote = find_remote(source)
+        assert remote is not None and list(remote.weights) == [path.name]
+    checkpoint = open_checkpoint(remote.fetch())
+    assert (checkpoint.tokenizer, checkpoint.config) == (tokenizer, config)
+    hub_server.requests.clear()
+    assert find_remote(address) and not hub_server.taken()
+    plan = run("export", address, "--dry-run", "--offline")
+    assert plan.code == 0 and "name-onnx" in plan.out, plan.err
+
+
+def test_repository_of_a_model_that_llama_cpp_has_split(hub_server, tmp_path):
+    files = {path.name: path.read_bytes() for path in write_llama_cpp(tmp_path)}
+    hub_server.publish("org/name", files | {"tekken.json": b"{}"})
+    decoder, encoder = files
+    for source in ("org/name", f"org/name/{encoder}"):
+        with refused("org/name: a model that llama.cpp has split", error=CheckpointError):
+            find_remote(source)
+    assert not hub_server.taken()
+    remote = find_remote(f"org/name/{decoder}")  # a name may lie, so it is looked into
+    assert remote is not None
+    with refused("blk.0.ffn_ada_norm_up.weight: a model that llama.cpp", error=CheckpointError):
+        open_checkpoint(remote.fetch())
+
+
+def test_addresses_name_what_names_do(hub_server, toy_gguf):
+    files = content(toy_gguf) | {"Other.GGUF": b"GGUF"}
+    hub_server.publish("org/name", files, "v2")
+    hub_server.publish("org/name", files | {"README.md": b"newer"})
+    page = "https://huggingface.co/org/name"
+    for address in (f"{page}/blob/v2/toy-q4.gguf", f"{hub_server.url}/org/name/raw/v2/toy-q4.gguf"):
+        remote = find_remote(address)
+        assert remote is not None and str(remote.snapshot.repository) == "org/name@v2"
+        assert remote.source.name == "toy-q4.gguf" and remote.output == Path("name-onnx")
+    with refused("several GGUFs: ", "Other.GGUF", "toy-q4.gguf", error=CheckpointError):
+        find_remote(f"{page}/tree/v2")
+    with refused("got another file; name org/name@v2, of which", error=UsageError):
+        find_remote(f"{page}/blob/v2/config.json")
 
 
 @pytest.mark.parametrize(
@@ -802,9 +854,10 @@ def test_artifact_is_run_by_its_name(published_artifact, run):
         *files_of("q4f16"),
     ]
     published_artifact.requests.clear()
-    result = run("transcribe", "--model", f"{ARTIFACT}@main", "--offline", CLIP)
-    assert (result.code, result.out) == (0, TEXT + "\n")
-    assert len(result.err.splitlines()) == 3  # nothing of downloads
+    for name in (f"{ARTIFACT}@main", f"https://huggingface.co/{ARTIFACT}/tree/main"):
+        result = run("transcribe", "--model", name, "--offline", CLIP)
+        assert (result.code, result.out) == (0, TEXT + "\n")
+        assert len(result.err.splitlines()) == 3  # nothing of downloads
     refused = run("transcribe", "--model", ARTIFACT, "--offline", "--precision", "q8", CLIP)
     refused.assert_refused(9, "offline, and not here yet: onnx/encoder_quantized.onnx, ")
     assert (

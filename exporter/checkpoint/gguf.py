@@ -1,4 +1,4 @@
-"""Open GGUF files, whole or cut into byte shards, as lazy tensors.
+"""Open GGUF files, whole or cut into byte shards, as lazy tensors: the format alone.
 
     "GGUF", version, number of tensors, number of keys
     keys and values
@@ -7,14 +7,14 @@
 
 The `gguf` package's reader maps one whole file, so it can neither read shards nor report what is
 wrong with a damaged header; its arithmetic for the block types is what `Tensor.rows` uses here.
-The naming schemes of GGUF files are in names.py. Source: ggml's `docs/gguf.md`.
+Whose file it is and what its metadata says is found out in gguf_model.py. Source: ggml's
+`docs/gguf.md`.
 """
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +22,14 @@ import numpy as np
 from ...errors import CheckpointError
 from ...escaping import quoted
 from ...limits import GGUF_HEADER
+from .shards import MAGIC, shard_after
 from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file
 
-# Hyperparameters as JSON; without this key they are the released model's
-CONFIG = "voxtral_onnx.config"
-_MAGIC, _VERSIONS = b"GGUF", (2, 3)
+_VERSIONS = (2, 3)
 _ALIGNMENT_KEY, _ALIGNMENT = "general.alignment", 32  # bytes, where the key is absent
 _MAX_TEXT = 1 << 20  # bytes of one string; a longer one means a damaged file
 _MOST_ENTRIES = 1 << 14  # tensors, and keys; more mean a damaged file
+_TAIL = 1 << 16  # bytes; no weights end in so many zeros, but a file that was reserved first does
 _SCALARS = {
     0: "B",
     1: "b",
@@ -44,6 +44,9 @@ _SCALARS = {
     12: "d",
 }
 _UINT32, _TEXT, _ARRAY = 4, 8, 9
+_KEPT = "audiocpp."  # lists under keys that begin so are read; a vocabulary is skipped
+
+Value = str | int | float | list[str] | np.ndarray  # of a key in the metadata
 
 
 def _blocks(name: str, block_size: int, block_bytes: int) -> Encoding:
@@ -64,131 +67,50 @@ TYPES = {  # by number in ggml's enum ggml_type
     6: _blocks("Q5_0", 32, 22),
     7: _blocks("Q5_1", 32, 24),
     8: _blocks("Q8_0", 32, 34),
+    10: _blocks("Q2_K", 256, 84),
+    11: _blocks("Q3_K", 256, 110),
     12: _blocks("Q4_K", 256, 144),
     13: _blocks("Q5_K", 256, 176),
     14: _blocks("Q6_K", 256, 210),
     30: BF16,
 }
+_REFUSED = {  # the rest of that enum, with what ggml has removed from it
+    4: "Q4_2",
+    5: "Q4_3",
+    9: "Q8_1",
+    15: "Q8_K",
+    16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS",
+    19: "IQ1_S",
+    20: "IQ4_NL",
+    21: "IQ3_S",
+    22: "IQ2_S",
+    23: "IQ4_XS",
+    24: "I8",
+    25: "I16",
+    26: "I32",
+    27: "I64",
+    28: "F64",
+    29: "IQ1_M",
+    31: "Q4_0_4_4",
+    32: "Q4_0_4_8",
+    33: "Q4_0_8_8",
+    34: "TQ1_0",
+    35: "TQ2_0",
+    36: "IQ4_NL_4_4",
+    37: "IQ4_NL_4_8",
+    38: "IQ4_NL_8_8",
+    39: "MXFP4",
+    40: "NVFP4",
+    41: "Q1_0",
+}
 
 
-def find(source: Path) -> list[Path]:
-    """Return the files that make up a GGUF, in order.
+def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, Value]]:
+    """Open a GGUF: return its tensors by name in the file's order, and its metadata.
 
-    The list is empty where a folder has no GGUF or the source does not exist.
-
-    Args:
-        source: the file; or the first of the shards that `split` cut it into (shard-aa, shard-ab …
-            or shard-00 …), their folder, or a pattern that matches them.
-
-    Raises:
-        CheckpointError: the file is no GGUF, there are several, or a shard is missing.
-    """
-    # List the candidates
-    is_pattern = not source.exists() and any(sign in source.name for sign in "*?[")
-    if is_pattern:
-        files = sorted(source.parent.glob(source.name))
-    elif source.is_dir():
-        files = sorted(path for path in source.iterdir() if path.is_file())
-    elif source.is_file():
-        files = sorted(path for path in source.parent.iterdir() if path.is_file())
-    else:
-        return []
-
-    # Exactly one of them begins a GGUF, and shards follow it by name
-    firsts = [path for path in ([source] if source.is_file() else files) if _head(path) == _MAGIC]
-    if len(firsts) == 1:
-        first, sizes = firsts[0], {path.name: path.stat().st_size for path in files}
-        return [
-            first.with_name(name) for name in order_shards(first.name, sizes, str(first.parent))
-        ]
-
-    # Report anything else, but not a folder without a GGUF
-    if firsts:
-        raise CheckpointError(
-            f"{source}: several GGUFs: {', '.join(path.name for path in firsts)}; name one of them"
-        )
-    if source.is_file():
-        raise CheckpointError(
-            f"{source}: expected a checkpoint folder or a GGUF, found a file that begins with "
-            f"{_head(source)!r}; if it is a shard of a GGUF, name the first shard"
-        )
-    if is_pattern:
-        raise CheckpointError(
-            f"{source}: {len(files)} files, none of which begins like a GGUF; add the first shard"
-        )
-    return []
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_MAGIC))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def order_shards(first: str, sizes: Mapping[str, int], place: str) -> list[str]:
-    """Return the names of a GGUF's shards: the first, and each that follows it without a gap.
-
-    Args:
-        first: the name of the first shard; a name that `split` does not give to one is a whole
-            file.
-        sizes: bytes of this file and of those beside it, by name.
-        place: their folder or repository, for messages.
-
-    Raises:
-        CheckpointError: a shard is missing between others, or has another size.
-    """
-    if (name := first_shard(first)) is None:
-        return [first]
-    stem, suffix = name
-    found = [first]
-    while stem + (suffix := _next(suffix)) in sizes:
-        found.append(stem + suffix)
-    alike = re.compile(
-        re.escape(stem) + ("[a-z]" if suffix.isalpha() else "[0-9]") + f"{{{len(suffix)}}}"
-    )
-    if stray := sorted(other for other in sizes.keys() - set(found) if alike.fullmatch(other)):
-        raise CheckpointError(
-            f"{place}/{first}: expected the shard {stem}{suffix} after {found[-1]}, found "
-            f"{stray[0]}; download the missing one"
-        )
-    for shard in found[1:]:
-        size, expected = sizes[shard], sizes[first]
-        if size > expected or (size < expected and shard != found[-1]):
-            raise CheckpointError(
-                f"{place}/{shard}: expected a shard of {expected:,} bytes like {first}, found "
-                f"{size:,}: incomplete or out of order; download it again"
-            )
-    return found
-
-
-def begins_shards(name: str, names: Collection[str]) -> bool:
-    """Return whether a file is the first of several shards, judged by their names."""
-    first = first_shard(name)
-    return first is not None and first[0] + _next(first[1]) in names
-
-
-def first_shard(name: str) -> tuple[str, str] | None:
-    """Return stem and suffix of a name that `split` gives to its first file, None for another."""
-    match = re.fullmatch(r"(.*?)(aa+|0+[01]?)", name)
-    return (match[1], match[2]) if match and len(match[2]) > 1 else None
-
-
-def _next(suffix: str) -> str:
-    digits = "0123456789" if suffix.isdigit() else "abcdefghijklmnopqrstuvwxyz"
-    number = 0
-    for digit in suffix:
-        number = number * len(digits) + digits.index(digit)
-    following = ""
-    for _ in suffix:
-        number, digit = divmod(number + (not following), len(digits))
-        following = digits[digit] + following
-    return following
-
-
-def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str | int | float]]:
-    """Open a GGUF: return its tensors by name, and its metadata without the lists.
+    Of the metadata's lists only those of audio.cpp are returned.
 
     Args:
         files: the whole file, or all of its shards in order.
@@ -205,7 +127,7 @@ def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str |
         )
     whole = Span(tuple(map_file(path) for path in files))
     header = _Header(str(files[0]), whole)
-    header.take(len(_MAGIC))
+    header.take(len(MAGIC))
     if (version := header.number("I")) not in _VERSIONS:
         raise CheckpointError(
             f"{files[0]}: expected GGUF version 2 or 3, got {version}; convert it anew"
@@ -224,7 +146,7 @@ def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str |
                 f"{files[0]}: {key}: expected an unsigned number of 32 bits, got kind {kind}; "
                 "convert it anew"
             )
-        metadata[key] = header.value(kind)
+        metadata[key] = header.value(kind, keeps_lists=key.startswith(_KEPT))
     if metadata.get("split.count", 1) != 1:
         raise CheckpointError(
             f"{files[0]}: one of {metadata['split.count']} GGUFs that hold a model together; merge "
@@ -259,6 +181,12 @@ def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, str |
         raise CheckpointError(
             f"{files[-1]}: not a shard of {files[0]}, which ends at byte {end:,} before it"
         )
+    tail = whole.read(max(base, end - _TAIL), end)
+    if len(tail) == _TAIL and not tail.any():
+        raise CheckpointError(
+            f"{files[-1]}: its last {_TAIL:,} bytes are zeros: a download that has not come to its "
+            "end; download it again"
+        )
     return tensors, {key: value for key, value in metadata.items() if value is not None}
 
 
@@ -276,7 +204,9 @@ def _read_entry(header: _Header) -> tuple[str, tuple[int, ...], Encoding, int]:
     if number not in TYPES:
         known = ", ".join(encoding.name for encoding in TYPES.values())
         raise CheckpointError(
-            f"{header.name}: {name}: expected one of the types {known}, got type {number}"
+            f"{header.name}: {name}: expected one of the types {known}, got "
+            f"{_REFUSED.get(number, f'type {number}, which is not known')}; take a GGUF in one of "
+            "them (the blocks of Q4_0 and Q8_0 are kept bit by bit) or the original checkpoint"
         )
     encoding = TYPES[number]
     if shape[-1] % encoding.block_size or (len(shape) == 1 and encoding.block_size > 1):
@@ -292,11 +222,8 @@ def _aligned(place: int, alignment: int) -> int:
 
 
 def _too_short(files: Sequence[Path], what: str, size: int) -> str:
-    if first := first_shard(files[0].name):
-        suffix = first[1]
-        for _ in files:
-            suffix = _next(suffix)
-        missing = f"{first[0]}{suffix} is missing, or {files[-1].name} is cut; get it"
+    if following := shard_after(files):
+        missing = f"{following} is missing, or {files[-1].name} is cut; get it"
         return f"{files[0]}: {what}, its {len(files)} shards have {size:,}: {missing}"
     return f"{files[0]}: truncated: {what}, the file has {size:,}; download it again"
 
@@ -330,9 +257,9 @@ class _Header:
             )
         return count
 
-    def text(self) -> str:
+    def text(self, most: int = _MAX_TEXT) -> str:
         size = self.number("Q")
-        if size > _MAX_TEXT:
+        if size > most:
             raise CheckpointError(
                 f"{self.name}: a name of {size:,} bytes in its header: damaged; download it again"
             )
@@ -343,8 +270,8 @@ class _Header:
                 f"{self.name}: damaged header ({error}); download it again"
             ) from error
 
-    def value(self, kind: int) -> str | int | float | None:
-        """Read a scalar or a string; skip a list and return None."""
+    def value(self, kind: int, *, keeps_lists: bool) -> Value | None:
+        """Read a scalar, a string or a list; return None for a list that is only skipped."""
         if kind in _SCALARS:
             return self.number(_SCALARS[kind])
         if kind == _TEXT:
@@ -352,15 +279,23 @@ class _Header:
         if kind == _ARRAY:
             inner, count = self.number("I"), self.number("Q")
             if inner in _SCALARS:
-                self.skip(count * struct.calcsize(f"<{_SCALARS[inner]}"))
-                return None
+                dtype, start = np.dtype(f"<{_SCALARS[inner]}"), self.at
+                self.skip(count * dtype.itemsize)
+                return np.frombuffer(self.content, dtype, count, start) if keeps_lists else None
             if inner == _TEXT:
-                self.skip_texts(count)
-                return None
+                return self.texts(count) if keeps_lists else self.skip_texts(count)
             kind = inner
         raise CheckpointError(
             f"{self.name}: unknown kind of metadata {kind}: damaged; download it again"
         )
+
+    def texts(self, count: int) -> list[str]:
+        """Read a list of strings, of which one may be a whole file."""
+        if count > _MOST_ENTRIES:
+            raise CheckpointError(
+                f"{self.name}: a list of {count:,} names in its header: damaged; download it again"
+            )
+        return [self.text(len(self.content)) for _ in range(count)]
 
     def skip_texts(self, count: int) -> None:
         """Skip a list of strings, fast, as a vocabulary has hundreds of thousands."""

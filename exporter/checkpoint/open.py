@@ -13,14 +13,16 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from ...assets import TINY
-from ...config import RELEASED, VoxtralConfig
+from ...config import VoxtralConfig
 from ...decode import Name, Sentence, decode
 from ...errors import CheckpointError
 from ...files import is_lfs_pointer
 from ...limits import PARAMS, TOKENIZER
 from ...manifest import FILE_NAME as ARTIFACT
-from . import gguf, names
+from . import names, schemes
+from .gguf_model import read_gguf_model
 from .safetensors import open_hf_files, open_safetensors, read_bytes, read_object
+from .shards import find, is_gguf
 from .tensors import Tensor
 
 _SUFFIXES = {".safetensors", ".json"}
@@ -103,12 +105,13 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
 
     Mistral: `params.json`, `consolidated.safetensors`. Hugging Face: `config.json`,
     `processor_config.json`, `model.safetensors` or `model.safetensors.index.json` with shards.
-    Mistral's is read where a folder has both. GGUF: one file, or its shards as `gguf.find`
-    describes.
+    Mistral's is read where a folder has both. GGUF: one file, or its shards as `shards.find`
+    describes; no safetensors may be in its folder.
 
     Args:
         source: the folder, the file, or a pattern of shards.
-        tokenizer: Mistral's `tekken.json`; by default the one beside the weights.
+        tokenizer: Mistral's `tekken.json`; by default the one in the GGUF, else the one beside the
+            weights.
 
     Raises:
         CheckpointError: a file or tensor is missing, damaged, unknown or misshapen.
@@ -119,8 +122,8 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
         raise CheckpointError(
             f"{source}: an artifact, not a checkpoint; name the checkpoint it was exported from"
         )
-    has_params, has_config = ((source / name).exists() for name in ("params.json", "config.json"))
-    if not (has_params or has_config) and (shards := gguf.find(source)):
+    _refuse_two_models(source)
+    if not any(source.glob("*.safetensors")) and (shards := find(source)):
         return _open_gguf(source, shards, tokenizer)
     if not source.is_dir():
         raise CheckpointError(
@@ -134,13 +137,13 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{source}: cannot be read ({error.strerror or error})") from error
     config = read_config(source)
-    if has_params:
+    if (source / "params.json").exists():
         found = open_safetensors(source / "consolidated.safetensors")
-        scheme = names.MISTRAL
+        scheme = schemes.MISTRAL
     else:
         found = open_hf_files(source)
         live = any(name.startswith("model.") for name in found)
-        scheme = names.HF_LIVE if live else names.HF
+        scheme = schemes.HF_LIVE if live else schemes.HF
 
     # Check the tensors and read the small files
     tensors = _check_tensors(source, found, config, scheme)
@@ -168,46 +171,20 @@ def read_config(folder: Path) -> VoxtralConfig:
 
 
 def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Checkpoint:
-    # Find the tokenizer
-    tokenizer = tokenizer or shards[0].parent / "tekken.json"
-    if not tokenizer.is_file():
-        raise CheckpointError(
-            f"{source}: a GGUF says too little about its tokenizer, and there is no {tokenizer}; "
-            "pass Mistral's: --tokenizer tekken.json"
-        )
-
-    # Open the tensors and recognise their naming scheme
-    files = versions((*shards, tokenizer))
-    found, metadata = gguf.open_gguf(shards)
-    scheme = next(
-        (scheme for scheme in names.GGUF_SCHEMES if scheme.rename(names.EMBEDDING) in found),
-        None,
-    )
-    if scheme is None:
-        schemes = "; ".join(
-            f"{scheme.name}: {scheme.rename(names.EMBEDDING)}, "
-            f"{scheme.rename(names.FIRST_PROJECTION)}"
-            for scheme in names.GGUF_SCHEMES
-        )
-        raise CheckpointError(
-            f"{source}: expected tensor names of one of these schemes: {schemes}; found "
-            f"{', '.join(sorted(found)[:3])}: not a GGUF of Voxtral Realtime, or made by an "
-            "unknown converter"
-        )
-
-    # Read the hyperparameters, which most converters leave out
-    config = RELEASED
-    if gguf.CONFIG in metadata:
-        config = decode(
-            VoxtralConfig,
-            str(metadata[gguf.CONFIG]).encode(),
-            lambda reason: CheckpointError(
-                f"{source}: {gguf.CONFIG}: not the hyperparameters ({reason})"
-            ),
-        )
-    tensors = _check_tensors(source, found, config, scheme)
+    model = read_gguf_model(source, shards)
+    tensors = _check_tensors(source, model.tensors, model.config, model.scheme)
+    content, used = model.tokenizer, []
+    if tokenizer or content is None:
+        tokenizer = tokenizer or shards[0].parent / "tekken.json"
+        if not tokenizer.is_file():
+            raise CheckpointError(
+                f"{source}: this GGUF says too little about its tokenizer, and there is no "
+                f"{tokenizer}; pass Mistral's: --tokenizer tekken.json"
+            )
+        content, used = read_bytes(tokenizer, TOKENIZER), [tokenizer]
+    files = versions((*shards, *used))
     return Checkpoint(
-        source, scheme.name, config, tensors, read_bytes(tokenizer, TOKENIZER), RELEASED_CARD, files
+        source, model.scheme.name, model.config, tensors, content, RELEASED_CARD, files
     )
 
 
@@ -225,6 +202,22 @@ def _refuse_pointers(source: Path) -> None:
         )
 
 
+def _refuse_two_models(source: Path) -> None:
+    """Refuse a folder that has a GGUF beside safetensors, as they may be of different models.
+
+    Raises:
+        CheckpointError: the folder has both.
+    """
+    files = sorted(path.name for path in source.glob("*"))
+    ggufs = [name for name in files if is_gguf(name)]
+    others = [name for name in files if name.endswith(".safetensors")]
+    if ggufs and others:
+        raise CheckpointError(
+            f"{source}: expected one model, found {others[0]} and {ggufs[0]}; name the GGUF to "
+            f"export it ({source / ggufs[0]}), or move it elsewhere to export the other"
+        )
+
+
 def versions(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
     """Return size and modification time, in nanoseconds, of those files that exist."""
     found = {path: path.stat() for path in paths if path.exists()}
@@ -232,7 +225,7 @@ def versions(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
 
 
 def _check_tensors(
-    source: Path, found: dict[str, Tensor], config: VoxtralConfig, scheme: names.NamingScheme
+    source: Path, found: dict[str, Tensor], config: VoxtralConfig, scheme: schemes.NamingScheme
 ) -> dict[str, Tensor]:
     """Return the tensors that were found by our names, checked against the configuration.
 

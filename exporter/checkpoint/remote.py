@@ -8,13 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ... import hub, limits
+from ...addresses import Address, read_address
 from ...config import RELEASED_NAME
 from ...download import RemoteFile
-from ...errors import CheckpointError, StorageError
+from ...errors import CheckpointError, StorageError, UsageError
 from ...files import require_disk
 from ...manifest import FILE_NAME, TOKENIZER
-from .gguf import begins_shards, first_shard, order_shards
+from .gguf_model import EMBEDDED
 from .safetensors import shard_names
+from .shards import (
+    SPLIT_IN_TWO,
+    begins_shards,
+    first_shard,
+    is_gguf,
+    is_mmproj,
+    order_shards,
+)
 
 DEFAULT_SOURCE = RELEASED_NAME
 
@@ -87,11 +96,14 @@ def find_remote(
     offline: bool = False,
     on_progress: Callable[[hub.Progress], None] = lambda progress: None,
 ) -> RemoteCheckpoint | None:
-    """Find the checkpoint that ORG/NAME[@REVISION] names; return None for a path, and for `tiny`.
+    """Find the checkpoint that ORG/NAME[@REVISION] or an address of the hub names.
+
+    The result is None for a path, and for `tiny`.
 
     Mistral's layout is preferred to Hugging Face's. A GGUF is taken where a repository has neither,
-    or where ORG/NAME/FILE names it or the first of its shards. The hyperparameters, the tokenizer
-    and the index of the weights are downloaded at once: 15 MB of the released model's 8.9 GB.
+    or where ORG/NAME/FILE or an address names it or the first of its shards. The hyperparameters,
+    the tokenizer and the index of the weights are downloaded at once: 15 MB of the released model's
+    8.9 GB.
 
     Args:
         source: the checkpoint that a user named.
@@ -113,7 +125,7 @@ def find_remote(
     files = snapshot.files
 
     # Choose a layout and its files
-    ggufs = [name for name in files if name.endswith(".gguf") or begins_shards(name, files)]
+    ggufs = [name for name in files if is_gguf(name) or begins_shards(name, files)]
     safetensors = [name for name in files if name.endswith(".safetensors") and "/" not in name]
     card, gguf = files.keys() & {"card.json"}, None
     if file is None and {"params.json", "consolidated.safetensors"} <= files.keys():
@@ -137,10 +149,12 @@ def find_remote(
         weights = order_shards(
             gguf, {name: entry.size for name, entry in files.items()}, str(repository)
         )
-    beside = str(PurePosixPath(gguf or "").parent / TOKENIZER)
-    is_lent = tokenizer is None and gguf is not None and beside not in files
-    if tokenizer is None and not is_lent:
-        small.append(beside)
+    beside, is_lent = str(PurePosixPath(gguf or "").parent / TOKENIZER), False
+    if tokenizer is None:
+        if gguf is None or beside in files:
+            small.append(beside)
+        else:
+            is_lent = not _may_hold_tokenizer(snapshot, gguf, weights)
 
     # Download the small ones, an index of weights among them
     _require(repository, small, files)
@@ -155,7 +169,7 @@ def find_remote(
     lender = None
     if is_lent:
         lender = _lend_tokenizer(repository, folder / beside, offline, on_progress)
-    else:
+    elif not (gguf and (folder / beside).is_file()):
         folder = snapshot.folder_of_others([*small, *weights]) or folder
     chosen = {name: files[name] for name in weights}
     return RemoteCheckpoint(snapshot, folder, chosen, gguf, lender)
@@ -188,18 +202,27 @@ def _lend_tokenizer(
     return lender
 
 
-def _split(source: str | Path) -> tuple[str | Path, str | None]:
-    """Split ORG/NAME/FILE@REVISION into ORG/NAME@REVISION and FILE.
+def _split(source: str | Path) -> tuple[str | Path | Address, str | None]:
+    """Split the name or address of a GGUF in a repository into the repository's and the file's.
 
     Return a source that names no file of a repository as it is, with None.
+
+    Raises:
+        UsageError: as `read_address`; or the address is that of another file.
     """
+    if address := read_address(source):
+        file = address.file
+        if file is not None and not (is_gguf(file) or first_shard(file)):
+            raise UsageError(
+                f"{source}: expected a repository or a GGUF in one, got another file; name "
+                f"{address}, of which the needed files are taken"
+            )
+        return Address(address.repo_id, address.revision), file
     match = _FILE.fullmatch(str(source))
     if match is None or isinstance(source, Path) or Path(source).exists():
         return source, None
     name, file, revision = match.groups(default="")
-    return (
-        (name + revision, file) if file.endswith(".gguf") or first_shard(file) else (source, None)
-    )
+    return (name + revision, file) if is_gguf(file) or first_shard(file) else (source, None)
 
 
 def _choose_gguf(repository: hub.Repository, ggufs: list[str], file: str | None) -> str:
@@ -208,6 +231,8 @@ def _choose_gguf(repository: hub.Repository, ggufs: list[str], file: str | None)
     Raises:
         CheckpointError: the repository has none, not the named one, or several and none is named.
     """
+    if is_mmproj(file) if file else any(map(is_mmproj, ggufs)):
+        raise CheckpointError(f"{repository}: {SPLIT_IN_TWO}")
     if file in ggufs:
         return file
     held = ", ".join(ggufs)
@@ -227,6 +252,15 @@ def _choose_gguf(repository: hub.Repository, ggufs: list[str], file: str | None)
             f"{name}/{ggufs[0]}{at}{revision}"
         )
     return ggufs[0]
+
+
+def _may_hold_tokenizer(snapshot: hub.Snapshot, gguf: str, weights: list[str]) -> bool:
+    """Return whether a GGUF may hold its tokenizer, by its beginning, which is not kept.
+
+    One that is here already is looked into when it is opened.
+    """
+    is_here = snapshot.is_offline or (snapshot.folder(weights) / gguf).is_file()
+    return is_here or EMBEDDED.encode() in snapshot.head(gguf)
 
 
 def _require(repository: hub.Repository, names: list[str], files: Mapping[str, RemoteFile]) -> None:

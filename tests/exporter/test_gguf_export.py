@@ -11,15 +11,16 @@ import pytest
 from conftest import EXACT_RECIPE
 from gguf import GGUFReader
 from reference import toy
-from support import ggufs
+from support import converters, ggufs
 from support.checkpoints import TINY, small_params
 from support.commands import CLIP, TEXT
 
 from voxtral_onnx import export
 from voxtral_onnx.config import VoxtralConfig
 from voxtral_onnx.exporter.binding.gguf_report import FILE_NAME, compare
+from voxtral_onnx.exporter.checkpoint import names, schemes
 from voxtral_onnx.exporter.checkpoint.external_data import read_initializers
-from voxtral_onnx.exporter.checkpoint.open import names, open_checkpoint
+from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 from voxtral_onnx.exporter.checkpoint.tensors import Tensor
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.blocks import Blocks, dequantize_blockwise, quantize_blockwise
@@ -75,6 +76,27 @@ def test_q4_0_gives_text(from_q4_0, run):
     assert result.code == 0 and result.out.strip() == TEXT
 
 
+@pytest.mark.parametrize("maker", ["audio.cpp", "CrispASR"])
+def test_files_of_other_converters_give_text(maker, tmp_path, run, monkeypatch):
+    """With all that their converter puts in, and in capitals as some name them."""
+    monkeypatch.chdir(tmp_path)
+    config, tokenizer = ggufs.config_of(TINY), (TINY / "tekken.json").read_bytes()
+    tensors, path = converters.our_tensors(TINY, config), tmp_path / "my tiny.GGUF"
+    options = ["--precision", "q4f16"]
+    if maker == "audio.cpp":
+        files = converters.audio_cpp_files(config, tokenizer)
+        converters.write_audio_cpp(path, tensors, files, "Q4_0")
+    else:
+        converters.write_crispasr(path, config, tensors, tokenizer, "Q4_0")
+        options += ["--tokenizer", TINY / "tekken.json"]
+    exported = run("export", path.name, *options)
+    assert exported.code == 0, exported.err
+    folder = tmp_path / "my tiny-onnx"
+    assert "bit-equal: 7" in exported.err and Manifest.read(folder).config == config
+    result = run("transcribe", "-m", folder, CLIP)
+    assert result.code == 0 and result.out.strip() == TEXT
+
+
 def test_the_artifact_holds_the_values_of_the_gguf(q4_0, from_q4_0):
     """Read by the definition of MatMulNBits, against the package's reading of the file."""
     found, recipe, config = weights_of(from_q4_0, "q4f16")
@@ -85,7 +107,7 @@ def test_the_artifact_holds_the_values_of_the_gguf(q4_0, from_q4_0):
         if ".ada_rms_norm." in name or len(shape) != 2:
             continue
         values = ggufs.half_split(
-            ggufs.read(stored[names.mistral_name(name)][1], "Q4_0"), name, config
+            ggufs.read(stored[schemes.mistral_name(name)][1], "Q4_0"), name, config
         )
         rule = recipe.rule_for(name.removesuffix(".weight"))
         scales = found[name.removesuffix("weight") + "scales"].rows()
@@ -143,17 +165,17 @@ def mixed(tmp_path_factory):
     config, rng = VoxtralConfig.from_params(params), np.random.default_rng(11)
     tensors, kinds = {}, {}
     for name, shape in names.tensor_shapes(config).items():
-        tensors[names.mistral_name(name)] = 0.05 * rng.standard_normal(shape, dtype=np.float32)
+        tensors[schemes.mistral_name(name)] = 0.05 * rng.standard_normal(shape, dtype=np.float32)
         if kind := [kind for part, kind in KINDS.items() if name.endswith(f"{part}.weight")]:
             kinds[name] = kind[0]
-    theirs = {names.mistral_name(name): kind for name, kind in kinds.items()}
+    theirs = {schemes.mistral_name(name): kind for name, kind in kinds.items()}
     values = ggufs.write_model(
         folder / "mixed.gguf", config, tensors, lambda name: theirs.get(name, "F32")
     )
     options = {"tokenizer": TINY / "tekken.json", "precisions": ("q4f16", "q8", "fp32")}
     out = export(folder / "mixed.gguf", folder / "out", **options)
     return {
-        name: (kinds[name], ggufs.half_split(values[names.mistral_name(name)], name, config))
+        name: (kinds[name], ggufs.half_split(values[schemes.mistral_name(name)], name, config))
         for name in kinds
     }, out
 

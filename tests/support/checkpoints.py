@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from voxtral_onnx.config import VoxtralConfig
-from voxtral_onnx.exporter.checkpoint.open import names
+from voxtral_onnx.exporter.checkpoint import names, schemes
 
 TINY = Path(__file__).parents[2] / "assets" / "tiny"
 SMALL_STACK = {"dim": 64, "n_layers": 1, "head_dim": 32, "hidden_dim": 64, "n_heads": 2}
@@ -28,7 +28,7 @@ def small_config() -> VoxtralConfig:
 
 
 def small_tensors(
-    layout: names.NamingScheme = names.MISTRAL, seed: int = 0
+    layout: schemes.NamingScheme = schemes.MISTRAL, seed: int = 0
 ) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     return {
@@ -45,10 +45,8 @@ def write_mistral(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def write_hf(folder: Path) -> Path:
-    """Two shards and an index."""
-    folder.mkdir()
-    config = small_config()
+def hf_configs(config: VoxtralConfig) -> tuple[dict, dict]:
+    """The contents of `config.json` and `processor_config.json`."""
     rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
 
     def stack(values) -> dict:
@@ -86,9 +84,16 @@ def write_hf(folder: Path) -> Path:
         "feature_size": config.audio.n_mels,
         "global_log_mel_max": config.audio.global_log_mel_max,
     }
-    (folder / "config.json").write_text(json.dumps(top))
-    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": extractor}))
-    tensors = small_tensors(names.HF)
+    return top, {"feature_extractor": extractor}
+
+
+def write_hf(folder: Path) -> Path:
+    """Two shards and an index."""
+    folder.mkdir()
+    config, processor = hf_configs(small_config())
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    tensors = small_tensors(schemes.HF)
     stored = sorted(tensors)
     shards = {
         "model-00001-of-00002.safetensors": stored[::2],

@@ -16,9 +16,9 @@ from voxtral_onnx.config import VoxtralConfig
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 
 FLOATS = ("F32", "F16", "BF16")
-TYPES = (*FLOATS, "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
 # Bytes where a block's float16 scales stand
-SCALES = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+SCALES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+TYPES = (*FLOATS, "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", *SCALES)
 
 
 def stored(values: np.ndarray, kind: str) -> np.ndarray:

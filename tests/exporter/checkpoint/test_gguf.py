@@ -23,13 +23,13 @@ from support.checkpoints import TINY, small_config, small_tensors
 
 from voxtral_onnx.config import RELEASED, VoxtralConfig
 from voxtral_onnx.errors import CheckpointError, QuantizationError
-from voxtral_onnx.exporter.checkpoint import gguf, names
+from voxtral_onnx.exporter.checkpoint import gguf, gguf_model, names, schemes, shards
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 from voxtral_onnx.exporter.output import default_folder
 from voxtral_onnx.quant.gguf import repack
 
 MODEL = "model.gguf"
-EMBEDDING = names.mistral_name(names.EMBEDDING)
+EMBEDDING = schemes.mistral_name(names.EMBEDDING)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,18 @@ def test_types_are_those_of_ggml():
         )
 
 
+@pytest.mark.parametrize("known", GGMLQuantizationType, ids=lambda known: known.name)
+def test_every_type_of_ggml_is_read_or_refused_by_its_name(known, tmp_path):
+    content = bytearray(ggufs.header([(b"a", (256, 2), 0)], size=4096))
+    content[content.index(b"a" + struct.pack("<I", 2)) + 21] = known  # the type behind the shape
+    (tmp_path / MODEL).write_bytes(content)
+    if known in gguf.TYPES:
+        assert gguf.open_gguf([tmp_path / MODEL])[0]["a"].encoding.name == known.name
+        return
+    with pytest.raises(CheckpointError, match=rf"{MODEL}: a: expected .*, got {known.name}; take"):
+        gguf.open_gguf([tmp_path / MODEL])
+
+
 @pytest.mark.parametrize("kind", ggufs.TYPES)
 def test_rows_and_columns_are_what_the_package_reads(kind, every_type):
     path, values = every_type
@@ -123,14 +135,14 @@ def test_a_file_cut_anywhere_holds_the_same_tensors(every_type, cuts):
         tensor.release(3, 20)
 
 
-@pytest.mark.parametrize("layout", names.GGUF_SCHEMES, ids=lambda layout: layout.name)
+@pytest.mark.parametrize("layout", schemes.GGUF_SCHEMES, ids=lambda layout: layout.name)
 def test_every_naming_scheme_is_the_same_model(layout, toy_checkpoint, tmp_path):
     """Mistral's and voxtral.cpp's names keep interleaved rotary rows.
 
-    transcribe.cpp's rows are split in halves.
+    The rows of the others are split in halves.
     """
     config, interleaved = toy.toy_config(), ggufs.mistral_tensors(toy_checkpoint)
-    stored = {name: interleaved[names.mistral_name(name)] for name in names.tensor_shapes(config)}
+    stored = {name: interleaved[schemes.mistral_name(name)] for name in names.tensor_shapes(config)}
     ours = {name: ggufs.half_split(values, name, config) for name, values in stored.items()}
     tensors = {
         layout.rename(name): (stored if layout.interleaved else ours)[name] for name in stored
@@ -183,25 +195,44 @@ def test_every_naming_scheme_is_the_same_model(layout, toy_checkpoint, tmp_path)
             "dec.blocks.9.ffn.down.weight",
         ),
         ("transcribe.cpp", "language_model.norm.weight", "dec.output_norm.weight"),
+        (
+            "audio.cpp",
+            "audio_tower.layers.3.input_layernorm.weight",
+            "audio_tower.layers.3.self_attn_layer_norm.weight",
+        ),
+        (
+            "audio.cpp",
+            "language_model.layers.9.ada_rms_norm.linear2.weight",
+            "language_model.model.layers.9.ada_rms_norm.linear2.weight",
+        ),
+        ("CrispASR", "audio_tower.embedder.conv2.bias", "audio.conv.2.bias"),
+        ("CrispASR", "audio_tower.layers.3.self_attn.o_proj.bias", "audio.blk.3.attn_out.bias"),
+        (
+            "CrispASR",
+            "audio_tower.layers.3.post_attention_layernorm.weight",
+            "audio.blk.3.ffn_norm.weight",
+        ),
+        ("CrispASR", "audio_tower.norm.weight", "audio.ln_post.weight"),
+        ("CrispASR", "multi_modal_projector.linear_1.weight", "proj1.weight"),
+        ("CrispASR", "language_model.embed_tokens.weight", "token_embd.weight"),
+        (
+            "CrispASR",
+            "language_model.layers.9.self_attn.o_proj.weight",
+            "blk.9.attn_output.weight",
+        ),
+        ("CrispASR", "language_model.layers.9.mlp.gate_proj.weight", "blk.9.ffn_gate.weight"),
+        (
+            "CrispASR",
+            "language_model.layers.9.ada_rms_norm.linear1.weight",
+            "blk.9.ada_norm_down.weight",
+        ),
+        ("CrispASR", "language_model.norm.weight", "output_norm.weight"),
         ("transcribe.cpp", "language_model.embed_tokens.weight", "dec.token_embd.weight"),
     ],
 )
 def test_names_of_other_converters(layout, name, theirs):
-    (known,) = (known for known in names.GGUF_SCHEMES if known.name == layout)
+    (known,) = (known for known in schemes.GGUF_SCHEMES if known.name == layout)
     assert known.rename(name) == theirs
-
-
-def test_unknown_names_are_refused_with_the_known_ones(tmp_path, refuse):
-    tensors = {"token_embd.weight": np.ones((8, 32)), "blk.0.attn_q.weight": np.ones((8, 32))}
-    ggufs.write_model(tmp_path / MODEL, None, tensors, "F16")
-    refuse(
-        tmp_path / MODEL,
-        "mistral: mm_streams_embeddings.embedding_module.tok_embeddings.weight, "
-        "layers.0.attention.wq.weight",
-        "voxtral.cpp: tok_embeddings.weight, dec.blk.0.attn_q.weight",
-        "transcribe.cpp: dec.token_embd.weight",
-        "found blk.0.attn_q.weight, token_embd.weight",
-    )
 
 
 def test_a_file_that_does_not_say_is_the_released_model(tmp_path, refuse):
@@ -224,8 +255,8 @@ def test_the_released_model_is_that_of_its_params():
 
 def test_hyperparameters_that_are_none(tmp_path, refuse):
     contents = {name: (value.astype(np.float32), "F32") for name, value in small_tensors().items()}
-    ggufs.write(tmp_path / MODEL, contents, **{gguf.CONFIG: json.dumps({"audio": {}})})
-    refuse(tmp_path / MODEL, gguf.CONFIG, "not the hyperparameters")
+    ggufs.write(tmp_path / MODEL, contents, **{gguf_model.CONFIG: json.dumps({"audio": {}})})
+    refuse(tmp_path / MODEL, gguf_model.CONFIG, "not the hyperparameters")
 
 
 def test_the_tokenizer_is_beside_the_file_or_named(own, tmp_path, refuse):
@@ -262,8 +293,8 @@ def test_shards_are_found(first, folder, tmp_path):
 
 
 def test_more_than_26_shards_are_in_order(folder, tmp_path):
-    shards = ggufs.cut(folder / MODEL, 9_001, tmp_path / "shards")
-    assert shards[26].name == "shard-ba" and gguf.find(shards[0]) == shards
+    parts = ggufs.cut(folder / MODEL, 9_001, tmp_path / "shards")
+    assert parts[26].name == "shard-ba" and shards.find(parts[0]) == parts
 
 
 @pytest.mark.parametrize(
@@ -342,6 +373,7 @@ def test_swapped_shards_of_equal_size_are_noticed_by_their_scales(folder, tmp_pa
     ("source", "name"),
     [
         ("models/voxtral-q4.gguf", "voxtral-q4-onnx"),
+        ("models/Voxtral Q4.GGUF", "Voxtral Q4-onnx"),
         ("models/shards/shard-*", "shard-onnx"),
         ("models/shards/*", "shards-onnx"),
         ("models/shards", "shards-onnx"),
@@ -401,9 +433,12 @@ def test_damaged_header(at, content, parts, own, refuse):
     [
         (
             lambda reader: set_part(reader.tensors[3].field.parts[4], 99),
-            ["expected one of the types F32", "got type 99"],
+            ["expected one of the types F32", "got type 99, which is not known"],
         ),
-        (lambda reader: set_part(reader.tensors[3].field.parts[4], 10), ["got type 10"]),  # Q2_K
+        (
+            lambda reader: set_part(reader.tensors[3].field.parts[4], 39),
+            ["got MXFP4; take a GGUF in one of them", "Q4_0 and Q8_0", "the original checkpoint"],
+        ),
         (
             lambda reader: set_part(reader.tensors[3].field.parts[2], 5),
             ["expected 1 to 4 axes, got 5"],
@@ -541,6 +576,15 @@ def test_a_truncated_file_is_a_checkpoint_error_wherever_it_ends(folder, tmp_pat
         path.write_bytes(content[:size])
         with pytest.raises(CheckpointError):
             open_checkpoint(path, folder / "tekken.json")
+
+
+@pytest.mark.parametrize("size", [1 << 16, 100_000])
+def test_a_file_whose_end_has_not_come_is_refused(size, own, refuse):
+    """Some programs reserve the whole size of a download at its start."""
+    with (own / MODEL).open("r+b") as file:
+        file.seek(-size, 2)
+        file.write(bytes(size))
+    refuse(own / MODEL, "its last 65,536 bytes are zeros", "download it again")
 
 
 @given(st.integers(4, 3000), st.integers(0, 255))

@@ -10,13 +10,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from support.checkpoints import TINY, small_tensors, write_hf, write_mistral
 
-from voxtral_onnx.exporter.checkpoint.open import names, open_checkpoint
+from voxtral_onnx.exporter.checkpoint import names, schemes
+from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 
 WEIGHTS = "consolidated.safetensors"
 INDEX = "model.safetensors.index.json"
 NOT_TIED = {"tie_word_embeddings": False}
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 8900000000\n"
-EMBEDDING = names.mistral_name(names.EMBEDDING)
+EMBEDDING = schemes.mistral_name(names.EMBEDDING)
 
 
 @pytest.fixture
@@ -408,8 +409,8 @@ def test_malformed_index(values, hf, refuse):
 @pytest.mark.parametrize("differs", [False, True])
 def test_repeated_head_must_be_the_embedding(differs, hf, refuse):
     (hf / INDEX).unlink()
-    tensors = small_tensors(names.HF)
-    head = tensors[names.hf_name(names.EMBEDDING)].copy()
+    tensors = small_tensors(schemes.HF)
+    head = tensors[schemes.hf_name(names.EMBEDDING)].copy()
     head[7, 7] += differs
     save_file(tensors | {"lm_head.weight": head}, hf / "model.safetensors")
     if differs:
@@ -421,7 +422,7 @@ def test_repeated_head_must_be_the_embedding(differs, hf, refuse):
 @pytest.mark.parametrize("shape", [(), (0,), (0, 64)])
 def test_a_repeated_head_of_no_rows(shape, hf, refuse):
     (hf / INDEX).unlink()
-    tensors = small_tensors(names.HF) | {"lm_head.weight": np.zeros(shape, np.float16)}
+    tensors = small_tensors(schemes.HF) | {"lm_head.weight": np.zeros(shape, np.float16)}
     save_file(tensors, hf / "model.safetensors")
     refuse(hf, "lm_head.weight differs from the embedding")
 
@@ -449,7 +450,7 @@ def test_wrong_card(card, parts, mistral, refuse):
 def test_non_finite_weight_is_a_quantisation_error(mistral, run, tmp_path):
     tensors = load_file(mistral / WEIGHTS)
     name = "audio_tower.layers.0.self_attn.q_proj.weight"
-    tensors[names.mistral_name(name)][0, 0] = np.nan
+    tensors[schemes.mistral_name(name)][0, 0] = np.nan
     save_file(tensors, mistral / WEIGHTS)
     result = run("export", mistral, "-o", tmp_path / "out")
     result.assert_refused(5, name, "non-finite")
