@@ -35,7 +35,7 @@ def export(
     from .values import parse_size, split_names
 
     require_export_packages()
-    from ..exporter.binding.gguf_report import summaries
+    from ..exporter.binding.source_report import summaries
     from ..exporter.checkpoint.remote import DEFAULT_SOURCE
     from ..exporter.export import export as run_export
     from ..exporter.plan import plan_export

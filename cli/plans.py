@@ -30,7 +30,7 @@ def print_plan(plan: ExportPlan) -> None:
         table.add_row(file.name, format_size(file.size), note)
     stdout.print(styled((str(plan.folder), "bold")))
     stdout.print(table)
-    for note in plan.replaced:
+    for note in (*plan.checkpoint.notes, *plan.replaced):
         stdout.print(styled(note))
     stdout.print(
         f"disk: {format_size(plan.disk_needed)} needed, {format_size(plan.disk_free)} free; "

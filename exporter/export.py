@@ -20,7 +20,7 @@ from ..files import FileSpec, atomic_write, hash_file
 from ..manifest import FORMAT, CacheSpec, GraphSpec, Manifest, Precision
 from ..quant.recipe import Recipe
 from .binding.bind import Progress, bind, share_weights
-from .binding.gguf_report import write_report
+from .binding.source_report import write_report
 from .checkpoint.names import count_parameters
 from .checkpoint.open import Checkpoint
 from .checkpoint.remote import find_remote
@@ -96,8 +96,9 @@ def export(
         offline: use only what was downloaded before.
         on_download: called for every MiB of a download.
         on_progress: called before each graph is traced and after each tensor is bound.
-        on_note: called with a sentence for each precision in the folder that is replaced by one of
-            another recipe, before anything is written.
+        on_note: called with a sentence for each packing of the checkpoint's weights that costs
+            accuracy, and for each precision in the folder that is replaced by one of another
+            recipe, before anything is written.
 
     Returns:
         The artifact folder.
@@ -126,7 +127,7 @@ def export(
     # Plan
     plan = plan_export(source, output, **options, threads=threads)
     plan.require_room()
-    for note in plan.replaced:
+    for note in (*plan.checkpoint.notes, *plan.replaced):
         on_note(note)
         _log.info("%s", note)
 

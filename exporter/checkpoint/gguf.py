@@ -22,6 +22,9 @@ import numpy as np
 from ...errors import CheckpointError
 from ...escaping import quoted
 from ...limits import GGUF_HEADER
+from ...quant.gguf import BLOCK_SIZE
+from ...quant.gguf import TYPES as KEPT_TYPES
+from ...quant.kept import StoredBlocks
 from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file
 
 # Hyperparameters as JSON; without this key they are the released model's
@@ -46,6 +49,9 @@ _SCALARS = {
 _UINT32, _TEXT, _ARRAY = 4, 8, 9
 
 
+_KEPT = {name: StoredBlocks(bits, BLOCK_SIZE) for bits, name in KEPT_TYPES.items()}
+
+
 def _blocks(name: str, block_size: int, block_bytes: int) -> Encoding:
     def decode(stored: np.ndarray) -> np.ndarray:
         from gguf.constants import GGMLQuantizationType
@@ -53,7 +59,7 @@ def _blocks(name: str, block_size: int, block_bytes: int) -> Encoding:
 
         return dequantize(stored, GGMLQuantizationType[name])
 
-    return Encoding(name, block_size, block_bytes, decode)
+    return Encoding(name, block_size, block_bytes, decode, _KEPT.get(name))
 
 
 TYPES = {  # by number in ggml's enum ggml_type
