@@ -45,10 +45,8 @@ def write_mistral(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def write_hf(folder: Path) -> Path:
-    """Two shards and an index."""
-    folder.mkdir()
-    config = small_config()
+def hf_configs(config: VoxtralConfig) -> tuple[dict, dict]:
+    """`config.json` and `processor_config.json` of some hyperparameters."""
     rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
 
     def stack(values) -> dict:
@@ -86,8 +84,15 @@ def write_hf(folder: Path) -> Path:
         "feature_size": config.audio.n_mels,
         "global_log_mel_max": config.audio.global_log_mel_max,
     }
+    return top, {"feature_extractor": extractor}
+
+
+def write_hf(folder: Path) -> Path:
+    """Two shards and an index."""
+    folder.mkdir()
+    top, processor = hf_configs(small_config())
     (folder / "config.json").write_text(json.dumps(top))
-    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": extractor}))
+    (folder / "processor_config.json").write_text(json.dumps(processor))
     tensors = small_tensors(names.HF)
     stored = sorted(tensors)
     shards = {
