@@ -81,20 +81,25 @@ def mlx_audio(folder: Path) -> Source:
     return Source(folder, "q4f16", "requantised: 3 BF16, 70 MLX 4-bit", {})
 
 
+SUMMARY_OF_VOXMLX = (
+    "requantised: 73 MLX 6-bit; as floats: 50 BF16; in the delay gains: 4 BF16, 4 MLX 6-bit"
+)
+
+
 def voxmlx(folder: Path) -> Source:
     """As voxmlx's own 6-bit: every matrix that divides into groups, the table included."""
     tensors, _ = quantised.affine(
         quantised.mlx_tensors(quantised.voxmlx_name),
         lambda name: (
             name.endswith(".weight")
-            and any(part in name for part in ("_proj.", "adapter.", "embed_tokens."))
+            and any(part in name for part in ("_proj.", "adapter.", "embed_tokens.", "linear_in."))
         ),
         bits=6,
         size=64,
     )
     config = quantised.voxmlx_config(bits=6, group_size=64)
     quantised.write(folder, tensors, "weights.safetensors", config=config)
-    return Source(folder, "q8", "requantised: 73 MLX 6-bit; as floats: 50 BF16", {})
+    return Source(folder, "q8", SUMMARY_OF_VOXMLX, {})
 
 
 @pytest.fixture(

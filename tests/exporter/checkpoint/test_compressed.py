@@ -197,9 +197,12 @@ def test_a_bit_that_changes_is_noticed(folder, tmp_path):
     """The report decodes the source by its own definition, and the artifact by MatMulNBits'."""
     out = export(folder, tmp_path / "out", precisions=("q4",))
     edit(folder, lambda tensors: tensors[f"{KEYS}_packed"].view(-1).__setitem__(3, 12345))
+    edit(folder, lambda tensors: tensors[f"{PROJECTION}_scale"].view(-1).__setitem__(3, 0.01))
     entries = compare(out, Manifest.read(out), "q4", open_checkpoint(folder), 1)
-    differing = [entry["tensor"] for entry in entries if entry["result"] == "differs"]
-    assert differing == ["language_model.layers.0.self_attn.k_proj.weight"]
+    assert [entry["tensor"] for entry in entries if entry["result"] == "differs"] == [
+        "language_model.layers.0.self_attn.k_proj.weight",
+        "language_model.layers.0.mlp.gate_proj.weight",
+    ]
 
 
 def zero_point(tensors):

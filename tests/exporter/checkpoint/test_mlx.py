@@ -15,6 +15,7 @@ from support.checkpoints import small_config, small_params, small_tensors
 
 from voxtral_onnx.exporter.checkpoint.mlx import MLX_AUDIO, VOXMLX, is_mlx, join_mlx
 from voxtral_onnx.exporter.checkpoint.open import names, open_checkpoint
+from voxtral_onnx.exporter.checkpoint.remote import find_remote
 from voxtral_onnx.exporter.checkpoint.safetensors import open_safetensors
 from voxtral_onnx.exporter.checkpoint.scaled import integers
 
@@ -83,6 +84,18 @@ def folder(tmp_path):
     }
     stored, _ = quantised.affine(tensors, lambda name: name == NAME, bits=4, size=32)
     return quantised.write(tmp_path / "checkpoint", stored, config=small_config_of_mlx())
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "weights.safetensors"])
+def test_a_repository(weights, folder, hub_server):
+    """It has no processor's config, and a file of weights by either name."""
+    (folder / "model.safetensors").rename(folder / weights)
+    (folder / "pytorch_model.bin").write_bytes(b"of another kind")
+    hub_server.publish("org/name", folder)
+    remote = find_remote("org/name")
+    assert remote is not None and list(remote.weights) == [weights]
+    assert open_checkpoint(remote.fetch()).layout == "voxmlx"
+    assert hub_server.taken() == ["config.json", "tekken.json", weights]
 
 
 def edit(folder, change):
