@@ -24,7 +24,7 @@ STATE = 64 * KB  # facts that this package remembers of its own runs
 JOURNAL = 256 * MB  # a day of speech has about 40 MB
 STREAM = 256 * KB  # the header of a saved stream; its arrays are as large as its caches
 UNFINISHED = 4 * MB  # the record of an export, with graphs as the manifest has them
-REPORT = 4 * MB  # what became of the blocks of a GGUF
+REPORT = 4 * MB  # what became of the blocks of a source
 HUB_ANSWER = 4 * MB  # decompressed
 SPOOL = 8192 * MB  # a recording that comes through a pipe: 24 hours of mono at a CD's rate
 

@@ -37,7 +37,7 @@ def export(
     from .values import parse_size, split_names
 
     require_export_packages("export", traces=trace)
-    from ..exporter.binding.gguf_report import summaries
+    from ..exporter.binding.source_report import summaries
     from ..exporter.export import run
     from ..exporter.plan import plan_export
     from ..runtime.locate import remember_export

@@ -36,7 +36,7 @@ def print_plan(plan: ExportPlan) -> None:
     stdout.print(table)
 
     # Print what is special, and what is needed
-    for note in plan.replaced:
+    for note in (*plan.checkpoint.notes, *plan.replaced):
         stdout.print(styled(note))
     if plan.is_there:
         stdout.print(styled(already_there(plan)))

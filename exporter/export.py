@@ -23,7 +23,7 @@ from ..files import FileSpec, atomic_write
 from ..manifest import FORMAT, CacheSpec, GraphSpec, Manifest, Precision
 from ..quant.recipe import Recipe
 from .binding.bind import Progress, bind, share_weights
-from .binding.gguf_report import write_report
+from .binding.source_report import write_report
 from .checkpoint.names import count_parameters
 from .checkpoint.open import Checkpoint
 from .checkpoint.remote import find_remote
@@ -109,8 +109,9 @@ def export(
         offline: use only what was downloaded before.
         on_download: called for every MiB of a download.
         on_progress: called before each graph is made and after each tensor is bound.
-        on_note: called with a sentence for each precision in the folder that is made anew, before
-            anything is written, or with one if all is there already.
+        on_note: called with a sentence for each packing of the checkpoint's weights that costs
+            accuracy, and for each precision in the folder that is made anew, before anything is
+            written, or with one if all is there already.
 
     Returns:
         The artifact folder.
@@ -163,7 +164,7 @@ def run(
         return plan.folder
     require_tracer(plan.traced)
     plan.require_room()
-    for note in plan.replaced:
+    for note in (*plan.checkpoint.notes, *plan.replaced):
         on_note(note)
         _log.info("%s", note)
 

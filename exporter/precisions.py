@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UsageError
 from ..escaping import quoted
-from ..quant import gguf
+from ..quant.kept import resolve
 from ..quant.recipe import FLOAT, Recipe, load_recipe
+from .checkpoint.names import quantizable_modules
 from .checkpoint.open import Checkpoint
 
 
@@ -23,22 +24,25 @@ class PrecisionKind:
     dtype: str
     recipe: str | None
     suffix: str
-    as_stored: str | None = None  # the default recipe for a GGUF whose blocks it can keep
+    # The default recipe for a checkpoint that is stored in blocks which it keeps, by their type
+    as_stored: Mapping[str, str] = field(default_factory=dict)
 
     def recipe_for(self, checkpoint: Checkpoint | None) -> Recipe:
         """Return the default recipe, for a checkpoint if one is given."""
-        if self.as_stored is not None and checkpoint is not None:
-            kept = load_recipe(self.as_stored)
+        if checkpoint is not None:
             stored = {tensor.encoding.name for tensor in checkpoint.tensors.values()}
-            if any(gguf.keeps(rule, name) for rule in kept.rules for name in stored):
-                return kept
+            for kind, name in self.as_stored.items():
+                if kind in stored:
+                    return load_recipe(name)
         return load_recipe(self.recipe) if self.recipe else FLOAT
 
 
+_STORED_4 = {"Q4_0": "gguf-q4_0", "W4A16": "w4a16"}
+_STORED_8 = {"Q8_0": "gguf-q8_0", "W8A16": "w8a16"}
 PRECISIONS = {
-    "q4f16": PrecisionKind("float16", "default", "_q4f16", "gguf-q4_0"),
-    "q4": PrecisionKind("float32", "default", "_q4", "gguf-q4_0"),
-    "q8": PrecisionKind("float32", "q8", "_quantized", "gguf-q8_0"),
+    "q4f16": PrecisionKind("float16", "default", "_q4f16", _STORED_4),
+    "q4": PrecisionKind("float32", "default", "_q4", _STORED_4),
+    "q8": PrecisionKind("float32", "q8", "_quantized", _STORED_8),
     "fp16": PrecisionKind("float16", None, "_fp16"),
     "fp32": PrecisionKind("float32", None, ""),
 }
@@ -58,7 +62,7 @@ def precision_kind(name: str) -> PrecisionKind:
 def choose_recipes(
     precisions: Sequence[str], recipe: str | Path | Recipe | None, checkpoint: Checkpoint | None
 ) -> dict[str, Recipe]:
-    """Return the recipe of each precision.
+    """Return the recipe of each precision, whose blocks have the sizes of the checkpoint's.
 
     Raises:
         QuantizationError: the recipe is not one.
@@ -72,7 +76,14 @@ def choose_recipes(
             f"{', '.join(kinds)}, which would ignore it; leave --recipe out, or name another "
             "with --precision"
         )
-    return {
+    recipes = {
         name: chosen if chosen and kind.recipe else kind.recipe_for(checkpoint)
         for name, kind in kinds.items()
     }
+    if checkpoint is None:
+        return recipes
+    stored = {
+        module: checkpoint.tensors[f"{module}.weight"].encoding.kept
+        for module in quantizable_modules(checkpoint.config)
+    }
+    return {name: resolve(found, stored) for name, found in recipes.items()}

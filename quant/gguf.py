@@ -17,21 +17,9 @@ import numpy as np
 
 from ..errors import QuantizationError
 from .blocks import Blocks
-from .recipe import Rule
 
 BLOCK_SIZE = 32
 TYPES = {4: "Q4_0", 8: "Q8_0"}  # by bits
-AS_STORED = "as_stored"  # the quantisation method that keeps such blocks
-
-
-def keeps(rule: Rule | None, stored: str) -> bool:
-    """Return whether a rule keeps the blocks of a tensor of this GGUF type."""
-    return (
-        rule is not None
-        and rule.method == AS_STORED
-        and rule.block_size == BLOCK_SIZE
-        and TYPES[rule.bits] == stored
-    )
 
 
 def repack(rows: np.ndarray, bits: int, name: str = "weight") -> Blocks:
@@ -68,3 +56,13 @@ def split_blocks(rows: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """
     blocks = np.ascontiguousarray(rows).reshape(len(rows), -1, 2 + 4 * bits)
     return np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0], blocks[..., 2:]
+
+
+def decode_blocks(rows: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scales of rows of blocks and their codes, from 0 up, in the order of the values.
+
+    Scales are float32 [N, num_blocks], codes uint8 [N, num_blocks, 32].
+    """
+    scales, stored = split_blocks(rows, bits)
+    codes = stored ^ 0x80 if bits == 8 else np.concatenate((stored & 15, stored >> 4), -1)
+    return scales.astype(np.float32), codes

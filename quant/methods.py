@@ -52,7 +52,7 @@ def rtn_symmetric(blocks: np.ndarray, bits: int) -> Grid:
 
 @method(has_zero_points=False)
 def as_stored(blocks: np.ndarray, bits: int) -> Grid:
-    """Keep the blocks of a GGUF bit by bit (quant/gguf.py), else quantise by `rtn_symmetric`."""
+    """Keep the blocks of a source bit by bit (quant/kept.py), else quantise by `rtn_symmetric`."""
     return rtn_symmetric(blocks, bits)
 
 

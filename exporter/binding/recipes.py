@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ...quant import gguf
 from ...quant.blocks import quantize_blockwise
+from ...quant.kept import keeps
 from ...quant.packing import pack, unpack
 from ...quant.recipe import Rule
 from ..checkpoint.open import Checkpoint
@@ -110,8 +110,8 @@ def _transpose(name: str, tensor: Tensor) -> WeightRecipe:
 
 def _quantize(prefix: str, tensor: Tensor, rule: Rule) -> WeightRecipe:
     def make(start: int, stop: int) -> dict[str, np.ndarray]:
-        if gguf.keeps(rule, tensor.encoding.name):
-            blocks = gguf.repack(tensor.stored_rows(start, stop), rule.bits, tensor.name)
+        if keeps(rule, tensor.encoding.kept):
+            blocks = tensor.blocks(start, stop)
         else:
             blocks = quantize_blockwise(tensor.rows(start, stop), rule, tensor.name)
         tensor.release(start, stop)
@@ -143,12 +143,9 @@ def _quantize_transposed(prefix: str, tensor: Tensor, rule: Rule) -> WeightRecip
         for begin in range(0, outputs, step):
             end = min(begin + step, outputs)
 
-            # Quantise these blocks of some outputs, or keep a GGUF file's
-            if gguf.keeps(rule, tensor.encoding.name):
-                stored = tensor.stored_rows(begin, end).reshape(end - begin, num_blocks, -1)[
-                    :, start:stop
-                ]
-                blocks = gguf.repack(stored.reshape(end - begin, -1), rule.bits, tensor.name)
+            # Quantise these blocks of some outputs, or keep the source's
+            if keeps(rule, tensor.encoding.kept):
+                blocks = tensor.blocks(begin, end, start, stop)
             else:
                 blocks = quantize_blockwise(
                     tensor.columns(first, last, begin, end).T, rule, tensor.name

@@ -22,6 +22,9 @@ import numpy as np
 from ...errors import CheckpointError
 from ...escaping import quoted
 from ...limits import GGUF_HEADER
+from ...quant.gguf import BLOCK_SIZE
+from ...quant.gguf import TYPES as KEPT_TYPES
+from ...quant.kept import StoredBlocks
 from .shards import MAGIC, shard_after
 from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file
 
@@ -44,9 +47,12 @@ _SCALARS = {
     12: "d",
 }
 _UINT32, _TEXT, _ARRAY = 4, 8, 9
-_KEPT = "audiocpp."  # lists under keys that begin so are read; a vocabulary is skipped
+_LISTED = "audiocpp."  # lists under keys that begin so are read; a vocabulary is skipped
 
 Value = str | int | float | list[str] | np.ndarray  # of a key in the metadata
+
+
+_KEPT = {name: StoredBlocks(bits, BLOCK_SIZE) for bits, name in KEPT_TYPES.items()}
 
 
 def _blocks(name: str, block_size: int, block_bytes: int) -> Encoding:
@@ -56,7 +62,7 @@ def _blocks(name: str, block_size: int, block_bytes: int) -> Encoding:
 
         return dequantize(stored, GGMLQuantizationType[name])
 
-    return Encoding(name, block_size, block_bytes, decode)
+    return Encoding(name, block_size, block_bytes, decode, _KEPT.get(name))
 
 
 TYPES = {  # by number in ggml's enum ggml_type
@@ -146,7 +152,7 @@ def open_gguf(files: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, Value
                 f"{files[0]}: {key}: expected an unsigned number of 32 bits, got kind {kind}; "
                 "convert it anew"
             )
-        metadata[key] = header.value(kind, keeps_lists=key.startswith(_KEPT))
+        metadata[key] = header.value(kind, keeps_lists=key.startswith(_LISTED))
     if metadata.get("split.count", 1) != 1:
         raise CheckpointError(
             f"{files[0]}: one of {metadata['split.count']} GGUFs that hold a model together; merge "

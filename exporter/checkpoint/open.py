@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -13,19 +13,26 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from ...assets import TINY
-from ...config import VoxtralConfig
+from ...config import RELEASED_NAME, VoxtralConfig
 from ...decode import Name, Sentence, decode
 from ...errors import CheckpointError
 from ...files import is_lfs_pointer
 from ...limits import PARAMS, TOKENIZER
 from ...manifest import FILE_NAME as ARTIFACT
-from . import names, schemes
+from . import foreign, mlx, names, schemes
+from .compressed import check_config, join_compressed
 from .gguf_model import read_gguf_model
 from .safetensors import open_hf_files, open_safetensors, read_bytes, read_object
+from .scaled import notes_on
 from .shards import find, is_gguf
 from .tensors import Tensor
 
+PROCESSOR = "processor_config.json"
+PROCESSOR_URL = f"https://huggingface.co/{RELEASED_NAME}/resolve/main/{PROCESSOR}"
+_PARAMS, _CONSOLIDATED = "params.json", "consolidated.safetensors"
+_CONFIG, _QUANTISED = "config.json", "quantization"
 _SUFFIXES = {".safetensors", ".json"}
+_WEIGHTS = ("consolidated", "model", "weights")  # beginnings of the names of weight files
 
 
 class Card(Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +65,7 @@ class Checkpoint:
     # Graphs of an artifact that this version exported, by role
     graphs: Mapping[str, Path] = field(default_factory=dict)
     known_fingerprint: str | None = None  # from an artifact's manifest
+    notes: tuple[str, ...] = ()  # sentences about the weights that whoever exports them should know
 
     def fingerprint(self) -> str:
         """Return a sha256 of the hyperparameters and the first row of every tensor.
@@ -101,12 +109,13 @@ def resolve_source(source: str | Path) -> Path:
 
 
 def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
-    """Open a folder in Mistral's or Hugging Face's layout, or a GGUF, and check its tensors.
+    """Open a folder in Mistral's, Hugging Face's or MLX's layout, or a GGUF; check its tensors.
 
     Mistral: `params.json`, `consolidated.safetensors`. Hugging Face: `config.json`,
     `processor_config.json`, `model.safetensors` or `model.safetensors.index.json` with shards.
-    Mistral's is read where a folder has both. GGUF: one file, or its shards as `shards.find`
-    describes; no safetensors may be in its folder.
+    Mistral's is read where a folder has both. MLX: as mlx.py has it. The weights may be quantised
+    as compressed.py has it. GGUF: one file, or its shards as `shards.find` describes; no
+    safetensors may be in its folder.
 
     Args:
         source: the folder, the file, or a pattern of shards.
@@ -123,7 +132,7 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
             f"{source}: an artifact, not a checkpoint; name the checkpoint it was exported from"
         )
     _refuse_two_models(source)
-    if not any(source.glob("*.safetensors")) and (shards := find(source)):
+    if not _has_safetensors(source) and (shards := _find_gguf(source)):
         return _open_gguf(source, shards, tokenizer)
     if not source.is_dir():
         raise CheckpointError(
@@ -136,38 +145,97 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
         files = versions(path for path in sorted(source.iterdir()) if path.suffix in _SUFFIXES)
     except OSError as error:
         raise CheckpointError(f"{source}: cannot be read ({error.strerror or error})") from error
+    if not _has_safetensors(source):
+        found = (*source.glob("*"), *source.glob("*/*"))
+        foreign.refuse_files(str(source), [str(path.relative_to(source)) for path in found])
     config = read_config(source)
-    if (source / "params.json").exists():
-        found = open_safetensors(source / "consolidated.safetensors")
-        scheme = schemes.MISTRAL
-    else:
-        found = open_hf_files(source)
-        live = any(name.startswith("model.") for name in found)
-        scheme = schemes.HF_LIVE if live else schemes.HF
+    found, scheme = _open_weights(source)
 
     # Check the tensors and read the small files
     tensors = _check_tensors(source, found, config, scheme)
     content = read_bytes(tokenizer or source / "tekken.json", TOKENIZER)
-    return Checkpoint(source, scheme.name, config, tensors, content, read_card(source), files)
+    facts = source, scheme.name, config, tensors, content, read_card(source), files
+    return Checkpoint(*facts, notes=notes_on(tensors))
 
 
 def read_config(folder: Path) -> VoxtralConfig:
-    """Read the hyperparameters of a checkpoint folder of either layout.
+    """Read the hyperparameters of a checkpoint folder of any layout.
 
     Raises:
         CheckpointError: the folder has none, or they are not those of this architecture.
     """
-    if (folder / "params.json").exists():
-        return VoxtralConfig.from_params(read_object(folder / "params.json", PARAMS))
-    if (folder / "config.json").exists():
-        return VoxtralConfig.from_hf(
-            read_object(folder / "config.json", PARAMS),
-            read_object(folder / "processor_config.json", PARAMS),
+    if _is_mistral(folder):
+        params = read_object(folder / _PARAMS, PARAMS)
+        return VoxtralConfig.from_params({key: params[key] for key in params if key != _QUANTISED})
+    if not (folder / _CONFIG).exists():
+        raise CheckpointError(
+            f"{folder}: expected params.json (Mistral's layout), config.json (Hugging Face's) or a "
+            "GGUF, found none of them"
         )
+    config = read_object(folder / _CONFIG, PARAMS)
+    if mlx.is_mlx(config):
+        return mlx.read_mlx_config(config)
+    path = folder / PROCESSOR
+    if path.exists() or config.get("model_type") != "voxtral_realtime":
+        processor = read_object(path, PARAMS) if path.exists() else {}
+        return VoxtralConfig.from_hf(config, processor)
     raise CheckpointError(
-        f"{folder}: expected params.json (Mistral's layout), config.json (Hugging Face's) or a "
-        "GGUF, found none of them"
+        f"{path}: missing; it is the same for every copy of the model: download into this folder "
+        f"{PROCESSOR_URL}"
     )
+
+
+def _find_gguf(source: Path) -> list[Path]:
+    """Return the files that make up a GGUF, as `shards.find`; name a file of a foreign format."""
+    try:
+        return find(source)
+    except CheckpointError:
+        foreign.refuse_files(str(source.parent), [source.name] if source.is_file() else [])
+        raise
+
+
+def _has_safetensors(source: Path) -> bool:
+    """Return whether a folder has hyperparameters and weights of a layout that is not a GGUF."""
+    has_config = (source / _PARAMS).exists() or (source / _CONFIG).exists()
+    return has_config and any(
+        path.name.startswith(_WEIGHTS) for path in source.glob("*.safetensors")
+    )
+
+
+def _is_mistral(folder: Path) -> bool:
+    """Return whether a folder is read in Mistral's layout; it may have another one beside it."""
+    has_others = (folder / _CONFIG).exists() and not (folder / _CONSOLIDATED).exists()
+    return (folder / _PARAMS).exists() and not has_others
+
+
+def _open_weights(folder: Path) -> tuple[dict[str, Tensor], schemes.NamingScheme]:
+    """Map the weight files of a folder, and join the parts of quantised weights.
+
+    Return the tensors by stored name, and the scheme of these names.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or its weights are packed in another way.
+    """
+    if _is_mistral(folder):
+        place, config = folder / _CONSOLIDATED, folder / _PARAMS
+        found, scheme = open_safetensors(place), schemes.MISTRAL
+        quantised = read_object(config, PARAMS).get(_QUANTISED)
+    else:
+        place, config = folder, folder / _CONFIG
+        found, values = open_hf_files(folder), read_object(config, PARAMS)
+        live = any(name.startswith("model.") for name in found)
+        scheme = schemes.HF_LIVE if live else schemes.HF
+        quantised = values.get(f"{_QUANTISED}_config")
+        if mlx.is_mlx(values):
+            scheme, quantised = mlx.scheme_of(found), None
+            found = mlx.join_mlx(str(folder), found, values)
+
+    if quantised is not None:
+        check_config(str(config), quantised)
+    foreign.refuse_packings(str(place), found)
+    found = join_compressed(str(place), found)
+    foreign.require_floats(str(place), found)
+    return found, scheme
 
 
 def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Checkpoint:
@@ -246,7 +314,7 @@ def _check_tensors(
         else:
             head_dim = names.rotary_head_dim(name, config) if scheme.interleaved else None
             order = names.half_split_rows(shape[0], head_dim) if head_dim else None
-            tensors[name] = replace(tensor, name=name, order=order)
+            tensors[name] = tensor.arranged(name, order)
 
     # Sort the others: copies of the embedding, tensors of the format, unknown tensors
     for name in scheme.tied_copies & found.keys():

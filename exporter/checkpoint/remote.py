@@ -14,8 +14,11 @@ from ...download import RemoteFile
 from ...errors import CheckpointError, StorageError, UsageError
 from ...files import require_disk
 from ...manifest import FILE_NAME, TOKENIZER
+from .foreign import refuse_files
 from .gguf_model import EMBEDDED
-from .safetensors import shard_names
+from .mlx import is_mlx
+from .open import PROCESSOR, PROCESSOR_URL
+from .safetensors import read_object, shard_names
 from .shards import (
     SPLIT_IN_TWO,
     begins_shards,
@@ -127,6 +130,8 @@ def find_remote(
     # Choose a layout and its files
     ggufs = [name for name in files if is_gguf(name) or begins_shards(name, files)]
     safetensors = [name for name in files if name.endswith(".safetensors") and "/" not in name]
+    if not safetensors and not ggufs:
+        refuse_files(str(repository), files)
     card, gguf = files.keys() & {"card.json"}, None
     if file is None and {"params.json", "consolidated.safetensors"} <= files.keys():
         small, weights = ["params.json", *card], ["consolidated.safetensors"]
@@ -136,12 +141,8 @@ def find_remote(
             f"--model {repository}"
         )
     elif file is None and "config.json" in files and (safetensors or not ggufs):
-        small = [
-            "config.json",
-            "processor_config.json",
-            *files.keys() & {"model.safetensors.index.json"},
-            *card,
-        ]
+        others = files.keys() & {PROCESSOR, "model.safetensors.index.json"}
+        small = ["config.json", *others, *card]
         weights = safetensors
     else:
         gguf = _choose_gguf(repository, ggufs, file)
@@ -162,7 +163,13 @@ def find_remote(
     budgets = {name: _BUDGETS[PurePosixPath(name).name] for name in small}
     snapshot.download(snapshot.within(budgets, CheckpointError), folder, on_progress)
     if "config.json" in small:
-        weights = shard_names(folder)
+        config = read_object(folder / "config.json", limits.PARAMS)
+        if PROCESSOR not in files and not is_mlx(config):
+            raise CheckpointError(
+                f"{repository}: its checkpoint lacks {PROCESSOR}; download the repository to a "
+                f"folder, and into that folder {PROCESSOR_URL}"
+            )
+        weights = shard_names(folder, files)
         _require(repository, weights, files)
 
     # Add the released tokenizer to a GGUF, or use a folder that another program has kept

@@ -2,28 +2,84 @@
 
 from __future__ import annotations
 
+import math
+import re
 import struct
+from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 
 from ...decode import RelativeName, decode, read_within
 from ...errors import CheckpointError
 from ...limits import HEADER, INDEX
-from .tensors import BF16, F16, F32, Span, Tensor, map_file, no_room
+from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file, no_room
 
-_ENCODINGS = {encoding.name: encoding for encoding in (BF16, F16, F32)}
+FLOATS = (BF16, F16, F32)
+# Codes and shapes of quantised formats, which only their own readers give a meaning
+_INTEGERS = {"I8": np.int8, "U8": np.uint8, "I32": "<i4", "U32": "<u4", "I64": "<i8"}
+
+
+def _integers(name: str, kind: str | type) -> Encoding:
+    size = np.dtype(kind).itemsize
+    return Encoding(name, 1, size, lambda stored: stored.view(kind).astype(np.float32))
+
+
+def _e4m3(code: int) -> float:
+    """Return the number that a byte encodes: 1 bit of sign, 4 of exponent, 3 of fraction."""
+    exponent, fraction = code >> 3 & 15, code & 7
+    size = math.ldexp(8 + fraction, exponent - 10) if exponent else math.ldexp(fraction, -9)
+    return math.nan if code & 127 == 127 else -size if code & 128 else size
+
+
+_E4M3 = np.array([_e4m3(code) for code in range(256)], np.float32)
+F8_E4M3 = Encoding("F8_E4M3", 1, 1, lambda stored: _E4M3[stored])
+F8_E5M2 = Encoding(  # the upper byte of a float16
+    "F8_E5M2",
+    1,
+    1,
+    lambda stored: np.left_shift(stored, 8, dtype=np.uint16).view(np.float16).astype(np.float32),
+)
+_ENCODINGS = {
+    encoding.name: encoding
+    for encoding in (
+        *FLOATS,
+        F8_E4M3,
+        F8_E5M2,
+        *(_integers(name, kind) for name, kind in _INTEGERS.items()),
+    )
+}
 _INDEX = "model.safetensors.index.json"
+_WHOLE = ("model.safetensors", "weights.safetensors")  # the second is MLX's
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
-def shard_names(folder: Path) -> list[str]:
-    """Return the names of the weight files in Hugging Face's layout: the index's, or the only one.
+def shard_names(folder: Path, held: Collection[str] | None = None) -> list[str]:
+    """Return the names of the weight files of a `config.json`: the index's, or the only one.
+
+    Args:
+        folder: has the index, if there is one.
+        held: names of the files beside it, by default those in the folder.
 
     Raises:
-        CheckpointError: the index is damaged.
+        CheckpointError: the index is damaged, is missing beside shards, or there are two models.
     """
-    return sorted(set(_read_weight_map(folder).values())) or ["model.safetensors"]
+    held = [path.name for path in folder.glob("*")] if held is None else held
+    shards = sorted(set(_read_weight_map(folder).values()))
+    whole = [name for name in _WHOLE if name in held]
+    if others := sorted({*whole} - {*shards}) if shards else whole[1:]:
+        raise CheckpointError(
+            f"{folder}: two models: {others[0]}, and {_INDEX if shards else whole[0]}; move the "
+            "one that you do not mean to another folder"
+        )
+    if not shards and not whole and (found := sorted(filter(_SHARD.fullmatch, held))):
+        raise CheckpointError(
+            f"{folder / _INDEX}: missing, but there is {found[0]}; download the index, which says "
+            "what each shard has"
+        )
+    return shards or whole or [_WHOLE[0]]
 
 
 def _read_weight_map(folder: Path) -> dict[str, str]:
@@ -75,13 +131,18 @@ def open_safetensors(path: Path) -> dict[str, Tensor]:
     for name, dtype, shape in entries:
         encoding = _ENCODINGS.get(dtype)
         if encoding is None:
-            raise CheckpointError(f"{path}: {name}: expected BF16, F16 or F32, got {dtype}")
+            raise CheckpointError(f"{path}: {name}: {expected_floats(dtype)}")
         end = begin + encoding.num_bytes(shape)
         tensors[name] = Tensor(name, shape, encoding, whole.part(begin, end))
         begin = end
     if begin != whole.size:
         raise CheckpointError(f"{path}: changed while it was read; try again")
     return tensors
+
+
+def expected_floats(found: str) -> str:
+    """Return the reason for which a tensor is refused that has a type other than floats."""
+    return f"expected BF16, F16 or F32, got {found}"
 
 
 def _read_header(path: Path) -> tuple[int, list[tuple[str, str, tuple[int, ...]]]]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import errno
 import mmap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import CheckpointError, StorageError
+from ...quant import gguf
+from ...quant.blocks import Blocks
+from ...quant.kept import StoredBlocks
 
 HUGE_PAGE = 2 << 20  # bytes that the system may map around a page that is read
 
@@ -28,6 +31,7 @@ class Encoding:
     block_size: int  # values in a block; 1 for plain numbers
     block_bytes: int
     decode: Callable[[np.ndarray], np.ndarray]  # uint8 [..., bytes] -> a float32 copy [..., values]
+    kept: StoredBlocks | None = None  # the blocks, where an artifact can keep them
 
     def num_bytes(self, shape: tuple[int, ...]) -> int:
         """Return the bytes of a tensor of this shape."""
@@ -160,6 +164,33 @@ class Tensor:
         first, end = start // size, -(-stop // size)
         stored = self._stored(first_row, end_row, slice(first * block, end * block))
         return self.encoding.decode(stored)[:, start - first * size : stop - first * size].T
+
+    def arranged(self, name: str, order: np.ndarray | None) -> Tensor:
+        """Return the tensor by another name, with its rows in another order."""
+        return replace(self, name=name, order=order)
+
+    def blocks(self, start: int, stop: int, first: int = 0, end: int | None = None) -> Blocks:
+        """Return the blocks [first, end) of the rows [start, stop) as they are, repacked.
+
+        Only for a tensor whose `encoding.kept` is not None.
+
+        Raises:
+            CheckpointError: the file has shrunk since it was opened.
+            QuantizationError: a scale is not finite.
+        """
+        assert self.encoding.kept is not None
+        size = self.encoding.block_bytes
+        part = slice(first * size, None if end is None else end * size)
+        return gguf.repack(self._stored(start, stop, part), self.encoding.kept.bits, self.name)
+
+    def scales_and_codes(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what makes up the blocks of the rows [start, stop), as their format defines it.
+
+        This proves what `blocks` made. Scales are float32 [rows, num_blocks], codes uint8
+        [rows, num_blocks, block_size].
+        """
+        assert self.encoding.kept is not None
+        return gguf.decode_blocks(self.stored_rows(start, stop), self.encoding.kept.bits)
 
     def release(self, start: int = 0, stop: int | None = None) -> None:
         """Let the operating system drop the pages of the rows [start, stop), in stored order."""

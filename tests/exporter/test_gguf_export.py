@@ -17,7 +17,7 @@ from support.commands import CLIP, TEXT
 
 from voxtral_onnx import export
 from voxtral_onnx.config import VoxtralConfig
-from voxtral_onnx.exporter.binding.gguf_report import FILE_NAME, compare
+from voxtral_onnx.exporter.binding.source_report import FILE_NAME, compare
 from voxtral_onnx.exporter.checkpoint import names, schemes
 from voxtral_onnx.exporter.checkpoint.external_data import read_initializers
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint

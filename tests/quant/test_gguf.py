@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as nps
 
 from voxtral_onnx.errors import QuantizationError
 from voxtral_onnx.quant.blocks import dequantize_blockwise
-from voxtral_onnx.quant.gguf import TYPES, keeps, repack
+from voxtral_onnx.quant.gguf import TYPES, decode_blocks, repack
+from voxtral_onnx.quant.packing import unpack
 from voxtral_onnx.quant.recipe import Rule
 
 
@@ -38,6 +39,14 @@ def test_repacked_blocks_are_the_same_numbers(rows_bits):
     assert np.array_equal(back, dequantize(rows, GGMLQuantizationType[TYPES[bits]]))
 
 
+@given(stored_rows())
+def test_both_ways_of_reading_blocks_agree(rows_bits):
+    rows, bits = rows_bits
+    blocks, (scales, codes) = repack(rows, bits), decode_blocks(rows, bits)
+    assert np.array_equal(scales, blocks.scales)
+    assert np.array_equal(codes, unpack(blocks.packed, bits, 32))
+
+
 def test_a_code_stands_where_the_formats_draw_it():
     rows = np.zeros((1, 18), np.uint8)
     rows[0, 2 + 5] = 0xA3  # Q4_0: value 5 is code 3, value 21 is code 10
@@ -56,16 +65,3 @@ def test_non_finite_scales_are_refused(bits, scale):
         r"of order",
     ):
         repack(rows, bits, "layers.3")
-
-
-def test_only_blocks_of_the_same_kind_are_kept():
-    assert keeps(Rule("*", 4, 32, "as_stored"), "Q4_0") and keeps(
-        Rule("*", 8, 32, "as_stored"), "Q8_0"
-    )
-    for rule in (
-        None,
-        Rule("*", 8, 32, "as_stored"),
-        Rule("*", 4, 64, "as_stored"),
-        Rule("*", 4, 32, "rtn_symmetric"),
-    ):
-        assert not keeps(rule, "Q4_0")

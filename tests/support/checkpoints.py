@@ -90,8 +90,8 @@ def hf_configs(config: VoxtralConfig) -> tuple[dict, dict]:
 def write_hf(folder: Path) -> Path:
     """Two shards and an index."""
     folder.mkdir()
-    config, processor = hf_configs(small_config())
-    (folder / "config.json").write_text(json.dumps(config))
+    top, processor = hf_configs(small_config())
+    (folder / "config.json").write_text(json.dumps(top))
     (folder / "processor_config.json").write_text(json.dumps(processor))
     tensors = small_tensors(schemes.HF)
     stored = sorted(tensors)

@@ -1,6 +1,6 @@
-"""Report of how an artifact stores each tensor of the GGUF file that it was exported from.
+"""Report of how an artifact stores each tensor of a source that was quantised already.
 
-The artifact's files are read back and compared with the GGUF file's blocks bit by bit.
+The artifact's files are read back and compared with the source's blocks bit by bit.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from ...errors import ArtifactError, StorageError
 from ...files import atomic_write
 from ...limits import REPORT
 from ...manifest import Manifest
-from ...quant.gguf import BLOCK_SIZE, keeps, split_blocks
+from ...quant.kept import keeps
+from ...quant.methods import as_float16
 from ...quant.packing import unpack
 from ...quant.recipe import Recipe
 from ..checkpoint.external_data import read_initializers
 from ..checkpoint.open import Checkpoint
-from ..checkpoint.tensors import Tensor
+from ..checkpoint.tensors import F16, Tensor
 
-FILE_NAME = "gguf_report.json"  # in the artifact's folder, outside its manifest
+FILE_NAME = "source_report.json"  # in the artifact's folder, outside its manifest
 SLICE_VALUES = 1 << 20
 
 
@@ -89,9 +90,10 @@ def compare(
     """Return how a precision of the artifact stores each tensor of the checkpoint.
 
     An entry has the tensor's name, its type in the checkpoint (`stored`), its storage in the
-    artifact (`as`) and a `result`: "exact" where codes and scales are bit-equal, "differs" where
-    they should be and are not, "requantised" where the values were rounded anew, "float" where they
-    became floats, "folded" where the delay gains were computed from them (MODEL.md, step 6).
+    artifact (`as`) and a `result`: "exact" where codes and scales are bit-equal, "rounded" where
+    codes are and float16 has the scales rounded, "differs" where they should be and are not,
+    "requantised" where the values were rounded anew, "float" where they became floats, "folded"
+    where the delay gains were computed from them (MODEL.md, step 6).
     """
     kind = manifest.precisions[precision]
     recipe = Recipe.of(kind.recipe)
@@ -115,39 +117,41 @@ def compare(
             rule = recipe.rule_for(module)
             assert rule is not None, f"{module}: quantised by no rule"
             result = "requantised"
-            if keeps(rule, tensor.encoding.name):
-                is_equal = _is_equal(
-                    tensor, found[name], found[f"{module}.scales"], rule.bits, pool
-                )
-                result = "exact" if is_equal else "differs"
+            if keeps(rule, tensor.encoding.kept):
+                result = _compare_blocks(tensor, found[name], found[f"{module}.scales"], pool)
             storage = f"{rule.bits} bits in blocks of {rule.block_size}, {rule.method}"
             entries.append(entry | {"as": storage, "result": result})
     return entries
 
 
-def _is_equal(
-    tensor: Tensor, packed: Tensor, scales: Tensor, bits: int, pool: ThreadPoolExecutor
-) -> bool:
-    """Return whether a GGUF tensor's codes and scales equal an artifact's bit by bit.
+def _compare_blocks(
+    tensor: Tensor, packed: Tensor, scales: Tensor, pool: ThreadPoolExecutor
+) -> str:
+    """Return whether a tensor's blocks equal an artifact's: "exact", "rounded" or "differs".
 
     Each side is decoded as its own format defines.
     """
+    kept = tensor.encoding.kept
+    assert kept is not None
 
-    def rows_equal(start: int) -> bool:
+    def compare_rows(start: int) -> str:
         stop = min(start + step, tensor.shape[0])
-        theirs, stored = split_blocks(tensor.stored_rows(start, stop), bits)
-        codes = stored ^ 0x80 if bits == 8 else np.concatenate((stored & 15, stored >> 4), -1)
-        ours = packed.stored_rows(start, stop).reshape(*stored.shape)
-        is_equal = np.array_equal(codes, unpack(ours, bits, BLOCK_SIZE))
-        is_equal &= np.array_equal(
-            theirs.astype(np.float32).view(np.uint32), scales.rows(start, stop).view(np.uint32)
-        )
+        theirs, codes = tensor.scales_and_codes(start, stop)
+        stored = packed.stored_rows(start, stop).reshape(*theirs.shape, -1)
+        ours = scales.rows(start, stop)
+        result = "differs"
+        if np.array_equal(codes, unpack(stored, kept.bits, kept.block_size)):
+            if np.array_equal(theirs.view(np.uint32), ours.view(np.uint32)):
+                result = "exact"
+            elif scales.encoding == F16 and np.array_equal(as_float16(theirs), ours):
+                result = "rounded"
         for read in (tensor, packed, scales):
             read.release(start, stop)
-        return is_equal
+        return result
 
     step = max(1, SLICE_VALUES // tensor.shape[1])
-    return all(list(pool.map(rows_equal, range(0, tensor.shape[0], step))))
+    found = set(pool.map(compare_rows, range(0, tensor.shape[0], step)))
+    return next(result for result in ("differs", "rounded", "exact") if result in found)
 
 
 def _summary(tensors: list[dict[str, str]]) -> str:
@@ -166,6 +170,7 @@ def _summary(tensors: list[dict[str, str]]) -> str:
 
 _RESULTS = {
     "exact": "bit-equal: ",
+    "rounded": "bit-equal but for scales rounded to float16: ",
     "requantised": "requantised: ",
     "float": "as floats: ",
     "folded": "in the delay gains: ",
