@@ -17,6 +17,7 @@ from voxtral_onnx import export
 from voxtral_onnx.errors import CheckpointError, QuantizationError
 from voxtral_onnx.exporter.binding.recipes import weight_recipes
 from voxtral_onnx.exporter.binding.source_report import compare
+from voxtral_onnx.exporter.checkpoint import schemes
 from voxtral_onnx.exporter.checkpoint.compressed import join_compressed
 from voxtral_onnx.exporter.checkpoint.open import Checkpoint, open_checkpoint
 from voxtral_onnx.exporter.checkpoint.safetensors import open_safetensors
