@@ -36,6 +36,7 @@ def fetch_checkpoint(
     revision: str | None,
     offline: bool,
     dry_run: bool,
+    trace: bool = False,
 ) -> tuple[str | Path, Path | None] | None:
     """Download a checkpoint of the hub, after printing what the export will need.
 
@@ -46,6 +47,7 @@ def fetch_checkpoint(
         revision: branch, tag or commit of the hub's repository.
         offline: use only files that were downloaded before.
         dry_run: download nothing.
+        trace: whether graphs are to be traced that are shipped, too.
 
     Returns:
         The checkpoint's place and the artifact's folder, as far as known; None if a dry run ends
@@ -53,9 +55,11 @@ def fetch_checkpoint(
 
     Raises:
         StorageError: too little disk space, or the download fails.
+        DeviceError: graphs must be traced, and the packages for that are missing.
     """
     from ..exporter.checkpoint.remote import find_remote
-    from ..exporter.plan import estimate_size
+    from ..exporter.packages import require_tracer
+    from ..exporter.plan import estimate
 
     # Look up the repository's files
     with DownloadProgress() as download:
@@ -71,9 +75,10 @@ def fetch_checkpoint(
 
     # Print the cost
     output = output or remote.output
-    size = estimate_size(remote.source, **options)
-    print_download(remote, output, size, stdout if dry_run else stderr)
-    remote.require_room(output, size)
+    needs = estimate(remote.source, **options, trace=trace)
+    print_download(remote, output, needs, stdout if dry_run else stderr)
+    require_tracer(needs.traced if needs else ())
+    remote.require_room(output, needs.num_bytes if needs else None)
     if dry_run and remote.num_bytes:
         return None
 

@@ -52,6 +52,7 @@ def export(
         revision=revision,
         offline=offline,
         dry_run=dry_run,
+        trace=trace,
     )
     if found is None:
         return

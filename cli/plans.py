@@ -9,7 +9,7 @@ from .terminal import format_size, stdout, styled
 
 if TYPE_CHECKING:
     from ..exporter.checkpoint.remote import RemoteCheckpoint
-    from ..exporter.plan import ExportPlan
+    from ..exporter.plan import Estimate, ExportPlan
     from .terminal import Console
 
 
@@ -52,19 +52,20 @@ def print_plan(plan: ExportPlan) -> None:
 
 
 def print_download(
-    remote: RemoteCheckpoint, output: Path, artifact_size: int | None, console: Console
+    remote: RemoteCheckpoint, output: Path, needs: Estimate | None, console: Console
 ) -> None:
     """Print what an export from the hub downloads, and the disk and memory that it needs."""
     from ..exporter.memory import PEAK
 
+    peak = needs.peak if needs else PEAK
     snapshot, download = remote.snapshot, format_size(remote.num_bytes)
     here = sum(file.size for file in remote.weights.values()) - remote.num_bytes
     disk = f"{download} in {remote.folder}"
-    if artifact_size is not None:
-        disk += f", about {format_size(artifact_size)} in {output}"
+    if needs:
+        disk += f", about {format_size(needs.num_bytes)} in {output}"
     what = f"{download} to download, {format_size(here)} here already"
     commit = f" at {snapshot.commit[:12]}: "
     console.print(styled((str(snapshot.repository), "bold"), commit, what))
     if remote.lender is not None:
         console.print(f"tokenizer: from {remote.lender}; the repository has none")
-    console.print(f"disk: {disk}; memory: about {format_size(PEAK)}")
+    console.print(f"disk: {disk}; memory: about {format_size(peak)}")

@@ -35,7 +35,7 @@ from .memory import named_memory_errors
 from .model.mel import INPUT, output_spec
 from .output import FinishedGraph, Record, commit, lock, read_state, start, write_shared
 from .packages import require_tracer
-from .plan import MEL, SHARD_SIZE, ExportPlan, estimate_size, plan_export
+from .plan import MEL, SHARD_SIZE, ExportPlan, estimate, plan_export
 from .planned import PlannedGraph
 from .precisions import PRECISIONS, precision_kind
 
@@ -135,7 +135,9 @@ def export(
         remote = find_remote(source, tokenizer=tokenizer, offline=offline, on_progress=on_download)
         if remote is not None:
             output = Path(output or remote.output)
-            remote.require_room(output, estimate_size(remote.source, **options))
+            needs = estimate(remote.source, **options, trace=trace)
+            require_tracer(needs.traced if needs else ())
+            remote.require_room(output, needs.num_bytes if needs else None)
             source = remote.fetch(on_download)
 
     # Plan

@@ -30,7 +30,7 @@ from .graph.ready import ReadyGraphs, find_ready
 from .model.mel import mel_model
 from .model.parameters import PartFactory
 from .output import LOCK, Facts, FinishedGraph, State, default_folder, read_state, stale_files
-from .packages import TRACE
+from .packages import TRACE, missing
 from .planned import PlannedFile, PlannedGraph
 from .precisions import PRECISIONS, choose_recipes
 
@@ -105,7 +105,7 @@ class ExportPlan:
         """Return the facts that every graph's bytes depend on."""
         packages = ["onnx", "onnx-ir", "numpy"]
         if any(map(self._needs_trace, self.graphs)):
-            packages += TRACE
+            packages += [name for name in TRACE if not missing([name])]
         return Facts(
             generator=f"voxtral-onnx {__version__}",
             packages={name: version(name) for name in packages},
@@ -278,7 +278,20 @@ def plan_export(
     return _with_root_files(plan)
 
 
-def estimate_size(
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The needs of an export, as far as a checkpoint's small files tell them."""
+
+    num_bytes: int  # of the weight files
+    traced: tuple[str, ...]  # files of the graphs that must be traced
+
+    @property
+    def peak(self) -> int:
+        """Return about how many bytes are resident at most, for the 4B model."""
+        return memory.PEAK_TRACING if self.traced else memory.PEAK
+
+
+def estimate(
     source: Path,
     *,
     tokenizer: str | Path | None = None,
@@ -286,8 +299,9 @@ def estimate_size(
     families: Sequence[str] = (NATIVE,),
     recipe: str | Path | Recipe | None = None,
     shard_size: int = SHARD_SIZE,
-) -> int | None:
-    """Estimate the bytes of the weight files of an export from a checkpoint's small files only.
+    trace: bool = False,
+) -> Estimate | None:
+    """Estimate what an export needs, from a checkpoint's small files only.
 
     Return None for a GGUF, which has none.
 
@@ -302,8 +316,12 @@ def estimate_size(
     tokens, _ = read_tekken(
         Path(tokenizer or source / TOKENIZER).read_bytes(), config, card.trained_delays_ms
     )
-    graphs = _plan_graphs(config, tokens, recipes, dict.fromkeys(recipes, asked), shard_size)
-    return sum(size for graph in graphs for size in graph.written.values())
+    ready = None if trace else find_ready(config, tokens)
+    graphs = _plan_graphs(config, tokens, recipes, dict.fromkeys(recipes, asked), shard_size, ready)
+    return Estimate(
+        sum(size for graph in graphs for size in graph.written.values()),
+        tuple(graph.plan.graph_file for graph in graphs if not graph.is_shipped),
+    )
 
 
 def _families_of(state: State, precision: str) -> Iterable[str]:
@@ -321,7 +339,7 @@ def _plan_graphs(
     recipes: Mapping[str, Recipe],
     families: Mapping[str, Sequence[str]],
     shard_size: int,
-    ready: ReadyGraphs | None = None,
+    ready: ReadyGraphs | None,
 ) -> tuple[PlannedGraph, ...]:
     """Plan the graphs of each precision, family by family."""
     graphs: dict[str, PlannedGraph] = {}

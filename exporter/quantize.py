@@ -14,7 +14,8 @@ from .checkpoint.open import Checkpoint, open_checkpoint, resolve_source
 from .checkpoint.remote import find_remote
 from .export import OPTIONS, SOURCE, export
 from .output import default_folder
-from .plan import SHARD_SIZE, estimate_size
+from .packages import require_tracer
+from .plan import SHARD_SIZE, estimate
 from .precisions import precision_kind
 
 
@@ -59,6 +60,7 @@ def quantize(
         CheckpointError, ArtifactError, StorageError, UsageError: as in `export`.
         QuantizationError: as in `export`, or the source is an artifact that has only 4-bit weights.
     """
+    # Download what is needed of a repository, and open the source
     check_precisions(precisions)
     if not isinstance(source, Checkpoint):
         if remote := find_remote(
@@ -71,9 +73,13 @@ def quantize(
                 "recipe": recipe,
                 "shard_size": shard_size,
             }
-            remote.require_room(output, estimate_size(remote.source, **options))
+            needs = estimate(remote.source, **options)
+            require_tracer(needs.traced if needs else ())
+            remote.require_room(output, needs.num_bytes if needs else None)
             source = remote.fetch(on_download)
         source = open_source(source, tokenizer)
+
+    # Quantise it
     return export(
         source,
         output_folder(source, output),

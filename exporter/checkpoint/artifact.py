@@ -18,9 +18,9 @@ from ..._version import __version__
 from ...errors import ArtifactError, QuantizationError
 from ...manifest import FILE_NAME, TOKENIZER, Manifest, Precision
 from .external_data import read_initializers
+from .formats.safetensors import read_bytes
 from .names import EMBEDDING, held_shapes
 from .open import Card, Checkpoint, versions
-from .safetensors import read_bytes
 from .tensors import F16, F32, U8, Tensor
 
 FLOATS = (F16, F32)

@@ -19,12 +19,13 @@ from ...errors import CheckpointError
 from ...files import is_lfs_pointer
 from ...limits import PARAMS, TOKENIZER
 from ...manifest import FILE_NAME as ARTIFACT
-from . import foreign, mlx, names, schemes
-from .compressed import check_config, join_compressed
-from .gguf_model import read_gguf_model
-from .safetensors import open_hf_files, open_safetensors, read_bytes, read_object
-from .scaled import notes_on
-from .shards import find, is_gguf
+from . import names, schemes
+from .formats import foreign, mlx
+from .formats.compressed import check_config, join_compressed
+from .formats.gguf_model import read_gguf_model
+from .formats.safetensors import open_hf_files, open_safetensors, read_bytes, read_object
+from .formats.scaled import notes_on
+from .formats.shards import find, is_gguf
 from .tensors import Tensor
 
 PROCESSOR = "processor_config.json"

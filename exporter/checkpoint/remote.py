@@ -14,12 +14,11 @@ from ...download import RemoteFile
 from ...errors import CheckpointError, StorageError, UsageError
 from ...files import require_disk
 from ...manifest import FILE_NAME, TOKENIZER
-from .foreign import refuse_files
-from .gguf_model import EMBEDDED
-from .mlx import is_mlx
-from .open import PROCESSOR, PROCESSOR_URL
-from .safetensors import read_object, shard_names
-from .shards import (
+from .formats.foreign import refuse_files
+from .formats.gguf_model import EMBEDDED
+from .formats.mlx import is_mlx
+from .formats.safetensors import read_object, shard_names
+from .formats.shards import (
     SPLIT_IN_TWO,
     begins_shards,
     first_shard,
@@ -27,6 +26,7 @@ from .shards import (
     is_mmproj,
     order_shards,
 )
+from .open import PROCESSOR, PROCESSOR_URL
 
 DEFAULT_SOURCE = RELEASED_NAME
 

@@ -27,6 +27,8 @@ from voxtral_onnx.quant.blocks import Blocks, dequantize_blockwise, quantize_blo
 from voxtral_onnx.quant.recipe import Recipe
 
 KINDS = {  # one tensor of every type: our part of the name to GGUF's type
+    "audio_tower.layers.0.mlp.gate_proj": "Q2_K",
+    "audio_tower.layers.0.mlp.up_proj": "Q3_K",
     "q_proj": "Q4_0",
     "k_proj": "Q8_0",
     "v_proj": "Q5_1",
@@ -193,7 +195,7 @@ def test_every_other_type_is_rounded_by_the_recipe(mixed):
             packed = quantize_blockwise(values, rule).packed
             assert np.array_equal(found[name].stored_rows(), packed.reshape(len(packed), -1)), name
     assert (
-        "bit-equal: 2 Q4_0; requantised: 1 BF16, 1 F16, 2 Q4_1, "
+        "bit-equal: 2 Q4_0; requantised: 1 BF16, 1 F16, 1 Q2_K, 1 Q3_K, 1 Q4_1, "
         in report_of(folder, "q4f16")["summary"]
     )
 

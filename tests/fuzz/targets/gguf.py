@@ -8,11 +8,11 @@ from pathlib import Path
 from gguf import GGUFReader
 from support.ggufs import header
 
-from voxtral_onnx.exporter.checkpoint.gguf import open_gguf
-from voxtral_onnx.exporter.checkpoint.gguf_model import EMBEDDED, read_gguf_model
+from voxtral_onnx.exporter.checkpoint.formats.gguf import open_gguf
+from voxtral_onnx.exporter.checkpoint.formats.gguf_model import EMBEDDED, read_gguf_model
+from voxtral_onnx.exporter.checkpoint.formats.shards import find
 from voxtral_onnx.exporter.checkpoint.names import DELAY_NETWORK
 from voxtral_onnx.exporter.checkpoint.schemes import AUDIO_CPP
-from voxtral_onnx.exporter.checkpoint.shards import find
 
 MARK = AUDIO_CPP.rename(DELAY_NETWORK).encode()
 COMPARED = 1 << 16  # bytes of a file; of a larger header the package makes too many objects

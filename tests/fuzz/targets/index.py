@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from voxtral_onnx.exporter.checkpoint.safetensors import open_hf_files
+from voxtral_onnx.exporter.checkpoint.formats.safetensors import open_hf_files
 
 SHARDS = {
     f"model-{number:05}-of-00002.safetensors": save({name: np.ones(4, np.float32)})

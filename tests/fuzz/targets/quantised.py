@@ -9,9 +9,9 @@ import numpy as np
 from safetensors.numpy import save
 
 from voxtral_onnx.errors import QuantizationError
-from voxtral_onnx.exporter.checkpoint.compressed import check_config, join_compressed
-from voxtral_onnx.exporter.checkpoint.mlx import join_mlx
-from voxtral_onnx.exporter.checkpoint.safetensors import open_safetensors
+from voxtral_onnx.exporter.checkpoint.formats.compressed import check_config, join_compressed
+from voxtral_onnx.exporter.checkpoint.formats.mlx import join_mlx
+from voxtral_onnx.exporter.checkpoint.formats.safetensors import open_safetensors
 
 BETWEEN = b"\n---\n"  # config and weights in an input
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from voxtral_onnx.errors import CheckpointError
-from voxtral_onnx.exporter.checkpoint.safetensors import open_safetensors
+from voxtral_onnx.exporter.checkpoint.formats.safetensors import open_safetensors
 from voxtral_onnx.limits import HEADER
 
 READ = {"BF16", "F16", "F32", "F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "U32", "I64"}

@@ -25,17 +25,17 @@ from typing import Any
 
 import numpy as np
 
-from ...config import RELEASED, RELEASED_NAME, VoxtralConfig
-from ...decode import decode
-from ...errors import CheckpointError
-from ...escaping import quoted
-from ...limits import PARAMS
-from ...manifest import TOKENIZER
+from ....config import RELEASED, RELEASED_NAME, VoxtralConfig
+from ....decode import decode
+from ....errors import CheckpointError
+from ....escaping import quoted
+from ....limits import PARAMS
+from ....manifest import TOKENIZER
+from ..names import DELAY_NETWORK
+from ..schemes import GGUF_SCHEMES, NamingScheme
+from ..tensors import Tensor
 from . import gguf
-from .names import DELAY_NETWORK
-from .schemes import GGUF_SCHEMES, NamingScheme
 from .shards import SPLIT_IN_TWO
-from .tensors import Tensor
 
 CONFIG = "voxtral_onnx.config"  # hyperparameters as JSON
 EMBEDDED = "audiocpp.embedded_files."  # what the keys of audio.cpp's files begin with

@@ -12,10 +12,10 @@ import numpy as np
 from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 
-from ...decode import RelativeName, decode, read_within
-from ...errors import CheckpointError
-from ...limits import HEADER, INDEX
-from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file, no_room
+from ....decode import RelativeName, decode, read_within
+from ....errors import CheckpointError
+from ....limits import HEADER, INDEX
+from ..tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file, no_room
 
 FLOATS = (BF16, F16, F32)
 # Codes and shapes of quantised formats, which only their own readers give a meaning

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from ...errors import CheckpointError
+from ....errors import CheckpointError
 
 MAGIC = b"GGUF"  # a GGUF's first bytes
 SPLIT_IN_TWO = (

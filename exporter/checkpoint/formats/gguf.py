@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import CheckpointError
-from ...escaping import quoted
-from ...limits import GGUF_HEADER
-from ...quant.gguf import BLOCK_SIZE
-from ...quant.gguf import TYPES as KEPT_TYPES
-from ...quant.kept import StoredBlocks
+from ....errors import CheckpointError
+from ....escaping import quoted
+from ....limits import GGUF_HEADER
+from ....quant.gguf import BLOCK_SIZE
+from ....quant.gguf import TYPES as KEPT_TYPES
+from ....quant.kept import StoredBlocks
+from ..tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file
 from .shards import MAGIC, shard_after
-from .tensors import BF16, F16, F32, Encoding, Span, Tensor, map_file
 
 _VERSIONS = (2, 3)
 _ALIGNMENT_KEY, _ALIGNMENT = "general.alignment", 32  # bytes, where the key is absent

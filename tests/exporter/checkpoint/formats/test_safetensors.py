@@ -15,7 +15,7 @@ from fuzz.targets.safetensors import parse
 from safetensors.numpy import save
 
 from voxtral_onnx.errors import CheckpointError, StorageError
-from voxtral_onnx.exporter.checkpoint.safetensors import open_safetensors
+from voxtral_onnx.exporter.checkpoint.formats.safetensors import open_safetensors
 
 F32 = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 ENTRY = json.dumps(F32).encode()
@@ -139,7 +139,7 @@ def test_a_file_larger_than_what_may_be_mapped(tmp_path):
 def test_a_file_that_changes_between_two_readings(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(save({"a": np.ones(4, np.float32)}))
-    from voxtral_onnx.exporter.checkpoint import safetensors
+    from voxtral_onnx.exporter.checkpoint.formats import safetensors
 
     def read_and_change(path, read=safetensors._read_header):
         found = read(path)

@@ -17,7 +17,7 @@ from support.checkpoints import TINY, small_config, small_params, small_tensors
 from voxtral_onnx.config import RELEASED, VoxtralConfig
 from voxtral_onnx.errors import CheckpointError
 from voxtral_onnx.exporter.checkpoint import names, schemes
-from voxtral_onnx.exporter.checkpoint.gguf_model import read_gguf_model
+from voxtral_onnx.exporter.checkpoint.formats.gguf_model import read_gguf_model
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 
 MODEL = "model.gguf"

@@ -14,11 +14,11 @@ from support import quantised
 from support.checkpoints import small_config, small_params, small_tensors
 
 from voxtral_onnx.exporter.checkpoint import names, schemes
-from voxtral_onnx.exporter.checkpoint.mlx import MLX_AUDIO, VOXMLX, is_mlx, join_mlx
+from voxtral_onnx.exporter.checkpoint.formats.mlx import MLX_AUDIO, VOXMLX, is_mlx, join_mlx
+from voxtral_onnx.exporter.checkpoint.formats.safetensors import open_safetensors
+from voxtral_onnx.exporter.checkpoint.formats.scaled import integers
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 from voxtral_onnx.exporter.checkpoint.remote import find_remote
-from voxtral_onnx.exporter.checkpoint.safetensors import open_safetensors
-from voxtral_onnx.exporter.checkpoint.scaled import integers
 
 NAME = "language_model.layers.0.mlp.gate_proj.weight"
 MODULE = NAME.removesuffix(".weight")

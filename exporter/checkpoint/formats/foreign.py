@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 
-from ...config import RELEASED_NAME
-from ...errors import CheckpointError
+from ....config import RELEASED_NAME
+from ....errors import CheckpointError
+from ..tensors import Tensor
 from .safetensors import FLOATS, expected_floats
-from .tensors import Tensor
 
 INSTEAD = f"export the checkpoint that it was made of, such as {RELEASED_NAME}"
 _PICKLED = (

@@ -23,7 +23,8 @@ from support.checkpoints import TINY, small_config, small_tensors
 
 from voxtral_onnx.config import RELEASED, VoxtralConfig
 from voxtral_onnx.errors import CheckpointError, QuantizationError
-from voxtral_onnx.exporter.checkpoint import gguf, gguf_model, names, schemes, shards
+from voxtral_onnx.exporter.checkpoint import names, schemes
+from voxtral_onnx.exporter.checkpoint.formats import gguf, gguf_model, shards
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 from voxtral_onnx.exporter.output import default_folder
 from voxtral_onnx.quant.gguf import repack

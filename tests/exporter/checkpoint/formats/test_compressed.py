@@ -18,10 +18,10 @@ from voxtral_onnx.errors import CheckpointError, QuantizationError
 from voxtral_onnx.exporter.binding.recipes import weight_recipes
 from voxtral_onnx.exporter.binding.source_report import compare
 from voxtral_onnx.exporter.checkpoint import schemes
-from voxtral_onnx.exporter.checkpoint.compressed import join_compressed
+from voxtral_onnx.exporter.checkpoint.formats.compressed import join_compressed
+from voxtral_onnx.exporter.checkpoint.formats.safetensors import open_safetensors
+from voxtral_onnx.exporter.checkpoint.formats.scaled import Scaled
 from voxtral_onnx.exporter.checkpoint.open import Checkpoint, open_checkpoint
-from voxtral_onnx.exporter.checkpoint.safetensors import open_safetensors
-from voxtral_onnx.exporter.checkpoint.scaled import Scaled
 from voxtral_onnx.exporter.model.parameters import PartFactory
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.packing import unpack

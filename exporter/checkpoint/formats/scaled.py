@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ...errors import QuantizationError
-from ...quant.blocks import Blocks
-from ...quant.kept import StoredBlocks
-from .tensors import Encoding, Tensor
+from ....errors import QuantizationError
+from ....quant.blocks import Blocks
+from ....quant.kept import StoredBlocks
+from ..tensors import Encoding, Tensor
 
 LARGEST_SCALE = np.finfo(np.float16).max
 

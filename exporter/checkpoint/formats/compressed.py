@@ -16,12 +16,12 @@ from dataclasses import replace
 
 from msgspec import Struct
 
-from ...decode import convert
-from ...errors import CheckpointError
-from ...quant.kept import StoredBlocks
+from ....decode import convert
+from ....errors import CheckpointError
+from ....quant.kept import StoredBlocks
+from ..tensors import Tensor
 from .safetensors import F8_E4M3, F8_E5M2, FLOATS
 from .scaled import Scaled, groups, integers
-from .tensors import Tensor
 
 BLOCK_SIZES = (16, 32, 64, 128)  # of MatMulNBits on every device
 UNQUANTISED = "export a checkpoint of floats instead, such as Mistral's release"
@@ -125,6 +125,7 @@ def _take(
 
 def _packed(name: str, parts: Mapping[str, Tensor | None]) -> Tensor:
     """Return the matrix of packed integers and scales."""
+    # Read the integers' shape
     packed, scales, shape, order = (parts[key] for key in ("_packed", "_scale", "_shape", "_g_idx"))
     if packed is None or packed.encoding.name != "I32" or len(packed.shape) != 2:
         got = "nothing" if packed is None else f"{packed.encoding.name} {list(packed.shape)}"
@@ -139,6 +140,8 @@ def _packed(name: str, parts: Mapping[str, Tensor | None]) -> Tensor:
             f"expected 4 or 8 bits for each value of [{rows}, {columns}], got I32 "
             f"{list(packed.shape)}"
         )
+
+    # Find the size of the groups, which must be neighbours
     scales = _scales(scales, rows, columns)
     size = columns // scales.shape[1]
     if size not in BLOCK_SIZES or scales.shape[0] != rows:
@@ -149,6 +152,8 @@ def _packed(name: str, parts: Mapping[str, Tensor | None]) -> Tensor:
         )
     if order is not None and _integers(order) != [at // size for at in range(columns)]:
         raise _UnreadableError(_act_order("weight_g_idx"))
+
+    # Join the parts
     encoding = groups(f"W{bits}A16", size, bits, StoredBlocks(bits, size))
     codes = replace(packed, shape=(rows, columns), encoding=integers(bits, 1 << (bits - 1)))
     return Scaled.of(name, encoding, codes, scales, None)

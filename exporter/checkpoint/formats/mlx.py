@@ -17,14 +17,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from msgspec import Meta, Struct
 
-from ...config import VoxtralConfig
-from ...decode import convert
-from ...errors import CheckpointError
-from . import names, schemes
+from ....config import VoxtralConfig
+from ....decode import convert
+from ....errors import CheckpointError
+from .. import names, schemes
+from ..tensors import Tensor
 from .compressed import UNQUANTISED
 from .safetensors import FLOATS
 from .scaled import Scaled, groups, integers
-from .tensors import Tensor
 
 _QUANTISATION = ("quantization", "quantization_config")  # mlx-lm writes both, alike
 _AUDIO = {  # parts of Mistral's names, in the order in which mlx-audio replaces them

@@ -1,0 +1,1 @@
+"""Formats of weight files, as lazy tensors by the names that the files have."""
