@@ -52,12 +52,7 @@ def export_once(checkpoint: Path, folder: Path, precisions: list[str]) -> dict[s
     from voxtral_onnx.exporter.binding.bind import Progress
 
     def follow(progress: Progress) -> None:
-        if not progress.tensor:
-            phases.enter("trace")
-        elif progress.done < progress.total:
-            phases.enter("bind")
-        else:
-            phases.enter("save")
+        phases.enter(progress.step)
 
     phases.enter("open")
     export(checkpoint, folder, precisions=precisions, on_progress=follow)
@@ -200,7 +195,7 @@ def begin_results(out: Path, names: list[str]) -> dict[str, Any]:
     measured = (
         "a random twin of the released checkpoint's names, shapes and dtypes; bytes and seconds"
     )
-    results = harness.describe(measured, "torch", "onnx", "onnxscript", "onnx-ir")
+    results = harness.describe(measured, "onnx", "onnx-ir")
     del results["machine"]["load_average"]  # every row has its own
     results |= {"artifact_bytes": {}, "exports": [], "runs": []}
     earlier = harness.read(out)
@@ -234,7 +229,7 @@ def render_tables(results: dict[str, Any]) -> str:
             "Artifact GB",
             "Seconds",
             "CPU s",
-            "Trace CPU s",
+            "Graphs CPU s",
             "Quantise + write, CPU s",
             "Peak memory MB",
         ),
@@ -246,8 +241,8 @@ def render_tables(results: dict[str, Any]) -> str:
                 else f"{sum(sizes[name] for name in row['precisions']) / 1e9:.2f}",
                 f"{row['seconds']:.0f}",
                 f"{row['cpu_seconds']:.0f}",
-                f"{row['phases']['trace']['cpu_seconds']:.0f}",
-                f"{row['phases']['bind']['cpu_seconds']:.0f}",
+                f"{row['phases']['graphs']['cpu_seconds']:.0f}",
+                f"{row['phases']['weights']['cpu_seconds']:.0f}",
                 f"{row['peak_memory'] / 1e6:.0f}",
             )
             for row in results["exports"]

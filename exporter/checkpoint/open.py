@@ -330,6 +330,14 @@ def _check_tensors(
         if name not in scheme.extras
     ]
 
+    # Look for gaps in files that a download has filled in parts
+    problems += [
+        f"gap {scheme.rename(name)} {list(tensor.shape)}: expected weights, got only zeros, as "
+        "where a download was interrupted"
+        for name, tensor in tensors.items()
+        if len(tensor.shape) == 2 and _is_gap(tensor)
+    ]
+
     if problems:
         shown = "\n  ".join(
             problems[:20] + [f"… and {len(problems) - 20} more"] * (len(problems) > 20)
@@ -339,6 +347,14 @@ def _check_tensors(
             f"{scheme.name} layout, got {len(problems)} differences:\n  {shown}"
         )
     return tensors
+
+
+def _is_gap(tensor: Tensor) -> bool:
+    """Return whether the first, the middle and the last row of a matrix are zeros."""
+    rows = tensor.shape[0]
+    found = not any(tensor.rows(at, at + 1).any() for at in (0, rows // 2, rows - 1))
+    tensor.release()
+    return found
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

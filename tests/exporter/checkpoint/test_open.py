@@ -374,6 +374,21 @@ def test_all_wrong_tensors_are_listed_by_name(mistral, refuse):
     )
 
 
+@pytest.mark.parametrize("where", [slice(None), slice(1, None), slice(None, -1)])
+def test_a_gap_in_a_download(where, mistral, run, refuse, tmp_path):
+    """Only where all of a matrix is missing: single rows may be zeros."""
+    tensors = load_file(mistral / WEIGHTS)
+    ours = "language_model.layers.0.mlp.up_proj.weight"
+    name = schemes.mistral_name(ours)
+    tensors[name] = tensors[name].copy()
+    tensors[name][where] = 0
+    save_file(tensors, mistral / WEIGHTS)
+    if where == slice(None):
+        refuse(mistral, f"gap {name} ", "only zeros, as where a download was interrupted")
+    else:
+        assert open_checkpoint(mistral).tensors[ours].rows().any()
+
+
 def test_many_wrong_tensors_are_counted(mistral, refuse):
     extra = {f"extra.{i}": np.zeros(1, np.float16) for i in range(50)}
     save_file(small_tensors() | extra, mistral / WEIGHTS)
