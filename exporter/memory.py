@@ -13,7 +13,7 @@ from ..errors import StorageError
 from ..memory import address_limit, available_memory, mapped_memory, resident_memory
 
 # Bytes resident in an export of the 4B model
-PEAK = 250_000_000
+PEAK = 300_000_000
 PEAK_TRACING = 600_000_000  # where graphs are traced, in all families; nearly all of them torch's
 # Bytes of address space
 IMPORTS = 250_000_000  # that onnx and NumPy map when they are imported

@@ -182,5 +182,5 @@ def test_transcribing_in_a_control_group(control_group, tiny_artifact, tmp_path)
 
 def test_exporting_in_a_control_group(control_group, tmp_path):
     result = control_group(150 << 20, tmp_path, "export", "tiny", "-o", tmp_path / "out")
-    result.assert_refused(9, "memory: an export needs about 250 MB, this process may take 1")
+    result.assert_refused(9, "memory: an export needs about 300 MB, this process may take 1")
     assert not (tmp_path / "out").exists()
