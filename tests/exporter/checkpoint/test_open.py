@@ -30,17 +30,6 @@ def hf(tmp_path):
     return write_hf(tmp_path / "checkpoint")
 
 
-@pytest.fixture
-def refuse(run, tmp_path):
-    """Exporting ends with exit code 3 and these words, and leaves no trace."""
-
-    def refuse(folder, *parts):
-        run("export", folder, "-o", tmp_path / "out").assert_refused(3, *parts)
-        assert not (tmp_path / "out").exists()
-
-    return refuse
-
-
 def edit_json(path, change):
     values = json.loads(path.read_text())
     changed = change(values)

@@ -46,17 +46,6 @@ def folder(tmp_path):
     return folder
 
 
-@pytest.fixture
-def refuse(run, tmp_path):
-    """Exporting ends with exit code 3 and these words, and leaves no trace."""
-
-    def refuse(folder, *parts):
-        run("export", folder, "-o", tmp_path / "out").assert_refused(3, *parts)
-        assert not (tmp_path / "out").exists()
-
-    return refuse
-
-
 def edit(folder, change) -> None:
     tensors = load_file(folder / WEIGHTS)
     change(tensors)

@@ -43,18 +43,6 @@ def audio_cpp(tensors, tmp_path):
     return write
 
 
-@pytest.fixture
-def refuse(run, tmp_path):
-    """Exporting ends with exit code 3 and these words, and leaves no trace."""
-
-    def refuse(source, *parts, options=()):
-        result = run("export", source, "-o", tmp_path / "out", *options)
-        result.assert_refused(3, *parts)
-        assert not (tmp_path / "out").exists()
-
-    return refuse
-
-
 def stored(tensors, name, kind):
     return ggufs.read(ggufs.stored(tensors[name], kind), kind)
 

@@ -21,17 +21,6 @@ def whole(tmp_path):
     return folder / "The Model Q8.GGUF"
 
 
-@pytest.fixture
-def refuse(run, tmp_path):
-    """Exporting ends with exit code 3 and these words, and leaves no trace."""
-
-    def refuse(source, *parts):
-        run("export", source, "-o", tmp_path / "out").assert_refused(3, *parts)
-        assert not (tmp_path / "out").exists()
-
-    return refuse
-
-
 def test_a_gguf_is_found_by_file_folder_and_pattern(whole):
     opened = [open_checkpoint(source) for source in (whole, whole.parent, whole.with_name("The*"))]
     assert [next(iter(checkpoint.files)) for checkpoint in opened] == [whole] * 3
