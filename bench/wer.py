@@ -117,7 +117,6 @@ def find_synthesizers() -> dict[str, str]:
     modules = {
         "hibari": "hibari-tts",
         "jiwer": "jiwer",
-        "torch": "'voxtral-onnx[export]'",
         "onnx_ir": "'voxtral-onnx[export]'",
     }
     packages = sorted({package for module, package in modules.items() if find_spec(module) is None})
