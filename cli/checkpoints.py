@@ -10,21 +10,20 @@ from .progress import DownloadProgress
 from .terminal import stderr, stdout
 
 
-def require_export_packages(command: str, *, traces: bool = False) -> None:
+def require_export_packages(command: str) -> None:
     """Require the packages that a command needs, and the memory that importing them takes.
 
     Args:
         command: the one that was run, for the message.
-        traces: whether it traces graphs in any case.
 
     Raises:
         DeviceError: a package is missing.
         StorageError: too little memory.
     """
     from ..exporter import memory
-    from ..exporter.packages import EXPORT, TRACE, require_packages
+    from ..exporter.packages import require_packages
 
-    require_packages(command, (*EXPORT, *TRACE) if traces else EXPORT)
+    require_packages(command)
     memory.require_memory(memory.IMPORTS, what="an export" if command == "export" else command)
 
 

@@ -36,7 +36,7 @@ def export(
     from .tables import next_step, written_line
     from .values import parse_size, split_names
 
-    require_export_packages("export", traces=trace)
+    require_export_packages("export")
     from ..exporter.binding.source_report import summaries
     from ..exporter.export import run
     from ..exporter.plan import plan_export

@@ -13,6 +13,7 @@ from msgspec import Struct
 from ..config import RELEASED_NAME
 from ..decode import decode, read_within
 from ..errors import StorageError, UsageError, VoxtralOnnxError
+from ..escaping import printable
 from ..files import atomic_write, user_folder
 from ..limits import STATE
 from .exit_codes import INTERRUPTED
@@ -122,11 +123,15 @@ def _ask(default: Offer) -> Offer:
         typer.Exit: none.
     """
     offers = {offer.name: offer for offer in OFFERS}
-    question = f"Download which: {', '.join(offers)} or {NOTHING}?"
+    numbers = {str(number): name for number, name in enumerate((*offers, NOTHING), 1)}
+    question = f"Download {', '.join(offers)} or {NOTHING}?"
     answer = ""
     try:
         while answer not in (*offers, NOTHING):
+            if answer:
+                info(f"expected {', '.join(offers)} or {NOTHING}, got {printable(answer)}")
             answer = typer.prompt(question, default.name, err=True, prompt_suffix=" ").strip()
+            answer = numbers.get(answer, answer)
     except typer.Abort:  # Ctrl-C or Ctrl-D, after which the line is not ended
         stderr.print()
         answer = NOTHING

@@ -130,7 +130,8 @@ Families = Annotated[
         OUTPUT,
         "--family",
         "NAMES",
-        "Add graphs for other programs: native,transformers_js or native,portable.",
+        "Add graphs for other programs: native,transformers_js; native,portable "
+        "needs the extra [b]trace[/].",
     ),
 ]
 ShardSize = Annotated[

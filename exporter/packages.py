@@ -31,15 +31,14 @@ def missing(packages: Sequence[str]) -> list[str]:
     return found
 
 
-def require_packages(command: str, packages: Sequence[str] = EXPORT) -> None:
-    """Require some packages for a command.
+def require_packages(command: str) -> None:
+    """Require the packages of the extra `export` for a command.
 
     Raises:
         DeviceError: some are missing; the message has the command and what to run.
     """
-    if lost := missing(packages):
-        install = INSTALL_EXPORT if {*lost} <= {*EXPORT} else INSTALL_TRACE
-        raise DeviceError(f"{command} needs {', '.join(lost)}; run:\n{install}")
+    if lost := missing(EXPORT):
+        raise DeviceError(f"{command} needs {', '.join(lost)}; run:\n{INSTALL_EXPORT}")
 
 
 def require_tracer(graphs: Sequence[str]) -> None:
@@ -54,6 +53,6 @@ def require_tracer(graphs: Sequence[str]) -> None:
     if graphs and (lost := missing(TRACE)):
         more = f" and {len(graphs) - _SHOWN} more" if len(graphs) > _SHOWN else ""
         raise DeviceError(
-            f"{', '.join(graphs[:_SHOWN])}{more}: not shipped for this model, and tracing needs "
+            f"{', '.join(graphs[:_SHOWN])}{more}: must be traced, which needs "
             f"{', '.join(lost)}; run:\n{INSTALL_TRACE}"
         )

@@ -69,6 +69,8 @@ def choose_recipes(
         UsageError: a precision does not exist, or none of them would use the recipe.
     """
     kinds = {name: precision_kind(name) for name in precisions}
+    if not kinds:
+        raise UsageError(f"precision: expected some of {', '.join(PRECISIONS)}, got none")
     chosen = load_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
     if chosen and not any(kind.recipe for kind in kinds.values()):
         raise UsageError(

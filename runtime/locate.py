@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 from msgspec import Meta, Struct
 
 from .. import limits
@@ -57,7 +57,7 @@ def find_artifact(
     # Choose a name
     asked = model or os.environ.get(ENVIRONMENT_VARIABLE)
     if not asked:
-        asked = _last_export()
+        asked = _remembered().last_export
         if asked and not _exists(Path(asked)):
             raise ArtifactError(
                 f"the last export, {asked}, is not there any more; name a model with --model, or "
@@ -98,21 +98,28 @@ def find_artifact(
 
 
 def _test_model() -> Path:
-    """Return the folder of the packaged test model, or of the last export if it is one of it.
+    """Return the folder of the packaged test model, or of its last export.
 
     Raises:
-        ArtifactError: there is neither, as in a checkout.
+        ArtifactError: there is neither, as where a checkout was installed.
     """
     if (TINY_ARTIFACT / FILE_NAME).exists():
         return TINY_ARTIFACT
-    if last := _last_export():
-        scope = json.loads((TINY / "card.json").read_text(encoding="utf-8"))["scope"]
-        with suppress(ArtifactError):  # it is gone, or damaged
-            if Manifest.read(Path(last)).scope == scope:
-                return Path(last)
+    made = _remembered().test_model
+    if made and _is_test_model(Path(made)):
+        return Path(made)
     raise ArtifactError(
-        f"tiny: this checkout does not hold its artifact; make it first:\n{MAKE_TINY}"
+        f"tiny: was not exported yet, or its folder is gone; make it first:\n{MAKE_TINY}"
     )
+
+
+def _is_test_model(folder: Path) -> bool:
+    """Return whether a folder holds an artifact of the test model; False if it is damaged."""
+    scope = json.loads((TINY / "card.json").read_text(encoding="utf-8"))["scope"]
+    try:
+        return Manifest.read(folder).scope == scope
+    except ArtifactError:
+        return False
 
 
 def _exists(path: Path) -> bool:
@@ -259,24 +266,30 @@ def remember_export(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{path.parent}: cannot be made ({error.strerror or error})") from error
-    atomic_write(path, json.dumps({"last_export": str(folder.resolve())}).encode())
+    place = str(folder.resolve())
+    test_model = place if _is_test_model(folder) else _remembered().test_model
+    atomic_write(path, msgspec.json.encode(_State(place, test_model)))
 
 
-def _last_export() -> str | None:
-    """Return the path that was remembered, or None; a relative one is not trusted."""
+def _remembered() -> _State:
+    """Return the paths that were remembered; relative ones are not trusted."""
     try:
-        content = read_within(_state_file(), limits.STATE, ValueError)
-        found = decode(_State, content, ValueError).last_export
+        found = decode(_State, read_within(_state_file(), limits.STATE, ValueError), ValueError)
     except (OSError, ValueError):
-        return None
-    return found if Path(found).is_absolute() else None
+        return _State()
+    paths = (found.last_export, found.test_model)
+    return _State(*(path if path and Path(path).is_absolute() else None for path in paths))
 
 
 def _state_file() -> Path:
     return user_folder("state") / "state.json"
 
 
-class _State(Struct):
+_Place = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]+\Z")]
+
+
+class _State(Struct, omit_defaults=True):
     """The content of `state.json`."""
 
-    last_export: Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]+\Z")]
+    last_export: _Place | None = None
+    test_model: _Place | None = None  # the last export of the packaged checkpoint

@@ -16,7 +16,7 @@ from voxtral_onnx.manifest import Manifest
 
 FULL, SMALL = OFFERS
 SMALL_REPOSITORY, _, SMALL_FILE = SMALL.source.rpartition("/")
-QUESTION = "Download which: full, 4-bit or none? [{}]"
+QUESTION = "Download full, 4-bit or none? [{}]"
 
 
 @pytest.fixture
@@ -100,6 +100,7 @@ def test_the_small_one_with_the_tokenizer_of_the_full_one(hub, export, toy_check
     result = export("what?\n4-bit\n")
     assert result.code == 0, result.err
     assert result.err.count(QUESTION.format("full")) == 2
+    assert "expected full, 4-bit or none, got what?" in result.err
     assert f"tokenizer: from {FULL.source}; the repository has none" in result.err
     assert set(hub.taken()) == {"tekken.json", SMALL_FILE}
     folder = Path(result.out.strip())

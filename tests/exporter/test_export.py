@@ -328,10 +328,10 @@ def test_a_command_whose_packages_are_missing_is_named(
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (["--trace"], ["export needs not_installed; run:\n"]),
+        (["--trace"], ["onnx/decoder_q4f16.onnx: must be traced, which needs not_installed;"]),
         (
             ["--family", "native,transformers_js"],
-            ["onnx/audio_encoder_q4f16.onnx, onnx/embed_tokens_q4f16.onnx", "not shipped for this"],
+            ["onnx/audio_encoder_q4f16.onnx, onnx/embed_tokens_q4f16.onnx", "must be traced"],
         ),
     ],
 )
@@ -378,3 +378,9 @@ def test_an_export_says_how_to_go_on(run, tmp_path):
     assert result.err.splitlines()[-1] == (
         f"transcribe with: voxtral-onnx transcribe --model '{folder}' FILE"
     )
+
+
+def test_an_export_of_no_precision_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"precision: expected some of q4f16, .*, got none"):
+        export("tiny", tmp_path / "out", precisions=[])
+    assert not (tmp_path / "out").exists()

@@ -97,23 +97,25 @@ def test_a_last_export_that_is_gone_is_said(state, run, tmp_path):
 
 
 def test_a_checkout_makes_the_test_model_first(state, run, tiny_artifact, tmp_path, monkeypatch):
-    """Until it has exported it, `tiny` is nowhere; then it is the last export."""
+    """Until it has exported it, `tiny` is nowhere; then it is where it was exported last."""
     monkeypatch.setattr("voxtral_onnx.runtime.locate.TINY_ARTIFACT", tmp_path / "none")
     make = "\n  voxtral-onnx export tiny  # makes the small test model; needs the extra export, "
-    run("transcribe", "-m", "tiny", CLIP).assert_refused(4, "tiny: this checkout", make)
+    run("transcribe", "-m", "tiny", CLIP).assert_refused(4, "tiny: was not exported yet", make)
     state.unlink()
     result = run("transcribe", CLIP)
     result.assert_refused(4, "no model: name one", make)
     assert "--model tiny" not in result.err
     remember_export(tiny_artifact)
     assert find_artifact("tiny") == tiny_artifact
+    remember_export(tmp_path)  # another model's
+    assert find_artifact() == tmp_path and find_artifact("tiny") == tiny_artifact
 
 
 def test_another_last_export_is_not_the_test_model(state, artifact, tmp_path, monkeypatch):
     monkeypatch.setattr("voxtral_onnx.runtime.locate.TINY_ARTIFACT", tmp_path / "none")
     replace(Manifest.read(artifact), scope=None).write(artifact)
     remember_export(artifact)
-    with pytest.raises(ArtifactError, match="tiny: this checkout"):
+    with pytest.raises(ArtifactError, match="tiny: was not exported yet"):
         find_artifact("tiny")
 
 
