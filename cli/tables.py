@@ -114,12 +114,31 @@ def print_standing(standing: Standing) -> None:
 
 def print_certificate(certificate: Certificate) -> None:
     """Print what each check of an artifact found, and the verdict."""
-    for finding in certificate.findings:
-        status = f"{finding.status:10}", VERDICT_COLOURS.get(finding.status, "yellow")
-        where = f"{finding.rung}  {finding.precision or 'all':6}  {finding.check:32}"
-        stdout.print(styled(f"{where}  ", status, f"  {finding.summary}"))
+    from rich.table import Table
+
+    from ..exporter.packages import how_to_install
+    from ..verification.verdict import merge_unrun
+
+    # Print rows, within a terminal's width but whole in a log, where people search for words
+    is_whole = not stdout.is_terminal
+    table = Table(*[""] * 5, box=None, pad_edge=False, show_header=False)
+    for finding in merge_unrun(certificate.findings):
+        colour = VERDICT_COLOURS.get(finding.status, "yellow")
+        where = str(finding.rung), finding.precision or "all", finding.check
+        table.add_row(*where, styled((finding.status, colour)), finding.summary)
+        if is_whole:
+            line = "{}  {:6}  {:32}  ".format(*where)
+            status = f"{finding.status:10}", colour
+            stdout.print(styled(line, status, f"  {finding.summary}"))
+    if not is_whole:
+        stdout.print(table, soft_wrap=False)
+
+    # Print what was not checked, what to install for it, and the verdict
     for sentence in certificate.not_checked:
-        stdout.print(styled(("not checked:", "yellow"), f" {sentence}"))
+        shown = styled(("not checked:", "yellow"), f" {sentence}")
+        stdout.print(shown, soft_wrap=is_whole)
+    if lacks := certificate.lacks:
+        stdout.print(f"to run what lacks packages:\n{how_to_install(lacks)}")
     found = certificate.judgement
     stamp = found.stamp, f"bold {VERDICT_COLOURS.get(found.verdict, 'yellow')}"
     stdout.print(styled(stamp, f": {found.scope}, in {certificate.seconds:.0f} s"))

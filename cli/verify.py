@@ -16,7 +16,10 @@ def verify(
     require: options.Require = None,
     as_json: options.Json = False,
 ) -> None:
-    """Check an artifact, from single operators to words, and write its certificate beside it."""
+    """Check an artifact, from single operators to words, and write its certificate beside it.
+
+    Checks 1, 2, 5 and 6 and parts of 3 and 4 need PyTorch; without it they are left open.
+    """
     from .checkpoints import require_export_packages
     from .progress import StatusSpinner
     from .tables import print_certificate

@@ -1,4 +1,4 @@
-"""The packages of the extras `export` and `trace`, and the refusal where some are missing."""
+"""The packages of the extras `export` and `trace` and of `verify`, and what to do without them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ INSTALL_TRACE = (
     "  pip install 'voxtral-onnx[cpu,export,trace]'"
 )
 INSTALL_EXPORT = "  pip install 'voxtral-onnx[cpu,export]'"
+# Not part of an extra: only rung 2 of `verify` uses it
+INSTALL_TRANSFORMERS = "  pip install 'transformers>=5.23,<5.24'"
 _SHOWN = 4  # graphs that a message names
 
 
@@ -29,6 +31,18 @@ def missing(packages: Sequence[str]) -> list[str]:
             is_there = False
         found += [] if is_there else [name]
     return found
+
+
+def say_missing(packages: Sequence[str]) -> str:
+    """Return in words that some packages are missing: "PyTorch and transformers are missing"."""
+    *first, last = ["PyTorch" if name == "torch" else name for name in packages]
+    return f"{', '.join(first)} and {last} are missing" if first else f"{last} is missing"
+
+
+def how_to_install(packages: Sequence[str]) -> str:
+    """Return the lines that install what `verify` lacks, indented."""
+    lines = [INSTALL_TRACE] if {*packages} - {"transformers"} else []
+    return "\n".join([*lines, *([INSTALL_TRANSFORMERS] if "transformers" in packages else [])])
 
 
 def require_packages(command: str) -> None:

@@ -26,7 +26,7 @@ from ..errors import ArtifactError
 from ..files import atomic_write, hash_file, user_folder
 from ..manifest import CERTIFICATE, FILE_NAME, Delay, Manifest, Role, TokenId
 from ..runtime.locate import downloaded_from
-from .verdict import FAILED, NOT_JUDGED, PASSED, Finding, Judgement, Rung, Verdict, judge
+from .verdict import FAILED, NOT_JUDGED, NOT_RUN, PASSED, Finding, Judgement, Rung, Verdict, judge
 
 FORMAT = 2
 JSON_NAME, HTML_NAME = CERTIFICATE
@@ -67,6 +67,7 @@ class Claim:
     verdict: str | None = None  # as it is written; `judge` computes it from the findings
     passed_rungs: tuple[Rung, ...] = ()
     left_out: tuple[Role, ...] = ()  # the artifact's precisions that were not verified
+    generator: str = ""
     is_own: bool = False  # whether this user's `verify` wrote it; never read from the file
 
     @classmethod
@@ -155,6 +156,11 @@ class Certificate:
     format: int = field(default=FORMAT)
 
     @property
+    def lacks(self) -> list[str]:
+        """Return the packages for want of which checks were not run."""
+        return sorted({name for finding in self.findings for name in finding.lacks})
+
+    @property
     def failures(self) -> list[Finding]:
         """Return the findings that failed."""
         return [finding for finding in self.findings if finding.status == FAILED]
@@ -174,6 +180,29 @@ class Certificate:
         found = self.judgement
         heads = {"verdict": found.verdict, "passed_rungs": found.passed_rungs, "claim": CLAIM}
         return {**heads, **asdict(self)}
+
+    def find_fuller(self, folder: Path) -> Claim | None:
+        """Return the folder's certificate if it says all that this one does, and more.
+
+        It is of the same manifest and by the same generator, contradicts nothing, has no failure,
+        and passed all that this one passed and something else. A certificate with a failure is
+        never without something to say.
+        """
+        try:
+            claim = Claim.read(folder)
+        except ArtifactError:
+            return None
+        ours = (self.manifest_sha256, self.generator)
+        if claim is None or (claim.manifest_sha256, claim.generator) != ours:
+            return None
+        found = claim.judge(folder)
+        if found.verdict == FAILED or claim.contradicts(found):
+            return None
+        said, known = _said(self.findings), _said(claim.findings)
+        tested = {name for name, part in self.details.items() if part.get("self_test")}
+        has_tests = tested <= {name for name, part in claim.details.items() if part.self_test}
+        more = {row for row in known - said if row[-1] == PASSED}
+        return claim if said <= known and more and has_tests else None
 
     def write(self, folder: Path) -> None:
         """Write both files into the artifact's folder, and record that this user made them.
@@ -195,6 +224,12 @@ class Certificate:
         except OSError as error:
             why = f"not remembered ({error})"
             warnings.warn(f"{why}: the certificate will count as another's here", stacklevel=2)
+
+
+def _said(findings: Sequence[Finding]) -> set[tuple[int, str, str | None, str]]:
+    """Return what was judged, or could not be: rungs, checks, precisions and their statuses."""
+    rows = (row for row in findings if row.status != NOT_RUN)
+    return {(row.rung, row.check, row.precision, row.status) for row in rows}
 
 
 def _is_own(content: bytes) -> bool:

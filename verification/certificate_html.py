@@ -13,7 +13,9 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from ..exporter.packages import how_to_install
 from .thresholds import GRAPH_ERROR, SHIPPED_ERROR
+from .verdict import merge_unrun
 
 if TYPE_CHECKING:
     from .certificate import Certificate
@@ -42,7 +44,7 @@ def render(certificate: Certificate, name: str) -> str:
     """Return the HTML page of a certificate, for the artifact named `name`."""
     parts = [
         _header(certificate, name),
-        _open_questions(certificate.not_checked),
+        _open_questions(certificate.not_checked, certificate.lacks),
         _ladder(certificate.findings),
     ]
     limits = {threshold["name"]: threshold["value"] for threshold in certificate.thresholds}
@@ -75,6 +77,8 @@ def _header(certificate: Certificate, name: str) -> str:
         "precisions": escape(", ".join(certificate.precisions)),
         "rungs passed": ", ".join(map(str, found.passed_rungs)) or "none",
     }
+    if found.partial_rungs:
+        facts["passed in part"] = ", ".join(map(str, found.partial_rungs))
     return (
         f'<header><div><h1>{escape(name)}</h1><p class="soft">{escape(certificate.generator)}, '
         f"{escape(made)}, "
@@ -93,7 +97,7 @@ def _ladder(findings: Sequence[Finding]) -> str:
             f'<span class="{_CLASSES[finding.status]}">{finding.status}</span>',
             escape(finding.summary),
         )
-        for finding in findings
+        for finding in merge_unrun(findings)
     ]
     return (
         "<h2>The ladder</h2><div "
@@ -101,10 +105,13 @@ def _ladder(findings: Sequence[Finding]) -> str:
     )
 
 
-def _open_questions(sentences: Sequence[str]) -> str:
+def _open_questions(sentences: Sequence[str], lacks: Sequence[str]) -> str:
     if not sentences:
         return ""
     items = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+    if lacks:
+        lines = "<br>".join(escape(line.strip()) for line in how_to_install(lacks).splitlines())
+        items += f"<p>To run what lacks packages:<br><code>{lines}</code></p>"
     return f'<h2>Not checked</h2><div class="card open">{items}</div>'
 
 

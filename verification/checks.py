@@ -16,6 +16,7 @@ import numpy as np
 from .._version import __version__
 from ..errors import DeviceError
 from ..exporter.checkpoint.open import Checkpoint
+from ..exporter.packages import say_missing
 from ..manifest import Manifest
 from ..runtime.device.session import Session
 from ..runtime.text.tokenizer import Tokenizer
@@ -28,7 +29,7 @@ from .weight_parity import compare_weights
 
 WEIGHTS = "weights against the checkpoint"
 # Names of the checks that compare with modules, by rung; module_checks.py adds those of devices
-OPERATORS, GRAPHS, SHIPPED = "operators on CPU", "graphs against modules", "graphs as shipped"
+OPERATORS, GRAPHS, SHIPPED = "operators on cpu", "graphs against modules", "graphs as shipped"
 STAGES, WHOLE = "stages call by call", "a stream against the whole clip"
 QUANTISATION, WORDS = "quantised against float", "words"
 
@@ -37,9 +38,9 @@ QUANTISATION, WORDS = "quantised against float", "words"
 class ClipRuns:
     """The results of transcribing the clips as shipped, kept after the transcriber is closed."""
 
-    runs: tuple[Run, ...]  # by clip
+    runs: tuple[Run, ...]  # by clip; none where no rung that runs needs them
     texts: tuple[str, ...]  # by clip
-    pieces: Run  # the first clip again, fed in pieces
+    pieces: Run | None  # the first clip again, fed in pieces; for rung 4
     mel: Session
     tokenizer: Tokenizer
 
@@ -87,15 +88,15 @@ class PrecisionChecks:
             yield from self.check_stages(rungs)
         if wanted := rungs & {4, 5, 6}:
             try:
-                clip_runs = self._listen(self.clips if rungs & {5, 6} else self.clips[:1])
+                clip_runs = self._listen(rungs)
             except DeviceError as error:  # too little memory
                 yield from (
                     self.finding(rung, "clips as shipped", NOT_RUN, str(error))
                     for rung in sorted(wanted)
                 )
                 return
-            if 4 in rungs:
-                yield self._streams(clip_runs)
+            if clip_runs.pieces is not None:
+                yield self._streams(clip_runs.runs[0], clip_runs.pieces)
                 yield from self.check_whole(clip_runs)
             yield from self.check_against_float(clip_runs, rungs & {5, 6})
 
@@ -120,8 +121,13 @@ class PrecisionChecks:
         names = {5: QUANTISATION, 6: WORDS}
         yield from (self._unrun(rung, names[rung]) for rung in sorted(rungs))
 
+    def compares_words(self) -> bool:
+        """Return whether rungs 5 and 6 can run, for which all clips are transcribed."""
+        return False
+
     def _unrun(self, rung: int, check: str) -> Finding:
-        return self.finding(rung, check, NOT_RUN, "PyTorch is missing (extra: trace)")
+        lost = ("torch",)
+        return Finding(rung, check, self.precision, NOT_RUN, say_missing(lost), lost)
 
     def finding(self, rung: int, check: str, status: Status, summary: str) -> Finding:
         """Return a finding on this precision."""
@@ -155,8 +161,13 @@ class PrecisionChecks:
             how = f"{len(errors)} rounded differently by {generator}, by {steps:g} steps at most"
         return self.finding(3, check, PASSED, f"{count} tensors, {how}")
 
-    def _listen(self, clips: Sequence[Clip]) -> ClipRuns:
-        self.say(f"{len(clips)} clips as shipped")
+    def _listen(self, rungs: set[int]) -> ClipRuns:
+        """Transcribe the self-test's clip, and those that the rungs need and can use."""
+        has_streams = 4 in rungs
+        clips = self.clips[:1] if has_streams else []
+        if rungs & {5, 6} and self.compares_words():
+            clips = self.clips
+        self.say(f"{len(clips)} clips as shipped" if clips else "the self-test's clip as shipped")
         with Transcriber(self.folder, "cpu", precision=self.precision) as transcriber:
             tested = embedded_clips(self.manifest.config.audio.sample_rate)[0]
             self.details["self_test"] = _self_test(
@@ -166,7 +177,9 @@ class PrecisionChecks:
             clip_runs = ClipRuns(
                 runs,
                 tuple(transcriber.tokenizer.decode(run.token_ids.tolist()) for run in runs),
-                stream(transcriber, clips[0].samples, in_pieces=True, logits=True),
+                stream(transcriber, clips[0].samples, in_pieces=True, logits=True)
+                if has_streams
+                else None,
                 transcriber.encoder.mel,
                 transcriber.tokenizer,
             )
@@ -174,9 +187,8 @@ class PrecisionChecks:
         gc.collect()  # frees the sessions' memory before the modules are loaded
         return clip_runs
 
-    def _streams(self, clip_runs: ClipRuns) -> Finding:
+    def _streams(self, run: Run, pieces: Run) -> Finding:
         """Compare both ways of feeding a stream."""
-        run, pieces = clip_runs.runs[0], clip_runs.pieces
         same, check = run.token_ids == pieces.token_ids, "a stream in pieces"
         if same.all():
             return self.finding(

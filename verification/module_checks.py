@@ -158,7 +158,7 @@ class ModuleChecks(PrecisionChecks):
         """Yield the findings of rungs 5 and 6, as requested."""
         # Load the float model
         names = {5: QUANTISATION, 6: WORDS}
-        model = None if self.is_exact or not rungs else self._float_model()
+        model = self._float_model() if rungs and self.compares_words() else None
         if model is None:
             status, why = (NOT_RUN, "no float model: neither a checkpoint nor the precision fp32")
             if self.is_exact:
@@ -240,12 +240,15 @@ class ModuleChecks(PrecisionChecks):
             f"{agreement:.1%} of {len(before)} tokens identical{limits}"
         )
 
-    def _float_model(self) -> Layerwise | None:
+    def compares_words(self) -> bool:
+        """Return whether there is a float model that this precision is not."""
+        has_float = self.source is not None or "fp32" in self.manifest.precisions
+        return has_float and not self.is_exact
+
+    def _float_model(self) -> Layerwise:
         if self.source is not None:
             return Layerwise(self.source)
-        if "fp32" in self.manifest.precisions:
-            return self._model(ArtifactGraphs(self.folder, self.manifest, "fp32"))
-        return None
+        return self._model(ArtifactGraphs(self.folder, self.manifest, "fp32"))
 
 
 def _judge_words(rows: Sequence[dict[str, Any]]) -> tuple[bool, str]:

@@ -7,7 +7,7 @@ not run or not judged is open, and is listed wherever the verdict is shown.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -35,6 +35,7 @@ class Finding:
     precision: Role | None  # None for a check of the whole artifact
     status: Status
     summary: str  # has the measured number; a failure names the stage or tensor
+    lacks: tuple[Name, ...] = ()  # packages for want of which it was not run
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Judgement:
     passed_rungs: tuple[int, ...]
     left_open: tuple[str, ...]  # sentences: what was not run or not judged, and why
     failed: tuple[str, ...] = ()  # "q4 on rung 6", for each precision of which a check failed
+    partial_rungs: tuple[int, ...] = ()  # others of which every precision passed some checks
+    nothing: str = ""  # "rung 1 did not run", where nothing but files was judged
 
     @property
     def stamp(self) -> str:
@@ -58,9 +61,15 @@ class Judgement:
     def scope(self) -> str:
         """Return in words which precisions passed which rungs: q4f16 on rungs 0, 1, 2.
 
-        A failure is named first: q4 on rung 6; passed: rungs 0, 1, 2, 3, 4, 5.
+        Rungs of which only a part was run come last: q4f16 on rung 0 and parts of rungs 3, 4. A
+        failure is named first: q4 on rung 6; passed: rungs 0, 1, 2, 3, 4, 5. Where nothing was
+        judged, it is what was asked for: rung 1 did not run, only the files were hashed.
         """
-        rungs = _listed(self.passed_rungs) if self.passed_rungs else "no rung"
+        if self.verdict == NOT_JUDGED:
+            return ", ".join([*filter(None, [self.nothing]), "only the files were hashed"])
+        whole = [_listed(self.passed_rungs)] if self.passed_rungs else []
+        parts = [f"parts of {_listed(self.partial_rungs)}"] if self.partial_rungs else []
+        rungs = " and ".join([*whole, *parts]) or "no rung"
         if self.failed:
             return f"{', '.join(self.failed)}; passed: {rungs}"
         return f"{', '.join(self.precisions)} on {rungs}"
@@ -104,8 +113,40 @@ def judge(
         verdict = NOT_JUDGED  # rung 0, the hashes, says nothing about what a model computes
     else:
         verdict = PARTLY_PASSED if left_open else PASSED
-    failed = tuple(_failures(findings, tuple(names)))
-    return Judgement(verdict, tuple(names), passed, tuple(left_open), failed)
+    return Judgement(
+        verdict,
+        tuple(names),
+        passed,
+        tuple(left_open),
+        tuple(_failures(findings, tuple(names))),
+        tuple(rung for rung in ALL_RUNGS if _is_partial(rung, findings, tuple(names))),
+        _nothing(findings, sorted({*asked} - {0})) if verdict == NOT_JUDGED else "",
+    )
+
+
+def explain(findings: Sequence[Finding], precisions: Sequence[str], rungs: set[int]) -> list[str]:
+    """Return sentences on what of some rungs was not run or not judged, and why."""
+    gaps = _gaps(findings, tuple(precisions), rungs)
+    return [*_sentences((gap for gap in gaps if gap.rung in rungs), tuple(precisions))]
+
+
+def merge_unrun(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings to show: one for all of a rung that was not run for want of packages."""
+    rows: list[Finding] = []
+    for finding in findings:
+        same = (rows.index(row) for row in rows if row.lacks and row.rung == finding.rung)
+        at = next(same, None) if finding.lacks else None
+        if at is None:
+            rows.append(finding)
+            continue
+        row = rows[at]
+        rows[at] = replace(
+            row,
+            check=", ".join(dict.fromkeys([*row.check.split(", "), finding.check])),
+            precision=row.precision if row.precision == finding.precision else None,
+            lacks=tuple(dict.fromkeys([*row.lacks, *finding.lacks])),
+        )
+    return sorted(rows, key=lambda row: (row.rung, bool(row.lacks)))
 
 
 def name_rungs(numbers: Sequence[int]) -> str:
@@ -116,6 +157,23 @@ def name_rungs(numbers: Sequence[int]) -> str:
 
 def _listed(numbers: Sequence[int]) -> str:
     return f"rung{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def _nothing(findings: Sequence[Finding], asked: Sequence[int]) -> str:
+    """Return in words that the rungs that were asked for gave no result."""
+    if not asked:
+        return ""
+    if any(row.status == NOT_JUDGED for row in findings):
+        return f"nothing of {name_rungs(asked)} could be judged"
+    return f"{name_rungs(asked)} did not run"
+
+
+def _is_partial(rung: int, findings: Sequence[Finding], names: tuple[str, ...]) -> bool:
+    """Return whether a rung passed in part: some checks of every precision, but not all."""
+    rows = [row for row in findings if row.rung == rung]
+    passed = {row.precision for row in rows if row.status == PASSED}
+    statuses = {row.status for row in rows} - {PASSED}
+    return bool(passed) and passed >= {*names} and bool(statuses) and FAILED not in statuses
 
 
 def _failures(findings: Sequence[Finding], names: tuple[str, ...]) -> Iterator[str]:
@@ -153,9 +211,13 @@ def _sentences(gaps: Iterable[_Gap], names: tuple[str, ...]) -> Iterator[str]:
     for gap in gaps:
         of = precisions.setdefault((gap.rung, gap.check, gap.status, gap.why), {})
         of[gap.precision] = None
-    rungs: dict[tuple[str, str, Status, str], list[int]] = {}
+    checks: dict[tuple[int, str, Status, str], list[str]] = {}
     for (rung, check, status, why), of in precisions.items():
         whose = "" if None in of or of.keys() == set(names) else f" of {', '.join(map(str, of))}"
+        checks.setdefault((rung, whose, status, why), []).append(check)
+    rungs: dict[tuple[str, str, Status, str], list[int]] = {}
+    for (rung, whose, status, why), parts in checks.items():
+        check = "" if "" in parts else ", ".join(parts)
         rungs.setdefault((whose, check, status, why), []).append(rung)
     for (whose, check, status, why), numbers in rungs.items():
         part = f", {check}" if check else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,16 +16,16 @@ from ..arguments import CALLBACK, INTEGER, MODEL, NAMES, PATH, PATHS, accepts, o
 from ..errors import ArtifactError, CheckpointError, UsageError, VerificationError
 from ..escaping import quoted
 from ..exporter.checkpoint.open import Checkpoint, open_checkpoint, resolve_source
-from ..exporter.packages import missing
+from ..exporter.packages import missing, say_missing
 from ..manifest import Manifest
 from ..runtime.locate import choose_precisions, find_artifact
 from ..runtime.machine import describe_machine
 from . import thresholds
-from .certificate import HTML_NAME, Certificate, hash_manifest
+from .certificate import HTML_NAME, JSON_NAME, Certificate, hash_manifest
 from .certificate_html import format_error
 from .checks import WEIGHTS, PrecisionChecks
 from .clips import embedded_clips, open_clips
-from .verdict import ALL_RUNGS, FAILED, NOT_RUN, PASSED, Finding, Judgement, judge, name_rungs
+from .verdict import ALL_RUNGS, FAILED, NOT_RUN, PASSED, Finding, explain, judge, name_rungs
 
 UNSEEN_WEIGHTS = (
     "Whether the weights are the checkpoint's: no checkpoint was given, and without one, reordered "
@@ -52,7 +53,10 @@ def verify(
 ) -> Certificate:
     """Check an artifact rung by rung and write its certificate.
 
-    `certificate.json` and `certificate.html` are written beside the artifact's manifest. The rungs:
+    `certificate.json` and `certificate.html` are written beside the artifact's manifest. A
+    certificate of the same files by the same version is kept, with a warning, if it passed all that
+    this run passed and more, and this run found no failure and heard no other recordings. The
+    rungs:
 
     - 0: hashes of all files
     - 1: single operators on onnxruntime against PyTorch
@@ -78,11 +82,11 @@ def verify(
         on_progress: called with the name of each check before it begins.
 
     Returns:
-        The certificate as it was written.
+        The certificate of this run, also where a fuller one was kept.
 
     Raises:
         VerificationError: a check failed, or a required rung did not pass completely; the
-            certificate is written all the same, and is the error's `report`.
+            certificate is treated as any other, and is the error's `report`.
         ArtifactError: not an artifact, or files are missing.
         AudioError: a recording cannot be read.
         CheckpointError: the checkpoint is not the one that was exported.
@@ -141,14 +145,29 @@ def verify(
         seconds=round(perf_counter() - began, 1),
         left_out=left_out,
     )
-    certificate.write(folder)
+    _write(certificate, folder, has_own_clips=bool(audio and {4, 5, 6} & set(rungs)))
 
     # Raise what failed
     if certificate.failures:
         raise VerificationError(_message(folder, manifest, certificate), certificate)
     if missing := sorted(set(require) - set(judgement.passed_rungs)):
-        raise VerificationError(_unmet(folder, missing, judgement), certificate)
+        raise VerificationError(_unmet(folder, missing, certificate), certificate)
     return certificate
+
+
+def _write(certificate: Certificate, folder: Path, *, has_own_clips: bool) -> None:
+    """Write a certificate, unless the folder has one that says all of it and more."""
+    fuller = None if has_own_clips else certificate.find_fuller(folder)
+    if fuller is None:
+        certificate.write(folder)
+        return
+    found = fuller.judge(folder)
+    warnings.warn(
+        f"kept the certificate of {fuller.created[:10]}, which passed all of this and more "
+        f"({', '.join(found.precisions)}; {len(found.passed_rungs)} of {len(ALL_RUNGS)} rungs); to "
+        f"replace it, delete {folder / JSON_NAME} and verify again",
+        stacklevel=4,  # whoever called verify, which is wrapped
+    )
 
 
 def _check_files(folder: Path, manifest: Manifest) -> Finding:
@@ -173,7 +192,7 @@ def _checks() -> type[PrecisionChecks]:
 def _check_modules(manifest: Manifest) -> Finding:
     check = "modules against transformers"
     if lost := missing(["torch", "transformers"]):
-        return Finding(2, check, None, NOT_RUN, f"{' and '.join(lost)} is missing")
+        return Finding(2, check, None, NOT_RUN, say_missing(lost), tuple(lost))
     from .transformers_parity import compare_with_transformers
 
     version = metadata.version("transformers")
@@ -223,9 +242,10 @@ def _advice(manifest: Manifest, certificate: Certificate) -> str:
     )
 
 
-def _unmet(folder: Path, missing: Sequence[int], judgement: Judgement) -> str:
+def _unmet(folder: Path, missing: Sequence[int], certificate: Certificate) -> str:
     what = f"{folder}: {name_rungs(missing)}: required, but not all of it was run and judged"
-    return f"{what}; {'; '.join(judgement.left_open)}"
+    why = explain(certificate.findings, certificate.precisions, set(missing))
+    return "; ".join([what, *why])
 
 
 def _machine() -> dict[str, Any]:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from voxtral_onnx.verification.verdict import ALL_RUNGS, Finding, judge, name_rungs
+from voxtral_onnx.verification.verdict import (
+    ALL_RUNGS,
+    Finding,
+    explain,
+    judge,
+    merge_unrun,
+    name_rungs,
+)
 
 BOTH = ("q4f16", "q4")
 
@@ -68,6 +75,33 @@ def test_one_check_or_one_precision_leaves_its_rung_open():
         assert found.stamp == "PARTLY VERIFIED (6 of 7)"
 
 
+def test_parts_of_rungs_are_named_and_not_counted():
+    """Where every precision passed some of it, and nothing failed."""
+    found = change(findings(*BOTH, rungs=(0, 3, 4)), 3, "not run", check="a")
+    part = judge(found, BOTH)
+    assert (part.passed_rungs, part.partial_rungs) == ((0, 4), (3,))
+    assert part.scope == "q4f16, q4 on rungs 0, 4 and parts of rung 3"
+    assert judge(change(found, 3, "failed", check="b"), BOTH).partial_rungs == ()
+    assert judge(change(found, 3, "not run", precision="q4"), BOTH).partial_rungs == ()
+    failed = judge(change(found, 4, "failed", precision="q4"), BOTH)
+    assert failed.scope == "q4 on rung 4; passed: rung 0 and parts of rung 3"
+
+
+def test_checks_of_one_reason_share_a_sentence_and_packages_a_row():
+    found = change(findings("q4f16", "q4", rungs=(0, 3, 4)), 4, "not run", why="gone")
+    lost = [
+        Finding(3, check, name, "not run", "gone", ("torch",)) for name in BOTH for check in "cd"
+    ]
+    assert explain([*found, *lost], BOTH, {3}) == ["rung 3, c, d: not run (gone)"]
+    assert explain(found, BOTH, {3}) == [] and len(explain(found, BOTH, {2, 4})) == 2
+    rows = merge_unrun([*lost, *found])
+    assert [row for row in rows if row.lacks] == [
+        Finding(3, "c, d", None, "not run", "gone", ("torch",))
+    ]
+    assert [row.rung for row in rows] == sorted(row.rung for row in rows)
+    assert merge_unrun(lost[:2])[0].precision == "q4f16"
+
+
 def test_other_precisions_of_the_artifact_are_said_to_be_open():
     found = judge(findings("q4"), ["q4"], left_out=["q4f16"])
     assert (found.stamp, found.scope[:2]) == ("PARTLY VERIFIED (7 of 7)", "q4")
@@ -108,6 +142,16 @@ def test_failures_are_named_before_what_passed():
 def test_hashes_alone_verify_nothing(rungs):
     found = judge(findings(*BOTH, rungs=rungs), BOTH)
     assert (found.verdict, found.stamp) == ("not judged", "NOT JUDGED")
+    asked = judge(findings(*BOTH, rungs=rungs), BOTH, asked=rungs)
+    assert asked.scope == "only the files were hashed"
+
+
+def test_where_nothing_was_judged_the_reason_is_named():
+    found = change(findings("q4", rungs=(0, 1, 5)), 1, "not run")
+    unjudged = judge(change(found, 5, "not judged"), ["q4"], asked=[0, 1, 5])
+    assert unjudged.scope == "nothing of rungs 1 and 5 could be judged, only the files were hashed"
+    unrun = judge(change(found, 5, "not run"), ["q4"], asked=[0, 1, 5])
+    assert unrun.scope == "rungs 1 and 5 did not run, only the files were hashed"
 
 
 def test_rungs_in_words():

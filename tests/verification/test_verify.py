@@ -5,10 +5,14 @@ Each damage fails on its rung, and the message names the stage or the tensor.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
+import warnings
 from dataclasses import replace
+from datetime import UTC, datetime
+from html import unescape
 
 import numpy as np
 import onnx
@@ -19,11 +23,14 @@ from support.commands import SAMPLES, TEXTS
 from support.damage import attribute, edit_graph, edit_tensor, nodes
 
 from voxtral_onnx import verify
+from voxtral_onnx.cli import tables
+from voxtral_onnx.cli.terminal import Console
 from voxtral_onnx.errors import DeviceError, VerificationError
+from voxtral_onnx.exporter.packages import INSTALL_TRACE, INSTALL_TRANSFORMERS
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.device.cpu import Cpu
 from voxtral_onnx.runtime.device.open import open_device
-from voxtral_onnx.verification import module_checks
+from voxtral_onnx.verification import checks, module_checks
 from voxtral_onnx.verification import verify as running
 from voxtral_onnx.verification.artifact_model import ArtifactModel
 from voxtral_onnx.verification.certificate import read_verdict
@@ -32,6 +39,12 @@ from voxtral_onnx.verification.subgraphs import ArtifactGraphs
 from voxtral_onnx.verification.verdict import ALL_RUNGS, PASSED, Finding, Status
 
 LAYER = "language_model.layers.1"
+
+
+@pytest.fixture
+def tiny(tiny_artifact, tmp_path):
+    """A copy of tiny in q4f16 and q4."""
+    return copy_artifact(tiny_artifact, tmp_path / "tiny", "q4f16", "q4")
 
 
 @pytest.fixture
@@ -373,7 +386,9 @@ def test_the_command_line_prints_the_rungs_and_fails(toy, run):
         "graphs against modules" in passed.out and "not checked: Whether the weights" in passed.out
     )
     last = passed.out.splitlines()[-1]
-    assert re.fullmatch(r"PARTLY VERIFIED \(1 of 7\): q4 on rung 0, in \d+ s", last)
+    assert re.fullmatch(
+        r"PARTLY VERIFIED \(1 of 7\): q4 on rung 0 and parts of rung 3, in \d+ s", last
+    )
     edit_graph(toy, "decoder", widen_a_window)
     failed = run("verify", toy, "--rungs", "3", "--json")
     assert failed.code == 8
@@ -393,6 +408,7 @@ def test_what_is_required_must_have_run_and_been_judged(toy, toy_checkpoint, run
     assert json.loads(short.out)["passed_rungs"] == [0, 1]
     assert "rung 3: required, but not all of it was run and judged" in short.err
     assert "no checkpoint was given" in short.err and short.err.count("error: ") == 1
+    assert "asked for" not in short.err  # of the others, which nobody required
     whole = ("--checkpoint", toy_checkpoint, "--rungs", "3", "--require", "3")
     assert run("verify", toy, *whole).code == 0
 
@@ -403,6 +419,7 @@ def test_without_the_packages_of_a_rung_it_is_left_open(toy, toy_checkpoint, run
     )
     short = run("verify", toy, "--rungs", "2", "--require", "2")
     assert short.code == 8 and "rung 2: not run (transformers is missing)" in short.err
+    assert short.out.splitlines()[-2] == INSTALL_TRANSFORMERS and INSTALL_TRACE not in short.out
 
 
 def test_without_pytorch_the_rest_is_run(toy, toy_checkpoint, run, monkeypatch):
@@ -417,3 +434,134 @@ def test_without_pytorch_the_rest_is_run(toy, toy_checkpoint, run, monkeypatch):
     ]
     assert {row[0] for row in rows if row[2] == "not run"} == {1, 2, 3, 4, 5, 6}
     assert json.loads(short.out)["verdict"] == "partly passed"
+    scope = "q4 on rung 0 and parts of rungs 3, 4"
+    assert f"PARTLY VERIFIED (1 of 7) here on {TODAY}: {scope}; " in run("inspect", toy).out
+    assert "<dt>passed in part</dt><dd>3, 4</dd>" in (toy / "certificate.html").read_text()
+
+
+TODAY = datetime.now(UTC).date().isoformat()
+
+
+def test_what_lacks_packages_is_a_row_a_rung_and_said_once(tiny, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    shown = run("verify", tiny)
+    rows = [line for line in shown.out.splitlines() if "not run     PyTorch" in line]
+    assert [row[:7] for row in rows] == [f"{rung}  all " for rung in range(1, 7)]
+    assert "graphs against modules, graphs as shipped  not run     PyTorch is missing" in rows[2]
+    page = (tiny / "certificate.html").read_text()
+    assert page.count("<td>PyTorch is missing</td>") == 6
+    for text in (shown.out, unescape(page).replace("<br>", "\n  ")):
+        assert text.count(INSTALL_TRACE.strip()) == 1 and INSTALL_TRANSFORMERS not in text
+
+
+def test_a_terminal_has_rows_within_its_width(tiny, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    certificate = verify(tiny, rungs=[1, 2, 3, 4])
+    console = Console()
+    console.file, console._force_terminal, console.width = io.StringIO(), True, 80
+    monkeypatch.setattr(tables, "stdout", console)
+    tables.print_certificate(certificate)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue()).splitlines()
+    assert all(len(line) <= 80 for line in lines if "pip install" not in line)
+    words = " ".join(lines).split()
+    assert all(sentence in " ".join(words) for sentence in certificate.not_checked)
+    told = " ".join(f"{row.check}  {row.summary}" for row in certificate.findings).split()
+    assert {word.strip(",") for word in told} <= {word.strip(",") for word in words}  # none is cut
+
+
+def test_a_run_without_a_result_does_not_look_like_success(tiny, run, monkeypatch):
+    """Nothing has failed, so it ends with 0, but the last line says that nothing was found."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    shown = run("verify", tiny, "--rungs", "1")
+    last = "NOT JUDGED: rung 1 did not run, only the files were hashed, in"
+    assert shown.code == 0 and shown.out.splitlines()[-1].startswith(last)
+    assert run("verify", tiny, "--rungs", "1", "--require", "1").code == 8
+
+
+@pytest.mark.parametrize("has_torch", [True, False])
+def test_clips_that_no_rung_compares_are_not_transcribed(toy, has_torch, monkeypatch):
+    """The certificate's self-test is, alone; there is no float model here."""
+    if not has_torch:
+        monkeypatch.setitem(sys.modules, "torch", None)
+    heard, stream = [], checks.stream
+
+    def count(transcriber, samples, **options):
+        heard.append(len(samples))
+        return stream(transcriber, samples, **options)
+
+    monkeypatch.setattr(checks, "stream", count)
+    steps = []
+    certificate = verify(toy, rungs=[5, 6], on_progress=steps.append)
+    assert len(heard) == 1 and certificate.details["q4"]["self_test"]["token_ids"]
+    assert "q4: the self-test's clip as shipped" in steps
+    heard.clear()
+    verify(toy, rungs=[4, 5, 6])
+    assert len(heard) == 3  # the self-test, and a clip at once and in pieces
+
+
+def kept(folder, **options) -> str:
+    """Return the warning that a certificate was kept, or "" if this run's was written."""
+    files = [folder / "certificate.json", folder / "certificate.html"]
+    before = [file.stat().st_mtime_ns for file in files]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        certificate = verify(folder, **options)
+    are_kept = {was == file.stat().st_mtime_ns for was, file in zip(before, files, strict=True)}
+    (is_kept,) = are_kept  # both or neither
+    returned = json.loads(json.dumps(certificate.to_dict()))  # this run's in any case
+    assert (json.loads(files[0].read_text()) != returned) == is_kept
+    (said,) = [str(one.message) for one in caught if "certificate" in str(one.message)] or [""]
+    assert bool(said) == is_kept
+    return said
+
+
+def test_a_fuller_certificate_is_kept(tiny, monkeypatch, run):
+    """Also one with PyTorch against one without; a line says so."""
+    verify(tiny, rungs=[1, 3, 4])
+    said = kept(tiny, rungs=[0], precisions=["q4"])
+    assert said.startswith(f"kept the certificate of {TODAY}, which passed all of this and more (q")
+    assert said.endswith(f"; to replace it, delete {tiny / 'certificate.json'} and verify again")
+    assert kept(tiny, rungs=[3]) and kept(tiny, rungs=[4], precisions=["q4f16"])
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch", None)
+        assert kept(tiny)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            told = run("verify", tiny, "--require", "0-6")
+        assert told.code == 8 and told.err.startswith("note: kept the certificate of ")
+    (tiny / "certificate.json").unlink()
+    verify(tiny, rungs=[0])
+    assert not kept(tiny, rungs=[0])  # no more than this one
+
+
+def test_a_certificate_is_kept_only_if_it_says_all_of_a_run(tiny, tmp_path):
+    both = verify(tiny, rungs=[3])
+    assert not kept(tiny, rungs=[1])  # other checks
+    both.write(tiny)
+    assert not kept(tiny, rungs=[5])  # a self-test
+    both.write(tiny)
+    replace(Manifest.read(tiny), scope="changed").write(tiny)
+    assert not kept(tiny, rungs=[0])  # other files
+    full = verify(tiny, rungs=[3, 4])
+    assert kept(tiny, rungs=[4])
+    assert not kept(tiny, rungs=[4], audio=[SAMPLES / "time-flite.wav"])  # another recording
+    for changed in (
+        replace(full, generator="voxtral-onnx 0.0.1"),
+        replace(full, findings=(*full.findings, Finding(5, "words", "q4", "failed", "many"))),
+    ):
+        changed.write(tiny)
+        assert not kept(tiny, rungs=[0])
+    full.write(tiny)
+    path = tiny / "certificate.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"verdict": "passed"}))
+    assert not kept(tiny, rungs=[0])  # what contradicts itself
+    path.write_text("{")
+    assert not kept(tiny, rungs=[0])
+
+
+def test_a_failure_is_written_over_a_fuller_certificate(toy):
+    verify(toy, rungs=[3, 4])
+    content = bytearray((toy / "tekken.json").read_bytes())
+    content[100] ^= 1
+    (toy / "tekken.json").write_bytes(content)
+    assert failures(toy, rungs=[0])[0].rung == 0
