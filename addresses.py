@@ -85,9 +85,10 @@ def read_address(source: str | Path) -> Address | None:
     except ValueError as error:
         raise UsageError(f"{expected}, got no address ({error})") from error
     path = url.path
-    if url.netloc.lower() == endpoint.netloc.lower():
+    is_web = url.scheme.lower() in ("https", "http")
+    if is_web and url.netloc.lower() == endpoint.netloc.lower():
         path = path.removeprefix(endpoint.path.rstrip("/"))
-    elif host not in _HOSTS or url.scheme.lower() not in ("https", "http"):
+    elif host not in _HOSTS or not is_web:
         raise UsageError(
             f"{expected}, got the address of another server; download what it leads to and name "
             "the file or folder"

@@ -271,6 +271,10 @@ class _Params(_MistralStack, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class _Rope(Struct, frozen=True):
     rope_type: Literal["default"]
     rope_theta: Positive
+    partial_rotary_factor: float = 1.0
+
+    def __post_init__(self):
+        _expect("'partial_rotary_factor'", self.partial_rotary_factor, 1.0)
 
 
 class _HfStack(Struct, frozen=True):
@@ -287,8 +291,11 @@ class _HfStack(Struct, frozen=True):
     # transformers 5 writes the first, earlier versions the second
     rope_parameters: _Rope | None = None
     rope_theta: Positive | None = None
+    rope_scaling: dict[str, object] | None = None  # of earlier versions
 
     def __post_init__(self):
+        if self.rope_scaling and self.rope_scaling.get("rope_type", "default") != "default":
+            _expect("'rope_scaling'", self.rope_scaling, None)
         if self.rope_parameters is None and self.rope_theta is None:
             raise ValueError("expected `rope_parameters` or `rope_theta`, got neither")
         if self.rope_parameters is not None and self.rope_theta is not None:

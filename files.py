@@ -48,6 +48,8 @@ def is_lfs_pointer(path: Path) -> bool:
     A clone without Git LFS has such pointers in the place of all large files.
     """
     try:
+        if not path.is_file():  # opening a pipe would wait for its writer
+            return False
         with path.open("rb") as file:
             return file.read(len(_LFS_POINTER)) == _LFS_POINTER
     except OSError:

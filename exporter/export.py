@@ -38,6 +38,7 @@ from .packages import require_tracer
 from .plan import MEL, SHARD_SIZE, ExportPlan, estimate, plan_export
 from .planned import PlannedGraph
 from .precisions import PRECISIONS, precision_kind
+from .sources import remember_source
 
 _log = logging.getLogger(__name__)
 
@@ -198,6 +199,7 @@ def run(
         manifest = _manifest(plan, finished)
         write_report(plan.folder, manifest, plan.checkpoint, plan.threads)
         commit(plan.folder, manifest)
+        remember_source(plan.folder, plan.facts.checkpoint)
     return plan.folder
 
 

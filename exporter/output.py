@@ -152,7 +152,12 @@ def read_state(folder: Path, fingerprint: str) -> State:
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     except OSError as error:
         raise _cannot_be_made(folder, error) from error
-    manifest = Manifest.read(folder) if FILE_NAME in names else None
+    try:
+        manifest = Manifest.read(folder) if FILE_NAME in names else None
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{str(error).rpartition(';')[0]}; delete the folder, or choose another with --output"
+        ) from error
     record = Record.read(folder / UNFINISHED) if UNFINISHED in names else None
     if found := manifest or record:
         if found.fingerprint != fingerprint:

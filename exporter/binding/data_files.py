@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import StorageError
+from ...errors import QuantizationError, StorageError
 from ...files import fsync_dir, open_partial
 from ..model.parameters import Parts, named_parameters
 from .layout import ExternalDataLayout
@@ -44,8 +44,11 @@ class DataFiles:
 
         Raises:
             StorageError: its file cannot be written.
+            QuantizationError: a value is not finite, or is beyond the range of its type.
         """
         location, dtype = self.layout.locations[name], self.dtypes[name]
+        if dtype.kind == "f":
+            _require_finite(name, values, dtype)
         array = np.ascontiguousarray(values.astype(dtype, copy=False))
         view, offset = array.reshape(-1).view(np.uint8).data, at * dtype.itemsize
         assert offset + array.nbytes <= location.size, (
@@ -76,6 +79,17 @@ class DataFiles:
                 else:
                     partial.unlink(missing_ok=True)
                 fsync_dir(partial.parent)
+
+
+def _require_finite(name: str, values: np.ndarray, dtype: np.dtype) -> None:
+    """Check that values can be stored as floats of a type; NaN is within no range."""
+    most = float(np.finfo(dtype).max)
+    if not (values.max() <= most and values.min() >= -most):
+        wrong = values[~(np.abs(values) <= most)].reshape(-1)[0]
+        raise QuantizationError(
+            f"{name}: expected finite values in {dtype.name}'s range, got {wrong:g}; the "
+            "checkpoint is damaged, not a trained model, or needs --precision fp32 or q4"
+        )
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:

@@ -33,6 +33,7 @@ PROCESSOR_URL = f"https://huggingface.co/{RELEASED_NAME}/resolve/main/{PROCESSOR
 _PARAMS, _CONSOLIDATED = "params.json", "consolidated.safetensors"
 _CONFIG, _QUANTISED = "config.json", "quantization"
 _SUFFIXES = {".safetensors", ".json"}
+COMPARED_ROWS = 1024  # of two matrices at a time
 _WEIGHTS = ("consolidated", "model", "weights")  # beginnings of the names of weight files
 
 
@@ -127,6 +128,7 @@ def open_checkpoint(source: Path, tokenizer: Path | None = None) -> Checkpoint:
         CheckpointError: a file or tensor is missing, damaged, unknown or misshapen.
     """
     # Tell the layouts apart
+    _require_files(source)
     _refuse_pointers(source)
     if (source / ARTIFACT).exists():
         raise CheckpointError(
@@ -257,6 +259,25 @@ def _open_gguf(source: Path, shards: list[Path], tokenizer: Path | None) -> Chec
     )
 
 
+def _require_files(source: Path) -> None:
+    """Check that a checkpoint can be looked into, and that what would be read are files.
+
+    Raises:
+        CheckpointError: the folder cannot be read, or a name is that of a pipe or a device.
+    """
+    try:
+        paths = sorted(source.iterdir()) if source.is_dir() else [source]
+        for path in paths:
+            is_read = path == source or path.suffix.lower() in (*_SUFFIXES, ".gguf")
+            if is_read and path.exists() and not (path.is_file() or path.is_dir()):
+                raise CheckpointError(f"{path}: expected a file, got a pipe or a device")
+    except OSError as error:
+        raise CheckpointError(
+            f"{source}: cannot be looked into ({error.strerror or error}); its permissions must "
+            "let this user read it"
+        ) from error
+
+
 def _refuse_pointers(source: Path) -> None:
     """Refuse a checkpoint that was cloned without its large files.
 
@@ -335,7 +356,7 @@ def _check_tensors(
         f"gap {scheme.rename(name)} {list(tensor.shape)}: expected weights, got only zeros, as "
         "where a download was interrupted"
         for name, tensor in tensors.items()
-        if len(tensor.shape) == 2 and _is_gap(tensor)
+        if _is_gap(name, tensor)
     ]
 
     if problems:
@@ -349,18 +370,30 @@ def _check_tensors(
     return tensors
 
 
-def _is_gap(tensor: Tensor) -> bool:
-    """Return whether the first, the middle and the last row of a matrix are zeros."""
+def _is_gap(name: str, tensor: Tensor) -> bool:
+    """Return whether a norm, or the first, the middle and the last row of a matrix, are zeros.
+
+    Other vectors are biases, which may be.
+    """
+    is_norm = name.endswith("norm.weight")
+    if len(tensor.shape) != 2 and not is_norm:
+        return False
     rows = tensor.shape[0]
-    found = not any(tensor.rows(at, at + 1).any() for at in (0, rows // 2, rows - 1))
+    places = range(rows) if is_norm else (0, rows // 2, rows - 1)
+    found = not any(tensor.rows(at, at + 1).any() for at in places)
     tensor.release()
     return found
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    same = one.encoding == other.encoding and np.array_equal(one.stored_rows(), other.stored_rows())
-    one.release()
-    return same
+    """Return whether two matrices of one shape have the same values, whatever their types."""
+    for start in range(0, one.shape[0], COMPARED_ROWS):
+        stop = min(start + COMPARED_ROWS, one.shape[0])
+        if not np.array_equal(one.rows(start, stop), other.rows(start, stop)):
+            return False
+        one.release(start, stop)
+        other.release(start, stop)
+    return True
 
 
 def read_card(folder: Path) -> Card:

@@ -21,8 +21,9 @@ def delay_gains(linear1: np.ndarray, linear2: np.ndarray) -> np.ndarray:
     frequencies = np.exp(-np.log(10000.0) * np.arange(half) / half)
     angles = np.arange(MAX_DELAY_TOKENS + 1)[:, None] * frequencies
     embedding = np.concatenate((np.cos(angles), np.sin(angles)), 1)
-    inner = _gelu(embedding @ linear1.astype(np.float64).T)
-    return (1 + inner @ linear2.astype(np.float64).T).astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused when stored
+        inner = _gelu(embedding @ linear1.astype(np.float64).T)
+        return (1 + inner @ linear2.astype(np.float64).T).astype(np.float32)
 
 
 def _gelu(values: np.ndarray) -> np.ndarray:

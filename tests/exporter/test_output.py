@@ -15,7 +15,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from support.checkpoints import write_mistral
 from support.commands import clean_environment
 
@@ -584,3 +586,24 @@ def test_unknown_family(checkpoint, tmp_path, run):
         2, "family: expected some of ['native', 'transformers_js'", "got 'transformer_js'"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_other_weights_of_the_same_first_rows_are_exported_anew(checkpoint, tmp_path, run):
+    """The fingerprint is of first rows; sizes and times of the checkpoint's files tell the rest."""
+    source, out = shutil.copytree(checkpoint, tmp_path / "source"), tmp_path / "out"
+    assert run("export", source, "-o", out, "--precision", "q4").code == 0
+    assert "already there" in run("export", source, "-o", out, "--precision", "q4").err
+    before = contents(out)
+    weights = source / "consolidated.safetensors"
+    tensors = load_file(weights)
+    name = "layers.0.feed_forward.w1.weight"
+    tensors[name] = np.concatenate((tensors[name][:1], -3 * tensors[name][1:]))
+    save_file(tensors, weights)
+    run("export", source, "-o", out, "--precision", "fp32").assert_refused(
+        4, "files have changed since its q4 was exported", "--precision q4,fp32"
+    )
+    assert contents(out) == before
+    again = run("export", source, "-o", out, "--precision", "q4")
+    assert again.code == 0
+    assert "q4: made anew, because the checkpoint's files are not those it was made" in again.err
+    assert contents(out) != before

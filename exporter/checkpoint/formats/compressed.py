@@ -46,6 +46,7 @@ class _Config(Struct):
     quant_method: str
     format: str | None = None
     config_groups: dict[str, _Group] = {}
+    transform_config: dict[str, object] | None = None
 
 
 def check_config(where: str, values: object) -> None:
@@ -58,6 +59,7 @@ def check_config(where: str, values: object) -> None:
     Raises:
         CheckpointError: another method or format quantised it, or in a way that has no graph.
     """
+    # Read it, and check what is said of all weights
     config = convert(
         _Config,
         values,
@@ -68,6 +70,13 @@ def check_config(where: str, values: object) -> None:
             f"{where}: expected weights of compressed-tensors, got those of {config.quant_method}; "
             f"{UNQUANTISED}"
         )
+    if config.transform_config and config.transform_config.get("config_groups"):
+        raise CheckpointError(
+            f"{where}: quantization_config: transform_config: expected weights as they are, got "
+            f"rotated ones; {UNQUANTISED}"
+        )
+
+    # Check each group
     for group in config.config_groups.values():
         weights = group.weights or _Weights()
         problem = None

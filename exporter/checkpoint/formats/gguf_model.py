@@ -39,6 +39,7 @@ from .shards import SPLIT_IN_TWO
 
 CONFIG = "voxtral_onnx.config"  # hyperparameters as JSON
 EMBEDDED = "audiocpp.embedded_files."  # what the keys of audio.cpp's files begin with
+_ALIAS = "_audiocpp."  # begins what stands for a name that is too long for the container
 _FILES = ("params.json", "config.json", "processor_config.json", TOKENIZER)
 _CRISPASR = "voxtral4b."
 _CRISPASR_KEYS = {  # to the fields of our configuration
@@ -129,6 +130,10 @@ def _with_exact_shapes(
         )
     tensors = {}
     for name, shape, tensor in zip(names, shapes, found.values(), strict=True):
+        if name != tensor.name and not tensor.name.startswith(_ALIAS):
+            raise CheckpointError(
+                f"{source}: {tensor.name}: audiocpp.tensor_names calls it {name}; convert it anew"
+            )
         keeps_rows = tensor.encoding.block_size == 1 or shape[-1:] == [tensor.shape[-1]]
         if prod(shape) != prod(tensor.shape) or min(shape, default=1) < 1 or not keeps_rows:
             raise CheckpointError(

@@ -110,7 +110,13 @@ def open_hf_files(folder: Path) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for shard in shard_names(folder):
-        tensors |= open_safetensors(folder / shard)
+        found = open_safetensors(folder / shard)
+        if twice := sorted(found.keys() & tensors.keys()):
+            raise CheckpointError(
+                f"{folder / shard}: {twice[0]}: is in another shard too; download the checkpoint "
+                "again"
+            )
+        tensors |= found
     if lost := sorted(_read_weight_map(folder).keys() - tensors.keys()):
         raise CheckpointError(
             f"{folder / _INDEX}: names {len(lost)} tensors that its shards lack, such as "

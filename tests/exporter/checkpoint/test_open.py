@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from support.checkpoints import TINY, small_tensors, write_hf, write_mistral
 
+from voxtral_onnx.errors import CheckpointError
 from voxtral_onnx.exporter.checkpoint import names, schemes
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
 
@@ -465,3 +470,70 @@ def test_non_finite_weight_is_a_quantisation_error(mistral, run, tmp_path):
 
 def test_tiny_is_a_good_checkpoint():
     assert len(open_checkpoint(TINY).tensors) == 131
+
+
+def test_a_tensor_in_two_shards(hf, refuse):
+    first, second = sorted(hf.glob("model-*.safetensors"))
+    tensors = load_file(first)
+    name = next(iter(tensors))
+    save_file({**load_file(second), name: -tensors[name]}, second)
+    refuse(hf, f"{name}: is in another shard too")
+
+
+def test_a_norm_of_zeros_is_a_gap(mistral, refuse):
+    tensors = load_file(mistral / WEIGHTS)
+    tensors["norm.weight"] = np.zeros_like(tensors["norm.weight"])
+    save_file(tensors, mistral / WEIGHTS)
+    refuse(mistral, "gap norm.weight ", "only zeros")
+
+
+@pytest.mark.parametrize("name", ["tekken.json", "params.json", WEIGHTS, "a.gguf"])
+def test_a_pipe_is_not_waited_for(name, mistral, refuse):
+    (mistral / name).unlink(missing_ok=True)
+    os.mkfifo(mistral / name)
+    refuse(mistral, f"{name}: expected a file, got a pipe")
+
+
+def test_a_pipe_that_nothing_reads_is_passed_over(mistral):
+    os.mkfifo(mistral / "notes.txt")
+    assert open_checkpoint(mistral).layout == "mistral"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("norm.weight", np.nan), ("layers.0.ada_rms_norm_t_cond.0.weight", np.inf)]
+)
+def test_values_that_stay_floats_must_be_finite(name, value, mistral, run, tmp_path):
+    tensors = {key: found.astype(np.float32) for key, found in load_file(mistral / WEIGHTS).items()}
+    tensors[name].reshape(-1)[-1] = value
+    save_file(tensors, mistral / WEIGHTS)
+    result = run("export", mistral, "-o", tmp_path / "out", "--precision", "q4")
+    result.assert_refused(5, "expected finite values in float32's range, got ")
+    assert not (tmp_path / "out" / "voxtral_onnx.json").exists()
+
+
+def test_values_beyond_float16_are_refused_there(mistral, run, tmp_path):
+    tensors = {key: found.astype(np.float32) for key, found in load_file(mistral / WEIGHTS).items()}
+    tensors["norm.weight"][0] = 1e6
+    save_file(tensors, mistral / WEIGHTS)
+    run("export", mistral, "-o", tmp_path / "out", "--precision", "fp16").assert_refused(
+        5, "language_model.norm.weight: expected finite values in float16's range, got 1e+06"
+    )
+    assert run("export", mistral, "-o", tmp_path / "out", "--precision", "fp32").code == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_a_folder_that_may_not_be_entered():
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        folder = write_mistral(Path(name) / "checkpoint")
+        folder.chmod(0)
+        is_root = os.getuid() == 0  # to whom nothing is forbidden
+        try:
+            if is_root:
+                os.seteuid(65534)
+            with pytest.raises(CheckpointError, match=r"cannot be looked into .Permission denied"):
+                open_checkpoint(folder)
+        finally:
+            if is_root:
+                os.seteuid(0)
+            folder.chmod(0o700)
