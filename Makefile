@@ -26,7 +26,7 @@ $(VENV)/run.stamp: pyproject.toml
 
 # Not every machine has wheels of the other hosts: without them their tests are skipped.
 $(VENV)/dev.stamp: $(VENV)/run.stamp
-	$(BIN)/pip install --quiet --extra-index-url $(TORCH_INDEX) 'torch>=2.13,<2.14'
+	$(BIN)/pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) 'torch>=2.13,<2.14'
 	$(BIN)/pip install --quiet -e '.[cpu,export,trace,dev,hosts]' || $(BIN)/pip install --quiet -e '.[cpu,export,trace,dev]'
 	touch $@
 
