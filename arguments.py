@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
@@ -61,7 +62,13 @@ def accepts(**kinds: Kind) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
         @functools.wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> T:
-            given = signature.bind(*args, **kwargs)
+            try:
+                given = signature.bind(*args, **kwargs)
+            except TypeError as error:  # which names neither the function nor a likely argument
+                unknown = next((name for name in kwargs if name not in signature.parameters), "")
+                likely = get_close_matches(unknown, signature.parameters, 1)
+                hint = f"; did you mean '{likely[0]}'?" if likely else ""
+                raise TypeError(f"{function.__qualname__}() {error}{hint}") from None
             for name in given.arguments.keys() & kinds:
                 given.arguments[name] = kinds[name].check(name, given.arguments[name])
             return function(*given.args, **given.kwargs)

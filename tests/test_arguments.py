@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from voxtral_onnx import arguments
+from voxtral_onnx import arguments, export
 from voxtral_onnx.arguments import Uncopied, accepts, optional, whole
 from voxtral_onnx.errors import UsageError
 
@@ -70,3 +70,13 @@ def test_what_this_process_alone_has_is_not_copied():
     for copied in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(UsageError, match="a Model is neither copied nor pickled"):
             copied(Model())
+
+
+def test_an_argument_that_there_is_not_is_named_with_a_likely_one():
+    with pytest.raises(TypeError) as error:
+        export("tiny", precision="q4")  # pyright: ignore[reportCallIssue]
+    assert str(error.value) == (
+        "export() got an unexpected keyword argument 'precision'; did you mean 'precisions'?"
+    )
+    with pytest.raises(TypeError, match=r"^export\(\) missing a required argument: 'source'$"):
+        export()  # pyright: ignore[reportCallIssue]
