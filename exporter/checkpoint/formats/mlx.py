@@ -155,6 +155,11 @@ def join_mlx(
     Raises:
         CheckpointError: the parts of a matrix do not fit each other or the config.
     """
+    one, other = (config.get(key) for key in _QUANTISATION)
+    if one is not None and other is not None and one != other:
+        raise CheckpointError(
+            f"{where}: config.json: expected one quantization, got two that differ; {UNQUANTISED}"
+        )
     tensors, scheme = dict(found), scheme_of(found)
     for module in [name.removesuffix(".scales") for name in found if name.endswith(".scales")]:
         parts = [tensors.pop(f"{module}.{part}", None) for part in ("weight", "scales", "biases")]

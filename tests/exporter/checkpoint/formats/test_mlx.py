@@ -148,6 +148,18 @@ def test_parts_that_do_not_fit(change, got, folder, run, tmp_path):
     run("export", folder, "-o", tmp_path / "out").assert_refused(3, NAME, "expected U32", got)
 
 
+@pytest.mark.parametrize("mode", ["affine", "mxfp8"])
+def test_two_quantisations_must_be_alike(mode, folder, run, tmp_path):
+    one = {"bits": 4, "group_size": 32, "mode": "affine"}
+    config = {**small_params(), "quantization": one, "quantization_config": {**one, "mode": mode}}
+    (folder / "config.json").write_text(json.dumps(config))
+    result = run("export", folder, "-o", tmp_path / "out")
+    if mode == "affine":
+        assert result.code == 0
+    else:
+        result.assert_refused(3, str(folder), "expected one quantization, got two that differ")
+
+
 def test_codes_without_scales_are_no_floats(folder, run, tmp_path):
     edit(folder, lambda t: (t.pop(f"{MODULE}.scales"), t.pop(f"{MODULE}.biases")))
     result = run("export", folder, "-o", tmp_path / "out")
