@@ -95,7 +95,9 @@ class ExportProgress(BytesProgress):
         names = ", ".join(Path(graph).stem for graph in progress.graphs)
         what = {"graphs": "making the graph", "hashes": "flushing and hashing"}.get(progress.step)
         if stderr.is_terminal:
-            self.show(f"{names}: {progress.tensor or what}", progress.done, progress.total)
+            is_last = progress.step == "hashes" and progress.done >= progress.total
+            text = names if is_last else f"{names}: {progress.tensor or what}"  # this one stays
+            self.show(text, progress.done, progress.total)
         elif progress.step == "hashes":
             seconds, size = perf_counter() - self._began, format_size(progress.done - self._done)
             info(f"{names}: {size} of weights in {seconds:.0f} s")
