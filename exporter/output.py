@@ -156,7 +156,8 @@ def read_state(folder: Path, fingerprint: str) -> State:
         manifest = Manifest.read(folder) if FILE_NAME in names else None
     except ArtifactError as error:
         raise ArtifactError(
-            f"{str(error).rpartition(';')[0]}; delete the folder, or choose another with --output"
+            f"{str(error).removesuffix('; export again')}; delete the folder, or choose another "
+            "with --output"
         ) from error
     record = Record.read(folder / UNFINISHED) if UNFINISHED in names else None
     if found := manifest or record:

@@ -75,9 +75,10 @@ def test_commands_call_nobody_and_leave_nothing(tiny_artifact, artifact, tmp_pat
         command = watched.folder.name
         assert watched.called == [], command
         left = {name for name in watched.left if not name.startswith("work/out/")}
-        hashes = "home/.cache/voxtral-onnx/hashes.json"  # which weights were right
-        assert {name for name in left if not name.startswith(OWN[command])} <= {hashes}, command
-        assert bool(left - {hashes}) == (command in ("export", "verify")), command
+        cache = "home/.cache/voxtral-onnx/"  # which weights were right, which files were exported
+        kept = {f"{cache}hashes.json", f"{cache}exports.json"}
+        assert {name for name in left if not name.startswith(OWN[command])} <= kept, command
+        assert bool(left - kept) == (command in ("export", "verify")), command
         beside = {path for path in watched.written_elsewhere if not path.startswith(str(artifact))}
         assert beside == set(), command
 
