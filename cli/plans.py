@@ -22,6 +22,7 @@ def print_plan(plan: ExportPlan) -> None:
     from rich.table import Table
 
     from ..exporter.export import already_there
+    from ..exporter.memory import peak_of
     from ..exporter.packages import INSTALL_TRACE, TRACE, missing
 
     # Print the files
@@ -45,7 +46,7 @@ def print_plan(plan: ExportPlan) -> None:
         stdout.print(styled(needed))
     stdout.print(
         f"disk: {format_size(plan.disk_needed)} needed, {format_size(plan.disk_free)} free; "
-        f"memory: about {format_size(plan.peak)}; time: about {plan.seconds:.0f} s with "
+        f"memory: about {format_size(peak_of(plan.traced))}; time: about {plan.seconds:.0f} s with "
         f"{plan.threads} threads"
     )
     plan.require_room()
@@ -55,9 +56,9 @@ def print_download(
     remote: RemoteCheckpoint, output: Path, needs: Estimate | None, console: Console
 ) -> None:
     """Print what an export from the hub downloads, and the disk and memory that it needs."""
-    from ..exporter.memory import PEAK
+    from ..exporter.memory import peak_of
 
-    peak = needs.peak if needs else PEAK
+    peak = peak_of(needs.traced if needs else ())
     snapshot, download = remote.snapshot, format_size(remote.num_bytes)
     here = sum(file.size for file in remote.weights.values()) - remote.num_bytes
     disk = f"{download} in {remote.folder}"

@@ -12,7 +12,7 @@ from ..files import FileSpec
 from ..manifest import Manifest, Precision, RecipeSpec
 from .graph.families import NATIVE, ROOT_NAMES
 from .output import Facts, FinishedGraph, State
-from .sources import Stamps, recall_source
+from .sources import may_be_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,8 @@ def find_earlier_work(
     record, manifest = state.record, state.manifest
     earlier = dict(record.finished) if record and record.facts == facts else {}
     held = manifest.precisions if manifest else {}
-    source = recall_source(folder) if manifest else None
-    changed = _changed(manifest, source, facts, shared) if manifest else None
+    is_source = manifest is None or may_be_source(folder, facts.checkpoint)
+    changed = _changed(manifest, facts, shared, is_source) if manifest else None
     if manifest and not changed:
         for name in dict.fromkeys(graph.precision for graph in wanted):
             if name in held:
@@ -104,18 +104,18 @@ def find_earlier_work(
     replaced = tuple(f"{folder}: {name}: {why}" for name, why in reasons.items())
     renewed = {(graph.precision, graph.family) for graph in wanted if graph.path not in finished}
     kept = _kept(folder, manifest, renewed, shared, threads) if manifest else None
-    if kept and kept.precisions and source not in (None, facts.checkpoint):
+    if kept and not is_source:
         together = dict.fromkeys([*kept.precisions, *(graph.precision for graph in wanted)])
         raise ArtifactError(
-            f"{folder}: the checkpoint's files have changed since its {', '.join(kept.precisions)} "
-            f"was exported; export all of them together: --precision {','.join(together)}, or "
-            "choose another folder with --output"
+            f"{folder}: its {', '.join(kept.precisions)} was exported from other files than these, "
+            "by their sizes and times; export all of them together: --precision "
+            f"{','.join(together)}, or choose another folder with --output"
         )
     return EarlierWork(finished, kept, replaced)
 
 
 def _changed(
-    manifest: Manifest, source: Stamps | None, facts: Facts, shared: Mapping[str, bytes]
+    manifest: Manifest, facts: Facts, shared: Mapping[str, bytes], is_source: bool
 ) -> str | None:
     """Return why nothing that a manifest names can be reused; None if something may be."""
     if manifest.generator != facts.generator:
@@ -123,7 +123,7 @@ def _changed(
     for name, content in shared.items():
         if name in manifest.files and not _is_content(content, manifest.files[name]):
             return f"{name} has changed"
-    if source not in (None, facts.checkpoint):
+    if not is_source:
         return "the checkpoint's files are not those it was made from"
     return None
 

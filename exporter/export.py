@@ -31,7 +31,7 @@ from .graph.families import NATIVE
 from .graph.families.spec import PlanOf
 from .graph.retarget import retarget
 from .graph.unbound import UnboundGraph
-from .memory import named_memory_errors
+from .memory import named_memory_errors, peak_of
 from .model.mel import INPUT, output_spec
 from .output import FinishedGraph, Record, commit, lock, read_state, start, write_shared
 from .packages import require_tracer
@@ -171,7 +171,7 @@ def run(
         on_note(note)
         _log.info("%s", note)
 
-    with named_memory_errors(plan.peak), lock(plan.folder):
+    with named_memory_errors(peak_of(plan.traced)), lock(plan.folder):
         if read_state(plan.folder, plan.fingerprint) != plan.state:
             raise StorageError(
                 f"{plan.folder}: another export has just changed it; run this one again"

@@ -6,7 +6,7 @@ Under a limit that is too low, imports fail with errors that do not mention memo
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..errors import StorageError
@@ -20,6 +20,15 @@ IMPORTS = 250_000_000  # that onnx and NumPy map when they are imported
 TRACING = 1_000_000_000  # that torch maps, and tracing on top of that
 BINDING = 100_000_000  # that binding maps, without its threads, on top of the opened checkpoint
 THREAD = 80_000_000  # that each thread maps: a stack of 8 MB and an arena of the C library
+
+
+def peak_of(traced: Sequence[str]) -> int:
+    """Return about how many bytes are resident at most in an export of the 4B model.
+
+    Args:
+        traced: files of the graphs that are traced.
+    """
+    return PEAK_TRACING if traced else PEAK
 
 
 def require_memory(addresses: int, peak: int = PEAK, what: str = "an export") -> None:

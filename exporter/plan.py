@@ -82,11 +82,6 @@ class ExportPlan:
         return self.is_traced or not (graph.is_shipped or is_known)
 
     @property
-    def peak(self) -> int:
-        """Return about how many bytes are resident at most, for the 4B model."""
-        return memory.PEAK_TRACING if self.traced else memory.PEAK
-
-    @property
     def is_there(self) -> bool:
         """Return whether the artifact is there already, so that nothing is to be written."""
         return (
@@ -274,7 +269,7 @@ def plan_export(
     )
     plan = replace(plan, finished=earlier.finished, kept=earlier.kept, replaced=earlier.replaced)
     if plan.traced:
-        memory.require_memory(memory.TRACING + threads * memory.THREAD, plan.peak)
+        memory.require_memory(memory.TRACING + threads * memory.THREAD, memory.peak_of(plan.traced))
     return _with_root_files(plan)
 
 
@@ -284,11 +279,6 @@ class Estimate:
 
     num_bytes: int  # of the weight files
     traced: tuple[str, ...]  # files of the graphs that must be traced
-
-    @property
-    def peak(self) -> int:
-        """Return about how many bytes are resident at most, for the 4B model."""
-        return memory.PEAK_TRACING if self.traced else memory.PEAK
 
 
 def estimate(

@@ -2,8 +2,9 @@
 
 An artifact's fingerprint is that of the first row of each tensor, so that it is read in an instant.
 Whether every weight is still the one that was exported, sizes and times of the checkpoint's files
-tell. They are kept in the user's cache folder, as no two machines have the same; where they are not
-known, the fingerprint has to do.
+tell. They are kept in the user's cache folder, as no two machines have the same; where none are
+known, the fingerprint has to do. Copies of a checkpoint give the same artifact, so that one may
+have several sources.
 """
 
 from __future__ import annotations
@@ -16,41 +17,48 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from ..decode import Count, Name, Sha256, decode, read_within
+from ..decode import Sha256, decode, read_within
 from ..errors import StorageError
 from ..files import atomic_write, user_folder
 from ..limits import STATE
 from ..manifest import FILE_NAME
 
 MOST_REMEMBERED = 64  # artifacts, the latest ones
-Stamps = Mapping[Name, tuple[Count, int]]  # size, and modification time in nanoseconds, by name
+MOST_SOURCES = 4  # of each, likewise
+# Size, and modification time in nanoseconds, of each of a checkpoint's files, by name
+Stamps = Mapping[str, tuple[int, int]]
 
 
 class _Memory(Struct):
-    """The content of `exports.json`: stamps of the checkpoint's files, by the manifest's sha256."""
+    """The content of `exports.json`: hashes of the sources' stamps, by that of the manifest."""
 
-    exports: Annotated[dict[Sha256, Stamps], Meta(max_length=MOST_REMEMBERED)]
+    exports: Annotated[
+        dict[Sha256, Annotated[list[Sha256], Meta(max_length=MOST_SOURCES)]],
+        Meta(max_length=MOST_REMEMBERED),
+    ]
 
 
 def remember_source(folder: Path, stamps: Stamps) -> None:
     """Remember which files a finished artifact was exported from; do nothing where that fails."""
-    known = _remembered()
-    known.pop(key := _key(folder), None)
-    kept = dict([*known.items(), (key, stamps)][-MOST_REMEMBERED:])
+    known, key, source = _remembered(), _key(folder), _hash(stamps)
+    others = [other for other in known.pop(key, []) if other != source]
+    sources = [*others, source][-MOST_SOURCES:]
+    kept = dict([*known.items(), (key, sources)][-MOST_REMEMBERED:])
     try:
         path = _file()
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, json.dumps({"exports": kept}, ensure_ascii=False).encode())
+        atomic_write(path, json.dumps({"exports": kept}).encode())
     except (OSError, StorageError):
-        return  # it is exported again where it might have been reused
+        return
 
 
-def recall_source(folder: Path) -> Stamps | None:
-    """Return the stamps that an artifact was exported from; None where they are not known here."""
-    return _remembered().get(_key(folder))
+def may_be_source(folder: Path, stamps: Stamps) -> bool:
+    """Return whether an artifact was exported from these files, or none are known here."""
+    known = _remembered().get(_key(folder), [])
+    return not known or _hash(stamps) in known
 
 
-def _remembered() -> dict[str, Stamps]:
+def _remembered() -> dict[str, list[str]]:
     try:
         return decode(_Memory, read_within(_file(), STATE, ValueError), ValueError).exports
     except (OSError, ValueError, StorageError):
@@ -59,6 +67,10 @@ def _remembered() -> dict[str, Stamps]:
 
 def _key(folder: Path) -> str:
     return hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest()
+
+
+def _hash(stamps: Stamps) -> str:
+    return hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest()
 
 
 def _file() -> Path:

@@ -33,7 +33,7 @@ PROCESSOR_URL = f"https://huggingface.co/{RELEASED_NAME}/resolve/main/{PROCESSOR
 _PARAMS, _CONSOLIDATED = "params.json", "consolidated.safetensors"
 _CONFIG, _QUANTISED = "config.json", "quantization"
 _SUFFIXES = {".safetensors", ".json"}
-COMPARED_ROWS = 1024  # of two matrices at a time
+_COMPARED_ROWS = 1024  # of two matrices at a time
 _WEIGHTS = ("consolidated", "model", "weights")  # beginnings of the names of weight files
 
 
@@ -387,8 +387,8 @@ def _is_gap(name: str, tensor: Tensor) -> bool:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     """Return whether two matrices of one shape have the same values, whatever their types."""
-    for start in range(0, one.shape[0], COMPARED_ROWS):
-        stop = min(start + COMPARED_ROWS, one.shape[0])
+    for start in range(0, one.shape[0], _COMPARED_ROWS):
+        stop = min(start + _COMPARED_ROWS, one.shape[0])
         if not np.array_equal(one.rows(start, stop), other.rows(start, stop)):
             return False
         one.release(start, stop)

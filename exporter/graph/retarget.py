@@ -86,11 +86,9 @@ def _exchange_lookup(graph: ir.Graph, part: Part, gather: ir.Node) -> None:
     weight = _placeholder_of(graph, part, "weight")
     scales = _placeholder_of(graph, part, "gather_scales")
     attributes = gather_block_quantized_attributes(part.rule.bits, part.rule.block_size)
-    rows = ir.node(
-        "GatherBlockQuantized", [weight, gather.inputs[1], scales], attributes, domain=MICROSOFT
-    )
     ids = gather.inputs[1]
     assert ids is not None and ids.shape is not None
+    rows = ir.node("GatherBlockQuantized", [weight, ids, scales], attributes, domain=MICROSOFT)
     sizes = [size if isinstance(size, int) else 0 for size in ids.shape]  # 0 keeps an axis
     name, target = f"{part.name}.target", np.array([*sizes, part.in_features], np.int64)
     shape = ir.Value(name=name, const_value=ir.tensor(target, name=name))

@@ -600,10 +600,24 @@ def test_other_weights_of_the_same_first_rows_are_exported_anew(checkpoint, tmp_
     tensors[name] = np.concatenate((tensors[name][:1], -3 * tensors[name][1:]))
     save_file(tensors, weights)
     run("export", source, "-o", out, "--precision", "fp32").assert_refused(
-        4, "files have changed since its q4 was exported", "--precision q4,fp32"
+        4, "its q4 was exported from other files than these", "--precision q4,fp32"
     )
     assert contents(out) == before
     again = run("export", source, "-o", out, "--precision", "q4")
     assert again.code == 0
     assert "q4: made anew, because the checkpoint's files are not those it was made" in again.err
     assert contents(out) != before
+
+
+def test_copies_of_a_checkpoint_are_all_known_as_its_source(checkpoint, tmp_path, run):
+    """They have other times, and each is exported once."""
+    for number in range(2):
+        copy = tmp_path / f"copy-{number}"
+        shutil.copytree(checkpoint, copy, copy_function=shutil.copyfile)
+        assert run("export", copy, "-o", tmp_path / f"out-{number}", "--precision", "q4").code == 0
+    for number in range(2):
+        for folder in ("out-0", "out-1"):
+            again = run(
+                "export", tmp_path / f"copy-{number}", "-o", tmp_path / folder, "--precision", "q4"
+            )
+            assert "already there" in again.err, again.err
