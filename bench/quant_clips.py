@@ -73,7 +73,7 @@ class Replay(Stream):
 
     def write(self) -> list[int]:
         """Return the ids of the tokens that the model generates by itself."""
-        self.decoder_cache, self.finished = self.transcriber.decoder.new_cache(), False
+        self.decoder_cache, self.finished = self.transcriber.model.decoder.new_cache(), False
         return [token.token_id for token in super().decode(np.concatenate(self.audio_embeds))]
 
     def logits_after(self, token_ids: list[int]) -> np.ndarray:
@@ -86,7 +86,7 @@ class Replay(Stream):
             float64 [tokens, vocab_size].
         """
         audio_embeds = np.concatenate(self.audio_embeds)
-        cache = self.transcriber.decoder.new_cache()
+        cache = self.transcriber.model.decoder.new_cache()
         logits = []
         ids = [self.ids.bos] + [self.ids.streaming_pad] * (self.prompt_length - 1) + token_ids[:-1]
         while (at := cache.position) < len(ids):
@@ -98,7 +98,7 @@ class Replay(Stream):
                 "blank_penalty": np.zeros((1, rows), np.float32),
                 **cache.positions(rows),
             }
-            logits.append(self.transcriber.decoder.session.step(cache, feeds, "logits")[0])
+            logits.append(self.transcriber.model.decoder.session.step(cache, feeds, "logits")[0])
         return np.concatenate(logits)[self.prompt_length - 1 :].astype(np.float64)
 
 

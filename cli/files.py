@@ -228,7 +228,7 @@ class FileRun:
 
         # Show it, or end the line of words
         if shows_words:
-            screen.end(transcript.stream.text.flush())
+            screen.end(transcript.writer.text.flush())
         else:
             self._write(work, self._heading(work) + texts[outputs.shown])
         self._finish(work, transcript, texts)
@@ -262,6 +262,7 @@ class FileRun:
         return open_journal(
             journal_path(folder, work.name),
             manifest,
+            self.transcriber.model.grid,
             header,
             resume=self.resume,
             say=lambda message: self._say(work, message),
@@ -278,7 +279,7 @@ class FileRun:
             1,
             shown_name(path),
             *fingerprint(Path(path)),
-            model=transcriber.identity(transcriber.num_delay_tokens),
+            model=transcriber.journal_identity,
             options=json.loads(json.dumps(options, default=str)),
             is_stream=is_stream(path),
         )

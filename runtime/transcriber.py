@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-import numpy as np
-
 from ..arguments import CALLBACK, PATH, Uncopied, accepts
 from ..errors import UsageError
 from ..escaping import quoted
+from ..manifest import Manifest
 from ..threads import check_threads
 from .audio.files import AudioSource, open_audio
 from .audio.mixing import CHANNELS, GAIN
 from .audio.vad import SpeechFilter, detectors
 from .channels import join_channels
-from .decoder import Decoder
 from .delay import delay_ms as milliseconds
 from .delay import delay_tokens, untrained_delay
-from .device.cache import KVCache
 from .device.open import open_device
-from .encoder import Encoder
+from .grid import EncoderGrid
 from .hotwords import DEFAULT_BIAS, Hotwords, check_lengths
 from .kept import NOTHING, Kept
-from .loading import load
 from .locate import find_artifact, open_artifact
+from .model import LoadedModel, load_model
 from .options import DELAY, LOADING, RECORDINGS
 from .recordings import Recordings
 from .sampler import TokenSampler
-from .stream import Stream
-from .stream_state import StreamState
+from .stream import Stream, silent_start
+from .text.tokenizer import Tokenizer
 from .tokens import Token
 from .transcript import Transcript
+from .writer import StreamOptions
 
 if TYPE_CHECKING:
     from ..hub import Progress
@@ -131,49 +128,49 @@ class Transcriber(Uncopied):
             check_threads(threads)
         check_lengths(hotwords)
         asked = None if precision is None else [precision]
-        self.folder = find_artifact(model, asked, offline=offline, on_download=on_download)
-        self.manifest, (self.precision,) = open_artifact(self.folder, asked)
-        manifest = self.manifest
-        graphs = manifest.precisions[self.precision]
-        self.device = open_device(device, graphs.activation_dtype, allow_fallback=allow_fallback)
+        folder = find_artifact(model, asked, offline=offline, on_download=on_download)
+        manifest, (chosen,) = open_artifact(folder, asked)
+        graphs = manifest.precisions[chosen]
+        opened = open_device(device, graphs.activation_dtype, allow_fallback=allow_fallback)
 
-        # Keep the options
-        self.num_delay_tokens = delay_tokens(manifest, delay_ms)
-        self.context, self.batch_size, self.blank_guard = context, batch_size, blank_guard
-        self.alternatives = alternatives
-        self._new_detector = detectors(vad, self.sample_rate) if vad else None
-        # States of streams after the silence that precedes all audio, by delay in tokens
-        self._starts: dict[int, StreamState] = {}
-        self._process, self._streams, self._lock = os.getpid(), WeakSet[Stream](), Lock()
+        # Check the options
+        num_delay_tokens = delay_tokens(manifest, delay_ms)
+        self.batch_size = batch_size
+        rate = manifest.config.audio.sample_rate
+        self._new_detector = detectors(vad, rate) if vad else None
+        self._streams, self._lock = WeakSet[Stream](), Lock()
         window = manifest.config.decoder.sliding_window
         if context > window and context != DEFAULT_CONTEXT:
-            self.device.notes.append(
+            opened.notes.append(
                 f"context: the model sees {window} positions, not {quoted(context)}"
             )
 
         # Load the graphs
-        loaded = load(
+        loaded = load_model(
             manifest,
-            self.folder,
-            self.precision,
-            self.device,
+            folder,
+            chosen,
+            opened,
             context=context,
             batch_size=batch_size,
             threads=threads,
             prepacked=prepacked,
         )
-        self.weights, self.tokenizer = loaded.weights, loaded.tokenizer
-        self.hotwords = (
-            Hotwords(hotwords, self.tokenizer, manifest.tokens, hotword_bias) if hotwords else None
+        self.facts, self.device = loaded.facts, opened
+        self._model: LoadedModel | None = loaded  # None after it is closed
+        tokenizer, ids = loaded.facts.tokenizer, manifest.tokens
+        self.options = StreamOptions(
+            num_delay_tokens,
+            blank_guard,
+            alternatives,
+            Hotwords(hotwords, tokenizer, ids, hotword_bias) if hotwords else None,
         )
-        # None after it is closed
-        self._stages: tuple[Encoder, Decoder] | None = (loaded.encoder, loaded.decoder)
 
         # Log what a user should know
-        _log.info("%s: %s on %s", self.folder, self.precision, self.device_name)
-        untrained = untrained_delay(manifest, self.num_delay_tokens)
+        _log.info("%s: %s on %s", folder, chosen, self.device_name)
+        untrained = untrained_delay(manifest, num_delay_tokens)
         for note in filter(None, (*self.notes, manifest.scope, untrained)):
-            _log.info("%s: %s", self.folder, note)
+            _log.info("%s: %s", folder, note)
 
     def __repr__(self) -> str:
         state = ", closed" if self.is_closed else ""
@@ -192,8 +189,11 @@ class Transcriber(Uncopied):
 
     def close(self) -> None:
         """Refuse new streams and transcripts; memory is freed when those begun before are done."""
-        self._stages = None
-        self._starts.clear()
+        model, self._model = self._model, None
+        if model is None:
+            return
+        model.closed.set()
+        model.starts.clear()
         with self._lock:
             streams = list(self._streams)
         for stream in streams:
@@ -203,47 +203,60 @@ class Transcriber(Uncopied):
     @property
     def is_closed(self) -> bool:
         """Return whether it was closed."""
-        return self._stages is None
+        return self._model is None
 
-    def require_open(self) -> tuple[Encoder, Decoder]:
-        """Return the encoder and the decoder.
+    def require_open(self) -> LoadedModel:
+        """Return the loaded model.
 
         Raises:
             UsageError: the transcriber is closed, or another process has loaded it.
         """
-        self.require_own_process()
-        if self._stages is None:
+        if self._model is None:
             raise UsageError(
                 "the transcriber is closed: begin streams and transcripts before, or load another"
             )
-        return self._stages
-
-    def require_own_process(self) -> None:
-        """Refuse to work in a forked process, in which onnxruntime's sessions would hang.
-
-        Raises:
-            UsageError: another process has loaded the model.
-        """
-        if os.getpid() != self._process:
-            raise UsageError(
-                "the transcriber was loaded by the process that this one was forked off: load one "
-                "in each process, or start processes with multiprocessing's method spawn"
-            )
+        self._model.require_own_process()
+        return self._model
 
     @property
-    def encoder(self) -> Encoder:
-        """Return the encoder; raises as `require_open`."""
-        return self.require_open()[0]
+    def model(self) -> LoadedModel:
+        """Return the loaded model; raises as `require_open`."""
+        return self.require_open()
 
     @property
-    def decoder(self) -> Decoder:
-        """Return the decoder; raises as `require_open`."""
-        return self.require_open()[1]
+    def folder(self) -> Path:
+        """Return the artifact's folder."""
+        return self.facts.folder
+
+    @property
+    def manifest(self) -> Manifest:
+        """Return the artifact's manifest."""
+        return self.facts.manifest
+
+    @property
+    def precision(self) -> str:
+        """Return the precision that runs."""
+        return self.facts.precision
+
+    @property
+    def context(self) -> int:
+        """Return how many past positions of 80 ms the decoder sees, as asked for."""
+        return self.facts.context
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer."""
+        return self.facts.tokenizer
+
+    @property
+    def num_delay_tokens(self) -> int:
+        """Return the delay in tokens."""
+        return self.options.num_delay_tokens
 
     @property
     def device_name(self) -> str:
         """Return the device on which the model runs: "cpu", "cuda:N" or "webgpu:0"."""
-        return self.device.name
+        return self.facts.device_name
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -265,48 +278,31 @@ class Transcriber(Uncopied):
         Raises:
             UsageError: the transcriber is closed, or the model does not have this delay.
         """
-        return self._stream(self._delay(delay_ms))
+        model = self.require_open()
+        return self._stream(model, replace(self.options, num_delay_tokens=self._delay(delay_ms)))
 
     def _stream(
-        self,
-        num_delay_tokens: int,
-        *,
-        stop_at_eos: bool = False,
-        decoder_cache: KVCache | None = None,
-        stages: tuple[Encoder, Decoder] | None = None,
+        self, model: LoadedModel, options: StreamOptions, grid: EncoderGrid | None = None
     ) -> Stream:
-        """Open a stream and, on the CPU, let it process the silence that precedes all audio.
+        """Open a stream behind the silence that precedes all audio.
 
-        The state after that silence is computed once for each delay. Other devices compute it
-        faster than the buffers could be copied to them.
+        Only the CPU copies the state after it; other devices compute it faster than its buffers
+        could be copied to them.
         """
-        device = self.device_name.partition(":")[0]
-        num_draft_tokens = NUM_DRAFT_TOKENS[device] if stop_at_eos else 0
-        stages = stages or self.require_open()
-        stream = Stream(
-            self,
-            num_delay_tokens,
-            stop_at_eos=stop_at_eos,
-            num_draft_tokens=num_draft_tokens,
-            decoder_cache=decoder_cache,
-            stages=stages,
-        )
+        stream = Stream(model, options, sampler=self._sampler(options), grid=grid)
         with self._lock:
             self._streams.add(stream)
-        if device != "cpu":
-            return stream
-        if num_delay_tokens not in self._starts:
-            silent = Stream(self, num_delay_tokens, stages=stages)
-            silent.feed(np.zeros(0, np.float32))
-            self._starts[num_delay_tokens] = silent.snapshot()
-        stream.load_state(self._starts[num_delay_tokens])
+        if self.device_name == "cpu":
+            stream.load_state(silent_start(model, options.num_delay_tokens, grid))
         return stream
 
-    def new_sampler(self) -> TokenSampler | None:
+    def _sampler(self, options: StreamOptions) -> TokenSampler | None:
         """Return a sampler for a new stream; None if the graph samples."""
-        if not self.alternatives and self.hotwords is None:
+        if not options.alternatives and options.hotwords is None:
             return None
-        return TokenSampler(self.manifest.tokens, self.tokenizer, self.alternatives, self.hotwords)
+        return TokenSampler(
+            self.manifest.tokens, self.tokenizer, options.alternatives, options.hotwords
+        )
 
     @accepts(delay_ms=DELAY)
     def speech_filter(self, delay_ms: int | None = None) -> SpeechFilter | None:
@@ -334,17 +330,16 @@ class Transcriber(Uncopied):
                 context.
             UsageError: the transcriber is closed.
         """
-        stream = Stream(self, self._delay(delay_ms))
+        options = replace(self.options, num_delay_tokens=self._delay(delay_ms))
+        stream = Stream(self.require_open(), options, sampler=self._sampler(options))
         stream.restore(path)
         return stream
 
-    def identity(self, num_delay_tokens: int) -> str:
-        """Return a sha256 of all that a stream's state depends on: files, delay and context."""
-        graphs = self.manifest.precisions[self.precision]
-        stages = [f for g in (graphs.encoder, graphs.decoder) for f in (g.path, *g.data)]
-        hashes = [self.manifest.files[f].sha256 for f in (self.manifest.mel.path, *stages)]
-        facts = " ".join([*hashes, str(num_delay_tokens), str(self.context)])
-        return hashlib.sha256(facts.encode()).hexdigest()
+    @property
+    def journal_identity(self) -> str:
+        """Return a sha256 of all that the text of a recording depends on, options apart."""
+        model = self.require_open()
+        return model.identity(self.num_delay_tokens, model.grid)
 
     def _delay(self, milliseconds: int | None) -> int:
         if milliseconds is None:
@@ -431,10 +426,17 @@ class Transcriber(Uncopied):
 
     def _recordings(self, num_delay_tokens: int) -> Recordings:
         """Return a factory of transcripts, which still works after the transcriber is closed."""
-        stages = self.require_open()
-        new_stream = partial(self._stream, num_delay_tokens, stop_at_eos=True, stages=stages)
+        model = self.require_open()
+        drafts = NUM_DRAFT_TOKENS[self.device_name.partition(":")[0]]
+        options = replace(
+            self.options,
+            num_delay_tokens=num_delay_tokens,
+            stop_at_eos=True,
+            num_draft_tokens=drafts,
+        )
+        new_stream = partial(self._stream, model, options, model.grid)
         new_filter = partial(self._speech_filter, num_delay_tokens)
-        return Recordings(stages[1], new_stream, new_filter)
+        return Recordings(model, options, new_stream, partial(self._sampler, options), new_filter)
 
     def _source(self, audio: Any, gain: str, channels: str) -> AudioSource:
         """Open a recording that is not open yet, and log what was found."""

@@ -18,6 +18,8 @@ class Cpu:
     """The CPU, with onnxruntime's own kernels."""
 
     name, supports_batching = "cpu", True
+    overlaps = False
+    encoder_calls, calls_between_shifts = tuple(range(1, 17)), 4
 
     def __init__(self, reason: str | None = None):
         """Make the device; `reason` says why it replaces the one that was asked for."""
@@ -34,6 +36,14 @@ class Cpu:
     def bind(self, session: onnxruntime.InferenceSession) -> Binding:
         """Return a binding for one stream's calls of a session."""
         return HostBinding(session)
+
+    def buffer(self, values: np.ndarray) -> Buffer:
+        """Return a copy of values as a buffer."""
+        return HostBuffer(values.copy())
+
+    def batch_rows(self, count: int, slots: int) -> int:
+        """Return `count`."""
+        return count
 
     def free_memory(self) -> int | None:
         """Return None, because buffers are in the main memory."""

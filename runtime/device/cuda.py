@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from math import prod
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from .base import (
 )
 from .cpu import HostBuffer, lazy_zeros
 from .helper_graphs import copy_model, shift_in_place_model, zeros_model
+from .turns import Turns
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -42,6 +43,8 @@ class Cuda:
 
     captures_calls = True  # tests and benchmarks set False to compare
     supports_batching = True
+    overlaps = True
+    encoder_calls, calls_between_shifts = (32, 64, 128, 256), 2  # each is captured once
     place = "cuda"  # onnxruntime's name of its memory
 
     def __init__(self, index: int = 0, *, allow_fallback: bool = False):
@@ -55,8 +58,9 @@ class Cuda:
             DeviceError: there is no such device, or a driver or library is missing.
         """
         self.name, self.index, self.notes = f"cuda:{index}", index, []
-        self.lock, self.capture_ids, self._allows_cpu = Lock(), count(1), allow_fallback
+        self.turns, self.capture_ids, self._allows_cpu = Turns(), count(1), allow_fallback
         self._helpers: dict[tuple, onnxruntime.InferenceSession] = {}
+        self.locks: dict[int, Lock] = {}  # by the id of a session
         ort = import_onnxruntime()
         if CUDA not in ort.get_available_providers():
             raise DeviceError(
@@ -110,6 +114,17 @@ class Cuda:
     def captures(self, session: onnxruntime.InferenceSession) -> bool:
         """Return whether calls of a session are captured as CUDA graphs."""
         return session.get_provider_options()[CUDA]["enable_cuda_graph"] == "1"
+
+    def buffer(self, values: np.ndarray) -> CudaBuffer:
+        """Return a new buffer with these values."""
+        buffer = CudaBuffer(self, values.shape, values.dtype)
+        buffer.write(values)
+        return buffer
+
+    def batch_rows(self, count: int, slots: int) -> int:
+        """Return one of few numbers, because a call of each is captured."""
+        step = 64 if count > 64 else 1 << (count - 1).bit_length()
+        return min(slots, -(-count // step) * step)
 
     def free_memory(self) -> int:
         """Return the free bytes of the device's memory."""
@@ -169,7 +184,7 @@ class Cuda:
         self, session: onnxruntime.InferenceSession, binding: Any
     ) -> onnxruntime.OrtValue:
         # Nothing may be allocated while another thread captures a call
-        with self.lock, run_errors_are_said(self.name):
+        with self.turns.shared(), run_errors_are_said(self.name):
             session.run_with_iobinding(binding)
         return binding.get_outputs()[0]
 
@@ -179,7 +194,7 @@ class Cuda:
         Raises:
             DeviceError: the memory is full.
         """
-        with run_errors_are_said(self.name):
+        with self.turns.shared(), run_errors_are_said(self.name):
             return import_onnxruntime().OrtValue.ortvalue_from_numpy(
                 np.ascontiguousarray(array), self.place, self.index
             )
@@ -264,6 +279,7 @@ class CudaBinding:
         self.buffers: dict[str, Buffer] = {}
         self._device, self._session, self._io = device, session, session.io_binding()
         self._captures, self._captures_calls = device.captures(session), captures_calls
+        self._lock = device.locks.setdefault(id(session), Lock())
         self._caches: dict[tuple[str, str], CudaBuffer] = {}  # by the names of input and output
         # Slices, kept because their captured calls are kept
         self._parts: dict[tuple[int, int], CudaBinding] = {}
@@ -318,19 +334,19 @@ class CudaBinding:
         if call is not self._bound:
             call.bind(self._io)
             self._bound = call
-        call.upload(feeds)
+        with self._device.turns.shared():
+            call.upload(feeds)
 
-        # Run the call
-        options = (
-            call.options(self._device.captures_calls and self._captures_calls)
-            if self._captures
-            else None
-        )
+        # Run the call, alone unless it replays what this thread has captured
+        captures = self._captures and self._device.captures_calls and self._captures_calls
+        options = call.options(captures=captures) if self._captures else None
+        turn = self._device.turns.shared if call.is_captured else self._device.turns.alone
         # A session that captures can run only one call at a time
-        with self._device.lock, run_errors_are_said(self._device.name):
+        with self._lock, turn(), run_errors_are_said(self._device.name):
             self._session.run_with_iobinding(self._io, options)
 
         # Return the output
+        call.is_captured = captures and bool(call.outputs)
         if not call.outputs:
             # The buffers were bound before
             call.outputs = self._io.get_outputs()[-len(call.fetched) :]
@@ -349,6 +365,7 @@ class _Call:
 
     def __init__(self, device: Cuda, feeds: Mapping[str, np.ndarray], fetched: list[str]):
         self._device, self._options, self.fetched = device, {}, fetched
+        self._threads = local()
         self._on_host = {name: array for name, array in feeds.items() if name in _READ_BY_THE_HOST}
         # Offset, and a view of the staged bytes, by the name of the input
         self._places: dict[str, tuple[int, np.ndarray]] = {}
@@ -388,7 +405,16 @@ class _Call:
         assert all(feeds[name] == array for name, array in self._on_host.items())
         self._value.update_inplace(self._staged)
 
-    def options(self, captures: bool) -> Any:
+    @property
+    def is_captured(self) -> bool:
+        """Return whether this thread has captured the call; onnxruntime keeps graphs by thread."""
+        return getattr(self._threads, "is_captured", False)
+
+    @is_captured.setter
+    def is_captured(self, value: bool) -> None:
+        self._threads.is_captured = value
+
+    def options(self, *, captures: bool) -> Any:
         """Return RunOptions with the number of the CUDA graph, or -1 to capture nothing."""
         captures = captures and bool(self.outputs)
         if captures not in self._options:

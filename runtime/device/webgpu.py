@@ -40,6 +40,8 @@ class WebGpu:
     """The GPU that the plug-in chooses, which is Dawn's first one of high performance."""
 
     supports_batching = False  # buffers have no addresses, so they cannot be sliced
+    overlaps = False
+    encoder_calls, calls_between_shifts = tuple(range(1, 17)), 4
 
     def __init__(
         self, index: int = 0, activation_dtype: str = "float32", *, allow_fallback: bool = False
@@ -100,6 +102,14 @@ class WebGpu:
     def bind(self, session: onnxruntime.InferenceSession) -> Binding:
         """Return a binding for one stream's calls of a session."""
         return WebGpuBinding(self, session)
+
+    def buffer(self, values: np.ndarray) -> Buffer:
+        """Raise NotImplementedError, because batches are not supported."""
+        raise NotImplementedError
+
+    def batch_rows(self, count: int, slots: int) -> int:
+        """Raise NotImplementedError, because batches are not supported."""
+        raise NotImplementedError
 
     def free_memory(self) -> int | None:
         """Return None, because WebGPU does not tell."""

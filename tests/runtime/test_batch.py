@@ -75,7 +75,7 @@ def test_the_samples_together_with_a_rolling_window(tiny_artifact, batch_size):
     ) as transcriber:
         found = dict(tokens_by_length(transcriber.transcribe_many(clips)))
         assert found == {len(clip): alone_tokens(transcriber, clip) for clip in clips}
-        spec = transcriber.decoder.spec
+        spec = transcriber.model.decoder.spec
         assert max(map(len, found.values())) > spec.capacity + 10 * (spec.capacity - spec.keep)
 
 
@@ -122,7 +122,7 @@ def test_slots_may_have_different_delays(toy_transcriber):
         stream = toy_transcriber._stream(delay, stop_at_eos=True, decoder_cache=cache)
         return BatchSlot(open_audio(sources[delay], 16000), stream)
 
-    slots = list(advance_together(toy_transcriber.decoder, 3, begin))
+    slots = list(advance_together(toy_transcriber.model.decoder, 3, begin))
     found = {
         slot.stream.num_delay_tokens: tuple(token.token_id for token in slot.result())
         for slot in slots
@@ -203,11 +203,11 @@ def test_info_shares_the_time_of_calls(tiny_artifact):
         one, two = transcriber.transcribe_many([CLIP, CLIP])
         assert one.info.keys() == two.info.keys() == transcriber.transcribe(CLIP).info.keys()
     assert one.info["decode_ms"] > 0 and two.info["decode_ms"] > 0
-    assert one.stream.timings.steps == two.stream.timings.steps > len(one.token_ids)
+    assert one.writer.timings.steps == two.writer.timings.steps > len(one.token_ids)
 
 
 def test_a_row_moves_by_itself(toy_transcriber):
-    decoder = toy_transcriber.decoder
+    decoder = toy_transcriber.model.decoder
     rows = BatchedKVCache(decoder.session, decoder.spec, 2)
     first, second = rows.cache(0), rows.cache(1)
     for buffer in (*first.buffers, *second.buffers):
@@ -252,7 +252,7 @@ def test_a_batch_on_a_device_is_streams_alone(imitated, alone):
     for _ in range(2):
         found = tokens_by_length(imitated.transcribe_many(map(babble, lengths)))
         assert sorted(found) == sorted((length, alone[length]) for length in lengths)
-    assert len(imitated.decoder.session._idle[3]) == 1
+    assert len(imitated.model.decoder.session._idle[3]) == 1
 
 
 def test_slots_of_a_device_buffer():

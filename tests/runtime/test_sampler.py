@@ -80,7 +80,7 @@ def test_asking_for_alternatives_changes_no_token(precision, tiny_artifact):
         plain, expected = [], []
         transcriber.transcribe(samples, on_token=plain.append).token_ids  # noqa: B018, which decodes
         transcriber.alternatives = 3
-        transcriber._starts.clear()
+        transcriber.model.starts.clear()
         transcriber.transcribe(samples, on_token=expected.append).token_ids  # noqa: B018
     assert [token.token_id for token in plain] == [token.token_id for token in expected]
     assert all(token.alternatives == () for token in plain)
@@ -105,7 +105,7 @@ def test_alternatives_equal_a_plain_run_of_the_graph(tiny_artifact):
             positions * 1280 + rules.look_back_samples + rules.look_ahead_samples, np.float32
         )
         padded[rules.look_back_samples + 32 * 1280 :][: len(audio)] = audio
-        encoder, cache, embeds = transcriber.encoder, transcriber.encoder.new_cache(), []
+        encoder, cache, embeds = transcriber.model.encoder, transcriber.model.encoder.new_cache(), []
         # Divides the encoder's buffer, so that no call crosses a shift
         for start in range(0, positions, 2):
             stop = min(start + 2, positions)

@@ -373,7 +373,7 @@ def test_draft_tokens_change_no_token(tiny_artifact, monkeypatch, drafts):
         monkeypatch.setitem(transcribing.NUM_DRAFT_TOKENS, "cpu", drafts)
         transcript = transcriber.transcribe(samples)
         assert list(transcript.token_ids) == [token.token_id for token in expected]
-        assert transcript.stream.timings.steps == plain.timings.steps
+        assert transcript.writer.timings.steps == plain.timings.steps
         assert transcript.stream.decoder_cache.position == plain.decoder_cache.position
         calls = []
         monkeypatch.setattr(Decoder, "step", _counted(Decoder.step, calls))

@@ -75,7 +75,7 @@ NEW = {
     "transcribe_many": lambda transcriber: transcriber.transcribe_many([CLIP]),
     "stream": lambda transcriber: transcriber.stream(),
     "load_stream": lambda transcriber: transcriber.load_stream("stream"),
-    "encoder": lambda transcriber: transcriber.encoder,
+    "encoder": lambda transcriber: transcriber.model.encoder,
     "with": lambda transcriber: transcriber.__enter__(),
 }
 
@@ -92,7 +92,7 @@ def test_a_closed_one_begins_nothing(name, model):
 def test_sessions_go_with_the_last_that_needs_them(model):
     with model() as transcriber:
         sessions = [
-            weakref.ref(each.session) for each in (transcriber.encoder, transcriber.decoder)
+            weakref.ref(each.session) for each in (transcriber.model.encoder, transcriber.model.decoder)
         ]
         done, late = transcriber.transcribe(CLIP), transcriber.transcribe(CLIP)
         assert done.text.strip() == TEXT

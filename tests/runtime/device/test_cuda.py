@@ -190,7 +190,7 @@ def test_a_batch_is_replayed_as_it_runs_anew(tiny_artifact):
         for captures in (False, True, True):
             transcriber.device.captures_calls = captures
             results.append({t.duration: t.token_ids for t in transcriber.transcribe_many(samples)})
-        (binding,) = transcriber.decoder.session._idle[3]
+        (binding,) = transcriber.model.decoder.session._idle[3]
         batch = binding.slice_batch(0, 3)
         assert isinstance(batch, CudaBinding)
         assert any(True in call._options for call in batch._calls.values()), "nothing was captured"

@@ -115,22 +115,22 @@ def test_zeros(dtype):
 
 def test_saved_caches_are_restored(tiny_artifact):
     with Transcriber(tiny_artifact, "cpu", precision="fp32") as transcriber:
-        cache = transcriber.encoder.new_cache()
+        cache = transcriber.model.encoder.new_cache()
         samples = np.random.default_rng(0).standard_normal(40_000).astype(np.float32)
         rules = transcriber.manifest.streaming
         size = rules.look_back_samples + 16 * 1280 + rules.look_ahead_samples
-        transcriber.encoder.encode(cache, samples[:size])
+        transcriber.model.encoder.encode(cache, samples[:size])
         saved = [values.copy() for values in cache.save()]
-        expected = transcriber.encoder.encode(cache, samples[-size:])
-        other = transcriber.encoder.new_cache()
+        expected = transcriber.model.encoder.encode(cache, samples[-size:])
+        other = transcriber.model.encoder.new_cache()
         other.restore(64, saved)
-        assert np.array_equal(transcriber.encoder.encode(other, samples[-size:]), expected)
+        assert np.array_equal(transcriber.model.encoder.encode(other, samples[-size:]), expected)
 
 
 def test_buffers_of_the_host_are_not_kept(tiny_artifact):
     with Transcriber(tiny_artifact, "cpu") as transcriber:
-        session = transcriber.decoder.session
-        cache = transcriber.decoder.new_cache()
+        session = transcriber.model.decoder.session
+        cache = transcriber.model.decoder.new_cache()
         binding = cache.binding
         del cache
         assert session.acquire() is not binding

@@ -83,7 +83,7 @@ def test_a_cache_is_the_cpus_across_a_shift(transcribers):
     size = transcribers[0].manifest.config.decoder.hidden_size
     embeds = rng.standard_normal((6, size), np.float32)
     for transcriber in transcribers:
-        decoder = transcriber.decoder
+        decoder = transcriber.model.decoder
         cache = decoder.new_cache()
         written = np.random.default_rng(1).standard_normal
         filled = cache.spec.capacity - 2
