@@ -17,6 +17,7 @@ from ..decode import decode as decode_json
 from ..errors import AudioError
 from ..manifest import Streaming
 from ..runtime.audio.files import open_audio, require_whole
+from ..runtime.decision import greedy_decision
 from ..runtime.tokens import Token
 from ..runtime.transcriber import Transcriber
 from .evaluation.references import read_text
@@ -127,12 +128,8 @@ class _Recorder:
         assert fetch == "step"
         row = self.session.step(cache, feeds, "logits")[0, -1].copy()
         self.rows.append(row)
-        others = row.copy()
-        others[self.blank] = -np.inf
-        held_back = row.copy()
-        held_back[self.blank] -= feeds["blank_penalty"][0, -1]
-        chosen, margin = int(held_back.argmax()), row[self.blank] - others.max()
-        return np.array([[[chosen, row[chosen] - log_sum_exp(row), margin]]], np.float32)
+        made = greedy_decision(row, self.blank, feeds["blank_penalty"][0, -1])
+        return np.array([[[made.token_id, made.logprob, made.blank_margin]]], np.float32)
 
 
 def pad_samples(
@@ -146,12 +143,6 @@ def pad_samples(
     left = rules.look_back_samples + rules.left_pad_tokens * per_token
     right = -len(samples) % per_token + (num_delay_tokens + rules.right_pad_tokens) * per_token
     return np.pad(samples.astype(np.float32), (left, right + rules.look_ahead_samples))
-
-
-def log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """Return log(sum(exp(logits))) over the last axis, without overflow."""
-    highest = logits.max(-1, keepdims=True)
-    return (highest + np.log(np.exp(logits - highest).sum(-1, keepdims=True)))[..., 0]
 
 
 def _pieces(samples: np.ndarray) -> Iterator[np.ndarray]:
