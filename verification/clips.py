@@ -17,6 +17,7 @@ from ..decode import decode as decode_json
 from ..errors import AudioError
 from ..manifest import Streaming
 from ..runtime.audio.files import open_audio, require_whole
+from ..runtime.decision import greedy_decision
 from ..runtime.stream import Stream
 from ..runtime.tokens import SampledToken, Token
 from ..runtime.transcriber import Transcriber
@@ -119,11 +120,8 @@ class _Recorder:
     def sample(self, logits: np.ndarray, blank_penalty: float) -> SampledToken:
         """Return the likeliest token of a position from its logits."""
         self.rows.append(logits.copy())
-        others, held_back = logits.copy(), logits.copy()
-        others[self.blank] = -np.inf
-        held_back[self.blank] -= blank_penalty
-        chosen, margin = int(held_back.argmax()), logits[self.blank] - others.max()
-        return SampledToken(chosen, float(logits[chosen] - log_sum_exp(logits)), float(margin))
+        made = greedy_decision(logits, self.blank, blank_penalty)
+        return SampledToken(int(made.token_id), float(made.logprob), float(made.blank_margin))
 
     def accept_token(self, token_id: int) -> None:
         """Take the token that was written, on which nothing depends."""
@@ -140,12 +138,6 @@ def pad_samples(
     left = rules.look_back_samples + rules.left_pad_tokens * per_token
     right = -len(samples) % per_token + (num_delay_tokens + rules.right_pad_tokens) * per_token
     return np.pad(samples.astype(np.float32), (left, right + rules.look_ahead_samples))
-
-
-def log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """Return log(sum(exp(logits))) over the last axis, without overflow."""
-    highest = logits.max(-1, keepdims=True)
-    return (highest + np.log(np.exp(logits - highest).sum(-1, keepdims=True)))[..., 0]
 
 
 def _pieces(samples: np.ndarray) -> Iterator[np.ndarray]:

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from math import prod
 from pathlib import Path
@@ -25,7 +25,7 @@ from .base import (
     run_errors_are_said,
 )
 from .cpu import HostBuffer, lazy_zeros
-from .helper_graphs import copy_model, shift_in_place_model, zeros_model
+from .helper_graphs import helper_graph
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Cuda:
         """
         self.name, self.index, self.notes = f"cuda:{index}", index, []
         self.turns, self.capture_ids, self._allows_cpu = Turns(), count(1), allow_fallback
-        self._helpers: dict[tuple, onnxruntime.InferenceSession] = {}
+        self._helpers: dict[str, onnxruntime.InferenceSession] = {}
         self.locks: dict[int, Lock] = {}  # by the id of a session
         ort = import_onnxruntime()
         if CUDA not in ort.get_available_providers():
@@ -134,13 +134,13 @@ class Cuda:
         """Return the bytes of its memory that were taken since it was opened."""
         return self._free_at_first - self.free_memory()
 
-    def _helper(self, model: Callable[..., bytes], *arguments: Any) -> onnxruntime.InferenceSession:
+    def _helper(self, name: str, dtype: np.dtype) -> onnxruntime.InferenceSession:
         """Return the session of a graph from helper_graphs.py, opened on first use."""
-        if (model, arguments) not in self._helpers:
+        if (path := helper_graph(name, dtype)) not in self._helpers:
             options = import_onnxruntime().SessionOptions()
             options.log_severity_level = 4
-            self._helpers[model, arguments] = self.open(model(*arguments), options, captures=False)
-        return self._helpers[model, arguments]
+            self._helpers[path] = self.open(path, options, captures=False)
+        return self._helpers[path]
 
     def zeros(self, shape: Sequence[int], dtype: np.dtype) -> onnxruntime.OrtValue:
         """Return zeros in the device's memory.
@@ -151,24 +151,36 @@ class Cuda:
         Raises:
             DeviceError: the memory is full.
         """
-        binding = self._helper(zeros_model, dtype, len(shape)).io_binding()
+        session = self._helper("zeros", dtype)
+        binding = session.io_binding()
         binding.bind_cpu_input("shape", np.array(shape, np.int64))
         binding.bind_output("zeros", self.place, self.index)
-        return self._run_helper(self._helper(zeros_model, dtype, len(shape)), binding)
+        return self._run_helper(session, binding)
 
     def shift(self, buffer: CudaBuffer, keep: int) -> None:
-        """Copy the last `keep` rows along the third axis of each slot to the front."""
-        session = self._helper(shift_in_place_model, buffer.dtype, buffer.shape[2], keep)
-        for slot in range(buffer.shape[0]):
-            binding = session.io_binding()
-            buffer.slice_batch(slot, slot + 1).bind(binding, "past", "present")
-            self._run_helper(session, binding)
+        """Copy the last `keep` rows along the third axis of all slots to the front."""
+        session = self._helper("shift", buffer.dtype)
+        binding = session.io_binding()
+        binding.bind_cpu_input("start", np.array([buffer.shape[2] - keep], np.int64))
+        buffer.bind(binding, "past", "present")
+        self._run_helper(session, binding)
+
+    def copy_rows(self, rows: CudaBuffer | np.ndarray, target: CudaBuffer) -> None:
+        """Copy rows along the third axis to the first ones of a buffer that has more."""
+        session = self._helper("copy_rows", target.dtype)
+        binding = session.io_binding()
+        if isinstance(rows, CudaBuffer):
+            rows.bind(binding, "rows")
+        else:
+            binding.bind_cpu_input("rows", np.ascontiguousarray(rows))
+        target.bind(binding, "past", "present")
+        self._run_helper(session, binding)
 
     def copy(
         self, source: CudaBuffer | np.ndarray, target: CudaBuffer | None = None
     ) -> onnxruntime.OrtValue:
         """Copy values into a buffer or, without one, into the CPU's memory."""
-        session = self._helper(copy_model, source.dtype)
+        session = self._helper("copy", source.dtype)
         binding = session.io_binding()
         if isinstance(source, CudaBuffer):
             source.bind(binding, "values")
@@ -246,15 +258,17 @@ class CudaBuffer:
         return self.device.copy(self).numpy()[:, :, :rows]
 
     def write(self, values: np.ndarray) -> None:
-        """Replace the first rows, and fill the others with zeros."""
-        whole = np.zeros(self.shape, self.dtype)
-        whole[:, :, : values.shape[2]] = values
-        self.device.copy(whole, self)
+        """Replace the first rows."""
+        if values.size:
+            self.device.copy_rows(values, self)
 
     def copy_from(self, other: Buffer, rows: int) -> None:
-        """Copy all rows, without moving them through the CPU's memory."""
+        """Copy the first rows, or all, without moving them through the CPU's memory."""
         assert isinstance(other, CudaBuffer)
-        self.device.copy(other, self)
+        if other.shape == self.shape:
+            self.device.copy(other, self)
+        elif rows:
+            self.device.copy_rows(other, self)
 
     def shift(self, keep: int) -> None:
         """Copy the last `keep` rows along the third axis to the front."""
