@@ -62,7 +62,11 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
     Each call is timed twice: with its kernels launched one by one, and replayed as a CUDA graph.
     """
     # Full caches and random inputs
-    encoder, decoder, device = transcriber.model.encoder, transcriber.model.decoder, transcriber.device
+    encoder, decoder, device = (
+        transcriber.model.encoder,
+        transcriber.model.decoder,
+        transcriber.device,
+    )
     assert isinstance(device, Cuda)
     encoder_cache, decoder_cache = encoder.new_cache(), decoder.new_cache()
     for cache in (encoder_cache, decoder_cache):

@@ -111,7 +111,7 @@ class FileRun:
         self.transcriber, self.options, self.sound = transcriber, options, sound
         with self.screen:
             try:
-                if transcriber.batch_size > 1:
+                if transcriber.batch_size != 1:
                     self._run_together()
                 else:
                     self._run_in_turn()

@@ -132,7 +132,7 @@ def transcribe_live(
         if stream_json:
             write_json({"type": "final", "text": recording.text, **recording.info})
         elif shows_words:
-            screen.end(stream.text.flush())
+            screen.end(stream.writer.text.flush())
         formats = outputs.formats if keeps else ()
         texts = {kind: render(recording, kind, file=name) for kind in formats}
         outputs.write(name, texts)

@@ -92,9 +92,7 @@ class Journal:
         self.is_empty = True
         self._append(header)
 
-    def go_on(
-        self, content: bytes, header: Header, manifest: Manifest, grid: EncoderGrid
-    ) -> None:
+    def go_on(self, content: bytes, header: Header, manifest: Manifest, grid: EncoderGrid) -> None:
         """Keep the segments in the file, and write new ones after them.
 
         Args:

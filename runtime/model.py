@@ -96,11 +96,13 @@ def load_model(
     device: Device,
     *,
     context: int,
-    batch_size: int,
+    batches: bool,
     threads: int | None,
     prepacked: str | Path | None,
 ) -> LoadedModel:
     """Load an artifact; the options are those of `Transcriber`.
+
+    `batches` says whether several recordings are to be decoded together.
 
     Raises:
         ArtifactError: files are damaged or do not fit the manifest.
@@ -113,7 +115,7 @@ def load_model(
         raise UsageError(
             f"prepacked: weights are packed for the CPU, not for {device.name}; add --device cpu"
         )
-    if batch_size > 1 and not device.supports_batching:
+    if batches and not device.supports_batching:
         raise UsageError(
             f"batch size: files advance together on CPU and CUDA, not on {device.name}; "
             "leave it out"
@@ -128,7 +130,7 @@ def load_model(
     # Weights saved packed are mapped from a file, and the system can drop their pages: they always
     # fit
     if not saved or None in saved:
-        require_memory(manifest, precision, context, device, batch_size)
+        require_memory(manifest, precision, context, device)
     packed = [
         found or make_prepacked(manifest, folder, each, Path(prepacked or ""))
         for found, each in zip(saved, stages, strict=False)

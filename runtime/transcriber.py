@@ -11,7 +11,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from ..arguments import CALLBACK, PATH, Uncopied, accepts
+from ..arguments import CALLBACK, FLAG, PATH, Uncopied, accepts
 from ..errors import UsageError
 from ..escaping import quoted
 from ..manifest import Manifest
@@ -28,7 +28,7 @@ from .hotwords import DEFAULT_BIAS, Hotwords, check_lengths
 from .kept import NOTHING, Kept
 from .locate import find_artifact, open_artifact
 from .model import LoadedModel, load_model
-from .options import DELAY, LOADING, RECORDINGS
+from .options import AUTO, DELAY, LOADING, RECORDINGS
 from .recordings import Recordings
 from .sampler import TokenSampler
 from .stream import Stream, silent_start
@@ -71,7 +71,7 @@ class Transcriber(Uncopied):
         delay_ms: int | None = None,
         context: int = DEFAULT_CONTEXT,
         *,
-        batch_size: int = 1,
+        batch_size: int | str = 1,
         precision: str | None = None,
         threads: int | None = None,
         prepacked: str | Path | None = None,
@@ -96,8 +96,9 @@ class Transcriber(Uncopied):
                 None for the model's own, 480.
             context: how many past positions of 80 ms the decoder sees; fewer take less memory,
                 more than the model's window are reduced to it, with a note.
-            batch_size: files that `transcribe_many` decodes together, on CPU or CUDA; each takes
-                memory for its own caches.
+            batch_size: files, or pieces of long ones, that `transcribe_many` decodes together, on
+                CPU or CUDA; each takes memory for its own caches. "auto" takes as many as suit the
+                device and its free memory.
             precision: one that the model was exported in; None takes the first available of q4f16,
                 q4, q8, fp16, fp32.
             threads: of onnxruntime, at most 4 per core; None for one per core.
@@ -152,7 +153,7 @@ class Transcriber(Uncopied):
             chosen,
             opened,
             context=context,
-            batch_size=batch_size,
+            batches=batch_size != 1,
             threads=threads,
             prepacked=prepacked,
         )
@@ -383,7 +384,7 @@ class Transcriber(Uncopied):
         recordings = self._recordings(self._delay(delay_ms))
         return recordings.begin(self._source(audio, gain, channels), on_token, kept)
 
-    @accepts(audio=RECORDINGS, delay_ms=DELAY, gain=GAIN, channels=CHANNELS)
+    @accepts(audio=RECORDINGS, delay_ms=DELAY, gain=GAIN, channels=CHANNELS, split=FLAG)
     def transcribe_many(
         self,
         audio: Iterable[Any],
@@ -391,6 +392,7 @@ class Transcriber(Uncopied):
         delay_ms: int | None = None,
         gain: str = "none",
         channels: str = "mix",
+        split: bool = True,
         on_token: Callable[[AudioSource, Token], None] = lambda source, token: None,
         kept: Callable[[AudioSource], Kept] = lambda source: NOTHING,
     ) -> Iterator[Transcript]:
@@ -398,8 +400,8 @@ class Transcriber(Uncopied):
 
         The recordings of a batch advance together, by a token in each call of the decoder, which
         reads the weights only once for all of them. Each transcript is yielded when it is complete,
-        which need not be in the order of `audio`. The next recording is taken from `audio` and
-        opened when another has ended. An error while one recording is decoded is raised when its
+        which need not be in the order of `audio`. Recordings are taken from `audio` a few ahead of
+        those that are decoded. An error while one recording is decoded is raised when its
         transcript is iterated, and does not affect the others. With a `batch_size` of 1,
         transcripts come in order and are decoded as they are iterated.
 
@@ -409,7 +411,9 @@ class Transcriber(Uncopied):
             delay_ms: as for `transcribe`.
             gain: as for `transcribe`.
             channels: as for `transcribe`; each channel that is split takes a place in the batch.
-            on_token: called with every token at once, and with the source that it belongs to.
+            split: decode recordings of more than five minutes in pieces, which begin and end in
+                silence and advance together; False keeps each whole.
+            on_token: called with every token, in order, and with the source that it belongs to.
             kept: returns the beginning of a transcript, as for `transcribe`; called with each
                 source when it is begun.
 
@@ -421,7 +425,13 @@ class Transcriber(Uncopied):
         work = self._recordings(self._delay(delay_ms))
         if self.batch_size == 1:
             return (work.begin(each, partial(on_token, each), kept(each)) for each in sources)
-        together = partial(work.advance, batch_size=self.batch_size, on_token=on_token, kept=kept)
+        together = partial(
+            work.many,
+            batch_size=None if self.batch_size == AUTO else int(self.batch_size),
+            splits=split,
+            on_token=on_token,
+            kept=kept,
+        )
         return join_channels(sources, together)
 
     def _recordings(self, num_delay_tokens: int) -> Recordings:

@@ -161,5 +161,3 @@ class Encoding:
             state.write(values)
         for buffer, rows in zip(cache.buffers, self._start_buffers, strict=True):
             buffer.copy_from(rows, rows.shape[2])
-
-

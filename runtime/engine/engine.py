@@ -293,7 +293,11 @@ class Engine:
         has_stepped = False
         for slots in self._used():
             began, count = perf_counter(), len(slots.runs) - slots.num_starving
-            if self.model.device.overlaps and 2 * count < len(slots.runs) and self._encoding.is_busy:
+            if (
+                self.model.device.overlaps
+                and 2 * count < len(slots.runs)
+                and self._encoding.is_busy
+            ):
                 continue
             try:
                 is_any = slots.step()

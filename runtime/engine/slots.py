@@ -325,7 +325,8 @@ class Slots:
         if not self._may_shift:
             most = min(most, self.spec.capacity - int(state.position[slot]))
         embeds = run.recording.embeds(run.place, most)
-        state.embeds[slot, : len(embeds)] = embeds
+        if len(embeds):
+            state.embeds[slot, : len(embeds)] = embeds
         state.have[slot], state.used[slot] = len(embeds), 0
 
     def _free(self, slot: int) -> None:
@@ -340,4 +341,3 @@ class Slots:
             self._state.move(last, slot)
             self.runs[slot] = self.runs[last]
         self.runs.pop()
-

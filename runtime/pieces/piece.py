@@ -1,8 +1,8 @@
 """Say which positions the decoder of a piece runs, and which of its tokens are kept.
 
 All numbers are those of the uncut run (MODEL.md): behind P tokens of silence and with a delay of D,
-token k stands for the k-th 80 ms of the audio. It is sampled at position `P + D + k`, which adds the
-embedding of audio `D + k`, and is the input of the next position. The inputs of positions 0 to
+token k stands for the k-th 80 ms of the audio. It is sampled at position `P + D + k`, which adds
+the embedding of audio `D + k`, and is the input of the next position. The inputs of positions 0 to
 `P + D`, the prompt, are known: the beginning of text, then blanks.
 
 The decoder of a piece, which writes tokens `begin` to `end - 1`, runs as if the recording began
@@ -25,6 +25,8 @@ take `D + 1 + checked` embeddings.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+NUM_CHECKED = 10  # tokens beyond its end that a piece writes, which must be blanks
 
 
 @dataclass(frozen=True, slots=True)

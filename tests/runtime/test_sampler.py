@@ -96,7 +96,11 @@ def test_alternatives_equal_a_plain_run_of_the_graph(tiny_artifact):
             positions * 1280 + rules.look_back_samples + rules.look_ahead_samples, np.float32
         )
         padded[rules.look_back_samples + 32 * 1280 :][: len(audio)] = audio
-        encoder, cache, embeds = transcriber.model.encoder, transcriber.model.encoder.new_cache(), []
+        encoder, cache, embeds = (
+            transcriber.model.encoder,
+            transcriber.model.encoder.new_cache(),
+            [],
+        )
         # Divides the encoder's buffer, so that no call crosses a shift
         for start in range(0, positions, 2):
             stop = min(start + 2, positions)

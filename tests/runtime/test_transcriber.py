@@ -92,7 +92,8 @@ def test_a_closed_one_begins_nothing(name, model):
 def test_sessions_go_with_the_last_that_needs_them(model):
     with model() as transcriber:
         sessions = [
-            weakref.ref(each.session) for each in (transcriber.model.encoder, transcriber.model.decoder)
+            weakref.ref(each.session)
+            for each in (transcriber.model.encoder, transcriber.model.decoder)
         ]
         done, late = transcriber.transcribe(CLIP), transcriber.transcribe(CLIP)
         assert done.text.strip() == TEXT
