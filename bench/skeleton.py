@@ -32,7 +32,7 @@ from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.threads import num_cores
 
 app = typer.Typer(help="Graphs of the 4B model without its weights, and random ones for them.")
-POOL = 1 << 26  # random values that all tensors are cut from; more bytes than a GPU's cache
+POOL = 1 << 26  # random values at most that all tensors are cut from; more than a GPU's cache
 CODE_SPREAD = {4: 4.6, 8: 73.9}  # standard deviation of uniform codes, by their bits
 MIDDLE = 0x88  # two 4-bit zero points of 8 in a byte
 UNKNOWN = "0" * 64  # the sha256 of files that are not written yet
@@ -84,7 +84,8 @@ def fill(skeleton: Path, folder: Path) -> None:
     shutil.copytree(skeleton, folder)
     manifest = Manifest.read(folder)
     rng = np.random.default_rng(0)
-    normal, codes = rng.standard_normal(POOL, np.float32), rng.integers(0, 256, 4 * POOL, np.uint8)
+    size = min(POOL, sum(manifest.files[name].size for name in manifest.weights))
+    normal, codes = rng.standard_normal(size, np.float32), rng.integers(0, 256, 4 * size, np.uint8)
 
     def write(tensor, shapes: dict[str, tuple[int, ...]], files: dict[str, np.memmap]) -> int:
         place = {entry.key: entry.value for entry in tensor.external_data}
