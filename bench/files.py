@@ -168,10 +168,10 @@ def main(
         "files end to end, from WAV to transcripts; times in seconds, memory in bytes",
         "onnxruntime-gpu",
     )
-    # Short files and the long one are measured by different calls
+    # Short files and the long one are measured by different commands
     results: dict[str, Any] = harness.read(out) | head
     part = results.setdefault("measured_files", {}).setdefault(name, {})
-    part["context"] = context
+    part |= {"command": head["command"], "context": context}
     with tempfile.TemporaryDirectory() as scratch:
         wav = folder or Path(scratch)
         wav.mkdir(parents=True, exist_ok=True)
