@@ -9,7 +9,7 @@ from functools import partial
 from .audio.files import AudioSource
 from .audio.vad import SpeechFilter
 from .channels import SplitTranscript
-from .engine.engine import Engine, Failure
+from .engine.engine import Engine, Failure, Work
 from .engine.recording import Recording
 from .engine.sizes import SlotSize, slot_sizes
 from .engine.sound import Sound
@@ -36,6 +36,7 @@ class Recordings:
     new_stream: Callable[[], Stream]
     new_sampler: Callable[[], Sampler | None]
     new_filter: Callable[[], SpeechFilter | None]
+    work: Work  # of the engines
 
     def begin(
         self, source: AudioSource, on_token: Callable[[Token], None], kept: Kept
@@ -86,6 +87,7 @@ class Recordings:
             options.num_delay_tokens,
             guard=options.blank_guard,
             is_exact=is_exact,
+            work=self.work,
         )
         open_ones = dict[Recording, Stitching]()
         is_at_end, failure = False, None

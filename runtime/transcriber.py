@@ -23,6 +23,7 @@ from .channels import join_channels
 from .delay import delay_ms as milliseconds
 from .delay import delay_tokens, untrained_delay
 from .device.open import open_device
+from .engine.engine import Work
 from .grid import EncoderGrid
 from .hotwords import DEFAULT_BIAS, Hotwords, check_lengths
 from .kept import NOTHING, Kept
@@ -140,6 +141,7 @@ class Transcriber(Uncopied):
         rate = manifest.config.audio.sample_rate
         self._new_detector = detectors(vad, rate) if vad else None
         self._streams, self._lock = WeakSet[Stream](), Lock()
+        self.metrics = Work()  # where the time of `transcribe_many` went
         window = manifest.config.decoder.sliding_window
         if context > window and context != DEFAULT_CONTEXT:
             opened.notes.append(
@@ -446,7 +448,8 @@ class Transcriber(Uncopied):
         )
         new_stream = partial(self._stream, model, options, model.grid)
         new_filter = partial(self._speech_filter, num_delay_tokens)
-        return Recordings(model, options, new_stream, partial(self._sampler, options), new_filter)
+        new_sampler = partial(self._sampler, options)
+        return Recordings(model, options, new_stream, new_sampler, new_filter, self.metrics)
 
     def _source(self, audio: Any, gain: str, channels: str) -> AudioSource:
         """Open a recording that is not open yet, and log what was found."""

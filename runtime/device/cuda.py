@@ -368,7 +368,7 @@ class CudaBinding:
         output, *states = (value.numpy() for value in call.outputs)
         for (_, buffer), values in zip(self._states.values(), states, strict=True):
             buffer.write(values)
-        return output
+        return output if output.flags.owndata else output.copy()  # the next call overwrites it
 
 
 class _Call:

@@ -41,7 +41,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Work:
-    """Where the engine's time went, in seconds."""
+    """Where the time of engines went, in seconds."""
 
     encode: float = 0.0
     decode: float = 0.0
@@ -61,6 +61,7 @@ class Engine:
         *,
         guard: bool,
         is_exact: bool,
+        work: Work,
     ):
         """Start the threads.
 
@@ -70,6 +71,7 @@ class Engine:
             num_delay_tokens: of all recordings.
             guard: whether to make text likelier after many blanks.
             is_exact: whether close decisions are made again alone.
+            work: to which its time is added.
 
         Raises:
             DeviceError: the silence before all audio cannot be computed.
@@ -81,7 +83,7 @@ class Engine:
         self._prefix = Prefix(start.position.next_id, buffers)
 
         # Begin without recordings
-        self.model, self.sizes, self.work = model, sizes, Work()
+        self.model, self.sizes, self.work = model, sizes, work
         self.events = SimpleQueue[Burst | End | Join | Failure]()
         self._guard, self._is_exact = guard, is_exact
         self._encoding = Encoding(model, start, model.device.notes)
