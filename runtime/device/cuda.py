@@ -351,10 +351,11 @@ class CudaBinding:
         with self._device.turns.shared():
             call.upload(feeds)
 
-        # Run the call, alone unless it replays what this thread has captured
+        # Run the call; alone if it captures
         captures = self._captures and self._device.captures_calls and self._captures_calls
         options = call.options(captures=captures) if self._captures else None
-        turn = self._device.turns.shared if call.is_captured else self._device.turns.alone
+        is_capturing = captures and bool(call.outputs) and not call.is_captured
+        turn = self._device.turns.alone if is_capturing else self._device.turns.shared
         # A session that captures can run only one call at a time
         with self._lock, turn(), run_errors_are_said(self._device.name):
             self._session.run_with_iobinding(self._io, options)

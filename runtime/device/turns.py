@@ -11,7 +11,7 @@ class Turns:
     """A lock that any number of threads share, or one has alone.
 
     CUDA records a graph of launches while no other thread launches or allocates, and then replays
-    it beside other threads' calls.
+    it beside other threads' calls. Recording is rare, so a thread that waits for it goes first.
     """
 
     def __init__(self):

@@ -63,11 +63,14 @@ class Encoding:
             recording.forget()
             queued += recording.num_bytes
         self.held = [each for each in self.held if each.num_bytes or each in self.recordings]
+        has_cache = bool(self._free or self._num_caches < self._most_caches or self._movable)
         has_room, share = queued < QUEUE_BYTES, QUEUE_BYTES // (2 * max(MOST_CACHES, self._begun))
 
         def rank(each: Recording) -> tuple[int, int] | None:
             """Return a recording's turn, lower ones first: long ones let short ones pass."""
             is_begun, ahead = each in self._caches or each in self._parked, each.tokens_ahead
+            if each not in self._caches and not has_cache:
+                return None
             if brings_pieces and is_begun and not each.has_cuts_to_come:
                 return None
             if is_begun and ahead < self.model.grid.chunk:  # its decoder waits, or soon will
@@ -83,6 +86,11 @@ class Encoding:
         turns = [(rank(each), each) for each in self.recordings if each.sound.is_ready]
         turns = [(turn, each) for turn, each in turns if turn is not None]
         return min(turns, key=lambda each: each[0])[1] if turns else None
+
+    @property
+    def _movable(self) -> list[Recording]:
+        """Return the recordings whose cache another one may take; short ones end soon."""
+        return [each for each in self._caches if each.sound.source.duration > SHORT_SECONDS]
 
     @property
     def _begun(self) -> int:
@@ -127,7 +135,7 @@ class Encoding:
         cache = self._free.pop() if self._free else self._new_cache()
         if cache is None:
             # The one with the most embeddings ahead needs its cache last
-            owner = max(self._caches, key=lambda each: each.tokens_ahead)
+            owner = max(self._movable, key=lambda each: each.tokens_ahead)
             cache = self._caches.pop(owner)
             self._parked[owner] = cache.position, [rows.copy() for rows in cache.save()]
         self._caches[recording] = cache
