@@ -82,7 +82,7 @@ def open_audio(
     """
     notes: list[str] = []
     name, frames = _open(source, sample_rate, raw, notes)
-    meter = SoundMeter(frames.samplerate, frames.channels)
+    meter = SoundMeter(frames.samplerate, frames.channels, are_compared=channels == "split")
     for block in frames.blocks(BLOCK_SECONDS):
         meter.push(block)
     meter.finish()
