@@ -110,10 +110,10 @@ class Encoding:
             return None, 0.0
         cache = self._cache_of(recording)
         began = perf_counter()
-        embeds = self.model.encoder.encode_features(cache, chunk.feeds)[: chunk.tokens]
+        embeds = self.model.encoder.encode_features(cache, chunk.feeds, goes_on=not chunk.is_last)
         seconds = perf_counter() - began
         self.busy_seconds += seconds
-        return embeds, seconds
+        return embeds[: chunk.tokens], seconds
 
     def drop(self, recording: Recording) -> None:
         """Forget a recording that is encoded to the end or has failed."""
@@ -122,6 +122,13 @@ class Encoding:
         self._parked.pop(recording, None)
         if cache := self._caches.pop(recording, None):
             self._free.append(cache)
+
+    def release(self) -> None:
+        """Free all caches."""
+        self._caches.clear()
+        self._free.clear()
+        self._parked.clear()
+        self._start_buffers = []
 
     def read_ahead(self, pool: ThreadPoolExecutor, told: Callable[[], None]) -> None:
         """Let threads read for the recordings whose turn may come next."""
@@ -167,5 +174,5 @@ class Encoding:
         cache.position = self._start_position
         for state, values in zip(cache.states, self._start, strict=False):
             state.write(values)
-        for buffer, rows in zip(cache.buffers, self._start_buffers, strict=True):
-            buffer.copy_from(rows, rows.shape[2])
+        rows = self._start_buffers[0].shape[2]
+        self.model.device.copy_all(self._start_buffers, cache.buffers, rows)

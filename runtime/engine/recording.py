@@ -16,6 +16,8 @@ from ..pieces.piece import NUM_CHECKED, Piece
 from ..stream import Sampler
 from .sound import Sound
 
+STRETCH = 64  # audio embeddings that are freed together
+
 
 @dataclass(eq=False)
 class PieceRun:
@@ -122,7 +124,9 @@ class Recording:
     def append(self, audio_embeds: np.ndarray) -> list[PieceRun]:
         """Add the next audio embeddings, and return the pieces that begin with what is known."""
         with self._lock:
-            self._stretches.append((self.num_encoded, audio_embeds))
+            for at in range(0, len(audio_embeds), STRETCH):
+                part = audio_embeds[at : at + STRETCH].copy()
+                self._stretches.append((self.num_encoded + at, part))
         self.num_encoded += len(audio_embeds)
         begun = []
         while self._cuts and self.first + self._cuts[0].token < self.num_encoded:
