@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from ..kept import NOTHING, Kept
 from ..model import LoadedModel
 from ..pieces.cutter import Cut, Cutter
-from ..pieces.piece import NUM_CHECKED, Piece
+from ..pieces.piece import Piece
 from ..stream import Sampler
 from .sound import Sound
 
@@ -45,7 +45,7 @@ class PieceRun:
         whole = self.recording.num_places
         if self.piece.end is None:
             return whole
-        stop = self.piece.position_of(self.piece.end + NUM_CHECKED)
+        stop = self.piece.position_of(self.piece.end + self.piece.checked)
         return stop if whole is None else min(stop, whole)
 
 
@@ -84,7 +84,7 @@ class Recording:
         """Return a recording of which nothing is encoded yet."""
         first, left = model.grid.first, model.manifest.streaming.left_pad_tokens
         found = cls(sound, num_delay_tokens, new_sampler, first, kept, cutter, num_encoded=first)
-        piece = Piece(0, None, left, num_delay_tokens)
+        piece = Piece(left, num_delay_tokens)
         found.runs.append(PieceRun(found, piece, first, kept.given_ids, new_sampler()))
         found.is_settled = cutter is None
         if cutter:
@@ -164,13 +164,12 @@ class Recording:
             return None
         right = self.runs.pop(after)
         right.is_dropped = True
-        run.piece = replace(run.piece, end=right.piece.end)
+        run.piece = run.piece.join(right.piece)
         return right
 
     def _cut(self, cut: Cut) -> PieceRun:
         left = self.runs[-1]
-        left.piece = replace(left.piece, end=cut.token)
-        piece = replace(left.piece, begin=cut.token, end=None, blanks=cut.silent_before)
+        left.piece, piece = left.piece.split(cut)
         run = PieceRun(self, piece, self.first + cut.token, (), self.new_sampler())
         self.runs.append(run)
         return run

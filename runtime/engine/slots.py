@@ -121,7 +121,7 @@ class Slots:
         state.next_id[slot] = self._prefix.next_id
         state.blanks[slot] = piece.blanks
         state.delay[slot] = piece.num_delay_tokens
-        state.asked_from[slot] = piece.own(piece.first_sampled)
+        state.asked_from[slot] = piece.own(piece.position_of(piece.begin))
         state.given_until[slot] = state.asked_from[slot] + len(run.given)
         state.has_spilled[slot] = False
         for counts in (state.have, state.used, state.num_close, state.seconds):
