@@ -91,7 +91,8 @@ class Uncut:
     def __init__(self, transcriber: Transcriber, samples: np.ndarray):
         self.transcriber = transcriber
         stream = transcriber.stream()
-        chunks = [chunk.copy() for chunk in (*stream.encode(samples), *stream.encode_tail())]
+        stream._take(samples)
+        chunks = [chunk.copy() for chunk in (*stream._encode(), *stream._encode_tail())]
         self.delay = stream.num_delay_tokens
         self.left_pad = transcriber.manifest.streaming.left_pad_tokens
         # Streams on the CPU begin behind the silent prefix
@@ -120,12 +121,12 @@ class Uncut:
         # Write each, or several as one where the left one writes more than blanks after its end
         kept, joined, blank = [], 0, self.transcriber.manifest.tokens.streaming_pad
         while pieces:
-            piece, written, writer = pieces.popleft(), [], self.transcriber.stream()
-            at, writer.blanks = piece.positions(len(self.embeds)).start, piece.blanks
-            assert writer.decoder_cache.position == piece.own(at)
+            piece, written, stream = pieces.popleft(), [], self.transcriber.stream()
+            at, stream.writer.blanks = piece.positions(len(self.embeds)).start, piece.blanks
+            assert stream.decoder_cache.position == piece.own(at)
             while True:
                 stop = max(at, piece.positions(len(self.embeds)).stop)
-                written += [token.token_id for token in writer.decode(self.embeds[at:stop])]
+                written += [token.token_id for token in stream.decode(self.embeds[at:stop])]
                 if piece.ends_in_blanks(written, blank):
                     break
                 piece, joined, at = piece.join(pieces.popleft()), joined + 1, stop
