@@ -235,7 +235,7 @@ class Engine:
             assert recording.error
             self.events.put(Failure(recording, recording.error))
         self._failed.clear()
-        for index, slots in self._slots.items():
+        for index, slots in list(self._slots.items()):
             for run in slots.outgrown:
                 larger = self._slots_of(index + 1, run)
                 if larger and larger.has_room:

@@ -68,6 +68,7 @@ class Recording:
     # First place and audio embeddings [tokens, hidden_size] that a piece may still need
     _stretches: deque[tuple[int, np.ndarray]] = field(default_factory=deque)
     _cuts: deque[Cut] = field(default_factory=deque)  # decided, by the thread that reads
+    _num_bytes: int = 0  # of the stretches
     _lock: Lock = field(default_factory=Lock)  # of the stretches
 
     @classmethod
@@ -118,8 +119,7 @@ class Recording:
     @property
     def num_bytes(self) -> int:
         """Return the bytes of the audio embeddings that are kept."""
-        with self._lock:
-            return sum(values.nbytes for _, values in self._stretches)
+        return self._num_bytes
 
     def append(self, audio_embeds: np.ndarray) -> list[PieceRun]:
         """Add the next audio embeddings, and return the pieces that begin with what is known."""
@@ -127,6 +127,7 @@ class Recording:
             for at in range(0, len(audio_embeds), STRETCH):
                 part = audio_embeds[at : at + STRETCH].copy()
                 self._stretches.append((self.num_encoded + at, part))
+            self._num_bytes += audio_embeds.nbytes
         self.num_encoded += len(audio_embeds)
         begun = []
         while self._cuts and self.first + self._cuts[0].token < self.num_encoded:
@@ -150,12 +151,13 @@ class Recording:
         needed = self.num_encoded if self.error else needed
         with self._lock:
             while self._stretches and self._stretches[0][0] + len(self._stretches[0][1]) <= needed:
-                self._stretches.popleft()
+                self._num_bytes -= self._stretches.popleft()[1].nbytes
 
     def release(self) -> None:
         """Free all embeddings."""
         with self._lock:
             self._stretches.clear()
+            self._num_bytes = 0
 
     def join(self, run: PieceRun) -> PieceRun | None:
         """Let a piece go on where the next one has begun, and return that one, if there is one."""
