@@ -365,6 +365,12 @@ class CudaBinding:
         buffer.bind(self._io, past, present)
         return buffer
 
+    def _unbind_outputs(self) -> None:
+        """Bind no outputs but the caches; those of another fetch would be computed as well."""
+        self._io.clear_binding_outputs()
+        for (_, present), buffer in self._caches.items():
+            buffer.bind(self._io, present=present)
+
     def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
         """Run a call with the inputs `feeds`, and return the output `fetch`.
 
@@ -379,6 +385,8 @@ class CudaBinding:
             names = [fetch, *(present for present, _ in self._states.values())]
             call = self._calls[shapes] = _Call(self._device, feeds, names)
         if call is not self._bound:
+            if self._bound is None or call.fetched != self._bound.fetched:
+                self._unbind_outputs()
             call.bind(self._io)
             self._bound = call
         with self._device.turns.shared():

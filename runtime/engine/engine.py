@@ -235,7 +235,7 @@ class Engine:
             assert recording.error
             self.events.put(Failure(recording, recording.error))
         self._failed.clear()
-        for index, slots in list(self._slots.items()):
+        for index, slots in list(self._slots.items()):  # larger ones may be made
             for run in slots.outgrown:
                 larger = self._slots_of(index + 1, run)
                 if larger and larger.has_room:
@@ -339,8 +339,9 @@ class Engine:
         if isinstance(event, End):
             with self._change:
                 right = run.recording.join(run) if event.has_spilled else None
-            if right:
-                self.events.put(Join(run, right))
+                join = Join(run, right, run.piece.end) if right else None
+            if join:
+                self.events.put(join)
                 return
             run.is_done = True
         self.events.put(event)

@@ -16,6 +16,7 @@ from ..pieces.piece import Piece
 from ..stream import Sampler
 from .sound import Sound
 
+BURST = 32  # positions of a decoder slot between two looks at it
 STRETCH = 64  # audio embeddings that are freed together
 
 
@@ -109,6 +110,11 @@ class Recording:
         return bool(self._cuts) or not self.is_settled
 
     @property
+    def waits_for_cut(self) -> bool:
+        """Return whether nothing of it can be decoded before its last piece is cut."""
+        return self.has_cuts_to_come and all(run.is_done for run in self.runs[:-1])
+
+    @property
     def tokens_ahead(self) -> int:
         """Return how many embeddings that piece has ahead which has the fewest."""
         return min(
@@ -131,7 +137,8 @@ class Recording:
         self.num_encoded += len(audio_embeds)
         begun = []
         while self._cuts and self.first + self._cuts[0].token < self.num_encoded:
-            begun.append(self._cut(self._cuts.popleft()))
+            if run := self._cut(self._cuts.popleft()):
+                begun.append(run)
         return begun
 
     def embeds(self, place: int, most: int) -> np.ndarray:
@@ -169,9 +176,15 @@ class Recording:
         run.piece = run.piece.join(right.piece)
         return right
 
-    def _cut(self, cut: Cut) -> PieceRun:
+    def _cut(self, cut: Cut) -> PieceRun | None:
+        """End the last piece at a cut, and return the next; None if it has gone on beyond it."""
         left = self.runs[-1]
+        # After a join it runs already, up to a burst further than its place says
+        is_running = left.place > self.first + left.piece.begin
+        if is_running and left.piece.position_of(cut.token) < left.place + 2 * BURST:
+            return None
         left.piece, piece = left.piece.split(cut)
-        run = PieceRun(self, piece, self.first + cut.token, (), self.new_sampler())
+        given = self.kept.given_ids[cut.token :]
+        run = PieceRun(self, piece, self.first + cut.token, given, self.new_sampler())
         self.runs.append(run)
         return run

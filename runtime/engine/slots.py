@@ -15,10 +15,8 @@ from ..device.cache import buffer_rows
 from ..guard import blank_penalties
 from ..model import LoadedModel
 from ..tokens import CLOSE_MARGIN, SampledToken
-from .recording import PieceRun
+from .recording import BURST, PieceRun
 from .written import Burst, End
-
-BURST = 32  # positions of a slot between two looks at it
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +132,7 @@ class Slots:
         """Return the pieces that need more positions than a slot here has."""
         if self._may_shift:
             return []
-        full = self._state.position[: len(self.runs)] >= self.spec.capacity
+        full = self._state.position[: len(self.runs)] >= self.spec.capacity - 1
         return [self.runs[slot] for slot in np.flatnonzero(full)]
 
     def move(self, run: PieceRun, other: Slots) -> None:
@@ -311,6 +309,7 @@ class Slots:
             self._written(
                 Burst(
                     run,
+                    run.piece.end,
                     run.piece.begin + asked,
                     state.sampled[slot, skipped:used].copy(),
                     tokens,
@@ -332,7 +331,8 @@ class Slots:
         )
         most = BURST if run.stop is None else min(BURST, run.stop - run.place)
         if not self._may_shift:
-            most = min(most, self.spec.capacity - int(state.position[slot]))
+            # The last row stays unused, because writing it shifts the others
+            most = min(most, self.spec.capacity - 1 - int(state.position[slot]))
         embeds = run.recording.embeds(run.place, most)
         if len(embeds):
             state.embeds[slot, : len(embeds)] = embeds
