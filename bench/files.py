@@ -30,7 +30,7 @@ from voxtral_onnx import Transcriber
 from voxtral_onnx.memory import peak_memory
 
 LEAST_FILES = 4
-WARM_UP_SECONDS = 4.0
+WARM_UP_SECONDS = 25.0
 
 
 @dataclass(frozen=True)

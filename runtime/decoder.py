@@ -89,29 +89,18 @@ class Decoder:
         Raises:
             DeviceError: the device's memory is full, or onnxruntime cannot run the graph.
         """
-        count = len(positions)
-        size = self.session.device.batch_rows(count, batch.slots)
-        at = np.zeros(size, np.int64)  # slots without a stream write their first row
-        at[:count] = positions
-        cos, sin = batch.angles(at)
+        cos, sin = batch.angles(positions)
         inputs = {
-            "input_ids": _padded(feeds["input_ids"], size)[:, None],
-            "audio_embeds": _padded(feeds["audio_embeds"], size)[:, None],
-            "num_delay_tokens": _padded(feeds["num_delay_tokens"], size),
-            "blank_penalty": _padded(feeds["blank_penalty"], size)[:, None],
+            "input_ids": feeds["input_ids"][:, None],
+            "audio_embeds": feeds["audio_embeds"][:, None],
+            "num_delay_tokens": feeds["num_delay_tokens"],
+            "blank_penalty": feeds["blank_penalty"][:, None],
             "cos": cos,
             "sin": sin,
-            "seqlens_k": buffer_rows(batch.spec, at).astype(np.int32),
+            "seqlens_k": buffer_rows(batch.spec, positions).astype(np.int32),
             "total_sequence_length": np.array(batch.spec.capacity, np.int32),
         }
-        return batch.binding(size).run(inputs, fetch)[:count, 0]
-
-
-def _padded(values: np.ndarray, size: int) -> np.ndarray:
-    """Return values with zeros after them, [size, ...]."""
-    if len(values) == size:
-        return values
-    return np.concatenate((values, np.zeros((size - len(values), *values.shape[1:]), values.dtype)))
+        return batch.binding(len(positions)).run(inputs, fetch)[:, 0]
 
 
 def _sampled_tokens(steps: np.ndarray) -> list[SampledToken]:

@@ -46,15 +46,21 @@ class Encoder:
         feeds = {"input_features": input_features, **cache.positions(rows)}
         return self.session.step(cache, feeds, "audio_embeds")[0]
 
-    def encode_features(self, cache: KVCache, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+    def encode_features(
+        self, cache: KVCache, feeds: Mapping[str, np.ndarray], *, goes_on: bool = True
+    ) -> np.ndarray:
         """Return audio embeddings as `encode` does, from mel frames that are made already.
 
         Args:
             cache: the stream's; it advances.
             feeds: `input_features`, and `cos` and `sin` of the cache's next rows.
+            goes_on: whether another call follows; if not, a full cache is not shifted.
 
         Raises:
             DeviceError: as for `encode`.
         """
-        places = cache.places(feeds["cos"].shape[1])
-        return self.session.step(cache, {**feeds, **places}, "audio_embeds")[0]
+        rows = feeds["cos"].shape[1]
+        output = cache.binding.run({**feeds, **cache.places(rows)}, "audio_embeds")
+        if goes_on:
+            cache.advance(rows)
+        return output[0]

@@ -432,5 +432,8 @@ def silent_start(
     if key not in model.starts:
         silent = Stream(model, StreamOptions(num_delay_tokens), grid=grid)
         silent.feed(np.zeros(0, np.float32))
-        model.starts[key] = silent.snapshot()
+        state = silent.snapshot()
+        # Copies, because later streams use the buffers again
+        arrays = {name: array.copy() for name, array in state.arrays.items()}
+        model.starts[key] = StreamState(state.position, arrays)
     return model.starts[key]

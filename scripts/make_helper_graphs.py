@@ -22,6 +22,42 @@ _BUFFER = "[batch, heads, capacity, head_dim]"
 _ROWS_AXIS = "int64[1] rows_axis = {2}"
 _TO_THE_END = f"int64[1] end = {{{2**63 - 1}}}"
 
+TOGETHER = (4, 16)  # buffers that one call of a graph may move; a call costs more than its copies
+
+
+def together(name: str, count: int) -> str:
+    """Return one of the graphs copy, copy_rows and shift for so many buffers, which are numbered.
+
+    The type of the numbers is TYPE.
+    """
+    numbers = range(count)
+    inputs = {
+        "copy": lambda i: f"TYPE{_BUFFER} values_{i}",
+        "copy_rows": lambda i: (
+            f"TYPE{_BUFFER} past_{i}, TYPE[batch, heads, num_rows, head_dim] rows_{i}"
+        ),
+        "shift": lambda i: f"TYPE{_BUFFER} past_{i}",
+    }[name]
+    output = "copy" if name == "copy" else "present"
+    nodes = {
+        "copy": lambda i: f"copy_{i} = Identity (values_{i})",
+        "copy_rows": lambda i: f"present_{i} = TensorScatter <axis = 2> (past_{i}, rows_{i})",
+        "shift": lambda i: (
+            f"""
+            kept_{i} = Slice (past_{i}, start, end, rows_axis)
+            present_{i} = TensorScatter <axis = 2> (past_{i}, kept_{i})"""
+        ),
+    }[name]
+    start, constants = "", ""
+    if name == "shift":
+        start, constants = ", int64[1] start", f"<{_TO_THE_END}, {_ROWS_AXIS}>"
+    outputs = ", ".join(f"TYPE{_BUFFER} {output}_{i}" for i in numbers)
+    return f"""
+        {name} ({", ".join(map(inputs, numbers))}{start}) => ({outputs}) {constants} {{
+            {" ".join(map(nodes, numbers))}
+        }}"""
+
+
 # In ONNX's textual syntax, with TYPE for the type of the numbers; `TYPE[]` has any rank. Where
 # TensorScatter writes, `past` and `present` are one buffer, of which Slice copies rows before.
 PYTHON: Mapping[str, str] = {
@@ -54,6 +90,11 @@ PYTHON: Mapping[str, str] = {
         => (TYPE{_BUFFER} present) {{
             present = TensorScatter <axis = 2> (past, rows)
         }}""",
+    **{
+        f"{name}_{count}": together(name, count)
+        for name in ("copy", "copy_rows", "shift")
+        for count in TOGETHER
+    },
 }
 PAGE: Mapping[str, str] = {
     # Of zeros, so Relu, whose kernel writes new memory on WebGPU, does not change them

@@ -169,12 +169,24 @@ class Device(Protocol):
         """Return a new buffer with these values, [batch, heads, rows, size]."""
         ...
 
+    def copy_all(self, sources: Sequence[Buffer], targets: Sequence[Buffer], rows: int) -> None:
+        """Copy the first `rows` rows of each source as `Buffer.copy_from` does."""
+        ...
+
+    def shift_all(self, buffers: Sequence[Buffer], keep: int) -> None:
+        """Shift buffers as `Buffer.shift` does."""
+        ...
+
     def batch_rows(self, count: int, slots: int) -> int:
         """Return how many of `slots` slots a call runs that is to advance the first `count`."""
         ...
 
     def free_memory(self) -> int | None:
         """Return the free bytes of the device's own memory; None if it has none."""
+        ...
+
+    def release_memory(self) -> None:
+        """Give back memory of buffers that nobody holds any more."""
         ...
 
     def taken_memory(self) -> int:

@@ -31,13 +31,13 @@ class KVCache:
             binding: to a slot of a `BatchedKVCache`; None for one with buffers of its own.
         """
         # Acquire a binding
-        self.spec, self.position = spec, 0
+        self.spec, self.position, self._device = spec, 0, session.device
         # Key and value of each layer, [1, kv_heads, capacity, head_dim]
         self.buffers: list[Buffer] = []
         self.states: list[Buffer] = []  # of the convolutions
         if binding is None:
-            binding = session.acquire(1, spec.capacity)
-            weakref.finalize(self, session.release, binding, 1, spec.capacity)
+            binding = session.acquire(spec.capacity)
+            weakref.finalize(self, session.release, binding, spec.capacity)
         self.binding = binding
 
         # Bind a buffer for each state, unless an earlier stream has left one
@@ -130,8 +130,7 @@ class KVCache:
         full = self.slots_left == rows
         self.position += rows
         if full:
-            for buffer in self.buffers:
-                buffer.shift(self.spec.keep)
+            self._device.shift_all(self.buffers, self.spec.keep)
 
     def trim(self, rows: int) -> None:
         """Drop the last `rows` rows, which must have been written after the last shift."""
@@ -152,17 +151,13 @@ class BatchedKVCache:
 
     def __init__(self, session: Session, spec: CacheSpec, slots: int):
         self.spec, self.slots, self._session = spec, slots, session
-        self._whole = session.acquire(slots, spec.capacity)
-        weakref.finalize(self, session.release, self._whole, slots, spec.capacity)
+        self._whole = session.device.bind(session.ort)
         for tensor in session.graph.inputs:
             if tensor.name.startswith("past_key_values."):
                 present = tensor.name.replace("past_key_values", "present")
                 shape = _shape(tensor, slots, spec)
-                buffer = self._whole.buffers.get(tensor.name)
-                if buffer is None or buffer.shape != shape:
-                    self._whole.bind_state(
-                        tensor.name, present, shape, np.dtype(tensor.dtype), appends=True
-                    )
+                dtype = np.dtype(tensor.dtype)
+                self._whole.bind_state(tensor.name, present, shape, dtype, appends=True)
         self._bindings: dict[int, Binding] = {}  # by the number of first slots
         self._caches: dict[int, KVCache] = {}  # by slot
         dtype = next(tensor.dtype for tensor in session.graph.inputs if tensor.name == "cos")
@@ -184,10 +179,10 @@ class BatchedKVCache:
 
     def angles(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return `cos` and `sin`, [n, 1, head_dim / 2], of absolute positions, int64 [n]."""
-        if positions.max() < self.spec.capacity:
-            cos, sin = (table[positions] for table in self._table)
-        else:
-            cos, sin = angles(self.spec, positions, self.dtype)
+        last = self.spec.capacity - 1
+        cos, sin = (table[np.minimum(positions, last)] for table in self._table)
+        if len(beyond := np.flatnonzero(positions > last)):
+            cos[beyond], sin[beyond] = angles(self.spec, positions[beyond], self.dtype)
         return cos[:, None], sin[:, None]
 
 

@@ -6,11 +6,12 @@ import contextlib
 import ctypes
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from math import prod
 from pathlib import Path
 from threading import Lock, local
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from .base import (
     run_errors_are_said,
 )
 from .cpu import HostBuffer, lazy_zeros
-from .helper_graphs import helper_graph
+from .helper_graphs import TOGETHER, helper_graph
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -130,20 +131,30 @@ class Cuda:
         """Return the free bytes of the device's memory."""
         return _free_memory(self.index)
 
+    def release_memory(self) -> None:
+        """Give back memory of buffers that nobody holds any more, which onnxruntime has kept."""
+        options = import_onnxruntime().RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"gpu:{self.index}")
+        for dtype in (np.dtype(np.float16), np.dtype(np.float32)):
+            if helper_graph("zeros", dtype) in self._helpers:
+                self.zeros((1,), dtype, options)
+
     def taken_memory(self) -> int:
         """Return the bytes of its memory that were taken since it was opened."""
         return self._free_at_first - self.free_memory()
 
-    def _helper(self, name: str, dtype: np.dtype) -> onnxruntime.InferenceSession:
+    def _helper(self, name: str, dtype: np.dtype, count: int = 1) -> onnxruntime.InferenceSession:
         """Return the session of a graph from helper_graphs.py, opened on first use."""
-        if (path := helper_graph(name, dtype)) not in self._helpers:
+        if (path := helper_graph(name, dtype, count)) not in self._helpers:
             options = import_onnxruntime().SessionOptions()
             options.log_severity_level = 4
             self._helpers[path] = self.open(path, options, captures=False)
         return self._helpers[path]
 
-    def zeros(self, shape: Sequence[int], dtype: np.dtype) -> onnxruntime.OrtValue:
-        """Return zeros in the device's memory.
+    def zeros(
+        self, shape: Sequence[int], dtype: np.dtype, options: Any = None
+    ) -> onnxruntime.OrtValue:
+        """Return zeros in the device's memory; `options` are onnxruntime's for the call.
 
         They are the output of a graph, because a session allocates exactly their size, while
         OrtValue rounds it up.
@@ -155,49 +166,75 @@ class Cuda:
         binding = session.io_binding()
         binding.bind_cpu_input("shape", np.array(shape, np.int64))
         binding.bind_output("zeros", self.place, self.index)
-        return self._run_helper(session, binding)
+        return self._run_helper(session, binding, options)
 
-    def shift(self, buffer: CudaBuffer, keep: int) -> None:
-        """Copy the last `keep` rows along the third axis of all slots to the front."""
-        session = self._helper("shift", buffer.dtype)
+    def shift_all(self, buffers: Sequence[Buffer], keep: int) -> None:
+        """Copy the last `keep` rows along the third axis of each buffer's slots to the front."""
+        for part in _parts(buffers):
+            start = np.array([part[0].shape[2] - keep], np.int64)
+            self._run_together("shift", part, "past", "present", feeds={"start": start})
+
+    def copy_all(self, sources: Sequence[Buffer], targets: Sequence[Buffer], rows: int) -> None:
+        """Copy the first rows, or all, without moving them through the CPU's memory."""
+        for part, copied in zip(_parts(targets), _parts(sources), strict=True):
+            if part[0].shape == copied[0].shape:
+                self._run_together("copy", part, None, "copy", values=copied)
+            elif rows:
+                self._run_together("copy_rows", part, "past", "present", rows=copied)
+
+    def _run_together(
+        self,
+        name: str,
+        buffers: Sequence[CudaBuffer],
+        past: str | None,
+        present: str,
+        *,
+        feeds: Mapping[str, np.ndarray] = MappingProxyType({}),
+        **sources: Sequence[CudaBuffer],
+    ) -> None:
+        """Run a graph that writes several buffers.
+
+        Args:
+            name: of the graph for one buffer.
+            buffers: to write, as many as a graph takes.
+            past: name of its input that is bound to them; None for none.
+            present: name of its output that is bound to them.
+            feeds: inputs that stay on the CPU.
+            sources: buffers that are read, by the name of the input.
+        """
+        session = self._helper(name, buffers[0].dtype, len(buffers))
         binding = session.io_binding()
-        binding.bind_cpu_input("start", np.array([buffer.shape[2] - keep], np.int64))
-        buffer.bind(binding, "past", "present")
+        for input_name, values in feeds.items():
+            binding.bind_cpu_input(input_name, values)
+        for i, buffer in enumerate(buffers):
+            number = f"_{i}" if len(buffers) > 1 else ""
+            buffer.bind(binding, past and past + number, present + number)
+            for input_name, read in sources.items():
+                read[i].bind(binding, input_name + number)
         self._run_helper(session, binding)
 
-    def copy_rows(self, rows: CudaBuffer | np.ndarray, target: CudaBuffer) -> None:
+    def copy_rows(self, rows: np.ndarray, target: CudaBuffer) -> None:
         """Copy rows along the third axis to the first ones of a buffer that has more."""
         session = self._helper("copy_rows", target.dtype)
         binding = session.io_binding()
-        if isinstance(rows, CudaBuffer):
-            rows.bind(binding, "rows")
-        else:
-            binding.bind_cpu_input("rows", np.ascontiguousarray(rows))
+        binding.bind_cpu_input("rows", np.ascontiguousarray(rows))
         target.bind(binding, "past", "present")
         self._run_helper(session, binding)
 
-    def copy(
-        self, source: CudaBuffer | np.ndarray, target: CudaBuffer | None = None
-    ) -> onnxruntime.OrtValue:
-        """Copy values into a buffer or, without one, into the CPU's memory."""
-        session = self._helper("copy", source.dtype)
+    def read(self, buffer: CudaBuffer) -> np.ndarray:
+        """Return a buffer's values in the CPU's memory."""
+        session = self._helper("copy", buffer.dtype)
         binding = session.io_binding()
-        if isinstance(source, CudaBuffer):
-            source.bind(binding, "values")
-        else:
-            binding.bind_cpu_input("values", source)
-        if target is not None:
-            target.bind(binding, present="copy")
-        else:
-            binding.bind_output("copy", "cpu")
-        return self._run_helper(session, binding)
+        buffer.bind(binding, "values")
+        binding.bind_output("copy", "cpu")
+        return self._run_helper(session, binding).numpy()
 
     def _run_helper(
-        self, session: onnxruntime.InferenceSession, binding: Any
+        self, session: onnxruntime.InferenceSession, binding: Any, options: Any = None
     ) -> onnxruntime.OrtValue:
         # Nothing may be allocated while another thread captures a call
         with self.turns.shared(), run_errors_are_said(self.name):
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, options)
         return binding.get_outputs()[0]
 
     def put(self, array: np.ndarray) -> onnxruntime.OrtValue:
@@ -255,7 +292,7 @@ class CudaBuffer:
 
     def read(self, rows: int | None = None) -> np.ndarray:
         """Return a copy of the values in the CPU's memory."""
-        return self.device.copy(self).numpy()[:, :, :rows]
+        return self.device.read(self)[:, :, :rows]
 
     def write(self, values: np.ndarray) -> None:
         """Replace the first rows."""
@@ -264,15 +301,11 @@ class CudaBuffer:
 
     def copy_from(self, other: Buffer, rows: int) -> None:
         """Copy the first rows, or all, without moving them through the CPU's memory."""
-        assert isinstance(other, CudaBuffer)
-        if other.shape == self.shape:
-            self.device.copy(other, self)
-        elif rows:
-            self.device.copy_rows(other, self)
+        self.device.copy_all([other], [self], rows)
 
     def shift(self, keep: int) -> None:
         """Copy the last `keep` rows along the third axis to the front."""
-        self.device.shift(self, keep)
+        self.device.shift_all([self], keep)
 
 
 class CudaBinding:
@@ -332,6 +365,12 @@ class CudaBinding:
         buffer.bind(self._io, past, present)
         return buffer
 
+    def _unbind_outputs(self) -> None:
+        """Bind no outputs but the caches; those of another fetch would be computed as well."""
+        self._io.clear_binding_outputs()
+        for (_, present), buffer in self._caches.items():
+            buffer.bind(self._io, present=present)
+
     def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
         """Run a call with the inputs `feeds`, and return the output `fetch`.
 
@@ -346,6 +385,8 @@ class CudaBinding:
             names = [fetch, *(present for present, _ in self._states.values())]
             call = self._calls[shapes] = _Call(self._device, feeds, names)
         if call is not self._bound:
+            if self._bound is None or call.fetched != self._bound.fetched:
+                self._unbind_outputs()
             call.bind(self._io)
             self._bound = call
         with self._device.turns.shared():
@@ -438,6 +479,15 @@ class _Call:
                 "gpu_graph_id", str(next(self._device.capture_ids)) if captures else "-1"
             )
         return self._options[captures]
+
+
+def _parts(buffers: Sequence[Buffer]) -> Iterator[list[CudaBuffer]]:
+    """Yield buffers in parts of as many as a graph for several takes, and those left one by one."""
+    left = [buffer for buffer in buffers if isinstance(buffer, CudaBuffer)]
+    for size in TOGETHER:
+        while len(left) >= size:
+            yield left[:size]
+            left = left[size:]
 
 
 def _free_memory(index: int) -> int:

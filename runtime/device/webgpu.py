@@ -107,6 +107,16 @@ class WebGpu:
         """Raise NotImplementedError, because batches are not supported."""
         raise NotImplementedError
 
+    def copy_all(self, sources: Sequence[Buffer], targets: Sequence[Buffer], rows: int) -> None:
+        """Copy the first rows of each source."""
+        for source, target in zip(sources, targets, strict=True):
+            target.copy_from(source, rows)
+
+    def shift_all(self, buffers: Sequence[Buffer], keep: int) -> None:
+        """Copy the last `keep` rows of each buffer to its front."""
+        for buffer in buffers:
+            buffer.shift(keep)
+
     def batch_rows(self, count: int, slots: int) -> int:
         """Raise NotImplementedError, because batches are not supported."""
         raise NotImplementedError
@@ -114,6 +124,9 @@ class WebGpu:
     def free_memory(self) -> int | None:
         """Return None, because WebGPU does not tell."""
         return None
+
+    def release_memory(self) -> None:
+        """Do nothing, because it is given back at once."""
 
     def taken_memory(self) -> int:
         """Return 0, because WebGPU does not tell."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from time import perf_counter
 
 import numpy as np
@@ -32,8 +33,8 @@ class Encoding:
             notes: gets a sentence if fewer caches fit into memory than are wanted.
         """
         self.model, self._notes = model, notes
-        self.recordings: list[Recording] = []  # not encoded to the end, in the order they came
-        self.held: list[Recording] = []  # whose embeddings wait, encoded to the end or not
+        # Not encoded to the end, in the order they came; and all whose embeddings wait
+        self.recordings, self.held = dict[Recording, None](), list[Recording]()
         self.busy_seconds = 0.0
         self._start_position = start.position.encoder
         arrays = [array for name, array in start.arrays.items() if name.startswith("encoder_")]
@@ -45,7 +46,7 @@ class Encoding:
 
     def add(self, recording: Recording) -> None:
         """Add a recording."""
-        self.recordings.append(recording)
+        self.recordings[recording] = None
         self.held.append(recording)
 
     @property
@@ -75,10 +76,13 @@ class Encoding:
                 return None
             if is_begun and ahead < self.model.grid.chunk:  # its decoder waits, or soon will
                 return 0, ahead
+            is_short = each.sound.source.duration <= SHORT_SECONDS
+            if is_short and is_begun:  # it keeps its cache until it is encoded
+                return 1, 0
             if not has_room:
                 return None
-            if each.sound.source.duration <= SHORT_SECONDS:
-                return (1 if is_begun else 2), 0
+            if is_short:
+                return 2, 0
             if each.num_bytes >= share and len(self.recordings) > 1:
                 return None
             return (3 if each in self._caches else 4 if is_begun else 5), 0
@@ -110,22 +114,28 @@ class Encoding:
             return None, 0.0
         cache = self._cache_of(recording)
         began = perf_counter()
-        embeds = self.model.encoder.encode_features(cache, chunk.feeds)[: chunk.tokens]
+        embeds = self.model.encoder.encode_features(cache, chunk.feeds, goes_on=not chunk.is_last)
         seconds = perf_counter() - began
         self.busy_seconds += seconds
-        return embeds, seconds
+        return embeds[: chunk.tokens], seconds
 
     def drop(self, recording: Recording) -> None:
         """Forget a recording that is encoded to the end or has failed."""
-        if recording in self.recordings:
-            self.recordings.remove(recording)
+        self.recordings.pop(recording, None)
         self._parked.pop(recording, None)
         if cache := self._caches.pop(recording, None):
             self._free.append(cache)
 
+    def release(self) -> None:
+        """Free all caches."""
+        self._caches.clear()
+        self._free.clear()
+        self._parked.clear()
+        self._start_buffers = []
+
     def read_ahead(self, pool: ThreadPoolExecutor, told: Callable[[], None]) -> None:
         """Let threads read for the recordings whose turn may come next."""
-        for recording in self.recordings[: 2 * MOST_CACHES]:
+        for recording in islice(self.recordings, 2 * MOST_CACHES):
             recording.sound.read_ahead(pool, told)
 
     def _cache_of(self, recording: Recording) -> KVCache:
@@ -167,5 +177,5 @@ class Encoding:
         cache.position = self._start_position
         for state, values in zip(cache.states, self._start, strict=False):
             state.write(values)
-        for buffer, rows in zip(cache.buffers, self._start_buffers, strict=True):
-            buffer.copy_from(rows, rows.shape[2])
+        rows = self._start_buffers[0].shape[2]
+        self.model.device.copy_all(self._start_buffers, cache.buffers, rows)

@@ -9,11 +9,13 @@ read audio, and the caller's that makes text of tokens, work beside them.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from time import perf_counter
 
@@ -29,6 +31,7 @@ from .written import Burst, End, Join
 
 CHECK_SECONDS = 1.0  # between two looks at whether the weights' files have changed
 MOST_READERS = 8  # threads that read audio
+SWITCH_SECONDS = 0.0005  # after which Python lets another thread run
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,9 @@ class Engine:
         self._checked = perf_counter()
         self._readers = ThreadPoolExecutor(min(MOST_READERS, max(1, num_cores() // 2)), "reader")
 
-        # Start the threads
+        # Start the threads; one that returns from a call must not wait long for the others
+        self._interval = sys.getswitchinterval()
+        sys.setswitchinterval(min(SWITCH_SECONDS, self._interval))
         both = (self._decode_loop, self._encode_loop)
         loops = both if model.device.overlaps else (self._loop,)
         self._threads = [threading.Thread(target=self._guarded, args=(each,)) for each in loops]
@@ -117,6 +122,9 @@ class Engine:
             thread.join()
         self._readers.shutdown(cancel_futures=True)
         self._slots.clear()
+        self._encoding.release()
+        self.model.device.release_memory()
+        sys.setswitchinterval(self._interval)
 
     def add(self, recording: Recording) -> None:
         """Take a recording; its tokens and its end, or its failure, come as `events`."""
@@ -227,7 +235,7 @@ class Engine:
             assert recording.error
             self.events.put(Failure(recording, recording.error))
         self._failed.clear()
-        for index, slots in self._slots.items():
+        for index, slots in list(self._slots.items()):  # larger ones may be made
             for run in slots.outgrown:
                 larger = self._slots_of(index + 1, run)
                 if larger and larger.has_room:
@@ -247,6 +255,16 @@ class Engine:
             elif not run.recording.error:
                 still.append(run)
         self._waiting = still
+
+    def _next_run(self, index: int) -> PieceRun | None:
+        """Return the first piece that waits for a slot of a size and is ready."""
+        with self._change:
+            for run in self._waiting:
+                is_lost = run.is_dropped or run.recording.error
+                if not is_lost and run.is_ready and self._size_of(run) == index:
+                    self._waiting.remove(run)
+                    return run
+        return None
 
     def _size_of(self, run: PieceRun) -> int:
         """Return the index of the smallest size of slots that holds all positions of a piece."""
@@ -272,6 +290,7 @@ class Engine:
                     guard=self._guard,
                     is_exact=self._is_exact,
                     written=self._take,
+                    take_next=partial(self._next_run, index),
                 )
             except DeviceError as error:
                 if count == 1:
@@ -320,8 +339,9 @@ class Engine:
         if isinstance(event, End):
             with self._change:
                 right = run.recording.join(run) if event.has_spilled else None
-            if right:
-                self.events.put(Join(run, right))
+                join = Join(run, right, run.piece.end) if right else None
+            if join:
+                self.events.put(join)
                 return
             run.is_done = True
         self.events.put(event)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
@@ -12,9 +12,12 @@ import numpy as np
 from ..kept import NOTHING, Kept
 from ..model import LoadedModel
 from ..pieces.cutter import Cut, Cutter
-from ..pieces.piece import NUM_CHECKED, Piece
+from ..pieces.piece import Piece
 from ..stream import Sampler
 from .sound import Sound
+
+BURST = 32  # positions of a decoder slot between two looks at it
+STRETCH = 64  # audio embeddings that are freed together
 
 
 @dataclass(eq=False)
@@ -43,7 +46,7 @@ class PieceRun:
         whole = self.recording.num_places
         if self.piece.end is None:
             return whole
-        stop = self.piece.position_of(self.piece.end + NUM_CHECKED)
+        stop = self.piece.position_of(self.piece.end + self.piece.checked)
         return stop if whole is None else min(stop, whole)
 
 
@@ -66,6 +69,7 @@ class Recording:
     # First place and audio embeddings [tokens, hidden_size] that a piece may still need
     _stretches: deque[tuple[int, np.ndarray]] = field(default_factory=deque)
     _cuts: deque[Cut] = field(default_factory=deque)  # decided, by the thread that reads
+    _num_bytes: int = 0  # of the stretches
     _lock: Lock = field(default_factory=Lock)  # of the stretches
 
     @classmethod
@@ -82,7 +86,7 @@ class Recording:
         """Return a recording of which nothing is encoded yet."""
         first, left = model.grid.first, model.manifest.streaming.left_pad_tokens
         found = cls(sound, num_delay_tokens, new_sampler, first, kept, cutter, num_encoded=first)
-        piece = Piece(0, None, left, num_delay_tokens)
+        piece = Piece(left, num_delay_tokens)
         found.runs.append(PieceRun(found, piece, first, kept.given_ids, new_sampler()))
         found.is_settled = cutter is None
         if cutter:
@@ -106,6 +110,11 @@ class Recording:
         return bool(self._cuts) or not self.is_settled
 
     @property
+    def waits_for_cut(self) -> bool:
+        """Return whether nothing of it can be decoded before its last piece is cut."""
+        return self.has_cuts_to_come and all(run.is_done for run in self.runs[:-1])
+
+    @property
     def tokens_ahead(self) -> int:
         """Return how many embeddings that piece has ahead which has the fewest."""
         return min(
@@ -116,17 +125,20 @@ class Recording:
     @property
     def num_bytes(self) -> int:
         """Return the bytes of the audio embeddings that are kept."""
-        with self._lock:
-            return sum(values.nbytes for _, values in self._stretches)
+        return self._num_bytes
 
     def append(self, audio_embeds: np.ndarray) -> list[PieceRun]:
         """Add the next audio embeddings, and return the pieces that begin with what is known."""
         with self._lock:
-            self._stretches.append((self.num_encoded, audio_embeds))
+            for at in range(0, len(audio_embeds), STRETCH):
+                part = audio_embeds[at : at + STRETCH].copy()
+                self._stretches.append((self.num_encoded + at, part))
+            self._num_bytes += audio_embeds.nbytes
         self.num_encoded += len(audio_embeds)
         begun = []
         while self._cuts and self.first + self._cuts[0].token < self.num_encoded:
-            begun.append(self._cut(self._cuts.popleft()))
+            if run := self._cut(self._cuts.popleft()):
+                begun.append(run)
         return begun
 
     def embeds(self, place: int, most: int) -> np.ndarray:
@@ -146,12 +158,13 @@ class Recording:
         needed = self.num_encoded if self.error else needed
         with self._lock:
             while self._stretches and self._stretches[0][0] + len(self._stretches[0][1]) <= needed:
-                self._stretches.popleft()
+                self._num_bytes -= self._stretches.popleft()[1].nbytes
 
     def release(self) -> None:
         """Free all embeddings."""
         with self._lock:
             self._stretches.clear()
+            self._num_bytes = 0
 
     def join(self, run: PieceRun) -> PieceRun | None:
         """Let a piece go on where the next one has begun, and return that one, if there is one."""
@@ -160,13 +173,18 @@ class Recording:
             return None
         right = self.runs.pop(after)
         right.is_dropped = True
-        run.piece = replace(run.piece, end=right.piece.end)
+        run.piece = run.piece.join(right.piece)
         return right
 
-    def _cut(self, cut: Cut) -> PieceRun:
+    def _cut(self, cut: Cut) -> PieceRun | None:
+        """End the last piece at a cut, and return the next; None if it has gone on beyond it."""
         left = self.runs[-1]
-        left.piece = replace(left.piece, end=cut.token)
-        piece = replace(left.piece, begin=cut.token, end=None, blanks=cut.silent_before)
-        run = PieceRun(self, piece, self.first + cut.token, (), self.new_sampler())
+        # After a join it runs already, up to a burst further than its place says
+        is_running = left.place > self.first + left.piece.begin
+        if is_running and left.piece.position_of(cut.token) < left.place + 2 * BURST:
+            return None
+        left.piece, piece = left.piece.split(cut)
+        given = self.kept.given_ids[cut.token :]
+        run = PieceRun(self, piece, self.first + cut.token, given, self.new_sampler())
         self.runs.append(run)
         return run

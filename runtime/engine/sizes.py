@@ -64,8 +64,11 @@ def free_memory(model: LoadedModel) -> int | None:
 
 
 def size_for(sizes: Sequence[SlotSize], positions: int) -> int:
-    """Return the index of the smallest size that holds so many positions, else of the largest."""
-    fitting = (i for i, size in enumerate(sizes) if positions <= size.spec.capacity)
+    """Return the index of the smallest size that holds so many positions, else of the largest.
+
+    A slot's last row is not used, unless it may shift.
+    """
+    fitting = (i for i, size in enumerate(sizes) if positions < size.spec.capacity)
     return next(fitting, len(sizes) - 1)
 
 

@@ -15,10 +15,8 @@ from ..device.cache import buffer_rows
 from ..guard import blank_penalties
 from ..model import LoadedModel
 from ..tokens import CLOSE_MARGIN, SampledToken
-from .recording import PieceRun
+from .recording import BURST, PieceRun
 from .written import Burst, End
-
-BURST = 32  # positions of a slot between two looks at it
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +65,7 @@ class Slots:
         guard: bool,
         is_exact: bool,
         written: Callable[[Burst | End], None],
+        take_next: Callable[[], PieceRun | None],
     ):
         """Make the slots' buffers.
 
@@ -81,12 +80,14 @@ class Slots:
             is_exact: whether close decisions are made again alone.
             written: called with the tokens of a piece, and with its end, when it sets `is_done`
                 unless the piece goes on.
+            take_next: returns a piece that is to begin in a slot that has become free.
 
         Raises:
             DeviceError: the device's memory is full.
         """
         self.model, self.spec, self.count, self._may_shift = model, spec, count, may_shift
-        self._prefix, self._guard, self._is_exact, self._written = prefix, guard, is_exact, written
+        self._prefix, self._guard, self._is_exact = prefix, guard, is_exact
+        self._written, self._take_next = written, take_next
         self._batch = model.decoder.new_batch(spec, count)
         self._ids = model.manifest.tokens
         self._state = _State(count, model.manifest.config.decoder.hidden_size, self._batch.dtype)
@@ -106,15 +107,19 @@ class Slots:
 
     def start(self, run: PieceRun) -> None:
         """Begin a piece in a free slot, behind the silence before all audio."""
-        state, slot, piece = self._state, len(self.runs), run.piece
-        for buffer, rows in zip(self._batch.cache(slot).buffers, self._prefix.buffers, strict=True):
-            buffer.copy_from(rows, rows.shape[2])
         self.runs.append(run)
+        self._begin(len(self.runs) - 1)
+
+    def _begin(self, slot: int) -> None:
+        """Begin the piece of a slot."""
+        state, run, buffers = self._state, self.runs[slot], self._prefix.buffers
+        piece = run.piece
+        self.model.device.copy_all(buffers, self._batch.cache(slot).buffers, buffers[0].shape[2])
         state.position[slot] = run.place - piece.begin
         state.next_id[slot] = self._prefix.next_id
         state.blanks[slot] = piece.blanks
         state.delay[slot] = piece.num_delay_tokens
-        state.asked_from[slot] = piece.own(piece.first_sampled)
+        state.asked_from[slot] = piece.own(piece.position_of(piece.begin))
         state.given_until[slot] = state.asked_from[slot] + len(run.given)
         state.has_spilled[slot] = False
         for counts in (state.have, state.used, state.num_close, state.seconds):
@@ -127,7 +132,7 @@ class Slots:
         """Return the pieces that need more positions than a slot here has."""
         if self._may_shift:
             return []
-        full = self._state.position[: len(self.runs)] >= self.spec.capacity
+        full = self._state.position[: len(self.runs)] >= self.spec.capacity - 1
         return [self.runs[slot] for slot in np.flatnonzero(full)]
 
     def move(self, run: PieceRun, other: Slots) -> None:
@@ -166,10 +171,11 @@ class Slots:
         is_active = state.used[at] < state.have[at]
         if not is_active.any():
             return False
-        began, position = perf_counter(), state.position[at]
-        embeds = state.embeds[np.arange(count), np.minimum(state.used[at], BURST - 1)]
-        penalties = blank_penalties(state.blanks[at] * self._guard)
-        sampled = self._sample(position, embeds, penalties)
+        began, size = perf_counter(), self.model.device.batch_rows(count, self.count)
+        embeds = state.embeds[np.arange(size), np.minimum(state.used[:size], BURST - 1)]
+        penalties = blank_penalties(state.blanks[:size] * self._guard)
+        sampled = self._sample(embeds, penalties)[at]
+        position = state.position[at]
 
         # Tell which tokens count, put known ones in, and make close decisions again alone
         is_asked = is_active & (position >= state.asked_from[at])
@@ -197,8 +203,7 @@ class Slots:
         is_last = buffer_rows(self.spec, position) + 1 == self.spec.capacity
         alone = set(close.tolist()) if self._is_exact else set()  # has shifted its own
         for slot in set(np.flatnonzero(is_last & is_active).tolist()) - alone:
-            for buffer in self._batch.cache(slot).buffers:
-                buffer.shift(self.spec.keep)
+            self.model.device.shift_all(self._batch.cache(slot).buffers, self.spec.keep)
         state.used[at] += is_active
         state.position[at] += is_active
         state.seconds[active] += (perf_counter() - began) / len(active)
@@ -215,22 +220,24 @@ class Slots:
             self._look(int(slot), is_eos=bool(is_eos[slot]))
         return True
 
-    def _sample(
-        self, position: np.ndarray, embeds: np.ndarray, penalties: np.ndarray
-    ) -> np.ndarray:
-        """Run a call, and return ids, logprobs and blank margins, float32 [n, 3]."""
-        count, state = len(position), self._state
+    def _sample(self, embeds: np.ndarray, penalties: np.ndarray) -> np.ndarray:
+        """Run a call, and return ids, logprobs and blank margins, float32 [n, 3].
+
+        The device may run more slots than have a piece; what those compute is not used.
+        """
+        size, state = len(embeds), self._state
+        position = state.position[:size]
         feeds = {
-            "input_ids": state.next_id[:count],
+            "input_ids": state.next_id[:size],
             "audio_embeds": embeds,
-            "num_delay_tokens": state.delay[:count],
+            "num_delay_tokens": state.delay[:size],
             "blank_penalty": penalties,
         }
         step = self.model.decoder.step_batch
         if self.runs[0].sampler is None:
             return step(self._batch, position, feeds, "step").copy()
         logits = step(self._batch, position, feeds, "logits")
-        sampled = np.zeros((count, 3), np.float32)
+        sampled = np.zeros((size, 3), np.float32)
         for slot, run in enumerate(self.runs):
             if state.used[slot] == state.have[slot] or position[slot] < state.asked_from[slot]:
                 continue
@@ -302,6 +309,7 @@ class Slots:
             self._written(
                 Burst(
                     run,
+                    run.piece.end,
                     run.piece.begin + asked,
                     state.sampled[slot, skipped:used].copy(),
                     tokens,
@@ -323,21 +331,25 @@ class Slots:
         )
         most = BURST if run.stop is None else min(BURST, run.stop - run.place)
         if not self._may_shift:
-            most = min(most, self.spec.capacity - int(state.position[slot]))
+            # The last row stays unused, because writing it shifts the others
+            most = min(most, self.spec.capacity - 1 - int(state.position[slot]))
         embeds = run.recording.embeds(run.place, most)
         if len(embeds):
             state.embeds[slot, : len(embeds)] = embeds
         state.have[slot], state.used[slot] = len(embeds), 0
 
     def _free(self, slot: int) -> None:
-        """Free a slot; the last one moves into the gap, because calls run the first slots."""
+        """Begin another piece in a slot, or move the last one there: calls run the first slots."""
         self._tokens.pop(self.runs[slot])
+        if run := self._take_next():
+            self.runs[slot] = run
+            self._begin(slot)
+            return
         last = len(self.runs) - 1
         if slot < last:
             rows = int(buffer_rows(self.spec, self._state.position[last : last + 1])[0])
             source, target = self._batch.cache(last), self._batch.cache(slot)
-            for mine, its in zip(target.buffers, source.buffers, strict=True):
-                mine.copy_from(its, rows)
+            self.model.device.copy_all(source.buffers, target.buffers, rows)
             self._state.move(last, slot)
             self.runs[slot] = self.runs[last]
         self.runs.pop()

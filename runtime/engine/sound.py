@@ -25,6 +25,7 @@ class Chunk:
 
     tokens: int  # to be taken from its output
     feeds: dict[str, np.ndarray]  # input_features, cos, sin
+    is_last: bool  # of the recording
 
 
 class Sound:
@@ -107,10 +108,10 @@ class Sound:
         waiting, count = [np.zeros(silence, np.float32)], silence
         position, num_samples = grid.first, 0
 
-        def chunk(tokens: int, samples: np.ndarray) -> Chunk:
+        def chunk(tokens: int, samples: np.ndarray, *, is_last: bool = False) -> Chunk:
             size = grid.call_size(tokens)
             samples = np.pad(samples, (0, size * per_token + margin - len(samples)))
-            return self._chunk(position, tokens, samples)
+            return Chunk(tokens, self._feeds(position, samples), is_last)
 
         # Make a chunk as soon as all its samples are there
         for block in self._blocks():
@@ -132,14 +133,15 @@ class Sound:
         samples = np.concatenate(waiting)
         while position < last:
             size = min(grid.next_end(position), last) - position
-            yield chunk(size, samples[: size * per_token + margin])
+            is_last = position + size == last
+            yield chunk(size, samples[: size * per_token + margin], is_last=is_last)
             samples, position = samples[size * per_token :], position + size
 
-    def _chunk(self, position: int, tokens: int, samples: np.ndarray) -> Chunk:
+    def _feeds(self, position: int, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the inputs of a call from a position on, in tokens."""
         encoder = self._model.encoder
         features = encoder.mel.run({"audio": samples[None]})
         rows = features.shape[2] // 2  # the first convolutions halve the rate
         first = position * encoder.spec.rows_per_token
         cos, sin = angles(encoder.spec, np.arange(first, first + rows), encoder.dtype)
-        feeds = {"input_features": features, "cos": cos[None], "sin": sin[None]}
-        return Chunk(tokens, feeds)
+        return {"input_features": features, "cos": cos[None], "sin": sin[None]}

@@ -28,7 +28,8 @@ class Stitching:
     num_eos: int = 0  # end-of-text tokens that have ended pieces, but not the recording
     num_close: int = 0
     _begin: int = 0  # of the piece whose turn it is
-    _waiting: dict[PieceRun, list[Burst | End]] = field(default_factory=dict)  # for their turn
+    # For their turn
+    _waiting: dict[PieceRun, list[Burst | End | Join]] = field(default_factory=dict)
     _beyond: list[SampledToken] = field(default_factory=list)  # written after the piece's end
 
     def take(self, event: Burst | End | Join) -> None:
@@ -41,10 +42,6 @@ class Stitching:
         if isinstance(event, Join):
             self._waiting.pop(event.dropped, None)
             self.num_joined += 1
-            if run.piece.begin == self._begin:
-                beyond, self._beyond = self._beyond, []
-                self._write(run, beyond)
-            return
         if run.is_dropped:
             return
         if run.piece.begin != self._begin:
@@ -66,13 +63,17 @@ class Stitching:
             "close_decisions": self.num_close,
         }
 
-    def _apply(self, event: Burst | End) -> None:
+    def _apply(self, event: Burst | End | Join) -> None:
         run = event.run
+        if isinstance(event, Join):
+            beyond, self._beyond = self._beyond, []
+            self._write(run, beyond, event.end)
+            return
         if isinstance(event, Burst):
             self.num_close += event.num_close
             self.writer.timings.decode_seconds += event.seconds
             self.writer.timings.steps += event.steps
-            self._write(run, event.tokens())
+            self._write(run, event.tokens(), event.end)
             return
         self._beyond.clear()
         if event.end is None:
@@ -81,12 +82,12 @@ class Stitching:
         if event.is_eos:  # blanks stand for the rest of the piece
             self.num_eos += 1
             blank = SampledToken(self.writer.ids.streaming_pad, 0.0, 0.0)
-            self._write(run, [blank] * (event.end - self.writer.num_generated))
+            self._write(run, [blank] * (event.end - self.writer.num_generated), event.end)
         self._begin, self.num_pieces = event.end, self.num_pieces + 1
 
-    def _write(self, run: PieceRun, sampled: Sequence[SampledToken]) -> None:
-        """Write those tokens that are the piece's own."""
-        end, writer = run.piece.end, self.writer
+    def _write(self, run: PieceRun, sampled: Sequence[SampledToken], end: int | None) -> None:
+        """Write those tokens that are the piece's own, which end before `end`."""
+        writer = self.writer
         own = len(sampled) if end is None else max(0, end - writer.num_generated)
         self._beyond += sampled[own:]
         if writer.num_generated == run.piece.begin:

@@ -16,6 +16,7 @@ class Burst:
     """The next tokens of a piece."""
 
     run: PieceRun
+    end: int | None  # of the piece when it was written; a join may put it off
     first: int  # index of the first of them in the recording
     sampled: np.ndarray  # float32 [n, 3]: ids, logprobs, blank margins
     sampled_in_python: Sequence[SampledToken]  # the same with alternatives; empty otherwise
@@ -43,7 +44,8 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A piece that has gone on where the next one had begun, whose tokens do not count."""
+    """A piece that goes on where the next one had begun, whose tokens do not count."""
 
     run: PieceRun
     dropped: PieceRun
+    end: int | None  # of the piece from now on
