@@ -74,7 +74,8 @@ class Recordings:
             kept: returns what is known of a source's transcript.
 
         Raises:
-            Exception: the one that `sources` has raised, after the recordings before have ended.
+            Exception: the one that `sources` or `kept` has raised, after the recordings before have
+                ended.
             ArtifactError: the model's files were changed while they were in use.
         """
         # Start the engine
@@ -92,30 +93,32 @@ class Recordings:
         open_ones = dict[Recording, Stitching]()
         is_at_end, failure = False, None
 
-        def next_source() -> AudioSource | None:
+        def next_one() -> Stitching | None:
             nonlocal is_at_end, failure
             try:
                 source = next(sources, None)
+                found = source and self._open(source, sizes, splits, on_token, kept(source))
             except Exception as error:
-                source, failure = None, error
-            is_at_end = source is None
-            return source
+                found, failure = None, error
+            is_at_end = found is None
+            return found
 
         # Keep it busy, and put the tokens in order that it writes
         with engine:
             while True:
                 while len(open_ones) < sizes[0].count + AHEAD and not is_at_end:
-                    if source := next_source():
-                        stitching = self._open(source, sizes, splits, on_token, kept(source))
-                        open_ones[stitching.recording] = stitching
-                        engine.add(stitching.recording)
+                    if begun := next_one():
+                        open_ones[begun.recording] = begun
+                        engine.add(begun.recording)
                 if not open_ones:
                     break
                 event = engine.events.get()
                 if isinstance(event, Failure):
                     if event.recording is None:
                         raise event.error
-                    ended = open_ones.pop(event.recording)
+                    ended = open_ones.pop(event.recording, None)
+                    if ended is None:  # its text was complete before
+                        continue
                 else:
                     ended = open_ones.get(event.run.recording)
                     if ended is None or ended.recording.error:
@@ -128,6 +131,7 @@ class Recordings:
                     if not ended.is_complete:
                         continue
                     del open_ones[ended.recording]
+                model.weights.require_unchanged()
                 yield self._transcript(ended)
         if failure:
             raise failure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from time import perf_counter
 
 import numpy as np
@@ -43,6 +43,7 @@ class Encoding:
         self._free: list[KVCache] = []
         self._num_caches, self._most_caches = 0, MOST_CACHES
         self._parked: dict[Recording, tuple[int, list[np.ndarray]]] = {}
+        self._turns: list[Recording] = []  # that were to come last, the next one first
 
     def add(self, recording: Recording) -> None:
         """Add a recording."""
@@ -59,46 +60,49 @@ class Encoding:
 
         With `brings_pieces` only one of which further pieces may begin.
         """
+        self._take_caches_back()
         queued = 0
         for recording in self.held:
             recording.forget()
             queued += recording.num_bytes
         self.held = [each for each in self.held if each.num_bytes or each in self.recordings]
         has_cache = bool(self._free or self._num_caches < self._most_caches or self._movable)
-        has_room, share = queued < QUEUE_BYTES, QUEUE_BYTES // (2 * max(MOST_CACHES, self._begun))
+        num_begun = len(self._caches) + len(self._parked)
+        has_room, share = queued < QUEUE_BYTES, QUEUE_BYTES // (2 * max(MOST_CACHES, num_begun))
 
         def rank(each: Recording) -> tuple[int, int] | None:
             """Return a recording's turn, lower ones first: long ones let short ones pass."""
             is_begun, ahead = each in self._caches or each in self._parked, each.tokens_ahead
-            if each not in self._caches and not has_cache:
-                return None
             if brings_pieces and is_begun and not each.has_cuts_to_come:
                 return None
             if is_begun and ahead < self.model.grid.chunk:  # its decoder waits, or soon will
                 return 0, ahead
+            if each not in self._caches and not has_cache:
+                return None
             is_short = each.sound.source.duration <= SHORT_SECONDS
             if is_short and is_begun:  # it keeps its cache until it is encoded
                 return 1, 0
-            if not has_room:
+            # What waits for a cut frees nothing before it has come, however long that takes
+            waits = is_begun and each.waits_for_cut
+            if not has_room and not waits:
                 return None
             if is_short:
                 return 2, 0
-            if each.num_bytes >= share and len(self.recordings) > 1:
+            if each.num_bytes >= share and len(self.recordings) > 1 and not waits:
+                return None
+            if each.cutter and not is_begun and num_begun >= MOST_CACHES:
                 return None
             return (3 if each in self._caches else 4 if is_begun else 5), 0
 
-        turns = [(rank(each), each) for each in self.recordings if each.sound.is_ready]
-        turns = [(turn, each) for turn, each in turns if turn is not None]
-        return min(turns, key=lambda each: each[0])[1] if turns else None
+        ranks = [(rank(each), each) for each in self.recordings if not each.error]
+        turns = [(turn, each) for turn, each in ranks if turn is not None]
+        self._turns = [each for _, each in sorted(turns, key=lambda turn: turn[0])]
+        return next((each for each in self._turns if each.sound.is_ready), None)
 
     @property
     def _movable(self) -> list[Recording]:
         """Return the recordings whose cache another one may take; short ones end soon."""
         return [each for each in self._caches if each.sound.source.duration > SHORT_SECONDS]
-
-    @property
-    def _begun(self) -> int:
-        return len(self._caches) + len(self._parked)
 
     def encode(self, recording: Recording) -> tuple[np.ndarray | None, float]:
         """Run the next call for a recording.
@@ -120,11 +124,16 @@ class Encoding:
         return embeds[: chunk.tokens], seconds
 
     def drop(self, recording: Recording) -> None:
-        """Forget a recording that is encoded to the end or has failed."""
+        """Encode no more of a recording, which may be the one that is being encoded."""
         self.recordings.pop(recording, None)
-        self._parked.pop(recording, None)
-        if cache := self._caches.pop(recording, None):
-            self._free.append(cache)
+
+    def _take_caches_back(self) -> None:
+        """Free the caches of dropped recordings, in the thread that encodes."""
+        for each in [*self._caches, *self._parked]:
+            if each not in self.recordings:
+                self._parked.pop(each, None)
+                if cache := self._caches.pop(each, None):
+                    self._free.append(cache)
 
     def release(self) -> None:
         """Free all caches."""
@@ -135,7 +144,9 @@ class Encoding:
 
     def read_ahead(self, pool: ThreadPoolExecutor, told: Callable[[], None]) -> None:
         """Let threads read for the recordings whose turn may come next."""
-        for recording in islice(self.recordings, 2 * MOST_CACHES):
+        known = set(self._turns)
+        new = (each for each in self.recordings if each not in known)
+        for recording in islice(chain(self._turns, new), 2 * MOST_CACHES):
             recording.sound.read_ahead(pool, told)
 
     def _cache_of(self, recording: Recording) -> KVCache:
@@ -145,7 +156,7 @@ class Encoding:
         cache = self._free.pop() if self._free else self._new_cache()
         if cache is None:
             # The one with the most embeddings ahead needs its cache last
-            owner = max(self._movable, key=lambda each: each.tokens_ahead)
+            owner = max(self._movable or self._caches, key=lambda each: each.tokens_ahead)
             cache = self._caches.pop(owner)
             self._parked[owner] = cache.position, [rows.copy() for rows in cache.save()]
         self._caches[recording] = cache

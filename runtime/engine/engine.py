@@ -340,6 +340,8 @@ class Engine:
             with self._change:
                 right = run.recording.join(run) if event.has_spilled else None
                 join = Join(run, right, run.piece.end) if right else None
+                if event.end is None:  # perhaps before its audio ends
+                    self._encoding.drop(run.recording)
             if join:
                 self.events.put(join)
                 return

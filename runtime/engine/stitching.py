@@ -28,7 +28,7 @@ class Stitching:
     num_eos: int = 0  # end-of-text tokens that have ended pieces, but not the recording
     num_close: int = 0
     _begin: int = 0  # of the piece whose turn it is
-    # For their turn
+    # Of pieces that wait for their turn
     _waiting: dict[PieceRun, list[Burst | End | Join]] = field(default_factory=dict)
     _beyond: list[SampledToken] = field(default_factory=list)  # written after the piece's end
 
