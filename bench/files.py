@@ -35,7 +35,7 @@ WARM_UP_SECONDS = 25.0
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured, apart from the precision and the batch size."""
+    """The setup of all measurements, apart from the precision and the batch size."""
 
     artifact: Path
     device: str
@@ -106,6 +106,7 @@ def run(transcriber: Transcriber, paths: Sequence[Path]) -> dict[str, Any]:
 
 def measure(setup: Setup, precision: str, batch_size: int) -> dict[str, Any]:
     """Load an artifact in this process, warm it up, and transcribe the files several times."""
+    # Write the files
     count = max(LEAST_FILES, setup.rounds * batch_size)
     if setup.long:
         paths = [write_long_file(setup.folder, setup.seconds)]
@@ -114,6 +115,7 @@ def measure(setup: Setup, precision: str, batch_size: int) -> dict[str, Any]:
     warm_up = write_files(setup.folder, batch_size, WARM_UP_SECONDS)
     audio = len(paths) * setup.seconds
 
+    # Measure
     began = perf_counter()
     with Transcriber(
         setup.artifact,

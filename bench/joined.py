@@ -74,6 +74,7 @@ def external(name: str, like: onnx.TensorProto, dims: Sequence[int], place: tupl
 
 def join_tensors(derived: Derived, name: str, parts: list[onnx.TensorProto], axis: int) -> Any:
     """Return the tensor of all parts along an axis, by reference or written to the new file."""
+    # Refer to the artifact's bytes where the parts follow each other
     dims = list(parts[0].dims)
     dims[axis] = sum(part.dims[axis] for part in parts)
     places = [place_of(part) for part in parts]
@@ -86,6 +87,7 @@ def join_tensors(derived: Derived, name: str, parts: list[onnx.TensorProto], axi
         derived.referring += 1
         return external(name, parts[0], dims, (file, start, sum(place[2] for place in places)))
 
+    # Else write them anew
     dtype = helper.tensor_dtype_to_np_dtype(parts[0].data_type)
     values = np.concatenate(
         [
@@ -104,6 +106,7 @@ def join_tensors(derived: Derived, name: str, parts: list[onnx.TensorProto], axi
 
 def join(path: Path) -> Derived:
     """Derive a graph with joined products; new data are written beside the artifact's."""
+    # Find the products
     derived = Derived(
         onnx.load(str(path), load_external_data=False), path.with_name(path.stem + "_joined.data")
     )
@@ -114,6 +117,8 @@ def join(path: Path) -> Derived:
     replaced: dict[str, list[onnx.NodeProto]] = {}  # by the first output of those replaced
     first_suffix = f"{GROUPS[0][0]}.weight"
     layers = [name.removesuffix(first_suffix) for name in products if name.endswith(first_suffix)]
+
+    # Replace each group by a product and a Split
     for layer, group in ((layer, group) for layer in layers for group in GROUPS):
         nodes = [products[f"{layer}{part}.weight"] for part in group]
         is_quantised, joined = nodes[0].op_type == "MatMulNBits", f"{layer}{'+'.join(group)}"
@@ -193,6 +198,7 @@ class Step:
 
     def __init__(self, device: Any, session: Any, spec: CacheSpec, rows: int, caches: list):
         """Bind caches [past and present of each layer] that other sessions may use as well."""
+        # Caches
         self._session, self._device = session, device
         self._io = session.io_binding()
         inputs = {each.name: each for each in session.get_inputs()}
@@ -200,6 +206,8 @@ class Step:
         for name, value in zip(names, caches, strict=True):
             self._io.bind_ortvalue_input(name, value)
             self._io.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
+
+        # Inputs
         hidden_size, half = inputs["audio_embeds"].shape[-1], spec.head_dim // 2
         float_type = np.float16 if "float16" in inputs["cos"].type else np.float32
         self.feeds = {
@@ -216,6 +224,8 @@ class Step:
             self._io.bind_ortvalue_input(name, value)
         self._total = put_on(None, np.array(spec.capacity, np.int32))
         self._io.bind_ortvalue_input("total_sequence_length", self._total)
+
+        # Outputs
         vocab_size = next(o.shape[-1] for o in session.get_outputs() if o.name == "logits")
         self.step = put_on(device, np.zeros((rows, 1, 3), np.float32))
         self.logits = put_on(device, np.zeros((rows, 1, vocab_size), np.float32))
@@ -274,6 +284,7 @@ def new_caches(device: Any, session: Any, spec: CacheSpec, rows: int) -> list:
 
 def compare(device: Any, sessions: dict[str, Any], spec: CacheSpec, delay: int, bos: int) -> dict:
     """Run the same steps in each graph from an empty cache, and compare with the first graph."""
+    # Run the steps
     rng, found = np.random.default_rng(1), {}
     rows = 2
     tokens: dict[str, list] = {}
@@ -293,6 +304,8 @@ def compare(device: Any, sessions: dict[str, Any], spec: CacheSpec, delay: int, 
             tokens[name].append(ids)
             logits[name].append(step.logits.numpy()[:, 0].copy())
             ids = next(iter(tokens.values()))[position]
+
+    # Compare tokens and logits
     first = next(iter(sessions))
     scale = np.sqrt(np.mean(np.square(logits[first])))
     for name in [name for name in sessions if name != first]:
@@ -337,7 +350,8 @@ def main(
     context: Annotated[int, typer.Option(help="Decoder positions kept.")] = 1024,
     out: harness.Out = harness.RESULTS / "joined_gpu.json",
 ) -> None:
-    """Derive, compare and time the graphs of each precision; write the results after each one."""
+    """Measure derived graphs of each precision, and write the results after each one."""
+    # Open the device
     precisions = precision.split(",")
     folder = harness.find_model(artifact, *precisions)
     manifest, runs_on = Manifest.read(folder), open_device(device, "float16")
@@ -346,6 +360,8 @@ def main(
     results |= {"context": context}
     options = import_onnxruntime().SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+
+    # Derive, compare and time the graphs
     for name in precisions:
         path = folder / manifest.precisions[name].decoder.path
         row: dict[str, Any] = {}

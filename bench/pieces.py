@@ -269,6 +269,7 @@ def main(
     out: harness.Out = harness.RESULTS / "pieces.json",
 ) -> None:
     """Measure on tiny what a recording's text owes to its decoder's being cut in pieces."""
+    # Plan the recordings
     versions = wer.find_synthesizers()
     results = harness.describe("words other than in the uncut run, by rule", "jiwer")
     planned = wer.plan_clips(wer.read_sentences(None), CACHE, versions)
@@ -284,11 +285,14 @@ def main(
         for gap, count, every in [*kinds, (LONG_GAP, sentences // 4, 1)]
         for seed in range(seeds)
     ]
+
+    # Measure them
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         arguments = [artifact] * len(recordings), [clips] * len(recordings), recordings
         counting = pool.map(measure, *arguments)
         counted = list(track(counting, "cutting", len(recordings), console=harness.stderr))
 
+    # Write the results
     rows = summarize(recordings, counted)
     print(markdown_table(HEADINGS, [cells(row) for row in rows]))
     harness.write(

@@ -7,7 +7,7 @@ text that the artifact generates by itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ class Replay(Stream):
     """A stream that is encoded once and then decoded twice, with given and with its own tokens."""
 
     def __init__(self, transcriber: Transcriber, samples: np.ndarray):
-        super().__init__(transcriber, transcriber.num_delay_tokens, stop_at_eos=True)
+        options = replace(transcriber.options, stop_at_eos=True)
+        super().__init__(transcriber.model, options, grid=transcriber.model.grid)
         self.audio_embeds: list[np.ndarray] = []
         self.feed(samples)
         self.finish()
@@ -74,7 +75,7 @@ class Replay(Stream):
 
     def write(self) -> list[int]:
         """Return the ids of the tokens that the model generates by itself."""
-        self.decoder_cache, self.finished = self.transcriber.model.decoder.new_cache(), False
+        self.decoder_cache, self.finished = self.model.decoder.new_cache(), False
         return [token.token_id for token in super().decode(np.concatenate(self.audio_embeds))]
 
     def logits_after(self, token_ids: list[int]) -> np.ndarray:
@@ -87,7 +88,7 @@ class Replay(Stream):
             float64 [tokens, vocab_size].
         """
         audio_embeds = np.concatenate(self.audio_embeds)
-        cache = self.transcriber.model.decoder.new_cache()
+        cache = self.model.decoder.new_cache()
         logits = []
         ids = [self.ids.bos] + [self.ids.streaming_pad] * (self.prompt_length - 1) + token_ids[:-1]
         while (at := cache.position) < len(ids):
@@ -99,7 +100,7 @@ class Replay(Stream):
                 "blank_penalty": np.zeros((1, rows), np.float32),
                 **cache.positions(rows),
             }
-            logits.append(self.transcriber.model.decoder.session.step(cache, feeds, "logits")[0])
+            logits.append(self.model.decoder.session.step(cache, feeds, "logits")[0])
         return np.concatenate(logits)[self.prompt_length - 1 :].astype(np.float64)
 
 

@@ -272,14 +272,14 @@ class FileRun:
         """Return the header of a file's journal: all that its text depends on."""
         from ..runtime.journal import Header, fingerprint
 
-        transcriber = self.transcriber
+        transcriber, model = self.transcriber, self.transcriber.model
         options = {k: v for k, v in self.options.items() if k not in NOT_IN_JOURNAL}
         options |= self.sound | {"precision": transcriber.precision}
         return Header(
             1,
             shown_name(path),
             *fingerprint(Path(path)),
-            model=transcriber.journal_identity,
+            model=model.identity(transcriber.num_delay_tokens, model.grid),
             options=json.loads(json.dumps(options, default=str)),
             is_stream=is_stream(path),
         )

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What is known of a loaded model, apart from what computes with it."""
+    """The facts about a loaded model, without what computes with it."""
 
     folder: Path
     manifest: Manifest
@@ -45,7 +45,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class LoadedModel:
-    """What transcribers, streams, the engine and verification share."""
+    """The graphs and facts that transcribers, streams, the engine and verification share."""
 
     facts: ModelFacts  # which transcripts keep when the model is freed
     device: Device

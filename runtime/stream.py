@@ -24,7 +24,7 @@ from .writer import StreamOptions, Timings, TokenWriter
 
 
 class Sampler(Protocol):
-    """What samples a stream's tokens from logits, instead of the graph."""
+    """A sampler of a stream's tokens from logits, instead of the graph."""
 
     recent: list[int]
 

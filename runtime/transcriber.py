@@ -41,7 +41,6 @@ from .writer import StreamOptions
 if TYPE_CHECKING:
     from ..hub import Progress
 
-
 _log = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT = 8192  # decoder positions kept, 10.9 minutes
@@ -184,7 +183,7 @@ class Transcriber(Uncopied):
         )
 
     def __enter__(self) -> Transcriber:
-        self.require_open()
+        _ = self.model  # raises if it is closed
         return self
 
     def __exit__(self, *error) -> None:
@@ -208,7 +207,8 @@ class Transcriber(Uncopied):
         """Return whether it was closed."""
         return self._model is None
 
-    def require_open(self) -> LoadedModel:
+    @property
+    def model(self) -> LoadedModel:
         """Return the loaded model.
 
         Raises:
@@ -220,11 +220,6 @@ class Transcriber(Uncopied):
             )
         self._model.require_own_process()
         return self._model
-
-    @property
-    def model(self) -> LoadedModel:
-        """Return the loaded model; raises as `require_open`."""
-        return self.require_open()
 
     @property
     def folder(self) -> Path:
@@ -281,8 +276,8 @@ class Transcriber(Uncopied):
         Raises:
             UsageError: the transcriber is closed, or the model does not have this delay.
         """
-        model = self.require_open()
-        return self._stream(model, replace(self.options, num_delay_tokens=self._delay(delay_ms)))
+        options = replace(self.options, num_delay_tokens=self._delay(delay_ms))
+        return self._stream(self.model, options)
 
     def _stream(
         self, model: LoadedModel, options: StreamOptions, grid: EncoderGrid | None = None
@@ -334,15 +329,9 @@ class Transcriber(Uncopied):
             UsageError: the transcriber is closed.
         """
         options = replace(self.options, num_delay_tokens=self._delay(delay_ms))
-        stream = Stream(self.require_open(), options, sampler=self._sampler(options))
+        stream = Stream(self.model, options, sampler=self._sampler(options))
         stream.restore(path)
         return stream
-
-    @property
-    def journal_identity(self) -> str:
-        """Return a sha256 of all that the text of a recording depends on, options apart."""
-        model = self.require_open()
-        return model.identity(self.num_delay_tokens, model.grid)
 
     def _delay(self, milliseconds: int | None) -> int:
         if milliseconds is None:
@@ -438,13 +427,12 @@ class Transcriber(Uncopied):
 
     def _recordings(self, num_delay_tokens: int) -> Recordings:
         """Return a factory of transcripts, which still works after the transcriber is closed."""
-        model = self.require_open()
-        drafts = NUM_DRAFT_TOKENS[self.device_name.partition(":")[0]]
+        model = self.model
         options = replace(
             self.options,
             num_delay_tokens=num_delay_tokens,
             stop_at_eos=True,
-            num_draft_tokens=drafts,
+            num_draft_tokens=NUM_DRAFT_TOKENS[self.device_name.partition(":")[0]],
         )
         new_stream = partial(self._stream, model, options, model.grid)
         new_filter = partial(self._speech_filter, num_delay_tokens)

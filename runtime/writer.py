@@ -1,4 +1,4 @@
-"""What a stream writes: sampled ids become tokens with text, times, and counts for `info`."""
+"""The writer of a stream: sampled ids become tokens with text, times, and counts for `info`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """How a stream decodes."""
+    """The options with which a stream decodes."""
 
     num_delay_tokens: int
     blank_guard: bool = True

@@ -30,6 +30,7 @@ def together(name: str, count: int) -> str:
 
     The type of the numbers is TYPE.
     """
+    # Inputs and nodes by number
     numbers = range(count)
     inputs = {
         "copy": lambda i: f"TYPE{_BUFFER} values_{i}",
@@ -48,6 +49,8 @@ def together(name: str, count: int) -> str:
             present_{i} = TensorScatter <axis = 2> (past_{i}, kept_{i})"""
         ),
     }[name]
+
+    # Join them with what they share
     start, constants = "", ""
     if name == "shift":
         start, constants = ", int64[1] start", f"<{_TO_THE_END}, {_ROWS_AXIS}>"

@@ -23,9 +23,8 @@ AUDIO = SimpleNamespace(samples_per_token=1280, sample_rate=16000)
 MANIFEST = SimpleNamespace(
     tokens=TOKENS,
     config=SimpleNamespace(audio=AUDIO),
-    caches={"encoder": SimpleNamespace(capacity=408, keep=152, rows_per_token=4)},
-    streaming=SimpleNamespace(max_chunk_tokens=16),
 )
+GRID = SimpleNamespace(period=64)
 HEADER = Header(1, "a.wav", 1000, "0" * 64, "1" * 64, {"delay_ms": 480, "hotwords": []})
 BLANK, WORD, TEXT = TOKENS.streaming_pad, TOKENS.streaming_word, 1381
 SPOKEN = [BLANK, WORD, TEXT, BLANK, WORD, TEXT, TEXT, *[BLANK] * 18, WORD, TEXT, WORD, TEXT, WORD]
@@ -33,7 +32,7 @@ SPOKEN = [BLANK, WORD, TEXT, BLANK, WORD, TEXT, TEXT, *[BLANK] * 18, WORD, TEXT,
 
 def opened(path, header=HEADER, *, resume=False, said=None):
     said = [] if said is None else said
-    return open_journal(path, MANIFEST, header, resume=resume, say=said.append)  # type: ignore[arg-type]
+    return open_journal(path, MANIFEST, GRID, header, resume=resume, say=said.append)  # type: ignore[arg-type]
 
 
 def push(journal, ids, first=0):

@@ -4,6 +4,7 @@ Its alternatives are those of a plain run of the graph.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -70,8 +71,7 @@ def test_asking_for_alternatives_changes_no_token(precision, tiny_artifact):
     with Transcriber(tiny_artifact, "cpu", precision=precision) as transcriber:
         plain, expected = [], []
         transcriber.transcribe(samples, on_token=plain.append).token_ids  # noqa: B018, which decodes
-        transcriber.alternatives = 3
-        transcriber.model.starts.clear()
+        transcriber.options = replace(transcriber.options, alternatives=3)
         transcriber.transcribe(samples, on_token=expected.append).token_ids  # noqa: B018
     assert [token.token_id for token in plain] == [token.token_id for token in expected]
     assert all(token.alternatives == () for token in plain)

@@ -88,7 +88,7 @@ def test_tokens_are_the_cpus_where_the_choice_is_clear(tiny_artifact, tmp_path, 
 
 
 @pytest.mark.parametrize("drafts", [3, 7])
-def test_draft_tokens_change_no_clear_decision(tiny_artifact, monkeypatch, drafts):
+def test_draft_tokens_change_no_clear_decision(tiny_artifact, monkeypatch, stream_of, drafts):
     """Speech and silence in turn, the window rolling.
 
     Kernels for several positions are others than for one.
@@ -107,10 +107,8 @@ def test_draft_tokens_change_no_clear_decision(tiny_artifact, monkeypatch, draft
             -1,
         )
         assert first < 0 or abs(plain[first].blank_margin) < 0.5
-        assert (
-            transcript.stream.decoder_cache.position
-            == len(plain) + transcript.stream.prompt_length - 1
-        )
+        stream = stream_of(transcript)
+        assert stream.decoder_cache.position == len(plain) + stream.prompt_length - 1
 
 
 def test_replay_is_running_anew_across_shifts_of_the_window(transcriber):
@@ -190,7 +188,8 @@ def test_a_batch_is_replayed_as_it_runs_anew(tiny_artifact):
         for captures in (False, True, True):
             transcriber.device.captures_calls = captures
             results.append({t.duration: t.token_ids for t in transcriber.transcribe_many(samples)})
-        (binding,) = transcriber.model.decoder.session._idle[3]
+        decoder = transcriber.model.decoder
+        (binding,) = decoder.session._idle[3, decoder.spec.capacity]
         batch = binding.slice_batch(0, 3)
         assert isinstance(batch, CudaBinding)
         assert any(True in call._options for call in batch._calls.values()), "nothing was captured"

@@ -128,9 +128,9 @@ def test_buffers_of_the_host_are_not_kept(tiny_artifact):
     with Transcriber(tiny_artifact, "cpu") as transcriber:
         session = transcriber.model.decoder.session
         cache = transcriber.model.decoder.new_cache()
-        binding = cache.binding
+        binding, cache_rows = cache.binding, cache.spec.capacity
         del cache
-        assert session.acquire() is not binding
+        assert session.acquire(1, cache_rows) is not binding
 
 
 class Reusing(Cpu):
