@@ -13,12 +13,9 @@ from voxtral_onnx import Transcriber, export
 from voxtral_onnx.errors import DeviceError, UsageError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.audio.files import open_audio
-from voxtral_onnx.runtime.device.cuda import (
-    Cuda,
-    CudaBinding,
-    CudaBuffer,
-    run_errors_are_said,
-)
+from voxtral_onnx.runtime.device.base import run_errors_are_said
+from voxtral_onnx.runtime.device.cuda import Cuda
+from voxtral_onnx.runtime.device.cuda_binding import CudaBuffer
 from voxtral_onnx.runtime.transcriber import NUM_DRAFT_TOKENS
 
 # With 64 positions of context the decoder's caches shift 19 times, the encoder's many more
@@ -180,7 +177,6 @@ def test_files_together_are_files_alone_where_decisions_are_clear(tiny_artifact)
 
 
 def test_a_batch_is_replayed_as_it_runs_anew(tiny_artifact):
-    """Twice in one device's buffers, which the second run acquires from the first."""
     results = []
     with Transcriber(tiny_artifact, "cuda", context=64, batch_size=3) as transcriber:
         samples = [speech(seconds) for seconds in (5.0, 12.0, 3.0, 8.0)]
@@ -188,11 +184,7 @@ def test_a_batch_is_replayed_as_it_runs_anew(tiny_artifact):
         for captures in (False, True, True):
             transcriber.device.captures_calls = captures
             results.append({t.duration: t.token_ids for t in transcriber.transcribe_many(samples)})
-        decoder = transcriber.model.decoder
-        (binding,) = decoder.session._idle[3, decoder.spec.capacity]
-        batch = binding.slice_batch(0, 3)
-        assert isinstance(batch, CudaBinding)
-        assert any(True in call._options for call in batch._calls.values()), "nothing was captured"
+        assert next(transcriber.device.capture_ids) > 1, "nothing was captured"
     assert results[0] == results[1] == results[2]
 
 
