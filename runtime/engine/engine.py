@@ -93,7 +93,9 @@ class Engine:
         self._slots: dict[int, Slots] = {}  # by the index of their size
         self._counts = {index: size.count for index, size in enumerate(sizes)}
         self._waiting = deque[PieceRun]()  # for a slot, or until they are ready
-        self._change, self._is_stopped = threading.Condition(), False
+        # Taken directly: Ctrl-C between two lines of a condition's own methods would leave it taken
+        self._lock = threading.RLock()
+        self._change, self._is_stopped = threading.Condition(self._lock), False
         self._failed: list[Recording] = []
         self._checked = perf_counter()
         self._readers = ThreadPoolExecutor(min(MOST_READERS, max(1, num_cores() // 2)), "reader")
@@ -115,7 +117,7 @@ class Engine:
 
     def close(self) -> None:
         """Stop the threads after the calls that run, and free everything."""
-        with self._change:
+        with self._lock:
             self._is_stopped = True
             self._change.notify_all()
         for thread in self._threads:
@@ -128,7 +130,7 @@ class Engine:
 
     def add(self, recording: Recording) -> None:
         """Take a recording; its tokens and its end, or its failure, come as `events`."""
-        with self._change:
+        with self._lock:
             self._encoding.add(recording)
             self._waiting.extend(recording.runs)
             self._encoding.read_ahead(self._readers, self._tell)
@@ -136,14 +138,14 @@ class Engine:
 
     def fail(self, recording: Recording, error: Exception) -> None:
         """End a recording with an error; no other is affected."""
-        with self._change:
+        with self._lock:
             if recording.error is None:
                 recording.error = error
                 self._failed.append(recording)
                 self._change.notify_all()
 
     def _tell(self) -> None:
-        with self._change:
+        with self._lock:
             self._change.notify_all()
 
     def _guarded(self, loop: Callable[[], None]) -> None:
@@ -151,7 +153,7 @@ class Engine:
         try:
             loop()
         except BaseException as error:
-            with self._change:
+            with self._lock:
                 self._is_stopped = True
                 self._change.notify_all()
             self.events.put(Failure(None, error))
@@ -164,7 +166,7 @@ class Engine:
     def _loop(self) -> None:
         """Encode and decode by turns: encode first what slots wait for, or free ones could take."""
         while self._goes_on:
-            with self._change:
+            with self._lock:
                 self._settle()
                 used = self._used()
                 recording = None
@@ -179,7 +181,7 @@ class Engine:
 
     def _encode_loop(self) -> None:
         while self._goes_on:
-            with self._change:
+            with self._lock:
                 recording = self._encoding.choose()
             if recording:
                 self._encode(recording)
@@ -188,7 +190,7 @@ class Engine:
 
     def _decode_loop(self) -> None:
         while self._goes_on:
-            with self._change:
+            with self._lock:
                 self._settle()
             if not self._step():
                 began = perf_counter()
@@ -197,7 +199,7 @@ class Engine:
 
     def _wait(self) -> None:
         """Wait for a change; not for long, as it may have happened just before."""
-        with self._change:
+        with self._lock:
             if not self._is_stopped:
                 self._encoding.read_ahead(self._readers, self._tell)
                 self._change.wait(0.02)
@@ -212,7 +214,7 @@ class Engine:
         except Exception as error:
             self.fail(recording, error)
             return
-        with self._change:
+        with self._lock:
             self.work.encode += seconds
             recording.encode_seconds += seconds
             if embeds is None:
@@ -258,7 +260,7 @@ class Engine:
 
     def _next_run(self, index: int) -> PieceRun | None:
         """Return the first piece that waits for a slot of a size and is ready."""
-        with self._change:
+        with self._lock:
             for run in self._waiting:
                 is_lost = run.is_dropped or run.recording.error
                 if not is_lost and run.is_ready and self._size_of(run) == index:
@@ -337,7 +339,7 @@ class Engine:
         """Pass on what a slot has written; at its end, tell whether its piece goes on."""
         run = event.run
         if isinstance(event, End):
-            with self._change:
+            with self._lock:
                 right = run.recording.join(run) if event.has_spilled else None
                 join = Join(run, right, run.piece.end) if right else None
                 if event.end is None:  # perhaps before its audio ends
