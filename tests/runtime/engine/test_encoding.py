@@ -23,7 +23,7 @@ LONG, SHORT = (160_000, 161_280, 150_001, 170_007), (1280, 16_000, 12_800, 1)
 def toy(request, toy_artifact):
     device = request.param()
     if isinstance(device, Imitation):
-        device.encoder_calls = 8, 16  # so that there are many
+        device.encoder_calls = 4, 8, 12, 16  # so that there are many
     with (
         pytest.MonkeyPatch.context() as patch,
         transcriber_on(device, patch, toy_artifact, precision="fp32", batch_size=2) as found,
@@ -55,7 +55,7 @@ def test_short_recordings_pass_long_ones(toy, expected, monkeypatch, calls):
     monkeypatch.setattr(encoding, "SHORT_SECONDS", 2.0)
     monkeypatch.setattr(toy, "batch_size", 10)
     lengths = [*LONG, *SHORT * 3]
-    found = []
+    found, calls_then = [], calls
     for transcript in toy.transcribe_many(map(babble, lengths), split=False):
         found.append(round(16000 * transcript.duration))
         if len(found) == 3 * len(SHORT):

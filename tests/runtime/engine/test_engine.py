@@ -90,7 +90,7 @@ def test_alternatives_are_those_of_each_alone(toy, monkeypatch):
     ):
         assert transcript.token_ids
     for sound in sounds:
-        tokens = list[object]()
+        tokens = []
         assert toy.transcribe(sound, on_token=tokens.append).token_ids
         assert [(t.token_id, len(t.alternatives)) for t in found[len(sound) / 16000]] == [
             (t.token_id, len(t.alternatives)) for t in tokens

@@ -64,7 +64,7 @@ def test_a_join_between_two_bursts(recording, stitching, is_ahead):
     """Token 100 + k is the k-th; the piece's end is at 30, and it goes on to 60."""
     cut_at(recording, 30, 60)
     left, middle, right = recording.runs
-    events = [burst(left, 0, range(100, 134)), burst(left, 34, range(134, 140))]
+    events: list[Burst | Join] = [burst(left, 0, range(100, 134)), burst(left, 34, range(134, 140))]
     events.insert(1, burst(middle, 30, range(7, 17)))
     if not is_ahead:
         for each in events:
