@@ -13,6 +13,7 @@ from voxtral_onnx import Transcriber, export
 from voxtral_onnx.errors import DeviceError, UsageError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.audio.files import open_audio
+from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.device.cuda import (
     Cuda,
     CudaBinding,
@@ -179,20 +180,28 @@ def test_files_together_are_files_alone_where_decisions_are_clear(tiny_artifact)
             assert first is None or abs(first.blank_margin) < 0.5  # from there on contexts differ
 
 
-def test_a_batch_is_replayed_as_it_runs_anew(tiny_artifact):
-    """Twice in one device's buffers, which the second run acquires from the first."""
-    results = []
+def has_captured(binding):
+    assert isinstance(binding, CudaBinding)
+    return any(True in call._options for call in binding._calls.values())
+
+
+def test_a_batch_is_replayed_as_it_runs_anew(tiny_artifact, monkeypatch):
+    results, batches, new_batch = [], [], Decoder.new_batch
+
+    def recorded(*arguments):
+        batches.append(new_batch(*arguments))
+        return batches[-1]
+
+    monkeypatch.setattr(Decoder, "new_batch", recorded)
     with Transcriber(tiny_artifact, "cuda", context=64, batch_size=3) as transcriber:
         samples = [speech(seconds) for seconds in (5.0, 12.0, 3.0, 8.0)]
         assert isinstance(transcriber.device, Cuda)
         for captures in (False, True, True):
             transcriber.device.captures_calls = captures
             results.append({t.duration: t.token_ids for t in transcriber.transcribe_many(samples)})
-        decoder = transcriber.model.decoder
-        (binding,) = decoder.session._idle[3, decoder.spec.capacity]
-        batch = binding.slice_batch(0, 3)
-        assert isinstance(batch, CudaBinding)
-        assert any(True in call._options for call in batch._calls.values()), "nothing was captured"
+        anew, *replayed = [batch.binding(3) for batch in batches]
+        assert not has_captured(anew)
+        assert len(replayed) == 2 and all(map(has_captured, replayed))
     assert results[0] == results[1] == results[2]
 
 

@@ -130,7 +130,7 @@ def test_buffers_of_the_host_are_not_kept(tiny_artifact):
         cache = transcriber.model.decoder.new_cache()
         binding, cache_rows = cache.binding, cache.spec.capacity
         del cache
-        assert session.acquire(1, cache_rows) is not binding
+        assert session.acquire(cache_rows) is not binding
 
 
 class Reusing(Cpu):

@@ -94,15 +94,16 @@ def test_pieces_of_a_recording_write_its_tokens(tiny_artifact, precision):
     assert len(cuts) == 1
 
     stream = transcriber.stream()
-    chunks = [chunk.copy() for chunk in (*stream.encode(samples), *stream.encode_tail())]
+    stream._take(samples)
+    chunks = [chunk.copy() for chunk in (*stream._encode(), *stream._encode_tail())]
     silence = rules.left_pad_tokens - 1  # embeddings, which a stream has decoded already
     embeds = np.concatenate((np.full((silence, chunks[0].shape[1]), np.nan, np.float32), *chunks))
 
     def write(piece: Piece) -> list[int]:
-        positions, writer = piece.positions(len(embeds)), transcriber.stream()
-        writer.blanks = piece.blanks
-        assert writer.decoder_cache.position == piece.own(positions.start)
-        written = writer.decode(embeds[positions.start : positions.stop])
+        positions, stream = piece.positions(len(embeds)), transcriber.stream()
+        stream.writer.blanks = piece.blanks
+        assert stream.decoder_cache.position == piece.own(positions.start)
+        written = stream.decode(embeds[positions.start : positions.stop])
         return [token.token_id for token in written]
 
     whole, found = Piece(rules.left_pad_tokens, stream.num_delay_tokens), []
