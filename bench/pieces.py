@@ -127,10 +127,11 @@ class Uncut:
             while True:
                 stop = max(at, piece.positions(len(self.embeds)).stop)
                 written += [token.token_id for token in stream.decode(self.embeds[at:stop])]
-                if piece.ends_in_blanks(written, blank):
+                own = len(written) if piece.end is None else piece.end - piece.begin
+                if all(each == blank for each in written[own : own + piece.checked]):
                     break
                 piece, joined, at = piece.join(pieces.popleft()), joined + 1, stop
-            kept += piece.own_tokens(written)
+            kept += written[:own]
         return kept, joined
 
 

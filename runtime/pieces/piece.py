@@ -25,7 +25,6 @@ take `D + 1 + checked` embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .cutter import Cut
@@ -75,15 +74,3 @@ class Piece:
         first = self.left_pad_tokens - 1 + self.begin
         stop = num_positions if self.end is None else self.position_of(self.end + self.checked)
         return range(first, min(stop, num_positions))
-
-    def own_tokens(self, token_ids: Sequence[int]) -> Sequence[int]:
-        """Return those that are kept of all that its decoder has written."""
-        return token_ids if self.end is None else token_ids[: self.end - self.begin]
-
-    def ends_in_blanks(self, token_ids: Sequence[int], blank: int) -> bool:
-        """Return whether its checked tokens, of all that its decoder has written, are blanks.
-
-        If not, its decoder goes on as the `join` of it and the next piece, which is dropped.
-        """
-        own = len(self.own_tokens(token_ids))
-        return all(token_id == blank for token_id in token_ids[own : own + self.checked])

@@ -17,7 +17,7 @@ from voxtral_onnx.runtime import memory
 from voxtral_onnx.runtime.device.base import run_errors_are_said
 from voxtral_onnx.runtime.device.cache import KVCache
 from voxtral_onnx.runtime.device.cpu import Cpu, HostBuffer, lazy_zeros
-from voxtral_onnx.runtime.device.cuda import CudaBuffer
+from voxtral_onnx.runtime.device.cuda_binding import CudaBuffer
 from voxtral_onnx.runtime.device.open import open_device
 from voxtral_onnx.runtime.device.session import Session
 
