@@ -31,6 +31,11 @@ from .kept import NOTHING, keep
 from .text.segments import Grouper, Segment
 from .tokens import Token
 
+# Names, for messages, of options in a header that are not spelt as the user's
+SHOWN = {
+    "encoder_call": "kind of device",  # to which the grid of encoder calls belongs
+    "split": "decoding in pieces (--batch-size, --no-split)",
+}
 SUFFIX, SET_ASIDE = ".journal.jsonl", ".journal.old.jsonl"
 
 
@@ -50,7 +55,9 @@ class Header:
         """Return the names of what differs from another header, so that a run cannot continue."""
         names = {*self.options, *other.options}
         found = [
-            name for name in sorted(names) if self.options.get(name) != other.options.get(name)
+            SHOWN.get(name, name)
+            for name in sorted(names)
+            if self.options.get(name) != other.options.get(name)
         ]
         if self.size is None or (self.size, self.sha256) != (other.size, other.sha256):
             found.insert(0, "recording")

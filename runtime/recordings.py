@@ -14,6 +14,7 @@ from .engine.recording import Recording
 from .engine.sizes import SlotSize, slot_sizes
 from .engine.sound import Sound
 from .engine.stitching import Stitching
+from .engine.written import Encoded
 from .kept import Kept
 from .model import LoadedModel
 from .pieces.cutter import Cutter
@@ -62,6 +63,7 @@ class Recordings:
         *,
         splits: bool,
         on_token: Callable[[AudioSource, Token], None],
+        on_progress: Callable[[AudioSource, float], None],
         kept: Callable[[AudioSource], Kept],
     ) -> Iterator[Transcript]:
         """Decode recordings together, and yield the transcript of each when it is whole.
@@ -71,6 +73,8 @@ class Recordings:
             batch_size: decoded together; None for as many as suit the device.
             splits: whether long ones are decoded in pieces.
             on_token: called with each token and its source.
+            on_progress: called with a source and how many of its seconds are done, in all its
+                pieces; encoding a second is half of it, decoding the other.
             kept: returns what is known of a source's transcript.
 
         Raises:
@@ -113,6 +117,10 @@ class Recordings:
                 if not open_ones:
                     break
                 event = engine.events.get()
+                if isinstance(event, Encoded):
+                    if encoded := open_ones.get(event.recording):
+                        on_progress(encoded.source, encoded.seconds)
+                    continue
                 if isinstance(event, Failure):
                     if event.recording is None:
                         raise event.error
@@ -125,6 +133,7 @@ class Recordings:
                         continue
                     try:
                         ended.take(event)
+                        on_progress(ended.source, ended.seconds)
                     except Exception as error:
                         engine.fail(ended.recording, error)
                         continue
@@ -159,7 +168,7 @@ class Recordings:
         )
         writer = TokenWriter(model.facts, options)
         stitching = Stitching(recording, writer, partial(on_token, source), source)
-        writer.batch = stitching.facts
+        writer.batch = lambda: {"slots": sizes[0].count, **stitching.facts()}
         return stitching
 
     def _transcript(self, ended: Stitching) -> Transcript:

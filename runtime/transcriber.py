@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..escaping import quoted
 from ..manifest import Manifest
 from ..threads import check_threads
-from .audio.files import AudioSource, open_audio
+from .audio.files import AudioSource
 from .audio.mixing import CHANNELS, GAIN
 from .audio.vad import SpeechFilter, detectors
 from .channels import join_channels
@@ -29,6 +29,7 @@ from .hotwords import DEFAULT_BIAS, Hotwords, check_lengths
 from .kept import NOTHING, Kept
 from .locate import find_artifact, open_artifact
 from .model import LoadedModel, load_model
+from .opening import open_source, open_sources
 from .options import AUTO, DELAY, LOADING, RECORDINGS
 from .recordings import Recordings
 from .sampler import TokenSampler
@@ -372,8 +373,8 @@ class Transcriber(Uncopied):
             DeviceError: a package that is needed to read the audio is not installed.
             UsageError: the transcriber is closed, or an option has a value that it cannot have.
         """
-        recordings = self._recordings(self._delay(delay_ms))
-        return recordings.begin(self._source(audio, gain, channels), on_token, kept)
+        source = open_source(audio, self.sample_rate, gain=gain, channels=channels)
+        return self._recordings(self._delay(delay_ms)).begin(source, on_token, kept)
 
     @accepts(audio=RECORDINGS, delay_ms=DELAY, gain=GAIN, channels=CHANNELS, split=FLAG)
     def transcribe_many(
@@ -385,6 +386,7 @@ class Transcriber(Uncopied):
         channels: str = "mix",
         split: bool = True,
         on_token: Callable[[AudioSource, Token], None] = lambda source, token: None,
+        on_progress: Callable[[AudioSource, float], None] = lambda source, seconds: None,
         kept: Callable[[AudioSource], Kept] = lambda source: NOTHING,
     ) -> Iterator[Transcript]:
         """Transcribe several recordings, `batch_size` of them at a time.
@@ -405,6 +407,7 @@ class Transcriber(Uncopied):
             split: decode recordings of more than five minutes in pieces, which begin and end in
                 silence and advance together; False keeps each whole.
             on_token: called with every token, in order, and with the source that it belongs to.
+            on_progress: called with a source and its seconds done, unless `batch_size` is 1.
             kept: returns the beginning of a transcript, as for `transcribe`; called with each
                 source when it is begun.
 
@@ -412,18 +415,20 @@ class Transcriber(Uncopied):
             AudioError: a recording cannot be opened; raised after those begun before are complete.
             UsageError: as for `transcribe`; raised at once.
         """
-        sources = (self._source(each, gain, channels) for each in audio)
         work = self._recordings(self._delay(delay_ms))
+        sound = {"rate": self.sample_rate, "gain": gain, "channels": channels}
         if self.batch_size == 1:
+            sources = (open_source(each, **sound) for each in audio)
             return (work.begin(each, partial(on_token, each), kept(each)) for each in sources)
         together = partial(
             work.many,
             batch_size=None if self.batch_size == AUTO else int(self.batch_size),
             splits=split,
             on_token=on_token,
+            on_progress=on_progress,
             kept=kept,
         )
-        return join_channels(sources, together)
+        return join_channels(open_sources(iter(audio), **sound), together)
 
     def _recordings(self, num_delay_tokens: int) -> Recordings:
         """Return a factory of transcripts, which still works after the transcriber is closed."""
@@ -438,13 +443,3 @@ class Transcriber(Uncopied):
         new_filter = partial(self._speech_filter, num_delay_tokens)
         new_sampler = partial(self._sampler, options)
         return Recordings(model, options, new_stream, new_sampler, new_filter, self.metrics)
-
-    def _source(self, audio: Any, gain: str, channels: str) -> AudioSource:
-        """Open a recording that is not open yet, and log what was found."""
-        if not isinstance(audio, AudioSource):
-            audio = open_audio(audio, self.sample_rate, gain=gain, channels=channels)
-        for note in audio.notes:
-            _log.info("%s: %s", audio.name, note)
-        for loss in audio.losses:
-            _log.warning("%s: %s", audio.name, loss)
-        return audio

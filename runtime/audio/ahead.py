@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -12,7 +13,12 @@ Opened = TypeVar("Opened")
 
 
 def opened_ahead(
-    items: Iterable[Item], open: Callable[[Item], Opened], *, threads: int, ahead: int
+    items: Iterable[Item],
+    open: Callable[[Item], Opened],
+    *,
+    threads: int,
+    ahead: int,
+    closed: Event | None = None,
 ) -> Generator[tuple[Item, Future[Opened]], None, None]:
     """Yield every item in its turn with a future of what `open` returns, while others are opened.
 
@@ -26,6 +32,7 @@ def opened_ahead(
         open: called in a thread with each item.
         threads: that open at a time.
         ahead: items at most that are opened or being opened, the one yielded last included.
+        closed: set when the generator is closed or ends, so that `open` may end early.
     """
     assert threads > 0 and ahead > 0
     left, waiting = iter(items), deque[tuple[Item, Future[Opened]]]()
@@ -45,4 +52,6 @@ def opened_ahead(
         if not isinstance(end, StopIteration):
             raise end
     finally:
+        if closed:
+            closed.set()
         pool.shutdown(cancel_futures=True)

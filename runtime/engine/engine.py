@@ -27,7 +27,7 @@ from .encoding import Encoding
 from .recording import PieceRun, Recording
 from .sizes import SlotSize, size_for
 from .slots import Prefix, Slots
-from .written import Burst, End, Join
+from .written import Burst, Encoded, End, Join
 
 CHECK_SECONDS = 1.0  # between two looks at whether the weights' files have changed
 MOST_READERS = 8  # threads that read audio
@@ -87,7 +87,7 @@ class Engine:
 
         # Begin without recordings
         self.model, self.sizes, self.work = model, sizes, work
-        self.events = SimpleQueue[Burst | End | Join | Failure]()
+        self.events = SimpleQueue[Encoded | Burst | End | Join | Failure]()
         self._guard, self._is_exact = guard, is_exact
         self._encoding = Encoding(model, start, model.device.notes)
         self._slots: dict[int, Slots] = {}  # by the index of their size
@@ -222,6 +222,7 @@ class Engine:
                 self._encoding.drop(recording)
             else:
                 self._waiting.extend(recording.append(embeds))
+                self.events.put(Encoded(recording))
             self._encoding.read_ahead(self._readers, self._tell)
             self._change.notify_all()
 

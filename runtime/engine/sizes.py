@@ -37,24 +37,44 @@ def slot_sizes(model: LoadedModel, batch_size: int | None, notes: list[str]) -> 
     Args:
         model: that decodes.
         batch_size: slots of each size; None for as many as the memory and the device suit.
-        notes: gets a sentence on sizes of which fewer slots fit than were asked for.
+        notes: gets a sentence on how many there are, if that was not asked for or does not fit.
     """
     specs = _specs(model.decoder.spec, model.device)
     free = free_memory(model)
     kind = model.facts.device_name.partition(":")[0]
     wanted = batch_size or MOST_AUTO[kind]
     if free is None:
-        return [SlotSize(spec, wanted, spec is specs[-1]) for spec in specs]
+        sizes = [SlotSize(spec, wanted, spec is specs[-1]) for spec in specs]
+        _tell(sizes, batch_size, model.manifest, notes)
+        return sizes
     item_size = np.dtype(_activation_dtype(model.manifest, model.facts.precision)).itemsize
     free -= MOST_CACHES * buffer_bytes(model.grid.spec, item_size)
     sizes = []
     for spec, share in zip(specs, SHARES[len(specs)], strict=True):
         count = max(1, min(wanted, int(share * free) // buffer_bytes(spec, item_size)))
-        if batch_size and count < batch_size:
-            of = "all recordings" if len(specs) == 1 else f"up to {spec.capacity} positions"
-            notes.append(f"batch size: memory holds {count} slots for {of}, not {batch_size}")
         sizes.append(SlotSize(spec, count, spec is specs[-1]))
+    _tell(sizes, batch_size, model.manifest, notes)
     return sizes
+
+
+def _tell(
+    sizes: Sequence[SlotSize], batch_size: int | None, manifest: Manifest, notes: list[str]
+) -> None:
+    """Note once how many recordings are decoded together, unless it is what was asked for."""
+    audio = manifest.config.audio
+    told = []
+    for size in sizes:
+        seconds = size.spec.capacity * audio.samples_per_token / audio.sample_rate
+        of = " of any length" if size is sizes[-1] else f" of up to {seconds:.0f} s"
+        if batch_size is None or size.count < batch_size:
+            told.append(f"{size.count}{of if len(sizes) > 1 else ''}")
+    if not told:
+        return
+    counts = ", ".join(told)
+    why = f"as many as fit into memory, not {batch_size}" if batch_size else "chosen by auto"
+    note = f"batch size: {counts} together ({why})"
+    if note not in notes:
+        notes.append(note)
 
 
 def free_memory(model: LoadedModel) -> int | None:

@@ -27,6 +27,8 @@ class Stitching:
     num_joined: int = 0
     num_eos: int = 0  # end-of-text tokens that have ended pieces, but not the recording
     num_close: int = 0
+    num_decoded: int = 0  # tokens, of all pieces
+    _counts: dict[PieceRun, int] = field(default_factory=dict)  # tokens of each piece so far
     _begin: int = 0  # of the piece whose turn it is
     # Of pieces that wait for their turn
     _waiting: dict[PieceRun, list[Burst | End | Join]] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class Stitching:
             Exception: what `on_token` has raised, or a token that is no decision.
         """
         run = event.run
+        self._count(event)
         if isinstance(event, Join):
             self._waiting.pop(event.dropped, None)
             self.num_joined += 1
@@ -62,6 +65,31 @@ class Stitching:
             "end_of_text": self.num_eos,
             "close_decisions": self.num_close,
         }
+
+    @property
+    def seconds(self) -> float:
+        """Return how many seconds of the recording are done, what was kept included.
+
+        Encoding a second is half of it, decoding the other.
+        """
+        recording, kept, audio = self.recording, self.recording.kept, self.writer.audio
+        done, seconds_per_token = 0.0, audio.samples_per_token / audio.sample_rate
+        for tokens in (recording.num_encoded - recording.first, self.num_decoded):
+            end = kept.heard_from + tokens * seconds_per_token
+            done += min(end, self.source.duration) / 2
+        return max(kept.start, done)
+
+    def _count(self, event: Burst | End | Join) -> None:
+        """Count the tokens that are decoded, which may still wait for their turn."""
+        run = event.run
+        if isinstance(event, Join):
+            self.num_decoded -= self._counts.pop(event.dropped, 0)
+        elif isinstance(event, Burst) and not run.is_dropped:
+            so_far = event.first + len(event.sampled) - run.piece.begin
+            if event.end is not None:
+                so_far = min(so_far, event.end - run.piece.begin)
+            self.num_decoded += so_far - self._counts.get(run, 0)
+            self._counts[run] = so_far
 
     def _apply(self, event: Burst | End | Join) -> None:
         run = event.run

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..tokens import SampledToken
-from .recording import PieceRun
+from .recording import PieceRun, Recording
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """More of a recording that was encoded."""
+
+    recording: Recording
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -101,8 +102,16 @@ def test_what_differs_is_said(left):
         (Header(1, "a.wav", 1001, "0" * 64, "1" * 64, HEADER.options), "recording"),
         (Header(1, "a.wav", 1000, "0" * 64, "2" * 64, HEADER.options), "model"),
         (Header(1, "a.wav", 1000, "0" * 64, "1" * 64, {"delay_ms": 960}), "delay_ms and the hotw"),
+        (
+            Header(1, "a.wav", 1000, "0" * 64, "2" * 64, HEADER.options | {"encoder_call": 256}),
+            "kind of device",
+        ),
+        (
+            Header(1, "a.wav", 1000, "0" * 64, "1" * 64, HEADER.options | {"split": True}),
+            "decoding in pieces (--batch-size, --no-split)",
+        ),
     ):
-        with pytest.raises(StorageError, match=f"cannot go on, because the {name}"):
+        with pytest.raises(StorageError, match=re.escape(f"cannot go on, because the {name}")):
             opened(left, header, resume=True)
 
 

@@ -47,6 +47,18 @@ def test_items_come_in_turn_and_are_taken_lazily(length, threads, ahead):
     assert yielded == taken == length
 
 
+def test_those_who_open_are_told_that_it_is_closed():
+    closed = threading.Event()
+
+    def open(item: int) -> bool:
+        return item == 0 or closed.wait(60)
+
+    pairs = opened_ahead(range(3), open, threads=2, ahead=2, closed=closed)
+    next(pairs)
+    pairs.close()
+    assert closed.is_set()
+
+
 def test_never_more_are_held_than_asked_for():
     opened, most = weakref.WeakSet[Opened](), 0
 
