@@ -9,7 +9,7 @@ from .screen import LiveScreen
 
 @dataclass
 class _Text:
-    """What is not shown yet of one file's text."""
+    """The text of one file that is not shown yet."""
 
     heading: str = ""
     words: list[str] = field(default_factory=list)

@@ -288,8 +288,7 @@ BatchSize = Annotated[
         DEVICE,
         "--batch-size",
         "N",
-        "Decode N files, or pieces of long ones, together; [b]auto[/]: as suits the device. "
-        "On CPU or CUDA.",
+        "Decode N files or pieces of long ones together; [b]auto[/]: as many as suit.",
         parser=batch_size,
     ),
 ]

@@ -83,6 +83,7 @@ def open_audio(
         DeviceError: what it takes to read it is not installed.
         StorageError: what can be read only once does not fit into the folder of temporary files.
     """
+    # Read it once
     notes: list[str] = []
     name, frames = _open(source, sample_rate, raw, notes)
     meter = SoundMeter(frames.samplerate, frames.channels, are_compared=channels == "split")
@@ -94,6 +95,7 @@ def open_audio(
     duration, losses = meter.num_frames / frames.samplerate, frames.losses
     notes += _changes(frames, sample_rate)
 
+    # Choose how its channels are heard
     parts: tuple[AudioSource, ...] = ()
     mix = choose_mix(meter, "mix" if channels == "split" else channels, gain, name)
     if channels == "split":

@@ -13,7 +13,7 @@ from support.recordings import alone, babble, by_length, transcriber_on
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import UsageError
-from voxtral_onnx.runtime import recordings
+from voxtral_onnx.runtime import opening, recordings
 from voxtral_onnx.runtime import transcriber as transcribing
 from voxtral_onnx.runtime.device.cpu import Cpu
 from voxtral_onnx.runtime.engine.slots import Slots
@@ -171,6 +171,8 @@ def test_a_recording_ends_at_the_end_of_text(toy, expected, monkeypatch):
 
 def test_recordings_come_as_they_end_and_are_taken_as_slots_become_free(toy, monkeypatch):
     monkeypatch.setattr(recordings, "AHEAD", 1)
+    monkeypatch.setattr(opening, "MOST_THREADS", 1)
+    monkeypatch.setattr(opening, "AHEAD", 1)
     toy.batch_size, taken = 2, []
 
     def sources():

@@ -132,8 +132,7 @@ def test_sizes_are_said_when_memory_holds_fewer(tiny, monkeypatch):
     found = slot_sizes(tiny.model, 6, notes)
     assert [(each.spec.capacity, each.count) for each in found] == [(75, 5), (79, 2), (159, 1)]
     assert notes == [
-        "batch size: memory holds 5 slots for up to 75 positions, not 6",
-        "batch size: memory holds 2 slots for up to 79 positions, not 6",
-        "batch size: memory holds 1 slots for up to 159 positions, not 6",
+        "batch size: 5 of up to 6 s, 2 of up to 6 s, 1 of any length together (as many as fit into "
+        "memory, not 6)"
     ]
     assert [size_for(found, positions) for positions in (74, 75, 78, 79, 10_000)] == [0, 1, 1, 2, 2]
