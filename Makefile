@@ -80,6 +80,7 @@ bench: $(VENV)/dev.stamp web/vendor/VERSION  ## make the CPU's numbers (needs De
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python bench/wer.py
 	$(BIN)/python bench/hotwords.py
+	$(BIN)/python bench/pieces.py
 	$(BIN)/python bench/quant.py
 	$(BIN)/python bench/live.py
 	$(BIN)/python bench/soak.py

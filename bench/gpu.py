@@ -62,7 +62,11 @@ def measure_steps(transcriber: Transcriber) -> dict[str, Any]:
     Each call is timed twice: with its kernels launched one by one, and replayed as a CUDA graph.
     """
     # Full caches and random inputs
-    encoder, decoder, device = transcriber.encoder, transcriber.decoder, transcriber.device
+    encoder, decoder, device = (
+        transcriber.model.encoder,
+        transcriber.model.decoder,
+        transcriber.device,
+    )
     assert isinstance(device, Cuda)
     encoder_cache, decoder_cache = encoder.new_cache(), decoder.new_cache()
     for cache in (encoder_cache, decoder_cache):
@@ -181,7 +185,7 @@ def measure_rows(transcriber: Transcriber) -> dict[str, Any]:
     """
     import onnxruntime as ort
 
-    decoder = transcriber.decoder
+    decoder = transcriber.model.decoder
     device = transcriber.device
     config = transcriber.manifest.config.decoder
     assert isinstance(device, Cuda)
@@ -258,7 +262,7 @@ def rows_ratio(results: dict[str, Any]) -> dict[str, Any]:
 
 def profile(transcriber: Transcriber) -> dict[str, Any]:
     """Profile the kernels of a decoder step and of an encoder call of 16 tokens, both replayed."""
-    encoder, decoder = transcriber.encoder, transcriber.decoder
+    encoder, decoder = transcriber.model.encoder, transcriber.model.decoder
     encoder_cache, decoder_cache = encoder.new_cache(), decoder.new_cache()
     for cache in (encoder_cache, decoder_cache):
         bench._fill(cache)

@@ -110,6 +110,14 @@ def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
+def attempt(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Return what a function measures, or its error, so that the next one can still be measured."""
+    try:
+        return function(*arguments)
+    except Exception as error:  # onnxruntime's and PyTorch's own have no narrower base
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
 class Phases:
     """A clock that records seconds, CPU seconds and peak memory of this process by phase.
 

@@ -110,24 +110,20 @@ def ours(folder: Path, precision: str, threads: int) -> Engine:
     manifest = Manifest.read(folder)
     spec = decoder_cache_spec(manifest, CONTEXT)
     decoder = Decoder(Session(folder, manifest.precisions[precision].decoder, "cpu", threads), spec)
-    rows = decoder.new_batch(max(STREAMS))
-    caches = [rows.cache(row) for row in range(max(STREAMS))]
-    embeds = np.zeros((max(STREAMS), manifest.config.decoder.hidden_size), caches[0].dtype)
+    batch = decoder.new_batch(spec, max(STREAMS))
+    embeds = np.zeros((max(STREAMS), manifest.config.decoder.hidden_size), batch.dtype)
     blank, delay = manifest.tokens.streaming_pad, manifest.streaming.default_delay_tokens
 
     def call(streams: int) -> Times:
+        feeds = {
+            "input_ids": np.full(streams, blank),
+            "audio_embeds": embeds[:streams],
+            "num_delay_tokens": np.full(streams, delay),
+            "blank_penalty": np.zeros(streams, np.float32),
+        }
         began, busy = perf_counter(), process_time()
         for position in range(PROMPT, PROMPT + CALLS):
-            for cache in caches:
-                cache.position = position
-            same = (
-                [blank] * streams,
-                embeds[:streams],
-                [delay] * streams,
-                [0.0] * streams,
-                [None] * streams,
-            )
-            decoder.step_batch(rows, caches[:streams], *same)
+            decoder.step_batch(batch, np.full(streams, position), feeds, "step")
         return 1000 * (perf_counter() - began) / CALLS, 1000 * (process_time() - busy) / CALLS
 
     return call

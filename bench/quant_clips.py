@@ -7,7 +7,7 @@ text that the artifact generates by itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from wer import Clip
 from voxtral_onnx import Transcriber
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.audio.files import open_audio
+from voxtral_onnx.runtime.decision import greedy_decision
 from voxtral_onnx.runtime.stream import Stream
 from voxtral_onnx.runtime.tokens import Token
 
@@ -60,7 +61,8 @@ class Replay(Stream):
     """A stream that is encoded once and then decoded twice, with given and with its own tokens."""
 
     def __init__(self, transcriber: Transcriber, samples: np.ndarray):
-        super().__init__(transcriber, transcriber.num_delay_tokens, stop_at_eos=True)
+        options = replace(transcriber.options, stop_at_eos=True)
+        super().__init__(transcriber.model, options, grid=transcriber.model.grid)
         self.audio_embeds: list[np.ndarray] = []
         self.feed(samples)
         self.finish()
@@ -73,7 +75,7 @@ class Replay(Stream):
 
     def write(self) -> list[int]:
         """Return the ids of the tokens that the model generates by itself."""
-        self.decoder_cache, self.finished = self.transcriber.decoder.new_cache(), False
+        self.decoder_cache, self.finished = self.model.decoder.new_cache(), False
         return [token.token_id for token in super().decode(np.concatenate(self.audio_embeds))]
 
     def logits_after(self, token_ids: list[int]) -> np.ndarray:
@@ -86,7 +88,7 @@ class Replay(Stream):
             float64 [tokens, vocab_size].
         """
         audio_embeds = np.concatenate(self.audio_embeds)
-        cache = self.transcriber.decoder.new_cache()
+        cache = self.model.decoder.new_cache()
         logits = []
         ids = [self.ids.bos] + [self.ids.streaming_pad] * (self.prompt_length - 1) + token_ids[:-1]
         while (at := cache.position) < len(ids):
@@ -98,7 +100,7 @@ class Replay(Stream):
                 "blank_penalty": np.zeros((1, rows), np.float32),
                 **cache.positions(rows),
             }
-            logits.append(self.transcriber.decoder.session.step(cache, feeds, "logits")[0])
+            logits.append(self.model.decoder.session.step(cache, feeds, "logits")[0])
         return np.concatenate(logits)[self.prompt_length - 1 :].astype(np.float64)
 
 
@@ -111,8 +113,9 @@ def compare(logits: np.ndarray, expected: np.ndarray, blank: int, token_ids: np.
         blank: id of the blank token.
         token_ids: tokens that float32 sampled, [tokens].
     """
-    log_p, log_q = (values - logsumexp(values) for values in (expected, logits))
-    margins, margins_float = (blank_margin(values, blank) for values in (logits, expected))
+    made, made_float = (greedy_decision(values, blank) for values in (logits, expected))
+    log_p, log_q = expected - made_float.log_sum[:, None], logits - made.log_sum[:, None]
+    margins, margins_float = made.blank_margin, made_float.blank_margin
     flipped = (margins > 0) != (margins_float > 0)
     certainty = np.abs(margins_float[flipped])
     return Tally(
@@ -121,20 +124,9 @@ def compare(logits: np.ndarray, expected: np.ndarray, blank: int, token_ids: np.
         flips=int(flipped.sum()),
         firm_flips=int((certainty > FIRM).sum()),
         largest_flip=float(certainty.max(initial=0)),
-        agreed=int((logits.argmax(1) == token_ids).sum()),
+        agreed=int((made.token_id == token_ids).sum()),
         positions=len(logits),
     )
-
-
-def logsumexp(logits: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the sum of exponentials over the vocabulary, [tokens, 1]."""
-    highest = logits.max(1, keepdims=True)
-    return highest + np.log(np.exp(logits - highest).sum(1, keepdims=True))
-
-
-def blank_margin(logits: np.ndarray, blank: int) -> np.ndarray:
-    """Return the blank's logit minus the best other one, [tokens]."""
-    return logits[:, blank] - np.delete(logits, blank, 1).max(1)
 
 
 @cache
@@ -170,9 +162,8 @@ def measure_clip(folders: list[Path], clip: Clip) -> dict[str, ClipRun]:
         tally = compare(logits, expected, blank, np.array(token_ids))
         # An artifact that samples each token that it was fed would generate the same by itself
         written = token_ids if tally.agreed == tally.positions else replay.write()
-        found[folder.name] = ClipRun(
-            reference.tokenizer.decode(written), tally, blank_margin(logits, blank)
-        )
+        margins = greedy_decision(logits, blank).blank_margin
+        found[folder.name] = ClipRun(reference.tokenizer.decode(written), tally, margins)
     return found
 
 

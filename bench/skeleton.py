@@ -4,15 +4,20 @@ The graphs alone have a few MB, so they can be sent to machines that no checkpoi
 
     python bench/skeleton.py make build/twin build/skeleton --precision q4f16,fp16
     python bench/skeleton.py fill build/skeleton build/artifact
+    python bench/skeleton.py silence build/artifact build/silent
 
 twin.py writes the first folder. Sizes, types and locations of the weights are those of an export;
-their values are random, and small enough to keep activations finite.
+their values are random, and small enough to keep activations finite. Random weights write the same
+word over and over; `silence` makes them write nothing but blanks, at the same cost.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import repeat
 from math import prod
 from pathlib import Path
@@ -21,13 +26,16 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from voxtral_onnx.files import FileSpec, hash_file
-from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.contents import hash_files
+from voxtral_onnx.files import PIECE_SIZE, FileSpec, hash_file
+from voxtral_onnx.manifest import FILE_NAME, Manifest
+from voxtral_onnx.threads import num_cores
 
 app = typer.Typer(help="Graphs of the 4B model without its weights, and random ones for them.")
-POOL = 1 << 26  # random values that all tensors are cut from; more bytes than a GPU's cache
+POOL = 1 << 26  # random values at most that all tensors are cut from; more than a GPU's cache
 CODE_SPREAD = {4: 4.6, 8: 73.9}  # standard deviation of uniform codes, by their bits
 MIDDLE = 0x88  # two 4-bit zero points of 8 in a byte
+UNKNOWN = "0" * 64  # the sha256 of files that are not written yet
 
 
 @app.command()
@@ -50,7 +58,7 @@ def make(
 
     def describe(names, plan) -> dict[str, FileSpec]:
         return {
-            name: FileSpec(sizes[name], "", ()) if name in sizes else hash_file(folder / name)
+            name: unknown(sizes[name]) if name in sizes else hash_file(folder / name)
             for name in names
         }
 
@@ -59,6 +67,12 @@ def make(
     export.export(checkpoint, folder, precisions=precision.split(","), recipe=recipe)
     for name in sizes:
         (folder / name).unlink()
+
+
+def unknown(size: int) -> FileSpec:
+    """Return the entry of a file that `fill` will write, with hashes that no file has."""
+    pieces = -(-size // PIECE_SIZE) if size > PIECE_SIZE else 0
+    return FileSpec(size, UNKNOWN, (UNKNOWN,) * pieces)
 
 
 @app.command()
@@ -70,7 +84,8 @@ def fill(skeleton: Path, folder: Path) -> None:
     shutil.copytree(skeleton, folder)
     manifest = Manifest.read(folder)
     rng = np.random.default_rng(0)
-    normal, codes = rng.standard_normal(POOL, np.float32), rng.integers(0, 256, 4 * POOL, np.uint8)
+    size = min(POOL, sum(manifest.files[name].size for name in manifest.weights))
+    normal, codes = rng.standard_normal(size, np.float32), rng.integers(0, 256, 4 * size, np.uint8)
 
     def write(tensor, shapes: dict[str, tuple[int, ...]], files: dict[str, np.memmap]) -> int:
         place = {entry.key: entry.value for entry in tensor.external_data}
@@ -110,7 +125,44 @@ def fill(skeleton: Path, folder: Path) -> None:
             shapes = {tensor.name: tuple(tensor.dims) for tensor in tensors}
             with ThreadPoolExecutor() as pool:
                 written += sum(pool.map(write, tensors, repeat(shapes), repeat(files)))
+    write_hashes(folder, manifest, manifest.weights)
     print(f"{written / 1e9:.2f} GB")
+
+
+@app.command()
+def silence(artifact: Path, folder: Path) -> None:
+    """Make an artifact whose decoder writes only blanks, of hard links to another's files."""
+    import onnx
+
+    shutil.copytree(artifact, folder, copy_function=os.link)
+    manifest, changed = Manifest.read(folder), set[str]()
+
+    def open_tensor(graph, name: str, dtype: type) -> np.memmap:
+        [tensor] = [each for each in graph.initializer if each.name == name]
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        path = f"onnx/{place['location']}"
+        if path not in changed:  # it is still the other artifact's file
+            (folder / path).unlink()
+            shutil.copyfile(artifact / path, folder / path)
+            changed.add(path)
+        return np.memmap(folder / path, dtype, "r+", int(place["offset"]), tuple(tensor.dims))
+
+    for precision in manifest.precisions.values():
+        graph = onnx.load(str(folder / precision.decoder.path), load_external_data=False).graph
+        # Added to the logits to find the best token that is not the blank
+        open_tensor(graph, "blank_mask", np.float32)[:] = -1e30
+        # Or the blank's logprob would not be finite, as other logits are higher by hundreds
+        norm = {"float16": np.float16, "float32": np.float32}[precision.activation_dtype]
+        open_tensor(graph, "language_model.norm.weight", norm)[:] /= 64
+    (folder / FILE_NAME).unlink()
+    write_hashes(folder, manifest, changed)
+
+
+def write_hashes(folder: Path, manifest: Manifest, names: Collection[str]) -> None:
+    """Write the manifest with the hashes of some files, as loading compares them."""
+    paths = {folder / name: name for name in names}
+    hashes = {paths[path]: file for path, file in hash_files(paths, num_cores()).items()}
+    replace(manifest, files={**manifest.files, **hashes}).write(folder)
 
 
 def cut(pool: np.ndarray, start: int, count: int) -> np.ndarray:

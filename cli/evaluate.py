@@ -19,6 +19,7 @@ def evaluate(
     device: options.Device = "auto",
     threads: options.Threads = None,
     batch_size: options.BatchSize = 1,
+    no_split: options.NoSplit = False,
     as_json: options.Json = False,
 ) -> None:
     """Count the words that models get wrong on your own recordings, with confidence intervals."""
@@ -41,6 +42,7 @@ def evaluate(
             device=device,
             threads=threads,
             batch_size=batch_size,
+            split=not no_split,
             gain=gain,
             offline=offline,
             on_file=lambda system, done, total, name: steps.show(

@@ -1,12 +1,14 @@
-"""Transcribe files, one after the other or in batches, and write each transcript."""
+"""Transcribe files, one after the other or together, and write each transcript."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from threading import Event
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ import typer
 from ..errors import AudioError, UsageError, VoxtralOnnxError
 from ..escaping import one_line, readable
 from .exit_codes import SOME_FAILED
+from .in_order import TextsInOrder
+from .journals import Journals
 from .outputs import Outputs, is_stream, shown_name
 from .screen import FilesScreen
 from .streams import require_stdin
@@ -23,15 +27,13 @@ from .terminal import format_names, format_time, info
 
 if TYPE_CHECKING:
     from ..runtime.audio.files import AudioSource
-    from ..runtime.journal import Header, Journal
+    from ..runtime.journal import Journal
     from ..runtime.kept import Kept
     from ..runtime.tokens import Token
     from ..runtime.transcriber import Transcriber
     from ..runtime.transcript import Transcript
 
 MOST_NAMED = 3  # files that are passed over
-# Options of `Transcriber` that do not change the text, so that a journal stays valid
-NOT_IN_JOURNAL = {"offline", "device", "allow_fallback", "threads", "batch_size", "prepacked"}
 MOST_LINES = 3  # on output files; more are counted
 
 
@@ -44,10 +46,16 @@ class Work:
     name: str  # of its outputs, without a suffix
     source: AudioSource = field(init=False)
     journal: Journal = field(init=False)
-    position: float = 0.0  # seconds
-    is_shown: bool = False  # on stdout, at least in part
+    position: float = 0.0  # seconds, of the last token
+    reached: dict[int, float] = field(default_factory=dict)  # seconds, of each channel by its id()
+    shows_words: bool = False  # on stdout as they are decoded, not the whole at the end
     has_failed: bool = False  # also if only part of it was lost
     began: float = field(init=False)  # when it was opened, by perf_counter
+
+    @property
+    def title(self) -> str:
+        """Return its name for messages."""
+        return "standard input" if self.path == "-" else self.path
 
     @property
     def seconds_left(self) -> float:
@@ -64,9 +72,8 @@ class FileRun:
         self.failed: list[VoxtralOnnxError] = []
         self.num_inputs = 0  # files found, and inputs that could not be searched
         self.written: list[Path] = []
-        self._at_hand: dict[int, Work] = {}  # opened and not finished, by id() of their sources
-        self._waiting: dict[int, str] = {}  # texts for stdout, until all earlier files are written
-        self._turn, self._is_sent = 1, False  # next file for stdout; whether it has any text
+        # Begun and not finished, by id() of their sources and the parts of these
+        self._at_hand: dict[int, Work] = {}
 
     def find(self, inputs: list[str]) -> int:
         """Find the audio files that inputs name, and return how many there are to transcribe.
@@ -91,6 +98,7 @@ class FileRun:
         # Number those that are to be transcribed, and look for them before a model is loaded
         self.works = [Work(number, path, name) for number, (path, name) in enumerate(found, 1)]
         self.screen = FilesScreen([work.path for work in self.works])
+        self.texts = TextsInOrder(self.screen, are_spaced=self.outputs.shown == "txt")
         for name, error in failures.items():
             self.screen.write(self._failure(name, self._fail(name, error)))
         for work in self.works:
@@ -100,26 +108,36 @@ class FileRun:
                     require_file(Path(work.path))
         return len(self._left)
 
-    def run(self, transcriber: Transcriber, options: dict[str, Any], sound: dict[str, Any]) -> None:
+    def run(
+        self,
+        transcriber: Transcriber,
+        options: dict[str, Any],
+        sound: dict[str, Any],
+        *,
+        split: bool,
+    ) -> None:
         """Transcribe all files that `find` has found.
 
         Args:
             transcriber: the loaded model.
             options: the options that it was made with, for the journals.
             sound: the options of `open_audio`.
+            split: decode long files in pieces, if the batch size is not 1.
         """
-        self.transcriber, self.options, self.sound = transcriber, options, sound
+        self.transcriber, self.sound, self.split = transcriber, sound, split
+        self.journals = Journals(transcriber, self.outputs, options, sound, split, self.resume)
+        self._num_notes = len(transcriber.notes)
         with self.screen:
             try:
-                if transcriber.batch_size > 1:
+                if transcriber.batch_size != 1:
                     self._run_together()
                 else:
                     self._run_in_turn()
             finally:  # after a signal too: show finished texts, keep journals of the rest
-                for number in sorted(self._waiting):
-                    self._send(self._waiting[number])
-                for work in list(self._at_hand.values()):
+                self.texts.close()
+                for work in self._works_at_hand:
                     self._leave(work)
+                self._say_notes()
         if self.written and not self._has_few_outputs:
             info(f"{self.outputs.folder}: {len(self.written)} files written")
         if len(self.works) > 1 and (done := len(self._left)):
@@ -154,139 +172,117 @@ class FileRun:
         return left
 
     def _run_in_turn(self) -> None:
-        """Transcribe one file after the other, showing words as they are decoded."""
+        """Transcribe one file after the other."""
         for work in self._left:
             with self._own_failure(work):
-                self._begin(work)
+                self._begin(work, self._open(work))
                 self._transcribe(work)
 
     def _run_together(self) -> None:
-        """Transcribe several files at a time, writing each when done; stdout keeps their order."""
+        """Transcribe several files, or pieces of long ones, at a time."""
         from ..runtime.kept import NOTHING
 
-        def sources() -> Iterator[AudioSource]:
-            for work in self._left:
-                with self._own_failure(work):
-                    self._begin(work)
-                    yield work.source
-
         def push(source: AudioSource, token: Token) -> None:
-            if work := self._at_hand.get(id(source)):  # not a split channel's
+            if (work := self._at_hand.get(id(source))) and not work.source.parts:
                 self._push(work, token)
 
+        def reach(source: AudioSource, seconds: float) -> None:
+            work = self._at_hand[id(source)]
+            work.reached[id(source)] = seconds
+            count = max(1, len(work.source.parts))  # of channels, each transcribed on its own
+            self.screen.files.reach(work.number, sum(work.reached.values()) / count)
+            self._say_notes()
+
         def kept(source: AudioSource) -> Kept:
-            work = self._at_hand.get(id(source))
-            return work.journal.kept if work else NOTHING
+            return NOTHING if source.channel is not None else self._at_hand[id(source)].journal.kept
 
         # A call that fails, fails its open files; the next call takes those that follow
-        waiting = sources()
-        while True:
-            try:
-                for transcript in self.transcriber.transcribe_many(
-                    waiting, on_token=push, kept=kept
-                ):
-                    work = self._at_hand[id(transcript.source)]
-                    with self._own_failure(work):
-                        texts = self._texts(work, transcript)
-                        self._write(work, self._heading(work) + texts[self.outputs.shown])
-                        self._finish(work, transcript, texts)
-                return
-            except typer.Exit:
-                raise
-            except Exception as error:
-                if not self._at_hand:
+        with closing(self._begun_ahead()) as sources:
+            while True:
+                try:
+                    for transcript in self.transcriber.transcribe_many(
+                        sources, split=self.split, on_token=push, on_progress=reach, kept=kept
+                    ):
+                        work = self._at_hand[id(transcript.source)]
+                        with self._own_failure(work):
+                            self._finish(work, transcript)
+                    return
+                except typer.Exit:
                     raise
-                for work in list(self._at_hand.values()):
-                    self._fail_work(work, error)
+                except Exception as error:
+                    if not self._at_hand:
+                        raise
+                    for work in self._works_at_hand:
+                        self._fail_work(work, error)
+
+    def _begun_ahead(self) -> Generator[AudioSource, None, None]:
+        """Begin the files in turn; they are opened in threads ahead, pipes in their turn."""
+        from ..runtime.opening import open_files_ahead
+
+        def open(work: Work) -> AudioSource | None:
+            return None if is_stream(work.path) else self._open(work, closed)
+
+        closed = Event()
+        with closing(open_files_ahead(self._left, open, closed)) as opened:
+            for work, future in opened:
+                self._say_notes()
+                with self._own_failure(work):
+                    self._begin(work, future.result() or self._open(work))
+                    yield work.source
+
+    def _open(self, work: Work, closed: Event | None = None) -> AudioSource:
+        from ..runtime.audio.files import open_audio
+
+        return open_audio(work.path, self.transcriber.sample_rate, **self.sound, closed=closed)
+
+    def _begin(self, work: Work, source: AudioSource) -> None:
+        """Begin a file that is open: its journal, which may hold its beginning, and its text."""
+        self.outputs.require_places(work.name)
+        work.source, work.began = source, perf_counter()
+        for note in source.notes:
+            self._say(work, note)
+        work.name, work.journal = self.journals.open(
+            source, work.path, work.name, partial(self._say, work)
+        )
+        for each in (source, *source.parts):
+            self._at_hand[id(each)] = work
+        kept = work.journal.kept
+        work.position = kept.start
+        self.screen.files.begin(work.number, source, kept.start)
+        # Words of split channels overlap in time, and notes on others would interrupt those of
+        # one file among many, so these are shown at the end
+        is_alone = len(self.works) == 1 or self.transcriber.batch_size == 1
+        if self.outputs.shows_words and is_alone and not source.parts:
+            work.shows_words = True
+            self.texts.begin(work.number, self._heading(work))
+            self.texts.show(work.number, "".join(segment.text for segment in kept.segments))
 
     def _transcribe(self, work: Work) -> None:
         """Transcribe one file; if an error or a signal ends it early, show what was decoded."""
-        screen, outputs, kept = self.screen, self.outputs, work.journal.kept
-        # Words of split channels overlap in time, so these are shown at the end
-        shows_words = outputs.shows_words and not work.source.parts
-        screen.files.begin(work.source, kept.start)
-        if shows_words:
-            self._write(work, self._heading(work))
-            screen.show("".join(segment.text for segment in kept.segments))
 
         def show(token: Token) -> None:
-            screen.files.position = token.end
+            self.screen.files.reach(work.number, token.end)
             self._push(work, token)
-            if shows_words:
-                screen.show(token.text)
 
-        # Decode, and render the whole transcript
-        transcript = self.transcriber.transcribe(work.source, on_token=show, kept=kept)
+        transcript = self.transcriber.transcribe(work.source, on_token=show, kept=work.journal.kept)
         try:
-            texts = self._texts(work, transcript)
+            self._finish(work, transcript)
         except BaseException as error:  # also a signal: what was decoded is not lost
-            if shows_words:
-                screen.end("")
-            elif transcript.decoded:
-                self._write(work, self._heading(work) + self._part(work, transcript, error))
+            if (
+                not work.shows_words
+                and transcript.decoded
+                and not self.texts.has_ended(work.number)
+            ):
+                part = self._part(work, transcript, error)
+                self.texts.end(work.number, self._heading(work) + part)
             raise
 
-        # Show it, or end the line of words
-        if shows_words:
-            screen.end(transcript.stream.text.flush())
-        else:
-            self._write(work, self._heading(work) + texts[outputs.shown])
-        self._finish(work, transcript, texts)
-
-    def _begin(self, work: Work) -> None:
-        """Open a file and its journal, and continue where the journal ends."""
-        from ..runtime.audio.files import open_audio
-
-        self.outputs.require_places(work.name)
-        work.began = perf_counter()
-        source = work.source = open_audio(work.path, self.transcriber.sample_rate, **self.sound)
-        for note in source.notes:
-            self._say(work, note)
-        work.journal = self._journal(work)
-        work.position = work.journal.kept.start
-        self.screen.files.know(work.number, work.seconds_left)
-        self._at_hand[id(source)] = work
-
-    def _journal(self, work: Work) -> Journal:
-        """Return the journal of a file; one that keeps nothing without an output folder."""
-        from ..runtime.journal import Journal, claim_journal, journal_path, open_journal
-
-        manifest, folder = self.transcriber.manifest, self.outputs.folder
-        if folder is None or work.source.parts:  # a journal holds one stream, not several channels
-            return Journal()
-        header = self._header(work.path)
-        if header.is_stream:
-            taken, tokens = self.outputs.is_taken, manifest.tokens
-            work.name, journal = claim_journal(folder, work.name, header, taken, info, tokens)
-            return journal
-        return open_journal(
-            journal_path(folder, work.name),
-            manifest,
-            header,
-            resume=self.resume,
-            say=lambda message: self._say(work, message),
-        )
-
-    def _header(self, path: str) -> Header:
-        """Return the header of a file's journal: all that its text depends on."""
-        from ..runtime.journal import Header, fingerprint
-
-        transcriber = self.transcriber
-        options = {k: v for k, v in self.options.items() if k not in NOT_IN_JOURNAL}
-        options |= self.sound | {"precision": transcriber.precision}
-        return Header(
-            1,
-            shown_name(path),
-            *fingerprint(Path(path)),
-            model=transcriber.identity(transcriber.num_delay_tokens),
-            options=json.loads(json.dumps(options, default=str)),
-            is_stream=is_stream(path),
-        )
-
     def _push(self, work: Work, token: Token) -> None:
-        """Append a token of a file to its journal."""
+        """Append a token of a file to its journal, and show it."""
         work.position = token.end
         work.journal.push(token)
+        if work.shows_words:
+            self.texts.show(work.number, token.text)
 
     def _texts(self, work: Work, transcript: Transcript) -> dict[str, str]:
         """Return a transcript in each output format and in that of stdout, by format name."""
@@ -317,27 +313,21 @@ class FileRun:
             return ""
         return f"==> {one_line(shown_name(work.path))} <==\n"
 
-    def _send(self, text: str) -> None:
-        """Write the next text to stdout, with an empty line between texts that have headings."""
-        if text and self.outputs.shown == "txt":
-            text = "\n" * self._is_sent + text
-            self._is_sent = True
-        self.screen.write(text)
+    def _finish(self, work: Work, transcript: Transcript) -> None:
+        """Show a file's text, write its outputs, remove its journal; print notes and timings.
 
-    def _write(self, work: Work, text: str) -> None:
-        """Write a file's text to stdout as soon as the texts of all earlier files are written."""
-        work.is_shown = True
-        self._waiting[work.number] = text
-        while self._turn in self._waiting:
-            self._send(self._waiting.pop(self._turn))
-            self._turn += 1
-
-    def _finish(self, work: Work, transcript: Transcript, texts: dict[str, str]) -> None:
-        """Write a file's outputs, remove its journal, and print notes and timings."""
+        This decodes what is left of it.
+        """
+        texts = self._texts(work, transcript)
+        if work.shows_words:
+            self.texts.end(work.number, transcript.writer.text.flush())
+        else:
+            self.texts.end(work.number, self._heading(work) + texts[self.outputs.shown])
         source = work.source
         self.outputs.write(work.name, {kind: texts[kind] for kind in self.outputs.formats})
         work.journal.remove()
-        del self._at_hand[id(source)]
+        for each in (source, *source.parts):
+            del self._at_hand[id(each)]
         for part in transcript.parts:
             names, channel = transcript.channel_names, part.source.channel
             of = f"{names[channel]}: " if names and channel is not None else ""
@@ -345,15 +335,21 @@ class FileRun:
                 self._say(work, of + note)
         self._say_written(work, texts)
         self._say(work, timing_line(transcript))
-        self.screen.files.finish(work.seconds_left)
+        self.screen.files.finish(work.number)
         if source.losses:  # the text is written, and is not that of all the audio
             work.has_failed = True
             self._fail(work.path, AudioError(f"{source.name}: {'; '.join(source.losses)}"))
+        del work.source  # which holds the beginning of the file
 
     @property
     def _left(self) -> list[Work]:
         """Return the works that have not failed."""
         return [work for work in self.works if not work.has_failed]
+
+    @property
+    def _works_at_hand(self) -> list[Work]:
+        """Return the works that are begun and not finished."""
+        return list(dict.fromkeys(self._at_hand.values()))
 
     @property
     def _has_few_outputs(self) -> bool:
@@ -370,9 +366,16 @@ class FileRun:
             for line in self.outputs.describe(work.name, texts):
                 self.screen.info(f"{line}{part}{length} of sound in {within}")
 
+    def _say_notes(self) -> None:
+        """Print the transcriber's notes that are new."""
+        notes = self.transcriber.notes
+        for note in notes[self._num_notes :]:
+            self.screen.info(f"note: {note}")
+        self._num_notes = len(notes)
+
     def _say(self, work: Work, message: str) -> None:
         count = f"[{work.number}/{len(self.works)}] " if len(self.works) > 1 else ""
-        self.screen.info(f"{count}{work.source.name}: {message}")
+        self.screen.info(f"{count}{work.title}: {message}")
 
     @contextmanager
     def _own_failure(self, work: Work) -> Iterator[None]:
@@ -387,11 +390,12 @@ class FileRun:
     def _fail_work(self, work: Work, error: Exception) -> None:
         """Record and show the failure of a file, and close it."""
         work.has_failed = True
-        own = self._fail(work.path, error)
-        self.screen.files.know(work.number, 0.0)
-        if not work.is_shown:
-            self._write(work, self._failure(work.path, own))
-        if work in self._at_hand.values():
+        self.screen.files.fail(work.number)
+        own = _own_error(work.path, error)
+        if not self.texts.has_ended(work.number):
+            self.texts.end(work.number, self._failure(work.path, own))
+        self._fail(work.path, own)
+        if work in self._works_at_hand:
             self._leave(work)
 
     def _fail(self, path: str, error: Exception) -> VoxtralOnnxError:
@@ -410,11 +414,13 @@ class FileRun:
 
     def _leave(self, work: Work) -> None:
         """Close a file that is not finished, and keep its journal."""
-        self._at_hand.pop(id(work.source), None)
+        for each in (work.source, *work.source.parts):
+            self._at_hand.pop(id(each), None)
         work.journal.close()
         if work.journal.path and not work.journal.is_empty:
             option = "listen --resume -o FOLDER" if is_stream(work.path) else "--resume"
             self._say(work, f"kept up to {work.journal.end:.2f} s: {option} goes on")
+        del work.source
 
 
 def _say_others(names: list[str]) -> None:

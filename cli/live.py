@@ -132,7 +132,7 @@ def transcribe_live(
         if stream_json:
             write_json({"type": "final", "text": recording.text, **recording.info})
         elif shows_words:
-            screen.end(stream.text.flush())
+            screen.end(stream.writer.text.flush())
         formats = outputs.formats if keeps else ()
         texts = {kind: render(recording, kind, file=name) for kind in formats}
         outputs.write(name, texts)
@@ -182,7 +182,7 @@ def _claim_journal(transcriber: Transcriber, name: str, outputs: Outputs) -> tup
 
     if outputs.folder is None:
         return name, Journal()
-    model = transcriber.identity(transcriber.num_delay_tokens)
+    model = transcriber.model.identity(transcriber.num_delay_tokens)
     header = Header(1, name, None, None, model, {}, is_stream=True)
     return claim_journal(outputs.folder, name, header, outputs.is_taken, info)
 

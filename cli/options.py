@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..limits import MOST_REPEATS, MOST_STREAMS
+from ..limits import MOST_REPEATS
+from .values import batch_size
 
 # Panels of `--help`; options without one stand beside `--help` itself
 MODEL, INPUT, OUTPUT, DECODING, DEVICE = "Model", "Input", "Output", "Decoding", "Device and memory"
@@ -282,14 +283,21 @@ Threads = Annotated[
     int | None, _value(DEVICE, "--threads", "N", "Number of CPU threads.", "one per core", min=1)
 ]
 BatchSize = Annotated[
-    int,
+    Any,
     _value(
         DEVICE,
         "--batch-size",
         "N",
-        "Number of files decoded together, on CPU or CUDA.",
-        min=1,
-        max=MOST_STREAMS,
+        "Decode N files or pieces of long ones together; [b]auto[/]: as many as suit.",
+        parser=batch_size,
+    ),
+]
+NoSplit = Annotated[
+    bool,
+    _flag(
+        DEVICE,
+        "--no-split",
+        "With a [b]--batch-size[/], do not cut files of more than 5 minutes into pieces.",
     ),
 ]
 Context = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Self
@@ -160,42 +161,75 @@ def _start(total: int, *, is_even: bool) -> RichProgress:
     return bar
 
 
+@dataclass
+class _InWork:
+    """A file that has begun; in seconds of its audio."""
+
+    name: str
+    start: float  # transcribed earlier
+    duration: float
+    position: float
+
+
 class FilesProgress:
     """The progress through several files, measured in seconds of audio.
 
     The length of a file that is not opened yet is estimated from its size and its suffix: opened
-    files with that suffix tell how many seconds a byte holds.
+    files with that suffix tell how many seconds a byte holds. Files are numbered from 1. One thread
+    counts; another may draw.
     """
 
     def __init__(self, paths: list[str], clock: Callable[[], float] = perf_counter):
-        self.files, self.files_done, self.seconds_done = len(paths), 0, 0.0
-        self.name, self.position, self.duration = "", 0.0, 0.0  # of the current file; in seconds
-        self.start = 0.0  # where the work on the current file began, in seconds
+        self.files, self.files_done = len(paths), 0
+        self.seconds = 0.0  # transcribed so far
         self.clock, self.began = clock, clock()
         self._sizes = [(Path(path).suffix.lower(), _size(path)) for path in paths]
-        self._seconds: dict[int, float] = {}  # to transcribe, of opened files, by their number
+        self._known: dict[int, float] = {}  # seconds to transcribe, of opened files
+        self._in_work: dict[int, _InWork] = {}
+        # Seconds and bytes of opened files, and bytes of the others, by suffix
+        self._seconds = {suffix: 0.0 for suffix, _ in self._sizes}
+        self._bytes = dict.fromkeys(self._seconds, 0)
+        self._bytes_left = dict.fromkeys(self._seconds, 0)
+        for suffix, size in self._sizes:
+            self._bytes_left[suffix] += size
 
-    def know(self, number: int, seconds: float) -> None:
-        """Record how many seconds of a file are to be transcribed; 0 if it has failed.
+    def start(self) -> None:
+        """Start the clock, when the model is loaded."""
+        self.began = self.clock()
 
-        Files are numbered from 1.
-        """
-        self._seconds[number] = seconds
+    def begin(self, number: int, source: AudioSource, start: float = 0.0) -> None:
+        """Begin an opened file, of which `start` seconds were transcribed earlier."""
+        name, duration = Path(source.name).name, source.duration
+        self._know(number, max(0.0, duration - start))
+        self._in_work[number] = _InWork(name, start, duration, start)
 
-    def begin(self, source: AudioSource, start: float = 0.0) -> None:
-        """Make a file the current one, of which `start` seconds were transcribed earlier."""
-        self.name, self.duration = Path(source.name).name, source.duration
-        self.position = self.start = start
+    def reach(self, number: int, position: float) -> None:
+        """Record how many seconds of a file are transcribed, earlier ones included."""
+        file = self._in_work[number]
+        position = max(file.position, min(position, file.duration))
+        self.seconds += position - file.position
+        file.position = position
 
-    def finish(self, seconds: float) -> None:
-        """Count the current file as done, of which `seconds` were transcribed."""
-        self.files_done, self.seconds_done = self.files_done + 1, self.seconds_done + seconds
-        self.name, self.position, self.start, self.duration = "", 0.0, 0.0, 0.0
+    def finish(self, number: int) -> None:
+        """Count a file as done."""
+        self.reach(number, self._in_work[number].duration)
+        del self._in_work[number]
+        self.files_done += 1
 
-    @property
-    def seconds(self) -> float:
-        """Return the seconds of audio transcribed so far."""
-        return self.seconds_done + max(0.0, min(self.position, self.duration) - self.start)
+    def fail(self, number: int) -> None:
+        """Count nothing of a file."""
+        if file := self._in_work.pop(number, None):
+            self.seconds -= file.position - file.start
+        self._know(number, 0.0)
+
+    def _know(self, number: int, seconds: float) -> None:
+        """Record how many seconds of a file are to be transcribed; 0 if it has failed."""
+        suffix, size = self._sizes[number - 1]
+        if number not in self._known:
+            self._bytes_left[suffix] -= size
+            self._bytes[suffix] += size
+        self._seconds[suffix] += seconds - self._known.get(number, 0.0)
+        self._known[number] = seconds
 
     @property
     def speed(self) -> float:
@@ -205,18 +239,13 @@ class FilesProgress:
     @property
     def total_seconds(self) -> float:
         """Return the seconds of audio in all files, estimated for those not opened yet."""
-        known, sizes = dict[str, float](), dict[str, int]()  # by suffix
-        for number, seconds in self._seconds.items():
-            suffix, size = self._sizes[number - 1]
-            known[suffix] = known.get(suffix, 0.0) + seconds
-            sizes[suffix] = sizes.get(suffix, 0) + size
-        overall = sum(known.values()) / max(1, sum(sizes.values()))
+        seconds, sizes = sum(self._seconds.values()), sum(self._bytes.values())
+        overall = seconds / max(1, sizes)
         left = sum(
-            size * (known[suffix] / sizes[suffix] if sizes.get(suffix) else overall)
-            for number, (suffix, size) in enumerate(self._sizes, 1)
-            if number not in self._seconds
+            size * (self._seconds[suffix] / self._bytes[suffix] if self._bytes[suffix] else overall)
+            for suffix, size in self._bytes_left.items()
         )
-        return max(self.seconds, sum(self._seconds.values()) + left)
+        return max(self.seconds, seconds + left)
 
     @property
     def total(self) -> str:
@@ -224,7 +253,7 @@ class FilesProgress:
         return f"{format_time(self.seconds)} of audio at {self.speed:.1f} times its speed"
 
     def line(self, columns: int, encoding: str = "utf-8") -> str:
-        """Return a status line: bar, percentage, time left, position in the current file.
+        """Return a status line: bar, percentage, time left, files, speed, place in the only file.
 
         Args:
             columns: of the terminal, at whose end the line is cut; what matters least stands last.
@@ -233,16 +262,18 @@ class FilesProgress:
         whole = self.total_seconds
         share = self.seconds / whole if whole else 0.0
         full, empty = "━─" if encoding.startswith("utf") else "#-"
-        width = 20 if columns >= 80 else 10 if columns >= 40 else 0
+        width = 20 if columns >= 80 else 10 if columns >= 60 else 6 if columns >= 40 else 0
         filled = int(share * width)
         parts = [f"{share:4.0%}"]
         if self.seconds:
             parts.append(f"{format_time((whole - self.seconds) / self.speed)} left")
         if self.files > 1:
             parts.append(f"{self.files_done} of {self.files} files")
-        if self.name:
-            position, duration = format_time(self.position), format_time(self.duration)
-            parts.append(f"{position} of {duration} of {self.name}")
+        if len(in_work := list(self._in_work.values())) == 1:
+            position, duration = map(format_time, (in_work[0].position, in_work[0].duration))
+            parts.append(f"{position} of {duration} of {in_work[0].name}")
+        if self.seconds and in_work:
+            parts.append(f"{self.speed:.1f}x real time")
         bar = full * filled + empty * (width - filled)
         return f"{bar} {', '.join(parts)}".strip()
 

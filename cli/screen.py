@@ -133,6 +133,10 @@ class FilesScreen(LiveScreen):
         self.files = FilesProgress(paths)
         super().__init__(lambda columns: self.files.line(columns, stderr.encoding))
 
+    def __enter__(self) -> Self:
+        self.files.start()
+        return super().__enter__()
+
 
 def live_line(metrics: StreamMetrics) -> str:
     """Return the status line of a live stream: its level, and whether transcription keeps up."""

@@ -338,7 +338,8 @@ class ListenCommand(SpeechCommand):
 
     elsewhere: ClassVar = {
         **dict.fromkeys(
-            ("--batch-size", "--batched", "--skip-existing", "--gain", "--channels"), TRANSCRIBE
+            ("--batch-size", "--no-split", "--batched", "--skip-existing", "--gain", "--channels"),
+            TRANSCRIBE,
         ),
         "--mic": "a microphone is what listen records anyway; leave it out",
     }

@@ -287,12 +287,12 @@ def timing_line(transcript: Transcript) -> str:
 
 def remarks(transcript: Transcript) -> Iterator[str]:
     """Yield notes on what the blank guard, hotwords and the speech filter changed."""
-    stream, start = transcript.stream, transcript.kept.heard_from
-    if stream.overrides:
-        times = [start + stream.seconds_of(each.index) for each in stream.overrides]
+    writer, start = transcript.writer, transcript.kept.heard_from
+    if writer.overrides:
+        times = [start + writer.seconds_of(each.index) for each in writer.overrides]
         at = ", ".join(f"{seconds:.1f}" for seconds in times)
         yield f"the blank guard chose a word at {at} s (--no-blank-guard: never)"
-    if count := stream.num_swayed:
+    if count := writer.num_swayed:
         yield f"hotwords changed {count} token{'s' * (count > 1)}"
     if transcript.speech_filter:
         yield vad_line(transcript.speech_filter)

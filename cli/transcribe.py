@@ -32,6 +32,7 @@ def transcribe(
     allow_fallback: options.AllowFallback = False,
     threads: options.Threads = None,
     batch_size: options.BatchSize = 1,
+    no_split: options.NoSplit = False,
     context: options.Context = 8192,
     prepacked: options.Prepacked = None,
 ) -> None:
@@ -56,7 +57,7 @@ def transcribe(
     sound = {"gain": gain, "channels": channels, "raw": raw_sound(raw, rate, raw_channels)}
     claim_stdout(is_only_place=output_dir is None)
     run = FileRun(outputs, resume=resume, skip_existing=skip_existing)
-    if not (count := run.find(audio)):
+    if not run.find(audio):
         return run.end()
 
     model_options |= {
@@ -69,10 +70,10 @@ def transcribe(
         "device": device,
         "allow_fallback": allow_fallback,
         "threads": threads,
-        "batch_size": min(batch_size, count),
+        "batch_size": batch_size,
         "context": context,
         "prepacked": prepacked,
     }
     with outputs.made_folder(), open_transcriber(model, model_options) as transcriber:
-        run.run(transcriber, model_options, sound)
+        run.run(transcriber, model_options, sound, split=not no_split)
     run.end()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import overload
 
+from typer import BadParameter
+
 from ..errors import UsageError
 from ..escaping import quoted
+from ..limits import MOST_STREAMS
 
 UNITS = {
     "": 1,
@@ -37,6 +40,20 @@ def parse_size(text: str) -> int:
     if size < 1 << 20:
         raise UsageError(f"size: expected at least 1MiB, got {quoted(text)}")
     return size
+
+
+def batch_size(value: int | str) -> int | str:
+    """Return a number of files that are decoded together, or `auto`; typer calls it.
+
+    Raises:
+        BadParameter: neither.
+    """
+    text = str(value).strip()
+    if text == "auto":
+        return text
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_STREAMS:
+        raise BadParameter(f"expected 1 to {MOST_STREAMS}, or auto, got {quoted(text)}")
+    return int(text)
 
 
 def parse_numbers(what: str, text: str, *, last: int) -> list[int]:

@@ -291,7 +291,10 @@ def _details(
     first_step_seconds: float,
 ) -> Details:
     # Time calls with empty caches, then with full ones
-    encoder_cache, decoder_cache = transcriber.encoder.new_cache(), transcriber.decoder.new_cache()
+    encoder_cache, decoder_cache = (
+        transcriber.model.encoder.new_cache(),
+        transcriber.model.decoder.new_cache(),
+    )
     empty = _time_calls(transcriber, encoder_cache, decoder_cache, full=False)
     for cache in (encoder_cache, decoder_cache):
         _fill(cache)
@@ -321,10 +324,12 @@ def _details(
 
 
 def _first_step(transcriber: Transcriber) -> None:
-    embeds = transcriber.encoder.encode(transcriber.encoder.new_cache(), _silence(transcriber, 1))
+    embeds = transcriber.model.encoder.encode(
+        transcriber.model.encoder.new_cache(), _silence(transcriber, 1)
+    )
     bos = transcriber.manifest.tokens.bos
-    transcriber.decoder.step(
-        transcriber.decoder.new_cache(), [bos], embeds, transcriber.num_delay_tokens
+    transcriber.model.decoder.step(
+        transcriber.model.decoder.new_cache(), [bos], embeds, transcriber.num_delay_tokens
     )
 
 
@@ -332,7 +337,11 @@ def _time_calls(
     transcriber: Transcriber, encoder_cache: KVCache, decoder_cache: KVCache, *, full: bool
 ) -> CallTimes:
     # Make inputs
-    encoder, decoder, manifest = transcriber.encoder, transcriber.decoder, transcriber.manifest
+    encoder, decoder, manifest = (
+        transcriber.model.encoder,
+        transcriber.model.decoder,
+        transcriber.manifest,
+    )
     rng = np.random.default_rng(0)
     hidden_size = manifest.config.decoder.hidden_size
     embeds = rng.standard_normal((1, hidden_size), np.float32).astype(decoder_cache.dtype)

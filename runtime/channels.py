@@ -41,8 +41,6 @@ class SplitTranscript(Transcript):
             _ = part.segments  # raises the error that has ended it
         while part := self._begin():
             _ = part.segments
-            for cache in ("encoder_cache", "decoder_cache"):  # frees memory of what may be kept
-                part.stream.__dict__.pop(cache, None)
         return tuple(self._begun)
 
     def _begin(self) -> Transcript | None:
@@ -92,7 +90,7 @@ class SplitTranscript(Transcript):
         parts, infos = self._begun, [part.info for part in self._begun]
         work = {key: sum(info[key] for info in infos) for key in ("encode_ms", "decode_ms")}
         seconds = sum(work.values()) / 1000
-        steps = sum(part.stream.timings.steps for part in parts)
+        steps = sum(part.writer.timings.steps for part in parts)
         counts = {
             key: None if infos[0][key] is None else sum(info[key] for info in infos)
             for key in ("blank_guard", "hotwords")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..manifest import CacheSpec
-from .device.cache import BatchedKVCache, KVCache
+from .device.cache import BatchedKVCache, KVCache, buffer_rows
 from .device.session import Session
 from .tokens import Sample, SampledToken
 
@@ -22,9 +22,9 @@ class Decoder:
         """Return new buffers for the keys and values of one stream."""
         return KVCache(self.session, self.spec)
 
-    def new_batch(self, count: int) -> BatchedKVCache:
+    def new_batch(self, spec: CacheSpec, count: int) -> BatchedKVCache:
         """Return new buffers for a batch of `count` streams."""
-        return BatchedKVCache(self.session, self.spec, count)
+        return BatchedKVCache(self.session, spec, count)
 
     def step(
         self,
@@ -68,51 +68,39 @@ class Decoder:
     def step_batch(
         self,
         batch: BatchedKVCache,
-        caches: Sequence[KVCache],
-        token_ids: Sequence[int],
-        audio_embeds: np.ndarray,
-        num_delay_tokens: Sequence[int],
-        blank_penalties: Sequence[float],
-        samplers: Sequence[Sample | None],
-    ) -> list[SampledToken]:
-        """Run one position of each stream of a batch in one call, and return the sampled tokens.
+        positions: np.ndarray,
+        feeds: Mapping[str, np.ndarray],
+        fetch: str,
+    ) -> np.ndarray:
+        """Run one position of each of a batch's first streams in one call.
 
-        The caches do not advance. One position each, because the attention operator accepts no
-        more in a batch.
+        One position each, because the attention operator accepts no more in a batch.
 
         Args:
             batch: the streams' common buffers.
-            caches: the caches of its first slots, in order.
-            token_ids: the input token of each stream.
-            audio_embeds: [len(caches), hidden_size].
-            num_delay_tokens: the delay of each stream in tokens.
-            blank_penalties: of each stream, as for `step`.
-            samplers: of each stream, as for `step`; either all or none are None.
+            positions: int64 [n], the absolute position of each stream.
+            feeds: `input_ids`, `num_delay_tokens` and `blank_penalty`, each [n], and
+                `audio_embeds`, [n, hidden_size].
+            fetch: "step" for the sampled ids, logprobs and blank margins, "logits" for all logits.
+
+        Returns:
+            float32 [n, 3] or [n, vocab_size].
 
         Raises:
-            DeviceError: as for `step`.
+            DeviceError: the device's memory is full, or onnxruntime cannot run the graph.
         """
-        positions = [cache.positions(1) for cache in caches]
-        feeds = {
-            "input_ids": np.array(token_ids, np.int64)[:, None],
-            "audio_embeds": audio_embeds[:, None],
-            "num_delay_tokens": np.array(num_delay_tokens, np.int64),
-            "blank_penalty": np.array(blank_penalties, np.float32)[:, None],
-            **{
-                name: np.concatenate([at[name] for at in positions])
-                for name in ("cos", "sin", "seqlens_k")
-            },
-            "total_sequence_length": positions[0]["total_sequence_length"],
+        cos, sin = batch.angles(positions)
+        inputs = {
+            "input_ids": feeds["input_ids"][:, None],
+            "audio_embeds": feeds["audio_embeds"][:, None],
+            "num_delay_tokens": feeds["num_delay_tokens"],
+            "blank_penalty": feeds["blank_penalty"][:, None],
+            "cos": cos,
+            "sin": sin,
+            "seqlens_k": buffer_rows(batch.spec, positions).astype(np.int32),
+            "total_sequence_length": np.array(batch.spec.capacity, np.int32),
         }
-        binding, penalties = batch.binding(len(caches)), feeds["blank_penalty"][:, 0]
-        if all(samplers):
-            logits = binding.run(feeds, "logits")[:, 0]
-            return [
-                sample(*position)
-                for sample, *position in zip(samplers, logits, penalties, strict=True)
-                if sample
-            ]
-        return _sampled_tokens(binding.run(feeds, "step")[:, 0])
+        return batch.binding(len(positions)).run(inputs, fetch)[:, 0]
 
 
 def _sampled_tokens(steps: np.ndarray) -> list[SampledToken]:

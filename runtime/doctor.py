@@ -30,7 +30,7 @@ from .audio.microphone import input_devices
 from .delay import delay_ms
 from .device.base import CUDA, MIN_ONNXRUNTIME, WEBGPU, import_onnxruntime, is_installed
 from .device.cache import check_context
-from .device.helper_graphs import zeros_model
+from .device.helper_graphs import helper_graph
 from .locate import DEFAULT_PRECISIONS, choose_precisions, find_artifact
 from .machine import copy_bandwidth, describe_machine, predict_rtf, read_bandwidth
 from .memory import needed_memory
@@ -216,9 +216,9 @@ def _runs_a_node(provider: str) -> bool:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    model = zeros_model(np.dtype(np.float32), 1)
+    graph = helper_graph("zeros", np.dtype(np.float32))
     try:
-        session = ort.InferenceSession(model, options, providers=[provider], enable_fallback=False)
+        session = ort.InferenceSession(graph, options, providers=[provider], enable_fallback=False)
         zeros = np.asarray(session.run(None, {"shape": np.array([3], np.int64)})[0])
         return not zeros.any() and {
             part.ep_name for part in session.get_provider_graph_assignment_info()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from ..manifest import Manifest
+from ..manifest import CacheSpec, Manifest
 from .device.cache import KVCache
 from .device.session import Session
 
@@ -14,10 +16,15 @@ class Encoder:
 
     def __init__(self, manifest: Manifest, mel: Session, session: Session):
         self.mel, self.session, self.spec = mel, session, manifest.caches["encoder"]
+        inputs = {tensor.name: np.dtype(tensor.dtype) for tensor in session.graph.inputs}
+        self.dtype = inputs["cos"]
 
-    def new_cache(self) -> KVCache:
-        """Return new buffers for the keys, values and convolution states of one stream."""
-        return KVCache(self.session, self.spec)
+    def new_cache(self, spec: CacheSpec | None = None) -> KVCache:
+        """Return new buffers for the keys, values and convolution states of one stream.
+
+        `spec` says how large they are; by default the manifest does.
+        """
+        return KVCache(self.session, spec or self.spec)
 
     def max_tokens(self, cache: KVCache) -> int:
         """Return the most tokens that the next call may encode."""
@@ -38,3 +45,22 @@ class Encoder:
         rows = input_features.shape[2] // 2  # the first convolutions halve the rate
         feeds = {"input_features": input_features, **cache.positions(rows)}
         return self.session.step(cache, feeds, "audio_embeds")[0]
+
+    def encode_features(
+        self, cache: KVCache, feeds: Mapping[str, np.ndarray], *, goes_on: bool = True
+    ) -> np.ndarray:
+        """Return audio embeddings as `encode` does, from mel frames that are made already.
+
+        Args:
+            cache: the stream's; it advances.
+            feeds: `input_features`, and `cos` and `sin` of the cache's next rows.
+            goes_on: whether another call follows; if not, a full cache is not shifted.
+
+        Raises:
+            DeviceError: as for `encode`.
+        """
+        rows = feeds["cos"].shape[1]
+        output = cache.binding.run({**feeds, **cache.places(rows)}, "audio_embeds")
+        if goes_on:
+            cache.advance(rows)
+        return output[0]

@@ -26,10 +26,16 @@ from ..errors import StorageError
 from ..files import atomic_write, fitted_name, open_locked
 from ..limits import JOURNAL, MB
 from ..manifest import Manifest, TokenId, Tokens
+from .grid import EncoderGrid
 from .kept import NOTHING, keep
 from .text.segments import Grouper, Segment
 from .tokens import Token
 
+# Names, for messages, of options in a header that are not spelt as the user's
+SHOWN = {
+    "encoder_call": "kind of device",  # to which the grid of encoder calls belongs
+    "split": "decoding in pieces (--batch-size, --no-split)",
+}
 SUFFIX, SET_ASIDE = ".journal.jsonl", ".journal.old.jsonl"
 
 
@@ -41,7 +47,7 @@ class Header:
     input: str
     size: Count | None  # of the recording, in bytes; None if it is no file, such as a pipe
     sha256: Sha256 | None  # of its first and last MiB; None as above
-    model: Sha256  # `Transcriber.identity`
+    model: Sha256  # `LoadedModel.identity`
     options: dict[str, Any]
     is_stream: bool = False  # a live stream, whose audio is not kept
 
@@ -49,7 +55,9 @@ class Header:
         """Return the names of what differs from another header, so that a run cannot continue."""
         names = {*self.options, *other.options}
         found = [
-            name for name in sorted(names) if self.options.get(name) != other.options.get(name)
+            SHOWN.get(name, name)
+            for name in sorted(names)
+            if self.options.get(name) != other.options.get(name)
         ]
         if self.size is None or (self.size, self.sha256) != (other.size, other.sha256):
             found.insert(0, "recording")
@@ -91,13 +99,14 @@ class Journal:
         self.is_empty = True
         self._append(header)
 
-    def go_on(self, content: bytes, header: Header, manifest: Manifest) -> None:
+    def go_on(self, content: bytes, header: Header, manifest: Manifest, grid: EncoderGrid) -> None:
         """Keep the segments in the file, and write new ones after them.
 
         Args:
             content: of the file.
             header: of the run that continues; it must equal the file's.
             manifest: of the model.
+            grid: of the encoder's calls.
 
         Raises:
             StorageError: the journal is damaged, or its header differs.
@@ -117,7 +126,7 @@ class Journal:
         # Take over the segments
         ids = [token_id for line in lines for token_id in line.token_ids]
         before = [line.resumed_at for line in lines if line.resumed_at is not None]
-        self.kept = keep(manifest, [line.segment for line in lines], ids, before)
+        self.kept = keep(manifest, grid, [line.segment for line in lines], ids, before)
         self._grouper = self.kept.grouper(manifest.tokens)
 
         # Write the last line again, with the time at which this run continues
@@ -186,13 +195,20 @@ def journal_path(folder: Path, name: str) -> Path:
 
 
 def open_journal(
-    path: Path, manifest: Manifest, header: Header, *, resume: bool, say: Callable[[str], None]
+    path: Path,
+    manifest: Manifest,
+    grid: EncoderGrid,
+    header: Header,
+    *,
+    resume: bool,
+    say: Callable[[str], None],
 ) -> Journal:
     """Open and lock the journal of a recording that is about to be transcribed.
 
     Args:
         path: of the journal.
         manifest: of the model.
+        grid: of the encoder's calls.
         header: for the journal.
         resume: continue a journal that is there; otherwise it is renamed.
         say: called with a sentence for the user about a journal that is there.
@@ -208,7 +224,7 @@ def open_journal(
         if content.count(b"\n") < 2:  # nothing was decoded
             journal.begin(header)
         elif resume:
-            journal.go_on(content, header, manifest)
+            journal.go_on(content, header, manifest, grid)
             say(f"goes on at {journal.kept.start:.1f} s")
         else:
             old = _set_aside_path(path)

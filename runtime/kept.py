@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import lcm
 
 from ..manifest import Manifest, Tokens
+from .grid import EncoderGrid
 from .text.segments import Grouper, Segment
 from .tokens import Token
 
@@ -75,6 +75,7 @@ NOTHING = Kept()
 
 def keep(
     manifest: Manifest,
+    grid: EncoderGrid,
     segments: Sequence[Segment],
     token_ids: Sequence[int],
     resumed_at: Sequence[float],
@@ -83,16 +84,16 @@ def keep(
 
     Args:
         manifest: of the model.
+        grid: of the encoder's calls.
         segments: those that are kept.
         token_ids: of all positions up to the end of the last segment.
         resumed_at: where earlier runs have continued, in seconds.
     """
-    audio, encoder = manifest.config.audio, manifest.caches["encoder"]
-    between_shifts = (encoder.capacity - encoder.keep) // encoder.rows_per_token
+    audio = manifest.config.audio
     lead_in = find_lead_in(
         token_ids,
         manifest.tokens,
-        grid=lcm(manifest.streaming.max_chunk_tokens, between_shifts),
+        period=grid.period,
         least=round(LEAD_SECONDS * audio.sample_rate / audio.samples_per_token),
     )
     kept = Kept(
@@ -106,17 +107,17 @@ def keep(
     return replace(kept, resumed_at=(*resumed_at, kept.start))
 
 
-def find_lead_in(token_ids: Sequence[int], ids: Tokens, *, grid: int, least: int) -> int:
+def find_lead_in(token_ids: Sequence[int], ids: Tokens, *, period: int, least: int) -> int:
     """Return the index of the first token whose audio is to be processed again.
 
-    It is the place, between `least` and twice `least` tokens before the end, with the fewest
-    tokens of text around it; 0 if there is no such place.
+    It is the place, between `least` and twice `least` tokens before the end (or a `period` more
+    than `least`), with the fewest tokens of text around it; 0 if there is no such place.
 
     Args:
         token_ids: all that are kept.
         ids: of the special tokens.
-        grid: the place must be a multiple of it, so that the encoder's calls and the shifts of its
-            cache happen at the same samples as before; otherwise embeddings differ slightly.
+        period: the place must be a multiple of it, so that the encoder's calls and the shifts of
+            its cache happen at the same samples as before; otherwise embeddings differ slightly.
         least: tokens to be processed again.
     """
     last = len(token_ids) - least
@@ -127,6 +128,6 @@ def find_lead_in(token_ids: Sequence[int], ids: Tokens, *, grid: int, least: int
         near = token_ids[max(0, place - QUIET_TOKENS) : place + QUIET_TOKENS]
         return sum(token_id != ids.streaming_pad for token_id in near)
 
-    first = max(0, last - least)
-    places = range(last - last % grid, first - 1, -grid)
+    first = max(0, last - max(least, period))
+    places = range(last - last % period, first - 1, -period)
     return min(places, key=words_near, default=0)

@@ -22,9 +22,9 @@ CONTEXTS = (4096, 2048, 1024, 512, 256, 128, 64)  # smaller ones that an error m
 
 
 def require_memory(
-    manifest: Manifest, precision: str, context: int, device: Device | None = None, streams: int = 1
+    manifest: Manifest, precision: str, context: int, device: Device | None = None
 ) -> None:
-    """Refuse a model that does not fit into memory with the caches of `streams` streams.
+    """Refuse a model that does not fit into memory with the caches of one stream.
 
     Nothing is refused if the system does not tell how much memory is free.
 
@@ -37,7 +37,7 @@ def require_memory(
     available = device.free_memory() if device and on_device else available_memory()
 
     def needed(precision: str, context: int) -> int:
-        return needed_memory(manifest, precision, context, streams, on_device=on_device)
+        return needed_memory(manifest, precision, context, on_device=on_device)
 
     if available is None or needed(precision, context) <= available:
         return
@@ -48,12 +48,6 @@ def require_memory(
     smaller = [size for size in CONTEXTS if size < context]
     if fitting := [size for size in smaller if needed(precision, size) <= available]:
         ways.append(f"--context {fitting[0]}")
-    if fitting := [
-        size
-        for size in range(streams - 1, 0, -1)
-        if needed_memory(manifest, precision, context, size, on_device=on_device) <= available
-    ]:
-        ways.append(f"--batch-size {fitting[0]}")
     others = [  # a GPU computes in float16 only
         name
         for name, graphs in manifest.precisions.items()
@@ -66,22 +60,18 @@ def require_memory(
     )
 
     # Say so
-    files = f" and {streams} files at a time" if streams > 1 else ""
     holder = f"free on {device.name} are" if device and on_device else "this process may still take"
     raise DeviceError(
-        f"memory: {precision} with context {context}{files} needs about "
+        f"memory: {precision} with context {context} needs about "
         f"{needed(precision, context) / 1e9:.2f} GB, {holder} {available / 1e9:.2f} GB; {advice}"
     )
 
 
 def needed_memory(
-    manifest: Manifest, precision: str, context: int, streams: int = 1, *, on_device: bool = False
+    manifest: Manifest, precision: str, context: int, *, on_device: bool = False
 ) -> int:
-    """Return the most bytes that a transcriber takes.
-
-    They hold the weights, and the full caches of each stream.
-    """
-    caches = streams * cache_bytes(manifest, precision, context)
+    """Return the bytes that a transcriber takes: the weights, and the full caches of one stream."""
+    caches = cache_bytes(manifest, precision, context)
     return resident_bytes(precision, weight_bytes(manifest, precision), caches, on_device=on_device)
 
 

@@ -32,13 +32,20 @@ def _several(value: Any) -> Any:
 
 
 RECORDINGS = Kind("a list of recordings, or an iterator of them", _several)
+AUTO = "auto"
+
+
+def _batch_size(value: Any) -> Any:
+    return value if value == AUTO else whole(1, MOST_STREAMS).take(value)
+
+
 DELAY = optional(INTEGER)
 LOADING = {
     "model": optional(MODEL),
     "device": TEXT,
     "delay_ms": DELAY,
     "context": whole(64, unit=" positions of 80 ms"),
-    "batch_size": whole(1, MOST_STREAMS, " files"),
+    "batch_size": Kind(f"1 to {MOST_STREAMS} files, or {AUTO!r}", _batch_size),
     "precision": optional(TEXT),
     "threads": optional(INTEGER),
     "prepacked": optional(PATH),

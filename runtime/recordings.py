@@ -1,30 +1,43 @@
-"""Transcription of recordings, one at a time while it is iterated or several in a batch."""
+"""Transcription of recordings, one at a time while it is iterated or many in the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from .audio.files import AudioSource
 from .audio.vad import SpeechFilter
-from .batch import BatchSlot, advance_together
 from .channels import SplitTranscript
-from .decoder import Decoder
-from .device.cache import KVCache
-from .kept import NOTHING, Kept
-from .stream import Stream
+from .engine.engine import Engine, Failure, Work
+from .engine.recording import Recording
+from .engine.sizes import SlotSize, slot_sizes
+from .engine.sound import Sound
+from .engine.stitching import Stitching
+from .engine.written import Encoded
+from .kept import Kept
+from .model import LoadedModel
+from .pieces.cutter import Cutter
+from .stream import Sampler, Stream
 from .tokens import Token
 from .transcript import Transcript, decode
+from .writer import StreamOptions, TokenWriter
+
+MOST_EXACT = 8  # slots up to which close decisions are made again alone; docs/performance.md
+AHEAD = 6  # recordings that are open besides those in slots
+LONG_SECONDS = 300.0  # beyond which a recording is decoded in pieces
 
 
 @dataclass(frozen=True)
 class Recordings:
     """A factory of transcripts, which holds the loaded model even if its transcriber is closed."""
 
-    decoder: Decoder
-    new_stream: Callable[..., Stream]  # takes a `decoder_cache`
+    model: LoadedModel
+    options: StreamOptions
+    new_stream: Callable[[], Stream]
+    new_sampler: Callable[[], Sampler | None]
     new_filter: Callable[[], SpeechFilter | None]
+    work: Work  # of the engines
 
     def begin(
         self, source: AudioSource, on_token: Callable[[Token], None], kept: Kept
@@ -34,36 +47,142 @@ class Recordings:
         Split channels are begun one by one, when the one before is decoded.
         """
         if source.parts:
-            begin = partial(self.begin, on_token=on_token, kept=NOTHING)
+            begin = partial(self.begin, on_token=on_token, kept=kept)
             return SplitTranscript(source, map(begin, source.parts))
         stream, speech_filter = self.new_stream(), self.new_filter()
         stream.give(kept.given_ids)
         tokens = decode(stream, source.after(kept.heard_from), speech_filter)
         if speech_filter:
             tokens = speech_filter.filter(tokens)
-        return Transcript(source, stream, kept.rest(tokens), on_token, speech_filter, kept)
+        return Transcript(source, stream.writer, kept.rest(tokens), on_token, speech_filter, kept)
 
-    def advance(
+    def many(
         self,
         sources: Iterator[AudioSource],
-        batch_size: int,
+        batch_size: int | None,
+        *,
+        splits: bool,
         on_token: Callable[[AudioSource, Token], None],
+        on_progress: Callable[[AudioSource, float], None],
         kept: Callable[[AudioSource], Kept],
     ) -> Iterator[Transcript]:
-        """Decode several recordings together, and yield the transcript of each when it is whole."""
+        """Decode recordings together, and yield the transcript of each when it is whole.
 
-        def begin(cache: KVCache) -> BatchSlot | None:
-            if (source := next(sources, None)) is None:
-                return None
-            stream = self.new_stream(decoder_cache=cache)
-            return BatchSlot(source, stream, self.new_filter(), on_token, kept(source))
+        Args:
+            sources: taken as the engine needs them.
+            batch_size: decoded together; None for as many as suit the device.
+            splits: whether long ones are decoded in pieces.
+            on_token: called with each token and its source.
+            on_progress: called with a source and how many of its seconds are done, in all its
+                pieces; encoding a second is half of it, decoding the other.
+            kept: returns what is known of a source's transcript.
 
-        for slot in advance_together(self.decoder, batch_size, begin):
-            yield Transcript(
-                slot.source,
-                slot.stream,
-                slot.result(),
-                lambda token: None,
-                slot.speech_filter,
-                slot.kept,
-            )
+        Raises:
+            Exception: the one that `sources` or `kept` has raised, after the recordings before have
+                ended.
+            ArtifactError: the model's files were changed while they were in use.
+        """
+        # Start the engine
+        model, options = self.model, self.options
+        sizes = slot_sizes(model, batch_size, model.device.notes)
+        is_exact = sizes[0].count <= MOST_EXACT or model.facts.precision == "fp32"
+        engine = Engine(
+            model,
+            sizes,
+            options.num_delay_tokens,
+            guard=options.blank_guard,
+            is_exact=is_exact,
+            work=self.work,
+        )
+        open_ones = dict[Recording, Stitching]()
+        is_at_end, failure = False, None
+
+        def next_one() -> Stitching | None:
+            nonlocal is_at_end, failure
+            try:
+                source = next(sources, None)
+                found = source and self._open(source, sizes, splits, on_token, kept(source))
+            except Exception as error:
+                found, failure = None, error
+            is_at_end = found is None
+            return found
+
+        # Keep it busy, and put the tokens in order that it writes
+        with engine:
+            while True:
+                while len(open_ones) < sizes[0].count + AHEAD and not is_at_end:
+                    if begun := next_one():
+                        open_ones[begun.recording] = begun
+                        engine.add(begun.recording)
+                if not open_ones:
+                    break
+                event = engine.events.get()
+                if isinstance(event, Encoded):
+                    if encoded := open_ones.get(event.recording):
+                        on_progress(encoded.source, encoded.seconds)
+                    continue
+                if isinstance(event, Failure):
+                    if event.recording is None:
+                        raise event.error
+                    ended = open_ones.pop(event.recording, None)
+                    if ended is None:  # its text was complete before
+                        continue
+                else:
+                    ended = open_ones.get(event.run.recording)
+                    if ended is None or ended.recording.error:
+                        continue
+                    try:
+                        ended.take(event)
+                        on_progress(ended.source, ended.seconds)
+                    except Exception as error:
+                        engine.fail(ended.recording, error)
+                        continue
+                    if not ended.is_complete:
+                        continue
+                    del open_ones[ended.recording]
+                model.weights.require_unchanged()
+                yield self._transcript(ended)
+        if failure:
+            raise failure
+
+    def _open(
+        self,
+        source: AudioSource,
+        sizes: Sequence[SlotSize],
+        splits: bool,
+        on_token: Callable[[AudioSource, Token], None],
+        kept: Kept,
+    ) -> Stitching:
+        """Return what the engine takes of a source, and what puts its tokens in order."""
+        model, options, rest = self.model, self.options, source.after(kept.heard_from)
+        cutter = None
+        if splits and rest.duration > LONG_SECONDS and sizes[0].count > 1:
+            cutter = Cutter(model.manifest.config.audio, rest.duration, sizes[0].count)
+        recording = Recording.of(
+            model,
+            Sound(model, rest, options.num_delay_tokens, self.new_filter()),
+            options.num_delay_tokens,
+            new_sampler=self.new_sampler,
+            kept=kept,
+            cutter=cutter,
+        )
+        writer = TokenWriter(model.facts, options)
+        stitching = Stitching(recording, writer, partial(on_token, source), source)
+        writer.batch = lambda: {"slots": sizes[0].count, **stitching.facts()}
+        return stitching
+
+    def _transcript(self, ended: Stitching) -> Transcript:
+        """Return the transcript of a recording that is complete or has failed."""
+        recording = ended.recording
+        ended.writer.timings.encode_seconds = recording.encode_seconds
+        recording.release()
+
+        def tokens() -> Iterator[Token]:
+            yield from ended.tokens
+            if recording.error:
+                raise recording.error
+
+        speech_filter, nothing = recording.sound.speech_filter, lambda token: None
+        return Transcript(
+            ended.source, ended.writer, tokens(), nothing, speech_filter, recording.kept
+        )

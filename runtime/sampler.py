@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..manifest import Tokens
+from .decision import greedy_decision
 from .hotwords import START_SHARE, Hotwords
 from .text.tokenizer import Tokenizer
 from .tokens import Alternative, SampledToken
@@ -44,43 +45,27 @@ class TokenSampler:
                 and alternatives do not include it.
         """
         blank_id = self.ids.streaming_pad
-        words = logits.copy()
-        words[blank_id] = -np.inf
-        held_back = logits[blank_id] - np.float32(blank_penalty)
-        margin = logits[blank_id] - words.max()
-        token_id, lead = self._best(words, held_back)
-        plain = token_id
+        plain = decision = greedy_decision(logits, blank_id, blank_penalty)
         if self.hotwords is not None:
-            words[self.hotwords.continuations(self.recent)] += self.hotwords.bias
-            if plain != blank_id and plain >= self.ids.first_text:
-                words[self.hotwords.starts(self.recent)] += self.hotwords.bias * np.float32(
+            biased = logits.copy()
+            biased[self.hotwords.continuations(self.recent)] += self.hotwords.bias
+            if plain.token_id != blank_id and plain.token_id >= self.ids.first_text:
+                biased[self.hotwords.starts(self.recent)] += self.hotwords.bias * np.float32(
                     START_SHARE
                 )
-            token_id, biased_lead = self._best(words, held_back)
-            lead = min(lead, biased_lead)  # another `plain` might bias other tokens
-        highest = logits.max()
-        log_sum = highest + np.log(np.exp(logits - highest).sum())
+            decision = greedy_decision(biased, blank_id, blank_penalty)
+        token_id = int(decision.token_id)
         return SampledToken(
             token_id,
-            float(logits[token_id] - log_sum),
-            float(margin),
-            tuple(self._alternatives(logits, log_sum)),
-            is_swayed=token_id != plain,
-            lead=lead,
+            float(logits[token_id] - plain.log_sum),
+            float(plain.blank_margin),
+            tuple(self._alternatives(logits, plain.log_sum)),
+            is_swayed=bool(token_id != plain.token_id),
+            # Another plain decision might bias other tokens
+            lead=float(min(plain.lead, decision.lead)),
         )
 
-    def _best(self, words: np.ndarray, blank: np.float32) -> tuple[int, float]:
-        """Return the token with the highest logit, and its lead over the next one.
-
-        If two are equal, the lower id wins, as in the graph.
-        """
-        blank_id, best = self.ids.streaming_pad, int(words.argmax())
-        if (blank, -blank_id) > (words[best], -best):
-            return blank_id, float(blank - words[best])
-        second = np.partition(words, -2)[-2]
-        return best, float(words[best] - max(second, blank))
-
-    def _alternatives(self, logits: np.ndarray, log_sum: np.float32) -> Iterable[Alternative]:
+    def _alternatives(self, logits: np.ndarray, log_sum: np.ndarray) -> Iterable[Alternative]:
         count = self.num_alternatives
         if not count:
             return

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..arguments import PATH, Uncopied, accepts
 from ..errors import AudioError, UsageError
 from .audio.samples import check_samples
-from .decoder import Decoder
 from .device.cache import KVCache
-from .encoder import Encoder
 from .feeding import Feeding, Reader
-from .guard import blank_penalty
+from .grid import EncoderGrid
+from .model import LoadedModel
 from .stream_state import ArraySpec, Position, StreamState, read_state, write_state
-from .text.tokenizer import TextDecoder
 from .tokens import Override, SampledToken, Token
-
-if TYPE_CHECKING:
-    from .transcriber import Transcriber
-
-_log = logging.getLogger(__name__)
+from .writer import StreamOptions, Timings, TokenWriter
 
 
-@dataclass(slots=True)
-class Timings:
-    """The time that a stream has spent in the encoder and in the decoder."""
+class Sampler(Protocol):
+    """A sampler of a stream's tokens from logits, instead of the graph."""
 
-    encode_seconds: float = 0.0  # mel frames included
-    decode_seconds: float = 0.0
-    steps: int = 0  # decoder positions, the prompt's included
+    recent: list[int]
+
+    def sample(self, logits: np.ndarray, blank_penalty: float) -> SampledToken:
+        """Return the token of a position from its logits, float32 [vocab_size]."""
+        ...
+
+    def accept_token(self, token_id: int) -> None:
+        """Take the token that was written."""
+        ...
 
 
 class Stream(Uncopied):
@@ -53,43 +50,41 @@ class Stream(Uncopied):
 
     def __init__(
         self,
-        transcriber: Transcriber,
-        num_delay_tokens: int,
+        model: LoadedModel,
+        options: StreamOptions,
         *,
-        stop_at_eos: bool = False,
-        num_draft_tokens: int = 0,
-        decoder_cache: KVCache | None = None,
-        stages: tuple[Encoder, Decoder] | None = None,
+        sampler: Sampler | None = None,
+        grid: EncoderGrid | None = None,
     ):
-        """Open a stream; called by `Transcriber.stream`."""
-        # What it computes with, which outlives the transcriber's being closed
-        manifest = transcriber.manifest
-        self.transcriber = transcriber
-        self.encoder, self.decoder = stages or transcriber.require_open()
-        self.num_delay_tokens = num_delay_tokens
-        self.stop_at_eos = stop_at_eos
-        self.guard, self.num_draft_tokens = transcriber.blank_guard, num_draft_tokens
+        """Open a stream; called by `Transcriber.stream`.
+
+        Args:
+            model: what it computes with, which outlives the transcriber's being closed.
+            options: how it decodes.
+            sampler: samples from the logits; None leaves that to the graph.
+            grid: of the encoder's calls for a recording; None encodes what has come.
+        """
+        # What it computes with
+        manifest = model.manifest
+        self.model, self.options, self._closed = model, options, model.closed
+        self.encoder, self.decoder = model.encoder, model.decoder
+        self.num_delay_tokens = options.num_delay_tokens
         self.rules = manifest.streaming
         self.audio = manifest.config.audio
         self.ids = manifest.tokens
-        self.encoder_cache = self.encoder.new_cache()
-        self.decoder_cache = decoder_cache or self.decoder.new_cache()
-        self.prompt_length = 1 + self.rules.left_pad_tokens + num_delay_tokens
+        self.grid = grid
+        self.encoder_cache = self.encoder.new_cache(grid and grid.spec)
+        self.decoder_cache = self.decoder.new_cache()
+        self.prompt_length = 1 + self.rules.left_pad_tokens + options.num_delay_tokens
 
         # Where it is
         self.num_samples = 0  # fed
-        self.num_generated = 0
         self.next_id = self.ids.bos
-        self.blanks = 0  # generated in a row
-        self.overrides: list[Override] = []  # where the blank guard changed the text
-        self.sampler = transcriber.new_sampler()  # None where the graph samples
-        self.sample = self.sampler and self.sampler.sample
-        self.num_swayed = 0  # sampled tokens that hotwords changed
+        self.sampler, self.sample = sampler, sampler.sample if sampler else None
+        self.writer = TokenWriter(model.facts, options)
         self.finished = False
         self._given = deque[int]()  # ids that are known and replace those of the next positions
-        self.text = TextDecoder(transcriber.tokenizer)
-        self.timings = Timings()
-        self._feeding, self._is_ending = Feeding(transcriber.require_own_process), False
+        self._feeding, self._is_ending = Feeding(model.require_own_process), False
 
         # Samples before the audio, and samples around its own that a token needs
         self._silence = (
@@ -103,6 +98,21 @@ class Stream(Uncopied):
         state = "finished" if self.finished else "failed" if self._feeding.failure else "open"
         seconds = self.num_samples / self.audio.sample_rate
         return f"<Stream, {state}: {seconds:.2f} s fed, {self.num_generated} tokens>"
+
+    @property
+    def num_generated(self) -> int:
+        """Return the number of tokens so far, the prompt's not counted."""
+        return self.writer.num_generated
+
+    @property
+    def overrides(self) -> list[Override]:
+        """Return where the blank guard has changed the text."""
+        return self.writer.overrides
+
+    @property
+    def timings(self) -> Timings:
+        """Return the time that the stream has spent so far."""
+        return self.writer.timings
 
     def feed(self, samples: Any) -> list[Token]:
         """Take the next samples, and return the tokens that can be decoded now.
@@ -123,15 +133,6 @@ class Stream(Uncopied):
         self._take(samples)
         return self._tokens()
 
-    def encode(self, samples: np.ndarray) -> Iterator[np.ndarray]:
-        """Encode the next samples, which is the first half of `feed`.
-
-        Yields:
-            audio embeddings [tokens, hidden_size]; decode them before taking the next.
-        """
-        self._take(samples)
-        yield from self._encode()
-
     def finish(self) -> list[Token]:
         """End the audio, and return the last tokens, which follow it by the delay."""
         return list(self.iter_finish())
@@ -143,8 +144,8 @@ class Stream(Uncopied):
             self._is_ending = True
         return chain(self._tokens(), self._tokens())
 
-    def encode_tail(self) -> Iterator[np.ndarray]:
-        """Encode the end of the audio, which is the first half of `finish`, like `encode`.
+    def _encode_tail(self) -> Iterator[np.ndarray]:
+        """Encode the end of the audio, which is the first half of `finish`.
 
         The last audio embedding is not used: the token of the position before it stands for the end
         of the padded audio. Source: `generate` of transformers, whose length is their number.
@@ -179,16 +180,16 @@ class Stream(Uncopied):
     def _tokens(self) -> Iterator[Token]:
         """Yield the tokens that follow from the samples fed so far."""
         yield from self._feeding.tokens(self._decoded)
-        if self.finished and self.transcriber.is_closed:
+        if self.finished and self._closed.is_set():
             self.release()
 
     def _decoded(self) -> Iterator[Token]:
-        for audio_embeds in self.encode_tail() if self._is_ending else self._encode():
+        for audio_embeds in self._encode_tail() if self._is_ending else self._encode():
             yield from self.decode(audio_embeds)
 
     def release(self) -> None:
         """Free the sessions and caches, after which the stream can neither go on nor be saved."""
-        for name in ("encoder", "decoder", "encoder_cache", "decoder_cache"):
+        for name in ("model", "encoder", "decoder", "encoder_cache", "decoder_cache"):
             self.__dict__.pop(name, None)
 
     def snapshot(self) -> StreamState:
@@ -200,10 +201,10 @@ class Stream(Uncopied):
             num_samples=self.num_samples,
             num_generated=self.num_generated,
             next_id=self.next_id,
-            blanks=self.blanks,
+            blanks=self.writer.blanks,
             finished=self.finished,
             recent=tuple(self.sampler.recent) if self.sampler else (),
-            pending=self.text.pending.hex(),
+            pending=self.writer.text.pending.hex(),
             encoder=self.encoder_cache.position,
             decoder=self.decoder_cache.position,
         )
@@ -215,10 +216,10 @@ class Stream(Uncopied):
     def load_state(self, state: StreamState) -> None:
         """Continue from a state."""
         position, arrays = state.position, state.arrays
-        self.num_samples, self.num_generated = position.num_samples, position.num_generated
-        self.next_id, self.blanks = position.next_id, position.blanks
+        self.num_samples, self.writer.num_generated = position.num_samples, position.num_generated
+        self.next_id, self.writer.blanks = position.next_id, position.blanks
         self.finished = position.finished
-        self.text.restore(bytes.fromhex(position.pending))
+        self.writer.text.restore(bytes.fromhex(position.pending))
         if self.sampler:
             self.sampler.recent = list(position.recent)
         self.samples = arrays["samples"]
@@ -246,15 +247,15 @@ class Stream(Uncopied):
                     "save: tokens of the last feed are still to come; take all that `iter_feed` "
                     "yields first"
                 ) from error
-            identity = self.transcriber.identity(self.num_delay_tokens)
-            write_state(Path(path), identity, self.stop_at_eos, state)
+            identity = self.model.identity(self.num_delay_tokens, self.grid)
+            write_state(Path(path), identity, self.options.stop_at_eos, state)
 
     def restore(self, path: str | Path) -> None:
         """Load a saved state; called by `Transcriber.load_stream`, whose errors are its own."""
-        identity = self.transcriber.identity(self.num_delay_tokens)
+        identity = self.model.identity(self.num_delay_tokens, self.grid)
         most_samples = self._silence + self._margin + self.audio.samples_per_token
         most = 4 * most_samples + sum(cache.nbytes for cache in self._caches.values())
-        self.stop_at_eos, state = read_state(Path(path), identity, self._arrays_at, most)
+        _, state = read_state(Path(path), identity, self._arrays_at, most)
         self.load_state(state)
 
     @property
@@ -277,7 +278,7 @@ class Stream(Uncopied):
         if (
             rest
             or position.num_generated != num_generated
-            or position.next_id >= self.transcriber.manifest.config.decoder.vocab_size
+            or position.next_id >= self.model.manifest.config.decoder.vocab_size
             or (position.blanks > 0) != (num_generated > 0 and position.next_id == blank)
             or (num_generated == 0 and position.next_id != first_id)
         ):
@@ -310,22 +311,25 @@ class Stream(Uncopied):
 
     def _encode(self, last: int | None = None) -> Iterator[np.ndarray]:
         """Encode as many samples as possible, up to the position `last` if it is given."""
-        per_token, margin = self.audio.samples_per_token, self._margin
-        encoder = self.encoder
+        per_token, cache = self.audio.samples_per_token, self.encoder_cache
         while not self.finished:
-            self.transcriber.weights.require_unchanged()
-            available = (len(self.samples) - margin) // per_token
+            self.model.weights.require_unchanged()
+            position = cache.position // cache.spec.rows_per_token
+            available = (len(self.samples) - self._margin) // per_token
             if last is not None:
-                available = min(available, last - self.decoder_cache.position)
-            tokens = min(
-                available, self.rules.max_chunk_tokens, encoder.max_tokens(self.encoder_cache)
-            )
-            if tokens <= 0:
+                available = min(available, last - position)
+            most = min(self.rules.max_chunk_tokens, self.encoder.max_tokens(cache))
+            if self.grid:
+                most = self.grid.next_end(position) - position
+            tokens = min(available, most)
+            if tokens <= 0 or (self.grid and tokens < most and last is None):
                 return
             began = perf_counter()
-            audio_embeds = encoder.encode(
-                self.encoder_cache, self.samples[: tokens * per_token + margin]
-            )
+            samples = self.samples[: tokens * per_token + self._margin]
+            if self.grid and last is not None:
+                padding = (self.grid.call_size(tokens) - tokens) * per_token
+                samples = np.pad(samples, (0, padding))
+            audio_embeds = self.encoder.encode(cache, samples)[:tokens]
             self.timings.encode_seconds += perf_counter() - began
             self.samples = self.samples[tokens * per_token :]
             yield audio_embeds
@@ -376,7 +380,8 @@ class Stream(Uncopied):
         # The row whose token is the next to be generated, from 0 in this call
         first_asked = self.prompt_length - 1 + self.num_generated
         next_row = first_asked - self.decoder_cache.position
-        penalties = [self.blank_penalty(max(0, row - next_row)) for row in range(len(token_ids))]
+        rows = range(len(token_ids))
+        penalties = [self.writer.blank_penalty(max(0, row - next_row)) for row in rows]
         delay, cache = self.num_delay_tokens, self.decoder_cache
         sampled = self.decoder.step(cache, token_ids, audio_embeds, delay, penalties, self.sample)
         self.timings.decode_seconds += perf_counter() - began
@@ -395,51 +400,40 @@ class Stream(Uncopied):
         if self.next_id != blank:
             return []
         # Rows that were shifted cannot be trimmed
-        return [blank] * max(0, min(self.num_draft_tokens, most, self.decoder_cache.slots_left - 2))
+        most = min(most, self.decoder_cache.slots_left - 2)
+        return [blank] * max(0, min(self.options.num_draft_tokens, most))
 
     def give(self, token_ids: Sequence[int]) -> None:
         """Use these ids, which another stream has written, for the next tokens."""
         self._given.extend(token_ids)
 
-    @property
-    def num_known(self) -> int:
-        """Return how many of the next positions have known tokens: the prompt's and given ones."""
-        return max(0, self.prompt_length - self.decoder_cache.position) + len(self._given)
-
-    def blank_penalty(self, ahead: int = 0) -> float:
-        """Return the penalty for the blank `ahead` positions after the next one."""
-        return blank_penalty(self.blanks + ahead) if self.guard else 0.0
-
     def accept_token(self, sampled: SampledToken) -> Token:
         """Accept a token as that of the next position, and publish it to readers."""
-        self.timings.steps += 1
         self.next_id = sampled.token_id
-        self.num_swayed += sampled.is_swayed
         if self.sampler:
             self.sampler.accept_token(sampled.token_id)
-        if sampled.token_id == self.ids.streaming_pad:
-            self.blanks += 1
-        else:
-            if sampled.blank_margin > 0 and not sampled.is_swayed:
-                index, margin = self.num_generated, sampled.blank_margin
-                self.overrides.append(Override(index, self.blanks, margin, self.blank_penalty()))
-                at = self.seconds_of(index)
-                _log.info("blank guard: text at %.1f s, after %d blanks", at, self.blanks)
-            self.blanks = 0
-        self.finished = self.stop_at_eos and sampled.token_id == self.ids.eos
-        token = self._token(sampled)
+        self.timings.steps += 1
+        token = self.writer.write(sampled)
+        self.finished = self.writer.finished
         self._feeding.publish(token)
         if self.finished:
             self._feeding.publish(None)
         return token
 
-    def _token(self, sampled: SampledToken) -> Token:
-        index, end = self.num_generated, self.seconds_of(self.num_generated)
-        self.num_generated += 1
-        text = self.text.push(sampled.token_id)
-        margin, alternatives = sampled.blank_margin, sampled.alternatives
-        return Token(index, sampled.token_id, text, end, sampled.logprob, margin, alternatives)
 
-    def seconds_of(self, index: int) -> float:
-        """Return where a generated token ends in the audio, in seconds; the delay is subtracted."""
-        return (index + 1) * self.audio.samples_per_token / self.audio.sample_rate
+def silent_start(
+    model: LoadedModel, num_delay_tokens: int, grid: EncoderGrid | None
+) -> StreamState:
+    """Return the state of a stream after the silence that precedes all audio.
+
+    It is computed once for each delay.
+    """
+    key = num_delay_tokens, grid is not None
+    if key not in model.starts:
+        silent = Stream(model, StreamOptions(num_delay_tokens), grid=grid)
+        silent.feed(np.zeros(0, np.float32))
+        state = silent.snapshot()
+        # Copies, because later streams use the buffers again
+        arrays = {name: array.copy() for name, array in state.arrays.items()}
+        model.starts[key] = StreamState(state.position, arrays)
+    return model.starts[key]

@@ -2,47 +2,45 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-import numpy as np
-
-from ..arguments import CALLBACK, PATH, Uncopied, accepts
+from ..arguments import CALLBACK, FLAG, PATH, Uncopied, accepts
 from ..errors import UsageError
 from ..escaping import quoted
+from ..manifest import Manifest
 from ..threads import check_threads
-from .audio.files import AudioSource, open_audio
+from .audio.files import AudioSource
 from .audio.mixing import CHANNELS, GAIN
 from .audio.vad import SpeechFilter, detectors
 from .channels import join_channels
-from .decoder import Decoder
 from .delay import delay_ms as milliseconds
 from .delay import delay_tokens, untrained_delay
-from .device.cache import KVCache
 from .device.open import open_device
-from .encoder import Encoder
+from .engine.engine import Work
+from .grid import EncoderGrid
 from .hotwords import DEFAULT_BIAS, Hotwords, check_lengths
 from .kept import NOTHING, Kept
-from .loading import load
 from .locate import find_artifact, open_artifact
-from .options import DELAY, LOADING, RECORDINGS
+from .model import LoadedModel, load_model
+from .opening import open_source, open_sources
+from .options import AUTO, DELAY, LOADING, RECORDINGS
 from .recordings import Recordings
 from .sampler import TokenSampler
-from .stream import Stream
-from .stream_state import StreamState
+from .stream import Stream, silent_start
+from .text.tokenizer import Tokenizer
 from .tokens import Token
 from .transcript import Transcript
+from .writer import StreamOptions
 
 if TYPE_CHECKING:
     from ..hub import Progress
-
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +72,7 @@ class Transcriber(Uncopied):
         delay_ms: int | None = None,
         context: int = DEFAULT_CONTEXT,
         *,
-        batch_size: int = 1,
+        batch_size: int | str = 1,
         precision: str | None = None,
         threads: int | None = None,
         prepacked: str | Path | None = None,
@@ -99,8 +97,9 @@ class Transcriber(Uncopied):
                 None for the model's own, 480.
             context: how many past positions of 80 ms the decoder sees; fewer take less memory,
                 more than the model's window are reduced to it, with a note.
-            batch_size: files that `transcribe_many` decodes together, on CPU or CUDA; each takes
-                memory for its own caches.
+            batch_size: files, or pieces of long ones, that `transcribe_many` decodes together, on
+                CPU or CUDA; each takes memory for its own caches. "auto" takes as many as suit the
+                device and its free memory.
             precision: one that the model was exported in; None takes the first available of q4f16,
                 q4, q8, fp16, fp32.
             threads: of onnxruntime, at most 4 per core; None for one per core.
@@ -131,49 +130,50 @@ class Transcriber(Uncopied):
             check_threads(threads)
         check_lengths(hotwords)
         asked = None if precision is None else [precision]
-        self.folder = find_artifact(model, asked, offline=offline, on_download=on_download)
-        self.manifest, (self.precision,) = open_artifact(self.folder, asked)
-        manifest = self.manifest
-        graphs = manifest.precisions[self.precision]
-        self.device = open_device(device, graphs.activation_dtype, allow_fallback=allow_fallback)
+        folder = find_artifact(model, asked, offline=offline, on_download=on_download)
+        manifest, (chosen,) = open_artifact(folder, asked)
+        graphs = manifest.precisions[chosen]
+        opened = open_device(device, graphs.activation_dtype, allow_fallback=allow_fallback)
 
-        # Keep the options
-        self.num_delay_tokens = delay_tokens(manifest, delay_ms)
-        self.context, self.batch_size, self.blank_guard = context, batch_size, blank_guard
-        self.alternatives = alternatives
-        self._new_detector = detectors(vad, self.sample_rate) if vad else None
-        # States of streams after the silence that precedes all audio, by delay in tokens
-        self._starts: dict[int, StreamState] = {}
-        self._process, self._streams, self._lock = os.getpid(), WeakSet[Stream](), Lock()
+        # Check the options
+        num_delay_tokens = delay_tokens(manifest, delay_ms)
+        self.batch_size = batch_size
+        rate = manifest.config.audio.sample_rate
+        self._new_detector = detectors(vad, rate) if vad else None
+        self._streams, self._lock = WeakSet[Stream](), Lock()
+        self.metrics = Work()  # where the time of `transcribe_many` went
         window = manifest.config.decoder.sliding_window
         if context > window and context != DEFAULT_CONTEXT:
-            self.device.notes.append(
+            opened.notes.append(
                 f"context: the model sees {window} positions, not {quoted(context)}"
             )
 
         # Load the graphs
-        loaded = load(
+        loaded = load_model(
             manifest,
-            self.folder,
-            self.precision,
-            self.device,
+            folder,
+            chosen,
+            opened,
             context=context,
-            batch_size=batch_size,
+            batches=batch_size != 1,
             threads=threads,
             prepacked=prepacked,
         )
-        self.weights, self.tokenizer = loaded.weights, loaded.tokenizer
-        self.hotwords = (
-            Hotwords(hotwords, self.tokenizer, manifest.tokens, hotword_bias) if hotwords else None
+        self.facts, self.device = loaded.facts, opened
+        self._model: LoadedModel | None = loaded  # None after it is closed
+        tokenizer, ids = loaded.facts.tokenizer, manifest.tokens
+        self.options = StreamOptions(
+            num_delay_tokens,
+            blank_guard,
+            alternatives,
+            Hotwords(hotwords, tokenizer, ids, hotword_bias) if hotwords else None,
         )
-        # None after it is closed
-        self._stages: tuple[Encoder, Decoder] | None = (loaded.encoder, loaded.decoder)
 
         # Log what a user should know
-        _log.info("%s: %s on %s", self.folder, self.precision, self.device_name)
-        untrained = untrained_delay(manifest, self.num_delay_tokens)
+        _log.info("%s: %s on %s", folder, chosen, self.device_name)
+        untrained = untrained_delay(manifest, num_delay_tokens)
         for note in filter(None, (*self.notes, manifest.scope, untrained)):
-            _log.info("%s: %s", self.folder, note)
+            _log.info("%s: %s", folder, note)
 
     def __repr__(self) -> str:
         state = ", closed" if self.is_closed else ""
@@ -184,7 +184,7 @@ class Transcriber(Uncopied):
         )
 
     def __enter__(self) -> Transcriber:
-        self.require_open()
+        _ = self.model  # raises if it is closed
         return self
 
     def __exit__(self, *error) -> None:
@@ -192,8 +192,11 @@ class Transcriber(Uncopied):
 
     def close(self) -> None:
         """Refuse new streams and transcripts; memory is freed when those begun before are done."""
-        self._stages = None
-        self._starts.clear()
+        model, self._model = self._model, None
+        if model is None:
+            return
+        model.closed.set()
+        model.starts.clear()
         with self._lock:
             streams = list(self._streams)
         for stream in streams:
@@ -203,47 +206,56 @@ class Transcriber(Uncopied):
     @property
     def is_closed(self) -> bool:
         """Return whether it was closed."""
-        return self._stages is None
+        return self._model is None
 
-    def require_open(self) -> tuple[Encoder, Decoder]:
-        """Return the encoder and the decoder.
+    @property
+    def model(self) -> LoadedModel:
+        """Return the loaded model.
 
         Raises:
             UsageError: the transcriber is closed, or another process has loaded it.
         """
-        self.require_own_process()
-        if self._stages is None:
+        if self._model is None:
             raise UsageError(
                 "the transcriber is closed: begin streams and transcripts before, or load another"
             )
-        return self._stages
-
-    def require_own_process(self) -> None:
-        """Refuse to work in a forked process, in which onnxruntime's sessions would hang.
-
-        Raises:
-            UsageError: another process has loaded the model.
-        """
-        if os.getpid() != self._process:
-            raise UsageError(
-                "the transcriber was loaded by the process that this one was forked off: load one "
-                "in each process, or start processes with multiprocessing's method spawn"
-            )
+        self._model.require_own_process()
+        return self._model
 
     @property
-    def encoder(self) -> Encoder:
-        """Return the encoder; raises as `require_open`."""
-        return self.require_open()[0]
+    def folder(self) -> Path:
+        """Return the artifact's folder."""
+        return self.facts.folder
 
     @property
-    def decoder(self) -> Decoder:
-        """Return the decoder; raises as `require_open`."""
-        return self.require_open()[1]
+    def manifest(self) -> Manifest:
+        """Return the artifact's manifest."""
+        return self.facts.manifest
+
+    @property
+    def precision(self) -> str:
+        """Return the precision that runs."""
+        return self.facts.precision
+
+    @property
+    def context(self) -> int:
+        """Return how many past positions of 80 ms the decoder sees, as asked for."""
+        return self.facts.context
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer."""
+        return self.facts.tokenizer
+
+    @property
+    def num_delay_tokens(self) -> int:
+        """Return the delay in tokens."""
+        return self.options.num_delay_tokens
 
     @property
     def device_name(self) -> str:
         """Return the device on which the model runs: "cpu", "cuda:N" or "webgpu:0"."""
-        return self.device.name
+        return self.facts.device_name
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -265,48 +277,31 @@ class Transcriber(Uncopied):
         Raises:
             UsageError: the transcriber is closed, or the model does not have this delay.
         """
-        return self._stream(self._delay(delay_ms))
+        options = replace(self.options, num_delay_tokens=self._delay(delay_ms))
+        return self._stream(self.model, options)
 
     def _stream(
-        self,
-        num_delay_tokens: int,
-        *,
-        stop_at_eos: bool = False,
-        decoder_cache: KVCache | None = None,
-        stages: tuple[Encoder, Decoder] | None = None,
+        self, model: LoadedModel, options: StreamOptions, grid: EncoderGrid | None = None
     ) -> Stream:
-        """Open a stream and, on the CPU, let it process the silence that precedes all audio.
+        """Open a stream behind the silence that precedes all audio.
 
-        The state after that silence is computed once for each delay. Other devices compute it
-        faster than the buffers could be copied to them.
+        Only the CPU copies the state after it; other devices compute it faster than its buffers
+        could be copied to them.
         """
-        device = self.device_name.partition(":")[0]
-        num_draft_tokens = NUM_DRAFT_TOKENS[device] if stop_at_eos else 0
-        stages = stages or self.require_open()
-        stream = Stream(
-            self,
-            num_delay_tokens,
-            stop_at_eos=stop_at_eos,
-            num_draft_tokens=num_draft_tokens,
-            decoder_cache=decoder_cache,
-            stages=stages,
-        )
+        stream = Stream(model, options, sampler=self._sampler(options), grid=grid)
         with self._lock:
             self._streams.add(stream)
-        if device != "cpu":
-            return stream
-        if num_delay_tokens not in self._starts:
-            silent = Stream(self, num_delay_tokens, stages=stages)
-            silent.feed(np.zeros(0, np.float32))
-            self._starts[num_delay_tokens] = silent.snapshot()
-        stream.load_state(self._starts[num_delay_tokens])
+        if self.device_name == "cpu":
+            stream.load_state(silent_start(model, options.num_delay_tokens, grid))
         return stream
 
-    def new_sampler(self) -> TokenSampler | None:
+    def _sampler(self, options: StreamOptions) -> TokenSampler | None:
         """Return a sampler for a new stream; None if the graph samples."""
-        if not self.alternatives and self.hotwords is None:
+        if not options.alternatives and options.hotwords is None:
             return None
-        return TokenSampler(self.manifest.tokens, self.tokenizer, self.alternatives, self.hotwords)
+        return TokenSampler(
+            self.manifest.tokens, self.tokenizer, options.alternatives, options.hotwords
+        )
 
     @accepts(delay_ms=DELAY)
     def speech_filter(self, delay_ms: int | None = None) -> SpeechFilter | None:
@@ -334,17 +329,10 @@ class Transcriber(Uncopied):
                 context.
             UsageError: the transcriber is closed.
         """
-        stream = Stream(self, self._delay(delay_ms))
+        options = replace(self.options, num_delay_tokens=self._delay(delay_ms))
+        stream = Stream(self.model, options, sampler=self._sampler(options))
         stream.restore(path)
         return stream
-
-    def identity(self, num_delay_tokens: int) -> str:
-        """Return a sha256 of all that a stream's state depends on: files, delay and context."""
-        graphs = self.manifest.precisions[self.precision]
-        stages = [f for g in (graphs.encoder, graphs.decoder) for f in (g.path, *g.data)]
-        hashes = [self.manifest.files[f].sha256 for f in (self.manifest.mel.path, *stages)]
-        facts = " ".join([*hashes, str(num_delay_tokens), str(self.context)])
-        return hashlib.sha256(facts.encode()).hexdigest()
 
     def _delay(self, milliseconds: int | None) -> int:
         if milliseconds is None:
@@ -385,10 +373,10 @@ class Transcriber(Uncopied):
             DeviceError: a package that is needed to read the audio is not installed.
             UsageError: the transcriber is closed, or an option has a value that it cannot have.
         """
-        recordings = self._recordings(self._delay(delay_ms))
-        return recordings.begin(self._source(audio, gain, channels), on_token, kept)
+        source = open_source(audio, self.sample_rate, gain=gain, channels=channels)
+        return self._recordings(self._delay(delay_ms)).begin(source, on_token, kept)
 
-    @accepts(audio=RECORDINGS, delay_ms=DELAY, gain=GAIN, channels=CHANNELS)
+    @accepts(audio=RECORDINGS, delay_ms=DELAY, gain=GAIN, channels=CHANNELS, split=FLAG)
     def transcribe_many(
         self,
         audio: Iterable[Any],
@@ -396,15 +384,17 @@ class Transcriber(Uncopied):
         delay_ms: int | None = None,
         gain: str = "none",
         channels: str = "mix",
+        split: bool = True,
         on_token: Callable[[AudioSource, Token], None] = lambda source, token: None,
+        on_progress: Callable[[AudioSource, float], None] = lambda source, seconds: None,
         kept: Callable[[AudioSource], Kept] = lambda source: NOTHING,
     ) -> Iterator[Transcript]:
         """Transcribe several recordings, `batch_size` of them at a time.
 
         The recordings of a batch advance together, by a token in each call of the decoder, which
         reads the weights only once for all of them. Each transcript is yielded when it is complete,
-        which need not be in the order of `audio`. The next recording is taken from `audio` and
-        opened when another has ended. An error while one recording is decoded is raised when its
+        which need not be in the order of `audio`. Recordings are taken from `audio` a few ahead of
+        those that are decoded. An error while one recording is decoded is raised when its
         transcript is iterated, and does not affect the others. With a `batch_size` of 1,
         transcripts come in order and are decoded as they are iterated.
 
@@ -414,7 +404,10 @@ class Transcriber(Uncopied):
             delay_ms: as for `transcribe`.
             gain: as for `transcribe`.
             channels: as for `transcribe`; each channel that is split takes a place in the batch.
-            on_token: called with every token at once, and with the source that it belongs to.
+            split: decode recordings of more than five minutes in pieces, which begin and end in
+                silence and advance together; False keeps each whole.
+            on_token: called with every token, in order, and with the source that it belongs to.
+            on_progress: called with a source and its seconds done, unless `batch_size` is 1.
             kept: returns the beginning of a transcript, as for `transcribe`; called with each
                 source when it is begun.
 
@@ -422,26 +415,31 @@ class Transcriber(Uncopied):
             AudioError: a recording cannot be opened; raised after those begun before are complete.
             UsageError: as for `transcribe`; raised at once.
         """
-        sources = (self._source(each, gain, channels) for each in audio)
         work = self._recordings(self._delay(delay_ms))
+        sound = {"rate": self.sample_rate, "gain": gain, "channels": channels}
         if self.batch_size == 1:
+            sources = (open_source(each, **sound) for each in audio)
             return (work.begin(each, partial(on_token, each), kept(each)) for each in sources)
-        together = partial(work.advance, batch_size=self.batch_size, on_token=on_token, kept=kept)
-        return join_channels(sources, together)
+        together = partial(
+            work.many,
+            batch_size=None if self.batch_size == AUTO else int(self.batch_size),
+            splits=split,
+            on_token=on_token,
+            on_progress=on_progress,
+            kept=kept,
+        )
+        return join_channels(open_sources(iter(audio), **sound), together)
 
     def _recordings(self, num_delay_tokens: int) -> Recordings:
         """Return a factory of transcripts, which still works after the transcriber is closed."""
-        stages = self.require_open()
-        new_stream = partial(self._stream, num_delay_tokens, stop_at_eos=True, stages=stages)
+        model = self.model
+        options = replace(
+            self.options,
+            num_delay_tokens=num_delay_tokens,
+            stop_at_eos=True,
+            num_draft_tokens=NUM_DRAFT_TOKENS[self.device_name.partition(":")[0]],
+        )
+        new_stream = partial(self._stream, model, options, model.grid)
         new_filter = partial(self._speech_filter, num_delay_tokens)
-        return Recordings(stages[1], new_stream, new_filter)
-
-    def _source(self, audio: Any, gain: str, channels: str) -> AudioSource:
-        """Open a recording that is not open yet, and log what was found."""
-        if not isinstance(audio, AudioSource):
-            audio = open_audio(audio, self.sample_rate, gain=gain, channels=channels)
-        for note in audio.notes:
-            _log.info("%s: %s", audio.name, note)
-        for loss in audio.losses:
-            _log.warning("%s: %s", audio.name, loss)
-        return audio
+        new_sampler = partial(self._sampler, options)
+        return Recordings(model, options, new_stream, new_sampler, new_filter, self.metrics)

@@ -18,6 +18,7 @@ from .stream import Stream
 from .text.captions import render
 from .text.segments import Segment, group, within
 from .tokens import Token
+from .writer import TokenWriter
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Transcript(Uncopied):
     def __init__(
         self,
         source: AudioSource,
-        stream: Stream,
+        writer: TokenWriter,
         tokens: Iterator[Token],
         on_token: Callable[[Token], None],
         speech_filter: SpeechFilter | None = None,
@@ -43,21 +44,21 @@ class Transcript(Uncopied):
 
         `tokens` are the ones that follow the kept beginning.
         """
-        self.source, self.stream, self.transcriber = source, stream, stream.transcriber
+        self.source, self.writer, self.model = source, writer, writer.model
         self.duration, self.kept = source.duration, kept
         self.speech_filter, self._tokens, self._on_token = speech_filter, tokens, on_token
         self._token_ids = list(kept.token_ids)
         self._segments = [within(segment, self.duration) for segment in kept.segments]
         self._lock, self._is_decoding = RLock(), False
         self._failure: BaseException | None = None
-        self._pending = group(self._taken(), kept.grouper(stream.ids))
+        self._pending = group(self._taken(), kept.grouper(writer.ids))
 
     def _taken(self) -> Iterator[Token]:
         for token in self._tokens:
             self._token_ids.append(token.token_id)
             self._on_token(token)
             yield token
-        seconds = self.stream.timings.encode_seconds, self.stream.timings.decode_seconds
+        seconds = self.writer.timings.encode_seconds, self.writer.timings.decode_seconds
         _log.debug("%s: encoded in %.2f s, decoded in %.2f s", self.source.name, *seconds)
 
     def __repr__(self) -> str:
@@ -138,7 +139,7 @@ class Transcript(Uncopied):
     @property
     def text(self) -> str:
         """Decode what is left, and return the whole text."""
-        return self.transcriber.tokenizer.decode(list(self.token_ids))
+        return self.model.tokenizer.decode(list(self.token_ids))
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -174,19 +175,21 @@ class Transcript(Uncopied):
     @property
     def info(self) -> dict[str, Any]:
         """Return the model, device and options that ran, losses, and the time so far."""
-        timings, transcriber = self.stream.timings, self.transcriber
+        model, writer = self.model, self.writer
+        timings, options = writer.timings, writer.options
         seconds = timings.encode_seconds + timings.decode_seconds
         heard = self.duration - self.kept.heard_from
         resumed_at = [round(each, 3) for each in self.kept.resumed_at]
         return {
             "losses": list(self.losses),
-            "precision": transcriber.precision,
-            "device": transcriber.device_name,
-            "delay_ms": delay_ms(transcriber.manifest, self.stream.num_delay_tokens),
-            "context": transcriber.context,
-            "blank_guard": len(self.stream.overrides) if transcriber.blank_guard else None,
-            "hotwords": self.stream.num_swayed if transcriber.hotwords else None,
+            "precision": model.precision,
+            "device": model.device_name,
+            "delay_ms": delay_ms(model.manifest, options.num_delay_tokens),
+            "context": model.context,
+            "blank_guard": len(writer.overrides) if options.blank_guard else None,
+            "hotwords": writer.num_swayed if options.hotwords else None,
             "vad": self.speech_filter.summary() if self.speech_filter else None,
+            "batch": writer.batch() if writer.batch else None,
             "encode_ms": round(1000 * timings.encode_seconds, 1),
             "decode_ms": round(1000 * timings.decode_seconds, 1),
             "rtf": round(seconds / heard, 4) if heard else None,

@@ -73,7 +73,8 @@ def page_files() -> dict[str, Path]:
             "  (the installed package has it: pip install 'voxtral-onnx[serve]')"
         )
     own = [PAGE / name for name in (INDEX, "minimal.html", "page.css", "sw.js")]
-    paths = [*own, *sorted((PAGE / "src").glob("*/*.js")), *sorted((PAGE / "vendor").iterdir())]
+    source = [*(PAGE / "src").glob("*/*.js"), *(PAGE / "src").glob("*/graphs/*.onnx")]
+    paths = [*own, *sorted(source), *sorted((PAGE / "vendor").iterdir())]
     return {path.relative_to(PAGE).as_posix(): path for path in paths} | {
         f"samples/{CLIP.name}": CLIP
     }

@@ -95,8 +95,9 @@ def test_the_blank_guard_is_logged(tiny_artifact, log, caplog, monkeypatch):
         caplog.clear()
         stream = transcriber.stream()
         stream.feed(np.zeros(16000, np.float32))
+    seconds_of = stream.writer.seconds_of
     assert log(logging.INFO) == [
-        f"blank guard: text at {stream.seconds_of(each.index):.1f} s, after {each.blanks} blanks"
+        f"blank guard: text at {seconds_of(each.index):.1f} s, after {each.blanks} blanks"
         for each in stream.overrides
     ]
     assert stream.overrides

@@ -56,12 +56,14 @@ def test_contents(wheel):
             "publish/*.py",
             "exporter/graph/ready/*/*",
             "quant/recipes/*.toml",
+            "runtime/device/graphs/*.onnx",
             "verification/*.html",
             "verification/*.toml",
             "web/*.html",
             "web/*.css",
             "web/sw.js",
             "web/src/*/*.js",
+            "web/src/*/graphs/*.onnx",
             "web/vendor/*",
         )
         for path in ROOT.glob(pattern)

@@ -180,7 +180,7 @@ class PrecisionChecks:
                 stream(transcriber, clips[0].samples, in_pieces=True, logits=True)
                 if has_streams
                 else None,
-                transcriber.encoder.mel,
+                transcriber.model.encoder.mel,
                 transcriber.tokenizer,
             )
         del transcriber

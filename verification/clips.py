@@ -17,7 +17,9 @@ from ..decode import decode as decode_json
 from ..errors import AudioError
 from ..manifest import Streaming
 from ..runtime.audio.files import open_audio, require_whole
-from ..runtime.tokens import Token
+from ..runtime.decision import greedy_decision
+from ..runtime.stream import Stream
+from ..runtime.tokens import SampledToken, Token
 from ..runtime.transcriber import Transcriber
 from .evaluation.references import read_text
 
@@ -94,45 +96,35 @@ def stream(
         in_pieces: whether to feed them in pieces of the sizes PIECES.
         logits: whether to record the logits.
     """
-    live = transcriber.stream()
-    session = transcriber.decoder.session
-    recorder = _Recorder(transcriber)
-    if logits:
-        transcriber.decoder.session = recorder  # pyright: ignore[reportAttributeAccessIssue]: as much of one as is used
-    try:
-        tokens: list[Token] = []
-        for piece in _pieces(samples) if in_pieces else [samples]:
-            tokens += live.feed(piece)
-        tokens += live.finish()
-    finally:
-        transcriber.decoder.session = session
+    recorder = _Recorder(transcriber) if logits else None
+    live = Stream(transcriber.model, transcriber.options, sampler=recorder)
+    tokens: list[Token] = []
+    for piece in _pieces(samples) if in_pieces else [samples]:
+        tokens += live.feed(piece)
+    tokens += live.finish()
     return Run(
         np.array([token.token_id for token in tokens]),
         np.array([token.logprob for token in tokens], np.float32),
         np.array([token.blank_margin for token in tokens], np.float32),
-        np.stack(recorder.rows[-len(tokens) :]) if logits else np.empty((0, 0), np.float32),
+        np.stack(recorder.rows[-len(tokens) :]) if recorder else np.empty((0, 0), np.float32),
     )
 
 
 class _Recorder:
-    """A stand-in for the decoder's session that records the logits and samples from them."""
+    """A sampler that chooses as the graph does, and records the logits."""
 
     def __init__(self, transcriber: Transcriber):
-        self.session = transcriber.decoder.session
-        self.blank = transcriber.manifest.tokens.streaming_pad
-        self.rows: list[np.ndarray] = []  # float32 [vocab_size], of the last position of each call
+        self.blank, self.recent = transcriber.manifest.tokens.streaming_pad, list[int]()
+        self.rows: list[np.ndarray] = []  # float32 [vocab_size], of each position that was sampled
 
-    def step(self, cache, feeds: dict[str, np.ndarray], fetch: str) -> np.ndarray:
-        """Run a call and return the last position of the output `step`, [1, 1, 3], from logits."""
-        assert fetch == "step"
-        row = self.session.step(cache, feeds, "logits")[0, -1].copy()
-        self.rows.append(row)
-        others = row.copy()
-        others[self.blank] = -np.inf
-        held_back = row.copy()
-        held_back[self.blank] -= feeds["blank_penalty"][0, -1]
-        chosen, margin = int(held_back.argmax()), row[self.blank] - others.max()
-        return np.array([[[chosen, row[chosen] - log_sum_exp(row), margin]]], np.float32)
+    def sample(self, logits: np.ndarray, blank_penalty: float) -> SampledToken:
+        """Return the likeliest token of a position from its logits."""
+        self.rows.append(logits.copy())
+        made = greedy_decision(logits, self.blank, blank_penalty)
+        return SampledToken(int(made.token_id), float(made.logprob), float(made.blank_margin))
+
+    def accept_token(self, token_id: int) -> None:
+        """Take the token that was written, on which nothing depends."""
 
 
 def pad_samples(
@@ -146,12 +138,6 @@ def pad_samples(
     left = rules.look_back_samples + rules.left_pad_tokens * per_token
     right = -len(samples) % per_token + (num_delay_tokens + rules.right_pad_tokens) * per_token
     return np.pad(samples.astype(np.float32), (left, right + rules.look_ahead_samples))
-
-
-def log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """Return log(sum(exp(logits))) over the last axis, without overflow."""
-    highest = logits.max(-1, keepdims=True)
-    return (highest + np.log(np.exp(logits - highest).sum(-1, keepdims=True)))[..., 0]
 
 
 def _pieces(samples: np.ndarray) -> Iterator[np.ndarray]:

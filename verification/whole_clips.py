@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from ..manifest import Manifest
+from ..runtime.decision import greedy_decision
 from ..runtime.device.session import Session
-from .clips import Clip, Run, log_sum_exp, pad_samples
+from .clips import Clip, Run, pad_samples
 from .layerwise import Layerwise, decoder_stages, encoder_stages
 
 
@@ -61,13 +62,6 @@ def decode(
     runs = []
     for hidden in parts:
         logits = torch.cat([*model.logits(hidden[len(prompt) - 1 :])], -1).numpy()
-        runs.append(_choose(logits, tokens.streaming_pad))
+        made = greedy_decision(logits, tokens.streaming_pad)
+        runs.append(Run(made.token_id, made.logprob, made.blank_margin, logits))
     return runs
-
-
-def _choose(logits: np.ndarray, blank: int) -> Run:
-    ids = logits.argmax(-1)
-    others = logits.copy()
-    others[:, blank] = -np.inf
-    chosen = np.take_along_axis(logits, ids[:, None], -1)[:, 0]
-    return Run(ids, chosen - log_sum_exp(logits), logits[:, blank] - others.max(-1), logits)

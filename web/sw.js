@@ -5,7 +5,7 @@
 
 const CACHE = 'voxtral-onnx page'
 const worker = /** @type {any} */ (self)
-const FILES = /^(|index\.html|minimal\.html|page\.css|(src\/[^/]+|vendor|samples)\/[^/]+)$/
+const FILES = /^(|index\.html|minimal\.html|page\.css|(src\/[^/]+(\/graphs)?|vendor|samples)\/[^/]+)$/
 // prettier-ignore
 const SOURCES = [
   'engine/artifact', 'engine/cache', 'engine/decoder', 'engine/device', 'engine/download', 'engine/encoder',
@@ -14,7 +14,8 @@ const SOURCES = [
   'engine/tokenizer', 'engine/transcriber', 'engine/worker', 'page/artifact-address', 'page/capture-worklet',
   'page/microphone', 'page/minimal', 'page/page', 'page/transcript', 'shared/audio', 'shared/captions', 'shared/errors',
   'shared/float16', 'shared/messages', 'shared/resample', 'shared/text-width',
-]
+].map((name) => `${name}.js`)
+const GRAPHS = ['engine/graphs/copy_float16.onnx', 'engine/graphs/copy_float32.onnx']
 
 worker.addEventListener('install', (/** @type {any} */ event) => event.waitUntil(install()))
 worker.addEventListener('activate', (/** @type {any} */ event) => event.waitUntil(worker.clients.claim()))
@@ -30,7 +31,7 @@ worker.addEventListener('fetch', (/** @type {any} */ event) => {
 /** Fetch and keep the page's own files: the first visit loaded them before this worker could see it. */
 async function install() {
   const cache = await caches.open(CACHE)
-  await cache.addAll(['./', 'page.css', 'samples/command-hibari.wav', ...SOURCES.map((name) => `src/${name}.js`)])
+  await cache.addAll(['./', 'page.css', 'samples/command-hibari.wav', ...[...SOURCES, ...GRAPHS].map((name) => `src/${name}`)])
   await worker.skipWaiting()
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ def open_audio(
     gain: str = "none",
     channels: str = "mix",
     raw: RawSound | None = None,
+    closed: Event | None = None,
 ) -> AudioSource:
     """Open a file, `-` (standard input) or samples in memory, and read it once.
 
@@ -74,21 +76,26 @@ def open_audio(
         channels: `mix` averages them, or takes one where they cancel each other; `left` and
             `right` take the first and the second; `split` makes each a source of its own.
         raw: the sample format of a file without a header.
+        closed: ends the reading when it is set, in another thread.
 
     Raises:
-        AudioError: not readable, without sound, nothing but damage.
+        AudioError: not readable, without sound, nothing but damage; or its reading was ended.
         DeviceError: what it takes to read it is not installed.
         StorageError: what can be read only once does not fit into the folder of temporary files.
     """
+    # Read it once
     notes: list[str] = []
     name, frames = _open(source, sample_rate, raw, notes)
-    meter = SoundMeter(frames.samplerate, frames.channels)
+    meter = SoundMeter(frames.samplerate, frames.channels, are_compared=channels == "split")
     for block in frames.blocks(BLOCK_SECONDS):
+        if closed and closed.is_set():
+            raise AudioError(f"{name}: was not read to its end")
         meter.push(block)
     meter.finish()
     duration, losses = meter.num_frames / frames.samplerate, frames.losses
     notes += _changes(frames, sample_rate)
 
+    # Choose how its channels are heard
     parts: tuple[AudioSource, ...] = ()
     mix = choose_mix(meter, "mix" if channels == "split" else channels, gain, name)
     if channels == "split":

@@ -13,6 +13,7 @@ import numpy as np
 # and there is no absolute gate, because a recording may be that quiet.
 FRAME_SECONDS = 0.02
 BLOCK_FRAMES, HOP_FRAMES = 20, 5
+HELD_FRAMES = 1000  # whose blocks are measured together
 QUARTILE = 0.75
 GATE = 0.1
 LOWEST_DB, HIGHEST_DB = -200, 200  # histogram of levels, a bin per dB; samples are below 187
@@ -44,12 +45,22 @@ class Offset:
 class SoundMeter:
     """A meter for the channels of a recording and, as the signal after them, their average."""
 
-    def __init__(self, sample_rate: int, channels: int):
+    def __init__(self, sample_rate: int, channels: int, *, are_compared: bool = False):
+        """Begin with no sound.
+
+        Args:
+            sample_rate: in Hz.
+            channels: their number.
+            are_compared: whether `are_same` will be asked of the channels.
+        """
         self.num_channels, self.num_frames = channels, 0
+        self._are_compared = are_compared
         self._size = max(1, round(sample_rate * FRAME_SECONDS))  # samples of a frame
         count = channels + (channels > 1)
+        self._signals = np.zeros((count, 0))  # room for samples, which is used again
         self._rest = np.zeros((count, 0))  # samples [signals, n], less than a frame
-        self._frames = np.zeros((0, 2, count))  # means and mean squares, less than a block
+        # Means and mean squares of frames, [frames, 2, signals], whose blocks are not measured yet
+        self._held, self._num_held = [np.zeros((0, 2, count))], 0
 
         # Over all samples
         self._lowest, self._highest = np.full(count, inf), np.full(count, -inf)
@@ -68,38 +79,55 @@ class SoundMeter:
         if not len(frames):
             return
         self.num_frames += len(frames)
-        signals = np.ascontiguousarray(frames.T, np.float64)  # sums along a signal are fast
+        rest, end = self._rest.shape[1], self._rest.shape[1] + len(frames)
+        if self._signals.shape[1] < end:
+            self._signals = np.empty((len(self._rest), end))
+        signals = self._signals[:, :end]  # float64, as sums along a signal are fast
+        signals[:, :rest], pushed = self._rest, signals[:, rest:]
+        channels = pushed[: self.num_channels]
+        channels[:] = frames.T
+        if self._are_compared:
+            self._sums += channels.sum(1)
+            self._products += channels @ channels.T
         if self.num_channels > 1:
-            self._sums += signals.sum(1)
-            self._products += signals @ signals.T
-            signals = np.concatenate((signals, signals.mean(0)[None]))
-        self._lowest = np.minimum(self._lowest, signals.min(1))
-        self._highest = np.maximum(self._highest, signals.max(1))
+            np.mean(channels, 0, out=pushed[-1])
+        self._lowest = np.minimum(self._lowest, pushed.min(1))
+        self._highest = np.maximum(self._highest, pushed.max(1))
 
-        # Whole frames, then whole blocks of them
-        signals = np.concatenate((self._rest, signals), 1)
-        whole = signals.shape[1] // self._size * self._size
-        self._rest = signals[:, whole:]
+        # Whole frames, then whole blocks of many of them
+        whole = end // self._size * self._size
+        self._rest = signals[:, whole:].copy()
         self._add_frames(signals[:, :whole].reshape(len(signals), -1, self._size))
-        num_blocks = (len(self._frames) - BLOCK_FRAMES) // HOP_FRAMES + 1
-        if num_blocks > 0:
-            windows = np.lib.stride_tricks.sliding_window_view(self._frames, BLOCK_FRAMES, 0)
-            self._add_blocks(windows[::HOP_FRAMES])
-            self._frames = self._frames[num_blocks * HOP_FRAMES :]
+        if self._num_held >= HELD_FRAMES:
+            self._settle()
 
     def finish(self) -> None:
         """Measure what is left after the last whole block; call it last."""
+        self._settle()
         if self._rest.size:
             self._add_frames(self._rest[:, None])
-        is_measured = self._num_blocks and len(self._frames) == BLOCK_FRAMES - HOP_FRAMES
-        if len(self._frames) and not is_measured:
-            self._add_blocks(self._frames.transpose(1, 2, 0)[None])
+        frames = np.concatenate(self._held)
+        is_measured = self._num_blocks and len(frames) == BLOCK_FRAMES - HOP_FRAMES
+        if len(frames) and not is_measured:
+            self._add_blocks(frames.transpose(1, 2, 0)[None])
+        self._held, self._num_held = [frames[:0]], 0
+
+    def _settle(self) -> None:
+        """Measure all whole blocks of the frames that are held."""
+        num_blocks = (self._num_held - BLOCK_FRAMES) // HOP_FRAMES + 1
+        if num_blocks <= 0:
+            return
+        frames = np.concatenate(self._held)
+        windows = np.lib.stride_tricks.sliding_window_view(frames, BLOCK_FRAMES, 0)
+        self._add_blocks(windows[::HOP_FRAMES])
+        self._held = [frames[num_blocks * HOP_FRAMES :]]
+        self._num_held = len(self._held[0])
 
     def _add_frames(self, samples: np.ndarray) -> None:
         """Reduce samples [signals, frames, size] to means and mean squares of frames."""
         squares = np.einsum("sfn,sfn->sf", samples, samples) / samples.shape[2]
-        measured = np.stack((samples.mean(2), squares)).transpose(2, 0, 1)
-        self._frames = np.concatenate((self._frames, measured))
+        self._held.append(np.stack((samples.mean(2), squares)).transpose(2, 0, 1))
+        self._num_held += samples.shape[1]
 
     def _add_blocks(self, blocks: np.ndarray) -> None:
         """Measure blocks [blocks, 2, signals, frames] of means and mean squares of frames."""
@@ -131,6 +159,7 @@ class SoundMeter:
 
     def loudness(self, signal: int) -> float:
         """Return a signal's gated root mean square, full scale 1; 0 for no sound."""
+        self._settle()
         counts, energies = self._counts[signal], self._gated[signal]
         if not counts.any():  # silence, or only sounds shorter than a block's quartile
             return sqrt(self._energies[signal] / max(1, self._num_blocks))
@@ -149,6 +178,7 @@ class SoundMeter:
             signal: its index.
             loudness: of the sound, full scale 1, where more is known than was measured.
         """
+        self._settle()
         count = max(1, self._num_blocks)
         size = sqrt(self._offset_squares[signal] / count)
         loudness = self.loudness(signal) if loudness is None else loudness
@@ -175,6 +205,7 @@ class SoundMeter:
 
     def _swing(self, signal: int) -> float:
         """Return the largest distance of a signal's samples from its own offset."""
+        self._settle()
         return self.peak(signal, self._offsets[signal] / max(1, self._num_blocks))
 
     def shares_lost(self) -> np.ndarray:
@@ -185,19 +216,23 @@ class SoundMeter:
         Returns:
             [signals], of the energy of the loudest channel at each time.
         """
+        self._settle()
         return self._lost / (self._loudest or 1.0)
 
     def has_faded(self) -> bool:
         """Return whether the average keeps less than a tenth of the energy."""
+        self._settle()
         return bool(self._levels[-1] < self._least_shares[-1] * self._levels[:-1].max())
 
     def loudest_channel(self, channels: np.ndarray) -> int:
         """Return the loudest of some channels, bool [channels]; the first of equal ones."""
+        self._settle()
         levels = np.where(channels, self._levels[: self.num_channels], -1)
         return int((levels >= 0.99 * levels.max()).argmax())
 
     def are_same(self, one: int, other: int) -> bool:
         """Return whether two channels sound the same, whatever their offsets."""
+        assert self._are_compared
         means = self._sums / max(1, self.num_frames)
         products = self._products - self.num_frames * np.outer(means, means)
         difference = products[one, one] + products[other, other] - 2 * products[one, other]

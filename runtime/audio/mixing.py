@@ -43,10 +43,12 @@ class Mix:
         for block in frames:
             if len(self.channels) == 1:
                 mono = block[:, self.channels[0]]
-            elif len(self.channels) == block.shape[1]:
-                mono = block.mean(1)
-            else:
-                mono = block[:, self.channels].mean(1)
+            elif len(self.channels) == 2:  # as mean() does it, in a tenth of its time
+                mono = (np.float32(0) + block[:, self.channels[0]] + block[:, self.channels[1]]) / 2
+            else:  # in one order of channels, whatever the order in memory
+                block = np.ascontiguousarray(block)
+                is_all = len(self.channels) == block.shape[1]
+                mono = (block if is_all else block[:, self.channels]).mean(1)
             yield mono if remove is None else remove(mono)
 
     def amplify(self, samples: np.ndarray) -> np.ndarray:
@@ -67,6 +69,7 @@ class OffsetFilter:
         self._pole = exp(-2 * pi * CORNER_HZ / sample_rate)
         self._longest = sample_rate  # samples at a time, so that powers of the pole do not vanish
         self._offset = offset
+        self._powers = np.zeros(0)  # of the pole, from the first on
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Return the next float32 [n] without what is below 10 Hz."""
@@ -76,7 +79,9 @@ class OffsetFilter:
 
     def _filter(self, samples: np.ndarray) -> np.ndarray:
         # offset[i] = pole * offset[i - 1] + (1 - pole) * samples[i], as a sum
-        powers = self._pole ** np.arange(1, len(samples) + 1)
+        if len(self._powers) != len(samples):
+            self._powers = self._pole ** np.arange(1, len(samples) + 1)
+        powers = self._powers
         offsets = powers * (self._offset + (1 - self._pole) * np.cumsum(samples / powers))
         self._offset = float(offsets[-1])
         return (samples - offsets).astype(np.float32)

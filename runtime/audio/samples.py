@@ -180,6 +180,25 @@ def is_number(value: Any) -> bool:
     )
 
 
+def cut(pieces: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Yield pieces, [n, channels], as blocks of `size`, the last one shorter.
+
+    A block that lies within a piece is a view of it.
+    """
+    held, count = list[np.ndarray](), 0
+    for piece in pieces:
+        start = 0
+        while count + len(piece) - start >= size:
+            end = start + size - count
+            yield np.concatenate([*held, piece[start:end]]) if held else piece[start:end]
+            held, count, start = [], 0, end
+        if start < len(piece):
+            held.append(piece[start:])
+            count += len(piece) - start
+    if held:
+        yield np.concatenate(held)
+
+
 def are_damaged(samples: np.ndarray) -> np.ndarray:
     """Return bool of the samples' shape: which are not finite, or larger than any recording's."""
     # Compared as float64, as float16 does not hold the bound; not a number compares as False
@@ -197,6 +216,9 @@ def silence_damage(
         at: seconds before them.
         losses: a record of the damage.
     """
+    # The extremes tell at once; not a number is an extreme, and compares as False
+    if len(frames) and frames.max() <= LARGEST_SAMPLE and frames.min() >= -LARGEST_SAMPLE:
+        return frames, 0
     damaged = are_damaged(frames)
     bad: np.ndarray = np.any(damaged, axis=1)
     if not bad.any():

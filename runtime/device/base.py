@@ -91,7 +91,10 @@ class Buffer(Protocol):
         ...
 
     def copy_from(self, other: Buffer, rows: int) -> None:
-        """Copy the first `rows` rows along the third axis from a buffer of the same shape."""
+        """Copy the first `rows` rows along the third axis from a buffer of the same shape.
+
+        A buffer that has only so many rows may have another shape otherwise equal.
+        """
         ...
 
     def shift(self, keep: int) -> None:
@@ -139,6 +142,11 @@ class Device(Protocol):
     name: str  # as `--device` takes it
     notes: list[str]  # sentences about what differs from the request
     supports_batching: bool  # whether a call may advance several streams
+    overlaps: bool  # whether two threads gain by calling two sessions at a time
+    # Tokens of an encoder call for a recording, rising: all have the last size, but the last call
+    # of a recording is padded to one of them
+    encoder_calls: tuple[int, ...]
+    calls_between_shifts: int  # of the encoder's cache of a recording
 
     def open(
         self, path: str | bytes, options: Any, *, captures: bool
@@ -157,8 +165,28 @@ class Device(Protocol):
         """Return a binding for one stream's calls of a session."""
         ...
 
+    def buffer(self, values: np.ndarray) -> Buffer:
+        """Return a new buffer with these values, [batch, heads, rows, size]."""
+        ...
+
+    def copy_all(self, sources: Sequence[Buffer], targets: Sequence[Buffer], rows: int) -> None:
+        """Copy the first `rows` rows of each source as `Buffer.copy_from` does."""
+        ...
+
+    def shift_all(self, buffers: Sequence[Buffer], keep: int) -> None:
+        """Shift buffers as `Buffer.shift` does."""
+        ...
+
+    def batch_rows(self, count: int, slots: int) -> int:
+        """Return how many of `slots` slots a call runs that is to advance the first `count`."""
+        ...
+
     def free_memory(self) -> int | None:
         """Return the free bytes of the device's own memory; None if it has none."""
+        ...
+
+    def release_memory(self) -> None:
+        """Give back memory of buffers that nobody holds any more."""
         ...
 
     def taken_memory(self) -> int:

@@ -31,13 +31,13 @@ class KVCache:
             binding: to a slot of a `BatchedKVCache`; None for one with buffers of its own.
         """
         # Acquire a binding
-        self.spec, self.position = spec, 0
+        self.spec, self.position, self._device = spec, 0, session.device
         # Key and value of each layer, [1, kv_heads, capacity, head_dim]
         self.buffers: list[Buffer] = []
         self.states: list[Buffer] = []  # of the convolutions
         if binding is None:
-            binding = session.acquire()
-            weakref.finalize(self, session.release, binding)
+            binding = session.acquire(spec.capacity)
+            weakref.finalize(self, session.release, binding, spec.capacity)
         self.binding = binding
 
         # Bind a buffer for each state, unless an earlier stream has left one
@@ -60,12 +60,8 @@ class KVCache:
                 buffer.write(np.zeros(shape, dtype))
             (self.buffers if is_cache else self.states).append(buffer)
 
-        # Prepare the angles of RoPE
         dtype = next(tensor.dtype for tensor in session.graph.inputs if tensor.name == "cos")
         self.dtype = np.dtype(dtype)
-        self.inverse_frequencies = spec.rope_theta ** (
-            -np.arange(0, spec.head_dim, 2) / spec.head_dim
-        )
 
     def save(self) -> list[np.ndarray]:
         """Return everything that later calls depend on: convolution states and written rows."""
@@ -112,17 +108,18 @@ class KVCache:
         """Return the graph's inputs that place the next `rows` rows.
 
         `cos` and `sin`, [1, rows, head_dim / 2], depend on the absolute position, `seqlens_k` on
-        the row in the buffer. Angles are computed in float64, exact enough for any position.
+        the row in the buffer.
         """
+        positions = np.arange(self.position, self.position + rows)
+        cos, sin = angles(self.spec, positions, self.dtype)
+        return {"cos": cos[None], "sin": sin[None], **self.places(rows)}
+
+    def places(self, rows: int) -> dict[str, np.ndarray]:
+        """Return those of `positions` that depend on the buffer alone."""
         assert 0 < rows <= self.slots_left, (
             f"{rows} rows at position {self.position} cross a shift of the cache"
         )
-        angles = (
-            np.arange(self.position, self.position + rows)[None, :, None] * self.inverse_frequencies
-        )
         return {
-            "cos": np.cos(angles).astype(self.dtype),
-            "sin": np.sin(angles).astype(self.dtype),
             "seqlens_k": np.array([self.spec.row(self.position) + rows - 1], np.int32),
             # A smaller number could mean that there is no past
             "total_sequence_length": np.array(self.spec.capacity, np.int32),
@@ -133,8 +130,7 @@ class KVCache:
         full = self.slots_left == rows
         self.position += rows
         if full:
-            for buffer in self.buffers:
-                buffer.shift(self.spec.keep)
+            self._device.shift_all(self.buffers, self.spec.keep)
 
     def trim(self, rows: int) -> None:
         """Drop the last `rows` rows, which must have been written after the last shift."""
@@ -154,27 +150,58 @@ class BatchedKVCache:
     """
 
     def __init__(self, session: Session, spec: CacheSpec, slots: int):
-        self._session, self._spec = session, spec
-        self._whole = session.acquire(slots)
-        weakref.finalize(self, session.release, self._whole, slots)
+        self.spec, self.slots, self._session = spec, slots, session
+        self._whole = session.device.bind(session.ort)
         for tensor in session.graph.inputs:
             if tensor.name.startswith("past_key_values."):
                 present = tensor.name.replace("past_key_values", "present")
                 shape = _shape(tensor, slots, spec)
-                buffer = self._whole.buffers.get(tensor.name)
-                if buffer is None or buffer.shape != shape:
-                    self._whole.bind_state(
-                        tensor.name, present, shape, np.dtype(tensor.dtype), appends=True
-                    )
-        self._bindings = [self._whole.slice_batch(0, count) for count in range(1, slots + 1)]
+                dtype = np.dtype(tensor.dtype)
+                self._whole.bind_state(tensor.name, present, shape, dtype, appends=True)
+        self._bindings: dict[int, Binding] = {}  # by the number of first slots
+        self._caches: dict[int, KVCache] = {}  # by slot
+        dtype = next(tensor.dtype for tensor in session.graph.inputs if tensor.name == "cos")
+        self.dtype = np.dtype(dtype)
+        self._table = angles(spec, np.arange(spec.capacity), self.dtype)
 
     def cache(self, slot: int) -> KVCache:
-        """Return an empty cache for a new stream in this slot."""
-        return KVCache(self._session, self._spec, self._whole.slice_batch(slot, slot + 1))
+        """Return the cache of the stream in a slot."""
+        if slot not in self._caches:
+            binding = self._whole.slice_batch(slot, slot + 1)
+            self._caches[slot] = KVCache(self._session, self.spec, binding)
+        return self._caches[slot]
 
     def binding(self, count: int) -> Binding:
         """Return the binding for calls that advance the first `count` slots."""
-        return self._bindings[count - 1]
+        if count not in self._bindings:
+            self._bindings[count] = self._whole.slice_batch(0, count)
+        return self._bindings[count]
+
+    def angles(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return `cos` and `sin`, [n, 1, head_dim / 2], of absolute positions, int64 [n]."""
+        last = self.spec.capacity - 1
+        cos, sin = (table[np.minimum(positions, last)] for table in self._table)
+        if len(beyond := np.flatnonzero(positions > last)):
+            cos[beyond], sin[beyond] = angles(self.spec, positions[beyond], self.dtype)
+        return cos[:, None], sin[:, None]
+
+
+def angles(
+    spec: CacheSpec, positions: np.ndarray, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cosines and sines of RoPE, [n, head_dim / 2], of absolute positions, int64 [n].
+
+    They are computed in float64, exact enough for any position.
+    """
+    frequencies = spec.rope_theta ** (-np.arange(0, spec.head_dim, 2) / spec.head_dim)
+    radians = positions[:, None] * frequencies
+    return np.cos(radians).astype(dtype), np.sin(radians).astype(dtype)
+
+
+def buffer_rows(spec: CacheSpec, positions: np.ndarray) -> np.ndarray:
+    """Return the buffer rows of absolute positions, as `CacheSpec.row` does; both int64 [n]."""
+    shifted = spec.keep + (positions - spec.keep) % (spec.capacity - spec.keep)
+    return np.where(positions < spec.capacity, positions, shifted)
 
 
 def _shape(tensor: TensorSpec, batch: int, spec: CacheSpec) -> tuple[int, ...]:

@@ -18,6 +18,8 @@ class Cpu:
     """The CPU, with onnxruntime's own kernels."""
 
     name, supports_batching = "cpu", True
+    overlaps = False
+    encoder_calls, calls_between_shifts = tuple(range(1, 17)), 4
 
     def __init__(self, reason: str | None = None):
         """Make the device; `reason` says why it replaces the one that was asked for."""
@@ -35,9 +37,30 @@ class Cpu:
         """Return a binding for one stream's calls of a session."""
         return HostBinding(session)
 
+    def buffer(self, values: np.ndarray) -> Buffer:
+        """Return a copy of values as a buffer."""
+        return HostBuffer(values.copy())
+
+    def copy_all(self, sources: Sequence[Buffer], targets: Sequence[Buffer], rows: int) -> None:
+        """Copy the first rows of each source."""
+        for source, target in zip(sources, targets, strict=True):
+            target.copy_from(source, rows)
+
+    def shift_all(self, buffers: Sequence[Buffer], keep: int) -> None:
+        """Copy the last `keep` rows of each buffer to its front."""
+        for buffer in buffers:
+            buffer.shift(keep)
+
+    def batch_rows(self, count: int, slots: int) -> int:
+        """Return `count`."""
+        return count
+
     def free_memory(self) -> int | None:
         """Return None, because buffers are in the main memory."""
         return None
+
+    def release_memory(self) -> None:
+        """Do nothing, because it is given back at once."""
 
     def taken_memory(self) -> int:
         """Return 0, because buffers are in the main memory."""

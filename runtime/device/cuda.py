@@ -6,11 +6,11 @@ import contextlib
 import ctypes
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
-from math import prod
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,17 +24,15 @@ from .base import (
     import_onnxruntime,
     run_errors_are_said,
 )
-from .cpu import HostBuffer, lazy_zeros
-from .helper_graphs import copy_model, shift_in_place_model, zeros_model
+from .cuda_binding import CudaBinding, CudaBuffer
+from .helper_graphs import TOGETHER, helper_graph
+from .turns import Turns
 
 if TYPE_CHECKING:
     import onnxruntime
 
 _INSTALL_GPU = "pip uninstall -y onnxruntime && pip install 'voxtral-onnx[gpu]'"
 _CUDA_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]' nvidia-cublas"
-# An input that CUDA's kernels expect in the CPU's memory
-_READ_BY_THE_HOST = ("total_sequence_length",)
-_ALIGNMENT = 256  # bytes, as of CUDA's allocations
 
 
 class Cuda:
@@ -42,6 +40,8 @@ class Cuda:
 
     captures_calls = True  # tests and benchmarks set False to compare
     supports_batching = True
+    overlaps = True
+    encoder_calls, calls_between_shifts = (32, 64, 128, 256), 2  # each is captured once
     place = "cuda"  # onnxruntime's name of its memory
 
     def __init__(self, index: int = 0, *, allow_fallback: bool = False):
@@ -55,8 +55,9 @@ class Cuda:
             DeviceError: there is no such device, or a driver or library is missing.
         """
         self.name, self.index, self.notes = f"cuda:{index}", index, []
-        self.lock, self.capture_ids, self._allows_cpu = Lock(), count(1), allow_fallback
-        self._helpers: dict[tuple, onnxruntime.InferenceSession] = {}
+        self.turns, self.capture_ids, self._allows_cpu = Turns(), count(1), allow_fallback
+        self._helpers: dict[str, onnxruntime.InferenceSession] = {}
+        self.locks: dict[int, Lock] = {}  # by the id of a session
         ort = import_onnxruntime()
         if CUDA not in ort.get_available_providers():
             raise DeviceError(
@@ -111,24 +112,45 @@ class Cuda:
         """Return whether calls of a session are captured as CUDA graphs."""
         return session.get_provider_options()[CUDA]["enable_cuda_graph"] == "1"
 
+    def buffer(self, values: np.ndarray) -> CudaBuffer:
+        """Return a new buffer with these values."""
+        buffer = CudaBuffer(self, values.shape, values.dtype)
+        buffer.write(values)
+        return buffer
+
+    def batch_rows(self, count: int, slots: int) -> int:
+        """Return one of few numbers, because a call of each is captured."""
+        step = 64 if count > 64 else 1 << (count - 1).bit_length()
+        return min(slots, -(-count // step) * step)
+
     def free_memory(self) -> int:
         """Return the free bytes of the device's memory."""
         return _free_memory(self.index)
+
+    def release_memory(self) -> None:
+        """Give back memory of buffers that nobody holds any more, which onnxruntime has kept."""
+        options = import_onnxruntime().RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"gpu:{self.index}")
+        for dtype in (np.dtype(np.float16), np.dtype(np.float32)):
+            if helper_graph("zeros", dtype) in self._helpers:
+                self.zeros((1,), dtype, options)
 
     def taken_memory(self) -> int:
         """Return the bytes of its memory that were taken since it was opened."""
         return self._free_at_first - self.free_memory()
 
-    def _helper(self, model: Callable[..., bytes], *arguments: Any) -> onnxruntime.InferenceSession:
+    def _helper(self, name: str, dtype: np.dtype, count: int = 1) -> onnxruntime.InferenceSession:
         """Return the session of a graph from helper_graphs.py, opened on first use."""
-        if (model, arguments) not in self._helpers:
+        if (path := helper_graph(name, dtype, count)) not in self._helpers:
             options = import_onnxruntime().SessionOptions()
             options.log_severity_level = 4
-            self._helpers[model, arguments] = self.open(model(*arguments), options, captures=False)
-        return self._helpers[model, arguments]
+            self._helpers[path] = self.open(path, options, captures=False)
+        return self._helpers[path]
 
-    def zeros(self, shape: Sequence[int], dtype: np.dtype) -> onnxruntime.OrtValue:
-        """Return zeros in the device's memory.
+    def zeros(
+        self, shape: Sequence[int], dtype: np.dtype, options: Any = None
+    ) -> onnxruntime.OrtValue:
+        """Return zeros in the device's memory; `options` are onnxruntime's for the call.
 
         They are the output of a graph, because a session allocates exactly their size, while
         OrtValue rounds it up.
@@ -136,41 +158,79 @@ class Cuda:
         Raises:
             DeviceError: the memory is full.
         """
-        binding = self._helper(zeros_model, dtype, len(shape)).io_binding()
+        session = self._helper("zeros", dtype)
+        binding = session.io_binding()
         binding.bind_cpu_input("shape", np.array(shape, np.int64))
         binding.bind_output("zeros", self.place, self.index)
-        return self._run_helper(self._helper(zeros_model, dtype, len(shape)), binding)
+        return self._run_helper(session, binding, options)
 
-    def shift(self, buffer: CudaBuffer, keep: int) -> None:
-        """Copy the last `keep` rows along the third axis of each slot to the front."""
-        session = self._helper(shift_in_place_model, buffer.dtype, buffer.shape[2], keep)
-        for slot in range(buffer.shape[0]):
-            binding = session.io_binding()
-            buffer.slice_batch(slot, slot + 1).bind(binding, "past", "present")
-            self._run_helper(session, binding)
+    def shift_all(self, buffers: Sequence[Buffer], keep: int) -> None:
+        """Copy the last `keep` rows along the third axis of each buffer's slots to the front."""
+        for part in _parts(buffers):
+            start = np.array([part[0].shape[2] - keep], np.int64)
+            self._run_together("shift", part, "past", "present", feeds={"start": start})
 
-    def copy(
-        self, source: CudaBuffer | np.ndarray, target: CudaBuffer | None = None
-    ) -> onnxruntime.OrtValue:
-        """Copy values into a buffer or, without one, into the CPU's memory."""
-        session = self._helper(copy_model, source.dtype)
+    def copy_all(self, sources: Sequence[Buffer], targets: Sequence[Buffer], rows: int) -> None:
+        """Copy the first rows, or all, without moving them through the CPU's memory."""
+        for part, copied in zip(_parts(targets), _parts(sources), strict=True):
+            if part[0].shape == copied[0].shape:
+                self._run_together("copy", part, None, "copy", values=copied)
+            elif rows:
+                self._run_together("copy_rows", part, "past", "present", rows=copied)
+
+    def _run_together(
+        self,
+        name: str,
+        buffers: Sequence[CudaBuffer],
+        past: str | None,
+        present: str,
+        *,
+        feeds: Mapping[str, np.ndarray] = MappingProxyType({}),
+        **sources: Sequence[CudaBuffer],
+    ) -> None:
+        """Run a graph that writes several buffers.
+
+        Args:
+            name: of the graph for one buffer.
+            buffers: to write, as many as a graph takes.
+            past: name of its input that is bound to them; None for none.
+            present: name of its output that is bound to them.
+            feeds: inputs that stay on the CPU.
+            sources: buffers that are read, by the name of the input.
+        """
+        session = self._helper(name, buffers[0].dtype, len(buffers))
         binding = session.io_binding()
-        if isinstance(source, CudaBuffer):
-            source.bind(binding, "values")
-        else:
-            binding.bind_cpu_input("values", source)
-        if target is not None:
-            target.bind(binding, present="copy")
-        else:
-            binding.bind_output("copy", "cpu")
-        return self._run_helper(session, binding)
+        for input_name, values in feeds.items():
+            binding.bind_cpu_input(input_name, values)
+        for i, buffer in enumerate(buffers):
+            number = f"_{i}" if len(buffers) > 1 else ""
+            buffer.bind(binding, past and past + number, present + number)
+            for input_name, read in sources.items():
+                read[i].bind(binding, input_name + number)
+        self._run_helper(session, binding)
+
+    def copy_rows(self, rows: np.ndarray, target: CudaBuffer) -> None:
+        """Copy rows along the third axis to the first ones of a buffer that has more."""
+        session = self._helper("copy_rows", target.dtype)
+        binding = session.io_binding()
+        binding.bind_cpu_input("rows", np.ascontiguousarray(rows))
+        target.bind(binding, "past", "present")
+        self._run_helper(session, binding)
+
+    def read(self, buffer: CudaBuffer) -> np.ndarray:
+        """Return a buffer's values in the CPU's memory."""
+        session = self._helper("copy", buffer.dtype)
+        binding = session.io_binding()
+        buffer.bind(binding, "values")
+        binding.bind_output("copy", "cpu")
+        return self._run_helper(session, binding).numpy()
 
     def _run_helper(
-        self, session: onnxruntime.InferenceSession, binding: Any
+        self, session: onnxruntime.InferenceSession, binding: Any, options: Any = None
     ) -> onnxruntime.OrtValue:
         # Nothing may be allocated while another thread captures a call
-        with self.lock, run_errors_are_said(self.name):
-            session.run_with_iobinding(binding)
+        with self.turns.shared(), run_errors_are_said(self.name):
+            session.run_with_iobinding(binding, options)
         return binding.get_outputs()[0]
 
     def put(self, array: np.ndarray) -> onnxruntime.OrtValue:
@@ -179,224 +239,19 @@ class Cuda:
         Raises:
             DeviceError: the memory is full.
         """
-        with run_errors_are_said(self.name):
+        with self.turns.shared(), run_errors_are_said(self.name):
             return import_onnxruntime().OrtValue.ortvalue_from_numpy(
                 np.ascontiguousarray(array), self.place, self.index
             )
 
 
-class CudaBuffer:
-    """A buffer in a CUDA device's memory, or a slice of one.
-
-    Its address never changes, because captured calls contain it.
-    """
-
-    def __init__(
-        self,
-        device: Cuda,
-        shape: Sequence[int],
-        dtype: np.dtype,
-        whole: CudaBuffer | None = None,
-        at: int = 0,
-    ):
-        """Allocate a buffer, or make a slice of the buffer `whole` that begins at its byte `at`."""
-        self.shape, self.dtype, self.nbytes = tuple(shape), dtype, prod(shape) * dtype.itemsize
-        self.device = device
-        self._value = whole._value if whole else device.zeros(self.shape, dtype)
-        self._address = (whole._address if whole else self._value.data_ptr()) + at
-
-    def slice_batch(self, first: int, last: int) -> CudaBuffer:
-        """Return a slice with the slots from `first` to before `last`."""
-        shape = (last - first, *self.shape[1:])
-        return CudaBuffer(
-            self.device, shape, self.dtype, self, first * (self.nbytes // self.shape[0])
-        )
-
-    def bind(self, io: Any, past: str | None = None, present: str | None = None) -> None:
-        """Bind it as the input `past` and the output `present` of the next calls."""
-        where = (
-            self.device.place,
-            self.device.index,
-            self.dtype.type,
-            list(self.shape),
-            self._address,
-        )
-        if past:
-            io.bind_input(past, *where)
-        if present:
-            io.bind_output(present, *where)
-
-    def read(self, rows: int | None = None) -> np.ndarray:
-        """Return a copy of the values in the CPU's memory."""
-        return self.device.copy(self).numpy()[:, :, :rows]
-
-    def write(self, values: np.ndarray) -> None:
-        """Replace the first rows, and fill the others with zeros."""
-        whole = np.zeros(self.shape, self.dtype)
-        whole[:, :, : values.shape[2]] = values
-        self.device.copy(whole, self)
-
-    def copy_from(self, other: Buffer, rows: int) -> None:
-        """Copy all rows, without moving them through the CPU's memory."""
-        assert isinstance(other, CudaBuffer)
-        self.device.copy(other, self)
-
-    def shift(self, keep: int) -> None:
-        """Copy the last `keep` rows along the third axis to the front."""
-        self.device.shift(self, keep)
-
-
-class CudaBinding:
-    """The inputs and outputs of a session on a CUDA device, at addresses that do not change.
-
-    Calls are replayed as CUDA graphs, if the session captures. In the first call with some shapes
-    onnxruntime allocates the outputs, and later calls write to them. The second call is captured,
-    and onnxruntime runs it several times; states that do not append must therefore be separate
-    inputs and outputs.
-    """
-
-    reusable = True  # captured calls contain its addresses and live as long as the session
-
-    def __init__(
-        self, device: Cuda, session: onnxruntime.InferenceSession, *, captures_calls: bool = True
-    ):
-        """Bind nothing yet; `captures_calls` allows to capture calls if the session does so."""
-        self.buffers: dict[str, Buffer] = {}
-        self._device, self._session, self._io = device, session, session.io_binding()
-        self._captures, self._captures_calls = device.captures(session), captures_calls
-        self._caches: dict[tuple[str, str], CudaBuffer] = {}  # by the names of input and output
-        # Slices, kept because their captured calls are kept
-        self._parts: dict[tuple[int, int], CudaBinding] = {}
-        # A few kB each, which are copied with the inputs
-        self._states: dict[str, tuple[str, HostBuffer]] = {}
-        self._calls: dict[tuple, _Call] = {}  # by the shapes of all inputs
-        self._bound: _Call | None = None
-
-    def bind_state(
-        self, past: str, present: str, shape: Sequence[int], dtype: np.dtype, *, appends: bool
-    ) -> Buffer:
-        """Bind a new buffer of zeros as the input `past` and the output `present`."""
-        if appends:
-            return self._share(past, present, CudaBuffer(self._device, shape, dtype))
-        self.buffers[past] = buffer = HostBuffer(lazy_zeros(shape, dtype))
-        self._states[past] = present, buffer
-        return buffer
-
-    def slice_batch(self, first: int, last: int) -> CudaBinding:
-        """Return a binding to some slots of the same buffers.
-
-        Calls of a single slot are rare (the prompt, and tokens that are sampled again) and are not
-        captured.
-        """
-        assert not self._states, "states belong to one stream"
-        if (first, last) not in self._parts:
-            binding = self._parts[first, last] = CudaBinding(
-                self._device, self._session, captures_calls=last - first > 1
-            )
-            for (past, present), buffer in self._caches.items():
-                binding._share(past, present, buffer.slice_batch(first, last))
-        return self._parts[first, last]
-
-    def _share(self, past: str, present: str, buffer: CudaBuffer) -> CudaBuffer:
-        self.buffers[past] = self._caches[past, present] = buffer
-        buffer.bind(self._io, past, present)
-        return buffer
-
-    def run(self, feeds: Mapping[str, np.ndarray], fetch: str) -> np.ndarray:
-        """Run a call with the inputs `feeds`, and return the output `fetch`.
-
-        Raises:
-            DeviceError: the device's memory is full, or onnxruntime cannot run the graph.
-        """
-        # Find the memory for these shapes, and copy the inputs to it
-        feeds = {**feeds, **{past: buffer.array for past, (_, buffer) in self._states.items()}}
-        shapes = (fetch, *(array.shape for array in feeds.values()))
-        call = self._calls.get(shapes)
-        if call is None:
-            names = [fetch, *(present for present, _ in self._states.values())]
-            call = self._calls[shapes] = _Call(self._device, feeds, names)
-        if call is not self._bound:
-            call.bind(self._io)
-            self._bound = call
-        call.upload(feeds)
-
-        # Run the call
-        options = (
-            call.options(self._device.captures_calls and self._captures_calls)
-            if self._captures
-            else None
-        )
-        # A session that captures can run only one call at a time
-        with self._device.lock, run_errors_are_said(self._device.name):
-            self._session.run_with_iobinding(self._io, options)
-
-        # Return the output
-        if not call.outputs:
-            # The buffers were bound before
-            call.outputs = self._io.get_outputs()[-len(call.fetched) :]
-            self._bound = None  # the next call is bound to these outputs
-        output, *states = (value.numpy() for value in call.outputs)
-        for (_, buffer), values in zip(self._states.values(), states, strict=True):
-            buffer.write(values)
-        return output
-
-
-class _Call:
-    """Memory for the inputs and outputs of all calls with the same shapes.
-
-    All inputs are in one piece of memory, because a single copy to the device is faster.
-    """
-
-    def __init__(self, device: Cuda, feeds: Mapping[str, np.ndarray], fetched: list[str]):
-        self._device, self._options, self.fetched = device, {}, fetched
-        self._on_host = {name: array for name, array in feeds.items() if name in _READ_BY_THE_HOST}
-        # Offset, and a view of the staged bytes, by the name of the input
-        self._places: dict[str, tuple[int, np.ndarray]] = {}
-        offsets, size = {}, 0
-        for name in feeds.keys() - self._on_host.keys():
-            offsets[name] = size
-            size += -(-feeds[name].nbytes // _ALIGNMENT) * _ALIGNMENT
-        self._staged = np.zeros(size, np.uint8)
-        for name, offset in offsets.items():
-            array = feeds[name]
-            view = (
-                self._staged[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
-            )
-            self._places[name] = offset, view
-        self._value = device.put(self._staged)
-        self.outputs: list[onnxruntime.OrtValue] = []
-
-    def bind(self, io: Any) -> None:
-        """Bind these inputs and outputs for the next call."""
-        device, address = self._device, self._value.data_ptr()
-        for name, (offset, view) in self._places.items():
-            io.bind_input(
-                name, device.place, device.index, view.dtype.type, view.shape, address + offset
-            )
-        for name, array in self._on_host.items():
-            io.bind_cpu_input(name, array)
-        for i, name in enumerate(self.fetched):
-            if self.outputs:
-                io.bind_ortvalue_output(name, self.outputs[i])
-            else:
-                io.bind_output(name, device.place, device.index)
-
-    def upload(self, feeds: Mapping[str, np.ndarray]) -> None:
-        """Copy the inputs to the device; those that stay on the CPU must be the same as before."""
-        for name, (_, view) in self._places.items():
-            view[...] = feeds[name]
-        assert all(feeds[name] == array for name, array in self._on_host.items())
-        self._value.update_inplace(self._staged)
-
-    def options(self, captures: bool) -> Any:
-        """Return RunOptions with the number of the CUDA graph, or -1 to capture nothing."""
-        captures = captures and bool(self.outputs)
-        if captures not in self._options:
-            options = self._options[captures] = import_onnxruntime().RunOptions()
-            options.add_run_config_entry(
-                "gpu_graph_id", str(next(self._device.capture_ids)) if captures else "-1"
-            )
-        return self._options[captures]
+def _parts(buffers: Sequence[Buffer]) -> Iterator[list[CudaBuffer]]:
+    """Yield buffers in parts of as many as a graph for several takes, and those left one by one."""
+    left = [buffer for buffer in buffers if isinstance(buffer, CudaBuffer)]
+    for size in TOGETHER:
+        while len(left) >= size:
+            yield left[:size]
+            left = left[size:]
 
 
 def _free_memory(index: int) -> int:

@@ -65,19 +65,19 @@ class Session:
             options.intra_op_num_threads = threads
         self.graph, self.device = graph, open_device(device) if isinstance(device, str) else device
         self.ort = _load(path or folder / graph.path, graph, options, self.device)
-        self._idle: dict[int, list[Binding]] = {}  # by the number of streams in their buffers
+        self._idle: dict[int, list[Binding]] = {}  # by the rows of their buffers
 
-    def acquire(self, streams: int = 1) -> Binding:
+    def acquire(self, capacity: int) -> Binding:
         """Return a binding that ended streams have released, or a new one."""
         try:
-            return self._idle[streams].pop()
+            return self._idle[capacity].pop()
         except LookupError:  # none, or another thread was first
             return self.device.bind(self.ort)
 
-    def release(self, binding: Binding, streams: int = 1) -> None:
+    def release(self, binding: Binding, capacity: int) -> None:
         """Take back a binding, so that other streams can acquire it."""
         if binding.reusable:
-            self._idle.setdefault(streams, []).append(binding)
+            self._idle.setdefault(capacity, []).append(binding)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
         """Run a graph that has no caches, and return its first output."""

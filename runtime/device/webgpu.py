@@ -25,7 +25,7 @@ from .base import (
     run_errors_are_said,
 )
 from .cpu import HostBuffer, lazy_zeros
-from .helper_graphs import shift_model
+from .helper_graphs import helper_graph
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -40,6 +40,8 @@ class WebGpu:
     """The GPU that the plug-in chooses, which is Dawn's first one of high performance."""
 
     supports_batching = False  # buffers have no addresses, so they cannot be sliced
+    overlaps = False
+    encoder_calls, calls_between_shifts = tuple(range(1, 17)), 4
 
     def __init__(
         self, index: int = 0, activation_dtype: str = "float32", *, allow_fallback: bool = False
@@ -63,12 +65,12 @@ class WebGpu:
             )
         self._ep_device = _find_device(self.name)
         self._lock = Lock()
-        self._shifters: dict[tuple, onnxruntime.InferenceSession] = {}
+        self._rotators: dict[np.dtype, onnxruntime.InferenceSession] = {}
 
         # Run a node
         dtype, shape = np.dtype(activation_dtype), (1, 1, 4, 2)
         try:
-            self._allocator = self._shifter(dtype, shape[2], 2)
+            self._allocator = self._rotator(dtype)
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
             raise DeviceError(
                 f"{self.name}: no adapter that WebGPU takes ({_reason(error)}); install the GPU's "
@@ -101,9 +103,30 @@ class WebGpu:
         """Return a binding for one stream's calls of a session."""
         return WebGpuBinding(self, session)
 
+    def buffer(self, values: np.ndarray) -> Buffer:
+        """Raise NotImplementedError, because batches are not supported."""
+        raise NotImplementedError
+
+    def copy_all(self, sources: Sequence[Buffer], targets: Sequence[Buffer], rows: int) -> None:
+        """Copy the first rows of each source."""
+        for source, target in zip(sources, targets, strict=True):
+            target.copy_from(source, rows)
+
+    def shift_all(self, buffers: Sequence[Buffer], keep: int) -> None:
+        """Copy the last `keep` rows of each buffer to its front."""
+        for buffer in buffers:
+            buffer.shift(keep)
+
+    def batch_rows(self, count: int, slots: int) -> int:
+        """Raise NotImplementedError, because batches are not supported."""
+        raise NotImplementedError
+
     def free_memory(self) -> int | None:
         """Return None, because WebGPU does not tell."""
         return None
+
+    def release_memory(self) -> None:
+        """Do nothing, because it is given back at once."""
 
     def taken_memory(self) -> int:
         """Return 0, because WebGPU does not tell."""
@@ -139,19 +162,20 @@ class WebGpu:
         self, value: onnxruntime.OrtValue, dtype: np.dtype, keep: int
     ) -> onnxruntime.OrtValue:
         """Return a copy in which the last `keep` rows along the third axis are the first ones."""
-        session = self._shifter(dtype, value.shape()[2], keep)
+        session = self._rotator(dtype)
         binding = session.io_binding()
+        binding.bind_cpu_input("start", np.array([value.shape()[2] - keep], np.int64))
         binding.bind_ortvalue_input("past", value)
         binding.bind_output("present", "webgpu")
         return self.run(session, binding)[0]
 
-    def _shifter(self, dtype: np.dtype, capacity: int, keep: int) -> onnxruntime.InferenceSession:
-        if (dtype, capacity, keep) not in self._shifters:
+    def _rotator(self, dtype: np.dtype) -> onnxruntime.InferenceSession:
+        if dtype not in self._rotators:
             options = import_onnxruntime().SessionOptions()
             options.log_severity_level = 4
-            session = self.open(shift_model(dtype, capacity, keep), options, captures=False)
-            self._shifters[dtype, capacity, keep] = session
-        return self._shifters[dtype, capacity, keep]
+            session = self.open(helper_graph("rotate", dtype), options, captures=False)
+            self._rotators[dtype] = session
+        return self._rotators[dtype]
 
 
 class WebGpuBuffer:

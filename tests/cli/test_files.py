@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS, clean_environment
 
+from voxtral_onnx.runtime import opening, recordings
+from voxtral_onnx.runtime.audio import files
 from voxtral_onnx.runtime.audio.files import AudioSource
 from voxtral_onnx.runtime.text.captions import FORMATS
+from voxtral_onnx.runtime.writer import TokenWriter
+from voxtral_onnx.threads import num_cores
 
 OTHER = SAMPLES / "date-hibari.wav"
 
@@ -184,3 +191,95 @@ def test_options_that_look_for_outputs_need_a_folder_and_names(transcribe, tmp_p
             transcribe(option, "-o", tmp_path, name).assert_refused(
                 2, f"{option}: {name} is no file that another run could recognise"
             )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "q4"])
+def test_the_text_of_a_batch_is_that_of_one_after_the_other(precision, transcribe):
+    clips = [SAMPLES / name for name in TEXTS]
+    alone, *others = (
+        transcribe("--precision", precision, "--batch-size", size, *clips) for size in (1, 4)
+    )
+    assert alone.code == 0 and len(alone.out) > 300
+    assert [(each.code, each.out) for each in others] == [(0, alone.out)]
+
+
+def test_how_many_auto_takes_is_said_once(transcribe):
+    result = transcribe("--batch-size", "auto", "--json", CLIP, OTHER)
+    notes = [line for line in result.err.splitlines() if line.startswith("note: batch size: ")]
+    slots = {json.loads(line)["info"]["batch"]["slots"] for line in result.out.splitlines()}
+    assert notes == [f"note: batch size: {slots.pop()} together (chosen by auto)"] and not slots
+    assert "batch size:" not in transcribe("--batch-size", 2, CLIP).err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_many_files_in_flight_that_are_stopped(number, code, start, tmp_path):
+    """Finished files are written, none is half, journals are kept, and no thread holds it up."""
+    names = [f"{i:02}.wav" for i in range(64)]
+    for name in names:
+        shutil.copyfile(LONG_CLIP, tmp_path / name)
+    out = tmp_path / "out"
+    process = start(
+        *("transcribe", "--batch-size", 64, "-o", out, CLIP, *(tmp_path / name for name in names)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while not (
+        (out / f"{CLIP.stem}.txt").exists()
+        and any(path.read_bytes().count(b"\n") > 1 for path in out.glob(".[0-9]*"))
+    ):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(number)
+    shown, said = process.communicate(timeout=30)
+    assert process.returncode == code and b"Traceback" not in said
+    written = {path.name for path in out.iterdir()}
+    texts = {path for path in out.iterdir() if not path.name.startswith(".")}
+    assert texts and {path.read_text() for path in texts} <= {
+        f"{TEXTS[each.name]}\n" for each in (CLIP, LONG_CLIP)
+    }
+    journals = {name for name in written if name.endswith(".journal.jsonl")}
+    assert journals and written == journals | {path.name for path in texts}
+    assert shown.startswith(f"==> {CLIP} <==\n{TEXT}\n".encode())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_files_that_are_done_are_let_go(batch_size, transcribe, tmp_path, monkeypatch):
+    """However many files there are, those that are open are few."""
+    for i in range(40):
+        shutil.copyfile(CLIP, tmp_path / f"{i}.wav")
+    bound = batch_size + recordings.AHEAD + 2 * opening.AHEAD * num_cores()
+    opened, most, open_audio = weakref.WeakSet[AudioSource](), 0, files.open_audio
+
+    def watched(*arguments, **options):
+        nonlocal most
+        opened.add(source := open_audio(*arguments, **options))
+        if len(opened) > bound:
+            gc.collect()
+        most = max(most, len(opened))
+        return source
+
+    monkeypatch.setattr(files, "open_audio", watched)
+    result = transcribe("--batch-size", batch_size, tmp_path)
+    assert result.code == 0 and result.out.count(TEXT) == 40
+    assert most <= bound
+
+
+def test_a_journal_of_pieces_is_continued_in_pieces(transcribe, tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "LONG_SECONDS", 10.0)
+    write, left = TokenWriter.write, iter(range(300, -1, -1))
+
+    def stopping(writer, sampled):
+        if next(left, None) == 0:
+            raise KeyboardInterrupt
+        return write(writer, sampled)
+
+    monkeypatch.setattr(TokenWriter, "write", stopping)
+    command = ("-o", tmp_path / "out", LONG_CLIP)
+    assert transcribe("--batch-size", 2, *command).code == 130
+    for others in ((), ("--batch-size", 2, "--no-split")):
+        result = transcribe("--resume", *others, *command)
+        assert result.code == 9
+        assert "the decoding in pieces (--batch-size, --no-split) differs from" in result.err
+    result = transcribe("--resume", "--batch-size", 3, *command)
+    assert "goes on at" in result.err
+    assert (result.code, result.out) == (0, TEXTS[LONG_CLIP.name] + "\n")

@@ -42,49 +42,82 @@ def files(tmp_path, **sizes: int) -> list[str]:
 def test_one_file(tmp_path, clock):
     progress = FilesProgress(files(tmp_path, a_wav=10), clock)
     assert progress.line(80) == f"{'─' * 20}   0%"
-    progress.know(1, 60.0)
-    progress.begin(source("folder/a.wav", 60.0))
-    progress.position, clock.now = 15.0, 105.0
-    assert progress.line(80) == f"{'━' * 5}{'─' * 15}  25%, 0:15 left, 0:15 of 1:00 of a.wav"
-    assert progress.line(60) == f"{'━' * 2}{'─' * 8}  25%, 0:15 left, 0:15 of 1:00 of a.wav"
-    assert progress.line(20) == "25%, 0:15 left, 0:15 of 1:00 of a.wav"
+    progress.begin(1, source("folder/a.wav", 60.0))
+    progress.reach(1, 15.0)
+    clock.now = 105.0
+    rest = "25%, 0:15 left, 0:15 of 1:00 of a.wav, 3.0x real time"
+    assert progress.line(80) == f"{'━' * 5}{'─' * 15}  {rest}"
+    assert progress.line(60) == f"{'━' * 2}{'─' * 8}  {rest}"
+    assert progress.line(40) == f"{'━' * 1}{'─' * 5}  {rest}"
+    assert progress.line(20) == rest
     assert progress.line(80, "ascii").startswith("#####---------------  25%")
-    progress.finish(60.0)
+    progress.finish(1)
     assert progress.line(20) == "100%, 0:00 left"
+
+
+def test_the_clock_starts_when_the_model_is_loaded(tmp_path, clock):
+    progress = FilesProgress(files(tmp_path, a_wav=10), clock)
+    clock.now += 1000
+    progress.start()
+    progress.begin(1, source("a.wav", 60.0))
+    progress.reach(1, 30.0)
+    clock.now += 10
+    assert progress.total == "0:30 of audio at 3.0 times its speed"
+
+
+def test_files_at_a_time_have_no_name_and_one_speed(tmp_path, clock):
+    progress = FilesProgress(files(tmp_path, a_wav=10, b_wav=10, c_wav=10, d_wav=10), clock)
+    for number in (1, 2, 3):
+        progress.begin(number, source(f"{number}.wav", 20.0))
+    progress.reach(2, 10.0)
+    progress.reach(3, 6.0)
+    progress.finish(1)
+    clock.now += 2
+    line = "45%, 0:02 left, 1 of 4 files, 18.0x real time"
+    assert progress.line(80) == f"{'━' * 9}{'─' * 11}  {line}"
+    assert progress.line(40) == f"{'━' * 2}{'─' * 4}  {line}"
+    progress.reach(2, 9.0)  # never back, and never beyond the end
+    progress.reach(3, 21.0)
+    assert progress.seconds == 50.0
+    # What was done of a file that has failed does not count
+    progress.fail(3)
+    assert (progress.seconds, progress.total_seconds) == (30.0, pytest.approx(53.3, abs=0.1))
+    progress.finish(2)
+    assert progress.line(20) == "75%, 0:00 left, 2 of 4 files"
 
 
 def test_what_was_done_before_is_neither_work_nor_speed(tmp_path, clock):
     progress = FilesProgress(files(tmp_path, a_wav=10), clock)
-    progress.know(1, 20.0)
-    progress.begin(source("a.wav", 60.0), 40.0)
+    progress.begin(1, source("a.wav", 60.0), 40.0)
     assert progress.line(20) == "0%, 0:40 of 1:00 of a.wav"
-    progress.position, clock.now = 45.0, 101.0
-    assert progress.line(20) == "25%, 0:03 left, 0:45 of 1:00 of a.wav"
-    progress.finish(20.0)
+    progress.reach(1, 45.0)
+    clock.now = 101.0
+    assert progress.line(20) == "25%, 0:03 left, 0:45 of 1:00 of a.wav, 5.0x real time"
+    progress.finish(1)
     assert progress.total == "0:20 of audio at 20.0 times its speed"
 
 
 def test_files_that_were_not_opened_are_as_long_as_their_kind(tmp_path, clock):
     paths = files(tmp_path, a_wav=1000, b_wav=3000, c_mp3=100, d_mp3=200)
     progress = FilesProgress([*paths, "-"], clock)
-    progress.know(1, 10.0)
+    progress.begin(1, source("a.wav", 10.0))
     assert progress.total_seconds == pytest.approx(10 + 30 + 1 + 2)
-    progress.know(3, 20.0)
+    progress.begin(3, source("c.mp3", 20.0))
     assert progress.total_seconds == pytest.approx(10 + 30 + 20 + 40)
-    progress.know(2, 50.0)
-    progress.know(5, 7.0)
+    progress.begin(2, source("b.wav", 50.0))
+    progress.begin(5, source("-", 7.0))
     assert progress.total_seconds == pytest.approx(10 + 50 + 20 + 40 + 7)
-    progress.finish(10.0)
+    progress.finish(1)
     clock.now += 2
-    assert progress.line(80).endswith("   8%, 0:23 left, 1 of 5 files")
+    assert progress.line(80).endswith("   8%, 0:23 left, 1 of 5 files, 5.0x real time")
 
 
 def test_files_that_failed_are_not_waited_for(tmp_path, clock):
     progress = FilesProgress(files(tmp_path, a_wav=1000, b_wav=1000), clock)
-    progress.know(1, 10.0)
-    progress.know(1, 0.0)
-    progress.know(2, 10.0)
-    progress.finish(10.0)
+    progress.begin(1, source("a.wav", 10.0))
+    progress.fail(1)
+    progress.begin(2, source("b.wav", 10.0))
+    progress.finish(2)
     clock.now += 1
     assert progress.line(20).startswith("100%, 0:00 left")
 

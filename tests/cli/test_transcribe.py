@@ -24,8 +24,8 @@ from support.damage import rehash
 from voxtral_onnx import Transcriber
 from voxtral_onnx.cli import exit_codes
 from voxtral_onnx.escaping import printable
-from voxtral_onnx.runtime.stream import Stream
 from voxtral_onnx.runtime.text.captions import FORMATS
+from voxtral_onnx.runtime.writer import TokenWriter
 
 NOTES = ("command-hibari", "digits-espeak", "time-flite")
 CLIPS = [SAMPLES / f"{name}.wav" for name in NOTES]
@@ -485,17 +485,17 @@ def test_sigterm_while_an_output_is_written(transcribe, tmp_path, monkeypatch):
 
 @pytest.fixture
 def terminate_at(monkeypatch):
-    """This process gets SIGTERM when so many tokens have been accepted."""
+    """This process gets SIGTERM when so many tokens have been written."""
 
     def terminate_at(count: int) -> None:
-        accept_token, left = Stream.accept_token, iter(range(count, -1, -1))
+        write, left = TokenWriter.write, iter(range(count, -1, -1))
 
-        def counting(stream, sampled):
+        def counting(writer, sampled):
             if next(left, None) == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return accept_token(stream, sampled)
+            return write(writer, sampled)
 
-        monkeypatch.setattr(Stream, "accept_token", counting)
+        monkeypatch.setattr(TokenWriter, "write", counting)
 
     return terminate_at
 

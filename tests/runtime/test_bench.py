@@ -96,14 +96,14 @@ def test_filled_caches_are_read(tiny_artifact):
     from voxtral_onnx import Transcriber
 
     def encode(position, value):
-        cache = transcriber.encoder.new_cache()
+        cache = transcriber.model.encoder.new_cache()
         for buffer in cache.buffers:
             buffer.write(np.full(buffer.shape, value, buffer.dtype))
         cache.position = position
-        return transcriber.encoder.encode(cache, bench._silence(transcriber, 1))
+        return transcriber.model.encoder.encode(cache, bench._silence(transcriber, 1))
 
     with Transcriber(tiny_artifact, precision="fp32") as transcriber:
-        capacity = transcriber.encoder.spec.capacity
+        capacity = transcriber.model.encoder.spec.capacity
         assert np.array_equal(encode(0, 0.0), encode(0, 0.5))
         assert not np.allclose(encode(capacity, 0.0), encode(capacity, 0.5), atol=1e-3)
 

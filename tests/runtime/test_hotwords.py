@@ -150,7 +150,7 @@ def test_a_stream_with_hotwords_in_pieces_and_saved(tiny_artifact, tmp_path):
         assert [token.token_id for token in tokens] == list(whole.token_ids)
         assert whole.text == OTHER_TEXT
         assert whole.info["hotwords"] == 1
-        assert whole.stream.overrides == []
+        assert whole.writer.overrides == []
 
 
 def test_live_with_hotwords(process, tiny_artifact, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -23,9 +24,8 @@ AUDIO = SimpleNamespace(samples_per_token=1280, sample_rate=16000)
 MANIFEST = SimpleNamespace(
     tokens=TOKENS,
     config=SimpleNamespace(audio=AUDIO),
-    caches={"encoder": SimpleNamespace(capacity=408, keep=152, rows_per_token=4)},
-    streaming=SimpleNamespace(max_chunk_tokens=16),
 )
+GRID = SimpleNamespace(period=64)
 HEADER = Header(1, "a.wav", 1000, "0" * 64, "1" * 64, {"delay_ms": 480, "hotwords": []})
 BLANK, WORD, TEXT = TOKENS.streaming_pad, TOKENS.streaming_word, 1381
 SPOKEN = [BLANK, WORD, TEXT, BLANK, WORD, TEXT, TEXT, *[BLANK] * 18, WORD, TEXT, WORD, TEXT, WORD]
@@ -33,7 +33,7 @@ SPOKEN = [BLANK, WORD, TEXT, BLANK, WORD, TEXT, TEXT, *[BLANK] * 18, WORD, TEXT,
 
 def opened(path, header=HEADER, *, resume=False, said=None):
     said = [] if said is None else said
-    return open_journal(path, MANIFEST, header, resume=resume, say=said.append)  # type: ignore[arg-type]
+    return open_journal(path, MANIFEST, GRID, header, resume=resume, say=said.append)  # type: ignore[arg-type]
 
 
 def push(journal, ids, first=0):
@@ -102,8 +102,16 @@ def test_what_differs_is_said(left):
         (Header(1, "a.wav", 1001, "0" * 64, "1" * 64, HEADER.options), "recording"),
         (Header(1, "a.wav", 1000, "0" * 64, "2" * 64, HEADER.options), "model"),
         (Header(1, "a.wav", 1000, "0" * 64, "1" * 64, {"delay_ms": 960}), "delay_ms and the hotw"),
+        (
+            Header(1, "a.wav", 1000, "0" * 64, "2" * 64, HEADER.options | {"encoder_call": 256}),
+            "kind of device",
+        ),
+        (
+            Header(1, "a.wav", 1000, "0" * 64, "1" * 64, HEADER.options | {"split": True}),
+            "decoding in pieces (--batch-size, --no-split)",
+        ),
     ):
-        with pytest.raises(StorageError, match=f"cannot go on, because the {name}"):
+        with pytest.raises(StorageError, match=re.escape(f"cannot go on, because the {name}")):
             opened(left, header, resume=True)
 
 

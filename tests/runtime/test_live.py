@@ -167,7 +167,7 @@ def test_guards_that_fire_are_reported(transcriber, monkeypatch):
     stream, events = transcriber.stream(), []
     listen(stream, Capture(iter([np.zeros(5 * 16000, np.float32)])), StreamMetrics(), events.append)
     fired = [
-        f"the blank guard chose a word at {stream.seconds_of(o.index):.1f} s"
+        f"the blank guard chose a word at {stream.writer.seconds_of(o.index):.1f} s"
         for o in stream.overrides
     ]
     reported = [
@@ -188,7 +188,7 @@ def test_guards_that_fire_are_reported(transcriber, monkeypatch):
     ]
     assert (
         len(ends) == tokens.count(tokens[first])
-        and f"at {stream.seconds_of(first):.1f} s" in ends[0]
+        and f"at {stream.writer.seconds_of(first):.1f} s" in ends[0]
     )
     assert text_of(events) == TEXT
 

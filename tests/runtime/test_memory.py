@@ -70,17 +70,6 @@ def test_refusal_names_a_smaller_context(manifest, has):
         memory.require_memory(manifest, "q4", 8192)
 
 
-def test_refusal_names_fewer_files(manifest, has):
-    has(memory.needed_memory(manifest, "q4", 128, 3))
-    memory.require_memory(manifest, "q4", 8192, streams=3)
-    with pytest.raises(
-        DeviceError,
-        match=r"q4 with context 128 and 6 files at a time needs about .*: "
-        r"--batch-size 3\b",
-    ):
-        memory.require_memory(manifest, "q4", 8192, streams=6)
-
-
 def test_refusal_where_nothing_fits(manifest, has):
     has(0)
     with pytest.raises(

@@ -84,7 +84,7 @@ def transcriber(tiny_artifact):
 
 @pytest.mark.parametrize(("argument", "value"), cases(LOADING))
 def test_transcriber(argument, value, tiny_artifact, monkeypatch):
-    monkeypatch.setattr(transcribing, "load", lambda *given, **options: pytest.fail("loads"))
+    monkeypatch.setattr(transcribing, "load_model", lambda *given, **options: pytest.fail("loads"))
     others = {} if argument == "model" else {"model": tiny_artifact}
     assert_refuses(Transcriber, argument, value, **others)
 
@@ -151,7 +151,10 @@ def test_unusual_values_that_can_be(tiny_artifact):
     }
     with Transcriber(tiny_artifact, "cpu", **options) as transcriber:
         assert transcriber.stream(int(np.int64(80))).num_delay_tokens == 1
-        assert transcriber.hotwords and transcriber.hotwords.words == ["Hibari", "tram"]
+        assert transcriber.options.hotwords and transcriber.options.hotwords.words == [
+            "Hibari",
+            "tram",
+        ]
         transcript = transcriber.transcribe(np.zeros(1600, np.float32))
         assert transcript.text == "" and transcript.info["blank_guard"] is None
         assert '"delay_ms": 960' in transcript.to_json()
@@ -168,4 +171,4 @@ def test_a_context_beyond_the_window_is_said(context, is_said, tiny_artifact):
 
 def test_words_alone_are_one_hotword(tiny_artifact):
     with Transcriber(tiny_artifact, "cpu", precision="q4", hotwords="Hibari") as transcriber:
-        assert transcriber.hotwords and transcriber.hotwords.words == ["Hibari"]
+        assert transcriber.options.hotwords and transcriber.options.hotwords.words == ["Hibari"]

@@ -7,6 +7,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,8 +25,10 @@ from voxtral_onnx.memory import resident_memory
 from voxtral_onnx.runtime import guard
 from voxtral_onnx.runtime import transcriber as transcribing
 from voxtral_onnx.runtime.decoder import Decoder
+from voxtral_onnx.runtime.guard import blank_penalties
 from voxtral_onnx.runtime.stream import Stream
 from voxtral_onnx.runtime.tokens import SampledToken
+from voxtral_onnx.runtime.writer import TokenWriter
 
 SPEECH = soundfile.read(LONG_CLIP, dtype="float32")[0]
 SECONDS = 9.0  # both windows roll many times, the caches shift 3 and 20 times
@@ -155,15 +158,14 @@ def test_end_of_text_ends_a_file_but_not_a_stream(transcriber, monkeypatch):
     samples = toy.babble(3.0)
     tokens = list(transcriber.transcribe(samples).token_ids)
     seventh = next(i for i in range(5, len(tokens)) if tokens[i] not in tokens[:i])
-    monkeypatch.setattr(Stream, "__init__", _with_eos(Stream.__init__, tokens[seventh]))
+    monkeypatch.setattr(TokenWriter, "__init__", _with_eos(tokens[seventh]))
     assert list(transcriber.transcribe(samples).token_ids) == tokens[: seventh + 1]
     stream = transcriber.stream()
     assert [token.token_id for token in stream.feed(samples) + stream.finish()] == tokens
 
 
-def _with_eos(init, token_id):
-    """Streams in which another token means the end of the text."""
-    from dataclasses import replace
+def _with_eos(token_id, init=TokenWriter.__init__):
+    """Writers for which another token means the end of the text."""
 
     def wrapped(self, *arguments, **options):
         init(self, *arguments, **options)
@@ -312,7 +314,7 @@ def test_a_warm_start_is_the_silence_before_the_audio(transcriber, delay):
     The streams that began there before leave it unharmed.
     """
     samples = toy.babble(3.0, seed=delay)
-    cold = Stream(transcriber, delay)
+    cold = Stream(transcriber.model, replace(transcriber.options, num_delay_tokens=delay))
     tokens = cold.feed(samples[:0]) + cold.feed(samples) + cold.finish()
     transcriber.stream(delay_ms=80 * delay).feed(samples)
     warm = transcriber.stream(delay_ms=80 * delay)
@@ -325,11 +327,12 @@ def test_a_warm_start_is_the_silence_before_the_audio(transcriber, delay):
     ("blanks", "penalty"), [(0, 0), (200, 0), (201, 0.5), (213, 6.5), (214, 7), (10_000, 7)]
 )
 def test_penalty_grows_with_the_blanks(transcriber, blanks, penalty):
-    stream = transcriber.stream()
-    stream.blanks = blanks
-    assert stream.blank_penalty() == penalty
-    stream.guard = False
-    assert stream.blank_penalty() == 0
+    writer = transcriber.stream().writer
+    writer.blanks = blanks
+    assert writer.blank_penalty() == penalty
+    assert blank_penalties(np.array([0, blanks])).tolist() == [0, penalty]
+    writer.options = replace(writer.options, blank_guard=False)
+    assert writer.blank_penalty() == 0
 
 
 def test_blank_guard_breaks_a_rut_and_reports_it(tiny_artifact, monkeypatch, tmp_path):
@@ -361,7 +364,7 @@ def test_blank_guard_breaks_a_rut_and_reports_it(tiny_artifact, monkeypatch, tmp
 
 
 @pytest.mark.parametrize("drafts", [1, 3, 7])
-def test_draft_tokens_change_no_token(tiny_artifact, monkeypatch, drafts):
+def test_draft_tokens_change_no_token(tiny_artifact, monkeypatch, stream_of, drafts):
     """Speech with pauses.
 
     Right and wrong draft tokens, across shifts of the cache and from window to window.
@@ -373,8 +376,8 @@ def test_draft_tokens_change_no_token(tiny_artifact, monkeypatch, drafts):
         monkeypatch.setitem(transcribing.NUM_DRAFT_TOKENS, "cpu", drafts)
         transcript = transcriber.transcribe(samples)
         assert list(transcript.token_ids) == [token.token_id for token in expected]
-        assert transcript.stream.timings.steps == plain.timings.steps
-        assert transcript.stream.decoder_cache.position == plain.decoder_cache.position
+        assert transcript.writer.timings.steps == plain.timings.steps
+        assert stream_of(transcript).decoder_cache.position == plain.decoder_cache.position
         calls = []
         monkeypatch.setattr(Decoder, "step", _counted(Decoder.step, calls))
         again = transcriber.transcribe(samples)
@@ -391,7 +394,7 @@ def _counted(step, calls):
     return wrapped
 
 
-def test_close_decisions_are_made_again_alone(tiny_artifact, monkeypatch):
+def test_close_decisions_are_made_again_alone(tiny_artifact, monkeypatch, stream_of):
     """With every margin called close, each position is run alone after all.
 
     It is run into the same cache rows.
@@ -403,9 +406,8 @@ def test_close_decisions_are_made_again_alone(tiny_artifact, monkeypatch):
         monkeypatch.setitem(transcribing.NUM_DRAFT_TOKENS, "cpu", 0)
         plain = transcriber.transcribe(SPEECH)
         assert speculative.token_ids == plain.token_ids
-        for mine, theirs in zip(
-            speculative.stream.decoder_cache.save(), plain.stream.decoder_cache.save(), strict=True
-        ):
+        caches = [stream_of(each).decoder_cache.save() for each in (speculative, plain)]
+        for mine, theirs in zip(*caches, strict=True):
             assert np.array_equal(mine, theirs)
 
 

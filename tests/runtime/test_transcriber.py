@@ -20,9 +20,9 @@ import voxtral_onnx
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import AudioError, DeviceError, UsageError, VoxtralOnnxError
 from voxtral_onnx.runtime.audio.files import open_audio
-from voxtral_onnx.runtime.batch import BatchSlot
 from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.encoder import Encoder
+from voxtral_onnx.runtime.engine.sound import Sound
 
 SAMPLES = soundfile.read(CLIP, dtype="float32")[0]
 DATE = SAMPLES_FOLDER / "date-hibari.wav"
@@ -75,7 +75,7 @@ NEW = {
     "transcribe_many": lambda transcriber: transcriber.transcribe_many([CLIP]),
     "stream": lambda transcriber: transcriber.stream(),
     "load_stream": lambda transcriber: transcriber.load_stream("stream"),
-    "encoder": lambda transcriber: transcriber.encoder,
+    "encoder": lambda transcriber: transcriber.model.encoder,
     "with": lambda transcriber: transcriber.__enter__(),
 }
 
@@ -92,7 +92,8 @@ def test_a_closed_one_begins_nothing(name, model):
 def test_sessions_go_with_the_last_that_needs_them(model):
     with model() as transcriber:
         sessions = [
-            weakref.ref(each.session) for each in (transcriber.encoder, transcriber.decoder)
+            weakref.ref(each.session)
+            for each in (transcriber.model.encoder, transcriber.model.decoder)
         ]
         done, late = transcriber.transcribe(CLIP), transcriber.transcribe(CLIP)
         assert done.text.strip() == TEXT
@@ -392,15 +393,15 @@ class TestReaders:
 
 class TestBatch:
     def test_whatever_one_file_raises_is_its_own(self, model, monkeypatch):
-        samples, step = soundfile.read(LONG_CLIP, dtype="float32")[0], BatchSlot._encode
+        samples, made = soundfile.read(LONG_CLIP, dtype="float32")[0], Sound._made
 
-        def breaking(slot):
-            for number, chunk in enumerate(step(slot)):
-                if number and len(SAMPLES) != round(16000 * slot.source.duration):
+        def breaking(sound):
+            for number, chunk in enumerate(made(sound)):
+                if number and len(SAMPLES) != round(16000 * sound.source.duration):
                     raise OSError("the disk is gone")
                 yield chunk
 
-        monkeypatch.setattr(BatchSlot, "_encode", breaking)
+        monkeypatch.setattr(Sound, "_made", breaking)
         with model(batch_size=2) as transcriber:
             found = list(transcriber.transcribe_many([SAMPLES, samples, SAMPLES]))
         [broken] = [each for each in found if each.duration > 5]
@@ -410,8 +411,15 @@ class TestBatch:
         assert [each.text.strip() for each in found if each is not broken] == 2 * [TEXT]
 
     def test_a_call_that_fails_fails_those_that_share_it(self, model, monkeypatch):
+        step = Decoder.step_batch
+
+        def breaking(decoder, batch, positions, *inputs):
+            if len(positions) == 2:
+                raise DeviceError("unplugged")
+            return step(decoder, batch, positions, *inputs)
+
+        monkeypatch.setattr(Decoder, "step_batch", breaking)
         with model(batch_size=2) as transcriber:
-            monkeypatch.setattr(Decoder, "step_batch", failing(DeviceError))
             found = list(transcriber.transcribe_many([SAMPLES, SAMPLES, SAMPLES]))
             assert len(found) == 3
             for each in found[:2]:

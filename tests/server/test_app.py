@@ -29,6 +29,7 @@ def test_pages_are_isolated_and_typed(port, page):
         ("/", "text/html; charset=utf-8"),
         ("/page.css", "text/css; charset=utf-8"),
         ("/src/engine/engine.js", "text/javascript; charset=utf-8"),
+        ("/src/engine/graphs/copy_float16.onnx", "application/octet-stream"),
         ("/vendor/ort.webgpu.min.mjs", "text/javascript; charset=utf-8"),
         ("/vendor/ort.wasm", "application/wasm"),
         ("/artifact/voxtral_onnx.json", "application/json"),

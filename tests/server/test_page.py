@@ -94,7 +94,7 @@ def test_bundle(page, tiny_artifact, tmp_path):
     own = {
         str(path.relative_to(page))
         for path in page.rglob("*")
-        if path.suffix in (".html", ".css", ".js")
+        if path.suffix in (".html", ".css", ".js", ".onnx")
     }
     own -= {name for name in own if name.startswith("test/")} | {"vendor.mjs"}
     vendor = {f"vendor/{name}" for name in FROM_VENDOR}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import count
-from threading import Lock
 
 import pytest
 
@@ -12,6 +11,7 @@ from voxtral_onnx.runtime.device.base import Device
 from voxtral_onnx.runtime.device.cpu import Cpu
 from voxtral_onnx.runtime.device.cuda import Cuda
 from voxtral_onnx.runtime.device.open import open_device
+from voxtral_onnx.runtime.device.turns import Turns
 
 
 def open_or_skip(name: str) -> Device:
@@ -29,13 +29,16 @@ class Imitation(Cuda):
 
     def __init__(self):
         self.name, self.index, self.notes, self._allows_cpu = "cuda:0", 0, [], False
-        self.lock, self.capture_ids, self._helpers = Lock(), count(1), {}
+        self.turns, self.capture_ids, self._helpers, self.locks = Turns(), count(1), {}, {}
 
     def open(self, path, options, *, captures):
         return Cpu().open(path, options, captures=captures)
 
     def captures(self, session):
         return False
+
+    def release_memory(self):
+        pass
 
     def free_memory(self):
         return 1 << 40

@@ -106,7 +106,8 @@ def evaluate(
     delay_ms: int | None = None,
     device: str = "auto",
     threads: int | None = None,
-    batch_size: int = 1,
+    batch_size: int | str = 1,
+    split: bool = True,
     gain: str = "none",
     offline: bool = False,
     on_file: Callable[[System, int, int, str], None] = lambda system, done, total, name: None,
@@ -123,6 +124,7 @@ def evaluate(
         device: device to run on, as for `Transcriber`.
         threads: threads of the CPU, as for `Transcriber`.
         batch_size: recordings that are transcribed at once, as for `Transcriber`.
+        split: decode long ones in pieces, as for `Transcriber.transcribe_many`.
         gain: change of loudness, as for `Transcriber.transcribe`.
         offline: use only what was downloaded before.
         on_file: called after each file with the system, the number of files done, the number of all
@@ -153,7 +155,7 @@ def evaluate(
                 system = _system(str(model), transcriber)
                 began = perf_counter()
                 found: dict[Path, str] = {}
-                for path, result in _transcribe(transcriber, references, gain):
+                for path, result in _transcribe(transcriber, references, gain, split):
                     if isinstance(result, VoxtralOnnxError):
                         failed.setdefault(path, str(result))
                     else:
@@ -205,7 +207,7 @@ def _system(model: str, transcriber: Transcriber) -> System:
 
 
 def _transcribe(
-    transcriber: Transcriber, references: Sequence[Reference], gain: str
+    transcriber: Transcriber, references: Sequence[Reference], gain: str, split: bool
 ) -> Iterator[tuple[Path, tuple[str, float] | VoxtralOnnxError]]:
     """Yield each file with its text and its seconds of audio, or with the error that it caused."""
     opened: dict[int, Path] = {}
@@ -224,7 +226,7 @@ def _transcribe(
             opened[id(source)] = reference.path
             yield source
 
-    for transcript in transcriber.transcribe_many(sources()):
+    for transcript in transcriber.transcribe_many(sources(), split=split):
         path = opened.pop(id(transcript.source))
         try:
             yield path, (transcript.text, transcript.duration)

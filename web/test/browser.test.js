@@ -81,6 +81,7 @@ test('the page, without WebGPU', async (t) => {
         await page.waitForSelector('#listen:not([hidden])')
         assert.match((await page.textContent('#what')) ?? '', /already on this computer/)
         assert.equal(await text(page), expected.text)
+        assert.deepEqual(await copyGraphs(page), await shippedGraphs())
         assert.deepEqual(server.requests.filter(({ path }) => path !== '/sw.js'), []) // which the browser asks for by itself
       } finally {
         await browser.setOffline(false)
@@ -312,6 +313,21 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
       buffers.push(...new Float32Array(staging.getMappedRange()))
       return buffers
     })
+    assert.deepEqual(await copyGraphs(page), await shippedGraphs())
+    const missing = await page.evaluate(async () => {
+      const { copyGraph } = await import(/** @type {any} */ ('/src/engine/graph-capture.js'))
+      return copyGraph('float64').catch(String)
+    })
+    assert.match(missing, /DeviceError: http.*\/graphs\/copy_float64\.onnx: expected a file of this page, got HTTP 404; reload/)
+    const zeros = await page.evaluate(async () => {
+      const { openDevice } = await import(/** @type {any} */ ('/src/engine/device.js'))
+      const { copyGraph } = await import(/** @type {any} */ ('/src/engine/graph-capture.js'))
+      const device = await openDevice('webgpu')
+      await device.open(await copyGraph('float32'), [], false)
+      const tensor = await device.allocator.zeros([1, 2, 3, 5], 'float32')
+      return { location: tensor.location, dims: tensor.dims, values: [...(await tensor.getData())] }
+    })
+    assert.deepEqual(zeros, { location: 'gpu-buffer', dims: [1, 2, 3, 5], values: new Array(30).fill(0) })
     const rows = (/** @type {number} */ head) => Array.from({ length: 28 }, (_, i) => 40 * head + 12 + i)
     assert.deepEqual([shifted.slice(0, 28), shifted.slice(40, 68)], [rows(0), rows(1)])
 
@@ -341,3 +357,19 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
     await browser.close()
   }
 })
+
+const TYPES = ['float16', 'float32']
+
+/** Return the bytes of the graphs that allocate, as the source tree has them. */
+const shippedGraphs = () =>
+  Promise.all(TYPES.map(async (dtype) => [...(await readFile(path.join(WEB, `src/engine/graphs/copy_${dtype}.onnx`)))]))
+
+/**
+ * Return the bytes of the same graphs, as the engine finds them in a page.
+ * @param {import('./browser.js').Page} page
+ */
+const copyGraphs = (page) =>
+  page.evaluate(async (types) => {
+    const { copyGraph } = await import(/** @type {any} */ ('/src/engine/graph-capture.js'))
+    return Promise.all(types.map(async (dtype) => [...(await copyGraph(dtype))]))
+  }, TYPES)

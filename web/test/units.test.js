@@ -7,6 +7,8 @@ import path from 'node:path'
 import { test } from 'node:test'
 import { readWavHeader } from '../src/shared/audio.js'
 import { CapturedCache, KVCache } from '../src/engine/cache.js'
+import { openDevice, tensorOf } from '../src/engine/device.js'
+import { copyGraph } from '../src/engine/graph-capture.js'
 import { artifactAddress } from '../src/page/artifact-address.js'
 import { captions, render } from '../src/shared/captions.js'
 import { addressOf, download, readText, sha256 } from '../src/engine/download.js'
@@ -419,10 +421,28 @@ function wavFile(bits, isFloat, channels, frames) {
 }
 
 test('the service worker keeps every source file', async () => {
-  const listed = /const SOURCES = \[([^\]]*)\]/.exec(await readFile(path.join(WEB, 'sw.js'), 'utf8'))?.[1] ?? ''
-  const names = [...listed.matchAll(/'([^']+)'/g)].map(([, name]) => `${name}.js`)
-  const found = await readdir(path.join(WEB, 'src'), { recursive: true })
-  assert.deepEqual(names, found.filter((name) => name.endsWith('.js')).sort())
+  const worker = await readFile(path.join(WEB, 'sw.js'), 'utf8')
+  const listed = (/** @type {string} */ constant) => {
+    const [, names] = new RegExp(`const ${constant} = \\[([^\\]]*)\\]`).exec(worker) ?? []
+    return [...names.matchAll(/'([^']+)'/g)].map(([, name]) => name)
+  }
+  const found = (await readdir(path.join(WEB, 'src'), { recursive: true })).sort()
+  const sources = listed('SOURCES').map((name) => `${name}.js`)
+  assert.deepEqual(sources, found.filter((name) => name.endsWith('.js')))
+  assert.deepEqual(listed('GRAPHS'), found.filter((name) => name.endsWith('.onnx')))
+})
+
+test('the graph that allocates copies tensors of any shape', async () => {
+  const { ort } = await openDevice('wasm')
+  for (const dtype of /** @type {const} */ (['float16', 'float32'])) {
+    const session = await ort.InferenceSession.create(await copyGraph(dtype))
+    for (const dims of [[6], [1, 2, 3], [1, 2, 3, 5]]) {
+      const values = tensorOf(ort, dtype, Array.from({ length: dims.reduce((a, b) => a * b) }, (_, i) => i / 2), dims)
+      const { copy } = await session.run({ values })
+      assert.deepEqual([copy.type, copy.dims, copy.data], [dtype, dims, values.data])
+    }
+    await session.release()
+  }
 })
 
 test('a link names artifacts of the page’s own origin, or of those that the site allows', () => {

@@ -23,7 +23,7 @@ from soundfile import LibsndfileError, SoundFile
 
 from ....errors import AudioError, DeviceError, UsageError
 from ..losses import Losses
-from ..samples import check_channels, check_rate, silence_damage
+from ..samples import check_channels, check_rate, cut, silence_damage
 from .foreign import without_foreign_lines
 from .kinds import HEAD_BYTES, compressed_inside, describe
 from .media import END_SECONDS, MediaFile
@@ -34,7 +34,8 @@ from .view import View
 RAW_SUBTYPES = {"s16le": "PCM_16", "f32le": "FLOAT", "mulaw": "ULAW", "alaw": "ALAW"}
 MOST_DAMAGED = 1.0  # seconds by which damage alone may make a recording shorter
 READ_FRAMES = 1 << 16  # that libsndfile reads at a time
-BURST_BYTES = 1 << 20  # searched for compressed sound among samples
+BURST_BYTES = 1 << 20  # among which compressed sound may begin, behind silence
+LOOKED_BYTES = 1 << 17  # of samples, which are searched for compressed sound
 CHUNK_HEAD = 24  # bytes at most, before samples
 MOST_UNREAD = 2048  # bytes at the end that may be an incomplete sample or block
 LONGEST_PROMISE = 1e8  # seconds; a header with more does not know the length
@@ -102,14 +103,32 @@ class SndFile:
                 "channels": raw.channels,
             }
         part.view.seek(0)
-        with without_foreign_lines(_may_be_mpeg(part.view)):
-            file: Any = part.view  # has the methods that soundfile calls
-            self._file = SoundFile(file, **options)
+        # libsndfile calls the view's methods for every 8 kB, each time with the interpreter's lock
+        self._descriptor = part.view.descriptor()
+        file: Any = part.view if self._descriptor is None else self._descriptor
+        try:
+            with without_foreign_lines(_may_be_mpeg(part.view)):
+                self._file = SoundFile(file, closefd=False, **options)
+        except BaseException:
+            self._close_descriptor()
+            raise
         self.samplerate, self.channels = self._file.samplerate, self._file.channels
 
     def close(self) -> None:
         """Close the decoder."""
         self._file.close()
+        self._close_descriptor()
+
+    def _close_descriptor(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _tell(self) -> int:
+        """Return the offset in the view up to which libsndfile has read."""
+        if self._descriptor is None:
+            return self._part.view.tell()
+        return os.lseek(self._descriptor, 0, os.SEEK_CUR)
 
     @property
     def promised_seconds(self) -> float:
@@ -149,10 +168,10 @@ class SndFile:
         is_whole = done >= self._file.frames  # False if their number is unknown
         if is_whole or not self.promised_seconds:
             reason = ""  # an end whose place was unknown is no error
-        unread = (self._part.sound_end or view.size) - view.tell()
+        unread = (self._part.sound_end or view.size) - self._tell()
         if self._file.format == "OGG" or self._is_raw:
             unread = 0  # Ogg was checked page by page, and raw samples are counted
-        elif self._file.format in ("FLAC", "MP3") and not has_frames(view, view.tell()):
+        elif self._file.format in ("FLAC", "MP3") and not has_frames(view, self._tell()):
             unread = 0  # tags, padding, junk
         elif unread <= MOST_UNREAD and self._file.format not in ("FLAC", "MP3"):
             unread = 0
@@ -239,18 +258,7 @@ class Sound:
         Raises:
             AudioError: nothing in the file can be heard.
         """
-        pieces, held = list[np.ndarray](), 0
-        for piece in self._alike():
-            pieces.append(piece)
-            held += len(piece)
-            if held >= size:
-                joined = np.concatenate(pieces)
-                yield from (
-                    joined[start : start + size] for start in range(0, held - held % size, size)
-                )
-                pieces, held = [joined[held - held % size :]], held % size
-        if held:
-            yield np.concatenate(pieces)
+        yield from cut(self._alike(), size)
         if not self.heard and self.losses:
             raise AudioError(f"{self.name}: nothing can be heard: " + self.losses.sentences[0])
         if self._raw and (rest := self.parts[0].view.size % self._frame_bytes):
@@ -367,15 +375,29 @@ def _reopened(name: str, file: Path | BinaryIO) -> BinaryIO:
 
 def _first_samples(part: Part) -> bytes:
     """Return about the first samples of a recording, if they are of 16 bits, behind silence."""
-    view, data = part.view, b""
-    if view.peek(id3_bytes(view), 4) == b"fLaC":
-        view.seek(0)
-        file: Any = view
-        with suppress(LibsndfileError), SoundFile(file) as sound:
-            data = sound.read(BURST_BYTES // 4, "int16").tobytes()
-    else:
-        data = view.peek(part.sound_at + CHUNK_HEAD, BURST_BYTES)
-    return data.lstrip(b"\0")[: BURST_BYTES // 8]
+    data = b""
+    with suppress(LibsndfileError):
+        for piece in _beginning(part):
+            data = (data + piece).lstrip(b"\0")
+            if len(data) >= LOOKED_BYTES:
+                break
+    return data[:LOOKED_BYTES]
+
+
+def _beginning(part: Part) -> Iterator[bytes]:
+    """Yield the first samples of a recording, if they are of 16 bits, piece by piece."""
+    view = part.view
+    if view.peek(id3_bytes(view), 4) != b"fLaC":
+        at = part.sound_at + CHUNK_HEAD
+        for start in range(at, at + BURST_BYTES, LOOKED_BYTES):
+            yield view.peek(start, LOOKED_BYTES)
+        return
+    view.seek(0)
+    file: Any = view
+    with SoundFile(file) as sound:
+        frames = LOOKED_BYTES // 2 // sound.channels
+        for _ in range(0, BURST_BYTES // 4, frames):
+            yield sound.read(frames, "int16").tobytes()
 
 
 def _raw_parts(file: BinaryIO) -> list[Part]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ....errors import AudioError
 from ....limits import KEPT_SAMPLES
+from ..samples import cut
 from .formats import RawSound, Sound
 from .refusals import LOOKED_BYTES, require_raw
 
@@ -35,7 +36,7 @@ class Frames:
             weakref.finalize(self, file.close)
         self._state = _state(file)
         self.num_frames: int | None = None  # known after the first reading
-        self._kept: np.ndarray | None = None
+        self._kept: list[np.ndarray] | None = None
         self.losses: tuple[str, ...] = ()
         self.hole_seconds = 0.0
         self._opened: Sound | None = Sound(name, file, raw)
@@ -62,8 +63,7 @@ class Frames:
         """
         size = int(seconds * self.samplerate)
         if self._kept is not None:
-            for start in range(0, len(self._kept), size):
-                yield self._kept[start : start + size]
+            yield from cut(self._kept, size)
         elif self.num_frames is None:
             yield from self._first_look(size)
         else:
@@ -71,24 +71,20 @@ class Frames:
 
     def _first_look(self, size: int) -> Iterator[np.ndarray]:
         """Yield blocks of `size` frames, measuring the file and keeping it if it is short."""
-        # Pages of memory that are never written are not taken
-        kept = np.empty((KEPT_SAMPLES // self.channels, self.channels), np.float32)
-        done = 0
+        kept, done, most = list[np.ndarray](), 0, KEPT_SAMPLES // self.channels
         sound, self._opened = self._opened or Sound(self.name, self._file, self.raw), None
         with sound:
             for block in sound.blocks(size):
-                if kept is not None and done + len(block) <= len(kept):
-                    kept[done : done + len(block)] = block
-                else:
-                    kept = None
                 done += len(block)
+                if done <= most:
+                    kept.append(block)
+                else:
+                    kept.clear()
                 yield block
             self.losses, self.hole_seconds = sound.losses.sentences, sound.hole_seconds
         if not done:
             raise AudioError(f"{self.name}: no sound: it holds 0 samples")
-        self.num_frames = done
-        if kept is not None:
-            self._kept = kept[:done].copy() if 2 * done < len(kept) else kept[:done]
+        self.num_frames, self._kept = done, kept or None
 
     def _again(self, size: int, num_frames: int) -> Iterator[np.ndarray]:
         """Yield the blocks of a long file again, as many frames as at first."""

@@ -32,10 +32,14 @@ _OTHERS = (
     (rb"#EXTM3U|\[playlist\]|ffconcat", "a playlist"),
     (rb'\s*(?:\{\s*["}]|\[\s*[\[{"\]\d])', "JSON"),
 )
-# In both orders of bytes, DTS in 16 and in 14 bits too. Source: IEC 61937-1, ETSI TS 102 114
+# Patterns, in both orders of bytes, DTS in 16 and in 14 bits too; their first 4 bytes stand for
+# themselves. Source: IEC 61937-1, ETSI TS 102 114
 _BURSTS = {
-    "S/PDIF": rb"\x72\xf8\x1f\x4e|\xf8\x72\x4e\x1f",
-    "DTS": rb"\x7f\xfe\x80\x01|\xfe\x7f\x01\x80|\x1f\xff\xe8\x00\x07|\xff\x1f\x00\xe8.\x07",
+    "S/PDIF": (b"\x72\xf8\x1f\x4e", b"\xf8\x72\x4e\x1f"),
+    "DTS": (
+        *(b"\x7f\xfe\x80\x01", b"\xfe\x7f\x01\x80"),
+        *(b"\x1f\xff\xe8\x00\x07", b"\xff\x1f\x00\xe8.\x07"),
+    ),
 }
 LEAST_BURST = 96  # bytes; the shortest frame of DTS
 _TEXT_CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f\x1b"))
@@ -91,8 +95,13 @@ def compressed_inside(data: bytes) -> str | None:
 
     Recordings of a digital output, and CDs with surround sound, have it under a header of 16 bits.
     """
-    for kind, pattern in _BURSTS.items():
-        starts = [found.start() for found in re.finditer(pattern, data, re.DOTALL)]
+    for kind, patterns in _BURSTS.items():
+        starts = sorted(
+            found.start()
+            for pattern in patterns
+            if pattern[:4] in data  # which is told in a fraction of the time
+            for found in re.finditer(pattern, data, re.DOTALL)
+        )
         for first, second, third in zip(starts, starts[1:], starts[2:], strict=False):
             if second - first == third - second >= LEAST_BURST:
                 return kind
@@ -102,9 +111,10 @@ def compressed_inside(data: bytes) -> str | None:
 
 def _has_ac3(data: bytes) -> bool:
     """Return whether three frames of AC-3 follow each other somewhere."""
-    for found in re.finditer(rb"\x0b\x77", data):
-        at, count = found.start(), 0
-        while data[at : at + 2] == found[0] and (size := frame_bytes(data[at : at + 8])) > 6:
+    mark, first = b"\x0b\x77", -1
+    while (first := data.find(mark, first + 1)) >= 0:
+        at, count = first, 0
+        while data[at : at + 2] == mark and (size := frame_bytes(data[at : at + 8])) > 6:
             at, count = at + size, count + 1
             if count == 3:
                 return True

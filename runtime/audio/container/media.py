@@ -108,7 +108,7 @@ class MediaFile:
         self._gaps: list[tuple[float, float]] = []  # (where, how long) in seconds
         self._done = 0.0  # seconds of sound given out so far
         self._last: Any = None  # packet
-        self._reached = 0.0  # seconds, by any track
+        self._reached: dict[int, int] = {}  # by number of a track, in units of its time base
         self._bytes = 0  # of all packets decoded so far
         self._is_broken = False  # something between the last frame and the next is lost
         self._pending: tuple[float, str] | None = None  # (seconds, reason) of unrecorded damage
@@ -223,7 +223,7 @@ class MediaFile:
         # Frame by frame, fill the gap before it, and convert it
         frame, to_float, kind = self._first, self._av.AudioResampler(format="fltp"), None
         while frame is not None:
-            rate, channels = frame.sample_rate, len(frame.layout.channels)
+            rate, channels = frame.sample_rate, frame.layout.nb_channels
             if kind != (kind := (rate, frame.layout.name, frame.format.name)):
                 to_float = self._av.AudioResampler(format="fltp")
             hole = 0.0 if frame.time is None else frame.time - start - self._done
@@ -242,7 +242,10 @@ class MediaFile:
             self._is_broken = False
             for converted in to_float.resample(frame):
                 self._done += converted.samples / rate
-                yield rate, converted.to_ndarray().T
+                samples = np.empty((channels, converted.samples), np.float32)
+                for row, plane in zip(samples, converted.planes, strict=True):
+                    row[:] = np.frombuffer(plane, np.float32, len(row))
+                yield rate, samples.T
             frame = next(self._frames, None)
         self._judge_gaps(start)
         self._judge_end()
@@ -301,14 +304,15 @@ class MediaFile:
 
     def _packets(self) -> Iterator[Any]:
         """Yield the packets of the track, passing over what lies between them."""
-        failures, reached = 0, -1
+        failures, reached, wanted = 0, -1, self._track.index
         while True:
             try:
                 for packet in self._container.demux(*self._container.streams):
-                    if packet.pts is not None and packet.time_base is not None:
-                        units = packet.pts + (packet.duration or 0)
-                        self._reached = max(self._reached, float(units * packet.time_base))
-                    if packet.stream.index == self._track.index:
+                    number, start = packet.stream_index, packet.pts
+                    if start is not None:
+                        units = start + (packet.duration or 0)
+                        self._reached[number] = max(self._reached.get(number, 0), units)
+                    if number == wanted:
                         yield packet
                 return
             except (self._av.FFmpegError, OSError, ValueError) as error:
@@ -340,7 +344,11 @@ class MediaFile:
         """Record that a file ends before any of its tracks is as long as its header promises."""
         units = self._container.duration if self._format in _LONG_AS_ANY else None
         start = self._container.start_time or 0
-        missing = (start + (units or 0)) / self._av.time_base - self._reached
+        streams, seconds = self._container.streams, [0.0]
+        for number, reached in self._reached.items():
+            if (time_base := streams[number].time_base) is not None:
+                seconds.append(float(reached * time_base))
+        missing = (start + (units or 0)) / self._av.time_base - max(seconds)
         if missing > SHORT_SECONDS:
             self._losses.say(
                 f"cut off: the last {missing:.1f} s that its header promises are not there"

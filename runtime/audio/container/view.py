@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from io import RawIOBase
+from pathlib import Path
 from typing import BinaryIO
 
 PIECE_BYTES = 1 << 20  # searched at a time
@@ -54,6 +56,25 @@ class View(RawIOBase):
         self._at += count
         self.reached = max(self.reached, self._at)
         return count
+
+    def descriptor(self) -> int | None:
+        """Open the same bytes for a library that reads without Python, and return the descriptor.
+
+        None where no file has these bytes alone, or none that can be opened again; the caller
+        closes it.
+        """
+        path = getattr(self._file, "name", None)  # an int, if it was opened without one
+        if os.name != "posix" or self._start or self._patches or not isinstance(path, str | Path):
+            return None
+        try:
+            found = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return None
+        state = os.fstat(found)
+        if os.path.samestat(state, os.fstat(self._file.fileno())) and state.st_size == self.size:
+            return found
+        os.close(found)  # another file has taken its place
+        return None
 
     def rest(self, at: int) -> View:
         """Return the bytes from an offset on as a file of its own."""

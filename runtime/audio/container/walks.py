@@ -98,6 +98,12 @@ _UNITS: dict[str, Callable[[bytes], int]] = {
     "program": _program,
     "flash": _flash,
 }
+# The kinds of units that begin with a byte; no other byte begins one
+_BEGUN_BY = {
+    **{b"\xff": ("adts", "mpeg"), b"\x0b": ("ac3",), b"\x56": ("latm",), b"\x7f": ("dts",)},
+    **{b"w": ("wavpack",), b"\0": ("program",)},
+    **dict.fromkeys((b"\x08", b"\x09", b"\x12"), ("flash",)),
+}
 AMR = {"amr": _of_amr(_AMR), "amr-wb": _of_amr(_AMR_WB)}
 AMR_BYTES = len(b"#!AMR\n")  # length of the mark at the beginning
 _PACKETS = {"ts": (188, 0), "m2ts": (192, 4)}  # size, and where their mark stands
@@ -115,8 +121,8 @@ def units_at(view: View, at: int) -> str | None:
             view.peek(at + before + n * size, 1) == b"G" for n in range(1, MANY_FOLLOWED)
         ):
             return kind
-    for kind, measure in _UNITS.items():
-        place, count = at, 0
+    for kind in _BEGUN_BY.get(head[:1], ()):
+        place, count, measure = at, 0, _UNITS[kind]
         least = MANY_FOLLOWED if kind == "latm" else FOLLOWED
         while count < least and place < view.size:
             unit = view.peek(place, UNIT_HEAD)
@@ -133,7 +139,10 @@ def units_at(view: View, at: int) -> str | None:
 
 def unit_bytes(head: bytes) -> int:
     """Return the bytes that the unit with this head declares; 0 if it is none."""
-    return next((size for measure in _UNITS.values() if (size := measure(head))), 0)
+    for kind in _BEGUN_BY.get(head[:1], ()):
+        if size := _UNITS[kind](head):
+            return size
+    return 0
 
 
 def behind_units(view: View, at: int, kind: str) -> int:

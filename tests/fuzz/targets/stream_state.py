@@ -62,7 +62,7 @@ def _transcriber() -> Transcriber:
 
 
 def _stream(*, is_begun: bool) -> Stream:
-    stream = Stream(_transcriber(), _transcriber().num_delay_tokens)
+    stream = Stream(_transcriber().model, _transcriber().options)
     if is_begun:
         stream.feed(BEFORE)
     return stream

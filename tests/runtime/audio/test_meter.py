@@ -16,7 +16,7 @@ SPEECH, SPEECH_RATE = soundfile.read(CLIP, dtype="float32", always_2d=True)
 
 
 def measured(frames: np.ndarray, rate: int = RATE, cuts: tuple[int, ...] = ()) -> SoundMeter:
-    meter = SoundMeter(rate, frames.shape[1])
+    meter = SoundMeter(rate, frames.shape[1], are_compared=True)
     for piece in np.split(frames, sorted(cuts)):
         meter.push(piece)
     meter.finish()

@@ -32,7 +32,7 @@ def stacked(*channels: np.ndarray) -> np.ndarray:
 
 
 def meter_of(frames: np.ndarray) -> SoundMeter:
-    meter = SoundMeter(RATE, frames.shape[1])
+    meter = SoundMeter(RATE, frames.shape[1], are_compared=True)
     meter.push(frames)
     meter.finish()
     return meter

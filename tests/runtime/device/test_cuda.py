@@ -13,12 +13,9 @@ from voxtral_onnx import Transcriber, export
 from voxtral_onnx.errors import DeviceError, UsageError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.audio.files import open_audio
-from voxtral_onnx.runtime.device.cuda import (
-    Cuda,
-    CudaBinding,
-    CudaBuffer,
-    run_errors_are_said,
-)
+from voxtral_onnx.runtime.device.base import run_errors_are_said
+from voxtral_onnx.runtime.device.cuda import Cuda
+from voxtral_onnx.runtime.device.cuda_binding import CudaBuffer
 from voxtral_onnx.runtime.transcriber import NUM_DRAFT_TOKENS
 
 # With 64 positions of context the decoder's caches shift 19 times, the encoder's many more
@@ -88,7 +85,7 @@ def test_tokens_are_the_cpus_where_the_choice_is_clear(tiny_artifact, tmp_path, 
 
 
 @pytest.mark.parametrize("drafts", [3, 7])
-def test_draft_tokens_change_no_clear_decision(tiny_artifact, monkeypatch, drafts):
+def test_draft_tokens_change_no_clear_decision(tiny_artifact, monkeypatch, stream_of, drafts):
     """Speech and silence in turn, the window rolling.
 
     Kernels for several positions are others than for one.
@@ -107,10 +104,8 @@ def test_draft_tokens_change_no_clear_decision(tiny_artifact, monkeypatch, draft
             -1,
         )
         assert first < 0 or abs(plain[first].blank_margin) < 0.5
-        assert (
-            transcript.stream.decoder_cache.position
-            == len(plain) + transcript.stream.prompt_length - 1
-        )
+        stream = stream_of(transcript)
+        assert stream.decoder_cache.position == len(plain) + stream.prompt_length - 1
 
 
 def test_replay_is_running_anew_across_shifts_of_the_window(transcriber):
@@ -182,7 +177,6 @@ def test_files_together_are_files_alone_where_decisions_are_clear(tiny_artifact)
 
 
 def test_a_batch_is_replayed_as_it_runs_anew(tiny_artifact):
-    """Twice in one device's buffers, which the second run acquires from the first."""
     results = []
     with Transcriber(tiny_artifact, "cuda", context=64, batch_size=3) as transcriber:
         samples = [speech(seconds) for seconds in (5.0, 12.0, 3.0, 8.0)]
@@ -190,10 +184,7 @@ def test_a_batch_is_replayed_as_it_runs_anew(tiny_artifact):
         for captures in (False, True, True):
             transcriber.device.captures_calls = captures
             results.append({t.duration: t.token_ids for t in transcriber.transcribe_many(samples)})
-        (binding,) = transcriber.decoder.session._idle[3]
-        batch = binding.slice_batch(0, 3)
-        assert isinstance(batch, CudaBinding)
-        assert any(True in call._options for call in batch._calls.values()), "nothing was captured"
+        assert next(transcriber.device.capture_ids) > 1, "nothing was captured"
     assert results[0] == results[1] == results[2]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.commands import CLIP, TEXT
+from support.devices import Imitation
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.errors import DeviceError, UsageError
@@ -17,7 +17,7 @@ from voxtral_onnx.runtime import memory
 from voxtral_onnx.runtime.device.base import run_errors_are_said
 from voxtral_onnx.runtime.device.cache import KVCache
 from voxtral_onnx.runtime.device.cpu import Cpu, HostBuffer, lazy_zeros
-from voxtral_onnx.runtime.device.helper_graphs import shift_in_place_model, zeros_model
+from voxtral_onnx.runtime.device.cuda_binding import CudaBuffer
 from voxtral_onnx.runtime.device.open import open_device
 from voxtral_onnx.runtime.device.session import Session
 
@@ -85,55 +85,52 @@ def test_auto_is_the_cpu(tiny_artifact):
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.integers(1, 200), st.data(), st.sampled_from([np.float16, np.float32]))
 def test_rows_shift_in_one_buffer(capacity, data, dtype):
-    """The graph that devices shift rows with, against NumPy; past and present are one buffer."""
+    """In the memory of the host and, by the graph, in that of a device."""
     keep = data.draw(st.integers(0, capacity - 1))
-    model = shift_in_place_model(np.dtype(dtype), capacity, keep)
-    onnx.checker.check_model(onnx.load_model_from_string(model), full_check=True)
-    values = np.random.default_rng(keep).standard_normal((1, 2, capacity, 4)).astype(dtype)
-    expected, buffer = values.copy(), HostBuffer(lazy_zeros(values.shape, np.dtype(dtype)))
+    device = Imitation()
+    values = np.random.default_rng(keep).standard_normal((2, 2, capacity, 4)).astype(dtype)
+    expected = values.copy()
     expected[:, :, :keep] = values[:, :, capacity - keep :]
-    buffer.write(values)
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    binding, value = session.io_binding(), onnxruntime.OrtValue.ortvalue_from_numpy(buffer.array)
-    binding.bind_ortvalue_input("past", value)
-    binding.bind_ortvalue_output("present", value)
-    session.run_with_iobinding(binding)
-    assert np.array_equal(buffer.read(), expected)
-    buffer.write(values)
-    buffer.shift(keep)
-    assert np.array_equal(buffer.read(), expected)
+    for buffer in (
+        HostBuffer(lazy_zeros(values.shape, np.dtype(dtype))),
+        CudaBuffer(device, values.shape, np.dtype(dtype)),
+    ):
+        assert not buffer.read().any()
+        buffer.write(values)
+        buffer.shift(keep)
+        assert np.array_equal(buffer.read(), expected)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_zeros(dtype):
-    model = zeros_model(np.dtype(dtype), 3)
-    onnx.checker.check_model(onnx.load_model_from_string(model), full_check=True)
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    zeros = np.asarray(session.run(None, {"shape": np.array([2, 3, 1])})[0])
-    assert (zeros.shape, zeros.dtype, zeros.any()) == ((2, 3, 1), dtype, False)
+def test_one_graph_serves_every_size():
+    device = Imitation()
+    for capacity in (3, 8, 200):
+        buffer = CudaBuffer(device, (1, 2, capacity, 4), np.dtype(np.float16))
+        for keep in (1, 2):
+            buffer.shift(keep)
+    assert len(device._helpers) == 2  # zeros and shift
 
 
 def test_saved_caches_are_restored(tiny_artifact):
     with Transcriber(tiny_artifact, "cpu", precision="fp32") as transcriber:
-        cache = transcriber.encoder.new_cache()
+        cache = transcriber.model.encoder.new_cache()
         samples = np.random.default_rng(0).standard_normal(40_000).astype(np.float32)
         rules = transcriber.manifest.streaming
         size = rules.look_back_samples + 16 * 1280 + rules.look_ahead_samples
-        transcriber.encoder.encode(cache, samples[:size])
+        transcriber.model.encoder.encode(cache, samples[:size])
         saved = [values.copy() for values in cache.save()]
-        expected = transcriber.encoder.encode(cache, samples[-size:])
-        other = transcriber.encoder.new_cache()
+        expected = transcriber.model.encoder.encode(cache, samples[-size:])
+        other = transcriber.model.encoder.new_cache()
         other.restore(64, saved)
-        assert np.array_equal(transcriber.encoder.encode(other, samples[-size:]), expected)
+        assert np.array_equal(transcriber.model.encoder.encode(other, samples[-size:]), expected)
 
 
 def test_buffers_of_the_host_are_not_kept(tiny_artifact):
     with Transcriber(tiny_artifact, "cpu") as transcriber:
-        session = transcriber.decoder.session
-        cache = transcriber.decoder.new_cache()
-        binding = cache.binding
+        session = transcriber.model.decoder.session
+        cache = transcriber.model.decoder.new_cache()
+        binding, cache_rows = cache.binding, cache.spec.capacity
         del cache
-        assert session.acquire() is not binding
+        assert session.acquire(cache_rows) is not binding
 
 
 class Reusing(Cpu):

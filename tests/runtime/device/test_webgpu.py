@@ -21,7 +21,7 @@ from voxtral_onnx.errors import DeviceError
 from voxtral_onnx.runtime import machine
 from voxtral_onnx.runtime.device import webgpu
 from voxtral_onnx.runtime.device.base import WEBGPU
-from voxtral_onnx.runtime.device.helper_graphs import shift_in_place_model
+from voxtral_onnx.runtime.device.helper_graphs import helper_graph
 from voxtral_onnx.runtime.device.webgpu import WebGpu, WebGpuBuffer
 
 SECONDS = 1.2  # of speech: software adapters take a second a token
@@ -83,7 +83,7 @@ def test_a_cache_is_the_cpus_across_a_shift(transcribers):
     size = transcribers[0].manifest.config.decoder.hidden_size
     embeds = rng.standard_normal((6, size), np.float32)
     for transcriber in transcribers:
-        decoder = transcriber.decoder
+        decoder = transcriber.model.decoder
         cache = decoder.new_cache()
         written = np.random.default_rng(1).standard_normal
         filled = cache.spec.capacity - 2
@@ -140,15 +140,15 @@ def test_rows_shift(device, dtype, capacity, keep):
 
 def test_nodes_without_a_kernel_are_listed_or_noted(device):
     """TensorScatter, which WebGPU lacks."""
-    model = shift_in_place_model(np.dtype(np.float32), 8, 4)
+    graph = helper_graph("shift", np.dtype(np.float32))
     with pytest.raises(
         DeviceError,
-        match=r"graph: \d nodes have no WebGpu kernel: .*1 TensorScatter; use "
+        match=r"shift_float32\.onnx: \d nodes have no WebGpu kernel: .*1 TensorScatter; use "
         r"--device cpu",
     ):
-        device.open(model, quiet_options(), captures=False)
+        device.open(graph, quiet_options(), captures=False)
     lenient = WebGpu(allow_fallback=True)
-    lenient.open(model, quiet_options(), captures=False)
+    lenient.open(graph, quiet_options(), captures=False)
     assert "without a WebGpu kernel run on the CPU" in lenient.notes[0]
 
 

@@ -3,7 +3,7 @@
  * each kernel. Every call has the same shapes, and every input and output the same buffer.
  */
 
-import { copyGraph } from './graph.js'
+import { DeviceError } from '../shared/errors.js'
 import { BYTES, isCache, isState, presentOf } from './manifest.js'
 
 /**
@@ -38,13 +38,13 @@ export class Allocator {
     let session = this.sessions.get(dtype)
     if (!session) {
       const options = { executionProviders: ['webgpu'], preferredOutputLocation: /** @type {const} */ ('gpu-buffer') }
-      session = await ort.InferenceSession.create(copyGraph(dtype), { ...options, logSeverityLevel: 3 })
+      session = await ort.InferenceSession.create(await copyGraph(dtype), { ...options, logSeverityLevel: 3 })
       this.sessions.set(dtype, session)
     }
     const input = this.device.tensor(this.device.buffer(dims, dtype), dims, dtype)
-    const { out } = await session.run({ in: input })
+    const { copy } = await session.run({ values: input })
     input.gpuBuffer.destroy()
-    return out
+    return copy
   }
 }
 
@@ -232,6 +232,22 @@ function folding(device, caches, slots) {
     pass.end()
     device.queue.submit([encoder.finish()])
   }
+}
+
+/**
+ * Return the model that copies `values`, which are zeros, to `copy`; scripts/make_helper_graphs.py writes it.
+ * @param {DataType} dtype float32 or float16
+ * @throws {DeviceError} the server does not have it
+ */
+export async function copyGraph(dtype) {
+  const url = new URL(`./graphs/copy_${dtype}.onnx`, import.meta.url)
+  if (url.protocol === 'file:') return (await import('node:fs/promises')).readFile(url) // Node.js fetches no files
+  const response = await fetch(url).catch(() => undefined)
+  if (!response?.ok) {
+    const found = response ? `HTTP ${response.status}` : 'no answer'
+    throw new DeviceError(`${url}: expected a file of this page, got ${found}; reload the page, or serve all files of src/`)
+  }
+  return new Uint8Array(await response.arrayBuffer())
 }
 
 /**

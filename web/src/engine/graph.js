@@ -3,12 +3,10 @@
  * (onnx.proto3, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
  */
 
-const MODEL = { irVersion: 1, graph: 7, opsetImport: 8 }
-const GRAPH = { node: 1, name: 2, input: 11, output: 12 }
-const NODE = { input: 1, output: 2, opType: 4, attribute: 5 }
-const NAME = 1 // of attributes, inputs and outputs
-const ELEMENT_TYPES = /** @type {Record<string, number>} */ ({ float32: 1, float16: 10 })
-const OPSET = 17
+const MODEL = { graph: 7 }
+const GRAPH = { node: 1 }
+const NODE = { opType: 4, attribute: 5 }
+const ATTRIBUTE = { name: 1 }
 
 /**
  * Return a model whose attention nodes have no window and so see every row up to `seqlens_k`: onnxruntime-web 1.30 ignores
@@ -19,42 +17,13 @@ const OPSET = 17
 export function withoutWindow(model) {
   const attention = (/** @type {Uint8Array} */ node) =>
     rewrite(node, (field, content) =>
-      field === NODE.attribute && text(content, NAME) === 'local_window_size' ? undefined : content,
+      field === NODE.attribute && text(content, ATTRIBUTE.name) === 'local_window_size' ? undefined : content,
     )
   const graph = (/** @type {Uint8Array} */ message) =>
     rewrite(message, (field, content) =>
       field === GRAPH.node && text(content, NODE.opType) === 'GroupQueryAttention' ? attention(content) : content,
     )
   return rewrite(model, (field, content) => (field === MODEL.graph ? graph(content) : content))
-}
-
-/**
- * Return a model that copies a tensor of numbers that are not negative.
- * @param {string} dtype
- */
-export function copyGraph(dtype) {
-  const node = [textField(NODE.input, 'in'), textField(NODE.output, 'out'), textField(NODE.opType, 'Relu')]
-  const graph = [
-    bytesField(GRAPH.node, join(node)),
-    textField(GRAPH.name, 'copy'),
-    bytesField(GRAPH.input, tensorInfo('in', dtype)),
-    bytesField(GRAPH.output, tensorInfo('out', dtype)),
-  ]
-  return join([
-    numberField(MODEL.irVersion, 8),
-    bytesField(MODEL.opsetImport, numberField(2, OPSET)),
-    bytesField(MODEL.graph, join(graph)),
-  ])
-}
-
-/**
- * Return the description of a graph's input or output (ValueInfoProto), without a shape.
- * @param {string} name
- * @param {string} dtype
- */
-function tensorInfo(name, dtype) {
-  const tensor = bytesField(1, numberField(1, ELEMENT_TYPES[dtype])) // TypeProto.tensor_type of that element type
-  return join([textField(NAME, name), bytesField(2, tensor)])
 }
 
 /**
@@ -133,25 +102,11 @@ function number(value) {
 }
 
 /**
- * Encode a field that holds a number.
- * @param {number} field
- * @param {number} value
- */
-const numberField = (field, value) => join([number(field << 3), number(value)])
-
-/**
  * Encode a field that holds bytes or a message.
  * @param {number} field
  * @param {Uint8Array} content
  */
 const bytesField = (field, content) => join([number((field << 3) | 2), number(content.length), content])
-
-/**
- * Encode a field that holds text.
- * @param {number} field
- * @param {string} content
- */
-const textField = (field, content) => bytesField(field, new TextEncoder().encode(content))
 
 /**
  * Concatenate bytes.

@@ -61,3 +61,14 @@ def test_two_channels_are_kept_as_two(is_kept, tmp_path):
         blocks = list(found.blocks(0.5))
         assert {block.shape for block in blocks[:-1]} == {(8000, 2)}
         assert np.concatenate(blocks).shape == (len(SAMPLES), 2)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.5, 1.28, 100])
+@pytest.mark.parametrize("kind", ["wav", "flac"])
+def test_blocks_of_any_length_hold_the_same(kind, seconds, tmp_path):
+    (tmp_path / "a").write_bytes(encoded(kind))
+    found = frames.Frames("a", tmp_path / "a")
+    for length in (1.28, seconds):
+        blocks, size = list(found.blocks(length)), int(length * RATE)
+        assert [len(block) for block in blocks[:-1]] == [size] * (len(blocks) - 1)
+        assert np.array_equal(np.concatenate(blocks)[:, 0], SAMPLES)

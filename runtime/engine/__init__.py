@@ -1,0 +1,1 @@
+"""Many recordings on one device: encoded ahead, decoded in lockstep."""
