@@ -194,6 +194,20 @@ class Device(Protocol):
         ...
 
 
+class OneByOne:
+    """A device whose buffers are copied and shifted one by one."""
+
+    def copy_all(self, sources: Sequence[Buffer], targets: Sequence[Buffer], rows: int) -> None:
+        """Copy the first rows of each source."""
+        for source, target in zip(sources, targets, strict=True):
+            target.copy_from(source, rows)
+
+    def shift_all(self, buffers: Sequence[Buffer], keep: int) -> None:
+        """Copy the last `keep` rows of each buffer to its front."""
+        for buffer in buffers:
+            buffer.shift(keep)
+
+
 def account_for_nodes(
     session: onnxruntime.InferenceSession, provider: str, path: str | bytes, notes: list[str] | None
 ) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 
 if TYPE_CHECKING:
     import onnxruntime
-from .base import Binding, Buffer, import_onnxruntime, run_errors_are_said
+from .base import Binding, Buffer, OneByOne, import_onnxruntime, run_errors_are_said
 
 
-class Cpu:
+class Cpu(OneByOne):
     """The CPU, with onnxruntime's own kernels."""
 
     name, supports_batching = "cpu", True
@@ -40,16 +40,6 @@ class Cpu:
     def buffer(self, values: np.ndarray) -> Buffer:
         """Return a copy of values as a buffer."""
         return HostBuffer(values.copy())
-
-    def copy_all(self, sources: Sequence[Buffer], targets: Sequence[Buffer], rows: int) -> None:
-        """Copy the first rows of each source."""
-        for source, target in zip(sources, targets, strict=True):
-            target.copy_from(source, rows)
-
-    def shift_all(self, buffers: Sequence[Buffer], keep: int) -> None:
-        """Copy the last `keep` rows of each buffer to its front."""
-        for buffer in buffers:
-            buffer.shift(keep)
 
     def batch_rows(self, count: int, slots: int) -> int:
         """Return `count`."""

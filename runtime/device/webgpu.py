@@ -20,6 +20,7 @@ from .base import (
     WEBGPU,
     Binding,
     Buffer,
+    OneByOne,
     account_for_nodes,
     import_onnxruntime,
     run_errors_are_said,
@@ -36,7 +37,7 @@ VISIBLE_STEP = 256
 _LOADER = "libvulkan.so.1"  # on Linux; other systems have D3D12 or Metal
 
 
-class WebGpu:
+class WebGpu(OneByOne):
     """The GPU that the plug-in chooses, which is Dawn's first one of high performance."""
 
     supports_batching = False  # buffers have no addresses, so they cannot be sliced
@@ -106,16 +107,6 @@ class WebGpu:
     def buffer(self, values: np.ndarray) -> Buffer:
         """Raise NotImplementedError, because batches are not supported."""
         raise NotImplementedError
-
-    def copy_all(self, sources: Sequence[Buffer], targets: Sequence[Buffer], rows: int) -> None:
-        """Copy the first rows of each source."""
-        for source, target in zip(sources, targets, strict=True):
-            target.copy_from(source, rows)
-
-    def shift_all(self, buffers: Sequence[Buffer], keep: int) -> None:
-        """Copy the last `keep` rows of each buffer to its front."""
-        for buffer in buffers:
-            buffer.shift(keep)
 
     def batch_rows(self, count: int, slots: int) -> int:
         """Raise NotImplementedError, because batches are not supported."""
