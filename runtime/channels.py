@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -109,13 +110,14 @@ class SplitTranscript(Transcript):
 
 
 def join_channels(
-    sources: Iterable[AudioSource],
+    sources: Generator[AudioSource, None, None],
     transcribe: Callable[[Iterator[AudioSource]], Iterator[Transcript]],
 ) -> Iterator[Transcript]:
     """Transcribe channels as sources of their own, and join them to transcripts of recordings.
 
     Args:
-        sources: recordings, whose `parts` are their channels if these are to be split.
+        sources: recordings, whose `parts` are their channels if these are to be split; closed at
+            the end.
         transcribe: yields a transcript for each source that it is given, in any order.
 
     Yields:
@@ -129,15 +131,17 @@ def join_channels(
                 wholes[id(part)] = source
                 yield part
 
-    for transcript in transcribe(parts()):
-        source = wholes.pop(id(transcript.source))
-        if not source.parts:
-            yield transcript
-            continue
-        done.setdefault(id(source), []).append(transcript)
-        if len(done[id(source)]) == len(source.parts):
-            found = done.pop(id(source))
-            yield SplitTranscript(source, sorted(found, key=lambda each: each.source.channel or 0))
+    with closing(sources):
+        for transcript in transcribe(parts()):
+            source = wholes.pop(id(transcript.source))
+            if not source.parts:
+                yield transcript
+                continue
+            done.setdefault(id(source), []).append(transcript)
+            if len(done[id(source)]) == len(source.parts):
+                found = done.pop(id(source))
+                found.sort(key=lambda each: each.source.channel or 0)
+                yield SplitTranscript(source, found)
 
 
 def _merged(parts: Iterable[Transcript]) -> list[Segment]:

@@ -49,7 +49,9 @@ def open_source(audio: Any, rate: int, **sound: Any) -> AudioSource:
     return audio
 
 
-def open_sources(audio: Iterator[Any], rate: int, **sound: Any) -> Iterator[AudioSource]:
+def open_sources(
+    audio: Iterator[Any], rate: int, **sound: Any
+) -> Generator[AudioSource, None, None]:
     """Open recordings in turn, as `open_source` does; files are opened in threads ahead.
 
     As long as sources come that are open already, none is taken ahead.

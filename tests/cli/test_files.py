@@ -247,7 +247,8 @@ def test_files_that_are_done_are_let_go(batch_size, transcribe, tmp_path, monkey
     """However many files there are, those that are open are few."""
     for i in range(40):
         shutil.copyfile(CLIP, tmp_path / f"{i}.wav")
-    bound = batch_size + recordings.AHEAD + 2 * opening.AHEAD * num_cores()
+    # In slots, ahead of them, opened ahead, and those that the engine still lists
+    bound = batch_size + recordings.AHEAD + 2 * opening.AHEAD * num_cores() + 8
     opened, most, open_audio = weakref.WeakSet[AudioSource](), 0, files.open_audio
 
     def watched(*arguments, **options):
