@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import threading
+from time import sleep
 
 import pytest
 from support.devices import Imitation
-from support.recordings import alone, babble, by_length, cut_shorter, transcriber_on, within_time
+from support.recordings import (
+    alone,
+    babble,
+    by_length,
+    cut_shorter,
+    transcriber_on,
+    with_silences,
+    within_time,
+)
 
 from voxtral_onnx.errors import DeviceError
+from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.device.cache import KVCache
 from voxtral_onnx.runtime.device.cpu import Cpu
 from voxtral_onnx.runtime.encoder import Encoder
-from voxtral_onnx.runtime.engine import encoding
+from voxtral_onnx.runtime.engine import encoding, sound
 from voxtral_onnx.runtime.engine.encoding import Encoding
-from voxtral_onnx.runtime.engine.recording import STRETCH
+from voxtral_onnx.runtime.engine.recording import STRETCH, Recording
+from voxtral_onnx.runtime.pieces import cutter
 
 LONG, SHORT = (160_000, 161_280, 150_001, 170_007), (1280, 16_000, 12_800, 1)
 
@@ -118,6 +129,34 @@ def test_what_waits_for_a_cut_is_encoded_on(toy, expected, monkeypatch):
     lengths = [*LONG, *SHORT]
     found = within_time(lambda: by_length(toy.transcribe_many(map(babble, lengths))))
     assert found == sorted((length, expected[length]) for length in lengths)
+
+
+def test_pieces_that_wait_for_a_slot_stay_within_bounds(toy, monkeypatch):
+    """A long recording has many, and decoding is the slower part."""
+    cut_shorter(monkeypatch)
+    monkeypatch.setattr(cutter, "LONGEST_AIM_SECONDS", 3.0)
+    monkeypatch.setattr(sound, "CHUNKS_AHEAD", 30)  # so that cuts are known before they are reached
+    monkeypatch.setattr(encoding, "SHORT_SECONDS", 2.0)
+    monkeypatch.setattr(encoding, "QUEUE_BYTES", 30_000)
+    most, append, step = [0], Recording.append, Decoder.step_batch
+
+    def append_noted(self, audio_embeds):
+        begun = append(self, audio_embeds)
+        most.append(self.num_bytes)
+        return begun
+
+    def step_slowly(*arguments):
+        sleep(0.002)
+        return step(*arguments)
+
+    monkeypatch.setattr(Recording, "append", append_noted)
+    monkeypatch.setattr(Recording, "join", lambda self, run: None)  # toy writes text in silence
+    monkeypatch.setattr(Decoder, "step_batch", step_slowly)
+    samples = with_silences([babble(32_000 + n) for n in range(12)])
+    (found,) = within_time(lambda: list(toy.transcribe_many([samples])))
+    assert len(found.token_ids) == len(alone(toy, samples))
+    whole = 96 * 4 * len(found.token_ids)
+    assert 30_000 < max(most) < whole / 2
 
 
 def test_short_recordings_take_turns_where_memory_holds_one_cache(toy, expected, monkeypatch):
