@@ -144,7 +144,8 @@ class Cuda:
         if (path := helper_graph(name, dtype, count)) not in self._helpers:
             options = import_onnxruntime().SessionOptions()
             options.log_severity_level = 4
-            self._helpers[path] = self.open(path, options, captures=False)
+            with self.turns.shared():  # a new session allocates
+                self._helpers[path] = self.open(path, options, captures=False)
         return self._helpers[path]
 
     def zeros(

@@ -180,7 +180,8 @@ class CudaBinding:
             # The buffers were bound before
             call.outputs = self._io.get_outputs()[-len(call.fetched) :]
             self._bound = None  # the next call is bound to these outputs
-        output, *states = (value.numpy() for value in call.outputs)
+        with self._device.turns.shared():
+            output, *states = (value.numpy() for value in call.outputs)
         for (_, buffer), values in zip(self._states.values(), states, strict=True):
             buffer.write(values)
         return output if output.flags.owndata else output.copy()  # the next call overwrites it
