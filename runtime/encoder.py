@@ -43,8 +43,9 @@ class Encoder:
         """
         input_features = self.mel.run({"audio": samples[None]})  # [1, n_mels, frames]
         rows = input_features.shape[2] // 2  # the first convolutions halve the rate
-        feeds = {"input_features": input_features, **cache.positions(rows)}
-        return self.session.step(cache, feeds, "audio_embeds")[0]
+        return self.encode_features(
+            cache, {"input_features": input_features, **cache.positions(rows)}
+        )
 
     def encode_features(
         self, cache: KVCache, feeds: Mapping[str, np.ndarray], *, goes_on: bool = True

@@ -35,7 +35,6 @@ class Encoding:
         self.model, self._notes = model, notes
         # Not encoded to the end, in the order they came; and all whose embeddings wait
         self.recordings, self.held = dict[Recording, None](), list[Recording]()
-        self.busy_seconds = 0.0
         self._start_position = start.position.encoder
         arrays = [array for name, array in start.arrays.items() if name.startswith("encoder_")]
         self._start, self._start_buffers = arrays, list[Buffer]()
@@ -119,9 +118,7 @@ class Encoding:
         cache = self._cache_of(recording)
         began = perf_counter()
         embeds = self.model.encoder.encode_features(cache, chunk.feeds, goes_on=not chunk.is_last)
-        seconds = perf_counter() - began
-        self.busy_seconds += seconds
-        return embeds[: chunk.tokens], seconds
+        return embeds[: chunk.tokens], perf_counter() - began
 
     def drop(self, recording: Recording) -> None:
         """Encode no more of a recording, which may be the one that is being encoded."""

@@ -9,7 +9,6 @@ read audio, and the caller's that makes text of tokens, work beside them.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -31,7 +30,6 @@ from .written import Burst, Encoded, End, Join
 
 CHECK_SECONDS = 1.0  # between two looks at whether the weights' files have changed
 MOST_READERS = 8  # threads that read audio
-SWITCH_SECONDS = 0.0005  # after which Python lets another thread run
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +98,7 @@ class Engine:
         self._checked = perf_counter()
         self._readers = ThreadPoolExecutor(min(MOST_READERS, max(1, num_cores() // 2)), "reader")
 
-        # Start the threads; one that returns from a call must not wait long for the others
-        self._interval = sys.getswitchinterval()
-        sys.setswitchinterval(min(SWITCH_SECONDS, self._interval))
+        # Start the threads
         both = (self._decode_loop, self._encode_loop)
         loops = both if model.device.overlaps else (self._loop,)
         self._threads = [threading.Thread(target=self._guarded, args=(each,)) for each in loops]
@@ -126,7 +122,6 @@ class Engine:
         self._slots.clear()
         self._encoding.release()
         self.model.device.release_memory()
-        sys.setswitchinterval(self._interval)
 
     def add(self, recording: Recording) -> None:
         """Take a recording; its tokens and its end, or its failure, come as `events`."""

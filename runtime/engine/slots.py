@@ -304,21 +304,20 @@ class Slots:
         first = int(state.position[slot]) - used  # own position of the first in the burst
         skipped = max(0, int(state.asked_from[slot]) - first)
         tokens, self._tokens[run] = self._tokens[run], []
-        if skipped < used:
-            asked = first + skipped - int(state.asked_from[slot])
-            self._written(
-                Burst(
-                    run,
-                    run.piece.end,
-                    run.piece.begin + asked,
-                    state.sampled[slot, skipped:used].copy(),
-                    tokens,
-                    int(state.num_close[slot]),
-                    used,
-                    float(state.seconds[slot]),
-                )
+        asked = max(0, first - int(state.asked_from[slot]))
+        self._written(
+            Burst(
+                run,
+                run.piece.end,
+                run.piece.begin + asked,
+                state.sampled[slot, skipped:used].copy(),
+                tokens,
+                int(state.num_close[slot]),
+                used,
+                float(state.seconds[slot]),
             )
-            state.num_close[slot] = state.seconds[slot] = 0
+        )
+        state.num_close[slot] = state.seconds[slot] = 0
         run.place += used
         state.have[slot] = state.used[slot] = 0
 
