@@ -54,28 +54,12 @@ def expected_tokens(transcriber: Transcriber, path: Path) -> int:
     return -(-samples // per_token) + transcriber.manifest.streaming.right_pad_tokens - 1
 
 
-def counters(transcriber: Transcriber) -> dict[str, Any]:
-    """Return the engine's own counters since the transcriber was opened, where it has some."""
-    metrics = getattr(transcriber, "metrics", None)
-    if metrics is None:
-        return {}
-    return dict(metrics) if isinstance(metrics, dict) else asdict(metrics)
-
-
-def difference(after: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """Return by how much numbers have grown; other values as they are."""
-    return {
-        name: round(value - before.get(name, 0), 4) if isinstance(value, int | float) else value
-        for name, value in after.items()
-    }
-
-
 def run(transcriber: Transcriber, paths: Sequence[Path]) -> dict[str, Any]:
     """Transcribe files and return times in seconds, with the sums of the files' own times.
 
     With several files in a call, their own times are shares of it.
     """
-    before, lengths = counters(transcriber), {}
+    before, lengths = asdict(transcriber.metrics), {}
     encode_ms = decode_ms = 0.0
     began = perf_counter()
     for transcript in transcriber.transcribe_many([str(path) for path in paths]):
@@ -100,7 +84,10 @@ def run(transcriber: Transcriber, paths: Sequence[Path]) -> dict[str, Any]:
         "decode": round(decode, 3),
         "rest": round(wall - encode - decode, 3),  # negative where both run at once
         "tokens": sum(lengths.values()),
-        **difference(counters(transcriber), before),
+        "engine": {
+            name: round(value - before[name], 4)
+            for name, value in asdict(transcriber.metrics).items()
+        },
     }
 
 
@@ -129,8 +116,7 @@ def measure(setup: Setup, precision: str, batch_size: int) -> dict[str, Any]:
         run(transcriber, warm_up)
         warm = perf_counter() - began
         runs = [run(transcriber, paths) for _ in range(setup.repeats)]
-        taken = getattr(transcriber.device, "taken_memory", None)
-        device_memory = taken() if taken else None
+        device_memory = transcriber.device.taken_memory()
     walls = [each["wall"] for each in runs]
     return {
         "files": len(paths),
@@ -194,10 +180,10 @@ def summary(row: dict[str, Any]) -> str:
     if "error" in row:
         return row["error"]
     best = min(row["runs"], key=lambda run: run["wall"])
-    speed, memory = row["audio_seconds_a_second"], (row["device_memory"] or 0) / 1e9
+    speed, memory = row["audio_seconds_a_second"], row["device_memory"] / 1e9
+    engine = ", ".join(f"{name} {value}" for name, value in best["engine"].items())
     return (
-        f"{speed['best']} x (median {speed['median']}), "
-        f"{', '.join(f'{name} {value}' for name, value in best.items())}; "
+        f"{speed['best']} x (median {speed['median']}), wall {best['wall']}, engine: {engine}; "
         f"loaded in {row['load']} s, warmed up in {row['warm_up']} s, {memory:.1f} GB on the device"
     )
 
