@@ -23,7 +23,7 @@ from .channels import join_channels
 from .delay import delay_ms as milliseconds
 from .delay import delay_tokens, untrained_delay
 from .device.open import open_device
-from .engine.engine import Work
+from .engine.loop import Work
 from .grid import EncoderGrid
 from .hotwords import DEFAULT_BIAS, Hotwords, check_lengths
 from .kept import NOTHING, Kept

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import log
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
 from ...manifest import CacheSpec
-from ..device.base import Buffer
 from ..device.cache import buffer_rows
 from ..guard import blank_penalties
 from ..model import LoadedModel
 from ..tokens import CLOSE_MARGIN, SampledToken
-from .recording import BURST, PieceRun
+from .recording import BURST, Parked, PieceRun
 from .written import Burst, End
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """The decoder's state behind the silence before all audio, with which each piece begins."""
-
-    next_id: int
-    buffers: list[Buffer]  # keys and values, [1, kv_heads, positions, head_dim]
 
 
 class _State:
@@ -39,11 +30,17 @@ class _State:
         self.given_until = np.zeros(count, np.int64)  # position after those of known tokens
         self.checked_from = np.zeros(count, np.int64)  # position of the first in another piece
         self.has_spilled = np.zeros(count, bool)  # text was written there
+        self.is_live = np.zeros(count, bool)
+        self.stops_at_eos = np.zeros(count, bool)
         self.embeds = np.zeros((count, BURST, hidden_size), dtype)
         self.sampled = np.zeros((count, BURST, 3), np.float32)  # ids, logprobs, blank margins
         self.have, self.used = np.zeros(count, np.int64), np.zeros(count, np.int64)  # embeddings
         self.num_close = np.zeros(count, np.int64)
         self.seconds = np.zeros(count)
+
+    def entries(self, slot: int) -> dict[str, Any]:
+        """Return a copy of all entries of a slot, by the name of their array."""
+        return {name: array[slot].copy() for name, array in vars(self).items()}
 
     def move(self, source: int, target: int) -> None:
         """Copy all entries of a slot to another."""
@@ -59,7 +56,6 @@ class Slots:
         model: LoadedModel,
         spec: CacheSpec,
         count: int,
-        prefix: Prefix,
         *,
         may_shift: bool,
         guard: bool,
@@ -73,7 +69,6 @@ class Slots:
             model: to decode with.
             spec: of each slot's cache.
             count: number of slots.
-            prefix: of all pieces.
             may_shift: whether the oldest positions make room for new ones, as the model's window
                 or `context` says; otherwise a piece that needs more room has outgrown its slot.
             guard: whether to make text likelier after many blanks.
@@ -86,7 +81,7 @@ class Slots:
             DeviceError: the device's memory is full.
         """
         self.model, self.spec, self.count, self._may_shift = model, spec, count, may_shift
-        self._prefix, self._guard, self._is_exact = prefix, guard, is_exact
+        self._guard, self._is_exact = guard, is_exact
         self._written, self._take_next = written, take_next
         self._batch = model.decoder.new_batch(spec, count)
         self._ids = model.manifest.tokens
@@ -100,10 +95,22 @@ class Slots:
         return len(self.runs) < self.count
 
     @property
-    def num_starving(self) -> int:
-        """Return how many slots wait for embeddings."""
+    def num_ready(self) -> int:
+        """Return how many slots have embeddings."""
         count = len(self.runs)
-        return int((self._state.used[:count] == self._state.have[:count]).sum())
+        return int((self._state.used[:count] < self._state.have[:count]).sum())
+
+    @property
+    def num_live_ready(self) -> int:
+        """Return how many of them are those of live recordings."""
+        at, state = slice(0, len(self.runs)), self._state
+        return int((state.is_live[at] & (state.used[at] < state.have[at])).sum())
+
+    @property
+    def num_starving(self) -> int:
+        """Return how many slots wait for embeddings of files."""
+        at, state = slice(0, len(self.runs)), self._state
+        return int((~state.is_live[at] & (state.used[at] == state.have[at])).sum())
 
     def start(self, run: PieceRun) -> None:
         """Begin a piece in a free slot, behind the silence before all audio."""
@@ -112,16 +119,21 @@ class Slots:
 
     def _begin(self, slot: int) -> None:
         """Begin the piece of a slot."""
-        state, run, buffers = self._state, self.runs[slot], self._prefix.buffers
-        piece = run.piece
+        state, run = self._state, self.runs[slot]
+        if run.parked:
+            self._unpark(slot, run.parked)
+            return
+        piece, buffers = run.piece, run.recording.prefix.buffers
         self.model.device.copy_all(buffers, self._batch.cache(slot).buffers, buffers[0].shape[2])
         state.position[slot] = run.place - piece.begin
-        state.next_id[slot] = self._prefix.next_id
+        state.next_id[slot] = run.recording.prefix.next_id
         state.blanks[slot] = piece.blanks
         state.delay[slot] = piece.num_delay_tokens
         state.asked_from[slot] = piece.own(piece.position_of(piece.begin))
         state.given_until[slot] = state.asked_from[slot] + len(run.given)
         state.has_spilled[slot] = False
+        state.is_live[slot] = run.recording.is_live
+        state.stops_at_eos[slot] = run.recording.stop_at_eos
         for counts in (state.have, state.used, state.num_close, state.seconds):
             counts[slot] = 0
         self._tokens[run] = []
@@ -142,11 +154,41 @@ class Slots:
         rows = [buffer.read(position) for buffer in cache.buffers]
         for buffer, values in zip(other._batch.cache(target).buffers, rows, strict=True):
             buffer.write(values)
-        for name, array in vars(other._state).items():
-            array[target] = vars(self._state)[name][slot]
+        for name, value in self._state.entries(slot).items():
+            vars(other._state)[name][target] = value
         other.runs.append(run)
         other._tokens[run] = self._tokens[run]
         self._free(slot)
+
+    def make_room(self, size: int) -> list[PieceRun]:
+        """Free the slot of a file's piece, which is to go on later from where it is.
+
+        Args:
+            size: index of these slots' size.
+
+        Returns:
+            the piece; none if all are live.
+        """
+        for slot in range(len(self.runs))[::-1]:
+            run = self.runs[slot]
+            if run.recording.is_live:
+                continue
+            self._hand_on(slot)
+            rows = int(buffer_rows(self.spec, self._state.position[slot : slot + 1])[0])
+            buffers = [buffer.read(rows).copy() for buffer in self._batch.cache(slot).buffers]
+            run.parked = Parked(buffers, self._state.entries(slot), size)
+            self._free(slot, takes_next=False)
+            return [run]
+        return []
+
+    def _unpark(self, slot: int, parked: Parked) -> None:
+        for buffer, values in zip(self._batch.cache(slot).buffers, parked.rows, strict=True):
+            buffer.write(values)
+        for name, value in parked.entries.items():
+            vars(self._state)[name][slot] = value
+        self.runs[slot].parked = None
+        self._tokens[self.runs[slot]] = []
+        self._load(slot)
 
     def drop(self, run: PieceRun) -> None:
         """Free the slot of a piece whose tokens nobody needs."""
@@ -220,7 +262,7 @@ class Slots:
                     sampler.accept_token(int(ids[slot]))
 
         # Look at slots whose burst has ended; from the last on, as they may move
-        is_eos = is_asked & (ids == self._ids.eos)
+        is_eos = is_asked & (ids == self._ids.eos) & state.stops_at_eos[at]
         has_ended = is_active & ((state.used[at] == state.have[at]) | is_eos)
         for slot in np.flatnonzero(has_ended)[::-1]:
             self._look(int(slot), is_eos=bool(is_eos[slot]))
@@ -363,10 +405,10 @@ class Slots:
             state.embeds[slot, : len(embeds)] = embeds
         state.have[slot], state.used[slot] = len(embeds), 0
 
-    def _free(self, slot: int) -> None:
+    def _free(self, slot: int, *, takes_next: bool = True) -> None:
         """Begin another piece in a slot, or move the last one there: calls run the first slots."""
         self._tokens.pop(self.runs[slot])
-        if run := self._take_next():
+        if takes_next and (run := self._take_next()):
             self.runs[slot] = run
             self._begin(slot)
             return

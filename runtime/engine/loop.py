@@ -23,9 +23,10 @@ from ...threads import num_cores
 from ..model import LoadedModel
 from ..stream import silent_start
 from .encoding import Encoding
-from .recording import PieceRun, Recording
+from .live import LiveRecording, Ticker
+from .recording import FileRecording, PieceRun, Prefix, Recording
 from .sizes import SlotSize, size_for
-from .slots import Prefix, Slots
+from .slots import Slots
 from .written import Burst, Encoded, End, Join
 
 CHECK_SECONDS = 1.0  # between two looks at whether the weights' files have changed
@@ -40,6 +41,9 @@ class Failure:
     error: BaseException
 
 
+Event = Encoded | Burst | End | Join | Failure
+
+
 @dataclass(slots=True)
 class Work:
     """Where the time of engines went, in seconds."""
@@ -51,8 +55,8 @@ class Work:
     positions: int = 0  # that they advanced
 
 
-class Engine:
-    """Slots of a loaded model, for recordings with one delay."""
+class EngineLoop:
+    """The threads that encode and decode the recordings of a loaded model in common slots."""
 
     def __init__(
         self,
@@ -63,30 +67,29 @@ class Engine:
         guard: bool,
         is_exact: bool,
         work: Work,
+        ticker: Ticker | None = None,
     ):
         """Start the threads.
 
         Args:
             model: to compute with.
             sizes: of the slots.
-            num_delay_tokens: of all recordings.
+            num_delay_tokens: of most recordings.
             guard: whether to make text likelier after many blanks.
             is_exact: whether close decisions are made again alone.
             work: to which its time is added.
+            ticker: encodes live recordings; None for files only.
 
         Raises:
             DeviceError: the silence before all audio cannot be computed.
         """
-        # Compute the state that all recordings begin with
-        start = silent_start(model, num_delay_tokens, model.grid)
-        caches = [array for name, array in start.arrays.items() if name.startswith("decoder_")]
-        buffers = [model.device.buffer(rows) for rows in caches]
-        self._prefix = Prefix(start.position.next_id, buffers)
-
         # Begin without recordings
-        self.model, self.sizes, self.work = model, sizes, work
-        self.events = SimpleQueue[Encoded | Burst | End | Join | Failure]()
+        self.model, self.sizes, self.work, self.ticker = model, sizes, work, ticker
         self._guard, self._is_exact = guard, is_exact
+        self._prefixes = dict[tuple[int, bool], Prefix]()  # by delay, and whether live
+        self._prefixes_lock = threading.Lock()
+        # Behind the silence the state of the encoder is the same for all delays
+        start = silent_start(model, num_delay_tokens, model.grid)
         self._encoding = Encoding(model, start, model.device.notes)
         self._slots: dict[int, Slots] = {}  # by the index of their size
         self._counts = {index: size.count for index, size in enumerate(sizes)}
@@ -94,7 +97,9 @@ class Engine:
         # Taken directly: Ctrl-C between two lines of a condition's own methods would leave it taken
         self._lock = threading.RLock()
         self._change, self._is_stopped = threading.Condition(self._lock), False
+        self._queues = list[SimpleQueue[Event]]()
         self._failed: list[Recording] = []
+        self._failure: Failure | None = None  # that has ended the loop
         self._checked = perf_counter()
         self._readers = ThreadPoolExecutor(min(MOST_READERS, max(1, num_cores() // 2)), "reader")
 
@@ -105,7 +110,7 @@ class Engine:
         for thread in self._threads:
             thread.start()
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> EngineLoop:
         return self
 
     def __exit__(self, *error) -> None:
@@ -121,14 +126,49 @@ class Engine:
         self._readers.shutdown(cancel_futures=True)
         self._slots.clear()
         self._encoding.release()
+        self._prefixes.clear()
         self.model.device.release_memory()
 
-    def add(self, recording: Recording) -> None:
-        """Take a recording; its tokens and its end, or its failure, come as `events`."""
+    def queue(self) -> SimpleQueue[Event]:
+        """Return a new queue for the events of recordings; a failure of the loop comes to all."""
         with self._lock:
-            self._encoding.add(recording)
-            self._waiting.extend(recording.runs)
-            self._encoding.read_ahead(self._readers, self._tell)
+            self._queues.append(queue := SimpleQueue[Event]())
+            if self._failure:
+                queue.put(self._failure)
+            return queue
+
+    def forget(self, queue: SimpleQueue[Event]) -> None:
+        """Hand nothing more on to a queue whose recordings have ended."""
+        with self._lock:
+            self._queues.remove(queue)
+
+    def prefix(self, num_delay_tokens: int, *, is_live: bool) -> Prefix:
+        """Return the state that recordings with a delay begin with, computed when first needed.
+
+        Raises:
+            DeviceError: it cannot be computed.
+        """
+        key, model = (num_delay_tokens, is_live), self.model
+        with self._prefixes_lock:
+            if key not in self._prefixes:
+                start = silent_start(model, num_delay_tokens, None if is_live else model.grid)
+                arrays = start.arrays.items()
+                caches = [rows for name, rows in arrays if name.startswith("decoder_")]
+                buffers = [model.device.buffer(rows) for rows in caches]
+                self._prefixes[key] = Prefix(start.position.next_id, buffers)
+            return self._prefixes[key]
+
+    def add(self, recording: FileRecording | LiveRecording) -> None:
+        """Take a recording; its tokens and its end, or its failure, come to its queue."""
+        with self._lock:
+            if isinstance(recording, LiveRecording):
+                assert self.ticker
+                self.ticker.add(recording)
+                self._waiting.extendleft(recording.runs)
+            else:
+                self._encoding.add(recording)
+                self._waiting.extend(recording.runs)
+                self._encoding.read_ahead(self._readers, self._tell)
             self._change.notify_all()
 
     def fail(self, recording: Recording, error: Exception) -> None:
@@ -150,8 +190,10 @@ class Engine:
         except BaseException as error:
             with self._lock:
                 self._is_stopped = True
+                self._failure = Failure(None, error)
+                for queue in self._queues:
+                    queue.put(self._failure)
                 self._change.notify_all()
-            self.events.put(Failure(None, error))
 
     @property
     def _goes_on(self) -> bool:
@@ -159,17 +201,21 @@ class Engine:
         return not self._is_stopped and threading.main_thread().is_alive()
 
     def _loop(self) -> None:
-        """Encode and decode by turns: encode first what slots wait for, or free ones could take."""
+        """Encode and decode by turns: live recordings first, then what slots wait for."""
         while self._goes_on:
             with self._lock:
                 self._settle()
-                used = self._used()
+                used, is_due = self._used(), self._is_due
                 recording = None
-                if not used or any(slots.num_starving for slots in used):
+                if is_due or any(slots.num_live_ready for slots in used):
+                    pass
+                elif not any(s.num_ready for s in used) or any(s.num_starving for s in used):
                     recording = self._encoding.choose()
                 elif all(slots.has_room for slots in used):
                     recording = self._encoding.choose(brings_pieces=True)
-            if recording:
+            if is_due:
+                self._tick()
+            elif recording:
                 self._encode(recording)
             elif not self._step():
                 self._wait()
@@ -177,8 +223,11 @@ class Engine:
     def _encode_loop(self) -> None:
         while self._goes_on:
             with self._lock:
-                recording = self._encoding.choose()
-            if recording:
+                is_due = self._is_due
+                recording = None if is_due else self._encoding.choose()
+            if is_due:
+                self._tick()
+            elif recording:
                 self._encode(recording)
             else:
                 self._wait()
@@ -197,12 +246,33 @@ class Engine:
         with self._lock:
             if not self._is_stopped:
                 self._encoding.read_ahead(self._readers, self._tell)
-                self._change.wait(0.02)
+                left = self.ticker.seconds_left() if self.ticker else None
+                self._change.wait(0.02 if left is None else min(0.02, left))
+
+    @property
+    def _is_due(self) -> bool:
+        return self.ticker is not None and self.ticker.seconds_left() == 0
+
+    def _tick(self) -> None:
+        """Encode what has come of live recordings; if that fails, they are lost."""
+        assert self.ticker
+        recordings = list(self.ticker.recordings)
+        try:
+            encoded = self.ticker.encode()
+        except Exception as error:
+            for each in recordings:
+                self.fail(each, error)
+            return
+        with self._lock:
+            for recording, embeds in encoded:
+                recording.append(embeds)
+                recording.forget()
+            self._change.notify_all()
 
     def _used(self) -> list[Slots]:
         return [slots for slots in self._slots.values() if slots.runs]
 
-    def _encode(self, recording: Recording) -> None:
+    def _encode(self, recording: FileRecording) -> None:
         """Encode a recording's next call; a failure is its own."""
         try:
             embeds, seconds = self._encoding.encode(recording)
@@ -217,21 +287,21 @@ class Engine:
                 self._encoding.drop(recording)
             else:
                 self._waiting.extend(recording.append(embeds))
-                self.events.put(Encoded(recording))
+                recording.events.put(Encoded(recording))
             self._encoding.read_ahead(self._readers, self._tell)
             self._change.notify_all()
 
     def _settle(self) -> None:
         """Free what has failed, give embeddings to slots, and begin the pieces that are ready."""
         for recording in self._failed:
-            self._encoding.drop(recording)
+            self._drop(recording)
             recording.forget()
             for slots in self._slots.values():
                 for run in recording.runs:
                     slots.drop(run)
             self._waiting = deque(run for run in self._waiting if run.recording is not recording)
             assert recording.error
-            self.events.put(Failure(recording, recording.error))
+            recording.events.put(Failure(recording, recording.error))
         self._failed.clear()
         for index, slots in list(self._slots.items()):  # larger ones may be made
             for run in slots.outgrown:
@@ -241,17 +311,30 @@ class Engine:
             slots.load()
         self._begin()
 
+    def _drop(self, recording: Recording) -> None:
+        """Encode no more of a recording."""
+        if isinstance(recording, FileRecording):
+            self._encoding.drop(recording)
+        elif isinstance(recording, LiveRecording) and self.ticker:
+            self.ticker.drop(recording)
+
     def _begin(self) -> None:
-        """Begin pieces that wait, in the order in which they came, as far as there are slots."""
-        still = deque[PieceRun]()
+        """Begin pieces that wait, in the order in which they came, as far as there are slots.
+
+        Live ones stand before those of files, which are parked if no slot is free.
+        """
+        still, parked = deque[PieceRun](), list[PieceRun]()
         for run in self._waiting:
             if run.is_dropped or run.recording.error:
                 continue
             slots = self._slots_of(self._size_of(run), run) if run.is_ready else None
+            if slots and not slots.has_room and run.recording.is_live:
+                parked += slots.make_room(self._size_of(run))
             if slots and slots.has_room:
                 slots.start(run)
             elif not run.recording.error:
                 still.append(run)
+        still.extend(parked)
         self._waiting = still
 
     def _next_run(self, index: int) -> PieceRun | None:
@@ -266,13 +349,10 @@ class Engine:
 
     def _size_of(self, run: PieceRun) -> int:
         """Return the index of the smallest size of slots that holds all positions of a piece."""
-        if run.stop is not None:
-            return size_for(self.sizes, run.stop - run.piece.begin)
-        audio, rules = self.model.manifest.config.audio, self.model.manifest.streaming
-        seconds = run.recording.sound.source.duration
-        tokens = int(seconds * audio.sample_rate / audio.samples_per_token) + 2  # rounded up
-        pads = rules.left_pad_tokens + run.piece.num_delay_tokens + rules.right_pad_tokens
-        return size_for(self.sizes, tokens + pads - run.piece.begin)
+        if run.parked:
+            return run.parked.size
+        most = run.recording.most_places if run.stop is None else run.stop
+        return len(self.sizes) - 1 if most is None else size_for(self.sizes, most - run.piece.begin)
 
     def _slots_of(self, index: int, run: PieceRun) -> Slots | None:
         """Return the slots of a size, made when first needed; fewer if the memory is full."""
@@ -283,7 +363,6 @@ class Engine:
                     self.model,
                     size.spec,
                     count,
-                    self._prefix,
                     may_shift=size.may_shift,
                     guard=self._guard,
                     is_exact=self._is_exact,
@@ -311,12 +390,9 @@ class Engine:
             self._checked = perf_counter()
         has_stepped = False
         for slots in self._used():
-            began, count = perf_counter(), len(slots.runs) - slots.num_starving
-            if (
-                self.model.device.overlaps
-                and 2 * count < len(slots.runs)
-                and self._encoding.is_busy
-            ):
+            began, count = perf_counter(), slots.num_ready
+            is_worth = 2 * count >= len(slots.runs) or slots.num_live_ready
+            if self.model.device.overlaps and not is_worth and self._encoding.is_busy:
                 continue
             try:
                 is_any = slots.step()
@@ -329,6 +405,8 @@ class Engine:
                 self.work.decode += perf_counter() - began
                 self.work.steps += 1
                 self.work.positions += count
+        if self.ticker and not any(slots.num_live_ready for slots in self._used()):
+            self.ticker.note_decoded()
         return has_stepped
 
     def _take(self, event: Burst | End) -> None:
@@ -339,9 +417,9 @@ class Engine:
                 right = run.recording.join(run) if event.has_spilled else None
                 join = Join(run, right, run.piece.end) if right else None
                 if event.end is None:  # perhaps before its audio ends
-                    self._encoding.drop(run.recording)
+                    self._drop(run.recording)
             if join:
-                self.events.put(join)
+                run.recording.events.put(join)
                 return
             run.is_done = True
-        self.events.put(event)
+        run.recording.events.put(event)
