@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
 
 from .audio.files import AudioSource
 from .audio.vad import SpeechFilter
 from .channels import SplitTranscript
 from .engine.live import Ticker
-from .engine.loop import EngineLoop, Event, Failure, Work
+from .engine.loop import EngineLoop
 from .engine.recording import FileRecording, Recording
 from .engine.sizes import SlotSize, slot_sizes
 from .engine.sound import Sound
 from .engine.stitching import Stitching
-from .engine.written import Encoded
+from .engine.work import Work
+from .engine.written import Encoded, Events, Failure
 from .kept import Kept
 from .model import LoadedModel
 from .pieces.cutter import Cutter
@@ -175,7 +175,7 @@ class Recordings:
     def _open(
         self,
         loop: EngineLoop,
-        events: SimpleQueue[Event],
+        events: Events,
         source: AudioSource,
         splits: bool,
         on_token: Callable[[AudioSource, Token], None],

@@ -23,7 +23,7 @@ from .channels import join_channels
 from .delay import delay_ms as milliseconds
 from .delay import delay_tokens, untrained_delay
 from .device.open import open_device
-from .engine.loop import Work
+from .engine.work import Work
 from .grid import EncoderGrid
 from .hotwords import DEFAULT_BIAS, Hotwords, check_lengths
 from .kept import NOTHING, Kept
@@ -277,8 +277,15 @@ class Transcriber(Uncopied):
         Raises:
             UsageError: the transcriber is closed, or the model does not have this delay.
         """
-        options = replace(self.options, num_delay_tokens=self._delay(delay_ms))
-        return self._stream(self.model, options)
+        return self._stream(self.model, self.stream_options(delay_ms))
+
+    def stream_options(self, delay_ms: int | None = None) -> StreamOptions:
+        """Return the options of live streams with a delay; None for the transcriber's.
+
+        Raises:
+            UsageError: the model does not have this delay.
+        """
+        return replace(self.options, num_delay_tokens=self._delay(delay_ms))
 
     def _stream(
         self, model: LoadedModel, options: StreamOptions, grid: EncoderGrid | None = None
@@ -288,14 +295,14 @@ class Transcriber(Uncopied):
         Only the CPU copies the state after it; other devices compute it faster than its buffers
         could be copied to them.
         """
-        stream = Stream(model, options, sampler=self._sampler(options), grid=grid)
+        stream = Stream(model, options, sampler=self.sampler(options), grid=grid)
         with self._lock:
             self._streams.add(stream)
         if self.device_name == "cpu":
             stream.load_state(silent_start(model, options.num_delay_tokens, grid))
         return stream
 
-    def _sampler(self, options: StreamOptions) -> TokenSampler | None:
+    def sampler(self, options: StreamOptions) -> TokenSampler | None:
         """Return a sampler for a new stream; None if the graph samples."""
         if not options.alternatives and options.hotwords is None:
             return None
@@ -329,8 +336,8 @@ class Transcriber(Uncopied):
                 context.
             UsageError: the transcriber is closed.
         """
-        options = replace(self.options, num_delay_tokens=self._delay(delay_ms))
-        stream = Stream(self.model, options, sampler=self._sampler(options))
+        options = self.stream_options(delay_ms)
+        stream = Stream(self.model, options, sampler=self.sampler(options))
         stream.restore(path)
         return stream
 
@@ -374,7 +381,7 @@ class Transcriber(Uncopied):
             UsageError: the transcriber is closed, or an option has a value that it cannot have.
         """
         source = open_source(audio, self.sample_rate, gain=gain, channels=channels)
-        return self._recordings(self._delay(delay_ms)).begin(source, on_token, kept)
+        return self.recordings(delay_ms).begin(source, on_token, kept)
 
     @accepts(audio=RECORDINGS, delay_ms=DELAY, gain=GAIN, channels=CHANNELS, split=FLAG)
     def transcribe_many(
@@ -415,7 +422,7 @@ class Transcriber(Uncopied):
             AudioError: a recording cannot be opened; raised after those begun before are complete.
             UsageError: as for `transcribe`; raised at once.
         """
-        work = self._recordings(self._delay(delay_ms))
+        work = self.recordings(delay_ms)
         sound = {"rate": self.sample_rate, "gain": gain, "channels": channels}
         if self.batch_size == 1:
             sources = (open_source(each, **sound) for each in audio)
@@ -430,9 +437,9 @@ class Transcriber(Uncopied):
         )
         return join_channels(open_sources(iter(audio), **sound), together)
 
-    def _recordings(self, num_delay_tokens: int) -> Recordings:
+    def recordings(self, delay_ms: int | None = None) -> Recordings:
         """Return a factory of transcripts, which still works after the transcriber is closed."""
-        model = self.model
+        model, num_delay_tokens = self.model, self._delay(delay_ms)
         options = replace(
             self.options,
             num_delay_tokens=num_delay_tokens,
@@ -441,5 +448,5 @@ class Transcriber(Uncopied):
         )
         new_stream = partial(self._stream, model, options, model.grid)
         new_filter = partial(self._speech_filter, num_delay_tokens)
-        new_sampler = partial(self._sampler, options)
+        new_sampler = partial(self.sampler, options)
         return Recordings(model, options, new_stream, new_sampler, new_filter, self.metrics)

@@ -2,7 +2,7 @@
 
 A tick is as long as a token of audio, or two. In each the encoder takes the next tokens of all
 streams that have some, and the decoder follows. A stream of which more has come than it takes in a
-tick, because the machine or the network was slow, catches up in ticks that follow at once.
+tick, because the machine or the network was slow, catches up in ticks between.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ class Ticker:
         self._free = list(range(encoder.slots))[::-1]
         self._due = perf_counter()
         self._pending: float | None = None  # since when a tick is due that is not decoded yet
+        self.is_behind = False  # more has come than the last tick took
 
     @property
     def has_room(self) -> bool:
@@ -152,7 +153,8 @@ class Ticker:
             DeviceError: the call has failed.
         """
         # Choose how much of each is taken; a lone stream catches up in larger calls
-        began, due = perf_counter(), self._due
+        began = perf_counter()
+        is_due = began >= self._due
         recordings = list(self.recordings)
         most = max(self.tick_tokens, CATCH_UP // max(1, len(recordings)))
         most = min(most, self.encoder.max_tokens)
@@ -162,25 +164,27 @@ class Ticker:
             if samples is not None:
                 chosen[each] = samples
 
-        # Plan the next tick: at once if some have more than it brings
-        per_token = self.model.manifest.config.audio.samples_per_token
-        rules = self.model.manifest.streaming
+        # Plan the next tick, and what is to be caught up with before
+        audio, rules = self.model.manifest.config.audio, self.model.manifest.streaming
         margin = rules.look_back_samples + rules.look_ahead_samples
-        needed = margin + self.tick_tokens * per_token
-        is_behind = any(
-            each.num_waiting >= needed or (each.is_ending and each.num_places is None)
+        tick = self.tick_tokens * audio.samples_per_token
+        self.is_behind = any(
+            each.num_waiting >= margin + tick or (each.is_ending and each.num_places is None)
             for each in chosen
         )
-        self._due = began if is_behind else max(due + self.seconds, began)
+        began = self._due if is_due else began
+        if is_due:
+            self._due = max(self._due + self.seconds, perf_counter())
         if not chosen:
             return []
 
         # Encode
         while self._new:
             self.encoder.start(self._new.pop().slot)
-        self._pending = due if self._pending is None else self._pending
+        self._pending = began if self._pending is None else self._pending
+        calling = perf_counter()
         found = self.encoder.encode({each.slot: samples for each, samples in chosen.items()})
-        self.metrics.encode_seconds += perf_counter() - began
+        self.metrics.encode_seconds += perf_counter() - calling
         return [(each, found[each.slot]) for each in chosen]
 
     def note_decoded(self) -> None:

@@ -13,9 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
 from time import perf_counter
 
 from ...errors import DeviceError
@@ -27,32 +25,11 @@ from .live import LiveRecording, Ticker
 from .recording import FileRecording, PieceRun, Prefix, Recording
 from .sizes import SlotSize, size_for
 from .slots import Slots
-from .written import Burst, Encoded, End, Join
+from .work import Jobs, Work
+from .written import Burst, Encoded, End, Events, Failure, Join
 
 CHECK_SECONDS = 1.0  # between two looks at whether the weights' files have changed
 MOST_READERS = 8  # threads that read audio
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The error that has ended a recording; None for all of them, when the engine has failed."""
-
-    recording: Recording | None
-    error: BaseException
-
-
-Event = Encoded | Burst | End | Join | Failure
-
-
-@dataclass(slots=True)
-class Work:
-    """Where the time of engines went, in seconds."""
-
-    encode: float = 0.0
-    decode: float = 0.0
-    wait: float = 0.0  # the decoder's, for embeddings
-    steps: int = 0  # calls of the decoder
-    positions: int = 0  # that they advanced
 
 
 class EngineLoop:
@@ -97,7 +74,8 @@ class EngineLoop:
         # Taken directly: Ctrl-C between two lines of a condition's own methods would leave it taken
         self._lock = threading.RLock()
         self._change, self._is_stopped = threading.Condition(self._lock), False
-        self._queues = list[SimpleQueue[Event]]()
+        self._queues = list[Events]()
+        self._encode_jobs, self._decode_jobs = Jobs(), Jobs()
         self._failed: list[Recording] = []
         self._failure: Failure | None = None  # that has ended the loop
         self._checked = perf_counter()
@@ -129,15 +107,15 @@ class EngineLoop:
         self._prefixes.clear()
         self.model.device.release_memory()
 
-    def queue(self) -> SimpleQueue[Event]:
+    def queue(self) -> Events:
         """Return a new queue for the events of recordings; a failure of the loop comes to all."""
         with self._lock:
-            self._queues.append(queue := SimpleQueue[Event]())
+            self._queues.append(queue := Events())
             if self._failure:
                 queue.put(self._failure)
             return queue
 
-    def forget(self, queue: SimpleQueue[Event]) -> None:
+    def forget(self, queue: Events) -> None:
         """Hand nothing more on to a queue whose recordings have ended."""
         with self._lock:
             self._queues.remove(queue)
@@ -171,6 +149,39 @@ class EngineLoop:
                 self._encoding.read_ahead(self._readers, self._tell)
             self._change.notify_all()
 
+    def make_live_slots(self) -> int:
+        """Make the slots for live recordings, and return how many there are.
+
+        Raises:
+            DeviceError: there is no memory for one.
+        """
+        return int(self._done(self._decode_jobs, lambda: self._slots_at(self._last).count))
+
+    def seconds_of_tick(self, count: int) -> float:
+        """Return how long the calls of a tick take with so many live streams and full caches.
+
+        Nothing may have been added yet. The calls are made by the threads that make them later.
+        """
+        assert self.ticker
+        encoder = self.ticker.encoder
+        return self._done(self._encode_jobs, lambda: encoder.seconds_of_call(count)) + self._done(
+            self._decode_jobs, lambda: self._slots_at(self._last).seconds_of_call(count)
+        )
+
+    @property
+    def _last(self) -> int:
+        """Return the index of the largest size of slots, in which live recordings are."""
+        return len(self.sizes) - 1
+
+    def _done(self, jobs: Jobs, work: Callable[[], float]) -> float:
+        """Return the result of some work that the thread of some jobs does."""
+        with self._lock:
+            if self._failure:
+                raise self._failure.error
+            future = jobs.put(work)
+            self._change.notify_all()
+        return future.result()
+
     def fail(self, recording: Recording, error: Exception) -> None:
         """End a recording with an error; no other is affected."""
         with self._lock:
@@ -193,6 +204,8 @@ class EngineLoop:
                 self._failure = Failure(None, error)
                 for queue in self._queues:
                     queue.put(self._failure)
+                for jobs in (self._encode_jobs, self._decode_jobs):
+                    jobs.fail(error)
                 self._change.notify_all()
 
     @property
@@ -202,18 +215,23 @@ class EngineLoop:
 
     def _loop(self) -> None:
         """Encode and decode by turns: live recordings first, then what slots wait for."""
+        has_ticked = False  # and the decoder is to follow
         while self._goes_on:
+            self._encode_jobs.run()
+            self._decode_jobs.run()
             with self._lock:
                 self._settle()
-                used, is_due = self._used(), self._is_due
-                recording = None
-                if is_due or any(slots.num_live_ready for slots in used):
+                used, recording = self._used(), None
+                is_live = any(slots.num_live_ready for slots in used)
+                ticks = self._should_tick(is_live) and not (has_ticked and is_live)
+                if ticks or is_live:
                     pass
                 elif not any(s.num_ready for s in used) or any(s.num_starving for s in used):
                     recording = self._encoding.choose()
                 elif all(slots.has_room for slots in used):
                     recording = self._encoding.choose(brings_pieces=True)
-            if is_due:
+            has_ticked = ticks
+            if ticks:
                 self._tick()
             elif recording:
                 self._encode(recording)
@@ -222,10 +240,12 @@ class EngineLoop:
 
     def _encode_loop(self) -> None:
         while self._goes_on:
+            self._encode_jobs.run()
             with self._lock:
-                is_due = self._is_due
-                recording = None if is_due else self._encoding.choose()
-            if is_due:
+                is_live = any(slots.num_live_ready for slots in self._used())
+                ticks = self._should_tick(is_live)
+                recording = None if ticks else self._encoding.choose()
+            if ticks:
                 self._tick()
             elif recording:
                 self._encode(recording)
@@ -234,6 +254,7 @@ class EngineLoop:
 
     def _decode_loop(self) -> None:
         while self._goes_on:
+            self._decode_jobs.run()
             with self._lock:
                 self._settle()
             if not self._step():
@@ -249,9 +270,12 @@ class EngineLoop:
                 left = self.ticker.seconds_left() if self.ticker else None
                 self._change.wait(0.02 if left is None else min(0.02, left))
 
-    @property
-    def _is_due(self) -> bool:
-        return self.ticker is not None and self.ticker.seconds_left() == 0
+    def _should_tick(self, is_live: bool) -> bool:
+        """Return whether to encode what has come; `is_live` says whether the decoder is behind."""
+        ticker = self.ticker
+        if ticker is None:
+            return False
+        return ticker.seconds_left() == 0 or (ticker.is_behind and not is_live)
 
     def _tick(self) -> None:
         """Encode what has come of live recordings; if that fails, they are lost."""
@@ -352,10 +376,22 @@ class EngineLoop:
         if run.parked:
             return run.parked.size
         most = run.recording.most_places if run.stop is None else run.stop
-        return len(self.sizes) - 1 if most is None else size_for(self.sizes, most - run.piece.begin)
+        return self._last if most is None else size_for(self.sizes, most - run.piece.begin)
 
     def _slots_of(self, index: int, run: PieceRun) -> Slots | None:
-        """Return the slots of a size, made when first needed; fewer if the memory is full."""
+        """Return the slots of a size; None, and the piece has failed, if there is no memory."""
+        try:
+            return self._slots_at(index)
+        except DeviceError as error:
+            self.fail(run.recording, error)
+            return None
+
+    def _slots_at(self, index: int) -> Slots:
+        """Return the slots of a size, made when first needed; fewer if the memory is full.
+
+        Raises:
+            DeviceError: there is no memory for one.
+        """
         while index not in self._slots:
             size, count = self.sizes[index], self._counts[index]
             try:
@@ -371,8 +407,7 @@ class EngineLoop:
                 )
             except DeviceError as error:
                 if count == 1:
-                    self.fail(run.recording, error)
-                    return None
+                    raise
                 self._counts[index] = count // 2
                 self.model.device.notes.append(
                     f"slots of {size.spec.capacity} positions: {count // 2} instead of {count} "

@@ -112,6 +112,22 @@ class Slots:
         at, state = slice(0, len(self.runs)), self._state
         return int((~state.is_live[at] & (state.used[at] == state.have[at])).sum())
 
+    def seconds_of_call(self, count: int) -> float:
+        """Return how long a call takes that advances so many slots with full caches.
+
+        No piece may have begun. What the call writes is overwritten before it is read.
+        """
+        size, began = self.model.device.batch_rows(count, self.count), perf_counter()
+        feeds = {
+            "input_ids": np.full(size, self._ids.streaming_pad),
+            "audio_embeds": self._state.embeds[:size, 0],
+            "num_delay_tokens": self._state.delay[:size],
+            "blank_penalty": blank_penalties(self._state.blanks[:size]),
+        }
+        positions = np.full(size, self.spec.capacity - 2)
+        self.model.decoder.step_batch(self._batch, positions, feeds, "step")
+        return perf_counter() - began
+
     def start(self, run: PieceRun) -> None:
         """Begin a piece in a free slot, behind the silence before all audio."""
         self.runs.append(run)
