@@ -402,6 +402,7 @@ def test_opens_and_closes_leave_nothing(new_engine, expected):
         with engine.open() as stream:
             stream.feed(babble(500))
         until(lambda: engine.metrics.streams < 3)
+    del stream
     until(lambda: not engine._streams and not engine._loop._waiting)
     with engine.open() as stream:
         feed_all(stream, babble(16_000))
