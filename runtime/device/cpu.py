@@ -20,6 +20,7 @@ class Cpu(OneByOne):
     name, supports_batching = "cpu", True
     overlaps = False
     encoder_calls, calls_between_shifts = tuple(range(1, 17)), 4
+    call_tokens = 1.0
 
     def __init__(self, reason: str | None = None):
         """Make the device; `reason` says why it replaces the one that was asked for."""

@@ -1,79 +1,399 @@
-"""TEMPORARY."""
+"""Encoders of live streams, each of which has a slot: all in one call, or one after the other.
+
+A live stream brings a token of 80 ms at a time, and a call of the encoder for so little takes about
+as long as reading its weights. `BatchedEncoder` reads them once for all streams. It takes a graph
+of its own, whose attention knows how many rows each stream brings; where the artifact or
+onnxruntime lack that, `EncoderPerSlot` makes a call for each stream.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from math import inf
 from typing import Protocol
 
 import numpy as np
 
+from ...errors import DeviceError
+from ...manifest import GraphSpec
+from ...memory import available_memory
+from ..device.base import LENGTHS, Buffer, Device, lacks_lengths
+from ..device.cache import BatchedKVCache, KVCache
+from ..device.session import Session
+from ..memory import resident_bytes
 from ..model import LoadedModel
 from ..stream_state import StreamState
 
+MOST_TOKENS = 4  # of a stream in a call: every slot's buffer has room for so many behind its own
+
 
 class LiveEncoder(Protocol):
-    slots: int
-    max_tokens: int
+    """The encoder of several live streams. One thread uses it.
 
-    def start(self, slot: int) -> None: ...
-    def encode(self, samples: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]: ...
-    def free(self, slot: int) -> None: ...
-    def close(self) -> None: ...
-    def seconds_of_call(self, count: int) -> float: ...
+    A stream begins with `start` and ends with `free` or with the next `start` in its slot. After an
+    error of `encode` the streams of that call are lost: their slots must be started again. All
+    others go on.
+    """
 
+    slots: int  # streams at a time; they are numbered from 0
+    max_tokens: int  # of a stream in a call
 
-class PerSlot:
-    def __init__(self, model, slots, start):
-        self.model, self.slots, self.max_tokens = model, slots, 4
-        self._start = start
-        self._caches = {}
+    def start(self, slot: int) -> None:
+        """Begin a stream in a slot, behind the silence that precedes all audio.
 
-    def start(self, slot):
-        cache = self._caches[slot] = self.model.encoder.new_cache()
-        cache.restore(
-            self._start.position.encoder,
-            [a for n, a in self._start.arrays.items() if n.startswith("encoder_")],
-        )
+        Its first samples are those that `Stream` has left behind that silence: the array `samples`
+        of the state that `silent_start` returns.
 
-    def encode(self, samples):
-        out = {}
-        r = self.model.manifest.streaming
-        m = r.look_back_samples + r.look_ahead_samples
-        for s, x in samples.items():
-            n = (len(x) - m) // 1280
-            done = 0
-            f = []
-            while done < n:
-                c = min(n - done, self.model.encoder.max_tokens(self._caches[s]))
-                f.append(
-                    self.model.encoder.encode(
-                        self._caches[s], x[done * 1280 : (done + c) * 1280 + m]
-                    )
-                )
-                done += c
-            out[s] = np.concatenate(f)
-        return out
+        Raises:
+            DeviceError: the device's memory is full.
+        """
+        ...
 
-    def free(self, slot):
-        self._caches.pop(slot, None)
+    def encode(self, samples: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Return the audio embeddings [tokens, hidden_size] of the next tokens of some streams.
 
-    def seconds_of_call(self, count):
-        from time import perf_counter
+        Args:
+            samples: by slot, float32 [n], full scale 1, from `look_back_samples` before the first
+                token to `look_ahead_samples` after the last. Streams may bring different numbers of
+                tokens, from 1 to `max_tokens`; a slot that is missing brings none and costs
+                little or nothing.
 
-        self.start(0)
-        x = np.zeros(5000, np.float32)
-        r = self.model.manifest.streaming
-        began = perf_counter()
-        self.encode({0: np.zeros(1280 + r.look_back_samples + r.look_ahead_samples, np.float32)})
-        t = perf_counter() - began
-        self.free(0)
-        return t * count
+        Raises:
+            DeviceError: the device's memory is full, or onnxruntime cannot run a graph.
+        """
+        ...
 
-    def close(self):
-        self._caches.clear()
+    def free(self, slot: int) -> None:
+        """End the stream of a slot, which may be empty already."""
+        ...
+
+    def close(self) -> None:
+        """Free the buffers of all slots; nothing may be called afterwards."""
+        ...
 
 
 def open_live_encoder(
-    model: LoadedModel, slots: int, start: StreamState, notes: list[str]
+    model: LoadedModel,
+    slots: int,
+    start: StreamState,
+    notes: list[str],
+    *,
+    max_tokens: int = MOST_TOKENS,
 ) -> LiveEncoder:
-    return PerSlot(model, slots, start)
+    """Return an encoder for so many live streams, for all in one call where that can be had.
+
+    Args:
+        model: to encode with.
+        slots: number of streams.
+        start: of a stream behind the silence before all audio, from `silent_start` with any delay.
+        notes: gets a sentence if streams are encoded one after the other: why, and what it costs.
+        max_tokens: the most tokens of a stream in a call.
+
+    Raises:
+        ArtifactError: the graph is damaged or does not fit the manifest.
+        DeviceError: the buffers do not fit into the device's memory.
+    """
+    reason = _obstacle(model)
+    if reason is None:
+        try:
+            return BatchedEncoder(model, slots, start, max_tokens=max_tokens)
+        except DeviceError as error:
+            reason = str(error)
+    notes.append(
+        "encoder: live streams are encoded one after the other, so that each reads all weights: "
+        f"{reason}"
+    )
+    return EncoderPerSlot(model, slots, start, max_tokens=max_tokens)
+
+
+def _obstacle(model: LoadedModel) -> str | None:
+    """Return why streams cannot be encoded in one call, as far as that shows without trying."""
+    facts, device = model.facts, model.device
+    graph = facts.manifest.precisions[facts.precision].encoder_batch
+    if graph is None:
+        return "an earlier version made the artifact, without the graph for several; export again"
+    if not device.supports_batching:
+        return f"{device.name} advances one stream a call"
+    if reason := lacks_lengths(graph):
+        return reason
+    weights = sum(facts.manifest.files[file].size for file in graph.data)
+    on_device = device.name != "cpu"
+    needed = resident_bytes(facts.precision, weights, 0, on_device=on_device)
+    free = device.free_memory() if on_device else available_memory()
+    if free is not None and free < needed:
+        return (
+            f"its graph for several takes about {needed / 1e9:.2f} GB more, and "
+            f"{free / 1e9:.2f} GB are free"
+        )
+    return None
+
+
+class BatchedEncoder:
+    """All streams in one call, whose attention takes the number of rows of each.
+
+    Buffers are larger than those of a single stream by the padding of a call: the rows of the slot
+    that brings most are there for every slot, idle ones included, although nothing is written
+    there. When a slot has used up the rows of a single stream, its last `keep` are shifted to the
+    front, so a slot's rows depend on the sizes of its calls and not on its position alone.
+    """
+
+    def __init__(
+        self, model: LoadedModel, slots: int, start: StreamState, *, max_tokens: int = MOST_TOKENS
+    ):
+        """Open the graph, make the buffers of all slots, and try a call.
+
+        Raises:
+            ArtifactError: the graph is damaged or does not fit the manifest.
+            DeviceError: the device cannot run the graph, or its memory is full.
+        """
+        # Open the graph
+        facts, encoder = model.facts, model.encoder
+        graph = facts.manifest.precisions[facts.precision].encoder_batch
+        assert graph is not None, "the artifact has no graph for several streams"
+        facts.manifest.check_contents(facts.folder, graph.files)
+        threads = encoder.session.ort.get_session_options().intra_op_num_threads
+        session = Session(facts.folder, graph, model.device, threads)
+
+        # Make the buffers
+        self.slots, self.max_tokens, self._spec = slots, max_tokens, encoder.spec
+        self._mel, self._device, self._start = encoder.mel, model.device, _Start(model, start)
+        self._per_token = _SamplesPerToken(model)
+        most_rows = max_tokens * self._spec.rows_per_token
+        self._capacity = self._spec.capacity + most_rows - self._spec.rows_per_token
+        self._batch = BatchedKVCache(session, replace(self._spec, capacity=self._capacity), slots)
+        self._position = np.zeros(slots, np.int64)
+        self._rows = np.zeros(slots, np.int64)  # written to the buffers; 0 in free slots
+        self._full = np.zeros(slots, np.int64)  # rows from which on they are shifted
+        self._n_mels = facts.manifest.config.audio.n_mels
+        self._frames_per_row = (
+            facts.manifest.config.audio.frames_per_token // self._spec.rows_per_token
+        )
+        self._check_kernels(graph)
+
+    def _check_kernels(self, graph: GraphSpec) -> None:
+        """Run a call for no stream, which must write nothing.
+
+        A provider could know the lengths of streams in name only.
+
+        Raises:
+            DeviceError: it cannot run the graph, or writes rows all the same.
+        """
+        features = np.zeros((self.slots, self._n_mels, self._frames(1)), np.float32)
+        self._run(0, features, self._rows)
+        first = self._batch.cache(0)
+        if any(buffer.read(self._spec.rows_per_token).any() for buffer in first.buffers[:2]):
+            raise DeviceError(f"{self._device.name}: onnxruntime ignores {LENGTHS} of {graph.path}")
+
+    def start(self, slot: int) -> None:
+        """Begin a stream in a slot."""
+        self._start.write(self._batch.cache(slot))
+        spec, position = self._spec, self._start.position
+        self._position[slot], self._rows[slot] = position, spec.row(position)
+        # A shift takes far longer than a row of a call. Streams that begin together would all be
+        # shifted in the same call, for ever, so their first shifts come at different times.
+        turn = slot % ((spec.capacity - spec.keep) // spec.rows_per_token)
+        self._full[slot] = spec.capacity - turn * spec.rows_per_token
+
+    def encode(self, samples: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Return the audio embeddings of the next tokens of some streams."""
+        tokens = self._per_token.count(samples, self.max_tokens)
+        found: dict[int, np.ndarray] = {}
+        for first, last in plan_calls(tokens, self._device.call_tokens):
+            part = {slot: tokens[slot] for slot in range(first, last) if slot in tokens}
+            if not first:
+                last = self._device.batch_rows(last, self.slots)
+            found |= self._encode(first, last, part, samples)
+        return found
+
+    def _encode(
+        self, first: int, last: int, tokens: Mapping[int, int], samples: Mapping[int, np.ndarray]
+    ) -> dict[int, np.ndarray]:
+        """Run a call with the slots from `first` to before `last`; tokens are given by slot."""
+        # Lay out the mel frames, padded behind to those of the slot that brings most
+        frames = self._frames(max(tokens.values()))
+        features = np.zeros((last - first, self._n_mels, frames), np.float32)
+        by_count: dict[int, list[int]] = {}
+        for slot, count in tokens.items():
+            assert self._rows[slot], f"slot {slot} has no stream"
+            by_count.setdefault(count, []).append(slot)
+        for count, slots in by_count.items():
+            made = self._mel.run({"audio": np.stack([samples[slot] for slot in slots])})
+            features[np.array(slots) - first, :, : self._frames(count)] = made
+
+        # Run the call
+        new = np.zeros(last - first, np.int64)
+        for slot, count in tokens.items():
+            new[slot - first] = count * self._spec.rows_per_token
+        output = self._run(first, features, new)
+
+        # Count the rows, and shift the buffers that are full
+        self._position[first:last] += new
+        self._rows[first:last] += new
+        for slot in tokens:
+            if self._rows[slot] >= self._full[slot]:
+                self._shift(slot)
+        return {slot: output[slot - first, :count] for slot, count in tokens.items()}
+
+    def _frames(self, tokens: int) -> int:
+        return tokens * self._spec.rows_per_token * self._frames_per_row
+
+    def _run(self, first: int, features: np.ndarray, new: np.ndarray) -> np.ndarray:
+        """Run a call for the slots from `first` on, of which each brings so many new rows.
+
+        features: float32 [slots, n_mels, frames]; new: int64 [slots]. Return the audio embeddings
+        [slots, tokens, hidden_size]; those of padding mean nothing.
+        """
+        count, width = len(features), features.shape[2] // self._frames_per_row
+        at = slice(first, first + count)
+        positions = self._position[at, None] + np.arange(width)
+        angles = self._batch.angles(positions.ravel())
+        cos, sin = (rows.reshape(count, width, -1) for rows in angles)
+        feeds = {
+            "input_features": features,
+            "cos": cos,
+            "sin": sin,
+            # Of a free slot there is no last row
+            "seqlens_k": np.maximum(self._rows[at] + new - 1, 0).astype(np.int32),
+            "total_sequence_length": np.array(self._capacity, np.int32),
+            LENGTHS: new.astype(np.int32),
+        }
+        return self._batch.binding(first + count, first).run(feeds, "audio_embeds")
+
+    def _shift(self, slot: int) -> None:
+        """Copy the last `keep` rows of a slot to the front, and all behind them, which are free."""
+        unused = self._capacity - int(self._rows[slot])
+        buffers = self._batch.cache(slot).buffers
+        self._device.shift_all(buffers, self._spec.keep + unused)
+        self._rows[slot], self._full[slot] = self._spec.keep, self._spec.capacity
+
+    def free(self, slot: int) -> None:
+        """End the stream of a slot."""
+        self._position[slot] = self._rows[slot] = 0
+
+    def close(self) -> None:
+        """Free the graph and the buffers."""
+        del self._batch, self._start
+
+
+def plan_calls(tokens: Mapping[int, int], call_tokens: float) -> list[tuple[int, int]]:
+    """Return the slots of each call, from the first to before the last, that together cost least.
+
+    A call computes as many tokens for each of its slots, idle ones too, as the one brings that
+    brings most.
+
+    Args:
+        tokens: by slot, at least 1.
+        call_tokens: the cost of a call besides that of its tokens, in theirs; infinite where all
+            calls are to begin with the first slot, so that they have few shapes.
+    """
+    if call_tokens == inf:
+        return [(0, max(tokens) + 1)] if tokens else []
+
+    # For each number of first slots: the least cost, and the slots before the last call
+    slots, best = sorted(tokens), [(0.0, 0)]
+    for end in range(1, len(slots) + 1):
+        most, ways = 0, list[tuple[float, int]]()
+        for begin in reversed(range(end)):
+            most = max(most, tokens[slots[begin]])
+            width = slots[end - 1] + 1 - slots[begin]
+            ways.append((best[begin][0] + call_tokens + width * most, begin))
+        best.append(min(ways))
+
+    # Walk back from the last call
+    calls, end = list[tuple[int, int]](), len(slots)
+    while end:
+        begin = best[end][1]
+        calls.append((slots[begin], slots[end - 1] + 1))
+        end = begin
+    return calls[::-1]
+
+
+class EncoderPerSlot:
+    """A call for each stream, each with a cache of its own."""
+
+    def __init__(
+        self, model: LoadedModel, slots: int, start: StreamState, *, max_tokens: int = MOST_TOKENS
+    ):
+        """Prepare slots, whose buffers are made when they are first used."""
+        self.slots, self.max_tokens = slots, max_tokens
+        self._encoder, self._start = model.encoder, _Start(model, start)
+        self._per_token = _SamplesPerToken(model)
+        self._caches: dict[int, KVCache] = {}  # by slot
+        self._unused: list[KVCache] = []
+
+    def start(self, slot: int) -> None:
+        """Begin a stream in a slot."""
+        self.free(slot)
+        cache = self._unused.pop() if self._unused else self._encoder.new_cache()
+        self._start.write(cache)
+        self._caches[slot] = cache
+
+    def encode(self, samples: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Return the audio embeddings of the next tokens of some streams."""
+        tokens = self._per_token.count(samples, self.max_tokens)
+        return {slot: self._encode(slot, samples[slot], tokens[slot]) for slot in samples}
+
+    def _encode(self, slot: int, samples: np.ndarray, tokens: int) -> np.ndarray:
+        assert slot in self._caches, f"slot {slot} has no stream"
+        cache, done, found = self._caches[slot], 0, list[np.ndarray]()
+        while done < tokens:  # calls may not cross a shift
+            count = min(tokens - done, self._encoder.max_tokens(cache))
+            found.append(self._encoder.encode(cache, self._per_token.cut(samples, done, count)))
+            done += count
+        return np.concatenate(found)
+
+    def free(self, slot: int) -> None:
+        """End the stream of a slot."""
+        if cache := self._caches.pop(slot, None):
+            self._unused.append(cache)
+
+    def close(self) -> None:
+        """Free the buffers of all slots."""
+        self._caches.clear()
+        self._unused.clear()
+
+
+class _Start:
+    """The encoder's state behind the silence before all audio, which is copied to a cache."""
+
+    def __init__(self, model: LoadedModel, state: StreamState):
+        self.position = state.position.encoder
+        self._device: Device = model.device
+        self._arrays = [rows for name, rows in state.arrays.items() if name.startswith("encoder_")]
+        self._buffers: list[Buffer] = []  # keys and values, in the device's memory
+
+    def write(self, cache: KVCache) -> None:
+        """Bring a cache into this state."""
+        if not self._device.supports_batching:
+            cache.restore(self.position, self._arrays)
+            return
+        count = len(cache.states)
+        if not self._buffers:
+            self._buffers = [self._device.buffer(rows) for rows in self._arrays[count:]]
+        for state, values in zip(cache.states, self._arrays[:count], strict=True):
+            state.write(values)
+        self._device.copy_all(self._buffers, cache.buffers, self._buffers[0].shape[2])
+        cache.position = self.position
+
+
+class _SamplesPerToken:
+    """The rule by which samples are tokens: each has its own, and all share those around them."""
+
+    def __init__(self, model: LoadedModel):
+        rules = model.manifest.streaming
+        self._own = model.manifest.config.audio.samples_per_token
+        self._around = rules.look_back_samples + rules.look_ahead_samples
+
+    def count(self, samples: Mapping[int, np.ndarray], most: int) -> dict[int, int]:
+        """Return the number of tokens by slot, each from 1 to `most`."""
+        tokens = {slot: (len(each) - self._around) // self._own for slot, each in samples.items()}
+        for slot, count in tokens.items():
+            assert 0 < count <= most and len(samples[slot]) == count * self._own + self._around, (
+                f"slot {slot}: {len(samples[slot])} samples are not 1 to {most} tokens"
+            )
+        return tokens
+
+    def cut(self, samples: np.ndarray, first: int, count: int) -> np.ndarray:
+        """Return the samples of `count` tokens from `first` on."""
+        return samples[first * self._own : (first + count) * self._own + self._around]
