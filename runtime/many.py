@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock, Thread
 from time import monotonic, sleep
 from typing import Any
 from weakref import WeakValueDictionary
-
-import numpy as np
 
 from ..arguments import INTEGER, Uncopied, accepts, optional, whole
 from ..errors import DeviceError, UsageError
@@ -41,7 +40,6 @@ _log = logging.getLogger(__name__)
 DEFAULT_CONTEXT = 1024  # positions, 82 s: what a live stream sees of its past
 TICKS = (80, 160)  # milliseconds
 DRAIN_SECONDS = 30.0  # for which `close` waits for streams to end
-RECENT = 32  # ticks that must have been in time before another stream is let in
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +96,8 @@ class Engine(Uncopied):
             context: how many past positions of 80 ms the decoder sees.
             tick_ms: 80, or 160, which halves the encoder's work for each stream and makes text 40
                 ms later.
-            most_streams: streams that may be open at a time; None for as many as keep up with
-                speech.
+            most_streams: streams that may be open at a time, even if they do not keep up with
+                speech; None for as many as do.
 
         Raises:
             ArtifactError, StorageError: as for `Transcriber`.
@@ -126,9 +124,10 @@ class Engine(Uncopied):
         sizes = slot_sizes(loaded, count, self.notes, spec)
         start = silent_start(loaded, options.num_delay_tokens, None)
         self._samples = start.arrays["samples"]
-        encoder = open_live_encoder(loaded, sizes[-1].count, start, self.notes)
-        tokens = tick_ms * manifest.config.audio.sample_rate // 1000
-        self._ticker = Ticker(loaded, encoder, tokens // manifest.config.audio.samples_per_token)
+        audio = manifest.config.audio
+        tick_tokens = tick_ms * audio.sample_rate // (1000 * audio.samples_per_token)
+        open_encoder = partial(open_live_encoder, loaded, start=start, notes=self.notes)
+        self._ticker = Ticker(loaded, sizes[-1].count, tick_tokens, open_encoder)
         self._model, self._factory = loaded, self.transcriber.recordings()
         self._loop = self._factory.loop(sizes, self._ticker)
         self._events = self._loop.queue()
@@ -140,7 +139,7 @@ class Engine(Uncopied):
 
         # Measure how many streams keep up
         self.curve = dict[int, float]()  # seconds of a tick by its number of streams
-        most = self._loop.make_live_slots()
+        most = self._loop.prepare_live()
         self.capacity = self._measure(most) if most_streams is None else min(most_streams, most)
         for note in self.notes:
             _log.info("engine: %s", note)
@@ -178,7 +177,7 @@ class Engine(Uncopied):
         self._loop.close()
         self._events.put(Failure(None, UsageError("the engine was closed")))
         self._texts.join()
-        self._ticker.encoder.close()
+        self._ticker.close()
         if self._owns_transcriber:
             self.transcriber.close()
 
@@ -224,7 +223,6 @@ class Engine(Uncopied):
                 self._events,
                 stop_at_eos=False,
                 num_encoded=first,
-                slot=self._ticker.take_slot(),
                 samples=self._samples,
             )
             piece = Piece(left, options.num_delay_tokens)
@@ -255,18 +253,16 @@ class Engine(Uncopied):
             raise UsageError("the engine is closed")
         if self._failure:
             raise DeviceError(f"the engine has failed: {self._failure.error}")
-        num_open, tick = self._num_open, 1000 * self._ticker.seconds
+        num_open, device = self._num_open, self.transcriber.device_name
         if num_open >= self.capacity or not self._ticker.has_room:
             raise DeviceError(
-                f"engine: {num_open} live streams are open, and {self.transcriber.device_name} "
-                f"carries {self.capacity} of them; try again when one has ended, or on another "
-                "device"
+                f"engine: {num_open} live streams are open, and {device} carries {self.capacity} "
+                "of them; try again when one has ended, or on another device"
             )
-        recent = list(self._ticker.metrics.seconds)[-RECENT:]
-        if len(recent) == RECENT and np.median(recent) > self._ticker.seconds:
+        if self.curve and (late := self._ticker.late_seconds):
             raise DeviceError(
-                f"engine: the last {RECENT} ticks took {1000 * np.median(recent):.0f} ms, and a "
-                f"tick lasts {tick:.0f}: the device is busy; try again later"
+                f"engine: the last ticks of {num_open} live streams took {1000 * late:.0f} ms, and "
+                f"a tick lasts {1000 * self._ticker.seconds:.0f}: {device} is busy; try again later"
             )
 
     def transcribe_many(

@@ -8,6 +8,7 @@ tick, because the machine or the network was slow, catches up in ticks between.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter
@@ -20,14 +21,15 @@ from .recording import Recording
 
 CATCH_UP = 16  # tokens of all streams together that a tick may take beyond those of its length
 RECENT_TICKS = 4096  # whose durations are kept
+RECENT = 32  # of which most must have been in time before another stream is let in
 
 
 @dataclass(eq=False, kw_only=True)
 class LiveRecording(Recording):
     """A recording that is fed as it is spoken."""
 
-    slot: int  # of the encoder
     samples: np.ndarray  # not encoded yet, from look_back before the next token on
+    slot: int = -1  # of the encoder; none before the first tick
     num_samples: int = 0  # fed
     is_ending: bool = False  # nothing more will be fed
     _fed: list[np.ndarray] = field(default_factory=list)  # not appended to `samples` yet
@@ -101,61 +103,103 @@ class TickMetrics:
 class Ticker:
     """The live recordings of an engine, and when they are encoded next."""
 
-    def __init__(self, model: LoadedModel, encoder: LiveEncoder, tick_tokens: int):
+    def __init__(
+        self,
+        model: LoadedModel,
+        slots: int,
+        tick_tokens: int,
+        open_encoder: Callable[[int], LiveEncoder],
+    ):
         """Begin without recordings.
 
         Args:
             model: to encode with.
-            encoder: with a slot for each of them.
+            slots: recordings at a time.
             tick_tokens: tokens of audio in a tick.
+            open_encoder: returns an encoder with so many slots; called by the thread that encodes.
         """
         audio = model.manifest.config.audio
-        self.model, self.encoder, self.tick_tokens = model, encoder, tick_tokens
+        self.model, self.slots, self.tick_tokens = model, slots, tick_tokens
+        self._open_encoder, self._encoder = open_encoder, None
         self.seconds = tick_tokens * audio.samples_per_token / audio.sample_rate
-        self.metrics = TickMetrics()
+        self.metrics, self._recent = TickMetrics(), deque[float](maxlen=RECENT)
         self.recordings: list[LiveRecording] = []
-        self._new: list[LiveRecording] = []  # whose slots are not started
-        self._free = list(range(encoder.slots))[::-1]
-        self._due = perf_counter()
+        self._lock = Lock()
+        # Whose slots are to be started, and freed, by the thread that encodes
+        self._new, self._dropped = list[LiveRecording](), list[LiveRecording]()
+        self._free = list(range(slots))[::-1]
+        self._due = self._began = perf_counter()  # of the next tick, and of the last
         self._pending: float | None = None  # since when a tick is due that is not decoded yet
         self.is_behind = False  # more has come than the last tick took
 
     @property
-    def has_room(self) -> bool:
-        """Return whether a slot of the encoder is free."""
-        return bool(self._free)
+    def encoder(self) -> LiveEncoder:
+        """Return the encoder, opened when first needed.
 
-    def take_slot(self) -> int:
-        """Return a free slot of the encoder."""
-        return self._free.pop()
+        Raises:
+            ArtifactError, DeviceError: it cannot be opened.
+        """
+        if self._encoder is None:
+            self._encoder = self._open_encoder(self.slots)
+        return self._encoder
+
+    def close(self) -> None:
+        """Free the encoder."""
+        if self._encoder:
+            self._encoder.close()
+
+    @property
+    def has_room(self) -> bool:
+        """Return whether another recording may be added."""
+        return len(self.recordings) < self.slots
 
     def add(self, recording: LiveRecording) -> None:
         """Encode a recording from the next tick on."""
-        if not self.recordings:
-            self._due = perf_counter()
-        self.recordings.append(recording)
-        self._new.append(recording)
+        with self._lock:
+            if not self.recordings:
+                self._due = perf_counter()
+                self._recent.clear()
+            self.recordings.append(recording)
+            self._new.append(recording)
 
     def drop(self, recording: LiveRecording) -> None:
-        """Encode no more of a recording, and free its slot."""
-        if recording in self.recordings:
-            self.recordings.remove(recording)
-            self._free.append(recording.slot)
+        """Encode no more of a recording; its slot is freed in the next tick."""
+        with self._lock:
+            if recording in self.recordings:
+                self.recordings.remove(recording)
+                if recording in self._new:
+                    self._new.remove(recording)
+                else:
+                    self._dropped.append(recording)
+
+    def _settle(self) -> list[LiveRecording]:
+        """Free the slots of recordings that were dropped, start new ones, and return all."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, []
+            new, self._new = self._new, []
+            self._free += [each.slot for each in dropped]
+            for each in new:
+                each.slot = self._free.pop()
+            recordings = list(self.recordings)
+        for each in dropped:
+            self.encoder.free(each.slot)
+        for each in new:
+            self.encoder.start(each.slot)
+        return recordings
 
     def seconds_left(self) -> float | None:
         """Return the time until the next tick; None if there is nothing to encode."""
         return max(0.0, self._due - perf_counter()) if self.recordings else None
 
-    def encode(self) -> list[tuple[LiveRecording, np.ndarray]]:
-        """Encode the next tokens of all recordings, and return their audio embeddings.
+    def choose(self) -> dict[LiveRecording, np.ndarray]:
+        """Return the samples that the next call encodes, by recording.
 
         Raises:
-            DeviceError: the call has failed.
+            DeviceError: the device's memory is full.
         """
         # Choose how much of each is taken; a lone stream catches up in larger calls
-        began = perf_counter()
-        is_due = began >= self._due
-        recordings = list(self.recordings)
+        recordings = self._settle()
+        now = perf_counter()
         most = max(self.tick_tokens, CATCH_UP // max(1, len(recordings)))
         most = min(most, self.encoder.max_tokens)
         chosen = dict[LiveRecording, np.ndarray]()
@@ -172,20 +216,36 @@ class Ticker:
             each.num_waiting >= margin + tick or (each.is_ending and each.num_places is None)
             for each in chosen
         )
-        began = self._due if is_due else began
-        if is_due:
-            self._due = max(self._due + self.seconds, perf_counter())
-        if not chosen:
-            return []
+        self._began = now
+        if now >= self._due:
+            self._began, self._due = self._due, max(self._due + self.seconds, now)
+        return chosen
 
-        # Encode
-        while self._new:
-            self.encoder.start(self._new.pop().slot)
-        self._pending = began if self._pending is None else self._pending
-        calling = perf_counter()
+    def encode(
+        self, chosen: Mapping[LiveRecording, np.ndarray]
+    ) -> list[tuple[LiveRecording, np.ndarray]]:
+        """Return the audio embeddings of what was chosen.
+
+        Raises:
+            DeviceError: the call has failed, and these recordings are lost.
+        """
+        began = perf_counter()
         found = self.encoder.encode({each.slot: samples for each, samples in chosen.items()})
-        self.metrics.encode_seconds += perf_counter() - calling
+        self.metrics.encode_seconds += perf_counter() - began
         return [(each, found[each.slot]) for each in chosen]
+
+    def note_encoded(self) -> None:
+        """Note that the decoder has what was chosen."""
+        if self._pending is None:
+            self._pending = self._began
+
+    @property
+    def late_seconds(self) -> float | None:
+        """Return the median duration of the last ticks, if it is longer than a tick lasts."""
+        recent = list(self._recent)
+        is_known = self.recordings and len(recent) == RECENT
+        seconds = float(np.median(recent)) if is_known else 0.0
+        return seconds if seconds > self.seconds else None
 
     def note_decoded(self) -> None:
         """Count a tick whose tokens are all decoded."""
@@ -194,3 +254,4 @@ class Ticker:
             self.metrics.num_ticks += 1
             self.metrics.num_late += seconds > self.seconds
             self.metrics.seconds.append(seconds)
+            self._recent.append(seconds)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
+from time import perf_counter
 from typing import Protocol
 
 import numpy as np
@@ -66,6 +67,13 @@ class LiveEncoder(Protocol):
 
     def free(self, slot: int) -> None:
         """End the stream of a slot, which may be empty already."""
+        ...
+
+    def seconds_of_call(self, count: int) -> float:
+        """Return how long `encode` takes for a token of so many streams that began long ago.
+
+        No slot may have a stream.
+        """
         ...
 
     def close(self) -> None:
@@ -271,6 +279,18 @@ class BatchedEncoder:
         """End the stream of a slot."""
         self._position[slot] = self._rows[slot] = 0
 
+    def seconds_of_call(self, count: int) -> float:
+        """Return how long a call takes for a token of so many streams, with full buffers."""
+        self._rows[:count] = self._spec.capacity - 2 * self._spec.rows_per_token
+        self._full[:count] = self._spec.capacity
+        samples = np.zeros(self._per_token.samples(1), np.float32)
+        began = perf_counter()
+        self.encode(dict.fromkeys(range(count), samples))
+        seconds = perf_counter() - began
+        for slot in range(count):
+            self.free(slot)
+        return seconds
+
     def close(self) -> None:
         """Free the graph and the buffers."""
         del self._batch, self._start
@@ -343,6 +363,18 @@ class EncoderPerSlot:
             done += count
         return np.concatenate(found)
 
+    def seconds_of_call(self, count: int) -> float:
+        """Return how long calls take for a token of so many streams, with full buffers."""
+        self.start(0)
+        spec = self._encoder.spec
+        self._caches[0].position = spec.capacity - 2 * spec.rows_per_token
+        samples = np.zeros(self._per_token.samples(1), np.float32)
+        began = perf_counter()
+        self.encode({0: samples})
+        seconds = perf_counter() - began
+        self.free(0)
+        return count * seconds
+
     def free(self, slot: int) -> None:
         """End the stream of a slot."""
         if cache := self._caches.pop(slot, None):
@@ -393,6 +425,10 @@ class _SamplesPerToken:
                 f"slot {slot}: {len(samples[slot])} samples are not 1 to {most} tokens"
             )
         return tokens
+
+    def samples(self, tokens: int) -> int:
+        """Return the number of samples that so many tokens take."""
+        return tokens * self._own + self._around
 
     def cut(self, samples: np.ndarray, first: int, count: int) -> np.ndarray:
         """Return the samples of `count` tokens from `first` on."""

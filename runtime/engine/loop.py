@@ -149,24 +149,28 @@ class EngineLoop:
                 self._encoding.read_ahead(self._readers, self._tell)
             self._change.notify_all()
 
-    def make_live_slots(self) -> int:
+    def prepare_live(self) -> int:
         """Make the slots for live recordings, and return how many there are.
 
         Raises:
-            DeviceError: there is no memory for one.
+            ArtifactError: the encoder's graph is damaged.
+            DeviceError: there is no memory for one slot.
         """
-        return int(self._done(self._decode_jobs, lambda: self._slots_at(self._last).count))
+        ticker = self.ticker
+        assert ticker
+        count = int(self._done(self._decode_jobs, lambda: self._slots_at(self._last).count))
+        return min(count, int(self._done(self._encode_jobs, lambda: ticker.encoder.slots)))
 
     def seconds_of_tick(self, count: int) -> float:
         """Return how long the calls of a tick take with so many live streams and full caches.
 
         Nothing may have been added yet. The calls are made by the threads that make them later.
         """
-        assert self.ticker
-        encoder = self.ticker.encoder
-        return self._done(self._encode_jobs, lambda: encoder.seconds_of_call(count)) + self._done(
-            self._decode_jobs, lambda: self._slots_at(self._last).seconds_of_call(count)
-        )
+        ticker = self.ticker
+        assert ticker
+        return self._done(
+            self._encode_jobs, lambda: ticker.encoder.seconds_of_call(count)
+        ) + self._done(self._decode_jobs, lambda: self._slots_at(self._last).seconds_of_call(count))
 
     @property
     def _last(self) -> int:
@@ -279,19 +283,23 @@ class EngineLoop:
 
     def _tick(self) -> None:
         """Encode what has come of live recordings; if that fails, they are lost."""
-        assert self.ticker
-        recordings = list(self.ticker.recordings)
+        ticker, lost = self.ticker, list[Recording]()
+        assert ticker
         try:
-            encoded = self.ticker.encode()
+            lost[:] = ticker.recordings
+            lost[:] = chosen = ticker.choose()
+            encoded = ticker.encode(chosen) if chosen else []
         except Exception as error:
-            for each in recordings:
+            for each in lost:
                 self.fail(each, error)
             return
         with self._lock:
             for recording, embeds in encoded:
                 recording.append(embeds)
                 recording.forget()
-            self._change.notify_all()
+            if encoded:
+                ticker.note_encoded()
+                self._change.notify_all()
 
     def _used(self) -> list[Slots]:
         return [slots for slots in self._slots.values() if slots.runs]
