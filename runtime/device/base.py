@@ -175,7 +175,7 @@ class Device(Protocol):
     # of a recording is padded to one of them
     encoder_calls: tuple[int, ...]
     calls_between_shifts: int  # of the encoder's cache of a recording
-    # What a call of the encoder costs for several streams besides their tokens, in tokens
+    # What a call costs for several live streams besides their tokens, in tokens
     call_tokens: float
 
     def open(

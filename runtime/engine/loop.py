@@ -10,21 +10,18 @@ read audio, and the caller's that makes text of tokens, work beside them.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from time import perf_counter
 
-from ...errors import DeviceError
 from ...threads import num_cores
 from ..model import LoadedModel
 from ..stream import silent_start
 from .encoding import Encoding
 from .live import LiveRecording, Ticker
-from .recording import FileRecording, PieceRun, Prefix, Recording
-from .sizes import SlotSize, size_for
-from .slots import Slots
+from .pool import SlotPool
+from .recording import FileRecording, Prefix, Recording
+from .sizes import SlotSize
 from .work import Jobs, Work
 from .written import Burst, Encoded, End, Events, Failure, Join
 
@@ -62,18 +59,23 @@ class EngineLoop:
         """
         # Begin without recordings
         self.model, self.sizes, self.work, self.ticker = model, sizes, work, ticker
-        self._guard, self._is_exact = guard, is_exact
         self._prefixes = dict[tuple[int, bool], Prefix]()  # by delay, and whether live
         self._prefixes_lock = threading.Lock()
         # Behind the silence the state of the encoder is the same for all delays
         start = silent_start(model, num_delay_tokens, model.grid)
         self._encoding = Encoding(model, start, model.device.notes)
-        self._slots: dict[int, Slots] = {}  # by the index of their size
-        self._counts = {index: size.count for index, size in enumerate(sizes)}
-        self._waiting = deque[PieceRun]()  # for a slot, or until they are ready
         # Taken directly: Ctrl-C between two lines of a condition's own methods would leave it taken
         self._lock = threading.RLock()
         self._change, self._is_stopped = threading.Condition(self._lock), False
+        self._pool = SlotPool(
+            model,
+            sizes,
+            guard=guard,
+            is_exact=is_exact,
+            lock=self._lock,
+            written=self._take,
+            fail=self.fail,
+        )
         self._queues = list[Events]()
         self._encode_jobs, self._decode_jobs = Jobs(), Jobs()
         self._failed: list[Recording] = []
@@ -102,7 +104,7 @@ class EngineLoop:
         for thread in self._threads:
             thread.join()
         self._readers.shutdown(cancel_futures=True)
-        self._slots.clear()
+        self._pool.close()
         self._encoding.release()
         self._prefixes.clear()
         self.model.device.release_memory()
@@ -142,11 +144,10 @@ class EngineLoop:
             if isinstance(recording, LiveRecording):
                 assert self.ticker
                 self.ticker.add(recording)
-                self._waiting.extendleft(recording.runs)
             else:
                 self._encoding.add(recording)
-                self._waiting.extend(recording.runs)
                 self._encoding.read_ahead(self._readers, self._tell)
+            self._pool.add(recording.runs)
             self._change.notify_all()
 
     def prepare_live(self) -> int:
@@ -158,7 +159,7 @@ class EngineLoop:
         """
         ticker = self.ticker
         assert ticker
-        count = int(self._done(self._decode_jobs, lambda: self._slots_at(self._last).count))
+        count = int(self._done(self._decode_jobs, lambda: self._pool.at(self._pool.last).count))
         return min(count, int(self._done(self._encode_jobs, lambda: ticker.encoder.slots)))
 
     def seconds_of_tick(self, count: int) -> float:
@@ -170,12 +171,9 @@ class EngineLoop:
         assert ticker
         return self._done(
             self._encode_jobs, lambda: ticker.encoder.seconds_of_call(count)
-        ) + self._done(self._decode_jobs, lambda: self._slots_at(self._last).seconds_of_call(count))
-
-    @property
-    def _last(self) -> int:
-        """Return the index of the largest size of slots, in which live recordings are."""
-        return len(self.sizes) - 1
+        ) + self._done(
+            self._decode_jobs, lambda: self._pool.at(self._pool.last).seconds_of_call(count)
+        )
 
     def _done(self, jobs: Jobs, work: Callable[[], float]) -> float:
         """Return the result of some work that the thread of some jobs does."""
@@ -225,8 +223,8 @@ class EngineLoop:
             self._decode_jobs.run()
             with self._lock:
                 self._settle()
-                used, recording = self._used(), None
-                is_live = any(slots.num_live_ready for slots in used)
+                used, recording = self._pool.used, None
+                is_live = self._pool.num_live_ready > 0
                 ticks = self._should_tick(is_live) and not (has_ticked and is_live)
                 if ticks or is_live:
                     pass
@@ -246,7 +244,7 @@ class EngineLoop:
         while self._goes_on:
             self._encode_jobs.run()
             with self._lock:
-                is_live = any(slots.num_live_ready for slots in self._used())
+                is_live = self._pool.num_live_ready > 0
                 ticks = self._should_tick(is_live)
                 recording = None if ticks else self._encoding.choose()
             if ticks:
@@ -301,9 +299,6 @@ class EngineLoop:
                 ticker.note_encoded()
                 self._change.notify_all()
 
-    def _used(self) -> list[Slots]:
-        return [slots for slots in self._slots.values() if slots.runs]
-
     def _encode(self, recording: FileRecording) -> None:
         """Encode a recording's next call; a failure is its own."""
         try:
@@ -318,7 +313,7 @@ class EngineLoop:
                 recording.num_places = recording.num_encoded
                 self._encoding.drop(recording)
             else:
-                self._waiting.extend(recording.append(embeds))
+                self._pool.add(recording.append(embeds))
                 recording.events.put(Encoded(recording))
             self._encoding.read_ahead(self._readers, self._tell)
             self._change.notify_all()
@@ -328,20 +323,11 @@ class EngineLoop:
         for recording in self._failed:
             self._drop(recording)
             recording.forget()
-            for slots in self._slots.values():
-                for run in recording.runs:
-                    slots.drop(run)
-            self._waiting = deque(run for run in self._waiting if run.recording is not recording)
+            self._pool.drop(recording)
             assert recording.error
             recording.events.put(Failure(recording, recording.error))
         self._failed.clear()
-        for index, slots in list(self._slots.items()):  # larger ones may be made
-            for run in slots.outgrown:
-                larger = self._slots_of(index + 1, run)
-                if larger and larger.has_room:
-                    slots.move(run, larger)
-            slots.load()
-        self._begin()
+        self._pool.settle()
 
     def _drop(self, recording: Recording) -> None:
         """Encode no more of a recording."""
@@ -349,79 +335,6 @@ class EngineLoop:
             self._encoding.drop(recording)
         elif isinstance(recording, LiveRecording) and self.ticker:
             self.ticker.drop(recording)
-
-    def _begin(self) -> None:
-        """Begin pieces that wait, in the order in which they came, as far as there are slots.
-
-        Live ones stand before those of files, which are parked if no slot is free.
-        """
-        still, parked = deque[PieceRun](), list[PieceRun]()
-        for run in self._waiting:
-            if run.is_dropped or run.recording.error:
-                continue
-            slots = self._slots_of(self._size_of(run), run) if run.is_ready else None
-            if slots and not slots.has_room and run.recording.is_live:
-                parked += slots.make_room(self._size_of(run))
-            if slots and slots.has_room:
-                slots.start(run)
-            elif not run.recording.error:
-                still.append(run)
-        still.extend(parked)
-        self._waiting = still
-
-    def _next_run(self, index: int) -> PieceRun | None:
-        """Return the first piece that waits for a slot of a size and is ready."""
-        with self._lock:
-            for run in self._waiting:
-                is_lost = run.is_dropped or run.recording.error
-                if not is_lost and run.is_ready and self._size_of(run) == index:
-                    self._waiting.remove(run)
-                    return run
-        return None
-
-    def _size_of(self, run: PieceRun) -> int:
-        """Return the index of the smallest size of slots that holds all positions of a piece."""
-        if run.parked:
-            return run.parked.size
-        most = run.recording.most_places if run.stop is None else run.stop
-        return self._last if most is None else size_for(self.sizes, most - run.piece.begin)
-
-    def _slots_of(self, index: int, run: PieceRun) -> Slots | None:
-        """Return the slots of a size; None, and the piece has failed, if there is no memory."""
-        try:
-            return self._slots_at(index)
-        except DeviceError as error:
-            self.fail(run.recording, error)
-            return None
-
-    def _slots_at(self, index: int) -> Slots:
-        """Return the slots of a size, made when first needed; fewer if the memory is full.
-
-        Raises:
-            DeviceError: there is no memory for one.
-        """
-        while index not in self._slots:
-            size, count = self.sizes[index], self._counts[index]
-            try:
-                self._slots[index] = Slots(
-                    self.model,
-                    size.spec,
-                    count,
-                    may_shift=size.may_shift,
-                    guard=self._guard,
-                    is_exact=self._is_exact,
-                    written=self._take,
-                    take_next=partial(self._next_run, index),
-                )
-            except DeviceError as error:
-                if count == 1:
-                    raise
-                self._counts[index] = count // 2
-                self.model.device.notes.append(
-                    f"slots of {size.spec.capacity} positions: {count // 2} instead of {count} "
-                    f"({error})"
-                )
-        return self._slots[index]
 
     def _step(self) -> bool:
         """Advance the slots of each size by a position; return whether any has advanced.
@@ -432,7 +345,7 @@ class EngineLoop:
             self.model.weights.require_unchanged()
             self._checked = perf_counter()
         has_stepped = False
-        for slots in self._used():
+        for slots in self._pool.used:
             began, count = perf_counter(), slots.num_ready
             is_worth = 2 * count >= len(slots.runs) or slots.num_live_ready
             if self.model.device.overlaps and not is_worth and self._encoding.is_busy:
@@ -448,7 +361,7 @@ class EngineLoop:
                 self.work.decode += perf_counter() - began
                 self.work.steps += 1
                 self.work.positions += count
-        if self.ticker and not any(slots.num_live_ready for slots in self._used()):
+        if self.ticker and not self._pool.num_live_ready:
             self.ticker.note_decoded()
         return has_stepped
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import log
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -14,38 +13,10 @@ from ..device.cache import buffer_rows
 from ..guard import blank_penalties
 from ..model import LoadedModel
 from ..tokens import CLOSE_MARGIN, SampledToken
+from .calls import plan_calls
 from .recording import BURST, Parked, PieceRun
+from .slot_state import SlotState
 from .written import Burst, End
-
-
-class _State:
-    """Arrays with an entry for each slot: where it is, and its current burst of positions."""
-
-    def __init__(self, count: int, hidden_size: int, dtype: np.dtype):
-        self.position = np.zeros(count, np.int64)
-        self.next_id = np.zeros(count, np.int64)
-        self.blanks = np.zeros(count, np.int64)  # written in a row
-        self.delay = np.zeros(count, np.int64)
-        self.asked_from = np.zeros(count, np.int64)  # position that samples the first token
-        self.given_until = np.zeros(count, np.int64)  # position after those of known tokens
-        self.checked_from = np.zeros(count, np.int64)  # position of the first in another piece
-        self.has_spilled = np.zeros(count, bool)  # text was written there
-        self.is_live = np.zeros(count, bool)
-        self.stops_at_eos = np.zeros(count, bool)
-        self.embeds = np.zeros((count, BURST, hidden_size), dtype)
-        self.sampled = np.zeros((count, BURST, 3), np.float32)  # ids, logprobs, blank margins
-        self.have, self.used = np.zeros(count, np.int64), np.zeros(count, np.int64)  # embeddings
-        self.num_close = np.zeros(count, np.int64)
-        self.seconds = np.zeros(count)
-
-    def entries(self, slot: int) -> dict[str, Any]:
-        """Return a copy of all entries of a slot, by the name of their array."""
-        return {name: array[slot].copy() for name, array in vars(self).items()}
-
-    def move(self, source: int, target: int) -> None:
-        """Copy all entries of a slot to another."""
-        for array in vars(self).values():
-            array[target] = array[source]
 
 
 class Slots:
@@ -85,7 +56,7 @@ class Slots:
         self._written, self._take_next = written, take_next
         self._batch = model.decoder.new_batch(spec, count)
         self._ids = model.manifest.tokens
-        self._state = _State(count, model.manifest.config.decoder.hidden_size, self._batch.dtype)
+        self._state = SlotState(count, model.manifest.config.decoder.hidden_size, self._batch.dtype)
         self.runs: list[PieceRun] = []  # in the first slots
         self._tokens: dict[PieceRun, list[SampledToken]] = {}  # of this burst, sampled in Python
 
@@ -223,7 +194,7 @@ class Slots:
         Raises:
             DeviceError: the call has failed, and no slot has advanced.
         """
-        # Run the call; the output of slots without an embedding is not used
+        # Run the calls; the output of slots without an embedding is not used
         state, count = self._state, len(self.runs)
         at = slice(0, count)
         is_active = state.used[at] < state.have[at]
@@ -233,7 +204,7 @@ class Slots:
         prompts = self._skip_prompts() if self._is_exact else {}
         embeds = state.embeds[np.arange(size), np.minimum(state.used[:size], BURST - 1)]
         penalties = blank_penalties(state.blanks[:size] * self._guard)
-        sampled = self._sample(embeds, penalties)[at]
+        sampled = self._sample(embeds, penalties, np.flatnonzero(is_active))[at]
         position = state.position[at]
 
         # Run prompts, tell which tokens count, put known ones in, and make close decisions again
@@ -284,31 +255,44 @@ class Slots:
             self._look(int(slot), is_eos=bool(is_eos[slot]))
         return True
 
-    def _sample(self, embeds: np.ndarray, penalties: np.ndarray) -> np.ndarray:
-        """Run a call, and return ids, logprobs and blank margins, float32 [n, 3].
+    def _sample(self, embeds: np.ndarray, penalties: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """Run the calls of a step, and return ids, logprobs and blank margins, float32 [n, 3].
 
-        The device may run more slots than have a piece; what those compute is not used.
+        A call may run other slots than those that are active, as the device likes; what those
+        compute is not used, nor does it last.
         """
+        device, sampled = self.model.device, np.zeros((len(embeds), 3), np.float32)
+        for first, last in plan_calls(dict.fromkeys(active.tolist(), 1), device.call_tokens):
+            last = last if first else device.batch_rows(last, self.count)
+            sampled[first:last] = self._call(first, embeds[first:last], penalties[first:last])
+        return sampled
+
+    def _call(self, first: int, embeds: np.ndarray, penalties: np.ndarray) -> np.ndarray:
+        """Run a call for the slots from `first` on, as many as have embeddings here."""
         size, state = len(embeds), self._state
-        position = state.position[:size]
+        at = slice(first, first + size)
+        position = state.position[at]
         feeds = {
-            "input_ids": state.next_id[:size],
+            "input_ids": state.next_id[at],
             "audio_embeds": embeds,
-            "num_delay_tokens": state.delay[:size],
+            "num_delay_tokens": state.delay[at],
             "blank_penalty": penalties,
         }
         step = self.model.decoder.step_batch
         if self.runs[0].sampler is None:
-            return step(self._batch, position, feeds, "step").copy()
-        logits = step(self._batch, position, feeds, "logits")
+            return step(self._batch, position, feeds, "step", first).copy()
+        logits = step(self._batch, position, feeds, "logits", first)
         sampled = np.zeros((size, 3), np.float32)
-        for slot, run in enumerate(self.runs):
-            if state.used[slot] == state.have[slot] or position[slot] < state.asked_from[slot]:
+        for slot in range(first, min(first + size, len(self.runs))):
+            if state.used[slot] == state.have[slot]:
                 continue
+            if state.position[slot] < state.asked_from[slot]:
+                continue
+            run, row = self.runs[slot], slot - first
             assert run.sampler
-            token = run.sampler.sample(logits[slot], float(penalties[slot]))
+            token = run.sampler.sample(logits[row], float(penalties[row]))
             self._tokens[run].append(token)
-            sampled[slot] = token.token_id, token.logprob, token.blank_margin
+            sampled[row] = token.token_id, token.logprob, token.blank_margin
         return sampled
 
     def _skip_prompts(self) -> dict[int, int]:

@@ -189,6 +189,29 @@ def test_parked_pieces(new_engine, toy, monkeypatch, expected):
     assert streams and all(ids_of(stream) == expected[16_000] for stream in streams)
 
 
+def test_a_stream_that_is_not_fed_costs_nothing(new_engine, toy, expected, monkeypatch):
+    """On the CPU, where each row of a call costs time; a GPU computes the first slots."""
+    engine = new_engine(slots=6, most_streams=6)
+    streams = [engine.open() for _ in range(6)]
+    for stream in streams:
+        stream.feed(babble(16_000))
+    for stream in streams:
+        until(lambda stream=stream: len(stream.events) >= 10)
+    rows, step = list[int](), Decoder.step_batch
+
+    def step_noted(decoder, batch, positions, *rest):
+        rows.append(len(positions))
+        return step(decoder, batch, positions, *rest)
+
+    monkeypatch.setattr(Decoder, "step_batch", step_noted)
+    streams[4].finish()
+    assert ids_of(streams[4]) == expected[16_000]
+    assert set(rows) == ({1} if toy.device_name == "cpu" else {5, 6})
+    for stream in streams[:4] + streams[5:]:
+        stream.finish()
+        assert ids_of(stream) == expected[16_000]
+
+
 def test_sessions_stand_on_its_streams():
     """`LiveSession` makes segments of them as it does of a single stream's."""
     events = []
@@ -340,9 +363,9 @@ def test_a_stream_that_is_forgotten_frees_its_slot(engine):
 def test_numbers_that_are_not_finite_end_their_stream_alone(engine, expected, monkeypatch):
     step = Decoder.step_batch
 
-    def with_nan(decoder, batch, positions, feeds, fetch):
+    def with_nan(decoder, batch, positions, feeds, *rest):
         is_spoilt = (feeds["num_delay_tokens"] == 12) & (positions == 60)
-        sampled = step(decoder, batch, positions, feeds, fetch)
+        sampled = step(decoder, batch, positions, feeds, *rest)
         return np.where(is_spoilt[:, None] & [False, True, True], np.float32(np.nan), sampled)
 
     monkeypatch.setattr(Decoder, "step_batch", with_nan)
@@ -418,7 +441,7 @@ def test_opens_and_closes_leave_nothing(new_engine, expected):
     for _ in range(300):
         open_and_close()
         until(lambda: engine.metrics.streams < 3)
-    until(lambda: not engine._streams and not engine._loop._waiting)
+    until(lambda: not engine._streams and not engine._loop._pool.waiting)
     with engine.open() as stream:
         feed_all(stream, babble(16_000))
         assert ids_of(stream) == expected[16_000]

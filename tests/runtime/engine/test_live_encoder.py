@@ -23,11 +23,11 @@ from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.device import base
 from voxtral_onnx.runtime.device.cpu import Cpu
 from voxtral_onnx.runtime.engine import live_encoder
+from voxtral_onnx.runtime.engine.calls import plan_calls
 from voxtral_onnx.runtime.engine.live_encoder import (
     BatchedEncoder,
     EncoderPerSlot,
     open_live_encoder,
-    plan_calls,
 )
 
 # Of an embedding, relative to its length. float32 rounds each sum to 6e-8; 12 norms and products
