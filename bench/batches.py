@@ -1,11 +1,12 @@
-"""Measure on tiny what a large batch does to texts, as close decisions are not made again in it.
+"""Measure on tiny what batches, and draft tokens of files alone, do to texts.
 
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/batches.py
 
-Held-out sentences, as bench/wer.py speaks them, are transcribed in q4f16 one after the other, then
-eight at a time, then 64. Tokens and words are compared with those of the first; intervals of word
-error rates are those of bench/wer.py. Writes results/batches.json.
+Held-out sentences, as bench/wer.py speaks them, are transcribed in q4f16: one after the other by a
+position a call, the same with draft tokens, as files alone are, then eight and 64 at a time. Tokens
+and words are compared with those of the first; intervals of word error rates are those of
+bench/wer.py. Writes results/batches.json.
 """
 
 from __future__ import annotations
@@ -20,18 +21,26 @@ import wer
 from voxtral_onnx import Transcriber
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.bench import markdown_table
+from voxtral_onnx.runtime.transcriber import NUM_DRAFT_TOKENS
 from voxtral_onnx.verification.evaluation.rates import interval, resample_rates
 
 CACHE = harness.BUILD / "wer" / "wav"
 SYNTHESIZERS = ("espeak-ng", "flite")  # the quick ones
 PRECISION = "q4f16"
-BATCH_SIZES = (1, 8, 64)
-HEADINGS = ("batch", "tokens other", "close decisions", "words wrong", "difference")
+RUNS = {  # batch size, draft tokens
+    "alone, a position a call": (1, 0),
+    "alone": (1, NUM_DRAFT_TOKENS["cpu"]),
+    "8 at a time": (8, 0),
+    "64 at a time": (64, 0),
+}
+HEADINGS = ("files", "tokens other", "close decisions", "words wrong", "difference")
 
 
-def transcribe(artifact: Path, paths: list[Path], batch_size: int) -> list[dict[str, Any]]:
+def transcribe(
+    artifact: Path, paths: list[Path], batch_size: int, drafts: int
+) -> list[dict[str, Any]]:
     """Return token ids, text and close decisions of each file."""
-    found = {}
+    found, NUM_DRAFT_TOKENS["cpu"] = {}, drafts
     with Transcriber(artifact, "cpu", precision=PRECISION, batch_size=batch_size) as transcriber:
         for transcript in transcriber.transcribe_many(map(str, paths)):
             batch = transcript.info["batch"]
@@ -47,8 +56,8 @@ def main(
     limit: Annotated[int, typer.Option(min=1, help="Sentences to speak.")] = 300,
     out: harness.Out = harness.RESULTS / "batches.json",
 ) -> None:
-    """Measure on tiny what a large batch does to texts."""
-    # Speak the sentences, and transcribe them in batches of each size
+    """Measure on tiny what batches, and draft tokens of files alone, do to texts."""
+    # Speak the sentences, and transcribe them in each way
     versions = wer.find_synthesizers()
     results = harness.describe("tokens and words in batches, by batch size", "jiwer")
     planned = wer.plan_clips(wer.read_sentences(limit), CACHE, versions)
@@ -57,18 +66,18 @@ def main(
         wer.speak(clip)
     artifact = harness.find_model("tiny", PRECISION)
     paths = [clip.path for clip in clips]
-    runs = {size: transcribe(artifact, paths, size) for size in BATCH_SIZES}
+    runs = {name: transcribe(artifact, paths, *setting) for name, setting in RUNS.items()}
 
     # Compare
     texts = [[run[i]["text"] for run in runs.values()] for i in range(len(clips))]
     errors, words = wer.count_word_errors(clips, texts)
     rates, resampled = 100 * errors.sum(0) / words.sum(), resample_rates(errors, words)
-    rows, alone = [], runs[BATCH_SIZES[0]]
-    for column, (size, run) in enumerate(runs.items()):
+    rows, alone = [], next(iter(runs.values()))
+    for column, (name, run) in enumerate(runs.items()):
         pairs = [(one["ids"], each["ids"]) for one, each in zip(alone, run, strict=True)]
         rows.append(
             {
-                "batch_size": size,
+                "files": name,
                 "tokens": sum(len(ids) for _, ids in pairs),
                 "tokens_other": sum(
                     a != b for one, each in pairs for a, b in zip(one, each, strict=True)
@@ -81,7 +90,7 @@ def main(
         )
     table = [
         (
-            str(row["batch_size"]),
+            row["files"],
             f"{row['tokens_other']} of {row['tokens']:,}, in {row['clips_other']} clips",
             str(row["close_decisions"]),
             f"{row['wer']:.2f} %",

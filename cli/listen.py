@@ -38,7 +38,7 @@ def listen(
     Ctrl-C ends it; what was said by then is still transcribed. Space or p pauses a microphone.
     """
     from ..runtime.audio.container.raw import check_raw
-    from ..runtime.live import Capture
+    from ..runtime.live.capture import Capture
     from .live import capture_stdin, open_microphone, transcribe_live, write_interrupted
     from .models import hotword_options, open_transcriber, vad_option
     from .outputs import Outputs

@@ -23,7 +23,8 @@ from .terminal import format_size, info, write, write_json
 if TYPE_CHECKING:
     from ..runtime.audio.microphone import Microphone
     from ..runtime.journal import Journal
-    from ..runtime.live import Capture, Event
+    from ..runtime.live.capture import Capture
+    from ..runtime.live.events import Event
     from ..runtime.transcriber import Transcriber
 
 
@@ -53,7 +54,7 @@ def capture_stdin(sample_format: str, rate: int, sample_rate: int) -> Capture:
         sample_rate: the model's, in Hz.
     """
     from ..runtime.audio.pipes import raw_blocks
-    from ..runtime.live import Capture
+    from ..runtime.live.capture import Capture
 
     stdin = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
     notes = SimpleQueue[str]()
@@ -81,15 +82,15 @@ def transcribe_live(
         typer.Exit: a signal ended the capture.
     """
     from ..memory import peak_memory
-    from ..runtime.live import StreamMetrics, StreamWarning, listen
+    from ..runtime.live.events import StreamWarning
+    from ..runtime.live.session import StreamSession
     from ..runtime.text.captions import Recording, render
     from ..runtime.text.segments import Segment, within
     from ..runtime.tokens import Token
 
     stream = transcriber.stream()
     speech_filter = transcriber.speech_filter()
-    metrics = StreamMetrics()
-    screen = LiveScreen(lambda columns: live_line(metrics))
+    screen = LiveScreen(lambda columns: live_line(session.metrics))
     recording = Recording([])
     name, journal = _claim_journal(transcriber, "mic" if microphone else "stdin", outputs)
     is_kept = True
@@ -116,13 +117,15 @@ def transcribe_live(
         elif isinstance(event, Token) and shows_words:
             screen.show(event.text)
 
+    session = StreamSession(stream, show, speech_filter)
+    metrics = session.metrics
     broken: VoxtralOnnxError | None = None
     with _closing(journal):
         # Transcribe while the audio arrives
         with _signals_stop(capture) as stopped_by:
             try:
                 with screen, PauseKey(microphone, screen, metrics):
-                    listen(stream, capture, metrics, show, speech_filter)
+                    session.run(capture)
             except AudioError as error:
                 broken = error  # what was captured before is transcribed
 
@@ -226,7 +229,7 @@ def _signals_stop(capture: Capture) -> Iterator[list[signal.Signals]]:
 
 def _event_values(event: Event) -> dict[str, object]:
     """Return an event of a live stream as `--stream-json` writes it."""
-    from ..runtime.live import Silence, StreamWarning
+    from ..runtime.live.events import Silence, StreamWarning
     from ..runtime.text.captions import segment_values
     from ..runtime.text.segments import Segment
 

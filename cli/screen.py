@@ -16,7 +16,7 @@ from .terminal import draw, fit, info, print_error, send, stderr, terminal_colum
 if TYPE_CHECKING:
     from ..errors import VoxtralOnnxError
     from ..runtime.audio.microphone import Microphone
-    from ..runtime.live import StreamMetrics
+    from ..runtime.live.metrics import StreamMetrics
 
 WORD_COLUMN = 70  # a line of words that passes it is broken at the next space
 

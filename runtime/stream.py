@@ -105,6 +105,11 @@ class Stream(Uncopied):
         return self.writer.num_generated
 
     @property
+    def num_encoded_samples(self) -> int:
+        """Return the number of samples that the encoder has taken of those fed so far."""
+        return max(0, self.num_samples - len(self.samples))
+
+    @property
     def overrides(self) -> list[Override]:
         """Return where the blank guard has changed the text."""
         return self.writer.overrides

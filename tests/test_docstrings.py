@@ -23,6 +23,7 @@ DONE = (  # folders and files below the root
     "server",
     "verification",
     "runtime/device",
+    "runtime/live",
     "runtime/text",
     *sorted(file.relative_to(ROOT).as_posix() for file in ROOT.glob("runtime/*.py")),
     *sorted(file.name for file in ROOT.glob("*.py")),

@@ -211,14 +211,17 @@ class SpeechFilter:
 
     def filter(self, tokens: Iterator[Token]) -> Iterator[Token]:
         """Yield the tokens, with blanks in place of segments that have no speech."""
-        for token in tokens:
-            is_text = token.token_id >= self._ids.first_text
-            if token.token_id == self._ids.streaming_word or (is_text and self._passes is None):
-                self._passes = self._has_speech(token.end)
-                self.left_out += not self._passes
-            if self._passes is False and (is_text or token.token_id == self._ids.streaming_word):
-                token = replace(token, token_id=self._ids.streaming_pad, text="")
-            yield token
+        return map(self.filter_token, tokens)
+
+    def filter_token(self, token: Token) -> Token:
+        """Return the next token, or a blank if its segment has no speech."""
+        is_text = token.token_id >= self._ids.first_text
+        if token.token_id == self._ids.streaming_word or (is_text and self._passes is None):
+            self._passes = self._has_speech(token.end)
+            self.left_out += not self._passes
+        if self._passes is False and (is_text or token.token_id == self._ids.streaming_word):
+            return replace(token, token_id=self._ids.streaming_pad, text="")
+        return token
 
     def _has_speech(self, end: float) -> bool:
         """Return whether speech is within reach of a segment's end; ends come in rising order."""

@@ -172,13 +172,18 @@ class Slots:
         if not is_active.any():
             return False
         began, size = perf_counter(), self.model.device.batch_rows(count, self.count)
+        prompts = self._skip_prompts() if self._is_exact else {}
         embeds = state.embeds[np.arange(size), np.minimum(state.used[:size], BURST - 1)]
         penalties = blank_penalties(state.blanks[:size] * self._guard)
         sampled = self._sample(embeds, penalties)[at]
         position = state.position[at]
 
-        # Tell which tokens count, put known ones in, and make close decisions again alone
+        # Run prompts, tell which tokens count, put known ones in, and make close decisions again
         is_asked = is_active & (position >= state.asked_from[at])
+        for slot, rows in prompts.items():
+            token = self._alone(slot, penalties, rows)
+            if is_asked[slot]:
+                self._replace(slot, sampled, token)
         is_free = is_asked & (position >= state.given_until[at])
         for slot in np.flatnonzero(is_asked & ~is_free):
             given = self.runs[slot].given[position[slot] - state.asked_from[slot]]
@@ -186,7 +191,7 @@ class Slots:
         close = np.flatnonzero(is_free & self._are_close(sampled))
         if self._is_exact:
             for slot in close:
-                self._replace(int(slot), sampled, self._alone(int(slot), embeds, penalties))
+                self._replace(int(slot), sampled, self._alone(int(slot), penalties))
         else:
             state.num_close[close] += 1
 
@@ -201,7 +206,8 @@ class Slots:
         active = np.flatnonzero(is_active)
         state.sampled[active, state.used[active]] = sampled[active]
         is_last = buffer_rows(self.spec, position) + 1 == self.spec.capacity
-        alone = set(close.tolist()) if self._is_exact else set()  # has shifted its own
+        # Those that ran alone have shifted their own
+        alone = {*prompts, *close.tolist()} if self._is_exact else set()
         for slot in set(np.flatnonzero(is_last & is_active).tolist()) - alone:
             self.model.device.shift_all(self._batch.cache(slot).buffers, self.spec.keep)
         state.used[at] += is_active
@@ -247,19 +253,39 @@ class Slots:
             sampled[slot] = token.token_id, token.logprob, token.blank_margin
         return sampled
 
-    def _alone(self, slot: int, embeds: np.ndarray, penalties: np.ndarray) -> SampledToken:
-        """Sample a slot's token again, in a call of its own."""
+    def _skip_prompts(self) -> dict[int, int]:
+        """Let slots skip their prompt, and return how many positions of it each is to run alone.
+
+        A call of several positions rounds otherwise than one position of several slots, and a file
+        alone runs its prompt in one.
+        """
+        state, found = self._state, dict[int, int]()
+        for slot in range(len(self.runs)):
+            left = int(state.have[slot] - state.used[slot])
+            prompt = int(state.asked_from[slot] - state.position[slot])
+            if prompt > 0 and left > 0:
+                rows = buffer_rows(self.spec, state.position[slot : slot + 1])
+                found[slot] = min(left, prompt + 1, self.spec.capacity - int(rows[0]))
+                state.used[slot] += found[slot] - 1
+                state.position[slot] += found[slot] - 1
+        return found
+
+    def _alone(self, slot: int, penalties: np.ndarray, rows: int = 1) -> SampledToken:
+        """Sample a slot's token again, in a call of its own with the positions before it.
+
+        These are of its prompt. `rows` is the number of all of them.
+        """
         state, sampler, cache = self._state, self.runs[slot].sampler, self._batch.cache(slot)
-        cache.position = int(state.position[slot])
-        [token] = self.model.decoder.step(
+        used, blank = int(state.used[slot]), self._ids.streaming_pad
+        cache.position = int(state.position[slot]) - rows + 1
+        return self.model.decoder.step(
             cache,
-            [int(state.next_id[slot])],
-            embeds[slot : slot + 1],
+            [int(state.next_id[slot]), *[blank] * (rows - 1)],
+            state.embeds[slot, used - rows + 1 : used + 1],
             int(state.delay[slot]),
-            [float(penalties[slot])],
+            [float(penalties[slot])] * rows,
             sampler.sample if sampler else None,
-        )
-        return token
+        )[-1]
 
     def _replace(self, slot: int, sampled: np.ndarray, token: SampledToken) -> None:
         sampled[slot] = token.token_id, token.logprob, token.blank_margin

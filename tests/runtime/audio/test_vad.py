@@ -17,7 +17,8 @@ from support.commands import CLIP, SAMPLES, TEXT
 from voxtral_onnx import Transcriber
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.audio.vad import Energy, Silero, SpeechFilter, detectors
-from voxtral_onnx.runtime.live import Capture, StreamMetrics, listen
+from voxtral_onnx.runtime.live.capture import Capture
+from voxtral_onnx.runtime.live.session import StreamSession
 from voxtral_onnx.runtime.tokens import Token
 
 RATE = 16000
@@ -187,13 +188,8 @@ def test_what_has_no_speech_is_left_out_everywhere(tiny_artifact, monkeypatch):
         assert transcript.speech_filter and transcript.speech_filter.left_out == len(TEXT.split())
         gate, events = transcriber.speech_filter(), []
         assert gate
-        listen(
-            transcriber.stream(),
-            Capture(iter(np.array_split(clip, 20))),
-            StreamMetrics(),
-            events.append,
-            gate,
-        )
+        session = StreamSession(transcriber.stream(), events.append, gate)
+        session.run(Capture(iter(np.array_split(clip, 20))))
         assert not any(
             getattr(event, "token_ids", ()) or isinstance(event, Token) for event in events
         )

@@ -12,9 +12,11 @@ from support.recordings import alone, babble, by_length, cut_shorter, transcribe
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime import recordings
+from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.engine import sizes
 from voxtral_onnx.runtime.engine.sizes import size_for, slot_sizes
 from voxtral_onnx.runtime.engine.slots import Slots
+from voxtral_onnx.runtime.recordings import MOST_EXACT
 
 SMALL = (75, 79)  # positions; *tiny* has 159 before it shifts
 
@@ -109,6 +111,35 @@ def test_pieces_wait_for_room_in_the_next_size(tiny, monkeypatch, expected):
     sounds = [sentences(seed) for seed in range(4)]
     found = by_length(tiny.transcribe_many(sounds))
     assert found == expected(sounds)
+
+
+@pytest.mark.parametrize("delay_ms", [80, 480, 2400])
+@pytest.mark.parametrize("batch_size", [3, 9])
+def test_prompts_are_run_in_the_calls_of_a_file_alone(
+    batch_size, delay_ms, tiny_artifact, monkeypatch
+):
+    """Calls of other sizes round the keys and values before all text in another way.
+
+    In batches in which close decisions stay as they are, prompts are run in lockstep.
+    """
+    calls, step = list[tuple[int, int, bytes]](), Decoder.step
+
+    def step_noted(decoder, cache, token_ids, audio_embeds, delay, *rest):
+        if 31 <= cache.position < 1 + 32 + delay and len(token_ids) > 1:
+            calls.append((cache.position, len(token_ids), audio_embeds.tobytes()))
+        return step(decoder, cache, token_ids, audio_embeds, delay, *rest)
+
+    monkeypatch.setattr(Decoder, "step", step_noted)
+    sounds = [babble(length) for length in (3_000, 20_000, 40_000, 4_000)]
+    found = []
+    for size in (1, batch_size):
+        with Transcriber(tiny_artifact, "cpu", delay_ms=delay_ms, batch_size=size) as tiny:
+            found.append((by_length(tiny.transcribe_many(sounds)), sorted(calls)))
+        calls.clear()
+    (tokens, expected), (tokens_together, calls_together) = found
+    assert len(expected) == len(sounds) * (1 + (delay_ms > 1280))
+    assert calls_together == ([] if batch_size > MOST_EXACT else expected)
+    assert batch_size > MOST_EXACT or tokens_together == tokens
 
 
 def test_a_smaller_context_shifts_in_the_last_size_only(tiny_artifact, monkeypatch, started):

@@ -1,6 +1,6 @@
 /**
- * Live transcription: samples in as they are spoken, events out (live.py). Nothing is dropped: a stream that is behind takes
- * all waiting samples at once, and the encoder then works in larger, cheaper chunks.
+ * Live transcription: samples in as they are spoken, events out (as runtime/live/session.py). Nothing is dropped: a stream that is behind
+ * takes all waiting samples at once, and the encoder then works in larger, cheaper chunks.
  */
 
 import { plainText } from '../shared/captions.js'

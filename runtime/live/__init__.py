@@ -1,0 +1,1 @@
+"""Live transcription of captured audio to tokens, segments, silences and warnings."""
