@@ -16,7 +16,6 @@ from typing import Protocol
 import numpy as np
 
 from ...errors import DeviceError
-from ...manifest import GraphSpec
 from ...memory import available_memory
 from ..device.base import LENGTHS, Buffer, Device, lacks_lengths
 from ..device.cache import BatchedKVCache, KVCache
@@ -102,17 +101,46 @@ def open_live_encoder(
         ArtifactError: the graph is damaged or does not fit the manifest.
         DeviceError: the buffers do not fit into the device's memory.
     """
-    reason = _obstacle(model)
-    if reason is None:
-        try:
-            return BatchedEncoder(model, slots, start, max_tokens=max_tokens)
-        except DeviceError as error:
-            reason = str(error)
-    notes.append(
-        "encoder: live streams are encoded one after the other, so that each reads all weights: "
-        f"{reason}"
-    )
-    return EncoderPerSlot(model, slots, start, max_tokens=max_tokens)
+    try:
+        session = open_batch_graph(model)
+    except DeviceError as error:
+        notes.append(
+            "encoder: live streams are encoded one after the other, so that each reads all "
+            f"weights: {error}"
+        )
+        return EncoderPerSlot(model, slots, start, max_tokens=max_tokens)
+    return BatchedEncoder(model, session, slots, start, max_tokens=max_tokens)
+
+
+def open_batch_graph(model: LoadedModel) -> Session:
+    """Open the graph for several streams, and try whether it is run as it must be.
+
+    Raises:
+        ArtifactError: the graph is damaged or does not fit the manifest.
+        DeviceError: the artifact lacks the graph, the device or onnxruntime cannot run it, or
+            memory is too small for its copy of the encoder's weights.
+    """
+    # Open it
+    facts, encoder = model.facts, model.encoder
+    if reason := _obstacle(model):
+        raise DeviceError(reason)
+    graph = facts.manifest.precisions[facts.precision].encoder_batch
+    assert graph is not None
+    facts.manifest.check_contents(facts.folder, graph.files)
+    threads = encoder.session.ort.get_session_options().intra_op_num_threads
+    session = Session(facts.folder, graph, model.device, threads)
+
+    # Run a call for no stream, which must write nothing: a provider could know the lengths in name
+    # only
+    rows = encoder.spec.rows_per_token
+    batch = BatchedKVCache(session, replace(encoder.spec, keep=0, capacity=2 * rows), 2)
+    audio = facts.manifest.config.audio
+    features = np.ones((2, audio.n_mels, audio.frames_per_token), np.float32)
+    none = np.zeros(2, np.int64)
+    _run(batch, features, none, none, none)
+    if any(buffer.read().any() for slot in (0, 1) for buffer in batch.cache(slot).buffers):
+        raise DeviceError(f"{model.device.name}: onnxruntime ignores {LENGTHS} of {graph.path}")
+    return session
 
 
 def _obstacle(model: LoadedModel) -> str | None:
@@ -147,51 +175,30 @@ class BatchedEncoder:
     """
 
     def __init__(
-        self, model: LoadedModel, slots: int, start: StreamState, *, max_tokens: int = MOST_TOKENS
+        self,
+        model: LoadedModel,
+        session: Session,
+        slots: int,
+        start: StreamState,
+        *,
+        max_tokens: int = MOST_TOKENS,
     ):
-        """Open the graph, make the buffers of all slots, and try a call.
+        """Make the buffers of all slots; `session` is of the graph for several streams.
 
         Raises:
-            ArtifactError: the graph is damaged or does not fit the manifest.
-            DeviceError: the device cannot run the graph, or its memory is full.
+            DeviceError: the device's memory is full.
         """
-        # Open the graph
-        facts, encoder = model.facts, model.encoder
-        graph = facts.manifest.precisions[facts.precision].encoder_batch
-        assert graph is not None, "the artifact has no graph for several streams"
-        facts.manifest.check_contents(facts.folder, graph.files)
-        threads = encoder.session.ort.get_session_options().intra_op_num_threads
-        session = Session(facts.folder, graph, model.device, threads)
-
-        # Make the buffers
+        encoder, audio = model.encoder, model.manifest.config.audio
         self.slots, self.max_tokens, self._spec = slots, max_tokens, encoder.spec
         self._mel, self._device, self._start = encoder.mel, model.device, _Start(model, start)
-        self._per_token = _SamplesPerToken(model)
+        self._samples = _Samples(model)
         most_rows = max_tokens * self._spec.rows_per_token
         self._capacity = self._spec.capacity + most_rows - self._spec.rows_per_token
         self._batch = BatchedKVCache(session, replace(self._spec, capacity=self._capacity), slots)
         self._position = np.zeros(slots, np.int64)
         self._rows = np.zeros(slots, np.int64)  # written to the buffers; 0 in free slots
         self._full = np.zeros(slots, np.int64)  # rows from which on they are shifted
-        self._n_mels = facts.manifest.config.audio.n_mels
-        self._frames_per_row = (
-            facts.manifest.config.audio.frames_per_token // self._spec.rows_per_token
-        )
-        self._check_kernels(graph)
-
-    def _check_kernels(self, graph: GraphSpec) -> None:
-        """Run a call for no stream, which must write nothing.
-
-        A provider could know the lengths of streams in name only.
-
-        Raises:
-            DeviceError: it cannot run the graph, or writes rows all the same.
-        """
-        features = np.zeros((self.slots, self._n_mels, self._frames(1)), np.float32)
-        self._run(0, features, self._rows)
-        first = self._batch.cache(0)
-        if any(buffer.read(self._spec.rows_per_token).any() for buffer in first.buffers[:2]):
-            raise DeviceError(f"{self._device.name}: onnxruntime ignores {LENGTHS} of {graph.path}")
+        self._n_mels, self._frames_per_token = audio.n_mels, audio.frames_per_token
 
     def start(self, slot: int) -> None:
         """Begin a stream in a slot."""
@@ -205,7 +212,7 @@ class BatchedEncoder:
 
     def encode(self, samples: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
         """Return the audio embeddings of the next tokens of some streams."""
-        tokens = self._per_token.count(samples, self.max_tokens)
+        tokens = self._samples.count(samples, self.max_tokens)
         found: dict[int, np.ndarray] = {}
         for first, last in plan_calls(tokens, self._device.call_tokens):
             part = {slot: tokens[slot] for slot in range(first, last) if slot in tokens}
@@ -219,54 +226,30 @@ class BatchedEncoder:
     ) -> dict[int, np.ndarray]:
         """Run a call with the slots from `first` to before `last`; tokens are given by slot."""
         # Lay out the mel frames, padded behind to those of the slot that brings most
-        frames = self._frames(max(tokens.values()))
+        frames = max(tokens.values()) * self._frames_per_token
         features = np.zeros((last - first, self._n_mels, frames), np.float32)
         by_count: dict[int, list[int]] = {}
         for slot, count in tokens.items():
             assert self._rows[slot], f"slot {slot} has no stream"
             by_count.setdefault(count, []).append(slot)
-        for count, slots in by_count.items():
+        for slots in by_count.values():
             made = self._mel.run({"audio": np.stack([samples[slot] for slot in slots])})
-            features[np.array(slots) - first, :, : self._frames(count)] = made
+            features[np.array(slots) - first, :, : made.shape[2]] = made
 
         # Run the call
         new = np.zeros(last - first, np.int64)
         for slot, count in tokens.items():
             new[slot - first] = count * self._spec.rows_per_token
-        output = self._run(first, features, new)
+        at = slice(first, last)
+        output = _run(self._batch, features, self._position[at], self._rows[at], new, first)
 
         # Count the rows, and shift the buffers that are full
-        self._position[first:last] += new
-        self._rows[first:last] += new
+        self._position[at] += new
+        self._rows[at] += new
         for slot in tokens:
             if self._rows[slot] >= self._full[slot]:
                 self._shift(slot)
         return {slot: output[slot - first, :count] for slot, count in tokens.items()}
-
-    def _frames(self, tokens: int) -> int:
-        return tokens * self._spec.rows_per_token * self._frames_per_row
-
-    def _run(self, first: int, features: np.ndarray, new: np.ndarray) -> np.ndarray:
-        """Run a call for the slots from `first` on, of which each brings so many new rows.
-
-        features: float32 [slots, n_mels, frames]; new: int64 [slots]. Return the audio embeddings
-        [slots, tokens, hidden_size]; those of padding mean nothing.
-        """
-        count, width = len(features), features.shape[2] // self._frames_per_row
-        at = slice(first, first + count)
-        positions = self._position[at, None] + np.arange(width)
-        angles = self._batch.angles(positions.ravel())
-        cos, sin = (rows.reshape(count, width, -1) for rows in angles)
-        feeds = {
-            "input_features": features,
-            "cos": cos,
-            "sin": sin,
-            # Of a free slot there is no last row
-            "seqlens_k": np.maximum(self._rows[at] + new - 1, 0).astype(np.int32),
-            "total_sequence_length": np.array(self._capacity, np.int32),
-            LENGTHS: new.astype(np.int32),
-        }
-        return self._batch.binding(first + count, first).run(feeds, "audio_embeds")
 
     def _shift(self, slot: int) -> None:
         """Copy the last `keep` rows of a slot to the front, and all behind them, which are free."""
@@ -275,15 +258,11 @@ class BatchedEncoder:
         self._device.shift_all(buffers, self._spec.keep + unused)
         self._rows[slot], self._full[slot] = self._spec.keep, self._spec.capacity
 
-    def free(self, slot: int) -> None:
-        """End the stream of a slot."""
-        self._position[slot] = self._rows[slot] = 0
-
     def seconds_of_call(self, count: int) -> float:
-        """Return how long a call takes for a token of so many streams, with full buffers."""
+        """Return how long calls take for a token of so many streams, with full buffers."""
         self._rows[:count] = self._spec.capacity - 2 * self._spec.rows_per_token
         self._full[:count] = self._spec.capacity
-        samples = np.zeros(self._per_token.samples(1), np.float32)
+        samples = np.zeros(self._samples.of(1), np.float32)
         began = perf_counter()
         self.encode(dict.fromkeys(range(count), samples))
         seconds = perf_counter() - began
@@ -291,9 +270,49 @@ class BatchedEncoder:
             self.free(slot)
         return seconds
 
+    def free(self, slot: int) -> None:
+        """End the stream of a slot."""
+        self._position[slot] = self._rows[slot] = 0
+
     def close(self) -> None:
         """Free the graph and the buffers."""
         del self._batch, self._start
+
+
+def _run(
+    batch: BatchedKVCache,
+    features: np.ndarray,
+    positions: np.ndarray,
+    rows: np.ndarray,
+    new: np.ndarray,
+    first: int = 0,
+) -> np.ndarray:
+    """Run a call for the slots from `first` on.
+
+    Args:
+        batch: the caches of all slots.
+        features: mel frames, float32 [slots, n_mels, frames], padded behind.
+        positions: of the slots' next rows, int64 [slots].
+        rows: that each slot's buffers hold, int64 [slots].
+        new: rows that each slot brings, int64 [slots].
+        first: slot of the call.
+
+    Returns:
+        The audio embeddings [slots, tokens, hidden_size]; those of padding mean nothing.
+    """
+    count, width = len(features), features.shape[2] // 2  # the convolutions halve the rate
+    places = positions[:, None] + np.arange(width)
+    cos, sin = (part.reshape(count, width, -1) for part in batch.angles(places.ravel()))
+    feeds = {
+        "input_features": features,
+        "cos": cos,
+        "sin": sin,
+        # Of a free slot there is no last row
+        "seqlens_k": np.maximum(rows + new - 1, 0).astype(np.int32),
+        "total_sequence_length": np.array(batch.spec.capacity, np.int32),
+        LENGTHS: new.astype(np.int32),
+    }
+    return batch.binding(first + count, first).run(feeds, "audio_embeds")
 
 
 class EncoderPerSlot:
@@ -305,7 +324,7 @@ class EncoderPerSlot:
         """Prepare slots, whose buffers are made when they are first used."""
         self.slots, self.max_tokens = slots, max_tokens
         self._encoder, self._start = model.encoder, _Start(model, start)
-        self._per_token = _SamplesPerToken(model)
+        self._samples = _Samples(model)
         self._caches: dict[int, KVCache] = {}  # by slot
         self._unused: list[KVCache] = []
 
@@ -318,7 +337,7 @@ class EncoderPerSlot:
 
     def encode(self, samples: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
         """Return the audio embeddings of the next tokens of some streams."""
-        tokens = self._per_token.count(samples, self.max_tokens)
+        tokens = self._samples.count(samples, self.max_tokens)
         return {slot: self._encode(slot, samples[slot], tokens[slot]) for slot in samples}
 
     def _encode(self, slot: int, samples: np.ndarray, tokens: int) -> np.ndarray:
@@ -326,7 +345,7 @@ class EncoderPerSlot:
         cache, done, found = self._caches[slot], 0, list[np.ndarray]()
         while done < tokens:  # calls may not cross a shift
             count = min(tokens - done, self._encoder.max_tokens(cache))
-            found.append(self._encoder.encode(cache, self._per_token.cut(samples, done, count)))
+            found.append(self._encoder.encode(cache, self._samples.cut(samples, done, count)))
             done += count
         return np.concatenate(found)
 
@@ -335,7 +354,7 @@ class EncoderPerSlot:
         self.start(0)
         spec = self._encoder.spec
         self._caches[0].position = spec.capacity - 2 * spec.rows_per_token
-        samples = np.zeros(self._per_token.samples(1), np.float32)
+        samples = np.zeros(self._samples.of(1), np.float32)
         began = perf_counter()
         self.encode({0: samples})
         seconds = perf_counter() - began
@@ -376,7 +395,7 @@ class _Start:
         cache.position = self.position
 
 
-class _SamplesPerToken:
+class _Samples:
     """The rule by which samples are tokens: each has its own, and all share those around them."""
 
     def __init__(self, model: LoadedModel):
@@ -393,7 +412,7 @@ class _SamplesPerToken:
             )
         return tokens
 
-    def samples(self, tokens: int) -> int:
+    def of(self, tokens: int) -> int:
         """Return the number of samples that so many tokens take."""
         return tokens * self._own + self._around
 

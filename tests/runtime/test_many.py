@@ -196,7 +196,7 @@ def test_a_stream_that_is_not_fed_costs_nothing(new_engine, toy, expected, monke
     for stream in streams:
         stream.feed(babble(16_000))
     for stream in streams:
-        until(lambda stream=stream: len(stream.events) >= 10)
+        until(lambda stream=stream: len(stream.events) >= 3)
     rows, step = list[int](), Decoder.step_batch
 
     def step_noted(decoder, batch, positions, *rest):

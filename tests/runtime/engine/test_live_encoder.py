@@ -27,6 +27,7 @@ from voxtral_onnx.runtime.engine.calls import plan_calls
 from voxtral_onnx.runtime.engine.live_encoder import (
     BatchedEncoder,
     EncoderPerSlot,
+    open_batch_graph,
     open_live_encoder,
 )
 
@@ -50,7 +51,11 @@ def model(request, tiny_artifact):
         yield transcriber.model
 
 
-@pytest.fixture(params=[BatchedEncoder, EncoderPerSlot])
+def batched(model, slots, start):
+    return BatchedEncoder(model, open_batch_graph(model), slots, start)
+
+
+@pytest.fixture(params=[batched, EncoderPerSlot])
 def live(request, model):
     found = request.param(model, 4, start_of(model))
     yield found
@@ -94,7 +99,7 @@ class Streams:
 @given(data=st.data(), slots=st.integers(4, SLOTS))
 @settings(max_examples=4, deadline=None, derandomize=True)
 def test_streams_come_and_go_and_each_gives_what_it_gives_alone(model, data, slots):
-    encoder = BatchedEncoder(model, slots, start_of(model))
+    encoder = batched(model, slots, start_of(model))
     streams, every = Streams(model, encoder), range(slots)
     for _ in range(data.draw(st.integers(8, 20))):
         for slot in data.draw(st.sets(st.sampled_from(every), max_size=3)):
@@ -111,7 +116,7 @@ def test_streams_come_and_go_and_each_gives_what_it_gives_alone(model, data, slo
 
 def test_windows_roll_many_times(model):
     """Every slot is shifted again and again, at other rows than a stream alone."""
-    encoder = BatchedEncoder(model, 3, start_of(model))
+    encoder = batched(model, 3, start_of(model))
     streams, rng = Streams(model, encoder), np.random.default_rng(0)
     for slot in range(3):
         streams.open(slot)
@@ -123,7 +128,7 @@ def test_windows_roll_many_times(model):
 
 
 def test_the_state_of_an_idle_slot_stays_bit_for_bit(model):
-    encoder = BatchedEncoder(model, 4, start_of(model))
+    encoder = batched(model, 4, start_of(model))
     streams = Streams(model, encoder)
     for slot in range(3):  # the last is never used
         streams.open(slot)
@@ -168,7 +173,7 @@ def test_samples_that_are_no_tokens_are_refused(model, live):
 
 
 def test_not_a_number_stays_in_its_stream(model):
-    encoder = BatchedEncoder(model, 3, start_of(model))
+    encoder = batched(model, 3, start_of(model))
     streams = Streams(model, encoder)
     for slot in range(3):
         streams.open(slot)
@@ -187,7 +192,7 @@ def test_not_a_number_stays_in_its_stream(model):
 
 
 def test_streams_that_begin_together_are_not_shifted_together(model, monkeypatch):
-    encoder, shifts, shift = BatchedEncoder(model, 12, start_of(model)), [], BatchedEncoder._shift
+    encoder, shifts, shift = batched(model, 12, start_of(model)), [], BatchedEncoder._shift
     streams = Streams(model, encoder)
 
     def noted(self, slot):
@@ -251,7 +256,7 @@ def test_shipped_precisions_write_no_other_tokens_than_between_sizes_of_calls(
     clips = [clip for clip in clips if len(clip) < 80_000]
     with Transcriber(tiny_artifact, "cpu", precision=precision) as transcriber:
         model, rng = transcriber.model, np.random.default_rng(0)
-        encoder = BatchedEncoder(model, len(clips), start_of(model))
+        encoder = batched(model, len(clips), start_of(model))
         silence = np.zeros(16_000, np.float32)
         feeders = [Feeder(model, np.concatenate((clip, silence))) for clip in clips]
         found = [list[np.ndarray]() for _ in feeders]
@@ -313,12 +318,12 @@ def test_where_streams_cannot_be_encoded_together_it_is_said(model, monkeypatch,
             pytest.skip("its memory is the device's own")
         monkeypatch.setattr(live_encoder, "available_memory", lambda: 1)
     elif what == "ignored":  # as by a provider that does not know this input
-        run = BatchedEncoder._run
+        run = live_encoder._run
 
-        def run_all(self, first, features, new):
-            return run(self, first, features, np.full_like(new, features.shape[2] // 2))
+        def run_all(batch, features, positions, rows, new):
+            return run(batch, features, positions, rows, new + 4)
 
-        monkeypatch.setattr(BatchedEncoder, "_run", run_all)
+        monkeypatch.setattr(live_encoder, "_run", run_all)
     else:
         monkeypatch.setattr(model.device, "supports_batching", False, raising=False)
         monkeypatch.setattr(model.device, "name", "webgpu:0")
@@ -346,7 +351,7 @@ def test_a_damaged_graph_is_an_error(tiny_artifact, tmp_path):
 
 def test_an_error_names_the_device(model):
     """Rows beyond the buffer are refused by the CPU's kernel, as any fault of a device would be."""
-    encoder = BatchedEncoder(model, 2, start_of(model))
+    encoder = batched(model, 2, start_of(model))
     encoder.start(0)
     encoder._rows[0] = encoder._capacity
     with pytest.raises(DeviceError, match="cannot run the model"):
