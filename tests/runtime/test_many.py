@@ -195,8 +195,9 @@ def test_a_stream_that_is_not_fed_costs_nothing(new_engine, toy, expected, monke
     streams = [engine.open() for _ in range(6)]
     for stream in streams:
         stream.feed(babble(16_000))
+    count = len(toy.stream().feed(babble(16_000)))
     for stream in streams:
-        until(lambda stream=stream: len(stream.events) >= 3)
+        until(lambda stream=stream: len(stream.events) == count)
     rows, step = list[int](), Decoder.step_batch
 
     def step_noted(decoder, batch, positions, *rest):
