@@ -23,8 +23,9 @@ from .engine.live import LiveRecording, Ticker
 from .engine.live_encoder import open_live_encoder
 from .engine.recording import PieceRun
 from .engine.sizes import slot_sizes
+from .engine.stream import EngineStream
 from .engine.written import Burst, End, Event, Failure
-from .engine_stream import EngineStream
+from .hotwords import DEFAULT_BIAS
 from .kept import NOTHING
 from .opening import open_sources
 from .options import AUTO, BATCH_SIZE, DELAY
@@ -33,7 +34,7 @@ from .stream import silent_start
 from .tokens import Token
 from .transcriber import Transcriber
 from .transcript import Transcript
-from .writer import TokenWriter
+from .writer import TokenWriter, new_sampler
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class Engine(Uncopied):
         tick_tokens = tick_ms * audio.sample_rate // (1000 * audio.samples_per_token)
         open_encoder = partial(open_live_encoder, loaded, start=start, notes=self.notes)
         self._ticker = Ticker(loaded, sizes[-1].count, tick_tokens, open_encoder)
-        self._model, self._factory = loaded, self.transcriber.recordings()
+        self._model, self._factory = loaded, self.transcriber.recordings(options)
         self._loop = self._factory.loop(sizes, self._ticker)
         self._events = self._loop.queue()
         self._lock, self._is_closed = Lock(), False
@@ -198,18 +199,26 @@ class Engine(Uncopied):
         )
 
     @accepts(delay_ms=DELAY)
-    def open(self, delay_ms: int | None = None) -> EngineStream:
+    def open(
+        self,
+        delay_ms: int | None = None,
+        hotwords: Iterable[str] | None = None,
+        hotword_bias: float = DEFAULT_BIAS,
+    ) -> EngineStream:
         """Open a live stream.
 
         Args:
             delay_ms: milliseconds by which its text follows the audio, a multiple of 80 up to 2400;
                 None for the transcriber's.
+            hotwords: words and phrases that are made likelier; None for the transcriber's.
+            hotword_bias: added to the logits of their tokens, 0 to 20.
 
         Raises:
             DeviceError: the device carries no more streams, or the engine has failed.
-            UsageError: the engine is closed, or the model does not have this delay.
+            UsageError: the engine is closed, the model does not have this delay, or hotwords cannot
+                be.
         """
-        options = self.transcriber.stream_options(delay_ms)
+        options = self.transcriber.stream_options(delay_ms, hotwords, hotword_bias)
         prefix = self._loop.prefix(options.num_delay_tokens, is_live=True)
         with self._lock:
             self._require_room()
@@ -226,7 +235,7 @@ class Engine(Uncopied):
                 samples=self._samples,
             )
             piece = Piece(left, options.num_delay_tokens)
-            sampler = self.transcriber.sampler(options)
+            sampler = new_sampler(self._model.facts, options)
             recording.runs.append(PieceRun(recording, piece, first, (), sampler))
             writer = TokenWriter(self._model.facts, options)
             stream = EngineStream(recording, writer, self._closer(recording))
@@ -270,6 +279,8 @@ class Engine(Uncopied):
         audio: Iterable[Any],
         *,
         delay_ms: int | None = None,
+        hotwords: Iterable[str] | None = None,
+        hotword_bias: float = DEFAULT_BIAS,
         gain: str = "none",
         channels: str = "mix",
         split: bool = True,
@@ -277,10 +288,12 @@ class Engine(Uncopied):
     ) -> Iterator[Transcript]:
         """Transcribe recordings in the slots and the time that live streams leave.
 
-        The arguments are those of `Transcriber.transcribe_many`, and so are the errors. Several
-        threads may do so at a time.
+        The arguments are those of `Transcriber.transcribe_many` and of `open`, and so are the
+        errors. Several threads may do so at a time. A transcript that nobody
+        takes any more, because the iterator is closed, frees its slots.
         """
-        factory = self.transcriber.recordings(delay_ms)
+        options = self.transcriber.stream_options(delay_ms, hotwords, hotword_bias)
+        factory = self.transcriber.recordings(options)
         sources = open_sources(
             iter(audio), self.transcriber.sample_rate, gain=gain, channels=channels
         )

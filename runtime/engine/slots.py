@@ -9,9 +9,11 @@ from time import perf_counter
 import numpy as np
 
 from ...manifest import CacheSpec
+from ..decision import greedy_decision
 from ..device.cache import buffer_rows
 from ..guard import blank_penalties
 from ..model import LoadedModel
+from ..stream import Sampler
 from ..tokens import CLOSE_MARGIN, SampledToken
 from .calls import plan_calls
 from .recording import BURST, Parked, PieceRun
@@ -243,10 +245,9 @@ class Slots:
         state.position[at] += is_active
         state.seconds[active] += (perf_counter() - began) / len(active)
 
-        if self.runs[0].sampler:
-            for slot in np.flatnonzero(is_asked):
-                if sampler := self.runs[slot].sampler:
-                    sampler.accept_token(int(ids[slot]))
+        for slot, sampler in self._samplers(0, count):
+            if is_asked[slot]:
+                sampler.accept_token(int(ids[slot]))
 
         # Look at slots whose burst has ended; from the last on, as they may move
         is_eos = is_asked & (ids == self._ids.eos) & state.stops_at_eos[at]
@@ -278,22 +279,25 @@ class Slots:
             "num_delay_tokens": state.delay[at],
             "blank_penalty": penalties,
         }
-        step = self.model.decoder.step_batch
-        if self.runs[0].sampler is None:
+        step, samplers = self.model.decoder.step_batch, self._samplers(first, first + size)
+        if not samplers:
             return step(self._batch, position, feeds, "step", first).copy()
         logits = step(self._batch, position, feeds, "logits", first)
-        sampled = np.zeros((size, 3), np.float32)
-        for slot in range(first, min(first + size, len(self.runs))):
-            if state.used[slot] == state.have[slot]:
-                continue
-            if state.position[slot] < state.asked_from[slot]:
-                continue
-            run, row = self.runs[slot], slot - first
-            assert run.sampler
-            token = run.sampler.sample(logits[row], float(penalties[row]))
-            self._tokens[run].append(token)
-            sampled[row] = token.token_id, token.logprob, token.blank_margin
+        decisions = greedy_decision(logits, self._ids.streaming_pad, penalties)
+        sampled = np.stack(decisions[:3], 1).astype(np.float32)
+        for slot, sampler in samplers:
+            is_active = state.used[slot] < state.have[slot]
+            if is_active and state.position[slot] >= state.asked_from[slot]:
+                row = slot - first
+                token = sampler.sample(logits[row], float(penalties[row]))
+                self._tokens[self.runs[slot]].append(token)
+                sampled[row] = token.token_id, token.logprob, token.blank_margin
         return sampled
+
+    def _samplers(self, first: int, last: int) -> list[tuple[int, Sampler]]:
+        """Return the slots from `first` to before `last` that sample in Python."""
+        runs = self.runs[first:last]
+        return [(first + i, run.sampler) for i, run in enumerate(runs) if run.sampler]
 
     def _skip_prompts(self) -> dict[int, int]:
         """Let slots skip their prompt, and return how many positions of it each is to run alone.
@@ -336,13 +340,14 @@ class Slots:
 
     def _are_close(self, sampled: np.ndarray) -> np.ndarray:
         """Return `SampledToken.is_close` of all slots, bool [n], from float32 [n, 3]."""
-        if self.runs[0].sampler:
-            tokens = [self._tokens[run] for run in self.runs]
-            return np.array([bool(each) and each[-1].is_close() for each in tokens])
         logprobs, margins = sampled[:, 1], sampled[:, 2]
-        return (np.abs(margins) < CLOSE_MARGIN) | (
+        are_close = (np.abs(margins) < CLOSE_MARGIN) | (
             (margins < 0) & (logprobs < log(0.5 + CLOSE_MARGIN / 4))
         )
+        for slot, _ in self._samplers(0, len(self.runs)):
+            tokens = self._tokens[self.runs[slot]]
+            are_close[slot] = bool(tokens) and tokens[-1].is_close()
+        return are_close
 
     def _look(self, slot: int, *, is_eos: bool = False) -> None:
         """Hand on what a slot has written, and load what it needs next, or free it."""

@@ -20,9 +20,8 @@ from support.commands import CLIP, TEXT
 from support.devices import Imitation
 from support.recordings import alone, babble, by_length, transcriber_on, within_time
 
-from voxtral_onnx import Engine
+from voxtral_onnx import Engine, Transcriber
 from voxtral_onnx.errors import AudioError, DeviceError, UsageError
-from voxtral_onnx.runtime import engine_stream
 from voxtral_onnx.runtime.audio.files import open_audio
 from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.device.cpu import Cpu
@@ -140,6 +139,22 @@ def test_every_stream_has_its_delay(engine, toy):
         feed_all(stream, babble(16_000))
     for stream, delay in zip(streams, delays, strict=True):
         assert ids_of(stream) == alone(toy, babble(16_000), delay)
+
+
+def test_every_stream_has_its_hotwords(engine, toy):
+    """Sampled in Python beside those that the graph samples."""
+    words = [a + b for a in "abcdefghijklmnopqrstuvwxyz" for b in "aeiourstln"]
+    single = Transcriber(toy.folder, "cpu", precision="fp32", hotwords=words, hotword_bias=20)
+    with single:
+        biased = alone(single, babble(50_000))
+    plain = alone(toy, babble(50_000))
+    assert biased != plain
+    streams = [engine.open(hotwords=each, hotword_bias=20) for each in (None, words, [], words)]
+    for stream in streams:
+        feed_all(stream, babble(50_000))
+    assert [ids_of(stream) for stream in streams] == [plain, biased, plain, biased]
+    found = by_length(engine.transcribe_many([babble(50_000)], hotwords=words, hotword_bias=20))
+    assert found == [(50_000, biased)]
 
 
 def test_files_fill_the_time_that_streams_leave(engine, toy, expected):
@@ -264,7 +279,7 @@ def test_asyncio(engine, expected):
 
 def test_feeders_wait_while_too_much_waits(engine, expected, monkeypatch):
     """A client that sends an hour at once does not fill the memory."""
-    monkeypatch.setattr(engine_stream, "MOST_WAITING", 1.0)
+    monkeypatch.setattr(streaming, "MOST_WAITING", 1.0)
     most, stream = 0, engine.open()
     for begin in range(0, 144_000, 4_000):
         stream.feed(babble(144_000)[begin : begin + 4_000])
@@ -336,7 +351,7 @@ def test_samples_belong_to_the_stream(engine, expected):
 
 
 def test_a_stream_that_nobody_reads_ends_alone(engine, expected, monkeypatch):
-    monkeypatch.setattr(engine_stream, "MOST_UNREAD", 50)
+    monkeypatch.setattr(streaming, "MOST_UNREAD", 50)
     unread, other = engine.open(), engine.open()
     feed_all(unread, babble(144_000))
     feed_all(other, babble(50_000))

@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import suppress
 from threading import Condition
 
-from .tokens import Token
+from ..tokens import Token
 
 
 class TokenQueue:

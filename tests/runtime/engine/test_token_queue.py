@@ -9,7 +9,7 @@ from itertools import chain
 import pytest
 
 from voxtral_onnx.errors import DeviceError
-from voxtral_onnx.runtime.token_queue import TokenQueue
+from voxtral_onnx.runtime.engine.token_queue import TokenQueue
 from voxtral_onnx.runtime.tokens import Token
 
 

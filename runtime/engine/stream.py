@@ -7,14 +7,14 @@ from collections.abc import Callable
 from time import sleep
 from typing import Any
 
-from ..arguments import Uncopied
-from ..errors import AudioError, DeviceError, UsageError, VoxtralOnnxError
-from .audio.samples import check_samples
-from .engine.live import LiveRecording
-from .engine.written import Burst, End, Event, Failure
+from ...arguments import Uncopied
+from ...errors import AudioError, DeviceError, UsageError, VoxtralOnnxError
+from ..audio.samples import check_samples
+from ..tokens import Override
+from ..writer import Timings, TokenWriter
+from .live import LiveRecording
 from .token_queue import TokenQueue
-from .tokens import Override
-from .writer import Timings, TokenWriter
+from .written import Burst, End, Event, Failure
 
 MOST_WAITING = 30.0  # seconds of audio that may wait for the engine before `feed` waits
 MOST_UNREAD = 20_000  # tokens that nobody has read, 27 minutes, before a stream ends
