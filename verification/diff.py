@@ -123,12 +123,15 @@ def diff(a: str | Path, b: str | Path, *, precisions: Sequence[str] | None = Non
         ArtifactError: one is not an artifact, or a file is missing or does not parse.
         UsageError: an artifact lacks a precision that is asked for, or more than two are.
     """
+    # Choose what is compared
     folders = find_artifact(a), find_artifact(b)
     first, second = (Manifest.read(folder) for folder in folders)
     held = first.held(folders[0]), second.held(folders[1])
     pairs = _pairs(first, second, held, precisions)
     first.check_files(folders[0], [name for name, _ in pairs])
     second.check_files(folders[1], [name for _, name in pairs])
+
+    # Compare graphs and tensors
     graphs, tensors, num_equal = {}, [], 0
     for names in pairs:
         kinds = first.precisions[names[0]], second.precisions[names[1]]
