@@ -128,9 +128,9 @@ class Engine(Uncopied):
         audio = manifest.config.audio
         tick_tokens = tick_ms * audio.sample_rate // (1000 * audio.samples_per_token)
         open_encoder = partial(open_live_encoder, loaded, start=start, notes=self.notes)
-        self._ticker = Ticker(loaded, sizes[-1].count, tick_tokens, open_encoder)
+        self.ticker = Ticker(loaded, sizes[-1].count, tick_tokens, open_encoder)
         self._model, self._factory = loaded, self.transcriber.recordings(options)
-        self._loop = self._factory.loop(sizes, self._ticker)
+        self._loop = self._factory.loop(sizes, self.ticker)
         self._events = self._loop.queue()
         self._lock, self._is_closed = Lock(), False
         self._streams = WeakValueDictionary[LiveRecording, EngineStream]()
@@ -172,20 +172,20 @@ class Engine(Uncopied):
         while self._streams and monotonic() < deadline and self._failure is None:
             if not any(stream.is_open for stream in list(self._streams.values())):
                 break
-            sleep(self._ticker.seconds / 4)
+            sleep(self.ticker.seconds / 4)
         for recording in list(self._streams):
             self._loop.fail(recording, UsageError("the engine was closed"))
         self._loop.close()
         self._events.put(Failure(None, UsageError("the engine was closed")))
         self._texts.join()
-        self._ticker.close()
+        self.ticker.close()
         if self._owns_transcriber:
             self.transcriber.close()
 
     @property
     def metrics(self) -> EngineMetrics:
         """Return up-to-date figures."""
-        ticks, work = self._ticker.metrics, self._factory.work
+        ticks, work = self.ticker.metrics, self._factory.work
         return EngineMetrics(
             streams=self._num_open,
             capacity=self.capacity,
@@ -249,7 +249,7 @@ class Engine(Uncopied):
 
     @property
     def _num_open(self) -> int:
-        return len(self._ticker.recordings)
+        return len(self.ticker.recordings)
 
     def _require_room(self) -> None:
         """Refuse a stream that would make ticks late.
@@ -263,15 +263,15 @@ class Engine(Uncopied):
         if self._failure:
             raise DeviceError(f"the engine has failed: {self._failure.error}")
         num_open, device = self._num_open, self.transcriber.device_name
-        if num_open >= self.capacity or not self._ticker.has_room:
+        if num_open >= self.capacity or not self.ticker.has_room:
             raise DeviceError(
                 f"engine: {num_open} live streams are open, and {device} carries {self.capacity} "
                 "of them; try again when one has ended, or on another device"
             )
-        if self.curve and (late := self._ticker.late_seconds):
+        if self.curve and (late := self.ticker.late_seconds):
             raise DeviceError(
                 f"engine: the last ticks of {num_open} live streams took {1000 * late:.0f} ms, and "
-                f"a tick lasts {1000 * self._ticker.seconds:.0f}: {device} is busy; try again later"
+                f"a tick lasts {1000 * self.ticker.seconds:.0f}: {device} is busy; try again later"
             )
 
     def transcribe_many(
@@ -313,7 +313,7 @@ class Engine(Uncopied):
 
     def _measure(self, most: int) -> int:
         """Return how many streams keep up with speech."""
-        seconds = self._ticker.seconds
+        seconds = self.ticker.seconds
         self.curve = cost_curve(self._loop.seconds_of_tick, most, beyond=seconds)
         return capacity(self.curve, SHARE * seconds)
 

@@ -1,8 +1,9 @@
 """Live recordings in the engine: what has come of each is encoded together, once a tick.
 
-A tick is as long as a token of audio, or two. In each the encoder takes the next tokens of all
-streams that have some, and the decoder follows. A stream of which more has come than it takes in a
-tick, because the machine or the network was slow, catches up in ticks between.
+In each tick the encoder takes the next tokens of all streams that have some, and the decoder
+follows. A tick lasts as long as a token of audio, or two, when there is much to do; with little to
+do the next one comes sooner, and so does text. A stream of which more has come than a tick takes,
+because the machine or the network was slow, catches up in ticks between.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .live_encoder import LiveEncoder
 from .recording import Recording
 
 CATCH_UP = 16  # tokens of all streams together that a tick may take beyond those of its length
+LEAST_PAUSE = 0.01  # seconds from one tick to the next
+REST = 3  # times as long as a tick took is the time to the next; at most as long as a tick lasts
 RECENT_TICKS = 4096  # whose durations are kept
 RECENT = 32  # of which most must have been in time before another stream is let in
 
@@ -130,6 +133,7 @@ class Ticker:
         self._free = list(range(slots))[::-1]
         self._due = self._began = perf_counter()  # of the next tick, and of the last
         self._pending: float | None = None  # since when a tick is due that is not decoded yet
+        self._pause = self.seconds  # from one tick to the next
         self.is_behind = False  # more has come than the last tick took
 
     @property
@@ -218,7 +222,8 @@ class Ticker:
         )
         self._began = now
         if now >= self._due:
-            self._began, self._due = self._due, max(self._due + self.seconds, now)
+            pause = self._pause if chosen else LEAST_PAUSE
+            self._began, self._due = self._due, max(self._due + pause, now)
         return chosen
 
     def encode(
@@ -251,6 +256,7 @@ class Ticker:
         """Count a tick whose tokens are all decoded."""
         if self._pending is not None:
             seconds, self._pending = perf_counter() - self._pending, None
+            self._pause = min(self.seconds, max(LEAST_PAUSE, REST * seconds))
             self.metrics.num_ticks += 1
             self.metrics.num_late += seconds > self.seconds
             self.metrics.seconds.append(seconds)

@@ -308,7 +308,7 @@ def test_ticks_that_are_late_refuse_streams(toy):
     with Engine(toy, slots=3) as engine:
         engine.capacity = 3
         stream = engine.open()
-        engine._ticker._recent.extend([0.2] * live.RECENT)
+        engine.ticker._recent.extend([0.2] * live.RECENT)
         with pytest.raises(DeviceError, match="the last ticks of 1 live streams took 200 ms"):
             engine.open()
         stream.close()
@@ -402,7 +402,7 @@ def test_a_call_that_fails_ends_the_streams_that_shared_it(new_engine, expected,
     def failing(*arguments):
         raise DeviceError("CUDA error 700: an illegal memory access")
 
-    home = type(engine._ticker.encoder) if call == "encoder" else Decoder
+    home = type(engine.ticker.encoder) if call == "encoder" else Decoder
     with monkeypatch.context() as patch:
         patch.setattr(home, "encode" if call == "encoder" else "step_batch", failing)
         for stream in streams:
@@ -530,4 +530,4 @@ def test_ticks_of_two_tokens(new_engine, expected):
     stream = engine.open()
     feed_all(stream, babble(50_000))
     assert ids_of(stream) == expected[50_000]
-    assert engine._ticker.seconds == 0.16
+    assert engine.ticker.seconds == 0.16
