@@ -140,8 +140,12 @@ class Engine(Uncopied):
 
         # Measure how many streams keep up
         self.curve = dict[int, float]()  # seconds of a tick by its number of streams
-        most = self._loop.prepare_live()
-        self.capacity = self._measure(most) if most_streams is None else min(most_streams, most)
+        try:
+            most = self._loop.prepare_live()
+            self.capacity = self._measure(most) if most_streams is None else min(most_streams, most)
+        except BaseException:
+            self.close(0.0)
+            raise
         for note in self.notes:
             _log.info("engine: %s", note)
         _log.info("engine: %d live streams at a time", self.capacity)
@@ -169,12 +173,8 @@ class Engine(Uncopied):
                 return
             self._is_closed = True
         deadline = monotonic() + drain_seconds
-        while self._streams and monotonic() < deadline and self._failure is None:
-            if not any(stream.is_open for stream in list(self._streams.values())):
-                break
+        while any(stream.is_open for stream in self._known) and monotonic() < deadline:
             sleep(self.ticker.seconds / 4)
-        for recording in list(self._streams):
-            self._loop.fail(recording, UsageError("the engine was closed"))
         self._loop.close()
         self._events.put(Failure(None, UsageError("the engine was closed")))
         self._texts.join()
@@ -246,6 +246,12 @@ class Engine(Uncopied):
     def _closer(self, recording: LiveRecording) -> Callable[[Exception], None]:
         loop = self._loop
         return lambda error: loop.fail(recording, error)
+
+    @property
+    def _known(self) -> list[EngineStream]:
+        """Return all streams that somebody holds."""
+        with self._lock:
+            return list(self._streams.values())
 
     @property
     def _num_open(self) -> int:
@@ -326,7 +332,7 @@ class Engine(Uncopied):
         """Let the stream take an event that is concerned, or all."""
         if isinstance(event, Failure) and event.recording is None:
             self._failure = event
-            for stream in list(self._streams.values()):
+            for stream in self._known:
                 stream.take(event)
             return
         recording = event.recording if isinstance(event, Failure) else None

@@ -476,6 +476,17 @@ def test_memory_that_is_full_is_said(new_engine, monkeypatch):
     assert any("1 instead of 3" in note for note in engine.transcriber.notes)
 
 
+def test_an_engine_that_cannot_start_leaves_no_threads(toy, monkeypatch):
+    def full(decoder, spec, count):
+        raise DeviceError("the memory is full")
+
+    monkeypatch.setattr(Decoder, "new_batch", full)
+    before = threading.active_count()
+    with pytest.raises(DeviceError, match="memory is full"):
+        Engine(toy, slots=2)
+    until(lambda: threading.active_count() == before)
+
+
 def test_opens_and_closes_leave_nothing(new_engine, expected):
     engine = new_engine()
 
