@@ -484,7 +484,7 @@ def test_an_engine_that_cannot_start_leaves_no_threads(toy, monkeypatch):
     before = threading.active_count()
     with pytest.raises(DeviceError, match="memory is full"):
         Engine(toy, slots=2)
-    until(lambda: threading.active_count() == before)
+    until(lambda: threading.active_count() <= before)
 
 
 def test_opens_and_closes_leave_nothing(new_engine, expected):
