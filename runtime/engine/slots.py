@@ -20,6 +20,8 @@ from .recording import BURST, Parked, PieceRun
 from .slot_state import SlotState
 from .written import Burst, End
 
+NEVER = np.iinfo(np.int64).max
+
 
 class Slots:
     """Slots for pieces of up to `spec.capacity` positions, or for all if they may shift."""
@@ -188,7 +190,9 @@ class Slots:
         """Give embeddings to the slots that wait for them, as far as there are any."""
         state, count = self._state, len(self.runs)
         for slot in np.flatnonzero(state.used[:count] == state.have[:count])[::-1]:
-            self._look(int(slot))
+            run = self.runs[slot]
+            if run.is_ready or run.is_dropped or run.recording.error or run.place == run.stop:
+                self._look(int(slot))
 
     def step(self) -> bool:
         """Advance all slots that have an embedding by a position; return whether any had.
@@ -399,7 +403,7 @@ class Slots:
         run, state = self.runs[slot], self._state
         end = run.piece.end
         state.checked_from[slot] = (
-            np.iinfo(np.int64).max if end is None else run.piece.own(run.piece.position_of(end))
+            NEVER if end is None else run.piece.own(run.piece.position_of(end))
         )
         most = BURST if run.stop is None else min(BURST, run.stop - run.place)
         if not self._may_shift:
