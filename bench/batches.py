@@ -3,7 +3,7 @@
     apt-get install espeak-ng flite && pip install hibari-tts
     python bench/batches.py
 
-Held-out sentences, as bench/wer.py speaks them, are transcribed in q4f16: one after the other by a
+Held-out sentences, as bench/wer.py speaks them, are transcribed in q4f16 and q4: one by one by a
 position a call, the same with draft tokens, as files alone are, then eight and 64 at a time; then
 as live streams, alone and 16 at a time in an engine. Tokens and words are compared with those of
 files, or of streams, alone; intervals of word error rates are those of bench/wer.py. Writes
@@ -32,16 +32,16 @@ from voxtral_onnx.verification.evaluation.rates import interval, resample_rates
 
 CACHE = harness.BUILD / "wer" / "wav"
 SYNTHESIZERS = ("espeak-ng", "flite")  # the quick ones
-PRECISION = "q4f16"
+PRECISIONS = ("q4f16", "q4")
 HEADINGS = ("files", "tokens other", "close decisions", "words wrong", "difference")
 
 
 def transcribe(
-    artifact: Path, paths: list[Path], batch_size: int, drafts: int
+    artifact: Path, precision: str, paths: list[Path], batch_size: int, drafts: int
 ) -> list[dict[str, Any]]:
     """Return token ids, text and close decisions of each file."""
     found, NUM_DRAFT_TOKENS["cpu"] = {}, drafts
-    with Transcriber(artifact, "cpu", precision=PRECISION, batch_size=batch_size) as transcriber:
+    with Transcriber(artifact, "cpu", precision=precision, batch_size=batch_size) as transcriber:
         for transcript in transcriber.transcribe_many(map(str, paths)):
             batch = transcript.info["batch"]
             found[transcript.source.name] = {
@@ -52,12 +52,14 @@ def transcribe(
     return [found[str(path)] for path in paths]
 
 
-def transcribe_live(artifact: Path, paths: list[Path], count: int) -> list[dict[str, Any]]:
+def transcribe_live(
+    artifact: Path, precision: str, paths: list[Path], count: int
+) -> list[dict[str, Any]]:
     """Return the same of files that are fed to live streams 80 ms at a time, so many at once.
 
     One at a time is `Transcriber.stream`, several are streams of an engine.
     """
-    with Transcriber(artifact, "cpu", precision=PRECISION) as transcriber:
+    with Transcriber(artifact, "cpu", precision=precision) as transcriber:
         piece = transcriber.manifest.config.audio.samples_per_token
 
         def read(path: Path) -> Iterator[np.ndarray]:
@@ -111,10 +113,19 @@ def main(
     clips = [clip for clip in planned if clip.synthesizer in SYNTHESIZERS]
     for clip in clips:
         wer.speak(clip)
-    artifact = harness.find_model("tiny", PRECISION)
+    artifact = harness.find_model("tiny", *PRECISIONS)
+    results |= {"checkpoint": Manifest.read(artifact).fingerprint, "clips": len(clips)}
+    for precision in PRECISIONS:
+        results[precision] = compare(artifact, precision, clips)
+    harness.write(out, results)
+
+
+def compare(artifact: Path, precision: str, clips: list[wer.Clip]) -> list[dict[str, Any]]:
+    """Transcribe clips in each way, and return and print how tokens and words differ."""
+    # Transcribe
     paths = [clip.path for clip in clips]
     runs = {
-        name: function(artifact, paths, *arguments)
+        name: function(artifact, precision, paths, *arguments)
         for name, (function, arguments, _) in WAYS.items()
     }
 
@@ -152,18 +163,8 @@ def main(
         )
         for row in rows
     ]
-    print(markdown_table(HEADINGS, table))
-    harness.write(
-        out,
-        results
-        | {
-            "checkpoint": Manifest.read(artifact).fingerprint,
-            "precision": PRECISION,
-            "clips": len(clips),
-            "words": int(words.sum()),
-            "results": rows,
-        },
-    )
+    print(precision, markdown_table(HEADINGS, table), sep="\n\n", end="\n\n")
+    return rows
 
 
 if __name__ == "__main__":

@@ -141,8 +141,10 @@ class Cutter:
             longest: likewise.
             least: seconds that the silence must last.
         """
+        # Rounded, because 5 s after 100.32 s would be a bit more than 5,266 frames
         low, aimed, high = (
-            (self._begin + length) * FRAMES_PER_SECOND for length in (shortest, aim, longest)
+            round((self._begin + length) * FRAMES_PER_SECOND, 6)
+            for length in (shortest, aim, longest)
         )
         margin = LEGAL_SECONDS / 2 * FRAMES_PER_SECOND
 
