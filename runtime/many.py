@@ -183,6 +183,11 @@ class Engine(Uncopied):
             self.transcriber.close()
 
     @property
+    def failure(self) -> BaseException | None:
+        """Return the error that has ended the engine; None while it runs."""
+        return self._loop.failure
+
+    @property
     def metrics(self) -> EngineMetrics:
         """Return up-to-date figures."""
         ticks, work = self.ticker.metrics, self._factory.work
@@ -291,6 +296,7 @@ class Engine(Uncopied):
         channels: str = "mix",
         split: bool = True,
         on_token: Callable[[AudioSource, Token], None] = lambda source, token: None,
+        on_progress: Callable[[AudioSource, float], None] = lambda source, seconds: None,
     ) -> Iterator[Transcript]:
         """Transcribe recordings in the slots and the time that live streams leave.
 
@@ -310,7 +316,7 @@ class Engine(Uncopied):
                 None,
                 splits=split,
                 on_token=on_token,
-                on_progress=lambda source, seconds: None,
+                on_progress=on_progress,
                 kept=lambda source: NOTHING,
                 loop=self._loop,
             )

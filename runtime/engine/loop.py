@@ -109,6 +109,11 @@ class EngineLoop:
         self._prefixes.clear()
         self.model.device.release_memory()
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Return the error that has ended the loop; None while it runs."""
+        return self._failure and self._failure.error
+
     def queue(self) -> Events:
         """Return a new queue for the events of recordings; a failure of the loop comes to all."""
         with self._lock:

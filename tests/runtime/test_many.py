@@ -460,6 +460,22 @@ def test_a_thread_that_dies_hangs_nobody(new_engine, monkeypatch):
             stream.feed(babble(100))
     with pytest.raises(DeviceError, match="the engine has failed: no memory"):
         engine.open()
+    assert isinstance(engine.failure, MemoryError)
+
+
+def test_who_hears_of_progress_may_end_a_recording(engine):
+    """An error that it raises is the caller's, and frees the slots; before any token too."""
+    heard = list[float]()
+
+    def stop(source, seconds):
+        heard.append(seconds)
+        raise InterruptedError("nobody waits for it")
+
+    with pytest.raises(InterruptedError, match="nobody waits"):
+        list(engine.transcribe_many([babble(144_000)], on_progress=stop))
+    assert len(heard) == 1 and engine.failure is None
+    (transcript,) = engine.transcribe_many([CLIP])
+    assert len(transcript.token_ids) > 20
 
 
 def test_memory_that_is_full_is_said(new_engine, monkeypatch):

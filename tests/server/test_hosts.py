@@ -5,10 +5,9 @@ from __future__ import annotations
 import socket
 
 import pytest
-from support.servers import get, running, send_raw
+from support.servers import get, page_app, running, send_raw
 
 from voxtral_onnx.errors import UsageError
-from voxtral_onnx.server import app
 from voxtral_onnx.server.hosts import checked_host, own_names
 
 
@@ -58,7 +57,7 @@ def test_a_request_without_a_name(port):
 
 def test_names_that_are_allowed(page, tiny_artifact):
     names = ["Box.example.org", "2001:DB8::1", "10.9.8.7"]
-    with running(app.create_app(tiny_artifact, allowed_hosts=names)) as port:
+    with running(page_app(tiny_artifact, allowed_hosts=names)) as port:
         for host in ("box.example.org:8000", "[2001:db8::1]", "10.9.8.7"):
             assert get(port, "/", Host=host)[0] == 200
         status, _, content = get(port, "/", Host="stranger.example")

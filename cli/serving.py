@@ -1,0 +1,196 @@
+"""Load what `serve` needs, and print its addresses, with a QR code for phones."""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import socket
+import threading
+import webbrowser
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DeviceError, UsageError
+from .models import open_transcriber
+from .progress import StatusSpinner
+from .streams import is_taken_by_stdout
+from .terminal import draw, info, stderr, write_line
+
+if TYPE_CHECKING:
+    from ..server.engines import Engines
+    from ..server.site import Site
+
+AUTO = "auto"
+LOCAL = ("127.0.0.1", "::1", "localhost")
+ANYWHERE = ("0.0.0.0", "::")
+# An address that no computer has: RFC 5737. Nothing is sent there
+ELSEWHERE = ("192.0.2.1", 9)
+
+
+@contextmanager
+def require_packages() -> Iterator[None]:
+    """Refuse to go on where a package is missing, and name what to install.
+
+    Raises:
+        DeviceError: one is.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise DeviceError(
+            f"serve needs {error.name}; run: pip install 'voxtral-onnx[serve]'"
+        ) from error
+
+
+def find_site(folder: Path, names: Sequence[str] | None, allowed: Sequence[str]) -> Site:
+    """Return the page with an artifact, whose files are compared with their hashes.
+
+    Args:
+        folder: the artifact.
+        names: precisions for browsers; None for those it has.
+        allowed: origins, besides its own, that the page may load artifacts from.
+
+    Raises:
+        ArtifactError: the artifact is incomplete, or onnxruntime-web is missing.
+        UsageError: the artifact lacks a precision, or an origin is not valid.
+    """
+    from ..server.page import PRECISIONS, absent_precisions
+    from ..server.site import Site
+
+    if names is None and (absent := absent_precisions(folder)):
+        info(
+            f"{', '.join(absent)} is not here; browsers without float16 on the GPU need it: "
+            f"--precision {','.join(PRECISIONS)}"
+        )
+    with StatusSpinner() as steps:
+        steps.show("comparing the files with their hashes")
+        return Site(folder, names, allowed_artifacts=allowed)
+
+
+@contextmanager
+def open_engines(
+    folder: Path,
+    devices: Sequence[str],
+    precisions: Sequence[str] | None,
+    *,
+    is_needed: bool,
+    **options: Any,
+) -> Iterator[tuple[Engines | None, str | None]]:
+    """Load an artifact on each device, and give the engines, or why there are none.
+
+    Args:
+        folder: the artifact.
+        devices: names, as `--device` has them.
+        precisions: of which the first runs; None for the artifact's first.
+        is_needed: whether a lack of them is an error; it is too if a device was named.
+        options: of `Engine`.
+
+    Raises:
+        ArtifactError, StorageError, UsageError: as `Transcriber`.
+        DeviceError: the same, or a device is none for an engine.
+    """
+    from ..runtime.many import Engine
+    from ..server.engines import Engines
+
+    # Check the names
+    if twice := {each for each in devices if list(devices).count(each) > 1}:
+        raise UsageError(f"--device: {', '.join(sorted(twice))} is named twice; name each once")
+    loading = {"precision": precisions and precisions[0], "offline": True}
+    loading["context"] = options["context"]
+
+    # Load
+    with ExitStack() as stack:
+        engines, lack = None, None
+        try:
+            made = list[Engine]()
+            for device in devices:
+                loading["device"] = device
+                transcriber = stack.enter_context(open_transcriber(str(folder), loading))
+                made.append(engine := Engine(transcriber, **options))
+                stack.callback(engine.close, 0.0)
+                for note in engine.notes:
+                    info(f"note: {note}")
+            engines = Engines(made)
+            stack.callback(engines.close)
+        except DeviceError as error:
+            if is_needed or list(devices) != [AUTO]:
+                raise
+            lack = str(error)
+            info(f"note: the page alone is served, there is no API: {error}")
+        yield engines, lack
+
+
+def name_of(artifact: Path) -> str:
+    """Return what clients call an artifact's model: its folder's name, or its repository's."""
+    parents = [each.name for each in artifact.resolve().parents]
+    if parents[:1] == ["snapshots"] and parents[1].startswith("models--"):  # the hub's cache
+        return parents[1].rpartition("--")[2].removesuffix("-onnx")
+    return artifact.resolve().name.removesuffix("-onnx")
+
+
+def addresses(host: str, port: int, https: bool) -> list[str]:
+    """Return addresses of the server: one for this computer, then those for other devices."""
+    hosts = [host]
+    if host in ANYWHERE:
+        hosts = [socket.gethostname(), *_network_addresses(host)]
+    places = [f"[{each}]" if ":" in each else each for each in hosts]
+    return [f"http{'s' * https}://{place}:{port}/" for place in places]
+
+
+def _network_addresses(host: str) -> list[str]:
+    """Return the addresses of this computer in its networks, the one it calls out from first."""
+    found = list[str]()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect(ELSEWHERE)  # chooses an interface
+            found.append(asking.getsockname()[0])
+        except OSError:  # there is no network
+            pass
+    try:
+        family = socket.AF_INET if host == "0.0.0.0" else socket.AF_UNSPEC
+        found += [str(each[4][0]) for each in socket.getaddrinfo(socket.gethostname(), 0, family)]
+    except OSError:  # its own name is not known
+        pass
+    known = [ipaddress.ip_address(each) for each in dict.fromkeys(found) if "%" not in each]
+    return [str(each) for each in known if not (each.is_loopback or each.is_unspecified)]
+
+
+def announce(
+    host: str, port: int, *, https: bool, model: str | None, page: bool, opens: bool
+) -> None:
+    """Print where the server is, with a QR code for phones on a terminal.
+
+    Args:
+        host: that it listens on.
+        port: the same.
+        https: whether it serves over https.
+        model: what clients of the API call the model; None without an API.
+        page: whether there is a page.
+        opens: whether to open it in a browser.
+    """
+    first, *others = addresses(host, port, https)
+    write_line(first)
+    if not is_taken_by_stdout():
+        info(first)
+    if model:
+        info(f"API: {first}v1 with model {model}; see /openapi.json")
+    if page and host not in LOCAL and not https:
+        info("on other devices a page without https gets no microphone and no GPU: add --https")
+    for each in others:
+        info(f"other devices: {each}")
+    if page and others and stderr.is_terminal:
+        draw(qr_code(others[0]))
+    if page and opens:
+        threading.Thread(target=webbrowser.open, args=(first,), daemon=True).start()
+
+
+def qr_code(text: str) -> str:
+    """Return a QR code as lines of half blocks, with the colours of a terminal."""
+    with require_packages():
+        import segno
+
+    drawn = io.StringIO()
+    segno.make(text, micro=False).terminal(drawn, compact=True, border=2)
+    return drawn.getvalue()
