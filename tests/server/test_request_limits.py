@@ -26,7 +26,7 @@ class App:
 
     def __init__(self):
         self.entered, self.gate = threading.Semaphore(0), threading.Event()
-        self.ended: list[str] = []  # how
+        self.ended: list[tuple[str, str]] = []  # the path, and how
 
     async def __call__(self, scope, receive, send):
         if scope["type"] == "lifespan":
@@ -35,9 +35,13 @@ class App:
         try:
             await self._answer(scope, receive, send)
         except asyncio.CancelledError:
-            self.ended.append("cancelled")
+            self.ended.append((scope["path"], "cancelled"))
             raise
-        self.ended.append("answered")
+        self.ended.append((scope["path"], "answered"))
+
+    def how(self, path: str) -> list[str]:
+        """Return how the requests for a path have ended."""
+        return [how for asked, how in self.ended if asked == path]
 
     async def _answer(self, scope, receive, send):
         size, has_more = 0, scope["method"] == "POST"
@@ -97,37 +101,34 @@ def test_bodies_within_the_limit(served):
 
 def test_a_large_body_is_refused_before_it_comes(served):
     port, app = served
-    del app.ended[:]
     for declared in ("100001", "9" * 19, "9" * 400):
         with socket.create_connection(("127.0.0.1", port), TIMEOUT) as connection:
-            request = f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {declared}\r\n"
+            request = f"POST /large HTTP/1.1\r\nHost: a\r\nContent-Length: {declared}\r\n"
             connection.sendall(f"{request}Expect: 100-continue\r\n\r\n".encode())
             answer = b""
             while not answer.endswith((b"}}", b"received.")):
                 answer += connection.recv(1 << 16)
         assert answer.startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 400 ")), answer  # 400 by h11
         assert b"larger than 0.0953674 MB" in answer or b" 400 " in answer
-    assert not app.ended  # it saw none of them
+    assert not app.how("/large")  # it saw none of them
 
 
 def test_a_large_body_without_a_length(served):
     """The application ends, and a client that sends on gets its answer too."""
     port, app = served
-    del app.ended[:]
     pieces = (b"x" * 10_000 for _ in range(50))
-    status, content = post(port, "/", pieces, **{"Transfer-Encoding": "chunked"})
+    status, content = post(port, "/more", pieces, **{"Transfer-Encoding": "chunked"})
     assert (status, code(content)) == (413, "body_too_large")
-    assert app.ended == ["cancelled"]
+    assert app.how("/more") == ["cancelled"]
 
 
-@pytest.mark.parametrize("first", [b"", b"x"])
+@pytest.mark.parametrize("first", ["", "x"])
 def test_a_body_that_does_not_come(served, first):
     port, app = served
-    del app.ended[:]
-    request = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n"
-    answer = send_raw(port, request + first)
+    request = f"POST /none{first} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+    answer = send_raw(port, f"{request}Content-Length: 1000\r\n\r\n{first}".encode())
     assert answer.startswith(b"HTTP/1.1 408 ") and b"body_timeout" in answer
-    assert app.ended == ["cancelled"]
+    assert app.how(f"/none{first}") == ["cancelled"]
 
 
 def trickle(port: int, size: int, seconds: float) -> tuple[int, bytes]:
@@ -162,11 +163,10 @@ def test_a_slow_application_is_not_its_client(served):
 
 def test_an_answer_that_nobody_takes(served):
     port, app = served
-    del app.ended[:]
     with socket.create_connection(("127.0.0.1", port), TIMEOUT) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
-        wait_for(lambda: app.ended == ["cancelled"])
+        wait_for(lambda: app.how("/endless") == ["cancelled"])
 
 
 def wait_for(is_so) -> None:
@@ -180,11 +180,10 @@ def wait_for(is_so) -> None:
 
 def test_the_total_time(served):
     port, app = served
-    del app.ended[:]
     app.gate.clear()
     status, _, content = get(port, "/wait")
     assert (status, code(json.loads(content))) == (503, "request_timeout")
-    assert app.ended == ["cancelled"]
+    assert app.how("/wait") == ["cancelled"]
 
 
 def test_requests_at_once(served):
