@@ -1,4 +1,4 @@
-"""Who may use the API: keys, and the rule that a server for others needs one.
+"""Keys of the API, and the rule that a server for others needs one.
 
 A key comes in the header `Authorization: Bearer KEY`, or, as browsers' WebSockets cannot send that,
 as the subprotocol `openai-insecure-api-key.KEY`. It is compared as a digest, in constant time, and

@@ -118,36 +118,48 @@ def _limit(request: Request) -> None:
 
 def _decode(request: Request, answers: BinaryIO) -> None:
     """Send a file's header and samples, or the reason why there are none."""
-    from pathlib import Path
-
     from ..errors import VoxtralOnnxError
-    from ..runtime.audio.files import open_audio, too_long
 
     try:
-        source = open_audio(
-            Path(request.path),
-            request.rate,
-            channels=request.channels,
-            gain=request.gain,
-            name=request.name,
-            most_seconds=request.most_seconds,
-        )
-        if source.duration * len(source.parts) > request.most_seconds:
-            raise too_long(request.name, request.most_seconds)
-        tracks = (source, *source.parts)
-        header = Header(
-            source.num_channels,
-            [Track(e.duration, list(e.notes), list(e.losses), e.channel) for e in tracks],
-        )
-        _send(answers, HEADER, msgspec.json.encode(header))
-        for track in tracks:
-            for block in track.blocks():
-                _send(answers, SAMPLES, block.astype("<f4").tobytes())
-            _send(answers, END_OF_TRACK, b"")
+        _send_sound(request, answers)
     except VoxtralOnnxError as error:
         _send(answers, REFUSAL, msgspec.json.encode(Refusal(type(error).__name__, str(error))))
     except MemoryError:
         _send(answers, REFUSAL, msgspec.json.encode(Refusal("MemoryError", "")))
+
+
+def _send_sound(request: Request, answers: BinaryIO) -> None:
+    """Send a file's header and samples.
+
+    Raises:
+        VoxtralOnnxError: see `open_audio`; or its channels are too much sound together.
+    """
+    from pathlib import Path
+
+    from ..runtime.audio.files import open_audio, too_long
+
+    # Read and measure it
+    source = open_audio(
+        Path(request.path),
+        request.rate,
+        channels=request.channels,
+        gain=request.gain,
+        name=request.name,
+        most_seconds=request.most_seconds,
+    )
+    if source.duration * len(source.parts) > request.most_seconds:
+        raise too_long(request.name, request.most_seconds)
+
+    # Send the header, then each track
+    tracks = (source, *source.parts)
+    described = [
+        Track(each.duration, list(each.notes), list(each.losses), each.channel) for each in tracks
+    ]
+    _send(answers, HEADER, msgspec.json.encode(Header(source.num_channels, described)))
+    for track in tracks:
+        for block in track.blocks():
+            _send(answers, SAMPLES, block.astype("<f4").tobytes())
+        _send(answers, END_OF_TRACK, b"")
 
 
 def _send(answers: BinaryIO, kind: bytes, content: bytes) -> None:
