@@ -8,8 +8,9 @@ standard output with frames: a byte for the kind, four for the length, little-en
     T  the end of a track
     E  an error, a `Refusal` in JSON, after which nothing comes
 
-What is decoded can take over this process. So it can write no file, has bounds on memory, on
-processor time and on open files, and none of the server's sockets, variables and keys.
+What is decoded can take over this process. So it can write no file, open no socket and start no
+program, has bounds on memory, on processor time and on open files, and none of the server's
+sockets, variables and keys. Not all systems have all of that; `_limit` and `seccomp` say which.
 """
 
 from __future__ import annotations
@@ -74,7 +75,6 @@ def main() -> None:
         return  # the server has ended, or needs no decoder
     request = msgspec.json.decode(line, type=Request)
     try:
-        _limit(request)
         _decode(request, answers)
         answers.close()
     except BrokenPipeError:
@@ -93,7 +93,14 @@ def _load() -> None:
 
 
 def _limit(request: Request) -> None:
-    """Take away from this process what decoding does not need."""
+    """Take away from this process what decoding does not need.
+
+    Raises:
+        DeviceError: the system does not do its part.
+    """
+    from .seccomp import wall_off
+
+    wall_off()
     try:
         import resource
     except ImportError:  # Windows, where the server bounds the time alone
@@ -121,6 +128,7 @@ def _decode(request: Request, answers: BinaryIO) -> None:
     from ..errors import VoxtralOnnxError
 
     try:
+        _limit(request)
         _send_sound(request, answers)
     except VoxtralOnnxError as error:
         _send(answers, REFUSAL, msgspec.json.encode(Refusal(type(error).__name__, str(error))))

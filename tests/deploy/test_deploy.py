@@ -163,6 +163,7 @@ def test_the_service_is_hardened():
     found = service()
     assert {name: found.get(name) for name in HARDENED} == HARDENED
     start = shlex.split(found["ExecStart"])
+    assert "\nSystemCallFilter=@system-service @resources seccomp\n" in SERVICE.read_text()
     drain = int(start[start.index("--drain") + 1])
     assert int(found["TimeoutStopSec"]) > drain + 10
     assert found["LoadCredential"].startswith("api-keys:") and "%d/api-keys" in start

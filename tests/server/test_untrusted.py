@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import socket
 import struct
@@ -51,7 +52,7 @@ def stand_in(monkeypatch):
 
     def put(code: str) -> None:
         program = (
-            "import os, signal, sys, time, struct, socket, json\n"
+            "import ctypes, os, signal, sys, time, struct, socket, json\n"
             "from voxtral_onnx.server import decoder\n"
             "def say(text):\n"
             "    refusal = json.dumps({'kind': 'AudioError', 'message': text}).encode()\n"
@@ -60,7 +61,7 @@ def stand_in(monkeypatch):
             "    global answers\n"
             "    answers = to\n"
             f"    exec({code!r}, globals())\n"
-            "decoder._decode = stand_in\n"
+            "decoder._send_sound = stand_in\n"
             "decoder.main()\n"
         )
         monkeypatch.setattr(untrusted, "_COMMAND", (sys.executable, "-c", program))
@@ -239,7 +240,7 @@ def test_time_is_limited(stand_in):
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX's signals")
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
 def test_a_decoder_that_crashes(stand_in, caplog, name):
-    stand_in(f"os.kill(os.getpid(), signal.{name})")
+    stand_in(f"signal.raise_signal(signal.{name})")
     with pytest.raises(AudioError, match=rf"^a\.wav: .*its decoder ended \({name}\)"):
         open_untrusted(Path(__file__), RATE, name="a.wav")
     assert f"a decoder ended before its file's end ({name})" in caplog.text
@@ -314,6 +315,39 @@ except OSError as error:
 """
     assert told(stand_in, code) == "File too large"
     assert not path.exists() or path.read_bytes() == b""
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "aarch64") or sys.platform != "linux",
+    reason="only Linux has the wall, on x86-64 and ARM64",
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        "socket.socket()",
+        "socket.socket(socket.AF_UNIX)",
+        "socket.socketpair()",
+        "os.execv('/bin/true', ['true'])",
+        "os.kill(os.getppid(), 0)",
+        "os.pidfd_open and signal.pidfd_send_signal(os.pidfd_open(os.getppid()), 0)",
+    ],
+)
+def test_a_decoder_reaches_nothing_else(stand_in, call):
+    code = f"""
+def tried():
+    try:
+        {call}
+        return "done"
+    except OSError as error:
+        return error.strerror
+import threading
+before = [tried()]
+thread = threading.Thread(target=lambda: before.append(tried()))
+thread.start()
+thread.join()
+say(repr(before))
+"""
+    assert told(stand_in, code) == "['Operation not permitted', 'Operation not permitted']"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX's limits")
