@@ -20,8 +20,9 @@ BACKLOG = 512  # connections that wait to be accepted
 HEADER_SECONDS = 10.0  # for TLS and a request's headers, after a connection or the last answer
 # For uvicorn: less than that, and more than clients keep idle connections (httpx: 5)
 KEEP_ALIVE_SECONDS = 8
-# A peer that has vanished without a word is noticed after two minutes, while its request is in work
-_PROBES = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+# For the system: while its request is in work, a peer that has vanished without a word is noticed
+# after two minutes, on Linux after one; there a peer that takes nothing for a minute is lost too
+_PROBES = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 60_000}
 
 
 def connection_limit(wanted: int = MOST_CONNECTIONS) -> int:
@@ -62,9 +63,10 @@ class LimitedListener(socket.socket):
 
     At the limit, a new connection replaces the oldest one that has no request in progress, so that
     clients that send half a request and wait cannot block others. If all connections have a request
-    in progress, the new one is closed. A connection without a request in progress is shut down
-    after `header_seconds`, however many bytes come meanwhile. asyncio's selector event loops call
-    this class's `accept`.
+    in progress, the new one is closed. From a connection without a request in progress nothing is
+    read after `header_seconds`, however many bytes have come meanwhile, so that the event loop
+    closes it once the last answer is sent. asyncio's selector event loops call this class's
+    `accept`.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class LimitedListener(socket.socket):
         asyncio.get_running_loop().call_later(seconds, self._look, held)
 
     def _look(self, held: _Held) -> None:
-        """Shut a connection down that asks for nothing, or look again later."""
+        """End the reading of a connection that asks for nothing, or look again later."""
         if not held.is_open:
             return
         left = held.since + self.header_seconds - asyncio.get_running_loop().time()
@@ -112,7 +114,7 @@ class LimitedListener(socket.socket):
             self._look_after(held, left)
         else:
             log.info("a connection is closed: no request came in %g s", self.header_seconds)
-            _shut_down(held)
+            _shut_down(held, socket.SHUT_RD)
 
     def _make_room(self) -> bool:
         """Shut down the oldest connection without a request in progress; return whether one was."""
@@ -125,7 +127,7 @@ class LimitedListener(socket.socket):
             self.limit,
         )
         self._leaving = idle
-        _shut_down(idle)
+        _shut_down(idle, socket.SHUT_RDWR)
         return True
 
     def watch(self, app: Any) -> Any:
@@ -147,10 +149,10 @@ class LimitedListener(socket.socket):
         return watched
 
 
-def _shut_down(held: _Held) -> None:
-    """End a connection in both directions, which the event loop then closes."""
+def _shut_down(held: _Held, directions: int) -> None:
+    """End a connection in one direction or both, which the event loop then closes."""
     with suppress(OSError):  # its peer has left already
-        held.socket.shutdown(socket.SHUT_RDWR)
+        held.socket.shutdown(directions)
 
 
 def _probe(connection: socket.socket) -> None:

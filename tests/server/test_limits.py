@@ -8,6 +8,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 from contextlib import ExitStack, closing, suppress
 
 import pytest
@@ -16,6 +17,7 @@ from support.servers import TIMEOUT, get, serving
 
 from voxtral_onnx.server.limits import LimitedListener, connection_limit
 
+LARGE = 16 << 20  # bytes of an answer, more than the system takes at once
 HALF = b"GET / HTTP/1.1\r\nHost: local"
 
 
@@ -108,6 +110,22 @@ def test_a_request_in_work_is_not_idle(limited):
         assert slow.getresponse().read() == b"done"
 
 
+@pytest.mark.parametrize("limited", [0.3], indirect=True)
+def test_the_end_of_an_answer_is_not_cut_off(limited):
+    """The application has given it away, and a slow client is still to take most of it."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", limited[0]))
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert select.select([connection], [], [], TIMEOUT)[0]
+        connection.settimeout(TIMEOUT)
+        time.sleep(1)  # longer than a connection may be without a request
+        said = b""
+        while part := connection.recv(1 << 16):
+            said += part
+    assert said.count(b"x") == LARGE
+
+
 def lasts_at_least(connection: socket.socket, seconds: float) -> bool:
     """Return whether the server neither says anything nor closes for some time."""
     return select.select([connection], [], [], seconds)[0] == []
@@ -141,7 +159,8 @@ def limited(request):
             while not gate.is_set():
                 await asyncio.sleep(0.01)
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"done"})
+        body = b"x" * LARGE if scope["path"] == "/large" else b"done"
+        await send({"type": "http.response.body", "body": body})
 
     with LimitedListener(socket.create_server(("127.0.0.1", 0)), 2, seconds) as listener:
         config = uvicorn.Config(
