@@ -24,45 +24,29 @@ def serve(
     slots: serve_options.Slots = "auto",
     tick: serve_options.Tick = 80,
     context: options.Context = 1024,
+    api_key: serve_options.ApiKey = None,
+    api_key_file: serve_options.ApiKeyFile = None,
+    insecure: serve_options.Insecure = False,
+    allowed_origin: serve_options.AllowedOrigins = None,
+    limits: serve_options.Limits = None,
 ) -> None:
     """Serve OpenAI's API for transcription, and open a page that transcribes in the browser.
 
     For the API the model runs here. Ctrl-C ends it when the recordings that it has are done.
     """
-    from contextlib import ExitStack
-    from functools import partial
+    from .serving import Access, Serving, run
+    from .values import REQUEST_LIMITS, split_names
 
-    from .models import find_model
-    from .serving import announce, find_site, name_of, open_engines, require_packages
-    from .streams import claim_stdout
-    from .values import split_names
-
-    with require_packages():
-        from ..server.app import build_app
-        from ..server.page import PRECISIONS
-        from ..server.serving import listen
-        from ..server.serving import serve as run_server
-
-    # Find the artifact, and take the port: checking a large one takes a while
     if page_only and api_only:
         raise UsageError("--page-only and --api-only exclude each other; without, both are served")
-    claim_stdout(is_only_place=False)
-    names, devices = split_names(precision), split_names(device)
-    folder = find_model(artifact, names or list(PRECISIONS[:1]), offline)
-    with ExitStack() as stack:
-        listening = stack.enter_context(listen(host, port))
-        site = None if api_only else find_site(folder, names, allow_artifacts or ())
-
-        # Load the model, and serve until Ctrl-C
-        engines = lack = None
-        if not page_only:
-            options_of_engines = {"slots": slots, "tick_ms": tick, "context": context}
-            engines, lack = stack.enter_context(
-                open_engines(folder, devices, names, is_needed=api_only, **options_of_engines)
-            )
-        name = model_name or name_of(folder)
-        hosts = (host, *(allowed_host or ()))
-        app = build_app(engines, site, model_name=name, allowed_hosts=hosts, lack=lack)
-        shown = {"https": https, "model": name if engines else None, "page": not api_only}
-        says = partial(announce, host, **shown, opens=not no_open)
-        run_server(app, listening, engines=engines, https=https, drain_seconds=drain, on_ready=says)
+    access = Access(
+        (host, *(allowed_host or ())),
+        tuple(allowed_origin or ()),
+        tuple(allow_artifacts or ()),
+        limits or REQUEST_LIMITS,
+    )
+    keys = None if page_only else (api_key or (), api_key_file, insecure)
+    engine = {"slots": slots, "tick_ms": tick, "context": context}
+    names, devices = split_names(precision), split_names(device) or []
+    has = Serving(not page_only, not api_only, https, not no_open, drain)
+    run(artifact, host, port, has, access, keys, names, devices, model_name, offline, engine)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import ipaddress
+import os
 import socket
 import threading
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DeviceError, UsageError
-from .models import open_transcriber
+from ..limits import MB
+from .models import find_model, open_transcriber
 from .progress import StatusSpinner
-from .streams import is_taken_by_stdout
+from .streams import claim_stdout, is_taken_by_stdout
 from .terminal import draw, info, stderr, write_line
 
 if TYPE_CHECKING:
@@ -27,6 +31,120 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 ANYWHERE = ("0.0.0.0", "::")
 # An address that no computer has: RFC 5737. Nothing is sent there
 ELSEWHERE = ("192.0.2.1", 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may ask for what."""
+
+    hosts: Sequence[str]
+    origins: Sequence[str]
+    artifacts: Sequence[str]  # origins that the page may load artifacts from
+    limits: Mapping[str, float]  # on requests, as `values.REQUEST_LIMITS` has them
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What is served, and how."""
+
+    has_api: bool
+    has_page: bool
+    https: bool
+    opens: bool  # the page in a browser
+    drain_seconds: float
+
+
+def run(
+    artifact: str | None,
+    host: str,
+    port: int,
+    serving: Serving,
+    access: Access,
+    keys: tuple[Sequence[str], Path | None, bool] | None,
+    names: Sequence[str] | None,
+    devices: Sequence[str],
+    model_name: str | None,
+    offline: bool,
+    engine: dict[str, Any],
+) -> None:
+    """Serve until interrupted.
+
+    Args:
+        artifact: as `--model` names it.
+        host: address to listen on.
+        port: the same.
+        serving: what is served.
+        access: who may ask for what.
+        keys: of the command line, their file, and whether none are needed; None without an API.
+        names: of precisions; None for those that the artifact has.
+        devices: of the API.
+        model_name: what clients call the model; None for the artifact's name.
+        offline: whether the hub is not asked.
+        engine: options of `Engine`.
+
+    Raises:
+        VoxtralOnnxError: of any kind that finding, checking, loading and listening raise.
+    """
+    with require_packages():
+        from ..server.access import read_keys, require_guarded
+        from ..server.app import build_app
+        from ..server.guard import NO_KEYS
+        from ..server.page import PRECISIONS
+        from ..server.request_limits import RequestLimits
+        from ..server.serving import listen, serve
+
+    # Find the artifact and the keys, and take the port: checking a large artifact takes a while
+    claim_stdout(is_only_place=False)
+    known = NO_KEYS
+    if keys is not None:
+        known = read_keys(keys[0], keys[1], os.environ)
+        require_guarded(host, known, insecure=keys[2])
+    folder = find_model(artifact, list(names or PRECISIONS[:1]), offline)
+    most = access.limits
+    limits = RequestLimits(
+        round(most["body"] * MB), int(most["requests"]), most["idle"], 3600 * most["total"]
+    )
+    with ExitStack() as stack:
+        listening = stack.enter_context(listen(host, port))
+        site = find_site(folder, names, access.artifacts) if serving.has_page else None
+
+        # Load the model, and serve until Ctrl-C
+        engines = lack = None
+        if serving.has_api:
+            opened = open_engines(
+                folder,
+                devices,
+                names,
+                is_needed=not serving.has_page,
+                most_seconds=3600 * most["audio"],
+                **engine,
+            )
+            engines, lack = stack.enter_context(opened)
+        name = model_name or name_of(folder)
+        app = build_app(
+            engines,
+            site,
+            model_name=name,
+            keys=known,
+            allowed_hosts=access.hosts,
+            allowed_origins=access.origins,
+            limits=limits,
+            lack=lack,
+        )
+        shown = {
+            "https": serving.https,
+            "model": name if engines else None,
+            "page": serving.has_page,
+        }
+        serve(
+            app,
+            listening,
+            engines=engines,
+            https=serving.https,
+            drain_seconds=serving.drain_seconds,
+            header_seconds=most["header"],
+            on_ready=partial(announce, host, **shown, opens=serving.opens),
+        )
 
 
 @contextmanager
@@ -76,6 +194,7 @@ def open_engines(
     precisions: Sequence[str] | None,
     *,
     is_needed: bool,
+    most_seconds: float,
     **options: Any,
 ) -> Iterator[tuple[Engines | None, str | None]]:
     """Load an artifact on each device, and give the engines, or why there are none.
@@ -85,6 +204,7 @@ def open_engines(
         devices: names, as `--device` has them.
         precisions: of which the first runs; None for the artifact's first.
         is_needed: whether a lack of them is an error; it is too if a device was named.
+        most_seconds: of a recording.
         options: of `Engine`.
 
     Raises:
@@ -112,7 +232,7 @@ def open_engines(
                 stack.callback(engine.close, 0.0)
                 for note in engine.notes:
                     info(f"note: {note}")
-            engines = Engines(made)
+            engines = Engines(made, most_seconds=most_seconds)
             stack.callback(engines.close)
         except DeviceError as error:
             if is_needed or list(devices) != [AUTO]:

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from .._version import __version__
 from ..errors import VoxtralOnnxError
+from .access import OPEN_PATHS, ApiKeys
 from .api_error import API, ApiError, answer_error
 from .engines import Engines
-from .hosts import AllowedHosts, checked_host
+from .guard import NO_KEYS, guards
 from .metrics import Health
 from .openai_rest import OpenAIRest
+from .request_limits import DEFAULT_LIMITS, RequestLimits
 from .site import Site
 
 MODEL_NAME = "voxtral-mini-4b-realtime"
@@ -29,7 +30,10 @@ def build_app(
     site: Site | None = None,
     *,
     model_name: str = MODEL_NAME,
+    keys: ApiKeys = NO_KEYS,
     allowed_hosts: Sequence[str] = (),
+    allowed_origins: Sequence[str] = (),
+    limits: RequestLimits = DEFAULT_LIMITS,
     lack: str | None = None,
 ) -> FastAPI:
     """Return an ASGI application.
@@ -38,19 +42,29 @@ def build_app(
         engines: for the API, which is left out without; the caller closes them.
         site: the page, which is left out without.
         model_name: what clients of the API call the model.
+        keys: who may use the API; without any, everybody who can reach it. The page is for all.
         allowed_hosts: names, besides this computer's own, that Host headers may have.
+        allowed_origins: pages of other origins, whose scripts may use the API.
+        limits: on each request.
         lack: why there is no API, if there should be one.
 
     Raises:
-        UsageError: a host is not valid.
+        UsageError: a host or an origin is not valid.
     """
+    open_paths = OPEN_PATHS | (site.paths if site else set())
     app = FastAPI(
         title="voxtral-onnx",
         version=__version__,
         description="Speech to text on this server's own device, as OpenAI's API asks for it.",
         docs_url=None,  # a page that loads its scripts from another site
         redoc_url=None,
-        middleware=[Middleware(AllowedHosts, [checked_host(host) for host in allowed_hosts])],
+        middleware=guards(
+            keys=keys,
+            open_paths=open_paths,
+            allowed_hosts=allowed_hosts,
+            allowed_origins=allowed_origins,
+            limits=limits,
+        ),
     )
     for kind in (HTTPException, ApiError, VoxtralOnnxError, OSError, Exception):
         app.add_exception_handler(kind, answer_error)

@@ -21,6 +21,7 @@ from ..runtime.tokens import Token
 from ..runtime.transcript import Transcript
 from .api_error import ApiError, refusal_of
 from .metrics import Counters
+from .untrusted import MOST_SECONDS, Decoders
 from .uploads import open_upload
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,20 @@ Result = TypeVar("Result")
 class Engines:
     """The engines of a server; each recording goes to the one that has the fewest."""
 
-    def __init__(self, engines: Sequence[Engine], most_at_once: int = MOST_AT_ONCE):
-        """Share engines of the same artifact, which are closed with this object."""
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        most_at_once: int = MOST_AT_ONCE,
+        most_seconds: float = MOST_SECONDS,
+    ):
+        """Share engines of the same artifact, which are closed with this object.
+
+        Args:
+            engines: one for each device.
+            most_at_once: recordings that are read and decoded; further ones wait.
+            most_seconds: of sound in a recording.
+        """
+        self.decoders, self.most_seconds = Decoders(), most_seconds
         self.engines, self.counters = tuple(engines), Counters()
         self.is_draining = False
         self._lock, self._works = Lock(), set[Work]()
@@ -134,6 +147,7 @@ class Engines:
         self.is_draining = True
         self.stop()
         self._threads.shutdown()
+        self.decoders.close()
         for engine in self.engines:
             engine.close(0.0)
 
@@ -247,7 +261,12 @@ class Work(Generic[Result]):
         # Read it
         engines, counters = self._engines, self._engines.counters
         source = open_upload(
-            path, engines.sample_rate, channels=self._channels, closed=self._stopped
+            engines.decoders,
+            path,
+            engines.sample_rate,
+            channels=self._channels,
+            most_seconds=engines.most_seconds,
+            closed=self._stopped,
         )
         self.source = source
         self._tell(source)

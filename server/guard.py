@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from typing import Any
 
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from .access import OPEN_PATHS, ApiKeys, KeyCheck
-from .hosts import AllowedHosts, OwnOrigins, checked_origin
+from .hosts import AllowedHosts, OwnOrigins, checked_host, checked_origin
 from .request_limits import DEFAULT_LIMITS, LimitedRequests, RequestLimits
 
+NO_KEYS = ApiKeys()
 
-def guarded(
-    app: ASGIApp,
+
+def guards(
     *,
-    keys: ApiKeys,
+    keys: ApiKeys = NO_KEYS,
     open_paths: Container[str] = OPEN_PATHS,
     allowed_hosts: Sequence[str] = (),
     allowed_origins: Sequence[str] = (),
     limits: RequestLimits = DEFAULT_LIMITS,
-) -> ASGIApp:
-    """Return an application behind all checks, the cheapest first; they cover WebSockets too.
+) -> list[Middleware]:
+    """Return all checks, the outermost and cheapest first; they cover WebSockets too.
 
     Args:
-        app: what is guarded.
-        keys: who may use it; if there are none, everybody who can reach it.
+        keys: who may use the application; if there are none, everybody who can reach it.
         open_paths: what may be read without a key, such as the page's own files.
         allowed_hosts: names, besides this computer's own, that Host headers may have.
         allowed_origins: pages of other origins, whose scripts may use the API.
@@ -34,9 +36,21 @@ def guarded(
     Raises:
         UsageError: a host or an origin is not valid.
     """
+    hosts = [checked_host(host) for host in allowed_hosts]
     origins = [checked_origin(origin) for origin in allowed_origins]
-    app = KeyCheck(LimitedRequests(app, limits), keys, open_paths)
+    found = [Middleware(AllowedHosts, hosts), Middleware(OwnOrigins, origins)]
     if origins:  # browsers ask with OPTIONS first, and without the key
         methods, headers = ("GET", "POST", "DELETE"), ("Authorization", "Content-Type")
-        app = CORSMiddleware(app, origins, methods, headers)
-    return AllowedHosts(OwnOrigins(app, origins), allowed_hosts)
+        found.append(Middleware(CORSMiddleware, origins, methods, headers))
+    return [
+        *found,
+        Middleware(KeyCheck, keys, open_paths),
+        Middleware(LimitedRequests, limits),
+    ]
+
+
+def guarded(app: ASGIApp, **options: Any) -> ASGIApp:
+    """Return an application behind the checks of `guards`, whose options these are."""
+    for guard in reversed(guards(**options)):
+        app = guard.cls(app, *guard.args, **guard.kwargs)
+    return app

@@ -15,7 +15,13 @@ import uvicorn
 
 from ..errors import DeviceError, UsageError
 from .engines import Engines
-from .limits import BACKLOG, LimitedListener, connection_limit
+from .limits import (
+    BACKLOG,
+    HEADER_SECONDS,
+    KEEP_ALIVE_SECONDS,
+    LimitedListener,
+    connection_limit,
+)
 from .log import logging_to_stderr
 from .tls import self_signed
 
@@ -52,6 +58,7 @@ def serve(
     engines: Engines | None = None,
     https: bool = False,
     drain_seconds: float = DRAIN_SECONDS,
+    header_seconds: float = HEADER_SECONDS,
     on_ready: Callable[[int], None] = lambda port: None,
 ) -> None:
     """Serve an application until interrupted.
@@ -65,6 +72,7 @@ def serve(
         https: serve over https with a self-signed certificate, of which browsers warn. Browsers
             on other devices need it: they give microphones and WebGPU to secure pages only.
         drain_seconds: for which it waits at most.
+        header_seconds: for the headers of a request.
         on_ready: called with the port once connections are accepted.
 
     Raises:
@@ -72,7 +80,8 @@ def serve(
             not installed.
         StorageError: others may read the private key of https, or it cannot be written.
     """
-    with LimitedListener(listening, connection_limit()) as listener, logging_to_stderr():
+    limited = LimitedListener(listening, connection_limit(), header_seconds)
+    with limited as listener, logging_to_stderr():
         certificate, key = map(str, _certificate()) if https else (None, None)
         config = uvicorn.Config(
             listener.watch(app),
@@ -82,6 +91,7 @@ def serve(
             log_level="warning",
             backlog=BACKLOG,
             proxy_headers=False,  # clients could forge their address with them
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             ssl_certfile=certificate,
             ssl_keyfile=key,
         )

@@ -74,6 +74,11 @@ class Site:
         self.headers = {**HEADERS, "Content-Security-Policy": policy}
         self.routes = [Route("/{name:path}", self.send)]
 
+    @property
+    def paths(self) -> set[str]:
+        """Return the paths of all that it sends."""
+        return {"/", *(f"/{name}" for name in self.files)}
+
     async def send(self, request: Request) -> Response:
         """Send a file, unless it has changed since it was checked."""
         name = request.path_params["name"] or "index.html"

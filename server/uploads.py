@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
-from ..errors import AudioError, DeviceError
-from ..runtime.audio.files import AudioSource, open_audio
+from ..errors import DeviceError
+from ..runtime.audio.files import AudioSource
 from .api_error import ApiError
+from .untrusted import Decoders
 
 NAME = "file"  # what messages call it; they do not tell where it lies
 
 
 def open_upload(
-    path: Path, sample_rate: int, *, channels: str = "mix", closed: Event | None = None
+    decoders: Decoders,
+    path: Path,
+    sample_rate: int,
+    *,
+    channels: str,
+    most_seconds: float,
+    closed: Event,
 ) -> AudioSource:
-    """Open a file that a client has sent, and read it once.
+    """Open a file that a client has sent, in a process of its own, and read it once.
 
     Args:
-        path: of the file; it must stay until its source is no longer used.
+        decoders: the processes.
+        path: of the file.
         sample_rate: the model's, in Hz.
         channels: as for `open_audio`.
+        most_seconds: of sound.
         closed: ends the reading when it is set, in another thread.
 
     Raises:
@@ -30,11 +38,13 @@ def open_upload(
         StorageError: there is no room for it in the folder of temporary files.
     """
     try:
-        source = open_audio(path, sample_rate, channels=channels, closed=closed)
-    except AudioError as error:
-        raise AudioError(str(error).replace(str(path), NAME)) from error
+        return decoders.open(
+            path,
+            sample_rate,
+            name=NAME,
+            channels=channels,
+            most_seconds=most_seconds,
+            closed=closed,
+        )
     except DeviceError as error:
-        message = str(error).replace(str(path), NAME)
-        raise ApiError(message, status=415, param="file", code="unsupported_format") from error
-    parts = tuple(replace(part, name=NAME) for part in source.parts)
-    return replace(source, name=NAME, parts=parts)
+        raise ApiError(str(error), status=415, param="file", code="unsupported_format") from error

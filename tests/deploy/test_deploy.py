@@ -113,7 +113,6 @@ def test_what_is_started_is_guarded():
     assert local[local.index("--host") + 1] == "127.0.0.1"
 
 
-@pytest.mark.xfail(strict=True, reason="serve has no API yet")
 def test_options_exist():
     command = typer.main.get_command(app.app)
     (serve,) = (
