@@ -77,7 +77,7 @@ Limits = Annotated[
     _value(
         SAFETY,
         "--limits",
-        "NAME=N,…",
+        "NAMES=N",
         "On requests; by default body=512 (MB), audio=4,total=6 (hours), header=10,idle=60 "
         "(seconds), requests=16 (at once).",
         default=False,
