@@ -79,6 +79,9 @@ class EngineLoop:
         self._queues = list[Events]()
         self._encode_jobs, self._decode_jobs = Jobs(), Jobs()
         self._failed: list[Recording] = []
+        # A recording is to be read. Not by the thread that adds it, which Ctrl-C may reach between
+        # two lines of an executor's own methods
+        self._is_new = False
         self._failure: Failure | None = None  # that has ended the loop
         self._checked = perf_counter()
         self._readers = ThreadPoolExecutor(min(MOST_READERS, max(1, num_cores() // 2)), "reader")
@@ -151,7 +154,7 @@ class EngineLoop:
                 self.ticker.add(recording)
             else:
                 self._encoding.add(recording)
-                self._encoding.read_ahead(self._readers, self._tell)
+                self._is_new = True
             self._pool.add(recording.runs)
             self._change.notify_all()
 
@@ -325,6 +328,9 @@ class EngineLoop:
 
     def _settle(self) -> None:
         """Free what has failed, give embeddings to slots, and begin the pieces that are ready."""
+        if self._is_new:
+            self._is_new = False
+            self._encoding.read_ahead(self._readers, self._tell)
         for recording in self._failed:
             self._drop(recording)
             recording.forget()
