@@ -62,6 +62,7 @@ def transcribe_live(
     with Transcriber(artifact, "cpu", precision=precision) as transcriber:
         piece = transcriber.manifest.config.audio.samples_per_token
 
+        # Feed one file
         def read(path: Path) -> Iterator[np.ndarray]:
             samples = np.concatenate(list(open_audio(str(path), transcriber.sample_rate).blocks()))
             return (samples[at : at + piece] for at in range(0, len(samples), piece))
@@ -81,6 +82,7 @@ def transcribe_live(
             text = "".join(token.text for token in tokens).strip()
             return {"ids": tuple(token.token_id for token in tokens), "text": text, "close": 0}
 
+        # Feed all
         if count == 1:
             return [found(alone(path)) for path in paths]
         with (

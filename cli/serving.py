@@ -35,7 +35,7 @@ ELSEWHERE = ("192.0.2.1", 9)
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may ask for what."""
+    """The rules of who may ask for what."""
 
     hosts: Sequence[str]
     origins: Sequence[str]
@@ -45,7 +45,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What is served, and how."""
+    """The choice of what is served, and how."""
 
     has_api: bool
     has_page: bool
