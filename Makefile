@@ -38,7 +38,7 @@ demo-web: $(VENV)/run.stamp web/vendor/VERSION  ## the page in your browser, wit
 	$(BIN)/pip install --quiet -e '.[serve]'
 	$(BIN)/voxtral-onnx export tiny --output assets/tiny-onnx --precision q4f16,q4
 	$(BIN)/voxtral-onnx verify assets/tiny-onnx --rungs 4
-	$(BIN)/voxtral-onnx serve assets/tiny-onnx
+	$(BIN)/voxtral-onnx serve --page-only assets/tiny-onnx
 
 install: $(VENV)/dev.stamp  ## set up .venv for development
 

@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from . import errors
     from .exporter.export import export
     from .exporter.quantize import quantize
+    from .runtime.many import Engine
     from .runtime.stream import Stream
     from .runtime.transcriber import Transcriber
     from .runtime.transcript import Transcript
     from .verification.verify import verify
 
 __all__ = [
+    "Engine",
     "Stream",
     "Transcriber",
     "Transcript",
@@ -53,6 +55,7 @@ _HOMES = {
     "export": ".exporter.export",
     "quantize": ".exporter.quantize",
     "verify": ".verification.verify",
+    "Engine": ".runtime.many",
     "Stream": ".runtime.stream",
     "Transcriber": ".runtime.transcriber",
     "Transcript": ".runtime.transcript",

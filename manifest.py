@@ -105,18 +105,25 @@ class Precision:
     decoder: GraphSpec
     # Graphs that other hosts run
     families: Mapping[Role, tuple[GraphSpec, ...]] = field(default_factory=dict)
+    # The encoder for several streams, on the encoder's weights; earlier versions made none
+    encoder_batch: GraphSpec | None = None
+
+    @property
+    def native(self) -> dict[str, GraphSpec]:
+        """Return the graphs that this package runs, by role."""
+        batch = {"encoder_batch": self.encoder_batch} if self.encoder_batch else {}
+        return {"encoder": self.encoder, "decoder": self.decoder, **batch}
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Return the names of all files of encoder and decoder."""
-        return (*self.encoder.files, *self.decoder.files)
+        """Return the names of all files of the graphs that this package runs."""
+        return tuple(dict.fromkeys(file for graph in self.native.values() for file in graph.files))
 
     @property
     def graphs(self) -> tuple[GraphSpec, ...]:
-        """Return encoder and decoder, and the graphs of all other families."""
+        """Return the graphs that this package runs, and those of all other families."""
         return (
-            self.encoder,
-            self.decoder,
+            *self.native.values(),
             *(graph for graphs in self.families.values() for graph in graphs),
         )
 

@@ -23,6 +23,7 @@ def inspect(
     from dataclasses import asdict
 
     from ..manifest import Manifest
+    from ..runtime.device.base import lacks_lengths
     from ..runtime.device.session import check_graph
     from ..verification.certificate import read_verdict
     from .models import find_model
@@ -45,7 +46,11 @@ def inspect(
     checked = ["sizes"]
     try:
         for graph in manifest.graphs(held):
-            if (folder / graph.path).exists():  # downloads leave out other programs' graphs
+            if not (folder / graph.path).exists():  # downloads leave out other programs' graphs
+                continue
+            if reason := lacks_lengths(graph):
+                info(f"{graph.path}: not checked: {reason}")
+            else:
                 check_graph(folder, graph)
         checked.append("graphs")
     except DeviceError as error:

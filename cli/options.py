@@ -311,13 +311,11 @@ Prepacked = Annotated[
 # The page, and publishing
 Host = Annotated[
     str,
-    _value(None, "--host", "ADDRESS", "Address to listen on; 0.0.0.0 for other devices too."),
+    _value(None, "--host", "ADDRESS", "Address; 0.0.0.0 for other devices too."),
 ]
-Port = Annotated[
-    int, _value(None, "--port", "N", "Port to listen on; 0 takes a free one.", min=0, max=65535)
-]
+Port = Annotated[int, _value(None, "--port", "N", "Port; 0 takes a free one.", min=0, max=65535)]
 Https = Annotated[
-    bool, _flag(None, "--https", "Serve with a self-signed certificate, as other devices need.")
+    bool, _flag(None, "--https", "With a self-signed certificate, for other devices.")
 ]
 AllowedHosts = Annotated[
     list[str] | None,
@@ -325,7 +323,7 @@ AllowedHosts = Annotated[
         None,
         "--allowed-host",
         "NAME",
-        "Another host name of this computer that browsers use; repeatable.",
+        "Another name of this computer; repeatable.",
         False,
     ),
 ]
@@ -335,8 +333,7 @@ AllowedArtifacts = Annotated[
         None,
         "--allow-artifacts",
         "ORIGIN",
-        "Let links (?artifact=URL) load models from this origin, such as https://example.org; "
-        "repeatable.",
+        "An origin that links (?artifact=URL) may name; repeatable.",
         "the page's own",
     ),
 ]

@@ -100,8 +100,9 @@ class ExportProgress(BytesProgress):
             text = names if is_last else f"{names}: {progress.tensor or what}"  # this one stays
             self.show(text, progress.done, progress.total)
         elif progress.step == "hashes":
-            seconds, size = perf_counter() - self._began, format_size(progress.done - self._done)
-            info(f"{names}: {size} of weights in {seconds:.0f} s")
+            seconds, size = perf_counter() - self._began, progress.done - self._done
+            weights = f"{format_size(size)} of weights" if size else "no further weights"
+            info(f"{names}: {weights} in {seconds:.0f} s")
             self._began, self._done = perf_counter(), progress.done
 
 

@@ -1,68 +1,52 @@
-"""The command `voxtral-onnx serve`, which serves the page on this machine."""
+"""The command `voxtral-onnx serve`: a page, and an API, on this machine."""
 
 from __future__ import annotations
 
-import threading
-
-from . import options
-from .terminal import info, write_line
+from ..errors import UsageError
+from . import options, serve_options
 
 
 def serve(
     artifact: options.Artifact = None,
-    precision: options.PagePrecisions = None,
-    offline: options.Offline = False,
+    page_only: serve_options.PageOnly = False,
+    api_only: serve_options.ApiOnly = False,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8000,
     https: options.Https = False,
     allowed_host: options.AllowedHosts = None,
     allow_artifacts: options.AllowedArtifacts = None,
     no_open: options.NoOpen = False,
+    drain: serve_options.Drain = 30.0,
+    precision: serve_options.ServedPrecisions = None,
+    model_name: serve_options.ModelName = None,
+    offline: options.Offline = False,
+    device: serve_options.ServedDevices = "auto",
+    slots: serve_options.Slots = "auto",
+    tick: serve_options.Tick = 80,
+    context: options.Context = 1024,
+    api_key: serve_options.ApiKey = None,
+    api_key_file: serve_options.ApiKeyFile = None,
+    insecure: serve_options.Insecure = False,
+    allowed_origin: serve_options.AllowedOrigins = None,
+    limits: serve_options.Limits = None,
 ) -> None:
-    """Serve and open a page that transcribes in the browser; the model runs there."""
-    import webbrowser
-    from contextlib import ExitStack
+    """Serve OpenAI's API for transcription, and open a page that transcribes in the browser.
 
-    from ..server.app import LOCAL
-    from ..server.app import serve as run_server
-    from ..server.page import PRECISIONS, absent_precisions
-    from .models import find_model
-    from .progress import StatusSpinner
-    from .streams import claim_stdout, is_taken_by_stdout
-    from .values import split_names
+    For the API the model runs here. Ctrl-C ends it when the recordings that it has are done.
+    """
+    from .serving import Access, Serving, run
+    from .values import REQUEST_LIMITS, split_names
 
-    # Find the artifact
-    claim_stdout(is_only_place=False)
-    names = split_names(precision)
-    folder = find_model(artifact, names or list(PRECISIONS[:1]), offline)
-    if names is None and (absent := absent_precisions(folder)):
-        info(
-            f"{', '.join(absent)} is not here; browsers without float16 on the GPU need it: "
-            f"--precision {','.join(PRECISIONS)}"
-        )
-
-    def ready(address: str) -> None:
-        until_ready.close()
-        write_line(address)
-        if not is_taken_by_stdout():
-            info(address)
-        if not https and host not in LOCAL:
-            page = "a page without https"
-            info(f"browsers of other devices give {page} no microphone and no GPU; add --https")
-        if not no_open:
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-
-    # Check the files, and serve until Ctrl-C
-    with ExitStack() as until_ready:
-        steps = until_ready.enter_context(StatusSpinner())
-        steps.show("comparing the files with their hashes")
-        run_server(
-            folder,
-            host,
-            port,
-            precisions=names,
-            https=https,
-            allowed_hosts=allowed_host or (),
-            allowed_artifacts=allow_artifacts or (),
-            on_ready=ready,
-        )
+    if page_only and api_only:
+        raise UsageError("--page-only and --api-only exclude each other; without, both are served")
+    access = Access(
+        (host, *(allowed_host or ())),
+        tuple(allowed_origin or ()),
+        tuple(allow_artifacts or ()),
+        limits or REQUEST_LIMITS,
+    )
+    keys = None if page_only else (api_key or (), api_key_file, insecure)
+    engine = {"slots": slots, "tick_ms": tick, "context": context}
+    names, devices = split_names(precision), split_names(device) or []
+    has = Serving(not page_only, not api_only, https, not no_open, drain)
+    run(artifact, host, port, has, access, keys, names, devices, model_name, offline, engine)

@@ -56,11 +56,12 @@ def _graph_table(manifest: Manifest) -> Table:
     for column in table.columns[2:]:
         column.justify = "right"
     for name, precision in manifest.precisions.items():
-        native = {"encoder": precision.encoder, "decoder": precision.decoder}
         families = [graph for graphs in precision.families.values() for graph in graphs]
-        for role, graph in (native | {Path(graph.path).stem: graph for graph in families}).items():
-            shared = () if role in native else precision.files
-            own = [manifest.files[file].size for file in graph.data if file not in shared]
+        others = {Path(graph.path).stem: graph for graph in families}
+        shown_before: set[str] = set()  # data files
+        for role, graph in (precision.native | others).items():
+            own = [manifest.files[file].size for file in graph.data if file not in shown_before]
+            shown_before |= {*graph.data}
             table.add_row(
                 name,
                 role,

@@ -11,6 +11,9 @@ from ..errors import UsageError
 from ..escaping import quoted
 from ..limits import MOST_STREAMS
 
+# What `serve` takes of a request: a body in MB, hours of audio and in all, seconds for headers and
+# without anything sent or taken, and requests at once of a client
+REQUEST_LIMITS = {"body": 512.0, "audio": 4, "total": 6, "header": 10, "idle": 60, "requests": 16}
 UNITS = {
     "": 1,
     "b": 1,
@@ -91,3 +94,24 @@ def split_names(text: str | None) -> list[str] | None: ...
 def split_names(text: str | None) -> list[str] | None:
     """Return the names that commas separate; None for None."""
     return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def limits_of(text: str | dict[str, float]) -> dict[str, float]:
+    """Return the limits on requests that a text like `body=512,idle=60` names; typer calls it.
+
+    Raises:
+        BadParameter: a name is unknown, or a number is none, not positive or not finite.
+    """
+    if isinstance(text, dict):
+        return text
+    found = dict(REQUEST_LIMITS)
+    for each in filter(None, text.split(",")):
+        name, _, number = (part.strip() for part in each.partition("="))
+        if name not in found:
+            raise BadParameter(f"expected names of {', '.join(found)}, got {quoted(each)}")
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number) or not float(number):
+            raise BadParameter(f"{name}: expected a number above 0, got {quoted(number)}")
+        found[name] = float(number)
+    if found["requests"] < 1:
+        raise BadParameter("requests: expected at least 1")
+    return found

@@ -318,9 +318,9 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
             done = finished[graph.plan.graph_file]
             families[graph.family] = (*families.get(graph.family, ()), done.graph)
             files |= done.files
-        encoder, decoder = families.pop(NATIVE)
+        encoder, decoder, batch = families.pop(NATIVE)
         precisions[name] = Precision(
-            PRECISIONS[name].dtype, made[0].recipe.spec(), encoder, decoder, families
+            PRECISIONS[name].dtype, made[0].recipe.spec(), encoder, decoder, families, batch
         )
 
     # Describe what all of them share

@@ -71,8 +71,9 @@ class Decoder:
         positions: np.ndarray,
         feeds: Mapping[str, np.ndarray],
         fetch: str,
+        first: int = 0,
     ) -> np.ndarray:
-        """Run one position of each of a batch's first streams in one call.
+        """Run one position of each of a batch's streams from `first` on in one call.
 
         One position each, because the attention operator accepts no more in a batch.
 
@@ -82,6 +83,7 @@ class Decoder:
             feeds: `input_ids`, `num_delay_tokens` and `blank_penalty`, each [n], and
                 `audio_embeds`, [n, hidden_size].
             fetch: "step" for the sampled ids, logprobs and blank margins, "logits" for all logits.
+            first: slot of the first of these streams.
 
         Returns:
             float32 [n, 3] or [n, vocab_size].
@@ -100,7 +102,7 @@ class Decoder:
             "seqlens_k": buffer_rows(batch.spec, positions).astype(np.int32),
             "total_sequence_length": np.array(batch.spec.capacity, np.int32),
         }
-        return batch.binding(len(positions)).run(inputs, fetch)[:, 0]
+        return batch.binding(first + len(positions), first).run(inputs, fetch)[:, 0]
 
 
 def _sampled_tokens(steps: np.ndarray) -> list[SampledToken]:

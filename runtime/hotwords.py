@@ -105,6 +105,19 @@ class Hotwords:
         return np.array(sorted(found), int)
 
 
+def hotword_tree(
+    words: Iterable[str], tokenizer: Tokenizer, ids: Tokens, bias: float = DEFAULT_BIAS
+) -> Hotwords | None:
+    """Return the tree of words as `Hotwords` makes it; None if there are none.
+
+    Raises:
+        UsageError: as `Hotwords`, or there are too many.
+    """
+    words = list(words)
+    check_lengths(words)
+    return Hotwords(words, tokenizer, ids, bias) if words else None
+
+
 def check_lengths(words: Iterable[str]) -> None:
     """Refuse hotwords that are too long for words or phrases, and too many of them.
 

@@ -39,13 +39,14 @@ def _batch_size(value: Any) -> Any:
     return value if value == AUTO else whole(1, MOST_STREAMS).take(value)
 
 
+BATCH_SIZE = Kind(f"1 to {MOST_STREAMS} files, or {AUTO!r}", _batch_size)
 DELAY = optional(INTEGER)
 LOADING = {
     "model": optional(MODEL),
     "device": TEXT,
     "delay_ms": DELAY,
     "context": whole(64, unit=" positions of 80 ms"),
-    "batch_size": Kind(f"1 to {MOST_STREAMS} files, or {AUTO!r}", _batch_size),
+    "batch_size": BATCH_SIZE,
     "precision": optional(TEXT),
     "threads": optional(INTEGER),
     "prepacked": optional(PATH),

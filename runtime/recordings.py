@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from .audio.files import AudioSource
 from .audio.vad import SpeechFilter
 from .channels import SplitTranscript
-from .engine.engine import Engine, Failure, Work
-from .engine.recording import Recording
+from .engine.live import Ticker
+from .engine.loop import EngineLoop
+from .engine.recording import FileRecording, Recording
 from .engine.sizes import SlotSize, slot_sizes
 from .engine.sound import Sound
 from .engine.stitching import Stitching
-from .engine.written import Encoded
+from .engine.work import Work
+from .engine.written import Encoded, Events, Failure
 from .kept import Kept
 from .model import LoadedModel
 from .pieces.cutter import Cutter
@@ -65,6 +67,7 @@ class Recordings:
         on_token: Callable[[AudioSource, Token], None],
         on_progress: Callable[[AudioSource, float], None],
         kept: Callable[[AudioSource], Kept],
+        loop: EngineLoop | None = None,
     ) -> Iterator[Transcript]:
         """Decode recordings together, and yield the transcript of each when it is whole.
 
@@ -76,24 +79,44 @@ class Recordings:
             on_progress: called with a source and how many of its seconds are done, in all its
                 pieces; encoding a second is half of it, decoding the other.
             kept: returns what is known of a source's transcript.
+            loop: that runs already; None for one of their own.
 
         Raises:
             Exception: the one that `sources` or `kept` has raised, after the recordings before have
                 ended.
             ArtifactError: the model's files were changed while they were in use.
         """
-        # Start the engine
+        if loop is None:
+            sizes = slot_sizes(self.model, batch_size, self.model.device.notes)
+            with self.loop(sizes) as loop:
+                yield from self._in_loop(loop, sources, splits, on_token, on_progress, kept)
+        else:
+            yield from self._in_loop(loop, sources, splits, on_token, on_progress, kept)
+
+    def loop(self, sizes: list[SlotSize], ticker: Ticker | None = None) -> EngineLoop:
+        """Return a loop that decodes in slots of these sizes, and live recordings with a ticker."""
         model, options = self.model, self.options
-        sizes = slot_sizes(model, batch_size, model.device.notes)
-        is_exact = sizes[0].count <= MOST_EXACT or model.facts.precision == "fp32"
-        engine = Engine(
+        return EngineLoop(
             model,
             sizes,
             options.num_delay_tokens,
             guard=options.blank_guard,
-            is_exact=is_exact,
+            is_exact=sizes[0].count <= MOST_EXACT or model.facts.precision == "fp32",
             work=self.work,
+            ticker=ticker,
         )
+
+    def _in_loop(
+        self,
+        loop: EngineLoop,
+        sources: Iterator[AudioSource],
+        splits: bool,
+        on_token: Callable[[AudioSource, Token], None],
+        on_progress: Callable[[AudioSource, float], None],
+        kept: Callable[[AudioSource], Kept],
+    ) -> Iterator[Transcript]:
+        """Decode recordings as `many` does."""
+        model, events, most_open = self.model, loop.queue(), loop.sizes[0].count + AHEAD
         open_ones = dict[Recording, Stitching]()
         is_at_end, failure = False, None
 
@@ -101,22 +124,22 @@ class Recordings:
             nonlocal is_at_end, failure
             try:
                 source = next(sources, None)
-                found = source and self._open(source, sizes, splits, on_token, kept(source))
+                found = source and self._open(loop, events, source, splits, on_token, kept(source))
             except Exception as error:
                 found, failure = None, error
             is_at_end = found is None
             return found
 
         # Keep it busy, and put the tokens in order that it writes
-        with engine:
+        try:
             while True:
-                while len(open_ones) < sizes[0].count + AHEAD and not is_at_end:
+                while len(open_ones) < most_open and not is_at_end:
                     if begun := next_one():
                         open_ones[begun.recording] = begun
-                        engine.add(begun.recording)
+                        loop.add(begun.recording)
                 if not open_ones:
                     break
-                event = engine.events.get()
+                event = events.get()
                 if isinstance(event, Encoded):
                     if encoded := open_ones.get(event.recording):
                         on_progress(encoded.source, encoded.seconds)
@@ -135,40 +158,47 @@ class Recordings:
                         ended.take(event)
                         on_progress(ended.source, ended.seconds)
                     except Exception as error:
-                        engine.fail(ended.recording, error)
+                        loop.fail(ended.recording, error)
                         continue
                     if not ended.is_complete:
                         continue
                     del open_ones[ended.recording]
                 model.weights.require_unchanged()
                 yield self._transcript(ended)
+        finally:
+            for recording in open_ones:
+                loop.fail(recording, InterruptedError("nobody takes its transcript"))
+            loop.forget(events)
         if failure:
             raise failure
 
     def _open(
         self,
+        loop: EngineLoop,
+        events: Events,
         source: AudioSource,
-        sizes: Sequence[SlotSize],
         splits: bool,
         on_token: Callable[[AudioSource, Token], None],
         kept: Kept,
     ) -> Stitching:
         """Return what the engine takes of a source, and what puts its tokens in order."""
         model, options, rest = self.model, self.options, source.after(kept.heard_from)
-        cutter = None
-        if splits and rest.duration > LONG_SECONDS and sizes[0].count > 1:
-            cutter = Cutter(model.manifest.config.audio, rest.duration, sizes[0].count)
-        recording = Recording.of(
+        cutter, count, delay = None, loop.sizes[0].count, options.num_delay_tokens
+        if splits and rest.duration > LONG_SECONDS and count > 1:
+            cutter = Cutter(model.manifest.config.audio, rest.duration, count)
+        recording = FileRecording.of(
             model,
-            Sound(model, rest, options.num_delay_tokens, self.new_filter()),
-            options.num_delay_tokens,
+            Sound(model, rest, delay, self.new_filter()),
+            loop.prefix(delay, is_live=False),
+            delay,
+            events=events,
             new_sampler=self.new_sampler,
             kept=kept,
             cutter=cutter,
         )
         writer = TokenWriter(model.facts, options)
         stitching = Stitching(recording, writer, partial(on_token, source), source)
-        writer.batch = lambda: {"slots": sizes[0].count, **stitching.facts()}
+        writer.batch = lambda: {"slots": count, **stitching.facts()}
         return stitching
 
     def _transcript(self, ended: Stitching) -> Transcript:

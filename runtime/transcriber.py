@@ -11,7 +11,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from ..arguments import CALLBACK, FLAG, PATH, Uncopied, accepts
+from ..arguments import CALLBACK, FLAG, PATH, WORDS, Uncopied, accepts
 from ..errors import UsageError
 from ..escaping import quoted
 from ..manifest import Manifest
@@ -23,21 +23,20 @@ from .channels import join_channels
 from .delay import delay_ms as milliseconds
 from .delay import delay_tokens, untrained_delay
 from .device.open import open_device
-from .engine.engine import Work
+from .engine.work import Work
 from .grid import EncoderGrid
-from .hotwords import DEFAULT_BIAS, Hotwords, check_lengths
+from .hotwords import DEFAULT_BIAS, check_lengths, hotword_tree
 from .kept import NOTHING, Kept
 from .locate import find_artifact, open_artifact
 from .model import LoadedModel, load_model
 from .opening import open_source, open_sources
 from .options import AUTO, DELAY, LOADING, RECORDINGS
 from .recordings import Recordings
-from .sampler import TokenSampler
 from .stream import Stream, silent_start
 from .text.tokenizer import Tokenizer
 from .tokens import Token
 from .transcript import Transcript
-from .writer import StreamOptions
+from .writer import StreamOptions, new_sampler
 
 if TYPE_CHECKING:
     from ..hub import Progress
@@ -166,7 +165,7 @@ class Transcriber(Uncopied):
             num_delay_tokens,
             blank_guard,
             alternatives,
-            Hotwords(hotwords, tokenizer, ids, hotword_bias) if hotwords else None,
+            hotword_tree(hotwords, tokenizer, ids, hotword_bias),
         )
 
         # Log what a user should know
@@ -277,8 +276,27 @@ class Transcriber(Uncopied):
         Raises:
             UsageError: the transcriber is closed, or the model does not have this delay.
         """
-        options = replace(self.options, num_delay_tokens=self._delay(delay_ms))
-        return self._stream(self.model, options)
+        return self._stream(self.model, self.stream_options(delay_ms))
+
+    def stream_options(
+        self,
+        delay_ms: int | None = None,
+        hotwords: Iterable[str] | None = None,
+        hotword_bias: float = DEFAULT_BIAS,
+    ) -> StreamOptions:
+        """Return the options of streams with a delay and hotwords; None for the transcriber's.
+
+        Raises:
+            UsageError: the model does not have this delay, or the hotwords cannot be.
+        """
+        options = self.options
+        if delay_ms is not None:
+            options = replace(options, num_delay_tokens=delay_tokens(self.manifest, delay_ms))
+        if hotwords is None:
+            return options
+        words = WORDS.check("hotwords", hotwords)
+        tree = hotword_tree(words, self.tokenizer, self.manifest.tokens, hotword_bias)
+        return replace(options, hotwords=tree)
 
     def _stream(
         self, model: LoadedModel, options: StreamOptions, grid: EncoderGrid | None = None
@@ -288,20 +306,12 @@ class Transcriber(Uncopied):
         Only the CPU copies the state after it; other devices compute it faster than its buffers
         could be copied to them.
         """
-        stream = Stream(model, options, sampler=self._sampler(options), grid=grid)
+        stream = Stream(model, options, sampler=new_sampler(self.facts, options), grid=grid)
         with self._lock:
             self._streams.add(stream)
         if self.device_name == "cpu":
             stream.load_state(silent_start(model, options.num_delay_tokens, grid))
         return stream
-
-    def _sampler(self, options: StreamOptions) -> TokenSampler | None:
-        """Return a sampler for a new stream; None if the graph samples."""
-        if not options.alternatives and options.hotwords is None:
-            return None
-        return TokenSampler(
-            self.manifest.tokens, self.tokenizer, options.alternatives, options.hotwords
-        )
 
     @accepts(delay_ms=DELAY)
     def speech_filter(self, delay_ms: int | None = None) -> SpeechFilter | None:
@@ -309,7 +319,7 @@ class Transcriber(Uncopied):
 
         None without the option `vad`.
         """
-        return self._speech_filter(self._delay(delay_ms))
+        return self._speech_filter(self.stream_options(delay_ms).num_delay_tokens)
 
     def _speech_filter(self, num_delay_tokens: int) -> SpeechFilter | None:
         if self._new_detector is None:
@@ -329,15 +339,10 @@ class Transcriber(Uncopied):
                 context.
             UsageError: the transcriber is closed.
         """
-        options = replace(self.options, num_delay_tokens=self._delay(delay_ms))
-        stream = Stream(self.model, options, sampler=self._sampler(options))
+        options = self.stream_options(delay_ms)
+        stream = Stream(self.model, options, sampler=new_sampler(self.facts, options))
         stream.restore(path)
         return stream
-
-    def _delay(self, milliseconds: int | None) -> int:
-        if milliseconds is None:
-            return self.num_delay_tokens
-        return delay_tokens(self.manifest, milliseconds)
 
     @accepts(delay_ms=DELAY, gain=GAIN, channels=CHANNELS, on_token=CALLBACK)
     def transcribe(
@@ -374,7 +379,7 @@ class Transcriber(Uncopied):
             UsageError: the transcriber is closed, or an option has a value that it cannot have.
         """
         source = open_source(audio, self.sample_rate, gain=gain, channels=channels)
-        return self._recordings(self._delay(delay_ms)).begin(source, on_token, kept)
+        return self.recordings(self.stream_options(delay_ms)).begin(source, on_token, kept)
 
     @accepts(audio=RECORDINGS, delay_ms=DELAY, gain=GAIN, channels=CHANNELS, split=FLAG)
     def transcribe_many(
@@ -415,7 +420,7 @@ class Transcriber(Uncopied):
             AudioError: a recording cannot be opened; raised after those begun before are complete.
             UsageError: as for `transcribe`; raised at once.
         """
-        work = self._recordings(self._delay(delay_ms))
+        work = self.recordings(self.stream_options(delay_ms))
         sound = {"rate": self.sample_rate, "gain": gain, "channels": channels}
         if self.batch_size == 1:
             sources = (open_source(each, **sound) for each in audio)
@@ -430,16 +435,15 @@ class Transcriber(Uncopied):
         )
         return join_channels(open_sources(iter(audio), **sound), together)
 
-    def _recordings(self, num_delay_tokens: int) -> Recordings:
+    def recordings(self, options: StreamOptions) -> Recordings:
         """Return a factory of transcripts, which still works after the transcriber is closed."""
         model = self.model
         options = replace(
-            self.options,
-            num_delay_tokens=num_delay_tokens,
+            options,
             stop_at_eos=True,
             num_draft_tokens=NUM_DRAFT_TOKENS[self.device_name.partition(":")[0]],
         )
         new_stream = partial(self._stream, model, options, model.grid)
-        new_filter = partial(self._speech_filter, num_delay_tokens)
-        new_sampler = partial(self._sampler, options)
-        return Recordings(model, options, new_stream, new_sampler, new_filter, self.metrics)
+        new_filter = partial(self._speech_filter, options.num_delay_tokens)
+        sampler = partial(new_sampler, model.facts, options)
+        return Recordings(model, options, new_stream, sampler, new_filter, self.metrics)

@@ -12,6 +12,7 @@ from ..errors import DeviceError
 from .guard import blank_penalty
 from .hotwords import Hotwords
 from .model import ModelFacts
+from .sampler import TokenSampler
 from .text.tokenizer import TextDecoder
 from .tokens import Override, SampledToken, Token
 
@@ -93,3 +94,11 @@ class TokenWriter:
     def seconds_of(self, index: int) -> float:
         """Return where a generated token ends in the audio, in seconds; the delay is subtracted."""
         return (index + 1) * self.audio.samples_per_token / self.audio.sample_rate
+
+
+def new_sampler(model: ModelFacts, options: StreamOptions) -> TokenSampler | None:
+    """Return a sampler for a new stream; None if the graph samples."""
+    if not options.alternatives and options.hotwords is None:
+        return None
+    ids, tokenizer = model.manifest.tokens, model.tokenizer
+    return TokenSampler(ids, tokenizer, options.alternatives, options.hotwords)

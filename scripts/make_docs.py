@@ -50,6 +50,7 @@ def planned(config: VoxtralConfig, dtype: str) -> Graphs:
     options = {"build": PartFactory(dtype, FLOAT), "suffix": ""}
     plans = [
         native.encoder_plan(config, **options),
+        native.batch_encoder_plan(config, **options),
         native.decoder_plan(config, tokens=TOKENS, **options),
     ]
     graphs = {plan.role: (plan.inputs, plan.outputs) for plan in plans}

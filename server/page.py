@@ -98,9 +98,11 @@ def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Ma
             f"precision {', '.join(unknown)}: expected one of {', '.join(held)}, "
             f"which {artifact} has"
         )
-    files = manifest.files_of(chosen)
-    native = {name: replace(manifest.precisions[name], families={}) for name in chosen}
-    manifest = replace(manifest, precisions=native, files=files)
+    native = {  # what the page runs
+        name: replace(manifest.precisions[name], families={}, encoder_batch=None) for name in chosen
+    }
+    manifest = replace(manifest, precisions=native)
+    manifest = replace(manifest, files=manifest.files_of(chosen))
     manifest.check_files(artifact, chosen, no_links_out=True)
     return manifest
 

@@ -100,7 +100,7 @@ def test_tables_are_of_the_graphs(make_docs, tiny_artifact):
     manifest = Manifest.read(tiny_artifact)
     for name in ("q4f16", "q4"):
         precision = manifest.precisions[name]
-        found = {"mel": manifest.mel, "encoder": precision.encoder, "decoder": precision.decoder}
+        found = {"mel": manifest.mel, **precision.native}
         planned = make_docs.planned(manifest.config, precision.activation_dtype)
         assert {
             role: in_file(tiny_artifact / graph.path) for role, graph in found.items()
@@ -109,11 +109,11 @@ def test_tables_are_of_the_graphs(make_docs, tiny_artifact):
 
 
 def test_the_checker_refuses_what_the_page_says(tiny_artifact):
-    """One node of encoder and decoder, in every precision, and nothing else of them."""
+    """One node of encoders and decoder, in every precision, and nothing else of them."""
     found = Manifest.read(tiny_artifact)
     assert refused_operators(tiny_artifact / found.mel.path) == {}
     for kind in found.precisions.values():
-        for graph in (kind.encoder, kind.decoder):
+        for graph in kind.native.values():
             refused = refused_operators(tiny_artifact / graph.path)
             assert refused == {"SimplifiedLayerNormalization": 1}
     part = PAGE.partition("`onnx.checker`")[2].partition("\n* ")[0]

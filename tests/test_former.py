@@ -47,7 +47,12 @@ def test_it_runs_and_is_judged(former, tiny_artifact, run, tmp_path):
     assert "checked: sizes, graphs, hashes" in result.out and "format 1" in result.out
     assert run("verify", former, "--rungs", "0,1").code == 0
     found = diff(former, copy_artifact(tiny_artifact, tmp_path / "fresh"))
-    assert found.facts == {"format": (1, 2)} and not found.graphs and not found.tensors
+    graphs = "encoder, decoder"
+    assert found.facts == {
+        "format": (1, 2),
+        "precisions.q4f16.graphs": (graphs, f"{graphs}, encoder_batch"),
+    }
+    assert not found.graphs and not found.tensors
 
 
 def test_it_is_quantised(tiny_artifact, tmp_path):

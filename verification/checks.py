@@ -22,12 +22,14 @@ from ..runtime.device.session import Session
 from ..runtime.text.tokenizer import Tokenizer
 from ..runtime.transcriber import Transcriber
 from . import thresholds
+from .batch_graph import batch_differences
 from .clips import Clip, Run, embedded_clips, stream
-from .subgraphs import ArtifactGraphs
+from .subgraphs import ArtifactGraphs, StagedGraph
 from .verdict import FAILED, NOT_RUN, PASSED, Finding, Status
 from .weight_parity import compare_weights
 
 WEIGHTS = "weights against the checkpoint"
+BATCH = "the encoder for several streams"
 # Names of the checks that compare with modules, by rung; module_checks.py adds those of devices
 OPERATORS, GRAPHS, SHIPPED = "operators on cpu", "graphs against modules", "graphs as shipped"
 STAGES, WHOLE = "stages call by call", "a stream against the whole clip"
@@ -86,6 +88,8 @@ class PrecisionChecks:
             yield self._weights()
         if rungs & {3, 4}:
             yield from self.check_stages(rungs)
+        if 3 in rungs:
+            yield from self._batch_graph()
         if wanted := rungs & {4, 5, 6}:
             try:
                 clip_runs = self._listen(rungs)
@@ -160,6 +164,24 @@ class PrecisionChecks:
             steps = thresholds.ROUNDING_STEPS.value
             how = f"{len(errors)} rounded differently by {generator}, by {steps:g} steps at most"
         return self.finding(3, check, PASSED, f"{count} tensors, {how}")
+
+    def _batch_graph(self) -> Iterator[Finding]:
+        """Compare the graph for several streams with the encoder, if there is one."""
+        kind = self.manifest.precisions[self.precision]
+        if kind.encoder_batch is None:
+            return
+        self.say(BATCH)
+        batch = StagedGraph(self.folder, kind.encoder_batch, self.manifest.config)
+        specs = kind.encoder, kind.encoder_batch
+        wrong = list(batch_differences(self.folder, self.graphs.encoder, batch, specs))
+        self.details["encoder_batch"] = wrong
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        yield self.finding(
+            3,
+            BATCH,
+            FAILED if wrong else PASSED,
+            "; ".join(wrong[:3]) + more if wrong else "the encoder's weights and layers",
+        )
 
     def _listen(self, rungs: set[int]) -> ClipRuns:
         """Transcribe the self-test's clip, and those that the rungs need and can use."""

@@ -123,22 +123,28 @@ def diff(a: str | Path, b: str | Path, *, precisions: Sequence[str] | None = Non
         ArtifactError: one is not an artifact, or a file is missing or does not parse.
         UsageError: an artifact lacks a precision that is asked for, or more than two are.
     """
+    # Choose what is compared
     folders = find_artifact(a), find_artifact(b)
     first, second = (Manifest.read(folder) for folder in folders)
     held = first.held(folders[0]), second.held(folders[1])
     pairs = _pairs(first, second, held, precisions)
     first.check_files(folders[0], [name for name, _ in pairs])
     second.check_files(folders[1], [name for _, name in pairs])
+
+    # Compare graphs and tensors
     graphs, tensors, num_equal = {}, [], 0
     for names in pairs:
         kinds = first.precisions[names[0]], second.precisions[names[1]]
-        for role in ("encoder", "decoder"):
-            specs = getattr(kinds[0], role), getattr(kinds[1], role)
+        natives = kinds[0].native, kinds[1].native
+        for role in (role for role in natives[0] if role in natives[1]):
+            specs = natives[0][role], natives[1][role]
             x = StagedGraph(folders[0], specs[0], first.config)
             y = StagedGraph(folders[1], specs[1], second.config)
             label = f"{' | '.join(dict.fromkeys(names))} {role}"
             if found := tuple(graph_differences(*specs, x, y)):
                 graphs[label] = found
+            if role == "encoder_batch":  # has the encoder's weights
+                continue
             for compared in _tensor_differences(label, x, y):
                 if isinstance(compared, TensorDifference):
                     tensors.append(compared)
@@ -219,7 +225,8 @@ def _precision_facts(manifest: Manifest, name: str) -> dict[str, Any]:
         rule.tensors: f"{rule.bits} bits in blocks of {rule.block_size} by {rule.method}"
         for rule in kind.recipe.rules
     }
-    return {"activation_dtype": kind.activation_dtype, "recipe": recipe}
+    graphs = ", ".join(kind.native)
+    return {"activation_dtype": kind.activation_dtype, "recipe": recipe, "graphs": graphs}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -172,7 +172,7 @@ def open_artifact(folder: Path) -> Checkpoint:
         read_bytes(folder / TOKENIZER, limits.TOKENIZER),
         Card(manifest.scope, delays, manifest.license),
         versions(folder / name for name in (FILE_NAME, *manifest.files)),
-        {"encoder": folder / kind.encoder.path, "decoder": folder / kind.decoder.path}
+        {role: folder / graph.path for role, graph in kind.native.items()}
         if manifest.generator == f"voxtral-onnx {__version__}"
         else {},
         _fingerprint(manifest, chosen),

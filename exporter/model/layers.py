@@ -73,6 +73,7 @@ class Attention(nn.Module):
             num_heads=self.num_heads,
             window=self.window,
             grows=at.grows,
+            query_seqlens=at.query_seqlens,
             view=at.view,
         )
         return self.o_proj(out), present_key, present_value
@@ -99,6 +100,8 @@ class Positions:
     sin: Tensor  # [batch, seq, head_dim / 2]
     seqlens_k: Tensor  # int32 [batch], cache row of the last new position
     total_sequence_length: Tensor  # int32, the cache's capacity
+    # int32 [batch], how many of the rows are positions; those behind are padding. None for all
+    query_seqlens: Tensor | None = None
     # The cache is no fixed buffer: the window's part of the past is kept, new rows are appended
     grows: bool = False
     view: ops.View | None = None  # derived from the others, and shared by the layers
@@ -165,7 +168,8 @@ class Stack(nn.Module):
         """
         residual, branch, present = x, None, []
         if not at.grows:
-            at = replace(at, view=ops.view_of(past[0], at.seqlens_k, x.shape[1], self.window))
+            view = ops.view_of(past[0], at.seqlens_k, x.shape[1], self.window, at.query_seqlens)
+            at = replace(at, view=view)
         for i, layer in enumerate(self.layers):
             residual, branch, key, value = layer(
                 residual, branch, at, past[2 * i], past[2 * i + 1], num_delay_tokens

@@ -20,6 +20,7 @@ from .attributes import gather_block_quantized_attributes, matmul_nbits_attribut
 
 _tracing = False
 _contrib = False  # whether nodes may be contrib operators
+_QUERY_SEQLENS = 16  # place of GroupQueryAttention's input
 
 
 @contextmanager
@@ -191,21 +192,32 @@ class View:
 
     index: Tensor  # int64 [batch, kv_heads, seq, 3]: the ScatterND index of each new row
     mask: Tensor  # bool [batch, 1, seq, capacity]: the rows that each new row attends to
+    valid: Tensor | None = None  # bool [batch, seq]: the rows that are no padding; None for all
 
 
-def view_of(buffer: Tensor, seqlens_k: Tensor, seq: int, window: int) -> View | None:
+def view_of(
+    buffer: Tensor,
+    seqlens_k: Tensor,
+    seq: int,
+    window: int,
+    query_seqlens: Tensor | None = None,
+) -> View | None:
     """Return the view of `seq` new rows of a cache [batch, kv_heads, capacity, head_dim].
 
-    Return None where contrib attention is traced, which derives it itself.
+    With `query_seqlens` only so many of them are valid. Return None where contrib attention is
+    traced, which derives it itself.
     """
     if _contrib:
         return None
     batch, heads, capacity, _ = buffer.shape
-    rows = seqlens_k[:, None].long() - (seq - 1) + torch.arange(seq)  # [batch, seq]
+    num_new = seq if query_seqlens is None else query_seqlens[:, None]
+    rows = seqlens_k[:, None].long() - (num_new - 1) + torch.arange(seq)  # [batch, seq]
+    valid = None if query_seqlens is None else torch.arange(seq) < num_new
     axes = torch.arange(batch)[:, None, None], torch.arange(heads)[None, :, None], rows[:, None]
     distance = rows[:, :, None] - torch.arange(capacity)  # [batch, seq, capacity]
     mask = (distance >= 0) & (distance < window)
-    return View(torch.stack([axis.expand(batch, heads, seq) for axis in axes], -1), mask[:, None])
+    index = torch.stack([axis.expand(batch, heads, seq) for axis in axes], -1)
+    return View(index, mask[:, None], valid)
 
 
 def group_query_attention(
@@ -220,9 +232,12 @@ def group_query_attention(
     num_heads: int,
     window: int,
     grows: bool = False,
+    query_seqlens: Tensor | None = None,
     view: View | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attend causally from rotated rows to cached keys, and write the new rows into the cache.
+
+    Of rows that are padding, the output is 0 and nothing is written.
 
     Args:
         query: [batch, seq, num_heads * head_dim], rotated.
@@ -232,6 +247,8 @@ def group_query_attention(
         past_value: the same shape.
         seqlens_k: int32 [batch], the cache row of the last new position.
         total_sequence_length: int32, the capacity.
+        query_seqlens: int32 [batch], how many rows of `query` are new positions; those behind are
+            padding. None for all.
         num_heads: query heads.
         window: the most keys that a query sees, its own included.
         grows: the past has no room for new rows, so the present is `seq` rows longer.
@@ -250,7 +267,10 @@ def group_query_attention(
             "scale": head_dim**-0.5,
             "local_window_size": window,
         }
-        inputs = [query, key, value, past_key, past_value, seqlens_k, total_sequence_length]
+        inputs: list[Tensor | None] = [query, key, value, past_key, past_value]
+        inputs += [seqlens_k, total_sequence_length]
+        if query_seqlens is not None:
+            inputs += [*[None] * (_QUERY_SEQLENS - len(inputs)), query_seqlens]
         present = (batch, kv_heads, capacity, head_dim)
         shapes = [query.shape, present, present]
         out, present_key, present_value = _nodes(
@@ -261,30 +281,35 @@ def group_query_attention(
     # Write the new rows
     if grows:
         past_key, past_value = (F.pad(past, (0, 0, 0, seq)) for past in (past_key, past_value))
-    view = view or view_of(past_key, seqlens_k, seq, window)
+    view = view or view_of(past_key, seqlens_k, seq, window, query_seqlens)
     assert view is not None
     present_key = _write_rows(
-        past_key, view.index, key.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2)
+        past_key, view, key.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2)
     )
     present_value = _write_rows(
-        past_value, view.index, value.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2)
+        past_value, view, value.unflatten(-1, (kv_heads, head_dim)).transpose(1, 2)
     )
 
     # Attend
     heads = query.unflatten(-1, (num_heads, head_dim)).transpose(1, 2)
-    out = _attention(heads, present_key, present_value, view.mask)
-    return out.transpose(1, 2).flatten(-2), present_key, present_value
+    out = _attention(heads, present_key, present_value, view.mask).transpose(1, 2).flatten(-2)
+    if view.valid is not None:
+        out = out * view.valid[..., None]
+    return out, present_key, present_value
 
 
-def _write_rows(buffer: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """Return a buffer with `values` written at `index`.
+def _write_rows(buffer: Tensor, view: View, values: Tensor) -> Tensor:
+    """Return a buffer [batch, heads, capacity, size] with a view's rows written.
 
-    buffer: [batch, heads, capacity, size]; index: int64 [batch, heads, seq, 3]; values: [batch,
-    heads, seq, size].
+    values: [batch, heads, seq, size].
     """
     if _tracing:
-        return _node("ScatterND", [buffer, index, values], {}, buffer, buffer.shape)
-    return buffer.index_put(index.unbind(-1), values)
+        assert view.valid is None, "no operator of the standard leaves rows out"
+        return _node("ScatterND", [buffer, view.index, values], {}, buffer, buffer.shape)
+    index = view.index.unbind(-1)
+    if view.valid is not None:
+        values = torch.where(view.valid[:, None, :, None], values, buffer[index])
+    return buffer.index_put(index, values)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -302,6 +327,12 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tenso
             query.shape,
         )
     return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
+
+
+def columns(x: Tensor, first: Tensor, count: int) -> Tensor:
+    """Return `count` columns of `x` [batch, channels, n], in each from another on, int [batch]."""
+    index = first[:, None, None].long() + torch.arange(count)
+    return x.gather(2, index.expand(-1, x.shape[1], -1))
 
 
 def last_rows(past: Tensor, count: int) -> Tensor:

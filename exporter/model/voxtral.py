@@ -22,11 +22,16 @@ class Conv(nn.Module):
         self.weight, self.bias = parameter(part, "weight"), parameter(part, "bias")
         self.stride = stride
 
-    def forward(self, state: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gelu(conv(x)) and the next state: the last 3 - stride columns of the input."""
-        x = torch.cat((state, x), -1)
-        y = F.conv1d(x, self.weight, self.bias, stride=self.stride)
-        return F.gelu(y), x[..., -(3 - self.stride) :]
+    def forward(
+        self, state: Tensor, x: Tensor, num_columns: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return gelu(conv(x)) and the next state: the last 3 - stride columns of the input.
+
+        num_columns: int [batch], the columns of `x` in front of padding; None for all.
+        """
+        x, size = torch.cat((state, x), -1), 3 - self.stride
+        y = F.gelu(F.conv1d(x, self.weight, self.bias, stride=self.stride))
+        return y, x[..., -size:] if num_columns is None else ops.columns(x, num_columns, size)
 
 
 class Embedder(nn.Module):
@@ -75,13 +80,14 @@ class AudioEncoder(nn.Module):
     def encode(
         self, x: Tensor, at: Positions, past: tuple[Tensor, ...]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Encode the stem's output [1, hidden_size, 4 * chunk].
+        """Encode the stem's output [batch, hidden_size, 4 * chunk].
 
         Returns:
-            Audio embeddings [1, chunk, hidden_size], and the present caches.
+            Audio embeddings [batch, chunk, hidden_size], and the present caches.
         """
         hidden, present = self.audio_tower.run(x.transpose(1, 2), at, past)
-        return self.multi_modal_projector(hidden.reshape(1, -1, self.joined)), present
+        joined = hidden.reshape(hidden.shape[0], -1, self.joined)
+        return self.multi_modal_projector(joined), present
 
 
 class Encoder(AudioEncoder):
@@ -103,6 +109,34 @@ class Encoder(AudioEncoder):
         x, conv2_state = self.audio_tower.embedder.conv2(conv2_state, x)
         audio_embeds, present = self.encode(
             x, Positions(cos, sin, seqlens_k, total_sequence_length), past
+        )
+        return audio_embeds, conv1_state, conv2_state, *present
+
+
+class BatchEncoder(AudioEncoder):
+    """The encoder's graph for several streams, each of which brings as many frames as it has.
+
+    The state of a stream that brings none stays bit for bit as it was.
+    """
+
+    def forward(
+        self,
+        input_features: Tensor,  # float32 [batch, n_mels, 8 * chunk], padded behind
+        conv1_state: Tensor,  # [batch, n_mels, 2]
+        conv2_state: Tensor,  # [batch, hidden_size, 1]
+        cos: Tensor,  # [batch, 4 * chunk, head_dim / 2]
+        sin: Tensor,
+        seqlens_k: Tensor,
+        total_sequence_length: Tensor,
+        query_seqlens: Tensor,  # int32 [batch], 4 for each token that is no padding
+        *past: Tensor,
+    ) -> tuple[Tensor, ...]:
+        stem, num_frames = self.audio_tower.embedder, 2 * query_seqlens
+        x, conv1_state = stem.conv1(conv1_state, input_features.to(self.dtype), num_frames)
+        # [batch, hidden_size, 4 * chunk]
+        x, conv2_state = stem.conv2(conv2_state, x, num_frames)
+        audio_embeds, present = self.encode(
+            x, Positions(cos, sin, seqlens_k, total_sequence_length, query_seqlens), past
         )
         return audio_embeds, conv1_state, conv2_state, *present
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import soxr
@@ -27,6 +27,16 @@ from .samples import ArraySound
 BLOCK_SECONDS = 1.28  # read at a time: 16 tokens, the largest encoder call
 
 
+class Readable(Protocol):
+    """Frames that can be read more than once."""
+
+    samplerate: int  # Hz
+
+    def blocks(self, seconds: float) -> Iterator[np.ndarray]:
+        """Yield float32 [n, channels] of so many seconds each, the last one shorter."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class AudioSource:
     """A recording that was read once, so that its length, level and losses are known."""
@@ -35,7 +45,7 @@ class AudioSource:
     duration: float  # seconds
     notes: tuple[str, ...]  # for the user: what is done to the sound, what is odd about it
     losses: tuple[str, ...]  # for the user: what is damaged, cut off or not read
-    _frames: Frames | ArraySound = field(repr=False)
+    _frames: Readable = field(repr=False)
     _rate: int = field(repr=False)
     _mix: Mix = field(repr=False)
     channel: int | None = None  # the index of this channel, if channels are split
@@ -65,6 +75,8 @@ def open_audio(
     channels: str = "mix",
     raw: RawSound | None = None,
     closed: Event | None = None,
+    name: str | None = None,
+    most_seconds: float | None = None,
 ) -> AudioSource:
     """Open a file, `-` (standard input) or samples in memory, and read it once.
 
@@ -77,20 +89,25 @@ def open_audio(
             `right` take the first and the second; `split` makes each a source of its own.
         raw: the sample format of a file without a header.
         closed: ends the reading when it is set, in another thread.
+        name: of the recording, for messages, if it is not to be that of the file.
+        most_seconds: of sound; a longer recording is refused once that much of it is read.
 
     Raises:
-        AudioError: not readable, without sound, nothing but damage; or its reading was ended.
+        AudioError: not readable, without sound, nothing but damage, or too long; or its reading was
+            ended.
         DeviceError: what it takes to read it is not installed.
         StorageError: what can be read only once does not fit into the folder of temporary files.
     """
     # Read it once
     notes: list[str] = []
-    name, frames = _open(source, sample_rate, raw, notes)
+    name, frames = _open(source, sample_rate, raw, notes, name)
     meter = SoundMeter(frames.samplerate, frames.channels, are_compared=channels == "split")
     for block in frames.blocks(BLOCK_SECONDS):
         if closed and closed.is_set():
             raise AudioError(f"{name}: was not read to its end")
         meter.push(block)
+        if most_seconds is not None and meter.num_frames > most_seconds * frames.samplerate:
+            raise too_long(name, most_seconds)
     meter.finish()
     duration, losses = meter.num_frames / frames.samplerate, frames.losses
     notes += _changes(frames, sample_rate)
@@ -113,6 +130,12 @@ def open_audio(
     )
 
 
+def too_long(name: str, most_seconds: float) -> AudioError:
+    """Return the error for more sound than is taken."""
+    most = f"{most_seconds / 3600:g} h" if most_seconds >= 3600 else f"{most_seconds:g} s"
+    return AudioError(f"{name}: expected at most {most} of sound, got more; send it in pieces")
+
+
 def require_whole(source: AudioSource) -> None:
     """Refuse a recording with losses, where all of it must be heard.
 
@@ -124,7 +147,7 @@ def require_whole(source: AudioSource) -> None:
 
 
 def _open(
-    source: Any, sample_rate: int, raw: RawSound | None, notes: list[str]
+    source: Any, sample_rate: int, raw: RawSound | None, notes: list[str], shown: str | None
 ) -> tuple[str, Frames | ArraySound]:
     """Return the name of a source, and its frames, which can be read more than once."""
     if isinstance(source, str | Path) and str(source) == "-":
@@ -132,6 +155,7 @@ def _open(
     if isinstance(source, str):
         refuse_address(source)
     name, found = open_input(source, notes)
+    name = shown or name
     if isinstance(found, np.ndarray):
         return name, ArraySound(found, sample_rate)
     if isinstance(found, Path):
@@ -140,7 +164,7 @@ def _open(
     return name, found if isinstance(found, ArraySound) else Frames(name, found, raw)
 
 
-def _read(frames: Frames | ArraySound, sample_rate: int, mix: Mix) -> Iterator[np.ndarray]:
+def _read(frames: Readable, sample_rate: int, mix: Mix) -> Iterator[np.ndarray]:
     """Yield mono float32 [n] at `sample_rate`, before the gain."""
     mono = mix.mono(frames.blocks(BLOCK_SECONDS), frames.samplerate)
     if frames.samplerate == sample_rate:

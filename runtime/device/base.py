@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ...errors import DeviceError
+from ...manifest import GraphSpec
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -33,10 +34,15 @@ _OUT_OF_MEMORY = (
     "is smaller than requested bytes",
 )
 
+# How the message of a call with bound inputs begins, whose error is a plain RuntimeError
+_FAILED_CALL = "Error in execution: "
+
 # Commands and versions for messages
 _INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
 # The oldest version whose contrib operators work as the graphs need them
 MIN_ONNXRUNTIME = (1, 30)
+# The oldest whose attention takes several streams that bring different numbers of positions
+MIN_FOR_LENGTHS, LENGTHS = (1, 32), "query_seqlens"
 
 
 def import_onnxruntime():
@@ -57,13 +63,35 @@ def import_onnxruntime():
         import onnxruntime
     except ImportError as error:
         raise DeviceError(f"onnxruntime is not installed ({error}); run:\n  {_INSTALL}") from error
-    found = onnxruntime.__version__
-    if tuple(int(part) for part in found.split(".")[:2]) < MIN_ONNXRUNTIME:
-        least = ".".join(map(str, MIN_ONNXRUNTIME))
-        raise DeviceError(f"onnxruntime {found}: needed is {least} or newer; run:\n  {_INSTALL}")
+    if _version_of(onnxruntime) < MIN_ONNXRUNTIME:
+        raise DeviceError(f"{_too_old(onnxruntime, MIN_ONNXRUNTIME)}; run:\n  {_INSTALL}")
     if sys.platform == "win32":  # where no environment variable turns the reports off
         onnxruntime.disable_telemetry_events()
     return onnxruntime
+
+
+def lacks_lengths(graph: GraphSpec) -> str | None:
+    """Return why onnxruntime is too old for a graph; None if it is new enough.
+
+    It is if the graph needs no lengths of several streams, or these are known to its attention.
+
+    Raises:
+        DeviceError: as `import_onnxruntime`.
+    """
+    onnxruntime = import_onnxruntime()
+    needs_them = any(tensor.name == LENGTHS for tensor in graph.inputs)
+    if not needs_them or _version_of(onnxruntime) >= MIN_FOR_LENGTHS:
+        return None
+    return _too_old(onnxruntime, MIN_FOR_LENGTHS)
+
+
+def _version_of(onnxruntime: Any) -> tuple[int, ...]:
+    return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+
+
+def _too_old(onnxruntime: Any, least: tuple[int, ...]) -> str:
+    needed = ".".join(map(str, least))
+    return f"onnxruntime {onnxruntime.__version__}: needed is {needed} or newer"
 
 
 def is_installed(distribution: str) -> bool:
@@ -147,6 +175,8 @@ class Device(Protocol):
     # of a recording is padded to one of them
     encoder_calls: tuple[int, ...]
     calls_between_shifts: int  # of the encoder's cache of a recording
+    # What a call costs for several live streams besides their tokens, in tokens
+    call_tokens: float
 
     def open(
         self, path: str | bytes, options: Any, *, captures: bool
@@ -255,7 +285,8 @@ def run_errors_are_said(name: str) -> Iterator[None]:
         yield
     except Exception as error:  # onnxruntime's own exceptions share no narrower base
         if not any(words in str(error) for words in _OUT_OF_MEMORY):
-            if not type(error).__module__.startswith("onnxruntime"):
+            is_its_own = type(error).__module__.startswith("onnxruntime")
+            if not is_its_own and not str(error).startswith(_FAILED_CALL):
                 raise
             reason = str(error).splitlines()[0][:300]
             raise DeviceError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -41,16 +41,8 @@ class KVCache:
         self.binding = binding
 
         # Bind a buffer for each state, unless an earlier stream has left one
-        for tensor in session.graph.inputs:
-            is_cache = tensor.name.startswith("past_key_values.")
-            if not (is_cache or tensor.name.endswith("_state")):
-                continue
+        for tensor, present, is_cache in _states(session):
             shape, dtype = _shape(tensor, 1, spec), np.dtype(tensor.dtype)
-            present = (
-                tensor.name.replace("past_key_values", "present")
-                if is_cache
-                else f"present_{tensor.name}"
-            )
             buffer = self.binding.buffers.get(tensor.name)
             if buffer is None or buffer.shape != shape:
                 buffer = self.binding.bind_state(
@@ -146,18 +138,15 @@ class BatchedKVCache:
     """The caches of several streams in common buffers [slots, kv_heads, capacity, head_dim].
 
     Each slot is the cache of one stream, with its own position and shifts. A single call can
-    advance the streams of the first slots by one position each.
+    advance the streams of the first slots, the decoder's by one position each.
     """
 
     def __init__(self, session: Session, spec: CacheSpec, slots: int):
         self.spec, self.slots, self._session = spec, slots, session
         self._whole = session.device.bind(session.ort)
-        for tensor in session.graph.inputs:
-            if tensor.name.startswith("past_key_values."):
-                present = tensor.name.replace("past_key_values", "present")
-                shape = _shape(tensor, slots, spec)
-                dtype = np.dtype(tensor.dtype)
-                self._whole.bind_state(tensor.name, present, shape, dtype, appends=True)
+        for tensor, present, is_cache in _states(session):
+            shape, dtype = _shape(tensor, slots, spec), np.dtype(tensor.dtype)
+            self._whole.bind_state(tensor.name, present, shape, dtype, appends=is_cache)
         self._bindings: dict[int, Binding] = {}  # by the number of first slots
         self._caches: dict[int, KVCache] = {}  # by slot
         dtype = next(tensor.dtype for tensor in session.graph.inputs if tensor.name == "cos")
@@ -171,11 +160,13 @@ class BatchedKVCache:
             self._caches[slot] = KVCache(self._session, self.spec, binding)
         return self._caches[slot]
 
-    def binding(self, count: int) -> Binding:
-        """Return the binding for calls that advance the first `count` slots."""
-        if count not in self._bindings:
-            self._bindings[count] = self._whole.slice_batch(0, count)
-        return self._bindings[count]
+    def binding(self, last: int, first: int = 0) -> Binding:
+        """Return the binding for calls that advance the slots from `first` to before `last`."""
+        if first:  # kept for no other call: there are too many of them
+            return self._whole.slice_batch(first, last)
+        if last not in self._bindings:
+            self._bindings[last] = self._whole.slice_batch(0, last)
+        return self._bindings[last]
 
     def angles(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return `cos` and `sin`, [n, 1, head_dim / 2], of absolute positions, int64 [n]."""
@@ -202,6 +193,18 @@ def buffer_rows(spec: CacheSpec, positions: np.ndarray) -> np.ndarray:
     """Return the buffer rows of absolute positions, as `CacheSpec.row` does; both int64 [n]."""
     shifted = spec.keep + (positions - spec.keep) % (spec.capacity - spec.keep)
     return np.where(positions < spec.capacity, positions, shifted)
+
+
+def _states(session: Session) -> Iterator[tuple[TensorSpec, str, bool]]:
+    """Yield each input that is a state, the output that is its next one, and whether it is a cache.
+
+    Caches have keys or values; the others are states of convolutions.
+    """
+    for tensor in session.graph.inputs:
+        if tensor.name.startswith("past_key_values."):
+            yield tensor, tensor.name.replace("past_key_values", "present"), True
+        elif tensor.name.endswith("_state"):
+            yield tensor, f"present_{tensor.name}", False
 
 
 def _shape(tensor: TensorSpec, batch: int, spec: CacheSpec) -> tuple[int, ...]:

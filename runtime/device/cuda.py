@@ -8,6 +8,7 @@ import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
+from math import inf
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
@@ -42,6 +43,7 @@ class Cuda:
     supports_batching = True
     overlaps = True
     encoder_calls, calls_between_shifts = (32, 64, 128, 256), 2  # each is captured once
+    call_tokens = inf  # so that calls have few shapes; tokens are cheap
     place = "cuda"  # onnxruntime's name of its memory
 
     def __init__(self, index: int = 0, *, allow_fallback: bool = False):

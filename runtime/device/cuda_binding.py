@@ -124,13 +124,15 @@ class CudaBinding:
         Calls of a single slot are rare (the prompt, and tokens that are sampled again) and are not
         captured.
         """
-        assert not self._states, "states belong to one stream"
         if (first, last) not in self._parts:
             binding = self._parts[first, last] = CudaBinding(
                 self._device, self._session, captures_calls=last - first > 1
             )
             for (past, present), buffer in self._caches.items():
                 binding._share(past, present, buffer.slice_batch(first, last))
+            for past, (present, state) in self._states.items():
+                part = HostBuffer(state.array[first:last])
+                binding.buffers[past], binding._states[past] = part, (present, part)
         return self._parts[first, last]
 
     def _share(self, past: str, present: str, buffer: CudaBuffer) -> CudaBuffer:

@@ -43,6 +43,7 @@ class WebGpu(OneByOne):
     supports_batching = False  # buffers have no addresses, so they cannot be sliced
     overlaps = False
     encoder_calls, calls_between_shifts = tuple(range(1, 17)), 4
+    call_tokens = 1.0
 
     def __init__(
         self, index: int = 0, activation_dtype: str = "float32", *, allow_fallback: bool = False

@@ -1,1 +1,1 @@
-"""Many recordings on one device: encoded ahead, decoded in lockstep."""
+"""Many recordings on one device, files and live ones: encoded ahead, decoded in lockstep."""

@@ -14,7 +14,7 @@ from ..device.base import Buffer
 from ..device.cache import KVCache
 from ..model import LoadedModel
 from ..stream_state import StreamState
-from .recording import Recording
+from .recording import FileRecording
 
 MOST_CACHES = 4  # recordings whose encoding is under way, without their state being moved
 QUEUE_BYTES = 512 << 20  # audio embeddings that wait, of all recordings
@@ -34,17 +34,17 @@ class Encoding:
         """
         self.model, self._notes = model, notes
         # Not encoded to the end, in the order they came; and all whose embeddings wait
-        self.recordings, self.held = dict[Recording, None](), list[Recording]()
+        self.recordings, self.held = dict[FileRecording, None](), list[FileRecording]()
         self._start_position = start.position.encoder
         arrays = [array for name, array in start.arrays.items() if name.startswith("encoder_")]
         self._start, self._start_buffers = arrays, list[Buffer]()
-        self._caches: dict[Recording, KVCache] = {}
+        self._caches: dict[FileRecording, KVCache] = {}
         self._free: list[KVCache] = []
         self._num_caches, self._most_caches = 0, MOST_CACHES
-        self._parked: dict[Recording, tuple[int, list[np.ndarray]]] = {}
-        self._turns: list[Recording] = []  # that were to come last, the next one first
+        self._parked: dict[FileRecording, tuple[int, list[np.ndarray]]] = {}
+        self._turns: list[FileRecording] = []  # that were to come last, the next one first
 
-    def add(self, recording: Recording) -> None:
+    def add(self, recording: FileRecording) -> None:
         """Add a recording."""
         self.recordings[recording] = None
         self.held.append(recording)
@@ -54,7 +54,7 @@ class Encoding:
         """Return whether anything is left to encode."""
         return bool(self.recordings)
 
-    def choose(self, *, brings_pieces: bool = False) -> Recording | None:
+    def choose(self, *, brings_pieces: bool = False) -> FileRecording | None:
         """Return the recording that is to be encoded next; None if none can or should be.
 
         With `brings_pieces` only one of which further pieces may begin.
@@ -69,7 +69,7 @@ class Encoding:
         num_begun = len(self._caches) + len(self._parked)
         has_room, share = queued < QUEUE_BYTES, QUEUE_BYTES // (2 * max(MOST_CACHES, num_begun))
 
-        def rank(each: Recording) -> tuple[int, int] | None:
+        def rank(each: FileRecording) -> tuple[int, int] | None:
             """Return a recording's turn, lower ones first: long ones let short ones pass."""
             is_begun, ahead = each in self._caches or each in self._parked, each.tokens_ahead
             if brings_pieces and is_begun and not each.has_cuts_to_come:
@@ -99,11 +99,11 @@ class Encoding:
         return next((each for each in self._turns if each.sound.is_ready), None)
 
     @property
-    def _movable(self) -> list[Recording]:
+    def _movable(self) -> list[FileRecording]:
         """Return the recordings whose cache another one may take; short ones end soon."""
         return [each for each in self._caches if each.sound.source.duration > SHORT_SECONDS]
 
-    def encode(self, recording: Recording) -> tuple[np.ndarray | None, float]:
+    def encode(self, recording: FileRecording) -> tuple[np.ndarray | None, float]:
         """Run the next call for a recording.
 
         Returns:
@@ -120,7 +120,7 @@ class Encoding:
         embeds = self.model.encoder.encode_features(cache, chunk.feeds, goes_on=not chunk.is_last)
         return embeds[: chunk.tokens], perf_counter() - began
 
-    def drop(self, recording: Recording) -> None:
+    def drop(self, recording: FileRecording) -> None:
         """Encode no more of a recording, which may be the one that is being encoded."""
         self.recordings.pop(recording, None)
 
@@ -146,7 +146,7 @@ class Encoding:
         for recording in islice(chain(self._turns, new), 2 * MOST_CACHES):
             recording.sound.read_ahead(pool, told)
 
-    def _cache_of(self, recording: Recording) -> KVCache:
+    def _cache_of(self, recording: FileRecording) -> KVCache:
         """Return the recording's cache; take one from another recording if there is none left."""
         if cache := self._caches.get(recording):
             return cache

@@ -31,15 +31,21 @@ class SlotSize:
     may_shift: bool  # the oldest positions make room, as the window or `context` says
 
 
-def slot_sizes(model: LoadedModel, batch_size: int | None, notes: list[str]) -> list[SlotSize]:
+def slot_sizes(
+    model: LoadedModel,
+    batch_size: int | None,
+    notes: list[str],
+    spec: CacheSpec | None = None,
+) -> list[SlotSize]:
     """Return the sizes of slots from the smallest; on the CPU, whose memory is lazy, there is one.
 
     Args:
         model: that decodes.
         batch_size: slots of each size; None for as many as the memory and the device suit.
         notes: gets a sentence on how many there are, if that was not asked for or does not fit.
+        spec: of the largest slots; None for that of the model's context.
     """
-    specs = _specs(model.decoder.spec, model.device)
+    specs = _specs(spec or model.decoder.spec, model.device)
     free = free_memory(model)
     kind = model.facts.device_name.partition(":")[0]
     wanted = batch_size or MOST_AUTO[kind]

@@ -3,52 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import log
 from time import perf_counter
 
 import numpy as np
 
 from ...manifest import CacheSpec
-from ..device.base import Buffer
+from ..decision import greedy_decision
 from ..device.cache import buffer_rows
 from ..guard import blank_penalties
 from ..model import LoadedModel
+from ..stream import Sampler
 from ..tokens import CLOSE_MARGIN, SampledToken
-from .recording import BURST, PieceRun
+from .calls import plan_calls
+from .recording import BURST, Parked, PieceRun
+from .slot_state import SlotState
 from .written import Burst, End
 
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """The decoder's state behind the silence before all audio, with which each piece begins."""
-
-    next_id: int
-    buffers: list[Buffer]  # keys and values, [1, kv_heads, positions, head_dim]
-
-
-class _State:
-    """Arrays with an entry for each slot: where it is, and its current burst of positions."""
-
-    def __init__(self, count: int, hidden_size: int, dtype: np.dtype):
-        self.position = np.zeros(count, np.int64)
-        self.next_id = np.zeros(count, np.int64)
-        self.blanks = np.zeros(count, np.int64)  # written in a row
-        self.delay = np.zeros(count, np.int64)
-        self.asked_from = np.zeros(count, np.int64)  # position that samples the first token
-        self.given_until = np.zeros(count, np.int64)  # position after those of known tokens
-        self.checked_from = np.zeros(count, np.int64)  # position of the first in another piece
-        self.has_spilled = np.zeros(count, bool)  # text was written there
-        self.embeds = np.zeros((count, BURST, hidden_size), dtype)
-        self.sampled = np.zeros((count, BURST, 3), np.float32)  # ids, logprobs, blank margins
-        self.have, self.used = np.zeros(count, np.int64), np.zeros(count, np.int64)  # embeddings
-        self.num_close = np.zeros(count, np.int64)
-        self.seconds = np.zeros(count)
-
-    def move(self, source: int, target: int) -> None:
-        """Copy all entries of a slot to another."""
-        for array in vars(self).values():
-            array[target] = array[source]
+NEVER = np.iinfo(np.int64).max
 
 
 class Slots:
@@ -59,7 +31,6 @@ class Slots:
         model: LoadedModel,
         spec: CacheSpec,
         count: int,
-        prefix: Prefix,
         *,
         may_shift: bool,
         guard: bool,
@@ -73,7 +44,6 @@ class Slots:
             model: to decode with.
             spec: of each slot's cache.
             count: number of slots.
-            prefix: of all pieces.
             may_shift: whether the oldest positions make room for new ones, as the model's window
                 or `context` says; otherwise a piece that needs more room has outgrown its slot.
             guard: whether to make text likelier after many blanks.
@@ -86,11 +56,11 @@ class Slots:
             DeviceError: the device's memory is full.
         """
         self.model, self.spec, self.count, self._may_shift = model, spec, count, may_shift
-        self._prefix, self._guard, self._is_exact = prefix, guard, is_exact
+        self._guard, self._is_exact = guard, is_exact
         self._written, self._take_next = written, take_next
         self._batch = model.decoder.new_batch(spec, count)
         self._ids = model.manifest.tokens
-        self._state = _State(count, model.manifest.config.decoder.hidden_size, self._batch.dtype)
+        self._state = SlotState(count, model.manifest.config.decoder.hidden_size, self._batch.dtype)
         self.runs: list[PieceRun] = []  # in the first slots
         self._tokens: dict[PieceRun, list[SampledToken]] = {}  # of this burst, sampled in Python
 
@@ -100,10 +70,38 @@ class Slots:
         return len(self.runs) < self.count
 
     @property
-    def num_starving(self) -> int:
-        """Return how many slots wait for embeddings."""
+    def num_ready(self) -> int:
+        """Return how many slots have embeddings."""
         count = len(self.runs)
-        return int((self._state.used[:count] == self._state.have[:count]).sum())
+        return int((self._state.used[:count] < self._state.have[:count]).sum())
+
+    @property
+    def num_live_ready(self) -> int:
+        """Return how many of them are those of live recordings."""
+        at, state = slice(0, len(self.runs)), self._state
+        return int((state.is_live[at] & (state.used[at] < state.have[at])).sum())
+
+    @property
+    def num_starving(self) -> int:
+        """Return how many slots wait for embeddings of files."""
+        at, state = slice(0, len(self.runs)), self._state
+        return int((~state.is_live[at] & (state.used[at] == state.have[at])).sum())
+
+    def seconds_of_call(self, count: int) -> float:
+        """Return how long a call takes that advances so many slots with full caches.
+
+        No piece may have begun. What the call writes is overwritten before it is read.
+        """
+        size, began = self.model.device.batch_rows(count, self.count), perf_counter()
+        feeds = {
+            "input_ids": np.full(size, self._ids.streaming_pad),
+            "audio_embeds": self._state.embeds[:size, 0],
+            "num_delay_tokens": self._state.delay[:size],
+            "blank_penalty": blank_penalties(self._state.blanks[:size]),
+        }
+        positions = np.full(size, self.spec.capacity - 2)
+        self.model.decoder.step_batch(self._batch, positions, feeds, "step")
+        return perf_counter() - began
 
     def start(self, run: PieceRun) -> None:
         """Begin a piece in a free slot, behind the silence before all audio."""
@@ -112,16 +110,21 @@ class Slots:
 
     def _begin(self, slot: int) -> None:
         """Begin the piece of a slot."""
-        state, run, buffers = self._state, self.runs[slot], self._prefix.buffers
-        piece = run.piece
+        state, run = self._state, self.runs[slot]
+        if run.parked:
+            self._unpark(slot, run.parked)
+            return
+        piece, buffers = run.piece, run.recording.prefix.buffers
         self.model.device.copy_all(buffers, self._batch.cache(slot).buffers, buffers[0].shape[2])
         state.position[slot] = run.place - piece.begin
-        state.next_id[slot] = self._prefix.next_id
+        state.next_id[slot] = run.recording.prefix.next_id
         state.blanks[slot] = piece.blanks
         state.delay[slot] = piece.num_delay_tokens
         state.asked_from[slot] = piece.own(piece.position_of(piece.begin))
         state.given_until[slot] = state.asked_from[slot] + len(run.given)
         state.has_spilled[slot] = False
+        state.is_live[slot] = run.recording.is_live
+        state.stops_at_eos[slot] = run.recording.stop_at_eos
         for counts in (state.have, state.used, state.num_close, state.seconds):
             counts[slot] = 0
         self._tokens[run] = []
@@ -142,11 +145,41 @@ class Slots:
         rows = [buffer.read(position) for buffer in cache.buffers]
         for buffer, values in zip(other._batch.cache(target).buffers, rows, strict=True):
             buffer.write(values)
-        for name, array in vars(other._state).items():
-            array[target] = vars(self._state)[name][slot]
+        for name, value in self._state.entries(slot).items():
+            vars(other._state)[name][target] = value
         other.runs.append(run)
         other._tokens[run] = self._tokens[run]
         self._free(slot)
+
+    def make_room(self, size: int) -> list[PieceRun]:
+        """Free the slot of a file's piece, which is to go on later from where it is.
+
+        Args:
+            size: index of these slots' size.
+
+        Returns:
+            the piece; none if all are live.
+        """
+        for slot in range(len(self.runs))[::-1]:
+            run = self.runs[slot]
+            if run.recording.is_live:
+                continue
+            self._hand_on(slot)
+            rows = int(buffer_rows(self.spec, self._state.position[slot : slot + 1])[0])
+            buffers = [buffer.read(rows).copy() for buffer in self._batch.cache(slot).buffers]
+            run.parked = Parked(buffers, self._state.entries(slot), size)
+            self._free(slot, takes_next=False)
+            return [run]
+        return []
+
+    def _unpark(self, slot: int, parked: Parked) -> None:
+        for buffer, values in zip(self._batch.cache(slot).buffers, parked.rows, strict=True):
+            buffer.write(values)
+        for name, value in parked.entries.items():
+            vars(self._state)[name][slot] = value
+        self.runs[slot].parked = None
+        self._tokens[self.runs[slot]] = []
+        self._load(slot)
 
     def drop(self, run: PieceRun) -> None:
         """Free the slot of a piece whose tokens nobody needs."""
@@ -157,7 +190,9 @@ class Slots:
         """Give embeddings to the slots that wait for them, as far as there are any."""
         state, count = self._state, len(self.runs)
         for slot in np.flatnonzero(state.used[:count] == state.have[:count])[::-1]:
-            self._look(int(slot))
+            run = self.runs[slot]
+            if run.is_ready or run.is_dropped or run.recording.error or run.place == run.stop:
+                self._look(int(slot))
 
     def step(self) -> bool:
         """Advance all slots that have an embedding by a position; return whether any had.
@@ -165,7 +200,7 @@ class Slots:
         Raises:
             DeviceError: the call has failed, and no slot has advanced.
         """
-        # Run the call; the output of slots without an embedding is not used
+        # Run the calls; the output of slots without an embedding is not used
         state, count = self._state, len(self.runs)
         at = slice(0, count)
         is_active = state.used[at] < state.have[at]
@@ -175,7 +210,7 @@ class Slots:
         prompts = self._skip_prompts() if self._is_exact else {}
         embeds = state.embeds[np.arange(size), np.minimum(state.used[:size], BURST - 1)]
         penalties = blank_penalties(state.blanks[:size] * self._guard)
-        sampled = self._sample(embeds, penalties)[at]
+        sampled = self._sample(embeds, penalties, np.flatnonzero(is_active))[at]
         position = state.position[at]
 
         # Run prompts, tell which tokens count, put known ones in, and make close decisions again
@@ -214,44 +249,59 @@ class Slots:
         state.position[at] += is_active
         state.seconds[active] += (perf_counter() - began) / len(active)
 
-        if self.runs[0].sampler:
-            for slot in np.flatnonzero(is_asked):
-                if sampler := self.runs[slot].sampler:
-                    sampler.accept_token(int(ids[slot]))
+        for slot, sampler in self._samplers(0, count):
+            if is_asked[slot]:
+                sampler.accept_token(int(ids[slot]))
 
         # Look at slots whose burst has ended; from the last on, as they may move
-        is_eos = is_asked & (ids == self._ids.eos)
+        is_eos = is_asked & (ids == self._ids.eos) & state.stops_at_eos[at]
         has_ended = is_active & ((state.used[at] == state.have[at]) | is_eos)
         for slot in np.flatnonzero(has_ended)[::-1]:
             self._look(int(slot), is_eos=bool(is_eos[slot]))
         return True
 
-    def _sample(self, embeds: np.ndarray, penalties: np.ndarray) -> np.ndarray:
-        """Run a call, and return ids, logprobs and blank margins, float32 [n, 3].
+    def _sample(self, embeds: np.ndarray, penalties: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """Run the calls of a step, and return ids, logprobs and blank margins, float32 [n, 3].
 
-        The device may run more slots than have a piece; what those compute is not used.
+        A call may run other slots than those that are active, as the device likes; what those
+        compute is not used, nor does it last.
         """
+        device, sampled = self.model.device, np.zeros((len(embeds), 3), np.float32)
+        for first, last in plan_calls(dict.fromkeys(active.tolist(), 1), device.call_tokens):
+            last = last if first else device.batch_rows(last, self.count)
+            sampled[first:last] = self._call(first, embeds[first:last], penalties[first:last])
+        return sampled
+
+    def _call(self, first: int, embeds: np.ndarray, penalties: np.ndarray) -> np.ndarray:
+        """Run a call for the slots from `first` on, as many as have embeddings here."""
         size, state = len(embeds), self._state
-        position = state.position[:size]
+        at = slice(first, first + size)
+        position = state.position[at]
         feeds = {
-            "input_ids": state.next_id[:size],
+            "input_ids": state.next_id[at],
             "audio_embeds": embeds,
-            "num_delay_tokens": state.delay[:size],
+            "num_delay_tokens": state.delay[at],
             "blank_penalty": penalties,
         }
-        step = self.model.decoder.step_batch
-        if self.runs[0].sampler is None:
-            return step(self._batch, position, feeds, "step").copy()
-        logits = step(self._batch, position, feeds, "logits")
-        sampled = np.zeros((size, 3), np.float32)
-        for slot, run in enumerate(self.runs):
-            if state.used[slot] == state.have[slot] or position[slot] < state.asked_from[slot]:
-                continue
-            assert run.sampler
-            token = run.sampler.sample(logits[slot], float(penalties[slot]))
-            self._tokens[run].append(token)
-            sampled[slot] = token.token_id, token.logprob, token.blank_margin
+        step, samplers = self.model.decoder.step_batch, self._samplers(first, first + size)
+        if not samplers:
+            return step(self._batch, position, feeds, "step", first).copy()
+        logits = step(self._batch, position, feeds, "logits", first)
+        decisions = greedy_decision(logits, self._ids.streaming_pad, penalties)
+        sampled = np.stack(decisions[:3], 1).astype(np.float32)
+        for slot, sampler in samplers:
+            is_active = state.used[slot] < state.have[slot]
+            if is_active and state.position[slot] >= state.asked_from[slot]:
+                row = slot - first
+                token = sampler.sample(logits[row], float(penalties[row]))
+                self._tokens[self.runs[slot]].append(token)
+                sampled[row] = token.token_id, token.logprob, token.blank_margin
         return sampled
+
+    def _samplers(self, first: int, last: int) -> list[tuple[int, Sampler]]:
+        """Return the slots from `first` to before `last` that sample in Python."""
+        runs = self.runs[first:last]
+        return [(first + i, run.sampler) for i, run in enumerate(runs) if run.sampler]
 
     def _skip_prompts(self) -> dict[int, int]:
         """Let slots skip their prompt, and return how many positions of it each is to run alone.
@@ -294,13 +344,14 @@ class Slots:
 
     def _are_close(self, sampled: np.ndarray) -> np.ndarray:
         """Return `SampledToken.is_close` of all slots, bool [n], from float32 [n, 3]."""
-        if self.runs[0].sampler:
-            tokens = [self._tokens[run] for run in self.runs]
-            return np.array([bool(each) and each[-1].is_close() for each in tokens])
         logprobs, margins = sampled[:, 1], sampled[:, 2]
-        return (np.abs(margins) < CLOSE_MARGIN) | (
+        are_close = (np.abs(margins) < CLOSE_MARGIN) | (
             (margins < 0) & (logprobs < log(0.5 + CLOSE_MARGIN / 4))
         )
+        for slot, _ in self._samplers(0, len(self.runs)):
+            tokens = self._tokens[self.runs[slot]]
+            are_close[slot] = bool(tokens) and tokens[-1].is_close()
+        return are_close
 
     def _look(self, slot: int, *, is_eos: bool = False) -> None:
         """Hand on what a slot has written, and load what it needs next, or free it."""
@@ -352,7 +403,7 @@ class Slots:
         run, state = self.runs[slot], self._state
         end = run.piece.end
         state.checked_from[slot] = (
-            np.iinfo(np.int64).max if end is None else run.piece.own(run.piece.position_of(end))
+            NEVER if end is None else run.piece.own(run.piece.position_of(end))
         )
         most = BURST if run.stop is None else min(BURST, run.stop - run.place)
         if not self._may_shift:
@@ -363,10 +414,10 @@ class Slots:
             state.embeds[slot, : len(embeds)] = embeds
         state.have[slot], state.used[slot] = len(embeds), 0
 
-    def _free(self, slot: int) -> None:
+    def _free(self, slot: int, *, takes_next: bool = True) -> None:
         """Begin another piece in a slot, or move the last one there: calls run the first slots."""
         self._tokens.pop(self.runs[slot])
-        if run := self._take_next():
+        if takes_next and (run := self._take_next()):
             self.runs[slot] = run
             self._begin(slot)
             return

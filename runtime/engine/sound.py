@@ -56,6 +56,13 @@ class Sound:
         """Return whether `take` has something to return or to raise."""
         return bool(self._ready) or self.error is not None or self.is_read
 
+    @property
+    def most_places(self) -> int:
+        """Return how many positions its decoder takes at most, by the length that is told."""
+        audio, rules = self._model.manifest.config.audio, self._model.manifest.streaming
+        tokens = int(self.source.duration * audio.sample_rate / audio.samples_per_token) + 2
+        return tokens + rules.left_pad_tokens + self._delay + rules.right_pad_tokens
+
     def take(self) -> Chunk | None:
         """Return the next chunk; None after the last.
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..audio.files import AudioSource
 from ..tokens import SampledToken, Token
 from ..writer import TokenWriter
-from .recording import PieceRun, Recording
+from .recording import FileRecording, PieceRun
 from .written import Burst, End, Join
 
 
@@ -17,7 +17,7 @@ from .written import Burst, End, Join
 class Stitching:
     """The tokens of one recording so far: it takes what its pieces have written."""
 
-    recording: Recording
+    recording: FileRecording
     writer: TokenWriter
     on_token: Callable[[Token], None]
     source: AudioSource

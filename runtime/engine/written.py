@@ -1,9 +1,10 @@
-"""What decoder slots hand on: the tokens of a piece, a burst at a time, and its end."""
+"""What an engine hands on: the tokens of a piece, a burst at a time, its end, and failures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -56,3 +57,15 @@ class Join:
     run: PieceRun
     dropped: PieceRun
     end: int | None  # of the piece from now on
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The error that has ended a recording; None for all of them, when the engine has failed."""
+
+    recording: Recording | None
+    error: BaseException
+
+
+Event = Encoded | Burst | End | Join | Failure
+Events = SimpleQueue[Event]

@@ -122,8 +122,11 @@ class Cutter:
         if length < aim + slack:
             return None
         cut = self._longest(aim - slack, aim, aim + slack, PREFERRED_SECONDS)
+        in_time = min(length, LONGEST_SECONDS)
         if not cut and (is_whole or length >= min(aim + LATE_SLACKS * slack, LONGEST_SECONDS)):
-            cut = self._longest(aim - slack, aim, length, LEGAL_SECONDS)
+            cut = self._longest(aim - slack, aim, in_time, LEGAL_SECONDS)
+        if not cut and length >= LONGEST_SECONDS:
+            cut = self._longest(LEAST_SECONDS, aim, in_time, LEGAL_SECONDS)
         if not cut and length >= LONGEST_SECONDS:
             cut = self._longest(LEAST_SECONDS, aim, length, LEGAL_SECONDS)
         if not cut and length >= WHOLE_AFTER_SECONDS and not is_whole:
@@ -141,8 +144,10 @@ class Cutter:
             longest: likewise.
             least: seconds that the silence must last.
         """
+        # Rounded, because 5 s after 100.32 s would be a bit more than 5,266 frames
         low, aimed, high = (
-            (self._begin + length) * FRAMES_PER_SECOND for length in (shortest, aim, longest)
+            round((self._begin + length) * FRAMES_PER_SECOND, 6)
+            for length in (shortest, aim, longest)
         )
         margin = LEGAL_SECONDS / 2 * FRAMES_PER_SECOND
 

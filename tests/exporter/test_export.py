@@ -328,10 +328,13 @@ def test_a_command_whose_packages_are_missing_is_named(
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (["--trace"], ["onnx/decoder_q4f16.onnx: must be traced, which needs not_installed;"]),
+        (
+            ["--trace"],
+            ["onnx/encoder_batch_q4f16.onnx: must be traced, which needs not_installed;"],
+        ),
         (
             ["--family", "native,transformers_js"],
-            ["onnx/audio_encoder_q4f16.onnx, onnx/embed_tokens_q4f16.onnx", "must be traced"],
+            ["onnx/decoder_q4f16.onnx, onnx/encoder_batch_q4f16.onnx", "must be traced"],
         ),
     ],
 )

@@ -256,6 +256,8 @@ def cases() -> Iterator[Case]:
             *(([1.5], False), ([""], False), ([True], False), ([None], False), ("1", False)),
         ):
             yield taken, path, [{**ours, "shape": shape}]
+    for value, taken in ((None, True), (graph("encoder"), True), ({}, False), ([], False)):
+        yield taken, "precisions.q4.encoder_batch", value
     yield from bounds("mel.parameters", 0, (1 << 53) - 1)
     for value, taken in (({}, True), ({"": 1}, False), ({"a": -1}, False), ({"a": "1"}, False)):
         yield taken, "mel.operators", value

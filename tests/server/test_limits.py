@@ -1,20 +1,23 @@
-"""A flood of connections that ask for nothing, and requests that are in work."""
+"""A flood of connections, those that ask for nothing or slowly, and requests that are in work."""
 
 from __future__ import annotations
 
 import asyncio
 import http.client
+import select
 import socket
 import ssl
 import threading
-from contextlib import ExitStack, closing
+import time
+from contextlib import ExitStack, closing, suppress
 
 import pytest
 import uvicorn
 from support.servers import TIMEOUT, get, serving
 
-from voxtral_onnx.server.limits import LimitedListener
+from voxtral_onnx.server.limits import LimitedListener, connection_limit
 
+LARGE = 16 << 20  # bytes of an answer, more than the system takes at once
 HALF = b"GET / HTTP/1.1\r\nHost: local"
 
 
@@ -50,9 +53,103 @@ def test_half_requests_lock_nobody_out(page, tiny_artifact, tmp_path, https):
     assert len(said) < 10_000
 
 
+def test_two_thousand_connections(page, tiny_artifact, tmp_path):
+    """And a hundred more, none of which says a word: whoever asks is answered."""
+    if connection_limit(2200 * 2) < 2200:
+        pytest.skip("needs 6,600 descriptors")
+    with serving(page, tiny_artifact, tmp_path) as server, ExitStack() as strangers:
+        for _ in range(2100):
+            stranger = socket.create_connection(("127.0.0.1", server.port), TIMEOUT)
+            strangers.enter_context(stranger)
+        assert [get(server.port, "/")[0] for _ in range(3)] == [200, 200, 200]
+        assert "2000 connections are open, as many as can be" in server.said.read_text()
+
+
+def lasts(connection: socket.socket, piece: bytes) -> bytes:
+    """Send a byte now and then until the server closes; return what it says."""
+    connection.settimeout(0.1)
+    said = b""
+    with suppress(ConnectionError):
+        for _ in range(10 * TIMEOUT):
+            try:
+                if not (part := connection.recv(1 << 16)):
+                    return said
+                said += part
+            except TimeoutError:
+                connection.sendall(piece)
+        raise AssertionError("it is still open")
+    return said
+
+
+@pytest.mark.parametrize("limited", [1.0], indirect=True)
+@pytest.mark.parametrize(
+    ("first", "piece"),
+    [
+        (b"", b""),  # nothing at all
+        (HALF, b""),
+        (HALF, b"x"),  # headers that trickle
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", b"X: 1\r\n"),
+        (b"\x16\x03\x01", b""),  # TLS where there is none
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + HALF, b"x"),  # the second request's headers
+    ],
+)
+def test_headers_have_their_time(limited, first, piece):
+    with socket.create_connection(("127.0.0.1", limited[0]), TIMEOUT) as connection:
+        connection.sendall(first)
+        said = lasts(connection, piece)
+    assert (b"200 OK" in said) == (b"\r\n\r\n" in first)
+    assert get(limited[0], "/")[0] == 200
+
+
+@pytest.mark.parametrize("limited", [0.3], indirect=True)
+def test_a_request_in_work_is_not_idle(limited):
+    port, gate, started = limited
+    with closing(ask_slowly(port, started)) as slow:
+        assert lasts_at_least(slow.sock, 1.0)
+        gate.set()
+        assert slow.getresponse().read() == b"done"
+
+
+@pytest.mark.parametrize("limited", [0.3], indirect=True)
+def test_the_end_of_an_answer_is_not_cut_off(limited):
+    """The application has given it away, and a slow client is still to take most of it."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", limited[0]))
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert select.select([connection], [], [], TIMEOUT)[0]
+        connection.settimeout(TIMEOUT)
+        time.sleep(1)  # longer than a connection may be without a request
+        said = b""
+        while part := connection.recv(1 << 16):
+            said += part
+    assert said.count(b"x") == LARGE
+
+
+def lasts_at_least(connection: socket.socket, seconds: float) -> bool:
+    """Return whether the server neither says anything nor closes for some time."""
+    return select.select([connection], [], [], seconds)[0] == []
+
+
+def test_peers_that_vanish_are_noticed():
+    """By the system, which asks a silent peer whether it is there."""
+
+    async def accepted() -> int:
+        with (
+            LimitedListener(socket.create_server(("127.0.0.1", 0)), 2) as listener,
+            socket.create_connection(listener.getsockname(), TIMEOUT),
+        ):
+            connection, _ = listener.accept()
+            with connection:
+                return connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+    assert asyncio.run(accepted())
+
+
 @pytest.fixture
-def limited():
+def limited(request):
     """A server of two connections whose answers wait for `gate`; gives its port and the gate."""
+    seconds = getattr(request, "param", 10.0)
     gate, started = threading.Event(), threading.Semaphore(0)
 
     async def app(scope, receive, send):
@@ -62,9 +159,10 @@ def limited():
             while not gate.is_set():
                 await asyncio.sleep(0.01)
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"done"})
+        body = b"x" * LARGE if scope["path"] == "/large" else b"done"
+        await send({"type": "http.response.body", "body": body})
 
-    with LimitedListener(socket.create_server(("127.0.0.1", 0)), 2) as listener:
+    with LimitedListener(socket.create_server(("127.0.0.1", 0)), 2, seconds) as listener:
         config = uvicorn.Config(
             listener.watch(app), loop="asyncio", http="h11", lifespan="off", log_config=None
         )

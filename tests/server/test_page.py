@@ -10,12 +10,11 @@ from dataclasses import replace
 
 import pytest
 from markdown_it import MarkdownIt
-from support.servers import FROM_VENDOR, get, running
+from support.servers import FROM_VENDOR, get, page_app, running
 
 from voxtral_onnx.errors import ArtifactError, StorageError, UsageError
 from voxtral_onnx.files import hash_file
 from voxtral_onnx.manifest import CERTIFICATE, FILE_NAME, Manifest
-from voxtral_onnx.server import app
 from voxtral_onnx.server import page as server_page
 
 
@@ -50,7 +49,7 @@ def certified(artifact):
 
 
 def test_the_certificate_names_the_manifest_that_is_served(page, certified):
-    with running(app.create_app(certified)) as port:
+    with running(page_app(certified)) as port:
         status, headers, content = get(port, f"/artifact/{CERTIFICATE[0]}")
         manifest = get(port, f"/artifact/{FILE_NAME}")[2]
     certificate = json.loads(content)
@@ -68,7 +67,7 @@ def test_what_certifies_another_artifact_is_not_served(page, certified, content)
         (certified / CERTIFICATE[0]).unlink()
     else:
         (certified / CERTIFICATE[0]).write_text(content)
-    with running(app.create_app(certified)) as port:
+    with running(page_app(certified)) as port:
         assert get(port, f"/artifact/{CERTIFICATE[0]}")[0] == 404
 
 

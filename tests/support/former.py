@@ -18,7 +18,7 @@ NETWORK = "delay_network.gguf"
 def to_format_1(folder: Path) -> Path:
     """Give an artifact of *tiny*, of the native family, what format 1 had.
 
-    Counts of clean-ups, the delay network.
+    Counts of clean-ups, the delay network, and no encoder for several streams.
     """
     network = {
         name: value
@@ -30,11 +30,15 @@ def to_format_1(folder: Path) -> Path:
         {name: (ggufs.stored(value, "BF16"), "BF16") for name, value in network.items()},
     )
     values = json.loads((folder / FILE_NAME).read_bytes())
+    files = values["files"]
     for precision in values["precisions"].values():
+        path = precision.pop("encoder_batch")["path"]
+        (folder / path).unlink()
+        del files[path]
         for graph in (precision["encoder"], precision["decoder"]):
             graph["passes"] = {"fold_constants": 2, "strip_debug_info": 1234}
     values["mel"]["passes"] = {}
-    files = values["files"] | {NETWORK: asdict(hash_file(folder / NETWORK))}
+    files |= {NETWORK: asdict(hash_file(folder / NETWORK))}
     text = json.dumps(
         values | {"format": 1, "files": dict(sorted(files.items()))}, indent=1, ensure_ascii=False
     )

@@ -10,12 +10,16 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+
+from voxtral_onnx.server.app import build_app
+from voxtral_onnx.server.site import Site
 
 # Instead of onnxruntime-web, which only browsers run
 FROM_VENDOR = {
@@ -33,6 +37,19 @@ from voxtral_onnx.cli import main
 main()
 """
 TIMEOUT = 30  # seconds; an answer takes milliseconds
+
+
+def page_app(artifact: Path, *, allowed_hosts=(), **options):
+    """Return an application that sends the page alone."""
+    return build_app(site=Site(artifact, **options), allowed_hosts=allowed_hosts)
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + TIMEOUT
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @contextmanager
@@ -75,11 +92,12 @@ class Serving:
     scheme: str
     port: int
     said: Path  # what it wrote to stderr
+    process: subprocess.Popen[str]
 
 
 @contextmanager
 def serving(
-    page: Path, artifact: Path, folder: Path, *options: str, prefix=()
+    page: Path, artifact: Path, folder: Path, *options: str, prefix=(), api=False, ends=True
 ) -> Iterator[Serving]:
     """Run `serve`, interrupt it in the end, and see that it ends as it should.
 
@@ -89,9 +107,11 @@ def serving(
         folder: for its kept files, and for what it says.
         options: of the command.
         prefix: a command that starts it, as a shell with limits.
+        api: whether it has the API too.
+        ends: whether to interrupt it; otherwise the test does.
     """
     command = [*prefix, sys.executable, "-c", COMMAND, page, "serve", artifact]
-    command += ["--port", "0", "--no-open", *options]
+    command += ["--port", "0", "--no-open", *([] if api else ["--page-only"]), *options]
     environment = {**os.environ, "XDG_DATA_HOME": str(folder / "data")}
     said = folder / "said.txt"
     with (
@@ -109,9 +129,10 @@ def serving(
             address = process.stdout.readline()
             found = re.fullmatch(r"(https?)://127\.0\.0\.1:(\d+)/\n", address)
             assert found, address + said.read_text()
-            yield Serving(found[1], int(found[2]), said)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(TIMEOUT) in (0, 130)
+            yield Serving(found[1], int(found[2]), said, process)
+            if ends:
+                process.send_signal(signal.SIGINT)
+                assert process.wait(TIMEOUT) in (0, 130)
             assert "Traceback" not in said.read_text()
         finally:
             process.kill()

@@ -5,7 +5,8 @@ Each runs as a graph of one node.
 The nodes are those of the embedded model's graphs, and their inputs are what reaches them when the
 graph runs. Fused operators are compared with exporter/model/ops.py, standard ones with onnx's
 reference evaluator, both in float32. No node may fall back to the CPU, but for those that a
-provider has no kernel for, which are named here.
+provider has no kernel for, which are named here. A graph for several streams only counts where it
+is run: by a new enough onnxruntime, on devices that advance several in a call.
 """
 
 from __future__ import annotations
@@ -26,23 +27,31 @@ from support.devices import open_or_skip
 
 from voxtral_onnx.exporter.model import ops
 from voxtral_onnx.manifest import GraphSpec, Manifest
+from voxtral_onnx.runtime.device.base import LENGTHS, lacks_lengths
 
 OPERATORS = (  # noqa: SIM905
-    "Add ArgMax Cast Clip Concat Conv Div Equal Exp Gather GatherBlockQuantized GatherElements "
-    "Gelu Gemm Greater GroupQueryAttention Log MatMul MatMulNBits Max Mul QuickGelu ReduceSum "
-    "Reshape RotaryEmbedding Shape SimplifiedLayerNormalization SkipSimplifiedLayerNormalization "
-    "Slice Squeeze Sub Transpose Unsqueeze Where"
+    "Add ArgMax Cast Clip Concat Conv Div Equal Exp Expand Gather GatherBlockQuantized "
+    "GatherElements Gelu Gemm Greater GroupQueryAttention Log MatMul MatMulNBits Max Mul QuickGelu "
+    "ReduceSum Reshape RotaryEmbedding Shape SimplifiedLayerNormalization "
+    "SkipSimplifiedLayerNormalization Slice Squeeze Sub Transpose Unsqueeze Where"
 ).split()
+# Attention of streams that bring different numbers of rows, apart because fewer devices have it
+WITH_LENGTHS = f"GroupQueryAttention {LENGTHS}"
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu), "webgpu")
 # Of int64
 WITHOUT_KERNEL: dict[str, set[str]] = {"cpu": set(), "cuda": set(), "webgpu": {"Squeeze"}}
+# Inputs of GroupQueryAttention
+SEQLENS_K, QUERY_SEQLENS = 5, 16
 FLOAT16_ERROR = 5e-3  # relative, L2: rounding to 11 bits; WebGPU also adds in float16, up to 3.1e-3
 FLOAT32_ERROR = 2e-5  # sums in another order
 INT8_ERROR = 1.5e-2  # activations in 8 bits for each block, as MatMulNBits at accuracy level 4
 # Rows of the caches with those of the call, four a token in the encoder
 FED_TOKENS = 3
 WRITTEN = 20
-CAPACITY = 40
+CAPACITY = 200
+# Of several streams, the rows before the call and those that it brings: some are padded, one is
+# longer than the encoder's window, one begins, one is idle, and one slot is free
+STREAMS = ((8, 12), (180, 4), (12, 0), (0, 8), (0, 0))
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,17 @@ class Node:
     inputs: tuple[np.ndarray | None, ...]
     constants: tuple[bool, ...]  # which of them are weights
     outputs: tuple[np.ndarray, ...]  # of the whole graph on the CPU, for their types and shapes
+    several: bool  # only graphs for several streams have it
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """Of attention, how many rows are no padding, by stream; None for all."""
+        return self.inputs[QUERY_SEQLENS] if len(self.inputs) > QUERY_SEQLENS else None
+
+    @property
+    def name(self) -> str:
+        """The operator, with or without lengths."""
+        return self.proto.op_type if self.lengths is None else WITH_LENGTHS
 
     @property
     def is_float16(self) -> bool:
@@ -101,11 +121,17 @@ def _info(name: str, value: np.ndarray) -> onnx.ValueInfoProto:
 
 
 @pytest.fixture(scope="module")
-def nodes(tiny_artifact):
-    """Nodes by operator, each kind once: attributes, types, ranks, and the shapes of weights."""
-    manifest = Manifest.read(tiny_artifact)
+def graphs(tiny_artifact):
+    """The graphs that the installed onnxruntime runs, those for several streams last."""
+    found = [graph for graph in Manifest.read(tiny_artifact).graphs() if not lacks_lengths(graph)]
+    return sorted(found, key=_takes_several)
+
+
+@pytest.fixture(scope="module")
+def nodes(tiny_artifact, graphs):
+    """Nodes by name, each kind once: attributes, types, ranks, and the shapes of weights."""
     found: dict[str, dict[Any, Node]] = {}
-    for graph in manifest.graphs():
+    for graph in graphs:
         for node in _nodes(tiny_artifact, graph):
             attributes = tuple(sorted(a.SerializeToString() for a in node.proto.attribute))
             inputs = tuple(
@@ -114,20 +140,24 @@ def nodes(tiny_artifact):
                 else (str(value.dtype), value.ndim, value.shape if constant else ())
                 for value, constant in zip(node.inputs, node.constants, strict=True)
             )
-            found.setdefault(node.proto.op_type, {}).setdefault((attributes, inputs), node)
-    return {operator: list(kinds.values()) for operator, kinds in found.items()}
+            found.setdefault(node.name, {}).setdefault((attributes, inputs), node)
+    return {name: list(kinds.values()) for name, kinds in found.items()}
+
+
+def _takes_several(graph: GraphSpec) -> bool:
+    return any(tensor.name == LENGTHS for tensor in graph.inputs)
 
 
 def _nodes(folder, graph: GraphSpec) -> Iterator[Node]:
     """All nodes of a graph with the values that reach them when it runs on the CPU."""
     model = onnx.load(folder / graph.path)
+    nodes = list(model.graph.node)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    fixed = {
-        *constants,
-        *(node.output[0] for node in model.graph.node if node.op_type == "Constant"),
-    }
+    fixed = {*constants, *(node.output[0] for node in nodes if node.op_type == "Constant")}
     feeds = _feeds(graph, np.random.default_rng(0))
-    names = dict.fromkeys(name for node in model.graph.node for name in node.output if name)
+    names = dict.fromkeys(name for node in nodes for name in node.output if name)
+    if _takes_several(graph):
+        _zero_padding(model.graph, feeds)
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     options = onnxruntime.SessionOptions()
@@ -138,20 +168,44 @@ def _nodes(folder, graph: GraphSpec) -> Iterator[Node]:
     )
     outputs = map(np.asarray, session.run(list(names), feeds))
     values: dict[str, np.ndarray] = {**feeds, **constants, **dict(zip(names, outputs, strict=True))}
-    for node in model.graph.node:
+    for node in nodes:
         if node.op_type != "Constant":
             yield Node(
                 node,
                 tuple(values[name] if name else None for name in node.input),
                 tuple(name in fixed for name in node.input),
                 tuple(values[name] for name in node.output if name),
+                _takes_several(graph),
             )
 
 
+def _zero_padding(graph: onnx.GraphProto, feeds: dict[str, np.ndarray]) -> None:
+    """Make the attentions' outputs of padding 0 for the nodes behind.
+
+    What a kernel leaves there is any memory, often NaN, of which no node's output can be compared.
+    """
+    is_row = np.arange(feeds["cos"].shape[1]) < feeds[LENGTHS][:, None]
+    zero = np.zeros((), feeds["cos"].dtype)
+    graph.initializer.append(numpy_helper.from_array(is_row[..., None], "is_row"))
+    graph.initializer.append(numpy_helper.from_array(zero, "zero"))
+    nodes = list[onnx.NodeProto]()
+    for original in graph.node:
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
+        nodes.append(node)
+        if node.op_type == "GroupQueryAttention":
+            output, node.output[0] = node.output[0], f"{node.output[0]}_with_padding"
+            nodes.append(helper.make_node("Where", ["is_row", node.output[0], "zero"], [output]))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
 def _feeds(graph: GraphSpec, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """A call of a few tokens behind a cache that holds some rows."""
+    """A call of a few tokens behind a cache that holds some rows, or of several streams."""
+    several = _takes_several(graph)
+    held, new = np.array(STREAMS if several else [(WRITTEN, 0)]).T
     sizes = {
-        "batch": 1,
+        "batch": len(held),
         "capacity": CAPACITY,
         "seq": FED_TOKENS,
         "chunk": FED_TOKENS,
@@ -166,7 +220,9 @@ def _feeds(graph: GraphSpec, rng: np.random.Generator) -> dict[str, np.ndarray]:
             case "num_delay_tokens":
                 values = np.full(shape, 6)
             case "seqlens_k":
-                values = np.full(shape, WRITTEN - 1)
+                values = np.maximum(held + new - 1, 0)
+            case "query_seqlens":
+                values = new
             case "total_sequence_length":
                 values = np.array(CAPACITY)
             case _:
@@ -242,8 +298,9 @@ def _fused(
             options = {
                 "num_heads": attributes["num_heads"],
                 "window": attributes["local_window_size"],
+                "query_seqlens": inputs[QUERY_SEQLENS] if len(inputs) > QUERY_SEQLENS else None,
             }
-            return list(ops.group_query_attention(*inputs, **options))
+            return list(ops.group_query_attention(*inputs[:7], **options))
         case "QuickGelu":
             return [ops.silu(*inputs)]
         case "GatherElements":  # onnx's evaluator takes no fewer indices than values
@@ -256,18 +313,42 @@ def device_of(name: str):
     return open_or_skip(name)
 
 
-def test_the_matrix_has_every_operator_of_the_shipped_graphs(tiny_artifact, nodes):
-    manifest = Manifest.read(tiny_artifact)
-    used = {operator for graph in manifest.graphs() for operator in graph.operators} - {"Constant"}
-    assert used == set(OPERATORS) == nodes.keys()
+def _defined(node: Node, name: str, value: np.ndarray) -> np.ndarray:
+    """Return what an output defines: of attention no padding, and nothing behind the new rows."""
+    if node.proto.op_type != "GroupQueryAttention":
+        return value
+    if name.startswith("present."):
+        last, rows = node.inputs[SEQLENS_K], value.swapaxes(1, 2)
+        assert last is not None
+        counts = last + 1
+    else:
+        counts, rows = node.lengths, value
+    if counts is None:
+        return value
+    return rows[np.arange(rows.shape[1]) < counts[:, None]]
+
+
+def test_the_matrix_has_every_operator_of_the_shipped_graphs(tiny_artifact, graphs, nodes):
+    def used(graphs):
+        return {operator for graph in graphs for operator in graph.operators} - {"Constant"}
+
+    assert used(Manifest.read(tiny_artifact).graphs()) == set(OPERATORS)
+    several = {WITH_LENGTHS} if any(map(_takes_several, graphs)) else set()
+    assert used(graphs) | several == nodes.keys()
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_operator(operator, device, nodes):
+@pytest.mark.parametrize("operator", [*OPERATORS, WITH_LENGTHS])
+def test_operator(operator, device, nodes, tiny_artifact):
     runs_on, refused = device_of(device), 0
-    for node in nodes[operator]:
-        if device == "cuda" and operator == "GroupQueryAttention" and not node.is_float16:
+    reasons = filter(None, map(lacks_lengths, Manifest.read(tiny_artifact).graphs()))
+    if operator not in nodes and (reason := next(reasons, None)):
+        pytest.skip(reason)
+    kinds = [node for node in nodes[operator] if runs_on.supports_batching or not node.several]
+    if not kinds:
+        pytest.skip(f"{runs_on.name} advances one stream a call")
+    for node in kinds:
+        if device == "cuda" and node.proto.op_type == "GroupQueryAttention" and not node.is_float16:
             continue  # such precisions are refused there
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
@@ -285,8 +366,7 @@ def test_operator(operator, device, nodes):
             node.output_names, outputs, expected(node), node.outputs, strict=True
         ):
             assert (value.dtype, value.shape) == (like.dtype, wanted.shape), name
-            if name.startswith("present."):  # what stands behind the new rows is nobody's
-                value, wanted = value[:, :, :WRITTEN], wanted[:, :, :WRITTEN]
+            value, wanted = (_defined(node, name, array) for array in (value, wanted))
             if value.dtype.kind != "f":
                 assert np.array_equal(value, wanted), name
                 continue

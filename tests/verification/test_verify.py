@@ -183,6 +183,37 @@ def test_damaged_graphs_are_found_without_the_checkpoint(toy, role, change, stag
     assert f" in {stage}, more than 1e-5" in found.summary
 
 
+def move_weights(graph):
+    weight = next(tensor for tensor in graph.initializer if "q_proj.weight" in tensor.name)
+    (offset,) = [entry for entry in weight.external_data if entry.key == "offset"]
+    offset.value = "0"
+
+
+def forget_the_lengths(graph):
+    nodes(graph, "GroupQueryAttention")[1].input[16] = ""
+
+
+def swap_two_projections(graph):
+    first, second = nodes(graph, "MatMulNBits")[:2]
+    (first.input[1], second.input[1]) = (second.input[1], first.input[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (move_weights, "q_proj.weight is other bytes than the encoder's"),
+        (widen_a_window, "GroupQueryAttention_1 is not the encoder's GroupQueryAttention_1"),
+        (forget_the_lengths, "GroupQueryAttention_1 does not read query_seqlens"),
+        (swap_two_projections, "MatMulNBits_0 is not the encoder's MatMulNBits_0"),
+    ],
+)
+def test_an_encoder_for_several_streams_that_is_not_the_encoder_is_found(toy, change, says):
+    edit_graph(toy, "encoder_batch", change)
+    (found,) = failures(toy, rungs=[3])
+    assert (found.rung, found.check) == (3, "the encoder for several streams")
+    assert says in found.summary
+
+
 def test_intact_toy_passes_the_rungs_of_graphs_and_streams(toy, toy_checkpoint):
     certificate = verify(toy, checkpoint=toy_checkpoint, rungs=[1, 3, 4])
     assert {finding.status for finding in certificate.findings} == {"passed"}
@@ -212,6 +243,7 @@ def test_what_is_open_without_the_checkpoint_is_said(toy):
         "passed",
         "passed",
         "not run",
+        "passed",
         "passed",
         "passed",
     ]
@@ -430,6 +462,7 @@ def test_without_pytorch_the_rest_is_run(toy, toy_checkpoint, run, monkeypatch):
     assert [row for row in rows if row[2] != "not run"] == [
         (0, "hashes of all files", "passed"),
         (3, "weights against the checkpoint", "passed"),
+        (3, "the encoder for several streams", "passed"),
         (4, "a stream in pieces", "passed"),
     ]
     assert {row[0] for row in rows if row[2] == "not run"} == {1, 2, 3, 4, 5, 6}

@@ -1,7 +1,11 @@
-"""The native family: encoder and decoder with key-value caches in buffers that the host owns."""
+"""The native family: encoder and decoder with key-value caches in buffers that the host owns.
+
+A second encoder, on the weights of the first, advances several streams in one call.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from ....config import TransformerConfig, VoxtralConfig
@@ -11,6 +15,14 @@ from .spec import Family, GraphPlan, PlanOf, add_counts, cache_specs, fused_oper
 
 
 def plans(*, tokens: Tokens, build: PartFactory, suffix: str) -> tuple[PlanOf, ...]:
+    """Return the plans of encoder, decoder, and the encoder for several streams."""
+    return (
+        *pair(tokens=tokens, build=build, suffix=suffix),
+        partial(batch_encoder_plan, build=build, suffix=suffix),
+    )
+
+
+def pair(*, tokens: Tokens, build: PartFactory, suffix: str) -> tuple[PlanOf, ...]:
     """Return the plans of encoder and decoder."""
     return (
         partial(encoder_plan, build=build, suffix=suffix),
@@ -23,7 +35,7 @@ FAMILY = Family(plans)
 
 def encoder_plan(config: VoxtralConfig, build: PartFactory, suffix: str) -> GraphPlan:
     """Plan the encoder: 8c mel frames -> 4c encoder frames -> c audio embeddings; batch 1."""
-    stack, frames, dtype = config.encoder, config.audio.frames_per_token, build.dtype
+    stack, dtype = config.encoder, build.dtype
     parts = encoder_parts(build, config)
 
     def module():
@@ -32,31 +44,43 @@ def encoder_plan(config: VoxtralConfig, build: PartFactory, suffix: str) -> Grap
         return Encoder(parts, config)
 
     # Declare inputs, outputs, files, and the operators that the graph must have
-    rows = f"{stack.downsample_factor}*chunk"
-    states = [
-        ("conv1_state", (1, config.audio.n_mels, 2)),
-        ("conv2_state", (1, stack.hidden_size, 1)),
-    ]
+    inputs, outputs = _encoder_ends(config, dtype, 1)
     return GraphPlan(
         role="encoder",
         dtype=dtype,
         parts=parts,
         module=module,
-        inputs=(
-            TensorSpec("input_features", "float32", (1, config.audio.n_mels, f"{frames}*chunk")),
-            *(TensorSpec(name, dtype, shape) for name, shape in states),
-            *_positions(stack, dtype, 1, rows),
-            *cache_specs(stack, dtype, 1, "past_key_values", "capacity"),
-        ),
-        outputs=(
-            TensorSpec("audio_embeds", dtype, (1, "chunk", config.decoder.hidden_size)),
-            *(TensorSpec(f"present_{name}", dtype, shape) for name, shape in states),
-            *cache_specs(stack, dtype, 1, "present", "present_capacity"),
-        ),
+        inputs=inputs,
+        outputs=outputs,
         graph_file=f"onnx/encoder{suffix}.onnx",
         data_file=f"onnx/audio_encoder{suffix}.onnx_data",
         tensors=("audio_tower.", "multi_modal_projector."),
         fused_operators={**fused_operators(stack, build, "audio_tower"), "Conv": 2},
+    )
+
+
+def batch_encoder_plan(config: VoxtralConfig, build: PartFactory, suffix: str) -> GraphPlan:
+    """Plan the encoder for several streams that bring different numbers of frames, or none."""
+    single = encoder_plan(config, build, suffix)
+
+    def module():
+        from ...model.voxtral import BatchEncoder
+
+        return BatchEncoder(single.parts, config)
+
+    # Declare inputs and outputs, with the files and operators of the single encoder
+    inputs, outputs = _encoder_ends(
+        config, build.dtype, "batch", TensorSpec("query_seqlens", "int32", ("batch",))
+    )
+    return replace(
+        single,
+        role="encoder_batch",
+        module=module,
+        inputs=inputs,
+        outputs=outputs,
+        graph_file=f"onnx/encoder_batch{suffix}.onnx",
+        shares_weights_of=single.graph_file,
+        fused_operators={**single.fused_operators, "GatherElements": 2},
     )
 
 
@@ -100,6 +124,30 @@ def decoder_plan(
         tensors=("language_model.",),
         fused_operators=add_counts(fused_operators(stack, build, "language_model"), head),
     )
+
+
+def _encoder_ends(
+    config: VoxtralConfig, dtype: str, batch: int | str, *lengths: TensorSpec
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and outputs of an encoder; `lengths` are further inputs."""
+    stack, frames = config.encoder, config.audio.frames_per_token
+    states = [
+        ("conv1_state", (batch, config.audio.n_mels, 2)),
+        ("conv2_state", (batch, stack.hidden_size, 1)),
+    ]
+    inputs = (
+        TensorSpec("input_features", "float32", (batch, config.audio.n_mels, f"{frames}*chunk")),
+        *(TensorSpec(name, dtype, shape) for name, shape in states),
+        *_positions(stack, dtype, batch, f"{stack.downsample_factor}*chunk"),
+        *lengths,
+        *cache_specs(stack, dtype, batch, "past_key_values", "capacity"),
+    )
+    outputs = (
+        TensorSpec("audio_embeds", dtype, (batch, "chunk", config.decoder.hidden_size)),
+        *(TensorSpec(f"present_{name}", dtype, shape) for name, shape in states),
+        *cache_specs(stack, dtype, batch, "present", "present_capacity"),
+    )
+    return inputs, outputs
 
 
 def _positions(

@@ -29,7 +29,7 @@ IN_STANDARD = {  # numbers of standard nodes in the place of one fused operator
 def plans(*, tokens: Tokens, build: PartFactory, suffix: str) -> tuple[PlanOf, ...]:
     """Return the plans of encoder and decoder; the decoder takes any batch with any seq."""
     build = replace(build, standard=True)
-    of_native = native.plans(tokens=tokens, build=build, suffix=suffix)
+    of_native = native.pair(tokens=tokens, build=build, suffix=suffix)
     return tuple(partial(_portable, of_native=plan_of, suffix=suffix) for plan_of in of_native)
 
 

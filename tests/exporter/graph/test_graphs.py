@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import EXACT_RECIPE
-from reference.eager import eager_modules, empty_caches
+from reference.eager import eager_batch_encoder, eager_modules, empty_caches
 from support.parity import assert_parity
 
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
@@ -34,8 +34,8 @@ def both(request, toy_artifact, toy_checkpoint):
     return checkpoint, eager_modules(checkpoint, recipe), sessions
 
 
-def run_both(session, module, feeds):
-    """All outputs of the graph and of the module."""
+def run_both(session, module, feeds, padded=None):
+    """All outputs of the graph and of the module; of padded tokens, counted by row, none counts."""
     names = [spec.name for spec in session.graph.inputs]
     assert list(feeds) == names
     got = session.ort.run(None, {name: value.numpy() for name, value in feeds.items()})
@@ -43,6 +43,14 @@ def run_both(session, module, feeds):
         wanted = module(*feeds.values())
     outputs = [spec.name for spec in session.graph.outputs]
     for name, actual, expected in zip(outputs, got, wanted, strict=True):
+        if name == "audio_embeds" and padded is not None:
+            tokens = [range(actual.shape[1] - count) for count in padded]
+            actual, expected = (
+                np.concatenate([part[i, list(kept)] for i, kept in enumerate(tokens)])
+                for part in (actual, expected.numpy())
+            )
+            assert_parity(actual, expected, atol=ATOL, what=name)
+            continue
         assert_parity(actual, expected.numpy(), atol=ATOL, what=name)
     return dict(zip(outputs, wanted, strict=True))
 
@@ -86,6 +94,45 @@ def test_encoder_graph_equals_module(both, start):
         caches = [value for name, value in out.items() if name.startswith("present.")]
         row = row + 4 * chunk
     assert row == CAPACITY
+
+
+@pytest.mark.parametrize("name", ["fp32", "q4"])
+def test_streams_in_one_call_equal_the_module(name, toy_artifact, toy_checkpoint):
+    """Some begin, some bring fewer frames than others, some none; all have rows of their own."""
+    graph = Manifest.read(toy_artifact).precisions[name].encoder_batch
+    assert graph is not None
+    session, checkpoint = Session(toy_artifact, graph, "cpu"), open_checkpoint(toy_checkpoint)
+    recipe = FLOAT if name == "fp32" else load_recipe(str(EXACT_RECIPE))
+    encoder, stack = eager_batch_encoder(checkpoint, recipe), checkpoint.config.encoder
+    rng, batch = np.random.default_rng(3), 4
+    states = {
+        "conv1_state": torch.zeros(batch, 128, 2),
+        "conv2_state": torch.zeros(batch, stack.hidden_size, 1),
+    }
+    caches, rows = empty_caches(stack, CAPACITY, batch), np.zeros(batch, int)
+    for tokens in ([1, 0, 2, 0], [0, 0, 3, 1], [5, 2, 0, 1], [1, 1, 1, 1]):
+        new, chunk = 4 * np.array(tokens), max(tokens)
+        cos, sin = zip(*(rotation(stack, 1000 + int(row), 4 * chunk) for row in rows), strict=True)
+        mel = rng.standard_normal((batch, 128, 8 * chunk), dtype=np.float32)
+        feeds = {
+            "input_features": torch.from_numpy(mel),
+            **states,
+            "cos": torch.cat(cos),
+            "sin": torch.cat(sin),
+            "seqlens_k": torch.from_numpy(np.maximum(rows + new - 1, 0)).int(),
+            "total_sequence_length": torch.tensor(CAPACITY, dtype=torch.int32),
+            "query_seqlens": torch.from_numpy(new).int(),
+            **named_caches("past_key_values", caches),
+        }
+        before = {key: value.clone() for key, value in feeds.items()}
+        out = run_both(session, encoder, feeds, padded=[chunk - count for count in tokens])
+        for slot in np.flatnonzero(new == 0):
+            for key, value in before.items():
+                if (present := key.replace("past_key_values", "present")) in out:
+                    assert torch.equal(out[present][slot], value[slot])
+        states = {name: out[f"present_{name}"] for name in states}
+        caches = [value for key, value in out.items() if key.startswith("present.")]
+        rows = rows + new
 
 
 def test_decoder_graph_equals_module(both):

@@ -73,8 +73,8 @@ def test_other_graphs_are_planned_as_traced(toy_checkpoint, tmp_path):
         "onnx/portable_encoder_q4f16.onnx", "onnx/portable_decoder_q4f16.onnx",
     )  # fmt: skip
     assert "torch" in portable.facts.packages
-    assert len(plan_export("tiny", tmp_path / "a", trace=True).traced) == 2
-    assert len(plan_export(toy_checkpoint, tmp_path / "a").traced) == 2
+    assert len(plan_export("tiny", tmp_path / "a", trace=True).traced) == 3
+    assert len(plan_export(toy_checkpoint, tmp_path / "a").traced) == 3
 
 
 def test_tiny_is_the_same_traced_or_shipped(tmp_path, traces):
@@ -84,7 +84,7 @@ def test_tiny_is_the_same_traced_or_shipped(tmp_path, traces):
     shipped = export("tiny", tmp_path / "shipped", **options)
     assert len(traces.names) == before
     traced = export("tiny", tmp_path / "traced", **options, trace=True)
-    assert len(traces.names) == before + len(precisions) * 5
+    assert len(traces.names) == before + len(precisions) * 6
     assert contents(shipped) == contents(traced)
 
 

@@ -41,7 +41,7 @@ def as_text(model: ir.Model) -> str:
     return str(ir.to_proto(model))
 
 
-@pytest.mark.parametrize("role", ["encoder", "decoder"])
+@pytest.mark.parametrize("role", ["encoder", "decoder", "encoder_batch"])
 @pytest.mark.parametrize("source", PRECISIONS)
 def test_every_precision_becomes_every_other(tiny_artifact, planned, source, role):
     manifest = Manifest.read(tiny_artifact)
@@ -67,7 +67,7 @@ def test_an_artifact_is_quantised_without_tracing(tiny_artifact, tmp_path, monke
     quantize(source, tmp_path / "out", precisions=("q4", "q8"))
     found = Manifest.read(tmp_path / "out")
     for precision in ("q4", "q8"):
-        for role in ("encoder", "decoder"):
+        for role in ("encoder", "decoder", "encoder_batch"):
             graph = getattr(found.precisions[precision], role)
             expected = (tiny_artifact / graph.path).read_bytes()
             assert (tmp_path / "out" / graph.path).read_bytes() == expected, (
@@ -77,6 +77,6 @@ def test_an_artifact_is_quantised_without_tracing(tiny_artifact, tmp_path, monke
 
 def test_an_artifact_of_another_version_is_traced_anew(tiny_artifact, tmp_path):
     source = copy_artifact(tiny_artifact, tmp_path / "source", "fp16")
-    assert open_artifact(source).graphs.keys() == {"encoder", "decoder"}
+    assert open_artifact(source).graphs.keys() == {"encoder", "decoder", "encoder_batch"}
     replace(Manifest.read(source), generator="voxtral-onnx 0.0.1").write(source)
     assert open_artifact(source).graphs == {}

@@ -24,7 +24,7 @@ from voxtral_onnx.runtime.device.cpu import Cpu
 from voxtral_onnx.runtime.encoder import Encoder
 from voxtral_onnx.runtime.engine import encoding, sound
 from voxtral_onnx.runtime.engine.encoding import Encoding
-from voxtral_onnx.runtime.engine.recording import STRETCH, Recording
+from voxtral_onnx.runtime.engine.recording import STRETCH, FileRecording
 from voxtral_onnx.runtime.pieces import cutter
 
 LONG, SHORT = (160_000, 161_280, 150_001, 170_007), (1280, 16_000, 12_800, 1)
@@ -138,7 +138,7 @@ def test_pieces_that_wait_for_a_slot_stay_within_bounds(toy, monkeypatch):
     monkeypatch.setattr(sound, "CHUNKS_AHEAD", 30)  # so that cuts are known before they are reached
     monkeypatch.setattr(encoding, "SHORT_SECONDS", 2.0)
     monkeypatch.setattr(encoding, "QUEUE_BYTES", 30_000)
-    most, append, step = [0], Recording.append, Decoder.step_batch
+    most, append, step = [0], FileRecording.append, Decoder.step_batch
 
     def append_noted(self, audio_embeds):
         begun = append(self, audio_embeds)
@@ -149,8 +149,8 @@ def test_pieces_that_wait_for_a_slot_stay_within_bounds(toy, monkeypatch):
         sleep(0.002)
         return step(*arguments)
 
-    monkeypatch.setattr(Recording, "append", append_noted)
-    monkeypatch.setattr(Recording, "join", lambda self, run: None)  # toy writes text in silence
+    monkeypatch.setattr(FileRecording, "append", append_noted)
+    monkeypatch.setattr(FileRecording, "join", lambda self, run: None)  # toy writes text in silence
     monkeypatch.setattr(Decoder, "step_batch", step_slowly)
     samples = with_silences([babble(32_000 + n) for n in range(12)])
     (found,) = within_time(lambda: list(toy.transcribe_many([samples])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from support.recordings import babble
 from voxtral_onnx import Transcriber
 from voxtral_onnx.config import AudioConfig
 from voxtral_onnx.runtime.audio.files import open_audio
-from voxtral_onnx.runtime.engine.recording import BURST, Recording
+from voxtral_onnx.runtime.engine.recording import BURST, FileRecording, Prefix
 from voxtral_onnx.runtime.engine.sound import Sound
 from voxtral_onnx.runtime.engine.stitching import Stitching
 from voxtral_onnx.runtime.engine.written import Burst, End, Join
@@ -26,11 +27,12 @@ def model(toy_artifact):
 
 
 @pytest.fixture
-def recording(model) -> Recording:
+def recording(model) -> FileRecording:
     """A recording that may be cut, of which nothing is heard yet."""
     audio: AudioConfig = model.manifest.config.audio
     source = open_audio(babble(400_000), 16000)
-    return Recording.of(model, Sound(model, source, 6), 6, cutter=Cutter(audio, 25.0, 4))
+    cutter, sound = Cutter(audio, 25.0, 4), Sound(model, source, 6)
+    return FileRecording.of(model, sound, Prefix(0, []), 6, events=SimpleQueue(), cutter=cutter)
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def stitching(model, recording) -> Stitching:
     )
 
 
-def cut_at(recording: Recording, *tokens: int) -> None:
+def cut_at(recording: FileRecording, *tokens: int) -> None:
     """Decide cuts, and encode all up to a little after the last."""
     recording._cuts.extend(Cut(token, 0, 0) for token in tokens)
     place = recording.first + max(tokens) + 20

@@ -78,6 +78,7 @@ def has_legal(is_silent: np.ndarray, first: int, end: int) -> bool:
 @example(runs=[(1000, 40)] + [(2000, 5)] * 30 + [(10, 40)], num_slots=4, wrong=1)
 @example(runs=[(100, 60000)], num_slots=4, wrong=1)
 @example(runs=[(35000, 40), (3000, 60)] * 3, num_slots=4, wrong=1)
+@example(runs=[(1, 1), (5000, 30), (49, 200), (14722, 31)], num_slots=5, wrong=1)
 def test_cuts_follow_the_rules(audio, runs, num_slots, wrong):
     is_silent = frames_of(runs)
     cutter = Cutter(audio, wrong * len(is_silent) / 50, num_slots)

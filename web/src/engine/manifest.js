@@ -84,6 +84,7 @@ const PRECISION = record({
   encoder: GRAPH,
   decoder: GRAPH,
   families: optional(mapOf(ROLE, list(GRAPH)), {}),
+  encoder_batch: optional(orNull(GRAPH), null),
 })
 const CACHE = record(
   {

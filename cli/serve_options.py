@@ -1,0 +1,86 @@
+"""The options that `serve` alone has; those that it shares are in `options`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from .options import DEVICE, MODEL, _flag, _value
+from .values import batch_size, limits_of
+
+SAFETY = "Safety"
+
+PageOnly = Annotated[bool, _flag(None, "--page-only", "Serve the page alone.")]
+ApiOnly = Annotated[bool, _flag(None, "--api-only", "Serve the API alone.")]
+ServedPrecisions = Annotated[
+    str | None,
+    _value(
+        MODEL,
+        "--precision",
+        "NAMES",
+        "The first is for the API, all are for browsers.",
+        "those it has",
+    ),
+]
+ModelName = Annotated[
+    str | None,
+    _value(
+        MODEL,
+        "--model-name",
+        "NAME",
+        "What clients of the API call the model.",
+        "the artifact's",
+    ),
+]
+ServedDevices = Annotated[
+    str,
+    _value(
+        DEVICE,
+        "--device",
+        "NAMES",
+        "Of the API, such as cpu or cuda:0,cuda:1.",
+    ),
+]
+Slots = Annotated[
+    Any,
+    _value(
+        DEVICE,
+        "--slots",
+        "N",
+        "Recordings and streams that are decoded together.",
+        parser=batch_size,
+    ),
+]
+Tick = Annotated[
+    int,
+    _value(DEVICE, "--tick", "MS", "80, or 160 for more live streams."),
+]
+Drain = Annotated[
+    float,
+    _value(None, "--drain", "SECONDS", "To finish recordings at the end.", min=0),
+]
+ApiKey = Annotated[
+    list[str] | None,
+    _value(SAFETY, "--api-key", "KEY", "A key of the API; repeatable."),
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    _value(SAFETY, "--api-key-file", "FILE", "Keys, one a line; also in $VOXTRAL_ONNX_API_KEYS."),
+]
+Insecure = Annotated[bool, _flag(SAFETY, "--insecure", "Need no key, even in a network.")]
+AllowedOrigins = Annotated[
+    list[str] | None,
+    _value(SAFETY, "--allowed-origin", "URL", "A site whose pages may use it."),
+]
+Limits = Annotated[
+    Any,
+    _value(
+        SAFETY,
+        "--limits",
+        "NAMES=N",
+        "On requests; by default body=512 (MB), audio=4,total=6 (hours), header=10,idle=60 "
+        "(seconds), requests=16 (at once).",
+        default=False,
+        parser=limits_of,
+    ),
+]

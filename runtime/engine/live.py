@@ -1,0 +1,263 @@
+"""Live recordings in the engine: what has come of each is encoded together, once a tick.
+
+In each tick the encoder takes the next tokens of all streams that have some, and the decoder
+follows. A tick lasts as long as a token of audio, or two, when there is much to do; with little to
+do the next one comes sooner, and so does text. A stream of which more has come than a tick takes,
+because the machine or the network was slow, catches up in ticks between.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from time import perf_counter
+
+import numpy as np
+
+from ..model import LoadedModel
+from .live_encoder import LiveEncoder
+from .recording import Recording
+
+CATCH_UP = 16  # tokens of all streams together that a tick may take beyond those of its length
+LEAST_PAUSE = 0.01  # seconds from one tick to the next
+REST = 3  # times as long as a tick took is the time to the next; at most as long as a tick lasts
+RECENT_TICKS = 4096  # whose durations are kept
+RECENT = 32  # of which most must have been in time before another stream is let in
+
+
+@dataclass(eq=False, kw_only=True)
+class LiveRecording(Recording):
+    """A recording that is fed as it is spoken."""
+
+    samples: np.ndarray  # not encoded yet, from look_back before the next token on
+    slot: int = -1  # of the encoder; none before the first tick
+    num_samples: int = 0  # fed
+    is_ending: bool = False  # nothing more will be fed
+    _fed: list[np.ndarray] = field(default_factory=list)  # not appended to `samples` yet
+    _num_fed: int = 0  # samples of them
+    _feed_lock: Lock = field(default_factory=Lock)
+
+    def feed(self, samples: np.ndarray) -> None:
+        """Take the next samples, float32 [n]; from any thread."""
+        with self._feed_lock:
+            self._fed.append(samples)
+            self._num_fed += len(samples)
+            self.num_samples += len(samples)
+
+    @property
+    def num_waiting(self) -> int:
+        """Return how many samples wait to be encoded."""
+        return len(self.samples) + self._num_fed
+
+    def next_samples(self, model: LoadedModel, most: int) -> np.ndarray | None:
+        """Return the samples of the next tokens, at most so many, with those around them.
+
+        None if there are none. At the end of the audio they are followed by silence, and
+        `num_places` is set when the last ones are returned.
+        """
+        # Take what was fed
+        rules, audio = model.manifest.streaming, model.manifest.config.audio
+        per_token, margin = (
+            audio.samples_per_token,
+            rules.look_back_samples + rules.look_ahead_samples,
+        )
+        with self._feed_lock:
+            fed, self._fed, self._num_fed = self._fed, [], 0
+            is_ending, num_samples = self.is_ending, self.num_samples
+        if fed:
+            self.samples = np.concatenate((self.samples, *fed))
+        available = (len(self.samples) - margin) // per_token
+
+        # Go on with silence at the end, as `Stream.finish` does
+        if is_ending:
+            pads = self.num_delay_tokens + rules.right_pad_tokens
+            end = rules.left_pad_tokens + -(-num_samples // per_token) + pads - 1
+            available = end - self.num_encoded
+            lacking = min(available, most) * per_token + margin - len(self.samples)
+            if lacking > 0:
+                self.samples = np.concatenate((self.samples, np.zeros(lacking, np.float32)))
+            if available <= most:
+                self.num_places = end
+        tokens = min(available, most)
+        if tokens <= 0:
+            return None
+        samples = self.samples[: tokens * per_token + margin]
+        self.samples = self.samples[tokens * per_token :]
+        return samples
+
+
+@dataclass(slots=True)
+class TickMetrics:
+    """How long ticks have taken, from when they were due until all their tokens were decoded."""
+
+    num_ticks: int = 0
+    num_late: int = 0  # that took longer than a tick lasts
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_TICKS))
+    encode_seconds: float = 0.0
+
+    def percentile(self, percent: float) -> float:
+        """Return a percentile of the recent durations, in seconds."""
+        recent = list(self.seconds)
+        return float(np.percentile(recent, percent)) if recent else 0.0
+
+
+class Ticker:
+    """The live recordings of an engine, and when they are encoded next."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        slots: int,
+        tick_tokens: int,
+        open_encoder: Callable[[int], LiveEncoder],
+    ):
+        """Begin without recordings.
+
+        Args:
+            model: to encode with.
+            slots: recordings at a time.
+            tick_tokens: tokens of audio in a tick.
+            open_encoder: returns an encoder with so many slots; called by the thread that encodes.
+        """
+        audio = model.manifest.config.audio
+        self.model, self.slots, self.tick_tokens = model, slots, tick_tokens
+        self._open_encoder, self._encoder = open_encoder, None
+        self.seconds = tick_tokens * audio.samples_per_token / audio.sample_rate
+        self.metrics, self._recent = TickMetrics(), deque[float](maxlen=RECENT)
+        self.recordings: list[LiveRecording] = []
+        self._lock = Lock()
+        # Whose slots are to be started, and freed, by the thread that encodes
+        self._new, self._dropped = list[LiveRecording](), list[LiveRecording]()
+        self._free = list(range(slots))[::-1]
+        self._due = self._began = perf_counter()  # of the next tick, and of the last
+        self._pending: float | None = None  # since when a tick is due that is not decoded yet
+        self._pause = self.seconds  # from one tick to the next
+        self.is_behind = False  # more has come than the last tick took
+
+    @property
+    def encoder(self) -> LiveEncoder:
+        """Return the encoder, opened when first needed.
+
+        Raises:
+            ArtifactError, DeviceError: it cannot be opened.
+        """
+        if self._encoder is None:
+            self._encoder = self._open_encoder(self.slots)
+        return self._encoder
+
+    def close(self) -> None:
+        """Free the encoder."""
+        if self._encoder:
+            self._encoder.close()
+
+    @property
+    def has_room(self) -> bool:
+        """Return whether another recording may be added."""
+        return len(self.recordings) < self.slots
+
+    def add(self, recording: LiveRecording) -> None:
+        """Encode a recording from the next tick on."""
+        with self._lock:
+            if not self.recordings:
+                self._due = perf_counter()
+                self._recent.clear()
+            self.recordings.append(recording)
+            self._new.append(recording)
+
+    def drop(self, recording: LiveRecording) -> None:
+        """Encode no more of a recording; its slot is freed in the next tick."""
+        with self._lock:
+            if recording in self.recordings:
+                self.recordings.remove(recording)
+                if recording in self._new:
+                    self._new.remove(recording)
+                else:
+                    self._dropped.append(recording)
+
+    def _settle(self) -> list[LiveRecording]:
+        """Free the slots of recordings that were dropped, start new ones, and return all."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, []
+            new, self._new = self._new, []
+            self._free += [each.slot for each in dropped]
+            for each in new:
+                each.slot = self._free.pop()
+            recordings = list(self.recordings)
+        for each in dropped:
+            self.encoder.free(each.slot)
+        for each in new:
+            self.encoder.start(each.slot)
+        return recordings
+
+    def seconds_left(self) -> float | None:
+        """Return the time until the next tick; None if there is nothing to encode."""
+        return max(0.0, self._due - perf_counter()) if self.recordings else None
+
+    def choose(self) -> dict[LiveRecording, np.ndarray]:
+        """Return the samples that the next call encodes, by recording.
+
+        Raises:
+            DeviceError: the device's memory is full.
+        """
+        # Choose how much of each is taken; a lone stream catches up in larger calls
+        recordings = self._settle()
+        now = perf_counter()
+        most = max(self.tick_tokens, CATCH_UP // max(1, len(recordings)))
+        most = min(most, self.encoder.max_tokens)
+        chosen = dict[LiveRecording, np.ndarray]()
+        for each in recordings:
+            samples = each.next_samples(self.model, most)
+            if samples is not None:
+                chosen[each] = samples
+
+        # Plan the next tick, and what is to be caught up with before
+        audio, rules = self.model.manifest.config.audio, self.model.manifest.streaming
+        margin = rules.look_back_samples + rules.look_ahead_samples
+        tick = self.tick_tokens * audio.samples_per_token
+        self.is_behind = any(
+            each.num_waiting >= margin + tick or (each.is_ending and each.num_places is None)
+            for each in chosen
+        )
+        self._began = now
+        if now >= self._due:
+            pause = self._pause if chosen else LEAST_PAUSE
+            self._began, self._due = self._due, max(self._due + pause, now)
+        return chosen
+
+    def encode(
+        self, chosen: Mapping[LiveRecording, np.ndarray]
+    ) -> list[tuple[LiveRecording, np.ndarray]]:
+        """Return the audio embeddings of what was chosen.
+
+        Raises:
+            DeviceError: the call has failed, and these recordings are lost.
+        """
+        began = perf_counter()
+        found = self.encoder.encode({each.slot: samples for each, samples in chosen.items()})
+        self.metrics.encode_seconds += perf_counter() - began
+        return [(each, found[each.slot]) for each in chosen]
+
+    def note_encoded(self) -> None:
+        """Note that the decoder has what was chosen."""
+        if self._pending is None:
+            self._pending = self._began
+
+    @property
+    def late_seconds(self) -> float | None:
+        """Return the median duration of the last ticks, if it is longer than a tick lasts."""
+        recent = list(self._recent)
+        is_known = self.recordings and len(recent) == RECENT
+        seconds = float(np.median(recent)) if is_known else 0.0
+        return seconds if seconds > self.seconds else None
+
+    def note_decoded(self) -> None:
+        """Count a tick whose tokens are all decoded."""
+        if self._pending is not None:
+            seconds, self._pending = perf_counter() - self._pending, None
+            self._pause = min(self.seconds, max(LEAST_PAUSE, REST * seconds))
+            self.metrics.num_ticks += 1
+            self.metrics.num_late += seconds > self.seconds
+            self.metrics.seconds.append(seconds)
+            self._recent.append(seconds)

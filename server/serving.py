@@ -1,0 +1,148 @@
+"""The process of `serve`: it listens, and ends when it is told to or when an engine has failed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from ..errors import DeviceError, UsageError
+from .engines import Engines
+from .limits import (
+    BACKLOG,
+    HEADER_SECONDS,
+    KEEP_ALIVE_SECONDS,
+    LimitedListener,
+    connection_limit,
+)
+from .log import logging_to_stderr
+from .tls import self_signed
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 30.0
+LAST_SECONDS = 2.0  # for the answers to requests that are ended
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Args:
+        host: address to listen on; 0.0.0.0 for all addresses of this computer.
+        port: port to listen on; 0 for a free one.
+
+    Raises:
+        UsageError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(
+            f"{host}:{port}: cannot be listened on ({reason}); choose another --port, or 0"
+        ) from error
+
+
+def serve(
+    app: Any,
+    listening: socket.socket,
+    *,
+    engines: Engines | None = None,
+    https: bool = False,
+    drain_seconds: float = DRAIN_SECONDS,
+    header_seconds: float = HEADER_SECONDS,
+    on_ready: Callable[[int], None] = lambda port: None,
+) -> None:
+    """Serve an application until interrupted.
+
+    At a first signal it refuses new recordings, and ends when those that it has are done.
+
+    Args:
+        app: ASGI application.
+        listening: socket, which is closed in the end.
+        engines: of the application.
+        https: serve over https with a self-signed certificate, of which browsers warn. Browsers
+            on other devices need it: they give microphones and WebGPU to secure pages only.
+        drain_seconds: for which it waits at most.
+        header_seconds: for the headers of a request.
+        on_ready: called with the port once connections are accepted.
+
+    Raises:
+        DeviceError: an engine has failed, so that it must be started anew; or cryptography is
+            not installed.
+        StorageError: others may read the private key of https, or it cannot be written.
+    """
+    limited = LimitedListener(listening, connection_limit(), header_seconds)
+    with limited as listener, logging_to_stderr():
+        certificate, key = map(str, _certificate()) if https else (None, None)
+        config = uvicorn.Config(
+            listener.watch(app),
+            loop="asyncio",  # it calls the listener's `accept`; uvloop does not
+            http="h11",
+            log_config=None,
+            log_level="warning",
+            backlog=BACKLOG,
+            proxy_headers=False,  # clients could forge their address with them
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
+        )
+        server = DrainingServer(config, engines, drain_seconds)
+        on_ready(listener.getsockname()[1])
+        server.run(sockets=[listener])
+    if engines and engines.failure:
+        raise DeviceError(f"{engines.failure}; start serve again")
+
+
+def _certificate() -> tuple[Path, Path]:
+    try:
+        return self_signed()
+    except ImportError as error:
+        raise DeviceError(
+            f"https needs {error.name}; run: pip install 'voxtral-onnx[serve]'"
+        ) from error
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that lets recordings end before it does."""
+
+    def __init__(self, config: uvicorn.Config, engines: Engines | None, drain_seconds: float):
+        super().__init__(config)
+        self.engines, self.drain_seconds = engines, drain_seconds
+        self._ends_at: float | None = None  # monotonic seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end at a first signal; end recordings at a second, and everything at a third."""
+        self._captured_signals.append(sig)
+        self.force_exit = self.should_exit
+        self._drain(self.drain_seconds if self._ends_at is None else 0.0)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to end now; called ten times a second."""
+        engines = self.engines
+        if engines and engines.failure and self._ends_at is None:
+            log.error("%s", engines.failure)
+            self._drain(self.drain_seconds)
+        num_open = engines.num_open if engines else 0
+        if self._ends_at is not None and not (num_open and time.monotonic() < self._ends_at):
+            if engines and num_open:
+                log.warning("recordings that are ended with an error: %d", num_open)
+                engines.stop()
+            # For downloads, and answers on their way
+            left = max(LAST_SECONDS, self._ends_at - time.monotonic())
+            self.config.timeout_graceful_shutdown = math.ceil(left)
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    def _drain(self, seconds: float) -> None:
+        self._ends_at = time.monotonic() + seconds
+        if self.engines:
+            self.engines.is_draining = True
