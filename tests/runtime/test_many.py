@@ -27,7 +27,6 @@ from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.device.cpu import Cpu
 from voxtral_onnx.runtime.engine import live
 from voxtral_onnx.runtime.engine import stream as streaming
-from voxtral_onnx.runtime.engine.loop import EngineLoop
 from voxtral_onnx.runtime.engine.slots import Slots
 from voxtral_onnx.runtime.live.session import LiveSession
 
@@ -449,10 +448,10 @@ def test_a_thread_that_dies_hangs_nobody(new_engine, monkeypatch):
     engine = new_engine()
     streams = [engine.open() for _ in range(3)]
 
-    def dying(loop):
+    def dying():
         raise MemoryError("no memory")
 
-    monkeypatch.setattr(EngineLoop, "_settle", dying)
+    monkeypatch.setattr(engine._loop, "_settle", dying)  # not that of the other engine
     for stream in streams:
         with pytest.raises(MemoryError):
             ids_of(stream)
