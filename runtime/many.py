@@ -120,6 +120,7 @@ class Engine(Uncopied):
 
         # Make slots, and start the threads
         self.notes, manifest = list[str](), loaded.manifest
+        num_notes = len(loaded.device.notes)
         spec = decoder_cache_spec(manifest, context)
         count = None if slots == AUTO else int(slots)
         sizes = slot_sizes(loaded, count, self.notes, spec)
@@ -146,6 +147,7 @@ class Engine(Uncopied):
         except BaseException:
             self.close(0.0)
             raise
+        self.notes += loaded.device.notes[num_notes:]
         for note in self.notes:
             _log.info("engine: %s", note)
         _log.info("engine: %d live streams at a time", self.capacity)
@@ -165,8 +167,8 @@ class Engine(Uncopied):
     def close(self, drain_seconds: float = DRAIN_SECONDS) -> None:
         """Refuse new streams, wait for those that are open to end, and stop the threads.
 
-        Streams that have not ended after `drain_seconds` end with an error. Feeders must finish
-        their streams, which the engine does not do for them.
+        Streams that have not ended after `drain_seconds` end with an error, and so do files.
+        Feeders must finish their streams, which the engine does not do for them.
         """
         with self._lock:
             if self._is_closed:
@@ -176,7 +178,6 @@ class Engine(Uncopied):
         while any(stream.is_open for stream in self._known) and monotonic() < deadline:
             sleep(self.ticker.seconds / 4)
         self._loop.close()
-        self._events.put(Failure(None, UsageError("the engine was closed")))
         self._texts.join()
         self.ticker.close()
         if self._owns_transcriber:
@@ -301,8 +302,8 @@ class Engine(Uncopied):
         """Transcribe recordings in the slots and the time that live streams leave.
 
         The arguments are those of `Transcriber.transcribe_many` and of `open`, and so are the
-        errors. Several threads may do so at a time. A transcript that nobody
-        takes any more, because the iterator is closed, frees its slots.
+        errors. Several threads may do so at a time. A transcript that nobody takes any more,
+        because the iterator is closed, frees its slots.
         """
         options = self.transcriber.stream_options(delay_ms, hotwords, hotword_bias)
         factory = self.transcriber.recordings(options)

@@ -20,7 +20,7 @@ from ..model import LoadedModel
 from .live_encoder import LiveEncoder
 from .recording import Recording
 
-CATCH_UP = 16  # tokens of all streams together that a tick may take beyond those of its length
+CATCH_UP = 16  # tokens of all streams together that a tick may take if they are few
 LEAST_PAUSE = 0.01  # seconds from one tick to the next
 REST = 3  # times as long as a tick took is the time to the next; at most as long as a tick lasts
 RECENT_TICKS = 4096  # whose durations are kept

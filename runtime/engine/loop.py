@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
+from ...errors import UsageError
 from ...threads import num_cores
 from ..model import LoadedModel
 from ..stream import silent_start
@@ -83,6 +84,7 @@ class EngineLoop:
         # two lines of an executor's own methods
         self._is_new = False
         self._failure: Failure | None = None  # that has ended the loop
+        self._ending: Failure | None = None  # the same, or that it was closed
         self._checked = perf_counter()
         self._readers = ThreadPoolExecutor(min(MOST_READERS, max(1, num_cores() // 2)), "reader")
 
@@ -100,10 +102,12 @@ class EngineLoop:
         self.close()
 
     def close(self) -> None:
-        """Stop the threads after the calls that run, and free everything."""
+        """Stop the threads after the calls that run, and free everything.
+
+        Whoever waits for events of recordings that have not ended gets a failure.
+        """
         with self._lock:
-            self._is_stopped = True
-            self._change.notify_all()
+            self._end(UsageError("the engine was closed"))
         for thread in self._threads:
             thread.join()
         self._readers.shutdown(cancel_futures=True)
@@ -118,11 +122,11 @@ class EngineLoop:
         return self._failure and self._failure.error
 
     def queue(self) -> Events:
-        """Return a new queue for the events of recordings; a failure of the loop comes to all."""
+        """Return a new queue for the events of recordings; the end of the loop comes to all."""
         with self._lock:
             self._queues.append(queue := Events())
-            if self._failure:
-                queue.put(self._failure)
+            if self._ending:
+                queue.put(self._ending)
             return queue
 
     def forget(self, queue: Events) -> None:
@@ -186,8 +190,8 @@ class EngineLoop:
     def _done(self, jobs: Jobs, work: Callable[[], float]) -> float:
         """Return the result of some work that the thread of some jobs does."""
         with self._lock:
-            if self._failure:
-                raise self._failure.error
+            if self._ending:
+                raise self._ending.error
             future = jobs.put(work)
             self._change.notify_all()
         return future.result()
@@ -210,13 +214,19 @@ class EngineLoop:
             loop()
         except BaseException as error:
             with self._lock:
-                self._is_stopped = True
-                self._failure = Failure(None, error)
-                for queue in self._queues:
-                    queue.put(self._failure)
-                for jobs in (self._encode_jobs, self._decode_jobs):
-                    jobs.fail(error)
-                self._change.notify_all()
+                self._end(error)
+                self._failure = self._ending
+
+    def _end(self, error: BaseException) -> None:
+        """Stop the threads, and tell all who wait for something."""
+        self._is_stopped = True
+        if self._ending is None:
+            self._ending = Failure(None, error)
+            for queue in self._queues:
+                queue.put(self._ending)
+            for jobs in (self._encode_jobs, self._decode_jobs):
+                jobs.fail(error)
+        self._change.notify_all()
 
     @property
     def _goes_on(self) -> bool:

@@ -10,8 +10,7 @@ from typing import Any
 from ...arguments import Uncopied
 from ...errors import AudioError, DeviceError, UsageError, VoxtralOnnxError
 from ..audio.samples import check_samples
-from ..tokens import Override
-from ..writer import Timings, TokenWriter
+from ..writer import TokenWriter
 from .live import LiveRecording
 from .token_queue import TokenQueue
 from .written import Burst, End, Event, Failure
@@ -82,16 +81,6 @@ class EngineStream(Uncopied):
     def is_open(self) -> bool:
         """Return whether tokens may still come."""
         return not self._has_ended
-
-    @property
-    def overrides(self) -> list[Override]:
-        """Return where the blank guard has changed the text."""
-        return self.writer.overrides
-
-    @property
-    def timings(self) -> Timings:
-        """Return the time of the decoder's calls, shared by all streams that took part."""
-        return self.writer.timings
 
     @property
     def has_room(self) -> bool:

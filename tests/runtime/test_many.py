@@ -488,7 +488,7 @@ def test_memory_that_is_full_is_said(new_engine, monkeypatch):
     monkeypatch.setattr(Decoder, "new_batch", full)
     engine = new_engine()
     assert engine.capacity == 1
-    assert any("1 instead of 3" in note for note in engine.transcriber.notes)
+    assert any("1 instead of 3" in note for note in engine.notes)
 
 
 def test_an_engine_that_cannot_start_leaves_no_threads(toy, monkeypatch):
@@ -535,6 +535,29 @@ def test_close_ends_streams_that_are_not(toy):
     engine.close(0.1)
     with pytest.raises(UsageError, match="the engine was closed"):
         ids_of(stream)
+
+
+def test_close_ends_files_too(toy):
+    """Whoever waits for their transcripts, or comes later, is told."""
+    engine, begun = Engine(toy, slots=2, most_streams=2), threading.Event()
+    found = list[BaseException]()
+
+    def transcribe():
+        try:
+            sounds = (babble(144_000) for _ in range(10_000))
+            for _ in engine.transcribe_many(sounds, on_token=lambda source, token: begun.set()):
+                pass
+        except UsageError as error:
+            found.append(error)
+
+    files = threading.Thread(target=transcribe)
+    files.start()
+    assert begun.wait(30)
+    engine.close(0.0)
+    files.join(30)
+    assert not files.is_alive() and "the engine was closed" in str(found[0])
+    with pytest.raises(UsageError, match="the engine was closed"):
+        within_time(lambda: list(engine.transcribe_many([babble(1280)])))
 
 
 SUSPENDED = """
