@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
 
 from .access import OPEN_PATHS, ApiKeys, KeyCheck
 from .hosts import AllowedHosts, OwnOrigins, checked_host, checked_origin
@@ -47,10 +45,3 @@ def guards(
         Middleware(KeyCheck, keys, open_paths),
         Middleware(LimitedRequests, limits),
     ]
-
-
-def guarded(app: ASGIApp, **options: Any) -> ASGIApp:
-    """Return an application behind the checks of `guards`, whose options these are."""
-    for guard in reversed(guards(**options)):
-        app = guard.cls(app, *guard.args, **guard.kwargs)
-    return app

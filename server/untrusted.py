@@ -214,22 +214,6 @@ class Decoders:
         return AudioError(f"{name}: cannot be decoded: its decoder ended ({how})")
 
 
-def open_untrusted(
-    path: Path,
-    rate: int,
-    *,
-    name: str | None = None,
-    channels: str = "mix",
-    gain: str = "none",
-    most_seconds: float = MOST_SECONDS,
-) -> AudioSource:
-    """Decode one stranger's file as `Decoders.open` does, in a process that is started now."""
-    with Decoders(spare=False) as decoders:
-        return decoders.open(
-            path, rate, name=name, channels=channels, gain=gain, most_seconds=most_seconds
-        )
-
-
 class KeptSamples:
     """Mono samples in a temporary file, which is mapped into memory."""
 

@@ -14,10 +14,9 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from support.servers import TIMEOUT
+from support.servers import TIMEOUT, guarded
 
 from voxtral_onnx.server.access import OPEN_PATHS, ApiKeys
-from voxtral_onnx.server.guard import guarded
 from voxtral_onnx.server.limits import BACKLOG, KEEP_ALIVE_SECONDS, LimitedListener
 from voxtral_onnx.server.log import logging_to_stderr
 from voxtral_onnx.server.request_limits import RequestLimits

@@ -21,10 +21,16 @@ from voxtral_onnx.assets import SAMPLES
 from voxtral_onnx.errors import AudioError, StorageError, VoxtralOnnxError
 from voxtral_onnx.runtime.audio.files import open_audio
 from voxtral_onnx.server import untrusted
-from voxtral_onnx.server.untrusted import DecodeLimits, Decoders, open_untrusted
+from voxtral_onnx.server.untrusted import DecodeLimits, Decoders
 
 RATE = 16000
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds this limit")
+
+
+def open_untrusted(path, rate, **options):
+    """Decode a file in a process that is started now, with no other one."""
+    with Decoders(spare=False) as decoders:
+        return decoders.open(path, rate, **options)
 
 
 @pytest.fixture(scope="module")

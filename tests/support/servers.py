@@ -19,6 +19,7 @@ from pathlib import Path
 import uvicorn
 
 from voxtral_onnx.server.app import build_app
+from voxtral_onnx.server.guard import guards
 from voxtral_onnx.server.site import Site
 
 # Instead of onnxruntime-web, which only browsers run
@@ -136,3 +137,10 @@ def serving(
             assert "Traceback" not in said.read_text()
         finally:
             process.kill()
+
+
+def guarded(app, **options):
+    """Return an application behind the checks of `guards`, whose options these are."""
+    for guard in reversed(guards(**options)):
+        app = guard.cls(app, *guard.args, **guard.kwargs)
+    return app
