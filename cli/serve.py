@@ -34,19 +34,45 @@ def serve(
 
     For the API the model runs here. Ctrl-C ends it when the recordings that it has are done.
     """
-    from .serving import Access, Serving, run
+    from contextlib import ExitStack
+    from functools import partial
+
+    from . import serving
+    from .models import find_model
+    from .streams import claim_stdout
     from .values import REQUEST_LIMITS, split_names
 
+    with serving.require_packages():
+        from ..server.app import build_app
+        from ..server.guard import NO_KEYS
+        from ..server.page import PRECISIONS
+        from ..server.serving import listen
+        from ..server.serving import serve as run_server
+
+    # Find the artifact and the keys, and take the port: checking a large artifact takes a while
     if page_only and api_only:
         raise UsageError("--page-only and --api-only exclude each other; without, both are served")
-    access = Access(
-        (host, *(allowed_host or ())),
-        tuple(allowed_origin or ()),
-        tuple(allow_artifacts or ()),
-        limits or REQUEST_LIMITS,
-    )
-    keys = None if page_only else (api_key or (), api_key_file, insecure)
-    engine = {"slots": slots, "tick_ms": tick, "context": context}
-    names, devices = split_names(precision), split_names(device) or []
-    has = Serving(not page_only, not api_only, https, not no_open, drain)
-    run(artifact, host, port, has, access, keys, names, devices, model_name, offline, engine)
+    claim_stdout(is_only_place=False)
+    names, most, keys = split_names(precision), limits or REQUEST_LIMITS, NO_KEYS
+    if not page_only:
+        keys = serving.find_keys(host, api_key, api_key_file, insecure=insecure)
+    folder = find_model(artifact, names or list(PRECISIONS[:1]), offline)
+    with ExitStack() as stack:
+        listening = stack.enter_context(listen(host, port))
+        site = None if api_only else serving.find_site(folder, names, allow_artifacts or ())
+
+        # Load the model, and serve until Ctrl-C
+        engines = lack = None
+        if not page_only:
+            engine = {"slots": slots, "tick_ms": tick, "context": context}
+            asked = {"is_needed": api_only, "most_seconds": 3600 * most["audio"], **engine}
+            opened = serving.open_engines(folder, split_names(device) or [], names, **asked)
+            engines, lack = stack.enter_context(opened)
+        name, hosts = model_name or serving.name_of(folder), (host, *(allowed_host or ()))
+        access = {"keys": keys, "allowed_hosts": hosts, "allowed_origins": allowed_origin or ()}
+        rules = {**access, "limits": serving.request_limits(most)}
+        app = build_app(engines, site, model_name=name, lack=lack, **rules)
+        shown = {"https": https, "model": name if engines else None, "page": not api_only}
+        says = partial(serving.announce, host, **shown, opens=not no_open)
+        times = {"drain_seconds": drain, "header_seconds": most["header"]}
+        run_server(app, listening, engines=engines, https=https, on_ready=says, **times)

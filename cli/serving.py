@@ -10,20 +10,20 @@ import threading
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DeviceError, UsageError
 from ..limits import MB
-from .models import find_model, open_transcriber
+from .models import open_transcriber
 from .progress import StatusSpinner
-from .streams import claim_stdout, is_taken_by_stdout
+from .streams import is_taken_by_stdout
 from .terminal import draw, info, stderr, write_line
 
 if TYPE_CHECKING:
+    from ..server.access import ApiKeys
     from ..server.engines import Engines
+    from ..server.request_limits import RequestLimits
     from ..server.site import Site
 
 AUTO = "auto"
@@ -31,120 +31,6 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 ANYWHERE = ("0.0.0.0", "::")
 # An address that no computer has: RFC 5737. Nothing is sent there
 ELSEWHERE = ("192.0.2.1", 9)
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """The rules of who may ask for what."""
-
-    hosts: Sequence[str]
-    origins: Sequence[str]
-    artifacts: Sequence[str]  # origins that the page may load artifacts from
-    limits: Mapping[str, float]  # on requests, as `values.REQUEST_LIMITS` has them
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """The choice of what is served, and how."""
-
-    has_api: bool
-    has_page: bool
-    https: bool
-    opens: bool  # the page in a browser
-    drain_seconds: float
-
-
-def run(
-    artifact: str | None,
-    host: str,
-    port: int,
-    serving: Serving,
-    access: Access,
-    keys: tuple[Sequence[str], Path | None, bool] | None,
-    names: Sequence[str] | None,
-    devices: Sequence[str],
-    model_name: str | None,
-    offline: bool,
-    engine: dict[str, Any],
-) -> None:
-    """Serve until interrupted.
-
-    Args:
-        artifact: as `--model` names it.
-        host: address to listen on.
-        port: the same.
-        serving: what is served.
-        access: who may ask for what.
-        keys: of the command line, their file, and whether none are needed; None without an API.
-        names: of precisions; None for those that the artifact has.
-        devices: of the API.
-        model_name: what clients call the model; None for the artifact's name.
-        offline: whether the hub is not asked.
-        engine: options of `Engine`.
-
-    Raises:
-        VoxtralOnnxError: of any kind that finding, checking, loading and listening raise.
-    """
-    with require_packages():
-        from ..server.access import read_keys, require_guarded
-        from ..server.app import build_app
-        from ..server.guard import NO_KEYS
-        from ..server.page import PRECISIONS
-        from ..server.request_limits import RequestLimits
-        from ..server.serving import listen, serve
-
-    # Find the artifact and the keys, and take the port: checking a large artifact takes a while
-    claim_stdout(is_only_place=False)
-    known = NO_KEYS
-    if keys is not None:
-        known = read_keys(keys[0], keys[1], os.environ)
-        require_guarded(host, known, insecure=keys[2])
-    folder = find_model(artifact, list(names or PRECISIONS[:1]), offline)
-    most = access.limits
-    limits = RequestLimits(
-        round(most["body"] * MB), int(most["requests"]), most["idle"], 3600 * most["total"]
-    )
-    with ExitStack() as stack:
-        listening = stack.enter_context(listen(host, port))
-        site = find_site(folder, names, access.artifacts) if serving.has_page else None
-
-        # Load the model, and serve until Ctrl-C
-        engines = lack = None
-        if serving.has_api:
-            opened = open_engines(
-                folder,
-                devices,
-                names,
-                is_needed=not serving.has_page,
-                most_seconds=3600 * most["audio"],
-                **engine,
-            )
-            engines, lack = stack.enter_context(opened)
-        name = model_name or name_of(folder)
-        app = build_app(
-            engines,
-            site,
-            model_name=name,
-            keys=known,
-            allowed_hosts=access.hosts,
-            allowed_origins=access.origins,
-            limits=limits,
-            lack=lack,
-        )
-        shown = {
-            "https": serving.https,
-            "model": name if engines else None,
-            "page": serving.has_page,
-        }
-        serve(
-            app,
-            listening,
-            engines=engines,
-            https=serving.https,
-            drain_seconds=serving.drain_seconds,
-            header_seconds=most["header"],
-            on_ready=partial(announce, host, **shown, opens=serving.opens),
-        )
 
 
 @contextmanager
@@ -160,6 +46,35 @@ def require_packages() -> Iterator[None]:
         raise DeviceError(
             f"serve needs {error.name}; run: pip install 'voxtral-onnx[serve]'"
         ) from error
+
+
+def find_keys(
+    host: str, given: Sequence[str] | None, file: Path | None, *, insecure: bool
+) -> ApiKeys:
+    """Return the keys of the API, without which it is not offered to others.
+
+    Args:
+        host: address to listen on.
+        given: keys of the command line.
+        file: that has more of them.
+        insecure: whether the user has said that none are needed.
+
+    Raises:
+        UsageError: others can reach the address and there is no key, or keys are not valid.
+    """
+    from ..server.access import read_keys, require_guarded
+
+    keys = read_keys(given or (), file, os.environ)
+    require_guarded(host, keys, insecure=insecure)
+    return keys
+
+
+def request_limits(most: Mapping[str, float]) -> RequestLimits:
+    """Return limits on requests, from those of `values.REQUEST_LIMITS`."""
+    from ..server.request_limits import RequestLimits
+
+    body, requests = round(most["body"] * MB), int(most["requests"])
+    return RequestLimits(body, requests, most["idle"], 3600 * most["total"])
 
 
 def find_site(folder: Path, names: Sequence[str] | None, allowed: Sequence[str]) -> Site:
