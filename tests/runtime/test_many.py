@@ -550,7 +550,7 @@ def test_close_ends_files_too(toy):
         except UsageError as error:
             found.append(error)
 
-    files = threading.Thread(target=transcribe)
+    files = threading.Thread(target=transcribe, daemon=True)
     files.start()
     assert begun.wait(30)
     engine.close(0.0)
