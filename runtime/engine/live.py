@@ -16,6 +16,7 @@ from time import perf_counter
 
 import numpy as np
 
+from ...errors import DeviceError
 from ..model import LoadedModel
 from .live_encoder import LiveEncoder
 from .recording import Recording
@@ -130,6 +131,7 @@ class Ticker:
         self._lock = Lock()
         # Whose slots are to be started, and freed, by the thread that encodes
         self._new, self._dropped = list[LiveRecording](), list[LiveRecording]()
+        self.refused: list[tuple[LiveRecording, DeviceError]] = []  # by the encoder; to be taken
         self._free = list(range(slots))[::-1]
         self._due = self._began = perf_counter()  # of the next tick, and of the last
         self._pending: float | None = None  # since when a tick is due that is not decoded yet
@@ -177,7 +179,10 @@ class Ticker:
                     self._dropped.append(recording)
 
     def _settle(self) -> list[LiveRecording]:
-        """Free the slots of recordings that were dropped, start new ones, and return all."""
+        """Free the slots of recordings that were dropped, start new ones, and return all.
+
+        Those that cannot be started, because the device's memory is full, are `refused`.
+        """
         with self._lock:
             dropped, self._dropped = self._dropped, []
             new, self._new = self._new, []
@@ -188,7 +193,11 @@ class Ticker:
         for each in dropped:
             self.encoder.free(each.slot)
         for each in new:
-            self.encoder.start(each.slot)
+            try:
+                self.encoder.start(each.slot)
+            except DeviceError as error:
+                self.refused.append((each, error))
+                recordings.remove(each)
         return recordings
 
     def seconds_left(self) -> float | None:
@@ -196,11 +205,7 @@ class Ticker:
         return max(0.0, self._due - perf_counter()) if self.recordings else None
 
     def choose(self) -> dict[LiveRecording, np.ndarray]:
-        """Return the samples that the next call encodes, by recording.
-
-        Raises:
-            DeviceError: the device's memory is full.
-        """
+        """Return the samples that the next call encodes, by recording."""
         # Choose how much of each is taken; a lone stream catches up in larger calls
         recordings = self._settle()
         now = perf_counter()

@@ -298,15 +298,16 @@ class EngineLoop:
         return ticker.seconds_left() == 0 or (ticker.is_behind and not is_live)
 
     def _tick(self) -> None:
-        """Encode what has come of live recordings; if that fails, they are lost."""
-        ticker, lost = self.ticker, list[Recording]()
+        """Encode what has come of live recordings; if that fails, those of the call are lost."""
+        ticker = self.ticker
         assert ticker
+        chosen = ticker.choose()
+        while ticker.refused:
+            self.fail(*ticker.refused.pop())
         try:
-            lost[:] = ticker.recordings
-            lost[:] = chosen = ticker.choose()
             encoded = ticker.encode(chosen) if chosen else []
         except Exception as error:
-            for each in lost:
+            for each in chosen:
                 self.fail(each, error)
             return
         with self._lock:

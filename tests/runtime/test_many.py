@@ -444,6 +444,28 @@ def test_a_call_that_fails_ends_the_streams_that_shared_it(new_engine, expected,
     assert ids_of(stream) == expected[16_000]
 
 
+def test_a_stream_for_which_there_is_no_memory_ends_alone(new_engine, expected, monkeypatch):
+    engine = new_engine()
+    encoder = engine.ticker.encoder
+    streams, start = [engine.open()], encoder.start
+    streams[0].feed(babble(50_000)[:20_000])
+    until(lambda: len(streams[0].events))
+
+    def full(slot):
+        raise DeviceError("the memory is full")
+
+    monkeypatch.setattr(encoder, "start", full)
+    refused = engine.open()
+    refused.feed(babble(3_000))
+    with pytest.raises(DeviceError, match="the memory is full"):
+        ids_of(refused)
+    monkeypatch.setattr(encoder, "start", start)
+    streams.append(engine.open())
+    feed_all(streams[0], babble(50_000)[20_000:])
+    feed_all(streams[1], babble(16_000))
+    assert [ids_of(stream) for stream in streams] == [expected[50_000], expected[16_000]]
+
+
 def test_a_thread_that_dies_hangs_nobody(new_engine, monkeypatch):
     engine = new_engine()
     streams = [engine.open() for _ in range(3)]
