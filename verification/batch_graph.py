@@ -9,9 +9,8 @@ import onnx_ir as ir
 
 from ..exporter.checkpoint.external_data import read_locations
 from ..manifest import GraphSpec
+from ..runtime.device.base import LENGTHS
 from .subgraphs import StagedGraph
-
-LENGTHS = "query_seqlens"  # the input that the encoder lacks
 
 
 def batch_differences(
