@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import Lock, RLock
 from time import perf_counter
 
 import numpy as np
@@ -128,7 +128,8 @@ class Ticker:
         self.seconds = tick_tokens * audio.samples_per_token / audio.sample_rate
         self.metrics, self._recent = TickMetrics(), deque[float](maxlen=RECENT)
         self.recordings: list[LiveRecording] = []
-        self._lock = Lock()
+        # Reentrant, as garbage collection may close a stream between any two lines
+        self._lock = RLock()
         # Whose slots are to be started, and freed, by the thread that encodes
         self._new, self._dropped = list[LiveRecording](), list[LiveRecording]()
         self.refused: list[tuple[LiveRecording, DeviceError]] = []  # by the encoder; to be taken
@@ -197,6 +198,7 @@ class Ticker:
                 self.encoder.start(each.slot)
             except DeviceError as error:
                 self.refused.append((each, error))
+                self.drop(each)
                 recordings.remove(each)
         return recordings
 

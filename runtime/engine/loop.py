@@ -197,10 +197,11 @@ class EngineLoop:
         return future.result()
 
     def fail(self, recording: Recording, error: Exception) -> None:
-        """End a recording with an error; no other is affected."""
+        """End a recording with an error; no other is affected, and another may take its place."""
         with self._lock:
             if recording.error is None:
                 recording.error = error
+                self._drop(recording)
                 self._failed.append(recording)
                 self._change.notify_all()
 
@@ -343,7 +344,6 @@ class EngineLoop:
             self._is_new = False
             self._encoding.read_ahead(self._readers, self._tell)
         for recording in self._failed:
-            self._drop(recording)
             recording.forget()
             self._pool.drop(recording)
             assert recording.error

@@ -451,12 +451,16 @@ def test_a_stream_for_which_there_is_no_memory_ends_alone(new_engine, expected, 
     streams[0].feed(babble(50_000)[:20_000])
     until(lambda: len(streams[0].events))
 
+    is_fed = threading.Event()
+
     def full(slot):
+        assert is_fed.wait(20)
         raise DeviceError("the memory is full")
 
     monkeypatch.setattr(encoder, "start", full)
     refused = engine.open()
     refused.feed(babble(3_000))
+    is_fed.set()
     with pytest.raises(DeviceError, match="the memory is full"):
         ids_of(refused)
     monkeypatch.setattr(encoder, "start", start)
@@ -464,6 +468,48 @@ def test_a_stream_for_which_there_is_no_memory_ends_alone(new_engine, expected, 
     feed_all(streams[0], babble(50_000)[20_000:])
     feed_all(streams[1], babble(16_000))
     assert [ids_of(stream) for stream in streams] == [expected[50_000], expected[16_000]]
+
+
+def test_a_stream_that_is_refused_is_not_encoded(new_engine, expected, monkeypatch):
+    """Not even by ticks that come while the decoder's thread is busy."""
+    engine = new_engine()
+    encoder, step = engine.ticker.encoder, engine._loop._step
+    start, is_fed = encoder.start, threading.Event()
+
+    def full(slot):
+        assert is_fed.wait(20)
+        monkeypatch.setattr(encoder, "start", start)
+        raise DeviceError("the memory is full")
+
+    def slow():
+        time.sleep(0.05)
+        return step()
+
+    monkeypatch.setattr(encoder, "start", full)
+    monkeypatch.setattr(engine._loop, "_step", slow)
+    refused = engine.open()
+    refused.feed(babble(144_000))
+    stream = engine.open()
+    feed_all(stream, babble(50_000))
+    is_fed.set()
+    with pytest.raises(DeviceError, match="the memory is full"):
+        ids_of(refused)
+    assert ids_of(stream) == expected[50_000]
+
+
+def test_another_stream_may_take_the_place_of_a_closed_one_at_once(new_engine, expected):
+    engine = new_engine()
+    streams = [engine.open() for _ in range(3)]
+    for turn in range(60):
+        stream = streams.pop(turn % 3)
+        if turn % 2:
+            stream.feed(babble(16_000))
+        stream.close()
+        assert engine.metrics.streams == 2
+        streams.append(engine.open())
+    for stream in streams:
+        feed_all(stream, babble(16_000))
+    assert [ids_of(stream) for stream in streams] == [expected[16_000]] * 3
 
 
 def test_a_thread_that_dies_hangs_nobody(new_engine, monkeypatch):
