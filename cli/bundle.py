@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import options
+from ..cli import options
 from .terminal import info, write_path
 
 
@@ -15,8 +15,8 @@ def bundle(
     allow_artifacts: options.AllowedArtifacts = None,
 ) -> None:
     """Write a folder with the page and a model for any static web host; print its path."""
-    from ..server.page import PRECISIONS
-    from ..server.page import bundle as write_site
+    from ..server.page.files import PRECISIONS
+    from ..server.page.files import bundle as write_site
     from .models import find_model
     from .progress import StatusSpinner
     from .values import split_names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import options
+from ..cli import options
 from .terminal import confirm, format_size, info, stderr, write, write_line
 
 
@@ -21,7 +21,7 @@ def publish(
 
     from ..manifest import Manifest
     from ..publish.upload import plan_publication
-    from ..server.page import PRECISIONS
+    from ..server.page.files import PRECISIONS
     from .models import find_model
     from .progress import StatusSpinner
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..cli import options, serve_options
 from ..errors import UsageError
-from . import options, serve_options
 
 
 def serve(
@@ -37,15 +37,15 @@ def serve(
     from contextlib import ExitStack
     from functools import partial
 
-    from . import serving
+    from ..cli import serving
     from .models import find_model
     from .streams import claim_stdout
     from .values import REQUEST_LIMITS, split_names
 
     with serving.require_packages():
         from ..server.app import build_app
-        from ..server.guard import NO_KEYS
-        from ..server.page import PRECISIONS
+        from ..server.guard.checks import NO_KEYS
+        from ..server.page.files import PRECISIONS
         from ..server.serving import listen
         from ..server.serving import serve as run_server
 

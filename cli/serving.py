@@ -21,10 +21,10 @@ from .streams import is_taken_by_stdout
 from .terminal import draw, info, stderr, write_line
 
 if TYPE_CHECKING:
-    from ..server.access import ApiKeys
     from ..server.engines import Engines
-    from ..server.request_limits import RequestLimits
-    from ..server.site import Site
+    from ..server.guard.access import ApiKeys
+    from ..server.guard.request_limits import RequestLimits
+    from ..server.page.site import Site
 
 AUTO = "auto"
 LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -62,7 +62,7 @@ def find_keys(
     Raises:
         UsageError: others can reach the address and there is no key, or keys are not valid.
     """
-    from ..server.access import read_keys, require_guarded
+    from ..server.guard.access import read_keys, require_guarded
 
     keys = read_keys(given or (), file, os.environ)
     require_guarded(host, keys, insecure=insecure)
@@ -71,7 +71,7 @@ def find_keys(
 
 def request_limits(most: Mapping[str, float]) -> RequestLimits:
     """Return limits on requests, from those of `values.REQUEST_LIMITS`."""
-    from ..server.request_limits import RequestLimits
+    from ..server.guard.request_limits import RequestLimits
 
     body, requests = round(most["body"] * MB), int(most["requests"])
     return RequestLimits(body, requests, most["idle"], 3600 * most["total"])
@@ -89,8 +89,8 @@ def find_site(folder: Path, names: Sequence[str] | None, allowed: Sequence[str])
         ArtifactError: the artifact is incomplete, or onnxruntime-web is missing.
         UsageError: the artifact lacks a precision, or an origin is not valid.
     """
-    from ..server.page import PRECISIONS, absent_precisions
-    from ..server.site import Site
+    from ..server.page.files import PRECISIONS, absent_precisions
+    from ..server.page.site import Site
 
     if names is None and (absent := absent_precisions(folder)):
         info(

@@ -25,7 +25,7 @@ from ..decode import RelativeName, decode
 from ..download import BLOCK, ConnectionLostError, HTTPError, RemoteFile, StatusError, fetch
 from ..errors import ArtifactError, StorageError, UsageError, VoxtralOnnxError
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
-from ..server.page import ARTIFACT, file_size, site_files
+from ..server.page.files import ARTIFACT, file_size, site_files
 from ..verification.certificate import read_verdict
 from .model_card import BaseModel, model_card
 

@@ -1,1 +1,1 @@
-"""The web page with a model, served over HTTP or written as a folder for any static host."""
+"""The server: the page with a model, and its API for recordings and live speech."""

@@ -12,14 +12,14 @@ from starlette.responses import Response
 
 from .._version import __version__
 from ..errors import VoxtralOnnxError
-from .access import OPEN_PATHS, ApiKeys
 from .api_error import API, ApiError, answer_error
 from .engines import Engines
-from .guard import NO_KEYS, guards
+from .guard.access import OPEN_PATHS, ApiKeys
+from .guard.checks import NO_KEYS, guards
+from .guard.request_limits import DEFAULT_LIMITS, RequestLimits
 from .metrics import Health
-from .openai_rest import OpenAIRest
-from .request_limits import DEFAULT_LIMITS, RequestLimits
-from .site import Site
+from .page.site import Site
+from .rest.transcriptions import OpenAIRest
 
 MODEL_NAME = "voxtral-mini-4b-realtime"
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]

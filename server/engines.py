@@ -21,8 +21,8 @@ from ..runtime.tokens import Token
 from ..runtime.transcript import Transcript
 from .api_error import ApiError, refusal_of
 from .metrics import Counters
-from .untrusted import MOST_SECONDS, Decoders
-from .uploads import open_upload
+from .uploads.opening import open_upload
+from .uploads.untrusted import MOST_SECONDS, Decoders
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import uvicorn
 
 from ..errors import DeviceError, UsageError
 from .engines import Engines
-from .limits import (
+from .guard.connections import (
     BACKLOG,
     HEADER_SECONDS,
     KEEP_ALIVE_SECONDS,

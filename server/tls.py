@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import StorageError
 from ..files import atomic_write, user_folder
-from .hosts import own_names
+from .guard.hosts import own_names
 
 log = logging.getLogger(__name__)
 

@@ -52,7 +52,7 @@ def test_contents(wheel):
             "quant/**/*.py",
             "runtime/**/*.py",
             "verification/**/*.py",
-            "server/*.py",
+            "server/**/*.py",
             "publish/*.py",
             "exporter/graph/ready/*/*",
             "quant/recipes/*.toml",

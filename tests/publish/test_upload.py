@@ -25,7 +25,7 @@ from voxtral_onnx.errors import ArtifactError, StorageError, UsageError
 from voxtral_onnx.manifest import FILE_NAME, Manifest
 from voxtral_onnx.publish.model_card import BaseModel, model_card
 from voxtral_onnx.publish.upload import plan_publication, publish
-from voxtral_onnx.server import page as server_page
+from voxtral_onnx.server.page import files as server_page
 
 # httpx of huggingface_hub
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -16,9 +16,9 @@ from support.commands import LONG_CLIP
 from support.servers import FROM_VENDOR, page_app, running
 
 from voxtral_onnx import Engine, Transcriber
-from voxtral_onnx.server import page as server_page
 from voxtral_onnx.server.app import build_app
 from voxtral_onnx.server.engines import Engines
+from voxtral_onnx.server.page import files as server_page
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from support.commands import CLIP
 from support.servers import get, page_app, running
 
 from voxtral_onnx.server.app import build_app
-from voxtral_onnx.server.site import Site
+from voxtral_onnx.server.page.site import Site
 
 
 def test_page_and_api(api, page, tiny_artifact):

@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from voxtral_onnx.errors import StorageError
-from voxtral_onnx.server.hosts import own_names
+from voxtral_onnx.server.guard.hosts import own_names
 from voxtral_onnx.server.tls import self_signed
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import uvicorn
 
 from voxtral_onnx.server.app import build_app
-from voxtral_onnx.server.guard import guards
-from voxtral_onnx.server.site import Site
+from voxtral_onnx.server.guard.checks import guards
+from voxtral_onnx.server.page.site import Site
 
 # Instead of onnxruntime-web, which only browsers run
 FROM_VENDOR = {
@@ -32,8 +32,8 @@ FROM_VENDOR = {
 COMMAND = """
 import sys
 from pathlib import Path
-from voxtral_onnx.server import page
-page.PAGE = Path(sys.argv.pop(1))
+from voxtral_onnx.server.page import files
+files.PAGE = Path(sys.argv.pop(1))
 from voxtral_onnx.cli import main
 main()
 """

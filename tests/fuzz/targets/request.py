@@ -7,8 +7,8 @@ from pathlib import Path
 from starlette.exceptions import HTTPException
 
 from voxtral_onnx.errors import UsageError
-from voxtral_onnx.server.hosts import checked_host
-from voxtral_onnx.server.responses import requested_range
+from voxtral_onnx.server.guard.hosts import checked_host
+from voxtral_onnx.server.page.responses import requested_range
 
 SIZE = 1000
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxtral_onnx.runtime.device.helper_graphs import FOLDER, helper_graph
-from voxtral_onnx.server.page import PAGE
+from voxtral_onnx.server.page.files import PAGE
 
 ROOT = Path(__file__).parents[3]
 MAKE = ROOT / "scripts" / "make_helper_graphs.py"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from threading import Event
 
-from ..errors import DeviceError
-from ..runtime.audio.files import AudioSource
-from .api_error import ApiError
+from ...errors import DeviceError
+from ...runtime.audio.files import AudioSource
+from ..api_error import ApiError
 from .untrusted import Decoders
 
 NAME = "file"  # what messages call it; they do not tell where it lies

@@ -21,15 +21,15 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Raw
 
-from ..assets import SAMPLES, SELF_TEST_CLIP
-from ..decode import decode, read_within
-from ..errors import ArtifactError, StorageError, UsageError
-from ..escaping import markdown
-from ..files import fsync_dir, hash_file, is_below, make_partial_folder, require_disk
-from ..limits import CERTIFICATE as MOST_BYTES
-from ..manifest import CERTIFICATE, FILE_NAME, Manifest
+from ...assets import SAMPLES, SELF_TEST_CLIP
+from ...decode import decode, read_within
+from ...errors import ArtifactError, StorageError, UsageError
+from ...escaping import markdown
+from ...files import fsync_dir, hash_file, is_below, make_partial_folder, require_disk
+from ...limits import CERTIFICATE as MOST_BYTES
+from ...manifest import CERTIFICATE, FILE_NAME, Manifest
 
-PAGE = Path(__file__).parent.parent / "web"
+PAGE = Path(__file__).parents[2] / "web"
 CLIP = SAMPLES / SELF_TEST_CLIP
 ARTIFACT = "artifact"  # where index.html looks for the model
 INDEX = "index.html"

@@ -20,7 +20,7 @@ from support.servers import COMMAND, get, page_app, running, send_raw, serving
 from voxtral_onnx.errors import ArtifactError, UsageError
 from voxtral_onnx.files import hash_file
 from voxtral_onnx.manifest import FILE_NAME, Manifest
-from voxtral_onnx.server import page as server_page
+from voxtral_onnx.server.page import files as server_page
 from voxtral_onnx.server.serving import listen
 
 

@@ -27,9 +27,9 @@ from support.servers import TIMEOUT, until
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime.text.captions import render
-from voxtral_onnx.server import openai_rest
-from voxtral_onnx.server.openai_form import REFUSED, Fields
-from voxtral_onnx.server.openai_rest import ALIASES, WARNINGS
+from voxtral_onnx.server.rest import transcriptions
+from voxtral_onnx.server.rest.form import REFUSED, Fields
+from voxtral_onnx.server.rest.transcriptions import ALIASES, WARNINGS
 
 SHORT = [name for name in TEXTS if not name.startswith("long")]
 
@@ -295,7 +295,7 @@ def test_forms_that_are_none(api, kind, body, says):
     assert says in error_of(answer)["message"]
 
 
-PAGE = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "server.md").read_text("utf-8")
 
 
 def shown(language: str) -> list[str]:
@@ -392,7 +392,7 @@ def test_a_client_that_leaves_while_it_sends(api):
 
 def test_signs_of_life(api, long_recording, monkeypatch):
     """While no text comes, comments keep proxies from closing the connection."""
-    monkeypatch.setattr(openai_rest, "ALIVE_SECONDS", 1e-4)
+    monkeypatch.setattr(transcriptions, "ALIVE_SECONDS", 1e-4)
     content = io.BytesIO()
     soundfile.write(content, np.zeros(16_000 * 20, np.float32), 16_000, format="WAV")
     answer = post(api, content.getvalue(), stream="true")

@@ -15,14 +15,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ..escaping import one_line, quoted
-from ..runtime.audio.files import AudioSource
-from ..runtime.text.captions import render
-from ..runtime.tokens import Token
-from ..runtime.transcript import Transcript
-from .api_error import HEADERS, ApiError, refusal_of
-from .engines import Engines, Work
-from .openai_answers import (
+from ...escaping import one_line, quoted
+from ...runtime.audio.files import AudioSource
+from ...runtime.text.captions import render
+from ...runtime.tokens import Token
+from ...runtime.transcript import Transcript
+from ..api_error import HEADERS, ApiError, refusal_of
+from ..engines import Engines, Work
+from .answers import (
     Delta,
     Done,
     Transcription,
@@ -32,7 +32,7 @@ from .openai_answers import (
     usage,
     verbose,
 )
-from .openai_form import Fields, form_schema, parse_form, read_form
+from .form import Fields, form_schema, parse_form, read_form
 
 # Names by which clients of OpenAI's ask for a model that transcribes
 ALIASES = (

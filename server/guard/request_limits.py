@@ -15,7 +15,7 @@ from typing import NoReturn
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..limits import KB, MB
+from ...limits import KB, MB
 from .access import CLIENT
 from .refusals import POLICY_VIOLATION, refuse
 

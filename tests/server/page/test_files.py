@@ -15,7 +15,7 @@ from support.servers import FROM_VENDOR, get, page_app, running
 from voxtral_onnx.errors import ArtifactError, StorageError, UsageError
 from voxtral_onnx.files import hash_file
 from voxtral_onnx.manifest import CERTIFICATE, FILE_NAME, Manifest
-from voxtral_onnx.server import page as server_page
+from voxtral_onnx.server.page import files as server_page
 
 
 def test_a_download_of_one_precision_is_served(page, tiny_artifact, tmp_path):

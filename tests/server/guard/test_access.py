@@ -14,8 +14,8 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from support.servers import get, running, send_raw
 
 from voxtral_onnx.errors import UsageError
-from voxtral_onnx.server import access
-from voxtral_onnx.server.access import CLIENT, ApiKeys, KeyCheck, read_keys, require_guarded
+from voxtral_onnx.server.guard import access
+from voxtral_onnx.server.guard.access import CLIENT, ApiKeys, KeyCheck, read_keys, require_guarded
 
 ONE, TWO = "one-key-of-the-tests", "two-key-of-the-tests-äö".encode().hex()
 

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..errors import ArtifactError
-from .page import INDEX, check_site, page_policy, site_files
+from ...errors import ArtifactError
+from .files import INDEX, check_site, page_policy, site_files
 from .responses import FileAnswer
 
 log = logging.getLogger(__name__)

@@ -12,11 +12,11 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from ..errors import UsageError
-from ..escaping import quoted
-from ..limits import HOTWORDS, KB
-from ..runtime.hotwords import check_lengths
-from .api_error import ApiError
+from ...errors import UsageError
+from ...escaping import quoted
+from ...limits import HOTWORDS, KB
+from ...runtime.hotwords import check_lengths
+from ..api_error import ApiError
 
 MOST_FIELDS = 2000  # hotwords are a field each
 MAY_BE_EMPTY = ("keywords", "language", "languages", "model", "prompt")  # and then say nothing

@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from support.servers import TIMEOUT, get, running, send_raw
 
-from voxtral_onnx.server.access import CLIENT
-from voxtral_onnx.server.request_limits import LEAST_BYTES, LimitedRequests, RequestLimits
+from voxtral_onnx.server.guard.access import CLIENT
+from voxtral_onnx.server.guard.request_limits import LEAST_BYTES, LimitedRequests, RequestLimits
 
 LIMITS = RequestLimits(body_bytes=100_000, most_at_once=2, idle_seconds=0.5, total_seconds=1.5)
 

@@ -86,7 +86,7 @@ def _load() -> None:
     import importlib
     from contextlib import suppress
 
-    from ..runtime.audio import files  # noqa: F401
+    from ...runtime.audio import files  # noqa: F401
 
     with suppress(ImportError):  # whoever needs it reports that
         importlib.import_module("av")
@@ -125,7 +125,7 @@ def _limit(request: Request) -> None:
 
 def _decode(request: Request, answers: BinaryIO) -> None:
     """Send a file's header and samples, or the reason why there are none."""
-    from ..errors import VoxtralOnnxError
+    from ...errors import VoxtralOnnxError
 
     try:
         _limit(request)
@@ -144,7 +144,7 @@ def _send_sound(request: Request, answers: BinaryIO) -> None:
     """
     from pathlib import Path
 
-    from ..runtime.audio.files import open_audio, too_long
+    from ...runtime.audio.files import open_audio, too_long
 
     # Read and measure it
     source = open_audio(

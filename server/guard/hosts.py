@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..errors import UsageError
+from ...errors import UsageError
 from .refusals import refuse
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ import soundfile
 from voxtral_onnx.assets import SAMPLES
 from voxtral_onnx.errors import AudioError, StorageError, VoxtralOnnxError
 from voxtral_onnx.runtime.audio.files import open_audio
-from voxtral_onnx.server import untrusted
-from voxtral_onnx.server.untrusted import DecodeLimits, Decoders
+from voxtral_onnx.server.uploads import untrusted
+from voxtral_onnx.server.uploads.untrusted import DecodeLimits, Decoders
 
 RATE = 16000
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds this limit")
@@ -59,7 +59,7 @@ def stand_in(monkeypatch):
     def put(code: str) -> None:
         program = (
             "import ctypes, os, signal, sys, time, struct, socket, json\n"
-            "from voxtral_onnx.server import decoder\n"
+            "from voxtral_onnx.server.uploads import decoder\n"
             "def say(text):\n"
             "    refusal = json.dumps({'kind': 'AudioError', 'message': text}).encode()\n"
             "    decoder._send(answers, b'E', refusal)\n"

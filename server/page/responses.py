@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from .page import CheckedFile
+from .files import CheckedFile
 
 CHUNK = 1 << 18  # bytes read at a time
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ..runtime.text.captions import cues, in_milliseconds
-from ..runtime.text.segments import Segment
-from ..runtime.text.tokenizer import Tokenizer
-from ..runtime.tokens import Token
-from ..runtime.transcript import Transcript
+from ...runtime.text.captions import cues, in_milliseconds
+from ...runtime.text.segments import Segment
+from ...runtime.text.tokenizer import Tokenizer
+from ...runtime.tokens import Token
+from ...runtime.transcript import Transcript
 
 UNKNOWN = "und"  # ISO 639-2: undetermined
 

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from support.servers import get, page_app, running, send_raw
 
 from voxtral_onnx.errors import UsageError
-from voxtral_onnx.server.hosts import AllowedHosts, OwnOrigins, checked_host, own_names
+from voxtral_onnx.server.guard.hosts import AllowedHosts, OwnOrigins, checked_host, own_names
 
 
 @pytest.mark.parametrize(

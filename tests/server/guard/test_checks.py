@@ -16,10 +16,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from support.servers import TIMEOUT, guarded
 
-from voxtral_onnx.server.access import OPEN_PATHS, ApiKeys
-from voxtral_onnx.server.limits import BACKLOG, KEEP_ALIVE_SECONDS, LimitedListener
+from voxtral_onnx.server.guard.access import OPEN_PATHS, ApiKeys
+from voxtral_onnx.server.guard.connections import BACKLOG, KEEP_ALIVE_SECONDS, LimitedListener
+from voxtral_onnx.server.guard.request_limits import RequestLimits
 from voxtral_onnx.server.log import logging_to_stderr
-from voxtral_onnx.server.request_limits import RequestLimits
 
 KEY = "a-key-of-the-tests"
 

@@ -32,10 +32,10 @@ from typing import IO
 import msgspec
 import numpy as np
 
-from ..decode import decode
-from ..errors import AudioError, DeviceError, StorageError, VoxtralOnnxError
-from ..runtime.audio.files import AudioSource, too_long
-from ..runtime.audio.mixing import Mix
+from ...decode import decode
+from ...errors import AudioError, DeviceError, StorageError, VoxtralOnnxError
+from ...runtime.audio.files import AudioSource, too_long
+from ...runtime.audio.mixing import Mix
 from .decoder import END_OF_TRACK, HEADER, REFUSAL, SAMPLES, Header, Refusal, Request, Track
 
 log = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from urllib.parse import parse_qsl
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..decode import read_within
-from ..errors import UsageError
-from ..limits import KB
+from ...decode import read_within
+from ...errors import UsageError
+from ...limits import KB
 from .refusals import refuse
 
 log = logging.getLogger(__name__)

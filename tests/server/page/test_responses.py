@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.exceptions import HTTPException
 
-from voxtral_onnx.server.responses import requested_range
+from voxtral_onnx.server.page.responses import requested_range
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import os
 import platform
 import struct
 
-from ..errors import DeviceError
+from ...errors import DeviceError
 
 # Numbers of system calls, and the architecture's in audit.h. Source: Linux, unistd.h of each
 _CALLS = {

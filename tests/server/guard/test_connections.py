@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from support.servers import TIMEOUT, get, serving
 
-from voxtral_onnx.server.limits import LimitedListener, connection_limit
+from voxtral_onnx.server.guard.connections import LimitedListener, connection_limit
 
 LARGE = 16 << 20  # bytes of an answer, more than the system takes at once
 HALF = b"GET / HTTP/1.1\r\nHost: local"

@@ -1,0 +1,1 @@
+"""Recordings become text, as OpenAI's API for transcription asks for it."""

@@ -1,0 +1,1 @@
+"""Recordings of strangers, decoded in a process of its own."""
