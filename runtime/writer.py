@@ -54,6 +54,7 @@ class TokenWriter:
         self.finished = False
         self.text = TextDecoder(model.tokenizer)
         self.timings = Timings()
+        self._silences: list[tuple[int, int]] = []  # put in: first sample, length
 
     def blank_penalty(self, ahead: int = 0) -> float:
         """Return the penalty for the blank `ahead` positions after the next one."""
@@ -93,7 +94,18 @@ class TokenWriter:
 
     def seconds_of(self, index: int) -> float:
         """Return where a generated token ends in the audio, in seconds; the delay is subtracted."""
-        return (index + 1) * self.audio.samples_per_token / self.audio.sample_rate
+        end = (index + 1) * self.audio.samples_per_token
+        put_in = sum(min(size, end - first) for first, size in self._silences if first < end)
+        return (end - put_in) / self.audio.sample_rate
+
+    def put_silence_in(self, first: int, size: int) -> None:
+        """Note silence that a stream heard besides its audio: times do not count it.
+
+        Args:
+            first: its first sample, other silence before it included.
+            size: samples.
+        """
+        self._silences.append((first, size))
 
 
 def new_sampler(model: ModelFacts, options: StreamOptions) -> TokenSampler | None:

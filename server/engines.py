@@ -12,9 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Lock
 from time import perf_counter
-from typing import BinaryIO, Generic, TypeVar
+from typing import BinaryIO, Generic, Protocol, TypeVar
 
+from ..errors import DeviceError
 from ..runtime.audio.files import AudioSource
+from ..runtime.engine.stream import EngineStream
 from ..runtime.many import Engine
 from ..runtime.text.tokenizer import Tokenizer
 from ..runtime.tokens import Token
@@ -26,6 +28,7 @@ from .uploads.untrusted import MOST_SECONDS, Decoders
 
 log = logging.getLogger(__name__)
 
+AT_CAPACITY = "at_capacity"  # the code of an error: all live streams are taken
 MOST_AT_ONCE = 64  # recordings that are read and decoded; further ones wait
 Result = TypeVar("Result")
 
@@ -49,6 +52,7 @@ class Engines:
         self.decoders, self.most_seconds = Decoders(), most_seconds
         self.engines, self.counters = tuple(engines), Counters()
         self.is_draining = False
+        self.live = set[LiveClient]()  # connections, which have their own ways to end
         self._lock, self._works = Lock(), set[Work]()
         self._running = dict.fromkeys(self.engines, 0)
         self._threads = ThreadPoolExecutor(most_at_once, "request")
@@ -124,6 +128,24 @@ class Engines:
         """Forget a recording."""
         self._works.discard(work)
 
+    def open_stream(
+        self, delay_ms: int | None = None, hotwords: Sequence[str] = ()
+    ) -> EngineStream:
+        """Open a live stream on the device that has most room; may take a moment.
+
+        Raises:
+            ApiError: the server is not ready, or all streams are taken.
+            UsageError: the model does not have this delay, or hotwords cannot be.
+        """
+        self.require_ready()
+        refusal: DeviceError | None = None
+        for engine in sorted(self.engines, key=lambda each: each.metrics.streams - each.capacity):
+            try:
+                return engine.open(delay_ms, hotwords or None)
+            except DeviceError as error:
+                refusal = error
+        raise ApiError(f"{refusal}", status=503, code=AT_CAPACITY) from refusal
+
     @contextmanager
     def taken(self) -> Iterator[Engine]:
         """Give the least busy engine for one recording."""
@@ -138,18 +160,35 @@ class Engines:
                 self._running[engine] -= 1
 
     def stop(self) -> None:
-        """End all recordings with an error."""
+        """End all recordings and live connections with an error; called by the event loop."""
+        self._stop_works()
+        for client in list(self.live):
+            client.stop()
+
+    def _stop_works(self) -> None:
         for work in list(self._works):
             work.stop(ApiError("the server ended before the recording did", status=503))
 
     def close(self) -> None:
-        """End all recordings, and close the engines."""
+        """End all recordings, and close the engines; live connections have ended before."""
         self.is_draining = True
-        self.stop()
+        self._stop_works()
         self._threads.shutdown()
         self.decoders.close()
         for engine in self.engines:
             engine.close(0.0)
+
+
+class LiveClient(Protocol):
+    """A client that speaks, as the end of the server needs it."""
+
+    async def move(self) -> None:
+        """Let its words so far come, and tell it to connect to another server."""
+        ...
+
+    def stop(self) -> None:
+        """End its connection with an error."""
+        ...
 
 
 class StoppedError(Exception):

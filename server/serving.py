@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import socket
@@ -23,11 +24,13 @@ from .guard.connections import (
     connection_limit,
 )
 from .log import logging_to_stderr
+from .realtime.connection import MOST_MESSAGE
 from .tls import self_signed
 
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 30.0
+PING_SECONDS = 20.0  # a client that does not answer within as much again has vanished
 LAST_SECONDS = 2.0  # for the answers to requests that are ended
 
 
@@ -90,6 +93,10 @@ def serve(
             log_config=None,
             log_level="warning",
             backlog=BACKLOG,
+            ws="websockets-sansio",
+            ws_max_size=MOST_MESSAGE,
+            ws_ping_interval=PING_SECONDS,
+            ws_ping_timeout=PING_SECONDS,
             proxy_headers=False,  # clients could forge their address with them
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             ssl_certfile=certificate,
@@ -118,6 +125,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self.engines, self.drain_seconds = engines, drain_seconds
         self._ends_at: float | None = None  # monotonic seconds
+        self._moving = set[asyncio.Task[None]]()  # live connections that are told to move
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end at a first signal; end recordings at a second, and everything at a third."""
@@ -131,10 +139,12 @@ class DrainingServer(uvicorn.Server):
         if engines and engines.failure and self._ends_at is None:
             log.error("%s", engines.failure)
             self._drain(self.drain_seconds)
-        num_open = engines.num_open if engines else 0
+        if engines and self._ends_at is not None and not self._moving:
+            self._moving = {asyncio.create_task(each.move()) for each in engines.live}
+        num_open = engines.num_open + len(engines.live) if engines else 0
         if self._ends_at is not None and not (num_open and time.monotonic() < self._ends_at):
             if engines and num_open:
-                log.warning("recordings that are ended with an error: %d", num_open)
+                log.warning("recordings and streams that are ended with an error: %d", num_open)
                 engines.stop()
             # For downloads, and answers on their way
             left = max(LAST_SECONDS, self._ends_at - time.monotonic())

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from threading import Lock, RLock
+from threading import RLock
 from time import perf_counter
 
 import numpy as np
@@ -38,7 +38,7 @@ class LiveRecording(Recording):
     is_ending: bool = False  # nothing more will be fed
     _fed: list[np.ndarray] = field(default_factory=list)  # not appended to `samples` yet
     _num_fed: int = 0  # samples of them
-    _feed_lock: Lock = field(default_factory=Lock)
+    _feed_lock: RLock = field(default_factory=RLock)
 
     def feed(self, samples: np.ndarray) -> None:
         """Take the next samples, float32 [n]; from any thread."""
@@ -46,6 +46,18 @@ class LiveRecording(Recording):
             self._fed.append(samples)
             self._num_fed += len(samples)
             self.num_samples += len(samples)
+
+    def put_silence_in(self, per_token: int, tokens: int) -> tuple[int, int]:
+        """Take silence up to the end of a token and so many further ones.
+
+        Returns:
+            its first sample, and its length.
+        """
+        with self._feed_lock:
+            first = self.num_samples
+            size = -first % per_token + tokens * per_token
+            self.feed(np.zeros(size, np.float32))
+            return first, size
 
     @property
     def num_waiting(self) -> int:

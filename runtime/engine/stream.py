@@ -119,6 +119,26 @@ class EngineStream(Uncopied):
         self._is_finished = True
         self._recording.is_ending = True
 
+    def flush(self) -> int:
+        """Let all words that were spoken come at once, as at the end of an utterance.
+
+        The stream hears a moment of silence besides its audio, as long as the delay and 0.9 s; the
+        times of later tokens do not count it. More samples may follow.
+
+        Returns:
+            how many tokens the stream has when all those words are there.
+
+        Raises:
+            AudioError: the stream is finished.
+            Exception: what has ended it.
+        """
+        self._require_open()
+        audio, right = self.writer.audio, self.writer.model.manifest.streaming.right_pad_tokens
+        tokens, per_token = self._recording.num_delay_tokens + right, audio.samples_per_token
+        first, size = self._recording.put_silence_in(per_token, tokens)
+        self.writer.put_silence_in(first, size)
+        return -(-first // per_token) + right - 1
+
     def close(self) -> None:
         """End the stream at once and free its slot; of one that has ended nothing is lost."""
         if not self._has_ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..text.segments import Segment
 from ..tokens import Token
@@ -22,4 +23,41 @@ class StreamWarning:
     text: str
 
 
-Event = Token | Segment | Silence | StreamWarning
+@dataclass(frozen=True, slots=True)
+class SpeechStart:
+    """A sound that may be speech, after a turn has ended or before the first; a turn follows."""
+
+    time: float  # in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStart:
+    """The first word of a turn."""
+
+    time: float  # in seconds, where it began
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEagerEnd:
+    """A pause that is likely to be the end of a turn, before its last words may have come."""
+
+    time: float  # in seconds, where the pause began
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResume:
+    """Speech that goes on after `TurnEagerEnd`."""
+
+    time: float  # in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """The end of a turn, whose words have all come; of a sound without words too."""
+
+    time: float  # in seconds, where the pause began
+    reason: Literal["threshold", "timeout"]  # it was silent for long enough; or no words came
+
+
+Turn = SpeechStart | TurnStart | TurnEagerEnd | TurnResume | TurnEnd
+Event = Token | Segment | Silence | StreamWarning | Turn

@@ -12,6 +12,7 @@ import numpy as np
 from ....errors import AudioError, UsageError
 from ..losses import Losses
 from ..samples import check_channels, check_rate, silence_damage
+from .encodings import floats_of, sample_bytes
 from .kinds import HEAD_BYTES, describe, is_sound
 from .parts import TAGS, UNKNOWN_BYTES, are_alike
 from .refusals import bytes_to_tell, is_recording, require_raw
@@ -21,49 +22,6 @@ MOST_CHUNK = 1 << 20  # bytes of a WAV's chunk before its sound, or of an unknow
 _LARGE_CHUNKS = (b"LIST", b"JUNK", b"junk", b"PAD ", b"FLLR", b"id3 ", b"ID3 ", b"_PMX", b"iXML")
 
 
-def _expand_mulaw(values: np.ndarray) -> np.ndarray:
-    """Convert G.711's mu-law codes, uint8 [n], to float32 [n]."""
-    codes = ~values
-    steps = ((codes & 15).astype(np.int32) << 3) + 132 << (codes >> 4 & 7).astype(np.int32)
-    return np.where(codes & 128, 132 - steps, steps - 132).astype(np.float32) / (1 << 15)
-
-
-def _expand_alaw(values: np.ndarray) -> np.ndarray:
-    """Convert G.711's A-law codes, uint8 [n], to float32 [n]."""
-    codes = values ^ 0x55
-    steps, power = (codes & 15).astype(np.int32) * 16 + 8, (codes >> 4 & 7).astype(np.int32)
-    steps = np.where(power > 0, steps + 256 << np.maximum(power, 1) - 1, steps)
-    return np.where(codes & 128, steps, -steps).astype(np.float32) / (1 << 15)
-
-
-def _from_24_bits(values: np.ndarray) -> np.ndarray:
-    """Convert little-endian integers, uint8 [n, 3], to float32 [n]."""
-    wide = np.zeros((len(values), 4), np.uint8)
-    wide[:, 1:] = values
-    return wide.view("<i4")[:, 0].astype(np.float32) / np.float32(1 << 31)
-
-
-def _from_integers(bits: int, zero: int = 0) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that converts integers of so many bits to float32, full scale 1."""
-    return lambda values: (values.astype(np.float32) - zero) / np.float32(1 << bits - 1)
-
-
-def _from_floats(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float32)
-
-
-# By name: the type of a sample, and the function that converts samples to float32
-_FORMATS: dict[str, tuple[np.dtype, Callable[[np.ndarray], np.ndarray]]] = {
-    "s16le": (np.dtype("<i2"), _from_integers(16)),
-    "f32le": (np.dtype("<f4"), _from_floats),
-    "mulaw": (np.dtype("u1"), _expand_mulaw),
-    "alaw": (np.dtype("u1"), _expand_alaw),
-    # Read from WAVs only
-    "u8": (np.dtype("u1"), _from_integers(8, 128)),
-    "s24le": (np.dtype(("u1", 3)), _from_24_bits),
-    "s32le": (np.dtype("<i4"), _from_integers(32)),
-    "f64le": (np.dtype("<f8"), _from_floats),
-}
 RAW_FORMATS = ("s16le", "f32le", "mulaw", "alaw")
 _OF_WAV = {  # by format code and bits
     **{(1, 8): "u8", (1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le"},
@@ -84,12 +42,11 @@ class _Form:
     @property
     def frame_bytes(self) -> int:
         """Return the bytes of one sample of all channels."""
-        return _FORMATS[self.format][0].itemsize * self.channels
+        return sample_bytes(self.format) * self.channels
 
     def frames(self, data: bytes) -> np.ndarray:
         """Convert bytes that are whole frames to float32 [n, channels]."""
-        dtype, to_float = _FORMATS[self.format]
-        return to_float(np.frombuffer(data, dtype)).reshape(-1, self.channels)
+        return floats_of(self.format, data).reshape(-1, self.channels)
 
 
 class _Source:

@@ -1,0 +1,135 @@
+"""A client's WebSocket: JSON messages in, JSON messages out, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from ...escaping import quoted
+from ...limits import MB
+from ..api_error import ApiError
+
+log = logging.getLogger(__name__)
+
+# Codes of WebSockets' closing, as IANA lists them
+NORMAL, POLICY, INTERNAL, RESTART, TRY_LATER = 1000, 1008, 1011, 1012, 1013
+MOST_MESSAGE = 16 * MB  # bytes of a client's message; OpenAI's limit on sound is 15 MB
+MOST_UNSENT = 2 * MB  # bytes that a client has not taken; 20 minutes of words, each a message
+INVALID_JSON, INVALID_EVENT = "invalid_json", "invalid_event"
+_encoder = msgspec.json.Encoder()
+
+
+class Connection:
+    """A client's WebSocket, which one task reads; any part of it may send."""
+
+    def __init__(self, socket: WebSocket):
+        """Wrap a socket that is accepted."""
+        self.socket = socket
+        self._unsent, self._num_unsent = deque[str](), 0
+        self._wake, self._closing = asyncio.Event(), None
+        self._writer = asyncio.create_task(self._write())
+
+    @property
+    def is_closing(self) -> bool:
+        """Return whether no more messages will be sent."""
+        return self._closing is not None
+
+    async def receive(self) -> dict[str, Any] | None:
+        """Return the next message; None when the client has left.
+
+        Raises:
+            ApiError: it is no JSON object with a type; the next one may be.
+        """
+        try:
+            message = await self.socket.receive()
+        except RuntimeError:  # the server has closed the socket meanwhile
+            return None
+        if message["type"] == "websocket.disconnect":
+            return None
+        text = message.get("text")
+        if text is None:
+            raise ApiError("expected a text message with JSON, got a binary one", code=INVALID_JSON)
+        try:
+            values = msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise ApiError(
+                f"expected JSON, got {quoted(text)} ({error})", code=INVALID_JSON
+            ) from error
+        if not isinstance(values, dict) or not isinstance(values.get("type"), str):
+            raise ApiError(
+                f"expected a JSON object with a type, got {quoted(text)}", code=INVALID_EVENT
+            )
+        return values
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message, in the order of calls; a client that takes too few is cut off."""
+        if self._closing:
+            return
+        text = _encoder.encode(message).decode()
+        self._unsent.append(text)
+        self._num_unsent += len(text)
+        if self._num_unsent > MOST_UNSENT:
+            log.warning("a client does not take its messages, and is cut off")
+            self._unsent.clear()
+            self.close(POLICY, "too many messages wait to be taken")
+        self._wake.set()
+
+    def close(self, code: int = NORMAL, reason: str = "") -> None:
+        """Close the socket behind what was sent."""
+        if self._closing is None:
+            self._closing = code, reason
+            self._wake.set()
+
+    async def end(self) -> None:
+        """Wait until all is sent and the socket is closed; called last."""
+        self.close()
+        with suppress(asyncio.CancelledError):
+            await self._writer
+
+    def abort(self) -> None:
+        """Send nothing more, as nobody is there."""
+        self._closing = self._closing or (NORMAL, "")
+        self._writer.cancel()
+
+    async def _write(self) -> None:
+        """Send what waits, until the socket is closed."""
+        with suppress(WebSocketDisconnect, RuntimeError, OSError):
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._unsent:
+                    text = self._unsent.popleft()
+                    await self.socket.send_text(text)
+                    self._num_unsent -= len(text)
+                if self._closing:
+                    await self.socket.close(*self._closing)
+                    return
+
+
+def sound_of(message: dict[str, Any], field: str = "audio") -> bytes:
+    """Return the sound that a message has in base64.
+
+    Raises:
+        ApiError: it has none, or it is no base64.
+    """
+    text = message.get(field)
+    if not isinstance(text, str):
+        raise ApiError(
+            f"{message['type']}: expected {field} in base64, got {quoted(text)}",
+            param=field,
+            code="invalid_audio",
+        )
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ApiError(
+            f"{message['type']}: {field} is no base64 ({error})", param=field, code="invalid_audio"
+        ) from error

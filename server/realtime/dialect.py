@@ -1,0 +1,153 @@
+"""What all dialects of live speech share: a client's messages, its speech, and the end of both."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from ..api_error import ApiError, refusal_of
+from ..engines import Engines
+from .connection import INTERNAL, RESTART, TRY_LATER, Connection
+from .speech import LiveSpeech, SpeechEvent, SpeechOptions
+
+log = logging.getLogger(__name__)
+
+MOVE = "server_restarting"  # the code of an error: connect anew, to another server
+MOVE_REASON = "the server is about to end; connect anew"
+
+
+class Dialect(ABC):
+    """A dialect as one client speaks it.
+
+    `run` reads the client's messages, one after the other. Its speech is opened when it first has
+    sound, so that a client that only waits takes no slot, and is `None` between two utterances in
+    dialects that close it. Errors become messages; those of the client's do not end the connection.
+    """
+
+    def __init__(self, connection: Connection, engines: Engines, names: Sequence[str]):
+        """Begin.
+
+        Args:
+            connection: of the client.
+            engines: for its speech.
+            names: of the model, the server's own first.
+        """
+        self.connection, self.engines, self.names = connection, engines, tuple(names)
+        self.speech: LiveSpeech | None = None
+        self._events: asyncio.Task[None] | None = None
+
+    # What a dialect is made of
+    @abstractmethod
+    def greet(self) -> None:
+        """Send what comes before the client's first message."""
+
+    @abstractmethod
+    async def take(self, message: dict[str, Any]) -> None:
+        """Take a client's message, which has a `type`.
+
+        Raises:
+            ApiError, VoxtralOnnxError: what is wrong with it.
+        """
+
+    @abstractmethod
+    def options(self) -> SpeechOptions:
+        """Return what the client has asked for."""
+
+    @abstractmethod
+    def hear(self, event: SpeechEvent) -> None:
+        """Send what the client is to know of an event of its speech."""
+
+    @abstractmethod
+    def end_speech(self) -> None:
+        """Send what the client is to know when its speech has ended, behind all its events."""
+
+    @abstractmethod
+    def refuse(self, error: ApiError, message: dict[str, Any] | None) -> None:
+        """Send an error; `message` is the client's that has caused it, if one has."""
+
+    # How it runs
+    async def run(self, first: dict[str, Any] | None = None) -> None:
+        """Serve the client until it leaves or the connection is closed.
+
+        Args:
+            first: message that was read already.
+        """
+        self.engines.live.add(self)
+        try:
+            message = first
+            while True:
+                try:
+                    message = message or await self.connection.receive()
+                    if message is None or self.connection.is_closing:
+                        break
+                    await self.take(message)
+                except Exception as error:
+                    self._refuse(error, message)
+                message = None
+        finally:
+            self.engines.live.discard(self)
+            self.close_speech()
+
+    async def opened(self) -> LiveSpeech:
+        """Return the client's speech, which is opened if there is none.
+
+        Raises:
+            ApiError: there is no room for it; the connection is closed.
+        """
+        if self.speech is None:
+            try:
+                self.speech = await LiveSpeech.open(self.engines, self.options())
+            except ApiError as error:
+                if error.status == 503:
+                    self.connection_ends(TRY_LATER, error)
+                raise
+            self._events = asyncio.create_task(self._hear(self.speech))
+        return self.speech
+
+    def connection_ends(self, code: int, error: ApiError) -> None:
+        """Send an error, and close the connection."""
+        self.refuse(error, None)
+        self.connection.close(code, (error.code or "error"))
+
+    def close_speech(self) -> None:
+        """End the client's speech at once, without its last words."""
+        if self.speech:
+            self.speech.close()
+        if self._events:
+            self._events.cancel()
+        self.speech = self._events = None
+
+    async def move(self) -> None:
+        """Let the client's words so far come, and tell it to connect to another server."""
+        error = ApiError(MOVE_REASON, status=503, code=MOVE)
+        events = self._events
+        if self.speech and events:
+            try:
+                await self.speech.finish()
+            except Exception as failure:
+                log.info("a client that is to move: %s", failure)
+            await asyncio.wait({events})
+        self.connection_ends(RESTART, error)
+
+    def stop(self) -> None:
+        """End the connection with an error, as the server ends."""
+        self.connection_ends(RESTART, ApiError(MOVE_REASON, status=503, code=MOVE))
+        self.close_speech()
+
+    async def _hear(self, speech: LiveSpeech) -> None:
+        """Tell the client of the events of its speech, until that ends."""
+        try:
+            async for event in speech.events():
+                self.hear(event)
+            self.speech = self._events = None
+            self.end_speech()
+        except Exception as error:
+            self.speech = self._events = None
+            self.connection_ends(INTERNAL, refusal_of(error))
+
+    def _refuse(self, error: Exception, message: dict[str, Any] | None) -> None:
+        if not self.connection.is_closing:
+            self.refuse(refusal_of(error), message)
