@@ -1,4 +1,4 @@
-"""What all dialects of live speech share: a client's messages, its speech, and the end of both."""
+"""The base of all dialects of live speech: a client's messages, its speech, and their end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Dialect(ABC):
     """
 
     def __init__(self, connection: Connection, engines: Engines, names: Sequence[str]):
-        """Begin.
+        """Begin with a client.
 
         Args:
             connection: of the client.

@@ -45,7 +45,7 @@ class LiveSpeech:
     """
 
     def __init__(self, stream: EngineStream, options: SpeechOptions, sample_rate: int):
-        """Begin; called by `open`."""
+        """Begin a session; called by `open`."""
         self.stream, self._reader = stream, SoundReader(options.sound, sample_rate)
         self._session = LiveSession(stream, self._note, turns=options.turns, flush=stream.flush)
         self._noted = list[Event]()  # by the session, of one token or one piece

@@ -33,7 +33,7 @@ Message = TypeVar("Message")
 
 
 class SessionUpdate(msgspec.Struct, forbid_unknown_fields=True):
-    """What `session.update` may say."""
+    """The fields of `session.update`."""
 
     type: Literal["session.update"]
     model: str
@@ -44,7 +44,7 @@ class SessionUpdate(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Commit(msgspec.Struct, forbid_unknown_fields=True):
-    """What `input_audio_buffer.commit` may say."""
+    """The fields of `input_audio_buffer.commit`."""
 
     type: Literal["input_audio_buffer.commit"]
     final: bool = False
