@@ -135,7 +135,10 @@ def test_the_address_may_tell(port):
 
 @pytest.mark.parametrize(
     ("name", "first", "says"),
-    [("openai", {"type": COMMIT, "final": True}, "vLLM"), ("vllm", {"type": UPDATE, "session": {}}, "OpenAI")],
+    [
+        ("openai", {"type": COMMIT, "final": True}, "vLLM"),
+        ("vllm", {"type": UPDATE, "session": {}}, "OpenAI"),
+    ],
 )
 def test_the_server_may_tell(engines, name, first, says):
     with (
