@@ -147,12 +147,17 @@ class LiveSession:
             if segment := self._grouper.push(token):
                 self.on_event(segment)
 
+    def end_segment(self) -> None:
+        """Report the last segment now, as its words have all come."""
+        with self._lock:
+            if segment := self._grouper.end():
+                self.on_event(segment)
+
     def end(self) -> None:
         """Report the last segment, after the last token."""
         with self._lock:
             self.measure()
-            if segment := self._grouper.end():
-                self.on_event(segment)
+            self.end_segment()
 
     def measure(self) -> None:
         """Bring the metrics up to date."""

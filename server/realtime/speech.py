@@ -144,6 +144,8 @@ class LiveSpeech:
                     self._events.put_nowait(token)
                 self._tell()
                 while self._marks and self._marks[0][0] <= token.index + 1:
+                    self._session.end_segment()
+                    self._tell()
                     self._events.put_nowait(Flushed(self._marks.pop(0)[1]))
             self._session.end()
             self._tell()
