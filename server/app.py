@@ -19,6 +19,8 @@ from .guard.checks import NO_KEYS, guards
 from .guard.request_limits import DEFAULT_LIMITS, RequestLimits
 from .metrics import Health
 from .page.site import Site
+from .realtime.mistral import PATH as MISTRAL_PATH
+from .realtime.mistral import MistralRoute
 from .rest.transcriptions import OpenAIRest
 
 MODEL_NAME = "voxtral-mini-4b-realtime"
@@ -73,6 +75,8 @@ def build_app(
         routers.append(OpenAIRest(engines, model_name).router)
     for router in routers:
         app.include_router(router)
+    if engines:
+        app.add_api_websocket_route(MISTRAL_PATH, MistralRoute(engines, (model_name,)).serve)
 
     # What else clients of the API ask for
     async def refuse(request: Request) -> Response:
