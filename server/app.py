@@ -21,6 +21,8 @@ from .metrics import Health
 from .names import names_of
 from .page.site import Site
 from .realtime.choice import AUTO
+from .realtime.mistral import PATH as MISTRAL_PATH
+from .realtime.mistral import MistralRoute
 from .realtime.routes import Realtime
 from .rest.transcriptions import OpenAIRest
 
@@ -76,7 +78,9 @@ def build_app(
     routers = [Health(engines, lack).router]
     if engines:
         routers.append(OpenAIRest(engines, model_name).router)
-        app.include_router(Realtime(engines, names_of(model_name), dialect).router)
+        names = names_of(model_name)
+        app.include_router(Realtime(engines, names, dialect).router)
+        app.add_api_websocket_route(MISTRAL_PATH, MistralRoute(engines, names).serve)
     for router in routers:
         app.include_router(router)
 

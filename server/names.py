@@ -13,6 +13,7 @@ ALIASES = (
     "gpt-live-transcribe",
     "mistralai/Voxtral-Mini-4B-Realtime-2602",
     "voxtral-mini-transcribe-realtime-2602",
+    "voxtral-mini-transcribe-realtime-3",
     "voxtral-mini-transcribe-realtime-latest",
 )
 
