@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 NORMAL, POLICY, INTERNAL, RESTART, TRY_LATER = 1000, 1008, 1011, 1012, 1013
 MOST_MESSAGE = 16 * MB  # bytes of a client's message; OpenAI's limit on sound is 15 MB
 MOST_UNSENT = 2 * MB  # bytes that a client has not taken; 20 minutes of words, each a message
+LAST_SECONDS = 20.0  # for a client to take what it was sent, when its connection ends
 INVALID_JSON, INVALID_EVENT = "invalid_json", "invalid_event"
 _encoder = msgspec.json.Encoder()
 
@@ -33,8 +34,10 @@ class Connection:
     def __init__(self, socket: WebSocket):
         """Wrap a socket that is accepted."""
         self.socket = socket
-        self._unsent, self._num_unsent = deque[str](), 0
+        self._unsent, self.num_unsent = deque[str](), 0  # characters of them
         self._wake, self._closing = asyncio.Event(), None
+        self._receiver: asyncio.Task[Any] | None = None  # that waits for a message
+        self._is_cut = False
         self._writer = asyncio.create_task(self._write())
 
     @property
@@ -48,10 +51,17 @@ class Connection:
         Raises:
             ApiError: it is no JSON object with a type; the next one may be.
         """
+        self._receiver = asyncio.current_task()
         try:
             message = await self.socket.receive()
         except RuntimeError:  # the server has closed the socket meanwhile
             return None
+        except asyncio.CancelledError:
+            if self._is_cut and self._receiver and not self._receiver.uncancel():
+                return None
+            raise
+        finally:
+            self._receiver = None
         if message["type"] == "websocket.disconnect":
             return None
         text = message.get("text")
@@ -74,13 +84,16 @@ class Connection:
         if self._closing:
             return
         text = _encoder.encode(message).decode()
-        is_late = self._num_unsent > MOST_UNSENT  # before this message, however long it is
+        is_late = self.num_unsent > MOST_UNSENT  # before this message, however long it is
         self._unsent.append(text)
-        self._num_unsent += len(text)
+        self.num_unsent += len(text)
         if is_late:
             log.warning("a client does not take its messages, and is cut off")
             self._unsent.clear()
+            self._is_cut = True
             self.close(POLICY, "too many messages wait to be taken")
+            if self._receiver:  # nothing may come any more
+                self._receiver.cancel()
         self._wake.set()
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
@@ -90,10 +103,10 @@ class Connection:
             self._wake.set()
 
     async def end(self) -> None:
-        """Wait until all is sent and the socket is closed; called last."""
+        """Wait until all is sent and the socket is closed, or long enough; called last."""
         self.close()
-        with suppress(asyncio.CancelledError):
-            await self._writer
+        await asyncio.wait({self._writer}, timeout=LAST_SECONDS)
+        self._writer.cancel()
 
     def abort(self) -> None:
         """Send nothing more, as nobody is there."""
@@ -109,7 +122,7 @@ class Connection:
                 while self._unsent:
                     text = self._unsent.popleft()
                     await self.socket.send_text(text)
-                    self._num_unsent -= len(text)
+                    self.num_unsent -= len(text)
                 if self._closing:
                     await self.socket.close(*self._closing)
                     return
