@@ -21,6 +21,7 @@ from ..tokens import Token
 from .events import SpeechStart, Turn, TurnEagerEnd, TurnEnd, TurnResume, TurnStart
 
 EAGER = 0.5  # of the silence that ends a turn, after which its end is likely
+LEARNING_SECONDS = 1  # what the noise is; till then every sound may be speech
 LEAST_SOUND = 0.06  # seconds: a shorter sound is a click
 
 
@@ -56,7 +57,7 @@ class TurnDetector:
             report: called with each event.
         """
         self.rules, self._report, self._rate = rules, report, sample_rate
-        self._detector = Energy(sample_rate)
+        self._detector = Energy(sample_rate, LEARNING_SECONDS)
         self._frame = self._detector.frame
         self._rest = np.zeros(0, np.float32)  # less than a frame
 
