@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 DIST ?= dist
 
 VENV_GPU := .venv-gpu
+VENV_CLIENTS := .venv-clients
 
 # An editable install is found by a hook that only the environment's own start runs. Type checkers, the docs and other
 # interpreters look for the package as a folder: link it where they look.
 LINK_PACKAGE = -c 'import os, sys, sysconfig; p = os.path.join(sysconfig.get_path("purelib"), "voxtral_onnx"); os.path.islink(p) or os.symlink(os.getcwd(), p)'
 
-.PHONY: help demo demo-web install test test-gpu check docs fuzz bench web wheel clean
+.PHONY: help demo demo-web install test test-clients test-gpu check docs fuzz soak bench web wheel clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +57,15 @@ $(VENV_GPU)/dev.stamp: pyproject.toml
 test-gpu: $(VENV_GPU)/dev.stamp  ## run the tests that need a CUDA device; results go to bench/results/gpu.json
 	$(VENV_GPU)/bin/python bench/gpu_tests.py $(PYTEST_ARGS)
 
+# These packages need an older mistralai than the tests do.
+$(VENV_CLIENTS)/dev.stamp:
+	$(PYTHON) -m venv $(VENV_CLIENTS)
+	$(VENV_CLIENTS)/bin/pip install --quiet --retries 1 livekit-plugins-mistralai livekit-plugins-silero 'pipecat-ai[mistral]'
+	touch $@
+
+test-clients: $(VENV)/dev.stamp $(VENV_CLIENTS)/dev.stamp  ## let voice agents' plugins speak to a server of tiny
+	$(VENV_CLIENTS)/bin/python tests/clients/agents.py $(BIN)/voxtral-onnx serve --api-only --port 0 --no-open tiny
+
 check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,6 +78,9 @@ docs: $(VENV)/dev.stamp  ## build the site of docs/ into build/site; a broken li
 
 fuzz: $(VENV)/dev.stamp  ## give every parser 100,000 hostile inputs; the table goes to docs/verification.md
 	PYTHONPATH=tests $(BIN)/python -m fuzz --page docs/verification.md
+
+soak: $(VENV)/dev.stamp  ## keep a server of live speech busy for an hour, and draw its memory to docs/server_soak.svg
+	$(BIN)/python bench/server_soak.py --picture docs/server_soak.svg
 
 web/vendor/VERSION: web/package.json web/package-lock.json web/vendor.mjs web/LICENSE.onnxruntime-web
 	cd web && npm ci --ignore-scripts --no-audit --no-fund && node vendor.mjs

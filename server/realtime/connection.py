@@ -74,9 +74,10 @@ class Connection:
         if self._closing:
             return
         text = _encoder.encode(message).decode()
+        is_late = self._num_unsent > MOST_UNSENT  # before this message, however long it is
         self._unsent.append(text)
         self._num_unsent += len(text)
-        if self._num_unsent > MOST_UNSENT:
+        if is_late:
             log.warning("a client does not take its messages, and is cut off")
             self._unsent.clear()
             self.close(POLICY, "too many messages wait to be taken")

@@ -56,7 +56,8 @@ def until(holds: Callable[[], object]) -> None:
 @contextmanager
 def running(app) -> Iterator[int]:
     """Run an application in a thread; gives its port."""
-    process = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    config = uvicorn.Config(app, port=0, log_level="error", ws="websockets-sansio")
+    process = uvicorn.Server(config)
     thread = threading.Thread(target=process.run)
     thread.start()
     try:
