@@ -75,6 +75,7 @@ class TurnDetector:
         self._waiting = deque[tuple[_Reached | None, Turn]]()  # events, and until which token
         self._start: float | None = None  # reported, of a turn whose end is not
         self._has_words = False
+        self._early: TurnEagerEnd | None = None  # before the first word has come
         self._text_end = 0.0  # of the last text
 
     # What the sound says
@@ -172,6 +173,9 @@ class TurnDetector:
             assert self._start is not None
             self._has_words = True
             self._report(TurnStart(max(self._start, word)))
+            if self._early:
+                self._report(self._early)
+                self._early = None
         self._text_end = token.end
 
     def end_token(self, token: Token) -> None:
@@ -213,8 +217,17 @@ class TurnDetector:
             self._tell(event)
 
     def _tell(self, event: Turn) -> None:
-        if isinstance(event, SpeechStart):
-            self._start = event.time
-        elif isinstance(event, TurnEnd):
-            self._start, self._has_words = None, False
+        """Report an event; a pause before the first word has come is told behind that."""
+        match event:
+            case SpeechStart():
+                self._start = event.time
+            case TurnEagerEnd() if not self._has_words:
+                self._early = event
+                return
+            case TurnResume() if not self._has_words:
+                self._early = None
+                return
+            case TurnEnd():
+                self._start = self._early = None
+                self._has_words = False
         self._report(event)
