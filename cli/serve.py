@@ -19,6 +19,7 @@ def serve(
     drain: serve_options.Drain = 30.0,
     precision: serve_options.ServedPrecisions = None,
     model_name: serve_options.ModelName = None,
+    realtime_dialect: serve_options.RealtimeDialect = "auto",
     offline: options.Offline = False,
     device: serve_options.ServedDevices = "auto",
     slots: serve_options.Slots = "auto",
@@ -70,7 +71,7 @@ def serve(
             engines, lack = stack.enter_context(opened)
         name, hosts = model_name or serving.name_of(folder), (host, *(allowed_host or ()))
         access = {"keys": keys, "allowed_hosts": hosts, "allowed_origins": allowed_origin or ()}
-        rules = {**access, "limits": serving.request_limits(most)}
+        rules = {**access, "limits": serving.request_limits(most), "dialect": realtime_dialect}
         app = build_app(engines, site, model_name=name, lack=lack, **rules)
         shown = {"https": https, "model": name if engines else None, "page": not api_only}
         says = partial(serving.announce, host, **shown, opens=not no_open)

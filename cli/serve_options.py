@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from .options import DEVICE, MODEL, _flag, _value
-from .values import batch_size, limits_of
+from .values import batch_size, limits_of, realtime_dialect
 
 SAFETY = "Safety"
 
@@ -30,6 +30,16 @@ ModelName = Annotated[
         "NAME",
         "What clients of the API call the model.",
         "the artifact's",
+    ),
+]
+RealtimeDialect = Annotated[
+    str,
+    _value(
+        MODEL,
+        "--realtime-dialect",
+        "NAME",
+        "Of /v1/realtime: openai or vllm; auto lets each client's first message tell.",
+        parser=realtime_dialect,
     ),
 ]
 ServedDevices = Annotated[

@@ -14,6 +14,7 @@ from ..limits import MOST_STREAMS
 # What `serve` takes of a request: a body in MB, hours of audio and in all, seconds for headers and
 # without anything sent or taken, and requests at once of a client
 REQUEST_LIMITS = {"body": 512.0, "audio": 4, "total": 6, "header": 10, "idle": 60, "requests": 16}
+REALTIME_DIALECTS = ("auto", "openai", "vllm")
 UNITS = {
     "": 1,
     "b": 1,
@@ -94,6 +95,17 @@ def split_names(text: str | None) -> list[str] | None: ...
 def split_names(text: str | None) -> list[str] | None:
     """Return the names that commas separate; None for None."""
     return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def realtime_dialect(text: str) -> str:
+    """Return the name of a dialect of live speech, or `auto`; typer calls it.
+
+    Raises:
+        BadParameter: neither.
+    """
+    if text not in REALTIME_DIALECTS:
+        raise BadParameter(f"expected {', '.join(REALTIME_DIALECTS)}, got {quoted(text)}")
+    return text
 
 
 def limits_of(text: str | dict[str, float]) -> dict[str, float]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
+from operator import itemgetter
 from typing import Any
 
 from ..errors import DeviceError
@@ -54,7 +56,8 @@ class TokenWriter:
         self.finished = False
         self.text = TextDecoder(model.tokenizer)
         self.timings = Timings()
-        self._silences: list[tuple[int, int]] = []  # put in: first sample, length
+        # Put in: first sample, length, and how much was put in before
+        self._silences: list[tuple[int, int, int]] = []
 
     def blank_penalty(self, ahead: int = 0) -> float:
         """Return the penalty for the blank `ahead` positions after the next one."""
@@ -95,17 +98,24 @@ class TokenWriter:
     def seconds_of(self, index: int) -> float:
         """Return where a generated token ends in the audio, in seconds; the delay is subtracted."""
         end = (index + 1) * self.audio.samples_per_token
-        put_in = sum(min(size, end - first) for first, size in self._silences if first < end)
-        return (end - put_in) / self.audio.sample_rate
+        return self.num_fed(end) / self.audio.sample_rate
 
     def put_silence_in(self, first: int, size: int) -> None:
-        """Note silence that a stream heard besides its audio: times do not count it.
+        """Note silence that a stream hears besides its audio, before it hears it.
 
         Args:
             first: its first sample, other silence before it included.
             size: samples.
         """
-        self._silences.append((first, size))
+        self._silences.append((first, size, first - self.num_fed(first)))
+
+    def num_fed(self, num_heard: int) -> int:
+        """Return how many of the samples that a stream has heard are of its audio."""
+        at = bisect_left(self._silences, num_heard, key=itemgetter(0))
+        if not at:
+            return num_heard
+        first, size, before = self._silences[at - 1]
+        return num_heard - before - min(size, num_heard - first)
 
 
 def new_sampler(model: ModelFacts, options: StreamOptions) -> TokenSampler | None:

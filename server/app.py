@@ -18,9 +18,11 @@ from .guard.access import OPEN_PATHS, ApiKeys
 from .guard.checks import NO_KEYS, guards
 from .guard.request_limits import DEFAULT_LIMITS, RequestLimits
 from .metrics import Health
+from .names import names_of
 from .page.site import Site
-from .realtime.mistral import PATH as MISTRAL_PATH
+from .realtime.choice import AUTO
 from .realtime.mistral import MistralRoute
+from .realtime.routes import Realtime
 from .rest.transcriptions import OpenAIRest
 
 MODEL_NAME = "voxtral-mini-4b-realtime"
@@ -36,6 +38,7 @@ def build_app(
     allowed_hosts: Sequence[str] = (),
     allowed_origins: Sequence[str] = (),
     limits: RequestLimits = DEFAULT_LIMITS,
+    dialect: str = AUTO,
     lack: str | None = None,
 ) -> FastAPI:
     """Return an ASGI application.
@@ -48,6 +51,7 @@ def build_app(
         allowed_hosts: names, besides this computer's own, that Host headers may have.
         allowed_origins: pages of other origins, whose scripts may use the API.
         limits: on each request.
+        dialect: of clients at /v1/realtime, openai, vllm, or auto.
         lack: why there is no API, if there should be one.
 
     Raises:
@@ -73,10 +77,10 @@ def build_app(
     routers = [Health(engines, lack).router]
     if engines:
         routers.append(OpenAIRest(engines, model_name).router)
+        app.include_router(Realtime(engines, names_of(model_name), dialect).router)
+        app.include_router(MistralRoute(engines, names_of(model_name)).router)
     for router in routers:
         app.include_router(router)
-    if engines:
-        app.add_api_websocket_route(MISTRAL_PATH, MistralRoute(engines, (model_name,)).serve)
 
     # What else clients of the API ask for
     async def refuse(request: Request) -> Response:

@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import PlainTextResponse, Response
@@ -110,6 +116,7 @@ class Health:
         self.engines, self.lack = engines, lack
         if engines:
             engines.counters.registry.register(EngineFigures(engines))
+            ProcessCollector(registry=engines.counters.registry)  # of Linux alone
         self.router = APIRouter(tags=["server"])
         add, plain = self.router.add_api_route, PlainTextResponse
         busy: dict[int | str, Any] = {

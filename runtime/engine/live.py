@@ -47,17 +47,20 @@ class LiveRecording(Recording):
             self._num_fed += len(samples)
             self.num_samples += len(samples)
 
-    def put_silence_in(self, per_token: int, tokens: int) -> tuple[int, int]:
-        """Take silence up to the end of a token and so many further ones.
+    def put_silence_in(self, per_token: int, tokens: int, note: Callable[[int, int], None]) -> int:
+        """Take silence up to the end of a token and so many further ones; return its first sample.
 
-        Returns:
-            its first sample, and its length.
+        Args:
+            per_token: samples.
+            tokens: of silence.
+            note: called with its first sample and its length, before anything is encoded of it.
         """
         with self._feed_lock:
             first = self.num_samples
             size = -first % per_token + tokens * per_token
+            note(first, size)
             self.feed(np.zeros(size, np.float32))
-            return first, size
+            return first
 
     @property
     def num_waiting(self) -> int:

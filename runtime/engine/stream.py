@@ -70,12 +70,13 @@ class EngineStream(Uncopied):
     @property
     def num_samples(self) -> int:
         """Return the number of samples fed."""
-        return self._recording.num_samples
+        return self.writer.num_fed(self._recording.num_samples)
 
     @property
     def num_encoded_samples(self) -> int:
         """Return how many of them the encoder has taken."""
-        return max(0, self.num_samples - self._recording.num_waiting)
+        recording = self._recording
+        return self.writer.num_fed(max(0, recording.num_samples - recording.num_waiting))
 
     @property
     def is_open(self) -> bool:
@@ -135,8 +136,7 @@ class EngineStream(Uncopied):
         self._require_open()
         audio, right = self.writer.audio, self.writer.model.manifest.streaming.right_pad_tokens
         tokens, per_token = self._recording.num_delay_tokens + right, audio.samples_per_token
-        first, size = self._recording.put_silence_in(per_token, tokens)
-        self.writer.put_silence_in(first, size)
+        first = self._recording.put_silence_in(per_token, tokens, self.writer.put_silence_in)
         return -(-first // per_token) + right - 1
 
     def close(self) -> None:

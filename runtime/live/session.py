@@ -22,8 +22,9 @@ from ..text.segments import Grouper
 from ..tokens import Token
 from ..writer import TokenWriter
 from .capture import Arrivals, Capture
-from .events import Event, Silence, StreamWarning
+from .events import Event, Silence, StreamWarning, Turn, TurnEnd
 from .metrics import StreamMetrics
+from .turns import TurnDetector, TurnRules
 from .watch import Watch
 
 SILENCE_SECONDS = 2.0  # without text, before a silence is reported
@@ -52,6 +53,8 @@ class LiveSession:
         stream: LiveStream,
         on_event: Callable[[Event], None],
         speech_filter: SpeechFilter | None = None,
+        turns: TurnRules | None = None,
+        flush: Callable[[], int] | None = None,
     ):
         """Begin a session.
 
@@ -60,6 +63,9 @@ class LiveSession:
             on_event: called with every token that has text at once, with each segment when it is
                 complete, with silences and with warnings. It should return soon.
             speech_filter: leaves out words that were written while nobody speaks.
+            turns: when turns end, which are reported; None reports none.
+            flush: lets the words of the stream come at once, when a turn has ended, and returns how
+                many tokens it has then; None waits for them.
         """
         self.metrics = StreamMetrics()  # updated all the time
         self.arrivals = Arrivals()  # of the audio; others may note what they have not passed yet
@@ -71,6 +77,9 @@ class LiveSession:
         self._num_samples, self._is_ended = 0, False
         self._offset = OffsetFollower(self._audio.sample_rate, self.warn)
         self._watch = Watch(self._audio.sample_rate)
+        self._turns, self._flush = None, flush
+        if turns:
+            self._turns = TurnDetector(turns, self._audio.sample_rate, self._report_turn)
 
         # Tokens that come out
         self._grouper = Grouper(stream.writer.ids)
@@ -86,6 +95,12 @@ class LiveSession:
         """Report a warning."""
         with self._lock:
             self.on_event(StreamWarning(text))
+
+    def _report_turn(self, event: Turn) -> None:
+        """Report an event of a turn; the last segment comes before its end."""
+        if isinstance(event, TurnEnd):
+            self.end_segment()
+        self.on_event(event)
 
     # Samples that come in
     def take(self, samples: Any) -> np.ndarray:
@@ -120,6 +135,24 @@ class LiveSession:
             self._is_ended = True
             return self._passed(self._offset.finish())
 
+    def pieces(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield samples that were taken, float32 [n], in pieces for the stream.
+
+        The stream must have each piece when the next is asked for, and the last when there is none:
+        it is flushed behind those that end a turn.
+        """
+        while self._turns:
+            with self._lock:
+                size = self._turns.hear(samples)
+            yield samples[:size]
+            samples = samples[size:]
+            with self._lock:
+                if self._turns.is_ending:
+                    self._turns.end_turn(self._flush() if self._flush else None)
+            if not len(samples):
+                return
+        yield samples
+
     def _passed(self, samples: np.ndarray) -> np.ndarray:
         """Return samples that the stream takes next, which the filter needs before their tokens."""
         if self.speech_filter:
@@ -134,6 +167,8 @@ class LiveSession:
             if self.speech_filter:
                 token = self.speech_filter.filter_token(token)
             self._warn_of_guards(token)
+            if self._turns:
+                self._turns.begin_token(token)
             if token.text:
                 self.on_event(token)
                 self._text_end, self._is_silent = token.end, False
@@ -141,11 +176,15 @@ class LiveSession:
                 self.on_event(Silence(self._text_end))
                 self._is_silent = True
             needed = (token.index + 1) * self._audio.samples_per_token + self._num_ahead
-            if needed <= self._num_samples:  # of the audio, not of the silence after it
-                self.metrics.latencies.append(perf_counter() - self.arrivals.time_of(needed))
+            fed = self._writer.num_fed(needed)
+            # Of the audio, not of silence that was put in or follows it
+            if self._writer.num_fed(needed - 1) < fed <= self._num_samples:
+                self.metrics.latencies.append(perf_counter() - self.arrivals.time_of(fed))
             self.measure()
             if segment := self._grouper.push(token):
                 self.on_event(segment)
+            if self._turns:
+                self._turns.end_token(token)
 
     def end_segment(self) -> None:
         """Report the last segment now, as its words have all come."""
@@ -154,10 +193,12 @@ class LiveSession:
                 self.on_event(segment)
 
     def end(self) -> None:
-        """Report the last segment, after the last token."""
+        """Report the last segment and the end of the turn, after the last token."""
         with self._lock:
             self.measure()
             self.end_segment()
+            if self._turns:
+                self._turns.finish()
 
     def measure(self) -> None:
         """Bring the metrics up to date."""
@@ -191,8 +232,9 @@ class StreamSession(LiveSession):
         stream: Stream,
         on_event: Callable[[Event], None],
         speech_filter: SpeechFilter | None = None,
+        turns: TurnRules | None = None,
     ):
-        super().__init__(stream, on_event, speech_filter)
+        super().__init__(stream, on_event, speech_filter, turns)
         self.stream = stream
 
     def feed(self, samples: Any) -> None:
@@ -202,12 +244,12 @@ class StreamSession(LiveSession):
             AudioError: as `take` raises it.
             VoxtralOnnxError: as `Stream.feed` raises it; what was reported before stands.
         """
-        self._accept(self.stream.iter_feed(self.take(samples)))
+        self._feed(self.take(samples))
 
     def finish(self) -> None:
         """End the audio, and report the rest; a second time there is none."""
         if len(rest := self.end_audio()):
-            self._accept(self.stream.iter_feed(rest))
+            self._feed(rest)
         self._accept(self.stream.iter_finish())
         self.end()
 
@@ -230,6 +272,10 @@ class StreamSession(LiveSession):
         """Warn of what the source has said."""
         for text in capture.notes():
             self.warn(text)
+
+    def _feed(self, samples: np.ndarray) -> None:
+        for piece in self.pieces(samples):
+            self._accept(self.stream.iter_feed(piece))
 
     def _accept(self, tokens: Iterator[Token]) -> None:
         for token in tokens:

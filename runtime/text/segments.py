@@ -83,7 +83,7 @@ class Grouper:
             logprob=sum(token.logprob for token in texts) / len(texts),
             alternatives=tuple(token.alternatives for token in texts if token.alternatives),
         )
-        self._count, self._previous_end = self._count + 1, end
+        self._count, self._previous_end, self._marker_end = self._count + 1, end, None
         return segment
 
 

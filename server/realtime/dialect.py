@@ -107,6 +107,11 @@ class Dialect(ABC):
             self._events = asyncio.create_task(self._hear(self.speech))
         return self.speech
 
+    async def ended(self) -> None:
+        """Wait until the client's speech has ended, which was finished."""
+        if self._events:
+            await asyncio.wait({self._events})
+
     def connection_ends(self, code: int, error: ApiError) -> None:
         """Send an error, and close the connection."""
         self.refuse(error, None)

@@ -2,23 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
+from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
-from .connection import Connection
+from ..api_error import ApiError
+from ..engines import Engines
+from .choice import (
+    AUTO,
+    BETA_GONE,
+    REALTIME,
+    VLLM,
+    asks_for_beta,
+    dialect_of,
+    first_message,
+    named_dialect,
+    neutral_error,
+)
+from .connection import POLICY, Connection
 from .dialect import Dialect
+from .vllm import VllmRealtime
+from .vllm import session_created as vllm_session_created
+
+DIALECTS: dict[str, type[Dialect]] = {VLLM: VllmRealtime}
+
+
+@asynccontextmanager
+async def accepted(socket: WebSocket, subprotocol: str | None = None) -> AsyncIterator[Connection]:
+    """Accept a client, and close its connection in the end."""
+    await socket.accept(subprotocol)
+    connection = Connection(socket)
+    try:
+        yield connection
+    finally:
+        await connection.end()
 
 
 async def serve_dialect(
     socket: WebSocket, make: Callable[[Connection], Dialect], subprotocol: str | None = None
 ) -> None:
     """Accept a client, and speak a dialect with it until it leaves."""
-    await socket.accept(subprotocol)
-    connection = Connection(socket)
-    try:
+    async with accepted(socket, subprotocol) as connection:
         dialect = make(connection)
         dialect.greet()
         await dialect.run()
-    finally:
-        await connection.end()
+
+
+class Realtime:
+    """The route /v1/realtime."""
+
+    def __init__(self, engines: Engines, names: Sequence[str], dialect: str = AUTO):
+        """Make the route.
+
+        Args:
+            engines: for the speech of clients.
+            names: of the model, the server's own first.
+            dialect: openai, vllm, or auto for what the first message tells.
+        """
+        self.engines, self.names, self.dialect = engines, names, dialect
+        self.router = APIRouter(prefix="/v1")
+        self.router.add_api_websocket_route("/realtime", self.realtime)
+
+    async def realtime(self, socket: WebSocket) -> None:
+        """Serve a client in its dialect."""
+        offered = socket.scope["subprotocols"]
+        subprotocol = REALTIME if REALTIME in offered else next(iter(offered), None)
+        async with accepted(socket, subprotocol) as connection:
+            if asks_for_beta(socket):
+                connection.send(neutral_error(ApiError(BETA_GONE, code="beta_api_gone")))
+                connection.close(POLICY, "beta_api_gone")
+                return
+
+            # Greet it in its dialect, or in both
+            known, message = named_dialect(socket, self.dialect), None
+            if known != AUTO:
+                dialect = self._new(known, connection)
+                dialect.greet()
+            else:
+                connection.send(vllm_session_created())
+                message = await first_message(connection)
+                if message is None:
+                    return
+                dialect = self._new(dialect_of(message), connection)
+            await dialect.run(message)
+
+    def _new(self, name: str, connection: Connection) -> Dialect:
+        return DIALECTS[name](connection, self.engines, self.names)

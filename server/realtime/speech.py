@@ -18,14 +18,14 @@ from .sound import SoundFormat, SoundReader
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """All words spoken before a flush have come."""
+    """A flush whose words have all come, with their segments."""
 
     number: int  # of the flush, from 0
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechOptions:
-    """What a client asks for before it speaks."""
+    """The wishes of a client, said before it speaks."""
 
     sound: SoundFormat
     delay_ms: int | None = None  # None for the server's
@@ -44,10 +44,10 @@ class LiveSpeech:
     that has ended it. All of it belongs to one event loop.
     """
 
-    def __init__(self, stream: EngineStream, sound: SoundFormat, sample_rate: int):
+    def __init__(self, stream: EngineStream, options: SpeechOptions, sample_rate: int):
         """Begin; called by `open`."""
-        self.stream, self._reader = stream, SoundReader(sound, sample_rate)
-        self._session = LiveSession(stream, self._note)
+        self.stream, self._reader = stream, SoundReader(options.sound, sample_rate)
+        self._session = LiveSession(stream, self._note, turns=options.turns, flush=stream.flush)
         self._noted = list[Event]()  # by the session, of one token or one piece
         self._events = asyncio.Queue[SpeechEvent | Exception | None]()
         self._marks = list[tuple[int, int]]()  # of flushes: tokens until then, number
@@ -70,7 +70,7 @@ class LiveSpeech:
         except asyncio.CancelledError:  # the client has left meanwhile
             opening.add_done_callback(_close_opened)
             raise
-        return cls(stream, options.sound, engines.sample_rate)
+        return cls(stream, options, engines.sample_rate)
 
     @property
     def seconds(self) -> float:
@@ -110,7 +110,7 @@ class LiveSpeech:
         try:
             await self._feed(self._reader.finish())
         finally:
-            await self.stream.feed_async(self._session.end_audio())
+            await self._pass(self._session.end_audio())
             self.stream.finish()
 
     def close(self) -> None:
@@ -131,9 +131,14 @@ class LiveSpeech:
 
     async def _feed(self, samples: np.ndarray) -> None:
         if len(samples):
-            taken = self._session.take(samples)
+            await self._pass(self._session.take(samples))
+
+    async def _pass(self, samples: np.ndarray) -> None:
+        """Feed the stream; where a turn ends, it is flushed."""
+        for piece in self._session.pieces(samples):
             self._tell()
-            await self.stream.feed_async(taken)
+            await self.stream.feed_async(piece)
+        self._tell()
 
     async def _read(self) -> None:
         """Take the tokens of the stream, and tell what follows from them."""

@@ -22,6 +22,7 @@ from ...runtime.tokens import Token
 from ...runtime.transcript import Transcript
 from ..api_error import HEADERS, ApiError, refusal_of
 from ..engines import Engines, Work
+from ..names import names_of
 from .answers import (
     Delta,
     Done,
@@ -34,14 +35,6 @@ from .answers import (
 )
 from .form import Fields, form_schema, parse_form, read_form
 
-# Names by which clients of OpenAI's ask for a model that transcribes
-ALIASES = (
-    "whisper-1",
-    "gpt-transcribe",
-    "gpt-4o-transcribe",
-    "gpt-4o-mini-transcribe",
-    "gpt-4o-mini-transcribe-2025-12-15",
-)
 WARNINGS = "Voxtral-Warnings"  # a header, because not all formats have a place for them
 GONE = 499  # the status of an answer that nobody takes, as nginx logs it
 ALIVE_SECONDS = 15.0  # between two signs of life while no text comes, for proxies
@@ -120,10 +113,10 @@ class OpenAIRest:
 
         Args:
             engines: that transcribe.
-            model_name: what clients call the model; ALIASES answer too.
+            model_name: what clients call the model; it has other names too.
         """
         self.engines, self.model_name, self._created = engines, model_name, int(time.time())
-        self.names = (model_name, *ALIASES)
+        self.names = names_of(model_name)
         self.router = APIRouter(prefix="/v1", tags=["OpenAI"])
         add = self.router.add_api_route
         add("/models", self.list_models, summary="List the model", response_model=None)

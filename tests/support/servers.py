@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -37,6 +38,7 @@ files.PAGE = Path(sys.argv.pop(1))
 from voxtral_onnx.cli import main
 main()
 """
+WS: Any = "websockets-sansio"  # as `serve` runs it
 TIMEOUT = 30  # seconds; an answer takes milliseconds
 
 
@@ -56,8 +58,7 @@ def until(holds: Callable[[], object]) -> None:
 @contextmanager
 def running(app) -> Iterator[int]:
     """Run an application in a thread; gives its port."""
-    config = uvicorn.Config(app, port=0, log_level="error", ws="websockets-sansio")
-    process = uvicorn.Server(config)
+    process = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws=WS))
     thread = threading.Thread(target=process.run)
     thread.start()
     try:

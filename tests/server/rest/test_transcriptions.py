@@ -27,9 +27,10 @@ from support.servers import TIMEOUT, until
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime.text.captions import render
+from voxtral_onnx.server.names import ALIASES
 from voxtral_onnx.server.rest import transcriptions
 from voxtral_onnx.server.rest.form import REFUSED, Fields
-from voxtral_onnx.server.rest.transcriptions import ALIASES, WARNINGS
+from voxtral_onnx.server.rest.transcriptions import WARNINGS
 
 SHORT = [name for name in TEXTS if not name.startswith("long")]
 

@@ -1,0 +1,207 @@
+"""Keep a server of live speech busy for an hour: its memory stays flat, and no text is wrong.
+
+    python bench/server_soak.py [ARTIFACT] [--seconds 3600]
+
+Clients speak sample clips in real time, one after the other, and each text is compared with what a
+client alone was told. Beside them others leave in the middle of a word without a goodbye, send
+what is no message, connect and say nothing, and ask for whole recordings. The server's memory and
+its open streams are read every second, and drawn to docs/server_soak.svg by `--picture`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from time import perf_counter, sleep
+from typing import Annotated, Any
+
+import harness
+import httpx
+import numpy as np
+import soundfile
+import typer
+from realtime_client import Session, Target, speak, speak_alone
+from server_load import served, server_figures
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from voxtral_onnx.assets import SAMPLES
+
+WARM_SHARE = 0.2  # of the time, after which memory must not grow
+TOLERANCE = 0.1  # of memory, as an allocator keeps what it once had
+RUBBISH = ("{", "[]", '{"type": 1}', '{"type": "input_audio_buffer.append", "audio": "%"}', "\0")
+
+
+class Soak:
+    """A server's clients of all kinds, until the time is over."""
+
+    def __init__(self, target: Target, seconds: float, speakers: int, seed: int = 0):
+        self.target, self.ends, self.speakers = target, perf_counter() + seconds, speakers
+        self.random, self.counts = random.Random(seed), Counter[str]()
+        self.errors = Counter[str]()
+        self.paths = sorted(SAMPLES.glob("*.wav"), key=lambda path: path.stat().st_size)[:6]
+        self.sounds = [soundfile.read(path, dtype="float32")[0] for path in self.paths]
+        self.texts: Sequence[str | None] = ()
+        self.series = list[dict[str, float]]()
+
+    def run(self) -> None:
+        """Run all clients."""
+        alone = speak_alone(self.target, self.sounds)
+        assert all(each.text for each in alone), [each.error for each in alone]
+        self.texts = [each.text for each in alone]
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        kinds = [self._speak] * self.speakers
+        kinds += [self._leave, self._leave, self._send_rubbish, self._say_nothing, self._upload]
+        watching = asyncio.create_task(self._watch())
+        await asyncio.gather(*(self._repeat(kind) for kind in kinds))
+        watching.cancel()
+
+    async def _repeat(self, kind: Callable[[], Awaitable[None]]) -> None:
+        while perf_counter() < self.ends:
+            await kind()
+
+    async def _watch(self) -> None:
+        began = perf_counter()
+        while True:
+            figures = await asyncio.to_thread(server_figures, self.target.url)
+            if figures:
+                self.series.append({"seconds": round(perf_counter() - began, 1), **figures})
+            await asyncio.sleep(1.0)
+
+    async def _speak(self) -> None:
+        index = self.random.randrange(len(self.sounds))
+        found = await speak(self.target, index, self.sounds[index], paced=True)
+        self.counts[self._verdict(found)] += 1
+
+    def _verdict(self, found: Session) -> str:
+        if found.error:
+            self.errors[found.error] += 1
+            return "refused" if "capacity" in found.error else "failed"
+        return "right" if found.text == self.texts[found.sound] else "wrong"
+
+    async def _leave(self) -> None:
+        """Leave in the middle, without closing anything."""
+        speaking = asyncio.create_task(speak(self.target, 0, self.sounds[0], paced=True))
+        await asyncio.sleep(self.random.uniform(0.1, 2.0))
+        speaking.cancel()
+        await asyncio.wait({speaking})
+        self.counts["left"] += 1
+
+    async def _send_rubbish(self) -> None:
+        try:
+            async with connect(self.target.url) as socket:
+                for _ in range(20):
+                    await socket.send(self.random.choice(RUBBISH))
+                    json.loads(await socket.recv())
+        except (OSError, WebSocketException) as error:
+            self.errors[f"rubbish: {error}"] += 1
+        self.counts["rubbish"] += 1
+        await asyncio.sleep(0.5)
+
+    async def _say_nothing(self) -> None:
+        try:
+            async with connect(self.target.url):
+                await asyncio.sleep(self.random.uniform(0, 1))
+        except (OSError, WebSocketException) as error:
+            self.errors[f"nothing: {error}"] += 1
+        self.counts["silent"] += 1
+
+    async def _upload(self) -> None:
+        index = self.random.randrange(len(self.sounds))
+        address = self.target.url.replace("ws", "http", 1).replace(
+            "realtime", "audio/transcriptions"
+        )
+        async with httpx.AsyncClient(timeout=60) as client:
+            content = await asyncio.to_thread(self.paths[index].read_bytes)
+            answer = await client.post(address, files={"file": ("clip.wav", content)})
+        is_right = answer.status_code == 200 and answer.json()["text"] == self.texts[index]
+        self.counts["uploaded" if is_right else "upload wrong"] += 1
+        await asyncio.sleep(1.0)
+
+    @property
+    def growth(self) -> float:
+        """Return by which share memory has grown since it was warm; medians of fifths."""
+        memory = [each["memory"] for each in self.series if "memory" in each]
+        part = max(1, int(len(memory) * WARM_SHARE))
+        return float(np.median(memory[-part:]) / np.median(memory[part : 2 * part])) - 1
+
+
+def picture_of(series: Sequence[dict[str, float]]) -> str:
+    """Return an SVG of memory and streams over time, each from 0 to its most."""
+    width, height, margin = 720, 180, 40
+    most_time = series[-1]["seconds"]
+
+    def line(name: str, colour: str) -> str:
+        most = max(each[name] for each in series) or 1.0
+        points = " ".join(
+            f"{margin + width * each['seconds'] / most_time:.1f},"
+            f"{margin + height * (1 - each[name] / most):.1f}"
+            for each in series
+        )
+        return f'<polyline fill="none" stroke="{colour}" points="{points}"/>'
+
+    memory = max(each["memory"] for each in series) / 1e6
+    streams = max(each["streams"] for each in series)
+    texts = (
+        (margin, 25, "start", "#1565c0", f"memory, up to {memory:.0f} MB"),
+        (margin + width, 25, "end", "#ef6c00", f"open streams, up to {streams:.0f}"),
+        (margin + width, height + 70, "end", "#808080", f"{most_time / 60:.1f} minutes"),
+    )
+    labels = "".join(
+        f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{colour}">{text}</text>'
+        for x, y, anchor, colour, text in texts
+    )
+    axis = f'<path stroke="#808080" d="M{margin} {margin + height}h{width}"/>'
+    size = f"0 0 {width + 2 * margin} {height + 2 * margin}"
+    lines = line("streams", "#ef6c00") + line("memory", "#1565c0")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" font-family="sans-serif" '
+        f'font-size="13">{axis}{lines}{labels}</svg>\n'
+    )
+
+
+def main(
+    artifact: harness.Model = "tiny",
+    seconds: Annotated[float, typer.Option(min=5.0, help="Of the soak.")] = 3600.0,
+    speakers: Annotated[int, typer.Option(min=1, help="Clients that speak.")] = 6,
+    precision: Annotated[str, typer.Option(help="Of the model.")] = "q4f16",
+    picture: Annotated[Path | None, typer.Option(help="SVG to draw.")] = None,
+    out: harness.Out = harness.RESULTS / "server_soak.json",
+) -> None:
+    """Keep a server of live speech busy, and see that nothing grows and nothing is wrong."""
+    results: dict[str, Any] = harness.describe("a server of live speech, kept busy")
+    folder = str(harness.find_model(artifact, precision))
+    options = ["--precision", precision, "--device", "cpu", "--slots", "16"]
+    with served(folder, options) as address:
+        url = address.replace("http", "ws", 1) + "v1/realtime"
+        soak = Soak(Target(url, "vllm", "whisper-1"), seconds, speakers)
+        soak.run()
+        deadline = perf_counter() + 5.0
+        while (last := server_figures(url))["streams"] and perf_counter() < deadline:
+            sleep(0.1)
+    results |= {
+        "precision": precision,
+        "seconds": seconds,
+        "clients": dict(soak.counts),
+        "errors": dict(soak.errors.most_common(5)),
+        "memory_growth": round(soak.growth, 4),
+        "streams_in_the_end": last["streams"],
+        "memory": [each["memory"] for each in soak.series[:: max(1, len(soak.series) // 60)]],
+    }
+    harness.write(out, results)
+    if picture:
+        picture.write_text(picture_of(soak.series), "utf-8")
+    assert not (soak.counts["wrong"] or soak.counts["failed"] or soak.counts["upload wrong"]), (
+        results
+    )
+    assert not last["streams"] and soak.growth < TOLERANCE, results
+
+
+if __name__ == "__main__":
+    harness.run(main)
