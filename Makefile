@@ -14,7 +14,7 @@ VENV_CLIENTS := .venv-clients
 # interpreters look for the package as a folder: link it where they look.
 LINK_PACKAGE = -c 'import os, sys, sysconfig; p = os.path.join(sysconfig.get_path("purelib"), "voxtral_onnx"); os.path.islink(p) or os.symlink(os.getcwd(), p)'
 
-.PHONY: help demo demo-web install test test-clients test-gpu check docs fuzz bench web wheel clean
+.PHONY: help demo demo-web install test test-clients test-gpu check docs fuzz bench web wheel clean soak
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -78,6 +78,9 @@ docs: $(VENV)/dev.stamp  ## build the site of docs/ into build/site; a broken li
 
 fuzz: $(VENV)/dev.stamp  ## give every parser 100,000 hostile inputs; the table goes to docs/verification.md
 	PYTHONPATH=tests $(BIN)/python -m fuzz --page docs/verification.md
+
+soak: $(VENV)/dev.stamp  ## keep a server of live speech busy for an hour, and draw its memory to docs/server_soak.svg
+	$(BIN)/python bench/server_soak.py --picture docs/server_soak.svg
 
 web/vendor/VERSION: web/package.json web/package-lock.json web/vendor.mjs web/LICENSE.onnxruntime-web
 	cd web && npm ci --ignore-scripts --no-audit --no-fund && node vendor.mjs

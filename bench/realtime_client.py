@@ -45,7 +45,7 @@ class Target:
 
 @dataclass
 class Session:
-    """What one stream has measured; times in seconds."""
+    """The measurements of one stream; times in seconds."""
 
     sound: int  # index of what was spoken
     connected: float | None = None  # from the beginning of the connection

@@ -115,6 +115,7 @@ def main(
     out: harness.Out = harness.RESULTS / "server_load.json",
 ) -> None:
     """Measure a server of live speech under load."""
+    # Make the sounds
     results = harness.describe("live speech at a server, by the number of clients")
     sound = np.concatenate(list(open_audio(SPEECH, 16_000).blocks()))
     size = int(seconds * 16_000)
@@ -122,6 +123,7 @@ def main(
         np.resize(np.roll(sound, -number * len(sound) // MOST_SOUNDS), size)
         for number in range(MOST_SOUNDS)
     ]
+    # Measure, with texts of a client alone to compare with
     options = ["--precision", precision, "--device", device, "--slots", slots]
     folder = "" if url else str(harness.find_model(artifact, precision))
     with nullcontext(url) if url else served(folder, options) as address:

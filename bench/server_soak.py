@@ -134,6 +134,7 @@ class Soak:
 
 def picture_of(series: Sequence[dict[str, float]]) -> str:
     """Return an SVG of memory and streams over time, each from 0 to its most."""
+    # Draw the lines
     width, height, margin = 720, 180, 40
     most_time = series[-1]["seconds"]
 
@@ -146,6 +147,7 @@ def picture_of(series: Sequence[dict[str, float]]) -> str:
         )
         return f'<polyline fill="none" stroke="{colour}" points="{points}"/>'
 
+    # Name them
     memory = max(each["memory"] for each in series) / 1e6
     streams = max(each["streams"] for each in series)
     texts = (
@@ -175,6 +177,7 @@ def main(
     out: harness.Out = harness.RESULTS / "server_soak.json",
 ) -> None:
     """Keep a server of live speech busy, and see that nothing grows and nothing is wrong."""
+    # Keep it busy
     results: dict[str, Any] = harness.describe("a server of live speech, kept busy")
     folder = str(harness.find_model(artifact, precision))
     options = ["--precision", precision, "--device", "cpu", "--slots", "16"]
@@ -185,6 +188,7 @@ def main(
         deadline = perf_counter() + 5.0
         while (last := server_figures(url))["streams"] and perf_counter() < deadline:
             sleep(0.1)
+    # Judge it
     results |= {
         "precision": precision,
         "seconds": seconds,

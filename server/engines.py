@@ -16,6 +16,7 @@ from typing import BinaryIO, Generic, Protocol, TypeVar
 
 from ..errors import DeviceError
 from ..runtime.audio.files import AudioSource
+from ..runtime.delay import untrained_delay
 from ..runtime.engine.stream import EngineStream
 from ..runtime.many import Engine
 from ..runtime.text.tokenizer import Tokenizer
@@ -145,6 +146,19 @@ class Engines:
             except DeviceError as error:
                 refusal = error
         raise ApiError(f"{refusal}", status=503, code=AT_CAPACITY) from refusal
+
+    def check_stream(self, delay_ms: int | None = None, hotwords: Sequence[str] = ()) -> str | None:
+        """Refuse what no live stream can have; may take a moment.
+
+        Returns:
+            a warning, if the model was not trained with this delay.
+
+        Raises:
+            UsageError: as `open_stream`.
+        """
+        transcriber = self.engines[0].transcriber
+        options = transcriber.stream_options(delay_ms, hotwords or None)
+        return untrained_delay(transcriber.manifest, options.num_delay_tokens)
 
     @contextmanager
     def taken(self) -> Iterator[Engine]:

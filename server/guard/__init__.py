@@ -1,1 +1,1 @@
-"""What stands before the application: hosts, origins and keys are checked, all has limits."""
+"""Guards before the application: hosts, origins and keys are checked, and all has limits."""

@@ -1,4 +1,4 @@
-"""Which dialect a client at /v1/realtime speaks: OpenAI's or vLLM's, which share the path.
+"""The choice of a dialect at /v1/realtime: OpenAI's or vLLM's, which share the path.
 
 What it asks for before the connection is made may tell; otherwise its first message does.
 """

@@ -1,4 +1,4 @@
-"""What all dialects of live speech share: a client's messages, its speech, and the end of both."""
+"""The base of all dialects of live speech: a client's messages, its speech, and their end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Dialect(ABC):
     """
 
     def __init__(self, connection: ClientConnection, engines: Engines, names: Sequence[str]):
-        """Begin.
+        """Begin with a client.
 
         Args:
             connection: of the client.
@@ -38,6 +38,7 @@ class Dialect(ABC):
         self.connection, self.engines, self.names = connection, engines, tuple(names)
         self.speech: LiveSpeech | None = None
         self._events: asyncio.Task[None] | None = None
+        self._is_moving = False
 
     # What a dialect is made of
     @abstractmethod
@@ -83,7 +84,8 @@ class Dialect(ABC):
                     message = message or await self.connection.receive()
                     if message is None or self.connection.is_closing:
                         break
-                    await self.take(message)
+                    if not self._is_moving:  # else it will be told so
+                        await self.take(message)
                 except Exception as error:
                     self._refuse(error, message)
                 message = None
@@ -107,11 +109,6 @@ class Dialect(ABC):
             self._events = asyncio.create_task(self._hear(self.speech))
         return self.speech
 
-    async def ended(self) -> None:
-        """Wait until the client's speech has ended, which was finished."""
-        if self._events:
-            await asyncio.wait({self._events})
-
     def connection_ends(self, code: int, error: ApiError) -> None:
         """Send an error, and close the connection."""
         self.refuse(error, None)
@@ -125,17 +122,26 @@ class Dialect(ABC):
             self._events.cancel()
         self.speech = self._events = None
 
-    async def move(self) -> None:
-        """Let the client's words so far come, and tell it to connect to another server."""
-        error = ApiError(MOVE_REASON, status=503, code=MOVE)
-        events = self._events
-        if self.speech and events:
+    async def finish_speech(self) -> None:
+        """End the client's speech, and wait until its last words have come.
+
+        Raises:
+            AudioError: it ends inside a sample; the words before it have come all the same.
+        """
+        if self.speech and (events := self._events):
             try:
                 await self.speech.finish()
-            except Exception as failure:
-                log.info("a client that is to move: %s", failure)
-            await asyncio.wait({events})
-        self.connection_ends(RESTART, error)
+            finally:
+                await asyncio.wait({events})
+
+    async def move(self) -> None:
+        """Let the client's words so far come, and tell it to connect to another server."""
+        self._is_moving = True
+        try:
+            await self.finish_speech()
+        except Exception as failure:
+            log.info("a client that is to move: %s", failure)
+        self.connection_ends(RESTART, ApiError(MOVE_REASON, status=503, code=MOVE))
 
     def stop(self) -> None:
         """End the connection with an error, as the server ends."""

@@ -13,6 +13,7 @@ from ..engines import Engines
 from .choice import (
     AUTO,
     BETA_GONE,
+    OPENAI,
     REALTIME,
     VLLM,
     asks_for_beta,
@@ -23,10 +24,12 @@ from .choice import (
 )
 from .connection import POLICY, Connection
 from .dialect import Dialect
+from .openai import OpenAIRealtime
+from .openai_session import session_created
 from .vllm import VllmRealtime
 from .vllm import session_created as vllm_session_created
 
-DIALECTS: dict[str, type[Dialect]] = {VLLM: VllmRealtime}
+DIALECTS: dict[str, type[Dialect]] = {OPENAI: OpenAIRealtime, VLLM: VllmRealtime}
 
 
 @asynccontextmanager
@@ -75,17 +78,20 @@ class Realtime:
                 connection.close(POLICY, "beta_api_gone")
                 return
 
-            # Greet it in its dialect, or in both
-            known, message = named_dialect(socket, self.dialect), None
+            # Greet it in its dialect, or in both until it is known
+            known = named_dialect(socket, self.dialect)
             if known != AUTO:
-                dialect = self._new(known, connection)
+                dialect, message = self._new(known, connection), None
                 dialect.greet()
             else:
-                connection.send(vllm_session_created())
+                undecided = OpenAIRealtime(connection, self.engines, self.names)
+                created = session_created(undecided.session_id, self.names)
+                connection.send(created | vllm_session_created())
                 message = await first_message(connection)
                 if message is None:
                     return
-                dialect = self._new(dialect_of(message), connection)
+                is_openai = dialect_of(message) == OPENAI
+                dialect = undecided if is_openai else self._new(VLLM, connection)
             await dialect.run(message)
 
     def _new(self, name: str, connection: Connection) -> Dialect:

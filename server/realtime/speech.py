@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...limits import KB
 from ...runtime.engine.stream import EngineStream
 from ...runtime.live.events import Event
 from ...runtime.live.session import LiveSession
 from ...runtime.live.turns import TurnRules
 from ..engines import Engines
 from .sound import SoundFormat, SoundReader
+
+PIECE = 64 * KB  # of a message that is converted at once: a long one waits for the engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class LiveSpeech:
     """
 
     def __init__(self, stream: EngineStream, options: SpeechOptions, sample_rate: int):
-        """Begin; called by `open`."""
+        """Begin a session; called by `open`."""
         self.stream, self._reader = stream, SoundReader(options.sound, sample_rate)
         self._session = LiveSession(stream, self._note, turns=options.turns, flush=stream.flush)
         self._noted = list[Event]()  # by the session, of one token or one piece
@@ -81,10 +84,11 @@ class LiveSpeech:
         """Take the next bytes of sound; wait while much of it waits for the engine.
 
         Raises:
-            AudioError: some samples are not finite, and this piece is left out.
+            AudioError: some samples are not finite; they and what follows are left out.
             Exception: what has ended the stream.
         """
-        await self._feed(self._reader.read(content))
+        for first in range(0, len(content), PIECE):
+            await self._feed(self._reader.read(content[first : first + PIECE]))
 
     async def flush(self) -> int:
         """Let all words spoken so far come at once, then `Flushed` with the number returned.

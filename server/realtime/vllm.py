@@ -33,7 +33,7 @@ Message = TypeVar("Message")
 
 
 class SessionUpdate(msgspec.Struct, forbid_unknown_fields=True):
-    """What `session.update` may say."""
+    """The fields of `session.update`."""
 
     type: Literal["session.update"]
     model: str
@@ -44,7 +44,7 @@ class SessionUpdate(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Commit(msgspec.Struct, forbid_unknown_fields=True):
-    """What `input_audio_buffer.commit` may say."""
+    """The fields of `input_audio_buffer.commit`."""
 
     type: Literal["input_audio_buffer.commit"]
     final: bool = False
@@ -67,7 +67,6 @@ class VllmRealtime(Dialect):
         """Begin an utterance."""
         self._text, self._word = "", ""  # sent; and not yet
         self._segments, self._num_tokens = list[dict[str, Any]](), 0
-        self._is_ending = False
 
     def greet(self) -> None:
         """Send `session.created`."""
@@ -86,8 +85,6 @@ class VllmRealtime(Dialect):
             sound = sound_of(message)
             if not sound:
                 raise ApiError(f"{APPEND}: the sound is empty", code="invalid_audio")
-            if self._is_ending:
-                await self.ended()
             await (await self.opened()).append(sound)
         elif kind == COMMIT:
             commit = checked(message, Commit)
@@ -132,8 +129,7 @@ class VllmRealtime(Dialect):
         if self.speech is None:
             self.end_speech()  # nothing was said
             return
-        self._is_ending = True
-        await self.speech.finish()
+        await self.finish_speech()
 
     def hear(self, event: SpeechEvent) -> None:
         """Send the words of a token, and the segment that it closes."""

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 
@@ -38,7 +37,6 @@ files.PAGE = Path(sys.argv.pop(1))
 from voxtral_onnx.cli import main
 main()
 """
-WS: Any = "websockets-sansio"  # as `serve` runs it
 TIMEOUT = 30  # seconds; an answer takes milliseconds
 
 
@@ -58,7 +56,8 @@ def until(holds: Callable[[], object]) -> None:
 @contextmanager
 def running(app) -> Iterator[int]:
     """Run an application in a thread; gives its port."""
-    process = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws=WS))
+    config = uvicorn.Config(app, port=0, log_level="error", ws="websockets-sansio")
+    process = uvicorn.Server(config)
     thread = threading.Thread(target=process.run)
     thread.start()
     try:
