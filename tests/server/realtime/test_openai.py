@@ -12,7 +12,7 @@ import numpy as np
 import openai
 import pytest
 import soundfile
-from support.commands import CLIP, SAMPLES, TEXT, TEXTS
+from support.commands import CLIP, LONG_CLIP, SAMPLES, TEXT, TEXTS
 from support.openai_client import TRANSCRIPTION, check_event, connected
 from support.realtime import encoded, pieces, sound
 from support.servers import until
@@ -529,6 +529,57 @@ def test_all_streams_are_taken(port, engine):
     for each, one in zip(held, clients, strict=True):
         assert one.transcript(CLIP) == TEXT
         each.__exit__(None, None, None)
+
+
+def of_client(api, client):
+    """The server's part of a connection, whose speech is open, and its event loop."""
+    client.until(f"{TRANSCRIPTION}.delta")
+    (dialect,) = api.engines.live
+    return dialect, dialect.connection._writer.get_loop()
+
+
+@pytest.mark.parametrize("turns", [None, {"type": "server_vad"}])
+def test_a_client_that_is_to_move(api, turns):
+    """Its words so far come, as an item that it has not committed, and then what it is to do."""
+    until(lambda: not api.engines.live)
+    with connected(api.port) as client:
+        client.update(turn_detection=turns)
+        client.append(sound(CLIP) + bytes(SECOND // 5))
+        dialect, loop = of_client(api, client)
+        asyncio.run_coroutine_threadsafe(dialect.move(), loop)
+        client.until("conversation.item.done")
+        assert client.events[-2]["transcript"] == text_of(client.events) == TEXT
+        assert client.read()["error"]["code"] == "server_restarting"
+        with pytest.raises(ConnectionClosed, match="1012"):
+            client.read()
+
+
+def test_an_item_that_fails(api):
+    """Its client knows which it is, besides the error."""
+    until(lambda: not api.engines.live)
+    with connected(api.port) as client:
+        client.append(sound(LONG_CLIP), SECOND)
+        client.send("input_audio_buffer.commit")
+        dialect, loop = of_client(api, client)
+        loop.call_soon_threadsafe(dialect.stop)
+        failed = client.until(f"{TRANSCRIPTION}.failed")
+        error = client.read()["error"]
+        assert failed["error"]["message"] == error["message"]
+        assert failed["error"]["type"] == error["type"] == "server_error"
+        committed = {each["type"]: each for each in client.events}["input_audio_buffer.committed"]
+        assert failed["item_id"] == committed["item_id"]
+        with pytest.raises(ConnectionClosed, match="1012"):
+            client.read()
+
+
+def test_a_message_that_is_too_long(client, port, engine):
+    """It ends its own connection, and no other one."""
+    client.append(sound(CLIP))
+    with connected(port, compression=None) as other:
+        with pytest.raises(ConnectionClosed):
+            other.socket.send("x" * (17 << 20))
+            other.read()
+    assert client.commit()[-2]["transcript"] == TEXT
 
 
 def test_a_long_message(client):
