@@ -575,10 +575,9 @@ def test_an_item_that_fails(api):
 def test_a_message_that_is_too_long(client, port, engine):
     """It ends its own connection, and no other one."""
     client.append(sound(CLIP))
-    with connected(port, compression=None) as other:
-        with pytest.raises(ConnectionClosed):
-            other.socket.send("x" * (17 << 20))
-            other.read()
+    with connected(port, compression=None) as other, pytest.raises(ConnectionClosed):
+        other.socket.send("x" * (17 << 20))
+        other.read()
     assert client.commit()[-2]["transcript"] == TEXT
 
 
