@@ -52,7 +52,7 @@ class MistralRealtime(Dialect):
     def __init__(
         self, connection: Connection, engines: Engines, names: Sequence[str], model: str | None
     ):
-        """Begin.
+        """Begin with a client.
 
         Args:
             connection: of the client.
